@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
@@ -16,38 +16,15 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind
 from orca_cli.tasks.table.files import open_table
-from orca_cli.tasks.table.listed_files import Columns, read_listed
+from orca_cli.tasks.table.listed_files import ListedFiles, read_listed
 from orca_cli.untrusted.arrays import StoredArray, open_arrays
 
 _TABLES = (".csv", ".tsv", ".parquet")
 
 
-class Rows(Sequence[np.ndarray]):
-    """Arrays in files of their own, mapped when they are asked for."""
-
-    def __init__(self, files: Sequence[StoredArray]) -> None:
-        self._files = files
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    @overload
-    def __getitem__(self, key: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, key: slice) -> Rows: ...
-    def __getitem__(self, key: int | slice) -> np.ndarray | Rows:
-        """Return one array, or some of them unread."""
-        return Rows(self._files[key]) if isinstance(key, slice) else self._files[key].read()
-
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        """Return the shape of each array, without reading it."""
-        return [file.shape for file in self._files]
-
-
 @dataclass(frozen=True)
-class StoredRows:
-    """Sequences in files whose headers were read and found harmless; as `StoredArray`.
+class StoredRows(Sequence[np.ndarray]):
+    """Sequences in files whose headers were read and found harmless; each is mapped when it is asked for.
 
     Args:
         where: the folder, for messages.
@@ -61,30 +38,20 @@ class StoredRows:
     dtype: np.dtype
     files: tuple[StoredArray, ...]
 
-    def read(self) -> Rows:
-        """Return the sequences."""
-        return Rows(self.files)
+    def __len__(self) -> int:
+        return len(self.files)
 
+    @overload
+    def __getitem__(self, key: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, key: slice) -> StoredRows: ...
+    def __getitem__(self, key: int | slice) -> np.ndarray | StoredRows:
+        """Return one array, or some of them unread."""
+        return replace(self, files=self.files[key]) if isinstance(key, slice) else self.files[key].read()
 
-@dataclass(frozen=True)
-class Labelled:
-    """The sequences of a folder that a table names, in its order.
-
-    Args:
-        x: the sequences.
-        y: their targets.
-        outputs: names of the target columns.
-        group: the column of groups; None where there is none.
-        split: the column `split`; None where there is none.
-        note: on files that the table does not name; empty where there are none.
-    """
-
-    x: StoredRows
-    y: StoredArray
-    outputs: tuple[str, ...]
-    group: StoredArray | None
-    split: StoredArray | None
-    note: str
+    def read(self) -> StoredRows:
+        """Return the sequences, as those of `StoredArray`."""
+        return self
 
 
 def open_folder(folder: Path, names: Sequence[str] | None = None) -> tuple[StoredRows, list[str]]:
@@ -122,34 +89,34 @@ def _check_channels(files: Sequence[StoredArray]) -> None:
 
 def open_labelled(
     folder: Path, table_file: Path | None, key: str, names: tuple[str, str, str | None], kind: Kind, missing: bool
-) -> Labelled:
-    """Return the sequences of a folder with their targets.
-
-    The table has a column of files, named as `names` says or recognised by what it holds, and the target as its other column,
-    or as `names` says; all others for labels and values. A column `split` says train, validation or test.
+) -> tuple[StoredRows, ListedFiles]:
+    """Return the sequences of a folder that a table names, in its order, and their targets; see `read_listed`.
 
     Args:
         folder: of .npy files; subfolders belong to it.
         table_file: .csv, .tsv or .parquet; None takes the only one in the folder.
         key: the setting that names the table, for messages.
         names: of the columns of files, targets and, where there are any, groups.
-        kind: of the targets: classes, labels or values.
-        missing: whether targets may be empty.
+        kind, missing: of the targets, and whether some may be empty.
 
     Raises:
-        ConfigError: no table, or columns that cannot be told apart.
-        DataError: a file that is named does not exist, or the targets are not of that kind.
+        ConfigError: no table, or dense targets.
     """
     if kind == "dense":
         hint = "store them in one .npz file with an array of lengths"
         raise ConfigError("dense targets do not go with a folder of files", where="task.kind", hint=hint)
     place = {name: name for name in _files(folder)}
-    table = open_table(table_file or _only_table(folder, key), key, None, None)
+    if table_file is None:
+        tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in _TABLES)
+        if len(tables) != 1:
+            what = f"{folder} holds {len(tables)} tables" if tables else "a value is needed"
+            hint = "give the .csv that has a row for each file of the folder, with its target"
+            raise ConfigError(what, where=key, hint=hint)
+        table_file = tables[0]
+    table = open_table(table_file, key, None, None)
     place |= {name.removesuffix(".npy"): name for name in place}
-    columns = Columns(*names, file_key="task.x", target_key="task.y")
-    held = read_listed(table, folder, place, "an .npy file", columns, kind, missing)
-    x, _ = open_folder(folder, held.files)
-    return Labelled(x, held.y, held.outputs, held.group, held.split, "; ".join(held.notes))
+    held = read_listed(table, folder, place, "an .npy file", names, ("task.x", "task.y"), kind, missing)
+    return open_folder(folder, held.files)[0], held
 
 
 def _files(folder: Path) -> list[str]:
@@ -159,12 +126,3 @@ def _files(folder: Path) -> list[str]:
         hint = "give an .npz file, or a folder of .npy files, a sequence each"
         raise DataError("is a folder without .npy files", where=str(folder), hint=hint)
     return found
-
-
-def _only_table(folder: Path, key: str) -> Path:
-    tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in _TABLES)
-    if len(tables) != 1:
-        what = f"{folder} holds {len(tables)} tables" if tables else "a value is needed"
-        hint = "give the .csv that has a row for each file of the folder, with its target"
-        raise ConfigError(what, where=key, hint=hint)
-    return tables[0]

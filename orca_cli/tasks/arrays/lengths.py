@@ -9,21 +9,20 @@ Shapes: n samples, C channels, W steps in a file, L steps of the model's input, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.tasks.shared.blocks import blocks
-from orca_cli.tasks.shared.ragged import Ragged
-from orca_cli.tasks.shared.target_encoding import check_finite
+from orca_cli.tasks.shared.targets import check_finite
 
 LENGTHS = "lengths"  # the array that is looked for
 Marks = Literal["lengths", "nan", "none"]
-_NOT_PADDED = "task.padding=none reads them as they are"
+NOT_PADDED = "task.padding=none reads them as they are"
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,6 @@ class Padding:
     length: int
     missing_targets: bool = False
     array: str = LENGTHS
-
-    def sequences(self, x: np.ndarray, ends: np.ndarray) -> Ragged:
-        """Return inputs [n, C, W] with their lengths [n] as [n, C, L]."""
-        return Ragged(lambda row: x[row], ends, x.shape[1], self.length, x.dtype, storage=x)
-
-    def listed(self, row: Callable[[int], np.ndarray], ends: np.ndarray, channels: int, dtype: np.dtype) -> Ragged:
-        """Return sequences [C, l], by their indices, with their lengths [n] as [n, C, L]."""
-        return Ragged(row, ends, channels, self.length, dtype)
 
     def targets(self, y: np.ndarray, ends: np.ndarray, channels_last: bool, where: str) -> np.ndarray:
         """Return dense targets of L steps: NaN after each end, or -100 where they are classes.
@@ -86,7 +77,7 @@ def checked_ends(lengths: np.ndarray, n: int, steps: int | np.ndarray, where: st
     """
     if lengths.shape != (n,) or lengths.dtype.kind not in "iuf":
         what = f"lengths have shape {lengths.shape} and dtype {lengths.dtype}, expected {n} integers"
-        raise DataError(what, where=where, hint=f"the number of steps of each sample; or {_NOT_PADDED}")
+        raise DataError(what, where=where, hint=f"the number of steps of each sample; or {NOT_PADDED}")
     wrong = ~((lengths >= 1) & (lengths <= steps) & (lengths == np.floor(lengths)))
     if wrong.any():
         first = int(wrong.argmax())
@@ -102,42 +93,10 @@ def ends_before_nan(x: np.ndarray | Sequence[np.ndarray], where: str) -> np.ndar
     The result is [n] int64.
     """
     parts = blocks(x, np.arange(len(x))) if isinstance(x, np.ndarray) else (row[None] for row in x)
-    ends = np.concatenate([_before_nan(part) for part in parts])
+    known = (~np.isnan(part).all(axis=1) for part in parts)  # [B, W]
+    ends = np.concatenate([np.where(one.any(1), one.shape[1] - one[:, ::-1].argmax(1), 0) for one in known])
     if not ends.all():
         empty = ends == 0
         what = f"{int(empty.sum())} samples hold nothing but NaN, the first at index {int(empty.argmax())}"
         raise DataError(what, where=where, hint="remove these samples")
-    return ends
-
-
-def _before_nan(x: np.ndarray) -> np.ndarray:
-    known = ~np.isnan(x).all(axis=1)  # [B, W]
-    return np.where(known.any(1), known.shape[1] - known[:, ::-1].argmax(1), 0).astype(np.int64)
-
-
-def check_settings(lengths: str | None, padding: Marks | None) -> None:
-    """Raise ConfigError where lengths are named and not to be used."""
-    if lengths is not None and padding is not None:
-        hint = "remove one of them"
-        raise ConfigError(f"does not go with task.padding={padding}", where="task.lengths", hint=hint)
-
-
-def check_sequences(sample: tuple[int, ...], where: str) -> None:
-    """Raise DataError where inputs (C, *E) whose ends are given are not sequences."""
-    if len(sample) != 2:
-        what = f"inputs of {' x '.join(map(str, sample))} are not sequences, so they cannot have lengths"
-        raise DataError(what, where=where, hint=_NOT_PADDED)
-
-
-def length_note(ends: np.ndarray) -> str:
-    """Return a note on the lengths of training sequences [n]."""
-    shortest, longest = int(ends.min()), int(ends.max())
-    return f"{longest} steps each" if shortest == longest else f"{shortest} to {longest} steps"
-
-
-def cut_notes(ends: np.ndarray | None, length: int | None) -> list[str]:
-    """Return a note on sequences that are longer than the `length` of the model's input, if there are any."""
-    if ends is None or length is None or not (longer := int((ends > length).sum())):
-        return []
-    advice = f"task.length={int(ends.max())} keeps them whole"
-    return [f"longer than {length} steps and cut at the end: {longer} of {len(ends)} samples ({advice})"]
+    return ends.astype(np.int64)

@@ -11,25 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, from_numpy
+from torch import Tensor
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import NewData
 from orca_cli.tasks.arrays.folder import StoredRows, open_folder
+from orca_cli.tasks.arrays.layout import locate_new
 from orca_cli.tasks.arrays.lengths import Padding, checked_ends, ends_before_nan
-from orca_cli.tasks.arrays.new_data import locate_new
-from orca_cli.tasks.shared.blocks import blocks
-from orca_cli.tasks.shared.gaps import Gaps, samples_with_gaps
-from orca_cli.tasks.shared.own_data import counted
-from orca_cli.tasks.shared.ragged import Ragged
-from orca_cli.tasks.shared.samples import ChannelScale, as_inputs
-from orca_cli.tasks.shared.target_encoding import check_finite
-from orca_cli.tasks.shared.targets import TargetForm
+from orca_cli.tasks.shared.blocks import Ragged, blocks, channels_first
+from orca_cli.tasks.shared.gaps import Gaps, remarks, with_indicators
+from orca_cli.tasks.shared.own_data import counted, described
+from orca_cli.tasks.shared.samples import ChannelScale, all_inputs
+from orca_cli.tasks.shared.targets import TargetForm, check_finite
 from orca_cli.untrusted.arrays import StoredArray
 
 # Inputs as in the files, [n, ...], or sequences that are arrays of their own; possibly with their lengths [n].
 Values = np.ndarray | Sequence[np.ndarray]
 Raw = Values | tuple[Values, np.ndarray | None]
+_PART = 4096  # samples of which lengths are read at once
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,7 @@ class ArrayPreprocessing:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of a sample of `inputs`: (C, *E), with the indicator channels of gaps."""
-        channels, *extent = self.file_shape
-        return (channels + (0 if self.gaps is None else len(self.gaps.flagged)), *extent)
+        return with_indicators(self.file_shape, self.gaps)
 
     @property
     def has_masks(self) -> bool:
@@ -87,23 +85,41 @@ class ArrayPreprocessing:
                 lengths [B], which an array has to have where NaN does not mark the ends.
             where: their origin, for messages.
         """
-        x = self.oriented(raw, where)
-        if not isinstance(x, Ragged):
-            return as_inputs(x, self.scale, gaps=self.gaps), None
-        rows = np.arange(len(x))
-        valid = x.valid(rows)
-        return as_inputs(x[rows], self.scale, valid, self.gaps), from_numpy(valid)
+        return all_inputs(self.oriented(raw, where), self.scale, self.gaps)
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the samples of an .npz file, with targets where it has them, or of an .npy file or folder of inputs."""
         if path.is_dir():
-            return self._folder(path, part)
+            if part:
+                raise ConfigError("applies to .npz files", where="--part", hint="give a folder of these sequences")
+            stored, names = open_folder(path)
+            self.check(stored, stored.where)
+            return NewData(len(stored), lambda start, stop: stored[start:stop], lambda: None, stored.where, names)
         lengths = self.padding.array if self.padding is not None and self.padding.marked_by == "lengths" else None
-        found = locate_new(path, where, (*self.names, lengths), part)
-        self.check(found.x, found.x.where)
-        needs_ends = self.padding is not None and self._is_dense
-        ends_in = (lambda x: self._ends(x, None, found.x.where)) if needs_ends else None
-        return found.samples(self.encoded_targets, ends_in)
+        x, y, stored_ends, rows = locate_new(path, where, (*self.names, lengths), part)
+        self.check(x, x.where)
+        read, count, chosen = x.rows(), x.shape[0] if rows is None else len(rows), slice(None) if rows is None else rows
+        ends = None if stored_ends is None else stored_ends.read()[chosen]
+
+        def values(start: int, stop: int) -> np.ndarray:
+            if rows is None:
+                return read(start, stop)
+            own = rows[start:stop]
+            return read(int(own[0]), int(own[-1]) + 1)[own - own[0]]
+
+        def inputs(start: int, stop: int) -> Raw:
+            return values(start, stop) if ends is None else (values(start, stop), ends[start:stop])
+
+        def targets() -> np.ndarray | None:
+            if y is None:
+                return None
+            known = ends
+            if known is None and self.padding is not None and self._is_dense:
+                parts = (values(start, min(start + _PART, count)) for start in range(0, count, _PART))
+                known = np.concatenate([self._ends(one, None, x.where) for one in parts])
+            return self.encoded_targets(y.read()[chosen], y.where, known)
+
+        return NewData(count, inputs, targets, x.where, None if rows is None else [str(row) for row in rows])
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the samples of an array [n, ...] as in the files.
@@ -139,29 +155,15 @@ class ArrayPreprocessing:
 
     def remarks(self, raw: Raw, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new inputs fit, each with the number of samples."""
-        found = {}
-        if self.padding is not None:
-            cut = int((self._ends(*_split(raw), where) > self.padding.length).sum())
-            found[f"longer than {self.padding.length} steps and cut at the end"] = cut
-        if self.gaps is not None:
-            x = self._assembled(raw, where)
-            found[f"with missing values, filled by task.gaps={self.gaps.how}"] = samples_with_gaps(x)
-        return {what: count for what, count in found.items() if count}
+        ends = None if self.padding is None else self._ends(*_split(raw), where)
+        length = 0 if self.padding is None else self.padding.length
+        return remarks(ends, length, self.gaps, lambda: self._assembled(raw, where))
 
     def encoded_targets(self, y: np.ndarray, where: str, ends: np.ndarray | None = None) -> np.ndarray:
         """Return targets as Batch.y; dense ones of sequences [n, ...] with the sequences' lengths [n]."""
         if self.padding is not None and ends is not None and self._is_dense:
             y = self.padding.targets(y, ends, self.channels_last, where)
         return self.targets.encode(y, where)
-
-    def _folder(self, path: Path, part: str) -> NewData:
-        """Return the sequences of a folder of .npy files, by name."""
-        if part:
-            raise ConfigError("applies to .npz files", where="--part", hint="give a folder of these sequences")
-        stored, names = open_folder(path)
-        self.check(stored, stored.where)
-        rows = stored.read()
-        return NewData(len(rows), lambda start, stop: rows[start:stop], lambda: None, stored.where, names)
 
     @property
     def _is_dense(self) -> bool:
@@ -177,15 +179,17 @@ class ArrayPreprocessing:
             return channels_first(x, self.channels_last)
         if isinstance(x, np.ndarray):
             self.check(x, where)
-            return self.padding.sequences(channels_first(x, self.channels_last), self._ends(x, ends, where))
+            first = channels_first(x, self.channels_last)
+            ends = self._ends(x, ends, where)
+            return Ragged(lambda row: first[row], ends, first.shape[1], self.padding.length, x.dtype, storage=first)
         for number, row in enumerate(x):
             place = row.filename if isinstance(row, np.memmap) else f"{where}, sample {number}"
             self.check(row[None], str(place))
             if not row.size:
                 raise DataError("holds no steps", where=str(place), hint="remove this sample")
         dtype = np.result_type(*{row.dtype for row in x})
-        channels, ends = self.file_shape[0], self._ends(x, ends, where)
-        return self.padding.listed(lambda row: self._one(x[row]), ends, channels, dtype)
+        ends = self._ends(x, ends, where)
+        return Ragged(lambda row: self._one(x[row]), ends, self.file_shape[0], self.padding.length, dtype)
 
     def _ends(self, x: Values, given: np.ndarray | None, where: str) -> np.ndarray:
         """Return the lengths [n] of sequences as in the files."""
@@ -237,26 +241,6 @@ def oriented_shape(sample: tuple[int, ...], channels_last: bool) -> tuple[int, .
 def time_axis(sample: tuple[int, ...], channels_last: bool) -> int:
     """Return the axis of the steps of a sequence, a sample of this shape in a file."""
     return 0 if len(sample) == 1 or channels_last else 1
-
-
-def with_steps(sample: tuple[int, ...], extent: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
-    """Return the shape of a sample in a file, of a sequence with the number of steps that all are brought to."""
-    if len(extent) != 1:
-        return sample
-    steps = time_axis(sample, channels_last)
-    return (*sample[:steps], *extent, *sample[steps + 1 :])
-
-
-def channels_first(x: np.ndarray, channels_last: bool) -> np.ndarray:
-    """Return inputs [n, ...] as in a file as [n, C, *E], without copying."""
-    if x.ndim == 2:
-        return x[:, None]
-    return np.moveaxis(x, -1, 1) if channels_last else x
-
-
-def described(sample: tuple[int, ...]) -> str:
-    """Return the shape (C, *E) of inputs in words."""
-    return f"{counted(sample[0], 'channel')} of {' x '.join(map(str, sample[1:]))}"
 
 
 def check_dtype(dtype: np.dtype, where: str) -> None:

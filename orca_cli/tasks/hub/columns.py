@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orca_cli.exceptions import DataError
-from orca_cli.tasks.hub.layout import ColumnLayout
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def open_column(rows: Dataset, column: str, layout: ColumnLayout) -> Callable[[np.ndarray], np.ndarray | list]:
+def open_column(rows: Dataset, column: str, is_image: bool) -> Callable[[np.ndarray], np.ndarray | list]:
     """Return what gives the values of rows by their numbers, in the form that `ColumnLayout.decode` takes."""
     view = rows.select_columns([column])
-    if layout.image_mode:
+    if is_image:
         import datasets
 
         view = view.cast_column(column, datasets.Image(decode=False))
@@ -41,7 +40,8 @@ def raw_targets(kind: str, rows: Dataset, column: str, where: str, known: Sequen
         DataError: targets are missing, or of a class that training does not have.
     """
     names = class_names(kind, rows, column)
-    place = _places(names, known or names)
+    numbers = {name: number for number, name in enumerate(known or names)}
+    place = np.array([numbers.get(name, -1) for name in names], dtype=np.int64)  # -1: training has no such class
     if names and kind == "labels":
         return _multi_hot(rows, column, place, len(known or names), where)
     array = np.asarray(rows.select_columns([column]).with_format("numpy")[:][column])
@@ -60,18 +60,11 @@ def raw_targets(kind: str, rows: Dataset, column: str, where: str, known: Sequen
     if names and names != tuple(known or names) and array.dtype.kind in "iu":
         unknown = [name for code, name in enumerate(names) if place[code] < 0 and (array == code).any()]
         if unknown:
-            raise DataError(
-                f"class '{unknown[0]}' is none of training", where=where, hint=f"that has {', '.join(known)}"
-            )
+            what = f"class '{unknown[0]}' is none of training"
+            raise DataError(what, where=where, hint=f"that has {', '.join(known)}")
         in_range = (array >= 0) & (array < len(names))
         array = np.where(in_range, place[np.where(in_range, array, 0)], array)
     return array
-
-
-def _places(names: Sequence[str], known: Sequence[str]) -> np.ndarray:
-    """Return the number that each named class has in training; -1 where training has no such class."""
-    numbers = {name: number for number, name in enumerate(known)}
-    return np.array([numbers.get(name, -1) for name in names], dtype=np.int64)
 
 
 def class_names(kind: str, rows: Dataset, column: str) -> tuple[str, ...]:

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError, DataError, OrcaError, UnavailableError
-from orca_cli.tasks.images.files import flat
-from orca_cli.tasks.shared.target_encoding import check_finite
+from orca_cli.tasks.images.files import FORMATS, flat
+from orca_cli.tasks.shared.blocks import channels_first
+from orca_cli.tasks.shared.targets import check_finite
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from PIL import Image
 
 _MAX_PIXELS = 10**8
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # some decoders of Pillow run other programs (EPS)
 
 
 @dataclass(frozen=True)
@@ -69,37 +69,34 @@ class ColumnLayout:
 
     def steps(self, values: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Return how many steps each of B rows of numbers has in the data, [B] int64."""
-        return np.array([self.oriented(np.asarray(value)[None]).shape[-1] for value in values], dtype=np.int64)
+        return np.array([self._shape(value)[-1] for value in values], dtype=np.int64)
+
+    def _shape(self, value: Any) -> tuple[int, ...]:
+        """Return the shape (C, *E) of a row of numbers."""
+        return channels_first(np.asarray(value)[None], self.channels_last).shape[1:]
 
     def _stacked(self, values: Sequence[Any] | np.ndarray, rows: Sequence[int], where: str) -> np.ndarray:
         if not isinstance(values, np.ndarray):
             values = [np.asarray(value, dtype=np.float64) for value in values]
             values = np.stack(values) if len({value.shape for value in values}) == 1 else values
         if isinstance(values, np.ndarray) and values.dtype.kind == "f":
-            oriented = self.oriented(values)
+            oriented = channels_first(values, self.channels_last)
             if oriented.shape[1:] == self.shape:
                 return oriented
         for i, value in zip(rows, values, strict=True):
-            shape = self.oriented(np.asarray(value)[None]).shape[1:]
-            if shape != self.shape:
+            if (shape := self._shape(value)) != self.shape:
                 what = f"row {i} has shape {shape}, the first training row {self.shape}"
                 raise DataError(what, where=where, hint="give task.length= to pad and cut sequences")
         raise DataError("values are missing", where=where, hint="remove these rows")
-
-    def oriented(self, values: np.ndarray) -> np.ndarray:
-        """Return numbers [B, ...] as [B, C, *E]."""
-        if values.ndim == 2:
-            return values[:, None]
-        return np.moveaxis(values, -1, 1) if self.channels_last and values.ndim > 2 else values
 
     def _padded(self, values: list[np.ndarray], where: str) -> tuple[np.ndarray, np.ndarray]:
         x = np.zeros((len(values), *self.shape))
         valid = np.zeros((len(values), *self.shape[1:]), dtype=bool)
         for row, known, value in zip(x, valid, values, strict=True):
-            one = self.oriented(value[None])[0]
+            one = channels_first(value[None], self.channels_last)[0]
             if one.shape[:-1] != self.shape[:-1] or not one.shape[-1]:
-                what = f"a row has shape {one.shape}, expected {(*self.shape[:-1], 'any length')}"
-                raise DataError(what, where=where)
+                expected = (*self.shape[:-1], "any length")
+                raise DataError(f"a row has shape {one.shape}, expected {expected}", where=where)
             length = min(one.shape[-1], self.shape[-1])
             row[..., :length] = one[..., :length]
             known[..., :length] = True
@@ -160,13 +157,12 @@ def infer_layout(
         what = f"holds {rows.features[column]}, the first row of shape {array.shape}"
         hint = "allowed: lists of numbers (L), (C, L) or (C, H, W), and images; for one number a column use task=table"
         raise DataError(what, where=where, hint=hint)
-    layout = ColumnLayout((), padded=length is not None, channels_last=channels_last)
-    shape = layout.oriented(array[None]).shape[1:]
+    shape = channels_first(array[None], channels_last).shape[1:]
     if length is not None:
         if len(shape) != 2:
             raise ConfigError("applies to sequences", where="task.length", hint=f"rows have shape {array.shape}")
         shape = (shape[0], length)
-    return replace(layout, shape=shape)
+    return ColumnLayout(shape, padded=length is not None, channels_last=channels_last)
 
 
 def _is_grey(value: dict[str, Any] | None, where: str) -> bool:
@@ -187,7 +183,7 @@ def _open_image(value: dict[str, Any] | None, where: str, header_only: bool = Fa
     if not value or not (value.get("bytes") or value.get("path")):
         raise DataError("holds no image", where=where, hint="remove this row")
     try:
-        image = Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"], formats=_FORMATS)
+        image = Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"], formats=FORMATS)
         if image.width * image.height > _MAX_PIXELS:
             raise DataError(f"{image.width} x {image.height} pixels are too many", where=where)
         if header_only:
@@ -197,5 +193,5 @@ def _open_image(value: dict[str, Any] | None, where: str, header_only: bool = Fa
     except (OrcaError, MemoryError):
         raise
     except Exception as error:  # damaged images raise almost anything from inside the decoders
-        hint = f"remove this row, or store it as one of {', '.join(_FORMATS)}"
+        hint = f"remove this row, or store it as one of {', '.join(FORMATS)}"
         raise DataError(f"is not a readable image: {error}", where=where, hint=hint) from error

@@ -5,7 +5,7 @@ Shapes: n rows, K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,26 +44,17 @@ class ListedFiles:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Names of columns, and the settings that name them.
-
-    Args:
-        file, target, group: None where they are not given.
-        file_key, target_key: such as task.x and task.y.
-        must_exist: whether a named column of files or targets has to be there; else it is a guess.
-    """
-
-    file: str | None
-    target: str | None
-    group: str | None
-    file_key: str
-    target_key: str
-    must_exist: bool = False
-
-
 def read_listed(
-    table: Table, folder: Path, place: Mapping[str, str], what: str, names: Columns, kind: Kind | None, missing: bool
+    table: Table,
+    folder: Path,
+    place: Mapping[str, str],
+    what: str,
+    names: tuple[str | None, str | None, str | None],
+    keys: tuple[str, str],
+    kind: Kind | None,
+    missing: bool,
+    *,
+    must_exist: bool = False,
 ) -> ListedFiles:
     """Return the files that a table names, with their targets.
 
@@ -75,28 +66,35 @@ def read_listed(
         folder: of the files.
         place: names that a row may give a file -> the file.
         what: what the files are, such as "an .npy file", for messages.
-        names: of the columns.
+        names: of the columns of files, targets and groups; None where they are not given.
+        keys: settings that name the first two, such as task.x and task.y.
         kind: classes, labels or values; None infers it as for tables.
         missing: whether targets may be empty.
+        must_exist: whether a named column of files or targets has to be there; else it is a guess.
 
     Raises:
         ConfigError: columns that cannot be told apart.
         DataError: a file that is named does not exist, or the targets are not of that kind.
     """
     columns, where = table.read(table.columns), str(table.path)
-    for key, name in ((names.file_key, names.file), (names.target_key, names.target)):
-        if names.must_exist and name is not None:
+    file, target, group = names
+    for key, name in zip(keys, (file, target), strict=True):
+        if must_exist and name is not None:
             check_column(name, table.columns, key, table.path.name)
-    if names.group is not None:
-        check_column(names.group, table.columns, "task.group", table.path.name)
-    of_files = _file_column(table, columns, names, place.__contains__, folder)
-    own = (of_files, _SPLIT, names.group)
-    others = [name for name in table.columns if name not in own and name not in table.unnamed]
-    outputs = [names.target] if names.target is not None and names.target in others else others
+    if group is not None:
+        check_column(group, table.columns, "task.group", table.path.name)
+    if file is None or file not in columns:  # then it is the first of which most entries are files
+        share = {name: np.mean([str(value) in place for value in values]) for name, values in columns.items()}
+        file = max(table.columns, key=lambda name: share[name])
+        if share[file] == 0:
+            hint = f"name it with {keys[0]}=COLUMN; names may be without their ending"
+            raise ConfigError(f"no column names files of {folder}", where=where, hint=hint)
+    others = [name for name in table.columns if name not in (file, _SPLIT, group) and name not in table.unnamed]
+    outputs = [target] if target is not None and target in others else others
     if not outputs or (kind == "classes" and len(outputs) > 1):
         found = f"which column is the target? It has {listed(others) or 'no other column'}"
-        raise ConfigError(found, where=where, hint=f"name it with {names.target_key}=COLUMN")
-    files = _named_files(columns[of_files], place, what, folder, f"{where}[{of_files}]")
+        raise ConfigError(found, where=where, hint=f"name it with {keys[1]}=COLUMN")
+    files = _named_files(columns[file], place, what, folder, f"{where}[{file}]")
     chosen, notes = (kind, []) if kind else infer_kind(columns, outputs, ".", where)
     targets, origin = raw_targets(columns, chosen, outputs, missing, where, ".")
     if chosen == "classes":
@@ -104,7 +102,7 @@ def read_listed(
     if unnamed := len(set(place.values())) - len(files):
         notes = [*notes, f"{unnamed} files of {folder.name} have no row in {table.path.name} and are not read"]
     split = _stored(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]") if _SPLIT in table.columns else None
-    groups = None if names.group is None else _stored(columns[names.group].astype(str), f"{where}[{names.group}]")
+    groups = None if group is None else _stored(columns[group].astype(str), f"{where}[{group}]")
     return ListedFiles(files, chosen, _stored(targets, origin), tuple(outputs), groups, split, tuple(notes))
 
 
@@ -119,21 +117,6 @@ def _named_files(texts: np.ndarray, place: Mapping[str, str], what: str, folder:
         twice = next(name for name in files if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise DataError(f"names '{twice}' twice", where=where, hint="remove one of the rows")
     return tuple(files)
-
-
-def _file_column(
-    table: Table, columns: dict[str, np.ndarray], names: Columns, is_file: Callable[[str], bool], folder: Path
-) -> str:
-    """Return the column of files: the one of that name, or else the first of which most entries are files."""
-    if names.file is not None and names.file in columns:
-        return names.file
-    share = {column: np.mean([is_file(str(value)) for value in values]) for column, values in columns.items()}
-    best = max(table.columns, key=lambda column: share[column])
-    if share[best] == 0:
-        what = f"no column names files of {folder}"
-        hint = f"name it with {names.file_key}=COLUMN; names may be without their ending"
-        raise ConfigError(what, where=str(table.path), hint=hint)
-    return best
 
 
 def _stored(values: np.ndarray, where: str) -> StoredArray:

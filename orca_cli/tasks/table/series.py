@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orca_cli.exceptions import DataError
-from orca_cli.tasks.shared.ragged import Ragged
+from orca_cli.tasks.shared.blocks import Ragged
 from orca_cli.tasks.table.columns import as_numbers, own_mark
 
 
@@ -40,6 +40,10 @@ class Grouped:
         """Return the table's rows of some series, sorted."""
         starts = self.starts
         return np.sort(np.concatenate([self.order[starts[one] : self.ends[one]] for one in series]))
+
+    def rows_between(self, start: int, stop: int) -> np.ndarray:
+        """Return the table's rows of series start..stop-1, in their order."""
+        return self.order[self.starts[start] : self.ends[stop - 1]]
 
     def of_series(self, values: np.ndarray, where: str) -> np.ndarray:
         """Return a column [m] that has one value in each series as [n].

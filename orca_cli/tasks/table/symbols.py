@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from orca_cli.exceptions import DataError
+from orca_cli.tasks.shared.blocks import Ragged
 from orca_cli.tasks.shared.own_data import counted
-from orca_cli.tasks.shared.ragged import Ragged
 
 _MOST_SYMBOLS = 128  # more of them are the letters of a language, or not symbols at all
 _MOST_SHOWN = 40

@@ -16,9 +16,9 @@ import numpy as np
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
-from orca_cli.tasks.shared.hold_out import describe, hold_out
 from orca_cli.tasks.shared.pixels import PixelSamples
 from orca_cli.tasks.shared.published import entries, find, note
+from orca_cli.tasks.shared.splits import describe, hold_out
 from orca_cli.untrusted.cifar import SIDE, LabelledImages, checked
 from orca_cli.untrusted.first_bytes import GZIP, first_bytes
 from orca_cli.untrusted.pickle import unpickle, unpickle_bytes

@@ -15,9 +15,9 @@ from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.images.files import FileSamples, View, by_content, content_hashes
-from orca_cli.tasks.shared.hold_out import describe, hold_out
 from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.tasks.shared.published import find
+from orca_cli.tasks.shared.splits import describe, hold_out
 from orca_cli.untrusted.text import read_text
 
 _CLASSES = 40

@@ -20,8 +20,8 @@ from orca_cli.exceptions import ConfigError, DataError, UnsafeError
 from orca_cli.tasks import cifar100, domainnet, spherical
 from orca_cli.tasks.images import reader as image_folder
 from orca_cli.tasks.images.files import MAX_PIXELS, decode
-from orca_cli.tasks.shared.hold_out import hold_out
 from orca_cli.tasks.shared.pixels import PixelSamples, random_crop, random_flip
+from orca_cli.tasks.shared.splits import hold_out
 
 SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parents[2] / ".." / "shared"))
 CIFAR10 = SHARED / "data" / "cifar10" / "cifar10_5000.npz"

@@ -1,6 +1,10 @@
 """What the training arrays say about the inputs and targets of all splits, and of new data.
 
-Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs; a sequence has l steps of its own.
+Sequences may have different lengths. Where each ends is given by an array of lengths, by steps of NaN after it, or by sequences
+that are arrays of their own. Inputs are brought to one length, that of the longest training sequence unless another is given:
+longer ones lose their end, and what comes after an end is neither read nor learned from.
+
+Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs; W steps in a file, l of a sequence alone.
 """
 
 from __future__ import annotations
@@ -8,16 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import NewData
-from orca_cli.tasks.arrays.folder import StoredRows, open_folder
-from orca_cli.tasks.arrays.layout import locate_new
-from orca_cli.tasks.arrays.lengths import Padding, checked_ends, ends_before_nan
+from orca_cli.interfaces import IGNORED_CLASS, NewData
+from orca_cli.tasks.arrays.layout import StoredRows, locate_new, open_folder
 from orca_cli.tasks.shared.blocks import Ragged, blocks, channels_first
 from orca_cli.tasks.shared.gaps import Gaps, remarks, with_indicators
 from orca_cli.tasks.shared.own_data import counted, described
@@ -25,10 +27,57 @@ from orca_cli.tasks.shared.samples import ChannelScale, all_inputs
 from orca_cli.tasks.shared.targets import TargetForm, check_finite
 from orca_cli.untrusted.arrays import StoredArray
 
+LENGTHS = "lengths"  # the array that is looked for
+Marks = Literal["lengths", "nan", "none"]
+NOT_PADDED = "task.padding=none reads them as they are"
 # Inputs as in the files, [n, ...], or sequences that are arrays of their own; possibly with their lengths [n].
 Values = np.ndarray | Sequence[np.ndarray]
 Raw = Values | tuple[Values, np.ndarray | None]
 _PART = 4096  # samples of which lengths are read at once
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How the ends of sequences are given, and what all are brought to.
+
+    Args:
+        marked_by: lengths: beside the inputs, or by each one's own shape; nan: by steps of NaN.
+        length: L; longer sequences are cut at their end.
+        missing_targets: whether dense targets may be NaN before an end too.
+        array: name of the lengths in .npz files.
+    """
+
+    marked_by: Literal["lengths", "nan"]
+    length: int
+    missing_targets: bool = False
+    array: str = LENGTHS
+
+    def targets(self, y: np.ndarray, ends: np.ndarray, channels_last: bool, where: str) -> np.ndarray:
+        """Return dense targets of L steps: NaN after each end, or -100 where they are classes.
+
+        Raises:
+            DataError: they have fewer steps than a sequence has, or NaN before an end where targets may not be missing.
+        """
+        if y.ndim not in (2, 3):
+            return y  # of a form that is refused elsewhere
+        axis = 2 if y.ndim == 3 and not channels_last else 1
+        steps = y.shape[axis]
+        if (ends > steps).any():
+            first = int((ends > steps).argmax())
+            what = f"targets have {steps} steps and sample {first} has {ends[first]}"
+            raise DataError(what, where=where, hint="dense targets have the extent of the inputs")
+        is_class = y.dtype.kind in "iub"
+        size = min(steps, self.length)
+        shape = (*y.shape[:axis], self.length, *y.shape[axis + 1 :])
+        dtype = np.int64 if is_class else y.dtype
+        result = np.full(shape, IGNORED_CLASS if is_class else np.nan, dtype)
+        inside = (slice(None),) * axis
+        known = (np.arange(size) < ends[:, None]).reshape(len(y), *(1,) * (axis - 1), size, *(1,) * (y.ndim - axis - 1))
+        given = y[(*inside, slice(size))]
+        if not is_class and not self.missing_targets:
+            check_finite(np.where(known, given, 0), where)
+        result[(*inside, slice(size))] = np.where(known, given, result[(*inside, slice(size))])
+        return result
 
 
 @dataclass(frozen=True)
@@ -66,7 +115,19 @@ class ArrayPreprocessing:
     def check(self, x: StoredArray | StoredRows | np.ndarray, where: str) -> None:
         """Check shape and dtype of inputs, which may be in a file still."""
         check_dtype(x.dtype, where)
-        self._check_sample(tuple(x.shape[1:]), where)
+        shape = tuple(x.shape[1:])
+        expected: tuple[int | str, ...] = self.stored_shape
+        given: tuple[int | str, ...] = shape
+        if self.padding is not None:
+            steps = time_axis(self.stored_shape, self.channels_last)
+            expected = (*expected[:steps], "any", *expected[steps + 1 :])
+            given = (*shape[:steps], "any", *shape[steps + 1 :]) if len(shape) == len(expected) else shape
+        if given != expected:
+            what = f"samples have shape {shape}, those of the training set {_shown(expected)}"
+            hint = f"the model takes {described(self.file_shape)} a sample"
+            if self.padding is not None:
+                hint = f"the model takes {counted(self.file_shape[0], 'channel')} and any number of steps"
+            raise DataError(what, where=where, hint=hint)
 
     def oriented(self, raw: Raw, where: str) -> np.ndarray | Ragged:
         """Return inputs as [n, C, *E], without copying; `raw` as that of `inputs`. Gaps are NaN still."""
@@ -194,41 +255,17 @@ class ArrayPreprocessing:
     def _ends(self, x: Values, given: np.ndarray | None, where: str) -> np.ndarray:
         """Return the lengths [n] of sequences as in the files."""
         assert self.padding is not None
-        first: Values
-        if isinstance(x, np.ndarray):
-            first = channels_first(x, self.channels_last)
-            steps = np.full(len(x), first.shape[2])
-        else:
-            first = [self._one(row) for row in x]
-            steps = np.array([row.shape[1] for row in first])
-        if given is not None:
-            return checked_ends(np.asarray(given), len(x), steps, where)
-        if self.padding.marked_by == "nan":
-            return ends_before_nan(first, where)
-        if isinstance(x, np.ndarray):
+        if isinstance(x, np.ndarray) and given is None and self.padding.marked_by == "lengths":
             hint = (
                 f"give {self.names[0]} and {self.padding.array}, by name or in an .npz file; "
                 "or each sequence by itself, in a list or a folder of .npy files"
             )
             raise DataError("has no lengths, and the model was trained with them", where=where, hint=hint)
-        return steps
+        lengths = None if given is None else np.asarray(given)
+        return sequence_ends(x, lengths, self.padding.marked_by, self.channels_last, where)
 
     def _one(self, row: np.ndarray) -> np.ndarray:
         return channels_first(row[None], self.channels_last)[0]
-
-    def _check_sample(self, shape: tuple[int, ...], where: str) -> None:
-        expected: tuple[int | str, ...] = self.stored_shape
-        given: tuple[int | str, ...] = shape
-        if self.padding is not None:
-            steps = time_axis(self.stored_shape, self.channels_last)
-            expected = (*expected[:steps], "any", *expected[steps + 1 :])
-            given = (*shape[:steps], "any", *shape[steps + 1 :]) if len(shape) == len(expected) else shape
-        if given != expected:
-            what = f"samples have shape {shape}, those of the training set {_shown(expected)}"
-            hint = f"the model takes {described(self.file_shape)} a sample"
-            if self.padding is not None:
-                hint = f"the model takes {counted(self.file_shape[0], 'channel')} and any number of steps"
-            raise DataError(what, where=where, hint=hint)
 
 
 def oriented_shape(sample: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
@@ -255,3 +292,38 @@ def _split(raw: Raw) -> tuple[Values, np.ndarray | None]:
 
 def _shown(shape: tuple[int | str, ...]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def sequence_ends(x: Values, lengths: np.ndarray | None, marked_by: str, channels_last: bool, where: str) -> np.ndarray:
+    """Return the lengths [n] of sequences as in the files, int64: as given, before a tail of NaN in all channels, or by shape.
+
+    Raises:
+        DataError: given lengths are not whole numbers, of at most a sequence's steps, or a sequence is all NaN.
+    """
+    first: Values
+    if isinstance(x, np.ndarray):
+        first = channels_first(x, channels_last)
+        steps = np.full(len(x), first.shape[2])
+    else:
+        first = [channels_first(row[None], channels_last)[0] for row in x]
+        steps = np.array([row.shape[1] for row in first])
+    if lengths is not None:
+        if lengths.shape != (len(x),) or lengths.dtype.kind not in "iuf":
+            what = f"lengths have shape {lengths.shape} and dtype {lengths.dtype}, expected {len(x)} integers"
+            raise DataError(what, where=where, hint=f"the number of steps of each sample; or {NOT_PADDED}")
+        wrong = ~((lengths >= 1) & (lengths <= steps) & (lengths == np.floor(lengths)))
+        if wrong.any():
+            at = int(wrong.argmax())
+            what = f"{int(wrong.sum())} lengths are not in 1..{steps[at]}, the first is {lengths[at]} at index {at}"
+            raise DataError(what, where=where, hint="count the steps of each sample")
+        return lengths.astype(np.int64)
+    if marked_by != "nan":
+        return steps
+    parts = blocks(first, np.arange(len(x))) if isinstance(first, np.ndarray) else (row[None] for row in first)
+    known = (~np.isnan(part).all(axis=1) for part in parts)  # [B, W]
+    ends = np.concatenate([np.where(one.any(1), one.shape[1] - one[:, ::-1].argmax(1), 0) for one in known])
+    if not ends.all():
+        empty = ends == 0
+        what = f"{int(empty.sum())} samples hold nothing but NaN, the first at index {int(empty.argmax())}"
+        raise DataError(what, where=where, hint="remove these samples")
+    return ends.astype(np.int64)

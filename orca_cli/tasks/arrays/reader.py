@@ -17,11 +17,19 @@ from annotated_types import Ge
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
-from orca_cli.tasks.arrays.folder import StoredRows
-from orca_cli.tasks.arrays.layout import Names, Pair, locate, read_groups
-from orca_cli.tasks.arrays.lengths import LENGTHS, NOT_PADDED, Marks, Padding, checked_ends, ends_before_nan
-from orca_cli.tasks.arrays.preprocessing import ArrayPreprocessing, Values, check_dtype, oriented_shape, time_axis
-from orca_cli.tasks.shared.blocks import channels_first
+from orca_cli.tasks.arrays.layout import Names, Pair, StoredRows, locate, read_groups
+from orca_cli.tasks.arrays.preprocessing import (
+    LENGTHS,
+    NOT_PADDED,
+    ArrayPreprocessing,
+    Marks,
+    Padding,
+    Values,
+    check_dtype,
+    oriented_shape,
+    sequence_ends,
+    time_axis,
+)
 from orca_cli.tasks.shared.gaps import Gaps, How, Missing, count_missing, ending_note, fit_gaps
 from orca_cli.tasks.shared.own_data import (
     check_enough,
@@ -227,21 +235,12 @@ def _read(pair: Pair, padding: Marks | None, channels_last: bool) -> tuple[Value
     if len(sample) != 2:
         what = f"inputs of {' x '.join(map(str, sample))} are not sequences, so they cannot have lengths"
         raise DataError(what, where=pair.x.where, hint=NOT_PADDED)
-    if isinstance(x, StoredRows):
-        return x, np.array([file.shape[time_axis(file.shape, channels_last)] for file in x.files])
     if pair.lengths is not None:
-        return x, checked_ends(pair.lengths.read(), len(x), sample[1], pair.lengths.where)
-    if x.dtype.kind != "f":
+        return x, sequence_ends(x, pair.lengths.read(), "lengths", channels_last, pair.lengths.where)
+    if padding == "nan" and x.dtype.kind != "f":
         what = f"inputs have dtype {x.dtype}, which has no NaN"
         raise DataError(what, where=pair.x.where, hint="remove task.padding=nan")
-    return x, ends_before_nan(channels_first(x, channels_last), pair.x.where)
-
-
-def _may_be_last(sample: tuple[int, ...]) -> bool:
-    """Return whether the last axis of samples (C, *E) looks like channels: few, beside many on the others or a square."""
-    if len(sample) == 3 and sample[-1] in _OF_IMAGES and sample[0] == sample[1] > sample[-1]:
-        return True
-    return len(sample) > 1 and min(sample[:-1]) >= max(_MANY_STEPS, _BY_FAR * sample[-1])
+    return x, sequence_ends(x, None, padding or "lengths", channels_last, pair.x.where)
 
 
 def _shape_note(x: StoredArray | StoredRows, sample: tuple[int, ...], ends: np.ndarray | None, own: np.ndarray) -> str:
@@ -252,7 +251,10 @@ def _shape_note(x: StoredArray | StoredRows, sample: tuple[int, ...], ends: np.n
         length = f"{longest} steps each" if shortest == longest else f"{shortest} to {longest} steps"
         return f"{note}{counted(sample[0], 'channel')} of {length}"
     note += described(sample)
-    if x.shape[1:] == sample and _may_be_last(sample):
+    # The last axis looks like channels where it is short, beside a square or long ones.
+    is_image = len(sample) == 3 and sample[-1] in _OF_IMAGES and sample[0] == sample[1] > sample[-1]
+    is_long = len(sample) > 1 and min(sample[:-1]) >= max(_MANY_STEPS, _BY_FAR * sample[-1])
+    if x.shape[1:] == sample and (is_image or is_long):
         return f"{note}; warning: task.channels_last=true would read {described((sample[-1], *sample[:-1]))}"
     if x.shape[1:] == sample and sample[0] > 4 and abs(sample[0] - sample[1]) <= sample[1] // 2:
         alike = {2: "images of one channel are n x 1 x H x W", 3: "volumes of one channel are n x 1 x D x H x W"}

@@ -18,8 +18,7 @@ from torch import Tensor
 from orca_cli import configuration, signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, NewData
-from orca_cli.tasks.hub.columns import open_column, raw_targets
-from orca_cli.tasks.hub.layout import ColumnLayout
+from orca_cli.tasks.hub.columns import ColumnLayout, open_column, raw_targets
 from orca_cli.tasks.hub.opening import open_dataset
 from orca_cli.tasks.shared.gaps import Gaps, remarks, with_indicators
 from orca_cli.tasks.shared.own_data import check_column

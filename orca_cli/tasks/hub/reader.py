@@ -5,7 +5,7 @@ Shapes: n rows, C channels, *E the extent (L, or H x W), K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,7 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
-from orca_cli.tasks.hub.columns import class_names, open_column, raw_targets
-from orca_cli.tasks.hub.layout import ColumnLayout, infer_layout
+from orca_cli.tasks.hub.columns import class_names, infer_layout, open_column, raw_targets
 from orca_cli.tasks.hub.opening import open_dataset
 from orca_cli.tasks.hub.preprocessing import HubPreprocessing, HubSamples, row_blocks
 from orca_cli.tasks.shared.gaps import Gaps, How, Missing, fit_gaps
@@ -117,12 +116,17 @@ def load(
     if normalize or not is_image:
         missing = Missing(layout.shape[0])
         with reporter.track("reading training inputs", len(learn)) as advance:
-            inputs = _decoded(open_column(base, x, is_image), layout, learn, of_x, advance)
-            scale, constants = streamed_channel_scale(missing.counted(inputs))
+            values = open_column(base, x, is_image)
+
+            def decoded() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                for rows in row_blocks(learn):
+                    inputs, valid = layout.decode(values(rows), of_x, list(rows))
+                    yield inputs, ~np.isnan(inputs) if valid is None else ~np.isnan(inputs) & valid[:, None]
+                    advance(len(rows))
+
+            scale, constants = streamed_channel_scale(missing.counted(decoded()))
         filling, notes = fit_gaps(missing, extent, gaps, gap_indicator, scale.mean, of_x)
-    if not normalize:
-        scale, constants = None, []
-    preprocessing = HubPreprocessing(layout, form, scale, (x, y), config, filling)
+    preprocessing = HubPreprocessing(layout, form, scale if normalize else None, (x, y), config, filling)
 
     def cuts(rows: Dataset) -> list[str]:
         values = open_column(rows, x, is_image)
@@ -143,26 +147,13 @@ def load(
 
     train, validation = samples("train"), samples("validation")
     counts = f"{len(train)} training and {len(validation)} validation rows"
-    notes = [origin, counts, *drawn, described(layout.shape), *cuts(base), *notes, form.note(), *constants]
+    notes = [origin, counts, *drawn, described(layout.shape), *cuts(base), *notes, form.note()]
+    notes += constants if normalize else []
     shape, is_drawn = preprocessing.input_shape, "validation" not in parts
     drawn_parts = train, validation
     return own_task(
         "hub", reporter, kind, shape, form, preprocessing, drawn_parts, samples, notes, validation_drawn=is_drawn
     )
-
-
-def _decoded(
-    values: Callable[[np.ndarray], np.ndarray | list],
-    layout: ColumnLayout,
-    chosen: np.ndarray,
-    where: str,
-    advance: Callable[[int], None],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the inputs of chosen rows in parts [B, C, *E], each with [B, C, *E] bool that is False at padding and gaps."""
-    for rows in row_blocks(chosen):
-        x, valid = layout.decode(values(rows), where, list(rows))
-        yield x, ~np.isnan(x) if valid is None else ~np.isnan(x) & valid[:, None]
-        advance(len(rows))
 
 
 def check_settings(
@@ -186,10 +177,8 @@ def _parts(splits: dict[str, Dataset], origin: str, wanted: dict[str, str | None
     taken: dict[str, str] = {}
     for part, name in wanted.items():
         if name is None:
-            free = [
-                word for word in PART_NAMES[part] if part != "train" and word in splits and word not in wanted.values()
-            ]
-            name = free[0] if free else None
+            words = () if part == "train" else PART_NAMES[part]
+            name = next((word for word in words if word in splits and word not in wanted.values()), None)
         elif name not in splits:
             raise DataError(f"{origin} has no split '{name}'", where=f"task.{part}_split", hint=suggest(name, splits))
         if name is None or not len(splits[name]):

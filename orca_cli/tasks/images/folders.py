@@ -18,7 +18,7 @@ from orca_cli.tasks.images.files import SUFFIXES
 from orca_cli.tasks.shared.own_data import listed, own_path
 from orca_cli.tasks.shared.splits import PART_NAMES
 from orca_cli.tasks.table.files import open_table
-from orca_cli.tasks.table.listed_files import ListedFiles, read_listed
+from orca_cli.tasks.table.target_columns import ListedFiles, read_listed
 
 _HINT = "FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with val and test beside train"
 
@@ -86,8 +86,8 @@ def locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:
     inside = _folders(folder)
     if not inside:
         loose = sum(_is_image(entry) for entry in folder.iterdir())
-        found = f"{loose} images and no folders" if loose else "no folders of images"
-        raise DataError(f"holds {found}", where=str(folder), hint=f"give each class a folder of its own: {_HINT}")
+        what = f"holds {loose} images and no folders" if loose else "holds no folders of images"
+        raise DataError(what, where=str(folder), hint=f"give each class a folder of its own: {_HINT}")
     splits: dict[str, Path] = {}
     for entry in inside:
         part = next((part for part, names in PART_NAMES.items() if entry.name.lower() in names), None)
@@ -104,7 +104,15 @@ def locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:
     classes = {part: _folders(splits[part]) for part in PART_NAMES if part in splits}
     left_out: list[Path] = []
     found_in = classes if "train" in splits else {"train": inside}
-    parts = {part: _of_classes(own, folder, left_out) for part, own in found_in.items()}
+    parts: dict[str, list[ImageFile]] = {part: [] for part in found_in}
+    for part, class_folder in ((part, one) for part, own in found_in.items() for one in own):
+        held = sorted(class_folder.iterdir())
+        found = [path for path in held if _is_image(path)]
+        left_out += [path for path in held if not (_is_image(path) or path.name.startswith("."))]
+        if not found:
+            hint = f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read"
+            raise DataError("this class folder has no images", where=str(class_folder), hint=hint)
+        parts[part] += [ImageFile(path, path.relative_to(folder).as_posix(), class_folder.name) for path in found]
     what = f"warning: {len(left_out)} other files or folders are left out"
     return parts, [f"{what}, such as {left_out[0].relative_to(folder)}"] if left_out else []
 
@@ -116,19 +124,6 @@ def _folders(folder: Path) -> list[Path]:
 def _is_image(path: Path) -> bool:
     """Return whether a path is a file with the ending of an image, and not a hidden one."""
     return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-
-
-def _of_classes(class_folders: list[Path], folder: Path, left_out: list[Path]) -> list[ImageFile]:
-    files = []
-    for class_folder in class_folders:
-        inside = sorted(class_folder.iterdir())
-        found = [path for path in inside if _is_image(path)]
-        left_out += [path for path in inside if not (_is_image(path) or path.name.startswith("."))]
-        if not found:
-            hint = f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read"
-            raise DataError("this class folder has no images", where=str(class_folder), hint=hint)
-        files += [ImageFile(path, path.relative_to(folder).as_posix(), class_folder.name) for path in found]
-    return files
 
 
 def read_table(

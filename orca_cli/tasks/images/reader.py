@@ -36,7 +36,7 @@ from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.tasks.shared.published import find
 from orca_cli.tasks.shared.splits import check_fractions, draw
 from orca_cli.tasks.shared.targets import TargetForm, fit_targets, plain_labels
-from orca_cli.tasks.table.listed_files import ListedFiles
+from orca_cli.tasks.table.target_columns import ListedFiles
 
 _LARGEST_SIDE = 224  # where no size is given: what most image bodies were trained on
 _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the means of ImageNet's three
@@ -148,7 +148,11 @@ def load(
     survey = _survey(hashes, cache_folder, reporter)
     bad = [file for file in found if hashes[file] in survey["bad"]]
     if bad and on_bad == "error":
-        raise _bad_error(bad, survey["bad"][hashes[bad[0]]])
+        reason = survey["bad"][hashes[bad[0]]]
+        more = f", and {len(bad) - 1} more files ({', '.join(f.name for f in bad[1:_SHOWN])})" if len(bad) > 1 else ""
+        hint = "save it again, or leave such files out with task.on_bad=skip"
+        error = UnsafeError if reason["unsafe"] else DataError
+        raise error(f"{reason['what']}{more}", where=str(bad[0].path), hint=hint)
     parts = {part: [f for f in chosen if hashes[f] not in survey["bad"]] for part, chosen in given.items()}
     _check_apart(parts, hashes)
     fractions = {"validation": validation_fraction, "test": test_fraction}
@@ -255,13 +259,6 @@ def _survey(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter
     found = folder_of(cache_folder, "image_survey", parameters, make, reporter)
     survey: dict[str, dict[str, Any]] = json.loads((found / "survey.json").read_text(encoding="utf-8"))
     return survey
-
-
-def _bad_error(bad: Sequence[ImageFile], reason: dict[str, Any]) -> DataError | UnsafeError:
-    more = f", and {len(bad) - 1} more files ({', '.join(f.name for f in bad[1:_SHOWN])})" if len(bad) > 1 else ""
-    hint = "save it again, or leave such files out with task.on_bad=skip"
-    kind = UnsafeError if reason["unsafe"] else DataError
-    return kind(f"{reason['what']}{more}", where=str(bad[0].path), hint=hint)
 
 
 def _check_apart(parts: dict[str, list[ImageFile]], hashes: dict[ImageFile, str]) -> None:

@@ -120,20 +120,22 @@ def count_missing(x: np.ndarray | Ragged, rows: np.ndarray | None = None) -> Mis
 
 
 def remarks(
-    steps: np.ndarray | None, length: int, gaps: Gaps | None, read: Callable[[], np.ndarray | Ragged]
+    steps: np.ndarray | None,
+    length: int,
+    gaps: Gaps | None = None,
+    read: Callable[[], np.ndarray | Ragged] | None = None,
 ) -> dict[str, int]:
     """Return what is done to make new samples fit, each with the number of samples.
 
     Args:
         steps: [n] of sequences that are cut at `length`; None where none is.
         length: L.
-        gaps: what fills missing values; None where there are none.
-        read: returns the samples [n, C, *E] with their gaps.
+        gaps: what fills missing values, and `read` returns the samples [n, C, *E] with them; None where there are none.
     """
     found = {}
     if steps is not None:
         found[f"longer than {length} steps and cut at the end"] = int((steps > length).sum())
-    if gaps is not None and (x := read()).dtype.kind == "f":
+    if gaps is not None and read is not None and (x := read()).dtype.kind == "f":
         parts = (np.isnan(block).reshape(len(block), -1).any(1).sum() for block in blocks(x, np.arange(len(x))))
         found[f"with missing values, filled by task.gaps={gaps.how}"] = int(sum(parts))
     return {what: count for what, count in found.items() if count}

@@ -1,4 +1,4 @@
-"""What the readers of own data share: finding files, checks of settings, columns and sizes, and words for notes.
+"""What the readers of own data share: files, checks of settings, columns and sizes, words for notes, and the task they return.
 
 They all take, besides what every reader takes (see orca_cli.tasks):
 
@@ -73,6 +73,20 @@ def check_column(name: str, columns: Sequence[str], key: str, where: str) -> Non
         close = suggest(name, columns)
         hint = close if close.startswith("did you mean") else f"columns: {listed(columns, _SHOWN_COLUMNS)}"
         raise DataError(f"{where} has no column '{name}'", where=key, hint=hint)
+
+
+def refuse_rows(missing: np.ndarray, what: str, where: str, hint: str = "") -> None:
+    """Raise DataError where some rows [n] of a table have no such entry, with their number and the first of them."""
+    if missing.any():
+        found = f"{int(missing.sum())} rows have no {what}, the first is row {int(missing.argmax()) + 1}"
+        raise DataError(found, where=where, hint=hint)
+
+
+def refuse_entry(wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str) -> None:
+    """Raise DataError where entries [n] of a column are wrong, with the first of them."""
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise DataError(f"'{values[first]}' in row {first + 1} {what}", where=where, hint=hint)
 
 
 def number_of(text: str) -> float | None:

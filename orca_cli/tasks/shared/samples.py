@@ -72,15 +72,14 @@ class ArraySamples:
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices; nothing is augmented."""
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
-        x, valid = self._x[rows], self._known(rows)
+        x, valid = self._x[rows], None
+        if isinstance(self._x, Ragged):
+            valid = self._x.valid(rows)
+        elif self._valid is not None:
+            valid = np.ascontiguousarray(self._valid[rows], dtype=bool)
         release_pages(self._x)
         mask = None if valid is None else torch.from_numpy(valid)
         return Batch(as_inputs(x, self._scale, valid, self._gaps), torch.from_numpy(self._y[rows].copy()), mask)
-
-    def _known(self, rows: np.ndarray) -> np.ndarray | None:
-        if isinstance(self._x, Ragged):
-            return self._x.valid(rows)
-        return None if self._valid is None else np.ascontiguousarray(self._valid[rows], dtype=bool)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""

@@ -7,7 +7,7 @@ Shapes: n samples, K outputs, *E the extent of the inputs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -31,7 +31,7 @@ class TargetForm:
 
     Args:
         kind: classes, labels, values, maps (real-valued) or class_maps (a class at every position).
-        num_outputs: K.
+        num_outputs: K; 0 while it is not known.
         names: K names of classes, labels or values, or empty.
         classes: class i as it stands in the files, ascending; all integers, or all strings. Empty where the data number
             classes by themselves, and for other kinds.
@@ -51,10 +51,14 @@ class TargetForm:
     scale: Scale | None = None
 
     def encode(self, y: np.ndarray, where: str) -> np.ndarray:
-        """Return targets of any split as Batch.y."""
+        """Return targets of any split as Batch.y; where classes are texts, numbers and truths are those that they spell."""
         k = self.num_outputs
         if self.classes:
-            return _encode_classes(y, self.classes, where)
+            labels, values = plain_labels(_in_form_of(y, self.classes, where), where), np.array(self.classes)
+            place = np.searchsorted(values, labels).clip(max=len(values) - 1)
+            hint = "add training samples of that class, or remove these samples"
+            _refuse(values[place] != labels, labels, "labels have no training sample", where, hint)
+            return place.astype(np.int64)
         if self.kind == "classes":
             if y.dtype.kind not in "iu":  # a missing number turns all into floats
                 raise DataError("classes are missing", where=where, hint="remove these samples")
@@ -65,15 +69,38 @@ class TargetForm:
             if y.dtype.kind not in "iub":
                 raise DataError(f"targets have dtype {y.dtype}, those of the training set are integers", where=where)
             return _encode_class_maps(y, self.extent, where, k)
-        if self.kind == "labels":
-            encoded = _encode_label_sets(y, where, self.missing)
-        elif self.kind == "values":
-            encoded = _encode_values(y, where, self.missing)
-        else:
-            encoded = _encode_maps(y, self.extent, where, self.channels_last, self.missing)
-        if encoded.shape[1] != k:
+        encoded = self._numbers(y, where)
+        if k and encoded.shape[1] != k:
             raise DataError(f"targets have {encoded.shape[1]} columns, those of the training set {k}", where=where)
         return encoded
+
+    def _numbers(self, y: np.ndarray, where: str) -> np.ndarray:
+        """Return labels or numbers as [n, K, *E] float32, and NaN where one is missing and that is allowed."""
+        extent = self.extent
+        if self.kind == "maps":
+            if self.channels_last and y.ndim == len(extent) + 2:
+                y = np.moveaxis(y, -1, 1)
+            if y.shape[1:] == extent:
+                y = y[:, None]
+            elif y.shape[2:] != extent:
+                shapes = f"(n, {', '.join(map(str, extent))}) or (n, K, {', '.join(map(str, extent))})"
+                hint = "dense targets have the extent of the inputs; for numbers per sample use kind=values"
+                raise DataError(f"dense targets have shape {y.shape}, expected {shapes}", where=where, hint=hint)
+        elif self.kind == "values":
+            y = y[:, None] if y.ndim == 1 else y
+            if y.ndim != 2 or y.shape[1] < 1:
+                hint = "for targets of the inputs' extent use kind=dense"
+                raise DataError(f"values have shape {y.shape}, expected (n,) or (n, K)", where=where, hint=hint)
+        elif y.ndim != 2 or y.shape[1] < 1:
+            hint = f"one column of 0 and 1 per label; {_ONE_CLASS}"
+            raise DataError(f"label sets have shape {y.shape}, expected (n, K)", where=where, hint=hint)
+        if y.dtype.kind not in "fiub":
+            raise DataError(f"targets have dtype {y.dtype}", where=where, hint="allowed: real numbers")
+        check_finite(y, where, allow_nan=self.missing)
+        if self.kind == "labels":
+            wrong = ~((y == 0) | (y == 1) | np.isnan(y.astype(np.float64)))
+            _refuse(wrong, y, "entries are neither 0 nor 1", where, _ONE_CLASS)
+        return y.astype(np.float32)
 
     def note(self) -> str:
         """Return a description of the targets."""
@@ -82,21 +109,15 @@ class TargetForm:
             return f"real-valued targets of {k} x {extent}"
         if self.kind == "class_maps":
             return f"{k} classes at every position"
-        if self.kind == "values":
-            return self._values_note()
+        if self.scale is not None:
+            names = self.names or (("",) if k == 1 else tuple(map(str, range(k))))
+            shown = [
+                f"{name} {mean:.4g} ± {std:.4g}".strip()
+                for name, mean, std in zip(names, self.scale.mean.tolist(), self.scale.std.tolist(), strict=True)
+            ]
+            return f"{counted(k, 'number')} a sample ({listed(shown, _SHOWN)})"
         named = self.names and self.classes != tuple(range(k))
         return f"{k} {self.kind}" + (f" ({listed(self.names)})" if named else "")
-
-    def _values_note(self) -> str:
-        """Return how many numbers a sample has, with their mean and deviation in training."""
-        assert self.scale is not None
-        names = self.names or (("",) if self.num_outputs == 1 else tuple(map(str, range(self.num_outputs))))
-        shown = [
-            f"{name} {mean:.4g} ± {std:.4g}".strip()
-            for name, mean, std in zip(names, self.scale.mean.tolist(), self.scale.std.tolist(), strict=True)
-        ]
-        word = "number" if self.num_outputs == 1 else "numbers"
-        return f"{self.num_outputs} {word} a sample ({listed(shown, _SHOWN)})"
 
     def warnings(self, train_targets: np.ndarray) -> list[str]:
         """Return warnings about labels that the encoded training targets never or always have, and classes that may be none."""
@@ -156,25 +177,28 @@ def fit_targets(
         return TargetForm("class_maps", k, extent=extent)
     if num_classes is not None:
         raise ConfigError("applies only to classes", where="task.num_classes", hint=f"remove it: {where} says it")
-    if kind == "values":
-        values = _encode_values(y, where, missing)[rows]
-        unknown = np.isnan(values).all(axis=0)
-        if unknown.any():
-            what = f"output {int(unknown.argmax())} has no training target"
-            raise DataError(what, where=where, hint="remove the column")
-        if (np.nanmin(values, axis=0) == np.nanmax(values, axis=0)).all():
-            what = f"all {len(values)} training targets are {values[0].tolist()}"
-            hint = "provide targets that differ; float32 keeps seven digits, so subtract a large offset"
-            raise DataError(what, where=where, hint=hint)
-        return TargetForm("values", values.shape[1], names, missing=missing, scale=target_scale(values))
+    is_dense = kind == "dense"
+    form = TargetForm(
+        "labels" if kind == "labels" else "maps" if is_dense else "values",
+        num_outputs=0,
+        names=() if is_dense else names,
+        extent=extent if is_dense else (),
+        channels_last=channels_last and is_dense,
+        missing=missing,
+    )
+    encoded = form.encode(y, where)
+    form, values = replace(form, num_outputs=encoded.shape[1]), encoded[rows]
     if kind == "labels":
-        k = _encode_label_sets(y, where, missing).shape[1]
-        return TargetForm("labels", k, names, missing=missing)
-    maps = _encode_maps(y, extent, where, channels_last, missing)[rows]
-    empty = np.flatnonzero(np.isnan(maps).all(axis=(0, *range(2, maps.ndim))))
-    if len(empty):
-        raise DataError(f"output channel {empty[0]} has no training target", where=where, hint="remove the channel")
-    return TargetForm("maps", maps.shape[1], (), (), extent, channels_last, missing, target_scale(maps))
+        return form
+    unknown = np.isnan(values).all(axis=(0, *range(2, values.ndim)))
+    if unknown.any():
+        what = f"output {'channel ' if is_dense else ''}{int(unknown.argmax())} has no training target"
+        raise DataError(what, where=where, hint=f"remove the {'channel' if is_dense else 'column'}")
+    if not is_dense and (np.nanmin(values, axis=0) == np.nanmax(values, axis=0)).all():
+        what = f"all {len(values)} training targets are {values[0].tolist()}"
+        hint = "provide targets that differ; float32 keeps seven digits, so subtract a large offset"
+        raise DataError(what, where=where, hint=hint)
+    return replace(form, scale=target_scale(values))
 
 
 def _classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tuple[int | str, ...]:
@@ -208,16 +232,6 @@ def _check_none_missing(present: np.ndarray, num_classes: int, of: str, where: s
     if count:
         more = f" and {count - len(first)} more" if count > len(first) else ""
         raise DataError(f"class {', '.join(map(str, first))}{more} has no {of}", where=where, hint=hint)
-
-
-def _encode_classes(labels: np.ndarray, classes: tuple[int | str, ...], where: str) -> np.ndarray:
-    """Return labels as [n] int64 in 0..K-1; numbers and truths are those that texts spell."""
-    clean = plain_labels(_in_form_of(labels, classes, where), where)
-    values = np.array(classes)
-    place = np.searchsorted(values, clean).clip(max=len(values) - 1)
-    hint = "add training samples of that class, or remove these samples"
-    _refuse(values[place] != clean, clean, "labels have no training sample", where, hint)
-    return place.astype(np.int64)
 
 
 def _in_form_of(labels: np.ndarray, classes: tuple[int | str, ...], where: str) -> np.ndarray:
@@ -278,28 +292,6 @@ def _as_int64(labels: np.ndarray, where: str) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _encode_label_sets(labels: np.ndarray, where: str, missing: bool) -> np.ndarray:
-    """Return multi-label targets as [n, K] float32 of 0 and 1, and NaN where a label is missing and that is allowed."""
-    if labels.ndim != 2 or labels.shape[1] < 1:
-        hint = f"one column of 0 and 1 per label; {_ONE_CLASS}"
-        raise DataError(f"label sets have shape {labels.shape}, expected (n, K)", where=where, hint=hint)
-    _check_numbers(labels, where, missing)
-    wrong = ~((labels == 0) | (labels == 1) | np.isnan(labels.astype(np.float64)))
-    _refuse(wrong, labels, "entries are neither 0 nor 1", where, _ONE_CLASS)
-    return labels.astype(np.float32)
-
-
-def _encode_values(values: np.ndarray, where: str, missing: bool) -> np.ndarray:
-    """Return numbers a sample as [n, K] float32, and NaN where one is missing and that is allowed; [n] becomes [n, 1]."""
-    if values.ndim == 1:
-        values = values[:, None]
-    if values.ndim != 2 or values.shape[1] < 1:
-        hint = "for targets of the inputs' extent use kind=dense"
-        raise DataError(f"values have shape {values.shape}, expected (n,) or (n, K)", where=where, hint=hint)
-    _check_numbers(values, where, missing)
-    return values.astype(np.float32)
-
-
 def _encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, num_classes: int | None) -> np.ndarray:
     """Return integers [n, *E] as int64, -100 where ignored; K None accepts every class from 0 on."""
     if labels.shape[1:] != extent:
@@ -313,28 +305,6 @@ def _encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, 
     allowed = "0 or more" if num_classes is None else f"in 0..{num_classes - 1}"
     _refuse(wrong, integers, f"classes are not {allowed}", where, f"{_IGNORED}; check task.num_classes")
     return integers
-
-
-def _encode_maps(
-    values: np.ndarray, extent: tuple[int, ...], where: str, channels_last: bool, missing: bool
-) -> np.ndarray:
-    """Return real-valued targets as [n, K, *E] float32; [n, *E] becomes one channel."""
-    if channels_last and values.ndim == len(extent) + 2:
-        values = np.moveaxis(values, -1, 1)
-    if values.shape[1:] == extent:
-        values = values[:, None]
-    elif values.shape[2:] != extent:
-        shapes = f"(n, {', '.join(map(str, extent))}) or (n, K, {', '.join(map(str, extent))})"
-        hint = "dense targets have the extent of the inputs; for numbers per sample use kind=values"
-        raise DataError(f"dense targets have shape {values.shape}, expected {shapes}", where=where, hint=hint)
-    _check_numbers(values, where, missing)
-    return values.astype(np.float32)
-
-
-def _check_numbers(values: np.ndarray, where: str, missing: bool) -> None:
-    if values.dtype.kind not in "fiub":
-        raise DataError(f"targets have dtype {values.dtype}", where=where, hint="allowed: real numbers")
-    check_finite(values, where, allow_nan=missing)
 
 
 def check_finite(values: np.ndarray, where: str, *, allow_nan: bool = False, offset: int = 0) -> None:

@@ -185,7 +185,12 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
     except (LookupError, TypeError, ValueError) as error:
         hint = "give one such as utf-8, latin-1, cp1252 or utf-16"
         raise ConfigError(f"{encoding!r} is not an encoding", where="task.encoding", hint=hint) from error
-    mark = _inferred_delimiter(path, encoding) if delimiter is None else _checked_delimiter(delimiter)
+    mark = "\t" if delimiter in ("tab", "\\t") else delimiter or ""
+    if delimiter is None:
+        mark = _inferred_delimiter(path, encoding)
+    elif len(mark) != 1 or mark in "\"'\r\n" or mark.isalnum():
+        hint = "allowed: one character such as ';', or tab"
+        raise ConfigError(f"{delimiter!r} is not a delimiter", where="task.delimiter", hint=hint)
     _, header = next(_records(path, mark, encoding), (0, []))
     if len(header) < least:
         name = "".join(header)
@@ -206,14 +211,6 @@ def _checked(table: Table) -> Table:
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise DataError(f"two columns are named '{twice}'", where=str(table.path), hint="give them distinct names")
     return table
-
-
-def _checked_delimiter(delimiter: str) -> str:
-    mark = "\t" if delimiter in ("tab", "\\t") else delimiter
-    if len(mark) != 1 or mark in "\"'\r\n" or mark.isalnum():
-        hint = "allowed: one character such as ';', or tab"
-        raise ConfigError(f"{delimiter!r} is not a delimiter", where="task.delimiter", hint=hint)
-    return mark
 
 
 def _inferred_delimiter(path: Path, encoding: str) -> str:

@@ -19,12 +19,13 @@ from torch import Tensor
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import NewData
 from orca_cli.tasks.shared.blocks import Ragged
+from orca_cli.tasks.shared.gaps import remarks
 from orca_cli.tasks.shared.own_data import counted, listed
 from orca_cli.tasks.shared.samples import all_inputs
 from orca_cli.tasks.shared.targets import TargetForm
 from orca_cli.tasks.table.columns import Column, is_missing
 from orca_cli.tasks.table.files import Table, as_columns, open_table, plain_columns
-from orca_cli.tasks.table.series import Grouped, Series
+from orca_cli.tasks.table.series import Grouped, Series, group_by
 from orca_cli.tasks.table.symbols import Symbols
 from orca_cli.tasks.table.target_columns import raw_targets
 
@@ -96,11 +97,14 @@ class TablePreprocessing:
                 odd = np.logical_or.reduceat(odd[grouped.order], grouped.starts)
             if odd.any():
                 found[what] = int(odd.sum())
-        return found if self.series is None or grouped is None else found | self.series.remarks(grouped)
+        if self.series is None or grouped is None:
+            return found
+        return found | remarks(grouped.ends - grouped.starts, self.series.length)
 
     def grouped(self, raw: Mapping[str, np.ndarray], where: str) -> Grouped | None:
         """Return which rows make up the samples; None where each row is one."""
-        return None if self.series is None else self.series.of(raw, where, self.decimal)
+        series = self.series
+        return None if series is None else group_by(raw, series.id, series.time, where, self.decimal)
 
     def encoded_targets(self, raw: Mapping[str, np.ndarray], where: str) -> np.ndarray:
         """Return the targets of samples as Batch.y, from columns as those of `features`."""

@@ -16,7 +16,7 @@ WRITERS = {
     "untrusted/arrays.py": "into a temporary folder of storage.commit_folder",
     "tasks/ecg.py": "into a temporary folder of storage.commit_folder",
     "tasks/satellite.py": "into a temporary folder of storage.commit_folder",
-    "tasks/shared/target_maps.py": "into a temporary folder of storage.commit_folder",
+    "tasks/shared/generated.py": "into a temporary folder of storage.commit_folder",
     "runs/directory.py": "under a temporary name of storage.write_with",
     "prediction/output.py": "under a temporary name of storage.write_with, and into a temporary folder beside it",
 }

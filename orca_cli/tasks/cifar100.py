@@ -16,10 +16,9 @@ import numpy as np
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
-from orca_cli.tasks.shared import files
-from orca_cli.tasks.shared.hold_out import describe, hold_out
 from orca_cli.tasks.shared.pixels import PixelSamples
-from orca_cli.tasks.shared.published import entries, note
+from orca_cli.tasks.shared.published import entries, find, note
+from orca_cli.tasks.shared.splits import describe, hold_out
 from orca_cli.untrusted.cifar import SIDE, LabelledImages, checked
 from orca_cli.untrusted.first_bytes import GZIP, first_bytes
 from orca_cli.untrusted.pickle import unpickle, unpickle_bytes
@@ -96,12 +95,12 @@ def bit_reversal(size: int) -> np.ndarray:
 
 def locate(data_folder: Path, path: str | None = None) -> Path:
     """Return the folder cifar-100-python, or else the archive; below data_folder/cifar100 where no `path` is given."""
-    base = data_folder / "cifar100" if path is None else files.find(data_folder, "cifar100", ["."], path)[0]
+    base = data_folder / "cifar100" if path is None else find(data_folder, "cifar100", ["."], path)[0]
     for folder in (base, base / _FOLDER):
         if all((folder / name).is_file() for name in _MEMBERS):
             return folder
     archive = base / _ARCHIVE
-    return archive if archive.is_file() else files.find(data_folder, "cifar100", [_ARCHIVE], path)[0]
+    return archive if archive.is_file() else find(data_folder, "cifar100", [_ARCHIVE], path)[0]
 
 
 def read(place: Path, name: str) -> LabelledImages:

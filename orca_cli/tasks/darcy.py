@@ -28,9 +28,8 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, Scale, TaskData
 from orca_cli.ranges import Count, Seed
 from orca_cli.seeding import numpy_generator
-from orca_cli.tasks.shared.files import find
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.published import check_array, file_identity, load_arrays, note, overlap_warning
+from orca_cli.tasks.shared.published import check_array, file_identity, find, load_arrays, note, overlap_warning
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.untrusted import matlab
 

@@ -15,9 +15,9 @@ from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.images.files import FileSamples, View, by_content, content_hashes
-from orca_cli.tasks.shared import files
-from orca_cli.tasks.shared.hold_out import describe, hold_out
 from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
+from orca_cli.tasks.shared.published import find
+from orca_cli.tasks.shared.splits import describe, hold_out
 from orca_cli.untrusted.text import read_text
 
 _CLASSES = 40
@@ -54,7 +54,7 @@ def load(
         augment: "fresh" takes random 224-pixel crops of 256 pixels and mirrors at random in every optimizer step; "frozen"
             draws that once per training image, as the reference does; "none" only resizes.
     """
-    lists = files.find(data_folder, "domainnet", [f"{domain}_{part}_mini.txt" for part in ("train", "test")], path)
+    lists = find(data_folder, "domainnet", [f"{domain}_{part}_mini.txt" for part in ("train", "test")], path)
     folder = lists[0].parent
     train, test = (_read(list_path, folder) for list_path in lists)
     if twice := set(train.names) & set(test.names):

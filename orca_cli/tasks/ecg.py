@@ -24,9 +24,16 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter, TaskData
 from orca_cli.ranges import Count, Seed
 from orca_cli.tasks.shared import splits
-from orca_cli.tasks.shared.files import find
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.published import check_array, entries, file_identity, load_arrays, note, overlap_warning
+from orca_cli.tasks.shared.published import (
+    check_array,
+    entries,
+    file_identity,
+    find,
+    load_arrays,
+    note,
+    overlap_warning,
+)
 from orca_cli.untrusted.pickle import unpickle
 
 CLASSES = ("N", "A", "O", "~")  # in the order of their numbers

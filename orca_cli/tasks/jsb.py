@@ -16,8 +16,7 @@ from annotated_types import Interval
 
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
-from orca_cli.tasks.shared.files import find
-from orca_cli.tasks.shared.published import check_array, note, overlap_warning
+from orca_cli.tasks.shared.published import check_array, find, note, overlap_warning
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.untrusted import matlab
 

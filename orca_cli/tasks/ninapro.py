@@ -15,8 +15,7 @@ import numpy as np
 
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
-from orca_cli.tasks.shared.files import find
-from orca_cli.tasks.shared.published import check_array, class_numbers, note, overlap_warning
+from orca_cli.tasks.shared.published import check_array, class_numbers, find, note, overlap_warning
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.untrusted import arrays
 

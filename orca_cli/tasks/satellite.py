@@ -17,11 +17,10 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.shared.blocks import blocks
-from orca_cli.tasks.shared.files import find
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.hold_out import describe, hold_out
-from orca_cli.tasks.shared.published import check_array, class_numbers, entries, file_identity, load_arrays, note
+from orca_cli.tasks.shared.published import check_array, class_numbers, entries, file_identity, find, load_arrays, note
 from orca_cli.tasks.shared.samples import ArraySamples
+from orca_cli.tasks.shared.splits import describe, hold_out
 from orca_cli.untrusted import arrays
 
 _FILES = ("satellite_train.npy", "satellite_test.npy")

@@ -28,9 +28,9 @@ from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks import cifar100
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.hold_out import describe, hold_out
 from orca_cli.tasks.shared.pixels import PixelSamples
 from orca_cli.tasks.shared.published import check_array, class_numbers, entries, find_first, load_arrays
+from orca_cli.tasks.shared.splits import describe, hold_out
 from orca_cli.untrusted.cifar import CIFAR10_NAMES, LabelledImages, read_cifar10
 from orca_cli.untrusted.first_bytes import GZIP, first_bytes
 from orca_cli.untrusted.pickle import unpickle

@@ -16,8 +16,8 @@ from PIL import Image
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.tasks import cifar100, domainnet, spherical
 from orca_cli.tasks.images.files import MAX_PIXELS, decode
-from orca_cli.tasks.shared.hold_out import hold_out
 from orca_cli.tasks.shared.pixels import PixelSamples, random_crop, random_flip
+from orca_cli.tasks.shared.splits import hold_out
 from tests.tasks.builders import Attack, every, refused, splits
 from tests.untrusted.pickles import python2
 

@@ -1,6 +1,10 @@
 """What the training arrays say about the inputs and targets of all splits, and of new data.
 
-Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs; a sequence has l steps of its own.
+Sequences may have different lengths. Where each ends is given by an array of lengths, by steps of NaN after it, or by sequences
+that are arrays of their own. Inputs are brought to one length, that of the longest training sequence unless another is given:
+longer ones lose their end, and what comes after an end is neither read nor learned from.
+
+Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs; W steps in a file, l of a sequence alone.
 """
 
 from __future__ import annotations
@@ -8,28 +12,72 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor, from_numpy
+from torch import Tensor
 
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import NewData
-from orca_cli.tasks.arrays.folder import StoredRows, open_folder
-from orca_cli.tasks.arrays.lengths import Padding, checked_ends, ends_before_nan
-from orca_cli.tasks.arrays.new_data import locate_new
-from orca_cli.tasks.shared.blocks import blocks
-from orca_cli.tasks.shared.gaps import Gaps, samples_with_gaps
-from orca_cli.tasks.shared.own_data import counted
-from orca_cli.tasks.shared.ragged import Ragged
-from orca_cli.tasks.shared.samples import ChannelScale, as_inputs
-from orca_cli.tasks.shared.target_encoding import check_finite
-from orca_cli.tasks.shared.targets import TargetForm
+from orca_cli.interfaces import IGNORED_CLASS, NewData
+from orca_cli.tasks.arrays.layout import StoredRows, locate_new, open_folder
+from orca_cli.tasks.shared.blocks import Ragged, blocks, channels_first
+from orca_cli.tasks.shared.gaps import Gaps, remarks, with_indicators
+from orca_cli.tasks.shared.own_data import counted, described
+from orca_cli.tasks.shared.samples import ChannelScale, all_inputs
+from orca_cli.tasks.shared.targets import TargetForm, check_finite
 from orca_cli.untrusted.arrays import StoredArray
 
+LENGTHS = "lengths"  # the array that is looked for
+Marks = Literal["lengths", "nan", "none"]
+NOT_PADDED = "task.padding=none reads them as they are"
 # Inputs as in the files, [n, ...], or sequences that are arrays of their own; possibly with their lengths [n].
 Values = np.ndarray | Sequence[np.ndarray]
 Raw = Values | tuple[Values, np.ndarray | None]
+_PART = 4096  # samples of which lengths are read at once
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How the ends of sequences are given, and what all are brought to.
+
+    Args:
+        marked_by: lengths: beside the inputs, or by each one's own shape; nan: by steps of NaN.
+        length: L; longer sequences are cut at their end.
+        missing_targets: whether dense targets may be NaN before an end too.
+        array: name of the lengths in .npz files.
+    """
+
+    marked_by: Literal["lengths", "nan"]
+    length: int
+    missing_targets: bool = False
+    array: str = LENGTHS
+
+    def targets(self, y: np.ndarray, ends: np.ndarray, channels_last: bool, where: str) -> np.ndarray:
+        """Return dense targets of L steps: NaN after each end, or -100 where they are classes.
+
+        Raises:
+            DataError: they have fewer steps than a sequence has, or NaN before an end where targets may not be missing.
+        """
+        if y.ndim not in (2, 3):
+            return y  # of a form that is refused elsewhere
+        axis = 2 if y.ndim == 3 and not channels_last else 1
+        steps = y.shape[axis]
+        if (ends > steps).any():
+            first = int((ends > steps).argmax())
+            what = f"targets have {steps} steps and sample {first} has {ends[first]}"
+            raise DataError(what, where=where, hint="dense targets have the extent of the inputs")
+        is_class = y.dtype.kind in "iub"
+        size = min(steps, self.length)
+        shape = (*y.shape[:axis], self.length, *y.shape[axis + 1 :])
+        dtype = np.int64 if is_class else y.dtype
+        result = np.full(shape, IGNORED_CLASS if is_class else np.nan, dtype)
+        inside = (slice(None),) * axis
+        known = (np.arange(size) < ends[:, None]).reshape(len(y), *(1,) * (axis - 1), size, *(1,) * (y.ndim - axis - 1))
+        given = y[(*inside, slice(size))]
+        if not is_class and not self.missing_targets:
+            check_finite(np.where(known, given, 0), where)
+        result[(*inside, slice(size))] = np.where(known, given, result[(*inside, slice(size))])
+        return result
 
 
 @dataclass(frozen=True)
@@ -52,8 +100,7 @@ class ArrayPreprocessing:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of a sample of `inputs`: (C, *E), with the indicator channels of gaps."""
-        channels, *extent = self.file_shape
-        return (channels + (0 if self.gaps is None else len(self.gaps.flagged)), *extent)
+        return with_indicators(self.file_shape, self.gaps)
 
     @property
     def has_masks(self) -> bool:
@@ -68,7 +115,19 @@ class ArrayPreprocessing:
     def check(self, x: StoredArray | StoredRows | np.ndarray, where: str) -> None:
         """Check shape and dtype of inputs, which may be in a file still."""
         check_dtype(x.dtype, where)
-        self._check_sample(tuple(x.shape[1:]), where)
+        shape = tuple(x.shape[1:])
+        expected: tuple[int | str, ...] = self.stored_shape
+        given: tuple[int | str, ...] = shape
+        if self.padding is not None:
+            steps = time_axis(self.stored_shape, self.channels_last)
+            expected = (*expected[:steps], "any", *expected[steps + 1 :])
+            given = (*shape[:steps], "any", *shape[steps + 1 :]) if len(shape) == len(expected) else shape
+        if given != expected:
+            what = f"samples have shape {shape}, those of the training set {_shown(expected)}"
+            hint = f"the model takes {described(self.file_shape)} a sample"
+            if self.padding is not None:
+                hint = f"the model takes {counted(self.file_shape[0], 'channel')} and any number of steps"
+            raise DataError(what, where=where, hint=hint)
 
     def oriented(self, raw: Raw, where: str) -> np.ndarray | Ragged:
         """Return inputs as [n, C, *E], without copying; `raw` as that of `inputs`. Gaps are NaN still."""
@@ -87,23 +146,41 @@ class ArrayPreprocessing:
                 lengths [B], which an array has to have where NaN does not mark the ends.
             where: their origin, for messages.
         """
-        x = self.oriented(raw, where)
-        if not isinstance(x, Ragged):
-            return as_inputs(x, self.scale, gaps=self.gaps), None
-        rows = np.arange(len(x))
-        valid = x.valid(rows)
-        return as_inputs(x[rows], self.scale, valid, self.gaps), from_numpy(valid)
+        return all_inputs(self.oriented(raw, where), self.scale, self.gaps)
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the samples of an .npz file, with targets where it has them, or of an .npy file or folder of inputs."""
         if path.is_dir():
-            return self._folder(path, part)
+            if part:
+                raise ConfigError("applies to .npz files", where="--part", hint="give a folder of these sequences")
+            stored, names = open_folder(path)
+            self.check(stored, stored.where)
+            return NewData(len(stored), lambda start, stop: stored[start:stop], lambda: None, stored.where, names)
         lengths = self.padding.array if self.padding is not None and self.padding.marked_by == "lengths" else None
-        found = locate_new(path, where, (*self.names, lengths), part)
-        self.check(found.x, found.x.where)
-        needs_ends = self.padding is not None and self._is_dense
-        ends_in = (lambda x: self._ends(x, None, found.x.where)) if needs_ends else None
-        return found.samples(self.encoded_targets, ends_in)
+        x, y, stored_ends, rows = locate_new(path, where, (*self.names, lengths), part)
+        self.check(x, x.where)
+        read, count, chosen = x.rows(), x.shape[0] if rows is None else len(rows), slice(None) if rows is None else rows
+        ends = None if stored_ends is None else stored_ends.read()[chosen]
+
+        def values(start: int, stop: int) -> np.ndarray:
+            if rows is None:
+                return read(start, stop)
+            own = rows[start:stop]
+            return read(int(own[0]), int(own[-1]) + 1)[own - own[0]]
+
+        def inputs(start: int, stop: int) -> Raw:
+            return values(start, stop) if ends is None else (values(start, stop), ends[start:stop])
+
+        def targets() -> np.ndarray | None:
+            if y is None:
+                return None
+            known = ends
+            if known is None and self.padding is not None and self._is_dense:
+                parts = (values(start, min(start + _PART, count)) for start in range(0, count, _PART))
+                known = np.concatenate([self._ends(one, None, x.where) for one in parts])
+            return self.encoded_targets(y.read()[chosen], y.where, known)
+
+        return NewData(count, inputs, targets, x.where, None if rows is None else [str(row) for row in rows])
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the samples of an array [n, ...] as in the files.
@@ -139,29 +216,15 @@ class ArrayPreprocessing:
 
     def remarks(self, raw: Raw, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new inputs fit, each with the number of samples."""
-        found = {}
-        if self.padding is not None:
-            cut = int((self._ends(*_split(raw), where) > self.padding.length).sum())
-            found[f"longer than {self.padding.length} steps and cut at the end"] = cut
-        if self.gaps is not None:
-            x = self._assembled(raw, where)
-            found[f"with missing values, filled by task.gaps={self.gaps.how}"] = samples_with_gaps(x)
-        return {what: count for what, count in found.items() if count}
+        ends = None if self.padding is None else self._ends(*_split(raw), where)
+        length = 0 if self.padding is None else self.padding.length
+        return remarks(ends, length, self.gaps, lambda: self._assembled(raw, where))
 
     def encoded_targets(self, y: np.ndarray, where: str, ends: np.ndarray | None = None) -> np.ndarray:
         """Return targets as Batch.y; dense ones of sequences [n, ...] with the sequences' lengths [n]."""
         if self.padding is not None and ends is not None and self._is_dense:
             y = self.padding.targets(y, ends, self.channels_last, where)
         return self.targets.encode(y, where)
-
-    def _folder(self, path: Path, part: str) -> NewData:
-        """Return the sequences of a folder of .npy files, by name."""
-        if part:
-            raise ConfigError("applies to .npz files", where="--part", hint="give a folder of these sequences")
-        stored, names = open_folder(path)
-        self.check(stored, stored.where)
-        rows = stored.read()
-        return NewData(len(rows), lambda start, stop: rows[start:stop], lambda: None, stored.where, names)
 
     @property
     def _is_dense(self) -> bool:
@@ -177,54 +240,32 @@ class ArrayPreprocessing:
             return channels_first(x, self.channels_last)
         if isinstance(x, np.ndarray):
             self.check(x, where)
-            return self.padding.sequences(channels_first(x, self.channels_last), self._ends(x, ends, where))
+            first = channels_first(x, self.channels_last)
+            ends = self._ends(x, ends, where)
+            return Ragged(lambda row: first[row], ends, first.shape[1], self.padding.length, x.dtype, storage=first)
         for number, row in enumerate(x):
             place = row.filename if isinstance(row, np.memmap) else f"{where}, sample {number}"
             self.check(row[None], str(place))
             if not row.size:
                 raise DataError("holds no steps", where=str(place), hint="remove this sample")
         dtype = np.result_type(*{row.dtype for row in x})
-        channels, ends = self.file_shape[0], self._ends(x, ends, where)
-        return self.padding.listed(lambda row: self._one(x[row]), ends, channels, dtype)
+        ends = self._ends(x, ends, where)
+        return Ragged(lambda row: self._one(x[row]), ends, self.file_shape[0], self.padding.length, dtype)
 
     def _ends(self, x: Values, given: np.ndarray | None, where: str) -> np.ndarray:
         """Return the lengths [n] of sequences as in the files."""
         assert self.padding is not None
-        first: Values
-        if isinstance(x, np.ndarray):
-            first = channels_first(x, self.channels_last)
-            steps = np.full(len(x), first.shape[2])
-        else:
-            first = [self._one(row) for row in x]
-            steps = np.array([row.shape[1] for row in first])
-        if given is not None:
-            return checked_ends(np.asarray(given), len(x), steps, where)
-        if self.padding.marked_by == "nan":
-            return ends_before_nan(first, where)
-        if isinstance(x, np.ndarray):
+        if isinstance(x, np.ndarray) and given is None and self.padding.marked_by == "lengths":
             hint = (
                 f"give {self.names[0]} and {self.padding.array}, by name or in an .npz file; "
                 "or each sequence by itself, in a list or a folder of .npy files"
             )
             raise DataError("has no lengths, and the model was trained with them", where=where, hint=hint)
-        return steps
+        lengths = None if given is None else np.asarray(given)
+        return sequence_ends(x, lengths, self.padding.marked_by, self.channels_last, where)
 
     def _one(self, row: np.ndarray) -> np.ndarray:
         return channels_first(row[None], self.channels_last)[0]
-
-    def _check_sample(self, shape: tuple[int, ...], where: str) -> None:
-        expected: tuple[int | str, ...] = self.stored_shape
-        given: tuple[int | str, ...] = shape
-        if self.padding is not None:
-            steps = time_axis(self.stored_shape, self.channels_last)
-            expected = (*expected[:steps], "any", *expected[steps + 1 :])
-            given = (*shape[:steps], "any", *shape[steps + 1 :]) if len(shape) == len(expected) else shape
-        if given != expected:
-            what = f"samples have shape {shape}, those of the training set {_shown(expected)}"
-            hint = f"the model takes {described(self.file_shape)} a sample"
-            if self.padding is not None:
-                hint = f"the model takes {counted(self.file_shape[0], 'channel')} and any number of steps"
-            raise DataError(what, where=where, hint=hint)
 
 
 def oriented_shape(sample: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
@@ -239,26 +280,6 @@ def time_axis(sample: tuple[int, ...], channels_last: bool) -> int:
     return 0 if len(sample) == 1 or channels_last else 1
 
 
-def with_steps(sample: tuple[int, ...], extent: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
-    """Return the shape of a sample in a file, of a sequence with the number of steps that all are brought to."""
-    if len(extent) != 1:
-        return sample
-    steps = time_axis(sample, channels_last)
-    return (*sample[:steps], *extent, *sample[steps + 1 :])
-
-
-def channels_first(x: np.ndarray, channels_last: bool) -> np.ndarray:
-    """Return inputs [n, ...] as in a file as [n, C, *E], without copying."""
-    if x.ndim == 2:
-        return x[:, None]
-    return np.moveaxis(x, -1, 1) if channels_last else x
-
-
-def described(sample: tuple[int, ...]) -> str:
-    """Return the shape (C, *E) of inputs in words."""
-    return f"{counted(sample[0], 'channel')} of {' x '.join(map(str, sample[1:]))}"
-
-
 def check_dtype(dtype: np.dtype, where: str) -> None:
     """Raise DataError for inputs that are not real numbers."""
     if dtype.kind not in "fiub":
@@ -271,3 +292,38 @@ def _split(raw: Raw) -> tuple[Values, np.ndarray | None]:
 
 def _shown(shape: tuple[int | str, ...]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def sequence_ends(x: Values, lengths: np.ndarray | None, marked_by: str, channels_last: bool, where: str) -> np.ndarray:
+    """Return the lengths [n] of sequences as in the files, int64: as given, before a tail of NaN in all channels, or by shape.
+
+    Raises:
+        DataError: given lengths are not whole numbers, of at most a sequence's steps, or a sequence is all NaN.
+    """
+    first: Values
+    if isinstance(x, np.ndarray):
+        first = channels_first(x, channels_last)
+        steps = np.full(len(x), first.shape[2])
+    else:
+        first = [channels_first(row[None], channels_last)[0] for row in x]
+        steps = np.array([row.shape[1] for row in first])
+    if lengths is not None:
+        if lengths.shape != (len(x),) or lengths.dtype.kind not in "iuf":
+            what = f"lengths have shape {lengths.shape} and dtype {lengths.dtype}, expected {len(x)} integers"
+            raise DataError(what, where=where, hint=f"the number of steps of each sample; or {NOT_PADDED}")
+        wrong = ~((lengths >= 1) & (lengths <= steps) & (lengths == np.floor(lengths)))
+        if wrong.any():
+            at = int(wrong.argmax())
+            what = f"{int(wrong.sum())} lengths are not in 1..{steps[at]}, the first is {lengths[at]} at index {at}"
+            raise DataError(what, where=where, hint="count the steps of each sample")
+        return lengths.astype(np.int64)
+    if marked_by != "nan":
+        return steps
+    parts = blocks(first, np.arange(len(x))) if isinstance(first, np.ndarray) else (row[None] for row in first)
+    known = (~np.isnan(part).all(axis=1) for part in parts)  # [B, W]
+    ends = np.concatenate([np.where(one.any(1), one.shape[1] - one[:, ::-1].argmax(1), 0) for one in known])
+    if not ends.all():
+        empty = ends == 0
+        what = f"{int(empty.sum())} samples hold nothing but NaN, the first at index {int(empty.argmax())}"
+        raise DataError(what, where=where, hint="remove these samples")
+    return ends.astype(np.int64)

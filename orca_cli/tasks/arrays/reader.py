@@ -17,25 +17,31 @@ from annotated_types import Ge
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
-from orca_cli.tasks.arrays import lengths as ends_of
-from orca_cli.tasks.arrays.folder import Rows, StoredRows
-from orca_cli.tasks.arrays.layout import Names, Pair, group_arrays, locate
+from orca_cli.tasks.arrays.layout import Names, Pair, StoredRows, locate, read_groups
 from orca_cli.tasks.arrays.preprocessing import (
+    LENGTHS,
+    NOT_PADDED,
     ArrayPreprocessing,
+    Marks,
+    Padding,
     Values,
-    channels_first,
     check_dtype,
-    described,
     oriented_shape,
+    sequence_ends,
     time_axis,
-    with_steps,
 )
 from orca_cli.tasks.shared.gaps import Gaps, How, Missing, count_missing, ending_note, fit_gaps
-from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets, counted
-from orca_cli.tasks.shared.samples import ArraySamples, channel_scale, constant_note
+from orca_cli.tasks.shared.own_data import (
+    check_enough,
+    check_missing_targets,
+    counted,
+    cut_notes,
+    described,
+    own_task,
+)
+from orca_cli.tasks.shared.samples import ArraySamples, channel_scale
 from orca_cli.tasks.shared.splits import check_fractions, draw
-from orca_cli.tasks.shared.target_encoding import plain_labels
-from orca_cli.tasks.shared.targets import fit_targets, own_task
+from orca_cli.tasks.shared.targets import fit_targets, plain_labels
 from orca_cli.untrusted.arrays import StoredArray
 
 _BY_FAR = 4  # times as many channels as positions look like channels in the last place ...
@@ -63,7 +69,7 @@ def load(
     channels_last: bool = False,
     missing_targets: bool = False,
     lengths: str | None = None,
-    padding: ends_of.Marks | None = None,
+    padding: Marks | None = None,
     length: Count | None = None,
     group: str | None = None,
     gaps: How = "mean",
@@ -99,23 +105,22 @@ def load(
         MemoryExhaustedError: an array does not fit into memory.
     """
     files = {"train": (train, labels), "validation": (validation, validation_labels), "test": (test, test_labels)}
-    names = Names(x, y, None if padding else lengths or ends_of.LENGTHS, lengths is not None, group)
+    names = Names(x, y, None if padding else lengths or LENGTHS, lengths is not None, group)
     base, rows, others = locate(files, names, data_folder, kind, missing_targets)
-    train_rows = rows["train"]
-    check_enough(len(train_rows), "samples", base.x.where)
+    where, place, train_rows = base.x.where, base.y.where, rows["train"]
+    check_enough(len(train_rows), "samples", where)
     sample = _input_sample(base.x, channels_last)
-    (values, ends), raw, place = _read(base, padding, channels_last), base.y.read(), base.y.where
+    (values, ends), raw = _read(base, padding, channels_last), base.y.read()
     classes = plain_labels(raw, place)[train_rows] if kind == "classes" else None
     fractions = {"validation": validation_fraction, "test": test_fraction}
-    records = group_arrays(base, rows, others)
+    groups, records = read_groups(base, rows, others)
     drawn, drawn_note = draw(len(train_rows), {*rows, *others}, fractions, split_seed, classes, records.get("train"))
-    base_groups = _of_rows(records, rows, len(raw))
     rows |= {part: train_rows[chosen] for part, chosen in drawn.items()}
     own, missing, padded, steps, longest = rows["train"], missing_targets, None, sample[1:], length
     if ends is not None:
         longest = length or int(ends[own].max())
-        padded = ends_of.Padding("nan" if padding else "lengths", longest, missing_targets, lengths or ends_of.LENGTHS)
-        steps = (padded.length,)
+        padded = Padding("nan" if padding else "lengths", longest, missing_targets, lengths or LENGTHS)
+        steps = (longest,)
         if kind == "dense":
             raw, missing = padded.targets(raw, ends, channels_last, place), True
     elif length is not None:
@@ -127,19 +132,22 @@ def load(
         own,
         place,
         steps,
+        base.outputs,
         num_classes=num_classes,
         channels_last=channels_last,
         missing=missing,
-        names=base.outputs,
     )
-    stored = with_steps(base.x.shape[1:], steps, channels_last)
+    stored = base.x.shape[1:]
+    if len(steps) == 1:
+        axis = time_axis(stored, channels_last)
+        stored = (*stored[:axis], *steps, *stored[axis + 1 :])
     channels = oriented_shape(stored, channels_last)[0]
     unscaled = ArrayPreprocessing(stored, channels_last, targets, None, (x, y), padded, Gaps(gaps, np.zeros(channels)))
-    base_x, base_y = unscaled.oriented((values, ends), base.x.where), targets.encode(raw, place)
+    base_x, base_y = unscaled.oriented((values, ends), where), targets.encode(raw, place)
     has_gaps = count_missing(base_x).any()
-    scale, constant = channel_scale(base_x, own, has_gaps)
+    scale, constants = channel_scale(base_x, own, has_gaps)
     missing_inputs = count_missing(base_x, own) if has_gaps else Missing(channels)
-    filling, gap_notes = fit_gaps(missing_inputs, base_x.shape[2:], gaps, gap_indicator, scale.mean, base.x.where)
+    filling, gap_notes = fit_gaps(missing_inputs, base_x.shape[2:], gaps, gap_indicator, scale.mean, where)
     gap_notes += ending_note(base_x, own) if has_gaps else []
     preprocessing = replace(unscaled, gaps=filling, scale=scale if normalize else None)
     for pair in others.values():
@@ -147,40 +155,31 @@ def load(
 
     def samples(part: str) -> ArraySamples:
         if part in rows:
-            if has_gaps and part != "train" and (note := filling.note(count_missing(base_x, rows[part]))):
-                reporter.say(f"{part} split: {note}")
-            # What has no gaps keeps its digest.
-            own_gaps = filling if has_gaps else None
-            return ArraySamples(base_x, base_y, None, rows[part], preprocessing.scale, base_groups, own_gaps)
-        pair = others[part]
-        read, own_ends = _read(pair, padding, channels_last)
-        own_x = preprocessing.oriented((read, own_ends), pair.x.where)
-        for cut in ends_of.cut_notes(own_ends, longest):
-            reporter.say(f"{part} split: {cut}")
-        own_y = preprocessing.encoded_targets(pair.y.read(), pair.y.where, own_ends)
-        own_missing = count_missing(own_x)
-        if note := filling.note(own_missing):
+            made, own_rows, own_groups = (base_x, base_y), rows[part], groups
+            unknown = count_missing(base_x, own_rows) if has_gaps and part != "train" else None
+            own_gaps = filling if has_gaps else None  # what has no gaps keeps its digest
+        else:
+            pair, own_rows, own_groups = others[part], None, records.get(part)
+            read, own_ends = _read(pair, padding, channels_last)
+            own_x = preprocessing.oriented((read, own_ends), pair.x.where)
+            for cut in cut_notes(own_ends, longest):
+                reporter.say(f"{part} split: {cut}")
+            made = own_x, preprocessing.encoded_targets(pair.y.read(), pair.y.where, own_ends)
+            unknown = count_missing(own_x)
+            own_gaps = filling if filling.flagged or unknown.any() else None
+        if unknown is not None and (note := filling.note(unknown)):
             reporter.say(f"{part} split: {note}")
-        own_gaps = filling if filling.flagged or own_missing.any() else None
-        return ArraySamples(own_x, own_y, None, None, preprocessing.scale, records.get(part), own_gaps)
+        return ArraySamples(*made, None, own_rows, preprocessing.scale, own_groups, own_gaps)
 
-    learn, choose = samples("train"), samples("validation")
+    drawn_parts = learn, choose = samples("train"), samples("validation")
     num_test = len(rows["test"]) if "test" in rows else others["test"].x.shape[0]
     counts = f"{len(learn)} training, {len(choose)} validation and {num_test} test samples"
-    notes = [counts, *drawn_note, _shape_note(base.x, sample, ends, own), *ends_of.cut_notes(ends, longest)]
+    notes = [counts, *drawn_note, _shape_note(base.x, sample, ends, own), *cut_notes(ends, longest)]
     notes += [base.note] if base.note else []
-    notes += [*gap_notes, targets.note(), *constant_note(constant)]
+    notes += [*gap_notes, targets.note(), *constants]
+    shape, is_drawn = preprocessing.input_shape, "validation" in drawn
     return own_task(
-        kind,
-        preprocessing.input_shape,
-        targets,
-        preprocessing,
-        (learn, choose),
-        samples,
-        notes,
-        "arrays",
-        reporter,
-        validation_drawn="validation" in drawn,
+        "arrays", reporter, kind, shape, targets, preprocessing, drawn_parts, samples, notes, validation_drawn=is_drawn
     )
 
 
@@ -195,7 +194,7 @@ def check_settings(
     validation_fraction: float,
     test_fraction: float,
     lengths: str | None,
-    padding: ends_of.Marks | None,
+    padding: Marks | None,
     group: str | None,
     x: str,
     y: str,
@@ -209,21 +208,13 @@ def check_settings(
     if num_classes is not None and kind in ("labels", "values"):
         hint = "remove it: y has one column per output"
         raise ConfigError(f"does not apply to task.kind={kind}", where="task.num_classes", hint=hint)
-    ends_of.check_settings(lengths, padding)
+    if lengths is not None and padding is not None:
+        hint = "remove one of them"
+        raise ConfigError(f"does not go with task.padding={padding}", where="task.lengths", hint=hint)
     if group is not None and group in (x, y):
         what = f"'{group}' is the array of {'inputs' if group == x else 'targets'}"
         raise ConfigError(what, where="task.group", hint="name the array that says which samples belong together")
     check_missing_targets(kind, missing_targets)
-
-
-def _of_rows(records: dict[str, np.ndarray], rows: dict[str, np.ndarray], n: int) -> np.ndarray | None:
-    """Return the group of each of n rows, of those that splits take; None where there are no groups."""
-    if not records:
-        return None
-    groups = np.full(n, -1, dtype=np.int64)
-    for part, chosen in rows.items():
-        groups[chosen] = records[part]
-    return groups
 
 
 def _input_sample(x: StoredArray | StoredRows, channels_last: bool) -> tuple[int, ...]:
@@ -235,38 +226,35 @@ def _input_sample(x: StoredArray | StoredRows, channels_last: bool) -> tuple[int
     return oriented_shape(x.shape[1:], channels_last)
 
 
-def _read(pair: Pair, padding: ends_of.Marks | None, channels_last: bool) -> tuple[Values, np.ndarray | None]:
+def _read(pair: Pair, padding: Marks | None, channels_last: bool) -> tuple[Values, np.ndarray | None]:
     """Return inputs as in the file, and the lengths [n] of sequences that have some."""
     x = pair.x.read()
-    if isinstance(x, Rows):
-        ends_of.check_sequences(oriented_shape(pair.x.shape[1:], channels_last), pair.x.where)
-        return x, np.array([shape[time_axis(shape, channels_last)] for shape in x.shapes])
-    if pair.lengths is None and padding != "nan":
+    if isinstance(x, np.ndarray) and pair.lengths is None and padding != "nan":
         return x, None
-    ends_of.check_sequences(oriented_shape(x.shape[1:], channels_last), pair.x.where)
-    first = channels_first(x, channels_last)
-    if pair.lengths is None:
-        if x.dtype.kind != "f":
-            what = f"inputs have dtype {x.dtype}, which has no NaN"
-            raise DataError(what, where=pair.x.where, hint="remove task.padding=nan")
-        return x, ends_of.ends_before_nan(first, pair.x.where)
-    return x, ends_of.checked_ends(pair.lengths.read(), len(x), first.shape[2], pair.lengths.where)
-
-
-def _may_be_last(sample: tuple[int, ...]) -> bool:
-    """Return whether the last axis of samples (C, *E) looks like channels: few, beside many on the others or a square."""
-    if len(sample) == 3 and sample[-1] in _OF_IMAGES and sample[0] == sample[1] > sample[-1]:
-        return True
-    return len(sample) > 1 and min(sample[:-1]) >= max(_MANY_STEPS, _BY_FAR * sample[-1])
+    sample = oriented_shape(pair.x.shape[1:], channels_last)
+    if len(sample) != 2:
+        what = f"inputs of {' x '.join(map(str, sample))} are not sequences, so they cannot have lengths"
+        raise DataError(what, where=pair.x.where, hint=NOT_PADDED)
+    if pair.lengths is not None:
+        return x, sequence_ends(x, pair.lengths.read(), "lengths", channels_last, pair.lengths.where)
+    if padding == "nan" and x.dtype.kind != "f":
+        what = f"inputs have dtype {x.dtype}, which has no NaN"
+        raise DataError(what, where=pair.x.where, hint="remove task.padding=nan")
+    return x, sequence_ends(x, None, padding or "lengths", channels_last, pair.x.where)
 
 
 def _shape_note(x: StoredArray | StoredRows, sample: tuple[int, ...], ends: np.ndarray | None, own: np.ndarray) -> str:
     """Return a note on the form of training inputs."""
     note = f"inputs {x.shape} read as "
     if ends is not None:
-        return f"{note}{counted(sample[0], 'channel')} of {ends_of.length_note(ends[own])}"
+        shortest, longest = int(ends[own].min()), int(ends[own].max())
+        length = f"{longest} steps each" if shortest == longest else f"{shortest} to {longest} steps"
+        return f"{note}{counted(sample[0], 'channel')} of {length}"
     note += described(sample)
-    if x.shape[1:] == sample and _may_be_last(sample):
+    # The last axis looks like channels where it is short, beside a square or long ones.
+    is_image = len(sample) == 3 and sample[-1] in _OF_IMAGES and sample[0] == sample[1] > sample[-1]
+    is_long = len(sample) > 1 and min(sample[:-1]) >= max(_MANY_STEPS, _BY_FAR * sample[-1])
+    if x.shape[1:] == sample and (is_image or is_long):
         return f"{note}; warning: task.channels_last=true would read {described((sample[-1], *sample[:-1]))}"
     if x.shape[1:] == sample and sample[0] > 4 and abs(sample[0] - sample[1]) <= sample[1] // 2:
         alike = {2: "images of one channel are n x 1 x H x W", 3: "volumes of one channel are n x 1 x D x H x W"}

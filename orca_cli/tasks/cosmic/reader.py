@@ -23,9 +23,8 @@ from orca_cli.interfaces import Batch, Reporter, TaskData
 from orca_cli.ranges import Count, CountOrZero, Fraction, Seed
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.cosmic.files import FOLDERS, SKY, list_stamps, read_keys, read_sky, read_stamp, visit_key
-from orca_cli.tasks.shared.files import find
-from orca_cli.tasks.shared.published import note, overlap_warning
-from orca_cli.tasks.shared.target_maps import target_maps
+from orca_cli.tasks.shared.generated import target_maps
+from orca_cli.tasks.shared.published import find, note, overlap_warning
 from orca_cli.untrusted.memory import release_pages
 
 _SAMPLED = 256  # stamps used for the statistics

@@ -1,23 +1,205 @@
-"""The columns of a `datasets` data set: inputs by the numbers of their rows, targets as one array."""
+"""The columns of a `datasets` data set as arrays: inputs (numbers, lists or images) by their rows, targets at once.
+
+Rows of another shape than the training rows', with missing values or unreadable images raise DataError.
+
+Shapes: B rows of a batch, C channels, *E the extent (L, or H x W).
+"""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orca_cli.exceptions import DataError
-from orca_cli.tasks.hub.layout import ColumnLayout
+from orca_cli import signals
+from orca_cli.exceptions import ConfigError, DataError, OrcaError, UnavailableError
+from orca_cli.tasks.images.files import FORMATS, flat
+from orca_cli.tasks.shared.blocks import channels_first
+from orca_cli.tasks.shared.targets import check_finite
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from PIL import Image
+
+_MAX_PIXELS = 10**8
 
 
-def open_column(rows: Dataset, column: str, layout: ColumnLayout) -> Callable[[np.ndarray], np.ndarray | list]:
+@dataclass(frozen=True)
+class ColumnLayout:
+    """How values of a column become inputs [C, *E], `shape`, before they are scaled.
+
+    Args:
+        image_mode: L or RGB for images; empty for numbers.
+        image_size: (height, width) that images are resized to; None keeps theirs.
+        padded: whether shorter rows are padded with 0 and longer ones cut, on the last axis.
+        channels_last: whether channels are the last axis of numbers.
+    """
+
+    shape: tuple[int, ...]
+    image_mode: str = ""
+    image_size: tuple[int, int] | None = None
+    padded: bool = False
+    channels_last: bool = False
+
+    def decode(
+        self, values: Sequence[Any] | np.ndarray, where: str, rows: Sequence[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return inputs [B, C, *E] in float64, NaN where numbers are missing, and, where rows are padded, [B, *E] bool that is
+        False at padding.
+
+        Args:
+            values: of B rows: lists or arrays of numbers, or images as {"bytes": ..., "path": ...}.
+            where: split and column, for messages.
+            rows: their numbers, for messages; None counts from 0.
+        """
+        rows = range(len(values)) if rows is None else rows
+        valid = None
+        if self.image_mode:
+            x = np.stack([self._pixels(value, f"{where}, row {i}") for i, value in zip(rows, values, strict=True)])
+        elif self.padded:
+            x, valid = self._padded([np.asarray(value, dtype=np.float64) for value in values], where)
+        else:
+            x = self._stacked(values, rows, where)
+        for i, row in zip(rows, x, strict=True):
+            check_finite(row, f"{where}, row {i}", allow_nan=True)
+        return x, valid
+
+    def steps(self, values: Sequence[Any] | np.ndarray) -> np.ndarray:
+        """Return how many steps each of B rows of numbers has in the data, [B] int64."""
+        return np.array([self._shape(value)[-1] for value in values], dtype=np.int64)
+
+    def _shape(self, value: Any) -> tuple[int, ...]:
+        """Return the shape (C, *E) of a row of numbers."""
+        return channels_first(np.asarray(value)[None], self.channels_last).shape[1:]
+
+    def _stacked(self, values: Sequence[Any] | np.ndarray, rows: Sequence[int], where: str) -> np.ndarray:
+        if not isinstance(values, np.ndarray):
+            values = [np.asarray(value, dtype=np.float64) for value in values]
+            values = np.stack(values) if len({value.shape for value in values}) == 1 else values
+        if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+            oriented = channels_first(values, self.channels_last)
+            if oriented.shape[1:] == self.shape:
+                return oriented
+        for i, value in zip(rows, values, strict=True):
+            if (shape := self._shape(value)) != self.shape:
+                what = f"row {i} has shape {shape}, the first training row {self.shape}"
+                raise DataError(what, where=where, hint="give task.length= to pad and cut sequences")
+        raise DataError("values are missing", where=where, hint="remove these rows")
+
+    def _padded(self, values: list[np.ndarray], where: str) -> tuple[np.ndarray, np.ndarray]:
+        x = np.zeros((len(values), *self.shape))
+        valid = np.zeros((len(values), *self.shape[1:]), dtype=bool)
+        for row, known, value in zip(x, valid, values, strict=True):
+            one = channels_first(value[None], self.channels_last)[0]
+            if one.shape[:-1] != self.shape[:-1] or not one.shape[-1]:
+                expected = (*self.shape[:-1], "any length")
+                raise DataError(f"a row has shape {one.shape}, expected {expected}", where=where)
+            length = min(one.shape[-1], self.shape[-1])
+            row[..., :length] = one[..., :length]
+            known[..., :length] = True
+        return x, valid
+
+    def _pixels(self, value: dict[str, Any], where: str) -> np.ndarray:
+        from PIL import Image
+
+        image = flat(_open_image(value, where), Image, where).convert(self.image_mode)
+        if self.image_size is not None:
+            image = image.resize(self.image_size[::-1], resample=2)  # bilinear
+        pixels = np.asarray(image, dtype=np.float64) / 255
+        pixels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+        if pixels.shape != self.shape:
+            what = f"has shape {pixels.shape}, the first training image {self.shape}"
+            raise DataError(what, where=where, hint="give task.image_size=SIDE to resize all")
+        return pixels
+
+
+def infer_layout(
+    rows: Dataset,
+    column: str,
+    chosen: np.ndarray,
+    where: str,
+    length: int | None,
+    image_size: int | None,
+    channels_last: bool,
+) -> ColumnLayout:
+    """Return how a column becomes inputs, from its type and the training rows; other settings as those of `load`.
+
+    Images are grey where all those of training are; the shape is that of the first one.
+
+    Args:
+        rows, column: of the data set's training split.
+        chosen: numbers of the rows that are for training.
+        where: split and column, for messages.
+
+    Raises:
+        ConfigError: a length for images, or an image size for numbers.
+    """
+    import datasets
+
+    first_row, view = int(chosen[0]), rows.select_columns([column])
+    if isinstance(rows.features[column], datasets.Image):
+        if length is not None:
+            raise ConfigError("applies to sequences", where="task.length", hint="give task.image_size=")
+        stored = view.cast_column(column, datasets.Image(decode=False))
+        first = _open_image(stored[first_row][column], f"{where}, row {first_row}")
+        mode = "L"
+        for row in chosen:
+            signals.check()
+            own = str(_open_image(stored[int(row)][column], f"{where}, row {row}", header_only=True).mode)
+            if own not in ("1", "L", "LA") and not own.startswith("I;16"):
+                mode = "RGB"
+                break
+        size = (image_size, image_size) if image_size else None
+        extent = size or (first.height, first.width)
+        return ColumnLayout((1 if mode == "L" else 3, *extent), mode, size)
+    if image_size is not None:
+        hint = f"column '{column}' holds {rows.features[column]}"
+        raise ConfigError("applies to images", where="task.image_size", hint=hint)
+    array = np.asarray(view.with_format("numpy", dtype=np.float64)[first_row][column])
+    if array.dtype.kind not in "fiub" or not 1 <= array.ndim <= 3 or not array.size:
+        what = f"holds {rows.features[column]}, the first row of shape {array.shape}"
+        hint = "allowed: lists of numbers (L), (C, L) or (C, H, W), and images; for one number a column use task=table"
+        raise DataError(what, where=where, hint=hint)
+    shape = channels_first(array[None], channels_last).shape[1:]
+    if length is not None:
+        if len(shape) != 2:
+            raise ConfigError("applies to sequences", where="task.length", hint=f"rows have shape {array.shape}")
+        shape = (shape[0], length)
+    return ColumnLayout(shape, padded=length is not None, channels_last=channels_last)
+
+
+def _open_image(value: dict[str, Any] | None, where: str, header_only: bool = False) -> Image.Image:
+    """Return an image that a row holds as bytes or as the path of a local file, upright; at most 100 million pixels."""
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        hint = "pip install 'orca-transfer[datasets]'"
+        raise UnavailableError("images need Pillow, which is not installed", where=where, hint=hint) from error
+
+    if not value or not (value.get("bytes") or value.get("path")):
+        raise DataError("holds no image", where=where, hint="remove this row")
+    try:
+        image = Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"], formats=FORMATS)
+        if image.width * image.height > _MAX_PIXELS:
+            raise DataError(f"{image.width} x {image.height} pixels are too many", where=where)
+        if header_only:
+            return image
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except (OrcaError, MemoryError):
+        raise
+    except Exception as error:  # damaged images raise almost anything from inside the decoders
+        hint = f"remove this row, or store it as one of {', '.join(FORMATS)}"
+        raise DataError(f"is not a readable image: {error}", where=where, hint=hint) from error
+
+
+def open_column(rows: Dataset, column: str, is_image: bool) -> Callable[[np.ndarray], np.ndarray | list]:
     """Return what gives the values of rows by their numbers, in the form that `ColumnLayout.decode` takes."""
     view = rows.select_columns([column])
-    if layout.image_mode:
+    if is_image:
         import datasets
 
         view = view.cast_column(column, datasets.Image(decode=False))
@@ -41,7 +223,8 @@ def raw_targets(kind: str, rows: Dataset, column: str, where: str, known: Sequen
         DataError: targets are missing, or of a class that training does not have.
     """
     names = class_names(kind, rows, column)
-    place = _places(names, known or names)
+    numbers = {name: number for number, name in enumerate(known or names)}
+    place = np.array([numbers.get(name, -1) for name in names], dtype=np.int64)  # -1: training has no such class
     if names and kind == "labels":
         return _multi_hot(rows, column, place, len(known or names), where)
     array = np.asarray(rows.select_columns([column]).with_format("numpy")[:][column])
@@ -60,18 +243,11 @@ def raw_targets(kind: str, rows: Dataset, column: str, where: str, known: Sequen
     if names and names != tuple(known or names) and array.dtype.kind in "iu":
         unknown = [name for code, name in enumerate(names) if place[code] < 0 and (array == code).any()]
         if unknown:
-            raise DataError(
-                f"class '{unknown[0]}' is none of training", where=where, hint=f"that has {', '.join(known)}"
-            )
+            what = f"class '{unknown[0]}' is none of training"
+            raise DataError(what, where=where, hint=f"that has {', '.join(known)}")
         in_range = (array >= 0) & (array < len(names))
         array = np.where(in_range, place[np.where(in_range, array, 0)], array)
     return array
-
-
-def _places(names: Sequence[str], known: Sequence[str]) -> np.ndarray:
-    """Return the number that each named class has in training; -1 where training has no such class."""
-    numbers = {name: number for number, name in enumerate(known)}
-    return np.array([numbers.get(name, -1) for name in names], dtype=np.int64)
 
 
 def class_names(kind: str, rows: Dataset, column: str) -> tuple[str, ...]:

@@ -47,17 +47,14 @@ def open_dataset(
     if folder is not None:
         if revision is not None:
             raise ConfigError("a folder has no revisions", where="task.revision", hint="remove it")
-        return _read(lambda: _from_folder(library, folder, config, cache), str(folder)), str(folder)
+        if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            return _read(lambda: library.load_from_disk(str(folder)), str(folder)), str(folder)
+        place = str(folder.resolve())
+        with _offline(library):
+            return _read(lambda: library.load_dataset(place, name=config, cache_dir=cache), str(folder)), str(folder)
     if dataset.count("/") > 1 or dataset.startswith((".", "~", "/")) or not _HUB_ID.fullmatch(dataset):
         raise ConfigError(f"no folder '{dataset}'", where=KEY, hint="give a folder, or a hub id such as owner/name")
     return _from_hub(library, dataset, config, revision, cache)
-
-
-def _from_folder(library: ModuleType, folder: Path, config: str | None, cache: str) -> Any:
-    if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return library.load_from_disk(str(folder))
-    with _offline(library):
-        return library.load_dataset(str(folder.resolve()), name=config, cache_dir=cache)
 
 
 def _from_hub(

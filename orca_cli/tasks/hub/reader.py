@@ -5,6 +5,7 @@ Shapes: n rows, C channels, *E the extent (L, or H x W), K outputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,17 +14,21 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
-from orca_cli.tasks.arrays.lengths import cut_notes
-from orca_cli.tasks.hub.columns import class_names, open_column, raw_targets
-from orca_cli.tasks.hub.layout import infer_layout
+from orca_cli.tasks.hub.columns import class_names, infer_layout, open_column, raw_targets
 from orca_cli.tasks.hub.opening import open_dataset
-from orca_cli.tasks.hub.preprocessing import HubPreprocessing
-from orca_cli.tasks.hub.samples import HubSamples, decoded_parts, steps_of_rows
-from orca_cli.tasks.shared.gaps import How, Missing, fit_gaps
-from orca_cli.tasks.shared.own_data import check_column, check_enough, check_missing_targets, counted
-from orca_cli.tasks.shared.samples import ChannelScale, constant_note, streamed_channel_scale
+from orca_cli.tasks.hub.preprocessing import HubPreprocessing, HubSamples, row_blocks
+from orca_cli.tasks.shared.gaps import Gaps, How, Missing, fit_gaps
+from orca_cli.tasks.shared.own_data import (
+    check_column,
+    check_enough,
+    check_missing_targets,
+    cut_notes,
+    described,
+    own_task,
+)
+from orca_cli.tasks.shared.samples import ChannelScale, streamed_channel_scale
 from orca_cli.tasks.shared.splits import PART_NAMES, check_fractions, draw, group_rows
-from orca_cli.tasks.shared.targets import fit_targets, own_task
+from orca_cli.tasks.shared.targets import fit_targets
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -89,7 +94,7 @@ def load(
         for key, column in (("x", x), ("y", y), ("group", group)):
             if column is not None:
                 check_column(column, rows.column_names, f"task.{key}", where[part])
-    base = parts["train"]
+    base, of_x, of_y = parts["train"], f"{where['train']}[{x}]", f"{where['train']}[{y}]"
     check_enough(len(base), "rows", origin)
     records: dict[str, np.ndarray] = {}
     if group is not None:
@@ -98,26 +103,35 @@ def load(
     classes = np.array(base[y]).astype(str) if kind == "classes" else None
     fractions = {"validation": validation_fraction, "test": test_fraction}
     chosen, drawn = draw(len(base), parts, fractions, split_seed, classes, records.get("train"))
-    layout = infer_layout(base, x, chosen["train"], f"{where['train']}[{x}]", length, image_size, channels_last)
-    place = f"{where['train']}[{y}]"
-    raw = raw_targets(kind, base, y, place)
-    extent, names = layout.shape[1:], class_names(kind, base, y)
-    form = fit_targets(
-        kind, raw, chosen["train"], place, extent, channels_last=channels_last, missing=missing_targets, names=names
-    )
-    base_y = form.encode(raw, place)
+    learn = chosen["train"]
+    layout = infer_layout(base, x, learn, of_x, length, image_size, channels_last)
+    is_image, extent, names = bool(layout.image_mode), layout.shape[1:], class_names(kind, base, y)
+    raw = raw_targets(kind, base, y, of_y)
+    form = fit_targets(kind, raw, learn, of_y, extent, names, channels_last=channels_last, missing=missing_targets)
+    base_y = form.encode(raw, of_y)
     scale: ChannelScale | None = None
-    constant: list[int] = []
-    missing, filling = Missing(layout.shape[0]), None
-    gap_notes: list[str] = []
-    if normalize or not layout.image_mode:
-        with reporter.track("reading training inputs", len(chosen["train"])) as advance:
-            inputs = decoded_parts(base, x, layout, chosen["train"], f"{where['train']}[{x}]", advance)
-            scale, constant = streamed_channel_scale(missing.counted(inputs))
-        filling, gap_notes = fit_gaps(
-            missing, layout.shape[1:], gaps, gap_indicator, scale.mean, f"{where['train']}[{x}]"
-        )
+    filling: Gaps | None = None
+    notes: list[str] = []
+    constants: list[str] = []
+    if normalize or not is_image:
+        missing = Missing(layout.shape[0])
+        with reporter.track("reading training inputs", len(learn)) as advance:
+            values = open_column(base, x, is_image)
+
+            def decoded() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                for rows in row_blocks(learn):
+                    inputs, valid = layout.decode(values(rows), of_x, list(rows))
+                    yield inputs, ~np.isnan(inputs) if valid is None else ~np.isnan(inputs) & valid[:, None]
+                    advance(len(rows))
+
+            scale, constants = streamed_channel_scale(missing.counted(decoded()))
+        filling, notes = fit_gaps(missing, extent, gaps, gap_indicator, scale.mean, of_x)
     preprocessing = HubPreprocessing(layout, form, scale if normalize else None, (x, y), config, filling)
+
+    def cuts(rows: Dataset) -> list[str]:
+        values = open_column(rows, x, is_image)
+        steps = [layout.steps(values(some)) for some in row_blocks(np.arange(len(rows)))] if layout.padded else None
+        return cut_notes(None if steps is None else np.concatenate(steps), length)
 
     def samples(part: str) -> HubSamples:
         owner = "train" if part in chosen else part
@@ -125,30 +139,20 @@ def load(
         if owner != "train":
             place = f"{where[owner]}[{y}]"
             targets = form.encode(raw_targets(kind, rows, y, place, names), place)
-            for cut in cut_notes(steps_of_rows(rows, x, layout), length):
+            for cut in cuts(rows):
                 reporter.say(f"{part} split: {cut}")
         own = chosen.get(part, np.arange(len(rows)))
-        values = open_column(rows, x, layout)
+        values = open_column(rows, x, is_image)
         return HubSamples(values, preprocessing, targets, own, f"{where[owner]}[{x}]", records.get(owner))
 
     train, validation = samples("train"), samples("validation")
-    shown = f"{counted(layout.shape[0], 'channel')} of {' x '.join(map(str, layout.shape[1:]))}"
     counts = f"{len(train)} training and {len(validation)} validation rows"
-    constants = constant_note(constant) if normalize else []
-    cuts = cut_notes(steps_of_rows(base, x, layout), length)
-    notes = [origin, counts, *drawn, shown, *cuts, *gap_notes, form.note(), *constants]
-    shape = preprocessing.input_shape
+    notes = [origin, counts, *drawn, described(layout.shape), *cuts(base), *notes, form.note()]
+    notes += constants if normalize else []
+    shape, is_drawn = preprocessing.input_shape, "validation" not in parts
+    drawn_parts = train, validation
     return own_task(
-        kind,
-        shape,
-        form,
-        preprocessing,
-        (train, validation),
-        samples,
-        notes,
-        "hub",
-        reporter,
-        validation_drawn="validation" not in parts,
+        "hub", reporter, kind, shape, form, preprocessing, drawn_parts, samples, notes, validation_drawn=is_drawn
     )
 
 
@@ -173,10 +177,8 @@ def _parts(splits: dict[str, Dataset], origin: str, wanted: dict[str, str | None
     taken: dict[str, str] = {}
     for part, name in wanted.items():
         if name is None:
-            free = [
-                word for word in PART_NAMES[part] if part != "train" and word in splits and word not in wanted.values()
-            ]
-            name = free[0] if free else None
+            words = () if part == "train" else PART_NAMES[part]
+            name = next((word for word in words if word in splits and word not in wanted.values()), None)
         elif name not in splits:
             raise DataError(f"{origin} has no split '{name}'", where=f"task.{part}_split", hint=suggest(name, splits))
         if name is None or not len(splits[name]):

@@ -28,7 +28,7 @@ from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.shared.pixels import normalised, random_crop, random_flip
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 2**30 // 12  # a quarter of a GiB at 3 bytes a pixel; what Pillow warns at
 _THREADS = 8
 
@@ -132,7 +132,7 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
     """Return one image as [C, S, S] uint8, or as [C, H, W] where `side` is None; bilinear with antialiasing."""
     image_module, operations = _pillow()
     try:
-        with image_module.open(path, formats=_FORMATS) as image:
+        with image_module.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(path, f"{image.width} x {image.height} pixels")
             image.load()
@@ -148,7 +148,7 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
     except image_module.DecompressionBombError as error:
         raise _too_large(path, "more pixels than are decoded") from error
     except image_module.UnidentifiedImageError as error:
-        hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
+        hint = f"allowed: {', '.join(FORMATS)}; save it again or remove it"
         raise DataError("is not a readable image", where=str(path), hint=hint) from error
     except Exception as error:  # noqa: BLE001 - damaged images raise almost anything from inside the decoders
         what = f"cannot be decoded ({error or type(error).__name__})"
@@ -158,7 +158,7 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
 
 def largest_of_16_bits(path: Path) -> int | None:
     """Return the largest value of a grey image of 16 bits that can be decoded; None for other images."""
-    with _pillow()[0].open(path, formats=_FORMATS) as image:
+    with _pillow()[0].open(path, formats=FORMATS) as image:
         return int(np.asarray(image).max()) if image.mode.startswith("I;16") else None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,15 +29,14 @@ from orca_cli.tasks.images.files import (
     largest_of_16_bits,
     pillow_version,
 )
-from orca_cli.tasks.images.folders import ImageFile, locate, new_images
-from orca_cli.tasks.images.labelled import classes_of, read_table, rows_of_parts
-from orca_cli.tasks.shared import files
+from orca_cli.tasks.images.folders import ImageFile, locate, new_images, read_table
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets
+from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets, own_task
 from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
+from orca_cli.tasks.shared.published import find
 from orca_cli.tasks.shared.splits import check_fractions, draw
-from orca_cli.tasks.shared.targets import TargetForm, fit_targets, own_task
-from orca_cli.tasks.table.listed_files import ListedFiles
+from orca_cli.tasks.shared.targets import TargetForm, fit_targets, plain_labels
+from orca_cli.tasks.table.target_columns import ListedFiles
 
 _LARGEST_SIDE = 224  # where no size is given: what most image bodies were trained on
 _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the means of ImageNet's three
@@ -136,38 +135,65 @@ def load(
         UnsafeError: an image has too many pixels.
         UnavailableError: Pillow is not installed.
     """
-    folder = files.find(data_folder, "images", ["."], path)[0].resolve()
-    listed_images = None
+    folder = find(data_folder, "images", ["."], path)[0].resolve()
+    held: ListedFiles | None = None
     if table is not None:
-        listed_images = read_table(folder, table, data_folder, file, target, kind, missing_targets)
-        given, others = _listed(listed_images, folder), list(listed_images.notes)
+        held, given = read_table(folder, table, data_folder, file, target, kind, missing_targets)
+        others = list(held.notes)
     else:
         given, others = locate(folder)
+    of_kind: Kind = "classes" if held is None else held.kind
     found = [file for part in given.values() for file in part]
     hashes = dict(zip(found, content_hashes([file.path for file in found], reporter), strict=True))
     survey = _survey(hashes, cache_folder, reporter)
     bad = [file for file in found if hashes[file] in survey["bad"]]
     if bad and on_bad == "error":
-        raise _bad_error(bad, survey["bad"][hashes[bad[0]]])
+        reason = survey["bad"][hashes[bad[0]]]
+        more = f", and {len(bad) - 1} more files ({', '.join(f.name for f in bad[1:_SHOWN])})" if len(bad) > 1 else ""
+        hint = "save it again, or leave such files out with task.on_bad=skip"
+        error = UnsafeError if reason["unsafe"] else DataError
+        raise error(f"{reason['what']}{more}", where=str(bad[0].path), hint=hint)
     parts = {part: [f for f in chosen if hashes[f] not in survey["bad"]] for part, chosen in given.items()}
     _check_apart(parts, hashes)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     check_enough(len(parts["train"]), "images", str(folder))
-    names = _class_names(parts, folder) if listed_images is None else ()
-    of_class = _classes(parts["train"], names, listed_images)
-    parts, drawn = _draw(parts, hashes, of_class, fractions, split_seed)
+    names: tuple[str, ...] = ()
+    of_class: np.ndarray | None = None
+    if held is None:
+        names = _class_names(parts, folder)
+        of_class = np.array([file.class_name for file in parts["train"]])
+    elif of_kind == "classes":
+        of_class = plain_labels(held.y.read(), held.y.where)[_rows(parts["train"])]
+    # Identical files stay together; their class is the first one's.
+    first, of = by_content([hashes[file] for file in parts["train"]])
+    of_class = None if of_class is None else of_class[first][of]
+    rows, drawn = draw(len(parts["train"]), parts, fractions, split_seed, of_class, of)
+    parts |= {part: [parts["train"][row] for row in chosen] for part, chosen in rows.items()}
     side = size or min(_LARGEST_SIDE, max(max(survey["sizes"][hashes[file]]) for file in parts["train"]))
     view = View(side, channels, fit == "crop")
     if normalize == "imagenet":
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
         view = replace(view, mean=mean, std=std)
-    targets, encoded = _fit(parts["train"], names, listed_images, missing_targets, folder)
-    preprocessing = ImagePreprocessing(view, targets, listed_images is None)
+    encoded: np.ndarray | None = None  # of all rows of the table
+    if held is None:
+        if lost := set(names) - {file.class_name for file in parts["train"]}:
+            what = f"no image of class '{min(lost)}' is left for training"
+            raise DataError(what, where=str(folder), hint="provide more images of it")
+        targets = TargetForm("classes", len(names), names, names)
+    else:
+        raw, place, outputs = held.y.read(), held.y.where, () if of_kind == "classes" else held.outputs
+        targets = fit_targets(of_kind, raw, _rows(parts["train"]), place, names=outputs, missing=missing_targets)
+        encoded = targets.encode(raw, place)
+    preprocessing = ImagePreprocessing(view, targets, held is None)
 
     def samples(part: str, view: View = view) -> FileSamples:
         chosen = parts[part]
         content = [hashes[file] for file in chosen]
-        return FileSamples([one.path for one in chosen], [one.name for one in chosen], encoded(chosen), content, view)
+        if encoded is None:
+            y = targets.encode(np.array([file.class_name for file in chosen], dtype=str), str(folder))
+        else:
+            y = encoded[_rows(chosen)]
+        return FileSamples([one.path for one in chosen], [one.name for one in chosen], y, content, view)
 
     # Only optimizer steps augment, and those of a refit take validation as well.
     train, validation = (samples(part, replace(view, padding=padding, flip=flip)) for part in ("train", "validation"))
@@ -177,18 +203,9 @@ def load(
     left_out = [f"warning: {len(bad)} files that cannot be decoded are left out, such as {bad[0].name}"] if bad else []
     dark = _dark_note([survey["deep"][c] for c in map(hashes.__getitem__, parts["train"]) if c in survey["deep"]])
     notes = [counts, *drawn, form, *left_out, *others, *dark, *_odd_classes(hashes)]
-    of_kind: Kind = "classes" if listed_images is None else listed_images.kind
+    splits, is_drawn = (train, validation), "validation" not in given
     return own_task(
-        of_kind,
-        shape,
-        targets,
-        preprocessing,
-        (train, validation),
-        samples,
-        notes,
-        "images",
-        reporter,
-        validation_drawn="validation" not in given,
+        "images", reporter, of_kind, shape, targets, preprocessing, splits, samples, notes, validation_drawn=is_drawn
     )
 
 
@@ -212,12 +229,9 @@ def check_settings(
     check_fractions(validation_fraction, test_fraction)
 
 
-def _listed(images: ListedFiles, folder: Path) -> dict[str, list[ImageFile]]:
-    """Return the image files that a table names, by split."""
-    return {
-        part: [ImageFile(folder / images.files[row], images.files[row], "", int(row)) for row in rows]
-        for part, rows in rows_of_parts(images).items()
-    }
+def _rows(images: Sequence[ImageFile]) -> np.ndarray:
+    """Return the rows [n] of the table that name these images."""
+    return np.array([file.row for file in images], dtype=np.int64)
 
 
 def _survey(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:
@@ -247,13 +261,6 @@ def _survey(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter
     return survey
 
 
-def _bad_error(bad: Sequence[ImageFile], reason: dict[str, Any]) -> DataError | UnsafeError:
-    more = f", and {len(bad) - 1} more files ({', '.join(f.name for f in bad[1:_SHOWN])})" if len(bad) > 1 else ""
-    hint = "save it again, or leave such files out with task.on_bad=skip"
-    kind = UnsafeError if reason["unsafe"] else DataError
-    return kind(f"{reason['what']}{more}", where=str(bad[0].path), hint=hint)
-
-
 def _check_apart(parts: dict[str, list[ImageFile]], hashes: dict[ImageFile, str]) -> None:
     """Refuse given splits that share images."""
     seen: dict[str, tuple[str, ImageFile]] = {}
@@ -277,52 +284,6 @@ def _class_names(parts: dict[str, list[ImageFile]], folder: Path) -> tuple[str, 
         what = f"holds one class only, '{names[0]}'" if names else "holds no images"
         raise DataError(what, where=str(folder), hint="provide folders of images for two classes or more")
     return names
-
-
-def _classes(train: list[ImageFile], names: Sequence[str], images: ListedFiles | None) -> np.ndarray | None:
-    """Return the class of each training image, [n], to draw splits by; None for other kinds."""
-    if images is None:
-        return np.array([names.index(file.class_name) for file in train])
-    of_rows = classes_of(images)
-    return None if of_rows is None else of_rows[[file.row for file in train]]
-
-
-def _fit(
-    train: list[ImageFile], names: tuple[str, ...], images: ListedFiles | None, missing: bool, folder: Path
-) -> tuple[TargetForm, Callable[[list[ImageFile]], np.ndarray]]:
-    """Return the form of the targets, from the training images, and what gives those of images as Batch.y."""
-    if images is None:
-        _check_none_lost(names, train, folder)
-        form = TargetForm("classes", len(names), names, names)
-        return form, lambda chosen: np.array([names.index(file.class_name) for file in chosen], dtype=np.int64)
-    raw, place = images.y.read(), images.y.where
-    outputs = () if images.kind == "classes" else images.outputs
-    form = fit_targets(images.kind, raw, np.array([file.row for file in train]), place, missing=missing, names=outputs)
-    encoded = form.encode(raw, place)
-    return form, lambda chosen: encoded[[file.row for file in chosen]]
-
-
-def _draw(
-    parts: dict[str, list[ImageFile]],
-    hashes: dict[ImageFile, str],
-    classes: np.ndarray | None,
-    fractions: dict[str, float],
-    seed: int,
-) -> tuple[dict[str, list[ImageFile]], list[str]]:
-    """Return train, validation and test, drawn from train where not given, and a note on what was drawn."""
-    train = parts["train"]
-    first, of = by_content([hashes[file] for file in train])
-    # Identical files stay together; their class is the first one's.
-    rows, note = draw(len(train), parts, fractions, seed, None if classes is None else classes[first][of], of)
-    found = {part: [train[row] for row in chosen] for part, chosen in rows.items()}
-    return parts | found, note
-
-
-def _check_none_lost(names: Sequence[str], train: list[ImageFile], folder: Path) -> None:
-    empty = set(names) - {file.class_name for file in train}
-    if empty:
-        what = f"no image of class '{min(empty)}' is left for training"
-        raise DataError(what, where=str(folder), hint="provide more images of it")
 
 
 def _dark_note(largest: Sequence[int]) -> list[str]:

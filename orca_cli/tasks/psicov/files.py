@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.tasks.shared.files import find
-from orca_cli.tasks.shared.published import check_array, entries, find_first
+from orca_cli.tasks.shared.published import check_array, entries, find, find_first
 from orca_cli.untrusted import arrays
 from orca_cli.untrusted.pickle import unpickle
 from orca_cli.untrusted.text import read_text

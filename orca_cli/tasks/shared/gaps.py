@@ -5,16 +5,15 @@ Shapes: B samples of a batch, C channels, I channels with an indicator, *E the e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.tasks.shared.blocks import blocks
+from orca_cli.tasks.shared.blocks import Ragged, blocks
 from orca_cli.tasks.shared.own_data import counted, listed
-from orca_cli.tasks.shared.ragged import Ragged
 
 How = Literal["mean", "linear"]
 
@@ -67,11 +66,14 @@ class Gaps:
             return ""
         becomes = "become the channel's training mean" if self.how == "mean" else "are interpolated in time"
         flagged = f", flagged by {counted(len(self.flagged), 'more channel')}" if self.flagged else ""
-        share = 100 * of_channels.sum() / missing.values
-        where = f"{np.count_nonzero(of_channels)} of {counted(len(of_channels), 'channel')}"
-        return (
-            f"{of_channels.sum()} missing values ({share:.2g} %) in {where} {becomes}{flagged} (task.gaps={self.how})"
-        )
+        number, affected = of_channels.sum(), np.count_nonzero(of_channels)
+        where = f"({100 * number / missing.values:.2g} %) in {affected} of {counted(len(of_channels), 'channel')}"
+        return f"{number} missing values {where} {becomes}{flagged} (task.gaps={self.how})"
+
+
+def with_indicators(shape: tuple[int, ...], gaps: Gaps | None) -> tuple[int, ...]:
+    """Return the shape (C, *E) of inputs with the indicator channels of gaps."""
+    return (shape[0] + (0 if gaps is None else len(gaps.flagged)), *shape[1:])
 
 
 class Missing:
@@ -117,11 +119,26 @@ def count_missing(x: np.ndarray | Ragged, rows: np.ndarray | None = None) -> Mis
     return found
 
 
-def samples_with_gaps(x: np.ndarray | Ragged) -> int:
-    """Return how many samples of [N, C, *E] have missing values."""
-    if x.dtype.kind != "f":
-        return 0
-    return sum(int(np.isnan(block).reshape(len(block), -1).any(1).sum()) for block in blocks(x, np.arange(len(x))))
+def remarks(
+    steps: np.ndarray | None,
+    length: int,
+    gaps: Gaps | None = None,
+    read: Callable[[], np.ndarray | Ragged] | None = None,
+) -> dict[str, int]:
+    """Return what is done to make new samples fit, each with the number of samples.
+
+    Args:
+        steps: [n] of sequences that are cut at `length`; None where none is.
+        length: L.
+        gaps: what fills missing values, and `read` returns the samples [n, C, *E] with them; None where there are none.
+    """
+    found = {}
+    if steps is not None:
+        found[f"longer than {length} steps and cut at the end"] = int((steps > length).sum())
+    if gaps is not None and read is not None and (x := read()).dtype.kind == "f":
+        parts = (np.isnan(block).reshape(len(block), -1).any(1).sum() for block in blocks(x, np.arange(len(x))))
+        found[f"with missing values, filled by task.gaps={gaps.how}"] = int(sum(parts))
+    return {what: count for what, count in found.items() if count}
 
 
 def ending_note(x: np.ndarray | Ragged, rows: np.ndarray) -> list[str]:
@@ -150,7 +167,9 @@ def fit_gaps(
         DataError: a channel has no known value in training.
         ConfigError: maps are to be interpolated in time.
     """
-    check_how(how, extent)
+    if how == "linear" and len(extent) != 1:
+        what = f"applies to sequences, and inputs have the extent {' x '.join(map(str, extent))}"
+        raise ConfigError(what, where="task.gaps", hint="use task.gaps=mean")
     empty = np.flatnonzero(np.isnan(means))
     if len(empty):
         what = f"channel {listed(empty)} has no known value in the training set, all are NaN"
@@ -161,10 +180,3 @@ def fit_gaps(
     if indicator and not flagged:
         notes.append("warning: task.gap_indicator=true adds no channel: nothing is missing in training")
     return gaps, notes
-
-
-def check_how(how: How, extent: tuple[int, ...]) -> None:
-    """Raise ConfigError where maps are to be interpolated in time."""
-    if how == "linear" and len(extent) != 1:
-        what = f"applies to sequences, and inputs have the extent {' x '.join(map(str, extent))}"
-        raise ConfigError(what, where="task.gaps", hint="use task.gaps=mean")

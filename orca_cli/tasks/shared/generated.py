@@ -1,4 +1,8 @@
-"""Generated data sets: made once, kept in the cache folder with checksums, verified whenever they are read."""
+"""Generated data sets, and target maps stored one per file, as one array: made once, kept in the cache folder with checksums,
+verified whenever they are read.
+
+Shapes: n samples, H x W positions of a map.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,18 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from orca_cli import signals, storage
-from orca_cli.exceptions import ChecksumError
+from orca_cli.exceptions import ChecksumError, DataError
 from orca_cli.interfaces import Reporter
+
+_MAPS_VERSION = 1
 
 
 def folder_of(
@@ -55,3 +65,71 @@ def folder_of(
             make(temporary)
             storage.write_json(temporary / "parameters.json", parameters)
     return path
+
+
+@dataclass(frozen=True)
+class TargetMaps:
+    """The targets of one split, [n, 1, H, W] float32 mapped read-only, and what the reader of a sample noted beside each."""
+
+    maps: np.ndarray
+    records: list[dict[str, Any]]
+
+
+def target_maps(
+    cache_folder: Path,
+    name: str,
+    settings: dict[str, int | float | str],
+    files: Sequence[Path],
+    extent: tuple[int, int],
+    read: Callable[[int], tuple[np.ndarray, dict[str, Any]]],
+    count: int,
+    reporter: Reporter,
+) -> TargetMaps:
+    """Return the targets of `count` samples; they are read where the cache lacks them.
+
+    One sample is held at a time, so memory does not grow with the split; the cache takes 4 H W bytes a sample.
+
+    Args:
+        cache_folder, reporter: as those of `folder_of`.
+        name: of the task and split, such as "psicov-train".
+        settings: all besides the files that the maps and the records depend on.
+        files: all that `read` reads; their names, sizes and times of change identify the array in the cache.
+        extent: (H, W).
+        read: gives the map [H, W] and the record of a sample by its number.
+        count: n, at least 1.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    parameters = {"version": _MAPS_VERSION, "count": count, "files": _state(files), **settings}
+
+    def make(folder: Path) -> None:
+        records = []
+        with open(folder / "targets.npy", "wb") as file, reporter.track(f"reading {name}", count) as advance:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (count, 1, *extent)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for index in range(count):
+                signals.check()
+                values, record = read(index)
+                if values.shape != extent:
+                    raise ValueError(f"a map of {values.shape}, not {extent}")
+                file.write(np.ascontiguousarray(values, dtype="<f4").tobytes())
+                records.append(record)
+                advance()
+        storage.write_json(folder / "records.json", records)
+
+    folder = folder_of(cache_folder, name, parameters, make, reporter)
+    maps = np.load(folder / "targets.npy", mmap_mode="r", allow_pickle=False)
+    return TargetMaps(maps, json.loads((folder / "records.json").read_text(encoding="utf-8")))
+
+
+def _state(files: Sequence[Path]) -> str:
+    """Return a SHA-256 over names, sizes and times of change: reading gigabytes at every start would take minutes."""
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+        digest.update(f"{path} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

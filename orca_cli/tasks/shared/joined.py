@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from orca_cli.interfaces import Batch, Samples
 
@@ -38,7 +37,11 @@ class Joined:
         x, y = (torch.cat([getattr(batch, name) for batch in found])[order] for name in ("x", "y"))
         if all(batch.valid is None for batch in found):
             return Batch(x, y)
-        return Batch(x, y, torch.cat([_valid(batch) for batch in found])[order])
+        known = [
+            torch.ones((len(batch.x), *batch.x.shape[2:]), dtype=torch.bool) if batch.valid is None else batch.valid
+            for batch in found
+        ]
+        return Batch(x, y, torch.cat(known)[order])
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -52,9 +55,3 @@ class Joined:
     def digest(self) -> str:
         """Return a SHA-256 over the parts' own."""
         return hashlib.sha256(" ".join(["joined", *(part.digest() for part in self._parts)]).encode()).hexdigest()
-
-
-def _valid(batch: Batch) -> Tensor:
-    if batch.valid is not None:
-        return batch.valid
-    return torch.ones((len(batch.x), *batch.x.shape[2:]), dtype=torch.bool)

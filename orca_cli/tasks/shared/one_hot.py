@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import torch
 
 from orca_cli.interfaces import Batch
+from orca_cli.tasks.shared.blocks import Ragged
+from orca_cli.tasks.shared.samples import ArraySamples
 
 # What happens to inputs that are longer than the model's: cut and scored as they come out; cut, and in the test split
 # counted as errors whatever comes out; left out of every split, and so not counted.
@@ -61,8 +62,15 @@ def end_to_end(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return np.frombuffer(b"".join(texts), np.uint8), np.cumsum([len(text) for text in texts], dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class SymbolSamples:
+def one_hot(tokens: np.ndarray, ends: np.ndarray, num_symbols: int, length: int) -> Ragged:
+    """Return sequences of tokens, end to end, as one-hot columns [n, V, L] of 0 and 1; tokens beyond V-1 become zeros."""
+    starts, symbols = np.concatenate([[0], ends[:-1]]), np.arange(num_symbols)[:, None]
+    return Ragged(
+        lambda row: tokens[starts[row] : ends[row]] == symbols, ends - starts, num_symbols, length, np.dtype(np.uint8)
+    )
+
+
+class SymbolSamples(ArraySamples):
     """Samples (see interfaces) over sequences stored end to end; one-hot columns are made batch by batch.
 
     Args:
@@ -73,44 +81,19 @@ class SymbolSamples:
         mask: whether the zero columns after the end of a sequence are marked as padding.
     """
 
-    name: str
-    sequences: Sequences
-    num_symbols: int
-    length: int
-    mask: bool
-
-    def __post_init__(self) -> None:
-        tokens, ends, n = self.sequences.tokens, self.sequences.ends, len(self.sequences.classes)
-        if len(ends) != n or (n and ends[-1] != len(tokens)):
-            raise ValueError(f"{len(ends)} sequences, {n} classes, {len(tokens)} symbols")
-
-    def __len__(self) -> int:
-        return len(self.sequences.ends)
+    def __init__(self, name: str, sequences: Sequences, num_symbols: int, length: int, mask: bool) -> None:
+        super().__init__(one_hot(sequences.tokens, sequences.ends, num_symbols, length), sequences.classes)
+        self._name, self._sequences, self._length, self._mask = name, sequences, length, mask
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return x [B, V, L] of 0 and 1, y [B] and valid [B, L] (None without mask); nothing is augmented."""
-        x = np.zeros((len(indices), self.num_symbols, self.length), np.float32)
-        valid = np.zeros((len(indices), self.length), bool)
-        ends = self.sequences.ends
-        for row, index in enumerate(indices):
-            start = ends[index - 1] if index else 0
-            tokens = self.sequences.tokens[start : ends[index]][: self.length]
-            x[row, tokens, np.arange(len(tokens))] = 1
-            valid[row, : len(tokens)] = True
-        y = torch.from_numpy(self.targets()[np.asarray(indices, dtype=np.int64)])
-        return Batch(torch.from_numpy(x), y, torch.from_numpy(valid) if self.mask else None)
-
-    def targets(self) -> np.ndarray:
-        """Return all classes [n]."""
-        return self.sequences.classes
-
-    def groups(self) -> None:
-        """Sequences stand alone."""
+        batch = super().batch(indices)
+        return batch if self._mask else replace(batch, valid=None)
 
     def digest(self) -> str:
         """Return a SHA-256 over the sequences, their classes, the length of the input and the absence of a mask."""
-        mask = "" if self.mask else " unmasked"
-        digest = hashlib.sha256(f"{self.name} {self.length} {len(self)}{mask}".encode())
-        for array in (self.sequences.tokens, self.sequences.ends, self.sequences.classes):
+        mask = "" if self._mask else " unmasked"
+        digest = hashlib.sha256(f"{self._name} {self._length} {len(self)}{mask}".encode())
+        for array in (self._sequences.tokens, self._sequences.ends, self._sequences.classes):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What the readers of own data share: finding files, checks of settings, columns and sizes, and words for notes.
+"""What the readers of own data share: files, checks of settings, columns and sizes, words for notes, and the task they return.
 
 They all take, besides what every reader takes (see orca_cli.tasks):
 
@@ -16,10 +16,17 @@ inputs, one class only, or targets in another split that the training split does
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.interfaces import Kind, Preprocessing, Reporter, Samples, TaskData
+
+if TYPE_CHECKING:
+    from orca_cli.tasks.shared.targets import TargetForm
 
 MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in fields of tables
 TRUTHS = {"true": "1", "false": "0"}
@@ -68,6 +75,20 @@ def check_column(name: str, columns: Sequence[str], key: str, where: str) -> Non
         raise DataError(f"{where} has no column '{name}'", where=key, hint=hint)
 
 
+def refuse_rows(missing: np.ndarray, what: str, where: str, hint: str = "") -> None:
+    """Raise DataError where some rows [n] of a table have no such entry, with their number and the first of them."""
+    if missing.any():
+        found = f"{int(missing.sum())} rows have no {what}, the first is row {int(missing.argmax()) + 1}"
+        raise DataError(found, where=where, hint=hint)
+
+
+def refuse_entry(wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str) -> None:
+    """Raise DataError where entries [n] of a column are wrong, with the first of them."""
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise DataError(f"'{values[first]}' in row {first + 1} {what}", where=where, hint=hint)
+
+
 def number_of(text: str) -> float | None:
     """Return the number that a text spells, true and false as 1 and 0; None for other texts."""
     try:
@@ -91,3 +112,48 @@ def listed(names: Iterable[object], most: int = _SHOWN) -> str:
 def counted(count: int, word: str) -> str:
     """Return a number with its noun, such as "1 channel" and "2 channels"."""
     return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def described(sample: tuple[int, ...]) -> str:
+    """Return the shape (C, *E) of inputs in words."""
+    return f"{counted(sample[0], 'channel')} of {' x '.join(map(str, sample[1:]))}"
+
+
+def cut_notes(steps: np.ndarray | None, length: int | None) -> list[str]:
+    """Return a note on those of sequences of `steps` [n] that are longer than `length`, if there are any."""
+    if steps is None or length is None or not (longer := int((steps > length).sum())):
+        return []
+    advice = f"task.length={int(steps.max())} keeps them whole"
+    return [f"longer than {length} steps and cut at the end: {longer} of {len(steps)} samples ({advice})"]
+
+
+def own_task(
+    name: str,
+    reporter: Reporter,
+    kind: Kind,
+    input_shape: tuple[int, ...],
+    form: TargetForm,
+    preprocessing: Preprocessing,
+    drawn: tuple[Samples, Samples],
+    samples: Callable[[str], Samples],
+    notes: Sequence[str],
+    *,
+    validation_drawn: bool,
+) -> TaskData:
+    """Return a task over own data whose train and validation were drawn already; report the notes after the reader's name."""
+    train, validation = drawn
+    note = "; ".join([*notes, *form.warnings(train.targets())])
+    reporter.say(f"{name}: {note}")
+    return TaskData(
+        kind=kind,
+        input_shape=input_shape,
+        num_outputs=form.num_outputs,
+        train=train,
+        validation=validation,
+        open_test=lambda: samples("test"),
+        target_scale=form.scale,
+        class_names=form.names,
+        note=note,
+        preprocessing=preprocessing,
+        validation_drawn=validation_drawn,
+    )

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from orca_cli.interfaces import Batch, Scale
-from orca_cli.tasks.shared.blocks import blocks
+from orca_cli.tasks.shared.blocks import Ragged, blocks
 from orca_cli.tasks.shared.gaps import Gaps
 from orca_cli.tasks.shared.own_data import listed
-from orca_cli.tasks.shared.ragged import Ragged
 from orca_cli.untrusted.memory import release_pages
 
 
@@ -73,15 +72,14 @@ class ArraySamples:
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices; nothing is augmented."""
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
-        x, valid = self._x[rows], self._known(rows)
+        x, valid = self._x[rows], None
+        if isinstance(self._x, Ragged):
+            valid = self._x.valid(rows)
+        elif self._valid is not None:
+            valid = np.ascontiguousarray(self._valid[rows], dtype=bool)
         release_pages(self._x)
         mask = None if valid is None else torch.from_numpy(valid)
         return Batch(as_inputs(x, self._scale, valid, self._gaps), torch.from_numpy(self._y[rows].copy()), mask)
-
-    def _known(self, rows: np.ndarray) -> np.ndarray | None:
-        if isinstance(self._x, Ragged):
-            return self._x.valid(rows)
-        return None if self._valid is None else np.ascontiguousarray(self._valid[rows], dtype=bool)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -126,8 +124,19 @@ def as_inputs(
     return torch.from_numpy(np.ascontiguousarray(scaled.astype(np.float32)))
 
 
-def channel_scale(x: np.ndarray | Ragged, rows: np.ndarray, has_gaps: bool = False) -> tuple[ChannelScale, list[int]]:
-    """Return the scale of inputs [N, C, *E] over the training rows [n], and which channels are constant.
+def all_inputs(
+    x: np.ndarray | Ragged, scale: ChannelScale | None = None, gaps: Gaps | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return all of [N, C, *E], with gaps, as Batch.x and Batch.valid."""
+    if not isinstance(x, Ragged):
+        return as_inputs(x, scale, gaps=gaps), None
+    rows = np.arange(len(x))
+    valid = x.valid(rows)
+    return as_inputs(x[rows], scale, valid, gaps), torch.from_numpy(valid)
+
+
+def channel_scale(x: np.ndarray | Ragged, rows: np.ndarray, has_gaps: bool = False) -> tuple[ChannelScale, list[str]]:
+    """Return the scale of inputs [N, C, *E] over the training rows [n], and a warning about constant channels.
 
     Padding does not count, and where there are gaps NaN does not; the mean of a channel of NaN alone is NaN then.
     """
@@ -154,8 +163,8 @@ def _known_parts(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[tuple[np.
         yield block, known
 
 
-def streamed_channel_scale(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[ChannelScale, list[int]]:
-    """Return the scale of inputs that are decoded once, part by part, and which channels are constant.
+def streamed_channel_scale(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[ChannelScale, list[str]]:
+    """Return the scale of inputs that are decoded once, part by part, and a warning about constant channels.
 
     A part is x [B, C, *E], and [B, C, *E] bool that is False at padding and gaps, which do not count. The mean of a channel
     of which nothing is known is NaN.
@@ -174,17 +183,13 @@ def streamed_channel_scale(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tu
     return _scale(np.where(count > 0, mean, np.nan), squares / np.maximum(count, 1))
 
 
-def _scale(mean: np.ndarray, variance: np.ndarray) -> tuple[ChannelScale, list[int]]:
+def _scale(mean: np.ndarray, variance: np.ndarray) -> tuple[ChannelScale, list[str]]:
     std = np.sqrt(variance)
     # Sums of many equal numbers are off by rounding; a deviation as small as that is not variation in the data.
     constant = std <= 1e-12 * np.abs(mean)
-    return ChannelScale(mean, np.where(constant, 1.0, std)), [int(i) for i in np.flatnonzero(constant)]
-
-
-def constant_note(channels: list[int]) -> list[str]:
-    """Return a warning that names constant channels, if there are any."""
-    note = f"warning: channel {listed(channels)} is constant in the training set and carries no information"
-    return [note] if channels else []
+    shown = listed(np.flatnonzero(constant))
+    note = f"warning: channel {shown} is constant in the training set and carries no information"
+    return ChannelScale(mean, np.where(constant, 1.0, std)), [note] if constant.any() else []
 
 
 def target_scale(y: np.ndarray) -> Scale:

@@ -1,5 +1,6 @@
 """Seeded, disjoint splits into test, validation and train: stratified by class, groups kept together.
 
+Of data sets that come as a training and a test set only, validation is a part of the training set (`hold_out`).
 DataError where the sizes add up to more than the samples, nothing is left for training, or groups are missing or shared.
 """
 
@@ -7,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.seeding import numpy_generator
+from orca_cli.tasks.shared.own_data import refuse_rows
 
 # How parts are called in names of arrays (x_train, x_val, ...), folders and splits, and in columns and arrays of marks.
 PART_NAMES = {
@@ -71,7 +74,16 @@ def split(
         wanted = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
         what, hint = f"{wanted} are more than the {n} samples in all", f"lower {', '.join(dict.fromkeys(keys))}"
         raise DataError(what, where=keys[0], hint=hint)
-    order = _order(n, seed, classes)
+    order = numpy_generator(seed, "split").permutation(n)
+    if classes is not None:
+        # Sorting by each sample's place within its class, as a fraction, spreads every class evenly over the order. The last
+        # of each class has place 1, so that the end of the order, train, has every class.
+        place = np.empty(n)
+        for value in np.unique(classes):
+            members = order[classes[order] == value]
+            place[members] = np.arange(1, len(members) + 1) / len(members)
+        # The sort is stable: samples with the same place stay in the random order.
+        order = order[np.argsort(place[order], kind="stable")]
     return Split(np.sort(order[n - n_train :]), np.sort(order[n_test : n_test + n_validation]), np.sort(order[:n_test]))
 
 
@@ -84,21 +96,6 @@ def check_fractions(validation_fraction: float | None, test_fraction: float | No
     if validation_fraction is not None and test_fraction is not None and validation_fraction + test_fraction >= 1:
         what = f"{validation_fraction} and task.test_fraction={test_fraction} leave nothing for training"
         raise ConfigError(what, where="task.validation_fraction", hint="allowed: a sum below 1")
-
-
-def _order(n: int, seed: int, classes: np.ndarray | None) -> np.ndarray:
-    generator = numpy_generator(seed, "split")
-    order = generator.permutation(n)
-    if classes is None:
-        return order
-    # Sorting by each sample's place within its class, as a fraction, spreads every class evenly over the order. The last
-    # of each class has place 1, so that the end of the order, train, has every class.
-    place = np.empty(n)
-    for value in np.unique(classes):
-        members = order[classes[order] == value]
-        place[members] = np.arange(1, len(members) + 1) / len(members)
-    # The sort is stable: samples with the same place stay in the random order.
-    return order[np.argsort(place[order], kind="stable")]
 
 
 def draw(
@@ -122,11 +119,7 @@ def draw(
     missing = [part for part in fractions if part not in given]
     if not missing:
         return {"train": np.arange(total)}, []
-    place = np.arange(total) if groups is None else np.unique(groups, return_inverse=True)[1]
-    units = int(place.max()) + 1
-    if classes is not None:
-        classes = np.unique(classes, return_inverse=True)[1]
-        classes = classes if groups is None else _most_frequent(classes, place, units)
+    place, units, classes = _units(total, classes, groups)
     sizes = {part: float(fractions[part]) if part in missing else 0.0 for part in fractions}
     keys = ("task.train", "task.validation_fraction", "task.test_fraction")
     parts = split(units, validation=sizes["validation"], test=sizes["test"], seed=seed, classes=classes, keys=keys)
@@ -153,15 +146,12 @@ def folds(
     Raises:
         DataError: there are fewer samples, or groups, than folds.
     """
-    place = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    units = int(place.max()) + 1
+    place, units, codes = _units(n, classes, groups)
     if units < count:
         what = f"{count} folds of {units} {'training samples' if groups is None else 'groups of samples'}"
         raise DataError(what, where="train.folds", hint=f"use train.folds={units} or less" if units > 1 else "")
     order = numpy_generator(seed, "folds").permutation(units)
-    if classes is not None:
-        codes = np.unique(classes, return_inverse=True)[1]
-        codes = codes if groups is None else _most_frequent(codes, place, units)
+    if codes is not None:
         # Samples of a class stand together and are dealt out in turn; the sort leaves them in their random order.
         order = order[np.argsort(codes[order], kind="stable")]
     dealt = np.empty(units, dtype=np.int64)
@@ -169,22 +159,26 @@ def folds(
     return dealt[place]
 
 
-def _most_frequent(codes: np.ndarray, place: np.ndarray, units: int) -> np.ndarray:
-    """Return each group's most frequent class, the lowest of several, [units]."""
+def _units(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tuple[np.ndarray, int, np.ndarray | None]:
+    """Return the unit that each of n samples belongs to, itself or its group, how many there are, and the class of each.
+
+    A group has its most frequent class, the lowest of several.
+    """
+    place = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    units, codes = int(place.max()) + 1, None if classes is None else np.unique(classes, return_inverse=True)[1]
+    if codes is None or groups is None:
+        return place, units, codes
     pairs, counts = np.unique(np.stack([place, codes]), axis=1, return_counts=True)
     order = np.lexsort((pairs[1], -counts, pairs[0]))
     first = np.searchsorted(pairs[0][order], np.arange(units))
-    return pairs[1][order][first]
+    return place, units, pairs[1][order][first]
 
 
 def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str, np.ndarray]:
     """Return the group of each row, split -> [n] int64, numbered over all splits; equal values [n] are one group."""
     texts = {part: _texts(column) for part, column in values.items()}
     for part, names in texts.items():
-        nameless = np.isin(names, ("", "nan", "None"))
-        if nameless.any():
-            what = f"{int(nameless.sum())} rows have no group, the first is row {int(nameless.argmax()) + 1}"
-            raise DataError(what, where=where[part])
+        refuse_rows(np.isin(names, ("", "nan", "None")), "group", where[part])
         for other in texts:
             shared = np.intersect1d(names, texts[other])
             if other != part and len(shared):
@@ -200,3 +194,42 @@ def _texts(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "f" and (values == np.round(values))[~np.isnan(values)].all():
         return np.where(np.isnan(values), "nan", np.nan_to_num(values).astype(np.int64).astype(str))
     return values.astype(str)
+
+
+def hold_out(
+    classes: np.ndarray,
+    validation: Literal["stratified", "last"] = "stratified",
+    validation_size: int | float = 0.1,
+    train_size: int | None = None,
+    train_on_validation: bool = False,
+    split_seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the training set that are for training and those for validation, each sorted.
+
+    Args:
+        classes: [N] class of each row.
+        validation: "stratified" draws rows so that every class is there in proportion; "last" takes the end of the set.
+        validation_size: a number of rows (int), or a fraction of N (float).
+        train_size: rows for training, stratified; None takes all that validation leaves.
+        train_on_validation: whether to train on the validation rows as well, as in experiments without a validation
+            set; their error is then optimistic.
+        split_seed: of the draw.
+
+    Raises:
+        DataError: the sizes add up to more than N.
+    """
+    parts = split(len(classes), validation=validation_size, test=0, train=train_size, seed=split_seed, classes=classes)
+    train, held_out = parts.train, parts.validation
+    if validation == "last":
+        cut = len(classes) - len(held_out)
+        held_out = np.arange(cut, len(classes))
+        train = split(cut, validation=0, test=0, train=train_size, seed=split_seed, classes=classes[:cut]).train
+    return (np.union1d(train, held_out) if train_on_validation else train), held_out
+
+
+def describe(train: np.ndarray, held_out: np.ndarray, validation: str, split_seed: int) -> str:
+    """Return a note on what `hold_out` gave."""
+    how = "the training set's last" if validation == "last" else f"stratified, split_seed={split_seed}"
+    shared = len(np.intersect1d(train, held_out))
+    note = f"{len(train)} training and {len(held_out)} validation samples ({how})"
+    return f"{note}; warning: {shared} validation samples are trained on" if shared else note

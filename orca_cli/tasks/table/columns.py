@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orca_cli.exceptions import DataError
-from orca_cli.tasks.shared.own_data import MISSING_WORDS, TRUTHS, counted, listed, places_of_numbers
+from orca_cli.tasks.shared.own_data import MISSING_WORDS, TRUTHS, counted, listed, places_of_numbers, refuse_entry
 
 OTHER, MISSING = "(other)", "(missing)"
 _SHOWN = 5  # columns named in a note
@@ -46,11 +46,9 @@ class Numeric:
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, size] float32."""
         numbers, wrong = self._numbers(values, decimal)
-        if wrong.any():
-            first = int(wrong.argmax())
-            what = f"'{values[first]}' in row {first + 1} is not a number, but all training rows are"
-            hint = "correct it, or leave the column out with task.ignore="
-            raise DataError(what, where=f"{where}[{self.name}]", hint=hint)
+        hint = "correct it, or leave the column out with task.ignore="
+        what = "is not a number, but all training rows are"
+        refuse_entry(wrong, values, what, f"{where}[{self.name}]", hint)
         _check_range(numbers, f"{where}[{self.name}]")
         missing = np.isnan(numbers)
         with np.errstate(over="ignore"):
@@ -98,9 +96,8 @@ class Categorical:
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
         """Return which of new entries training lacks, [n] bool, and what happens to them."""
         known = {i for i, category in enumerate(self.categories) if category != OTHER}
-        return ~np.isin(
-            self._places(values, decimal, where), list(known)
-        ), f"with a text in '{self.name}' that training lacks"
+        unknown = ~np.isin(self._places(values, decimal, where), list(known))
+        return unknown, f"with a text in '{self.name}' that training lacks"
 
     def _places(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return the category of each entry, [n]; -1 for none. Numbers and truths are those that categories spell."""

@@ -68,7 +68,16 @@ class Table:
         Raises:
             MemoryExhaustedError: the file does not fit into memory.
         """
-        columns = self._read_text(names) if self.delimiter else self._read_parquet(names)
+        if self.delimiter:
+            needed = _TIMES_LARGER * self.path.stat().st_size
+            check_memory(needed, str(self.path), "store it as .parquet, or as arrays (task=arrays)")
+            columns = as_columns(list(self.text_rows(names)), names)
+        else:
+            with _parquet(self.path) as parquet, parquet.ParquetFile(self.path) as file:
+                # A few bytes can declare a column of any length that repeats one value.
+                check_memory(16 * file.metadata.num_rows * len(names), str(self.path), "name fewer columns")
+                frame = file.read(columns=list(names)).to_pandas(ignore_metadata=True, date_as_object=False)
+            columns = plain_columns(frame, names, str(self.path))
         if not len(columns[names[0]]):
             raise DataError("has no rows", where=str(self.path), hint="give a file with rows below its header")
         return columns
@@ -77,12 +86,8 @@ class Table:
         """Return the number of rows; of text files this is one pass, which finds lines of another width."""
         if self.delimiter:
             return sum(1 for _ in self.text_rows([]))
-        parquet, damage = _pyarrow()
-        try:
-            with parquet.ParquetFile(self.path) as file:
-                return int(file.metadata.num_rows)
-        except damage as error:
-            raise _unreadable(self.path, error) from error
+        with _parquet(self.path) as parquet, parquet.ParquetFile(self.path) as file:
+            return int(file.metadata.num_rows)
 
     def text_rows(self, names: Sequence[str]) -> Iterator[list[str]]:
         """Yield the fields of each row of a text file."""
@@ -100,38 +105,15 @@ class Table:
 
     def batches(self, names: Sequence[str], rows: int) -> Iterator[Any]:
         """Yield columns of a .parquet file as Arrow's record batches of at most `rows` rows."""
-        parquet, damage = _pyarrow()
-        try:
-            with parquet.ParquetFile(self.path) as file:
-                yield from file.iter_batches(rows, columns=list(names))
-        except damage as error:
-            raise _unreadable(self.path, error) from error
+        with _parquet(self.path) as parquet, parquet.ParquetFile(self.path) as file:
+            yield from file.iter_batches(rows, columns=list(names))
 
     def joined(self, batches: Sequence[Any], names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return columns of record batches, one or more, as `read` returns those of a file."""
         import pyarrow
 
-        _, damage = _pyarrow()
-        try:
+        with _parquet(self.path):
             frame = pyarrow.Table.from_batches(batches).to_pandas(ignore_metadata=True, date_as_object=False)
-        except damage as error:
-            raise _unreadable(self.path, error) from error
-        return plain_columns(frame, names, str(self.path))
-
-    def _read_text(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        needed = _TIMES_LARGER * self.path.stat().st_size
-        check_memory(needed, str(self.path), "store it as .parquet, or as arrays (task=arrays)")
-        return as_columns(list(self.text_rows(names)), names)
-
-    def _read_parquet(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        parquet, damage = _pyarrow()
-        try:
-            with parquet.ParquetFile(self.path) as file:
-                # A few bytes can declare a column of any length that repeats one value.
-                check_memory(16 * file.metadata.num_rows * len(names), str(self.path), "name fewer columns")
-                frame = file.read(columns=list(names)).to_pandas(ignore_metadata=True, date_as_object=False)
-        except damage as error:
-            raise _unreadable(self.path, error) from error
         return plain_columns(frame, names, str(self.path))
 
 
@@ -144,10 +126,6 @@ def as_columns(rows: Sequence[Sequence[str]], names: Sequence[str]) -> dict[str,
 def plain_columns(frame: pd.DataFrame, names: Sequence[str], where: str) -> dict[str, np.ndarray]:
     """Return columns of a pandas table as those of a .parquet file: numbers, or objects of type str."""
     return {name: _plain_column(frame[name], f"{where}[{name}]") for name in names}
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"cannot be read: {error}", where=str(path), hint="write it again")
 
 
 def _plain_column(column: pd.Series, where: str) -> np.ndarray:
@@ -192,7 +170,12 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
     ending = path.suffix.lower()
     first = first_bytes(path, key, _ALLOWED)
     if ending in _PARQUET:
-        return _open_parquet(path)
+        with _parquet(path, "is not a readable .parquet file") as parquet:
+            names = tuple(parquet.read_schema(path, memory_map=True).names)
+        # pandas stores a row index under such a name; it is not a column of the table.
+        return _checked(
+            Table(path, names, frozenset(name for name in names if name.startswith("__index_level_")), "", "")
+        )
     if ending not in _TEXT:
         raise DataError(f"'{path.name}' has an unsupported ending", where=key, hint=_ALLOWED)
     # As UTF-8 with an optional byte order mark, which would else become part of the first name.
@@ -202,7 +185,12 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
     except (LookupError, TypeError, ValueError) as error:
         hint = "give one such as utf-8, latin-1, cp1252 or utf-16"
         raise ConfigError(f"{encoding!r} is not an encoding", where="task.encoding", hint=hint) from error
-    mark = _inferred_delimiter(path, encoding) if delimiter is None else _checked_delimiter(delimiter)
+    mark = "\t" if delimiter in ("tab", "\\t") else delimiter or ""
+    if delimiter is None:
+        mark = _inferred_delimiter(path, encoding)
+    elif len(mark) != 1 or mark in "\"'\r\n" or mark.isalnum():
+        hint = "allowed: one character such as ';', or tab"
+        raise ConfigError(f"{delimiter!r} is not a delimiter", where="task.delimiter", hint=hint)
     _, header = next(_records(path, mark, encoding), (0, []))
     if len(header) < least:
         name = "".join(header)
@@ -215,17 +203,6 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
     return _checked(Table(path, columns, unnamed, mark, encoding))
 
 
-def _open_parquet(path: Path) -> Table:
-    parquet, damage = _pyarrow()
-    try:
-        names = tuple(parquet.read_schema(path, memory_map=True).names)
-    except damage as error:
-        raise DataError(f"is not a readable .parquet file: {error}", where=str(path), hint="write it again") from error
-    # pandas stores a row index under such a name; it is not a column of the table.
-    unnamed = frozenset(name for name in names if name.startswith("__index_level_"))
-    return _checked(Table(path, names, unnamed, "", ""))
-
-
 def _checked(table: Table) -> Table:
     names = table.columns
     if len(names) > _MAX_COLUMNS:
@@ -234,14 +211,6 @@ def _checked(table: Table) -> Table:
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise DataError(f"two columns are named '{twice}'", where=str(table.path), hint="give them distinct names")
     return table
-
-
-def _checked_delimiter(delimiter: str) -> str:
-    mark = "\t" if delimiter in ("tab", "\\t") else delimiter
-    if len(mark) != 1 or mark in "\"'\r\n" or mark.isalnum():
-        hint = "allowed: one character such as ';', or tab"
-        raise ConfigError(f"{delimiter!r} is not a delimiter", where="task.delimiter", hint=hint)
-    return mark
 
 
 def _inferred_delimiter(path: Path, encoding: str) -> str:
@@ -292,11 +261,15 @@ def _text(path: Path, encoding: str) -> Iterator[tuple[TextIO, str]]:
         raise DataError(what, where=str(path), hint=hint) from error
 
 
-def _pyarrow() -> tuple[ModuleType, tuple[type[Exception], ...]]:
-    """Return what reads .parquet, and what it raises for damaged files."""
+@contextmanager
+def _parquet(path: Path, what: str = "cannot be read") -> Iterator[ModuleType]:
+    """Give what reads .parquet; what it raises for damaged files becomes a DataError."""
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         hint = "pip install 'orca-transfer[tables]', or give a .csv file"
         raise UnavailableError(".parquet files need the package pyarrow", where="task.train", hint=hint) from error
-    return parquet, (ArrowException, OSError, ValueError)
+    try:
+        yield parquet
+    except (ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{what}: {error}", where=str(path), hint="write it again") from error

@@ -1,29 +1,36 @@
-"""How the columns of a table become inputs and targets; DataError where they differ from those of training.
+"""How the columns of a table become inputs and targets, of training and of new rows, which are read in parts.
+
+DataError where columns differ from those of training.
 
 Shapes: n rows, F features, K outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, from_numpy
+from torch import Tensor
 
-from orca_cli.exceptions import ConfigError
+from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import NewData
-from orca_cli.tasks.shared.ragged import Ragged
-from orca_cli.tasks.shared.samples import as_inputs
+from orca_cli.tasks.shared.blocks import Ragged
+from orca_cli.tasks.shared.gaps import remarks
+from orca_cli.tasks.shared.own_data import counted, listed
+from orca_cli.tasks.shared.samples import all_inputs
 from orca_cli.tasks.shared.targets import TargetForm
-from orca_cli.tasks.table.columns import Column
-from orca_cli.tasks.table.files import open_table
-from orca_cli.tasks.table.new_data import given_rows, given_series, new_rows, new_series
-from orca_cli.tasks.table.series import Grouped, Series
+from orca_cli.tasks.table.columns import Column, is_missing
+from orca_cli.tasks.table.files import Table, as_columns, open_table, plain_columns
+from orca_cli.tasks.table.series import Grouped, Series, group_by
 from orca_cli.tasks.table.symbols import Symbols
 from orca_cli.tasks.table.target_columns import raw_targets
+
+_PART = 4096  # rows that are read at once from .parquet
+_SHOWN = 20  # columns named in a message
 
 
 @dataclass(frozen=True)
@@ -75,12 +82,7 @@ class TablePreprocessing:
 
     def inputs(self, raw: Mapping[str, np.ndarray], where: str = "inputs") -> tuple[Tensor, Tensor | None]:
         """Return samples as Batch.x and Batch.valid, from columns as those of `features`; series come whole."""
-        x = self.features(raw, where)
-        if not isinstance(x, Ragged):
-            return as_inputs(x, None), None
-        rows = np.arange(len(x))
-        valid = x.valid(rows)
-        return as_inputs(x[rows], None, valid), from_numpy(valid)
+        return all_inputs(self.features(raw, where))
 
     def remarks(
         self, raw: Mapping[str, np.ndarray], where: str = "inputs", *, training: bool = False
@@ -95,11 +97,14 @@ class TablePreprocessing:
                 odd = np.logical_or.reduceat(odd[grouped.order], grouped.starts)
             if odd.any():
                 found[what] = int(odd.sum())
-        return found if self.series is None or grouped is None else found | self.series.remarks(grouped)
+        if self.series is None or grouped is None:
+            return found
+        return found | remarks(grouped.ends - grouped.starts, self.series.length)
 
     def grouped(self, raw: Mapping[str, np.ndarray], where: str) -> Grouped | None:
         """Return which rows make up the samples; None where each row is one."""
-        return None if self.series is None else self.series.of(raw, where, self.decimal)
+        series = self.series
+        return None if series is None else group_by(raw, series.id, series.time, where, self.decimal)
 
     def encoded_targets(self, raw: Mapping[str, np.ndarray], where: str) -> np.ndarray:
         """Return the targets of samples as Batch.y, from columns as those of `features`."""
@@ -113,19 +118,51 @@ class TablePreprocessing:
         """Return the rows of a .csv, .tsv, .txt or .parquet file; with targets where their columns are there and not empty."""
         if part:
             raise ConfigError("does not apply to tables", where="--part", hint="give a file of these rows")
-        table = open_table(path, where, self.delimiter, self.encoding, least=min(2, len(self.feature_names)))
-        if self.series is not None:
-            return new_series(table, self.feature_names, self.target_columns, self.encoded_targets, self.grouped)
-        return new_rows(table, self.feature_names, self.target_columns, self.encoded_targets)
+        names = self.feature_names
+        table = open_table(path, where, self.delimiter, self.encoding, least=min(2, len(names)))
+        origin, has_targets = str(table.path), set(self.target_columns) <= set(table.columns)
+        _check_features(self.feature_names, table.columns, origin)
+        # The rows of a series may stand anywhere in the file.
+        whole = None if self.series is None else table.read([*names, *(self.target_columns if has_targets else ())])
+
+        def targets() -> np.ndarray | None:
+            if not has_targets:
+                return None
+            columns = table.read(list(self.target_columns)) if whole is None else whole
+            known = not all(_is_empty(columns[name]) for name in self.target_columns)
+            return self.encoded_targets(columns, origin) if known else None
+
+        if whole is not None:
+            return self._whole({name: whole[name] for name in names}, targets, origin)
+        count = table.count()
+        if count == 0:
+            raise DataError("has no rows", where=origin, hint="give a file with rows below its header")
+        return NewData(count, _Parts(table, names), targets, origin)
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the samples of a pandas table, of a mapping of columns by name, or of an array [n, columns]; or one row.
 
         A model for a column of symbols also takes a list of texts; one for series takes no array.
         """
-        if self.series is not None:
-            return given_series(x, self.feature_names, where, self.grouped)
-        return given_rows(x, self.feature_names, where)
+        names = self.feature_names
+        if self.series is not None and not (isinstance(x, Mapping) or hasattr(x, "columns")):
+            what = f"is a {type(x).__name__}, which does not say which series a row is a step of"
+            raise DataError(what, where=where, hint=f"give a table with the columns {listed(names, _SHOWN)}")
+        return self._whole(_given_columns(x, names, where), lambda: None, where)
+
+    def _whole(
+        self, columns: Mapping[str, np.ndarray], targets: Callable[[], np.ndarray | None], where: str
+    ) -> NewData:
+        """Return the samples of columns in memory."""
+        grouped = self.grouped(columns, where)
+
+        def inputs(start: int, stop: int) -> dict[str, np.ndarray]:
+            rows = slice(start, stop) if grouped is None else grouped.rows_between(start, stop)
+            return {name: column[rows] for name, column in columns.items()}
+
+        if grouped is None:
+            return NewData(len(columns[self.feature_names[0]]), inputs, targets, where)
+        return NewData(len(grouped.names), inputs, targets, where, [str(name) for name in grouped.names])
 
 
 def per_sample(
@@ -135,3 +172,90 @@ def per_sample(
     if grouped is None:
         return {name: raw[name] for name in names}
     return {name: grouped.of_series(raw[name], f"{where}[{name}]") for name in names}
+
+
+def _given_columns(x: Any, names: Sequence[str], where: str) -> dict[str, np.ndarray]:
+    """Return the columns of a pandas table, a mapping name -> column, or an array [n, columns] in the order of `names`.
+
+    One row may be a mapping name -> entry or a pandas series, several a list of such mappings.
+    """
+    import pandas as pd
+
+    if isinstance(x, pd.Series) and set(names) & {str(name) for name in x.index}:
+        x = [x.to_dict()]
+    elif isinstance(x, Mapping) and x and all(np.ndim(entry) == 0 for entry in x.values()):
+        x = [x]
+    try:
+        is_records = isinstance(x, (list, tuple)) and bool(x) and all(isinstance(row, Mapping) for row in x)
+        is_named = isinstance(x, Mapping) or hasattr(x, "columns") or is_records
+        frame = pd.DataFrame(x) if is_named else pd.DataFrame(np.asarray(x))
+    except ValueError as error:  # columns of different lengths, or more than two axes
+        hint = f"give rows with the columns {listed(names, _SHOWN)}"
+        raise DataError(f"is not a table ({error})", where=where, hint=hint) from error
+    if is_named:
+        frame.columns = [str(name) for name in frame.columns]
+        _check_features(names, list(frame.columns), where)
+        twice = [name for name in names if list(frame.columns).count(name) > 1]
+        if twice:
+            raise DataError(f"two columns are named '{twice[0]}'", where=where, hint="give them distinct names")
+    else:
+        if frame.shape[1] != len(names):
+            what = f"has {counted(frame.shape[1], 'column')}, the model takes {len(names)}"
+            raise DataError(what, where=where, hint=f"in this order: {listed(names, _SHOWN)}")
+        frame.columns = list(names)
+    if not len(frame):
+        raise DataError("has no rows", where=where, hint="give one row or more")
+    return plain_columns(frame, names, where)
+
+
+def _check_features(names: Sequence[str], columns: Sequence[str], where: str) -> None:
+    missing = [name for name in names if name not in columns]
+    if missing:
+        what = f"has no column {listed(map(repr, missing))}"
+        close = suggest(missing[0], columns)
+        hint = f"{close} " if close.startswith("did you mean") else ""
+        raise DataError(what, where=where, hint=f"{hint}the model was trained on {listed(names, _SHOWN)}")
+
+
+def _is_empty(column: np.ndarray) -> bool:
+    if column.dtype.kind == "O":
+        return all(map(is_missing, column))
+    return bool(np.isnan(column.astype(np.float64)).all())
+
+
+class _Parts:
+    """Columns of rows start..stop-1 by name; going back starts at the first row again."""
+
+    def __init__(self, table: Table, names: Sequence[str]) -> None:
+        self._table, self._names = table, names
+        self._at = 0
+        self._rows: Iterator[Any] | None = None  # fields of a row each, or record batches
+        self._rest: Any = None  # of a batch of which not all was asked for
+
+    def __call__(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        table, names = self._table, self._names
+        if self._rows is None or start < self._at:
+            self._at, self._rest = 0, None
+            self._rows = table.text_rows(names) if table.delimiter else table.batches(names, _PART)
+        skipped, self._at = start - self._at, stop
+        if table.delimiter:
+            fields = list(islice(self._rows, skipped, skipped + stop - start))
+            found, count = as_columns(fields, names), len(fields)
+        else:
+            batches = list(self._batches(self._rows, skipped, stop - start))
+            found, count = table.joined(batches, names), sum(map(len, batches))
+        if count < stop - start:
+            raise DataError("has changed while it was read", where=str(table.path), hint="repeat the command")
+        return found
+
+    def _batches(self, rows: Iterator[Any], skipped: int, count: int) -> Iterator[Any]:
+        """Yield the record batches of the next `count` rows after `skipped` ones."""
+        while count > 0:
+            batch = self._rest if self._rest is not None else next(rows, None)
+            if batch is None:
+                return
+            first, last = min(skipped, len(batch)), min(skipped + count, len(batch))
+            self._rest = batch.slice(last) if last < len(batch) else None
+            skipped -= first
+            count -= last - first
+            yield batch.slice(first, last - first)

@@ -5,7 +5,7 @@ Shapes: n rows, F features, K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -15,10 +15,18 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
-from orca_cli.tasks.shared.own_data import check_column, check_enough, check_missing_targets, counted, listed, own_paths
+from orca_cli.tasks.shared.own_data import (
+    check_column,
+    check_enough,
+    check_missing_targets,
+    counted,
+    listed,
+    own_paths,
+    own_task,
+)
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.tasks.shared.splits import PART_NAMES, check_fractions, draw, group_rows, marked_rows
-from orca_cli.tasks.shared.targets import fit_targets, own_task
+from orca_cli.tasks.shared.targets import fit_targets
 from orca_cli.tasks.table.columns import Column, fit_columns
 from orca_cli.tasks.table.files import Table, open_table
 from orca_cli.tasks.table.preprocessing import TablePreprocessing, per_sample
@@ -99,9 +107,12 @@ def load(
     grouped = [] if group is None else [str(group)]
     named = {key: str(name) for key, name in (("sequence", sequence), ("id", id), ("time", time)) if name is not None}
     marks = _marks(base, {*wanted, *(features or []), *(ignore or []), *grouped, *named.values()})
-    unread = [*(ignore or []), *marks]
-    chosen, left_out = _choose(base, wanted, features, unread, grouped, named)
-    left_out += [] if features else _like_marks(chosen)
+    chosen, left_out = _choose(base, wanted, features, [*(ignore or []), *marks], grouped, named)
+    if not features and (like := next((name for name in chosen if name.lower() == _SPLIT), None)):
+        what = (
+            f"call the column '{_SPLIT}', with the entries train, validation and test, if it says which rows are which"
+        )
+        left_out += [f"warning: '{like}' is a feature; {what}"]
     read = [*chosen, *wanted, *(named[key] for key in ("id", "time") if key in named)]
     for part, table in tables.items():
         for name in [*read, *grouped]:
@@ -111,55 +122,47 @@ def load(
     values = per_sample(columns, wanted, steps, where)
     form_kind, inferred = (kind, []) if kind else infer_kind(values, wanted, decimal, where)
     check_missing_targets(form_kind, missing_targets)
-    classes = values[wanted[0]].astype(str) if form_kind == "classes" else None
     total = len(values[wanted[0]])
     check_enough(total, "rows" if steps is None else "series", where)
     records = {}
     if group is not None:
-        places = {part: f"{table.path}[{group}]" for part, table in tables.items()}
-        records = group_rows(
-            {part: _groups(table, str(group), named.get("id")) for part, table in tables.items()}, places
-        )
+        of_parts = {part: _groups(table, str(group), named.get("id")) for part, table in tables.items()}
+        records = group_rows(of_parts, {part: f"{table.path}[{group}]" for part, table in tables.items()})
     groups = records.get("train")
-    marked = _marked_rows(per_sample(marks, list(marks), steps, where), tables, where)
-    if group is not None and marked:
-        named_groups = per_sample(columns, grouped, steps, where)[str(group)]
-        places = {part: f"{where}[{group}] ({part})" for part in marked}
-        group_rows({part: named_groups[of] for part, of in marked.items()}, places)
-    own = marked.get("train", np.arange(total))
+    rows = _marked_rows(per_sample(marks, list(marks), steps, where), tables, where)
+    if group is not None and rows:
+        own_groups = per_sample(columns, grouped, steps, where)[str(group)]
+        places = {part: f"{where}[{group}] ({part})" for part in rows}
+        group_rows({part: own_groups[of] for part, of in rows.items()}, places)
+    own, given = rows.get("train", np.arange(total)), {*tables, *rows}
     fractions = {"validation": validation_fraction, "test": test_fraction}
-    found, drawn = draw(
-        len(own),
-        {*tables, *marked},
-        fractions,
-        split_seed,
-        None if classes is None else classes[own],
-        None if groups is None else groups[own],
-    )
-    rows = marked | {part: own[chosen_rows] for part, chosen_rows in found.items()}
-    drawn += [f"splits as the column '{_SPLIT}' says"] if marked else []
+    classes = values[wanted[0]].astype(str)[own] if form_kind == "classes" else None
+    found, drawn = draw(len(own), given, fractions, split_seed, classes, None if groups is None else groups[own])
+    drawn += [f"splits as the column '{_SPLIT}' says"] if rows else []
+    rows |= {part: own[chosen_rows] for part, chosen_rows in found.items()}
+    train_rows = rows["train"]
     raw, place = raw_targets(values, form_kind, wanted, missing_targets, where, decimal)
     if form_kind == "classes":
-        refuse_measurements(raw[rows["train"]], place)
+        refuse_measurements(raw[train_rows], place)
     names = () if form_kind == "classes" else tuple(wanted)
-    form = fit_targets(form_kind, raw, rows["train"], place, missing=missing_targets, names=names)
+    form = fit_targets(form_kind, raw, train_rows, place, names=names, missing=missing_targets)
     encoders: tuple[Column, ...] = ()
     symbols = series = None
     if sequence is not None:
-        symbols, fitted = fit_symbols(named["sequence"], columns[named["sequence"]], rows["train"], length, where)
+        symbols, fitted = fit_symbols(named["sequence"], columns[named["sequence"]], train_rows, length, where)
     else:
-        learned = rows["train"] if steps is None else steps.rows(rows["train"])
+        learned = train_rows if steps is None else steps.rows(train_rows)
         encoders, fitted = fit_columns(
             columns, chosen, learned, normalize, max_categories, decimal, where, gap_indicator
         )
     if steps is not None:
-        series, seen = fit_series(steps, rows["train"], named["id"], named.get("time"), length)
+        series, seen = fit_series(steps, train_rows, named["id"], named.get("time"), length)
         fitted = [*seen, *fitted]
     preprocessing = TablePreprocessing(encoders, decimal, tuple(wanted), form, delimiter, encoding, symbols, series)
     base_x, base_y = preprocessing.features(columns, where), preprocessing.encoded_targets(columns, where)
 
-    def samples(part: str) -> tuple[ArraySamples, list[str]]:
-        """Return a split, and remarks on what does not fit the training rows."""
+    def samples(part: str, say: Callable[[str], None] = reporter.say) -> ArraySamples:
+        """Return a split, and say what does not fit the training rows."""
         if part in rows:
             own_rows = rows[part] if steps is None else steps.rows(rows[part])
             split, place = {name: columns[name][own_rows] for name in read}, where
@@ -168,32 +171,17 @@ def load(
             split, place = tables[part].read(read), str(tables[part].path)
             x, y = preprocessing.features(split, place), preprocessing.encoded_targets(split, place)
             made = ArraySamples(x, y, groups=records.get(part))
-        remarks = preprocessing.remarks(split, place, training=part == "train")
-        return made, [f"{part} split: {counted(count, 'sample')} {what}" for what, count in remarks.items()]
+        for what, count in preprocessing.remarks(split, place, training=part == "train").items():
+            say(f"{part} split: {counted(count, 'sample')} {what}")
+        return made
 
-    def opened(part: str) -> ArraySamples:
-        found, said = samples(part)
-        for line in said:
-            reporter.say(line)
-        return found
-
-    (learn, cut), (choose, unknown) = samples("train"), samples("validation")
+    unfit: list[str] = []
+    splits = learn, choose = samples("train", unfit.append), samples("validation", unfit.append)
     counts = f"{len(learn)} training and {len(choose)} validation {'rows' if steps is None else 'series'}"
-    notes, shape = (
-        [counts, *drawn, form.note(), *inferred, *fitted, *left_out, *cut, *unknown],
-        preprocessing.input_shape,
-    )
+    notes = [counts, *drawn, form.note(), *inferred, *fitted, *left_out, *unfit]
+    shape, is_drawn = preprocessing.input_shape, "validation" in found
     return own_task(
-        form_kind,
-        shape,
-        form,
-        preprocessing,
-        (learn, choose),
-        opened,
-        notes,
-        "table",
-        reporter,
-        validation_drawn="validation" in found,
+        "table", reporter, form_kind, shape, form, preprocessing, splits, samples, notes, validation_drawn=is_drawn
     )
 
 
@@ -302,13 +290,6 @@ def _marks(table: Table, taken: Container[str]) -> dict[str, np.ndarray]:
     return {_SPLIT: column}
 
 
-def _like_marks(chosen: list[str]) -> list[str]:
-    """Return a warning about features whose name is that of the column of splits."""
-    found = [name for name in chosen if name.lower() == _SPLIT]
-    what = f"call the column '{_SPLIT}', with the entries train, validation and test, if it says which rows are which"
-    return [f"warning: '{found[0]}' is a feature; {what}"] if found else []
-
-
 def _marked_rows(marks: Mapping[str, np.ndarray], given: Container[str], where: str) -> dict[str, np.ndarray]:
     """Return the samples of each split that marks name.
 
@@ -319,9 +300,8 @@ def _marked_rows(marks: Mapping[str, np.ndarray], given: Container[str], where: 
     rows = marked_rows(marks[_SPLIT]) if marks else {}
     other = f"the column with task.ignore=[{_SPLIT}]"
     if marks and "train" not in rows:
-        raise DataError(
-            "no training rows", where=f"{where}[{_SPLIT}]", hint=f"mark rows with train, or leave out {other}"
-        )
+        hint = f"mark rows with train, or leave out {other}"
+        raise DataError("no training rows", where=f"{where}[{_SPLIT}]", hint=hint)
     if doubled := [part for part in rows if part != "train" and part in given]:
         what = f"the column '{_SPLIT}' marks rows of this split too"
         raise ConfigError(what, where=f"task.{doubled[0]}", hint=f"leave out the file, or {other}")

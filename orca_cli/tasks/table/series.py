@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from orca_cli.exceptions import DataError
-from orca_cli.tasks.shared.ragged import Ragged
+from orca_cli.tasks.shared.blocks import Ragged
+from orca_cli.tasks.shared.own_data import refuse_entry, refuse_rows
 from orca_cli.tasks.table.columns import as_numbers, own_mark
 
 
@@ -40,6 +41,10 @@ class Grouped:
         """Return the table's rows of some series, sorted."""
         starts = self.starts
         return np.sort(np.concatenate([self.order[starts[one] : self.ends[one]] for one in series]))
+
+    def rows_between(self, start: int, stop: int) -> np.ndarray:
+        """Return the table's rows of series start..stop-1, in their order."""
+        return self.order[self.starts[start] : self.ends[stop - 1]]
 
     def of_series(self, values: np.ndarray, where: str) -> np.ndarray:
         """Return a column [m] that has one value in each series as [n].
@@ -81,14 +86,6 @@ class Series:
         """Names of the columns that are read."""
         return [self.id] if self.time is None else [self.id, self.time]
 
-    def of(self, raw: Mapping[str, np.ndarray], where: str, decimal: str = ".") -> Grouped:
-        """Return the series of a table, from columns [m] by name.
-
-        Raises:
-            DataError: a row has no id or no time, or times that are neither numbers nor ISO 8601.
-        """
-        return group_by(raw, self.id, self.time, where, decimal)
-
     def assembled(self, features: np.ndarray, grouped: Grouped) -> Ragged:
         """Return the features [m, F] of the rows as series [n, F, L]."""
         starts, ends, order = grouped.starts, grouped.ends, grouped.order
@@ -100,19 +97,15 @@ class Series:
             features.dtype,
         )
 
-    def remarks(self, grouped: Grouped) -> dict[str, int]:
-        """Return what is done to make new series fit, each with the number of series."""
-        longer = int((grouped.ends - grouped.starts > self.length).sum())
-        return {f"longer than {self.length} steps and cut at the end": longer} if longer else {}
-
 
 def group_by(raw: Mapping[str, np.ndarray], id: str, time: str | None, where: str, decimal: str) -> Grouped:
-    """Return the series of a table; arguments and errors as those of `Series` and `Series.of`."""
+    """Return the series of a table, from columns [m] by name; `id` and `time` as those of `Series`.
+
+    Raises:
+        DataError: a row has no id or no time, or times that are neither numbers nor ISO 8601.
+    """
     ids = raw[id].astype(str)
-    nameless = np.isin(ids, ("", "nan"))
-    if nameless.any():
-        what = f"{int(nameless.sum())} rows have no series, the first is row {int(nameless.argmax()) + 1}"
-        raise DataError(what, where=f"{where}[{id}]", hint="fill them in, or remove these rows")
+    refuse_rows(np.isin(ids, ("", "nan")), "series", f"{where}[{id}]", "fill them in, or remove these rows")
     names, first, place = np.unique(ids, return_index=True, return_inverse=True)
     by_first = np.argsort(first)
     rank = np.argsort(by_first)[place]  # of each row's series, by its first row
@@ -145,8 +138,6 @@ def _times(values: np.ndarray, where: str, decimal: str) -> np.ndarray:
         wrong = stamps.isna().to_numpy()
         found = (stamps - pd.Timestamp(0, tz="utc")).dt.total_seconds().to_numpy(np.float64)
     wrong = wrong | np.isnan(found)
-    if wrong.any():
-        row = int(wrong.argmax())
-        what = f"'{values[row]}' in row {row + 1} is not a time ({int(wrong.sum())} rows)"
-        raise DataError(what, where=where, hint="use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05")
+    hint = "use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05"
+    refuse_entry(wrong, values, f"is not a time ({int(wrong.sum())} rows)", where, hint)
     return found

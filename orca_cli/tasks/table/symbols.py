@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from orca_cli.exceptions import DataError
-from orca_cli.tasks.shared.own_data import counted
-from orca_cli.tasks.shared.ragged import Ragged
+from orca_cli.tasks.shared.blocks import Ragged
+from orca_cli.tasks.shared.one_hot import one_hot
+from orca_cli.tasks.shared.own_data import counted, refuse_rows
 
 _MOST_SYMBOLS = 128  # more of them are the letters of a language, or not symbols at all
 _MOST_SHOWN = 40
@@ -38,16 +39,12 @@ class Symbols:
         Raises:
             DataError: a text is empty, or the column holds numbers.
         """
-        codes, ends = self._codes(_checked(values, f"{where}[{self.name}]"))
-        starts = np.concatenate([[0], ends[:-1]])
-        symbols = np.arange(len(self.alphabet))[:, None]
-        return Ragged(
-            lambda row: codes[starts[row] : ends[row]] == symbols,
-            ends - starts,
-            len(self.alphabet),
-            self.length,
-            np.dtype(np.uint8),
-        )
+        texts = _checked(values, f"{where}[{self.name}]")
+        points, known = _code_points("".join(texts)), _code_points(self.alphabet)
+        place = np.searchsorted(known, points).clip(max=len(known) - 1)
+        codes = np.where(known[place] == points, place, len(known)).astype(np.uint8)  # V where unknown
+        ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        return one_hot(codes, ends, len(known), self.length)
 
     def remarks(self, values: np.ndarray) -> dict[str, int]:
         """Return what `encode` does to make new texts fit, each with the number of rows."""
@@ -61,14 +58,6 @@ class Symbols:
             counts[what] = sum(symbol in found for found in absent)
         counts["with other symbols that training lacks"] = sum(bool(found.difference(named)) for found in absent)
         return {what: count for what, count in counts.items() if count}
-
-    def _codes(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the numbers of all symbols in a row, V where unknown, and where each text ends in them."""
-        points = _code_points("".join(texts))
-        known = _code_points(self.alphabet)
-        place = np.searchsorted(known, points).clip(max=len(known) - 1)
-        codes = np.where(known[place] == points, place, len(known)).astype(np.uint8)
-        return codes, np.cumsum([len(text) for text in texts], dtype=np.int64)
 
 
 def fit_symbols(
@@ -106,10 +95,7 @@ def fit_symbols(
 def _checked(values: np.ndarray, where: str) -> list[str]:
     if values.dtype.kind != "O":
         raise DataError("holds numbers, not text", where=where, hint="a sequence has one symbol a character")
-    empty = values == ""
-    if empty.any():
-        what = f"{int(empty.sum())} rows have no sequence, the first is row {int(empty.argmax()) + 1}"
-        raise DataError(what, where=where, hint="remove these rows")
+    refuse_rows(values == "", "sequence", where, "remove these rows")
     return list(values)
 
 

@@ -1,22 +1,15 @@
-"""The process that fits one model: arrays come on standard input, outputs for new samples go to what was standard output."""
+"""One model fitted, as the process that `isolated` starts does it."""
 
 from __future__ import annotations
 
 import importlib
-import os
-import resource
-import signal
-import sys
 import time
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from orca_cli.launching.processes import end_with_parent
-from orca_cli.untrusted import transfer
 
-_MOST_BYTES = 2**33
 _AT_ONCE = 2**22  # values of the inputs that are predicted at once
 # Imported before the clock starts.
 _PACKAGES = {
@@ -26,33 +19,10 @@ _PACKAGES = {
 }
 
 
-def main() -> None:
-    """Answer one request; the process's arguments are its parent's id and its limit in seconds of computing."""
-    parent, limit_s = map(int, sys.argv[1:])
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is not an answer
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # meant for the parent, which ends this process
+def fit(parent: int, request: dict[str, Any]) -> dict[str, Any]:
+    """Return what `fitted` returns; this process ends with its parent, of that id, even in the middle."""
     end_with_parent(parent)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
-    with os.fdopen(0, "rb") as requests:
-
-        def fill(buffer: memoryview) -> None:
-            if requests.readinto(buffer) != len(buffer):
-                raise EOFError
-
-        request = transfer.unpack(_MOST_BYTES, fill)
-    try:
-        answer: dict[str, Any] = {"value": fitted(**request)}
-    except MemoryError:
-        answer = {"failed": "not enough memory"}
-    except Exception as error:  # noqa: BLE001 - a library can fail in any way; the parent says so
-        answer = {"failed": f"{type(error).__name__}: {error}"[:500]}
-    with answers:
-        answers.writelines(transfer.pack(answer))
+    return fitted(**request)
 
 
 def fitted(model: str, form: str, x: np.ndarray, y: np.ndarray, new: np.ndarray, **settings: Any) -> dict[str, Any]:
@@ -106,7 +76,3 @@ def _fit(
     if model == "linear":
         return linear.numbers(x, y, groups)
     return {"forest": forest, "minirocket": rocket}[model].numbers(x, y, seed=seed)
-
-
-if __name__ == "__main__":
-    main()

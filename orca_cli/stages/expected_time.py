@@ -179,4 +179,3 @@ def _trajectory(config: Config, built: Built, engine: Engine, compared: Compared
         seconds["value"].append(time.perf_counter() - start)
     values = 2 + math.ceil(settings.epochs / settings.check_every)
     return settings.epochs * seconds["step"][-1] + values * seconds["value"][-1]
-

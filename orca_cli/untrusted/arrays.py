@@ -129,7 +129,7 @@ def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
     if not header.dtype.hasobject:
         check_memory(header.bytes, where)
         return np.array(_npy(path).read())
-    return worker.read("objects", where, reader.checked_size(path, max_bytes), path=where)
+    return worker.read(load_object_here, where, reader.checked_size(path, max_bytes), path=where)
 
 
 def load_object_here(path: str) -> Any:
@@ -285,34 +285,24 @@ def _unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Report
     label = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{path.stem}-{name}")[:60]
     parent = cache_folder / "unpacked" / f"{label}-{_digest(str(path.resolve()), name)}"
     folder = parent / _digest(state.st_size, state.st_mtime_ns)
-    waiting = iter([f"waiting for another process that unpacks {path.name}"])
-
-    def wait() -> None:
-        signals.check()
-        for text in waiting:  # once
-            reporter.say(text)
-
-    lock = parent.with_name(f"{parent.name}.lock")
-    if not _is_complete(folder):
-        with storage.lock(lock, timeout_s=float("inf"), what=f"unpacking {path.name}", while_waiting=wait):
-            if not _is_complete(folder):
-                if os.path.lexists(parent):  # copies of the archive as it was before, and incomplete ones
-                    storage.remove(parent)
-                with storage.commit_folder(folder) as temporary:
-                    _copy(path, name, temporary / _FILE, reporter)
+    with storage.cached(
+        folder,
+        waiting_for=f"unpacks {path.name}",
+        say=reporter.say,
+        check=signals.check,
+        lock_path=parent.with_name(f"{parent.name}.lock"),
+        contents=False,
+    ) as is_whole:
+        if not is_whole or folder.is_symlink():
+            if os.path.lexists(parent):  # copies of the archive as it was before, and incomplete ones
+                storage.remove(parent)
+            with storage.commit_folder(folder) as temporary:
+                _copy(path, name, temporary / _FILE, reporter)
     return folder / _FILE
 
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-
-def _is_complete(folder: Path) -> bool:
-    try:
-        entries = json.loads((folder / storage.MANIFEST).read_text(encoding="utf-8"))["files"]
-        return not folder.is_symlink() and (folder / _FILE).stat().st_size == entries[_FILE]["size"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _copy(path: Path, name: str, target: Path, reporter: Reporter) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -122,16 +123,16 @@ def replace_constant(error):
 
 
 def test_a_crash_is_reported_and_the_others_go_on(task, run, said, monkeypatch):
-    wait = isolated._wait
     crashed = []
 
-    def crash(started, most_s):
-        if not crashed:
-            crashed.append(started.pid)
-            started.send_signal(signal.SIGSEGV)
-        return wait(started, most_s)
+    class Crashing(subprocess.Popen):
+        def __init__(self, *words, **settings):
+            super().__init__(*words, **settings)
+            if not crashed:
+                crashed.append(self.pid)
+                self.send_signal(signal.SIGSEGV)
 
-    monkeypatch.setattr(isolated, "_wait", crash)
+    monkeypatch.setattr(subprocess, "Popen", Crashing)
     found = run(task)
     assert found["linear"].error is None
     assert "SIGSEGV" in found["linear"].reason
@@ -144,13 +145,13 @@ def test_a_crash_is_reported_and_the_others_go_on(task, run, said, monkeypatch):
 def test_a_model_that_takes_too_long_is_ended_and_reported(task, run, said, monkeypatch):
     monkeypatch.setitem(compute.LIMITS_S, "linear", 0.01)
     started = []
-    wait = isolated._wait
 
-    def watched(child, most_s):
-        started.append(child.pid)
-        return wait(child, most_s)
+    class Watched(subprocess.Popen):
+        def __init__(self, *words, **settings):
+            super().__init__(*words, **settings)
+            started.append(self.pid)
 
-    monkeypatch.setattr(isolated, "_wait", watched)
+    monkeypatch.setattr(subprocess, "Popen", Watched)
     found = run(task)
     assert found["linear"].reason == "it needs more than 0.01 s"
     assert found["forest"].error is not None

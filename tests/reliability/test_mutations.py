@@ -140,9 +140,9 @@ DEFECTS = {
         ("tests/unit/test_training.py", "-k", "resumed_training"),
     ),
     "a damaged cache entry is used": Defect(
-        "orca_cli/training/cache.py",
-        "                storage.verify_folder(path)\n",
-        "",
+        "orca_cli/storage/cache.py",
+        "                verify_folder(path, contents=contents)\n",
+        "                pass\n",
         (_DAMAGE, "-k", "cache_entry"),
     ),
     "a global generator draws the dropout": Defect(

@@ -36,6 +36,13 @@ class Expected:
     like: frozenset[str]
 
 
+def in_words(seconds: float) -> str:
+    """Return a time such as 40 s, 12 min or 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 class History:
     """The times of finished runs.
 

@@ -7,24 +7,21 @@ Shapes: B rows of a batch, C channels, *E the extent (L, or H x W).
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orca_cli import signals
-from orca_cli.exceptions import ConfigError, DataError, OrcaError, UnavailableError
-from orca_cli.tasks.images.files import flat
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.tasks.images.files import decode, opened
 from orca_cli.tasks.shared.target_encoding import check_finite
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from PIL import Image
-
-_MAX_PIXELS = 10**8
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # some decoders of Pillow run other programs (EPS)
 
 
 @dataclass(frozen=True)
@@ -106,13 +103,8 @@ class ColumnLayout:
         return x, valid
 
     def _pixels(self, value: dict[str, Any], where: str) -> np.ndarray:
-        from PIL import Image
-
-        image = flat(_open_image(value, where), Image, where).convert(self.image_mode)
-        if self.image_size is not None:
-            image = image.resize(self.image_size[::-1], resample=2)  # bilinear
-        pixels = np.asarray(image, dtype=np.float64) / 255
-        pixels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+        side = None if self.image_size is None else self.image_size[0]
+        pixels = decode(_image_source(value, where), side, 1 if self.image_mode == "L" else 3, where=where) / 255
         if pixels.shape != self.shape:
             what = f"has shape {pixels.shape}, the first training image {self.shape}"
             raise DataError(what, where=where, hint="give task.image_size=SIDE to resize all")
@@ -147,10 +139,10 @@ def infer_layout(
         if length is not None:
             raise ConfigError("applies to sequences", where="task.length", hint="give task.image_size=")
         stored = view.cast_column(column, datasets.Image(decode=False))
-        first = _open_image(stored[first_row][column], f"{where}, row {first_row}")
         mode = "L" if all(_is_grey(stored[int(row)][column], f"{where}, row {row}") for row in chosen) else "RGB"
         size = (image_size, image_size) if image_size else None
-        extent = size or (first.height, first.width)
+        place = f"{where}, row {first_row}"
+        extent = size or decode(_image_source(stored[first_row][column], place), None, 1, where=place).shape[1:]
         return ColumnLayout((1 if mode == "L" else 3, *extent), mode, size)
     if image_size is not None:
         hint = f"column '{column}' holds {rows.features[column]}"
@@ -172,30 +164,12 @@ def infer_layout(
 def _is_grey(value: dict[str, Any] | None, where: str) -> bool:
     """Return whether an image has no colours, by its header."""
     signals.check()
-    mode = str(_open_image(value, where, header_only=True).mode)
-    return mode in ("1", "L", "LA") or mode.startswith("I;16")
+    with opened(_image_source(value, where), where) as image:
+        return image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
 
 
-def _open_image(value: dict[str, Any] | None, where: str, header_only: bool = False) -> Image.Image:
-    """Return an image that a row holds as bytes or as the path of a local file, upright; at most 100 million pixels."""
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        hint = "pip install 'orca-transfer[datasets]'"
-        raise UnavailableError("images need Pillow, which is not installed", where=where, hint=hint) from error
-
+def _image_source(value: dict[str, Any] | None, where: str) -> BytesIO | Path:
+    """Return the content or the local file of an image that a row holds."""
     if not value or not (value.get("bytes") or value.get("path")):
         raise DataError("holds no image", where=where, hint="remove this row")
-    try:
-        image = Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"], formats=_FORMATS)
-        if image.width * image.height > _MAX_PIXELS:
-            raise DataError(f"{image.width} x {image.height} pixels are too many", where=where)
-        if header_only:
-            return image
-        image.load()
-        return ImageOps.exif_transpose(image)
-    except (OrcaError, MemoryError):
-        raise
-    except Exception as error:  # damaged images raise almost anything from inside the decoders
-        hint = f"remove this row, or store it as one of {', '.join(_FORMATS)}"
-        raise DataError(f"is not a readable image: {error}", where=where, hint=hint) from error
+    return BytesIO(value["bytes"]) if value.get("bytes") else Path(value["path"])

@@ -256,7 +256,7 @@ def _dry_run(jobs: list[Composed], *, is_sweep: bool, force: bool) -> Result:
     summary = built.summary | {"output_shape": list(shape)}
     names = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
     states = [(name, claim.peek(root, name, force=force)) for root, name in names]
-    history = History.of(names[0][0], [name.task_folder(root) for root, name in names])
+    history = History(name.task_folder(root) for root, name in names)
     expected = [history.expected(name) for name, state in states if state != "completed"]
     known = [one.seconds for one in expected if one is not None]
     expected_s = sum(known) if len(known) == len(expected) else None

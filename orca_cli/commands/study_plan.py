@@ -74,7 +74,7 @@ def _planned(sweep: Sweep, force: bool) -> list[_Planned]:
         return []
     root = Path(sweep.jobs[0].config.paths.runs or "")
     names = [experiment.run_name(job) for job in sweep.experiments]
-    history = History.of(root, [name.task_folder(root) for name in names])
+    history = History(name.task_folder(root) for name in names)
     found = []
     for job, name in zip(sweep.experiments, names, strict=True):
         signals.check()

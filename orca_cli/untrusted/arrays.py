@@ -221,7 +221,6 @@ class _MemberRows:
     def __init__(self, path: Path, member: zipfile.ZipInfo, header: Header, where: str) -> None:
         self._path, self._member, self._header, self._where = path, member, header, where
         self._row_bytes = math.prod(header.shape[1:]) * header.dtype.itemsize
-        self._archive: zipfile.ZipFile | None = None
         self._stream: IO[bytes] | None = None
         self._at = 0
 
@@ -229,9 +228,10 @@ class _MemberRows:
         count, last = stop - start, self._header.shape[0]
         with _member_damage(self._where):
             if self._stream is None or start < self._at:
-                self._rewind()
-            assert self._stream is not None
-            self._skip((start - self._at) * self._row_bytes)
+                with zipfile.ZipFile(self._path) as archive:
+                    self._stream, self._at = archive.open(self._member), 0
+                self._skip(self._stream, self._header.offset)
+            self._skip(self._stream, (start - self._at) * self._row_bytes)
             content = self._stream.read(count * self._row_bytes)
             self._at = stop
             if len(content) < count * self._row_bytes:
@@ -241,18 +241,10 @@ class _MemberRows:
         part = np.frombuffer(content, self._header.dtype).reshape(count, *self._header.shape[1:])
         return checked_characters(part, self._where)
 
-    def _rewind(self) -> None:
-        if self._archive is not None:
-            self._archive.close()
-        self._archive = zipfile.ZipFile(self._path)
-        self._stream = self._archive.open(self._member)
-        self._at = 0
-        self._skip(self._header.offset)
-
-    def _skip(self, size: int) -> None:
-        assert self._stream is not None
+    @staticmethod
+    def _skip(stream: IO[bytes], size: int) -> None:
         while size > 0:
-            chunk = self._stream.read(min(size, _CHUNK))
+            chunk = stream.read(min(size, _CHUNK))
             if not chunk:
                 raise EOFError("it ends before its array does")
             size -= len(chunk)

@@ -13,9 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from orca_cli import seeding, signals
-from orca_cli.baselines import compute, inputs, isolated, process
+from orca_cli.baselines import compute, inputs, process
 from orca_cli.baselines.inputs import Inputs
-from orca_cli.baselines.isolated import FitError
+from orca_cli.baselines.process import FitError
 from orca_cli.exceptions import InterruptionError
 from orca_cli.interfaces import TaskData
 from orca_cli.scoring.classification import Balanced, ZeroOne
@@ -69,7 +69,7 @@ def run(tmp_path, said):
 @pytest.fixture
 def in_process(monkeypatch):
     """Fit in this process: the same function, without the start of another interpreter."""
-    monkeypatch.setattr(isolated, "fit", lambda limit_s, **request: process.fitted(**request))
+    monkeypatch.setattr(process, "fit", lambda limit_s, **request: process.fitted(**request))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def no_process(monkeypatch):
     def refuse(*_, **settings):
         raise AssertionError(f"{settings['model']} was fitted again")
 
-    return lambda: monkeypatch.setattr(isolated, "fit", refuse)
+    return lambda: monkeypatch.setattr(process, "fit", refuse)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -162,12 +162,12 @@ def test_a_model_that_takes_too_long_is_ended_and_reported(task, run, said, monk
 def test_the_limit_is_of_computing_so_that_a_busy_machine_changes_nothing():
     x = RNG.normal(size=(4000, 300)).astype(np.float32)  # a forest that computes for longer than a second
     with pytest.raises(FitError, match="more than 1 s"):
-        isolated.fit(1, **SETTINGS | {"model": "forest"}, x=x, y=np.arange(4000) % 3, new=x)
+        process.fit(1, **SETTINGS | {"model": "forest"}, x=x, y=np.arange(4000) % 3, new=x)
 
 
 def test_an_exception_in_the_process_is_the_reason():
     with pytest.raises(FitError, match="KeyError: 'nothing'"):
-        isolated.fit(60, **SETTINGS | {"model": "nothing"}, x=X[:, 0], y=Y, new=X[:, 0])
+        process.fit(60, **SETTINGS | {"model": "nothing"}, x=X[:, 0], y=Y, new=X[:, 0])
 
 
 def test_an_interruption_ends_the_baselines_and_not_the_run(task, run, monkeypatch):

@@ -19,6 +19,7 @@ def cached(
     *,
     waiting_for: str,
     say: Callable[[str], None],
+    warn: Callable[[str], None] | None = None,
     check: Callable[[], None],
     lock_path: Path | None = None,
     contents: bool = True,
@@ -32,6 +33,7 @@ def cached(
         path: folder of the entry; its name must determine its content.
         waiting_for: what another process does with the entry, such as "computes the same floors"; for messages.
         say: takes messages.
+        warn: takes warnings; None has them said.
         check: called every second of the wait; ends it by raising.
         lock_path: file of the lock; None puts it beside the entry.
         contents: whether contents are verified; else only sizes are, which costs nothing for files of gigabytes.
@@ -52,7 +54,8 @@ def cached(
             try:
                 verify_folder(path, contents=contents)
             except ChecksumError as error:
-                say(f"warning: damaged cache entry, making it again: {error}")
+                text = f"damaged cache entry, making it again: {error}"
+                say(f"warning: {text}") if warn is None else warn(text)
                 quarantine(path)
                 is_whole = False
         yield is_whole

@@ -143,8 +143,8 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
         name, verb, words = f"{name} {words[0]}", words[0], words[1:]
         command = importlib.import_module(f"{command.__name__}.{verb}")
     for option in (word.partition("=")[0] for word in words):
-        if option.startswith("--") and (hint := retired.COMMANDS.get(f"{name} {option}")):
-            raise UsageError(f"no such option: '{option}'", hint=hint)
+        if option.startswith("--") and (instead := retired.COMMANDS.get(f"{name} {option}")):
+            raise UsageError(f"no such option: '{option}'", hint=instead)
     parser = _Parser(prog=f"orca {name}", formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

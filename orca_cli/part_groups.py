@@ -60,7 +60,7 @@ def check(config: Config) -> None:
                 _check_inferred_kind(part_node(config, name), name)
             part = _check_part(part_node(config, name), name, group.given, known)
             if name == "metric":
-                check_classes(part, config)
+                _check_classes(part, config)
             if name == "augment":
                 check_augmentation(part, config.task.get("kind"))
 
@@ -120,13 +120,13 @@ def _check_part(node: Any, key: str, given: tuple[str, ...] = (), known: dict[st
     """Check a node, and return the part where it is a class that needs nothing else; None for others."""
     if not isinstance(node, dict):
         raise ConfigError(f"{node!r} is not a `_target_` node", where=key, hint="or leave it out")
+    if not given and inspect.isclass(parts.resolve(node, key)):
+        return parts.build(node, key)  # checks as `parts.check` does, costs nothing, and a class may check more
     parts.check(node, key, given, known or {})
-    if given or not inspect.isclass(parts.resolve(node, key)):
-        return None
-    return parts.build(node, key)  # costs nothing, and a class may check more than types and ranges
+    return None
 
 
-def check_classes(metric: Any, config: Config) -> None:
+def _check_classes(metric: Any, config: Config) -> None:
     """Raise ConfigError where problems have fewer classes than the metric compares (its `least_classes`)."""
     least, given = getattr(metric, "least_classes", 1), config.align.classes_per_problem
     if given is not None and 0 < given < least:

@@ -6,7 +6,7 @@ from __future__ import annotations
 COMMANDS = {
     "select": "no measure before fine-tuning predicts the error (docs/evidence/body-ranking.md): run the bodies, "
     "orca run -m body=A,B seed=0,1,2, then orca report --against body=A",
-    "pack": "zip the folders of runs: orca report, orca score and orca runs read them once unpacked, with all paths and names in them",
+    "pack": "zip the folders of runs: orca report, orca score and orca runs read them once unpacked",
     "verify": "orca score RUN computes an error again from saved predictions, orca doctor RUN checks a run's files",
     "body train": "body.checkpoint=FOLDER takes any folder that transformers' save_pretrained wrote",
     "data import": "orca data list NAME says where files belong, orca data get NAME verifies and unpacks them there; "

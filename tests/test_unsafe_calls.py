@@ -12,7 +12,6 @@ WRITERS = {
     "untrusted/archives.py": "into a temporary folder of its own",
     "untrusted/downloads.py": "under a temporary name",
     "untrusted/worker_process.py": "a pipe",
-    "baselines/process.py": "its standard output, a temporary file",
     "untrusted/arrays.py": "into a temporary folder of storage.commit_folder",
     "tasks/ecg.py": "into a temporary folder of storage.commit_folder",
     "tasks/satellite.py": "into a temporary folder of storage.commit_folder",

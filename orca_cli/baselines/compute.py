@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from orca_cli import signals
-from orca_cli.baselines import isolated
+from orca_cli.baselines import process
 from orca_cli.baselines.inputs import Inputs
-from orca_cli.baselines.isolated import FitError
+from orca_cli.baselines.process import FitError
 from orca_cli.exceptions import InterruptionError, OrcaError
 from orca_cli.interfaces import Error, Reporter, Samples, TaskData
 from orca_cli.scoring.classification import Balanced
@@ -156,7 +156,7 @@ def _entry(
         kept = np.isin(rows, known)
         if not kept.any():
             raise FitError("no training sample has a target")
-        found = isolated.fit(LIMITS_S[name], **settings, x=x[kept], y=y[kept], groups=inputs.groups(known), new=new)
+        found = process.fit(LIMITS_S[name], **settings, x=x[kept], y=y[kept], groups=inputs.groups(known), new=new)
         outputs = torch.from_numpy(found["outputs"])
         return Entry({"outputs": outputs}, {"seconds": round(found["seconds"], 2), "about": found["about"]})
 

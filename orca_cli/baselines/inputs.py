@@ -12,7 +12,7 @@ import numpy as np
 
 from orca_cli import seeding, signals
 from orca_cli.baselines import features
-from orca_cli.baselines.isolated import FitError
+from orca_cli.baselines.process import FitError
 from orca_cli.interfaces import Batch, Samples
 
 MOST_ROWS = 4096  # training samples
@@ -72,39 +72,40 @@ class Inputs:
 
     def targets(self, rows: np.ndarray) -> np.ndarray:
         """Return the targets of training samples."""
-        found = [part.targets()[own] for part, own, _ in self._of_parts(rows)]
-        return np.concatenate(found)
+        return np.concatenate([part.targets()[inside] for part, inside in self._by_part(rows)])
 
     def groups(self, rows: np.ndarray) -> np.ndarray | None:
         """Return the records that training samples are cut from, [n] int64, numbered apart in each split; None without."""
         found, first = [], 0
-        for part, own, _ in self._of_parts(rows):
+        for part, inside in self._by_part(rows):
             groups = part.groups()
             if groups is None:
                 return None
             numbers = np.unique(groups, return_inverse=True)[1]
-            found.append(numbers[own] + first)
+            found.append(numbers[inside] + first)
             first += len(groups)
         return np.concatenate(found).astype(np.int64)
 
-    def _of_parts(self, rows: np.ndarray) -> list[tuple[Samples, np.ndarray, int]]:
-        """Return each split with its own rows among those in use, and where it begins."""
+    def _by_part(self, rows: np.ndarray) -> list[tuple[Samples, np.ndarray]]:
+        """Return each split with its own rows among those in use."""
         starts = np.cumsum([0, *map(len, self.parts)])
-        inside = [rows[(rows >= start) & (rows < end)] - start for start, end in zip(starts, starts[1:], strict=False)]
-        return list(zip(self.parts, inside, starts.tolist(), strict=False))
+        return [
+            (part, rows[(rows >= start) & (rows < start + len(part))] - start)
+            for part, start in zip(self.parts, starts, strict=False)
+        ]
 
     def _read(self, take: Callable[[Batch], np.ndarray], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         size = max(1, min(256, _BATCH_CELLS // math.prod(self.input_shape)))
         end = time.monotonic() + _LIMIT_S
         found = []
-        for splits in (self._of_parts(rows), [(self.test, np.arange(len(self.test)), 0)]):
+        for splits in (self._by_part(rows), [(self.test, np.arange(len(self.test)))]):
             parts = []
-            for samples, own, _ in splits:
-                for start in range(0, len(own), size):
+            for samples, inside in splits:
+                for start in range(0, len(inside), size):
                     signals.check()
                     if time.monotonic() > end:
                         raise FitError(f"reading the samples takes more than {_LIMIT_S} s")
-                    parts.append(take(samples.batch(own[start : start + size])))
+                    parts.append(take(samples.batch(inside[start : start + size])))
             found.append(np.concatenate(parts))
         return found[0], found[1]
 

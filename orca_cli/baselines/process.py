@@ -1,22 +1,22 @@
-"""The process that fits one model: arrays come on standard input, outputs for new samples go to what was standard output."""
+"""Fit a model in a process of its own, with a limit of computing time; a crash there is an error here."""
 
 from __future__ import annotations
 
 import importlib
+import math
 import os
-import resource
-import signal
-import sys
+import tempfile
 import time
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from orca_cli.launching.processes import end_with_parent
-from orca_cli.untrusted import transfer
+from orca_cli.untrusted.worker import CrashedError, OverTimeError, StoppedError, Worker
 
-_MOST_BYTES = 2**33
+_WAIT = 5  # times the computing time: for slow disks and busy machines
+# One thread: its number would decide the last bits, and a baseline is computed once for all machines that share a cache.
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _AT_ONCE = 2**22  # values of the inputs that are predicted at once
 # Imported before the clock starts.
 _PACKAGES = {
@@ -26,33 +26,38 @@ _PACKAGES = {
 }
 
 
-def main() -> None:
-    """Answer one request; the process's arguments are its parent's id and its limit in seconds of computing."""
-    parent, limit_s = map(int, sys.argv[1:])
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is not an answer
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # meant for the parent, which ends this process
+class FitError(Exception):
+    """A model could not be fitted; the message says why."""
+
+
+def fit(limit_s: float, **request: Any) -> dict[str, Any]:
+    """Return what `fitted` returns for the same arguments.
+
+    Raises:
+        FitError: it failed, crashed, or needs more than `limit_s` seconds of computing.
+        InterruptionError: a signal asked to stop.
+    """
+    variables = os.environ | dict.fromkeys(_THREADS, "1")
+    with tempfile.TemporaryFile() as errors:
+        worker = Worker(0, variables, errors)
+        try:
+            arguments = {"parent": os.getpid(), "request": request}
+            value: dict[str, Any] = worker.ask(fit_here, arguments, "baselines", math.ceil(limit_s), _WAIT * limit_s)
+            return value
+        except OverTimeError as error:
+            raise FitError(f"it needs more than {limit_s:g} s") from error
+        except StoppedError as error:
+            errors.seek(0)
+            last = errors.read().decode(errors="replace").strip().rpartition("\n")[2][:300]
+            raise FitError(f"it {error}{f': {last}' if last and isinstance(error, CrashedError) else ''}") from error
+        finally:
+            worker.end()
+
+
+def fit_here(parent: int, request: dict[str, Any]) -> dict[str, Any]:
+    """Return what `fitted` returns; this process ends with its parent, of that id, even in the middle."""
     end_with_parent(parent)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
-    with os.fdopen(0, "rb") as requests:
-
-        def fill(buffer: memoryview) -> None:
-            if requests.readinto(buffer) != len(buffer):
-                raise EOFError
-
-        request = transfer.unpack(_MOST_BYTES, fill)
-    try:
-        answer: dict[str, Any] = {"value": fitted(**request)}
-    except MemoryError:
-        answer = {"failed": "not enough memory"}
-    except Exception as error:  # noqa: BLE001 - a library can fail in any way; the parent says so
-        answer = {"failed": f"{type(error).__name__}: {error}"[:500]}
-    with answers:
-        answers.writelines(transfer.pack(answer))
+    return fitted(**request)
 
 
 def fitted(model: str, form: str, x: np.ndarray, y: np.ndarray, new: np.ndarray, **settings: Any) -> dict[str, Any]:
@@ -106,7 +111,3 @@ def _fit(
     if model == "linear":
         return linear.numbers(x, y, groups)
     return {"forest": forest, "minirocket": rocket}[model].numbers(x, y, seed=seed)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from orca_cli import experiment, parts, signals, study, terminal
 from orca_cli.commands import study_plan
-from orca_cli.commands.estimate import choices_of, remaining_s
 from orca_cli.commands.job import message, print_traceback, run_job
 from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.commands.summary import of_plan, of_run
@@ -23,7 +22,6 @@ from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed, Session, Sweep
-    from orca_cli.runs.directory import RunDirectory
     from orca_cli.schema import Config
     from orca_cli.training.team import Team
 
@@ -243,6 +241,7 @@ def _seconds(text: str) -> float:
 def _dry_run(jobs: list[Composed], *, is_sweep: bool, force: bool) -> Result:
     """Build the first job, do one forward pass, and look at what all jobs would do."""
     from orca_cli.runs import claim
+    from orca_cli.runs.durations import History
     from orca_cli.stages.build import build, forward_once
     from orca_cli.stages.minutes import planned
     from orca_cli.training.engine import Engine, choose_device, choose_precision
@@ -257,13 +256,8 @@ def _dry_run(jobs: list[Composed], *, is_sweep: bool, force: bool) -> Result:
     summary = built.summary | {"output_shape": list(shape)}
     names = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
     states = [(name, claim.peek(root, name, force=force)) for root, name in names]
-    took = [(choices_of(name), _seconds_of(claim.look(root, name))) for root, name in names]
-    left = [(choices_of(name), None) for name, state in states if state != "completed"]
-    known = [(choices, seconds) for choices, seconds in took if seconds is not None]
-    return of_plan(jobs[0], summary, states, expected_s=remaining_s([*known, *left]), is_sweep=is_sweep)
-
-
-def _seconds_of(run: RunDirectory | None) -> float | None:
-    """Return how long a completed run took; None for others."""
-    seconds = run.result().get("seconds") if run is not None else None
-    return float(sum(seconds.values())) if isinstance(seconds, dict) else None
+    history = History(name.task_folder(root) for root, name in names)
+    expected = [history.expected(name) for name, state in states if state != "completed"]
+    known = [one.seconds for one in expected if one is not None]
+    expected_s = sum(known) if len(known) == len(expected) else None
+    return of_plan(jobs[0], summary, states, expected_s=expected_s, is_sweep=is_sweep)

@@ -12,10 +12,9 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import experiment, signals, terminal
-from orca_cli.commands.estimate import in_words
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RunName
-from orca_cli.runs.durations import Expected, History
+from orca_cli.runs.durations import Expected, History, in_words
 from orca_cli.study import SET, absent_lines
 from orca_cli.terminal import Result
 
@@ -75,7 +74,7 @@ def _planned(sweep: Sweep, force: bool) -> list[_Planned]:
         return []
     root = Path(sweep.jobs[0].config.paths.runs or "")
     names = [experiment.run_name(job) for job in sweep.experiments]
-    history = History.of(root, [name.task_folder(root) for name in names])
+    history = History(name.task_folder(root) for name in names)
     found = []
     for job, name in zip(sweep.experiments, names, strict=True):
         signals.check()

@@ -11,13 +11,13 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import terminal
-from orca_cli.commands.estimate import in_words
 from orca_cli.exceptions import OrcaError
 from orca_cli.experiment import Summary
 from orca_cli.outcome import Outcome
 from orca_cli.report.answer import numbers, svg
 from orca_cli.report.answer.console import Picture
 from orca_cli.runs.directory import STAGE_FOLDERS, RunName
+from orca_cli.runs.durations import in_words
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.terminal import Result
 
@@ -106,7 +106,7 @@ def of_plan(
         first: the job that was built.
         summary: of its stage 1, with `output_shape`.
         jobs: name of each run, and what would become of it; see `claim.peek`.
-        expected_s: how long it would take, by runs like them that are done; None if there are none.
+        expected_s: how long it would take, by finished runs like them; None where one has no such.
         is_sweep: with -m.
     """
     records = [{"would": _WOULD[state].partition(" ")[0], **vars(name)} for name, state in jobs]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orca_cli.runs.directory import RESULT, RunName
 from orca_cli.runs.records import UnreadableError, read_record
 
 _NO_ALIGNMENT = "none"
+_GROUPS = ("task", "body", "source", "metric", "finetune", "protocol")
 # Settings that stage 3 needs no longer or shorter for.
 _FREE = tuple(
     f"train.{name}"
@@ -29,11 +29,18 @@ class Expected:
 
     Args:
         seconds: of all stages.
-        like: folders of the finished runs that say so.
+        like: records of the finished runs that say so.
     """
 
     seconds: float
-    like: frozenset[str]
+    like: frozenset[Path]
+
+
+def in_words(seconds: float) -> str:
+    """Return a time such as 40 s, 12 min or 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 class History:
@@ -44,41 +51,34 @@ class History:
     that was in the cache counts with the little time that it took.
     """
 
-    def __init__(self, runs: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Take the folder and the result record of each run."""
-        self._rest: dict[object, list[tuple[float, str]]] = defaultdict(list)
-        self._align: dict[object, list[tuple[float, str]]] = defaultdict(list)
-        for folder, record in runs:
+    def __init__(self, tasks: Iterable[Path]) -> None:
+        """Read the finished runs of some tasks, see `RunName.task_folder`; what cannot be read counts nothing."""
+        self._rest: dict[object, list[tuple[float, Path]]] = defaultdict(list)
+        self._align: dict[object, list[tuple[float, Path]]] = defaultdict(list)
+        for path in sorted(path for task in set(tasks) for path in task.glob(f"*/{RESULT}")):
             try:
+                record = read_record(path) or {}
+                if record.get("state") != "completed":
+                    continue
                 seconds = {str(stage): float(value) for stage, value in record["seconds"].items()}
                 variant = {str(key): str(value) for key, value in record["variant"].items()}
-                groups = {key: str(record[key]) for key in ("task", "body", "source", "metric", "finetune", "protocol")}
-            except (KeyError, TypeError, ValueError, AttributeError):
-                continue  # of another version
+                groups = {key: str(record[key]) for key in _GROUPS}
+            except (UnreadableError, OSError, KeyError, TypeError, ValueError, AttributeError):
+                continue  # damaged, or of another version
             align = seconds.pop("align", 0.0)
-            self._rest[_stage_3(groups, variant)].append((sum(seconds.values()), folder))
-            self._align[_stage_2(groups, variant)].append((align, folder))
-
-    @classmethod
-    def of(cls, root: Path, tasks: Iterable[Path]) -> History:
-        """Read the finished runs of some tasks; what cannot be read counts nothing.
-
-        Args:
-            root: folder of all runs.
-            tasks: folders of tasks in it; see `RunName.task_folder`.
-        """
-        return cls(found for task in sorted(set(tasks)) for found in _finished(root, task))
+            self._rest[_stage_3(groups, variant)].append((sum(seconds.values()), path))
+            self._align[_stage_2(groups, variant)].append((align, path))
 
     def expected(self, name: RunName) -> Expected | None:
         """Return what a run is expected to take; None where no finished run is like it."""
-        groups = {key: str(getattr(name, key)) for key in ("task", "body", "source", "metric", "finetune", "protocol")}
+        groups = {key: str(getattr(name, key)) for key in _GROUPS}
         rest = self._rest.get(_stage_3(groups, name.variant))
         is_left_out = name.variant.get("align.epochs") == "0" or name.variant.get("align.method") == "pare"
         is_aligned = name.metric != _NO_ALIGNMENT and not is_left_out
-        align = self._align.get(_stage_2(groups, name.variant)) if is_aligned else [(0.0, "")]
+        align = self._align.get(_stage_2(groups, name.variant)) if is_aligned else [(0.0, None)]
         if not rest or not align:
             return None
-        like = frozenset(folder for _, folder in (*rest, *align) if folder)
+        like = frozenset(path for _, path in (*rest, *align) if path is not None)
         return Expected(sum(statistics.fmean(seconds for seconds, _ in found) for found in (rest, align)), like)
 
 
@@ -94,13 +94,3 @@ def _stage_2(groups: Mapping[str, str], variant: Mapping[str, str]) -> object:
 
 def _some(variant: Mapping[str, str], prefixes: tuple[str, ...]) -> frozenset[tuple[str, str]]:
     return frozenset((key, value) for key, value in variant.items() if key.startswith(prefixes) and key not in _FREE)
-
-
-def _finished(root: Path, task: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for path in sorted(task.glob(f"*/{RESULT}")):
-        try:
-            record = read_record(path)
-        except (UnreadableError, OSError):
-            continue
-        if record is not None and record.get("state") == "completed":
-            yield path.parent.relative_to(root).as_posix(), record

@@ -7,9 +7,7 @@ the paper's in their own files.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from orca_cli import schema
@@ -89,14 +87,7 @@ _SEVERAL = Size(5000, 128, 50_000_000)  # the largest of which `normal` averages
 _OF_MINUTES = Level(1.0)  # until the time of a step is known; see stages/minutes.py
 
 
-def decide(
-    config: Config,
-    task: TaskData,
-    tokens: int,
-    *,
-    parameters: int,
-    timed: Mapping[str, Decision] = MappingProxyType({}),
-) -> Decided:
+def decide(config: Config, task: TaskData, tokens: int, *, parameters: int) -> Decided:
     """Return the settings of stage 3 that were left open.
 
     Args:
@@ -104,7 +95,6 @@ def decide(
         task: the data.
         tokens: T, of a sample.
         parameters: of the whole model.
-        timed: what a budget of minutes decides, once the time of a step is known.
     """
     size = Size(selection.count_learned(config, task), tokens, parameters)
     row = next(row for row in _TABLE if size.fits(row.most))
@@ -114,8 +104,8 @@ def decide(
 
     def settle(name: str, value: Any) -> Any:
         if (typed := getattr(train, name)) is None:
-            decision = decided[f"train.{name}"] = timed.get(f"train.{name}", Decision(value, why))
-            return decision.value
+            decided[f"train.{name}"] = Decision(value, why)
+            return value
         return typed
 
     batch_size = settle("batch_size", min(row.batch_size, size.samples))

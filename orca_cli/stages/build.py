@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,8 +23,8 @@ from orca_cli.schema import Config, settled
 from orca_cli.scoring.defaults import named_error
 from orca_cli.stages import budget, selection
 from orca_cli.stages.class_balance import uneven_note, weighted
-from orca_cli.stages.decide import decide
-from orca_cli.stages.decision import Decided, Decision, record
+from orca_cli.stages.decide import decide, with_values
+from orca_cli.stages.decision import Decided, record
 from orca_cli.tasks.shared.fraction import with_fraction
 from orca_cli.training.activations import checkpoint_layers, compile_layers
 from orca_cli.training.engine import choose_device
@@ -127,7 +125,7 @@ def _augmented(config: Config, task: TaskData, learned: Samples) -> Samples:
     return Augmented(learned, part, measure(task.train, task.kind, config.seed))
 
 
-def redecided(config: Config, built: Built, timed: Mapping[str, Decision]) -> Built:
+def redecided(config: Config, built: Built, timed: Decided) -> Built:
     """Return what was built with what a budget of minutes decides, and what follows from it, decided again.
 
     Args:
@@ -135,16 +133,15 @@ def redecided(config: Config, built: Built, timed: Mapping[str, Decision]) -> Bu
         built: from it.
         timed: the decisions, once the time of a step is known.
     """
-    config, decided = _decided(config, built.task, built.model, timed)
+    config, others = _decided(with_values(config, timed), built.task, built.model)
+    decided = timed | others
     summary = built.summary | _of_training(config, built.task, decided)
     return replace(built, config=config, decided=decided, summary=summary)
 
 
-def _decided(
-    config: Config, task: TaskData, model: TransferModel, timed: Mapping[str, Decision] = MappingProxyType({})
-) -> tuple[Config, Decided]:
+def _decided(config: Config, task: TaskData, model: TransferModel) -> tuple[Config, Decided]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return decide(config, task, model.embedder.layout.tokens, parameters=parameters, timed=timed)
+    return decide(config, task, model.embedder.layout.tokens, parameters=parameters)
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:

@@ -13,7 +13,6 @@ from orca_cli import parts, seeding
 from orca_cli.interfaces import Features, Metric, Reporter, SourceData
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
-from orca_cli.part_groups import check_classes
 from orca_cli.schema import Config
 from orca_cli.stages.build import Built, read_source, source_seed
 from orca_cli.stages.problem import Labelled, Problem, measure
@@ -116,7 +115,6 @@ def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) ->
     data = read_source(config, seed, reporter)
     source = source_features(built.model.body, data, wanted, engine.device, cache, reporter)
     metric: Metric = parts.build(config.metric, "metric")
-    check_classes(metric, config)
     cloud, fresh = (
         Features(points.x.to(engine.device, torch.float32), points.labels.to(engine.device), points.num_classes)
         for points in (source.cloud, source.fresh)

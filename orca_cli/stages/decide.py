@@ -7,27 +7,18 @@ decides the same. A run's identity is that of its settings before anything is de
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
-from orca_cli import schema, setting_checks
+from orca_cli import schema
 from orca_cli.interfaces import TaskData
 from orca_cli.schema import Config
 from orca_cli.stages import budget, selection
-from orca_cli.stages.decision import Decided, Decision
+from orca_cli.stages.decision import Decided
 
 _OPEN = (None, "auto")  # settings that may be decided
 
 
-def decide(
-    config: Config,
-    task: TaskData,
-    tokens: int,
-    *,
-    parameters: int,
-    timed: Mapping[str, Decision] = MappingProxyType({}),
-) -> tuple[Config, Decided]:
+def decide(config: Config, task: TaskData, tokens: int, *, parameters: int) -> tuple[Config, Decided]:
     """Return the settings with everything decided, and what was decided.
 
     Args:
@@ -35,18 +26,12 @@ def decide(
         task: the data, of which the test split is closed.
         tokens: T, of a sample.
         parameters: of the whole model.
-        timed: what a budget of minutes decides, once the time of a step is known.
-
-    Raises:
-        ConfigError: what was decided contradicts what is set.
     """
     decided = selection.decide(config, task)
     config = with_values(config, decided)
     # How long to train depends on what is trained on.
-    of_budget = budget.decide(config, task, tokens, parameters=parameters, timed=timed)
-    config, decided = with_values(config, of_budget), decided | of_budget
-    setting_checks.check(config)
-    return config, decided
+    of_budget = budget.decide(config, task, tokens, parameters=parameters)
+    return with_values(config, of_budget), decided | of_budget
 
 
 def with_values(config: Config, decided: Decided) -> Config:

@@ -6,6 +6,7 @@ not end a run.
 
 # ruff: noqa: F401 - what the program calls as `storage.NAME`
 from orca_cli.storage import leases
+from orca_cli.storage.cache import cached
 from orca_cli.storage.clock import now, timestamp
 from orca_cli.storage.disk import (
     TEMPORARY,

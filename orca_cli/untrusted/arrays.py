@@ -9,7 +9,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from orca_cli import signals, storage
-from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.exceptions import ChecksumError, DataError, UnsafeError
 from orca_cli.progress import Reporter
 from orca_cli.untrusted import worker
 from orca_cli.untrusted.first_bytes import NPY, first_bytes
@@ -129,7 +129,7 @@ def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
     if not header.dtype.hasobject:
         check_memory(header.bytes, where)
         return np.array(_npy(path).read())
-    return worker.read("objects", where, reader.checked_size(path, max_bytes), path=where)
+    return worker.read(load_object_here, where, reader.checked_size(path, max_bytes), path=where)
 
 
 def load_object_here(path: str) -> Any:
@@ -221,7 +221,6 @@ class _MemberRows:
     def __init__(self, path: Path, member: zipfile.ZipInfo, header: Header, where: str) -> None:
         self._path, self._member, self._header, self._where = path, member, header, where
         self._row_bytes = math.prod(header.shape[1:]) * header.dtype.itemsize
-        self._archive: zipfile.ZipFile | None = None
         self._stream: IO[bytes] | None = None
         self._at = 0
 
@@ -229,9 +228,10 @@ class _MemberRows:
         count, last = stop - start, self._header.shape[0]
         with _member_damage(self._where):
             if self._stream is None or start < self._at:
-                self._rewind()
-            assert self._stream is not None
-            self._skip((start - self._at) * self._row_bytes)
+                with zipfile.ZipFile(self._path) as archive:
+                    self._stream, self._at = archive.open(self._member), 0
+                self._skip(self._stream, self._header.offset)
+            self._skip(self._stream, (start - self._at) * self._row_bytes)
             content = self._stream.read(count * self._row_bytes)
             self._at = stop
             if len(content) < count * self._row_bytes:
@@ -241,18 +241,10 @@ class _MemberRows:
         part = np.frombuffer(content, self._header.dtype).reshape(count, *self._header.shape[1:])
         return checked_characters(part, self._where)
 
-    def _rewind(self) -> None:
-        if self._archive is not None:
-            self._archive.close()
-        self._archive = zipfile.ZipFile(self._path)
-        self._stream = self._archive.open(self._member)
-        self._at = 0
-        self._skip(self._header.offset)
-
-    def _skip(self, size: int) -> None:
-        assert self._stream is not None
+    @staticmethod
+    def _skip(stream: IO[bytes], size: int) -> None:
         while size > 0:
-            chunk = self._stream.read(min(size, _CHUNK))
+            chunk = stream.read(min(size, _CHUNK))
             if not chunk:
                 raise EOFError("it ends before its array does")
             size -= len(chunk)
@@ -285,34 +277,30 @@ def _unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Report
     label = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{path.stem}-{name}")[:60]
     parent = cache_folder / "unpacked" / f"{label}-{_digest(str(path.resolve()), name)}"
     folder = parent / _digest(state.st_size, state.st_mtime_ns)
-    waiting = iter([f"waiting for another process that unpacks {path.name}"])
-
-    def wait() -> None:
-        signals.check()
-        for text in waiting:  # once
-            reporter.say(text)
-
-    lock = parent.with_name(f"{parent.name}.lock")
-    if not _is_complete(folder):
-        with storage.lock(lock, timeout_s=float("inf"), what=f"unpacking {path.name}", while_waiting=wait):
-            if not _is_complete(folder):
-                if os.path.lexists(parent):  # copies of the archive as it was before, and incomplete ones
-                    storage.remove(parent)
-                with storage.commit_folder(folder) as temporary:
-                    _copy(path, name, temporary / _FILE, reporter)
+    with suppress(
+        ChecksumError
+    ):  # what is whole is read without a lock, which a cache that is read-only has no room for
+        if folder.is_dir() and not folder.is_symlink():
+            storage.verify_folder(folder, contents=False)
+            return folder / _FILE
+    with storage.cached(
+        folder,
+        waiting_for=f"unpacks {path.name}",
+        say=reporter.say,
+        check=signals.check,
+        lock_path=parent.with_name(f"{parent.name}.lock"),
+        contents=False,
+    ) as is_whole:
+        if not is_whole or folder.is_symlink():
+            if os.path.lexists(parent):  # copies of the archive as it was before, and incomplete ones
+                storage.remove(parent)
+            with storage.commit_folder(folder) as temporary:
+                _copy(path, name, temporary / _FILE, reporter)
     return folder / _FILE
 
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-
-def _is_complete(folder: Path) -> bool:
-    try:
-        entries = json.loads((folder / storage.MANIFEST).read_text(encoding="utf-8"))["files"]
-        return not folder.is_symlink() and (folder / _FILE).stat().st_size == entries[_FILE]["size"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _copy(path: Path, name: str, target: Path, reporter: Reporter) -> None:

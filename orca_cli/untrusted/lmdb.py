@@ -35,7 +35,7 @@ def read(path: Path, keys: Iterable[str], max_value: int = _MAX_VALUE) -> Iterat
     size, ahead = file.stat().st_size, iter(keys)
     while batch := list(islice(ahead, _BATCH)):
         while batch:
-            found = worker.read("lmdb", where, size, path=where, keys=batch, max_value=max_value)
+            found = worker.read(read_here, where, size, path=where, keys=batch, max_value=max_value)
             yield from found
             batch = batch[len(found) :]
 

@@ -58,7 +58,7 @@ def read(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[
         otherwise = ", or save the file with -v7"
         worker.check_installed("h5py", where, "HDF5 (MATLAB 7.3)", extra="hdf5", otherwise=otherwise)
     size, wanted = path.stat().st_size, list(names)
-    found: dict[str, np.ndarray] = worker.read("matlab", where, size, path=where, names=wanted, max_bytes=max_bytes)
+    found: dict[str, np.ndarray] = worker.read(read_here, where, size, path=where, names=wanted, max_bytes=max_bytes)
     return found
 
 

@@ -63,8 +63,7 @@ def unpack(max_bytes: int, fill: Callable[[memoryview], None]) -> Any:
 class _Packer:
     def __init__(self) -> None:
         self.parts: list[Any] = []
-        self._seen: dict[int, int] = {}
-        self._held: list[Any] = []  # keeps what was seen alive, so that no other object gets its id
+        self._seen: dict[int, tuple[int, Any]] = {}  # keeps what was seen alive, so that no other object gets its id
 
     def node(self, value: Any) -> Any:
         if isinstance(value, np.generic):
@@ -74,10 +73,9 @@ class _Packer:
         if isinstance(value, np.dtype):
             return {"dtype": value.str}
         if id(value) in self._seen:
-            return {"again": self._seen[id(value)]}
+            return {"again": self._seen[id(value)][0]}
         found = self._container(value)
-        self._seen[id(value)] = len(self._held)
-        self._held.append(value)
+        self._seen[id(value)] = len(self._seen), value
         return found
 
     def _container(self, value: Any) -> Any:

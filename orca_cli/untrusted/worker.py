@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ _BASE_S = 5
 _BYTES_PER_S = 2**18
 _WAIT = 12  # times the computing time: for slow disks and busy machines
 _SLICE_S = 0.2
+_MOST_BYTES = 2**33  # of the answer of a process without a limit of memory
 # No secrets of this process, no threads, no plug-ins of HDF5.
 _ENVIRONMENT = {
     "HOME": os.devnull,  # or importing SciPy asks the system for the user's folder
@@ -44,11 +46,23 @@ _ENVIRONMENT = {
 _START = "import sys; sys.path[:] = {path!r}; from orca_cli.untrusted.worker_process import main; main()"
 
 
-def read(reader: str, where: str, size: int, **arguments: Any) -> Any:
-    """Return what a function of `worker_process.READERS` returns, called in the worker.
+class StoppedError(Exception):
+    """A worker returned no value; the message is a predicate, such as "failed: ZeroDivisionError: division by zero"."""
+
+
+class CrashedError(StoppedError):
+    """It has ended, and not by one of its limits."""
+
+
+class OverTimeError(StoppedError):
+    """It needs more computing time, or gave no answer."""
+
+
+def read(function: Callable[..., Any], where: str, size: int, **arguments: Any) -> Any:
+    """Return what a function returns, called in the worker.
 
     Args:
-        reader: name of the function.
+        function: of a module; the worker imports it.
         where: the file, for messages.
         size: of the file in bytes; decides how much memory and time there is.
         arguments: of the function: numbers, texts, bytes and lists of them.
@@ -60,16 +74,16 @@ def read(reader: str, where: str, size: int, **arguments: Any) -> Any:
         InterruptionError: a signal asked to stop.
     """
     seconds = _BASE_S + size // _BYTES_PER_S
-    request = {"reader": reader, "arguments": arguments, "folder": os.getcwd(), "seconds": seconds}
     memory = _BASE_BYTES + (_BYTES_PER_BYTE * size // _STEP_BYTES + 1) * _STEP_BYTES
     with _lock:
-        if _running is not None:  # an earlier file may have left the fault in a worker that was used
-            with suppress(_CrashedError):
-                return _worker(memory).ask(request, where, seconds)
         try:
-            return _worker(memory).ask(request, where, seconds)
-        except _CrashedError as crash:
-            raise _failure(str(crash), where) from crash
+            if _running is not None:  # an earlier file may have left the fault in a worker that was used
+                with suppress(CrashedError):
+                    return _worker(memory).ask(function, arguments, where, seconds, _WAIT * seconds)
+            return _worker(memory).ask(function, arguments, where, seconds, _WAIT * seconds)
+        except StoppedError as error:
+            hint = "the file is damaged or hostile; get it from a source that you trust"
+            raise WorkerError(f"reading it {error}", where=where, hint=hint) from error
 
 
 def check_installed(package: str, where: str, what: str, *, extra: str, otherwise: str = "") -> None:
@@ -91,34 +105,33 @@ def close() -> None:
         _running = None
 
 
-def _worker(memory: int) -> _Worker:
+def _worker(memory: int) -> Worker:
     global _running
     if _running is None or _running.memory < memory or not _running.usable:
         close()
-        _running = _Worker(memory)
+        # Python may need LD_LIBRARY_PATH to start.
+        variables = _ENVIRONMENT | {name: text for name, text in os.environ.items() if name == "LD_LIBRARY_PATH"}
+        _running = Worker(memory, variables)
     return _running
 
 
-def _failure(what: str, where: str) -> WorkerError:
-    return WorkerError(what, where=where, hint="the file is damaged or hostile; get it from a source that you trust")
+class Worker:
+    """A process that calls functions.
 
+    Args:
+        memory: bytes of address space that it may use, and then it gives up all that reading a file does not need; 0 for
+            functions of our own, which may do what this process may.
+        variables: its environment.
+        errors: file for its standard error.
+    """
 
-class _CrashedError(Exception):
-    """The worker has ended, and not by one of its limits."""
-
-
-class _Worker:
-    """A running worker, which may use `memory` bytes of address space."""
-
-    def __init__(self, memory: int) -> None:
+    def __init__(self, memory: int, variables: Mapping[str, str], errors: Any = subprocess.DEVNULL) -> None:
         self.memory, self.usable = memory, True
         # The program's own folder first; the rest as this process finds its packages, and nothing of the current folder.
         path = [str(Path(__file__).parents[2]), *(entry for entry in sys.path if os.path.isabs(entry))]
         command = [sys.executable, "-I", "-S", "-B", "-c", _START.format(path=path), str(memory)]
-        pipe, none = subprocess.PIPE, subprocess.DEVNULL
-        # Python may need LD_LIBRARY_PATH to start.
-        variables = _ENVIRONMENT | {name: text for name, text in os.environ.items() if name == "LD_LIBRARY_PATH"}
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, env=variables)
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, env=variables)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
@@ -127,23 +140,43 @@ class _Worker:
             with suppress(OSError, AttributeError):  # only slower
                 fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, 2**20)
 
-    def ask(self, request: dict[str, Any], where: str, seconds: int) -> Any:
-        """Send a request and return the answer's value; raises as `read`, and _CrashedError."""
+    def ask(
+        self, function: Callable[..., Any], arguments: Mapping[str, Any], where: str, seconds: int, wait_s: float
+    ) -> Any:
+        """Return what a function returns; whatever else happens, the process has to be replaced unless it is `usable`.
+
+        Args:
+            function, arguments, where: as for `read`.
+            seconds: of computing.
+            wait_s: for the answer.
+
+        Raises:
+            StoppedError: there is no value.
+            OrcaError: as for `read`.
+        """
         self.usable = False  # until the whole answer has arrived
-        self._where, self._seconds, self._end = where, seconds, time.monotonic() + _WAIT * seconds
+        self._where, self._seconds = where, seconds
+        self._wait_s, self._end = wait_s, time.monotonic() + wait_s
+        request = {
+            "function": [function.__module__, function.__name__],
+            "arguments": dict(arguments),
+            "folder": os.getcwd(),
+            "seconds": seconds,
+        }
         try:
             for part in transfer.pack(request):
                 self._send(memoryview(part).cast("B"))
-            answer = transfer.unpack(self.memory, self._fill)
+            answer = transfer.unpack(self.memory or _MOST_BYTES, self._fill)
         except transfer.TransferError as error:
             self.end()
-            raise _failure(f"the process that reads it returned a malformed response: {error}", where) from error
+            raise StoppedError(f"failed: its process returned a malformed response: {error}") from error
         except BaseException:
             self.end()  # it may still be at work
             raise
         return self._value_of(answer)
 
     def end(self) -> None:
+        """End the process, whatever it does."""
         with self._process:
             self._process.kill()
 
@@ -152,16 +185,16 @@ class _Worker:
         self.usable = kind in ("value", "error")
         if kind == "value":
             return content
-        what = "the process that reads it returned a malformed response"
+        if kind == "failed" and content == MEMORY:
+            limit = f"its limit of {self.memory / 2**30:.1f} GiB of memory" if self.memory else "the free memory"
+            raise StoppedError(f"needs more than {limit}")
         if kind == "failed":
-            what = f"reading it failed: {str(content)[:500]}"
-            if content == MEMORY:
-                what = f"reading it needs more than its limit of {self.memory / 2**30:.1f} GiB of memory"
-        elif kind == "error" and type(content) is list and len(content) == 4 and all(type(t) is str for t in content):
+            raise StoppedError(f"failed: {str(content)[:500]}")
+        if kind == "error" and type(content) is list and len(content) == 4 and all(type(t) is str for t in content):
             error = getattr(exceptions, content[0], None)
             if isinstance(error, type) and issubclass(error, OrcaError):
                 raise error(content[1], where=content[2], hint=content[3])
-        raise _failure(what, self._where)
+        raise StoppedError("failed: its process returned a malformed response")
 
     def _fill(self, buffer: memoryview) -> None:
         if len(buffer) > 2**26:
@@ -185,16 +218,15 @@ class _Worker:
         signals.check()
         while not any(select.select(readable, writable, [], _SLICE_S)):
             if time.monotonic() > self._end:
-                what = f"the process that reads it gave no answer in {_WAIT * self._seconds} s"
-                raise _failure(what, self._where)
+                raise OverTimeError(f"failed: its process gave no answer in {self._wait_s:g} s")
             signals.check()
 
-    def _ended(self) -> Exception:
+    def _ended(self) -> StoppedError:
         code = self._process.wait()
         if code == -signal.SIGXCPU:
-            return _failure(f"reading it needs more than its limit of {self._seconds} s of computing time", self._where)
+            return OverTimeError(f"needs more than its limit of {self._seconds} s of computing time")
         name = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return _CrashedError(f"the process that reads it {name}")
+        return CrashedError(f"failed: its process {name}")
 
 
 def _forget() -> None:
@@ -207,7 +239,7 @@ def _forget() -> None:
         forgotten._process.returncode = 0
 
 
-_running: _Worker | None = None
+_running: Worker | None = None
 _lock = threading.Lock()
 atexit.register(close)
 os.register_at_fork(after_in_child=_forget)

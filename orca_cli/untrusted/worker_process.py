@@ -1,7 +1,7 @@
-"""The worker itself: answers requests to read files until its input ends.
+"""The worker itself: calls functions until its input ends.
 
-`worker` starts it with an environment of its own. Before it touches the first file it gives up what reading does not need: the
-network, core dumps, writing to files, further processes, and memory beyond a limit that cannot be raised again.
+`worker` starts it with an environment of its own. One that reads files gives up what that does not need before it touches the
+first: the network, writing to files, further processes, and memory beyond a limit that cannot be raised again.
 """
 
 from __future__ import annotations
@@ -17,14 +17,6 @@ from typing import Any
 
 from orca_cli.exceptions import OrcaError
 
-# Request -> module and function.
-READERS = {
-    "matlab": ("orca_cli.untrusted.matlab", "read_here"),
-    "lmdb": ("orca_cli.untrusted.lmdb", "read_here"),
-    "pickle": ("orca_cli.untrusted.pickle.reader", "read_here"),
-    "pickles": ("orca_cli.untrusted.pickle.reader", "read_bytes_here"),
-    "objects": ("orca_cli.untrusted.arrays", "load_object_here"),
-}
 MEMORY = "memory"
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _CUT = 2000  # characters of a message
@@ -37,17 +29,11 @@ def main() -> None:
     # Meant for the parent, which ends this process or closes its input.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    _leave_the_network()
-    _limit(resource.RLIMIT_AS, int(sys.argv[1]))
     _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_NOFILE, 64)
-    import numpy as np
-
+    if memory := int(sys.argv[1]):
+        _confine(memory)
     from orca_cli.untrusted import transfer
 
-    np.zeros(1)
-    _limit(resource.RLIMIT_NPROC, 0)
     requests = os.fdopen(0, "rb", buffering=2**20)
 
     def fill(buffer: memoryview) -> None:
@@ -71,7 +57,7 @@ def _answered(asked: dict[str, Any]) -> list[Any]:
 
     try:
         os.chdir(asked["folder"])
-        module, name = READERS[asked["reader"]]
+        module, name = asked["function"]
         return transfer.pack({"value": getattr(importlib.import_module(module), name)(**asked["arguments"])})
     except OrcaError as error:
         texts = [text[:_CUT] for text in (error.what, error.where, error.hint)]
@@ -87,6 +73,17 @@ def _limit(what: int, value: int) -> None:
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     with suppress(ValueError, OSError):  # a system without this limit; the others apply
         resource.setrlimit(what, (value, value if what != resource.RLIMIT_CPU else hard))
+
+
+def _confine(memory: int) -> None:
+    _leave_the_network()
+    _limit(resource.RLIMIT_AS, memory)
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_NOFILE, 64)
+    import numpy as np  # what it starts has to be there before the last limit
+
+    np.zeros(1)
+    _limit(resource.RLIMIT_NPROC, 0)
 
 
 def _leave_the_network() -> None:

@@ -12,9 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from orca_cli import seeding, signals
-from orca_cli.baselines import compute, inputs, isolated, process
+from orca_cli.baselines import compute, inputs, process
 from orca_cli.baselines.inputs import Inputs
-from orca_cli.baselines.isolated import FitError
+from orca_cli.baselines.process import FitError
 from orca_cli.exceptions import InterruptionError
 from orca_cli.interfaces import TaskData
 from orca_cli.scoring.classification import Balanced, ZeroOne
@@ -62,7 +62,7 @@ def run(tmp_path, said):
 @pytest.fixture
 def in_process(monkeypatch):
     """Fit in this process: the same function, without the start of another interpreter."""
-    monkeypatch.setattr(isolated, "fit", lambda limit_s, **request: process.fitted(**request))
+    monkeypatch.setattr(process, "fit", lambda limit_s, **request: process.fitted(**request))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def no_process(monkeypatch):
     def refuse(*_, **settings):
         raise AssertionError(f"{settings['model']} was fitted again")
 
-    return lambda: monkeypatch.setattr(isolated, "fit", refuse)
+    return lambda: monkeypatch.setattr(process, "fit", refuse)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -113,15 +113,16 @@ def test_what_was_computed_once_is_taken_from_the_cache(task, run, no_process):
 
 
 def test_a_crash_is_reported_and_the_others_go_on(task, run, said, monkeypatch):
-    wait, crashed = subprocess.Popen.wait, []
+    crashed = []
 
-    def crash(self, *words, **more):
-        if not crashed:
-            crashed.append(self.pid)
-            self.send_signal(signal.SIGSEGV)
-        return wait(self, *words, **more)
+    class Crashing(subprocess.Popen):
+        def __init__(self, *words, **settings):
+            super().__init__(*words, **settings)
+            if not crashed:
+                crashed.append(self.pid)
+                self.send_signal(signal.SIGSEGV)
 
-    monkeypatch.setattr(subprocess.Popen, "wait", crash)
+    monkeypatch.setattr(subprocess, "Popen", Crashing)
     found = run(task)
     assert found["linear"].error is None
     assert "SIGSEGV" in found["linear"].reason
@@ -134,9 +135,9 @@ def test_a_crash_is_reported_and_the_others_go_on(task, run, said, monkeypatch):
 def test_the_limit_is_of_computing_and_an_exception_is_the_reason():
     x = RNG.normal(size=(4000, 300)).astype(np.float32)  # a forest that computes for longer than a second
     with pytest.raises(FitError, match="more than 1 s"):
-        isolated.fit(1, **SETTINGS | {"model": "forest"}, x=x, y=np.arange(4000) % 3, new=x)
+        process.fit(1, **SETTINGS | {"model": "forest"}, x=x, y=np.arange(4000) % 3, new=x)
     with pytest.raises(FitError, match="KeyError: 'nothing'"):
-        isolated.fit(60, **SETTINGS | {"model": "nothing"}, x=X[:, 0], y=Y, new=X[:, 0])
+        process.fit(60, **SETTINGS | {"model": "nothing"}, x=X[:, 0], y=Y, new=X[:, 0])
 
 
 def test_an_interruption_ends_the_baselines_and_not_the_run(task, run, monkeypatch):

@@ -52,7 +52,7 @@ def test_who_waits_for_another_process_says_so_and_takes_its_result(tmp_path, ca
     held, free = threading.Event(), threading.Event()
 
     def hold():
-        with storage.lock(entry.with_suffix(".lock")):
+        with storage.lock(entry.with_name("key.lock")):
             held.set()
             free.wait(1.5)
 

@@ -287,15 +287,14 @@ def test_mutated_files_give_a_value_or_an_error_of_ours(name, tmp_path, scorecar
     )
 
 
-def test_a_crash_of_the_worker_is_no_crash_of_the_program(tmp_path, monkeypatch):
+def test_a_crash_of_the_worker_is_no_crash_of_the_program():
     """The premise of the rows of libraries: this process lives on where the library does not."""
     from orca_cli.untrusted import worker
-    from tests.untrusted.test_worker import START
+    from tests.untrusted.faults import fault
 
-    monkeypatch.setattr(worker, "_START", START)
     worker.close()
     before = os.getpid()
     with pytest.raises(WorkerError, match="SIGSEGV"):
-        worker.read("fault", "a.mat", 0, kind="segfault")
+        worker.read(fault, "a.mat", 0, kind="segfault")
     assert os.getpid() == before
     worker.close()

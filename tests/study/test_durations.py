@@ -5,7 +5,7 @@ import json
 import pytest
 
 from orca_cli.runs.directory import RunName
-from orca_cli.runs.durations import History
+from orca_cli.runs.durations import History, in_words
 from tests.report.trees import add_run
 
 
@@ -29,7 +29,7 @@ def history(tmp_path):
     (add(tmp_path, "none", "full", 0.0, 900.0, seed=3) / "result.json").write_text("{")
     damaged = add(tmp_path, "none", "full", 0.0, 900.0, seed=4) / "result.json"
     damaged.write_text(json.dumps(json.loads(damaged.read_text()) | {"seconds": "long"}))
-    return History.of(tmp_path, [tmp_path / "digits", tmp_path / "absent"])
+    return History([tmp_path / "digits", tmp_path / "absent"])
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,8 @@ def test_stages_take_what_they_took_in_finished_runs_with_the_same_settings(hist
 )
 def test_nothing_is_expected_of_a_run_without_its_like(history, run):
     assert history.expected(run) is None
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(42.4, "42 s"), (700, "12 min"), (12600, "3.5 h")])
+def test_times_in_words(seconds, text):
+    assert in_words(seconds) == text

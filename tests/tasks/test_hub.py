@@ -220,6 +220,22 @@ def test_images_are_grey_where_all_of_training_are(read, tmp_path, grey):
     assert task.input_shape == (1 if grey == N else 3, 4, 5)
 
 
+def test_one_limit_holds_for_images_of_data_sets_and_of_files(read, tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setattr("orca_cli.tasks.images.files.MAX_PIXELS", 20)
+    for side, kind, error in ((4, "png", None), (5, "png", UnsafeError), (4, "eps", DataError)):
+        file = tmp_path / f"{side}.{kind}"
+        Image.new("RGB", (5, side)).save(file)
+        folder = of_images(tmp_path / f"{side}{kind}", [str(file)] * 30)
+        for open_one in (lambda path=file: decode(path, None, 3), lambda path=folder: read(path, x="image", y="word")):
+            if error is None:
+                open_one()
+            else:
+                with pytest.raises(error):
+                    open_one()
+
+
 def test_groups_stay_together(read):
     task = read(x="flat", group="person", normalize=False)
     assert sum(map(len, check_apart(task))) == 10

@@ -92,7 +92,7 @@ def test_a_member_is_unpacked_once_and_again_when_the_file_changes(tmp_path, rep
     assert len(reporter.lines) == 1
     os.truncate(copies[0], 1000)
     np.testing.assert_array_equal(mapped(path, ["large"], cache, reporter)["large"], ARRAYS["large"])
-    assert len(reporter.lines) == 2
+    assert sum("unpacking" in line for line in reporter.lines) == 2
     np.savez_compressed(path, large=ARRAYS["large"] + 1)
     np.testing.assert_array_equal(mapped(path, ["large"], cache, reporter)["large"], ARRAYS["large"] + 1)
     assert len(list(cache.rglob("array.npy"))) == 1  # the old copy is gone

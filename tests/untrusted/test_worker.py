@@ -18,20 +18,16 @@ from orca_cli import signals
 from orca_cli.exceptions import DataError, InterruptionError, MemoryExhaustedError, WorkerError
 from orca_cli.untrusted import transfer, worker
 from tests.tasks.builders import refused
+from tests.untrusted.faults import fault
 
 ROOT = Path(__file__).parent.parent.parent
-START = (
-    "import sys; sys.path[:] = {path!r}; from orca_cli.untrusted import worker_process as w; "
-    "w.READERS['fault'] = ('tests.untrusted.faults', 'fault'); w.main()"
-)
 
 
 @pytest.fixture
-def ask(monkeypatch):
+def ask():
     """Let a function of tests.untrusted.faults be called in a worker of this test's own."""
-    monkeypatch.setattr(worker, "_START", START)
     worker.close()
-    yield lambda kind, argument=None, size=0: worker.read("fault", "a.bin", size, kind=kind, argument=argument)
+    yield lambda kind, argument=None, size=0: worker.read(fault, "a.bin", size, kind=kind, argument=argument)
     worker.close()
 
 

@@ -12,12 +12,12 @@ from rich.text import Text
 
 from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import size_text
-from orca_cli.commands.estimate import in_words
 from orca_cli.commands.runs.reading import age, error_of, one_run, since
 from orca_cli.commands.summary import answer_of, percent_or_number
 from orca_cli.report.answer.console import Picture
 from orca_cli.report.records.collect import Run
 from orca_cli.runs.directory import RESULT, read_or_empty
+from orca_cli.runs.durations import in_words
 from orca_cli.runs.settings import as_typed, decided
 from orca_cli.terminal import Result
 

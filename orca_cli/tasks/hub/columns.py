@@ -7,24 +7,22 @@ Shapes: B rows of a batch, C channels, *E the extent (L, or H x W).
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orca_cli import signals
-from orca_cli.exceptions import ConfigError, DataError, OrcaError, UnavailableError
-from orca_cli.tasks.images.files import FORMATS, flat
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.tasks.images.files import decode, opened
 from orca_cli.tasks.shared.blocks import channels_first
 from orca_cli.tasks.shared.targets import check_finite
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from PIL import Image
-
-_MAX_PIXELS = 10**8
 
 
 @dataclass(frozen=True)
@@ -103,13 +101,8 @@ class ColumnLayout:
         return x, valid
 
     def _pixels(self, value: dict[str, Any], where: str) -> np.ndarray:
-        from PIL import Image
-
-        image = flat(_open_image(value, where), Image, where).convert(self.image_mode)
-        if self.image_size is not None:
-            image = image.resize(self.image_size[::-1], resample=2)  # bilinear
-        pixels = np.asarray(image, dtype=np.float64) / 255
-        pixels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+        side = None if self.image_size is None else self.image_size[0]
+        pixels = decode(_image_source(value, where), side, 1 if self.image_mode == "L" else 3, where=where) / 255
         if pixels.shape != self.shape:
             what = f"has shape {pixels.shape}, the first training image {self.shape}"
             raise DataError(what, where=where, hint="give task.image_size=SIDE to resize all")
@@ -144,16 +137,17 @@ def infer_layout(
         if length is not None:
             raise ConfigError("applies to sequences", where="task.length", hint="give task.image_size=")
         stored = view.cast_column(column, datasets.Image(decode=False))
-        first = _open_image(stored[first_row][column], f"{where}, row {first_row}")
         mode = "L"
         for row in chosen:
             signals.check()
-            own = str(_open_image(stored[int(row)][column], f"{where}, row {row}", header_only=True).mode)
-            if own not in ("1", "L", "LA") and not own.startswith("I;16"):
+            place = f"{where}, row {row}"
+            with opened(_image_source(stored[int(row)][column], place), place) as image:
+                is_grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
+            if not is_grey:
                 mode = "RGB"
                 break
-        size = (image_size, image_size) if image_size else None
-        extent = size or (first.height, first.width)
+        size, place = (image_size, image_size) if image_size else None, f"{where}, row {first_row}"
+        extent = size or decode(_image_source(stored[first_row][column], place), None, 1, where=place).shape[1:]
         return ColumnLayout((1 if mode == "L" else 3, *extent), mode, size)
     if image_size is not None:
         hint = f"column '{column}' holds {rows.features[column]}"
@@ -171,29 +165,11 @@ def infer_layout(
     return ColumnLayout(shape, padded=length is not None, channels_last=channels_last)
 
 
-def _open_image(value: dict[str, Any] | None, where: str, header_only: bool = False) -> Image.Image:
-    """Return an image that a row holds as bytes or as the path of a local file, upright; at most 100 million pixels."""
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        hint = "pip install 'orca-transfer[datasets]'"
-        raise UnavailableError("images need Pillow, which is not installed", where=where, hint=hint) from error
-
+def _image_source(value: dict[str, Any] | None, where: str) -> BytesIO | Path:
+    """Return the content or the local file of an image that a row holds."""
     if not value or not (value.get("bytes") or value.get("path")):
         raise DataError("holds no image", where=where, hint="remove this row")
-    try:
-        image = Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"], formats=FORMATS)
-        if image.width * image.height > _MAX_PIXELS:
-            raise DataError(f"{image.width} x {image.height} pixels are too many", where=where)
-        if header_only:
-            return image
-        image.load()
-        return ImageOps.exif_transpose(image)
-    except (OrcaError, MemoryError):
-        raise
-    except Exception as error:  # damaged images raise almost anything from inside the decoders
-        hint = f"remove this row, or store it as one of {', '.join(FORMATS)}"
-        raise DataError(f"is not a readable image: {error}", where=where, hint=hint) from error
+    return BytesIO(value["bytes"]) if value.get("bytes") else Path(value["path"])
 
 
 def open_column(rows: Dataset, column: str, is_image: bool) -> Callable[[np.ndarray], np.ndarray | list]:

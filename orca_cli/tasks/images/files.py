@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,8 @@ from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.shared.pixels import normalised, random_crop, random_flip
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-MAX_PIXELS = 2**30 // 12  # a quarter of a GiB at 3 bytes a pixel; what Pillow warns at
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MAX_PIXELS = 10**8  # 300 MB at 3 bytes a pixel
 _THREADS = 8
 
 
@@ -128,41 +130,59 @@ def decode_all(paths: Sequence[Path], side: int, channels: int, crop: bool = Fal
         return np.stack(list(pool.map(lambda path: decode(path, side, channels, crop), paths)))
 
 
-def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> np.ndarray:
-    """Return one image as [C, S, S] uint8, or as [C, H, W] where `side` is None; bilinear with antialiasing."""
-    image_module, operations = _pillow()
+def decode(
+    source: Path | BytesIO, side: int | None, channels: int, crop: bool = False, where: str | None = None
+) -> np.ndarray:
+    """Return one image as [C, S, S] uint8, or as [C, H, W] where `side` is None; bilinear with antialiasing.
+
+    `where` stands for the file in messages.
+    """
+    where = str(source) if where is None else where
+    with opened(source, where) as image:
+        image_module, operations = _pillow()
+        image.load()
+        flat = _flat(operations.exif_transpose(image), image_module, where).convert("RGB" if channels == 3 else "L")
+        if side is not None and crop:
+            flat = operations.fit(flat, (side, side), image_module.Resampling.BILINEAR)
+        elif side is not None:
+            flat = flat.resize((side, side), image_module.Resampling.BILINEAR)
+        pixels = np.asarray(flat)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+@contextmanager
+def opened(source: Path | BytesIO, where: str) -> Iterator[Any]:
+    """Open an image of which only the header is read, and refuse what goes wrong with it inside the block.
+
+    Raises:
+        DataError: it is damaged, or of no format that is listed here.
+        UnsafeError: it has too many pixels.
+    """
+    image_module = _pillow()[0]
     try:
-        with image_module.open(path, formats=FORMATS) as image:
+        with image_module.open(source, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise _too_large(path, f"{image.width} x {image.height} pixels")
-            image.load()
-            image = flat(operations.exif_transpose(image), image_module, str(path))
-            image = image.convert("RGB" if channels == 3 else "L")
-            if side is not None and crop:
-                image = operations.fit(image, (side, side), image_module.Resampling.BILINEAR)
-            elif side is not None:
-                image = image.resize((side, side), image_module.Resampling.BILINEAR)
-            pixels = np.asarray(image)
+                raise _too_large(where, f"{image.width} x {image.height} pixels")
+            yield image
     except (OrcaError, MemoryError):
         raise
     except image_module.DecompressionBombError as error:
-        raise _too_large(path, "more pixels than are decoded") from error
+        raise _too_large(where, "more pixels than are decoded") from error
     except image_module.UnidentifiedImageError as error:
-        hint = f"allowed: {', '.join(FORMATS)}; save it again or remove it"
-        raise DataError("is not a readable image", where=str(path), hint=hint) from error
+        hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
+        raise DataError("is not a readable image", where=where, hint=hint) from error
     except Exception as error:  # noqa: BLE001 - damaged images raise almost anything from inside the decoders
         what = f"cannot be decoded ({error or type(error).__name__})"
-        raise DataError(what, where=str(path), hint="save it again or remove it") from error
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        raise DataError(what, where=where, hint="save it again or remove it") from error
 
 
 def largest_of_16_bits(path: Path) -> int | None:
     """Return the largest value of a grey image of 16 bits that can be decoded; None for other images."""
-    with _pillow()[0].open(path, formats=FORMATS) as image:
+    with _pillow()[0].open(path, formats=_FORMATS) as image:
         return int(np.asarray(image).max()) if image.mode.startswith("I;16") else None
 
 
-def flat(image: Any, image_module: Any, where: str) -> Any:
+def _flat(image: Any, image_module: Any, where: str) -> Any:
     """Return an image of 8 bits a channel without transparency, which becomes white.
 
     Raises:
@@ -180,9 +200,9 @@ def flat(image: Any, image_module: Any, where: str) -> Any:
     return white
 
 
-def _too_large(path: Path, what: str) -> UnsafeError:
+def _too_large(where: str, what: str) -> UnsafeError:
     hint = f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or remove it"
-    return UnsafeError(f"the image has {what}", where=str(path), hint=hint)
+    return UnsafeError(f"the image has {what}", where=where, hint=hint)
 
 
 def _pillow() -> tuple[Any, Any]:
@@ -191,7 +211,7 @@ def _pillow() -> tuple[Any, Any]:
     except ImportError as error:
         hint = "pip install 'orca-transfer[images]'"
         raise UnavailableError("image files need Pillow, which is not installed", where="task", hint=hint) from error
-    # From the same size on we raise an error.
+    # Of fewer pixels than we refuse.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     return Image, ImageOps
 

@@ -6,10 +6,8 @@ Shapes: n samples, H x W positions of a map.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from orca_cli import signals, storage
-from orca_cli.exceptions import ChecksumError, DataError
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter
 
 _MAPS_VERSION = 1
@@ -45,25 +43,13 @@ def folder_of(
     """
     text = json.dumps(parameters, sort_keys=True)
     path = cache_folder / "generated" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    announce = functools.cache(lambda: reporter.say(f"waiting for another process that generates {name}"))
-
-    def wait() -> None:
-        signals.check()
-        announce()
-
-    lock = path.with_name(f"{path.name}.lock")
-    with storage.lock(lock, timeout_s=math.inf, what=name, while_waiting=wait):
-        if path.exists():
-            try:
-                storage.verify_folder(path)
-                return path
-            except ChecksumError as error:
-                aside = storage.quarantine(path)
-                reporter.say(f"warning: {error}; moved to {aside.name}, making it again")
-        reporter.say(f"generating {name} once into {path}")
-        with storage.commit_folder(path) as temporary:
-            make(temporary)
-            storage.write_json(temporary / "parameters.json", parameters)
+    waiting_for = f"generates {name}"
+    with storage.cached(path, waiting_for=waiting_for, say=reporter.say, check=signals.check) as is_whole:
+        if not is_whole:
+            reporter.say(f"generating {name} once into {path}")
+            with storage.commit_folder(path) as temporary:
+                make(temporary)
+                storage.write_json(temporary / "parameters.json", parameters)
     return path
 
 

@@ -21,7 +21,7 @@ from orca_cli.tasks.shared.own_data import listed, own_path, own_paths
 from orca_cli.tasks.shared.splits import PART_NAMES, group_rows, marked_rows
 from orca_cli.tasks.shared.targets import as_text
 from orca_cli.tasks.table.files import open_table
-from orca_cli.tasks.table.target_columns import ListedFiles, read_listed
+from orca_cli.tasks.table.target_columns import read_listed
 from orca_cli.untrusted.arrays import StoredArray, open_arrays
 
 _TABLES = (".csv", ".tsv", ".parquet")
@@ -176,11 +176,33 @@ def _check(pairs: dict[str, Pair]) -> None:
 def _from_folder(
     path: Path, table: Path | None, key: str, names: Names, kind: Kind, missing: bool
 ) -> tuple[Pair, dict[str, np.ndarray]]:
-    """Return a split that is a folder of files, and the rows of the parts that its table marks."""
+    """Return a split that is a folder of files, and the rows of the parts that its table marks.
+
+    Args:
+        path: of .npy files; subfolders belong to it.
+        table: .csv, .tsv or .parquet, see `read_listed`; None takes the only one in the folder.
+        key: the setting that names the table, for messages.
+        names, kind, missing: as those of `locate`; inputs and targets are columns of the table.
+    """
     if names.lengths is None or names.needs_lengths:
         key = "task.lengths" if names.needs_lengths else "task.padding"
         raise ConfigError("applies to arrays of one shape", where=key, hint=f"remove it: files of {path} have lengths")
-    x, held = open_labelled(path, table, key, (names.x, names.y, names.group), kind, missing)
+    if kind == "dense":
+        hint = "store them in one .npz file with an array of lengths"
+        raise ConfigError("dense targets do not go with a folder of files", where="task.kind", hint=hint)
+    place = {name: name for name in _files(path)}
+    if table is None:
+        tables = sorted(one for one in path.iterdir() if one.suffix.lower() in _TABLES)
+        if len(tables) != 1:
+            what = f"{path} holds {len(tables)} tables" if tables else "a value is needed"
+            hint = "give the .csv that has a row for each file of the folder, with its target"
+            raise ConfigError(what, where=key, hint=hint)
+        table = tables[0]
+    place |= {name.removesuffix(".npy"): name for name in place}
+    columns, keys = (names.x, names.y, names.group), ("task.x", "task.y")
+    opened = open_table(table, key, None, None)
+    held = read_listed(opened, path, place, "an .npy file", columns, keys, kind, missing)
+    x, _ = open_folder(path, held.files)
     outputs = () if kind == "classes" else held.outputs
     marked = {} if held.split is None else rows_of_splits(held.split, held.y.shape[:1])
     return Pair(x, held.y, None, held.group, outputs, "; ".join(held.notes)), marked
@@ -338,38 +360,6 @@ def open_folder(folder: Path, names: Sequence[str] | None = None) -> tuple[Store
     shape = tuple(max(sizes) for sizes in zip(*(file.shape for file in files), strict=True))
     dtype = np.result_type(*{file.dtype for file in files})
     return StoredRows(str(folder), (len(files), *shape), dtype, files), chosen
-
-
-def open_labelled(
-    folder: Path, table_file: Path | None, key: str, names: tuple[str, str, str | None], kind: Kind, missing: bool
-) -> tuple[StoredRows, ListedFiles]:
-    """Return the sequences of a folder that a table names, in its order, and their targets; see `read_listed`.
-
-    Args:
-        folder: of .npy files; subfolders belong to it.
-        table_file: .csv, .tsv or .parquet; None takes the only one in the folder.
-        key: the setting that names the table, for messages.
-        names: of the columns of files, targets and, where there are any, groups.
-        kind, missing: of the targets, and whether some may be empty.
-
-    Raises:
-        ConfigError: no table, or dense targets.
-    """
-    if kind == "dense":
-        hint = "store them in one .npz file with an array of lengths"
-        raise ConfigError("dense targets do not go with a folder of files", where="task.kind", hint=hint)
-    place = {name: name for name in _files(folder)}
-    if table_file is None:
-        tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in _TABLES)
-        if len(tables) != 1:
-            what = f"{folder} holds {len(tables)} tables" if tables else "a value is needed"
-            hint = "give the .csv that has a row for each file of the folder, with its target"
-            raise ConfigError(what, where=key, hint=hint)
-        table_file = tables[0]
-    table = open_table(table_file, key, None, None)
-    place |= {name.removesuffix(".npy"): name for name in place}
-    held = read_listed(table, folder, place, "an .npy file", names, ("task.x", "task.y"), kind, missing)
-    return open_folder(folder, held.files)[0], held
 
 
 def _files(folder: Path) -> list[str]:

@@ -23,9 +23,8 @@ from orca_cli.schema import Config, settled
 from orca_cli.stages import selection
 from orca_cli.stages.build import Built, split_record, steps_per_epoch
 from orca_cli.stages.following import open_to_all
-from orca_cli.stages.member_start import drawn_again
 from orca_cli.stages.member_training import Fitted, MemberTraining
-from orca_cli.stages.members import Member, members_of
+from orca_cli.stages.members import Member, drawn_again, members_of
 from orca_cli.stages.rate_watch import RateChange
 from orca_cli.tasks.shared.overlap import count_shared
 from orca_cli.terminal import log

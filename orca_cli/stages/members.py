@@ -1,18 +1,28 @@
-"""The models that one run fine-tunes in stage 3: one, one for each fold, or several that are drawn apart."""
+"""The models that one run fine-tunes in stage 3: one, one for each fold, or several that are drawn apart.
+
+Models that differ in their random features err on different samples, so that the mean of their outputs errs on fewer than one
+model does, and on fewer than models that differ in the order of training alone (docs/defaults.md).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
 from orca_cli import seeding
 from orca_cli.interfaces import Samples
+from orca_cli.progress import Silent
+from orca_cli.ranges import LARGEST_SEED
+from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config
 from orca_cli.stages import selection
-from orca_cli.stages.build import Built
+from orca_cli.stages.align import trained
+from orca_cli.stages.build import Built, make_model, source_seed
 from orca_cli.tasks.shared.fraction import Part
 from orca_cli.tasks.shared.splits import folds
+from orca_cli.training.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -66,3 +76,26 @@ def _fold(config: Config, learned: Samples, fold: int, rows: np.ndarray) -> Memb
     others = np.setdiff1d(np.arange(len(learned)), rows)
     seed = seeding.derive(config.seed, "finetune", "fold", fold)
     return Member(f"fold-{fold}", seed, Part(learned, others), Part(learned, rows), rows)
+
+
+def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int, steps: int) -> dict[str, Tensor]:
+    """Return what stage 3 trains of a model that is drawn with another seed, aligned with the same source examples.
+
+    Args:
+        built: the run's own model and data; it stays as it is.
+        engine: where to compute.
+        run: where the alignment leaves what it needs to resume, apart from the run's own.
+        seed: of embedder, predictor and alignment.
+        steps: of alignment, as the run chose for its own embedder; 0: none.
+
+    Raises:
+        NonFiniteError, MemoryExhaustedError: as `align.align`.
+    """
+    align = replace(built.config.align, source_seed=source_seed(built.config))
+    own = seed % (LARGEST_SEED + 1)  # one that a run can have, which then starts from the same weights
+    config = replace(built.config, seed=own, align=align)
+    model, mode = make_model(config, built.task)
+    if steps:
+        _, trajectory, _ = trained(config, replace(built, config=config, model=model), engine, run, Silent())
+        model.embedder.load_state_dict(trajectory.weights)
+    return mode.trainable_state(model)

@@ -9,7 +9,7 @@ import torch
 from orca_cli import parts
 from orca_cli.exceptions import ConfigError
 from orca_cli.models.assembly import build_model
-from orca_cli.models.embedders import feature_cache
+from orca_cli.models.embedders import filter_bank
 from orca_cli.models.embedders.filter_bank import FilterBank
 from orca_cli.models.embedders.multiscale import Multiscale
 from orca_cli.models.embedders.overlap import Overlap
@@ -262,7 +262,7 @@ def test_features_are_computed_once_and_do_not_depend_on_the_batch(monkeypatch):
     bank.load_state_dict(other.state_dict())
     torch.testing.assert_close(bank(x, valid), other(x, valid))
     assert not copy.deepcopy(bank)._cache._kept
-    monkeypatch.setattr(feature_cache, "MOST_BYTES", 0)
+    monkeypatch.setattr(filter_bank, "MOST_BYTES", 0)
     full = copy.deepcopy(bank)
     assert torch.equal(full(x, valid), bank(x, valid))
     assert not full._cache._kept

@@ -13,7 +13,7 @@ from orca_cli.interfaces import Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import auto, decoders
-from orca_cli.prediction.onnx import write_onnx
+from orca_cli.prediction.export import write_onnx
 from tests.checkpoints import save_tiny
 
 TEXT = ["bert", "roberta", "gpt2", "smollm2", "mistral", "qwen2", "qwen3", "modernbert", "deberta", "t5", "esm"]

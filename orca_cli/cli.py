@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
-from orca_cli import __version__, retired, signals, storage, terminal
+from orca_cli import __version__, parts, retired, signals, storage, terminal
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, UsageError, of_processes, suggest
 from orca_cli.launching import ranks
 
@@ -36,17 +36,7 @@ COMMANDS = {
 }
 
 # These import torch and other packages, whose versions are checked first.
-_COMPUTING = (
-    "run",
-    "worker",
-    "tune",
-    "predict",
-    "export",
-    "score",
-    "distance",
-    "data check",
-    "body get",
-)
+_COMPUTING = ("run", "worker", "tune", "predict", "export", "score", "distance", "data check", "body get")
 
 _EXAMPLES = """\
 examples:
@@ -85,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
         with signals.raised():
             code = _dispatch(words, wants_traceback, main if argv is None else None)
         if rank is not None and not rank.leads:
-            ranks.leave(code)
+            # Threads of gloo can make the interpreter abort at its end, and a launcher would call the whole run failed.
+            os._exit(code)
         return code
     except KeyboardInterrupt as stop:
         failure: OrcaError = InterruptionError.by(stop.args[0] if stop.args else signal.SIGINT)
@@ -145,8 +136,8 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
         name, verb, words = f"{name} {words[0]}", words[0], words[1:]
         command = importlib.import_module(f"{command.__name__}.{verb}")
     for option in (word.partition("=")[0] for word in words):
-        if option.startswith("--") and (hint := retired.COMMANDS.get(f"{name} {option}")):
-            raise UsageError(f"no such option: '{option}'", hint=hint)
+        if option.startswith("--") and (answer := retired.COMMANDS.get(f"{name} {option}")):
+            raise UsageError(f"no such option: '{option}'", hint=answer)
     parser = _Parser(prog=f"orca {name}", formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -155,6 +146,8 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     arguments.traceback = wants_traceback
     arguments.typed = ["orca", *name.split(), *words]
     arguments.program = program  # the function `main`; None when another program called it
+    for module in getattr(arguments, "allow_module", ()):
+        parts.allow_module(module)
     if name in _COMPUTING:
         from orca_cli.runs.environment import check_requirements
 

@@ -18,8 +18,7 @@ from orca_cli.bundles.records import UnfitError, copy_record, json_bytes, plain_
 from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import Collection, Run
 from orca_cli.runs import studies
-from orca_cli.runs.directory import ENVIRONMENT, RESULT, STAGE_FOLDERS, STATUS, SUMMARY, read_or_empty
-from orca_cli.runs.fingerprint import FILE as FINGERPRINT
+from orca_cli.runs.directory import ENVIRONMENT, FINGERPRINT, RESULT, STAGE_FOLDERS, STATUS, SUMMARY, read_or_empty
 from orca_cli.runs.settings import FILE as SETTINGS
 
 _BUILD, _ALIGN, _FINETUNE = (STAGE_FOLDERS[stage] for stage in ("build", "align", "finetune"))

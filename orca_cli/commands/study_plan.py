@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -14,8 +15,8 @@ from rich.text import Text
 from orca_cli import experiment, signals, terminal
 from orca_cli.commands.estimate import in_words
 from orca_cli.runs import claim
-from orca_cli.runs.directory import RunName
-from orca_cli.runs.durations import Expected, History
+from orca_cli.runs.directory import RESULT, RunName
+from orca_cli.runs.records import UnreadableError, read_record
 from orca_cli.study import SET, absent_lines
 from orca_cli.terminal import Result
 
@@ -24,6 +25,27 @@ if TYPE_CHECKING:  # imports Hydra
 
 WOULD = {"new": "run", "resume": "resume", "completed": "skip", "running": "wait"}
 _UNKNOWN = "unknown"
+# Settings that stage 3 needs no longer or shorter for.
+_FREE = tuple(
+    f"train.{name}"
+    for name in ("lr", "outer_rate", "weight_decay", "momentum", "betas", "clip", "warmup_epochs", "decay_epochs")
+)
+_OF_DATA = ("task.", "body.", "embedder", "hparams")
+_OF_STAGE_3 = (*_OF_DATA, "train.", "finetune.", "predictor.", "augment", "budget", "precision", "align.method")
+_OF_STAGE_2 = (*_OF_DATA, "align.", "metric.", "source.")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a run is expected to take.
+
+    Args:
+        seconds: of all stages.
+        like: folders of the finished runs that say so.
+    """
+
+    seconds: float
+    like: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -75,7 +97,7 @@ def _planned(sweep: Sweep, force: bool) -> list[_Planned]:
         return []
     root = Path(sweep.jobs[0].config.paths.runs or "")
     names = [experiment.run_name(job) for job in sweep.experiments]
-    history = History.of(root, [name.task_folder(root) for name in names])
+    history = History(root, [name.task_folder(root) for name in names])
     found = []
     for job, name in zip(sweep.experiments, names, strict=True):
         signals.check()
@@ -110,3 +132,68 @@ def _time(left: Sequence[_Planned], known: Sequence[Expected], seconds: float | 
     finished = f"{like} finished run{'s' if like > 1 else ''} like them (same task, body, finetune mode and steps)"
     text = f"expected time: about {in_words(seconds)} one after the other, from {finished}"
     return f"{text}; {_UNKNOWN} for {unknown} of the {len(left)}" if unknown else text
+
+
+class History:
+    """The times of finished runs.
+
+    A run is expected to take what those with the same task, body, finetune mode and length of stage 3 took for all but stage 2,
+    and what those with the same task, body, source, metric and settings of stage 2 took for that, each on average. An alignment
+    that was in the cache counts with the little time that it took.
+    """
+
+    def __init__(self, root: Path, tasks: Iterable[Path]) -> None:
+        """Read the finished runs of some tasks; what cannot be read counts nothing.
+
+        Args:
+            root: folder of all runs.
+            tasks: folders of tasks in it; see `RunName.task_folder`.
+        """
+        self._rest: dict[object, list[tuple[float, str]]] = defaultdict(list)
+        self._align: dict[object, list[tuple[float, str]]] = defaultdict(list)
+        for folder, record in (found for task in sorted(set(tasks)) for found in _finished(root, task)):
+            try:
+                seconds = {str(stage): float(value) for stage, value in record["seconds"].items()}
+                variant = {str(key): str(value) for key, value in record["variant"].items()}
+                groups = {key: str(record[key]) for key in ("task", "body", "source", "metric", "finetune", "protocol")}
+            except (KeyError, TypeError, ValueError, AttributeError):
+                continue  # of another version
+            align = seconds.pop("align", 0.0)
+            self._rest[_stage_3(groups, variant)].append((sum(seconds.values()), folder))
+            self._align[_stage_2(groups, variant)].append((align, folder))
+
+    def expected(self, name: RunName) -> Expected | None:
+        """Return what a run is expected to take; None where no finished run is like it."""
+        groups = {key: str(getattr(name, key)) for key in ("task", "body", "source", "metric", "finetune", "protocol")}
+        rest = self._rest.get(_stage_3(groups, name.variant))
+        is_left_out = name.variant.get("align.epochs") == "0" or name.variant.get("align.method") == "pare"
+        is_aligned = name.metric != "none" and not is_left_out
+        align = self._align.get(_stage_2(groups, name.variant)) if is_aligned else [(0.0, "")]
+        if not rest or not align:
+            return None
+        like = frozenset(folder for _, folder in (*rest, *align) if folder)
+        return Expected(sum(statistics.fmean(seconds for seconds, _ in found) for found in (rest, align)), like)
+
+
+def _stage_3(groups: Mapping[str, str], variant: Mapping[str, str]) -> object:
+    own = tuple(groups[key] for key in ("task", "body", "finetune", "protocol"))
+    return own, _some(variant, _OF_STAGE_3)
+
+
+def _stage_2(groups: Mapping[str, str], variant: Mapping[str, str]) -> object:
+    own = tuple(groups[key] for key in ("task", "body", "source", "metric", "protocol"))
+    return own, _some(variant, _OF_STAGE_2)
+
+
+def _some(variant: Mapping[str, str], prefixes: tuple[str, ...]) -> frozenset[tuple[str, str]]:
+    return frozenset((key, value) for key, value in variant.items() if key.startswith(prefixes) and key not in _FREE)
+
+
+def _finished(root: Path, task: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for path in sorted(task.glob(f"*/{RESULT}")):
+        try:
+            record = read_record(path)
+        except (UnreadableError, OSError):
+            continue
+        if record is not None and record.get("state") == "completed":
+            yield path.parent.relative_to(root).as_posix(), record

@@ -486,13 +486,13 @@ def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path, name
 
 
 def test_onnx_that_cannot_be_is_left_out_with_the_reason(trained, orca, tmp_path, monkeypatch):
-    from orca_cli.prediction import export, onnx
+    from orca_cli.prediction import export
 
     run = trained("bert", "classes", (2, 20))
 
     def wrong(loaded, path):
         path.write_bytes(b"half")
-        raise onnx.NotExportedError("onnxruntime's outputs differ by 3")
+        raise export.NotExportedError("onnxruntime's outputs differ by 3")
 
     monkeypatch.setattr(export, "check_packages", lambda: None)
     monkeypatch.setattr(export, "write_onnx", wrong)

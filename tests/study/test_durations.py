@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from orca_cli.commands.study_plan import History
 from orca_cli.runs.directory import RunName
-from orca_cli.runs.durations import History
 from tests.report.trees import add_run
 
 
@@ -29,7 +29,7 @@ def history(tmp_path):
     (add(tmp_path, "none", "full", 0.0, 900.0, seed=3) / "result.json").write_text("{")
     damaged = add(tmp_path, "none", "full", 0.0, 900.0, seed=4) / "result.json"
     damaged.write_text(json.dumps(json.loads(damaged.read_text()) | {"seconds": "long"}))
-    return History.of(tmp_path, [tmp_path / "digits", tmp_path / "absent"])
+    return History(tmp_path, [tmp_path / "digits", tmp_path / "absent"])
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,9 @@ def run_curve(search, trial, curve):
         try:
             pruning.record("finetune", {"epoch": epoch, "step": 8 * epoch, "validation_error": error})
         except PrunedError as stop:
-            search.told_stopped(trial, {"why": str(stop)})
+            search.tell(trial, "PRUNED", {"why": str(stop)})
             return epoch
-    search.told(trial, curve[-1], {})
+    search.tell(trial, "COMPLETE", {}, curve[-1])
     return len(curve)
 
 
@@ -112,7 +112,7 @@ def test_two_workers_never_get_the_same_trial_and_a_small_space_ends(tmp_path):
             while (trial := search.take()) is not None:
                 with lock:
                     taken.append(trial)
-                search.told(trial, 0.5, {})
+                search.tell(trial, "COMPLETE", {}, 0.5)
 
     workers = [threading.Thread(target=work) for _ in range(2)]
     for worker in workers:
@@ -153,9 +153,9 @@ def test_a_trial_that_was_drawn_in_part_is_drawn_again(tmp_path):
     search = opened(tmp_path, GRID, trials=3, sampler="random")
     search.prepare()
     with search.worker():
-        search.told(search.take(), 0.5, {})
+        search.tell(search.take(), "COMPLETE", {}, 0.5)
         failed = search.take()
-        search.told_failed(failed, {})
+        search.tell(failed, "FAIL", {})
     search.prepare()
     for _ in range(2):  # that which is to be done again, then a new one
         drawn = search.study.ask()
@@ -165,7 +165,7 @@ def test_a_trial_that_was_drawn_in_part_is_drawn_again(tmp_path):
     with again.worker():
         while (trial := again.take()) is not None:
             taken.append(trial.settings)
-            again.told(trial, 0.4, {})
+            again.tell(trial, "COMPLETE", {}, 0.4)
     assert failed.settings in taken
     assert len(taken) == 2
     assert again.is_finished()
@@ -204,16 +204,16 @@ def test_failed_trials_are_done_again_by_the_next_command_with_the_same_settings
     search = opened(tmp_path, trials=3)
     search.prepare()
     with search.worker():
-        search.told_failed(search.take(), {"why": "no memory"})
+        search.tell(search.take(), "FAIL", {"why": "no memory"})
         second = search.take()
-        search.told_failed(second, {"why": "no memory"})
-        search.told(search.take(), 0.4, {})
+        search.tell(second, "FAIL", {"why": "no memory"})
+        search.tell(search.take(), "COMPLETE", {}, 0.4)
         assert search.take() is None
         search.prepare()
         again = [search.take(), search.take()]
         assert [trial.settings for trial in again] == [None, second.settings]
         for trial in again:
-            search.told(trial, 0.3, {})
+            search.tell(trial, "COMPLETE", {}, 0.3)
         search.prepare()
         assert search.take() is None
     assert [row.state for row in found.of(search).rows] == ["completed"] * 3
@@ -225,7 +225,7 @@ def test_drawing_depends_on_the_seed_alone(tmp_path):
         search.prepare()
         with search.worker():
             while (trial := search.take()) is not None:
-                search.told(trial, 0.5, {})
+                search.tell(trial, "COMPLETE", {}, 0.5)
                 yield trial.settings
 
     first, second, other = (list(drawn(tmp_path / name, seed)) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
@@ -239,7 +239,9 @@ def test_importance_and_history_of_a_known_function(tmp_path):
     search.prepare()
     with search.worker():
         while (trial := search.take()) is not None:
-            search.told(trial, 1.0 if trial.settings is None else abs(np.log10(trial.settings["train.lr"]) + 3), {})
+            search.tell(
+                trial, "COMPLETE", {}, 1.0 if trial.settings is None else abs(np.log10(trial.settings["train.lr"]) + 3)
+            )
     state = found.of(search)
     assert next(iter(state.importance)) == "train.lr"
     assert state.importance["train.lr"] > 0.8
@@ -279,7 +281,7 @@ def test_trials_drawn_twice_are_not_counted(tmp_path):
     search.prepare()
     with search.worker():
         while (trial := search.take()) is not None:
-            search.told(trial, 0.5, {})
+            search.tell(trial, "COMPLETE", {}, 0.5)
     everything = search.study.get_trials()
     assert len(found.of(search).rows) == 3
     assert sum(bool(one.user_attrs.get(DUPLICATE)) for one in everything) == len(everything) - 3

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
-from orca_cli import __version__, retired, signals, storage, terminal
+from orca_cli import __version__, parts, retired, signals, storage, terminal
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, UsageError, of_processes, suggest
 from orca_cli.launching import ranks
 
@@ -34,17 +34,7 @@ COMMANDS = {
 }
 
 # These import torch and other packages, whose versions are checked first.
-_COMPUTING = (
-    "run",
-    "worker",
-    "tune",
-    "predict",
-    "export",
-    "score",
-    "distance",
-    "data check",
-    "body get",
-)
+_COMPUTING = ("run", "worker", "tune", "predict", "export", "score", "distance", "data check", "body get")
 
 _EXAMPLES = """\
 examples:
@@ -83,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
         with signals.raised():
             code = _dispatch(words, wants_traceback, main if argv is None else None)
         if rank is not None and not rank.leads:
-            ranks.leave(code)
+            # Threads of gloo can make the interpreter abort at its end, and a launcher would call the whole run failed.
+            os._exit(code)
         return code
     except KeyboardInterrupt as stop:
         failure: OrcaError = InterruptionError.by(stop.args[0] if stop.args else signal.SIGINT)
@@ -153,6 +144,8 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     arguments.traceback = wants_traceback
     arguments.typed = ["orca", *name.split(), *words]
     arguments.program = program  # the function `main`; None when another program called it
+    for module in getattr(arguments, "allow_module", ()):
+        parts.allow_module(module)
     if name in _COMPUTING:
         from orca_cli.runs.environment import check_requirements
 

@@ -58,6 +58,11 @@ def key_of(text: str) -> str:
     return text.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
+def quoted(path: Path) -> str:
+    """Return a path as the value of an override."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def _files(folder: Path) -> dict[str, Path]:
     """Return name -> file; files in folders below have names such as `paper/deepsea-roberta`."""
     return {file.relative_to(folder).as_posix().removesuffix(".yaml"): file for file in folder.rglob("*.yaml")}

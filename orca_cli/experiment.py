@@ -19,7 +19,7 @@ from orca_cli.exceptions import MemoryExhaustedError, OrcaError, interruption_in
 from orca_cli.outcome import Outcome, ended_by
 from orca_cli.runs import claim
 from orca_cli.runs.directory import SUMMARY, RunDirectory, RunName, read_or_empty
-from orca_cli.runs.preprocessing import write_body_config, write_preprocessing
+from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 from orca_cli.runs.settings import flat
 from orca_cli.tracking.guarded import Guarded
 from orca_cli.tracking.json_lines import FILE as JSON_LINES
@@ -36,16 +36,12 @@ Summary = dict[str, Any]
 Recorders = Sequence["Recorder"]
 
 
-def _ignore(summary: Summary) -> None:
-    """Do nothing."""
-
-
 def run(
     job: Composed,
     *,
     force: bool = False,
     allow_inexact: bool = False,
-    on_build: Callable[[Summary], None] = _ignore,
+    on_build: Callable[[Summary], None] = lambda summary: None,
     recorders: Recorders = (),
     team: Team | None = None,
 ) -> Outcome:
@@ -66,7 +62,7 @@ def run(
             signals.deferred(),
             signals.watched(),
             claim.claim(root, name, force=force, allow_inexact=allow_inexact) as folder,
-            _logged(folder.log_file),
+            _logged(folder.path / "run.log"),
         ):
             if result := folder.result():
                 terminal.log.info(f"already completed, not run again (--force does): {folder.path}")
@@ -94,7 +90,7 @@ def run_name(job: Composed) -> RunName:
 def train(
     job: Composed,
     folder: RunDirectory,
-    on_build: Callable[[Summary], None] = _ignore,
+    on_build: Callable[[Summary], None] = lambda summary: None,
     recorders: Recorders = (),
     team: Team | None = None,
 ) -> Validated:
@@ -142,7 +138,7 @@ def train(
         if built.task.preprocessing is not None:
             write_preprocessing(folder.stage("build"), built.task.preprocessing)
             if (checkpoint := getattr(built.model.body, "folder", None)) is not None:
-                write_body_config(folder.stage("build"), shareable_config(checkpoint))
+                storage.write_json(folder.stage("build") / BODY_CONFIG, shareable_config(checkpoint))
     on_build(built.summary)
     _track(job, folder)  # outside of what is timed, since a budget in minutes counts that
     with _timed(seconds, "align"):
@@ -225,8 +221,10 @@ def _attempt(
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
         if stop := interruption_in(error):
             return _recorded(folder, ended_by(stop, error, folder.path))
-        if failed := _gone(folder):  # nowhere left to record it
-            return ended_by(failed, error, folder.path)
+        try:
+            storage.check_held(folder.path)
+        except OrcaError as gone:  # which can cause any other failure, and leaves no place to record it
+            return ended_by(gone, error, folder.path)
         stage = folder.status().get("stage") or "build"
         return _recorded(folder, ended_by(_known(error, stage) or _bug(folder, error), error, folder.path))
     return Outcome("completed", path=folder.path, result=folder.result())
@@ -240,6 +238,7 @@ def _complete(
     team: Team | None,
 ) -> None:
     """Train, test, compare with baselines and write the result; without the test split where the settings say so."""
+    from orca_cli.report.answer import numbers, svg
     from orca_cli.stages.result import result_of
 
     validated, tested = train(job, folder, on_build, recorders, team), None
@@ -247,20 +246,13 @@ def _complete(
     if job.config.test:
         tested = test(job, folder, validated)
         compared = compare(validated, tested)
-        _draw(folder)
+        if (answer := numbers.read(folder.path)) is not None:  # dense outputs have no such picture
+            storage.write_text(folder.stage("finetune") / svg.FILE, svg.draw(answer, folder.name.task))
     result = result_of(validated, tested) | compared | {"inexact": folder.inexact()}
     folder.write_result(result)
     if not job.config.keep_weights:
         folder.drop_weights()
     folder.ended("completed", result)
-
-
-def _draw(folder: RunDirectory) -> None:
-    """Draw what the run predicted into its folder; dense outputs have no such picture."""
-    from orca_cli.report.answer import numbers, svg
-
-    if (answer := numbers.read(folder.path)) is not None:
-        storage.write_text(folder.stage("finetune") / svg.FILE, svg.draw(answer, folder.name.task))
 
 
 def _check_device(job: Composed, earlier: RunDirectory | None) -> None:
@@ -287,15 +279,6 @@ def _write_settings(job: Composed, folder: RunDirectory, device: str) -> None:
     storage.write_text(folder.path / "config.yaml", compose.to_yaml(job.stored))
     storage.write_text(folder.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides))
     folder.write_environment(environment() | {"device": device, "files": job.identity.files})
-
-
-def _gone(folder: RunDirectory) -> OrcaError | None:
-    """Return the failure that the run's folder is gone, which can cause any other; else None."""
-    try:
-        storage.check_held(folder.path)
-    except OrcaError as error:
-        return error
-    return None
 
 
 def _known(error: BaseException, stage: str) -> OrcaError | None:

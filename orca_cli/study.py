@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import configuration
+from orca_cli.configuration import key_of
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 from orca_cli.schema import is_without_effect
 
@@ -124,13 +125,8 @@ class Study:
                 makes arms of its own.
             data_folder: where relative names of files are looked for, besides the working folder.
         """
-        blank = {
-            _key(text)
-            for choices in self.axes.values()
-            for texts in choices.values()
-            for text in texts
-            if _is_blank(text)
-        }
+        preset_texts = [text for choices in self.axes.values() for texts in choices.values() for text in texts]
+        blank = {key_of(text) for text in preset_texts if _is_blank(text)}
         own = [[(axis, name) for name in choices] for axis, choices in self.axes.items()]
         more = [[(key, *pair) for pair in pairs] for key, pairs in typed.items()]
         found = []
@@ -139,7 +135,7 @@ class Study:
             if any(all(labels[axis] in names for axis, names in one.items()) for one in self.left_out):
                 continue
             texts = [*self.common, *(text for axis, name in chosen for text in self.axes[axis][name])]
-            preset = {_key(text): text for text in texts}
+            preset = {key_of(text): text for text in texts}
             for extra in itertools.product(*more):
                 merged, named = dict(preset), dict(labels)
                 for key, value, text in extra:
@@ -177,10 +173,6 @@ def absent(arms: Iterable[Arm]) -> dict[str, int]:
 def absent_lines(absent: Mapping[str, int]) -> list[str]:
     """Return a line for each reason why arms cannot run."""
     return [f"{count} run{'s' if count > 1 else ''} left out: {reason}" for reason, count in absent.items()]
-
-
-def _key(text: str) -> str:
-    return text.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
 def _is_blank(text: str) -> bool:
@@ -225,7 +217,7 @@ def _overrides(given: Any, part: str, where: str) -> tuple[str, ...]:
             "is not a list of overrides", where=f"{where}: {part}", hint="such as [task=digits, train.epochs=5]"
         )
     for text in texts:
-        if _key(text).split(".")[0].split("/")[0] in _NOT_IN_FILES:
+        if key_of(text).split(".")[0].split("/")[0] in _NOT_IN_FILES:
             raise UnsafeError(
                 f"'{text}' sets how the program runs", where=f"{where}: {part}", hint="type it on the command line"
             )

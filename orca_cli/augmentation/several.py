@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -61,18 +62,8 @@ class Several:
             if getattr(part, "whole_batch", False):
                 batch = part(batch, own, facts)
             elif len(rows):
-                batch = _with_rows(batch, rows, part(_rows(batch, rows), own, facts))
+                changed = vars(part(batch.mapped(operator.itemgetter(rows)), own, facts))
+                tensors = {key: value for key, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+                joined: Any = {key: value.index_copy(0, rows, changed[key]) for key, value in tensors.items()}
+                batch = replace(batch, **joined)
         return batch
-
-
-def _rows(batch: Batch, rows: torch.Tensor) -> Batch:
-    return replace(batch, **{key: value[rows] for key, value in _tensors(batch).items()})
-
-
-def _with_rows(batch: Batch, rows: torch.Tensor, changed: Batch) -> Batch:
-    new = _tensors(changed)
-    return replace(batch, **{key: value.index_copy(0, rows, new[key]) for key, value in _tensors(batch).items()})
-
-
-def _tensors(batch: Batch) -> dict[str, Any]:
-    return {key: value for key, value in vars(batch).items() if isinstance(value, torch.Tensor)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from orca_cli import parts, terminal
+from orca_cli import terminal
 from orca_cli.commands.list import typed
 from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.exceptions import UsageError
@@ -59,8 +59,6 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Return the distances."""
     settings = _take_words(arguments)
     terminal.configure_logging(quiet=True)
-    for module in arguments.allow_module:
-        parts.allow_module(module)
     from orca_cli.comparison.distance import distance
 
     comparison = distance(

@@ -17,7 +17,7 @@ from rich.text import Text
 from orca_cli import __version__, configuration, storage, terminal
 from orca_cli.exceptions import CheckpointError, OrcaError, StorageError, UnavailableError
 from orca_cli.runs.check import Checked, check
-from orca_cli.runs.environment import PACKAGES, unmet_requirements, version_of
+from orca_cli.runs.environment import PACKAGES, requirements, unmet_requirements, version_of
 from orca_cli.runs.naming import named
 from orca_cli.terminal import Result
 
@@ -103,7 +103,7 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def versions() -> dict[str, str | None]:
     """Return what is installed, read from the packages' metadata without importing them."""
-    names = sorted(_required()) or [name for name in PACKAGES if name != _DISTRIBUTION]
+    names = sorted({one.name for one in requirements()}) or [name for name in PACKAGES if name != _DISTRIBUTION]
     about = {"python": platform.python_version(), "orca": __version__, "platform": platform.platform()}
     return {**about, **{name: version_of(name) for name in names}}
 
@@ -146,21 +146,10 @@ def extras() -> dict[str, dict[str, Any]]:
         names = metadata.metadata(_DISTRIBUTION).get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:
         return {}
+    always = {one.name for one in requirements()}
+    needed = {name: {one.name for one in requirements(name)} - always for name in names}
     install = f"pip install '{_DISTRIBUTION}[%s]'"
-    return {name: {"installed": all(map(version_of, _required(name))), "install": install % name} for name in names}
-
-
-def _required(extra: str = "") -> set[str]:
-    """Return the distributions that the program, or one of its extras, requires; none for a source tree."""
-    from packaging.requirements import Requirement
-
-    try:
-        requirements = [Requirement(line) for line in metadata.requires(_DISTRIBUTION) or []]
-    except metadata.PackageNotFoundError:
-        return set()
-    always = {one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})}
-    own = {one.name for one in requirements if one.marker is not None and one.marker.evaluate({"extra": extra})}
-    return own - always if extra else always
+    return {name: {"installed": all(map(version_of, needed[name])), "install": install % name} for name in names}
 
 
 def weights() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from orca_cli import parts, terminal
+from orca_cli import terminal
 from orca_cli.commands.options import add_allow_module
 from orca_cli.commands.predict import add_checkpoint, run_folder
 from orca_cli.terminal import Result
@@ -33,8 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Write the export, and return where it is."""
-    for module in arguments.allow_module:
-        parts.allow_module(module)
     terminal.configure_logging()
     from orca_cli.prediction.export import export
     from orca_cli.prediction.loading import open_model

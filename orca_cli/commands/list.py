@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from orca_cli import configuration
-from orca_cli.commands import choices
+from orca_cli import catalogue, configuration, data_folder, ranges, schema
 from orca_cli.commands.options import add_config_dir
 from orca_cli.exceptions import UsageError, suggest
 from orca_cli.terminal import Result, table
@@ -35,6 +35,10 @@ GROUPS = {
 }
 SETTINGS = "settings"
 SCHEMA = 1
+# Of tasks that name none; see scoring/defaults.py.
+_ERRORS = {"classes": "0-1 error", "labels": "1 - mAP", "values": "RMSE"}
+PLAIN = "clean"  # the protocol that the others depart from
+UNSET = "-"
 EXAMPLES = """\
 examples:
   orca list                           the names in every group
@@ -66,12 +70,12 @@ def execute(arguments: argparse.Namespace) -> Result:
     # A group without a single file, such as one of a configuration of an older release, is not mentioned among all.
     extra = arguments.config_dir
     words = [word] if word else [name for name, group in GROUPS.items() if configuration.choices(group, extra)]
-    listed = {name: choices.settings() if name == SETTINGS else choices.entries(GROUPS[name], extra) for name in words}
+    listed = {name: _all_settings() if name == SETTINGS else entries(GROUPS[name], extra) for name in words}
     if arguments.names:
         listed[words[0]] = _chosen(listed[words[0]], arguments.names, word)
     record: dict[str, Any] = {"schema": SCHEMA, **listed}
     if word == "protocols":
-        record["departures"] = [dataclasses.asdict(one) for one in choices.departures(extra)]
+        record["departures"] = [dataclasses.asdict(one) for one in departures(extra)]
     if word is None:
         rows = [(word, ", ".join(entry["name"] for entry in found) or "-") for word, found in listed.items()]
         note = Text(f"Details: orca list GROUP; keys: orca list {SETTINGS}")
@@ -80,6 +84,151 @@ def execute(arguments: argparse.Namespace) -> Result:
         return Result(record, _show_settings(listed[word]))
     more = _show_departures(extra) if word == "protocols" else ()
     return Result(record, chain(_show_group(word, listed[word], bool(arguments.names)), more))
+
+
+def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
+    """Return what a group offers: name, description, file, what it picks in other groups, its parameters and their meanings.
+
+    Tasks and sources also have `data`: what is known of their data, and whether they are there. Tasks have `error`, the
+    name of what is reported, and `protocols`: name -> where a task departs from the protocol clean.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    found = []
+    for name, path in configuration.choices(group, extra).items():
+        content = configuration.content(path)
+        picks = configuration.picks(content.pop("defaults", None))
+        # A file of the whole package (`@package _global_`) holds its group's settings under the group's name.
+        own = content.get(group, content)
+        if group == "study":
+            own = {axis: list(given) for axis, given in content.get("axes", {}).items()}
+        if group == "protocol":  # it sets keys of other groups, and its own name
+            own = {key: value for key, value in content.items() if key != group}
+        own = own if isinstance(own, dict) else {}
+        entry: dict[str, Any] = {
+            "name": name,
+            "description": configuration.description(path),
+            "picks": picks,
+            "parameters": {key: value for key, value in own.items() if key not in ("_target_", "data")},
+            "meanings": configuration.comments(path),
+            "file": str(path),
+        }
+        if group in catalogue.GROUPS:
+            about = catalogue.read(group, name, path)
+            texts = {key: getattr(about, key) for key in ("shape", "outputs", "error", "licence", "origin", "bytes")}
+            entry["data"] = {"state": data_folder.state(about, configuration.default_folders()["data"]), **texts}
+        if group == "task":
+            entry["error"] = entry["data"].pop("error") or _error(own)
+            entry["protocols"] = _departure_texts(name, extra)
+        found.append(entry)
+    return found
+
+
+def _departure_texts(task: str, extra: Path | None) -> dict[str, str]:
+    """Return what the descriptions of conf/departures/PROTOCOL/TASK.yaml say, by protocol."""
+    files = {tuple(name.rsplit("/", 1)): path for name, path in configuration.choices("departures", extra).items()}
+    texts = {protocol: configuration.description(path) for (protocol, of), path in files.items() if of == task}
+    return {protocol: text.removeprefix(f"{task}: ") for protocol, text in texts.items()}
+
+
+def _error(task: dict[str, Any]) -> str:
+    """Return the name of the error of a task whose block `data` does not give it: the class, or the usual one of its kind."""
+    node = task.get("error")
+    if isinstance(node, dict) and isinstance(node.get("_target_"), str):
+        return node["_target_"].rpartition(".")[2]
+    if isinstance(node, str):
+        return node
+    return _ERRORS.get(str(task.get("kind")), "usual of kind")
+
+
+def _all_settings() -> list[dict[str, Any]]:
+    """Return every key of the schema with type, default, what is allowed, and meaning."""
+    defaults = schema.Config()
+    return [
+        {
+            "key": key,
+            "type": ranges.in_words(hint, limits=False),
+            "default": schema.lookup(defaults, key),
+            "allowed": ranges.limits_in_words(hint),
+            "meaning": ranges.meaning(hint),
+        }
+        for key, hint in schema.declared().items()
+    ]
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A setting whose value depends on the protocol.
+
+    Args:
+        task: the task that it is changed for; empty for all tasks.
+        key: dotted, as it is typed; a part's own key (`task.loss`) stands for its class.
+        values: protocol -> value, in the order of `protocols`; UNSET where neither the protocol nor the part's file sets it.
+    """
+
+    task: str
+    key: str
+    values: dict[str, Any]
+
+
+def protocols(extra: Path | None = None) -> list[str]:
+    """Return the protocols, the plain one first."""
+    return sorted(configuration.choices("protocol", extra), key=lambda name: (name != PLAIN, name))
+
+
+def departures(extra: Path | None = None) -> list[Departure]:
+    """Return all settings that differ between protocols, those for all tasks first; values as the files write them.
+
+    Settings of training (conf/hparams) are not among them: they belong to a task on a body.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    names = protocols(extra)
+    shared = {name: _settings(path) for name, path in configuration.choices("protocol", extra).items()}
+    own: dict[str, dict[str, dict[str, Any]]] = {}  # task -> protocol -> settings
+    for name, path in configuration.choices("departures", extra).items():
+        protocol, _, task = name.partition("/")
+        own.setdefault(task, {})[protocol] = _settings(path)
+    root = configuration.content(configuration.config_dir() / "config.yaml")
+    chosen = {group: name for line in root["defaults"] if isinstance(line, dict) for group, name in line.items()}
+    defaults = schema.Config()
+
+    def plain(key: str) -> Any:
+        if key in chosen:
+            return chosen[key]
+        return UNSET if key.partition(".")[0] in chosen else schema.lookup(defaults, key)
+
+    found = []
+    tasks = configuration.choices("task", extra)
+    for task, changed in [("", shared), *sorted(own.items())]:
+        written = _settings(tasks[task]) if task in tasks else {}
+        for key in dict.fromkeys(key for name in names for key in changed.get(name, {})):
+            otherwise = written.get(key, plain(key))
+            values = {name: changed.get(name, {}).get(key, shared[name].get(key, otherwise)) for name in names}
+            if task or any(value != values[PLAIN] for value in values.values()):
+                found.append(Departure(task, key, values))
+    return found
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Return dotted key -> value of a file of the whole package, with what it picks in other groups."""
+    content = configuration.content(path)
+    picks = configuration.picks(content.pop("defaults", None))
+    content.pop("protocol", None)
+    return picks | dict(flat("", content))
+
+
+def flat(prefix: str, value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values of nested settings; a part's own key has the name of its class as value."""
+    for key, entry in value.items():
+        if isinstance(entry, dict):
+            yield from flat(f"{prefix}{key}.", entry)
+        elif key == "_target_":
+            yield prefix.removesuffix("."), str(entry).rsplit(".", 1)[-1]
+        else:
+            yield f"{prefix}{key}", entry
 
 
 def _chosen(found: list[dict[str, Any]], names: Sequence[str], word: str) -> list[dict[str, Any]]:
@@ -136,7 +285,7 @@ def _show_axes(found: list[dict[str, Any]]) -> Iterator[RenderableType]:
 
 def _show_departures(extra: Path | None) -> Iterator[RenderableType]:
     """Yield what every protocol changes, side by side; the reasons are in docs/protocols.md."""
-    names, found = choices.protocols(extra), choices.departures(extra)
+    names, found = protocols(extra), departures(extra)
     for title, rows in (
         ("all tasks", [(entry.key, entry) for entry in found if not entry.task]),
         ("single tasks", [(f"{entry.task}: {entry.key}", entry) for entry in found if entry.task]),
@@ -161,7 +310,7 @@ def _show_parameters(group: str, found: list[dict[str, Any]], in_full: bool) -> 
     prefix = "" if group == "hparams" else f"{group}."
     for entry in found:
         shown = {key: value for key, value in entry["parameters"].items() if key not in ("kind", "checkpoint")}
-        entry["pairs"] = [(key, typed(value)) for key, value in choices.flat(prefix, shown)]
+        entry["pairs"] = [(key, typed(value)) for key, value in flat(prefix, shown)]
     with_any = [entry for entry in found if entry["pairs"]]
     if in_full:
         for entry in with_any:

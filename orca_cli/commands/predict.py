@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_cli import parts, terminal
+from orca_cli import terminal
 from orca_cli.commands.options import add_allow_module
 from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import DataError, UsageError
@@ -18,7 +18,6 @@ if TYPE_CHECKING:  # imports torch
     from torch import Tensor
 
     from orca_cli.interfaces import NewData
-    from orca_cli.prediction.predictor import Predictor
 
 PARTS = ("train", "validation", "test")
 _MOST_REMARKS = 10
@@ -65,8 +64,6 @@ def execute(arguments: argparse.Namespace) -> Result:
         raise UsageError("needs a file for the predictions", where="--json", hint="add --out FILE")
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise UsageError(f"{arguments.batch_size} is out of range", where="--batch-size", hint="allowed: 1 or more")
-    for module in arguments.allow_module:
-        parts.allow_module(module)
     terminal.configure_logging()
     from orca_cli.prediction import output
     from orca_cli.prediction.loading import open_model
@@ -98,7 +95,14 @@ def execute(arguments: argparse.Namespace) -> Result:
         "error": None,
     }
     if targets is not None:
-        record["error"] = _error(predictor, kept.whole(), targets)
+        score, (name, percent) = predictor.measure(kept.whole(), targets), predictor.error_facts
+        record["error"] = {
+            "name": name,
+            "percent": percent,
+            "value": score.value,
+            "n": score.n,
+            "skipped": score.skipped,
+        }
     return _result(record, arguments.out)
 
 
@@ -125,12 +129,6 @@ def run_folder(word: str, *, best: bool) -> tuple[Path, str | None]:
     found = best_run(Path(word).expanduser())
     terminal.log.info(f"best: {found}")
     return found.path, str(found)
-
-
-def _error(predictor: Predictor, outputs: Tensor, targets: Any) -> dict[str, Any]:
-    score = predictor.measure(outputs, targets)
-    name, percent = predictor.error_facts
-    return {"name": name, "percent": percent, "value": score.value, "n": score.n, "skipped": score.skipped}
 
 
 def _result(record: dict[str, Any], out: Path | None) -> Result:

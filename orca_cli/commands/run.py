@@ -10,18 +10,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orca_cli import experiment, parts, signals, study, terminal
+from orca_cli import experiment, signals, study, terminal
 from orca_cli.commands import study_plan
 from orca_cli.commands.job import message, print_traceback, run_job
 from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.commands.summary import of_plan, of_run
+from orca_cli.configuration import key_of
 from orca_cli.exceptions import OrcaError, PreemptionError, UsageError
-from orca_cli.launching import launchers, processes, ranks, slurm
+from orca_cli.launching import launchers, processes, ranks
 from orca_cli.outcome import Outcome, ended_by
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.compose import Composed, Session, Sweep
+    from orca_cli.compose import Composed
     from orca_cli.schema import Config
     from orca_cli.training.team import Team
 
@@ -96,7 +97,11 @@ def execute(arguments: argparse.Namespace) -> Result:
     )
     rank = ranks.found() if place is None else None
     with signals.deferred(insistent=place is None and (rank is None or rank.leads)):
-        team = None if rank is None else _team(rank)
+        team: Team | None = None
+        if rank is not None:
+            from orca_cli.training.team import Team
+
+            team = Team(rank)
         if team is not None and not team.leads:
             return _follow(team, arguments)
         code = 1
@@ -116,16 +121,10 @@ def execute(arguments: argparse.Namespace) -> Result:
             if team is not None:
                 team.end(code)
             if place is None and code == PreemptionError.code:
-                slurm.requeue()
+                launchers.requeue()
         if place is not None and isinstance(ended, Outcome):
             processes.say(place.pipe, message(ended))
         return result
-
-
-def _team(rank: ranks.Rank) -> Team:
-    from orca_cli.training.team import Team
-
-    return Team(rank)
 
 
 def _follow(team: Team, arguments: argparse.Namespace) -> Result:
@@ -134,8 +133,6 @@ def _follow(team: Team, arguments: argparse.Namespace) -> Result:
     from orca_cli.stages import following
 
     def settings() -> Config:
-        for module in arguments.allow_module:
-            parts.allow_module(module)
         with compose.session(arguments.config_dir) as session:
             return session.compose(arguments.overrides).config
 
@@ -145,9 +142,8 @@ def _follow(team: Team, arguments: argparse.Namespace) -> Result:
 
 
 def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Result:
-    for module in arguments.allow_module:
-        parts.allow_module(module)
-    _check_launcher(arguments)
+    is_launched = any(text.startswith(_LAUNCHER) for text in arguments.overrides)
+    _check_launcher(arguments, is_launched)
     time_limit_s = None if arguments.time_limit is None else _seconds(arguments.time_limit)
     from orca_cli import compose
 
@@ -161,7 +157,11 @@ def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Resu
                 terminal.log.warning(line)
             if arguments.dry_run:
                 return _dry_run(found.experiments, is_sweep=True, force=arguments.force)
-            return _enqueue(found, arguments) if arguments.enqueue else _sweep(session, found, arguments, time_limit_s)
+            from orca_cli.commands import sweep
+
+            if arguments.enqueue:
+                return sweep.enqueue(found, arguments)
+            return sweep.run(session if is_launched else None, found, arguments, time_limit_s)
         for text in arguments.overrides if arguments.job is None else ():
             key, _, value = text.partition("=")
             is_plain = not value.startswith(("[", "{", "'", '"'))
@@ -170,41 +170,19 @@ def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Resu
         job = session.compose(arguments.overrides)
         signals.check()
         if job.config.tune.algorithm != "none" and not arguments.dry_run:
-            job = _tuned(session, arguments)
+            from orca_cli.commands import tune
+
+            job = tune.tuned(session, arguments)
         if arguments.dry_run:
             return _dry_run([job], is_sweep=False, force=arguments.force)
         return run_job(job, arguments, team)
 
 
-def _sweep(session: Session, found: Sweep, arguments: argparse.Namespace, time_limit_s: float | None) -> Result:
-    from orca_cli.commands import sweep
-
-    return sweep.run(session if _is_launched(arguments) else None, found, arguments, time_limit_s)
-
-
-def _enqueue(found: Sweep, arguments: argparse.Namespace) -> Result:
-    from orca_cli.commands import enqueue
-
-    return enqueue.enqueue(found, arguments)
-
-
-def _tuned(session: Session, arguments: argparse.Namespace) -> Composed:
-    from orca_cli.commands import tune
-
-    return tune.tuned(session, arguments)
-
-
-def _is_launched(arguments: argparse.Namespace) -> bool:
-    return any(text.startswith(_LAUNCHER) for text in arguments.overrides)
-
-
-def _check_launcher(arguments: argparse.Namespace) -> None:
+def _check_launcher(arguments: argparse.Namespace, is_launched: bool) -> None:
     """Refuse options and settings of a launcher that have no effect."""
-    is_launched = _is_launched(arguments)
     own = {"--at-once": arguments.at_once, "--time-limit": arguments.time_limit, "--enqueue": arguments.enqueue or None}
-    if arguments.enqueue and (
-        others := [option for option in ("--at-once", "--time-limit") if own[option] is not None]
-    ):
+    others = [option for option in ("--at-once", "--time-limit") if own[option] is not None]
+    if arguments.enqueue and others:
         raise UsageError("has no effect with --enqueue", where=others[0], hint="start as many workers as you want")
     if arguments.enqueue and arguments.force:
         raise UsageError("does not go with --enqueue", where="--force", hint="remove the runs (orca runs rm) instead")
@@ -217,7 +195,7 @@ def _check_launcher(arguments: argparse.Namespace) -> None:
     for text in arguments.overrides:
         if text.startswith(_LAUNCHER):
             launchers.check_installed(text.removeprefix(_LAUNCHER))
-        key = text.lstrip("+~").partition("=")[0]
+        key = key_of(text)
         if is_launched and key in ("tune", "tune.algorithm"):
             raise UsageError("has no effect with another launcher", where=text, hint="search first: orca tune")
         if not is_launched and key.startswith("hydra.launcher"):

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from orca_cli import parts, terminal
+from orca_cli import terminal
 from orca_cli.commands.options import add_allow_module
 from orca_cli.commands.runs.reading import one_run
 from orca_cli.commands.summary import percent_or_number
@@ -40,8 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return the recorded and the computed error of each run."""
-    for module in arguments.allow_module:
-        parts.allow_module(module)
     records, failures = [], []
     for word in arguments.runs:
         try:

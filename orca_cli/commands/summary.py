@@ -16,6 +16,7 @@ from orca_cli.experiment import Summary
 from orca_cli.outcome import Outcome
 from orca_cli.report.answer import numbers, svg
 from orca_cli.report.answer.console import Picture
+from orca_cli.runs.curves import spread
 from orca_cli.runs.directory import STAGE_FOLDERS, RunName
 from orca_cli.runs.durations import in_words
 from orca_cli.runs.preprocessing import can_predict
@@ -80,16 +81,19 @@ def of_sweep(
         study: its name; empty for other sweeps.
     """
     jobs = [{"settings": own, **_record(outcome)} for own, outcome in zip(settings, outcomes, strict=True)]
-    rows = []
-    for label, own, outcome in zip(labels, settings, outcomes, strict=True):
-        code = f" ({outcome.code})" if outcome.code > 0 else ""
-        note = error_text(outcome.result) if outcome.failure is None else str(outcome.failure.error)
-        cells = (label, own, f"{outcome.state}{code}", note)
-        rows.append([Text(cell, style="red" if outcome.code else "") for cell in cells])
+    codes = [f" ({outcome.code})" if outcome.code > 0 else "" for outcome in outcomes]
+    rows = [job_row(*job) for job in zip(labels, settings, outcomes, codes, strict=True)]
     counts: Counter[str] = Counter(outcome.state for outcome in outcomes)
     words = ", ".join(f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state])
     text = f"sweep of {len(outcomes)} runs: {words}. Next: orca report{f' --study {study}' if study else ''}"
     return Result({"schema": 1, "jobs": jobs}, [terminal.table(("job", "settings", "ended", ""), rows), text], failures)
+
+
+def job_row(label: str, settings: str, outcome: Outcome, code: str = "") -> list[Text]:
+    """Return the row of a job in the table of those that have ended."""
+    note = error_text(outcome.result) if outcome.failure is None else str(outcome.failure.error)
+    cells = (label, settings, f"{outcome.state}{code}", note)
+    return [Text(cell, style="red" if outcome.code else "") for cell in cells]
 
 
 def of_plan(
@@ -262,9 +266,7 @@ def percent_or_number(value: float | None, percent: bool) -> str:
 
 def _short_curve(lines: Sequence[Mapping[str, Any]], percent: bool) -> str:
     """Return the validation error after at most six epochs, evenly spread, including the first and the last."""
-    count = min(_CURVE_POINTS, len(lines))
-    places = sorted({round(i * (len(lines) - 1) / max(count - 1, 1)) for i in range(count)})
-    shown = (lines[place] for place in places)
+    shown = spread(lines, _CURVE_POINTS)
     return " > ".join(f"{percent_or_number(line['validation_error'], percent)} ({line['epoch']})" for line in shown)
 
 

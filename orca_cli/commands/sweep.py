@@ -1,19 +1,20 @@
-"""`orca run -m`: run all jobs of a sweep, and find out how each of them ended."""
+"""`orca run -m`: run all jobs of a sweep and find out how each of them ended, or put them into the folder of runs."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orca_cli import experiment, signals, storage, terminal
-from orca_cli.commands.job import run_job
-from orca_cli.commands.job_process import NOT_STARTED, failed, outcome_of, program_to_fork, words_of
+from orca_cli.commands.job import NOT_STARTED, failed, outcome_of, program_to_fork, run_job, words_of
+from orca_cli.commands.options import forwarded
 from orca_cli.commands.summary import of_run, of_sweep
 from orca_cli.compose import Composed, Session, Sweep
 from orca_cli.exceptions import OrcaError, SweepError
-from orca_cli.launching import processes
+from orca_cli.launching import processes, queue
 from orca_cli.outcome import Outcome
 from orca_cli.runs import claim, studies
 from orca_cli.terminal import Result
@@ -50,7 +51,7 @@ def run(session: Session | None, sweep: Sweep, arguments: argparse.Namespace, ti
     terminal.log.info(f"sweep of {len(jobs)} runs" + (f"; {same} more are the same experiments" if same else ""))
     root = Path(jobs[0].config.paths.runs or "")
     storage.check_writable(root)
-    study_of(sweep, root)
+    _record_study(sweep, root)
     labels = [f"[{number}/{len(jobs)}]" for number in range(1, len(jobs) + 1)]
     failure: OrcaError | None = None
     if session is None:
@@ -66,16 +67,43 @@ def run(session: Session | None, sweep: Sweep, arguments: argparse.Namespace, ti
             failure = SweepError(text, where="sweep", hint="fix the cause and rerun the command")
     except OrcaError as stop:
         failure = failure or stop
-    return of_sweep(labels, settings_of(jobs), outcomes, [failure] if failure else [], sweep.study)
+    return of_sweep(labels, _settings(jobs), outcomes, [failure] if failure else [], sweep.study)
 
 
-def study_of(sweep: Sweep, root: Path) -> None:
+def enqueue(sweep: Sweep, arguments: argparse.Namespace) -> Result:
+    """Put the jobs into the folder of runs, for workers; those that failed are tried again.
+
+    Returns:
+        the sweep's name, and the command of its workers.
+    """
+    root = Path(sweep.jobs[0].config.paths.runs or "").absolute()
+    storage.check_writable(root)
+    _record_study(sweep, root)
+    jobs = [
+        queue.Job(settings, [text for text in job.overrides if not text.startswith("paths.runs=")], job.identity.run)
+        for settings, job in zip(_settings(sweep.experiments), sweep.experiments, strict=True)
+    ]
+    put = queue.put(root, sweep.study or sweep.jobs[0].choices["task"], sweep.study, jobs)
+    again = put.again()
+    # A file in a shared folder may not give options, so the workers need them.
+    command = shlex.join(["orca", "worker", put.name, *forwarded(arguments, "allow_inexact_resume")])
+    record = {"schema": 1, "sweep": put.name, "folder": str(put.folder), "jobs": len(jobs), "again": again}
+    lines = [f"sweep {put.name}: {len(jobs)} jobs in {put.folder}"]
+    lines += [f"{again} jobs that had failed are tried again"] if again else []
+    lines += [
+        f"on every machine that sees this folder, with ORCA_RUNS={shlex.quote(str(root))}: {command}",
+        f"its state: orca worker --list {put.name}",
+    ]
+    return Result(record | {"command": command}, lines)
+
+
+def _record_study(sweep: Sweep, root: Path) -> None:
     """Record which runs belong to a study, if the sweep is one."""
     if sweep.study:
         studies.add(root, sweep.study, [studies.Member(job.identity.run, job.labels) for job in sweep.jobs])
 
 
-def settings_of(jobs: list[Composed]) -> list[str]:
+def _settings(jobs: list[Composed]) -> list[str]:
     """Return what distinguishes each job from the others: the choices of a study, or the overrides, that not all have."""
     named = [[f"{axis}={name}" for axis, name in job.labels.items()] or job.overrides for job in jobs]
     common = set.intersection(*map(set, named)) if len(jobs) > 1 else set()

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import exceptions, experiment, signals, terminal
-from orca_cli.commands.job import message, print_traceback
-from orca_cli.commands.job_process import outcome_of, program_to_fork
+from orca_cli.commands.job import message, outcome_of, print_traceback, program_to_fork
+from orca_cli.commands.options import forwarded
+from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, NonFiniteError, OrcaError, PrunedError
 from orca_cli.launching import processes
 from orca_cli.outcome import Outcome, ended_by
@@ -69,14 +70,14 @@ def _run(trial: Trial, plan: Plan, search: Search, arguments: argparse.Namespace
     """Run all seeds of a trial, and tell the search how it ended."""
     name = f"trial {trial.number}"
     drawn = " ".join(f"{key}={as_typed(value)}" for key, value in (trial.settings or {}).items())
-    drawn = drawn or "the settings as they are"
-    terminal.log.info(f"{name}: {drawn}")
+    terminal.log.info(f"{name}: {drawn or 'the settings as they are'}")
     results: list[Mapping[str, Any]] = []
     stopped: str = trial.stopped
     for seed in plan.seeds if not stopped else ():
         decides = seed == plan.tune.seed and trial.settings is not None
-        words = [*plan.overrides(trial.settings, seed), OPTION, search.name, str(trial.number), str(int(decides))]
-        (end,) = processes.run_all([processes.Job(f"[{name}]", ["tune", *words, *_flags(arguments)])], main=main)
+        words = ["tune", *plan.overrides(trial.settings, seed), *forwarded(arguments, "verbose", "traceback")]
+        words += [OPTION, search.name, str(trial.number), str(int(decides))]
+        (end,) = processes.run_all([processes.Job(f"[{name}]", words)], main=main)
         outcome = outcome_of(end)
         error = None if outcome.failure is None else outcome.failure.error
         if isinstance(error, PrunedError):
@@ -86,7 +87,7 @@ def _run(trial: Trial, plan: Plan, search: Search, arguments: argparse.Namespace
             search.give_back(trial)
             return
         if isinstance(error, NonFiniteError):  # as bad as a setting can be
-            stopped = f"{error}"
+            stopped = str(error)
             break
         if error is not None:
             _failed(trial, search, error, outcome)
@@ -98,18 +99,18 @@ def _run(trial: Trial, plan: Plan, search: Search, arguments: argparse.Namespace
         results.append(outcome.result)
     facts = _facts(results)
     if stopped:
-        search.told_stopped(trial, facts | {"why": stopped})
+        search.tell(trial, "PRUNED", facts | {"why": stopped})
         terminal.log.info(f"{name}: {stopped}")
         return
     value = sum(float(result["validation_error"]) for result in results) / len(results)
-    search.told(trial, value, facts)
-    shown = f"{100 * value:.2f} %" if facts["percent"] else f"{value:.4g}"
+    search.tell(trial, "COMPLETE", facts, value)
+    shown = percent_or_number(value, facts["percent"])
     terminal.log.info(f"{name}: validation {facts['error']} {shown} in {facts['seconds']:.0f} s")
 
 
 def _failed(trial: Trial, search: Search, error: OrcaError, outcome: Outcome) -> None:
     where = "" if outcome.path is None else f" ({outcome.path})"
-    search.told_failed(trial, {"why": f"{error}{where}"})
+    search.tell(trial, "FAIL", {"why": f"{error}{where}"})
     if trial.settings is None:
         raise error
     terminal.print_error(f"trial {trial.number} failed: {error}")
@@ -130,15 +131,6 @@ def _facts(results: list[Mapping[str, Any]]) -> dict[str, Any]:
         "errors": [result["validation_error"] for result in results],
         "runs": [result["run_id"] for result in results],
     }
-
-
-def _flags(arguments: argparse.Namespace) -> list[str]:
-    words = []
-    if arguments.config_dir is not None:
-        words += ["--config-dir", str(arguments.config_dir)]
-    for module in arguments.allow_module:
-        words += ["--allow-module", module]
-    return words + [f"--{flag}" for flag in ("verbose", "traceback") if getattr(arguments, flag)]
 
 
 def execute(arguments: argparse.Namespace) -> Result:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from orca_cli import parts, signals, storage, terminal
+import yaml
+from rich.console import RenderableType
+from rich.text import Text
+
+from orca_cli import configuration, signals, storage, terminal
 from orca_cli.commands import trial
 from orca_cli.commands.job import print_traceback
-from orca_cli.commands.options import add_allow_module, add_config_dir
-from orca_cli.commands.tune_report import Arm, report, shown
-from orca_cli.exceptions import OrcaError, SweepError, UsageError
+from orca_cli.commands.options import add_allow_module, add_config_dir, forwarded
+from orca_cli.commands.summary import percent_or_number
+from orca_cli.exceptions import ConfigError, OrcaError, SweepError, UsageError
 from orca_cli.launching import processes
+from orca_cli.runs.settings import as_typed
 from orca_cli.schema import Tune
 from orca_cli.terminal import Result
-from orca_cli.tuning import found, hparams, trials
+from orca_cli.tuning import found, trials
 from orca_cli.tuning import plan as plans
+from orca_cli.tuning.found import Found, Row
+from orca_cli.tuning.plan import Plan
 from orca_cli.tuning.search import Search
 
 if TYPE_CHECKING:  # imports Hydra
@@ -37,7 +46,27 @@ examples:
 Trials are runs whose test split stays closed; those that fall behind on validation data are stopped early (ASHA). Typed again,
 the command goes on where it was stopped or killed; with more trials it adds to those that are done. The same command on
 another machine with the same folder of runs, or the same --storage, works on the same search."""
+_FOLDER = ".tuned"  # in the folder of runs: what searches have found
+_OURS = "Found by orca tune"
 _SHORT = tuple(name for name in vars(Tune()) if name != "algorithm")  # settings that `orca tune` takes without `tune.`
+
+
+@dataclass
+class Arm:
+    """One search of a command.
+
+    Args:
+        plan, search: of it.
+        folder: of settings, for what is found.
+        path: of the file of settings.
+        written: the file holds what was found.
+    """
+
+    plan: Plan
+    search: Search
+    folder: Path
+    path: Path
+    written: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,25 +77,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     add_config_dir(parser, "space/x.yaml, task/x.yaml, ...; what is found is written there")
     add_allow_module(parser)
-    parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="trials at a time, which share the threads; default: 1"
-    )
+    text = "trials at a time, which share the threads; default: 1"
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
     text = f"where trials are kept: a journal file or a database's address; default: ${trials.VARIABLE}, else below the runs"
     parser.add_argument("--storage", metavar="URL", help=text)
     text = "folder of settings for what is found; default: that of --config-dir, else .tuned below the runs"
     parser.add_argument("--to", type=Path, metavar="DIR", help=text)
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
-    parser.add_argument(
-        processes.OPTION, nargs=4, help=argparse.SUPPRESS
-    )  # given by a command to its workers and trials
+    # Given by a command to its workers and trials.
+    parser.add_argument(processes.OPTION, nargs=4, help=argparse.SUPPRESS)
     parser.add_argument(trial.OPTION, nargs=3, help=argparse.SUPPRESS)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Search, and return what was found."""
-    for module in arguments.allow_module:
-        parts.allow_module(module)
     if arguments.trial:
         return trial.execute(arguments)
     place = processes.Place.read(arguments.job) if arguments.job else None
@@ -138,10 +163,10 @@ def _arms(session: Session, overrides: Sequence[str], arguments: argparse.Namesp
     address = arguments.storage or os.environ.get(trials.VARIABLE)
     arms = []
     for plan in made:
-        folder = arguments.to or arguments.config_dir or plan.folder.parent.parent / hparams.FOLDER
-        name = f"{plan.run}-{plan.arm}" if plan.tune.per_arm else plan.run
-        path = hparams.path_of(folder, name)
-        search = Search(plan.name, address or plan.address, plan.folder, plan.space, plan.tune)
+        folder = arguments.to or arguments.config_dir or plan.folder.parent.parent / _FOLDER
+        path = hparams_path(folder, f"{plan.run}-{plan.arm}" if plan.tune.per_arm else plan.run)
+        journal = str(plan.folder / trials.JOURNAL)
+        search = Search(plan.name, address or journal, plan.folder, plan.space, plan.tune)
         arms.append(Arm(plan, search, folder, path))
     return arms
 
@@ -162,11 +187,8 @@ def _search(arms: Sequence[Arm], arguments: argparse.Namespace) -> None:
             trial.work(arm.plan, arm.search, arguments)
             signals.check()
         return
-    words = ["tune", *arguments.overrides]
-    words += [f"--{flag}" for flag in ("verbose", "quiet", "traceback") if getattr(arguments, flag)]
-    words += [] if arguments.config_dir is None else ["--config-dir", str(arguments.config_dir)]
+    words = ["tune", *arguments.overrides, *forwarded(arguments, "verbose", "quiet", "traceback")]
     words += [] if arguments.to is None else ["--to", str(arguments.to)]
-    words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
     if arguments.storage is not None:
         os.environ[trials.VARIABLE] = arguments.storage
     workers = [processes.Job(f"[{number}]", words) for number in range(1, arguments.jobs + 1)]
@@ -199,6 +221,140 @@ def _keep(arm: Arm) -> None:
     best = state.best
     if best is None or best.settings is None or state.defaults is None:
         return
+    # With those of the file that the trials took them in place of.
+    content = {} if arm.plan.before is None else configuration.content(arm.plan.before)
+    for key, value in arm.plan.found(best.settings).items():
+        *parents, last = key.split(".")
+        node = content
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = value
+    storage.make_folder(arm.path.parent)
     about = f"search {arm.plan.name}, trial {best.number} of {len(state.rows)}, on validation data only"
-    hparams.write(arm.path, about, arm.plan.before, arm.plan.found(best.settings))
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    storage.write_text(arm.path, f"# @package _global_\n# {_OURS}: {about}\n{text}")
     arm.written = True
+
+
+def hparams_path(folder: Path, name: str) -> Path:
+    """Return where settings of a name stand in the user's own folder of settings.
+
+    Raises:
+        ConfigError: there is such a file that no search wrote, or the program has settings of that name.
+    """
+    path = folder / "hparams" / f"{name}.yaml"
+    if name in configuration.choices("hparams"):
+        raise ConfigError(f"the program has its own '{name}'", where=str(path), hint="give your task another name")
+    if path.exists() and not configuration.description(path).startswith(_OURS):
+        hint = "move it, or give another folder by --to"
+        raise ConfigError("was not written by a search", where=str(path), hint=hint)
+    return path
+
+
+def report(
+    arms: Sequence[Arm], rest: Sequence[str], arguments: argparse.Namespace, failures: list[OrcaError]
+) -> Result:
+    """Return what was found.
+
+    Args:
+        arms: the searches.
+        rest: what was typed, without what concerns the search: the next run has it too.
+        arguments: the command line.
+        failures: why some trials are not done.
+    """
+    states = [found.of(arm.search) for arm in arms]
+    record = {
+        "schema": 1,
+        "searches": [_record(arm, state, rest, arguments) for arm, state in zip(arms, states, strict=True)],
+    }
+    shown_: list[RenderableType] = []
+    for arm, state in zip(arms, states, strict=True):
+        shown_ += [*shown(arm, state), Text(_next(arm, state, rest, arguments)), Text("")]
+    return Result(record, shown_[:-1], failures)
+
+
+def shown(arm: Arm, state: Found) -> Iterator[RenderableType]:
+    """Yield the tables and the verdict of a search."""
+    keys = list(arm.plan.space.params)
+    headers = ("trial", "state", "validation", *(key.removeprefix("train.") for key in keys), "note")
+    yield terminal.table(headers, [_cells(row, keys, row is state.best) for row in state.rows])
+    history = [error for error in state.history() if error is not None]
+    if len(history) > 1:
+        yield Text(f"lowest so far: {_error(state, history[0])}, then {_error(state, history[-1])}")
+    if state.importance:
+        shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in state.importance.items())
+        yield Text(f"importance for the validation error of completed trials (PED-ANOVA): {shares}")
+    yield Text(verdict(state), style="bold")
+
+
+def _cells(row: Row, keys: Sequence[str], is_best: bool) -> list[Text]:
+    style = "bold" if is_best else "red" if row.state == "failed" else "dim" if row.state == "stopped" else ""
+    error = "" if row.error is None else percent_or_number(row.error, row.facts.get("percent", True))
+    drawn = ["as they are", *[""] * (len(keys) - 1)]
+    if row.settings is not None:
+        drawn = [as_typed(row.settings.get(key)) for key in keys]
+    return [Text(cell, style=style) for cell in (str(row.number), row.state, error, *drawn, row.note)]
+
+
+def _facts(state: Found) -> dict[str, Any]:
+    return next((row.facts for row in state.rows if "error" in row.facts), {})
+
+
+def _error(state: Found, value: float) -> str:
+    return percent_or_number(value, bool(_facts(state).get("percent")))
+
+
+def verdict(state: Found) -> str:
+    """Return in a sentence whether the search was worth it."""
+    best, plain, facts = state.best, state.defaults, _facts(state)
+    counts = f"{len(state.rows)} trials: {state.count('completed')} completed, {state.count('stopped')} stopped early"
+    for word in ("failed", "running", "waiting"):
+        counts += f", {state.count(word)} {word}" if state.count(word) else ""
+    if best is None or best.error is None or plain is None or plain.error is None:
+        return f"{counts}. Nothing can be said before the settings as they are have run (trial 0)."
+    on = f"validation {facts['error']} on {facts['n']} samples"
+    if best.settings is None:
+        return f"{counts}. No trial beats the settings as they are: {on} {_error(state, plain.error)}."
+    settings = " ".join(f"{key}={as_typed(value)}" for key, value in best.settings.items())
+    return (
+        f"{counts}. Best: trial {best.number}, {settings}: {on} {_error(state, best.error)}, with the settings as they are"
+        f" {_error(state, plain.error)}. The lowest of many on the same samples is likely too low; the test error tells."
+    )
+
+
+def _next(arm: Arm, state: Found, rest: Sequence[str], arguments: argparse.Namespace) -> str:
+    if not arm.written:
+        if state.best is not None and state.best.settings is None:
+            return f"Nothing is written. Next: {_command(arm, rest, arguments, None)}"
+        return "Nothing is written yet. Next: the same command again."
+    return f"Written to {arm.path}. Next: {_command(arm, rest, arguments, arm.path.stem)}"
+
+
+def _command(arm: Arm, rest: Sequence[str], arguments: argparse.Namespace, name: str | None) -> str:
+    words = ["orca", "run", *([] if name is None else ["--config-dir", str(arm.folder)])]
+    typed = [text for text in rest if not (arm.plan.tune.per_arm and text.startswith("metric="))]
+    words += [*typed, *([f"metric={arm.plan.arm}"] if arm.plan.tune.per_arm else [])]
+    words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
+    chosen = [text for text in arguments.overrides if text.startswith("hparams=")]
+    return shlex.join([*words, *(chosen if name is None else [f"hparams={name}"])])
+
+
+def _record(arm: Arm, state: Found, rest: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    best, plain = state.best, state.defaults
+    return {
+        "name": arm.plan.name,
+        "arm": arm.plan.arm,
+        "space": arm.plan.space.name,
+        "storage": trials.shown(arm.search.address),
+        "runs": str(arm.plan.folder / "runs"),
+        "error": _facts(state).get("error"),
+        "validation_samples": _facts(state).get("n"),
+        "trials": [row.record() for row in state.rows],
+        "history": state.history(),
+        "importance": state.importance,
+        "best": None if best is None else best.record(),
+        "defaults": None if plain is None else plain.error,
+        "verdict": verdict(state),
+        "hparams": str(arm.path) if arm.written else None,
+        "next": _command(arm, rest, arguments, arm.path.stem if arm.written else None),
+    }

@@ -10,17 +10,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.text import Text
-
 from orca_cli import compose, experiment, signals, storage, terminal
-from orca_cli.commands.job import ended_by
-from orca_cli.commands.job_process import outcome_of, program_to_fork, words_of
-from orca_cli.commands.summary import error_text
+from orca_cli.commands.job import outcome_of, program_to_fork, words_of
+from orca_cli.commands.summary import job_row
 from orca_cli.compose import Composed, Session
 from orca_cli.exceptions import ConfigError, LockedError, OrcaError, StorageError, SweepError
 from orca_cli.launching import processes
 from orca_cli.launching.queue import Lease, Queue
-from orca_cli.outcome import Outcome
+from orca_cli.outcome import Outcome, ended_by
 from orca_cli.runs import claim
 from orca_cli.terminal import Result, log
 
@@ -35,9 +32,8 @@ class _Worker:
     arguments: argparse.Namespace
     main: processes.Main | None
     ended: list[tuple[int, Outcome]] = field(default_factory=list)
-    busy: dict[int, float] = field(
-        default_factory=dict
-    )  # job that a process without a lease does -> when to look again
+    # Job that a process without a lease does -> when to look again.
+    busy: dict[int, float] = field(default_factory=dict)
 
     def next(self) -> Lease | None:
         """Lease a job, or wait for one; None if there is none left for this worker."""
@@ -123,9 +119,8 @@ class _Worker:
             raise ConfigError("is another experiment on this machine", where=where, hint=hint)
         runs = Path(composed.config.paths.runs or "").absolute()
         if runs != self.queue.root:
-            raise ConfigError(
-                f"its run would go to {runs}, not to {self.queue.root}", where=where, hint="see paths.runs"
-            )
+            what = f"its run would go to {runs}, not to {self.queue.root}"
+            raise ConfigError(what, where=where, hint="see paths.runs")
 
     def _pass_over(self, lease: Lease, text: str) -> None:
         log.info(f"{text}; going on with another")
@@ -180,10 +175,8 @@ def _result(worker: _Worker, failure: OrcaError | None) -> Result:
     queue, retries = worker.queue, worker.arguments.retries
     rows, jobs = [], []
     for number, outcome in worker.ended:
-        note = error_text(outcome.result) if outcome.failure is None else str(outcome.failure.error)
         settings = queue.jobs[number - 1].settings
-        cells = (f"[{number}/{len(queue.jobs)}]", settings, outcome.state, note)
-        rows.append([Text(cell, style="red" if outcome.code else "") for cell in cells])
+        rows.append(job_row(f"[{number}/{len(queue.jobs)}]", settings, outcome))
         path = None if outcome.path is None else str(outcome.path)
         jobs.append({"job": number, "settings": settings, "state": outcome.state, "code": outcome.code, "path": path})
     states = queue.states()

@@ -11,11 +11,11 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from orca_cli import parts, signals, terminal
+from orca_cli import signals, terminal
 from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import OrcaError, PreemptionError, UsageError
-from orca_cli.launching import queue, slurm
+from orca_cli.launching import launchers, queue
 from orca_cli.terminal import Result
 
 _KINDS: tuple[queue.Kind, ...] = ("todo", "leased", "done", "failed")
@@ -72,8 +72,6 @@ def execute(arguments: argparse.Namespace) -> Result:
         raise UsageError("the name of a sweep is needed", where="SWEEP", hint=hint)
     found = queue.find(root, arguments.sweep)
     terminal.configure_logging(verbose=arguments.verbose, quiet=arguments.quiet)
-    for module in arguments.allow_module:
-        parts.allow_module(module)
     with signals.deferred():
         code = 1
         try:
@@ -87,7 +85,7 @@ def execute(arguments: argparse.Namespace) -> Result:
             raise
         finally:
             if code == PreemptionError.code:
-                slurm.requeue()
+                launchers.requeue()
 
 
 def _of_sweeps(root: Path) -> Result:
@@ -109,17 +107,11 @@ def _of_sweep(found: queue.Queue) -> Result:
     """Return the state of each job of a sweep."""
     ages = found.renewed_s_ago()
     states = found.states()
-    records = []
+    records: list[dict[str, Any]] = []
     for number, (job, state) in enumerate(zip(found.jobs, states, strict=True), start=1):
-        record: dict[str, Any] = {
-            "job": number,
-            "settings": job.settings,
-            "state": state.kind,
-            "identity": job.identity,
-        }
+        record = {"job": number, "settings": job.settings, "state": state.kind, "identity": job.identity}
         record |= {"attempts": state.attempt, "failed": state.failures, "lost": state.losses}
-        shown = state.last if state.kind != "todo" else {}
-        record |= {"host": shown.get("host"), "pid": shown.get("pid"), "error": shown.get("error")}
+        record |= {key: state.last.get(key) if state.kind != "todo" else None for key in ("host", "pid", "error")}
         records.append(record | {"renewed_s_ago": ages.get(number) if state.kind == "leased" else None})
     counts = Counter(state.kind for state in states)
     text = f"sweep {found.name}: {', '.join(f'{counts[kind]} {kind}' for kind in _KINDS)}"

@@ -101,7 +101,6 @@ def distance(
     device: str = "cpu",
     body: str | None = None,
     config_dir: Path | None = None,
-    reporter: Reporter | None = None,
 ) -> Comparison:
     """Return distances between two labelled data sets.
 
@@ -122,14 +121,13 @@ def distance(
         device: auto, cpu, cuda, cuda:N or mps.
         body: embeds named data; default: the body that the task picks.
         config_dir: the user's own configuration.
-        reporter: progress.
 
     Raises:
         ConfigError: unknown metric, name or parameter, or a value out of range.
         DataError: missing arrays, shapes other than above, different widths, too few classes for a metric.
         NonFiniteError: a distance overflows.
     """
-    reporter = reporter or LogReporter()
+    reporter = LogReporter()
     if points is not None and points < 2:
         raise ConfigError(f"{points} is out of range", where="points", hint="allowed: at least 2")
     if repeats < 0 or repeats == 1:

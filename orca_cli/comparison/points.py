@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from orca_cli import compose, configuration, parts, seeding
+from orca_cli.catalogue import GROUPS
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Body, Features, Reporter, Samples, TaskData
 from orca_cli.models.assembly import build_model
@@ -24,7 +25,6 @@ from orca_cli.stages.source_features import UniformDraw, Wanted, select_points, 
 from orca_cli.untrusted.arrays import read_arrays
 
 Data = str | Path | tuple[np.ndarray, np.ndarray]
-GROUPS = ("task", "source")
 _OF_POINTS = tuple(
     f"align.{name}" for name in ("features", "pseudo_labels", "source_cloud", "source_labels", "target_labels")
 )

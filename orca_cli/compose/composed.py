@@ -16,8 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from orca_cli import part_groups, parts, setting_checks
-from orca_cli.compose.failures import refused
-from orca_cli.compose.overrides import check_typed
+from orca_cli.compose.overrides import check_typed, refused
 from orca_cli.configuration import default_folders, key_of
 from orca_cli.exceptions import ConfigError
 from orca_cli.ranges import takes_word

@@ -23,8 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from orca_cli import configuration, schema, signals, study
 from orca_cli.compose.composed import Composed, Sweep, checked, reseeded
-from orca_cli.compose.failures import UNREADABLE, explained
-from orca_cli.compose.overrides import ALL_GROUPS, check_typed, names_of, parse, texts_of
+from orca_cli.compose.overrides import ALL_GROUPS, UNREADABLE, check_typed, explained, names_of, parse, texts_of
 from orca_cli.configuration import choices, config_dir, default_folders, key_of
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.schema import NEEDED_GROUPS, Config
@@ -138,7 +137,7 @@ class Session:
             run: a job, wherever the launcher puts it. It catches its own failures: Hydra prints a traceback for others.
             sweep_folder: where the launcher writes.
         """
-        folder = [f"hydra.sweep.dir={_quoted(sweep_folder)}", "hydra.sweep.subdir=."]
+        folder = [f"hydra.sweep.dir={configuration.quoted(sweep_folder.resolve())}", "hydra.sweep.subdir=."]
         words = [*(text for text in overrides if key_of(text).startswith("hydra")), *folder]
         hydra: Any = GlobalHydra.instance().hydra
         config = hydra.compose_config("config", words, run_mode=RunMode.MULTIRUN)
@@ -185,7 +184,3 @@ class Session:
 
 def _run_job(run: Callable[[Composed], None], cfg: DictConfig) -> None:
     run(checked(cfg, HydraConfig.get()))
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path.resolve()).replace("\\", "\\\\").replace("'", "\\'") + "'"

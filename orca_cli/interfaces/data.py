@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -38,6 +38,12 @@ class Batch:
     valid: Tensor | None = None
     partner: Tensor | None = None
     share: float = 1.0
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with all of its tensors changed."""
+        tensors = {key: value for key, value in vars(self).items() if key != "share" and value is not None}
+        changed: dict[str, Any] = {key: change(value) for key, value in tensors.items()}
+        return replace(self, **changed)
 
 
 class Samples(Protocol):

@@ -52,7 +52,8 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
         InterruptionError: a signal came while it waited.
     """
     global _taken
-    if _taken is not None or not names or _has_begun():
+    torch = sys.modules.get("torch")
+    if _taken is not None or not names or (torch is not None and torch.cuda.is_initialized()):
         return _taken
     locks, places = folder or _folder(), _places()
     is_waiting = False
@@ -72,11 +73,6 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
             is_waiting = True
         signals.check()
         time.sleep(_LOOK_EVERY_S)
-
-
-def _has_begun() -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and torch.cuda.is_initialized()
 
 
 def _places() -> int:

@@ -59,10 +59,6 @@ class Place:
     parent: int
     is_alone: bool
 
-    def words(self) -> list[str]:
-        """Return the option --job with its values."""
-        return [OPTION, self.label, str(self.pipe), str(self.parent), str(int(self.is_alone))]
-
     @classmethod
     def read(cls, values: Sequence[str]) -> Place:
         """Return what the option's values mean."""
@@ -171,11 +167,10 @@ def _start(job: Job, main: Main | None, threads: int | None) -> tuple[int, int]:
     """Start a job; returns its process and the end of its pipe that is read."""
     readable, writable = os.pipe()
     place = Place(job.label, writable, os.getpid(), is_alone=threads is None)
-    words = [*job.words, *place.words()]
+    words = [*job.words, OPTION, place.label, str(writable), str(place.parent), str(int(place.is_alone))]
     if threads is not None or sys.platform != "linux" or threading.active_count() > 1:
         main = None
-    for stream in (sys.stdout, sys.stderr):
-        _flush(stream)  # or a fork would write it once more
+    _flush()  # or a fork would write it once more
     signals.block()
     try:
         pid = os.fork()
@@ -211,8 +206,7 @@ def _become(words: list[str], main: Main | None, threads: int | None, place: Pla
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            _flush(stream)
+        _flush()
         os._exit(code)
 
 
@@ -262,6 +256,7 @@ def _stopped_together(running: Mapping[int, Any]) -> Iterator[None]:
         signal.signal(signal.SIGTSTP, previous)
 
 
-def _flush(stream: Any) -> None:
-    with suppress(AttributeError, OSError, ValueError):  # None, lost or closed
-        stream.flush()
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # None, lost or closed
+            stream.flush()

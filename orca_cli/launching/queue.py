@@ -151,7 +151,10 @@ class Queue:
         Raises:
             StorageError: the folder cannot be written.
         """
-        self._take_away(lease_s)
+        for number, attempt, age, record in self._leases():
+            given = record.get("lease_s")
+            if age > (given if isinstance(given, (int, float)) else lease_s):
+                storage.leases.take_away(self._path(number, attempt, "lease"), self._path(number, attempt, "lost"))
         numbered = list(enumerate(self.states(), start=1))
         for number, state in sorted(numbered, key=lambda pair: pair[1].failures + pair[1].losses):
             if number in passed_over or not state.is_open(retries):
@@ -180,12 +183,6 @@ class Queue:
                     ) and not any("done" in others for others in attempts.values()):
                         numbers.add(number)
         return len(numbers)
-
-    def _take_away(self, lease_s: float) -> None:
-        for number, attempt, age, record in self._leases():
-            given = record.get("lease_s")
-            if age > (given if isinstance(given, (int, float)) else lease_s):
-                storage.leases.take_away(self._path(number, attempt, "lease"), self._path(number, attempt, "lost"))
 
     def _leases(self) -> Iterator[tuple[int, int, float, dict[str, Any]]]:
         """Yield number, attempt, age and record of each lease."""

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 from orca_cli.exceptions import UsageError
 
@@ -62,14 +61,6 @@ def silence() -> None:
     for stream in (sys.stdout, sys.stderr):
         os.dup2(sink, stream.fileno())
     os.close(sink)
-
-
-def leave(code: int) -> NoReturn:
-    """End this process at once, with nothing left to do or to say.
-
-    Threads of gloo can make the interpreter abort while it takes itself down, and a launcher would call the whole run failed.
-    """
-    os._exit(code)
 
 
 def check_command(words: Sequence[str], rank: Rank) -> None:

@@ -17,7 +17,17 @@ from orca_cli.interfaces import IGNORED_CLASS, KINDS
 from orca_cli.ranges import NotNegative, Positive
 
 
-class MaskedBCE(nn.Module):
+class _Masked(nn.Module):
+    """A loss that averages over the entries whose target is not NaN, or over all of them."""
+
+    count_missing = False
+
+    def weight_of(self, targets: Tensor) -> int:
+        """Return the number of entries that enter the average."""
+        return targets.numel() if self.count_missing else int((~targets.isnan()).sum())
+
+
+class MaskedBCE(_Masked):
     """Binary cross-entropy of logits, in nats, averaged over the entries whose target is not NaN.
 
     Args:
@@ -46,12 +56,8 @@ class MaskedBCE(nn.Module):
         loss = functional.binary_cross_entropy_with_logits(outputs, truth, pos_weight=weight, reduction="none")
         return _masked_mean(loss, known)
 
-    def weight_of(self, targets: Tensor) -> int:
-        """Return the number of entries that enter the average."""
-        return targets.numel() if self.count_missing else _known(targets)
 
-
-class MaskedMSE(nn.Module):
+class MaskedMSE(_Masked):
     """Mean over the entries whose target is not NaN of (output - target)^2, in squared units of the targets given.
 
     Args:
@@ -70,12 +76,8 @@ class MaskedMSE(nn.Module):
         squares = torch.where(known, outputs - targets.nan_to_num(nan=0.0), 0.0).square()
         return _masked_mean(squares, torch.ones_like(known) if self.count_missing else known)
 
-    def weight_of(self, targets: Tensor) -> int:
-        """Return the number of entries that enter the average."""
-        return targets.numel() if self.count_missing else _known(targets)
 
-
-class MaskedMAE(nn.Module):
+class MaskedMAE(_Masked):
     """Mean over the entries whose target is not NaN of |output - target|, in units of the targets given."""
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -84,12 +86,8 @@ class MaskedMAE(nn.Module):
         known = ~targets.isnan()
         return _masked_mean((outputs - targets.nan_to_num(nan=0.0)).abs(), known)
 
-    def weight_of(self, targets: Tensor) -> int:
-        """Return the number of entries that enter the average."""
-        return _known(targets)
 
-
-class MaskedHuber(nn.Module):
+class MaskedHuber(_Masked):
     """Huber's loss (1964), averaged over the entries whose target is not NaN: d^2 / 2 up to delta, and linear beyond.
 
     Args:
@@ -106,10 +104,6 @@ class MaskedHuber(nn.Module):
         known = ~targets.isnan()
         loss = functional.huber_loss(outputs, targets.nan_to_num(nan=0.0), reduction="none", delta=self.delta)
         return _masked_mean(loss, known)
-
-    def weight_of(self, targets: Tensor) -> int:
-        """Return the number of entries that enter the average."""
-        return _known(targets)
 
 
 class MaskedCrossEntropy(nn.Module):
@@ -227,10 +221,6 @@ def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
 def _check_count(weights: int, outputs: int, where: str) -> None:
     if weights != outputs:
         raise ConfigError(f"{weights} weights, but {outputs} outputs", where=where, hint="give one for each output")
-
-
-def _known(targets: Tensor) -> int:
-    return int((~targets.isnan()).sum())
 
 
 def _masked_mean(loss: Tensor, known: Tensor) -> Tensor:

@@ -22,6 +22,18 @@ _SHOWN = 50  # classes named in a card
 _RESAMPLES = 1000
 _MOST_VALUES = 2**22  # of outputs that are resampled
 _Z = 1.959964
+_USE = """\
+```
+pip install orca-transfer
+orca predict FOLDER new_data --out predictions.csv
+```
+
+```python
+import orca_cli
+model = orca_cli.load("FOLDER")   # a scikit-learn-like estimator
+model.predict(x)
+```
+"""
 
 
 def model_card(record: ModelRecord, loaded: Loaded, predictions: Path | None) -> str:
@@ -41,15 +53,7 @@ def model_card(record: ModelRecord, loaded: Loaded, predictions: Path | None) ->
         "Model and training": _training(record, loaded),
         "Limits": _limits(record),
     }
-    lines = [
-        "---",
-        "library_name: orca-transfer",
-        "tags: [cross-modal-transfer, orca]",
-        "---",
-        "",
-        f"# {_md(title)}",
-        "",
-    ]
+    lines = [f"---\nlibrary_name: orca-transfer\ntags: [cross-modal-transfer, orca]\n---\n\n# {_md(title)}\n"]
     for heading, content in sections.items():
         lines += [f"## {heading}", "", *content, ""]
     lines += ["## Citation", "", "The method:", "", "```bibtex", CITATION, "```", ""]
@@ -57,17 +61,7 @@ def model_card(record: ModelRecord, loaded: Loaded, predictions: Path | None) ->
 
 
 def _use(record: ModelRecord, loaded: Loaded) -> Iterator[str]:
-    yield "```"
-    yield "pip install orca-transfer"
-    yield "orca predict FOLDER new_data --out predictions.csv"
-    yield "```"
-    yield ""
-    yield "```python"
-    yield "import orca_cli"
-    yield 'model = orca_cli.load("FOLDER")   # a scikit-learn-like estimator'
-    yield "model.predict(x)"
-    yield "```"
-    yield ""
+    yield _USE
     names = getattr(loaded.preprocessing, "feature_names", None)
     shape = " x ".join(map(str, record.input_shape))
     columns = f"; columns: {_listed(names)}" if names else ""

@@ -8,28 +8,47 @@ DIR/
   export.json                          what joins them; config.yaml: the run's settings
   model.onnx onnx.json                 with --onnx, where the model can be written so
   MANIFEST.json                        size and SHA-256 of all files
+
+The ONNX takes `x` [batch, C, *E] float32 as the preprocessing gives it, and returns `outputs` [batch, K] or [batch, K, *E].
+It is checked against onnxruntime, or left out with the reason.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import importlib.util
+import io
+import logging
 import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from orca_cli import configuration, storage
+from orca_cli import configuration, seeding, storage
 from orca_cli.compose import to_yaml
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import ConfigError, DataError, UnavailableError
 from orca_cli.models.checkpoints import shareable_config
+from orca_cli.models.transfer import TransferModel
 from orca_cli.prediction.card import model_card
 from orca_cli.prediction.loading import Loaded
-from orca_cli.prediction.onnx import FILE as ONNX
-from orca_cli.prediction.onnx import NotExportedError, check_packages, write_onnx
 from orca_cli.prediction.record import EXPORT, SETTINGS, ModelRecord, is_export
-from orca_cli.runs.preprocessing import write_body_config, write_preprocessing
+from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 
 _ROOM = 2**22  # bytes that an export takes besides its weights
+ONNX = "model.onnx"
+_TOLERANCE = 1e-3  # of the largest output
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_MOST_BYTES = 2**31 - 2**24  # of one file in protobuf's format
+_SIZES = (1, 3)
 
 
 def export(loaded: Loaded, target: Path, *, onnx: bool = False) -> str:
@@ -67,7 +86,7 @@ def export(loaded: Loaded, target: Path, *, onnx: bool = False) -> str:
             weights = {key: value.detach().cpu().contiguous() for key, value in member.state_dict().items()}
             save_file(weights, folder / name)
         write_preprocessing(folder, loaded.preprocessing)
-        write_body_config(folder, shareable_config(loaded.body))
+        storage.write_json(folder / BODY_CONFIG, shareable_config(loaded.body))
         storage.write_checked_json(folder / EXPORT, record.plain())
         storage.write_text(folder / SETTINGS, to_yaml(settings))
         if onnx:
@@ -95,3 +114,138 @@ def _portable(record: ModelRecord) -> ModelRecord:
     if Path(name).expanduser().is_dir():
         return replace(record, body={**record.body, "checkpoint": Path(name).name})
     return record
+
+
+class NotExportedError(Exception):
+    """This model cannot be written as ONNX; the message says why."""
+
+
+class _Unmasked(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x, None)
+
+
+def check_packages() -> None:
+    """Raise UnavailableError where a package of the extra `onnx` is missing."""
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        what = f"the package {missing[0]} is not installed"
+        raise UnavailableError(what, where="--onnx", hint="pip install 'orca-transfer[onnx]'")
+
+
+def write_onnx(loaded: Loaded, path: Path) -> dict[str, Any]:
+    """Write a model, and return what was written and how far onnxruntime's outputs are from torch's.
+
+    Raises:
+        NotExportedError: torch cannot export it, it is too large, or the outputs differ.
+    """
+    size = sum(value.nbytes for value in loaded.model.state_dict().values())
+    if size > _MOST_BYTES:
+        raise NotExportedError(f"its weights take {size / 2**30:.1f} GiB, and one file of ONNX holds 2 GiB")
+    if getattr(loaded.preprocessing, "has_masks", False):
+        raise NotExportedError("its samples have padding, and the mask is not an input of the exported model")
+    model = _Unmasked(loaded.model).eval()
+    shape = loaded.record.input_shape
+    draws = seeding.torch_generator(0, "onnx")
+    batches = [torch.randn((count, *shape), generator=draws) for count in _SIZES]
+    with contextlib.ExitStack() as stack:
+        for member in loaded.members:
+            stack.enter_context(_plain_attention(member.body))
+        _export(model, batches[-1], path)
+    with torch.no_grad():
+        expected = [model(x).numpy() for x in batches]
+    found = _run(path, batches)
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
+    check_same(found, expected, loaded.members[0])
+    return {
+        "file": path.name,
+        "input": {"name": "x", "shape": ["batch", *shape], "dtype": "float32"},
+        "output": {"name": "outputs", "shape": ["batch", *expected[0].shape[1:]], "dtype": "float32"},
+        "largest_difference": difference,
+    }
+
+
+def check_same(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], model: TransferModel) -> None:
+    """Compare outputs [B, K, ...] of a graph with those of its model.
+
+    Numbers are compared in units of the targets' deviation: a large offset would hide all that differs.
+
+    Raises:
+        NotExportedError: they differ.
+    """
+    mean, unit = (model.scale_mean.cpu().numpy(), model.scale_std.cpu().numpy()) if model.has_scale else (0.0, 1.0)
+    pairs = [((one - mean) / unit, (other - mean) / unit) for one, other in zip(found, expected, strict=True)]
+    apart = max(float(np.abs(one - other).max()) for one, other in pairs)
+    largest = max(float(np.abs(other).max()) for _, other in pairs)
+    if not apart <= _TOLERANCE * max(1.0, largest):
+        unit_text = " deviations of the targets" if model.has_scale else ""
+        raise NotExportedError(f"onnxruntime's outputs differ by {apart:.3g}{unit_text} (largest output {largest:.3g})")
+
+
+def _export(model: nn.Module, x: Tensor, path: Path) -> None:
+    try:
+        with _silence():
+            torch.onnx.export(
+                model,
+                (x,),
+                path,
+                input_names=["x"],
+                output_names=["outputs"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        text = lines[0][:200] if lines else ""
+        raise NotExportedError(f"torch cannot export it: {type(cause).__name__}: {text}") from error
+
+
+def _run(path: Path, batches: list[Tensor]) -> list[np.ndarray]:
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return [session.run(["outputs"], {"x": x.numpy()})[0] for x in batches]
+    except Exception as error:
+        raise NotExportedError(f"onnxruntime cannot run it: {str(error).splitlines()[0][:200]}") from error
+
+
+@contextmanager
+def _plain_attention(body: Any) -> Iterator[None]:
+    """Let a body compute attention by plain products inside the block: torch's fused one is not in every graph."""
+    config = getattr(body, "config", None)
+    if config is None:
+        yield
+        return
+    before = copy.copy(config._attn_implementation)
+    config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the exporter's own messages from standard output and error."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

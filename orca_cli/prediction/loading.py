@@ -178,8 +178,7 @@ def _trained(folder: Path, name: str) -> dict[str, Tensor]:
 
 def finetune_mode(record: ModelRecord) -> Finetune:
     """Return the run's finetune mode."""
-    mode: Finetune = parts.build(record.finetune, "finetune")
-    return mode
+    return parts.build(record.finetune, "finetune")
 
 
 def _architecture(record: ModelRecord, preprocessing: Preprocessing, body_folder: Path) -> TransferModel:

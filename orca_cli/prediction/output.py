@@ -11,7 +11,7 @@ import csv
 import io
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,16 +126,21 @@ def write(out: Path, outputs: Iterable[Tensor], count: int, decoder: Decoder, id
             failures.append(error)
             raise
 
-    writer = {".csv": _write_csv, ".parquet": _write_parquet, ".npz": _write_npz}[out.suffix.lower()]
+    def into(path: Path) -> None:
+        if out.suffix.lower() == ".npz":
+            _write_npz(path, passed(), count, decoder, ids)
+        elif out.suffix.lower() == ".parquet":
+            _write_parquet(path, parts_of(passed(), decoder, ids))
+        else:
+            with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+                file.writelines(csv_lines(parts_of(passed(), decoder, ids)))
+
     try:
-        storage.write_with(out, lambda path: writer(path, passed(), count, decoder, ids))
+        storage.write_with(out, into)
     except StorageError:
         for failure in failures:  # of the model or its input, not of the disk
             raise failure from None
         raise
-
-
-Writer = Callable[[Path, Iterable[Tensor], int, Decoder, "Sequence[str] | None"], None]
 
 
 def parts_of(outputs: Iterable[Tensor], decoder: Decoder, ids: Sequence[str] | None) -> Iterator[Columns]:
@@ -146,19 +151,12 @@ def parts_of(outputs: Iterable[Tensor], decoder: Decoder, ids: Sequence[str] | N
         start += len(part)
 
 
-def _write_csv(path: Path, outputs: Iterable[Tensor], count: int, decoder: Decoder, ids: Sequence[str] | None) -> None:
-    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        file.writelines(csv_lines(parts_of(outputs, decoder, ids)))
-
-
-def _write_parquet(
-    path: Path, outputs: Iterable[Tensor], count: int, decoder: Decoder, ids: Sequence[str] | None
-) -> None:
+def _write_parquet(path: Path, parts: Iterable[Columns]) -> None:
     pyarrow, parquet = _pyarrow()
     writer: Any = None
     try:
         waiting: list[Any] = []
-        for columns in parts_of(outputs, decoder, ids):
+        for columns in parts:
             waiting.append(pyarrow.table(columns))
             if writer is None:
                 writer = parquet.ParquetWriter(path, waiting[0].schema)

@@ -231,12 +231,7 @@ def read_run(folder: Path) -> ModelRecord:
     for name in (RESULT, STATUS):
         if os.path.lexists(folder / name):
             own_file(folder, name)
-    try:
-        result = read_record(folder / RESULT)
-    except NewerSchemaError as error:
-        raise CheckpointError(str(error), where=str(folder), hint=_NEWER) from error
-    except (UnreadableError, OSError) as error:
-        raise DataError(str(error), where=str(folder), hint="orca doctor RUN checks a run") from error
+    result = _read(folder, RESULT, hint="orca doctor RUN checks a run")
     if result is None:
         state = read_or_empty(folder / STATUS).get("state")
         what = f"the run is not completed (state: {state})" if state else "neither a run nor an export"
@@ -250,14 +245,9 @@ def read_run(folder: Path) -> ModelRecord:
         own_file(folder, name, _LARGEST_RECORD)
     own_file(folder, f"{build}/{ARRAYS_FILE}")
     storage.verify_folder(folder, only=[*needed, f"{build}/{ARRAYS_FILE}"])
-    try:
-        summary = read_record(folder / build / SUMMARY) or {}
-    except NewerSchemaError as error:
-        raise CheckpointError(str(error), where=str(folder), hint=_NEWER) from error
-    except (UnreadableError, OSError) as error:
-        raise DataError(str(error), where=str(folder)) from error
+    summary = _read(folder, f"{build}/{SUMMARY}") or {}
     settings = configuration.content(folder / SETTINGS)
-    task = settings.get("task")
+    task, selected = settings.get("task"), result.get("selected")
     values = {
         **{key: summary.get(key) for key in ("kind", "input_shape", "num_outputs", "checkpoint_sha256")},
         **{key: settings.get(key) for key in ("embedder", "body", "finetune")},
@@ -266,16 +256,21 @@ def read_run(folder: Path) -> ModelRecord:
         "error_chunks": recorded_chunks(settings),
         "weights_sha256": result.get("weights_sha256"),
         "result": result,
-        "members": _members(result),
+        "members": selected.get("members", 1)
+        if isinstance(selected, Mapping)
+        else 1,  # one where it is older than these
         "environment": read_or_empty(folder / ENVIRONMENT).get("packages") or {},
     }
     return _record(values, str(folder))
 
 
-def _members(result: Mapping[str, Any]) -> Any:
-    """Return how many models a run's result speaks of; a run that is older than members has one."""
-    selected = result.get("selected")
-    return selected.get("members", 1) if isinstance(selected, Mapping) else 1
+def _read(folder: Path, name: str, hint: str = "") -> dict[str, Any] | None:
+    try:
+        return read_record(folder / name)
+    except NewerSchemaError as error:
+        raise CheckpointError(str(error), where=str(folder), hint=_NEWER) from error
+    except (UnreadableError, OSError) as error:
+        raise DataError(str(error), where=str(folder), hint=hint) from error
 
 
 def setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, Locke
 from orca_cli.runs.directory import (
     CHECKPOINTS,
     ENVIRONMENT,
+    FINGERPRINT,
     LOCK,
     RESULT,
     STAGE_FOLDERS,
@@ -22,7 +23,6 @@ from orca_cli.runs.directory import (
     is_passing,
     read_or_empty,
 )
-from orca_cli.runs.fingerprint import FILE as FINGERPRINT
 from orca_cli.runs.identity import digest_of
 from orca_cli.runs.liveness import LIVING, is_worked_on
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record

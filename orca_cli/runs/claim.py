@@ -12,7 +12,7 @@ from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, LockedError
 from orca_cli.runs.directory import LOCK, RESULT, STATUS, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.identity import SHORT
-from orca_cli.runs.records import SCHEMA, NewerSchemaError, UnreadableError, read_record
+from orca_cli.runs.records import SCHEMA, newer_schema
 
 
 @contextmanager
@@ -42,7 +42,9 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
             storage.heartbeat(path / LOCK),
             storage.held(path),
         ):
-            _refuse_newer(path)
+            if error := newer_schema(path / STATUS, path / RESULT):  # this program would damage it
+                hint = "use the newer program, or start again with --force"
+                raise CheckpointError(str(error), where=str(path), hint=hint) from error
             storage.clean_temporary(path)
             if run.result():
                 run.finish()
@@ -72,19 +74,6 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
 def _holder(task_folder: Path, identity: str) -> Path:
     """Return the path of the record that names the holder of an experiment's lock; the lock file lies beside it."""
     return task_folder / ".locks" / f"{identity}.json"
-
-
-def _refuse_newer(path: Path) -> None:
-    """Refuse the run folder of a newer program, which this one would damage."""
-    for name in (STATUS, RESULT):
-        try:
-            read_record(path / name)
-        except NewerSchemaError as error:
-            raise CheckpointError(
-                str(error), where=str(path), hint="use the newer program, or start again with --force"
-            ) from error
-        except (UnreadableError, OSError):
-            continue
 
 
 def find(task_folder: Path, identity: str) -> Path | None:

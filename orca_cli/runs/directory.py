@@ -22,9 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orca_cli import storage
-from orca_cli.exceptions import ChecksumError
-from orca_cli.runs.fingerprint import FILE as FINGERPRINT
-from orca_cli.runs.fingerprint import check_fingerprint
+from orca_cli.exceptions import ChecksumError, FingerprintError
 from orca_cli.runs.identity import SHORT
 from orca_cli.runs.records import SCHEMA, UnreadableError, read_record
 from orca_cli.terminal import log
@@ -38,11 +36,14 @@ RESULT = "result.json"
 STAGE_FOLDERS = {"build": "1_build", "align": "2_align", "finetune": "3_finetune"}
 STATES = ("created", *STAGE_FOLDERS, "completed", "failed", "interrupted")
 ENVIRONMENT = "env.json"
+FINGERPRINT = "fingerprint.json"
 _CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
 TRACKER = "tracker"
 FOR_RESUMING = (Path("2_align", CHECKPOINTS), Path("3_finetune", CHECKPOINTS))
+_ABSENT = "nothing"
+_WAYS = "start again with --force, or resume with --allow-inexact-resume"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
 _STEP = re.compile(r"step-(\d{8,})")
@@ -102,34 +103,47 @@ class RunDirectory:
         """Return the folder of a tracker's files: copies of the curves, written by others, and in no manifest."""
         return self.path / TRACKER
 
-    @property
-    def log_file(self) -> Path:
-        """Return the path of the run's log."""
-        return self.path / "run.log"
-
     def status(self) -> dict[str, Any]:
         """Return the status record; empty where it is missing or unreadable."""
         return read_or_empty(self.path / STATUS)
 
     def check_fingerprint(self, stage: str, now: dict[str, Any]) -> None:
-        """Compare what decides the bits of a stage with what an earlier attempt found, if that is resumed.
+        """Write what decides the bits of a stage, and compare with what an earlier attempt wrote, if that is resumed.
 
         Args:
             stage: build, for all that the stages share, or align.
-            now: name -> plain value.
+            now: name -> plain value of all that can change a bit.
 
         Raises:
-            FingerprintError: something differs, and the user did not allow it.
+            FingerprintError: something differs, or the record is lost, and the user did not allow it.
         """
         of = "*" if stage == "build" else STAGE_FOLDERS[stage]
         began = (f"{of}/{CHECKPOINTS}/step-*", f"2_align/{storage.MANIFEST}")
-        check_fingerprint(
-            self.stage(stage),
-            now,
-            owner=self.name.identity,
-            has_progress=any(path for pattern in began for path in self.path.glob(pattern)),
-            allow_inexact=self._allow_inexact,
-        )
+        path = self.stage(stage) / FINGERPRINT
+        values = now | {"settings": self.name.identity}
+        inexact: set[str] = set()
+        try:
+            if any(progress for pattern in began for progress in self.path.glob(pattern)):
+                record = storage.read_checked_json(path)
+                inexact = {*record["inexact"], *self._changed(record["values"], values)}
+        except ChecksumError as error:
+            if not self._allow_inexact:
+                what = f"cannot check what this run started with: its record {error.what}"
+                raise FingerprintError(what, where=str(path), hint=_WAYS) from error
+            inexact = {FINGERPRINT}
+        storage.write_checked_json(path, {"schema": SCHEMA, "values": values, "inexact": sorted(inexact)})
+
+    def _changed(self, start: dict[str, Any], now: dict[str, Any]) -> list[str]:
+        both = {name: (start.get(name, _ABSENT), now.get(name, _ABSENT)) for name in sorted(start.keys() | now.keys())}
+        changed = {name: values for name, values in both.items() if values[0] != values[1]}
+        if changed and not self._allow_inexact:
+            changes = ", ".join(f"{name} ({_short(old)}, now {_short(new)})" for name, (old, new) in changed.items())
+            hint = _WAYS
+            if "threads" in changed and set(changed) <= {"threads", "blas_threads"}:
+                hint = f"set OMP_NUM_THREADS={changed['threads'][0]}, {_WAYS}"
+            what = f"cannot resume exactly; changed since the run started: {changes}"
+            raise FingerprintError(what, where=self.path.name, hint=hint)
+        return list(changed)
 
     def attach(self, recorder: Recorder) -> None:
         """Let a recorder take the lines of this run's curves."""
@@ -187,8 +201,7 @@ class RunDirectory:
                 if (folder / file).exists():
                     storage.quarantine(folder / file)
             return None
-        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        return summary
+        return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
 
     def count_test_read(self) -> int:
         """Record, before it happens, that the test split is opened; returns how often it has been.
@@ -318,6 +331,11 @@ def checkpoints(folder: Path) -> dict[int, Path]:
     """Return step -> checkpoint, by step, of those in a stage's folder that were not moved aside as damaged."""
     named = [(path, _STEP.fullmatch(path.name)) for path in folder.glob("step-*")]
     return dict(sorted((int(name[1]), path) for path, name in named if name))
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."
 
 
 def _boot() -> str | None:

@@ -39,20 +39,22 @@ def version_of(package: str) -> str | None:
         return None
 
 
+def requirements(extra: str = "") -> list[Requirement]:
+    """Return what the program requires, with what one of its extras does; nothing for a source tree."""
+    try:
+        lines = metadata.requires("orca-transfer") or []
+    except metadata.PackageNotFoundError:
+        return []
+    return [one for one in map(Requirement, lines) if one.marker is None or one.marker.evaluate({"extra": extra})]
+
+
 def unmet_requirements() -> list[str]:
     """Return the program's requirements that this machine does not meet, such as "numpy 1.26.4 (needed: <3,>=2.0)"."""
-    try:
-        own = metadata.distribution("orca-transfer")
-    except metadata.PackageNotFoundError:  # run from a source tree
+    if not (needed := requirements()):
         return []
-    needed = [
-        requirement
-        for requirement in map(Requirement, own.requires or [])
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-    ]
-    needed.append(Requirement(f"python{own.metadata['Requires-Python'] or ''}"))
+    python = metadata.metadata("orca-transfer")["Requires-Python"]
     unmet = []
-    for requirement in needed:
+    for requirement in [*needed, Requirement(f"python{python or ''}")]:
         name, limits = requirement.name, requirement.specifier
         version = platform.python_version() if name == "python" else version_of(name)
         if version is None or not limits.contains(version, prereleases=True):

@@ -18,7 +18,7 @@ from orca_cli.interfaces import Preprocessing
 from orca_cli.runs.directory import STAGE_FOLDERS, keeps_weights
 
 FILE, ARRAYS_FILE = "preprocessing.json", "preprocessing.safetensors"
-BODY_CONFIG = Path("body", "config.json")  # of the body's checkpoint: its architecture
+BODY_CONFIG = Path("body", "config.json")  # of the body's checkpoint, so that whole weights need no checkpoint
 _SCHEMA = 1
 _HINT = "use the version of orca that trained this run"
 
@@ -47,15 +47,6 @@ def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
     }
     storage.write_bytes(folder / ARRAYS_FILE, content)
     storage.write_checked_json(folder / FILE, written)
-
-
-def write_body_config(folder: Path, content: dict[str, Any]) -> None:
-    """Write what the body's config.json says beside the preprocessing, so that whole weights need no checkpoint.
-
-    Raises:
-        StorageError: the disk is full, read-only or failing.
-    """
-    storage.write_json(folder / BODY_CONFIG, content)
 
 
 def load_preprocessing(folder: Path) -> Preprocessing:

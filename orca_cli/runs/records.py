@@ -42,6 +42,18 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return record
 
 
+def newer_schema(*paths: Path) -> NewerSchemaError | None:
+    """Return the error of the first of some records that a newer program wrote; None where none is of one."""
+    for path in paths:
+        try:
+            read_record(path)
+        except NewerSchemaError as error:
+            return error
+        except (UnreadableError, OSError):
+            continue
+    return None
+
+
 def _bytes(path: Path) -> bytes:
     facts = path.stat()
     # Opening a named pipe would wait for ever.

@@ -43,14 +43,14 @@ class ZeroOne:
         return torch.nn.functional.one_hot(majority, num_outputs).movedim(-1, 0).float()
 
 
-class Balanced:
+class Balanced(ZeroOne):
     """One minus the mean over classes of recall: the 0-1 error if every class that occurs had as many samples.
 
-    scikit-learn's `1 - balanced_accuracy_score`. Outputs [n, K] against targets [n], or [n, K, *E] against [n, *E].
+    scikit-learn's `1 - balanced_accuracy_score`. Outputs [n, K] against targets [n], or [n, K, *E] against [n, *E]. Any
+    constant class has the same error.
     """
 
     name = "balanced 0-1 error"
-    percent = True
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
         """Return the error; `n` and `skipped` count classes: those that occur among the targets, and the others."""
@@ -64,20 +64,16 @@ class Balanced:
         value = 1.0 - float((hits[occurs].double() / count[occurs]).mean()) if n else None
         return Score(value, n, k - n)
 
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
-        """Return [K] or [K, *E]: one for the majority class at each position, as for `ZeroOne`; any class has one error."""
-        return ZeroOne().constant(train_targets, num_outputs)
 
-
-class ClassAUROC:
+class ClassAUROC(ZeroOne):
     """One minus the mean over classes of the area under the ROC curve of each against the rest.
 
     Samples are ranked by the probability of the class. scikit-learn's `roc_auc_score(multi_class="ovr", average="macro")`;
-    with two classes both have one area, the usual one. Classes that no sample or every sample has are skipped.
+    with two classes both have one area, the usual one. Classes that no sample or every sample has are skipped. Any constant
+    has an error of 0.5.
     """
 
     name = "1 - AUROC"
-    percent = True
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
         """Return the error of outputs [n, K] against [n]; `n` and `skipped` count classes."""
@@ -88,10 +84,6 @@ class ClassAUROC:
         defined = [area for area in areas if area is not None]
         value = 1.0 - sum(defined) / len(defined) if defined else None
         return Score(value, len(defined), len(areas) - len(defined))
-
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
-        """Return [K] or [K, *E]: as for `ZeroOne`; any constant has an error of 0.5."""
-        return ZeroOne().constant(train_targets, num_outputs)
 
 
 class MacroF1:

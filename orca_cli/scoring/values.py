@@ -27,28 +27,16 @@ class _Sums:
     spread: Tensor
 
 
-def _mae(sums: _Sums) -> Tensor:
-    return sums.absolute / sums.known
-
-
-def _rmse(sums: _Sums) -> Tensor:
-    return (sums.squared / sums.known).sqrt()
-
-
 def _unexplained(sums: _Sums) -> Tensor:
     # Undefined where all targets are equal: nothing is to be explained.
     return torch.where(sums.spread > 0, sums.squared / sums.spread, torch.nan)
 
 
-def _normalised_rmse(sums: _Sums) -> Tensor:
-    return _unexplained(sums).sqrt()
-
-
 _ALL: dict[str, Callable[[_Sums], Tensor]] = {
-    "RMSE": _rmse,
-    "MAE": _mae,
+    "RMSE": lambda sums: (sums.squared / sums.known).sqrt(),
+    "MAE": lambda sums: sums.absolute / sums.known,
     "1 - R2": _unexplained,
-    "RMSE / deviation": _normalised_rmse,
+    "RMSE / deviation": lambda sums: _unexplained(sums).sqrt(),
 }
 
 

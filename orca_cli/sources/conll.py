@@ -74,39 +74,32 @@ def load(
     facts = (storage.sha256_file(place), size, seed, name, column, example, outside)
 
     def read() -> Examples:
-        return _examples(place, name, size, seed, column, example, outside, reporter)
+        examples: list[tuple[str, str]] = []  # text and type
+        with reporter.track(f"reading {place.name}", 1) as advance:
+            found = [(words, spans(tags)) for words, tags in sentences(place, column)]
+            chosen_outside = _outside(found, outside, seed)
+            for index, (words, inside) in enumerate(found):
+                candidates = _gaps(inside, len(words)) if index in chosen_outside else inside
+                if candidates:
+                    generator = seeding.numpy_generator(seed, "source", "span", index)
+                    span = candidates[int(generator.integers(len(candidates)))]
+                    chosen = words if example == "sentence" else words[span.start : span.end]
+                    examples.append((" ".join(chosen), span.type))
+            advance()
+        counts = Counter(kind for _, kind in examples)
+        rare = sorted(kind for kind, count in counts.items() if count < 2)
+        if rare:
+            reporter.say(f"{name}: left out {', '.join(rare)}, which have only one example")
+        names = sorted((kind for kind in counts if kind not in rare), key=lambda kind: (kind == OUTSIDE, kind))
+        if len(names) < 2:
+            what = f"{len(names)} types have two sentences or more; at least two are needed"
+            raise DataError(what, where=str(place), hint="check source.column")
+        examples = [(text, kind) for text, kind in examples if kind in names]
+        labels = np.array([names.index(kind) for _, kind in examples], dtype=np.int64)
+        drawn = draw(labels, size, seed)
+        return Examples([examples[i][0] for i in drawn], labels[drawn], tuple(names))
 
     return SourceData("text", digest_of("conll", *facts), read)
-
-
-def _examples(
-    place: Path, name: str, size: int | None, seed: int, column: int, example: str, outside: int, reporter: Reporter
-) -> Examples:
-    """Return texts and the type of one span of each; arguments as in `load`."""
-    examples: list[tuple[str, str]] = []  # text and type
-    with reporter.track(f"reading {place.name}", 1) as advance:
-        found = [(words, spans(tags)) for words, tags in sentences(place, column)]
-        chosen_outside = _outside(found, outside, seed)
-        for index, (words, inside) in enumerate(found):
-            candidates = _gaps(inside, len(words)) if index in chosen_outside else inside
-            if candidates:
-                generator = seeding.numpy_generator(seed, "source", "span", index)
-                span = candidates[int(generator.integers(len(candidates)))]
-                chosen = words if example == "sentence" else words[span.start : span.end]
-                examples.append((" ".join(chosen), span.type))
-        advance()
-    counts = Counter(kind for _, kind in examples)
-    rare = sorted(kind for kind, count in counts.items() if count < 2)
-    if rare:
-        reporter.say(f"{name}: left out {', '.join(rare)}, which have only one example")
-    names = sorted((kind for kind in counts if kind not in rare), key=lambda kind: (kind == OUTSIDE, kind))
-    if len(names) < 2:
-        what = f"{len(names)} types have two sentences or more; at least two are needed"
-        raise DataError(what, where=str(place), hint="check source.column")
-    examples = [(text, kind) for text, kind in examples if kind in names]
-    labels = np.array([names.index(kind) for _, kind in examples], dtype=np.int64)
-    drawn = draw(labels, size, seed)
-    return Examples([examples[i][0] for i in drawn], labels[drawn], tuple(names))
 
 
 def sentences(path: Path, column: int = -1) -> Iterator[tuple[list[str], list[str]]]:

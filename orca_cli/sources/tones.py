@@ -67,10 +67,6 @@ def _phase(generator: np.random.Generator) -> float:
     return float(generator.uniform(0, 2 * np.pi))
 
 
-def _sine(time: np.ndarray, pitch: float, generator: np.random.Generator) -> np.ndarray:
-    return np.sin(2 * np.pi * pitch * time + _phase(generator))
-
-
 def _periodic(time: np.ndarray, pitch: float, phase: float, orders: np.ndarray) -> np.ndarray:
     """Return a wave of harmonics as strong as 1 / order, without those above half the rate, which would be heard below it."""
     heard = orders[orders * pitch < RATE / 2]
@@ -79,14 +75,6 @@ def _periodic(time: np.ndarray, pitch: float, phase: float, orders: np.ndarray) 
     period = np.fft.irfft(spectrum, _PERIOD)
     places = (pitch * time + phase / (2 * np.pi)) % 1 * _PERIOD
     return np.interp(places, np.arange(_PERIOD + 1), np.append(period, period[0]))
-
-
-def _square(time: np.ndarray, pitch: float, generator: np.random.Generator) -> np.ndarray:
-    return _periodic(time, pitch, _phase(generator), np.arange(1, 200, 2))
-
-
-def _sawtooth(time: np.ndarray, pitch: float, generator: np.random.Generator) -> np.ndarray:
-    return _periodic(time, pitch, _phase(generator), np.arange(1, 200))
 
 
 def _modulated(time: np.ndarray, pitch: float, generator: np.random.Generator) -> np.ndarray:
@@ -102,28 +90,12 @@ def _sweep(time: np.ndarray, start: float, end: float, generator: np.random.Gene
     return np.sin(2 * np.pi * start * np.expm1(growth * time) / growth + _phase(generator))
 
 
-def _chirp_up(time: np.ndarray, pitch: float, generator: np.random.Generator) -> np.ndarray:
-    return _sweep(time, pitch, 6 * pitch, generator)
-
-
-def _chirp_down(time: np.ndarray, pitch: float, generator: np.random.Generator) -> np.ndarray:
-    return _sweep(time, 6 * pitch, pitch, generator)
-
-
 def _band(time: np.ndarray, low: float, high: float, generator: np.random.Generator) -> np.ndarray:
     """Return white noise of the frequencies low..high."""
     spectrum = np.fft.rfft(generator.standard_normal(len(time)))
     frequencies = np.fft.rfftfreq(len(time), 1 / RATE)
     spectrum[(frequencies < low) | (frequencies > high)] = 0
     return np.fft.irfft(spectrum, len(time))
-
-
-def _low_noise(time: np.ndarray, pitch: float, generator: np.random.Generator) -> np.ndarray:
-    return _band(time, pitch, 3 * pitch, generator)
-
-
-def _noise(time: np.ndarray, pitch: float, generator: np.random.Generator) -> np.ndarray:
-    return _band(time, 0, RATE / 2, generator)
 
 
 def _plucked(time: np.ndarray, pitch: float, generator: np.random.Generator) -> np.ndarray:
@@ -145,14 +117,14 @@ def _clicks(time: np.ndarray, pitch: float, generator: np.random.Generator) -> n
 
 
 KINDS: dict[str, Kind] = {
-    "sine": _sine,
-    "square": _square,
-    "sawtooth": _sawtooth,
+    "sine": lambda time, pitch, generator: np.sin(2 * np.pi * pitch * time + _phase(generator)),
+    "square": lambda time, pitch, generator: _periodic(time, pitch, _phase(generator), np.arange(1, 200, 2)),
+    "sawtooth": lambda time, pitch, generator: _periodic(time, pitch, _phase(generator), np.arange(1, 200)),
     "modulated": _modulated,
-    "chirp_up": _chirp_up,
-    "chirp_down": _chirp_down,
-    "low_noise": _low_noise,
-    "noise": _noise,
+    "chirp_up": lambda time, pitch, generator: _sweep(time, pitch, 6 * pitch, generator),
+    "chirp_down": lambda time, pitch, generator: _sweep(time, 6 * pitch, pitch, generator),
+    "low_noise": lambda time, pitch, generator: _band(time, pitch, 3 * pitch, generator),
+    "noise": lambda time, pitch, generator: _band(time, 0, RATE / 2, generator),
     "plucked": _plucked,
     "clicks": _clicks,
 }

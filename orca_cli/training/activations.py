@@ -29,22 +29,21 @@ def checkpoint_layers(body: nn.Module) -> None:
         layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
 
 
-def compile_layers(body: nn.Module, device: torch.device, compiler: str | None = None) -> None:
+def compile_layers(body: nn.Module, device: torch.device, compiler: str = COMPILER) -> None:
     """Let the layers of a body be compiled at their first call; they are alike, so that one compilation serves all.
 
     Args:
         body: whose layers.
         device: where they will compute.
-        compiler: a backend of torch.compile; `COMPILER` by default.
+        compiler: a backend of torch.compile.
 
     Raises:
         ConfigError: the family does not tell its layers.
         UnavailableError: nothing can be compiled on this machine.
     """
     layers = _layers(body, "train.compile")
-    compiler = compiler or COMPILER
     try:
-        torch.compile(_probe, backend=compiler)(torch.ones(2, device=device))
+        torch.compile(lambda x: torch.tanh(x) + 1, backend=compiler)(torch.ones(2, device=device))
     except Exception as error:  # whatever the compiler's failure is, the answer is the same
         inner = getattr(error, "inner_exception", error)  # of the compiler, around which torch writes many lines
         reason = next(iter(str(inner).strip().splitlines()), type(inner).__name__)
@@ -53,10 +52,6 @@ def compile_layers(body: nn.Module, device: torch.device, compiler: str | None =
         raise UnavailableError(what, where="train.compile", hint=hint) from error
     for layer in layers:
         layer.compile(backend=compiler)
-
-
-def _probe(x: torch.Tensor) -> torch.Tensor:
-    return torch.tanh(x) + 1
 
 
 def _layers(body: nn.Module, setting: str) -> list[Any]:

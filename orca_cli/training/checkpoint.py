@@ -103,11 +103,8 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
             log.warning(f"skipping a damaged checkpoint: {error}")
             storage.quarantine(path)
     if any(folder.glob("step-*")):
-        raise CheckpointError(
-            "no valid checkpoint found",
-            where=str(folder),
-            hint="delete this folder to restart the stage, or use --force to restart the run",
-        )
+        hint = "delete this folder to restart the stage, or use --force to restart the run"
+        raise CheckpointError("no valid checkpoint found", where=str(folder), hint=hint)
     return None
 
 
@@ -119,11 +116,8 @@ def _load(path: Path, owner: str) -> Checkpoint:
         raise ChecksumError(f"'{missing[0]}' is missing", where=str(path))
     trainer = json.loads((path / "trainer.json").read_text(encoding="utf-8"))
     if trainer["schema"] != _SCHEMA:
-        raise CheckpointError(
-            f"schema {trainer['schema']} is not supported",
-            where=str(path),
-            hint="use a newer program",
-        )
+        what = f"schema {trainer['schema']} is not supported"
+        raise CheckpointError(what, where=str(path), hint="use a newer program")
     if path.name != f"step-{trainer['step']:08d}":
         raise ChecksumError(f"actually contains step {trainer['step']}", where=str(path))
     kept = path / "kept.safetensors"

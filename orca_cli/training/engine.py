@@ -7,7 +7,6 @@ import gc
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -207,17 +206,9 @@ class Engine:
         """Return a batch from which a GPU can fetch while the CPU goes on; on other devices the batch itself."""
         if self.device.type != "cuda":
             return batch
-        return _mapped(batch, lambda tensor: tensor.pin_memory())
+        return batch.mapped(lambda value: value.pin_memory())
 
     def move(self, batch: Batch) -> Batch:
         """Return a batch on the device; the CPU does not wait for one that is pinned."""
-        return _mapped(batch, self._moved)
-
-    def _moved(self, value: Tensor) -> Tensor:
-        return value.to(self.device, non_blocking=value.is_pinned() if self.device.type == "cuda" else False)
-
-
-def _mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    """Return a batch with all of its tensors changed."""
-    changed: dict[str, Any] = {key: change(value) for key, value in vars(batch).items() if isinstance(value, Tensor)}
-    return replace(batch, **changed)
+        is_gpu = self.device.type == "cuda"
+        return batch.mapped(lambda value: value.to(self.device, non_blocking=is_gpu and value.is_pinned()))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from queue import SimpleQueue
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -29,6 +29,7 @@ class Feed(Generic[T]):
     def __init__(self, calls: Iterable[Callable[[], T]]) -> None:
         self._shelf: _Shelf[T] = _Shelf()
         self._calls = iter(calls)
+        self._error: BaseException | None = None  # after the last result; StopIteration at the end
         self._thread = threading.Thread(target=_fill, args=(self._shelf, self._calls), name="orca-feed", daemon=True)
         # A feed that is dropped unclosed must not leave its thread waiting for ever.
         weakref.finalize(self, self._shelf.close)
@@ -42,17 +43,23 @@ class Feed(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        if self._is_threaded:
-            return self._shelf.take()
-        call = next(self._calls)
-        with _READING:
-            return call()
+        if not self._is_threaded:
+            call = next(self._calls)
+            with _READING:
+                return call()
+        if self._error is None and not self._shelf.is_closed:
+            result, self._error = self._shelf.results.get()
+            self._shelf.room.release()
+            if self._error is None:
+                return cast("T", result)
+        raise self._error or StopIteration
 
     def close(self) -> None:
         """Stop the thread; what it is reading is finished and dropped."""
         self._shelf.close()
         if self._is_threaded:
             self._thread.join()
+        self._shelf.results = SimpleQueue()
 
     def __enter__(self) -> Self:
         return self
@@ -64,55 +71,25 @@ class Feed(Generic[T]):
 
 
 class _Shelf(Generic[T]):
-    """Where one thread puts results and another takes them; it has room for a few."""
+    """Where one thread puts results, with room for a few, and another takes them; an error is the last."""
 
     def __init__(self) -> None:
-        self._results: deque[T] = deque()
-        self._changed = threading.Condition()
-        self._error: BaseException | None = None  # after the last result; StopIteration at the end
-        self._is_closed = False
-
-    def take(self) -> T:
-        with self._changed:
-            # The wait is short so that a signal's handler, which runs in the main thread alone, is not kept waiting.
-            while not (self._results or self._error or self._is_closed):
-                self._changed.wait(0.2)
-            if self._results:
-                self._changed.notify_all()
-                return self._results.popleft()
-            raise self._error or StopIteration
-
-    def wait_for_room(self) -> bool:
-        """Wait until one more result may be made; returns False once the shelf is closed."""
-        with self._changed:
-            while len(self._results) >= _AHEAD and not self._is_closed:
-                self._changed.wait()
-            return not self._is_closed
-
-    def put(self, result: T) -> None:
-        with self._changed:
-            self._results.append(result)
-            self._changed.notify_all()
-
-    def end(self, error: BaseException) -> None:
-        with self._changed:
-            self._error = error
-            self._changed.notify_all()
+        self.results: SimpleQueue[tuple[T, None] | tuple[None, BaseException]] = SimpleQueue()
+        self.room = threading.Semaphore(_AHEAD)
+        self.is_closed = False
 
     def close(self) -> None:
-        with self._changed:
-            self._is_closed = True
-            self._results.clear()
-            self._changed.notify_all()
+        self.is_closed = True
+        self.room.release()  # for a thread that waits
 
 
 def _fill(shelf: _Shelf[T], calls: Iterator[Callable[[], T]]) -> None:
     try:
-        while shelf.wait_for_room():
+        while shelf.room.acquire() and not shelf.is_closed:
             call = next(calls)
             with _READING:
                 result = call()
-            shelf.put(result)
+            shelf.results.put((result, None))
             del result, call  # or this thread would hold the memory of a batch that was taken
     except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the one who takes the result
-        shelf.end(error)
+        shelf.results.put((None, error))

@@ -19,7 +19,7 @@ from orca_cli.losses.weights import counts_targets, is_sum, is_undefined, shares
 from orca_cli.models.ensemble import Ensemble, averaged
 from orca_cli.training.engine import Engine
 from orca_cli.training.feed import Feed
-from orca_cli.training.memory import governed_by, of_a_step
+from orca_cli.training.memory import StepMemoryError, governed_by
 from orca_cli.training.pieces import Piece, shares_of
 
 PREDICT = "predict"  # an order; see `Team`
@@ -122,7 +122,7 @@ def train_step(
                 piece, share = pieces[place], (shares[place], of_partners[place])
                 if piece.is_own and any(share):  # without a share there is nothing to learn from
                     seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)
-                    with of_a_step():
+                    with governed_by("train.batch_size", kind=StepMemoryError):
                         values[place] = _add_gradient(
                             engine, model, loss, piece.of(batch), share, unit, mixer, piece.part
                         )

@@ -28,27 +28,15 @@ class StepMemoryError(MemoryExhaustedError):
 
 
 @contextmanager
-def of_a_step() -> Iterator[None]:
-    """Tell a forward and backward pass that runs out of memory from other work that does.
-
-    Raises:
-        StepMemoryError: memory ran out.
-    """
-    try:
-        yield
-    except (MemoryError, OSError, RuntimeError) as error:
-        if not is_exhausted(error):
-            raise
-        raise StepMemoryError("not enough memory", where="train.batch_size") from error
-
-
-@contextmanager
-def governed_by(where: str, hint: str) -> Iterator[None]:
+def governed_by(
+    where: str, hint: str = "", *, kind: type[MemoryExhaustedError] = MemoryExhaustedError
+) -> Iterator[None]:
     """Name the setting to lower if memory runs out inside the block; an inner block takes precedence.
 
     Args:
         where: the setting that governs most of the block's memory.
         hint: what to do.
+        kind: `StepMemoryError` tells a forward and backward pass that runs out of memory from other work that does.
 
     Raises:
         MemoryExhaustedError: memory ran out.
@@ -58,4 +46,4 @@ def governed_by(where: str, hint: str) -> Iterator[None]:
     except (MemoryError, OSError, RuntimeError) as error:
         if not is_exhausted(error):
             raise
-        raise MemoryExhaustedError("not enough memory", where=where, hint=hint) from error
+        raise kind("not enough memory", where=where, hint=hint) from error

@@ -27,16 +27,14 @@ def numerics(device: torch.device) -> dict[str, Any]:
         "torch_build": torch.version.git_version,
         **{package: version_of(package) for package in _PACKAGES},
         "threads": torch.get_num_threads(),
-        "blas_threads": _blas_threads(),
+        # How many threads numpy's and scipy's linear algebra may use.
+        "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS")
+        or os.environ.get("OMP_NUM_THREADS")
+        or str(os.cpu_count()),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
-
-
-def _blas_threads() -> str:
-    """Return how many threads numpy's and scipy's linear algebra may use."""
-    return os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
 
 
 def numerics_key(device: torch.device) -> str:

@@ -10,9 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
 
 from orca_cli.interfaces import Batch
 from orca_cli.losses.weights import normalized
@@ -40,12 +37,7 @@ class Piece:
 
     def of(self, batch: Batch) -> Batch:
         """Return the samples of the piece; they share the batch's memory."""
-        if len(self) == len(batch.x):
-            return batch
-        cut: dict[str, Any] = {
-            key: value[self.start : self.stop] for key, value in vars(batch).items() if isinstance(value, Tensor)
-        }
-        return dataclasses.replace(batch, **cut)
+        return batch if len(self) == len(batch.x) else batch.mapped(lambda value: value[self.start : self.stop])
 
 
 @dataclass(frozen=True)
@@ -95,14 +87,11 @@ def shares_of(pieces: Sequence[Piece], weights: Sequence[float], *, in_batch: bo
         weights: what their means divide by: samples, or known targets.
         in_batch: whether the means of batches are added up.
     """
-    groups = [[place for place, piece in enumerate(pieces) if piece.batch == number] for number in _batches(pieces)]
+    numbers = sorted({piece.batch for piece in pieces})
+    groups = [[place for place, piece in enumerate(pieces) if piece.batch == number] for number in numbers]
     found = [0.0] * len(pieces)
     for places in groups if in_batch else [list(range(len(pieces)))]:
         shares = normalized([weights[place] for place in places], [len(pieces[place]) for place in places])
         for place, share in zip(places, shares, strict=True):
             found[place] = share
     return found
-
-
-def _batches(pieces: Sequence[Piece]) -> list[int]:
-    return sorted({piece.batch for piece in pieces})

@@ -67,7 +67,7 @@ class Team:
         _share_processors(rank)
         both = torch.cuda.is_available() and distributed.is_nccl_available()
         try:
-            with _no_signal():
+            with signals.postponed():  # no signal's exception may leave a meeting of the processes half done
                 distributed.init_process_group("cpu:gloo,cuda:nccl" if both else "gloo", timeout=_MEETING)
                 self._all = distributed.new_group(backend="gloo", timeout=_WAITING)
         except (RuntimeError, ValueError) as error:
@@ -121,8 +121,7 @@ class Team:
             rest = torch.empty(length - len(content), dtype=torch.uint8)
             self._broadcast(rest)
             content += bytes(rest.numpy())
-        found: dict[str, Any] = json.loads(content)
-        return found
+        return json.loads(content)
 
     def end(self, code: int) -> None:
         """Tell the others that the run is over, and the exit code; they leave when this process has."""
@@ -291,13 +290,6 @@ def _reaching_the_others() -> Iterator[None]:
         raise LostProcessError(what, where="torchrun", hint="rerun the same command to resume") from error
 
 
-@contextmanager
-def _no_signal() -> Iterator[None]:
-    """Let no signal's exception leave a meeting of the processes half done."""
-    with signals.postponed():
-        yield
-
-
 def _raised(error: Exception | None) -> dict[int, float]:
     if error is not None:
         raise error
@@ -315,8 +307,7 @@ def _rebuilt(record: Mapping[str, str]) -> OrcaError:
     kind = getattr(exceptions, record["kind"], OrcaError)
     if issubclass(kind, InterruptionError):
         signals.check()  # it has been noted
-    found: OrcaError = kind(record["what"], where=record["where"], hint=record["hint"])
-    return found
+    return kind(record["what"], where=record["where"], hint=record["hint"])
 
 
 def _share_processors(rank: Rank) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,8 @@ class Found:
 
     def history(self) -> list[float | None]:
         """Return the lowest validation error of completed trials so far, trial by trial."""
-        return best_so_far([row.error if row.state == "completed" else None for row in self.rows])
+        errors = [row.error if row.state == "completed" else None for row in self.rows]
+        return list(itertools.accumulate(errors, _lower))
 
     def count(self, *states: str) -> int:
         """Return how many trials are in some states."""
@@ -106,12 +107,5 @@ def importance(study: Study) -> dict[str, float]:
     return {key: float(value) for key, value in values.items() if math.isfinite(value)}
 
 
-def best_so_far(errors: Sequence[float | None]) -> list[float | None]:
-    """Return the lowest of the errors up to each place; None before the first."""
-    lowest: float | None = None
-    found = []
-    for error in errors:
-        if error is not None and (lowest is None or error < lowest):
-            lowest = error
-        found.append(lowest)
-    return found
+def _lower(one: float | None, other: float | None) -> float | None:
+    return min((error for error in (one, other) if error is not None), default=None)

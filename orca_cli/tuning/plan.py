@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import configuration
+from orca_cli.configuration import key_of
 from orca_cli.exceptions import ConfigError
 from orca_cli.runs.settings import as_typed
 from orca_cli.schema import Tune
 from orca_cli.tuning import space as spaces
 from orca_cli.tuning.space import Plain, Space
-from orca_cli.tuning.trials import FOLDER, JOURNAL
+from orca_cli.tuning.trials import FOLDER
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed, Session
@@ -52,18 +53,13 @@ class Plan:
     before: Path | None
     run: str
 
-    @property
-    def address(self) -> str:
-        """Return the journal of the search, the storage where none is given."""
-        return str(self.folder / JOURNAL)
-
     def overrides(self, settings: Mapping[str, Plain] | None, seed: int) -> list[str]:
         """Return what makes a run of one seed of a trial; `settings` is None for those that are not searched for."""
         drawn = {} if settings is None else self.found(settings)
-        runs = str((self.folder / "runs").absolute()).replace("\\", "\\\\").replace("'", "\\'")
+        runs = configuration.quoted((self.folder / "runs").absolute())
         rules = {f"tune.{key}": getattr(self.tune, key) for key in ("seed", "reduction", "rungs")}
         own = _as_overrides(_CLOSED | rules | drawn | {"seed": seed})
-        return list((self.typed | own | {"paths.runs": f"paths.runs='{runs}'"}).values())
+        return list((self.typed | own | {"paths.runs": f"paths.runs={runs}"}).values())
 
     def found(self, settings: Mapping[str, Plain]) -> dict[str, Plain]:
         """Return the settings that a run needs to train as a trial did."""
@@ -86,7 +82,7 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> list
     Raises:
         ConfigError: a setting, the space, or a value in it is wrong.
     """
-    typed = {_key(text): text for text in overrides}
+    typed = {key_of(text): text for text in overrides}
     metrics = typed.get("metric", "").partition("=")[2].split(",")
     plans = [_plan(session, typed | ({"metric": f"metric={metric}"} if metric else {}), extra) for metric in metrics]
     if len(plans) > 1 and not plans[0].tune.per_arm:
@@ -115,7 +111,10 @@ def _plan(session: Session, typed: dict[str, str], extra: Path | None) -> Plan:
     names = job.choices
     run = f"{names['task']}-{names['body']}"
     arm = names["metric"] if tune.per_arm else str(space.baseline.get("metric", names["metric"]))
-    plan = Plan("", arm, space, tune, kept, fixed, Path(), _hparams(job, typed, extra), run)
+    # The file of settings that the job has: the one typed, else that of its task and body.
+    name = typed.get("hparams", "").partition("=")[2].strip("'\"") or f"{job.config.protocol}/{run}"
+    before = configuration.choices("hparams", extra).get(name)
+    plan = Plan("", arm, space, tune, kept, fixed, Path(), before, run)
     plain = session.compose(plan.overrides(None, tune.seed))
     _check_space(session, plan)
     rules = {key: getattr(tune, key) for key in ("sampler", "seeds", "seed", "reduction", "rungs")}
@@ -123,7 +122,7 @@ def _plan(session: Session, typed: dict[str, str], extra: Path | None) -> Plan:
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     name = f"{run}-{arm}-{digest[:_SHORT]}"
     folder = Path(job.config.paths.runs or "") / FOLDER / name
-    return Plan(name, arm, space, tune, kept, fixed, folder, plan.before, run)
+    return Plan(name, arm, space, tune, kept, fixed, folder, before, run)
 
 
 def _check(job: Composed, space: Space, typed: Mapping[str, str]) -> None:
@@ -160,29 +159,17 @@ def _check_space(session: Session, plan: Plan) -> None:
             raise ConfigError(error.what, where=where, hint=error.hint) from error
 
 
-def _hparams(job: Composed, typed: Mapping[str, str], extra: Path | None) -> Path | None:
-    """Return the file of settings that a job has: the one typed, else that of its task and body."""
-    name = typed.get("hparams", "").partition("=")[2].strip("'\"")
-    name = name or f"{job.config.protocol}/{job.choices['task']}-{job.choices['body']}"
-    return configuration.choices("hparams", extra).get(name)
-
-
 def _as_overrides(settings: Mapping[str, Any]) -> dict[str, str]:
     return {key: f"{key}={as_typed(value)}" for key, value in settings.items()}
 
 
 def without(overrides: Iterable[str], *keys: str) -> list[str]:
     """Return overrides without those of some keys, and of what is below them."""
-    return [
-        text for text in overrides if not any(_key(text) == key or _key(text).startswith(f"{key}.") for key in keys)
-    ]
+    below = tuple(f"{key}." for key in keys)
+    return [text for text in overrides if key_of(text) not in keys and not key_of(text).startswith(below)]
 
 
 def applied(overrides: Sequence[str], plan: Plan, settings: Mapping[str, Plain]) -> list[str]:
     """Return overrides of a run with the settings that its search found; what is typed wins."""
-    typed = {_key(text): text for text in overrides}
+    typed = {key_of(text): text for text in overrides}
     return list((_as_overrides(plan.found(settings)) | typed).values())
-
-
-def _key(text: str) -> str:
-    return text.lstrip("+~").partition("=")[0].partition("@")[0]

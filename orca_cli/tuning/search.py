@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,20 +75,22 @@ class Search:
     _token: str = ""
 
     def __post_init__(self) -> None:
-        found = optuna()
+        found, tune = optuna(), self.tune
+        # Successive halving without waiting for others (ASHA, Li et al. 2020).
+        halving = found.pruners.SuccessiveHalvingPruner(min_resource=_UNIT, reduction_factor=tune.reduction)
         self.study = found.create_study(
             storage=open_storage(self.address),
             study_name=self.name,
             direction="minimize",
             sampler=found.samplers.RandomSampler(),  # another one for every draw
-            pruner=pruner(self.tune),
+            pruner=halving if tune.rungs else found.pruners.NopPruner(),
             load_if_exists=True,
         )
 
     @property
     def most(self) -> int:
         """Return the resource of a whole trial; the comparisons are at whole parts of it."""
-        return most_resource(self.tune)
+        return int(_UNIT * self.tune.reduction**self.tune.rungs)
 
     @contextmanager
     def worker(self) -> Iterator[None]:
@@ -120,7 +122,8 @@ class Search:
             trials = counted(self._trials())
             for one in trials:
                 if one.state.name == "RUNNING" and not self._is_alive(one):
-                    if self._is_drawn(one):
+                    # A worker that died while it drew the settings has left a part of them.
+                    if one.user_attrs.get(DEFAULTS) or set(one.params) >= set(self.space.params):
                         return self._taken(one)
                     self._drop(one)
             trials = counted(self._trials())
@@ -131,10 +134,6 @@ class Search:
                 if (found := self._draw()) is not None:
                     return found
         return None
-
-    def _is_drawn(self, trial: FrozenTrial) -> bool:
-        """Return whether a trial has all its settings; a worker that died while it drew them has left a part."""
-        return bool(trial.user_attrs.get(DEFAULTS)) or set(trial.params) >= set(self.space.params)
 
     def _drop(self, trial: FrozenTrial) -> None:
         """Let a trial that was drawn in part not count, and put what it was to replace back in line."""
@@ -179,19 +178,8 @@ class Search:
         settings = None if found.user_attrs.get(DEFAULTS) else self.space.plain(found.params)
         return Trial(found.number, settings, str(found.user_attrs.get(STOPPED, "")))
 
-    def told(self, trial: Trial, value: float, facts: Mapping[str, Any]) -> None:
-        """Record the value of a trial that ran to its end."""
-        self._tell(trial, "COMPLETE", facts, value)
-
-    def told_stopped(self, trial: Trial, facts: Mapping[str, Any]) -> None:
-        """Record that a trial was stopped early."""
-        self._tell(trial, "PRUNED", facts)
-
-    def told_failed(self, trial: Trial, facts: Mapping[str, Any]) -> None:
-        """Record that a trial failed; the next command tries it again."""
-        self._tell(trial, "FAIL", facts)
-
-    def _tell(self, trial: Trial, state: str, facts: Mapping[str, Any], value: float | None = None) -> None:
+    def tell(self, trial: Trial, state: str, facts: Mapping[str, Any], value: float | None = None) -> None:
+        """Record how a trial ended: COMPLETE with its value, PRUNED early, or FAIL; the next command tries it again then."""
         with suppress(optuna().exceptions.UpdateFinishedTrialError):  # by another worker, while this one seemed dead
             self._set(trial.number, FACTS, dict(facts))
         self.study.tell(trial.number, value, state=_state(state), skip_if_finished=True)
@@ -224,9 +212,7 @@ class Search:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            lock = self.folder / "draw.lock"
-            stack.enter_context(storage.lock(lock, timeout_s=60.0, what=f"search {self.name}"))
+        with storage.lock(self.folder / "draw.lock", timeout_s=60.0, what=f"search {self.name}"):
             yield
 
 
@@ -276,19 +262,6 @@ def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """Return the trials that count: neither drawn twice, nor done again."""
     replaced = {one.user_attrs[REPLACES] for one in trials if REPLACES in one.user_attrs}
     return [one for one in trials if not one.user_attrs.get(DUPLICATE) and one.number not in replaced]
-
-
-def most_resource(tune: Tune) -> int:
-    """Return what all steps of a trial are worth: the first comparison is at `_UNIT`."""
-    return int(_UNIT * tune.reduction**tune.rungs)
-
-
-def pruner(tune: Tune) -> Any:
-    """Return the rule that stops trials: successive halving without waiting for others (ASHA, Li et al. 2020)."""
-    pruners = optuna().pruners
-    if tune.rungs == 0:
-        return pruners.NopPruner()
-    return pruners.SuccessiveHalvingPruner(min_resource=_UNIT, reduction_factor=tune.reduction)
 
 
 def _suggest(trial: OptunaTrial, key: str, param: Choice | Range) -> None:

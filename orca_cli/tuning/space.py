@@ -72,19 +72,11 @@ class Space:
     baseline: dict[str, Plain]
     fixed: dict[str, Plain]
 
-    @property
-    def size(self) -> int | None:
-        """Return the number of different trials; None where it is not limited."""
-        sizes = [len(param.values) if isinstance(param, Choice) else None for param in self.params.values()]
-        return None if None in sizes else math.prod(size for size in sizes if size is not None)
-
     def record(self) -> dict[str, Any]:
         """Return what makes it another space: all but its name."""
         params = {key: {type(param).__name__: vars(param)} for key, param in self.params.items()}
-        plain: dict[str, Any] = json.loads(
-            json.dumps({"params": params, "baseline": self.baseline, "fixed": self.fixed}, sort_keys=True)
-        )
-        return plain
+        record = {"params": params, "baseline": self.baseline, "fixed": self.fixed}
+        return json.loads(json.dumps(record, sort_keys=True))
 
     def plain(self, drawn: Mapping[str, Any]) -> dict[str, Plain]:
         """Return drawn values as settings: a number from a continuous range has three digits."""
@@ -130,9 +122,8 @@ def read(path: Path) -> Space:
             raise ConfigError(f"{key} is fixed as well", where=f"{where}: params", hint="keep one of them")
     for key in fixed:
         _check_key(key, f"{where}: fixed")
-    read_params = {key: _param(given, f"{where}: {key}") for key, given in params.items()}
-    baseline = _settings(content, "baseline", where) or {"metric": "none"}
-    return Space(path.stem, read_params, baseline, fixed)
+    drawn = {key: _param(given, f"{where}: {key}") for key, given in params.items()}
+    return Space(path.stem, drawn, _settings(content, "baseline", where) or {"metric": "none"}, fixed)
 
 
 def _mapping(content: Mapping[str, Any], part: str, where: str) -> dict[str, Any]:
@@ -159,19 +150,15 @@ def _check_key(key: str, where: str) -> None:
 
 def _param(given: Any, where: str) -> Choice | Range:
     if isinstance(given, list):
-        return _choice(given, where)
+        if not given or not all(map(_is_plain, given)):
+            raise ConfigError("is not a list of single values", where=where, hint="such as [sgd, adamw]")
+        if len({(type(value), value) for value in given}) < len(given):
+            raise ConfigError("has a value twice", where=where, hint="keep one of them")
+        return Choice(tuple(given))
     if isinstance(given, dict):
         return _range(given, where)
     hint = "such as [1.0e-3, 1.0e-4], or {low: 1.0e-5, high: 1.0e-2, log: true}"
     raise ConfigError("is neither a list of values nor a range", where=where, hint=hint)
-
-
-def _choice(given: list[Any], where: str) -> Choice:
-    if not given or not all(map(_is_plain, given)):
-        raise ConfigError("is not a list of single values", where=where, hint="such as [sgd, adamw]")
-    if len({(type(value), value) for value in given}) < len(given):
-        raise ConfigError("has a value twice", where=where, hint="keep one of them")
-    return Choice(tuple(given))
 
 
 def _range(given: dict[Any, Any], where: str) -> Range:

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import orca_cli
 from orca_cli.exceptions import DataError
-from orca_cli.prediction import export, onnx
+from orca_cli.prediction import export
 from tests.cli.conftest import outputs, results, run_folders
 
 N, TEST = 60, 20
@@ -440,11 +440,12 @@ def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path, name
 
 
 def test_onnx_that_cannot_be_is_left_out_with_the_reason(trained, orca, refused, tmp_path, monkeypatch):
+
     run = trained("bert", "classes", SERIES)
 
     def wrong(loaded, path):
         path.write_bytes(b"half")
-        raise onnx.NotExportedError("onnxruntime's outputs differ by 3")
+        raise export.NotExportedError("onnxruntime's outputs differ by 3")
 
     monkeypatch.setattr(export, "check_packages", lambda: None)
     monkeypatch.setattr(export, "write_onnx", wrong)

@@ -8,7 +8,7 @@ import torch
 
 from orca_cli import parts
 from orca_cli.exceptions import ConfigError
-from orca_cli.models.embedders import feature_cache
+from orca_cli.models.embedders import filter_bank
 from orca_cli.models.embedders.filter_bank import FilterBank
 from orca_cli.models.embedders.multiscale import Multiscale
 from orca_cli.models.embedders.overlap import Overlap
@@ -231,8 +231,8 @@ def test_features_do_not_depend_on_the_batch_and_follow_the_filters():
 
 @pytest.mark.parametrize(("most", "times"), [(10**6, 1), (0, 2)])
 def test_features_are_computed_once_where_there_is_room(monkeypatch, most, times):
-    monkeypatch.setattr(feature_cache, "MOST_BYTES", most)
-    cache, computed = feature_cache.FeatureCache(), []
+    monkeypatch.setattr(filter_bank, "MOST_BYTES", most)
+    cache, computed = filter_bank.FeatureCache(), []
     x, valid = torch.arange(6.0).view(3, 2), torch.ones(3, 2, dtype=torch.bool)
     for rows in ([0, 1, 2], [2, 0, 1]):
         (found,) = cache(lambda x, valid: computed.append(x) or (2 * x,), x[rows], valid, "filters")

@@ -14,7 +14,7 @@ from orca_cli.models import checkpoints
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import auto, decoders
 from orca_cli.models.embedders.patch import Patch
-from orca_cli.prediction.onnx import write_onnx
+from orca_cli.prediction.export import write_onnx
 
 TEXT = ["bert", "roberta", "gpt2", "smollm2", "mistral", "qwen2", "qwen3", "modernbert", "deberta", "t5", "esm"]
 IMAGE = ["vit", "deit", "beit", "dinov2", "siglip"]

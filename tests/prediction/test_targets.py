@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, r2_score
 
-from orca_cli.prediction import onnx
+from orca_cli.prediction import export
 from orca_cli.prediction.targets import Decoder
 from orca_cli.tasks.shared.targets import TargetForm
 
@@ -61,8 +61,8 @@ def test_numbers_are_scored_by_the_mean_r2_of_their_outputs(form, unknown):
 def test_a_graph_that_gives_the_mean_alone_is_no_export(mean, std):
     scaled = SimpleNamespace(has_scale=True, scale_mean=torch.tensor([mean]), scale_std=torch.tensor([std]))
     expected = [mean + std * RNG.normal(size=(3, 1))]
-    onnx.check_same([expected[0] + 1e-5 * std], expected, scaled)
-    with pytest.raises(onnx.NotExportedError, match="outputs differ by .* deviations of the targets"):
-        onnx.check_same([np.full((3, 1), mean)], expected, scaled)
-    with pytest.raises(onnx.NotExportedError, match=r"outputs differ by 0\.5 \("):
-        onnx.check_same([np.ones((3, 2))], [np.full((3, 2), 0.5)], SimpleNamespace(has_scale=False))
+    export.check_same([expected[0] + 1e-5 * std], expected, scaled)
+    with pytest.raises(export.NotExportedError, match="outputs differ by .* deviations of the targets"):
+        export.check_same([np.full((3, 1), mean)], expected, scaled)
+    with pytest.raises(export.NotExportedError, match=r"outputs differ by 0\.5 \("):
+        export.check_same([np.ones((3, 2))], [np.full((3, 2), 0.5)], SimpleNamespace(has_scale=False))

@@ -3,9 +3,9 @@
 import pytest
 
 from orca_cli import compose
+from orca_cli.commands.tune import hparams_path
 from orca_cli.exceptions import ConfigError
 from orca_cli.tuning import plan as plans
-from orca_cli.tuning.hparams import path_of
 
 FILES = {
     "rates": "params: {train.lr: [1.0e-3, 1.0e-2]}\nfixed: {train.epochs: 3}",
@@ -85,6 +85,6 @@ def test_a_file_of_settings_that_no_search_wrote_is_not_replaced(tmp_path):
     path.parent.mkdir()
     path.write_text("# @package _global_\n# Mine.\ntrain: {epochs: 3}\n")
     with pytest.raises(ConfigError, match="was not written by a search"):
-        path_of(tmp_path, "digits-minilm")
+        hparams_path(tmp_path, "digits-minilm")
     path.write_text("# @package _global_\n# Found by orca tune: search x\ntrain: {epochs: 3}\n")
-    assert path_of(tmp_path, "digits-minilm") == path
+    assert hparams_path(tmp_path, "digits-minilm") == path

@@ -59,9 +59,9 @@ def run_curve(search, trial, curve):
         try:
             pruning.record("finetune", {"epoch": epoch, "step": 8 * epoch, "validation_error": error})
         except PrunedError as stop:
-            search.told_stopped(trial, {"why": str(stop)})
+            search.tell(trial, "PRUNED", {"why": str(stop)})
             return epoch
-    search.told(trial, curve[-1], {})
+    search.tell(trial, "COMPLETE", {}, curve[-1])
     return len(curve)
 
 
@@ -153,9 +153,9 @@ def test_a_trial_that_was_drawn_in_part_is_drawn_again(tmp_path):
     """A worker that is killed between two settings of a draw leaves a trial with the first of them."""
     search = prepared(tmp_path, GRID, trials=3, sampler="random")
     with search.worker():
-        search.told(search.take(), 0.5, {})
+        search.tell(search.take(), "COMPLETE", {}, 0.5)
         failed = search.take()
-        search.told_failed(failed, {})
+        search.tell(failed, "FAIL", {})
     search.prepare()
     for _ in range(2):  # that which is to be done again, then a new one
         drawn = search.study.ask()
@@ -197,16 +197,16 @@ def test_trials_on_another_machine_live_by_their_lease(tmp_path, monkeypatch):
 def test_failed_trials_are_done_again_by_the_next_command_with_the_same_settings(tmp_path):
     search = prepared(tmp_path, trials=3)
     with search.worker():
-        search.told_failed(search.take(), {"why": "no memory"})
+        search.tell(search.take(), "FAIL", {"why": "no memory"})
         second = search.take()
-        search.told_failed(second, {"why": "no memory"})
-        search.told(search.take(), 0.4, {})
+        search.tell(second, "FAIL", {"why": "no memory"})
+        search.tell(search.take(), "COMPLETE", {}, 0.4)
         assert search.take() is None
         search.prepare()
         again = [search.take(), search.take()]
         assert [trial.settings for trial in again] == [None, second.settings]
         for trial in again:
-            search.told(trial, 0.3, {})
+            search.tell(trial, "COMPLETE", {}, 0.3)
         search.prepare()
         assert search.take() is None
     assert [row.state for row in found.of(search).rows] == ["completed"] * 3

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import terminal
-from orca_cli.commands.body.names import named
+from orca_cli.commands.body import named
 from orca_cli.commands.data.selection import size_text
 from orca_cli.commands.options import add_config_dir
 from orca_cli.exceptions import ConfigError, DataError, InterruptionError, OrcaError, StorageError, UsageError

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from orca_cli import terminal
-from orca_cli.commands.body.names import Named, named
+from orca_cli.commands.body import Named, named
 from orca_cli.commands.data.selection import size_text
 from orca_cli.commands.options import add_config_dir
 from orca_cli.models import checkpoints

@@ -1,23 +1,41 @@
-"""`orca runs gc`: what may go without loss of a result, and what that frees."""
+"""`orca runs gc`: what may go without loss of a result, and what that frees.
+
+That is old cache entries, what was moved aside, interrupted writes, superseded checkpoints: nothing of a run that a process
+works on, nothing behind a link, and nothing in folders that the program did not make.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
 
-from orca_cli import terminal
+from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import size_text
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import OrcaError, UsageError
-from orca_cli.runs import leftovers
-from orca_cli.runs.leftovers import Leftover
+from orca_cli.runs.directory import FOR_RESUMING, RESULT, STATUS, read_or_empty
+from orca_cli.runs.liveness import is_worked_on
+from orca_cli.runs.records import newer_schema
+from orca_cli.runs.removal import idle, is_run
+from orca_cli.runs.studies import FOLDER as STUDIES
 from orca_cli.terminal import Result
 
+# Folders of the cache whose entries are computed again where they are missing. Downloads of libraries are not ours to remove.
+CACHES = ("alignments", "baselines", "floors", "generated", "metric_sources", "source_features", "unpacked")
+# Folders beside the runs that many processes share; the others belong to searches and sweeps.
+SHARED = (STUDIES, ".searches", ".sweeps", ".tuned")
+CACHE, ASIDE, WRITE, CHECKPOINTS = "cache", "moved aside", "interrupted write", "checkpoints"
+_DAY_S = 86400.0
+_WRITING_S = 3600.0  # a younger file may be one that a process is still writing
 DAYS = 30.0
 EXAMPLES = """\
 examples:
@@ -44,13 +62,13 @@ def execute(arguments: argparse.Namespace) -> Result:
     if not 0 <= arguments.days < math.inf:
         raise UsageError(f"{arguments.days} is out of range", where="--days", hint="allowed: 0 or more")
     folders = default_folders()
-    found = leftovers.find(Path(folders["runs"]), Path(folders["cache"]), arguments.days)
+    found = find(Path(folders["runs"]), Path(folders["cache"]), arguments.days)
     failures: list[OrcaError] = []
     if arguments.yes:
         gone = []
         for one in found:
             try:
-                gone += [one] if leftovers.remove(one) else []
+                gone += [one] if remove(one) else []
             except OrcaError as error:
                 failures.append(error)
         found = gone
@@ -71,3 +89,139 @@ def _shown(found: list[Leftover], total: int, is_done: bool) -> Iterator[Rendera
     yield (
         f"freed {size_text(total)} in {places}" if is_done else f"would free {size_text(total)} in {places}; --yes does"
     )
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """One file or folder that may go.
+
+    Args:
+        path: of it.
+        kind: cache, moved aside, interrupted write or checkpoints.
+        why: in words.
+        bytes: that it takes.
+        run: the run that it is in; None outside runs.
+    """
+
+    path: Path
+    kind: str
+    why: str
+    bytes: int
+    run: Path | None = None
+
+
+def find(root: Path, cache: Path, days: float) -> list[Leftover]:
+    """Return what may go, by path; nothing is written.
+
+    Args:
+        root: folder of all runs.
+        cache: folder of caches.
+        days: after which an entry of the cache that was not used is old.
+    """
+    root, cache = Path(os.path.realpath(root)), Path(os.path.realpath(cache))
+    found = list(_of_folder(root))
+    for folder in _folders(root):
+        if is_run(folder):
+            found += _of_run(folder)
+        else:
+            found += _of_folder(folder)
+            found += [one for run in _folders(folder) if is_run(run) for one in _of_run(run)]
+    for here, _, _ in (step for name in SHARED if not (root / name).is_symlink() for step in os.walk(root / name)):
+        found += _of_folder(Path(here))
+    for name in CACHES:
+        if not (cache / name).is_symlink():
+            found += [*_of_folder(cache / name), *_old(cache / name, days)]
+    return sorted(found, key=lambda one: str(one.path))
+
+
+def remove(one: Leftover) -> bool:
+    """Remove a leftover; False where it is gone already, or in use since it was found.
+
+    Raises:
+        LockedError: a process works on what it is in.
+        StorageError: the disk refuses.
+    """
+    with ExitStack() as stack:
+        if one.run is not None:
+            stack.enter_context(idle(one.run))
+        elif one.kind == CACHE:
+            stack.enter_context(storage.lock(_lock(one.path), timeout_s=1.0, what=f"cache entry {one.path.name}"))
+        if one.path.is_symlink() or not one.path.exists():
+            return False
+        storage.remove(one.path)
+        return True
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what a folder holds, links left out; nothing where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return [folder / entry.name for entry in entries if not entry.is_symlink()]
+    except OSError:
+        return []
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder) if path.is_dir() and not _is_passing(path) and path.name[0] != "."]
+
+
+def _is_passing(path: Path) -> bool:
+    return storage.is_temporary(path) or storage.is_aside(path)
+
+
+def _of_folder(folder: Path) -> Iterator[Leftover]:
+    """Yield what interrupted writes left directly in a folder that many processes write to, and what was moved aside in it."""
+    entries = _entries(folder)
+    is_used = any(storage.is_locked(path) for path in entries if path.suffix == ".lock")
+    for path in entries:
+        if storage.is_aside(path):
+            yield Leftover(path, ASIDE, "was found damaged", storage.size(path))
+        elif storage.is_temporary(path) and not is_used and _idle_s(path) > _WRITING_S:
+            yield Leftover(path, WRITE, "its process ended before it was complete", storage.size(path))
+
+
+def _of_run(run: Path) -> Iterator[Leftover]:
+    if is_worked_on(run, read_or_empty(run / STATUS)) or newer_schema(run / STATUS, run / RESULT):
+        return
+    superseded = []
+    if read_or_empty(run / RESULT).get("state") == "completed":
+        superseded = [run / name for name in FOR_RESUMING if (run / name).is_dir() and not (run / name).is_symlink()]
+    for path in superseded:
+        yield Leftover(path, CHECKPOINTS, "its run is completed", storage.size(path), run)
+    for here, folders, files in os.walk(run):
+        passing = []
+        for path in (Path(here) / name for name in (*folders, *files)):
+            if path.is_symlink() or not _is_passing(path):
+                continue
+            passing.append(path.name)
+            kind, why = (ASIDE, "was found damaged") if storage.is_aside(path) else (WRITE, "its process ended early")
+            yield Leftover(path, kind, why, storage.size(path), run)
+        folders[:] = [name for name in folders if name not in passing and Path(here) / name not in superseded]
+
+
+def _old(folder: Path, days: float) -> Iterator[Leftover]:
+    """Yield the entries of a cache that were not used for some days, and that no process uses now."""
+    for path in _entries(folder):
+        is_ours = any((inner / storage.MANIFEST).is_file() for inner in (path, *_folders(path)))
+        if _is_passing(path) or not is_ours or storage.is_locked(_lock(path)):
+            continue
+        unused = _idle_s(path) / _DAY_S
+        if unused >= days:
+            yield Leftover(path, CACHE, f"not used for {unused:.0f} days", storage.size(path))
+
+
+def _lock(entry: Path) -> Path:
+    return entry.with_name(f"{entry.name}.lock")
+
+
+def _idle_s(path: Path) -> float:
+    """Return the seconds since a file, or any file in a folder, was read or written, as far as the file system says."""
+    last = 0.0
+    for file in (path, *(path.rglob("*") if path.is_dir() else ())):
+        try:
+            facts = os.lstat(file)
+        except OSError:
+            continue
+        # Listing a folder counts as reading it.
+        last = max(last, facts.st_mtime, facts.st_atime if file.is_file() else 0.0)
+    return time.time() - last

@@ -12,7 +12,7 @@ from orca_cli.exceptions import CheckpointError, DataError
 from orca_cli.report.records.collect import Run, collect
 from orca_cli.runs.directory import RESULT, STATUS
 from orca_cli.runs.naming import begun, named
-from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
+from orca_cli.runs.records import newer_schema
 
 
 def one_run(word: str) -> Run:
@@ -29,13 +29,8 @@ def one_run(word: str) -> Run:
         return runs[0]
     if runs or path not in [broken.path for broken in found.broken]:
         raise DataError("is not a run but a folder of runs", where=str(path), hint="orca runs list shows them")
-    for name in (RESULT, STATUS):
-        try:
-            read_record(path / name)
-        except NewerSchemaError as error:
-            raise CheckpointError(str(error), where=str(path), hint="use the newer program") from error
-        except (UnreadableError, OSError):
-            continue
+    if error := newer_schema(path / RESULT, path / STATUS):
+        raise CheckpointError(str(error), where=str(path), hint="use the newer program") from error
     raise DataError(found.broken[0].reason, where=str(path), hint="orca doctor RUN says what is damaged")
 
 

@@ -40,8 +40,7 @@ def load(
         own = [name for name in known if name != "checkpoint"]
         hint = f"it has {', '.join(own)}" if own else "it has no settings"
         raise ConfigError(f"bodies of family '{family}' have no such setting", where=f"body.{unknown[0]}", hint=hint)
-    body: PretrainedBody = modules[family].load(checkpoint, **given)
-    return body
+    return modules[family].load(checkpoint, **given)
 
 
 @functools.cache

@@ -245,10 +245,19 @@ def _like_words(words: Tensor) -> nn.LayerNorm:
     return norm
 
 
+def preparation(folder: Path) -> dict[str, Any]:
+    """Return how a checkpoint's images or sounds become inputs, by its preprocessor_config.json; empty where it has none."""
+    try:
+        content = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and deviation that a checkpoint's images were normalised with; ImageNet's where it does not say."""
+    settings = preparation(folder)
     try:
-        settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         return tuple(settings["image_mean"]), tuple(settings["image_std"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

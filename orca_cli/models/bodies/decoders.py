@@ -118,8 +118,7 @@ class DecoderBody(TextBody):
 
     def _read(self, x: Tensor, mask: Tensor) -> Tensor:
         given = {"inputs_embeds": x, "attention_mask": mask.to(torch.int64), "use_cache": False}
-        features: Tensor = self.model(**given).last_hidden_state
-        return features
+        return self.model(**given).last_hidden_state
 
 
 def reversed_order(mask: Tensor, prefix: int = 0) -> Tensor:

@@ -53,8 +53,7 @@ class EncoderBody(TextBody):
     @staticmethod
     def input_layer(model: Any) -> nn.Module:
         """Return what embeds words."""
-        layer: nn.Module = model.embeddings
-        return layer
+        return model.embeddings
 
 
 class ModernBertBody(EncoderBody):
@@ -83,8 +82,7 @@ class ModernBertBody(EncoderBody):
         numbers = mask.to(torch.int64)
         window = create_bidirectional_sliding_window_mask(self.config, x, numbers, and_mask_function=and_mask)
         masks = {"full_attention": self.attention_mask(x, mask, causal=causal), "sliding_attention": window}
-        features: Tensor = self.model(inputs_embeds=x, attention_mask=masks).last_hidden_state
-        return features
+        return self.model(inputs_embeds=x, attention_mask=masks).last_hidden_state
 
     def embedder_init(self) -> EmbedderInit:
         """Return the norm of the words."""
@@ -111,8 +109,7 @@ class DebertaBody(EncoderBody):
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the encoder's outputs."""
-        features: Tensor = self.encoder(x, mask.to(torch.int64), output_hidden_states=False).last_hidden_state
-        return features
+        return self.encoder(x, mask.to(torch.int64), output_hidden_states=False).last_hidden_state
 
     def embedder_init(self) -> EmbedderInit:
         """Return the norm of the words and, in models that have them, absolute positions."""
@@ -144,8 +141,7 @@ class T5Body(EncoderBody):
     @staticmethod
     def input_layer(model: Any) -> nn.Module:
         """Return the words."""
-        layer: nn.Module = model.get_input_embeddings()
-        return layer
+        return model.get_input_embeddings()
 
     @staticmethod
     def trained(model: Any) -> dict[str, nn.Module]:
@@ -156,8 +152,7 @@ class T5Body(EncoderBody):
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the last norm's outputs."""
         attention = self.attention_mask(x, mask, causal=causal)
-        features: Tensor = self.stack(inputs_embeds=x, attention_mask=attention).last_hidden_state
-        return features
+        return self.stack(inputs_embeds=x, attention_mask=attention).last_hidden_state
 
 
 class EsmBody(EncoderBody):
@@ -187,8 +182,7 @@ class EsmBody(EncoderBody):
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the last norm's outputs."""
         attention = self.attention_mask(x, mask, causal=causal)
-        features: Tensor = self.model(inputs_embeds=x, attention_mask=attention).last_hidden_state
-        return features
+        return self.model(inputs_embeds=x, attention_mask=attention).last_hidden_state
 
 
 class _Given(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from orca_cli.interfaces import Tokens
 from orca_cli.models import checkpoints
+from orca_cli.models.bodies.base import preparation
 from orca_cli.models.bodies.vit import ViTBody, load_layers
 
 CLASSES = {"audio-spectrogram-transformer": "ASTModel"}
@@ -78,9 +78,9 @@ class SpectrogramBody(ViTBody):
 
 def _statistics(folder: Path) -> dict[str, Any]:
     """Return how a checkpoint's spectrograms were normalised; as those of AudioSet where it does not say."""
+    settings = preparation(folder)
     try:
-        settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         found = {name: float(settings[name]) for name in ("mean", "std")}
         return found | {"do_normalize": bool(settings.get("do_normalize", True))}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ from orca_cli import signals
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import EmbedderInit, Tokens
 from orca_cli.models import checkpoints
-from orca_cli.models.bodies.base import SequenceBody
+from orca_cli.models.bodies.base import SequenceBody, preparation
 from orca_cli.ranges import Count
 
 CLASSES = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel"}
@@ -68,34 +67,27 @@ class SpeechBody(SequenceBody):
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the encoder's outputs; padding is 0 for the convolution, as what lies beyond the ends is."""
         # The encoder would write zeros into what it is given.
-        features: Tensor = self.encoder(x.masked_fill(~mask.unsqueeze(-1), 0.0), attention_mask=mask).last_hidden_state
-        return features
+        return self.encoder(x.masked_fill(~mask.unsqueeze(-1), 0.0), attention_mask=mask).last_hidden_state
 
     @torch.no_grad()
     def embed_source(self, inputs: Any) -> Tokens:
         """Return the embedding layer's outputs [B, T, D] for sounds [B, L] in -1..1, 16,000 values a second."""
         from transformers import Wav2Vec2FeatureExtractor
 
-        prepare = Wav2Vec2FeatureExtractor(do_normalize=_is_normalised(self.folder))
+        # Each sound gets mean 0 and deviation 1 where the checkpoint does not say otherwise.
+        prepare = Wav2Vec2FeatureExtractor(do_normalize=bool(preparation(self.folder).get("do_normalize", True)))
         sounds = list(np.asarray(inputs, dtype=np.float32))
-        waves = prepare(sounds, sampling_rate=prepare.sampling_rate, return_tensors="pt")["input_values"].to(
-            self.device
-        )
+        prepared = prepare(sounds, sampling_rate=prepare.sampling_rate, return_tensors="pt")
+        waves = prepared["input_values"].to(self.device)
         self.embeddings.to(self.device).eval()
         pieces = []
         for part in waves.split(max(1, _AT_ONCE // waves.shape[1])):
             signals.check()
-            pieces.append(self._embed(part))
+            found = self.embeddings["convolutions"](part).transpose(1, 2)
+            projected = self.embeddings["projection"](found)
+            pieces.append(projected[0] if isinstance(projected, tuple) else projected)  # wav2vec 2.0 returns both
         x = torch.cat(pieces)
         return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=self.device), (x.shape[1],))
-
-    def _embed(self, waves: Tensor) -> Tensor:
-        found = self.embeddings["convolutions"](waves).transpose(1, 2)
-        projected = self.embeddings["projection"](found)
-        tokens: Tensor = (
-            projected[0] if isinstance(projected, tuple) else projected
-        )  # wav2vec 2.0 returns its input as well
-        return tokens
 
     def embedder_init(self) -> EmbedderInit:
         """Return a norm that gives tokens about the mean and deviation of the projection's outputs."""
@@ -115,12 +107,3 @@ def _like_projection(layer: Any) -> nn.LayerNorm:
     norm.weight.copy_(gain.std(1) * gain.shape[1] ** 0.5)
     norm.bias.copy_(bias if normalised is None else weight @ normalised.bias + bias)
     return norm
-
-
-def _is_normalised(folder: Path) -> bool:
-    """Return whether a checkpoint's sounds have mean 0 and deviation 1 each; True where it does not say."""
-    try:
-        settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-        return bool(settings.get("do_normalize", True))
-    except (OSError, ValueError, AttributeError):
-        return True

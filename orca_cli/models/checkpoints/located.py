@@ -49,11 +49,9 @@ def find(checkpoint: str) -> Located:
     name, _, wanted = checkpoint.partition("@")
     repository = hub_cache() / f"models--{name.replace('/', '--')}"
     commit = _commit(repository, wanted or "main")
-    return (
-        Located(checkpoint, "missing")
-        if commit is None
-        else _of_snapshot(checkpoint, repository / "snapshots" / commit)
-    )
+    if commit is None:
+        return Located(checkpoint, "missing")
+    return _of_snapshot(checkpoint, repository / "snapshots" / commit)
 
 
 def cached() -> list[Located]:

@@ -19,7 +19,7 @@ class Packaged:
         folder: in the package.
         sha256: of the weights.
         extra: of this program, which installs the package.
-        weights: the file; a .bin is a pickle of tensors, see `pinned_weights`.
+        weights: the file; a .bin is a pickle of tensors, see `loading`.
         prefix: of the model's tensors in a .bin.
         left_out: beginnings of the names of tensors in a .bin that no body has a use for.
         on_hub: whether the hub has the same checkpoint by this name.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orca_cli.interfaces import TokenLayout
-from orca_cli.models.embedders.feature_cache import FeatureCache
 
 # By number of axes: taps of a filter along each, and positions of a patch along each at which filters are asked.
 _TAPS = {1: 9, 2: 3, 3: 3}
@@ -25,6 +26,7 @@ _MOST_MEANS = 1024  # means of patches that are features of a sample
 # With more features than this, the whole vector is scaled to the length of this many: otherwise a step of Adam would change a
 # layer's outputs more, the more inputs it has.
 _WIDE = 400
+MOST_BYTES = 2**28  # of the features that a run keeps
 
 
 class FilterBank(nn.Module):
@@ -49,7 +51,7 @@ class FilterBank(nn.Module):
 
     def __init__(self, layout: TokenLayout, width: int, *, filters: int, token_filters: int, scales: int) -> None:
         super().__init__()
-        self._cache = FeatureCache()
+        self._cache = _FeatureCache()
         self._token_filters = min(token_filters, filters)
         extent, axes = layout.extent, len(layout.extent)
         reach = _TAPS[axes] // 2
@@ -81,14 +83,12 @@ class FilterBank(nn.Module):
             valid: [B, *extent] bool.
         """
         tokens, samples = self._standardised(canvas, valid)
-        found: Tensor = self.token(tokens) + self.sample(samples).unsqueeze(1)
-        return found
+        return self.token(tokens) + self.sample(samples).unsqueeze(1)
 
     def at(self, canvas: Tensor, valid: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         """Return features [p, D] of token `places[i]` of sample `rows[i]` alone."""
         tokens, samples = self._standardised(canvas, valid)
-        found: Tensor = self.token(tokens[rows, places]) + self.sample(samples)[rows]
-        return found
+        return self.token(tokens[rows, places]) + self.sample(samples)[rows]
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -181,6 +181,52 @@ class _Moments:
         mean, squares = self._sum / self.count, self._squares / self.count
         assert isinstance(mean, Tensor)
         return mean.float(), (squares - mean.square()).clamp(min=0).sqrt().float()
+
+
+class _FeatureCache:
+    """Features of samples by their content, at most 256 MiB of them; what does not fit any more is computed every time.
+
+    A sample's features are computed from it alone, so that they have the same bits whatever batch it comes in.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, tuple[Tensor, ...]] = {}
+        self._bytes = 0
+        self._state: Any = None
+
+    def __deepcopy__(self, _: Any) -> _FeatureCache:
+        return _FeatureCache()
+
+    def __call__(
+        self, compute: Callable[[Tensor, Tensor], tuple[Tensor, ...]], x: Tensor, valid: Tensor, state: Any
+    ) -> tuple[Tensor, ...]:
+        """Return what `compute` does of a batch, each [B, ...].
+
+        Args:
+            compute: from x [1, ...] and valid [1, ...] to tensors [1, ...].
+            x: [B, ...] on the CPU.
+            valid: [B, ...] bool.
+            state: what else the features depend on; where it is another than the last time, all are forgotten.
+        """
+        if state != self._state:
+            self._kept, self._bytes, self._state = {}, 0, state
+        found = [self._one(compute, x[row : row + 1], valid[row : row + 1]) for row in range(len(x))]
+        return tuple(torch.cat(part) for part in zip(*found, strict=True))
+
+    def _one(
+        self, compute: Callable[[Tensor, Tensor], tuple[Tensor, ...]], x: Tensor, valid: Tensor
+    ) -> tuple[Tensor, ...]:
+        digest = hashlib.blake2b(x.numpy().tobytes(), digest_size=16)
+        digest.update(valid.numpy().tobytes())
+        name = digest.digest()
+        if (kept := self._kept.get(name)) is not None:
+            return kept
+        found = compute(x, valid)
+        size = sum(part.nbytes for part in found)
+        if self._bytes + size <= MOST_BYTES:
+            self._kept[name] = found
+            self._bytes += size
+        return found
 
 
 def _asked(layout: TokenLayout, each: int) -> np.ndarray:

@@ -16,7 +16,7 @@ _GROUPS = ("task", "body", "source", "metric", "finetune", "protocol")
 # Settings that stage 3 needs no longer or shorter for.
 _FREE = tuple(
     f"train.{name}"
-    for name in ("lr", "outer_rate", "weight_decay", "momentum", "betas", "clip", "warmup_epochs", "decay_epochs")
+    for name in ("lr", "outer_rate", "weight_decay", "momentum", "clip", "warmup_epochs", "decay_epochs")
 )
 _OF_DATA = ("task.", "body.", "embedder", "hparams")
 _OF_STAGE_3 = (*_OF_DATA, "train.", "finetune.", "predictor.", "augment", "budget", "precision", "align.method")

@@ -33,7 +33,7 @@ def played(search, error=lambda trial: 0.5):
     with search.worker():
         while (trial := search.take()) is not None:
             taken.append(trial)
-            search.told(trial, error(trial), {})
+            search.tell(trial, "COMPLETE", {}, error(trial))
     return taken
 
 

@@ -51,7 +51,7 @@ class FilterBank(nn.Module):
 
     def __init__(self, layout: TokenLayout, width: int, *, filters: int, token_filters: int, scales: int) -> None:
         super().__init__()
-        self._cache = _FeatureCache()
+        self._cache = FeatureCache()
         self._token_filters = min(token_filters, filters)
         extent, axes = layout.extent, len(layout.extent)
         reach = _TAPS[axes] // 2
@@ -183,7 +183,7 @@ class _Moments:
         return mean.float(), (squares - mean.square()).clamp(min=0).sqrt().float()
 
 
-class _FeatureCache:
+class FeatureCache:
     """Features of samples by their content, at most 256 MiB of them; what does not fit any more is computed every time.
 
     A sample's features are computed from it alone, so that they have the same bits whatever batch it comes in.
@@ -194,8 +194,8 @@ class _FeatureCache:
         self._bytes = 0
         self._state: Any = None
 
-    def __deepcopy__(self, _: Any) -> _FeatureCache:
-        return _FeatureCache()
+    def __deepcopy__(self, _: Any) -> FeatureCache:
+        return FeatureCache()
 
     def __call__(
         self, compute: Callable[[Tensor, Tensor], tuple[Tensor, ...]], x: Tensor, valid: Tensor, state: Any

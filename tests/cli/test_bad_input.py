@@ -189,20 +189,26 @@ def test_a_package_of_an_extra_that_is_missing(refused, small_run, monkeypatch, 
     refused(14, small_run("metric=none", *overrides), line)
 
 
-# (a file task/mine.yaml, words of the line); what is no settings at all is in tests/reliability/test_configs.py
+# (a file task/mine.yaml, exit code, words of the line); more of them are in tests/reliability/test_configs.py
 FILES = [
-    ("task:\n\tkind: classes\n", ["mine.yaml:2"]),
-    ("_target_: orca_cli.tasks.digits.load\n1: 2\n", ["task.1", "no parameter"]),
-    ("_target_: orca_cli.metrics.otdd.OTDD\n", ["task._target_", "not a task's data"]),
+    ("task:\n\tkind: classes\n", 10, ["mine.yaml:2"]),
+    ("kind: classes\nkind: dense\n", 10, ["mine.yaml:2", "duplicate key kind"]),
+    ("kind: [classes\n", 10, ["mine.yaml"]),
+    ("- kind\n", 10, ["mine.yaml", "key: value"]),
+    ("a: !!python/object/apply:os.getcwd []\n", 12, ["mine.yaml"]),
+    ("k\xfcnd: x\n", 10, ["mine.yaml"]),
+    ("defaults: 5\n", 10, ["task/mine", "must be a list"]),
+    ("_target_: orca_cli.tasks.digits.load\n1: 2\n", 10, ["task.1", "no parameter"]),
+    ("_target_: orca_cli.metrics.otdd.OTDD\n", 10, ["task._target_", "not a task's data"]),
 ]
 
 
-@pytest.mark.parametrize(("text", "words"), FILES)
-def test_bad_configuration_file_of_ones_own(refused, tmp_path, text, words):
+@pytest.mark.parametrize(("text", "code", "words"), FILES)
+def test_bad_configuration_file_of_ones_own(refused, tmp_path, text, code, words):
     path = tmp_path / "my_conf" / "task" / "mine.yaml"
     path.parent.mkdir(parents=True)
-    path.write_text(text)
-    refused(10, ["run", "--dry-run", "--config-dir", tmp_path / "my_conf", "task=mine"], *words)
+    path.write_text(text, encoding="latin-1")
+    refused(code, ["run", "--dry-run", "--config-dir", tmp_path / "my_conf", "task=mine"], *words)
     refused(10, ["run", "--config-dir", "nowhere"], "nowhere")
 
 

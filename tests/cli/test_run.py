@@ -43,7 +43,8 @@ def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
     assert json.loads((run / "status.json").read_text())["state"] == "completed"
     for stage, folder in (("align", "2_align"), ("finetune", "3_finetune")):  # the result has the curves in short
         epochs = [line["epoch"] for line in curve(run, folder)]
-        assert [line["epoch"] for line in result["curves"][stage]] == epochs == [1, 2, 3]
+        assert len(epochs) == 3
+        assert [line["epoch"] for line in result["curves"][stage]] == epochs
     assert result["validation_error"] == min(line["validation_error"] for line in curve(run))
     # The reported number can be computed again from what was stored.
     stored = np.load(run / "3_finetune" / "predictions.npz")

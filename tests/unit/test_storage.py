@@ -172,6 +172,11 @@ def test_failed_write_keeps_the_old_content(tmp_path):
     assert {entry.name for entry in tmp_path.iterdir()} == {"folders", "status.json"}
 
 
+def test_a_folder_is_claimed_once(tmp_path):
+    names = iter(("run-1", "run-1", "run-2"))
+    assert [storage.claim_folder(tmp_path, lambda: next(names)).name for _ in range(2)] == ["run-1", "run-2"]
+
+
 def test_lock_is_exclusive_and_free_after_a_kill(tmp_path):
     path = tmp_path / "lock"
     code = (

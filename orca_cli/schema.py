@@ -347,7 +347,7 @@ def is_without_effect(key: str) -> bool:
 
 
 def settled(value: T | None) -> T:
-    """Return a setting that was decided where it had been left open (see `stages/decide.py`)."""
+    """Return a setting that was decided where it had been left open (see `stages/build.py`)."""
     assert value is not None, "a setting is read before it is decided"
     return value
 

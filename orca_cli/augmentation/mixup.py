@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from orca_cli.augmentation.inputs import as_array, per_channel, with_inputs
+from orca_cli.augmentation.samples import as_array, per_channel, with_inputs
 from orca_cli.interfaces import Batch, InputFacts
 from orca_cli.ranges import Positive
 

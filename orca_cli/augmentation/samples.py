@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from orca_cli import seeding
 from orca_cli.interfaces import Augmentation, Batch, InputFacts, Kind, Samples
@@ -81,3 +82,27 @@ def _values(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     if batch.valid is None:
         return x, np.ones((len(x), 1, x.shape[2]), dtype=bool)
     return x, batch.valid.numpy().reshape(len(x), 1, -1)
+
+
+def as_array(batch: Batch) -> np.ndarray:
+    """Return the inputs [B, C, *E] float32 as a copy."""
+    return batch.x.numpy().copy()
+
+
+def with_inputs(batch: Batch, x: np.ndarray) -> Batch:
+    """Return a batch with other inputs of the same shape; where the input is padding, the old ones stay."""
+    if batch.valid is not None:
+        x = np.where(batch.valid.numpy()[:, None], x, batch.x.numpy())
+    return replace(batch, x=torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)))
+
+
+def per_channel(values: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return one float32 number for each channel, [C], so that it broadcasts against inputs [B, C, *E]."""
+    return values.astype(np.float32).reshape(-1, *(1,) * (x.ndim - 2))
+
+
+def positions(batch: Batch, sample: int) -> np.ndarray:
+    """Return the positions of a series (n, C, L) that are data, ascending."""
+    if batch.valid is None:
+        return np.arange(batch.x.shape[2])
+    return np.flatnonzero(batch.valid[sample].numpy())

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from orca_cli.augmentation.inputs import as_array, positions, with_inputs
+from orca_cli.augmentation.samples import as_array, positions, with_inputs
 from orca_cli.interfaces import Batch, InputFacts
 from orca_cli.ranges import Fraction
 

@@ -16,11 +16,11 @@ from orca_cli.experiment import Summary
 from orca_cli.outcome import Outcome
 from orca_cli.report.answer import numbers, svg
 from orca_cli.report.answer.console import Picture
-from orca_cli.runs.curves import spread
 from orca_cli.runs.directory import STAGE_FOLDERS, RunName
 from orca_cli.runs.durations import in_words
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.terminal import Result
+from orca_cli.tracking.json_lines import spread
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed

@@ -24,7 +24,7 @@ from orca_cli.runs.directory import (
     read_or_empty,
 )
 from orca_cli.runs.identity import digest_of
-from orca_cli.runs.liveness import LIVING, is_worked_on
+from orca_cli.runs.naming import LIVING, is_worked_on
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
 
 

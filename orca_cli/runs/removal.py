@@ -12,8 +12,7 @@ from orca_cli.exceptions import DataError, LockedError, UnsafeError
 from orca_cli.runs.claim import alone
 from orca_cli.runs.directory import ENVIRONMENT, LOCK, RESULT, STATUS, read_or_empty
 from orca_cli.runs.identity import SHORT
-from orca_cli.runs.liveness import is_worked_on
-from orca_cli.runs.naming import begun
+from orca_cli.runs.naming import begun, is_worked_on
 
 _RECORDS = (STATUS, RESULT, ENVIRONMENT)
 

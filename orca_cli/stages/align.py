@@ -18,7 +18,6 @@ from torch import nn
 from orca_cli import signals
 from orca_cli.exceptions import UnavailableError
 from orca_cli.interfaces import Reporter
-from orca_cli.runs.curves import short_curve
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config
 from orca_cli.stages.build import Built, has_alignment
@@ -26,6 +25,7 @@ from orca_cli.stages.compared import Compared, compare
 from orca_cli.stages.objective import objective_of
 from orca_cli.stages.trajectory import Trainer, Trajectory, fingerprint
 from orca_cli.terminal import log
+from orca_cli.tracking.json_lines import short_curve
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import cached
 from orca_cli.training.engine import Engine

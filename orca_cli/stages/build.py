@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from orca_cli import parts, seeding, short_names
+from orca_cli import parts, schema, seeding, short_names
 from orca_cli.augmentation.samples import Augmented, measure
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Augmentation, Body, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
@@ -23,7 +24,6 @@ from orca_cli.schema import Config, settled
 from orca_cli.scoring.defaults import named_error
 from orca_cli.stages import budget, selection
 from orca_cli.stages.class_balance import uneven_note, weighted
-from orca_cli.stages.decide import decide, with_values
 from orca_cli.stages.decision import Decided, record
 from orca_cli.tasks.shared.fraction import with_fraction
 from orca_cli.training.activations import checkpoint_layers, compile_layers
@@ -276,3 +276,38 @@ def forward_once(built: Built) -> list[int]:
     targets = torch.from_numpy(np.asarray(built.task.train.targets()[:size]))
     built.loss(outputs, targets)
     return list(outputs.shape)
+
+
+_OPEN = (None, "auto")  # settings that may be decided
+
+
+def decide(config: Config, task: TaskData, tokens: int, *, parameters: int) -> tuple[Config, Decided]:
+    """Return the settings with everything decided, and what was decided.
+
+    Args:
+        config: as composed; it is left as it is.
+        task: the data, of which the test split is closed.
+        tokens: T, of a sample.
+        parameters: of the whole model.
+    """
+    decided = selection.decide(config, task)
+    config = with_values(config, decided)
+    # How long to train depends on what is trained on.
+    of_budget = budget.decide(config, task, tokens, parameters=parameters)
+    return with_values(config, of_budget), decided | of_budget
+
+
+def with_values(config: Config, decided: Decided) -> Config:
+    """Return a copy of the settings with decisions filled in.
+
+    Raises:
+        ValueError: a decision is about a setting that is not open; a typed one wins, always.
+    """
+    sections: dict[str, dict[str, Any]] = {}
+    for key, decision in decided.items():
+        if schema.lookup(config, key) not in _OPEN:
+            raise ValueError(f"{key}={schema.lookup(config, key)} is set, and nothing to be decided")
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = decision.value
+    changed = {name: dataclasses.replace(getattr(config, name), **values) for name, values in sections.items()}
+    return dataclasses.replace(config, **changed)

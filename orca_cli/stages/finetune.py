@@ -17,7 +17,6 @@ from orca_cli import seeding, signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.ensemble import Ensemble, output_kind, twin
-from orca_cli.runs.curves import short_curve
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
 from orca_cli.schema import Config, settled
 from orca_cli.stages import selection
@@ -28,6 +27,7 @@ from orca_cli.stages.members import Member, drawn_again, members_of
 from orca_cli.stages.rate_watch import RateChange
 from orca_cli.tasks.shared.overlap import count_shared
 from orca_cli.terminal import log
+from orca_cli.tracking.json_lines import short_curve
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score

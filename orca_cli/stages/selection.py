@@ -13,7 +13,7 @@ from typing import Any
 from orca_cli.interfaces import Samples, TaskData
 from orca_cli.schema import Config, Train
 from orca_cli.stages.decision import Decided, Decision
-from orca_cli.tasks.shared.joined import Joined
+from orca_cli.tasks.shared.fraction import Joined
 
 # Numbers of validation samples.
 BEST_FROM = 100  # from which on they choose the epoch; fewer choose nothing

@@ -23,7 +23,7 @@ from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.stages.pare import Mixing
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
-from orca_cli.training.casting import cast_once
+from orca_cli.training.activations import cast_once
 from orca_cli.training.engine import Engine
 from orca_cli.training.feed import Feed
 from orca_cli.training.loop import read_step, train_step

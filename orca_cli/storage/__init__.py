@@ -7,7 +7,6 @@ not end a run.
 # ruff: noqa: F401 - what the program calls as `storage.NAME`
 from orca_cli.storage import leases
 from orca_cli.storage.cache import cached
-from orca_cli.storage.clock import now, timestamp
 from orca_cli.storage.disk import (
     TEMPORARY,
     check_held,
@@ -18,8 +17,10 @@ from orca_cli.storage.disk import (
     guarded,
     held,
     make_folder,
+    now,
     of_the_disk,
     require_space,
+    timestamp,
 )
 from orca_cli.storage.files import (
     append_json_line,

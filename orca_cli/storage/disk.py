@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from orca_cli.exceptions import OrcaError, StorageError
@@ -223,3 +224,13 @@ def check_writable(path: Path) -> None:
     with guarded(path), tempfile.NamedTemporaryFile(dir=path, prefix=TEMPORARY) as probe:
         probe.write(b"x")
         probe.flush()
+
+
+def now() -> datetime:
+    """Return the local time with its offset."""
+    return datetime.now().astimezone()
+
+
+def timestamp() -> str:
+    """Return the local time to the microsecond in the form of run folders: YYYY-mm-dd_HH-MM-SS.ffffff."""
+    return now().strftime("%Y-%m-%d_%H-%M-%S.%f")

@@ -15,8 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from orca_cli.exceptions import CheckpointError, ChecksumError
-from orca_cli.storage.clock import timestamp
-from orca_cli.storage.disk import TEMPORARY, fsync_file, fsync_folder, guarded, make_folder, unreadable
+from orca_cli.storage.disk import TEMPORARY, fsync_file, fsync_folder, guarded, make_folder, timestamp, unreadable
 from orca_cli.storage.files import read_checked_json, sha256_file, write_checked_json
 
 MANIFEST = "MANIFEST.json"

@@ -16,7 +16,7 @@ import numpy as np
 from orca_cli import signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
-from orca_cli.tasks.shared.joined import Joined
+from orca_cli.tasks.shared.fraction import Joined
 from orca_cli.tasks.shared.published import check_array, find, note, overlap_warning
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.untrusted import arrays

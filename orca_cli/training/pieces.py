@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orca_cli.interfaces import Batch
-from orca_cli.losses.weights import normalized
+from orca_cli.losses.masked import normalized
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a run says at its end about its curves."""
 
 from orca_cli.commands.summary import _short_curve
-from orca_cli.runs.curves import short_curve
+from orca_cli.tracking.json_lines import short_curve
 
 
 def test_a_curve_that_was_thinned_keeps_its_epochs():

@@ -22,7 +22,7 @@ from orca_cli.configuration import config_dir
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.prediction.export import export
 from orca_cli.prediction.loading import open_model
-from orca_cli.training.casting import cast_once
+from orca_cli.training.activations import cast_once
 from orca_cli.training.engine import Engine
 from tests.checkpoints import save_tiny
 from tests.models.conftest import build

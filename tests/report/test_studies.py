@@ -2,8 +2,7 @@
 
 import pytest
 
-from orca_cli.report.records.collect import collect
-from orca_cli.report.records.studies import of_study
+from orca_cli.report.records.collect import collect, of_study
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.table import build_table
 from orca_cli.runs import studies

@@ -10,7 +10,7 @@ from orca_cli.exceptions import ConfigError
 from orca_cli.schema import Config, Train, lookup
 from orca_cli.setting_checks import check
 from orca_cli.stages import budget
-from orca_cli.stages.decide import decide, with_values
+from orca_cli.stages.build import decide, with_values
 from orca_cli.stages.decision import Decision
 
 NAMES = ("members", "epochs", "batch_size", "lr", "warmup_epochs", "weight_decay", "clip")

@@ -9,7 +9,7 @@ from orca_cli import setting_checks
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.schema import Config, Train
 from orca_cli.stages import selection
-from orca_cli.stages.decide import with_values
+from orca_cli.stages.build import with_values
 from orca_cli.stages.member_training import is_better
 from orca_cli.stages.members import members_of
 from orca_cli.tasks.shared.samples import ArraySamples

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from orca_cli.interfaces import Batch
-from orca_cli.tasks.shared.joined import Joined
+from orca_cli.tasks.shared.fraction import Joined
 from orca_cli.tasks.shared.samples import ArraySamples
 
 

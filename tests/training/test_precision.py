@@ -15,7 +15,7 @@ from orca_cli.schema import Config, Train
 from orca_cli.stages import align
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training import engine as engines
-from orca_cli.training.casting import cast_once
+from orca_cli.training.activations import cast_once
 from orca_cli.training.engine import Engine, choose_device, choose_precision
 from tests.checkpoints import save_tiny_bert
 from tests.training.toy import SETTLED, Pairs

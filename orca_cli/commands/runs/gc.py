@@ -23,7 +23,7 @@ from orca_cli.commands.data.selection import size_text
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import OrcaError, UsageError
 from orca_cli.runs.directory import FOR_RESUMING, RESULT, STATUS, read_or_empty
-from orca_cli.runs.liveness import is_worked_on
+from orca_cli.runs.naming import is_worked_on
 from orca_cli.runs.records import newer_schema
 from orca_cli.runs.removal import idle, is_run
 from orca_cli.runs.studies import FOLDER as STUDIES

@@ -8,8 +8,7 @@ from typing import Any
 
 from orca_cli import configuration
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
-from orca_cli.report.records.collect import GROUPS, TEST_SET, Collection, Run
-from orca_cli.report.records.studies import SET
+from orca_cli.report.records.collect import GROUPS, SET, TEST_SET, Collection, Run
 from orca_cli.runs import settings
 from orca_cli.schema import is_without_effect
 

@@ -106,8 +106,8 @@ def train(
     from orca_cli.stages.following import lead
     from orca_cli.stages.minutes import planned
     from orca_cli.stages.result import Validated
+    from orca_cli.training.cache import numerics
     from orca_cli.training.engine import Engine, choose_device, choose_precision
-    from orca_cli.training.numerics import numerics
 
     config, reporter = job.config, terminal.LogReporter()
     device = choose_device(config.device)

@@ -17,9 +17,9 @@ from orca_cli.configuration import default_folders
 from orca_cli.exceptions import DataError, OrcaError, SweepError, UnavailableError, UsageError, suggest
 from orca_cli.report.figures import files, of_report
 from orca_cli.report.records.collect import Collection, collect, of_study
+from orca_cli.report.records.details import origin_of
 from orca_cli.report.records.filters import Values, pair, where
-from orca_cli.report.records.origin import origin_of
-from orca_cli.report.rendering.output import FORMATS, Page
+from orca_cli.report.rendering.console import FORMATS, Page
 from orca_cli.report.statistics.across import across
 from orca_cli.report.statistics.paired import Comparison, compare
 from orca_cli.report.tables import published

@@ -1,4 +1,4 @@
-"""Losses that leave out unknown targets; they raise DataError where outputs and targets have different shapes.
+"""Losses that leave out unknown targets, and weights of labels; outputs and targets of two shapes are a DataError.
 
 A batch without any known target has loss zero and gradient zero, so that one empty batch does not end a run. `weight_of`
 returns what the mean over a batch divides by; see `weights`.

@@ -1,4 +1,4 @@
-"""Runs by what a user types: a folder, a folder's name, or the eight digits that it ends with."""
+"""Runs by what a user types (folder, name or its last eight digits), and whether a process works on one."""
 
 from __future__ import annotations
 

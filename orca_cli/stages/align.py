@@ -22,8 +22,7 @@ from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config
 from orca_cli.stages.build import Built, has_alignment
 from orca_cli.stages.compared import Compared, compare
-from orca_cli.stages.objective import objective_of
-from orca_cli.stages.trajectory import Trainer, Trajectory, fingerprint
+from orca_cli.stages.trajectory import Trainer, Trajectory, fingerprint, objective_of
 from orca_cli.terminal import log
 from orca_cli.tracking.json_lines import short_curve
 from orca_cli.training import checkpoint

@@ -24,9 +24,8 @@ from orca_cli.stages import selection
 from orca_cli.stages.align import trainable
 from orca_cli.stages.build import Built, has_alignment, steps_per_epoch
 from orca_cli.stages.compared import Compared, compare
-from orca_cli.stages.objective import objective_of
 from orca_cli.stages.training_plan import TrainingPlan
-from orca_cli.stages.trajectory import fingerprint
+from orca_cli.stages.trajectory import fingerprint, objective_of
 from orca_cli.tasks.shared.fraction import Part
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine

@@ -25,7 +25,7 @@ from orca_cli.stages.following import open_to_all
 from orca_cli.stages.member_training import Fitted, MemberTraining
 from orca_cli.stages.members import Member, drawn_again, members_of
 from orca_cli.stages.rate_watch import RateChange
-from orca_cli.tasks.shared.overlap import count_shared
+from orca_cli.tasks.shared.samples import count_shared
 from orca_cli.terminal import log
 from orca_cli.tracking.json_lines import short_curve
 from orca_cli.training import checkpoint

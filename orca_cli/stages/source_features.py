@@ -16,8 +16,7 @@ from orca_cli import seeding, signals
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Body, Examples, Features, Metric, Reporter, SourceData, Tokens
 from orca_cli.stages.collapse import Spread
-from orca_cli.training.cache import Entry, cached
-from orca_cli.training.numerics import numerics_key
+from orca_cli.training.cache import Entry, cached, numerics_key
 
 _BATCH = 64
 _VERSION = 3  # of what is stored; a change makes every cached entry a miss

@@ -1,4 +1,4 @@
-"""The alignment's trajectory: the curve, and the embedder at its end (paper 3.2).
+"""The alignment's trajectory: what its steps descend, the curve, and the embedder at its end (paper 3.2).
 
 Class-wise as in the paper's Algorithm 1: groups of target classes (one class by default) are compared with the whole source,
 the losses are weighted by the classes' shares, and one optimizer step is taken per epoch. A trajectory depends on data, body,
@@ -14,7 +14,7 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,18 +23,18 @@ from torch import Tensor, nn
 from orca_cli import signals
 from orca_cli.exceptions import InterruptionError, NonFiniteError
 from orca_cli.interfaces import Reporter
+from orca_cli.models.transfer import TransferModel
 from orca_cli.practices import PRACTICES
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
 from orca_cli.schema import METHOD_SETTINGS, Align, Config
 from orca_cli.stages.build import Built
 from orca_cli.stages.collapse import collapse
 from orca_cli.stages.compared import Compared
-from orca_cli.stages.objective import Objective
+from orca_cli.stages.mona import Mona
 from orca_cli.stages.problem import embed
 from orca_cli.training import checkpoint
-from orca_cli.training.cache import Entry
+from orca_cli.training.cache import Entry, numerics
 from orca_cli.training.engine import Engine
-from orca_cli.training.numerics import numerics
 from orca_cli.training.schedule import BETAS, make_optimizer, step_decay
 
 _VERSION = 7  # of what is stored; a change makes every cached entry a miss
@@ -245,3 +245,62 @@ class Trainer:
         samples = self._compared.heldout.samples
         self._model.eval()
         return collapse(embed(self._model, self._engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))
+
+
+class Objective(Protocol):
+    """A loss of stage 2.
+
+    Attributes:
+        name: of its values, for people.
+    """
+
+    name: str
+
+    def facts(self) -> dict[str, Any]:
+        """Return, JSON-able, what its gradients depend on beside what every alignment does; see `trajectory.fingerprint`."""
+
+    def backward(self, step: int) -> tuple[float, dict[str, float]]:
+        """Add the gradient of a step to that of the embedder's parameters; returns the loss, and diagnostics by name.
+
+        Raises:
+            NonFiniteError: a value is NaN or infinite.
+        """
+
+
+def objective_of(config: Config, built: Built, compared: Compared, engine: Engine) -> Objective:
+    """Return what `align.method` descends in stage 2.
+
+    Raises:
+        ConfigError: the method does not suit the finetune mode.
+    """
+    if config.align.method == "mona":
+        return Mona(config, built, compared.data, engine)
+    return MetricObjective(built.model, compared, engine)
+
+
+class MetricObjective:
+    """The metric between target classes and source, summed over all problems (paper 3.2, Algorithm 1)."""
+
+    name = "distance"
+
+    def __init__(self, model: TransferModel, compared: Compared, engine: Engine) -> None:
+        """Take what is compared."""
+        self._model, self._problem, self._engine = model, compared.problem, engine
+
+    def facts(self) -> dict[str, Any]:
+        """Return nothing: the metric and its settings are part of every alignment's."""
+        return {}
+
+    def backward(self, step: int) -> tuple[float, dict[str, float]]:
+        """Add the gradients of all problems; returns the weighted sum of distances, and the worst diagnostics."""
+        loss = 0.0
+        worst: dict[str, float] = {}
+        for distances in self._problem.parts(self._model, self._engine, self._problem.train, step):
+            part = torch.stack([weight * distance.value for weight, distance in distances]).sum()
+            part.backward()
+            loss += float(part.detach())
+            for name in ("iterations", "marginal_error"):
+                values = [distance.diagnostics[name] for _, distance in distances if name in distance.diagnostics]
+                if values:
+                    worst[name] = max(worst.get(name, 0.0), *values)
+        return loss, worst

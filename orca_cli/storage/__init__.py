@@ -6,7 +6,6 @@ not end a run.
 
 # ruff: noqa: F401 - what the program calls as `storage.NAME`
 from orca_cli.storage import leases
-from orca_cli.storage.cache import cached
 from orca_cli.storage.disk import (
     TEMPORARY,
     check_held,
@@ -38,6 +37,7 @@ from orca_cli.storage.files import (
 )
 from orca_cli.storage.folders import (
     MANIFEST,
+    cached,
     clean_temporary,
     commit_folder,
     folder_problems,

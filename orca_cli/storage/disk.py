@@ -1,4 +1,4 @@
-"""Folders, free space, and what the operating system's errors mean to a user."""
+"""Folders, free space, the clock, and what the operating system's errors mean to a user."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from orca_cli.tasks.images.files import FileSamples, View, by_content, content_h
 from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.tasks.shared.published import find
 from orca_cli.tasks.shared.splits import describe, hold_out
-from orca_cli.untrusted.text import read_text
+from orca_cli.untrusted.first_bytes import read_text
 
 _CLASSES = 40
 _SIDE, _LARGER = 224, 256

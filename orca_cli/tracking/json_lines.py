@@ -1,4 +1,4 @@
-"""Curves as JSON lines: the recorder that every run has (see `interfaces.Recorder`)."""
+"""Curves as JSON lines, the recorder that every run has (see `interfaces.Recorder`), and in short for result.json."""
 
 from __future__ import annotations
 

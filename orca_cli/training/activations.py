@@ -1,4 +1,4 @@
-"""What the layers of a body keep for the backward pass, and whether they are compiled.
+"""What the layers of a body keep for the backward pass, in which precision, and whether they are compiled.
 
 With gradient checkpointing a layer keeps its inputs alone and computes the rest once more in the backward pass (Chen et al.
 2016). The draws of dropout are repeated, and so are all bits; a step takes one more forward pass.

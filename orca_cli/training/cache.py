@@ -1,17 +1,21 @@
-"""What several runs share is computed once, by the first of them: a verified folder of the cache for each key."""
+"""What several runs share is computed once, by the first of them; and what decides the bits of a computation."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from orca_cli import signals, storage
+from orca_cli import __version__, signals, storage
+from orca_cli.runs.environment import version_of
 from orca_cli.terminal import log
 
 _TENSORS, _RECORD = "tensors.safetensors", "record.json"
@@ -50,3 +54,34 @@ def cached(path: Path, compute: Callable[[], Entry], keep: Callable[[], bool] = 
                 save_file(tensors, temporary / _TENSORS)
                 storage.write_json(temporary / _RECORD, entry.record)
         return entry
+
+
+# Their computations enter a run's numbers.
+_PACKAGES = ("transformers", "accelerate", "numpy", "scipy", "scikit-learn", "pot", "pandas")
+
+
+def numerics(device: torch.device) -> dict[str, Any]:
+    """Return name -> plain value of all that can change a bit of a run and is not one of its settings or data.
+
+    What `precision=auto` comes to is another such fact, which a run adds: it depends on the body as well.
+    """
+    return {
+        "orca": __version__,
+        "python": platform.python_version(),  # its documentation is a source
+        "torch": torch.__version__,
+        "torch_build": torch.version.git_version,
+        **{package: version_of(package) for package in _PACKAGES},
+        "threads": torch.get_num_threads(),
+        # How many threads numpy's and scipy's linear algebra may use.
+        "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS")
+        or os.environ.get("OMP_NUM_THREADS")
+        or str(os.cpu_count()),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def numerics_key(device: torch.device) -> str:
+    """Return a text that differs where a computation on a device may give other bits; for the names of cache entries."""
+    return "\n".join(f"{name}={value}" for name, value in numerics(device).items())

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: failed downloads, and files under the wrong suffix, are named as such."""
+"""What a file is by its first bytes (failed downloads, wrong suffixes are named as such), and small text files."""
 
 from __future__ import annotations
 
@@ -79,3 +79,15 @@ def disguise(head: bytes, name: str) -> str:
         return "a Git LFS pointer, not the file that it points to"
     magic = _MAGIC.get(suffix)
     return f"not a {suffix} file (it begins with {head[:8]!r})" if magic and not head.startswith(magic) else ""
+
+
+def read_text(path: Path, max_bytes: int, hint: str = "") -> str:
+    """Return the content of a UTF-8 file; DataError where it cannot be read or is larger than `max_bytes`."""
+    try:
+        if path.stat().st_size > max_bytes:
+            raise DataError(f"has more than {max_bytes} bytes", where=str(path), hint=hint)
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(path), hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise DataError("is not UTF-8 text", where=str(path), hint=hint) from error

@@ -15,8 +15,8 @@ import numpy as np
 
 from orca_cli.exceptions import DataError
 from orca_cli.untrusted import lmdb
+from orca_cli.untrusted.first_bytes import read_text
 from orca_cli.untrusted.pickle import unpickle_bytes, unpickle_each
-from orca_cli.untrusted.text import read_text
 
 NUM_FOLDS = 1195
 HINT = "unpack TAPE's remote_homology.tar.gz there again"

@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from orca_cli.report.records.collect import collect, of_study
-from orca_cli.report.records.origin import Origin, origin_of
+from orca_cli.report.records.details import Origin, origin_of
 from orca_cli.report.statistics.differences import needed
 from orca_cli.report.statistics.further import MOST, further
 from orca_cli.report.statistics.paired import compare

@@ -10,7 +10,7 @@ import pytest
 from orca_cli.commands import report
 from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import collect
-from orca_cli.report.rendering.output import Page
+from orca_cli.report.rendering.console import Page
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.published import fitting, read
 from orca_cli.report.tables.table import Published, build_table

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from orca_cli.report.records.collect import collect
-from orca_cli.report.rendering.output import CSV_COLUMNS, FORMATS, Page
+from orca_cli.report.rendering.console import CSV_COLUMNS, FORMATS, Page
 from orca_cli.report.tables.layout import decimals_of
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Cell, Column, Method, Row, Table, build_table

@@ -19,7 +19,7 @@ from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
 from orca_cli.schema import Config
 from orca_cli.stages.build import read_source, read_task
 from orca_cli.tasks.shared.blocks import blocks
-from orca_cli.tasks.shared.overlap import input_hashes
+from orca_cli.tasks.shared.samples import input_hashes
 
 _OVERLAP = 0.01  # share of a split's samples that are in another one from which on errors are too low to be believed
 _BATCH_BYTES = 2**25

@@ -17,8 +17,7 @@ from orca_cli.report.credits import CITATION, credits_of
 from orca_cli.report.figures import of_report
 from orca_cli.report.figures.strokes import escaped, style
 from orca_cli.report.page import records, results
-from orca_cli.report.records.details import Details
-from orca_cli.report.records.origin import Origin
+from orca_cli.report.records.details import Details, Origin
 from orca_cli.report.statistics.paired import Comparison
 from orca_cli.report.tables.layout import alarms_of
 from orca_cli.report.tables.notes import clean

@@ -12,8 +12,7 @@ from orca_cli.report.figures.of_report import Group
 from orca_cli.report.figures.strokes import escaped
 from orca_cli.report.page.pieces import Cell, code, figures, filter_box, listing, number, text
 from orca_cli.report.records import details as reading
-from orca_cli.report.records.details import Details
-from orca_cli.report.records.origin import Origin
+from orca_cli.report.records.details import Details, Origin
 from orca_cli.report.statistics.differences import mean_of
 from orca_cli.report.tables.holes import holes_of
 from orca_cli.report.tables.notes import clean

@@ -1,4 +1,4 @@
-"""Find run folders and read their records; writes nothing, and no damaged run stops it.
+"""Find run folders and the records of studies, and read them; writes nothing, and no damaged run stops it.
 
 A folder that looks like a run but cannot be read is listed with the reason, so that no run is silently lost.
 """

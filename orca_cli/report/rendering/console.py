@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Iterable
-from dataclasses import replace
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from orca_cli.report.tables.layout import Entry, Layout
+from orca_cli import terminal
+from orca_cli.report.rendering import console
+from orca_cli.report.statistics import across, across_layout, verdicts
+from orca_cli.report.statistics.across import Across
+from orca_cli.report.statistics.paired import Comparison
+from orca_cli.report.tables.layout import PLUS_MINUS, Entry, Layout, layout_of
+from orca_cli.report.tables.notes import clean, notes_of, seeds_text
+from orca_cli.report.tables.published import tags_of
+from orca_cli.report.tables.rows import time_of
+from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Published, Row, Table, bounds_of, score_of
 
 _PADDING = 2  # between two columns
 _LONGEST_NAME = 32
@@ -108,3 +123,264 @@ def _table(layout: Layout, places: list[int]) -> RichTable:
 def _entry(entry: Entry) -> Text:
     rest = [(f"\n{entry.rest}", "not bold yellow")] if entry.rest else []
     return Text.assemble(entry.main, *rest, style="bold" if entry.best else "")
+
+
+FORMATS = ("table", "md", "csv", "json", "latex")
+CSV_COLUMNS = (
+    *("task", "error", "percent", "protocol", "synthetic", "size", "chosen_on_test"),
+    *("body", "source", "metric", "finetune", "settings"),
+    *("mean", "standard_deviation", "n", "seeds", "best", "rank", "trivial_low", "trivial_high", "undefined", "steps"),
+    *("baseline", "baseline_low", "baseline_high", "earned", "seconds", "origin", "tags"),
+    *UNFINISHED,
+    "data",
+)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+_LATEX = {
+    **{char: f"\\{char}" for char in "{}$&#_%"},
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "\u00b1": r"$\pm$",
+    # At the start of a row these would be read as arguments of the line break before them.
+    **{char: f"{{{char}}}" for char in "[]*"},
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """The table, with a comparison of arms in pairs or of all methods over tasks; at most one of the two."""
+
+    table: Table
+    comparison: Comparison | None = None
+    across: Across | None = None
+
+    def text(self, form: str) -> str:
+        """Return it in one of FORMATS as the content of a file, ending with a line break."""
+        if form == "json":
+            return terminal.to_json(self.record())
+        if form != "csv":
+            return "\n".join(
+                map({"md": _markdown, "latex": _latex, "table": console.plain}[form], self._layouts(PLUS_MINUS))
+            )
+        if self.comparison is not None:
+            return _csv(verdicts.CSV_COLUMNS, verdicts.csv_lines(self.comparison))
+        if self.across is not None:
+            return _csv(across_layout.CSV_COLUMNS, across_layout.csv_lines(self.across))
+        return _csv(CSV_COLUMNS, _csv_lines(self.table))
+
+    def renderables(self, width: int) -> list[RenderableType]:
+        """Return it for a terminal of `width` characters whose encoding is that of standard output."""
+        shown: list[RenderableType] = []
+        for layout in self._layouts(_sign()):
+            shown += [*([Text("")] if shown else []), *console.renderables(layout, width)]
+        return shown
+
+    def _layouts(self, sign: str) -> list[Layout]:
+        if self.comparison is not None:
+            return verdicts.layouts_of(self.comparison, self.table, sign)
+        return (
+            [layout_of(self.table, sign)] if self.across is None else across_layout.layouts_of(self.across, self.table)
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return it as a JSON-able record; `schema` counts up when its form changes."""
+        if self.comparison is not None:
+            return verdicts.record_of(self.comparison)
+        return _record(self.table) if self.across is None else across.record_of(self.across)
+
+
+def _sign() -> str:
+    """Return the plus-minus sign, or +- where standard output cannot print it."""
+    try:
+        PLUS_MINUS.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return "+-"
+    return PLUS_MINUS
+
+
+def _record(table: Table) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "columns": [
+            {**vars(column), "trivial": list(bounds) if bounds else None, "baselines": best}
+            for column, bounds, best in zip(table.columns, table.trivial, table.baselines, strict=True)
+        ],
+        "rows": [
+            {
+                **vars(row.method),
+                "settings": dict(row.method.settings),
+                "rank": row.rank,
+                "cells": [_cell(*pair) for pair in zip(row.cells, table.columns, strict=True)],
+            }
+            for row in table.rows
+        ],
+        "unfinished": [
+            {"run": str(run.path), "state": run.state, "reason": run.reason, "task": run.task, "seed": run.seed}
+            for run in table.unfinished
+        ],
+        "broken": [{"run": str(entry.path), "reason": entry.reason} for entry in table.broken],
+        "superseded": [str(run.path) for run in table.superseded],
+        "published": [
+            {**vars(result), "tags": {column.protocol: tags_of(column, result) for column in _columns(table, result)}}
+            for result in table.published
+        ],
+        "notes": notes_of(table),
+    }
+
+
+def _cell(cell: Cell, column: Column) -> dict[str, Any]:
+    return {
+        "task": column.task,
+        "protocol": column.protocol,
+        "data": column.data,
+        "mean": cell.mean,
+        "standard_deviation": cell.deviation,
+        "n": len(cell.values),
+        "best": cell.best,
+        "earned": cell.earned,
+        "merged": cell.parts,
+        "tags": tags_of(column),
+        "values": [
+            {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped, "seconds": score.seconds}
+            | {"alignment_steps": score.steps, "run": str(run.path)}
+            for run, score in ((run, score_of(run)) for run in cell.runs)
+        ],
+        "unfinished": {state: count for state, count in sorted(cell.unfinished.items()) if count},
+    }
+
+
+def _csv_lines(table: Table) -> Iterator[dict[str, object]]:
+    """Yield a line for each method and task; errors are as stored, so fractions where `percent` is true."""
+    for row in table.rows:
+        every = zip(table.columns, row.cells, table.trivial, table.baselines, strict=True)
+        for column, cell, trivial, best in every:
+            low, high = trivial or (None, None)
+            least, most = bounds_of(best) or (None, None)
+            yield {
+                **vars(column),
+                **row.method.texts(),
+                **_cell(cell, column),
+                "rank": row.rank,
+                "error": column.error_name,
+                "seeds": seeds_text(cell.seeds),
+                "origin": "ours",
+                "tags": "; ".join(tags_of(column)),
+                "seconds": time_of(Row(row.method, [cell])),
+                "trivial_low": low,
+                "trivial_high": high,
+                "undefined": cell.undefined,
+                "baseline": ", ".join(best),
+                "baseline_low": least,
+                "baseline_high": most,
+                "steps": " ".join(map(str, cell.steps)),
+                **{state: cell.unfinished[state] for state in UNFINISHED},
+            }
+    for result in table.published:
+        for column in _columns(table, result):
+            fields = vars(column) | {"error": column.error_name, "mean": result.error}
+            fields |= {"origin": "published", "tags": "; ".join(tags_of(column, result))}
+            yield fields | {"body": result.method, "settings": f"published: {result.source}"}
+
+
+def _columns(table: Table, result: Published) -> list[Column]:
+    return [column for column in table.columns if column.task == result.task]
+
+
+def _csv(columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> str:
+    """Return CSV with a header and the given columns of every line, empty where it has none."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    for fields in lines:
+        writer.writerow(_field(fields.get(name)) for name in columns)
+    return file.getvalue()
+
+
+def _field(value: object) -> str:
+    """Return a field; text that a spreadsheet would compute is quoted with an apostrophe."""
+    if not isinstance(value, str):
+        return "" if value is None else json.dumps(value)
+    text = clean(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _markdown(layout: Layout) -> str:
+    """Return a pipe table with the best results in bold, the caption, the notes and the problems."""
+    lines = []
+    if layout.rows:
+        tasks = ["<br>".join(header) for header in _headers(layout, _md, _red)]
+        head = [*map(_md, layout.names), *tasks, *(["rank"] if layout.ranked else [])]
+        rule = [*(":--" for _ in layout.names), *("--:" for _ in head[len(layout.names) :])]
+        body = _rows(layout, _md, lambda text: f"**{text}**")
+        lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)] + [""]
+    lines += [line for alarm in layout.alarms for line in (_red(f"**{_md(alarm)}**"), "")]
+    lines += [_md(layout.caption), ""] if layout.caption else []
+    for note in layout.notes:
+        said, *commands = note.split("\n")
+        lines += [
+            f"- {_md(said)}{':' if commands else ''}",
+            *(f"  `` {command} ``" for command in commands),
+        ]
+    if layout.problems:
+        lines += ["", "Not in the means:", ""]
+        lines += [f"- {_md(state)}: {_md(reason)} ({_md(path)})" for state, reason, path in layout.problems]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _latex(layout: Layout) -> str:
+    r"""Return a tabular for the booktabs package with the best results in \textbf; notes are comments below it."""
+    lines = [r"% needs \usepackage{booktabs}" + (r" and \usepackage{xcolor}" if layout.alarms else "")]
+    if layout.rows:
+        alignment = "l" * len(layout.names) + "r" * (len(layout.columns) + layout.ranked)
+        lines += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
+        headers = _headers(layout, _tex, lambda text: rf"\textcolor{{red}}{{{text}}}")
+        *levels, last = zip_longest(*headers, fillvalue="")
+        first, rank = ["" for _ in layout.names], ["rank"] if layout.ranked else []
+        lines += [_tex_row([*first, *level, *("" for _ in rank)]) for level in levels]
+        lines += [_tex_row([*map(_tex, layout.names), *last, *rank]), r"\midrule"]
+        lines += [_tex_row(row) for row in _rows(layout, _tex, lambda text: rf"\textbf{{{text}}}")]
+        lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\\[1ex] \textcolor{red}{" + _tex(alarm) + "}" for alarm in layout.alarms]
+    lines += [f"% {line}" for text in (layout.caption, *layout.notes) for line in text.split("\n") if line]
+    lines += [f"% {state}: {reason} ({path})" for state, reason, path in layout.problems]
+    return "\n".join(lines) + "\n"
+
+
+def _headers(layout: Layout, escape: Callable[[str], str], red: Callable[[str], str]) -> list[list[str]]:
+    """Return the lines of every column's header, the last one in red if it is an alarm."""
+    return [
+        [*map(escape, lines), red(escape(last)) if place in layout.alarmed else escape(last)]
+        for place, (*lines, last) in enumerate(layout.columns)
+    ]
+
+
+def _rows(layout: Layout, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:
+    def cell(entry: Entry) -> str:
+        main = bold(escape(entry.main)) if entry.best else escape(entry.main)
+        return f"{main} {escape(entry.rest)}" if entry.rest else main
+
+    return [
+        [*map(escape, names), *map(cell, entries), *([escape(rank)] if layout.ranked else [])]
+        for names, entries, rank in layout.rows
+    ]
+
+
+def _red(text: str) -> str:
+    return f'<span style="color:red">{text}</span>'
+
+
+def _md(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\g<0>", text)
+
+
+def _tex(text: str) -> str:
+    return "".join(_LATEX.get(char, char) for char in text)
+
+
+def _tex_row(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"

@@ -7,17 +7,17 @@ that both have.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import TEST_SET
-from orca_cli.report.statistics.matrix import Pair, matrix
+from orca_cli.report.statistics.across_layout import Pair, matrix
 from orca_cli.report.statistics.paired import check_sets
-from orca_cli.report.statistics.profiles import Profile, profiles
 from orca_cli.report.statistics.ranks import Improvement, Ranks, improvements, mean_ranks
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Column, Method, Table
@@ -132,3 +132,64 @@ def record_of(found: Across) -> dict[str, Any]:
         "pairs": [{**asdict(one), "gain": one.gain, "earned": one.is_earned} for one in found.pairs],
         "pairs_left_out": found.is_too_large,
     }
+
+
+FACTORS = (1.0, 1.1, 1.5, 2.0, 4.0)  # where tables show a profile
+_SAME = 1e-12  # ratios that differ by rounding only
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One method's profile.
+
+    Args:
+        method: its name.
+        ratios: one for each task that counts, 1 or more, in rising order; infinity where the method has no error.
+        missing: on how many of these tasks it has none.
+    """
+
+    method: str
+    ratios: tuple[float, ...]
+    missing: int
+
+    def share(self, factor: float) -> float:
+        """Return the share of tasks, 0 to 1, on which the error is at most `factor` (1 or more) times the lowest."""
+        return bisect.bisect_right(self.ratios, factor * (1 + _SAME)) / len(self.ratios)
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """Return the corners of the step function: factor and share from there on; the first is at 1, none is infinite."""
+        factors = sorted({1.0, *(ratio for ratio in self.ratios if math.isfinite(ratio))})
+        return [(factor, self.share(factor)) for factor in factors]
+
+
+def profiles(errors: Mapping[str, Sequence[float | None]]) -> list[Profile]:
+    """Return the profile of every method.
+
+    Tasks count on which two or more methods have an error. Where the lowest error is 0, the ratio is 1 for 0 and infinity for
+    all others; errors are not below 0.
+
+    Args:
+        errors: method -> its error on every task, in the same order for all; None where it has none.
+
+    Returns:
+        In the order of `errors`; empty where no task counts.
+    """
+    tasks = [task for task in zip(*errors.values(), strict=True) if sum(value is not None for value in task) > 1]
+    if not tasks:
+        return []
+    lowest = [min(value for value in task if value is not None) for task in tasks]
+    found = []
+    for place, method in enumerate(errors):
+        own = [task[place] for task in tasks]
+        ratios = tuple(sorted(_ratio(value, least) for value, least in zip(own, lowest, strict=True)))
+        found.append(Profile(method, ratios, sum(value is None for value in own)))
+    return found
+
+
+def _ratio(value: float | None, lowest: float) -> float:
+    if value is None:
+        return math.inf
+    if value <= lowest * (1 + _SAME):
+        return 1.0
+    return value / lowest if lowest > 0 else math.inf

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orca_cli.report.records.collect import GROUPS, SET, Run
-from orca_cli.report.records.origin import Origin, typed_of
+from orca_cli.report.records.details import Origin, typed_of
 from orca_cli.report.statistics.differences import LARGEST_P, needed
 from orca_cli.report.statistics.paired import Block, Comparison, Overall, by_column, differences_by_seed
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.records.collect import GROUPS, TEST_SET, Run
+from orca_cli.report.records.details import Origin
 from orca_cli.report.records.filters import Values, canonical
-from orca_cli.report.records.origin import Origin
 from orca_cli.report.statistics.differences import Effect, effect, holm, mean_of, relative
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import OF_TASK, Cell, Column, Method, Table, spelling

@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from orca_cli.report.records.collect import GROUPS, SET, TEST_SET, Run
-from orca_cli.report.records.details import overrides
+from orca_cli.report.records.details import Origin, overrides, shared_data, typed_of
 from orca_cli.report.records.filters import canonical
-from orca_cli.report.records.origin import Origin, shared_data, typed_of
 from orca_cli.report.tables.notes import clean, seeds_text
 from orca_cli.report.tables.table import OF_TASK, UNFINISHED, Column, Method, Table, is_of
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
 from orca_cli.untrusted import arrays
-from orca_cli.untrusted.text import read_text
+from orca_cli.untrusted.first_bytes import read_text
 
 SKY = "sky.npy"
 FOLDERS = {"train": "npy_train", "test": "npy_test"}

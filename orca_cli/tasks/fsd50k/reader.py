@@ -31,7 +31,7 @@ from orca_cli.ranges import Seed, Share
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.fsd50k import log_mel, wav
 from orca_cli.tasks.shared.published import find_first
-from orca_cli.untrusted.text import read_text
+from orca_cli.untrusted.first_bytes import read_text
 
 _MAPS = "chunks/lbl_map.json"
 _TABLES = {"train": "chunks/tr.csv", "validation": "chunks/val.csv", "test": "chunks/eval.csv"}

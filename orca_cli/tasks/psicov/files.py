@@ -14,8 +14,8 @@ import numpy as np
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.tasks.shared.published import check_array, entries, find, find_first
 from orca_cli.untrusted import arrays
+from orca_cli.untrusted.first_bytes import read_text
 from orca_cli.untrusted.pickle import unpickle
-from orca_cli.untrusted.text import read_text
 
 CHANNELS = 57
 PAD = 5  # positions on every side of a protein

@@ -1,4 +1,4 @@
-"""A part of a task's training split, for learning curves (paper, Figure 5); the same for every reader."""
+"""Splits made of others: a part of one, for learning curves (paper, Figure 5), and several in a row."""
 
 from __future__ import annotations
 

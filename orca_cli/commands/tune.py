@@ -24,11 +24,11 @@ from orca_cli.launching import processes
 from orca_cli.runs.settings import as_typed
 from orca_cli.schema import Tune
 from orca_cli.terminal import Result
+from orca_cli.tuning import found, trials
 from orca_cli.tuning import plan as plans
-from orca_cli.tuning import trials
+from orca_cli.tuning.found import Found, Row
 from orca_cli.tuning.plan import Plan
 from orca_cli.tuning.search import Search
-from orca_cli.tuning.trials import Row, SearchState
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed, Session
@@ -117,7 +117,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         for arm in arms:
             _keep(arm)
         failures: list[OrcaError] = []
-        if lost := sum(trials.state_of(arm.search).count("failed") for arm in arms):
+        if lost := sum(found.of(arm.search).count("failed") for arm in arms):
             text = f"{lost} trials failed"
             failures.append(
                 SweepError(text, where="tune", hint="fix the cause and rerun the command, which tries them again")
@@ -144,8 +144,8 @@ def tuned(session: Session, arguments: argparse.Namespace) -> Composed:
     signals.check()
     _keep(arm)
     with terminal.lost_output_allowed():
-        terminal.print_result(*shown(arm, trials.state_of(arm.search)))
-    best = trials.state_of(arm.search).best
+        terminal.print_result(*shown(arm, found.of(arm.search)))
+    best = found.of(arm.search).best
     if best is None or best.settings is None:
         return session.compose(arguments.overrides)
     return session.compose(plans.applied(arguments.overrides, arm.plan, best.settings))
@@ -172,7 +172,7 @@ def _arms(session: Session, overrides: Sequence[str], arguments: argparse.Namesp
 
 
 def _say_start(arm: Arm) -> None:
-    state, tune = trials.state_of(arm.search), arm.plan.tune
+    state, tune = found.of(arm.search), arm.plan.tune
     done = state.count("completed", "stopped")
     terminal.log.info(
         f"search {arm.plan.name}: {tune.trials} trials of space={arm.plan.space.name}, {done} done;"
@@ -195,7 +195,7 @@ def _search(arms: Sequence[Arm], arguments: argparse.Namespace) -> None:
     ends = processes.run_all(workers, main=arguments.program, at_once=arguments.jobs)
     signals.check()
     failed = [end for end in ends if end.status]
-    if failed and not any(arm.search.is_finished() and trials.state_of(arm.search).best for arm in arms):
+    if failed and not any(arm.search.is_finished() and found.of(arm.search).best for arm in arms):
         raise SweepError("the workers failed", where="tune", hint="see the errors above; rerun the command to go on")
 
 
@@ -217,7 +217,7 @@ def _worker(arms: Sequence[Arm], arguments: argparse.Namespace, place: processes
 
 def _keep(arm: Arm) -> None:
     """Write the settings found, where they are better than those that were there."""
-    state = trials.state_of(arm.search)
+    state = found.of(arm.search)
     best = state.best
     if best is None or best.settings is None or state.defaults is None:
         return
@@ -262,7 +262,7 @@ def report(
         arguments: the command line.
         failures: why some trials are not done.
     """
-    states = [trials.state_of(arm.search) for arm in arms]
+    states = [found.of(arm.search) for arm in arms]
     record = {
         "schema": 1,
         "searches": [_record(arm, state, rest, arguments) for arm, state in zip(arms, states, strict=True)],
@@ -273,7 +273,7 @@ def report(
     return Result(record, shown_[:-1], failures)
 
 
-def shown(arm: Arm, state: SearchState) -> Iterator[RenderableType]:
+def shown(arm: Arm, state: Found) -> Iterator[RenderableType]:
     """Yield the tables and the verdict of a search."""
     keys = list(arm.plan.space.params)
     headers = ("trial", "state", "validation", *(key.removeprefix("train.") for key in keys), "note")
@@ -296,15 +296,15 @@ def _cells(row: Row, keys: Sequence[str], is_best: bool) -> list[Text]:
     return [Text(cell, style=style) for cell in (str(row.number), row.state, error, *drawn, row.note)]
 
 
-def _facts(state: SearchState) -> dict[str, Any]:
+def _facts(state: Found) -> dict[str, Any]:
     return next((row.facts for row in state.rows if "error" in row.facts), {})
 
 
-def _error(state: SearchState, value: float) -> str:
+def _error(state: Found, value: float) -> str:
     return percent_or_number(value, bool(_facts(state).get("percent")))
 
 
-def verdict(state: SearchState) -> str:
+def verdict(state: Found) -> str:
     """Return in a sentence whether the search was worth it."""
     best, plain, facts = state.best, state.defaults, _facts(state)
     counts = f"{len(state.rows)} trials: {state.count('completed')} completed, {state.count('stopped')} stopped early"
@@ -322,7 +322,7 @@ def verdict(state: SearchState) -> str:
     )
 
 
-def _next(arm: Arm, state: SearchState, rest: Sequence[str], arguments: argparse.Namespace) -> str:
+def _next(arm: Arm, state: Found, rest: Sequence[str], arguments: argparse.Namespace) -> str:
     if not arm.written:
         if state.best is not None and state.best.settings is None:
             return f"Nothing is written. Next: {_command(arm, rest, arguments, None)}"
@@ -339,7 +339,7 @@ def _command(arm: Arm, rest: Sequence[str], arguments: argparse.Namespace, name:
     return shlex.join([*words, *(chosen if name is None else [f"hparams={name}"])])
 
 
-def _record(arm: Arm, state: SearchState, rest: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
+def _record(arm: Arm, state: Found, rest: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
     best, plain = state.best, state.defaults
     return {
         "name": arm.plan.name,

@@ -24,8 +24,8 @@ def called(environment, capfd, monkeypatch):
     def accepted(*_, **__):
         raise AssertionError("the configuration was accepted")
 
-    for name in ("run_job", "_sweep", "_dry_run"):
-        monkeypatch.setattr(f"orca_cli.commands.run.{name}", accepted)
+    for name in ("run.run_job", "run._dry_run", "sweep.run"):
+        monkeypatch.setattr(f"orca_cli.commands.{name}", accepted)
 
     def call(*words):
         start = time.process_time()

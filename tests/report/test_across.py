@@ -16,8 +16,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.report.page.results import over_all_tasks
 from orca_cli.report.records.collect import collect
 from orca_cli.report.records.filters import where
-from orca_cli.report.statistics.across import MOST, across, profiles
-from orca_cli.report.statistics.across_layout import matrix
+from orca_cli.report.statistics.across import MOST, across, matrix, profiles
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.statistics.ranks import improvements, mean_ranks
 from orca_cli.report.tables.table import build_table

@@ -15,7 +15,7 @@ pytest.importorskip("optuna", reason="the extra tune is not installed")
 from orca_cli.exceptions import ConfigError, DataError, PrunedError
 from orca_cli.schema import Tune
 from orca_cli.tracking.pruning import Pruning
-from orca_cli.tuning import trials
+from orca_cli.tuning import found, trials
 from orca_cli.tuning.search import DUPLICATE, Search, TrialJudge
 from orca_cli.tuning.space import Choice, Range, Space
 
@@ -85,7 +85,7 @@ def test_successive_halving_stops_those_that_it_should(tmp_path):
     assert lengths == expected
     assert 1 in lengths
     assert 4 in lengths
-    state = trials.state_of(search)
+    state = found.of(search)
     assert (state.count("completed"), state.count("stopped")) == (lengths.count(16), 25 - lengths.count(16))
 
 
@@ -124,7 +124,7 @@ def test_two_workers_never_get_the_same_trial_and_a_small_space_ends(tmp_path):
     assert len({trial.number for trial in taken}) == len(taken)
     settings = [tuple((trial.settings or {}).values()) for trial in taken]
     assert len(set(settings)) == len(settings) == 1 + 8  # the settings as they are, and every point of the grid
-    state = trials.state_of(opened(tmp_path, GRID))
+    state = found.of(opened(tmp_path, GRID))
     assert len(state.rows) == 9
 
 
@@ -209,7 +209,7 @@ def test_failed_trials_are_done_again_by_the_next_command_with_the_same_settings
             search.tell(trial, "COMPLETE", {}, 0.3)
         search.prepare()
         assert search.take() is None
-    assert [row.state for row in trials.state_of(search).rows] == ["completed"] * 3
+    assert [row.state for row in found.of(search).rows] == ["completed"] * 3
 
 
 def test_drawing_depends_on_the_seed_alone(tmp_path):
@@ -225,7 +225,7 @@ def test_importance_and_history_of_a_known_function(tmp_path):
     space = Space("two", WIDE.params | {"train.weight_decay": Choice((0.0, 0.1))}, {}, {})
     search = prepared(tmp_path, space, trials=30)
     played(search, lambda one: 1.0 if one.settings is None else abs(np.log10(one.settings["train.lr"]) + 3))
-    state = trials.state_of(search)
+    state = found.of(search)
     assert next(iter(state.importance)) == "train.lr"
     assert state.importance["train.lr"] > 0.8
     assert state.history() == list(np.minimum.accumulate([row.error for row in state.rows]))
@@ -251,7 +251,7 @@ def test_a_database_serves_as_well(tmp_path):
     with search.worker():
         while (trial := search.take()) is not None:
             run_curve(search, trial, [0.5, 0.4])
-    assert len(trials.state_of(search).rows) == 3
+    assert len(found.of(search).rows) == 3
     with pytest.raises(ConfigError, match="'redis' is no such database"):
         trials.check_address("redis://host")
     assert trials.shown("mysql://me:secret@host/db") == "mysql://me:...@host/db"
@@ -262,5 +262,5 @@ def test_trials_drawn_twice_are_not_counted(tmp_path):
     search = prepared(tmp_path, space, trials=3)
     played(search)
     everything = search.study.get_trials()
-    assert len(trials.state_of(search).rows) == 3
+    assert len(found.of(search).rows) == 3
     assert sum(bool(one.user_attrs.get(DUPLICATE)) for one in everything) == len(everything) - 3

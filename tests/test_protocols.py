@@ -10,8 +10,7 @@ import torch
 import yaml
 
 from orca_cli import compose
-from orca_cli.commands import choices
-from orca_cli.commands.list import typed
+from orca_cli.commands.list import UNSET, departures, protocols, typed
 from orca_cli.configuration import config_dir
 from orca_cli.interfaces import Batch
 from orca_cli.schema import GROUPS, lookup
@@ -65,9 +64,9 @@ def composed(session):
 
 
 def test_the_page_names_every_setting_that_a_protocol_changes():
-    assert choices.protocols() == NAMES
+    assert protocols() == NAMES
     expected = {
-        (entry.task, entry.key): [typed(entry.values[name]) for name in NAMES] for entry in choices.departures()
+        (entry.task, entry.key): [typed(entry.values[name]) for name in NAMES] for entry in departures()
     }
     assert told() == expected
 
@@ -99,7 +98,7 @@ def test_the_page_says_what_a_run_is_given(composed, protocol):
         if key in GROUPS:
             assert job.choices[key] == values[place]
             continue
-        if values[place] == choices.UNSET:
+        if values[place] == UNSET:
             continue
         found = lookup(job.config, key)
         if isinstance(found, dict):

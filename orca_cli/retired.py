@@ -12,7 +12,7 @@ COMMANDS = {
     "data import": "orca data list NAME says where files belong, orca data get NAME verifies and unpacks them there; "
     "task.path=FOLDER reads them where they are",
     "doctor --resume-test": "kill a run and type it again: it resumes exactly, or is refused; tests/reliability measures that",
-    "report --watch": "watch orca report prints it again every two seconds",
+    "report --watch": "type `watch orca report`, which repeats it every two seconds",
     "report --curves": "curves are in orca report --open, and in each run's metrics.jsonl",
 }
 

@@ -14,6 +14,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
+from orca_cli import signals  # noqa: E402
 from tests.forked import Server  # noqa: E402
 from tests.tiers import Scorecard, count  # noqa: E402
 
@@ -47,6 +48,13 @@ def pytest_runtest_teardown(item):
     if counted:
         scorecard = Scorecard.of(item.nodeid)
         scorecard.add("examples of properties / held", cases=passed + failed, passed=passed, target=0)
+
+
+@pytest.fixture(autouse=True)
+def no_signal_is_left():
+    """A command that a signal stopped in this process leaves the next test none to stop for."""
+    yield
+    signals.reset_in_fork()
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ OPTIONAL = {
     "images": ("PIL", own_files, ["own/a/1.png", "own/b/1.png"], ["task=images", "task.path=own"], "images"),
     "tables": ("pyarrow", own_files, ["x.parquet"], ["task=table", "task.train=x.parquet", "task.target=y"], "tables"),
     "hub": ("datasets", own_files, [], [*HUB, "task.dataset=own/set"], "datasets"),
-    "images of the hub": ("PIL", hub_images, ["own"], [*HUB, "task.dataset=./own"], "datasets"),
+    "images of the hub": ("PIL", hub_images, ["own"], [*HUB, "task.dataset=./own"], "images"),
     "MATLAB 7.3": ("h5py", own_files, ["own/JSB_Chorales.mat"], ["task=jsb", "task.path=own"], "hdf5"),
     "LMDB": ("lmdb", own_lmdb, ["own"], ["task=homology", "task.path=own"], "lmdb"),
 }

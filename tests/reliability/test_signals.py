@@ -334,7 +334,7 @@ def test_a_stop_and_its_end_change_nothing(trial, passed, point, number):
 
 def test_weights_of_the_last_commit_are_whole(trial):
     """B2: after two signals during a save the checkpoint before it is what goes on."""
-    trial.stopped("checkpoint", 9, "INT+0.3+INT")
+    trial.stopped("checkpoint", 4, "INT+0.3+INT")
     (run,) = run_folders(trial.runs)
     found = sorted(run.glob("*/checkpoints/step-*"))
     assert found

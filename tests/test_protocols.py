@@ -65,9 +65,7 @@ def composed(session):
 
 def test_the_page_names_every_setting_that_a_protocol_changes():
     assert protocols() == NAMES
-    expected = {
-        (entry.task, entry.key): [typed(entry.values[name]) for name in NAMES] for entry in departures()
-    }
+    expected = {(entry.task, entry.key): [typed(entry.values[name]) for name in NAMES] for entry in departures()}
     assert told() == expected
 
 

@@ -92,7 +92,7 @@ class MaskedHuber(_Masked):
     """Huber's loss (1964), averaged over the entries whose target is not NaN: d^2 / 2 up to delta, and linear beyond.
 
     Args:
-        delta: in units of the targets given: their deviation over the training set, unless train.loss_units=task.
+        delta: in units of the targets given: their deviation over the training set, in protocol=clean.
     """
 
     def __init__(self, delta: Positive = 1.0) -> None:

@@ -103,6 +103,17 @@ def test_one_unit_for_all_outputs_keeps_the_direction_of_the_gradient():
     torch.testing.assert_close(scaled, plain * 1e4, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize(("protocol", "factor"), [("clean", 1), ("paper", 4), ("release", 4)])
+def test_gradients_of_batches_are_added_by_the_papers_protocols_and_averaged_by_clean(protocol, factor):
+    """Four batches a step: their sum is four times their mean."""
+    y = targets().float()
+    model = Dense(2, scale=scale_of(y))
+    steps = plan(model, Pairs(y), MaskedMSE(), protocol=protocol, batch_size=16, accumulation=4, clip=0)
+    steps.take(0)
+    _, _, mean = one_step(model.deviation if protocol == "clean" else 1.0, y)
+    torch.testing.assert_close(gradient(model), factor * mean, rtol=1e-4, atol=1e-6)
+
+
 def test_the_papers_protocol_keeps_the_tasks_units():
     y = (targets() * 1e-6).float()
     model = Dense(2, scale=scale_of(y))

@@ -144,7 +144,7 @@ def train(
     with _timed(seconds, "align"):
         aligned = align(config, built, engine, folder, reporter)
     with _timed(seconds, "finetune"):
-        trained = finetune(config, built, engine, folder, reporter, aligned_steps=aligned.steps)
+        trained = finetune(config, built, engine, folder, reporter)
     return Validated(built, aligned, trained, engine, seconds)
 
 

@@ -30,6 +30,7 @@ from orca_cli.training.activations import checkpoint_layers, compile_layers
 from orca_cli.training.engine import choose_device
 from orca_cli.training.schedule import fitted_batch, smaller_batch, warmup_length
 
+_OPEN = (None, "auto")  # settings that may be decided; what is typed, or set by a file of conf/, is never changed
 _FITTED = 2000  # samples that an embedder sees before any training
 _FITTED_AT_ONCE = 64
 
@@ -278,14 +279,11 @@ def forward_once(built: Built) -> list[int]:
     return list(outputs.shape)
 
 
-_OPEN = (None, "auto")  # settings that may be decided
-
-
 def decide(config: Config, task: TaskData, tokens: int, *, parameters: int) -> tuple[Config, Decided]:
-    """Return the settings with everything decided, and what was decided.
+    """Return the settings with everything decided, and what was decided: functions of settings and data, for a resumed run.
 
     Args:
-        config: as composed; it is left as it is.
+        config: as composed; it is left as it is, and so is a run's identity.
         task: the data, of which the test split is closed.
         tokens: T, of a sample.
         parameters: of the whole model.

@@ -85,14 +85,11 @@ class Tested:
     constant: Tensor
 
 
-def finetune(
-    config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter, *, aligned_steps: int
-) -> Trained:
+def finetune(config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Trained:
     """Train and choose; resumes from the last checkpoint where there is one. The test split stays closed.
 
     Args:
         config, built, engine, run, reporter: of the run; the model's embedder is aligned.
-        aligned_steps: of the embedder's alignment, which members with an embedder of their own take as well.
 
     Writes 3_finetune/metrics.jsonl, and best/ and last/, or a folder for each of several members.
 
@@ -105,7 +102,7 @@ def finetune(
     if note := shortened_warmup(config.train):
         reporter.say(f"finetune: {note}")
     stage = _Stage(config, built, engine, run, reporter)
-    return stage.one() if len(stage.members) == 1 else stage.several(aligned_steps)
+    return stage.one() if len(stage.members) == 1 else stage.several()
 
 
 class _Stage:
@@ -134,7 +131,7 @@ class _Stage:
         error = fitted.lines[fitted.epoch - 1]["validation_error"]
         return self._trained(built.model, error, [fitted.epoch], fitted.lines, fitted.change)
 
-    def several(self, aligned_steps: int) -> Trained:
+    def several(self) -> Trained:
         """Train each member that is not finished; writes its folder."""
         built, saved = self._built, self._saver.load()
         folders = [self._run.stage("finetune") / member.folder for member in self.members]
@@ -149,7 +146,7 @@ class _Stage:
                 if finished[number] is not None:
                     advance(self._steps[number], "")
                     continue
-                start = first if number == 0 or self._config.train.folds else self._drawn_again(number, aligned_steps)
+                start = first if number == 0 or self._config.train.folds else self._drawn_again(number)
                 built.finetune.load_trainable_state(built.model, start)
                 is_saved = saved is not None and saved.records["member"] == number
                 done_before = [done for done in finished[:number] if done is not None]
@@ -165,11 +162,10 @@ class _Stage:
         epochs = [done.record["epoch"] for done in whole]
         return self._trained(model, self._validated(model, whole), epochs, curve, _change(whole))
 
-    def _drawn_again(self, number: int, aligned_steps: int) -> dict[str, Tensor]:
+    def _drawn_again(self, number: int) -> dict[str, Tensor]:
         """Return the weights that a member with an embedder of its own starts from."""
         run = self._run.part(self._run.stage("finetune") / CHECKPOINTS / f"start-{number}")
-        seed = self.members[number].seed
-        return drawn_again(self._built, self._engine, run, seed=seed, steps=aligned_steps)
+        return drawn_again(self._built, self._engine, run, seed=self.members[number].seed)
 
     def _training(
         self,

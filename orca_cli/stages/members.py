@@ -19,7 +19,7 @@ from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config
 from orca_cli.stages import selection
 from orca_cli.stages.align import trained
-from orca_cli.stages.build import Built, make_model, source_seed
+from orca_cli.stages.build import Built, has_alignment, make_model, source_seed
 from orca_cli.tasks.shared.fraction import Part
 from orca_cli.tasks.shared.splits import folds
 from orca_cli.training.engine import Engine
@@ -78,7 +78,7 @@ def _fold(config: Config, learned: Samples, fold: int, rows: np.ndarray) -> Memb
     return Member(f"fold-{fold}", seed, Part(learned, others), Part(learned, rows), rows)
 
 
-def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int, steps: int) -> dict[str, Tensor]:
+def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -> dict[str, Tensor]:
     """Return what stage 3 trains of a model that is drawn with another seed, aligned with the same source examples.
 
     Args:
@@ -86,7 +86,6 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int, s
         engine: where to compute.
         run: where the alignment leaves what it needs to resume, apart from the run's own.
         seed: of embedder, predictor and alignment.
-        steps: of alignment, as the run chose for its own embedder; 0: none.
 
     Raises:
         NonFiniteError, MemoryExhaustedError: as `align.align`.
@@ -95,7 +94,7 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int, s
     own = seed % (LARGEST_SEED + 1)  # one that a run can have, which then starts from the same weights
     config = replace(built.config, seed=own, align=align)
     model, mode = make_model(config, built.task)
-    if steps:
+    if has_alignment(config):
         _, trajectory, _ = trained(config, replace(built, config=config, model=model), engine, run, Silent())
         model.embedder.load_state_dict(trajectory.weights)
     return mode.trainable_state(model)

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from orca_cli.finetuning import injection
-from orca_cli.interfaces import Body, Role
+from orca_cli.finetuning.state import load_own_state, own_state
+from orca_cli.interfaces import Body, Role, TransferParts
+
+_OWN = "ia3_l"  # what peft calls the factors of a layer
 
 
-class IA3(injection.Injected):
+class IA3:
     """Multiply activations by learned vectors, 1 at the start, and train these, embedder and predictor; by peft.
 
     What an attention layer returns is multiplied, and what the last linear layer of a feed-forward network takes (equation 3
@@ -20,15 +23,29 @@ class IA3(injection.Injected):
         roles: of the layers; a body knows which these are.
     """
 
-    mode, prefix = "ia3", "ia3_l"
+    pretrained = True
+    trainable_state = staticmethod(own_state)
+    load_trainable_state = staticmethod(load_own_state)
 
     def __init__(
         self, roles: Annotated[Sequence[Role], "Which layers get factors."] = ("key", "value", "feed_forward")
     ) -> None:
-        super().__init__(roles)
+        injection.check_roles(roles)
+        self._roles = tuple(roles)
 
-    def add(self, body: Body) -> None:
-        """Put the factors where they are multiplied."""
+    def apply(self, model: TransferParts) -> None:
+        """Make embedder, predictor and the factors trainable, and nothing else; adds the factors where there are none.
+
+        Raises:
+            ConfigError: the body has no linear layers of these roles.
+            UnavailableError: peft is not installed.
+        """
+        if not injection.added(model.body, _OWN):
+            injection.need_peft("ia3")
+            self._add(model.body)
+        injection.train_only(model, _OWN)
+
+    def _add(self, body: Body) -> None:
         every = body.linear_names("feed_forward")
         last = set(last_of_networks(every))
         names = [name for name in injection.names_of(body, self._roles) if name not in every or name in last]

@@ -4,61 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from torch import nn
 
 from orca_cli.exceptions import ConfigError, UnavailableError
-from orca_cli.finetuning.state import OwnState
 from orca_cli.interfaces import Body, Role, TransferParts
 
 ROLES: tuple[Role, ...] = ("query", "key", "value", "output", "feed_forward")
 
 
-class Injected(OwnState):
-    """A mode that trains layers of peft in the place of a body's linear layers, with embedder and predictor.
+def check_roles(roles: Sequence[Role]) -> None:
+    """Raise ConfigError where no roles are given."""
+    if not roles:
+        raise ConfigError("no layers to update", where="finetune.roles", hint=f"allowed: {', '.join(ROLES)}")
 
-    Attributes:
-        mode: its name.
-        prefix: what the names of peft's own parts of a layer begin with.
 
-    Args:
-        roles: of the layers; a body knows which these are.
-    """
-
-    mode: ClassVar[str]
-    prefix: ClassVar[str]
-
-    def __init__(self, roles: Sequence[Role]) -> None:
-        if not roles:
-            raise ConfigError("no layers to update", where="finetune.roles", hint=f"allowed: {', '.join(ROLES)}")
-        self._roles = tuple(roles)
-
-    def apply(self, model: TransferParts) -> None:
-        """Make embedder, predictor and peft's parts trainable, and nothing else; adds these where there are none.
-
-        Raises:
-            ConfigError: the body has no linear layers of these roles.
-            UnavailableError: peft is not installed.
-        """
-        if not self._own_parts(model):
-            # Asked for here, so that the other runs of a sweep do not need it.
-            if importlib.util.find_spec("peft") is None:
-                what, hint = f"finetune={self.mode} needs the package peft", "pip install 'orca-transfer[lora]'"
-                raise UnavailableError(what, where="finetune", hint=hint)
-            self.add(model.body)
-        model.requires_grad_(True)
-        model.body.requires_grad_(False)
-        for part in self._own_parts(model):
-            part.requires_grad_(True)
-
-    def add(self, body: Body) -> None:
-        """Put peft's layers in their places."""
-        raise NotImplementedError
-
-    def _own_parts(self, model: TransferParts) -> list[nn.Module]:
-        parts = cast("nn.Module", model.body).named_modules()
-        return [part for name, part in parts if name.rpartition(".")[2].startswith(self.prefix)]
+def need_peft(mode: str) -> None:
+    """Raise UnavailableError where peft is not installed; asked for by a run, so that a sweep's other runs do not need it."""
+    if importlib.util.find_spec("peft") is None:
+        what, hint = f"finetune={mode} needs the package peft", "pip install 'orca-transfer[lora]'"
+        raise UnavailableError(what, where="finetune", hint=hint)
 
 
 def names_of(body: Body, roles: Sequence[Role]) -> list[str]:
@@ -93,3 +59,17 @@ def inject(body: Body, names: Sequence[str], settings: Callable[[dict[str, str]]
     inject_adapter_in_model(settings(own), layers)
     for name in names:
         module.set_submodule(name, layers[own[name]])
+
+
+def train_only(model: TransferParts, prefix: str) -> None:
+    """Make embedder, predictor and what peft added trainable, and nothing else."""
+    model.requires_grad_(True)
+    model.body.requires_grad_(False)
+    for part in added(model.body, prefix):
+        part.requires_grad_(True)
+
+
+def added(body: Body, prefix: str) -> list[nn.Module]:
+    """Return the parts of a body whose last name starts with peft's prefix."""
+    parts = cast("nn.Module", body).named_modules()
+    return [part for name, part in parts if name.rpartition(".")[2].startswith(prefix)]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from orca_cli.finetuning.state import OwnState
+from orca_cli.finetuning.state import load_own_state, own_state
 from orca_cli.interfaces import TransferParts
 
 
-class LayerNorm(OwnState):
+class LayerNorm:
     """Train the norms that the body names, with embedder and predictor."""
+
+    pretrained = True
+    trainable_state = staticmethod(own_state)
+    load_trainable_state = staticmethod(load_own_state)
 
     def apply(self, model: TransferParts) -> None:
         """Make embedder, predictor and the body's norms trainable, and nothing else."""

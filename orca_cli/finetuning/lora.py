@@ -8,11 +8,14 @@ from typing import Annotated, Any, cast
 from annotated_types import Interval
 
 from orca_cli.finetuning import injection
-from orca_cli.interfaces import Body, Role
+from orca_cli.finetuning.state import load_own_state, own_state
+from orca_cli.interfaces import Role, TransferParts
 from orca_cli.ranges import Count, Positive
 
+_OWN = "lora_"  # what peft calls the parts of a layer that it adds
 
-class LoRA(injection.Injected):
+
+class LoRA:
     """Add (alpha / rank) B A to the weights of linear layers, with B = 0 at the start, and train A, B, embedder and predictor.
 
     Args:
@@ -22,7 +25,9 @@ class LoRA(injection.Injected):
         roles: of the layers that are updated; a body knows which these are.
     """
 
-    mode, prefix = "lora", "lora_"
+    pretrained = True
+    trainable_state = staticmethod(own_state)
+    load_trainable_state = staticmethod(load_own_state)
 
     def __init__(
         self,
@@ -31,12 +36,21 @@ class LoRA(injection.Injected):
         dropout: Annotated[float, Interval(ge=0, lt=1), "Dropout of the updates' inputs."] = 0.0,
         roles: Annotated[Sequence[Role], "Which linear layers are updated."] = ("query", "value"),
     ) -> None:
-        super().__init__(roles)
+        injection.check_roles(roles)
         self._rank, self._alpha, self._dropout = rank, alpha, dropout
+        self._roles = tuple(roles)
 
-    def add(self, body: Body) -> None:
-        """Put the updates beside the weights."""
-        injection.inject(body, injection.names_of(body, self._roles), self._settings)
+    def apply(self, model: TransferParts) -> None:
+        """Make embedder, predictor and the updates trainable, and nothing else; adds the updates where there are none.
+
+        Raises:
+            ConfigError: the body has no linear layers of these roles.
+            UnavailableError: peft is not installed.
+        """
+        if not injection.added(model.body, _OWN):
+            injection.need_peft("lora")
+            injection.inject(model.body, injection.names_of(model.body, self._roles), self._settings)
+        injection.train_only(model, _OWN)
 
     def _settings(self, names: dict[str, str]) -> Any:
         from peft import LoraConfig

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli.exceptions import ConfigError
-from orca_cli.finetuning.state import OwnState
+from orca_cli.finetuning.state import load_own_state, own_state
 from orca_cli.interfaces import Tokens, TransferParts
 from orca_cli.ranges import Count
 
 _NAME = "prompt"
 
 
-class Prompt(OwnState):
+class Prompt:
     """Put learned tokens between the prefix and the tokens of the input; body and prefix stay as they are.
 
     The prompt is part of the prefix: neither pooling nor a dense output reads its features. It has no positions of its own;
@@ -28,6 +28,10 @@ class Prompt(OwnState):
         depth: shallow puts it before the first layer; deep replaces its features by new learned tokens before each later layer.
         train_embedder: whether the embedder is trained as well; false is prompting as in the paper.
     """
+
+    pretrained = True
+    trainable_state = staticmethod(own_state)
+    load_trainable_state = staticmethod(load_own_state)
 
     def __init__(
         self,
@@ -96,6 +100,10 @@ class PromptTokens(nn.Module):
         bound = math.sqrt(3 / width)
         self.start = start
         self.x = nn.Parameter(torch.empty(length, width).uniform_(-bound, bound))
+
+    def extra_repr(self) -> str:
+        """Return length, width and place."""
+        return f"{len(self.x)}, {self.x.shape[1]}, start={self.start}"
 
     def joined(self, x: Tensor, stop: int) -> Tensor:
         """Return sequences [B, ...] with the tokens in place of x[:, start:stop]."""

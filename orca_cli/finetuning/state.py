@@ -33,14 +33,6 @@ def load_own_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     model.load_state_dict(state, strict=False)
 
 
-class OwnState:
-    """A finetune mode whose checkpoints hold `own_state`; the body keeps its pretrained weights unless the mode says False."""
-
-    pretrained = True
-    trainable_state = staticmethod(own_state)
-    load_trainable_state = staticmethod(load_own_state)
-
-
 def _own_names(model: nn.Module) -> list[str]:
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return [name for name in model.state_dict() if not (name.startswith(_BODY) and name in frozen)]

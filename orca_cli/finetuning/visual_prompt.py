@@ -9,13 +9,13 @@ from annotated_types import Interval
 from torch import Tensor, nn
 
 from orca_cli.exceptions import ConfigError
-from orca_cli.finetuning.state import OwnState
+from orca_cli.finetuning.state import load_own_state, own_state
 from orca_cli.interfaces import TransferParts
 
 _NAME = "border"
 
 
-class VisualPrompt(OwnState):
+class VisualPrompt:
     """Add a learned border to every image, which is the same for all of them and 0 at first; the body stays as it is.
 
     The border is added at the task's own resolution, before an image is resized to that of the body. Stage 2 does not see it.
@@ -24,6 +24,10 @@ class VisualPrompt(OwnState):
         width: of the border, as a share of the image's shorter side; 30 of 224 pixels in the original.
         train_embedder: whether the embedder is trained as well; false is prompting as in the paper.
     """
+
+    pretrained = True
+    trainable_state = staticmethod(own_state)
+    load_trainable_state = staticmethod(load_own_state)
 
     def __init__(
         self,

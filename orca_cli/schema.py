@@ -89,7 +89,7 @@ class Align:
     classes_per_problem: Annotated[
         CountOrZero | None,
         "Target classes compared with the source in one problem, with points by their shares; 0: all. Default: what the metric "
-        "asks for, 1 or all.",
+        "asks for: 1, all, or (otdd) up to 8 of each side, drawn at every step, with equally many points each.",
     ] = None
     unit_gradient: Annotated[
         bool, "Divide gradients by the norm of the first one, so that one align.lr suits all metrics and optimizers."

@@ -47,6 +47,8 @@ class Metric(Protocol):
         least_classes: number of target classes that a problem needs; 1 by default.
         samples_source: True where `distance` is to be given as many source points as the target has, drawn anew for every
             value, and both sides in a random order.
+        balanced_classes: most classes of either side that points are drawn of, equally many of each; 0, the default: of all
+            classes, by their shares.
         of_target_alone: True where a value says nothing of the source, so that the source has no floor.
     """
 

@@ -1,154 +1,169 @@
-"""The optimal transport dataset distance (paper 3.2 and A.1) with entropic, debiased transport at both levels.
+"""The optimal transport dataset distance between equal, small samples of both sides, debiased (paper 3.2 and A.1).
 
-    c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j)
-    OTDD = OT_reg(source, target) - 1/2 OT_reg(source, source) - 1/2 OT_reg(target, target)
+    c(a, b) = 1/2 |a - b|^2 + 1/2 W(label of a, label of b)
+    S(A, B) = min over matchings of 1/s sum_i c(a_i, b_match(i)),    A, B samples of s points each
+    OTDD    = E S(X, Z) - 1/2 E S(X, X') - 1/2 E S(Z, Z')            X, X' of the source, Z, Z' of the target
 
-with uniform weights on points. The gradient in the target's features is that of the envelope theorem at both levels: plans
-are held, costs are differentiated, through |x_i - z_j|^2 and through every W that the plans put mass on.
+W(k, l) is the transport with cost |a - b|^2 between equally many points of class k in A and of class l in B. Transport between
+small samples is biased, at both levels, and so is its gradient: matched to its nearest source points a target contracts. One
+procedure computes the cost in all three terms, so that the bias is the same and source and target of one distribution have
+value 0 and gradient 0 in expectation. Elsewhere the value may be negative. Neither it nor its cost depends on the size of the
+source. Without labels it is the minibatch energy distance (Salimans et al. 2018, eq. 6).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from itertools import pairwise, product
 from typing import Annotated
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import envelope, label_distances, problem
-from orca_cli.metrics.transport.clouds import check_features, double, half_squared_distances, resolved
-from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, class_plans, outer_plan, slope
-
-_ONCE = 0.3  # of the tolerance, for values that are computed once and kept: right to 1e-4 or so at the default
+from orca_cli.metrics.transport.clouds import centred, half_squared_distances, prepare_nothing
+from orca_cli.metrics.transport.envelope import Solved, closed_form
+from orca_cli.ranges import Count
 
 
 @dataclass(frozen=True)
 class OTDD:
-    """Debiased entropic OTDD with gradient through features and label distances.
+    """Exact, unbiased transport between samples of at most `size` points; matchings are held, costs are differentiated.
 
-    Reg is absolute, and the same for halved costs outside and unhalved ones inside label distances: features that are small
-    against its root blur into one point and have distance 0; where their costs are so large that float32 cannot resolve reg,
-    the problem is solved in float64. A class with one point is a cloud of one point; a class without points carries no weight.
-
-    With the defaults, chosen on embedded tokens (docs/metrics.md), the gradient's cosine with the converged float64 solution
-    is above 0.9999 and the value off by less than 1e-5; 0.999 and 6e-4 where targets are pulled onto single source tokens.
+    Points are taken in the order given, which has to be random: the first `size` points of the source against the first of
+    the target, and so on; every sample of a side against the next one of the same side. Points that fill no sample are left
+    out. A side with a single point has no second sample, and all its own terms are left out.
     """
 
-    convention = "squared, halved costs, entropic, debiased"
+    convention = "squared, halved costs, not regularised, unbiased; below 0 by chance"
+    all_classes = True
+    samples_source = True  # is given as many random source points as target points, drawn anew for every value
 
-    reg: problem.Reg = Transport.reg
-    tolerance: problem.Tolerance = Transport.tolerance
-    max_iterations: problem.MaxIterations = Transport.max_iterations
-    newton_points: problem.NewtonPoints = Transport.newton_points
-    newton_steps: problem.NewtonSteps = Transport.newton_steps
-    scaling: problem.Scaling = Transport.scaling
-    chunk: problem.Chunk = Transport.chunk
-    labels: Annotated[
-        bool, "Whether distances between classes enter the cost; without them it is a Sinkhorn divergence of points."
-    ] = True
+    size: Annotated[
+        Count, "Points of each side that are matched at once; fewer where a side has less than twice as many."
+    ] = 128
+    labels: Annotated[bool, "Whether distances between classes enter the cost."] = True
+    classes: Annotated[
+        Count, "Classes of each side in one draw, with equally many points each; without labels of no effect."
+    ] = 8
+
+    prepare = prepare_nothing
 
     @property
-    def _transport(self) -> Transport:
-        return Transport(**{field.name: getattr(self, field.name) for field in fields(Transport)})
+    def balanced_classes(self) -> int:
+        """Return how many classes a draw of points is balanced over; 0 where labels do not count."""
+        return self.classes if self.labels else 0
 
-    @torch.no_grad()
-    def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return the source's constants; memory grows with n times `chunk` and the square of the largest class.
+    @closed_form
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
+        """Return the distance; time grows with the smaller side, times `size` squared.
 
-        Returns:
-            class_self: [k], transport of each class to itself at reg / 2, halved costs.
-            labels_source: [k, k], W between source classes.
-            self_term: OT_reg(source, source).
-            self_source: what is left of OTDD(source, source) when its cross term gets one update more than the self term: 0
-                when converged.
-
-        With labels=false the first two are left out.
+        Diagnostics: pairs (of samples that were compared across), size (points of a sample), n, m.
         """
-        check_features(source, "source")
-        transport = self._transport
-        (x,) = resolved(self.reg, source.x)
-        if not self.labels:
-            alike = x.new_zeros(source.num_classes, source.num_classes)
-            return {name: double(value) for name, value in transport.source_term(x, source.labels, alike).items()}
-        classes = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
-        cost = label_distances.from_points(x)
-        _, class_self = label_distances.solve_selves(classes, cost, transport.solve_symmetric(self.reg / 2))
-        between = label_distances.solve_pairs(classes, classes, cost, transport.by_sinkhorn(self.reg / 2, _ONCE))
-        above = label_distances.table(between, class_self, class_self)
-        constants = {"class_self": class_self, "labels_source": above + above.T}
-        constants |= transport.source_term(x, source.labels, constants["labels_source"])
-        return {name: double(value) for name, value in constants.items()}
+        x, z = centred(source.x.to(target.x.dtype), target.x)
+        fewest = min(len(x), len(z))
+        size = max(1, min(self.size, fewest // 2))
+        pairs = fewest // size
+        within = pairs // 2  # pairs of samples of one side
+        first, second = slice(0, 2 * within, 2), slice(1, 2 * within, 2)
 
-    @envelope.closed_form
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> envelope.Solved:
-        """Return the distance; memory is that of the n x m cost and, while its classes are solved, of its largest block.
+        def paired(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+            """Return the two sides of all pairs of samples: across, within the source, within the target."""
+            x, z = (side[: pairs * size].unflatten(0, (pairs, size)) for side in (source, target))
+            return torch.cat([x, x[first], z[first]]), torch.cat([z, x[second], z[second]])
 
-        Diagnostics: iterations and marginal_error (the largest over all problems), converged (1 where every problem reached
-        the tolerance, 0 where a bound ended one), self_source as in `prepare`, n, m.
-        """
-        transport = self._transport
-        x, z = resolved(self.reg, source.x.to(target.x.dtype), target.x)
-        if not self.labels:
-            return self._of_points(prepared, source, target, x, z)
-        k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
-        sources = label_distances.index_classes(source.labels, k, x.dtype)
-        targets = label_distances.index_classes(target.labels, l, x.dtype)
-        cross, own = half_squared_distances(x, z), half_squared_distances(z, z)
-        cross_cost, own_cost = label_distances.from_matrix(cross), label_distances.from_matrix(own)
+        sides = paired(x, z)
+        costs = half_squared_distances(*sides)
+        match, coupling = _match(costs), None
+        if self.labels:
+            match, coupling = _match_labelled(costs, *paired(source.labels, target.labels))
+        # Every pair of matched points counts once across, and minus a half within a side.
+        weights = costs.new_tensor([1 / pairs] * pairs + [-0.5 / max(within, 1)] * 2 * within) / size
+        value = (weights * costs.gather(2, match[:, :, None]).sum((1, 2))).sum()
+        # The value's slope in the rows and in the columns of every pair of samples; a matching is a permutation of rows to
+        # columns, and its inverse takes columns to rows.
+        in_rows = weights[:, None, None] * (sides[0] - _take(sides[1], match))
+        in_columns = -_take(in_rows, match.argsort(1))
+        if coupling is not None:
+            coupling *= weights[:, None, None]
+            value = value + (coupling * costs).sum()
+            in_rows = in_rows + coupling.sum(2)[:, :, None] * sides[0] - coupling @ sides[1]
+            in_columns = in_columns + coupling.sum(1)[:, :, None] * sides[1] - coupling.mT @ sides[0]
+        slope = torch.zeros_like(target.x)
+        shaped = slope[: pairs * size].unflatten(0, (pairs, size))
+        shaped += in_columns[:pairs]
+        shaped[first] += in_rows[pairs + within :]
+        shaped[second] += in_columns[pairs + within :]
+        return value, slope, {"pairs": float(pairs), "size": float(size)}
 
-        selves, target_self = label_distances.solve_selves(targets, own_cost, transport.solve_symmetric(self.reg / 2))
-        # With one target class W is constant along the rows of the cost: it changes the value but not the plan, and the
-        # plan's potentials are a good start for the pairs of classes.
-        outer = transport.outer(cross) if len(targets.present) == 1 else None
-        inside = transport.solve(self.reg / 2, outer.g if outer else None)
-        between = label_distances.solve_pairs(sources, targets, cross_cost, inside)
-        label_cross = label_distances.table(between, prepared["class_self"].to(x), target_self)
-        within = label_distances.solve_pairs(targets, targets, own_cost, transport.solve(self.reg / 2))
-        label_own = label_distances.table(within, target_self, target_self)
-        label_own = label_own + label_own.T
-        # What is added to half squared distances in the costs is taken back where pairs of classes use them.
-        beside_cross, beside_own = torch.zeros_like(label_cross), label_own / 2
-        shift = cross.new_zeros(())
-        if outer:
-            shift = label_cross[source.labels].sum(1).mean() / 2
-        else:
-            beside_cross = label_cross / 2
-            outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross))
-        outer_self = transport.outer_to_itself(add_labels(own, target.labels, target.labels, label_own))
-        value = outer.value[0] + shift - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
 
-        # The value's weight on a half squared distance between source and target is the outer plan, and each class pair's plan
-        # as often as the outer plan carries mass between the two.
-        plan = outer_plan(outer, source.labels, target.labels, self.reg)
-        mass = class_mass(plan, cross, (k, l))
-        left, right = label_distances.potentials(between, sources, targets)
-        right += beside_cross[:, target.labels]
-        pairs_plan = class_plans(left, right, source.labels, target.labels, self.reg / 2, mass)
-        gradient = slope([plan, pairs_plan], cross, x, z)
-        # Within the target likewise, with minus a half, and the self terms of every W. Plans are symmetric, so that both
-        # ends of a distance double it.
-        plan = outer_plan(outer_self, target.labels, target.labels, self.reg)
-        own_mass = class_mass(plan, own, (l, l)).fill_diagonal_(0)
-        own_mass = (own_mass + own_mass.T) / 2
-        own_mass += torch.diag((mass.sum(0) - own_mass.sum(0)).clamp(min=0))
-        left, _ = label_distances.potentials(selves, targets, targets)
-        upper, lower = label_distances.potentials(within, targets, targets)
-        left += upper + lower.T
-        right = left.T + beside_own[:, target.labels]
-        pairs_plan = class_plans(left, right, target.labels, target.labels, self.reg / 2, own_mass)
-        gradient -= slope([plan, pairs_plan], own, z, z)
-        solutions = [outer, outer_self, *(solution for _, solution in (*selves, *between, *within))]
-        return value, gradient, transport.diagnostics(solutions, prepared)
+def _match(costs: Tensor) -> Tensor:
+    """Return the column that an optimal matching gives to every row, [B, s] int64, for costs [B, s, s]."""
+    return torch.from_numpy(np.stack([_matched(cost) for cost in costs.cpu().numpy()])).to(costs.device)
 
-    def _of_points(
-        self, prepared: dict[str, Tensor], source: Features, target: Features, x: Tensor, z: Tensor
-    ) -> envelope.Solved:
-        """Return the Sinkhorn divergence of points [n, d] and [m, d], without classes."""
-        transport = self._transport
-        cross, own = half_squared_distances(x, z), half_squared_distances(z, z)
-        outer, outer_self = transport.outer(cross), transport.outer_to_itself(own)
-        value = outer.value[0] - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
-        gradient = slope([outer_plan(outer, source.labels, target.labels, self.reg)], cross, x, z)
-        gradient -= slope([outer_plan(outer_self, target.labels, target.labels, self.reg)], own, z, z)
-        return value, gradient, transport.diagnostics([outer, outer_self], prepared)
+
+def _match_labelled(costs: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Return optimal matchings where distances between classes enter the cost, and the couplings behind these distances.
+
+    Args:
+        costs: [B, s, s], half squared distances.
+        rows, columns: [B, s], the classes of the points.
+
+    Returns:
+        matchings [B, s] int64, and [B, s, s] of weights on `costs`: each pair of classes' own matching, as often as the
+        outer one joins the two.
+    """
+    size = costs.shape[1]
+    # Together, so that the host waits for a GPU once.
+    given = torch.cat([costs, rows.to(costs)[:, :, None], columns.to(costs)[:, :, None]], 2).cpu().numpy()
+    matches, couplings = [], np.zeros(costs.shape, given.dtype)
+    for cost, coupling in zip(given, couplings, strict=True):
+        match, inner = _labelled(cost[:, :size], cost[:, size], cost[:, size + 1])
+        coupling[:] = inner
+        matches.append(match)
+    return torch.from_numpy(np.stack(matches)).to(costs.device), torch.from_numpy(couplings).to(costs.device)
+
+
+def _labelled(cost: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `_match_labelled` for one pair of samples: costs [s, s], classes of rows and of columns [s]."""
+    by_class = rows.argsort(kind="stable"), columns.argsort(kind="stable")  # a pair of classes is then a block
+    sorted_cost = cost[np.ix_(*by_class)]
+    whole, inner = sorted_cost.copy(), np.zeros_like(sorted_cost)
+    blocks = list(product(_runs(rows[by_class[0]]), _runs(columns[by_class[1]])))
+    for block in blocks:
+        fewest = min(part.stop - part.start for part in block)
+        between = sorted_cost[block][:fewest, :fewest]
+        match = _matched(between)
+        inner[block][np.arange(fewest), match] = 1 / fewest
+        whole[block] += between[np.arange(fewest), match].mean()  # 1/2 W
+    match = _matched(whole)
+    joined = np.zeros_like(inner)
+    joined[np.arange(len(match)), match] = 1
+    for block in blocks:
+        inner[block] *= joined[block].sum()  # how often the outer matching joins the two classes
+    outer, coupling = np.empty_like(match), np.empty_like(inner)
+    outer[by_class[0]] = by_class[1][match]
+    coupling[np.ix_(*by_class)] = inner
+    return outer, coupling
+
+
+def _runs(labels: np.ndarray) -> list[slice]:
+    """Return the places of each class in sorted labels [s]."""
+    starts = np.unique(labels, return_index=True)[1]
+    return [slice(start, end) for start, end in pairwise([*starts, len(labels)])]
+
+
+def _matched(cost: np.ndarray) -> np.ndarray:
+    """Return the column that an optimal matching gives to every row, [s], for costs [s, s]."""
+    from scipy.optimize import linear_sum_assignment
+
+    try:
+        return linear_sum_assignment(cost)[1]
+    except ValueError:  # a cost is not finite, and neither is the value, which is checked and says what to do
+        return np.arange(len(cost))
+
+
+def _take(points: Tensor, match: Tensor) -> Tensor:
+    """Return the points [B, s, d] in the order of a matching [B, s]."""
+    return points.gather(1, match[:, :, None].expand_as(points))

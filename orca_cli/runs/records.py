@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2  # 1: the metric that is otdd_by_class now was called otdd
 LARGEST = 2**20  # bytes of a record; a real one has some 2 kB
 
 
@@ -39,7 +39,12 @@ def read_record(path: Path) -> dict[str, Any] | None:
         raise UnreadableError(f"{path.name}: schema is {schema!r}, not a whole number from 1 to {SCHEMA}")
     if schema > SCHEMA:
         raise NewerSchemaError(f"{path.name}: schema {schema} is of a newer program; this one reads up to {SCHEMA}")
-    return record
+    return record | {"metric": metric_of(schema, record["metric"])} if "metric" in record else record
+
+
+def metric_of(schema: int, name: Any) -> Any:
+    """Return the present name of a metric in a record of some schema."""
+    return "otdd_by_class" if schema == 1 and name == "otdd" else name
 
 
 def newer_schema(*paths: Path) -> NewerSchemaError | None:

@@ -13,10 +13,11 @@ from typing import Any
 
 from orca_cli import storage
 from orca_cli.exceptions import DataError
+from orca_cli.runs.records import metric_of
 from orca_cli.terminal import log
 
 FOLDER = ".studies"
-SCHEMA = 1
+SCHEMA = 2  # as of `records.SCHEMA`
 _MOST_BYTES = 2**28  # 10,000 runs have some 3 MB
 
 
@@ -81,10 +82,17 @@ def read(root: Path, study: str) -> list[Member]:
         if path.stat().st_size > _MOST_BYTES:
             raise DataError("is far too large", where=str(path), hint="move it away and repeat the study's command")
         record: Any = json.loads(path.read_bytes())
-        if record["schema"] != SCHEMA:
-            raise DataError(f"has schema {record['schema']}, this program reads {SCHEMA}", where=str(path))
+        schema = record["schema"]
+        if schema not in range(1, SCHEMA + 1):
+            raise DataError(f"has schema {schema}, this program reads up to {SCHEMA}", where=str(path))
         return [
-            Member(str(one["identity"]), {str(axis): str(name) for axis, name in one["labels"].items()})
+            Member(
+                str(one["identity"]),
+                {
+                    str(axis): str(metric_of(schema, name) if axis == "metric" else name)
+                    for axis, name in one["labels"].items()
+                },
+            )
             for one in record["runs"]
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -15,7 +15,7 @@ from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
 from orca_cli.schema import Config
 from orca_cli.stages.build import Built, read_source, source_seed
-from orca_cli.stages.problem import Labelled, Problem, measure
+from orca_cli.stages.problem import Labelled, Problem, balanced_rows, measure
 from orca_cli.stages.pseudo_labels import class_labels, shuffled
 from orca_cli.stages.source_features import EmbeddedSource, Wanted, prepared_metric, settings_key, source_features
 from orca_cli.training.cache import Entry, cached
@@ -160,7 +160,12 @@ def _floor(
         values = []
         for draw in range(FLOOR_DRAWS):
             generator = seeding.numpy_generator(seed, "align", "floor", draw)
-            rows = torch.from_numpy(generator.choice(len(fresh.x), size=points, replace=False)).to(fresh.x.device)
+            drawn = (
+                balanced_rows(fresh, points, problem.balanced, generator)
+                if problem.balanced
+                else generator.choice(len(fresh.x), size=points, replace=False)
+            )
+            rows = torch.from_numpy(drawn).to(fresh.x.device)
             present, compact = torch.unique(labels[rows], return_inverse=True)
             target = Features(fresh.x[rows], compact, len(present))
             values.append(float(measure(problem.metric, problem.source, problem.prepared, target, generator).value))

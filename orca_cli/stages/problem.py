@@ -44,7 +44,7 @@ class Labelled:
 
     def share(self, target_class: int) -> float:
         """Return a class's share of the samples."""
-        return len(self.members[target_class]) / sum(len(members) for members in self.members.values())
+        return len(self.members[target_class]) / len(self.samples)
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,23 @@ class Problem:
         return given if given is not None else int(not getattr(self.metric, "all_classes", False))
 
     @property
+    def balanced(self) -> int:
+        """Return how many classes of a side a draw is balanced over; 0: of all classes, by their shares."""
+        return getattr(self.metric, "balanced_classes", 0) if self.settings.classes_per_problem is None else 0
+
+    @property
     def size(self) -> int:
         """Return the most points that a problem has."""
         return self.settings.max_samples or (_POINTS_OF_A_CLASS if self.classes == 1 else _POINTS_OF_CLASSES)
 
     def groups(self, split: Labelled, *names: str | int) -> list[tuple[int, ...]]:
-        """Return the classes of a split in a seeded order, cut into groups of `classes_per_problem`."""
+        """Return the classes of a split in a seeded order, cut into groups of `classes_per_problem`.
+
+        A metric that balances its classes has one group, of as many as it takes.
+        """
         order = seeding.numpy_generator(self.seed, "align", "order", *names).permutation(list(split.members))
+        if self.balanced:
+            return [tuple(map(int, order[: self.balanced]))]
         size = self.classes or len(order)
         return [tuple(map(int, order[start : start + size])) for start in range(0, len(order), size)]
 
@@ -99,7 +109,7 @@ class Problem:
             signals.check()
             found = []
             for group, points in zip(some, self.points(model, engine, split, some, *names), strict=True):
-                weight = sum(split.share(target_class) for target_class in group)
+                weight = 1.0 if self.balanced else sum(split.share(target_class) for target_class in group)
                 generator = seeding.numpy_generator(self.seed, "align", "pairing", *group, *names)
                 try:
                     found.append((weight, measure(self.metric, self.source, self.prepared, points, generator)))
@@ -175,13 +185,16 @@ class Problem:
     def _shares(self, model: TransferModel, split: Labelled, group: tuple[int, ...], *names: str | int) -> list[int]:
         """Return how many points each class of a group gives: `max_samples` in all, if there are as many.
 
-        Systematic sampling: every class has its share in expectation, and is never off by a whole point.
+        Equally many of each where the metric balances them. Else systematic sampling: every class has its share in expectation,
+        and is never off by a whole point.
         """
         sizes = np.array([len(split.members[target_class]) for target_class in group], dtype=float)
         each = model.embedder.layout.tokens if self.settings.features == "tokens" else 1
         total = min(self.size, int(sizes.sum()) * each)
         if len(group) == 1:
             return [total]
+        if self.balanced:
+            return [min(total // len(group), int(size) * each) for size in sizes]
         start = seeding.numpy_generator(self.seed, "align", "shares", *group, *names).random()
         ends = np.floor(np.cumsum(sizes) / sizes.sum() * total + start)
         ends[-1] = total  # a sum of shares that rounding leaves below 1 must not lose a point
@@ -193,11 +206,15 @@ def measure(
 ) -> Distance:
     """Return a metric's distance; one that samples the source is given as many of its points as the target has.
 
-    Both sides then come in a random order (`samples_source` in `interfaces.Metric`).
+    Both sides then come in a random order (`samples_source` in `interfaces.Metric`), and the source's points are of equally many
+    a class where the metric balances classes (`balanced_classes`).
     """
     if getattr(metric, "samples_source", False):
         size = min(len(source.x), len(target.x))
-        source = _some(source, generator.choice(len(source.x), size=size, replace=False))
+        if most := getattr(metric, "balanced_classes", 0):
+            source = _some(source, balanced_rows(source, size, most, generator))
+        else:
+            source = _some(source, generator.choice(len(source.x), size=size, replace=False))
         target = _some(target, generator.permutation(len(target.x)))
     return metric.distance(source, prepared, target)
 
@@ -205,6 +222,15 @@ def measure(
 def _batched(items: Sequence[tuple[int, ...]], size: int) -> Iterator[Sequence[tuple[int, ...]]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def balanced_rows(points: Features, size: int, most: int, generator: np.random.Generator) -> np.ndarray:
+    """Return at most `size` rows of points, in a random order: of at most `most` classes, drawn, equally many of each."""
+    labels = points.labels.cpu().numpy()
+    chosen = generator.permutation(np.unique(labels))[:most]
+    each = size // len(chosen)
+    rows = [generator.permutation(np.flatnonzero(labels == one))[:each] for one in chosen]
+    return generator.permutation(np.concatenate(rows))
 
 
 def _some(points: Features, rows: np.ndarray) -> Features:

@@ -9,10 +9,10 @@ from orca_cli import configuration, parts
 from orca_cli.exceptions import DataError, NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.euclidean import Euclidean
-from orca_cli.metrics.minibatch_ot import MinibatchOT
 from orca_cli.metrics.mmd import MMD
 from orca_cli.metrics.moments import Moments
 from orca_cli.metrics.otdd import OTDD
+from orca_cli.metrics.otdd_by_class import OTDDByClass
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.metrics.otdd_gaussian import OTDDGaussian
 from orca_cli.metrics.transrate import TransRate
@@ -20,7 +20,7 @@ from tests.metrics.generators import cloud, difference_quotients, gradient, labe
 
 FILES = {name: path for name, path in configuration.choices("metric").items() if name != "none"}
 TRANSPORT = {"reg": 0.5, "tolerance": 1e-10, "newton_steps": 300, "max_iterations": 3000}
-SINKHORN, NEWTON = OTDD(newton_points=0, **TRANSPORT), OTDD(newton_points=512, **TRANSPORT)
+SINKHORN, NEWTON = OTDDByClass(newton_points=0, **TRANSPORT), OTDDByClass(newton_points=512, **TRANSPORT)
 GAUSSIAN = OTDDGaussian(**TRANSPORT)
 CLOSE, WITHIN_SOLVER = {"abs": 1e-8}, {"rel": 1e-5, "abs": 1e-5}
 
@@ -29,7 +29,9 @@ CLOSE, WITHIN_SOLVER = {"abs": 1e-8}, {"rel": 1e-5, "abs": 1e-5}
 GRADIENTS = {
     "euclidean": (Euclidean(chunk=4), (13, 1), (7, 1), 3, 1e-5, CLOSE),
     "moments": (Moments(), (13, 1), (7, 1), 3, 1e-5, CLOSE),
-    "minibatch_ot": (MinibatchOT(5), (23, 1), (21, 1), 3, 1e-5, CLOSE),
+    "otdd, without labels": (OTDD(5, labels=False), (23, 1), (21, 1), 3, 1e-5, CLOSE),
+    "otdd, 3 to 2": (OTDD(5), (23, 3), (21, 2), 3, 1e-6, CLOSE),
+    "otdd, one class each": (OTDD(5), (23, 1), (21, 1), 3, 1e-6, CLOSE),
     "otdd_exact, one class each": (OTDDExact(), (15, 1), (8, 1), 3, 1e-6, {"rel": 1e-6}),  # within the step plans hold
     "otdd_exact, 3 to 1": (OTDDExact(), (15, 3), (8, 1), 3, 1e-6, {"rel": 1e-6}),
     "otdd_exact, 3 to 2": (OTDDExact(), (15, 3), (8, 2), 3, 1e-6, {"rel": 1e-6}),
@@ -44,7 +46,7 @@ GRADIENTS = {
 }
 for solver, metric in (("sinkhorn", SINKHORN), ("newton", NEWTON)):
     for n, k, m, other in ((30, 3, 12, 1), (30, 3, 18, 3), (20, 1, 9, 1), (13, 2, 17, 4), (9, 4, 30, 2)):
-        GRADIENTS[f"otdd, {solver}, {k} to {other}"] = (metric, (n, k), (m, other), 3, 1e-4, WITHIN_SOLVER)
+        GRADIENTS[f"otdd_by_class, {solver}, {k} to {other}"] = (metric, (n, k), (m, other), 3, 1e-4, WITHIN_SOLVER)
 
 
 @pytest.mark.parametrize("name", GRADIENTS)

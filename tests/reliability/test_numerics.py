@@ -14,7 +14,7 @@ from orca_cli import parts, storage
 from orca_cli.configuration import choices
 from orca_cli.exceptions import OrcaError
 from orca_cli.interfaces import Features
-from orca_cli.metrics.otdd import OTDD
+from orca_cli.metrics.otdd_by_class import OTDDByClass
 from tests.cli.conftest import results, run_folders
 from tests.scaled import Scaled, break_loss
 from tests.tiers import count
@@ -195,10 +195,10 @@ def test_no_alignment_step_is_taken_with_a_number_that_is_none(
 ):
     """G1 in stage 2: code 32 before the update, the checkpoint before is whole, and the run goes on from it exactly."""
     monkeypatch.setattr("orca_cli.stages.minutes.measure", lambda *words: None)  # calls are counted
-    words = ["run", *small, *ALIGN, "metric=otdd", f"paths.cache={tmp_path / 'cold'}"]
-    assert orca("run", *small, *ALIGN, "metric=otdd", f"paths.runs={tmp_path / 'whole'}")[0] == 0
+    words = ["run", *small, *ALIGN, "metric=otdd_by_class", f"paths.cache={tmp_path / 'cold'}"]
+    assert orca("run", *small, *ALIGN, "metric=otdd_by_class", f"paths.runs={tmp_path / 'whole'}")[0] == 0
     (whole,) = results(tmp_path / "whole")
-    distance = OTDD.distance
+    distance = OTDDByClass.distance
     calls = {"distance": 0, "update": 0, "fault": 0}
 
     def faulty(self, *clouds):
@@ -216,7 +216,7 @@ def test_no_alignment_step_is_taken_with_a_number_that_is_none(
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(OTDD, "distance", faulty)
+        patch.setattr(OTDDByClass, "distance", faulty)
         count_updates(patch, calls)
         code, _, err = orca(*words)
     assert calls["fault"] == 1
@@ -255,7 +255,7 @@ def test_an_absurd_rate_of_alignment_is_told(orca, environment, small, scorecard
 def test_no_distance_that_is_none_is_recorded(orca, environment, small, tmp_path, monkeypatch, scorecard):
     """I7: the distance after the last step is measured without a gradient; NaN would stand in result.json."""
     calls = {"after": 0}
-    distance = OTDD.distance
+    distance = OTDDByClass.distance
 
     def faulty(self, *clouds):
         found = distance(self, *clouds)
@@ -266,13 +266,13 @@ def test_no_distance_that_is_none_is_recorded(orca, environment, small, tmp_path
         return dataclasses.replace(found, value=found.value * math.nan)
 
     with monkeypatch.context() as patch:
-        patch.setattr(OTDD, "distance", faulty)
-        code, _, err = orca("run", *small, *ALIGN, "metric=otdd", f"paths.cache={tmp_path / 'cold'}")
+        patch.setattr(OTDDByClass, "distance", faulty)
+        code, _, err = orca("run", *small, *ALIGN, "metric=otdd_by_class", f"paths.cache={tmp_path / 'cold'}")
     assert calls["after"], err
     passed = code == 32 and "orca: error: align: the distance is nan" in err and not results(environment)
     scorecard.add("distances that are not finite / kept out of results", cases=1, passed=int(passed), target=1)
     assert passed, err
-    assert orca("run", *small, *ALIGN, "metric=otdd")[0] == 0
+    assert orca("run", *small, *ALIGN, "metric=otdd_by_class")[0] == 0
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         "nested too deeply",
     ),
     "a list": (_only_status("[1, 2]"), "not a record but list"),
-    "newer schema": (_edit(schema=2), "schema 2 is of a newer program"),
+    "newer schema": (_edit(schema=99), "schema 99 is of a newer program"),
     "no schema": (_edit(schema=None), "schema is None"),
     "NaN": (_edit(error_value=float("nan")), "value is not finite"),
     "infinity": (_edit(trivial_error=float("inf")), "trivial_error is not finite"),

@@ -6,7 +6,7 @@ import torch
 
 from orca_cli import seeding
 from orca_cli.interfaces import Distance, Features
-from orca_cli.metrics.minibatch_ot import MinibatchOT
+from orca_cli.metrics.otdd import OTDD
 from orca_cli.metrics.transrate import TransRate
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin
@@ -149,7 +149,7 @@ def test_a_metric_that_samples_gets_as_many_source_points_drawn_anew_and_the_tar
     assert not torch.equal(metric.sources[0].x, metric.sources[1].x)
 
 
-@pytest.mark.parametrize("metric", [Count(), MinibatchOT(), TransRate()])
+@pytest.mark.parametrize("metric", [Count(), OTDD(labels=False), TransRate()])
 def test_the_exact_distance_is_of_as_many_points_whatever_the_metric(model, metric):
     source = Features(torch.randn(9, 16), torch.zeros(9, dtype=torch.long), 1)
     heldout = Labelled.of(samples := Watched(), samples.targets())
@@ -164,7 +164,7 @@ def test_the_exact_distance_is_of_as_many_points_whatever_the_metric(model, metr
 def test_a_metric_of_the_target_alone_has_no_floor(tmp_path):
     source = Features(torch.randn(400, 16), torch.arange(400) % 2, 2)
     train = Labelled.of(samples := Watched(), samples.targets())
-    for metric, has_floor in ((MinibatchOT(), True), (TransRate(), False)):
+    for metric, has_floor in ((OTDD(labels=False), True), (TransRate(), False)):
         compared = Problem(metric, source, {}, train, Align(), seed=0)
         found = _floor(compared, source, {}, "source", tmp_path, 4, 0)
         assert (found is not None) == has_floor

@@ -3,9 +3,12 @@
     python scripts/bench_metric.py                          parts a and b at a size that takes minutes
     python scripts/bench_metric.py a --points 5000 --width 768 --classes 10 --target 128
     python scripts/bench_metric.py c --runs runs --json     stage 2 as a share of stage 3 in completed runs
+    python scripts/bench_metric.py d --set task=digits      metric=otdd on the tokens of a task, by the size of its samples
 
     a  every solver against geomloss and POT, for one class and step
     b  how the time of a call grows when one of n, d, k, m is doubled
+    d  at the start of stage 2: bias of value and gradient against the exact OTDD of large samples, with as little bias of its
+       own; noise of a step; noise of W over its signal; time of a step's distance over that without labels
 
 Every solver runs in a process of its own, so that peak memory is its own. The baseline recomputes with geomloss, per class and
 step, what the released code recomputes: all label distances between source classes and to the target, the outer divergence
@@ -21,6 +24,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from scripts.benchmarks import command_line, repeated, show  # noqa: E402
 
 REG = 0.1
-SOLVERS = ("geomloss", "pot", "otdd", "otdd_exact", "otdd_reference", "otdd_gaussian", "minibatch_ot")
+SOLVERS = ("geomloss", "pot", "otdd", "otdd_by_class", "otdd_exact", "otdd_reference", "otdd_gaussian", "minibatch_ot")
+SIZES, POINTS, DRAWS = (32, 64, 128), 256, 64  # of part d: points of a sample and of a step, steps
+LARGE, LARGE_DRAWS = 1600, 8
 
 
 def features(n: int, width: int, classes: int, name: str, device: str) -> Any:
@@ -147,7 +153,7 @@ def growth(size: dict[str, int], device: str) -> list[dict[str, Any]]:
     """Double each of n, d, k, m in turn, and return how the seconds of a call and of the set-up grow."""
     half = size | {"points": size["points"] // 2}
     rows = []
-    for metric in ("otdd", "minibatch_ot"):
+    for metric in ("otdd_by_class", "otdd", "minibatch_ot"):
         start = measure(metric, half, device, 3)
         for key in half:
             record = measure(metric, half | {key: 2 * half[key]}, device, 3)
@@ -171,13 +177,140 @@ def shares(runs: Path) -> list[dict[str, Any]]:
     return rows
 
 
+class Tokens:
+    """The embedded source and the untrained embedder of a run, and distances between draws of points of both."""
+
+    def __init__(self, overrides: list[str]) -> None:
+        """Build the run."""
+        import torch
+
+        from orca_cli.compose.sessions import session
+        from orca_cli.stages.build import build
+        from orca_cli.stages.compared import compare
+        from orca_cli.terminal import LogReporter
+        from orca_cli.training.engine import Engine
+
+        with session() as composing:
+            config = composing.compose(["metric=otdd", *overrides]).config
+        self._built = build(config, LogReporter())
+        self._engine = Engine(torch.device("cpu"), "fp32")
+        self.problem = compare(config, self._built, self._engine, LogReporter()).problem
+
+    def target(self, points: int, draw: int) -> Any:
+        """Return target points of a draw of classes, equally many of each."""
+        problem = replace(self.problem, settings=replace(self.problem.settings, max_samples=points))
+        groups = problem.groups(problem.train, "bench", draw)
+        return problem.points(self._built.model, self._engine, problem.train, groups, "bench", draw)[0]
+
+    def step(self, metric: Any, draw: int) -> tuple[float, np.ndarray]:
+        """Return value and gradient of one step of stage 2."""
+        from orca_cli.seeding import numpy_generator
+        from orca_cli.stages.problem import measure
+
+        generator = numpy_generator(0, "bench", draw)
+        found = measure(metric, self.problem.source, {}, self.target(POINTS, draw), generator)
+        return float(found.value.detach()), self._gradient(found.value)
+
+    def exact(self, draw: int) -> tuple[float, np.ndarray]:
+        """Return value and gradient of the exact OTDD of large samples, less half of each side's to itself."""
+        from orca_cli.metrics.otdd_exact import OTDDExact
+        from orca_cli.seeding import numpy_generator
+        from orca_cli.stages.problem import balanced_rows
+
+        metric, generator = OTDDExact(), numpy_generator(0, "bench", "exact", draw)
+        z = self.target(LARGE, draw)
+        rows = balanced_rows(z, len(z.x), 8, generator)
+        halves = [rows[: len(rows) // 2], rows[len(rows) // 2 : len(rows) // 2 * 2]]
+        z, z_other = (type(z)(z.x[half], z.labels[half], z.num_classes) for half in halves)
+        drawn = balanced_rows(self.problem.source, 2 * len(z.x), 8, generator)
+        source = self.problem.source
+        x, x_other = (
+            type(z)(source.x[half], source.labels[half], source.num_classes)
+            for half in (drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :])
+        )
+        fixed = type(z)(z_other.x.detach(), z_other.labels, z_other.num_classes)
+        across, within_target, within_source = (
+            metric.distance(one, metric.prepare(one), other).value for one, other in ((x, z), (fixed, z), (x, x_other))
+        )
+        value = float((across - within_target / 2 - within_source / 2).detach())
+        # Both sides of the target's own term move, and each has half of its slope in expectation.
+        return value, self._gradient(across - within_target)
+
+    def _gradient(self, value: Any) -> np.ndarray:
+        import torch
+
+        parameters = [one for one in self._built.model.embedder.parameters() if one.requires_grad]
+        found = torch.autograd.grad(value, parameters, allow_unused=True)
+        return np.concatenate([one.flatten().numpy() for one in found if one is not None])
+
+    def noise_of_labels(self, size: int) -> float:
+        """Return the deviation of W between draws over that between pairs of classes; a class has an eighth of a sample."""
+        from orca_cli.seeding import numpy_generator
+
+        each, target, found = max(1, size // 8), self.target(LARGE, 0), []
+        sides = [(side.x.detach().numpy(), side.labels.numpy()) for side in (self.problem.source, target)]
+        for pair in itertools.product(*(np.unique(labels) for _, labels in sides)):
+            values = []
+            for draw in range(8):
+                generator = numpy_generator(0, "bench", "labels", *map(int, pair), draw)
+                members = [np.flatnonzero(labels == label) for (_, labels), label in zip(sides, pair, strict=True)]
+                if min(map(len, members)) >= each:
+                    rows = [generator.choice(some, each, replace=False) for some in members]
+                    values.append(transport(*(x[chosen] for (x, _), chosen in zip(sides, rows, strict=True))))
+            if values:
+                found.append(values)
+        table = np.array(found)
+        return float(np.sqrt(table.var(axis=1, ddof=1).mean()) / table.mean(axis=1).std(ddof=1))
+
+
+def by_size(overrides: list[str]) -> list[dict[str, Any]]:
+    """Return how far steps of small samples are from the exact OTDD of large ones, and from one another."""
+    from orca_cli.metrics.otdd import OTDD
+
+    tokens = Tokens(overrides)
+    large = [tokens.exact(draw) for draw in range(LARGE_DRAWS)]
+    exact = float(np.mean([value for value, _ in large]))
+    limit = np.mean([slope for _, slope in large], axis=0)
+    rows: list[dict[str, Any]] = [{"otdd_exact, debiased": exact}]
+    for labels, size in itertools.product((True, False), SIZES):
+        seconds, plain = (
+            repeated(lambda metric=metric: tokens.step(metric, 0), 9)[0]
+            for metric in (OTDD(size, labels), OTDD(64, labels=False))
+        )
+        steps = [tokens.step(OTDD(size, labels), draw) for draw in range(DRAWS)]
+        values, slopes = np.array([value for value, _ in steps]), [slope for _, slope in steps]
+        mean = np.mean(slopes, axis=0)
+        row = {"labels": labels, "size": size, "value": values.mean(), "deviation of a step": values.std(ddof=1)}
+        row |= {"value / exact": values.mean() / exact, "cosine of mean and exact": cosine(mean, limit)}
+        row |= {"cosine of a step and mean": float(np.mean([cosine(one, mean) for one in slopes]))}
+        if labels:
+            row["noise / signal of W"] = tokens.noise_of_labels(size)
+        rows.append(row | {"seconds / minibatch_ot's": seconds / plain})
+    return rows
+
+
+def transport(x: np.ndarray, z: np.ndarray) -> float:
+    """Return W between two equal samples."""
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
+    cost = cdist(x, z, "sqeuclidean")
+    return float(cost[linear_sum_assignment(cost)].mean())
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the cosine of two gradients."""
+    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+
+
 def main() -> None:
     """Print the tables, or JSON."""
-    parser = command_line(__doc__, "abc")
+    parser = command_line(__doc__, "abcd")
     for name, default in (("points", 2000), ("width", 384), ("classes", 8), ("target", 128)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--runs", type=Path, help="folder of runs, for part c; without it, a and b are all")
+    parser.add_argument("--set", nargs="*", default=["task=digits"], metavar="KEY=VALUE", help="of the run of part d")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     chosen = arguments.parts or ["a", "b", *(["c"] if arguments.runs else [])]
@@ -188,6 +321,7 @@ def main() -> None:
         "a": ("against geomloss and POT, per class and step", lambda: against_baselines(size, arguments.device)),
         "b": ("ratio when one size is doubled", lambda: growth(size, arguments.device)),
         "c": ("stage 2 as a share of stage 3", lambda: shares(arguments.runs)),
+        "d": (f"metric=otdd on tokens of {' '.join(arguments.set)}", lambda: by_size(arguments.set)),
     }
     tables = {title: measured() for title, measured in (parts[part] for part in chosen)}
     if arguments.json:

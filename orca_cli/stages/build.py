@@ -27,7 +27,7 @@ from orca_cli.stages.class_balance import uneven_note, weighted
 from orca_cli.stages.decision import Decided, record
 from orca_cli.tasks.shared.fraction import with_fraction
 from orca_cli.training.activations import checkpoint_layers, compile_layers
-from orca_cli.training.engine import choose_device
+from orca_cli.training.engine import choose_device, limit_threads
 from orca_cli.training.schedule import fitted_batch, smaller_batch, warmup_length
 
 _OPEN = (None, "auto")  # settings that may be decided; what is typed, or set by a file of conf/, is never changed
@@ -77,6 +77,7 @@ def build(config: Config, reporter: Reporter) -> Built:
     if note := uneven_note(task, config.train):
         reporter.say(f"build: {note}")
     model, mode = make_model(config, task)
+    limit_threads(sum(parameter.numel() for parameter in model.parameters()), model.embedder.layout.tokens)
     if config.train.gradient_checkpointing:
         checkpoint_layers(model.body)
     if config.train.compile:

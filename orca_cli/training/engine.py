@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -82,6 +82,27 @@ def _cpu_computes_bf16() -> bool:
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     found = any(getattr(torch.cpu, name, lambda: False)() for name in names)
     return found and torch.backends.mkldnn.is_available()
+
+
+# Parameters and tokens of the largest model that takes one thread: its operations are so short that threads wait for one
+# another longer than they work where they share a core with other processes (docs/decisions/0022-waiting-threads.md).
+_SMALL_PARAMETERS, _SMALL_TOKENS = 50_000_000, 128
+
+
+def limit_threads(parameters: int, tokens: int) -> None:
+    """Give this process one thread for a small model, unless the environment says how many there are (OMP_NUM_THREADS)."""
+    if "OMP_NUM_THREADS" not in os.environ and parameters <= _SMALL_PARAMETERS and tokens <= _SMALL_TOKENS:
+        torch.set_num_threads(1)
+
+
+@contextmanager
+def same_threads_after() -> Iterator[None]:
+    """Give the process at the end of a block the number of threads that it had before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Engine:

@@ -75,8 +75,8 @@ def verdict(
     features = beside(FEATURES) if FEATURES in known else None
     text = _text(error, name, baselines[name], found, ways)
     if features is not None and features["is"] in ("about as good", "worse"):
-        what = f"a ridge on the embedder's features does not have{_beside(baselines[FEATURES], FEATURES, error)}"
-        text += f"; the {'pretrained ' * pretrained}body adds nothing that {what}"
+        figures = "" if name == FEATURES else _beside(baselines[FEATURES], FEATURES, error)
+        text += f"; the {'pretrained ' * pretrained}body adds nothing that {NAMES[FEATURES]} does not have{figures}"
     return found | {"features": features, "text": text}
 
 

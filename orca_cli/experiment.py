@@ -11,12 +11,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import parts, signals, storage, terminal
-from orca_cli.exceptions import MemoryExhaustedError, OrcaError, interruption_in, of_processes
-from orca_cli.outcome import Outcome, ended_by
+from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, interruption_in, of_processes
+from orca_cli.outcome import Failure, Outcome, State, ended_by
+from orca_cli.progress import Silent
 from orca_cli.runs import claim
 from orca_cli.runs.directory import SUMMARY, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
@@ -27,7 +29,8 @@ from orca_cli.tracking.json_lines import JsonLines
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
     from orca_cli.compose import Composed
-    from orca_cli.interfaces import Recorder
+    from orca_cli.interfaces import Recorder, Samples
+    from orca_cli.stages.build import Built
     from orca_cli.stages.finetune import Tested
     from orca_cli.stages.result import Validated
     from orca_cli.training.team import Team
@@ -64,9 +67,8 @@ def run(
             claim.claim(root, name, force=force, allow_inexact=allow_inexact) as folder,
             _logged(folder.path / "run.log"),
         ):
-            if result := folder.result():
-                terminal.log.info(f"already completed, not run again (--force does): {folder.path}")
-                return Outcome("skipped", path=folder.path, result=result)
+            if folder.result():
+                return completed_before(job, folder)
             terminal.log.info(f"{folder.path}")
             return _attempt(job, folder, on_build, recorders, team)
     except OrcaError as error:
@@ -179,34 +181,70 @@ def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
         return finetune.test(built.config, built, validated.trained, validated.engine, folder)
 
 
-def compare(validated: Validated, tested: Tested) -> dict[str, Any]:
-    """Compute the run's baselines on the test samples that it has opened, and what its error is worth beside them.
+def completed_before(job: Composed, folder: RunDirectory) -> Outcome:
+    """Return the outcome of a run that is completed; baselines that it lacks are computed first (docs/baselines.md)."""
+    from orca_cli.baselines import completion
 
-    Returns:
-        entries of result.json: baselines, and comparison, None where nothing can be compared.
+    result = folder.result()
+    names = completion.lacking(job.config, folder, result)
+    if not names:
+        terminal.log.info(f"already completed, not run again (--force does): {folder.path}")
+        return Outcome("skipped", path=folder.path, result=result)
+    text = f"already completed; computing the baselines that it lacks, {', '.join(names)}"
+    terminal.log.info(f"{text}: {folder.path}")
+
+    def rebuilt() -> Built:
+        from orca_cli.stages.build import build
+
+        train = replace(job.config.train, compile=False, gradient_checkpointing=False)
+        with signals.immediate():
+            return build(replace(job.config, train=train, device="cpu"), Silent())
+
+    return _with_baselines(job, folder, names, rebuilt, None)
+
+
+def _with_baselines(
+    job: Composed, folder: RunDirectory, names: list[str], make: Callable[[], Built], samples: Samples | None
+) -> Outcome:
+    """Compute baselines of a completed run.
+
+    Args:
+        job, folder: of the run.
+        names: of the baselines.
+        make: builds the run's data and embedder, or returns them.
+        samples: the test split where this process has opened it.
     """
-    from orca_cli.baselines import compute, verdict
+    from orca_cli.baselines import completion
+    from orca_cli.baselines.compute import Subject
+    from orca_cli.stages.finetune import best_constant
 
-    built, samples = validated.built, tested.samples
-    config = built.config
-    if config.baselines == "none":
-        return {"baselines": {}, "comparison": None}
-    splits = built.summary["splits"] | {"test": tested.split}
-    digests = {name: split["sha256"] for name, split in splits.items()}
-    with _timed(validated.seconds, "baselines"):
-        found = compute.compute(
-            config.baselines,
-            built.task,
-            compute.Tested(samples, tested.targets, digests, tested.trivial, tested.constant),
+    digests = {name: split["sha256"] for name, split in folder.result()["splits"].items()}
+
+    def subject() -> Subject:
+        built = make()
+        own = {name: split["sha256"] for name, split in built.summary["splits"].items()}
+        if own != {name: digests[name] for name in own}:
+            raise DataError("the data are not those of the run any more", where=folder.path.name)
+        task, outputs = built.task, completion.saved(folder)
+        with_validation = len(built.learned) > len(task.train)
+        return Subject(
+            task,
             built.error,
-            Path(config.paths.cache or ""),
-            terminal.LogReporter(),
-            with_validation=len(built.learned) > len(built.task.train),
+            [task.train, task.validation] if with_validation else [task.train],
+            not with_validation and built.config.train.validate_on != "test",
+            built.embedder,
+            lambda: completion.opened(folder, task.open_test, digests["test"]) if samples is None else samples,
+            *outputs[1:],
+            digests,
+            best_constant(built),
+            built.finetune.pretrained,
         )
-        ways = verdict.ways(config, built.task)
-        value, groups = tested.score.value, samples.groups()
-        told = verdict.verdict(built.error, value, tested.outputs, tested.targets, groups, found, ways)
-    return {"baselines": {name: one.record() for name, one in found.items()}, "comparison": told}
+
+    before = folder.result()
+    stop = completion.complete(job.config, folder, names, subject)
+    state: State = "skipped" if samples is None and folder.result()["baselines"] == before["baselines"] else "completed"
+    failure = None if stop is None else Failure(stop, stop)
+    return Outcome(state, 0 if stop is None else stop.code, folder.path, folder.result(), failure)
 
 
 def _attempt(
@@ -217,7 +255,7 @@ def _attempt(
     team: Team | None,
 ) -> Outcome:
     try:
-        _complete(job, folder, on_build, recorders, team)
+        return _complete(job, folder, on_build, recorders, team)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
         if stop := interruption_in(error):
             return _recorded(folder, ended_by(stop, error, folder.path))
@@ -227,7 +265,6 @@ def _attempt(
             return ended_by(gone, error, folder.path)
         stage = folder.status().get("stage") or "build"
         return _recorded(folder, ended_by(_known(error, stage) or _bug(folder, error), error, folder.path))
-    return Outcome("completed", path=folder.path, result=folder.result())
 
 
 def _complete(
@@ -236,23 +273,26 @@ def _complete(
     on_build: Callable[[Summary], None],
     recorders: Recorders,
     team: Team | None,
-) -> None:
-    """Train, test, compare with baselines and write the result; without the test split where the settings say so."""
+) -> Outcome:
+    """Train, test, write the result, and add baselines to it; without the test split where the settings say so."""
+    from orca_cli.baselines import completion
     from orca_cli.report.answer import numbers, svg
     from orca_cli.stages.result import result_of
 
     validated, tested = train(job, folder, on_build, recorders, team), None
-    compared: dict[str, Any] = {"baselines": {}, "comparison": None}
     if job.config.test:
         tested = test(job, folder, validated)
-        compared = compare(validated, tested)
         if (answer := numbers.read(folder.path)) is not None:  # dense outputs have no such picture
             storage.write_text(folder.stage("finetune") / svg.FILE, svg.draw(answer, folder.name.task))
-    result = result_of(validated, tested) | compared | {"inexact": folder.inexact()}
-    folder.write_result(result)
-    if not job.config.keep_weights:
-        folder.drop_weights()
-    folder.ended("completed", result)
+    nothing_yet: dict[str, Any] = {"baselines": {}, "comparison": None}
+    folder.write_result(result_of(validated, tested) | nothing_yet | {"inexact": folder.inexact()})
+    outcome = Outcome("completed", path=folder.path, result=folder.result())
+    # The run is completed before its baselines are: whatever ends them, it keeps its result.
+    names = completion.lacking(job.config, folder, outcome.result)
+    if tested is not None and names:
+        outcome = _with_baselines(job, folder, names, lambda: validated.built, tested.samples)
+    folder.ended("completed", outcome.result)
+    return outcome
 
 
 def _check_device(job: Composed, earlier: RunDirectory | None) -> None:

@@ -322,8 +322,9 @@ class Config:
     baselines: Annotated[
         str,
         OneOf(("none", "simple", "all")),
-        "Models to show beside the test error: a linear model and a forest (simple), MiniRocket for series as well (all; needs"
-        " the extra peers). They change nothing about the run.",
+        "Models to show beside the test error (docs/baselines.md): linear, forest, a ridge on the embedder's features, boosting"
+        " for tables, and MiniRocket for series where the extra peers is installed; all: for long series too. They change"
+        " nothing about the run, and a completed run gets those that it lacks.",
     ] = "simple"
     keep_weights: Annotated[
         bool,

@@ -1,11 +1,11 @@
-"""The baselines of a run: fitted or taken from the cache, and measured by the task's own error on the run's test samples."""
+"""The baselines of a run: fitted or taken from the cache, measured by the task's own error on validation and test samples."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,25 +13,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from orca_cli import signals
-from orca_cli.baselines import process
+from orca_cli.baselines import choice, process
 from orca_cli.baselines.inputs import Inputs
-from orca_cli.baselines.process import FitError
-from orca_cli.exceptions import InterruptionError, OrcaError
+from orca_cli.baselines.process import FitError, UnsuitableError
+from orca_cli.exceptions import DataError, InterruptionError, OrcaError
 from orca_cli.interfaces import Error, Reporter, Samples, TaskData
 from orca_cli.scoring.classification import Balanced
 from orca_cli.scoring.regression import MeanSquared, RelativeL2
 from orca_cli.scoring.values import MAE, RMSE, NormalisedRMSE, OneMinusR2
+from orca_cli.tasks.shared.splits import folds
 from orca_cli.training.cache import Entry, cached
-from orca_cli.training.loop import score
+from orca_cli.training.checkpoint import weights_sha256
 
-CONSTANT = "constant"
-# Of computing; the first MiniRocket on a machine is compiled.
-LIMITS_S = {"linear": 60.0, "forest": 60.0, "minirocket": 120.0}
-_PACKAGES = {"linear": ("scikit-learn",), "forest": ("scikit-learn",), "minirocket": ("aeon", "numba", "scikit-learn")}
-_REVISION = 1  # of what this package computes; another one makes other cache entries
+FOLDS = 5
+LEAST_JUDGES = 50  # validation samples; where there are fewer, folds of the training samples say which model is best
+_REVISION = 2  # of what this package computes; another one makes other cache entries
 _MOST_KEPT = 2**26  # values of outputs in a cache entry
 _MEASURES_OF_NUMBERS = (MeanSquared, RelativeL2, RMSE, MAE, OneMinusR2, NormalisedRMSE)
 _SEED = 0
@@ -43,102 +42,139 @@ class Baseline:
 
     Args:
         error: on the test split, by the task's own error; None where it is undefined or the model failed.
+        validation_error: on samples that it was not fitted to and that are not test ones; None likewise.
         seconds: of computing for fitting and predicting, when that was done; None where it was not.
         trained_on: splits, n samples that it was fitted to, of how many.
         versions: package -> version.
         about: what was chosen in fitting, in words.
         reason: why there is no error; empty where there is one.
+        suits: False where no such model can be fitted to these data, whenever it is tried.
         outputs: for the test split; None where it failed. Not recorded.
     """
 
     error: float | None
+    validation_error: float | None = None
     seconds: float | None = None
     trained_on: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     about: str = ""
     reason: str = ""
+    suits: bool = True
     outputs: Tensor | None = None
 
     def record(self) -> dict[str, Any]:
         """Return it as result.json holds it."""
-        return {key: value for key, value in vars(self).items() if key != "outputs" and value != ""}
+        if self.outputs is None:
+            return {"error": None, "reason": self.reason, "suits": self.suits}
+        return {key: value for key, value in vars(self).items() if key not in ("outputs", "suits") and value != ""}
 
 
 @dataclass(frozen=True)
-class Tested:
-    """The test of a run, as far as baselines need it.
+class Subject:
+    """A run as its baselines need it.
 
     Args:
-        samples: the test split.
-        targets: all of its targets.
+        task: its data.
+        error: the task's own.
+        learned: the splits that its stage 3 trained on: training, or validation as well.
+        may_judge: whether the validation split is another one than these and the test split.
+        embedder: as it was before any training, on the CPU.
+        open_test: returns the test split; called where the cache does not have all outputs.
+        targets: of the test split, [n, ...].
+        groups: records of the test samples, [n], or None.
         digests: of the splits by name: train, val and test.
-        trivial: error of the best constant predictor.
-        constant: its outputs.
+        constant: output of the best constant predictor, [K] or [K, *E].
+        pretrained: whether the run's body keeps pretrained weights.
     """
 
-    samples: Samples
+    task: TaskData
+    error: Error
+    learned: Sequence[Samples]
+    may_judge: bool
+    embedder: nn.Module
+    open_test: Callable[[], Samples]
     targets: Tensor
+    groups: np.ndarray | None
     digests: Mapping[str, str]
-    trivial: float | None
     constant: Tensor
+    pretrained: bool = True
 
 
-def compute(
-    which: str, task: TaskData, tested: Tested, error: Error, cache: Path, reporter: Reporter, *, with_validation: bool
-) -> dict[str, Baseline]:
-    """Return the baselines by name; whatever goes wrong with one is its `reason`, and is said.
+def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Reporter) -> Iterator[tuple[str, Baseline]]:
+    """Yield the baselines by name, in order; whatever goes wrong with one is its `reason`, and is said.
 
     Args:
-        which: simple, or all.
-        task: the run's data.
-        tested: the test split, which the run has opened.
-        error: the task's own.
+        names: of `choice.NAMES`.
+        subject: the run.
         cache: folder of everything that runs share.
         reporter: what says how it goes.
-        with_validation: whether they learn from the validation split too.
+
+    Raises:
+        InterruptionError: a signal asked to stop.
     """
-    parts = [task.train, task.validation] if with_validation else [task.train]
-    inputs = Inputs(parts, tested.samples, task.input_shape)
-    names = ["train", "val"][: len(parts)]
-    found = {CONSTANT: _constant(tested, {"splits": names, "n": inputs.of, "of": inputs.of})}
-    for name in _names(which, task):
-        try:
+    validation = subject.task.validation
+    judge = validation if subject.may_judge and len(validation) >= LEAST_JUDGES else None
+    inputs = Inputs(subject.learned, judge, subject.open_test, subject.task.input_shape)
+    fitter = process.Fitter()
+    try:
+        for name in names:
             signals.check()
-            entry, about = _entry(name, task, tested, error, cache, inputs, names)
-            outputs = entry.tensors["outputs"]
-            measured = score(error, outputs, tested.samples, tested.targets)
-            reason = "" if measured.value is not None else "undefined on this test split"
-            found[name] = Baseline(measured.value, entry.record["seconds"], *about, reason=reason, outputs=outputs)
-        except InterruptionError:  # the run's own test is done, and must not be lost
-            found[name] = Baseline(None, reason="interrupted")
-        except (FitError, OrcaError, OSError, MemoryError, ValueError) as failure:
-            found[name] = Baseline(None, reason=" ".join(str(failure).split()) or type(failure).__name__)
-        if reason := found[name].reason:
-            reporter.say(f"baselines: {name} was not computed: {reason}")
-    return found
+            try:
+                found = _baseline(name, subject, inputs, cache, fitter)
+            except InterruptionError:
+                raise
+            except (FitError, OrcaError, OSError, MemoryError, ValueError) as failure:
+                reason = " ".join(str(failure).split()) or type(failure).__name__
+                found = Baseline(None, reason=reason, suits=not isinstance(failure, UnsuitableError))
+            if found.reason:
+                reporter.say(f"baselines: {name} was not computed: {found.reason}")
+            yield name, found
+    finally:
+        fitter.end()
 
 
-def _constant(tested: Tested, on: dict[str, Any]) -> Baseline:
-    reason = "undefined on this test split" if tested.trivial is None else ""
-    return Baseline(tested.trivial, 0.0, on, reason=reason, outputs=tested.constant)
+def _baseline(name: str, subject: Subject, inputs: Inputs, cache: Path, fitter: process.Fitter) -> Baseline:
+    splits = ["train", "val"][: len(subject.learned)]
+    versions = _versions(name)
+    if name == choice.CONSTANT:
+        entry = _constant(subject, inputs)
+    else:
+        entry = _entry(name, subject, inputs, cache, fitter, {"splits": splits, "versions": versions})
+    outputs = entry.tensors["outputs"]
+    measured = subject.error(outputs, subject.targets, _tensor(subject.groups)).value
+    count = inputs.of if name == choice.CONSTANT else len(inputs.rows(_is_raw(name, subject.task)))
+    return Baseline(
+        measured,
+        _validation_error(subject.error, inputs, entry),
+        entry.record["seconds"],
+        {"splits": splits, "n": count, "of": inputs.of},
+        versions,
+        str(entry.record["about"]),
+        reason="" if measured is not None else "undefined on this test split",
+        outputs=outputs,
+    )
 
 
-def _names(which: str, task: TaskData) -> Iterator[str]:
-    yield "linear"
-    if task.kind != "dense":
-        yield "forest"
-        if which == "all" and len(task.input_shape) == 2:
-            yield "minirocket"
+def _constant(subject: Subject, inputs: Inputs) -> Entry:
+    outputs = subject.constant.expand(len(subject.targets), *subject.constant.shape)
+    rows, fold = inputs.judged(raw=False), None
+    held = subject.constant.expand(len(rows), *subject.constant.shape)
+    if inputs.judge is None:
+        rows = inputs.rows(raw=False)
+        fold, y = _folds(subject.task, inputs, rows), torch.from_numpy(inputs.targets(rows))
+        if fold is None:
+            return Entry({"outputs": outputs}, {"seconds": 0.0, "about": ""})
+        apart = [subject.error.constant(y[torch.from_numpy(fold != i)], subject.task.num_outputs) for i in range(FOLDS)]
+        held = torch.stack(apart)[torch.from_numpy(fold)]
+    return Entry({"outputs": outputs, "held_out": held, "rows": torch.from_numpy(rows)}, {"seconds": 0.0, "about": ""})
 
 
 def _entry(
-    name: str, task: TaskData, tested: Tested, error: Error, cache: Path, inputs: Inputs, names: list[str]
-) -> tuple[Entry, tuple[dict[str, Any], dict[str, str], str]]:
-    """Return the outputs of a model for the test split, and what it was trained on, its versions and what it chose."""
-    versions = _versions(name)
-    raw = name == "minirocket" or task.kind == "dense"
-    rows = inputs.rows(raw)
-    settings = {
+    name: str, subject: Subject, inputs: Inputs, cache: Path, fitter: process.Fitter, known: dict[str, Any]
+) -> Entry:
+    """Return a model's outputs for the test split, and for samples, of those `rows`, that it has not seen (held_out)."""
+    task, error = subject.task, subject.error
+    settings: dict[str, Any] = {
         "model": name,
         "form": _form(task, error),
         "k": task.num_outputs,
@@ -146,33 +182,77 @@ def _entry(
         "balanced": isinstance(error, Balanced),
         "seed": _SEED,
     }
-    data = {split: tested.digests[split] for split in (*names, "test")} | {"shape": list(task.input_shape)}
-    key = json.dumps([_REVISION, settings, data, versions], sort_keys=True)
+    if name == choice.FEATURES and task.kind == "dense":
+        raise UnsuitableError("dense outputs have a value at every position, and features are of whole samples")
+    judge = "folds" if inputs.judge is None else subject.digests["val"]
+    data = {split: subject.digests[split] for split in (*known["splits"], "test")}
+    key = [_REVISION, settings, data | {"shape": list(task.input_shape), "judge": judge}, known["versions"]]
+    if name == choice.FEATURES:
+        embedder = subject.embedder
+        key.append([weights_sha256(embedder.state_dict()), str(embedder), str(getattr(embedder, "layout", None))])
 
     def compute_entry() -> Entry:
-        x, new = inputs.raw if raw else inputs.table
+        raw, start = _is_raw(name, task), time.monotonic()
+        embedded = inputs.embedded(subject.embedder) if name == choice.FEATURES else None
+        seconds = time.monotonic() - start if embedded else 0.0
+        x, new = embedded or (inputs.raw if raw else inputs.table)
+        rows, judged = inputs.rows(raw), inputs.judged(raw)
         y = inputs.targets(rows)
-        known = rows if settings["form"] != "classes" else rows[y >= 0]  # -100 stands for no class
-        kept = np.isin(rows, known)
+        kept = y >= 0 if settings["form"] == "classes" else np.ones(len(rows), bool)  # -100 stands for no class
         if not kept.any():
             raise FitError("no training sample has a target")
-        found = process.fit(LIMITS_S[name], **settings, x=x[kept], y=y[kept], groups=inputs.groups(known), new=new)
+        fold = _folds(task, inputs, rows[kept]) if inputs.judge is None else None
+        groups = inputs.groups(rows[kept])
+        limit_s = choice.LIMITS_S[name] * (1 if fold is None else 3)
+        found = fitter.fit(limit_s, **settings, x=x[kept], y=y[kept], groups=groups, fold=fold, new=new)
         outputs = torch.from_numpy(found["outputs"])
-        return Entry({"outputs": outputs}, {"seconds": round(found["seconds"], 2), "about": found["about"]})
+        tensors = {"outputs": outputs[len(judged) :]}
+        if fold is not None:
+            tensors |= {"held_out": torch.from_numpy(found["held_out"]), "rows": torch.from_numpy(rows[kept])}
+        elif inputs.judge is not None:
+            tensors |= {"held_out": outputs[: len(judged)], "rows": torch.from_numpy(judged)}
+        return Entry(tensors, {"seconds": round(seconds + found["seconds"], 2), "about": found["about"]})
 
-    path = cache / "baselines" / hashlib.sha256(key.encode()).hexdigest()[:32]
-    if len(tested.targets) * task.num_outputs <= _MOST_KEPT and tested.targets.numel() <= _MOST_KEPT:
-        entry = cached(path, compute_entry)
+    if max(len(subject.targets) * task.num_outputs, subject.targets.numel()) > _MOST_KEPT:
+        return compute_entry()
+    name_of_entry = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    return cached(cache / "baselines" / name_of_entry, compute_entry)
+
+
+def _validation_error(error: Error, inputs: Inputs, entry: Entry) -> float | None:
+    if "held_out" not in entry.tensors:
+        return None
+    rows = entry.tensors["rows"].numpy()
+    if inputs.judge is None:
+        targets, groups = inputs.targets(rows), inputs.groups(rows)
     else:
-        entry = compute_entry()
-    return entry, ({"splits": names, "n": len(rows), "of": inputs.of}, versions, str(entry.record["about"]))
+        records = inputs.judge.groups()
+        targets, groups = inputs.judge.targets()[rows], None if records is None else np.asarray(records)[rows]
+    return error(entry.tensors["held_out"], torch.from_numpy(np.array(targets)), _tensor(groups)).value
+
+
+def _folds(task: TaskData, inputs: Inputs, rows: np.ndarray) -> np.ndarray | None:
+    """Return the fold of each of these training samples; None where there are too few."""
+    classes = inputs.targets(rows) if task.kind == "classes" else None
+    try:
+        return folds(len(rows), FOLDS, seed=_SEED, classes=classes, groups=inputs.groups(rows))
+    except DataError:
+        return None
+
+
+def _is_raw(name: str, task: TaskData) -> bool:
+    return name == choice.MINIROCKET or task.kind == "dense"
+
+
+def _tensor(groups: np.ndarray | None) -> Tensor | None:
+    return None if groups is None else torch.from_numpy(np.asarray(groups))
 
 
 def _versions(name: str) -> dict[str, str]:
-    if name == "minirocket" and importlib.util.find_spec("aeon") is None:
+    if name == choice.MINIROCKET and not choice.has_aeon():
         raise FitError("it needs the package aeon: pip install 'orca-transfer[peers]'")
     try:
-        return {package: version(package) for package in _PACKAGES[name]}
+        return {package: version(package) for package in choice.PACKAGES[name]}
     except PackageNotFoundError as error:
         raise FitError(f"the package {error.name} is not installed") from error
 
@@ -181,7 +261,7 @@ def _form(task: TaskData, error: Error) -> str:
     """Return the form of the targets, as `process.fitted` names it.
 
     Raises:
-        FitError: dense targets for which the best constant is the only baseline.
+        UnsuitableError: dense targets for which the best constant is the only baseline.
     """
     if task.kind != "dense":
         return task.kind
@@ -194,7 +274,7 @@ def _form(task: TaskData, error: Error) -> str:
         if not isinstance(error, _MEASURES_OF_NUMBERS) and np.isin(some[~np.isnan(some)], (0, 1)).all():
             form = "masks"
             if task.num_outputs > 1:
-                raise FitError("several labels at every position; the best constant is the only baseline")
+                raise UnsuitableError("several labels at every position; the best constant is the only baseline")
     if shape != extent:
-        raise FitError("outputs and inputs differ in extent; the best constant is the only baseline")
+        raise UnsuitableError("outputs and inputs differ in extent; the best constant is the only baseline")
     return form

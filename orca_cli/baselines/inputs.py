@@ -9,16 +9,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import nn
 
 from orca_cli import seeding, signals
 from orca_cli.baselines import features
-from orca_cli.baselines.process import FitError
+from orca_cli.baselines.process import FitError, UnsuitableError
 from orca_cli.interfaces import Batch, Samples
 
 MOST_ROWS = 4096  # training samples
 MOST_CELLS = 2**26  # values of the inputs of one split, and of its targets
 _LIMIT_S = 60
 _BATCH_CELLS = 2**22
+_EMBEDDED_AT_ONCE = 32
 _SEED = 0  # not the run's: runs of all seeds share their baselines
 
 
@@ -28,13 +31,20 @@ class Inputs:
 
     Args:
         parts: the splits to learn from.
-        test: the test split, which the run has opened.
+        judge: the split that says which model is best; None where folds of the others do.
+        open_test: returns the test split.
         input_shape: of a sample.
     """
 
     parts: Sequence[Samples]
-    test: Samples
+    judge: Samples | None
+    open_test: Callable[[], Samples]
     input_shape: tuple[int, ...]
+
+    @functools.cached_property
+    def test(self) -> Samples:
+        """Return the test split, opened when it is first needed."""
+        return self.open_test()
 
     @property
     def of(self) -> int:
@@ -43,32 +53,56 @@ class Inputs:
 
     def rows(self, raw: bool) -> np.ndarray:
         """Return which training samples are used, ascending: all, or as many as there is room for, drawn at random."""
+        return self._drawn(self.of, raw)
+
+    def judged(self, raw: bool) -> np.ndarray:
+        """Return which samples of the split that judges are used, likewise."""
+        return np.arange(0) if self.judge is None else self._drawn(len(self.judge), raw)
+
+    def _drawn(self, count: int, raw: bool) -> np.ndarray:
         size = math.prod(self.input_shape)
         most = min(MOST_ROWS, MOST_CELLS // (2 * size)) if raw else MOST_ROWS
-        if raw and most < min(self.of, 2):
-            raise FitError(f"an input of {size:,} values is too large for it")
-        rows = np.arange(self.of)
-        if self.of <= most:
+        if raw and most < min(count, 2):
+            raise UnsuitableError(f"an input of {size:,} values is too large for it")
+        rows = np.arange(count)
+        if count <= most:
             return rows
         return np.sort(seeding.numpy_generator(_SEED, "baselines", "samples").choice(rows, most, replace=False))
 
     @functools.cached_property
     def table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the features of the training samples in use, and of the test split, [n, F] and [m, F] float32."""
+        """Return features of the training samples in use, [n, F] float32, and of those that are judged and the test split."""
         rows = self.rows(raw=False)
         most = features.width(len(rows), max(len(rows), len(self.test)), MOST_CELLS)
-        return self._read(lambda batch: features.table(*_arrays(batch), most), rows)
+        return self._read(lambda batch: features.table(*_arrays(batch), most), raw=False)
 
     @functools.cached_property
     def raw(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the training inputs in use and those of the test split, [n, C, *E] and [m, C, *E], 0 at padding.
+        """Return the inputs of the same samples, [n, C, *E] and [m, C, *E], 0 at padding.
 
         Raises:
-            FitError: the test split is too large.
+            UnsuitableError: the test split is too large.
         """
         if len(self.test) * math.prod(self.input_shape) > 2 * MOST_CELLS:
-            raise FitError(f"the test split has more than {2 * MOST_CELLS:,} values, too many for it")
-        return self._read(lambda batch: _arrays(batch)[0], self.rows(raw=True))
+            raise UnsuitableError(f"the test split has more than {2 * MOST_CELLS:,} values, too many for it")
+        return self._read(lambda batch: _arrays(batch)[0], raw=True)
+
+    def embedded(self, embedder: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+        """Return what an embedder makes of the same samples: its own features of them, or mean and maximum of their tokens."""
+        embedder.eval()
+
+        @torch.no_grad()
+        def take(batch: Batch) -> np.ndarray:
+            own = getattr(embedder, "sample_features", None)
+            if own is not None and (found := own(batch.x, batch.valid)) is not None:
+                return np.asarray(found.numpy())
+            tokens = embedder(batch.x, batch.valid)
+            mask = tokens.mask.unsqueeze(-1)
+            mean = (tokens.x * mask).sum(1) / mask.sum(1).clamp(min=1)
+            largest = tokens.x.masked_fill(~mask, -math.inf).amax(1)
+            return np.asarray(torch.cat([mean, torch.where(mask.any(1), largest, 0.0)], dim=1).float().numpy())
+
+        return self._read(take, raw=False, at_once=_EMBEDDED_AT_ONCE)
 
     def targets(self, rows: np.ndarray) -> np.ndarray:
         """Return the targets of training samples."""
@@ -94,11 +128,14 @@ class Inputs:
             for part, start in zip(self.parts, starts, strict=False)
         ]
 
-    def _read(self, take: Callable[[Batch], np.ndarray], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        size = max(1, min(256, _BATCH_CELLS // math.prod(self.input_shape)))
+    def _read(
+        self, take: Callable[[Batch], np.ndarray], *, raw: bool, at_once: int = 256
+    ) -> tuple[np.ndarray, np.ndarray]:
+        size = max(1, min(at_once, _BATCH_CELLS // math.prod(self.input_shape)))
         end = time.monotonic() + _LIMIT_S
+        new = [] if self.judge is None else [(self.judge, self.judged(raw))]
         found = []
-        for splits in (self._by_part(rows), [(self.test, np.arange(len(self.test)))]):
+        for splits in (self._by_part(self.rows(raw)), [*new, (self.test, np.arange(len(self.test)))]):
             parts = []
             for samples, inside in splits:
                 for start in range(0, len(inside), size):

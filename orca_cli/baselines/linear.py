@@ -1,4 +1,4 @@
-"""Regularised linear models: logistic regression for classes, ridge for numbers and labels. Run in a process of their own.
+"""Regularised linear models: logistic regression or ridge for classes, ridge for numbers. Run in a process of their own.
 
 Features are standardised by the training set. Where there are more features than samples, the table is rotated into the space
 that its rows span: the L2 penalty and the predictions are the same there, and the cost is that of as many features as samples.
@@ -15,6 +15,7 @@ import numpy as np
 FOLDS = 5
 CS = np.logspace(-4, 2, 7)  # of scikit-learn's LogisticRegression: the inverse of the penalty
 ALPHAS = np.logspace(-3, 5, 17)
+_ROCKET_ALPHAS = np.logspace(-3, 3, 10)  # as the authors of MiniRocket have for classes
 LEAST = 1e-7  # probability of a class that a model has not seen
 _CV_CELLS = 2**19  # of the table on which C is chosen
 
@@ -38,8 +39,7 @@ def classes(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, 
 
     x, transform = standardised(x)
     if x.shape[1] == 0 or len(np.unique(y)) < 2:
-        shares = np.bincount(y, minlength=k)[None] / len(y)
-        return lambda new: np.repeat(log_probabilities(shares, np.arange(k), k), len(new), axis=0), "constant"
+        return of_one_class(y, k)
     weight = "balanced" if balanced else None
     most, rows = max(50, _CV_CELLS // x.shape[1]), np.arange(len(x))
     if len(x) > most:
@@ -62,6 +62,30 @@ def classes(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, 
     return lambda new: log_probabilities(model.predict_proba(transform(new)), model.classes_, k), f"C={c:g}"
 
 
+def ridge(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, balanced: bool) -> Fitted:
+    """Fit a ridge on the classes as numbers; it predicts scores [m, k], larger for likelier classes.
+
+    It takes many features, as those of an embedder or of MiniRocket. Arguments as in `classes`; the penalty is chosen by
+    leaving one sample out, or folds of whole groups.
+    """
+    from sklearn.linear_model import RidgeClassifierCV
+
+    x, transform = standardised(x)
+    if x.shape[1] == 0 or len(np.unique(y)) < 2:
+        return of_one_class(y, k)
+    weight = "balanced" if balanced else None
+    model = RidgeClassifierCV(alphas=_ROCKET_ALPHAS, class_weight=weight, cv=_group_folds(groups)).fit(x, y)
+
+    def predict(new: np.ndarray) -> np.ndarray:
+        scores = model.decision_function(transform(new))
+        scores = np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
+        outputs = np.full((len(new), k), scores.min() - 1)
+        outputs[:, model.classes_] = scores
+        return outputs
+
+    return predict, f"alpha={model.alpha_:g}"
+
+
 def numbers(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Fitted:
     """Fit ridge regressions whose penalty leave-one-out validation chooses; they predict [m, K].
 
@@ -71,7 +95,6 @@ def numbers(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Fitted:
         groups: [n]; then folds of whole groups choose the penalty.
     """
     from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import GroupKFold
 
     fitted = []
     chosen = set()
@@ -81,11 +104,7 @@ def numbers(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Fitted:
         if inside.shape[1] == 0 or len(rows) < 3:
             fitted.append((columns, target.mean(axis=0) if len(rows) else 0.0, None, transform))
             continue
-        own = np.arange(len(rows)) if groups is None else np.unique(groups[rows], return_inverse=True)[1]
-        splits = None
-        if groups is not None and own.max() > 0:
-            splits = list(GroupKFold(min(FOLDS, int(own.max()) + 1)).split(inside, groups=own))
-        model = RidgeCV(alphas=ALPHAS, cv=splits).fit(inside, target)
+        model = RidgeCV(alphas=ALPHAS, cv=_group_folds(None if groups is None else groups[rows])).fit(inside, target)
         chosen.add(float(model.alpha_))
         fitted.append((columns, 0.0, model, transform))
 
@@ -120,11 +139,26 @@ def patterns(y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield np.flatnonzero(of_column.reshape(-1) == place), np.flatnonzero(distinct[:, place])
 
 
+def of_one_class(y: np.ndarray, k: int) -> Fitted:
+    """Return what predicts the log-probabilities [m, k] of the training classes [n], whatever the input."""
+    shares = np.bincount(y, minlength=k)[None] / len(y)
+    return lambda new: np.repeat(log_probabilities(shares, np.arange(k), k), len(new), axis=0), "constant"
+
+
 def log_probabilities(found: np.ndarray, present: np.ndarray, k: int) -> np.ndarray:
     """Return log-probabilities [m, k] of all classes, from probabilities [m, P] of those that a model has seen."""
     outputs = np.full((len(found), k), math.log(LEAST))
     outputs[:, present] = np.log(np.maximum(found, LEAST))
     return outputs
+
+
+def _group_folds(groups: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]] | None:
+    """Return folds of whole groups; None where samples stand alone, or all are of one group."""
+    from sklearn.model_selection import GroupKFold
+
+    if groups is None or (count := len(np.unique(groups))) < 2:
+        return None
+    return list(GroupKFold(min(FOLDS, count)).split(np.zeros(len(groups)), groups=groups))
 
 
 def _folds(y: np.ndarray, groups: np.ndarray | None, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

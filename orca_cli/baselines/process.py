@@ -1,4 +1,4 @@
-"""Fit a model in a process of its own, with a limit of computing time; a crash there is an error here."""
+"""Fit models in a process apart, one after the other, each with a limit of computing time; a crash there is an error here."""
 
 from __future__ import annotations
 
@@ -19,39 +19,55 @@ _WAIT = 5  # times the computing time: for slow disks and busy machines
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _AT_ONCE = 2**22  # values of the inputs that are predicted at once
 # Imported before the clock starts.
-_PACKAGES = {
-    "linear": ["sklearn.linear_model", "sklearn.model_selection"],
-    "forest": ["sklearn.ensemble"],
-    "minirocket": ["sklearn.linear_model", "aeon.transformations.collection.convolution_based"],
-}
+_PACKAGES = ("sklearn.linear_model", "sklearn.model_selection", "sklearn.ensemble")
+_AEON = "aeon.transformations.collection.convolution_based"
 
 
 class FitError(Exception):
     """A model could not be fitted; the message says why."""
 
 
-def fit(limit_s: float, **request: Any) -> dict[str, Any]:
-    """Return what `fitted` returns for the same arguments.
+class UnsuitableError(FitError):
+    """There is no such model of these data, whenever it is tried."""
 
-    Raises:
-        FitError: it failed, crashed, or needs more than `limit_s` seconds of computing.
-        InterruptionError: a signal asked to stop.
-    """
-    variables = os.environ | dict.fromkeys(_THREADS, "1")
-    with tempfile.TemporaryFile() as errors:
-        worker = Worker(0, variables, errors)
+
+class Fitter:
+    """Fits models in a process of its own, which is started with the first one, and again after a crash."""
+
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this
+
+    def fit(self, limit_s: float, **request: Any) -> dict[str, Any]:
+        """Return what `fitted` returns for the same arguments.
+
+        Raises:
+            FitError: it failed, crashed, or needs more than `limit_s` seconds of computing.
+            InterruptionError: a signal asked to stop.
+        """
+        if self._worker is None or not self._worker.usable:
+            self.end()
+            self._errors.seek(0)
+            self._errors.truncate()
+            self._worker = Worker(0, os.environ | dict.fromkeys(_THREADS, "1"), self._errors)
+        arguments = {"parent": os.getpid(), "request": request}
         try:
-            arguments = {"parent": os.getpid(), "request": request}
-            value: dict[str, Any] = worker.ask(fit_here, arguments, "baselines", math.ceil(limit_s), _WAIT * limit_s)
+            value: dict[str, Any] = self._worker.ask(
+                fit_here, arguments, "baselines", math.ceil(limit_s), _WAIT * limit_s
+            )
             return value
         except OverTimeError as error:
             raise FitError(f"it needs more than {limit_s:g} s") from error
         except StoppedError as error:
-            errors.seek(0)
-            last = errors.read().decode(errors="replace").strip().rpartition("\n")[2][:300]
+            self._errors.seek(0)
+            last = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2][:300]
             raise FitError(f"it {error}{f': {last}' if last and isinstance(error, CrashedError) else ''}") from error
-        finally:
-            worker.end()
+
+    def end(self) -> None:
+        """End the process, whatever it does."""
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
 
 
 def fit_here(parent: int, request: dict[str, Any]) -> dict[str, Any]:
@@ -60,28 +76,51 @@ def fit_here(parent: int, request: dict[str, Any]) -> dict[str, Any]:
     return fitted(**request)
 
 
-def fitted(model: str, form: str, x: np.ndarray, y: np.ndarray, new: np.ndarray, **settings: Any) -> dict[str, Any]:
+def fitted(
+    model: str,
+    form: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    new: np.ndarray,
+    fold: np.ndarray | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
     """Fit a model and return its outputs for new samples.
 
     Args:
-        model: linear, forest or minirocket.
+        model: a name in `choice.NAMES`.
         form: of the targets: classes, labels, values; maps, class_maps or masks of dense ones.
         x, y: training inputs (features [n, F]; series and dense inputs [n, C, *E]) and targets.
         new: inputs of the same form.
+        fold: [n] int64, the fold of every training sample; None asks for no outputs for these.
         settings: k, groups, causal, balanced and seed, see `linear` and `windows`.
 
     Returns:
-        outputs [m, K] or [m, K, *E] float32; seconds of computing; about: what was chosen, in words.
+        outputs [m, K] or [m, K, *E] float32; seconds of computing them; about: what was chosen, in words; held_out: [n, ...],
+        for each training sample by a model of the other folds alone.
     """
-    for package in _PACKAGES[model]:
+    for package in (*_PACKAGES, *((_AEON,) if model == "minirocket" else ())):
         importlib.import_module(package)
     start = time.process_time()
     predict, about = _fit(model, form, x, y, **settings)
+    found: dict[str, Any] = {"outputs": _outputs(predict, form, new), "about": about}
+    found["seconds"] = time.process_time() - start
+    if fold is not None:
+        groups = settings["groups"]
+        for number in np.unique(fold):
+            held = fold == number
+            own = settings | {"groups": None if groups is None else groups[~held]}
+            outputs = _outputs(_fit(model, form, x[~held], y[~held], **own)[0], form, x[held])
+            found.setdefault("held_out", np.zeros((len(x), *outputs.shape[1:]), np.float32))[held] = outputs
+    return found
+
+
+def _outputs(predict: Any, form: str, new: np.ndarray) -> np.ndarray:
     step = max(1, _AT_ONCE // max(1, new[:1].size))
     outputs = np.concatenate([predict(new[at : at + step]) for at in range(0, len(new), step)])
     if form in ("labels", "masks"):
         outputs = outputs - 0.5 if form == "labels" else outputs[:, 1:] - outputs[:, :1]  # above 0 where present
-    return {"outputs": outputs.astype(np.float32), "seconds": time.process_time() - start, "about": about}
+    return outputs.astype(np.float32)
 
 
 def _fit(
@@ -96,18 +135,26 @@ def _fit(
     balanced: bool,
     seed: int,
 ) -> Any:
-    from orca_cli.baselines import forest, linear, rocket, windows
+    from orca_cli.baselines import linear, rocket, trees, windows
 
+    if model == "minirocket":
+        features, transform = rocket.transformed(x, seed)
+        predict, about = _fit(
+            "features", form, features, y, k=k, groups=groups, causal=causal, balanced=balanced, seed=seed
+        )
+        return lambda new: predict(transform(new)), about
     if form == "maps":
         return windows.numbers(x, y, causal=causal, seed=seed)
     if form in ("class_maps", "masks"):
         truth = np.where(np.isnan(y[:, 0]), -1, y[:, 0] > 0.5).astype(np.int64) if form == "masks" else y
         classes = 2 if form == "masks" else k
         return windows.classes(x, truth, classes, causal=causal, balanced=balanced, seed=seed)
-    if form == "classes":
-        if model == "linear":
-            return linear.classes(x, y, groups, k, balanced=balanced, seed=seed)
-        return {"forest": forest, "minirocket": rocket}[model].classes(x, y, k, balanced=balanced, seed=seed)
-    if model == "linear":
+    if model in ("forest", "boosting"):
+        if form == "classes":
+            return trees.classes(model, x, y, k, balanced=balanced, seed=seed)
+        return trees.numbers(model, x, y, seed=seed)
+    if form != "classes":
         return linear.numbers(x, y, groups)
-    return {"forest": forest, "minirocket": rocket}[model].numbers(x, y, seed=seed)
+    if model == "features":
+        return linear.ridge(x, y, groups, k, balanced=balanced)
+    return {"linear": linear.classes}[model](x, y, groups, k, balanced=balanced, seed=seed)

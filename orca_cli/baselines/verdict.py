@@ -1,4 +1,4 @@
-"""One sentence on what a run's error is worth beside simple models, and the standard error that it rests on."""
+"""One sentence on what a run's error is worth beside simple models, and the standard errors that it rests on."""
 
 from __future__ import annotations
 
@@ -10,20 +10,16 @@ import torch
 from torch import Tensor
 
 from orca_cli import seeding
-from orca_cli.baselines.compute import CONSTANT, Baseline
+from orca_cli.baselines.choice import CONSTANT, FEATURES, NAMES
+from orca_cli.baselines.compute import Baseline
 from orca_cli.exceptions import OrcaError
 from orca_cli.interfaces import Error, TaskData
 from orca_cli.schema import Config
 
+BEYOND = 2.0  # standard errors up to which a difference is none
 _RESAMPLES = 200
 _LEAST = 20
 _CELLS = 2**26  # of outputs that all resamples together measure
-_NAMES = {
-    CONSTANT: "the best constant",
-    "linear": "a linear model",
-    "forest": "a random forest",
-    "minirocket": "MiniRocket with ridge",
-}
 
 
 def verdict(
@@ -34,8 +30,13 @@ def verdict(
     groups: np.ndarray | None,
     baselines: Mapping[str, Baseline],
     ways: Sequence[str],
+    *,
+    pretrained: bool = True,
 ) -> dict[str, Any] | None:
-    """Return how a run compares with the best of its baselines; None where nothing can be compared.
+    """Return how a run compares with the baseline that validates best; None where nothing can be compared.
+
+    The choice by validation errors is what makes the sentence honest: the best of several models on the test split is
+    flattered by that very split, so that one of them "does better" more often than it should.
 
     Args:
         error: the task's own.
@@ -44,22 +45,39 @@ def verdict(
         groups: records of the test samples, or None.
         baselines: by name.
         ways: settings to try where a baseline is better.
+        pretrained: whether its body has pretrained weights.
 
     Returns:
-        baseline: name of the best one; difference: its error less the run's, above 0 where the run is better;
-        standard_error: of the difference over test samples, None where it is unknown; is: better, about as good or worse;
+        baseline: name of the rival; difference: its error less the run's, above 0 where the run is better;
+        standard_error: of the difference over test samples, None where it is unknown; is: better, about as good, worse, or
+        unknown without a standard error; features: the same three of the ridge on the embedder's features, None without it;
         text: one sentence.
     """
-    known = {name: one.error for name, one in baselines.items() if one.error is not None}
+    known = {name: one for name, one in baselines.items() if None not in (one.error, one.validation_error)}
     if value is None or not known:
         return None
-    name = min(known, key=lambda name: known[name])
-    best, difference = baselines[name], known[name] - value
-    deviation = None if best.outputs is None else standard_error(error, outputs, best.outputs, targets, groups)
-    within = abs(difference) <= (deviation or 0.0)
-    word = "about as good" if within else "better" if difference > 0 else "worse"
-    text = _text(error, word, name, best, difference, deviation, ways)
-    return {"baseline": name, "difference": difference, "standard_error": deviation, "is": word, "text": text}
+
+    def beside(name: str) -> dict[str, Any]:
+        one = baselines[name]
+        assert one.error is not None
+        assert one.outputs is not None
+        difference, deviation = one.error - value, standard_error(error, outputs, one.outputs, targets, groups)
+        if deviation is None:
+            word = "unknown"
+        elif abs(difference) <= BEYOND * deviation:
+            word = "about as good"
+        else:
+            word = "better" if difference > 0 else "worse"
+        return {"difference": difference, "standard_error": deviation, "is": word}
+
+    name = min(known, key=lambda name: known[name].validation_error or 0.0)
+    found = {"baseline": name, **beside(name)}
+    features = beside(FEATURES) if FEATURES in known else None
+    text = _text(error, name, baselines[name], found, ways)
+    if features is not None and features["is"] in ("about as good", "worse"):
+        figures = "" if name == FEATURES else _beside(baselines[FEATURES], FEATURES, error)
+        text += f"; the {'pretrained ' * pretrained}body adds nothing that {NAMES[FEATURES]} does not have{figures}"
+    return found | {"features": features, "text": text}
 
 
 def standard_error(
@@ -114,26 +132,26 @@ def _members(groups: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
 
 
-def _text(
-    error: Error,
-    word: str,
-    name: str,
-    best: Baseline,
-    difference: float,
-    deviation: float | None,
-    ways: Sequence[str],
-) -> str:
-    value = _shown(best.error or 0.0, error.percent)
+def _text(error: Error, name: str, best: Baseline, found: Mapping[str, Any], ways: Sequence[str]) -> str:
+    difference, deviation = found["difference"], found["standard_error"]
     apart = _shown(abs(difference), error.percent, " points")
-    within = "" if deviation is None else f" ± {_shown(deviation, error.percent, '')}"
-    seconds = "" if best.seconds is None or name == CONSTANT else f" in {best.seconds:.2g} s"
-    what = f"{_NAMES[name]}, {value}{seconds}"
-    if word == "better":
-        return f"the transfer is {apart}{within} better than the best simple model ({what})"
-    if word == "about as good":
-        return f"the transfer is about as good as the best simple model ({what}): the difference is {apart}{within}"
+    within = "" if deviation is None else f" ± {_shown(BEYOND * deviation, error.percent, '')}"
+    what = f"{NAMES[name]}{_beside(best, name, error)}"
+    if found["is"] == "better":
+        return f"the transfer is {apart}{within} better than the simple model that validates best, {what}"
+    if found["is"] == "about as good":
+        tie = f"the difference is {apart}{within}, a tie"
+        return f"the transfer is about as good as the simple model that validates best, {what}: {tie}"
+    if found["is"] == "unknown":
+        side = "below" if difference > 0 else "above"
+        return f"the transfer's error is {apart} {side} that of {what}, and how sure that is cannot be computed"
     use = "" if name == CONSTANT else "use it, or "
-    return f"{_NAMES[name]} does better here by {apart}{within} ({value}{seconds}): {use}try {' or '.join(ways)}"
+    return f"{what} does better here by {apart}{within}: {use}try {' or '.join(ways)}"
+
+
+def _beside(one: Baseline, name: str, error: Error) -> str:
+    seconds = "" if one.seconds is None or name == CONSTANT else f" in {one.seconds:.2g} s"
+    return f" ({_shown(one.error or 0.0, error.percent)}{seconds})"
 
 
 def _shown(value: float, percent: bool, unit: str = " %") -> str:

@@ -132,7 +132,7 @@ def _reported(end: processes.Ended) -> Outcome:
         error = kind(facts["what"], where=facts["where"], hint=facts["hint"])
         error.code = said["code"]
         failure = Failure(error, error)
-    elif path is not None:
+    if path is not None and said["state"] in ("completed", "skipped"):  # its baselines may have been stopped
         result = read_or_empty(path / RESULT)
     return Outcome(said["state"], said["code"], path, result, failure)
 

@@ -194,7 +194,8 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     if change := result.get("training", {}).get("rate_change"):
         yield "rate", f"train.lr={change['after']:g} instead of {change['before']:g}, which {change['why']}"
     yield "test", _test(result)
-    simple = {name: one for name, one in result.get("baselines", {}).items() if name != "constant"}
+    recorded = result.get("baselines", {}).items()
+    simple = {name: one for name, one in recorded if name != "constant" and one.get("suits", True)}
     if simple:
         yield "baselines", ", ".join(_baseline(name, one, error["percent"]) for name, one in simple.items())
     if comparison := result.get("comparison"):

@@ -93,7 +93,8 @@ class Embedder(Protocol):
     token sees along every axis) and `class_token`: the prefix tokens as a parameter [P, D], or [D] where P = 1, or None.
     Optional: with `mask(x, valid)`, [B, T] bool, and `tokens_at(x, valid, rows, places)`, [p, D], token places[i] of sample
     rows[i], stage 2 computes no token that it omits. Optional too: `fit(batches)`, called once with training inputs (x,
-    valid) in batches, before any training; what it learns is in the layer's state.
+    valid) in batches, before any training; what it learns is in the layer's state. And `sample_features(x, valid)`, [B, F] or
+    None: what it knows of a whole sample, for the baseline `features`; otherwise that pools the tokens.
 
     Attributes:
         max_tokens: upper bound on the tokens of a sample; the body's own maximum where None.

@@ -206,8 +206,9 @@ class RunDirectory:
     def count_test_read(self) -> int:
         """Record, before it happens, that the test split is opened; returns how often it has been.
 
-        A run that was killed while testing opens it twice.
+        A run that was killed while testing opens it twice; baselines of a completed run may open it again.
         """
+        storage.remove(self.path / storage.MANIFEST)  # of a completed run, which is sealed again with its result
         path = self.stage("finetune") / "test_reads.jsonl"
         storage.append_json_line(path, {"time": storage.now().isoformat()})
         return len(storage.read_json_lines(path))
@@ -285,18 +286,16 @@ class RunDirectory:
     def drop_weights(self) -> None:
         """Remove all that stage 3 trained, of a run that is compared with others and not used; it cannot predict then."""
         storage.remove(self.path / storage.MANIFEST)  # first: whoever finds a result without it seals what is there
-        for path in sorted(self.stage("finetune").glob("*")):
-            if path.is_dir():
-                storage.remove(path)
+        for path in _trained(self.path):
+            storage.remove(path)
         if self.result():
             self.finish()
 
     def finish(self) -> None:
-        """Finish a run that has a result: drop its checkpoints, seal its files, set its state."""
+        """Finish a run that has a result: drop what it does not need, seal its files, set its state."""
         if not (self.path / storage.MANIFEST).exists():
-            for folder in FOR_RESUMING:
-                if (self.path / folder).exists():
-                    storage.remove(self.path / folder)
+            for folder in unneeded(self.path, self.result()):
+                storage.remove(folder)
             with storage.guarded(self.path):
                 files = _lasting(self.path)
             storage.seal(self.path, files, owner=self.name.identity)
@@ -306,7 +305,18 @@ class RunDirectory:
 
 def keeps_weights(path: Path) -> bool:
     """Return whether a completed run has what stage 3 trained; with keep_weights=false, and of a search, it does not."""
-    return any(folder.is_dir() for folder in (path / STAGE_FOLDERS["finetune"]).glob("*"))
+    return bool(_trained(path))
+
+
+def unneeded(path: Path, result: Mapping[str, Any]) -> list[Path]:
+    """Return the folders that a completed run does not need: checkpoints, and with keep_weights=false all that it trained."""
+    folders = [path / name for name in FOR_RESUMING] + (_trained(path) if result.get("keep_weights") is False else [])
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _trained(path: Path) -> list[Path]:
+    """Return the folders of a run that hold what stage 3 trained."""
+    return sorted(folder for folder in (path / STAGE_FOLDERS["finetune"]).glob("*") if folder.is_dir())
 
 
 def _lasting(path: Path) -> list[Path]:

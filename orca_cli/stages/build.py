@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from orca_cli import parts, schema, seeding, short_names
 from orca_cli.augmentation.samples import Augmented, measure
@@ -48,6 +50,7 @@ class Built:
         loss: what stage 3 minimises.
         error: what is reported.
         model: embedder, body and predictor, on the CPU; the finetune mode is applied.
+        embedder: a copy of the model's as it is before any training, the same whatever the metric.
         finetune: which parameters stage 3 trains.
         summary: JSON-able: shapes, kernel, tokens, parameters per part, splits.
         source: whose examples stage 3 mixes in; None unless align.method=pare.
@@ -60,6 +63,7 @@ class Built:
     loss: Loss
     error: Error
     model: TransferModel
+    embedder: nn.Module
     finetune: Finetune
     summary: dict[str, Any]
     source: SourceData | None = None
@@ -95,7 +99,8 @@ def build(config: Config, reporter: Reporter) -> Built:
     error = named_error(config.task.get("error"), task.kind, integer, chunk, batch)
     summary = _summary(task, model, error) | _of_training(config, task, decided)
     source = read_source(config, source_seed(config), reporter) if config.align.method == "pare" else None
-    return Built(task, learned, config, decided, loss, error, model, mode, summary, source)
+    first = copy.deepcopy(model.embedder)
+    return Built(task, learned, config, decided, loss, error, model, first, mode, summary, source)
 
 
 def make_model(config: Config, task: TaskData) -> tuple[TransferModel, Finetune]:

@@ -71,8 +71,6 @@ class Tested:
         split: size and hash of the test split, and how many of its inputs were trained on as well.
         reads: how often the test split was opened.
         samples: the split, for what is measured beside the model.
-        outputs, targets: of the model, on all of it.
-        constant: outputs of the best constant predictor.
     """
 
     score: Score
@@ -80,9 +78,6 @@ class Tested:
     split: dict[str, Any]
     reads: int
     samples: Samples
-    outputs: Tensor
-    targets: Tensor
-    constant: Tensor
 
 
 def finetune(config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Trained:
@@ -287,15 +282,19 @@ def test(config: Config, built: Built, trained: Trained, engine: Engine, run: Ru
         log.warning(
             f"test: the inputs of {overlap} are in the training set as well; the test error is likely optimistic"
         )
-    constant = built.error.constant(_some_targets(built.learned, config.seed), built.task.num_outputs)
-    constant = constant.expand(len(targets), *constant.shape)
-    trivial = score(built.error, constant, samples, targets).value
+    constant = best_constant(built)
+    trivial = score(built.error, constant.expand(len(targets), *constant.shape), samples, targets).value
     arrays = {"outputs": outputs.numpy(), "targets": targets.numpy()}
     if (groups := samples.groups()) is not None:  # errors per record cannot be computed again without these
         arrays["groups"] = np.asarray(groups)
     run.write_arrays("finetune", "predictions.npz", **arrays)
     split = split_record(samples) | {"also_in_train": vars(overlap)}
-    return Tested(measured, trivial, split, reads, samples, outputs, targets, constant)
+    return Tested(measured, trivial, split, reads, samples)
+
+
+def best_constant(built: Built) -> Tensor:
+    """Return the output [K] or [K, *E] of the best constant predictor that what was trained on allows."""
+    return built.error.constant(_some_targets(built.learned, built.config.seed), built.task.num_outputs)
 
 
 def _some_targets(samples: Samples, seed: int) -> Tensor:

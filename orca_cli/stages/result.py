@@ -69,6 +69,7 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
         "trajectory_s": aligned.seconds,
         "parameters": built.summary["parameters"],
         "weights_sha256": trained.weights_sha256,
+        "keep_weights": config.keep_weights,
     }
 
 

@@ -8,24 +8,28 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
-from orca_cli import seeding, signals
-from orca_cli.baselines import compute, inputs, process
+from orca_cli import seeding
+from orca_cli.baselines import choice, compute, inputs, process
 from orca_cli.baselines.inputs import Inputs
 from orca_cli.baselines.process import FitError
-from orca_cli.exceptions import InterruptionError
 from orca_cli.interfaces import TaskData
 from orca_cli.scoring.classification import Balanced, ZeroOne
 from orca_cli.scoring.masks import MaskError
 from orca_cli.scoring.regression import RelativeL2
 from orca_cli.scoring.sequences import NatsPerFrame
 from orca_cli.tasks.shared.samples import ArraySamples
+from orca_cli.tasks.shared.splits import folds
 
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3
 X = (RNG.normal(size=(60, 2, 12)) + 0.4 * Y[:, None, None] * np.array([1, -1])[:, None]).astype(np.float32)
+SIMPLE, DENSE = ("constant", "linear", "forest"), ("constant", "linear")
+TABLE = {"_target_": "orca_cli.tasks.table.load", "id": None}
 SETTINGS = {"model": "linear", "form": "classes", "k": 3, "groups": None, "causal": False, "balanced": False, "seed": 0}
 
 
@@ -46,15 +50,22 @@ def said():
 
 @pytest.fixture
 def run(tmp_path, said):
-    def call(task, which="simple", error=None, *, with_validation=False, test=None):
+    def call(task, names=SIMPLE, error=None, *, with_validation=False, test=None, embedder=None):
         error, test = error or ZeroOne(), test or task.open_test()
-        targets = torch.from_numpy(test.targets())
         digests = {"train": task.train.digest(), "val": task.validation.digest(), "test": test.digest()}
-        constant = error.constant(torch.from_numpy(task.train.targets()), task.num_outputs)
-        constant = constant.expand(len(targets), *constant.shape)
-        tested = compute.Tested(test, targets, digests, error(constant, targets).value, constant)
-        reporter = SimpleNamespace(say=said.append)
-        return compute.compute(which, task, tested, error, tmp_path, reporter, with_validation=with_validation)
+        subject = compute.Subject(
+            task,
+            error,
+            [task.train, task.validation] if with_validation else [task.train],
+            may_judge=not with_validation,
+            embedder=embedder or nn.Identity(),
+            open_test=lambda: test,
+            targets=torch.from_numpy(test.targets()),
+            groups=test.groups(),
+            digests=digests,
+            constant=error.constant(torch.from_numpy(task.train.targets()), task.num_outputs),
+        )
+        return dict(compute.compute(names, subject, tmp_path, SimpleNamespace(say=said.append)))
 
     return call
 
@@ -62,7 +73,7 @@ def run(tmp_path, said):
 @pytest.fixture
 def in_process(monkeypatch):
     """Fit in this process: the same function, without the start of another interpreter."""
-    monkeypatch.setattr(process, "fit", lambda limit_s, **request: process.fitted(**request))
+    monkeypatch.setattr(process.Fitter, "fit", lambda self, limit_s, **request: process.fitted(**request))
 
 
 @pytest.fixture
@@ -70,7 +81,7 @@ def no_process(monkeypatch):
     def refuse(*_, **settings):
         raise AssertionError(f"{settings['model']} was fitted again")
 
-    return lambda: monkeypatch.setattr(process, "fit", refuse)
+    return lambda: monkeypatch.setattr(process.Fitter, "fit", refuse)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -128,31 +139,25 @@ def test_a_crash_is_reported_and_the_others_go_on(task, run, said, monkeypatch):
     assert "SIGSEGV" in found["linear"].reason
     assert said == [f"baselines: linear was not computed: {found['linear'].reason}"]
     assert found["forest"].error is not None
-    # A failure is not kept.
+    # The next one is fitted by another process, and a failure is not kept.
     assert run(task)["linear"].error is not None
 
 
 def test_the_limit_is_of_computing_and_an_exception_is_the_reason():
+    fitter = process.Fitter()
     x = RNG.normal(size=(4000, 300)).astype(np.float32)  # a forest that computes for longer than a second
     with pytest.raises(FitError, match="more than 1 s"):
-        process.fit(1, **SETTINGS | {"model": "forest"}, x=x, y=np.arange(4000) % 3, new=x)
+        fitter.fit(1, **SETTINGS | {"model": "forest"}, x=x, y=np.arange(4000) % 3, new=x)
     with pytest.raises(FitError, match="KeyError: 'nothing'"):
-        process.fit(60, **SETTINGS | {"model": "nothing"}, x=X[:, 0], y=Y, new=X[:, 0])
-
-
-def test_an_interruption_ends_the_baselines_and_not_the_run(task, run, monkeypatch):
-    def interrupted():
-        raise InterruptionError.by(signal.SIGTERM)
-
-    monkeypatch.setattr(signals, "check", interrupted)
-    found = run(task)
-    assert [one.reason for one in found.values()] == ["", "interrupted", "interrupted"]
+        fitter.fit(60, **SETTINGS | {"model": "nothing"}, x=X[:, 0], y=Y, new=X[:, 0])
+    assert fitter.fit(60, **SETTINGS, x=X[:, 0], y=Y, new=X[:, 0])["outputs"].shape == (60, 3)
+    fitter.end()
 
 
 @pytest.mark.usefixtures("in_process")
 def test_minirocket_says_how_to_install_it(task, run, said, monkeypatch):
-    monkeypatch.setattr(compute.importlib.util, "find_spec", lambda name: None)
-    found = run(task, "all")
+    monkeypatch.setattr(choice, "has_aeon", lambda: False)
+    found = run(task, ("linear", "minirocket"))
     assert found["linear"].error is not None
     assert "pip install 'orca-transfer[peers]'" in found["minirocket"].reason
     assert len(said) == 1
@@ -163,7 +168,7 @@ def test_large_training_sets_are_sampled_and_it_is_said(task, run, monkeypatch):
     monkeypatch.setattr(inputs, "MOST_ROWS", 20)
     found = run(task, with_validation=True)["linear"]
     assert found.trained_on == {"splits": ["train", "val"], "n": 20, "of": 45}
-    given = Inputs([task.train, task.validation], task.open_test(), (2, 12))
+    given = Inputs([task.train, task.validation], None, task.open_test, (2, 12))
     rows = given.rows(raw=False)
     wanted = seeding.numpy_generator(0, "baselines", "samples").choice(45, 20, replace=False)
     assert rows.tolist() == sorted(wanted.tolist())
@@ -175,18 +180,18 @@ def test_large_training_sets_are_sampled_and_it_is_said(task, run, monkeypatch):
 def test_records_of_two_splits_are_numbered_apart():
     first = samples(slice(6), groups=np.array([5, 5, 5, 9, 9, 9]))
     second = samples(slice(6, 10), groups=np.array([5, 5, 9, 9]))
-    given = Inputs([first, second], first, (2, 12))
+    given = Inputs([first, second], None, lambda: first, (2, 12))
     groups = given.groups(np.array([0, 2, 3, 6, 7, 9]))
     assert groups[0] == groups[1]
     assert groups[3] == groups[4]
     assert len(set(groups.tolist())) == 4
-    assert Inputs([first, samples(slice(6, 10))], first, (2, 12)).groups(np.arange(10)) is None
+    assert Inputs([first, samples(slice(6, 10))], None, lambda: first, (2, 12)).groups(np.arange(10)) is None
 
 
 def test_a_test_split_that_is_too_large_is_a_reason(task, monkeypatch):
     monkeypatch.setattr(inputs, "MOST_CELLS", 100)
     with pytest.raises(FitError, match="too many"):
-        _ = Inputs([task.train], task.open_test(), (2, 12)).raw
+        _ = Inputs([task.train], None, task.open_test, (2, 12)).raw
 
 
 def dense(y, shape=(2, 12)):
@@ -197,12 +202,104 @@ def dense(y, shape=(2, 12)):
 @pytest.mark.usefixtures("in_process")
 def test_dense_outputs_have_a_linear_model_where_that_makes_sense(run, said):
     maps = X[:, :1] - X[:, 1:] + 3
-    found = run(dense(maps), error=RelativeL2())
-    assert list(found) == ["constant", "linear"]
+    found = run(dense(maps), DENSE, RelativeL2())
     assert found["linear"].error < 0.1 * found["constant"].error
     masks = (X[:, :1] > 0).astype(np.float32)
-    assert run(dense(masks), error=MaskError())["linear"].error < 0.05
+    assert run(dense(masks), DENSE, MaskError())["linear"].error < 0.05
     assert said == []
     several = (X > 0).astype(np.float32)
-    assert "the best constant is the only baseline" in run(dense(several), error=NatsPerFrame())["linear"].reason
+    assert "the best constant is the only baseline" in run(dense(several), DENSE, NatsPerFrame())["linear"].reason
     assert len(said) == 1
+    features = run(dense(maps), ["features"], RelativeL2())["features"].record()
+    assert (features["error"], features["suits"]) == (None, False)
+
+
+class Tokens(nn.Module):
+    """An embedder whose tokens are the inputs: what is pooled is known."""
+
+    def forward(self, x, valid):
+        mask = torch.ones(len(x), x.shape[2], dtype=torch.bool) if valid is None else valid
+        return SimpleNamespace(x=x.transpose(1, 2), mask=mask)
+
+
+class Knowing(Tokens):
+    def sample_features(self, x, valid):
+        return x[:, :1, 0]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_features_are_the_embedders_own_or_its_pooled_tokens(task, run):
+    for embedder, of in ((Tokens(), lambda x: np.c_[x.mean(2), x.max(2)]), (Knowing(), lambda x: x[:, :1, 0])):
+        found = run(task, ["features"], embedder=embedder)["features"]
+        scaler = StandardScaler().fit(of(X[:30]))
+        direct = RidgeClassifierCV(np.logspace(-3, 3, 10)).fit(scaler.transform(of(X[:30])), Y[:30])
+        wanted = direct.decision_function(scaler.transform(of(X[45:])))
+        assert found.outputs.numpy() == pytest.approx(wanted, abs=1e-4)
+    # Padding is left out, and a sample of padding alone has features too.
+    valid = np.arange(12) < np.arange(1, 31)[:, None] % 12
+    padded = ArraySamples(np.where(valid[:, None], X[:30], 99), Y[:30], valid=valid)
+    (learned, new) = Inputs([padded], None, lambda: padded, (2, 12)).embedded(Tokens())
+    assert learned[1] == pytest.approx([*X[1, :, :2].mean(1), *X[1, :, :2].max(1)])
+    assert np.isfinite(learned).all()
+    assert np.array_equal(learned, new)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("with_validation", [False, True])
+def test_what_says_which_one_is_best_was_neither_trained_on_nor_tested(task, run, monkeypatch, with_validation):
+    """By the validation split, or by folds of the training samples where the run trained on that, or where it is small."""
+    monkeypatch.setattr(compute, "LEAST_JUDGES", 15)
+    found = run(task, with_validation=with_validation)["forest"]
+    if not with_validation:
+        model = RandomForestClassifier(300, random_state=0).fit(X[:30].reshape(30, -1), Y[:30])
+        wanted = (model.predict(X[30:45].reshape(15, -1)) != Y[30:45]).mean()
+    else:
+        x, y, wrong = X[:45].reshape(45, -1), Y[:45], []
+        fold = folds(45, 5, seed=0, classes=y)
+        for held in (fold == number for number in range(5)):
+            model = RandomForestClassifier(300, random_state=0).fit(x[~held], y[~held])
+            wrong += list(model.predict(x[held]) != y[held])
+        wanted = np.mean(wrong)
+    assert found.validation_error == pytest.approx(wanted)
+    assert found.record()["validation_error"] == found.validation_error
+    # What is tested is the same, whoever judges.
+    monkeypatch.setattr(compute, "LEAST_JUDGES", 16)
+    again = run(task, with_validation=with_validation)["forest"]
+    assert again.error == found.error
+    assert (again.validation_error == found.validation_error) == with_validation
+
+
+# (which, task's settings, kind, input shape, samples, with aeon) -> names
+WANTED = [
+    (("none", {}, "classes", (1, 99), 10, True), []),
+    (("simple", {}, "classes", (3, 99), 10, True), ["constant", "linear", "forest", "features", "minirocket"]),
+    (("simple", {}, "values", (3, 99), 10, False), ["constant", "linear", "forest", "features"]),
+    (("simple", {}, "values", (3, 99), 10**5, True), ["constant", "linear", "forest", "features"]),
+    (("all", {}, "values", (3, 99), 10**5, False), ["constant", "linear", "forest", "features", "minirocket"]),
+    (("all", {}, "labels", (3, 32, 32), 10, True), ["constant", "linear", "forest", "features"]),
+    (("all", {}, "dense", (3, 99), 10, True), ["constant", "linear", "features"]),
+    (("all", TABLE, "classes", (1, 9), 10, True), ["constant", "linear", "forest", "boosting", "features"]),
+    (("simple", TABLE | {"id": "patient"}, "values", (9, 7), 10, False), ["constant", "linear", "forest", "features"]),
+    (("all", {}, "values", (9, 1), 10, True), ["constant", "linear", "forest", "boosting", "features"]),
+]
+
+
+@pytest.mark.parametrize(("given", "names"), WANTED)
+def test_which_models_stand_beside_a_run(monkeypatch, given, names):
+    *arguments, aeon = given
+    monkeypatch.setattr(choice, "has_aeon", lambda: aeon)
+    assert choice.wanted(*arguments) == names
+
+
+def test_what_another_attempt_may_mend_is_missing(monkeypatch):
+    recorded = {
+        "constant": {"error": 0.5, "validation_error": None},
+        "linear": {"error": 0.5},  # as earlier programs recorded it
+        "forest": {"error": None, "reason": "it was killed by SIGKILL", "suits": True},
+        "features": {"error": None, "reason": "dense", "suits": False},
+        "minirocket": {"error": None, "reason": "it needs the package aeon", "suits": True},
+    }
+    monkeypatch.setattr(choice, "has_aeon", lambda: False)
+    assert choice.missing([*recorded, "boosting"], recorded) == ["linear", "forest", "boosting"]
+    monkeypatch.setattr(choice, "has_aeon", lambda: True)
+    assert choice.missing([*recorded], recorded) == ["linear", "forest", "minirocket"]

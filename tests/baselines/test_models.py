@@ -4,7 +4,12 @@ import importlib.util
 
 import numpy as np
 import pytest
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
@@ -63,6 +68,18 @@ def test_ridge_is_scikit_learns(features):
     assert found == pytest.approx(direct.fit(x, y).predict(new), abs=1e-5)
 
 
+def test_boosting_is_scikit_learns():
+    x, y = classification()
+    new = RNG.normal(size=(30, 8)).astype(np.float32)
+    found, _ = outputs("boosting", "classes", x, y, new, 3)
+    direct = HistGradientBoostingClassifier(random_state=0).fit(x, y)
+    assert np.exp(found) == pytest.approx(direct.predict_proba(new), abs=1e-5)
+    targets = np.stack([x[:, 0] ** 2, x[:, 1]], axis=1)
+    found, _ = outputs("boosting", "values", x, targets, new, 2)
+    alone = HistGradientBoostingRegressor(random_state=0).fit(x, targets[:, 1])
+    assert found[:, 1] == pytest.approx(alone.predict(new), rel=1e-5)
+
+
 def test_forests_are_scikit_learns():
     x, y = classification()
     new = RNG.normal(size=(30, 8)).astype(np.float32)
@@ -74,7 +91,7 @@ def test_forests_are_scikit_learns():
     assert found[:, 0] == pytest.approx(direct.predict(new), rel=1e-5)
 
 
-@pytest.mark.parametrize("model", ["linear", "forest"])
+@pytest.mark.parametrize("model", ["linear", "forest", "boosting"])
 def test_unknown_targets_are_left_out_output_by_output(model):
     x = RNG.normal(size=(80, 4))
     y = np.stack([x[:, 0], -x[:, 1]], axis=1)
@@ -92,7 +109,7 @@ def test_labels_are_above_zero_where_they_are_likely():
     x = RNG.normal(size=(200, 3))
     y = (x[:, :2] > 0).astype(np.float32)
     y[0, 0] = np.nan
-    for model in ("linear", "forest"):
+    for model in ("linear", "forest", "boosting", "features"):
         found, _ = outputs(model, "labels", x[:150], y[:150], x[150:], 2)
         assert ((found > 0) == (y[150:] > 0)).mean() > 0.9
 
@@ -100,7 +117,7 @@ def test_labels_are_above_zero_where_they_are_likely():
 def test_classes_without_a_training_sample_get_the_least_score():
     x, y = classification(k=3)
     y[y == 1] = 3
-    for model in ("linear", "forest"):
+    for model in ("linear", "forest", "boosting", "features"):
         found, _ = outputs(model, "classes", x, y, x, 5)
         assert set(found.argmax(1)) == {0, 2, 3}
         assert found[:, [1, 4]].max() <= found[:, [0, 2, 3]].min()
@@ -118,7 +135,7 @@ DEGENERATE = {
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_degenerate_data_give_outputs_all_the_same(name):
     x, y = DEGENERATE[name]
-    for model in ("linear", "forest"):
+    for model in ("linear", "forest", "boosting", "features"):
         assert outputs(model, "classes", x.astype(np.float32), y, x[:2].astype(np.float32), 6)[0].shape == (2, 6)
         assert outputs(model, "values", x, y[:, None].astype(float), x[:2], 1)[0].shape == (2, 1)
 

@@ -22,7 +22,7 @@ from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import size_text
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import OrcaError, UsageError
-from orca_cli.runs.directory import FOR_RESUMING, RESULT, STATUS, read_or_empty
+from orca_cli.runs.directory import RESULT, STATUS, read_or_empty, unneeded
 from orca_cli.runs.naming import is_worked_on
 from orca_cli.runs.records import newer_schema
 from orca_cli.runs.removal import idle, is_run
@@ -44,8 +44,8 @@ examples:
   orca runs gc --days 0         with all of the cache: everything in it is computed again when a run wants it
 
 Caches: entries in $ORCA_HOME/cache that were not used for --days. Moved aside: damaged files and folders, which were replaced.
-Interrupted writes: what a killed process left. Checkpoints: of completed runs, which need none. No run is removed
-(orca runs rm), no data set is (orca data), and nothing of a run that a process works on."""
+Interrupted writes: what a killed process left. Checkpoints: of completed runs, which need none, and with keep_weights=false
+no weights. No run is removed (orca runs rm), no data set is (orca data), and nothing of a run that a process works on."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -183,11 +183,11 @@ def _of_folder(folder: Path) -> Iterator[Leftover]:
 def _of_run(run: Path) -> Iterator[Leftover]:
     if is_worked_on(run, read_or_empty(run / STATUS)) or newer_schema(run / STATUS, run / RESULT):
         return
-    superseded = []
-    if read_or_empty(run / RESULT).get("state") == "completed":
-        superseded = [run / name for name in FOR_RESUMING if (run / name).is_dir() and not (run / name).is_symlink()]
+    superseded, result = [], read_or_empty(run / RESULT)
+    if result.get("state") == "completed":
+        superseded = [folder for folder in unneeded(run, result) if not folder.is_symlink()]
     for path in superseded:
-        yield Leftover(path, CHECKPOINTS, "its run is completed", storage.size(path), run)
+        yield Leftover(path, CHECKPOINTS, "its run is completed and does not need it", storage.size(path), run)
     for here, folders, files in os.walk(run):
         passing = []
         for path in (Path(here) / name for name in (*folders, *files)):

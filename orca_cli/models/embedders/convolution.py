@@ -110,6 +110,13 @@ class ConvolutionEmbedder(nn.Module):
         tokens: Tensor = self.norm(answers)
         return tokens if self.positions is None else tokens + self.positions[places]
 
+    @torch.no_grad()
+    def sample_features(self, x: Tensor, valid: Tensor | None) -> Tensor | None:
+        """Return the features of whole samples [B, F] that are added to every token; None where there are none."""
+        if self.beside is None:
+            return None
+        return self.beside.of_samples(self._canvas(x, valid), self._valid(x, valid))
+
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Take what is learned from training inputs before any training: the scale of the features, where there are some."""
         if self.beside is not None:

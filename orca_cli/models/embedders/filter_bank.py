@@ -90,6 +90,10 @@ class FilterBank(nn.Module):
         tokens, samples = self._standardised(canvas, valid)
         return self.token(tokens[rows, places]) + self.sample(samples)[rows]
 
+    def of_samples(self, canvas: Tensor, valid: Tensor) -> Tensor:
+        """Return the standardised features of whole samples [B, F], before the layer that takes them to D numbers."""
+        return self._standardised(canvas, valid)[1]
+
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Take the features' means and deviations from training data, batches of (canvas, valid) as in `forward`."""

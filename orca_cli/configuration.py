@@ -210,7 +210,8 @@ def _check_untrusted_file(path: Path, group: str) -> None:
         if package and package[1] not in ("_global_", "_group_", group):
             raise UnsafeError(f"'{line.strip()}' puts its settings elsewhere", where=where, hint=_ADDS)
     for key, text in _texts(settings):
-        if re.search(r"\$\{[^}]*:", text):
+        # A resolver's name can itself be interpolated, `${${a}:TOKEN}`; every call of one has a colon behind `${`.
+        if re.search(r"\$\{.*:", text, re.DOTALL):
             raise UnsafeError(f"{key} reads the environment or runs a resolver", where=where, hint=_TYPE_IT)
         if key.startswith("defaults") and ("hydra" in text or "@" in text):
             raise UnsafeError(f"'{text}' in the defaults changes how the program runs", where=where, hint=_ADDS)

@@ -1,18 +1,20 @@
-"""Run the reliability suite and publish its figures: reports/reliability.json, docs/reliability.md, ten lines of the README.
+"""Run the reliability suite and publish its figures: reports/reliability.json and docs/reliability.md.
 
     python scripts/reliability.py                       the pr tier, some minutes
     python scripts/reliability.py --tier nightly        all cases
     python scripts/reliability.py -- -k damage          a part of it; other tests' results are kept from the last report
-    python scripts/reliability.py --table               rewrite both tables from the last report
+    python scripts/reliability.py --table               rewrite the tables from the last report
     python scripts/reliability.py --tier nightly --properties       all examples of the properties
 
 Every figure was counted by a test; none is typed in. One whose precondition did not hold on this machine is "not run", and one
-whose test failed before it counted is "failed"; neither is ever shown as passed. Exit code: that of pytest.
+whose test failed before it counted is "failed"; neither is ever shown as passed. A report keeps the digests of the code that it
+is about; once more than a quarter of these files differ, a test fails (`stale`). Exit code: that of pytest.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -27,15 +29,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "reports" / "reliability.json"
 PAGE = ROOT / "docs" / "reliability.md"
-README = ROOT / "README.md"
 SUITE = ROOT / "tests" / "reliability"
 BEGIN = "<!-- scorecard: begin; written by scripts/reliability.py -->"
 END = "<!-- scorecard: end -->"
 TIERS = ("pr", "nightly")
+# What the figures are about, and the share of these files that may differ: a hundred commits change three quarters of them.
+ABOUT = ("orca_cli/storage/*.py", "orca_cli/untrusted/**/*.py", "orca_cli/runs/*.py", "orca_cli/launching/*.py",
+         "orca_cli/compose/*.py", "orca_cli/configuration.py", "orca_cli/parts.py", "orca_cli/setting_checks.py",
+         "orca_cli/training/checkpoint.py", "tests/reliability/*.py")  # fmt: skip
+TOLERANCE = 0.25
 SCHEMA = 3
 # Targets that no single test has.
 WHOLE_TARGETS = {"examples of properties / held": 40_000, "bad configurations refused with a clear error": 2_000}
-# The README's lines: text -> beginnings of the names of the figures that it adds up.
+# The first table's lines: text -> beginnings of the names of the figures that it adds up.
 HEADLINES = {
     "runs killed at random points, then repeated: same bits": ("kills / runs that ended with the same bits",),
     "sweeps stopped, then repeated: no job lost, none run twice": ("sweeps stopped and typed again",),
@@ -94,10 +100,33 @@ def outcomes(path: Path) -> Outcomes:
     return found
 
 
-def record_of(tier: str, lines: list[dict[str, Any]], found: Outcomes, seconds: float) -> dict[str, Any]:
-    """Return what one call found out: by test whether it passed, and the figures that it counted."""
+def code() -> dict[str, str]:
+    """Return path -> digest of the files that the figures are about."""
+    files = sorted({file for pattern in ABOUT for file in ROOT.glob(pattern)})
+    return {str(file.relative_to(ROOT)): hashlib.sha256(file.read_bytes()).hexdigest()[:8] for file in files}
+
+
+def stale(record: dict[str, Any], now: dict[str, str]) -> str:
+    """Return why a report no longer says anything about the code as it is now; empty while it does."""
+    used = {outcome["attempt"] for outcome in record["tests"].values() if outcome["figures"]}
+    counted = [record["attempts"][attempt].get("code", {}) for attempt in used]
+    files = now.keys() | {path for attempt in counted for path in attempt}
+    changed = sorted(path for path in files if any(attempt.get(path) != now.get(path) for attempt in counted))
+    if len(changed) <= TOLERANCE * len(files):
+        return ""
+    return (
+        f"{len(changed)} of the {len(files)} files that the figures of {PAGE.name} are about have changed since they were "
+        f"counted ({', '.join(changed[:5])}, ...): run `python scripts/reliability.py` and commit what it writes"
+    )
+
+
+def record_of(
+    tier: str, about: dict[str, str], lines: list[dict[str, Any]], found: Outcomes, seconds: float
+) -> dict[str, Any]:
+    """Return what one call found out: by test whether it passed, and the figures that it counted of which code."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    attempt = {"tier": tier, "date": time.strftime("%Y-%m-%d"), "commit": commit or None, "seconds": round(seconds)}
+    attempt = {"tier": tier, "date": time.strftime("%Y-%m-%d"), "commit": commit or None, "seconds": round(seconds),
+               "code": about}  # fmt: skip
     tests: dict[str, Any] = {test: {"attempt": 0, "passed": passed, "figures": []} for test, passed in found.items()}
     for line in lines:
         # A test that was skipped says which figure it could not take.
@@ -170,7 +199,8 @@ def table(record: dict[str, Any]) -> str:
     never = sorted(path.name for path in SUITE.glob("test_*.py") if f"tests/reliability/{path.name}" not in files)
     last, machine = record["attempts"][-1], record["machine"]
     lines = [
-        f"Last run: tier `{last['tier']}`, {last['date']}, {machine['processors']} cores, Python {machine['python']}; "
+        f"Counted on {last['date']} at commit `{(last['commit'] or 'unknown')[:7]}`, "
+        f"tier `{last['tier']}`, {machine['processors']} cores, Python {machine['python']}; "
         f"{len(record['tests']):,} tests in all. The target is what the nightly tier has to pass."
         + (f" Never run: {', '.join(never)}." if never else ""),
         "",
@@ -191,7 +221,7 @@ def table(record: dict[str, Any]) -> str:
 
 
 def headlines(record: dict[str, Any]) -> str:
-    """Return the README's few lines as Markdown."""
+    """Return the first table, of a few lines, as Markdown."""
     rows = figures(record)
     lines = ["| injected faults, and what has to follow | passed / run |", "| :-- | --: |"]
     for text, beginnings in HEADLINES.items():
@@ -202,19 +232,23 @@ def headlines(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def scorecard(record: dict[str, Any]) -> str:
+    """Return what stands between the markers of the page."""
+    return f"{headlines(record)}\n\n{table(record)}"
+
+
 def publish(record: dict[str, Any]) -> None:
-    """Write the report, a line a test, and the tables between the markers of both pages."""
+    """Write the report, a line a test, and the tables between the markers of the page."""
     REPORT.parent.mkdir(exist_ok=True)
     head = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items() if key != "tests"]
     tests = [f"{json.dumps(test)}: {json.dumps(record['tests'][test])}" for test in sorted(record["tests"])]
     REPORT.write_text("{\n" + ",\n".join([*head, '"tests": {\n' + ",\n".join(tests) + "\n}"]) + "\n}\n")
-    for page, content in ((PAGE, table(record)), (README, headlines(record))):
-        text = page.read_text()
-        if BEGIN not in text or END not in text:
-            raise SystemExit(f"{page}: the markers of the scorecard are missing")
-        front, rest = text.split(BEGIN, 1)
-        _, tail = rest.split(END, 1)
-        page.write_text(f"{front}{BEGIN}\n\n{content}\n\n{END}{tail}")
+    text = PAGE.read_text()
+    if BEGIN not in text or END not in text:
+        raise SystemExit(f"{PAGE}: the markers of the scorecard are missing")
+    front, rest = text.split(BEGIN, 1)
+    _, tail = rest.split(END, 1)
+    PAGE.write_text(f"{front}{BEGIN}\n\n{scorecard(record)}\n\n{END}{tail}")
 
 
 def main() -> int:
@@ -231,15 +265,16 @@ def main() -> int:
     if given.table:
         publish(json.loads(REPORT.read_text()))
         return 0
-    code, lines, found, seconds = run(given.tier, commands(given))
-    record = record_of(given.tier, lines, found, seconds)
+    about = code()  # before the tests: an edit made meanwhile makes the report older, not newer
+    exit_code, lines, found, seconds = run(given.tier, commands(given))
+    record = record_of(given.tier, about, lines, found, seconds)
     if not given.dry and (given.words or given.properties):
         record = merged(json.loads(REPORT.read_text()) if REPORT.exists() else {}, record)
     if given.dry:
         print(table(record))
     else:
         publish(record)
-    return code
+    return exit_code
 
 
 if __name__ == "__main__":

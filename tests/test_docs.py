@@ -117,12 +117,28 @@ def test_the_readmes_section_on_using_a_model_works_as_written(folder, capfd, mo
     assert capfd.readouterr().out == (folder / "predictions.csv").read_text()
 
 
-def test_the_readmes_figures_are_those_of_the_last_report():
+def test_the_scorecard_is_that_of_the_last_report_and_not_older_than_the_code_that_it_is_about():
     record = json.loads(reliability.REPORT.read_text())
     names = reliability.figures(record)
     for beginnings in reliability.HEADLINES.values():
         assert not [start for start in beginnings if not any(name.startswith(start) for name in names)]
-    assert reliability.headlines(record) in README
+    assert reliability.scorecard(record) in reliability.PAGE.read_text()
+    assert reliability.stale(record, reliability.code()) == ""
+
+
+def test_a_scorecard_is_stale_once_more_than_a_quarter_of_the_code_has_changed():
+    now = {f"orca_cli/storage/{number}.py": "digest" for number in range(8)}
+    record = {"tests": {"a": {"attempt": 0, "figures": [{}]}}, "attempts": [{"code": now}]}
+    assert reliability.stale(record, now) == ""
+    assert reliability.stale(record, now | dict.fromkeys(list(now)[:2], "other")) == ""
+    for other in (
+        dict.fromkeys(list(now)[:3], "other"),
+        {"orca_cli/storage/new.py": "", **dict.fromkeys(list(now)[:2], "")},
+    ):
+        assert "files that the figures of reliability.md are about have changed" in reliability.stale(
+            record, now | other
+        )
+    assert reliability.stale(record | {"attempts": [{}]}, now)
 
 
 def examples(language: str) -> list[str]:

@@ -6,6 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from orca_cli import part_groups, parts, setting_checks
@@ -100,7 +102,9 @@ def checked(cfg: DictConfig, hydra: Any) -> Composed:
     written: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations in them stay text
     unresolved = OmegaConf.to_container(cfg, resolve=False)
     of_seed = re.search(r"\$\{\.*seed\b", repr(unresolved)) is not None
-    return Composed(config, content, _unread(content, unresolved), names, list(written), of_seed)
+    with _without_resolvers():
+        stored = _unread(content, cfg)
+    return Composed(config, content, stored, names, list(written), of_seed)
 
 
 def reseeded(job: Composed, override: Override) -> Composed:
@@ -125,13 +129,34 @@ def _nan_for_words(content: dict[str, Any], key: str = "") -> Iterator[str]:
             yield full
 
 
-def _unread(resolved: Any, written: Any) -> Any:
-    """Return resolved settings, but the text of those that a resolver computes: a secret must not get into a file."""
-    if isinstance(resolved, dict) and isinstance(written, dict):
-        return {name: _unread(value, written.get(name)) for name, value in resolved.items()}
-    if isinstance(resolved, list) and isinstance(written, list):
-        return [_unread(value, text) for value, text in zip(resolved, written, strict=True)]
-    return written if isinstance(written, str) and re.search(r"\$\{[^}]*:", written) else resolved
+@contextmanager
+def _without_resolvers() -> Iterator[None]:
+    """Let interpolations reach other settings alone inside the block: whatever calls a resolver, by any way, raises."""
+    kept, BaseContainer._resolvers = BaseContainer._resolvers, {}
+    try:
+        yield
+    finally:
+        BaseContainer._resolvers = kept
+
+
+def _unread(resolved: Any, node: Any) -> Any:
+    """Return resolved settings, but the text of those that need a resolver: a secret must not get into a file.
+
+    Args:
+        resolved: plain values of the node.
+        node: a container of OmegaConf, inside `_without_resolvers`.
+    """
+    written: Any = OmegaConf.to_container(node, resolve=False)
+    names = resolved if isinstance(resolved, dict) else range(len(resolved))
+    kept = {}
+    for name in names:
+        try:
+            entry = node[name]
+        except OmegaConfBaseException:
+            kept[name] = written[name]
+        else:
+            kept[name] = _unread(resolved[name], entry) if OmegaConf.is_config(entry) else resolved[name]
+    return kept if isinstance(resolved, dict) else list(kept.values())
 
 
 def to_yaml(content: dict[str, Any]) -> str:

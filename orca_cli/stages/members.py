@@ -20,8 +20,11 @@ from orca_cli.schema import Config
 from orca_cli.stages import selection
 from orca_cli.stages.align import trained
 from orca_cli.stages.build import Built, has_alignment, make_model, source_seed
+from orca_cli.tasks.shared.contents import joined
 from orca_cli.tasks.shared.fraction import Part
+from orca_cli.tasks.shared.samples import contents
 from orca_cli.tasks.shared.splits import folds
+from orca_cli.terminal import log
 from orca_cli.training.engine import Engine
 
 
@@ -64,11 +67,14 @@ def members_of(config: Config, built: Built) -> list[Member]:
 
 
 def _held_out(config: Config, built: Built) -> list[np.ndarray]:
-    """Return the rows of each fold: drawn as splits are, every class in proportion and groups together."""
+    """Return the rows of each fold: drawn as splits are, every class in proportion, groups and identical inputs together."""
     samples, count = built.learned, config.train.folds
     classes = np.asarray(samples.targets()) if built.task.kind == "classes" else None
     seed = config.task.get("split_seed", 0)
-    fold = folds(len(samples), count, seed=seed, classes=classes, groups=samples.groups())
+    groups, note = joined(samples.groups(), contents(samples, built.task.input_shape))
+    if note:
+        log.info(f"folds: {note.replace('split', 'fold')}")
+    fold = folds(len(samples), count, seed=seed, classes=classes, groups=groups)
     return [np.flatnonzero(fold == i) for i in range(count)]
 
 

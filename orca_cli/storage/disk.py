@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -165,6 +166,16 @@ def make_folder(path: Path) -> Path:
                     raise
             fsync_folder(folder.parent)
     return path
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a name beside `path` that nobody can foresee, for what is not complete yet."""
+    return path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}")
+
+
+def new_file(path: Path) -> int:
+    """Create a file and return its descriptor, open for writing; whatever has its name, such as a planted link, is an error."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # O_EXCL does not follow links
 
 
 def check_temporary() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from orca_cli.exceptions import ChecksumError
-from orca_cli.storage.disk import TEMPORARY, fsync_file, fsync_folder, guarded, make_folder, unreadable
+from orca_cli.storage.disk import fsync_file, fsync_folder, guarded, make_folder, new_file, temporary_name, unreadable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +34,9 @@ def write_with(path: Path, writer: Callable[[Path], Any]) -> None:
         StorageError: disk full, read-only or failing; the old content is intact.
     """
     make_folder(path.parent)
-    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+    temporary = temporary_name(path)
     with guarded(path):
+        os.close(new_file(temporary))
         try:
             writer(temporary)
             fsync_file(temporary)

@@ -17,7 +17,16 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from orca_cli.exceptions import CheckpointError, ChecksumError
-from orca_cli.storage.disk import TEMPORARY, fsync_file, fsync_folder, guarded, make_folder, timestamp, unreadable
+from orca_cli.storage.disk import (
+    TEMPORARY,
+    fsync_file,
+    fsync_folder,
+    guarded,
+    make_folder,
+    temporary_name,
+    timestamp,
+    unreadable,
+)
 from orca_cli.storage.files import read_checked_json, sha256_file, write_checked_json
 from orca_cli.storage.locks import lock
 
@@ -177,7 +186,7 @@ def remove(path: Path) -> None:
     """Delete one of our files or folders; a folder is renamed first, so that nobody sees half of it."""
     with guarded(path):
         if path.is_dir():
-            doomed = path.with_name(f"{TEMPORARY}del-{os.getpid()}-{path.name}")
+            doomed = temporary_name(path)
             path.rename(doomed)
             fsync_folder(path.parent)  # else a power failure can bring the name back, with nothing behind it
             shutil.rmtree(doomed)

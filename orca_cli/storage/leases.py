@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from orca_cli.storage.disk import TEMPORARY, fsync_folder, guarded, make_folder
+from orca_cli.storage.disk import fsync_folder, guarded, make_folder, new_file, temporary_name
 
 _LARGEST = 2**16  # bytes; a real one has some 200
 
@@ -26,7 +26,7 @@ def take(path: Path, record: dict[str, Any]) -> bool:
     make_folder(path.parent)
     with guarded(path):
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            descriptor = new_file(path)
         except FileExistsError:
             return False
         with open(descriptor, "wb") as file:
@@ -87,11 +87,12 @@ def clock(folder: Path) -> float:
     Raises:
         StorageError: the folder cannot be written.
     """
-    probe = folder / f"{TEMPORARY}clock-{os.uname().nodename}-{os.getpid()}"
+    probe = temporary_name(folder / "clock")
     with guarded(probe):
+        descriptor = new_file(probe)
         try:
-            probe.touch()
-            os.utime(probe)
-            return probe.stat().st_mtime
+            os.utime(descriptor)
+            return os.fstat(descriptor).st_mtime
         finally:
+            os.close(descriptor)
             probe.unlink(missing_ok=True)

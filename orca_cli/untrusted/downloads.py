@@ -71,6 +71,8 @@ def fetch(
     """
     part = place.with_name(place.name + ".part")
     storage.make_folder(place.parent)
+    if part.is_symlink():  # nothing of ours: what it leads to would be written into
+        part.unlink()
     if size is not None:
         storage.require_space(place.parent, size - _size(part) + _SPARE, place.name)
     refusals: list[tuple[str, RefusedError]] = []

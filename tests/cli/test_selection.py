@@ -93,7 +93,7 @@ def test_a_small_set_chooses_nothing_and_trains_on_all_its_samples(orca, run, en
 def test_a_sample_of_validation_changes_the_weights_after_a_refit_alone(run):
     y = np.arange(N + TEST) % 3
     x = np.random.default_rng(0).normal(size=(N + TEST, 2, 20))
-    rows, _ = draw(N, {"test"}, {"validation": 0.15, "test": 0.15}, 0, y[:N])
+    rows, _ = draw(N, {"test"}, {"validation": 0.15, "test": 0.15}, 0, y[:N], None, lambda: x[:N].sum((1, 2)))
     changed = x.copy()
     changed[rows["validation"][0]] += 1
     weights = {
@@ -154,6 +154,19 @@ def test_members_beside_the_first_draw_and_align_an_embedder_of_their_own(run):
         load_file(path / "3_finetune" / f"member-{i}" / "model.safetensors")["embedder.beside.weight"] for i in (0, 1)
     ]
     assert not torch.equal(*filters)
+
+
+def test_identical_inputs_are_in_one_fold(run):
+    y = np.arange(N + TEST) % 3
+    x = np.random.default_rng(0).normal(size=(N + TEST, 2, 20)).astype(np.float32)
+    x[1:N:2] = x[0:N:2]  # pairs
+    path, _ = run("classes", "train.folds=4", data=(x, y))
+    assert "folds: 40 samples have inputs that others have too: identical ones stay in one fold" in run.said
+    rows, _ = draw(N, {"test"}, {"validation": 0.15, "test": 0.15}, 0, y[:N], None, lambda: np.arange(N) // 2)
+    fold = np.load(path / "3_finetune" / "out_of_fold.npz")["fold"]
+    of_row = fold[np.argsort(np.concatenate([rows["train"], rows["validation"]]))]
+    assert (of_row[::2] == of_row[1::2]).all()
+    assert len(set(of_row)) == 4
 
 
 def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(orca, run, environment, tmp_path):

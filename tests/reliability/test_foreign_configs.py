@@ -30,6 +30,24 @@ TASKS = {
     "target_nested_in_a_part_of_ours": TASK + READER + NESTED + RUNS_IT,
     "secret_in_a_value": TASK + READER.replace("own.npz", "${oc.env:TOKEN}"),
     "secret_decoded": TASK + READER.replace("own.npz", "${oc.decode:'${oc.env:TOKEN}'}"),
+    "secret_behind_another_interpolation": TASK + READER.replace("own.npz", "${task.kind}${oc.env:TOKEN}"),
+    "secret_by_selection": TASK + READER.replace("own.npz", "'${oc.select:nothing,${oc.env:TOKEN}}'"),
+    "secret_in_what_is_made": TASK + READER + "  data: '${oc.create:{homepage:${oc.env:TOKEN}}}'\n",
+    **{
+        f"secret_by_a_name_elsewhere_{where}": TASK
+        + READER
+        + f"  data:\n    origin: oc.env\n    half: env\n    {text}\n"
+        for where, text in {
+            "plainly": "homepage: '${${task.data.origin}:TOKEN}'",
+            "in_half": "homepage: '${oc.${task.data.half}:TOKEN}'",
+            "relative": "homepage: '${${.origin}:TOKEN}'",
+            "over_two_lines": '"homepage": "${${task.data.origin}\\n:TOKEN}"',
+            "behind_a_brace": "homepage: '${task.kind} } ${ ${task.data.origin}:TOKEN}'",
+            "as_a_default": "homepage: '${${task.data.origin}:NOTHING,${${task.data.origin}:TOKEN}}'",
+            "in_a_list": "homepage: [a, ['${${task.data.origin}:TOKEN}']]",
+            "as_a_key": "'${${task.data.origin}:TOKEN}': a",
+        }.items()
+    },
     "secret_as_a_default": "defaults:\n  - override /body: ${oc.env:TOKEN}\n" + READER,
     "secret_in_a_key_that_is_unknown": TASK + READER + "  nothing: ${oc.env:TOKEN}\n",
     "resolver_of_hydra": TASK + READER.replace("own.npz", "${hydra:runtime.cwd}"),
@@ -153,16 +171,33 @@ def test_words_copied_from_somebody_else(called, environment, hostile, scorecard
     assert not environment.exists()
 
 
-def test_what_is_typed_may_read_the_environment_and_its_name_is_stored_not_its_value(tmp_path, monkeypatch):
+# words that read the environment, and the setting that shows what they read
+READ = {
+    "plainly": (["task.train=${oc.env:TOKEN}"], "train"),
+    "by_a_name_elsewhere": (["task.validation=oc.env", "task.train='${${task.validation}:TOKEN}'"], "train"),
+    "behind_another": (["task.train='${seed}${oc.env:TOKEN}'"], "train"),
+    "through_another_setting": (["task.train=${oc.env:TOKEN}", "task.test=${task.train}"], "test"),
+    "through_two_settings": (
+        ["task.validation=${oc.env:TOKEN}", "task.test=${task.validation}", "task.train='x/${task.test}'"],
+        "train",
+    ),
+    "selected": (["task.train='${oc.select:nothing,${oc.env:TOKEN}}'"], "train"),
+}
+
+
+@pytest.mark.parametrize("how", READ)
+def test_what_is_typed_may_read_the_environment_and_its_name_is_stored_not_its_value(monkeypatch, how):
     """H11: config.yaml and overrides.txt of a run hold no value of the environment."""
     from orca_cli import compose
 
+    words, shows = READ[how]
     monkeypatch.setenv("TOKEN", SECRET)
     with compose.session() as session:
-        job = session.compose(["task=arrays", "task.kind=classes", "task.train=${oc.env:TOKEN}"])
-    assert job.config.task["train"] == SECRET  # premise: it was read
+        job = session.compose(["task=arrays", "task.kind=classes", "task.train=a.npz", *words])
+    assert SECRET in job.config.task[shows]  # premise: it was read
     assert SECRET not in compose.to_yaml(job.stored)
-    assert "${oc.env:TOKEN}" in compose.to_yaml(job.stored)
+    assert "${" in job.stored["task"][shows]
+    assert job.stored["seed"] == job.config.seed
     assert SECRET not in json.dumps(job.overrides)
 
 

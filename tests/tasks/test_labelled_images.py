@@ -57,6 +57,16 @@ def test_numbers_of_a_table_are_predicted_from_images(read, tmp_path):
     assert (len(new), new.targets()) == (N, None)
 
 
+def test_identical_images_with_other_targets_are_warned_about(read, tmp_path):
+    frame = TABLE.assign(age=np.round(LEVEL / 3, 2))
+    assert "several targets" not in read(frame).note
+    (tmp_path / "photos" / NAMES[1]).write_bytes((tmp_path / "photos" / NAMES[0]).read_bytes())
+    said = sorted(f"[{frame['age'][row]}]" for row in (0, 1))
+    assert f"warning: 1 images have several targets, such as {', '.join(said)}" in read(frame).note
+    frame.loc[1, "age"] = frame.loc[0, "age"]
+    assert "several targets" not in read(frame).note
+
+
 def test_no_setting_is_named_that_only_tables_have(read, tmp_path):
     with refused('write decimal points, or with task=table give "task.decimal', DataError):
         read(TABLE.assign(age=[f"{i},5" for i in range(N)]))

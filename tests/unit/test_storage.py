@@ -120,6 +120,31 @@ def test_room_is_asked_for_before_anything_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+# what writes -> (a name that somebody could foresee, the end of the name that is drawn, how)
+WRITES = {
+    "file": (f"{os.getpid()}-x", "x", lambda folder: storage.write_text(folder / "x", "new")),
+    "clock": (f"clock-{os.uname().nodename}-{os.getpid()}", "clock", storage.leases.clock),
+}
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_a_planted_link_is_not_followed(tmp_path, monkeypatch, what):
+    """Names cannot be foreseen; one that is guessed all the same is an error, and what it leads to is not touched."""
+    foreseen, end, write = WRITES[what]
+    mine, folder = tmp_path / "mine", tmp_path / "shared"
+    mine.write_text("old")
+    os.utime(mine, (0, 0))
+    folder.mkdir()
+    (folder / f".tmp-{foreseen}").symlink_to(mine)
+    write(folder)
+    assert (mine.read_text(), mine.stat().st_mtime) == ("old", 0)
+    monkeypatch.setattr("secrets.token_hex", lambda size: "guessed")
+    (folder / f".tmp-guessed-{end}").symlink_to(mine)
+    with pytest.raises(StorageError):
+        write(folder)
+    assert (mine.read_text(), mine.stat().st_mtime) == ("old", 0)
+
+
 def test_leftovers_are_deleted_and_links_not_followed(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()

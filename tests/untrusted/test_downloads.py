@@ -104,6 +104,14 @@ def test_what_cannot_be_gone_on_with_begins_anew(web, get, begun, before, change
     get(web.file("/a", new, **change), content=new)
 
 
+def test_a_part_that_is_a_planted_link_is_not_written_through(get, begun, tmp_path, tmp_path_factory):
+    url, content, size = begun()
+    mine = (tmp_path / "a.dat.part").rename(tmp_path_factory.mktemp("elsewhere") / "mine")
+    (tmp_path / "a.dat.part").symlink_to(mine)
+    get(url, content=content)
+    assert mine.stat().st_size == size
+
+
 def test_a_part_from_one_address_is_not_gone_on_with_from_another(web, get, begun):
     begun()
     get(web.file("/b", CONTENT), content=CONTENT)

@@ -30,6 +30,7 @@ from orca_cli.tasks.arrays.preprocessing import (
     sequence_ends,
     time_axis,
 )
+from orca_cli.tasks.shared.contents import hashes_of_rows
 from orca_cli.tasks.shared.gaps import Gaps, How, Missing, count_missing, ending_note, fit_gaps
 from orca_cli.tasks.shared.own_data import (
     check_enough,
@@ -114,7 +115,11 @@ def load(
     classes = plain_labels(raw, place)[train_rows] if kind == "classes" else None
     fractions = {"validation": validation_fraction, "test": test_fraction}
     groups, records = read_groups(base, rows, others)
-    drawn, drawn_note = draw(len(train_rows), {*rows, *others}, fractions, split_seed, classes, records.get("train"))
+    axis = time_axis(base.x.shape[1:], channels_last)
+    drawn, drawn_note = draw(
+        len(train_rows), {*rows, *others}, fractions, split_seed, classes, records.get("train"),
+        lambda: hashes_of_rows(values, train_rows, ends, axis),
+    )  # fmt: skip
     rows |= {part: train_rows[chosen] for part, chosen in drawn.items()}
     own, missing, padded, steps, longest = rows["train"], missing_targets, None, sample[1:], length
     if ends is not None:

@@ -102,7 +102,7 @@ class ColumnLayout:
 
     def _pixels(self, value: dict[str, Any], where: str) -> np.ndarray:
         side = None if self.image_size is None else self.image_size[0]
-        pixels = decode(_image_source(value, where), side, 1 if self.image_mode == "L" else 3, where=where) / 255
+        pixels = decode(image_source(value, where), side, 1 if self.image_mode == "L" else 3, where=where) / 255
         if pixels.shape != self.shape:
             what = f"has shape {pixels.shape}, the first training image {self.shape}"
             raise DataError(what, where=where, hint="give task.image_size=SIDE to resize all")
@@ -141,13 +141,13 @@ def infer_layout(
         for row in chosen:
             signals.check()
             place = f"{where}, row {row}"
-            with opened(_image_source(stored[int(row)][column], place), place) as image:
+            with opened(image_source(stored[int(row)][column], place), place) as image:
                 is_grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
             if not is_grey:
                 mode = "RGB"
                 break
         size, place = (image_size, image_size) if image_size else None, f"{where}, row {first_row}"
-        extent = size or decode(_image_source(stored[first_row][column], place), None, 1, where=place).shape[1:]
+        extent = size or decode(image_source(stored[first_row][column], place), None, 1, where=place).shape[1:]
         return ColumnLayout((1 if mode == "L" else 3, *extent), mode, size)
     if image_size is not None:
         hint = f"column '{column}' holds {rows.features[column]}"
@@ -165,7 +165,7 @@ def infer_layout(
     return ColumnLayout(shape, padded=length is not None, channels_last=channels_last)
 
 
-def _image_source(value: dict[str, Any] | None, where: str) -> BytesIO | Path:
+def image_source(value: dict[str, Any] | None, where: str) -> BytesIO | Path:
     """Return the content or the local file of an image that a row holds."""
     if not value or not (value.get("bytes") or value.get("path")):
         raise DataError("holds no image", where=where, hint="remove this row")

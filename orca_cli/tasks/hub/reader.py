@@ -14,9 +14,10 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
-from orca_cli.tasks.hub.columns import class_names, infer_layout, open_column, raw_targets
+from orca_cli.tasks.hub.columns import class_names, image_source, infer_layout, open_column, raw_targets
 from orca_cli.tasks.hub.opening import open_dataset
 from orca_cli.tasks.hub.preprocessing import HubPreprocessing, HubSamples, row_blocks
+from orca_cli.tasks.shared.contents import MOST_BYTES, hashes
 from orca_cli.tasks.shared.gaps import Gaps, How, Missing, fit_gaps
 from orca_cli.tasks.shared.own_data import (
     check_column,
@@ -102,7 +103,9 @@ def load(
         records = group_rows(columns, {part: f"{place}[{group}]" for part, place in where.items()})
     classes = np.array(base[y]).astype(str) if kind == "classes" else None
     fractions = {"validation": validation_fraction, "test": test_fraction}
-    chosen, drawn = draw(len(base), parts, fractions, split_seed, classes, records.get("train"))
+    chosen, drawn = draw(
+        len(base), parts, fractions, split_seed, classes, records.get("train"), lambda: _contents(base, x, of_x)
+    )
     learn = chosen["train"]
     layout = infer_layout(base, x, learn, of_x, length, image_size, channels_last)
     is_image, extent, names = bool(layout.image_mode), layout.shape[1:], class_names(kind, base, y)
@@ -170,6 +173,30 @@ def check_settings(
         raise ConfigError(what, where="task.length", hint="give one of them")
     check_missing_targets(kind, missing_targets)
     check_fractions(validation_fraction, test_fraction)
+
+
+def _contents(rows: Dataset, column: str, where: str) -> np.ndarray | None:
+    """Return a hash of each row's input [n], of images that of their files; None where there are too many to compare."""
+    import datasets
+
+    if rows.data.column(column).nbytes > MOST_BYTES:
+        return None
+    is_image = isinstance(rows.features[column], datasets.Image)
+    values = open_column(rows, column, is_image)
+
+    def contents() -> Iterator[bytes]:
+        for some in row_blocks(np.arange(len(rows))):
+            for row, value in zip(some, values(some), strict=True):
+                if is_image:
+                    source = image_source(value, f"{where}, row {row}")
+                    yield source.read_bytes() if isinstance(source, Path) else source.getvalue()
+                else:
+                    array = np.asarray(
+                        value
+                    )  # of lists of several lengths, which are refused later, an array of objects
+                    yield b"" if array.dtype.kind == "O" else f"{array.shape}".encode() + array.tobytes()
+
+    return hashes(contents())
 
 
 def _parts(splits: dict[str, Dataset], origin: str, wanted: dict[str, str | None]) -> dict[str, Dataset]:

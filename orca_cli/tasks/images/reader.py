@@ -23,7 +23,6 @@ from orca_cli.ranges import Fraction, Seed
 from orca_cli.tasks.images.files import (
     FileSamples,
     View,
-    by_content,
     content_hashes,
     decode,
     largest_of_16_bits,
@@ -31,7 +30,7 @@ from orca_cli.tasks.images.files import (
 )
 from orca_cli.tasks.images.folders import ImageFile, locate, new_images, read_table
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets, own_task
+from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets, listed, own_task
 from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.tasks.shared.published import find
 from orca_cli.tasks.shared.splits import check_fractions, draw
@@ -164,10 +163,10 @@ def load(
         of_class = np.array([file.class_name for file in parts["train"]])
     elif of_kind == "classes":
         of_class = plain_labels(held.y.read(), held.y.where)[_rows(parts["train"])]
-    # Identical files stay together; their class is the first one's.
-    first, of = by_content([hashes[file] for file in parts["train"]])
-    of_class = None if of_class is None else of_class[first][of]
-    rows, drawn = draw(len(parts["train"]), parts, fractions, split_seed, of_class, of)
+    rows, drawn = draw(
+        len(parts["train"]), parts, fractions, split_seed, of_class, None,
+        lambda: np.array([hashes[file] for file in parts["train"]]),
+    )  # fmt: skip
     parts |= {part: [parts["train"][row] for row in chosen] for part, chosen in rows.items()}
     side = size or min(_LARGEST_SIDE, max(max(survey["sizes"][hashes[file]]) for file in parts["train"]))
     view = View(side, channels, fit == "crop")
@@ -179,11 +178,11 @@ def load(
         if lost := set(names) - {file.class_name for file in parts["train"]}:
             what = f"no image of class '{min(lost)}' is left for training"
             raise DataError(what, where=str(folder), hint="provide more images of it")
-        targets = TargetForm("classes", len(names), names, names)
+        targets, said = TargetForm("classes", len(names), names, names), {file: file.class_name for file in hashes}
     else:
         raw, place, outputs = held.y.read(), held.y.where, () if of_kind == "classes" else held.outputs
         targets = fit_targets(of_kind, raw, _rows(parts["train"]), place, names=outputs, missing=missing_targets)
-        encoded = targets.encode(raw, place)
+        encoded, said = targets.encode(raw, place), {file: str(raw[file.row].tolist()) for file in hashes}
     preprocessing = ImagePreprocessing(view, targets, held is None)
 
     def samples(part: str, view: View = view) -> FileSamples:
@@ -202,7 +201,7 @@ def load(
     form = f"{targets.note()}, read as {' x '.join(map(str, shape))}"
     left_out = [f"warning: {len(bad)} files that cannot be decoded are left out, such as {bad[0].name}"] if bad else []
     dark = _dark_note([survey["deep"][c] for c in map(hashes.__getitem__, parts["train"]) if c in survey["deep"]])
-    notes = [counts, *drawn, form, *left_out, *others, *dark, *_odd_classes(hashes)]
+    notes = [counts, *drawn, form, *left_out, *others, *dark, *_contradictions(hashes, said)]
     splits, is_drawn = (train, validation), "validation" not in given
     return own_task(
         "images", reporter, of_kind, shape, targets, preprocessing, splits, samples, notes, validation_drawn=is_drawn
@@ -294,10 +293,10 @@ def _dark_note(largest: Sequence[int]) -> list[str]:
     return [f"{what}, which become {max(largest) // 256 + 1} of 256 grey levels: store them over the whole range"]
 
 
-def _odd_classes(hashes: dict[ImageFile, str]) -> list[str]:
-    """Return a warning about images that lie in the folders of several classes."""
-    classes: dict[str, set[str]] = {}
+def _contradictions(hashes: dict[ImageFile, str], said: dict[ImageFile, str]) -> list[str]:
+    """Return a warning about identical images of which folders or a table say different targets."""
+    found: dict[str, set[str]] = {}
     for file, content in hashes.items():
-        classes.setdefault(content, set()).add(file.class_name)
-    twice = [names for names in classes.values() if len(names) > 1]
-    return [f"warning: {len(twice)} images have several classes, such as {twice[0]}"] if twice else []
+        found.setdefault(content, set()).add(said[file])
+    several = [sorted(targets) for targets in found.values() if len(targets) > 1]
+    return [f"warning: {len(several)} images have several targets, such as {listed(several[0])}"] if several else []

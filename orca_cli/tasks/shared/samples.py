@@ -241,10 +241,20 @@ def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], 
     return Shared(sum(digest in known for digest in found), len(found), complete)
 
 
+def contents(samples: Samples, input_shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return a hash of each input, [n] uint64; None of splits that `count_shared` does not read whole."""
+    if len(samples) > _most(input_shape):
+        return None
+    return np.array([int.from_bytes(digest[:8]) for digest in _read(samples, input_shape, 0)], dtype=np.uint64)
+
+
+def _most(input_shape: tuple[int, ...]) -> int:
+    return min(_MOST_SAMPLES, max(1, _MOST_VALUES // math.prod(input_shape)))
+
+
 def _read(samples: Samples, input_shape: tuple[int, ...], seed: int) -> list[bytes]:
     rows = np.arange(len(samples))
-    most = min(_MOST_SAMPLES, max(1, _MOST_VALUES // math.prod(input_shape)))
-    if len(rows) > most:
+    if len(rows) > (most := _most(input_shape)):
         rows = np.sort(seeding.numpy_generator(seed, "overlap").choice(len(rows), most, replace=False))
     size = max(1, min(256, _BATCH_VALUES // math.prod(input_shape)))
     hashes: list[bytes] = []

@@ -6,7 +6,7 @@ DataError where the sizes add up to more than the samples, nothing is left for t
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.seeding import numpy_generator
+from orca_cli.tasks.shared.contents import joined
 from orca_cli.tasks.shared.own_data import refuse_rows
 
 # How parts are called in names of arrays (x_train, x_val, ...), folders and splits, and in columns and arrays of marks.
@@ -103,10 +104,11 @@ def draw(
     given: Container[str],
     fractions: dict[str, float],
     seed: int,
-    classes: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
+    classes: np.ndarray | None,
+    groups: np.ndarray | None,
+    contents: Callable[[], np.ndarray | None],
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the rows of the training data that each split takes, and a note on what was drawn.
+    """Return the rows of the training data that each split takes, and notes on what was drawn.
 
     Args:
         total: n, rows of the training data.
@@ -115,10 +117,12 @@ def draw(
         seed: of the draw.
         classes: [n] to stratify by; None draws without. A group counts as its most frequent class.
         groups: [n], the group of each row; rows of a group are never in two splits. None where rows stand alone.
+        contents: gives [n], equal where inputs are, which stay together as groups do; see `contents.joined`.
     """
     missing = [part for part in fractions if part not in given]
     if not missing:
         return {"train": np.arange(total)}, []
+    groups, identical = joined(groups, contents())
     place, units, classes = _units(total, classes, groups)
     sizes = {part: float(fractions[part]) if part in missing else 0.0 for part in fractions}
     keys = ("task.train", "task.validation_fraction", "task.test_fraction")
@@ -126,7 +130,8 @@ def draw(
     rows = {part: np.flatnonzero(np.isin(place, getattr(parts, part))) for part in ("train", *missing)}
     how = [] if classes is None else ["stratified"]
     how += [] if units == total else [f"{units} groups kept together"]
-    return rows, [f"{' and '.join(missing)} drawn from the training data ({', '.join([*how, f'split_seed={seed}'])})"]
+    notes = [f"{' and '.join(missing)} drawn from the training data ({', '.join([*how, f'split_seed={seed}'])})"]
+    return rows, [*notes, identical] if identical else notes
 
 
 def folds(

@@ -207,6 +207,21 @@ def has_decimal_commas(values: np.ndarray, decimal: str) -> bool:
     return bool(with_comma) and not all(map(_is_grouped, with_comma))
 
 
+def codes(values: np.ndarray, decimal: str) -> np.ndarray:
+    """Return [n] int64 that are equal where entries are: as numbers, where all of the column are, else as texts."""
+    numbers, wrong = as_numbers(values, own_mark(values, decimal))
+    if wrong.any():
+        return codes_of_texts(values)
+    return np.where(np.isnan(numbers), np.nan, numbers + 0.0).view(np.int64)  # one NaN, and one zero
+
+
+def codes_of_texts(values: np.ndarray) -> np.ndarray:
+    """Return [n] int64 that are equal where texts are."""
+    import pandas as pd
+
+    return pd.factorize(values)[0].astype(np.int64)
+
+
 def own_mark(values: np.ndarray, decimal: str) -> str:
     """Return the decimal mark of a column: that of the table, or a point where only with points all of it are numbers."""
     if decimal == "." or not as_numbers(values, decimal)[1].any() or as_numbers(values, ".")[1].any():

@@ -30,7 +30,7 @@ from orca_cli.tasks.shared.targets import fit_targets
 from orca_cli.tasks.table.columns import Column, fit_columns
 from orca_cli.tasks.table.files import Table, open_table
 from orca_cli.tasks.table.preprocessing import TablePreprocessing, per_sample
-from orca_cli.tasks.table.series import fit_series, group_by
+from orca_cli.tasks.table.series import contents, fit_series, group_by
 from orca_cli.tasks.table.symbols import fit_symbols
 from orca_cli.tasks.table.target_columns import infer_kind, raw_targets, refuse_measurements
 
@@ -137,7 +137,10 @@ def load(
     own, given = rows.get("train", np.arange(total)), {*tables, *rows}
     fractions = {"validation": validation_fraction, "test": test_fraction}
     classes = values[wanted[0]].astype(str)[own] if form_kind == "classes" else None
-    found, drawn = draw(len(own), given, fractions, split_seed, classes, None if groups is None else groups[own])
+    found, drawn = draw(
+        len(own), given, fractions, split_seed, classes, None if groups is None else groups[own],
+        lambda: contents(columns, chosen, steps, own, decimal, sequence is not None),
+    )  # fmt: skip
     drawn += [f"splits as the column '{_SPLIT}' says"] if rows else []
     rows |= {part: own[chosen_rows] for part, chosen_rows in found.items()}
     train_rows = rows["train"]

@@ -5,15 +5,16 @@ Shapes: m rows of the table, n series, F features of a step, L steps of the mode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from orca_cli.exceptions import DataError
 from orca_cli.tasks.shared.blocks import Ragged
+from orca_cli.tasks.shared.contents import hashes
 from orca_cli.tasks.shared.own_data import refuse_entry, refuse_rows
-from orca_cli.tasks.table.columns import as_numbers, own_mark
+from orca_cli.tasks.table.columns import as_numbers, codes, codes_of_texts, own_mark
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,29 @@ def fit_series(
         what = f"{grouped.equal_times} rows have the {time} of another row of their series"
         notes.append(f"warning: {what}; their order in the file is kept")
     return Series(id, time, length or int(sizes.max())), notes
+
+
+def contents(
+    columns: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    grouped: Grouped | None,
+    samples: np.ndarray,
+    decimal: str,
+    are_texts: bool,
+) -> np.ndarray:
+    """Return a hash of the entries of each sample [n], a row or a series of rows; of sequences of symbols as they are spelt.
+
+    Args:
+        columns: name -> column [m].
+        names: columns that are inputs.
+        grouped: the series; None where rows are samples.
+        samples: [n] their numbers.
+        decimal: mark in numbers.
+        are_texts: whether entries are texts even where they spell numbers.
+    """
+    entries = np.stack([codes_of_texts(columns[n]) if are_texts else codes(columns[n], decimal) for n in names], axis=1)
+    rows = samples[:, None] if grouped is None else (grouped.rows_between(one, one + 1) for one in samples)
+    return hashes(entries[one].tobytes() for one in rows)
 
 
 def _times(values: np.ndarray, where: str, decimal: str) -> np.ndarray:

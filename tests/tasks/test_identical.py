@@ -1,0 +1,139 @@
+"""Samples with identical inputs stay in one split, whatever form the data have; without any, splits are drawn as they were."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orca_cli.tasks.shared import contents
+from orca_cli.tasks.shared.splits import draw, split
+from tests.properties import examples
+from tests.tasks.builders import every, splits
+
+N = 80  # distinct inputs, of which every fourth is there three times
+RNG = np.random.default_rng(0)
+COPIED = np.arange(0, N, 4)
+ROWS = RNG.permutation(np.concatenate([np.arange(N), COPIED, COPIED]))
+Y = ROWS % 2
+X = RNG.normal(size=(N, 2, 6)).astype(np.float32)
+LENGTHS = np.arange(N) % 3 + 4
+WORDS = np.array(["".join(RNG.choice(list("ACGT"), 12)) for _ in range(N)])
+
+
+def arrays(folder):
+    np.savez(folder / "a.npz", x=X[ROWS], y=Y)
+    return "arrays", {"train": "a.npz", "kind": "classes", "normalize": False}
+
+
+def mapped(folder):
+    np.save(folder / "x.npy", X[ROWS])
+    np.save(folder / "y.npy", Y)
+    return "arrays", {"train": "x.npy", "labels": "y.npy", "kind": "classes", "normalize": False}
+
+
+def lengths(folder):
+    """What follows the end of a sequence differs between copies."""
+    x = X[ROWS]
+    for row, steps in zip(x, LENGTHS[ROWS], strict=True):
+        row[:, steps:] = RNG.normal(size=(2, 6 - steps))
+    np.savez(folder / "a.npz", x=x, y=Y, lengths=LENGTHS[ROWS])
+    return "arrays", {"train": "a.npz", "kind": "classes", "normalize": False}
+
+
+def files(folder):
+    (folder / "series").mkdir()
+    for i, row in enumerate(ROWS):
+        np.save(folder / "series" / f"{i:03}.npy", X[row][:, : LENGTHS[row]])
+    pd.DataFrame({"file": [f"{i:03}.npy" for i in range(len(ROWS))], "y": Y}).to_csv(
+        folder / "series" / "t.csv", index=False
+    )
+    return "arrays", {"train": "series", "kind": "classes", "x": "file", "y": "y", "normalize": False}
+
+
+def table(folder):
+    """Numbers that copies spell in another way are the same inputs."""
+    first = [f"{X[row, 0, 0]:.6f}" + "0" * (i % 2) for i, row in enumerate(ROWS)]
+    pd.DataFrame({"a": first, "b": WORDS[ROWS], "y": Y}).to_csv(folder / "t.csv", index=False)
+    return "table", {"train": "t.csv", "kind": "classes", "target": "y", "ignore": ["b"], "normalize": False}
+
+
+def symbols(folder):
+    pd.DataFrame({"a": WORDS[ROWS], "y": Y}).to_csv(folder / "t.csv", index=False)
+    return "table", {"train": "t.csv", "kind": "classes", "target": "y", "sequence": "a"}
+
+
+def series(folder):
+    columns = {
+        "id": np.repeat(np.arange(len(ROWS)), 6),
+        "a": X[ROWS, 0].ravel(),
+        "b": X[ROWS, 1].ravel(),
+        "y": np.repeat(Y, 6),
+    }
+    pd.DataFrame(columns).to_csv(folder / "t.csv", index=False)
+    return "table", {"train": "t.csv", "kind": "classes", "target": "y", "id": "id", "normalize": False}
+
+
+def hub(folder):
+    datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
+    datasets.Dataset.from_dict({"x": list(X[ROWS]), "y": Y.tolist()}).save_to_disk(folder / "d")
+    return "hub", {"dataset": "d", "x": "x", "y": "y", "normalize": False}
+
+
+def hub_images(folder):
+    datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
+    images = [np.random.default_rng(row).integers(0, 255, (4, 4, 3)).astype(np.uint8) for row in ROWS]
+    features = datasets.Features({"x": datasets.Image(), "y": datasets.Value("int64")})
+    datasets.Dataset.from_dict({"x": images, "y": Y.tolist()}, features=features).save_to_disk(folder / "d")
+    return "hub", {"dataset": "d", "x": "x", "y": "y"}
+
+
+@pytest.mark.parametrize("form", [arrays, mapped, lengths, files, table, symbols, series, hub, hub_images])
+def test_identical_inputs_are_in_one_split_and_counted(form, build, tmp_path):
+    name, settings = form(tmp_path)
+    task = build(name, **settings, validation_fraction=0.2, test_fraction=0.2)
+    found = [{x.tobytes() for x in every(samples).x.numpy()} for samples in splits(task)]
+    assert sum(len(samples) for samples in splits(task)) == len(ROWS)
+    assert min(map(len, found)) > N / 10
+    assert sum(map(len, found)) == len(set.union(*found)) == N
+    assert f"{3 * len(COPIED)} samples have inputs that others have too: identical ones stay in one split" in task.note
+    assert build(name, **settings, validation_fraction=0.2, test_fraction=0.2).train.digest() == task.train.digest()
+
+
+def test_without_identical_inputs_the_draw_is_that_of_single_samples(build, tmp_path):
+    fractions = {"validation": 0.2, "test": 0.2}
+    parts = split(N, validation=0.2, test=0.2, seed=3, classes=np.arange(N) % 2)
+    rows, notes = draw(N, {}, fractions, 3, np.arange(N) % 2, None, lambda: RNG.permutation(N))
+    assert all(np.array_equal(rows[part], getattr(parts, part)) for part in ("train", "validation", "test"))
+    assert len(notes) == 1
+    groups = RNG.integers(0, 9, N)
+    assert contents.joined(groups, RNG.permutation(N)) == (groups, "")
+
+
+@examples(60)
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=60, max_size=80))
+def test_groups_and_identical_inputs_are_joined_where_they_meet_and_nowhere_else(pairs):
+    groups, of = np.array(pairs).T
+    found, _ = contents.joined(groups, of)
+    near = (groups[:, None] == groups) | (of[:, None] == of)
+    for _ in pairs:  # what can be reached
+        near = near @ near
+    alone = len(set(of)) == len(of)
+    assert np.array_equal(found[:, None] == found, groups[:, None] == groups if alone or _few(of) else near)
+
+
+def _few(of):
+    return len(set(of)) < 30 and 2 * len(set(of)) < len(of)
+
+
+def test_inputs_that_repeat_by_nature_are_drawn_alone_and_warned_about(build, tmp_path):
+    columns = {"a": np.arange(200) % 3, "b": np.arange(200) % 2, "y": np.arange(200) % 2}
+    pd.DataFrame(columns).to_csv(tmp_path / "t.csv", index=False)
+    note = build("table", train="t.csv", kind="classes", target="y").note
+    assert "warning: 200 samples have inputs that others have too, only 6 are distinct: identical ones are in" in note
+
+
+def test_inputs_that_are_too_large_are_not_read_again(build, tmp_path, monkeypatch):
+    name, settings = mapped(tmp_path)
+    monkeypatch.setattr(contents, "MOST_BYTES", 1000)
+    assert "too many inputs to be compared: identical ones may be in several splits" in build(name, **settings).note

@@ -48,6 +48,7 @@ class Score:
     size: str = ""  # the word for number and size of the samples; empty if the task has no such words
     baselines: tuple[tuple[str, float], ...] = ()  # errors of simple models on the same test set, the constant left out
     seconds: float | None = None  # of the three stages together; None if not recorded
+    weights: str = ""  # SHA-256 of the final weights: equal for runs that computed the same; empty if not recorded
 
     @property
     def is_tested(self) -> bool:
@@ -211,6 +212,7 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         seconds=math.fsum(seconds[stage] for stage in STAGE_FOLDERS)
         if STAGE_FOLDERS.keys() <= seconds.keys()
         else None,
+        weights=str(result.get("weights_sha256") or ""),
     )
     found = result.get("decided")
     decided = {

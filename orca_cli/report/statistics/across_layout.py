@@ -20,7 +20,7 @@ CSV_COLUMNS = (
 def layouts_of(found: Across, table: Table) -> list[Layout]:
     """Return the tables; what is missing in `table` is said with the last one."""
     if len(found.methods) < 2 or not found.profiles:
-        note = "methods over tasks: nothing to compare, since no task has an error of two methods or more"
+        note = "methods over tasks: nothing to compare, since no task has an error above 0 of two methods or more"
         shown = [Layout(["method"], [], [], notes=[note])]
     else:
         shown = [_profiles(found, table), *([_matrix(found), _improvements(found)] if found.pairs else [])]
@@ -53,6 +53,12 @@ def _profile_notes(found: Across, table: Table) -> Iterator[str]:
     alone = {column.name for column in found.columns} - {column.name for column in found.counted}
     if alone:
         yield clean(f"tasks with an error of one method at most do not count: {', '.join(sorted(alone))}", longest=2000)
+    if found.without_ratio:
+        yield clean(
+            f"not in the profiles, since nothing is a multiple of an error of 0 or below: {', '.join(found.without_ratio)}"
+        )
+    if found.negative:
+        yield clean(f"not in the pairs, since an error is below 0: {', '.join(found.negative)}")
     same: dict[tuple[str, ...], list[str]] = {}
     for method, tasks in found.holes.items():
         if lacking := [task for task in tasks if task not in alone]:

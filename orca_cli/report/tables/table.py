@@ -248,17 +248,29 @@ def _data_names(runs: Sequence[Run]) -> list[str]:
     data are one set. A name is the end of the path, as long as it takes to tell it from others.
     """
     first: dict[tuple[str, str], str] = {}  # task and test data -> the path that had them first
-    same: dict[tuple[str, str], str] = {}  # task and path -> the path of that set
+    same: dict[tuple[str, str], str] = {}  # task and path -> an earlier path of that set; itself, if there is none
+
+    def set_of(task: str, path: str) -> str:
+        while (earlier := same.setdefault((task, path), path)) != path:
+            same[task, path] = same[task, earlier]  # so that later ways are short
+            path = earlier
+        return path
+
     for run in runs:
         if path := _data_path(run):
-            own = same.setdefault((run.task, path), path)
-            one = first.setdefault((run.task, run.score.test_set), own) if run.score and run.score.test_set else own
-            same |= {key: one for key, other in same.items() if key[0] == run.task and other == own}
-    sets = {task: sorted({path for (of, _), path in same.items() if of == task}) for task, _ in same}
-    names = {
-        (task, path): _end_of(path, paths) if len(paths) > 1 else "" for task, paths in sets.items() for path in paths
-    }
-    return [names[run.task, same[run.task, path]] if (path := _data_path(run)) else "" for run in runs]
+            own = set_of(run.task, path)
+            if run.score and run.score.test_set:
+                same[run.task, own] = set_of(run.task, first.setdefault((run.task, run.score.test_set), own))
+    sets: dict[str, set[str]] = defaultdict(set)
+    for task, path in list(same):
+        sets[task].add(set_of(task, path))
+    ends = {task: Counter(end for path in paths for end in _ends_of(path)) for task, paths in sets.items()}
+
+    def name_of(task: str, path: str) -> str:
+        unique = (end for end in _ends_of(path) if ends[task][end] == 1)
+        return next(unique, path) if len(sets[task]) > 1 else ""
+
+    return [name_of(run.task, set_of(run.task, path)) if (path := _data_path(run)) else "" for run in runs]
 
 
 def _data_path(run: Run) -> str:
@@ -275,11 +287,10 @@ def is_of(run: Run, column: Column) -> bool:
     return (run.task, run.protocol) == (column.task, column.protocol) and is_named
 
 
-def _end_of(path: str, others: Sequence[str]) -> str:
-    parts = [other.split("/") for other in others]
-    own = path.split("/")
-    lengths = (n for n in range(1, len(own)) if sum(other[-n:] == own[-n:] for other in parts) == 1)
-    return "/".join(own[-next(lengths, len(own)) :])
+def _ends_of(path: str) -> list[str]:
+    """Return the ends of a path, the shortest first."""
+    parts = path.split("/")
+    return ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
 
 
 def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:

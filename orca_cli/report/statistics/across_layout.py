@@ -24,7 +24,16 @@ def layouts_of(found: Across, table: Table) -> list[Layout]:
         shown = [Layout(["method"], [], [], notes=[note])]
     else:
         shown = [_profiles(found, table), *([_matrix(found), _improvements(found)] if found.pairs else [])]
+    shown[0] = replace(shown[0], heading=table.heading, notes=[*shown[0].notes, *_chosen(table), *table.remarks])
     return [*shown[:-1], replace(shown[-1], problems=problems_of(table), alarms=alarms_of(table))]
+
+
+def _chosen(table: Table) -> Iterator[str]:
+    """Yield what each method chose for every task."""
+    for row in table.rows:
+        named = zip(table.columns, row.cells, strict=True)
+        if found := [f"{column.name} {cell.choice}" for column, cell in named if cell.choice]:
+            yield clean(f"{row.method}: {table.choice} {', '.join(found)}", longest=2000)
 
 
 def _profiles(found: Across, table: Table) -> Layout:

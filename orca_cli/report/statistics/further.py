@@ -111,6 +111,8 @@ def _label(run: Run, axis: str) -> str | None:
     """Return what a study calls a run on an axis; see `studies.of_study`."""
     if axis == SET:
         return run.task
+    if run.chosen is not None and axis == run.chosen.key:
+        return run.chosen.value
     return str(getattr(run, axis)) if axis in ("task", *GROUPS) else run.variant.get(axis)
 
 

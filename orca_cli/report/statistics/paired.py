@@ -34,8 +34,8 @@ class Block:
         lost: completed runs of the arm whose partner is missing.
         same: seeds whose two runs are the same computation, with equal final weights and errors; no pairs.
         runs: one of the baseline and one of the arm.
-        done: seeds that nothing is left to run of: `seeds`, `same`, and those whose error is undefined though both are
-            completed.
+        done: seeds that nothing is left to run of: `seeds`, `same`, those that chose, and those whose error is undefined though
+            both are completed.
     """
 
     column: Column
@@ -58,6 +58,11 @@ class Block:
     def gains(self) -> list[float]:
         """Return the gains by seed, in points where the error is a per cent."""
         return [self.scale * (base - error) for base, error in zip(self.baseline, self.errors, strict=True)]
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Return what was chosen for the baseline and for the arm; see `Run.choice`."""
+        return tuple(run.choice for run in self.runs)
 
     @property
     def effect(self) -> Effect | None:
@@ -255,7 +260,8 @@ def _block(
     errors = (tuple(base[seed] for seed in seeds), tuple(mine[seed] for seed in seeds))
     runs = tuple(runs[0] for runs in (baseline.runs, own.runs) if runs)
     completed = {run.seed for run in baseline.runs} & {run.seed for run in own.runs}
-    done = frozenset(completed - (mine.keys() & base.keys())) | both
+    choosing = {run.chosen.seed for run in runs if run.chosen}
+    done = frozenset(completed - (mine.keys() & base.keys())) | both | choosing
     return Block(column, arm, others, seeds, *errors, len(mine) - len(both), len(equal), runs, done)
 
 

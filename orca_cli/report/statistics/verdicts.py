@@ -35,7 +35,7 @@ _OVERALL = (
 CSV_COLUMNS = (
     *("task", "error", "percent", "protocol", "arm", "others", "sets", "pairs", "seeds", "unpaired"),
     *("baseline_mean", "mean", "unit", "gain", "low", "high", "p", "smallest_p", "holm_p", "wins", "ties", "losses"),
-    *("data", "n"),
+    *("data", "n", "baseline_chosen", "chosen"),
 )
 
 
@@ -153,8 +153,10 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
         ),
         notes=["\n".join(clean(line, longest=2000) for line in (one.text, *one.commands)) for one in claims]
         + _coverage(comparison)
-        + _negative(comparison),
+        + _negative(comparison)
+        + table.remarks,
         alarms=alarms_of(table),
+        heading=table.heading,
     )
     blocks = sorted((block for block in comparison.blocks if block.seeds), key=lambda block: (block.arm, block.others))
     corrected = corrected_of(comparison)
@@ -239,6 +241,7 @@ def _block_entry(block: Block, corrected: float) -> Entry:
     places = 1 if block.column.percent else decimals_of([base, mine])
     places = places if places is None else _decimals(found, places)
     lost = f", {block.lost} without partner" if block.lost else ""
+    lost += f", at {clean(' > '.join(block.choices))}" if any(block.choices) else ""
     is_marked = found.n >= LEAST and corrected <= LARGEST_P
     text = f"{'* ' if is_marked else ''}{_with_interval(found, places)} ({found.n})"
     return Entry(text, f"{number(base, places)} > {number(mine, places)}{lost}", is_marked)
@@ -294,6 +297,7 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
                 "gain": block.effect and asdict(block.effect),
                 "holm_p": corrected.get(id(block)),
                 "unpaired": block.lost,
+                "chosen": list(block.choices),
             }
             for block in comparison.blocks
         ],
@@ -314,6 +318,7 @@ def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
         others = ", ".join(f"{name}={value}" for name, value in block.others)
         line |= {"others": others, "seeds": seeds_text(list(block.seeds)), "unpaired": block.lost}
         line |= {"unit": "points" if block.column.percent else block.column.error_name}
+        line |= dict(zip(("baseline_chosen", "chosen"), block.choices, strict=False))
         if (found := block.effect) is not None:
             line |= {"baseline_mean": mean_of(block.baseline), "mean": mean_of(block.errors)} | _numbers(found)
             line |= {"holm_p": corrected[id(block)]}

@@ -134,6 +134,11 @@ class Cell:
         return 0 if any(run.metric == "none" for run in self.runs) else self.steps.count(0)
 
     @property
+    def choice(self) -> str:
+        """Return what was chosen for its runs (see choice.py); empty where nothing was."""
+        return ", ".join(dict.fromkeys(run.choice for run in self.runs if run.choice))
+
+    @property
     def mean(self) -> float | None:
         """Return the mean over seeds; None if there is no value."""
         return math.fsum(self.values) / len(self.values) if self.values else None
@@ -176,7 +181,8 @@ class Table:
 
     For each column, `trivial` is the range of the best constant predictor's errors, and `baselines` the best simple models of
     its runs: name -> range of their errors. `by` are the keys that name rows, where these merge runs of several settings
-    (see rows.py), `order` is what rows are sorted by, if not by name.
+    (see rows.py), `order` is what rows are sorted by, if not by name. `choice` is the setting that each arm chose its value of
+    (see choice.py), `heading` the first line, and `remarks` are notes of any view of it.
     """
 
     columns: list[Column]
@@ -189,6 +195,9 @@ class Table:
     baselines: list[dict[str, tuple[float, float]]] = field(default_factory=list)
     by: tuple[str, ...] = ()
     order: str = ""
+    choice: str = ""
+    heading: str = ""
+    remarks: list[str] = field(default_factory=list)
 
 
 def score_of(run: Run) -> Score:

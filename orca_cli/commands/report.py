@@ -23,6 +23,7 @@ from orca_cli.report.rendering.console import FORMATS, Page
 from orca_cli.report.statistics.across import across
 from orca_cli.report.statistics.paired import Comparison, compare
 from orca_cli.report.tables import published
+from orca_cli.report.tables.choice import RATE, choose, rates_of
 from orca_cli.report.tables.rows import merged, ordered
 from orca_cli.report.tables.table import Table, build_table
 from orca_cli.runs import studies
@@ -39,6 +40,7 @@ examples:
   orca report --study alignment                a study's runs only: its sets as columns, its arms as rows
   orca report --study alignment --against metric=none --where body=minilm      does each metric help, and by how much
   orca report --study alignment --compare      methods over all tasks: profiles, ranks, every pair with p
+  orca report --study table3 --choose train.lr --against arm=naive             each arm at its own rate, chosen on validation
   orca report --baselines docs/published.csv   others' results below: lines of task,method,error,source
   orca report --format latex --out table.tex   for a paper; md, csv and json as well
   orca report --open                           the same and more as one page in a browser; --format html --out page.html
@@ -69,6 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=text)
     text = "a row for each combination of values of these keys; what differs besides is averaged"
     parser.add_argument("--by", metavar="KEY,...", help=text)
+    text = (
+        "each arm at its own value of this setting, the one with the lowest validation error on the lowest seed; the other "
+        "seeds alone are shown and judged"
+    )
+    parser.add_argument("--choose", metavar="KEY", help=text)
     text = "rows by the error on a task, by rank, time (of a run) or name; default: name"
     parser.add_argument("--sort", metavar="TASK|rank|time|name", help=text)
     text = (
@@ -137,6 +144,11 @@ def _check(arguments: argparse.Namespace) -> None:
     ):
         if getattr(arguments, one) and getattr(arguments, other):
             raise UsageError(f"does not go with --{one}", where=f"--{other}", hint=hint)
+    named = {"by": (arguments.by or "").split(","), "against": [(arguments.against or "").partition("=")[0]]}
+    for option, keys in named.items():
+        if arguments.choose and arguments.choose in keys:
+            hint = f"every arm has one {arguments.choose}: leave out --choose or --{option}"
+            raise UsageError(f"'{arguments.choose}' is chosen", where=f"--{option}", hint=hint)
     if arguments.open and (arguments.json or arguments.format not in ("table", "html")):
         raise UsageError("shows a page", where="--open", hint="leave --json and --format out, or --open")
 
@@ -151,7 +163,13 @@ def _table(arguments: argparse.Namespace, folders: list[Path]) -> Table:
     values = Values()
     for text in arguments.where:
         collection = where(collection, text, values)
+    choice = None if arguments.choose is None else choose(collection, arguments.choose, values)
+    collection = collection if choice is None else choice.collection
     table = build_table(collection) if arguments.by is None else merged(collection, arguments.by, values)
+    if choice is not None:
+        table = dataclasses.replace(table, choice=arguments.choose, heading=choice.heading, remarks=choice.notes)
+    elif arguments.compare or (arguments.against and not arguments.against.startswith(f"{RATE}=")):
+        table = dataclasses.replace(table, heading=rates_of(table))
     if arguments.sort is not None:
         table = ordered(table, arguments.sort)
     if arguments.baselines is not None:

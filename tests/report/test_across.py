@@ -39,15 +39,24 @@ def test_profiles_by_hand():
     assert a.missing == 1
 
 
-def test_a_lowest_error_of_0_is_matched_by_0_only():
-    a, b = profiles({"a": [0.0, 0.0], "b": [0.1, 0.0]})
-    assert (a.ratios, b.ratios) == ((1.0, 1.0), (1.0, math.inf))
+def test_nothing_is_a_multiple_of_an_error_of_0_or_below(tmp_path, capsys):
+    a, b = profiles({"a": [0.0, -1.0, 1.0], "b": [0.1, 0.5, 2.0]})
+    assert (a.ratios, b.ratios) == ((1.0,), (2.0,))
     assert profiles({"a": [1.0], "b": [None]}) == []
+    for task, value, error in (("zero", 0.0, None), ("below", -3.0, NATS), ("plain", 0.2, None)):
+        for metric, more in (("none", 0.1), ("otdd", 0.0)):
+            add_run(tmp_path, task=task, metric=metric, value=value + more, error=error)
+    assert main(["report", str(tmp_path), "--compare"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "not in the profiles, since nothing is a multiple of an error of 0 or below: below, zero" in text
+    assert "not in the pairs, since an error is below 0: below" in text
+    assert "inf" not in text
 
 
 @given(tables)
 def test_a_profile_is_a_distribution_function_of_ratios(table):
-    counted = [task for task in zip(*table.values(), strict=True) if sum(value is not None for value in task) > 1]
+    known = [[value for value in task if value is not None] for task in zip(*table.values(), strict=True)]
+    counted = [values for values in known if len(values) > 1 and min(values) > 0]
     found = profiles(table)
     assert len(found) == (len(table) if counted else 0)
     for one in found:

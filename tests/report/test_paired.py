@@ -108,10 +108,10 @@ def test_units_that_differ_are_judged_by_the_relative_difference_of_mean_errors(
     found = comparison(tmp_path)
     (otdd,) = found.overall
     assert otdd.is_relative
-    assert otdd.relative.mean == pytest.approx(2 * 0.1 / 1.9)
+    assert otdd.relative.mean == pytest.approx(200 * 0.1 / 1.9)
     assert (otdd.points.n, otdd.points.mean) == (1, pytest.approx(5))
     few = "2 differences cannot reach p = 0.05"
-    wanted = f"otdd: undecided, +10.0 % of the error [10.0, 10.0] (n = 2 sets x 2 seeds, p = 0.50; {few}); "
+    wanted = f"otdd: undecided, +10.5 % of the error [10.5, 10.5] (n = 2 sets x 2 seeds, p = 0.50; {few}); "
     wanted += "about 4 more sets, not more seeds"
     assert sentence(found) == wanted
 
@@ -130,9 +130,9 @@ def test_sets_with_an_error_of_0_count(tmp_path):
     found = comparison(tmp_path)
     (otdd,) = found.overall
     assert (otdd.sets, otdd.relative.n, otdd.wins, otdd.ties, otdd.losses) == (9, 9, 3, 2, 4)
-    mean = (3 * 2 - 4 * 0.02 / 0.21) / 9
+    mean = 100 * (3 * 2 - 4 * 0.02 / 0.21) / 9
     assert otdd.relative.mean == pytest.approx(mean)
-    assert f"undecided, +{200 * mean / (2 + mean):.1f} % of the error [" in sentence(found)
+    assert f"undecided, +{mean:.1f} % of the error [" in sentence(found)
     assert "n = 9 sets x 1 seed" in sentence(found)
 
 
@@ -154,8 +154,8 @@ def test_a_gain_by_rounding_is_0(tmp_path):
         add_run(tmp_path, seed=seed, metric="none", value=base)
         add_run(tmp_path, seed=seed, value=mine)
     found, table = comparison(tmp_path), build_table(collect([tmp_path]))
-    assert layouts_of(found, table)[1].rows[0][1][0].main == "+0.0 [-10.0, 10.0] (3)"
-    assert layouts_of(found, table)[0].rows[0][1][2].main == "+0.00 [-10.00, 10.00]"
+    assert layouts_of(found, table)[1].rows[0][1][0].main == "+0.0 [-24.8, 24.8] (3)"
+    assert layouts_of(found, table)[0].rows[0][1][2].main == "+0.00 [-24.84, 24.84]"
 
 
 def test_seeds_of_one_set_are_those_that_were_tested(tmp_path):
@@ -219,13 +219,13 @@ def test_an_arm_with_two_sources_has_no_partner_to_guess(tmp_path):
         ([[gain] * 2 for gain in (0.020, 0.019, 0.021, 0.018, 0.022, 0.020, 0.017, 0.023)], "helps by 2.0 points ["),
         ([[gain] * 2 for gain in (-0.020, -0.019, -0.021, -0.018, -0.022, -0.02, -0.017, -0.023)], "harms by 2.0 points [1."),
         ([[gain] * 2 for gain in (0.001, -0.001, 0.002, -0.002, 0.001, -0.001, 0.001, -0.001)],
-         "no effect beyond ±0.5 points (n = 8 sets x 2 seeds"),
+         "no effect beyond ±0.5 points (n = 8 sets x 2 seeds, p = 1.00; two one-sided t tests: p = 1.1e-05)"),
         ([[0.001, -0.001, 0.0, 0.001, -0.001, 0.0]], "no effect beyond ±0.5 points"),
         ([[gain] * 2 for gain in (0.05, -0.05, 0.08, -0.02, 0.01, -0.09, 0.10, 0.03)], "undecided, +1.4 points [-"),
-        ([[-0.05] * 2, *[[0.0] * 2] * 7], "undecided, -0.6 points [-2.5, 0.0]"),  # a zero has no sign
+        ([[-0.05] * 2, *[[0.0] * 2] * 7], "undecided, -0.6 points [-2.1, 0.9]"),
         ([[-0.0001, 0.0, -0.0001, 0.01, -0.01]], "undecided, +0.0 points [-"),
         ([[0.001, -0.001, 0.0]], "undecided, "),
-        ([[0.1, 0.11, 0.12, 0.13, 0.1]], "undecided, +11.2 points [10."),
+        ([[0.1, 0.11, 0.12, 0.13, 0.1]], "undecided, +11.2 points [9.6, 12.8]"),
         ([[0.1, 0.11, 0.12, 0.13, 0.1]], "n = 5 seeds, one set, p = 0.062; 5 differences cannot reach p = 0.05"),
         ([[0.1, 0.11, 0.0, 0.13, 0.1, 0.0]],
          "(n = 6 seeds, one set, p = 0.12; 4 differences other than 0 cannot reach p = 0.05)"),
@@ -296,6 +296,39 @@ def test_an_arm_without_a_pair_on_any_set_is_left_out(tmp_path):
     add_run(tmp_path, seed=7, metric="mmd", value=0.3)
     found = comparison(tmp_path)
     assert ([one.arm for one in found.overall], found.unpaired) == (["otdd"], 1)
+
+
+def test_pairs_that_are_the_same_computation_are_left_out(tmp_path, capsys):
+    """On two seeds of three the arm changed nothing: no two observations, however equal they are."""
+    for seed, weights, value in ((0, "a", 0.5), (1, "b", 0.5), (2, "c", 0.4), (3, "", 0.5)):
+        base = {"weights_sha256": weights and f"{seed}{'x' if weights == 'c' else weights}"}
+        add_run(tmp_path / "some", seed=seed, metric="none", value=0.5, **base)
+        add_run(tmp_path / "some", seed=seed, value=value, weights_sha256=weights and f"{seed}{weights}")
+        if weights in ("a", "b"):
+            for metric in ("none", "otdd"):
+                add_run(tmp_path / "all", seed=seed, metric=metric, value=0.5, **base)
+    found = comparison(tmp_path / "some")
+    assert (found.blocks[0].seeds, found.blocks[0].gains, found.unpaired) == ((2, 3), pytest.approx([10, 0]), 0)
+    words = ["--against", "metric=none"]
+    assert main(["report", str(tmp_path / "some"), *words]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "2 of 4 pairs are the same computation (equal final weights): left out" in text
+    assert main(["report", str(tmp_path / "all"), *words]) != 0
+    assert (
+        "2 of 2 pairs are the same computation (equal final weights and errors): none is left"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_set_with_an_error_below_0_has_no_relative_difference(tmp_path, capsys):
+    add_pairs(tmp_path, [1.0, 1.0], base=10.0, task="nats", error=NATS)
+    add_pairs(tmp_path, [0.02, 0.03], base=0.01, task="below", error=NATS)
+    (otdd,) = comparison(tmp_path).overall
+    assert (otdd.sets, otdd.relative.mean) == (1, pytest.approx(200 / 19))
+    assert main(["report", str(tmp_path), "--against", "metric=none"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "left out over all sets, since an error below 0 has no per cent of it: below" in text
+    assert "+0.0250" in text  # its own gain is shown
 
 
 def on_data(name):

@@ -23,6 +23,8 @@ def tree(tmp_path: Path) -> Path:
     add_run(tmp_path / "unlike", metric="otdd", variant={"train.lr": "1e-4"})
     add_run(tmp_path / "seeds", metric="none", seed=0)
     add_run(tmp_path / "seeds", metric="otdd", seed=1)
+    for rate in ("1e-3", "1e-4"):
+        add_run(tmp_path / "rates", variant={"train.lr": rate})
     add_run(tmp_path / "alone", metric="otdd", seconds=None)
     add_run(tmp_path / "alone", task="ecg", metric="mmd", seconds="soon")
     (tmp_path / "others.csv").write_text(OTHERS)
@@ -64,6 +66,20 @@ def tree(tmp_path: Path) -> Path:
         (["seeds", *AGAINST], 11, "no two runs of the same task and seed, on the same test data"),
         (["alone", "--sort", "rank"], 11, "--sort: no row has a rank"),
         (["alone", "--sort", "time"], 11, "--sort: no row has a time"),
+        (["--choose", "metric"], 2, "--choose: 'metric' is no setting of an arm; such as --choose train.lr"),
+        (["unlike", "--choose", "train.lr"], 11, "--choose: every arm has one value of train.lr: nothing to choose"),
+        (["--choose", "train.rate"], 11, "--choose: no run has 'train.rate'"),
+        (
+            ["--choose", "train.lr", "--by", "metric,train.lr"],
+            2,
+            "--by: 'train.lr' is chosen; every arm has one train.lr",
+        ),
+        (["--choose", "train.lr", "--against", "train.lr=1e-3"], 2, "--against: 'train.lr' is chosen"),
+        (
+            ["rates", "--choose", "train.lr"],
+            11,
+            "seed 0 chose train.lr, and no arm has another seed at what was chosen",
+        ),
         (["nothing"], 11, "nothing: no such folder of runs"),
     ],
 )

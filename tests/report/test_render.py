@@ -110,7 +110,19 @@ def test_csv_has_a_line_a_method_and_task_with_raw_numbers(table: Table) -> None
 def test_json_keeps_the_values_of_all_seeds(table: Table) -> None:
     record = json.loads(Page(table).text("json"))
     assert record["schema"] == 1
-    assert set(record) == {"schema", "columns", "rows", "unfinished", "broken", "superseded", "published", "notes"}
+    parts = {
+        "schema",
+        "columns",
+        "rows",
+        "unfinished",
+        "broken",
+        "superseded",
+        "published",
+        "notes",
+        "rates",
+        "remarks",
+    }
+    assert set(record) == parts
     cell = record["rows"][1]["cells"][1]
     assert [value["value"] for value in cell["values"]] == [0.118, 0.126, 0.134]
     assert [value["seed"] for value in cell["values"]] == [0, 1, 2]

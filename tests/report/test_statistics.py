@@ -15,6 +15,7 @@ from orca_cli.report.statistics.differences import (
     holm,
     interval,
     needed,
+    no_effect,
     sign_flip,
     signed_rank,
 )
@@ -23,31 +24,31 @@ SKEWED = [1, 2, 3, 4, 9, 30]
 numbers = st.lists(st.integers(-40, 40).map(float), min_size=2, max_size=9)
 
 
-def scipys(values, method="BCa"):
-    found = stats.bootstrap((values,), np.mean, n_resamples=10_000, method=method, rng=np.random.default_rng(0))
-    return tuple(found.confidence_interval)
-
-
-def test_the_interval_is_scipys_bca_for_the_same_draws():
-    # Whole numbers: their sums have no rounding, so both count the same resamples as equal to the mean. The draws are for the
-    # values in rising order, of them or of the negated ones.
-    for values in ([-30, -9, -4, -3, -2, -1], [-5, 0, 0, 0], [-2, -1], [-9, -5, -4, -1, 3]):
-        assert interval(values) == pytest.approx(scipys(values), abs=1e-9)
-        assert interval([-value for value in values]) == pytest.approx([-end for end in scipys(values)[::-1]], abs=1e-9)
-
-
-def test_bca_moves_the_interval_to_the_side_of_the_long_tail():
-    low, high = interval(SKEWED)
-    plain_low, plain_high = scipys(SKEWED, "percentile")
-    assert low > plain_low
-    assert high > plain_high + 1
-
-
-def test_where_bca_is_undefined_the_interval_is_the_value_itself():
+def test_the_interval_is_scipys_by_t():
+    for values in (SKEWED, [-2, -1], [-5, 0, 0, 0], list(np.random.default_rng(3).normal(size=40))):
+        wanted = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+        assert interval(values) == pytest.approx(wanted)
     assert interval([0.3, 0.3, 0.3]) == (0.3, 0.3)
-    assert interval([0.0, 0.0]) == (0.0, 0.0)
-    assert interval([0.1 + 0.2, 0.3]) == pytest.approx((0.3, 0.3))  # equal but for rounding
     assert interval([0.3]) is None
+
+
+@pytest.mark.parametrize("n", [3, 6, 12])
+def test_intervals_hold_the_mean_and_no_effect_is_rarely_said_of_an_effect(n):
+    """Normal differences: 95 % of the intervals hold the true mean; at the margin "no effect" is said in 5 % at most."""
+    drawn = np.random.default_rng(n).normal(0.5, 0.3, size=(4000, n))
+    found = [effect(list(values)) for values in drawn]
+    held = np.mean([low <= 0.5 <= high for low, high in (one.interval for one in found)])
+    assert 0.93 <= held <= 0.97
+    assert np.mean([no_effect(one, 0.5) <= 0.05 for one in found]) <= 0.06  # 0.05 and three standard errors
+    assert np.mean([no_effect(one, 5.0) <= 0.05 for one in found]) > 0.99
+
+
+def test_no_effect_is_two_one_sided_t_tests():
+    found = effect(SKEWED)
+    ends = [stats.ttest_1samp(SKEWED, end, alternative=side).pvalue for end, side in ((-20, "greater"), (20, "less"))]
+    assert no_effect(found, 20.0) == pytest.approx(max(ends))
+    assert no_effect(effect([0.1] * 6), 0.5) == 0.0
+    assert no_effect(effect([0.6] * 6), 0.5) == no_effect(effect([0.1]), 0.5) == 1.0
 
 
 @given(numbers, st.randoms(use_true_random=False))

@@ -17,7 +17,7 @@ from orca_cli.report.statistics import across
 from orca_cli.report.statistics.across import Across
 from orca_cli.report.statistics.differences import mean_of
 from orca_cli.report.statistics.paired import Block, Comparison
-from orca_cli.report.statistics.verdicts import shown_of
+from orca_cli.report.statistics.verdicts import unit_of
 from orca_cli.report.tables.layout import decimals_of, number
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Column, Method, Table
@@ -130,13 +130,13 @@ def gains(comparison: Comparison) -> Iterator[Dots]:
     """Yield the gain of every arm over all sets, then a figure for each arm: its gain on each set."""
     rows, unit = [], ""
     for one in comparison.overall:
-        effect, unit = shown_of(one)
+        effect, unit = one.judged, unit_of(one)
         low, high = effect.interval or (effect.mean, effect.mean)
         text = f"{effect.mean:+.1f} [{low:.1f}, {high:.1f}]"
         rows.append(Dot(clean(one.arm), effect.mean, 0, low, high, text))
     base = clean(f"{comparison.axis}={comparison.baseline}")
     if rows:
-        note = "Dot: mean over sets; line: 95 % bootstrap interval; right of 0: lower error."
+        note = "Dot: mean over sets; line: 95 % t interval; right of 0: lower error."
         yield Dots("gains", f"Gain over {base}, all sets", unit, tuple(rows), note, line=0.0)
     for place, arm in enumerate(dict.fromkeys(block.arm for block in comparison.blocks), 1):
         blocks = [block for block in comparison.blocks if block.arm == arm and block.seeds and block.column.percent]
@@ -148,7 +148,7 @@ def gains(comparison: Comparison) -> Iterator[Dots]:
             text = f"{found.mean:+.1f} (n = {found.n})"
             sets.append(Dot(clean(_label(block, blocks)), found.mean, 0, low, high, text))
         if sets:
-            note = "Dot: mean over seeds; line: 95 % bootstrap interval, too narrow for few seeds."
+            note = "Dot: mean over seeds; line: 95 % t interval."
             yield Dots(f"gains-{place}", f"{clean(arm)}: gain on each set", "points", tuple(sets), note, line=0.0)
 
 

@@ -89,12 +89,13 @@ def _top(table: Table, command: str, study: str) -> str:
     shown = "".join(f"<div><dt>{name}</dt><dd>{count}</dd></div>" for name, count in kept.items())
     heading = f"Study {escaped(clean(study))}" if study else "Results of cross-modal transfer"
     alarms = "".join(f'<p class="alarm">{escaped(alarm)}</p>' for alarm in alarms_of(table))
+    rates = f"<p><b>{escaped(table.heading)}</b></p>" if table.heading else ""
     newest = max((run.path.name[:10] for run in runs), default="")
     when = f" Newest run: {escaped(newest)}." if newest[:2] == "20" else ""
     return (
         f'<h1>{heading}</h1><p class="faint">Made by <code>{escaped(clean(command, longest=1000))}</code> '
         f"(orca {escaped(__version__)}).{when}</p>"
-        f'<dl class="tiles">{shown}</dl>{alarms}'
+        f'<dl class="tiles">{shown}</dl>{alarms}{rates}'
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.records.details import baselines_of, seconds_of
+from orca_cli.report.records.details import baselines_of, number, seconds_of
 from orca_cli.runs import studies
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, STATUS
 from orca_cli.runs.naming import LIVING, is_worked_on
@@ -48,11 +48,25 @@ class Score:
     size: str = ""  # the word for number and size of the samples; empty if the task has no such words
     baselines: tuple[tuple[str, float], ...] = ()  # errors of simple models on the same test set, the constant left out
     seconds: float | None = None  # of the three stages together; None if not recorded
+    validation: float | None = None  # error on what validates; None if nothing does, or it is undefined
+    validated_on: str = ""  # validation, folds, test or nothing
+    validated_by: int = 0  # samples; 0 if not recorded
+    weights: str = ""  # SHA-256 of the final weights: equal for runs that computed the same; empty if not recorded
 
     @property
     def is_tested(self) -> bool:
         """Return whether the test split was opened; a run with test=false leaves it closed."""
         return self.value is not None or self.n + self.skipped > 0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen for the arm of a run, on which seed; `is_edge`: the lowest or highest value that was run."""
+
+    key: str
+    value: str
+    seed: int
+    is_edge: bool
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,14 @@ class Run:
     )  # what a completed run decided where its settings left it open
     score: Score | None = None
     arm: str = ""  # what a study calls it: its arms are methods of their own, be their settings the same
+    chosen: Chosen | None = None
+
+    @property
+    def choice(self) -> str:
+        """Return what was chosen for it, marked where it is at the edge; empty where nothing was."""
+        return (
+            "" if self.chosen is None else f"{self.chosen.value} (edge)" if self.chosen.is_edge else self.chosen.value
+        )
 
 
 @dataclass(frozen=True)
@@ -195,6 +217,9 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
     steps = alignment.get("steps") if isinstance(alignment, dict) else None
     test = splits.get("test") if isinstance(splits, dict) else None
     seconds = seconds_of(result)
+    chosen = selected if isinstance(selected, dict) else {}
+    validation = splits.get("val") if isinstance(splits, dict) else None
+    samples = chosen.get("n", validation.get("n") if isinstance(validation, dict) else None)
     score = Score(
         error_name=_required(error, "name", RESULT, str),
         value=_number(error, "value"),
@@ -204,13 +229,17 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         trivial=_number(result, "trivial_error"),
         synthetic=result.get("synthetic") is True,
         test_set=str(test.get("sha256", "")) if isinstance(test, dict) else "",
-        chosen_on_test=isinstance(selected, dict) and selected.get("on") == "test",
+        chosen_on_test=chosen.get("on") == "test",
         steps=steps if type(steps) is int else None,
         size=str(result.get("size") or ""),
         baselines=tuple((one.name, one.error) for one in baselines_of(result) if one.name != _CONSTANT),
         seconds=math.fsum(seconds[stage] for stage in STAGE_FOLDERS)
         if STAGE_FOLDERS.keys() <= seconds.keys()
         else None,
+        validation=number(result.get("validation_error")),
+        validated_on=str(chosen.get("on") or ""),
+        validated_by=samples if type(samples) is int else 0,
+        weights=str(result.get("weights_sha256") or ""),
     )
     found = result.get("decided")
     decided = {

@@ -37,6 +37,7 @@ def renderables(layout: Layout, width: int) -> list[RenderableType]:
     """Return what to print on a console of `width` characters; names from the disk are never read as markup."""
     shown: list[RenderableType] = []
     width = max(width, 40)
+    shown += [Text(layout.heading, style="bold"), Text("")] if layout.heading else []
     if 2 * _names_width(layout) > width:
         layout = _with_one_name(layout)
     for places in _blocks(layout, width):
@@ -132,7 +133,7 @@ CSV_COLUMNS = (
     *("mean", "standard_deviation", "n", "seeds", "best", "rank", "trivial_low", "trivial_high", "undefined", "steps"),
     *("baseline", "baseline_low", "baseline_high", "earned", "seconds", "origin", "tags"),
     *UNFINISHED,
-    "data",
+    *("data", "chosen"),
 )
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
@@ -189,9 +190,10 @@ class Page:
 
     def record(self) -> dict[str, Any]:
         """Return it as a JSON-able record; `schema` counts up when its form changes."""
+        rates = {"rates": self.table.heading, "remarks": self.table.remarks}
         if self.comparison is not None:
-            return verdicts.record_of(self.comparison)
-        return _record(self.table) if self.across is None else across.record_of(self.across)
+            return verdicts.record_of(self.comparison) | rates
+        return (_record(self.table) if self.across is None else across.record_of(self.across)) | rates
 
 
 def _sign() -> str:
@@ -244,6 +246,7 @@ def _cell(cell: Cell, column: Column) -> dict[str, Any]:
         "best": cell.best,
         "earned": cell.earned,
         "merged": cell.parts,
+        "chosen": cell.choice,
         "tags": tags_of(column),
         "values": [
             {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped, "seconds": score.seconds}
@@ -311,13 +314,13 @@ def _field(value: object) -> str:
 
 def _markdown(layout: Layout) -> str:
     """Return a pipe table with the best results in bold, the caption, the notes and the problems."""
-    lines = []
+    lines = [f"**{_md(layout.heading)}**", ""] if layout.heading else []
     if layout.rows:
         tasks = ["<br>".join(header) for header in _headers(layout, _md, _red)]
         head = [*map(_md, layout.names), *tasks, *(["rank"] if layout.ranked else [])]
         rule = [*(":--" for _ in layout.names), *("--:" for _ in head[len(layout.names) :])]
         body = _rows(layout, _md, lambda text: f"**{text}**")
-        lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)] + [""]
+        lines += [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)] + [""]
     lines += [line for alarm in layout.alarms for line in (_red(f"**{_md(alarm)}**"), "")]
     lines += [_md(layout.caption), ""] if layout.caption else []
     for note in layout.notes:
@@ -334,7 +337,8 @@ def _markdown(layout: Layout) -> str:
 
 def _latex(layout: Layout) -> str:
     r"""Return a tabular for the booktabs package with the best results in \textbf; notes are comments below it."""
-    lines = [r"% needs \usepackage{booktabs}" + (r" and \usepackage{xcolor}" if layout.alarms else "")]
+    lines = [f"% {layout.heading}"] if layout.heading else []
+    lines += [r"% needs \usepackage{booktabs}" + (r" and \usepackage{xcolor}" if layout.alarms else "")]
     if layout.rows:
         alignment = "l" * len(layout.names) + "r" * (len(layout.columns) + layout.ranked)
         lines += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]

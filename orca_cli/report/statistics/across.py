@@ -35,6 +35,8 @@ class Across:
         columns: the tasks.
         counted: those that two methods or more have an error on.
         holes: method -> the tasks that it has no error on; only methods that lack some.
+        without_ratio: those that count, but not in profiles, since an error is 0 or below.
+        negative: those of them with an error below 0, which pairs leave out where gains are relative.
         profiles, ranks: see there.
         improvements, pairs: see there; empty for more than `MOST` methods.
     """
@@ -43,6 +45,8 @@ class Across:
     columns: list[Column]
     counted: list[Column]
     holes: dict[str, list[str]]
+    without_ratio: list[str]
+    negative: list[str]
     profiles: list[Profile]
     ranks: Ranks
     improvements: list[Improvement]
@@ -63,8 +67,7 @@ def across(table: Table) -> Across:
     shown = [row for row in table.rows if any(cell.mean is not None for cell in row.cells)]
     rows = dict(zip(names_of([row.method for row in shown]), shown, strict=True))
     means = {name: [cell.mean for cell in row.cells] for name, row in rows.items()}
-    tasks = enumerate(zip(*means.values(), strict=True))
-    counted = [place for place, errors in tasks if sum(error is not None for error in errors) > 1]
+    counted = [place for place in range(len(table.columns)) if len(_known(means, place)) > 1]
     check_sets([table.columns[place] for place in counted], "--compare")
     for place in counted:
         if len(tests := set[str]().union(*(row.cells[place].test_sets for row in shown))) > 1:
@@ -80,17 +83,26 @@ def across(table: Table) -> Across:
         name: [column.name for mean, column in zip(means[name], table.columns, strict=True) if mean is None]
         for name in methods
     }
+    lowest = [
+        (column.name, min(_known(means, place))) for place, column in enumerate(table.columns) if place in counted
+    ]
     by_test = {name: [cell.by_test for cell in rows[name].cells] for name in few}
     return Across(
         methods,
         table.columns,
         [table.columns[place] for place in counted],
         {name: lacking for name, lacking in holes.items() if lacking},
+        [name for name, error in lowest if error <= 0],
+        [name for name, error in lowest if error < 0],
         sorted(found, key=lambda one: methods.index(one.method)),
         ranks,
         improvements({name: [cell.values for cell in rows[name].cells] for name in few}),
         matrix(by_test, [column.percent for column in table.columns]),
     )
+
+
+def _known(means: Mapping[str, Sequence[float | None]], place: int) -> list[float]:
+    return [error for own in means.values() if (error := own[place]) is not None]
 
 
 def names_of(methods: Sequence[Method]) -> list[str]:
@@ -114,6 +126,7 @@ def record_of(found: Across) -> dict[str, Any]:
         "tasks": [vars(column) for column in found.columns],
         "counted": [column.name for column in found.counted],
         "holes": found.holes,
+        "without_ratio": found.without_ratio,
         "profiles": [
             {
                 "method": one.method,
@@ -166,8 +179,7 @@ class Profile:
 def profiles(errors: Mapping[str, Sequence[float | None]]) -> list[Profile]:
     """Return the profile of every method.
 
-    Tasks count on which two or more methods have an error. Where the lowest error is 0, the ratio is 1 for 0 and infinity for
-    all others; errors are not below 0.
+    Tasks count on which two or more methods have an error, the lowest above 0: nothing is a multiple of 0.
 
     Args:
         errors: method -> its error on every task, in the same order for all; None where it has none.
@@ -175,24 +187,17 @@ def profiles(errors: Mapping[str, Sequence[float | None]]) -> list[Profile]:
     Returns:
         In the order of `errors`; empty where no task counts.
     """
-    tasks = [task for task in zip(*errors.values(), strict=True) if sum(value is not None for value in task) > 1]
-    if not tasks:
-        return []
-    lowest = [min(value for value in task if value is not None) for task in tasks]
-    found = []
-    for place, method in enumerate(errors):
-        own = [task[place] for task in tasks]
-        ratios = tuple(sorted(_ratio(value, least) for value, least in zip(own, lowest, strict=True)))
-        found.append(Profile(method, ratios, sum(value is None for value in own)))
-    return found
+    tasks = []
+    for task in zip(*errors.values(), strict=True):
+        known = [value for value in task if value is not None]
+        if len(known) > 1 and min(known) > 0:
+            tasks.append([math.inf if value is None else _ratio(value, min(known)) for value in task])
+    columns = zip(errors, zip(*tasks, strict=True), strict=True) if tasks else ()
+    return [Profile(method, tuple(sorted(own)), own.count(math.inf)) for method, own in columns]
 
 
-def _ratio(value: float | None, lowest: float) -> float:
-    if value is None:
-        return math.inf
-    if value <= lowest * (1 + _SAME):
-        return 1.0
-    return value / lowest if lowest > 0 else math.inf
+def _ratio(value: float, lowest: float) -> float:
+    return 1.0 if value <= lowest * (1 + _SAME) else value / lowest
 
 
 @dataclass(frozen=True)
@@ -244,7 +249,8 @@ def matrix(errors: Mapping[str, Sequence[Mapping[Any, float]]], percent: Sequenc
     """Return every ordered pair of methods that have a task in common, (a, b) and (b, a).
 
     A task counts for a pair where both have an error of the same seed; its errors are then the means over the seeds that both
-    have. The unit is the same in the whole matrix: points if all tasks that count are per cents, else per cent of the error.
+    have. The unit is the same in the whole matrix: points if all tasks that count are per cents, else per cent of the error,
+    which a mean below 0 has none of.
 
     Args:
         errors: method -> for every task, in the same order for all, seed, or seed and test data, -> error as
@@ -258,7 +264,8 @@ def matrix(errors: Mapping[str, Sequence[Mapping[Any, float]]], percent: Sequenc
             tasks = []
             for a, b, is_percent in zip(errors[one], errors[other], percent, strict=True):
                 if seeds := a.keys() & b.keys():
-                    tasks.append((mean_of(a[seed] for seed in seeds), mean_of(b[seed] for seed in seeds), is_percent))
+                    mine, theirs = (mean_of(own[seed] for seed in seeds) for own in (a, b))
+                    tasks += [(mine, theirs, is_percent)] if min(mine, theirs) >= 0 else []
             if tasks:
                 found.append((one, other, tasks))
     is_relative = not all(is_percent for *_, tasks in found for _, _, is_percent in tasks)

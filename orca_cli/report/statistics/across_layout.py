@@ -20,11 +20,20 @@ CSV_COLUMNS = (
 def layouts_of(found: Across, table: Table) -> list[Layout]:
     """Return the tables; what is missing in `table` is said with the last one."""
     if len(found.methods) < 2 or not found.profiles:
-        note = "methods over tasks: nothing to compare, since no task has an error of two methods or more"
+        note = "methods over tasks: nothing to compare, since no task has an error above 0 of two methods or more"
         shown = [Layout(["method"], [], [], notes=[note])]
     else:
         shown = [_profiles(found, table), *([_matrix(found), _improvements(found)] if found.pairs else [])]
+    shown[0] = replace(shown[0], heading=table.heading, notes=[*shown[0].notes, *_chosen(table), *table.remarks])
     return [*shown[:-1], replace(shown[-1], problems=problems_of(table), alarms=alarms_of(table))]
+
+
+def _chosen(table: Table) -> Iterator[str]:
+    """Yield what each method chose for every task."""
+    for row in table.rows:
+        named = zip(table.columns, row.cells, strict=True)
+        if found := [f"{column.name} {cell.choice}" for column, cell in named if cell.choice]:
+            yield clean(f"{row.method}: {table.choice} {', '.join(found)}", longest=2000)
 
 
 def _profiles(found: Across, table: Table) -> Layout:
@@ -53,6 +62,12 @@ def _profile_notes(found: Across, table: Table) -> Iterator[str]:
     alone = {column.name for column in found.columns} - {column.name for column in found.counted}
     if alone:
         yield clean(f"tasks with an error of one method at most do not count: {', '.join(sorted(alone))}", longest=2000)
+    if found.without_ratio:
+        yield clean(
+            f"not in the profiles, since nothing is a multiple of an error of 0 or below: {', '.join(found.without_ratio)}"
+        )
+    if found.negative:
+        yield clean(f"not in the pairs, since an error is below 0: {', '.join(found.negative)}")
     same: dict[tuple[str, ...], list[str]] = {}
     for method, tasks in found.holes.items():
         if lacking := [task for task in tasks if task not in alone]:

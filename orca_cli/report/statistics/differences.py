@@ -1,13 +1,13 @@
-"""What paired differences say: a bootstrap interval of their mean, exact tests of their signs, Holm's correction.
+"""What paired differences say: an interval of their mean, exact tests of their signs, a test of no effect, Holm's correction.
 
-numpy is imported when it is needed: `orca report --help` must not wait for it. scipy.stats is not imported at all, since that
-alone takes as long as the rest of a report; tests compare with it.
+numpy and scipy.special are imported when they are needed: `orca report --help` must not wait for them. scipy.stats is not
+imported at all, since that alone takes as long as the rest of a report; tests compare with it.
 """
 
 from __future__ import annotations
 
-import functools
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -17,7 +17,6 @@ LEVEL = 0.95
 LARGEST_P = 0.05
 LEAST = 6  # differences: fewer cannot have a two-sided p of at most 0.05
 POWER = 0.8  # of the number of differences that `needed` returns
-RESAMPLES = 10_000
 MOST_EXACT = 20  # differences whose 2^n sign patterns are all looked at
 FLIPS = 100_000  # drawn sign patterns of more differences
 _SAME = 1e-12  # of their size: numbers that differ by less differ by rounding only
@@ -30,7 +29,8 @@ class Effect:
     Args:
         n: how many.
         mean: theirs.
-        interval: 95 % BCa bootstrap interval of the mean; None for a single difference.
+        deviation: sample standard deviation; 0 for a single difference.
+        interval: 95 % interval of the mean; None for a single difference.
         p: two-sided p of the sign-flip test: the share of sign patterns whose mean is at least as far from 0.
         smallest: the smallest p possible with this number of nonzero differences.
         nonzero: how many are not 0.
@@ -38,6 +38,7 @@ class Effect:
 
     n: int
     mean: float
+    deviation: float
     interval: tuple[float, float] | None
     p: float
     smallest: float
@@ -54,7 +55,24 @@ def effect(differences: Sequence[float]) -> Effect:
     """Return the effect of one or more differences."""
     p, smallest = sign_flip(differences)
     nonzero = sum(value != 0 for value in differences)
-    return Effect(len(differences), mean_of(differences), interval(differences), p, smallest, nonzero)
+    deviation = statistics.stdev(differences) if len(differences) > 1 else 0.0
+    return Effect(len(differences), mean_of(differences), deviation, interval(differences), p, smallest, nonzero)
+
+
+def no_effect(found: Effect, margin: float) -> float:
+    """Return the p of two one-sided t tests (Schuirmann 1987): how surely the true mean is within -margin and margin.
+
+    At most 0.05 means that it is; if the true mean is at the margin, normal differences give that in 5 % of all cases.
+    1 for a single difference.
+    """
+    distance = margin - abs(found.mean)  # to the nearer end, whose test has the larger p
+    if found.n < 2:
+        return 1.0
+    if not found.deviation:
+        return float(distance <= 0)
+    from scipy.special import stdtr
+
+    return float(stdtr(found.n - 1, -distance * math.sqrt(found.n) / found.deviation))
 
 
 def difference(base: float, mine: float) -> float:
@@ -65,63 +83,35 @@ def difference(base: float, mine: float) -> float:
 def relative(base: float, mine: float) -> float:
     """Return the difference over the mean of both errors, in [-2, 2].
 
-    It orders pairs as log(base / mine) does and is about as large for small ones, but an error of 0 has one too.
+    It orders pairs as log(base / mine) does and is about as large for small ones, but an error of 0 has one too. Errors are 0
+    or more: below, it means nothing.
     """
     found = difference(base, mine)
     return 2 * found / (abs(base) + abs(mine)) if found else 0.0
 
 
-def as_share(found: float) -> float:
-    """Return a relative difference as the share of the baseline's error, in per cent: 100 for 2, minus infinity for -2."""
-    return 200 * found / (2 + found) if found > -2 else -math.inf
-
-
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % BCa bootstrap interval of the mean (Efron 1987): bias-corrected and accelerated, so not too narrow on
-    the side of a long tail.
+    """Return the 95 % interval of the mean by Student's t; None for one value.
 
-    Of 10,000 resamples drawn with seed 0. It does not depend on the order of the values, and that of the negated values is the
-    negated interval. Where all values are equal BCa is undefined, and the interval is that value. None for one value.
+    It holds the mean of normal values in 95 % of all cases, however few they are, where that of the BCa bootstrap holds it in
+    72 % (three values) to 93 % (twenty).
     """
     if len(values) < 2:
         return None
-    one, other = tuple(sorted(values)), tuple(sorted(-value for value in values))
-    if one <= other:
-        return _bca(one)
-    low, high = _bca(other)
-    return -high, -low
+    from scipy.special import stdtrit
 
-
-@functools.lru_cache(maxsize=4096)
-def _bca(values: tuple[float, ...]) -> tuple[float, float]:
-    import numpy as np
-
-    given = np.asarray(values, dtype=np.float64)
-    mean = mean_of(values)
-    deviations = given - mean
-    if not np.abs(deviations).max() > 1e-12 * np.abs(given).max():
-        return mean, mean
-    drawn = np.random.default_rng(0).integers(len(given), size=(RESAMPLES, len(given)))
-    means = given[drawn].mean(axis=1)
-    rounding = 1e-12 * float(np.abs(given).max())  # a resample of every value once has the same mean
-    below = float(np.mean(means < mean - rounding) + np.mean(means <= mean + rounding)) / 2
-    normal = NormalDist()
-    bias = normal.inv_cdf(min(max(below, 1 / RESAMPLES), 1 - 1 / RESAMPLES))
-    # Of the jackknife's means, whose deviations are these over -(n - 1).
-    acceleration = float((deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5))
-    shifted = [bias + normal.inv_cdf((1 + side * LEVEL) / 2) for side in (-1, 1)]
-    shares = [normal.cdf(bias + one / (1 - acceleration * one)) for one in shifted]
-    low, high = np.quantile(means, shares)
-    return float(low), float(high)
+    mean, error = mean_of(values), statistics.stdev(values) / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * error
+    return mean - half, mean + half
 
 
 def needed(mean: float, deviation: float, margin: float, largest_p: float = LARGEST_P) -> float:
     """Return how many differences would probably decide, if their mean and deviation are as given; infinity if none.
 
     That is the number with which a paired t test has a power of 80 %, either to find the effect, two-sided at `largest_p`:
-    (z_p + z_power)^2 (deviation / mean)^2 + z_p^2 / 2 (Guenther 1981), or to have a 95 % interval within the margin, which is
-    the same with margin - |mean| in place of the mean; whichever is less. It is at least the number whose smallest
-    possible p is `largest_p`: 6 for 0.05.
+    (z_p + z_power)^2 (deviation / mean)^2 + z_p^2 / 2 (Guenther 1981), or to find by a one-sided test at 0.05 that the mean is
+    within the margin, which is the same with margin - |mean| in place of the mean; whichever is less. It is at least the
+    number whose smallest possible p is `largest_p`: 6 for 0.05.
 
     Args:
         mean, deviation: of the differences seen; the sample standard deviation, 0 or more.
@@ -129,7 +119,7 @@ def needed(mean: float, deviation: float, margin: float, largest_p: float = LARG
         largest_p: what p has to be, 0 to 1; less than 0.05 where several arms are tested.
     """
     least = 1 + math.ceil(-math.log2(largest_p) - 1e-9)
-    found = [_for_power(abs(mean), deviation, largest_p), _for_power(margin - abs(mean), deviation, LARGEST_P)]
+    found = [_for_power(abs(mean), deviation, largest_p), _for_power(margin - abs(mean), deviation, 2 * LARGEST_P)]
     return max(least, min(found))
 
 

@@ -41,18 +41,17 @@ def further(one: Overall, comparison: Comparison) -> Further:
     """Return what would decide about an arm.
 
     The rule, see `statistics.needed`: as many differences as have, if further ones are like those seen, a power of 80 % to give
-    Holm's p <= 0.05 (as if the arm were the first of all), or an interval within the margin; never fewer than can reach that
-    p at all, which are 6 for one arm. On one set the differences are seeds. On several they are sets, and more seeds only make
-    the mean of each set surer. Its variance is taken as that between sets, which stays, and that of a seed over the number of
-    seeds, which shrinks; with one seed a set the two cannot be told apart, and all is taken as that of seeds.
+    Holm's p <= 0.05 (as if the arm were the first of all), or to show no effect beyond the margin; never fewer than can reach
+    that p at all, which are 6 for one arm. On one set the differences are seeds. On several they are sets, and more seeds
+    only make the mean of each set surer. Its variance is taken as that between sets, which stays, and that of a seed over the
+    number of seeds, which shrinks; with one seed a set the two cannot be told apart, and all is taken as that of seeds.
     """
-    blocks = [block for block in comparison.blocks if block.arm == one.arm and block.seeds]
+    blocks = comparison.judged(one.arm)
     judged, largest = one.judged, LARGEST_P / len(comparison.overall)
-    margin = comparison.margin / 100 if one.is_relative else comparison.margin
     sets = [differences_by_seed(own, one.is_relative) for own in by_column(blocks).values()]
 
     def total(deviation: float) -> float:
-        return needed(judged.mean, deviation, margin, largest)
+        return needed(judged.mean, deviation, comparison.margin, largest)
 
     shared = sorted(set.intersection(*(set(block.seeds) for block in blocks)))
     if one.sets == 1:
@@ -112,6 +111,8 @@ def _label(run: Run, axis: str) -> str | None:
     """Return what a study calls a run on an axis; see `studies.of_study`."""
     if axis == SET:
         return run.task
+    if run.chosen is not None and axis == run.chosen.key:
+        return run.chosen.value
     return str(getattr(run, axis)) if axis in ("task", *GROUPS) else run.variant.get(axis)
 
 

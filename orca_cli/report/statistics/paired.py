@@ -32,8 +32,10 @@ class Block:
         seeds: those that both have.
         baseline, errors: by seed, as stored.
         lost: completed runs of the arm whose partner is missing.
+        same: seeds whose two runs are the same computation, with equal final weights and errors; no pairs.
         runs: one of the baseline and one of the arm.
-        done: seeds that nothing is left to run of: `seeds`, and those whose error is undefined though both are completed.
+        done: seeds that nothing is left to run of: `seeds`, `same`, those that chose, and those whose error is undefined though
+            both are completed.
     """
 
     column: Column
@@ -43,6 +45,7 @@ class Block:
     baseline: tuple[float, ...]
     errors: tuple[float, ...]
     lost: int = 0
+    same: int = 0
     runs: tuple[Run, ...] = ()
     done: frozenset[int] = frozenset()
 
@@ -55,6 +58,11 @@ class Block:
     def gains(self) -> list[float]:
         """Return the gains by seed, in points where the error is a per cent."""
         return [self.scale * (base - error) for base, error in zip(self.baseline, self.errors, strict=True)]
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Return what was chosen for the baseline and for the arm; see `Run.choice`."""
+        return tuple(run.choice for run in self.runs)
 
     @property
     def effect(self) -> Effect | None:
@@ -71,7 +79,7 @@ class Overall:
         seeds: of the sets, fewest and most.
         wins, ties, losses: sets by the sign of their mean gain.
         points: mean gain over the sets whose error is a per cent; None without one.
-        relative: mean over all sets of the relative difference of the mean errors (`differences.relative`).
+        relative: mean over all sets of the relative difference of the mean errors, in per cent (`differences.relative`).
         worst: name and mean gain, in points, of the set with the lowest; None without a set whose error is a per cent.
         corrected: Holm's p over the arms, of `points` if all sets have them, else of `relative`.
         is_relative: the verdict is about `relative`.
@@ -104,6 +112,7 @@ class Comparison:
         axis, baseline: such as metric and none.
         margin: a mean gain of at most this, in points or in per cent of the error, counts as none.
         unpaired: completed runs, of all arms, without a partner.
+        negative: names of sets with an error below 0, which arms are not judged by where that takes relative differences.
         origin: of the runs, for commands that add to them; None where there are to be none.
     """
 
@@ -114,6 +123,16 @@ class Comparison:
     overall: list[Overall]
     unpaired: int
     origin: Origin | None = None
+    negative: frozenset[str] = frozenset()
+
+    @property
+    def same(self) -> int:
+        """Return how many pairs were left out, since both runs are the same computation."""
+        return sum(block.same for block in self.blocks)
+
+    def judged(self, arm: str) -> list[Block]:
+        """Return the blocks with pairs that an arm is judged by."""
+        return [one for one in self.blocks if one.arm == arm and one.seeds and one.column.name not in self.negative]
 
 
 def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origin | None = None) -> Comparison:
@@ -163,18 +182,23 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
                 partner = _partner(partners[place, others], f"{axis}={baseline}")
                 blocks.append(_block(column, arm, others, partner, own, is_of_task=axis.startswith(OF_TASK)))
     paired = [block for block in blocks if block.seeds]
+    if not paired and (same := sum(block.same for block in blocks)):
+        what = f"{same} of {same} pairs are the same computation (equal final weights and errors): none is left"
+        raise DataError(what, where="--against", hint=f"{axis} changed nothing in these runs")
     if not paired:
         what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
         raise DataError(
             what, where="--against", hint=_unpaired_hint(value_of, of_baseline, f"{axis}={baseline}", besides)
         )
     check_sets(dict.fromkeys(block.column for block in paired), "--against")
-    by_arm = {arm: [block for block in paired if block.arm == arm] for arm in dict.fromkeys(one.arm for one in blocks)}
     is_relative = not all(block.column.percent for block in paired)
+    negative = {block.column.name for block in paired if is_relative and min(*block.baseline, *block.errors) < 0}
+    lost = sum(block.lost for block in blocks)
+    whole = Comparison(axis, baseline, margin, blocks, [], lost, origin, frozenset(negative))
+    by_arm = {arm: whole.judged(arm) for arm in dict.fromkeys(one.arm for one in blocks)}
     found = [_overall(arm, own, is_relative) for arm, own in by_arm.items() if own]
     corrected = holm([one.judged.p for one in found])
-    found = [replace(one, corrected=p) for one, p in zip(found, corrected, strict=True)]
-    return Comparison(axis, baseline, margin, blocks, found, sum(block.lost for block in blocks), origin)
+    return replace(whole, overall=[replace(one, corrected=p) for one, p in zip(found, corrected, strict=True)])
 
 
 def check_sets(columns: Iterable[Column], option: str) -> None:
@@ -228,12 +252,17 @@ def _block(
     """Return the pairs of two cells: runs of the same seed and test data, which a setting of the task may prepare otherwise."""
     base, mine = baseline.by_seed, own.by_seed
     same = {int(seed) for seed, *_ in baseline.by_test.keys() & own.by_test.keys()}
-    seeds = tuple(sorted(mine.keys() & base.keys() if is_of_task else same))
+    both = mine.keys() & base.keys() if is_of_task else same
+    weights = [{run.seed: run.score and run.score.weights for run in cell.runs} for cell in (baseline, own)]
+    equal = {seed for seed in both if weights[0][seed] and weights[0][seed] == weights[1][seed]}
+    equal = {seed for seed in equal if base[seed] == mine[seed]}
+    seeds = tuple(sorted(both - equal))
     errors = (tuple(base[seed] for seed in seeds), tuple(mine[seed] for seed in seeds))
     runs = tuple(runs[0] for runs in (baseline.runs, own.runs) if runs)
     completed = {run.seed for run in baseline.runs} & {run.seed for run in own.runs}
-    done = frozenset(completed - (mine.keys() & base.keys())) | set(seeds)
-    return Block(column, arm, others, seeds, *errors, lost=len(mine) - len(seeds), runs=runs, done=done)
+    choosing = {run.chosen.seed for run in runs if run.chosen}
+    done = frozenset(completed - (mine.keys() & base.keys())) | both | choosing
+    return Block(column, arm, others, seeds, *errors, len(mine) - len(both), len(equal), runs, done)
 
 
 def _unpaired_hint(
@@ -329,14 +358,13 @@ def differences_by_seed(blocks: Sequence[Block], is_relative: bool) -> list[floa
     found: dict[int, list[float]] = defaultdict(list)
     for block in blocks:
         pairs = zip(block.baseline, block.errors, strict=True)
-        values = [relative(base, mine) for base, mine in pairs] if is_relative else block.gains
+        values = [100 * relative(base, mine) for base, mine in pairs] if is_relative else block.gains
         for seed, value in zip(block.seeds, values, strict=True):
             found[seed].append(value)
     return [mean_of(own) for _, own in sorted(found.items())]
 
 
 def _relative(blocks: Sequence[Block]) -> float:
-    """Return the relative difference of the mean errors on a set."""
-    return relative(
-        mean_of(mean_of(block.baseline) for block in blocks), mean_of(mean_of(block.errors) for block in blocks)
-    )
+    """Return the relative difference of the mean errors on a set, in per cent."""
+    base, mine = (mean_of(mean_of(getattr(block, name)) for block in blocks) for name in ("baseline", "errors"))
+    return 100 * relative(base, mine)

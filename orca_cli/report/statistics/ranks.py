@@ -134,4 +134,5 @@ def _weights(place: int, side: int, size: int) -> Any:
     import numpy as np
 
     drawn = np.random.default_rng((0, place, side)).integers(size, size=(RESAMPLES, size))
-    return (drawn[:, :, None] == np.arange(size)).mean(axis=1)
+    places = drawn + size * np.arange(RESAMPLES)[:, None]
+    return np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape) / size

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from orca_cli.report.statistics.differences import LARGEST_P, LEAST, Effect, as_share, holm, mean_of
+from orca_cli.report.statistics.differences import LARGEST_P, LEAST, Effect, holm, mean_of, no_effect
 from orca_cli.report.statistics.further import MOST, Further, further
 from orca_cli.report.statistics.paired import Block, Comparison, Overall, counts
 from orca_cli.report.tables.layout import (
@@ -35,7 +35,7 @@ _OVERALL = (
 CSV_COLUMNS = (
     *("task", "error", "percent", "protocol", "arm", "others", "sets", "pairs", "seeds", "unpaired"),
     *("baseline_mean", "mean", "unit", "gain", "low", "high", "p", "smallest_p", "holm_p", "wins", "ties", "losses"),
-    *("data", "n"),
+    *("data", "n", "baseline_chosen", "chosen"),
 )
 
 
@@ -72,7 +72,7 @@ class Claim:
 
 def claim_of(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> Claim:
     """Return what is known about an arm."""
-    found, unit = shown_of(one)
+    found, unit = one.judged, unit_of(one)
     arms = len(comparison.overall)
     facts = f"{_counted(one)}, p = {p_text(one.corrected)}" + (f" corrected for {arms} arms" if arms > 1 else "")
     places = _decimals(found, 1)
@@ -84,8 +84,9 @@ def claim_of(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> Cl
         return Claim(one.arm, "helps", f" by {found.mean:.{places}f} {unit} {_ends(low, high, places)} ({facts})")
     if is_sure(one) and high < 0:
         return Claim(one.arm, "harms", f" by {-found.mean:.{places}f} {unit} {_ends(-high, -low, places)} ({facts})")
-    if max(-low, high) <= comparison.margin and found.n >= LEAST:
-        return Claim(one.arm, "no effect", f" beyond {sign}{comparison.margin:g} {unit} ({facts})")
+    if found.n >= LEAST and (p := no_effect(found, comparison.margin)) <= LARGEST_P:
+        said = f" beyond {sign}{comparison.margin:g} {unit} ({facts}; two one-sided t tests: p = {p_text(p)})"
+        return Claim(one.arm, "no effect", said)
     what = f"{found.n} differences" if found.nonzero == found.n else f"{found.nonzero} differences other than 0"
     few = f"; {what} cannot reach p = {LARGEST_P}" if found.smallest * arms > LARGEST_P else ""
     said = f", {_signed(found.mean, places)} {unit} {_ends(low, high, places)} ({facts}{few})"
@@ -130,15 +131,9 @@ def _undecided(said: str, one: Overall, comparison: Comparison) -> Claim:
     return Claim(one.arm, "undecided", f"{said}; {lacks}", more)
 
 
-def shown_of(one: Overall) -> tuple[Effect, str]:
-    """Return the judged effect in the unit in which it is shown, and that unit."""
-    return (_as_percent(one.relative), "% of the error") if one.is_relative else (one.judged, "points")
-
-
-def _as_percent(found: Effect) -> Effect:
-    """Return an effect on relative differences as the share of the baseline's error that is gained, in per cent."""
-    ends = None if found.interval is None else (as_share(found.interval[0]), as_share(found.interval[1]))
-    return replace(found, mean=as_share(found.mean), interval=ends)
+def unit_of(one: Overall) -> str:
+    """Return the unit of the effect that an arm is judged by."""
+    return "% of the error" if one.is_relative else "points"
 
 
 def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> list[Layout]:
@@ -150,15 +145,18 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
         columns=[list(lines) for lines in _OVERALL],
         rows=[([clean(one.arm)], _overall_entries(one), "") for one in comparison.overall],
         caption=(
-            f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % BCa bootstrap "
+            f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % t "
             "interval] over sets, each with the mean over its seeds and settings. points: sets whose error is a per cent. "
-            "% of the error: of the baseline's, from the mean over all sets of the difference over the mean of both errors. "
+            "% of the error: the difference over the mean of both errors, mean over all sets. "
             "p: exact sign-flip test; Holm: corrected for the number of arms; least p: the smallest possible with as many "
             f"differences other than 0. Bold and *: {_MARKED}."
         ),
         notes=["\n".join(clean(line, longest=2000) for line in (one.text, *one.commands)) for one in claims]
-        + _coverage(comparison),
+        + _coverage(comparison)
+        + _negative(comparison)
+        + table.remarks,
         alarms=alarms_of(table),
+        heading=table.heading,
     )
     blocks = sorted((block for block in comparison.blocks if block.seeds), key=lambda block: (block.arm, block.others))
     corrected = corrected_of(comparison)
@@ -174,8 +172,10 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
     common = ", ".join(f"{name}={value}" for name, value in sorted(shared) if name != implied)
     notes = [f"all with {clean(common, longest=2000)}"] if common else []
     if few := sum(len(block.seeds) < LEAST for block in blocks):
-        text = "so few cannot reach p = 0.05, and their intervals are too narrow"
-        notes.append(f"fewer than {LEAST} seeds in {few} of {len(blocks)} gains: {text}")
+        notes.append(f"fewer than {LEAST} seeds in {few} of {len(blocks)} gains: so few cannot reach p = 0.05")
+    if comparison.same:
+        every = comparison.same + sum(len(block.seeds) for block in blocks)
+        notes.append(f"{comparison.same} of {every} pairs are the same computation (equal final weights): left out")
     if comparison.unpaired:
         notes.append(f"{comparison.unpaired} completed runs have no partner with {axis}={baseline} and are left out")
     second = Layout(
@@ -183,7 +183,7 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
         columns=[header(column, len({column.protocol for column in columns}) > 1) for column in columns],
         rows=[(list(key), entries, "") for key, entries in rows.items()],
         caption=(
-            "Gain on each set, in points where the error is a per cent: mean [95 % BCa bootstrap interval] over seeds (number "
+            "Gain on each set, in points where the error is a per cent: mean [95 % t interval] over seeds (number "
             f"of seeds), baseline's mean error > arm's. Bold and *: {_MARKED} over all gains here."
         ),
         notes=notes,
@@ -202,13 +202,17 @@ def corrected_of(comparison: Comparison) -> dict[int, float]:
 def _coverage(comparison: Comparison) -> list[str]:
     """Return a note where arms cannot be compared with each other, since they were not run on the same; else nothing."""
     of: dict[str, set[tuple[object, ...]]] = {one.arm: set() for one in comparison.overall}
-    for block in comparison.blocks:
-        if block.seeds:
-            of[block.arm].add((block.column, block.others, block.seeds))
+    for arm, own in of.items():
+        own |= {(block.column, block.others, block.seeds) for block in comparison.judged(arm)}
     if len(set(map(frozenset, of.values()))) < 2:
         return []
     counts = ", ".join(f"{clean(arm)} {sum(len(seeds) for *_, seeds in found)}" for arm, found in of.items())  # type: ignore[misc,arg-type]
     return [f"arms have pairs on different sets, settings or seeds, so compare no arm with another: {counts} pairs"]
+
+
+def _negative(comparison: Comparison) -> list[str]:
+    names = clean(", ".join(sorted(comparison.negative)))
+    return [f"left out over all sets, since an error below 0 has no per cent of it: {names}"] if names else []
 
 
 def _overall_entries(one: Overall) -> list[Entry]:
@@ -218,7 +222,7 @@ def _overall_entries(one: Overall) -> list[Entry]:
         Entry(f"{one.wins}/{one.ties}/{one.losses}"),
         _judged_entry(one, one.points, 2),
         Entry(worst),
-        _judged_entry(one, _as_percent(one.relative), 1),
+        _judged_entry(one, one.relative, 1),
         *(Entry(p_text(p)) for p in (one.judged.p, one.corrected, one.judged.smallest)),
     ]
 
@@ -237,6 +241,7 @@ def _block_entry(block: Block, corrected: float) -> Entry:
     places = 1 if block.column.percent else decimals_of([base, mine])
     places = places if places is None else _decimals(found, places)
     lost = f", {block.lost} without partner" if block.lost else ""
+    lost += f", at {clean(' > '.join(block.choices))}" if any(block.choices) else ""
     is_marked = found.n >= LEAST and corrected <= LARGEST_P
     text = f"{'* ' if is_marked else ''}{_with_interval(found, places)} ({found.n})"
     return Entry(text, f"{number(base, places)} > {number(mine, places)}{lost}", is_marked)
@@ -277,7 +282,7 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
             }
         )
     return {
-        "schema": 1,
+        "schema": 2,
         "against": {comparison.axis: comparison.baseline},
         "margin": comparison.margin,
         "arms": arms,
@@ -292,10 +297,13 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
                 "gain": block.effect and asdict(block.effect),
                 "holm_p": corrected.get(id(block)),
                 "unpaired": block.lost,
+                "chosen": list(block.choices),
             }
             for block in comparison.blocks
         ],
         "unpaired": comparison.unpaired,
+        "same_computation": comparison.same,
+        "negative": sorted(comparison.negative),
     }
 
 
@@ -310,12 +318,13 @@ def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
         others = ", ".join(f"{name}={value}" for name, value in block.others)
         line |= {"others": others, "seeds": seeds_text(list(block.seeds)), "unpaired": block.lost}
         line |= {"unit": "points" if block.column.percent else block.column.error_name}
+        line |= dict(zip(("baseline_chosen", "chosen"), block.choices, strict=False))
         if (found := block.effect) is not None:
             line |= {"baseline_mean": mean_of(block.baseline), "mean": mean_of(block.errors)} | _numbers(found)
             line |= {"holm_p": corrected[id(block)]}
         yield line
     for one in comparison.overall:
-        blocks = [block for block in comparison.blocks if block.arm == one.arm and block.seeds]
+        blocks = comparison.judged(one.arm)
         percent = [block for block in blocks if block.column.percent]
         for unit, found, own in (("points", one.points, percent), ("relative", one.relative, blocks)):
             if found is not None:

@@ -38,7 +38,9 @@ def holes_of(table: Table, origin: Origin = _NOWHERE) -> list[Hole]:
     """Return the holes of a table: runs by how they ended, then missing seeds by task and method, then broken folders."""
     runs = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
     found = [_of_run(run, origin) for run in runs]
-    for place, column in enumerate([] if table.by else table.columns):  # merged rows are no methods that can be run
+    for place, column in enumerate(
+        [] if table.by or table.choice else table.columns
+    ):  # merged rows are no methods that can be run
         found += _missing(table, place, column, origin)
     broken = [Hole(clean(str(entry.path)), "broken", clean(entry.reason)) for entry in table.broken]
     return found + broken

@@ -41,6 +41,7 @@ class Layout:
         problems: state, reason and folder of runs that are not completed or cannot be read.
         alarms: what makes numbers wrong; shown in red.
         alarmed: places of the columns whose last header line is an alarm.
+        heading: the first line, above it; empty for none.
     """
 
     names: list[str]
@@ -52,6 +53,7 @@ class Layout:
     problems: list[tuple[str, str, str]] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
     alarmed: frozenset[int] = frozenset()
+    heading: str = ""
 
 
 def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
@@ -89,6 +91,7 @@ def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
         problems=problems_of(table),
         alarms=alarms_of(table),
         alarmed=alarmed_of(table.columns),
+        heading=table.heading,
     )
 
 
@@ -136,7 +139,8 @@ def _remainder(cell: Cell) -> str:
         "of unmatched seeds": cell.partial,
         **{state: cell.unfinished[state] for state in UNFINISHED},
     }
-    words = [f"over {cell.parts} settings"] if cell.parts > 1 else []
+    words = [f"at {clean(cell.choice)}"] if cell.choice else []
+    words += [f"over {cell.parts} settings"] if cell.parts > 1 else []
     words += [f"+{count} {state}" for state, count in counts.items() if count]
     return " ".join([*words, *([f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else [])])
 

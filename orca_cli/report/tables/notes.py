@@ -30,7 +30,7 @@ def notes_of(table: Table) -> list[str]:
         f"[{number}] reported by others, under their conditions: {text}"
         for number, text in enumerate(sources_of(table), 1)
     ]
-    notes.append(_superseded_note(table.superseded))
+    notes += [_superseded_note(table.superseded), *table.remarks]
     return [note for note in notes if note]
 
 

@@ -134,6 +134,11 @@ class Cell:
         return 0 if any(run.metric == "none" for run in self.runs) else self.steps.count(0)
 
     @property
+    def choice(self) -> str:
+        """Return what was chosen for its runs (see choice.py); empty where nothing was."""
+        return ", ".join(dict.fromkeys(run.choice for run in self.runs if run.choice))
+
+    @property
     def mean(self) -> float | None:
         """Return the mean over seeds; None if there is no value."""
         return math.fsum(self.values) / len(self.values) if self.values else None
@@ -176,7 +181,8 @@ class Table:
 
     For each column, `trivial` is the range of the best constant predictor's errors, and `baselines` the best simple models of
     its runs: name -> range of their errors. `by` are the keys that name rows, where these merge runs of several settings
-    (see rows.py), `order` is what rows are sorted by, if not by name.
+    (see rows.py), `order` is what rows are sorted by, if not by name. `choice` is the setting that each arm chose its value of
+    (see choice.py), `heading` the first line, and `remarks` are notes of any view of it.
     """
 
     columns: list[Column]
@@ -189,6 +195,9 @@ class Table:
     baselines: list[dict[str, tuple[float, float]]] = field(default_factory=list)
     by: tuple[str, ...] = ()
     order: str = ""
+    choice: str = ""
+    heading: str = ""
+    remarks: list[str] = field(default_factory=list)
 
 
 def score_of(run: Run) -> Score:
@@ -248,17 +257,29 @@ def _data_names(runs: Sequence[Run]) -> list[str]:
     data are one set. A name is the end of the path, as long as it takes to tell it from others.
     """
     first: dict[tuple[str, str], str] = {}  # task and test data -> the path that had them first
-    same: dict[tuple[str, str], str] = {}  # task and path -> the path of that set
+    same: dict[tuple[str, str], str] = {}  # task and path -> an earlier path of that set; itself, if there is none
+
+    def set_of(task: str, path: str) -> str:
+        while (earlier := same.setdefault((task, path), path)) != path:
+            same[task, path] = same[task, earlier]  # so that later ways are short
+            path = earlier
+        return path
+
     for run in runs:
         if path := _data_path(run):
-            own = same.setdefault((run.task, path), path)
-            one = first.setdefault((run.task, run.score.test_set), own) if run.score and run.score.test_set else own
-            same |= {key: one for key, other in same.items() if key[0] == run.task and other == own}
-    sets = {task: sorted({path for (of, _), path in same.items() if of == task}) for task, _ in same}
-    names = {
-        (task, path): _end_of(path, paths) if len(paths) > 1 else "" for task, paths in sets.items() for path in paths
-    }
-    return [names[run.task, same[run.task, path]] if (path := _data_path(run)) else "" for run in runs]
+            own = set_of(run.task, path)
+            if run.score and run.score.test_set:
+                same[run.task, own] = set_of(run.task, first.setdefault((run.task, run.score.test_set), own))
+    sets: dict[str, set[str]] = defaultdict(set)
+    for task, path in list(same):
+        sets[task].add(set_of(task, path))
+    ends = {task: Counter(end for path in paths for end in _ends_of(path)) for task, paths in sets.items()}
+
+    def name_of(task: str, path: str) -> str:
+        unique = (end for end in _ends_of(path) if ends[task][end] == 1)
+        return next(unique, path) if len(sets[task]) > 1 else ""
+
+    return [name_of(run.task, set_of(run.task, path)) if (path := _data_path(run)) else "" for run in runs]
 
 
 def _data_path(run: Run) -> str:
@@ -275,11 +296,10 @@ def is_of(run: Run, column: Column) -> bool:
     return (run.task, run.protocol) == (column.task, column.protocol) and is_named
 
 
-def _end_of(path: str, others: Sequence[str]) -> str:
-    parts = [other.split("/") for other in others]
-    own = path.split("/")
-    lengths = (n for n in range(1, len(own)) if sum(other[-n:] == own[-n:] for other in parts) == 1)
-    return "/".join(own[-next(lengths, len(own)) :])
+def _ends_of(path: str) -> list[str]:
+    """Return the ends of a path, the shortest first."""
+    parts = path.split("/")
+    return ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
 
 
 def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:

@@ -1,0 +1,195 @@
+"""Every arm at its own value of a setting: chosen on validation data of one seed, judged by the other seeds.
+
+An arm is all settings but the seed and the one that is chosen. Runs that differ from an arm in `train.folds` only choose for
+it, where they have every value, and do not judge: few validation samples cannot choose, folds validate on all training samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from orca_cli.exceptions import DataError, UsageError
+from orca_cli.report.records.collect import SET, Chosen, Collection, Run
+from orca_cli.report.records.filters import FIELDS, Values, canonical, key_hint
+from orca_cli.report.tables.notes import clean, seeds_text
+from orca_cli.report.tables.table import Column, Method, Table, columns_of, methods_of, spelling
+
+RATE = "train.lr"
+FEW = 50  # validation samples: a choice by fewer is mostly luck
+_FOLDS = "train.folds"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen.
+
+    Args:
+        collection: of the runs that judge; each says what its arm chose.
+        heading: how that was done, for the first line of a table.
+        notes: what limits it.
+    """
+
+    collection: Collection
+    heading: str
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """The runs of one arm on one set, and what chose.
+
+    Args:
+        seed: on which its value was chosen: the lowest that all values were run with, or else most of them.
+        errors: canonical value -> run that validates it.
+        lacking: values that cannot be chosen, since no run of that seed has a validation error.
+        value: the chosen one; empty where there is none.
+        is_edge: it is the lowest or the highest number of several.
+        judging: runs with that value, of other seeds.
+    """
+
+    name: str
+    seed: int
+    errors: dict[str, Run]
+    lacking: list[str]
+    value: str
+    is_edge: bool
+    judging: list[Run]
+
+
+def choose(collection: Collection, key: str, values: Values) -> Choice:
+    """Return the runs that judge every arm at the value of a setting that has its lowest validation error.
+
+    Of equal errors the middle value counts, the lower one of two. Errors of the test split never choose, not even where a
+    protocol validates on it.
+
+    Args:
+        collection: the runs.
+        key: a setting, such as train.lr.
+        values: of the runs.
+
+    Raises:
+        UsageError: the key is no setting.
+        DataError: no run has it, every arm has one value of it, or no run is left that could judge.
+    """
+    if key in (*FIELDS, SET):
+        raise UsageError(f"'{key}' is no setting of an arm", where="--choose", hint=f"such as --choose {RATE}")
+    found = {id(run): value for run in collection.runs if (value := values.of(run, key)) is not None}
+    if not found:
+        raise DataError(f"no run has '{key}'", where="--choose", hint=key_hint(key, collection))
+    columns = columns_of(collection.runs)
+    groups: dict[tuple[Column, Method], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run, column, method in zip(collection.runs, columns, methods_of(collection.runs, columns), strict=True):
+        if id(run) in found:
+            settings = tuple(item for item in method.settings if item[0] not in (key, _FOLDS))
+            groups[column, replace(method, settings=settings)][canonical(found[id(run)])].append(run)
+    if all(len(group) == 1 for group in groups.values()):
+        hint = f"run several: orca run -m {key}=..."
+        raise DataError(f"every arm has one value of {key}: nothing to choose", where="--choose", hint=hint)
+    arms = [_arm(clean(f"{column.name} {method}"), group) for (column, method), group in sorted(groups.items())]
+    seeds = seeds_text(sorted({arm.seed for arm in arms}))
+    if not any(arm.judging for arm in arms):
+        what = f"seed {seeds} chose {key}, and no arm has another seed at what was chosen: nothing is left to judge"
+        raise DataError(
+            what, where="--choose", hint="run more seeds: orca run -m seed=... (completed runs are not repeated)"
+        )
+    spelled = spelling((key, value) for value in found.values())
+    judging = {id(run): _at(run, key, spelled[key, arm.value], arm) for arm in arms for run in arm.judging}
+    runs = [judging[id(run)] for run in collection.runs if id(run) in judging]
+    heading = f"each arm at its own {key}, chosen on validation, seed {seeds}; judged by the other seeds"
+    named = {value: clean(text) for (_, value), text in spelled.items()}
+    return Choice(replace(collection, runs=runs), heading, [note for note in _notes(arms, key, named) if note])
+
+
+def _at(run: Run, key: str, value: str, arm: _Arm) -> Run:
+    """Return a run as one of its arm, which is not named by what was chosen."""
+    variant = {name: text for name, text in run.variant.items() if name != key}
+    return replace(run, variant=variant, chosen=Chosen(key, value, arm.seed, arm.is_edge))
+
+
+def _arm(name: str, group: dict[str, list[Run]]) -> _Arm:
+    counts = Counter(seed for runs in group.values() for seed in {run.seed for run in runs})
+    seed = min(counts, key=lambda one: (-counts[one], one))
+    kinds = []
+    for is_folds in (True, False):
+        own = {value: [run for run in runs if _is_of_folds(run) == is_folds] for value, runs in group.items()}
+        known = {
+            value: [run for run in runs if run.seed == seed and _validation(run) is not None]
+            for value, runs in own.items()
+        }
+        kinds.append({value: runs[-1] for value, runs in known.items() if runs})
+    errors = max(kinds, key=len)  # of equally many values, folds
+    order = sorted(errors, key=_order)
+    lowest = min((_validation(run) or 0.0 for run in errors.values()), default=0.0)
+    best = [value for value in order if math.isclose(_validation(errors[value]) or 0.0, lowest, abs_tol=1e-12)]
+    value = best[(len(best) - 1) // 2] if best else ""
+    is_edge = len(order) > 1 and value in (order[0], order[-1]) and all(_order(one)[0] < math.inf for one in order)
+    others = [run for run in group.get(value, ()) if run.seed != seed]
+    is_plain = any(not _is_of_folds(run) for runs in group.values() for run in runs)
+    judging = [run for run in others if not (is_plain and _is_of_folds(run))]
+    lacking = sorted(group.keys() - errors.keys(), key=_order)
+    return _Arm(name, seed, errors, lacking, value, is_edge, judging)
+
+
+def _validation(run: Run) -> float | None:
+    """Return the validation error of a run; None where it has none, or the test split is what validates."""
+    return None if run.score is None or run.score.validated_on == "test" else run.score.validation
+
+
+def _is_of_folds(run: Run) -> bool:
+    return run.variant.get(_FOLDS, "0") != "0" if run.score is None else run.score.validated_on == "folds"
+
+
+def _order(value: str) -> tuple[float, str]:
+    try:
+        return float(value), value
+    except ValueError:
+        return math.inf, value
+
+
+def _notes(arms: Sequence[_Arm], key: str, named: dict[str, str]) -> Iterable[str]:
+    """Yield what limits a choice, one note for each thing; `named` has values as they are shown."""
+    yield _note(
+        f"(edge): the lowest or highest {key} that was run, so that a better one may lie beyond",
+        [f"{arm.name} {named[arm.value]}" for arm in arms if arm.is_edge],
+    )
+    few = [(arm, min(run.score.validated_by for run in arm.errors.values() if run.score)) for arm in arms if arm.errors]
+    yield _note(
+        f"chosen by fewer than {FEW} validation samples, so mostly by luck ({_FOLDS}=5 on that seed validates on all)",
+        [f"{arm.name} ({count})" for arm, count in few if 0 < count < FEW],
+    )
+    yield _note(
+        "left out of the choice, since no run of the seed has a validation error (missing, failed, or nothing validates)",
+        [
+            f"{arm.name} {', '.join(named[value] for value in arm.lacking)} (seed {arm.seed})"
+            for arm in arms
+            if arm.lacking
+        ],
+    )
+    yield _note(
+        "nothing is left to judge, since no other seed was run at what was chosen",
+        [f"{arm.name} {named[arm.value]} (seed {arm.seed})" for arm in arms if arm.value and not arm.judging],
+    )
+
+
+def _note(said: str, names: Sequence[str]) -> str:
+    return f"{said}: {'; '.join(names)}" if names else ""
+
+
+def rates_of(table: Table) -> str:
+    """Return whether the arms of a table had one learning rate, for the first line of a comparison; empty if no run says."""
+    known = Values()
+    rates = []
+    for place in range(len(table.columns)):
+        runs = (row.cells[place].runs for row in table.rows)
+        rates.append({canonical(rate) for own in runs if own and (rate := known.of(own[0], RATE)) is not None})
+    if any(len(own) > 1 for own in rates):
+        return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
+    every = set[str]().union(*rates)
+    if not every:
+        return ""
+    return (
+        f"one rate for all arms: {RATE}={float(every.pop()):g}" if len(every) == 1 else "one rate for all arms of a set"
+    )

@@ -13,14 +13,14 @@ The block `data:` of a file in conf/task or conf/source. All of it is optional:
                        md5 where one is published, urls (in the order in which they are tried), unpack (tar, zip, gzip)
                        and only (patterns of the members that are unpacked), members (some names that the archive holds),
                        instead (patterns of names of which any makes this file needless)
-    by_protocol        of a source: protocol -> the source that it has in place of this one, where none is typed
+    without_files      of a source: the source that tasks other than the paper's have in place of this one, where none is typed
 """
 
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,9 +69,7 @@ class DataSet:
     by_hand: str = ""
     pages: Sequence[Url] = ()
     files: Sequence[DataFile] = ()
-    by_protocol: Mapping[str, str] = field(
-        default_factory=dict, hash=False
-    )  # protocol -> the source in place of this one
+    without_files: str = ""
 
     @property
     def bytes(self) -> int | None:

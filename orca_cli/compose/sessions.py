@@ -161,13 +161,17 @@ class Session:
         return checked(cfg, hydra)
 
     def _load(self, overrides: list[str]) -> DictConfig:
-        """Compose; a protocol may have a source in place of the one that the body picked (`data.by_protocol` of its file)."""
+        """Compose; a task that is not the paper's has a source without files in place of the one that its body picked.
+
+        The file of that source names it (`data.without_files`). A task is not aligned with its own data.
+        """
         load = GlobalHydra.instance().config_loader().load_configuration
         cfg = load("config", overrides, RunMode.RUN)
-        wanted = OmegaConf.select(cfg, f"source.data.by_protocol.{cfg.protocol}")
-        if wanted is None or any(key_of(text) == "source" for text in overrides):
+        task, instead = cfg.hydra.runtime.choices["task"], OmegaConf.select(cfg, "source.data.without_files")
+        is_typed = any(key_of(text) == "source" for text in overrides)
+        if is_typed or instead in (None, task) or f"paper/{task}" in choices("departures", self._extra):
             return cfg
-        return load("config", [*overrides, f"source={wanted}"], RunMode.RUN)
+        return load("config", [*overrides, f"source={instead}"], RunMode.RUN)
 
     def _check_choices(self, parsed: list[Override]) -> None:
         for override in parsed:

@@ -16,6 +16,8 @@ from orca_cli.interfaces import Examples, SourceData
 from orca_cli.sources.balance import digest_of, draw
 from orca_cli.untrusted.cifar import CIFAR10_NAMES, read_cifar10
 
+_WITHOUT = "`orca data get cifar10` fetches it; without it: source=digits, which needs no files, or metric=none"
+
 
 def load(size: Annotated[int, Ge(20)] | None, seed: int, data_folder: Path, path: str | None = None) -> SourceData:
     """Return images [n, 3, 32, 32] in 0..1 and their classes.
@@ -28,7 +30,7 @@ def load(size: Annotated[int, Ge(20)] | None, seed: int, data_folder: Path, path
     Raises:
         DataError, UnsafeError: the files are missing or have another form; reading one would execute code.
     """
-    images = read_cifar10(data_folder, path, ["train"], "source.path", "source=digits needs no files")["train"]
+    images = read_cifar10(data_folder, path, ["train"], "source.path", _WITHOUT)["train"]
     chosen = draw(images.y, size, seed)
     x, y = images.x[chosen], images.y[chosen].astype(np.int64)
 

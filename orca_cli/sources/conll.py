@@ -187,9 +187,10 @@ def _find(data_folder: Path, name: str, files: Sequence[str], path: str | None) 
     for place in [place for folder in folders for place in (folder, *(folder / file for file in files))]:
         if place.is_file():
             return place
+    others = "" if name == "wnut17" else "source=wnut17, which `orca data get wnut17` fetches, "
     raise DataError(
         f"no file {' or '.join(files)}",
         where=f"source.path={path}" if path else str(data_folder / name),
-        hint=f"`orca data get {name}` fetches what can be fetched, `orca data list {name}` says where it is from; or give "
-        "source.path=FOLDER; source=stdlib_docs needs no files",
+        hint=f"put it there (`orca data get {name}` fetches it, or says who hands it out), or give source.path=FOLDER or FILE; "
+        f"without it: {others}source=stdlib_docs, which needs no files, or metric=none",
     )

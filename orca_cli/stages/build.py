@@ -53,7 +53,7 @@ class Built:
         embedder: a copy of the model's as it is before any training, the same whatever the metric.
         finetune: which parameters stage 3 trains.
         summary: JSON-able: shapes, kernel, tokens, parameters per part, splits.
-        source: whose examples stage 3 mixes in; None unless align.method=pare.
+        source: what stage 2 compares with, or stage 3 mixes in (align.method=pare); None where nothing is aligned.
     """
 
     task: TaskData
@@ -76,6 +76,9 @@ def build(config: Config, reporter: Reporter) -> Built:
         DataError: the data are missing or malformed.
         ConfigError: the data, the body and the settings do not fit together.
     """
+    uses_source = has_alignment(config) or config.align.method == "pare"
+    # First: that its files are missing has to be known before the task's, which may take minutes, are read.
+    source = read_source(config, source_seed(config), reporter) if uses_source else None
     task = read_task(config, reporter)
     check_method(config, task.kind)
     if note := uneven_note(task, config.train):
@@ -98,7 +101,6 @@ def build(config: Config, reporter: Reporter) -> Built:
     chunk, batch = PRACTICES[config.protocol].error_chunks, settled(config.train.batch_size)
     error = named_error(config.task.get("error"), task.kind, integer, chunk, batch)
     summary = _summary(task, model, error) | _of_training(config, task, decided)
-    source = read_source(config, source_seed(config), reporter) if config.align.method == "pare" else None
     first = copy.deepcopy(model.embedder)
     return Built(task, learned, config, decided, loss, error, model, first, mode, summary, source)
 

@@ -254,8 +254,11 @@ def _attempt(
     recorders: Recorders,
     team: Team | None,
 ) -> Outcome:
+    from orca_cli.training.engine import same_threads_after
+
     try:
-        return _complete(job, folder, on_build, recorders, team)
+        with same_threads_after():
+            return _complete(job, folder, on_build, recorders, team)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
         if stop := interruption_in(error):
             return _recorded(folder, ended_by(stop, error, folder.path))

@@ -206,8 +206,8 @@ def measure(
 ) -> Distance:
     """Return a metric's distance; one that samples the source is given as many of its points as the target has.
 
-    Both sides then come in a random order (`samples_source` in `interfaces.Metric`), and the source's points are of equally many
-    a class where the metric balances classes (`balanced_classes`).
+    Both sides then come in a random order (`samples_source` in `interfaces.Metric`); where the metric balances classes
+    (`balanced_classes`), equally many of the source's points are of each.
     """
     if getattr(metric, "samples_source", False):
         size = min(len(source.x), len(target.x))

@@ -8,7 +8,7 @@ import torch
 from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.seeding import numpy_generator
-from tests.metrics.generators import cloud, cosine, gradient, labelled, lines, shifted_copies, unlabelled, value
+from tests.metrics.generators import cloud, cosine, gradient, labelled, lines, shifted_copies, value
 
 
 def sample_distance(a, b, labels):

@@ -143,7 +143,9 @@ def test_any_scale_stays_finite_and_right(scale, dtype, l):  # noqa: E741
     # Two groups of points far apart: the nearest points are matched at every scale.
     source = labelled(24, 3, 2, "source", scale=0.1 * scale, spread=scale)
     target = labelled(8, 3, l, "target", scale=0.1 * scale, spread=scale)
-    reference = value(OTDDByClass(reg=1e-4), *(Features(f.x / scale, f.labels, f.num_classes) for f in (source, target)))
+    reference = value(
+        OTDDByClass(reg=1e-4), *(Features(f.x / scale, f.labels, f.num_classes) for f in (source, target))
+    )
     single = [Features(f.x.to(dtype), f.labels, f.num_classes) for f in (source, target)]
     result = distance(OTDDByClass(), *single)
     assert result.value.isfinite()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orca_cli import exceptions, experiment, signals, terminal
 from orca_cli.commands.options import forwarded
-from orca_cli.commands.summary import build_table
+from orca_cli.commands.summary import start_table
 from orca_cli.exceptions import OrcaError
 from orca_cli.launching import gpus, processes
 from orca_cli.outcome import Failure, Outcome, ended_by
@@ -49,7 +49,7 @@ def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = No
 
     def show_build(summary: dict[str, Any]) -> None:
         with terminal.lost_output_allowed():
-            terminal.print_result(build_table(job, summary))
+            terminal.print_result(start_table(job, summary))
 
     more: dict[str, Any] = {} if arguments.json else {"on_build": show_build}
     outcome = experiment.run(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,15 @@ from orca_cli.experiment import Summary
 from orca_cli.outcome import Outcome
 from orca_cli.report.answer import numbers, svg
 from orca_cli.report.answer.console import Picture
+from orca_cli.report.records.details import overrides
 from orca_cli.runs.directory import STAGE_FOLDERS, RunName
 from orca_cli.runs.durations import in_words
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.terminal import Result
-from orca_cli.tracking.json_lines import spread
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed
 
-_CURVE_POINTS = 6
 _MOST_ROWS = 40  # of the jobs of a dry run
 _STATES = {
     "completed": "completed",
@@ -139,6 +139,23 @@ def _files(job: Composed, summary: Summary) -> str:
     return ", ".join((*always, *aligned, f"3_finetune/{{metrics.jsonl,{own},predictions.npz,answer.svg}}"))
 
 
+def start_table(job: Composed, summary: Summary) -> RenderableType:
+    """Return what a run is about to do, in few lines; `build_table` has the rest."""
+    names, parameters, splits = job.choices, summary["parameters"], summary["splits"]
+    total = sum(parameters[part] for part in ("embedder", "body", "predictor")) / 1e6
+    data = f"{splits['train']['n']:,} training, {splits['val']['n']:,} validation samples"
+    steps = _steps(job, summary)
+    if expected := summary.get("expected_s"):
+        steps += f"; about {in_words(sum(expected.values()))}"
+    rows = {
+        "task": f"{names['task']}, {summary['kind']}, input {_shape(summary['input_shape'])}; {data}",
+        "model": f"{names['body']}, {total:.3g} M parameters, {parameters['trained'] / 1e6:.3g} M trained "
+        f"(finetune={names['finetune']}), {summary['tokens']} tokens",
+        "steps": steps,
+    }
+    return terminal.facts(rows.items())
+
+
 def build_table(job: Composed, summary: Summary) -> RenderableType:
     """Return what stage 1 made: shapes, kernel, tokens, parameters per part, splits, steps."""
     names, parameters, splits = job.choices, summary["parameters"], summary["splits"]
@@ -149,17 +166,13 @@ def build_table(job: Composed, summary: Summary) -> RenderableType:
     data += f", {summary['size']} size" if summary["size"] else ""
     data += f"; {summary['note']}" if summary["note"] else ""
     kind = f"{summary['kind']}, {summary['num_outputs']} outputs"
-    steps, members = summary["steps"], summary["members"]
-    trained = f"finetune {steps['finetune']:,}"
-    if members > 1:
-        trained += f": {members} models of {steps['finetune'] // members:,}, whose outputs are averaged"
     rows = {
         "task": f"{names['task']} ({kind}), input {_shape(summary['input_shape'])}",
         "data": data,
         "body": f"{names['body']}, width {summary['width']}, finetune={names['finetune']}",
         "embedder": f"{kernel} of at most {summary['max_tokens']}",
         "parameters": f"{sizes}; trained {parameters['trained']:,}",
-        "steps": f"align {steps['align']} ({names['metric']}), {trained}",
+        "steps": _steps(job, summary),
     }
     if expected := summary.get("expected_s"):
         each = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in expected.items())
@@ -169,6 +182,14 @@ def build_table(job: Composed, summary: Summary) -> RenderableType:
     if "output_shape" in summary:
         rows["forward"] = f"one random batch gives outputs {_shape(summary['output_shape'])}"
     return terminal.facts(rows.items())
+
+
+def _steps(job: Composed, summary: Summary) -> str:
+    steps, members = summary["steps"], summary["members"]
+    trained = f"finetune {steps['finetune']:,}"
+    if members > 1:
+        trained += f": {members} models of {steps['finetune'] // members:,}, whose outputs are averaged"
+    return f"align {steps['align']} ({job.choices['metric']}), {trained}"
 
 
 def _decided(decided: Mapping[str, Mapping[str, Any]]) -> str:
@@ -197,14 +218,21 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     recorded = result.get("baselines", {}).items()
     simple = {name: one for name, one in recorded if name != "constant" and one.get("suits", True)}
     if simple:
-        yield "baselines", ", ".join(_baseline(name, one, error["percent"]) for name, one in simple.items())
+        yield "beside", ", ".join(_baseline(name, one, error["percent"]) for name, one in simple.items())
     if comparison := result.get("comparison"):
         yield "compared", comparison["text"]
     yield "time", ", ".join(f"{stage} {value:.0f} s" for stage, value in result["seconds"].items())
-    yield "folder", str(outcome.path)
     if outcome.path is not None and can_predict(outcome.path):
         yield "predict", f"orca predict {outcome.path} INPUT | orca export {outcome.path} DIR"
-    yield "next", "orca report | orca run seed=1 | orca run -m metric=minibatch_ot,none seed=0,1,2 | orca list"
+    if outcome.path is not None and distance["before"] is not None:
+        yield "worth", f"{_worth(outcome.path, result)} | orca report --against metric=none"
+
+
+def _worth(path: Path, result: Mapping[str, Any]) -> str:
+    """Return the command whose runs say what alignment and pretraining are worth."""
+    varied = {"metric": f"{result['metric']},none", "finetune": f"{result['finetune']},scratch", "seed": "0,1,2"}
+    typed = [word for word in overrides(path) or () if word.partition("=")[0] not in varied]
+    return shlex.join(["orca", "run", "-m", *typed, *(f"{key}={choices}" for key, choices in varied.items())])
 
 
 def _test(result: Mapping[str, Any]) -> str | Text:
@@ -230,15 +258,12 @@ def _validation(result: Mapping[str, Any]) -> str:
     percent, on = error["percent"], selected.get("on")
     if on == "nothing":
         return f"none: {selected['reason']}; the weights are the last ones"
-    curve = _short_curve(result["curves"]["finetune"], percent)
-    text = f"{error['name']}, by epoch: {curve}"
-    epochs = selected["epoch"] if isinstance(selected["epoch"], list) else [selected["epoch"]]
-    chosen = f"epoch{'s' if len(epochs) > 1 else ''} {', '.join(map(str, epochs))}"
-    chosen += f" by the {selected['rule']} of {selected['n']} samples" if selected.get("rule") else ""
+    text = f"{error['name']} {percent_or_number(result['validation_error'], percent)}"
     if on == "folds":
-        value = percent_or_number(result["validation_error"], percent)
-        return f"{text}; of all {selected['n']} samples by {selected['folds']} folds: {value}"
-    return f"{text}; chosen: {chosen}"
+        return f"{text} of all {selected['n']} samples, by {selected['folds']} folds"
+    epochs = selected["epoch"] if isinstance(selected["epoch"], list) else [selected["epoch"]]
+    text += f" after epoch{'s' if len(epochs) > 1 else ''} {', '.join(map(str, epochs))}"
+    return text + (f", chosen by the {selected['rule']} of {selected['n']} samples" if selected.get("rule") else "")
 
 
 def error_text(result: Mapping[str, Any]) -> str:
@@ -263,12 +288,6 @@ def percent_or_number(value: float | None, percent: bool) -> str:
     if value is None:
         return "undefined"
     return f"{100 * value:.2f} %" if percent else f"{value:.4g}"
-
-
-def _short_curve(lines: Sequence[Mapping[str, Any]], percent: bool) -> str:
-    """Return the validation error after at most six epochs, evenly spread, including the first and the last."""
-    shown = spread(lines, _CURVE_POINTS)
-    return " > ".join(f"{percent_or_number(line['validation_error'], percent)} ({line['epoch']})" for line in shown)
 
 
 def _shape(shape: Iterable[int]) -> str:

@@ -147,14 +147,10 @@ def _aligned(compared: Compared, trajectory: Trajectory) -> Aligned:
 
 
 def _report(aligned: Aligned) -> None:
-    """Say how far the distance fell, on the scale of what the source itself scores, and warn where it fell too far."""
+    """Warn where the distance fell too far, or the tokens became alike."""
     before, after, floor = aligned.before, aligned.after, aligned.floor
     assert before is not None
     assert after is not None
-    text = f"align: distance {before:.4g} before, {after:.4g} after {aligned.steps} steps"
-    if floor:
-        text += f"; as many fresh source points score {floor['mean']:.4g} ± {floor['deviation']:.2g}"
-    log.info(text)
     if floor and after < min(before, floor["mean"] - _BELOW_FLOOR * floor["deviation"]):
         log.warning(
             "align: the distance is below what fresh source points score, so lower is not closer; the tokens have drawn "

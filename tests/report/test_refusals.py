@@ -78,7 +78,7 @@ def tree(tmp_path: Path) -> Path:
         (
             ["rates", "--choose", "train.lr"],
             11,
-            "seed 0 chose train.lr, and no arm has another seed at what was chosen",
+            "seed 0 is the only one at the train.lr that it chose, so nothing is left to judge (digits minilm",
         ),
         (["nothing"], 11, "nothing: no such folder of runs"),
     ],

@@ -90,16 +90,15 @@ def choose(collection: Collection, key: str, values: Values) -> Choice:
         raise DataError(f"every arm has one value of {key}: nothing to choose", where="--choose", hint=hint)
     arms = [_arm(clean(f"{column.name} {method}"), group) for (column, method), group in sorted(groups.items())]
     seeds = seeds_text(sorted({arm.seed for arm in arms}))
-    if not any(arm.judging for arm in arms):
-        what = f"seed {seeds} chose {key}, and no arm has another seed at what was chosen: nothing is left to judge"
-        raise DataError(
-            what, where="--choose", hint="run more seeds: orca run -m seed=... (completed runs are not repeated)"
-        )
     spelled = spelling((key, value) for value in found.values())
+    named = {value: clean(text) for (_, value), text in spelled.items()}
+    if not any(arm.judging for arm in arms):
+        chosen = "; ".join(f"{arm.name} {named.get(arm.value, 'nothing')}" for arm in arms)
+        what = f"seed {seeds} is the only one at the {key} that it chose, so nothing is left to judge ({chosen})"
+        raise DataError(what, where="--choose", hint=f"run other seeds of these: orca run -m {key}=... seed=1,2,3")
     judging = {id(run): _at(run, key, spelled[key, arm.value], arm) for arm in arms for run in arm.judging}
     runs = [judging[id(run)] for run in collection.runs if id(run) in judging]
     heading = f"each arm at its own {key}, chosen on validation, seed {seeds}; judged by the other seeds"
-    named = {value: clean(text) for (_, value), text in spelled.items()}
     return Choice(replace(collection, runs=runs), heading, [note for note in _notes(arms, key, named) if note])
 
 

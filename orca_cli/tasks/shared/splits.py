@@ -122,6 +122,7 @@ def draw(
     missing = [part for part in fractions if part not in given]
     if not missing:
         return {"train": np.arange(total)}, []
+    is_grouped = groups is not None
     groups, identical = joined(groups, contents())
     place, units, classes = _units(total, classes, groups)
     sizes = {part: float(fractions[part]) if part in missing else 0.0 for part in fractions}
@@ -129,7 +130,7 @@ def draw(
     parts = split(units, validation=sizes["validation"], test=sizes["test"], seed=seed, classes=classes, keys=keys)
     rows = {part: np.flatnonzero(np.isin(place, getattr(parts, part))) for part in ("train", *missing)}
     how = [] if classes is None else ["stratified"]
-    how += [] if units == total else [f"{units} groups kept together"]
+    how += [f"{units} groups kept together"] if is_grouped and units < total else []
     notes = [f"{' and '.join(missing)} drawn from the training data ({', '.join([*how, f'split_seed={seed}'])})"]
     return rows, [*notes, identical] if identical else notes
 

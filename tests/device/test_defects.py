@@ -55,7 +55,7 @@ RESULTS = {
     ),
     "mask of an embedder": (ConvolutionEmbedder, "mask", to_cpu, ["none"]),
     "levels of annealing": (annealed.Annealing, "levels", fields(reg=to_cpu, step=to_cpu), ["otdd_reference"]),
-    "weights of a class": (label_distances, "index_classes", fields(weights=to_cpu), ["otdd"]),
+    "weights of a class": (label_distances, "index_classes", fields(weights=to_cpu), ["otdd_by_class"]),
     "outputs of an evaluation": (finetune, "predict", outputs_to_device, ["none"]),
 }
 # name -> (module, what it registers, metric): neither a parameter nor a buffer, it does not move

@@ -16,7 +16,7 @@ from tests.device.emulated import counted
 SOLVERS = ("metrics/transport/sinkhorn.py", "metrics/transport/newton.py", "metrics/transport/annealed.py")
 # Reads of one distance to three target classes, those of the solvers apart. A metric that is not named has the usual few:
 # of the source, the target, the result, and its diagnostics.
-BESIDE_SOLVERS = {"otdd": 11, "otdd_gaussian": 24, "otdd_reference": 19, "otdd_exact": 7, "transrate": 12}
+BESIDE_SOLVERS = {"otdd_by_class": 11, "otdd_gaussian": 24, "otdd_reference": 19, "otdd_exact": 7, "transrate": 12}
 USUAL = 6
 
 

@@ -23,7 +23,7 @@ FIGURE = "signals: saved and resumed exactly"
 SOON_S = 5.0
 AT_ONCE_S = 0.5
 LATENCIES, AT_ONCE = [], []  # seconds from the signal to the end of the process
-SHORT = ["metric=otdd", "align.epochs=3", "train.epochs=3"]  # a distance for every class of every step
+SHORT = ["metric=otdd_by_class", "align.epochs=3", "train.epochs=3"]  # a distance for every class of every step
 CODES = {"TERM": 143, "INT": 130, "HUP": 129, "USR1": 75}
 # Point -> how often it is entered in such a run, at least.
 TIMES = {"compose": 1, "features": 1, "transport": 3, "step": 12, "validation": 3, "checkpoint": 4}

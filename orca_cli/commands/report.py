@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p, a sentence each"
     )
     parser.add_argument("--against", metavar="KEY=VALUE", help=text)
-    text = "all methods over all tasks: performance profiles, mean ranks, every pair, probability of improvement"
+    text = "all methods over all tasks: performance profiles, mean ranks, every pair"
     parser.add_argument("--compare", action="store_true", help=text)
     text = "with --against: a mean gain within +-X (points, or %% of the error) counts as none; default: 0.5"
     parser.add_argument("--margin", type=float, metavar="X", help=text)

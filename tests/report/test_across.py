@@ -1,4 +1,4 @@
-"""Methods over tasks: profiles, ranks, probability of improvement and pairs, by hand and against scipy and scikit-posthocs."""
+"""Methods over tasks: profiles, ranks and pairs, by hand and against scipy and scikit-posthocs."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from orca_cli.report.records.collect import collect
 from orca_cli.report.records.filters import where
 from orca_cli.report.statistics.across import MOST, across, matrix, profiles
 from orca_cli.report.statistics.paired import compare
-from orca_cli.report.statistics.ranks import improvements, mean_ranks
+from orca_cli.report.statistics.ranks import mean_ranks
 from orca_cli.report.tables.table import build_table
 from tests.report.trees import add_run
 
@@ -92,36 +92,6 @@ def test_a_hole_takes_its_task_out_of_the_ranks():
     found = mean_ranks({"a": [1.0, 3.0, None], "b": [2.0, 2.0, 1.0]})
     assert (found.mean, found.tasks) == ({"a": 1.5, "b": 1.5}, (0, 1))
     assert mean_ranks({"a": [1.0, None], "b": [None, 1.0]}).mean == {}
-
-
-def test_probability_of_improvement_by_hand():
-    # First task: of the pairs (1, 2), (1, 3), (3, 2), (3, 3) a is lower in 2 and ties once: 2.5 of 4. Second: always.
-    one, other = improvements({"a": [[1.0, 3.0], [1.0], [5.0]], "b": [[2.0, 3.0], [2.0], []]})
-    assert (one.better, one.worse, one.tasks, one.share) == ("a", "b", 2, (2.5 / 4 + 1) / 2)
-    assert other.share == 1 - one.share
-    assert other.interval == pytest.approx((1 - one.interval[1], 1 - one.interval[0]))
-    assert 0.5 <= one.interval[0] <= one.share <= one.interval[1] <= 1
-
-
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.lists(st.integers(0, 9), min_size=1, max_size=6))
-def test_probability_of_improvement_is_mann_whitneys_share(a, b):
-    found = improvements({"a": [[float(value) for value in a]], "b": [[float(value) for value in b]]})
-    assert found[0].share == pytest.approx(stats.mannwhitneyu(b, a).statistic / (len(a) * len(b)))
-    assert (found[0].interval is None) == (len(a) == len(b) == 1)
-
-
-def test_the_bootstrap_of_the_improvement_resamples_runs_within_tasks():
-    generator = np.random.default_rng(4)
-    a, b = generator.normal(0, 1, size=(2, 3, 6)).tolist()
-    found = improvements({"a": a, "b": b})[0]
-    drawn = []
-    for _ in range(4000):
-        shares = []
-        for mine, other in zip(a, b, strict=True):
-            x, y = generator.choice(mine, 6), generator.choice(other, 6)
-            shares.append(np.mean(x[:, None] < y[None]) + np.mean(x[:, None] == y[None]) / 2)
-        drawn.append(np.mean(shares))
-    assert found.interval == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.025)
 
 
 def by_seed(rows):
@@ -208,7 +178,7 @@ def test_all_formats_hold_the_same(tree, capsys):
     assert record["profiles"][1]["ratios"][-1] is None  # the hole
     assert main([*words, "--format", "csv"]) == 0
     lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert {line["measure"] for line in lines} == {"mean rank", "profile", "probability of improvement", "gain"}
+    assert {line["measure"] for line in lines} == {"mean rank", "profile", "gain"}
     gain = next(line for line in lines if line["measure"] == "gain")
     assert (float(gain["value"]), gain["unit"]) == (record["pairs"][0]["gain"], "points")
     for form in ("md", "latex", "table"):

@@ -179,12 +179,6 @@ def over_tasks(found: Across) -> Iterator[Chart]:
             f"Mean gain of the row over the column, {unit}; above 0: lower errors. *: p <= 0.05, Holm over all pairs."
         )
         yield _matrix("pairs", "Every pair", found.methods, cells, note)
-    if found.improvements:
-        cells = {
-            (one.better, one.worse): (f"{100 * one.share:.0f}", 100 * one.share / 50 - 1) for one in found.improvements
-        }
-        note = "Per cent of pairs of runs in which the row's error is lower than the column's; 50: no difference."
-        yield _matrix("improvement", "Probability of improvement", found.methods, cells, note)
 
 
 def _profiles(found: Across) -> Lines:

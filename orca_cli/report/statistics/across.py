@@ -1,4 +1,4 @@
-"""The methods of a table over all its tasks: performance profiles, mean ranks, probability of improvement, pairwise matrix.
+"""The methods of a table over all its tasks: performance profiles, mean ranks, pairwise matrix.
 
 A method is a row of the table, a task a column; an error is the mean over the seeds of a cell. How a hole counts is part
 of each measure: in a profile as infinitely bad; a rank is over the tasks that every method has; a pair is over the tasks
@@ -18,7 +18,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import TEST_SET
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, difference, holm, mean_of, relative, signed_rank
 from orca_cli.report.statistics.paired import check_sets
-from orca_cli.report.statistics.ranks import Improvement, Ranks, improvements, mean_ranks
+from orca_cli.report.statistics.ranks import Ranks, mean_ranks
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Column, Method, Table
 
@@ -38,7 +38,7 @@ class Across:
         without_ratio: those that count, but not in profiles, since an error is 0 or below.
         negative: those of them with an error below 0, which pairs leave out where gains are relative.
         profiles, ranks: see there.
-        improvements, pairs: see there; empty for more than `MOST` methods.
+        pairs: see there; empty for more than `MOST` methods.
     """
 
     methods: list[str]
@@ -49,7 +49,6 @@ class Across:
     negative: list[str]
     profiles: list[Profile]
     ranks: Ranks
-    improvements: list[Improvement]
     pairs: list[Pair]
 
     @property
@@ -96,7 +95,6 @@ def across(table: Table) -> Across:
         [name for name, error in lowest if error < 0],
         sorted(found, key=lambda one: methods.index(one.method)),
         ranks,
-        improvements({name: [cell.values for cell in rows[name].cells] for name in few}),
         matrix(by_test, [column.percent for column in table.columns]),
     )
 
@@ -121,7 +119,7 @@ def names_of(methods: Sequence[Method]) -> list[str]:
 def record_of(found: Across) -> dict[str, Any]:
     """Return it as a JSON-able record; a ratio or a share is a plain number, an infinite ratio is null."""
     return {
-        "schema": 1,
+        "schema": 2,
         "methods": found.methods,
         "tasks": [vars(column) for column in found.columns],
         "counted": [column.name for column in found.counted],
@@ -141,7 +139,6 @@ def record_of(found: Across) -> dict[str, Any]:
             "tasks": [found.columns[place].name for place in found.ranks.tasks],
             "friedman_p": found.ranks.friedman,
         },
-        "improvements": [asdict(one) for one in found.improvements],
         "pairs": [{**asdict(one), "gain": one.gain, "earned": one.is_earned} for one in found.pairs],
         "pairs_left_out": found.is_too_large,
     }

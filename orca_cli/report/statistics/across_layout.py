@@ -1,4 +1,4 @@
-"""Methods over tasks as tables and lines: profiles with ranks, every pair, probability of improvement."""
+"""Methods over tasks as tables and lines: profiles with ranks, every pair."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Table
 
 CSV_COLUMNS = (
-    *("measure", "method", "other", "factor", "tasks", "unit", "value", "low", "high"),
+    *("measure", "method", "other", "factor", "tasks", "unit", "value"),
     *("wins", "ties", "losses", "p", "smallest_p", "holm_p"),
 )
 
@@ -23,7 +23,7 @@ def layouts_of(found: Across, table: Table) -> list[Layout]:
         note = "methods over tasks: nothing to compare, since no task has an error above 0 of two methods or more"
         shown = [Layout(["method"], [], [], notes=[note])]
     else:
-        shown = [_profiles(found, table), *([_matrix(found), _improvements(found)] if found.pairs else [])]
+        shown = [_profiles(found, table), *([_matrix(found)] if found.pairs else [])]
     shown[0] = replace(shown[0], heading=table.heading, notes=[*shown[0].notes, *_chosen(table), *table.remarks])
     return [*shown[:-1], replace(shown[-1], problems=problems_of(table), alarms=alarms_of(table))]
 
@@ -105,19 +105,6 @@ def _pair_entry(pair: Pair) -> Entry:
     return Entry(f"{'* ' if pair.is_earned else ''}{gain:+.1f}", counts, best=pair.is_earned)
 
 
-def _improvements(found: Across) -> Layout:
-    cells = {}
-    for one in found.improvements:
-        ends = "" if one.interval is None else f"[{100 * one.interval[0]:.0f}, {100 * one.interval[1]:.0f}]"
-        cells[one.better, one.worse] = Entry(f"{100 * one.share:.0f}", ends)
-    caption = (
-        "Probability of improvement in %: that a run of the row has a lower error than one of the column, mean over the tasks "
-        "of both [95 % bootstrap interval, runs resampled within tasks]. 50: no difference. Intervals of few seeds are too "
-        "narrow."
-    )
-    return _square(found, cells, ("%",), caption, [])
-
-
 def _square(
     found: Across, cells: Mapping[tuple[str, str], Entry], below: Sequence[str], caption: str, notes: list[str]
 ) -> Layout:
@@ -132,18 +119,13 @@ def _square(
 
 
 def csv_lines(found: Across) -> Iterator[dict[str, object]]:
-    """Yield a line for each mean rank, corner of a profile, probability of improvement and pair."""
+    """Yield a line for each mean rank, corner of a profile and pair."""
     for method, rank in found.ranks.mean.items():
         yield {"measure": "mean rank", "method": method, "tasks": len(found.ranks.tasks), "value": rank}
     for one in found.profiles:
         for factor, share in one.points:
             line = {"measure": "profile", "method": one.method, "factor": factor, "value": share}
             yield line | {"tasks": len(one.ratios), "unit": "share of tasks"}
-    for improvement in found.improvements:
-        low, high = improvement.interval or (None, None)
-        line = {"measure": "probability of improvement", "method": improvement.better, "other": improvement.worse}
-        line |= {"tasks": improvement.tasks, "unit": "share of pairs of runs", "value": improvement.share}
-        yield line | {"low": low, "high": high}
     for pair in found.pairs:
         line = {"measure": "gain", "method": pair.row, "other": pair.column, "tasks": pair.tasks, "value": pair.gain}
         line |= {"unit": "% of the error" if pair.is_relative else "points", "p": pair.p, "smallest_p": pair.smallest}

@@ -1,17 +1,11 @@
-"""Methods over tasks: mean ranks with Friedman's test, and the probability that one method improves on another."""
+"""Methods over tasks: mean ranks with Friedman's test."""
 
 from __future__ import annotations
 
-import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from orca_cli.report.statistics.differences import LEVEL
-
-RESAMPLES = 2_000  # as in rliable
 
 
 @dataclass(frozen=True)
@@ -28,24 +22,6 @@ class Ranks:
     mean: dict[str, float]
     tasks: tuple[int, ...]
     friedman: float | None
-
-
-@dataclass(frozen=True)
-class Improvement:
-    """How probable it is that a run of `better` has a lower error than one of `worse` (Agarwal et al. 2021).
-
-    Args:
-        better, worse: the methods.
-        tasks: on how many both have runs.
-        share: mean over these of the share of pairs of runs in which the first has the lower error, ties counted half; 0 to 1.
-        interval: 95 % percentile bootstrap interval, runs resampled within each task; None if all tasks have one run of each.
-    """
-
-    better: str
-    worse: str
-    tasks: int
-    share: float
-    interval: tuple[float, float] | None
 
 
 def mean_ranks(errors: Mapping[str, Sequence[float | None]]) -> Ranks:
@@ -84,55 +60,3 @@ def _friedman(ranks: Sequence[Sequence[float]]) -> float | None:
 
     statistic = (k - 1) * math.fsum((own - n * (k + 1) / 2) ** 2 for own in sums) / spread
     return float(chdtrc(k - 1, statistic))
-
-
-def improvements(values: Mapping[str, Sequence[Sequence[float]]]) -> list[Improvement]:
-    """Return the probability of improvement of every ordered pair of methods that have runs of a common task.
-
-    Args:
-        values: method -> for every task, in the same order for all, the errors of its runs; empty where it has none.
-
-    Returns:
-        A line for (a, b) and one for (b, a), whose shares add up to 1.
-    """
-    found = []
-    methods = list(values)
-    for place, one in enumerate(methods):
-        for other in methods[place + 1 :]:
-            pairs = [(a, b) for a, b in zip(values[one], values[other], strict=True) if a and b]
-            if pairs:
-                share, ends = _improvement(pairs)
-                found.append(Improvement(one, other, len(pairs), share, ends))
-                back = None if ends is None else (1 - ends[1], 1 - ends[0])
-                found.append(Improvement(other, one, len(pairs), 1 - share, back))
-    return found
-
-
-def _improvement(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[float, tuple[float, float] | None]:
-    import numpy as np
-
-    wins = []
-    for own, others in pairs:
-        a, b = np.sort(np.asarray(own, dtype=np.float64)), np.sort(np.asarray(others, dtype=np.float64))
-        is_tie = np.isclose(a[:, None], b[None, :], rtol=1e-12, atol=0)
-        wins.append(np.where(is_tie, 0.5, (a[:, None] < b[None, :]).astype(np.float64)))
-    share = math.fsum(float(one.mean()) for one in wins) / len(wins)
-    if all(one.size == 1 for one in wins):
-        return share, None
-    drawn = np.zeros(RESAMPLES)
-    for place, one in enumerate(wins):
-        n, m = one.shape
-        # The mean of the drawn block is that of its cells, each as often as its row and its column were drawn.
-        drawn += ((_weights(place, 0, n) @ one) * _weights(place, 1, m)).sum(axis=1)
-    low, high = np.quantile(drawn / len(wins), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return share, (float(low), float(high))
-
-
-@functools.lru_cache(maxsize=256)
-def _weights(place: int, side: int, size: int) -> Any:
-    """Return the share of each of `size` runs in every resample [R, size]; the same draws for all pairs of methods."""
-    import numpy as np
-
-    drawn = np.random.default_rng((0, place, side)).integers(size, size=(RESAMPLES, size))
-    places = drawn + size * np.arange(RESAMPLES)[:, None]
-    return np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape) / size

@@ -22,9 +22,8 @@ def clean(text: str, *, longest: int = 300) -> str:
 def notes_of(table: Table) -> list[str]:
     """Return the notes of a table, with names as they are on the disk."""
     notes = [_rank_note(table), _order_note(table), _few_seeds_note(table), *_merged_notes(table)]
-    for place, column in enumerate(table.columns):
+    for place, name in enumerate(_column_names(table.columns)):
         cells = [(row, row.cells[place]) for row in table.rows]
-        name = _column_name(column, table.columns)
         notes += [f"{name}: {note}" for note in (*_differences(cells), *_doubts(cells))]
     notes += [
         f"[{number}] reported by others, under their conditions: {text}"
@@ -39,12 +38,14 @@ def sources_of(table: Table) -> list[str]:
     return list(dict.fromkeys(result.source for result in table.published))
 
 
-def _column_name(column: Column, columns: list[Column]) -> str:
-    """Return a column's task, with protocol and error if other columns have the same task."""
-    if sum(other.name == column.name for other in columns) == 1:
-        return column.name
-    words = (column.protocol, *data_words(column), column.error_name or "no result")
-    return f"{column.name} ({' '.join(words)})"
+def _column_names(columns: list[Column]) -> list[str]:
+    """Return each column's task, with protocol and error if other columns have the same task."""
+    counts = Counter(column.name for column in columns)
+    words = ((one.protocol, *data_words(one), one.error_name or "no result") for one in columns)
+    return [
+        one.name if counts[one.name] == 1 else f"{one.name} ({' '.join(own)})"
+        for one, own in zip(columns, words, strict=True)
+    ]
 
 
 def data_words(column: Column) -> list[str]:
@@ -91,10 +92,11 @@ def _merged_notes(table: Table) -> Iterator[str]:
     if not table.by:
         return
     other: dict[str, list[frozenset[tuple[str, str]]]] = {}
+    names = _column_names(table.columns)
     for row in table.rows:
-        for column, cell in zip(table.columns, row.cells, strict=True):
+        for name, cell in zip(names, row.cells, strict=True):
             if cell.runs:
-                other.setdefault(_column_name(column, table.columns), []).append(
+                other.setdefault(name, []).append(
                     frozenset(item for run in cell.runs for item in _settings_of(run) if item[0] not in table.by)
                 )
     counts = [Counter(key for key, _ in one) for found in other.values() for one in found]

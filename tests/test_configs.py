@@ -117,6 +117,9 @@ def test_composes_checks_and_builds(path, tiny, own, tmp_path, monkeypatch):
     with compose.session() as session:
         body = session.compose(overrides).choices["body"]
         job = session.compose([*overrides, f"body.checkpoint={tiny[body]}", "train.batch_size=4"])
+    about = job.config.source["data"]
+    if about.get("files") or about.get("origin") == "own":
+        job.config.metric.pop("_target_", None)  # nothing is aligned: files of the source are not here
     if path.parts[0] == "task" and path.stem in files_needed():
         with pytest.raises(DataError, match=f"orca data get {path.stem}"):
             build(job.config, LogReporter())
@@ -178,3 +181,57 @@ def test_a_study_is_a_preset_of_which_parts_can_be_typed(way, tmp_path):
     assert [(job.config.seed, job.config.align.lr) for job in jobs] == [(3, 1e-3), (4, 1e-3), (3, 1e-2), (4, 1e-2)]
     assert {job.choices["metric"] for job in jobs} == {"none"}
     assert {job.choices["body"] for job in jobs} == {"swin_tiny"}
+
+
+# What a task and a body bring with them: source, embedder, which parameters stage 3 trains, its rate (- by the budget).
+BROUGHT = """
+task=cifar100   body=swin     cifar10   Patch full 3.2e-3
+task=spherical  body=swin     cifar10   Patch full 1e-4
+task=darcy      body=swin     cifar10   Patch full 1e-3
+task=psicov     body=swin     cifar10   Patch full 5e-6
+task=cosmic     body=swin     cifar10   Patch full 3e-4
+task=ninapro    body=swin     cifar10   Patch full 1e-4
+task=fsd50k     body=swin     cifar10   Patch full 1e-4
+task=domainnet  body=swin     cifar10   Patch full 1e-4
+task=ecg        body=roberta  conll2003 Patch full 5e-4
+task=satellite  body=roberta  conll2003 Patch full 3e-5
+task=deepsea    body=roberta  conll2003 Patch full 1e-4
+task=jsb        body=roberta  conll2003 Patch full 1e-2
+task=listops    body=roberta  conll2003 Patch full 5e-6
+task=homology   body=roberta  conll2003 Patch full 5e-3
+task=deepsea    body=swin     cifar10   Patch full -
+task=spherical  body=roberta  conll2003 Patch full -
+task=deepsea    body=minilm   stdlib_docs Patch full -
+task=listops    body=minilm   stdlib_docs Patch full 3e-4
+task=darcy      body=swin_tiny cifar10  Patch full 2e-3
+task=digits     body=roberta  stdlib_docs Multiscale layernorm -
+task=digits     body=swin     cifar10   Multiscale layernorm -
+arrays          body=roberta  stdlib_docs Multiscale layernorm -
+arrays          body=swin     digits    Multiscale layernorm -
+table           body=roberta  stdlib_docs Multiscale layernorm -
+table           body=swin     digits    Multiscale layernorm -
+hub             body=roberta  stdlib_docs Multiscale layernorm -
+hub             body=swin     digits    Multiscale layernorm -
+images          body=roberta  stdlib_docs Patch full -
+images          body=swin     digits    Patch full -
+images          body=swin_tiny digits   Patch full -
+task=deepsea    protocol=release conll2003 Patch full 1e-5
+task=deepsea    source=stdlib_docs stdlib_docs Patch full 1e-4
+arrays          body=roberta,source=conll2003 conll2003 Multiscale layernorm -
+arrays          body=swin,source=cifar10 cifar10 Multiscale layernorm -
+images          body=vit,source.size=100 digits Patch full -
+"""
+
+
+@pytest.mark.parametrize("row", BROUGHT.strip().splitlines(), ids=lambda row: " ".join(row.split()[:2]))
+def test_tasks_of_the_paper_bring_the_papers_setting_and_others_a_source_without_files(row, own):
+    """But digits on an image body, which would be aligned with its own data."""
+    task, words, source, embedder, finetune, rate = row.split()
+    given = [task] if "=" in task else [f"task={task}", *SMALL.get(task, []), *own[task]]
+    with compose.session() as session:
+        job = session.compose([*given, *words.split(",")])
+        plain = session.compose([]).choices["metric"]
+    assert (job.choices["source"], job.choices["finetune"]) == (source, finetune)
+    assert job.choices["metric"] == ("otdd_reference" if "release" in words else plain)
+    assert job.config.embedder["_target_"].endswith(f".{embedder}")
+    assert job.config.train.lr == (None if rate == "-" else float(rate))

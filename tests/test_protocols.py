@@ -38,8 +38,11 @@ def told():
     for cells in rows():
         if len(cells) == 5 and re.fullmatch(r"[a-z_.]+", cells[0]) and cells[0] != "setting":
             found["", cells[0]] = cells[1:4]
-        if len(cells) == 6 and cells[0] in TASKS:
-            found[cells[0], cells[1]] = cells[2:5]
+        if len(cells) == 6 and cells[1].startswith("task."):
+            names = cells[0].removeprefix("all but ").split(", ")
+            assert set(names) <= set(TASKS)
+            for task in names if cells[0][:7] != "all but" else sorted({*TASKS} - {*names}):
+                found[task, cells[1]] = cells[2:5]
     return found
 
 
@@ -101,7 +104,10 @@ def test_the_page_says_what_a_run_is_given(composed, protocol):
         found = lookup(job.config, key)
         if isinstance(found, dict):
             found = found["_target_"].rpartition(".")[2]
-        assert typed(found) == values[place], (task, key)
+        expected = values[place]
+        if reference := re.fullmatch(r"\$\{(.*)\}", expected):  # another setting's value
+            expected = typed(lookup(job.config, reference[1]))
+        assert typed(found) == expected, (task, key)
 
 
 def test_every_task_of_the_paper_has_departures_of_both_kinds():
@@ -128,7 +134,7 @@ def test_every_fault_has_a_test_that_there_is_or_a_reason():
 
 # Settings of the paper's code: task and body; optimizer, rate, weight decay, momentum; the same of stage 2, whose rate is
 # before its factor of ten; batch, accumulation, clip, epochs, end of the decay, samples a class.
-PAPER = """
+CODE = """
 cifar100  swin     sgd   1e-4 1e-3 .9 same        32 32 - 60  200 128
 spherical swin     adamw 1e-4 5e-3 -  same        32 32 - 60  100 128
 darcy     swin     adamw 1e-3 5e-3 -  same        4  1  - 100 100 128
@@ -169,68 +175,81 @@ def number(text):
     return None if text == "-" else float(text)
 
 
-def held(session, protocol, task, body):
-    config = session.compose([f"task={task}", f"body={body}", f"protocol={protocol}"]).config
-    assert (config.align.decay_every, config.align.decay_factor) == (20, 0.2)
-    return config
-
-
-def stage(settings):
-    momentum = settings.momentum if settings.optimizer == "sgd" else None  # without effect elsewhere
-    return settings.optimizer, settings.lr, settings.weight_decay, momentum
-
-
-@pytest.mark.parametrize("row", table(PAPER), ids=lambda row: row[0])
-def test_settings_of_training_are_those_of_the_papers_code(session, row):
-    task, body, optimizer, lr, decay, momentum, second, *rest = row
-    config = held(session, "paper", task, body)
-    batch, accumulation, clip, epochs, end, most = map(number, rest)
-    assert stage(config.train) == (optimizer, float(lr), float(decay), number(momentum))
-    other = (optimizer, lr, decay) if second == "same" else second.split("/")
-    assert other[0] == optimizer  # stage 2 has that of stage 3 in this protocol (`practices.Practice`)
-    assert (config.align.lr, config.align.weight_decay) == (pytest.approx(10 * float(other[1])), float(other[2]))
+def trained(config):
+    """Return what a table above has of stage 3, without epochs and rate."""
     train = config.train
-    assert (train.batch_size, train.accumulation, train.clip or None, train.epochs) == (
-        batch,
-        accumulation,
-        clip,
-        epochs,
+    momentum = train.momentum if train.optimizer == "sgd" else None  # without effect elsewhere
+    return train.optimizer, train.weight_decay, momentum, train.batch_size, train.accumulation, train.clip or None
+
+
+@pytest.mark.parametrize("row", table(CODE), ids=lambda row: row[0])
+def test_what_the_paper_says_is_done_and_the_rest_is_as_in_its_code(session, row):
+    task, body, optimizer, lr, decay, momentum, second, *rest = row
+    batch, accumulation, clip, epochs, end, most = map(number, rest)
+    outcome = (optimizer, float(decay), number(momentum), batch, accumulation, clip)  # of its search
+    clean, paper, release = (
+        session.compose([f"task={task}", f"body={body}", f"protocol={name}"]).config for name in NAMES
     )
-    assert (train.decay_epochs or train.epochs, train.warmup_epochs) == (end, 5)
-    assert (config.align.max_samples, config.align.epochs) == (most, 60)
-    assert config.embedder["max_tokens"] is None
+    assert trained(clean) == trained(paper) == outcome
+    assert clean.train.lr == float(lr) * (accumulation if task == "cifar100" else 1)  # sgd: of a mean and not of a sum
+    assert paper.train.lr == paper.align.lr == float(lr)
+    assert paper.align.weight_decay == float(decay)
+    assert (paper.train.epochs, paper.train.decay_epochs) == (100 if body == "swin" else 60, None)
+    assert (paper.align.epochs, paper.align.decay_every, paper.align.decay_factor) == (60, 20, 0.2)
+    assert (paper.train.warmup_epochs, paper.align.max_samples, paper.source["size"]) == (5, most, 5000)
+    assert paper.embedder["max_tokens"] is None
+    published = [clean] if task in {row[0] for row in table(RELEASE)} else [clean, release]
+    for config in published:
+        assert (config.train.epochs, config.train.decay_epochs or epochs) == (epochs, end)
+    if release in published:  # it has no settings of its own, and those of the paper's code
+        other = (optimizer, lr, decay) if second == "same" else second.split("/")
+        assert (trained(release), release.train.lr) == (outcome, float(lr))
+        assert (release.align.lr, release.align.weight_decay) == (pytest.approx(10 * float(other[1])), float(other[2]))
+
+
+def test_the_rate_that_is_typed_is_that_of_both_stages_in_the_paper(session):
+    config = session.compose(["task=deepsea", "protocol=paper", "train.lr=3e-5"]).config
+    assert config.train.lr == config.align.lr == 3e-5
+
+
+def test_the_page_has_every_tasks_settings_of_training(session):
+    def short(value):
+        return f"{value:g}".replace("e-0", "e-")
+
+    def step(train):
+        rates = f"{short(train.lr)}, {short(train.weight_decay)}"
+        return f"{train.optimizer} {rates}; {train.batch_size}x{train.accumulation}"
+
+    def epochs(train):
+        return f"{train.epochs}/{short(train.decay_epochs or train.epochs)}"
+
+    page = {cells[0]: cells[1:] for cells in rows() if len(cells) == 6 and re.match("Swin|RoBERTa", cells[1])}
+    assert sorted(page) == TASKS
+    for task, body, *_ in table(CODE):
+        words = [f"task={task}", f"body={body}"]
+        clean, paper, release = (session.compose([*words, f"protocol={name}"]).config for name in NAMES)
+        assert page[task] == [
+            {"swin": "Swin, 100", "roberta": "RoBERTa, 60"}[body],
+            step(paper.train),
+            epochs(clean.train),
+            f"{epochs(paper.train)}; {short(paper.align.lr)}",
+            f"{step(release.train)}; {epochs(release.train)}; {short(release.align.lr)}",
+        ]
 
 
 @pytest.mark.parametrize("row", table(RELEASE), ids=lambda row: row[0])
 def test_settings_of_training_are_those_of_the_release(session, row):
     task, body, optimizer, lr, decay, momentum, *rest = row
-    config = held(session, "release", task, body)
+    config = session.compose([f"task={task}", f"body={body}", "protocol=release"]).config
     batch, accumulation, clip, epochs, align_epochs, end, warmup, most, tokens = map(number, rest)
-    assert stage(config.train) == (optimizer, float(lr), float(decay), number(momentum))
+    assert trained(config) == (optimizer, float(decay), number(momentum), batch, accumulation, clip)
     rate = 10 * float(lr) if float(lr) <= 1e-3 else float(lr)
-    assert (config.align.lr, config.align.weight_decay) == (pytest.approx(rate), float(decay))
-    train = config.train
-    assert (train.batch_size, train.accumulation, train.clip or None, train.epochs) == (
-        batch,
-        accumulation,
-        clip,
-        epochs,
-    )
-    assert (train.decay_epochs or train.epochs, train.warmup_epochs) == (end, warmup)
-    assert (config.align.max_samples, config.align.epochs) == (most, align_epochs)
+    assert (config.train.lr, config.align.lr) == (float(lr), pytest.approx(rate))
+    train, align = config.train, config.align
+    assert align.weight_decay == float(decay)
+    assert (train.epochs, train.decay_epochs or train.epochs, train.warmup_epochs) == (epochs, end, warmup)
+    assert (align.max_samples, align.epochs, align.decay_every, align.decay_factor) == (most, align_epochs, 20, 0.2)
     assert config.embedder["max_tokens"] == (None if tokens in (None, 512) else tokens)  # 512 is RoBERTa's own
-
-
-def test_what_the_release_lacks_is_the_papers_code(session):
-    paper, release = ({row[0] for row in table(text)} for text in (PAPER, RELEASE))
-    assert paper == set(TASKS)
-    for task in paper - release:
-        configs = [session.compose([f"task={task}", "body=roberta", f"protocol={name}"]).config for name in NAMES[1:]]
-        for key in ("optimizer", "lr", "weight_decay", "momentum", "epochs"):
-            assert getattr(configs[0].train, key) == getattr(configs[1].train, key)
-        for key in ("lr", "weight_decay", "epochs"):
-            assert getattr(configs[0].align, key) == getattr(configs[1].align, key)
-        assert configs[0].align.max_samples == configs[1].align.max_samples
 
 
 def test_the_search_spaces_are_the_papers():
@@ -279,22 +298,3 @@ def test_errors_do_not_depend_on_how_they_are_evaluated(error):
         values.append(score(error, outputs, samples, targets))
     assert values[0] == values[1] == values[2]
     assert values[0].value is not None
-
-
-@pytest.mark.parametrize(
-    ("words", "source"),
-    [
-        ("task=deepsea", "stdlib_docs"),
-        ("task=deepsea protocol=paper", "conll2003"),
-        ("task=deepsea protocol=paper source=stdlib_docs", "stdlib_docs"),
-        ("task=deepsea protocol=paper source.size=100", "conll2003"),
-        ("task=deepsea protocol=release", "stdlib_docs"),
-        ("task=deepsea protocol=paper body=swin", "cifar10"),
-        ("task=cosmic protocol=paper", "cifar10"),
-    ],
-)
-def test_the_source_is_the_papers_unless_one_is_typed(session, words, source):
-    job = session.compose(words.split())
-    assert job.choices["source"] == source
-    if "source.size" in words:
-        assert job.config.source["size"] == 100

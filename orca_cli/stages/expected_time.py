@@ -36,6 +36,7 @@ from orca_cli.training.schedule import fitted_batch
 _LEAST_STEPS, _MOST_STEPS = 3, 16  # of stage 3; the first, which is slower, does not count
 _SHARE = 20  # no more than a step in twenty, beyond the least
 _ENOUGH_S = 4.0  # no more steps are timed after this time
+_BATCHES = 2  # at most, of a step that accumulates more: at its whole size one can take minutes
 _SLOW_S = 20.0  # one step of this time is enough
 _STILL = 1e-30  # a learning rate that leaves the weights finite
 _FORWARD = 4  # how many times as long a training step takes per sample as outputs alone; where that is not timed
@@ -114,9 +115,11 @@ def _step_size(config: Config, count: int) -> int:
 
 
 def _step(built: Built, engine: Engine) -> float:
-    """Return the seconds of an optimizer step."""
+    """Return the seconds of an optimizer step; of many batches only some are timed."""
     config, samples = built.config, built.learned
-    still = dataclasses.replace(config, train=dataclasses.replace(config.train, lr=_STILL))
+    fitted = fitted_batch(config.train, len(samples))
+    timed = min(fitted.accumulation, _BATCHES)
+    still = dataclasses.replace(config, train=dataclasses.replace(fitted, lr=_STILL, accumulation=timed))
     whole = len(samples) // _step_size(config, len(samples))
     total = settled(config.train.epochs) * steps_per_epoch(config, len(samples))
     most = max(1, min(_MOST_STEPS, whole, total, max(_LEAST_STEPS, total // _SHARE)))
@@ -126,7 +129,8 @@ def _step(built: Built, engine: Engine) -> float:
             start = time.perf_counter()
             plan.take(len(seconds))
             seconds.append(time.perf_counter() - start)
-    return statistics.fmean(seconds[1:] or seconds)  # on a busy machine some are interrupted, as in the run
+    # The mean: on a busy machine some are interrupted, as in the run.
+    return statistics.fmean(seconds[1:] or seconds) * fitted.accumulation / timed
 
 
 def _is_enough(seconds: list[float]) -> bool:

@@ -131,7 +131,10 @@ def test_what_cannot_be_read_is_told(tmp_path, text, message):
 
 
 def test_missing_files_say_what_to_do(tmp_path):
-    with refused(r"no file eng.train or train.txt.*orca data get conll2003.*stdlib_docs", DataError):
+    with refused(
+        r"conll2003: no file eng.train or train.txt.*source\.path=.*source=wnut17.*source=stdlib_docs, which needs no files",
+        DataError,
+    ):
         read(tmp_path)
     with refused(r"source\.path=nowhere", DataError):
         read(tmp_path, path="nowhere")

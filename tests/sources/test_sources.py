@@ -193,7 +193,7 @@ def test_cifar10_from_an_archive(tmp_path):
 
 
 def test_missing_cifar10_says_what_to_do(tmp_path):
-    with refused(r"put torchvision's folder.*cifar10.*source=digits needs no files", DataError):
+    with refused(r"put torchvision's folder.*orca data get cifar10.*source=digits, which needs no files", DataError):
         cifar10.load(100, 0, tmp_path)
     with refused(r"source\.path=nowhere", DataError):
         cifar10.load(100, 0, tmp_path, path="nowhere")

@@ -196,6 +196,8 @@ def completed_before(job: Composed, folder: RunDirectory) -> Outcome:
     def rebuilt() -> Built:
         from orca_cli.stages.build import build
 
+        if job.config.train.validate_on == "test":
+            completion.count_read(folder)
         train = replace(job.config.train, compile=False, gradient_checkpointing=False)
         with signals.immediate():
             return build(replace(job.config, train=train, device="cpu"), Silent())

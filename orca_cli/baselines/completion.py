@@ -69,11 +69,10 @@ def complete(
         terminal.log.warning(f"{text}; the same command computes what is missing")
     if found:
         result = folder.result()
-        entries = recorded | {name: one.record() for name, one in found.items()}
-        seconds = result["seconds"] | {
-            "baselines": round(result["seconds"].get("baselines", 0.0) + time.monotonic() - start, 2)
-        }
-        ordered = {name: entries[name] for name in choice.NAMES if name in entries}
+        new = {name: one.record() for name, one in found.items() if one.outputs is not None or name not in recorded}
+        spent = result["seconds"].get("baselines", 0.0) + time.monotonic() - start
+        seconds = result["seconds"] | {"baselines": round(spent, 2)}
+        ordered = {name: (recorded | new)[name] for name in choice.NAMES if name in recorded | new}
         folder.write_result(result | {"baselines": ordered, "comparison": comparison, "seconds": seconds})
     return stop
 
@@ -93,13 +92,18 @@ def saved(folder: RunDirectory) -> tuple[Any, Any, Any]:
 
 
 def opened(folder: RunDirectory, open_test: Callable[[], Any], digest: str) -> Any:
-    """Open the test split of a completed run once more; the read is recorded before it happens, and counted in the result.
+    """Open the test split of a completed run once more.
 
     Raises:
         DataError: the data are not those of the run any more.
     """
-    folder.write_result(folder.result() | {"test_reads": folder.count_test_read()})
+    count_read(folder)
     samples = open_test()
     if samples.digest() != digest:
         raise DataError("the test data are not those that the run was tested on", where=folder.path.name)
     return samples
+
+
+def count_read(folder: RunDirectory) -> None:
+    """Record, before it happens, that the test split of a completed run is opened, and count it in the result."""
+    folder.write_result(folder.result() | {"test_reads": folder.count_test_read()})

@@ -35,13 +35,13 @@ def numbers(x: np.ndarray, y: np.ndarray, *, causal: bool, seed: int) -> linear.
     rows, at = around.drawn(x - centre, known.all(axis=1), seed)
     if not len(rows):
         return lambda new: np.repeat(usual[None], len(new), axis=0), "constant"
-    weights, alpha = _ridge(rows, np.moveaxis(y - usual, 1, -1)[at], at[0])
+    ridge, about = linear.numbers(rows, np.moveaxis(y - usual, 1, -1)[at], None)
 
     def predict(new: np.ndarray) -> np.ndarray:
-        maps = [around.everywhere(one - centre) @ weights for one in new]
+        maps = [ridge(around.everywhere(one - centre)) for one in new]
         return np.stack([usual + one.T.reshape(usual.shape) for one in maps])
 
-    return predict, f"window {around.size}, alpha={alpha:g}"
+    return predict, f"window {around.size}, {about}"
 
 
 def classes(x: np.ndarray, y: np.ndarray, k: int, *, causal: bool, balanced: bool, seed: int) -> linear.Fitted:
@@ -98,21 +98,3 @@ class _Around:
             tables.append(self.everywhere(sample)[chosen])
             places.append(np.stack([np.full(len(chosen), number), *np.unravel_index(chosen, x.shape[2:])]))
         return np.concatenate(tables), tuple(np.concatenate(places, axis=1))
-
-
-def _ridge(x: np.ndarray, y: np.ndarray, sample: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return weights [F, K] and penalty of a ridge of centred numbers; every fifth sample chooses the penalty."""
-    std = np.sqrt(np.square(x).mean(axis=0, dtype=np.float64))
-    z = x / np.where(std > 0, std, 1.0)
-    held, alpha = sample % 5 == 4, 1.0
-    if held.any() and not held.all():
-        found = [np.square(z[held] @ weights - y[held]).sum() for weights in _solved(z[~held], y[~held], linear.ALPHAS)]
-        alpha = float(linear.ALPHAS[int(np.argmin(found))])
-    (weights,) = _solved(z, y, np.array([alpha]))
-    return weights / np.where(std > 0, std, 1.0)[:, None], alpha
-
-
-def _solved(z: np.ndarray, y: np.ndarray, alphas: np.ndarray) -> list[np.ndarray]:
-    values, vectors = np.linalg.eigh(z.T @ z)
-    projected = vectors.T @ (z.T @ y)
-    return [vectors @ (projected / (np.maximum(values, 0) + alpha)[:, None]) for alpha in alphas]

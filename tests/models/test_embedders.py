@@ -165,6 +165,7 @@ def test_features_have_mean_0_and_deviation_1_over_what_a_bank_was_fitted_to():
     torch.nn.init.eye_(bank.sample.weight)
     samples = bank(x, valid)
     assert torch.equal(samples[:, 0], samples[:, 4])
+    assert torch.equal(samples[:, 0], bank.of_samples(x, valid) @ bank.sample.weight.T)
     kept = torch.arange(50) != 20
     assert samples[kept, 0].double().mean(0).abs().max() < 0.1
     # The last ten features are the means of the patches of the two channels.
@@ -246,3 +247,12 @@ def test_few_tokens_stand_for_a_sample_with_one_answer(load_body):
     assert build(body, input_shape=(1, 60), embedder=Multiscale(max_tokens=30)).embedder.layout.tokens == 30
     dense = build(body, kind="dense", input_shape=(1, 60), embedder=Multiscale())
     assert dense.embedder.layout.tokens == build(body, input_shape=(1, 60)).embedder.layout.tokens
+
+
+@torch.no_grad()
+def test_an_embedder_knows_features_of_a_sample_where_it_has_a_bank(load_body):
+    body = load_body("bert")
+    x, valid = torch.randn(3, 2, 40), torch.ones(3, 40, dtype=torch.bool)
+    layer = build(body, input_shape=(2, 40), embedder=Multiscale()).embedder
+    assert torch.equal(layer.sample_features(x, None), layer.beside.of_samples(x, valid))
+    assert build(body, input_shape=(2, 40), embedder=Patch()).embedder.sample_features(x, None) is None

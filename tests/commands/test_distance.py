@@ -157,7 +157,11 @@ TRY = "(marginal error 0.016, tolerance 0.01); try newton_steps=30 max_iteration
 @pytest.mark.parametrize(
     ("metric", "diagnostics", "warning"),
     [
-        ("otdd_by_class", {"converged": 0.0, "marginal_error": 0.016}, f"otdd_by_class: the solver ended above its tolerance {TRY}\n"),
+        (
+            "otdd_by_class",
+            {"converged": 0.0, "marginal_error": 0.016},
+            f"otdd_by_class: the solver ended above its tolerance {TRY}\n",
+        ),
         ("moments", {"converged": 0.0}, "moments: the solver ended above its tolerance\n"),
         ("otdd_by_class", {"converged": 1.0, "marginal_error": 0.009}, ""),
         ("otdd_by_class", {"marginal_error": 0.5}, ""),

@@ -129,6 +129,9 @@ def test_the_test_split_never_chooses(tmp_path, report):
             (path / "result.json").write_text(json.dumps(record))
     text = joined(report("--metric", "otdd"))
     assert "at 5e-5 (edge)" in text
+    assert "CHOSEN ON TEST" not in text
+    assert "digits minilm otdd full 8e-4 (seed 0)" in text  # left out, and said
+    assert "digits minilm otdd full 4e-4 (seed 0)" in text
 
 
 def test_folds_choose_for_the_arm_without_and_few_samples_are_said(tmp_path, report):
@@ -140,6 +143,7 @@ def test_folds_choose_for_the_arm_without_and_few_samples_are_said(tmp_path, rep
     assert "digits minilm otdd full (5)" in text
     for rate, validation in zip(RATES, (0.3, 0.2, 0.25), strict=True):
         add(tmp_path, "otdd", rate, 0, value=0.9, validation=validation, on="folds", n=45, folds="5")
+    add(tmp_path, "otdd", "1e-4", 1, value=0.9, on="folds", n=45, folds="5")  # does not judge
     found = cells(report("--metric", "otdd", "--json"))["otdd"]
     assert (found["chosen"], found["mean"]) == ("1e-4", pytest.approx(0.282))
 

@@ -22,7 +22,11 @@ def samples(n, start=0):
 
 def task(validation, drawn=True, train=30):
     return SimpleNamespace(
-        kind="classes", train=samples(train), validation=samples(validation, train), validation_drawn=drawn
+        kind="classes",
+        input_shape=(1, 4),
+        train=samples(train),
+        validation=samples(validation, train),
+        validation_drawn=drawn,
     )
 
 

@@ -1,4 +1,4 @@
-"""Expected failures, one class per exit code; the table of codes is in the README.
+"""Expected failures, one class per exit code; the table of codes is in docs/runs.md.
 
 An error says where (a key or a file), what is wrong and what to do, in one line.
 """

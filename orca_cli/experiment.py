@@ -102,6 +102,7 @@ def train(
         OrcaError: an expected failure of a stage.
     """
     from orca_cli.models.checkpoints import shareable_config
+    from orca_cli.stages import budget
     from orca_cli.stages.align import align
     from orca_cli.stages.build import build
     from orca_cli.stages.finetune import finetune
@@ -129,7 +130,8 @@ def train(
         if team is not None:
             lead(team, built, engine)
         earlier, spent_s = read_or_empty(folder.stage("build") / SUMMARY), time.monotonic() - start
-        built = planned(config, built, engine, earlier, spent_s, reporter)
+        if budget.is_minutes(config):
+            built = planned(config, built, engine, earlier, spent_s, reporter)
         config = built.config
         facts = numerics(device) | data | {"weights": built.summary["checkpoint_sha256"], "precision": engine.precision}
         facts |= {key: decision.value for key, decision in built.decided.items()}

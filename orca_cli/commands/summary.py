@@ -144,15 +144,14 @@ def start_table(job: Composed, summary: Summary) -> RenderableType:
     names, parameters, splits = job.choices, summary["parameters"], summary["splits"]
     total = sum(parameters[part] for part in ("embedder", "body", "predictor")) / 1e6
     data = f"{splits['train']['n']:,} training, {splits['val']['n']:,} validation samples"
-    steps = _steps(job, summary)
-    if expected := summary.get("expected_s"):
-        steps += f"; about {in_words(sum(expected.values()))}"
     rows = {
         "task": f"{names['task']}, {summary['kind']}, input {_shape(summary['input_shape'])}; {data}",
         "model": f"{names['body']}, {total:.3g} M parameters, {parameters['trained'] / 1e6:.3g} M trained "
         f"(finetune={names['finetune']}), {summary['tokens']} tokens",
-        "steps": steps,
+        "steps": _steps(job, summary),
     }
+    if decided := summary.get("decided"):
+        rows["decided"] = " ".join(_setting(key.removeprefix("train."), one["value"]) for key, one in decided.items())
     return terminal.facts(rows.items())
 
 
@@ -196,11 +195,12 @@ def _decided(decided: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the settings that the program decided, those with the same reason together."""
     reasons: dict[str, list[str]] = {}
     for key, decision in decided.items():
-        value = decision["value"]
-        reasons.setdefault(decision["why"], []).append(
-            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
-        )
+        reasons.setdefault(decision["why"], []).append(_setting(key, decision["value"]))
     return "; ".join(f"{' '.join(settings)} ({why})" for why, settings in reasons.items())
+
+
+def _setting(key: str, value: Any) -> str:
+    return f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
 
 
 def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:

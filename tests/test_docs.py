@@ -77,6 +77,9 @@ def folder(tmp_path, monkeypatch):
     shutil.copy(ROOT / "conf" / "task" / "digits.yaml", tmp_path / "my_conf" / "task" / "mine.yaml")
     np.savez(tmp_path / "my.npz", x=np.random.default_rng(0).normal(size=(90, 3, 20)), y=np.arange(90) % 3)
     save_tiny_swin(tmp_path / "path" / "to" / "swin")
+    images = {"x_train": np.zeros((40, 3, 32, 32), np.uint8), "y_train": np.arange(40) % 10}
+    (tmp_path / "home" / "data" / "cifar10").mkdir(parents=True)
+    np.savez(tmp_path / "home" / "data" / "cifar10" / "cifar10.npz", **images)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("ORCA_RUNS", raising=False)

@@ -49,6 +49,15 @@ def test_a_body_has_the_features_that_transformers_gives(name, family):
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["swin", *IMAGE])
+def test_the_embedder_has_positions_where_the_model_has(name, family):
+    """Swin and BEiT have biases by relative position instead (docs/bodies.md)."""
+    model = build_model(
+        body=auto.load(str(family(name))), kind="classes", input_shape=(3, 32, 32), num_outputs=2, seed=0
+    )
+    assert (model.embedder.positions is None) == (name in ("swin", "beit"))
+
+
 def test_a_coarser_grid_is_taken_by_position_biases_of_another(family):
     body = auto.load(str(family("beit"))).eval()
     for layer in body.layers:

@@ -43,6 +43,7 @@ def orders(words, monkeypatch, steps):
 def test_arms_of_a_seed_see_the_same_samples_in_the_same_order(body, monkeypatch, tmp_path):
     monkeypatch.setenv("ORCA_HOME", str(tmp_path))
     (tmp_path / "data" / "wnut17").mkdir(parents=True)
+    (tmp_path / "data" / "wnut17" / "wnut17train.conll").write_text("a\tB-x\n\nb\tB-y\n\n" * 2)
     words = ["study=ablate", "set=digits", f"body.checkpoint={body}", "task.train_size=40"]
     steps = 7  # over two epochs of 3 steps
     first = orders([*words, "seed=0"], monkeypatch, steps)

@@ -195,3 +195,11 @@ def test_runs_are_left_as_they_are(tmp_path: Path) -> None:
     before = {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     collect([tmp_path])
     assert {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_what_was_called_otdd_is_otdd_by_class_in_records_of_the_first_schema(tmp_path):
+    add_run(tmp_path, metric="otdd")
+    earlier = add_run(tmp_path, metric="otdd", seed=1)
+    for path in (earlier / "result.json", earlier / "status.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 1}))
+    assert {run.seed: run.metric for run in collect([tmp_path]).runs} == {0: "otdd", 1: "otdd_by_class"}

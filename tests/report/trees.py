@@ -43,7 +43,7 @@ def add_run(
     path = root / task / (name or f"{stamp}_{body}_{metric}_{finetune}_s{seed}_{identity[:8]}".replace("/", "-"))
     path.mkdir(parents=True)
     record = {
-        "schema": 1,
+        "schema": 2,
         "run_id": path.name,
         **names,
         "seed": seed,

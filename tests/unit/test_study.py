@@ -178,6 +178,17 @@ def test_a_run_of_two_studies_is_in_both_and_one_of_other_settings_is_replaced(t
     assert studies.read(tmp_path, "two") == [studies.Member("aa", {"set": "x"})]
 
 
+def test_a_record_of_the_first_schema_called_otdd_what_is_otdd_by_class(tmp_path):
+    studies.add(tmp_path, "one", [studies.Member("aa", {"metric": "otdd"})])
+    path = studies.path_of(tmp_path, "one")
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
+    studies.add(tmp_path, "one", [studies.Member("bb", {"metric": "otdd"})])
+    assert studies.read(tmp_path, "one") == [
+        studies.Member("aa", {"metric": "otdd_by_class"}),
+        studies.Member("bb", {"metric": "otdd"}),
+    ]
+
+
 def test_a_damaged_record_is_moved_aside_by_the_next_sweep_and_an_error_of_the_report(tmp_path):
     path = studies.path_of(tmp_path, "one")
     path.parent.mkdir()

@@ -40,7 +40,7 @@ _EXAMPLES = """\
 examples:
   orca run                                   a first transfer, about a minute: digits with MiniLM
   orca run task=listops body=minilm seed=1   another task
-  orca run -m metric=minibatch_ot,none seed=0,1,2    a sweep
+  orca run -m metric=otdd,none seed=0,1,2    a sweep
   orca report                                the table of all results
   orca predict RUN new.npz --out p.csv       apply a run to new data
   orca data list                             the data sets: which are here, where the others come from

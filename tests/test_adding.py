@@ -164,7 +164,7 @@ def test_an_embedder_is_one_yaml_and_one_python_file(checkout, orca):
     assert "wide" in orca("list", "embedders")
     assert "orca run embedder=wide embedder.max_tokens=4" in PAGE
     words = ["embedder=wide", "embedder.max_tokens=4", *QUICK, "task.train_size=40"]
-    assert "kernel 10, 4 tokens" in orca("run", *words)
+    assert "4 tokens" in orca("run", *words)
 
 
 def test_a_metric_is_one_yaml_and_one_python_file(checkout, orca):

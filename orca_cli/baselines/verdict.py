@@ -75,8 +75,8 @@ def verdict(
     features = beside(FEATURES) if FEATURES in known else None
     text = _text(error, name, baselines[name], found, ways)
     if features is not None and features["is"] in ("about as good", "worse"):
-        figures = "" if name == FEATURES else _beside(baselines[FEATURES], FEATURES, error)
-        text += f"; the {'pretrained ' * pretrained}body adds nothing that {NAMES[FEATURES]} does not have{figures}"
+        figure = "" if name == FEATURES else f" ({_shown(baselines[FEATURES].error or 0.0, error.percent)})"
+        text += f"; the {'pretrained ' * pretrained}body adds nothing to {NAMES[FEATURES]}{figure}"
     return found | {"features": features, "text": text}
 
 
@@ -138,10 +138,9 @@ def _text(error: Error, name: str, best: Baseline, found: Mapping[str, Any], way
     within = "" if deviation is None else f" ± {_shown(BEYOND * deviation, error.percent, '')}"
     what = f"{NAMES[name]}{_beside(best, name, error)}"
     if found["is"] == "better":
-        return f"the transfer is {apart}{within} better than the simple model that validates best, {what}"
+        return f"{apart}{within} better than {what}, the simple model that validates best"
     if found["is"] == "about as good":
-        tie = f"the difference is {apart}{within}, a tie"
-        return f"the transfer is about as good as the simple model that validates best, {what}: {tie}"
+        return f"a tie with {what}, the simple model that validates best: {apart}{within}"
     if found["is"] == "unknown":
         side = "below" if difference > 0 else "above"
         return f"the transfer's error is {apart} {side} that of {what}, and how sure that is cannot be computed"

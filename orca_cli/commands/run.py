@@ -45,7 +45,7 @@ examples:
   orca run task=arrays task.kind=classes task.train=my.npz    your own arrays x and y; shapes and classes inferred
   orca run budget=quick                             a quarter of the steps; thorough, or a number of minutes
   orca run --dry-run task=darcy body=swin_tiny      shapes, parameters, steps, time; trains nothing
-  orca run -m metric=minibatch_ot,none seed=0,1,2   a sweep of six runs; repeated, it runs only what is missing
+  orca run -m metric=otdd,none seed=0,1,2   a sweep of six runs; repeated, it runs only what is missing
   orca run -m seed='range(5)' finetune='glob(*)'    ranges, and all choices of a group
   orca run tune=asha task=digits                    search for settings first, on validation data (orca tune --help)
   orca run -m study=alignment metric=none,otdd seed=0         a part of a study (orca list studies); --dry-run counts it

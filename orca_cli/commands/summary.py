@@ -142,16 +142,15 @@ def _files(job: Composed, summary: Summary) -> str:
 def start_table(job: Composed, summary: Summary) -> RenderableType:
     """Return what a run is about to do, in few lines; `build_table` has the rest."""
     names, parameters, splits = job.choices, summary["parameters"], summary["splits"]
-    total = sum(parameters[part] for part in ("embedder", "body", "predictor")) / 1e6
+    total = sum(parameters[part] for part in ("embedder", "body", "predictor"))
     data = f"{splits['train']['n']:,} training, {splits['val']['n']:,} validation samples"
+    data += ", synthetic" if summary["synthetic"] else ""
     rows = {
         "task": f"{names['task']}, {summary['kind']}, input {_shape(summary['input_shape'])}; {data}",
-        "model": f"{names['body']}, {total:.3g} M parameters, {parameters['trained'] / 1e6:.3g} M trained "
+        "model": f"{names['body']}, width {summary['width']}, {total:,} parameters, trained {parameters['trained']:,} "
         f"(finetune={names['finetune']}), {summary['tokens']} tokens",
         "steps": _steps(job, summary),
     }
-    if decided := summary.get("decided"):
-        rows["decided"] = " ".join(_setting(key.removeprefix("train."), one["value"]) for key, one in decided.items())
     return terminal.facts(rows.items())
 
 
@@ -195,12 +194,10 @@ def _decided(decided: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the settings that the program decided, those with the same reason together."""
     reasons: dict[str, list[str]] = {}
     for key, decision in decided.items():
-        reasons.setdefault(decision["why"], []).append(_setting(key, decision["value"]))
+        reasons.setdefault(decision["why"], []).append(
+            f"{key}={value:g}" if isinstance(value := decision["value"], float) else f"{key}={value}"
+        )
     return "; ".join(f"{' '.join(settings)} ({why})" for why, settings in reasons.items())
-
-
-def _setting(key: str, value: Any) -> str:
-    return f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
 
 
 def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
@@ -211,10 +208,10 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
         if floor := distance.get("floor"):
             values += f"; fresh source points {floor['mean']:.4g} ± {floor['deviation']:.2g}"
         yield "distance", f"{values} ({result['metric']})"
-    yield "validation", _validation(result)
     if change := result.get("training", {}).get("rate_change"):
         yield "rate", f"train.lr={change['after']:g} instead of {change['before']:g}, which {change['why']}"
     yield "test", _test(result)
+    yield "validation", _validation(result)
     recorded = result.get("baselines", {}).items()
     simple = {name: one for name, one in recorded if name != "constant" and one.get("suits", True)}
     if simple:
@@ -225,7 +222,7 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     if outcome.path is not None and can_predict(outcome.path):
         yield "predict", f"orca predict {outcome.path} INPUT | orca export {outcome.path} DIR"
     if outcome.path is not None and distance["before"] is not None:
-        yield "worth", f"{_worth(outcome.path, result)} | orca report --against metric=none"
+        yield "worth", f"{_worth(outcome.path, result)} && orca report"
 
 
 def _worth(path: Path, result: Mapping[str, Any]) -> str:
@@ -248,8 +245,8 @@ def _baseline(name: str, record: Mapping[str, Any], percent: bool) -> str:
     if record["error"] is None:
         return f"{name}: not computed"
     fitted = record["trained_on"]
-    some = "" if fitted["n"] == fitted["of"] else f", on {fitted['n']} of {fitted['of']} training samples"
-    return f"{name} {percent_or_number(record['error'], percent)} ({record['seconds']:.1f} s{some})"
+    some = "" if fitted["n"] == fitted["of"] else f" (on {fitted['n']} of {fitted['of']} training samples)"
+    return f"{name} {percent_or_number(record['error'], percent)}{some}"
 
 
 def _validation(result: Mapping[str, Any]) -> str:

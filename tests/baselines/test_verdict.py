@@ -56,9 +56,9 @@ VERDICTS = [
         0,
         "forest",
         "better",
-        ["the transfer is 10.0 points ±", "validates best, a random forest (15.0 % in 2 s)"],
+        ["10.0 points ±", "better than a random forest (15.0 % in 2 s), the simple model that validates best"],
     ),
-    (60, 62, 100, "forest", "about as good", ["about as good as the simple model that validates best", "a tie"]),
+    (60, 62, 100, "forest", "about as good", ["a tie with a random forest"]),
     (60, 70, 0, "forest", "better", []),  # two models that differ in few samples are told apart by fewer
     (60, 64, 0, "forest", "about as good", []),  # between one and two standard errors
     (
@@ -75,9 +75,9 @@ VERDICTS = [
         0,
         "features",
         "worse",
-        ["the pretrained body adds nothing that a ridge on the embedder's features does not"],
+        ["; the pretrained body adds nothing to a ridge on the embedder's features"],
     ),
-    (60, 62, 0, "features", "about as good", ["validates best, a ridge on the embedder's features (15.5 % in 2 s)"]),
+    (60, 62, 0, "features", "about as good", ["a tie with a ridge on the embedder's features (15.5 % in 2 s)"]),
 ]
 
 

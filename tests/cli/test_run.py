@@ -32,7 +32,7 @@ def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
     for word in ("input 8 x 8", "8 tokens", "before alignment", "validation", "0-1 error", "orca report"):
         assert word in completed
     (run,) = run_folders(environment)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{6}_minilm_otdd_layernorm_s0_[0-9a-f]{8}", run.name)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{6}_minilm_otdd_full_s0_[0-9a-f]{8}", run.name)
     assert {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} == RUN_FILES
     (result,) = results(environment)
     assert set(result) == RESULT_FIELDS

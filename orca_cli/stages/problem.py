@@ -194,7 +194,7 @@ class Problem:
         if len(group) == 1:
             return [total]
         if self.balanced:
-            return [min(total // len(group), int(size) * each) for size in sizes]
+            return [min(max(1, total // len(group)), int(size) * each) for size in sizes]
         start = seeding.numpy_generator(self.seed, "align", "shares", *group, *names).random()
         ends = np.floor(np.cumsum(sizes) / sizes.sum() * total + start)
         ends[-1] = total  # a sum of shares that rounding leaves below 1 must not lose a point
@@ -227,7 +227,7 @@ def _batched(items: Sequence[tuple[int, ...]], size: int) -> Iterator[Sequence[t
 def balanced_rows(points: Features, size: int, most: int, generator: np.random.Generator) -> np.ndarray:
     """Return at most `size` rows of points, in a random order: of at most `most` classes, drawn, equally many of each."""
     labels = points.labels.cpu().numpy()
-    chosen = generator.permutation(np.unique(labels))[:most]
+    chosen = generator.permutation(np.unique(labels))[: min(most, size)]
     each = size // len(chosen)
     rows = [generator.permutation(np.flatnonzero(labels == one))[:each] for one in chosen]
     return generator.permutation(np.concatenate(rows))

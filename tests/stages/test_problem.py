@@ -149,6 +149,25 @@ def test_a_metric_that_samples_gets_as_many_source_points_drawn_anew_and_the_tar
     assert not torch.equal(metric.sources[0].x, metric.sources[1].x)
 
 
+@pytest.mark.parametrize("size", [1, 5, 8, 30, 100])
+def test_a_balanced_draw_has_equally_many_points_of_at_most_so_many_classes(size):
+    points = Features(torch.arange(200.0)[:, None], torch.arange(200) % 10, 10)
+    rows = problem.balanced_rows(points, size, 8, np.random.default_rng(0))
+    counts = np.bincount(points.labels.numpy()[rows])
+    assert len(rows) == len(set(rows.tolist())) <= size
+    assert set(counts[counts > 0]) == {max(1, size // 8)}
+    assert (counts > 0).sum() == min(8, size)
+
+
+def test_otdd_draws_up_to_eight_classes_anew_at_every_step(model):
+    labelled = Labelled.of(Watched(), LABELS)
+    balanced = Problem(OTDD(classes=2), None, {}, labelled, Align(), 0)
+    drawn = {balanced.groups(labelled, step)[0] for step in range(20)}
+    assert {len(group) for group in drawn} == {2}
+    assert {label for group in drawn for label in group} == {0, 1, 2}
+    assert len(Problem(OTDD(labels=False), None, {}, labelled, Align(), 0).groups(labelled)[0]) == 3
+
+
 @pytest.mark.parametrize("metric", [Count(), OTDD(labels=False), TransRate()])
 def test_the_exact_distance_is_of_as_many_points_whatever_the_metric(model, metric):
     source = Features(torch.randn(9, 16), torch.zeros(9, dtype=torch.long), 1)

@@ -38,7 +38,7 @@ _COMPUTING = ("run", "worker", "tune", "predict", "export", "score", "distance",
 
 _EXAMPLES = """\
 examples:
-  orca run                                   a first transfer, about a minute: digits with MiniLM
+  orca run                                   a first transfer, less than a minute: digits with MiniLM
   orca run task=listops body=minilm seed=1   another task
   orca run -m metric=otdd,none seed=0,1,2    a sweep
   orca report                                the table of all results

@@ -40,7 +40,7 @@ _FLAGS = {
 
 EXAMPLES = """\
 examples:
-  orca run                                          the defaults: digits with MiniLM, about a minute
+  orca run                                          the defaults: digits with MiniLM, less than a minute
   orca run task=listops body=minilm seed=1          another task; any setting is KEY=VALUE (orca list settings)
   orca run task=arrays task.kind=classes task.train=my.npz    your own arrays x and y; shapes and classes inferred
   orca run budget=quick                             a quarter of the steps; thorough, or a number of minutes

@@ -207,15 +207,16 @@ def measure(
     """Return a metric's distance; one that samples the source is given as many of its points as the target has.
 
     Both sides then come in a random order (`samples_source` in `interfaces.Metric`); where the metric balances classes
-    (`balanced_classes`), equally many of the source's points are of each.
+    (`balanced_classes`), equally many of the source's points are of each, and the classes of either side take turns.
     """
     if getattr(metric, "samples_source", False):
         size = min(len(source.x), len(target.x))
         if most := getattr(metric, "balanced_classes", 0):
             source = _some(source, balanced_rows(source, size, most, generator))
+            target = _some(target, _in_turn(target.labels.cpu().numpy(), generator))
         else:
             source = _some(source, generator.choice(len(source.x), size=size, replace=False))
-        target = _some(target, generator.permutation(len(target.x)))
+            target = _some(target, generator.permutation(len(target.x)))
     return metric.distance(source, prepared, target)
 
 
@@ -225,12 +226,22 @@ def _batched(items: Sequence[tuple[int, ...]], size: int) -> Iterator[Sequence[t
 
 
 def balanced_rows(points: Features, size: int, most: int, generator: np.random.Generator) -> np.ndarray:
-    """Return at most `size` rows of points, in a random order: of at most `most` classes, drawn, equally many of each."""
+    """Return at most `size` rows of points: of at most `most` classes, drawn, equally many of each, which take turns."""
     labels = points.labels.cpu().numpy()
     chosen = generator.permutation(np.unique(labels))[: min(most, size)]
     each = size // len(chosen)
-    rows = [generator.permutation(np.flatnonzero(labels == one))[:each] for one in chosen]
-    return generator.permutation(np.concatenate(rows))
+    rows = np.concatenate([generator.permutation(np.flatnonzero(labels == one))[:each] for one in chosen])
+    return rows[_in_turn(labels[rows], generator)]
+
+
+def _in_turn(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return a random order in which the classes take turns: consecutive samples then differ less, with no bias."""
+    order = generator.permutation(len(labels))
+    turn = np.empty_like(order)
+    for one in np.unique(labels):
+        members = order[labels[order] == one]
+        turn[members] = np.arange(len(members))
+    return order[np.argsort(turn[order], kind="stable")]
 
 
 def _some(points: Features, rows: np.ndarray) -> Features:

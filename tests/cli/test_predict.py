@@ -259,7 +259,7 @@ def test_a_run_without_its_weights_is_compared_and_does_not_predict(tiny, run, o
     assert not list((first.folder / "3_finetune").rglob("*.safetensors"))
     assert orca("doctor", first.folder)[0] == 0
     report = orca("report")[1]
-    assert "minibatch_ot" in report
+    assert "otdd" in report
     assert "keep_weights" not in report
     refused(11, ["predict", first.folder, "train.npz"], "kept no weights", "--force keep_weights=true")
     refused(11, ["predict", environment, "train.npz", "--best"], "holds no completed run that can predict")
@@ -353,7 +353,7 @@ def test_the_model_card_says_what_the_run_found(trained, orca, tmp_path):
     assert f"| best constant predictor | {100 * result['trivial_error']:.2f} % |" in card
     for split in result["splits"].values():
         assert split["sha256"] in card
-    texts = ("protocol clean", "seed 0", "metric=minibatch\\_ot", "`high`", result["weights_sha256"], "@inproceedings")
+    texts = ("protocol clean", "seed 0", "metric=otdd", "`high`", result["weights_sha256"], "@inproceedings")
     assert all(text in card for text in texts)
     assert str(tmp_path) not in (tmp_path / "model" / "config.yaml").read_text().replace(str(run.checkpoint), "")
     record = json.loads((tmp_path / "model" / "export.json").read_text())

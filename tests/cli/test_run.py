@@ -107,7 +107,7 @@ def test_frozen_parameters_stay(run, small, finetune):
 
 def test_the_scale_of_features_is_that_of_the_training_split(run, small):
     """The last features of a sample are the means of its patches: here pixels, channel by channel."""
-    found = weights(run(*small, "metric=none", "train.epochs=1"))
+    found = weights(run(*small, "embedder=multiscale", "metric=none", "train.epochs=1"))
     train = load(train_size=60, validation_size=40, test_size=50).train
     pixels = train.batch(np.arange(60)).x.flatten(1).numpy()
     np.testing.assert_allclose(found["embedder.beside.sample_mean"][-64:], pixels.mean(0), rtol=1e-4, atol=1e-6)

@@ -12,7 +12,7 @@ from tests.cli.conftest import results
 @pytest.fixture
 def words(small, tmp_path):
     """The command line of a study of two sets, one of which lacks its file, and two arms."""
-    common = ", ".join(f'"{text}"' for text in small if not text.startswith("task"))
+    common = ", ".join(f'"{text}"' for text in (*small, "finetune=full") if not text.startswith("task"))
     (tmp_path / "conf" / "study").mkdir(parents=True)
     (tmp_path / "conf" / "study" / "mine.yaml").write_text(
         f"""\

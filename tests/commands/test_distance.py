@@ -132,7 +132,7 @@ def test_what_people_read_says_what_was_measured_and_what_was_left_out_and_why(f
     _, out, _ = call("distance", files[0], one, "--metric", "all", "--points", 20)
     (line,) = (line for line in out.splitlines() if "left out" in line)
     assert "transrate: needs 2 or more classes, but A has 3, B has 1" in line
-    _, out, _ = call("distance", *files, "--metric", "moments,otdd", "reg=0.5", "--ci", 4)
+    _, out, _ = call("distance", *files, "--metric", "moments,otdd_by_class", "reg=0.5", "--ci", 4)
     for text in ("95 % interval", "squared, mean over dimensions", "to itself", "reg=0.5", "iterations", "60 points"):
         assert text in out
     assert "left out" not in out
@@ -249,8 +249,8 @@ def test_bad_data_give_one_line(arrays, code, message, files, tmp_path) -> None:
         (10, "did you mean 'mmd'", ("--metric", "mdm")),
         (10, "did you mean 'mmd'", ("metric=mdm",)),
         (10, "no such metric: 'none'", ("--metric", "none")),
-        (10, "no parameter 'rge'; did you mean 'reg'", ("rge=1",)),
-        (10, "metric.reg", ("reg=-1",)),
+        (10, "no parameter 'sixe'; did you mean 'size'", ("sixe=1",)),
+        (10, "metric.size", ("size=0",)),
         (10, "points: 1 is out of range", ("--points", "1")),
         (10, "ci: 1 is out of range", ("--ci", "1")),
         (10, "is not a device", ("--device", "tpu")),

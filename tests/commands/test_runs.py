@@ -130,7 +130,7 @@ def test_show_tells_result_decisions_baselines_and_files(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "code", "told"),
-    [('{"schema": 1', 11, "not valid JSON"), ("[]", 11, "not a record"), ('{"schema": 2}', 21, "newer program")],
+    [('{"schema": 1', 11, "not valid JSON"), ("[]", 11, "not a record"), ('{"schema": 99}', 21, "newer program")],
 )
 @pytest.mark.parametrize("verb", ["show", "diff"])
 def test_a_damaged_run_is_one_line(root: Path, content: str, code: int, told: str, verb: str) -> None:

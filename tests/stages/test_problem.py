@@ -157,6 +157,8 @@ def test_a_balanced_draw_has_equally_many_points_of_at_most_so_many_classes(size
     assert len(rows) == len(set(rows.tolist())) <= size
     assert set(counts[counts > 0]) == {max(1, size // 8)}
     assert (counts > 0).sum() == min(8, size)
+    turns = points.labels.numpy()[rows].reshape(-1, min(8, size))
+    assert all(len(set(turn)) == len(turn) for turn in turns.tolist())
 
 
 def test_otdd_draws_up_to_eight_classes_anew_at_every_step(model):

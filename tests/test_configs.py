@@ -204,8 +204,8 @@ task=spherical  body=roberta  conll2003 Patch full -
 task=deepsea    body=minilm   stdlib_docs Patch full -
 task=listops    body=minilm   stdlib_docs Patch full 3e-4
 task=darcy      body=swin_tiny cifar10  Patch full 2e-3
-task=digits     body=roberta  stdlib_docs Multiscale layernorm -
-task=digits     body=swin     cifar10   Multiscale layernorm -
+task=digits     body=roberta  stdlib_docs Overlap full -
+task=digits     body=swin     cifar10   Overlap full -
 arrays          body=roberta  stdlib_docs Multiscale layernorm -
 arrays          body=swin     digits    Multiscale layernorm -
 table           body=roberta  stdlib_docs Multiscale layernorm -

@@ -6,10 +6,10 @@ import signal
 
 # One thread for this process and for all that tests start, whatever the environment says: every worker of xdist would take
 # all processors otherwise, and the number of threads decides the last bits of a sum. OpenBLAS and MKL follow
-# OMP_NUM_THREADS where no variable of their own is set; all read it when they are loaded, so this comes before other imports.
+# OMP_NUM_THREADS where no variable of their own is set, numba does not; all read it when they are loaded, so this comes first.
 for _name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"):
     os.environ.pop(_name, None)
-os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402

@@ -51,7 +51,7 @@ def test_runs_share_a_trajectory_of_mona_only_where_all_that_it_reads_agrees(run
     assert new_ones(*mona) == 1
     assert new_ones(*mona, "train.lr=2e-3", "align.source_share=0.5") == 0
     for other in (
-        ["finetune=full"],  # digits have norms alone by default
+        ["finetune=layernorm"],  # digits train all by default
         ["align.inner_lr=0.2"],
         ["align.source_weight=0"],
         ["predictor.pooling=class_token"],

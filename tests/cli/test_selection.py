@@ -184,7 +184,7 @@ def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(orc
     with torch.no_grad():
         x, _ = model.preprocessing.inputs(np.load("test.npz")["x"][:8])
         np.testing.assert_allclose(averaged([one(x) for one in own], "classes"), predicted(path)[:8], atol=1e-5)
-    shown = f"of all {N} samples, by 4 folds: {100 * expected:.2f} %"
+    shown = f"{100 * expected:.2f} % of all {N} samples, by 4 folds"
     assert shown in " ".join(run.shown.split())
     code, _, err = orca("predict", environment, "test.npz", "--best", "--out", "p.npz")
     assert code == 0, err

@@ -197,11 +197,12 @@ def completed_before(job: Composed, folder: RunDirectory) -> Outcome:
 
     def rebuilt() -> Built:
         from orca_cli.stages.build import build
+        from orca_cli.training.engine import same_threads_after
 
         if job.config.train.validate_on == "test":
             completion.count_read(folder)
         train = replace(job.config.train, compile=False, gradient_checkpointing=False)
-        with signals.immediate():
+        with signals.immediate(), same_threads_after():
             return build(replace(job.config, train=train, device="cpu"), Silent())
 
     return _with_baselines(job, folder, names, rebuilt, None)

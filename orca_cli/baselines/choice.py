@@ -49,7 +49,7 @@ def wanted(which: str, task: Mapping[str, Any], kind: str, input_shape: Sequence
 
 
 def missing(names: Sequence[str], recorded: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return those that a run has not, or that failed in a way that another attempt may mend."""
+    """Return the names that a run lacks, or whose failure another attempt may fix."""
     return [name for name in names if name not in recorded or _may_succeed(name, recorded[name])]
 
 

@@ -66,7 +66,7 @@ def tree(tmp_path: Path) -> Path:
         (["seeds", *AGAINST], 11, "no two runs of the same task and seed, on the same test data"),
         (["alone", "--sort", "rank"], 11, "--sort: no row has a rank"),
         (["alone", "--sort", "time"], 11, "--sort: no row has a time"),
-        (["--choose", "metric"], 2, "--choose: 'metric' is no setting of an arm; such as --choose train.lr"),
+        (["--choose", "metric"], 2, "--choose: 'metric' is not a setting of an arm; such as --choose train.lr"),
         (["unlike", "--choose", "train.lr"], 11, "--choose: every arm has one value of train.lr: nothing to choose"),
         (["--choose", "train.rate"], 11, "--choose: no run has 'train.rate'"),
         (

@@ -71,11 +71,11 @@ def choose(collection: Collection, key: str, values: Values) -> Choice:
         values: of the runs.
 
     Raises:
-        UsageError: the key is no setting.
+        UsageError: the key is not a setting of an arm.
         DataError: no run has it, every arm has one value of it, or no run is left that could judge.
     """
     if key in (*FIELDS, SET):
-        raise UsageError(f"'{key}' is no setting of an arm", where="--choose", hint=f"such as --choose {RATE}")
+        raise UsageError(f"'{key}' is not a setting of an arm", where="--choose", hint=f"such as --choose {RATE}")
     found = {id(run): value for run in collection.runs if (value := values.of(run, key)) is not None}
     if not found:
         raise DataError(f"no run has '{key}'", where="--choose", hint=key_hint(key, collection))

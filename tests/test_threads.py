@@ -9,6 +9,8 @@ import pytest
 import threadpoolctl
 import torch
 
+from orca_cli.training import engine
+
 
 def test_one_thread_here_and_in_what_is_started():
     assert torch.get_num_threads() == 1
@@ -35,3 +37,28 @@ def test_the_command_line_tells_openmp_how_long_its_threads_spin(given, seen):
     found = dict(re.findall(r"(OMP_WAIT_POLICY|GOMP_SPINCOUNT) = '(\w+)'", said.stderr))
     assert found["OMP_WAIT_POLICY"] == seen[0]
     assert seen[1] in (None, found["GOMP_SPINCOUNT"])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "tokens", "given", "expected"),
+    [
+        (22_000_000, 8, None, 1),
+        (50_000_000, 128, None, 1),
+        (50_000_001, 8, None, 2),
+        (22_000_000, 129, None, 2),
+        (22_000_000, 8, "2", 2),
+    ],
+)
+def test_a_small_model_takes_one_thread_unless_the_environment_says_how_many(
+    parameters, tokens, given, expected, monkeypatch
+):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    with engine.same_threads_after():
+        torch.set_num_threads(2)
+        with engine.same_threads_after():
+            engine.limit_threads(parameters, tokens)
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 1

@@ -140,7 +140,7 @@ def _files(job: Composed, summary: Summary) -> str:
 
 
 def start_table(job: Composed, summary: Summary) -> RenderableType:
-    """Return what a run is about to do, in few lines; `build_table` has the rest."""
+    """Return what a run is about to do and what is odd about its data, in few lines; `build_table` has the rest."""
     names, parameters, splits = job.choices, summary["parameters"], summary["splits"]
     total = sum(parameters[part] for part in ("embedder", "body", "predictor"))
     data = f"{splits['train']['n']:,} training, {splits['val']['n']:,} validation samples"
@@ -151,6 +151,8 @@ def start_table(job: Composed, summary: Summary) -> RenderableType:
         f"(finetune={names['finetune']}), {summary['tokens']} tokens",
         "steps": _steps(job, summary),
     }
+    if warnings := [part for part in (summary["note"] or "").split("; ") if part.startswith("warning:")]:
+        rows["data"] = "; ".join(warnings)
     return terminal.facts(rows.items())
 
 

@@ -19,6 +19,7 @@ from orca_cli.cli import main
 from orca_cli.exceptions import ChecksumError
 from orca_cli.report.records.collect import collect
 from orca_cli.runs import check, identity
+from orca_cli.runs.records import SCHEMA
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry, cached
 from tests.cli.conftest import results, run_folders
@@ -290,7 +291,7 @@ def test_doctor_finds_damage_anywhere_in_a_completed_run(finished, capsys, score
 def test_a_run_of_a_newer_program_is_left_alone(fork, small, finished, capsys):
     (run,) = run_folders(finished)
     (run / "result.json").unlink()
-    _edit(run / "status.json", schema=2)
+    _edit(run / "status.json", schema=SCHEMA + 1)
     content = (run / "status.json").read_bytes()
     case = fork("run", *small, *SHORT, f"paths.runs={finished}")
     assert case.wait(120) == 21

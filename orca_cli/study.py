@@ -5,7 +5,7 @@
       seed: [0, 1, 2]                              # a list: the choices are values of the setting that the axis is named after
       set:                                         # a mapping: name of a choice -> its overrides
         digits: task=digits
-        arrows: [task=arrays, task.kind=classes, task.train=study/ArrowHead.npz]
+        arrows: [task=arrays, task.kind=classes, "task.train=study/{seed}/ArrowHead.npz"]   # {AXIS}: the arm's choice there
       body:
         minilm: body=minilm
         swin: [body=swin_tiny, body.checkpoint=???]   # ???: only the command line can give it, and it goes to this choice only
@@ -135,6 +135,7 @@ class Study:
             if any(all(labels[axis] in names for axis, names in one.items()) for one in self.left_out):
                 continue
             texts = [*self.common, *(text for axis, name in chosen for text in self.axes[axis][name])]
+            texts = [_filled(text, labels) for text in texts]
             preset = {key_of(text): text for text in texts}
             for extra in itertools.product(*more):
                 merged, named = dict(preset), dict(labels)
@@ -162,7 +163,12 @@ class Study:
     def _how(self, key: str, merged: Mapping[str, str]) -> str:
         """Return how one gets the file that a setting names, with {KEY} replaced by the arm's own value of that key."""
         values = {own: text.partition("=")[2].strip("'\"") for own, text in merged.items()}
-        return re.sub(r"\{([\w.]+)\}", lambda found: values.get(found[1], found[1].upper()), self.files.get(key, ""))
+        return re.sub(r"\{([\w.]+)\}", lambda found: found[1].upper(), _filled(self.files.get(key, ""), values))
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    """Return a text with {NAME} replaced by the value of that name; one without a value is left as it is."""
+    return re.sub(r"\{([\w.]+)\}", lambda found: values.get(found[1], found[0]), text)
 
 
 def absent(arms: Iterable[Arm]) -> dict[str, int]:

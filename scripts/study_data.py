@@ -1,4 +1,4 @@
-"""Make the files that the studies `alignment`, `labels` and `defaults` read from raw data sets.
+"""Make the files that the studies read from raw data sets.
 
     python scripts/study_data.py --from FOLDER             into paths.data ($ORCA_HOME/data, else the user's cache folder)
     python scripts/study_data.py --from FOLDER --to DATA
@@ -12,12 +12,14 @@ FOLDER holds what is there of
     cifar10/*.npz              x_train [n, 3, 32, 32] uint8, y_train [n], x_test, y_test
     jsb/JSB_Chorales.mat
 
-and DATA gets study/NAME.npz with x_train, y_train, x_val, y_val, x_test, y_test, study/cifar10.npz and
+and DATA gets study/SEED/NAME.npz with x_train, y_train, x_val, y_val, x_test, y_test, study/cifar10.npz and
 study/cifar10_source.npz (images of other indices, for the source), and jsb/JSB_Chorales.mat. A set that FOLDER lacks is named.
 
-The test split is the given one. Validation is drawn from training, every class in proportion; watch: test is subjects 9 and 10,
-validation is subject 8. At most 200 training, 100 validation and 500 test samples are kept, drawn in proportion to the classes
-by generators with fixed seeds: the same FOLDER gives the same files, byte for byte.
+Every seed of a study has a draw of its own, so that the spread over seeds holds that of the samples: seed 0 has the given
+test split, the others split all samples anew, in the same sizes. Validation is drawn from training. Of watch, two subjects are
+tested and one validates (seed 0: 9 and 10, and 8). At most 200 training, 100 validation and 500 test samples are kept. Every
+draw keeps the classes' shares and has a fixed seed: the same FOLDER gives the same files, byte for byte. The images are one
+pool for all seeds: the task turns them, and draws its training samples, by a seed of its own.
 
 For study=defaults, which leaves sizes and validation to the program, DATA also gets whole/NAME.npz of every series (watch:
 training is subjects 1 to 8), the peptides' table, and whole/frequency.npz, a generated regression: a sine's frequency from 100
@@ -31,6 +33,7 @@ import csv
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +41,14 @@ import numpy as np
 from orca_cli.configuration import default_folders
 
 MOST = {"train": 200, "val": 100, "test": 500}
+SEEDS = 6
+TASK_IMAGES = 2500  # five rotations of the sphere: with one, the test would be of a rotation that training never sees
 VALIDATION = 0.2  # of the given training split, where no more than MOST says
 WHOLE = ("ACSF1", "ArrowHead", "Covid3Month", "JapaneseVowels", "OSULeaf", "PigCVP", "Trace", "watch")
 SERIES = ("ACSF1", "ArrowHead", "JapaneseVowels", "OSULeaf", "Trace")
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 PEPTIDE_LENGTH = 50
-WATCH_TEST, WATCH_VALIDATION = (9, 10), (8,)
+WATCH_TEST = (9, 10)
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -83,22 +88,33 @@ def zero_padded(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.where(np.arange(x.shape[-1]) < lengths[:, None, None], x, 0).astype(x.dtype)
 
 
-def series(folder: Path, name: str) -> dict[str, Split]:
-    """Return the splits of a set with a given test split."""
+def drawn(x: np.ndarray, y: np.ndarray, tested: int, name: str) -> tuple[Split, Split]:
+    """Return training and test split, `tested` samples, of samples [n, ...] and their classes [n]."""
+    test = stratified(y, tested, f"{name} drawn test")
+    rest = np.setdiff1d(np.arange(len(y)), test)
+    return (x[rest], y[rest]), (x[test], y[test])
+
+
+def series(folder: Path, name: str, seed: int) -> dict[str, Split]:
+    """Return the splits of a set with a given test split, which is that of seed 0."""
     with np.load(folder / "series" / f"{name}.npz", allow_pickle=False) as file:
         arrays = {key: file[key] for key in file.files}
     for part in ("train", "test"):
         if f"lengths_{part}" in arrays:
             arrays[f"x_{part}"] = zero_padded(arrays[f"x_{part}"], arrays[f"lengths_{part}"])
-    test = cut(arrays["x_test"], arrays["y_test"], "test", name)
-    return split(arrays["x_train"], arrays["y_train"], name) | {"test": test}
+    train, test = ((arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test"))
+    if seed:
+        x, y = (np.concatenate(pair) for pair in zip(train, test, strict=True))
+        train, test = drawn(x, y, len(test[1]), f"{name} {seed}")
+    return split(*train, name) | {"test": cut(*test, "test", name)}
 
 
-def watch(folder: Path) -> dict[str, Split]:
+def watch(folder: Path, seed: int) -> dict[str, Split]:
     """Return the windows of the wearable: no subject is in two splits."""
     with np.load(folder / "series" / "watch.npz", allow_pickle=False) as file:
         x, y, group = file["x"], file["y"], file["group"]
-    rows = {"test": np.isin(group, WATCH_TEST), "val": np.isin(group, WATCH_VALIDATION)}
+    subjects = np.random.default_rng([seed, *b"watch"]).permutation(np.unique(group)) if seed else np.arange(10, 0, -1)
+    rows = {"test": np.isin(group, subjects[:2]), "val": group == subjects[2]}
     rows["train"] = ~(rows["test"] | rows["val"])
     return {part: cut(x[own], y[own], part, "watch") for part, own in rows.items()}
 
@@ -108,7 +124,7 @@ def peptides_file(folder: Path) -> Path:
     return next(iter(sorted((folder / "series").glob("peptides*.csv"))), folder / "series" / "peptides.csv")
 
 
-def peptides(folder: Path) -> dict[str, Split]:
+def peptides(folder: Path, seed: int) -> dict[str, Split]:
     """Return peptides one-hot [n, 20, 50]; a third of them, drawn, are the test split."""
     with open(peptides_file(folder), encoding="utf-8", newline="") as file:
         rows = [(row["sequence"].strip().upper(), int(row["label"])) for row in csv.DictReader(file)]
@@ -119,21 +135,18 @@ def peptides(folder: Path) -> dict[str, Split]:
             if letter in AMINO_ACIDS:
                 x[place, AMINO_ACIDS.index(letter), position] = 1
     y = np.array([label for _, label in rows], dtype=np.int64)
-    test = stratified(y, len(y) // 3, "peptides drawn test")
-    rest = np.setdiff1d(np.arange(len(y)), test)
-    return split(x[rest], y[rest], "peptides") | {"test": cut(x[test], y[test], "test", "peptides")}
+    train, test = drawn(x, y, len(y) // 3, f"peptides {seed}" if seed else "peptides")
+    return split(*train, "peptides") | {"test": cut(*test, "test", "peptides")}
 
 
 def images(folder: Path) -> tuple[dict[str, Split], dict[str, Split]]:
-    """Return images for a task (training holds its validation samples as well), and others for a source."""
+    """Return images for a task, and others for a source."""
     path = next(iter(sorted((folder / "cifar10").glob("*.npz"))), folder / "cifar10" / "cifar10.npz")
     with np.load(path, allow_pickle=False) as file:
         arrays = {key: file[key] for key in ("x_train", "y_train", "x_test", "y_test")}
     x, y = arrays["x_train"], arrays["y_train"]
-    own = stratified(y, MOST["train"] + MOST["val"], "cifar10 training")
-    rest = np.setdiff1d(np.arange(len(y)), own)
-    task = {"train": (x[own], y[own]), "test": cut(arrays["x_test"], arrays["y_test"], "test", "cifar10")}
-    return task, {"train": (x[rest], y[rest])}
+    source, task = drawn(x, y, min(TASK_IMAGES, len(y) // 2), "cifar10")
+    return {"train": task, "test": (arrays["x_test"], arrays["y_test"])}, {"train": source}
 
 
 def whole(folder: Path, name: str) -> dict[str, np.ndarray]:
@@ -208,10 +221,18 @@ def main() -> int:
         target.parent.mkdir(parents=True, exist_ok=True)
         print(shutil.copyfile(source, target))
 
+    makers: dict[str, Callable[[int], dict[str, Split]]] = {
+        **{name: partial(series, raw, name) for name in SERIES},
+        "watch": partial(watch, raw),
+        "peptides": partial(peptides, raw),
+    }
+
+    def make_draws(name: str) -> None:
+        for seed in range(SEEDS):
+            write(study / str(seed) / f"{name}.npz", makers[name](seed))
+
     jobs: list[tuple[str, Callable[[], None]]] = [
-        *((name, lambda name=name: write(study / f"{name}.npz", series(raw, name))) for name in SERIES),  # type: ignore[misc]
-        ("watch", lambda: write(study / "watch.npz", watch(raw))),
-        ("peptides", lambda: write(study / "peptides.npz", peptides(raw))),
+        *((name, partial(make_draws, name)) for name in makers),
         ("cifar10", make_images),
         ("jsb", lambda: copy(raw / "jsb" / "JSB_Chorales.mat", to / "jsb" / "JSB_Chorales.mat")),
         *((name, lambda name=name: write_whole(every / f"{name}.npz", whole(raw, name))) for name in WHOLE),  # type: ignore[misc]

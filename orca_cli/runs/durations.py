@@ -13,10 +13,10 @@ from orca_cli.runs.records import UnreadableError, read_record
 
 _NO_ALIGNMENT = "none"
 _GROUPS = ("task", "body", "source", "metric", "finetune", "protocol")
-# Settings that stage 3 needs no longer or shorter for.
-_FREE = tuple(
-    f"train.{name}"
-    for name in ("lr", "outer_rate", "weight_decay", "momentum", "clip", "warmup_epochs", "decay_epochs")
+# Settings that no stage needs longer or shorter for.
+_FREE = (
+    *("train.lr", "train.outer_rate", "train.weight_decay", "train.momentum", "train.clip", "train.warmup_epochs"),
+    *("train.decay_epochs", "task.split_seed", "task.data_seed"),
 )
 _OF_DATA = ("task.", "body.", "embedder", "hparams")
 _OF_STAGE_3 = (*_OF_DATA, "train.", "finetune.", "predictor.", "augment", "budget", "precision", "align.method")

@@ -41,7 +41,13 @@ OPTIONAL = {
     "tables": ("pyarrow", own_files, ["x.parquet"], ["task=table", "task.train=x.parquet", "task.target=y"], "tables"),
     "hub": ("datasets", own_files, [], [*HUB, "task.dataset=own/set"], "datasets"),
     "images of the hub": ("PIL", hub_images, ["own"], [*HUB, "task.dataset=./own"], "images"),
-    "MATLAB 7.3": ("h5py", own_files, ["own/JSB_Chorales.mat"], ["task=jsb", "task.path=own", "source=stdlib_docs"], "hdf5"),
+    "MATLAB 7.3": (
+        "h5py",
+        own_files,
+        ["own/JSB_Chorales.mat"],
+        ["task=jsb", "task.path=own", "source=stdlib_docs"],
+        "hdf5",
+    ),
     "LMDB": ("lmdb", own_lmdb, ["own"], ["task=homology", "task.path=own", "source=stdlib_docs"], "lmdb"),
 }
 

@@ -103,6 +103,15 @@ def test_a_task_on_the_command_line_takes_the_place_of_the_sets(expand):
     assert [job.labels["set"] for job in both] == ["digits", "listops"]
 
 
+def test_an_override_may_name_the_arms_choice_on_an_axis(tmp_path):
+    path = tmp_path / "two.yaml"
+    path.write_text("axes:\n  seed: [0, 1]\n  set: {one: ['task.train=s/{seed}/{set}.npz', 'task.x={other}']}\n")
+    arms = Study.read("two", path).arms({}, tmp_path)
+    assert [arm.overrides for arm in arms] == [
+        [f"seed={seed}", f"task.train=s/{seed}/one.npz", "task.x={other}"] for seed in (0, 1)
+    ]
+
+
 def test_all_that_an_arm_lacks_is_said_with_the_arms_own_words(tmp_path):
     path = tmp_path / "two.yaml"
     path.write_text(

@@ -60,11 +60,11 @@ def test_all_sets_are_made_and_made_alike(raw, tmp_path):
     first, second = make(raw, tmp_path / "a"), make(raw, tmp_path / "b")
     assert (first.returncode, second.returncode) == (0, 0), first.stderr
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
-    assert len(files) == (5 + 2 + 2 + 1) + (8 + 1 + 1)
+    assert len(files) == ((5 + 2) * study_data.SEEDS + 2 + 1) + (8 + 1 + 1)
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
-    found = arrays(tmp_path / "a" / "study" / "Trace.npz")
+    found = arrays(tmp_path / "a" / "study" / "0" / "Trace.npz")
     assert [len(found[f"y_{part}"]) for part in ("train", "val", "test")] == [200, 100, 500]
     given = arrays(raw / "series" / "Trace.npz")
     assert rows(found, "train").isdisjoint(rows(found, "val"))
@@ -76,19 +76,19 @@ def test_all_sets_are_made_and_made_alike(raw, tmp_path):
     by_value = dict(zip(given["x_train"][:, 0, 0], given["y_train"], strict=True))
     assert [by_value[value] for value in found["x_train"][:, 0, 0]] == list(found["y_train"])
 
-    vowels = arrays(tmp_path / "a" / "study" / "JapaneseVowels.npz")
+    vowels = arrays(tmp_path / "a" / "study" / "0" / "JapaneseVowels.npz")
     for part, length in (("train", 4), ("test", 5)):
         assert (vowels[f"x_{part}"][..., length:] == 0).all()
         assert (vowels[f"x_{part}"][..., :length] > 0).all()
 
-    watch, entire = (arrays(tmp_path / "a" / folder / "watch.npz") for folder in ("study", "whole"))
+    watch, entire = (arrays(tmp_path / "a" / folder / "watch.npz") for folder in ("study/0", "whole"))
     subjects = [set(watch[f"x_{part}"][:, 0, 0]) for part in ("train", "val", "test")]
     assert subjects == [set(range(1, 8)), {8}, {9, 10}]
     assert [set(entire[f"x_{part}"][:, 0, 0]) for part in ("train", "test")] == [set(range(1, 9)), {9, 10}]
     assert (len(entire["y_train"]), len(entire["y_test"])) == (8 * 60, 2 * 60)
     assert rows(arrays(tmp_path / "a" / "whole" / "Trace.npz"), "train") == rows(given, "train")
 
-    peptides = arrays(tmp_path / "a" / "study" / "peptides.npz")
+    peptides = arrays(tmp_path / "a" / "study" / "0" / "peptides.npz")
     assert peptides["x_train"].shape[1:] == (20, 50)
     assert set(peptides["x_train"].sum(axis=1)[:, :12].ravel()) == {1}
     assert peptides["x_train"][..., 12:].sum() == 0
@@ -101,6 +101,21 @@ def test_all_sets_are_made_and_made_alike(raw, tmp_path):
     assert rows(task, "train") | rows(source, "train") == rows(arrays(raw / "cifar10" / "c.npz"), "train")
 
 
+def test_every_seed_draws_samples_anew_in_the_same_sizes(raw, tmp_path):
+    assert make(raw, tmp_path).returncode == 0
+    whole = arrays(raw / "series" / "Trace.npz")
+    for name in ("Trace", "watch", "peptides"):
+        draws = [arrays(tmp_path / "study" / str(seed) / f"{name}.npz") for seed in range(study_data.SEEDS)]
+        assert len({frozenset(rows(found, "test")) for found in draws}) == study_data.SEEDS, name
+        for found in draws:
+            assert rows(found, "train").isdisjoint(rows(found, "test")), name
+            if name != "watch":
+                counts = {len(found[f"y_{part}"]): len(draws[0][f"y_{part}"]) for part in ("train", "val", "test")}
+                assert all(own == first for own, first in counts.items()), name
+    assert rows(draws[1], "test") - rows(draws[0], "test")
+    assert rows(arrays(tmp_path / "study" / "1" / "Trace.npz"), "test") & rows(whole, "train")
+
+
 def test_what_is_missing_is_named_and_the_rest_is_made(raw, tmp_path):
     (raw / "series" / "Trace.npz").unlink()
     (raw / "jsb" / "JSB_Chorales.mat").unlink()
@@ -108,8 +123,8 @@ def test_what_is_missing_is_named_and_the_rest_is_made(raw, tmp_path):
     assert found.returncode == 1
     assert "Trace: left out, no file" in found.stderr
     assert "jsb: left out, no file" in found.stderr
-    assert not (tmp_path / "a" / "study" / "Trace.npz").exists()
-    assert (tmp_path / "a" / "study" / "ArrowHead.npz").exists()
+    assert not (tmp_path / "a" / "study" / "0" / "Trace.npz").exists()
+    assert (tmp_path / "a" / "study" / "0" / "ArrowHead.npz").exists()
 
 
 def test_every_class_is_kept_however_few_are():

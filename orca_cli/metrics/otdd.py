@@ -75,9 +75,10 @@ class OTDD:
 
         sides = paired(x, z)
         costs = half_squared_distances(*sides)
-        match, coupling = _match(costs), None
         if self.labels:
             match, coupling = _match_labelled(costs, *paired(source.labels, target.labels))
+        else:
+            match, coupling = _match(costs), None
         # Every pair of matched points counts once across, and minus a half within a side.
         weights = costs.new_tensor([1 / pairs] * pairs + [-0.5 / max(within, 1)] * 2 * within) / size
         value = (weights * costs.gather(2, match[:, :, None]).sum((1, 2))).sum()
@@ -100,7 +101,7 @@ class OTDD:
 
 def _match(costs: Tensor) -> Tensor:
     """Return the column that an optimal matching gives to every row, [B, s] int64, for costs [B, s, s]."""
-    return torch.from_numpy(np.stack([_matched(cost) for cost in costs.cpu().numpy()])).to(costs.device)
+    return torch.from_numpy(np.stack([_matched(cost)[1] for cost in costs.cpu().numpy()])).to(costs.device)
 
 
 def _match_labelled(costs: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,22 +129,22 @@ def _match_labelled(costs: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tenso
 def _labelled(cost: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return `_match_labelled` for one pair of samples: costs [s, s], classes of rows and of columns [s]."""
     by_class = rows.argsort(kind="stable"), columns.argsort(kind="stable")  # a pair of classes is then a block
-    sorted_cost = cost[np.ix_(*by_class)]
-    whole, inner = sorted_cost.copy(), np.zeros_like(sorted_cost)
-    blocks = list(product(_runs(rows[by_class[0]]), _runs(columns[by_class[1]])))
-    for block in blocks:
+    within = cost[np.ix_(*by_class)]
+    whole, inner = within.copy(), np.zeros_like(within)
+    for block in product(_runs(rows[by_class[0]]), _runs(columns[by_class[1]])):
         fewest = min(part.stop - part.start for part in block)
-        between = sorted_cost[block][:fewest, :fewest]
+        between = within[block][:fewest, :fewest]
         match = _matched(between)
-        inner[block][np.arange(fewest), match] = 1 / fewest
-        whole[block] += between[np.arange(fewest), match].mean()  # 1/2 W
+        inner[block][match] = 1 / fewest
+        whole[block] += between[match].sum() / fewest  # 1/2 W
     match = _matched(whole)
-    joined = np.zeros_like(inner)
-    joined[np.arange(len(match)), match] = 1
-    for block in blocks:
-        inner[block] *= joined[block].sum()  # how often the outer matching joins the two classes
-    outer, coupling = np.empty_like(match), np.empty_like(inner)
-    outer[by_class[0]] = by_class[1][match]
+    # How often the outer matching joins two classes, for every pair of their points.
+    classes = [np.unique(labels[own], return_inverse=True)[1] for labels, own in zip((rows, columns), by_class, strict=True)]
+    joined = np.zeros([labels.max() + 1 for labels in classes], cost.dtype)
+    np.add.at(joined, (classes[0][match[0]], classes[1][match[1]]), 1)
+    inner *= joined[np.ix_(*classes)]
+    outer, coupling = np.empty_like(match[1]), np.empty_like(inner)
+    outer[by_class[0]] = by_class[1][match[1]]
     coupling[np.ix_(*by_class)] = inner
     return outer, coupling
 
@@ -154,14 +155,14 @@ def _runs(labels: np.ndarray) -> list[slice]:
     return [slice(start, end) for start, end in pairwise([*starts, len(labels)])]
 
 
-def _matched(cost: np.ndarray) -> np.ndarray:
-    """Return the column that an optimal matching gives to every row, [s], for costs [s, s]."""
+def _matched(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of costs [s, s], in order, and the columns that an optimal matching gives to them."""
     from scipy.optimize import linear_sum_assignment
 
     try:
-        return linear_sum_assignment(cost)[1]
+        return linear_sum_assignment(cost)
     except ValueError:  # a cost is not finite, and neither is the value, which is checked and says what to do
-        return np.arange(len(cost))
+        return (np.arange(len(cost)),) * 2
 
 
 def _take(points: Tensor, match: Tensor) -> Tensor:

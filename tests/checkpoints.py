@@ -251,6 +251,7 @@ _OWN: dict[str, Callable[[Path], Path]] = {
     "bert": save_tiny_bert,
     "auto": save_tiny_bert,
     "antiberty": save_tiny_bert,
+    "dinov2_small": lambda folder: save_tiny("dinov2", folder),
     "roberta": save_tiny_roberta,
     "swin": save_tiny_swin,
     "swin_tiny": save_tiny_swin,

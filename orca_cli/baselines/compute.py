@@ -21,6 +21,7 @@ from orca_cli.baselines.inputs import Inputs
 from orca_cli.baselines.process import FitError, UnsuitableError
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError
 from orca_cli.interfaces import Error, Reporter, Samples, TaskData
+from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.classification import Balanced
 from orca_cli.scoring.regression import MeanSquared, RelativeL2
 from orca_cli.scoring.values import MAE, RMSE, NormalisedRMSE, OneMinusR2
@@ -79,6 +80,7 @@ class Subject:
         learned: the splits that its stage 3 trained on: training, or validation as well.
         may_judge: whether the validation split is another one than these and the test split.
         embedder: as it was before any training, on the CPU.
+        start: returns the whole model as it was before any training.
         open_test: returns the test split; called where the cache does not have all outputs.
         targets: of the test split, [n, ...].
         groups: records of the test samples, [n], or None.
@@ -92,6 +94,7 @@ class Subject:
     learned: Sequence[Samples]
     may_judge: bool
     embedder: nn.Module
+    start: Callable[[], TransferModel]
     open_test: Callable[[], Samples]
     targets: Tensor
     groups: np.ndarray | None
@@ -182,20 +185,24 @@ def _entry(
         "balanced": isinstance(error, Balanced),
         "seed": _SEED,
     }
-    if name == choice.FEATURES and task.kind == "dense":
+    of_model = name in (choice.FEATURES, choice.PROBE)
+    if of_model and task.kind == "dense":
         raise UnsuitableError("dense outputs have a value at every position, and features are of whole samples")
     judge = "folds" if inputs.judge is None else subject.digests["val"]
     data = {split: subject.digests[split] for split in (*known["splits"], "test")}
     key = [_REVISION, settings, data | {"shape": list(task.input_shape), "judge": judge}, known["versions"]]
-    if name == choice.FEATURES:
-        embedder = subject.embedder
-        key.append([weights_sha256(embedder.state_dict()), str(embedder), str(getattr(embedder, "layout", None))])
+    if of_model:
+        start = subject.start() if name == choice.PROBE else None
+        part = start or subject.embedder
+        key.append([weights_sha256(part.state_dict()), str(part), str(getattr(subject.embedder, "layout", None))])
 
     def compute_entry() -> Entry:
-        raw, start = _is_raw(name, task), time.monotonic()
-        embedded = inputs.embedded(subject.embedder) if name == choice.FEATURES else None
-        seconds = time.monotonic() - start if embedded else 0.0
-        x, new = embedded or (inputs.raw if raw else inputs.table)
+        raw, began = _is_raw(name, task), time.monotonic()
+        if of_model:
+            x, new = inputs.embedded(subject.embedder) if start is None else inputs.probed(start)
+        else:
+            x, new = inputs.raw if raw else inputs.table
+        seconds = time.monotonic() - began if of_model else 0.0
         rows, judged = inputs.rows(raw), inputs.judged(raw)
         y = inputs.targets(rows)
         kept = y >= 0 if settings["form"] == "classes" else np.ones(len(rows), bool)  # -100 stands for no class

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,11 +17,14 @@ from orca_cli import seeding, signals
 from orca_cli.baselines import features
 from orca_cli.baselines.process import FitError, UnsuitableError
 from orca_cli.interfaces import Batch, Samples
+from orca_cli.models.predictors import PooledPredictor
+from orca_cli.models.transfer import TransferModel
 
 MOST_ROWS = 4096  # training samples
 MOST_CELLS = 2**26  # values of the inputs of one split, and of its targets
 _LIMIT_S = 60
 _BATCH_CELLS = 2**22
+_READ_FIRST = 64  # samples, after which the time of all is known well enough to give up early
 _EMBEDDED_AT_ONCE = 32
 _SEED = 0  # not the run's: runs of all seeds share their baselines
 
@@ -104,6 +108,18 @@ class Inputs:
 
         return self._read(take, raw=False, at_once=_EMBEDDED_AT_ONCE)
 
+    def probed(self, model: TransferModel) -> tuple[np.ndarray, np.ndarray]:
+        """Return what a model's predictor sees of the same samples."""
+        model.eval()
+        device, pool = next(model.parameters()).device, cast(PooledPredictor, model.predictor).pool
+
+        @torch.no_grad()
+        def take(batch: Batch) -> np.ndarray:
+            valid = None if batch.valid is None else batch.valid.to(device)
+            return np.asarray(pool(model.features(batch.x.to(device), valid)).float().cpu().numpy())
+
+        return self._read(take, raw=False, at_once=_EMBEDDED_AT_ONCE)
+
     def targets(self, rows: np.ndarray) -> np.ndarray:
         """Return the targets of training samples."""
         return np.concatenate([part.targets()[inside] for part, inside in self._by_part(rows)])
@@ -132,17 +148,21 @@ class Inputs:
         self, take: Callable[[Batch], np.ndarray], *, raw: bool, at_once: int = 256
     ) -> tuple[np.ndarray, np.ndarray]:
         size = max(1, min(at_once, _BATCH_CELLS // math.prod(self.input_shape)))
-        end = time.monotonic() + _LIMIT_S
+        start = time.monotonic()
         new = [] if self.judge is None else [(self.judge, self.judged(raw))]
-        found = []
-        for splits in (self._by_part(self.rows(raw)), [*new, (self.test, np.arange(len(self.test)))]):
+        found, read = [], 0
+        every = (self._by_part(self.rows(raw)), [*new, (self.test, np.arange(len(self.test)))])
+        total = sum(len(inside) for splits in every for _, inside in splits)
+        for splits in every:
             parts = []
             for samples, inside in splits:
-                for start in range(0, len(inside), size):
+                for first in range(0, len(inside), size):
                     signals.check()
-                    if time.monotonic() > end:
+                    expected = (time.monotonic() - start) * total / max(1, read)
+                    if read > _READ_FIRST and expected > _LIMIT_S:
                         raise FitError(f"reading the samples takes more than {_LIMIT_S} s")
-                    parts.append(take(samples.batch(inside[start : start + size])))
+                    parts.append(take(samples.batch(inside[first : first + size])))
+                    read += len(inside[first : first + size])
             found.append(np.concatenate(parts))
         return found[0], found[1]
 

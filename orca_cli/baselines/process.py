@@ -155,6 +155,6 @@ def _fit(
         return trees.numbers(model, x, y, seed=seed)
     if form != "classes":
         return linear.numbers(x, y, groups)
-    if model == "features":
+    if model in ("features", "probe"):
         return linear.ridge(x, y, groups, k, balanced=balanced)
     return {"linear": linear.classes}[model](x, y, groups, k, balanced=balanced, seed=seed)

@@ -50,7 +50,7 @@ def said():
 
 @pytest.fixture
 def run(tmp_path, said):
-    def call(task, names=SIMPLE, error=None, *, with_validation=False, test=None, embedder=None):
+    def call(task, names=SIMPLE, error=None, *, with_validation=False, test=None, embedder=None, start=None):
         error, test = error or ZeroOne(), test or task.open_test()
         digests = {"train": task.train.digest(), "val": task.validation.digest(), "test": test.digest()}
         subject = compute.Subject(
@@ -59,6 +59,7 @@ def run(tmp_path, said):
             [task.train, task.validation] if with_validation else [task.train],
             may_judge=not with_validation,
             embedder=embedder or nn.Identity(),
+            start=lambda: start,
             open_test=lambda: test,
             targets=torch.from_numpy(test.targets()),
             groups=test.groups(),
@@ -244,6 +245,31 @@ def test_features_are_the_embedders_own_or_its_pooled_tokens(task, run):
     assert np.array_equal(learned, new)
 
 
+class Start(nn.Module):
+    """A model whose predictor sees the inputs' means."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.predictor = SimpleNamespace(pool=lambda features: features)
+
+    def features(self, x, valid):
+        return self.weight * x.mean(2)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_probe_is_of_what_the_predictor_sees_before_any_training(task, run):
+    found = run(task, ["probe"], start=Start())["probe"]
+    scaler = StandardScaler().fit(X[:30].mean(2))
+    direct = RidgeClassifierCV(np.logspace(-3, 3, 10)).fit(scaler.transform(X[:30].mean(2)), Y[:30])
+    assert found.outputs.numpy() == pytest.approx(direct.decision_function(scaler.transform(X[45:].mean(2))), abs=1e-4)
+    other = Start()
+    nn.init.zeros_(other.weight)
+    assert (
+        run(task, ["probe"], start=other)["probe"].error != found.error
+    )  # another body has another entry in the cache
+
+
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("with_validation", [False, True])
 def test_what_says_which_one_is_best_was_neither_trained_on_nor_tested(task, run, monkeypatch, with_validation):
@@ -272,15 +298,18 @@ def test_what_says_which_one_is_best_was_neither_trained_on_nor_tested(task, run
 # (which, task's settings, kind, input shape, samples, with aeon) -> names
 WANTED = [
     (("none", {}, "classes", (1, 99), 10, True), []),
-    (("simple", {}, "classes", (3, 99), 10, True), ["constant", "linear", "forest", "features", "minirocket"]),
-    (("simple", {}, "values", (3, 99), 10, False), ["constant", "linear", "forest", "features"]),
-    (("simple", {}, "values", (3, 99), 10**5, True), ["constant", "linear", "forest", "features"]),
-    (("all", {}, "values", (3, 99), 10**5, False), ["constant", "linear", "forest", "features", "minirocket"]),
-    (("all", {}, "labels", (3, 32, 32), 10, True), ["constant", "linear", "forest", "features"]),
+    (("simple", {}, "classes", (3, 99), 10, True), ["constant", "linear", "forest", "features", "probe", "minirocket"]),
+    (("simple", {}, "values", (3, 99), 10, False), ["constant", "linear", "forest", "features", "probe"]),
+    (("simple", {}, "values", (3, 99), 10**5, True), ["constant", "linear", "forest", "features", "probe"]),
+    (("all", {}, "values", (3, 99), 10**5, False), ["constant", "linear", "forest", "features", "probe", "minirocket"]),
+    (("all", {}, "labels", (3, 32, 32), 10, True), ["constant", "linear", "forest", "features", "probe"]),
     (("all", {}, "dense", (3, 99), 10, True), ["constant", "linear", "features"]),
-    (("all", TABLE, "classes", (1, 9), 10, True), ["constant", "linear", "forest", "boosting", "features"]),
-    (("simple", TABLE | {"id": "patient"}, "values", (9, 7), 10, False), ["constant", "linear", "forest", "features"]),
-    (("all", {}, "values", (9, 1), 10, True), ["constant", "linear", "forest", "boosting", "features"]),
+    (("all", TABLE, "classes", (1, 9), 10, True), ["constant", "linear", "forest", "boosting", "features", "probe"]),
+    (
+        ("simple", TABLE | {"id": "patient"}, "values", (9, 7), 10, False),
+        ["constant", "linear", "forest", "features", "probe"],
+    ),
+    (("all", {}, "values", (9, 1), 10, True), ["constant", "linear", "forest", "boosting", "features", "probe"]),
 ]
 
 

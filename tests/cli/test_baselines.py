@@ -62,13 +62,13 @@ def test_a_run_shows_simple_models_beside_its_error(orca, run, cold, tmp_path):
     other = run(*cold, "seed=1", "baselines=simple").result["baselines"]
     assert {name: other[name] == one for name, one in result["baselines"].items()} == {
         **dict.fromkeys(("constant", "linear", "forest"), True),
-        "features": False,
+        **dict.fromkeys(("features", "probe"), False),
     }
 
     # They are no part of the experiment.
     assert "already completed" in run(*cold, "baselines=none").err
     shown = json.loads(orca("report", "--json")[1])
-    best = min(("linear", "forest", "features"), key=lambda name: result["baselines"][name]["error"])
+    best = min(("linear", "forest", "features", "probe"), key=lambda name: result["baselines"][name]["error"])
     assert result["baselines"][best]["error"] in shown["columns"][0]["baselines"][best]
     assert shown["rows"][0]["settings"] == {}
     report = orca("report")[1]
@@ -87,7 +87,7 @@ def test_a_baseline_that_fails_does_not_end_the_run(run, cold, monkeypatch):
     assert done.result["comparison"]["baseline"] == "constant"
     # Typed again, they are tried again.
     again = run(*cold, "baselines=simple")
-    assert "computing the baselines that it lacks, linear, forest, features" in again.err
+    assert "computing the baselines that it lacks, linear, forest, features, probe" in again.err
     assert again.result["baselines"]["forest"]["error"] is not None
     assert again.result["weights_sha256"] == done.result["weights_sha256"]
 
@@ -113,7 +113,7 @@ def test_a_completed_run_gets_the_baselines_that_it_lacks_without_training_again
     curve = (first.folder / "3_finetune" / "metrics.jsonl").read_bytes()
     done = run(*cold, "baselines=simple")
     assert done.folder == first.folder
-    assert list(done.result["baselines"]) == ["constant", "linear", "forest", "features"]
+    assert list(done.result["baselines"]) == ["constant", "linear", "forest", "features", "probe"]
     assert done.result["comparison"]["text"] in " ".join(done.out.split())
     # The test split was opened once more, which is counted; all else is as it was.
     assert (first.result["test_reads"], done.result["test_reads"]) == (1, 2)
@@ -138,14 +138,14 @@ def test_a_run_that_is_stopped_among_its_baselines_is_completed_and_typed_again_
     assert json.loads((folder / "status.json").read_text())["state"] == "completed"
     if number == signal.SIGINT:
         assert case.poll() == 130
-        assert "stopped by SIGINT before forest, features; the same command computes what is missing" in case.err
+        assert "stopped by SIGINT before forest, features, probe; the same command computes what is missing" in case.err
         assert f"0-1 error {100 * result['error']['value']:.2f} %" in case.out
         assert list(result["baselines"]) == ["constant", "linear"]
     else:
         assert result["baselines"] == {}
     assert orca("doctor", folder)[0] == 0
     done = run(*cold, "baselines=simple")
-    assert list(done.result["baselines"]) == ["constant", "linear", "forest", "features"]
+    assert list(done.result["baselines"]) == ["constant", "linear", "forest", "features", "probe"]
     assert all(one["error"] is not None for one in done.result["baselines"].values())
     assert (done.result["weights_sha256"], done.result["error"]) == (result["weights_sha256"], result["error"])
 
@@ -185,7 +185,7 @@ def test_tables_have_boosting(orca, run, tiny, tmp_path):
     (tmp_path / "own.csv").write_text("\n".join(["a,b,c", *rows]))
     words = ["task=table", "task.train=own.csv", "task.target=c", *SHORT, "baselines=simple"]
     result = run(*words, f"body.checkpoint={tiny['bert']}", "source.size=160").result
-    assert list(result["baselines"]) == ["constant", "linear", "forest", "boosting", "features"]
+    assert list(result["baselines"]) == ["constant", "linear", "forest", "boosting", "features", "probe"]
     # The sign of a product is nothing to a linear model, and easy for trees.
     assert result["baselines"]["boosting"]["error"] < 0.1 < 0.3 < result["baselines"]["linear"]["error"]
     assert result["comparison"]["baseline"] in ("forest", "boosting")

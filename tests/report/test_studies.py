@@ -4,6 +4,7 @@ import pytest
 
 from orca_cli.report.records.collect import collect, of_study
 from orca_cli.report.statistics.paired import compare
+from orca_cli.report.tables.notes import notes_of
 from orca_cli.report.tables.table import build_table
 from orca_cli.runs import studies
 from tests.report.trees import add_run
@@ -62,6 +63,35 @@ def test_a_run_counts_once_though_a_value_of_the_study_was_typed_for_it(tmp_path
     collection = of_study(collect([tmp_path]), [tmp_path], "small")
     assert len(collection.runs) == 6
     assert [len(row.cells[0].values) for row in build_table(collection).rows] == [3, 3]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_seeds_that_draw_their_samples_are_one_row(tmp_path, changed):
+    """Every seed has test data and settings of its own there; where one seed has two test sets, something has changed."""
+    for seed in range(3):
+        for arm, value in (("none", 0.5), ("otdd", 0.4 + 0.01 * seed)):
+            identity, labels = f"{arm}{seed}", {"set": "digits", "metric": arm, "seed": str(seed)}
+            test = f"other{seed}" if changed and arm == "otdd" else f"test{seed}"
+            add_run(
+                tmp_path,
+                metric=arm,
+                seed=seed,
+                value=value,
+                identity=identity,
+                settings=identity * 9,
+                splits={"test": {"n": 9, "sha256": test}},
+            )
+            studies.add(tmp_path, "small", [studies.Member(identity, labels)])
+    table = build_table(of_study(collect([tmp_path]), [tmp_path], "small"))
+    rows = {row.method.metric: [cell.mean for cell in row.cells] for row in table.rows}
+    if changed:
+        assert all("test_set" in dict(row.method.settings) for row in table.rows)
+        return
+    assert rows == {"none": [0.5], "otdd": [pytest.approx(0.41)]}
+    (otdd,) = compare(table, "metric", "none", 0.5).overall
+    assert (otdd.sets, otdd.pairs) == (1, 3)
+    assert not any("test sets" in note for note in notes_of(table))
+    assert sorted(row.rank for row in table.rows) == [1, 2]
 
 
 def test_one_run_under_two_names_is_in_both_rows(tree):

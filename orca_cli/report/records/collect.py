@@ -103,6 +103,18 @@ class Run:
         )
 
 
+def mixed_test_sets(runs: Iterable[Run]) -> set[str]:
+    """Return the SHA-256 of the test data of runs that should have the same and do not; empty where all is well.
+
+    In a study a seed may draw the samples, so that runs of one seed should have the same there; elsewhere all runs.
+    """
+    found: dict[int | None, set[str]] = defaultdict(set)
+    for run in runs:
+        if run.score is not None and run.score.test_set:
+            found[run.seed if run.arm else None].add(run.score.test_set)
+    return set[str]().union(*(own for own in found.values() if len(own) > 1))
+
+
 @dataclass(frozen=True)
 class Broken:
     """A folder that looks like a run and cannot be read, with the reason."""

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.records.collect import TEST_SET
+from orca_cli.report.records.collect import TEST_SET, mixed_test_sets
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, difference, holm, mean_of, relative, signed_rank
 from orca_cli.report.statistics.paired import check_sets
 from orca_cli.report.statistics.ranks import Ranks, mean_ranks
@@ -69,7 +69,7 @@ def across(table: Table) -> Across:
     counted = [place for place in range(len(table.columns)) if len(_known(means, place)) > 1]
     check_sets([table.columns[place] for place in counted], "--compare")
     for place in counted:
-        if len(tests := set[str]().union(*(row.cells[place].test_sets for row in shown))) > 1:
+        if tests := mixed_test_sets(run for row in shown for run in row.cells[place].runs):
             what = f"the runs of {clean(table.columns[place].name)} were tested on {len(tests)} different test sets"
             some = ", ".join(sorted(name[:8] for name in tests)[:5])
             raise DataError(what, where="--compare", hint=f"narrow with --where {TEST_SET}=..., one of {some}")

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from orca_cli.report.records.collect import GROUPS, Run
+from orca_cli.report.records.collect import GROUPS, Run, mixed_test_sets
 from orca_cli.report.records.filters import canonical
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
 from orca_cli.report.tables.rows import time_of
@@ -130,9 +130,8 @@ def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     if len(sizes) > 1:
         items = ", ".join(map(str, sizes))
         yield f"errors are means over different numbers of items ({items}) and may not be comparable"
-    test_sets = {score_of(run).test_set for run in runs} - {""}
-    if len(test_sets) > 1:
-        text = f"runs were tested on {len(test_sets)} different test sets and may not be comparable"
+    if mixed := mixed_test_sets(runs):
+        text = f"runs were tested on {len(mixed)} different test sets and may not be comparable"
         yield f"{text}; methods are neither ranked nor marked across them"
 
 

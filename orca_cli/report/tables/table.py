@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from orca_cli.report.records.collect import TEST_SET, Broken, Collection, Run, Score
+from orca_cli.report.records.collect import TEST_SET, Broken, Collection, Run, Score, mixed_test_sets
 from orca_cli.report.records.filters import canonical
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, sign_flip
 from orca_cli.report.statistics.ranks import ranks_of
@@ -91,11 +91,6 @@ class Cell:
         for run in self.runs:
             sets[run.seed].add(score_of(run).test_set)
         return {(seed, *sorted(sets[seed])): value for seed, value in self.by_seed.items()}
-
-    @property
-    def test_sets(self) -> set[str]:
-        """Return the SHA-256 of the test data of its errors, as far as recorded."""
-        return {str(name) for _, *names in self.by_test for name in names} - {""}
 
     @property
     def seeds(self) -> list[int]:
@@ -318,14 +313,15 @@ def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:
         items: list[set[tuple[str, str]]] = [set(variant.items()) for variant in group]
         shown |= {key for key, _ in set().union(*items) - items[0].intersection(*items)}
     methods = []
-    hashes: dict[tuple[Method, Column], set[str]] = defaultdict(set)
+    hashes: dict[tuple[Method, Column], list[str]] = defaultdict(list)
     for run, column, variant in zip(runs, columns, variants, strict=True):
         settings = tuple((key, variant[key]) for key in sorted(shown) if key in variant)
         methods.append(Method(run.body, run.source, run.metric, run.finetune, settings))
-        hashes[methods[-1], column].add(run.settings)
+        hashes[methods[-1], column].append(run.settings)
     return [
         method
-        if len(hashes[method, column]) == 1
+        # In a study whose seeds draw the samples every run has settings of its own.
+        if len(set(own := hashes[method, column])) == 1 or (run.arm and len(set(own)) == len(own))
         else replace(method, settings=(*method.settings, ("settings", run.settings[:8])))
         for run, column, method in zip(runs, columns, methods, strict=True)
     ]
@@ -341,12 +337,12 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
         (column, *sorted(item for item in variant.items() if item[0].startswith(OF_TASK)))
         for variant, column in zip(variants, columns, strict=True)
     ]
-    tests: dict[tuple[object, ...], set[str]] = defaultdict(set)
+    together: dict[tuple[object, ...], list[Run]] = defaultdict(list)
     for run, group in zip(runs, groups, strict=True):
-        tests[group] |= {run.score.test_set} - {""} if run.score else set()
+        together[group].append(run)
+    mixed = {group: mixed_test_sets(own) for group, own in together.items()}
     return [
-        variant
-        | ({TEST_SET: run.score.test_set[:8]} if run.score and run.score.test_set and len(tests[group]) > 1 else {})
+        variant | ({TEST_SET: run.score.test_set[:8]} if run.score and run.score.test_set in mixed[group] else {})
         for run, variant, group in zip(runs, variants, groups, strict=True)
     ]
 
@@ -441,7 +437,7 @@ def _rank(rows: list[Row]) -> None:
     """
     complete = [row for row in rows if all(cell.mean is not None for cell in row.cells)]
     columns = list(zip(*(row.cells for row in complete), strict=True))
-    if len(complete) < 2 or any(len(set[str]().union(*(cell.test_sets for cell in cells))) > 1 for cells in columns):
+    if len(complete) < 2 or any(mixed_test_sets(run for cell in cells for run in cell.runs) for cells in columns):
         return
     ranks: dict[int, list[float]] = defaultdict(list)
     for cells in columns:

@@ -29,7 +29,7 @@ def place(study, folder):
     """Put something at every path that a study names into a data folder."""
     for key in study.files:
         for value in values_of(study, key) - {"???"}:
-            path = folder / value
+            path = folder / value.replace("{seed}", "0")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(value) if path.suffix else path.mkdir(exist_ok=True)
 

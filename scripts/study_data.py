@@ -208,6 +208,9 @@ def main() -> int:
     parser.add_argument(
         "--to", type=Path, default=default_folders()["data"], metavar="DATA", help="default: paths.data"
     )
+    parser.add_argument(
+        "--seeds", type=int, default=SEEDS, metavar="N", help=f"draws: seeds 0 to N - 1; default: {SEEDS}"
+    )
     arguments = parser.parse_args()
     raw, to = arguments.source, arguments.to
     study, every = to / "study", to / "whole"
@@ -228,7 +231,7 @@ def main() -> int:
     }
 
     def make_draws(name: str) -> None:
-        for seed in range(SEEDS):
+        for seed in range(arguments.seeds):
             write(study / str(seed) / f"{name}.npz", makers[name](seed))
 
     jobs: list[tuple[str, Callable[[], None]]] = [

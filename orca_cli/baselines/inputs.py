@@ -158,8 +158,8 @@ class Inputs:
             for samples, inside in splits:
                 for first in range(0, len(inside), size):
                     signals.check()
-                    expected = (time.monotonic() - start) * total / max(1, read)
-                    if read > _READ_FIRST and expected > _LIMIT_S:
+                    elapsed = time.monotonic() - start
+                    if (elapsed * total / read if read > _READ_FIRST else elapsed) > _LIMIT_S:
                         raise FitError(f"reading the samples takes more than {_LIMIT_S} s")
                     parts.append(take(samples.batch(inside[first : first + size])))
                     read += len(inside[first : first + size])

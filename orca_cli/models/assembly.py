@@ -56,7 +56,10 @@ def build_model(
     enough = largest
     if kind != "dense" and body.canvas is None and embedder.pooled_tokens is not None:
         enough = min(largest, embedder.pooled_tokens)
-    cut = layout(input_shape, max_tokens=embedder.max_tokens or enough, canvas=body.canvas)
+    canvas, tokens = body.canvas, embedder.max_tokens
+    if embedder.resolution == "input":
+        canvas, tokens = body.canvas_for(input_shape, tokens)
+    cut = layout(input_shape, max_tokens=tokens or enough, canvas=canvas)
     if causal:
         _check_causal(kind, cut, embedder, body)
     seeding.seed_torch(seed, "build", "embedder")

@@ -209,6 +209,7 @@ def has_alignment(config: Config) -> bool:
 def load_body(config: Config, *, pretrained: bool = True) -> Body:
     """Load the body; unless it is to keep its pretrained weights, draw them at random."""
     body: Body = parts.build(config.body, "body")
+    body.source_resolution = config.embedder.get("resolution", body.source_resolution)
     if not pretrained:
         seeding.seed_torch(config.seed, "build", "body")
         body.reset_weights()

@@ -95,6 +95,12 @@ class FilterBank(nn.Module):
         return self._standardised(canvas, valid)[1]
 
     @torch.no_grad()
+    def start_at_zero(self) -> None:
+        """Let the features add nothing to a token until they are trained."""
+        for layer in (self.token, self.sample):
+            layer.weight.zero_()
+
+    @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Take the features' means and deviations from training data, batches of (canvas, valid) as in `forward`."""
         totals = {"token": _Moments(), "sample": _Moments()}

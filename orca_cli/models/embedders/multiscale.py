@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from orca_cli.interfaces import EmbedderInit, TokenLayout
+from orca_cli.interfaces import EmbedderInit, Resolution, TokenLayout
 from orca_cli.models.embedders.convolution import ConvolutionEmbedder
 from orca_cli.models.embedders.filter_bank import FilterBank
 from orca_cli.ranges import Count
@@ -24,8 +24,9 @@ class Multiscale:
     input's mean over every patch), standardised, are added to every token.
 
     Args:
-        init: as in `patch.Patch`, of norm, positions and patch filter; the bank is random.
-        max_tokens: upper bound on the tokens of a sample; the body's own maximum by default.
+        init: as in `patch.Patch`, of norm, positions and patch filter; the bank is random, and adds
+            nothing at first where there is a patch filter.
+        resolution, max_tokens: as in `patch.Patch`.
         pooled_tokens: ... and where a sample has one answer, this: so few suffice, and a step's cost grows with their number.
         filters: per scale, all of which give features of the whole sample.
         token_filters: how many of them also give features of a token.
@@ -34,6 +35,7 @@ class Multiscale:
 
     init: Literal["pretrained", "random"] = "pretrained"
     max_tokens: Count | None = None
+    resolution: Resolution = "body"
     pooled_tokens: Count = 25
     filters: Count = 128
     token_filters: Count = 32

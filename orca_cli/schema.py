@@ -60,6 +60,12 @@ class Predictor:
         OneOf(("mean", "class_token")),
         "classes and labels: mean over the tokens that are not padding, or the class token (text bodies).",
     ] = "mean"
+    init: Annotated[
+        str,
+        OneOf(("random", "ridge")),
+        "random (the paper's); or ridge: stage 3 starts from a ridge regression on what the predictor sees of the training"
+        " samples before any step, and may choose that start (kinds classes, labels, values).",
+    ] = "random"
 
 
 @dataclass
@@ -174,7 +180,8 @@ class Train:
     ] = True
     outer_rate: Annotated[
         Positive | None,
-        "Embedder and predictor learn at this multiple of `lr`. null: by the budget, and 1 where `lr` is set.",
+        "What starts at random of embedder and predictor learns at this multiple of `lr`. null: by the budget, and 1 where `lr`"
+        " is set.",
     ] = None
     weight_decay: Annotated[NotNegative | None, "Weight decay. null: by the budget."] = None
     momentum: Annotated[Share, "Momentum of sgd."] = 0.9

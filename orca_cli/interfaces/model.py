@@ -57,6 +57,7 @@ class Tokens:
         grid: extent of the T tokens: (T,) for a sequence, (rows, columns) with rows * columns = T for a map, and so on.
         causal: whether a feature may depend on its own and earlier tokens only.
         prefix: P, the tokens that stand before those of the grid.
+        samples: [B, S], features of whole samples that go past the body to the predictor; None where there are none.
     """
 
     x: Tensor
@@ -64,6 +65,7 @@ class Tokens:
     grid: tuple[int, ...]
     causal: bool = False
     prefix: int = 0
+    samples: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Embedder(Protocol):
     The layer is an nn.Module: `layer(x, valid)` takes [B, C, *E] and [B, *E] bool (or None) and returns Tokens of the
     layout's grid, without prefix; no token depends on what x holds where `valid` is False. It has `layout`, `kernel` (what a
     token sees along every axis) and `class_token`: the prefix tokens as a parameter [P, D], or [D] where P = 1, or None.
+    Where it returns `Tokens.samples`, it has their width S as `sample_width`; where it starts as the body's own layer, it has
+    `is_body_layer`, which is True.
     Optional: with `mask(x, valid)`, [B, T] bool, and `tokens_at(x, valid, rows, places)`, [p, D], token places[i] of sample
     rows[i], stage 2 computes no token that it omits. Optional too: `fit(batches)`, called once with training inputs (x,
     valid) in batches, before any training; what it learns is in the layer's state. And `sample_features(x, valid)`, [B, F] or

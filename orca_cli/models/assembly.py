@@ -68,7 +68,7 @@ def build_model(
     if kind == "dense":
         predictor: Any = DensePredictor(body.feature_width, num_outputs, cut, body.downsampling)
     else:
-        predictor = PooledPredictor(body.feature_width, num_outputs, pooling)
+        predictor = PooledPredictor(body.feature_width, num_outputs, pooling, getattr(first, "sample_width", 0))
     return TransferModel(first, body, predictor, scale=target_scale, causal=causal)
 
 

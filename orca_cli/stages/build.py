@@ -150,7 +150,9 @@ def redecided(config: Config, built: Built, timed: Decided) -> Built:
 
 def _decided(config: Config, task: TaskData, model: TransferModel) -> tuple[Config, Decided]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return decide(config, task, model.embedder.layout.tokens, parameters=parameters)
+    is_started = getattr(model.embedder, "is_body_layer", False) and config.predictor.init == "ridge"
+    is_started = is_started and task.kind != "dense"
+    return decide(config, task, model.embedder.layout.tokens, parameters=parameters, is_started=is_started)
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
@@ -288,7 +290,9 @@ def forward_once(built: Built) -> list[int]:
     return list(outputs.shape)
 
 
-def decide(config: Config, task: TaskData, tokens: int, *, parameters: int) -> tuple[Config, Decided]:
+def decide(
+    config: Config, task: TaskData, tokens: int, *, parameters: int, is_started: bool = False
+) -> tuple[Config, Decided]:
     """Return the settings with everything decided, and what was decided: functions of settings and data, for a resumed run.
 
     Args:
@@ -296,11 +300,12 @@ def decide(config: Config, task: TaskData, tokens: int, *, parameters: int) -> t
         task: the data, of which the test split is closed.
         tokens: T, of a sample.
         parameters: of the whole model.
+        is_started: as in `budget.decide`.
     """
     decided = selection.decide(config, task)
     config = with_values(config, decided)
     # How long to train depends on what is trained on.
-    of_budget = budget.decide(config, task, tokens, parameters=parameters)
+    of_budget = budget.decide(config, task, tokens, parameters=parameters, is_started=is_started)
     return with_values(config, of_budget), decided | of_budget
 
 

@@ -106,8 +106,9 @@ class TrainingPlan:
         self._steps = settled(config.train.epochs) * self.per_epoch if steps is None else steps
         body: list[nn.Parameter] = []
         outer: list[nn.Parameter] = []
+        known = tuple(f"{part}." for part in self._known_parts(config))
         for name, parameter in built.model.named_parameters():
-            (body if name.startswith("body.") else outer).append(parameter)
+            (body if name.startswith(known) else outer).append(parameter)
         self.mixing = self._made_mixing(config)
         if self.mixing is not None:
             outer += self.mixing.parameters()
@@ -129,6 +130,15 @@ class TrainingPlan:
         self._next = 0
         self._is_shared = False
         self._casts = ExitStack()
+
+    def _known_parts(self, config: Config) -> list[str]:
+        """Return the parts of the model that do not start at random, and so learn at the rate of the body."""
+        parts = {
+            "body": True,
+            "embedder": getattr(self._built.model.embedder, "is_body_layer", False),
+            "predictor": config.predictor.init == "ridge" and self._built.task.kind != "dense",
+        }
+        return [name for name, is_known in parts.items() if is_known]
 
     def _made_mixing(self, config: Config) -> Mixing | None:
         """Return what mixes source tokens into the samples; None for methods that do not."""

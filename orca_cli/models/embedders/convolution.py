@@ -33,6 +33,7 @@ class ConvolutionEmbedder(nn.Module):
         prefix: [P, D], tokens that the transfer model puts before the others, whose positions then start at P.
         reach: patches that a token sees on either side of its own.
         beside: features that are added to the convolution's answers.
+        skip: whether those of whole samples also go past the body to the predictor.
     """
 
     def __init__(
@@ -45,9 +46,12 @@ class ConvolutionEmbedder(nn.Module):
         prefix: Tensor | None,
         reach: int = 0,
         beside: FilterBank | None = None,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         self.layout, self.reach, self.beside = layout, reach, beside
+        self.is_body_layer = False
+        self.sample_width = beside.sample.in_features if beside is not None and skip else 0
         self.kernel = (2 * reach + 1) * layout.kernel
         self.convolution = _CONVOLUTIONS[len(layout.extent)](
             layout.input_shape[0], width, self.kernel, stride=layout.kernel, padding=reach * layout.kernel
@@ -76,7 +80,7 @@ class ConvolutionEmbedder(nn.Module):
                 positions = resize_positions(positions, body.position_grid, self.layout.grid)
             self.positions.copy_(positions[: self.layout.tokens])
         if body.patch_weight is not None and self.convolution.weight.dim() == 4:
-            self._patch = body
+            self._patch, self.is_body_layer = body, True
             self._start_from_patch(body.patch_weight, body.patch_bias)
             if self.beside is not None:
                 self.beside.start_at_zero()
@@ -93,12 +97,14 @@ class ConvolutionEmbedder(nn.Module):
         """Return tokens [B, T, D] for a batch's `x` and `valid`; a token is valid where any position it stands for is."""
         canvas = self._canvas(x, valid)
         answers = self.convolution(_pad_end(canvas, self.layout.padded)).flatten(2).transpose(1, 2)  # [B, T, D]
+        samples = None
         if self.beside is not None:
-            answers = answers + self.beside(canvas, self._valid(x, valid))
+            features, samples = self.beside.with_samples(canvas, self._valid(x, valid))
+            answers = answers + features
         tokens: Tensor = self.norm(answers)
         if self.positions is not None:
             tokens = tokens + self.positions
-        return Tokens(tokens, self.mask(x, valid), self.layout.grid)
+        return Tokens(tokens, self.mask(x, valid), self.layout.grid, samples=samples if self.sample_width else None)
 
     def tokens_at(self, x: Tensor, valid: Tensor | None, rows: Tensor, places: Tensor) -> Tensor:
         """Return some tokens [p, D] of a batch, token `places[i]` of sample `rows[i]`, without computing the others."""

@@ -82,8 +82,12 @@ class FilterBank(nn.Module):
             canvas: [B, C, *extent], 0 where it is not valid.
             valid: [B, *extent] bool.
         """
+        return self.with_samples(canvas, valid)[0]
+
+    def with_samples(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features [B, T, D] and what `of_samples` does, [B, F]."""
         tokens, samples = self._standardised(canvas, valid)
-        return self.token(tokens) + self.sample(samples).unsqueeze(1)
+        return self.token(tokens) + self.sample(samples).unsqueeze(1), samples
 
     def at(self, canvas: Tensor, valid: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         """Return features [p, D] of token `places[i]` of sample `rows[i]` alone."""

@@ -31,6 +31,7 @@ class Multiscale:
         filters: per scale, all of which give features of the whole sample.
         token_filters: how many of them also give features of a token.
         scales: the taps of a filter are 1, 2, 4, ... positions apart; as many of these as the input has room for.
+        skip: whether the features of whole samples also go past the body to the predictor.
     """
 
     init: Literal["pretrained", "random"] = "pretrained"
@@ -40,9 +41,12 @@ class Multiscale:
     filters: Count = 128
     token_filters: Count = 32
     scales: Count = 6
+    skip: bool = False
     can_be_causal: ClassVar[bool] = False
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
         """Return the layer."""
         bank = FilterBank(layout, width, filters=self.filters, token_filters=self.token_filters, scales=self.scales)
-        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank)
+        return ConvolutionEmbedder(
+            layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank, skip=self.skip
+        )

@@ -17,6 +17,7 @@ from orca_cli.augmentation.samples import Augmented, measure
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Augmentation, Body, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.losses.masked import default_loss
+from orca_cli.models import assembly
 from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
@@ -209,12 +210,9 @@ def has_alignment(config: Config) -> bool:
 
 
 def load_body(config: Config, *, pretrained: bool = True) -> Body:
-    """Load the body; unless it is to keep its pretrained weights, draw them at random."""
-    body: Body = parts.build(config.body, "body")
+    """Load the body; unless it is to keep its pretrained weights, they are drawn at random."""
+    body = assembly.load_body(config.body, config.seed, pretrained=pretrained)
     body.source_resolution = config.embedder.get("resolution", body.source_resolution)
-    if not pretrained:
-        seeding.seed_torch(config.seed, "build", "body")
-        body.reset_weights()
     return body
 
 

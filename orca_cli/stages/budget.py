@@ -84,7 +84,7 @@ _TABLE = (  # the first row that fits is taken
 MOST_MEMBERS = 5  # that a budget of minutes takes, as `thorough` does
 _LEVELS = {"quick": Level(0.25), "normal": Level(1.0, members=2), "thorough": Level(1.0, members=MOST_MEMBERS)}
 _SEVERAL = Size(5000, 128, 50_000_000)  # the largest of which `normal` averages members
-_STARTED = Level(0.5)  # `normal` of a model that starts with its body's own features and a predictor for them
+_STARTED = Level(0.25)  # `normal` of a model that starts with its body's own features and a predictor for them
 _OF_MINUTES = Level(1.0)  # until the time of a step is known; see stages/minutes.py
 
 

@@ -1,4 +1,4 @@
-"""The predictor's start: a ridge on what it sees, against scikit-learn's on the same features, and a run that begins with it."""
+"""The predictor starts as a ridge on what it sees: against scikit-learn, and in a run that begins with it."""
 
 from types import SimpleNamespace
 

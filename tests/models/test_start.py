@@ -1,5 +1,7 @@
 """An image body begins with its own features: patch layer, positions, class token and pixel statistics are its own."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from tests.models.conftest import build
 
 FAMILIES = ["vit", "deit", "beit", "dinov2", "siglip"]
 SWIN = SHARED / "models" / "swin-micro-cifar10"
-EMBEDDERS = {"patch": Patch, "overlap": Overlap, "multiscale": Multiscale}
+EMBEDDERS = {"patch": Patch, "overlap": Overlap, "multiscale": functools.partial(Multiscale, skip=True, filters=4)}
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 

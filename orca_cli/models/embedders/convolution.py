@@ -28,12 +28,12 @@ class ConvolutionEmbedder(nn.Module):
 
     Args:
         layout, width, body: as in `interfaces.Embedder`.
-        init: "pretrained": norm, positions and, where there is one, the patch filter start from the body's, and what is
-            `beside` it from 0; "random": convolution as below, norm 1 and 0, positions N(0, 0.02).
+        init: "pretrained": norm, positions and, where there is one, the patch filter start from the body's; "random":
+            convolution as below, norm 1 and 0, positions N(0, 0.02).
         prefix: [P, D], tokens that the transfer model puts before the others, whose positions then start at P.
         reach: patches that a token sees on either side of its own.
-        beside: features that are added to the convolution's answers.
-        skip: whether those of whole samples also go past the body to the predictor.
+        beside: features that are added to the convolution's answers; without a width they are not.
+        skip: whether those of whole samples go past the body to the predictor.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ConvolutionEmbedder(nn.Module):
         super().__init__()
         self.layout, self.reach, self.beside = layout, reach, beside
         self.is_body_layer = False
-        self.sample_width = beside.sample.in_features if beside is not None and skip else 0
+        self.sample_width = beside.sample_width if beside is not None and skip else 0
         self.kernel = (2 * reach + 1) * layout.kernel
         self.convolution = _CONVOLUTIONS[len(layout.extent)](
             layout.input_shape[0], width, self.kernel, stride=layout.kernel, padding=reach * layout.kernel
@@ -82,8 +82,6 @@ class ConvolutionEmbedder(nn.Module):
         if body.patch_weight is not None and self.convolution.weight.dim() == 4:
             self._patch, self.is_body_layer = body, True
             self._start_from_patch(body.patch_weight, body.patch_bias)
-            if self.beside is not None:
-                self.beside.start_at_zero()
 
     def _start_from_patch(self, weight: Tensor, bias: Tensor | None) -> None:
         """Let the convolution answer like a patch filter [D, c, p, p] with a bias [D], also where patches overlap."""
@@ -100,7 +98,7 @@ class ConvolutionEmbedder(nn.Module):
         samples = None
         if self.beside is not None:
             features, samples = self.beside.with_samples(canvas, self._valid(x, valid))
-            answers = answers + features
+            answers = answers if features is None else answers + features
         tokens: Tensor = self.norm(answers)
         if self.positions is not None:
             tokens = tokens + self.positions
@@ -117,7 +115,7 @@ class ConvolutionEmbedder(nn.Module):
         index = torch.unravel_index(places, self.layout.grid)
         windows = windows.movedim(1, 1 + axes)[(rows, *index)]  # [p, C, *kernel]
         answers = functional.linear(windows.flatten(1), self.convolution.weight.flatten(1), self.convolution.bias)
-        if self.beside is not None:
+        if self.beside is not None and self.beside.adds:
             answers = answers + self.beside.at(canvas, self._valid(x, valid), rows, places)
         tokens: Tensor = self.norm(answers)
         return tokens if self.positions is None else tokens + self.positions[places]

@@ -24,14 +24,14 @@ class Multiscale:
     input's mean over every patch), standardised, are added to every token.
 
     Args:
-        init: as in `patch.Patch`, of norm, positions and patch filter; the bank is random, and adds
-            nothing at first where there is a patch filter.
+        init: as in `patch.Patch`, of norm, positions and patch filter; the bank is random.
         resolution, max_tokens: as in `patch.Patch`.
         pooled_tokens: ... and where a sample has one answer, this: so few suffice, and a step's cost grows with their number.
         filters: per scale, all of which give features of the whole sample.
         token_filters: how many of them also give features of a token.
         scales: the taps of a filter are 1, 2, 4, ... positions apart; as many of these as the input has room for.
-        skip: whether the features of whole samples also go past the body to the predictor.
+        skip: whether the features of whole samples also go past the body to the predictor. Where the embedder starts as the
+            body's own patch layer, they then go there alone, and no token has any.
     """
 
     init: Literal["pretrained", "random"] = "pretrained"
@@ -46,7 +46,10 @@ class Multiscale:
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
         """Return the layer."""
-        bank = FilterBank(layout, width, filters=self.filters, token_filters=self.token_filters, scales=self.scales)
+        # A patch layer of the body's own gives tokens that it knows: nothing is added to them.
+        is_own = self.skip and self.init == "pretrained" and body.patch_weight is not None
+        sizes = {"filters": self.filters, "token_filters": self.token_filters, "scales": self.scales}
+        bank = FilterBank(layout, None if is_own else width, **sizes)
         return ConvolutionEmbedder(
             layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank, skip=self.skip
         )

@@ -62,9 +62,10 @@ class Predictor:
     ] = "mean"
     init: Annotated[
         str,
-        OneOf(("random", "ridge")),
+        OneOf(("random", "ridge", "auto")),
         "random (the paper's); or ridge: stage 3 starts from a ridge regression on what the predictor sees of the training"
-        " samples before any step, and may choose that start (kinds classes, labels, values).",
+        " samples before any step, and may choose that start (kinds classes, labels, values). auto: ridge where the embedder"
+        " begins as the body's own layer.",
     ] = "random"
 
 
@@ -83,7 +84,8 @@ class Align:
     largest_step: Annotated[
         Positive | None,
         "... but for a layer no more than this times the root mean square of its weights: a long sequence makes a wide filter "
-        "with small weights, which the same rate would erase. null: no limit.",
+        "with small weights, which the same rate would erase. A hundredth of it for an embedder that begins as the body's own "
+        "layer. null: no limit.",
     ] = 0.1
     weight_decay: Annotated[NotNegative, "Weight decay."] = 0.0
     decay_every: Annotated[Count, "The learning rate is multiplied by decay_factor every N epochs."] = 20

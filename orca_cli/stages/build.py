@@ -25,7 +25,7 @@ from orca_cli.part_groups import check_augmentation, check_method, part_node
 from orca_cli.practices import PRACTICES
 from orca_cli.schema import Config, settled
 from orca_cli.scoring.defaults import named_error
-from orca_cli.stages import budget, selection
+from orca_cli.stages import budget, ridge_start, selection
 from orca_cli.stages.class_balance import uneven_note, weighted
 from orca_cli.stages.decision import Decided, record
 from orca_cli.tasks.shared.fraction import with_fraction
@@ -151,8 +151,7 @@ def redecided(config: Config, built: Built, timed: Decided) -> Built:
 
 def _decided(config: Config, task: TaskData, model: TransferModel) -> tuple[Config, Decided]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    is_started = getattr(model.embedder, "is_body_layer", False) and config.predictor.init == "ridge"
-    is_started = is_started and task.kind != "dense"
+    is_started = getattr(model.embedder, "is_body_layer", False) and ridge_start.is_wanted(config, model)
     return decide(config, task, model.embedder.layout.tokens, parameters=parameters, is_started=is_started)
 
 

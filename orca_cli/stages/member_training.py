@@ -119,7 +119,7 @@ class MemberTraining:
         self._number, self._start = place
         self._before = before
         samples = member.samples
-        self._is_start_fitted = config.predictor.init == "ridge" and ridge_start.start(
+        self._is_start_fitted = ridge_start.is_wanted(config, built.model) and ridge_start.start(
             built, engine, samples, member.seed
         )
         self._first = built.finetune.trainable_state(built.model) if config.train.adapt_rate else {}

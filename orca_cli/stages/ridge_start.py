@@ -7,7 +7,7 @@ that is fitted to them it does not (Kumar et al. 2022, "Fine-Tuning can Distort 
 from __future__ import annotations
 
 import warnings
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -17,8 +17,11 @@ from orca_cli import seeding, signals
 from orca_cli.interfaces import Samples, Tokens
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
-from orca_cli.stages.build import Built
+from orca_cli.schema import Config
 from orca_cli.training.engine import Engine
+
+if TYPE_CHECKING:
+    from orca_cli.stages.build import Built
 
 _MOST = 2000  # samples
 _LEAST = 4
@@ -26,6 +29,12 @@ _AT_ONCE = 64
 _PENALTIES = np.logspace(-3, 5, 33)
 _SCALES = np.logspace(-1, 2, 61)
 _CONSTANT = 1e-7  # deviation of a feature below which it is left out
+
+
+def is_wanted(config: Config, model: TransferModel) -> bool:
+    """Return whether a run's predictor is to begin as a ridge (`predictor.init`)."""
+    is_known = config.predictor.init == "auto" and getattr(model.embedder, "is_body_layer", False)
+    return isinstance(model.predictor, PooledPredictor) and (is_known or config.predictor.init == "ridge")
 
 
 def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:

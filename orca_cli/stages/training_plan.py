@@ -19,6 +19,7 @@ from orca_cli.exceptions import MemoryExhaustedError
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.practices import PRACTICES
 from orca_cli.schema import Config, Train, settled
+from orca_cli.stages import ridge_start
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.stages.pare import Mixing
 from orca_cli.terminal import log
@@ -136,7 +137,7 @@ class TrainingPlan:
         parts = {
             "body": True,
             "embedder": getattr(self._built.model.embedder, "is_body_layer", False),
-            "predictor": config.predictor.init == "ridge" and self._built.task.kind != "dense",
+            "predictor": ridge_start.is_wanted(config, self._built.model),
         }
         return [name for name, is_known in parts.items() if is_known]
 

@@ -147,8 +147,8 @@ def test_source_images_are_embedded_at_the_resolution_of_the_target(load_body):
 
 
 def test_features_of_whole_samples_reach_the_predictor_past_the_body_and_train(load_body):
-    body, x = load_body("bert"), torch.randn(4, 2, 20)
-    model = build(body, embedder=Multiscale(skip=True))
+    body, x = load_body("vit"), torch.randn(4, 2, 20)
+    model = build(body, embedder=Multiscale(skip=True)).eval()
     with torch.no_grad():
         assert model.predictor.skip.weight.eq(0).all()
         model.predictor.skip.weight.normal_()
@@ -158,4 +158,7 @@ def test_features_of_whole_samples_reach_the_predictor_past_the_body_and_train(l
         torch.testing.assert_close(model(x), wanted)
     model(x).square().sum().backward()
     assert model.predictor.skip.weight.grad.abs().sum() > 0
-    assert build(body, embedder=Multiscale()).predictor.skip is None
+    assert [name for name, _ in model.embedder.named_parameters() if name.startswith("beside.")] == []
+    for other in (build(body, embedder=Multiscale()), build(load_body("bert"), embedder=Multiscale(skip=True))):
+        assert other.predictor.skip is None
+        assert other.embedder.beside.adds

@@ -10,13 +10,13 @@ from sklearn.linear_model import RidgeCV
 import orca_cli
 from orca_cli.interfaces import Scale
 from orca_cli.losses.masked import default_loss
-from orca_cli.models.bodies import text
+from orca_cli.models.bodies import auto
 from orca_cli.models.embedders.multiscale import Multiscale
 from orca_cli.models.embedders.patch import Patch
 from orca_cli.models.predictors import pooled
 from orca_cli.stages import ridge_start
 from orca_cli.tasks.shared.fraction import Part
-from tests.checkpoints import save_tiny_bert
+from tests.checkpoints import save_tiny, save_tiny_bert
 from tests.models.conftest import build
 from tests.training.toy import Pairs, engine
 
@@ -24,8 +24,13 @@ PENALTIES = np.logspace(-3, 5, 33)
 
 
 @pytest.fixture(scope="module")
-def body(tmp_path_factory):
-    return text.load(str(save_tiny_bert(tmp_path_factory.mktemp("bert"))))
+def bodies(tmp_path_factory):
+    return {name: auto.load(str(save_tiny(name, tmp_path_factory.mktemp(name)))) for name in ("bert", "vit")}
+
+
+@pytest.fixture
+def body(bodies):
+    return bodies["bert"]
 
 
 def started(body, y, kind, embedder, scale=None):
@@ -55,9 +60,9 @@ def ridge(model, x, wanted):
     return RidgeCV(PENALTIES, scoring="neg_mean_squared_error").fit(table, wanted).predict(table).reshape(len(x), -1)
 
 
-@pytest.mark.parametrize("embedder", [Patch(), Multiscale(filters=4, skip=True)], ids=["patch", "skip"])
+@pytest.mark.parametrize(("name", "embedder"), [("bert", Patch()), ("vit", Multiscale(filters=4, skip=True))])
 @pytest.mark.parametrize("kind", ["classes", "labels", "values"])
-def test_outputs_are_those_of_a_ridge_up_to_one_factor(body, kind, embedder):
+def test_outputs_are_those_of_a_ridge_up_to_one_factor(bodies, kind, name, embedder):
     generator = torch.Generator().manual_seed(0)
     scale = None
     if kind == "classes":
@@ -70,7 +75,7 @@ def test_outputs_are_those_of_a_ridge_up_to_one_factor(body, kind, embedder):
     if kind == "values":
         scale = Scale(y.mean(0), y.std(0))
         wanted = ((y - scale.mean) / scale.std).numpy()
-    model, samples, is_started = started(body, y, kind, embedder, scale)
+    model, samples, is_started = started(bodies[name], y, kind, embedder, scale)
     assert is_started
     with torch.no_grad():
         outputs = model.predictor(model.features(samples.x)).double().numpy()
@@ -116,7 +121,14 @@ def test_a_run_that_training_makes_worse_ends_where_it_began(tmp_path, monkeypat
     checkpoint = save_tiny_bert(tmp_path / "bert")
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
     words = ["task=arrays", "task.kind=classes", f"task.train={sets(tmp_path)}", f"body.checkpoint={checkpoint}"]
-    words += ["metric=none", "baselines=none", "train.epochs=2", "train.adapt_rate=false", "embedder.filters=8"]
+    words += [
+        "metric=none",
+        "baselines=none",
+        "train.epochs=2",
+        "train.adapt_rate=false",
+        "embedder.filters=8",
+        "predictor.init=ridge",
+    ]
     found = {}
     for rate in (3.0, 1e-12):
         outcome = orca_cli.run(*words, f"train.lr={rate}", f"paths.runs={tmp_path / str(rate)}")

@@ -30,8 +30,8 @@ class Multiscale:
         filters: per scale, all of which give features of the whole sample.
         token_filters: how many of them also give features of a token.
         scales: the taps of a filter are 1, 2, 4, ... positions apart; as many of these as the input has room for.
-        skip: whether the features of whole samples also go past the body to the predictor. Where the embedder starts as the
-            body's own patch layer, they then go there alone, and no token has any.
+        skip: whether, where the embedder begins as the body's own patch layer, no features are added to its tokens, and those
+            of whole samples go past the body to the predictor.
     """
 
     init: Literal["pretrained", "random"] = "pretrained"
@@ -51,5 +51,5 @@ class Multiscale:
         sizes = {"filters": self.filters, "token_filters": self.token_filters, "scales": self.scales}
         bank = FilterBank(layout, None if is_own else width, **sizes)
         return ConvolutionEmbedder(
-            layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank, skip=self.skip
+            layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank, skip=is_own
         )

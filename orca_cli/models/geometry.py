@@ -32,7 +32,7 @@ def layout(input_shape: tuple[int, ...], *, max_tokens: int, canvas: tuple[int, 
     return TokenLayout(input_shape, fold, canvas, kernel, tuple(seen), token_grid(seen, kernel))
 
 
-def patch_grid(
+def input_grid(
     input_shape: tuple[int, ...], *, patch: int, most: tuple[int, int], least: int, max_tokens: int | None
 ) -> tuple[int, int]:
     """Return (rows, columns) of patches that an input of shape (C, *E) is worth, whatever a body was pretrained with.

@@ -11,7 +11,7 @@ from orca_cli.models.bodies import auto
 from orca_cli.models.embedders.multiscale import Multiscale
 from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
-from orca_cli.models.geometry import patch_grid
+from orca_cli.models.geometry import input_grid
 from tests.checkpoints import SHARED
 from tests.models.conftest import build
 
@@ -109,14 +109,14 @@ def test_inputs_that_are_no_pixels_are_taken_as_normalised(load_body):
 )
 def test_an_input_is_worth_as_many_patches_as_it_has_detail(shape, grid):
     """For patches of 14 and 37 x 37 positions: at most 64 up to 64 x 64, and never fewer pixels than there are, if they fit."""
-    assert patch_grid(shape, patch=14, most=(37, 37), least=1, max_tokens=None) == grid
+    assert input_grid(shape, patch=14, most=(37, 37), least=1, max_tokens=None) == grid
 
 
 def test_what_is_typed_and_what_windows_need_come_before_that():
     settings = {"patch": 4, "most": (56, 56)}
-    assert patch_grid((3, 28, 28), least=56, max_tokens=None, **settings) == (56, 56)
-    assert patch_grid((3, 28, 28), least=56, max_tokens=16, **settings) == (4, 4)
-    assert patch_grid((3, 28, 28), least=1, max_tokens=1, **settings) == (1, 1)
+    assert input_grid((3, 28, 28), least=56, max_tokens=None, **settings) == (56, 56)
+    assert input_grid((3, 28, 28), least=56, max_tokens=16, **settings) == (4, 4)
+    assert input_grid((3, 28, 28), least=1, max_tokens=1, **settings) == (1, 1)
 
 
 def test_a_swin_keeps_the_grid_of_which_all_its_windows_are_whole(load_body):

@@ -19,7 +19,7 @@ from torch.nn import functional
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import EmbedderInit, Modality, Role, Tokens
 from orca_cli.models import checkpoints
-from orca_cli.models.geometry import patch_grid, resize, resize_positions
+from orca_cli.models.geometry import input_grid, resize, resize_positions
 
 
 class PretrainedBody(nn.Module):
@@ -220,7 +220,7 @@ class ImageBody(PretrainedBody):
     def canvas_for(self, input_shape: tuple[int, ...], max_tokens: int | None) -> tuple[tuple[int, int], int | None]:
         """Return the canvas that holds the patches which an input is worth, and their number."""
         most, least = self.patch_grid, self.least_grid
-        rows, columns = patch_grid(input_shape, patch=self.patch, most=most, least=least, max_tokens=max_tokens)
+        rows, columns = input_grid(input_shape, patch=self.patch, most=most, least=least, max_tokens=max_tokens)
         return (rows * self.patch, columns * self.patch), rows * columns
 
     def embed_patches(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:

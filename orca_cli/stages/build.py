@@ -123,7 +123,18 @@ def make_model(config: Config, task: TaskData) -> tuple[TransferModel, Finetune]
     fit_embedder(model.embedder, task.train, config.seed)
     seeding.seed_torch(config.seed, "build", "finetune")
     mode.apply(model)
+    if ridge_start.is_wanted(config, model) and getattr(model.embedder, "is_body_layer", False):
+        _keep_own_layer(model)
     return model, mode
+
+
+def _keep_own_layer(model: TransferModel) -> None:
+    """Treat an embedder that is the body's own layer as the body: where that is frozen but for its norms, so is the embedder."""
+    if all(parameter.requires_grad for parameter in model.body.parameters()):
+        return
+    model.embedder.requires_grad_(False)
+    if all(parameter.requires_grad for norm in model.body.norms() for parameter in norm.parameters()):
+        model.embedder.norm.requires_grad_(True)
 
 
 def _augmented(config: Config, task: TaskData, learned: Samples) -> Samples:

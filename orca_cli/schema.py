@@ -84,7 +84,7 @@ class Align:
     largest_step: Annotated[
         Positive | None,
         "... but for a layer no more than this times the root mean square of its weights: a long sequence makes a wide filter "
-        "with small weights, which the same rate would erase. A hundredth of it for an embedder that begins as the body's own "
+        "with small weights, which the same rate would erase. A thousandth of it for an embedder that begins as the body's own "
         "layer. null: no limit.",
     ] = 0.1
     weight_decay: Annotated[NotNegative, "Weight decay."] = 0.0

@@ -129,7 +129,7 @@ def make_model(config: Config, task: TaskData) -> tuple[TransferModel, Finetune]
 
 
 def _keep_own_layer(model: TransferModel) -> None:
-    """Treat an embedder that is the body's own layer as the body: where that is frozen but for its norms, so is the embedder."""
+    """Freeze an embedder that is the body's own layer where the body is frozen; its norm is trained where the body's are."""
     if all(parameter.requires_grad for parameter in model.body.parameters()):
         return
     model.embedder.requires_grad_(False)

@@ -39,7 +39,7 @@ from orca_cli.training.schedule import BETAS, make_optimizer, step_decay
 
 _VERSION = 8  # of what is stored; a change makes every cached entry a miss
 # Of `Align.largest_step`, for an embedder that begins as the body's own layer: larger steps lose what it knows (decision 0025).
-_KNOWN = 0.01
+_KNOWN = 0.001
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
 # Settings of align that only some methods read: these say so themselves.
 _OF_THE_METHOD = ("method", *itertools.chain(*METHOD_SETTINGS.values()))

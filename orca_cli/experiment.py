@@ -245,7 +245,7 @@ def _with_baselines(
             *outputs[1:],
             digests,
             best_constant(built),
-            built.finetune.pretrained,
+            built.finetune.pretrained and built.config.body.get("weights") != "random",
         )
 
     before = folder.result()

@@ -24,7 +24,7 @@ class PartGroup:
 _FOLDERS = ("data_folder", "cache_folder", "reporter")
 PART_GROUPS = {
     "task": PartGroup(_FOLDERS, words=("kind", "loss", "error", "data", "train_fraction"), nested=("loss", "error")),
-    "body": PartGroup(),
+    "body": PartGroup(words=("weights",)),
     "source": PartGroup(("seed", *_FOLDERS), words=("data",)),
     "metric": PartGroup(optional=True),
     "embedder": PartGroup(),
@@ -45,6 +45,8 @@ def check(config: Config) -> None:
     for name in PART_GROUPS:
         if not isinstance(getattr(config, name), dict):
             raise ConfigError("a group of settings is needed", where=name, hint=f"orca list {name} shows the choices")
+    if (weights := config.body.get("weights", "pretrained")) not in ("pretrained", "random"):
+        raise ConfigError(f"'{weights}' is not allowed", where="body.weights", hint="allowed: pretrained, random")
     _check_weights(config)
     check_method(config, config.task.get("kind"))
     for name, group in PART_GROUPS.items():

@@ -60,6 +60,13 @@ class Predictor:
         OneOf(("mean", "class_token")),
         "classes and labels: mean over the tokens that are not padding, or the class token (text bodies).",
     ] = "mean"
+    init: Annotated[
+        str,
+        OneOf(("random", "ridge", "auto")),
+        "random (the paper's); or ridge: stage 3 starts from a ridge regression on what the predictor sees of the training"
+        " samples before any step, and may choose that start (kinds classes, labels, values). auto: ridge where the embedder"
+        " begins as the body's own layer.",
+    ] = "random"
 
 
 @dataclass
@@ -77,7 +84,8 @@ class Align:
     largest_step: Annotated[
         Positive | None,
         "... but for a layer no more than this times the root mean square of its weights: a long sequence makes a wide filter "
-        "with small weights, which the same rate would erase. null: no limit.",
+        "with small weights, which the same rate would erase. A thousandth of it for an embedder that begins as the body's own "
+        "layer. null: no limit.",
     ] = 0.1
     weight_decay: Annotated[NotNegative, "Weight decay."] = 0.0
     decay_every: Annotated[Count, "The learning rate is multiplied by decay_factor every N epochs."] = 20
@@ -174,7 +182,8 @@ class Train:
     ] = True
     outer_rate: Annotated[
         Positive | None,
-        "Embedder and predictor learn at this multiple of `lr`. null: by the budget, and 1 where `lr` is set.",
+        "What starts at random of embedder and predictor learns at this multiple of `lr`. null: by the budget, and 1 where `lr`"
+        " is set.",
     ] = None
     weight_decay: Annotated[NotNegative | None, "Weight decay. null: by the budget."] = None
     momentum: Annotated[Share, "Momentum of sgd."] = 0.9

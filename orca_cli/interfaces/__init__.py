@@ -24,6 +24,16 @@ from orca_cli.interfaces.data import (
     Targets,
     TaskData,
 )
-from orca_cli.interfaces.model import Body, Embedder, EmbedderInit, Finetune, Role, TokenLayout, Tokens, TransferParts
+from orca_cli.interfaces.model import (
+    Body,
+    Embedder,
+    EmbedderInit,
+    Finetune,
+    Resolution,
+    Role,
+    TokenLayout,
+    Tokens,
+    TransferParts,
+)
 from orca_cli.interfaces.objectives import Distance, Error, Features, Loss, Metric, Recorder, Score
 from orca_cli.progress import Reporter

@@ -57,6 +57,7 @@ class Tokens:
         grid: extent of the T tokens: (T,) for a sequence, (rows, columns) with rows * columns = T for a map, and so on.
         causal: whether a feature may depend on its own and earlier tokens only.
         prefix: P, the tokens that stand before those of the grid.
+        samples: [B, S], features of whole samples that go past the body to the predictor; None where there are none.
     """
 
     x: Tensor
@@ -64,6 +65,7 @@ class Tokens:
     grid: tuple[int, ...]
     causal: bool = False
     prefix: int = 0
+    samples: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class EmbedderInit:
         position_grid: (rows, columns) of the positions after those of the prefix, where they lie on a map.
         patch_weight: [D, c, p, p], the filter of a patch embedding: of images, c = 3, or of spectrograms, c = 1.
         patch_bias: [D].
+        pixel_mean, pixel_std: per channel of images in 0..1, which the body expects less this mean, divided by this deviation.
     """
 
     norm: nn.Module | None = None
@@ -83,6 +86,8 @@ class EmbedderInit:
     position_grid: tuple[int, int] | None = None
     patch_weight: Tensor | None = None
     patch_bias: Tensor | None = None
+    pixel_mean: tuple[float, ...] | None = None
+    pixel_std: tuple[float, ...] | None = None
 
 
 class Embedder(Protocol):
@@ -91,6 +96,8 @@ class Embedder(Protocol):
     The layer is an nn.Module: `layer(x, valid)` takes [B, C, *E] and [B, *E] bool (or None) and returns Tokens of the
     layout's grid, without prefix; no token depends on what x holds where `valid` is False. It has `layout`, `kernel` (what a
     token sees along every axis) and `class_token`: the prefix tokens as a parameter [P, D], or [D] where P = 1, or None.
+    Where it returns `Tokens.samples`, it has their width S as `sample_width`; where it starts as the body's own layer, it has
+    `is_body_layer`, which is True.
     Optional: with `mask(x, valid)`, [B, T] bool, and `tokens_at(x, valid, rows, places)`, [p, D], token places[i] of sample
     rows[i], stage 2 computes no token that it omits. Optional too: `fit(batches)`, called once with training inputs (x,
     valid) in batches, before any training; what it learns is in the layer's state. And `sample_features(x, valid)`, [B, F] or
@@ -99,6 +106,8 @@ class Embedder(Protocol):
     Attributes:
         max_tokens: upper bound on the tokens of a sample; the body's own maximum where None.
         pooled_tokens: ... where a sample has one answer and `max_tokens` is None.
+        resolution: "input" or "body": whether a body that takes maps gets them at the size that the input is worth, or at the
+            one that it was pretrained with.
         can_be_causal: whether a token sees nothing beyond the positions that it stands for.
     """
 
@@ -106,6 +115,8 @@ class Embedder(Protocol):
     def max_tokens(self) -> int | None: ...  # noqa: D102
     @property
     def pooled_tokens(self) -> int | None: ...  # noqa: D102
+    @property
+    def resolution(self) -> Resolution: ...  # noqa: D102
     @property
     def can_be_causal(self) -> bool: ...  # noqa: D102
 
@@ -121,6 +132,7 @@ class Embedder(Protocol):
 
 
 Role = Literal["query", "key", "value", "output", "feed_forward"]
+Resolution = Literal["input", "body"]
 
 
 class Body(Protocol):
@@ -133,6 +145,7 @@ class Body(Protocol):
         max_tokens: S, the longest sequence that it takes, prefix tokens included.
         canvas: (height, width) that inputs are brought to before they are cut into tokens; None for bodies that take
             sequences.
+        source_resolution: "input" or "body", as `Embedder.resolution`: at which it embeds source images.
         downsampling: how much coarser the grid of its features is than that of its tokens, per axis; 1 for text.
         can_be_causal: whether it can keep a feature from depending on later tokens.
         needs_prefix: True where its prefix tokens always stand before the others, False where only pooling asks for them.
@@ -147,6 +160,7 @@ class Body(Protocol):
     feature_width: int
     max_tokens: int
     canvas: tuple[int, int] | None
+    source_resolution: str
     downsampling: int
     can_be_causal: bool
     needs_prefix: bool
@@ -156,6 +170,16 @@ class Body(Protocol):
 
     def __call__(self, tokens: Tokens) -> Tokens:
         """Return features [B, P + T', F] with their mask and grid; T' = T / downsampling**2 for maps."""
+
+    def canvas_for(
+        self, input_shape: tuple[int, ...], max_tokens: int | None
+    ) -> tuple[tuple[int, int] | None, int | None]:
+        """Return the canvas for inputs of shape (C, *E) at `resolution=input`, and the tokens that it is cut into at most.
+
+        Args:
+            input_shape: (C, L), (C, H, W) or (C, D, H, W).
+            max_tokens: upper bound that is set; None for the body's own choice.
+        """
 
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
         """Return its own embedding layer's output for source examples, in evaluation mode, without gradient or prefix."""

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from orca_cli import seeding
+from orca_cli import parts, seeding
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Body, Embedder, Kind, Scale, TokenLayout
 from orca_cli.models.embedders.patch import Patch
 from orca_cli.models.geometry import layout
 from orca_cli.models.predictors import DensePredictor, PooledPredictor
 from orca_cli.models.transfer import TransferModel
+
+
+def load_body(node: Mapping[str, Any], seed: int, *, pretrained: bool = True) -> Body:
+    """Return a body by its settings, whose `weights` are the checkpoint's or are drawn by its architecture.
+
+    Args:
+        node: the settings.
+        seed: of the draw.
+        pretrained: False draws them, whatever the settings say.
+    """
+    own = {key: value for key, value in node.items() if key != "weights"}
+    body: Body = parts.build(own, "body")
+    if not pretrained or node.get("weights") == "random":
+        seeding.seed_torch(seed, "build", "body")
+        body.reset_weights()
+    return body
 
 
 def build_model(
@@ -56,7 +73,10 @@ def build_model(
     enough = largest
     if kind != "dense" and body.canvas is None and embedder.pooled_tokens is not None:
         enough = min(largest, embedder.pooled_tokens)
-    cut = layout(input_shape, max_tokens=embedder.max_tokens or enough, canvas=body.canvas)
+    canvas, tokens = body.canvas, embedder.max_tokens
+    if embedder.resolution == "input":
+        canvas, tokens = body.canvas_for(input_shape, tokens)
+    cut = layout(input_shape, max_tokens=tokens or enough, canvas=canvas)
     if causal:
         _check_causal(kind, cut, embedder, body)
     seeding.seed_torch(seed, "build", "embedder")
@@ -65,7 +85,7 @@ def build_model(
     if kind == "dense":
         predictor: Any = DensePredictor(body.feature_width, num_outputs, cut, body.downsampling)
     else:
-        predictor = PooledPredictor(body.feature_width, num_outputs, pooling)
+        predictor = PooledPredictor(body.feature_width, num_outputs, pooling, getattr(first, "sample_width", 0))
     return TransferModel(first, body, predictor, scale=target_scale, causal=causal)
 
 

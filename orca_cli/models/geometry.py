@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from orca_cli.interfaces import TokenLayout
 
+_FEW = 64  # tokens
+
 
 def layout(input_shape: tuple[int, ...], *, max_tokens: int, canvas: tuple[int, int] | None) -> TokenLayout:
     """Return how inputs of shape (C, L), (C, H, W) or (C, D, H, W) become at most `max_tokens` tokens, 1 or more.
@@ -28,6 +30,34 @@ def layout(input_shape: tuple[int, ...], *, max_tokens: int, canvas: tuple[int, 
     seen = canvas or extent
     kernel = smallest_kernel(seen, max_tokens)
     return TokenLayout(input_shape, fold, canvas, kernel, tuple(seen), token_grid(seen, kernel))
+
+
+def input_grid(
+    input_shape: tuple[int, ...], *, patch: int, most: tuple[int, int], least: int, max_tokens: int | None
+) -> tuple[int, int]:
+    """Return (rows, columns) of patches that an input of shape (C, *E) is worth, whatever a body was pretrained with.
+
+    A patch stands for as few positions as `_FEW` tokens allow, but never for more than it has pixels: an input is enlarged to
+    the grid, and made smaller only where the body has too few positions for it.
+
+    Args:
+        input_shape: (C, L), (C, H, W) or (C, D, H, W).
+        patch: pixels per side of a patch.
+        most: rows and columns that the body was pretrained with.
+        least: rows and columns that it needs.
+        max_tokens: upper bound on the patches, which then replaces this rule.
+    """
+    extent = input_shape[1:]
+    if len(extent) != 2:
+        rows, columns = fold_shape(extent[0])
+        height, width = extent[1:] or (1, 1)
+        extent = (rows * height, columns * width)
+    if max_tokens is not None:
+        rows, columns = token_grid(extent, smallest_kernel(extent, max_tokens))
+        return rows, columns
+    kernel = min(patch, smallest_kernel(extent, _FEW))
+    rows, columns = (min(max(size, least), top) for size, top in zip(token_grid(extent, kernel), most, strict=True))
+    return rows, columns
 
 
 def smallest_kernel(extent: tuple[int, ...], max_tokens: int) -> int:
@@ -83,6 +113,14 @@ def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return functional.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def resize_positions(positions: Tensor, own: tuple[int, int], grid: tuple[int, ...]) -> Tensor:
+    """Return positions [T, D] of a grid for those [rows * columns, D] of another, bicubic as in vision transformers."""
+    if own == tuple(grid):
+        return positions
+    maps = positions.T.unflatten(1, own).unsqueeze(0)  # [1, D, rows, columns]
+    return functional.interpolate(maps, size=grid, mode="bicubic", align_corners=False)[0].flatten(1).T
 
 
 def _resample(x: Tensor, length: int) -> Tensor:

@@ -9,24 +9,29 @@ from orca_cli.models.geometry import from_canvas
 
 
 class PooledPredictor(nn.Module):
-    """Features to K logits: pooling, then a linear layer.
+    """Features to K logits: pooling, then a linear layer, and a second one for features that went past the body.
 
     Args:
         width, outputs: F, K.
         pooling: "mean" over the valid tokens but those of the prefix, or "class_token", the first of the prefix.
+        sample_width: S, of `Tokens.samples`; 0 where there are none. Their layer starts at 0.
     """
 
-    def __init__(self, width: int, outputs: int, pooling: str) -> None:
+    def __init__(self, width: int, outputs: int, pooling: str, sample_width: int = 0) -> None:
         super().__init__()
         self.pooling = pooling
         self.linear = nn.Linear(width, outputs)
+        self.skip = nn.Linear(sample_width, outputs, bias=False) if sample_width else None
+        if self.skip is not None:
+            nn.init.zeros_(self.skip.weight)
 
     def forward(self, features: Tokens) -> Tensor:
         """Return [B, K]."""
-        return self.linear(self.pool(features))
+        outputs: Tensor = self.linear(self.pool(features))
+        return outputs if self.skip is None else outputs + self.skip(features.samples)
 
     def pool(self, features: Tokens) -> Tensor:
-        """Return what the linear layer sees, [B, F]."""
+        """Return what the first layer sees, [B, F]."""
         if self.pooling == "class_token":
             return features.x[:, 0]
         return pooled(features)

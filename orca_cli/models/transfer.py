@@ -73,7 +73,7 @@ class TransferModel(nn.Module):
         is_mixed = _is_mixed(x.device)
         with _full_precision(x.device, is_mixed):
             joined = self._joined(x, valid)
-        features = self.body(joined)
+        features = replace(self.body(joined), samples=joined.samples)
         if is_mixed:
             features = replace(features, x=features.x.float())
         if valid is None:
@@ -90,7 +90,7 @@ class TransferModel(nn.Module):
             length = len(prefix)
             joined = torch.cat([prefix.expand(x.shape[0], -1, -1), joined], dim=1)
             mask = torch.cat([mask.new_ones(x.shape[0], length), mask], dim=1)
-        return Tokens(joined, mask, tokens.grid, self.causal, length)
+        return Tokens(joined, mask, tokens.grid, self.causal, length, tokens.samples)
 
 
 def _is_mixed(device: torch.device) -> bool:

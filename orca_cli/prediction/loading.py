@@ -27,7 +27,7 @@ from orca_cli.exceptions import (
     of_processes,
 )
 from orca_cli.interfaces import Body, Finetune, Preprocessing
-from orca_cli.models.assembly import build_model
+from orca_cli.models.assembly import build_model, load_body
 from orca_cli.models.checkpoints import architecture_only, check_modest
 from orca_cli.models.ensemble import Ensemble, twin
 from orca_cli.models.transfer import TransferModel
@@ -184,7 +184,7 @@ def finetune_mode(record: ModelRecord) -> Finetune:
 def _architecture(record: ModelRecord, preprocessing: Preprocessing, body_folder: Path) -> TransferModel:
     """Return the model without memory for its weights, from the config.json in a folder."""
     with _described(str(body_folder)), architecture_only(), torch.device("meta"):
-        body: Body = parts.build({**record.body, "checkpoint": str(body_folder)}, "body")
+        body = load_body({**record.body, "checkpoint": str(body_folder), "weights": "pretrained"}, record.seed)
         return _assembled(record, preprocessing, body)
 
 
@@ -223,7 +223,8 @@ def _fill_buffers(model: TransferModel, node: dict[str, Any]) -> None:
     if aside is not None and sum(value.numel() for value in aside.parameters()) > _MOST_EMBEDDINGS:
         raise CheckpointError("the body's embedding layer is too large", where=str(node["checkpoint"]))
     with architecture_only("cpu"):
-        made = dict(parts.build(node, "body").named_buffers())
+        body: Any = load_body({**node, "weights": "pretrained"}, 0)
+        made = dict(body.named_buffers())
     for name in empty:
         owner, _, own = name.rpartition(".")
         model.body.get_submodule(owner)._buffers[own] = made[name]
@@ -241,7 +242,7 @@ def _with_checkpoint(
     with _described(str(folder)):
         try:
             with _offline():
-                body: Body = parts.build(node, "body")
+                body = load_body(node, record.seed)
         except (ConfigError, DataError, NetworkError) as error:
             what = f"the run trained a part of its body only and needs its checkpoint: {error.what}"
             raise type(error)(what, where=error.where, hint=hint) from error

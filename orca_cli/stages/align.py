@@ -76,7 +76,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
         built.model.embedder.load_state_dict(checkpoint.read_weights(run.stage("align") / _EMBEDDER))
         return Aligned(**summary["aligned"])
     run.set_state("align", step=0)
-    if not built.finetune.pretrained:
+    if not built.finetune.pretrained or config.body.get("weights") == "random":
         log.info(
             "align: the body is random, but its own embedding layer is not: the embedder is aligned with source data as the "
             "pretrained body embeds them, and is then not trained from scratch (metric=none leaves this out)"

@@ -84,10 +84,11 @@ _TABLE = (  # the first row that fits is taken
 MOST_MEMBERS = 5  # that a budget of minutes takes, as `thorough` does
 _LEVELS = {"quick": Level(0.25), "normal": Level(1.0, members=2), "thorough": Level(1.0, members=MOST_MEMBERS)}
 _SEVERAL = Size(5000, 128, 50_000_000)  # the largest of which `normal` averages members
+_STARTED = Level(0.25)  # `normal` of a model that starts with its body's own features and a predictor for them
 _OF_MINUTES = Level(1.0)  # until the time of a step is known; see stages/minutes.py
 
 
-def decide(config: Config, task: TaskData, tokens: int, *, parameters: int) -> Decided:
+def decide(config: Config, task: TaskData, tokens: int, *, parameters: int, is_started: bool = False) -> Decided:
     """Return the settings of stage 3 that were left open.
 
     Args:
@@ -95,12 +96,14 @@ def decide(config: Config, task: TaskData, tokens: int, *, parameters: int) -> D
         task: the data.
         tokens: T, of a sample.
         parameters: of the whole model.
+        is_started: whether the embedder starts as the body's own layer, and the predictor as a ridge.
     """
     size = Size(selection.count_learned(config, task), tokens, parameters)
     row = next(row for row in _TABLE if size.fits(row.most))
     why = f"budget={_named(config)}: {size}"
     decided: Decided = {}
     train = config.train
+    level = _STARTED if is_started and config.budget == "normal" else _level(config)
 
     def settle(name: str, value: Any) -> Any:
         if (typed := getattr(train, name)) is None:
@@ -109,10 +112,8 @@ def decide(config: Config, task: TaskData, tokens: int, *, parameters: int) -> D
         return typed
 
     batch_size = settle("batch_size", min(row.batch_size, size.samples))
-    length = settle(
-        "epochs", _epochs(row, _level(config), dataclasses.replace(train, batch_size=batch_size), size.samples)
-    )
-    settle("members", _members(config, size))
+    length = settle("epochs", _epochs(row, level, dataclasses.replace(train, batch_size=batch_size), size.samples))
+    settle("members", _members(config, level, size))
     settle("outer_rate", row.outer_rate if train.lr is None else 1.0)
     settle("lr", row.lr)
     settle("warmup_epochs", round(row.warmup * min(length, train.decay_epochs or length), 6))
@@ -147,10 +148,10 @@ def _level(config: Config) -> Level:
     return _OF_MINUTES if is_minutes(config) else _LEVELS[config.budget]
 
 
-def _members(config: Config, size: Size) -> int:
+def _members(config: Config, level: Level, size: Size) -> int:
     """Return how many members are averaged; who says how long to train says how long one model does."""
     one_is_enough = config.budget == "normal" and (config.train.epochs is not None or not size.fits(_SEVERAL))
-    return 1 if config.train.folds or one_is_enough else _level(config).members
+    return 1 if config.train.folds or one_is_enough else level.members
 
 
 def _epochs(row: Row, level: Level, train: Train, samples: int) -> int:

@@ -17,6 +17,7 @@ from orca_cli.augmentation.samples import Augmented, measure
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Augmentation, Body, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.losses.masked import default_loss
+from orca_cli.models import assembly
 from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
@@ -24,7 +25,7 @@ from orca_cli.part_groups import check_augmentation, check_method, part_node
 from orca_cli.practices import PRACTICES
 from orca_cli.schema import Config, settled
 from orca_cli.scoring.defaults import named_error
-from orca_cli.stages import budget, selection
+from orca_cli.stages import budget, ridge_start, selection
 from orca_cli.stages.class_balance import uneven_note, weighted
 from orca_cli.stages.decision import Decided, record
 from orca_cli.tasks.shared.fraction import with_fraction
@@ -122,7 +123,18 @@ def make_model(config: Config, task: TaskData) -> tuple[TransferModel, Finetune]
     fit_embedder(model.embedder, task.train, config.seed)
     seeding.seed_torch(config.seed, "build", "finetune")
     mode.apply(model)
+    if ridge_start.is_wanted(config, model) and getattr(model.embedder, "is_body_layer", False):
+        _keep_own_layer(model)
     return model, mode
+
+
+def _keep_own_layer(model: TransferModel) -> None:
+    """Freeze an embedder that is the body's own layer where the body is frozen; its norm is trained where the body's are."""
+    if all(parameter.requires_grad for parameter in model.body.parameters()):
+        return
+    model.embedder.requires_grad_(False)
+    if all(parameter.requires_grad for norm in model.body.norms() for parameter in norm.parameters()):
+        model.embedder.norm.requires_grad_(True)
 
 
 def _augmented(config: Config, task: TaskData, learned: Samples) -> Samples:
@@ -150,7 +162,8 @@ def redecided(config: Config, built: Built, timed: Decided) -> Built:
 
 def _decided(config: Config, task: TaskData, model: TransferModel) -> tuple[Config, Decided]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return decide(config, task, model.embedder.layout.tokens, parameters=parameters)
+    is_started = getattr(model.embedder, "is_body_layer", False) and ridge_start.is_wanted(config, model)
+    return decide(config, task, model.embedder.layout.tokens, parameters=parameters, is_started=is_started)
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
@@ -207,11 +220,9 @@ def has_alignment(config: Config) -> bool:
 
 
 def load_body(config: Config, *, pretrained: bool = True) -> Body:
-    """Load the body; unless it is to keep its pretrained weights, draw them at random."""
-    body: Body = parts.build(config.body, "body")
-    if not pretrained:
-        seeding.seed_torch(config.seed, "build", "body")
-        body.reset_weights()
+    """Load the body; unless it is to keep its pretrained weights, they are drawn at random."""
+    body = assembly.load_body(config.body, config.seed, pretrained=pretrained)
+    body.source_resolution = config.embedder.get("resolution", body.source_resolution)
     return body
 
 
@@ -287,7 +298,9 @@ def forward_once(built: Built) -> list[int]:
     return list(outputs.shape)
 
 
-def decide(config: Config, task: TaskData, tokens: int, *, parameters: int) -> tuple[Config, Decided]:
+def decide(
+    config: Config, task: TaskData, tokens: int, *, parameters: int, is_started: bool = False
+) -> tuple[Config, Decided]:
     """Return the settings with everything decided, and what was decided: functions of settings and data, for a resumed run.
 
     Args:
@@ -295,11 +308,12 @@ def decide(config: Config, task: TaskData, tokens: int, *, parameters: int) -> t
         task: the data, of which the test split is closed.
         tokens: T, of a sample.
         parameters: of the whole model.
+        is_started: as in `budget.decide`.
     """
     decided = selection.decide(config, task)
     config = with_values(config, decided)
     # How long to train depends on what is trained on.
-    of_budget = budget.decide(config, task, tokens, parameters=parameters)
+    of_budget = budget.decide(config, task, tokens, parameters=parameters, is_started=is_started)
     return with_values(config, of_budget), decided | of_budget
 
 

@@ -123,8 +123,7 @@ class _Stage:
         for name, weights in folders.items():
             checkpoint.commit_weights(self._run.stage("finetune") / name, weights, owner=self._owner)
         built.finetune.load_trainable_state(built.model, fitted.chosen)
-        error = fitted.lines[fitted.epoch - 1]["validation_error"]
-        return self._trained(built.model, error, [fitted.epoch], fitted.lines, fitted.change)
+        return self._trained(built.model, fitted.error, [fitted.epoch], fitted.lines, fitted.change)
 
     def several(self) -> Trained:
         """Train each member that is not finished; writes its folder."""

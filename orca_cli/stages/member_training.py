@@ -15,6 +15,7 @@ from orca_cli.exceptions import InterruptionError, NonFiniteError
 from orca_cli.practices import PRACTICES
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config, settled
+from orca_cli.stages import ridge_start
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.stages.members import Member
 from orca_cli.stages.rate_watch import BestConstant, RateChange, RateWatch
@@ -38,7 +39,8 @@ class Fitted:
         chosen: its weights, as `train.select` says.
         last: those after the last step; averaged, where `train.average` says so.
         best: those that validated best; None where nothing validates.
-        epoch: after which `chosen` were taken, 1 for the first.
+        epoch: after which `chosen` were taken, 1 for the first; 0 for those before any step.
+        error: of `chosen` on what validates; None where that is undefined, or nothing validates.
         lines: of its curve, one an epoch.
         change: of its rate; None where that stayed as set.
     """
@@ -47,15 +49,20 @@ class Fitted:
     last: Mapping[str, Tensor]
     best: Mapping[str, Tensor] | None
     epoch: int
+    error: float | None
     lines: list[dict[str, Any]]
     change: RateChange | None = None
 
 
 @dataclass
 class Progress:
-    """How far a member has come: the step, the lines of the curve, the running epoch's loss, the best weights."""
+    """How far a member has come: the step, the lines of the curve, the running epoch's loss, the best weights.
+
+    `start` is what the weights before any step validate with, where these may be chosen.
+    """
 
     step: int = 0
+    start: dict[str, Any] | None = None
     lines: list[dict[str, Any]] = field(default_factory=list)
     loss_sum: float = 0.0
     best_epoch: int = 0
@@ -73,11 +80,12 @@ class Progress:
         )
         best = {name: value for name, value in kept.items() if not name.startswith((_AVERAGE, _MIXING))}
         loss_sum, best_epoch = records["loss_sum"], records["best_epoch"]
-        return cls(saved.step - start, records["lines"], loss_sum, best_epoch, best, averaged, mixing)
+        begun, lines = records.get("start"), records["lines"]
+        return cls(saved.step - start, begun, lines, loss_sum, best_epoch, best, averaged, mixing)
 
     def plain(self) -> dict[str, Any]:
         """Return the part of it that is no tensor."""
-        return {"lines": self.lines, "loss_sum": self.loss_sum, "best_epoch": self.best_epoch}
+        return {name: getattr(self, name) for name in ("start", "lines", "loss_sum", "best_epoch")}
 
 
 class MemberTraining:
@@ -110,6 +118,10 @@ class MemberTraining:
         self._member, self._saver = member, saver
         self._number, self._start = place
         self._before = before
+        samples = member.samples
+        self._is_start_fitted = ridge_start.is_wanted(config, built.model) and ridge_start.start(
+            built, engine, samples, member.seed
+        )
         self._first = built.finetune.trainable_state(built.model) if config.train.adapt_rate else {}
         self.total = settled(config.train.epochs) * steps_per_epoch(config, len(member.samples))
         self._watch = self._watched(change)
@@ -172,6 +184,10 @@ class MemberTraining:
     def _take_steps(self, advance: Callable[[int, str], None]) -> Fitted | None:
         """Take all remaining steps; returns None as soon as the rate has to change."""
         progress, shown = self._progress, 0
+        if self._is_start_fitted and progress.step == 0 and self._member.held_out is not None:
+            found = self._interruptibly_validated()
+            progress.start = {"validation_error": found[0], "validation_loss": found[1]}
+            progress.best = self._built.finetune.trainable_state(self._built.model)
         while True:
             if progress.step == self._plan.per_epoch * (len(progress.lines) + 1):
                 self._end_epoch()
@@ -208,11 +224,15 @@ class MemberTraining:
         with self._mean.in_place():
             last = built.finetune.trainable_state(built.model)
         if self._member.held_out is None:
-            return Fitted(last, last, None, settled(self._config.train.epochs), progress.lines, self._watch.change)
+            return Fitted(
+                last, last, None, settled(self._config.train.epochs), None, progress.lines, self._watch.change
+            )
         is_best = self._config.train.select == "best"
         epoch = progress.best_epoch if is_best else settled(self._config.train.epochs)
         chosen = progress.best if is_best else last
-        return Fitted(chosen, last, progress.best, epoch, progress.lines, self._watch.change)
+        line = progress.lines[epoch - 1] if epoch else progress.start
+        assert line is not None
+        return Fitted(chosen, last, progress.best, epoch, line["validation_error"], progress.lines, self._watch.change)
 
     def _save(self) -> None:
         progress = self._progress
@@ -237,14 +257,7 @@ class MemberTraining:
         progress, built = self._progress, self._built
         found: tuple[float | None, float | None] = (None, None)
         if self._member.held_out is not None:
-            if self._config.train.validate_on == "test":
-                self._run.count_test_read()
-            try:
-                with signals.immediate(), self._mean.in_place():
-                    found = self._validation()
-            except InterruptionError:  # the epoch's last step is not taken again, its validation is
-                self._save()
-                raise
+            found = self._interruptibly_validated()
         line: dict[str, Any] = {
             "epoch": len(progress.lines) + 1,
             "step": progress.step,
@@ -255,13 +268,25 @@ class MemberTraining:
         }
         if self._member.folder:
             line = {"member": self._number} | line
-        if self._member.held_out is not None and is_better(line, progress.lines, self._rule):
+        earlier = progress.lines if progress.start is None else [progress.start, *progress.lines]
+        if self._member.held_out is not None and is_better(line, earlier, self._rule):
             progress.best_epoch = line["epoch"]
             with self._mean.in_place():
                 progress.best = built.finetune.trainable_state(built.model)
         progress.lines.append(line)
         progress.loss_sum = 0.0
         self._run.record("finetune", line)
+
+    def _interruptibly_validated(self) -> tuple[float | None, float | None]:
+        """Return error and loss; where that is interrupted, the steps so far are saved, and not taken again."""
+        if self._config.train.validate_on == "test":
+            self._run.count_test_read()
+        try:
+            with signals.immediate(), self._mean.in_place():
+                return self._validation()
+        except InterruptionError:
+            self._save()
+            raise
 
     @property
     def _rule(self) -> str:

@@ -101,7 +101,7 @@ def record(
         task: the data.
         samples: what stage 3 trains on.
         splits: train, val -> {"sha256"} of the data.
-        epochs: after which the weights of every member were taken, 1 for the first.
+        epochs: after which the weights of every member were taken, 1 for the first; 0 for those before any step.
 
     Returns:
         by: best or last. rule: error or loss, null where nothing was chosen. epoch: one, or a list of several members' ones

@@ -85,7 +85,10 @@ def source_features(
     check_modality(body, source)
     if wanted.features != "sequence":
         wanted = replace(wanted, length=0)
-    own = (body.checkpoint_digest, body.preparation_digest, getattr(body, "max_source_tokens", ""))
+    own = (
+        *(body.checkpoint_digest, body.preparation_digest),
+        *(body.source_resolution, getattr(body, "max_source_tokens", "")),
+    )
     key = _key(*own, source.digest, wanted)
 
     def compute() -> Entry:

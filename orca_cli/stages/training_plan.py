@@ -19,6 +19,7 @@ from orca_cli.exceptions import MemoryExhaustedError
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.practices import PRACTICES
 from orca_cli.schema import Config, Train, settled
+from orca_cli.stages import ridge_start
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.stages.pare import Mixing
 from orca_cli.terminal import log
@@ -106,8 +107,9 @@ class TrainingPlan:
         self._steps = settled(config.train.epochs) * self.per_epoch if steps is None else steps
         body: list[nn.Parameter] = []
         outer: list[nn.Parameter] = []
+        known = tuple(f"{part}." for part in self._known_parts(config))
         for name, parameter in built.model.named_parameters():
-            (body if name.startswith("body.") else outer).append(parameter)
+            (body if name.startswith(known) else outer).append(parameter)
         self.mixing = self._made_mixing(config)
         if self.mixing is not None:
             outer += self.mixing.parameters()
@@ -129,6 +131,15 @@ class TrainingPlan:
         self._next = 0
         self._is_shared = False
         self._casts = ExitStack()
+
+    def _known_parts(self, config: Config) -> list[str]:
+        """Return the parts of the model that do not start at random, and so learn at the rate of the body."""
+        parts = {
+            "body": True,
+            "embedder": getattr(self._built.model.embedder, "is_body_layer", False),
+            "predictor": ridge_start.is_wanted(config, self._built.model),
+        }
+        return [name for name, is_known in parts.items() if is_known]
 
     def _made_mixing(self, config: Config) -> Mixing | None:
         """Return what mixes source tokens into the samples; None for methods that do not."""

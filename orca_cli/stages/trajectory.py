@@ -37,7 +37,9 @@ from orca_cli.training.cache import Entry, numerics
 from orca_cli.training.engine import Engine
 from orca_cli.training.schedule import BETAS, make_optimizer, step_decay
 
-_VERSION = 7  # of what is stored; a change makes every cached entry a miss
+_VERSION = 8  # of what is stored; a change makes every cached entry a miss
+# Of `Align.largest_step`, for an embedder that begins as the body's own layer: larger steps lose what it knows (decision 0025).
+_KNOWN = 0.001
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
 # Settings of align that only some methods read: these say so themselves.
 _OF_THE_METHOD = ("method", *itertools.chain(*METHOD_SETTINGS.values()))
@@ -114,8 +116,9 @@ def _limited_rates(optimizer: torch.optim.Optimizer, embedder: nn.Module, settin
     if settings.largest_step is None:
         return [1.0] * len(group["params"])
     own = [names[id(parameter)] for parameter in group["params"]]
+    largest = settings.largest_step * (_KNOWN if getattr(embedder, "is_body_layer", False) else 1.0)
     roots = [sizes.get(f"{name.removesuffix('bias')}weight", sizes[name]) for name in own]
-    return [min(1.0, settings.largest_step * root / settings.lr) if root > 0 else 1.0 for root in roots]
+    return [min(1.0, largest * root / settings.lr) if root > 0 else 1.0 for root in roots]
 
 
 class Trainer:

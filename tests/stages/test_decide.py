@@ -50,6 +50,17 @@ def test_what_is_set_is_not_decided_whatever_its_value(name):
     assert set(found) == {f"train.{other}" for other in NAMES if other != name}
 
 
+def test_a_model_that_starts_from_what_it_knows_takes_a_quarter_of_the_steps_and_one_member():
+    normal, typed = (
+        decide(Config(train=Train(epochs=epochs)), task(300), 64, parameters=MILLION, is_started=True)[0]
+        for epochs in (None, 7)
+    )
+    assert (normal.train.members, typed.train.epochs) == (1, 7)
+    assert steps(normal, 300) == pytest.approx(100, abs=10)
+    thorough = decide(Config(budget="thorough"), task(300), 64, parameters=MILLION, is_started=True)[0]
+    assert (thorough.train.members, steps(thorough, 300)) == (5, pytest.approx(400, abs=10))
+
+
 def test_a_rule_cannot_change_what_is_set():
     with pytest.raises(ValueError, match="train.epochs=3 is set"):
         with_values(Config(train=Train(epochs=3)), {"train.epochs": Decision(4, "")})

@@ -225,7 +225,12 @@ def test_a_layer_of_small_weights_has_a_smaller_rate_and_its_bias_the_same():
     torch.nn.init.constant_(layer["wide"].weight, 0.02)
     torch.nn.init.constant_(layer["wide"].bias, 0)
     torch.nn.init.constant_(layer["plain"].weight, 0.5)
-    for limit, wanted in ((0.1, [0.2, 0.2, 1, 1]), (None, [1, 1, 1, 1])):
+    for limit, known, wanted in (
+        (0.1, False, [0.2, 0.2, 1, 1]),
+        (0.1, True, [0.0002, 0.0002, 0.005, 0.005]),
+        (None, True, [1, 1, 1, 1]),
+    ):
+        layer.is_body_layer = known
         settings = Align(lr=1e-2, largest_step=limit)
         optimizer = torch.optim.AdamW(layer.parameters(), lr=settings.lr)
         assert trajectory._limited_rates(optimizer, layer, settings) == pytest.approx(wanted)

@@ -17,6 +17,7 @@ class Counting:
     modality = "text"
     checkpoint_digest = "0"
     preparation_digest = "0"
+    source_resolution = "body"
     calls = 0
 
     def embed_source(self, inputs):

@@ -94,16 +94,18 @@ def test_a_step_asks_for_no_more_samples_than_there_are(given, n, taken):
         assert len(steps.take(0)[1]) == min(n, taken[0] * taken[1])
 
 
-def test_all_but_the_body_learn_at_the_outer_rate():
+@pytest.mark.parametrize("is_body_layer", [False, True])
+def test_all_but_the_body_and_its_own_layer_learn_at_the_outer_rate(is_body_layer):
     """After a step of SGD without momentum every parameter has moved by its rate times its gradient."""
     model = Dense(2, flat=True)
-    model.body = model.layers.pop(0)
-    model.forward = lambda x, valid=None: model.layers(model.body(x)).mean(dim=2)
+    model.body, model.embedder = model.layers.pop(0), nn.Conv1d(3, 3, 1)
+    model.embedder.is_body_layer = is_body_layer
+    model.forward = lambda x, valid=None: model.layers(model.body(model.embedder(x))).mean(dim=2)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     settings = {"optimizer": "sgd", "momentum": 0.0, "lr": 0.01, "warmup_epochs": 0, "outer_rate": 10.0}
     with plan(model, Pairs(torch.zeros(8, 2)), nn.MSELoss(), **settings) as taken:
         taken.take(0)
         rate = taken.rate(0)
     for name, value in model.named_parameters():
-        own = rate if name.startswith("body.") else 10 * rate
+        own = rate if name.startswith(("body.", "embedder.") if is_body_layer else "body.") else 10 * rate
         torch.testing.assert_close(before[name] - value.detach(), own * value.grad, rtol=1e-3, atol=1e-7)

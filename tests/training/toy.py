@@ -57,7 +57,7 @@ class Dense(nn.Module):
         super().__init__()
         torch.manual_seed(1)
         self.layers = nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), nn.GELU(), nn.Conv1d(8, outputs, 3, padding=1))
-        self.body = nn.Module()  # nothing of it is pretrained
+        self.body, self.embedder, self.predictor = nn.Module(), nn.Module(), nn.Module()  # nothing of it is pretrained
         self.flat, self.has_scale = flat, scale is not None
         if scale is not None:
             self.scale_mean, self.scale_std = scale.mean, scale.std

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.nn import functional
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import EmbedderInit, Modality, Role, Tokens
 from orca_cli.models import checkpoints
-from orca_cli.models.geometry import resize
+from orca_cli.models.geometry import input_grid, resize, resize_positions
 
 
 class PretrainedBody(nn.Module):
@@ -40,6 +41,7 @@ class PretrainedBody(nn.Module):
 
     modality: Modality
     canvas: tuple[int, int] | None = None
+    source_resolution = "body"
     downsampling = 1
     can_be_causal = False
     needs_prefix = False
@@ -80,6 +82,12 @@ class PretrainedBody(nn.Module):
     def prefix_tokens(self) -> Tensor | None:
         """Return the embedded tokens [P, D] that stand before all others; None where there are none."""
         return None
+
+    def canvas_for(
+        self, input_shape: tuple[int, ...], max_tokens: int | None
+    ) -> tuple[tuple[int, int] | None, int | None]:
+        """Return the canvas for inputs of this shape, and the tokens that it is cut into at most; here the body's own."""
+        return self.canvas, max_tokens
 
     def norms(self) -> list[nn.Module]:
         """Return all normalisation layers."""
@@ -187,14 +195,21 @@ class TextBody(SequenceBody):
 
 
 class ImageBody(PretrainedBody):
-    """A body that takes maps of its own resolution; a family also gives `embed_patches`."""
+    """A body that takes maps.
+
+    Attributes:
+        patch: pixels per side of a patch of its own embedding layer.
+        least_grid: rows and columns of patches that it needs.
+    """
 
     modality: Modality = "image"
+    least_grid = 1
     canvas: tuple[int, int]
 
     def __init__(self, model: Any, folder: Path, *, max_tokens: int, width: int) -> None:
         super().__init__(model, folder, model.embeddings, max_tokens=max_tokens, width=width)
         self.canvas = self.resolution(model.config)
+        self.patch: int = model.embeddings.patch_embeddings.projection.kernel_size[0]
 
     @staticmethod
     def resolution(config: Any) -> tuple[int, int]:
@@ -202,17 +217,32 @@ class ImageBody(PretrainedBody):
         size = config.image_size
         return (size, size) if isinstance(size, int) else tuple(size)
 
+    def canvas_for(self, input_shape: tuple[int, ...], max_tokens: int | None) -> tuple[tuple[int, int], int | None]:
+        """Return the canvas that holds the patches which an input is worth, and their number."""
+        most, least = self.patch_grid, self.least_grid
+        rows, columns = input_grid(input_shape, patch=self.patch, most=most, least=least, max_tokens=max_tokens)
+        return (rows * self.patch, columns * self.patch), rows * columns
+
     def embed_patches(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return the embedding layer's outputs [B, T, D], without prefix, and their grid for normalised images."""
-        raise NotImplementedError
+        start = self.embedder_init()
+        maps = functional.conv2d(pixels, start.patch_weight, start.patch_bias, stride=self.patch)  # type: ignore[arg-type]
+        grid = (maps.shape[2], maps.shape[3])
+        x = maps.flatten(2).transpose(1, 2)
+        x = x if start.norm is None else start.norm(x)
+        if start.positions is not None:
+            count = math.prod(self.patch_grid)
+            x = x + resize_positions(start.positions[-count:], self.patch_grid, grid)
+        return x, grid
 
     @torch.no_grad()
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
         """Return the patch embedding's outputs [B, T, D] for images [B, 3, H, W] in 0..1, resized to the canvas."""
         images = torch.as_tensor(np.asarray(inputs), dtype=torch.float32, device=self.device)
-        mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in _statistics(self.folder))
+        canvas = self.canvas if self.source_resolution == "body" else self.canvas_for(tuple(images.shape[1:]), None)[0]
+        mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in pixel_statistics(self.folder))
         self.embeddings.to(self.device).eval()
-        x, grid = self.embed_patches((resize(images, self.canvas) - mean) / std)
+        x, grid = self.embed_patches((resize(images, canvas) - mean) / std)
         return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=self.device), tuple(grid))
 
     @property
@@ -222,7 +252,8 @@ class ImageBody(PretrainedBody):
         return self.canvas[0] // rows, self.canvas[1] // columns
 
     def embedder_init(self) -> EmbedderInit:
-        """Return patch filter and, where the model has them, norm and positions."""
+        """Return patch filter, statistics of pixels and, where the model has them, norm and positions."""
+        mean, std = pixel_statistics(self.folder)
         patch, positions = self.embeddings.patch_embeddings.projection, self.embeddings.position_embeddings
         return EmbedderInit(
             norm=copy.deepcopy(getattr(self.embeddings, "norm", None)),
@@ -230,6 +261,8 @@ class ImageBody(PretrainedBody):
             position_grid=self.patch_grid,
             patch_weight=patch.weight.detach().clone(),
             patch_bias=patch.bias.detach().clone(),
+            pixel_mean=mean,
+            pixel_std=std,
         )
 
 
@@ -254,7 +287,7 @@ def preparation(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pixel_statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and deviation that a checkpoint's images were normalised with; ImageNet's where it does not say."""
     settings = preparation(folder)
     try:

@@ -46,6 +46,10 @@ class SpectrogramBody(ViTBody):
         rows, columns = self.embeddings.get_shape(self.config)
         return rows, columns
 
+    def canvas_for(self, input_shape: tuple[int, ...], max_tokens: int | None) -> tuple[tuple[int, int], int | None]:
+        """Return the body's own canvas: its patches overlap, and a row of them is a band of frequencies."""
+        return self.canvas, max_tokens
+
     def embed_patches(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return the patches at their positions, and their grid, for normalised spectrograms [B, frames, mels]."""
         (rows, longest), columns = self.patch_grid, self._columns(pixels.shape[1] - self.config.patch_size + 1)

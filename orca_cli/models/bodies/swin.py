@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from orca_cli.interfaces import Tokens
@@ -47,6 +47,7 @@ class SwinBody(ImageBody):
         super().__init__(model, folder, max_tokens=tokens, width=model.config.embed_dim)
         self.feature_width = model.num_features
         self.downsampling = 2 ** (len(model.config.depths) - 1)
+        self.least_grid = self.config.window_size * self.downsampling  # of which every layer's windows are whole
 
     @staticmethod
     def trained(model: Any) -> dict[str, nn.Module]:
@@ -66,7 +67,3 @@ class SwinBody(ImageBody):
         small = min(grid) < self.config.window_size
         features = self.encoder(x, tokens.grid, always_partition=small).last_hidden_state
         return Tokens(self.norm(features), mask.flatten(1) > 0, grid)
-
-    def embed_patches(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Return the patch embedding's outputs, and their grid."""
-        return self.embeddings(pixels)

@@ -95,10 +95,6 @@ class ViTBody(ImageBody):
         positions = self.embeddings.position_embeddings
         return tokens.clone() if positions is None else tokens + positions[0, : len(tokens)]
 
-    def embed_patches(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Return the patches at their positions, and their grid."""
-        return self.embeddings(pixels)[:, len(_prefix(self.embeddings)) :], self.patch_grid
-
 
 class BeitBody(ViTBody):
     """BEiT, whose layers have biases by relative position for the grid of patches; of a coarser grid they are interpolated.

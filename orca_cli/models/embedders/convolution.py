@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from orca_cli.interfaces import EmbedderInit, TokenLayout, Tokens
 from orca_cli.models.embedders.filter_bank import FilterBank
-from orca_cli.models.geometry import resize, to_canvas
+from orca_cli.models.geometry import resize, resize_positions, to_canvas
 
 # By number of axes.
 _CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -31,7 +32,8 @@ class ConvolutionEmbedder(nn.Module):
             convolution as below, norm 1 and 0, positions N(0, 0.02).
         prefix: [P, D], tokens that the transfer model puts before the others, whose positions then start at P.
         reach: patches that a token sees on either side of its own.
-        beside: features that are added to the convolution's answers.
+        beside: features that are added to the convolution's answers; without a width they are not.
+        skip: whether those of whole samples go past the body to the predictor.
     """
 
     def __init__(
@@ -44,9 +46,12 @@ class ConvolutionEmbedder(nn.Module):
         prefix: Tensor | None,
         reach: int = 0,
         beside: FilterBank | None = None,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         self.layout, self.reach, self.beside = layout, reach, beside
+        self.is_body_layer = False
+        self.sample_width = beside.sample_width if beside is not None and skip else 0
         self.kernel = (2 * reach + 1) * layout.kernel
         self.convolution = _CONVOLUTIONS[len(layout.extent)](
             layout.input_shape[0], width, self.kernel, stride=layout.kernel, padding=reach * layout.kernel
@@ -60,6 +65,7 @@ class ConvolutionEmbedder(nn.Module):
             self.positions = nn.Parameter(torch.randn(layout.tokens, width) * 0.02)  # BERT's own deviation
         # A single prefix token is kept as [D].
         self.class_token = None if prefix is None else nn.Parameter((prefix if len(prefix) > 1 else prefix[0]).clone())
+        self._patch: EmbedderInit | None = None  # until `fit` has seen the inputs' range
         if init == "pretrained":
             self._start_from(body, first_position=0 if prefix is None else len(prefix))
         else:
@@ -70,29 +76,33 @@ class ConvolutionEmbedder(nn.Module):
     def _start_from(self, body: EmbedderInit, first_position: int) -> None:
         if self.positions is not None and body.positions is not None:
             positions = body.positions[first_position:]
-            if body.position_grid is not None and body.position_grid != self.layout.grid:
-                maps = positions.T.unflatten(1, body.position_grid).unsqueeze(0)  # [1, D, rows, columns]
-                maps = functional.interpolate(maps, size=self.layout.grid, mode="bicubic", align_corners=False)
-                positions = maps[0].flatten(1).T
+            if body.position_grid is not None:
+                positions = resize_positions(positions, body.position_grid, self.layout.grid)
             self.positions.copy_(positions[: self.layout.tokens])
         if body.patch_weight is not None and self.convolution.weight.dim() == 4:
-            channels, kernel = self.layout.input_shape[0], self.layout.kernel
-            weight = spread_filter(body.patch_weight, channels, kernel)
-            # Overlapping patches start by answering like the patch alone.
-            self.convolution.weight.copy_(functional.pad(weight, (self.reach * kernel,) * 4))
-            if body.patch_bias is not None:
-                self.convolution.bias.copy_(body.patch_bias)
+            self._patch, self.is_body_layer = body, True
+            self._start_from_patch(body.patch_weight, body.patch_bias)
+
+    def _start_from_patch(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Let the convolution answer like a patch filter [D, c, p, p] with a bias [D], also where patches overlap."""
+        kernel = self.layout.kernel
+        spread = spread_filter(weight, self.layout.input_shape[0], kernel)
+        self.convolution.weight.copy_(functional.pad(spread, (self.reach * kernel,) * 4))
+        if bias is not None:
+            self.convolution.bias.copy_(bias)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
         """Return tokens [B, T, D] for a batch's `x` and `valid`; a token is valid where any position it stands for is."""
         canvas = self._canvas(x, valid)
         answers = self.convolution(_pad_end(canvas, self.layout.padded)).flatten(2).transpose(1, 2)  # [B, T, D]
+        samples = None
         if self.beside is not None:
-            answers = answers + self.beside(canvas, self._valid(x, valid))
+            features, samples = self.beside.with_samples(canvas, self._valid(x, valid))
+            answers = answers if features is None else answers + features
         tokens: Tensor = self.norm(answers)
         if self.positions is not None:
             tokens = tokens + self.positions
-        return Tokens(tokens, self.mask(x, valid), self.layout.grid)
+        return Tokens(tokens, self.mask(x, valid), self.layout.grid, samples=samples if self.sample_width else None)
 
     def tokens_at(self, x: Tensor, valid: Tensor | None, rows: Tensor, places: Tensor) -> Tensor:
         """Return some tokens [p, D] of a batch, token `places[i]` of sample `rows[i]`, without computing the others."""
@@ -105,7 +115,7 @@ class ConvolutionEmbedder(nn.Module):
         index = torch.unravel_index(places, self.layout.grid)
         windows = windows.movedim(1, 1 + axes)[(rows, *index)]  # [p, C, *kernel]
         answers = functional.linear(windows.flatten(1), self.convolution.weight.flatten(1), self.convolution.bias)
-        if self.beside is not None:
+        if self.beside is not None and self.beside.adds:
             answers = answers + self.beside.at(canvas, self._valid(x, valid), rows, places)
         tokens: Tensor = self.norm(answers)
         return tokens if self.positions is None else tokens + self.positions[places]
@@ -117,10 +127,23 @@ class ConvolutionEmbedder(nn.Module):
             return None
         return self.beside.of_samples(self._canvas(x, valid), self._valid(x, valid))
 
+    @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Take what is learned from training inputs before any training: the scale of the features, where there are some."""
+        """Take what is learned from training inputs before any training.
+
+        That is the scale of the features, where there are some, and whether inputs are images in 0..1, which the patch filter
+        then takes as the body's own layer does: less the mean, divided by the deviation of its pixels.
+        """
+        patch, self._patch = self._patch, None
+        if self.beside is None and patch is None:
+            return
+        ends = _Ends()
+        canvases = ((self._canvas(x, valid), self._valid(x, valid)) for x, valid in ends.seen(batches))
         if self.beside is not None:
-            self.beside.fit((self._canvas(x, valid), self._valid(x, valid)) for x, valid in batches)
+            self.beside.fit(canvases)
+        collections.deque(canvases, maxlen=0)  # what nobody has asked for yet
+        if patch is not None and patch.pixel_mean is not None and ends.least >= 0 and ends.most <= 1:
+            self._start_from_patch(*normalising(patch))
 
     def _canvas(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """Return what is cut into tokens, [B, C, *extent]."""
@@ -148,14 +171,39 @@ class ConvolutionEmbedder(nn.Module):
         return mask
 
 
+def normalising(body: EmbedderInit) -> tuple[Tensor, Tensor | None]:
+    """Return filter and bias that answer to images in 0..1 as the body's do to normalised ones."""
+    assert body.patch_weight is not None
+    values = (torch.tensor(value, device=body.patch_weight.device) for value in (body.pixel_mean, body.pixel_std))
+    mean, std = (value.view(1, -1, 1, 1) for value in values)
+    weight = body.patch_weight / std
+    shift = (weight * mean).sum((1, 2, 3))
+    return weight, -shift if body.patch_bias is None else body.patch_bias - shift
+
+
+class _Ends:
+    """The least and the largest value of inputs that pass by; where they are padding, their 0 counts."""
+
+    def __init__(self) -> None:
+        self.least, self.most = math.inf, -math.inf
+
+    def seen(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for x, valid in batches:
+            self.least, self.most = min(self.least, float(x.min())), max(self.most, float(x.max()))
+            yield x, valid
+
+
 def spread_filter(patch: Tensor, channels: int, kernel: int) -> Tensor:
     """Return a filter [D, channels, kernel, kernel] that answers like the pretrained one [D, c, p, p].
 
-    Its own c channels are repeated, and scaled by c / channels so that the answer does not grow with the number of channels.
+    A single channel counts as each of the c, as in a grey image. Several are answered by the c in turn, scaled by c / channels
+    so that the answer does not grow with their number.
     Where k differs from p the filter is resized and scaled by (p / k)^2, which keeps the answer to a constant input.
     """
     own = patch.shape[1]
     repeated = patch.repeat(1, -(-channels // own), 1, 1)[:, :channels] * (own / channels)
+    if channels == 1:
+        repeated = patch.sum(1, keepdim=True)
     return resize(repeated, (kernel, kernel)) * (patch.shape[-1] / kernel) ** 2
 
 

@@ -33,14 +33,16 @@ class FilterBank(nn.Module):
     """Features [B, T, D] of a batch's canvas: of every token, and of the whole sample, the same for all its tokens.
 
     The filters are random and stay as they are; `fit` standardises their features over training data, and two linear layers,
-    which are trained, take them to the body's width.
+    which are trained, take them to the body's width. Without a width there are features of whole samples alone (`of_samples`).
 
     Args:
         layout: how inputs become tokens.
-        width: D.
+        width: D, or None.
         filters, token_filters, scales: as in `multiscale.Multiscale`.
     """
 
+    token: nn.Linear
+    sample: nn.Linear
     taps: Tensor
     places: Tensor
     weight: Tensor
@@ -49,7 +51,9 @@ class FilterBank(nn.Module):
     sample_mean: Tensor
     sample_deviation: Tensor
 
-    def __init__(self, layout: TokenLayout, width: int, *, filters: int, token_filters: int, scales: int) -> None:
+    def __init__(
+        self, layout: TokenLayout, width: int | None, *, filters: int, token_filters: int, scales: int
+    ) -> None:
         super().__init__()
         self._cache = FeatureCache()
         self._token_filters = min(token_filters, filters)
@@ -67,13 +71,19 @@ class FilterBank(nn.Module):
         self.register_buffer("weight", functional.normalize(weight.flatten(2), dim=2).view_as(weight))
         means = layout.input_shape[0] * layout.tokens
         self._has_means = means <= _MOST_MEANS
-        self.token = nn.Linear(len(spacings) * (2 * self._token_filters + 1), width)
-        self.sample = nn.Linear(len(spacings) * (2 * filters + 1) + means * self._has_means, width)
-        for name, layer in (("token", self.token), ("sample", self.sample)):
-            self.register_buffer(f"{name}_mean", torch.zeros(layer.in_features))
-            self.register_buffer(f"{name}_deviation", torch.ones(layer.in_features))
-            nn.init.xavier_uniform_(layer.weight, gain=1 / _share(layer.in_features))
-            nn.init.zeros_(layer.bias)
+        self.adds = width is not None
+        self.sample_width = len(spacings) * (2 * filters + 1) + means * self._has_means
+        for name, count in (
+            ("token", len(spacings) * (2 * self._token_filters + 1)),
+            ("sample", self.sample_width),
+        ):
+            self.register_buffer(f"{name}_mean", torch.zeros(count))
+            self.register_buffer(f"{name}_deviation", torch.ones(count))
+            if width is not None:
+                layer = nn.Linear(count, width)
+                nn.init.xavier_uniform_(layer.weight, gain=1 / _share(count))
+                nn.init.zeros_(layer.bias)
+                self.add_module(name, layer)
 
     def forward(self, canvas: Tensor, valid: Tensor) -> Tensor:
         """Return features [B, T, D].
@@ -84,6 +94,11 @@ class FilterBank(nn.Module):
         """
         tokens, samples = self._standardised(canvas, valid)
         return self.token(tokens) + self.sample(samples).unsqueeze(1)
+
+    def with_samples(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return features [B, T, D], or None without a width, and what `of_samples` does, [B, F]."""
+        tokens, samples = self._standardised(canvas, valid)
+        return (self.token(tokens) + self.sample(samples).unsqueeze(1) if self.adds else None), samples
 
     def at(self, canvas: Tensor, valid: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         """Return features [p, D] of token `places[i]` of sample `rows[i]` alone."""

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from orca_cli.interfaces import EmbedderInit, TokenLayout
+from orca_cli.interfaces import EmbedderInit, Resolution, TokenLayout
 from orca_cli.models.embedders.convolution import ConvolutionEmbedder
 from orca_cli.models.embedders.filter_bank import FilterBank
 from orca_cli.ranges import Count
@@ -25,22 +25,31 @@ class Multiscale:
 
     Args:
         init: as in `patch.Patch`, of norm, positions and patch filter; the bank is random.
-        max_tokens: upper bound on the tokens of a sample; the body's own maximum by default.
+        resolution, max_tokens: as in `patch.Patch`.
         pooled_tokens: ... and where a sample has one answer, this: so few suffice, and a step's cost grows with their number.
         filters: per scale, all of which give features of the whole sample.
         token_filters: how many of them also give features of a token.
         scales: the taps of a filter are 1, 2, 4, ... positions apart; as many of these as the input has room for.
+        skip: whether, where the embedder begins as the body's own patch layer, no features are added to its tokens, and those
+            of whole samples go past the body to the predictor.
     """
 
     init: Literal["pretrained", "random"] = "pretrained"
     max_tokens: Count | None = None
+    resolution: Resolution = "body"
     pooled_tokens: Count = 25
     filters: Count = 128
     token_filters: Count = 32
     scales: Count = 6
+    skip: bool = False
     can_be_causal: ClassVar[bool] = False
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
         """Return the layer."""
-        bank = FilterBank(layout, width, filters=self.filters, token_filters=self.token_filters, scales=self.scales)
-        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank)
+        # A patch layer of the body's own gives tokens that it knows: nothing is added to them.
+        is_own = self.skip and self.init == "pretrained" and body.patch_weight is not None
+        sizes = {"filters": self.filters, "token_filters": self.token_filters, "scales": self.scales}
+        bank = FilterBank(layout, None if is_own else width, **sizes)
+        return ConvolutionEmbedder(
+            layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank, skip=is_own
+        )

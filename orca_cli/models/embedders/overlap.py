@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from orca_cli.interfaces import EmbedderInit, TokenLayout
+from orca_cli.interfaces import EmbedderInit, Resolution, TokenLayout
 from orca_cli.models.embedders.convolution import ConvolutionEmbedder
 from orca_cli.ranges import Count
 
@@ -20,11 +20,12 @@ class Overlap:
     starts in the centre of the kernel with zeros around it: the first answers are those of `patch`.
 
     Args:
-        init, max_tokens: as in `patch.Patch`.
+        init, resolution, max_tokens: as in `patch.Patch`.
     """
 
     init: Literal["pretrained", "random"] = "pretrained"
     max_tokens: Count | None = None
+    resolution: Resolution = "body"
     pooled_tokens: ClassVar[None] = None
     can_be_causal: ClassVar[bool] = False
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from orca_cli.interfaces import EmbedderInit, TokenLayout
+from orca_cli.interfaces import EmbedderInit, Resolution, TokenLayout
 from orca_cli.models.embedders.convolution import ConvolutionEmbedder
 from orca_cli.ranges import Count
 
@@ -18,11 +18,14 @@ class Patch:
 
     Args:
         init: whether norm, positions and patch filter start from the body's or at random.
-        max_tokens: upper bound on the tokens of a sample; the body's own maximum by default.
+        resolution: at which a body of images takes an input: "input", with few patches for a small one, or "body", with as many
+            as in pretraining.
+        max_tokens: upper bound on the tokens of a sample; by default what the resolution says, or the body's own maximum.
     """
 
     init: Literal["pretrained", "random"] = "pretrained"
     max_tokens: Count | None = None
+    resolution: Resolution = "body"
     pooled_tokens: ClassVar[None] = None
     can_be_causal: ClassVar[bool] = True
 

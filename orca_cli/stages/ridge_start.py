@@ -1,0 +1,141 @@
+"""The predictor's start: a ridge regression on what it sees of training samples before any step of stage 3.
+
+Fine-tuning from a random predictor first changes the features to fit that predictor, and loses what the body knows; from one
+that is fitted to them it does not (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features").
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from orca_cli import seeding, signals
+from orca_cli.interfaces import Samples, Tokens
+from orca_cli.models.predictors import PooledPredictor
+from orca_cli.models.transfer import TransferModel
+from orca_cli.schema import Config
+from orca_cli.training.engine import Engine
+
+if TYPE_CHECKING:
+    from orca_cli.stages.build import Built
+
+_MOST = 2000  # samples
+_LEAST = 4
+_AT_ONCE = 64
+_PENALTIES = np.logspace(-3, 5, 33)
+_SCALES = np.logspace(-1, 2, 61)
+_CONSTANT = 1e-7  # deviation of a feature below which it is left out
+
+
+def is_wanted(config: Config, model: TransferModel) -> bool:
+    """Return whether a run's predictor is to begin as a ridge (`predictor.init`)."""
+    is_known = config.predictor.init == "auto" and getattr(model.embedder, "is_body_layer", False)
+    return isinstance(model.predictor, PooledPredictor) and (is_known or config.predictor.init == "ridge")
+
+
+def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
+    """Give the predictor of a run its first weights; returns whether the samples allow it, else they stay as they are.
+
+    Leaving one sample out chooses the penalty, and for classes and labels how large the outputs are. Every feature counts as
+    standardised, the body's as much together as those that went past it.
+
+    Args:
+        built: of the run; its model is on the engine's device.
+        engine: the device.
+        samples: that stage 3 trains on, of which a seeded part is used where there are many.
+        seed: of that draw.
+    """
+    if not isinstance(built.model.predictor, PooledPredictor):
+        return False
+    rows = np.arange(len(samples))
+    if len(rows) > _MOST:
+        rows = np.sort(seeding.numpy_generator(seed, "finetune", "ridge").permutation(len(rows))[:_MOST])
+    targets = torch.from_numpy(np.array(samples.targets()[rows]))
+    known = targets >= 0 if built.task.kind == "classes" else ~targets.isnan().any(1)
+    rows, targets = rows[known.numpy()], targets[known]
+    if len(rows) < _LEAST:
+        return False
+    blocks, places = _standardised(_seen(built.model, engine, samples, rows))
+    weight, bias, held_out = _ridge(np.concatenate(blocks, 1), _wanted(built, targets))
+    if built.task.kind != "values":
+        scale = _scale(built.loss, held_out, targets)
+        weight, bias = scale * weight, scale * bias
+    _fill(built.model.predictor, weight, bias, places)
+    return True
+
+
+@torch.no_grad()
+def _seen(model: TransferModel, engine: Engine, samples: Samples, rows: np.ndarray) -> list[np.ndarray]:
+    """Return what the predictor's layers see of samples, [n, F] and, where there are such features, [n, S]."""
+    model.eval()
+    predictor = cast(PooledPredictor, model.predictor)
+    found: list[tuple[Tensor, ...]] = []
+    for first in range(0, len(rows), _AT_ONCE):
+        signals.check()
+        batch = engine.move(samples.batch(rows[first : first + _AT_ONCE]))
+        with engine.autocast():
+            features: Tokens = model.features(batch.x, batch.valid)
+        others = () if predictor.skip is None else (features.samples,)
+        found.append((predictor.pool(features), *cast(tuple[Tensor, ...], others)))
+    return [torch.cat(block).double().cpu().numpy() for block in zip(*found, strict=True)]
+
+
+def _standardised(blocks: list[np.ndarray]) -> tuple[list[np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
+    """Return blocks of features with mean 0 and rows of length 1 on average, and mean and factor of every feature."""
+    places = []
+    for block in blocks:
+        deviation = block.std(0)
+        varies = deviation > _CONSTANT
+        factor = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0) / max(1, varies.sum()) ** 0.5
+        places.append((block.mean(0), factor))
+    return [(block - mean) * factor for block, (mean, factor) in zip(blocks, places, strict=True)], places
+
+
+def _wanted(built: Built, targets: Tensor) -> np.ndarray:
+    """Return the outputs [n, K] that a ridge is to give: 1 of the class, 1 and -1 of labels, numbers in the model's units."""
+    if built.task.kind == "classes":
+        return np.eye(built.task.num_outputs)[targets.numpy()]
+    if built.task.kind == "labels":
+        return 2.0 * targets.numpy() - 1
+    if built.model.has_scale:
+        targets = (targets - built.model.scale_mean.cpu()) / built.model.scale_std.cpu()
+    return targets.double().numpy()
+
+
+def _ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return weights [F, K] and bias [K], and for every sample the outputs [n, K] of a ridge that has not seen it."""
+    from sklearn.linear_model import RidgeCV
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of matrices that are nearly singular, at the least penalties
+        model = RidgeCV(_PENALTIES, scoring="neg_mean_squared_error", store_cv_results=True).fit(x, y)
+    held_out = model.cv_results_[..., int(np.argmin(np.abs(_PENALTIES - model.alpha_)))]
+    return model.coef_.reshape(y.shape[1], -1).T, np.atleast_1d(model.intercept_), held_out.reshape(y.shape)
+
+
+def _scale(loss: object, outputs: np.ndarray, targets: Tensor) -> float:
+    """Return the factor on outputs [n, K] at which the loss is lowest."""
+    from copy import deepcopy
+
+    measure = deepcopy(loss).cpu() if isinstance(loss, nn.Module) else loss
+    values = torch.from_numpy(outputs).float()
+    losses = [float(measure(float(scale) * values, targets)) for scale in _SCALES]  # type: ignore[operator]
+    return float(_SCALES[int(np.nanargmin(losses))])
+
+
+@torch.no_grad()
+def _fill(
+    predictor: PooledPredictor, weight: np.ndarray, bias: np.ndarray, places: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    """Give the layers weights that answer to raw features as these do to standardised ones."""
+    layers = [predictor.linear] if predictor.skip is None else [predictor.linear, predictor.skip]
+    parts = np.split(weight, np.cumsum([len(mean) for mean, _ in places])[:-1])
+    for layer, part, (mean, factor) in zip(layers, parts, places, strict=True):
+        raw = part * factor[:, None]
+        layer.weight.copy_(torch.from_numpy(raw.T))
+        bias = bias - mean @ raw
+    predictor.linear.bias.copy_(torch.from_numpy(bias))

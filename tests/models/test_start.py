@@ -1,0 +1,164 @@
+"""An image body begins with its own features: patch layer, positions, class token and pixel statistics are its own."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from orca_cli.models.bodies import auto
+from orca_cli.models.embedders.multiscale import Multiscale
+from orca_cli.models.embedders.overlap import Overlap
+from orca_cli.models.embedders.patch import Patch
+from orca_cli.models.geometry import input_grid
+from tests.checkpoints import SHARED
+from tests.models.conftest import build
+
+FAMILIES = ["vit", "deit", "beit", "dinov2", "siglip"]
+SWIN = SHARED / "models" / "swin-micro-cifar10"
+EMBEDDERS = {"patch": Patch, "overlap": Overlap, "multiscale": functools.partial(Multiscale, skip=True, filters=4)}
+MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+
+def images(*shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def made(body, x, embedder="patch", **settings):
+    """Return a model for images, whose embedder has seen them."""
+    one = EMBEDDERS[embedder](resolution="input", **settings)
+    model = build(body, input_shape=tuple(x.shape[1:]), embedder=one).eval()
+    model.embedder.fit([(x[:1], None), (x[1:], None)])
+    return model
+
+
+def whole(family, folder, pixels, **settings):
+    """Return what transformers' own model makes of normalised pixels."""
+    model = AutoModel.from_pretrained(folder).eval()
+    return getattr(model, "vision_model", model)(pixels, **settings).last_hidden_state
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("embedder", EMBEDDERS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_step_0_gives_the_body_s_own_features(load_body, family, name, embedder):
+    """Of images of its own size in 0..1, which transformers' model gets normalised."""
+    body = load_body(name)
+    x = images(3, 3, *body.canvas)
+    model = made(body, x, embedder, max_tokens=np.prod(body.patch_grid))
+    assert model.embedder.layout.canvas == body.canvas
+    wanted = whole(name, family(name), (x - MEAN) / STD)
+    torch.testing.assert_close(model.features(x).x, wanted, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not SWIN.exists(), reason=f"no {SWIN}")
+@pytest.mark.parametrize("embedder", EMBEDDERS)
+def test_a_swin_begins_with_its_own_features(embedder):
+    """Of images of 32 x 32, whose 8 x 8 patches its windows need."""
+    x = images(3, 3, 32, 32)
+    model = made(auto.load(str(SWIN)), x, embedder)
+    torch.testing.assert_close(model.features(x).x, whole("swin", SWIN, (x - MEAN) / STD), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_at_another_size_positions_are_those_that_transformers_interpolates(load_body, family):
+    body = load_body("dinov2")
+    size = 2 * body.patch
+    x = images(2, 3, size, size)
+    assert (size, size) != body.canvas
+    model = made(body, x, max_tokens=4)
+    torch.testing.assert_close(
+        model.features(x).x, whole("dinov2", family("dinov2"), (x - MEAN) / STD), rtol=1e-4, atol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_a_grey_image_is_one_with_three_equal_channels(load_body):
+    body = load_body("vit")
+    x = images(2, 1, 20, 20)
+    grey, colour = made(body, x), made(body, x.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(grey.features(x).x, colour.features(x.expand(-1, 3, -1, -1)).x, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_inputs_that_are_no_pixels_are_taken_as_normalised(load_body):
+    body = load_body("vit")
+    x = 3 * images(3, 3, *body.canvas) - 1
+    plain = build(body, input_shape=tuple(x.shape[1:]), embedder=Patch()).eval()
+    torch.testing.assert_close(made(body, x).embed(x).x, plain.embed(x).x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "grid"),
+    [
+        ((1, 28, 28), (7, 7)),
+        ((3, 32, 32), (8, 8)),
+        ((3, 64, 64), (8, 8)),
+        ((1, 8, 8), (8, 8)),
+        ((4, 3, 3), (3, 3)),
+        ((3, 224, 224), (16, 16)),
+        ((3, 1000, 1000), (37, 37)),
+        ((3, 28, 400), (2, 29)),
+        ((1, 1000), (8, 8)),
+        ((1, 10), (4, 3)),
+        ((2, 16, 8, 8), (8, 8)),
+    ],
+    ids=str,
+)
+def test_an_input_is_worth_as_many_patches_as_it_has_detail(shape, grid):
+    """For patches of 14 and 37 x 37 positions: at most 64 up to 64 x 64, and never fewer pixels than there are, if they fit."""
+    assert input_grid(shape, patch=14, most=(37, 37), least=1, max_tokens=None) == grid
+
+
+def test_what_is_typed_and_what_windows_need_come_before_that():
+    settings = {"patch": 4, "most": (56, 56)}
+    assert input_grid((3, 28, 28), least=56, max_tokens=None, **settings) == (56, 56)
+    assert input_grid((3, 28, 28), least=56, max_tokens=16, **settings) == (4, 4)
+    assert input_grid((3, 28, 28), least=1, max_tokens=1, **settings) == (1, 1)
+
+
+def test_a_swin_keeps_the_grid_of_which_all_its_windows_are_whole(load_body):
+    body = load_body("swin")
+    layout = made(body, images(2, 3, 5, 5)).embedder.layout
+    window = min(body.patch_grid[0], body.config.window_size * body.downsampling)
+    assert layout.grid == (window, window)
+    assert layout.kernel == body.patch
+
+
+def test_a_record_of_a_run_from_before_takes_an_input_at_the_body_s_resolution(load_body):
+    body = load_body("vit")
+    assert build(body, input_shape=(3, 8, 8), embedder=Patch()).embedder.layout.canvas == body.canvas
+
+
+@torch.no_grad()
+def test_source_images_are_embedded_at_the_resolution_of_the_target(load_body):
+    body = load_body("vit")
+    x = images(2, 3, 8, 8)
+    body.source_resolution = "input"
+    try:
+        tokens = body.embed_source(x.numpy())
+    finally:
+        body.source_resolution = "body"
+    model = made(body, x)
+    assert tokens.grid == model.embedder.layout.grid
+    torch.testing.assert_close(tokens.x, model.embed(x).x, rtol=1e-4, atol=1e-4)
+
+
+def test_features_of_whole_samples_reach_the_predictor_past_the_body_and_train(load_body):
+    body, x = load_body("vit"), torch.randn(4, 2, 20)
+    model = build(body, embedder=Multiscale(skip=True)).eval()
+    with torch.no_grad():
+        assert model.predictor.skip.weight.eq(0).all()
+        model.predictor.skip.weight.normal_()
+        features = model.features(x)
+        wanted = model.predictor.linear(model.predictor.pool(features))
+        wanted += model.embedder.sample_features(x, None) @ model.predictor.skip.weight.T
+        torch.testing.assert_close(model(x), wanted)
+    model(x).square().sum().backward()
+    assert model.predictor.skip.weight.grad.abs().sum() > 0
+    assert [name for name, _ in model.embedder.named_parameters() if name.startswith("beside.")] == []
+    for other in (build(body, embedder=Multiscale()), build(load_body("bert"), embedder=Multiscale(skip=True))):
+        assert other.predictor.skip is None
+        assert other.embedder.beside.adds

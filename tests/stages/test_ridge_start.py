@@ -1,0 +1,150 @@
+"""The predictor starts as a ridge on what it sees: against scikit-learn, and in a run that begins with it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import RidgeCV
+
+import orca_cli
+from orca_cli.interfaces import Scale
+from orca_cli.losses.masked import default_loss
+from orca_cli.models.bodies import auto
+from orca_cli.models.embedders.multiscale import Multiscale
+from orca_cli.models.embedders.patch import Patch
+from orca_cli.models.predictors import pooled
+from orca_cli.stages import ridge_start
+from orca_cli.tasks.shared.fraction import Part
+from tests.checkpoints import save_tiny, save_tiny_bert
+from tests.models.conftest import build
+from tests.training.toy import Pairs, engine
+
+PENALTIES = np.logspace(-3, 5, 33)
+
+
+@pytest.fixture(scope="module")
+def bodies(tmp_path_factory):
+    return {name: auto.load(str(save_tiny(name, tmp_path_factory.mktemp(name)))) for name in ("bert", "vit")}
+
+
+@pytest.fixture
+def body(bodies):
+    return bodies["bert"]
+
+
+def started(body, y, kind, embedder, scale=None):
+    """Return a model whose predictor was started, its samples, and whether that was possible."""
+    samples = Pairs(y, length=12)
+    outputs = 3 if kind == "classes" else y.shape[1]
+    model = build(body, kind=kind, input_shape=(3, 12), num_outputs=outputs, embedder=embedder, target_scale=scale)
+    model.embedder.fit([(samples.x, None)])
+    task = SimpleNamespace(kind=kind, num_outputs=outputs)
+    built = SimpleNamespace(model=model, task=task, loss=default_loss(kind, kind == "classes"))
+    return model, samples, ridge_start.start(built, engine(), samples, seed=0)
+
+
+def standard(x):
+    kept = x[:, x.std(0) > 1e-7]
+    return (kept - kept.mean(0)) / kept.std(0) / kept.shape[1] ** 0.5
+
+
+@torch.no_grad()
+def ridge(model, x, wanted):
+    """Return scikit-learn's outputs [n, K] for the samples that it is fitted to."""
+    features = model.features(x)
+    parts = [pooled(features).double().numpy()]
+    if features.samples is not None:
+        parts.append(features.samples.double().numpy())
+    table = np.concatenate([standard(part) for part in parts], 1)
+    return RidgeCV(PENALTIES, scoring="neg_mean_squared_error").fit(table, wanted).predict(table).reshape(len(x), -1)
+
+
+@pytest.mark.parametrize(("name", "embedder"), [("bert", Patch()), ("vit", Multiscale(filters=4, skip=True))])
+@pytest.mark.parametrize("kind", ["classes", "labels", "values"])
+def test_outputs_are_those_of_a_ridge_up_to_one_factor(bodies, kind, name, embedder):
+    generator = torch.Generator().manual_seed(0)
+    scale = None
+    if kind == "classes":
+        y = torch.randint(3, (40,), generator=generator)
+        wanted = np.eye(3)[y.numpy()]
+    else:
+        y = torch.randn(40, 2, generator=generator)
+        y = (y > 0).float() if kind == "labels" else 50 + 7 * y
+        wanted = 2 * y.numpy() - 1 if kind == "labels" else y.numpy()
+    if kind == "values":
+        scale = Scale(y.mean(0), y.std(0))
+        wanted = ((y - scale.mean) / scale.std).numpy()
+    model, samples, is_started = started(bodies[name], y, kind, embedder, scale)
+    assert is_started
+    with torch.no_grad():
+        outputs = model.predictor(model.features(samples.x)).double().numpy()
+    expected = ridge(model, samples.x, wanted)
+    factor = (outputs * expected).sum() / (expected**2).sum()
+    assert factor > 0
+    np.testing.assert_allclose(outputs, factor * expected, atol=2e-3 * factor)
+    if kind == "values":
+        assert factor == pytest.approx(1, abs=1e-3)
+
+
+def test_samples_without_a_target_do_not_count_and_too_few_change_nothing(body):
+    y = torch.randint(3, (40,), generator=torch.Generator().manual_seed(0))
+    unknown = y.clone()
+    unknown[::2] = -100
+    model, _, is_started = started(body, unknown, "classes", Patch())
+    assert is_started
+    half, every, _ = started(body, y, "classes", Patch())
+    task = SimpleNamespace(kind="classes", num_outputs=3)
+    built = SimpleNamespace(model=half, task=task, loss=default_loss("classes", True))
+    ridge_start.start(built, engine(), Part(every, np.arange(1, 40, 2)), seed=0)
+    torch.testing.assert_close(half.predictor.state_dict(), model.predictor.state_dict())
+
+    few, _, is_started = started(body, torch.tensor([0, 1, 2, -100]), "classes", Patch())
+    fresh = build(body, input_shape=(3, 12))
+    assert not is_started
+    assert torch.equal(few.predictor.linear.weight, fresh.predictor.linear.weight)
+
+
+def sets(folder):
+    """Write training, validation and test samples of three classes that a linear model tells apart in part."""
+    generator = np.random.default_rng(0)
+    y = np.arange(330) % 3
+    x = generator.normal(size=(330, 1, 24)) + 0.7 * np.sin(np.arange(24) * (1 + y[:, None, None]) / 3)
+    parts = {"train": slice(0, 120), "val": slice(120, 230), "test": slice(230, 330)}
+    arrays = {f"{name}_{part}": value[rows] for part, rows in parts.items() for name, value in (("x", x), ("y", y))}
+    np.savez(folder / "sets.npz", **arrays)
+    return folder / "sets.npz"
+
+
+def test_a_run_that_training_makes_worse_ends_where_it_began(tmp_path, monkeypatch):
+    """At a rate that destroys the model, and at one that leaves it as it is: the same predictions, those before any step."""
+    checkpoint = save_tiny_bert(tmp_path / "bert")
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
+    words = ["task=arrays", "task.kind=classes", f"task.train={sets(tmp_path)}", f"body.checkpoint={checkpoint}"]
+    words += [
+        "metric=none",
+        "baselines=none",
+        "train.epochs=2",
+        "train.adapt_rate=false",
+        "embedder.filters=8",
+        "predictor.init=ridge",
+    ]
+    found = {}
+    for rate in (3.0, 1e-12):
+        outcome = orca_cli.run(*words, f"train.lr={rate}", f"paths.runs={tmp_path / str(rate)}")
+        assert outcome.state == "completed", outcome.failure
+        found[rate] = outcome
+    worse, still = (found[rate].result for rate in (3.0, 1e-12))
+    assert worse["selected"]["epoch"] == 0
+    assert worse["validation_error"] == pytest.approx(still["validation_error"])
+    outputs = [np.load(found[rate].path / "3_finetune" / "predictions.npz")["outputs"] for rate in (3.0, 1e-12)]
+    np.testing.assert_allclose(*outputs, atol=1e-4)
+    assert worse["error"]["value"] < 0.5  # of three classes
+    random = orca_cli.run(*words, "train.lr=1e-12", "predictor.init=random", f"paths.runs={tmp_path / 'random'}")
+    assert random.result["error"]["value"] > worse["error"]["value"]
+
+
+def test_dense_targets_have_no_such_start(body):
+    model = build(body, kind="dense", input_shape=(3, 12), num_outputs=2)
+    built = SimpleNamespace(model=model, task=SimpleNamespace(kind="dense"))
+    assert not ridge_start.start(built, engine(), Pairs(torch.zeros(8, 2, 12), length=12), seed=0)

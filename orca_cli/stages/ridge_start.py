@@ -6,6 +6,7 @@ that is fitted to them it does not (Kumar et al. 2022, "Fine-Tuning can Distort 
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import TYPE_CHECKING, cast
 
@@ -119,9 +120,7 @@ def _ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
 
 def _scale(loss: object, outputs: np.ndarray, targets: Tensor) -> float:
     """Return the factor on outputs [n, K] at which the loss is lowest."""
-    from copy import deepcopy
-
-    measure = deepcopy(loss).cpu() if isinstance(loss, nn.Module) else loss
+    measure = copy.deepcopy(loss).cpu() if isinstance(loss, nn.Module) else loss
     values = torch.from_numpy(outputs).float()
     losses = [float(measure(float(scale) * values, targets)) for scale in _SCALES]  # type: ignore[operator]
     return float(_SCALES[int(np.nanargmin(losses))])

@@ -90,6 +90,13 @@ def test_inputs_that_are_no_pixels_are_taken_as_normalised(load_body):
     torch.testing.assert_close(made(body, x).embed(x).x, plain.embed(x).x, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_body_of_spectrograms_takes_inputs_in_0_to_1_as_they_are(load_body):
+    body, x = load_body("ast"), images(3, 1, 20, 20)
+    plain = build(body, input_shape=(1, 20, 20), embedder=Patch()).eval()
+    torch.testing.assert_close(made(body, x).embed(x).x, plain.embed(x).x)
+
+
 @pytest.mark.parametrize(
     ("shape", "grid"),
     [

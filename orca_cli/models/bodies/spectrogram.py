@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_cli.interfaces import Tokens
+from orca_cli.interfaces import EmbedderInit, Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.bodies.base import preparation
 from orca_cli.models.bodies.vit import ViTBody, load_layers
@@ -45,6 +46,10 @@ class SpectrogramBody(ViTBody):
         """Return (rows, columns) of the model's own patches."""
         rows, columns = self.embeddings.get_shape(self.config)
         return rows, columns
+
+    def embedder_init(self) -> EmbedderInit:
+        """Return filter, norm and positions; the statistics of pixels say nothing of spectrograms."""
+        return replace(super().embedder_init(), pixel_mean=None, pixel_std=None)
 
     def canvas_for(self, input_shape: tuple[int, ...], max_tokens: int | None) -> tuple[tuple[int, int], int | None]:
         """Return the body's own canvas: its patches overlap, and a row of them is a band of frequencies."""

@@ -9,6 +9,7 @@ map is then resized; nothing is padded. The way back undoes the steps in reverse
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from torch import Tensor
 from torch.nn import functional
@@ -30,6 +31,14 @@ def layout(input_shape: tuple[int, ...], *, max_tokens: int, canvas: tuple[int, 
     seen = canvas or extent
     kernel = smallest_kernel(seen, max_tokens)
     return TokenLayout(input_shape, fold, canvas, kernel, tuple(seen), token_grid(seen, kernel))
+
+
+def coarse(layout: TokenLayout) -> TokenLayout:
+    """Return the layout that cuts the same canvas into at most 64 tokens; itself where it does."""
+    if layout.tokens <= _FEW:
+        return layout
+    kernel = smallest_kernel(layout.extent, _FEW)
+    return replace(layout, kernel=kernel, grid=token_grid(layout.extent, kernel))
 
 
 def input_grid(

@@ -19,7 +19,7 @@ import torch
 from orca_cli import signals
 from orca_cli.exceptions import InterruptionError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Reporter
-from orca_cli.schema import Config, settled
+from orca_cli.schema import Config, Train, settled
 from orca_cli.stages import selection
 from orca_cli.stages.align import trainable
 from orca_cli.stages.build import Built, has_alignment, steps_per_epoch
@@ -37,7 +37,8 @@ _LEAST_STEPS, _MOST_STEPS = 3, 16  # of stage 3; the first, which is slower, doe
 _SHARE = 20  # no more than a step in twenty, beyond the least
 _ENOUGH_S = 4.0  # no more steps are timed after this time
 _BATCHES = 2  # at most, of a step that accumulates more: at its whole size one can take minutes
-_SLOW_S = 20.0  # one step of this time is enough
+_SLOW_S = 2.0  # what takes longer is timed once, and a step of stage 3 with some of its samples alone
+_FIRST_SAMPLES = 2  # of a step; they double until one is slow
 _STILL = 1e-30  # a learning rate that leaves the weights finite
 _FORWARD = 4  # how many times as long a training step takes per sample as outputs alone; where that is not timed
 _BYTES_S = 2e8  # of checkpoints written in a second
@@ -115,22 +116,33 @@ def _step_size(config: Config, count: int) -> int:
 
 
 def _step(built: Built, engine: Engine) -> float:
-    """Return the seconds of an optimizer step; of many batches only some are timed."""
-    config, samples = built.config, built.learned
-    fitted = fitted_batch(config.train, len(samples))
-    timed = min(fitted.accumulation, _BATCHES)
-    still = dataclasses.replace(config, train=dataclasses.replace(fitted, lr=_STILL, accumulation=timed))
-    whole = len(samples) // _step_size(config, len(samples))
-    total = settled(config.train.epochs) * steps_per_epoch(config, len(samples))
+    """Return the seconds of an optimizer step; of many batches, and of many samples that take long, only some are timed."""
+    fitted = fitted_batch(built.config.train, len(built.learned))
+    size, timed = settled(fitted.batch_size), min(fitted.accumulation, _BATCHES)
+    some = _FIRST_SAMPLES
+    while some < size:
+        step = _steps(built, engine, dataclasses.replace(fitted, batch_size=some, accumulation=1), 1)[0]
+        if step > _SLOW_S:
+            return step * size / some * fitted.accumulation
+        some *= 2
+    whole = len(built.learned) // _step_size(built.config, len(built.learned))
+    total = settled(built.config.train.epochs) * steps_per_epoch(built.config, len(built.learned))
     most = max(1, min(_MOST_STEPS, whole, total, max(_LEAST_STEPS, total // _SHARE)))
+    seconds = _steps(built, engine, dataclasses.replace(fitted, accumulation=timed), most)
+    # The mean: on a busy machine some are interrupted, as in the run.
+    return statistics.fmean(seconds[1:] or seconds) * fitted.accumulation / timed
+
+
+def _steps(built: Built, engine: Engine, train: Train, most: int) -> list[float]:
+    """Return the seconds of at most so many steps with such settings, which change no weight."""
+    still = dataclasses.replace(built.config, train=dataclasses.replace(train, lr=_STILL))
     seconds: list[float] = []
-    with TrainingPlan(still, built, engine, steps=most, samples=samples) as plan:
+    with TrainingPlan(still, built, engine, steps=most, samples=built.learned) as plan:
         while len(seconds) < most and not _is_enough(seconds):
             start = time.perf_counter()
             plan.take(len(seconds))
             seconds.append(time.perf_counter() - start)
-    # The mean: on a busy machine some are interrupted, as in the run.
-    return statistics.fmean(seconds[1:] or seconds) * fitted.accumulation / timed
+    return seconds
 
 
 def _is_enough(seconds: list[float]) -> bool:
@@ -141,9 +153,11 @@ def _is_enough(seconds: list[float]) -> bool:
 def _sample(built: Built, engine: Engine, step: float) -> float:
     """Return the seconds for the outputs of a sample."""
     config = built.config
-    if config.train.validate_on == "test":  # which is opened when a run validates, and not before
-        return step / _FORWARD / _step_size(config, len(built.learned))
     size = min(len(built.task.validation), config.train.eval_batch_size, 2 * settled(config.train.batch_size))
+    guess = step / _FORWARD / _step_size(config, len(built.learned))
+    # The test split is opened when a run validates on it, and not before.
+    if config.train.validate_on == "test" or guess * size > _SLOW_S:
+        return guess
     few = Part(built.task.validation, np.arange(size))
     start = time.perf_counter()
     predict(engine, built.model, few, config.train.eval_batch_size)
@@ -172,13 +186,14 @@ def _trajectory(config: Config, built: Built, engine: Engine, compared: Compared
     if (Path(config.paths.cache) / "alignments" / key).exists():
         return 0.0
     built.model.train()
-    seconds: dict[str, list[float]] = {"step": [], "value": []}
+    step = value = 0.0
     for number in range(2):  # the first is slower
         start = time.perf_counter()
         objective.backward(number)
-        seconds["step"].append(time.perf_counter() - start)
-        start = time.perf_counter()
+        middle = time.perf_counter()
         compared.value(built.model, engine)
-        seconds["value"].append(time.perf_counter() - start)
+        step, value = middle - start, time.perf_counter() - middle
+        if step + value > _SLOW_S:
+            break
     values = 2 + math.ceil(settings.epochs / settings.check_every)
-    return settings.epochs * seconds["step"][-1] + values * seconds["value"][-1]
+    return settings.epochs * step + values * value

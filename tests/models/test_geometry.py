@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli.models.geometry import fold_shape, from_canvas, layout, smallest_kernel, to_canvas, token_grid
+from orca_cli.models.geometry import coarse, fold_shape, from_canvas, layout, smallest_kernel, to_canvas, token_grid
 from orca_cli.models.predictors import shuffle
 from tests.properties import examples
 
@@ -106,3 +106,11 @@ def test_volumes_are_cut_into_the_smallest_cubes_that_fit():
     cut = layout((2, 16, 40, 41), max_tokens=512, canvas=None)
     assert (cut.kernel, cut.grid, cut.fold) == (4, (4, 10, 11), None)
     assert layout((2, 8, 8, 8), max_tokens=512, canvas=None).kernel == 1
+
+
+def test_a_coarse_layout_cuts_the_same_canvas_into_few_tokens():
+    cut = layout((3, 32, 32), max_tokens=3136, canvas=(224, 224))
+    few = coarse(cut)
+    assert (few.extent, few.canvas, few.input_shape) == (cut.extent, cut.canvas, cut.input_shape)
+    assert (few.kernel, few.grid) == (28, (8, 8))
+    assert coarse(few) is few

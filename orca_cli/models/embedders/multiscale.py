@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from orca_cli.interfaces import EmbedderInit, Resolution, TokenLayout
 from orca_cli.models.embedders.convolution import ConvolutionEmbedder
 from orca_cli.models.embedders.filter_bank import FilterBank
+from orca_cli.models.geometry import coarse
 from orca_cli.ranges import Count
 
 
@@ -49,7 +50,8 @@ class Multiscale:
         # A patch layer of the body's own gives tokens that it knows: nothing is added to them.
         is_own = self.skip and self.init == "pretrained" and body.patch_weight is not None
         sizes = {"filters": self.filters, "token_filters": self.token_filters, "scales": self.scales}
-        bank = FilterBank(layout, None if is_own else width, **sizes)
+        # What goes past the body needs no feature for each of the body's patches, of which a Swin has thousands.
+        bank = FilterBank(coarse(layout), None, **sizes) if is_own else FilterBank(layout, width, **sizes)
         return ConvolutionEmbedder(
             layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank, skip=is_own
         )

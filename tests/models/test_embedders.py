@@ -177,6 +177,20 @@ def test_features_have_mean_0_and_deviation_1_over_what_a_bank_was_fitted_to():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("length", "many"), [(40, 80), (600, 0)])
+def test_the_values_of_a_short_sequence_are_features_of_the_sample(length, many):
+    cut, x = layout((2, length), max_tokens=5, canvas=None), 30 + 7 * torch.randn(50, 2, length)
+    valid = torch.ones(50, length, dtype=torch.bool)
+    bank = FilterBank(cut, None, filters=3, token_filters=3, scales=2, values=True)
+    bank.fit([(x, valid)])
+    wanted = (x.flatten(1) - x.flatten(1).mean(0)) / x.flatten(1).std(0, correction=0)
+    found = bank.of_samples(x, valid)
+    assert found.shape[1] == bank.sample_width == 2 * 7 + (many or 10)
+    if many:
+        torch.testing.assert_close(found[:, -80:], wanted, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
 def test_a_feature_far_from_all_of_training_counts_as_five_deviations():
     bank = bank_of_features((1, 40), max_tokens=5)
     bank.fit(

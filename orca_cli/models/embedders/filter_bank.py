@@ -22,7 +22,7 @@ _THRESHOLDS = 1.0  # they are spread over -1 to 1 deviation of an answer
 _FLAT = 0.03  # deviations of the data below which a window counts as flat
 _CONSTANT = 1e-4  # deviation of a feature below which it is not divided by it
 _FARTHEST = 5.0  # deviations from its mean that a feature may be
-_MOST_MEANS = 1024  # means of patches that are features of a sample
+_MOST_VALUES = 1024  # of a sequence, or means of patches, that are features of a sample
 # With more features than this, the whole vector is scaled to the length of this many: otherwise a step of Adam would change a
 # layer's outputs more, the more inputs it has.
 _WIDE = 400
@@ -38,7 +38,7 @@ class FilterBank(nn.Module):
     Args:
         layout: how inputs become tokens.
         width: D, or None.
-        filters, token_filters, scales: as in `multiscale.Multiscale`.
+        filters, token_filters, scales, values: as in `multiscale.Multiscale`.
     """
 
     token: nn.Linear
@@ -52,7 +52,14 @@ class FilterBank(nn.Module):
     sample_deviation: Tensor
 
     def __init__(
-        self, layout: TokenLayout, width: int | None, *, filters: int, token_filters: int, scales: int
+        self,
+        layout: TokenLayout,
+        width: int | None,
+        *,
+        filters: int,
+        token_filters: int,
+        scales: int,
+        values: bool = False,
     ) -> None:
         super().__init__()
         self._cache = FeatureCache()
@@ -69,10 +76,12 @@ class FilterBank(nn.Module):
         weight = torch.randn(len(spacings), filters, layout.input_shape[0], len(around))
         weight -= weight.mean(-1, keepdim=True)
         self.register_buffer("weight", functional.normalize(weight.flatten(2), dim=2).view_as(weight))
-        means = layout.input_shape[0] * layout.tokens
-        self._has_means = means <= _MOST_MEANS
+        channels = layout.input_shape[0]
+        self._has_values = values and axes == 1 and channels * extent[0] <= _MOST_VALUES
+        known = channels * (extent[0] if self._has_values else layout.tokens)
+        self._has_means = not self._has_values and known <= _MOST_VALUES
         self.adds = width is not None
-        self.sample_width = len(spacings) * (2 * filters + 1) + means * self._has_means
+        self.sample_width = len(spacings) * (2 * filters + 1) + known * (self._has_values or self._has_means)
         for name, count in (
             ("token", len(spacings) * (2 * self._token_filters + 1)),
             ("sample", self.sample_width),
@@ -141,8 +150,8 @@ class FilterBank(nn.Module):
     def _features(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return raw features of tokens [B, T, n] and samples [B, m], and which tokens [B, T] show anything valid.
 
-        Those of a sample are the means of its tokens', of all filters, and, where these are not too many, the means of its
-        patches.
+        Those of a sample are the means of its tokens', of all filters, and, where these are not too many, the values of a
+        sequence or the means of its patches.
         """
         # One position more, outside of the input, holds 0 and is not valid.
         x = functional.pad(canvas.flatten(2).transpose(1, 2), (0, 0, 0, 1))  # [B, P + 1, C]
@@ -168,7 +177,9 @@ class FilterBank(nn.Module):
         tokens, seen = torch.cat(found, -1), known.any(-1)
         part = seen.unsqueeze(-1).to(tokens.dtype)
         samples = (torch.cat(of_sample, -1) * part).sum(1) / part.sum(1).clamp(min=1)
-        if self._has_means:
+        if self._has_values:
+            samples = torch.cat([samples, canvas.flatten(1)], -1)
+        elif self._has_means:
             means = (x[:, self.places] * weight).sum(-2) / count  # [B, T, C]
             samples = torch.cat([samples, means.transpose(1, 2).flatten(1)], -1)
         return tokens, samples, seen

@@ -22,7 +22,7 @@ class Multiscale:
     shape of the input around some positions of the patch, as a correlation, which is free of level and size. Features are
     the share of positions where that exceeds the filter's threshold (as in ROCKET and its successors, Dempster et al.
     2020), its maximum, and the size of what was seen; those of the patch and those of the sample (their means, and the
-    input's mean over every patch), standardised, are added to every token.
+    values of a short sequence or the means of few patches), standardised, are added to every token.
 
     Args:
         init: as in `patch.Patch`, of norm, positions and patch filter; the bank is random.
@@ -31,6 +31,8 @@ class Multiscale:
         filters: per scale, all of which give features of the whole sample.
         token_filters: how many of them also give features of a token.
         scales: the taps of a filter are 1, 2, 4, ... positions apart; as many of these as the input has room for.
+        values: whether the values of a sequence, where they are few, are features of the sample instead of the means of its
+            patches: what stands at a place may be what tells classes apart, as at a splice site. What an image shows moves.
         skip: whether, where the embedder begins as the body's own patch layer, no features are added to its tokens, and those
             of whole samples go past the body to the predictor.
     """
@@ -42,6 +44,7 @@ class Multiscale:
     filters: Count = 128
     token_filters: Count = 32
     scales: Count = 6
+    values: bool = False
     skip: bool = False
     can_be_causal: ClassVar[bool] = False
 
@@ -49,9 +52,15 @@ class Multiscale:
         """Return the layer."""
         # A patch layer of the body's own gives tokens that it knows: nothing is added to them.
         is_own = self.skip and self.init == "pretrained" and body.patch_weight is not None
-        sizes = {"filters": self.filters, "token_filters": self.token_filters, "scales": self.scales}
         # What goes past the body needs no feature for each of the body's patches, of which a Swin has thousands.
-        bank = FilterBank(coarse(layout), None, **sizes) if is_own else FilterBank(layout, width, **sizes)
+        bank = FilterBank(
+            coarse(layout) if is_own else layout,
+            None if is_own else width,
+            filters=self.filters,
+            token_filters=self.token_filters,
+            scales=self.scales,
+            values=self.values,
+        )
         return ConvolutionEmbedder(
             layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank, skip=is_own
         )

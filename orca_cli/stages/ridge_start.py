@@ -28,6 +28,7 @@ _MOST = 2000  # samples
 _LEAST = 4
 _AT_ONCE = 64
 _PENALTIES = np.logspace(-3, 5, 33)
+_SHARES = (0.5, 0.0, 1.0)  # of what went past the body: both alike, the body alone, what went past it alone
 _SCALES = np.logspace(-1, 2, 61)
 _CONSTANT = 1e-7  # deviation of a feature below which it is left out
 
@@ -41,8 +42,8 @@ def is_wanted(config: Config, model: TransferModel) -> bool:
 def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     """Give the predictor of a run its first weights; returns whether the samples allow it, else they stay as they are.
 
-    Leaving one sample out chooses the penalty, and for classes and labels how large the outputs are. Every feature counts as
-    standardised, the body's as much together as those that went past it.
+    Leaving one sample out chooses the penalty, whether the body's features, those that went past it or both alike are used,
+    and for classes and labels how large the outputs are. Every feature counts as standardised.
 
     Args:
         built: of the run; its model is on the engine's device.
@@ -61,7 +62,7 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     if len(rows) < _LEAST:
         return False
     blocks, places = _standardised(_seen(built.model, engine, samples, rows))
-    weight, bias, held_out = _ridge(np.concatenate(blocks, 1), _wanted(built, targets))
+    weight, bias, held_out = _ridge(blocks, _wanted(built, targets))
     if built.task.kind != "values":
         scale = _scale(built.loss, held_out, targets)
         weight, bias = scale * weight, scale * bias
@@ -107,15 +108,23 @@ def _wanted(built: Built, targets: Tensor) -> np.ndarray:
     return targets.double().numpy()
 
 
-def _ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _ridge(blocks: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return weights [F, K] and bias [K], and for every sample the outputs [n, K] of a ridge that has not seen it."""
     from sklearn.linear_model import RidgeCV
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of matrices that are nearly singular, at the least penalties
-        model = RidgeCV(_PENALTIES, scoring="neg_mean_squared_error", store_cv_results=True).fit(x, y)
-    held_out = model.cv_results_[..., int(np.argmin(np.abs(_PENALTIES - model.alpha_)))]
-    return model.coef_.reshape(y.shape[1], -1).T, np.atleast_1d(model.intercept_), held_out.reshape(y.shape)
+    best, factors = None, np.ones(1)
+    for share in _SHARES if len(blocks) > 1 else (0.0,):
+        counts = np.repeat(np.sqrt([1 - share, share])[: len(blocks)], [block.shape[1] for block in blocks])
+        model = RidgeCV(_PENALTIES, scoring="neg_mean_squared_error", store_cv_results=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of matrices that are nearly singular, at the least penalties
+            model.fit(np.concatenate(blocks, 1) * counts, y)
+        if best is None or model.best_score_ > best.best_score_:
+            best, factors = model, counts
+    assert best is not None
+    held_out = best.cv_results_[..., int(np.argmin(np.abs(_PENALTIES - best.alpha_)))]
+    weight = best.coef_.reshape(y.shape[1], -1).T * factors[:, None]
+    return weight, np.atleast_1d(best.intercept_), held_out.reshape(y.shape)
 
 
 def _scale(loss: object, outputs: np.ndarray, targets: Tensor) -> float:

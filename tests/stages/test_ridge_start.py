@@ -51,13 +51,16 @@ def standard(x):
 
 @torch.no_grad()
 def ridge(model, x, wanted):
-    """Return scikit-learn's outputs [n, K] for the samples that it is fitted to."""
+    """Return outputs [n, K] of scikit-learn's ridge that does best on samples left out, for those that it is fitted to."""
     features = model.features(x)
     parts = [pooled(features).double().numpy()]
     if features.samples is not None:
         parts.append(features.samples.double().numpy())
-    table = np.concatenate([standard(part) for part in parts], 1)
-    return RidgeCV(PENALTIES, scoring="neg_mean_squared_error").fit(table, wanted).predict(table).reshape(len(x), -1)
+    parts = [standard(part) for part in parts]
+    tables = [np.concatenate(parts, 1) / np.sqrt(len(parts)), *(parts if len(parts) > 1 else [])]
+    fits = [RidgeCV(PENALTIES, scoring="neg_mean_squared_error").fit(table, wanted) for table in tables]
+    best = max(range(len(fits)), key=lambda number: fits[number].best_score_)
+    return fits[best].predict(tables[best]).reshape(len(x), -1)
 
 
 @pytest.mark.parametrize(("name", "embedder"), [("bert", Patch()), ("vit", Multiscale(filters=4, skip=True))])

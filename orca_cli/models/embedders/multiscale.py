@@ -32,7 +32,7 @@ class Multiscale:
         token_filters: how many of them also give features of a token.
         scales: the taps of a filter are 1, 2, 4, ... positions apart; as many of these as the input has room for.
         values: whether the values of a sequence, where they are few, are features of the sample instead of the means of its
-            patches: what stands at a place may be what tells classes apart, as at a splice site. What an image shows moves.
+            patches: for sequences whose places mean the same in every sample, such as splice sites.
         skip: whether, where the embedder begins as the body's own patch layer, no features are added to its tokens, and those
             of whole samples go past the body to the predictor.
     """

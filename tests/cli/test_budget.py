@@ -9,10 +9,11 @@ from orca_cli import compose, experiment
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError
 from orca_cli.stages import minutes
 from orca_cli.stages.build import build
-from orca_cli.stages.expected_time import Costs, expected
+from orca_cli.stages.expected_time import Costs, expected, measure
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.terminal import LogReporter
 from tests.cli.conftest import curve, put_aside, run_folders
+from tests.training.toy import engine
 
 NAMES = ("epochs", "members", "batch_size", "lr", "outer_rate", "warmup_epochs", "weight_decay", "clip")
 LONG = ["train.epochs=20", "train.checkpoint_s=0"]  # 80 steps, enough to judge a rate by
@@ -203,6 +204,23 @@ def test_the_expected_time_is_that_of_all_steps_and_validations_of_all_members(
     tested = members * 0.5 * (60 + len(built.task.validation))
     assert seconds["align"] == 7
     assert seconds["finetune"] == pytest.approx(5 * members * per_epoch + tested + 7 * aligned_again, rel=0.02)
+
+
+def test_a_slow_step_is_timed_with_some_of_its_samples(environment, bare, monkeypatch):
+    """A sample takes 0.4 s, a step of 16 of them 6.4 s: 14 are taken, where three whole steps are 48."""
+    clock, taken = [0.0], []
+
+    def take(plan, step):
+        taken.append(60 / plan.per_epoch)
+        clock[0] += 0.4 * taken[-1]
+
+    with compose.session() as session:
+        built = build(session.compose(typed(*bare, "train.batch_size=16", "train.epochs=5")).config, LogReporter())
+    monkeypatch.setattr(TrainingPlan, "take", take)
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    costs = measure(built, engine(), LogReporter())
+    assert costs.step == pytest.approx(6.4, rel=0.1)
+    assert taken == pytest.approx([2, 4, 8], rel=0.1)
 
 
 def test_what_stage_2_cannot_do_is_not_blamed_on_the_timing(orca, environment, bare, monkeypatch):

@@ -149,7 +149,11 @@ def _text(error: Error, name: str, best: Baseline, found: Mapping[str, Any], way
 
 
 def _beside(one: Baseline, name: str, error: Error) -> str:
-    seconds = "" if one.seconds is None or name == CONSTANT else f" in {one.seconds:{'.0f' if one.seconds >= 10 else '.2g'}} s"
+    seconds = (
+        ""
+        if one.seconds is None or name == CONSTANT
+        else f" in {one.seconds:{'.0f' if one.seconds >= 10 else '.2g'}} s"
+    )
     return f" ({_shown(one.error or 0.0, error.percent)}{seconds})"
 
 

@@ -149,12 +149,10 @@ def _text(error: Error, name: str, best: Baseline, found: Mapping[str, Any], way
 
 
 def _beside(one: Baseline, name: str, error: Error) -> str:
-    seconds = (
-        ""
-        if one.seconds is None or name == CONSTANT
-        else f" in {one.seconds:{'.0f' if one.seconds >= 10 else '.2g'}} s"
-    )
-    return f" ({_shown(one.error or 0.0, error.percent)}{seconds})"
+    text = _shown(one.error or 0.0, error.percent)
+    if one.seconds is None or name == CONSTANT:
+        return f" ({text})"
+    return f" ({text} in {one.seconds:{'.0f' if one.seconds >= 10 else '.2g'}} s)"
 
 
 def _shown(value: float, percent: bool, unit: str = " %") -> str:

@@ -160,7 +160,7 @@ class Inputs:
                     signals.check()
                     elapsed = time.process_time() - start
                     if (elapsed * total / read if read > _READ_FIRST else elapsed) > _LIMIT_S:
-                        raise FitError(f"reading the samples takes more than {_LIMIT_S} s")
+                        raise FitError(f"reading the samples takes more than {_LIMIT_S} s of processor time")
                     parts.append(take(samples.batch(inside[first : first + size])))
                     read += len(inside[first : first + size])
             found.append(np.concatenate(parts))

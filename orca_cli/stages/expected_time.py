@@ -134,7 +134,7 @@ def _step(built: Built, engine: Engine) -> float:
 
 
 def _steps(built: Built, engine: Engine, train: Train, most: int) -> list[float]:
-    """Return the seconds of at most so many steps with such settings, which change no weight."""
+    """Return the seconds of each of up to `most` steps with these settings; they leave the weights as they are."""
     still = dataclasses.replace(built.config, train=dataclasses.replace(train, lr=_STILL))
     seconds: list[float] = []
     with TrainingPlan(still, built, engine, steps=most, samples=built.learned) as plan:

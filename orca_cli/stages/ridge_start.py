@@ -114,13 +114,13 @@ def _ridge(blocks: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndar
 
     best, factors = None, np.ones(1)
     for share in _SHARES if len(blocks) > 1 else (0.0,):
-        counts = np.repeat(np.sqrt([1 - share, share])[: len(blocks)], [block.shape[1] for block in blocks])
+        factor = np.repeat(np.sqrt([1 - share, share])[: len(blocks)], [block.shape[1] for block in blocks])
         model = RidgeCV(_PENALTIES, scoring="neg_mean_squared_error", store_cv_results=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of matrices that are nearly singular, at the least penalties
-            model.fit(np.concatenate(blocks, 1) * counts, y)
+            model.fit(np.concatenate(blocks, 1) * factor, y)
         if best is None or model.best_score_ > best.best_score_:
-            best, factors = model, counts
+            best, factors = model, factor
     assert best is not None
     held_out = best.cv_results_[..., int(np.argmin(np.abs(_PENALTIES - best.alpha_)))]
     weight = best.coef_.reshape(y.shape[1], -1).T * factors[:, None]

@@ -11,7 +11,7 @@ from orca_cli.models.bodies import auto
 from orca_cli.models.embedders.multiscale import Multiscale
 from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
-from orca_cli.models.geometry import input_grid
+from orca_cli.models.geometry import input_grid, layout
 from tests.checkpoints import SHARED
 from tests.models.conftest import build
 
@@ -169,3 +169,11 @@ def test_features_of_whole_samples_reach_the_predictor_past_the_body_and_train(l
     for other in (build(body, embedder=Multiscale()), build(load_body("bert"), embedder=Multiscale(skip=True))):
         assert other.predictor.skip is None
         assert other.embedder.beside.adds
+
+
+def test_features_that_go_past_the_body_are_taken_at_few_places(load_body):
+    body = load_body("vit")
+    cut = layout((3, 32, 32), max_tokens=3136, canvas=(224, 224))
+    embedder = Multiscale(filters=4, skip=True)(cut, body.width, body.embedder_init(), body.prefix_tokens())
+    assert embedder.layout.tokens == 3136
+    assert len(embedder.beside.places) == 64

@@ -102,7 +102,7 @@ def test_the_walk_grows_with_the_product():
 
 
 def test_a_process_of_its_own_says_the_same(process, environment, scorecard):  # noqa: F811
-    """I5: one in twenty as a user starts it, answered before a process beside it has imported torch."""
+    """I5: a sample of them in processes of their own; each is refused in less time than importing torch takes."""
     heavy = []
 
     def call(case):

@@ -15,11 +15,10 @@ from contextlib import nullcontext
 
 from orca_cli import __version__, parts, retired, signals, storage, terminal
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, UsageError, of_processes, suggest
-from orca_cli.launching import ranks
+from orca_cli.training import ranks
 
 COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
-    "worker": "take jobs of a sweep that lies in a shared folder, until none is left; --list shows its state",
     "tune": "a search for settings on validation data, with trials that are stopped early (ASHA)",
     "predict": "new data by a finished run: csv, parquet or npz; the error where there are targets",
     "export": "one folder with all that a finished run needs to predict, and a model card",
@@ -34,7 +33,7 @@ COMMANDS = {
 }
 
 # These import torch and other packages, whose versions are checked first.
-_COMPUTING = ("run", "worker", "tune", "predict", "export", "score", "distance", "data check", "body get")
+_COMPUTING = ("run", "tune", "predict", "export", "score", "distance", "data check", "body get")
 
 _EXAMPLES = """\
 examples:
@@ -153,7 +152,7 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
         storage.check_temporary()
     result = command.execute(arguments)
     # A run's records are in its folder, so that losing the output loses nothing.
-    with terminal.lost_output_allowed() if name in ("run", "worker") else nullcontext():
+    with terminal.lost_output_allowed() if name == "run" else nullcontext():
         return terminal.render(result, as_json=arguments.json)
     return result.code  # the output was lost
 

@@ -154,12 +154,6 @@ class PreemptionError(InterruptionError):
         return cls(f"preempted by {signal.Signals(signum).name}", hint="rerun the same command to resume")
 
 
-class PrunedError(InterruptionError):
-    """A search stopped a run whose curve is not among the best; only the search sees it."""
-
-    code = 4
-
-
 def of_processes(error: BaseException) -> MemoryExhaustedError | None:
     """Return the failure to start a thread or process, if that is what an error means, else None."""
     if "can't start new thread" not in str(error) and not isinstance(error, BlockingIOError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,14 +29,13 @@ from orca_cli.tracking.json_lines import JsonLines
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
     from orca_cli.compose import Composed
-    from orca_cli.interfaces import Recorder, Samples
+    from orca_cli.interfaces import Samples
     from orca_cli.stages.build import Built
     from orca_cli.stages.finetune import Tested
     from orca_cli.stages.result import Validated
     from orca_cli.training.team import Team
 
 Summary = dict[str, Any]
-Recorders = Sequence["Recorder"]
 
 
 def run(
@@ -45,7 +44,6 @@ def run(
     force: bool = False,
     allow_inexact: bool = False,
     on_build: Callable[[Summary], None] = lambda summary: None,
-    recorders: Recorders = (),
     team: Team | None = None,
 ) -> Outcome:
     """Run one composed job, resume it, or find it completed.
@@ -55,7 +53,6 @@ def run(
         force: run again, in a new folder, what is already completed; resume such a repeat that was interrupted.
         allow_inexact: resume although threads, packages, data or weights have changed; the result says so.
         on_build: called with the summary of stage 1.
-        recorders: get every line of the curves too; one may end the run by raising PrunedError.
         team: the processes that share the work, which this one leads; None for one.
     """
     name, root = run_name(job), Path(job.config.paths.runs or "")
@@ -70,7 +67,7 @@ def run(
             if folder.result():
                 return completed_before(job, folder)
             terminal.log.info(f"{folder.path}")
-            return _attempt(job, folder, on_build, recorders, team)
+            return _attempt(job, folder, on_build, team)
     except OrcaError as error:
         return ended_by(error)
 
@@ -93,7 +90,6 @@ def train(
     job: Composed,
     folder: RunDirectory,
     on_build: Callable[[Summary], None] = lambda summary: None,
-    recorders: Recorders = (),
     team: Team | None = None,
 ) -> Validated:
     """Run the three stages up to the choice of the weights; the test split stays closed.
@@ -117,8 +113,6 @@ def train(
     device = device if team is None else team.device(device)
     _write_settings(job, folder, str(device))
     folder.attach(JsonLines(folder.stage))
-    for recorder in recorders:
-        folder.attach(recorder)
     seconds: dict[str, float] = {}
     start = time.monotonic()
     with _timed(seconds, "build"):
@@ -181,6 +175,17 @@ def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
     with _timed(validated.seconds, "test"):
         built = validated.built
         return finetune.test(built.config, built, validated.trained, validated.engine, folder)
+
+
+def done_before(job: Composed) -> Outcome | None:
+    """Return the outcome of a run that is completed and to which nothing is left to do; None if there is something."""
+    from orca_cli.baselines import completion
+
+    run = claim.look(Path(job.config.paths.runs or ""), run_name(job))
+    if run is None or not (result := run.result()) or completion.lacking(job.config, run, result):
+        return None
+    is_whole = (run.path / storage.MANIFEST).exists() and run.status().get("state") == "completed"
+    return Outcome("skipped", path=run.path, result=result) if is_whole else None
 
 
 def completed_before(job: Composed, folder: RunDirectory) -> Outcome:
@@ -259,14 +264,13 @@ def _attempt(
     job: Composed,
     folder: RunDirectory,
     on_build: Callable[[Summary], None],
-    recorders: Recorders,
     team: Team | None,
 ) -> Outcome:
     from orca_cli.training.engine import same_threads_after
 
     try:
         with same_threads_after():
-            return _complete(job, folder, on_build, recorders, team)
+            return _complete(job, folder, on_build, team)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
         if stop := interruption_in(error):
             return _recorded(folder, ended_by(stop, error, folder.path))
@@ -282,7 +286,6 @@ def _complete(
     job: Composed,
     folder: RunDirectory,
     on_build: Callable[[Summary], None],
-    recorders: Recorders,
     team: Team | None,
 ) -> Outcome:
     """Train, test, write the result, and add baselines to it; without the test split where the settings say so."""
@@ -290,7 +293,7 @@ def _complete(
     from orca_cli.report.answer import numbers, svg
     from orca_cli.stages.result import result_of
 
-    validated, tested = train(job, folder, on_build, recorders, team), None
+    validated, tested = train(job, folder, on_build, team), None
     if job.config.test:
         tested = test(job, folder, validated)
         if (answer := numbers.read(folder.path)) is not None:  # dense outputs have no such picture

@@ -1,24 +1,19 @@
-"""Hydra, while it is started: runs composed, sweeps and studies expanded, their jobs launched."""
+"""Hydra, while it is started: runs composed, sweeps and studies expanded."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hydra import initialize_config_dir
-from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
-from hydra.types import HydraContext, RunMode
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from orca_cli import configuration, schema, signals, study
@@ -128,26 +123,6 @@ class Session:
             jobs.append(replace(job, labels=arm.labels))
         return Sweep(jobs, name, study.absent(arms))
 
-    def launch(self, sweep: Sweep, overrides: list[str], run: Callable[[Composed], None], sweep_folder: Path) -> None:
-        """Run a sweep by the launcher that hydra/launcher names.
-
-        Args:
-            sweep: as `expand` returns it for the overrides.
-            overrides: those of the launcher count here.
-            run: a job, wherever the launcher puts it. It catches its own failures: Hydra prints a traceback for others.
-            sweep_folder: where the launcher writes.
-        """
-        folder = [f"hydra.sweep.dir={configuration.quoted(sweep_folder.resolve())}", "hydra.sweep.subdir=."]
-        words = [*(text for text in overrides if key_of(text).startswith("hydra")), *folder]
-        hydra: Any = GlobalHydra.instance().hydra
-        config = hydra.compose_config("config", words, run_mode=RunMode.MULTIRUN)
-        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=context, task_function=functools.partial(_run_job, run), config=config
-        )
-        for ended in launcher.launch([job.overrides for job in sweep.jobs], initial_job_idx=0):
-            _ = ended.return_value  # raises what the job raised
-
     def _compose(self, overrides: list[str]) -> Composed:
         for override in parse(overrides):
             check_typed(override)
@@ -184,7 +159,3 @@ class Session:
                     if name not in allowed:
                         raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))
                     configuration.content(allowed[name])  # raises where the file is not YAML
-
-
-def _run_job(run: Callable[[Composed], None], cfg: DictConfig) -> None:
-    run(checked(cfg, HydraConfig.get()))

@@ -24,9 +24,9 @@ from torch import Tensor, distributed
 from orca_cli import exceptions, signals
 from orca_cli.exceptions import ConfigError, InterruptionError, NetworkError, OrcaError, UnavailableError
 from orca_cli.interfaces import Samples
-from orca_cli.launching.ranks import Rank
 from orca_cli.tasks.shared.fraction import Part
 from orca_cli.training.memory import StepMemoryError, is_exhausted
+from orca_cli.training.ranks import Rank
 
 _MEETING = datetime.timedelta(minutes=10)
 _WAITING = datetime.timedelta(days=30)  # for the next order, such as during stage 2

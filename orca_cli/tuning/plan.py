@@ -16,15 +16,22 @@ from orca_cli.exceptions import ConfigError
 from orca_cli.runs.settings import as_typed
 from orca_cli.schema import Tune
 from orca_cli.tuning import space as spaces
+from orca_cli.tuning.search import FOLDER
 from orca_cli.tuning.space import Plain, Space
-from orca_cli.tuning.trials import FOLDER
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed, Session
 
 _SHORT = 8
-# Of every trial: judged on validation data that it did not train on, and by nothing else.
-_CLOSED = {"test": False, "baselines": "none", "train.refit": False, "train.validate_on": "validation"}
+# Of every trial: judged on validation data that it did not train on, and by nothing else. Settings are wanted, not models:
+# the weights of twenty trials can fill a disk.
+_CLOSED = {
+    "test": False,
+    "baselines": "none",
+    "train.refit": False,
+    "train.validate_on": "validation",
+    "keep_weights": False,
+}
 _NOT_OF_TRIALS = ("seed", "tune", "study", *_CLOSED)
 
 
@@ -57,8 +64,7 @@ class Plan:
         """Return what makes a run of one seed of a trial; `settings` is None for those that are not searched for."""
         drawn = {} if settings is None else self.found(settings)
         runs = configuration.quoted((self.folder / "runs").absolute())
-        rules = {f"tune.{key}": getattr(self.tune, key) for key in ("seed", "reduction", "rungs")}
-        own = _as_overrides(_CLOSED | rules | drawn | {"seed": seed})
+        own = _as_overrides(_CLOSED | drawn | {"seed": seed})
         return list((self.typed | own | {"paths.runs": f"paths.runs={runs}"}).values())
 
     def found(self, settings: Mapping[str, Plain]) -> dict[str, Plain]:

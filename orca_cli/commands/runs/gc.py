@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import size_text
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import OrcaError, UsageError
+from orca_cli.runs.claim import is_worked_on
 from orca_cli.runs.directory import RESULT, STATUS, read_or_empty, unneeded
-from orca_cli.runs.naming import is_worked_on
 from orca_cli.runs.records import newer_schema
 from orca_cli.runs.removal import idle, is_run
 from orca_cli.runs.studies import FOLDER as STUDIES
@@ -181,7 +180,7 @@ def _of_folder(folder: Path) -> Iterator[Leftover]:
 
 
 def _of_run(run: Path) -> Iterator[Leftover]:
-    if is_worked_on(run, read_or_empty(run / STATUS)) or newer_schema(run / STATUS, run / RESULT):
+    if is_worked_on(run, read_or_empty(run / STATUS), recent_counts=True) or newer_schema(run / STATUS, run / RESULT):
         return
     superseded, result = [], read_or_empty(run / RESULT)
     if result.get("state") == "completed":
@@ -215,8 +214,11 @@ def _lock(entry: Path) -> Path:
 
 
 def _idle_s(path: Path) -> float:
-    """Return the seconds since a file, or any file in a folder, was read or written, as far as the file system says."""
-    last = 0.0
+    """Return the seconds since a file, or any file in a folder, was read or written, by the file system's own clock.
+
+    0 where that clock cannot be read, as in a folder that is read-only here.
+    """
+    last, moment = 0.0, storage.clock(path.parent)
     for file in (path, *(path.rglob("*") if path.is_dir() else ())):
         try:
             facts = os.lstat(file)
@@ -224,4 +226,4 @@ def _idle_s(path: Path) -> float:
             continue
         # Listing a folder counts as reading it.
         last = max(last, facts.st_mtime, facts.st_atime if file.is_file() else 0.0)
-    return time.time() - last
+    return 0.0 if moment is None else moment - last

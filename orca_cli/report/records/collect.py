@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.records.details import baselines_of, number, seconds_of
 from orca_cli.runs import studies
+from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, STATUS
-from orca_cli.runs.naming import LIVING, is_worked_on
 from orca_cli.runs.records import UnreadableError, read_record
 from orca_cli.runs.settings import as_typed
 from orca_cli.schema import is_without_effect

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.launching.processes import end_with_parent
+from orca_cli import signals
 from orca_cli.untrusted.worker import CrashedError, OverTimeError, StoppedError, Worker
 
 _WAIT = 5  # times the computing time: for slow disks and busy machines
@@ -72,7 +72,7 @@ class Fitter:
 
 def fit_here(parent: int, request: dict[str, Any]) -> dict[str, Any]:
     """Return what `fitted` returns; this process ends with its parent, of that id, even in the middle."""
-    end_with_parent(parent)
+    signals.end_with_parent(parent)
     return fitted(**request)
 
 

@@ -85,7 +85,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Run, and return how that ended."""
     place = process.Place.read(arguments.job) if arguments.job else None
     if place is not None:
-        process.end_with_parent(place.parent)
+        signals.end_with_parent(place.parent)
         if arguments.json:  # the sweep prints the record of all jobs
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     terminal.configure_logging(

@@ -31,7 +31,7 @@ _BY_CODE = {
     exceptions.MemoryExhaustedError.code: "memory",
     exceptions.NetworkError.code: "network",
 }
-_PAUSE_S = {"storage": 5.0, "network": 5.0}  # before the next try; doubled each time
+PAUSE_S = {"storage": 5.0, "network": 5.0}  # before the next try; doubled each time
 _READ_EVERY_S = 1.0  # the records of running jobs
 _ELSEWHERE_S = 2.0  # between looks at a run that another process works on
 
@@ -199,7 +199,7 @@ class Driver:
             cause = _cause(end)
             if cause and counts[cause] < RETRIES[cause]:
                 counts[cause] += 1
-                pause = _PAUSE_S.get(cause, 0.0) * 2 ** (counts[cause] - 1)
+                pause = PAUSE_S.get(cause, 0.0) * 2 ** (counts[cause] - 1)
                 again = f"trying it again ({counts[cause]} of {RETRIES[cause]} times)"
                 terminal.log.warning(f"{job.command.label} {_reason(end, cause)}; {again}")
                 self._waiting.append(_Waiting(job, time.monotonic() + pause))

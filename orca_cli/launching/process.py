@@ -6,7 +6,6 @@ imported already; otherwise it is a new interpreter. Either way it ends with the
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import os
@@ -31,7 +30,6 @@ OPTION = "--job"
 _LONGEST = 2**14  # bytes of a report; fits into a pipe that nobody reads yet
 _LONGEST_TEXT = 1000  # characters of each part of an error in a report
 _LAST_WORDS = 400  # characters of standard error that are kept
-_SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
 _PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 Main = Callable[[list[str]], int]
@@ -267,7 +265,7 @@ def _become(words: list[str], main: Main, parent: int, errors: IO[bytes] | None)
             for sink, stream in ((nothing, 0), (nothing, 1), (errors.fileno(), 2)):
                 os.dup2(sink, stream)
         os.setpgid(0, 0)
-        end_with_parent(parent)
+        signals.end_with_parent(parent)
         signals.reset_in_fork()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         code = main(words)
@@ -276,22 +274,6 @@ def _become(words: list[str], main: Main, parent: int, errors: IO[bytes] | None)
     finally:
         _flush()
         os._exit(code)
-
-
-def end_with_parent(parent: int) -> None:
-    """Kill this process when its parent, of that process id, ends: nothing that is killed leaves jobs behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    else:
-        threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _watch_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _flush() -> None:

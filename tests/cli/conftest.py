@@ -82,7 +82,7 @@ def orca(environment, capfd, fork):
     def call(*words):
         words = without_baselines(words)
         is_sweep = {"-m", "--multirun"} & set(words) and "--dry-run" not in words
-        if is_sweep and not any(word.startswith("hydra/launcher") for word in words):
+        if is_sweep:
             process = fork(*words)
             return process.wait(300), process.out, process.err
         code = main(words)

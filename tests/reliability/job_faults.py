@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import experiment, signals, storage
-from orca_cli.launching import gpus, processes
+from orca_cli.launching import gpus, process
 from orca_cli.outcome import Outcome
 
 KINDS = ("raise", "exit", "exit without a word", "kill", "segfault", "memory", "hang", "deaf")
@@ -36,7 +36,7 @@ def stages(argument: str) -> None:
     """
     seconds, seed, kind = argument.split(";")
     default_signals("")
-    processes.GRACE_S = 1.0
+    process.GRACE_S = 1.0
 
     def complete(job: Any, run: Any, *_: Any) -> Outcome:
         _note(f"start {job.config.seed}")
@@ -92,6 +92,11 @@ def _fail(kind: str) -> None:
         time.sleep(0.05)
         if kind == "hang":
             signals.check()
+
+
+def without(name: str) -> None:
+    """Let a package be missing."""
+    sys.modules[name] = None  # type: ignore[assignment]
 
 
 def together(argument: str) -> None:

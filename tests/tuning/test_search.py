@@ -12,9 +12,10 @@ import pytest
 
 pytest.importorskip("optuna", reason="the extra tune is not installed")
 
+from orca_cli.tracking.pruning import Pruning
+
 from orca_cli.exceptions import ConfigError, DataError, PrunedError
 from orca_cli.schema import Tune
-from orca_cli.tracking.pruning import Pruning
 from orca_cli.tuning import found, trials
 from orca_cli.tuning.search import DUPLICATE, Search, TrialJudge
 from orca_cli.tuning.space import Choice, Range, Space

@@ -131,12 +131,12 @@ def test_labels_are_no_part_of_a_runs_identity(expand):
     assert plain.labels == {}
 
 
-@pytest.mark.parametrize("more", [[], ["task.split_seed=${seed}"], ["hydra/launcher=basic"]])
+@pytest.mark.parametrize("more", [[], ["task.split_seed=${seed}"]])
 def test_arms_that_differ_in_the_seed_are_what_composing_each_would_give(expand, more):
     jobs = expand("set=digits", "body=minilm", "seed=0,1,2", *more).jobs
     with compose.session() as session:
         for seed, job in enumerate(jobs):
-            alone = session.compose([*job.overrides, *(text for text in more if text.startswith("hydra"))])
+            alone = session.compose(job.overrides)
             assert (alone.config.seed, job.config.seed) == (seed, seed)
             assert (alone.config, alone.content, alone.stored) == (job.config, job.content, job.stored)
             assert (alone.identity, alone.overrides, alone.variant) == (job.identity, job.overrides, job.variant)

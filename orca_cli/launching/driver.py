@@ -11,6 +11,7 @@ import signal
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -128,11 +129,12 @@ class Driver:
             while self._step():
                 time.sleep(LOOK_EVERY_S)
         except OrcaError:
-            for attempt in self._running:
-                self.executor.signal(attempt.handle, signal.SIGTERM)
-            while self._running:
-                self._running = [one for one in self._running if self.executor.ended(one.handle) is None]
-                time.sleep(LOOK_EVERY_S)
+            with suppress(OrcaError):  # of an executor that is gone
+                for attempt in self._running:
+                    self.executor.signal(attempt.handle, signal.SIGTERM)
+                while self._running:
+                    self._running = [one for one in self._running if self.executor.ended(one.handle) is None]
+                    time.sleep(LOOK_EVERY_S)
             raise
 
     def _step(self) -> bool:

@@ -59,9 +59,7 @@ class Ray:
                 logging_level="error", runtime_env={"env_vars": {"PYTHONPATH": search_path()}},
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - Ray has types of its own for each way to fail
-            what = f"the Ray cluster does not answer: {' '.join(str(error).split())[:200]}"
-            hint = "see `ray status`; without the variable a cluster is started on this machine"
-            raise NetworkError(what, where=f"{ADDRESS}={address or ''}", hint=hint) from error
+            raise _gone(f"does not answer: {' '.join(str(error).split())[:200]}") from error
         try:
             resources = self._ray.cluster_resources()
             self.gpus = float("GPU" in resources) if self.gpus is None else self.gpus
@@ -110,6 +108,8 @@ class Ray:
             return Ended(None)
         except errors.RayTaskError as error:  # a bug of ours, or the program is another one there
             return Ended(1, last_words=" ".join(str(error).split())[-400:])
+        except errors.LocalRayletDiedError as error:
+            raise _gone("has ended") from error
         except errors.RayError as error:
             return Ended(None, lost=f"its worker was lost ({type(error).__name__})")
         return end
@@ -117,6 +117,11 @@ class Ray:
     def signal(self, handle: Any, number: int) -> None:
         """Cancel a task: one that waits is withdrawn, and the job of one that runs gets SIGTERM."""
         self._ray.cancel(handle, force=False)
+
+
+def _gone(what: str) -> NetworkError:
+    hint = "see `ray status`, start it and rerun the command; without the variable a cluster of this machine is started"
+    return NetworkError(f"the Ray cluster {what}", where=f"{ADDRESS}={os.environ.get(ADDRESS, '')}", hint=hint)
 
 
 def _sees(path: str) -> tuple[str, bool]:

@@ -25,6 +25,8 @@ from orca_cli import signals, storage, terminal
 from orca_cli.exceptions import MemoryExhaustedError, OrcaError, PreemptionError, SweepError, UnavailableError
 from orca_cli.launching.process import GRACE_S, Command, Ended, attend, failure_report
 
+ASK_EVERY_S = 15.0  # sacct, for all jobs together
+LATE_S = 60.0  # for the end of a job that SLURM calls ended to be seen in the folder
 _TIMEOUT_S = 30.0
 _ALLOCATION_MIN = 240  # unless SBATCH_TIMELIMIT says otherwise; a job that needs longer is submitted again and resumes
 _WARNING_S = 120  # before the end of an allocation, in which a job saves its state
@@ -55,7 +57,6 @@ class Slurm:
         at_once: jobs that are submitted at a time.
         time_limit_s: of each job; None for none.
         cluster: of submitit; its "local" runs jobs on this machine, for tests.
-        ask_every_s, late_s: between looks; see below.
     """
 
     folder: Path
@@ -65,8 +66,6 @@ class Slurm:
     at_once: float
     time_limit_s: float | None = None
     cluster: str = "slurm"
-    ask_every_s: float = 15.0  # sacct
-    late_s: float = 60.0  # for the end of a job that SLURM calls ended to be seen in the folder
     name: str = "slurm"
     _executor: Any = None
     _asked: float = -math.inf
@@ -135,7 +134,7 @@ class Slurm:
             handle.ended_since = None
             return None
         handle.ended_since = handle.ended_since or now
-        if now - handle.ended_since < self.late_s:
+        if now - handle.ended_since < LATE_S:
             return None
         what = f"SLURM ended it: {state}"
         if (code := _CODES.get(state)) is None:
@@ -148,7 +147,7 @@ class Slurm:
         """Return SLURM's word for a job's state; asks for all jobs at once, and not often."""
         if self.cluster != "slurm":
             return str(job.state)
-        if time.monotonic() - self._asked > self.ask_every_s:
+        if time.monotonic() - self._asked > ASK_EVERY_S:
             job.watcher.update()
             self._asked = time.monotonic()
         return str(job.watcher.get_state(job.job_id, mode="cache")).partition(" ")[0]

@@ -16,7 +16,7 @@ import yaml
 import orca_cli
 from orca_cli import cli, exceptions
 from orca_cli.cli import main
-from orca_cli.commands import run, worker
+from orca_cli.commands import run
 from scripts import reliability
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
 
@@ -153,28 +153,21 @@ def examples(language: str) -> list[str]:
 
 def test_the_shell_examples_of_the_cluster_page_are_shell():
     found = examples("sh")
-    assert len(found) >= 5
+    assert len(found) >= 4
     for text in [*found, *(yaml.safe_load(text)["run"] for text in examples("yaml") if "\nrun:" in text)]:
         done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), text
 
 
-def test_the_yaml_examples_of_the_cluster_page_start_workers():
-    kubernetes, skypilot = map(yaml.safe_load, examples("yaml"))
-    container = kubernetes["spec"]["template"]["spec"]["containers"][0]
-    assert {variable["name"]: variable["value"] for variable in container["env"]}["ORCA_PREEMPTION_SIGNAL"] == "TERM"
-    rules = kubernetes["spec"]["podFailurePolicy"]["rules"]
-    codes = {code: rule["action"] for rule in rules if "onExitCodes" in rule for code in rule["onExitCodes"]["values"]}
-    expected = {
-        exceptions.PreemptionError: "Ignore",
-        exceptions.SweepError: "FailJob",
-        exceptions.ConfigError: "FailJob",
-    }
-    assert codes == {kind.code: action for kind, action in expected.items()}
-    told = [container["command"], *(line.split() for line in skypilot["run"].splitlines() if line.startswith("orca "))]
-    assert len(told) == 2
+def test_the_commands_of_the_cluster_page_are_accepted():
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    kuberay, _ = map(yaml.safe_load, examples("yaml"))
+    assert kuberay["spec"]["workerGroupSpecs"][0]["template"] == kuberay["spec"]["headGroupSpec"]["template"]
+    lines = re.findall(r"orca (run -m task=digits [^>\n]*?)(?: >|\"$|$)", page, flags=re.M)
+    assert {word for line in lines for word in line.split() if word.startswith("-")} >= {"--on", "--threads", "--gpus"}
     parser = argparse.ArgumentParser()
-    worker.add_arguments(parser)
-    for words in told:
-        assert words[:2] == ["orca", "worker"]
-        assert parser.parse_args(words[2:]).wait
+    run.add_arguments(parser)
+    for line in lines:
+        arguments = parser.parse_intermixed_args(shlex.split(line)[1:])
+        run.check_engine(arguments)
+        assert arguments.multirun

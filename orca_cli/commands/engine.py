@@ -17,7 +17,7 @@ from orca_cli import exceptions, experiment, signals, storage
 from orca_cli.commands.options import forwarded
 from orca_cli.compose import Composed
 from orca_cli.exceptions import OrcaError
-from orca_cli.launching import gpus, local, process
+from orca_cli.launching import local, process
 from orca_cli.launching.driver import Driver, Executor, Job, Work
 from orca_cli.launching.process import Command, Ended
 from orca_cli.launching.ray import Ray
@@ -26,6 +26,7 @@ from orca_cli.launching.table import Table
 from orca_cli.outcome import Failure, Outcome
 from orca_cli.runs.activity import Activity, activity
 from orca_cli.runs.directory import RESULT, read_or_empty
+from orca_cli.training import gpus
 
 FOLDER = ".sweeps"  # in the folder of runs: what executors leave there while they work
 NOT_STARTED = Outcome("not started")

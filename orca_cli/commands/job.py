@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from orca_cli import experiment, terminal
 from orca_cli.commands.summary import start_table
 from orca_cli.exceptions import OrcaError
-from orca_cli.launching import gpus
 from orca_cli.outcome import Outcome, ended_by
 from orca_cli.runs import claim
+from orca_cli.training import gpus
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed

@@ -25,8 +25,8 @@ from orca_cli import signals, storage, terminal
 from orca_cli.exceptions import MemoryExhaustedError, OrcaError, PreemptionError, SweepError, UnavailableError
 from orca_cli.launching.process import GRACE_S, Command, Ended, attend, failure_report
 
-ASK_EVERY_S = 15.0  # sacct, for all jobs together
-LATE_S = 60.0  # for the end of a job that SLURM calls ended to be seen in the folder
+ASK_EVERY_S = 10.0  # sacct, for all jobs together
+LATE_S = 20.0  # for the end of a job that SLURM calls ended to be seen; a run that is tried again in vain is found done
 _TIMEOUT_S = 30.0
 _ALLOCATION_MIN = 240  # unless SBATCH_TIMELIMIT says otherwise; a job that needs longer is submitted again and resumes
 _WARNING_S = 120  # before the end of an allocation, in which a job saves its state

@@ -128,7 +128,6 @@ class Search:
         halving = optuna.pruners.SuccessiveHalvingPruner(min_resource=_UNIT, reduction_factor=self.tune.reduction)
         pruner = halving if self.tune.rungs else optuna.pruners.NopPruner()
         self._study = optuna.create_study(direction="minimize", pruner=pruner)
-        self._distributions = {key: _distribution(param) for key, param in self.space.params.items()}
         if not self.trials:
             self.trials = [Trial(0, None, {})]
         for one in self.trials:
@@ -143,7 +142,7 @@ class Search:
             state=optuna.trial.TrialState.COMPLETE if one.state == "completed" else optuna.trial.TrialState.PRUNED,
             value=one.error,
             params=one.params,
-            distributions=self._distributions if one.params else {},
+            distributions=self.space.params if one.params else {},
             intermediate_values={int(resource): error for resource, error in one.curve.items()},
             system_attrs=one.rungs,
         )
@@ -164,7 +163,7 @@ class Search:
             trial = self._drawn()
         elif trial is not None and trial.settings is not None:
             self._study.enqueue_trial(trial.params)
-            self._asked[trial.number] = self._study.ask(self._distributions)
+            self._asked[trial.number] = self._study.ask(self.space.params)
         elif trial is not None:
             self._asked[trial.number] = self._study.ask()
         if trial is not None:
@@ -184,7 +183,7 @@ class Search:
                 )
             else:
                 self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
-            asked = self._study.ask(self._distributions)
+            asked = self._study.ask(self.space.params)
             settings = self.space.plain(asked.params)
             if settings not in known:
                 trial = Trial(len(self.trials), settings, dict(asked.params))
@@ -272,16 +271,3 @@ class Search:
 
 def _lower(one: float | None, other: float | None) -> float | None:
     return min((error for error in (one, other) if error is not None), default=None)
-
-
-def _distribution(param: Any) -> Any:
-    """Return what Optuna draws one parameter from."""
-    distributions = _optuna().distributions
-    if hasattr(param, "values"):
-        return distributions.CategoricalDistribution(param.values)
-    high = param.high
-    if param.step is not None:  # the last step inside the range
-        high = param.low + math.floor((param.high - param.low) / param.step + 1e-9) * param.step
-    if param.is_whole:
-        return distributions.IntDistribution(int(param.low), int(high), log=param.log, step=int(param.step or 1))
-    return distributions.FloatDistribution(float(param.low), float(high), log=param.log, step=param.step)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -86,16 +87,20 @@ def sbatch(root: Path, words: list[str]) -> int:
 
 def supervise(root: Path, words: list[str]) -> int:
     job = root / "jobs" / words[0]
-    while len(running(root)) >= SLOTS or read(job, "state") != "PENDING":
-        if read(job, "state") != "PENDING":
-            return 0
+    while True:
+        with open(root / "slots", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if read(job, "state") != "PENDING":
+                return 0
+            if sum(read(one, "state") == "RUNNING" for one in (root / "jobs").iterdir()) < SLOTS:
+                write(job, "state", "RUNNING")
+                break
         time.sleep(0.1)
     array, _, task = job.name.partition("_")
     variables = {"SLURM_JOB_ID": array, "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_NUM_NODES": "1"}
     variables |= {"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": task} if task else {}
     process = subprocess.Popen(["bash", str(job / "script")], env=os.environ | variables, start_new_session=True)
     write(job, "pid", str(process.pid))
-    write(job, "state", "RUNNING")
     code = process.wait()
     if read(job, "state") == "RUNNING":
         write(job, "state", "COMPLETED" if code == 0 else "FAILED")

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import experiment, signals, storage
-from orca_cli.launching import gpus, process
+from orca_cli.launching import process
 from orca_cli.outcome import Outcome
+from orca_cli.training import gpus
 
 KINDS = ("raise", "exit", "exit without a word", "kill", "segfault", "memory", "hang", "deaf")
 STARTS = (

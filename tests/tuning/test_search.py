@@ -5,14 +5,17 @@ import pytest
 
 pytest.importorskip("optuna", reason="the extra tune is not installed")
 
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
 from orca_cli import storage
 from orca_cli.exceptions import ChecksumError, DataError, LockedError
 from orca_cli.schema import Tune
 from orca_cli.tuning.search import FILE, Search
-from orca_cli.tuning.space import Choice, Range, Space
+from orca_cli.tuning.space import Space
 
-GRID = Space("grid", {"train.lr": Choice((1e-3, 1e-4)), "train.epochs": Choice((1, 2, 3, 4))}, {}, {})
-WIDE = Space("wide", {"train.lr": Range(1e-5, 1e-2, log=True)}, {}, {})
+RATE, RATES = FloatDistribution(1e-5, 1e-2, log=True), CategoricalDistribution((1e-3, 1e-4))
+GRID = Space("grid", {"train.lr": RATES, "train.epochs": IntDistribution(1, 4)}, {}, {})
+WIDE = Space("wide", {"train.lr": RATE}, {}, {})
 
 
 def opened(folder, space=WIDE, **tune):
@@ -141,7 +144,7 @@ def test_drawing_depends_on_the_seed_alone_wherever_the_search_was_stopped(tmp_p
 
 
 def test_importance_and_history_of_a_known_function(tmp_path):
-    space = Space("two", WIDE.params | {"train.weight_decay": Choice((0.0, 0.1))}, {}, {})
+    space = Space("two", WIDE.params | {"train.weight_decay": CategoricalDistribution((0.0, 0.1))}, {}, {})
     with opened(tmp_path, space, trials=30) as search:
         played(search, lambda one: 1.0 if one.settings is None else abs(np.log10(one.settings["train.lr"]) + 3))
     importance = search.importance()

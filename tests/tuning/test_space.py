@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+pytest.importorskip("optuna", reason="the extra tune is not installed")
+
 from orca_cli.exceptions import ConfigError, OrcaError
 from orca_cli.tuning import space as spaces
 
@@ -29,7 +31,7 @@ WRONG = {
     "params: {train.validate_on: [test]}": "'train.validate_on' is not for a search",
     "params: {train.lr: [1.0e-3]}\nfixed: {train.lr: 1.0e-3}": "train.lr is fixed as well",
     "params: {train.lr: [1.0e-3]}\nfixed: {paths.runs: x}": "'paths.runs' is not for a search",
-    "params: {train.lr: [1.0e-3]}\nfixed: {train.epochs: [3]}": "fixed.train.epochs: is not a single value",
+    "params: {train.lr: [1.0e-3]}\nfixed: {train.epochs: [3]}": "train.epochs: is not a single value",
     "params: {train.lr: !!python/object/apply:os.system [ls]}": "asks for an object",
 }
 
@@ -53,7 +55,7 @@ def test_a_name_is_looked_for_in_both_folders_and_a_typo_is_told(tmp_path):
     )
     own = spaces.find("mine", tmp_path)
     assert own.baseline == {"metric": "none"}
-    sizes = [len(param.values) for param in spaces.find("paper_roberta", None).params.values()]
+    sizes = [len(param.choices) for param in spaces.find("paper_roberta", None).params.values()]
     assert sorted(sizes) == [3, 4, 5, 5]
     assert spaces.find(str(tmp_path / "space" / "mine.yaml"), None) == own
     with pytest.raises(ConfigError, match="did you mean 'paper_roberta'"):

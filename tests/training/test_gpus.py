@@ -7,7 +7,7 @@ import pytest
 
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError, StorageError
-from orca_cli.launching import gpus
+from orca_cli.training import gpus
 
 
 @pytest.fixture

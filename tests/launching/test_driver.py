@@ -1,6 +1,7 @@
 """The driver with processes of this machine: how jobs end, what is tried again, signals, time limits, other processes' runs."""
 
 import faulthandler
+import hashlib
 import os
 import signal
 import time
@@ -58,7 +59,7 @@ class Jobs:
 
     def __init__(self, folder, *kinds, time_limit_s=None, ended=lambda: None):
         self.notes, self.ends, self._ended = folder / "notes", {}, ended
-        names = [f"{number:064x}" for number in range(len(kinds))]
+        names = [hashlib.sha256(bytes([number])).hexdigest() for number in range(len(kinds))]
         self.jobs = [
             Job(
                 Command(f"[{number}]", [kind, str(self.notes)], time_limit_s=time_limit_s),

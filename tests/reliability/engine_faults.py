@@ -127,7 +127,7 @@ class Bench:
             if not path.parent.name.startswith(".") and f"s{DEADLY}" not in path.name
         ]
         if len(folders) != len(wanted):
-            problems.append(f"{len(folders)} folders for {len(wanted)} runs")
+            problems.append(f"{len(folders)} folders for {len(wanted)} runs: {sorted(path.name for path in folders)}")
         for seed, record in got.items():
             if record["test_reads"] != 1:
                 problems.append(f"seed {seed} opened the test split {record['test_reads']} times")

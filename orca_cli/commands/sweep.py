@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,7 +74,8 @@ def run(sweep: Sweep, arguments: argparse.Namespace, time_limit_s: float | None)
     if sweep.study:
         studies.add(root, sweep.study, [studies.Member(job.identity.run, job.labels) for job in sweep.jobs])
     labels = [f"[{number}/{len(jobs)}]" for number in range(1, len(jobs) + 1)]
-    engine = Engine(arguments, root, sweep.study or jobs[0].choices["task"], time_limit_s)
+    digest = hashlib.sha256("".join(job.identity.run for job in jobs).encode()).hexdigest()[:8]
+    engine = Engine(arguments, root, f"{sweep.study or jobs[0].choices['task']}-{digest}", time_limit_s)
     work = _Jobs(engine, labels, _settings(jobs), jobs, arguments.force)
     failure: OrcaError | None = None
     try:

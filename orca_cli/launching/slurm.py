@@ -16,13 +16,20 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from orca_cli import signals, storage, terminal
-from orca_cli.exceptions import MemoryExhaustedError, OrcaError, PreemptionError, SweepError, UnavailableError
+from orca_cli.exceptions import (
+    LockedError,
+    MemoryExhaustedError,
+    OrcaError,
+    PreemptionError,
+    SweepError,
+    UnavailableError,
+)
 from orca_cli.launching.process import GRACE_S, Command, Ended, attend, failure_report
 
 ASK_EVERY_S = 10.0  # sacct, for all jobs together
@@ -52,7 +59,7 @@ class Slurm:
 
     Args:
         folder: for submissions and ends, in the shared folder of runs.
-        sweep: names the jobs in SLURM's lists.
+        sweep: names the jobs in SLURM's lists, and no others.
         threads, gpus: of each job.
         at_once: jobs that are submitted at a time.
         time_limit_s: of each job; None for none.
@@ -82,9 +89,8 @@ class Slurm:
         except ImportError as error:
             hint = "pip install 'orca-transfer[slurm]'"
             raise UnavailableError("submitit is not installed", where="--on slurm", hint=hint) from error
-        if self.cluster == "slurm" and (
-            lacking := [one for one in ("sbatch", "srun", "sacct") if not shutil.which(one)]
-        ):
+        lacking = [one for one in ("sbatch", "srun", "sacct") if not shutil.which(one)]
+        if self.cluster == "slurm" and lacking:
             hint = "type it on a machine that submits SLURM jobs"
             raise UnavailableError(f"no SLURM here: {', '.join(lacking)} not found", where="--on slurm", hint=hint)
         storage.make_folder(self.folder)
@@ -100,9 +106,12 @@ class Slurm:
             slurm_cpus_per_task=self.threads,
             slurm_additional_parameters=more,
         )
-        if self.cluster == "slurm":
-            _call("scancel", "--me", "--state=PENDING", f"--name={self.sweep}")
-        yield self
+        with ExitStack() as stack:
+            with suppress(LockedError):  # of a driver of the same sweep that lives, whose jobs these are
+                stack.enter_context(storage.lock(self.folder.parent / f"{self.sweep}.lock"))
+                if self.cluster == "slurm":
+                    _call("scancel", "--me", "--state=PENDING", f"--name={self.sweep}")
+            yield self
 
     def start(self, commands: Sequence[Command]) -> list[_Submitted]:
         """Submit commands, several as one array.

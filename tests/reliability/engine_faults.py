@@ -121,11 +121,7 @@ class Bench:
         assert first.wait() == 0
         wanted, got = self.result(plain), self.result(self.runs)
         problems = [f"seed {seed} is not completed" for seed in wanted if seed not in got]
-        folders = [
-            path
-            for path in self.runs.glob("*/*/")
-            if not path.parent.name.startswith(".") and f"s{DEADLY}" not in path.name
-        ]
+        folders = list(self.runs.glob("[!.]*/2*"))
         if len(folders) != len(wanted):
             problems.append(f"{len(folders)} folders for {len(wanted)} runs: {sorted(path.name for path in folders)}")
         for seed, record in got.items():

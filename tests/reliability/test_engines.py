@@ -1,12 +1,14 @@
 """A sweep by each executor while jobs, workers, nodes and drivers are killed; `engine_faults` does it with 40 jobs."""
 
 import importlib.util
+import time
 
 import pytest
 
 from orca_cli.exceptions import ConfigError
-from orca_cli.launching.process import attend
+from orca_cli.launching.process import Command, attend
 from orca_cli.launching.ray import Ray
+from orca_cli.launching.slurm import Slurm
 from tests.reliability import fake_slurm
 from tests.reliability.engine_faults import Bench, engine, run
 
@@ -50,7 +52,7 @@ def test_jobs_are_arrays_and_what_a_dead_driver_left_in_the_queue_is_withdrawn(b
         driver.wait()
         assert sum(words[0] == "sbatch" for words in fake_slurm.asked(slurm)) == 1
         script = next((slurm / "jobs").iterdir()).joinpath("script").read_text()
-        for line in ("array=0-5%6", "cpus-per-task=1", "gpus=1", "job-name=orca-digits", "signal=USR1@120", "time=63"):
+        for line in ("array=0-5%6", "cpus-per-task=1", "gpus=1", "job-name=orca-digits-", "signal=USR1@120", "time=63"):
             assert f"#SBATCH --{line}" in script, script
         left = {job.name for job in (slurm / "jobs").iterdir() if fake_slurm.read(job, "state") == "PENDING"}
         assert left
@@ -65,6 +67,20 @@ def test_jobs_are_arrays_and_what_a_dead_driver_left_in_the_queue_is_withdrawn(b
         assert again.wait() == 0, (bench.folder / "driver-1.log").read_text()
     assert bench.check() == []
     assert "SLURM ended it: PREEMPTED; trying it again" in (bench.folder / "driver-1.log").read_text()
+
+
+def test_submitits_own_local_executor_brings_back_how_jobs_end(tmp_path):
+    pytest.importorskip("submitit", reason="the extra slurm is not installed")
+    wrong = [Command(f"[{number}]", ["run", f"task=none{number}"], folder=str(tmp_path)) for number in range(2)]
+    with Slurm(tmp_path / "sweep", "orca-x", 1, 0.0, 2, cluster="local").opened() as slurm:
+        handles, ends, until = slurm.start(wrong), {}, time.monotonic() + 300
+        while len(ends) < 2 and time.monotonic() < until:
+            found = {number: slurm.ended(handle) for number, handle in enumerate(handles) if number not in ends}
+            ends |= {number: end for number, end in found.items() if end is not None}
+            time.sleep(0.1)
+    for number in range(2):
+        assert ends[number].status == ConfigError.code
+        assert ends[number].report["error"]["what"] == f"no such task: 'none{number}'"
 
 
 def test_a_machine_that_does_not_see_the_folder_of_runs_is_said_at_once(tmp_path):

@@ -138,8 +138,8 @@ def parent(pid: int) -> int:
 
 
 @contextmanager
-def engine(bench: Bench) -> Iterator[Any]:
-    """Start what an executor needs: a Ray cluster of two nodes on this machine, or a fake SLURM."""
+def engine(bench: Bench, nodes: int = 1) -> Iterator[Any]:
+    """Start what an executor needs: a Ray cluster of a head and some nodes on this machine, or a fake SLURM."""
     if bench.on == "slurm":
         bench.variables |= fake_slurm.install(bench.folder / "slurm")
         yield None
@@ -149,7 +149,8 @@ def engine(bench: Bench) -> Iterator[Any]:
         path = os.pathsep.join([str(bench.folder / "site"), str(ROOT)])
         os.environ["PYTHONPATH"] = path
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        cluster.add_node(num_cpus=1)
+        for _ in range(nodes):
+            cluster.add_node(num_cpus=1)
         bench.variables["RAY_ADDRESS"] = cluster.address
         try:
             yield cluster
@@ -162,7 +163,7 @@ def engine(bench: Bench) -> Iterator[Any]:
 def run(bench: Bench, faults: list[str]) -> list[str]:
     """Do the sweep with faults, one after the other; returns what does not hold."""
     at_once = ["--at-once", "2"] if bench.on == "local" else []
-    with engine(bench) as cluster:
+    with engine(bench, max(1, faults.count("raylet"))) as cluster:
         driver, others = bench.start(*at_once), []
         for fault in faults:
             if fault in ("job", "worker", "disk", "preempt"):
@@ -170,7 +171,6 @@ def run(bench: Bench, faults: list[str]) -> list[str]:
             elif fault == "raylet":
                 if bench.wait_for_work(driver):
                     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-                    cluster.add_node(num_cpus=1)
                     bench.done.append(fault)
             elif fault == "driver":
                 if bench.wait_for_work(driver):

@@ -53,6 +53,8 @@ class Ray:
                 "Ray is not installed", where="--on ray", hint="pip install 'orca-transfer[ray]'"
             ) from error
         address = os.environ.get(ADDRESS)
+        if not address:  # Ray would run the jobs after all other work of this machine
+            os.environ.setdefault("RAY_worker_niceness", "0")
         try:
             self._ray.init(
                 address=address or "local", log_to_driver=False, include_dashboard=None if address else False,
@@ -121,7 +123,8 @@ class Ray:
 
 def _gone(what: str) -> NetworkError:
     hint = "see `ray status`, start it and rerun the command; without the variable a cluster of this machine is started"
-    return NetworkError(f"the Ray cluster {what}", where=f"{ADDRESS}={os.environ.get(ADDRESS, '')}", hint=hint)
+    address = os.environ.get(ADDRESS)
+    return NetworkError(f"the Ray cluster {what}", where=f"{ADDRESS}={address}" if address else "--on ray", hint=hint)
 
 
 def _sees(path: str) -> tuple[str, bool]:

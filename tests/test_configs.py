@@ -9,12 +9,12 @@ import yaml
 from PIL import Image
 
 from orca_cli import compose
+from orca_cli import search_space as spaces
 from orca_cli.configuration import config_dir
 from orca_cli.exceptions import DataError
 from orca_cli.schema import lookup
 from orca_cli.stages.build import build, forward_once, read_source
 from orca_cli.terminal import LogReporter
-from orca_cli.tuning import space as spaces
 from tests.checkpoints import save_tiny, save_tiny_bert
 
 CONF = config_dir()

@@ -15,6 +15,7 @@ LEVELS = {
     "outcome": 1,
     "storage": 0,
     "progress": 0,
+    "search_space": 2,
     "seeding": 0,
     "signals": 0,
     "untrusted": 1,

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import configuration
+from orca_cli import search_space as spaces
 from orca_cli.configuration import key_of
 from orca_cli.exceptions import ConfigError
 from orca_cli.runs.settings import as_typed
 from orca_cli.schema import Tune
-from orca_cli.tuning import space as spaces
+from orca_cli.search_space import Plain, Space
 from orca_cli.tuning.search import FOLDER
-from orca_cli.tuning.space import Plain, Space
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed, Session

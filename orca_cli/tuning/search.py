@@ -21,7 +21,7 @@ from orca_cli import seeding, storage
 from orca_cli.exceptions import DataError, UnavailableError
 from orca_cli.runs import claim
 from orca_cli.schema import Tune
-from orca_cli.tuning.space import Plain, Space
+from orca_cli.search_space import Plain, Space
 
 if TYPE_CHECKING:
     from optuna.trial import Trial as OptunaTrial

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("optuna", reason="the extra tune is not installed")
 
+from orca_cli import search_space as spaces
 from orca_cli.exceptions import ConfigError, OrcaError
-from orca_cli.tuning import space as spaces
 
 WRONG = {
     "search: x": "has no 'search'",

@@ -77,7 +77,7 @@ class Align:
         str,
         OneOf(tuple(METHOD_SETTINGS)),
         "orca: stage 2 minimises the metric; mona: an embedder with which training the body leaves source classes apart; pare:"
-        " no stage 2, and stage 3 begins on samples part of whose tokens are the source's (docs/successors.md).",
+        " no stage 2, and stage 3 begins on samples part of whose tokens are the source's (docs/evidence/successors.md).",
     ] = "orca"
     epochs: Annotated[CountOrZero, "Optimizer steps; every step sees all target classes once (Algorithm 1)."] = 60
     lr: Annotated[Rate, "Learning rate at the start."] = 1e-2

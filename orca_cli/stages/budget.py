@@ -1,7 +1,7 @@
 """How a run trains in stage 3, by its budget, the number of samples, their length and the size of the model.
 
-`_TABLE` and `_LEVELS` hold all numbers; docs/budget.md says where they come from. They are for protocol=clean; the others set
-the paper's in their own files.
+`_TABLE` and `_LEVELS` hold all numbers; docs/evidence/defaults.md has what they were chosen by. They are for protocol=clean;
+the others set the paper's in their own files.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Two levels. Inner: the body takes one gradient step on the target's loss, through the embedder. Outer: the embedder descends
 the target's loss plus `align.source_weight` times what the source's features lose by that step. The step is never kept, so
-the body's weights stay as they are. docs/successors.md says what is the paper's and what is chosen here.
+the body's weights stay as they are. docs/evidence/successors.md says what is the paper's and what is chosen here.
 """
 
 from __future__ import annotations

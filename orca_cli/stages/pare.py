@@ -2,8 +2,8 @@
 
 A gate scores tokens. In every sample the target tokens with the lowest scores give their places to the source tokens with
 the highest scores of one source example. The body's features of the mixture answer both tasks, and the losses count by the
-parts of tokens. The source's part falls to none over the steps. docs/successors.md says what is the paper's and what is
-chosen here.
+parts of tokens. The source's part falls to none over the steps. docs/evidence/successors.md says what is the paper's and what
+is chosen here.
 """
 
 from __future__ import annotations

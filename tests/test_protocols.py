@@ -1,4 +1,4 @@
-"""The page of protocols says what the configuration does; the settings of training are those of the published code."""
+"""The list of protocols says what the configuration does; the settings of training are those of the published code."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from orca_cli import compose
-from orca_cli.commands.list import UNSET, departures, protocols, typed
+from orca_cli.commands.list import UNSET, departures, typed
 from orca_cli.configuration import config_dir
 from orca_cli.interfaces import Batch
 from orca_cli.schema import GROUPS, lookup
@@ -32,18 +32,9 @@ def rows():
     return [[cell.strip().strip("`") for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-def told():
-    """Return (task, key) -> values, as the page has them; the task is empty for all tasks."""
-    found = {}
-    for cells in rows():
-        if len(cells) == 5 and re.fullmatch(r"[a-z_.]+", cells[0]) and cells[0] != "setting":
-            found["", cells[0]] = cells[1:4]
-        if len(cells) == 6 and cells[1].startswith("task."):
-            names = cells[0].removeprefix("all but ").split(", ")
-            assert set(names) <= set(TASKS)
-            for task in names if cells[0][:7] != "all but" else sorted({*TASKS} - {*names}):
-                found[task, cells[1]] = cells[2:5]
-    return found
+def listed():
+    """Return (task, key) -> values, as `orca list protocols` has them; the task is empty for all tasks."""
+    return {(entry.task, entry.key): [typed(entry.values[name]) for name in NAMES] for entry in departures()}
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +57,7 @@ def composed(session):
     return call
 
 
-def test_the_page_names_every_setting_that_a_protocol_changes():
-    assert protocols() == NAMES
-    expected = {(entry.task, entry.key): [typed(entry.values[name]) for name in NAMES] for entry in departures()}
-    assert told() == expected
-
-
-def test_every_file_of_the_protocols_is_on_the_page():
+def test_every_file_of_the_protocols_is_listed():
     """Without the code that makes the list: keys as they stand in the files."""
 
     def keys(value, prefix=""):
@@ -89,13 +74,13 @@ def test_every_file_of_the_protocols_is_on_the_page():
         for key in keys(content):
             # As everywhere, the last one but for own data.
             same = key in ("protocol", "align.decay_every", "align.decay_factor", "predictor.init")
-            assert same or (task, key) in told(), path
+            assert same or (task, key) in listed(), path
 
 
 @pytest.mark.parametrize("protocol", NAMES)
-def test_the_page_says_what_a_run_is_given(composed, protocol):
+def test_the_list_says_what_a_run_is_given(composed, protocol):
     place = NAMES.index(protocol)
-    for (task, key), values in told().items():
+    for (task, key), values in listed().items():
         job = composed(task or "ninapro", protocol)  # digits has settings of its own
         if key in GROUPS:
             assert job.choices[key] == values[place]

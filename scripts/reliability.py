@@ -193,27 +193,32 @@ def figures(record: dict[str, Any]) -> dict[str, Figure]:
     return dict(sorted(rows.items()))
 
 
-def table(record: dict[str, Any]) -> str:
-    """Return the scorecard as Markdown."""
+def table(record: dict[str, Any], *, failed_only: bool = False) -> str:
+    """Return the figures as Markdown: all of them, or those that did not pass."""
     files = {test.split("::")[0] for test in record["tests"]}
     never = sorted(path.name for path in SUITE.glob("test_*.py") if f"tests/reliability/{path.name}" not in files)
     last, machine = record["attempts"][-1], record["machine"]
+    rows = figures(record)
+    shown = {name: row for name, row in rows.items() if not failed_only or row.state != "passed"}
     lines = [
         f"Counted on {last['date']} at commit `{(last['commit'] or 'unknown')[:7]}`, "
         f"tier `{last['tier']}`, {machine['processors']} cores, Python {machine['python']}; "
         f"{len(record['tests']):,} tests in all. The target is what the nightly tier has to pass."
-        + (f" Never run: {', '.join(never)}." if never else ""),
+        + (f" Never run: {', '.join(never)}." if never else "")
+        + (f" {len(rows) - len(shown)} of {len(rows)} figures passed; these did not:" if failed_only and shown else ""),
         "",
         "| figure | passed / run | target | state | |",
         "| :-- | --: | --: | :-- | :-- |",
     ]
-    for name, row in figures(record).items():
+    for name, row in shown.items():
         done = f"{row.passed:,} / {row.cases:,}" if row.cases else "-"
         words = [*row.notes[-1:], *(f"not run: {reason}" for reason in row.not_run[:1])]
         if row.tiers != {"nightly"}:
             words.append("pr tier" if row.tiers == {"pr"} else "in part of the pr tier")
         cells = (name, done, f"{row.target:,}" if row.target else "-", row.state, "; ".join(words))
         lines.append("| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |")
+    if not shown:
+        lines = [f"{lines[0]} All {len(rows)} figures passed."]
     failed = [test for test, outcome in record["tests"].items() if not outcome["passed"]]
     if failed:
         lines += ["", f"{len(failed)} tests failed: {', '.join(failed)}."]
@@ -234,7 +239,7 @@ def headlines(record: dict[str, Any]) -> str:
 
 def scorecard(record: dict[str, Any]) -> str:
     """Return what stands between the markers of the page."""
-    return f"{headlines(record)}\n\n{table(record)}"
+    return f"{headlines(record)}\n\n{table(record, failed_only=True)}"
 
 
 def publish(record: dict[str, Any]) -> None:
@@ -257,13 +262,16 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--tier", choices=TIERS, default="pr", help="how many cases")
     parser.add_argument("--dry", action="store_true", help="run and print what this run found, but publish nothing")
-    parser.add_argument("--table", action="store_true", help="run nothing; rewrite the tables from the last report")
+    parser.add_argument(
+        "--table", action="store_true", help="run nothing; rewrite the page from the last report, print all figures"
+    )
     parser.add_argument("--properties", action="store_true", help="only the properties, of all parts of the program")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the tests")
     parser.add_argument("words", nargs="*", help="more for pytest, after --")
     given = parser.parse_args()
     if given.table:
         publish(json.loads(REPORT.read_text()))
+        print(table(json.loads(REPORT.read_text())))
         return 0
     about = code()  # before the tests: an edit made meanwhile makes the report older, not newer
     exit_code, lines, found, seconds = run(given.tier, commands(given))

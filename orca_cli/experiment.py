@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import parts, signals, storage, terminal
-from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, interruption_in, of_processes
+from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, interruption_in, process_error
 from orca_cli.outcome import Failure, Outcome, State, ended_by
 from orca_cli.progress import Silent
 from orca_cli.runs import claim
@@ -138,7 +138,7 @@ def train(
             if (checkpoint := getattr(built.model.body, "folder", None)) is not None:
                 storage.write_json(folder.stage("build") / BODY_CONFIG, shareable_config(checkpoint))
     on_build(built.summary)
-    _track(job, folder)  # outside of what is timed, since a budget in minutes counts that
+    _track(job, folder)  # not timed: a budget in minutes counts the time of the stages
     with _timed(seconds, "align"):
         aligned = align(config, built, engine, folder, reporter)
     with _timed(seconds, "finetune"):
@@ -151,11 +151,11 @@ def _track(job: Composed, folder: RunDirectory) -> None:
     node = job.config.tracker
     if node.get(parts.TARGET) is None:
         return
-    given = {"name": folder.path.name, "folder": folder.tracker, "store": folder.path.parent.parent}
+    arguments = {"name": folder.path.name, "folder": folder.tracker, "store": folder.path.parent.parent}
 
     def make() -> Any:
         storage.make_folder(folder.tracker)
-        return parts.build(node, "tracker", settings=dict(flat(job.stored)), **given)
+        return parts.build(node, "tracker", settings=dict(flat(job.stored)), **arguments)
 
     tracker = Guarded(make, node[parts.TARGET].rpartition(".")[2])
     tracker.start()
@@ -178,7 +178,7 @@ def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
 
 
 def done_before(job: Composed) -> Outcome | None:
-    """Return the outcome of a run that is completed and to which nothing is left to do; None if there is something."""
+    """Return the outcome of a run that is completed with nothing left to do; None for any other."""
     from orca_cli.baselines import completion
 
     run = claim.look(Path(job.config.paths.runs or ""), run_name(job))
@@ -234,8 +234,8 @@ def _with_baselines(
 
     def subject() -> Subject:
         built = make()
-        own = {name: split["sha256"] for name, split in built.summary["splits"].items()}
-        if own != {name: digests[name] for name in own}:
+        built_digests = {name: split["sha256"] for name, split in built.summary["splits"].items()}
+        if built_digests != {name: digests[name] for name in built_digests}:
             raise DataError("the data are not those of the run any more", where=folder.path.name)
         task, outputs = built.task, completion.saved(folder)
         with_validation = len(built.learned) > len(task.train)
@@ -279,7 +279,7 @@ def _attempt(
         except OrcaError as gone:  # which can cause any other failure, and leaves no place to record it
             return ended_by(gone, error, folder.path)
         stage = folder.status().get("stage") or "build"
-        return _recorded(folder, ended_by(_known(error, stage) or _bug(folder, error), error, folder.path))
+        return _recorded(folder, ended_by(_expected_failure(error, stage) or _bug(folder, error), error, folder.path))
 
 
 def _complete(
@@ -335,7 +335,7 @@ def _write_settings(job: Composed, folder: RunDirectory, device: str) -> None:
     folder.write_environment(environment() | {"device": device, "files": job.identity.files})
 
 
-def _known(error: BaseException, stage: str) -> OrcaError | None:
+def _expected_failure(error: BaseException, stage: str) -> OrcaError | None:
     """Return an exception of a stage as an expected failure, None for a bug."""
     from orca_cli.training.memory import is_exhausted
 
@@ -345,7 +345,7 @@ def _known(error: BaseException, stage: str) -> OrcaError | None:
         return MemoryExhaustedError(
             "not enough memory", where=stage, hint="free some, or use a smaller body or less data"
         )
-    return of_processes(error) or storage.of_the_disk(error)
+    return process_error(error) or storage.disk_error(error)
 
 
 def _bug(folder: RunDirectory, error: BaseException) -> OrcaError:
@@ -388,7 +388,7 @@ def _logged(path: Path) -> Iterator[None]:
         yield
         return
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    terminal.told_once(handler, f"the log {path}")
+    terminal.warn_once(handler, f"the log {path}")
     terminal.log.addHandler(handler)
     try:
         yield

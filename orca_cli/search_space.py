@@ -23,7 +23,7 @@ from orca_cli.exceptions import ConfigError, suggest
 
 GROUP = "space"
 _PARTS = ("algorithm", "baseline", "params", "fixed")
-# The others decide what is learned from which data, or what an error means: trials could not be compared.
+# Groups that may be searched; others change the data or the meaning of the error, so that trials could not be compared.
 SEARCHED = ("train", "align", "embedder", "finetune", "augment", "predictor", "body", "metric")
 _DIGITS = 3  # of a number drawn from a continuous range
 
@@ -52,7 +52,7 @@ class Space:
         }
 
     def ends(self, key: str) -> list[Plain]:
-        """Return values of a setting of which all are allowed if every value is."""
+        """Return values of a setting that suffice to check them all: its choices, or the ends of its range."""
         param = self.params[key]
         return list(param.choices) if hasattr(param, "choices") else [param.low, param.high]
 
@@ -64,10 +64,10 @@ def find(text: str, extra: Path | None) -> Space:
         ConfigError: there is none, or it is malformed.
         UnsafeError: its YAML is not plain.
     """
-    known = configuration.choices(GROUP, extra)
-    path = known.get(text)
+    spaces = configuration.choices(GROUP, extra)
+    path = spaces.get(text)
     if path is None and not text.endswith((".yaml", ".yml")):
-        raise ConfigError(f"no such space: '{text}'", where=GROUP, hint=f"{suggest(text, known)} or give a YAML file")
+        raise ConfigError(f"no such space: '{text}'", where=GROUP, hint=f"{suggest(text, spaces)} or give a YAML file")
     return read(path or Path(text).expanduser())
 
 
@@ -93,7 +93,7 @@ def read(path: Path) -> Space:
     for key, value in [*fixed.items(), *baseline.items()]:
         if not _is_plain(value):
             raise ConfigError("is not a single value", where=f"{where}: {key}", hint="such as 5 or adamw")
-    drawn = {key: _param(given, f"{where}: {key}") for key, given in params.items()}
+    drawn = {key: _param(declaration, f"{where}: {key}") for key, declaration in params.items()}
     return Space(path.stem, drawn, baseline or {"metric": "none"}, fixed)
 
 
@@ -104,30 +104,32 @@ def _mapping(content: Mapping[str, Any], part: str, where: str) -> dict[str, Any
     return {str(key): entry for key, entry in value.items()}
 
 
-def _param(given: Any, where: str) -> Any:
+def _param(declaration: Any, where: str) -> Any:
     """Return what a parameter is drawn from."""
     from optuna import distributions
 
-    if isinstance(given, list):
-        if not given or not all(map(_is_plain, given)):
+    if isinstance(declaration, list):
+        if not declaration or not all(map(_is_plain, declaration)):
             raise ConfigError("is not a list of single values", where=where, hint="such as [sgd, adamw]")
-        if len({json.dumps(value) for value in given}) < len(given):
+        if len({json.dumps(value) for value in declaration}) < len(declaration):
             raise ConfigError("has a value twice", where=where, hint="keep one of them")
-        return distributions.CategoricalDistribution(given)
-    if isinstance(given, dict):
-        return _range(given, where)
+        return distributions.CategoricalDistribution(declaration)
+    if isinstance(declaration, dict):
+        return _range(declaration, where)
     hint = "such as [1.0e-3, 1.0e-4], or {low: 1.0e-5, high: 1.0e-2, log: true}"
     raise ConfigError("is neither a list of values nor a range", where=where, hint=hint)
 
 
-def _range(given: dict[Any, Any], where: str) -> Any:
+def _range(declaration: dict[Any, Any], where: str) -> Any:
     from optuna import distributions
 
     hint = "such as {low: 1.0e-5, high: 1.0e-2, log: true}; YAML reads 1e-5 as a text"
-    for key in given:
+    for key in declaration:
         if key not in ("low", "high", "log", "step"):
             raise ConfigError(f"a range has no '{key}'", where=where, hint="allowed: low, high, log, step")
-    numbers: dict[str, Any] = {key: given.get(key) for key in ("low", "high", "step") if key != "step" or key in given}
+    numbers: dict[str, Any] = {
+        key: declaration.get(key) for key in ("low", "high", "step") if key != "step" or key in declaration
+    }
     for value in numbers.values():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ConfigError(f"{value!r} is not a number", where=where, hint=hint)
@@ -140,9 +142,9 @@ def _range(given: dict[Any, Any], where: str) -> Any:
     kind = distributions.IntDistribution if is_whole else distributions.FloatDistribution
     more = {} if step is None else {"step": step}
     try:
-        if low >= high or not isinstance(given.get("log", False), bool):
+        if low >= high or not isinstance(declaration.get("log", False), bool):
             raise ValueError
-        return kind(low, high, log=given.get("log", False), **more)
+        return kind(low, high, log=declaration.get("log", False), **more)
     except ValueError as error:
         hint = "low has to be less than high, above 0 with log: true, which goes without step; a step is above 0"
         raise ConfigError(f"{low}..{high} is not a range that can be drawn from", where=where, hint=hint) from error

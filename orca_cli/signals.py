@@ -97,7 +97,7 @@ def immediate() -> Iterator[None]:
 
 @contextmanager
 def postponed() -> Iterator[None]:
-    """Let a signal raise nothing inside the block, which must not be left half done; around it `immediate` may be in force."""
+    """Keep signals from raising inside the block, which must not be left half done, even within `immediate`."""
     global _immediate
     before, _immediate = _immediate, False
     try:
@@ -109,7 +109,7 @@ def postponed() -> Iterator[None]:
 
 
 def note(signum: int) -> None:
-    """Take a signal that another process of the run has got for one that this process has."""
+    """Treat a signal that another process of the run has received as one of this process."""
     global _pending
     if _pending is None:
         _pending = signum

@@ -1,4 +1,4 @@
-"""The jobs of a command by a driver: what each runs, where, and how they ended."""
+"""The jobs of a command, run by a driver: what each job runs, where, and how it ended."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from orca_cli.training import gpus
 
 FOLDER = ".sweeps"  # in the folder of runs: what executors leave there while they work
 NOT_STARTED = Outcome("not started")
-_TRAVELLING = ("ORCA_", "HF_", "TRANSFORMERS_")  # variables that jobs on other machines get from here
+_TRAVELLING = ("ORCA_", "HF_", "TRANSFORMERS_")  # environment variables that jobs on other machines inherit
 # Imported before the first fork, so that no job has to: that takes seconds. None of them computes or looks for a GPU.
 _HEAVY = (
     "orca_cli.stages.build",
@@ -84,24 +84,24 @@ class Engine:
         return Job(command, self._root, experiment.run_name(composed), settings, is_forced)
 
     def _variables(self) -> dict[str, str]:
-        """Return the variables of the environment that a job needs beside those of the process that starts it."""
-        found: dict[str, str] = {}
+        """Return the environment variables that a job needs on top of those of the process that starts it."""
+        variables: dict[str, str] = {}
         if self._on != "local":
-            found |= {name: value for name, value in os.environ.items() if name.startswith(_TRAVELLING)}
-            found |= {"ORCA_RUNS": str(self._root), "PYTHONPATH": process.search_path()}
+            variables |= {name: value for name, value in os.environ.items() if name.startswith(_TRAVELLING)}
+            variables |= {"ORCA_RUNS": str(self._root), "PYTHONPATH": process.search_path()}
         if (threads := self._threads()) is not None and os.environ.get("OMP_NUM_THREADS") != str(threads):
-            found["OMP_NUM_THREADS"] = str(threads)
+            variables["OMP_NUM_THREADS"] = str(threads)
         if self._arguments.gpus is not None and 0 < self._arguments.gpus < 1:
-            found[gpus.JOBS_PER_GPU] = str(math.floor(1 / self._arguments.gpus))
+            variables[gpus.JOBS_PER_GPU] = str(math.floor(1 / self._arguments.gpus))
         if self._arguments.gpus == 0:
-            found[gpus.VISIBLE] = ""
-        return found
+            variables[gpus.VISIBLE] = ""
+        return variables
 
     def _threads(self) -> int | None:
-        given = os.environ.get("OMP_NUM_THREADS", "")
+        omp_threads = os.environ.get("OMP_NUM_THREADS", "")
         if self._on == "local":
             return local.shared_threads(self._arguments.at_once or 1, self._arguments.threads)
-        return self._arguments.threads or (int(given) if given.isdigit() else 1)
+        return self._arguments.threads or (int(omp_threads) if omp_threads.isdigit() else 1)
 
     def run(self, work: Work, total: int = 0) -> None:
         """Do all jobs of some work.
@@ -141,7 +141,7 @@ class Engine:
 
 
 def _program_to_fork(arguments: argparse.Namespace) -> process.Main | None:
-    """Return the program's main function, all that jobs need imported; None if they have to be new interpreters."""
+    """Return the program's main function after importing what jobs need; None if jobs must be new interpreters."""
     # The user's modules may have started threads when they were imported.
     if arguments.allow_module or arguments.program is None:
         return None
@@ -176,8 +176,8 @@ def outcome_of(end: Ended) -> Outcome:
     if end.over_limit:
         return failed("exceeded --time-limit and had to be killed")
     if end.status >= 0:
-        said = f": {end.last_words.splitlines()[-1]}" if end.last_words else ""
-        return failed(f"the process exited with code {end.status}{said}", code=end.status or 1)
+        detail = f": {end.last_words.splitlines()[-1]}" if end.last_words else ""
+        return failed(f"the process exited with code {end.status}{detail}", code=end.status or 1)
     name = signal.Signals(-end.status).name
     if -end.status == signals.pending():
         stopped = exceptions.InterruptionError(f"stopped by {name} before it began")
@@ -187,19 +187,19 @@ def outcome_of(end: Ended) -> Outcome:
 
 
 def _reported(end: Ended) -> Outcome:
-    said = end.report
-    path = None if said["path"] is None else Path(said["path"])
-    if end.over_limit and said["state"] == "interrupted":
-        return failed("exceeded --time-limit; the state is saved", code=said["code"], path=path)
+    report = end.report
+    path = None if report["path"] is None else Path(report["path"])
+    if end.over_limit and report["state"] == "interrupted":
+        return failed("exceeded --time-limit; the state is saved", code=report["code"], path=path)
     failure, result = None, {}
-    if (facts := said.get("error")) is not None:
+    if (facts := report.get("error")) is not None:
         kind = getattr(exceptions, facts["kind"], OrcaError)
         error = kind(facts["what"], where=facts["where"], hint=facts["hint"])
-        error.code = said["code"]
+        error.code = report["code"]
         failure = Failure(error, error)
-    if path is not None and said["state"] in ("completed", "skipped"):  # its baselines may have been stopped
+    if path is not None and report["state"] in ("completed", "skipped"):  # its baselines may have been stopped
         result = read_or_empty(path / RESULT)
-    return Outcome(said["state"], said["code"], path, result, failure)
+    return Outcome(report["state"], report["code"], path, result, failure)
 
 
 def failed(text: str, *, code: int = 1, path: Path | None = None) -> Outcome:

@@ -21,16 +21,16 @@ def add_allow_module(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-module", action="append", default=[], metavar="NAME", help=text)
 
 
-def add_engine(parser: argparse.ArgumentParser, of: str = "") -> None:
-    """Add where jobs run, how many at a time, and what each has; `of` says which jobs, such as "with -m: "."""
-    text = f"{of}where jobs run: local (default), ray or slurm; docs/cluster.md"
+def add_engine(parser: argparse.ArgumentParser, prefix: str = "") -> None:
+    """Add --on, --at-once, --threads and --gpus; `prefix` starts each help text, such as "with -m: "."""
+    text = f"{prefix}where jobs run: local (default), ray or slurm; docs/cluster.md"
     parser.add_argument("--on", choices=EXECUTORS, help=text)
-    text = f"{of}jobs at a time; default: 1 on local, where they share the threads; all elsewhere"
+    text = f"{prefix}jobs at a time; default: 1 on local, where they share the threads; all elsewhere"
     parser.add_argument("--at-once", type=int, metavar="N", help=text)
     parser.add_argument(
-        "--threads", type=int, metavar="T", help=f"{of}threads of each job; elsewhere than local 1 by default"
+        "--threads", type=int, metavar="T", help=f"{prefix}threads of each job; elsewhere than local 1 by default"
     )
-    text = f"{of}GPUs of each job: 0, 1, or a part such as 0.5; default: 1 where there are some (on slurm: 0)"
+    text = f"{prefix}GPUs of each job: 0, 1, or a part such as 0.5; default: 1 where there are some (on slurm: 0)"
     parser.add_argument("--gpus", type=float, metavar="G", help=text)
 
 
@@ -49,7 +49,7 @@ def check_engine(arguments: argparse.Namespace) -> None:
 
 
 def forwarded(arguments: argparse.Namespace, *flags: str) -> list[str]:
-    """Return the options of a command line that the commands it starts need too; `flags` are arguments without a value."""
+    """Return the options to pass on to the commands that this one starts; `flags` are options without a value."""
     words = [] if arguments.config_dir is None else ["--config-dir", str(arguments.config_dir)]
     words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
     return words + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(arguments, flag, False)]

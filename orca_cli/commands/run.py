@@ -14,7 +14,7 @@ from orca_cli import experiment, signals, study, terminal
 from orca_cli.commands import study_plan
 from orca_cli.commands.job import print_traceback, run_job
 from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine, check_engine
-from orca_cli.commands.summary import of_plan, of_run
+from orca_cli.commands.summary import plan_result, run_result
 from orca_cli.configuration import key_of
 from orca_cli.exceptions import ConfigError, OrcaError, PreemptionError, UsageError
 from orca_cli.launching import process
@@ -94,7 +94,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         prefix=f"{place.label} " if place else "",
         bars=place is None or place.is_alone,
     )
-    rank = ranks.found() if place is None else None
+    rank = ranks.from_environment() if place is None else None
     with signals.deferred(insistent=place is None and (rank is None or rank.leads)):
         team: Team | None = None
         if rank is not None:
@@ -107,7 +107,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         try:
             ended = _execute(arguments, team)
             shown = {"alone": place is None, "pictured": not arguments.quiet}
-            result = of_run(ended, **shown) if isinstance(ended, Outcome) else ended
+            result = run_result(ended, **shown) if isinstance(ended, Outcome) else ended
             code = result.code
         except OrcaError as error:
             code = error.code
@@ -115,7 +115,7 @@ def execute(arguments: argparse.Namespace) -> Result:
                 raise
             print_traceback(arguments, error)
             ended = ended_by(error)
-            result = of_run(ended)
+            result = run_result(ended)
         finally:
             if team is not None:
                 team.end(code)
@@ -131,7 +131,7 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 
 def _follow(team: Team, arguments: argparse.Namespace) -> Result:
-    """Share the work of the process that leads, which also says how it ends."""
+    """Share the work of the leading process, which also reports how the run ended."""
     from orca_cli import compose
     from orca_cli.stages import following
 
@@ -152,16 +152,16 @@ def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Resu
     signals.check()
     with compose.session(arguments.config_dir) as session:
         if arguments.multirun:
-            found = session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
-            if arguments.dry_run and found.study:
-                return study_plan.plan(found, force=arguments.force)
-            for line in study.absent_lines(found.absent):
+            expansion = session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
+            if arguments.dry_run and expansion.study:
+                return study_plan.plan(expansion, force=arguments.force)
+            for line in study.absent_lines(expansion.absent):
                 terminal.log.warning(line)
             if arguments.dry_run:
-                return _dry_run(found.experiments, is_sweep=True, force=arguments.force)
+                return _dry_run(expansion.experiments, is_sweep=True, force=arguments.force)
             from orca_cli.commands import sweep
 
-            return sweep.run(found, arguments, time_limit_s)
+            return sweep.run(expansion, arguments, time_limit_s)
         for text in arguments.overrides if arguments.job is None else ():
             key, _, value = text.partition("=")
             is_plain = not value.startswith(("[", "{", "'", '"'))
@@ -232,6 +232,6 @@ def _dry_run(jobs: list[Composed], *, is_sweep: bool, force: bool) -> Result:
     states = [(name, claim.peek(root, name, force=force)) for root, name in names]
     history = History(name.task_folder(root) for root, name in names)
     expected = [history.expected(name) for name, state in states if state != "completed"]
-    known = [one.seconds for one in expected if one is not None]
-    expected_s = sum(known) if len(known) == len(expected) else None
-    return of_plan(jobs[0], summary, states, expected_s=expected_s, is_sweep=is_sweep)
+    estimates = [one.seconds for one in expected if one is not None]
+    expected_s = sum(estimates) if len(estimates) == len(expected) else None
+    return plan_result(jobs[0], summary, states, expected_s=expected_s, is_sweep=is_sweep)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orca_cli import experiment, signals, storage, terminal
 from orca_cli.commands.engine import NOT_STARTED, Engine, outcome_of
-from orca_cli.commands.summary import of_sweep
+from orca_cli.commands.summary import sweep_result
 from orca_cli.compose import Composed, Sweep
 from orca_cli.exceptions import OrcaError, SweepError
 from orca_cli.launching.driver import Job
@@ -51,7 +51,7 @@ class _Jobs:
         return False
 
     def ended(self, job: Job, end: Ended) -> None:
-        """Keep how a job ended, and say what it could not say itself."""
+        """Keep how a job ended, and print the error that it could not print itself."""
         outcome = outcome_of(end)
         self.outcomes[self.labels.index(job.command.label)] = outcome
         if outcome.failure is not None and (end.over_limit or not end.report or not self.engine.is_shown):
@@ -90,7 +90,7 @@ def run(sweep: Sweep, arguments: argparse.Namespace, time_limit_s: float | None)
             failure = SweepError(text, where="sweep", hint="fix the cause and rerun the command")
     except OrcaError as stop:
         failure = failure or stop
-    return of_sweep(labels, work.settings, work.outcomes, [failure] if failure else [], sweep.study)
+    return sweep_result(labels, work.settings, work.outcomes, [failure] if failure else [], sweep.study)
 
 
 def _settings(jobs: list[Composed]) -> list[str]:

@@ -27,8 +27,8 @@ class Arm:
 
     Args:
         plan, search: of it.
-        folder: of settings, for what is found.
-        path: of the file of settings.
+        folder: for the settings found.
+        path: of the file of these settings.
         written: the file holds what was found.
     """
 
@@ -57,7 +57,7 @@ class Trials:
     session: Session
     engine: Engine
     _begun: list[_Running] = field(default_factory=list)  # with a seed to be run
-    _of_job: dict[str, _Running] = field(default_factory=dict)  # by the identity of the run
+    _by_job: dict[str, _Running] = field(default_factory=dict)  # by the identity of the run
 
     def next(self) -> Job | None:
         """Return the next run: of a trial that has begun, else of a new one."""
@@ -76,12 +76,12 @@ class Trials:
     def _job(self, running: _Running) -> Job:
         overrides = running.arm.plan.overrides(running.trial.settings, running.seeds[0])
         job = self.engine.job(f"[{self._name(running.arm, running.trial)}]", self.session.compose(overrides))
-        self._of_job[job.name.identity] = running
+        self._by_job[job.name.identity] = running
         return job
 
     def watch(self, job: Job, seen: Activity) -> bool:
         """Return whether a trial falls behind by the curve of its first seed."""
-        running = self._of_job[job.name.identity]
+        running = self._by_job[job.name.identity]
         if running.seeds[0] != running.arm.plan.tune.seed or not seen.steps_of_member:
             return False
         lines = (line for line in seen.curve if line.get("validation_error") is not None)
@@ -94,12 +94,12 @@ class Trials:
         Raises:
             OrcaError: the settings as they are cannot be run, so that no trial could.
         """
-        running, outcome = self._of_job.pop(job.name.identity), outcome_of(end)
+        running, outcome = self._by_job.pop(job.name.identity), outcome_of(end)
         search, trial, name = running.arm.search, running.trial, self._name(running.arm, running.trial)
         if (seen := activity_of(job)) is not None:
-            self._of_job[job.name.identity] = running
+            self._by_job[job.name.identity] = running
             self.watch(job, seen)  # what it wrote since the last look
-            del self._of_job[job.name.identity]
+            del self._by_job[job.name.identity]
         error = None if outcome.failure is None else outcome.failure.error
         if trial.note or isinstance(error, NonFiniteError):  # the latter is as bad as settings can be
             trial.note = trial.note or str(error)

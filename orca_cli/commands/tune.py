@@ -132,9 +132,9 @@ def _keep(arm: Arm) -> None:
     best = arm.search.best
     if best is None or best.settings is None or arm.search.defaults is None:
         return
-    # With those of the file that the trials took them in place of.
+    # Start from the settings file that the trials used; what was found replaces its values.
     content = {} if arm.plan.before is None else configuration.content(arm.plan.before)
-    for key, value in arm.plan.found(best.settings).items():
+    for key, value in arm.plan.run_settings(best.settings).items():
         *parents, last = key.split(".")
         node = content
         for name in parents:
@@ -148,7 +148,7 @@ def _keep(arm: Arm) -> None:
 
 
 def hparams_path(folder: Path, name: str) -> Path:
-    """Return where settings of a name stand in the user's own folder of settings.
+    """Return the path of a named settings file in the user's folder of settings.
 
     Raises:
         ConfigError: there is such a file that no search wrote, or the program has settings of that name.
@@ -169,7 +169,7 @@ def report(
 
     Args:
         arms: the searches.
-        rest: what was typed, without what concerns the search: the next run has it too.
+        rest: what was typed apart from the search's settings, for the next run.
         arguments: the command line.
         failures: why some trials are not done.
     """
@@ -177,10 +177,10 @@ def report(
         "schema": 1,
         "searches": [_record(arm, rest, arguments) for arm in arms],
     }
-    shown_: list[RenderableType] = []
+    renderables: list[RenderableType] = []
     for arm in arms:
-        shown_ += [*shown(arm), Text(_next(arm, rest, arguments)), Text("")]
-    return Result(record, shown_[:-1], failures)
+        renderables += [*shown(arm), Text(_next(arm, rest, arguments)), Text("")]
+    return Result(record, renderables[:-1], failures)
 
 
 def shown(arm: Arm) -> Iterator[RenderableType]:

@@ -74,11 +74,11 @@ class Session:
         parsed = parse([text for text in overrides if text not in chosen], GlobalHydra.instance().config_loader())
         self._check_choices(parse(chosen))
         if chosen:
-            found = self._study(chosen[-1].partition("=")[2].strip("'\""), parsed)
-            if not found.jobs and not may_be_empty:
-                hint = "; ".join(study.absent_lines(found.absent)) or "see its `except`"
-                raise ConfigError("no run is left", where=f"study={found.study}", hint=hint)
-            return found
+            sweep = self._study(chosen[-1].partition("=")[2].strip("'\""), parsed)
+            if not sweep.jobs and not may_be_empty:
+                hint = "; ".join(study.absent_lines(sweep.absent)) or "see its `except`"
+                raise ConfigError("no run is left", where=f"study={sweep.study}", hint=hint)
+            return sweep
         self._check_choices(parsed)
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
@@ -91,25 +91,25 @@ class Session:
         return Sweep(jobs)
 
     def _study(self, name: str, parsed: list[Override]) -> Sweep:
-        found = study.Study.read(name, choices("study", self._extra)[name])
+        preset = study.Study.read(name, choices("study", self._extra)[name])
         typed: dict[str, list[tuple[str, str]]] = {}
         for override in parsed:
             key = override.key_or_group
-            # A choice of an axis may be no choice of the group with the axis' name, such as a metric with settings.
-            if not set(texts_of(override, found.axes.get(key, ()))) <= set(found.axes.get(key, ())):
+            # An axis may have choices that the group of that name lacks, such as a metric with settings.
+            if not set(texts_of(override, preset.axes.get(key, ()))) <= set(preset.axes.get(key, ())):
                 self._check_choices([override])
-            if key == "task" and key not in found.axes and study.SET in found.axes:
-                found = found.of_tasks(texts_of(override, choices("task", self._extra)))
-            elif key in found.axes:
-                names = texts_of(override, found.axes[key])
-                found = found.narrowed(key, names, is_setting=key in (*ALL_GROUPS, *schema.declared()))
+            if key == "task" and key not in preset.axes and study.SET in preset.axes:
+                preset = preset.with_tasks(texts_of(override, choices("task", self._extra)))
+            elif key in preset.axes:
+                names = texts_of(override, preset.axes[key])
+                preset = preset.narrowed(key, names, is_setting=key in (*ALL_GROUPS, *schema.declared()))
             elif override.is_delete():
                 typed[key] = [("null", str(override.input_line))]
             else:
                 element = override.get_key_element()
                 typed[key] = [(text, f"{element}={text}") for text in texts_of(override, ())]
         folders = [pairs[-1][0].strip("'\"") for key, pairs in typed.items() if key == "paths.data"]
-        arms = found.arms(typed, Path(folders[0] if folders else default_folders()["data"]).expanduser())
+        arms = preset.arms(typed, Path(folders[0] if folders else default_folders()["data"]).expanduser())
         jobs = []
         made: dict[tuple[str, ...], Composed] = {}  # by all overrides but the seed, whose arms are composed once
         for arm in (arm for arm in arms if not arm.lacks):
@@ -136,7 +136,7 @@ class Session:
         return checked(cfg, hydra)
 
     def _load(self, overrides: list[str]) -> DictConfig:
-        """Compose; a task that is not the paper's has a source without files in place of the one that its body picked.
+        """Compose; tasks outside the paper get a source that needs no files instead of the one that their body picks.
 
         The file of that source names it (`data.without_files`). A task is not aligned with its own data.
         """

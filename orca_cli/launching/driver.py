@@ -1,8 +1,8 @@
-"""The driver: takes jobs, has an executor run them, watches them, tries again what was lost, and passes signals on.
+"""The driver: takes jobs, has an executor run them, watches them, retries what was lost, and passes signals on.
 
 A job is a command line; which runs are done, and who works on one, is decided by the runs' own records and locks
-(`runs.claim`). So a driver that was killed is typed again, and several drivers may share one sweep: a run that another
-process works on is passed over, and looked at again until it has ended.
+(`runs.claim`). So the command of a killed driver is simply rerun, and several drivers may share one sweep: a run that
+another process works on is passed over, and looked at again until it has ended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from orca_cli.runs import claim
 from orca_cli.runs.activity import Activity, activity
 from orca_cli.runs.directory import RunName
 
-# How often a job is tried again, by what ended it. Whatever is not named here is a failure.
+# Retries of a job, by what ended it. Any other cause is a failure.
 RETRIES = {"lost": 3, "preempted": 100, "storage": 2, "memory": 1, "network": 3}
 PAUSE_S = {"storage": 5.0, "network": 5.0}  # before the next try; doubled each time
 _BY_CODE = {
@@ -82,7 +82,7 @@ class Work(Protocol):
         """Look at a running job; returns whether it is to be stopped."""
 
     def ended(self, job: Job, end: Ended) -> None:
-        """Take how a job ended, after which it is not tried again."""
+        """Take the final end of a job, which is not retried any more."""
 
 
 @dataclass
@@ -101,7 +101,7 @@ class Driver:
     executor: Executor
     table: Table
     _running: list[_Attempt] = field(default_factory=list)
-    _waiting: list[tuple[float, Job]] = field(default_factory=list)  # until when
+    _waiting: list[tuple[float, Job]] = field(default_factory=list)  # (moment of the next try, job)
     # By the run's identity: how often what has ended its attempts.
     _counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     _is_passed_on: bool = False
@@ -175,7 +175,7 @@ class Driver:
         self.table.ended[str(end.report.get("state") or "failed")] += 1
 
     def _pass_over(self, job: Job) -> None:
-        """Come back to a job when the process that works on its run may have ended."""
+        """Put a job back until the process that works on its run may have ended."""
         counts = self._counts[job.name.identity]
         if not counts["elsewhere"]:
             terminal.log.info(f"{job.command.label} another process works on this run; going on with the others")
@@ -183,7 +183,7 @@ class Driver:
         self._waiting.append((time.monotonic() + _ELSEWHERE_S, job))
 
     def _again(self, job: Job, end: Ended) -> bool:
-        """Have a job tried again, if what ended it is not its own failure; returns whether it is."""
+        """Schedule a retry unless the job itself failed; returns whether one is scheduled."""
         counts = self._counts[job.name.identity]
         is_moved = self.executor.name != "local" or any(counts[cause] for cause in RETRIES)
         if end.status == LockedError.code:

@@ -70,9 +70,9 @@ class Local:
 
 
 def shared_threads(at_once: float, threads: int | None) -> int | None:
-    """Return the threads of each job: as typed, else the machine's shared by several; None for the usual number."""
+    """Return the threads of each job: as typed, else the machine's divided by the jobs; None for the default."""
     if threads is not None or at_once == 1:
         return threads
-    given = os.environ.get("OMP_NUM_THREADS", "")
+    omp_threads = os.environ.get("OMP_NUM_THREADS", "")
     processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, (int(given) if given.isdigit() else processors) // int(at_once))
+    return max(1, (int(omp_threads) if omp_threads.isdigit() else processors) // int(at_once))

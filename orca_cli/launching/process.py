@@ -42,7 +42,7 @@ class Command:
     Args:
         label: starts each line that the job prints, such as "[2/6]".
         words: command line without the program's name; its command takes the option --job, see `Place`.
-        variables: of the environment, beside those of the process that starts it.
+        variables: of the environment, on top of those of the process that starts it.
         folder: where it runs; empty for that of the process that starts it.
         identity: hash of the run that it has to be; empty to take any.
         time_limit_s: after which it gets SIGTERM, and GRACE_S later SIGKILL; None for no limit.

@@ -24,7 +24,7 @@ class Ray:
 
     Args:
         threads: processors of each job.
-        gpus: of each job; may be a part of one; None for one where the cluster has any.
+        gpus: of each job, possibly a fraction; None for one if the cluster has any.
         at_once: jobs that are submitted at a time; Ray runs as many of them as it has room for.
         seen: a file or folder that every node has to see.
     """

@@ -33,11 +33,11 @@ from orca_cli.exceptions import (
 from orca_cli.launching.process import GRACE_S, Command, Ended, attend, failure_report
 
 ASK_EVERY_S = 10.0  # sacct, for all jobs together
-LATE_S = 20.0  # for the end of a job that SLURM calls ended to be seen; a run that is tried again in vain is found done
+LATE_S = 20.0  # for the record of a job that SLURM calls ended to appear; a needless retry finds the run done
 _TIMEOUT_S = 30.0
 _ALLOCATION_MIN = 240  # unless SBATCH_TIMELIMIT says otherwise; a job that needs longer is submitted again and resumes
-_WARNING_S = 120  # before the end of an allocation, in which a job saves its state
-# SLURM's states of jobs that run, will run or may be started again. One that was preempted and not requeued stays so.
+_WARNING_S = 120  # from the warning signal to the end of an allocation, for a job to save its state
+# SLURM's states of jobs that run, will run or may be started again. PREEMPTED is not one: a job that is not requeued stays so.
 _ALIVE = {"READY", "PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUED", "RESIZING", "UNKNOWN"}
 _CODES = {
     "PREEMPTED": PreemptionError.code,
@@ -75,7 +75,7 @@ class Slurm:
     cluster: str = "slurm"
     name: str = "slurm"
     _executor: Any = None
-    _asked: float = -math.inf
+    _last_query: float = -math.inf
 
     @contextmanager
     def opened(self) -> Iterator[Slurm]:
@@ -156,9 +156,9 @@ class Slurm:
         """Return SLURM's word for a job's state; asks for all jobs at once, and not often."""
         if self.cluster != "slurm":
             return str(job.state)
-        if time.monotonic() - self._asked > ASK_EVERY_S:
+        if time.monotonic() - self._last_query > ASK_EVERY_S:
             job.watcher.update()
-            self._asked = time.monotonic()
+            self._last_query = time.monotonic()
         return str(job.watcher.get_state(job.job_id, mode="cache")).partition(" ")[0]
 
     def signal(self, handle: _Submitted, number: int) -> None:
@@ -173,9 +173,11 @@ def attend_and_write(order: Mapping[str, Any], path: str) -> None:
 
 
 def _refused(text: str | bytes | None) -> SweepError:
-    said = text.decode(errors="replace") if isinstance(text, bytes) else text or ""
+    output = text.decode(errors="replace") if isinstance(text, bytes) else text or ""
     return SweepError(
-        f"SLURM refused the jobs: {' '.join(said.split())[-300:]}", where="--on slurm", hint="see SBATCH_... variables"
+        f"SLURM refused the jobs: {' '.join(output.split())[-300:]}",
+        where="--on slurm",
+        hint="see SBATCH_... variables",
     )
 
 

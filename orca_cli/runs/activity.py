@@ -1,4 +1,4 @@
-"""How far a run is, from the records that it writes: for whoever started it, wherever it runs."""
+"""The progress of a run, read from its records, wherever it runs."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    found = []
+    records = []
     for line in text.splitlines():
         try:
             record = json.loads(line)
         except ValueError:  # the last one, not yet complete
             continue
-        found += [record] if isinstance(record, dict) else []
-    return found
+        records += [record] if isinstance(record, dict) else []
+    return records

@@ -23,8 +23,8 @@ def is_worked_on(run: Path, status: dict[str, Any], *, recent_counts: bool = Fal
     """Decide whether a living process works on a run: the one place where that is decided.
 
     On this machine the lock tells. A lock that is held on another machine may not be seen from here; there the heartbeat
-    tells, whose age is taken by the file system's own clock. Where that cannot be asked, as in a folder that is read-only
-    here, the process is taken to live.
+    tells, whose age is taken by the file system's own clock. Where that clock cannot be read, as in a folder that is read-only
+    here, the process counts as alive.
 
     Args:
         run: its folder.

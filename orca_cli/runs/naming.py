@@ -24,20 +24,20 @@ def named(word: str) -> Path:
     if path.is_dir():
         return path
     root = configuration.default_folders()["runs"]
-    found: list[Path] = []
+    folders: list[Path] = []
     if path.name == word and word not in (".", ".."):
         pattern = f"*_{word}" if _SHORT.fullmatch(word) else None
-        found = [folder for folder in root.glob("*/*") if folder.name == word or (pattern and folder.match(pattern))]
-    if not found:
+        folders = [folder for folder in root.glob("*/*") if folder.name == word or (pattern and folder.match(pattern))]
+    if not folders:
         hint = f"give the folder of a run or of an export, or the name of a run in {root} (ORCA_RUNS)"
         raise DataError("no such run", where=word, hint=hint)
-    return max(found, key=lambda folder: folder.name)
+    return max(folders, key=lambda folder: folder.name)
 
 
 def begun(path: Path) -> datetime | None:
     """Return the local time in a run folder's name; None where there is none."""
-    found = _TIME.match(path.name)
+    match = _TIME.match(path.name)
     try:
-        return datetime.strptime(found[1], "%Y-%m-%d_%H-%M-%S.%f").astimezone() if found else None
-    except ValueError:  # 99 minutes past
+        return datetime.strptime(match[1], "%Y-%m-%d_%H-%M-%S.%f").astimezone() if match else None
+    except ValueError:  # such as 99 minutes
         return None

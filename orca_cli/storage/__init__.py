@@ -11,12 +11,12 @@ from orca_cli.storage.disk import (
     check_temporary,
     check_writable,
     claim_folder,
+    disk_error,
     fsync_file,
     guarded,
     held,
     make_folder,
     now,
-    of_the_disk,
     require_space,
     timestamp,
 )

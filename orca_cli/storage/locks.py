@@ -1,4 +1,4 @@
-"""Locks that end with their process, and a heartbeat for machines that do not see them; no machine's own clock is asked."""
+"""Locks that end with their process, and a heartbeat for machines that do not see them, by the file system's clock alone."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed, Session
 
 _SHORT = 8
-# Of every trial: judged on validation data that it did not train on, and by nothing else. Settings are wanted, not models:
-# the weights of twenty trials can fill a disk.
+# Settings of every trial: it is judged only on validation data that it did not train on. Its weights are not kept, since those
+# of twenty trials can fill a disk.
 _CLOSED = {
     "test": False,
     "baselines": "none",
@@ -46,7 +46,7 @@ class Plan:
         typed: overrides of all trials that were typed; key -> override.
         fixed: settings of the trials that draw, and of the run that follows.
         folder: of the search.
-        before: the file of settings that the trials have as it is; None where there is none.
+        before: the settings file that the trials start from; None if there is none.
         run: task and body, which the settings found are for.
     """
 
@@ -61,13 +61,13 @@ class Plan:
     run: str
 
     def overrides(self, settings: Mapping[str, Plain] | None, seed: int) -> list[str]:
-        """Return what makes a run of one seed of a trial; `settings` is None for those that are not searched for."""
-        drawn = {} if settings is None else self.found(settings)
+        """Return the overrides of one seed of a trial; `settings` is None for the settings as they are."""
+        drawn = {} if settings is None else self.run_settings(settings)
         runs = configuration.quoted((self.folder / "runs").absolute())
-        own = _as_overrides(_CLOSED | drawn | {"seed": seed})
-        return list((self.typed | own | {"paths.runs": f"paths.runs={runs}"}).values())
+        trial_overrides = _as_overrides(_CLOSED | drawn | {"seed": seed})
+        return list((self.typed | trial_overrides | {"paths.runs": f"paths.runs={runs}"}).values())
 
-    def found(self, settings: Mapping[str, Plain]) -> dict[str, Plain]:
+    def run_settings(self, settings: Mapping[str, Plain]) -> dict[str, Plain]:
         """Return the settings that a run needs to train as a trial did."""
         return self.fixed | dict(settings)
 
@@ -169,4 +169,4 @@ def without(overrides: Iterable[str], *keys: str) -> list[str]:
 def applied(overrides: Sequence[str], plan: Plan, settings: Mapping[str, Plain]) -> list[str]:
     """Return overrides of a run with the settings that its search found; what is typed wins."""
     typed = {key_of(text): text for text in overrides}
-    return list((_as_overrides(plan.found(settings)) | typed).values())
+    return list((_as_overrides(plan.run_settings(settings)) | typed).values())

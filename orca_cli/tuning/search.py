@@ -1,4 +1,4 @@
-"""One search: Optuna is asked for the settings of a trial and told how the trial ended, by the one process that searches.
+"""One search: the one process that searches asks Optuna for the settings of a trial, and tells it how the trial ended.
 
 All that a search knows is in one file, RUNS/.searches/NAME/trials.json, from which the next command goes on: trials that were
 running or failed are done again with the same settings, and their runs resume. ASHA (Li et al. 2020) stops trials by the
@@ -30,7 +30,7 @@ FOLDER = ".searches"  # in the folder of runs
 FILE = "trials.json"
 _SCHEMA = 1
 _UNIT = 100  # resource of the first comparison
-_MOST_DRAWS = 100  # of settings that were tried already, one after the other
+_MOST_DRAWS = 100  # in a row of settings that were tried already
 _START_AFTER = 10  # trials before tpe uses what they found
 _FEWEST = 4  # completed trials from which on an importance means something
 
@@ -101,7 +101,7 @@ class Search:
     tune: Tune
     trials: list[Trial] = field(default_factory=list)
     _draws: int = 0
-    _asked: dict[int, OptunaTrial] = field(default_factory=dict)  # Optuna's side of the running ones
+    _optuna_trials: dict[int, OptunaTrial] = field(default_factory=dict)  # Optuna's side of the running ones
 
     @contextmanager
     def opened(self) -> Iterator[Search]:
@@ -163,17 +163,17 @@ class Search:
             trial = self._drawn()
         elif trial is not None and trial.settings is not None:
             self._study.enqueue_trial(trial.params)
-            self._asked[trial.number] = self._study.ask(self.space.params)
+            self._optuna_trials[trial.number] = self._study.ask(self.space.params)
         elif trial is not None:
-            self._asked[trial.number] = self._study.ask()
+            self._optuna_trials[trial.number] = self._study.ask()
         if trial is not None:
             trial.state = "running"
             self._write()
         return trial
 
     def _drawn(self) -> Trial | None:
-        """Return a new trial; None where all that are drawn were tried already."""
-        optuna, known = _optuna(), [one.settings for one in self.trials]
+        """Return a new trial; None if only settings are drawn that were tried already."""
+        optuna, tried = _optuna(), [one.settings for one in self.trials]
         for _ in range(_MOST_DRAWS):
             seed = seeding.derive(self.tune.seed, "tune", self._draws) % 2**32
             self._draws += 1
@@ -183,14 +183,14 @@ class Search:
                 )
             else:
                 self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
-            asked = self._study.ask(self.space.params)
-            settings = self.space.plain(asked.params)
-            if settings not in known:
-                trial = Trial(len(self.trials), settings, dict(asked.params))
+            optuna_trial = self._study.ask(self.space.params)
+            settings = self.space.plain(optuna_trial.params)
+            if settings not in tried:
+                trial = Trial(len(self.trials), settings, dict(optuna_trial.params))
                 self.trials.append(trial)
-                self._asked[trial.number] = asked
+                self._optuna_trials[trial.number] = optuna_trial
                 return trial
-            self._study.tell(asked, state=optuna.trial.TrialState.FAIL)
+            self._study.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)
         return None
 
     def is_behind(self, trial: Trial, curve: Sequence[tuple[float, float]]) -> bool:
@@ -198,16 +198,16 @@ class Search:
 
         Args:
             trial: that runs. The settings as they are run to the end: the others are compared with them.
-            curve: (part of its optimizer steps, validation error) of its epochs, the same ones at the start of each call.
+            curve: (part of its optimizer steps, validation error) of its epochs so far; each call repeats the earlier ones.
         """
-        asked = self._asked[trial.number]
+        optuna_trial = self._optuna_trials[trial.number]
         for part, error in curve:
             resource = int(self.most * part)
             if trial.note or not math.isfinite(error) or resource <= max(map(int, trial.curve), default=0):
                 continue
             trial.curve[str(resource)] = error
-            asked.report(error, resource)
-            if part < 1 and asked.should_prune() and trial.settings is not None:
+            optuna_trial.report(error, resource)
+            if part < 1 and optuna_trial.should_prune() and trial.settings is not None:
                 trial.note = f"stopped by the search after {100 * part:.0f} % of its steps"
         return bool(trial.note)
 
@@ -219,18 +219,18 @@ class Search:
             error: mean over its seeds; None for one that was stopped.
             facts: what is shown of it.
         """
-        optuna, asked = _optuna(), self._asked.pop(trial.number)
+        optuna, optuna_trial = _optuna(), self._optuna_trials.pop(trial.number)
         trial.facts, trial.state = dict(facts), "stopped" if error is None else "completed"
         trial.error = error if error is not None else next(reversed(trial.curve.values()), None)
         state = optuna.trial.TrialState.PRUNED if error is None else optuna.trial.TrialState.COMPLETE
-        self._study.tell(asked, error, state=state)
-        trial.rungs = dict(self._study.trials[asked.number].system_attrs)
+        self._study.tell(optuna_trial, error, state=state)
+        trial.rungs = dict(self._study.trials[optuna_trial.number].system_attrs)
         trial.rungs.pop("fixed_params", None)
         self._write()
 
     def fail(self, trial: Trial, why: str) -> None:
         """Record that a trial failed; the next command does it again."""
-        self._study.tell(self._asked.pop(trial.number), state=_optuna().trial.TrialState.FAIL)
+        self._study.tell(self._optuna_trials.pop(trial.number), state=_optuna().trial.TrialState.FAIL)
         trial.state, trial.note = "failed", why
         self._write()
 

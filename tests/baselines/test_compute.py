@@ -317,7 +317,7 @@ WANTED = [
 def test_which_models_stand_beside_a_run(monkeypatch, given, names):
     *arguments, aeon = given
     monkeypatch.setattr(choice, "has_aeon", lambda: aeon)
-    assert choice.wanted(*arguments) == names
+    assert choice.baseline_names(*arguments) == names
 
 
 def test_what_another_attempt_may_mend_is_missing(monkeypatch):

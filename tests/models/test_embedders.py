@@ -165,7 +165,7 @@ def test_features_have_mean_0_and_deviation_1_over_what_a_bank_was_fitted_to():
     torch.nn.init.eye_(bank.sample.weight)
     samples = bank(x, valid)
     assert torch.equal(samples[:, 0], samples[:, 4])
-    assert torch.equal(samples[:, 0], bank.of_samples(x, valid) @ bank.sample.weight.T)
+    assert torch.equal(samples[:, 0], bank.sample_features(x, valid) @ bank.sample.weight.T)
     kept = torch.arange(50) != 20
     assert samples[kept, 0].double().mean(0).abs().max() < 0.1
     # The last ten features are the means of the patches of the two channels.
@@ -184,7 +184,7 @@ def test_the_values_of_a_short_sequence_are_features_of_the_sample(length, many)
     bank = FilterBank(cut, None, filters=3, token_filters=3, scales=2, values=True)
     bank.fit([(x, valid)])
     wanted = (x.flatten(1) - x.flatten(1).mean(0)) / x.flatten(1).std(0, correction=0)
-    found = bank.of_samples(x, valid)
+    found = bank.sample_features(x, valid)
     assert found.shape[1] == bank.sample_width == 2 * 7 + (many or 10)
     if many:
         torch.testing.assert_close(found[:, -80:], wanted, rtol=1e-3, atol=1e-3)
@@ -268,5 +268,5 @@ def test_an_embedder_knows_features_of_a_sample_where_it_has_a_bank(load_body):
     body = load_body("bert")
     x, valid = torch.randn(3, 2, 40), torch.ones(3, 40, dtype=torch.bool)
     layer = build(body, input_shape=(2, 40), embedder=Multiscale()).embedder
-    assert torch.equal(layer.sample_features(x, None), layer.beside.of_samples(x, valid))
+    assert torch.equal(layer.sample_features(x, None), layer.beside.sample_features(x, valid))
     assert build(body, input_shape=(2, 40), embedder=Patch()).embedder.sample_features(x, None) is None

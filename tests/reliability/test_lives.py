@@ -99,7 +99,7 @@ class Life(RuleBasedStateMachine):
         except OrcaError as error:
             code = error.code
         except BaseException as error:  # noqa: BLE001 - whatever it is, the parent judges by the code
-            known = storage.of_the_disk(error)
+            known = storage.disk_error(error)
             code = 1 if known is None else known.code
         finally:
             os._exit(code)

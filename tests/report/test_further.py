@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from orca_cli.report.records.collect import collect, of_study
+from orca_cli.report.records.collect import collect, select_study
 from orca_cli.report.records.details import Origin, origin_of
 from orca_cli.report.statistics.differences import needed
 from orca_cli.report.statistics.further import MOST, further
@@ -194,7 +194,7 @@ def test_commands_of_a_study_compose(study, orca, environment):  # noqa: F811, F
             members.append(studies.Member(identity, labels))
     studies.path_of(study, "alignment").unlink()
     studies.add(study, "alignment", members)
-    table = build_table(of_study(collect([study]), [study], "alignment"))
+    table = build_table(select_study(collect([study]), [study], "alignment"))
     (hole,) = holes_of(table, origin_of([study], "alignment", study))  # none of digits on the Swin, which `except` has
     words = shlex.split(hole.command)
     assert words[:4] == ["orca", "run", "-m", "study=alignment"]
@@ -210,7 +210,7 @@ def test_axes_whose_choices_are_all_there_are_left_out(study):
     assert (origin.study, origin.folder) == ("alignment", "")
     assert "body.checkpoint" in origin.blanks
     whole = {"metric": frozenset({"none", "moments"})}
-    collection = of_study(collect([study]), [study], "alignment")
+    collection = select_study(collect([study]), [study], "alignment")
     found = compare(build_table(collection), "metric", "none", 0.5, Origin("alignment", origin.axes, whole))
     (command,) = further(found.overall[0], found).commands
     assert "metric=" not in command

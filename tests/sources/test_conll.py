@@ -146,7 +146,7 @@ def test_missing_files_say_what_to_do(tmp_path):
 def test_impossible_settings_are_refused(key, value):
     node = {"_target_": "orca_cli.sources.conll.load", "size": 20, "name": "conll2003", "files": ["train.txt"]}
     with refused(f"source.{key}", ConfigError):
-        parts.check(node | {key: value}, "source", given=("seed", "reporter", "data_folder"))
+        parts.check(node | {key: value}, "source", reserved=("seed", "reporter", "data_folder"))
 
 
 @pytest.mark.skipif(not (SHARED / "data" / "wnut17").is_dir(), reason="ORCA_TEST_DATA has no data/wnut17")

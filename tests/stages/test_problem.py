@@ -58,7 +58,7 @@ def epoch(model, samples, features="pooled", step=0, **settings):
     """Return the distances and the gradient of one epoch of alignment."""
     metric = Count()
     source = Features(torch.zeros(1, 16), torch.zeros(1, dtype=torch.long), 1)
-    train = Labelled.of(samples, samples.targets())
+    train = Labelled.from_labels(samples, samples.targets())
     compared = Problem(metric, source, {}, train, Align(max_samples=8, features=features, **settings), seed=0)
     model.zero_grad()
     engine = Engine(torch.device("cpu"), "fp32")
@@ -115,7 +115,7 @@ def compared_order(step):
 
 def test_metrics_that_ask_for_all_classes_get_them_unless_a_number_is_given():
     pair = type("Pair", (), {"all_classes": True})()
-    labelled = Labelled.of(Watched(), LABELS)
+    labelled = Labelled.from_labels(Watched(), LABELS)
     for metric, given, groups in ((Count(), None, 3), (pair, None, 1), (pair, 2, 2), (Count(), 0, 1)):
         problem = Problem(metric, None, {}, labelled, Align(classes_per_problem=given), 0)
         assert len(problem.groups(labelled)) == groups
@@ -162,7 +162,7 @@ def test_a_balanced_draw_has_equally_many_points_of_at_most_so_many_classes(size
 
 
 def test_otdd_draws_up_to_eight_classes_anew_at_every_step(model):
-    labelled = Labelled.of(Watched(), LABELS)
+    labelled = Labelled.from_labels(Watched(), LABELS)
     balanced = Problem(OTDD(classes=2), None, {}, labelled, Align(), 0)
     drawn = {balanced.groups(labelled, step)[0] for step in range(20)}
     assert {len(group) for group in drawn} == {2}
@@ -173,7 +173,7 @@ def test_otdd_draws_up_to_eight_classes_anew_at_every_step(model):
 @pytest.mark.parametrize("metric", [Count(), OTDD(labels=False), TransRate()])
 def test_the_exact_distance_is_of_as_many_points_whatever_the_metric(model, metric):
     source = Features(torch.randn(9, 16), torch.zeros(9, dtype=torch.long), 1)
-    heldout = Labelled.of(samples := Watched(), samples.targets())
+    heldout = Labelled.from_labels(samples := Watched(), samples.targets())
     compared = Problem(metric, source, {}, heldout, Align(max_samples=8), seed=0)
     exact = Exact(source, heldout, compared, 0)
     exact._metric = Count()
@@ -184,7 +184,7 @@ def test_the_exact_distance_is_of_as_many_points_whatever_the_metric(model, metr
 
 def test_a_metric_of_the_target_alone_has_no_floor(tmp_path):
     source = Features(torch.randn(400, 16), torch.arange(400) % 2, 2)
-    train = Labelled.of(samples := Watched(), samples.targets())
+    train = Labelled.from_labels(samples := Watched(), samples.targets())
     for metric, has_floor in ((OTDD(labels=False), True), (TransRate(), False)):
         compared = Problem(metric, source, {}, train, Align(), seed=0)
         found = _floor(compared, source, {}, "source", tmp_path, 4, 0)

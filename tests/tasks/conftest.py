@@ -26,6 +26,6 @@ def check():
 
     def call(task, **settings):
         node = {"_target_": f"orca_cli.tasks.{task}.load", **settings}
-        parts.check(node, "task", given=("data_folder", "cache_folder", "reporter"))
+        parts.check(node, "task", reserved=("data_folder", "cache_folder", "reporter"))
 
     return call

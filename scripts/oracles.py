@@ -78,7 +78,12 @@ VARIANTS = {
     "a metric that does not exist": "metric=otd",
 }
 # Kind of target -> shapes of the inputs of one sample that it goes with.
-OWN = {"classes": ["30", "2x30", "3x8x8"], "values": ["30", "3x8x8"], "labels": ["2x30"], "dense": ["1x32", "1x8x8"]}
+ARRAY_SHAPES = {
+    "classes": ["30", "2x30", "3x8x8"],
+    "values": ["30", "3x8x8"],
+    "labels": ["2x30"],
+    "dense": ["1x32", "1x8x8"],
+}
 QUICK = (
     "task jsb clean", "task ninapro clean", "task listops release", "digits metric=otdd", "digits metric=mmd",
     "digits finetune=lora", "digits folds", "digits three members", "own classes 2x30", "own dense 1x8x8", "table", "killed",
@@ -127,7 +132,7 @@ def cases(folder: Path) -> Iterator[tuple[str, Command]]:
         yield f"digits {name}", Command([*digits, *changes.split()])
     for name in bodies:
         yield f"digits body={name}", Command([*_DIGITS, *body(name), *_BRIEF, "metric=moments", "source=digits"])
-    for kind, shape in ((kind, shape) for kind, shapes in OWN.items() for shape in shapes):
+    for kind, shape in ((kind, shape) for kind, shapes in ARRAY_SHAPES.items() for shape in shapes):
         path = _arrays(folder, kind, [int(size) for size in shape.split("x")])
         words = ["task=arrays", f"task.kind={kind}", f"task.train={path}", *(image if shape.count("x") > 1 else text)]
         after = (("predict", "RUN", str(path), "--out", "p.npz"), ("export", "RUN", "exported"), ("score", "RUN"))
@@ -220,7 +225,7 @@ class Runner:
         self._since = time.monotonic()
 
     def is_done(self) -> bool:
-        """Look at it, and start what comes next; returns whether nothing does."""
+        """Poll the case and start its next command; returns whether none is left."""
         if not self._is_killed and self._steps() >= self._case.kill_at:
             self._is_killed = True
             self._process.send(signal.SIGKILL)
@@ -263,7 +268,7 @@ class Runner:
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Return what differs between two records of a case, in words."""
-    found = []
+    lines = []
     for key in sorted({*before, *after}):
         one, other = before.get(key), after.get(key)
         if key == "errors" and one and other:
@@ -271,8 +276,8 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         else:
             same = one == other
         if not same:
-            found.append(f"{key}: {one} before, {other} after")
-    return found
+            lines.append(f"{key}: {one} before, {other} after")
+    return lines
 
 
 def main() -> int:
@@ -306,9 +311,11 @@ def main() -> int:
         path.write_text(json.dumps(records, indent=1, sort_keys=True))
         return 0
     before = json.loads(path.read_text())
-    wrong = {name: found for name, record in records.items() if (found := differences(before.get(name, {}), record))}
-    for case, found in wrong.items():
-        print(f"{case}: {'; '.join(found)}")
+    wrong = {
+        name: changes for name, record in records.items() if (changes := differences(before.get(name, {}), record))
+    }
+    for case, changes in wrong.items():
+        print(f"{case}: {'; '.join(changes)}")
     return 1 if wrong else 0
 
 

@@ -52,8 +52,8 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    """Return what the tasks of one's own data need to be given."""
+def own_data(tmp_path_factory):
+    """Return the overrides that tasks on one's own data require."""
     tmp_path = tmp_path_factory.mktemp("own")
     rng = np.random.default_rng(0)
     y = np.arange(40) % 2
@@ -74,7 +74,7 @@ def own(tmp_path_factory):
     }
 
 
-def overrides_for(path: Path, own: dict[str, list[str]]) -> list[str]:
+def overrides_for(path: Path, own_data: dict[str, list[str]]) -> list[str]:
     group, name = path.parts[0], path.stem
     if group == "hparams":
         task, dash, body = name.partition("-")
@@ -90,7 +90,7 @@ def overrides_for(path: Path, own: dict[str, list[str]]) -> list[str]:
     if group in ("augment", "finetune") and name in ("flip", "crop", "images", "visual_prompt"):
         words += ["task.layout=image"]
     if group == "task":
-        words += SMALL.get(name, []) + own.get(name, [])
+        words += SMALL.get(name, []) + own_data.get(name, [])
     else:
         words += SMALL["digits"]
     return words
@@ -109,11 +109,11 @@ def test_no_file_is_missing_from_the_glob():
 @pytest.mark.parametrize(
     "path", [path for path in FILES if len(path.parts) == 2 and path.parts[0] not in ("space", "study")], ids=str
 )
-def test_composes_checks_and_builds(path, tiny, own, tmp_path, monkeypatch):
+def test_composes_checks_and_builds(path, tiny, own_data, tmp_path, monkeypatch):
     if path.stem in ("lora", "ia3"):
         pytest.importorskip("peft", reason="the extra lora is not installed")
     monkeypatch.setenv("ORCA_HOME", str(tmp_path))
-    overrides = overrides_for(path, own)
+    overrides = overrides_for(path, own_data)
     with compose.session() as session:
         body = session.compose(overrides).choices["body"]
         job = session.compose([*overrides, f"body.checkpoint={tiny[body]}", "train.batch_size=4"])
@@ -216,12 +216,12 @@ images          body=vit,source.size=100 digits Patch full -
 
 
 @pytest.mark.parametrize("row", BROUGHT.strip().splitlines(), ids=lambda row: " ".join(row.split()[:2]))
-def test_tasks_of_the_paper_bring_the_papers_setting_and_others_a_source_without_files(row, own):
-    """But digits on an image body, which would be aligned with its own data."""
+def test_tasks_of_the_paper_bring_the_papers_setting_and_others_a_source_without_files(row, own_data):
+    """Except digits on an image body, which would be aligned with its own data."""
     task, words, source, embedder, finetune, rate = row.split()
-    given = [task] if "=" in task else [f"task={task}", *SMALL.get(task, []), *own[task]]
+    task_words = [task] if "=" in task else [f"task={task}", *SMALL.get(task, []), *own_data[task]]
     with compose.session() as session:
-        job = session.compose([*given, *words.split(",")])
+        job = session.compose([*task_words, *words.split(",")])
         plain = session.compose([]).choices["metric"]
     assert (job.choices["source"], job.choices["finetune"]) == (source, finetune)
     assert job.choices["metric"] == ("otdd_reference" if "release" in words else plain)

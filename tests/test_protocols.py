@@ -45,14 +45,14 @@ def session():
 
 @pytest.fixture(scope="module")
 def composed(session):
-    """Return what a run of a task is given by a protocol, on a body that has no settings of its own."""
-    known = {}
+    """Return a function that composes a task with a protocol, on a body without its own settings."""
+    jobs = {}
 
     def call(task, protocol):
-        if (task, protocol) not in known:
+        if (task, protocol) not in jobs:
             words = [f"task={task}", f"protocol={protocol}", "body=bert" if task != "digits" else "body=minilm"]
-            known[task, protocol] = session.compose(words)
-        return known[task, protocol]
+            jobs[task, protocol] = session.compose(words)
+        return jobs[task, protocol]
 
     return call
 
@@ -87,13 +87,13 @@ def test_the_list_says_what_a_run_is_given(composed, protocol):
             continue
         if values[place] == UNSET:
             continue
-        found = lookup(job.config, key)
-        if isinstance(found, dict):
-            found = found["_target_"].rpartition(".")[2]
+        setting = lookup(job.config, key)
+        if isinstance(setting, dict):
+            setting = setting["_target_"].rpartition(".")[2]
         expected = values[place]
         if reference := re.fullmatch(r"\$\{(.*)\}", expected):  # another setting's value
             expected = typed(lookup(job.config, reference[1]))
-        assert typed(found) == expected, (task, key)
+        assert typed(setting) == expected, (task, key)
 
 
 def test_every_task_of_the_paper_has_departures_of_both_kinds():
@@ -187,7 +187,7 @@ def test_what_the_paper_says_is_done_and_the_rest_is_as_in_its_code(session, row
     published = [clean] if task in {row[0] for row in table(RELEASE)} else [clean, release]
     for config in published:
         assert (config.train.epochs, config.train.decay_epochs or epochs) == (epochs, end)
-    if release in published:  # it has no settings of its own, and those of the paper's code
+    if release in published:  # has no settings of its own; takes those of the paper's code
         other = (optimizer, lr, decay) if second == "same" else second.split("/")
         assert (trained(release), release.train.lr) == (outcome, float(lr))
         assert (release.align.lr, release.align.weight_decay) == (pytest.approx(10 * float(other[1])), float(other[2]))

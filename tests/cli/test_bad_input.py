@@ -144,7 +144,7 @@ BUILT = {
 
 @pytest.fixture
 def small_run(small, tiny, tmp_path):
-    """Return a function that gives the words of a small run with overrides, whose checkpoints stand in braces."""
+    """Return a function from overrides to the command line of a small run; braces in them name checkpoints."""
     (tmp_path / "file").write_text("")
 
     def words(*more):
@@ -158,8 +158,8 @@ def small_run(small, tiny, tmp_path):
 
 @pytest.mark.parametrize("name", BUILT)
 def test_what_does_not_go_together(refused, small_run, name):
-    code, overrides, said = BUILT[name]
-    refused(code, small_run(*overrides), *said)
+    code, overrides, texts = BUILT[name]
+    refused(code, small_run(*overrides), *texts)
 
 
 @pytest.mark.parametrize(("name", "extra"), [("ray", "ray"), ("submitit", "slurm")])
@@ -227,8 +227,8 @@ def test_unexpected_failure_outside_a_run_is_one_line(refused, monkeypatch):
 
 
 @pytest.fixture
-def own(tiny, tmp_path):
-    """Return a function that gives the words of a small run on arrays of one's own, in a file."""
+def array_words(tiny, tmp_path):
+    """Return a function that writes arrays to a file and returns the command line of a small run on it."""
 
     def words(*more, **arrays):
         rng = np.random.default_rng(0)
@@ -243,7 +243,7 @@ def own(tiny, tmp_path):
 MAPS, NAMES = np.zeros((60, 1, 9)) + np.arange(9), np.array(["a", "b", "c"])[np.arange(60) % 3]
 SEQUENCE = ["metric=otdd", "align.features=sequence", "source.size=160"]
 # name -> (code, arrays, overrides, words); what else may be wrong with arrays is in tests/tasks/test_bad_arrays.py
-OWN = {
+BAD_DATA = {
     "nan": (11, {"x": np.full((60, 3, 9), np.nan)}, [], ["own.npz", "channel 0, 1, 2 has no known value"]),
     "a class too many": (11, {}, ["task.num_classes=2"], ["own.npz", "2"]),
     "a class too few": (11, {}, ["task.num_classes=5"], ["own.npz", "3"]),
@@ -266,10 +266,10 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_bad_data_of_ones_own(refused, environment, own, name):
-    code, arrays, overrides, words = OWN[name]
-    refused(code, own(*overrides, **arrays), *words)
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_data_of_ones_own(refused, environment, array_words, name):
+    code, arrays, overrides, words = BAD_DATA[name]
+    refused(code, array_words(*overrides, **arrays), *words)
     assert not list(environment.rglob("result.json"))
 
 

@@ -148,8 +148,8 @@ def test_a_job_whose_time_is_up_is_asked_and_then_killed_and_not_tried_again(tmp
     monkeypatch.setattr(process, "GRACE_S", 0.3)
     work = Jobs(tmp_path, "waits", "deaf", "says", time_limit_s=4.0)
     drive(work)
-    asked, deaf, after = work.in_order()
-    assert (asked.status, asked.report["state"], asked.over_limit) == (143, "interrupted", True)
+    interrupted, deaf, after = work.in_order()
+    assert (interrupted.status, interrupted.report["state"], interrupted.over_limit) == (143, "interrupted", True)
     assert (deaf.status, dict(deaf.report), deaf.over_limit) == (-signal.SIGKILL, {}, True)
     assert (after.status, after.over_limit) == (0, False)
     assert set(work.begun().values()) == {1}

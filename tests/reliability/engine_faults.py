@@ -73,7 +73,7 @@ class Bench:
         return subprocess.Popen(command, env=variables, stdout=log, stderr=log, text=True, start_new_session=True)
 
     def at_work(self) -> Iterator[tuple[Path, int]]:
-        """Yield run folders in stages 2 and 3 that have a checkpoint, and their processes, which no fault has hit."""
+        """Yield (folder, process) of each run in stage 2 or 3 that has begun and that no fault has hit yet."""
         for path in self.runs.glob("*/*/status.json"):
             with suppress(ValueError, OSError):
                 status = json.loads(path.read_text())
@@ -97,7 +97,7 @@ class Bench:
         return 0
 
     def hit_job(self, driver: subprocess.Popen[str], fault: str) -> None:
-        """Let a fault hit a job that works: it is killed, its worker is, its disk is full."""
+        """Inject a fault into a running job: kill it or its worker, preempt it, or fill its disk."""
         pid = self.wait_for_work(driver)
         if not pid:
             return
@@ -112,23 +112,23 @@ class Bench:
 
     def result(self, runs: Path) -> dict[int, dict[str, Any]]:
         """Return seed -> result record."""
-        found = [json.loads(path.read_text()) for path in runs.glob("*/*/result.json")]
-        return {record["seed"]: record for record in found}
+        records = [json.loads(path.read_text()) for path in runs.glob("*/*/result.json")]
+        return {record["seed"]: record for record in records}
 
     def check(self) -> list[str]:
-        """Return what does not hold; the undisturbed runs are made for it."""
+        """Return what differs from undisturbed runs, which are made here."""
         plain = self.folder / "undisturbed"
         first = self.start(runs=plain, on="local")
         assert first.wait() == 0
-        wanted, got = self.result(plain), self.result(self.runs)
-        problems = [f"seed {seed} is not completed" for seed in wanted if seed not in got]
+        expected, got = self.result(plain), self.result(self.runs)
+        problems = [f"seed {seed} is not completed" for seed in expected if seed not in got]
         folders = list(self.runs.glob("[!.]*/2*"))
-        if len(folders) != len(wanted):
-            problems.append(f"{len(folders)} folders for {len(wanted)} runs: {sorted(path.name for path in folders)}")
-        for seed, record in ((seed, got[seed]) for seed in wanted if seed in got):
+        if len(folders) != len(expected):
+            problems.append(f"{len(folders)} folders for {len(expected)} runs: {sorted(path.name for path in folders)}")
+        for seed, record in ((seed, got[seed]) for seed in expected if seed in got):
             if record["test_reads"] != 1:
                 problems.append(f"seed {seed} opened the test split {record['test_reads']} times")
-            if record["weights_sha256"] != wanted[seed]["weights_sha256"]:
+            if record["weights_sha256"] != expected[seed]["weights_sha256"]:
                 problems.append(f"seed {seed} has other bits")
         return problems
 
@@ -162,7 +162,7 @@ def engine(bench: Bench, nodes: int = 1) -> Iterator[Any]:
 
 
 def run(bench: Bench, faults: list[str]) -> list[str]:
-    """Do the sweep with faults, one after the other; returns what does not hold."""
+    """Run the sweep and inject faults, one after the other; returns the problems."""
     at_once = ["--at-once", "2"] if bench.on == "local" else []
     with engine(bench, max(1, faults.count("raylet"))) as cluster:
         driver, others = bench.start(*at_once), []
@@ -183,8 +183,8 @@ def run(bench: Bench, faults: list[str]) -> list[str]:
                 others.append(bench.start(*at_once))
                 bench.done.append(fault)
         codes = [one.wait() for one in (driver, *others)]
-    wanted = 3 if bench.deadly else 0
-    problems = [f"a driver ended with {code}, not {wanted}" for code in codes if code != wanted]
+    expected_code = 3 if bench.deadly else 0
+    problems = [f"a driver ended with {code}, not {expected_code}" for code in codes if code != expected_code]
     return problems + bench.check()
 
 

@@ -22,7 +22,7 @@ COMMANDS = ("sbatch", "srun", "sacct", "scancel", "scontrol")
 
 
 def install(folder: Path) -> dict[str, str]:
-    """Write the commands into a folder; returns the variables that make them found."""
+    """Write the commands into a folder; returns the variables that put them on the path."""
     (folder / "bin").mkdir(parents=True)
     (folder / "jobs").mkdir()
     for name in COMMANDS:
@@ -34,11 +34,11 @@ def install(folder: Path) -> dict[str, str]:
 
 def running(folder: Path) -> dict[str, int]:
     """Return the jobs that run now: id -> the process that submitit started, whose child is the program's."""
-    found = {}
+    pids = {}
     for job in (folder / "jobs").iterdir():
         if read(job, "state") == "RUNNING" and (pid := read(job, "pid")):
-            found[job.name] = int(pid)
-    return found
+            pids[job.name] = int(pid)
+    return pids
 
 
 def end(folder: Path, job: str, state: str) -> None:
@@ -48,7 +48,7 @@ def end(folder: Path, job: str, state: str) -> None:
     os.killpg(int(read(path, "pid")), signal.SIGKILL)
 
 
-def asked(folder: Path) -> list[list[str]]:
+def command_lines(folder: Path) -> list[list[str]]:
     """Return the command lines that were typed."""
     path = folder / "asked"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -115,10 +115,10 @@ def srun(root: Path, words: list[str]) -> int:
 
 
 def sacct(root: Path, words: list[str]) -> int:
-    wanted = {value for option, value in zip(words, words[1:], strict=False) if option == "-j"}
+    ids = {value for option, value in zip(words, words[1:], strict=False) if option == "-j"}
     print("JobID|State|NodeList")  # noqa: T201
     for job in sorted((root / "jobs").iterdir()):
-        if job.name.split("_")[0] in wanted:
+        if job.name.split("_")[0] in ids:
             print(f"{job.name}|{read(job, 'state')}|here")  # noqa: T201
     return 0
 

@@ -1,6 +1,6 @@
-"""What goes wrong in the jobs of a sweep, put in place of the stages of a forked case; its jobs are forks, so they have it too.
+"""Faults in the jobs of a sweep: hooks that replace the stages of a forked case and of its jobs, which are forks of it.
 
-A job that is not told to fail completes within milliseconds, with a result record and no training.
+A job without a fault completes within milliseconds, with a result record and no training.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ def test_six_runs_survive_what_is_lost_with_the_bits_of_undisturbed_ones(bench, 
     problems = run(bench, FAULTS[bench.on])
     assert not problems, "\n".join([*problems, *(path.read_text() for path in bench.folder.glob("driver-*.log"))])
     assert bench.done == FAULTS[bench.on]  # the premise
-    said = "".join(path.read_text() for path in bench.folder.glob("driver-*.log"))
-    assert not bench.deadly or "1 of 7 runs are not completed" in said  # the one that kills its worker every time
+    logs = "".join(path.read_text() for path in bench.folder.glob("driver-*.log"))
+    assert not bench.deadly or "1 of 7 runs are not completed" in logs  # the one that kills its worker every time
     scorecard.add(
         f"sweeps on {bench.on} with faults / every run completed once with its bits", cases=1, passed=1, target=1
     )
@@ -50,7 +50,7 @@ def test_jobs_are_arrays_and_what_a_dead_driver_left_in_the_queue_is_withdrawn(b
         assert bench.wait_for_work(driver)
         driver.kill()
         driver.wait()
-        assert sum(words[0] == "sbatch" for words in fake_slurm.asked(slurm)) == 1
+        assert sum(words[0] == "sbatch" for words in fake_slurm.command_lines(slurm)) == 1
         script = next((slurm / "jobs").iterdir()).joinpath("script").read_text()
         for line in ("array=0-5%6", "cpus-per-task=1", "gpus=1", "job-name=orca-digits-", "signal=USR1@120", "time=63"):
             assert f"#SBATCH --{line}" in script, script
@@ -75,8 +75,8 @@ def test_submitits_own_local_executor_brings_back_how_jobs_end(tmp_path):
     with Slurm(tmp_path / "sweep", "orca-x", 1, 0.0, 2, cluster="local").opened() as slurm:
         handles, ends, until = slurm.start(wrong), {}, time.monotonic() + 300
         while len(ends) < 2 and time.monotonic() < until:
-            found = {number: slurm.ended(handle) for number, handle in enumerate(handles) if number not in ends}
-            ends |= {number: end for number, end in found.items() if end is not None}
+            latest = {number: slurm.ended(handle) for number, handle in enumerate(handles) if number not in ends}
+            ends |= {number: end for number, end in latest.items() if end is not None}
             time.sleep(0.1)
     for number in range(2):
         assert ends[number].status == ConfigError.code

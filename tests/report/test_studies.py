@@ -59,7 +59,7 @@ def test_a_run_counts_once_though_a_value_of_the_study_was_typed_for_it(tmp_path
             identity, labels = f"{arm}{seed}", {"set": "digits", "metric": arm, "seed": str(seed), "baselines": "none"}
             add_run(tmp_path, metric=arm, seed=seed, value=value, identity=identity, settings=arm * 20)
             typed = [labels | {"train.lr": "2e-4"}] + ([labels] if seed < 2 else [])
-            studies.add(tmp_path, "small", [studies.Member(identity, own) for own in typed])
+            studies.add(tmp_path, "small", [studies.Member(identity, member_labels) for member_labels in typed])
     collection = select_study(collect([tmp_path]), [tmp_path], "small")
     assert len(collection.runs) == 6
     assert [len(row.cells[0].values) for row in build_table(collection).rows] == [3, 3]
@@ -67,7 +67,7 @@ def test_a_run_counts_once_though_a_value_of_the_study_was_typed_for_it(tmp_path
 
 @pytest.mark.parametrize("changed", [False, True])
 def test_seeds_that_draw_their_samples_are_one_row(tmp_path, changed):
-    """Every seed has test data and settings of its own there; where one seed has two test sets, something has changed."""
+    """Every seed has its own test data and settings; two test sets for one seed mean that a file has changed."""
     for seed in range(3):
         for arm, value in (("none", 0.5), ("otdd", 0.4 + 0.01 * seed)):
             identity, labels = f"{arm}{seed}", {"set": "digits", "metric": arm, "seed": str(seed)}

@@ -22,7 +22,7 @@ def build(tmp_path, reporter):
 
 @pytest.fixture
 def check():
-    """Return a function that raises what a task's settings raise before anything is read."""
+    """Return a function that checks a task's settings without reading any data."""
 
     def call(task, **settings):
         node = {"_target_": f"orca_cli.tasks.{task}.load", **settings}

@@ -1,4 +1,4 @@
-"""A search by itself: what it draws, whom it stops, and how it goes on from its file. No run is made."""
+"""A search by itself: what it draws, which trials it stops, and how it resumes from its file; without runs."""
 
 import numpy as np
 import pytest
@@ -24,15 +24,15 @@ def opened(folder, space=WIDE, **tune):
 
 def played(search, error=lambda trial: 0.5):
     """Ask for all trials that a search has, and tell it their errors; returns them."""
-    asked = []
+    trials = []
     while (trial := search.ask()) is not None:
-        asked.append(trial)
+        trials.append(trial)
         search.tell(trial, error(trial), {})
-    return asked
+    return trials
 
 
 def survivors(values: list[float], reduction: int) -> list[bool]:
-    """Return who goes on at a comparison to which they come one after the other: the best of every `reduction` so far."""
+    """Return who continues when trials reach a comparison one by one: the best 1 in `reduction` so far."""
     seen: list[float] = []
     for value in values:
         seen.append(value)

@@ -82,15 +82,15 @@ def data_sets(extra: Path | None = None) -> list[DataSet]:
     return [read(group, name, path) for group in GROUPS for name, path in configuration.choices(group, extra).items()]
 
 
-def find(word: str, known: list[DataSet]) -> list[DataSet]:
+def find(word: str, entries: list[DataSet]) -> list[DataSet]:
     """Return the data sets that NAME, task=NAME or source=NAME names, the task first; ConfigError where there is none."""
     group, separator, name = word.rpartition("=")
-    found = [entry for entry in known if entry.name == name and (not separator or entry.group == group)]
-    if not found:
+    matches = [entry for entry in entries if entry.name == name and (not separator or entry.group == group)]
+    if not matches:
         what = group if group in GROUPS else "task or source"
-        names = {entry.name for entry in known if not separator or entry.group == group}
+        names = {entry.name for entry in entries if not separator or entry.group == group}
         raise ConfigError(f"there is no {what} '{name}'", where="NAME", hint=suggest(name, names))
-    return found
+    return matches
 
 
 def read(group: str, name: str, path: Path) -> DataSet:
@@ -101,18 +101,20 @@ def read(group: str, name: str, path: Path) -> DataSet:
     description = configuration.description(path)
     if node.get("data") is None:
         return DataSet(name, group, description)
-    found = _checked(DataSet, node["data"], f"{path}: data", known=("name", "group", "description"))
-    files = [_checked(DataFile, file, f"{path}: data.files[{i}]") for i, file in enumerate(found.pop("files", ()))]
-    origin = found.pop("origin", node["origin"] if node.get("origin") in ORIGINS else "files")
-    return DataSet(name, group, description, origin, **found, files=tuple(DataFile(**file) for file in files))
+    block = _checked(DataSet, node["data"], f"{path}: data", reserved=("name", "group", "description"))
+    files = [_checked(DataFile, file, f"{path}: data.files[{i}]") for i, file in enumerate(block.pop("files", ()))]
+    origin = block.pop("origin", node["origin"] if node.get("origin") in ORIGINS else "files")
+    return DataSet(name, group, description, origin, **block, files=tuple(DataFile(**file) for file in files))
 
 
-def _checked(kind: type, block: Any, where: str, known: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the settings of a mapping, checked against a dataclass whose fields in `known` come from elsewhere."""
-    hints = {name: hint for name, hint in typing.get_type_hints(kind, include_extras=True).items() if name not in known}
+def _checked(kind: type, block: Any, where: str, reserved: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the settings of a mapping, checked against a dataclass whose `reserved` fields a block may not set."""
+    hints = {
+        name: hint for name, hint in typing.get_type_hints(kind, include_extras=True).items() if name not in reserved
+    }
     if not isinstance(block, dict):
         raise ConfigError("has to hold 'key: value' pairs", where=where, hint=f"allowed: {', '.join(hints)}")
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, value in block.items():
         if name not in hints:
             raise ConfigError(f"no such key: '{name}'", where=where, hint=suggest(str(name), hints))
@@ -120,7 +122,7 @@ def _checked(kind: type, block: Any, where: str, known: tuple[str, ...] = ()) ->
             value = str(value)  # a shape of one number
         if value is not None:
             check_value(value, hints[name], f"{where}.{name}")
-            found[name] = tuple(value) if isinstance(value, list) else value
-    if "path" in hints and "path" not in found:
+            settings[name] = tuple(value) if isinstance(value, list) else value
+    if "path" in hints and "path" not in settings:
         raise ConfigError("a value is needed", where=f"{where}.path", hint="give the file's path")
-    return found | {name: found[name].lower() for name in ("sha256", "md5") if name in found}
+    return settings | {name: settings[name].lower() for name in ("sha256", "md5") if name in settings}

@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
 from orca_cli import __version__, parts, retired, signals, storage, terminal
-from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, UsageError, of_processes, suggest
-from orca_cli.launching import ranks
+from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, UsageError, process_error, suggest
+from orca_cli.training import ranks
 
 COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
-    "worker": "take jobs of a sweep that lies in a shared folder, until none is left; --list shows its state",
     "tune": "a search for settings on validation data, with trials that are stopped early (ASHA)",
     "predict": "new data by a finished run: csv, parquet or npz; the error where there are targets",
     "export": "one folder with all that a finished run needs to predict, and a model card",
@@ -34,7 +33,7 @@ COMMANDS = {
 }
 
 # These import torch and other packages, whose versions are checked first.
-_COMPUTING = ("run", "worker", "tune", "predict", "export", "score", "distance", "data check", "body get")
+_COMPUTING = ("run", "tune", "predict", "export", "score", "distance", "data check", "body get")
 
 _EXAMPLES = """\
 examples:
@@ -65,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     _wait_briefly()
     rank = None
     try:
-        rank = ranks.found()
+        rank = ranks.from_environment()
         if rank is not None:
             if not rank.leads:
                 ranks.silence()
@@ -87,19 +86,19 @@ def main(argv: list[str] | None = None) -> int:
         failure = _failure(error)
     terminal.print_error(f"orca: error: {failure}")
     if rank is not None and not rank.leads:
-        time.sleep(ranks.LAUNCHER_EXITS_S)  # for a launcher stops the others, and the first has to say what is wrong
+        time.sleep(ranks.LAUNCHER_EXITS_S)  # torchrun kills the other ranks once one exits: let rank 0 print first
     return failure.code
 
 
 def _wait_briefly() -> None:
-    """Let waiting threads of torch's OpenMP sleep after some microseconds; what the environment says beats it.
+    """Let waiting threads of torch's OpenMP sleep after some microseconds; the environment takes precedence.
 
     Where they spin for long, two runs on the same cores slow each other down tenfold; where they sleep at once, a run alone
     takes twice the time (docs/decisions/0022-waiting-threads.md). Set it before torch is imported; it changes no result.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's OpenMP, which torch has on Linux, knows a middle way
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's OpenMP, as in torch on Linux: spin briefly, then sleep
 
 
 def _failure(error: Exception) -> OrcaError:
@@ -108,7 +107,7 @@ def _failure(error: Exception) -> OrcaError:
     if isinstance(error, MemoryError):
         return MemoryExhaustedError("not enough memory")
     text = f"unexpected {type(error).__name__}: {error}"
-    return of_processes(error) or OrcaError(text, hint="--traceback shows where")
+    return process_error(error) or OrcaError(text, hint="--traceback shows where")
 
 
 def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., int] | None) -> int:
@@ -153,13 +152,13 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
         storage.check_temporary()
     result = command.execute(arguments)
     # A run's records are in its folder, so that losing the output loses nothing.
-    with terminal.lost_output_allowed() if name in ("run", "worker") else nullcontext():
+    with terminal.lost_output_allowed() if name == "run" else nullcontext():
         return terminal.render(result, as_json=arguments.json)
     return result.code  # the output was lost
 
 
-def _replacement(word: str, known: Iterable[str], prefix: str = "") -> str:
-    return retired.COMMANDS.get(f"{prefix}{word}") or suggest(word, known)
+def _replacement(word: str, names: Iterable[str], prefix: str = "") -> str:
+    return retired.COMMANDS.get(f"{prefix}{word}") or suggest(word, names)
 
 
 def _lines(commands: dict[str, str]) -> str:

@@ -28,8 +28,8 @@ _PACKAGE = Path(__file__).resolve().parent
 def config_dir() -> Path:
     """Return the folder of the program's own configuration, in the package (wheel) or next to it (checkout)."""
     candidates = (_PACKAGE / "conf", _PACKAGE.parent / "conf")
-    if found := next((folder for folder in candidates if (folder / "config.yaml").is_file()), None):
-        return found
+    if root := next((folder for folder in candidates if (folder / "config.yaml").is_file()), None):
+        return root
     places = " or ".join(map(str, candidates))
     raise ConfigError(f"no config.yaml in {places}", where="conf", hint="install the program again")
 
@@ -47,10 +47,10 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
     if extra is not None and not extra.is_dir():
         hint = "give a folder that holds task/, body/, ... of yours"
         raise ConfigError("no such folder", where=f"--config-dir {extra}", hint=hint)
-    own, users = _files(config_dir() / group), {} if extra is None else _files(extra / group)
-    for name in sorted(own.keys() & users.keys()):
+    builtin, users = _files(config_dir() / group), {} if extra is None else _files(extra / group)
+    for name in sorted(builtin.keys() & users.keys()):
         raise ConfigError(f"the program has its own '{name}'", where=str(users[name]), hint="rename it")
-    return dict(sorted((own | users).items()))
+    return dict(sorted((builtin | users).items()))
 
 
 def key_of(text: str) -> str:
@@ -82,8 +82,8 @@ def default_folders() -> dict[str, Path]:
 def description(path: Path) -> str:
     """Return the first comment line of a file that is not a directive such as `# @package`; empty where none is."""
     lines = (line.strip() for line in _text(path).splitlines())
-    found = (line.lstrip("#").strip() for line in lines if line.startswith("#"))
-    return next((comment for comment in found if comment and not comment.startswith("@")), "")
+    texts = (line.lstrip("#").strip() for line in lines if line.startswith("#"))
+    return next((comment for comment in texts if comment and not comment.startswith("@")), "")
 
 
 def comments(path: Path) -> dict[str, str]:
@@ -91,7 +91,7 @@ def comments(path: Path) -> dict[str, str]:
 
     Keys are those of the innermost mapping, without the groups that hold it.
     """
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     above: list[str] = []
     for line in _text(path).splitlines():
         text = line.strip()
@@ -101,9 +101,9 @@ def comments(path: Path) -> dict[str, str]:
         if key := re.match(r"([\w.]+):", text):
             behind = re.search(r"\s#\s*(.+)", text)
             if meaning := behind[1] if behind else " ".join(above):
-                found.setdefault(key[1], meaning)
+                meanings.setdefault(key[1], meaning)
         above = []
-    return found
+    return meanings
 
 
 def picks(defaults: Any) -> dict[str, str]:

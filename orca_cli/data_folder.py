@@ -92,14 +92,14 @@ def verify(file: DataFile, folder: Path) -> str:
         ChecksumError: it differs from the published or the recorded one.
     """
     path = folder / file.path
-    digest, known = storage.sha256_file(path), expected(file, folder)
-    if known not in (None, digest):
+    digest, expected_sha256 = storage.sha256_file(path), expected(file, folder)
+    if expected_sha256 not in (None, digest):
         which = "published" if file.sha256 else f"recorded in {CHECKSUMS}"
         advice = "" if file.sha256 else f"; if this file is right, delete {folder / CHECKSUMS}"
-        text = f"its SHA-256 is {digest}, but the one {which} is {known}"
+        text = f"its SHA-256 is {digest}, but the one {which} is {expected_sha256}"
         raise ChecksumError(text, where=str(path), hint=f"{_AGAIN}{advice}")
-    if known is None and file.md5 is not None and (found := md5_file(path)) != file.md5:
-        text = f"its MD5 is {found}, but the one published is {file.md5}"
+    if expected_sha256 is None and file.md5 is not None and (md5 := md5_file(path)) != file.md5:
+        text = f"its MD5 is {md5}, but the one published is {file.md5}"
         raise ChecksumError(text, where=str(path), hint=_AGAIN)
     record(folder, file.path, path.stat().st_size, digest, "found here")
     return digest

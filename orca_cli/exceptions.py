@@ -154,13 +154,7 @@ class PreemptionError(InterruptionError):
         return cls(f"preempted by {signal.Signals(signum).name}", hint="rerun the same command to resume")
 
 
-class PrunedError(InterruptionError):
-    """A search stopped a run whose curve is not among the best; only the search sees it."""
-
-    code = 4
-
-
-def of_processes(error: BaseException) -> MemoryExhaustedError | None:
+def process_error(error: BaseException) -> MemoryExhaustedError | None:
     """Return the failure to start a thread or process, if that is what an error means, else None."""
     if "can't start new thread" not in str(error) and not isinstance(error, BlockingIOError):
         return None
@@ -171,10 +165,10 @@ def of_processes(error: BaseException) -> MemoryExhaustedError | None:
 
 def interruption_in(error: BaseException) -> InterruptionError | None:
     """Return the interruption that an error is, or was raised for: a signal may arrive inside a library that catches all."""
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, InterruptionError):
-        found = found.__cause__ or found.__context__
-    return found
+    current: BaseException | None = error
+    while current is not None and not isinstance(current, InterruptionError):
+        current = current.__cause__ or current.__context__
+    return current
 
 
 def suggest(word: str, allowed: Iterable[str]) -> str:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import parts, signals, storage, terminal
-from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, interruption_in, of_processes
+from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, interruption_in, process_error
 from orca_cli.outcome import Failure, Outcome, State, ended_by
 from orca_cli.progress import Silent
 from orca_cli.runs import claim
@@ -29,14 +29,13 @@ from orca_cli.tracking.json_lines import JsonLines
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
     from orca_cli.compose import Composed
-    from orca_cli.interfaces import Recorder, Samples
+    from orca_cli.interfaces import Samples
     from orca_cli.stages.build import Built
     from orca_cli.stages.finetune import Tested
     from orca_cli.stages.result import Validated
     from orca_cli.training.team import Team
 
 Summary = dict[str, Any]
-Recorders = Sequence["Recorder"]
 
 
 def run(
@@ -45,7 +44,6 @@ def run(
     force: bool = False,
     allow_inexact: bool = False,
     on_build: Callable[[Summary], None] = lambda summary: None,
-    recorders: Recorders = (),
     team: Team | None = None,
 ) -> Outcome:
     """Run one composed job, resume it, or find it completed.
@@ -55,7 +53,6 @@ def run(
         force: run again, in a new folder, what is already completed; resume such a repeat that was interrupted.
         allow_inexact: resume although threads, packages, data or weights have changed; the result says so.
         on_build: called with the summary of stage 1.
-        recorders: get every line of the curves too; one may end the run by raising PrunedError.
         team: the processes that share the work, which this one leads; None for one.
     """
     name, root = run_name(job), Path(job.config.paths.runs or "")
@@ -70,7 +67,7 @@ def run(
             if folder.result():
                 return completed_before(job, folder)
             terminal.log.info(f"{folder.path}")
-            return _attempt(job, folder, on_build, recorders, team)
+            return _attempt(job, folder, on_build, team)
     except OrcaError as error:
         return ended_by(error)
 
@@ -93,7 +90,6 @@ def train(
     job: Composed,
     folder: RunDirectory,
     on_build: Callable[[Summary], None] = lambda summary: None,
-    recorders: Recorders = (),
     team: Team | None = None,
 ) -> Validated:
     """Run the three stages up to the choice of the weights; the test split stays closed.
@@ -117,8 +113,6 @@ def train(
     device = device if team is None else team.device(device)
     _write_settings(job, folder, str(device))
     folder.attach(JsonLines(folder.stage))
-    for recorder in recorders:
-        folder.attach(recorder)
     seconds: dict[str, float] = {}
     start = time.monotonic()
     with _timed(seconds, "build"):
@@ -144,7 +138,7 @@ def train(
             if (checkpoint := getattr(built.model.body, "folder", None)) is not None:
                 storage.write_json(folder.stage("build") / BODY_CONFIG, shareable_config(checkpoint))
     on_build(built.summary)
-    _track(job, folder)  # outside of what is timed, since a budget in minutes counts that
+    _track(job, folder)  # not timed: a budget in minutes counts the time of the stages
     with _timed(seconds, "align"):
         aligned = align(config, built, engine, folder, reporter)
     with _timed(seconds, "finetune"):
@@ -157,11 +151,11 @@ def _track(job: Composed, folder: RunDirectory) -> None:
     node = job.config.tracker
     if node.get(parts.TARGET) is None:
         return
-    given = {"name": folder.path.name, "folder": folder.tracker, "store": folder.path.parent.parent}
+    arguments = {"name": folder.path.name, "folder": folder.tracker, "store": folder.path.parent.parent}
 
     def make() -> Any:
         storage.make_folder(folder.tracker)
-        return parts.build(node, "tracker", settings=dict(flat(job.stored)), **given)
+        return parts.build(node, "tracker", settings=dict(flat(job.stored)), **arguments)
 
     tracker = Guarded(make, node[parts.TARGET].rpartition(".")[2])
     tracker.start()
@@ -181,6 +175,17 @@ def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
     with _timed(validated.seconds, "test"):
         built = validated.built
         return finetune.test(built.config, built, validated.trained, validated.engine, folder)
+
+
+def done_before(job: Composed) -> Outcome | None:
+    """Return the outcome of a run that is completed with nothing left to do; None for any other."""
+    from orca_cli.baselines import completion
+
+    run = claim.look(Path(job.config.paths.runs or ""), run_name(job))
+    if run is None or not (result := run.result()) or completion.lacking(job.config, run, result):
+        return None
+    is_whole = (run.path / storage.MANIFEST).exists() and run.status().get("state") == "completed"
+    return Outcome("skipped", path=run.path, result=result) if is_whole else None
 
 
 def completed_before(job: Composed, folder: RunDirectory) -> Outcome:
@@ -229,8 +234,8 @@ def _with_baselines(
 
     def subject() -> Subject:
         built = make()
-        own = {name: split["sha256"] for name, split in built.summary["splits"].items()}
-        if own != {name: digests[name] for name in own}:
+        built_digests = {name: split["sha256"] for name, split in built.summary["splits"].items()}
+        if built_digests != {name: digests[name] for name in built_digests}:
             raise DataError("the data are not those of the run any more", where=folder.path.name)
         task, outputs = built.task, completion.saved(folder)
         with_validation = len(built.learned) > len(task.train)
@@ -259,14 +264,13 @@ def _attempt(
     job: Composed,
     folder: RunDirectory,
     on_build: Callable[[Summary], None],
-    recorders: Recorders,
     team: Team | None,
 ) -> Outcome:
     from orca_cli.training.engine import same_threads_after
 
     try:
         with same_threads_after():
-            return _complete(job, folder, on_build, recorders, team)
+            return _complete(job, folder, on_build, team)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
         if stop := interruption_in(error):
             return _recorded(folder, ended_by(stop, error, folder.path))
@@ -275,14 +279,13 @@ def _attempt(
         except OrcaError as gone:  # which can cause any other failure, and leaves no place to record it
             return ended_by(gone, error, folder.path)
         stage = folder.status().get("stage") or "build"
-        return _recorded(folder, ended_by(_known(error, stage) or _bug(folder, error), error, folder.path))
+        return _recorded(folder, ended_by(_expected_failure(error, stage) or _bug(folder, error), error, folder.path))
 
 
 def _complete(
     job: Composed,
     folder: RunDirectory,
     on_build: Callable[[Summary], None],
-    recorders: Recorders,
     team: Team | None,
 ) -> Outcome:
     """Train, test, write the result, and add baselines to it; without the test split where the settings say so."""
@@ -290,7 +293,7 @@ def _complete(
     from orca_cli.report.answer import numbers, svg
     from orca_cli.stages.result import result_of
 
-    validated, tested = train(job, folder, on_build, recorders, team), None
+    validated, tested = train(job, folder, on_build, team), None
     if job.config.test:
         tested = test(job, folder, validated)
         if (answer := numbers.read(folder.path)) is not None:  # dense outputs have no such picture
@@ -332,7 +335,7 @@ def _write_settings(job: Composed, folder: RunDirectory, device: str) -> None:
     folder.write_environment(environment() | {"device": device, "files": job.identity.files})
 
 
-def _known(error: BaseException, stage: str) -> OrcaError | None:
+def _expected_failure(error: BaseException, stage: str) -> OrcaError | None:
     """Return an exception of a stage as an expected failure, None for a bug."""
     from orca_cli.training.memory import is_exhausted
 
@@ -342,7 +345,7 @@ def _known(error: BaseException, stage: str) -> OrcaError | None:
         return MemoryExhaustedError(
             "not enough memory", where=stage, hint="free some, or use a smaller body or less data"
         )
-    return of_processes(error) or storage.of_the_disk(error)
+    return process_error(error) or storage.disk_error(error)
 
 
 def _bug(folder: RunDirectory, error: BaseException) -> OrcaError:
@@ -385,7 +388,7 @@ def _logged(path: Path) -> Iterator[None]:
         yield
         return
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    terminal.told_once(handler, f"the log {path}")
+    terminal.warn_once(handler, f"the log {path}")
     terminal.log.addHandler(handler)
     try:
         yield

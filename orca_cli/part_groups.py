@@ -15,7 +15,7 @@ from orca_cli.schema import Config
 class PartGroup:
     """One group; its name is also that of the setting."""
 
-    given: tuple[str, ...] = ()  # arguments that only the program knows, and not before a run; see stages/build.py
+    reserved: tuple[str, ...] = ()  # arguments that the program passes once a run starts; see stages/build.py
     words: tuple[str, ...] = ()  # settings that describe the node; all others are the part's own arguments
     nested: tuple[str, ...] = ()  # those of `words` that are nodes of parts themselves, or absent
     optional: bool = False  # whether the node may name no part, as `metric=none` does
@@ -41,7 +41,7 @@ def part_node(config: Config, name: str) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """Raise what `parts.build` would raise for the part of a group because of its settings; nothing is read."""
+    """Raise the errors in the settings of parts that `parts.build` would raise; nothing is read."""
     for name in PART_GROUPS:
         if not isinstance(getattr(config, name), dict):
             raise ConfigError("a group of settings is needed", where=name, hint=f"orca list {name} shows the choices")
@@ -60,7 +60,7 @@ def check(config: Config) -> None:
             known = {"kind": node.get("kind")} if "kind" in group.words else {}
             if node.get("kind", "") is None:
                 _check_inferred_kind(part_node(config, name), name)
-            part = _check_part(part_node(config, name), name, group.given, known)
+            part = _check_part(part_node(config, name), name, group.reserved, known)
             if name == "metric":
                 _check_classes(part, config)
             if name == "augment":
@@ -99,8 +99,8 @@ def check_method(config: Config, kind: str | None) -> None:
 
 def _check_inferred_kind(node: dict[str, Any], group: str) -> None:
     """Raise ConfigError where `kind` is null, and the reader does not infer it from the data."""
-    own = parts.parameters(node, group).get("kind")
-    if own is None or "None" not in str(own.annotation):
+    parameter = parts.parameters(node, group).get("kind")
+    if parameter is None or "None" not in str(parameter.annotation):
         hint = "allowed: what the task's file says; take it out of the command"
         raise ConfigError("null is not allowed", where=f"{group}.kind", hint=hint)
 
@@ -118,21 +118,21 @@ def _check_weights(config: Config) -> None:
         raise ConfigError(what, where="train.class_weights", hint="give one of them")
 
 
-def _check_part(node: Any, key: str, given: tuple[str, ...] = (), known: dict[str, Any] | None = None) -> Any:
+def _check_part(node: Any, key: str, reserved: tuple[str, ...] = (), known: dict[str, Any] | None = None) -> Any:
     """Check a node, and return the part where it is a class that needs nothing else; None for others."""
     if not isinstance(node, dict):
         raise ConfigError(f"{node!r} is not a `_target_` node", where=key, hint="or leave it out")
-    if not given and inspect.isclass(parts.resolve(node, key)):
+    if not reserved and inspect.isclass(parts.resolve(node, key)):
         return parts.build(node, key)  # checks as `parts.check` does, costs nothing, and a class may check more
-    parts.check(node, key, given, known or {})
+    parts.check(node, key, reserved, known or {})
     return None
 
 
 def _check_classes(metric: Any, config: Config) -> None:
     """Raise ConfigError where problems have fewer classes than the metric compares (its `least_classes`)."""
-    least, given = getattr(metric, "least_classes", 1), config.align.classes_per_problem
-    if given is not None and 0 < given < least:
+    least, classes = getattr(metric, "least_classes", 1), config.align.classes_per_problem
+    if classes is not None and 0 < classes < least:
         name = config.metric[parts.TARGET].rpartition(".")[2]
-        what = f"metric={name} compares at least {least} classes, and a problem has {given}"
+        what = f"metric={name} compares at least {least} classes, and a problem has {classes}"
         hint = "leave it out, or use align.classes_per_problem=0, which takes all classes"
         raise ConfigError(what, where="align.classes_per_problem", hint=hint)

@@ -30,13 +30,13 @@ def allow_module(name: str) -> None:
     _extra_modules.add(name)
 
 
-def build(node: dict[str, Any], key: str, **given: Any) -> Any:
+def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
     """Call what a node names with its other entries; nested nodes are built first.
 
     Args:
         node: `_target_` and keyword arguments.
         key: the node's place in the configuration, for messages.
-        given: arguments that only the program knows, such as folders; passed where the callable takes them.
+        runtime: arguments that only the program knows, such as folders; passed where the callable takes them.
 
     Raises:
         ConfigError: unknown name, unknown, missing or doubly given arguments, or what the part itself refuses.
@@ -45,7 +45,7 @@ def build(node: dict[str, Any], key: str, **given: Any) -> Any:
     target = resolve(node, key)
     arguments = {name: value for name, value in node.items() if name != TARGET}
     arguments |= {name: build(value, f"{key}.{name}") for name, value in arguments.items() if _is_node(value)}
-    arguments |= {name: value for name, value in given.items() if name in _parameters(target)}
+    arguments |= {name: value for name, value in runtime.items() if name in _parameters(target)}
     _bind(target, arguments, key)
     _check_together(target, arguments)
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
@@ -56,7 +56,7 @@ def build(node: dict[str, Any], key: str, **given: Any) -> Any:
         raise ConfigError(f"{target.__qualname__} refuses its settings: {error}", where=key) from error
 
 
-def check(node: dict[str, Any], key: str, given: Iterable[str] = (), known: Mapping[str, Any] = _NOTHING) -> None:
+def check(node: dict[str, Any], key: str, reserved: Iterable[str] = (), known: Mapping[str, Any] = _NOTHING) -> None:
     """Raise what `build` would raise for this node because of its settings; nothing is read and no function is called.
 
     As in `build`, a module's `check_settings` is called for its functions: it takes some of the function's arguments by name,
@@ -64,14 +64,14 @@ def check(node: dict[str, Any], key: str, given: Iterable[str] = (), known: Mapp
 
     Args:
         node, key: as in `build`.
-        given: names of arguments that only the program knows, and not before a run.
+        reserved: names of arguments that the program passes once a run starts.
         known: arguments that the program knows already.
     """
     target = resolve(node, key)
     arguments = {name: value for name, value in node.items() if name != TARGET}
     for name in filter(lambda name: _is_node(arguments[name]), arguments):
         check(arguments[name], f"{key}.{name}")
-    _bind(target, arguments, key, given, known)
+    _bind(target, arguments, key, reserved, known)
     _check_together(target, arguments | dict(known))
 
 
@@ -106,8 +106,8 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
         raise ConfigError(what, where=where, hint="--traceback shows where") from error
     target = getattr(module, attribute, None)
     if target is None:
-        own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name]
-        hint = suggest(attribute, own)
+        names = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name]
+        hint = suggest(attribute, names)
         raise ConfigError(f"'{module_name}' has no '{attribute}'", where=where, hint=hint)
     if not (inspect.isclass(target) or inspect.isfunction(target)) or not _allowed(target.__module__):
         hint = "name a class or function by its own module"
@@ -116,7 +116,7 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
 
 
 def hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """Return the annotations of a part's parameters; annotations that cannot be resolved say nothing."""
+    """Return the annotations of a part's parameters; empty if they cannot be resolved."""
     function = target.__init__ if inspect.isclass(target) else target
     try:
         return typing.get_type_hints(function, include_extras=True)
@@ -140,23 +140,25 @@ def _bind(
     target: Callable[..., Any],
     arguments: dict[str, Any],
     key: str,
-    given: Iterable[str] = (),
+    reserved: Iterable[str] = (),
     known: Mapping[str, Any] = _NOTHING,
 ) -> None:
     """Check names and values against the signature; parameters of richer types are left to their owners."""
-    parameters, given = _parameters(target), {*given, *known}
+    parameters, reserved = _parameters(target), {*reserved, *known}
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    own = [name for name, parameter in parameters.items() if parameter.kind not in variadic and name not in given]
-    words = [*own, *known]
+    settable = [
+        name for name, parameter in parameters.items() if parameter.kind not in variadic and name not in reserved
+    ]
+    words = [*settable, *known]
     for name in arguments:
-        if name in given or (name not in parameters and not takes_any):
+        if name in reserved or (name not in parameters and not takes_any):
             what = f"{target.__qualname__} has no parameter '{name}'"
             raise ConfigError(what, where=f"{key}.{name}", hint=suggest(str(name), words))
-    for name in own:
+    for name in settable:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
             raise ConfigError("a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=...")
-    own_hints = hints(target)
+    parameter_hints = hints(target)
     for name, value in (arguments | {name: value for name, value in known.items() if value is not None}).items():
-        if name in own_hints and not _is_node(value):
-            check_value(value, own_hints[name], f"{key}.{name}")
+        if name in parameter_hints and not _is_node(value):
+            check_value(value, parameter_hints[name], f"{key}.{name}")

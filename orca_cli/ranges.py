@@ -48,7 +48,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Takes:
-    """What a setting may be, in the place of its type: OmegaConf has none for unions with lists, so the schema says Any."""
+    """The type of a setting that the schema declares as Any, because OmegaConf supports no unions with lists."""
 
     hint: Any
 
@@ -58,11 +58,11 @@ PlainName = Annotated[str, OneOf(("a name without slashes",), pattern=r"(?!\.{1,
 
 
 def check_value(value: Any, hint: Any, where: str) -> None:
-    """Raise ConfigError, with what is allowed, for a value read from YAML that an annotation does not."""
+    """Raise ConfigError, with what is allowed, for a value read from YAML that does not fit its annotation."""
     if fits(value, hint):
         return
-    own = _taken(hint)
-    plain = typing.get_args(own)[0] if typing.get_origin(own) is Annotated else own
+    annotation = _taken(hint)
+    plain = typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
     members = typing.get_args(plain) if typing.get_origin(plain) in _UNIONS else (plain,)
     lists = [member for member in members if typing.get_origin(member) in (list, Sequence)]
     if len(lists) == 1 and isinstance(value, (list, tuple)):
@@ -118,8 +118,8 @@ def in_words(hint: Any, limits: bool = True) -> str:
     if origin is Annotated:
         if limits and any(isinstance(limit, OneOf) for limit in _limits(hint)):
             return limits_in_words(hint)
-        own = _own_limits(hint) if limits else ""
-        return " ".join(filter(None, (in_words(members[0], limits), own)))
+        bounds = _bounds_in_words(hint) if limits else ""
+        return " ".join(filter(None, (in_words(members[0], limits), bounds)))
     if origin in _UNIONS:
         return " or ".join(in_words(member, limits) for member in members)
     if origin is typing.Literal:
@@ -134,13 +134,13 @@ def in_words(hint: Any, limits: bool = True) -> str:
 
 def limits_in_words(hint: Any) -> str:
     """Return the bounds or choices of an annotation, such as "at least 1"; empty where it has none."""
-    if isinstance(own := _taken(hint), types.UnionType) and own is not hint:
-        return in_words(own)
+    if isinstance(annotation := _taken(hint), types.UnionType) and annotation is not hint:
+        return in_words(annotation)
     if words := _choices(hint):
         return ", ".join(words)
     members = typing.get_args(hint)
     if typing.get_origin(hint) is Annotated:
-        return _own_limits(hint) or limits_in_words(members[0])
+        return _bounds_in_words(hint) or limits_in_words(members[0])
     return next(filter(None, map(limits_in_words, members)), "")
 
 
@@ -158,19 +158,19 @@ def shown(value: Any) -> str:
 
 def _limits(hint: Any) -> list[Any]:
     """Return the bounds and choices of an annotated type; other metadata do not limit a value."""
-    found: list[Any] = []
+    metadata: list[Any] = []
     for item in typing.get_args(hint)[1:]:
-        found += list(item) if isinstance(item, GroupedMetadata) else [item]
-    return [limit for limit in found if isinstance(limit, (Ge, Gt, Le, Lt, OneOf))]
+        metadata += list(item) if isinstance(item, GroupedMetadata) else [item]
+    return [limit for limit in metadata if isinstance(limit, (Ge, Gt, Le, Lt, OneOf))]
 
 
 def _taken(hint: Any) -> Any:
-    """Return the annotation that stands for another one's type, where it has such; else that one."""
+    """Return the type that `Takes` gives in an annotation, else the annotation itself."""
     metadata = typing.get_args(hint)[1:] if typing.get_origin(hint) is Annotated else ()
     return next((item.hint for item in metadata if isinstance(item, Takes)), hint)
 
 
-def _own_limits(hint: Any) -> str:
+def _bounds_in_words(hint: Any) -> str:
     bounds = [(limit, *_BOUNDS[type(limit)]) for limit in _limits(hint) if not isinstance(limit, OneOf)]
     return " and ".join(f"{word} {getattr(limit, name)}" for limit, word, name, _ in bounds)
 
@@ -187,8 +187,8 @@ def _choices(hint: Any) -> list[str]:
     hint = _taken(hint)
     origin, members = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        own = [word for limit in _limits(hint) if isinstance(limit, OneOf) for word in limit.words]
-        return own or _choices(members[0])
+        words = [word for limit in _limits(hint) if isinstance(limit, OneOf) for word in limit.words]
+        return words or _choices(members[0])
     if origin is typing.Literal:
         return list(map(str, members))
     return [word for member in members for word in _choices(member)] if origin in _UNIONS else []

@@ -12,6 +12,12 @@ COMMANDS = {
     "data import": "orca data list NAME says where files belong, orca data get NAME verifies and unpacks them there; "
     "task.path=FOLDER reads them where they are",
     "doctor --resume-test": "kill a run and type it again: it resumes exactly, or is refused; tests/reliability measures that",
+    "worker": "type the sweep itself on each machine that sees the folder of runs, without --enqueue: they share its runs; "
+    "or orca run -m ... --on ray, --on slurm (docs/cluster.md)",
+    "run --enqueue": "leave it out, and type the sweep on each machine that sees the folder of runs: they share its runs; or "
+    "--on ray, --on slurm (docs/cluster.md)",
+    "tune --jobs": "type --at-once N",
+    "tune --storage": "a search is one file in the folder of runs; its trials run on other machines by --on ray, --on slurm",
     "report --watch": "type `watch orca report`, which repeats it every two seconds",
     "report --curves": "curves are in orca report --open, and in each run's metrics.jsonl",
 }

@@ -77,7 +77,7 @@ class Align:
         str,
         OneOf(tuple(METHOD_SETTINGS)),
         "orca: stage 2 minimises the metric; mona: an embedder with which training the body leaves source classes apart; pare:"
-        " no stage 2, and stage 3 begins on samples part of whose tokens are the source's (docs/successors.md).",
+        " no stage 2, and stage 3 begins on samples part of whose tokens are the source's (docs/evidence/successors.md).",
     ] = "orca"
     epochs: Annotated[CountOrZero, "Optimizer steps; every step sees all target classes once (Algorithm 1)."] = 60
     lr: Annotated[Rate, "Learning rate at the start."] = 1e-2
@@ -372,12 +372,12 @@ def lookup(config: Any, key: str) -> Any:
 @functools.cache
 def declared() -> dict[str, Any]:
     """Return dotted key -> annotation of every single setting of the schema, in order."""
-    found: dict[str, Any] = {}
+    hints: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(Config, include_extras=True).items():
         section = Task if name == "task" else hint
         inner = typing.get_type_hints(section, include_extras=True) if is_dataclass(section) else {}
-        found |= {f"{name}.{key}": own for key, own in inner.items()} or {name: hint}
-    return {key: hint for key, hint in found.items() if hint is not Any}
+        hints |= {f"{name}.{key}": inner_hint for key, inner_hint in inner.items()} or {name: hint}
+    return {key: hint for key, hint in hints.items() if hint is not Any}
 
 
 def is_section(key: str) -> bool:

@@ -66,25 +66,25 @@ def node(setting: str, value: Any, kind: str | None, integer_targets: bool | Non
     """
     if not isinstance(value, str):
         return value
-    known = _of_kind(setting, kind, integer_targets)
-    if value not in known:
-        of = "" if kind is None else f" of task.kind={kind}"
-        of += " with integer targets" if integer_targets and kind == "dense" else ""
-        close = suggest(value, known)
-        allowed = f"allowed: {', '.join(known)}, or a _target_ node"
+    names = _kind_names(setting, kind, integer_targets)
+    if value not in names:
+        scope = "" if kind is None else f" of task.kind={kind}"
+        scope += " with integer targets" if integer_targets and kind == "dense" else ""
+        close = suggest(value, names)
+        allowed = f"allowed: {', '.join(names)}, or a _target_ node"
         hint = f"{close} {allowed}" if close.startswith("did you mean") else allowed
-        raise ConfigError(f"'{value}' is not a name of the {setting}s{of}", where=f"task.{setting}", hint=hint)
-    return {TARGET: known[value]}
+        raise ConfigError(f"'{value}' is not a name of the {setting}s{scope}", where=f"task.{setting}", hint=hint)
+    return {TARGET: names[value]}
 
 
-def _of_kind(setting: str, kind: str | None, integer_targets: bool | None) -> dict[str, str]:
+def _kind_names(setting: str, kind: str | None, integer_targets: bool | None) -> dict[str, str]:
     tables = _NAMES[setting]
     if kind == "dense" and integer_targets is not None:
         return tables[_DENSE_CLASSES if integer_targets else kind]
     kinds = {"dense": ("dense", _DENSE_CLASSES)}.get(str(kind), (kind,))
     return {
         name: path
-        for own, table in tables.items()
-        if own in kinds or kind not in tables
+        for table_kind, table in tables.items()
+        if table_kind in kinds or kind not in tables
         for name, path in table.items()
     }

@@ -6,10 +6,12 @@ come. A second SIGINT does not wait for a loop: it ends the process at once, and
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,6 +21,8 @@ from orca_cli.exceptions import ConfigError, InterruptionError, PreemptionError,
 PREEMPTION = "ORCA_PREEMPTION_SIGNAL"  # environment variable; which signal a scheduler sends differs from site to site
 _PREEMPTION_CHOICES = ("USR1", "USR2", "TERM", "HUP", "XCPU")
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
 
 _pending: int | None = None
 _preemption: int = signal.SIGUSR1
@@ -93,7 +97,7 @@ def immediate() -> Iterator[None]:
 
 @contextmanager
 def postponed() -> Iterator[None]:
-    """Let a signal raise nothing inside the block, which must not be left half done; around it `immediate` may be in force."""
+    """Keep signals from raising inside the block, which must not be left half done, even within `immediate`."""
     global _immediate
     before, _immediate = _immediate, False
     try:
@@ -105,7 +109,7 @@ def postponed() -> Iterator[None]:
 
 
 def note(signum: int) -> None:
-    """Take a signal that another process of the run has got for one that this process has."""
+    """Treat a signal that another process of the run has received as one of this process."""
     global _pending
     if _pending is None:
         _pending = signum
@@ -207,3 +211,19 @@ def check() -> None:
 
 def _error(signum: int) -> InterruptionError:
     return (PreemptionError if signum == _preemption else InterruptionError).by(signum)
+
+
+def end_with_parent(parent: int) -> None:
+    """Kill this process when its parent, of that process id, ends: nothing that is killed leaves jobs behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGKILL)

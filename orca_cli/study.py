@@ -16,7 +16,7 @@
       task.path: orca data get {task}
 
 Where overrides of an arm have the same key, the later axis counts; what is typed on the command line beats them all. Where a
-study has sets, task=NAME on the command line is a set of its own in their place (`of_tasks`).
+study has sets, task=NAME on the command line is a set of its own in their place (`with_tasks`).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Study:
         axes = _mapping(content.get("axes"), "axes", where)
         if not axes:
             raise ConfigError("a study needs axes", where=where, hint="such as axes: {seed: [0, 1, 2]}")
-        read = {axis: read_choices(axis, given, where) for axis, given in axes.items()}
+        read = {axis: read_choices(axis, node, where) for axis, node in axes.items()}
         conditions = content.get("except") or []
         if not isinstance(conditions, list):
             raise ConfigError("is not a list", where=f"{where}: except", hint="such as - {axis: choice}")
@@ -105,14 +105,14 @@ class Study:
         Raises:
             ConfigError: there is no such choice.
         """
-        known, chosen = self.axes[axis], {}
+        choices, chosen = self.axes[axis], {}
         for name in names:
-            if name not in known and not is_setting:
-                raise ConfigError(f"study={self.name} has no {axis} '{name}'", where=axis, hint=suggest(name, known))
-            chosen[name] = known.get(name, (f"{axis}={name}",))
+            if name not in choices and not is_setting:
+                raise ConfigError(f"study={self.name} has no {axis} '{name}'", where=axis, hint=suggest(name, choices))
+            chosen[name] = choices.get(name, (f"{axis}={name}",))
         return Study(self.name, self.common, self.axes | {axis: chosen}, self.left_out, self.files)
 
-    def of_tasks(self, tasks: Sequence[str]) -> Study:
+    def with_tasks(self, tasks: Sequence[str]) -> Study:
         """Return the study with tasks in place of its sets: a set of that name if there is one, else the plain task."""
         chosen = {task: self.axes[SET].get(task, (f"task={task}",)) for task in tasks}
         return Study(self.name, self.common, self.axes | {SET: chosen}, self.left_out, self.files)
@@ -127,10 +127,10 @@ class Study:
         """
         preset_texts = [text for choices in self.axes.values() for texts in choices.values() for text in texts]
         blank = {key_of(text) for text in preset_texts if _is_blank(text)}
-        own = [[(axis, name) for name in choices] for axis, choices in self.axes.items()]
+        axis_choices = [[(axis, name) for name in choices] for axis, choices in self.axes.items()]
         more = [[(key, *pair) for pair in pairs] for key, pairs in typed.items()]
-        found = []
-        for chosen in itertools.product(*own):
+        arms = []
+        for chosen in itertools.product(*axis_choices):
             labels = dict(chosen)
             if any(all(labels[axis] in names for axis, names in one.items()) for one in self.left_out):
                 continue
@@ -144,8 +144,8 @@ class Study:
                         merged[key] = text
                     if key not in blank and not key.startswith(_NOT_IN_FILES) and not is_without_effect(key):
                         named[key] = value
-                found.append(Arm(named, list(merged.values()), self._lack(merged, data_folder)))
-        return found
+                arms.append(Arm(named, list(merged.values()), self._lack(merged, data_folder)))
+        return arms
 
     def _lack(self, merged: dict[str, str], data_folder: Path) -> str:
         """Return why an arm cannot run: values that have to be typed, and files that are not there; empty if it can."""
@@ -162,13 +162,13 @@ class Study:
 
     def _how(self, key: str, merged: Mapping[str, str]) -> str:
         """Return how one gets the file that a setting names, with {KEY} replaced by the arm's own value of that key."""
-        values = {own: text.partition("=")[2].strip("'\"") for own, text in merged.items()}
-        return re.sub(r"\{([\w.]+)\}", lambda found: found[1].upper(), _filled(self.files.get(key, ""), values))
+        values = {name: text.partition("=")[2].strip("'\"") for name, text in merged.items()}
+        return re.sub(r"\{([\w.]+)\}", lambda match: match[1].upper(), _filled(self.files.get(key, ""), values))
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str:
     """Return a text with {NAME} replaced by the value of that name; one without a value is left as it is."""
-    return re.sub(r"\{([\w.]+)\}", lambda found: values.get(found[1], found[0]), text)
+    return re.sub(r"\{([\w.]+)\}", lambda match: values.get(match[1], match[0]), text)
 
 
 def absent(arms: Iterable[Arm]) -> dict[str, int]:
@@ -191,7 +191,7 @@ def _mapping(value: Any, part: str, where: str) -> dict[str, Any]:
     return {str(key): entry for key, entry in (value or {}).items()}
 
 
-def read_choices(axis: str, given: Any, where: str) -> Choices:
+def read_choices(axis: str, node: Any, where: str) -> Choices:
     """Return the choices of an axis, from a list of values or a mapping of names to overrides.
 
     Args:
@@ -203,10 +203,10 @@ def read_choices(axis: str, given: Any, where: str) -> Choices:
         ConfigError: it is neither.
         UnsafeError: an override sets how the program runs.
     """
-    if isinstance(given, list) and given and all(isinstance(value, str | int | float) for value in given):
-        return {name: (f"{axis}={name}",) for name in map(_text, given)}
-    if isinstance(given, dict) and given:
-        return {_text(name): _overrides(entry, f"{axis}.{name}", where) for name, entry in given.items()}
+    if isinstance(node, list) and node and all(isinstance(value, str | int | float) for value in node):
+        return {name: (f"{axis}={name}",) for name in map(_text, node)}
+    if isinstance(node, dict) and node:
+        return {_text(name): _overrides(entry, f"{axis}.{name}", where) for name, entry in node.items()}
     hint = f"such as {axis}: [a, b], or {axis}: {{a: [key=value]}}"
     raise ConfigError(f"axis '{axis}' has no choices", where=where, hint=hint)
 
@@ -216,8 +216,8 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _overrides(given: Any, part: str, where: str) -> tuple[str, ...]:
-    texts = [given] if isinstance(given, str) else given
+def _overrides(node: Any, part: str, where: str) -> tuple[str, ...]:
+    texts = [node] if isinstance(node, str) else node
     if not isinstance(texts, list) or not all(isinstance(text, str) and "=" in text for text in texts):
         raise ConfigError(
             "is not a list of overrides", where=f"{where}: {part}", hint="such as [task=digits, train.epochs=5]"
@@ -231,15 +231,15 @@ def _overrides(given: Any, part: str, where: str) -> tuple[str, ...]:
 
 
 def _condition(entry: Any, axes: dict[str, Choices], where: str) -> dict[str, tuple[str, ...]]:
-    found = {}
-    for axis, given in _mapping(entry, "except", where).items():
+    condition = {}
+    for axis, node in _mapping(entry, "except", where).items():
         if axis not in axes:
             raise ConfigError(f"there is no axis '{axis}'", where=f"{where}: except", hint=suggest(axis, axes))
-        names = tuple(map(_text, given if isinstance(given, list) else [given]))
+        names = tuple(map(_text, node if isinstance(node, list) else [node]))
         for name in names:
             if name not in axes[axis]:
                 raise ConfigError(f"{axis} has no '{name}'", where=f"{where}: except", hint=suggest(name, axes[axis]))
-        found[axis] = names
-    if not found:
+        condition[axis] = names
+    if not condition:
         raise ConfigError("a condition is empty", where=f"{where}: except", hint="such as - {axis: choice}")
-    return found
+    return condition

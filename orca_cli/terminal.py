@@ -228,8 +228,8 @@ def _line_advance(description: str, total: int) -> Callable[..., None]:
     return advance
 
 
-def told_once(handler: logging.Handler, what: str) -> None:
-    """Continue when a handler cannot write its log, such as on a full disk, and say so once through the other handlers."""
+def warn_once(handler: logging.Handler, what: str) -> None:
+    """Go on when a handler cannot write its log, such as on a full disk, and warn once through the other handlers."""
 
     def failed(record: logging.LogRecord) -> None:
         handler.handleError = lambda record: None  # type: ignore[method-assign]
@@ -251,7 +251,7 @@ def configure_logging(*, verbose: bool = False, quiet: bool = False, prefix: str
     _prefix, _has_bars = prefix, bars
     logging.raiseExceptions = False  # a log that can no longer be written is not a failure of the work
     handler = logging.StreamHandler(sys.stderr)
-    told_once(handler, "standard error")
+    warn_once(handler, "standard error")
     handler.setFormatter(logging.Formatter(f"{prefix.replace('%', '%%')}%(message)s"))
     log.handlers = [handler]
     log.propagate = False

@@ -86,8 +86,8 @@ class Ours:
 
     def __init__(self, built: Any, config: Config, engine: Engine) -> None:
         self._model = copy.deepcopy(built.model).to(engine.device)
-        mine: Any = SimpleNamespace(model=self._model, loss=nn.CrossEntropyLoss(), task=built.task)
-        self._plan = TrainingPlan(config, mine, engine, steps=10**6)
+        parts: Any = SimpleNamespace(model=self._model, loss=nn.CrossEntropyLoss(), task=built.task)
+        self._plan = TrainingPlan(config, parts, engine, steps=10**6)
         self._engine, self._validation, self._next = engine, built.task.validation, 0
         self.per_epoch = self._plan.per_epoch
 
@@ -144,8 +144,8 @@ class Plain:
         for start in range(0, len(samples), _EVAL_BATCH):
             batch = samples.batch(np.arange(start, min(len(samples), start + _EVAL_BATCH)))
             with torch.autocast(**self._context):
-                found = self.model(batch.x.to(self._device)).argmax(1).cpu()
-            wrong += int((found != batch.y).sum())
+                predictions = self.model(batch.x.to(self._device)).argmax(1).cpu()
+            wrong += int((predictions != batch.y).sum())
         return wrong / len(samples)
 
     def epoch(self) -> float:
@@ -205,7 +205,9 @@ def trainer(built: Any, config: Config, engine: Engine, folder: Path, after: Cal
         args=TrainingArguments(**usual | more),
         train_dataset=Items(built.task.train),
         eval_dataset=Items(built.task.validation),
-        compute_metrics=lambda found: {"error": float((found.predictions.argmax(1) != found.label_ids).mean())},
+        compute_metrics=lambda evaluation: {
+            "error": float((evaluation.predictions.argmax(1) != evaluation.label_ids).mean())
+        },
         callbacks=[After()],
     )
 
@@ -215,11 +217,11 @@ Times = dict[str, list[Seconds]]  # of blocks, by who took them
 
 def compare(seconds: Times) -> dict[str, Any]:
     """Return the medians of the blocks' seconds and of their ratios to ours."""
-    found: dict[str, Any] = {"ms": {name: round(1000 * medians(times)[0], 1) for name, times in seconds.items()}}
+    figures: dict[str, Any] = {"ms": {name: round(1000 * medians(times)[0], 1) for name, times in seconds.items()}}
     for name in ("plain", "trainer"):
         clock, processor = ratios(seconds[name], seconds["ours"])
-        found |= {f"ours over {name}": round(clock, 3), f"ours over {name}, cpu": round(processor, 3)}
-    return found | {"blocks": len(seconds["ours"])}
+        figures |= {f"ours over {name}": round(clock, 3), f"ours over {name}, cpu": round(processor, 3)}
+    return figures | {"blocks": len(seconds["ours"])}
 
 
 def step(built: Any, config: Config, engine: Engine, block: int, blocks: int) -> dict[str, Any]:
@@ -300,11 +302,11 @@ def task(arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
     with compose.session() as session:
         job = session.compose([*words, *alike, f"precision={arguments.precision}"])
     built = build(job.config, LogReporter())
-    found = {"step": step(built, built.config, engine, 3, arguments.blocks)}
+    figures = {"step": step(built, built.config, engine, 3, arguments.blocks)}
     if not arguments.steps_only:
-        found["epoch"] = epoch(built, built.config, engine, max(3, arguments.blocks // 3))
-        found["run"] = whole(job, built, engine, max(3, arguments.blocks // 5))
-    return found
+        figures["epoch"] = epoch(built, built.config, engine, max(3, arguments.blocks // 3))
+        figures["run"] = whole(job, built, engine, max(3, arguments.blocks // 5))
+    return figures
 
 
 def minilm(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -338,8 +340,8 @@ def disk(arguments: argparse.Namespace) -> dict[str, Any]:
     engine = Engine(choose_device(arguments.device), arguments.precision)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         built, config = small(folder, arguments.samples_read, 64, epochs=3)
-        found = step(built, config, engine, 10, 2 * arguments.blocks)
-        return {"samples": len(built.task.train), "step": found}
+        figures = step(built, config, engine, 10, 2 * arguments.blocks)
+        return {"samples": len(built.task.train), "step": figures}
 
 
 def size(arguments: argparse.Namespace) -> dict[str, Any]:

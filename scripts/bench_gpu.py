@@ -59,13 +59,13 @@ Row = dict[str, Any]
 
 
 class Card:
-    """The device that is measured, and what only its kind can tell."""
+    """The device under test, with the measurements that only its kind offers."""
 
     def __init__(self) -> None:
         """Take the first CUDA device."""
         self.device = torch.device("cuda")
         self.name = torch.cuda.get_device_name()
-        self.setting = "cuda"  # of `device` in a run
+        self.setting = "cuda"  # the value of `device` in a run
 
     def settle(self) -> None:
         """Wait until all work is done."""
@@ -74,15 +74,15 @@ class Card:
     @contextmanager
     def waits(self) -> Iterator[list[int]]:
         """Count the host's waits inside the block; the list has the number afterwards."""
-        found: list[int] = []
+        counts: list[int] = []
         torch.cuda.set_sync_debug_mode("warn")
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                yield found
+                yield counts
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        found.append(sum("synchroniz" in str(warning.message) for warning in caught))
+        counts.append(sum("synchroniz" in str(warning.message) for warning in caught))
 
     def peak_mb(self, work: Callable[[], object]) -> float:
         """Return the memory that some work takes at its peak, beyond what was held before."""
@@ -164,7 +164,7 @@ class Bench:
 
     def steps(self) -> list[Row]:
         """Measure a step of stage 2, for all classes, and one of stage 3."""
-        found: dict[str, dict[str, Any]] = {}
+        work: dict[str, dict[str, Any]] = {}
         precision: list[str] = []
         for device in (self._card.device, torch.device("cpu")):
             with compose.session() as session:
@@ -183,11 +183,11 @@ class Bench:
             def train(plan: Any = plan, number: Any = number) -> None:
                 plan.take(next(number))
 
-            found[device.type] = {"align": align, "finetune": train}
+            work[device.type] = {"align": align, "finetune": train}
             precision.append(engine.precision)
         rows = []
-        for stage, step in found[self._card.device.type].items():
-            seconds, cpu_s = self._timed(step)[0], self._timed(found["cpu"][stage])[0]
+        for stage, step in work[self._card.device.type].items():
+            seconds, cpu_s = self._timed(step)[0], self._timed(work["cpu"][stage])[0]
             with self._card.waits() as waits:
                 step()
             peak = self._card.peak_mb(step)
@@ -257,17 +257,17 @@ PARTS = ("tests", "metrics", "geomloss", "steps", "runs", "finetune")
 
 
 def measure(bench: Bench, names: list[str]) -> dict[str, Any]:
-    """Run parts in turn; one that fails, or for which no time is left, is a row that says so, and does not end the others."""
-    found: dict[str, Any] = {}
+    """Run parts in turn; one that fails, or has no time left, becomes a row that says so and does not stop the others."""
+    results: dict[str, Any] = {}
     for name in names:
         begin = time.perf_counter()
         try:
             rows = getattr(bench, name)() if bench.left_s() > 0 else [{"left out": "no time was left", "ok": False}]
         except Exception as error:  # noqa: BLE001 - the figures of the other parts are wanted
             rows = [{"failed": f"{type(error).__name__}: {error}", "ok": False}]
-        found[name] = {"seconds": round(time.perf_counter() - begin, 1), "rows": rows}
-        show(f"{name} ({found[name]['seconds']:.0f} s)", rows)
-    return found
+        results[name] = {"seconds": round(time.perf_counter() - begin, 1), "rows": rows}
+        show(f"{name} ({results[name]['seconds']:.0f} s)", rows)
+    return results
 
 
 def main() -> None:

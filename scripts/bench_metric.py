@@ -208,8 +208,8 @@ class Tokens:
         from orca_cli.stages.problem import measure
 
         generator = numpy_generator(0, "bench", draw)
-        found = measure(metric, self.problem.source, {}, self.target(POINTS, draw), generator)
-        return float(found.value.detach()), self._gradient(found.value)
+        distance = measure(metric, self.problem.source, {}, self.target(POINTS, draw), generator)
+        return float(distance.value.detach()), self._gradient(distance.value)
 
     def exact(self, draw: int) -> tuple[float, np.ndarray]:
         """Return value and gradient of the exact OTDD of large samples, less half of each side's to itself."""
@@ -240,14 +240,14 @@ class Tokens:
         import torch
 
         parameters = [one for one in self._built.model.embedder.parameters() if one.requires_grad]
-        found = torch.autograd.grad(value, parameters, allow_unused=True)
-        return np.concatenate([one.flatten().numpy() for one in found if one is not None])
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+        return np.concatenate([one.flatten().numpy() for one in gradients if one is not None])
 
-    def noise_of_labels(self, size: int) -> float:
+    def label_noise(self, size: int) -> float:
         """Return the deviation of W between draws over that between pairs of classes; a class has an eighth of a sample."""
         from orca_cli.seeding import numpy_generator
 
-        each, target, found = max(1, size // 8), self.target(LARGE, 0), []
+        each, target, pairs = max(1, size // 8), self.target(LARGE, 0), []
         sides = [(side.x.detach().numpy(), side.labels.numpy()) for side in (self.problem.source, target)]
         for pair in itertools.product(*(np.unique(labels) for _, labels in sides)):
             values = []
@@ -258,8 +258,8 @@ class Tokens:
                     rows = [generator.choice(some, each, replace=False) for some in members]
                     values.append(transport(*(x[chosen] for (x, _), chosen in zip(sides, rows, strict=True))))
             if values:
-                found.append(values)
-        table = np.array(found)
+                pairs.append(values)
+        table = np.array(pairs)
         return float(np.sqrt(table.var(axis=1, ddof=1).mean()) / table.mean(axis=1).std(ddof=1))
 
 
@@ -284,7 +284,7 @@ def by_size(overrides: list[str]) -> list[dict[str, Any]]:
         row |= {"value / exact": values.mean() / exact, "cosine of mean and exact": cosine(mean, limit)}
         row |= {"cosine of a step and mean": float(np.mean([cosine(one, mean) for one in slopes]))}
         if labels:
-            row["noise / signal of W"] = tokens.noise_of_labels(size)
+            row["noise / signal of W"] = tokens.label_noise(size)
         rows.append(row | {"seconds / minibatch_ot's": seconds / plain})
     return rows
 

@@ -58,8 +58,8 @@ def program(predictor: Predictor, source: Path, target: Path) -> None:
     output.write(target, predictor.stream(new), len(new), predictor.decoder, new.ids)
 
 
-def ratio_of(predictor: Predictor, folder: Path, samples: int, rounds: int) -> dict[str, float]:
-    """Return the throughput of both ways, and of the program's as a part of the bare loop's."""
+def throughput(predictor: Predictor, folder: Path, samples: int, rounds: int) -> dict[str, float]:
+    """Return the throughput of the bare loop and of the program, and their ratio."""
     x = np.random.default_rng(1).normal(size=(samples, CHANNELS, LENGTH)).astype(np.float32)
     np.savez(folder / "part.npz", x=x)
     ready = predictor.preprocessing.inputs(x)[0]
@@ -80,7 +80,7 @@ def ratio_of(predictor: Predictor, folder: Path, samples: int, rounds: int) -> d
     }
 
 
-def peak_of(run: Path, folder: Path, samples: int) -> dict[str, float]:
+def memory(run: Path, folder: Path, samples: int) -> dict[str, float]:
     """Return the largest resident memory of a process that predicts all samples into a csv file, and its seconds."""
     block = np.random.default_rng(2).normal(size=(1000, CHANNELS, LENGTH)).astype(np.float32)
     shape = (samples, CHANNELS, LENGTH)
@@ -91,8 +91,8 @@ def peak_of(run: Path, folder: Path, samples: int) -> dict[str, float]:
     np.savez(source, x=array, y=np.arange(samples) % CLASSES)
     del array
     figures = process("predict", str(run), str(source), "--out", str(folder / "all.csv"))
-    found = {key: figures[key] for key in ("peak_bytes", "seconds")}
-    return {"samples": samples, "file_bytes": source.stat().st_size, **found}
+    measured = {key: figures[key] for key in ("peak_bytes", "seconds")}
+    return {"samples": samples, "file_bytes": source.stat().st_size, **measured}
 
 
 def main() -> int:
@@ -108,18 +108,18 @@ def main() -> int:
         folder = Path(name)
         run = make_run(folder, arguments.body)
         predictor = orca_cli.load(run, device="cpu")
-        found = {
+        figures = {
             "threads": torch.get_num_threads(),
             "precision": predictor.precision,
-            "throughput": ratio_of(predictor, folder, arguments.part, arguments.rounds),
-            "memory": peak_of(run, folder, arguments.samples),
+            "throughput": throughput(predictor, folder, arguments.part, arguments.rounds),
+            "memory": memory(run, folder, arguments.samples),
         }
-    text = json.dumps(found, indent=2)
+    text = json.dumps(figures, indent=2)
     print(text)
     if arguments.out is not None:
         arguments.out.write_text(text + "\n")
-    ratios = found["throughput"]["ratio"], found["throughput"]["ratio_of_processor_time"]
-    good = max(ratios) >= LEAST_RATIO and found["memory"]["peak_bytes"] <= MOST_BYTES
+    ratios = figures["throughput"]["ratio"], figures["throughput"]["ratio_of_processor_time"]
+    good = max(ratios) >= LEAST_RATIO and figures["memory"]["peak_bytes"] <= MOST_BYTES
     return 0 if good else 1
 
 

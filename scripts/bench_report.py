@@ -39,9 +39,9 @@ def make(folder: Path, count: int) -> None:
 
 def measure(*words: str) -> str:
     """Run one command in a process of its own, and return what it took."""
-    found = process(*words)
-    busy, memory, size = found["processor_s"], found["peak_bytes"] / 2**20, found["output_bytes"]
-    return f"{found['seconds']:6.2f} s (processor {busy:5.2f} s)  {memory:5.0f} MiB  {size / 1000:6.0f} kB"
+    figures = process(*words)
+    busy, memory, size = figures["processor_s"], figures["peak_bytes"] / 2**20, figures["output_bytes"]
+    return f"{figures['seconds']:6.2f} s (processor {busy:5.2f} s)  {memory:5.0f} MiB  {size / 1000:6.0f} kB"
 
 
 def main() -> None:

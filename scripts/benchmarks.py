@@ -58,7 +58,7 @@ def repeated(work: Callable[[], Any], repeats: int, settle: Callable[[], object]
     """Return the median seconds of some work, after one call that is not counted, and what its last call returned.
 
     Args:
-        settle: waits until all that was begun is done.
+        settle: waits until all started work has finished.
     """
     work()
     times: list[Seconds] = []

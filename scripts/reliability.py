@@ -62,27 +62,27 @@ def run(tier: str, commands: list[list[str]]) -> tuple[int, list[dict[str, Any]]
     with tempfile.TemporaryDirectory(prefix="orca-reliability-") as folder:
         figures, record = Path(folder) / "figures", Path(folder) / "outcomes"
         variables = os.environ | {"ORCA_TIER": tier, "ORCA_SCORECARD": str(figures)}
-        code, found = 0, {}
+        code, results = 0, {}
         start = time.monotonic()
         for words in commands:
             command = [sys.executable, "-m", "pytest", *words, f"--junit-xml={record}"]
             code = max(code, subprocess.run(command, cwd=ROOT, env=variables).returncode)
-            found |= outcomes(record)
+            results |= outcomes(record)
         seconds = time.monotonic() - start
         lines = figures.read_text().splitlines() if figures.exists() else []
-        return code, [json.loads(line) for line in lines], found, seconds
+        return code, [json.loads(line) for line in lines], results, seconds
 
 
-def commands(given: argparse.Namespace) -> list[list[str]]:
+def commands(arguments: argparse.Namespace) -> list[list[str]]:
     """Return what to call pytest with."""
     # Tests of one file share what they count, so a file stays in one process.
-    shared = ["-n", str(given.workers), "--dist", "loadfile"] if given.workers > 1 else []
+    shared = ["-n", str(arguments.workers), "--dist", "loadfile"] if arguments.workers > 1 else []
     faults = ["tests/reliability", "-m", "not gpu and not wheel", *shared]
     properties = ["tests", "--ignore=tests/reliability", "-m", "hypothesis and not gpu and not wheel", *shared]
-    if given.properties:
-        return [[*properties, *given.words]]
-    if given.words or given.tier == "pr":  # the plain tests try the properties, with the same few examples
-        return [[*faults, *given.words]]
+    if arguments.properties:
+        return [[*properties, *arguments.words]]
+    if arguments.words or arguments.tier == "pr":  # the plain tests try the properties, with the same few examples
+        return [[*faults, *arguments.words]]
     return [faults, properties]
 
 
@@ -92,12 +92,12 @@ def outcomes(path: Path) -> Outcomes:
         return {}
     import xml.etree.ElementTree as ElementTree
 
-    found = {}
+    passed = {}
     for case in ElementTree.parse(path).getroot().iter("testcase"):
         if case.find("skipped") is None:
             file = case.get("classname", "").replace(".", "/")
-            found[f"{file}.py::{case.get('name')}"] = case.find("failure") is None and case.find("error") is None
-    return found
+            passed[f"{file}.py::{case.get('name')}"] = case.find("failure") is None and case.find("error") is None
+    return passed
 
 
 def code() -> dict[str, str]:
@@ -120,18 +120,18 @@ def stale(record: dict[str, Any], now: dict[str, str]) -> str:
     )
 
 
-def record_of(
-    tier: str, about: dict[str, str], lines: list[dict[str, Any]], found: Outcomes, seconds: float
+def new_record(
+    tier: str, about: dict[str, str], lines: list[dict[str, Any]], results: Outcomes, seconds: float
 ) -> dict[str, Any]:
-    """Return what one call found out: by test whether it passed, and the figures that it counted of which code."""
+    """Return the record of one call: the code it is about, and each test's outcome and figures."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     attempt = {"tier": tier, "date": time.strftime("%Y-%m-%d"), "commit": commit or None, "seconds": round(seconds),
                "code": about}  # fmt: skip
-    tests: dict[str, Any] = {test: {"attempt": 0, "passed": passed, "figures": []} for test, passed in found.items()}
+    tests: dict[str, Any] = {test: {"attempt": 0, "passed": passed, "figures": []} for test, passed in results.items()}
     for line in lines:
         # A test that was skipped says which figure it could not take.
-        known = tests.setdefault(line["test"], {"attempt": 0, "passed": True, "figures": []})
-        known["figures"].append(
+        outcome = tests.setdefault(line["test"], {"attempt": 0, "passed": True, "figures": []})
+        outcome["figures"].append(
             {key: value for key, value in line.items() if key not in ("test", "tier") and value != ""}
         )
     machine = {"processors": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
@@ -169,7 +169,7 @@ class Figure:
 
     @property
     def state(self) -> str:
-        """Return passed, failed or not run. What was run in part is what the run part says."""
+        """Return passed, failed or not run; what was run in part is judged by that part."""
         if self.failed or self.passed < self.cases:
             return "failed"
         return "passed" if self.cases else "not run"
@@ -193,27 +193,32 @@ def figures(record: dict[str, Any]) -> dict[str, Figure]:
     return dict(sorted(rows.items()))
 
 
-def table(record: dict[str, Any]) -> str:
-    """Return the scorecard as Markdown."""
+def table(record: dict[str, Any], *, failed_only: bool = False) -> str:
+    """Return the figures as Markdown: all of them, or those that did not pass."""
     files = {test.split("::")[0] for test in record["tests"]}
     never = sorted(path.name for path in SUITE.glob("test_*.py") if f"tests/reliability/{path.name}" not in files)
     last, machine = record["attempts"][-1], record["machine"]
+    rows = figures(record)
+    shown = {name: row for name, row in rows.items() if not failed_only or row.state != "passed"}
     lines = [
         f"Counted on {last['date']} at commit `{(last['commit'] or 'unknown')[:7]}`, "
         f"tier `{last['tier']}`, {machine['processors']} cores, Python {machine['python']}; "
         f"{len(record['tests']):,} tests in all. The target is what the nightly tier has to pass."
-        + (f" Never run: {', '.join(never)}." if never else ""),
+        + (f" Never run: {', '.join(never)}." if never else "")
+        + (f" {len(rows) - len(shown)} of {len(rows)} figures passed; these did not:" if failed_only and shown else ""),
         "",
         "| figure | passed / run | target | state | |",
         "| :-- | --: | --: | :-- | :-- |",
     ]
-    for name, row in figures(record).items():
+    for name, row in shown.items():
         done = f"{row.passed:,} / {row.cases:,}" if row.cases else "-"
         words = [*row.notes[-1:], *(f"not run: {reason}" for reason in row.not_run[:1])]
         if row.tiers != {"nightly"}:
             words.append("pr tier" if row.tiers == {"pr"} else "in part of the pr tier")
         cells = (name, done, f"{row.target:,}" if row.target else "-", row.state, "; ".join(words))
         lines.append("| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |")
+    if not shown:
+        lines = [f"{lines[0]} All {len(rows)} figures passed."]
     failed = [test for test, outcome in record["tests"].items() if not outcome["passed"]]
     if failed:
         lines += ["", f"{len(failed)} tests failed: {', '.join(failed)}."]
@@ -225,16 +230,16 @@ def headlines(record: dict[str, Any]) -> str:
     rows = figures(record)
     lines = ["| injected faults, and what has to follow | passed / run |", "| :-- | --: |"]
     for text, beginnings in HEADLINES.items():
-        found = [row for name, row in rows.items() if name.startswith(beginnings)]
-        states = {row.state for row in found} - {"passed"} or ({"passed"} if found else {"not run"})
-        done = f"{sum(row.passed for row in found):,} / {sum(row.cases for row in found):,}"
+        matching = [row for name, row in rows.items() if name.startswith(beginnings)]
+        states = {row.state for row in matching} - {"passed"} or ({"passed"} if matching else {"not run"})
+        done = f"{sum(row.passed for row in matching):,} / {sum(row.cases for row in matching):,}"
         lines.append(f"| {text} | {done if states == {'passed'} else ', '.join([done, *sorted(states)])} |")
     return "\n".join(lines)
 
 
 def scorecard(record: dict[str, Any]) -> str:
     """Return what stands between the markers of the page."""
-    return f"{headlines(record)}\n\n{table(record)}"
+    return f"{headlines(record)}\n\n{table(record, failed_only=True)}"
 
 
 def publish(record: dict[str, Any]) -> None:
@@ -252,25 +257,28 @@ def publish(record: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Run what is asked for."""
+    """Run the suite, or rewrite the page, as the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], epilog=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--tier", choices=TIERS, default="pr", help="how many cases")
     parser.add_argument("--dry", action="store_true", help="run and print what this run found, but publish nothing")
-    parser.add_argument("--table", action="store_true", help="run nothing; rewrite the tables from the last report")
+    parser.add_argument(
+        "--table", action="store_true", help="run nothing; rewrite the page from the last report, print all figures"
+    )
     parser.add_argument("--properties", action="store_true", help="only the properties, of all parts of the program")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the tests")
     parser.add_argument("words", nargs="*", help="more for pytest, after --")
-    given = parser.parse_args()
-    if given.table:
+    arguments = parser.parse_args()
+    if arguments.table:
         publish(json.loads(REPORT.read_text()))
+        print(table(json.loads(REPORT.read_text())))
         return 0
     about = code()  # before the tests: an edit made meanwhile makes the report older, not newer
-    exit_code, lines, found, seconds = run(given.tier, commands(given))
-    record = record_of(given.tier, about, lines, found, seconds)
-    if not given.dry and (given.words or given.properties):
+    exit_code, lines, results, seconds = run(arguments.tier, commands(arguments))
+    record = new_record(arguments.tier, about, lines, results, seconds)
+    if not arguments.dry and (arguments.words or arguments.properties):
         record = merged(json.loads(REPORT.read_text()) if REPORT.exists() else {}, record)
-    if given.dry:
+    if arguments.dry:
         print(table(record))
     else:
         publish(record)

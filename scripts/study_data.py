@@ -62,8 +62,8 @@ def stratified(y: np.ndarray, size: int, name: str) -> np.ndarray:
     # Ranks within a class, as fractions of the class: the smallest ones are a sample in proportion.
     rank = np.empty(len(y))
     for label in np.unique(y):
-        own = order[y[order] == label]
-        rank[own] = np.arange(len(own)) / len(own)
+        members = order[y[order] == label]
+        rank[members] = np.arange(len(members)) / len(members)
     place = np.empty(len(y), dtype=np.int64)
     place[order] = np.arange(len(y))
     return np.sort(np.lexsort((place, rank))[:size])
@@ -116,7 +116,7 @@ def watch(folder: Path, seed: int) -> dict[str, Split]:
     subjects = np.random.default_rng([seed, *b"watch"]).permutation(np.unique(group)) if seed else np.arange(10, 0, -1)
     rows = {"test": np.isin(group, subjects[:2]), "val": group == subjects[2]}
     rows["train"] = ~(rows["test"] | rows["val"])
-    return {part: cut(x[own], y[own], part, "watch") for part, own in rows.items()}
+    return {part: cut(x[chosen], y[chosen], part, "watch") for part, chosen in rows.items()}
 
 
 def peptides_file(folder: Path) -> Path:
@@ -163,14 +163,14 @@ def whole(folder: Path, name: str) -> dict[str, np.ndarray]:
 def frequency() -> dict[str, np.ndarray]:
     """Return noisy sines of 100 steps and their frequencies, 2 to 8 periods; 150 to train on, 200 to test."""
     generator = np.random.default_rng(12)
-    found = {}
+    arrays = {}
     for part, n in (("train", 150), ("test", 200)):
         y = generator.uniform(2, 8, n)
         phase, size = generator.uniform(0, 2 * np.pi, n), generator.uniform(0.5, 2, n)
         x = size[:, None] * np.sin(2 * np.pi * y[:, None] * np.arange(100) / 100 + phase[:, None])
         x += generator.normal(scale=0.5, size=x.shape)
-        found |= {f"x_{part}": x[:, None].astype(np.float32), f"y_{part}": y.astype(np.float32)}
-    return found
+        arrays |= {f"x_{part}": x[:, None].astype(np.float32), f"y_{part}": y.astype(np.float32)}
+    return arrays
 
 
 def write_whole(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -36,8 +36,8 @@ def path() -> str | None:
 class Browser:
     """One page in a browser: what its console and its network did is kept in `errors` and `requests`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], to: int, of: int) -> None:
-        self._process, self._to, self._of = process, to, of
+    def __init__(self, process: subprocess.Popen[bytes], commands: int, answers: int) -> None:
+        self._process, self._commands, self._answers = process, commands, answers
         self._rest, self._number = b"", 0
         self._session: str | None = None
         self.errors: list[str] = []
@@ -57,7 +57,7 @@ class Browser:
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session is not None:
             message["sessionId"] = self._session
-        os.write(self._to, json.dumps(message).encode() + b"\0")
+        os.write(self._commands, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._read()
             if answer.get("id") == self._number:
@@ -78,15 +78,16 @@ class Browser:
         self.call("Page.navigate", url=address)
         while "Page.loadEventFired" not in self._events:
             self._read()
-        self.call("Emulation.setScriptExecutionDisabled", value=False)  # for `value`; the page's own does not begin now
+        # For `value`; the page's own scripts do not start now.
+        self.call("Emulation.setScriptExecutionDisabled", value=False)
         self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
         return time.monotonic() - start
 
     def value(self, expression: str) -> Any:
-        """Return what an expression in the page comes to."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        """Evaluate an expression in the page and return its value."""
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
 
     def screenshot(self, file: Path, *, full: bool = False) -> None:
         """Write what the window shows, or the whole page, as PNG."""
@@ -95,9 +96,9 @@ class Browser:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
-            ready, _, _ = select.select([self._of], [], [], _PATIENCE_S)
+            ready, _, _ = select.select([self._answers], [], [], _PATIENCE_S)
             assert ready, f"the browser says nothing for {_PATIENCE_S:.0f} s"
-            piece = os.read(self._of, 2**20)
+            piece = os.read(self._answers, 2**20)
             assert piece, f"the browser ended: exit status {self._process.poll()}"
             self._rest += piece
         text, _, self._rest = self._rest.partition(b"\0")
@@ -120,21 +121,21 @@ class Browser:
 @contextmanager
 def started(program: str) -> Iterator[Browser]:
     """Start a browser that reaches no network, with a profile of its own, and end it afterwards."""
-    its, mine = os.pipe(), os.pipe()  # what it reads; what it writes
+    commands, answers = os.pipe(), os.pipe()  # what it reads; what it writes
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        sandbox = ["--no-sandbox"] if os.getuid() == 0 else []  # as root it starts without one only
+        sandbox = ["--no-sandbox"] if os.getuid() == 0 else []  # required as root
         words = [program, *_FLAGS, *sandbox, f"--user-data-dir={profile}", "about:blank"]
         script = 'read_end=$1 write_end=$2; shift 2; eval "exec \\"\\$@\\" 3<&$read_end 4>&$write_end"'
         process = subprocess.Popen(
-            ["bash", "-c", script, "bash", str(its[0]), str(mine[1]), *words],
-            pass_fds=(its[0], mine[1]),
+            ["bash", "-c", script, "bash", str(commands[0]), str(answers[1]), *words],
+            pass_fds=(commands[0], answers[1]),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(its[0])
-        os.close(mine[1])
+        os.close(commands[0])
+        os.close(answers[1])
         try:
-            browser = Browser(process, its[1], mine[0])
+            browser = Browser(process, commands[1], answers[0])
             browser.start()
             yield browser
         finally:
@@ -144,5 +145,5 @@ def started(program: str) -> Iterator[Browser]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            os.close(its[1])
-            os.close(mine[0])
+            os.close(commands[1])
+            os.close(answers[0])

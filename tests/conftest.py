@@ -18,8 +18,8 @@ from orca_cli import signals  # noqa: E402
 from tests.forked import Server  # noqa: E402
 from tests.tiers import Scorecard, count  # noqa: E402
 
-# The same examples at every run: a change that breaks a property is told by the change, not by a later run's luck.
-# How fast a machine draws examples says nothing of the program.
+# The same examples at every run: a change that breaks a property shows at the change, not by a later run's luck.
+# Slow generation of examples reflects the machine, not the program.
 settings.register_profile(
     "repeatable",
     derandomize=True,
@@ -46,13 +46,13 @@ def pytest_runtest_teardown(item):
     counted = re.findall(r"(\d+) passing(?: examples?)?, (\d+) failing", getattr(item, "hypothesis_statistics", ""))
     passed, failed = (sum(int(pair[place]) for pair in counted) for place in (0, 1))
     if counted:
-        scorecard = Scorecard.of(item.nodeid)
+        scorecard = Scorecard.for_test(item.nodeid)
         scorecard.add("examples of properties / held", cases=passed + failed, passed=passed, target=0)
 
 
 @pytest.fixture(autouse=True)
 def no_signal_is_left():
-    """A command that a signal stopped in this process leaves the next test none to stop for."""
+    """Clear the stop request that a signal left in this process, so that the next test does not see it."""
     yield
     signals.reset_in_fork()
 

@@ -24,7 +24,7 @@ class Recorder:
 
     Args:
         root: an empty folder, taken to be on the disk.
-        skip: leave out the fsync of what this says yes to, as a faulty program would; gets the path.
+        skip: predicate on paths whose fsync is omitted, as a faulty program would.
     """
 
     root: Path
@@ -37,7 +37,7 @@ class Recorder:
     _seen: set[str] = field(default_factory=set)
 
     def promise(self, text: str) -> None:
-        """Note that the work has said that something is done; every later state has to have it."""
+        """Record a promise: every later state must contain what was reported as done."""
         self._promises.append(text)
         self._keep_states()
 

@@ -204,7 +204,7 @@ def test_a_tracker_is_one_yaml_and_one_python_file(checkout, orca, tmp_path):
     (file,) = tmp_path.glob("runs/*/*/tracker/losses.csv")
     assert [line.split(",")[0] for line in file.read_text().splitlines()] == ["epoch", "1", "2"]
     orca(*words)
-    assert len(list(tmp_path.glob("runs/*/*/result.json"))) == 1  # a tracker does not make another run
+    assert len(list(tmp_path.glob("runs/*/*/result.json"))) == 1  # a tracker does not change the run's identity
 
 
 def test_a_study_is_one_yaml(checkout, orca):

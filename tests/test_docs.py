@@ -16,7 +16,7 @@ import yaml
 import orca_cli
 from orca_cli import cli, exceptions
 from orca_cli.cli import main
-from orca_cli.commands import run, worker
+from orca_cli.commands import run
 from scripts import reliability
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
 
@@ -34,12 +34,12 @@ def test_every_path_of_the_architecture_page_exists():
 
 def test_the_readme_and_both_helps_say_the_same_of_how_long_the_default_run_takes():
     texts = (README, cli._EXAMPLES, run.EXAMPLES)
-    told = [
+    phrases = [
         re.findall(r"(?:one to three|two) minutes|about a minute|(?:under|less than) a minute", text) for text in texts
     ]
-    assert told[0], "the README says how long the first run takes"
-    assert {phrase for found in told for phrase in found} == {told[0][0]}
-    assert all(told)
+    assert phrases[0], "the README says how long the first run takes"
+    assert {phrase for matches in phrases for phrase in matches} == {phrases[0][0]}
+    assert all(phrases)
 
 
 def test_exit_codes_are_unique_and_documented():
@@ -49,8 +49,8 @@ def test_exit_codes_are_unique_and_documented():
     codes = [kind.code for kind in kinds]
     assert len(codes) == len(set(codes))
     table = (ROOT / "docs" / "runs.md").read_text().split("## Exit codes")[1].split("##")[0]
-    told = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, flags=re.M) for code in row.split(",")}
-    assert set(codes) | {0, 129, 143} == told
+    documented = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, flags=re.M) for code in row.split(",")}
+    assert set(codes) | {0, 129, 143} == documented
 
 
 def test_the_readme_is_short():
@@ -113,10 +113,10 @@ def test_the_readmes_section_on_using_a_model_works_as_written(folder, capfd, mo
     monkeypatch.setattr(orca_cli, "run", lambda *overrides: made(*overrides, *quick))
     rng = np.random.default_rng(1)
     np.savez(folder / "new.npz", x=rng.normal(size=(9, 3, 20)))
-    found = {}
-    exec(python, found)
-    assert found["predicted"].shape == (9,)
-    assert found["probabilities"].shape == (9, 3)
+    namespace = {}
+    exec(python, namespace)
+    assert namespace["predicted"].shape == (9,)
+    assert namespace["probabilities"].shape == (9, 3)
     for line in shell.splitlines():
         capfd.readouterr()
         assert main(shlex.split(line)[1:]) == 0, line
@@ -152,29 +152,22 @@ def examples(language: str) -> list[str]:
 
 
 def test_the_shell_examples_of_the_cluster_page_are_shell():
-    found = examples("sh")
-    assert len(found) >= 5
-    for text in [*found, *(yaml.safe_load(text)["run"] for text in examples("yaml") if "\nrun:" in text)]:
+    scripts = examples("sh")
+    assert len(scripts) >= 4
+    for text in [*scripts, *(yaml.safe_load(text)["run"] for text in examples("yaml") if "\nrun:" in text)]:
         done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), text
 
 
-def test_the_yaml_examples_of_the_cluster_page_start_workers():
-    kubernetes, skypilot = map(yaml.safe_load, examples("yaml"))
-    container = kubernetes["spec"]["template"]["spec"]["containers"][0]
-    assert {variable["name"]: variable["value"] for variable in container["env"]}["ORCA_PREEMPTION_SIGNAL"] == "TERM"
-    rules = kubernetes["spec"]["podFailurePolicy"]["rules"]
-    codes = {code: rule["action"] for rule in rules if "onExitCodes" in rule for code in rule["onExitCodes"]["values"]}
-    expected = {
-        exceptions.PreemptionError: "Ignore",
-        exceptions.SweepError: "FailJob",
-        exceptions.ConfigError: "FailJob",
-    }
-    assert codes == {kind.code: action for kind, action in expected.items()}
-    told = [container["command"], *(line.split() for line in skypilot["run"].splitlines() if line.startswith("orca "))]
-    assert len(told) == 2
+def test_the_commands_of_the_cluster_page_are_accepted():
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    kuberay, _ = map(yaml.safe_load, examples("yaml"))
+    assert kuberay["spec"]["workerGroupSpecs"][0]["template"] == kuberay["spec"]["headGroupSpec"]["template"]
+    lines = re.findall(r"orca (run -m task=digits [^>\n]*?)(?: >|\"$|$)", page, flags=re.M)
+    assert {word for line in lines for word in line.split() if word.startswith("-")} >= {"--on", "--threads", "--gpus"}
     parser = argparse.ArgumentParser()
-    worker.add_arguments(parser)
-    for words in told:
-        assert words[:2] == ["orca", "worker"]
-        assert parser.parse_args(words[2:]).wait
+    run.add_arguments(parser)
+    for line in lines:
+        arguments = parser.parse_intermixed_args(shlex.split(line)[1:])
+        run.check_engine(arguments)
+        assert arguments.multirun

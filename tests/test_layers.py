@@ -15,6 +15,7 @@ LEVELS = {
     "outcome": 1,
     "storage": 0,
     "progress": 0,
+    "search_space": 2,
     "seeding": 0,
     "signals": 0,
     "untrusted": 1,
@@ -28,7 +29,7 @@ LEVELS = {
     "credentials": 1,
     "terminal": 1,
     "configuration": 1,
-    "launching": 2,
+    "launching": 4,
     "catalogue": 2,
     "part_groups": 2,
     "setting_checks": 2,
@@ -109,7 +110,6 @@ def test_hydra_is_imported_in_one_module_only():
         ["list"],
         ["doctor", "--help"],
         ["body", "list"],
-        ["worker", "--list"],
     ],
 )
 def test_light_commands_do_not_import_heavy_packages(words):

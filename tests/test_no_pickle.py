@@ -22,33 +22,33 @@ READERS = {
 
 
 def faults(source: str) -> list[str]:
-    found = []
+    problems = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name.split(".")[0] in MODULES]
+            problems += [alias.name for alias in node.names if alias.name.split(".")[0] in MODULES]
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in MODULES:
-            found.append(str(node.module))
+            problems.append(str(node.module))
         if isinstance(node, ast.ImportFrom) and any(alias.name == "loadmat" for alias in node.names):
-            found.append("loadmat")
+            problems.append("loadmat")
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             name = ast.unparse(node.func.value), node.func.attr
             harmless = READERS.get(name, "")
             if name in READERS and (harmless is None or harmless not in ast.unparse(node)):
-                found.append(ast.unparse(node))
+                problems.append(ast.unparse(node))
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-            found += [ast.unparse(node)] * (ast.unparse(node.value) != "False")
-    return found
+            problems += [ast.unparse(node)] * (ast.unparse(node.value) != "False")
+    return problems
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_is_unpickled(path):
-    found = faults(path.read_text())
+    problems = faults(path.read_text())
     if (
         path.relative_to(ROOT).as_posix() == "untrusted/matlab.py"
     ):  # SciPy's parser unpickles nothing; it runs in the worker
-        assert [fault.split("(")[0] for fault in found] == ["scipy.io.loadmat"]
-        found = []
-    assert found == []
+        assert [fault.split("(")[0] for fault in problems] == ["scipy.io.loadmat"]
+        problems = []
+    assert problems == []
 
 
 @pytest.mark.parametrize(

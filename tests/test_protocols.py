@@ -1,4 +1,4 @@
-"""The page of protocols says what the configuration does; the settings of training are those of the published code."""
+"""The list of protocols says what the configuration does; the settings of training are those of the published code."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from orca_cli import compose
-from orca_cli.commands.list import UNSET, departures, protocols, typed
+from orca_cli.commands.list import UNSET, departures, typed
 from orca_cli.configuration import config_dir
 from orca_cli.interfaces import Batch
 from orca_cli.schema import GROUPS, lookup
@@ -32,18 +32,9 @@ def rows():
     return [[cell.strip().strip("`") for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-def told():
-    """Return (task, key) -> values, as the page has them; the task is empty for all tasks."""
-    found = {}
-    for cells in rows():
-        if len(cells) == 5 and re.fullmatch(r"[a-z_.]+", cells[0]) and cells[0] != "setting":
-            found["", cells[0]] = cells[1:4]
-        if len(cells) == 6 and cells[1].startswith("task."):
-            names = cells[0].removeprefix("all but ").split(", ")
-            assert set(names) <= set(TASKS)
-            for task in names if cells[0][:7] != "all but" else sorted({*TASKS} - {*names}):
-                found[task, cells[1]] = cells[2:5]
-    return found
+def listed():
+    """Return (task, key) -> values, as `orca list protocols` has them; the task is empty for all tasks."""
+    return {(entry.task, entry.key): [typed(entry.values[name]) for name in NAMES] for entry in departures()}
 
 
 @pytest.fixture(scope="module")
@@ -54,25 +45,19 @@ def session():
 
 @pytest.fixture(scope="module")
 def composed(session):
-    """Return what a run of a task is given by a protocol, on a body that has no settings of its own."""
-    known = {}
+    """Return a function that composes a task with a protocol, on a body without its own settings."""
+    jobs = {}
 
     def call(task, protocol):
-        if (task, protocol) not in known:
+        if (task, protocol) not in jobs:
             words = [f"task={task}", f"protocol={protocol}", "body=bert" if task != "digits" else "body=minilm"]
-            known[task, protocol] = session.compose(words)
-        return known[task, protocol]
+            jobs[task, protocol] = session.compose(words)
+        return jobs[task, protocol]
 
     return call
 
 
-def test_the_page_names_every_setting_that_a_protocol_changes():
-    assert protocols() == NAMES
-    expected = {(entry.task, entry.key): [typed(entry.values[name]) for name in NAMES] for entry in departures()}
-    assert told() == expected
-
-
-def test_every_file_of_the_protocols_is_on_the_page():
+def test_every_file_of_the_protocols_is_listed():
     """Without the code that makes the list: keys as they stand in the files."""
 
     def keys(value, prefix=""):
@@ -89,26 +74,26 @@ def test_every_file_of_the_protocols_is_on_the_page():
         for key in keys(content):
             # As everywhere, the last one but for own data.
             same = key in ("protocol", "align.decay_every", "align.decay_factor", "predictor.init")
-            assert same or (task, key) in told(), path
+            assert same or (task, key) in listed(), path
 
 
 @pytest.mark.parametrize("protocol", NAMES)
-def test_the_page_says_what_a_run_is_given(composed, protocol):
+def test_the_list_says_what_a_run_is_given(composed, protocol):
     place = NAMES.index(protocol)
-    for (task, key), values in told().items():
+    for (task, key), values in listed().items():
         job = composed(task or "ninapro", protocol)  # digits has settings of its own
         if key in GROUPS:
             assert job.choices[key] == values[place]
             continue
         if values[place] == UNSET:
             continue
-        found = lookup(job.config, key)
-        if isinstance(found, dict):
-            found = found["_target_"].rpartition(".")[2]
+        setting = lookup(job.config, key)
+        if isinstance(setting, dict):
+            setting = setting["_target_"].rpartition(".")[2]
         expected = values[place]
         if reference := re.fullmatch(r"\$\{(.*)\}", expected):  # another setting's value
             expected = typed(lookup(job.config, reference[1]))
-        assert typed(found) == expected, (task, key)
+        assert typed(setting) == expected, (task, key)
 
 
 def test_every_task_of_the_paper_has_departures_of_both_kinds():
@@ -202,7 +187,7 @@ def test_what_the_paper_says_is_done_and_the_rest_is_as_in_its_code(session, row
     published = [clean] if task in {row[0] for row in table(RELEASE)} else [clean, release]
     for config in published:
         assert (config.train.epochs, config.train.decay_epochs or epochs) == (epochs, end)
-    if release in published:  # it has no settings of its own, and those of the paper's code
+    if release in published:  # has no settings of its own; takes those of the paper's code
         other = (optimizer, lr, decay) if second == "same" else second.split("/")
         assert (trained(release), release.train.lr) == (outcome, float(lr))
         assert (release.align.lr, release.align.weight_decay) == (pytest.approx(10 * float(other[1])), float(other[2]))

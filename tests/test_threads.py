@@ -21,26 +21,26 @@ def test_one_thread_here_and_in_what_is_started():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP, which torch has on Linux alone")
 @pytest.mark.parametrize(
-    ("given", "seen"),
+    ("environment", "seen"),
     [
         ({}, ("PASSIVE", "1000")),
         ({"GOMP_SPINCOUNT": "7"}, ("PASSIVE", "7")),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
     ],
 )
-def test_the_command_line_tells_openmp_how_long_its_threads_spin(given, seen):
-    """OpenMP itself says what it has read; it reads the environment when torch is imported, never again."""
-    variables = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+def test_the_command_line_tells_openmp_how_long_its_threads_spin(environment, seen):
+    """OpenMP reports its own settings; it reads the environment only once, when torch is imported."""
+    variables = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | environment
     code = "from orca_cli.cli import main; main(['--version']); import torch"
     command = [sys.executable, "-c", code]
-    said = subprocess.run(command, env=variables | {"OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True)
-    found = dict(re.findall(r"(OMP_WAIT_POLICY|GOMP_SPINCOUNT) = '(\w+)'", said.stderr))
-    assert found["OMP_WAIT_POLICY"] == seen[0]
-    assert seen[1] in (None, found["GOMP_SPINCOUNT"])
+    process = subprocess.run(command, env=variables | {"OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True)
+    reported = dict(re.findall(r"(OMP_WAIT_POLICY|GOMP_SPINCOUNT) = '(\w+)'", process.stderr))
+    assert reported["OMP_WAIT_POLICY"] == seen[0]
+    assert seen[1] in (None, reported["GOMP_SPINCOUNT"])
 
 
 @pytest.mark.parametrize(
-    ("parameters", "tokens", "given", "expected"),
+    ("parameters", "tokens", "typed_threads", "expected"),
     [
         (22_000_000, 8, None, 1),
         (50_000_000, 128, None, 1),
@@ -50,11 +50,11 @@ def test_the_command_line_tells_openmp_how_long_its_threads_spin(given, seen):
     ],
 )
 def test_a_small_model_takes_one_thread_unless_the_environment_says_how_many(
-    parameters, tokens, given, expected, monkeypatch
+    parameters, tokens, typed_threads, expected, monkeypatch
 ):
     monkeypatch.delenv("OMP_NUM_THREADS")
-    if given is not None:
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    if typed_threads is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", typed_threads)
     with engine.same_threads_after():
         torch.set_num_threads(2)
         with engine.same_threads_after():

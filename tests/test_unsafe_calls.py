@@ -1,4 +1,4 @@
-"""Calls that run code of others, or lose data, are nowhere in the program (docs/threat-model.md); read from the source."""
+"""The source has no calls that could run untrusted code or lose data (docs/threat-model.md)."""
 
 import ast
 from pathlib import Path
@@ -87,18 +87,18 @@ def fault(call: ast.Call, path: str) -> str | None:
             )
         ),
     }
-    return next((what for what, found in checks.items() if found), None)
+    return next((what for what, is_unsafe in checks.items() if is_unsafe), None)
 
 
 def faults(source: str, path: str) -> list[str]:
     tree = ast.parse(source)
-    found = [
+    problems = [
         f"{path}:{node.lineno}: {what}"
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and (what := fault(node, path))
     ]
     bare = [node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type is None]
-    return found + [f"{path}:{node.lineno}: bare except" for node in bare]
+    return problems + [f"{path}:{node.lineno}: bare except" for node in bare]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -27,7 +27,7 @@ def count(*, pr: int, nightly: int) -> int:
 
 
 class Scorecard:
-    """Figures for the published table. A test asserts on its own as well; nothing here makes one fail.
+    """Figures for the published table. Tests still make their own assertions; nothing here makes one fail.
 
     Args:
         test: the test's name.
@@ -37,7 +37,7 @@ class Scorecard:
         self._path, self._test = path, test
 
     @classmethod
-    def of(cls, test: str) -> Scorecard:
+    def for_test(cls, test: str) -> Scorecard:
         """Return the scorecard of a test, which writes where the environment says, or nowhere."""
         path = os.environ.get("ORCA_SCORECARD")
         return cls(Path(path) if path else None, test)
@@ -47,8 +47,8 @@ class Scorecard:
 
         Args:
             figure: name of the row, the same words at every call.
-            cases: tried, each with its premise seen to hold.
-            passed: of those.
+            cases: number tried whose premise held.
+            passed: number of those that passed.
             target: cases that a nightly run of this test has to pass; the pr tier may try fewer.
             note: what a reader has to know, such as a latency.
         """

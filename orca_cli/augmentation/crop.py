@@ -40,11 +40,11 @@ class Crop:
         moved = np.empty_like(x)
         moved[:] = fill.reshape(-1, *(1,) * len(extent))
         for sample, offset in enumerate(offsets):
-            to = tuple(slice(max(0, d), n + min(0, d)) for d, n in zip(offset, extent, strict=True))
-            of = tuple(slice(max(0, -d), n + min(0, -d)) for d, n in zip(offset, extent, strict=True))
-            moved[sample][(slice(None), *to)] = x[sample][(slice(None), *of)]
+            target = tuple(slice(max(0, d), n + min(0, d)) for d, n in zip(offset, extent, strict=True))
+            source = tuple(slice(max(0, -d), n + min(0, -d)) for d, n in zip(offset, extent, strict=True))
+            moved[sample][(slice(None), *target)] = x[sample][(slice(None), *source)]
             if valid is not None and old_valid is not None:
-                valid[sample][to] = old_valid[sample][of]
+                valid[sample][target] = old_valid[sample][source]
         return replace(
             batch, x=torch.from_numpy(moved), valid=batch.valid if valid is None else torch.from_numpy(valid)
         )

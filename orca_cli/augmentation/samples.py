@@ -17,14 +17,14 @@ _CONSTANT = 1e-6  # deviation, as a part of the mean, below which a channel is c
 
 @dataclass(frozen=True)
 class Augmented:
-    """A split as it is, but for batches that are asked for with a generator: those are augmented.
+    """A split whose batches are augmented when they are requested with a generator.
 
     Only optimizer steps give one, so validation, test, alignment and folds that are held out see the samples as they are.
 
     Args:
         whole: the split.
-        part: the augmentation; draws after the split has, which may augment by itself.
-        facts: what the augmentation is told.
+        part: the augmentation; draws after the split's own augmentation, if it has one.
+        facts: passed to the augmentation.
     """
 
     whole: Samples
@@ -65,13 +65,13 @@ def measure(samples: Samples, kind: Kind, seed: int) -> InputFacts:
     total, count, squares = np.zeros(1), 0.0, np.zeros(1)
     parts = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
     for part in parts:
-        x, known = _values(samples.batch(part))
-        total = total + np.where(known, x, 0).sum(axis=(0, 2))
-        count += float(known.sum())
+        x, is_data = _values(samples.batch(part))
+        total = total + np.where(is_data, x, 0).sum(axis=(0, 2))
+        count += float(is_data.sum())
     mean = total / max(count, 1)
     for part in parts:
-        x, known = _values(samples.batch(part))
-        squares = squares + (np.where(known, x - mean[:, None], 0) ** 2).sum(axis=(0, 2))
+        x, is_data = _values(samples.batch(part))
+        squares = squares + (np.where(is_data, x - mean[:, None], 0) ** 2).sum(axis=(0, 2))
     deviation = np.sqrt(squares / max(count, 1))
     return InputFacts(kind, mean, np.where(deviation <= _CONSTANT * np.abs(mean), 0.0, deviation))
 

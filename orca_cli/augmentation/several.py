@@ -42,10 +42,10 @@ class Several:
     @property
     def refused(self) -> Mapping[str, str]:
         """Return the kinds that a part is not for."""
-        found: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         for name, part in self._parts.items():
-            found |= {kind: f"{name}: {why}" for kind, why in getattr(part, "refused", {}).items()}
-        return found
+            reasons |= {kind: f"{name}: {why}" for kind, why in getattr(part, "refused", {}).items()}
+        return reasons
 
     @property
     def dimensions(self) -> tuple[int, ...]:
@@ -57,12 +57,12 @@ class Several:
         """Return the batch with each part applied to some of its samples."""
         seed = int(generator.integers(2**62))
         for name, part in self._parts.items():
-            own = seeding.numpy_generator(seed, name)
-            rows = torch.from_numpy(np.flatnonzero(own.random(len(batch.x)) < self._probability))
+            part_generator = seeding.numpy_generator(seed, name)
+            rows = torch.from_numpy(np.flatnonzero(part_generator.random(len(batch.x)) < self._probability))
             if getattr(part, "whole_batch", False):
-                batch = part(batch, own, facts)
+                batch = part(batch, part_generator, facts)
             elif len(rows):
-                changed = vars(part(batch.mapped(operator.itemgetter(rows)), own, facts))
+                changed = vars(part(batch.mapped(operator.itemgetter(rows)), part_generator, facts))
                 tensors = {key: value for key, value in vars(batch).items() if isinstance(value, torch.Tensor)}
                 joined: Any = {key: value.index_copy(0, rows, changed[key]) for key, value in tensors.items()}
                 batch = replace(batch, **joined)

@@ -38,9 +38,9 @@ class WindowSlice:
             if last < 1:
                 continue
             span = last * (self.least + (1 - self.least) * size)
-            wanted = (last - span) * start + np.linspace(0, span, len(places))
-            below = np.minimum(wanted.astype(np.int64), last - 1)
-            part = (wanted - below).astype(np.float32)
+            sampled = (last - span) * start + np.linspace(0, span, len(places))
+            below = np.minimum(sampled.astype(np.int64), last - 1)
+            part = (sampled - below).astype(np.float32)
             series = x[sample][:, places]
             x[sample][:, places] = series[:, below] * (1 - part) + series[:, below + 1] * part
         return with_inputs(batch, x)

@@ -1,4 +1,4 @@
-"""Which simple models a run is shown beside, and which of them it still lacks; nothing here imports what computes them."""
+"""Which simple models a run is compared with, and which are still missing; does not import what computes them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ _TABLE = "orca_cli.tasks.table.load"
 _SERIES = ("sequence", "id")  # settings of a table whose samples are not single rows
 
 
-def wanted(which: str, task: Mapping[str, Any], kind: str, input_shape: Sequence[int], samples: int) -> list[str]:
+def baseline_names(
+    which: str, task: Mapping[str, Any], kind: str, input_shape: Sequence[int], samples: int
+) -> list[str]:
     """Return the names of a run's baselines, in order.
 
     Args:

@@ -24,7 +24,9 @@ def lacking(config: Config, folder: RunDirectory, result: Mapping[str, Any]) -> 
     splits, built = result.get("splits") or {}, read_or_empty(folder.stage("build") / SUMMARY)
     if "test" not in splits or not {"kind", "input_shape"} <= built.keys():
         return []
-    names = choice.wanted(config.baselines, config.task, built["kind"], built["input_shape"], splits["train"]["n"])
+    names = choice.baseline_names(
+        config.baselines, config.task, built["kind"], built["input_shape"], splits["train"]["n"]
+    )
     return choice.missing(names, result.get("baselines") or {})
 
 
@@ -49,27 +51,29 @@ def complete(
 
     start, stop = time.monotonic(), None
     recorded = folder.result().get("baselines") or {}
-    found: dict[str, Baseline] = {}
+    baselines: dict[str, Baseline] = {}
     comparison = folder.result().get("comparison")
     try:
         subject = make()
         # The sentence needs the outputs of all of them; those that were computed before come from the cache.
         every = [name for name in choice.NAMES if name in (*names, *recorded)]
         for name, one in compute.compute(every, subject, Path(config.paths.cache or ""), terminal.LogReporter()):
-            found[name] = one
+            baselines[name] = one
         outputs, targets, groups = saved(folder)
         error, ways = subject.error, verdict.ways(config, subject.task)
         value = folder.result()["error"]["value"]
-        comparison = verdict.verdict(error, value, outputs, targets, groups, found, ways, pretrained=subject.pretrained)
+        comparison = verdict.verdict(
+            error, value, outputs, targets, groups, baselines, ways, pretrained=subject.pretrained
+        )
     except Exception as error:  # noqa: BLE001 - the run is completed, whatever this is
         stop = interruption_in(error)
-        left = ", ".join(name for name in names if name not in found) or "the comparison"
+        left = ", ".join(name for name in names if name not in baselines) or "the comparison"
         why = error if isinstance(error, OrcaError) else f"{type(error).__name__}: {error}"
         text = f"baselines: {' '.join(str(why).split())}" if stop is None else f"baselines: {stop.what} before {left}"
         terminal.log.warning(f"{text}; the same command computes what is missing")
-    if found:
+    if baselines:
         result = folder.result()
-        new = {name: one.record() for name, one in found.items() if one.outputs is not None or name not in recorded}
+        new = {name: one.record() for name, one in baselines.items() if one.outputs is not None or name not in recorded}
         spent = result["seconds"].get("baselines", 0.0) + time.monotonic() - start
         seconds = result["seconds"] | {"baselines": round(spent, 2)}
         ordered = {name: (recorded | new)[name] for name in choice.NAMES if name in recorded | new}

@@ -31,7 +31,7 @@ from orca_cli.training.checkpoint import weights_sha256
 
 FOLDS = 5
 LEAST_JUDGES = 50  # validation samples; where there are fewer, folds of the training samples say which model is best
-_REVISION = 2  # of what this package computes; another one makes other cache entries
+_REVISION = 2  # of this package's computations; a change makes every cached entry a miss
 _MOST_KEPT = 2**26  # values of outputs in a cache entry
 _MEASURES_OF_NUMBERS = (MeanSquared, RelativeL2, RMSE, MAE, OneMinusR2, NormalisedRMSE)
 _SEED = 0
@@ -104,13 +104,13 @@ class Subject:
 
 
 def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Reporter) -> Iterator[tuple[str, Baseline]]:
-    """Yield the baselines by name, in order; whatever goes wrong with one is its `reason`, and is said.
+    """Yield the baselines by name, in order; a failure becomes the baseline's `reason` and is reported.
 
     Args:
         names: of `choice.NAMES`.
         subject: the run.
         cache: folder of everything that runs share.
-        reporter: what says how it goes.
+        reporter: messages.
 
     Raises:
         InterruptionError: a signal asked to stop.
@@ -123,15 +123,15 @@ def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Repor
         for name in names:
             signals.check()
             try:
-                found = _baseline(name, subject, inputs, cache, fitter)
+                baseline = _baseline(name, subject, inputs, cache, fitter)
             except InterruptionError:
                 raise
             except (FitError, OrcaError, OSError, MemoryError, ValueError) as failure:
                 reason = " ".join(str(failure).split()) or type(failure).__name__
-                found = Baseline(None, reason=reason, suits=not isinstance(failure, UnsuitableError))
-            if found.reason:
-                reporter.say(f"baselines: {name} was not computed: {found.reason}")
-            yield name, found
+                baseline = Baseline(None, reason=reason, suits=not isinstance(failure, UnsuitableError))
+            if baseline.reason:
+                reporter.say(f"baselines: {name} was not computed: {baseline.reason}")
+            yield name, baseline
     finally:
         fitter.end()
 
@@ -145,12 +145,12 @@ def _baseline(name: str, subject: Subject, inputs: Inputs, cache: Path, fitter: 
         entry = _entry(name, subject, inputs, cache, fitter, {"splits": splits, "versions": versions})
     outputs = entry.tensors["outputs"]
     measured = subject.error(outputs, subject.targets, _tensor(subject.groups)).value
-    count = inputs.of if name == choice.CONSTANT else len(inputs.rows(_is_raw(name, subject.task)))
+    count = inputs.num_samples if name == choice.CONSTANT else len(inputs.rows(_is_raw(name, subject.task)))
     return Baseline(
         measured,
         _validation_error(subject.error, inputs, entry),
         entry.record["seconds"],
-        {"splits": splits, "n": count, "of": inputs.of},
+        {"splits": splits, "n": count, "of": inputs.num_samples},
         versions,
         str(entry.record["about"]),
         reason="" if measured is not None else "undefined on this test split",
@@ -173,7 +173,7 @@ def _constant(subject: Subject, inputs: Inputs) -> Entry:
 
 
 def _entry(
-    name: str, subject: Subject, inputs: Inputs, cache: Path, fitter: process.Fitter, known: dict[str, Any]
+    name: str, subject: Subject, inputs: Inputs, cache: Path, fitter: process.Fitter, facts: dict[str, Any]
 ) -> Entry:
     """Return a model's outputs for the test split, and for samples, of those `rows`, that it has not seen (held_out)."""
     task, error = subject.task, subject.error
@@ -185,24 +185,24 @@ def _entry(
         "balanced": isinstance(error, Balanced),
         "seed": _SEED,
     }
-    of_model = name in (choice.FEATURES, choice.PROBE)
-    if of_model and task.kind == "dense":
+    uses_model = name in (choice.FEATURES, choice.PROBE)
+    if uses_model and task.kind == "dense":
         raise UnsuitableError("dense outputs have a value at every position, and features are of whole samples")
     judge = "folds" if inputs.judge is None else subject.digests["val"]
-    data = {split: subject.digests[split] for split in (*known["splits"], "test")}
-    key = [_REVISION, settings, data | {"shape": list(task.input_shape), "judge": judge}, known["versions"]]
-    if of_model:
+    data = {split: subject.digests[split] for split in (*facts["splits"], "test")}
+    key = [_REVISION, settings, data | {"shape": list(task.input_shape), "judge": judge}, facts["versions"]]
+    if uses_model:
         start = subject.start() if name == choice.PROBE else None
         part = start or subject.embedder
         key.append([weights_sha256(part.state_dict()), str(part), str(getattr(subject.embedder, "layout", None))])
 
     def compute_entry() -> Entry:
         raw, began = _is_raw(name, task), time.monotonic()
-        if of_model:
+        if uses_model:
             x, new = inputs.embedded(subject.embedder) if start is None else inputs.probed(start)
         else:
             x, new = inputs.raw if raw else inputs.table
-        seconds = time.monotonic() - began if of_model else 0.0
+        seconds = time.monotonic() - began if uses_model else 0.0
         rows, judged = inputs.rows(raw), inputs.judged(raw)
         y = inputs.targets(rows)
         kept = y >= 0 if settings["form"] == "classes" else np.ones(len(rows), bool)  # -100 stands for no class
@@ -211,14 +211,14 @@ def _entry(
         fold = _folds(task, inputs, rows[kept]) if inputs.judge is None else None
         groups = inputs.groups(rows[kept])
         limit_s = choice.LIMITS_S[name] * (1 if fold is None else 3)
-        found = fitter.fit(limit_s, **settings, x=x[kept], y=y[kept], groups=groups, fold=fold, new=new)
-        outputs = torch.from_numpy(found["outputs"])
+        fit_result = fitter.fit(limit_s, **settings, x=x[kept], y=y[kept], groups=groups, fold=fold, new=new)
+        outputs = torch.from_numpy(fit_result["outputs"])
         tensors = {"outputs": outputs[len(judged) :]}
         if fold is not None:
-            tensors |= {"held_out": torch.from_numpy(found["held_out"]), "rows": torch.from_numpy(rows[kept])}
+            tensors |= {"held_out": torch.from_numpy(fit_result["held_out"]), "rows": torch.from_numpy(rows[kept])}
         elif inputs.judge is not None:
             tensors |= {"held_out": outputs[: len(judged)], "rows": torch.from_numpy(judged)}
-        return Entry(tensors, {"seconds": round(seconds + found["seconds"], 2), "about": found["about"]})
+        return Entry(tensors, {"seconds": round(seconds + fit_result["seconds"], 2), "about": fit_result["about"]})
 
     if max(len(subject.targets) * task.num_outputs, subject.targets.numel()) > _MOST_KEPT:
         return compute_entry()

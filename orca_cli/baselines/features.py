@@ -47,19 +47,19 @@ def table(x: np.ndarray, valid: np.ndarray | None, most: int) -> np.ndarray:
 
 
 def _summaries(x: np.ndarray, valid: np.ndarray | None, most: int) -> list[np.ndarray]:
-    known = np.ones((len(x), 1, *x.shape[2:]), dtype=bool) if valid is None else valid[:, None]
+    mask = np.ones((len(x), 1, *x.shape[2:]), dtype=bool) if valid is None else valid[:, None]
     axes = tuple(range(2, x.ndim))
-    count = np.maximum(known.sum(axis=axes), 1)
+    count = np.maximum(mask.sum(axis=axes), 1)
     mean = x.sum(axis=axes) / count  # padding is 0
-    around = np.where(known, x - mean.reshape(*mean.shape, *(1 for _ in axes)), 0)
+    around = np.where(mask, x - mean.reshape(*mean.shape, *(1 for _ in axes)), 0)
     columns = [
         mean,
         np.sqrt((around**2).sum(axis=axes) / count),
-        np.where(known, x, np.inf).min(axis=axes, initial=np.inf, where=known),
-        np.where(known, x, -np.inf).max(axis=axes, initial=-np.inf, where=known),
+        np.where(mask, x, np.inf).min(axis=axes, initial=np.inf, where=mask),
+        np.where(mask, x, -np.inf).max(axis=axes, initial=-np.inf, where=mask),
     ]
     if x.shape[-1] > 1:
-        both = known[..., 1:] & known[..., :-1]
+        both = mask[..., 1:] & mask[..., :-1]
         steps = np.abs(np.diff(x, axis=-1))
         columns.append(np.where(both, steps, 0).sum(axis=axes) / np.maximum(both.sum(axis=axes), 1))
     if x.ndim == 3 and x.shape[2] >= 2 * _BANDS:
@@ -72,13 +72,13 @@ def _summaries(x: np.ndarray, valid: np.ndarray | None, most: int) -> list[np.nd
     if left < x.shape[1]:  # the channels' own figures take all the room
         flat = np.concatenate(columns, axis=1)
         return [flat[:, : max(1, most)]]
-    return [*columns, pooled(x, known, left // x.shape[1])]
+    return [*columns, pooled(x, mask, left // x.shape[1])]
 
 
-def pooled(x: np.ndarray, known: np.ndarray, cells: int) -> np.ndarray:
+def pooled(x: np.ndarray, mask: np.ndarray, cells: int) -> np.ndarray:
     """Return means over at most `cells` cells of every channel, [B, C * cells]; 0 where a cell is all padding."""
     sizes = _grid(x.shape[2:], cells)
-    total, weight = x, np.broadcast_to(known, (len(x), 1, *x.shape[2:])).astype(np.float32)
+    total, weight = x, np.broadcast_to(mask, (len(x), 1, *x.shape[2:])).astype(np.float32)
     for axis, size in enumerate(sizes, 2):
         starts = np.arange(size) * x.shape[axis] // size
         total, weight = (np.add.reduceat(part, starts, axis=axis) for part in (total, weight))

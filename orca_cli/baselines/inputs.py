@@ -22,9 +22,9 @@ from orca_cli.models.transfer import TransferModel
 
 MOST_ROWS = 4096  # training samples
 MOST_CELLS = 2**26  # values of the inputs of one split, and of its targets
-_LIMIT_S = 120  # of processor time: what else the machine does must not decide which baselines a run has
+_LIMIT_S = 120  # of processor time, so that other load does not decide which baselines a run has
 _BATCH_CELLS = 2**22
-_READ_FIRST = 64  # samples, after which the time of all is known well enough to give up early
+_READ_FIRST = 64  # samples after which the total time can be estimated, to give up early
 _EMBEDDED_AT_ONCE = 32
 _SEED = 0  # not the run's: runs of all seeds share their baselines
 
@@ -51,13 +51,13 @@ class Inputs:
         return self.open_test()
 
     @property
-    def of(self) -> int:
+    def num_samples(self) -> int:
         """Return the number of training samples."""
         return sum(map(len, self.parts))
 
     def rows(self, raw: bool) -> np.ndarray:
         """Return which training samples are used, ascending: all, or as many as there is room for, drawn at random."""
-        return self._drawn(self.of, raw)
+        return self._drawn(self.num_samples, raw)
 
     def judged(self, raw: bool) -> np.ndarray:
         """Return which samples of the split that judges are used, likewise."""
@@ -97,9 +97,9 @@ class Inputs:
 
         @torch.no_grad()
         def take(batch: Batch) -> np.ndarray:
-            own = getattr(embedder, "sample_features", None)
-            if own is not None and (found := own(batch.x, batch.valid)) is not None:
-                return np.asarray(found.numpy())
+            sample_features = getattr(embedder, "sample_features", None)
+            if sample_features is not None and (values := sample_features(batch.x, batch.valid)) is not None:
+                return np.asarray(values.numpy())
             tokens = embedder(batch.x, batch.valid)
             mask = tokens.mask.unsqueeze(-1)
             mean = (tokens.x * mask).sum(1) / mask.sum(1).clamp(min=1)
@@ -126,15 +126,15 @@ class Inputs:
 
     def groups(self, rows: np.ndarray) -> np.ndarray | None:
         """Return the records that training samples are cut from, [n] int64, numbered apart in each split; None without."""
-        found, first = [], 0
+        records, first = [], 0
         for part, inside in self._by_part(rows):
             groups = part.groups()
             if groups is None:
                 return None
             numbers = np.unique(groups, return_inverse=True)[1]
-            found.append(numbers[inside] + first)
+            records.append(numbers[inside] + first)
             first += len(groups)
-        return np.concatenate(found).astype(np.int64)
+        return np.concatenate(records).astype(np.int64)
 
     def _by_part(self, rows: np.ndarray) -> list[tuple[Samples, np.ndarray]]:
         """Return each split with its own rows among those in use."""
@@ -150,7 +150,7 @@ class Inputs:
         size = max(1, min(at_once, _BATCH_CELLS // math.prod(self.input_shape)))
         start = time.process_time()
         new = [] if self.judge is None else [(self.judge, self.judged(raw))]
-        found, read = [], 0
+        arrays, read = [], 0
         every = (self._by_part(self.rows(raw)), [*new, (self.test, np.arange(len(self.test)))])
         total = sum(len(inside) for splits in every for _, inside in splits)
         for splits in every:
@@ -163,8 +163,8 @@ class Inputs:
                         raise FitError(f"reading the samples takes more than {_LIMIT_S} s of processor time")
                     parts.append(take(samples.batch(inside[first : first + size])))
                     read += len(inside[first : first + size])
-            found.append(np.concatenate(parts))
-        return found[0], found[1]
+            arrays.append(np.concatenate(parts))
+        return arrays[0], arrays[1]
 
 
 def _arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:

@@ -39,7 +39,7 @@ def classes(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, 
 
     x, transform = standardised(x)
     if x.shape[1] == 0 or len(np.unique(y)) < 2:
-        return of_one_class(y, k)
+        return constant_classifier(y, k)
     weight = "balanced" if balanced else None
     most, rows = max(50, _CV_CELLS // x.shape[1]), np.arange(len(x))
     if len(x) > most:
@@ -53,10 +53,10 @@ def classes(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, 
             model = LogisticRegression(max_iter=100, tol=1e-3, warm_start=True, class_weight=weight)
             for place, c in enumerate(CS):
                 model.set_params(C=c).fit(some_x[train], some_y[train])
-                found = log_probabilities(model.predict_proba(some_x[held]), model.classes_, k)
+                predicted = log_probabilities(model.predict_proba(some_x[held]), model.classes_, k)
                 truth = some_y[held]
-                wrong[place] += weights[truth[found.argmax(axis=1) != truth]].sum()
-                loss[place] -= (weights[truth] * found[np.arange(len(held)), truth]).sum()
+                wrong[place] += weights[truth[predicted.argmax(axis=1) != truth]].sum()
+                loss[place] -= (weights[truth] * predicted[np.arange(len(held)), truth]).sum()
         c = CS[np.lexsort((loss, wrong))[0]] if loss.any() else 1.0
         model = LogisticRegression(C=c, max_iter=1000, class_weight=weight).fit(x, y)
     return lambda new: log_probabilities(model.predict_proba(transform(new)), model.classes_, k), f"C={c:g}"
@@ -72,7 +72,7 @@ def ridge(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, ba
 
     x, transform = standardised(x)
     if x.shape[1] == 0 or len(np.unique(y)) < 2:
-        return of_one_class(y, k)
+        return constant_classifier(y, k)
     weight = "balanced" if balanced else None
     model = RidgeClassifierCV(alphas=_ROCKET_ALPHAS, class_weight=weight, cv=_group_folds(groups)).fit(x, y)
 
@@ -134,21 +134,21 @@ def standardised(x: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.n
 def patterns(y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield outputs (columns) that are known for the same samples, and these samples (rows), of targets [n, K]."""
     known = ~np.isnan(y)
-    distinct, of_column = np.unique(known, axis=1, return_inverse=True)
+    distinct, pattern_numbers = np.unique(known, axis=1, return_inverse=True)
     for place in range(distinct.shape[1]):
-        yield np.flatnonzero(of_column.reshape(-1) == place), np.flatnonzero(distinct[:, place])
+        yield np.flatnonzero(pattern_numbers.reshape(-1) == place), np.flatnonzero(distinct[:, place])
 
 
-def of_one_class(y: np.ndarray, k: int) -> Fitted:
+def constant_classifier(y: np.ndarray, k: int) -> Fitted:
     """Return what predicts the log-probabilities [m, k] of the training classes [n], whatever the input."""
     shares = np.bincount(y, minlength=k)[None] / len(y)
     return lambda new: np.repeat(log_probabilities(shares, np.arange(k), k), len(new), axis=0), "constant"
 
 
-def log_probabilities(found: np.ndarray, present: np.ndarray, k: int) -> np.ndarray:
+def log_probabilities(probabilities: np.ndarray, present: np.ndarray, k: int) -> np.ndarray:
     """Return log-probabilities [m, k] of all classes, from probabilities [m, P] of those that a model has seen."""
-    outputs = np.full((len(found), k), math.log(LEAST))
-    outputs[:, present] = np.log(np.maximum(found, LEAST))
+    outputs = np.full((len(probabilities), k), math.log(LEAST))
+    outputs[:, present] = np.log(np.maximum(probabilities, LEAST))
     return outputs
 
 

@@ -1,4 +1,4 @@
-"""Fit models in a process apart, one after the other, each with a limit of computing time; a crash there is an error here."""
+"""Fit models in a separate process, one at a time, each with a limit of computing time; a crash there becomes an error here."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.launching.processes import end_with_parent
+from orca_cli import signals
 from orca_cli.untrusted.worker import CrashedError, OverTimeError, StoppedError, Worker
 
 _WAIT = 5  # times the computing time: for slow disks and busy machines
-# One thread: its number would decide the last bits, and a baseline is computed once for all machines that share a cache.
+# One thread: the last bits depend on the number of threads, and machines that share a cache share its baselines.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _AT_ONCE = 2**22  # values of the inputs that are predicted at once
 # Imported before the clock starts.
@@ -72,7 +72,7 @@ class Fitter:
 
 def fit_here(parent: int, request: dict[str, Any]) -> dict[str, Any]:
     """Return what `fitted` returns; this process ends with its parent, of that id, even in the middle."""
-    end_with_parent(parent)
+    signals.end_with_parent(parent)
     return fitted(**request)
 
 
@@ -103,16 +103,16 @@ def fitted(
         importlib.import_module(package)
     start = time.process_time()
     predict, about = _fit(model, form, x, y, **settings)
-    found: dict[str, Any] = {"outputs": _outputs(predict, form, new), "about": about}
-    found["seconds"] = time.process_time() - start
+    fit_result: dict[str, Any] = {"outputs": _outputs(predict, form, new), "about": about}
+    fit_result["seconds"] = time.process_time() - start
     if fold is not None:
         groups = settings["groups"]
         for number in np.unique(fold):
             held = fold == number
-            own = settings | {"groups": None if groups is None else groups[~held]}
-            outputs = _outputs(_fit(model, form, x[~held], y[~held], **own)[0], form, x[held])
-            found.setdefault("held_out", np.zeros((len(x), *outputs.shape[1:]), np.float32))[held] = outputs
-    return found
+            fold_settings = settings | {"groups": None if groups is None else groups[~held]}
+            outputs = _outputs(_fit(model, form, x[~held], y[~held], **fold_settings)[0], form, x[held])
+            fit_result.setdefault("held_out", np.zeros((len(x), *outputs.shape[1:]), np.float32))[held] = outputs
+    return fit_result
 
 
 def _outputs(predict: Any, form: str, new: np.ndarray) -> np.ndarray:

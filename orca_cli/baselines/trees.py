@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.baselines.linear import Fitted, log_probabilities, of_one_class, patterns
+from orca_cli.baselines.linear import Fitted, constant_classifier, log_probabilities, patterns
 
 _SMALL = 1000  # samples, of which 300 trees take a second; of more, 100
 _FEW = 64  # features; of more, a split looks at the square root of their number
@@ -17,7 +17,7 @@ def classes(model: str, x: np.ndarray, y: np.ndarray, k: int, *, balanced: bool,
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
     if len(np.unique(y)) < 2:
-        return of_one_class(y, k)
+        return constant_classifier(y, k)
     settings: dict[str, Any] = {"class_weight": "balanced" if balanced else None, "random_state": seed}
     if model == "forest":
         made, about = RandomForestClassifier(_trees(len(x)), **settings), f"{_trees(len(x))} trees"
@@ -35,20 +35,20 @@ def numbers(model: str, x: np.ndarray, y: np.ndarray, *, seed: int) -> Fitted:
     fitted = []
     for columns, rows in patterns(y):
         # Boosting has one output, a forest several.
-        for own in [columns] if model == "forest" else [columns[i : i + 1] for i in range(len(columns))]:
+        for block in [columns] if model == "forest" else [columns[i : i + 1] for i in range(len(columns))]:
             if not len(rows):
                 continue
             if model == "forest":
                 made: Any = RandomForestRegressor(_trees(len(rows)), max_features=features, random_state=seed)
             else:
                 made = HistGradientBoostingRegressor(random_state=seed)
-            target = y[np.ix_(rows, own)]
-            fitted.append((own, made.fit(x[rows], target[:, 0] if len(own) == 1 else target)))
+            target = y[np.ix_(rows, block)]
+            fitted.append((block, made.fit(x[rows], target[:, 0] if len(block) == 1 else target)))
 
     def predict(new: np.ndarray) -> np.ndarray:
         outputs = np.zeros((len(new), y.shape[1]))
-        for own, made in fitted:
-            outputs[:, own] = made.predict(new).reshape(len(new), -1)
+        for block, made in fitted:
+            outputs[:, block] = made.predict(new).reshape(len(new), -1)
         return outputs
 
     return predict, f"{_trees(len(x))} trees" if model == "forest" else "scikit-learn's defaults"

@@ -53,8 +53,8 @@ def verdict(
         unknown without a standard error; features: the same three of the ridge on the embedder's features, None without it;
         text: one sentence.
     """
-    known = {name: one for name, one in baselines.items() if None not in (one.error, one.validation_error)}
-    if value is None or not known:
+    candidates = {name: one for name, one in baselines.items() if None not in (one.error, one.validation_error)}
+    if value is None or not candidates:
         return None
 
     def beside(name: str) -> dict[str, Any]:
@@ -70,14 +70,14 @@ def verdict(
             word = "better" if difference > 0 else "worse"
         return {"difference": difference, "standard_error": deviation, "is": word}
 
-    name = min(known, key=lambda name: known[name].validation_error or 0.0)
-    found = {"baseline": name, **beside(name)}
-    features = beside(FEATURES) if FEATURES in known else None
-    text = _text(error, name, baselines[name], found, ways)
+    name = min(candidates, key=lambda name: candidates[name].validation_error or 0.0)
+    comparison = {"baseline": name, **beside(name)}
+    features = beside(FEATURES) if FEATURES in candidates else None
+    text = _text(error, name, baselines[name], comparison, ways)
     if features is not None and features["is"] in ("about as good", "worse"):
         figure = "" if name == FEATURES else f" ({_shown(baselines[FEATURES].error or 0.0, error.percent)})"
         text += f"; the {'pretrained ' * pretrained}body adds nothing to {NAMES[FEATURES]}{figure}"
-    return found | {"features": features, "text": text}
+    return comparison | {"features": features, "text": text}
 
 
 def standard_error(
@@ -99,7 +99,7 @@ def standard_error(
     if count < 2 or resamples < _LEAST:
         return None
     generator = seeding.numpy_generator(0, "baselines", "bootstrap")
-    found = []
+    differences = []
     for _ in range(resamples):
         drawn, records = generator.integers(count, size=count), None
         if members is not None:
@@ -112,18 +112,18 @@ def standard_error(
         except OrcaError:
             return None
         if first is not None and second is not None:
-            found.append(second - first)
-    return float(np.std(found, ddof=1)) if len(found) > resamples / 2 else None
+            differences.append(second - first)
+    return float(np.std(differences, ddof=1)) if len(differences) > resamples / 2 else None
 
 
 def ways(config: Config, task: TaskData) -> list[str]:
-    """Return the two settings that are most likely to help a run that a baseline beats, and are not set already."""
-    found = []
+    """Return the two settings, not yet in use, that are most likely to help a run that a baseline beats."""
+    settings = []
     if config.budget != "thorough" and config.protocol == "clean":
-        found.append("budget=thorough")
+        settings.append("budget=thorough")
     if "multiscale" not in str(config.embedder) and not task.causal:
-        found.append("embedder=multiscale")
-    return [*found, "more training data", "another body"][:2]
+        settings.append("embedder=multiscale")
+    return [*settings, "more training data", "another body"][:2]
 
 
 def _members(groups: np.ndarray) -> list[np.ndarray]:
@@ -132,16 +132,16 @@ def _members(groups: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
 
 
-def _text(error: Error, name: str, best: Baseline, found: Mapping[str, Any], ways: Sequence[str]) -> str:
-    difference, deviation = found["difference"], found["standard_error"]
+def _text(error: Error, name: str, best: Baseline, comparison: Mapping[str, Any], ways: Sequence[str]) -> str:
+    difference, deviation = comparison["difference"], comparison["standard_error"]
     apart = _shown(abs(difference), error.percent, " points")
     within = "" if deviation is None else f" ± {_shown(BEYOND * deviation, error.percent, '')}"
     what = f"{NAMES[name]}{_beside(best, name, error)}"
-    if found["is"] == "better":
+    if comparison["is"] == "better":
         return f"{apart}{within} better than {what}, the simple model that validates best"
-    if found["is"] == "about as good":
+    if comparison["is"] == "about as good":
         return f"a tie with {what}, the simple model that validates best: {apart}{within}"
-    if found["is"] == "unknown":
+    if comparison["is"] == "unknown":
         side = "below" if difference > 0 else "above"
         return f"the transfer's error is {apart} {side} that of {what}, and how sure that is cannot be computed"
     use = "" if name == CONSTANT else "use it, or "

@@ -80,15 +80,19 @@ def execute(arguments: argparse.Namespace) -> Result:
     return Result({"schema": 1, **dataclasses.asdict(comparison)}, _show(comparison))
 
 
-def _show(found: Comparison) -> Iterator[RenderableType]:
+def _show(comparison: Comparison) -> Iterator[RenderableType]:
     """Yield what was compared, and a table for each metric."""
-    embedded = f", embedded by {found.body}" if found.body else ""
-    rows = [("A", _side(found.a)), ("B", _side(found.b)), ("computed", f"{found.dtype}, seed {found.seed}{embedded}")]
-    if found.left_out:
-        rows.append(("left out", "; ".join(f"{name}: {lack}" for name, lack in found.left_out.items())))
+    embedded = f", embedded by {comparison.body}" if comparison.body else ""
+    rows = [
+        ("A", _side(comparison.a)),
+        ("B", _side(comparison.b)),
+        ("computed", f"{comparison.dtype}, seed {comparison.seed}{embedded}"),
+    ]
+    if comparison.left_out:
+        rows.append(("left out", "; ".join(f"{name}: {lack}" for name, lack in comparison.left_out.items())))
     yield _table(rows)
-    for measured in found.metrics:
-        yield _table([("", ""), *_lines(measured, found.repeats)])
+    for measured in comparison.metrics:
+        yield _table([("", ""), *_lines(measured, comparison.repeats)])
 
 
 def _take_words(arguments: argparse.Namespace) -> list[str]:
@@ -128,13 +132,13 @@ def _lines(measured: Measured, repeats: int) -> Iterator[tuple[str, str]]:
 
 
 def _unsolved(measured: Measured) -> str:
-    """Return a warning about a solver that gave up, with the metric's parameters that let it continue."""
-    known = {"marginal error": measured.diagnostics.get("marginal_error")}
-    known["tolerance"] = measured.parameters.get("tolerance")
-    reached = ", ".join(f"{name} {value:.4g}" for name, value in known.items() if value is not None)
+    """Return a warning that a solver stopped above its tolerance, with the parameters that let it go on."""
+    figures = {"marginal error": measured.diagnostics.get("marginal_error")}
+    figures["tolerance"] = measured.parameters.get("tolerance")
+    reached = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
     bounds = [name for name in _BOUNDS if name in measured.parameters]
     advice = [" ".join(f"{name}={2 * measured.parameters[name]}" for name in bounds)] if bounds else []
-    if known["tolerance"] is not None:
+    if figures["tolerance"] is not None:
         advice.append("a larger tolerance")
     text = f"{measured.metric}: the solver ended above its tolerance{f' ({reached})' if reached else ''}"
     return f"{text}; try {' or '.join(advice)}" if advice else text

@@ -51,7 +51,7 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def check_machine() -> Result:
     """Return what there is on this machine, and whether `orca run` can work; downloads nothing."""
-    found = {
+    machine = {
         "versions": versions(),  # None for a missing package
         "unmet": unmet_requirements(),
         "devices": devices(),
@@ -59,41 +59,41 @@ def check_machine() -> Result:
         "extras": extras(),
         "weights": weights(),
     }
-    code, verdict = _judge(found)
-    record = {"schema": 1, "works": code == 0, "verdict": verdict, "exit_code": code, **found}
-    return Result(record, [terminal.facts(_lines(found)), Text(verdict, style="bold")], code=code)
+    code, verdict = _judge(machine)
+    record = {"schema": 1, "works": code == 0, "verdict": verdict, "exit_code": code, **machine}
+    return Result(record, [terminal.facts(_lines(machine)), Text(verdict, style="bold")], code=code)
 
 
-def _judge(found: dict[str, Any]) -> tuple[int, str]:
+def _judge(machine: dict[str, Any]) -> tuple[int, str]:
     """Return the exit code and the line that says whether `orca run` can work, and if not, the first reason."""
-    folders = found["folders"].items()
-    reason, code = found["devices"]["error"] or "", UnavailableError.code
-    if found["unmet"]:
-        reason = f"{', '.join(found['unmet'])}; pip install {_DISTRIBUTION}"
+    folders = machine["folders"].items()
+    reason, code = machine["devices"]["error"] or "", UnavailableError.code
+    if machine["unmet"]:
+        reason = f"{', '.join(machine['unmet'])}; pip install {_DISTRIBUTION}"
     elif not reason and (problem := next((pair for pair in folders if pair[1]["problem"]), None)):
         name, folder = problem
         variable = "ORCA_RUNS" if name == "runs" else "ORCA_HOME"
         reason, code = f"{folder['problem']}; set {variable} or paths.{name}", StorageError.code
-    if reason := reason or found["weights"]["problem"]:
+    if reason := reason or machine["weights"]["problem"]:
         return code, f"orca run cannot work: {reason}"
     low = ", ".join(name for name, folder in folders if (folder["free_gib"] or 0) < _LEAST_FREE_GIB)
     return 0, "orca run can work" + (f" (less than {_LEAST_FREE_GIB:g} GiB free for {low})" if low else "")
 
 
-def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, version in found["versions"].items():
+def _lines(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, version in machine["versions"].items():
         yield name, version or "missing"
-    devices, weights = found["devices"], found["weights"]
+    devices, weights = machine["devices"], machine["weights"]
     if cpu := devices["cpu"]:
         yield "cpu", "{processors} processors, {threads} threads used, {memory_gib} GiB memory".format(**cpu)
         yield "cuda", "; ".join("{name}, {memory_gib} GiB".format(**card) for card in devices["cuda"]) or "none"
         yield "mps", "available" if devices["mps"] else "none"
     else:
         yield "devices", devices["error"]
-    for name, folder in found["folders"].items():
+    for name, folder in machine["folders"].items():
         state = folder["problem"] or ("writable" if folder["exists"] else "will be created, writable")
         yield f"{name} folder", f"{folder['path']}: {state}, {folder['free_gib']} GiB free"
-    for name, extra in found["extras"].items():
+    for name, extra in machine["extras"].items():
         yield f"extra {name}", "installed" if extra["installed"] else f"missing: {extra['install']}"
     origin = weights["from"] or weights["problem"]
     yield "default body", f"{weights['body']} ({weights['checkpoint']}): {origin}"
@@ -110,7 +110,7 @@ def versions() -> dict[str, str | None]:
 
 def devices() -> dict[str, Any]:
     """Return what torch can compute on: cpu, cuda, mps; or with an error, why torch does not work."""
-    found: dict[str, Any] = {"cpu": None, "cuda": [], "mps": False, "error": ""}
+    record: dict[str, Any] = {"cpu": None, "cuda": [], "mps": False, "error": ""}
     try:
         import torch
 
@@ -120,9 +120,9 @@ def devices() -> dict[str, Any]:
             memory = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB, 1)
         cpu = {"processors": os.cpu_count(), "threads": torch.get_num_threads(), "memory_gib": memory}
         cuda = [{"name": card.name, "memory_gib": round(card.total_memory / _GIB, 1)} for card in cards]
-        return found | {"cpu": cpu, "cuda": cuda, "mps": torch.backends.mps.is_available()}
+        return record | {"cpu": cpu, "cuda": cuda, "mps": torch.backends.mps.is_available()}
     except Exception as error:  # noqa: BLE001 - a damaged installation or driver may raise anything
-        return found | {"error": f"torch does not work: {type(error).__name__}: {error}"}
+        return record | {"error": f"torch does not work: {type(error).__name__}: {error}"}
 
 
 def _folder(path: Path) -> dict[str, Any]:
@@ -159,23 +159,23 @@ def weights() -> dict[str, Any]:
         body, checkpoint, found, fetchable (not here, but the model hub answers), from (in words; empty with a problem),
         folder (None if they are not here), problem, hub_cache, hub_offline.
     """
-    found: dict[str, Any] = {"body": "", "checkpoint": "", "found": False, "fetchable": False, "folder": None}
-    found |= {"problem": "", "hub_cache": None, "hub_offline": None, "from": ""}
+    record: dict[str, Any] = {"body": "", "checkpoint": "", "found": False, "fetchable": False, "folder": None}
+    record |= {"problem": "", "hub_cache": None, "hub_offline": None, "from": ""}
     try:
         defaults = configuration.content(configuration.config_dir() / "config.yaml")["defaults"]
         body = next(str(line["body"]) for line in defaults if isinstance(line, dict) and "body" in line)
         path = configuration.choices("body")[body]
-        found |= {"body": body, "checkpoint": configuration.content(path)["body"]["checkpoint"]}
-        found |= _located(found["checkpoint"])
+        record |= {"body": body, "checkpoint": configuration.content(path)["body"]["checkpoint"]}
+        record |= _located(record["checkpoint"])
     except OrcaError as error:
-        found["problem"] = str(error)
+        record["problem"] = str(error)
     except (KeyError, TypeError, StopIteration) as error:
-        found["problem"] = f"conf/body is damaged: {error}"
+        record["problem"] = f"conf/body is damaged: {error}"
     if util.find_spec("huggingface_hub") is not None:
         from huggingface_hub import constants
 
-        found |= {"hub_cache": str(constants.HF_HUB_CACHE), "hub_offline": bool(constants.HF_HUB_OFFLINE)}
-    return found
+        record |= {"hub_cache": str(constants.HF_HUB_CACHE), "hub_offline": bool(constants.HF_HUB_OFFLINE)}
+    return record
 
 
 def _located(checkpoint: str) -> dict[str, Any]:
@@ -203,24 +203,24 @@ def check_runs(words: list[str]) -> Result:
         DataError: a run does not exist.
         LockedError: a process is working on it.
     """
-    found = [check(named(word)) for word in words]
-    record = {"schema": 1, "runs": [vars(one) | {"path": str(one.path)} for one in found]}
+    reports = [check(named(word)) for word in words]
+    record = {"schema": 1, "runs": [vars(one) | {"path": str(one.path)} for one in reports]}
     return Result(
-        record, [text for one in found for text in _show(one)], code=next((o.code for o in found if o.code), 0)
+        record, [text for one in reports for text in _show(one)], code=next((o.code for o in reports if o.code), 0)
     )
 
 
-def _show(found: Checked) -> Iterator[Text]:
-    yield Text(str(found.path), style="cyan")
-    for text in found.damaged:
+def _show(report: Checked) -> Iterator[Text]:
+    yield Text(str(report.path), style="cyan")
+    for text in report.damaged:
         yield Text(f"  damaged: {text}", style="red")
-    for text in found.notes:
+    for text in report.notes:
         yield Text(f"  {text}")
-    if found.rebuilt:
-        yield Text(f"  status.json was restored: {found.rebuilt}")
-    state = f"{len(found.damaged)} damaged" if found.damaged else "intact"
-    if found.code == CheckpointError.code:
+    if report.rebuilt:
+        yield Text(f"  status.json was restored: {report.rebuilt}")
+    state = f"{len(report.damaged)} damaged" if report.damaged else "intact"
+    if report.code == CheckpointError.code:
         state = "not checked"
-    files = f"{found.files} files compared with their checksums" if found.files else "no file has a checksum yet"
-    advice = (_COMPLETED if found.state == "completed" else _UNFINISHED) if found.damaged else ""
-    yield Text(f"  {state}: {files}; state {found.state}{advice}", style="bold")
+    files = f"{report.files} files compared with their checksums" if report.files else "no file has a checksum yet"
+    advice = (_COMPLETED if report.state == "completed" else _UNFINISHED) if report.damaged else ""
+    yield Text(f"  {state}: {files}; state {report.state}{advice}", style="bold")

@@ -35,7 +35,7 @@ GROUPS = {
 }
 SETTINGS = "settings"
 SCHEMA = 1
-# Of tasks that name none; see scoring/defaults.py.
+# Default errors; see scoring/defaults.py.
 _ERRORS = {"classes": "0-1 error", "labels": "1 - mAP", "values": "RMSE"}
 PLAIN = "clean"  # the protocol that the others depart from
 UNSET = "-"
@@ -67,7 +67,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         word = {folder: plural for plural, folder in GROUPS.items()}.get(word, word)
         if word not in GROUPS:
             raise UsageError(f"there is no group '{word}'", hint=suggest(word, (*GROUPS, SETTINGS)))
-    # A group without a single file, such as one of a configuration of an older release, is not mentioned among all.
+    # The overview leaves out empty groups, such as those that an older configuration lacks.
     extra = arguments.config_dir
     words = [word] if word else [name for name, group in GROUPS.items() if configuration.choices(group, extra)]
     listed = {name: _all_settings() if name == SETTINGS else entries(GROUPS[name], extra) for name in words}
@@ -77,7 +77,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     if word == "protocols":
         record["departures"] = [dataclasses.asdict(one) for one in departures(extra)]
     if word is None:
-        rows = [(word, ", ".join(entry["name"] for entry in found) or "-") for word, found in listed.items()]
+        rows = [(word, ", ".join(entry["name"] for entry in listing) or "-") for word, listing in listed.items()]
         note = Text(f"Details: orca list GROUP; keys: orca list {SETTINGS}")
         return Result(record, [table(("group", "choices"), rows), note])
     if word == SETTINGS:
@@ -95,22 +95,22 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
     Raises:
         ConfigError: a file cannot be read.
     """
-    found = []
+    listing = []
     for name, path in configuration.choices(group, extra).items():
         content = configuration.content(path)
         picks = configuration.picks(content.pop("defaults", None))
         # A file of the whole package (`@package _global_`) holds its group's settings under the group's name.
-        own = content.get(group, content)
+        settings = content.get(group, content)
         if group == "study":
-            own = {axis: list(given) for axis, given in content.get("axes", {}).items()}
+            settings = {axis: list(choices) for axis, choices in content.get("axes", {}).items()}
         if group == "protocol":  # it sets keys of other groups, and its own name
-            own = {key: value for key, value in content.items() if key != group}
-        own = own if isinstance(own, dict) else {}
+            settings = {key: value for key, value in content.items() if key != group}
+        settings = settings if isinstance(settings, dict) else {}
         entry: dict[str, Any] = {
             "name": name,
             "description": configuration.description(path),
             "picks": picks,
-            "parameters": {key: value for key, value in own.items() if key not in ("_target_", "data")},
+            "parameters": {key: value for key, value in settings.items() if key not in ("_target_", "data")},
             "meanings": configuration.comments(path),
             "file": str(path),
         }
@@ -119,16 +119,16 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
             texts = {key: getattr(about, key) for key in ("shape", "outputs", "error", "licence", "origin", "bytes")}
             entry["data"] = {"state": data_folder.state(about, configuration.default_folders()["data"]), **texts}
         if group == "task":
-            entry["error"] = entry["data"].pop("error") or _error(own)
+            entry["error"] = entry["data"].pop("error") or _error(settings)
             entry["protocols"] = _departure_texts(name, extra)
-        found.append(entry)
-    return found
+        listing.append(entry)
+    return listing
 
 
 def _departure_texts(task: str, extra: Path | None) -> dict[str, str]:
     """Return what the descriptions of conf/departures/PROTOCOL/TASK.yaml say, by protocol."""
     files = {tuple(name.rsplit("/", 1)): path for name, path in configuration.choices("departures", extra).items()}
-    texts = {protocol: configuration.description(path) for (protocol, of), path in files.items() if of == task}
+    texts = {protocol: configuration.description(path) for (protocol, name), path in files.items() if name == task}
     return {protocol: text.removeprefix(f"{task}: ") for protocol, text in texts.items()}
 
 
@@ -187,10 +187,10 @@ def departures(extra: Path | None = None) -> list[Departure]:
     """
     names = protocols(extra)
     shared = {name: _settings(path) for name, path in configuration.choices("protocol", extra).items()}
-    own: dict[str, dict[str, dict[str, Any]]] = {}  # task -> protocol -> settings
+    by_task: dict[str, dict[str, dict[str, Any]]] = {}  # task -> protocol -> settings
     for name, path in configuration.choices("departures", extra).items():
         protocol, _, task = name.partition("/")
-        own.setdefault(task, {})[protocol] = _settings(path)
+        by_task.setdefault(task, {})[protocol] = _settings(path)
     root = configuration.content(configuration.config_dir() / "config.yaml")
     chosen = {group: name for line in root["defaults"] if isinstance(line, dict) for group, name in line.items()}
     defaults = schema.Config()
@@ -200,16 +200,16 @@ def departures(extra: Path | None = None) -> list[Departure]:
             return chosen[key]
         return UNSET if key.partition(".")[0] in chosen else schema.lookup(defaults, key)
 
-    found = []
+    differences = []
     tasks = configuration.choices("task", extra)
-    for task, changed in [("", shared), *sorted(own.items())]:
+    for task, changed in [("", shared), *sorted(by_task.items())]:
         written = _settings(tasks[task]) if task in tasks else {}
         for key in dict.fromkeys(key for name in names for key in changed.get(name, {})):
             otherwise = written.get(key, plain(key))
             values = {name: changed.get(name, {}).get(key, shared[name].get(key, otherwise)) for name in names}
             if task or any(value != values[PLAIN] for value in values.values()):
-                found.append(Departure(task, key, values))
-    return found
+                differences.append(Departure(task, key, values))
+    return differences
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -231,40 +231,45 @@ def flat(prefix: str, value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", entry
 
 
-def _chosen(found: list[dict[str, Any]], names: Sequence[str], word: str) -> list[dict[str, Any]]:
+def _chosen(listing: list[dict[str, Any]], names: Sequence[str], word: str) -> list[dict[str, Any]]:
     """Return the entries of those names; of settings, also those of a part, such as `train`."""
     key = "key" if word == SETTINGS else "name"
-    known = [str(entry[key]) for entry in found]
-    wanted = [one for name in names for one in known if one == name or (key == "key" and one.startswith(f"{name}."))]
+    candidates = [str(entry[key]) for entry in listing]
+    matches = [
+        one for name in names for one in candidates if one == name or (key == "key" and one.startswith(f"{name}."))
+    ]
     for name in names:
-        if not any(one == name or one.startswith(f"{name}.") for one in wanted):
-            raise UsageError(f"there is no '{name}' among the {word}", hint=suggest(name, known))
-    return [entry for entry in found if entry[key] in wanted]
+        if not any(one == name or one.startswith(f"{name}.") for one in matches):
+            raise UsageError(f"there is no '{name}' among the {word}", hint=suggest(name, candidates))
+    return [entry for entry in listing if entry[key] in matches]
 
 
-def _show_group(word: str, found: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
+def _show_group(word: str, listing: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
     group = GROUPS[word]
-    if not found:
+    if not listing:
         yield Text(f"There are no {word}.")
         return
-    picked = sorted({key for entry in found for key in entry["picks"]})
+    picked = sorted({key for entry in listing for key in entry["picks"]})
     if group == "task":
-        yield table(("task", "kind", "shape", "outputs", "error", "data"), map(_task_row, found))
+        yield table(("task", "kind", "shape", "outputs", "error", "data"), map(_task_row, listing))
         yield ""
     special = [{"body": "checkpoint", "source": "data"}[group]] if group in ("body", "source") else []
     rows = []
-    for entry in found:
-        own = {"checkpoint": str(entry["parameters"].get("checkpoint", "")), "data": entry.get("data", {}).get("state")}
+    for entry in listing:
+        cells = {
+            "checkpoint": str(entry["parameters"].get("checkpoint", "")),
+            "data": entry.get("data", {}).get("state"),
+        }
         picks = [entry["picks"].get(key, "-") for key in picked]
-        rows.append((entry["name"], *(own[key] for key in special), *picks, entry["description"]))
+        rows.append((entry["name"], *(cells[key] for key in special), *picks, entry["description"]))
     yield table((group, *special, *picked, "description"), rows)
-    if departing := [row for entry in found for row in _departure_rows(entry)]:
+    if departing := [row for entry in listing for row in _departure_rows(entry)]:
         yield ""
         yield table(("task", "protocol", "where it departs from protocol=clean"), departing)
     if group == "study":
-        yield from _show_axes(found)
+        yield from _show_axes(listing)
     elif group != "protocol" and (in_full or group != "task"):
-        yield from _show_parameters(group, found, in_full)
+        yield from _show_parameters(group, listing, in_full)
     if group == "task":
         more = "" if in_full else " Parameters of a task: orca list tasks NAME."
         more += " The protocols: orca list protocols." if departing else ""
@@ -272,9 +277,9 @@ def _show_group(word: str, found: list[dict[str, Any]], in_full: bool) -> Iterat
         yield Text(f"Files of a task: orca data list NAME.{more}")
 
 
-def _show_axes(found: list[dict[str, Any]]) -> Iterator[RenderableType]:
+def _show_axes(listing: list[dict[str, Any]]) -> Iterator[RenderableType]:
     """Yield the choices on each axis of each study, and how one runs a part of it."""
-    for entry in found:
+    for entry in listing:
         rows = [(axis, ", ".join(map(typed, names))) for axis, names in entry["parameters"].items()]
         yield ""
         yield table((entry["name"], "every combination of"), rows)
@@ -285,10 +290,10 @@ def _show_axes(found: list[dict[str, Any]]) -> Iterator[RenderableType]:
 
 def _show_departures(extra: Path | None) -> Iterator[RenderableType]:
     """Yield what every protocol changes, side by side; the reasons are in docs/protocols.md."""
-    names, found = protocols(extra), departures(extra)
+    names, settings = protocols(extra), departures(extra)
     for title, rows in (
-        ("all tasks", [(entry.key, entry) for entry in found if not entry.task]),
-        ("single tasks", [(f"{entry.task}: {entry.key}", entry) for entry in found if entry.task]),
+        ("all tasks", [(entry.key, entry) for entry in settings if not entry.task]),
+        ("single tasks", [(f"{entry.task}: {entry.key}", entry) for entry in settings if entry.task]),
     ):
         if rows:
             lines = [(key, *(typed(entry.values[name]) for name in names)) for key, entry in rows]
@@ -299,19 +304,19 @@ def _show_departures(extra: Path | None) -> Iterator[RenderableType]:
 
 
 def _departure_rows(entry: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield a row for each text; protocols of one text share it."""
-    found = entry.get("protocols", {})
-    for text in dict.fromkeys(found.values()):
-        yield entry["name"], ", ".join(protocol for protocol in found if found[protocol] == text), text
+    """Yield a row for each distinct text; protocols with the same text share a row."""
+    texts = entry.get("protocols", {})
+    for text in dict.fromkeys(texts.values()):
+        yield entry["name"], ", ".join(protocol for protocol in texts if texts[protocol] == text), text
 
 
-def _show_parameters(group: str, found: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
-    """Yield the parameters: in full one a row with its meaning, else those of an entry side by side."""
+def _show_parameters(group: str, listing: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
+    """Yield the parameters: in full, one per row with its meaning; otherwise one row per entry."""
     prefix = "" if group == "hparams" else f"{group}."
-    for entry in found:
+    for entry in listing:
         shown = {key: value for key, value in entry["parameters"].items() if key not in ("kind", "checkpoint")}
         entry["pairs"] = [(key, typed(value)) for key, value in flat(prefix, shown)]
-    with_any = [entry for entry in found if entry["pairs"]]
+    with_any = [entry for entry in listing if entry["pairs"]]
     if in_full:
         for entry in with_any:
             meanings = {f"{prefix}{key}": text for key, text in entry["meanings"].items()}
@@ -342,9 +347,9 @@ def typed(value: Any) -> str:
     return str(value)
 
 
-def _show_settings(found: list[dict[str, Any]]) -> Iterator[RenderableType]:
+def _show_settings(listing: list[dict[str, Any]]) -> Iterator[RenderableType]:
     rows = []
-    for entry in found:
+    for entry in listing:
         allowed = f" ({entry['allowed']})" if entry["allowed"] else ""
         kind = entry["type"].removesuffix(" or null")
         rows.append((entry["key"], kind, typed(entry["default"]), entry["meaning"] + allowed))

@@ -126,9 +126,9 @@ def run_folder(word: str, *, best: bool) -> tuple[Path, str | None]:
 
     if not best:
         return named(word), None
-    found = best_run(Path(word).expanduser())
-    terminal.log.info(f"best: {found}")
-    return found.path, str(found)
+    run = best_run(Path(word).expanduser())
+    terminal.log.info(f"best: {run}")
+    return run.path, str(run)
 
 
 def _result(record: dict[str, Any], out: Path | None) -> Result:

@@ -16,7 +16,7 @@ from orca_cli import storage, terminal
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import DataError, OrcaError, SweepError, UnavailableError, UsageError, suggest
 from orca_cli.report.figures import files, of_report
-from orca_cli.report.records.collect import Collection, collect, of_study
+from orca_cli.report.records.collect import Collection, collect, select_study
 from orca_cli.report.records.details import origin_of
 from orca_cli.report.records.filters import Values, pair, where
 from orca_cli.report.rendering.console import FORMATS, Page
@@ -124,9 +124,9 @@ def execute(arguments: argparse.Namespace) -> Result:
         return Result({"schema": 1, "written": str(arguments.out)}, failures=failures)
     shown: list[RenderableType] = []
     shown += page.renderables(terminal.stdout().width) if form == "table" else [page.text(form)]
-    known = sorted({name for folder in folders for name in studies.names(folder)}) if form == "table" else []
-    if known and arguments.study is None:
-        names = " or ".join(f"--study {name}" for name in known)
+    study_names = sorted({name for folder in folders for name in studies.names(folder)}) if form == "table" else []
+    if study_names and arguments.study is None:
+        names = " or ".join(f"--study {name}" for name in study_names)
         shown.append(Text(f"- some runs may belong to a study, which names them: {names}"))
     return Result(page.record(), shown, failures)
 
@@ -157,7 +157,7 @@ def _table(arguments: argparse.Namespace, folders: list[Path]) -> Table:
     """Return the table of the runs that the options leave."""
     collection = collect(folders)
     if arguments.study is not None:
-        collection = of_study(collection, folders, arguments.study)
+        collection = select_study(collection, folders, arguments.study)
     for key in ("task", "metric"):
         collection = _filtered(collection, key, getattr(arguments, key))
     values = Values()
@@ -173,8 +173,8 @@ def _table(arguments: argparse.Namespace, folders: list[Path]) -> Table:
     if arguments.sort is not None:
         table = ordered(table, arguments.sort)
     if arguments.baselines is not None:
-        found = published.fitting(published.read(arguments.baselines), table, str(arguments.baselines))
-        table = dataclasses.replace(table, published=found)
+        results = published.fitting(published.read(arguments.baselines), table, str(arguments.baselines))
+        table = dataclasses.replace(table, published=results)
     return table
 
 
@@ -222,11 +222,12 @@ def _comparison(table: Table, folders: list[Path], arguments: argparse.Namespace
 def _filtered(collection: Collection, key: str, names: list[str]) -> Collection:
     if not names:
         return collection
-    known = {getattr(run, key) for run in collection.runs}
+    available = {getattr(run, key) for run in collection.runs}
     for name in names:
-        if name not in known:
-            raise DataError(f"no run has the {key} '{name}'", where=f"--{key}", hint=suggest(name, known))
+        if name not in available:
+            raise DataError(f"no run has the {key} '{name}'", where=f"--{key}", hint=suggest(name, available))
     runs, superseded = (
-        [run for run in found if getattr(run, key) in names] for found in (collection.runs, collection.superseded)
+        [run for run in candidates if getattr(run, key) in names]
+        for candidates in (collection.runs, collection.superseded)
     )
     return dataclasses.replace(collection, runs=runs, superseded=superseded)

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 from orca_cli import experiment, signals, study, terminal
 from orca_cli.commands import study_plan
-from orca_cli.commands.job import message, print_traceback, run_job
-from orca_cli.commands.options import add_allow_module, add_config_dir
-from orca_cli.commands.summary import of_plan, of_run
+from orca_cli.commands.job import print_traceback, run_job
+from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine, check_engine
+from orca_cli.commands.summary import plan_result, run_result
 from orca_cli.configuration import key_of
-from orca_cli.exceptions import OrcaError, PreemptionError, UsageError
-from orca_cli.launching import launchers, processes, ranks
+from orca_cli.exceptions import ConfigError, OrcaError, PreemptionError, UsageError
+from orca_cli.launching import process
 from orca_cli.outcome import Outcome, ended_by
 from orca_cli.terminal import Result
+from orca_cli.training import ranks
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed
@@ -27,7 +28,6 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.training.team import Team
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_LAUNCHER = "hydra/launcher="
 _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
     "--dry-run": "compose, check, build, do one forward pass and time some steps that are thrown away. Of a study: count its "
@@ -50,16 +50,18 @@ examples:
   orca run tune=asha task=digits                    search for settings first, on validation data (orca tune --help)
   orca run -m study=alignment metric=none,otdd seed=0         a part of a study (orca list studies); --dry-run counts it
   orca run --config-dir my_conf task=mine           my_conf/task/mine.yaml
-  orca run -m seed='range(40)' --enqueue            on many machines: orca worker NAME on each (docs/cluster.md)
+  orca run -m seed='range(40)' --at-once 2          two at a time, which share the threads
+  orca run -m seed='range(40)' --on ray             on a Ray cluster; --on slurm on SLURM (docs/cluster.md)
 
 Repeating a command never repeats a completed run, and resumes an interrupted one from its last checkpoint.
 
 Each job of a sweep runs in a process of its own; a crash in one does not affect the others. SIGTERM, SIGHUP and Ctrl-C
 save the state; a second Ctrl-C stops at once. SIGUSR1 (or the signal in ORCA_PREEMPTION_SIGNAL: USR1, USR2, TERM, HUP
-or XCPU) means preemption: the state is saved, the exit code is 75, and inside a SLURM job `scontrol requeue` is called. To
-run the jobs of a sweep on a cluster, start workers there (--enqueue), or name a Hydra launcher: hydra/launcher=submitit_slurm
-(extras slurm, ray, joblib). Jobs at the same time on a machine take a GPU each and wait for a free one; ORCA_JOBS_PER_GPU=N
-lets N of them share a GPU."""
+or XCPU) means preemption: the state is saved, the exit code is 75, and inside a SLURM job `scontrol requeue` is called.
+
+A job that was killed, preempted, or met a full disk, a lack of memory or a lost network is tried again some times. The same
+sweep typed on several machines with one folder of runs is shared between them. Jobs at the same time on a machine take a GPU
+each and wait for a free one; --gpus 0.5 lets two share one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,20 +75,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_allow_module(parser)
     for words, text in _FLAGS.items():
         parser.add_argument(*words.split(), action="store_true", help=text)
-    text = "with -m: put the jobs into the folder of runs, where `orca worker` on any machine takes them; runs none"
-    parser.add_argument("--enqueue", action="store_true", help=text)
-    text = "with -m: run N jobs at a time, which share the threads; default: 1"
-    parser.add_argument("--at-once", type=int, metavar="N", help=text)
+    add_engine(parser, "with -m: ")
     text = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
     parser.add_argument("--time-limit", metavar="TIME", help=text)
-    parser.add_argument(processes.OPTION, nargs=4, help=argparse.SUPPRESS)  # given by a sweep to its jobs
+    parser.add_argument(process.OPTION, nargs=5, help=argparse.SUPPRESS)  # given by a driver to its jobs
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Run, and return how that ended."""
-    place = processes.Place.read(arguments.job) if arguments.job else None
+    place = process.Place.read(arguments.job) if arguments.job else None
     if place is not None:
-        processes.end_with_parent(place.parent)
+        signals.end_with_parent(place.parent)
         if arguments.json:  # the sweep prints the record of all jobs
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     terminal.configure_logging(
@@ -95,7 +94,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         prefix=f"{place.label} " if place else "",
         bars=place is None or place.is_alone,
     )
-    rank = ranks.found() if place is None else None
+    rank = ranks.from_environment() if place is None else None
     with signals.deferred(insistent=place is None and (rank is None or rank.leads)):
         team: Team | None = None
         if rank is not None:
@@ -108,7 +107,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         try:
             ended = _execute(arguments, team)
             shown = {"alone": place is None, "pictured": not arguments.quiet}
-            result = of_run(ended, **shown) if isinstance(ended, Outcome) else ended
+            result = run_result(ended, **shown) if isinstance(ended, Outcome) else ended
             code = result.code
         except OrcaError as error:
             code = error.code
@@ -116,19 +115,23 @@ def execute(arguments: argparse.Namespace) -> Result:
                 raise
             print_traceback(arguments, error)
             ended = ended_by(error)
-            result = of_run(ended)
+            result = run_result(ended)
         finally:
             if team is not None:
                 team.end(code)
             if place is None and code == PreemptionError.code:
-                launchers.requeue()
+                from orca_cli.launching import slurm
+
+                slurm.requeue()
         if place is not None and isinstance(ended, Outcome):
-            processes.say(place.pipe, message(ended))
+            from orca_cli.commands.engine import report_of
+
+            process.report(place.pipe, report_of(ended))
         return result
 
 
 def _follow(team: Team, arguments: argparse.Namespace) -> Result:
-    """Share the work of the process that leads, which also says how it ends."""
+    """Share the work of the leading process, which also reports how the run ended."""
     from orca_cli import compose
     from orca_cli.stages import following
 
@@ -142,26 +145,23 @@ def _follow(team: Team, arguments: argparse.Namespace) -> Result:
 
 
 def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Result:
-    is_launched = any(text.startswith(_LAUNCHER) for text in arguments.overrides)
-    _check_launcher(arguments, is_launched)
+    _check_options(arguments)
     time_limit_s = None if arguments.time_limit is None else _seconds(arguments.time_limit)
     from orca_cli import compose
 
     signals.check()
     with compose.session(arguments.config_dir) as session:
         if arguments.multirun:
-            found = session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
-            if arguments.dry_run and found.study:
-                return study_plan.plan(found, force=arguments.force)
-            for line in study.absent_lines(found.absent):
+            expansion = session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
+            if arguments.dry_run and expansion.study:
+                return study_plan.plan(expansion, force=arguments.force)
+            for line in study.absent_lines(expansion.absent):
                 terminal.log.warning(line)
             if arguments.dry_run:
-                return _dry_run(found.experiments, is_sweep=True, force=arguments.force)
+                return _dry_run(expansion.experiments, is_sweep=True, force=arguments.force)
             from orca_cli.commands import sweep
 
-            if arguments.enqueue:
-                return sweep.enqueue(found, arguments)
-            return sweep.run(session if is_launched else None, found, arguments, time_limit_s)
+            return sweep.run(expansion, arguments, time_limit_s)
         for text in arguments.overrides if arguments.job is None else ():
             key, _, value = text.partition("=")
             is_plain = not value.startswith(("[", "{", "'", '"'))
@@ -169,6 +169,8 @@ def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Resu
                 raise UsageError(f"'{text}' names several values", where=key, hint="add -m for a sweep")
         job = session.compose(arguments.overrides)
         signals.check()
+        if arguments.job is not None:
+            _check_identity(job, process.Place.read(arguments.job))
         if job.config.tune.algorithm != "none" and not arguments.dry_run:
             from orca_cli.commands import tune
 
@@ -178,31 +180,25 @@ def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Resu
         return run_job(job, arguments, team)
 
 
-def _check_launcher(arguments: argparse.Namespace, is_launched: bool) -> None:
-    """Refuse options and settings of a launcher that have no effect."""
-    own = {"--at-once": arguments.at_once, "--time-limit": arguments.time_limit, "--enqueue": arguments.enqueue or None}
-    others = [option for option in ("--at-once", "--time-limit") if own[option] is not None]
-    if arguments.enqueue and others:
-        raise UsageError("has no effect with --enqueue", where=others[0], hint="start as many workers as you want")
-    if arguments.enqueue and arguments.force:
-        raise UsageError("does not go with --enqueue", where="--force", hint="remove the runs (orca runs rm) instead")
-    for option, value in own.items():
+def _check_identity(job: Composed, place: process.Place) -> None:
+    """Refuse a job that is another experiment here than where it was composed."""
+    if place.identity and job.identity.run != place.identity:
+        hint = "its data files, the files of --config-dir and the program have to be the same on all machines"
+        raise ConfigError("is another experiment here than for the sweep", where=place.label, hint=hint)
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Refuse options and settings that have no effect."""
+    check_engine(arguments)
+    typed = {"--on": arguments.on, "--at-once": arguments.at_once, "--threads": arguments.threads}
+    typed |= {"--gpus": arguments.gpus, "--time-limit": arguments.time_limit}
+    for option, value in typed.items():
         if value is not None and not arguments.multirun:
             raise UsageError("applies only to sweeps", where=option, hint="add -m")
-        if value is not None and is_launched:
-            hint = "use the launcher's own settings: hydra.launcher.KEY=VALUE"
-            raise UsageError("has no effect with another launcher", where=option, hint=hint)
     for text in arguments.overrides:
-        if text.startswith(_LAUNCHER):
-            launchers.check_installed(text.removeprefix(_LAUNCHER))
-        key = key_of(text)
-        if is_launched and key in ("tune", "tune.algorithm"):
-            raise UsageError("has no effect with another launcher", where=text, hint="search first: orca tune")
-        if not is_launched and key.startswith("hydra.launcher"):
-            hint = "use --at-once and --time-limit, or name a launcher"
-            raise UsageError("has no effect without hydra/launcher=NAME", where=key, hint=hint)
-    if arguments.at_once is not None and arguments.at_once < 1:
-        raise UsageError(f"{arguments.at_once} is out of range", where="--at-once", hint="allowed: 1 or more")
+        if key_of(text).startswith(("hydra/launcher", "hydra.launcher")):
+            hint = "type --on ray, --on slurm or --at-once N (docs/cluster.md)"
+            raise UsageError("Hydra's launchers are not used", where=text, hint=hint)
 
 
 def _seconds(text: str) -> float:
@@ -236,6 +232,6 @@ def _dry_run(jobs: list[Composed], *, is_sweep: bool, force: bool) -> Result:
     states = [(name, claim.peek(root, name, force=force)) for root, name in names]
     history = History(name.task_folder(root) for root, name in names)
     expected = [history.expected(name) for name, state in states if state != "completed"]
-    known = [one.seconds for one in expected if one is not None]
-    expected_s = sum(known) if len(known) == len(expected) else None
-    return of_plan(jobs[0], summary, states, expected_s=expected_s, is_sweep=is_sweep)
+    estimates = [one.seconds for one in expected if one is not None]
+    expected_s = sum(estimates) if len(estimates) == len(expected) else None
+    return plan_result(jobs[0], summary, states, expected_s=expected_s, is_sweep=is_sweep)

@@ -55,11 +55,11 @@ def execute(arguments: argparse.Namespace) -> Result:
             failures.append(ChecksumError(what, where=record["run"], hint="orca doctor RUN says which files changed"))
     rows = []
     for record in records:
-        own, style = record["error"], "" if record["equal"] else "red"
-        texts = [percent_or_number(own[key], record["percent"]) for key in ("recorded", "computed")]
+        error_record, style = record["error"], "" if record["equal"] else "red"
+        texts = [percent_or_number(error_record[key], record["percent"]) for key in ("recorded", "computed")]
         verdict = "equal" if record["equal"] else f"different: {', '.join(record['different'])}"
         verdict += f"; not saved for: {', '.join(record['missing'])}" if record["missing"] else ""
-        rows.append([Text(record["run"]), Text(own["name"]), *map(Text, texts), Text(verdict, style=style)])
+        rows.append([Text(record["run"]), Text(error_record["name"]), *map(Text, texts), Text(verdict, style=style)])
     shown = [terminal.table(("run", "error", "result.json", "computed", ""), rows)] if rows else []
     return Result({"schema": 1, "runs": records}, shown, failures)
 
@@ -70,16 +70,16 @@ def _scored(word: str) -> dict[str, Any]:
     run = one_run(word)
     if run.state != "completed":
         raise DataError(f"is not completed (state: {run.state})", where=str(run.path), hint="rerun its command")
-    found = recompute(run.path)
-    error, n, skipped, *others = found.numbers
-    different = [one.name for one in found.numbers if not one.equal]
+    recomputed = recompute(run.path)
+    error, n, skipped, *others = recomputed.numbers
+    different = [one.name for one in recomputed.numbers if not one.equal]
     return {
         "run": run.path.name,
         "path": str(run.path),
         "equal": not different,
-        "percent": found.percent,
+        "percent": recomputed.percent,
         "different": different,
-        "missing": list(found.missing),
+        "missing": list(recomputed.missing),
         "error": vars(error),
         "n": vars(n),
         "skipped": vars(skipped),

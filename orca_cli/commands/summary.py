@@ -38,13 +38,13 @@ _WOULD = {"new": "run", "resume": "resume", "completed": "skip (completed)", "ru
 _NAMES = ("task", "body", "metric", "finetune", "seed")
 
 
-def of_run(outcome: Outcome, *, alone: bool = False, pictured: bool = True) -> Result:
+def run_result(outcome: Outcome, *, alone: bool = False, pictured: bool = True) -> Result:
     """Return how one run ended, with the content of result.json; people see it only if the run was completed now.
 
     Args:
         outcome: of the run.
         alone: not a job of a sweep: with what the run predicted for its test split.
-        pictured: show that to people as a picture; other programs are given its numbers in any case.
+        pictured: show the predictions as a picture; the record has its numbers in any case.
     """
     is_new = outcome.state == "completed" and outcome.result
     failures = [] if outcome.failure is None else [outcome.failure.error]
@@ -60,7 +60,7 @@ def of_run(outcome: Outcome, *, alone: bool = False, pictured: bool = True) -> R
 
 
 def answer_of(run: Path) -> numbers.Answer | None:
-    """Return what a run predicted, to be pictured; None where there is no picture, or it cannot be read, which is logged."""
+    """Return what a run predicted, for its picture; None if there is none, or if it cannot be read, which is logged."""
     try:
         return numbers.read(run)
     except OrcaError as error:  # the result stands without it
@@ -68,7 +68,7 @@ def answer_of(run: Path) -> numbers.Answer | None:
         return None
 
 
-def of_sweep(
+def sweep_result(
     labels: list[str], settings: list[str], outcomes: list[Outcome], failures: list[OrcaError], study: str = ""
 ) -> Result:
     """Return how the jobs of a sweep ended.
@@ -80,7 +80,7 @@ def of_sweep(
         failures: why the sweep is not completed.
         study: its name; empty for other sweeps.
     """
-    jobs = [{"settings": own, **_record(outcome)} for own, outcome in zip(settings, outcomes, strict=True)]
+    jobs = [{"settings": setting, **_record(outcome)} for setting, outcome in zip(settings, outcomes, strict=True)]
     codes = [f" ({outcome.code})" if outcome.code > 0 else "" for outcome in outcomes]
     rows = [job_row(*job) for job in zip(labels, settings, outcomes, codes, strict=True)]
     counts: Counter[str] = Counter(outcome.state for outcome in outcomes)
@@ -96,7 +96,7 @@ def job_row(label: str, settings: str, outcome: Outcome, code: str = "") -> list
     return [Text(cell, style="red" if outcome.code else "") for cell in cells]
 
 
-def of_plan(
+def plan_result(
     first: Composed,
     summary: Summary,
     jobs: list[tuple[RunName, str]],
@@ -117,8 +117,8 @@ def of_plan(
     record = {"schema": 1, **({"jobs": records} if is_sweep else {"run": records[0]}), "build": dict(summary)}
     left = sum(_WOULD[state] != _WOULD["completed"] for _, state in jobs)
     source = "as runs like them took"
-    if expected_s is None and (own := summary.get("expected_s")):
-        expected_s = left * sum(own.values())
+    if expected_s is None and (seconds := summary.get("expected_s")):
+        expected_s = left * sum(seconds.values())
         source = "if each takes as long as the first on this machine" if left > 1 else "on this machine"
     record["expected_s"] = expected_s
     rows = [(_WOULD[state], *(str(getattr(name, key)) for key in _NAMES)) for name, state in jobs]
@@ -134,9 +134,9 @@ def of_plan(
 def _files(job: Composed, summary: Summary) -> str:
     """Return the files that a run will write."""
     aligned = ["2_align/{metrics.jsonl,embedder.safetensors,summary.json}"] if summary["steps"]["align"] else []
-    own = "fold-*/" if job.config.train.folds else "member-*/" if summary["members"] > 1 else "best/,last/"
+    folders = "fold-*/" if job.config.train.folds else "member-*/" if summary["members"] > 1 else "best/,last/"
     always = ("config.yaml overrides.txt env.json status.json result.json run.log", "1_build/summary.json")
-    return ", ".join((*always, *aligned, f"3_finetune/{{metrics.jsonl,{own},predictions.npz,answer.svg}}"))
+    return ", ".join((*always, *aligned, f"3_finetune/{{metrics.jsonl,{folders},predictions.npz,answer.svg}}"))
 
 
 def start_table(job: Composed, summary: Summary) -> RenderableType:
@@ -228,7 +228,7 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
 
 
 def _worth(path: Path, result: Mapping[str, Any]) -> str:
-    """Return the command whose runs say what alignment and pretraining are worth."""
+    """Return the command that measures what alignment and pretraining gain."""
     varied = {"metric": f"{result['metric']},none", "finetune": f"{result['finetune']},scratch", "seed": "0,1,2"}
     typed = [word for word in overrides(path) or () if word.partition("=")[0] not in varied]
     return shlex.join(["orca", "run", "-m", *typed, *(f"{key}={choices}" for key, choices in varied.items())])

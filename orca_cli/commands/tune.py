@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +14,16 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import configuration, signals, storage, terminal
-from orca_cli.commands import trial
-from orca_cli.commands.job import print_traceback
-from orca_cli.commands.options import add_allow_module, add_config_dir, forwarded
+from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine, check_engine
 from orca_cli.commands.summary import percent_or_number
-from orca_cli.exceptions import ConfigError, OrcaError, SweepError, UsageError
-from orca_cli.launching import processes
+from orca_cli.commands.trials import Arm, Trials
+from orca_cli.exceptions import ConfigError, OrcaError, SweepError
 from orca_cli.runs.settings import as_typed
 from orca_cli.schema import Tune
 from orca_cli.terminal import Result
-from orca_cli.tuning import found, trials
 from orca_cli.tuning import plan as plans
-from orca_cli.tuning.found import Found, Row
-from orca_cli.tuning.plan import Plan
-from orca_cli.tuning.search import Search
+from orca_cli.tuning import search as searches
+from orca_cli.tuning.search import Search, Trial
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed, Session
@@ -36,37 +31,18 @@ if TYPE_CHECKING:  # imports Hydra
 EXAMPLES = """\
 examples:
   orca tune task=digits trials=20                       the defaults, and 19 trials of the space `small`
-  orca tune task=digits trials=20 --jobs 2              two trials at a time; they share the threads
+  orca tune task=digits trials=20 --at-once 2           two trials at a time; they share the threads
+  orca tune task=digits trials=20 --on ray              on a Ray cluster; --on slurm on SLURM
   orca tune task=ecg space=paper_roberta trials=50      the paper's space for text bodies; or a YAML file of yours
   orca tune task=digits trials=20 seeds=3               a trial is the mean over three seeds
   orca tune task=digits metric=none,otdd per_arm=true   a search for each metric, with as many trials
-  orca tune task=digits --storage postgresql://host/db  trials in a database, for machines without a shared folder
   orca run tune=asha task=digits metric=otdd            the search without alignment, then the run with what it found
 
 Trials are runs whose test split stays closed; those that fall behind on validation data are stopped early (ASHA). Typed again,
-the command goes on where it was stopped or killed; with more trials it adds to those that are done. The same command on
-another machine with the same folder of runs, or the same --storage, works on the same search."""
+the command goes on where it was stopped or killed; with more trials it adds to those that are done."""
 _FOLDER = ".tuned"  # in the folder of runs: what searches have found
 _OURS = "Found by orca tune"
 _SHORT = tuple(name for name in vars(Tune()) if name != "algorithm")  # settings that `orca tune` takes without `tune.`
-
-
-@dataclass
-class Arm:
-    """One search of a command.
-
-    Args:
-        plan, search: of it.
-        folder: of settings, for what is found.
-        path: of the file of settings.
-        written: the file holds what was found.
-    """
-
-    plan: Plan
-    search: Search
-    folder: Path
-    path: Path
-    written: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,51 +53,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     add_config_dir(parser, "space/x.yaml, task/x.yaml, ...; what is found is written there")
     add_allow_module(parser)
-    text = "trials at a time, which share the threads; default: 1"
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
-    text = f"where trials are kept: a journal file or a database's address; default: ${trials.VARIABLE}, else below the runs"
-    parser.add_argument("--storage", metavar="URL", help=text)
+    add_engine(parser)
     text = "folder of settings for what is found; default: that of --config-dir, else .tuned below the runs"
     parser.add_argument("--to", type=Path, metavar="DIR", help=text)
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
-    # Given by a command to its workers and trials.
-    parser.add_argument(processes.OPTION, nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument(trial.OPTION, nargs=3, help=argparse.SUPPRESS)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Search, and return what was found."""
-    if arguments.trial:
-        return trial.execute(arguments)
-    place = processes.Place.read(arguments.job) if arguments.job else None
-    if place is not None:
-        processes.end_with_parent(place.parent)
-    if arguments.jobs < 1:
-        raise UsageError(f"{arguments.jobs} is out of range", where="--jobs", hint="allowed: 1 or more")
-    trials.check_installed()
-    if arguments.storage is not None:
-        trials.check_address(arguments.storage)
+    check_engine(arguments)
     terminal.configure_logging(verbose=arguments.verbose, quiet=arguments.quiet)
     from orca_cli import compose
 
-    with signals.deferred(insistent=place is None), compose.session(arguments.config_dir) as session:
-        arms = _arms(session, _in_full(arguments.overrides), arguments)
-        if place is not None:
-            return _worker(arms, arguments, place)
-        storage.check_writable(arms[0].plan.folder.parent)
-        for arm in arms:
-            arm.search.prepare()
-            _say_start(arm)
-        _search(arms, arguments)
-        for arm in arms:
-            _keep(arm)
+    with signals.deferred(), compose.session(arguments.config_dir) as session:
+        arms = _search(session, _in_full(arguments.overrides), arguments)
         failures: list[OrcaError] = []
-        if lost := sum(found.of(arm.search).count("failed") for arm in arms):
-            text = f"{lost} trials failed"
-            failures.append(
-                SweepError(text, where="tune", hint="fix the cause and rerun the command, which tries them again")
-            )
+        if lost := sum(arm.search.count("failed") for arm in arms):
+            hint = "fix the cause and rerun the command, which tries them again"
+            failures.append(SweepError(f"{lost} trials failed", where="tune", hint=hint))
         return report(arms, plans.without(arguments.overrides, *_SHORT, "tune", "hparams"), arguments, failures)
 
 
@@ -135,17 +85,11 @@ def tuned(session: Session, arguments: argparse.Namespace) -> Composed:
         InterruptionError: a signal asked to stop; the search goes on when the command is typed again.
         OrcaError: nothing was found, since the settings as they are cannot be run.
     """
-    trials.check_installed()
-    arguments.storage = arguments.to = None
-    (arm,) = _arms(session, arguments.overrides, arguments)
-    arm.search.prepare()
-    _say_start(arm)
-    trial.work(arm.plan, arm.search, arguments, wait=True)
-    signals.check()
-    _keep(arm)
+    arguments.to = None
+    (arm,) = _search(session, arguments.overrides, arguments)
     with terminal.lost_output_allowed():
-        terminal.print_result(*shown(arm, found.of(arm.search)))
-    best = found.of(arm.search).best
+        terminal.print_result(*shown(arm))
+    best = arm.search.best
     if best is None or best.settings is None:
         return session.compose(arguments.overrides)
     return session.compose(plans.applied(arguments.overrides, arm.plan, best.settings))
@@ -157,87 +101,54 @@ def _in_full(overrides: Sequence[str]) -> list[str]:
     return [*(word for word in words if word.partition("=")[0] not in ("tune", "tune.algorithm")), "tune=asha"]
 
 
-def _arms(session: Session, overrides: Sequence[str], arguments: argparse.Namespace) -> list[Arm]:
-    """Return the searches, opened, each with where its settings will be written."""
-    made = plans.make(session, overrides, arguments.config_dir)
-    address = arguments.storage or os.environ.get(trials.VARIABLE)
+def _search(session: Session, overrides: Sequence[str], arguments: argparse.Namespace) -> list[Arm]:
+    """Do the searches that overrides ask for, and write what they found."""
+    from orca_cli.commands.engine import Engine
+
+    searches.check_installed()
     arms = []
-    for plan in made:
+    for plan in plans.make(session, overrides, arguments.config_dir):
         folder = arguments.to or arguments.config_dir or plan.folder.parent.parent / _FOLDER
         path = hparams_path(folder, f"{plan.run}-{plan.arm}" if plan.tune.per_arm else plan.run)
-        journal = str(plan.folder / trials.JOURNAL)
-        search = Search(plan.name, address or journal, plan.folder, plan.space, plan.tune)
-        arms.append(Arm(plan, search, folder, path))
-    return arms
-
-
-def _say_start(arm: Arm) -> None:
-    state, tune = found.of(arm.search), arm.plan.tune
-    done = state.count("completed", "stopped")
-    terminal.log.info(
-        f"search {arm.plan.name}: {tune.trials} trials of space={arm.plan.space.name}, {done} done;"
-        f" in {trials.shown(arm.search.address)}"
-    )
-
-
-def _search(arms: Sequence[Arm], arguments: argparse.Namespace) -> None:
-    """Run all trials here, or in as many workers as --jobs says; raises InterruptionError where a signal asks to stop."""
-    if arguments.jobs == 1:
+        arms.append(Arm(plan, Search(plan.name, plan.folder, plan.space, plan.tune), folder, path))
+    storage.check_writable(arms[0].plan.folder.parent)
+    with ExitStack() as stack:
         for arm in arms:
-            trial.work(arm.plan, arm.search, arguments)
-            signals.check()
-        return
-    words = ["tune", *arguments.overrides, *forwarded(arguments, "verbose", "quiet", "traceback")]
-    words += [] if arguments.to is None else ["--to", str(arguments.to)]
-    if arguments.storage is not None:
-        os.environ[trials.VARIABLE] = arguments.storage
-    workers = [processes.Job(f"[{number}]", words) for number in range(1, arguments.jobs + 1)]
-    ends = processes.run_all(workers, main=arguments.program, at_once=arguments.jobs)
-    signals.check()
-    failed = [end for end in ends if end.status]
-    if failed and not any(arm.search.is_finished() and found.of(arm.search).best for arm in arms):
-        raise SweepError("the workers failed", where="tune", hint="see the errors above; rerun the command to go on")
-
-
-def _worker(arms: Sequence[Arm], arguments: argparse.Namespace, place: processes.Place) -> Result:
-    """Work on the searches, as one of several processes."""
-    code = 0
-    try:
-        for arm in arms:
-            trial.work(arm.plan, arm.search, arguments)
+            stack.enter_context(arm.search.opened())
+            done, tune = arm.search.count("completed", "stopped"), arm.plan.tune
+            about = f"{tune.trials} trials of space={arm.plan.space.name}, {done} done; in {arm.plan.folder}"
+            terminal.log.info(f"search {arm.plan.name}: {about}")
+        # The trials' runs are one another's neighbours, below the folder of all runs that jobs elsewhere see.
+        engine = Engine(arguments, arms[0].plan.folder.parent.parent, arms[0].plan.name, is_quiet=True)
+        engine.run(Trials(arms, session, engine), sum(arm.plan.tune.trials for arm in arms))
         signals.check()
-    except OrcaError as error:
-        code = error.code
-        print_traceback(arguments, error)
-        if signals.pending() is None:
-            terminal.print_error(f"orca: error: {error}")
-    processes.say(place.pipe, {"state": "ended", "code": code})
-    return Result({}, code=code)
+        for arm in arms:
+            _keep(arm)
+    return arms
 
 
 def _keep(arm: Arm) -> None:
     """Write the settings found, where they are better than those that were there."""
-    state = found.of(arm.search)
-    best = state.best
-    if best is None or best.settings is None or state.defaults is None:
+    best = arm.search.best
+    if best is None or best.settings is None or arm.search.defaults is None:
         return
-    # With those of the file that the trials took them in place of.
+    # Start from the settings file that the trials used; what was found replaces its values.
     content = {} if arm.plan.before is None else configuration.content(arm.plan.before)
-    for key, value in arm.plan.found(best.settings).items():
+    for key, value in arm.plan.run_settings(best.settings).items():
         *parents, last = key.split(".")
         node = content
         for name in parents:
             node = node.setdefault(name, {})
         node[last] = value
     storage.make_folder(arm.path.parent)
-    about = f"search {arm.plan.name}, trial {best.number} of {len(state.rows)}, on validation data only"
+    about = f"search {arm.plan.name}, trial {best.number} of {len(arm.search.trials)}, on validation data only"
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     storage.write_text(arm.path, f"# @package _global_\n# {_OURS}: {about}\n{text}")
     arm.written = True
 
 
 def hparams_path(folder: Path, name: str) -> Path:
-    """Return where settings of a name stand in the user's own folder of settings.
+    """Return the path of a named settings file in the user's folder of settings.
 
     Raises:
         ConfigError: there is such a file that no search wrote, or the program has settings of that name.
@@ -258,36 +169,35 @@ def report(
 
     Args:
         arms: the searches.
-        rest: what was typed, without what concerns the search: the next run has it too.
+        rest: what was typed apart from the search's settings, for the next run.
         arguments: the command line.
         failures: why some trials are not done.
     """
-    states = [found.of(arm.search) for arm in arms]
     record = {
         "schema": 1,
-        "searches": [_record(arm, state, rest, arguments) for arm, state in zip(arms, states, strict=True)],
+        "searches": [_record(arm, rest, arguments) for arm in arms],
     }
-    shown_: list[RenderableType] = []
-    for arm, state in zip(arms, states, strict=True):
-        shown_ += [*shown(arm, state), Text(_next(arm, state, rest, arguments)), Text("")]
-    return Result(record, shown_[:-1], failures)
+    renderables: list[RenderableType] = []
+    for arm in arms:
+        renderables += [*shown(arm), Text(_next(arm, rest, arguments)), Text("")]
+    return Result(record, renderables[:-1], failures)
 
 
-def shown(arm: Arm, state: Found) -> Iterator[RenderableType]:
+def shown(arm: Arm) -> Iterator[RenderableType]:
     """Yield the tables and the verdict of a search."""
-    keys = list(arm.plan.space.params)
+    keys, state = list(arm.plan.space.params), arm.search
     headers = ("trial", "state", "validation", *(key.removeprefix("train.") for key in keys), "note")
-    yield terminal.table(headers, [_cells(row, keys, row is state.best) for row in state.rows])
+    yield terminal.table(headers, [_cells(one, keys, one is state.best) for one in state.trials])
     history = [error for error in state.history() if error is not None]
     if len(history) > 1:
         yield Text(f"lowest so far: {_error(state, history[0])}, then {_error(state, history[-1])}")
-    if state.importance:
-        shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in state.importance.items())
+    if importance := state.importance():
+        shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in importance.items())
         yield Text(f"importance for the validation error of completed trials (PED-ANOVA): {shares}")
     yield Text(verdict(state), style="bold")
 
 
-def _cells(row: Row, keys: Sequence[str], is_best: bool) -> list[Text]:
+def _cells(row: Trial, keys: Sequence[str], is_best: bool) -> list[Text]:
     style = "bold" if is_best else "red" if row.state == "failed" else "dim" if row.state == "stopped" else ""
     error = "" if row.error is None else percent_or_number(row.error, row.facts.get("percent", True))
     drawn = ["as they are", *[""] * (len(keys) - 1)]
@@ -296,18 +206,18 @@ def _cells(row: Row, keys: Sequence[str], is_best: bool) -> list[Text]:
     return [Text(cell, style=style) for cell in (str(row.number), row.state, error, *drawn, row.note)]
 
 
-def _facts(state: Found) -> dict[str, Any]:
-    return next((row.facts for row in state.rows if "error" in row.facts), {})
+def _facts(state: Search) -> dict[str, Any]:
+    return next((one.facts for one in state.trials if "error" in one.facts), {})
 
 
-def _error(state: Found, value: float) -> str:
+def _error(state: Search, value: float) -> str:
     return percent_or_number(value, bool(_facts(state).get("percent")))
 
 
-def verdict(state: Found) -> str:
+def verdict(state: Search) -> str:
     """Return in a sentence whether the search was worth it."""
     best, plain, facts = state.best, state.defaults, _facts(state)
-    counts = f"{len(state.rows)} trials: {state.count('completed')} completed, {state.count('stopped')} stopped early"
+    counts = f"{len(state.trials)} trials: {state.count('completed')} completed, {state.count('stopped')} stopped early"
     for word in ("failed", "running", "waiting"):
         counts += f", {state.count(word)} {word}" if state.count(word) else ""
     if best is None or best.error is None or plain is None or plain.error is None:
@@ -322,9 +232,10 @@ def verdict(state: Found) -> str:
     )
 
 
-def _next(arm: Arm, state: Found, rest: Sequence[str], arguments: argparse.Namespace) -> str:
+def _next(arm: Arm, rest: Sequence[str], arguments: argparse.Namespace) -> str:
     if not arm.written:
-        if state.best is not None and state.best.settings is None:
+        best = arm.search.best
+        if best is not None and best.settings is None:
             return f"Nothing is written. Next: {_command(arm, rest, arguments, None)}"
         return "Nothing is written yet. Next: the same command again."
     return f"Written to {arm.path}. Next: {_command(arm, rest, arguments, arm.path.stem)}"
@@ -339,19 +250,20 @@ def _command(arm: Arm, rest: Sequence[str], arguments: argparse.Namespace, name:
     return shlex.join([*words, *(chosen if name is None else [f"hparams={name}"])])
 
 
-def _record(arm: Arm, state: Found, rest: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
+def _record(arm: Arm, rest: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    state = arm.search
     best, plain = state.best, state.defaults
     return {
         "name": arm.plan.name,
         "arm": arm.plan.arm,
         "space": arm.plan.space.name,
-        "storage": trials.shown(arm.search.address),
+        "file": str(arm.plan.folder / searches.FILE),
         "runs": str(arm.plan.folder / "runs"),
         "error": _facts(state).get("error"),
         "validation_samples": _facts(state).get("n"),
-        "trials": [row.record() for row in state.rows],
+        "trials": [one.record() for one in state.trials],
         "history": state.history(),
-        "importance": state.importance,
+        "importance": state.importance(),
         "best": None if best is None else best.record(),
         "defaults": None if plain is None else plain.error,
         "verdict": verdict(state),

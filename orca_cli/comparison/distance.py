@@ -137,9 +137,16 @@ def distance(
     place = choose_device(device)
     with compose.session(config_dir) as session:
         nodes = _metric_nodes(session, metrics, settings, config_dir)
-        own = [text for text in settings if _is_embedding(text)]
+        embedding_settings = [text for text in settings if _is_embedding(text)]
         embedding = Embedding(
-            session, [a, b], body=body, settings=own, seed=seed, config_dir=config_dir, device=place, reporter=reporter
+            session,
+            [a, b],
+            body=body,
+            settings=embedding_settings,
+            seed=seed,
+            config_dir=config_dir,
+            device=place,
+            reporter=reporter,
         )
         clouds = [embedding.cloud(data, points) or read(data, points=points, seed=seed) for data in (a, b)]
     first, second = (
@@ -186,8 +193,8 @@ def _measure(
     start = time.monotonic()
     with torch.no_grad():
         prepared = metric.prepare(a)
-        found = measure(metric, a, prepared, b, seeding.numpy_generator(seed, "distance", "pairing"))
-        value = float(found.value)
+        measured = measure(metric, a, prepared, b, seeding.numpy_generator(seed, "distance", "pairing"))
+        value = float(measured.value)
         seconds = time.monotonic() - start
         self_a = float(measure(metric, a, prepared, a, seeding.numpy_generator(seed, "distance", "pairing", "a")).value)
         self_b = _value(metric, b, b, seed, "b")
@@ -210,7 +217,7 @@ def _measure(
         self_b=self_b,
         interval=interval,
         halves_mean=float(np.mean(halves)) if halves else None,
-        diagnostics=found.diagnostics,
+        diagnostics=measured.diagnostics,
         seconds=seconds,
     )
 
@@ -239,21 +246,21 @@ def _metric_nodes(
 ) -> dict[str, dict[str, Any]]:
     """Return the checked nodes of the metrics; a parameter goes to those that have it."""
     files = {name: configuration.content(path) for name, path in configuration.choices("metric", config_dir).items()}
-    known = [name for name, content in files.items() if content.get(parts.TARGET) is not None]
-    names = known if "all" in metrics else list(dict.fromkeys(metrics))
+    available = [name for name, content in files.items() if content.get(parts.TARGET) is not None]
+    names = available if "all" in metrics else list(dict.fromkeys(metrics))
     for name in names:
-        if name not in known:
-            raise ConfigError(f"no such metric: '{name}'", where="metric", hint=suggest(name, [*known, "all"]))
+        if name not in available:
+            raise ConfigError(f"no such metric: '{name}'", where="metric", hint=suggest(name, [*available, "all"]))
     allowed = {name: set(files[name]) - {parts.TARGET} for name in names}
-    own = [text.removeprefix("metric.") for text in settings if not _is_embedding(text)]
-    for text in own:
+    metric_settings = [text.removeprefix("metric.") for text in settings if not _is_embedding(text)]
+    for text in metric_settings:
         key = text.partition("=")[0]
         if not any(key in keys for keys in allowed.values()):
             what = f"{' and '.join(names)} {'have' if len(names) > 1 else 'has'} no parameter '{key}'"
             raise ConfigError(what, where=text, hint=suggest(key, set().union(*allowed.values())))
     nodes = {}
     for name in names:
-        parameters = [f"metric.{text}" for text in own if text.partition("=")[0] in allowed[name]]
+        parameters = [f"metric.{text}" for text in metric_settings if text.partition("=")[0] in allowed[name]]
         # A distance is a single problem with all classes.
         words = [f"metric={name}", "align.classes_per_problem=0", *parameters]
         nodes[name] = session.compose(words).config.metric

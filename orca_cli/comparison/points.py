@@ -87,7 +87,7 @@ def cloud_of(name: str, x: np.ndarray, y: np.ndarray, *, points: int | None, see
 
 
 class Embedding:
-    """Embeds named tasks and sources with one body, which is loaded once, and only if there is a name."""
+    """Embeds named tasks and sources with one body, loaded once and only if anything is named."""
 
     body_name: str | None = None
 
@@ -184,8 +184,8 @@ class Embedding:
         task, model = self._built(entry, config)
         targets = task.train.targets(), task.validation.targets()
         clusters = config.align.pseudo_labels or _PSEUDO_LABELS
-        given = class_labels(task.kind, *targets, num_clusters=clusters, seed=self._seed)
-        labels, _ = shuffled(given, self._seed) if config.align.target_labels == "shuffled" else given
+        unshuffled = class_labels(task.kind, *targets, num_clusters=clusters, seed=self._seed)
+        labels, _ = shuffled(unshuffled, self._seed) if config.align.target_labels == "shuffled" else unshuffled
         x, rows = self._embed(model, task.train, config.align.features, limit)
         return Features(x, torch.from_numpy(labels)[rows], int(labels.max()) + 1)
 
@@ -207,21 +207,21 @@ class Embedding:
 def _named(entry: str | Path, config_dir: Path | None) -> tuple[str, str] | None:
     """Return (group, name) of a task or a source; None for a file."""
     text = str(entry)
-    known = {group: configuration.choices(group, config_dir) for group in GROUPS}
+    choices = {group: configuration.choices(group, config_dir) for group in GROUPS}
     group, separator, name = text.partition("=")
     if separator and group in GROUPS:
-        if name not in known[group]:
-            raise ConfigError(f"no such {group}: '{name}'", where=text, hint=suggest(name, known[group]))
+        if name not in choices[group]:
+            raise ConfigError(f"no such {group}: '{name}'", where=text, hint=suggest(name, choices[group]))
         return group, name
     if text.endswith(".npz") or Path(text).is_file():
         return None
-    found = [group for group in GROUPS if text in known[group]]
-    if len(found) > 1:
+    groups = [group for group in GROUPS if text in choices[group]]
+    if len(groups) > 1:
         raise ConfigError("is both a task and a source", where=text, hint=f"write task={text} or source={text}")
-    if not found:
-        names = {name for group in GROUPS for name in known[group]}
+    if not groups:
+        names = {name for group in GROUPS for name in choices[group]}
         raise ConfigError("is not an .npz file, a task or a source", where=text, hint=suggest(text, names))
-    return found[0], text
+    return groups[0], text
 
 
 def _compact(x: Tensor, labels: Tensor) -> Features:

@@ -1,4 +1,4 @@
-"""Everything that touches Hydra and OmegaConf: compose a configuration, check it, expand a sweep, launch its jobs.
+"""Everything that touches Hydra and OmegaConf: compose a configuration, check it, expand a sweep.
 
 From here on a configuration is a plain dataclass (`schema.Config`) with plain dictionaries for the parts.
 """

@@ -32,7 +32,7 @@ class Composed:
 
     config: Config
     content: dict[str, Any]  # the same as plain, resolved dictionaries, for the identity
-    stored: dict[str, Any]  # as `content`, for files: what was read from the environment stays the text that names it
+    stored: dict[str, Any]  # as `content`, for files: what a resolver reads, such as ${oc.env:X}, stays unresolved
     choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
     overrides: list[str]  # what the user wrote
     interpolates_seed: bool  # another setting is made of the seed
@@ -68,11 +68,11 @@ class Sweep:
 
     @functools.cached_property
     def experiments(self) -> list[Composed]:
-        """Return one job for each experiment: `train.lr=1e-4,0.0001` is two jobs of one, and so can be arms of a study."""
-        found: dict[object, Composed] = {}
+        """Return one job per distinct experiment: `train.lr=1e-4,0.0001` gives two jobs of one, as may arms of a study."""
+        by_identity: dict[object, Composed] = {}
         for job in self.jobs:  # what a search will find is not part of the identity
-            found.setdefault((job.identity.run, job.config.paths.runs, repr(job.config.tune)), job)
-        return list(found.values())
+            by_identity.setdefault((job.identity.run, job.config.paths.runs, repr(job.config.tune)), job)
+        return list(by_identity.values())
 
 
 def checked(cfg: DictConfig, hydra: Any) -> Composed:
@@ -101,10 +101,10 @@ def checked(cfg: DictConfig, hydra: Any) -> Composed:
     names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}
     written: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations in them stay text
     unresolved = OmegaConf.to_container(cfg, resolve=False)
-    of_seed = re.search(r"\$\{\.*seed\b", repr(unresolved)) is not None
+    interpolates_seed = re.search(r"\$\{\.*seed\b", repr(unresolved)) is not None
     with _without_resolvers():
         stored = _unread(content, cfg)
-    return Composed(config, content, stored, names, list(written), of_seed)
+    return Composed(config, content, stored, names, list(written), interpolates_seed)
 
 
 def reseeded(job: Composed, override: Override) -> Composed:
@@ -118,20 +118,20 @@ def reseeded(job: Composed, override: Override) -> Composed:
 
 
 def _nan_for_words(content: dict[str, Any], key: str = "") -> Iterator[str]:
-    """Yield the keys of parts' settings that are NaN where they take the word `nan`, which Hydra reads as the number."""
+    """Yield the keys of parts' settings that accept the word `nan`, where Hydra has read it as a number."""
     for name, value in content.items():
         full = f"{key}.{name}" if key else str(name)
         if isinstance(value, dict):
             yield from _nan_for_words(value, full)
             continue
-        of_part = parts.TARGET in content and isinstance(value, float) and math.isnan(value)
-        if of_part and takes_word("nan", parts.hints(parts.resolve(content, key)).get(name)):
+        is_part_nan = parts.TARGET in content and isinstance(value, float) and math.isnan(value)
+        if is_part_nan and takes_word("nan", parts.hints(parts.resolve(content, key)).get(name)):
             yield full
 
 
 @contextmanager
 def _without_resolvers() -> Iterator[None]:
-    """Let interpolations reach other settings alone inside the block: whatever calls a resolver, by any way, raises."""
+    """Inside the block, interpolations may only refer to other settings: every call of a resolver raises."""
     kept, BaseContainer._resolvers = BaseContainer._resolvers, {}
     try:
         yield
@@ -140,7 +140,7 @@ def _without_resolvers() -> Iterator[None]:
 
 
 def _unread(resolved: Any, node: Any) -> Any:
-    """Return resolved settings, but the text of those that need a resolver: a secret must not get into a file.
+    """Return resolved settings, but leave those that need a resolver as text: no secret may get into a file.
 
     Args:
         resolved: plain values of the node.

@@ -22,7 +22,7 @@ from orca_cli.schema import NEEDED_GROUPS, Config
 
 ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker", "augment", "tune")
 _QUOTING = "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: \"key='my value'\""
-# What Hydra lets through when a file or an override cannot be read.
+# Exceptions that Hydra raises where a file or an override cannot be read.
 UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
@@ -50,8 +50,8 @@ def names_of(override: Override) -> list[str]:
 def texts_of(override: Override, names: Iterable[str]) -> list[str]:
     """Return the values that an override gives a key, as they are typed; a glob chooses among names, or files of the group."""
     value = override.value()
-    if isinstance(value, Glob) and (found := value.filter(list(names))):
-        return list(found)
+    if isinstance(value, Glob) and (matches := value.filter(list(names))):
+        return list(matches)
     if override.is_sweep_override():
         return [str(text) for text in override.sweep_string_iterator()]
     return [override.get_value_element_as_str()]
@@ -81,7 +81,7 @@ def explained(error: Exception, overrides: list[str], load: Callable[[list[str]]
     """Find the override that a composition failed at, and say what is allowed in its place."""
     groups = [text for text in overrides if key_of(text) in ALL_GROUPS]
     try:
-        known = load(groups)
+        config = load(groups)
     except UNREADABLE:
         return _unknown_in_a_file(error) or refused(error)
     for text in overrides:
@@ -89,11 +89,11 @@ def explained(error: Exception, overrides: list[str], load: Callable[[list[str]]
         if text in groups or key.startswith("hydra"):
             continue
         parent, _, name = key.rpartition(".")
-        node = OmegaConf.select(known, parent, throw_on_missing=False) if parent else known
+        node = OmegaConf.select(config, parent, throw_on_missing=False) if parent else config
         if node is not None and not isinstance(node, DictConfig):
             return ConfigError(f"no such setting: '{key}'", where=key, hint=f"{parent} is a single value")
         if not isinstance(node, DictConfig):
-            return ConfigError(f"there is no '{parent}'", where=key, hint=suggest(parent, _keys(known)))
+            return ConfigError(f"there is no '{parent}'", where=key, hint=suggest(parent, _keys(config)))
         allowed = [word for word in node if word != "hydra"]
         if name not in allowed and not text.startswith("+"):
             return setting_checks.unknown(name, allowed, f"{parent}." if parent else "")
@@ -110,11 +110,11 @@ def explained(error: Exception, overrides: list[str], load: Callable[[list[str]]
 def _unknown_in_a_file(error: Exception) -> ConfigError | None:
     """Return the message for a file that sets a key the schema does not have; None for other failures."""
     text = _root_text(error)
-    found, file = re.search(r"Key '([^']*)' not in '(\w+)'", text), re.search(r"In '([^']+)'", text)
+    match, file = re.search(r"Key '([^']*)' not in '(\w+)'", text), re.search(r"In '([^']+)'", text)
     nested = {f"{name}.": value for name, value in vars(Config()).items() if is_dataclass(value)}
     for prefix, section in ({"": Config()} | nested).items():
-        if found is not None and found[2] == type(section).__name__:
-            return setting_checks.unknown(found[1], vars(section), prefix, f" in {file[1]}.yaml" if file else "")
+        if match is not None and match[2] == type(section).__name__:
+            return setting_checks.unknown(match[1], vars(section), prefix, f" in {file[1]}.yaml" if file else "")
     return None
 
 

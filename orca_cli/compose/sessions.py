@@ -1,24 +1,19 @@
-"""Hydra, while it is started: runs composed, sweeps and studies expanded, their jobs launched."""
+"""Hydra, while it is started: runs composed, sweeps and studies expanded."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hydra import initialize_config_dir
-from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
-from hydra.types import HydraContext, RunMode
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from orca_cli import configuration, schema, signals, study
@@ -79,11 +74,11 @@ class Session:
         parsed = parse([text for text in overrides if text not in chosen], GlobalHydra.instance().config_loader())
         self._check_choices(parse(chosen))
         if chosen:
-            found = self._study(chosen[-1].partition("=")[2].strip("'\""), parsed)
-            if not found.jobs and not may_be_empty:
-                hint = "; ".join(study.absent_lines(found.absent)) or "see its `except`"
-                raise ConfigError("no run is left", where=f"study={found.study}", hint=hint)
-            return found
+            sweep = self._study(chosen[-1].partition("=")[2].strip("'\""), parsed)
+            if not sweep.jobs and not may_be_empty:
+                hint = "; ".join(study.absent_lines(sweep.absent)) or "see its `except`"
+                raise ConfigError("no run is left", where=f"study={sweep.study}", hint=hint)
+            return sweep
         self._check_choices(parsed)
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
@@ -96,25 +91,25 @@ class Session:
         return Sweep(jobs)
 
     def _study(self, name: str, parsed: list[Override]) -> Sweep:
-        found = study.Study.read(name, choices("study", self._extra)[name])
+        preset = study.Study.read(name, choices("study", self._extra)[name])
         typed: dict[str, list[tuple[str, str]]] = {}
         for override in parsed:
             key = override.key_or_group
-            # A choice of an axis may be no choice of the group with the axis' name, such as a metric with settings.
-            if not set(texts_of(override, found.axes.get(key, ()))) <= set(found.axes.get(key, ())):
+            # An axis may have choices that the group of that name lacks, such as a metric with settings.
+            if not set(texts_of(override, preset.axes.get(key, ()))) <= set(preset.axes.get(key, ())):
                 self._check_choices([override])
-            if key == "task" and key not in found.axes and study.SET in found.axes:
-                found = found.of_tasks(texts_of(override, choices("task", self._extra)))
-            elif key in found.axes:
-                names = texts_of(override, found.axes[key])
-                found = found.narrowed(key, names, is_setting=key in (*ALL_GROUPS, *schema.declared()))
+            if key == "task" and key not in preset.axes and study.SET in preset.axes:
+                preset = preset.with_tasks(texts_of(override, choices("task", self._extra)))
+            elif key in preset.axes:
+                names = texts_of(override, preset.axes[key])
+                preset = preset.narrowed(key, names, is_setting=key in (*ALL_GROUPS, *schema.declared()))
             elif override.is_delete():
                 typed[key] = [("null", str(override.input_line))]
             else:
                 element = override.get_key_element()
                 typed[key] = [(text, f"{element}={text}") for text in texts_of(override, ())]
         folders = [pairs[-1][0].strip("'\"") for key, pairs in typed.items() if key == "paths.data"]
-        arms = found.arms(typed, Path(folders[0] if folders else default_folders()["data"]).expanduser())
+        arms = preset.arms(typed, Path(folders[0] if folders else default_folders()["data"]).expanduser())
         jobs = []
         made: dict[tuple[str, ...], Composed] = {}  # by all overrides but the seed, whose arms are composed once
         for arm in (arm for arm in arms if not arm.lacks):
@@ -127,26 +122,6 @@ class Session:
                 job = made[rest] = self._compose(arm.overrides)
             jobs.append(replace(job, labels=arm.labels))
         return Sweep(jobs, name, study.absent(arms))
-
-    def launch(self, sweep: Sweep, overrides: list[str], run: Callable[[Composed], None], sweep_folder: Path) -> None:
-        """Run a sweep by the launcher that hydra/launcher names.
-
-        Args:
-            sweep: as `expand` returns it for the overrides.
-            overrides: those of the launcher count here.
-            run: a job, wherever the launcher puts it. It catches its own failures: Hydra prints a traceback for others.
-            sweep_folder: where the launcher writes.
-        """
-        folder = [f"hydra.sweep.dir={configuration.quoted(sweep_folder.resolve())}", "hydra.sweep.subdir=."]
-        words = [*(text for text in overrides if key_of(text).startswith("hydra")), *folder]
-        hydra: Any = GlobalHydra.instance().hydra
-        config = hydra.compose_config("config", words, run_mode=RunMode.MULTIRUN)
-        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=context, task_function=functools.partial(_run_job, run), config=config
-        )
-        for ended in launcher.launch([job.overrides for job in sweep.jobs], initial_job_idx=0):
-            _ = ended.return_value  # raises what the job raised
 
     def _compose(self, overrides: list[str]) -> Composed:
         for override in parse(overrides):
@@ -161,7 +136,7 @@ class Session:
         return checked(cfg, hydra)
 
     def _load(self, overrides: list[str]) -> DictConfig:
-        """Compose; a task that is not the paper's has a source without files in place of the one that its body picked.
+        """Compose; tasks outside the paper get a source that needs no files instead of the one that their body picks.
 
         The file of that source names it (`data.without_files`). A task is not aligned with its own data.
         """
@@ -184,7 +159,3 @@ class Session:
                     if name not in allowed:
                         raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))
                     configuration.content(allowed[name])  # raises where the file is not YAML
-
-
-def _run_job(run: Callable[[Composed], None], cfg: DictConfig) -> None:
-    run(checked(cfg, HydraConfig.get()))

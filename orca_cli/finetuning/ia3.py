@@ -50,11 +50,11 @@ class IA3:
         last = set(last_of_networks(every))
         names = [name for name in injection.names_of(body, self._roles) if name not in every or name in last]
 
-        def settings(own: dict[str, str]) -> Any:
+        def settings(layer_keys: dict[str, str]) -> Any:
             from peft import IA3Config
 
-            ends = [own[name] for name in names if name in last]
-            return IA3Config(target_modules=list(own.values()), feedforward_modules=ends)
+            ends = [layer_keys[name] for name in names if name in last]
+            return IA3Config(target_modules=list(layer_keys.values()), feedforward_modules=ends)
 
         injection.inject(body, names, settings)
 

@@ -21,7 +21,7 @@ def check_roles(roles: Sequence[Role]) -> None:
 
 
 def need_peft(mode: str) -> None:
-    """Raise UnavailableError where peft is not installed; asked for by a run, so that a sweep's other runs do not need it."""
+    """Raise UnavailableError where peft is not installed; checked in the run, so that a sweep's other runs do not need it."""
     if importlib.util.find_spec("peft") is None:
         what, hint = f"finetune={mode} needs the package peft", "pip install 'orca-transfer[lora]'"
         raise UnavailableError(what, where="finetune", hint=hint)
@@ -52,13 +52,13 @@ def inject(body: Body, names: Sequence[str], settings: Callable[[dict[str, str]]
     from peft import inject_adapter_in_model
 
     module = cast("nn.Module", body)
-    # peft is given the layers alone: of a whole model it would change the targets by transformers' name of its type. It
-    # compares ends of names, so that none may be the end of another.
-    own = {name: f"{number:06d}" for number, name in enumerate(names)}
-    layers = nn.ModuleDict({own[name]: module.get_submodule(name) for name in names})
-    inject_adapter_in_model(settings(own), layers)
+    # Give peft only the layers: for a whole model it would change the targets by transformers' model type. It matches names
+    # by their ends, so no name may be the end of another.
+    layer_keys = {name: f"{number:06d}" for number, name in enumerate(names)}
+    layers = nn.ModuleDict({layer_keys[name]: module.get_submodule(name) for name in names})
+    inject_adapter_in_model(settings(layer_keys), layers)
     for name in names:
-        module.set_submodule(name, layers[own[name]])
+        module.set_submodule(name, layers[layer_keys[name]])
 
 
 def train_only(model: TransferParts, prefix: str) -> None:

@@ -80,8 +80,8 @@ class Prompt:
         embedder, body = cast("Any", model.embedder), model.body
         if body.embedder_init().positions is not None:
             return
-        own = 0 if embedder.class_token is None else embedder.class_token.numel() // body.width
-        room = body.max_tokens - self._tokens - own
+        prefix_length = 0 if embedder.class_token is None else embedder.class_token.numel() // body.width
+        room = body.max_tokens - self._tokens - prefix_length
         if embedder.layout.tokens > room:
             what = f"a prompt of {self._tokens} beside {embedder.layout.tokens} tokens is more than the body takes"
             raise ConfigError(what, where="finetune.tokens", hint=f"use embedder.max_tokens={max(1, room)}")
@@ -107,8 +107,8 @@ class PromptTokens(nn.Module):
 
     def joined(self, x: Tensor, stop: int) -> Tensor:
         """Return sequences [B, ...] with the tokens in place of x[:, start:stop]."""
-        own = self.x.to(x.dtype).expand(x.shape[0], -1, -1)  # len() would fix the batch's size in an exported graph
-        return torch.cat([x[:, : self.start], own, x[:, stop:]], dim=1)
+        tokens = self.x.to(x.dtype).expand(x.shape[0], -1, -1)  # len() would fix the batch's size in an exported graph
+        return torch.cat([x[:, : self.start], tokens, x[:, stop:]], dim=1)
 
 
 # Module-level functions, so that a copy of the model calls them with its own parts.

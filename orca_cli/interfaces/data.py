@@ -73,7 +73,7 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class InputFacts:
-    """What an augmentation is told about a task's data.
+    """Facts about a task's data that an augmentation receives.
 
     Args:
         kind: of the targets.
@@ -90,8 +90,8 @@ class Augmentation(Protocol):
     """Changes the samples of an optimizer step of stage 3 at random; it sees no others, and keeps no state between calls.
 
     Optional attributes:
-        refused: kind -> why its targets would not be right any more, of those that it is not for.
-        dimensions: of the extent *E, those that it is for, such as (1,) for series; default: all.
+        refused: kind -> why its targets would become wrong, for each kind that it does not support.
+        dimensions: the numbers of axes of *E that it supports, such as (1,) for series; default: all.
         whole_batch: True where samples of a batch depend on each other; default: each is changed by itself.
     """
 
@@ -217,7 +217,7 @@ class TaskData:
         train: what stages 2 and 3 learn from.
         validation: what models are chosen on; disjoint from train and test.
         open_test: reads the test split; called once, at the end of a run.
-        synthetic: True for generated data; said in every table.
+        synthetic: True for generated data; marked in every table.
         size: name of the task's size where it has several, such as "small"; shown in every table.
         target_scale: for real-valued targets, the training targets' mean and deviation.
         causal: True where an output may see inputs at its own and at earlier positions only, such as in forecasting.
@@ -225,8 +225,8 @@ class TaskData:
         note: one line on what was read, such as files, classes and samples that were left out.
         preprocessing: how raw inputs became those of the splits, so that new data can be treated alike; None where the
             reader keeps no record of it.
-        validation_drawn: True where the reader drew validation from the training data because nobody gave one, so that stage 3
-            may train on it too once nothing is left to be chosen on it; False where training has it, or a fixed size.
+        validation_drawn: True where the reader drew validation from the training data because none was given, so that stage 3
+            may train on it too once it chooses nothing; False where training has it, or a fixed size.
     """
 
     kind: Kind

@@ -249,7 +249,7 @@ def is_undefined(loss: Loss, targets: Tensor) -> bool:
 def weight_of(loss: Loss, targets: Tensor) -> float:
     """Return what a loss's mean over a batch with these targets divides by, up to a factor of its own.
 
-    The losses of `masked` know their known targets, and torch's cross-entropy is taken at its word: known classes, each with
+    The losses of `masked` know their known targets, and for torch's cross-entropy it is the known classes, each with
     its class's weight. Other losses average over samples.
     """
     if hasattr(loss, "weight_of"):
@@ -274,5 +274,5 @@ def shares(loss: Loss, targets: Sequence[Tensor]) -> list[float]:
 
 def normalized(weights: Sequence[float], sizes: Sequence[int]) -> list[float]:
     """Return each batch's part of the weight of all, [n]; by `sizes`, their samples, where no target is known."""
-    found = list(weights) if any(weights) else [float(size) for size in sizes]
-    return [weight / sum(found) for weight in found]
+    masses = list(weights) if any(weights) else [float(size) for size in sizes]
+    return [weight / sum(masses) for weight in masses]

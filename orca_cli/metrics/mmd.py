@@ -70,25 +70,25 @@ class MMD:
         x = (source.x - source.x[0]).double()
         mean = x.mean(0)
         scatter = (x - mean).square().sum()
-        own = _mean_square(scatter, len(x))
-        nodes = [own * math.exp(_MIDDLE + _RADIUS * math.cos(angle)) for angle in _ANGLES]
-        self_kernel = self._self_kernel(x, [own] if self.bandwidth == "source" else nodes)
+        source_bandwidth = _mean_square(scatter, len(x))
+        nodes = [source_bandwidth * math.exp(_MIDDLE + _RADIUS * math.cos(angle)) for angle in _ANGLES]
+        self_kernel = self._self_kernel(x, [source_bandwidth] if self.bandwidth == "source" else nodes)
         return {"mean": mean, "scatter": scatter, "self_kernel": self_kernel}
 
     @closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
         """Return the distance; memory grows with `chunk` times m. Diagnostics: bandwidth (b, squared units), n, m."""
         n, m = len(source.x), len(target.x)
-        own = _mean_square(prepared["scatter"], n)
+        source_bandwidth = _mean_square(prepared["scatter"], n)
         origin = source.x[0].to(target.x.dtype)
         x, z = source.x.to(target.x.dtype) - origin, target.x - origin
-        bandwidth = own if self.bandwidth == "source" else _union(prepared, z, n)
+        bandwidth = source_bandwidth if self.bandwidth == "source" else _union(prepared, z, n)
         if not math.isfinite(bandwidth):
             raise NonFiniteError("the bandwidth is not finite", where="metric", hint="lower the learning rate")
-        if self.bandwidth == "source" or own == 0:
+        if self.bandwidth == "source" or source_bandwidth == 0:
             self_kernel = prepared["self_kernel"][0]
-        elif _LOWEST <= bandwidth / own <= _HIGHEST:
-            self_kernel = _interpolate(prepared["self_kernel"], bandwidth / own)
+        elif _LOWEST <= bandwidth / source_bandwidth <= _HIGHEST:
+            self_kernel = _interpolate(prepared["self_kernel"], bandwidth / source_bandwidth)
         else:
             self_kernel = self._self_kernel(x.double(), [bandwidth])[0]
 

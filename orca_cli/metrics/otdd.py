@@ -117,9 +117,9 @@ def _match_labelled(costs: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tenso
     """
     size = costs.shape[1]
     # Together, so that the host waits for a GPU once.
-    given = torch.cat([costs, rows.to(costs)[:, :, None], columns.to(costs)[:, :, None]], 2).cpu().numpy()
-    matches, couplings = [], np.zeros(costs.shape, given.dtype)
-    for cost, coupling in zip(given, couplings, strict=True):
+    packed = torch.cat([costs, rows.to(costs)[:, :, None], columns.to(costs)[:, :, None]], 2).cpu().numpy()
+    matches, couplings = [], np.zeros(costs.shape, packed.dtype)
+    for cost, coupling in zip(packed, couplings, strict=True):
         match, inner = _labelled(cost[:, :size], cost[:, size], cost[:, size + 1])
         coupling[:] = inner
         matches.append(match)
@@ -140,7 +140,8 @@ def _labelled(cost: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[
     match = _matched(whole)
     # How often the outer matching joins two classes, for every pair of their points.
     classes = [
-        np.unique(labels[own], return_inverse=True)[1] for labels, own in zip((rows, columns), by_class, strict=True)
+        np.unique(labels[order], return_inverse=True)[1]
+        for labels, order in zip((rows, columns), by_class, strict=True)
     ]
     joined = np.zeros([labels.max() + 1 for labels in classes], cost.dtype)
     np.add.at(joined, (classes[0][match[0]], classes[1][match[1]]), 1)
@@ -163,7 +164,7 @@ def _matched(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     try:
         return linear_sum_assignment(cost)
-    except ValueError:  # a cost is not finite, and neither is the value, which is checked and says what to do
+    except ValueError:  # a cost is not finite; the value is not either, and the check of it reports that
         return (np.arange(len(cost)),) * 2
 
 

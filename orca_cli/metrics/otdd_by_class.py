@@ -60,7 +60,7 @@ class OTDDByClass:
             class_self: [k], transport of each class to itself at reg / 2, halved costs.
             labels_source: [k, k], W between source classes.
             self_term: OT_reg(source, source).
-            self_source: what is left of OTDD(source, source) when its cross term gets one update more than the self term: 0
+            self_source: OTDD(source, source) when its cross term gets one more update than the self term: 0
                 when converged.
 
         With labels=false the first two are left out.
@@ -90,32 +90,32 @@ class OTDDByClass:
         transport = self._transport
         x, z = resolved(self.reg, source.x.to(target.x.dtype), target.x)
         if not self.labels:
-            return self._of_points(prepared, source, target, x, z)
+            return self._point_divergence(prepared, source, target, x, z)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
         sources = label_distances.index_classes(source.labels, k, x.dtype)
         targets = label_distances.index_classes(target.labels, l, x.dtype)
-        cross, own = half_squared_distances(x, z), half_squared_distances(z, z)
-        cross_cost, own_cost = label_distances.from_matrix(cross), label_distances.from_matrix(own)
+        cross, intra = half_squared_distances(x, z), half_squared_distances(z, z)
+        cross_cost, intra_cost = label_distances.from_matrix(cross), label_distances.from_matrix(intra)
 
-        selves, target_self = label_distances.solve_selves(targets, own_cost, transport.solve_symmetric(self.reg / 2))
+        selves, target_self = label_distances.solve_selves(targets, intra_cost, transport.solve_symmetric(self.reg / 2))
         # With one target class W is constant along the rows of the cost: it changes the value but not the plan, and the
         # plan's potentials are a good start for the pairs of classes.
         outer = transport.outer(cross) if len(targets.present) == 1 else None
         inside = transport.solve(self.reg / 2, outer.g if outer else None)
         between = label_distances.solve_pairs(sources, targets, cross_cost, inside)
         label_cross = label_distances.table(between, prepared["class_self"].to(x), target_self)
-        within = label_distances.solve_pairs(targets, targets, own_cost, transport.solve(self.reg / 2))
-        label_own = label_distances.table(within, target_self, target_self)
-        label_own = label_own + label_own.T
+        within = label_distances.solve_pairs(targets, targets, intra_cost, transport.solve(self.reg / 2))
+        label_intra = label_distances.table(within, target_self, target_self)
+        label_intra = label_intra + label_intra.T
         # What is added to half squared distances in the costs is taken back where pairs of classes use them.
-        beside_cross, beside_own = torch.zeros_like(label_cross), label_own / 2
+        beside_cross, beside_intra = torch.zeros_like(label_cross), label_intra / 2
         shift = cross.new_zeros(())
         if outer:
             shift = label_cross[source.labels].sum(1).mean() / 2
         else:
             beside_cross = label_cross / 2
             outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross))
-        outer_self = transport.outer_to_itself(add_labels(own, target.labels, target.labels, label_own))
+        outer_self = transport.outer_to_itself(add_labels(intra, target.labels, target.labels, label_intra))
         value = outer.value[0] + shift - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
 
         # The value's weight on a half squared distance between source and target is the outer plan, and each class pair's plan
@@ -129,26 +129,26 @@ class OTDDByClass:
         # Within the target likewise, with minus a half, and the self terms of every W. Plans are symmetric, so that both
         # ends of a distance double it.
         plan = outer_plan(outer_self, target.labels, target.labels, self.reg)
-        own_mass = class_mass(plan, own, (l, l)).fill_diagonal_(0)
-        own_mass = (own_mass + own_mass.T) / 2
-        own_mass += torch.diag((mass.sum(0) - own_mass.sum(0)).clamp(min=0))
+        intra_mass = class_mass(plan, intra, (l, l)).fill_diagonal_(0)
+        intra_mass = (intra_mass + intra_mass.T) / 2
+        intra_mass += torch.diag((mass.sum(0) - intra_mass.sum(0)).clamp(min=0))
         left, _ = label_distances.potentials(selves, targets, targets)
         upper, lower = label_distances.potentials(within, targets, targets)
         left += upper + lower.T
-        right = left.T + beside_own[:, target.labels]
-        pairs_plan = class_plans(left, right, target.labels, target.labels, self.reg / 2, own_mass)
-        gradient -= slope([plan, pairs_plan], own, z, z)
+        right = left.T + beside_intra[:, target.labels]
+        pairs_plan = class_plans(left, right, target.labels, target.labels, self.reg / 2, intra_mass)
+        gradient -= slope([plan, pairs_plan], intra, z, z)
         solutions = [outer, outer_self, *(solution for _, solution in (*selves, *between, *within))]
         return value, gradient, transport.diagnostics(solutions, prepared)
 
-    def _of_points(
+    def _point_divergence(
         self, prepared: dict[str, Tensor], source: Features, target: Features, x: Tensor, z: Tensor
     ) -> envelope.Solved:
         """Return the Sinkhorn divergence of points [n, d] and [m, d], without classes."""
         transport = self._transport
-        cross, own = half_squared_distances(x, z), half_squared_distances(z, z)
-        outer, outer_self = transport.outer(cross), transport.outer_to_itself(own)
+        cross, intra = half_squared_distances(x, z), half_squared_distances(z, z)
+        outer, outer_self = transport.outer(cross), transport.outer_to_itself(intra)
         value = outer.value[0] - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
         gradient = slope([outer_plan(outer, source.labels, target.labels, self.reg)], cross, x, z)
-        gradient -= slope([outer_plan(outer_self, target.labels, target.labels, self.reg)], own, z, z)
+        gradient -= slope([outer_plan(outer_self, target.labels, target.labels, self.reg)], intra, z, z)
         return value, gradient, transport.diagnostics([outer, outer_self], prepared)

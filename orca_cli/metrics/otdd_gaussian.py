@@ -1,7 +1,7 @@
 """The dataset distance with classes taken as Gaussians (paper A.1; Alvarez-Melis and Fusi 2020, 4.2).
 
-The outer problems are those of `otdd`, with the same solvers. W needs no inner transport, and sees of a class its mean and
-covariance alone: it is the squared 2-Wasserstein distance between two Gaussians,
+The outer problems and solvers are those of `otdd_by_class`. W needs no inner transport, and depends only on each class's mean
+and covariance: it is the squared 2-Wasserstein distance between two Gaussians,
 
     W(a, b) = |mu_a - mu_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a^1/2 S_b S_a^1/2)^1/2)
 
@@ -49,7 +49,7 @@ class OTDDGaussian:
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return self_term and self_source, as `OTDD` does; memory grows with n times `chunk` and the square of a class."""
+        """Return self_term and self_source as in `OTDDByClass`; memory grows with n times `chunk` and the square of a class."""
         check_features(source, "source")
         (x,) = resolved(self.reg, source.x)
         classes = index_classes(source.labels, source.num_classes, x.dtype)
@@ -65,29 +65,29 @@ class OTDDGaussian:
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> envelope.Solved:
         """Return the distance; memory is that of the n x m cost and, while classes are compared, of the largest block.
 
-        Diagnostics: as of `OTDD`, over the two outer problems.
+        Diagnostics: as of `OTDDByClass`, over the two outer problems.
         """
         transport = Transport(**asdict(self))
         x, z = resolved(self.reg, source.x.to(target.x.dtype), target.x)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
-        cross, own = half_squared_distances(x, z), half_squared_distances(z, z)
+        cross, intra = half_squared_distances(x, z), half_squared_distances(z, z)
         sources, targets = index_classes(source.labels, k, x.dtype), index_classes(target.labels, l, x.dtype)
         label_cross, slopes = _couplings(x, z, sources, targets)
-        label_own, own_slopes = _couplings(z, z, targets, targets)
-        label_own = label_own + label_own.T
+        label_intra, intra_slopes = _couplings(z, z, targets, targets)
+        label_intra = label_intra + label_intra.T
 
         outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross))
-        outer_self = transport.outer_to_itself(add_labels(own, target.labels, target.labels, label_own))
+        outer_self = transport.outer_to_itself(add_labels(intra, target.labels, target.labels, label_intra))
         value = outer.value[0] - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
 
         plan = outer_plan(outer, source.labels, target.labels, self.reg)
         gradient = slope([plan], cross, x, z)
         _add_slopes(gradient, slopes, class_mass(plan, cross, (k, l)))
-        # Of the target's own plan both ends move, which takes back the half that it counts.
+        # Both ends of the target's own plan move, which cancels its factor of a half.
         plan = outer_plan(outer_self, target.labels, target.labels, self.reg)
-        mass = class_mass(plan, own, (l, l))
-        gradient -= slope([plan], own, z, z)
-        _add_slopes(gradient, own_slopes, (mass + mass.T) / -2)
+        mass = class_mass(plan, intra, (l, l))
+        gradient -= slope([plan], intra, z, z)
+        _add_slopes(gradient, intra_slopes, (mass + mass.T) / -2)
         return value, gradient, transport.diagnostics([outer, outer_self], prepared)
 
 
@@ -99,15 +99,15 @@ def _couplings(x: Tensor, z: Tensor, left: ClassIndex, right: ClassIndex) -> tup
     """
     labels, slopes = x.new_zeros(len(left.counts), len(right.counts)), []
     for a, b in pairs(left, right):
-        mine, theirs = x[left.points(a)], z[right.points(b)]
-        plan = coupling(double(mine), double(theirs)).to(x)
+        left_points, right_points = x[left.points(a)], z[right.points(b)]
+        plan = coupling(double(left_points), double(right_points)).to(x)
         p, q = plan.shape
         # Rows of a coupling sum to 1 / p and columns to 1 / q.
-        moved = plan.T @ mine
-        labels[a, b] = mine.square().sum() / p + ((theirs / q - 2 * moved) * theirs).sum()
-        slopes.append((a, b, right.points(b), theirs / q - moved))
+        moved = plan.T @ left_points
+        labels[a, b] = left_points.square().sum() / p + ((right_points / q - 2 * moved) * right_points).sum()
+        slopes.append((a, b, right.points(b), right_points / q - moved))
         if x is z:
-            slopes.append((a, b, left.points(a), mine / p - plan @ theirs))
+            slopes.append((a, b, left.points(a), left_points / p - plan @ right_points))
     return labels, slopes
 
 

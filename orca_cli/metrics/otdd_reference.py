@@ -111,26 +111,26 @@ class OTDDReference:
         """
         x, z = self._resolved(source.x.to(target.x.dtype), target.x)
         n, m = len(x), len(z)
-        cost, own = half_squared_distances(x, z), half_squared_distances(z, z)
+        cost, target_cost = half_squared_distances(x, z), half_squared_distances(z, z)
         sources = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
         targets = label_distances.index_classes(target.labels, target.num_classes, x.dtype)
         low, high = _ranges(target)
-        label_cross, label_own = self._target_labels(prepared, (low, high), sources, targets, (cost, own))
+        label_cross, label_own = self._target_labels(prepared, (low, high), sources, targets, (cost, target_cost))
 
         cost.add_((label_cross / 2)[source.labels][:, target.labels])
-        own.add_((label_own / 2)[target.labels][:, target.labels])
+        target_cost.add_((label_own / 2)[target.labels][:, target.labels])
         low, high = torch.cat([prepared["low"], low]), torch.cat([prepared["high"], high])
         square = _outer_square(low, high, len(sources.present) + len(targets.present))
         levels = self._outer.levels([square], cost)
         a, b = cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m)
         value, f, g = annealed.cross(cost[None], a, b, levels)
-        own_self, own_f = annealed.selves(annealed.rows_of(own), m, levels)
+        own_self, own_f = annealed.selves(annealed.rows_of(target_cost), m, levels)
         source_self = annealed.read(prepared["source_self"][0].tolist(), square, self._outer)
 
         # The plan's columns are right: g is the extrapolation of f.
         plan = torch.sub((f[0] / self.reg)[:, None] + (g[0] / self.reg), cost, alpha=1 / self.reg)
         plan = plan.clamp_(min=_MIN_EXPONENT).exp_().div_(n * m)
-        within = torch.softmax((own_f[0] - own) / self.reg, dim=1) / m
+        within = torch.softmax((own_f[0] - target_cost) / self.reg, dim=1) / m
         error = float((plan.sum(1) - 1 / n).abs().sum())
         diagnostics = {"iterations": float(len(levels.step)), "marginal_error": error, "self_source": 0.0}
         return value[0] - own_self[0] - source_self, within @ z - plan.T @ x, diagnostics
@@ -139,7 +139,7 @@ class OTDDReference:
         self, prepared: dict[str, Tensor], ranges: _Both, sources: ClassIndex, targets: ClassIndex, costs: _Both
     ) -> _Both:
         """Return W between source and target classes, [k, l], and between target classes, [l, l]."""
-        cost, own = costs
+        cost, target_cost = costs
         cross_squares = _square_diameters(prepared["low"], prepared["high"], *ranges).tolist()
         own_squares = _square_diameters(*ranges, *ranges).tolist()
         tables = prepared["class_self"].tolist()
@@ -152,8 +152,8 @@ class OTDDReference:
             members = targets.points(b)
             others = [pair for pair in own_selves if b in pair]
             squares = [cross_squares[a][b] for a in sources.present] + [own_squares[c][d] for c, d in others]
-            block = own[members][:, members]
-            levels = self._inner.levels(squares, own)
+            block = target_cost[members][:, members]
+            levels = self._inner.levels(squares, target_cost)
             means = iter(annealed.selves(annealed.rows_of(block), len(block), levels)[0].tolist())
             for a in sources.present:
                 cross_selves[a, b] += next(means)
@@ -161,7 +161,7 @@ class OTDDReference:
                 own_selves[pair] += next(means)
         gather = label_distances.from_matrix
         cross = self._label_distances(sources, targets, gather(cost), cross_squares, cross_selves)
-        within = self._label_distances(targets, targets, gather(own), own_squares, own_selves)
+        within = self._label_distances(targets, targets, gather(target_cost), own_squares, own_selves)
         return cross, within + within.T
 
     def _label_distances(

@@ -22,8 +22,8 @@ def load_body(node: Mapping[str, Any], seed: int, *, pretrained: bool = True) ->
         seed: of the draw.
         pretrained: False draws them, whatever the settings say.
     """
-    own = {key: value for key, value in node.items() if key != "weights"}
-    body: Body = parts.build(own, "body")
+    settings = {key: value for key, value in node.items() if key != "weights"}
+    body: Body = parts.build(settings, "body")
     if not pretrained or node.get("weights") == "random":
         seeding.seed_torch(seed, "build", "body")
         body.reset_weights()

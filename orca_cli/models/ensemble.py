@@ -59,9 +59,9 @@ def output_kind(kind: str, integer_targets: bool) -> str:
     return "class_maps" if integer_targets else "maps"
 
 
-def twin(model: TransferModel, own: Iterable[str]) -> TransferModel:
-    """Return a copy of a model with tensors of its own for some names; all else that is large is shared."""
-    names = set(own)
+def twin(model: TransferModel, unshared: Iterable[str]) -> TransferModel:
+    """Return a copy of a model that has separate tensors for the names in `unshared` and shares all other large ones."""
+    names = set(unshared)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shared = [tensor for name, tensor in tensors.items() if name not in names]
     kept = vars(model.body)  # what a body keeps beside its weights, such as its own embedding layer

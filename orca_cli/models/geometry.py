@@ -124,11 +124,11 @@ def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
     return functional.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def resize_positions(positions: Tensor, own: tuple[int, int], grid: tuple[int, ...]) -> Tensor:
+def resize_positions(positions: Tensor, source_grid: tuple[int, int], grid: tuple[int, ...]) -> Tensor:
     """Return positions [T, D] of a grid for those [rows * columns, D] of another, bicubic as in vision transformers."""
-    if own == tuple(grid):
+    if source_grid == tuple(grid):
         return positions
-    maps = positions.T.unflatten(1, own).unsqueeze(0)  # [1, D, rows, columns]
+    maps = positions.T.unflatten(1, source_grid).unsqueeze(0)  # [1, D, rows, columns]
     return functional.interpolate(maps, size=grid, mode="bicubic", align_corners=False)[0].flatten(1).T
 
 
@@ -137,5 +137,5 @@ def _resample(x: Tensor, length: int) -> Tensor:
     if x.shape[2] == length:
         return x
     last = x.movedim(2, -1)
-    found = functional.interpolate(last.flatten(1, -2), size=length, mode="linear", align_corners=False)
-    return found.reshape(*last.shape[:-1], length).movedim(-1, 2)
+    resampled = functional.interpolate(last.flatten(1, -2), size=length, mode="linear", align_corners=False)
+    return resampled.reshape(*last.shape[:-1], length).movedim(-1, 2)

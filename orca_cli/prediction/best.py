@@ -23,33 +23,33 @@ class Best:
         path: its folder.
         validation_error: what it was chosen by; None where it is the only run, which trained on its validation samples.
         error: name of that error.
-        of: how many runs it was chosen from.
+        runs: how many runs it was chosen from.
         without: how many were left out because they trained on their validation samples.
     """
 
     path: Path
     validation_error: float | None
     error: str
-    of: int
+    runs: int
     without: int = 0
 
     def __str__(self) -> str:
         if self.validation_error is None:
             return f"{self.path}: the only run"
-        text = f"{self.path}: {self.error} {self.validation_error:.4g} on validation, the lowest of {self.of} runs"
+        text = f"{self.path}: {self.error} {self.validation_error:.4g} on validation, the lowest of {self.runs} runs"
         left_out = f"{self.without} that trained on their validation samples are left out"
         return f"{text}; {left_out}: {_COMPARABLE}" if self.without else text
 
 
 def best_run(folder: Path) -> Best:
-    """Return the completed run with the lowest validation error, the first of several; a run that is the only one is it.
+    """Return the completed run with the lowest validation error (the first of equals), or the only run.
 
     Runs whose weights were chosen on the test split, or without a validation error, are left out.
 
     Raises:
         DataError: there is no such run, or they were validated on different data or by different errors.
     """
-    found: list[tuple[float, Path, dict[str, Any]]] = []
+    judged: list[tuple[float, Path, dict[str, Any]]] = []
     unjudged: list[tuple[Path, dict[str, Any]]] = []
     for run in collect([folder]).runs:
         result = read_or_empty(run.path / RESULT)
@@ -60,20 +60,20 @@ def best_run(folder: Path) -> Best:
         if on == "nothing":
             unjudged.append((run.path, result))
         elif type(error) in (int, float) and math.isfinite(error):
-            found.append((float(error), run.path, result))
-    if not found and len(unjudged) == 1:
+            judged.append((float(error), run.path, result))
+    if not judged and len(unjudged) == 1:
         ((path, result),) = unjudged
         return Best(path, None, str(result["error"]["name"]), 1)
-    if not found and unjudged:
+    if not judged and unjudged:
         what = (
             f"all {len(unjudged)} runs trained on their validation samples, so that no validation error compares them"
         )
         raise DataError(what, where=str(folder), hint=_COMPARABLE)
-    if not found:
+    if not judged:
         what = "holds no completed run that can predict, chosen on a validation split"
         raise DataError(what, where=str(folder), hint="orca report shows the runs; give one by its folder")
     kinds: dict[tuple[str, str], tuple[float, Path]] = {}
-    for value, path, result in found:
+    for value, path, result in judged:
         samples = (result.get("selected") or {}).get("sha256") or result["splits"]["val"]["sha256"]
         validated_on = str(samples), str(result["error"]["name"])
         if validated_on not in kinds or value < kinds[validated_on][0]:
@@ -84,4 +84,4 @@ def best_run(folder: Path) -> Best:
         raise DataError(what, where=str(folder), hint=f"give one of the best of each: {names}")
     ((_, error_name),) = kinds
     ((value, path),) = kinds.values()
-    return Best(path, value, error_name, len(found), len(unjudged))
+    return Best(path, value, error_name, len(judged), len(unjudged))

@@ -112,8 +112,8 @@ def _result(record: ModelRecord, loaded: Loaded, predictions: Path | None) -> It
     yield "|---|---|"
     value = error.get("value")
     yield f"| {_md(str(error.get('name')))} | {_number(value, percent)} |"
-    found = None if value is None else interval(record, loaded, predictions)
-    text = "not computed" if found is None else f"{_number(found[0], percent)} to {_number(found[1], percent)}"
+    bounds = None if value is None else interval(record, loaded, predictions)
+    text = "not computed" if bounds is None else f"{_number(bounds[0], percent)} to {_number(bounds[1], percent)}"
     yield f"| 95 % interval over test samples | {text} |"
     yield f"| best constant predictor | {_number(result.get('trivial_error'), percent)} |"
     baselines = result.get("baselines")
@@ -150,16 +150,18 @@ def interval(record: ModelRecord, loaded: Loaded, predictions: Path | None) -> t
     if not 2 <= len(outputs) <= _MOST_VALUES // max(1, outputs[0].numel()):
         return None
     predictor = Predictor(loaded, "cpu")
-    if not math.isclose(predictor.measure(outputs, targets).value or math.nan, error["value"], rel_tol=1e-6):
-        return None  # an error of records, whose members are not stored
+    value = predictor.measure(outputs, targets).value
+    # Resamples of an error of 0 are all 0, which says nothing about its interval.
+    if not value or not math.isclose(value, error["value"], rel_tol=1e-6):
+        return None  # an error over records, whose members are not stored
     generator = seeding.numpy_generator(0, "card")
     resamples = max(100, min(_RESAMPLES, 2**26 // max(1, outputs.numel())))
     drawn = [generator.integers(len(outputs), size=len(outputs)) for _ in range(resamples)]
     values = [predictor.measure(outputs[rows], targets[rows]).value for rows in drawn]
-    known = [value for value in values if value is not None]
-    if len(known) < resamples / 2:
+    defined = [value for value in values if value is not None]
+    if len(defined) < resamples / 2:
         return None
-    low, high = np.quantile(known, [0.025, 0.975])
+    low, high = np.quantile(defined, [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -158,9 +158,9 @@ def write_onnx(loaded: Loaded, path: Path) -> dict[str, Any]:
         _export(model, batches[-1], path)
     with torch.no_grad():
         expected = [model(x).numpy() for x in batches]
-    found = _run(path, batches)
-    difference = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
-    check_same(found, expected, loaded.members[0])
+    outputs = _run(path, batches)
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(outputs, expected, strict=True))
+    check_same(outputs, expected, loaded.members[0])
     return {
         "file": path.name,
         "input": {"name": "x", "shape": ["batch", *shape], "dtype": "float32"},
@@ -169,7 +169,7 @@ def write_onnx(loaded: Loaded, path: Path) -> dict[str, Any]:
     }
 
 
-def check_same(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], model: TransferModel) -> None:
+def check_same(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], model: TransferModel) -> None:
     """Compare outputs [B, K, ...] of a graph with those of its model.
 
     Numbers are compared in units of the targets' deviation: a large offset would hide all that differs.
@@ -178,7 +178,7 @@ def check_same(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], mode
         NotExportedError: they differ.
     """
     mean, unit = (model.scale_mean.cpu().numpy(), model.scale_std.cpu().numpy()) if model.has_scale else (0.0, 1.0)
-    pairs = [((one - mean) / unit, (other - mean) / unit) for one, other in zip(found, expected, strict=True)]
+    pairs = [((one - mean) / unit, (other - mean) / unit) for one, other in zip(outputs, expected, strict=True)]
     apart = max(float(np.abs(one - other).max()) for one, other in pairs)
     largest = max(float(np.abs(other).max()) for _, other in pairs)
     if not apart <= _TOLERANCE * max(1.0, largest):

@@ -24,7 +24,7 @@ from orca_cli.exceptions import (
     NetworkError,
     OrcaError,
     UnsafeError,
-    of_processes,
+    process_error,
 )
 from orca_cli.interfaces import Body, Finetune, Preprocessing
 from orca_cli.models.assembly import build_model, load_body
@@ -112,17 +112,17 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
         name = str(BODY_CONFIG)
         own_file(build, name)
         storage.verify_folder(folder, only=[f"{build.name}/{name}"])
-    own = body if has_config else None
+    config_folder = body if has_config else None
     if record.members > 1:
         models: list[TransferModel] = []
         source: Path | None = None
         for name in record.weight_folders:
             tensors = _trained(folder, f"{finetune.name}/{name}")
-            if models and source != own:
+            if models and source != config_folder:
                 models.append(twin(models[0], tensors))
                 _take(record, models[-1], tensors, folder)
             else:
-                model, source = _member(record, preprocessing, folder, tensors, own, body_checkpoint)
+                model, source = _member(record, preprocessing, folder, tensors, config_folder, body_checkpoint)
                 models.append(model)
         joined = _joined(models, preprocessing)
         if checkpoint.weights_sha256(joined.state_dict()) == record.weights_sha256:
@@ -132,7 +132,7 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
         if name == "best" and not os.path.lexists(finetune / name):
             continue  # nothing was validated
         tensors = _trained(folder, f"{finetune.name}/{name}")
-        model, source = _member(record, preprocessing, folder, tensors, own, body_checkpoint)
+        model, source = _member(record, preprocessing, folder, tensors, config_folder, body_checkpoint)
         if checkpoint.weights_sha256(model.state_dict()) == record.weights_sha256:
             return Loaded(record, preprocessing, model.eval(), folder, source)
     raise ChecksumError("neither best nor last weights are those that the run was tested with", where=str(finetune))
@@ -189,20 +189,20 @@ def _architecture(record: ModelRecord, preprocessing: Preprocessing, body_folder
 
 
 def _fill(model: TransferModel, tensors: Mapping[str, Tensor], node: dict[str, Any], folder: Path) -> None:
-    """Give a model its weights, only where names, shapes and types agree: a record cannot ask for more memory than they take.
+    """Load a model's weights only if names, shapes and types agree, so that a record cannot request more memory than they take.
 
     Raises:
         CheckpointError: they do not agree.
     """
-    wanted = model.state_dict()
-    for name in sorted(set(wanted) ^ set(tensors)):
-        what = f"'{name}' is only in {'the model' if name in wanted else 'the weights'}"
+    expected = model.state_dict()
+    for name in sorted(set(expected) ^ set(tensors)):
+        what = f"'{name}' is only in {'the model' if name in expected else 'the weights'}"
         raise CheckpointError(what, where=str(folder), hint=_AGAIN)
-    for name, value in wanted.items():
+    for name, value in expected.items():
         if (value.shape, value.dtype) != (tensors[name].shape, tensors[name].dtype):
             what = f"'{name}' is {_form(tensors[name])}, the model's is {_form(value)}"
             raise CheckpointError(what, where=str(folder), hint=_AGAIN)
-    # In the file they begin anywhere, and products of matrices may have other last bits where they are not aligned in memory.
+    # Clone to align in memory: tensors start anywhere in the file, and unaligned matrix products may differ in the last bits.
     aligned = {name: value.clone() for name, value in tensors.items()}
     with _described(str(folder)):
         model.load_state_dict(aligned, strict=True, assign=True)
@@ -215,7 +215,7 @@ def _form(value: Tensor) -> str:
 
 
 def _fill_buffers(model: TransferModel, node: dict[str, Any]) -> None:
-    """Give a body those of its buffers that follow from its settings, which weights do not hold."""
+    """Fill the body's buffers that follow from its settings and are not stored with the weights."""
     empty = [name for name, buffer in model.body.named_buffers() if buffer.is_meta]
     if not empty:
         return
@@ -226,8 +226,8 @@ def _fill_buffers(model: TransferModel, node: dict[str, Any]) -> None:
         body: Any = load_body({**node, "weights": "pretrained"}, 0)
         made = dict(body.named_buffers())
     for name in empty:
-        owner, _, own = name.rpartition(".")
-        model.body.get_submodule(owner)._buffers[own] = made[name]
+        owner, _, buffer_name = name.rpartition(".")
+        model.body.get_submodule(owner)._buffers[buffer_name] = made[name]
 
 
 def _with_checkpoint(
@@ -269,13 +269,13 @@ def _assembled(record: ModelRecord, preprocessing: Preprocessing, body: Body) ->
 
 @contextmanager
 def _described(where: str) -> Iterator[None]:
-    """Turn what a record that describes no model makes the libraries raise into one line."""
+    """Turn whatever libraries raise for a record that describes no model into a one-line DataError."""
     try:
         yield
     except (OrcaError, MemoryError):
         raise
     except Exception as error:
-        if "allocate memory" in str(error) or of_processes(error):
+        if "allocate memory" in str(error) or process_error(error):
             raise
         what = f"does not describe a model: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise DataError(what, where=where, hint=_AGAIN) from error

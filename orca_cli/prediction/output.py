@@ -62,18 +62,18 @@ def columns_of(outputs: Tensor, decoder: Decoder, ids: Sequence[str] | None, sta
         start: number of the first sample.
     """
     stop = start + len(outputs)
-    found: Columns = {"index": np.arange(start, stop)} if ids is None else {"id": np.array(ids[start:stop])}
+    columns: Columns = {"index": np.arange(start, stop)} if ids is None else {"id": np.array(ids[start:stop])}
     predictions = decoder.predictions(outputs)
     if predictions.ndim == 1:
-        found["prediction"] = predictions
+        columns["prediction"] = predictions
     else:
         names = decoder.columns if decoder.has_probabilities or decoder.names else None
         for k, column in enumerate(predictions.T):
-            _add(found, names[k] if names else f"prediction_{k}", column)
+            _add(columns, names[k] if names else f"prediction_{k}", column)
     if decoder.has_probabilities:
         for name, column in zip(decoder.columns, decoder.probabilities(outputs).T, strict=True):
-            _add(found, f"p_{name}", column)
-    return found
+            _add(columns, f"p_{name}", column)
+    return columns
 
 
 def _add(columns: Columns, name: str, values: np.ndarray) -> None:
@@ -221,7 +221,7 @@ class _Growing:
 
 
 class Kept:
-    """Outputs that pass by, kept for an error over the whole set: in memory, or in a temporary file once they are many."""
+    """Keeps streamed outputs for an error over the whole set: in memory, or in a temporary file once they are many."""
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - it lives as long as this

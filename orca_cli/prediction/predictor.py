@@ -212,10 +212,10 @@ class Predictor:
     @property
     def precision(self) -> str:
         """Return the precision of forward passes: the run's, or full where this device does not compute in it."""
-        wanted = self.record.precision
-        if wanted == "fp16" and self.device.type == "cpu":
-            wanted = "fp32"
-        return choose_precision(wanted, self.device, self.model.body.width)
+        setting = self.record.precision
+        if setting == "fp16" and self.device.type == "cpu":
+            setting = "fp32"
+        return choose_precision(setting, self.device, self.model.body.width)
 
     def measure(self, outputs: Tensor, targets: np.ndarray) -> Score:
         """Return the run's error of outputs [n, K, ...] and encoded targets [n, ...]."""
@@ -235,12 +235,12 @@ class Predictor:
         if y is not None and self.decoder.is_map and getattr(self.preprocessing, "has_masks", False):
             what = "maps of padded samples say nothing of where the samples end"
             raise DataError(what, where="y", hint="give a file that holds both")
-        found = new.targets() if y is None else self.preprocessing.targets.encode(_plain(y), "y")
-        if found is None:
+        targets = new.targets() if y is None else self.preprocessing.targets.encode(_plain(y), "y")
+        if targets is None:
             raise DataError("has no targets", where=new.where, hint="give y")
-        if len(found) != len(new):
-            raise DataError(f"holds {len(found)} targets for {len(new)} samples", where="y")
-        return found
+        if len(targets) != len(new):
+            raise DataError(f"holds {len(targets)} targets for {len(new)} samples", where="y")
+        return targets
 
     # What scikit-learn asks of an estimator.
 

@@ -22,7 +22,7 @@ from orca_cli.untrusted.arrays import open_arrays
 
 PREDICTIONS = "predictions.npz"
 GROUPS = "groups"
-# Another number of threads adds in another order; nobody reads an error to more digits.
+# The number of threads changes the order of sums; nobody reads an error to more digits.
 _RELATIVE, _ABSOLUTE = 1e-6, 1e-9
 _AGAIN = "orca doctor RUN says what is damaged; run it again with --force"
 
@@ -45,7 +45,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """What was found.
+    """The recorded numbers beside the recomputed ones.
 
     Args:
         percent: whether the error is a fraction that is shown in per cent.
@@ -97,12 +97,12 @@ def recompute(run: Path) -> Recomputed:
 def _saved(path: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Return outputs, targets and, where the samples are cut from records, the record of each sample."""
     arrays = open_arrays(path, str(path))
-    found = {
+    tensors = {
         name: torch.from_numpy(np.array(arrays[name].read())) for name in arrays if arrays[name].dtype.kind in "fiu"
     }
-    if not {"outputs", "targets"} <= set(found) or len(found["outputs"]) != len(found["targets"]):
+    if not {"outputs", "targets"} <= set(tensors) or len(tensors["outputs"]) != len(tensors["targets"]):
         raise DataError("does not hold the predictions of a run", where=str(path), hint=_AGAIN)
-    return found["outputs"], found["targets"], found.get(GROUPS)
+    return tensors["outputs"], tensors["targets"], tensors.get(GROUPS)
 
 
 def _error(run: Path, *, integer_targets: bool) -> Error:

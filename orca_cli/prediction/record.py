@@ -183,24 +183,26 @@ def read_export(folder: Path) -> ModelRecord:
         raise CheckpointError(what, where=str(folder / EXPORT), hint=_NEWER)
     _check_links(folder)
     storage.verify_folder(folder)
-    found = _record({"members": 1, **record}, str(folder / EXPORT))
-    for name in found.weight_files:
+    model_record = _record({"members": 1, **record}, str(folder / EXPORT))
+    for name in model_record.weight_files:
         own_file(folder, name)
-    return found
+    return model_record
 
 
 def _check_links(folder: Path) -> None:
     for path, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            own = Path(path) / name
-            if own.is_symlink():
-                raise UnsafeError("is a link, which could lead anywhere", where=str(own), hint="copy what it leads to")
+            entry = Path(path) / name
+            if entry.is_symlink():
+                raise UnsafeError(
+                    "is a link, which could lead anywhere", where=str(entry), hint="copy what it leads to"
+                )
 
 
 def _record(values: Mapping[str, Any], where: str) -> ModelRecord:
     try:
         hints = typing.get_type_hints(ModelRecord)
-        names = {known.name for known in fields(ModelRecord)}
+        names = {attribute.name for attribute in fields(ModelRecord)}
         for name, value in values.items():
             plain = typing.get_origin(hints[name]) or hints[name]
             if plain in (str, int) and type(value) is not plain:

@@ -25,10 +25,10 @@ class Decoder:
     def __init__(self, targets: Targets, num_outputs: int) -> None:
         self.form = targets.kind
         self.num_outputs = num_outputs
-        own = targets.classes or targets.names
+        class_names = targets.classes or targets.names
         self.classes: np.ndarray | None = None
         if self.has_probabilities:
-            self.classes = np.array(own) if len(own) == num_outputs else np.arange(num_outputs)
+            self.classes = np.array(class_names) if len(class_names) == num_outputs else np.arange(num_outputs)
         self.names: Sequence[str] = targets.names if len(targets.names) == num_outputs else ()
 
     @property
@@ -83,13 +83,13 @@ class Decoder:
         columns = [
             np.moveaxis(value, 1, 0).reshape(value.shape[1], -1).astype(np.float64) for value in (outputs, targets)
         ]
-        known = [pair for pair in zip(*columns, strict=True) if not np.isnan(pair[1]).all()]
-        return float(np.mean([_r2(*pair) for pair in known]))
+        pairs = [pair for pair in zip(*columns, strict=True) if not np.isnan(pair[1]).all()]
+        return float(np.mean([_r2(*pair) for pair in pairs]))
 
 
-def _r2(found: np.ndarray, wanted: np.ndarray) -> float:
+def _r2(predictions: np.ndarray, targets: np.ndarray) -> float:
     """Return the coefficient of determination, over the targets that are known."""
-    known = ~np.isnan(wanted)
-    found, wanted = found[known], wanted[known]
-    rest, spread = ((found - wanted) ** 2).sum(), ((wanted - wanted.mean()) ** 2).sum()
+    known = ~np.isnan(targets)
+    predictions, targets = predictions[known], targets[known]
+    rest, spread = ((predictions - targets) ** 2).sum(), ((targets - targets.mean()) ** 2).sum()
     return float(1 - rest / spread) if spread > 0 else float(rest == 0)

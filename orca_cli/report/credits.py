@@ -41,25 +41,25 @@ class Credit:
 
 def credits_of(tasks: Iterable[str], sources: Iterable[str], bodies: Iterable[str]) -> list[Credit]:
     """Return the credits of tasks, sources and bodies with these names in conf/; others are left out."""
-    found = []
+    credited = []
     for kind, names in (("task", tasks), ("source", sources)):
-        for name, path in _known(kind, names):
+        for name, path in _files_of(kind, names):
             entry = catalogue.read(kind, name, path)
             if entry.licence or entry.homepage:
-                found.append(Credit(kind, name, entry.licence, entry.homepage))
-    for name, path in _known("body", bodies):
+                credited.append(Credit(kind, name, entry.licence, entry.homepage))
+    for name, path in _files_of("body", bodies):
         content = configuration.content(path)
         node = content.get("body", content)
         checkpoint = str(node.get("checkpoint") or "") if isinstance(node, dict) else ""
         if checkpoint:
             licence = CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0], "")
-            found.append(Credit("body", f"{name} ({checkpoint})", licence))
-    return found
+            credited.append(Credit("body", f"{name} ({checkpoint})", licence))
+    return credited
 
 
-def _known(group: str, names: Iterable[str]) -> list[tuple[str, Path]]:
+def _files_of(group: str, names: Iterable[str]) -> list[tuple[str, Path]]:
     try:
-        known = configuration.choices(group)
-    except OrcaError:  # a page without credits is a page
+        choices = configuration.choices(group)
+    except OrcaError:  # a page does without credits
         return []
-    return [(name, known[name]) for name in sorted(set(names)) if name in known]
+    return [(name, choices[name]) for name in sorted(set(names)) if name in choices]

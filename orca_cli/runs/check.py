@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
+from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import (
     CHECKPOINTS,
     ENVIRONMENT,
@@ -24,7 +25,6 @@ from orca_cli.runs.directory import (
     read_or_empty,
 )
 from orca_cli.runs.identity import digest_of
-from orca_cli.runs.naming import LIVING, is_worked_on
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
 
 
@@ -65,83 +65,83 @@ def check(path: Path) -> Checked:
         raise DataError("no such folder", where=str(path), hint="give a run's folder or its name")
     if not any((path / name).exists() for name in (STATUS, RESULT, ENVIRONMENT)):
         raise DataError("not a run: it has no records", where=str(path), hint="rerun the command to start it")
-    found = Checked(path)
+    report = Checked(path)
     if is_worked_on(path, read_or_empty(path / STATUS)):
         raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
     try:
-        _verify(found)
-        _look_around(found)
-        _restore_status(found)
-        _compare_data(found)
+        _verify(report)
+        _look_around(report)
+        _restore_status(report)
+        _compare_data(report)
     except (NewerSchemaError, CheckpointError) as error:
-        found.state, found.code = "of a newer program", CheckpointError.code
-        found.notes.append(f"{error.what if isinstance(error, OrcaError) else error}; nothing was changed")
-    if found.state in LIVING:
-        found.notes.append(f"its process died in state {found.state}")
-        found.state = "dead"
-    if found.damaged and not found.code:
-        found.code = ChecksumError.code
-    return found
+        report.state, report.code = "of a newer program", CheckpointError.code
+        report.notes.append(f"{error.what if isinstance(error, OrcaError) else error}; nothing was changed")
+    if report.state in LIVING:
+        report.notes.append(f"its process died in state {report.state}")
+        report.state = "dead"
+    if report.damaged and not report.code:
+        report.code = ChecksumError.code
+    return report
 
 
-def _compare_data(found: Checked) -> None:
+def _compare_data(report: Checked) -> None:
     """Note which data files have changed since the run began; those that are not on this machine cannot be compared."""
-    files = read_or_empty(found.path / ENVIRONMENT).get("files")
+    files = read_or_empty(report.path / ENVIRONMENT).get("files")
     for name, digest in sorted(files.items()) if isinstance(files, dict) else ():
         now = digest_of(Path(str(name)))
         if now is not None and now != digest:
-            found.stale.append(str(name))
-    if found.stale:
-        names = ", ".join(found.stale)
-        found.notes.append(f"stale: changed since the run began, so rerunning its command starts a new run: {names}")
+            report.stale.append(str(name))
+    if report.stale:
+        names = ", ".join(report.stale)
+        report.notes.append(f"stale: changed since the run began, so rerunning its command starts a new run: {names}")
 
 
-def _verify(found: Checked) -> None:
+def _verify(report: Checked) -> None:
     """Compare the files of all folders that have a manifest, and the records that carry a checksum of themselves."""
-    path = found.path
+    path = report.path
     folders = sorted({manifest.parent for manifest in path.rglob(storage.MANIFEST) if not is_passing(manifest, path)})
     for folder in folders:
         name = str(folder.relative_to(path)) if folder != path else "the run"
         sealed = folder == path or (folder / "metrics.jsonl").exists()
         files, problems = storage.folder_problems(folder, extra_allowed=sealed)
-        found.files += files
-        found.damaged += [f"{name}: {problem}" for problem in problems]
+        report.files += files
+        report.damaged += [f"{name}: {problem}" for problem in problems]
     if not (path / storage.MANIFEST).exists():
         for file in sorted(path.glob(f"*/{FINGERPRINT}")):
             try:
                 storage.read_checked_json(file)
-                found.files += 1
+                report.files += 1
             except ChecksumError as error:
-                found.damaged.append(f"{file.relative_to(path)}: {error.what}")
+                report.damaged.append(f"{file.relative_to(path)}: {error.what}")
     for name in (RESULT, ENVIRONMENT, f"{STAGE_FOLDERS['build']}/{SUMMARY}"):
         try:
             read_record(path / name)
         except NewerSchemaError:
             raise
         except (UnreadableError, OSError) as error:
-            found.damaged.append(f"{name}: {error}")
+            report.damaged.append(f"{name}: {error}")
 
 
-def _look_around(found: Checked) -> None:
-    aside = sorted(str(file.relative_to(found.path)) for file in found.path.rglob("*") if storage.is_aside(file))
+def _look_around(report: Checked) -> None:
+    aside = sorted(str(file.relative_to(report.path)) for file in report.path.rglob("*") if storage.is_aside(file))
     if aside:
-        found.notes.append(f"moved aside as damaged by earlier attempts: {', '.join(aside)}")
-    left = sum(storage.is_temporary(file) for file in found.path.rglob("*"))
+        report.notes.append(f"moved aside as damaged by earlier attempts: {', '.join(aside)}")
+    left = sum(storage.is_temporary(file) for file in report.path.rglob("*"))
     if left:
-        found.notes.append(f"{left} temporary files of a killed process; the next attempt deletes them")
+        report.notes.append(f"{left} temporary files of a killed process; the next attempt deletes them")
     for stage in ("align", "finetune"):
-        if steps := _steps(found.path, stage):
-            found.notes.append(f"{stage}: checkpoints of steps {', '.join(map(str, steps))}")
-    if result := read_or_empty(found.path / RESULT):
-        if not (found.path / storage.MANIFEST).exists():
-            found.notes.append("completed, but its files were never sealed; rerun its command to seal them")
+        if steps := _steps(report.path, stage):
+            report.notes.append(f"{stage}: checkpoints of steps {', '.join(map(str, steps))}")
+    if result := read_or_empty(report.path / RESULT):
+        if not (report.path / storage.MANIFEST).exists():
+            report.notes.append("completed, but its files were never sealed; rerun its command to seal them")
         if result.get("inexact"):
-            found.notes.append(f"resumed inexactly: {', '.join(result['inexact'])} changed between its attempts")
+            report.notes.append(f"resumed inexactly: {', '.join(result['inexact'])} changed between its attempts")
 
 
-def _restore_status(found: Checked) -> None:
+def _restore_status(report: Checked) -> None:
     """Rebuild status.json from the artifacts where it contradicts them."""
-    path = found.path
+    path = report.path
     completed = read_or_empty(path / RESULT)
     try:
         status = read_record(path / STATUS)
@@ -151,24 +151,24 @@ def _restore_status(found: Checked) -> None:
     except (UnreadableError, OSError) as error:
         status, reason = None, str(error)
     if status is not None:
-        found.state = str(status.get("state"))
+        report.state = str(status.get("state"))
         name = _name(status)
-        if name is None or found.state not in STATES:
+        if name is None or report.state not in STATES:
             reason = "it lacked the run's name or state"
-        elif (found.state == "completed") != bool(completed) and (completed or not (path / RESULT).exists()):
-            reason = f"it said {found.state}, but the run is {'' if completed else 'not '}completed"
+        elif (report.state == "completed") != bool(completed) and (completed or not (path / RESULT).exists()):
+            reason = f"it said {report.state}, but the run is {'' if completed else 'not '}completed"
     if not reason:
         return
     name = _name(completed) or _name(read_or_empty(path / ENVIRONMENT).get("run"))
     if name is None:
-        found.damaged.append(f"{STATUS}: {reason}; {RESULT} and {ENVIRONMENT} cannot replace it: rerun the command")
+        report.damaged.append(f"{STATUS}: {reason}; {RESULT} and {ENVIRONMENT} cannot replace it: rerun the command")
         return
-    found.state, step = ("completed", None) if completed else _reached(path)
+    report.state, step = ("completed", None) if completed else _reached(path)
     with storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"):
         if (path / STATUS).is_dir():
             storage.quarantine(path / STATUS)
-        RunDirectory(path, name).set_state(found.state, step=step, code=0 if completed else None, attempt=False)
-    found.rebuilt = reason
+        RunDirectory(path, name).set_state(report.state, step=step, code=0 if completed else None, attempt=False)
+    report.rebuilt = reason
 
 
 def _reached(path: Path) -> tuple[str, int | None]:

@@ -1,4 +1,4 @@
-"""Which folder a run has: found again by identity, claimed by one process at a time."""
+"""Which folder a run has, found again by identity, and who works on it: one process at a time, on whatever machine."""
 
 from __future__ import annotations
 
@@ -7,12 +7,41 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, LockedError
-from orca_cli.runs.directory import LOCK, RESULT, STATUS, RunDirectory, RunName, read_or_empty
+from orca_cli.runs.directory import LOCK, RESULT, STAGE_FOLDERS, STATUS, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.identity import SHORT
 from orca_cli.runs.records import SCHEMA, newer_schema
+
+LIVING = ("created", *STAGE_FOLDERS)  # states of a run without a recorded end
+DEAD_AFTER_S = 3 * storage.HEARTBEAT_S  # without a heartbeat from another machine
+
+
+def is_worked_on(run: Path, status: dict[str, Any], *, recent_counts: bool = False) -> bool:
+    """Decide whether a living process works on a run: the one place where that is decided.
+
+    On this machine the lock tells. A lock that is held on another machine may not be seen from here; there the heartbeat
+    tells, whose age is taken by the file system's own clock. Where that clock cannot be read, as in a folder that is read-only
+    here, the process counts as alive.
+
+    Args:
+        run: its folder.
+        status: its status record; empty if missing or unreadable.
+        recent_counts: a run that ended on another machine within DEAD_AFTER_S counts too: its baselines may still be computed.
+    """
+    return storage.is_locked(run / LOCK) or _beats_elsewhere(run, status, recent_counts)
+
+
+def _beats_elsewhere(run: Path, status: dict[str, Any], recent_counts: bool) -> bool:
+    if status.get("state") not in LIVING and not recent_counts:
+        return False
+    holder = read_or_empty(_holder(run.parent, run.name.rpartition("_")[2]))
+    if (holder or status).get("host") in (None, socket.gethostname()):
+        return False
+    age = storage.age_s(run / LOCK)
+    return age is None or age < DEAD_AFTER_S
 
 
 @contextmanager
@@ -55,8 +84,21 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
 
 @contextmanager
 def alone(task_folder: Path, identity: str) -> Iterator[None]:
-    """Hold the lock of an experiment, and record its holder."""
+    """Hold the lock of an experiment, or of a search, and record its holder.
+
+    Args:
+        task_folder: with the runs of the task.
+        identity: the first digits of the experiment's hash.
+
+    Raises:
+        LockedError: another process holds it, or on another machine has done so within DEAD_AFTER_S.
+    """
     holder = _holder(task_folder, identity)
+    for run in task_folder.glob(f"*_{identity}"):
+        if _beats_elsewhere(run, status := read_or_empty(run / STATUS), recent_counts=False):
+            who = read_or_empty(holder) or status
+            what = f"process {who.get('pid')} on {who.get('host')} works on this run, or was lost within {DEAD_AFTER_S:.0f} s"
+            raise LockedError(what, where=run.name, hint="wait for it to end, or for that time, and type it again")
     with ExitStack() as stack:
         try:
             stack.enter_context(storage.lock(holder.with_suffix(".lock"), timeout_s=1.0))
@@ -114,6 +156,7 @@ def peek(root: Path, name: RunName, *, force: bool = False) -> str:
     path = (_find_repeat if force else find)(task_folder, name.identity)
     if path is not None and read_or_empty(path / RESULT):
         return "completed"
-    if storage.is_locked(_holder(task_folder, name.identity[:SHORT]).with_suffix(".lock")):
+    is_held = storage.is_locked(_holder(task_folder, name.identity[:SHORT]).with_suffix(".lock"))
+    if is_held or (path is not None and is_worked_on(path, read_or_empty(path / STATUS))):
         return "running"
     return "new" if path is None else "resume"

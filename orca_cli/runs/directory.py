@@ -108,7 +108,7 @@ class RunDirectory:
         return read_or_empty(self.path / STATUS)
 
     def check_fingerprint(self, stage: str, now: dict[str, Any]) -> None:
-        """Write what decides the bits of a stage, and compare with what an earlier attempt wrote, if that is resumed.
+        """Write what determines the bits of a stage, after comparing it with the record of the attempt that is resumed.
 
         Args:
             stage: build, for all that the stages share, or align.
@@ -117,8 +117,8 @@ class RunDirectory:
         Raises:
             FingerprintError: something differs, or the record is lost, and the user did not allow it.
         """
-        of = "*" if stage == "build" else STAGE_FOLDERS[stage]
-        began = (f"{of}/{CHECKPOINTS}/step-*", f"2_align/{storage.MANIFEST}")
+        stage_pattern = "*" if stage == "build" else STAGE_FOLDERS[stage]
+        began = (f"{stage_pattern}/{CHECKPOINTS}/step-*", f"2_align/{storage.MANIFEST}")
         path = self.stage(stage) / FINGERPRINT
         values = now | {"settings": self.name.identity}
         inexact: set[str] = set()
@@ -284,7 +284,7 @@ class RunDirectory:
         self.finish()
 
     def drop_weights(self) -> None:
-        """Remove all that stage 3 trained, of a run that is compared with others and not used; it cannot predict then."""
+        """Remove the weights of a run that is only compared with others; it cannot predict afterwards."""
         storage.remove(self.path / storage.MANIFEST)  # first: whoever finds a result without it seals what is there
         for path in _trained(self.path):
             storage.remove(path)
@@ -304,7 +304,7 @@ class RunDirectory:
 
 
 def keeps_weights(path: Path) -> bool:
-    """Return whether a completed run has what stage 3 trained; with keep_weights=false, and of a search, it does not."""
+    """Return whether a completed run has its trained weights; trials and runs with keep_weights=false do not."""
     return bool(_trained(path))
 
 
@@ -320,7 +320,7 @@ def _trained(path: Path) -> list[Path]:
 
 
 def _lasting(path: Path) -> list[Path]:
-    """Return the files of a run that do not change once it is completed; a folder with a manifest counts by that."""
+    """Return the files of a run that do not change once it is completed; a folder's manifest stands for its files."""
     files = []
     for file in path.rglob("*"):
         above = [folder for folder in file.parents if path in folder.parents]

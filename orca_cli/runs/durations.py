@@ -1,4 +1,4 @@
-"""How long runs take, by the finished runs in a folder of runs that are like them."""
+"""The expected time of runs, from similar finished runs in the same folder of runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orca_cli.runs.records import UnreadableError, read_record
 
 _NO_ALIGNMENT = "none"
 _GROUPS = ("task", "body", "source", "metric", "finetune", "protocol")
-# Settings that no stage needs longer or shorter for.
+# Settings that do not change how long a stage takes.
 _FREE = (
     *("train.lr", "train.outer_rate", "train.weight_decay", "train.momentum", "train.clip", "train.warmup_epochs"),
     *("train.decay_epochs", "task.split_seed", "task.data_seed"),
@@ -29,7 +29,7 @@ class Expected:
 
     Args:
         seconds: of all stages.
-        like: records of the finished runs that say so.
+        like: records of the finished runs that it is based on.
     """
 
     seconds: float
@@ -79,17 +79,17 @@ class History:
         if not rest or not align:
             return None
         like = frozenset(path for _, path in (*rest, *align) if path is not None)
-        return Expected(sum(statistics.fmean(seconds for seconds, _ in found) for found in (rest, align)), like)
+        return Expected(sum(statistics.fmean(seconds for seconds, _ in times) for times in (rest, align)), like)
 
 
 def _stage_3(groups: Mapping[str, str], variant: Mapping[str, str]) -> object:
-    own = tuple(groups[key] for key in ("task", "body", "finetune", "protocol"))
-    return own, _some(variant, _OF_STAGE_3)
+    choices = tuple(groups[key] for key in ("task", "body", "finetune", "protocol"))
+    return choices, _some(variant, _OF_STAGE_3)
 
 
 def _stage_2(groups: Mapping[str, str], variant: Mapping[str, str]) -> object:
-    own = tuple(groups[key] for key in ("task", "body", "source", "metric", "protocol"))
-    return own, _some(variant, _OF_STAGE_2)
+    choices = tuple(groups[key] for key in ("task", "body", "source", "metric", "protocol"))
+    return choices, _some(variant, _OF_STAGE_2)
 
 
 def _some(variant: Mapping[str, str], prefixes: tuple[str, ...]) -> frozenset[tuple[str, str]]:

@@ -48,19 +48,19 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     if not kept["train"].get("compile"):
         kept["train"].pop("compile", None)  # runs from before this setting keep their identity
     if kept.get("test") is True:
-        del kept["test"]  # as every run that was made before there was a choice
+        del kept["test"]  # as above
     if "align" in kept:
-        kept["align"] = _of_the_method(kept["align"])
+        kept["align"] = _method_settings(kept["align"])
     kept["choices"] = {group: choices[group] for group in GROUPS}
     files: dict[str, str] = {}
     for part in ("task", "body", "source"):
         seen: dict[str, str] = {}
         paths = _described_paths(kept[part], choices[part], data_folder)
-        found = {member: digest for member, path in paths.items() if (digest := _counted(path, seen))}
-        own = {key: value for key, value in kept[part].items() if key != "data"}  # where to get the files
-        if found:  # they are what is read in the folder
-            own |= {"path": None}
-        kept[part] = _by_content(own, data_folder, seen) | ({"files": found} if found else {})
+        digests = {member: digest for member, path in paths.items() if (digest := _counted(path, seen))}
+        settings = {key: value for key, value in kept[part].items() if key != "data"}  # where to get the files
+        if digests:  # all that is read in the folder, so that its path does not count
+            settings |= {"path": None}
+        kept[part] = _by_content(settings, data_folder, seen) | ({"files": digests} if digests else {})
         if part != "body":
             files |= seen
     without_seed = {key: value for key, value in kept.items() if key != "seed"}
@@ -68,14 +68,14 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
 
 
 _SYMBOLS = ("decimal", "delimiter")  # of tables: "." and "/" are folders as well
-# What names files or folders, also by a bare word.
+# Settings that name files or folders even by a bare word.
 _FOLDERS = (
     *("checkpoint", "path", "dataset", "table"),
     *("train", "validation", "test", "labels", "validation_labels", "test_labels"),
 )
 
 
-def _of_the_method(align: dict[str, Any]) -> dict[str, Any]:
+def _method_settings(align: dict[str, Any]) -> dict[str, Any]:
     """Return `align` without what only other methods read; `method=orca`, which all early runs had, is left out too."""
     method = align.get("method", "orca")
     unread = {name for other, names in METHOD_SETTINGS.items() if other != method for name in names}
@@ -98,8 +98,8 @@ def _counted(path: Path, seen: dict[str, str]) -> str | None:
 def _described_paths(part: dict[str, Any], name: str, data_folder: Path) -> dict[str, Path]:
     data = part.get("data")
     files = data.get("files") if isinstance(data, dict) else None
-    given = Path(str(part.get("path") or name)).expanduser()
-    folder = given if part.get("path") and given.is_dir() else data_folder / given
+    place = Path(str(part.get("path") or name)).expanduser()
+    folder = place if part.get("path") and place.is_dir() else data_folder / place
     members = [member for file in files or [] for member in (file["path"], *(file.get("members") or []))]
     return {str(member): folder / member for member in members}
 
@@ -137,15 +137,15 @@ def digest_of(path: Path) -> str | None:
 
 def _files(path: Path) -> list[Path]:
     """Return all files in a folder and below it, sorted; linked folders, such as those of classes, belong to it."""
-    found, seen = [], set()
+    files, seen = [], set()
     for folder, inside, names in os.walk(path, followlinks=True, onerror=_raised):
         facts = os.stat(folder)
         if (facts.st_dev, facts.st_ino) in seen:  # a link to a folder above
             inside.clear()
             continue
         seen.add((facts.st_dev, facts.st_ino))
-        found += [file for name in names if (file := Path(folder) / name).is_file()]
-    return sorted(found)
+        files += [file for name in names if (file := Path(folder) / name).is_file()]
+    return sorted(files)
 
 
 def _raised(error: OSError) -> None:

@@ -82,8 +82,8 @@ def _plain(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
     import torch
 
     if is_dataclass(value):
-        own = {field.name: getattr(value, field.name) for field in fields(value)}
-        return {key: _plain(item, arrays, f"{name}.{key}") for key, item in own.items()}
+        field_values = {field.name: getattr(value, field.name) for field in fields(value)}
+        return {key: _plain(item, arrays, f"{name}.{key}") for key, item in field_values.items()}
     if isinstance(value, (np.ndarray, torch.Tensor)):
         arrays[name.removeprefix(".")] = np.ascontiguousarray(np.asarray(value))
         return None

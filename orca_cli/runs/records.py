@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 2  # 1: the metric that is otdd_by_class now was called otdd
+SCHEMA = 2  # in schema 1, otdd_by_class was called otdd
 LARGEST = 2**20  # bytes of a record; a real one has some 2 kB
 
 
@@ -48,7 +48,7 @@ def metric_of(schema: int, name: Any) -> Any:
 
 
 def newer_schema(*paths: Path) -> NewerSchemaError | None:
-    """Return the error of the first of some records that a newer program wrote; None where none is of one."""
+    """Return the error for the first record that a newer program wrote; None if there is none."""
     for path in paths:
         try:
             read_record(path)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from orca_cli import storage
 from orca_cli.exceptions import DataError, LockedError, UnsafeError
-from orca_cli.runs.claim import alone
+from orca_cli.runs.claim import alone, is_worked_on
 from orca_cli.runs.directory import ENVIRONMENT, LOCK, RESULT, STATUS, read_or_empty
 from orca_cli.runs.identity import SHORT
-from orca_cli.runs.naming import begun, is_worked_on
+from orca_cli.runs.naming import begun
 
 _RECORDS = (STATUS, RESULT, ENVIRONMENT)
 
@@ -45,9 +45,14 @@ def check_removable(path: Path, root: Path) -> Path:
         raise DataError("is not a run: it has no records", where=str(path), hint="orca runs list shows the runs")
     if any(is_run(folder) for folder in real.parents if home in folder.parents):
         raise DataError("is a part of a run", where=str(path), hint="give the run's own folder")
-    if is_worked_on(real, read_or_empty(real / STATUS)):
-        raise LockedError("a process works on this run", where=str(path), hint="stop it first, or wait for it to end")
+    _check_idle(real)
     return real
+
+
+def _check_idle(run: Path) -> None:
+    if is_worked_on(run, read_or_empty(run / STATUS), recent_counts=True):
+        hint = "stop it first, or wait for it to end"
+        raise LockedError("a process works on this run", where=str(run), hint=hint)
 
 
 @contextmanager
@@ -57,6 +62,7 @@ def idle(run: Path) -> Iterator[None]:
     Raises:
         LockedError: one works on it.
     """
+    _check_idle(run)
     with ExitStack() as stack:
         identity = read_or_empty(run / STATUS).get("identity")
         short = identity[:SHORT] if isinstance(identity, str) else run.name.rpartition("_")[2]

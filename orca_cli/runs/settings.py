@@ -20,23 +20,23 @@ def settings(path: Path) -> dict[str, Any]:
     """Return key -> value of a run's composed settings, such as train.epochs -> 10; lists are values.
 
     Raises:
-        ConfigError, UnsafeError: the file is missing, damaged, or none of settings.
+        ConfigError, UnsafeError: the file is missing, damaged, or not one of settings.
     """
     return dict(flat(configuration.content(path / FILE)))
 
 
 def setting(path: Path, key: str) -> Any:
-    """Return one of `settings`; a file as this program writes it is not parsed as a whole, since reports ask many runs.
+    """Return one of `settings`; a file as this program writes it is not parsed as a whole, since reports read many.
 
     Raises:
         ConfigError, UnsafeError: see `settings`.
         KeyError: there is no such setting.
     """
     try:
-        found = _plain_value((path / FILE).read_text(encoding="utf-8"), key)
+        text = _plain_value((path / FILE).read_text(encoding="utf-8"), key)
     except (OSError, UnicodeDecodeError):
-        found = None
-    return settings(path)[key] if found is None else yaml.safe_load(found)
+        text = None
+    return settings(path)[key] if text is None else yaml.safe_load(text)
 
 
 def _plain_value(text: str, key: str) -> str | None:
@@ -73,11 +73,11 @@ def flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def decided(path: Path) -> dict[str, dict[str, Any]]:
-    """Return key -> {value, why} of what a run decided; empty where it decided nothing, or has not come to it."""
+    """Return key -> {value, why} of what a run decided; empty where it decided nothing, or has not got that far."""
     for file in (path / RESULT, path / STAGE_FOLDERS["build"] / SUMMARY):
-        found = read_or_empty(file).get("decided")
-        if isinstance(found, dict):
-            return {str(key): one for key, one in found.items() if isinstance(one, dict) and "value" in one}
+        decisions = read_or_empty(file).get("decided")
+        if isinstance(decisions, dict):
+            return {str(key): one for key, one in decisions.items() if isinstance(one, dict) and "value" in one}
     return {}
 
 

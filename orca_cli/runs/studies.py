@@ -45,7 +45,7 @@ def names(root: Path) -> list[str]:
 
 
 def add(root: Path, study: str, members: Sequence[Member]) -> None:
-    """Record runs as a study's; one with the same labels, of other settings or files, does not belong to it any more.
+    """Record runs as a study's; each replaces an earlier run with the same labels.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -53,13 +53,13 @@ def add(root: Path, study: str, members: Sequence[Member]) -> None:
     path = path_of(root, study)
     storage.make_folder(path.parent)
     with storage.lock(path.with_suffix(".lock"), timeout_s=60.0, what=f"the record of study {study}"):
-        known = _known(root, study)
-        merged = {tuple(sorted(member.labels.items())): member for member in (*known, *members)}
+        earlier = _earlier_members(root, study)
+        merged = {tuple(sorted(member.labels.items())): member for member in (*earlier, *members)}
         records = [vars(member) for member in merged.values()]
         storage.write_json(path, {"schema": SCHEMA, "study": study, "runs": records})
 
 
-def _known(root: Path, study: str) -> list[Member]:
+def _earlier_members(root: Path, study: str) -> list[Member]:
     path = path_of(root, study)
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""What errors check of outputs, targets and records: what samples are cut from, such as windows of an electrocardiogram."""
+"""Checks of outputs, targets and records; samples are cut from records, such as windows from an electrocardiogram."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def numbered(groups: Tensor, n: int) -> tuple[Tensor, int]:
 def shared(values: Tensor, place: Tensor, count: int) -> Tensor | None:
     """Return the value [R, ...] that all samples of each record share, NaN included; None where samples of one differ."""
     first = torch.full((count,), len(place)).scatter_reduce_(0, place, torch.arange(len(place)), "amin")
-    of_record = values[first]
-    same = of_record[place] == values
+    record_values = values[first]
+    same = record_values[place] == values
     if values.is_floating_point():
-        same |= of_record[place].isnan() & values.isnan()
-    return of_record if bool(same.all()) else None
+        same |= record_values[place].isnan() & values.isnan()
+    return record_values if bool(same.all()) else None

@@ -120,18 +120,18 @@ class MacroF1:
         counted = targets != IGNORED_CLASS
         scores = outputs.movedim(1, -1)[counted]  # [samples or positions, K]
         truth = targets[counted]
-        found = {"samples": _class_f1(_predictions(scores), truth, outputs.shape[1])}
-        if (by_records := self._of_records(scores, truth, counted, groups)) is not None:
-            found["records"] = by_records
-        if self.by not in found:
+        f1_by_unit = {"samples": _class_f1(_predictions(scores), truth, outputs.shape[1])}
+        if (by_records := self._record_f1(scores, truth, counted, groups)) is not None:
+            f1_by_unit["records"] = by_records
+        if self.by not in f1_by_unit:
             raise checks.missing(groups)
         others = {}
-        for unit, values in found.items():
+        for unit, values in f1_by_unit.items():
             for count in (k, self._also_first):
                 if count is not None and (unit, count) != (self.by, k):
                     name = f"1 - macro F1 of {unit}" + ("" if count == k else f", classes 0-{count - 1}")
                     others[name] = _macro(values[:count]).value
-        return replace(_macro(found[self.by][:k]), others=others)
+        return replace(_macro(f1_by_unit[self.by][:k]), others=others)
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
         """Return [K], or [K, *E]: one for the most frequent of the classes that are averaged over (the lowest of several).
@@ -144,7 +144,7 @@ class MacroF1:
         votes[torch.bincount(counted, minlength=k).argmax()] = 1.0
         return votes.reshape(-1, *(1,) * (train_targets.ndim - 1)).expand(-1, *train_targets.shape[1:]).contiguous()
 
-    def _of_records(self, scores: Tensor, truth: Tensor, counted: Tensor, groups: Tensor | None) -> Tensor | None:
+    def _record_f1(self, scores: Tensor, truth: Tensor, counted: Tensor, groups: Tensor | None) -> Tensor | None:
         """Return the F1 of each class over records; None without records, or where one has several targets."""
         if groups is None or counted.ndim != 1:
             return None

@@ -85,12 +85,12 @@ class MaskError:
         if self._report == "fnr":
             return torch.full(tuple(train_targets.shape[1:]), _CERTAIN)
         positives = torch.zeros(train_targets.shape[1:], dtype=torch.float64)
-        known = torch.zeros_like(positives)
+        counts = torch.zeros_like(positives)
         for target in train_targets:  # one image at a time: the targets may be all of a large mapped file
             positives += target > 0.5
-            known += 1.0 if self._count_ignored else ~target.isnan()
-        overall = (positives.sum() + 0.5) / (known.sum() + 1)
-        return (torch.logit((positives + 0.5) / (known + 1)) - torch.logit(overall)).float()
+            counts += 1.0 if self._count_ignored else ~target.isnan()
+        overall = (positives.sum() + 0.5) / (counts.sum() + 1)
+        return (torch.logit((positives + 0.5) / (counts + 1)) - torch.logit(overall)).float()
 
 
 def _rate(wrong: Tensor, among: Tensor) -> float | None:

@@ -36,18 +36,18 @@ class MeanAveragePrecision:
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
         """Return the error; `n` and `skipped` count labels."""
-        found = {"samples": _mean_over_labels(outputs, targets, ranking.average_precision)}
+        scores = {"samples": _mean_over_labels(outputs, targets, ranking.average_precision)}
         if groups is not None:
             place, count = checks.numbered(groups, len(outputs))
-            of_record = checks.shared(targets, place, count)
-            if of_record is not None:
+            record_targets = checks.shared(targets, place, count)
+            if record_targets is not None:
                 sums = torch.zeros(count, outputs.shape[1], dtype=torch.float64).index_add_(0, place, outputs.double())
                 means = sums / torch.bincount(place, minlength=count)[:, None]
-                found["records"] = _mean_over_labels(means, of_record, ranking.average_precision)
-        if self.by not in found:
+                scores["records"] = _mean_over_labels(means, record_targets, ranking.average_precision)
+        if self.by not in scores:
             raise checks.missing(groups)
-        score = found.pop(self.by)
-        return replace(score, others={f"1 - mAP of {unit}": other.value for unit, other in found.items()})
+        score = scores.pop(self.by)
+        return replace(score, others={f"1 - mAP of {unit}": other.value for unit, other in scores.items()})
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
         """Return [K]: the training frequency of every label; any constant has the same error."""

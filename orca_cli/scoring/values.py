@@ -41,7 +41,7 @@ _ALL: dict[str, Callable[[_Sums], Tensor]] = {
 
 
 class _Values:
-    """What the errors below have in common; the other ones of the same outputs are in the score's `others`."""
+    """Base of the errors below; each score has the other errors in `others`."""
 
     name: str
     percent = False
@@ -50,7 +50,9 @@ class _Values:
         """Return the error; `n` counts known targets, `skipped` the others, and all of outputs for which it is undefined."""
         sums = _sums(outputs, targets)
         score = _mean(_ALL[self.name](sums), sums.known, targets.numel())
-        others = {name: _mean(of(sums), sums.known, 0).value for name, of in _ALL.items() if name != self.name}
+        others = {
+            name: _mean(formula(sums), sums.known, 0).value for name, formula in _ALL.items() if name != self.name
+        }
         return replace(score, others=others)
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
@@ -112,7 +114,7 @@ def _by_output(x: Tensor) -> Tensor:
     return x.movedim(1, 0).reshape(x.shape[1], -1).double()
 
 
-def _mean(of_outputs: Tensor, known: Tensor, total: int) -> Score:
-    defined = ~of_outputs.isnan()
+def _mean(per_output: Tensor, known: Tensor, total: int) -> Score:
+    defined = ~per_output.isnan()
     n = int(known[defined].sum())
-    return Score(float(of_outputs[defined].mean()) if defined.any() else None, n, total - n)
+    return Score(float(per_output[defined].mean()) if defined.any() else None, n, total - n)

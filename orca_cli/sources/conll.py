@@ -76,9 +76,9 @@ def load(
     def read() -> Examples:
         examples: list[tuple[str, str]] = []  # text and type
         with reporter.track(f"reading {place.name}", 1) as advance:
-            found = [(words, spans(tags)) for words, tags in sentences(place, column)]
-            chosen_outside = _outside(found, outside, seed)
-            for index, (words, inside) in enumerate(found):
+            parsed = [(words, spans(tags)) for words, tags in sentences(place, column)]
+            chosen_outside = _outside(parsed, outside, seed)
+            for index, (words, inside) in enumerate(parsed):
                 candidates = _gaps(inside, len(words)) if index in chosen_outside else inside
                 if candidates:
                     generator = seeding.numpy_generator(seed, "source", "span", index)
@@ -141,16 +141,16 @@ def spans(tags: Sequence[str]) -> list[Span]:
 
     A span begins at B-, S-, at another type than before, after O, and after E- or S-; so IOB1, IOB2 and BIOES agree.
     """
-    found: list[Span] = []
+    chunks: list[Span] = []
     previous = OUTSIDE
     for index, tag in enumerate(tags):
         if tag != OUTSIDE:
             if tag[0] in "BSU" or previous == OUTSIDE or previous[2:] != tag[2:] or previous[0] in "ESLU":
-                found.append(Span(index, index + 1, tag[2:]))
+                chunks.append(Span(index, index + 1, tag[2:]))
             else:
-                found[-1] = Span(found[-1].start, index + 1, tag[2:])
+                chunks[-1] = Span(chunks[-1].start, index + 1, tag[2:])
         previous = tag
-    return found
+    return chunks
 
 
 def _gaps(inside: Sequence[Span], length: int) -> list[Span]:
@@ -159,10 +159,10 @@ def _gaps(inside: Sequence[Span], length: int) -> list[Span]:
     return [Span(start, end, OUTSIDE) for start, end in zip(starts, ends, strict=True) if end > start]
 
 
-def _outside(found: Sequence[tuple[list[str], list[Span]]], count: int, seed: int) -> set[int]:
+def _outside(parsed: Sequence[tuple[list[str], list[Span]]], count: int, seed: int) -> set[int]:
     """Return the sentences that stand for class O: those without spans first, both kinds in a seeded order."""
-    without = [index for index, (_, inside) in enumerate(found) if not inside]
-    others = [index for index, (words, inside) in enumerate(found) if inside and _gaps(inside, len(words))]
+    without = [index for index, (_, inside) in enumerate(parsed) if not inside]
+    others = [index for index, (words, inside) in enumerate(parsed) if inside and _gaps(inside, len(words))]
     generator = seeding.numpy_generator(seed, "source", "outside")
     order = [*generator.permutation(np.array(without, int)), *generator.permutation(np.array(others, int))]
     return {int(index) for index in order[:count]}
@@ -182,8 +182,8 @@ def _text(path: Path) -> str:
 
 
 def _find(data_folder: Path, name: str, files: Sequence[str], path: str | None) -> Path:
-    given = Path(path).expanduser() if path else None
-    folders = [given, data_folder / given] if given else [data_folder / name]
+    requested = Path(path).expanduser() if path else None
+    folders = [requested, data_folder / requested] if requested else [data_folder / name]
     for place in [place for folder in folders for place in (folder, *(folder / file for file in files))]:
         if place.is_file():
             return place

@@ -104,21 +104,21 @@ def _examples(
     """Return a draw from sequences and their classes."""
     distinct = list(dict.fromkeys(pairs))
     counts = Counter(text for text, _ in distinct)
-    found = [(text, name) for text, name in distinct if counts[text] == 1]
-    members = Counter(name for _, name in found)
+    examples = [(text, name) for text, name in distinct if counts[text] == 1]
+    members = Counter(name for _, name in examples)
     names = sorted(name for name in members if members[name] > 1)
-    if ambiguous := len(counts) - len(found):
+    if ambiguous := len(counts) - len(examples):
         reporter.say(f"{place.name}: left out sequences that are in several classes: {ambiguous}")
     if rare := sorted(members.keys() - set(names)):
         reporter.say(f"{place.name}: left out classes of one sequence: {', '.join(rare)[:80]}")
     if len(names) < 2:
         what = f"{len(names)} classes have two sequences or more; at least two are needed"
         raise DataError(what, where=str(place), hint=f"give another file; {_NONE_NEEDED}")
-    found = [(text, name) for text, name in found if members[name] > 1]
+    examples = [(text, name) for text, name in examples if members[name] > 1]
     number = {name: index for index, name in enumerate(names)}
-    labels = np.array([number[name] for _, name in found], dtype=np.int64)
+    labels = np.array([number[name] for _, name in examples], dtype=np.int64)
     drawn = draw(labels, size, seed)
-    return Examples([found[i][0] for i in drawn], labels[drawn], tuple(names))
+    return Examples([examples[i][0] for i in drawn], labels[drawn], tuple(names))
 
 
 def _rows(place: Path, sequence: str, label: str) -> list[tuple[str, str]]:
@@ -150,8 +150,8 @@ def _rows(place: Path, sequence: str, label: str) -> list[tuple[str, str]]:
 
 
 def _table(data_folder: Path, path: str | None) -> Path:
-    given = Path(path).expanduser() if path else None
-    names = [given, data_folder / given] if given else [data_folder / "peptides" / name for name in _TABLES]
+    requested = Path(path).expanduser() if path else None
+    names = [requested, data_folder / requested] if requested else [data_folder / "peptides" / name for name in _TABLES]
     if place := next((name for name in names if name.is_file()), None):
         return place
     where = f"source.path={path}" if path else str(data_folder / "peptides")
@@ -160,8 +160,8 @@ def _table(data_folder: Path, path: str | None) -> Path:
 
 
 def _proteins(data_folder: Path, path: str | None) -> Path:
-    given = Path(path).expanduser() if path else None
-    folders = [given, data_folder / given] if given else [data_folder / "homology"]
+    requested = Path(path).expanduser() if path else None
+    folders = [requested, data_folder / requested] if requested else [data_folder / "homology"]
     for place in (folder / form.format(_TRAINING) for folder in folders for form in tape.FORMS):
         if place.exists():
             return place

@@ -34,7 +34,7 @@ def load(
     Args:
         size: balanced over the classes; None for all.
         path: the file, from the working folder or else from `data_folder`; None is recordings/recordings.npz there.
-        rate: values a second in the file; they are resampled where it is another than 16,000.
+        rate: values a second in the file; resampled to 16,000 where it differs.
 
     Raises:
         DataError: the file is missing, damaged, has another form, or fewer than two classes have two recordings.
@@ -56,7 +56,7 @@ def load(
 
 
 def _sounds(x: np.ndarray, count: int, rate: int, where: str) -> np.ndarray:
-    """Return sounds [n, L] as they are, after checking them."""
+    """Return sounds [n, L] unchanged, after checking them."""
     if x.ndim != 2 or len(x) != count or x.dtype.kind not in "fi" or (x.dtype.kind == "i" and x.dtype != np.int16):
         what = f"sounds have shape {x.shape} and type {x.dtype}, with {count} labels"
         raise DataError(what, where=where, hint=f"expected: {_FORM}")
@@ -91,10 +91,10 @@ def _classes(y: np.ndarray, where: str) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def _file(data_folder: Path, path: str | None) -> Path:
-    given = Path(path).expanduser() if path else Path("recordings", "recordings.npz")
-    places = [given, data_folder / given] if path else [data_folder / given]
+    file = Path(path).expanduser() if path else Path("recordings", "recordings.npz")
+    places = [file, data_folder / file] if path else [data_folder / file]
     if place := next((place for place in places if place.is_file()), None):
         return place
-    where = f"source.path={path}" if path else str(data_folder / given)
+    where = f"source.path={path}" if path else str(data_folder / file)
     hint = f"give source.path=FILE.npz with {_FORM}; source=tones needs no file"
     raise DataError("no such file", where=where, hint=hint)

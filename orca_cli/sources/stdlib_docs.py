@@ -29,7 +29,7 @@ from orca_cli.sources.balance import check_size, digest_of, draw
 PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml")
 _DEFAULT = f"the default is [{', '.join(PACKAGES)}]"
 _TEST_FOLDERS = {"test", "tests", "__pycache__"}
-_ENOUGH_WORDS = 30  # further paragraphs are added until a text has as many
+_ENOUGH_WORDS = 30  # paragraphs are added until a text has this many
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -71,7 +71,7 @@ def load(
     names = [(label, file.relative_to(folder).as_posix()) for label, file in files]
 
     def read() -> Examples:
-        found: list[tuple[str, int]] = []
+        examples: list[tuple[str, int]] = []
         with reporter.track("reading docstrings", len(files)) as advance:
             for label, group in itertools.groupby(zip(names, contents, strict=True), lambda pair: pair[0][0]):
                 texts: dict[str, None] = {}
@@ -79,12 +79,12 @@ def load(
                     signals.check()
                     texts |= dict.fromkeys(_texts(content, min_words, max_words))
                     advance()
-                found += [(text, label) for text in texts]
-        counts = Counter(text for text, _ in found)
-        found = [(text, label) for text, label in found if counts[text] == 1]
-        labels = np.array([label for _, label in found], dtype=np.int64)
+                examples += [(text, label) for text in texts]
+        counts = Counter(text for text, _ in examples)
+        examples = [(text, label) for text, label in examples if counts[text] == 1]
+        labels = np.array([label for _, label in examples], dtype=np.int64)
         chosen = draw(labels, size, seed)
-        return Examples([found[i][0] for i in chosen], labels[chosen], tuple(packages))
+        return Examples([examples[i][0] for i in chosen], labels[chosen], tuple(packages))
 
     # Parsing takes seconds, and reading the files does not.
     contained = [hashlib.sha256(content).hexdigest() for content in contents]

@@ -19,7 +19,7 @@ RATE = 16_000
 _VERSION = 1  # of the generators below
 _LOWEST, _HIGHEST = 100.0, 1000.0  # pitch, Hz
 _PERIOD = 4096  # points of a stored period
-_QUIETEST = 0.1  # largest amplitude of a sound: from here to 1
+_QUIETEST = 0.1  # peak amplitudes are drawn from here to 1
 
 
 def load(
@@ -68,7 +68,7 @@ def _phase(generator: np.random.Generator) -> float:
 
 
 def _periodic(time: np.ndarray, pitch: float, phase: float, orders: np.ndarray) -> np.ndarray:
-    """Return a wave of harmonics as strong as 1 / order, without those above half the rate, which would be heard below it."""
+    """Return a sum of harmonics of amplitude 1 / order, without those above half the sampling rate, which would alias."""
     heard = orders[orders * pitch < RATE / 2]
     spectrum = np.zeros(_PERIOD // 2 + 1, dtype=complex)
     spectrum[heard] = -1j / heard  # sines

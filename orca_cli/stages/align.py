@@ -1,7 +1,6 @@
 """Stage 2: train the embedder alone, so that embedded target data come close to embedded source data (paper 3.2).
 
-Source features and the trajectory of the embedder are two things, each with its own fingerprint and in the cache for every run
-that needs the same.
+Source features and the embedder's trajectory are fingerprinted and cached separately; runs that agree on one share it.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class Aligned:
             of the "source" where it has one.
         floor: what as many fresh source points score: "mean", "deviation", "points"; empty where that is unknown.
         curve: distances per step, at most 100 lines.
-        seconds: that the steps took in the run that took them, which may be another one (training/cache.py).
+        seconds: time for the steps, in the run that took them; may be another run (training/cache.py).
     """
 
     before: float | None = None

@@ -1,7 +1,7 @@
 """How a run trains in stage 3, by its budget, the number of samples, their length and the size of the model.
 
-`_TABLE` and `_LEVELS` hold all numbers; docs/budget.md says where they come from. They are for protocol=clean; the others set
-the paper's in their own files.
+`_TABLE` and `_LEVELS` hold all numbers; docs/evidence/defaults.md says how they were chosen. They apply to protocol=clean;
+the other protocols set the paper's numbers in their own files.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Size:
     parameters: int
 
     def fits(self, most: Size) -> bool:
-        """Return whether nothing is more than that of another."""
-        return all(own <= other for own, other in zip(vars(self).values(), vars(most).values(), strict=True))
+        """Return whether every count is at most that of `most`."""
+        return all(count <= limit for count, limit in zip(vars(self).values(), vars(most).values(), strict=True))
 
     def __str__(self) -> str:
         return f"{self.samples:,} samples of {self.tokens:,} tokens, {self.parameters / 1e6:.3g} M parameters"
@@ -42,13 +42,13 @@ class Size:
 
 @dataclass(frozen=True)
 class Row:
-    """Settings of stage 3 for what is no larger than a size, at budget=normal.
+    """Settings of stage 3 up to a given size, at budget=normal.
 
     Args:
         most: the size.
         steps: optimizer steps ...
-        passes: ... or so many passes over the samples, if those are more steps ...
-        most_steps: ... but no more than this, unless one pass has more.
+        passes: ... or this many passes over the samples, whichever is longer ...
+        most_steps: ... but at most this many steps, unless a single pass takes more.
         warmup: share of the steps.
     """
 
@@ -149,7 +149,7 @@ def _level(config: Config) -> Level:
 
 
 def _members(config: Config, level: Level, size: Size) -> int:
-    """Return how many members are averaged; who says how long to train says how long one model does."""
+    """Return how many members are averaged; at budget=normal, a given train.epochs means one model."""
     one_is_enough = config.budget == "normal" and (config.train.epochs is not None or not size.fits(_SEVERAL))
     return 1 if config.train.folds or one_is_enough else level.members
 

@@ -78,7 +78,7 @@ def build(config: Config, reporter: Reporter) -> Built:
         ConfigError: the data, the body and the settings do not fit together.
     """
     uses_source = has_alignment(config) or config.align.method == "pare"
-    # First: that its files are missing has to be known before the task's, which may take minutes, are read.
+    # Read the source first: if its files are missing, fail before spending minutes on the task's.
     source = read_source(config, source_seed(config), reporter) if uses_source else None
     task = read_task(config, reporter)
     check_method(config, task.kind)
@@ -101,7 +101,7 @@ def build(config: Config, reporter: Reporter) -> Built:
     loss = weighted(loss, task, config.train)
     chunk, batch = PRACTICES[config.protocol].error_chunks, settled(config.train.batch_size)
     error = named_error(config.task.get("error"), task.kind, integer, chunk, batch)
-    summary = _summary(task, model, error) | _of_training(config, task, decided)
+    summary = _summary(task, model, error) | _training_summary(config, task, decided)
     first = copy.deepcopy(model.embedder)
     return Built(task, learned, config, decided, loss, error, model, first, mode, summary, source)
 
@@ -156,7 +156,7 @@ def redecided(config: Config, built: Built, timed: Decided) -> Built:
     """
     config, others = _decided(with_values(config, timed), built.task, built.model)
     decided = timed | others
-    summary = built.summary | _of_training(config, built.task, decided)
+    summary = built.summary | _training_summary(config, built.task, decided)
     return replace(built, config=config, decided=decided, summary=summary)
 
 
@@ -192,14 +192,14 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
 
 
 def fit_embedder(embedder: Any, samples: Samples, seed: int) -> None:
-    """Let an embedder that asks for it see training inputs, all or a seeded part of them."""
+    """Call the embedder's `fit`, if it has one, with training inputs: all, or a seeded sample of them."""
     if not hasattr(embedder, "fit"):
         return
     rows = np.arange(len(samples))
     if len(rows) > _FITTED:
         rows = np.sort(seeding.numpy_generator(seed, "build", "fit").permutation(len(samples))[:_FITTED])
-    parts_of = (samples.batch(rows[start : start + _FITTED_AT_ONCE]) for start in range(0, len(rows), _FITTED_AT_ONCE))
-    embedder.fit((batch.x, batch.valid) for batch in parts_of)
+    batches = (samples.batch(rows[start : start + _FITTED_AT_ONCE]) for start in range(0, len(rows), _FITTED_AT_ONCE))
+    embedder.fit((batch.x, batch.valid) for batch in batches)
 
 
 def read_source(config: Config, seed: int, reporter: Reporter) -> SourceData:
@@ -269,12 +269,12 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, An
     }
 
 
-def _of_training(config: Config, task: TaskData, decided: Decided) -> dict[str, Any]:
-    """Return what of the summary depends on decisions."""
-    own = settled(config.train.epochs) * steps_per_epoch(config, selection.count_learned(config, task))
+def _training_summary(config: Config, task: TaskData, decided: Decided) -> dict[str, Any]:
+    """Return the part of the summary that depends on decisions."""
+    steps = settled(config.train.epochs) * steps_per_epoch(config, selection.count_learned(config, task))
     members = selection.count_members(config)
     return {
-        "steps": {"align": config.align.epochs if has_alignment(config) else 0, "finetune": members * own},
+        "steps": {"align": config.align.epochs if has_alignment(config) else 0, "finetune": members * steps},
         "members": members,
         "warmup_epochs": warmup_length(config.train),
         "decided": record(decided),
@@ -313,8 +313,8 @@ def decide(
     decided = selection.decide(config, task)
     config = with_values(config, decided)
     # How long to train depends on what is trained on.
-    of_budget = budget.decide(config, task, tokens, parameters=parameters, is_started=is_started)
-    return with_values(config, of_budget), decided | of_budget
+    budget_decisions = budget.decide(config, task, tokens, parameters=parameters, is_started=is_started)
+    return with_values(config, budget_decisions), decided | budget_decisions
 
 
 def with_values(config: Config, decided: Decided) -> Config:

@@ -14,7 +14,7 @@ from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy
 from orca_cli.schema import Train
 from orca_cli.tasks.shared.blocks import blocks
 
-_UNEVEN = 4  # times as many samples of the largest class as of the smallest, from which on the counts are printed
+_UNEVEN = 4  # ratio of the largest class to the smallest above which the counts are printed
 _SHOWN = 6  # classes in a note
 BALANCED = "balanced"
 
@@ -27,14 +27,14 @@ def counts(task: TaskData) -> np.ndarray:
     """
     targets, k = task.train.targets(), task.num_outputs
     real = np.issubdtype(targets.dtype, np.floating)
-    found = np.zeros((2, k) if real else k, dtype=np.int64)
+    totals = np.zeros((2, k) if real else k, dtype=np.int64)
     for block in blocks(targets, np.arange(len(targets))):
         if real:
             flat = block.reshape(len(block), k, -1)
-            found += np.stack([(flat == value).sum(axis=(0, 2)) for value in (0, 1)])
+            totals += np.stack([(flat == value).sum(axis=(0, 2)) for value in (0, 1)])
         else:
-            found += np.bincount(block[block >= 0].ravel(), minlength=k)
-    return found
+            totals += np.bincount(block[block >= 0].ravel(), minlength=k)
+    return totals
 
 
 def uneven_note(task: TaskData, train: Train) -> str:
@@ -49,13 +49,13 @@ def uneven_note(task: TaskData, train: Train) -> str:
         return f"samples that have each label, of {len(targets)}: {_listed(present, task.class_names)}{hint}"
     if task.kind not in ("classes", "dense") or np.issubdtype(targets.dtype, np.floating):
         return ""
-    found = counts(task)
-    occurring = found[found > 0]
+    class_counts = counts(task)
+    occurring = class_counts[class_counts > 0]
     if not len(occurring) or occurring.max() <= _UNEVEN * occurring.min():
         return ""
     what = "training samples" if task.kind == "classes" else "positions"
     hint = "" if train.class_weights else "; train.class_weights=balanced weighs them alike in the loss"
-    return f"{what} of each class: {_listed(found, task.class_names)}{hint}, task.error=balanced in the error"
+    return f"{what} of each class: {_listed(class_counts, task.class_names)}{hint}, task.error=balanced in the error"
 
 
 def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
@@ -78,20 +78,20 @@ def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
 
 def _balanced_classes(task: TaskData) -> np.ndarray:
     """Return the weights [K] under which all classes that occur weigh alike, as scikit-learn's `balanced`."""
-    found = counts(task)
-    if found.ndim > 1:
+    sizes = counts(task)
+    if sizes.ndim > 1:
         hint = "for labels use train.positive_weight"
         raise ConfigError("the targets of this task are not classes", where="train.class_weights", hint=hint)
-    return np.where(found > 0, found.sum() / ((found > 0).sum() * np.maximum(found, 1)), 1.0)
+    return np.where(sizes > 0, sizes.sum() / ((sizes > 0).sum() * np.maximum(sizes, 1)), 1.0)
 
 
 def _balanced_labels(task: TaskData) -> np.ndarray:
-    """Return the weights [K] under which the samples that have a label weigh as much as those that have not."""
-    found = counts(task)
-    if found.ndim == 1:
+    """Return the weights [K] that give samples with a label the same total weight as samples without it."""
+    label_counts = counts(task)
+    if label_counts.ndim == 1:
         hint = "for classes use train.class_weights"
         raise ConfigError("the targets of this task are not labels", where="train.positive_weight", hint=hint)
-    absent, present = found
+    absent, present = label_counts
     return np.where((absent > 0) & (present > 0), absent / np.maximum(present, 1), 1.0)
 
 
@@ -123,9 +123,9 @@ def _refused(loss: Loss, key: str, name: str) -> ConfigError:
     return ConfigError(what, where=key, hint=f"use task.loss={name}")
 
 
-def _listed(found: np.ndarray, names: Sequence[str]) -> str:
+def _listed(sample_counts: np.ndarray, names: Sequence[str]) -> str:
     """Return counts by name from the rarest up; of many, the rarest and the most frequent ones."""
-    order = np.argsort(found, kind="stable")
-    texts = [f"{names[i] if len(names) == len(found) else i} {found[i]}" for i in order]
+    order = np.argsort(sample_counts, kind="stable")
+    texts = [f"{names[i] if len(names) == len(sample_counts) else i} {sample_counts[i]}" for i in order]
     half = _SHOWN // 2
     return ", ".join(texts if len(texts) <= _SHOWN else [*texts[:half], "...", *texts[-half:]])

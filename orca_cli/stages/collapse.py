@@ -20,7 +20,7 @@ class Spread:
 
     tokens: float = 0.0
     squares: float = 0.0  # of all tokens
-    own: float = 0.0  # of the samples' means, as often as they have tokens
+    mean_squares: float = 0.0  # of the samples' means, weighted by their numbers of tokens
     total: Tensor | float = 0.0  # sum of all tokens, [D]
 
     @torch.no_grad()
@@ -31,7 +31,7 @@ class Spread:
         sums = x.sum(1)
         self.tokens += float(counts.sum())
         self.squares += float(x.square().sum())
-        self.own += float((sums.square().sum(1) / counts.clamp(min=1)).sum())
+        self.mean_squares += float((sums.square().sum(1) / counts.clamp(min=1)).sum())
         self.total = self.total + sums.sum(0)
 
     def variances(self) -> dict[str, float]:
@@ -40,8 +40,8 @@ class Spread:
             return {"variance_within": 0.0, "variance_between": 0.0}
         grand = float((torch.as_tensor(self.total) / self.tokens).square().sum()) * self.tokens
         return {
-            "variance_within": max(0.0, self.squares - self.own) / self.tokens,
-            "variance_between": max(0.0, self.own - grand) / self.tokens,
+            "variance_within": max(0.0, self.squares - self.mean_squares) / self.tokens,
+            "variance_between": max(0.0, self.mean_squares - grand) / self.tokens,
         }
 
 

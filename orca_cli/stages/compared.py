@@ -82,7 +82,7 @@ class Exact:
     def value(self, model: TransferModel, engine: Engine) -> float:
         """Return the distance with all classes in one problem."""
         classes = tuple(sorted(self._heldout.members))
-        # As many points whatever the metric: those of Figure 6 are compared.
+        # The same number of points for every metric: Figure 6 compares their curves.
         settings = replace(self._problem.settings, max_samples=_EXACT_TARGET_POINTS)
         problem = replace(self._problem, settings=settings)
         (target,) = problem.points(model, engine, self._heldout, [classes], "exact")
@@ -104,7 +104,7 @@ def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) ->
     assert config.paths.cache is not None
     cache, settings = Path(config.paths.cache), config.align
     seed = source_seed(config)
-    wanted = Wanted(
+    selection = Wanted(
         settings.features,
         built.model.embedder.layout.tokens,
         settings.source_points,
@@ -113,7 +113,7 @@ def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) ->
         settings.source_labels,
     )
     data = read_source(config, seed, reporter)
-    source = source_features(built.model.body, data, wanted, engine.device, cache, reporter)
+    source = source_features(built.model.body, data, selection, engine.device, cache, reporter)
     metric: Metric = parts.build(config.metric, "metric")
     cloud, fresh = (
         Features(points.x.to(engine.device, torch.float32), points.labels.to(engine.device), points.num_classes)
@@ -131,7 +131,7 @@ def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) ->
     )
     if settings.target_labels == "shuffled":
         labels = shuffled(labels, config.seed)
-    train, heldout = Labelled.of(task.train, labels[0]), Labelled.of(task.validation, labels[1])
+    train, heldout = Labelled.from_labels(task.train, labels[0]), Labelled.from_labels(task.validation, labels[1])
     problem = Problem(metric, cloud, prepared, train, settings, config.seed)
     floor = _floor(problem, fresh, config.metric, source.key, cache, built.model.embedder.layout.tokens, seed)
     return Compared(problem, heldout, Exact(cloud, heldout, problem, config.seed), source, data, floor)
@@ -144,8 +144,8 @@ def _floor(
     """Measure what fresh source points score, or take it from the cache: as many as the target's problems have on average."""
     if getattr(problem.metric, "of_target_alone", False):
         return None
-    settings_of, train = problem.settings, problem.train
-    each = tokens if settings_of.features == "tokens" else 1
+    align_settings, train = problem.settings, problem.train
+    each = tokens if align_settings.features == "tokens" else 1
     groups = problem.groups(train, "floor")
     sizes = [sum(len(train.members[one]) for one in group) for group in groups]
     shares = np.array(sizes) / sum(sizes)

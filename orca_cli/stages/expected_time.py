@@ -34,13 +34,13 @@ from orca_cli.training.memory import governed_by
 from orca_cli.training.schedule import fitted_batch
 
 _LEAST_STEPS, _MOST_STEPS = 3, 16  # of stage 3; the first, which is slower, does not count
-_SHARE = 20  # no more than a step in twenty, beyond the least
+_SHARE = 20  # at most one step in twenty is timed, beyond `_LEAST_STEPS`
 _ENOUGH_S = 4.0  # no more steps are timed after this time
-_BATCHES = 2  # at most, of a step that accumulates more: at its whole size one can take minutes
-_SLOW_S = 2.0  # what takes longer is timed once, and a step of stage 3 with some of its samples alone
+_BATCHES = 2  # timed of an accumulated step, at most: all of its batches can take minutes
+_SLOW_S = 2.0  # anything slower is timed once; a slow step of stage 3, with only some of its samples
 _FIRST_SAMPLES = 2  # of a step; they double until one is slow
 _STILL = 1e-30  # a learning rate that leaves the weights finite
-_FORWARD = 4  # how many times as long a training step takes per sample as outputs alone; where that is not timed
+_FORWARD = 4  # assumed cost of a training step over a forward pass, per sample, where the latter is not timed
 _BYTES_S = 2e8  # of checkpoints written in a second
 _ADAM = 4  # times the trained weights in a checkpoint: themselves, two moments, the best so far
 
@@ -80,7 +80,7 @@ def measure(built: Built, engine: Engine, reporter: Reporter) -> Costs | None:
             step = _step(built, engine)
             sample = _sample(built, engine, step)
             costs = Costs(step, sample, _align(built, engine, reporter))
-        except NonFiniteError:  # the stage that it happens in will say so
+        except NonFiniteError:  # the stage itself will report it
             pass
     # Other errors end the run; a failure to go back would hide them.
     built.model.load_state_dict(first)
@@ -92,12 +92,12 @@ def expected(built: Built, costs: Costs) -> dict[str, float]:
     """Return stage -> seconds; finetune with the test, whose split is taken to be as large as training and validation."""
     task, config = built.task, built.config
     members = selection.count_members(config)
-    known = len(task.train) + len(task.validation)
+    test_size = len(task.train) + len(task.validation)
     trained = sum(parameter.nbytes for parameter in built.model.parameters() if parameter.requires_grad)
     training = members * settled(config.train.epochs) * epoch(built, costs)
     saves = training // max(config.train.checkpoint_s, 1.0) * _ADAM + 2 * members + 1
     aligned_again = 0 if config.train.folds else (members - 1) * costs.align  # members with embedders of their own
-    rest = members * known * costs.sample + saves * trained / _BYTES_S
+    rest = members * test_size * costs.sample + saves * trained / _BYTES_S
     return {"align": costs.align, "finetune": training + aligned_again + rest}
 
 
@@ -165,7 +165,7 @@ def _sample(built: Built, engine: Engine, step: float) -> float:
 
 
 def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
-    """Return the seconds of stage 2; what it cannot do counts nothing here, and is reported there."""
+    """Return the seconds of stage 2; 0 if it fails, since stage 2 itself will report the error."""
     config = built.config
     if not has_alignment(config):
         return 0.0

@@ -199,8 +199,8 @@ class _Stage:
     def _ensemble(self, weights: list[Mapping[str, Tensor]]) -> Ensemble:
         built = self._built
         models = [built.model, *(twin(built.model, weights[0]) for _ in weights[1:])]
-        for model, own in zip(models, weights, strict=True):
-            built.finetune.load_trainable_state(model, own)
+        for model, state in zip(models, weights, strict=True):
+            built.finetune.load_trainable_state(model, state)
         integer = not np.issubdtype(built.task.train.targets().dtype, np.floating)
         return Ensemble(models, output_kind(built.task.kind, integer))
 
@@ -244,20 +244,20 @@ class _Stage:
 
 def _change(finished: list[checkpoint.Finished]) -> RateChange | None:
     """Return how a member changed the rate, which those after it take as it is; None where none did."""
-    found = next((done.record["rate"] for done in finished if done.record["rate"]), None)
-    return None if found is None else RateChange(**found)
+    rate = next((done.record["rate"] for done in finished if done.record["rate"]), None)
+    return None if rate is None else RateChange(**rate)
 
 
 def _mean_curve(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Return the mean of several members' curves, epoch by epoch; None where one has no value."""
-    found = []
+    mean_lines = []
     for lines in zip(*curves, strict=True):
         line = dict(lines[0])
         for name in _MEANS:
-            values = [own[name] for own in lines]
+            values = [member_line[name] for member_line in lines]
             line[name] = None if None in values else sum(values) / len(values)
-        found.append(line)
-    return found
+        mean_lines.append(line)
+    return mean_lines
 
 
 def test(config: Config, built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> Tested:

@@ -45,7 +45,7 @@ def share(team: Team, settings: Callable[[], Config]) -> int:
         made.append((built, Engine(device, order["precision"], team)))
         return {}
 
-    with suppress(OrcaError):  # the first process has been told
+    with suppress(OrcaError):  # already reported to the first process
         team.gathered(make, 0)
     if made:
         return _follow(team, *made[0])
@@ -127,16 +127,16 @@ def _plan(team: Team, built: Built, engine: Engine, order: Mapping[str, Any]) ->
 
 
 def _predict(team: Team, built: Built, engine: Engine, order: Mapping[str, Any]) -> None:
-    """Compute a part of a split with the weights that the first process has at this moment; the own ones are kept."""
+    """Compute a part of a split with the first process's current weights, then restore this process's own."""
     rows = team.share({}, _CPU)["rows"]
-    own = {name: value.clone() for name, value in built.model.state_dict().items()}
+    own_weights = {name: value.clone() for name, value in built.model.state_dict().items()}
     try:
         team.share_weights(built.model, engine.device)
         if order["split"] == _TEST and _TEST not in team.sets:
             team.sets[_TEST] = built.task.open_test()
         predict_part(engine, built.model, team.located(order["split"], rows), order["size"])
     finally:
-        built.model.load_state_dict(own)
+        built.model.load_state_dict(own_weights)
 
 
 def _sets(built: Built) -> dict[str, Samples]:

@@ -71,7 +71,7 @@ class Progress:
     mixing: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, saved: checkpoint.Checkpoint, start: int) -> Progress:
+    def from_checkpoint(cls, saved: checkpoint.Checkpoint, start: int) -> Progress:
         """Return what a checkpoint holds; the member's first step was step `start` of the stage."""
         records, kept = saved.records, saved.kept
         averaged, mixing = (
@@ -129,7 +129,7 @@ class MemberTraining:
             self._watch.restore(saved.records["rate"])
         self._begin()
         if saved is not None:
-            self._progress = Progress.of(saved, self._start)
+            self._progress = Progress.from_checkpoint(saved, self._start)
             built.finetune.load_trainable_state(built.model, saved.weights)
             checkpoint.restore_optimizer(self._plan.optimizer, saved.optimizer)
             engine.restore_scaler(saved.scaler)
@@ -144,8 +144,8 @@ class MemberTraining:
         is_mean = config.train.accumulation == 1 or not PRACTICES[config.protocol].sums_batches
         if config.train.adapt_rate and change is None and is_mean:
             unit = loss_unit(config, built)
-            found = BestConstant(built.loss, self._member.samples, built.task.num_outputs, self._member.seed, unit)
-            constant = found.loss if math.isfinite(found.loss()) else None
+            best = BestConstant(built.loss, self._member.samples, built.task.num_outputs, self._member.seed, unit)
+            constant = best.loss if math.isfinite(best.loss()) else None
         per_epoch = steps_per_epoch(config, len(self._member.samples))
         return RateWatch(
             settled(config.train.lr),
@@ -185,8 +185,8 @@ class MemberTraining:
         """Take all remaining steps; returns None as soon as the rate has to change."""
         progress, shown = self._progress, 0
         if self._is_start_fitted and progress.step == 0 and self._member.held_out is not None:
-            found = self._interruptibly_validated()
-            progress.start = {"validation_error": found[0], "validation_loss": found[1]}
+            validation = self._interruptibly_validated()
+            progress.start = {"validation_error": validation[0], "validation_loss": validation[1]}
             progress.best = self._built.finetune.trainable_state(self._built.model)
         while True:
             if progress.step == self._plan.per_epoch * (len(progress.lines) + 1):
@@ -255,16 +255,16 @@ class MemberTraining:
     def _end_epoch(self) -> None:
         """Validate, keep the weights if they are the best so far, and record the epoch."""
         progress, built = self._progress, self._built
-        found: tuple[float | None, float | None] = (None, None)
+        validation: tuple[float | None, float | None] = (None, None)
         if self._member.held_out is not None:
-            found = self._interruptibly_validated()
+            validation = self._interruptibly_validated()
         line: dict[str, Any] = {
             "epoch": len(progress.lines) + 1,
             "step": progress.step,
             "lr": self._plan.rate(progress.step - 1),
             "train_loss": progress.loss_sum / len(self._member.samples),
-            "validation_error": found[0],
-            "validation_loss": found[1],
+            "validation_error": validation[0],
+            "validation_loss": validation[1],
         }
         if self._member.folder:
             line = {"member": self._number} | line
@@ -278,7 +278,7 @@ class MemberTraining:
         self._run.record("finetune", line)
 
     def _interruptibly_validated(self) -> tuple[float | None, float | None]:
-        """Return error and loss; where that is interrupted, the steps so far are saved, and not taken again."""
+        """Return error and loss; on an interruption, save a checkpoint first so that no step is repeated."""
         if self._config.train.validate_on == "test":
             self._run.count_test_read()
         try:
@@ -316,12 +316,12 @@ def last_steps(total: int, share: float | None) -> range:
 def is_better(line: Mapping[str, Any], earlier: list[dict[str, Any]], rule: str) -> bool:
     """Return whether an epoch validates at least as well as all before it: of equal ones the later has trained longer.
 
-    One whose validation is undefined (of one class only, say) cannot be better than one whose is; among such the latest counts.
+    An undefined validation (only one class, say) is never better than a defined one; among undefined ones the latest wins.
 
     Args:
         line: of the epoch.
         earlier: lines of the epochs before.
         rule: validation_error or validation_loss.
     """
-    known = [one[rule] for one in earlier if one[rule] is not None]
-    return not known if line[rule] is None else all(line[rule] <= value for value in known)
+    defined = [one[rule] for one in earlier if one[rule] is not None]
+    return not defined if line[rule] is None else all(line[rule] <= value for value in defined)

@@ -1,7 +1,7 @@
 """The models that one run fine-tunes in stage 3: one, one for each fold, or several that are drawn apart.
 
 Models that differ in their random features err on different samples, so that the mean of their outputs errs on fewer than one
-model does, and on fewer than models that differ in the order of training alone (docs/defaults.md).
+model does, and on fewer than models that differ in the order of training alone (docs/evidence/defaults.md).
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
         NonFiniteError, MemoryExhaustedError: as `align.align`.
     """
     align = replace(built.config.align, source_seed=source_seed(built.config))
-    own = seed % (LARGEST_SEED + 1)  # one that a run can have, which then starts from the same weights
-    config = replace(built.config, seed=own, align=align)
+    run_seed = seed % (LARGEST_SEED + 1)  # one that a run can have, which then starts from the same weights
+    config = replace(built.config, seed=run_seed, align=align)
     model, mode = make_model(config, built.task)
     if has_alignment(config):
         _, trajectory, _ = trained(config, replace(built, config=config, model=model), engine, run, Silent())

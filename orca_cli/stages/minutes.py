@@ -38,8 +38,8 @@ def planned(
     Raises:
         MemoryExhaustedError: a batch does not fit.
     """
-    known = earlier.get("costs")
-    costs = Costs(**known) if isinstance(known, dict) else measure(built, engine, reporter)
+    earlier_costs = earlier.get("costs")
+    costs = Costs(**earlier_costs) if isinstance(earlier_costs, dict) else measure(built, engine, reporter)
     if budget.is_minutes(config) and _EPOCHS in built.decided:
         timed = _recorded(earlier) or _fitting(config, built, costs, spent_s, reporter)
         built = redecided(config, built, timed)
@@ -50,8 +50,10 @@ def planned(
 
 
 def _recorded(earlier: Mapping[str, Any]) -> Decided:
-    known = earlier.get("decided", {})
-    return {key: Decision(known[key]["value"], known[key]["why"]) for key in (_EPOCHS, _MEMBERS) if key in known}
+    decisions = earlier.get("decided", {})
+    return {
+        key: Decision(decisions[key]["value"], decisions[key]["why"]) for key in (_EPOCHS, _MEMBERS) if key in decisions
+    }
 
 
 def _fitting(config: Config, built: Built, costs: Costs | None, spent_s: float, reporter: Reporter) -> Decided:

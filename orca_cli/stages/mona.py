@@ -2,7 +2,7 @@
 
 Two levels. Inner: the body takes one gradient step on the target's loss, through the embedder. Outer: the embedder descends
 the target's loss plus `align.source_weight` times what the source's features lose by that step. The step is never kept, so
-the body's weights stay as they are. docs/successors.md says what is the paper's and what is chosen here.
+the body's weights stay as they are. docs/evidence/successors.md says what is the paper's and what is chosen here.
 """
 
 from __future__ import annotations
@@ -72,15 +72,15 @@ def outer(
         weight: of the source's loss.
     """
     value = target_loss()
-    found = torch.autograd.grad(value, [*body.values(), *embedder], create_graph=True, allow_unused=True)
-    steps = dict(zip(body, found, strict=False))
+    target_gradients = torch.autograd.grad(value, [*body.values(), *embedder], create_graph=True, allow_unused=True)
+    steps = dict(zip(body, target_gradients, strict=False))
     moved = {
-        name: (own if steps[name] is None else own - rate * steps[name]).detach().requires_grad_(True)
-        for name, own in body.items()
+        name: (parameter if steps[name] is None else parameter - rate * steps[name]).detach().requires_grad_(True)
+        for name, parameter in body.items()
     }
     source = source_loss(moved)
     pulls = torch.autograd.grad(source, list(moved.values()), allow_unused=True)
-    first = [None if gradient is None else gradient.detach() for gradient in found[len(body) :]]
+    first = [None if gradient is None else gradient.detach() for gradient in target_gradients[len(body) :]]
     products = [
         (step * pull).sum()
         for step, pull in zip(steps.values(), pulls, strict=True)
@@ -91,8 +91,8 @@ def outer(
     product = torch.stack(products).sum()
     second = torch.autograd.grad(product, list(embedder), allow_unused=True)
     gradients = [
-        own if other is None else -rate * weight * other + (0 if own is None else own)
-        for own, other in zip(first, second, strict=True)
+        direct if indirect is None else -rate * weight * indirect + (0 if direct is None else direct)
+        for direct, indirect in zip(first, second, strict=True)
     ]
     return Outer(float(value.detach()), float(source.detach()), gradients)
 
@@ -127,7 +127,7 @@ def pairs_of_classes(labels: np.ndarray, count: int, generator: np.random.Genera
     """
     first = generator.choice(len(labels), size=min(count, len(labels)), replace=False)
     members = {int(one): np.flatnonzero(labels == one) for one in np.unique(labels[first])}
-    second = [generator.choice(own[own != row]) for row in first for own in (members[int(labels[row])],)]
+    second = [generator.choice(peers[peers != row]) for row in first for peers in (members[int(labels[row])],)]
     return np.stack([first, np.array(second)])
 
 
@@ -143,7 +143,7 @@ def source_tokens(body: Body, examples: Examples, rows: np.ndarray) -> Tokens:
 
 
 class Mona:
-    """The objective of `align.method=mona`; see `stages.objective.Objective`.
+    """The objective of `align.method=mona`; see `stages.trajectory.Objective`.
 
     Raises:
         ConfigError: stage 3 trains nothing of the body, or a body that is random.
@@ -188,7 +188,7 @@ class Mona:
         embedder = [one for one in model.embedder.parameters() if one.requires_grad]
         # Only the plain kernel of attention has a second derivative.
         with sdpa_kernel(SDPBackend.MATH):
-            found = outer(
+            losses = outer(
                 lambda: self._target_loss(step),
                 self._source_loss(step),
                 self._body,
@@ -196,12 +196,12 @@ class Mona:
                 rate=settings.inner_lr,
                 weight=settings.source_weight,
             )
-        loss = found.target + settings.source_weight * found.source
+        loss = losses.target + settings.source_weight * losses.source
         if not math.isfinite(loss):
-            raise NonFiniteError(f"the loss is {found.target} on the target and {found.source} on the source")
-        for parameter, gradient in zip(embedder, found.gradients, strict=True):
+            raise NonFiniteError(f"the loss is {losses.target} on the target and {losses.source} on the source")
+        for parameter, gradient in zip(embedder, losses.gradients, strict=True):
             parameter.grad = gradient
-        return loss, {"target_loss": found.target, "source_loss": found.source}
+        return loss, {"target_loss": losses.target, "source_loss": losses.source}
 
     def _target_loss(self, step: int) -> Tensor:
         train = self._built.task.train

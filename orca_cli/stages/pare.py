@@ -2,8 +2,8 @@
 
 A gate scores tokens. In every sample the target tokens with the lowest scores give their places to the source tokens with
 the highest scores of one source example. The body's features of the mixture answer both tasks, and the losses count by the
-parts of tokens. The source's part falls to none over the steps. docs/successors.md says what is the paper's and what is
-chosen here.
+parts of tokens. The source's part falls to none over the steps. docs/evidence/successors.md says what is the paper's and what
+is chosen here.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ def mixed_tokens(
         gate: scores [B, T] of tokens, in 0..1.
     """
     sizes = target.mask.sum(1)
-    wanted = (share * sizes).round().long()
-    counts = torch.minimum(torch.minimum(wanted, sizes - 1), source.mask.sum(1)).clamp(min=0)[:, None]
+    requested = (share * sizes).round().long()
+    counts = torch.minimum(torch.minimum(requested, sizes - 1), source.mask.sum(1)).clamp(min=0)[:, None]
     scores = [gate(tokens.x.detach()) for tokens in (target, source)]
-    own = target.x * _unit(scores[0])
-    other = source.x.to(own.dtype) * _unit(scores[1])
+    target_x = target.x * _unit(scores[0])
+    source_x = source.x.to(target_x.dtype) * _unit(scores[1])
     lowest = _ranks(scores[0].detach().masked_fill(~target.mask, torch.inf))
     highest = _ranks((-scores[1].detach()).masked_fill(~source.mask, torch.inf))
-    x = own.clone()
-    x[lowest < counts] = other[highest < counts]
+    x = target_x.clone()
+    x[lowest < counts] = source_x[highest < counts]
     return replace(target, x=x), counts[:, 0] / sizes.clamp(min=1)
 
 
@@ -106,7 +106,7 @@ class Mixing(nn.Module):
         return self.gate(tokens.float())[..., 0].sigmoid()
 
     def _outputs(self, step: int, share: float, model: Any, batch: Batch, part: int) -> Mixed:
-        """Return the model's outputs for mixtures; hooks, so that the rest of the model and of finetune modes is as ever."""
+        """Return the model's outputs for mixtures; uses hooks, so model and finetune modes need no changes."""
         examples = self._source.examples
         generator = seeding.numpy_generator(self._seed, "finetune", "pare", step, part)
         rows = generator.integers(len(examples.labels), size=len(batch.x))
@@ -119,8 +119,8 @@ class Mixing(nn.Module):
             shares.append(parts.mean())
             return mixed
 
-        def keep(_module: nn.Module, _inputs: Any, found: Tokens) -> None:
-            features.append(found)
+        def keep(_module: nn.Module, _inputs: Any, output: Tokens) -> None:
+            features.append(output)
 
         hooks = [model.embedder.register_forward_hook(mix), model.body.register_forward_hook(keep)]
         try:

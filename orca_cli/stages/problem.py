@@ -38,7 +38,7 @@ class Labelled:
     members: Mapping[int, np.ndarray]
 
     @classmethod
-    def of(cls, samples: Samples, labels: np.ndarray) -> Labelled:
+    def from_labels(cls, samples: Samples, labels: np.ndarray) -> Labelled:
         """Index a split by class; labels [n]."""
         return cls(samples, {int(c): np.flatnonzero(labels == c) for c in np.unique(labels)})
 
@@ -70,8 +70,8 @@ class Problem:
     @property
     def classes(self) -> int:
         """Return the number of target classes in one problem; 0: all."""
-        given = self.settings.classes_per_problem
-        return given if given is not None else int(not getattr(self.metric, "all_classes", False))
+        setting = self.settings.classes_per_problem
+        return setting if setting is not None else int(not getattr(self.metric, "all_classes", False))
 
     @property
     def balanced(self) -> int:
@@ -107,17 +107,17 @@ class Problem:
         groups, number = self.groups(split, *names), 0
         for some in _batched(groups, self._embedded_together(model)):
             signals.check()
-            found = []
+            distances = []
             for group, points in zip(some, self.points(model, engine, split, some, *names), strict=True):
                 weight = 1.0 if self.balanced else sum(split.share(target_class) for target_class in group)
                 generator = seeding.numpy_generator(self.seed, "align", "pairing", *group, *names)
                 try:
-                    found.append((weight, measure(self.metric, self.source, self.prepared, points, generator)))
+                    distances.append((weight, measure(self.metric, self.source, self.prepared, points, generator)))
                 except NonFiniteError as error:
                     each = ", one for each target class" if self.classes == 1 else ""
                     raise NonFiniteError(f"{error.what} in problem {number} (counted from 0{each})") from error
                 number += 1
-            yield found
+            yield distances
 
     @torch.no_grad()
     def value(self, model: TransferModel, engine: Engine, split: Labelled) -> float:
@@ -163,9 +163,9 @@ class Problem:
             what = f"of some class no sample has all {model.embedder.layout.tokens} tokens"
             raise ConfigError(what, where="align.features=sequence", hint="use align.features=tokens or pooled")
         clouds = iter(embedded)
-        result, of_draw = [], iter(labels)
+        result, places = [], iter(labels)
         for group in groups:
-            parts = [(next(clouds).to(self.source.x.dtype), next(of_draw)) for _ in group]
+            parts = [(next(clouds).to(self.source.x.dtype), next(places)) for _ in group]
             numbers = [cloud.new_full((len(cloud),), place, dtype=torch.int64) for cloud, place in parts]
             result.append(Features(torch.cat([cloud for cloud, _ in parts]), torch.cat(numbers), len(group)))
         return result
@@ -251,13 +251,13 @@ def _some(points: Features, rows: np.ndarray) -> Features:
 
 @dataclass(frozen=True)
 class Draw:
-    """Points that are wanted of some samples: at most `most`, by the generator, without replacement."""
+    """A draw of at most `most` points of some samples, by the generator, without replacement."""
 
     indices: np.ndarray
     most: int
     generator: np.random.Generator
 
-    def of(self, available: int) -> np.ndarray:
+    def choose(self, available: int) -> np.ndarray:
         """Return the chosen ones of `available` points, in order."""
         if available <= self.most:
             return np.arange(available)
@@ -275,17 +275,17 @@ def embed_points(
     ends = np.cumsum([len(draw.indices) for draw in draws])
     tokens_at = getattr(model.embedder, "tokens_at", None)
     if features != "tokens" or tokens_at is None:
-        points, of_sample = select_points(
+        points, sample_numbers = select_points(
             embed(model, engine, samples, indices), features, model.embedder.layout.tokens
         )
-        cuts = np.searchsorted(of_sample.cpu().numpy(), [0, *ends])
-        chosen = [draw.of(stop - start) + start for draw, start, stop in zip(draws, cuts, cuts[1:], strict=False)]
+        cuts = np.searchsorted(sample_numbers.cpu().numpy(), [0, *ends])
+        chosen = [draw.choose(stop - start) + start for draw, start, stop in zip(draws, cuts, cuts[1:], strict=False)]
         return [points[torch.from_numpy(rows).to(points.device)] for rows in chosen]
     batches = list(_batches(model, engine, samples, indices))
     masks = [model.embedder.mask(batch.x, batch.valid) for batch in batches]
     rows, places = torch.cat(masks).cpu().numpy().nonzero()
     cuts = np.searchsorted(rows, [0, *ends])
-    chosen = [draw.of(stop - start) + start for draw, start, stop in zip(draws, cuts, cuts[1:], strict=False)]
+    chosen = [draw.choose(stop - start) + start for draw, start, stop in zip(draws, cuts, cuts[1:], strict=False)]
     kept = np.concatenate(chosen)
     rows, places = rows[kept], places[kept]
     clouds, first = [], 0

@@ -47,28 +47,28 @@ def class_labels(
 
     state = seeding.derive(seed, "align", "pseudo_labels") % 2**32
     k = min(num_clusters, len(train))
-    columns = _Columns.of(kind, train)
+    columns = _Columns.from_targets(kind, train)
     width = len(columns.mean)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct targets than clusters is fine here
         if len(train) * width <= _WHOLE_VALUES:
-            means = KMeans(k, n_init=_RESTARTS, random_state=state).fit(columns.of_targets(train))
+            means = KMeans(k, n_init=_RESTARTS, random_state=state).fit(columns.encode(train))
         else:
             means = MiniBatchKMeans(k, n_init=_RESTARTS, random_state=state)
             order = seeding.numpy_generator(seed, "align", "pseudo_labels", "order")
             for _ in range(_PASSES):
                 for rows in _batches(train, order.permutation(len(train)), width, least=k):
-                    means.partial_fit(columns.of_targets(train[np.sort(rows)]))
-        found = [
+                    means.partial_fit(columns.encode(train[np.sort(rows)]))
+        labels = [
             np.concatenate(
                 [
-                    means.predict(columns.of_targets(targets[rows]))
+                    means.predict(columns.encode(targets[rows]))
                     for rows in _batches(targets, np.arange(len(targets)), width)
                 ]
             )
             for targets in (train, validation)
         ]
-    return found[0].astype(np.int64), found[1].astype(np.int64)
+    return labels[0].astype(np.int64), labels[1].astype(np.int64)
 
 
 def shuffled(labels: tuple[np.ndarray, np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -85,12 +85,12 @@ def _bins(train: np.ndarray, validation: np.ndarray, count: int) -> tuple[np.nda
 
     Many equal numbers share a bin, so there may be fewer. What is unknown is in the bin of the median.
     """
-    known = np.sort(train[~np.isnan(train)])
-    edges = np.unique(np.quantile(known, np.arange(1, count) / count, method="inverted_cdf"))
-    edges = edges[edges < known[-1]]
-    median = known[(len(known) - 1) // 2]
-    found = [np.searchsorted(edges, np.where(np.isnan(y), median, y), side="left") for y in (train, validation)]
-    return found[0].astype(np.int64), found[1].astype(np.int64)
+    known_values = np.sort(train[~np.isnan(train)])
+    edges = np.unique(np.quantile(known_values, np.arange(1, count) / count, method="inverted_cdf"))
+    edges = edges[edges < known_values[-1]]
+    median = known_values[(len(known_values) - 1) // 2]
+    bins = [np.searchsorted(edges, np.where(np.isnan(y), median, y), side="left") for y in (train, validation)]
+    return bins[0].astype(np.int64), bins[1].astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -108,31 +108,31 @@ class _Columns:
     scale: np.ndarray
 
     @classmethod
-    def of(cls, kind: Kind, train: np.ndarray) -> _Columns:
+    def from_targets(cls, kind: Kind, train: np.ndarray) -> _Columns:
         """Measure the training targets, a batch at a time."""
         classes = 0 if np.issubdtype(train.dtype, np.floating) else int(train.max(initial=0)) + 1
         width = train[0].size * max(classes, 1)
         columns = cls(classes, np.zeros(width, np.float32), np.ones(width, np.float32))
-        known, total, squares = np.zeros(width), np.zeros(width), np.zeros(width)
+        counts, total, squares = np.zeros(width), np.zeros(width), np.zeros(width)
         for centre in (False, True):  # squares are summed around the mean
             for rows in _batches(train, np.arange(len(train)), width):
                 values = columns._values(train[rows]).astype(np.float64)
                 if centre:
                     squares += np.nansum((values - columns.mean) ** 2, axis=0)
                 else:
-                    known += (~np.isnan(values)).sum(0)
+                    counts += (~np.isnan(values)).sum(0)
                     total += np.nansum(values, axis=0)
             if not centre:
-                columns = replace(columns, mean=(total / np.maximum(known, 1)).astype(np.float32))
+                columns = replace(columns, mean=(total / np.maximum(counts, 1)).astype(np.float32))
         if classes or kind == "labels":
             return columns
         # One deviation a channel: where a position hardly varies, noise must not weigh as much as content.
         channels = train.shape[1] if train.ndim > 1 else 1
-        of_channel = squares.reshape(channels, -1).sum(1) / np.maximum(known.reshape(channels, -1).sum(1), 1)
-        deviation = np.where(of_channel > 0, np.sqrt(of_channel), 1.0)
+        variance = squares.reshape(channels, -1).sum(1) / np.maximum(counts.reshape(channels, -1).sum(1), 1)
+        deviation = np.where(variance > 0, np.sqrt(variance), 1.0)
         return replace(columns, scale=np.repeat(deviation, width // channels).astype(np.float32))
 
-    def of_targets(self, targets: np.ndarray) -> np.ndarray:
+    def encode(self, targets: np.ndarray) -> np.ndarray:
         """Return [n, width] float32; unknown values are 0, the mean of their column."""
         return np.nan_to_num((self._values(targets) - self.mean) / self.scale)
 

@@ -147,9 +147,9 @@ class RateWatch:
         if recent < best * (1 - _BELOW):
             return False
         seen = f"the loss is {recent:.3g} after {len(self._pairs)} steps, and {best:.3g} for the best constant"
-        first, its_best = _means(self._pairs[: self._window])
+        first, first_best = _means(self._pairs[: self._window])
         warm, warm_best = _means(self._pairs[self._warm :])
-        if its_best > 0 and warm > _ROSE * warm_best * max(first / its_best, 1.0):
+        if first_best > 0 and warm > _ROSE * warm_best * max(first / first_best, 1.0):
             return self._changes(_ASIDE, f"is too high: {seen}")
         return self._changes(_UP, f"has no effect: {seen}")
 
@@ -215,9 +215,9 @@ def _minimum(function: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        found = function(value)
-        found.backward()
-        return found
+        loss = function(value)
+        loss.backward()
+        return loss
 
     optimizer.step(closure)
     with torch.no_grad():

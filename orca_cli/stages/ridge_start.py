@@ -62,7 +62,7 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     if len(rows) < _LEAST:
         return False
     blocks, places = _standardised(_seen(built.model, engine, samples, rows))
-    weight, bias, held_out = _ridge(blocks, _wanted(built, targets))
+    weight, bias, held_out = _ridge(blocks, _ridge_targets(built, targets))
     if built.task.kind != "values":
         scale = _scale(built.loss, held_out, targets)
         weight, bias = scale * weight, scale * bias
@@ -75,15 +75,15 @@ def _seen(model: TransferModel, engine: Engine, samples: Samples, rows: np.ndarr
     """Return what the predictor's layers see of samples, [n, F] and, where there are such features, [n, S]."""
     model.eval()
     predictor = cast(PooledPredictor, model.predictor)
-    found: list[tuple[Tensor, ...]] = []
+    pieces: list[tuple[Tensor, ...]] = []
     for first in range(0, len(rows), _AT_ONCE):
         signals.check()
         batch = engine.move(samples.batch(rows[first : first + _AT_ONCE]))
         with engine.autocast():
             features: Tokens = model.features(batch.x, batch.valid)
         others = () if predictor.skip is None else (features.samples,)
-        found.append((predictor.pool(features), *cast(tuple[Tensor, ...], others)))
-    return [torch.cat(block).double().cpu().numpy() for block in zip(*found, strict=True)]
+        pieces.append((predictor.pool(features), *cast(tuple[Tensor, ...], others)))
+    return [torch.cat(block).double().cpu().numpy() for block in zip(*pieces, strict=True)]
 
 
 def _standardised(blocks: list[np.ndarray]) -> tuple[list[np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
@@ -97,7 +97,7 @@ def _standardised(blocks: list[np.ndarray]) -> tuple[list[np.ndarray], list[tupl
     return [(block - mean) * factor for block, (mean, factor) in zip(blocks, places, strict=True)], places
 
 
-def _wanted(built: Built, targets: Tensor) -> np.ndarray:
+def _ridge_targets(built: Built, targets: Tensor) -> np.ndarray:
     """Return the outputs [n, K] that a ridge is to give: 1 of the class, 1 and -1 of labels, numbers in the model's units."""
     if built.task.kind == "classes":
         return np.eye(built.task.num_outputs)[targets.numpy()]

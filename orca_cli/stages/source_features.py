@@ -20,7 +20,7 @@ from orca_cli.training.cache import Entry, cached, numerics_key
 
 _BATCH = 64
 _VERSION = 3  # of what is stored; a change makes every cached entry a miss
-_FRESH = 1024  # further points, from which it is measured what the source itself scores
+_FRESH = 1024  # further points, to measure what the source itself scores
 _RESTARTS = 3
 _NAMES = {"text": "texts", "image": "images", "audio": "sounds"}
 
@@ -44,7 +44,7 @@ class EmbeddedSource:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which points of a source are wanted.
+    """Which points of a source to take.
 
     Args:
         features: "tokens": every token that is not padding is a point with its example's label; "pooled": the mean over
@@ -65,7 +65,7 @@ class Wanted:
 
 
 def source_features(
-    body: Body, source: SourceData, wanted: Wanted, device: torch.device, cache_folder: Path, reporter: Reporter
+    body: Body, source: SourceData, selection: Wanted, device: torch.device, cache_folder: Path, reporter: Reporter
 ) -> EmbeddedSource:
     """Return the source as labelled points; its examples are read only where they are not in the cache.
 
@@ -74,7 +74,7 @@ def source_features(
     Args:
         body: gives the embedding layer.
         source: labelled examples.
-        wanted: which points.
+        selection: which points.
         device: where the body is.
         cache_folder: where they are kept.
         reporter: progress.
@@ -83,20 +83,20 @@ def source_features(
         ConfigError: the source is of another modality than the body, or too few examples have the length of a sequence.
     """
     check_modality(body, source)
-    if wanted.features != "sequence":
-        wanted = replace(wanted, length=0)
-    own = (
+    if selection.features != "sequence":
+        selection = replace(selection, length=0)
+    body_facts = (
         *(body.checkpoint_digest, body.preparation_digest),
         *(body.source_resolution, getattr(body, "max_source_tokens", "")),
     )
-    key = _key(*own, source.digest, wanted)
+    key = _key(*body_facts, source.digest, selection)
 
     def compute() -> Entry:
-        return _variant(_embed(body, source, wanted, reporter), wanted)
+        return _variant(_embed(body, source, selection, reporter), selection)
 
     stored = cached(cache_folder / "source_features" / _key(key, numerics_key(device)), compute)
     x, labels, classes = stored.tensors["x"], stored.tensors["labels"], stored.record["classes"]
-    cut = min(wanted.points, len(x))
+    cut = min(selection.points, len(x))
     cloud, fresh = (Features(x[some], labels[some], classes) for some in (slice(cut), slice(cut, None)))
     return EmbeddedSource(cloud, fresh, stored.record["spread"], key)
 
@@ -134,9 +134,7 @@ def prepared_metric(
 
 
 def settings_key(source_key: str, settings: dict[str, Any], source: Features, *facts: Any) -> str:
-    """Return the name of a cache entry that a metric with these settings computes from a source, where its points are, and
-    from further facts.
-    """
+    """Return the cache key of what a metric with these settings computes from a source and further facts, on its device."""
     return _key(source_key, json.dumps(settings, sort_keys=True), source.x.dtype, *facts, numerics_key(source.x.device))
 
 
@@ -191,52 +189,52 @@ class UniformDraw:
 
 
 @torch.no_grad()
-def _embed(body: Body, source: SourceData, wanted: Wanted, reporter: Reporter) -> Entry:
+def _embed(body: Body, source: SourceData, selection: Wanted, reporter: Reporter) -> Entry:
     """Embed the whole source and keep a uniform draw of its points, those of the cloud before the fresh ones."""
-    generator = seeding.torch_generator(wanted.seed, "align", "source", wanted.features, wanted.points)
+    generator = seeding.torch_generator(selection.seed, "align", "source", selection.features, selection.points)
     examples = source.examples
     labels = torch.from_numpy(np.asarray(examples.labels, dtype=np.int64))
-    draw, held, spread = UniformDraw(wanted.points + _FRESH, generator), 0, Spread()
+    draw, held, spread = UniformDraw(selection.points + _FRESH, generator), 0, Spread()
     with reporter.track("source features", len(labels)) as advance:
         for start in range(0, len(labels), _BATCH):
             signals.check()
             stop = min(start + _BATCH, len(labels))
             tokens = body.embed_source(examples.inputs[start:stop])
             spread.add(tokens)
-            x, rows = select_points(tokens, wanted.features, wanted.length)
+            x, rows = select_points(tokens, selection.features, selection.length)
             draw.add(x, labels[start:stop][rows.cpu()])
             held += len(x)
             advance(stop - start)
     if held < 2:
         raise ConfigError(
-            f"only {held} source examples have the {wanted.length} tokens that a target sample has",
+            f"only {held} source examples have the {selection.length} tokens that a target sample has",
             where="align.features",
             hint="use align.features=tokens, or a lower embedder.max_tokens",
         )
     x, labels, rank = draw.drawn()
     in_cloud = torch.zeros(len(rank), dtype=torch.bool)
-    in_cloud[torch.argsort(rank)[: wanted.points]] = True
+    in_cloud[torch.argsort(rank)[: selection.points]] = True
     order = torch.argsort(~in_cloud, stable=True)
     record = {"classes": len(examples.class_names), "spread": spread.variances()}
     return Entry({"x": x[order].float().contiguous(), "labels": labels[order]}, record)
 
 
-def _variant(embedded: Entry, wanted: Wanted) -> Entry:
-    """Return the points with the values and the labels that are wanted."""
+def _variant(embedded: Entry, selection: Wanted) -> Entry:
+    """Return the points with the selected kind of values and labels."""
     x, labels = embedded.tensors["x"], embedded.tensors["labels"]
-    if wanted.cloud == "gaussian":
-        generator = seeding.torch_generator(wanted.seed, "align", "source", "gaussian")
+    if selection.cloud == "gaussian":
+        generator = seeding.torch_generator(selection.seed, "align", "source", "gaussian")
         noise = torch.randn(len(x), len(x), generator=generator) / len(x) ** 0.5
         mean = x.mean(0)
         x = mean + noise @ (x - mean)  # a sample of the Gaussian with the points' own mean and covariance
-    if wanted.labels == "shuffled":
+    if selection.labels == "shuffled":
         labels = labels[
-            torch.randperm(len(labels), generator=seeding.torch_generator(wanted.seed, "align", "shuffled"))
+            torch.randperm(len(labels), generator=seeding.torch_generator(selection.seed, "align", "shuffled"))
         ]
-    elif wanted.labels == "clusters":
+    elif selection.labels == "clusters":
         from sklearn.cluster import KMeans
 
-        state = seeding.derive(wanted.seed, "align", "source", "clusters") % 2**32
+        state = seeding.derive(selection.seed, "align", "source", "clusters") % 2**32
         distinct = len(torch.unique(x, dim=0))
         means = KMeans(min(embedded.record["classes"], distinct), n_init=_RESTARTS, random_state=state)
         labels = torch.from_numpy(means.fit_predict(x.numpy()).astype(np.int64))

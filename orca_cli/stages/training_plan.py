@@ -72,8 +72,10 @@ def loss_unit(config: Config, built: Built) -> float | Tensor:
 
 
 class TrainingPlan:
-    """The optimizer steps of one run's stage 3; batches are read ahead, so close it, or use it as a context, in
-    which what is frozen of the body has the precision of the forward passes.
+    """The optimizer steps of one run's stage 3.
+
+    Batches are read ahead, so close it or use it as a context manager. Inside the context, frozen weights of the body are
+    cast to the precision of the forward passes.
 
     `mixing` is what `align.method=pare` trains beside the model, else None.
 
@@ -107,9 +109,9 @@ class TrainingPlan:
         self._steps = settled(config.train.epochs) * self.per_epoch if steps is None else steps
         body: list[nn.Parameter] = []
         outer: list[nn.Parameter] = []
-        known = tuple(f"{part}." for part in self._known_parts(config))
+        prefixes = tuple(f"{part}." for part in self._known_parts(config))
         for name, parameter in built.model.named_parameters():
-            (body if name.startswith(known) else outer).append(parameter)
+            (body if name.startswith(prefixes) else outer).append(parameter)
         self.mixing = self._made_mixing(config)
         if self.mixing is not None:
             outer += self.mixing.parameters()

@@ -115,9 +115,9 @@ def _limited_rates(optimizer: torch.optim.Optimizer, embedder: nn.Module, settin
     optimizer.param_groups[:] = [group | {"params": [parameter]} for parameter in group["params"]]
     if settings.largest_step is None:
         return [1.0] * len(group["params"])
-    own = [names[id(parameter)] for parameter in group["params"]]
+    ordered_names = [names[id(parameter)] for parameter in group["params"]]
     largest = settings.largest_step * (_KNOWN if getattr(embedder, "is_body_layer", False) else 1.0)
-    roots = [sizes.get(f"{name.removesuffix('bias')}weight", sizes[name]) for name in own]
+    roots = [sizes.get(f"{name.removesuffix('bias')}weight", sizes[name]) for name in ordered_names]
     return [min(1.0, largest * root / settings.lr) if root > 0 else 1.0 for root in roots]
 
 
@@ -213,7 +213,7 @@ class Trainer:
             line: dict[str, Any] = {"epoch": self._step} | self._look()
             model.train()
             self._optimizer.zero_grad()
-            loss, found = self._objective.backward(self._step)
+            loss, diagnostics = self._objective.backward(self._step)
             gradients = [p.grad for p in model.embedder.parameters() if p.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(gradients))
             if not math.isfinite(norm):
@@ -229,18 +229,18 @@ class Trainer:
             ) from error
         self._optimizer.step()
         seconds = round(time.monotonic() - start, 3)
-        return line | {"loss": loss, "lr": lr, "gradient_norm": norm, **found, "seconds": seconds}
+        return line | {"loss": loss, "lr": lr, "gradient_norm": norm, **diagnostics, "seconds": seconds}
 
     def _look(self) -> dict[str, float]:
         """Return what the embedder makes of held-out data: diagnostics and distances, at every `check_every`-th step."""
         if self._step % self._config.align.check_every:
             return {}
         compared = self._compared
-        found = self._diagnose()
-        found["heldout"] = compared.problem.value(self._model, self._engine, compared.heldout)
+        diagnostics = self._diagnose()
+        diagnostics["heldout"] = compared.problem.value(self._model, self._engine, compared.heldout)
         if self._config.align.exact:
-            found["heldout_exact"] = compared.exact.value(self._model, self._engine)
-        return found
+            diagnostics["heldout_exact"] = compared.exact.value(self._model, self._engine)
+        return diagnostics
 
     @torch.no_grad()
     def _diagnose(self) -> dict[str, float]:

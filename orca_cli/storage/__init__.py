@@ -1,23 +1,22 @@
-"""Every write of the program: temporary name, fsync, rename; folders with a manifest; locks; leases; the clock.
+"""Every write of the program: temporary name, fsync, rename; folders with a manifest; locks; the clock.
 
 Whatever has its final name is complete. The log of a run is the one file that is written elsewhere: losing lines of it must
 not end a run.
 """
 
 # ruff: noqa: F401 - what the program calls as `storage.NAME`
-from orca_cli.storage import leases
 from orca_cli.storage.disk import (
     TEMPORARY,
     check_held,
     check_temporary,
     check_writable,
     claim_folder,
+    disk_error,
     fsync_file,
     guarded,
     held,
     make_folder,
     now,
-    of_the_disk,
     require_space,
     timestamp,
 )
@@ -51,6 +50,8 @@ from orca_cli.storage.folders import (
 )
 from orca_cli.storage.locks import (
     HEARTBEAT_S,
+    age_s,
+    clock,
     heartbeat,
     is_locked,
     lock,

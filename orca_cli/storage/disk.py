@@ -31,7 +31,7 @@ def guarded(path: Path) -> Iterator[None]:
         raise _explain(path, error) from error
 
 
-def of_the_disk(error: BaseException) -> StorageError | None:
+def disk_error(error: BaseException) -> StorageError | None:
     """Return the StorageError for an unexpected error that a disk caused, else None."""
     failing = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
     if isinstance(error, OSError) and error.errno in failing:
@@ -41,8 +41,8 @@ def of_the_disk(error: BaseException) -> StorageError | None:
 
 def _explain(path: Path, error: Exception) -> StorageError:
     number = getattr(error, "errno", None)
-    if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):  # safetensors
-        number = int(found[1])
+    if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):  # safetensors
+        number = int(match[1])
     free = _free_bytes(path)
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (number is None and free is not None and free < 2**20):
         left = f" ({free / _GIB:.2f} GiB free)" if free is not None else ""
@@ -129,10 +129,10 @@ def check_held(path: Path) -> None:
 def _node(folder: Path) -> tuple[int, int] | None:
     """Return what distinguishes a folder from another of the same name, None if it does not exist."""
     try:
-        found = os.stat(folder)
+        facts = os.stat(folder)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return found.st_dev, found.st_ino
+    return facts.st_dev, facts.st_ino
 
 
 def _gone(folder: Path) -> StorageError:

@@ -157,8 +157,8 @@ def _problems(path: Path, manifest: dict[str, Any], extra_allowed: bool, content
         except OSError as error:
             raise unreadable(file, error) from error
     if not extra_allowed:
-        found = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - {MANIFEST}
-        extra = sorted(name for name in found - set(entries) if not name.startswith("."))
+        names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - {MANIFEST}
+        extra = sorted(name for name in names - set(entries) if not name.startswith("."))
         if extra:
             yield f"'{extra[0]}' does not belong to it"
 
@@ -230,7 +230,7 @@ def cached(
     lock_path: Path | None = None,
     contents: bool = True,
 ) -> Iterator[bool]:
-    """Lock a cache entry for the block and tell whether it is whole; where it is not, the block commits it.
+    """Lock a cache entry for the block and yield whether it is whole; if it is not, the block must commit it.
 
     Other processes that want the entry wait. If the one at work ends early, the next one makes the entry. A damaged entry is
     moved aside.
@@ -239,7 +239,7 @@ def cached(
         path: folder of the entry; its name must determine its content.
         waiting_for: what another process does with the entry, such as "computes the same floors"; for messages.
         say: takes messages.
-        warn: takes warnings; None has them said.
+        warn: takes warnings; None passes them to `say`.
         check: called every second of the wait; ends it by raising.
         lock_path: file of the lock; None puts it beside the entry.
         contents: whether contents are verified; else only sizes are, which costs nothing for files of gigabytes.

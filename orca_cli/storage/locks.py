@@ -1,8 +1,9 @@
-"""Locks that end with their process, and a heartbeat for readers on other machines."""
+"""Locks that end with their process, and a heartbeat for machines that do not see them, by the file system's clock alone."""
 
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import threading
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import filelock
 
 from orca_cli.exceptions import LockedError
-from orca_cli.storage.disk import guarded, make_folder
+from orca_cli.storage.disk import guarded, make_folder, new_file, temporary_name
 
 HEARTBEAT_S = 10.0
 
@@ -37,6 +38,35 @@ def heartbeat(path: Path) -> Iterator[None]:
         stop.set()
         if thread.ident is not None:
             thread.join()
+
+
+def clock(folder: Path) -> float | None:
+    """Return the time of a folder's file system, in seconds, which may differ from this machine's; None if it is read-only."""
+    probe = temporary_name(folder / "clock")
+    try:
+        descriptor = new_file(probe)
+    except OSError:
+        return None
+    try:
+        os.utime(descriptor)  # without times: a file server takes its own
+        return os.fstat(descriptor).st_mtime
+    finally:
+        os.close(descriptor)
+        probe.unlink(missing_ok=True)
+
+
+def age_s(path: Path) -> float | None:
+    """Return the seconds since a file was last touched, by its file system's clock; infinite if it is not there.
+
+    None where that clock cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:  # a file that is opened has its true time; others may come from a cache
+            touched = os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return math.inf
+    moment = clock(path.parent)
+    return None if moment is None else moment - touched
 
 
 @contextmanager

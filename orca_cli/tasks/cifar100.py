@@ -117,13 +117,13 @@ def class_names(place: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _entries(place: Path, name: str, *wanted: str) -> tuple[list[Any], str]:
+def _entries(place: Path, name: str, *keys: str) -> tuple[list[Any], str]:
     """Return entries of a file's dict, and the file's name for messages."""
     if place.is_dir():
         where = str(place / name)
-        return entries(unpickle(place / name, max_bytes=_MAX_BYTES), wanted, where, _AGAIN), where
+        return entries(unpickle(place / name, max_bytes=_MAX_BYTES), keys, where, _AGAIN), where
     where = f"{place}[{_FOLDER}/{name}]"
-    return entries(unpickle_bytes(_member(place, f"{_FOLDER}/{name}"), where), wanted, where, _AGAIN), where
+    return entries(unpickle_bytes(_member(place, f"{_FOLDER}/{name}"), where), keys, where, _AGAIN), where
 
 
 def _member(archive: Path, name: str) -> bytes:

@@ -285,7 +285,9 @@ def _plan(
     origin: str, size: str, nodes: int | None, stride: int | None, counts: Mapping[str, int | None] = {}
 ) -> _Plan:
     """Return what the settings ask for; None stands for what `size` says."""
-    of_size = _SIZES[size]
-    known_nodes, known_stride = (None, _SIZES["paper"].stride) if origin == "files" else (of_size.nodes, of_size.stride)
-    given = {part: count for part, count in counts.items() if count is not None}
-    return _Plan(nodes or known_nodes, stride or known_stride, of_size.counts | given)
+    preset = _SIZES[size]
+    default_nodes, default_stride = (
+        (None, _SIZES["paper"].stride) if origin == "files" else (preset.nodes, preset.stride)
+    )
+    overrides = {part: count for part, count in counts.items() if count is not None}
+    return _Plan(nodes or default_nodes, stride or default_stride, preset.counts | overrides)

@@ -70,20 +70,20 @@ def _read(
 ) -> tuple[ArraySamples, float]:
     """Return the sequences of one split, and the fraction of their bases that is unknown."""
     names = [f"x_{part}", f"y_{part}"]
-    found = arrays.mapped(file, names, cache_folder, reporter)
-    x = check_array(found[names[0]], ("N", length, _BASES), f"{file}[{names[0]}]", _AGAIN)
-    y = np.array(check_array(found[names[1]], (len(x), labels), f"{file}[{names[1]}]", _AGAIN), np.float32)
+    stored = arrays.mapped(file, names, cache_folder, reporter)
+    x = check_array(stored[names[0]], ("N", length, _BASES), f"{file}[{names[0]}]", _AGAIN)
+    y = np.array(check_array(stored[names[1]], (len(x), labels), f"{file}[{names[1]}]", _AGAIN), np.float32)
     wrong = np.argwhere((y != 0) & (y != 1))
     if len(wrong):
         row, column = wrong[0]
         what = f"{y[row, column]:g} at row {row}, label {column}; only 0 and 1 are allowed"
         raise DataError(what, where=f"{file}[{names[1]}]")
-    known = _known_bases(x, f"{file}[{names[0]}]", reporter)
-    return ArraySamples(x.transpose(0, 2, 1), y), 1.0 - known / (x.shape[0] * x.shape[1])
+    num_known = _known_bases(x, f"{file}[{names[0]}]", reporter)
+    return ArraySamples(x.transpose(0, 2, 1), y), 1.0 - num_known / (x.shape[0] * x.shape[1])
 
 
 def _known_bases(x: np.ndarray, where: str, reporter: Reporter) -> int:
-    known = 0
+    count = 0
     step = max(1, _BLOCK_BYTES // x[0].nbytes)
     with reporter.track("checking the sequences", len(x)) as advance:
         for start in range(0, len(x), step):
@@ -97,7 +97,7 @@ def _known_bases(x: np.ndarray, where: str, reporter: Reporter) -> int:
             if len(broken):
                 what = f"sequence {start + broken[0]} has a row that is neither one-hot nor zero"
                 raise DataError(what, where=where, hint=_AGAIN)
-            known += int(np.count_nonzero(ones))
+            count += int(np.count_nonzero(ones))
             release_pages(x)
             advance(len(block))
-    return known
+    return count

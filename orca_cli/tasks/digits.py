@@ -31,9 +31,8 @@ def load(
             [n, 1, 8, 8].
     """
     digits = _read()
-    images = (digits[:, :-1].reshape(-1, 8, 8) / 16).astype(
-        np.float32
-    )  # [n, rows, columns]; pixels are integers in 0..16
+    # [n, rows, columns]; pixels are integers in 0..16
+    images = (digits[:, :-1].reshape(-1, 8, 8) / 16).astype(np.float32)
     x = images[:, None] if layout == "image" else images.transpose(0, 2, 1)
     y = digits[:, -1].astype(np.int64)
     parts = split(len(y), train=train_size, validation=validation_size, test=test_size, seed=split_seed, classes=y)

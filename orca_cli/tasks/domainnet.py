@@ -60,9 +60,9 @@ def load(
     if twice := set(train.names) & set(test.names):
         raise DataError(f"'{min(twice)}' is in the training list too", where=str(lists[1]), hint="get the lists again")
     hashes = content_hashes([folder / name for name in train.names], reporter)
-    first, of = by_content(hashes)
+    first, content = by_content(hashes)
     drawn = hold_out(train.y[first], "stratified", validation_size, train_size, train_on_validation, split_seed)
-    rows, held_out = (np.flatnonzero(np.isin(of, chosen)) for chosen in drawn)
+    rows, held_out = (np.flatnonzero(np.isin(content, chosen)) for chosen in drawn)
     plain = View(side=_SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     frozen_seed = split_seed if augment == "frozen" else None
     random = View(_SIDE, mean=plain.mean, std=plain.std, larger=_LARGER, flip=True, frozen_seed=frozen_seed)
@@ -73,8 +73,8 @@ def load(
         return FileSamples(paths, names, listed.y[chosen], [hashes[row] for row in chosen], view)
 
     def open_test() -> FileSamples:
-        found = content_hashes([folder / name for name in test.names], reporter)
-        return samples(test, found, np.arange(len(test.names)), plain)
+        test_hashes = content_hashes([folder / name for name in test.names], reporter)
+        return samples(test, test_hashes, np.arange(len(test.names)), plain)
 
     note = f"DomainNet, {domain}: {describe(rows, held_out, 'stratified', split_seed)}, {len(test.names)} test images"
     reporter.say(note)

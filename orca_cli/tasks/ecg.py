@@ -40,7 +40,7 @@ CLASSES = ("N", "A", "O", "~")  # in the order of their numbers
 _VERSION = 1
 _MAX_BYTES = 2 * 2**30  # of the file, which has 150 MB
 _AGAIN = "`orca data get ecg` fetches it again"
-# Of a record whose deviation is below this part of its largest value, rounding is all that is left.
+# A record whose deviation is below this fraction of its largest value is constant up to rounding.
 _ROUNDING = 1e-9
 # How many times denser the windows of each class are in training, so that rare rhythms give more of them.
 _CLOSER = (1, 6, 2, 20)
@@ -90,11 +90,13 @@ class Windows:
         lengths = records.lengths()
         starts = [cut.starts(int(lengths[row]), int(records.classes[row])) for row in rows]
         self._starts = np.concatenate([np.empty(0, np.int64), *starts])
-        self._of = np.repeat(np.asarray(rows, dtype=np.int64), [len(found) for found in starts])
-        self._padded = bool((lengths[self._of] < cut.window).any())
+        self._record_rows = np.repeat(
+            np.asarray(rows, dtype=np.int64), [len(window_starts) for window_starts in starts]
+        )
+        self._padded = bool((lengths[self._record_rows] < cut.window).any())
 
     def __len__(self) -> int:
-        return len(self._of)
+        return len(self._record_rows)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return x [B, 1, W], y [B], and valid [B, W] where the split has padding; nothing is augmented."""
@@ -102,34 +104,34 @@ class Windows:
         x = np.zeros((len(indices), 1, self._cut.window), np.float32)
         valid = np.zeros((len(indices), self._cut.window), bool)
         for place, index in enumerate(indices):
-            row, start = int(self._of[index]), int(self._starts[index])
+            row, start = int(self._record_rows[index]), int(self._starts[index])
             values = self._records.signal(row)[start : start + self._cut.window]
             x[place, 0, : len(values)] = (values - self._records.mean[row]) / self._records.std[row]
             valid[place, : len(values)] = True
-        y = torch.from_numpy(self._records.classes[self._of[indices]])
+        y = torch.from_numpy(self._records.classes[self._record_rows[indices]])
         return Batch(torch.from_numpy(x), y, torch.from_numpy(valid) if self._padded else None)
 
     def targets(self) -> np.ndarray:
         """Return the class of every window [n]."""
-        return self._records.classes[self._of]
+        return self._records.classes[self._record_rows]
 
     def groups(self) -> np.ndarray:
         """Return the number of every window's record in the file [n]."""
-        return self._of
+        return self._record_rows
 
     def digest(self) -> str:
         """Return a SHA-256 over the records, their classes, and how they are cut."""
         digest = hashlib.sha256(f"ecg {len(self)} {json.dumps(asdict(self._cut), sort_keys=True)}".encode())
-        for array in (self._of, self._starts, self.targets()):
+        for array in (self._record_rows, self._starts, self.targets()):
             digest.update(array.astype("<i8").tobytes())
-        for row in np.unique(self._of):
+        for row in np.unique(self._record_rows):
             digest.update(np.ascontiguousarray(self._records.signal(int(row))).tobytes())
         return digest.hexdigest()
 
     def counts(self) -> str:
         """Return the number of windows of every class in words."""
-        found = np.bincount(self.targets(), minlength=len(CLASSES))
-        return ", ".join(f"{count} {name}" for name, count in zip(CLASSES, found, strict=True))
+        totals = np.bincount(self.targets(), minlength=len(CLASSES))
+        return ", ".join(f"{count} {name}" for name, count in zip(CLASSES, totals, strict=True))
 
 
 def load(

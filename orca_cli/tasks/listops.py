@@ -109,14 +109,14 @@ def load(
         DataError: a file is missing, has another header, other words or values than ListOps, or fewer rows than requested.
     """
     check_settings(origin, path, size, min_length, max_length)
-    known = _given(num_train=num_train, num_validation=num_validation, num_test=num_test)
-    sizes = SIZES[size] | known | _given(min_length=min_length, max_length=max_length)
+    num_samples = _without_none(num_train=num_train, num_validation=num_validation, num_test=num_test)
+    sizes = SIZES[size] | num_samples | _without_none(min_length=min_length, max_length=max_length)
     grammar = {"max_depth": max_depth, "max_arity": max_arity}
     grammar |= {name: sizes.pop(name) for name in ("min_length", "max_length")}
     longest = grammar["max_length"] if origin == "generated" else _FILE_LENGTHS[size]
     length = longest if input_length is None else input_length
     if origin == "files":
-        rows = {name: known.get(f"num_{name}") for name in _SPLITS}
+        rows = {name: num_samples.get(f"num_{name}") for name in _SPLITS}
         read = _reader(data_folder, path, rows, test_file, reporter)
         what = f"ListOps of the Long Range Arena, {test_file} file as test split"
     else:
@@ -252,8 +252,8 @@ def _reader(
     names = _NAMES if test_file == "test" else _NAMES | {"test": _NAMES["validation"]}
     distinct = sorted(set(names.values()))
     options = [[str(Path(folder, name)) for name in distinct] for folder in _FOLDERS]
-    found = find_first(data_folder, "listops", options, path, "task.origin=generated needs no files")
-    by_name = dict(zip(distinct, found, strict=True))
+    files = find_first(data_folder, "listops", options, path, "task.origin=generated needs no files")
+    by_name = dict(zip(distinct, files, strict=True))
     places = {split: by_name[name] for split, name in names.items()}
     return lambda split: _read(places[split], rows[split], reporter)
 
@@ -283,8 +283,8 @@ def _read(path: Path, rows: int | None, reporter: Reporter) -> Expressions:
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
     if not texts or (rows is not None and len(texts) < rows):
-        asked = f", {rows} requested" if rows else ""
-        what = f"has {len(texts)} rows{asked}"
+        requested = f", {rows} requested" if rows else ""
+        what = f"has {len(texts)} rows{requested}"
         raise DataError(what, where=str(path), hint="get the file again, or ask for fewer rows")
     return *end_to_end(texts), np.array(values, np.int64)
 
@@ -293,8 +293,8 @@ def _row(path: Path, number: int, line: bytes) -> tuple[bytes, int]:
     source, tab, target = line.rstrip(b"\r\n").partition(b"\t")
     value = target.strip(b'" ')
     if not tab or len(value) != 1 or not value.isdigit():
-        found = target[:20].decode(errors="replace")
-        raise _fault(path, number, f"{found!r} is not a value; allowed: 0..9 after a tab")
+        shown = target[:20].decode(errors="replace")
+        raise _fault(path, number, f"{shown!r} is not a value; allowed: 0..9 after a tab")
     try:
         text = bytes(map(_CHANNELS.__getitem__, source.strip(b'"').translate(None, b"()").split()))
     except KeyError as error:
@@ -310,7 +310,7 @@ def _fault(path: Path, number: int, what: str) -> DataError:
     return DataError(what, where=f"{path}, line {number}", hint="put the file of lra_release/listops-1000 there again")
 
 
-def _given(**settings: int | None) -> dict[str, int]:
+def _without_none(**settings: int | None) -> dict[str, int]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
@@ -318,7 +318,7 @@ def check_settings(origin: str, path: str | None, size: str, min_length: int | N
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
     if path is not None and origin != "files":
         raise ConfigError("is for task.origin=files", where="task.path", hint=f"with task.origin={origin} leave it out")
-    values = SIZES[size] | _given(min_length=min_length, max_length=max_length)
+    values = SIZES[size] | _without_none(min_length=min_length, max_length=max_length)
     if values["min_length"] > values["max_length"]:
         what = f"{values['min_length']} is above task.max_length={values['max_length']}"
         raise ConfigError(what, where="task.min_length", hint="allowed: min_length <= max_length")

@@ -40,11 +40,11 @@ def load(
             deviation, because electrodes differ in gain and contact; "none" leaves the values, as the published code does.
     """
     names = [f"{what}_{part}.npy" for part in _PARTS for what in ("ninapro", "label")]
-    found = dict(zip(names, find(data_folder, "ninapro", names, path), strict=True))
+    files = dict(zip(names, find(data_folder, "ninapro", names, path), strict=True))
 
     def read(part: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the windows of one split [N, 16, 52], mapped in the file's type, and their classes [N] int64."""
-        inputs, labels = found[f"ninapro_{part}.npy"], found[f"label_{part}.npy"]
+        inputs, labels = files[f"ninapro_{part}.npy"], files[f"label_{part}.npy"]
         x, y = (arrays.mapped(file, [""], cache_folder, reporter)[""] for file in (inputs, labels))
         check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), _AGAIN)
         classes = class_numbers(y, len(x), _CLASSES, str(labels), hint=_AGAIN)
@@ -61,7 +61,7 @@ def load(
     if normalize == "electrodes":
         values = x.astype(np.float64)
         mean, std = (statistic(values, axis=(0, 2))[:, None] for statistic in (np.mean, np.std))
-        # Of a constant electrode rounding leaves a deviation of 1e-16 times its value, which would blow up the noise.
+        # Rounding gives a constant electrode a deviation of 1e-16 times its value, which would blow up noise.
         std[std <= 1e-12 * np.abs(mean)] = 1.0
 
     def samples(x: np.ndarray, y: np.ndarray) -> ArraySamples:

@@ -29,7 +29,7 @@ _MAX_BYTES = 2 * 2**30  # of a file, which is held in memory once; the training 
 _BLOCK = 2**16  # series at once
 _VERSION = 1
 _AGAIN = "`orca data get satellite` fetches it again"
-# Of a series whose deviation is below this part of its largest value, rounding is all that is left.
+# A series whose deviation is below this fraction of its largest value is constant up to rounding.
 EPSILON = 1e-6
 
 

@@ -167,8 +167,8 @@ def _project(
 
 def check_settings(origin: str, path: str | None, images: str | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
-    unused, given, needed = ("images", images, "cifar100 or cifar10") if origin == "file" else ("path", path, "file")
-    if given is not None:
+    unused, value, needed = ("images", images, "cifar100 or cifar10") if origin == "file" else ("path", path, "file")
+    if value is not None:
         what, hint = f"has no effect with task.origin={origin}", f"leave it out, or give task.origin={needed}"
         raise ConfigError(what, where=f"task.{unused}", hint=hint)
 
@@ -208,14 +208,14 @@ def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
     side = images.shape[-1]
     # Beyond the image by more than a pixel all is zero; the bound keeps far points from overflowing.
     places = np.clip(where * side, -2.0, side + 2.0).reshape(2, -1)
-    own = places.astype(np.int64)
+    pixel = places.astype(np.int64)
     flat = images.reshape(*images.shape[:2], side * side)
     result = np.zeros((*images.shape[:2], places.shape[1]), dtype=np.float32)
     for row_step in (-1, 1):
         for column_step in (-1, 1):
-            row, column = own[0] + row_step, own[1] + column_step
+            row, column = pixel[0] + row_step, pixel[1] + column_step
             # The weight of one neighbour is the distance to the opposite one.
-            weight = np.abs(own[0] - row_step - places[0]) * np.abs(own[1] - column_step - places[1])
+            weight = np.abs(pixel[0] - row_step - places[0]) * np.abs(pixel[1] - column_step - places[1])
             inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
             index = np.where(inside, row * side + column, 0)
             result += flat[..., index].astype(np.float32) * np.where(inside, weight, 0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A tracker that can neither end a run, nor hold it up, nor change it: it works in a thread, and what fails is said once."""
+"""A tracker that can neither end a run, nor hold it up, nor change it: it works in a thread, and a failure is logged once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orca_cli.interfaces import Recorder
 from orca_cli.terminal import log
 
 _PATIENCE_S = 120.0  # imports on a cold disk, a database that is made, what is left to upload
-_LAST_S = 5.0  # of a run that was told to stop
+_LAST_S = 5.0  # of patience once the run has to stop
 _POLL_S = 0.05
 _STEPS = {"start": "its start", "record": "a line", "rewind": "a line", "ended": "the end of the run"}
 
@@ -92,7 +92,7 @@ class Guarded:
 
     @staticmethod
     def _wait(event: threading.Event, seconds: float) -> bool:
-        """Return whether an event has come; a signal that asks the run to stop makes the wait a short one."""
+        """Return whether an event came in time; a signal that asks the run to stop shortens the wait."""
         deadline = time.monotonic() + seconds
         stopping_since = None
         while not event.wait(_POLL_S):

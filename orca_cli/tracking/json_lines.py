@@ -40,6 +40,6 @@ def short_curve(lines: Sequence[Line], names: Sequence[str]) -> list[dict[str, A
 
 
 def spread(lines: Sequence[Line], most: int) -> list[Line]:
-    """Return at most some of the lines, evenly spread, the first and the last among them."""
+    """Return at most `most` of the lines, evenly spread, the first and the last among them."""
     count = min(most, len(lines))
     return [lines[place] for place in sorted({round(i * (len(lines) - 1) / max(count - 1, 1)) for i in range(count)})]

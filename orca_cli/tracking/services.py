@@ -45,11 +45,11 @@ class Curves:
         self, tracker: GeneralTracker, end: Callable[[str], Any], *, continues: bool, has_steps: bool = True
     ) -> None:
         self._tracker, self._end, self._continues, self._has_steps = tracker, end, continues, has_steps
-        self._given: Counter[str] = Counter()
+        self._line_counts: Counter[str] = Counter()
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Give the numbers of a line as STAGE/NAME; a member of several has names of its own."""
-        self._given[stage] += 1
+        self._line_counts[stage] += 1
         prefix = f"{stage}/member_{line['member']}" if "member" in line else stage
         values = _numbers(prefix, {name: value for name, value in line.items() if name not in ("epoch", "member")})
         epoch = int(line["epoch"])
@@ -59,10 +59,10 @@ class Curves:
             self._tracker.log(values | {f"{stage}/epoch": epoch})
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Give those of the lines that the tracker has not had."""
-        if self._continues and stage not in self._given:
-            self._given[stage] = max(0, len(lines) - _AGAIN)
-        for line in lines[self._given[stage] :]:
+        """Give the lines that the tracker does not have yet."""
+        if self._continues and stage not in self._line_counts:
+            self._line_counts[stage] = max(0, len(lines) - _AGAIN)
+        for line in lines[self._line_counts[stage] :]:
             self.record(stage, line)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:

@@ -46,8 +46,8 @@ def compile_layers(body: nn.Module, device: torch.device, compiler: str = COMPIL
     layers = _layers(body, "train.compile")
     try:
         torch.compile(lambda x: torch.tanh(x) + 1, backend=compiler)(torch.ones(2, device=device))
-    except Exception as error:  # whatever the compiler's failure is, the answer is the same
-        inner = getattr(error, "inner_exception", error)  # of the compiler, around which torch writes many lines
+    except Exception as error:  # compilers raise their own types
+        inner = getattr(error, "inner_exception", error)  # the compiler's own error, which torch wraps in many lines
         reason = next(iter(str(inner).strip().splitlines()), type(inner).__name__)
         what = f"torch.compile does not work for {device.type} on this machine: {reason}"
         hint = "install a C++ compiler (CPU) or Triton (GPU), or leave train.compile out"
@@ -62,11 +62,11 @@ def _layers(body: nn.Module, setting: str) -> list[Any]:
 
     marked = [module for module in body.modules() if isinstance(module, GradientCheckpointingLayer)]
     around = {id(outer) for outer in marked for inner in outer.modules() if inner is not outer and inner in set(marked)}
-    found = [module for module in marked if id(module) not in around]
-    if not found:
+    innermost = [module for module in marked if id(module) not in around]
+    if not innermost:
         hint = f"leave {setting} out, or use another body"
         raise ConfigError("this body does not tell where its layers are", where=setting, hint=hint)
-    return found
+    return innermost
 
 
 _CAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -74,10 +74,11 @@ _CAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @contextmanager
 def cast_once(module: nn.Module, precision: str) -> Iterator[None]:
-    """Let the frozen weights of linear layers have, inside the block, the type that autocast gives them in every forward pass.
+    """Inside the block, keep the frozen weights of linear layers in the type that autocast casts them to.
 
-    Results have the same bits, since either way the same numbers are rounded. Autocast itself keeps what it has cast of trained
-    weights only. A weight that another kind of layer has as well, such as an embedding's table, stays as it is.
+    Autocast caches its casts of trained weights only, and would cast frozen ones in every forward pass. Results have the same
+    bits: the same numbers are rounded either way. Weights shared with another kind of layer, such as an embedding's table,
+    stay as they are.
 
     Args:
         module: forward passes inside the block are under autocast at `precision`; its state is not for saving there.
@@ -95,9 +96,9 @@ def cast_once(module: nn.Module, precision: str) -> Iterator[None]:
 
 
 def _frozen_linear(module: nn.Module) -> list[nn.Parameter]:
-    """Return the weights and biases in float32 that only linear layers have, and nothing trains."""
+    """Return the frozen float32 weights and biases that belong to linear layers only."""
     layers = [(type(one) is nn.Linear, one.parameters(recurse=False)) for one in module.modules()]
-    others = {parameter for is_linear, own in layers if not is_linear for parameter in own}
+    others = {parameter for is_linear, layer_parameters in layers if not is_linear for parameter in layer_parameters}
     return [
         parameter
         for parameter in module.parameters()

@@ -148,16 +148,16 @@ class Saver:
 
     def load(self) -> Checkpoint | None:
         """Return the newest valid checkpoint; see `load_latest`."""
-        found = load_latest(self._folder, owner=self._owner)
-        self._saved = 0 if found is None else found.step
-        return found
+        newest = load_latest(self._folder, owner=self._owner)
+        self._saved = 0 if newest is None else newest.step
+        return newest
 
     def is_due(self, step: int) -> bool:
         """Return whether a step has not been saved yet and enough time has passed."""
         return step != self._saved and time.monotonic() - self._last >= self._every_s
 
     def discard(self) -> None:
-        """Remove all checkpoints: what they led to is not wanted."""
+        """Remove all checkpoints, because their steps are given up."""
         for path in sorted(self._folder.glob("step-*")):
             storage.remove(path)
         self._saved = 0
@@ -181,7 +181,7 @@ read_weights = storage.read_tensors  # of a file that `write_weights` wrote
 
 @dataclass(frozen=True)
 class Finished:
-    """What is kept beside the weights of a model that is finished while others of its run are not.
+    """What is stored beside the weights of a finished member while other members still train.
 
     Args:
         record: plain values.
@@ -220,10 +220,10 @@ def read_finished(folder: Path, *, owner: str) -> Finished | None:
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return an optimizer's state as `flat` tensors; its settings come from the configuration."""
-    found = flat(optimizer.state_dict()["state"])
+    state = flat(optimizer.state_dict()["state"])
     return {
         name: value.detach().cpu() if isinstance(value, Tensor) else torch.tensor(value)
-        for name, value in found.items()
+        for name, value in state.items()
         if value is not None
     }
 

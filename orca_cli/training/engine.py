@@ -23,7 +23,7 @@ _BF16_WIDTH = 64  # bodies narrower than this gain nothing on a CPU
 _LEAST_SCALE = 1e-4  # float16 reaches to 65504: a gradient that overflows at this scale is above 6e8
 
 
-def choose_device(wanted: str) -> torch.device:
+def choose_device(setting: str) -> torch.device:
     """Return the device that a run asks for; "auto" takes CUDA, else the CPU.
 
     Apple's MPS has to be typed: it has no float64, which alignment needs, and nothing was measured on it.
@@ -32,19 +32,19 @@ def choose_device(wanted: str) -> torch.device:
         ConfigError: no such kind of device.
         UnavailableError: it was requested by name and is absent. It never falls back silently.
     """
-    if wanted == "auto":
+    if setting == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = wanted.partition(":")
+    kind, _, index = setting.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
-        raise ConfigError(f"'{wanted}' is not a device", where="device", hint="allowed: auto, cpu, cuda, cuda:N, mps")
+        raise ConfigError(f"'{setting}' is not a device", where="device", hint="allowed: auto, cpu, cuda, cuda:N, mps")
     present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
     if int(index or 0) >= present:
         raise UnavailableError(
-            f"'{wanted}' is not on this machine ({present} {kind} device{'s' * (present != 1)} found)",
+            f"'{setting}' is not on this machine ({present} {kind} device{'s' * (present != 1)} found)",
             where="device",
             hint="use device=cpu or device=auto",
         )
-    return torch.device(wanted)
+    return torch.device(setting)
 
 
 def check_precision(device: torch.device, precision: str) -> None:
@@ -57,19 +57,19 @@ def check_precision(device: torch.device, precision: str) -> None:
         raise ConfigError("fp16 needs a GPU", where="precision", hint="use precision=fp32 or precision=bf16")
 
 
-def choose_precision(wanted: str, device: torch.device, width: int) -> str:
+def choose_precision(setting: str, device: torch.device, width: int) -> str:
     """Return the precision that a run asks for; "auto" takes bf16 where it is faster, by facts of the machine alone.
 
     A measured time would differ between two runs of one command, and with it their bits. What was measured, and where:
     docs/decisions/0015-precision.md.
 
     Args:
-        wanted: auto, fp32, bf16 or fp16.
+        setting: auto, fp32, bf16 or fp16.
         device: of the run.
         width: D, of the body's tokens.
     """
-    if wanted != "auto":
-        return wanted
+    if setting != "auto":
+        return setting
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -78,14 +78,14 @@ def choose_precision(wanted: str, device: torch.device, width: int) -> str:
 
 
 def _cpu_computes_bf16() -> bool:
-    """Return whether this processor multiplies bfloat16 by instructions of its own, and torch has the library that does."""
+    """Return whether this processor has bfloat16 instructions and torch has the library that uses them."""
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    found = any(getattr(torch.cpu, name, lambda: False)() for name in names)
-    return found and torch.backends.mkldnn.is_available()
+    has_instructions = any(getattr(torch.cpu, name, lambda: False)() for name in names)
+    return has_instructions and torch.backends.mkldnn.is_available()
 
 
-# Parameters and tokens of the largest model that takes one thread: its operations are so short that threads wait for one
-# another longer than they work where they share a core with other processes (docs/decisions/0022-waiting-threads.md).
+# Parameters and tokens of the largest model that gets one thread: its operations are so short that, on cores shared with
+# other processes, threads wait for one another longer than they work (docs/decisions/0022-waiting-threads.md).
 _SMALL_PARAMETERS, _SMALL_TOKENS = 50_000_000, 128
 
 
@@ -138,7 +138,7 @@ class Engine:
         The gradient scale is reset: an earlier optimizer of this process must not influence this one's steps.
         """
         if self._accelerator.scaler is None:
-            return optimizer  # accelerate's wrapper would only look for packages, at every step
+            return optimizer  # accelerate's wrapper would only search for packages at every step
         self._accelerator.free_memory()
         self.restore_scaler(self._first_scale)
         return self._accelerator.prepare_optimizer(optimizer)
@@ -191,7 +191,7 @@ class Engine:
         return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
     def gathered(self, work: Callable[[], Mapping[int, float]], count: int) -> list[float]:
-        """Return numbers that the processes find, each some of them; see `Team.gathered`."""
+        """Return numbers of which each process computes some; see `Team.gathered`."""
         if self.team is not None:
             return self.team.gathered(work, count)
         values = work()
@@ -224,12 +224,12 @@ class Engine:
         self.cuts = dataclasses.replace(self.cuts, splits=max(splits, self.cuts.splits))
 
     def pin(self, batch: Batch) -> Batch:
-        """Return a batch from which a GPU can fetch while the CPU goes on; on other devices the batch itself."""
+        """Return the batch in pinned memory for a GPU, so that copies do not block the CPU; else the batch itself."""
         if self.device.type != "cuda":
             return batch
         return batch.mapped(lambda value: value.pin_memory())
 
     def move(self, batch: Batch) -> Batch:
-        """Return a batch on the device; the CPU does not wait for one that is pinned."""
+        """Return a batch on the device; copying a pinned one does not block the CPU."""
         is_gpu = self.device.type == "cuda"
         return batch.mapped(lambda value: value.to(self.device, non_blocking=is_gpu and value.is_pinned()))

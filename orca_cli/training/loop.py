@@ -28,7 +28,7 @@ _WAITING_BYTES = 2**26  # of outputs that wait on a GPU
 
 @dataclass(frozen=True)
 class Mixed:
-    """What a model made of samples that something else was mixed into.
+    """The outputs and losses of samples that something else was mixed into.
 
     Args:
         outputs: for the samples' own task.
@@ -113,18 +113,19 @@ def train_step(
     if prepared is None:
         prepared = (read() for read in read_step(samples, indices, batch_size, seed=seed, step=step))
     pieces = engine.cuts.pieces(sizes, batch_size)
-    prepared, shares, of_partners = _shares(engine, loss, pieces, prepared, reduce)
+    prepared, shares, partner_shares = _shares(engine, loss, pieces, prepared, reduce)
 
     def gradient() -> dict[int, Tensor]:
         values, place = {}, 0
-        for number, batch in enumerate(prepared):  # all are read, as the draws of augmentation have it
+        # Every process reads all batches, so that augmentation draws the same.
+        for number, batch in enumerate(prepared):
             while place < len(pieces) and pieces[place].batch == number:
-                piece, share = pieces[place], (shares[place], of_partners[place])
+                piece, share = pieces[place], (shares[place], partner_shares[place])
                 if piece.is_own and any(share):  # without a share there is nothing to learn from
                     seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)
                     with governed_by("train.batch_size", kind=StepMemoryError):
                         values[place] = _add_gradient(
-                            engine, model, loss, piece.of(batch), share, unit, mixer, piece.part
+                            engine, model, loss, piece.cut(batch), share, unit, mixer, piece.part
                         )
                 place += 1
         return values
@@ -143,29 +144,29 @@ def train_step(
 def _shares(
     engine: Engine, loss: Loss, pieces: Sequence[Piece], prepared: Iterable[Batch], reduce: str
 ) -> tuple[Iterable[Batch], list[float], list[float]]:
-    """Return the batches of a step, and each piece's factors in the loss of the step: of its targets, and of its partners'."""
+    """Return the batches of a step, and the factors of each piece's own and partners' mean losses in the loss of the step."""
     if is_sum(loss):
         return prepared, [1.0] * len(pieces), [1.0] * len(pieces)
     in_batch = reduce == "sum"
     alone = len({piece.batch for piece in pieces}) if in_batch else 1
-    weights = of_partners = [float(len(piece)) for piece in pieces]
+    weights = partner_weights = [float(len(piece)) for piece in pieces]
     if counts_targets(loss) and len(pieces) > alone:
         whole: list[Batch] = []
 
-        def known() -> dict[int, float]:
+        def weigh_pieces() -> dict[int, float]:
             whole.extend(prepared)
-            found = {}
+            by_place = {}
             for place, piece in ((place, piece) for place, piece in enumerate(pieces) if piece.is_own):
-                part = piece.of(whole[piece.batch])
-                found[place] = found[len(pieces) + place] = weight_of(loss, part.y)
+                part = piece.cut(whole[piece.batch])
+                by_place[place] = by_place[len(pieces) + place] = weight_of(loss, part.y)
                 if part.partner is not None:
-                    found[len(pieces) + place] = weight_of(loss, part.partner)
-            return found
+                    by_place[len(pieces) + place] = weight_of(loss, part.partner)
+            return by_place
 
-        both = engine.gathered(known, 2 * len(pieces))
-        weights, of_partners, prepared = both[: len(pieces)], both[len(pieces) :], whole
-    first_shares, others = (shares_of(pieces, one, in_batch=in_batch) for one in (weights, of_partners))
-    return prepared, first_shares, others
+        all_weights = engine.gathered(weigh_pieces, 2 * len(pieces))
+        weights, partner_weights, prepared = all_weights[: len(pieces)], all_weights[len(pieces) :], whole
+    first_shares, partner_shares = (shares_of(pieces, one, in_batch=in_batch) for one in (weights, partner_weights))
+    return prepared, first_shares, partner_shares
 
 
 def _add_gradient(
@@ -178,7 +179,7 @@ def _add_gradient(
     mixer: Mixer | None,
     part: int,
 ) -> Tensor:
-    """Add the gradient of a batch's mean loss times its share, that of partners by theirs; returns that as it is reported."""
+    """Add the gradient of a batch's mean losses, own and partners', times their shares; returns their sum as it is reported."""
     moved = engine.move(batch)
     with engine.autocast():
         mixed = None if mixer is None else mixer(model, moved, part)
@@ -189,12 +190,12 @@ def _add_gradient(
             (batch.y, moved.y, moved.share * shares[0]),
             (batch.partner, moved.partner, (1 - moved.share) * shares[1]),
         ]
-    found = [
+    weighted_losses = [
         (loss_values(loss, outputs.float(), targets, unit), share)
         for read, targets, share in terms  # what was read lies on the CPU: looking at it waits for no GPU
         if share != 0 and not is_undefined(loss, read)
     ] or [((outputs.float().sum() * 0, torch.zeros((), device=outputs.device)), 1.0)]
-    value, reported = (torch.stack([pair[place] * share for pair, share in found]).sum() for place in (0, 1))
+    value, reported = (torch.stack([pair[place] * share for pair, share in weighted_losses]).sum() for place in (0, 1))
     if mixed is not None:
         value = (1 - mixed.share) * value + mixed.share * mixed.loss * shares[0]
     engine.backward(value)
@@ -213,11 +214,11 @@ def _summed(
         *losses, norm = _on_the_cpu([*gradient().values(), engine.clip(trained, clip)])
         return losses, norm
 
-    def own() -> dict[int, float]:
+    def piece_losses() -> dict[int, float]:
         values = gradient()
         return dict(zip(values, _on_the_cpu(list(values.values())), strict=True))
 
-    losses = engine.gathered(own, count)
+    losses = engine.gathered(piece_losses, count)
     engine.sum_gradients(trained)
     return losses, float(engine.clip(trained, clip))
 
@@ -266,8 +267,8 @@ def predict(engine: Engine, model: nn.Module, samples: Samples, batch_size: int)
     """
     if engine.team is not None and len(samples) > batch_size and (place := engine.team.locate(samples)) is not None:
         if isinstance(model, Ensemble):  # the others have one model
-            found = [predict(engine, member, samples, batch_size) for member in model.members]
-            return averaged([outputs for outputs, _ in found], model.kind), found[0][1]
+            predictions = [predict(engine, member, samples, batch_size) for member in model.members]
+            return averaged([outputs for outputs, _ in predictions], model.kind), predictions[0][1]
         with signals.postponed():
             engine.team.order(PREDICT, split=place[0], size=batch_size)
             engine.team.share({"rows": place[1]}, torch.device("cpu"))
@@ -285,9 +286,9 @@ def predict_part(engine: Engine, model: nn.Module, samples: Samples, batch_size:
     """
     assert engine.team is not None
     rows = batches(np.arange(len(samples)), batch_size)
-    own = np.array_split(np.arange(len(rows)), engine.team.rank.size)[engine.team.rank.number]
+    part = np.array_split(np.arange(len(rows)), engine.team.rank.size)[engine.team.rank.number]
     return engine.team.collect(
-        lambda: _predict(engine, model, samples, [rows[number] for number in own], batch_size) if len(own) else ()
+        lambda: _predict(engine, model, samples, [rows[number] for number in part], batch_size) if len(part) else ()
     )
 
 
@@ -305,12 +306,12 @@ def _predict(
         governed_by("train.eval_batch_size", f"use less than {batch_size}" if batch_size > 1 else "use a smaller body"),
         Feed(reads) as feed,
     ):
-        for batch, known in feed:
+        for batch, batch_targets in feed:
             signals.check()
             moved = engine.move(batch)
             with engine.autocast():
                 waiting.append(model(moved.x, moved.valid).float())
-            targets.append(known)
+            targets.append(batch_targets)
             # Outputs leave a GPU many at a time: a transfer waits for all that is being computed.
             if sum(output.nbytes for output in waiting) > most:
                 outputs.extend(output.cpu() for output in waiting)

@@ -35,7 +35,7 @@ class Piece:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def of(self, batch: Batch) -> Batch:
+    def cut(self, batch: Batch) -> Batch:
         """Return the samples of the piece; they share the batch's memory."""
         return batch if len(self) == len(batch.x) else batch.mapped(lambda value: value[self.start : self.stop])
 
@@ -62,9 +62,9 @@ class Cuts:
         """
         count = self.processes * self.splits
         length = self.longest(batch_size)
-        own = range(self.rank * self.splits, (self.rank + 1) * self.splits)
+        places = range(self.rank * self.splits, (self.rank + 1) * self.splits)
         return [
-            Piece(number, number * count + place, place * length, min((place + 1) * length, size), place in own)
+            Piece(number, number * count + place, place * length, min((place + 1) * length, size), place in places)
             for number, size in enumerate(sizes)
             for place in range(count)
             if place * length < size
@@ -89,9 +89,9 @@ def shares_of(pieces: Sequence[Piece], weights: Sequence[float], *, in_batch: bo
     """
     numbers = sorted({piece.batch for piece in pieces})
     groups = [[place for place, piece in enumerate(pieces) if piece.batch == number] for number in numbers]
-    found = [0.0] * len(pieces)
+    factors = [0.0] * len(pieces)
     for places in groups if in_batch else [list(range(len(pieces)))]:
         shares = normalized([weights[place] for place in places], [len(pieces[place]) for place in places])
         for place, share in zip(places, shares, strict=True):
-            found[place] = share
-    return found
+            factors[place] = share
+    return factors

@@ -36,20 +36,20 @@ def warmup_length(train: Train) -> float:
 
     A longer one would end training before the rate is at its peak, or leave no time after it.
     """
-    wanted = settled(train.warmup_epochs)
+    length = settled(train.warmup_epochs)
     if train.warmup_limit is None:
-        return wanted
+        return length
     epochs = settled(train.epochs)
-    return min(wanted, train.warmup_limit * min(epochs, train.decay_epochs or epochs))
+    return min(length, train.warmup_limit * min(epochs, train.decay_epochs or epochs))
 
 
 def shortened_warmup(train: Train) -> str:
     """Return a note on a warm-up that is shorter than set; empty where it is as set."""
-    length, wanted = warmup_length(train), settled(train.warmup_epochs)
-    if length == wanted:
+    length, setting = warmup_length(train), settled(train.warmup_epochs)
+    if length == setting:
         return ""
     return (
-        f"warm-up shortened from {wanted:g} to {length:g} of {train.epochs} epochs "
+        f"warm-up shortened from {setting:g} to {length:g} of {train.epochs} epochs "
         f"(train.warmup_limit={train.warmup_limit:g})"
     )
 
@@ -59,11 +59,11 @@ def fitted_batch(train: Train, num_train: int) -> Train:
 
     Batches per step stay as they are, where there are samples enough for them.
     """
-    given = settled(train.batch_size)
-    if given * train.accumulation <= num_train:
+    size = settled(train.batch_size)
+    if size * train.accumulation <= num_train:
         return train
-    accumulation = train.accumulation if train.accumulation <= num_train else max(1, num_train // given)
-    batch_size = min(given, num_train // accumulation)
+    accumulation = train.accumulation if train.accumulation <= num_train else max(1, num_train // size)
+    batch_size = min(size, num_train // accumulation)
     return dataclasses.replace(train, batch_size=batch_size, accumulation=accumulation)
 
 
@@ -73,8 +73,8 @@ def smaller_batch(train: Train, num_train: int) -> str:
     if fitted == train:
         return ""
     names = ("batch_size",) if fitted.accumulation == train.accumulation == 1 else ("batch_size", "accumulation")
-    given, taken = (", ".join(f"train.{name}={getattr(one, name)}" for name in names) for one in (train, fitted))
-    return f"{taken} instead of {given}: there are {num_train} training samples"
+    requested, taken = (", ".join(f"train.{name}={getattr(one, name)}" for name in names) for one in (train, fitted))
+    return f"{taken} instead of {requested}: there are {num_train} training samples"
 
 
 def step_decay(step: int, *, start: float, every: int, factor: float) -> float:
@@ -108,8 +108,8 @@ def make_optimizer(
             the time on a CPU, with other last bits.
     """
     groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in own if parameter.requires_grad], "rate": rate}
-        for own, rate in ((parameters, 1.0), (outer, outer_rate))
+        {"params": [parameter for parameter in candidates if parameter.requires_grad], "rate": rate}
+        for candidates, rate in ((parameters, 1.0), (outer, outer_rate))
     ]
     trained = [group for group in groups if group["params"]]
     if kind == "sgd":

@@ -24,9 +24,9 @@ from torch import Tensor, distributed
 from orca_cli import exceptions, signals
 from orca_cli.exceptions import ConfigError, InterruptionError, NetworkError, OrcaError, UnavailableError
 from orca_cli.interfaces import Samples
-from orca_cli.launching.ranks import Rank
 from orca_cli.tasks.shared.fraction import Part
 from orca_cli.training.memory import StepMemoryError, is_exhausted
+from orca_cli.training.ranks import Rank
 
 _MEETING = datetime.timedelta(minutes=10)
 _WAITING = datetime.timedelta(days=30)  # for the next order, such as during stage 2
@@ -80,17 +80,17 @@ class Team:
         """Return whether this is the process that sends orders."""
         return self.rank.leads
 
-    def device(self, wanted: torch.device) -> torch.device:
+    def device(self, chosen: torch.device) -> torch.device:
         """Return the device of this process.
 
         Raises:
             ConfigError: the device can serve one process only.
             UnavailableError: this machine has fewer GPUs than processes.
         """
-        if wanted.type == "cpu":
-            return wanted
-        if wanted.type != "cuda" or wanted.index is not None:
-            what = f"'{wanted}' is one device, and there are {self.rank.size} processes"
+        if chosen.type == "cpu":
+            return chosen
+        if chosen.type != "cuda" or chosen.index is not None:
+            what = f"'{chosen}' is one device, and there are {self.rank.size} processes"
             raise ConfigError(what, where="device", hint="use device=cuda, device=cpu or device=auto")
         if self.rank.here > torch.cuda.device_count():
             what = f"{self.rank.here} processes and {torch.cuda.device_count()} GPUs on this machine"
@@ -129,29 +129,29 @@ class Team:
             self.order(END, code=code)
 
     def wait_for_the_end(self) -> None:
-        """Return once the first process has gone: a launcher that sees another go before would stop it."""
+        """Return once the first process has exited: if another exits earlier, the launcher stops all."""
         with contextlib.suppress(OrcaError):
             while True:
                 self.listen()
 
     def locate(self, samples: Samples) -> tuple[str, Tensor] | None:
-        """Return by which name, and which rows of it, the others find some samples; None where they do not have them."""
-        for name, known in self.sets.items():
-            if samples is known:
+        """Return the name of the split that contains some samples, and their rows in it; None if the others do not have it."""
+        for name, split in self.sets.items():
+            if samples is split:
                 return name, torch.arange(len(samples))
-            if isinstance(samples, Part) and samples.whole is known:
+            if isinstance(samples, Part) and samples.whole is split:
                 return name, torch.from_numpy(samples.rows.astype("int64"))
         return None
 
     def located(self, name: str, rows: Tensor) -> Samples:
         """Return the samples that `locate` found."""
-        known = self.sets[name]
-        return known if len(rows) == len(known) else Part(known, rows.numpy())
+        split = self.sets[name]
+        return split if len(rows) == len(split) else Part(split, rows.numpy())
 
     # Tensors
 
     def share(self, tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Return the first process's tensors, on a device; what the others give is not looked at."""
+        """Return the first process's tensors, on a device; those that other processes pass are ignored."""
         header: list[Any] = [
             [name, str(value.dtype).removeprefix("torch."), list(value.shape)] for name, value in tensors.items()
         ]
@@ -159,15 +159,15 @@ class Team:
             self.order("tensors", header=header)
         else:
             header = self.listen()["header"]
-        found = {}
+        received = {}
         for name, dtype, shape in header:
             value = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
             if self.leads:
                 value.copy_(tensors[name])
             with _reaching_the_others():
                 distributed.broadcast(value.reshape(-1).view(torch.uint8), 0)
-            found[name] = value
-        return found
+            received[name] = value
+        return received
 
     def share_weights(self, module: torch.nn.Module, device: torch.device) -> None:
         """Give every process's module the weights and buffers that the first one's has."""
@@ -191,7 +191,7 @@ class Team:
                 bucket = []
 
     def collect(self, work: Callable[[], tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
-        """Return in the first process what the work gave in each that has any, in order; in the others an empty list.
+        """Return the non-empty results of all processes, in order, in the first process; an empty list in the others.
 
         Raises:
             OrcaError: it failed in one of them; in this one it may be any exception.
@@ -210,19 +210,19 @@ class Team:
                 with _reaching_the_others():
                     distributed.send(value.reshape(-1).view(torch.uint8), 0, group=self._all)
             return []
-        found = [pair]
+        parts = [pair]
         for number in range(1, self.rank.size):
             received = [torch.empty(shape, dtype=getattr(torch, name)) for name, shape in json.loads(everyones[number])]
             for value in received:
                 with _reaching_the_others():
                     distributed.recv(value.reshape(-1).view(torch.uint8), number, group=self._all)
-            found.append(tuple(received))
-        return [own for own in found if own]
+            parts.append(tuple(received))
+        return [part for part in parts if part]
 
     # Agreement
 
     def gathered(self, work: Callable[[], Mapping[int, float]], count: int) -> list[float]:
-        """Return numbers that the processes found, each some of them: place -> number, of `count`; all know all afterwards.
+        """Return `count` numbers in every process; each computes some of them, as place -> number.
 
         A signal that another process got reaches the first one.
 
@@ -237,13 +237,13 @@ class Team:
         except Exception as failure:  # noqa: BLE001 - the others wait for this process
             error = failure
         state = _FINE if error is None else _SHORT_OF_MEMORY if isinstance(error, StepMemoryError) else _FAILED
-        own = torch.zeros(2 + count, dtype=torch.float64)
-        own[0], own[1] = state, signals.pending() or 0
+        row = torch.zeros(2 + count, dtype=torch.float64)
+        row[0], row[1] = state, signals.pending() or 0
         for place, value in values.items():
-            own[2 + place] = value
-        everyones = [torch.empty_like(own) for _ in range(self.rank.size)]
+            row[2 + place] = value
+        everyones = [torch.empty_like(row) for _ in range(self.rank.size)]
         with _reaching_the_others():
-            distributed.all_gather(everyones, own, group=self._all)
+            distributed.all_gather(everyones, row, group=self._all)
         table = torch.stack(everyones)
         if self.leads and (numbers := [int(number) for number in table[1:, 1] if number]):
             signals.note(numbers[0])
@@ -251,19 +251,19 @@ class Team:
             self._fail(table[:, 0].tolist(), error)
         return table[:, 2:].sum(0).tolist()
 
-    def _fail(self, states: list[float], own: Exception | None) -> None:
-        texts = self._texts(json.dumps(_record(own, self.rank)))
+    def _fail(self, states: list[float], error: Exception | None) -> None:
+        texts = self._texts(json.dumps(_record(error, self.rank)))
         if _FAILED not in states:
-            self.failure = own or StepMemoryError("not enough memory", where="train.batch_size")
-        elif own is not None and states[self.rank.number] == _FAILED:
-            self.failure = own
+            self.failure = error or StepMemoryError("not enough memory", where="train.batch_size")
+        elif error is not None and states[self.rank.number] == _FAILED:
+            self.failure = error
         else:
             self.failure = _rebuilt(json.loads(texts[states.index(_FAILED)]))
         raise self.failure
 
-    def _texts(self, own: str) -> list[str]:
+    def _texts(self, message: str) -> list[str]:
         """Return the text of every process."""
-        content = torch.frombuffer(bytearray(own.encode() or b" "), dtype=torch.uint8)
+        content = torch.frombuffer(bytearray(message.encode() or b" "), dtype=torch.uint8)
         lengths = [torch.empty(1, dtype=torch.int64) for _ in range(self.rank.size)]
         with _reaching_the_others():
             distributed.all_gather(lengths, torch.tensor([len(content)]), group=self._all)

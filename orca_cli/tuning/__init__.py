@@ -1,1 +1,1 @@
-"""The search for settings (paper, Appendix A.3.3): spaces, trials over a storage that machines share, what was found."""
+"""The search for settings (paper, Appendix A.3.3): what is typed, trials by ask and tell, what was found."""

@@ -11,20 +11,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import configuration
+from orca_cli import search_space as spaces
 from orca_cli.configuration import key_of
 from orca_cli.exceptions import ConfigError
 from orca_cli.runs.settings import as_typed
 from orca_cli.schema import Tune
-from orca_cli.tuning import space as spaces
-from orca_cli.tuning.space import Plain, Space
-from orca_cli.tuning.trials import FOLDER
+from orca_cli.search_space import Plain, Space
+from orca_cli.tuning.search import FOLDER
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed, Session
 
 _SHORT = 8
-# Of every trial: judged on validation data that it did not train on, and by nothing else.
-_CLOSED = {"test": False, "baselines": "none", "train.refit": False, "train.validate_on": "validation"}
+# Settings of every trial: it is judged only on validation data that it did not train on. Its weights are not kept, since those
+# of twenty trials can fill a disk.
+_CLOSED = {
+    "test": False,
+    "baselines": "none",
+    "train.refit": False,
+    "train.validate_on": "validation",
+    "keep_weights": False,
+}
 _NOT_OF_TRIALS = ("seed", "tune", "study", *_CLOSED)
 
 
@@ -39,7 +46,7 @@ class Plan:
         typed: overrides of all trials that were typed; key -> override.
         fixed: settings of the trials that draw, and of the run that follows.
         folder: of the search.
-        before: the file of settings that the trials have as it is; None where there is none.
+        before: the settings file that the trials start from; None if there is none.
         run: task and body, which the settings found are for.
     """
 
@@ -54,14 +61,13 @@ class Plan:
     run: str
 
     def overrides(self, settings: Mapping[str, Plain] | None, seed: int) -> list[str]:
-        """Return what makes a run of one seed of a trial; `settings` is None for those that are not searched for."""
-        drawn = {} if settings is None else self.found(settings)
+        """Return the overrides of one seed of a trial; `settings` is None for the settings as they are."""
+        drawn = {} if settings is None else self.run_settings(settings)
         runs = configuration.quoted((self.folder / "runs").absolute())
-        rules = {f"tune.{key}": getattr(self.tune, key) for key in ("seed", "reduction", "rungs")}
-        own = _as_overrides(_CLOSED | rules | drawn | {"seed": seed})
-        return list((self.typed | own | {"paths.runs": f"paths.runs={runs}"}).values())
+        trial_overrides = _as_overrides(_CLOSED | drawn | {"seed": seed})
+        return list((self.typed | trial_overrides | {"paths.runs": f"paths.runs={runs}"}).values())
 
-    def found(self, settings: Mapping[str, Plain]) -> dict[str, Plain]:
+    def run_settings(self, settings: Mapping[str, Plain]) -> dict[str, Plain]:
         """Return the settings that a run needs to train as a trial did."""
         return self.fixed | dict(settings)
 
@@ -141,22 +147,13 @@ def _check(job: Composed, space: Space, typed: Mapping[str, str]) -> None:
 
 def _check_space(session: Session, plan: Plan) -> None:
     """Compose the values of a space, so that a wrong one is refused before the first trial."""
-    params = plan.space.params
-    columns = [[(key, value) for value in param.ends] for key, param in params.items()]
-    first = {key: param.ends[0] for key, param in params.items()}
+    columns = [[(key, value) for value in plan.space.ends(key)] for key in plan.space.params]
+    first = {key: plan.space.ends(key)[0] for key in plan.space.params}
     try:
         for together in itertools.zip_longest(*columns):
             session.compose(plan.overrides(first | dict(pair for pair in together if pair is not None), 0))
-        return
-    except ConfigError:
-        pass  # which one?
-    for key, value in itertools.chain.from_iterable(columns):
-        one = plan.typed | _as_overrides(_CLOSED | plan.fixed | {key: value})
-        try:
-            session.compose(list(one.values()))
-        except ConfigError as error:
-            where = f"space={plan.space.name}: {error.where}"
-            raise ConfigError(error.what, where=where, hint=error.hint) from error
+    except ConfigError as error:
+        raise ConfigError(error.what, where=f"space={plan.space.name}: {error.where}", hint=error.hint) from error
 
 
 def _as_overrides(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -172,4 +169,4 @@ def without(overrides: Iterable[str], *keys: str) -> list[str]:
 def applied(overrides: Sequence[str], plan: Plan, settings: Mapping[str, Plain]) -> list[str]:
     """Return overrides of a run with the settings that its search found; what is typed wins."""
     typed = {key_of(text): text for text in overrides}
-    return list((_as_overrides(plan.found(settings)) | typed).values())
+    return list((_as_overrides(plan.run_settings(settings)) | typed).values())

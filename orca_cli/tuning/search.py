@@ -1,282 +1,273 @@
-"""One search: which trial a worker takes next, which are stopped, and how each ended. Workers are asynchronous.
+"""One search: the one process that searches asks Optuna for the settings of a trial, and tells it how the trial ended.
 
-The search is an Optuna study. Its trials are drawn under a lock, so that no two are alike, and each belongs to the worker that
-drew it until that worker reports how the trial ended. A worker holds a lock file as long as it lives; on other machines a
-lease counts, which the trial's own process renews. What a dead worker leaves is taken over: same trial, same folder.
+All that a search knows is in one file, RUNS/.searches/NAME/trials.json, from which the next command goes on: trials that were
+running or failed are done again with the same settings, and their runs resume. ASHA (Li et al. 2020) stops trials by the
+curves that come back while they run.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import math
-import os
-import socket
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import seeding, storage
+from orca_cli.exceptions import DataError, UnavailableError
+from orca_cli.runs import claim
 from orca_cli.schema import Tune
-from orca_cli.tuning.space import Choice, Plain, Range, Space
-from orca_cli.tuning.trials import open_storage, optuna
+from orca_cli.search_space import Plain, Space
 
 if TYPE_CHECKING:
-    from optuna import Study
-    from optuna import Trial as OptunaTrial
-    from optuna.trial import FrozenTrial
+    from optuna.trial import Trial as OptunaTrial
 
-LEASE_S = 120.0
-RENEW_S = 20.0
+FOLDER = ".searches"  # in the folder of runs
+FILE = "trials.json"
+_SCHEMA = 1
 _UNIT = 100  # resource of the first comparison
-_MOST_DRAWS = 100  # of settings that were tried already, one after the other
+_MOST_DRAWS = 100  # in a row of settings that were tried already
 _START_AFTER = 10  # trials before tpe uses what they found
-
-# Attributes of trials.
-DEFAULTS, DUPLICATE, REPLACES = "defaults", "duplicate", "replaces"
-WORKER, LEASE, STOPPED, FACTS = "worker", "lease", "stopped", "facts"
+_FEWEST = 4  # completed trials from which on an importance means something
 
 
-@dataclass(frozen=True)
+def check_installed() -> None:
+    """Raise UnavailableError where Optuna is missing."""
+    if importlib.util.find_spec("optuna") is None:
+        hint = "pip install 'orca-transfer[tune]'"
+        raise UnavailableError("a search needs the package optuna", where="tune", hint=hint)
+
+
+def _optuna() -> Any:
+    """Return the module, with its messages for programmers switched off."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"optuna\.")
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    return optuna
+
+
+@dataclass
 class Trial:
-    """A trial that this worker owns.
+    """One trial, as it is kept.
 
     Args:
-        number: in the search, from 0.
+        number: in the search, from 0; the first has the settings as they are.
         settings: what was drawn; None for the settings as they are.
-        stopped: an earlier process stopped it, which only was not told: why.
+        params: the same as Optuna drew it.
+        state: waiting, running, completed, stopped or failed.
+        error: mean validation error of a completed one; the last one of a stopped one.
+        note: when it was stopped, or why it failed.
+        facts: error's name, whether it is shown in per cent, validation samples, seconds, runs.
+        curve: resource -> validation error, of one that has ended.
+        rungs: what Optuna keeps of the comparisons of one that has ended.
     """
 
     number: int
     settings: dict[str, Plain] | None
-    stopped: str = ""
+    params: dict[str, Any]
+    state: str = "waiting"
+    error: float | None = None
+    note: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    curve: dict[str, float] = field(default_factory=dict)
+    rungs: dict[str, float] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """Return what is shown of it, as JSON."""
+        names = ("number", "state", "error", "settings", "note", "facts")
+        return {name: getattr(self, name) for name in names} | {"defaults": self.settings is None}
 
 
 @dataclass
 class Search:
-    """A search by its name; opened by every process that works on it.
+    """A search by its name.
 
     Args:
         name: the same for the same settings and space.
-        address: of the storage.
-        folder: for locks and runs of the trials.
+        folder: of its file and of the runs of its trials.
         space: what is drawn.
         tune: trials, sampler, comparisons.
     """
 
     name: str
-    address: str
     folder: Path
     space: Space
     tune: Tune
-    study: Study = field(init=False)
-    _token: str = ""
+    trials: list[Trial] = field(default_factory=list)
+    _draws: int = 0
+    _optuna_trials: dict[int, OptunaTrial] = field(default_factory=dict)  # Optuna's side of the running ones
 
-    def __post_init__(self) -> None:
-        found, tune = optuna(), self.tune
-        # Successive halving without waiting for others (ASHA, Li et al. 2020).
-        halving = found.pruners.SuccessiveHalvingPruner(min_resource=_UNIT, reduction_factor=tune.reduction)
-        self.study = found.create_study(
-            storage=open_storage(self.address),
-            study_name=self.name,
-            direction="minimize",
-            sampler=found.samplers.RandomSampler(),  # another one for every draw
-            pruner=halving if tune.rungs else found.pruners.NopPruner(),
-            load_if_exists=True,
+    @contextmanager
+    def opened(self) -> Iterator[Search]:
+        """Read the search and keep others off it inside the block.
+
+        Raises:
+            LockedError: another process searches.
+            DataError, ChecksumError: the file is not one of this program.
+        """
+        with claim.alone(self.folder.parent, self.name):
+            self._read()
+            yield self
+
+    def _read(self) -> None:
+        path, optuna = self.folder / FILE, _optuna()
+        new: dict[str, Any] = {"schema": _SCHEMA, "draws": 0, "trials": []}
+        record = storage.read_checked_json(path) if path.exists() else new
+        if record.get("schema") != _SCHEMA:
+            hint = "move it away to search anew"
+            raise DataError(
+                f"has schema {record.get('schema')}, this program reads {_SCHEMA}", where=str(path), hint=hint
+            )
+        self._draws, self.trials = record["draws"], [Trial(**one) for one in record["trials"]]
+        halving = optuna.pruners.SuccessiveHalvingPruner(min_resource=_UNIT, reduction_factor=self.tune.reduction)
+        pruner = halving if self.tune.rungs else optuna.pruners.NopPruner()
+        self._study = optuna.create_study(direction="minimize", pruner=pruner)
+        if not self.trials:
+            self.trials = [Trial(0, None, {})]
+        for one in self.trials:
+            if one.state in ("completed", "stopped"):
+                self._study.add_trial(self._frozen(one))
+            else:
+                one.state, one.note, one.curve, one.rungs = "waiting", "", {}, {}
+
+    def _frozen(self, one: Trial) -> Any:
+        optuna = _optuna()
+        return optuna.trial.create_trial(
+            state=optuna.trial.TrialState.COMPLETE if one.state == "completed" else optuna.trial.TrialState.PRUNED,
+            value=one.error,
+            params=one.params,
+            distributions=self.space.params if one.params else {},
+            intermediate_values={int(resource): error for resource, error in one.curve.items()},
+            system_attrs=one.rungs,
         )
+
+    def _write(self) -> None:
+        record = {"schema": _SCHEMA, "draws": self._draws, "trials": [asdict(one) for one in self.trials]}
+        storage.write_checked_json(self.folder / FILE, record)
 
     @property
     def most(self) -> int:
         """Return the resource of a whole trial; the comparisons are at whole parts of it."""
         return int(_UNIT * self.tune.reduction**self.tune.rungs)
 
-    @contextmanager
-    def worker(self) -> Iterator[None]:
-        """Be a worker inside the block."""
-        token = f"{socket.gethostname()}-{os.getpid()}-{storage.timestamp()}"
-        with storage.lock(self._lock_of(token), what="this worker"):
-            self._token = token
-            try:
-                yield
-            finally:
-                self._token = ""
-        with suppress(OSError):
-            self._lock_of(token).unlink()
+    def ask(self) -> Trial | None:
+        """Return the next trial, which runs from now on; None if there is none to run now."""
+        trial = next((one for one in self.trials if one.state == "waiting"), None)
+        if trial is None and len(self.trials) < self.tune.trials:
+            trial = self._drawn()
+        elif trial is not None and trial.settings is not None:
+            self._study.enqueue_trial(trial.params)
+            self._optuna_trials[trial.number] = self._study.ask(self.space.params)
+        elif trial is not None:
+            self._optuna_trials[trial.number] = self._study.ask()
+        if trial is not None:
+            trial.state = "running"
+            self._write()
+        return trial
 
-    def prepare(self) -> None:
-        """Put the settings as they are first, and what failed back in line; called once a command."""
-        with self._alone():
-            trials = self._trials()
-            if not trials:
-                self.study.enqueue_trial({}, user_attrs={DEFAULTS: True})
-            for one in counted(trials):
-                if one.state.name == "FAIL":
-                    is_default = {DEFAULTS: True} if one.user_attrs.get(DEFAULTS) else {}
-                    self.study.enqueue_trial(one.params, user_attrs={REPLACES: one.number, **is_default})
-
-    def take(self) -> Trial | None:
-        """Return the next trial: one that a dead worker left, one in line, or a new one; None where there is none to take."""
-        with self._alone():
-            trials = counted(self._trials())
-            for one in trials:
-                if one.state.name == "RUNNING" and not self._is_alive(one):
-                    # A worker that died while it drew the settings has left a part of them.
-                    if one.user_attrs.get(DEFAULTS) or set(one.params) >= set(self.space.params):
-                        return self._taken(one)
-                    self._drop(one)
-            trials = counted(self._trials())
-            waiting = any(one.state.name == "WAITING" for one in trials)
-            if not waiting and len(trials) >= self.tune.trials:
-                return None
-            for _ in range(_MOST_DRAWS):
-                if (found := self._draw()) is not None:
-                    return found
+    def _drawn(self) -> Trial | None:
+        """Return a new trial; None if only settings are drawn that were tried already."""
+        optuna, tried = _optuna(), [one.settings for one in self.trials]
+        for _ in range(_MOST_DRAWS):
+            seed = seeding.derive(self.tune.seed, "tune", self._draws) % 2**32
+            self._draws += 1
+            if self.tune.sampler == "tpe":
+                self._study.sampler = optuna.samplers.TPESampler(
+                    seed=seed, n_startup_trials=_START_AFTER, constant_liar=True
+                )
+            else:
+                self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
+            optuna_trial = self._study.ask(self.space.params)
+            settings = self.space.plain(optuna_trial.params)
+            if settings not in tried:
+                trial = Trial(len(self.trials), settings, dict(optuna_trial.params))
+                self.trials.append(trial)
+                self._optuna_trials[trial.number] = optuna_trial
+                return trial
+            self._study.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)
         return None
 
-    def _drop(self, trial: FrozenTrial) -> None:
-        """Let a trial that was drawn in part not count, and put what it was to replace back in line."""
-        if (number := trial.user_attrs.get(REPLACES)) is not None:
-            self.study.enqueue_trial(self._trials()[number].params, user_attrs={REPLACES: number})
-        self._set(trial.number, DUPLICATE, True)
-        self.study.tell(trial.number, state=_state("FAIL"))
+    def is_behind(self, trial: Trial, curve: Sequence[tuple[float, float]]) -> bool:
+        """Return whether ASHA stops a trial by what its curve says so far.
 
-    def is_finished(self) -> bool:
-        """Return whether no trial is running or in line any more."""
-        return not any(one.state.name in ("RUNNING", "WAITING") for one in counted(self._trials()))
+        Args:
+            trial: that runs. The settings as they are run to the end: the others are compared with them.
+            curve: (part of its optimizer steps, validation error) of its epochs so far; each call repeats the earlier ones.
+        """
+        optuna_trial = self._optuna_trials[trial.number]
+        for part, error in curve:
+            resource = int(self.most * part)
+            if trial.note or not math.isfinite(error) or resource <= max(map(int, trial.curve), default=0):
+                continue
+            trial.curve[str(resource)] = error
+            optuna_trial.report(error, resource)
+            if part < 1 and optuna_trial.should_prune() and trial.settings is not None:
+                trial.note = f"stopped by the search after {100 * part:.0f} % of its steps"
+        return bool(trial.note)
 
-    def _draw(self) -> Trial | None:
-        """Return a new trial, or one in line; None where the settings drawn were tried already."""
-        others = self._trials()
-        seed = seeding.derive(self.tune.seed, "tune", len(others)) % 2**32
-        samplers = optuna().samplers
-        self.study.sampler = (
-            samplers.TPESampler(seed=seed, n_startup_trials=_START_AFTER, constant_liar=True)
-            if self.tune.sampler == "tpe"
-            else samplers.RandomSampler(seed=seed)
-        )
-        drawn = self.study.ask()
-        if drawn.user_attrs.get(DEFAULTS):
-            return self._taken(drawn)
-        for key, param in self.space.params.items():
-            _suggest(drawn, key, param)
-        settings = self.space.plain(drawn.params)
-        if REPLACES not in drawn.user_attrs:
-            known = [self.space.plain(one.params) for one in others if set(one.params) >= set(self.space.params)]
-            if settings in known:
-                drawn.set_user_attr(DUPLICATE, True)
-                self.study.tell(drawn, state=_state("FAIL"))
-                return None
-        return self._taken(drawn)
+    def tell(self, trial: Trial, error: float | None, facts: Mapping[str, Any]) -> None:
+        """Record how a trial ended: with its validation error; stopped, where it has a note; or stopped as bad as can be.
 
-    def _taken(self, trial: FrozenTrial | OptunaTrial) -> Trial:
-        """Make a trial this worker's own."""
-        self._set(trial.number, WORKER, self._token)
-        self._set(trial.number, LEASE, time.time() + LEASE_S)
-        found = self._trials()[trial.number]
-        settings = None if found.user_attrs.get(DEFAULTS) else self.space.plain(found.params)
-        return Trial(found.number, settings, str(found.user_attrs.get(STOPPED, "")))
+        Args:
+            trial: that runs.
+            error: mean over its seeds; None for one that was stopped.
+            facts: what is shown of it.
+        """
+        optuna, optuna_trial = _optuna(), self._optuna_trials.pop(trial.number)
+        trial.facts, trial.state = dict(facts), "stopped" if error is None else "completed"
+        trial.error = error if error is not None else next(reversed(trial.curve.values()), None)
+        state = optuna.trial.TrialState.PRUNED if error is None else optuna.trial.TrialState.COMPLETE
+        self._study.tell(optuna_trial, error, state=state)
+        trial.rungs = dict(self._study.trials[optuna_trial.number].system_attrs)
+        trial.rungs.pop("fixed_params", None)
+        self._write()
 
-    def tell(self, trial: Trial, state: str, facts: Mapping[str, Any], value: float | None = None) -> None:
-        """Record how a trial ended: COMPLETE with its value, PRUNED early, or FAIL; the next command tries it again then."""
-        with suppress(optuna().exceptions.UpdateFinishedTrialError):  # by another worker, while this one seemed dead
-            self._set(trial.number, FACTS, dict(facts))
-        self.study.tell(trial.number, value, state=_state(state), skip_if_finished=True)
+    def fail(self, trial: Trial, why: str) -> None:
+        """Record that a trial failed; the next command does it again."""
+        self._study.tell(self._optuna_trials.pop(trial.number), state=_optuna().trial.TrialState.FAIL)
+        trial.state, trial.note = "failed", why
+        self._write()
 
-    def give_back(self, trial: Trial) -> None:
-        """Leave an interrupted trial to whoever takes it next."""
-        with suppress(optuna().exceptions.UpdateFinishedTrialError):
-            self._set(trial.number, LEASE, 0.0)
-            self._set(trial.number, WORKER, "")
+    @property
+    def defaults(self) -> Trial | None:
+        """Return the trial with the settings as they are; None until it is completed."""
+        return next((one for one in self.trials if one.settings is None and one.state == "completed"), None)
 
-    def handle(self, number: int) -> OptunaTrial:
-        """Return Optuna's own object for a trial."""
-        return optuna().trial.Trial(self.study, self._trials()[number]._trial_id)
+    @property
+    def best(self) -> Trial | None:
+        """Return the completed trial with the lowest validation error, the first of equals; None where none is."""
+        done = [one for one in self.trials if one.state == "completed"]
+        return min(done, key=lambda one: (one.error, one.settings is not None, one.number), default=None)
 
-    def _set(self, number: int, key: str, value: Any) -> None:
-        self.handle(number).set_user_attr(key, value)
+    def history(self) -> list[float | None]:
+        """Return the lowest validation error of completed trials so far, trial by trial."""
+        errors = [one.error if one.state == "completed" else None for one in self.trials]
+        return list(itertools.accumulate(errors, _lower))
 
-    def _trials(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
+    def count(self, *states: str) -> int:
+        """Return how many trials are in some states."""
+        return sum(one.state in states for one in self.trials)
 
-    def _is_alive(self, one: FrozenTrial) -> bool:
-        """Return whether the worker of a running trial lives, as far as this machine can tell."""
-        token = str(one.user_attrs.get(WORKER, ""))
-        if token.startswith(f"{socket.gethostname()}-") and (path := self._lock_of(token)).parent.exists():
-            return storage.is_locked(path)
-        return time.time() < float(one.user_attrs.get(LEASE, 0.0))
-
-    def _lock_of(self, token: str) -> Path:
-        return self.folder / "workers" / f"{''.join(c if c.isalnum() or c in '-_.' else '-' for c in token)}.lock"
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with storage.lock(self.folder / "draw.lock", timeout_s=60.0, what=f"search {self.name}"):
-            yield
-
-
-@dataclass(frozen=True)
-class TrialJudge:
-    """The search's side of one trial, in the trial's own process (`tracking.pruning.Judge`).
-
-    Args:
-        search: opened in this process.
-        number: of the trial.
-        may_stop: the settings as they are run to the end: the others are compared with them.
-    """
-
-    search: Search
-    number: int
-    may_stop: bool = True
-
-    def report(self, resource: int, error: float) -> bool:
-        """Keep the error, and return whether successive halving stops the trial here."""
-        trial = self.search.handle(self.number)
-        trial.report(error, resource)
-        if resource >= self.search.most or not trial.should_prune() or not self.may_stop:
-            return False
-        trial.set_user_attr(STOPPED, f"after {100 * resource / self.search.most:.0f} %")
-        return True
-
-    @contextmanager
-    def leased(self) -> Iterator[None]:
-        """Renew the lease of the trial inside the block."""
-        stop = threading.Event()
-
-        def renew() -> None:
-            while not stop.wait(RENEW_S):
-                with suppress(Exception):  # a storage that is away for a moment: the lease lasts longer than that
-                    self.search._set(self.number, LEASE, time.time() + LEASE_S)
-
-        thread = threading.Thread(target=renew, name="lease", daemon=True)
-        thread.start()
+    def importance(self) -> dict[str, float]:
+        """Return the importance of each setting by Optuna's evaluator (PED-ANOVA), the largest first; empty with few trials."""
+        optuna = _optuna()
+        drawn = [one for one in self.trials if one.params and one.state == "completed"]
+        if len(drawn) < _FEWEST or len({one.error for one in drawn}) < 2:
+            return {}
+        only = optuna.create_study(direction="minimize")  # without the trial that drew nothing
+        only.add_trials([self._frozen(one) for one in drawn])
         try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+            values = optuna.importance.get_param_importances(only)
+        except (ValueError, RuntimeError):  # settings that never varied
+            return {}
+        return {key: float(value) for key, value in values.items() if math.isfinite(value)}
 
 
-def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials that count: neither drawn twice, nor done again."""
-    replaced = {one.user_attrs[REPLACES] for one in trials if REPLACES in one.user_attrs}
-    return [one for one in trials if not one.user_attrs.get(DUPLICATE) and one.number not in replaced]
-
-
-def _suggest(trial: OptunaTrial, key: str, param: Choice | Range) -> None:
-    """Draw one parameter of a trial."""
-    if isinstance(param, Choice):
-        trial.suggest_categorical(key, param.values)
-        return
-    high = param.high
-    if param.step is not None:
-        high = param.low + math.floor((param.high - param.low) / param.step + 1e-9) * param.step
-    if param.is_whole:
-        trial.suggest_int(key, int(param.low), int(high), log=param.log, step=int(param.step or 1))
-    else:
-        trial.suggest_float(key, float(param.low), float(high), log=param.log, step=param.step)
-
-
-def _state(name: str) -> Any:
-    return optuna().trial.TrialState[name]
+def _lower(one: float | None, other: float | None) -> float | None:
+    return min((error for error in (one, other) if error is not None), default=None)

@@ -31,7 +31,7 @@ _MAX_NAME, _MAX_PART, _MAX_DEPTH = 1024, 255, 32  # bytes of a path and of a par
 
 
 def kind_of(path: Path) -> Literal["tar", "zip", "gzip"]:
-    """Return what an archive is by its content; a compressed tar is a tar. DataError: missing, or none of these."""
+    """Return the kind of an archive by its content; a compressed tar is a tar. DataError: missing, or none of these."""
     head = first_bytes(path, str(path), _ALLOWED, expected=(GZIP, *ZIP))
     if head.startswith(ZIP):
         return "zip"
@@ -83,7 +83,7 @@ def unpack(
                 {"tar": _unpack_tar, "zip": _unpack_zip, "gzip": _unpack_gzip}[kind](job, advance)
         except DAMAGE as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # of the disk: storage explains it
+                raise  # an error of the disk: storage explains it
             raise DataError(f"is a damaged archive: {error}", where=str(archive), hint="get the file again") from error
         os.sync()
         signals.check()
@@ -94,8 +94,8 @@ def unpack(
 class _Job:
     """Writes members below a folder and enforces the bounds; no two members may name the same file."""
 
-    def __init__(self, archive: Path, temporary: Path, max_bytes: int, wanted: Callable[[str], bool]) -> None:
-        self.archive, self.temporary, self.max_bytes, self.wanted = archive, temporary, max_bytes, wanted
+    def __init__(self, archive: Path, temporary: Path, max_bytes: int, is_selected: Callable[[str], bool]) -> None:
+        self.archive, self.temporary, self.max_bytes, self.is_selected = archive, temporary, max_bytes, is_selected
         self.written: list[PurePosixPath] = []
         self.size = archive.stat().st_size
         self.bytes = self.count = 0
@@ -115,7 +115,7 @@ class _Job:
         if self.count > _MAX_MEMBERS:
             raise self.refused(f"has more than {_MAX_MEMBERS} members")
         path = self._path(name, folder)
-        if folder or not self.wanted(str(path)):
+        if folder or not self.is_selected(str(path)):
             return None
         self.allow(size)
         storage.require_space(self.temporary, size, f"member {ascii(name[:100])}")
@@ -193,10 +193,10 @@ class _Counted:
 
     def read(self, size: int = -1) -> bytes:
         signals.check()
-        found = self._file.read(size)
-        self._advance((self._done + len(found)) // _CHUNK - self._done // _CHUNK)
-        self._done += len(found)
-        return found
+        content = self._file.read(size)
+        self._advance((self._done + len(content)) // _CHUNK - self._done // _CHUNK)
+        self._done += len(content)
+        return content
 
 
 def _unpack_tar(job: _Job, advance: Callable[..., None]) -> None:
@@ -214,7 +214,7 @@ def _unpack_tar(job: _Job, advance: Callable[..., None]) -> None:
                     stream = archive.extractfile(member)
                     assert stream is not None
                     job.write(path, stream, member.size)
-                archive.members = []  # type: ignore[attr-defined] # or the list of a large archive fills the memory
+                archive.members = []  # type: ignore[attr-defined] # else the members of a large archive fill the memory
         while inner.read(_CHUNK):  # only padding is left; at its end a compressed stream compares its checksum
             pass
     if not job.count:
@@ -227,16 +227,16 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         try:
-            found = super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):
                 raise  # the end
             raise EOFError("it is cut off, or a header is damaged") from error
-        if found.type not in _CONTENT and not 0 <= found.size <= _MAX_HEADER:
+        if header.type not in _CONTENT and not 0 <= header.size <= _MAX_HEADER:
             raise ValueError("a header is too long")
-        if found.size < 0:
+        if header.size < 0:
             raise ValueError("a member has a negative size")
-        return found
+        return header
 
 
 def _unpack_zip(job: _Job, advance: Callable[..., None]) -> None:
@@ -273,7 +273,7 @@ def _place(temporary: Path, folder: Path, files: list[PurePosixPath]) -> None:
     """Move what was unpacked into the folder."""
     targets = {path: folder / path for path in files}
     for path, target in targets.items():
-        # A link planted in the folder would lead what is moved out of it.
+        # A link planted in the folder would redirect the files that are moved there.
         parents = [folder / parent for parent in path.parents if parent.parts]
         if any(parent.is_symlink() or (parent.exists() and not parent.is_dir()) for parent in parents):
             raise UnsafeError("a link or a file stands where a folder is needed", where=str(target.parent))

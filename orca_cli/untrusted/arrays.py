@@ -43,7 +43,7 @@ class StoredArray:
     shape: tuple[int, ...]  # as declared, and as the file's size allows
     dtype: np.dtype  # no objects, no fields
     read: Callable[[], np.ndarray]  # returns the array; a memory map where the file allows it
-    # Returns what gives rows start..stop-1 and holds little more than these; parts in ascending order cost one pass.
+    # Returns a reader of rows start..stop-1, which holds little more than these; ascending reads cost one pass.
     rows: Callable[[], Callable[[int, int], np.ndarray]]
 
     @property
@@ -79,13 +79,13 @@ def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -
         UnsafeError: an array of Python objects, more bytes than allowed, or a member that grows as only bombs do.
         MemoryExhaustedError: an array is larger than the free memory.
     """
-    wanted = list(dict.fromkeys(names))
+    unique_names = list(dict.fromkeys(names))
     first_bytes(path, str(path), "an .npz file is needed")
-    stored = _npz(path, wanted)
+    stored = _npz(path, unique_names)
     declared = sum(array.bytes for array in stored.values())
     if declared > max_bytes:
         raise UnsafeError(f"the arrays declare {declared:,} bytes, at most {max_bytes:,} are read", where=str(path))
-    return {name: stored[name].read() for name in wanted}
+    return {name: stored[name].read() for name in unique_names}
 
 
 def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Reporter) -> dict[str, np.ndarray]:
@@ -100,14 +100,14 @@ def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Repor
         StorageError: the cache cannot be written, or its disk is too small.
         InterruptionError: a signal asked to stop; nothing half-made remains.
     """
-    wanted = list(dict.fromkeys(names))
+    unique_names = list(dict.fromkeys(names))
     head = first_bytes(path, str(path), "an .npz or .npy file is needed")
     if head.startswith(NPY):
-        if wanted != [""]:
+        if unique_names != [""]:
             raise DataError("an .npy file holds one array, which has no name", where=str(path), hint="name it ''")
         return {"": _npy(path).read()}
-    _npz(path, wanted)  # headers first: nothing is unpacked that would be refused
-    return {name: _npy(_unpacked_member(path, name, cache_folder, reporter)).read() for name in wanted}
+    _npz(path, unique_names)  # headers first: nothing is unpacked that would be refused
+    return {name: _npy(_unpacked_member(path, name, cache_folder, reporter)).read() for name in unique_names}
 
 
 def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
@@ -133,7 +133,7 @@ def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
 
 
 def load_object_here(path: str) -> Any:
-    """Return what `load_object` does of an .npy file of Python objects, read in this process; errors as there."""
+    """Return the content of an .npy file of Python objects as `load_object` does, read in this process; errors as there."""
     with open(path, "rb") as file:
         header = read_header(file, path, "an .npy file is needed", objects=True)
         value = reader.read_stream(file, path, os.path.getsize(path) - header.offset)
@@ -192,7 +192,7 @@ def _member(path: Path, name: str, member: zipfile.ZipInfo, file: IO[bytes]) -> 
     header.check_held(member.file_size, where)
 
     def read() -> np.ndarray:
-        # Checked here and not on opening: members that nobody asks for may be large.
+        # Checked here and not on opening: members that nobody reads may be large.
         _check_growth(member, where)
         check_memory(header.bytes, where)
         with _member_damage(where), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
@@ -213,7 +213,7 @@ class _MemberRows:
     """Rows of a member of an .npz file, unpacked on the way; going back starts at its beginning again.
 
     Args:
-        path, member: the archive, and what of it.
+        path, member: the archive, and its member.
         header: of the member, in C order.
         where: for messages.
     """
@@ -271,15 +271,13 @@ def _unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Report
     """Return a file of the cache with the bytes of one member; created if it is missing or incomplete.
 
     The folder's name follows from the archive's path, size and modification time. The archive's checksum is compared while
-    the copy is made; later only the copy's size is, which costs nothing for files of gigabytes.
+    the copy is made; later only the copy's size is checked, which costs nothing for files of gigabytes.
     """
     state = path.stat()
     label = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{path.stem}-{name}")[:60]
     parent = cache_folder / "unpacked" / f"{label}-{_digest(str(path.resolve()), name)}"
     folder = parent / _digest(state.st_size, state.st_mtime_ns)
-    with suppress(
-        ChecksumError
-    ):  # what is whole is read without a lock, which a cache that is read-only has no room for
+    with suppress(ChecksumError):  # a complete copy is read without a lock, which a read-only cache cannot hold
         if folder.is_dir() and not folder.is_symlink():
             storage.verify_folder(folder, contents=False)
             return folder / _FILE

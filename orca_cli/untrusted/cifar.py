@@ -41,8 +41,8 @@ def checked(x: object, labels: object, num_classes: int, where: str) -> Labelled
     Raises DataError, with `where` (file and entry), if they have another form.
     """
     if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.shape[1:] not in ((3 * SIDE**2,), (3, SIDE, SIDE)):
-        found = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
-        raise DataError(f"images are {found}; expected uint8 (N, 3, {SIDE}, {SIDE})", where=where)
+        actual = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
+        raise DataError(f"images are {actual}; expected uint8 (N, 3, {SIDE}, {SIDE})", where=where)
     try:
         y = np.asarray(labels)
     except ValueError:  # ragged lists
@@ -73,20 +73,20 @@ def read_cifar10(
         UnsafeError: reading a file would execute code.
     """
     names = [f"{axis}_{part}" for part in parts for axis in "xy"]
-    given = Path(path).expanduser() if path else Path("cifar10")
-    place = _find([given, data_folder / given] if path else [data_folder / given, data_folder], parts)
+    location = Path(path).expanduser() if path else Path("cifar10")
+    place = _find([location, data_folder / location] if path else [data_folder / location, data_folder], parts)
     if place is None:
         advice = f"put torchvision's folder {_FOLDER}, or a file cifar10.npz with {', '.join(names)}, there, or give {key}=..."
-        where = f"{key}={path}" if path else str(data_folder / given)
+        where = f"{key}={path}" if path else str(data_folder / location)
         raise DataError("CIFAR-10 is not there", where=where, hint=f"{advice}; {hint}" if hint else advice)
     if place.is_file():
         arrays = read_arrays(place, names, max_bytes=2**30)
         return {part: checked(arrays[f"x_{part}"], arrays[f"y_{part}"], 10, f"{place}[{part}]") for part in parts}
-    found = {}
+    images = {}
     for part in parts:
         batches = [_batch(place / name) for name in _BATCHES[part]]
-        found[part] = LabelledImages(*(np.concatenate([getattr(batch, axis) for batch in batches]) for axis in "xy"))
-    return found
+        images[part] = LabelledImages(*(np.concatenate([getattr(batch, axis) for batch in batches]) for axis in "xy"))
+    return images
 
 
 def _batch(path: Path) -> LabelledImages:

@@ -45,7 +45,7 @@ class CutOffError(Exception):
 
 def chunks_of(response: requests.Response, timeout_s: float) -> Iterator[bytes]:
     """Yield what arrives, as it was sent; gives up on an address that sends next to nothing."""
-    # read() would wait for a whole chunk from a server that drips; old releases of urllib3 have nothing else.
+    # read() would wait for a whole chunk from a slow server; old releases of urllib3 have no read1().
     read = getattr(response.raw, "read1", response.raw.read)
     since, arrived = time.monotonic(), 0
     while True:

@@ -71,7 +71,7 @@ def fetch(
     """
     part = place.with_name(place.name + ".part")
     storage.make_folder(place.parent)
-    if part.is_symlink():  # nothing of ours: what it leads to would be written into
+    if part.is_symlink():  # not ours: its target would be written to
         part.unlink()
     if size is not None:
         storage.require_space(place.parent, size - _size(part) + _SPARE, place.name)
@@ -96,9 +96,9 @@ def fetch(
     raise kind(f"could not be fetched ({answers})", where=place.name)
 
 
-def differs(found: int, described: int | None) -> bool:
+def differs(size: int, described: int | None) -> bool:
     """Return whether a file's size is not the described one, which may be rounded."""
-    return described is not None and abs(found - described) > TOLERANCE * described
+    return described is not None and abs(size - described) > TOLERANCE * described
 
 
 def md5_file(path: Path) -> str:
@@ -156,7 +156,7 @@ class _Download:
             chunks = chunks_of(response, self.timeout_s)
             if start == 0:
                 chunks = itertools.chain([_head(response, chunks, name)], chunks)
-                storage.write_bytes(part, b"")  # before the notes say whose it is
+                storage.write_bytes(part, b"")  # before the notes name its origin
                 notes = {"schema": 1, "url": url, "validator": _validator(response), "bytes": total}
                 storage.write_json(_notes(part), notes)
             _write(part, chunks, self.reporter, start, total)
@@ -197,7 +197,7 @@ def _head(response: requests.Response, chunks: Iterator[bytes], name: str) -> by
 
 
 def _write(part: Path, chunks: Iterator[bytes], reporter: Reporter, start: int, total: int | None) -> None:
-    """Append what arrives, so that all of it is there where the process ends."""
+    """Append chunks as they arrive, so that an interrupted download can be resumed."""
     name = part.name.removesuffix(".part")
     title, megabytes = (f"{name} (MB)", -(-total // _MB)) if total else (name, 1)
     done = 0
@@ -215,10 +215,10 @@ def _write(part: Path, chunks: Iterator[bytes], reporter: Reporter, start: int, 
 
 
 def _verified(part: Path, size: int | None, sha256: str | None, md5: str | None) -> str:
-    """Return the digest of what has arrived; delete it where it is not what it should be."""
-    found, digest = _size(part), storage.sha256_file(part)
-    if differs(found, size):
-        refusal = RefusedError(f"gave {found:,} bytes, where about {size:,} are expected")
+    """Return the SHA-256 of a complete download; delete it if its size or checksum is wrong."""
+    arrived, digest = _size(part), storage.sha256_file(part)
+    if differs(arrived, size):
+        refusal = RefusedError(f"gave {arrived:,} bytes, where about {size:,} are expected")
     elif sha256 is not None and digest != sha256.lower():
         refusal = MismatchError(f"gave a file of SHA-256 {digest}, not {sha256}")
     elif md5 is not None and (other := md5_file(part)) != md5.lower():
@@ -231,13 +231,13 @@ def _verified(part: Path, size: int | None, sha256: str | None, md5: str | None)
 
 
 def _validator(response: requests.Response) -> str | None:
-    """Return what names this very content: a strong ETag, or else the date of its last change."""
+    """Return the validator of this exact content: a strong ETag, or else Last-Modified."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified")
 
 
 def _validator_of_part(part: Path, url: str) -> str | None:
-    """Return what names the content that a partial file belongs to; None where it cannot be resumed."""
+    """Return the validator recorded for a partial file; None where it cannot be resumed."""
     try:
         notes = json.loads(_notes(part).read_text(encoding="utf-8"))
         return str(notes["validator"]) if part.exists() and notes["url"] == url and notes["validator"] else None

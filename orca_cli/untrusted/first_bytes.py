@@ -1,4 +1,4 @@
-"""What a file is by its first bytes (failed downloads, wrong suffixes are named as such), and small text files."""
+"""What a file is by its first bytes, so that failed downloads and wrong suffixes are recognised; and small text files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def first_bytes(path: Path, where: str, allowed: str, expected: tuple[bytes, ...
 
 
 def disguise(head: bytes, name: str) -> str:
-    """Return what a download is by its first few hundred bytes, if not what its name says; else an empty text."""
+    """Return what a download is by its first few hundred bytes, if its name says otherwise; else an empty text."""
     suffix = Path(name).suffix.lower()
     if not head:
         return "an empty file"

@@ -35,16 +35,16 @@ def read(path: Path, keys: Iterable[str], max_value: int = _MAX_VALUE) -> Iterat
     size, ahead = file.stat().st_size, iter(keys)
     while batch := list(islice(ahead, _BATCH)):
         while batch:
-            found = worker.read(read_here, where, size, path=where, keys=batch, max_value=max_value)
-            yield from found
-            batch = batch[len(found) :]
+            values = worker.read(read_here, where, size, path=where, keys=batch, max_value=max_value)
+            yield from values
+            batch = batch[len(values) :]
 
 
 def read_here(path: str, keys: list[str], max_value: int) -> list[bytes | None]:
     """Return the values of the first keys, as many as are fetched at once; read in this process, errors as `read`."""
     import lmdb
 
-    found: list[bytes | None] = []
+    values: list[bytes | None] = []
     left = _BATCH_BYTES
     with (
         damage(path, "LMDB database"),
@@ -60,8 +60,8 @@ def read_here(path: str, keys: list[str], max_value: int) -> list[bytes | None]:
             size = len(value or b"")
             if size > max_value:
                 raise UnsafeError(f"a value has {size:,} bytes, at most {max_value:,} are read", where=path)
-            found.append(None if value is None else bytes(value))
+            values.append(None if value is None else bytes(value))
             left -= size
             if left <= 0:
                 break
-    return found
+    return values

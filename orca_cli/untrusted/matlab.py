@@ -57,26 +57,28 @@ def read(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[
     if _is_hdf5(path):
         otherwise = ", or save the file with -v7"
         worker.check_installed("h5py", where, "HDF5 (MATLAB 7.3)", extra="hdf5", otherwise=otherwise)
-    size, wanted = path.stat().st_size, list(names)
-    found: dict[str, np.ndarray] = worker.read(read_here, where, size, path=where, names=wanted, max_bytes=max_bytes)
-    return found
+    size, name_list = path.stat().st_size, list(names)
+    variables: dict[str, np.ndarray] = worker.read(
+        read_here, where, size, path=where, names=name_list, max_bytes=max_bytes
+    )
+    return variables
 
 
 def read_here(path: str, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
     """Return what `read` does, parsed in this process, which a damaged file can crash; errors as there."""
-    wanted = list(dict.fromkeys(names))
+    unique_names = list(dict.fromkeys(names))
     if _is_hdf5(Path(path)):
         import h5py
 
         # h5py has no type of its own for what it raises on damage.
         with damage(path, "HDF5 file"), h5py.File(path, "r", locking="best-effort") as hdf5:
             reader = _Hdf5Reader(h5py, hdf5, path, max_bytes)
-            return {name: reader.variable(name) for name in wanted}
+            return {name: reader.variable(name) for name in unique_names}
     with open(path, "rb") as file:
         if file.read(128)[126:] not in (b"IM", b"MI"):
             raise DataError("not a MATLAB file, or a MATLAB 4 file", where=path, hint=f"{_ALLOWED}; save it with -v7")
     with damage(path, "MATLAB file"):
-        return _read_matlab_5(path, wanted, max_bytes)
+        return _read_matlab_5(path, unique_names, max_bytes)
 
 
 def _read_matlab_5(path: str, names: list[str], max_bytes: int) -> dict[str, np.ndarray]:
@@ -99,7 +101,7 @@ def _read_matlab_5(path: str, names: list[str], max_bytes: int) -> dict[str, np.
     def load(name: str, mat_dtype: bool) -> Any:
         return scipy.io.loadmat(path, appendmat=False, variable_names=[name], mat_dtype=mat_dtype).get(name)
 
-    found = {}
+    variables = {}
     for name in names:
         with warnings.catch_warnings():
             warnings.simplefilter("error", np.exceptions.ComplexWarning)
@@ -109,18 +111,18 @@ def _read_matlab_5(path: str, names: list[str], max_bytes: int) -> dict[str, np.
                 value = load(name, mat_dtype=False)
         if value is None:
             raise _missing(name, path, sorted(other for other, _, _ in held))
-        found[name] = _plain(value, name, path)
-    return found
+        variables[name] = _plain(value, name, path)
+    return variables
 
 
-def _plain(found: Any, name: str, where: str) -> np.ndarray:
+def _plain(value: Any, name: str, where: str) -> np.ndarray:
     """Return an array in this machine's byte order; refuse structs, objects, functions, sparse matrices, also in cells."""
-    if type(found) is not np.ndarray or found.dtype.kind not in "biufcUO":
-        what = f"'{ascii(name)[1:-1]}' is a {'struct' if isinstance(found, np.ndarray) else type(found).__name__}"
+    if type(value) is not np.ndarray or value.dtype.kind not in "biufcUO":
+        what = f"'{ascii(name)[1:-1]}' is a {'struct' if isinstance(value, np.ndarray) else type(value).__name__}"
         raise DataError(what, where=where, hint="save it as an array of numbers or text, or as a cell array")
-    for index in np.ndindex(found.shape if found.dtype.kind == "O" else 0):
-        found[index] = _plain(found[index], f"{name}{{...}}", where)
-    return checked_characters(found.astype(found.dtype.newbyteorder("="), copy=False), where)
+    for index in np.ndindex(value.shape if value.dtype.kind == "O" else 0):
+        value[index] = _plain(value[index], f"{name}{{...}}", where)
+    return checked_characters(value.astype(value.dtype.newbyteorder("="), copy=False), where)
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -152,17 +154,17 @@ class _Hdf5Reader:
             raise _refused(self._where, f"'{name}' is a link to another place")
         return self._value(self._file[name], name, 0)
 
-    def _value(self, found: Any, name: str, depth: int) -> np.ndarray:
-        if not isinstance(found, self._h5py.Dataset):
+    def _value(self, node: Any, name: str, depth: int) -> np.ndarray:
+        if not isinstance(node, self._h5py.Dataset):
             raise DataError(f"'{name}' is a struct", where=self._where, hint="save it as an array or a cell array")
-        self._check(found, name)
-        kind = found.attrs.get("MATLAB_class")
+        self._check(node, name)
+        kind = node.attrs.get("MATLAB_class")
         kind = kind.decode("ascii") if isinstance(kind, bytes) else ""
-        if found.attrs.get("MATLAB_empty", 0):
-            return self._empty(found, kind)
-        if self._h5py.check_ref_dtype(found.dtype) is not None:
-            return self._cell(found, name, depth)
-        data = self._numbers(found, name).T
+        if node.attrs.get("MATLAB_empty", 0):
+            return self._empty(node, kind)
+        if self._h5py.check_ref_dtype(node.dtype) is not None:
+            return self._cell(node, name, depth)
+        data = self._numbers(node, name).T
         if kind == "char":
             if data.dtype.kind != "u":
                 raise DataError(f"'{name}' is text of an unknown form", where=self._where)
@@ -174,21 +176,21 @@ class _Hdf5Reader:
             raise DataError(f"'{name}' is of class {ascii(kind)}", where=self._where, hint="save it as an array")
         return data
 
-    def _check(self, found: Any, name: str) -> None:
+    def _check(self, dataset: Any, name: str) -> None:
         """Check where and how a dataset is stored, before a byte of it is read."""
-        if found.is_virtual or found.external:
+        if dataset.is_virtual or dataset.external:
             raise _refused(self._where, f"'{name}' takes its content from other files")
-        plan = found.id.get_create_plist()
+        plan = dataset.id.get_create_plist()
         unknown = {plan.get_filter(i)[0] for i in range(plan.get_nfilters())} - _FILTERS
         if unknown:
             raise _refused(self._where, f"'{name}' needs the filter {min(unknown)}, which is code to be loaded")
-        if found.shape is None:
+        if dataset.shape is None:
             raise DataError(f"'{name}' has no shape", where=self._where)
-        size = math.prod(found.shape) * found.dtype.itemsize
-        packed = found.id.get_storage_size()
+        size = math.prod(dataset.shape) * dataset.dtype.itemsize
+        packed = dataset.id.get_storage_size()
         if size > packed * MAX_DEFLATE + 1024:
             raise _refused(self._where, f"'{name}' declares {size:,} bytes, more than the {packed:,} stored can hold")
-        if found.chunks and math.prod(found.chunks) * found.dtype.itemsize > max(_MAX_CHUNK, size):
+        if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > max(_MAX_CHUNK, size):
             raise _refused(self._where, f"'{name}' is stored in parts larger than itself")
         self._left -= size
         if self._left < 0:
@@ -196,28 +198,28 @@ class _Hdf5Reader:
         if size > 2**26:
             check_memory(size, self._where, hint=_MEMORY)
 
-    def _numbers(self, found: Any, name: str) -> np.ndarray:
-        dtype = found.dtype
+    def _numbers(self, dataset: Any, name: str) -> np.ndarray:
+        dtype = dataset.dtype
         is_complex = dtype.names is not None and set(dtype.names) == {"real", "imag"}
         if dtype.kind not in "biuf" and not is_complex:
             raise DataError(f"'{name}' has values of type {dtype}", where=self._where, hint="save it as numbers")
-        data = np.asarray(found[()])
+        data = np.asarray(dataset[()])
         return data["real"] + 1j * data["imag"] if is_complex else data.astype(dtype.newbyteorder("="), copy=False)
 
-    def _empty(self, found: Any, kind: str) -> np.ndarray:
+    def _empty(self, dataset: Any, kind: str) -> np.ndarray:
         """Return an array without elements; its dataset holds the extents instead."""
-        shape = [int(extent) for extent in self._numbers(found, "an empty array").ravel()[:32]]
+        shape = [int(extent) for extent in self._numbers(dataset, "an empty array").ravel()[:32]]
         if 0 not in shape or any(extent < 0 or extent > 2**32 for extent in shape):
             raise DataError("an empty array has elements", where=self._where)
         return np.empty(0, "U1") if kind == "char" else np.empty(shape, {"cell": "O", **_CLASSES}.get(kind, "f8"))
 
-    def _cell(self, found: Any, name: str, depth: int) -> np.ndarray:
-        if self._h5py.check_ref_dtype(found.dtype) is not self._h5py.Reference:
+    def _cell(self, dataset: Any, name: str, depth: int) -> np.ndarray:
+        if self._h5py.check_ref_dtype(dataset.dtype) is not self._h5py.Reference:
             raise _refused(self._where, f"'{name}' refers to parts of arrays")
-        self._cells += found.size
+        self._cells += dataset.size
         if depth >= _MAX_DEPTH or self._cells > _MAX_CELLS:
             raise _refused(self._where, "has too many cells, or nests them too deep")
-        references = found[()]
+        references = dataset[()]
         cells = np.empty(references.shape, object)
         for index in np.ndindex(references.shape):
             if not references[index]:

@@ -38,7 +38,7 @@ def _free_memory() -> int | None:
 def release_pages(array: object) -> None:
     """Release the pages of the large read-only map that an array belongs to, so that a process does not grow to its size.
 
-    Whatever else is given is left alone. What is read again comes from the file, mostly through the system's file cache.
+    Any other object is left alone. What is read again comes from the file, mostly through the system's file cache.
     """
     owner: Any = array
     while isinstance(getattr(owner, "base", None), np.ndarray):

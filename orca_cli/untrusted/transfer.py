@@ -74,9 +74,9 @@ class _Packer:
             return {"dtype": value.str}
         if id(value) in self._seen:
             return {"again": self._seen[id(value)][0]}
-        found = self._container(value)
+        container = self._container(value)
         self._seen[id(value)] = len(self._seen), value
-        return found
+        return container
 
     def _container(self, value: Any) -> Any:
         if isinstance(value, list):
@@ -120,9 +120,9 @@ class _Unpacker:
             return _dtype(content)
         if kind == "scalar":
             return self._array(content, [], "C", node["bytes"])[()]
-        found = self._container(kind, content, node)
-        self._held.append(found)
-        return found
+        container = self._container(kind, content, node)
+        self._held.append(container)
+        return container
 
     def _container(self, kind: str, content: Any, node: Any) -> Any:
         if kind in ("list", "tuple"):

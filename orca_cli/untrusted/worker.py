@@ -77,7 +77,7 @@ def read(function: Callable[..., Any], where: str, size: int, **arguments: Any) 
     memory = _BASE_BYTES + (_BYTES_PER_BYTE * size // _STEP_BYTES + 1) * _STEP_BYTES
     with _lock:
         try:
-            if _running is not None:  # an earlier file may have left the fault in a worker that was used
+            if _running is not None:  # a crash may be the fault of an earlier file: try again in a new worker
                 with suppress(CrashedError):
                     return _worker(memory).ask(function, arguments, where, seconds, _WAIT * seconds)
             return _worker(memory).ask(function, arguments, where, seconds, _WAIT * seconds)
@@ -89,10 +89,10 @@ def read(function: Callable[..., Any], where: str, size: int, **arguments: Any) 
 def check_installed(package: str, where: str, what: str, *, extra: str, otherwise: str = "") -> None:
     """Raise UnavailableError, which names the extra, where a package that the worker needs is missing; nothing is imported."""
     try:
-        found = importlib.util.find_spec(package) is not None
+        is_installed = importlib.util.find_spec(package) is not None
     except ValueError:  # its import is blocked
-        found = False
-    if not found:
+        is_installed = False
+    if not is_installed:
         hint = f"pip install 'orca-transfer[{extra}]'{otherwise}"
         raise UnavailableError(f"reading {what} needs the package {package}", where=where, hint=hint)
 
@@ -119,8 +119,8 @@ class Worker:
     """A process that calls functions.
 
     Args:
-        memory: bytes of address space that it may use, and then it gives up all that reading a file does not need; 0 for
-            functions of our own, which may do what this process may.
+        memory: bytes of address space; such a process is also confined to what reading a file needs. 0 for functions of
+            our own, which may do what this process may.
         variables: its environment.
         errors: file for its standard error.
     """
@@ -143,7 +143,7 @@ class Worker:
     def ask(
         self, function: Callable[..., Any], arguments: Mapping[str, Any], where: str, seconds: int, wait_s: float
     ) -> Any:
-        """Return what a function returns; whatever else happens, the process has to be replaced unless it is `usable`.
+        """Return what a function returns; after an error the process has to be replaced unless it is `usable`.
 
         Args:
             function, arguments, where: as for `read`.

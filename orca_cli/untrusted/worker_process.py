@@ -42,23 +42,23 @@ def main() -> None:
 
     with suppress(EOFError):
         while True:
-            asked = transfer.unpack(2**62, fill)
+            request = transfer.unpack(2**62, fill)
             used = resource.getrusage(resource.RUSAGE_SELF)
             # From now on the kernel lets this process compute for this long.
-            _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + asked["seconds"])
-            answers.writelines(_answered(asked))
+            _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + request["seconds"])
+            answers.writelines(_answered(request))
             answers.flush()
-            del asked
+            del request
 
 
-def _answered(asked: dict[str, Any]) -> list[Any]:
+def _answered(request: dict[str, Any]) -> list[Any]:
     """Return the parts of the answer: the value, or what prevents it."""
     from orca_cli.untrusted import transfer
 
     try:
-        os.chdir(asked["folder"])
-        module, name = asked["function"]
-        return transfer.pack({"value": getattr(importlib.import_module(module), name)(**asked["arguments"])})
+        os.chdir(request["folder"])
+        module, name = request["function"]
+        return transfer.pack({"value": getattr(importlib.import_module(module), name)(**request["arguments"])})
     except OrcaError as error:
         texts = [text[:_CUT] for text in (error.what, error.where, error.hint)]
         return transfer.pack({"error": [type(error).__name__, *texts]})
@@ -80,7 +80,7 @@ def _confine(memory: int) -> None:
     _limit(resource.RLIMIT_AS, memory)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NOFILE, 64)
-    import numpy as np  # what it starts has to be there before the last limit
+    import numpy as np  # it may start threads, which the last limit forbids
 
     np.zeros(1)
     _limit(resource.RLIMIT_NPROC, 0)

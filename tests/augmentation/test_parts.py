@@ -52,7 +52,7 @@ def targets(kind: str, count: int, extent: tuple[int, ...], rng: np.random.Gener
 
 
 def case(kind: str, shape: tuple[int, ...], *, padded: bool = False, seed: int = 0) -> tuple[Batch, InputFacts]:
-    """Return random samples and what is known of them; padding at the end of the first axis of the extent."""
+    """Return random samples and their facts; padding at the end of the first axis of the extent."""
     rng = np.random.default_rng(seed)
     x = rng.normal(3.0, 2.0, size=shape).astype(np.float32)
     valid = None
@@ -90,25 +90,26 @@ def test_forms_padding_and_the_given_batch_stay_and_the_generator_decides(name, 
         return
     batch, facts = case(kind, shape, padded=padded, seed=seed)
     before = {key: value.clone() for key, value in vars(batch).items() if isinstance(value, torch.Tensor)}
-    found = drawn(part, batch, facts, seed)
+    augmented = drawn(part, batch, facts, seed)
     again = drawn(part, batch, facts, seed)
     for key, value in before.items():
-        assert torch.equal(getattr(batch, key), value), key  # what a task keeps in memory is not written to
-        new = getattr(found, key)
+        assert torch.equal(getattr(batch, key), value), key  # the task's arrays in memory are not modified
+        new = getattr(augmented, key)
         assert (new.shape, new.dtype) == (value.shape, value.dtype)
     for key in ("x", "y", "valid", "partner", "share"):
-        one, other = getattr(found, key), getattr(again, key)
+        one, other = getattr(augmented, key), getattr(again, key)
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, key
-    assert torch.isfinite(found.x).all()
+    assert torch.isfinite(augmented.x).all()
     if padded:
-        assert found.valid is not None
-        assert not found.x[~found.valid[:, None].expand_as(found.x)].any()  # padding holds zeros, as readers leave it
+        assert augmented.valid is not None
+        # Padding holds zeros, as readers leave it.
+        assert not augmented.x[~augmented.valid[:, None].expand_as(augmented.x)].any()
     if name not in ("crop", "flip", "images"):
-        assert (found.valid is None) == (not padded)
-        assert found.valid is None or torch.equal(found.valid, batch.valid)
+        assert (augmented.valid is None) == (not padded)
+        assert augmented.valid is None or torch.equal(augmented.valid, batch.valid)
     if name != "mixup":
-        assert found.partner is None
-        assert kind == "dense" or torch.equal(found.y, batch.y)
+        assert augmented.partner is None
+        assert kind == "dense" or torch.equal(augmented.y, batch.y)
 
 
 @pytest.mark.parametrize("name", NODES)
@@ -120,7 +121,7 @@ def test_another_draw_gives_another_batch(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "extent", "said"),
+    ("name", "kind", "extent", "message"),
     [
         ("window_slice", "dense", (8,), "task.kind=dense: targets at positions would not move"),
         ("series", "dense", (8,), "window_slice: targets at positions"),
@@ -131,8 +132,8 @@ def test_another_draw_gives_another_batch(name):
         ("images", "classes", (8,), "is for images"),
     ],
 )
-def test_what_would_make_targets_wrong_is_refused_in_one_line(name, kind, extent, said):
-    with pytest.raises(ConfigError, match=said) as caught:
+def test_what_would_make_targets_wrong_is_refused_in_one_line(name, kind, extent, message):
+    with pytest.raises(ConfigError, match=message) as caught:
         check_augmentation(part_of(name), kind, extent)
     assert "\n" not in str(caught.value)
     assert "augment=none" in str(caught.value)
@@ -169,8 +170,8 @@ def test_noise_has_the_strength_in_units_of_each_channel():
 
 def test_scaling_is_by_one_positive_factor_for_each_channel_about_its_mean():
     batch, facts = case("classes", (20, 3, 30))
-    found = drawn(Scale(0.3), batch, facts).x
-    ratios = (found - 3) / (batch.x - 3)
+    scaled = drawn(Scale(0.3), batch, facts).x
+    ratios = (scaled - 3) / (batch.x - 3)
     assert torch.allclose(ratios, ratios[..., :1].expand_as(ratios), rtol=1e-2)
     factors = ratios.median(dim=2).values
     assert (factors > 0).all()
@@ -181,14 +182,14 @@ def test_a_window_of_a_line_is_a_line_inside_it():
     """A straight line has straight windows: the slope is the window's share, and the ends lie inside the line."""
     line = torch.arange(101.0).repeat(40, 2, 1)
     facts = InputFacts("values", np.zeros(2), np.ones(2))
-    found = drawn(WindowSlice(0.5), Batch(line, torch.zeros(40, 1)), facts).x
-    slopes = found.diff(dim=2)
+    windows = drawn(WindowSlice(0.5), Batch(line, torch.zeros(40, 1)), facts).x
+    slopes = windows.diff(dim=2)
     assert (slopes - slopes[..., :1]).abs().max() < 1e-3
     assert 0.5 <= slopes.min() < 0.6
     assert 0.9 < slopes.max() <= 1.0001
-    assert found.min() >= 0
-    assert found.max() <= 100
-    assert torch.equal(found[:, 0], found[:, 1])  # all channels are cut alike
+    assert windows.min() >= 0
+    assert windows.max() <= 100
+    assert torch.equal(windows[:, 0], windows[:, 1])  # all channels are cut alike
 
 
 def test_a_window_of_a_padded_series_is_cut_from_its_data_alone():
@@ -196,17 +197,17 @@ def test_a_window_of_a_padded_series_is_cut_from_its_data_alone():
     x[:, :, :11] = torch.arange(100.0, 111.0)
     valid = torch.arange(20).repeat(30, 1) < 11
     facts = InputFacts("classes", np.zeros(1), np.ones(1))
-    found = drawn(WindowSlice(0.5), Batch(x, torch.zeros(30), valid), facts).x
-    assert found[:, :, :11].min() >= 100  # nothing of the zeros behind the end was mixed in
-    assert not found[:, :, 11:].any()
+    windows = drawn(WindowSlice(0.5), Batch(x, torch.zeros(30), valid), facts).x
+    assert windows[:, :, :11].min() >= 100  # no padding zeros were mixed in
+    assert not windows[:, :, 11:].any()
 
 
 def test_a_mask_hides_one_stretch_of_all_channels_up_to_its_longest():
     batch, facts = case("classes", (200, 2, 50))
-    found = drawn(TimeMask(0.4), batch, facts).x
-    hidden = found != batch.x
+    masked = drawn(TimeMask(0.4), batch, facts).x
+    hidden = masked != batch.x
     assert torch.equal(hidden[:, 0], hidden[:, 1])
-    assert (found[hidden] == 3).all()
+    assert (masked[hidden] == 3).all()
     lengths = hidden[:, 0].sum(dim=1)
     assert (lengths.min(), lengths.max()) == (0, 20)
     edges = hidden[:, 0].int().diff(dim=1).abs().sum(dim=1)
@@ -229,28 +230,28 @@ def test_whole_channels_are_hidden_but_never_all():
 def test_mirroring_takes_dense_targets_along():
     batch, facts = case("dense", (30, 1, 5, 6), padded=True)
     batch = dataclasses.replace(batch, y=batch.x * 10)
-    found = drawn(Flip(), batch, facts)
-    assert torch.equal(found.y, found.x * 10)
-    turned = (found.x != batch.x).flatten(1).any(dim=1)
-    assert torch.equal(found.x[turned], batch.x[turned].flip(-1))
+    mirrored = drawn(Flip(), batch, facts)
+    assert torch.equal(mirrored.y, mirrored.x * 10)
+    turned = (mirrored.x != batch.x).flatten(1).any(dim=1)
+    assert torch.equal(mirrored.x[turned], batch.x[turned].flip(-1))
     assert 5 < turned.sum() < 25
     classes = dataclasses.replace(batch, y=(batch.x[:, 0] > 3).long())
-    found = drawn(Flip(), classes, facts)
-    assert torch.equal(found.y[found.valid], (found.x[:, 0] > 3).long()[found.valid])
+    mirrored = drawn(Flip(), classes, facts)
+    assert torch.equal(mirrored.y[mirrored.valid], (mirrored.x[:, 0] > 3).long()[mirrored.valid])
 
 
 def test_a_crop_moves_an_image_and_fills_with_the_mean():
     batch, facts = case("classes", (60, 2, 8, 16))
-    found = drawn(Crop(0.25), batch, facts).x
+    cropped = drawn(Crop(0.25), batch, facts).x
     offsets = set()
-    for new, old in zip(found, batch.x, strict=True):
+    for new, old in zip(cropped, batch.x, strict=True):
         fits = []
         for d, e in ((d, e) for d in range(-2, 3) for e in range(-4, 5)):
-            wanted = torch.full_like(old, 3)
+            expected = torch.full_like(old, 3)
             rows, columns = slice(max(0, d), 8 + min(0, d)), slice(max(0, e), 16 + min(0, e))
-            of_rows, of_columns = slice(max(0, -d), 8 + min(0, -d)), slice(max(0, -e), 16 + min(0, -e))
-            wanted[:, rows, columns] = old[:, of_rows, of_columns]
-            fits += [(d, e)] if torch.equal(new, wanted) else []
+            source_rows, source_columns = slice(max(0, -d), 8 + min(0, -d)), slice(max(0, -e), 16 + min(0, -e))
+            expected[:, rows, columns] = old[:, source_rows, source_columns]
+            fits += [(d, e)] if torch.equal(new, expected) else []
         assert len(fits) == 1
         offsets.add(fits[0])
     assert {d for d, _ in offsets} == set(range(-2, 3))
@@ -262,22 +263,22 @@ def test_numbers_are_mixed_as_their_inputs_are():
     x = torch.randn(16, 2, 5, generator=torch.Generator().manual_seed(0))
     y = x.sum(dim=2)
     facts = InputFacts("values", np.zeros(2), np.ones(2))
-    found = drawn(Mixup(1.0), Batch(x, y), facts)
-    assert not torch.equal(found.y, y)
-    assert torch.allclose(found.y, found.x.sum(dim=2), atol=1e-5)
-    assert found.partner is None
+    mixed = drawn(Mixup(1.0), Batch(x, y), facts)
+    assert not torch.equal(mixed.y, y)
+    assert torch.allclose(mixed.y, mixed.x.sum(dim=2), atol=1e-5)
+    assert mixed.partner is None
 
 
 @pytest.mark.parametrize("kind", ["classes", "labels"])
 def test_classes_and_labels_keep_their_targets_and_are_given_a_partners(kind):
     batch, facts = case(kind, (16, 1, 4))
-    found = drawn(Mixup(0.5), batch, facts)
-    assert torch.equal(found.y, batch.y)
-    assert 0.5 <= found.share <= 1
-    others = (found.x - found.share * batch.x) / (1 - found.share)
+    mixed = drawn(Mixup(0.5), batch, facts)
+    assert torch.equal(mixed.y, batch.y)
+    assert 0.5 <= mixed.share <= 1
+    others = (mixed.x - mixed.share * batch.x) / (1 - mixed.share)
     order = torch.cdist(others.flatten(1), batch.x.flatten(1)).argmin(dim=1)
     assert torch.allclose(others, batch.x[order], atol=1e-4)
-    assert torch.equal(found.partner, batch.y[order])
+    assert torch.equal(mixed.partner, batch.y[order])
 
 
 def test_parts_draw_for_themselves_and_can_be_left_out():

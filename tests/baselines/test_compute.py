@@ -44,12 +44,12 @@ def task():
 
 
 @pytest.fixture
-def said():
+def messages():
     return []
 
 
 @pytest.fixture
-def run(tmp_path, said):
+def run(tmp_path, messages):
     def call(task, names=SIMPLE, error=None, *, with_validation=False, test=None, embedder=None, start=None):
         error, test = error or ZeroOne(), test or task.open_test()
         digests = {"train": task.train.digest(), "val": task.validation.digest(), "test": test.digest()}
@@ -66,7 +66,7 @@ def run(tmp_path, said):
             digests=digests,
             constant=error.constant(torch.from_numpy(task.train.targets()), task.num_outputs),
         )
-        return dict(compute.compute(names, subject, tmp_path, SimpleNamespace(say=said.append)))
+        return dict(compute.compute(names, subject, tmp_path, SimpleNamespace(say=messages.append)))
 
     return call
 
@@ -87,19 +87,19 @@ def no_process(monkeypatch):
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("with_validation", [False, True])
-def test_they_learn_from_training_and_where_asked_from_validation_too(task, run, said, with_validation):
-    found = run(task, with_validation=with_validation)
-    assert (list(found), said) == (["constant", "linear", "forest"], [])
+def test_they_learn_from_training_and_where_asked_from_validation_too(task, run, messages, with_validation):
+    baselines = run(task, with_validation=with_validation)
+    assert (list(baselines), messages) == (["constant", "linear", "forest"], [])
     rows = slice(45 if with_validation else 30)
     scaler = StandardScaler().fit(X[rows].reshape(len(Y[rows]), -1))
-    c = float(found["linear"].about[2:])
+    c = float(baselines["linear"].about[2:])
     model = LogisticRegression(C=c, max_iter=1000).fit(scaler.transform(X[rows].reshape(-1, 24)), Y[rows])
-    wanted = (model.predict(scaler.transform(X[45:].reshape(-1, 24))) != Y[45:]).mean()
-    assert found["linear"].error == wanted
+    expected = (model.predict(scaler.transform(X[45:].reshape(-1, 24))) != Y[45:]).mean()
+    assert baselines["linear"].error == expected
     names, n = (["train", "val"], 45) if with_validation else (["train"], 30)
-    assert found["linear"].record()["trained_on"] == {"splits": names, "n": n, "of": n}
-    assert found["forest"].versions["scikit-learn"]
-    assert found["constant"].error == pytest.approx(2 / 3)
+    assert baselines["linear"].record()["trained_on"] == {"splits": names, "n": n, "of": n}
+    assert baselines["forest"].versions["scikit-learn"]
+    assert baselines["constant"].error == pytest.approx(2 / 3)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -110,7 +110,7 @@ def test_what_was_computed_once_is_taken_from_the_cache(task, run, no_process):
     for name in ("linear", "forest"):
         assert again[name].record() == first[name].record()
         assert torch.equal(again[name].outputs, first[name].outputs)
-    # Another error needs no other model.
+    # Another error reuses the same model.
     error = ZeroOne()
     error.name = "another"
     assert run(task, error=error)["forest"].error == first["forest"].error
@@ -124,7 +124,7 @@ def test_what_was_computed_once_is_taken_from_the_cache(task, run, no_process):
             other()
 
 
-def test_a_crash_is_reported_and_the_others_go_on(task, run, said, monkeypatch):
+def test_a_crash_is_reported_and_the_others_go_on(task, run, messages, monkeypatch):
     crashed = []
 
     class Crashing(subprocess.Popen):
@@ -135,12 +135,12 @@ def test_a_crash_is_reported_and_the_others_go_on(task, run, said, monkeypatch):
                 self.send_signal(signal.SIGSEGV)
 
     monkeypatch.setattr(subprocess, "Popen", Crashing)
-    found = run(task)
-    assert found["linear"].error is None
-    assert "SIGSEGV" in found["linear"].reason
-    assert said == [f"baselines: linear was not computed: {found['linear'].reason}"]
-    assert found["forest"].error is not None
-    # The next one is fitted by another process, and a failure is not kept.
+    baselines = run(task)
+    assert baselines["linear"].error is None
+    assert "SIGSEGV" in baselines["linear"].reason
+    assert messages == [f"baselines: linear was not computed: {baselines['linear'].reason}"]
+    assert baselines["forest"].error is not None
+    # The next model gets a new process, and failures are not cached.
     assert run(task)["linear"].error is not None
 
 
@@ -156,33 +156,33 @@ def test_the_limit_is_of_computing_and_an_exception_is_the_reason():
 
 
 @pytest.mark.usefixtures("in_process")
-def test_minirocket_says_how_to_install_it(task, run, said, monkeypatch):
+def test_minirocket_says_how_to_install_it(task, run, messages, monkeypatch):
     monkeypatch.setattr(choice, "has_aeon", lambda: False)
-    found = run(task, ("linear", "minirocket"))
-    assert found["linear"].error is not None
-    assert "pip install 'orca-transfer[peers]'" in found["minirocket"].reason
-    assert len(said) == 1
+    baselines = run(task, ("linear", "minirocket"))
+    assert baselines["linear"].error is not None
+    assert "pip install 'orca-transfer[peers]'" in baselines["minirocket"].reason
+    assert len(messages) == 1
 
 
 @pytest.mark.usefixtures("in_process")
 def test_large_training_sets_are_sampled_and_it_is_said(task, run, monkeypatch):
     monkeypatch.setattr(inputs, "MOST_ROWS", 20)
-    found = run(task, with_validation=True)["linear"]
-    assert found.trained_on == {"splits": ["train", "val"], "n": 20, "of": 45}
-    given = Inputs([task.train, task.validation], None, task.open_test, (2, 12))
-    rows = given.rows(raw=False)
-    wanted = seeding.numpy_generator(0, "baselines", "samples").choice(45, 20, replace=False)
-    assert rows.tolist() == sorted(wanted.tolist())
-    assert np.array_equal(given.table[0], X[rows].reshape(20, -1))
-    assert np.array_equal(given.raw[0], X[rows])
-    assert np.array_equal(given.targets(rows), Y[rows])
+    baseline = run(task, with_validation=True)["linear"]
+    assert baseline.trained_on == {"splits": ["train", "val"], "n": 20, "of": 45}
+    training_inputs = Inputs([task.train, task.validation], None, task.open_test, (2, 12))
+    rows = training_inputs.rows(raw=False)
+    expected = seeding.numpy_generator(0, "baselines", "samples").choice(45, 20, replace=False)
+    assert rows.tolist() == sorted(expected.tolist())
+    assert np.array_equal(training_inputs.table[0], X[rows].reshape(20, -1))
+    assert np.array_equal(training_inputs.raw[0], X[rows])
+    assert np.array_equal(training_inputs.targets(rows), Y[rows])
 
 
 def test_records_of_two_splits_are_numbered_apart():
     first = samples(slice(6), groups=np.array([5, 5, 5, 9, 9, 9]))
     second = samples(slice(6, 10), groups=np.array([5, 5, 9, 9]))
-    given = Inputs([first, second], None, lambda: first, (2, 12))
-    groups = given.groups(np.array([0, 2, 3, 6, 7, 9]))
+    training_inputs = Inputs([first, second], None, lambda: first, (2, 12))
+    groups = training_inputs.groups(np.array([0, 2, 3, 6, 7, 9]))
     assert groups[0] == groups[1]
     assert groups[3] == groups[4]
     assert len(set(groups.tolist())) == 4
@@ -201,16 +201,16 @@ def dense(y, shape=(2, 12)):
 
 
 @pytest.mark.usefixtures("in_process")
-def test_dense_outputs_have_a_linear_model_where_that_makes_sense(run, said):
+def test_dense_outputs_have_a_linear_model_where_that_makes_sense(run, messages):
     maps = X[:, :1] - X[:, 1:] + 3
-    found = run(dense(maps), DENSE, RelativeL2())
-    assert found["linear"].error < 0.1 * found["constant"].error
+    baselines = run(dense(maps), DENSE, RelativeL2())
+    assert baselines["linear"].error < 0.1 * baselines["constant"].error
     masks = (X[:, :1] > 0).astype(np.float32)
     assert run(dense(masks), DENSE, MaskError())["linear"].error < 0.05
-    assert said == []
+    assert messages == []
     several = (X > 0).astype(np.float32)
     assert "the best constant is the only baseline" in run(dense(several), DENSE, NatsPerFrame())["linear"].reason
-    assert len(said) == 1
+    assert len(messages) == 1
     features = run(dense(maps), ["features"], RelativeL2())["features"].record()
     assert (features["error"], features["suits"]) == (None, False)
 
@@ -230,12 +230,12 @@ class Knowing(Tokens):
 
 @pytest.mark.usefixtures("in_process")
 def test_features_are_the_embedders_own_or_its_pooled_tokens(task, run):
-    for embedder, of in ((Tokens(), lambda x: np.c_[x.mean(2), x.max(2)]), (Knowing(), lambda x: x[:, :1, 0])):
-        found = run(task, ["features"], embedder=embedder)["features"]
-        scaler = StandardScaler().fit(of(X[:30]))
-        direct = RidgeClassifierCV(np.logspace(-3, 3, 10)).fit(scaler.transform(of(X[:30])), Y[:30])
-        wanted = direct.decision_function(scaler.transform(of(X[45:])))
-        assert found.outputs.numpy() == pytest.approx(wanted, abs=1e-4)
+    for embedder, features in ((Tokens(), lambda x: np.c_[x.mean(2), x.max(2)]), (Knowing(), lambda x: x[:, :1, 0])):
+        baseline = run(task, ["features"], embedder=embedder)["features"]
+        scaler = StandardScaler().fit(features(X[:30]))
+        direct = RidgeClassifierCV(np.logspace(-3, 3, 10)).fit(scaler.transform(features(X[:30])), Y[:30])
+        expected = direct.decision_function(scaler.transform(features(X[45:])))
+        assert baseline.outputs.numpy() == pytest.approx(expected, abs=1e-4)
     # Padding is left out, and a sample of padding alone has features too.
     valid = np.arange(12) < np.arange(1, 31)[:, None] % 12
     padded = ArraySamples(np.where(valid[:, None], X[:30], 99), Y[:30], valid=valid)
@@ -259,40 +259,40 @@ class Start(nn.Module):
 
 @pytest.mark.usefixtures("in_process")
 def test_the_probe_is_of_what_the_predictor_sees_before_any_training(task, run):
-    found = run(task, ["probe"], start=Start())["probe"]
+    probe = run(task, ["probe"], start=Start())["probe"]
     scaler = StandardScaler().fit(X[:30].mean(2))
     direct = RidgeClassifierCV(np.logspace(-3, 3, 10)).fit(scaler.transform(X[:30].mean(2)), Y[:30])
-    assert found.outputs.numpy() == pytest.approx(direct.decision_function(scaler.transform(X[45:].mean(2))), abs=1e-4)
+    assert probe.outputs.numpy() == pytest.approx(direct.decision_function(scaler.transform(X[45:].mean(2))), abs=1e-4)
     other = Start()
     nn.init.zeros_(other.weight)
     assert (
-        run(task, ["probe"], start=other)["probe"].error != found.error
+        run(task, ["probe"], start=other)["probe"].error != probe.error
     )  # another body has another entry in the cache
 
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("with_validation", [False, True])
 def test_what_says_which_one_is_best_was_neither_trained_on_nor_tested(task, run, monkeypatch, with_validation):
-    """By the validation split, or by folds of the training samples where the run trained on that, or where it is small."""
+    """Chosen on the validation split, or by cross-validation where that split was trained on or is small."""
     monkeypatch.setattr(compute, "LEAST_JUDGES", 15)
-    found = run(task, with_validation=with_validation)["forest"]
+    forest = run(task, with_validation=with_validation)["forest"]
     if not with_validation:
         model = RandomForestClassifier(300, random_state=0).fit(X[:30].reshape(30, -1), Y[:30])
-        wanted = (model.predict(X[30:45].reshape(15, -1)) != Y[30:45]).mean()
+        expected = (model.predict(X[30:45].reshape(15, -1)) != Y[30:45]).mean()
     else:
         x, y, wrong = X[:45].reshape(45, -1), Y[:45], []
         fold = folds(45, 5, seed=0, classes=y)
         for held in (fold == number for number in range(5)):
             model = RandomForestClassifier(300, random_state=0).fit(x[~held], y[~held])
             wrong += list(model.predict(x[held]) != y[held])
-        wanted = np.mean(wrong)
-    assert found.validation_error == pytest.approx(wanted)
-    assert found.record()["validation_error"] == found.validation_error
-    # What is tested is the same, whoever judges.
+        expected = np.mean(wrong)
+    assert forest.validation_error == pytest.approx(expected)
+    assert forest.record()["validation_error"] == forest.validation_error
+    # The test error does not depend on how the best model is chosen.
     monkeypatch.setattr(compute, "LEAST_JUDGES", 16)
     again = run(task, with_validation=with_validation)["forest"]
-    assert again.error == found.error
-    assert (again.validation_error == found.validation_error) == with_validation
+    assert again.error == forest.error
+    assert (again.validation_error == forest.validation_error) == with_validation
 
 
 # (which, task's settings, kind, input shape, samples, with aeon) -> names
@@ -313,11 +313,11 @@ WANTED = [
 ]
 
 
-@pytest.mark.parametrize(("given", "names"), WANTED)
-def test_which_models_stand_beside_a_run(monkeypatch, given, names):
-    *arguments, aeon = given
+@pytest.mark.parametrize(("situation", "names"), WANTED)
+def test_which_models_stand_beside_a_run(monkeypatch, situation, names):
+    *arguments, aeon = situation
     monkeypatch.setattr(choice, "has_aeon", lambda: aeon)
-    assert choice.wanted(*arguments) == names
+    assert choice.baseline_names(*arguments) == names
 
 
 def test_what_another_attempt_may_mend_is_missing(monkeypatch):

@@ -30,20 +30,20 @@ def classification(n=120, features=8, k=3):
 
 
 def outputs(model, form, x, y, new, k, **settings):
-    found = fitted(model, form, x, y, new, k=k, **SETTINGS | settings)
-    assert found["outputs"].dtype == np.float32
-    assert np.isfinite(found["outputs"]).all()
-    return found["outputs"], found["about"]
+    fit = fitted(model, form, x, y, new, k=k, **SETTINGS | settings)
+    assert fit["outputs"].dtype == np.float32
+    assert np.isfinite(fit["outputs"]).all()
+    return fit["outputs"], fit["about"]
 
 
 @pytest.mark.parametrize("features", [8, 300])
 def test_logistic_regression_is_scikit_learns_also_with_more_features_than_samples(features):
     x, y = classification(features=features)
     new = RNG.normal(size=(30, features)).astype(np.float32)
-    found, about = outputs("linear", "classes", x, y, new, 3)
+    predicted, about = outputs("linear", "classes", x, y, new, 3)
     direct = make_pipeline(StandardScaler(), LogisticRegression(C=float(about[2:]), tol=1e-8, max_iter=5000))
-    wanted = direct.fit(x.astype(np.float64), y).predict_proba(new.astype(np.float64))
-    assert np.exp(found) == pytest.approx(wanted, abs=2e-3)
+    expected = direct.fit(x.astype(np.float64), y).predict_proba(new.astype(np.float64))
+    assert np.exp(predicted) == pytest.approx(expected, abs=2e-3)
 
 
 def test_cross_validation_finds_the_penalty_that_scikit_learns_finds():
@@ -63,32 +63,32 @@ def test_ridge_is_scikit_learns(features):
     x = RNG.normal(size=(60, features))
     y = x[:, :2] @ np.array([[1.0, 0], [2, -1]]) + 0.1 * RNG.normal(size=(60, 2))
     new = RNG.normal(size=(20, features))
-    found, about = outputs("linear", "values", x, y, new, 2)
+    predicted, about = outputs("linear", "values", x, y, new, 2)
     direct = make_pipeline(StandardScaler(), Ridge(alpha=float(about[6:])))
-    assert found == pytest.approx(direct.fit(x, y).predict(new), abs=1e-5)
+    assert predicted == pytest.approx(direct.fit(x, y).predict(new), abs=1e-5)
 
 
 def test_boosting_is_scikit_learns():
     x, y = classification()
     new = RNG.normal(size=(30, 8)).astype(np.float32)
-    found, _ = outputs("boosting", "classes", x, y, new, 3)
+    predicted, _ = outputs("boosting", "classes", x, y, new, 3)
     direct = HistGradientBoostingClassifier(random_state=0).fit(x, y)
-    assert np.exp(found) == pytest.approx(direct.predict_proba(new), abs=1e-5)
+    assert np.exp(predicted) == pytest.approx(direct.predict_proba(new), abs=1e-5)
     targets = np.stack([x[:, 0] ** 2, x[:, 1]], axis=1)
-    found, _ = outputs("boosting", "values", x, targets, new, 2)
+    predicted, _ = outputs("boosting", "values", x, targets, new, 2)
     alone = HistGradientBoostingRegressor(random_state=0).fit(x, targets[:, 1])
-    assert found[:, 1] == pytest.approx(alone.predict(new), rel=1e-5)
+    assert predicted[:, 1] == pytest.approx(alone.predict(new), rel=1e-5)
 
 
 def test_forests_are_scikit_learns():
     x, y = classification()
     new = RNG.normal(size=(30, 8)).astype(np.float32)
-    found, _ = outputs("forest", "classes", x, y, new, 3)
+    predicted, _ = outputs("forest", "classes", x, y, new, 3)
     direct = RandomForestClassifier(300, random_state=0).fit(x, y)
-    assert np.array_equal(found.argmax(1), direct.predict(new))
-    found, _ = outputs("forest", "values", x, x[:, :1] ** 2, new, 1)
+    assert np.array_equal(predicted.argmax(1), direct.predict(new))
+    predicted, _ = outputs("forest", "values", x, x[:, :1] ** 2, new, 1)
     direct = RandomForestRegressor(300, max_features=1 / 3, random_state=0).fit(x, x[:, 0] ** 2)
-    assert found[:, 0] == pytest.approx(direct.predict(new), rel=1e-5)
+    assert predicted[:, 0] == pytest.approx(direct.predict(new), rel=1e-5)
 
 
 @pytest.mark.parametrize("model", ["linear", "forest", "boosting"])
@@ -97,12 +97,12 @@ def test_unknown_targets_are_left_out_output_by_output(model):
     y = np.stack([x[:, 0], -x[:, 1]], axis=1)
     y[:20, 0] = np.nan
     y[70:, 1] = np.nan
-    found, _ = outputs(model, "values", x, y, x, 2)
+    predicted, _ = outputs(model, "values", x, y, x, 2)
     apart = [
         outputs(model, "values", x[rows], y[rows, k : k + 1], x, 1)[0]
         for k, rows in ((0, slice(20, None)), (1, slice(70)))
     ]
-    assert found == pytest.approx(np.concatenate(apart, axis=1), abs=1e-6)
+    assert predicted == pytest.approx(np.concatenate(apart, axis=1), abs=1e-6)
 
 
 def test_labels_are_above_zero_where_they_are_likely():
@@ -110,17 +110,17 @@ def test_labels_are_above_zero_where_they_are_likely():
     y = (x[:, :2] > 0).astype(np.float32)
     y[0, 0] = np.nan
     for model in ("linear", "forest", "boosting", "features"):
-        found, _ = outputs(model, "labels", x[:150], y[:150], x[150:], 2)
-        assert ((found > 0) == (y[150:] > 0)).mean() > 0.9
+        scores, _ = outputs(model, "labels", x[:150], y[:150], x[150:], 2)
+        assert ((scores > 0) == (y[150:] > 0)).mean() > 0.9
 
 
 def test_classes_without_a_training_sample_get_the_least_score():
     x, y = classification(k=3)
     y[y == 1] = 3
     for model in ("linear", "forest", "boosting", "features"):
-        found, _ = outputs(model, "classes", x, y, x, 5)
-        assert set(found.argmax(1)) == {0, 2, 3}
-        assert found[:, [1, 4]].max() <= found[:, [0, 2, 3]].min()
+        scores, _ = outputs(model, "classes", x, y, x, 5)
+        assert set(scores.argmax(1)) == {0, 2, 3}
+        assert scores[:, [1, 4]].max() <= scores[:, [0, 2, 3]].min()
 
 
 DEGENERATE = {
@@ -152,10 +152,12 @@ def test_balanced_classes_weigh_alike():
 
 
 def test_samples_of_one_group_stay_in_one_fold():
-    """What is known of a group alone says nothing of another: the penalty is chosen as if nothing could be learned."""
+    """Features identify the group, which says nothing about other groups: the strongest penalty is chosen."""
     groups = np.repeat(np.arange(24), 5)
     x, y = np.eye(24)[groups] + 0.1 * RNG.normal(size=(120, 24)), RNG.integers(0, 2, 24)[groups]
-    chosen = [float(outputs("linear", "classes", x, y, x[:2], 2, groups=given)[1][2:]) for given in (None, groups)]
+    chosen = [
+        float(outputs("linear", "classes", x, y, x[:2], 2, groups=grouping)[1][2:]) for grouping in (None, groups)
+    ]
     assert chosen[1] < chosen[0]
 
 
@@ -163,8 +165,8 @@ def test_windows_find_a_convolution():
     x = RNG.normal(size=(20, 2, 30))
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1)))
     y = (padded[:, 0, :-2] - 2 * padded[:, 1, 2:] + np.linspace(0, 5, 30))[:, None]
-    found, _ = outputs("linear", "maps", x[:15], y[:15], x[15:], 1)
-    assert found == pytest.approx(y[15:], abs=1e-2)
+    predicted, _ = outputs("linear", "maps", x[:15], y[:15], x[15:], 1)
+    assert predicted == pytest.approx(y[15:], abs=1e-2)
     # A causal model does not see the next position, which the second term comes from.
     blind, _ = outputs("linear", "maps", x[:15], y[:15], x[15:], 1, causal=True)
     assert np.square(blind - y[15:]).mean() == pytest.approx(4, rel=0.4)
@@ -173,8 +175,8 @@ def test_windows_find_a_convolution():
 def test_windows_of_images_and_unknown_targets():
     x = RNG.normal(size=(30, 1, 6, 7))
     y = np.where(RNG.random((30, 1, 6, 7)) < 0.3, np.nan, 3 * x)
-    found, about = outputs("linear", "maps", x, y, x, 1)
-    assert np.square(found - 3 * x).mean() < 0.03 * np.square(3 * x).mean()
+    predicted, about = outputs("linear", "maps", x, y, x, 1)
+    assert np.square(predicted - 3 * x).mean() < 0.03 * np.square(3 * x).mean()
     assert "5 x 5" in about
 
 
@@ -187,9 +189,9 @@ def test_a_class_at_every_position(form):
         y[0, :2] = IGNORED_CLASS
     else:
         y[0, 0, :2] = np.nan
-    found, _ = outputs("linear", form, x[:20], y[:20], x[20:], 2 if form == "class_maps" else 1)
-    said = found[:, 1] > found[:, 0] if form == "class_maps" else found[:, 0] > 0
-    assert (said == present[20:]).mean() > 0.97
+    scores, _ = outputs("linear", form, x[:20], y[:20], x[20:], 2 if form == "class_maps" else 1)
+    predicted = scores[:, 1] > scores[:, 0] if form == "class_maps" else scores[:, 0] > 0
+    assert (predicted == present[20:]).mean() > 0.97
 
 
 def test_the_window_shrinks_with_the_number_of_channels():
@@ -205,7 +207,7 @@ def test_minirocket_tells_waves_apart(length):
     y = np.arange(60) % 3
     phase = RNG.random((60, 1)) * 6
     x = (np.sin(phase + t * (0.5 + y[:, None])) + 0.1 * RNG.normal(size=(60, length)))[:, None].astype(np.float32)
-    found, _ = outputs("minirocket", "classes", x[:40], y[:40], x[40:], 4)
-    assert (found.argmax(1) == y[40:]).mean() >= (0.9 if length > 9 else 0.7)
-    found, _ = outputs("minirocket", "values", x[:40], y[:40, None].astype(float), x[40:], 1)
-    assert np.abs(found[:, 0] - y[40:]).mean() < 0.5
+    predicted, _ = outputs("minirocket", "classes", x[:40], y[:40], x[40:], 4)
+    assert (predicted.argmax(1) == y[40:]).mean() >= (0.9 if length > 9 else 0.7)
+    predicted, _ = outputs("minirocket", "values", x[:40], y[:40, None].astype(float), x[40:], 1)
+    assert np.abs(predicted[:, 0] - y[40:]).mean() < 0.5

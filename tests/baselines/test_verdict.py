@@ -19,13 +19,13 @@ TARGETS = torch.zeros(N, dtype=torch.int64)
 
 
 def answers(wrong: int, first: int = 0) -> torch.Tensor:
-    """Return outputs of two classes that are wrong on so many samples, from one on."""
+    """Return outputs of two classes; `wrong` samples from `first` on are wrong."""
     outputs = torch.tensor([1.0, 0.0]).repeat(N, 1)
     outputs[first : first + wrong] = torch.tensor([0.0, 1.0])
     return outputs
 
 
-def told(ours: int, theirs: int, first: int = 0, seconds: float = 2.0, name: str = "forest"):
+def verdict_against(ours: int, theirs: int, first: int = 0, seconds: float = 2.0, name: str = "forest"):
     baselines = {
         "constant": Baseline(0.5, 0.5, outputs=answers(200)),
         name: Baseline(theirs / N, 0.1, seconds, outputs=answers(theirs, first)),
@@ -38,13 +38,13 @@ def test_the_standard_error_is_that_of_the_paired_difference():
     # 40 samples are wrong in the first only, 20 in the second only.
     first, second = answers(40), answers(20, 40)
     difference = np.r_[-np.ones(40), np.ones(20), np.zeros(N - 60)]
-    wanted = difference.std() / np.sqrt(N)
-    assert standard_error(ZeroOne(), first, second, TARGETS, None) == pytest.approx(wanted, rel=0.15)
+    expected = difference.std() / np.sqrt(N)
+    assert standard_error(ZeroOne(), first, second, TARGETS, None) == pytest.approx(expected, rel=0.15)
     assert standard_error(ZeroOne(), first, first, TARGETS, None) == 0
-    # Twenty samples a record that are right or wrong together are worth one.
+    # Twenty samples of a record that are right or wrong together count as one.
     groups = np.repeat(np.arange(20), 20)
-    of_records = difference.reshape(20, 20).mean(axis=1).std() / np.sqrt(20)
-    assert standard_error(ZeroOne(), first, second, TARGETS, groups) == pytest.approx(of_records, rel=0.25)
+    record_error = difference.reshape(20, 20).mean(axis=1).std() / np.sqrt(20)
+    assert standard_error(ZeroOne(), first, second, TARGETS, groups) == pytest.approx(record_error, rel=0.25)
     assert standard_error(ZeroOne(), first, second, TARGETS, np.zeros(N, dtype=int)) is None
 
 
@@ -83,12 +83,12 @@ VERDICTS = [
 
 @pytest.mark.parametrize(("ours", "theirs", "first", "name", "verdict", "parts"), VERDICTS)
 def test_a_difference_beyond_two_standard_errors_is_said_in_points(ours, theirs, first, name, verdict, parts):
-    found = told(ours, theirs, first, name=name)
-    assert (found["baseline"], found["is"]) == (name, verdict)
-    assert found["difference"] == pytest.approx((theirs - ours) / N)
-    assert all(part in found["text"] for part in parts)
-    assert ("use it" in found["text"]) == (verdict == "worse")
-    assert ("adds nothing" in found["text"]) == (name == "features" and verdict != "better")
+    comparison = verdict_against(ours, theirs, first, name=name)
+    assert (comparison["baseline"], comparison["is"]) == (name, verdict)
+    assert comparison["difference"] == pytest.approx((theirs - ours) / N)
+    assert all(part in comparison["text"] for part in parts)
+    assert ("use it" in comparison["text"]) == (verdict == "worse")
+    assert ("adds nothing" in comparison["text"]) == (name == "features" and verdict != "better")
 
 
 def test_the_rival_is_the_one_that_validates_best_and_not_the_best_on_the_test_split():
@@ -98,10 +98,14 @@ def test_the_rival_is_the_one_that_validates_best_and_not_the_best_on_the_test_s
         "forest": Baseline(20 / N, 0.11, 1.0, outputs=answers(20)),
         "features": Baseline(100 / N, 0.3, 1.0, outputs=answers(100)),
     }
-    found = verdict(ZeroOne(), 52 / N, answers(52), TARGETS, None, baselines, [])
-    assert (found["baseline"], found["is"], found["features"]["is"]) == ("linear", "about as good", "better")
-    assert "adds nothing" not in found["text"]
-    # Without errors that choose, or a standard error, nothing is claimed.
+    comparison = verdict(ZeroOne(), 52 / N, answers(52), TARGETS, None, baselines, [])
+    assert (comparison["baseline"], comparison["is"], comparison["features"]["is"]) == (
+        "linear",
+        "about as good",
+        "better",
+    )
+    assert "adds nothing" not in comparison["text"]
+    # Without validation errors or a standard error there is no verdict.
     unjudged = {name: replace(one, validation_error=None) for name, one in baselines.items()}
     assert verdict(ZeroOne(), 52 / N, answers(52), TARGETS, None, unjudged, []) is None
     alone = verdict(ZeroOne(), 52 / N, answers(52), TARGETS, np.zeros(N, dtype=int), baselines, [])
@@ -122,8 +126,8 @@ def test_of_three_equally_good_models_few_are_called_better_or_worse():
             name: Baseline(float(wrong[place].mean()), float(chosen[place - 1]), outputs=models[place])
             for place, name in ((1, "linear"), (2, "forest"))
         }
-        found = verdict(ZeroOne(), float(wrong[0].mean()), models[0], TARGETS, None, baselines, [])
-        words.append(found["is"])
+        comparison = verdict(ZeroOne(), float(wrong[0].mean()), models[0], TARGETS, None, baselines, [])
+        words.append(comparison["is"])
     wrong_words = sum(word != "about as good" for word in words) / count
     assert wrong_words < 0.08  # 4.4 %
 
@@ -131,10 +135,10 @@ def test_of_three_equally_good_models_few_are_called_better_or_worse():
 def test_errors_in_the_tasks_units():
     y = torch.from_numpy(RNG.normal(size=(N, 1))).float()
     baselines = {"linear": Baseline(float(RMSE()(0 * y, y).value), 1.0, 0.3, outputs=0 * y)}
-    found = verdict(RMSE(), float(RMSE()(0.9 * y, y).value), 0.9 * y, y, None, baselines, [])
-    assert found["is"] == "better"
-    assert "points" not in found["text"]
-    assert "%" not in found["text"]
+    comparison = verdict(RMSE(), float(RMSE()(0.9 * y, y).value), 0.9 * y, y, None, baselines, [])
+    assert comparison["is"] == "better"
+    assert "points" not in comparison["text"]
+    assert "%" not in comparison["text"]
 
 
 def test_nothing_is_compared_where_an_error_is_undefined():

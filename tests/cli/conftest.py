@@ -82,7 +82,7 @@ def orca(environment, capfd, fork):
     def call(*words):
         words = without_baselines(words)
         is_sweep = {"-m", "--multirun"} & set(words) and "--dry-run" not in words
-        if is_sweep and not any(word.startswith("hydra/launcher") for word in words):
+        if is_sweep:
             process = fork(*words)
             return process.wait(300), process.out, process.err
         code = main(words)
@@ -104,7 +104,7 @@ class Done:
 
 @pytest.fixture
 def run(orca, environment):
-    """Call `orca run`, which has to end well; returns the last run of all, which is the one of the call if it made one."""
+    """Call `orca run`, which must succeed; returns the newest run, which is this call's if it made one."""
 
     def call(*words):
         code, out, err = orca("run", *words)
@@ -117,15 +117,15 @@ def run(orca, environment):
 
 @pytest.fixture
 def refused(orca):
-    """Assert that a call ends with a code and with one line of error that says some words; returns standard output."""
+    """Assert that a call fails with a code and one error line that contains some texts; returns standard output."""
 
-    def call(code, words, *said):
-        found, out, err = orca(*words)
-        assert found == code, err
+    def call(code, words, *texts):
+        exit_code, out, err = orca(*words)
+        assert exit_code == code, err
         lines = [line for line in err.splitlines() if line.startswith("orca: error: ")]
         assert len(lines) == 1, err
         assert "Traceback" not in err
-        for text in said:
+        for text in texts:
             assert text in lines[0], lines[0]
         return out
 
@@ -208,7 +208,7 @@ def has_reached(path, pattern):
     parent, _, name = pattern.rpartition("/")
     if not name.startswith("step-"):
         return bool(list(path.glob(pattern)))
-    return any(found.name >= name for found in path.glob(f"{parent}/step-{'[0-9]' * 8}"))
+    return any(folder.name >= name for folder in path.glob(f"{parent}/step-{'[0-9]' * 8}"))
 
 
 def wait_for(path, pattern, process, timeout=180):
@@ -217,8 +217,8 @@ def wait_for(path, pattern, process, timeout=180):
         if has_reached(path, pattern):
             return
         time.sleep(0.02)
-    said = process.err if isinstance(process, Case) else process.communicate()
-    raise AssertionError(f"{pattern} did not appear: {said}")
+    output = process.err if isinstance(process, Case) else process.communicate()
+    raise AssertionError(f"{pattern} did not appear: {output}")
 
 
 def put_aside(runs: Path) -> dict:

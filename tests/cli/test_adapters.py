@@ -30,7 +30,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize(
-    ("words", "own"),
+    ("words", "body_parameters"),
     [
         pytest.param(
             ["finetune=lora", "finetune.rank=4"], 2 * 2 * 4 * (32 + 32), marks=needs_peft
@@ -41,17 +41,17 @@ def same(a, b):
     ],
     ids=["lora", "bitfit", "prompt", "visual_prompt"],
 )
-def test_the_result_says_what_is_trained_and_a_checkpoint_holds_no_more(run, small, words, own):
+def test_the_result_says_what_is_trained_and_a_checkpoint_holds_no_more(run, small, words, body_parameters):
     done = run(*small, "metric=none", IMAGES, "train.epochs=1", *words)
     parameters = done.result["parameters"]
-    assert parameters["trained"] == own + parameters["embedder"] + parameters["predictor"]
+    assert parameters["trained"] == body_parameters + parameters["embedder"] + parameters["predictor"]
     assert f"trained {parameters['trained']:,}" in done.out
     tensors = last_weights(done.folder)
-    assert count(tensors, ("body.", "border.")) == own
+    assert count(tensors, ("body.", "border.")) == body_parameters
     # The rest are buffers, such as the embedder's bank, which no checkpoint of the body holds.
     file = done.folder / "3_finetune" / "last" / "model.safetensors"
     rest = sum(value.nbytes for name, value in tensors.items() if not name.startswith(("body.", "border.")))
-    assert file.stat().st_size < rest + 4 * own + 120 * len(tensors) + 200  # a header has a line for each
+    assert file.stat().st_size < rest + 4 * body_parameters + 120 * len(tensors) + 200  # a header has a line for each
 
 
 def test_stage_2_trains_the_embedder_alone_whatever_the_mode(run, small, tmp_path):

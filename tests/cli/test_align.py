@@ -33,16 +33,16 @@ def test_several_classes_in_one_problem(orca, environment, small, number):
 def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exact_distance(orca, environment, small):
     exactly = ["align.exact=true", "align.largest_step=null", "train.epochs=1"]
     assert orca("run", *small, "metric=otdd_by_class", "align.epochs=6", "align.check_every=5", *exactly)[0] == 0
-    found = lines(environment)
+    epochs = lines(environment)
     always = {"epoch", "loss", "lr", "gradient_norm", "iterations", "marginal_error", "seconds"}
     measured = {"token_variance", "effective_rank", "variance_within", "variance_between", "heldout", "heldout_exact"}
-    for line in found:
+    for line in epochs:
         assert set(line) == (always | measured if line["epoch"] in (0, 5) else always)
-    assert found[5]["heldout_exact"] < found[0]["heldout_exact"]
-    assert found[5]["heldout"] < found[0]["heldout"]
+    assert epochs[5]["heldout_exact"] < epochs[0]["heldout_exact"]
+    assert epochs[5]["heldout"] < epochs[0]["heldout"]
     (result,) = results(environment)
     for name, values in result["alignment"]["collapse"].items():
-        assert values["before"] == found[0][name]
+        assert values["before"] == epochs[0][name]
         assert values["after"] != values["before"]
 
 
@@ -100,7 +100,7 @@ def test_one_rate_serves_metrics_whose_gradients_differ(orca, environment, small
             after = embedder(f"metric={metric}", "align.lr=1e-2", f"align.unit_gradient={unit}")
             change = torch.cat([(after[name] - before[name]).flatten() for name in before])
             moved[unit, metric] = change.norm().item()
-    units, raw = ([value for (unit, _), value in moved.items() if unit is wanted] for wanted in (True, False))
+    units, raw = ([value for (unit, _), value in moved.items() if unit is scaled] for scaled in (True, False))
     assert units == pytest.approx([1e-2] * len(units), rel=1e-3)
     assert max(raw) > 30 * min(raw)
 
@@ -131,10 +131,10 @@ def test_all_metrics_are_one_sweep(orca, environment, small):
     """The paper's ablation (Table 7): metrics that compare classes get several in a problem, the others one."""
     code, _, err = orca("run", "-m", *small, f"metric={METRICS}", "align.epochs=2", "train.epochs=1")
     assert code == 0, err
-    found = {result["metric"]: result["metric_value"]["before"] for result in results(environment)}
-    assert sorted(found) == sorted(METRICS.split(","))
-    assert found.pop("none") is None
-    assert all(value != 0 for value in found.values())
+    distances = {result["metric"]: result["metric_value"]["before"] for result in results(environment)}
+    assert sorted(distances) == sorted(METRICS.split(","))
+    assert distances.pop("none") is None
+    assert all(value != 0 for value in distances.values())
 
 
 FALLS_TO = 0.8  # of the exact distance before alignment

@@ -98,16 +98,18 @@ USAGE = {
     "run -m --at-once 0 seed=0,1": "--at-once: 0 is out of range; allowed: 1 or more",
     "run -m --time-limit soon seed=0,1": "--time-limit: 'soon' is not a time; such as 90s, 30m, 8h or 2d",
     "run -m --time-limit -1h seed=0,1": "--time-limit",
-    "run -m --time-limit 1h hydra/launcher=basic": "--time-limit: has no effect with another launcher",
-    "run -m hydra.launcher.at_once=2": "at_once: has no effect without hydra/launcher=NAME; use --at-once",
-    "run --enqueue seed=0": "--enqueue: applies only to sweeps; add -m",
-    "run -m --enqueue --at-once 2 seed=0": "--at-once: has no effect with --enqueue",
-    "run -m --enqueue --force seed=0": "--force: does not go with --enqueue",
-    "run -m --enqueue hydra/launcher=basic": "--enqueue: has no effect with another launcher",
-    "worker": "SWEEP: the name of a sweep is needed; orca run -m ... --enqueue makes one",
-    "worker mine": "SWEEP: no such sweep: 'mine'",
-    "worker mine --retries -1": "--retries: -1 is out of range; allowed: 0 or more",
-    "worker mine --lease 0": "--lease: 0 is out of range; allowed: 1 or more",
+    "run -m hydra/launcher=joblib seed=0,1": "hydra/launcher=joblib: Hydra's launchers are not used; type --on ray, --on slurm",
+    "run -m hydra.launcher.n_jobs=2 seed=0,1": "hydra.launcher.n_jobs=2: Hydra's launchers are not used; type --on ray",
+    "run -m --on pbs seed=0,1": "invalid choice: 'pbs' (choose from",
+    "run --on ray": "--on: applies only to sweeps; add -m",
+    "run -m --threads 0 seed=0,1": "--threads: 0 is out of range; allowed: 1 or more",
+    "run -m --gpus 2 seed=0,1": "--gpus: 2 is out of range; allowed: 0 to 1; several GPUs for one run: torchrun",
+    "tune --at-once 0": "--at-once: 0 is out of range; allowed: 1 or more",
+    # What was once typed says what to type.
+    "run -m --enqueue seed=0,1": "no such option: '--enqueue'; leave it out, and type the sweep on each machine",
+    "worker mine --wait": "no such command: 'worker'; type the sweep itself on each machine",
+    "tune --jobs 2": "no such option: '--jobs'; type --at-once N",
+    "tune --storage sqlite:///x": "no such option: '--storage'; a search is one file in the folder of runs",
 }
 
 
@@ -142,7 +144,7 @@ BUILT = {
 
 @pytest.fixture
 def small_run(small, tiny, tmp_path):
-    """Return a function that gives the words of a small run with overrides, whose checkpoints stand in braces."""
+    """Return a function from overrides to the command line of a small run; braces in them name checkpoints."""
     (tmp_path / "file").write_text("")
 
     def words(*more):
@@ -156,8 +158,16 @@ def small_run(small, tiny, tmp_path):
 
 @pytest.mark.parametrize("name", BUILT)
 def test_what_does_not_go_together(refused, small_run, name):
-    code, overrides, said = BUILT[name]
-    refused(code, small_run(*overrides), *said)
+    code, overrides, texts = BUILT[name]
+    refused(code, small_run(*overrides), *texts)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("ray", "ray"), ("submitit", "slurm")])
+def test_an_engine_that_is_missing(fork, small_run, name, extra):
+    case = fork(*small_run("-m", "seed=0,1", "--on", extra), hook=f"tests.reliability.job_faults:without:{name}")
+    assert case.wait(60) == 14, case.err
+    assert f"orca: error: --on {extra}: " in case.err
+    assert f"pip install 'orca-transfer[{extra}]'" in case.err
 
 
 @pytest.mark.parametrize(
@@ -167,19 +177,6 @@ def test_what_does_not_go_together(refused, small_run, name):
             "peft",
             ["finetune=lora"],
             "finetune: finetune=lora needs the package peft; pip install 'orca-transfer[lora]'",
-        ),
-        *(
-            (
-                f"hydra_plugins.hydra_{package}_launcher",
-                ["-m", "seed=0,1", f"hydra/launcher={name}"],
-                f"the launcher '{name}' is not installed; pip install 'orca-transfer[{extra}]'",
-            )
-            for name, package, extra in (
-                ("submitit_slurm", "submitit", "slurm"),
-                ("submitit_local", "submitit", "slurm"),
-                ("joblib", "joblib", "joblib"),
-                ("ray", "ray", "ray"),
-            )
         ),
     ],
 )
@@ -230,8 +227,8 @@ def test_unexpected_failure_outside_a_run_is_one_line(refused, monkeypatch):
 
 
 @pytest.fixture
-def own(tiny, tmp_path):
-    """Return a function that gives the words of a small run on arrays of one's own, in a file."""
+def array_words(tiny, tmp_path):
+    """Return a function that writes arrays to a file and returns the command line of a small run on it."""
 
     def words(*more, **arrays):
         rng = np.random.default_rng(0)
@@ -246,7 +243,7 @@ def own(tiny, tmp_path):
 MAPS, NAMES = np.zeros((60, 1, 9)) + np.arange(9), np.array(["a", "b", "c"])[np.arange(60) % 3]
 SEQUENCE = ["metric=otdd", "align.features=sequence", "source.size=160"]
 # name -> (code, arrays, overrides, words); what else may be wrong with arrays is in tests/tasks/test_bad_arrays.py
-OWN = {
+BAD_DATA = {
     "nan": (11, {"x": np.full((60, 3, 9), np.nan)}, [], ["own.npz", "channel 0, 1, 2 has no known value"]),
     "a class too many": (11, {}, ["task.num_classes=2"], ["own.npz", "2"]),
     "a class too few": (11, {}, ["task.num_classes=5"], ["own.npz", "3"]),
@@ -269,10 +266,10 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_bad_data_of_ones_own(refused, environment, own, name):
-    code, arrays, overrides, words = OWN[name]
-    refused(code, own(*overrides, **arrays), *words)
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_data_of_ones_own(refused, environment, array_words, name):
+    code, arrays, overrides, words = BAD_DATA[name]
+    refused(code, array_words(*overrides, **arrays), *words)
     assert not list(environment.rglob("result.json"))
 
 

@@ -152,8 +152,8 @@ def test_a_run_that_is_stopped_among_its_baselines_is_completed_and_typed_again_
 
 def test_a_sweep_that_is_stopped_among_baselines_ends_as_stopped(run, fork, cold, environment):
     """The job that was at it is completed, the next one is not started."""
-    hook = "tests.reliability.signal_points:at:baseline,2,INT"
-    words = ["run", "-m", *cold, "seed=0,1", "baselines=simple", "hydra/launcher=basic"]
+    hook = "tests.reliability.signal_points:at:baseline,2,^INT"
+    words = ["run", "-m", *cold, "seed=0,1", "baselines=simple"]
     case = fork(*words, hook=hook, more={SENT: os.devnull})
     assert case.wait() == 130
     assert len(results(environment)) == 1

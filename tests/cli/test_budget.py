@@ -33,17 +33,17 @@ def watched(bare):
 
 
 def typed(*words, **more):
-    """Return overrides of which the last one of each setting counts."""
+    """Return overrides in which a later value of a setting replaces an earlier one."""
     return [f"{key}={value}" for key, value in (dict(word.split("=", 1) for word in words) | more).items()]
 
 
 @pytest.fixture
 def timed(monkeypatch):
-    """Set what the steps that are timed before a run cost; without costs none are timed."""
+    """Set the cost of the steps that are timed before a run; without costs none are timed."""
 
     def call(**costs):
-        found = Costs(**({"sample": 0.0, "align": 0.0} | costs)) if costs else None
-        monkeypatch.setattr(minutes, "measure", lambda *_: found)
+        measured = Costs(**({"sample": 0.0, "align": 0.0} | costs)) if costs else None
+        monkeypatch.setattr(minutes, "measure", lambda *_: measured)
 
     return call
 
@@ -111,9 +111,9 @@ def test_minutes_that_are_too_short_train_an_epoch_and_many_end_with_the_longest
     assert "too short" in err
     timed(step=0.01)
     for many in ("60", "1e308"):
-        found = planned(f"budget={many}")[0]["build"]
-        assert (found["steps"]["finetune"], found["members"]) == (5 * 400, 5)
-        assert "no budget trains longer" in found["decided"]["train.members"]["why"]
+        record = planned(f"budget={many}")[0]["build"]
+        assert (record["steps"]["finetune"], record["members"]) == (5 * 400, 5)
+        assert "no budget trains longer" in record["decided"]["train.members"]["why"]
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_minutes_that_are_too_short_train_an_epoch_and_many_end_with_the_longest
 def test_minutes_that_are_enough_for_a_member_are_spent_on_further_ones(planned, timed, words, members, epochs):
     """An epoch of 60 samples takes 18.75 s, 100 of them are 400 steps, and each member is aligned anew; 99 minutes are used."""
     timed(step=5.0, align=200.0)
-    found = planned("metric=minibatch_ot", "budget=110", "task.validation_size=5", *words)[0]["build"]
-    assert (found["members"], found["decided"]["train.epochs"]["value"]) == (members, epochs)
-    assert sum(found["expected_s"].values()) < 99 * 60
+    record = planned("metric=minibatch_ot", "budget=110", "task.validation_size=5", *words)[0]["build"]
+    assert (record["members"], record["decided"]["train.epochs"]["value"]) == (members, epochs)
+    assert sum(record["expected_s"].values()) < 99 * 60
 
 
 def test_a_rate_that_diverges_is_changed_once_and_the_run_is_that_of_the_new_rate(run, watched):

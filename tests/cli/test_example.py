@@ -67,7 +67,7 @@ def test_the_example_is_aligned_with_its_bodys_own_source_and_trained_in_full(wo
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "texts"),
     [
         (
             ["task=deepsea", "body=roberta"],
@@ -76,6 +76,6 @@ def test_the_example_is_aligned_with_its_bodys_own_source_and_trained_in_full(wo
         (["task=spherical", "body=swin"], ["CIFAR-10 is not there", "orca data get cifar10", "source=digits"]),
     ],
 )
-def test_a_source_without_its_files_is_refused_before_anything_is_read(refused, tmp_path, words, said, more):
+def test_a_source_without_its_files_is_refused_before_anything_is_read(refused, tmp_path, words, texts, more):
     """Neither the task's files nor the body's are there, and what is missing first is said first."""
-    refused(11, ["run", *more, *words, f"paths.data={tmp_path}"], "source.path=", *said)
+    refused(11, ["run", *more, *words, f"paths.data={tmp_path}"], "source.path=", *texts)

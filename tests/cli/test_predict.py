@@ -136,8 +136,8 @@ def test_the_test_split_has_the_bits_of_the_run(trained, orca, refused, tmp_path
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was used"))
     if run.result["finetune"] not in ("full", "scratch"):
         words = ["predict", run.path, run.folder / "test.npz"]
-        said = "trained a part of its body only and needs its checkpoint: no such folder"
-        assert refused(10, words, said, "--checkpoint") == ""
+        message = "trained a part of its body only and needs its checkpoint: no such folder"
+        assert refused(10, words, message, "--checkpoint") == ""
         assert np.array_equal(run.outputs(run.path, "--checkpoint", tmp_path / "elsewhere"), run.expected)
     else:
         assert np.array_equal(run.outputs(run.path), run.expected)
@@ -157,8 +157,8 @@ def test_the_three_forms_of_output_say_the_same(trained, orca, tmp_path):
     assert [row["index"] for row in rows] == [str(i) for i in range(TEST)]
     wide = run.expected.astype(np.float64)
     probabilities = np.exp(wide) / np.exp(wide).sum(axis=1, keepdims=True)
-    found = np.array([[float(row[f"p_{name}"]) for name in ("high", "low", "mid")] for row in rows])
-    np.testing.assert_allclose(found, probabilities, rtol=1e-5)
+    printed = np.array([[float(row[f"p_{name}"]) for name in ("high", "low", "mid")] for row in rows])
+    np.testing.assert_allclose(printed, probabilities, rtol=1e-5)
     named = np.array(["high", "low", "mid"])[run.expected.argmax(axis=1)]
     assert [row["prediction"] for row in rows] == named.tolist()
     wrong = f"0-1 error: {100 * np.mean(named != run.y[N:]):.2f} % on {TEST}"
@@ -191,8 +191,8 @@ def test_outputs_of_other_kinds(trained, refused, tmp_path):
     assert "1 - mAP" in err
     run = trained("bert", "several values", SERIES)
     out, _ = run.predict()
-    found = [[float(row["prediction_0"]), float(row["prediction_1"])] for row in table(out)]
-    np.testing.assert_array_equal(np.array(found, np.float32), run.expected)
+    printed = [[float(row["prediction_0"]), float(row["prediction_1"])] for row in table(out)]
+    np.testing.assert_array_equal(np.array(printed, np.float32), run.expected)
     model = orca_cli.load(run.path)
     assert is_regressor(model)
     assert model.predict(run.x[N:]).shape == (TEST, 2)
@@ -406,11 +406,13 @@ def test_from_python(trained, orca, environment, tmp_path, tiny, monkeypatch):
     assert (outcome.state, outcome.code) == ("completed", 0)
     assert orca_cli.run(*words).state == "skipped"
     maps = orca_cli.load(outcome)
-    found, wanted = maps.predict(run.x[N:, None]), 2 * run.x[N:, None]
-    assert maps.score(run.x[N:, None], wanted) == pytest.approx(r2_score(wanted.ravel(), found.ravel()), rel=1e-5)
+    predicted, expected = maps.predict(run.x[N:, None]), 2 * run.x[N:, None]
+    assert maps.score(run.x[N:, None], expected) == pytest.approx(
+        r2_score(expected.ravel(), predicted.ravel()), rel=1e-5
+    )
     monkeypatch.setattr(type(maps.preprocessing), "has_masks", True)
     with pytest.raises(DataError, match="y: maps of padded samples"):
-        maps.score(run.x[N:, None], wanted)
+        maps.score(run.x[N:, None], expected)
     assert not hasattr(maps, "classes_")
     assert not hasattr(maps, "predict_proba")
     failed = orca_cli.run(*[word.replace("maps.npz", "none.npz") for word in words])
@@ -431,8 +433,8 @@ def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path, name
     model = orca_cli.load(tmp_path / "model")
     x = model.preprocessing.inputs(run.x[N:])[0].numpy()
     for size in (1, 7, TEST):
-        found = session.run(["outputs"], {"x": x[:size]})[0]
-        np.testing.assert_allclose(found, run.expected[:size], rtol=1e-3, atol=1e-4 * np.abs(run.expected).max())
+        onnx_outputs = session.run(["outputs"], {"x": x[:size]})[0]
+        np.testing.assert_allclose(onnx_outputs, run.expected[:size], rtol=1e-3, atol=1e-4 * np.abs(run.expected).max())
     facts = json.loads((tmp_path / "model" / "onnx.json").read_text())
     assert facts["input"]["shape"] == ["batch", *model.input_shape]
     assert facts["largest_difference"] < 1e-3 * max(1, np.abs(run.expected).max())

@@ -30,13 +30,13 @@ def together(fork):
     """Start N forks of the command line as the processes of one run; returns them."""
 
     def call(*words, size=2):
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = found.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
         places = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": size}
         shared = {name: str(value) for name, value in places.items()}
         more = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
-        return [fork(*words, more=own) for own in more]
+        return [fork(*words, more=variables) for variables in more]
 
     return call
 
@@ -139,18 +139,18 @@ def test_a_process_that_is_killed_ends_the_run(together, environment, small, sti
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "message"),
     [
         (["train.lr=-1"], 10, "train.lr"),
         (["task=arrays", "task.kind=classes", "task.train=missing.npz"], 11, "missing.npz"),
         (["device=cuda:0"], 14, "device"),
     ],
 )
-def test_an_error_before_training_is_printed_once(together, environment, small, words, code, told):
+def test_an_error_before_training_is_printed_once(together, environment, small, words, code, message):
     pair = together("run", *small[:2], *words)
     assert ended(pair) == [code, code], pair[0].err
     assert pair[0].err.count("orca: error") == 1
-    assert told in pair[0].err
+    assert message in pair[0].err
     assert (pair[1].out, pair[1].err) == ("", "")
 
 

@@ -71,15 +71,14 @@ def test_an_export_predicts_as_it_did(orca, tmp_path):
 
 
 TYPED = [
-    *([command.split(), hint] for command, hint in retired.COMMANDS.items()),
-    *((["run", f"{key}=1"], hint) for key, hint in retired.SETTINGS.items()),
+    *((command.split(), 2, hint) for command, hint in retired.COMMANDS.items()),
+    *((["run", f"{key}=1"], 10, hint) for key, hint in retired.SETTINGS.items()),
 ]
 
 
-@pytest.mark.parametrize(("words", "hint"), TYPED, ids=lambda value: "-".join(value) if isinstance(value, list) else "")
-def test_what_is_retired_says_what_does_its_job_now(orca, words, hint):
-    code, out, err = orca(*words)
-    assert code == (10 if words[0] == "run" else 2)
-    assert out == ""
+@pytest.mark.parametrize(("words", "code", "hint"), TYPED, ids=["-".join(words) for words, _, _ in TYPED])
+def test_what_is_retired_says_what_does_its_job_now(orca, words, code, hint):
+    actual, out, err = orca(*words)
+    assert (actual, out) == (code, "")
     (line,) = err.splitlines()
     assert hint in line

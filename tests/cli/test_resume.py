@@ -2,12 +2,11 @@
 
 import importlib.util
 import json
-import os
 import signal
 
 import pytest
 
-from orca_cli import experiment, signals, storage
+from orca_cli import storage
 from tests.cli.conftest import curve, put_aside, results, run_folders, wait_for
 
 # Checkpoints after every step, and enough steps to be hit inside an epoch.
@@ -100,26 +99,6 @@ def test_interrupted_sweep_goes_on_where_it_stopped(orca, fork, environment, sma
     assert code == 0, err
     assert "2 completed, 1 already completed" in out
     assert sorted(result["seed"] for result in results(environment)) == [0, 1, 2]
-
-
-@pytest.mark.parametrize("late", [False, True], ids=["while it works", "after the last step"])
-def test_signal_ends_a_sweep_in_one_process_whenever_it_comes(orca, small, monkeypatch, late):
-    """Hydra's own launcher runs all jobs in the process that was called."""
-
-    tested = experiment.test
-
-    def ends(*words):
-        found = tested(*words) if late else None
-        os.kill(os.getpid(), signal.SIGTERM)
-        if not late:
-            signals.check()
-        return found
-
-    monkeypatch.setattr(experiment, "test" if late else "train", ends)
-    code, out, err = orca("run", "-m", *small, "metric=none", "seed=0,1", "hydra/launcher=basic")
-    assert code == 143
-    assert "1 not started" in out
-    assert err.count("stopped by SIGTERM") == (1 if late else 2)
 
 
 def test_other_number_of_threads_is_refused_on_resume(run, refused, start, environment, small, tmp_path):

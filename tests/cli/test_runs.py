@@ -21,8 +21,8 @@ def test_a_run_is_listed_shown_scored_and_removed(orca, environment):
     assert "3_finetune/predictions.npz" in out
     code, out, err = orca("score", run.name[-8:], "--json")
     assert code == 0, err
-    (found,) = json.loads(out)["runs"]
-    assert found["error"]["computed"] == found["error"]["recorded"] == result["error"]["value"]
+    (record,) = json.loads(out)["runs"]
+    assert record["error"]["computed"] == record["error"]["recorded"] == result["error"]["value"]
     assert orca("doctor", str(run))[0] == 0
     assert orca("runs", "rm", "--yes", run.name)[0] == 0
     assert not run.exists()
@@ -49,6 +49,6 @@ def test_errors_of_records_are_computed_again(orca, run, tiny, tmp_path):
     words += ["task.error={_target_:orca_cli.scoring.classification.MacroF1,by:records}", "train.batch_size=16"]
     done = run(*words, f"body.checkpoint={tiny['bert']}", "train.epochs=1")
     assert done.result["error"]["name"] == "1 - macro F1 of records"
-    (found,) = json.loads(orca("score", str(done.folder), "--json")[1])["runs"]
-    assert found["error"]["computed"] == done.result["error"]["value"]
-    assert found["missing"] == []
+    (record,) = json.loads(orca("score", str(done.folder), "--json")[1])["runs"]
+    assert record["error"]["computed"] == done.result["error"]["value"]
+    assert record["missing"] == []

@@ -52,7 +52,7 @@ def run(orca, environment, tmp_path, tiny):
         words = [*QUICK, f"task.kind={'dense' if kind == 'class maps' else kind}", f"body.checkpoint={tiny['bert']}"]
         code, out, err = orca("run", *words, *settings)
         assert code == 0, err
-        make.shown, make.said = out, err
+        make.shown, make.err = out, err
         path = run_folders(environment)[-1]
         return path, json.loads((path / "result.json").read_text())
 
@@ -124,7 +124,14 @@ def test_several_models_predict_and_are_exported_with_the_bits_of_the_run(orca, 
     assert {folder.name for folder in (path / "3_finetune").iterdir() if folder.is_dir()} == set(names)
     weights = [load_file(path / "3_finetune" / name / "model.safetensors") for name in names]
     assert (
-        len({value.sum().item() for own in weights for key, value in own.items() if key == "predictor.linear.weight"})
+        len(
+            {
+                value.sum().item()
+                for tensors in weights
+                for key, value in tensors.items()
+                if key == "predictor.linear.weight"
+            }
+        )
         == count
     )
     assert orca("predict", path, "test.npz", "--out", "p.npz")[0] == 0
@@ -161,12 +168,12 @@ def test_identical_inputs_are_in_one_fold(run):
     x = np.random.default_rng(0).normal(size=(N + TEST, 2, 20)).astype(np.float32)
     x[1:N:2] = x[0:N:2]  # pairs
     path, _ = run("classes", "train.folds=4", data=(x, y))
-    assert "folds: 40 samples have inputs that others have too: identical ones stay in one fold" in run.said
+    assert "folds: 40 samples have inputs that others have too: identical ones stay in one fold" in run.err
     rows, _ = draw(N, {"test"}, {"validation": 0.15, "test": 0.15}, 0, y[:N], None, lambda: np.arange(N) // 2)
     fold = np.load(path / "3_finetune" / "out_of_fold.npz")["fold"]
-    of_row = fold[np.argsort(np.concatenate([rows["train"], rows["validation"]]))]
-    assert (of_row[::2] == of_row[1::2]).all()
-    assert len(set(of_row)) == 4
+    row_folds = fold[np.argsort(np.concatenate([rows["train"], rows["validation"]]))]
+    assert (row_folds[::2] == row_folds[1::2]).all()
+    assert len(set(row_folds)) == 4
 
 
 def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(orca, run, environment, tmp_path):
@@ -180,10 +187,10 @@ def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(orc
     assert [(line["member"], line["epoch"]) for line in lines] == [(i, e) for i in range(4) for e in (1, 2, 3)]
     # Each model alone, as a reader of its file would run it, gives the outputs that are averaged, and those out of its fold.
     model = orca_cli.load(path)
-    own = [member.eval() for member in model.loaded.members]
+    members = [member.eval() for member in model.loaded.members]
     with torch.no_grad():
         x, _ = model.preprocessing.inputs(np.load("test.npz")["x"][:8])
-        np.testing.assert_allclose(averaged([one(x) for one in own], "classes"), predicted(path)[:8], atol=1e-5)
+        np.testing.assert_allclose(averaged([one(x) for one in members], "classes"), predicted(path)[:8], atol=1e-5)
     shown = f"{100 * expected:.2f} % of all {N} samples, by 4 folds"
     assert shown in " ".join(run.shown.split())
     code, _, err = orca("predict", environment, "test.npz", "--best", "--out", "p.npz")

@@ -59,9 +59,9 @@ def test_who_waits_for_another_process_says_so_and_takes_its_result(tmp_path, ca
     other = threading.Thread(target=hold)
     other.start()
     held.wait()
-    found = cached(entry, lambda: pytest.fail("computed although it was there"))
+    result = cached(entry, lambda: pytest.fail("computed although it was there"))
     other.join()
-    assert found.tensors["x"].tolist() == [0, 1, 2]
+    assert result.tensors["x"].tolist() == [0, 1, 2]
     assert capfd.readouterr().err.count("waiting for another process that computes the same alignments") == 1
 
 

@@ -35,7 +35,7 @@ files:
 
 @pytest.fixture
 def ended(orca):
-    """Call the command line, which has to end well; returns standard output, read as JSON where that is asked for."""
+    """Call the command line, which must succeed; returns standard output, parsed where the words request JSON."""
 
     def call(*words):
         code, out, err = orca(*words)

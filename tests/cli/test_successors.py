@@ -12,22 +12,22 @@ MONA = ["align.method=mona", "align.inner_samples=6", "embedder=patch", "align.e
 
 def test_mona_trains_the_embedder_alone(run, small, monkeypatch):
     """The inner step moves nothing but the loss: body and predictor have the bits that they had before stage 2."""
-    found = {}
+    changes = {}
 
     def watched(config, built, *more):
         before = {name: value.clone() for name, value in built.model.state_dict().items()}
         aligned = plain(config, built, *more)
         after = built.model.state_dict()
-        found["moved"] = {name for name, value in before.items() if not torch.equal(value, after[name])}
-        found["gradients"] = [name for name, one in built.model.named_parameters() if one.grad is not None]
+        changes["moved"] = {name for name, value in before.items() if not torch.equal(value, after[name])}
+        changes["gradients"] = [name for name, one in built.model.named_parameters() if one.grad is not None]
         return aligned
 
     plain = stage_2.align
     monkeypatch.setattr(stage_2, "align", watched)
     done = run(*small, *MONA, "train.epochs=1")
-    assert found["moved"]
-    assert all(name.startswith("embedder.") for name in found["moved"])
-    assert found["gradients"] == []
+    assert changes["moved"]
+    assert all(name.startswith("embedder.") for name in changes["moved"])
+    assert changes["gradients"] == []
     alignment = done.result["alignment"]
     assert (alignment["method"], alignment["steps"]) == ("mona", 2)
     for line in curve(done.folder, "2_align"):

@@ -14,13 +14,13 @@ def call(*words: object) -> tuple[int, str, str]:
     """Return exit code, standard output and standard error of a command, none of whose failures is unexpected."""
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
         code = main(list(map(str, words)))
-    told = err.getvalue()
-    assert "unexpected" not in told, f"{words}: {told}"
-    assert "Traceback" not in told
-    return code, out.getvalue(), told
+    messages = err.getvalue()
+    assert "unexpected" not in messages, f"{words}: {messages}"
+    assert "Traceback" not in messages
+    return code, out.getvalue(), messages
 
 
-def said(*words: object) -> str:
+def read_text(*words: object) -> str:
     """Return what a command that succeeds writes to standard output."""
     code, out, err = call(*words)
     assert code == 0, err
@@ -28,13 +28,13 @@ def said(*words: object) -> str:
 
 
 def read_json(*words: object) -> Any:
-    return json.loads(said(*words, "--json"))
+    return json.loads(read_text(*words, "--json"))
 
 
 def refused(code: int, *words: object) -> str:
     """Return the one line of a command that has to be refused."""
-    found, out, err = call(*words)
-    assert (found, out) == (code, "")
+    exit_code, out, err = call(*words)
+    assert (exit_code, out) == (code, "")
     assert err.startswith("orca: error: ")
     assert err.count("\n") == 1
     return err

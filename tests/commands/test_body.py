@@ -43,20 +43,20 @@ def listed(capsys, *words):
 
 
 def test_every_body_is_listed_with_where_it_is(cache, capsys):
-    found = listed(capsys)
-    assert [body["name"] for body in found["bodies"]] == sorted(choices("body"))
-    bodies = {body["name"]: body for body in found["bodies"]}
+    listing = listed(capsys)
+    assert [body["name"] for body in listing["bodies"]] == sorted(choices("body"))
+    bodies = {body["name"]: body for body in listing["bodies"]}
     assert bodies["swin_tiny"]["state"] == "missing"
     assert bodies["antiberty"]["extra"] == "protein"
     folder = add(cache, "microsoft/swin-tiny-patch4-window7-224", save_tiny_swin)
     add(cache, "own/other")
     add(cache, "own/pickled", lambda folder: folder.mkdir(parents=True))
-    found = listed(capsys)
-    swin = next(body for body in found["bodies"] if body["name"] == "swin_tiny")
+    listing = listed(capsys)
+    swin = next(body for body in listing["bodies"] if body["name"] == "swin_tiny")
     assert (swin["state"], swin["family"], swin["revision"]) == ("cached", "swin", COMMIT)
     files = ("config.json", "model.safetensors")
     assert swin["bytes"] == sum((folder / name).stat().st_size for name in files)
-    assert [(one["checkpoint"], one["family"]) for one in found["others"]] == [("own/other", "bert")]
+    assert [(one["checkpoint"], one["family"]) for one in listing["others"]] == [("own/other", "bert")]
     here = {body["name"] for body in listed(capsys, "--here")["bodies"]}
     assert "swin_tiny" in here
     assert "roberta" not in here
@@ -68,11 +68,11 @@ def test_every_body_is_listed_with_where_it_is(cache, capsys):
 
 def test_bodies_of_the_users_own_and_damaged_caches_are_listed(cache, tmp_path, capsys):
     folder = save_tiny_swin(tmp_path / "mine")
-    own = tmp_path / "conf" / "body"
-    own.mkdir(parents=True)
+    body_folder = tmp_path / "conf" / "body"
+    body_folder.mkdir(parents=True)
     start = "# @package _global_\n# Mine.\nbody:\n  _target_: orca_cli.models.bodies.swin.load\n"
-    (own / "mine.yaml").write_text(f"{start}  checkpoint: {folder}\n")
-    (own / "open.yaml").write_text(f"{start}  checkpoint: ???\n")
+    (body_folder / "mine.yaml").write_text(f"{start}  checkpoint: {folder}\n")
+    (body_folder / "open.yaml").write_text(f"{start}  checkpoint: ???\n")
     broken = add(cache, "roberta-base", lambda folder: save_tiny_bert(folder))
     (broken / "config.json").write_text("{")
     bodies = {body["name"]: body for body in listed(capsys, "--config-dir", str(tmp_path / "conf"))["bodies"]}
@@ -95,18 +95,18 @@ def test_get_says_what_is_here_and_that_the_hub_cannot_be_reached(cache, capsys)
 
 
 class Hub:
-    """A model hub with repositories {name: folder}; keeps the paths that were asked for."""
+    """A model hub with repositories {name: folder}; keeps the requested paths."""
 
     def __init__(self, repositories):
         hub = self
-        self.asked = []
+        self.requests = []
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self):  # noqa: N802
                 path = self.path.partition("?")[0].lstrip("/")
-                hub.asked.append(path)
+                hub.requests.append(path)
                 body, headers = hub.answer(path, repositories)
                 self.send_response(200 if body is not None else 404)
                 headers = headers | {"Content-Length": str(len(body or b""))}
@@ -169,22 +169,22 @@ def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path):
     with Hub({"own/whole": whole, "own/pickled": pickled}) as hub:
         done = get(tmp_path, hub.url, "own/whole", "own/pickled", "own/gone", "--json")
     assert done.returncode == 11, done.stderr
-    (found,) = json.loads(done.stdout)["bodies"]
-    assert (found["action"], found["state"], found["family"], found["revision"]) == (
+    (fetched,) = json.loads(done.stdout)["bodies"]
+    assert (fetched["action"], fetched["state"], fetched["family"], fetched["revision"]) == (
         "fetched",
         "cached",
         "bert",
         COMMIT,
     )
-    assert found["sha256"] == checkpoints.digest(whole)
-    assert storage.sha256_file(Path(found["folder"]) / "model.safetensors") == storage.sha256_file(
+    assert fetched["sha256"] == checkpoints.digest(whole)
+    assert storage.sha256_file(Path(fetched["folder"]) / "model.safetensors") == storage.sha256_file(
         whole / "model.safetensors"
     )
-    assert not [path for path in hub.asked if path.endswith((".bin", ".py"))]
+    assert not [path for path in hub.requests if path.endswith((".bin", ".py"))]
     errors = [line for line in done.stderr.splitlines() if line.startswith("orca: error:")]
     assert len(errors) == 2
     assert "own/pickled: no *.safetensors; its weights may be pickled, which are not fetched" in errors[0]
     assert "own/gone: the hub has no 'own/gone'" in errors[1]
     again = get(tmp_path, "http://127.0.0.1:9", "own/whole")  # the hub has gone
     assert again.returncode == 0, again.stderr
-    assert f"here already, bert, {found['bytes'] // 1000} kB, revision {COMMIT}" in again.stdout
+    assert f"here already, bert, {fetched['bytes'] // 1000} kB, revision {COMMIT}" in again.stdout

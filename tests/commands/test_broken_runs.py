@@ -37,7 +37,7 @@ def _write(name: str, content: bytes) -> Change:
 
 
 def _instead(name: str, put: Callable[[Path, bytes], Any]) -> Change:
-    """Put something in a record's place; `put` takes the path, which is free, and what stood there."""
+    """Replace a record; `put` takes the path, which no longer exists, and the old content."""
 
     def change(run: Path) -> None:
         content = (run / name).read_bytes()
@@ -48,7 +48,7 @@ def _instead(name: str, put: Callable[[Path, bytes], Any]) -> Change:
 
 
 def _gone(put: Callable[[Path], Any]) -> Change:
-    """Put something in a run's place."""
+    """Replace a run's folder."""
 
     def change(run: Path) -> None:
         shutil.rmtree(run)
@@ -148,13 +148,13 @@ def test_all_of_them_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     strange = json.loads(report)
     cells = [cell for row in strange["rows"] for cell in row["cells"]]
     named = [*strange["broken"], *strange["unfinished"], *(one for cell in cells for one in cell["values"])]
-    known = {Path(one["run"]).name for one in named} | {Path(one).name for one in strange["superseded"]}
-    assert {run.name for run in runs} - known == {NAME.format(list(KINDS).index("a link to nowhere"))}
+    reported = {Path(one["run"]).name for one in named} | {Path(one).name for one in strange["superseded"]}
+    assert {run.name for run in runs} - reported == {NAME.format(list(KINDS).index("a link to nowhere"))}
     same = [[cell for cell in row["cells"] if cell["task"] == "digits"] for row in strange["rows"]]
     assert [cells for cells in same if any(cell["values"] for cell in cells)] == means
-    assert {one["run"] for one in json.loads(listing)["runs"]} == known
+    assert {one["run"] for one in json.loads(listing)["runs"]} == reported
     assert good.name in chosen
-    assert {good.name, other.name} <= known
+    assert {good.name, other.name} <= reported
     assert call("report", "--study", "broken")[0] == 11
     assert call("score", *runs)[0] in ANSWERED
     for run in runs:
@@ -178,9 +178,9 @@ def _with(value: Any, place: tuple[Any, ...], wrong: Any) -> Any:
     """Return a copy of a record with a value in one place."""
     if not place:
         return wrong
-    found = copy.copy(value)
-    found[place[0]] = _with(value[place[0]], place[1:], wrong)
-    return found
+    changed = copy.copy(value)
+    changed[place[0]] = _with(value[place[0]], place[1:], wrong)
+    return changed
 
 
 RESULT: dict[str, Any] = {
@@ -238,8 +238,8 @@ def test_a_wrong_value_in_any_field(zoo: Any, number: int, where: Any, wrong: An
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORCA_RUNS", str(root))
         patch.setenv("ORCA_HOME", str(root.parent / "home"))
-        found = list(_commands(root, good, bad))
-    assert all(good.name in text for text in found[:2])
+        texts = list(_commands(root, good, bad))
+    assert all(good.name in text for text in texts[:2])
 
 
 UNREADABLE = """

@@ -86,9 +86,9 @@ def one(path: str, *urls: str, **more) -> dict:
 
 
 def test_every_block_of_the_program_can_be_read():
-    known = catalogue.data_sets()
-    assert len({(entry.group, entry.name) for entry in known}) == len(known) > 6
-    for entry in known:
+    entries = catalogue.data_sets()
+    assert len({(entry.group, entry.name) for entry in entries}) == len(entries) > 6
+    for entry in entries:
         assert entry.description
         for file in entry.files:
             assert file.urls or entry.by_hand, entry.name
@@ -147,10 +147,10 @@ def test_list_says_what_is_there_and_where_from(here, orca):
     arrays(here / "home" / "data" / "mine" / "a.npz")
     code, out, _ = orca("list", "--json")
     assert code == 0
-    found = {entry["name"]: entry for entry in json.loads(out)["data_sets"] if entry["group"] == "task"}
-    assert [found[name]["state"] for name in ("mine", "made", "boxed")] == ["partly", "generated", "bundled"]
-    assert [file["there"] for file in found["mine"]["files"]] == [True, False]
-    assert found["mine"]["files"][0]["urls"] == ["https://one.org/a", "http://two.org/a"]
+    entries = {entry["name"]: entry for entry in json.loads(out)["data_sets"] if entry["group"] == "task"}
+    assert [entries[name]["state"] for name in ("mine", "made", "boxed")] == ["partly", "generated", "bundled"]
+    assert [file["there"] for file in entries["mine"]["files"]] == [True, False]
+    assert entries["mine"]["files"][0]["urls"] == ["https://one.org/a", "http://two.org/a"]
     code, out, _ = orca("list")
     assert "one.org, two.org" in out.replace("\n", " ")
     code, out, _ = orca("list", "mine")
@@ -184,9 +184,9 @@ def test_get_fetches_unpacks_records_and_then_verifies(here, orca, web):
     record = json.loads((folder / CHECKSUMS).read_text())["files"]["raw/a.zip"]
     assert record["sha256"] == hashlib.sha256(content).hexdigest()
     assert record["from"].endswith("/a.zip")
-    asked = len(web.requests)
+    request_count = len(web.requests)
     code, out, _ = orca("get", "mine")
-    assert (code, len(web.requests)) == (0, asked)
+    assert (code, len(web.requests)) == (0, request_count)
     assert "verified" in out
     # The archive may go once it is unpacked; what it held is what is needed.
     (folder / "raw" / "a.zip").unlink()
@@ -206,7 +206,7 @@ def test_a_file_that_changes_afterwards_is_told(here, orca, web):
     assert code == 13
     assert "checksums.json" in err
     path.unlink()
-    code, _, err = orca("get", "mine")  # what the server has is not what was here at first sight
+    code, _, err = orca("get", "mine")  # the server's file differs from the recorded checksum
     assert code == 13
     assert not path.exists()
 
@@ -305,7 +305,7 @@ def test_published_md5_is_compared_once_and_the_sha256_ever_after(here, orca, we
     assert "verified" in orca("get", "mine")[1]
     place.write_bytes(content + b"x")
     assert orca("get", "mine")[0] == 13
-    # One that was placed by hand, at first sight.
+    # A file placed by hand, seen for the first time.
     (place.parent / CHECKSUMS).unlink()
     code, _, err = orca("get", "mine")
     assert code == 13
@@ -336,8 +336,8 @@ def test_only_what_is_wanted_is_unpacked(here, orca, web):
     describe(here, files=[one("a.zip", web.file("/a", content), unpack="zip", only=["in/*"])])
     assert "2 files unpacked" in orca("get", "mine")[1]
     folder = here / "home" / "data" / "mine"
-    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.txt"))
-    assert found == ["in/1.txt", "in/deep/2.txt"]
+    unpacked = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.txt"))
+    assert unpacked == ["in/1.txt", "in/deep/2.txt"]
 
 
 def test_a_damaged_archive_does_not_stand_in_the_way_of_a_whole_one(here, orca, web):
@@ -424,7 +424,7 @@ def test_check_finds_what_is_wrong(here, orca):
     assert record["problems"] == []
     assert "1 of 200 samples of test" in " ".join(record["warnings"])
     assert "test: 2 of 3 classes have no sample (1, 2)" in record["warnings"]
-    # A file that is not what it was at first sight.
+    # A file that has changed since its checksum was recorded.
     arrays(folder / "a.npz", seed=2)
     record = check(orca, "mine")
     assert "recorded in checksums.json" in record["problems"][0]
@@ -444,18 +444,18 @@ def test_check_reports_numbers_that_are_none():
     y[0, 0], y[1, 1], y[2, 0], y[3, 0] = 1, np.nan, 0.5, np.inf
     split = ArraySamples(x, y)
     task = TaskData("labels", (1, 4), 2, split, split, lambda: split)
-    found = data_check.Findings()
-    record, hashes = data_check._look(task, "train", split, np.arange(6), LogReporter(), found)
+    findings = data_check.Findings()
+    record, hashes = data_check._look(task, "train", split, np.arange(6), LogReporter(), findings)
     assert record["inputs"] == {"min": 0.0, "max": 5.0, "nan": 1, "infinite": 1, "numbers": 24}
     assert record["targets"]["nan"] == 1
     assert record["classes"]["counts"] == [1, 0]
     assert len(set(hashes)) == 6
-    assert found.problems == [
+    assert findings.problems == [
         "train: 1 NaN and 1 infinite numbers in the inputs",
         "train: 1 infinite targets",
         "train: 2 targets that are neither 0 nor 1 nor NaN",
     ]
-    assert found.warnings == ["train: 1 of 2 classes have no positive sample (1)"]
+    assert findings.warnings == ["train: 1 of 2 classes have no positive sample (1)"]
 
 
 SMALL = {
@@ -478,7 +478,7 @@ QUICK = ("jsb", "ninapro", "satellite")
     "task", [pytest.param(task, marks=[] if task in QUICK else pytest.mark.slow) for task in make_fixtures.TASKS]
 )
 def test_check_opens_the_files_of_every_task(task, here, orca):
-    """Files that are made up are no published ones, so they lie elsewhere than in the data folder."""
+    """Synthetic files are written outside the data folder, where published ones belong."""
     make_fixtures.make(task, here / "made")
     record = check(orca, task, f"task.path={here / 'made' / task}", *SMALL.get(task, []))
     described = {entry.name: entry for entry in catalogue.data_sets() if entry.group == "task"}[task]

@@ -39,20 +39,20 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return a, _saved(tmp_path / "b.npz", x=X + SHIFT, y=Y + 7.0)
 
 
-def _values(found: Any) -> dict[str, float]:
-    return {one["metric"]: one["value"] for one in found["metrics"]}
+def _values(record: Any) -> dict[str, float]:
+    return {one["metric"]: one["value"] for one in record["metrics"]}
 
 
 def test_shifted_copies_have_the_distances_of_the_shift(files) -> None:
-    found = read_json("distance", *files, "--metric", "otdd_by_class,otdd,moments,mmd,euclidean", "--dtype", "float64")
-    value = _values(found)
+    record = read_json("distance", *files, "--metric", "otdd_by_class,otdd,moments,mmd,euclidean", "--dtype", "float64")
+    value = _values(record)
     # Every class is a copy, so W is the squared shift: 1/2 |shift|^2 + 1/2 |shift|^2. Moments: per dimension.
     assert value["otdd_by_class"] == pytest.approx(3 * SHIFT**2, rel=1e-3)
     assert value["otdd"] == pytest.approx(3 * SHIFT**2, rel=0.1)  # between small samples
     assert value["moments"] == pytest.approx(SHIFT**2, rel=1e-9)
     assert value["euclidean"] > SHIFT * 3**0.5
     assert 0 < value["mmd"] < 5
-    for one in found["metrics"]:
+    for one in record["metrics"]:
         alike = [one["self_a"], one["self_b"]]
         if one["metric"] == "euclidean":
             assert min(alike) > 1
@@ -63,11 +63,11 @@ def test_shifted_copies_have_the_distances_of_the_shift(files) -> None:
 
 
 def test_json_says_what_was_compared_and_how(files) -> None:
-    found = read_json("distance", *files, "--metric", "mmd", "bandwidth=source", "--points", 30, "--seed", 4)
-    assert set(found) == {"schema", "a", "b", "body", "dtype", "seed", "repeats", "metrics", "left_out"}
-    assert found["left_out"] == {}
-    assert found["a"] == {"name": str(files[0]), "points": 30, "available": 60, "width": 3, "classes": 3}
-    (one,) = found["metrics"]
+    record = read_json("distance", *files, "--metric", "mmd", "bandwidth=source", "--points", 30, "--seed", 4)
+    assert set(record) == {"schema", "a", "b", "body", "dtype", "seed", "repeats", "metrics", "left_out"}
+    assert record["left_out"] == {}
+    assert record["a"] == {"name": str(files[0]), "points": 30, "available": 60, "width": 3, "classes": 3}
+    (one,) = record["metrics"]
     assert set(one) == {
         "metric", "parameters", "convention", "value", "self_a", "self_b", "interval", "halves_mean",
         "diagnostics", "seconds",
@@ -119,12 +119,12 @@ def test_drawn_points_keep_their_labels_and_depend_on_the_seed() -> None:
 
 def test_every_metric_and_arrays_through_the_function() -> None:
     x, y = X[:24], Y[:24]
-    found = {one.metric for one in distance((x, y), (x + SHIFT, y), metrics=["all"]).metrics}
-    assert {"otdd", "mmd", "transrate", "euclidean", "moments"} <= found
-    assert "none" not in found
+    names = {one.metric for one in distance((x, y), (x + SHIFT, y), metrics=["all"]).metrics}
+    assert {"otdd", "mmd", "transrate", "euclidean", "moments"} <= names
+    assert "none" not in names
     # What is not defined for one class is left out of all.
     comparison = distance((x, y), (x + SHIFT, 0 * y), metrics=["all"])
-    assert found - {one.metric for one in comparison.metrics} == {"transrate"} == set(comparison.left_out)
+    assert names - {one.metric for one in comparison.metrics} == {"transrate"} == set(comparison.left_out)
 
 
 def test_what_people_read_says_what_was_measured_and_what_was_left_out_and_why(files, tmp_path) -> None:
@@ -186,7 +186,7 @@ def test_the_warning_names_parameters_that_the_command_takes(metric, files, monk
 def test_words_are_those_of_a_run(files) -> None:
     words = ("metric=moments,mmd", "bandwidth=source", "seed=4", "device=cpu")
     options = ("--metric", "moments,mmd", "bandwidth=source", "--seed", 4, "--device", "cpu")
-    by_word, by_option = (read_json("distance", *files, *given, "--points", 20) for given in (words, options))
+    by_word, by_option = (read_json("distance", *files, *arguments, "--points", 20) for arguments in (words, options))
     assert list(_values(by_word)) == ["moments", "mmd"]
     assert _values(by_word) == _values(by_option)
     assert by_word["seed"] == 4
@@ -198,11 +198,11 @@ NAMED = ("stdlib_docs", "task=digits", "--points", 50, "source.size=80", "task.t
 @pytest.mark.parametrize("features", ["tokens", "pooled", "sequence"])
 def test_names_are_embedded_by_one_body(features, tmp_path) -> None:
     body = ("--checkpoint", save_tiny_bert(tmp_path / "bert"), f"align.features={features}")
-    found = read_json("distance", *NAMED, *body, "--metric", "moments")
-    assert (found["a"]["width"], found["b"]["width"]) == ((8 * 32,) * 2 if features == "sequence" else (32, 32))
-    assert found["a"]["points"] == found["b"]["points"] == 50
-    assert found["body"] == "minilm"
-    assert found["metrics"][0]["value"] > 0
+    record = read_json("distance", *NAMED, *body, "--metric", "moments")
+    assert (record["a"]["width"], record["b"]["width"]) == ((8 * 32,) * 2 if features == "sequence" else (32, 32))
+    assert record["a"]["points"] == record["b"]["points"] == 50
+    assert record["body"] == "minilm"
+    assert record["metrics"][0]["value"] > 0
 
 
 def test_controls_of_source_and_labels_change_the_points(tmp_path) -> None:
@@ -210,9 +210,9 @@ def test_controls_of_source_and_labels_change_the_points(tmp_path) -> None:
     plain = _values(read_json("distance", *words))
     assert _values(read_json("distance", *words, "align.source_cloud=gaussian"))["moments"] != plain["moments"]
     for key in ("source_labels", "target_labels"):
-        found = _values(read_json("distance", *words, f"align.{key}=shuffled"))
-        assert found["moments"] == plain["moments"]  # of the points alone
-        assert found["otdd"] != plain["otdd"]
+        shuffled = _values(read_json("distance", *words, f"align.{key}=shuffled"))
+        assert shuffled["moments"] == plain["moments"]  # of the points alone
+        assert shuffled["otdd"] != plain["otdd"]
 
 
 def test_an_image_body_embeds_an_image_source_and_a_file_of_its_width(tmp_path) -> None:

@@ -21,7 +21,7 @@ CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
 
 @pytest.fixture(autouse=True)
 def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put a package with tiny weights in the place of the real one, and make all folders new ones."""
+    """Replace the real package by one with tiny weights, and use fresh folders."""
     root = tmp_path / "site" / "tiny_weights" / "model"
     root.mkdir(parents=True)
     (root.parent / "__init__.py").touch()

@@ -13,7 +13,7 @@ from rich.console import Console
 from orca_cli import compose, configuration, parts, schema, terminal
 from orca_cli.commands import list as command
 from orca_cli.exceptions import ConfigError
-from tests.commands.called import read_json, refused, said
+from tests.commands.called import read_json, read_text, refused
 
 MINE = """\
 # @package _global_
@@ -33,7 +33,7 @@ task:
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Path:
+def config_dir(tmp_path: Path) -> Path:
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "mine.yaml").write_text(MINE)
     return tmp_path
@@ -41,26 +41,26 @@ def mine(tmp_path: Path) -> Path:
 
 def test_every_group_has_files_and_every_file_a_description() -> None:
     for group in {*schema.GROUPS, *command.GROUPS.values()}:
-        found = configuration.choices(group)
-        assert found, group
-        for name, path in found.items():
+        files = configuration.choices(group)
+        assert files, group
+        for name, path in files.items():
             assert len(configuration.description(path)) > 10, f"{group}/{name}"
 
 
-def test_own_files_must_have_names_of_their_own(mine: Path) -> None:
+def test_own_files_must_have_names_of_their_own(config_dir: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
-        configuration.choices("task", mine / "no")
-    (mine / "task" / "digits.yaml").write_text("# changed\n")
+        configuration.choices("task", config_dir / "no")
+    (config_dir / "task" / "digits.yaml").write_text("# changed\n")
     with pytest.raises(ConfigError, match="rename it"):
-        configuration.choices("task", mine)
+        configuration.choices("task", config_dir)
 
 
-def test_a_task_is_told_with_kind_body_and_parameters(mine: Path) -> None:
-    found = read_json("list", "tasks", "--config-dir", str(mine))
-    (entry,) = [entry for entry in found["tasks"] if entry["name"] == "mine"]
-    assert (found["schema"], entry["description"], entry["picks"]) == (1, "My own   task", {"body": "swin_tiny"})
+def test_a_task_is_told_with_kind_body_and_parameters(config_dir: Path) -> None:
+    listing = read_json("list", "tasks", "--config-dir", str(config_dir))
+    (entry,) = [entry for entry in listing["tasks"] if entry["name"] == "mine"]
+    assert (listing["schema"], entry["description"], entry["picks"]) == (1, "My own   task", {"body": "swin_tiny"})
     assert (entry["parameters"]["kind"], entry["parameters"]["size"]) == ("dense", 3)
-    text = said("list", "tasks", "mine", "--config-dir", str(mine))
+    text = read_text("list", "tasks", "mine", "--config-dir", str(config_dir))
     assert "mine" in text
     assert "digits" not in text
     rows = [line.split(maxsplit=2) for line in text.splitlines()]
@@ -74,7 +74,7 @@ def test_a_task_is_told_with_kind_body_and_parameters(mine: Path) -> None:
         assert row in rows
 
 
-def test_a_task_is_told_with_its_data(mine: Path, monkeypatch) -> None:
+def test_a_task_is_told_with_its_data(config_dir: Path, monkeypatch) -> None:
     block = """
   data:
     shape: 4 x 1000
@@ -83,19 +83,21 @@ def test_a_task_is_told_with_its_data(mine: Path, monkeypatch) -> None:
     licence: CC0
     files: [{path: a.npz, bytes: 1000}, {path: b.npz}]
 """
-    (mine / "task" / "mine.yaml").write_text(MINE.rstrip() + block)
-    monkeypatch.setenv("ORCA_HOME", str(mine / "home"))
-    folder = mine / "home" / "data" / "mine"
+    (config_dir / "task" / "mine.yaml").write_text(MINE.rstrip() + block)
+    monkeypatch.setenv("ORCA_HOME", str(config_dir / "home"))
+    folder = config_dir / "home" / "data" / "mine"
     folder.mkdir(parents=True)
     states = []
     for name in ("other", "a.npz", "b.npz"):
         (folder / name).touch()
-        (entry,) = (e for e in read_json("list", "tasks", "--config-dir", str(mine))["tasks"] if e["name"] == "mine")
+        (entry,) = (
+            e for e in read_json("list", "tasks", "--config-dir", str(config_dir))["tasks"] if e["name"] == "mine"
+        )
         states.append(entry["data"]["state"])
     assert states == ["absent", "partly", "present"]
     assert (entry["data"]["shape"], entry["data"]["bytes"], entry["error"]) == ("4 x 1000", 1000, "1 - AUROC")
     assert "data" not in entry["parameters"]
-    text = said("list", "tasks", "--config-dir", str(mine))
+    text = read_text("list", "tasks", "--config-dir", str(config_dir))
     row = next(line for line in text.splitlines() if line.startswith("mine"))
     assert row.split() == ["mine", "dense", "4", "x", "1000", "36", "labels", "1", "-", "AUROC", "present"]
     assert "task.data.shape" not in text
@@ -103,23 +105,23 @@ def test_a_task_is_told_with_its_data(mine: Path, monkeypatch) -> None:
 
 def test_every_task_is_told_with_the_error_that_it_reports_and_a_shape() -> None:
     """What stands in the files is what the program builds; a task of one's own data has no shape of its own."""
-    own = {
+    own_settings = {
         "arrays": ["task.kind=classes", "task.train=a"],
         "table": ["task.train=a", "task.target=a"],
         "images": ["task.path=a"],
         "hub": ["task.dataset=a", "task.x=a", "task.y=a"],
     }
-    found = {entry["name"]: entry for entry in read_json("list", "tasks")["tasks"]}
-    assert len(found) == 19
-    assert {name: found[name]["data"]["state"] for name in ("listops", "digits")} == {
+    entries = {entry["name"]: entry for entry in read_json("list", "tasks")["tasks"]}
+    assert len(entries) == 19
+    assert {name: entries[name]["data"]["state"] for name in ("listops", "digits")} == {
         "listops": "generated",
         "digits": "bundled",
     }
     with compose.session() as session:
-        for name, entry in found.items():
-            node = session.compose([f"task={name}", *own.get(name, [])]).config.task.get("error")
-            assert (entry["data"]["origin"] == "own") == (name in own), name
-            assert bool(entry["data"]["shape"] and entry["data"]["outputs"]) == (name not in own), name
+        for name, entry in entries.items():
+            node = session.compose([f"task={name}", *own_settings.get(name, [])]).config.task.get("error")
+            assert (entry["data"]["origin"] == "own") == (name in own_settings), name
+            assert bool(entry["data"]["shape"] and entry["data"]["outputs"]) == (name not in own_settings), name
             if node is not None:
                 assert entry["error"] == parts.build(node, "task.error").name, name
 
@@ -132,9 +134,9 @@ def test_names_choose_of_a_group() -> None:
 
 
 def test_all_groups_are_named_and_one_by_its_folder_too() -> None:
-    text = said("list")
+    text = read_text("list")
     assert all(group in text for group in command.GROUPS)
-    assert said("list", "metric") == said("list", "metrics")
+    assert read_text("list", "metric") == read_text("list", "metrics")
 
 
 @pytest.mark.parametrize(("words", "meant"), [(["tasks", "digts"], "digits"), (["metrcs"], "metrics")])
@@ -153,7 +155,7 @@ UNBROKEN = {
 @pytest.mark.parametrize("words", UNBROKEN)
 def test_tables_can_be_read_on_80_columns(words: str, monkeypatch) -> None:
     monkeypatch.setattr(terminal, "stdout", lambda: Console(file=sys.stdout, highlight=False, width=80))
-    text = said("list", *words.split())
+    text = read_text("list", *words.split())
     assert max(map(len, text.splitlines())) <= 80
     for phrase in UNBROKEN[words]:
         assert phrase in text
@@ -161,7 +163,7 @@ def test_tables_can_be_read_on_80_columns(words: str, monkeypatch) -> None:
 
 def test_protocols_are_told(monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    text = said("list", "tasks")
+    text = read_text("list", "tasks")
     assert re.search(r"^jsb +release +outputs SEE THEIR TARGETS", text, flags=re.M)
     assert re.search(r"^satellite +paper, release +values as they are", text, flags=re.M)
     assert "task.split_seed" not in text
@@ -173,23 +175,23 @@ def test_protocols_are_told(monkeypatch) -> None:
 
 
 def test_settings_are_all_of_the_schema_with_their_meaning() -> None:
-    found = {entry["key"]: entry for entry in read_json("list", "settings")["settings"]}
+    entries = {entry["key"]: entry for entry in read_json("list", "settings")["settings"]}
     parts = {field.name for field in dataclasses.fields(schema.Config) if field.type != "Any"} | {"task"}
-    assert {key.partition(".")[0] for key in found} == parts
+    assert {key.partition(".")[0] for key in entries} == parts
     rate = {"default": None, "type": "float or null", "allowed": "above 0 and at most 1e+30"}
-    assert rate.items() <= found["train.lr"].items()
-    assert found["train.select"]["allowed"] == "auto, best, last"
-    assert found["train.warmup_epochs"]["meaning"].startswith("The learning rate rises linearly")
-    assert found["align.decay_factor"]["allowed"] == "above 0 and at most 1"
-    assert [key for key, entry in found.items() if not entry["meaning"]] == []
+    assert rate.items() <= entries["train.lr"].items()
+    assert entries["train.select"]["allowed"] == "auto, best, last"
+    assert entries["train.warmup_epochs"]["meaning"].startswith("The learning rate rises linearly")
+    assert entries["align.decay_factor"]["allowed"] == "above 0 and at most 1"
+    assert [key for key, entry in entries.items() if not entry["meaning"]] == []
 
 
 @pytest.mark.parametrize("content", [b"task: [1", b"- 1\n", b"\xff"])
-def test_a_damaged_file_is_named(content: bytes, mine: Path) -> None:
-    (mine / "task" / "mine.yaml").write_bytes(content)
-    assert "mine.yaml" in refused(10, "list", "tasks", "--config-dir", mine)
+def test_a_damaged_file_is_named(content: bytes, config_dir: Path) -> None:
+    (config_dir / "task" / "mine.yaml").write_bytes(content)
+    assert "mine.yaml" in refused(10, "list", "tasks", "--config-dir", config_dir)
 
 
-def test_markup_in_a_description_is_text(mine: Path) -> None:
-    (mine / "task" / "mine.yaml").write_text("# [red]x[/nothing]\n")
-    assert "[red]x[/nothing]" in said("list", "tasks", "--config-dir", mine)
+def test_markup_in_a_description_is_text(config_dir: Path) -> None:
+    (config_dir / "task" / "mine.yaml").write_text("# [red]x[/nothing]\n")
+    assert "[red]x[/nothing]" in read_text("list", "tasks", "--config-dir", config_dir)

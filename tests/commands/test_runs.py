@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from orca_cli import storage, terminal
-from tests.commands.called import call, read_json, refused, said
+from tests.commands.called import call, read_json, read_text, refused
 from tests.report.trees import add_run
 
 HEAVY = ("torch", "transformers", "ot", "hydra", "omegaconf", "pandas", "scipy", "sklearn")
@@ -70,10 +70,10 @@ def test_list_has_the_newest_first_and_what_is_broken_among_them(root: Path) -> 
     (root / "digits" / "notes" / "plan.txt").write_text("mine")
     alive = add_run(root, seed=5, state="finetune")
     with _running(alive):
-        found = read_json("runs", "list")["runs"]
-    names = [one["run"] for one in found]
+        entries = read_json("runs", "list")["runs"]
+    names = [one["run"] for one in entries]
     assert names == sorted(names, reverse=True)
-    assert {one["run"]: one["state"] for one in found} == {
+    assert {one["run"]: one["state"] for one in entries} == {
         done.name: "completed",
         failed.name: "failed",
         damaged.name: "unreadable",
@@ -81,17 +81,17 @@ def test_list_has_the_newest_first_and_what_is_broken_among_them(root: Path) -> 
         half.name: "unreadable",
         alive.name: "running",
     }
-    reasons = {one["run"]: one["reason"] for one in found}
+    reasons = {one["run"]: one["reason"] for one in entries}
     assert "newer program" in reasons[future.name]
     assert "not valid JSON" in reasons[damaged.name]
     assert "NonFiniteError" in reasons[failed.name]
-    assert found[-1]["bytes"] == sum(file.stat().st_size for file in done.iterdir())
+    assert entries[-1]["bytes"] == sum(file.stat().st_size for file in done.iterdir())
 
 
 def test_list_marks_attempts_that_a_newer_one_replaces(root: Path) -> None:
     old, new = add_run(root, state="failed"), add_run(root)
-    found = read_json("runs", "list")["runs"]
-    assert [(one["run"], one["replaced"]) for one in found] == [(new.name, False), (old.name, True)]
+    entries = read_json("runs", "list")["runs"]
+    assert [(one["run"], one["replaced"]) for one in entries] == [(new.name, False), (old.name, True)]
 
 
 def test_list_filters_by_typed_composed_and_decided_settings(root: Path) -> None:
@@ -120,7 +120,7 @@ def test_show_tells_result_decisions_baselines_and_files(root: Path) -> None:
         comparison={"text": "better than linear by 15 points"},
         decided={"train.lr": {"value": 2e-4, "why": "budget=normal"}},
     )
-    out = said("runs", "show", run.name[-8:])
+    out = read_text("runs", "show", run.name[-8:])
     for text in ("zero_one 10.00 % on 497", "linear 25.00 %", "better than linear", "train.lr=0.0002 (budget=normal)"):
         assert text in out
     record = read_json("runs", "show", run)["run"]
@@ -129,14 +129,14 @@ def test_show_tells_result_decisions_baselines_and_files(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "told"),
+    ("content", "code", "message"),
     [('{"schema": 1', 11, "not valid JSON"), ("[]", 11, "not a record"), ('{"schema": 99}', 21, "newer program")],
 )
 @pytest.mark.parametrize("verb", ["show", "diff"])
-def test_a_damaged_run_is_one_line(root: Path, content: str, code: int, told: str, verb: str) -> None:
+def test_a_damaged_run_is_one_line(root: Path, content: str, code: int, message: str, verb: str) -> None:
     good, bad = add_run(root), add_run(root, seed=1)
     (bad / "result.json").write_text(content)
-    assert told in refused(code, "runs", verb, bad, *([good] if verb == "diff" else []))
+    assert message in refused(code, "runs", verb, bad, *([good] if verb == "diff" else []))
     assert "no such run" in refused(11, "runs", verb, "missing", *([good] if verb == "diff" else []))
 
 
@@ -147,15 +147,15 @@ def test_diff_shows_what_differs_and_nothing_else(root: Path) -> None:
     second = _with_settings(add_run(root, value=0.2, seed=1), "train: {lr: 0.1, epochs: 5, clip: 2}\nseed: 1\n", {})
     for run, version in ((first, "2.1"), (second, "2.2")):
         (run / "env.json").write_text(json.dumps({"schema": 1, "python": "3.11", "packages": {"torch": version}}))
-    found = read_json("runs", "diff", first, second)
-    assert found["settings"] == {"train.epochs": {"a": 3, "b": 5}, "seed": {"a": 0, "b": 1}, "train.clip": {"b": 2}}
-    assert found["decided"] == {"train.clip": {"a": 1.0}}
-    assert found["environment"] == {"torch": {"a": "2.1", "b": "2.2"}}
-    assert found["results"]["zero_one"] == {"a": 0.1, "b": 0.2}
+    diff = read_json("runs", "diff", first, second)
+    assert diff["settings"] == {"train.epochs": {"a": 3, "b": 5}, "seed": {"a": 0, "b": 1}, "train.clip": {"b": 2}}
+    assert diff["decided"] == {"train.clip": {"a": 1.0}}
+    assert diff["environment"] == {"torch": {"a": "2.1", "b": "2.2"}}
+    assert diff["results"]["zero_one"] == {"a": 0.1, "b": 0.2}
     (second / "config.yaml").write_text("train: [")
-    found = read_json("runs", "diff", first, second)
-    assert found["settings"] == {}
-    assert "cannot be compared" in found["notes"][0]
+    diff = read_json("runs", "diff", first, second)
+    assert diff["settings"] == {}
+    assert "cannot be compared" in diff["notes"][0]
 
 
 def test_diff_shows_data_that_were_changed_and_not_those_that_were_moved(root: Path) -> None:
@@ -167,26 +167,26 @@ def test_diff_shows_data_that_were_changed_and_not_those_that_were_moved(root: P
     for name in ("edited", "weights"):
         record = json.loads((runs[name] / "result.json").read_text())
         (runs[name] / "result.json").write_text(json.dumps(record | {"identity": name}))
-    found = read_json("runs", "diff", runs["first"], runs["edited"])
-    assert found["files"] == {"/d/my.npz": {"a": f"sha256:{'a' * 12}", "b": "sha256:b"}}
-    assert (found["settings"], found["same_experiment"], found["notes"]) == ({}, False, [])
-    found = read_json("runs", "diff", runs["first"], runs["moved"])
-    assert (found["files"], found["same_experiment"], found["notes"]) == ({}, True, [])
-    out = said("runs", "diff", runs["first"], runs["weights"])
+    diff = read_json("runs", "diff", runs["first"], runs["edited"])
+    assert diff["files"] == {"/d/my.npz": {"a": f"sha256:{'a' * 12}", "b": "sha256:b"}}
+    assert (diff["settings"], diff["same_experiment"], diff["notes"]) == ({}, False, [])
+    diff = read_json("runs", "diff", runs["first"], runs["moved"])
+    assert (diff["files"], diff["same_experiment"], diff["notes"]) == ({}, True, [])
+    out = read_text("runs", "diff", runs["first"], runs["weights"])
     assert "two experiments" in out
     assert "the files cannot be compared" in out
     assert "files: the same" not in out
     (runs["weights"] / "env.json").write_bytes((runs["first"] / "env.json").read_bytes())
-    found = read_json("runs", "diff", runs["first"], runs["weights"])
-    assert "not in their records" in found["notes"][0]
+    diff = read_json("runs", "diff", runs["first"], runs["weights"])
+    assert "not in their records" in diff["notes"][0]
 
 
 def test_rm_removes_the_run_and_nothing_else(root: Path) -> None:
     gone, kept = add_run(root), add_run(root, seed=1)
     half = root / "digits" / "2026-02-01_00-00-00.000000_minilm_otdd_full_s4_0123abcd"
     half.mkdir()
-    found = read_json("runs", "rm", gone, half, gone, "--yes")
-    assert [one["run"] for one in found["removed"]] == [gone.name, half.name]
+    record = read_json("runs", "rm", gone, half, gone, "--yes")
+    assert [one["run"] for one in record["removed"]] == [gone.name, half.name]
     assert [path.name for path in (root / "digits").iterdir() if path.name[0] != "."] == [kept.name]
     assert not list(root.rglob(f"{storage.disk.TEMPORARY}*"))
 
@@ -198,7 +198,7 @@ def test_rm_asks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(2, "runs", "rm", run.name, "--json")
     for answer in (False, True):
         monkeypatch.setattr(terminal, "confirmed", lambda question, answer=answer: answer)
-        said("runs", "rm", run.name)
+        read_text("runs", "rm", run.name)
         assert run.exists() is not answer
 
 
@@ -213,7 +213,7 @@ def test_rm_leads_nowhere_else(root: Path, tmp_path: Path) -> None:
     assert (outside / "result.json").exists()
     assert (inside / "result.json").exists()  # the good run that is named with them stays as well
     (inside / "3_finetune").symlink_to(outside)
-    said("runs", "rm", "--yes", inside)
+    read_text("runs", "rm", "--yes", inside)
     assert not inside.exists()
     assert (outside / "result.json").exists()
 
@@ -221,7 +221,7 @@ def test_rm_leads_nowhere_else(root: Path, tmp_path: Path) -> None:
 def test_a_folder_of_runs_may_be_a_link_itself(root: Path, tmp_path: Path) -> None:
     run = add_run(tmp_path / "disk")
     root.symlink_to(tmp_path / "disk")
-    said("runs", "rm", "--yes", run.name)
+    read_text("runs", "rm", "--yes", run.name)
     assert not run.exists()
 
 
@@ -292,15 +292,15 @@ def test_gc_is_dry_and_then_frees_what_it_said(root: Path, tmp_path: Path) -> No
     with open(cache / "floors" / f"{'c' * 32}.lock", "r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for words in ([], ["--yes"]):
-            found = read_json("runs", "gc", *words)
-            assert {Path(one["path"]): one["kind"] for one in found["items"]} == expected
-            assert found["dry"] is not bool(words)
-            assert found["bytes"] >= 1500
+            record = read_json("runs", "gc", *words)
+            assert {Path(one["path"]): one["kind"] for one in record["items"]} == expected
+            assert record["dry"] is not bool(words)
+            assert record["bytes"] >= 1500
             assert [path.exists() for path in expected] == [not words] * len(expected)
     assert all(path.exists() for path in kept)
     assert read_json("runs", "gc", "--days", "1000")["items"] == []
 
 
 def test_gc_without_folders_finds_nothing(root: Path) -> None:
-    assert said("runs", "gc") == "nothing to collect\n"
+    assert read_text("runs", "gc") == "nothing to collect\n"
     refused(2, "runs", "gc", "--days", "-1")

@@ -44,11 +44,11 @@ def _add(root: Path, error: str | Case, *, with_groups: bool = True, node: Any =
 def test_each_error_is_computed_again_and_another_number_is_found(tmp_path: Path, capsys: Captured, case: Case) -> None:
     run = _add(tmp_path, case)
     assert main(["score", str(run), "--json"]) == 0
-    (found,) = json.loads(capsys.readouterr().out)["runs"]
+    (entry,) = json.loads(capsys.readouterr().out)["runs"]
     record = json.loads((run / "result.json").read_text())
     name, value = record["error"]["name"], record["error"]["value"]
-    assert found["error"] == {"name": name, "recorded": value, "computed": value}
-    assert {one["name"] for one in found["others"]} == set(record["error"]["others"])
+    assert entry["error"] == {"name": name, "recorded": value, "computed": value}
+    assert {one["name"] for one in entry["others"]} == set(record["error"]["others"])
     record["error"]["value"] = value * 1.0001 + 1e-6
     (run / "result.json").write_text(json.dumps(record))
     assert main(["score", str(run)]) == 13

@@ -24,8 +24,8 @@ RUN = [
 @pytest.fixture
 def device():
     """The emulated device exists."""
-    with emulated() as found:
-        yield found
+    with emulated() as emulated_device:
+        yield emulated_device
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def on_cpu(monkeypatch):
     @contextmanager
     def block():
         with monkeypatch.context() as patch:
-            patch.setattr(engine, "choose_device", lambda wanted: torch.device("cpu"))
+            patch.setattr(engine, "choose_device", lambda setting: torch.device("cpu"))
             yield
 
     return block
@@ -44,7 +44,7 @@ def on_cpu(monkeypatch):
 @pytest.fixture
 def on_device(device, monkeypatch):
     """Every run of the test computes on the emulated device."""
-    monkeypatch.setattr(engine, "choose_device", lambda wanted: device)
+    monkeypatch.setattr(engine, "choose_device", lambda setting: device)
     return device
 
 
@@ -83,7 +83,7 @@ def words(tiny, tmp_path):  # noqa: F811 - the fixture
 
 
 def fail_at(patch, number):
-    """Let optimizer step `number` of a run fail, the steps that are timed before it not counted; no other rate mends it."""
+    """Let optimizer step `number` of a run fail (timing steps not counted); a lower rate does not help."""
     patch.setattr(minutes, "measure", lambda *words: None)
     calls, step = itertools.count(1), torch.optim.AdamW.step
 

@@ -197,13 +197,13 @@ def _wrapped(value: Any) -> Any:
 
 
 def _tensors(*values: Any) -> list[torch.Tensor]:
-    found = []
+    tensors = []
     for value in values:
         if isinstance(value, torch.Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, (list, tuple)):
-            found += _tensors(*value)
-    return found
+            tensors += _tensors(*value)
+    return tensors
 
 
 def _on_device(tensor: torch.Tensor) -> bool:
@@ -212,7 +212,7 @@ def _on_device(tensor: torch.Tensor) -> bool:
 
 def _target(func, args, kwargs) -> torch.device:
     """Return where a result lies, and count what the host waits for."""
-    wanted = kwargs.get("device")
+    device = kwargs.get("device")
     name = func._schema.name.removeprefix("aten::")
     if func is _aten.copy_.default:
         to, source = (_on_device(tensor) for tensor in args[:2])
@@ -222,13 +222,13 @@ def _target(func, args, kwargs) -> torch.device:
         elif to and not source and blocking:
             _note("writes", func)
         return DEVICE if to else _CPU
-    copied = func is _aten._to_copy.default and wanted is not None and wanted.type != DEVICE.type
+    copied = func is _aten._to_copy.default and device is not None and device.type != DEVICE.type
     indexed = func in _INDEXING or func in _INDEXED_WRITES
     if copied or name in _READ_BY_NAME or (indexed and _by_mask(args)):
         _note("reads", func)
     elif indexed and not all(map(_on_device, _tensors(args[1]))):
         _note("writes", func)
-    return DEVICE if wanted is None else wanted
+    return DEVICE if device is None else device
 
 
 def _by_mask(args) -> bool:

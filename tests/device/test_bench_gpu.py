@@ -23,10 +23,10 @@ class Emulated(bench_gpu.Card):
 
     @contextmanager
     def waits(self):
-        found = []
+        counts = []
         with counted() as transfers:
-            yield found
-        found.append(sum(transfers.reads.values()) + sum(transfers.writes.values()))
+            yield counts
+        counts.append(sum(transfers.reads.values()) + sum(transfers.writes.values()))
 
     def peak_mb(self, work):
         work()
@@ -45,7 +45,7 @@ def test_without_a_card_it_says_so_in_one_line(tmp_path):
 
 @pytest.fixture
 def bench(on_device, monkeypatch, tmp_path):
-    choose = lambda wanted: torch.device("cpu") if wanted == "cpu" else on_device  # noqa: E731
+    choose = lambda setting: torch.device("cpu") if setting == "cpu" else on_device  # noqa: E731
     monkeypatch.setattr("orca_cli.training.engine.choose_device", choose)
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
     words = [
@@ -61,9 +61,9 @@ SLOW = [pytest.param(part, marks=pytest.mark.slow) for part in ("metrics", "runs
 
 @pytest.mark.parametrize("part", ["geomloss", "steps", *SLOW])
 def test_every_part_measures(bench, part, capsys):
-    found = bench_gpu.measure(bench, [part])[part]
-    assert not any("failed" in row for row in found["rows"]), found
-    checks = [row["ok"] for row in found["rows"] if "ok" in row]
-    assert all(checks), found
+    record = bench_gpu.measure(bench, [part])[part]
+    assert not any("failed" in row for row in record["rows"]), record
+    checks = [row["ok"] for row in record["rows"] if "ok" in row]
+    assert all(checks), record
     assert bool(checks) == (part in ("metrics", "runs"))
     assert part in capsys.readouterr().out

@@ -22,21 +22,21 @@ REFUSED = ("expected all tensors to be on the same device", "can't convert lazy 
 
 
 def fields(**changes):
-    """Return what takes fields of a result, name -> function, through a change."""
-    return lambda found, *_: dataclasses.replace(
-        found, **{n: change(getattr(found, n)) for n, change in changes.items()}
+    """Return a function that applies changes (field -> function) to the fields of a result."""
+    return lambda result, *_: dataclasses.replace(
+        result, **{n: change(getattr(result, n)) for n, change in changes.items()}
     )
 
 
-def to_cpu(found, *_):
+def to_cpu(result, *_):
     """Take all tensors of a result to the CPU."""
-    if isinstance(found, dict):
-        return {name: value.cpu() for name, value in found.items()}
-    return found.cpu()
+    if isinstance(result, dict):
+        return {name: value.cpu() for name, value in result.items()}
+    return result.cpu()
 
 
-def outputs_to_device(found, engine, *_):
-    outputs, targets = found
+def outputs_to_device(predictions, engine, *_):
+    outputs, targets = predictions
     return outputs.to(engine.device), targets
 
 
@@ -50,7 +50,7 @@ RESULTS = {
     "labels of the target": (
         Problem,
         "points",
-        lambda found, *_: [fields(labels=to_cpu)(one) for one in found],
+        lambda points, *_: [fields(labels=to_cpu)(one) for one in points],
         ["otdd"],
     ),
     "mask of an embedder": (ConvolutionEmbedder, "mask", to_cpu, ["none"]),

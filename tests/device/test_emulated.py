@@ -59,9 +59,9 @@ def test_what_cuda_allows_gives_what_the_cpu_gives(x):
         lambda x: torch.linalg.eigh(x.T @ x)[0],
         lambda x: torch.split(x, 1)[1],
     ):
-        found = compute(x)
-        assert found.device == DEVICE
-        assert torch.equal(found.cpu(), compute(X))
+        result = compute(x)
+        assert result.device == DEVICE
+        assert torch.equal(result.cpu(), compute(X))
 
 
 def test_what_only_the_cpu_has_is_refused(x):

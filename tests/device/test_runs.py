@@ -30,9 +30,9 @@ def test_a_run_with_every_metric_agrees_with_the_cpu(run, words, on_device, on_c
     with on_cpu():
         theirs = run(*command, "--force", f"paths.cache={tmp_path / 'cold too'}").folder
     assert (device_of(ours), device_of(theirs)) == (on_device.type, "cpu")
-    for mine, other in zip(curves(ours), curves(theirs), strict=True):
+    for line, other in zip(curves(ours), curves(theirs), strict=True):
         # The error is looked at less often than on the CPU, so that more iterations are taken.
-        np.testing.assert_allclose(mine, other, rtol=2e-3)
+        np.testing.assert_allclose(line, other, rtol=2e-3)
 
 
 COMBINATIONS = [

@@ -42,10 +42,10 @@ def total(counter, *files):
 def test_newton_waits_twice_an_iteration_at_most(device, tolerance):
     cost, a, b = batch(device)
     with counted() as transfers:
-        found = newton.solve(cost, a, b, 0.05, tolerance=tolerance, max_iterations=30, scaling=0.25)
-    assert found.iterations > 10
-    # One of the step, and one of each length that is tried of it; and for padding and the largest cost at the start.
-    assert total(transfers.reads) <= 2 * found.iterations + 4
+        solution = newton.solve(cost, a, b, 0.05, tolerance=tolerance, max_iterations=30, scaling=0.25)
+    assert solution.iterations > 10
+    # One read for the step and one for each step length tried; at the start, the padding and the largest cost.
+    assert total(transfers.reads) <= 2 * solution.iterations + 4
     assert not transfers.writes
 
 
@@ -53,10 +53,10 @@ def test_newton_waits_twice_an_iteration_at_most(device, tolerance):
 def test_sinkhorn_waits_once_in_eight_iterations_and_once_at_every_level(device, tolerance):
     cost, a, b = batch(device)
     with counted() as transfers:
-        found = sinkhorn.solve(cost, a, b, 0.05, tolerance=tolerance, max_iterations=200, scaling=0.25)
+        solution = sinkhorn.solve(cost, a, b, 0.05, tolerance=tolerance, max_iterations=200, scaling=0.25)
     levels = len(sinkhorn.annealing(float(cost.amax()), 0.05, 0.25))
-    assert found.iterations > 8 * levels
-    assert total(transfers.reads) <= 1 + levels + found.iterations / 8
+    assert solution.iterations > 8 * levels
+    assert total(transfers.reads) <= 1 + levels + solution.iterations / 8
     assert not transfers.writes
 
 
@@ -65,9 +65,9 @@ def test_transport_of_a_cloud_to_itself_waits_once_in_eight_iterations(device):
     cost = half_squared_distances(x, x)[None].to(device)
     a = torch.full((1, 30), 1 / 30).to(device)
     with counted() as transfers:
-        found = sinkhorn.solve_symmetric(cost, a, 0.05, tolerance=1e-6, max_iterations=100)
-    assert found.iterations >= 8
-    assert total(transfers.reads) == found.iterations / 8
+        solution = sinkhorn.solve_symmetric(cost, a, 0.05, tolerance=1e-6, max_iterations=100)
+    assert solution.iterations >= 8
+    assert total(transfers.reads) == solution.iterations / 8
     assert not transfers.writes
 
 
@@ -86,7 +86,7 @@ def test_annealing_never_waits(device):
 
 @pytest.mark.parametrize("name", sorted(set(configuration.choices("metric")) - {"none"}))
 def test_a_distance_waits_a_few_times_beside_its_solvers(device, name):
-    """Whatever the number of points: in the solvers for what they look at, elsewhere a number that is known."""
+    """Waits do not grow with the number of points, except inside solvers."""
     metric = parts.build(configuration.content(configuration.choices("metric")[name]), "metric")
     beside = []
     for n, m in ((48, 12), (192, 48)):

@@ -63,7 +63,7 @@ def step(model, x):
 
 
 def seen(model):
-    """Return a list that gets the shape of every sequence that the body's first linear layer takes."""
+    """Return a list that collects the shapes of all inputs of the body's first linear layer."""
     shapes = []
     first = model.body.get_submodule(model.body.linear_names("query")[0])
     first.register_forward_pre_hook(lambda _, arguments: shapes.append(tuple(arguments[0].shape)))
@@ -120,9 +120,9 @@ def test_a_mode_trains_what_it_says_and_a_checkpoint_of_it_brings_the_model_back
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed <= names
     assert any(key.startswith("predictor.") for key in changed)
-    own = {key for key in names if key.startswith(("body.", "border."))}
-    assert bool(own) == (mode not in (Frozen, Head))
-    assert not own or len(own & changed) > len(own) / 2  # biases of keys have no gradient
+    inner_names = {key for key in names if key.startswith(("body.", "border."))}
+    assert bool(inner_names) == (mode not in (Frozen, Head))
+    assert not inner_names or len(inner_names & changed) > len(inner_names) / 2  # biases of keys have no gradient
     mode().apply(model)  # changes nothing
     assert set(trained(model)) == names
     assert model.state_dict().keys() == before.keys()
@@ -201,7 +201,7 @@ def merge_ia3(plain, adapted):
 def test_a_mode_of_peft_starts_as_the_frozen_model_and_can_be_merged(make, name, mode, merge, ending):
     x, model, plain = inputs(name), make(name), make(name)
     mode().apply(model)
-    Head().apply(plain)  # torch picks its kernels by what needs a gradient
+    Head().apply(plain)  # torch chooses kernels by whether a gradient is needed
     assert torch.equal(model(x), plain(x))
     step(model, x)
     expected = model(x).detach()
@@ -222,9 +222,9 @@ def test_the_last_layer_of_every_feed_forward_network():
 def test_the_roles_of_lora_are_the_bodys_own(make):
     for roles in (["query"], ["key", "output"], ["feed_forward"]):
         model = make("swin")
-        wanted = {f"body.{path}" for role in roles for path in model.body.linear_names(role)}
+        expected = {f"body.{path}" for role in roles for path in model.body.linear_names(role)}
         LoRA(rank=1, roles=roles).apply(model)
-        assert {key.partition(".lora_")[0] for key in trained(model) if ".lora_" in key} == wanted
+        assert {key.partition(".lora_")[0] for key in trained(model) if ".lora_" in key} == expected
     model = make("bert")
     model.body.linears = {"output": model.body.linears["output"]}
     with pytest.raises(ConfigError, match="no linear layers of the roles query, value; allowed for this body: output"):
@@ -346,7 +346,7 @@ def test_a_border_of_30_pixels_has_as_many_numbers_as_in_the_original():
 def test_a_border_starts_as_the_frozen_model_and_is_seen_by_all_outputs(make, name, kind):
     x, model, plain = inputs(name), make(name, kind), make(name, kind)
     VisualPrompt().apply(model)
-    Head().apply(plain)  # torch picks its kernels by what needs a gradient
+    Head().apply(plain)  # torch chooses kernels by whether a gradient is needed
     expected = plain(x)
     assert torch.equal(model(x), expected)
     with torch.no_grad():
@@ -391,8 +391,8 @@ def test_every_body_takes_a_mode_or_refuses_it(name, tmp_path):
         step(model.eval(), x)
         step(model, x)
         assert model(x).shape == (2, 2, 6, 6)
-        own = {key: value for key, value in trained(model).items() if key.startswith("body.")}
-        assert any(value.grad is not None and value.grad.abs().sum() > 0 for value in own.values())
+        trained_body = {key: value for key, value in trained(model).items() if key.startswith("body.")}
+        assert any(value.grad is not None and value.grad.abs().sum() > 0 for value in trained_body.values())
     no_biases = {"t5", "smollm2", "mistral", "qwen3", "modernbert"}
     expected = {"bitfit"} if name in no_biases else set()
     expected |= {"shallow", "deep"} if name in ("swin", "beit") else set()

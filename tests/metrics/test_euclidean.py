@@ -49,7 +49,7 @@ def test_float32_neither_overflows_nor_vanishes(scale):
     torch.testing.assert_close(gradient(Euclidean(), x * scale, z * scale), gradient(Euclidean(), x, z))
 
 
-def of_moments(x, z):
+def moments_distance(x, z):
     x, z = np.asarray(x), np.asarray(z)
     return np.mean((x.mean(0) - z.mean(0)) ** 2 + (x.std(0) - z.std(0)) ** 2)
 
@@ -65,7 +65,7 @@ def test_shift_and_stretch_are_told_apart():
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 12), m=st.integers(1, 12), d=st.integers(1, 5))
 def test_moments_agree_with_numpy_in_any_order_and_place(seed, n, m, d):
     x, z = cloud(n, d, seed, "x"), cloud(m, d, seed, "z", scale=2) + 1
-    expected = of_moments(x, z)
+    expected = moments_distance(x, z)
     # The root of eps stands in for the deviation of a single point.
     assert value(Moments(), x, z) == pytest.approx(expected, rel=1e-5)
     assert value(Moments(), z.flip(0), x.flip(0)) == pytest.approx(expected, rel=1e-5)
@@ -77,7 +77,7 @@ def test_moments_agree_with_numpy_in_any_order_and_place(seed, n, m, d):
 def test_single_and_equal_points_have_deviation_zero(dtype):
     x = cloud(9, 3, "x").to(dtype)
     for z in (torch.ones(1, 3, dtype=dtype), torch.full((5, 3), 0.1, dtype=dtype)):
-        assert value(Moments(), x, z) == pytest.approx(of_moments(x, z), rel=1e-4)
+        assert value(Moments(), x, z) == pytest.approx(moments_distance(x, z), rel=1e-4)
         # Equal points move together: only their mean counts.
         slope = gradient(Moments(), x, z)
         expected = (2 * (z.mean(0) - x.mean(0)) / 3 / len(z)).expand_as(z)

@@ -21,10 +21,10 @@ def definition(x, z, bandwidth=None, unbiased=False):
     kernel = sum(np.exp(-squares / (scale * bandwidth)) for scale in (0.25, 0.5, 1, 2, 4))
     blocks = [kernel[:n, :n], kernel[n:, n:]]
     if unbiased:
-        own = [block[~np.eye(len(block), dtype=bool)].mean() for block in blocks]
+        means = [block[~np.eye(len(block), dtype=bool)].mean() for block in blocks]
     else:
-        own = [block.mean() for block in blocks]
-    return sum(own) - 2 * kernel[:n, n:].mean(), bandwidth
+        means = [block.mean() for block in blocks]
+    return sum(means) - 2 * kernel[:n, n:].mean(), bandwidth
 
 
 def own_bandwidth(x):

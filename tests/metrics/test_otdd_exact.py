@@ -60,10 +60,10 @@ def test_float32_far_from_the_origin_and_classes_without_points():
     source, target = labelled(20, 3, 2, "source"), labelled(9, 3, 3, "target")
     shift = torch.full((3,), 100.0)
     moved = [Features((part.x + shift).float(), part.labels + 1, 5) for part in (source, target)]
-    found = distance(OTDDExact(), *moved)
-    assert found.value.dtype == torch.float32
-    assert found.value.item() == pytest.approx(value(OTDDExact(), source, target), rel=1e-4)
-    assert found.diagnostics["marginal_error"] < 1e-12
+    result = distance(OTDDExact(), *moved)
+    assert result.value.dtype == torch.float32
+    assert result.value.item() == pytest.approx(value(OTDDExact(), source, target), rel=1e-4)
+    assert result.diagnostics["marginal_error"] < 1e-12
 
 
 def test_an_unsolved_program_is_an_error():

@@ -87,17 +87,17 @@ def test_shuffled_source_labels_move_the_value_and_not_the_gradient():
 def test_self_terms_are_read_from_the_table_at_any_diameter(d, scale):
     x, annealing = cloud(150, d, "x", scale=scale), Annealing(reg=0.1, scaling=0.5)
     cost = half_squared_distances(x, x)
-    own = (x.amax(0) - x.amin(0)).square().sum().item()
-    table = annealed.tabulate(lambda start, stop: cost[start:stop], 150, own, annealing, x).tolist()
+    diameter = (x.amax(0) - x.amin(0)).square().sum().item()
+    table = annealed.tabulate(lambda start, stop: cost[start:stop], 150, diameter, annealing, x).tolist()
     ratios = [1, 1.3, 2, 3.9, 5, 11, 40, 400]
     direct, _ = annealed.selves(
-        lambda start, stop: cost[start:stop], 150, annealing.levels([own * r for r in ratios], x)
+        lambda start, stop: cost[start:stop], 150, annealing.levels([diameter * r for r in ratios], x)
     )
     for ratio, value in zip(ratios, direct.tolist(), strict=True):
         # Fewer levels than others in the batch change nothing.
-        alone, _ = annealed.selves(lambda start, stop: cost[start:stop], 150, annealing.levels([own * ratio], x))
+        alone, _ = annealed.selves(lambda start, stop: cost[start:stop], 150, annealing.levels([diameter * ratio], x))
         assert alone.item() == pytest.approx(value, rel=1e-12)
-    read = [annealed.read(table, own * r, annealing) for r in ratios]
+    read = [annealed.read(table, diameter * r, annealing) for r in ratios]
     assert read == pytest.approx(direct.tolist(), rel=1e-5)
     assert max(read) > 1.001 * min(read)  # else there is nothing to tabulate
 

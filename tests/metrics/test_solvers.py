@@ -111,12 +111,12 @@ def test_looking_at_the_error_now_and_then_finds_the_same_solution(monkeypatch):
     """As on a GPU: problems that are solved between two looks stay as they are."""
     x, z = cloud(60, 3, "x", scale=3), cloud(25, 3, "z", scale=3)
     cost = torch.stack([half_squared_distances(x, z), half_squared_distances(x, z) / 50])
-    own = half_squared_distances(z, z)[None]
+    self_cost = half_squared_distances(z, z)[None]
     limits = {"tolerance": 1e-8, "max_iterations": 5000}
 
     def solutions():
         cross = sinkhorn.solve(cost, uniform(2, 60), uniform(2, 25), 0.1, **limits, scaling=0.25)
-        return cross, sinkhorn.solve_symmetric(own, uniform(1, 25), 0.1, **limits)
+        return cross, sinkhorn.solve_symmetric(self_cost, uniform(1, 25), 0.1, **limits)
 
     every = solutions()
     monkeypatch.setattr(sinkhorn, "_look_every", lambda like: 8)

@@ -37,10 +37,10 @@ def test_waveforms_have_the_features_that_transformers_gives_them(name, family, 
     values = Wav2Vec2FeatureExtractor()(list(x), sampling_rate=16_000, return_tensors="pt").input_values
     with torch.no_grad():
         tokens = body.embed_source(x)
-        wanted = AutoModel.from_pretrained(family(name)).eval()(values).last_hidden_state
-        torch.testing.assert_close(body(tokens).x, wanted, rtol=1e-4, atol=1e-5)
+        expected = AutoModel.from_pretrained(family(name)).eval()(values).last_hidden_state
+        torch.testing.assert_close(body(tokens).x, expected, rtol=1e-4, atol=1e-5)
     assert tokens.mask.all()
-    assert tokens.grid == (wanted.shape[1],)
+    assert tokens.grid == (expected.shape[1],)
 
 
 def test_padding_of_a_sequence_is_what_transformers_makes_of_it(family):
@@ -51,8 +51,8 @@ def test_padding_of_a_sequence_is_what_transformers_makes_of_it(family):
     kept = x.clone()
     with torch.no_grad():
         features = body(Tokens(x, mask, (9,))).x
-        wanted = reference.encoder(x.clone(), attention_mask=mask).last_hidden_state
-    torch.testing.assert_close(features[mask], wanted[mask], rtol=1e-4, atol=1e-5)
+        expected = reference.encoder(x.clone(), attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(features[mask], expected[mask], rtol=1e-4, atol=1e-5)
     assert torch.equal(x, kept)  # the encoder writes into its inputs
 
 
@@ -84,8 +84,8 @@ def test_whether_sounds_are_normalised_is_the_checkpoints_word(tmp_path):
     body = speech.load(str(folder))
     reference = AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
-        found = reference.feature_projection(reference.feature_extractor(torch.from_numpy(x)).transpose(1, 2))[0]
-    torch.testing.assert_close(body.embed_source(x).x, found)
+        expected = reference.feature_projection(reference.feature_extractor(torch.from_numpy(x)).transpose(1, 2))[0]
+    torch.testing.assert_close(body.embed_source(x).x, expected)
 
 
 def test_the_embedder_starts_in_the_scale_of_the_projection(family):
@@ -111,10 +111,10 @@ def test_spectrograms_have_the_features_that_transformers_gives_them(name, famil
         tokens, prefix = body.embed_source(x), body.prefix_tokens()
         joined = torch.cat([prefix.expand(2, -1, -1), tokens.x], 1)
         mask = torch.ones(joined.shape[:2], dtype=torch.bool)
-        wanted = AutoModel.from_pretrained(family(name)).eval()(values["input_values"]).last_hidden_state
+        expected = AutoModel.from_pretrained(family(name)).eval()(values["input_values"]).last_hidden_state
         features = body(Tokens(joined, mask, tokens.grid, prefix=len(prefix))).x
     assert len(prefix) == 2
-    torch.testing.assert_close(features, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SPECTROGRAM)
@@ -139,8 +139,8 @@ def test_a_map_of_one_channel_starts_as_a_spectrogram_does(family):
     model = build_model(body=body, kind="classes", input_shape=(1, 32, 32), num_outputs=2, seed=0).eval()
     x = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted = AutoModel.from_pretrained(family("ast")).eval()(x[:, 0].transpose(1, 2)).last_hidden_state
-        torch.testing.assert_close(model.features(x).x, wanted, rtol=1e-4, atol=1e-5)
+        expected = AutoModel.from_pretrained(family("ast")).eval()(x[:, 0].transpose(1, 2)).last_hidden_state
+        torch.testing.assert_close(model.features(x).x, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_positions_that_depend_on_a_batch_are_refused(tmp_path):

@@ -120,10 +120,10 @@ def test_garbage_in_padding_changes_no_bit(body, kind, shape):
     model = made(body, kind=kind, input_shape=shape)
     x, valid = inputs(shape), valid_part(shape, [30, 11, 1])
     valid[1].view(-1)[0] = False  # not only at the end
-    wanted = model(x.masked_fill(~valid.unsqueeze(1), 0.0), valid)
-    assert torch.isfinite(wanted).all()
+    expected = model(x.masked_fill(~valid.unsqueeze(1), 0.0), valid)
+    assert torch.isfinite(expected).all()
     for garbage in (float("nan"), 1e30, 5.0):
-        assert torch.equal(model(x.masked_fill(~valid.unsqueeze(1), garbage), valid), wanted)
+        assert torch.equal(model(x.masked_fill(~valid.unsqueeze(1), garbage), valid), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,30 +162,30 @@ def test_frozen_weights_that_are_cast_once_change_no_bit(body, shape):
     model = made(body, input_shape=shape)
     body.requires_grad_(False)
     x, valid = inputs(shape), valid_part(shape, [30, 11, 5])
-    before, found = {name: value.clone() for name, value in body.state_dict().items()}, []
+    before, outputs_and_gradients = {name: value.clone() for name, value in body.state_dict().items()}, []
     for precision in ("fp32", "bf16"):
         with cast_once(body, precision), Engine(torch.device("cpu"), "bf16").autocast():
             outputs = model(x, valid)
             outputs.float().square().sum().backward()
-        found.append([outputs, *(weight.grad for weight in model.parameters() if weight.requires_grad)])
+        outputs_and_gradients.append([outputs, *(weight.grad for weight in model.parameters() if weight.requires_grad)])
         model.zero_grad()
-    assert all(map(torch.equal, *found))
+    assert all(map(torch.equal, *outputs_and_gradients))
     assert all(value.dtype == before[name].dtype for name, value in body.state_dict().items())
     assert all(torch.equal(value, before[name]) for name, value in body.state_dict().items())
 
 
 def test_all_its_weights_are_those_of_the_file(node, folder, tmp_path):
-    """Each one grows by 1 where all of the file do; what was drawn at random would not."""
+    """Adding 1 to every tensor of the file adds 1 to every weight: none is initialised at random."""
 
     def grown(tensors):
         return {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
-    own = parts.build(node, "body")
+    original = parts.build(node, "body")
     other = parts.build(node | {"checkpoint": changed(folder, tmp_path / "grown", grown)}, "body")
-    assert list(own.parameters())
-    for (name, before), after in zip(own.named_parameters(), other.parameters(), strict=True):
+    assert list(original.parameters())
+    for (name, before), after in zip(original.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(before + 1, after), name
-    assert own.checkpoint_digest != other.checkpoint_digest
+    assert original.checkpoint_digest != other.checkpoint_digest
 
 
 def test_one_changed_weight_changes_the_outputs_and_a_missing_one_is_refused(node, folder, body, tmp_path):
@@ -193,8 +193,8 @@ def test_one_changed_weight_changes_the_outputs_and_a_missing_one_is_refused(nod
 
     def layer_of(tensors):
         """Return the name of a layer's matrix that the body trains; other towers may stand in the same file."""
-        of_layers = [name for name, tensor in tensors.items() if re.search(r"\.\d+\.", name) and tensor.dim() == 2]
-        return next(name for name in of_layers if any(_is_same(tensors[name], weight) for weight in trained))
+        matrices = [name for name, tensor in tensors.items() if re.search(r"\.\d+\.", name) and tensor.dim() == 2]
+        return next(name for name in matrices if any(_is_same(tensors[name], weight) for weight in trained))
 
     def moved(tensors):
         return tensors | noisy({layer_of(tensors): tensors[layer_of(tensors)]}, deviation=0.5)
@@ -215,8 +215,8 @@ def _is_same(tensor, weight):
 
 def test_layers_behind_the_last_and_other_families_are_refused(node, folder, tmp_path):
     def deeper(tensors):
-        found = {name: re.search(r"\.(\d+)\.", name) for name in tensors}
-        last = max(int(match[1]) for match in found.values() if match)
+        matches = {name: re.search(r"\.(\d+)\.", name) for name in tensors}
+        last = max(int(match[1]) for match in matches.values() if match)
         more = {name.replace(f".{last}.", f".{last + 1}.", 1): tensor.clone() for name, tensor in tensors.items()}
         return more | tensors
 
@@ -236,14 +236,14 @@ def test_unknown_settings_are_refused(node):
 
 
 def test_every_linear_layer_has_its_role(body):
-    found = {role: body.linear_names(role) for role in ROLES}
-    assert all(found.values())
+    names_by_role = {role: body.linear_names(role) for role in ROLES}
+    assert all(names_by_role.values())
     linears = {name for name, module in body.named_modules() if isinstance(module, torch.nn.Linear)}
-    with_role = {name for names in found.values() for name in names}
+    with_role = {name for names in names_by_role.values() for name in names}
     assert with_role <= linears
     # Swin merges patches between its stages, which is none of the roles.
     assert not [name for name in linears - with_role if not name.endswith("downsample.reduction")]
-    assert not set(found["feed_forward"]) & {name for role in ROLES[:4] for name in found[role]}
+    assert not set(names_by_role["feed_forward"]) & {name for role in ROLES[:4] for name in names_by_role[role]}
 
 
 def test_the_source_is_embedded_without_gradient(body):
@@ -286,7 +286,7 @@ def test_reset_draws_all_weights_anew_and_leaves_the_source(body):
 
 @pytest.mark.parametrize("mode", ["full", "layernorm"])
 def test_a_run_its_export_and_its_predictions_agree_to_the_bit(name, node, tmp_path, monkeypatch, mode):
-    """Of a run that trained all, and of one that trained norms only and needs the checkpoint to predict."""
+    """For a run that trained all weights, and one that trained norms only and needs the checkpoint to predict."""
     monkeypatch.setenv("ORCA_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
     y = np.arange(48) % 3
@@ -296,8 +296,8 @@ def test_a_run_its_export_and_its_predictions_agree_to_the_bit(name, node, tmp_p
     words = [f"body={Path(name).stem}", f"body.checkpoint={node['checkpoint']}"]
     words += ["task=arrays", "task.kind=classes", f"task.train={tmp_path / 'train.npz'}", f"finetune={mode}"]
     words += [f"task.test={tmp_path / 'test.npz'}", "metric=none", "baselines=none", "train.epochs=1"]
-    own = None if name in BODIES else Path(name).resolve().parent.parent
-    outcome = orca_cli.run(*words, "train.batch_size=12", "train.warmup_epochs=0", config_dir=own)
+    config_folder = None if name in BODIES else Path(name).resolve().parent.parent
+    outcome = orca_cli.run(*words, "train.batch_size=12", "train.warmup_epochs=0", config_dir=config_folder)
     assert outcome.state == "completed", outcome.failure
     expected = np.load(outcome.path / "3_finetune" / "predictions.npz")["outputs"]
     assert np.array_equal(orca_cli.load(outcome.path).outputs(x[36:]), expected)

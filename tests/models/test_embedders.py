@@ -33,8 +33,8 @@ def test_a_token_sees_its_patch_and_one_patch_on_either_side(load_body):
     embedder = build(load_body("bert"), input_shape=(2, 18), embedder=Overlap("random", max_tokens=5)).embedder
     assert (embedder.kernel, embedder.layout.kernel, embedder.layout.tokens) == (12, 4, 5)
     position = torch.arange(18)
-    wanted = [(position >= 4 * (token - 1)) & (position < 4 * (token + 2)) for token in range(5)]
-    assert torch.equal(seen(embedder, (2, 18)), torch.stack(wanted))
+    expected = [(position >= 4 * (token - 1)) & (position < 4 * (token + 2)) for token in range(5)]
+    assert torch.equal(seen(embedder, (2, 18)), torch.stack(expected))
 
 
 @pytest.mark.parametrize(("shape", "middle"), [((1, 8, 8), 5), ((1, 6, 6, 6), 13)], ids=["eight", "26"])
@@ -116,7 +116,7 @@ def test_a_filter_answers_with_its_correlation_with_the_window():
     """Against numpy: the largest answer of a token and its share above the threshold; two channels, taps 1 and 2 apart."""
     bank = bank_of_features((2, 40), max_tokens=5)
     x = torch.randn(1, 2, 40, generator=torch.Generator().manual_seed(0))
-    found = bank(x, torch.ones(1, 40, dtype=torch.bool))[0, 2]  # positions 16 to 23
+    features = bank(x, torch.ones(1, 40, dtype=torch.bool))[0, 2]  # positions 16 to 23
     for scale, spacing in enumerate((1, 2)):
         for number in range(3):
             weight = bank.weight[scale, number].numpy()
@@ -126,7 +126,7 @@ def test_a_filter_answers_with_its_correlation_with_the_window():
                 window = window - window.mean(1, keepdims=True)
                 correlation = (weight * window).sum() / np.linalg.norm(weight) / np.linalg.norm(window)
                 answers.append(correlation * np.sqrt(window.size))
-            largest, share = found[7 * scale + 3 + number], found[7 * scale + number]
+            largest, share = features[7 * scale + 3 + number], features[7 * scale + number]
             assert float(largest) == pytest.approx(max(answers), rel=0.1)  # less by the size of a flat window
             above = np.array(answers) > (-1, 0, 1)[number]  # the thresholds of three filters
             assert abs((float(share) + 1) / 2 - above.mean()) <= 1 / 8 + 1e-6  # one answer at the threshold
@@ -165,14 +165,14 @@ def test_features_have_mean_0_and_deviation_1_over_what_a_bank_was_fitted_to():
     torch.nn.init.eye_(bank.sample.weight)
     samples = bank(x, valid)
     assert torch.equal(samples[:, 0], samples[:, 4])
-    assert torch.equal(samples[:, 0], bank.of_samples(x, valid) @ bank.sample.weight.T)
+    assert torch.equal(samples[:, 0], bank.sample_features(x, valid) @ bank.sample.weight.T)
     kept = torch.arange(50) != 20
     assert samples[kept, 0].double().mean(0).abs().max() < 0.1
     # The last ten features are the means of the patches of the two channels.
     bank.sample.weight.zero_()[:10, -10:] = torch.eye(10)
     means = x[:10].unflatten(2, (5, 8)).mean(3).flatten(1)
-    ours, wanted = bank(x[:10], valid[:10])[:, 0, :10], means - bank.sample_mean[-10:]
-    torch.testing.assert_close(ours, wanted / bank.sample_deviation[-10:], rtol=1e-3, atol=1e-3)
+    ours, expected = bank(x[:10], valid[:10])[:, 0, :10], means - bank.sample_mean[-10:]
+    torch.testing.assert_close(ours, expected / bank.sample_deviation[-10:], rtol=1e-3, atol=1e-3)
     assert samples[20].abs().max() == 0
 
 
@@ -183,11 +183,11 @@ def test_the_values_of_a_short_sequence_are_features_of_the_sample(length, many)
     valid = torch.ones(50, length, dtype=torch.bool)
     bank = FilterBank(cut, None, filters=3, token_filters=3, scales=2, values=True)
     bank.fit([(x, valid)])
-    wanted = (x.flatten(1) - x.flatten(1).mean(0)) / x.flatten(1).std(0, correction=0)
-    found = bank.of_samples(x, valid)
-    assert found.shape[1] == bank.sample_width == 2 * 7 + (many or 10)
+    expected = (x.flatten(1) - x.flatten(1).mean(0)) / x.flatten(1).std(0, correction=0)
+    features = bank.sample_features(x, valid)
+    assert features.shape[1] == bank.sample_width == 2 * 7 + (many or 10)
     if many:
-        torch.testing.assert_close(found[:, -80:], wanted, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(features[:, -80:], expected, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()
@@ -250,8 +250,8 @@ def test_features_are_computed_once_where_there_is_room(monkeypatch, most, times
     cache, computed = filter_bank.FeatureCache(), []
     x, valid = torch.arange(6.0).view(3, 2), torch.ones(3, 2, dtype=torch.bool)
     for rows in ([0, 1, 2], [2, 0, 1]):
-        (found,) = cache(lambda x, valid: computed.append(x) or (2 * x,), x[rows], valid, "filters")
-        assert torch.equal(found, 2 * x[rows])
+        (features,) = cache(lambda x, valid: computed.append(x) or (2 * x,), x[rows], valid, "filters")
+        assert torch.equal(features, 2 * x[rows])
     assert len(computed) == 3 * times
 
 
@@ -268,5 +268,5 @@ def test_an_embedder_knows_features_of_a_sample_where_it_has_a_bank(load_body):
     body = load_body("bert")
     x, valid = torch.randn(3, 2, 40), torch.ones(3, 40, dtype=torch.bool)
     layer = build(body, input_shape=(2, 40), embedder=Multiscale()).embedder
-    assert torch.equal(layer.sample_features(x, None), layer.beside.of_samples(x, valid))
+    assert torch.equal(layer.sample_features(x, None), layer.beside.sample_features(x, valid))
     assert build(body, input_shape=(2, 40), embedder=Patch()).embedder.sample_features(x, None) is None

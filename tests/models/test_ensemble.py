@@ -20,9 +20,9 @@ def test_classes_have_the_mean_of_the_probabilities(shape):
     np.testing.assert_allclose(averaged(outputs, kind).double().softmax(1), expected, rtol=1e-5)
     # By hand: one model is sure of the first class, two lean to the second.
     sure, lean = torch.tensor([[9.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    found = averaged([sure, lean, lean], "classes")
+    combined = averaged([sure, lean, lean], "classes")
     p = (1 / (1 + np.exp(-9)) + 2 / (1 + np.e)) / 3
-    assert float(found[0, 0] - found[0, 1]) == pytest.approx(np.log(p / (1 - p)), rel=1e-5)
+    assert float(combined[0, 0] - combined[0, 1]) == pytest.approx(np.log(p / (1 - p)), rel=1e-5)
 
 
 def test_labels_have_the_mean_of_each_ones_probability_however_sure():

@@ -45,8 +45,8 @@ def features_of_images(body, reference):
 def test_a_body_has_the_features_that_transformers_gives(name, family):
     compared = features_of_texts if name in TEXT else features_of_images
     with torch.no_grad():
-        found, wanted = compared(auto.load(str(family(name))).eval(), whole(family(name)))
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        features, expected = compared(auto.load(str(family(name))).eval(), whole(family(name)))
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["swin", *IMAGE])
@@ -88,7 +88,7 @@ def test_settings_reach_the_family_that_has_them_and_no_other(family):
 
 
 def test_sizes_of_all_towers_count_and_wavelengths_do_not(tmp_path):
-    """Of what a stranger's config.json may ask for; some models' longest wavelength is in the millions."""
+    """Limits on an untrusted config.json; some models' longest wavelength is in the millions."""
     towers = {"vision_config": {"num_hidden_layers": 3, "rope_parameters": {"rope_theta": 10**7}}, "n_layer": 4}
     (tmp_path / "config.json").write_text(json.dumps(towers | {"rope_theta": 5 * 10**6}))
     assert checkpoints.check_modest(tmp_path) == 7
@@ -115,9 +115,9 @@ def test_flip_and_double_are_what_transformers_gives_for_such_sequences(name, fa
     with torch.no_grad():
         there, back = (reference(inputs_embeds=one).last_hidden_state for one in (x, x.flip(1)))
         twice = reference(inputs_embeds=torch.cat([x, x], 1)).last_hidden_state
-        for fix, wanted in (("flip", (there + back.flip(1)) / 2), ("double", twice[:, 6:])):
+        for fix, expected in (("flip", (there + back.flip(1)) / 2), ("double", twice[:, 6:])):
             features = decoders.load(str(family(name)), causal_fix=fix).eval().encode(x, mask, causal=False)
-            torch.testing.assert_close(features, wanted, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -167,12 +167,12 @@ def test_every_token_sees_a_prompt_in_every_reading(name, fix, family):
     with torch.no_grad():
         x = model.embed(torch.randn(1, 2, 9, generator=torch.Generator().manual_seed(0))).x
         features = model.body(Tokens(x, torch.ones(1, 9, dtype=torch.bool), (9,))).x[:, 3:]
-        wanted = {
+        expected = {
             "none": lambda: read(prompt, x)[:, 3:],
             "flip": lambda: (read(prompt, x)[:, 3:] + read(prompt, x.flip(1))[:, 3:].flip(1)) / 2,
             "double": lambda: read(prompt, x, prompt, x)[:, 15:],
         }[fix]()
-    torch.testing.assert_close(features, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_doubled_sequence_has_half_the_room_and_no_fix_forecasts(family):

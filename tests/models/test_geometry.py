@@ -54,15 +54,15 @@ def test_shuffle_puts_every_value_where_its_token_is(grid, factor, channels):
     extent = [size * factor for size in grid]
     # The map that should come out: value = channel * 10^6 + flat position.
     position = torch.arange(math.prod(extent)).reshape(extent)
-    wanted = torch.stack([position + channel * 10**6 for channel in range(channels)])
+    expected = torch.stack([position + channel * 10**6 for channel in range(channels)])
     tokens = []
     for token in range(math.prod(grid)):
         corner = [int(i) * factor for i in torch.unravel_index(torch.tensor(token), grid)]
-        patch = wanted
+        patch = expected
         for axis in range(axes):
             patch = patch.narrow(1 + axis, corner[axis], factor)
         tokens.append(patch.reshape(-1))
-    torch.testing.assert_close(shuffle(torch.stack(tokens)[None], grid, factor)[0], wanted)
+    torch.testing.assert_close(shuffle(torch.stack(tokens)[None], grid, factor)[0], expected)
 
 
 def test_canvas_and_back_keeps_a_smooth_signal():

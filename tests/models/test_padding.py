@@ -39,14 +39,14 @@ def test_garbage_in_padding_changes_nothing(load_body, name, kind, made, shape):
     clean = x.masked_fill(~valid.unsqueeze(1), 0.0)
     rows, places = model.embedder.mask(x, valid).nonzero(as_tuple=True)
     with torch.no_grad():
-        wanted, tokens = model(clean, valid), model.embed(clean, valid)
+        expected, tokens = model(clean, valid), model.embed(clean, valid)
         some = model.embedder.tokens_at(clean, valid, rows, places)
         for garbage in GARBAGE:
             dirty = x.masked_fill(~valid.unsqueeze(1), garbage)
-            assert torch.equal(model(dirty, valid), wanted)
+            assert torch.equal(model(dirty, valid), expected)
             assert torch.equal(model.embed(dirty, valid).x, tokens.x)
             assert torch.equal(model.embedder.tokens_at(dirty, valid, rows, places), some)
-    assert torch.isfinite(wanted).all()
+    assert torch.isfinite(expected).all()
     patches = build(load_body(name), input_shape=shape, embedder=Patch(max_tokens=9)).embed(clean, valid)
     assert torch.equal(tokens.mask, patches.mask)
 

@@ -53,10 +53,10 @@ def package(tmp_path, monkeypatch):
 def test_every_tensor_of_the_file_is_in_the_body_and_the_package_is_not_imported(package):
     package()
     body = protein.load("antiberty")
-    wanted = package.model.state_dict()
-    found = body.state_dict() | {f"embeddings.{name}": value for name, value in body.embeddings.state_dict().items()}
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    expected = package.model.state_dict()
+    tensors = body.state_dict() | {f"embeddings.{name}": value for name, value in body.embeddings.state_dict().items()}
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     assert "tiny_antiberty" not in sys.modules
     assert not body.encoder.training
 
@@ -98,7 +98,7 @@ class Trap:
 
 @pytest.mark.parametrize("recorded", [True, False])
 def test_a_pickle_that_runs_code_is_refused(package, tmp_path, recorded):
-    """Even where its checksum is the recorded one; another file than the published one is not opened."""
+    """A pickle is refused even if its checksum matches the recorded one; any other file is not opened."""
     trap = Trap(tmp_path / "canary")
     if recorded:
         package(lambda content: content | {"trap": trap})
@@ -174,5 +174,5 @@ def test_antiberty_recovers_hidden_residues_of_an_antibody():
         x = functional.layer_norm(
             x, (512,), head["transform.LayerNorm.weight"], head["transform.LayerNorm.bias"], 1e-12
         )
-        found = functional.linear(x, head["decoder.weight"], head["decoder.bias"]).argmax(-1)
-    assert (found == numbers)[hidden].float().mean() > 0.8  # by chance 0.05
+        predicted = functional.linear(x, head["decoder.weight"], head["decoder.bias"]).argmax(-1)
+    assert (predicted == numbers)[hidden].float().mean() > 0.8  # by chance 0.05

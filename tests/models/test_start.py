@@ -48,8 +48,8 @@ def test_step_0_gives_the_body_s_own_features(load_body, family, name, embedder)
     x = images(3, 3, *body.canvas)
     model = made(body, x, embedder, max_tokens=np.prod(body.patch_grid))
     assert model.embedder.layout.canvas == body.canvas
-    wanted = whole(name, family(name), (x - MEAN) / STD)
-    torch.testing.assert_close(model.features(x).x, wanted, rtol=1e-4, atol=1e-4)
+    expected = whole(name, family(name), (x - MEAN) / STD)
+    torch.testing.assert_close(model.features(x).x, expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -160,9 +160,9 @@ def test_features_of_whole_samples_reach_the_predictor_past_the_body_and_train(l
         assert model.predictor.skip.weight.eq(0).all()
         model.predictor.skip.weight.normal_()
         features = model.features(x)
-        wanted = model.predictor.linear(model.predictor.pool(features))
-        wanted += model.embedder.sample_features(x, None) @ model.predictor.skip.weight.T
-        torch.testing.assert_close(model(x), wanted)
+        expected = model.predictor.linear(model.predictor.pool(features))
+        expected += model.embedder.sample_features(x, None) @ model.predictor.skip.weight.T
+        torch.testing.assert_close(model(x), expected)
     model(x).square().sum().backward()
     assert model.predictor.skip.weight.grad.abs().sum() > 0
     assert [name for name, _ in model.embedder.named_parameters() if name.startswith("beside.")] == []

@@ -38,13 +38,13 @@ EMBEDDERS = {"patch": Patch(), "overlap": Overlap(), "multiscale": Multiscale(po
 def test_every_body_takes_every_shape(load_body, name, made, shape):
     """Whatever the embedder, tokens lie where those of plain patches lie, and gradients reach both new ends."""
     body, x = load_body(name), torch.randn(2, *shape)
-    for kind, wanted in (("classes", (2, 5)), ("dense", (2, 5, *shape[1:]))):
+    for kind, expected_shape in (("classes", (2, 5)), ("dense", (2, 5, *shape[1:]))):
         settings = {"kind": kind, "input_shape": shape, "num_outputs": 5}
         model, plain = (build(body, embedder=one, **settings) for one in (EMBEDDERS[made], Patch()))
         tokens, patches = model.embed(x), plain.embed(x)
         assert (tokens.x.shape, tokens.grid) == (patches.x.shape, patches.grid)
         outputs = model(x)
-        assert outputs.shape == wanted
+        assert outputs.shape == expected_shape
         outputs.square().sum().backward()
         grads = [p.grad for p in (*model.embedder.parameters(), *model.predictor.parameters())]
         assert all(grad is not None and torch.isfinite(grad).all() for grad in grads)
@@ -63,13 +63,13 @@ def test_spread_filter_answers_like_the_pretrained_one():
     patch = torch.randn(6, 3, 4, 4)
     torch.testing.assert_close(spread_filter(patch, 3, 4), patch)
     gray = torch.rand(1, 1, 4, 4)  # the same image in every channel
-    wanted = torch.nn.functional.conv2d(gray.expand(1, 3, 4, 4), patch)
+    expected = torch.nn.functional.conv2d(gray.expand(1, 3, 4, 4), patch)
     for channels in (6, 57):
         spread = spread_filter(patch, channels, 4)
-        torch.testing.assert_close(torch.nn.functional.conv2d(gray.expand(1, channels, 4, 4), spread), wanted)
-    for own, channels in ((1, 1), (1, 5), (3, 2), (3, 7)):
-        spread = spread_filter(patch[:, :1].repeat(1, own, 1, 1), channels, 4)
-        torch.testing.assert_close(spread.sum((1, 2, 3)), own * patch[:, 0].sum((1, 2)))
+        torch.testing.assert_close(torch.nn.functional.conv2d(gray.expand(1, channels, 4, 4), spread), expected)
+    for patch_channels, channels in ((1, 1), (1, 5), (3, 2), (3, 7)):
+        spread = spread_filter(patch[:, :1].repeat(1, patch_channels, 1, 1), channels, 4)
+        torch.testing.assert_close(spread.sum((1, 2, 3)), patch_channels * patch[:, 0].sum((1, 2)))
     constant = torch.ones(1, 3, 8, 8)
     answer = torch.nn.functional.conv2d(constant, spread_filter(patch, 3, 8), stride=8)
     torch.testing.assert_close(answer, patch.sum((1, 2, 3)).view(1, 6, 1, 1), rtol=1e-3, atol=1e-3)
@@ -161,8 +161,8 @@ def test_minilm_body_computes_what_the_whole_model_computes():
     tokens = body.embed_source(texts)
     encoded = body._tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
-        ours, wanted = body(tokens).x, whole(**encoded).last_hidden_state
-    torch.testing.assert_close(ours[tokens.mask], wanted[tokens.mask], rtol=1e-4, atol=1e-5)
+        ours, expected = body(tokens).x, whole(**encoded).last_hidden_state
+    torch.testing.assert_close(ours[tokens.mask], expected[tokens.mask], rtol=1e-4, atol=1e-5)
 
 
 @needs_offline
@@ -187,5 +187,5 @@ def test_swin_body_computes_what_the_whole_model_computes():
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.no_grad():
         ours = body(body.embed_source(images.numpy())).x
-        wanted = whole((images - mean) / std).last_hidden_state
-    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
+        expected = whole((images - mean) / std).last_hidden_state
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)

@@ -20,26 +20,26 @@ def test_vit_is_pooled_with_its_class_token_left_out_or_alone(load_body, family)
     x = images(2, 3, 32, 32)
     with torch.no_grad():
         features = whole_vit(family)(x).last_hidden_state
-        for pooling, wanted in (("mean", features[:, 1:].mean(1)), ("class_token", features[:, 0])):
+        for pooling, expected in (("mean", features[:, 1:].mean(1)), ("class_token", features[:, 0])):
             settings = {"kind": "classes", "input_shape": (3, 32, 32), "num_outputs": 2, "seed": 0, "pooling": pooling}
             model = build_model(body=load_body("vit"), **settings).eval()
-            torch.testing.assert_close(model(x), model.predictor.linear(wanted), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(model(x), model.predictor.linear(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_vit_embeds_its_source_as_transformers_does(load_body, family):
     tokens = load_body("vit").embed_source(images(2, 3, 32, 32).numpy())
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.no_grad():
-        wanted = whole_vit(family).embeddings((images(2, 3, 32, 32) - mean) / std)[:, 1:]
-    torch.testing.assert_close(tokens.x, wanted)
+        expected = whole_vit(family).embeddings((images(2, 3, 32, 32) - mean) / std)[:, 1:]
+    torch.testing.assert_close(tokens.x, expected)
     assert (tokens.grid, tokens.prefix) == ((4, 4), 0)
 
 
 def test_positions_of_a_map_are_resized_to_a_coarser_grid(load_body):
     body = load_body("vit")
     settings = {"body": body, "kind": "classes", "input_shape": (3, 32, 32), "num_outputs": 2, "seed": 0}
-    own = build_model(**settings).embedder.positions.detach()
+    positions = build_model(**settings).embedder.positions.detach()
     coarse = build_model(**settings, embedder=Patch(max_tokens=4)).embedder
     assert coarse.layout.grid == (2, 2)
-    wanted = torch.nn.functional.interpolate(own.T.reshape(1, 32, 4, 4), size=(2, 2), mode="bicubic")[0]
-    torch.testing.assert_close(coarse.positions.detach(), wanted.flatten(1).T)
+    expected = torch.nn.functional.interpolate(positions.T.reshape(1, 32, 4, 4), size=(2, 2), mode="bicubic")[0]
+    torch.testing.assert_close(coarse.positions.detach(), expected.flatten(1).T)

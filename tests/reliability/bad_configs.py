@@ -1,7 +1,7 @@
 """Every setting of the schema and of every shipped file, and every way to get it wrong: what test_configs.py tries.
 
 The walk reads the YAML files and the schema, so that the number of cases grows with the product. What is allowed is not
-read from the program's checks: the tables below say it once more, by hand.
+read from the program's checks: the tables below restate it by hand.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from orca_cli.configuration import config_dir
 from orca_cli.schema import Config
 
 CONF = config_dir()
-# What tasks of one's own data have to be given; nothing of it is read before the settings are checked.
-OWN = {
+# The settings that tasks on user data require; settings are checked before files are read, so none of these need exist.
+REQUIRED_SETTINGS = {
     "arrays": ["task.kind=classes", "task.train=own.npz"],
     "images": ["task.path=own"],
     "table": ["task.train=own.csv", "task.target=y"],
@@ -99,12 +99,12 @@ class Case:
 
 def settings() -> list[Setting]:
     """Return all settings: those of the schema once, and those of every shipped file."""
-    found = list(_schema(Config, ""))
+    all_settings = list(_schema(Config, ""))
     for path in sorted(CONF.rglob("*.yaml")):
         group, name = path.parent.relative_to(CONF).parts[:1], path.relative_to(CONF).with_suffix("").as_posix()
         if group and group[0] != "space":
-            found += _of_file(group[0], name, yaml.safe_load(path.read_text()) or {})
-    return found
+            all_settings += _file_settings(group[0], name, yaml.safe_load(path.read_text()) or {})
+    return all_settings
 
 
 def _schema(kind: Any, prefix: str) -> Iterator[Setting]:
@@ -117,11 +117,11 @@ def _schema(kind: Any, prefix: str) -> Iterator[Setting]:
             yield Setting("schema", (), key, hint)
 
 
-def _of_file(group: str, name: str, content: dict[str, Any]) -> Iterator[Setting]:
+def _file_settings(group: str, name: str, content: dict[str, Any]) -> Iterator[Setting]:
     stem = name.rpartition("/")[2]
     base = [f"{group}={name.partition('/')[2]}"]
     if group == "task":
-        base += OWN.get(stem, [])
+        base += REQUIRED_SETTINGS.get(stem, [])
     elif (group, stem) == ("body", "auto"):
         base += ["body.checkpoint=own"]
     elif group == "source" and stem in SOURCE_BODIES:
@@ -142,12 +142,12 @@ def _of_file(group: str, name: str, content: dict[str, Any]) -> Iterator[Setting
     whole = {group: node} if isinstance(node, dict) else {}
     if group in ("hparams", "protocol", "departures"):
         whole = {key: value for key, value in content.items() if key not in ("defaults", "protocol", "hydra")}
-    for top, settings_of_it in whole.items():
-        if isinstance(settings_of_it, dict):
-            yield from _of_node(name, tuple(base), top, settings_of_it)
+    for top, subtree in whole.items():
+        if isinstance(subtree, dict):
+            yield from _node_settings(name, tuple(base), top, subtree)
 
 
-def _of_node(name: str, base: tuple[str, ...], prefix: str, node: dict[str, Any]) -> Iterator[Setting]:
+def _node_settings(name: str, base: tuple[str, ...], prefix: str, node: dict[str, Any]) -> Iterator[Setting]:
     hints: dict[str, Any] = {}
     target = node.get("_target_")
     if target:
@@ -158,7 +158,7 @@ def _of_node(name: str, base: tuple[str, ...], prefix: str, node: dict[str, Any]
         if key == "_target_" or full in ("task.data", "source.data"):
             continue
         if isinstance(value, dict):
-            yield from _of_node(name, base, full, value)
+            yield from _node_settings(name, base, full, value)
         elif full not in ("task.loss", "task.error"):
             yield Setting(name, base, full, hints.get(key, _schema_hint(full)))
 
@@ -262,7 +262,7 @@ def all_wrong_values() -> list[Case]:
 
 
 def sample(cases: list[Case], number: int) -> list[Case]:
-    """Return so many of them, drawn with a fixed seed, in their order; all where there are no more."""
+    """Return `number` cases, drawn with a fixed seed, in their order; all of them if there are fewer."""
     if number >= len(cases):
         return cases
     chosen = sorted(random.Random(1).sample(range(len(cases)), number))

@@ -17,4 +17,4 @@ def _count() -> Callable[..., int]:
 
 @pytest.fixture
 def scorecard(request: pytest.FixtureRequest) -> Scorecard:
-    return Scorecard.of(request.node.nodeid)
+    return Scorecard.for_test(request.node.nodeid)

@@ -1,4 +1,4 @@
-"""Ways to damage a file, by its path. The file is made anew: what shares its content by a hard link stays as it is."""
+"""Ways to damage a file, by its path. The file is written anew, so that hard links keep the old content."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Damage = Callable[[Path], object]
 
 
 def replaced(content: bytes) -> Damage:
-    """Return the damage of having another content."""
+    """Return a damage that replaces the content."""
 
     def damage(path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -21,7 +21,7 @@ def replaced(content: bytes) -> Damage:
 
 
 def cut(share: float) -> Damage:
-    """Return the damage of having only the first part of the content."""
+    """Return a damage that keeps only the first part of the content."""
 
     def damage(path: Path) -> None:
         content = path.read_bytes()

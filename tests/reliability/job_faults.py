@@ -1,6 +1,6 @@
-"""What goes wrong in the jobs of a sweep, put in place of the stages of a forked case; its jobs are forks, so they have it too.
+"""Faults in the jobs of a sweep: hooks that replace the stages of a forked case and of its jobs, which are forks of it.
 
-A job that is not told to fail completes within milliseconds, with a result record and no training.
+A job without a fault completes within milliseconds, with a result record and no training.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import experiment, signals, storage
-from orca_cli.launching import gpus, processes
+from orca_cli.launching import process
 from orca_cli.outcome import Outcome
+from orca_cli.training import gpus
 
 KINDS = ("raise", "exit", "exit without a word", "kill", "segfault", "memory", "hang", "deaf")
 STARTS = (
@@ -36,7 +37,7 @@ def stages(argument: str) -> None:
     """
     seconds, seed, kind = argument.split(";")
     default_signals("")
-    processes.GRACE_S = 1.0
+    process.GRACE_S = 1.0
 
     def complete(job: Any, run: Any, *_: Any) -> Outcome:
         _note(f"start {job.config.seed}")
@@ -92,6 +93,11 @@ def _fail(kind: str) -> None:
         time.sleep(0.05)
         if kind == "hang":
             signals.check()
+
+
+def without(name: str) -> None:
+    """Let a package be missing."""
+    sys.modules[name] = None  # type: ignore[assignment]
 
 
 def together(argument: str) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from tests.reliability.phases import PHASES, replace
 
-# Where a GPU's memory is asked for: (module, attribute) inside the work that is told of.
+# Where GPU memory is allocated: (module, attribute) inside the work that the error message names.
 _GPU = {
     "step": ("orca_cli.stages.training_plan", "train_step"),
     "batch": ("orca_cli.training.engine", "Engine.move"),
@@ -22,7 +22,7 @@ _CUDA = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capa
 
 
 def starve(argument: str) -> None:
-    """Leave a process no more address space than it has and some MiB, from the n-th call of a phase on: "phase:n:MiB"."""
+    """Limit the address space to what is in use and some MiB, from the n-th call of a phase on: "phase:n:MiB"."""
     phase, number, room = argument.split(":")
 
     def limit() -> None:
@@ -35,7 +35,7 @@ def starve(argument: str) -> None:
 
 
 def exhaust(argument: str) -> None:
-    """Fail as a GPU does that has no memory left, at the n-th call of a place: "step:n", "batch:n" or "align:n"."""
+    """Run out of GPU memory at the n-th call of a place: "step:n", "batch:n" or "align:n"."""
     place, number = argument.split(":")
 
     def fail() -> None:

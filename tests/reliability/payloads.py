@@ -159,12 +159,12 @@ def payloads(canary: Path) -> dict[str, bytes]:
         "runpy.run_path": Call("runpy", "run_path", str(canary.with_suffix(".py"))),
     }
     protocols = {"numpy and dots": 4, "pathlib and dots": 4, "__builtin__.eval": 2}
-    found = {title: whole(value, protocols.get(title, 3)) for title, value in call.items()}
+    contents = {title: whole(value, protocols.get(title, 3)) for title, value in call.items()}
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        found[f"system in protocol {protocol}"] = pickle.dumps(Reduced(os.system, command), protocol=protocol)
-        found[f"eval in protocol {protocol}"] = pickle.dumps(Reduced(eval, python), protocol=protocol)
+        contents[f"system in protocol {protocol}"] = pickle.dumps(Reduced(os.system, command), protocol=protocol)
+        contents[f"eval in protocol {protocol}"] = pickle.dumps(Reduced(eval, python), protocol=protocol)
     array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btR"
-    found |= {
+    contents |= {
         "by INST": f"(S'{command}'\nios\nsystem\n.".encode(),
         "by OBJ": f"(cos\nsystem\nS'{command}'\no.".encode(),
         "in a dict": whole({"data": [1, 2], "labels": evil}),
@@ -177,7 +177,7 @@ def payloads(canary: Path) -> dict[str, bytes]:
         "in an array of objects": pickle.dumps(np.array([Reduced(operator.call, Reduced(os.system, command))], object)),
         "by an extension code": b"\x80\x02\x82\xf0" + plain((command,)) + b"R.",
     }
-    return found
+    return contents
 
 
 _GLOBALS = b"cbuiltins\nglobals\n)R"

@@ -1,6 +1,6 @@
-"""Where a run is: a mark is left when it has come to a chosen point, so that a test can kill it there; and state that is lost.
+"""Hooks that mark when a run reaches a chosen point, so that a test can kill it there, and hooks that lose state.
 
-The functions are hooks of the fork server (see forked.py): they change the program in the child alone.
+The fork server (see forked.py) calls them in the child: they change the program there alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PHASES = {
 
 
 def replace(place: tuple[str, str], make: Callable[[Callable], Callable]) -> None:
-    """Put what `make` makes of an attribute in its place; "Class.method" names one of a class."""
+    """Replace an attribute by what `make` returns for it; "Class.method" names one of a class."""
     owner: Any = importlib.import_module(place[0])
     *path, name = place[1].split(".")
     for part in path:

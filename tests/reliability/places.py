@@ -20,7 +20,7 @@ DENIED = 70  # exit code of the harness where a premise does not hold
 def without_privileges(folder: str) -> None:
     """Give up root's right to pass over permissions, and see that `folder` cannot be written then.
 
-    The process stays uid 0, so it can still read the program; what others own it may change no more than anybody.
+    The process stays uid 0, so it can still read the program; it can no longer change what others own.
     """
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
     if os.geteuid() == 0 and ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)()) != 0:

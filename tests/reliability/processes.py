@@ -30,15 +30,15 @@ def process(environment, tmp_path):
     return call
 
 
-def told(result, code, *words):
-    """Return whether a call ended with one line of error that says all of `words`."""
+def reports_error(result, code, *words):
+    """Return whether a call failed with one error line that contains all of `words`."""
     actual, err, _ = result
     lines = [line for line in err.splitlines() if line.startswith("orca: error:")]
     return actual == code and len(lines) == 1 and "Traceback" not in err and all(word in lines[0] for word in words)
 
 
 def with_site(folder: Path, code: str = "") -> dict[str, str]:
-    """Return the variables with which a process imports from `folder` first; `code` is what it does before all else."""
+    """Return the variables with which a process imports from `folder` first; `code` runs before anything else."""
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(code)
     return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}

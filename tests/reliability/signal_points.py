@@ -30,7 +30,7 @@ def at(argument: str) -> None:
 
     Args:
         argument: POINT,N,PLAN; a plan such as TERM, INT+0.3+INT (the second 0.3 s later, while one operation of torch of many
-            seconds is under way) or STOP+1+CONT.
+            seconds is under way) or STOP+1+CONT. ^INT alone goes to the parent, as Ctrl-C in a terminal does to a driver.
     """
     point, number, plan = argument.split(",")
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may themselves run under nohup
@@ -61,7 +61,8 @@ def send(plan: str) -> None:
         )
         subprocess.Popen(["sh", "-c", text])
     Path(os.environ[SENT]).write_text(str(time.time()))
-    os.kill(os.getpid(), signal.Signals[f"SIG{first}"])
+    target = os.getppid() if first.startswith("^") else os.getpid()
+    os.kill(target, signal.Signals[f"SIG{first.removeprefix('^')}"])
     if later and first == "INT":
         import torch
 

@@ -35,8 +35,8 @@ _LIMIT = 1024 * MIB  # where its instructions have to be followed; the worker it
 _SECONDS = 5.0
 
 
-def array_head(of: bytes = b"") -> bytes:
-    return b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btR" + of
+def array_head(state: bytes = b"") -> bytes:
+    return b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btR" + state
 
 
 def copies(each: bytes, first: bytes, times: int) -> bytes:
@@ -124,7 +124,7 @@ def zipped(path: Path, members: dict[str, bytes], kind: int = zipfile.ZIP_DEFLAT
     return path
 
 
-def npz_of_zeros(path: Path, size: int) -> Path:
+def zeros_npz(path: Path, size: int) -> Path:
     """A megabyte that becomes a gigabyte."""
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
@@ -166,7 +166,7 @@ def declares_members(path: Path) -> Path:
 
 
 NPZ: dict[str, Callable[[Path], Path]] = {
-    "1 MB becomes 1 GB": lambda path: npz_of_zeros(path, 1024 * MIB),
+    "1 MB becomes 1 GB": lambda path: zeros_npz(path, 1024 * MIB),
     "a header beyond the file": lambda path: zipped(path, {"x.npy": header("(200000000000,)")}),
     "members over one another": overlapping,
     "declares less than is there": lambda path: lying(path, 1000),
@@ -259,7 +259,7 @@ LMDB: dict[str, Callable[[bytearray], None]] = {
 }
 
 
-def tar_of(path: Path, name: str, size: int) -> Path:
+def tarred(path: Path, name: str, size: int) -> Path:
     member = tarfile.TarInfo(name)
     member.size = size
     path.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
@@ -276,10 +276,10 @@ def gzipped(path: Path, size: int, head: bytes = b"") -> Path:
 
 
 ARCHIVES: dict[str, Callable[[Path], Path]] = {
-    "a tar that declares a terabyte": lambda path: tar_of(path.with_suffix(".tar"), "a", 2**40),
-    "a long name of a terabyte": lambda path: tar_of(path.with_suffix(".tar"), "././@LongLink", 2**40),
+    "a tar that declares a terabyte": lambda path: tarred(path.with_suffix(".tar"), "a", 2**40),
+    "a long name of a terabyte": lambda path: tarred(path.with_suffix(".tar"), "././@LongLink", 2**40),
     "2 MB become 2 GB": lambda path: gzipped(path.with_suffix(".gz"), 2**31),
-    "a zip of 2 GB": lambda path: npz_of_zeros(path.with_suffix(".zip"), 2**31),
+    "a zip of 2 GB": lambda path: zeros_npz(path.with_suffix(".zip"), 2**31),
     "members over one another": lambda path: overlapping(path.with_suffix(".zip")),
 }
 
@@ -307,11 +307,13 @@ class Peak:
         raise ProcessLookupError
 
     def _cpu(self) -> float:
-        own = sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+        seconds = sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) + sum(
+            resource.getrusage(resource.RUSAGE_CHILDREN)[:2]
+        )
         with suppress(OSError):
             fields = Path(f"/proc/{self.pids[1]}/stat").read_text().rpartition(")")[2].split()
-            own += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        return own
+            seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return seconds
 
     def end(self) -> tuple[int, float]:
         peaks = [self._status(pid) - before for pid, before in zip(self.pids, self.before, strict=True)]
@@ -380,8 +382,8 @@ def test_bombs_are_defused(family, ending, name, tmp_path, scorecard):
     writers, read, limit = FAMILIES[family, ending]
     path = writers[name](tmp_path / f"bomb{ending}")
     peak = Peak()
-    told = (DataError, UnsafeError, WorkerError, MemoryExhaustedError)
-    with pytest.raises(told, match=rf"bomb\{ending or '.'}") as caught:
+    expected_errors = (DataError, UnsafeError, WorkerError, MemoryExhaustedError)
+    with pytest.raises(expected_errors, match=rf"bomb\{ending or '.'}") as caught:
         read(path)
     used, seconds = peak.end()
     assert "\n" not in str(caught.value)

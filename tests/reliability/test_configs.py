@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from orca_cli.cli import main
-from tests.reliability.bad_configs import CONF, OWN, SOURCE_BODIES, Case, all_typos, all_wrong_values, sample
+from tests.reliability.bad_configs import (
+    CONF,
+    REQUIRED_SETTINGS,
+    SOURCE_BODIES,
+    Case,
+    all_typos,
+    all_wrong_values,
+    sample,
+)
 from tests.reliability.processes import process  # noqa: F401 - a fixture
 from tests.tiers import count
 
@@ -50,19 +58,19 @@ def fault(case: Case, code: int, error: str) -> str:
     return "" if any(hint in error.partition(";")[2] for hint in hints) else "no hint"
 
 
-def walk(cases, call, told, scorecard, note=""):
+def walk(cases, call, find_fault, scorecard, note=""):
     """Try cases; returns (errors, seconds), after a check that all are right.
 
     Args:
         call: from a case to (exit code, error, seconds).
-        told: from a case, its exit code and error to what is wrong with them, empty where nothing is.
+        find_fault: from a case, its exit code and error to what is wrong with them; empty where nothing is.
     """
     wrong, seconds, errors = [], [], []
     for case in cases:
         code, error, took = call(case)
         seconds.append(took)
         errors.append(error)
-        what = told(case, code, error)
+        what = find_fault(case, code, error)
         if what:
             wrong.append(f"{what}: {case} => {error}")
     times = f"median {statistics.median(seconds):.2f} s, largest {max(seconds):.2f} s"
@@ -120,21 +128,27 @@ def test_a_process_of_its_own_says_the_same(process, environment, scorecard):  #
 
 def mistyped_file(group: str, path: Path) -> list[tuple[str, str]]:
     """Return pairs of (a shipped file's text with one key mistyped, the key) for every key of its own node."""
-    found = []
+    pairs = []
     lines = path.read_text().splitlines()
     for number, line in enumerate(lines):
         indent, text = len(line) - len(line.lstrip()), line.strip()
         name = text.partition(":")[0]
-        own = indent == (2 if group in ("task", "body") else 0)
-        given = "???" in text  # what has to be given is typed behind, by its right name
-        if not own or given or text.startswith(("#", "-", "_target_")) or ":" not in text or len(name) < 4:
+        is_node_key = indent == (2 if group in ("task", "body") else 0)
+        is_required = "???" in text  # required settings are typed on the command line, under their right names
+        if (
+            not is_node_key
+            or is_required
+            or text.startswith(("#", "-", "_target_"))
+            or ":" not in text
+            or len(name) < 4
+        ):
             continue
         if name in ("data", "loss", "error", "kind", "target", "defaults"):
             continue
         changed = [*lines]
         changed[number] = line.replace(name, name[:-2] + name[-1], 1)
-        found.append(("\n".join(changed) + "\n", name))
-    return found
+        pairs.append(("\n".join(changed) + "\n", name))
+    return pairs
 
 
 def test_mistyped_keys_in_files_of_ones_own(called, environment, tmp_path, scorecard):
@@ -142,7 +156,7 @@ def test_mistyped_keys_in_files_of_ones_own(called, environment, tmp_path, score
     cases = []
     for group in ("task", "body", "source", "metric", "finetune"):
         for path in sorted((CONF / group).glob("*.yaml")):
-            more = OWN.get(path.stem, []) if group == "task" else []
+            more = REQUIRED_SETTINGS.get(path.stem, []) if group == "task" else []
             if (group, path.stem) == ("body", "auto"):
                 more = ["body.checkpoint=own"]
             if group == "source" and path.stem in SOURCE_BODIES:
@@ -155,15 +169,15 @@ def test_mistyped_keys_in_files_of_ones_own(called, environment, tmp_path, score
         path = tmp_path / "my_conf" / group / "mine.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        found = called("--config-dir", tmp_path / "my_conf", f"{group}=mine", *more)
+        answer = called("--config-dir", tmp_path / "my_conf", f"{group}=mine", *more)
         path.unlink()
-        return found
+        return answer
 
-    def told(case, code, error):
+    def find_fault(case, code, error):
         right = code == 10 and "\n" not in error and f"did you mean '{case[2]}'" in error
         return "" if right else f"exit code {code}, or not the closest"
 
-    _, seconds = walk(sample(cases, count(pr=25, nightly=500)), call, told, scorecard, "in files")
+    _, seconds = walk(sample(cases, count(pr=25, nightly=500)), call, find_fault, scorecard, "in files")
     assert max(seconds) < LIMIT_S
     assert not environment.exists()
 
@@ -239,7 +253,7 @@ def test_a_good_file_of_ones_own_is_taken(called, tmp_path):
     assert "the configuration was accepted" in error
 
 
-ARRAYS, TABLE = (["task=arrays", *OWN["arrays"]], ["task=table", *OWN["table"]])
+ARRAYS, TABLE = (["task=arrays", *REQUIRED_SETTINGS["arrays"]], ["task=table", *REQUIRED_SETTINGS["table"]])
 # Each names two settings that cannot both be meant, and the message names both.
 CONTRADICTIONS = [
     (["train.warmup_epochs=9", "train.decay_epochs=5"], ["train.decay_epochs", "train.warmup_epochs"]),
@@ -265,7 +279,7 @@ CONTRADICTIONS = [
     ([*ARRAYS, "task.train=a.npy", "task.test_labels=y.npy"], ["task.test_labels", "task.test="]),
     ([*TABLE, "task.targets=[a,b]"], ["task.target: given beside task.targets"]),
     ([*TABLE, "task.features=[a,b]", "task.ignore=[b]"], ["task.features", "task.ignore"]),
-    (["task=hub", *OWN["hub"], "task.length=5", "task.image_size=8"], ["task.length", "task.image_size"]),
+    (["task=hub", *REQUIRED_SETTINGS["hub"], "task.length=5", "task.image_size=8"], ["task.length", "task.image_size"]),
 ]
 
 

@@ -94,7 +94,7 @@ def _listed(step: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def _honest_but_short(step: Path, name: str) -> None:
-    """Seal what is left again: a valid manifest of too little."""
+    """Seal again what is left: the manifest is valid, and a file is missing."""
     owner = storage.verify_folder(step)
     (step / name).unlink()
     storage.seal(step, [file for file in step.iterdir() if file.name != storage.MANIFEST], owner=owner)
@@ -192,10 +192,10 @@ def test_a_damaged_cache_entry_is_a_miss(tmp_path, count, scorecard):
         else:
             CHANGES[kind](entry, name)
         computed = []
-        found = cached(entry, lambda computed=computed: computed.append(1) or Entry(truth)).tensors
+        tensors = cached(entry, lambda computed=computed: computed.append(1) or Entry(truth)).tensors
         storage.verify_folder(entry)
         aside = list(entry.parent.glob("entry.bad-*"))
-        right += bool(computed and aside) and all(torch.equal(found[name], truth[name]) for name in truth)
+        right += bool(computed and aside) and all(torch.equal(tensors[name], truth[name]) for name in truth)
     scorecard.add("damaged cache entries / made again", cases=cases, passed=right, target=50)
     assert right == cases
 
@@ -249,7 +249,7 @@ def test_a_lost_status_is_made_anew(fork, small, tmp_path, capsys, monkeypatch, 
         shutil.copytree(run, copy)
         change(copy / "status.json")
         listed = collect([tmp_path / "copy"])
-        told = len(listed.broken) == 1 and listed.runs == []
+        is_reported = len(listed.broken) == 1 and listed.runs == []
         code = main(["doctor", str(copy)])
         out = capsys.readouterr().out
         (after,) = collect([tmp_path / "copy"]).runs
@@ -257,7 +257,7 @@ def test_a_lost_status_is_made_anew(fork, small, tmp_path, capsys, monkeypatch, 
         same = all(
             status[key] == before[key] for key in ("task", "seed", "identity", "settings", "variant", "state", "step")
         )
-        if told and code == 0 and "status.json was restored" in out and after.state == "dead" and same:
+        if is_reported and code == 0 and "status.json was restored" in out and after.state == "dead" and same:
             right.append(kind)
         shutil.rmtree(tmp_path / "copy")
     scorecard.add("broken status records / told and made anew", cases=len(STATUSES), passed=len(right), target=20)
@@ -273,17 +273,17 @@ def test_doctor_finds_damage_anywhere_in_a_completed_run(finished, capsys, score
     changing = {"status.json", "lock", "run.log"}
     files = [path for path in sorted(run.rglob("*")) if path.is_file() and str(path.relative_to(run)) not in changing]
     assert len(files) > 15
-    found = []
+    detected = []
     for path in files:
         content = path.read_bytes()
         flipped(path, len(content) // 2, 4)
         code = main(["doctor", str(run)])
         out = capsys.readouterr().out
         if code == 13 and "damaged: " in out:
-            found.append(path)
+            detected.append(path)
         path.write_bytes(content)
-    scorecard.add("flipped bits in completed runs / found by doctor", cases=len(files), passed=len(found), target=15)
-    assert found == files
+    scorecard.add("flipped bits in completed runs / found by doctor", cases=len(files), passed=len(detected), target=15)
+    assert detected == files
     assert main(["doctor", str(run)]) == 0
 
 

@@ -114,8 +114,8 @@ def damaged(whole, tmp_path):
 def use(task: str, data_folder: Path, cache_folder: Path) -> None:
     """Read a task and, as a run does, some of its samples."""
     load = importlib.import_module(f"orca_cli.tasks.{task}").load
-    given = {"data_folder": data_folder, "cache_folder": cache_folder, "reporter": Quiet()}
-    taken = {name: value for name, value in given.items() if name in inspect.signature(load).parameters}
+    arguments = {"data_folder": data_folder, "cache_folder": cache_folder, "reporter": Quiet()}
+    taken = {name: value for name, value in arguments.items() if name in inspect.signature(load).parameters}
     made = load(**taken, **SMALL.get(task, {}))
     for samples in (made.train, made.validation):
         samples.targets()
@@ -127,8 +127,8 @@ def test_the_files_are_right_before_they_are_damaged(task, whole, tmp_path):
     use(task, whole, tmp_path / "cache")
 
 
-def told_by_the_command(request: pytest.FixtureRequest, *words: str, body: str = "bert") -> tuple[int, str]:
-    """Return exit code and the one line of a run that has to fail."""
+def command_error(request: pytest.FixtureRequest, *words: str, body: str = "bert") -> tuple[int, str]:
+    """Return the exit code and the error line of a run that must fail."""
     fork, tiny = request.getfixturevalue("fork"), request.getfixturevalue("tiny")
     case = fork("run", *words, f"body.checkpoint={tiny[body]}")
     code = case.wait(120)
@@ -138,13 +138,13 @@ def told_by_the_command(request: pytest.FixtureRequest, *words: str, body: str =
     return code, lines[0]
 
 
-def told_by(read: Callable[[], object]) -> tuple[int, str]:
+def reading_error(read: Callable[[], object]) -> tuple[int, str]:
     with pytest.raises(OrcaError) as caught:
         read()
     return caught.value.code, str(caught.value)
 
 
-def assert_told(code: int, text: str, path: Path) -> None:
+def assert_reported(code: int, text: str, path: Path) -> None:
     assert code in (11, 12, 13), text
     assert "\n" not in text.strip()
     assert "Traceback" not in text
@@ -162,12 +162,12 @@ def test_damaged_files_are_told(form, damage, damaged, tmp_path, request, scorec
         settings += [f"task={task}", "metric=none", f"paths.data={folder}", f"paths.cache={tmp_path / 'cache'}"]
         swin = task in ("darcy", "psicov", "spherical", "cifar100", "ninapro", "cosmic", "fsd50k")
         body = "swin_tiny" if swin else "minilm"
-        code, told = told_by_the_command(request, *settings, f"body={body}", body="swin" if swin else "bert")
+        code, message = command_error(request, *settings, f"body={body}", body="swin" if swin else "bert")
     else:
-        code, told = told_by(lambda: use(task, folder, tmp_path / "cache"))
-    assert_told(code, told, path)
+        code, message = reading_error(lambda: use(task, folder, tmp_path / "cache"))
+    assert_reported(code, message, path)
     if damage in _NAMED and not FILES[form][2]:
-        assert _NAMED[damage] in told
+        assert _NAMED[damage] in message
     scorecard.add(FIGURE, cases=1, passed=1, target=1)
 
 
@@ -177,11 +177,11 @@ def test_bad_values_are_told(name, tmp_path, request, scorecard):
     changes, settings, _ = BAD[name]
     path = tmp_path / "mine.npz"
     np.savez(path, **{key: value for key, value in ({"x": X, "y": Y} | changes).items() if value is not None})
-    given: dict[str, Any] = {"kind": "classes", "train": str(path)} | settings
+    parameters: dict[str, Any] = {"kind": "classes", "train": str(path)} | settings
     if list(BAD).index(name) % 5 == 0:
-        words = [f"task.{key}={value}" for key, value in given.items()]
-        code, told = told_by_the_command(request, "task=arrays", *words)
+        words = [f"task.{key}={value}" for key, value in parameters.items()]
+        code, message = command_error(request, "task=arrays", *words)
     else:
-        code, told = told_by(lambda: arrays.load(tmp_path, Quiet(), **given))
-    assert_told(code, told, path)
+        code, message = reading_error(lambda: arrays.load(tmp_path, Quiet(), **parameters))
+    assert_reported(code, message, path)
     scorecard.add(FIGURE, cases=1, passed=1, target=1)

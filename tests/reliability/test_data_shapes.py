@@ -32,15 +32,15 @@ def with_channel(channel: int, value: float) -> np.ndarray:
 
 
 def overlapping(shared: int) -> np.ndarray:
-    """Return inputs of which the first so many test samples are training samples."""
+    """Return inputs whose first `shared` test samples are training samples too."""
     x = X.copy()
     x[45 : 45 + shared] = x[:shared]
     return x
 
 
 @pytest.fixture
-def own(tmp_path, tiny):
-    """Write arrays into a file; returns the words of a run on it."""
+def array_words(tmp_path, tiny):
+    """Return a function that writes arrays to a file and returns the command line of a run on it."""
 
     def make(kind="classes", **arrays):
         np.savez(tmp_path / "own.npz", **arrays)
@@ -77,36 +77,36 @@ FLAT = {
 def counted(scorecard):
     """Count a case of a figure, and assert that it passed."""
 
-    def call(figure, passed, *found):
+    def call(figure, passed, *details):
         scorecard.add(figure, cases=1, passed=int(passed), target=1)
-        assert passed, found
+        assert passed, details
 
     return call
 
 
 @pytest.mark.parametrize("name", list(FLAT)[: count(pr=3, nightly=len(FLAT))])
-def test_data_without_variation(own, orca, environment, counted, name):
+def test_data_without_variation(array_words, orca, environment, counted, name):
     """F3: the run ends with finite numbers, and what carries no information is told by name, quiet or not."""
     x, settings, warning = FLAT[name]
     y = np.full((N, 9), 3.0) if name == "constant_maps" else Y
     assert warning == "" or not x.std(axis=(0, -1)).all() or len(np.unique(x, axis=0)) < N  # the fault is in the data
-    code, out, err = orca(*own(x=x, y=y), *settings, "--quiet")
+    code, out, err = orca(*array_words(x=x, y=y), *settings, "--quiet")
     assert code == 0, err
     (result,) = results(environment)
-    told = warning in " ".join((out + err).split())
-    passed = finite(result) and result["error"]["value"] is not None and told
+    is_warned = warning in " ".join((out + err).split())
+    passed = finite(result) and result["error"]["value"] is not None and is_warned
     counted("data without variation / finite, told by channel", passed, result, out, err)
 
 
-@pytest.mark.parametrize(("shared", "told"), [(5, "5 of 15"), (15, "15 of 15"), (0, "")][: count(pr=1, nightly=3)])
-def test_test_samples_that_are_trained_on_are_told(own, orca, environment, counted, shared, told):
+@pytest.mark.parametrize(("shared", "warning"), [(5, "5 of 15"), (15, "15 of 15"), (0, "")][: count(pr=1, nightly=3)])
+def test_test_samples_that_are_trained_on_are_told(array_words, orca, environment, counted, shared, warning):
     """F8: a warning, at the end since the test split is opened then, and the number in the result."""
-    code, _, err = orca(*own(x=overlapping(shared), y=Y, split=SPLIT), "metric=none")
+    code, _, err = orca(*array_words(x=overlapping(shared), y=Y, split=SPLIT), "metric=none")
     assert code == 0, err
     (result,) = results(environment)
-    found = result["splits"]["test"]["also_in_train"] == {"shared": shared, "of": 15, "complete": True}
+    is_counted = result["splits"]["test"]["also_in_train"] == {"shared": shared, "of": 15, "complete": True}
     lines = [line for line in err.splitlines() if "training set as well" in line]
-    passed = found and len(lines) == bool(shared) and all(told in line for line in lines)
+    passed = is_counted and len(lines) == bool(shared) and all(warning in line for line in lines)
     counted(SPLITS, passed, result["splits"], err)
 
 
@@ -123,13 +123,13 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", list(SMALL)[: count(pr=2, nightly=len(SMALL))])
-def test_splits_that_are_too_small_are_told(own, fork, environment, counted, name):
+def test_splits_that_are_too_small_are_told(array_words, fork, environment, counted, name):
     """F8: before anything is trained; settings that ask for more samples than there are have the code of settings."""
-    wanted, arrays, settings, told = SMALL[name]
-    case = fork(*own(**arrays), *settings)
+    expected, arrays, settings, message = SMALL[name]
+    case = fork(*array_words(**arrays), *settings)
     code = case.wait(120)
     lines = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
-    passed = code == wanted and len(lines) == 1 and told in lines[0] and "Traceback" not in case.err
+    passed = code == expected and len(lines) == 1 and message in lines[0] and "Traceback" not in case.err
     counted(SPLITS, passed, code, case.err)
     assert not list(environment.glob("*/*/3_finetune/checkpoints"))
 
@@ -142,24 +142,26 @@ BATCHES = {
 
 
 @pytest.mark.parametrize("setting", list(BATCHES)[: count(pr=2, nightly=len(BATCHES))])
-def test_a_batch_larger_than_the_training_set_becomes_smaller_and_says_so(own, orca, environment, counted, setting):
+def test_a_batch_larger_than_the_training_set_becomes_smaller_and_says_so(
+    array_words, orca, environment, counted, setting
+):
     """F8: in one line, and the run is that of the smaller batch."""
-    code, _, err = orca(*own(x=X, y=Y), "metric=none", "train.refit=false", setting)
+    code, _, err = orca(*array_words(x=X, y=Y), "metric=none", "train.refit=false", setting)
     assert code == 0, err
     lines = [line for line in err.splitlines() if "training samples" in line and "instead of" in line]
     passed = len(lines) == 1 and BATCHES[setting] in lines[0]
     counted(SPLITS, passed, err)
     smaller = BATCHES[setting].partition(" instead")[0].split(", ")
-    assert orca(*own(x=X, y=Y), "metric=none", "train.refit=false", *smaller)[0] == 0
+    assert orca(*array_words(x=X, y=Y), "metric=none", "train.refit=false", *smaller)[0] == 0
     first, second = results(environment)
     assert first["weights_sha256"] == second["weights_sha256"]
 
 
 @pytest.mark.parametrize("part", ["test", "validation"][: count(pr=1, nightly=2)])
-def test_a_split_of_one_sample_is_enough(own, orca, environment, counted, part):
+def test_a_split_of_one_sample_is_enough(array_words, orca, environment, counted, part):
     """F8: one sample can be measured, and the result says that it is one."""
     arrays = {"x_train": X, "y_train": Y, f"x_{part}": RNG.normal(size=X[:1].shape), f"y_{part}": Y[:1]}
-    code, _, err = orca(*own(**arrays), "metric=none")
+    code, _, err = orca(*array_words(**arrays), "metric=none")
     assert code == 0, err
     (result,) = results(environment)
     passed = result["splits"][{"validation": "val"}.get(part, part)]["n"] == 1 and finite(result)
@@ -202,11 +204,15 @@ NO_ROOM = {
 }
 
 
-def test_a_training_batch_that_does_not_fit_is_taken_in_pieces(own, fork, environment, tiny):
+def test_a_training_batch_that_does_not_fit_is_taken_in_pieces(array_words, fork, environment, tiny):
     """F6: a process that gets no more memory takes fewer samples at a time, says so, and completes the same steps."""
     settings = ["metric=none", "train.batch_size=16", "train.eval_batch_size=1"]
     case = fork(
-        *own(**WIDE), f"body.checkpoint={tiny['hungry']}", *OFTEN, *settings, hook=f"{HOOK}:starve:finetune:2:180"
+        *array_words(**WIDE),
+        f"body.checkpoint={tiny['hungry']}",
+        *OFTEN,
+        *settings,
+        hook=f"{HOOK}:starve:finetune:2:180",
     )
     assert case.wait(240) == 0, case.err
     assert "not enough memory for 16 samples at a time" in case.err
@@ -216,10 +222,10 @@ def test_a_training_batch_that_does_not_fit_is_taken_in_pieces(own, fork, enviro
 
 
 @pytest.mark.parametrize("name", list(NO_ROOM)[: count(pr=1, nightly=len(NO_ROOM))])
-def test_a_batch_that_does_not_fit(own, fork, environment, tiny, tmp_path, counted, name):
+def test_a_batch_that_does_not_fit(array_words, fork, environment, tiny, tmp_path, counted, name):
     """F6: code 31 that names what to lower, what was saved is whole; with room it goes on exactly, lowered it completes."""
-    settings, hook, told, lowered = NO_ROOM[name]
-    words = [*own(**WIDE), f"body.checkpoint={tiny['hungry']}", *OFTEN, *settings]
+    settings, hook, message, lowered = NO_ROOM[name]
+    words = [*array_words(**WIDE), f"body.checkpoint={tiny['hungry']}", *OFTEN, *settings]
     whole = fork(*words, f"paths.runs={tmp_path / 'whole'}")
     assert whole.wait(180) == 0, whole.err  # the premise: it fits without the fault
     (expected,) = results(tmp_path / "whole")
@@ -227,7 +233,7 @@ def test_a_batch_that_does_not_fit(own, fork, environment, tiny, tmp_path, count
     assert case.wait(180) == 31, case.err
     lines = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
     assert len(lines) == 1
-    assert told in lines[0], lines
+    assert message in lines[0], lines
     assert "Traceback" not in case.err
     (run,) = run_folders(environment)
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
@@ -246,6 +252,6 @@ def test_a_batch_that_does_not_fit(own, fork, environment, tiny, tmp_path, count
     again = fork(*words)
     assert again.wait(180) == 0, again.err
     assert "resumed at step" in again.err
-    (result,) = [found for found in results(environment) if found["run_id"] == run.name]
+    (result,) = [record for record in results(environment) if record["run_id"] == run.name]
     passed = result["weights_sha256"] == expected["weights_sha256"]
     counted("batches that do not fit / code 31, then exact", passed)

@@ -30,8 +30,8 @@ def expected(whole, fork, small, tmp_path):
     return whole
 
 
-def told(case) -> str:
-    """Return the one line of an expected failure of the disk."""
+def error_line(case) -> str:
+    """Return the error line of a run that failed for lack of disk space."""
     assert case.poll() == 30, (case.poll(), case.err)
     (line,) = [line for line in case.err.strip().splitlines() if line.startswith("orca: error: ")]
     assert "Traceback" not in case.err
@@ -51,7 +51,7 @@ def test_files_that_may_not_grow(fork, small, expected, tmp_path, count, scoreca
         limit = int(2_000 * (60_000 / 2_000) ** (case / max(cases - 1, 1)))
         limited = fork("run", *small, *SHORT, f"paths.runs={runs}", limits={"RLIMIT_FSIZE": limit})
         limited.wait(240)
-        told(limited)
+        error_line(limited)
         failed += 1
         for manifest in runs.rglob(storage.MANIFEST):
             storage.verify_folder(manifest.parent, extra_allowed=True)
@@ -99,7 +99,7 @@ def test_a_disk_that_fills(fork, small, expected, small_disk, tmp_path, count, s
         limited = fork("run", *small, *SHORT, f"paths.runs={disk}")
         if limited.wait(240) == 0:  # there was room for all of it; nothing was tested
             continue
-        told(limited)
+        error_line(limited)
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         assert completed(fork, [*small, *SHORT], disk) == expected
         passed += 1
@@ -137,7 +137,7 @@ def test_a_full_disk_in_the_middle_loses_nothing(fork, small, expected, small_di
     )
     case = fork("run", *small, *SHORT, f"paths.runs={disk / 'runs'}")
     case.wait(240)
-    told(case)
+    error_line(case)
     after = sorted(path.name for path in (run / "3_finetune" / "checkpoints").iterdir() if path.name.startswith("step"))
     assert after == before
     assert json.loads((run / "status.json").read_text())["identity"]

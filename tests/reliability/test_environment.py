@@ -11,7 +11,7 @@ import threading
 import pytest
 import torch
 
-from tests.reliability.processes import process, told, with_site  # noqa: F401 - a fixture
+from tests.reliability.processes import process, reports_error, with_site  # noqa: F401 - a fixture
 from tests.tiers import count
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def test_no_network(process, tmp_path, silent_server, scorecard, how):  # noqa: 
     more = places[how] | {"HF_HOME": str(tmp_path / "hub"), "NO_PROXY": ""}
     _, _, start_up = process("run", "--dry-run", "body.checkpoint=./nowhere", more=more)
     result = process(*DRY, "body.checkpoint=nobody/nothing", more=more, without=("HF_HUB_OFFLINE",))
-    passed = told(result, 15, "body.checkpoint=FOLDER")
+    passed = reports_error(result, 15, "body.checkpoint=FOLDER")
     scorecard.add("no network: told in time", cases=1, passed=int(passed), target=1, note=f"{how}: {result[2]:.1f} s")
     assert passed, result
     # Beyond what it takes to start, read the data and import: that is slower where others use the machine.
@@ -72,7 +72,7 @@ def test_absent_device_or_precision(process, environment, scorecard, device, pre
         scorecard.not_run("absent device", f"{device} is there")
         pytest.skip(f"{device} is there")
     result = process("run", *NO_DATA, f"device={device}", f"precision={precision}")
-    passed = told(result, code, *words) and not environment.exists()
+    passed = reports_error(result, code, *words) and not environment.exists()
     scorecard.add("absent device", cases=1, passed=int(passed), target=1)
     assert passed, (result, "runs were made" if environment.exists() else "")
 
@@ -122,7 +122,9 @@ def test_odd_surroundings(process, tmp_path, small, scorecard, how):  # noqa: F8
         settings["more"] = with_site(tmp_path / "site", NO_TEMPORARY.format(mark=str(tmp_path / "mark")))
     result = process(*DRY, *small, **settings)
     assert how != "no TMPDIR" or (tmp_path / "mark").exists(), "there is a folder for temporary files all the same"
-    passed = told(result, 30, "TMPDIR") if how == "no TMPDIR" else result[0] == 0 and "Traceback" not in result[1]
+    passed = (
+        reports_error(result, 30, "TMPDIR") if how == "no TMPDIR" else result[0] == 0 and "Traceback" not in result[1]
+    )
     scorecard.add("odd surroundings", cases=1, passed=int(passed), target=1)
     assert passed, result
 
@@ -140,7 +142,7 @@ def test_little_of_everything(process, small, scorecard, how):  # noqa: F811
             resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
 
     result = process(*DRY, *small, stdout=subprocess.DEVNULL, preexec_fn=limit)
-    passed = result[0] == 0 or told(result, 30) or told(result, 31)
+    passed = result[0] == 0 or reports_error(result, 30) or reports_error(result, 31)
     scorecard.add(LITTLE, cases=1, passed=int(passed), target=1)
     assert passed, result
 
@@ -167,6 +169,6 @@ def test_no_more_threads(process, small, scorecard, words):  # noqa: F811
         scorecard.not_run(LITTLE, "ulimit -u: threads can be started all the same")
         pytest.skip(premise.stderr)
     result = process(*words, *small, before=NOBODY, **settings)
-    passed = result[0] == 0 or told(result, 31, "ulimit -u")
+    passed = result[0] == 0 or reports_error(result, 31, "ulimit -u")
     scorecard.add(LITTLE, cases=1, passed=int(passed), target=1)
     assert passed, result

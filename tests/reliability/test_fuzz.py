@@ -221,33 +221,33 @@ FORMATS: dict[str, tuple[list[Seed], str, Callable[[Path], Any], int, int]] = {
 
 def mutated(content: bytes, draw: random.Random) -> bytes:
     """Return a file with one to four changes; half of them lie near the start or the end, where formats have their headers."""
-    found = bytearray(content)
+    changed = bytearray(content)
     for _ in range(draw.choice((1, 1, 2, 4))):
-        if not found:
+        if not changed:
             break
-        size = len(found)
+        size = len(changed)
         near = min(size, 160)
         place = draw.choice(
             (draw.randrange(size), draw.randrange(size), draw.randrange(near), size - 1 - draw.randrange(near))
         )
         kind = draw.randrange(9)
         if kind < 2:
-            found[place] ^= 1 << draw.randrange(8)
+            changed[place] ^= 1 << draw.randrange(8)
         elif kind < 4:
-            found[place] = draw.choice(_ODD)
+            changed[place] = draw.choice(_ODD)
         elif kind == 4:
-            found[place:place] = bytes(draw.choice(_ODD) for _ in range(draw.randrange(1, 9)))
+            changed[place:place] = bytes(draw.choice(_ODD) for _ in range(draw.randrange(1, 9)))
         elif kind == 5:
-            del found[place : place + draw.randrange(1, 17)]
+            del changed[place : place + draw.randrange(1, 17)]
         elif kind == 6:
-            del found[place:]
+            del changed[place:]
         elif kind == 7:
             number = draw.choice((0, 1, 2**31 - 1, 2**31, 2**32 - 1, draw.randrange(2**32)))
-            found[place : place + 4] = struct.pack(draw.choice("<>") + "I", number)
+            changed[place : place + 4] = struct.pack(draw.choice("<>") + "I", number)
         else:
             other = draw.randrange(size)
-            found[place : place + 8] = found[other : other + 8]
-    return bytes(found)
+            changed[place : place + 8] = changed[other : other + 8]
+    return bytes(changed)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -275,9 +275,9 @@ def test_mutated_files_give_a_value_or_an_error_of_ours(name, tmp_path, scorecar
         except WorkerError as error:
             crashes += "was ended by" in str(error)
         except OrcaError as error:
-            told = error
-            assert "\n" not in str(told)
-            assert path.name in str(told) or path.parent.name in str(told), told
+            refusal = error
+            assert "\n" not in str(refusal)
+            assert path.name in str(refusal) or path.parent.name in str(refusal), refusal
         except Exception as error:
             raise AssertionError(f"{name}, input {i}: {type(error).__name__}: {error}; {content[:2000]!r}") from error
         assert time.process_time() - start < _SECONDS, f"{name}, input {i} takes too long: {content[:2000]!r}"

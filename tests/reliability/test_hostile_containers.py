@@ -38,12 +38,12 @@ def outside(tmp_path):
 
 
 def contents(folder: Path) -> dict[str, bytes | str]:
-    found: dict[str, bytes | str] = {}
+    entries: dict[str, bytes | str] = {}
     for path in sorted(folder.rglob("*")):
-        found[str(path.relative_to(folder))] = (
+        entries[str(path.relative_to(folder))] = (
             f"-> {os.readlink(path)}" if path.is_symlink() else path.read_bytes() if path.is_file() else "folder"
         )
-    return found
+    return entries
 
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", content: bytes = b"x", mode: int = 0o644) -> Any:
@@ -104,10 +104,10 @@ def assert_refused_or_inside(archive: Path, folder: Path) -> None:
     try:
         unpack(archive, folder, Quiet())
     except OrcaError as error:
-        told = error
-        assert told.code in (11, 12), told
-        assert "\n" not in str(told)
-        assert SECRET not in str(told)
+        refusal = error
+        assert refusal.code in (11, 12), refusal
+        assert "\n" not in str(refusal)
+        assert SECRET not in str(refusal)
         assert not folder.exists()
         return
     for path in folder.rglob("*"):
@@ -287,6 +287,6 @@ def test_links_planted_in_the_cache_of_unpacked_arrays_are_not_followed(tmp_path
     shutil.rmtree(copy)
     copy.symlink_to(outside)
     (parent / "other").symlink_to(outside)
-    found = arrays.mapped(archive, ["x"], cache, Quiet())["x"]
-    np.testing.assert_array_equal(found, np.arange(5))
+    array = arrays.mapped(archive, ["x"], cache, Quiet())["x"]
+    np.testing.assert_array_equal(array, np.arange(5))
     assert not copy.is_symlink()

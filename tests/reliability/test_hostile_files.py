@@ -119,8 +119,8 @@ def test_pickles_run_nothing(title, tmp_path, scorecard):
             try:
                 read()
             except OrcaError as error:
-                told = error
-                assert_reported(told, path)
+                refusal = error
+                assert_reported(refusal, path)
             else:
                 # Numbers come back as numbers, and of torch's old format the first of its pickles, a number.
                 assert form.startswith("MATLAB") or form in ("torch legacy", "checkpoint")

@@ -23,8 +23,8 @@ SECRET = "hunter2"
 
 
 def safetensors(header: dict[str, Any] | bytes, content: bytes = b"", size: int | None = None) -> bytes:
-    text_of = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text_of) if size is None else size) + text_of + content
+    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(encoded) if size is None else size) + encoded + content
 
 
 def tensor(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[str, Any]:
@@ -195,8 +195,8 @@ def test_a_pinned_revision_is_the_one_that_is_read(tmp_path, monkeypatch):
         (repository / "refs").mkdir(exist_ok=True)
         (repository / "refs" / name).write_text(commit)
     (repository / "refs" / "main").write_text(commits["second"])
-    for given, commit in {"": "2", "@first": "1", f"@{commits['first']}": "1", "@second": "2"}.items():
-        assert checkpoints.revision(checkpoints.resolve(f"own/model{given}")) == commit * 40
+    for suffix, commit in {"": "2", "@first": "1", f"@{commits['first']}": "1", "@second": "2"}.items():
+        assert checkpoints.revision(checkpoints.resolve(f"own/model{suffix}")) == commit * 40
     with pytest.raises(NetworkError, match="own/model@third"):
         checkpoints.resolve("own/model@third")
     with pytest.raises(ConfigError, match="no such folder"):

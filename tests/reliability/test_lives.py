@@ -99,8 +99,8 @@ class Life(RuleBasedStateMachine):
         except OrcaError as error:
             code = error.code
         except BaseException as error:  # noqa: BLE001 - whatever it is, the parent judges by the code
-            known = storage.of_the_disk(error)
-            code = 1 if known is None else known.code
+            storage_error = storage.disk_error(error)
+            code = 1 if storage_error is None else storage_error.code
         finally:
             os._exit(code)
 
@@ -173,24 +173,24 @@ class Life(RuleBasedStateMachine):
     @rule()
     def is_examined(self) -> None:
         before = {name: digest for name, digest in tree(self.root).items() if not name.endswith("status.json")}
-        found = check(self.runs[0])
+        examination = check(self.runs[0])
         after = {name: digest for name, digest in tree(self.root).items() if not name.endswith("status.json")}
         assert before == after
-        told = [line for line in found.damaged if "env.json cannot replace it" not in line]
-        assert bool(told) == bool(self.damaged), found
+        damage = [line for line in examination.damaged if "env.json cannot replace it" not in line]
+        assert bool(damage) == bool(self.damaged), examination
         if (self.runs[0] / "env.json").exists():
             assert self.state
-        assert not self.completed or found.state == "completed"
+        assert not self.completed or examination.state == "completed"
 
     @precondition(lambda self: self.runs)
     @rule()
     def is_reported(self) -> None:
         before = tree(self.root)
-        found = collect([self.root / "runs"])
+        report = collect([self.root / "runs"])
         assert tree(self.root) == before
-        assert len(found.runs) + len(found.broken) == 1
-        assert not found.superseded
-        assert not self.completed or not found.runs or found.runs[0].state == "completed"
+        assert len(report.runs) + len(report.broken) == 1
+        assert not report.superseded
+        assert not self.completed or not report.runs or report.runs[0].state == "completed"
 
     @invariant()
     def nothing_is_torn_lost_or_doubled(self) -> None:

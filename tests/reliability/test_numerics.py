@@ -1,4 +1,4 @@
-"""Rows G1 to G3: no step with a number that is none, no distance of degenerate clouds that is none, no error made up."""
+"""Rows G1 to G3: no step on NaN or infinite values, no such distance between degenerate clouds, no made-up error."""
 
 import dataclasses
 import json
@@ -211,9 +211,9 @@ def test_no_alignment_step_is_taken_with_a_number_that_is_none(
         if what == "distance":
             *others, target = clouds
             return distance(self, *others, dataclasses.replace(target, x=target.x * value))
-        found = distance(self, *clouds)
-        found.value.register_hook(lambda gradient: gradient * value)
-        return found
+        measured = distance(self, *clouds)
+        measured.value.register_hook(lambda gradient: gradient * value)
+        return measured
 
     with monkeypatch.context() as patch:
         patch.setattr(OTDDByClass, "distance", faulty)
@@ -258,12 +258,12 @@ def test_no_distance_that_is_none_is_recorded(orca, environment, small, tmp_path
     distance = OTDDByClass.distance
 
     def faulty(self, *clouds):
-        found = distance(self, *clouds)
+        measured = distance(self, *clouds)
         records = [path.read_text() for path in environment.glob("*/*/2_align/metrics.jsonl")]
         if torch.is_grad_enabled() or "".join(records).count("\n") < 4:
-            return found
+            return measured
         calls["after"] += 1
-        return dataclasses.replace(found, value=found.value * math.nan)
+        return dataclasses.replace(measured, value=measured.value * math.nan)
 
     with monkeypatch.context() as patch:
         patch.setattr(OTDDByClass, "distance", faulty)

@@ -25,8 +25,8 @@ GONE = "run's folder deleted, renamed or replaced under it / told, nothing made 
 LOGS = "log that cannot be written / run goes on, one warning"
 
 
-def told(case, code: int) -> str:
-    """Return the one line of an expected failure."""
+def error_line(case, code: int) -> str:
+    """Return the error line of an expected failure."""
     assert case.wait(60) == code, (case.poll(), case.err)
     (line,) = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
     assert "Traceback" not in case.err
@@ -125,7 +125,7 @@ def test_a_place_that_cannot_hold_runs(fork, tmp_path, mounted, scorecard, how):
     if code_seen == places.DENIED:
         scorecard.not_run(HERE, f"{how}: it can be written all the same")
         pytest.skip("the premise does not hold")
-    assert words in told(case, code)
+    assert words in error_line(case, code)
     if code == 11:
         (run,) = run_folders(place)
         top = str(tmp_path / place.relative_to(tmp_path).parts[0])
@@ -165,7 +165,7 @@ def test_the_folder_of_a_run_goes_away(fork, small, tmp_path, scorecard, how, wh
     words = ["run", *small, *SHORT, f"paths.cache={tmp_path / 'cache'}", f"paths.runs={runs}"]  # no finished alignment
     case = fork(*words, hook=f"tests.reliability.places:vanish:{when}:1:{how}:{runs}:{mark}")
     case.wait(240)
-    line = told(case, 30)
+    line = error_line(case, 30)
     assert mark.exists(), "the folder did not go away while the run was alive"
     assert "was deleted, renamed or replaced" in line
     new = places.tree(runs.parent) - set(json.loads(mark.read_text()))
@@ -211,8 +211,8 @@ def test_a_log_that_cannot_be_written(environment, fork, small, tmp_path, mounte
     assert "Traceback" not in err
     assert "--- Logging error ---" not in err
     lost = err if not before else (run / "run.log").read_text().removeprefix(before)
-    told_of = [line for line in lost.splitlines() if "the work goes on" in line or "standard error only" in line]
-    assert len(told_of) == 1, lost
+    warnings = [line for line in lost.splitlines() if "the work goes on" in line or "standard error only" in line]
+    assert len(warnings) == 1, lost
     scorecard.add(LOGS, cases=1, passed=1, target=1)
 
 
@@ -260,5 +260,5 @@ def test_a_bug_whose_traceback_has_no_place(fork, small, tmp_path):
     (run / "error.log" / "full").touch()
     case = fork(*words, hook="tests.reliability.places:broken_metric:")
     case.wait(120)
-    assert "--traceback shows where" in told(case, 1)
+    assert "--traceback shows where" in error_line(case, 1)
     assert json.loads((run / "status.json").read_text())["state"] == "failed"

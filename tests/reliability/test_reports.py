@@ -65,16 +65,16 @@ def test_every_run_is_classified_right(trees, scorecard):
     assert len(DAMAGES) == 21
 
     def rows(root):
-        found = collect([root])
-        listed = {entry.path: entry.reason for entry in found.broken}
-        return sorted((run.task, run.metric, run.seed, run.score.value) for run in found.runs if run.score), listed
+        report = collect([root])
+        listed = {entry.path: entry.reason for entry in report.broken}
+        return sorted((run.task, run.metric, run.seed, run.score.value) for run in report.runs if run.score), listed
 
-    (expected, _), (found, listed) = rows(clean), rows(mixed)
+    (expected, _), (actual, listed) = rows(clean), rows(mixed)
     assert len(expected) == 140
     right = sum(path in listed and words in listed[path] for path, words in reasons.items())
-    same = sum(row in expected for row in found)
+    same = sum(row in expected for row in actual)
     scorecard.add("runs of which 60 are broken / classified right", cases=200, passed=right + same, target=200)
-    assert found == expected
+    assert actual == expected
     assert right == len(listed) == 60
 
 

@@ -75,8 +75,8 @@ class Trial:
     def fork(self, *words, hook="", **more):
         self.sent = self._folder / "sent"
         self.sent.unlink(missing_ok=True)
-        given = ["run", *self._words, f"paths.runs={self.runs}", *words]
-        return self._fork(*given, hook=hook, more={SENT: str(self.sent)} | more)
+        command = ["run", *self._words, f"paths.runs={self.runs}", *words]
+        return self._fork(*command, hook=hook, more={SENT: str(self.sent)} | more)
 
     def stopped(self, point, number, plan, *words, **more):
         """Start a run that sends itself signals; returns its exit code and standard error."""
@@ -109,7 +109,7 @@ class Trial:
         return all(result[key] == self._reference[key] for key in keys) and not list(run.rglob(".tmp-*"))
 
 
-def stage_of(point):
+def saved_stage(point):
     """The stage whose checkpoint has to be there, None where there was no step yet."""
     return "3_finetune" if point in ("step", "validation") else None
 
@@ -132,7 +132,7 @@ def test_a_signal_in_any_phase_saves(trial, passed, name, point, number):
     assert code == CODES[name], err
     assert "rerun the same command" in err
     if point != "compose":
-        assert trial.has_saved(code, stage_of(point))
+        assert trial.has_saved(code, saved_stage(point))
     assert trial.ends_alike()
     passed(trial.latency)
 
@@ -232,7 +232,7 @@ def test_preemption_is_requeued_once_and_goes_on_in_the_same_folder(trial, scont
     assert code == 75, err
     assert "preempted by SIGUSR1" in err
     assert scontrol.read_text().splitlines() == [f"requeue {'470_3' if ids else '4711'}"]
-    assert trial.has_saved(75, stage_of(point))
+    assert trial.has_saved(75, saved_stage(point))
     assert trial.ends_alike()
     passed(trial.latency)
 
@@ -336,9 +336,9 @@ def test_weights_of_the_last_commit_are_whole(trial):
     """B2: after two signals during a save the checkpoint before it is what goes on."""
     trial.stopped("checkpoint", 4, "INT+0.3+INT")
     (run,) = run_folders(trial.runs)
-    found = sorted(run.glob("*/checkpoints/step-*"))
-    assert found
-    for checkpoint in found:
+    checkpoints = sorted(run.glob("*/checkpoints/step-*"))
+    assert checkpoints
+    for checkpoint in checkpoints:
         assert load_file(checkpoint / "model.safetensors")
     assert trial.ends_alike()
 

@@ -38,7 +38,7 @@ STATES = {
 @pytest.mark.parametrize("name", STATES)
 def test_a_run_that_says_it_is_at_work_or_has_ended(orca, tmp_path, scorecard, name):
     """A lock that is free here says nothing of a process on another machine; its heartbeat does."""
-    state, host, age, in_report, code, told = STATES[name]
+    state, host, age, in_report, code, message = STATES[name]
     run = add_run(tmp_path / "runs", state=state)
     assert not storage.is_locked(run / "lock")  # the premise
     if host:
@@ -47,10 +47,10 @@ def test_a_run_that_says_it_is_at_work_or_has_ended(orca, tmp_path, scorecard, n
     os.utime(run / "lock", times=(time.time() - age,) * 2)
     before = (run / "status.json").read_bytes()
     reported = state_in_report(orca, tmp_path / "runs")
-    found, out, err = orca("doctor", run)
-    passed = (reported, found) == (in_report, code) and told in out + err
+    exit_code, out, err = orca("doctor", run)
+    passed = (reported, exit_code) == (in_report, code) and message in out + err
     scorecard.add(FIGURE, cases=1, passed=int(passed), target=1)
-    assert passed, (reported, found, out, err)
+    assert passed, (reported, exit_code, out, err)
     assert (run / "status.json").read_bytes() == before
 
 

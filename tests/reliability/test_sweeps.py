@@ -17,7 +17,7 @@ FIGURE = "sweeps with a failing job / no other job lost"
 STOPPED = "sweeps stopped and typed again / none lost, none twice"
 JOBS = 9
 # What the table says of a job, and the code beside it.
-TOLD = {
+MESSAGES = {
     "raise": "unexpected ZeroDivisionError: on purpose",
     "exit": "unexpected SystemExit: 7",
     "exit without a word": "the process exited with code 0",
@@ -51,7 +51,7 @@ def test_one_job_fails_and_no_other_is_lost(fork, environment, scorecard, monkey
     assert position not in done
     table = {line.split()[0]: line for line in case.out.splitlines() if line.startswith("[")}
     assert len(table) == JOBS
-    assert TOLD[kind] in table[f"[{position + 1}/{JOBS}]"]
+    assert MESSAGES[kind] in table[f"[{position + 1}/{JOBS}]"]
     assert sum("completed" in line for line in table.values()) == JOBS - 1
     assert f"{JOBS - 1} completed, 1 failed" in case.out
     assert "Traceback" not in case.err
@@ -71,9 +71,9 @@ def test_a_sweep_is_stopped_and_typed_again(fork, environment, tmp_path, scoreca
     words = ["run", "-m", "metric=none", "seed=range(5)"]
     notes, hook = tmp_path / "notes", "tests.reliability.job_faults:stages:0.4;-;-"
     case = fork(*words, hook=hook, more={STARTS: str(notes)})
-    wanted = generator.randint(1, 5)
+    starts = generator.randint(1, 5)
     end = time.monotonic() + 60
-    while not notes.exists() or notes.read_text().count("start") < wanted:
+    while not notes.exists() or notes.read_text().count("start") < starts:
         assert time.monotonic() < end, case.err
         assert case.poll() is None, case.err
         time.sleep(0.01)

@@ -39,14 +39,14 @@ def promised(folder: Path) -> str:
 
 
 def problems(name: str, folder: Path) -> list[str]:
-    """Return what is not as it has to be (I1, I2) after a fault; repeats the work, as a user would."""
+    """Return the violations of I1 and I2 after a fault; repeats the work, as a user would."""
     last = promised(folder)
     return _torn(folder) + (_lost(folder, last) if last else []) + restart(name, folder)
 
 
 def _torn(folder: Path) -> list[str]:
-    """Return what has its final name and is not whole."""
-    found = []
+    """Return the files under final names that are not whole."""
+    torn = []
     for path in folder.rglob("*.json"):
         if any(storage.is_temporary(part) for part in (path, *path.parents)):
             continue
@@ -55,8 +55,8 @@ def _torn(folder: Path) -> list[str]:
             if path.name == storage.MANIFEST:
                 storage.verify_folder(path.parent, extra_allowed=path.parent == folder / "run")
         except (ValueError, ChecksumError) as error:
-            found.append(f"not whole: {path.relative_to(folder)}: {error}")
-    return found
+            torn.append(f"not whole: {path.relative_to(folder)}: {error}")
+    return torn
 
 
 def _lost(folder: Path, last: str) -> list[str]:
@@ -92,14 +92,14 @@ def restart(name: str, folder: Path) -> list[str]:
 
 
 def verdict(name: str, fault: str, code: int, err: str, folder: Path) -> list[str]:
-    found = problems(name, folder)
+    violations = problems(name, folder)
     if fault == "KILL":
-        return found
+        return violations
     if code not in (0, STORAGE):
-        found.append(f"exit code {code}: {err.strip()[-300:]}")
+        violations.append(f"exit code {code}: {err.strip()[-300:]}")
     if code == STORAGE and not re.fullmatch(r"orca: error: [^\n]+\n", err):
-        found.append(f"not one line: {err!r}")
-    return found
+        violations.append(f"not one line: {err!r}")
+    return violations
 
 
 def spread(cases: list, most: int) -> list:
@@ -126,13 +126,13 @@ def traced(fork, name, folder, log, *more):
 
 def calls_in(folder: Path, log: str) -> dict[str, list[int]]:
     """Return by call which of its calls concern the folder: libraries open files of the system, and may not fail well."""
-    found: dict[str, list[int]] = {call: [] for call in CALLS}
+    numbers: dict[str, list[int]] = {call: [] for call in CALLS}
     seen = dict.fromkeys(CALLS, 0)
     for call, words in re.findall(r"^(\w+)\((.*)$", log, re.M):
         seen[call] += 1
         if call != "openat" or str(folder) in words:
-            found[call].append(seen[call])
-    return found
+            numbers[call].append(seen[call])
+    return numbers
 
 
 @pytest.fixture(scope="session")
@@ -173,9 +173,9 @@ def test_every_system_call_fails_once(name, fork, tmp_path, strace, count, score
         if not hit:  # the work made fewer calls this time; then nothing was tested
             continue
         tried += 1
-        found = verdict(name, fault, code, err, folder)
-        if found:
-            bad[call, k, fault] = found
+        violations = verdict(name, fault, code, err, folder)
+        if violations:
+            bad[call, k, fault] = violations
         shutil.rmtree(folder)
     scorecard.add(figure, cases=tried, passed=tried - len(bad), target=125)
     assert tried >= 0.8 * len(chosen)
@@ -204,9 +204,9 @@ def test_every_call_of_the_storage_module_fails_once(name, fork, tmp_path, count
             exhausted.add((call, k))
             continue
         tried += 1
-        found = verdict(name, fault, code, case.err, folder)
-        if found:
-            bad[call, k, fault] = found
+        violations = verdict(name, fault, code, case.err, folder)
+        if violations:
+            bad[call, k, fault] = violations
         shutil.rmtree(folder)
     figure = "faults in the storage module's calls: neither corrupt nor lost"
     scorecard.add(figure, cases=tried, passed=tried - len(bad), target=60)

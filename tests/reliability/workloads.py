@@ -91,7 +91,7 @@ def run(argument: str) -> None:
         code = error.code
         os.pwrite(2, f"orca: error: {error}\n".encode(), 0)
     except BaseException as error:  # noqa: BLE001 - the oracle wants to see it
-        known = storage.of_the_disk(error)  # as `orca run` does
+        known = storage.disk_error(error)  # as `orca run` does
         if known is None:
             traceback.print_exc()
         else:

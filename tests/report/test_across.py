@@ -55,17 +55,17 @@ def test_nothing_is_a_multiple_of_an_error_of_0_or_below(tmp_path, capsys):
 
 @given(tables)
 def test_a_profile_is_a_distribution_function_of_ratios(table):
-    known = [[value for value in task if value is not None] for task in zip(*table.values(), strict=True)]
-    counted = [values for values in known if len(values) > 1 and min(values) > 0]
-    found = profiles(table)
-    assert len(found) == (len(table) if counted else 0)
-    for one in found:
+    known_values = [[value for value in task if value is not None] for task in zip(*table.values(), strict=True)]
+    counted = [values for values in known_values if len(values) > 1 and min(values) > 0]
+    curves = profiles(table)
+    assert len(curves) == (len(table) if counted else 0)
+    for one in curves:
         shares = [one.share(factor) for factor in (1, 1.1, 1.5, 3, 1e9)]
         assert shares == sorted(shares)
         assert all(0 <= share <= 1 for share in shares)
         assert one.points[-1][1] == one.share(1e9)
     if counted:  # somebody is best on every task
-        assert sum(one.share(1) for one in found) >= 1 - 1e-9
+        assert sum(one.share(1) for one in curves) >= 1 - 1e-9
 
 
 @given(tables, st.randoms(use_true_random=False))
@@ -79,18 +79,18 @@ def test_the_order_of_methods_and_tasks_does_not_matter(table, random):
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=3, max_size=6))
 def test_mean_ranks_and_friedman_are_scipys(rows):
-    found = mean_ranks({str(place): [float(value) for value in row] for place, row in enumerate(rows)})
-    wanted = stats.rankdata(np.array(rows), axis=0).mean(axis=1)
-    assert list(found.mean.values()) == pytest.approx(list(wanted))
+    ranks = mean_ranks({str(place): [float(value) for value in row] for place, row in enumerate(rows)})
+    expected = stats.rankdata(np.array(rows), axis=0).mean(axis=1)
+    assert list(ranks.mean.values()) == pytest.approx(list(expected))
     if any(len(set(task)) > 1 for task in zip(*rows, strict=True)):
-        assert found.friedman == pytest.approx(stats.friedmanchisquare(*rows).pvalue)
+        assert ranks.friedman == pytest.approx(stats.friedmanchisquare(*rows).pvalue)
     else:
-        assert found.friedman is None
+        assert ranks.friedman is None
 
 
 def test_a_hole_takes_its_task_out_of_the_ranks():
-    found = mean_ranks({"a": [1.0, 3.0, None], "b": [2.0, 2.0, 1.0]})
-    assert (found.mean, found.tasks) == ({"a": 1.5, "b": 1.5}, (0, 1))
+    ranks = mean_ranks({"a": [1.0, 3.0, None], "b": [2.0, 2.0, 1.0]})
+    assert (ranks.mean, ranks.tasks) == ({"a": 1.5, "b": 1.5}, (0, 1))
     assert mean_ranks({"a": [1.0, None], "b": [None, 1.0]}).mean == {}
 
 
@@ -100,13 +100,14 @@ def by_seed(rows):
 
 def test_pairs_by_hand():
     rows = {"a": [0.10, 0.20, 0.30], "b": [0.20, 0.20, 0.25], "c": [0.50, None, 0.40]}
-    found = {(one.row, one.column): one for one in matrix(by_seed(rows), [True, True, True])}
-    ab, ac = found["a", "b"], found["a", "c"]
+    pairs = {(one.row, one.column): one for one in matrix(by_seed(rows), [True, True, True])}
+    ab, ac = pairs["a", "b"], pairs["a", "c"]
     assert (ab.tasks, ab.wins, ab.ties, ab.losses, ab.gain) == (3, 1, 1, 1, pytest.approx((10 + 0 - 5) / 3))
-    assert (ab.p, ab.smallest) == (1.0, 0.5)  # of 10 and -5 the ranks are 2 and -1: all four patterns are as far from 0
+    # 10 and -5 have signed ranks 2 and -1, sum 1: every sign pattern is at least as extreme.
+    assert (ab.p, ab.smallest) == (1.0, 0.5)
     assert (ac.tasks, ac.wins, ac.gain, ac.p) == (2, 2, pytest.approx((40 + 10) / 2), 0.5)
-    assert found["c", "a"].turned() == ac
-    assert found["c", "a"].gain == -ac.gain
+    assert pairs["c", "a"].turned() == ac
+    assert pairs["c", "a"].gain == -ac.gain
 
 
 def test_pairs_over_units_that_differ_are_in_per_cent_of_the_error():
@@ -148,22 +149,22 @@ def tree(tmp_path):
 
 
 def test_a_table_as_a_whole_with_a_hole(tree):
-    found = across(build_table(collect([tree])))
-    assert found.methods == ["otdd", "mmd", "none"]  # named by what they differ in, the best first
-    assert found.ranks.mean == {"otdd": 1.0, "mmd": 2.0, "none": 3.0}
-    assert len(found.ranks.tasks) == 7
-    assert found.holes == {"mmd": ["z"]}
-    assert {one.method: one.share(1e9) for one in found.profiles} == {"otdd": 1, "none": 1, "mmd": 7 / 8}
-    pair = next(one for one in found.pairs if (one.row, one.column) == ("otdd", "none"))
+    comparison = across(build_table(collect([tree])))
+    assert comparison.methods == ["otdd", "mmd", "none"]  # named by what they differ in, the best first
+    assert comparison.ranks.mean == {"otdd": 1.0, "mmd": 2.0, "none": 3.0}
+    assert len(comparison.ranks.tasks) == 7
+    assert comparison.holes == {"mmd": ["z"]}
+    assert {one.method: one.share(1e9) for one in comparison.profiles} == {"otdd": 1, "none": 1, "mmd": 7 / 8}
+    pair = next(one for one in comparison.pairs if (one.row, one.column) == ("otdd", "none"))
     assert (pair.tasks, pair.wins, pair.p) == (8, 8, 2 / 2**8)
     assert pair.gain == pytest.approx(10)
 
 
 def test_a_task_of_one_method_does_not_count(tree, capsys):
     add_run(tree, task="alone", value=0.1)
-    found = across(build_table(collect([tree])))
-    assert [column.task for column in found.counted] == list("stuvwxyz")
-    assert found.holes == {"mmd": ["alone", "z"], "none": ["alone"]}
+    comparison = across(build_table(collect([tree])))
+    assert [column.task for column in comparison.counted] == list("stuvwxyz")
+    assert comparison.holes == {"mmd": ["alone", "z"], "none": ["alone"]}
     assert main(["report", str(tree), "--compare"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "tasks with an error of one method at most do not count: alone" in text
@@ -184,8 +185,8 @@ def test_all_formats_hold_the_same(tree, capsys):
     for form in ("md", "latex", "table"):
         assert main([*words, "--format", form]) == 0
         text = " ".join(capsys.readouterr().out.split())
-        for said in ("* +10.0", "8/0/0", "no error on z, which counts as infinitely bad", "over the 7 of 8 tasks"):
-            assert (said if form == "table" else said.replace("* +10.0", "+10.0")) in text, form
+        for phrase in ("* +10.0", "8/0/0", "no error on z, which counts as infinitely bad", "over the 7 of 8 tasks"):
+            assert (phrase if form == "table" else phrase.replace("* +10.0", "+10.0")) in text, form
 
 
 def test_what_cannot_be_compared_is_said(tmp_path, capsys):
@@ -205,10 +206,10 @@ def test_a_task_measured_in_two_ways_is_not_two_sets(tmp_path):
         for protocol in ("clean", "paper"):
             for metric, value in (("none", 0.5), ("otdd", 0.4)):
                 add_run(tmp_path, task=task, protocol=protocol, metric=metric, value=value)
-    said = r"a was measured in 2 ways \(protocol: clean, paper\), which would count as 2 sets; narrow with --where protocol="
-    with pytest.raises(DataError, match=f"--compare: {said}"):
+    message = r"a was measured in 2 ways \(protocol: clean, paper\), which would count as 2 sets; narrow with --where protocol="
+    with pytest.raises(DataError, match=f"--compare: {message}"):
         across(table := build_table(collect([tmp_path])))
-    with pytest.raises(DataError, match=f"--against: {said}"):
+    with pytest.raises(DataError, match=f"--against: {message}"):
         compare(table, "metric", "none", 0.5)
     assert "measured in 2 ways" in over_all_tasks(table)
     table = build_table(where(collect([tmp_path]), "protocol=clean"))

@@ -71,17 +71,19 @@ def confusion(names: list[str], seed: int = 0, most: int = 40) -> Confusion:
 def test_classes_are_counted_as_scikit_learn_counts_them(run):
     outputs, targets = RNG.normal(size=(200, 5)), RNG.integers(0, 4, 200)  # no sample of class 4
     targets[::7] = -100
-    found = numbers.read(run("classes", outputs, targets, ("a", "b", "c", "d", "e")))
+    matrix = numbers.read(run("classes", outputs, targets, ("a", "b", "c", "d", "e")))
     known = targets != -100
-    true, said = targets[known], outputs.astype(np.float32)[known].argmax(axis=1)
-    assert isinstance(found, Confusion)
-    assert found.counts.tolist() == metrics.confusion_matrix(true, said, labels=range(5)).tolist()
-    precision, recall, _, _ = metrics.precision_recall_fscore_support(true, said, labels=range(5), zero_division=np.nan)
-    np.testing.assert_allclose(found.precision, precision)
-    np.testing.assert_allclose(found.recall, recall)
-    assert (found.correct / found.n, found.n) == (metrics.accuracy_score(true, said), known.sum())
-    record = json.loads(json.dumps(found.record(), allow_nan=False))
-    assert (record["confusion"], record["recall"][4]) == (found.counts.tolist(), None)
+    true, predicted = targets[known], outputs.astype(np.float32)[known].argmax(axis=1)
+    assert isinstance(matrix, Confusion)
+    assert matrix.counts.tolist() == metrics.confusion_matrix(true, predicted, labels=range(5)).tolist()
+    precision, recall, _, _ = metrics.precision_recall_fscore_support(
+        true, predicted, labels=range(5), zero_division=np.nan
+    )
+    np.testing.assert_allclose(matrix.precision, precision)
+    np.testing.assert_allclose(matrix.recall, recall)
+    assert (matrix.correct / matrix.n, matrix.n) == (metrics.accuracy_score(true, predicted), known.sum())
+    record = json.loads(json.dumps(matrix.record(), allow_nan=False))
+    assert (record["confusion"], record["recall"][4]) == (matrix.counts.tolist(), None)
 
 
 def test_labels_are_counted_as_scikit_learn_counts_them_and_missing_ones_do_not_count(run):
@@ -89,32 +91,32 @@ def test_labels_are_counted_as_scikit_learn_counts_them_and_missing_ones_do_not_
     outputs[:, 2] = -1  # never predicted
     targets[:, 3], outputs[:, 3] = 0, -1  # neither there nor predicted
     targets[::5, 0] = np.nan
-    found = numbers.read(run("labels", outputs, targets))
-    assert isinstance(found, Labels)
+    labels = numbers.read(run("labels", outputs, targets))
+    assert isinstance(labels, Labels)
     for k in range(4):
         known = ~np.isnan(targets[:, k])
-        wanted = metrics.precision_recall_fscore_support(
+        expected = metrics.precision_recall_fscore_support(
             targets[known, k], outputs[known, k] >= 0, average="binary", zero_division=np.nan
         )
-        np.testing.assert_allclose((found.precision[k], found.recall[k], found.f1[k]), wanted[:3])
-    assert found.worst()[-1] == 3
-    assert json.loads(json.dumps(found.record(), allow_nan=False))["labels"][3]["f1"] is None
+        np.testing.assert_allclose((labels.precision[k], labels.recall[k], labels.f1[k]), expected[:3])
+    assert labels.worst()[-1] == 3
+    assert json.loads(json.dumps(labels.record(), allow_nan=False))["labels"][3]["f1"] is None
 
 
 def test_numbers_are_measured_as_scikit_learn_measures_them(run):
     targets = RNG.normal(size=(120, 2)).astype(np.float32) * 1e-6 + 3e-6
     outputs = (targets + RNG.normal(size=targets.shape) * 5e-7).astype(np.float32)
     targets[::4, 1] = np.nan
-    found = numbers.read(run("values", outputs, targets, ("height", "weight")))
-    assert isinstance(found, Values)
-    for k, number in enumerate(found.numbers):
+    values = numbers.read(run("values", outputs, targets, ("height", "weight")))
+    assert isinstance(values, Values)
+    for k, number in enumerate(values.numbers):
         known = ~np.isnan(targets[:, k])
         pair = targets[known, k].astype(np.float64), outputs[known, k].astype(np.float64)
         assert number.rmse == pytest.approx(metrics.root_mean_squared_error(*pair))
         assert number.mae == pytest.approx(metrics.mean_absolute_error(*pair))
         assert number.r2 == pytest.approx(metrics.r2_score(*pair))
         assert number.correlation == pytest.approx(np.corrcoef(*pair)[0, 1])
-    assert [entry["n"] for entry in found.record()["values"]] == [120, 90]
+    assert [entry["n"] for entry in values.record()["values"]] == [120, 90]
 
 
 def test_dense_outputs_and_runs_without_predictions_have_no_picture(run, tmp_path):
@@ -133,18 +135,18 @@ def test_what_no_run_writes_is_an_error_of_the_data(run, outputs, targets):
 @given(NAMES, WIDTHS, st.sampled_from([1, 9, 2000]))
 @examples(60)
 def test_a_confusion_matrix_fits_the_terminal_and_holds_every_count_or_the_most_confused_pairs(names, width, most):
-    found = confusion(names, len(names), most)
-    text = printed(found, width)
+    matrix = confusion(names, len(names), most)
+    text = printed(matrix, width)
     assert max(map(cell_len, text.split("\n"))) <= width
-    assert f"{found.correct} of {found.n} test samples right" in " ".join(text.split())
+    assert f"{matrix.correct} of {matrix.n} test samples right" in " ".join(text.split())
     if "most confused" in text:
-        true, predicted = found.confused()[0]
+        true, predicted = matrix.confused()[0]
         counts = re.findall(r"\d+(?= +\d+ %)", text.split("of the class")[1])
-        assert int(counts[0]) == found.counts[true, predicted]
+        assert int(counts[0]) == matrix.counts[true, predicted]
     elif "rows: true class" in text:
         body = text[text.index("recall") :]
         shown = sorted(int(count) for count in re.findall(r"(?<![\w.])\d+(?![\w%.])", body))
-        missing = sorted(found.counts[found.counts > 0].tolist())
+        missing = sorted(matrix.counts[matrix.counts > 0].tolist())
         for count in shown:
             if count in missing:
                 missing.remove(count)
@@ -153,8 +155,8 @@ def test_a_confusion_matrix_fits_the_terminal_and_holds_every_count_or_the_most_
 
 @pytest.mark.parametrize(("classes", "width"), [(2, 80), (10, 80), (14, 80), (10, 140), (25, 140)])
 def test_as_many_classes_as_fit_are_a_matrix(classes, width):
-    found = Confusion(np.diag([50] * classes) + 3, [str(k) for k in range(classes)])
-    text = printed(found, width)
+    matrix = Confusion(np.diag([50] * classes) + 3, [str(k) for k in range(classes)])
+    text = printed(matrix, width)
     assert "most confused" not in text
     rows = [line for line in text.splitlines() if re.match(r"\d+ .*53", line)]
     assert len(rows) == classes
@@ -190,19 +192,19 @@ def test_a_terminal_without_unicode_gets_none(answer):
 @given(NAMES, st.sampled_from([1, 40]))
 @examples(20)
 def test_an_svg_has_a_label_and_every_count_and_needs_nothing_else(names, most):
-    found = confusion(names, len(names), most)
-    text = svg.draw(found, '<my> & "task"')
+    matrix = confusion(names, len(names), most)
+    text = svg.draw(matrix, '<my> & "task"')
     root = ElementTree.fromstring(text)
-    right = f"{found.correct} of {found.n} test samples right ({100 * found.correct / max(found.n, 1):.2f} %)"
+    right = f"{matrix.correct} of {matrix.n} test samples right ({100 * matrix.correct / max(matrix.n, 1):.2f} %)"
     assert root.attrib["aria-label"] == f'<my> & "task": {right}'
     assert not re.search(r"href|<script|url\(|@import|\son\w+=|<title", text)
     assert "prefers-color-scheme:dark" in text
     if len(names) <= 60:
-        assert len(root.findall("{*}rect")) == np.count_nonzero(found.counts) + 2  # besides the ground and the frame
+        assert len(root.findall("{*}rect")) == np.count_nonzero(matrix.counts) + 2  # besides the ground and the frame
     if len(names) <= 24:
         shown = Counter(element.text for element in root.iterfind("{*}text"))
-        assert not Counter(map(str, found.counts[found.counts > 0].tolist())) - shown
-    assert text == svg.draw(found, '<my> & "task"')
+        assert not Counter(map(str, matrix.counts[matrix.counts > 0].tolist())) - shown
+    assert text == svg.draw(matrix, '<my> & "task"')
 
 
 def test_shares_that_are_neither_all_nor_nothing_never_look_so():

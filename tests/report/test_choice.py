@@ -11,7 +11,7 @@ from orca_cli.runs import studies
 from tests.report.trees import add_run
 
 RATES = ("5e-5", "1e-4", "2e-4")
-# Validation errors of seed 0 by rate. Its test errors are the other way round, so that a choice by them is another one.
+# Validation errors of seed 0 by rate. Its test errors are reversed, so that choosing by them would give another rate.
 VALIDATION = {"none": (0.30, 0.20, 0.25), "otdd": (0.10, 0.15, 0.20)}
 # Test errors of the other seeds by rate.
 TEST = {"none": (0.55, 0.40, 0.35), "otdd": (0.30, 0.28, 0.26)}
@@ -39,8 +39,8 @@ def fill(root, **fields):
 def report(tmp_path, capsys):
     def shown(*words, code=0):
         assert main(["report", str(tmp_path), "--choose", "train.lr", *words]) == code
-        found = capsys.readouterr()
-        return found.out if code == 0 else found.err
+        captured = capsys.readouterr()
+        return captured.out if code == 0 else captured.err
 
     return shown
 
@@ -55,10 +55,10 @@ def cells(text):
 
 def test_validation_of_the_lowest_seed_chooses_and_the_other_seeds_are_shown(tmp_path, report):
     fill(tmp_path)
-    found = cells(report("--json"))
-    assert {metric: cell["chosen"] for metric, cell in found.items()} == {"none": "1e-4", "otdd": "5e-5 (edge)"}
-    assert {metric: cell["mean"] for metric, cell in found.items()} == pytest.approx({"none": 0.402, "otdd": 0.302})
-    assert {metric: [one["seed"] for one in cell["values"]] for metric, cell in found.items()} == {
+    arms = cells(report("--json"))
+    assert {metric: cell["chosen"] for metric, cell in arms.items()} == {"none": "1e-4", "otdd": "5e-5 (edge)"}
+    assert {metric: cell["mean"] for metric, cell in arms.items()} == pytest.approx({"none": 0.402, "otdd": 0.302})
+    assert {metric: [one["seed"] for one in cell["values"]] for metric, cell in arms.items()} == {
         "none": [1, 2, 3],
         "otdd": [1, 2, 3],
     }
@@ -114,8 +114,8 @@ def test_the_lowest_seed_that_all_values_have_chooses(tmp_path, report):
             add(
                 tmp_path, "otdd", rate, seed, value=0.4, validation=0.1 if rate == "2e-4" else 0.0 if seed != 1 else 0.2
             )
-    found = cells(report("--json"))["otdd"]
-    assert (found["chosen"], [one["seed"] for one in found["values"]]) == ("2e-4", [2])
+    cell = cells(report("--json"))["otdd"]
+    assert (cell["chosen"], [one["seed"] for one in cell["values"]]) == ("2e-4", [2])
 
 
 def test_the_test_split_never_chooses(tmp_path, report):
@@ -130,7 +130,7 @@ def test_the_test_split_never_chooses(tmp_path, report):
     text = joined(report("--metric", "otdd"))
     assert "at 5e-5 (edge)" in text
     assert "CHOSEN ON TEST" not in text
-    assert "digits minilm otdd full 8e-4 (seed 0)" in text  # left out, and said
+    assert "digits minilm otdd full 8e-4 (seed 0)" in text  # left out, with a note
     assert "digits minilm otdd full 4e-4 (seed 0)" in text
 
 
@@ -144,8 +144,8 @@ def test_folds_choose_for_the_arm_without_and_few_samples_are_said(tmp_path, rep
     for rate, validation in zip(RATES, (0.3, 0.2, 0.25), strict=True):
         add(tmp_path, "otdd", rate, 0, value=0.9, validation=validation, on="folds", n=45, folds="5")
     add(tmp_path, "otdd", "1e-4", 1, value=0.9, on="folds", n=45, folds="5")  # does not judge
-    found = cells(report("--metric", "otdd", "--json"))["otdd"]
-    assert (found["chosen"], found["mean"]) == ("1e-4", pytest.approx(0.282))
+    cell = cells(report("--metric", "otdd", "--json"))["otdd"]
+    assert (cell["chosen"], cell["mean"]) == ("1e-4", pytest.approx(0.282))
 
 
 def test_of_equal_errors_the_middle_value_counts(tmp_path, report):
@@ -179,7 +179,7 @@ def test_a_rate_that_is_an_axis_of_a_study(tmp_path, report):
     text = joined(report("--study", "rates", "--against", "arm=naive"))
     assert "40.0 > 30.0, at 1e-4 > 5e-5 (edge)" in text
     assert "orca: undecided, +10.0 points" in text
-    # A command for more seeds is of the chosen rates only; the seed that chose is run already.
+    # A command for more seeds covers the chosen rates only; the choosing seed has already run.
     assert "study=rates set=digits arm=naive,orca train.lr=1e-4,5e-5 seed=3,4,5,6 paths" in text
 
 

@@ -97,10 +97,10 @@ def test_a_broken_run_is_listed_with_its_reason(tmp_path: Path, damage: str) -> 
     change, words = DAMAGES[damage]
     add_run(tmp_path, value=0.25)
     change(add_run(tmp_path, seed=9, name=RUN))
-    found = collect([tmp_path])
-    assert [run.score.value for run in found.runs if run.score] == [0.25]
-    assert len(found.runs) == 1
-    (broken,) = found.broken
+    collection = collect([tmp_path])
+    assert [run.score.value for run in collection.runs if run.score] == [0.25]
+    assert len(collection.runs) == 1
+    (broken,) = collection.broken
     assert broken.path == tmp_path / "digits" / RUN
     assert words in broken.reason
 
@@ -116,9 +116,9 @@ def test_a_folder_without_permission_is_listed(tmp_path: Path, monkeypatch: pyte
         return scandir(folder)
 
     monkeypatch.setattr(module.os, "scandir", refuse)
-    found = collect([tmp_path])
-    assert len(found.runs) == 1
-    assert [(entry.path, entry.reason) for entry in found.broken] == [(path, "Permission denied")]
+    collection = collect([tmp_path])
+    assert len(collection.runs) == 1
+    assert [(entry.path, entry.reason) for entry in collection.broken] == [(path, "Permission denied")]
 
 
 def test_foreign_entries_and_loops_are_passed_over(tmp_path: Path) -> None:
@@ -128,19 +128,19 @@ def test_foreign_entries_and_loops_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     (tmp_path / "figures").mkdir()
     (tmp_path / "digits" / "again").symlink_to(tmp_path)
-    found = collect([tmp_path])
-    assert (len(found.runs), found.broken) == (1, [])
+    collection = collect([tmp_path])
+    assert (len(collection.runs), collection.broken) == (1, [])
     (tmp_path / "loop").symlink_to("loop")
-    found = collect([tmp_path])
-    assert (len(found.runs), len(found.broken)) == (1, 1)
+    collection = collect([tmp_path])
+    assert (len(collection.runs), len(collection.broken)) == (1, 1)
 
 
 def test_all_levels_can_be_named_and_a_run_counts_once(tmp_path: Path) -> None:
     path = add_run(tmp_path)
     add_run(tmp_path, task="ecg")
     assert [len(collect([folder]).runs) for folder in (tmp_path, tmp_path / "digits", path)] == [2, 1, 1]
-    found = collect([path, tmp_path, tmp_path / "digits"])
-    assert (len(found.runs), found.superseded) == (2, [])
+    collection = collect([path, tmp_path, tmp_path / "digits"])
+    assert (len(collection.runs), collection.superseded) == (2, [])
 
 
 @pytest.mark.parametrize("exists", [False, True])

@@ -97,19 +97,19 @@ def test_a_line_goes_down_where_its_values_do(values: list[float]) -> None:
 @given(FINITE, FINITE)
 def test_ticks_are_round_and_inside(a: float, b: float) -> None:
     low, high = bounds([a, b])
-    found = ticks(low, high)
-    assert 1 <= len(found) <= 8
+    positions = ticks(low, high)
+    assert 1 <= len(positions) <= 8
     room = 1e-6 * (high - low)
-    assert all(low - room <= tick <= high + room for tick in found)
-    assert found == sorted(found)
+    assert all(low - room <= tick <= high + room for tick in positions)
+    assert positions == sorted(positions)
 
 
 @given(st.floats(1e-9, 1e9), st.floats(1.5, 1e9))
 def test_logarithmic_ticks_are_at_most_five_decades(low: float, factor: float) -> None:
-    found = log_ticks(low, low * factor)
-    assert len(found) <= 6
-    assert all(low * 0.99 <= tick <= low * factor * 1.01 for tick in found)
-    assert factor < 5 or found
+    positions = log_ticks(low, low * factor)
+    assert len(positions) <= 6
+    assert all(low * 0.99 <= tick <= low * factor * 1.01 for tick in positions)
+    assert factor < 5 or positions
 
 
 def test_a_mean_curve_has_the_extremes_of_its_seeds() -> None:

@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from orca_cli.report.records.collect import collect, of_study
+from orca_cli.report.records.collect import collect, select_study
 from orca_cli.report.records.details import Origin, origin_of
 from orca_cli.report.statistics.differences import needed
 from orca_cli.report.statistics.further import MOST, further
@@ -31,33 +31,33 @@ def compared(root, origin=Origin(), margin=0.5):  # noqa: B008 - it is frozen
     return compare(build_table(collect([root])), "metric", "none", margin, origin)
 
 
-def sentence(found):
-    return claim_of(found.overall[0], found).sentence
+def sentence(comparison):
+    return claim_of(comparison.overall[0], comparison).sentence
 
 
 def test_seeds_of_one_set_by_hand(tmp_path):
     gains = [0.02, -0.01, 0.03, 0.00, 0.01]
     add_pairs(tmp_path, gains)
-    found = compared(tmp_path)
+    comparison = compared(tmp_path)
     total = needed(1.0, statistics.stdev([100 * gain for gain in gains]), 0.5)
     # (1.960 + 0.842)^2 * (1.581 / 1)^2 + 1.960^2 / 2 = 19.6 + 1.9
     assert total == 22
-    assert further(found.overall[0], found).seeds == 22 - 5
-    (command,) = further(found.overall[0], found).commands
+    assert further(comparison.overall[0], comparison).seeds == 22 - 5
+    (command,) = further(comparison.overall[0], comparison).commands
     seeds = ",".join(map(str, range(5, 22)))
     assert command == f"orca run -m task=digits metric=none,otdd seed={seeds}"
-    assert sentence(found).endswith(f"; about 17 more seeds: {command}")
+    assert sentence(comparison).endswith(f"; about 17 more seeds: {command}")
 
 
 def test_never_fewer_seeds_than_can_show_anything(tmp_path):
     add_pairs(tmp_path, [0.1, 0.1])
-    found = compared(tmp_path)
-    assert further(found.overall[0], found).seeds == 4
+    comparison = compared(tmp_path)
+    assert further(comparison.overall[0], comparison).seeds == 4
     for seed in (0, 1):
         add_run(tmp_path, metric="mmd", seed=seed, value=0.4)
         add_run(tmp_path, metric="moments", seed=seed, value=0.4)
-    found = compared(tmp_path)
-    assert [further(one, found).seeds for one in found.overall] == [5, 5, 5]  # three arms need 7
+    comparison = compared(tmp_path)
+    assert [further(one, comparison).seeds for one in comparison.overall] == [5, 5, 5]  # three arms need 7
 
 
 def test_seeds_that_are_there_are_not_asked_for_again(tmp_path):
@@ -71,23 +71,23 @@ def test_seeds_that_are_there_are_not_asked_for_again(tmp_path):
 
 def test_without_an_origin_no_folder_is_read_for_a_command(tmp_path):
     add_pairs(tmp_path, [0.1, 0.1])
-    found = compared(tmp_path, None)
-    assert further(found.overall[0], found).commands == ()
-    assert sentence(found).endswith("; about 4 more seeds")
+    comparison = compared(tmp_path, None)
+    assert further(comparison.overall[0], comparison).commands == ()
+    assert sentence(comparison).endswith("; about 4 more seeds")
 
 
 def test_a_hopeless_effect_is_called_so(tmp_path):
     add_pairs(tmp_path, [0.10, -0.09, 0.11, -0.10, 0.09, -0.09])
-    found = compared(tmp_path, margin=0.0)
-    assert further(found.overall[0], found).is_hopeless
-    assert sentence(found).endswith(f"it would take more than {MOST} more seeds")
+    comparison = compared(tmp_path, margin=0.0)
+    assert further(comparison.overall[0], comparison).is_hopeless
+    assert sentence(comparison).endswith(f"it would take more than {MOST} more seeds")
 
 
 def test_seeds_help_where_sets_agree_and_seeds_do_not(tmp_path):
     for task in "stuvwxyz":
         add_pairs(tmp_path, [0.03, -0.01], task=task)
-    found = compared(tmp_path)
-    more = further(found.overall[0], found)
+    comparison = compared(tmp_path)
+    more = further(comparison.overall[0], comparison)
     # Sets alike: with M seeds each, 8 sets have a deviation of 2.83 / sqrt(M), and 8 differences need one of at most 0.88.
     assert (more.seeds, more.sets) == (11 - 2, None)
     (command,) = more.commands
@@ -98,10 +98,10 @@ def test_sets_are_asked_for_where_more_seeds_cannot_decide(tmp_path):
     for place, task in enumerate("stuvwxyz"):
         gain = 0.10 if place % 3 else -0.06
         add_pairs(tmp_path, [gain, gain + 0.001], task=task)
-    found = compared(tmp_path)
-    more = further(found.overall[0], found)
+    comparison = compared(tmp_path)
+    more = further(comparison.overall[0], comparison)
     assert (more.seeds, more.is_few_sets, more.commands) == (None, False, ())
-    assert f"the sets differ more than their seeds: about {more.sets} more sets, not more seeds" in sentence(found)
+    assert f"the sets differ more than their seeds: about {more.sets} more sets, not more seeds" in sentence(comparison)
 
 
 def test_errors_of_0_have_no_ratio_and_stop_nothing(tmp_path):
@@ -109,17 +109,17 @@ def test_errors_of_0_have_no_ratio_and_stop_nothing(tmp_path):
     add_pairs(tmp_path, [0.0, 0.0], base=0.0, task="s", error=nats)
     add_pairs(tmp_path, [0.1, 0.2], task="t", error=nats)
     add_pairs(tmp_path, [0.0, 0.0], base=0.0, task="u", error=nats, metric="mmd")
-    found = compared(tmp_path)
-    assert all("undecided" in claim_of(one, found).sentence for one in found.overall)
+    comparison = compared(tmp_path)
+    assert all("undecided" in claim_of(one, comparison).sentence for one in comparison.overall)
 
 
 def test_commands_that_differ_in_one_key_are_one_and_others_are_apart(tmp_path):
     add_pairs(tmp_path, [0.1], typed=["train.lr=1e-3"], variant={"train.lr": "1e-3"})
     add_pairs(tmp_path, [0.1], typed=["train.lr=1e-4"], variant={"train.lr": "1e-4"})
     add_pairs(tmp_path, [0.1], task="ecg", typed=["train.epochs=3", "task.x='a b'"])
-    found = compared(tmp_path, Origin(folder="my runs"))
-    assert further(found.overall[0], found).commands == ()  # two sets: more sets
-    one, other = found_commands(found)
+    comparison = compared(tmp_path, Origin(folder="my runs"))
+    assert further(comparison.overall[0], comparison).commands == ()  # two sets: more sets
+    one, other = further_commands(comparison)
     assert one == "orca run -m task=digits metric=none,otdd train.lr=1e-3,1e-4 seed=1 'paths.runs=my runs'"
     assert shlex.split(other)[3:] == [
         "task=ecg",
@@ -134,18 +134,18 @@ def test_commands_that_differ_in_one_key_are_one_and_others_are_apart(tmp_path):
 def test_what_others_typed_is_quoted_and_brings_no_options(tmp_path):
     typed = ["--allow-module=evil", "--config-dir=/tmp/evil", "task.x=$(rm -rf ~); echo", "body.checkpoint=\x1b[31m"]
     add_pairs(tmp_path, [0.1], typed=typed)
-    found = compared(tmp_path)
-    (command,) = further(found.overall[0], found).commands
+    comparison = compared(tmp_path)
+    (command,) = further(comparison.overall[0], comparison).commands
     assert "evil" not in command
     assert "task.x=$(rm -rf ~); echo" in shlex.split(command)
     table = build_table(collect([tmp_path]))
-    assert "\x1b" not in str(layouts_of(found, table))
+    assert "\x1b" not in str(layouts_of(comparison, table))
 
 
-def found_commands(found):
+def further_commands(comparison):
     from orca_cli.report.statistics.further import commands
 
-    return sorted(commands([block for block in found.blocks if block.seeds], found, [1]))
+    return sorted(commands([block for block in comparison.blocks if block.seeds], comparison, [1]))
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_the_command_of_a_study_composes_to_the_missing_runs(study, orca, enviro
 
 
 def test_commands_of_a_study_compose(study, orca, environment):  # noqa: F811, F405
-    """What is missing has the blanks and the data of the runs there are, and is nothing that the study leaves out."""
+    """Commands for missing runs repeat the typed settings of existing ones, and skip arms that the study excludes."""
     members = []
     for set_, body, typed, seeds in (
         ("digits", "minilm", ["body=minilm"], (0, 1)),
@@ -194,14 +194,14 @@ def test_commands_of_a_study_compose(study, orca, environment):  # noqa: F811, F
             members.append(studies.Member(identity, labels))
     studies.path_of(study, "alignment").unlink()
     studies.add(study, "alignment", members)
-    table = build_table(of_study(collect([study]), [study], "alignment"))
+    table = build_table(select_study(collect([study]), [study], "alignment"))
     (hole,) = holes_of(table, origin_of([study], "alignment", study))  # none of digits on the Swin, which `except` has
     words = shlex.split(hole.command)
     assert words[:4] == ["orca", "run", "-m", "study=alignment"]
     chosen = {"set=digits_image", "body=swin", "embedder=patch", "metric=none", "seed=1"}
     assert set(words[4:]) == chosen | {"body.checkpoint=/w", "paths.data=/d"}
-    found = compare(table, "body", "minilm", 0.5, origin_of([study], "alignment", study))
-    (command,) = further(found.overall[0], found).commands
+    comparison = compare(table, "body", "minilm", 0.5, origin_of([study], "alignment", study))
+    (command,) = further(comparison.overall[0], comparison).commands
     assert {"body.checkpoint=/w", "paths.data=/d"} <= set(shlex.split(command))
 
 
@@ -210,9 +210,9 @@ def test_axes_whose_choices_are_all_there_are_left_out(study):
     assert (origin.study, origin.folder) == ("alignment", "")
     assert "body.checkpoint" in origin.blanks
     whole = {"metric": frozenset({"none", "moments"})}
-    collection = of_study(collect([study]), [study], "alignment")
-    found = compare(build_table(collection), "metric", "none", 0.5, Origin("alignment", origin.axes, whole))
-    (command,) = further(found.overall[0], found).commands
+    collection = select_study(collect([study]), [study], "alignment")
+    comparison = compare(build_table(collection), "metric", "none", 0.5, Origin("alignment", origin.axes, whole))
+    (command,) = further(comparison.overall[0], comparison).commands
     assert "metric=" not in command
     assert "embedder=patch" in command
     assert origin_of([study], None, study / "elsewhere").folder == str(study)

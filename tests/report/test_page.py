@@ -132,9 +132,9 @@ def test_names_from_run_folders_stay_names(tmp_path: Path) -> None:
     fields["selected"] = {"by": HOSTILE, "epoch": 3}
     names = dict.fromkeys(("task", "body", "source", "metric", "finetune", "protocol"), HOSTILE)
     for number, (metric, state) in enumerate((("none", "completed"), (HOSTILE, "completed"), ("x", "failed"))):
-        own = names | {"metric": metric, "task": "t"}
+        run_names = names | {"metric": metric, "task": "t"}
         run = add_run(
-            tmp_path, **own, seed=0, state=state, variant={HOSTILE: HOSTILE}, size=HOSTILE,
+            tmp_path, **run_names, seed=0, state=state, variant={HOSTILE: HOSTILE}, size=HOSTILE,
             name=f"2026-01-01_00-00-0{number}.000000_x", error={"name": HOSTILE}, **fields,
         )  # fmt: skip
         for record in (run / "status.json", run / "result.json"):

@@ -110,7 +110,7 @@ def test_a_filter_leaves_the_rows_with_its_words(chromium: Browser, address: str
 @pytest.mark.parametrize("width", [380, 1280])
 def test_figures_are_drawn_inside_their_frames(chromium: Browser, address: str, width: int) -> None:
     chromium.open(address, width=width)
-    found = chromium.value("""(() => {
+    figures = chromium.value("""(() => {
         document.querySelectorAll('details').forEach(one => one.open = true);
         return Array.from(document.querySelectorAll('figure svg'), svg => {
             const box = svg.getBoundingClientRect(), inner = svg.getBBox();
@@ -119,8 +119,8 @@ def test_figures_are_drawn_inside_their_frames(chromium: Browser, address: str, 
                 svg.getAttribute('aria-label')];
         });
     })()""")
-    assert len(found) > 12
-    for box_width, box_height, left, right, height, marks, view_width, view_height, title in found:
+    assert len(figures) > 12
+    for box_width, box_height, left, right, height, marks, view_width, view_height, title in figures:
         assert box_width > 250, title
         assert box_height > 60, title
         assert -2 <= left <= right <= view_width + 2, title

@@ -34,8 +34,8 @@ def add_pairs(root, gains, *, base=0.5, metric="otdd", task="digits", error=None
         add_run(root, task=task, seed=seed, metric=metric, value=base - gain, error=error, **fields)
 
 
-def sentence(found):
-    return claim_of(found.overall[0], found).sentence
+def sentence(compared):
+    return claim_of(compared.overall[0], compared).sentence
 
 
 def test_sign_flip_by_hand():
@@ -50,11 +50,11 @@ def test_sign_flip_by_hand():
 @given(st.lists(st.integers(-50, 50).map(lambda n: n / 7), min_size=2, max_size=9).filter(any))
 def test_sign_flip_is_scipys_exact_permutation_test(values):
     nonzero = [value for value in values if value]
-    wanted = sum(
+    expected = sum(
         abs(sum(s * v for s, v in zip(signs, nonzero, strict=True))) >= abs(sum(nonzero)) - 1e-9
         for signs in itertools.product((-1, 1), repeat=len(nonzero))
     )
-    assert sign_flip(values)[0] == wanted / 2 ** len(nonzero)
+    assert sign_flip(values)[0] == expected / 2 ** len(nonzero)
     if len(nonzero) > 1:
         test = stats.permutation_test((np.array(nonzero),), np.mean, permutation_type="samples", n_resamples=np.inf)
         assert sign_flip(values)[0] == pytest.approx(test.pvalue)
@@ -80,11 +80,11 @@ def test_pairs_by_seed_and_all_other_settings_by_hand(tmp_path):
             add_run(tmp_path, seed=seed, metric="none", value=none + shift, variant={"train.lr": lr})
             add_run(tmp_path, seed=seed, metric="otdd", value=otdd + 2 * shift, variant={"train.lr": lr})
     add_run(tmp_path, seed=3, metric="otdd", value=0.01, variant={"train.lr": "1e-3"})  # no partner of seed 3
-    found = comparison(tmp_path)
-    gains = {dict(block.others)["train.lr"]: block.gains for block in found.blocks}
+    compared = comparison(tmp_path)
+    gains = {dict(block.others)["train.lr"]: block.gains for block in compared.blocks}
     assert gains == {"1e-3": pytest.approx([10, 15, -5]), "1e-4": pytest.approx([0, 5, -15])}
-    assert found.unpaired == 1
-    (otdd,) = found.overall
+    assert compared.unpaired == 1
+    (otdd,) = compared.overall
     assert otdd.points.mean == pytest.approx(5 / 3)  # by seed: 5, 10, -10
     assert (otdd.sets, otdd.pairs, otdd.points.n) == (1, 6, 3)
 
@@ -105,57 +105,57 @@ def test_over_sets_each_set_counts_once_whatever_its_seeds(tmp_path):
 def test_units_that_differ_are_judged_by_the_relative_difference_of_mean_errors(tmp_path):
     add_pairs(tmp_path, [0.05, 0.05], base=0.5, task="a")  # 0.50 > 0.45
     add_pairs(tmp_path, [1.0, 1.0], base=10.0, task="b", error=NATS)  # 10 > 9
-    found = comparison(tmp_path)
-    (otdd,) = found.overall
+    compared = comparison(tmp_path)
+    (otdd,) = compared.overall
     assert otdd.is_relative
     assert otdd.relative.mean == pytest.approx(200 * 0.1 / 1.9)
     assert (otdd.points.n, otdd.points.mean) == (1, pytest.approx(5))
     few = "2 differences cannot reach p = 0.05"
-    wanted = f"otdd: undecided, +10.5 % of the error [10.5, 10.5] (n = 2 sets x 2 seeds, p = 0.50; {few}); "
-    wanted += "about 4 more sets, not more seeds"
-    assert sentence(found) == wanted
+    expected = f"otdd: undecided, +10.5 % of the error [10.5, 10.5] (n = 2 sets x 2 seeds, p = 0.50; {few}); "
+    expected += "about 4 more sets, not more seeds"
+    assert sentence(compared) == expected
 
 
 SETS = "abcdefgh"
 
 
 def test_sets_with_an_error_of_0_count(tmp_path):
-    """An arm that errs on nothing any more on three sets, and slightly more often on four: the mean is not that of the four."""
+    """An arm without any error on three sets, and slightly worse on four: the mean includes all of them."""
     for task in "abc":
         add_pairs(tmp_path, [0.2], base=0.2, task=task)
     for task in "defg":
         add_pairs(tmp_path, [-0.01], base=0.1, task=task)
     add_pairs(tmp_path, [0.0], base=0.0, task="tied")
     add_pairs(tmp_path, [0.0], base=1.0, task="nats", error=NATS)  # so that per cents do not count alone
-    found = comparison(tmp_path)
-    (otdd,) = found.overall
+    compared = comparison(tmp_path)
+    (otdd,) = compared.overall
     assert (otdd.sets, otdd.relative.n, otdd.wins, otdd.ties, otdd.losses) == (9, 9, 3, 2, 4)
     mean = 100 * (3 * 2 - 4 * 0.02 / 0.21) / 9
     assert otdd.relative.mean == pytest.approx(mean)
-    assert f"undecided, +{mean:.1f} % of the error [" in sentence(found)
-    assert "n = 9 sets x 1 seed" in sentence(found)
+    assert f"undecided, +{mean:.1f} % of the error [" in sentence(compared)
+    assert "n = 9 sets x 1 seed" in sentence(compared)
 
 
 def test_small_gains_are_shown_as_more_than_zero(tmp_path):
     for task in SETS[:6]:
         add_pairs(tmp_path, [0.0001 + seed * 2e-6 for seed in range(6)], base=0.0003, task=task, error=NATS)
         add_pairs(tmp_path / "points", [0.0002 + seed * 1e-6 for seed in range(6)], base=0.003, task=task)
-    found, table = comparison(tmp_path), build_table(collect([tmp_path]))
-    by_set = layouts_of(found, table)[1].rows[0][1][0]
+    compared, table = comparison(tmp_path), build_table(collect([tmp_path]))
+    by_set = layouts_of(compared, table)[1].rows[0][1][0]
     assert by_set.main.startswith("+0.000105 [0.00010")
     assert by_set.rest == "0.000300 > 0.000195"
-    found, table = comparison(tmp_path / "points"), build_table(collect([tmp_path / "points"]))
-    assert sentence(found).startswith("otdd: helps by 0.02 points [0.02, 0.02] (")
-    assert layouts_of(found, table)[1].rows[0][1][0].main == "+0.02 [0.02, 0.02] (6)"
+    compared, table = comparison(tmp_path / "points"), build_table(collect([tmp_path / "points"]))
+    assert sentence(compared).startswith("otdd: helps by 0.02 points [0.02, 0.02] (")
+    assert layouts_of(compared, table)[1].rows[0][1][0].main == "+0.02 [0.02, 0.02] (6)"
 
 
 def test_a_gain_by_rounding_is_0(tmp_path):
-    for seed, (base, mine) in enumerate([(0.1 + 0.2, 0.3), (0.5, 0.4), (0.4, 0.5)]):
+    for seed, (base, value) in enumerate([(0.1 + 0.2, 0.3), (0.5, 0.4), (0.4, 0.5)]):
         add_run(tmp_path, seed=seed, metric="none", value=base)
-        add_run(tmp_path, seed=seed, value=mine)
-    found, table = comparison(tmp_path), build_table(collect([tmp_path]))
-    assert layouts_of(found, table)[1].rows[0][1][0].main == "+0.0 [-24.8, 24.8] (3)"
-    assert layouts_of(found, table)[0].rows[0][1][2].main == "+0.00 [-24.84, 24.84]"
+        add_run(tmp_path, seed=seed, value=value)
+    compared, table = comparison(tmp_path), build_table(collect([tmp_path]))
+    assert layouts_of(compared, table)[1].rows[0][1][0].main == "+0.0 [-24.8, 24.8] (3)"
+    assert layouts_of(compared, table)[0].rows[0][1][2].main == "+0.00 [-24.84, 24.84]"
 
 
 def test_seeds_of_one_set_are_those_that_were_tested(tmp_path):
@@ -163,8 +163,8 @@ def test_seeds_of_one_set_are_those_that_were_tested(tmp_path):
         for seed in seeds:
             add_run(tmp_path, body=body, seed=seed, metric="none", value=0.5)
             add_run(tmp_path, body=body, seed=seed, value=0.4 - seed / 1000)
-    found = comparison(tmp_path)
-    assert "helps by 10.2 points" in (text := sentence(found))
+    compared = comparison(tmp_path)
+    assert "helps by 10.2 points" in (text := sentence(compared))
     assert "(n = 6 seeds, one set, p = 0.031)" in text
 
 
@@ -214,7 +214,7 @@ def test_an_arm_with_two_sources_has_no_partner_to_guess(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sets", "said"),
+    ("sets", "phrase"),
     [
         ([[gain] * 2 for gain in (0.020, 0.019, 0.021, 0.018, 0.022, 0.020, 0.017, 0.023)], "helps by 2.0 points ["),
         ([[gain] * 2 for gain in (-0.020, -0.019, -0.021, -0.018, -0.022, -0.02, -0.017, -0.023)], "harms by 2.0 points [1."),
@@ -233,10 +233,10 @@ def test_an_arm_with_two_sources_has_no_partner_to_guess(tmp_path):
         ([[0.02] * 2] * 3, "cannot reach p = 0.05); about 3 more sets, not more seeds"),
     ],
 )  # fmt: skip
-def test_what_is_said_about_an_arm(tmp_path, sets, said):
+def test_what_is_said_about_an_arm(tmp_path, sets, phrase):
     for task, gains in zip(SETS, sets, strict=False):
         add_pairs(tmp_path, gains, task=task)
-    assert said in sentence(comparison(tmp_path))
+    assert phrase in sentence(comparison(tmp_path))
 
 
 def test_bodies_with_a_source_of_their_own_are_an_axis(tmp_path):
@@ -257,10 +257,10 @@ def test_more_arms_need_a_smaller_p(tmp_path):
     for task in SETS[:6]:
         for seed in (0, 1):
             add_run(tmp_path, task=task, seed=seed, metric="mmd", value=0.48)
-    found = comparison(tmp_path)
-    assert [(one.arm, one.corrected) for one in found.overall] == [("mmd", 4 / 64), ("otdd", 4 / 64)]
-    assert all("undecided" in claim_of(one, found).sentence for one in found.overall)
-    assert "6 differences cannot reach p = 0.05" in sentence(found)  # nor can they after the correction
+    compared = comparison(tmp_path)
+    assert [(one.arm, one.corrected) for one in compared.overall] == [("mmd", 4 / 64), ("otdd", 4 / 64)]
+    assert all("undecided" in claim_of(one, compared).sentence for one in compared.overall)
+    assert "6 differences cannot reach p = 0.05" in sentence(compared)  # nor can they after the correction
 
 
 def test_only_gains_that_are_shown_are_marked(tmp_path):
@@ -294,12 +294,12 @@ def test_arms_that_were_run_on_different_sets_are_told_not_to_be_compared(tmp_pa
 def test_an_arm_without_a_pair_on_any_set_is_left_out(tmp_path):
     add_pairs(tmp_path, [0.1, 0.1])
     add_run(tmp_path, seed=7, metric="mmd", value=0.3)
-    found = comparison(tmp_path)
-    assert ([one.arm for one in found.overall], found.unpaired) == (["otdd"], 1)
+    compared = comparison(tmp_path)
+    assert ([one.arm for one in compared.overall], compared.unpaired) == (["otdd"], 1)
 
 
 def test_pairs_that_are_the_same_computation_are_left_out(tmp_path, capsys):
-    """On two seeds of three the arm changed nothing: no two observations, however equal they are."""
+    """On two of three seeds the arm changed nothing: such pairs are not observations."""
     for seed, weights, value in ((0, "a", 0.5), (1, "b", 0.5), (2, "c", 0.4), (3, "", 0.5)):
         base = {"weights_sha256": weights and f"{seed}{'x' if weights == 'c' else weights}"}
         add_run(tmp_path / "some", seed=seed, metric="none", value=0.5, **base)
@@ -307,8 +307,12 @@ def test_pairs_that_are_the_same_computation_are_left_out(tmp_path, capsys):
         if weights in ("a", "b"):
             for metric in ("none", "otdd"):
                 add_run(tmp_path / "all", seed=seed, metric=metric, value=0.5, **base)
-    found = comparison(tmp_path / "some")
-    assert (found.blocks[0].seeds, found.blocks[0].gains, found.unpaired) == ((2, 3), pytest.approx([10, 0]), 0)
+    compared = comparison(tmp_path / "some")
+    assert (compared.blocks[0].seeds, compared.blocks[0].gains, compared.unpaired) == (
+        (2, 3),
+        pytest.approx([10, 0]),
+        0,
+    )
     words = ["--against", "metric=none"]
     assert main(["report", str(tmp_path / "some"), *words]) == 0
     text = " ".join(capsys.readouterr().out.split())
@@ -352,10 +356,10 @@ def test_runs_on_other_test_data_are_no_partners(tmp_path, capsys):
     table = build_table(collect([tmp_path / "arms"]))
     assert [str(row.method).split()[-1] for row in table.rows] == ["test_set=aaaaaaaa", "test_set=bbbbbbbb"]
     assert not any(row.cells[0].earned or row.rank for row in table.rows)
-    found = comparison(tmp_path / "both")
-    gains = {dict(block.others)["test_set"]: block.gains for block in found.blocks}
+    compared = comparison(tmp_path / "both")
+    gains = {dict(block.others)["test_set"]: block.gains for block in compared.blocks}
     assert gains == {"aaaaaaaa": pytest.approx([10] * 6), "bbbbbbbb": pytest.approx([2] * 6)}
-    assert (found.overall[0].points.mean, found.unpaired) == (pytest.approx(6), 0)
+    assert (compared.overall[0].points.mean, compared.unpaired) == (pytest.approx(6), 0)
     assert main(["report", str(tmp_path / "both"), "--where", "test_set=bbbbbbbb", "--against", "metric=none"]) == 0
     assert "helps by 2.0 points" in capsys.readouterr().out
 

@@ -36,14 +36,14 @@ def with_others(table, path):  # noqa: F811
 
 def test_rows_stand_between_the_own_and_the_trivial_with_their_sources(table, tmp_path):  # noqa: F811
     layout = layout_of(with_others(table, write(tmp_path, LINES)))
-    *own, forest, fno, trivial = layout.rows
+    *ours, forest, fno, trivial = layout.rows
     assert trivial[0][0] == "trivial"
     assert (forest[0][0], [entry.main for entry in forest[1]], forest[2]) == ("forest [1]", ["-", "5.0"], "")
     assert (fno[0][0], [entry.main for entry in fno[1]]) == ("FNO [2]", ["0.008", "-"])
     assert not any(entry.best for row in (forest, fno) for entry in row[1])
     assert layout.names.index("from") == 3
     others = ["published, other protocol", "published, real data, ours are synthetic, other protocol"]
-    assert [row[0][3] for row in layout.rows] == ["ours"] * len(own) + others + ["ours"]
+    assert [row[0][3] for row in layout.rows] == ["ours"] * len(ours) + others + ["ours"]
     assert "[1] reported by others, under their conditions: notes p. 3" in layout.notes
 
 

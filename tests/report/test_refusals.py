@@ -32,7 +32,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["--margin", "1"], 2, "--margin: applies only to a comparison; add --against metric=none"),
         ([*AGAINST, "--margin", "-1"], 2, "--margin: -1.0 is out of range"),
@@ -89,11 +89,11 @@ def test_what_makes_no_sense_is_refused(
     capsys: pytest.CaptureFixture[str],
     words: list[str],
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tree)
     words = words if (tree / words[0]).is_dir() or words[0] == "nothing" else ["runs", *words]
     assert main(["report", *words]) == code
     err = capsys.readouterr().err
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1

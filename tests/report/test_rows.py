@@ -126,7 +126,7 @@ def composed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "metrics"),
     [
         ("train.lr=0.001", {"typed"}),
         ("train.lr=2e-4", {"decided"}),
@@ -138,8 +138,8 @@ def composed(tmp_path):
         ("task.data.shape=8 x 8", {"typed", "decided", "left"}),
     ],
 )
-def test_runs_are_found_by_any_setting(composed, text, found):
-    assert {run.metric for run in where(collect([composed]), text).runs} == found
+def test_runs_are_found_by_any_setting(composed, text, metrics):
+    assert {run.metric for run in where(collect([composed]), text).runs} == metrics
 
 
 def test_rows_by_a_setting_that_nobody_typed(composed):
@@ -161,7 +161,7 @@ def test_settings_without_an_effect_are_read_of_every_run(tmp_path):
 
 
 def test_one_method_is_one_row_however_its_settings_are_typed(tmp_path):
-    """Of each metric one experiment with six seeds, that of none typed in four ways; one of them leaves the defaults out."""
+    """One experiment of six seeds for each metric; that of `none` was typed in four ways, one without the defaults."""
     typed = ({"train.lr": "1e-3"}, {"train.lr": "0.001"}, {"train.lr": "1.0e-3", "train.adapt_rate": "False"}, {})
     for metric, base in (("none", 0.4), ("otdd", 0.3)):
         for seed in range(6):

@@ -26,8 +26,8 @@ numbers = st.lists(st.integers(-40, 40).map(float), min_size=2, max_size=9)
 
 def test_the_interval_is_scipys_by_t():
     for values in (SKEWED, [-2, -1], [-5, 0, 0, 0], list(np.random.default_rng(3).normal(size=40))):
-        wanted = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-        assert interval(values) == pytest.approx(wanted)
+        expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+        assert interval(values) == pytest.approx(expected)
     assert interval([0.3, 0.3, 0.3]) == (0.3, 0.3)
     assert interval([0.3]) is None
 
@@ -36,17 +36,17 @@ def test_the_interval_is_scipys_by_t():
 def test_intervals_hold_the_mean_and_no_effect_is_rarely_said_of_an_effect(n):
     """Normal differences: 95 % of the intervals hold the true mean; at the margin "no effect" is said in 5 % at most."""
     drawn = np.random.default_rng(n).normal(0.5, 0.3, size=(4000, n))
-    found = [effect(list(values)) for values in drawn]
-    held = np.mean([low <= 0.5 <= high for low, high in (one.interval for one in found)])
+    effects = [effect(list(values)) for values in drawn]
+    held = np.mean([low <= 0.5 <= high for low, high in (one.interval for one in effects)])
     assert 0.93 <= held <= 0.97
-    assert np.mean([no_effect(one, 0.5) <= 0.05 for one in found]) <= 0.06  # 0.05 and three standard errors
-    assert np.mean([no_effect(one, 5.0) <= 0.05 for one in found]) > 0.99
+    assert np.mean([no_effect(one, 0.5) <= 0.05 for one in effects]) <= 0.06  # 0.05 and three standard errors
+    assert np.mean([no_effect(one, 5.0) <= 0.05 for one in effects]) > 0.99
 
 
 def test_no_effect_is_two_one_sided_t_tests():
-    found = effect(SKEWED)
+    skewed = effect(SKEWED)
     ends = [stats.ttest_1samp(SKEWED, end, alternative=side).pvalue for end, side in ((-20, "greater"), (20, "less"))]
-    assert no_effect(found, 20.0) == pytest.approx(max(ends))
+    assert no_effect(skewed, 20.0) == pytest.approx(max(ends))
     assert no_effect(effect([0.1] * 6), 0.5) == 0.0
     assert no_effect(effect([0.6] * 6), 0.5) == no_effect(effect([0.1]), 0.5) == 1.0
 
@@ -79,8 +79,8 @@ def test_another_unit_changes_no_p_and_scales_the_interval(values, scale):
 @given(st.lists(st.integers(1, 400), min_size=2, max_size=12, unique=True), st.randoms(use_true_random=False))
 def test_signed_rank_is_scipys_exact_wilcoxon(sizes, random):
     values = [random.choice((-1, 1)) * size for size in sizes]
-    wanted = stats.wilcoxon(values, method="exact")
-    assert signed_rank(values) == (pytest.approx(wanted.pvalue), 2 / 2 ** len(values))
+    expected = stats.wilcoxon(values, method="exact")
+    assert signed_rank(values) == (pytest.approx(expected.pvalue), 2 / 2 ** len(values))
 
 
 def test_signed_rank_with_ties_counts_every_pattern_of_signs():
@@ -123,8 +123,8 @@ def test_the_fewest_differences_that_can_show_anything():
 def test_the_number_needed_is_that_of_a_t_test_of_power_80_percent(size, level):
     from statsmodels.stats.power import TTestPower
 
-    wanted = TTestPower().solve_power(effect_size=size, power=0.8, alpha=level)
-    assert abs(needed(size, 1.0, 0.0, level) - max(wanted, 1 + math.log2(1 / level))) <= 1.5
+    expected = TTestPower().solve_power(effect_size=size, power=0.8, alpha=level)
+    assert abs(needed(size, 1.0, 0.0, level) - max(expected, 1 + math.log2(1 / level))) <= 1.5
 
 
 @given(st.floats(0.01, 5), st.floats(0, 5), st.floats(0.01, 5))
@@ -133,5 +133,9 @@ def test_more_spread_never_needs_fewer(mean, deviation, more):
 
 
 def test_an_effect_holds_its_parts():
-    found = effect(SKEWED)
-    assert (found.n, found.interval, (found.p, found.smallest)) == (6, interval(SKEWED), sign_flip(SKEWED))
+    skewed = effect(SKEWED)
+    assert (skewed.n, skewed.interval, (skewed.p, skewed.smallest)) == (
+        6,
+        interval(SKEWED),
+        sign_flip(SKEWED),
+    )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orca_cli.report.records.collect import collect, of_study
+from orca_cli.report.records.collect import collect, select_study
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.notes import notes_of
 from orca_cli.report.tables.table import build_table
@@ -26,7 +26,7 @@ def tree(tmp_path):
 
 
 def test_sets_are_columns_and_arms_are_rows(tree):
-    table = build_table(of_study(collect([tree]), [tree], "small"))
+    table = build_table(select_study(collect([tree]), [tree], "small"))
     assert [column.task for column in table.columns] == ["arrows", "leaves"]
     rows = {row.method.metric: [cell.mean for cell in row.cells] for row in table.rows}
     assert rows == {"none": [0.5, 0.7], "gaussian": [0.4, pytest.approx(0.6)]}
@@ -36,7 +36,7 @@ def test_sets_are_columns_and_arms_are_rows(tree):
 def test_an_axis_that_differs_and_has_no_field_of_its_own_is_a_setting(tree):
     overlap = studies.Member("arrows-none", {"set": "arrows", "metric": "none", "embedder": "overlap", "seed": "0"})
     studies.add(tree, "small", [overlap])
-    table = build_table(of_study(collect([tree]), [tree], "small"))
+    table = build_table(select_study(collect([tree]), [tree], "small"))
     settings = {(row.method.metric, *row.method.settings) for row in table.rows}
     assert ("none", ("embedder", "overlap")) in settings
     assert ("none", ("embedder", "patch")) in settings
@@ -47,7 +47,7 @@ def test_what_has_no_effect_names_no_run(tree):
     for arm, typed in (("none", {}), ("gaussian", {"keep_weights": "true"}), ("gaussian", {"baselines": "none"})):
         labels = {"set": "arrows", "metric": arm, "embedder": "patch", "seed": "0"} | typed
         studies.add(tree, "small", [studies.Member(f"arrows-{arm}", labels)])
-    table = build_table(of_study(collect([tree]), [tree], "small"))
+    table = build_table(select_study(collect([tree]), [tree], "small"))
     assert all(row.method.settings == () and not any(cell.hidden for cell in row.cells) for row in table.rows)
     (gaussian,) = compare(table, "metric", "none", 0.5).overall
     assert (gaussian.arm, gaussian.sets, gaussian.pairs) == ("gaussian", 2, 2)
@@ -59,15 +59,15 @@ def test_a_run_counts_once_though_a_value_of_the_study_was_typed_for_it(tmp_path
             identity, labels = f"{arm}{seed}", {"set": "digits", "metric": arm, "seed": str(seed), "baselines": "none"}
             add_run(tmp_path, metric=arm, seed=seed, value=value, identity=identity, settings=arm * 20)
             typed = [labels | {"train.lr": "2e-4"}] + ([labels] if seed < 2 else [])
-            studies.add(tmp_path, "small", [studies.Member(identity, own) for own in typed])
-    collection = of_study(collect([tmp_path]), [tmp_path], "small")
+            studies.add(tmp_path, "small", [studies.Member(identity, member_labels) for member_labels in typed])
+    collection = select_study(collect([tmp_path]), [tmp_path], "small")
     assert len(collection.runs) == 6
     assert [len(row.cells[0].values) for row in build_table(collection).rows] == [3, 3]
 
 
 @pytest.mark.parametrize("changed", [False, True])
 def test_seeds_that_draw_their_samples_are_one_row(tmp_path, changed):
-    """Every seed has test data and settings of its own there; where one seed has two test sets, something has changed."""
+    """Every seed has its own test data and settings; two test sets for one seed mean that a file has changed."""
     for seed in range(3):
         for arm, value in (("none", 0.5), ("otdd", 0.4 + 0.01 * seed)):
             identity, labels = f"{arm}{seed}", {"set": "digits", "metric": arm, "seed": str(seed)}
@@ -82,7 +82,7 @@ def test_seeds_that_draw_their_samples_are_one_row(tmp_path, changed):
                 splits={"test": {"n": 9, "sha256": test}},
             )
             studies.add(tmp_path, "small", [studies.Member(identity, labels)])
-    table = build_table(of_study(collect([tmp_path]), [tmp_path], "small"))
+    table = build_table(select_study(collect([tmp_path]), [tmp_path], "small"))
     rows = {row.method.metric: [cell.mean for cell in row.cells] for row in table.rows}
     if changed:
         assert all("test_set" in dict(row.method.settings) for row in table.rows)
@@ -96,7 +96,7 @@ def test_seeds_that_draw_their_samples_are_one_row(tmp_path, changed):
 
 def test_one_run_under_two_names_is_in_both_rows(tree):
     studies.add(tree, "small", [studies.Member("arrows-none", {"set": "leaves", "metric": "again", "seed": "0"})])
-    table = build_table(of_study(collect([tree]), [tree], "small"))
+    table = build_table(select_study(collect([tree]), [tree], "small"))
     rows = {row.method.metric: [cell.mean for cell in row.cells] for row in table.rows}
     assert rows["none"] == [0.5, 0.7]
     assert rows["again"] == [None, 0.5]
@@ -116,7 +116,7 @@ def test_arms_of_a_study_are_pairs_whatever_they_set(tmp_path):
             )
             members.append(studies.Member(identity, {"set": "digits", "arm": arm, "body": body, "seed": "0"}))
     studies.add(tmp_path, "small", members)
-    comparison = compare(build_table(of_study(collect([tmp_path]), [tmp_path], "small")), "arm", "naive", 0.5)
+    comparison = compare(build_table(select_study(collect([tmp_path]), [tmp_path], "small")), "arm", "naive", 0.5)
     gains = {(block.arm, dict(block.others)["body"]): block.gains for block in comparison.blocks}
     assert gains == {
         (arm, body): [pytest.approx(gain)]
@@ -137,5 +137,5 @@ def test_an_arm_that_is_only_begun_with_another_metric_is_nobody_s_partner(tmp_p
         add_run(tmp_path, metric=metric, state=state, value=value, identity=identity)
         members.append(studies.Member(identity, {"set": "digits", "arm": arm, "seed": "0", "metric": metric}))
     studies.add(tmp_path, "small", members)
-    comparison = compare(build_table(of_study(collect([tmp_path]), [tmp_path], "small")), "arm", "default", 0.5)
+    comparison = compare(build_table(select_study(collect([tmp_path]), [tmp_path], "small")), "arm", "default", 0.5)
     assert [block.gains for block in comparison.blocks] == [[pytest.approx(10.0)]]

@@ -16,7 +16,7 @@ from orca_cli.report.records.collect import Collection, Run, Score, collect
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.notes import notes_of, seeds_text
-from orca_cli.report.tables.table import Cell, Column, Method, Table, build_table, is_of, table_of
+from orca_cli.report.tables.table import Cell, Column, Method, Table, belongs_to, build_table, table_of
 from tests.report.trees import add_run
 
 
@@ -248,4 +248,4 @@ def test_a_file_whose_name_ends_like_anothers_is_not_of_its_column() -> None:
     runs = [
         replace(_scored(0, 0.1), task="arrays", variant={"task.train": path}) for path in ("x/a.npz", "a.npz", "xa.npz")
     ]
-    assert [is_of(one, column) for one in runs] == [True, True, False]
+    assert [belongs_to(one, column) for one in runs] == [True, True, False]

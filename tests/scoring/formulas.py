@@ -79,7 +79,7 @@ def balanced(outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expect
 
 def class_auroc(outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
     rows, _, truth = counted(outputs, targets)
-    # The program's own softmax: whether two probabilities are equal hangs on its last bit.
+    # The program's own softmax: its last bit decides whether two probabilities are equal.
     logs = torch.from_numpy(rows).double().log_softmax(1).numpy()
     value, n, skipped = mean(area(logs[:, k], truth == k) for k in range(rows.shape[1]))
     return Expected(less_one(value), n, skipped)
@@ -103,14 +103,14 @@ def macro_f1(
             np.array([truth[records == one][0] for one in np.unique(records)], int),
         )
     k = num_classes or outputs.shape[1]
-    found = {
+    scores = {
         (unit, first): mean(f1(guesses == c, true == c) for c in range(first))
         for unit, (guesses, true) in classes.items()
         for first in {k, also_first or k}
     }
-    value, n, skipped = found.pop((by, k))
-    names = {key: f"1 - macro F1 of {key[0]}" + ("" if key[1] == k else f", classes 0-{key[1] - 1}") for key in found}
-    return Expected(less_one(value), n, skipped, {names[key]: less_one(one) for key, (one, _, _) in found.items()})
+    value, n, skipped = scores.pop((by, k))
+    names = {key: f"1 - macro F1 of {key[0]}" + ("" if key[1] == k else f", classes 0-{key[1] - 1}") for key in scores}
+    return Expected(less_one(value), n, skipped, {names[key]: less_one(one) for key, (one, _, _) in scores.items()})
 
 
 def f1(predicted: np.ndarray, present: np.ndarray) -> Value:
@@ -132,8 +132,8 @@ def vote(rows: np.ndarray, predicted: np.ndarray) -> int:
 def over_labels(value: Callable[..., Value], outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
     known = ~np.isnan(targets)
     labels = [(outputs[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(outputs.shape[1])]
-    found, n, skipped = mean(value(*label) for label in labels)
-    return Expected(less_one(found), n, skipped)
+    average, n, skipped = mean(value(*label) for label in labels)
+    return Expected(less_one(average), n, skipped)
 
 
 def label_f1(scores: np.ndarray, present: np.ndarray) -> Value:
@@ -141,13 +141,13 @@ def label_f1(scores: np.ndarray, present: np.ndarray) -> Value:
 
 
 def mean_average_precision(outputs: np.ndarray, targets: np.ndarray, groups: Groups, by: str = "samples") -> Expected:
-    found = {"samples": over_labels(precision, outputs, targets, groups)}
+    by_unit = {"samples": over_labels(precision, outputs, targets, groups)}
     if groups is not None:
         members = [np.flatnonzero(groups == one) for one in np.unique(groups)]
         pooled = np.stack([outputs[one].astype(np.float64).mean(0) for one in members])
-        found["records"] = over_labels(precision, pooled, np.stack([targets[one[0]] for one in members]), None)
-    chosen = found.pop(by)
-    return chosen._replace(others={f"1 - mAP of {unit}": other.value for unit, other in found.items()})
+        by_unit["records"] = over_labels(precision, pooled, np.stack([targets[one[0]] for one in members]), None)
+    chosen = by_unit.pop(by)
+    return chosen._replace(others={f"1 - mAP of {unit}": other.value for unit, other in by_unit.items()})
 
 
 def mask_error(
@@ -165,16 +165,16 @@ def mask_error(
     places = [(z[seen], y[seen] == 1) for z, y, seen in zip(*map(columns, (outputs, targets, known)), strict=True)]
     areas, defined, undefined = mean(area(*place) for place in places)
     misses, alarms = ratio(scores <= 0, present), ratio(scores > 0, ~present)
-    found = {
+    errors = {
         "auroc": ("1 - AUROC of pixels", less_one(area(scores, present))),
         "balanced": ("balanced error of pixels", None if misses is None or alarms is None else (misses + alarms) / 2),
         "fnr": (f"false-negative rate at {threshold:g}", ratio(1 / (1 + np.exp(-scores)) <= threshold, present)),
         "pixel_auroc": ("1 - AUROC per position", less_one(areas)),
     }
-    _, value = found.pop(report)
+    _, value = errors.pop(report)
     n, total = (defined, defined + undefined) if report == "pixel_auroc" else (len(scores), known.size)
     n = 0 if value is None else n
-    return Expected(value, n, total - n, dict(found.values()))
+    return Expected(value, n, total - n, dict(errors.values()))
 
 
 def columns(x: np.ndarray) -> np.ndarray:
@@ -184,8 +184,8 @@ def columns(x: np.ndarray) -> np.ndarray:
 # Real values; targets of NaN do not count.
 
 
-def of_values(name: str, outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
-    found: dict[str, list[Value]] = {"RMSE": [], "MAE": [], "1 - R2": [], "RMSE / deviation": []}
+def value_error(name: str, outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
+    errors: dict[str, list[Value]] = {"RMSE": [], "MAE": [], "1 - R2": [], "RMSE / deviation": []}
     counts = []
     by_output = (np.moveaxis(x, 1, 0).reshape(x.shape[1], -1).astype(np.float64) for x in (outputs, targets))
     for z, y in zip(*by_output, strict=True):
@@ -193,22 +193,22 @@ def of_values(name: str, outputs: np.ndarray, targets: np.ndarray, groups: Group
         difference, true = (z - y)[known], y[known]
         rmse = np.sqrt(np.mean(difference**2)) if known.any() else None
         varies = known.any() and np.ptp(true) > 0
-        found["RMSE"].append(rmse)
-        found["MAE"].append(np.mean(np.abs(difference)) if known.any() else None)
-        found["1 - R2"].append(rmse**2 / true.var() if varies else None)
-        found["RMSE / deviation"].append(rmse / true.std() if varies else None)
+        errors["RMSE"].append(rmse)
+        errors["MAE"].append(np.mean(np.abs(difference)) if known.any() else None)
+        errors["1 - R2"].append(rmse**2 / true.var() if varies else None)
+        errors["RMSE / deviation"].append(rmse / true.std() if varies else None)
         counts.append(int(known.sum()))
-    n = sum(count for count, value in zip(counts, found[name], strict=True) if value is not None)
-    means = {key: mean(values)[0] for key, values in found.items()}
+    n = sum(count for count, value in zip(counts, errors[name], strict=True) if value is not None)
+    means = {key: mean(values)[0] for key, values in errors.items()}
     return Expected(means.pop(name), n, targets.size - n, means)
 
 
 def relative_l2(outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
-    def of_sample(z: np.ndarray, y: np.ndarray) -> Value:
+    def sample_error(z: np.ndarray, y: np.ndarray) -> Value:
         norm = np.sqrt(np.nansum(y**2))
         return float(np.sqrt(np.nansum((z - y) ** 2)) / norm) if norm > 0 else None
 
-    return Expected(*mean(map(of_sample, outputs.astype(np.float64), targets.astype(np.float64))))
+    return Expected(*mean(map(sample_error, outputs.astype(np.float64), targets.astype(np.float64))))
 
 
 def mean_squared(outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
@@ -241,11 +241,11 @@ def long_range_mae(
 ) -> Expected:
     below = 0.75 if symmetrize_twice else 0.5
 
-    def of_protein(z: np.ndarray, y: np.ndarray) -> Value:
+    def protein_error(z: np.ndarray, y: np.ndarray) -> Value:
         pairs = [(i, j) for i, j in np.argwhere(y <= threshold) if j - i >= separation]
         return mean(abs(max(below * z[j, i] + (1 - below) * z[i, j], 0.01) - y[i, j]) for i, j in pairs)[0]
 
-    return Expected(*mean(map(of_protein, outputs[:, 0].astype(np.float64), targets[:, 0].astype(np.float64))))
+    return Expected(*mean(map(protein_error, outputs[:, 0].astype(np.float64), targets[:, 0].astype(np.float64))))
 
 
 def chunk_mean(
@@ -257,7 +257,7 @@ def chunk_mean(
     batch: int = 1,
     drop_tail: bool = False,
 ) -> Expected:
-    """Batches are put together until they are `size` samples, or with `drop_tail`, as many times their last one is."""
+    """Batches are joined until they hold `size` samples; with `drop_tail`, their number times the last one's length counts."""
     name, settings = error["_target_"].removeprefix("orca_cli.scoring."), dict(error)
     del settings["_target_"]
     arrays = [outputs, targets] + ([] if groups is None else [groups])
@@ -278,8 +278,8 @@ def chunk_mean(
 
     whole = computed(batches)
     value, n, undefined = mean(computed(chunk).value for chunk in chunks)
-    own = {"classification.ZeroOne": "0-1 error", "classification.MacroF1": "1 - macro F1 of records"}[name]
-    others = {f"{key}, whole split": other for key, other in ({own: whole.value} | whole.others).items()}
+    error_name = {"classification.ZeroOne": "0-1 error", "classification.MacroF1": "1 - macro F1 of records"}[name]
+    others = {f"{key}, whole split": other for key, other in ({error_name: whole.value} | whole.others).items()}
     return Expected(value, n, undefined + dropped, others)
 
 
@@ -291,10 +291,10 @@ FORMULAS: dict[str, Callable[..., Expected]] = {
     "multilabel.MeanAveragePrecision": mean_average_precision,
     "multilabel.MeanAUROC": partial(over_labels, area),
     "multilabel.LabelMacroF1": partial(over_labels, label_f1),
-    "values.RMSE": partial(of_values, "RMSE"),
-    "values.MAE": partial(of_values, "MAE"),
-    "values.OneMinusR2": partial(of_values, "1 - R2"),
-    "values.NormalisedRMSE": partial(of_values, "RMSE / deviation"),
+    "values.RMSE": partial(value_error, "RMSE"),
+    "values.MAE": partial(value_error, "MAE"),
+    "values.OneMinusR2": partial(value_error, "1 - R2"),
+    "values.NormalisedRMSE": partial(value_error, "RMSE / deviation"),
     "regression.RelativeL2": relative_l2,
     "regression.MeanSquared": mean_squared,
     "sequences.NatsPerFrame": nats_per_frame,

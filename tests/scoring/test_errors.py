@@ -35,13 +35,13 @@ def test_every_error_of_the_program_has_a_formula_and_cases():
     modules = [
         importlib.import_module(f"orca_cli.scoring.{one.name}") for one in pkgutil.iter_modules(scoring.__path__)
     ]
-    found = {
+    errors = {
         f"{module.__name__.rpartition('.')[2]}.{name}"
         for module in modules
         for name, kind in inspect.getmembers(module, inspect.isclass)
         if kind.__module__ == module.__name__ and name[0] != "_" and hasattr(kind, "constant")
     }
-    assert found == set(FORMULAS) == {case.name for case in CASES}
+    assert errors == set(FORMULAS) == {case.name for case in CASES}
     assert {FORMS[case.form] for case in CASES} == set(KINDS)
 
 
@@ -62,7 +62,7 @@ def numbers(value, others):
 
 
 def rivals(case, targets, constant):
-    """Yield constants that a training set gives none better than."""
+    """Yield constants, none of which may beat the best constant of a training set."""
     yield from (torch.zeros_like(constant), torch.ones_like(constant), constant + 0.3, constant - 0.3)
     if case.form in ("classes", "positions"):
         yield from torch.eye(len(constant)).reshape(4, 4, *(1,) * (constant.ndim - 1)).expand(4, *constant.shape)

@@ -64,11 +64,11 @@ def test_losses_are_torchs_over_known_targets_and_the_others_train_nothing(loss)
     targets = torch.arange(30).reshape(6, 5) % 4 if has_classes else (draw(5, 6, 4).permute(1, 2, 0) > 0).double()
     value = expected(outputs[:4, :, 1:], targets[:4, ..., 1:]).item()
     targets[4:] = targets[..., 0] = IGNORED_CLASS if has_classes else NAN
-    found = loss(outputs, targets)
-    assert found.item() == pytest.approx(value)
+    masked_loss = loss(outputs, targets)
+    assert masked_loss.item() == pytest.approx(value)
     if isinstance(loss, (MaskedMAE, MaskedHuber)):
         assert loss.weight_of(targets) == 4 * 4 * 4
-    found.backward()
+    masked_loss.backward()
     assert outputs.grad[:4, :, 1:].abs().min() > 0
     assert not outputs.grad[4:].any()
     assert not outputs.grad[..., 0].any()

@@ -69,10 +69,10 @@ def spectrum(kind, pitch=200.0):
 def test_waves_have_the_harmonics_of_their_form():
     """Known series: a sawtooth has all harmonics as 1 / n, a square wave the odd ones, a sine the first."""
     for kind, orders in {"sine": [1], "square": range(1, 40, 2), "sawtooth": range(1, 40)}.items():
-        wanted = np.zeros(8001)
-        wanted[[200 * n for n in orders]] = [1 / n for n in orders]
-        found = spectrum(kind)
-        np.testing.assert_allclose(found / found[200], wanted, atol=2e-3, err_msg=kind)
+        expected = np.zeros(8001)
+        expected[[200 * n for n in orders]] = [1 / n for n in orders]
+        amplitudes = spectrum(kind)
+        np.testing.assert_allclose(amplitudes / amplitudes[200], expected, atol=2e-3, err_msg=kind)
 
 
 def test_a_plucked_string_has_its_pitch_and_decays():
@@ -92,8 +92,8 @@ def test_a_chirp_is_scipys():
         def uniform(self, low, high):
             return 0.0
 
-    wanted = chirp(time, 150.0, time[-1], 900.0, method="logarithmic", phi=-90)
-    np.testing.assert_allclose(tones.KINDS["chirp_up"](time, 150.0, Still()), wanted, atol=1e-6)
+    expected = chirp(time, 150.0, time[-1], 900.0, method="logarithmic", phi=-90)
+    np.testing.assert_allclose(tones.KINDS["chirp_up"](time, 150.0, Still()), expected, atol=1e-6)
 
 
 def test_a_linear_model_on_spectra_tells_the_kinds_apart():
@@ -120,8 +120,8 @@ def test_recordings_are_drawn_and_named(tmp_path):
     assert part.digest == read(path, size=6, seed=3).digest
     others = [read(path), read(path, size=6), read(path, size=6, seed=3, rate=8000)]
     assert len({part.digest, *(one.digest for one in others)}) == 4
-    found = recordings.load(None, 0, Quiet(), tmp_path, "own.npz").digest  # below the folder of data
-    assert found == read(path).digest
+    digest = recordings.load(None, 0, Quiet(), tmp_path, "own.npz").digest  # below the folder of data
+    assert digest == read(path).digest
 
 
 def test_whole_numbers_are_scaled_and_other_rates_resampled(tmp_path):
@@ -131,8 +131,8 @@ def test_whole_numbers_are_scaled_and_other_rates_resampled(tmp_path):
         x = np.round(np.tile(wave, (4, 1)) * 2**15).astype(np.int16)
         sounds = read(save(tmp_path, x=x, y=[0, 1, 0, 1]), rate=rate).examples.inputs
         assert (sounds.shape, sounds.dtype) == ((4, 16_000), np.float32)
-        wanted = 0.5 * np.sin(2 * np.pi * 300 * np.arange(16_000) / 16_000)
-        np.testing.assert_allclose(sounds[0, 500:-500], wanted[500:-500], atol=2e-3)  # filters ring at the ends
+        expected = 0.5 * np.sin(2 * np.pi * 300 * np.arange(16_000) / 16_000)
+        np.testing.assert_allclose(sounds[0, 500:-500], expected[500:-500], atol=2e-3)  # filters ring at the ends
 
 
 def last(value):

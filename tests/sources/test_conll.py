@@ -60,9 +60,9 @@ def test_all_schemes_have_the_same_spans(tags):
 
 def test_sentences_end_at_blank_lines_and_documents(tmp_path):
     write(tmp_path, NEWS)
-    found = list(sentences(tmp_path / "conll2003" / "train.txt"))
-    assert [len(words) for words, _ in found] == [4, 2, 2, 2]
-    assert found[0] == (["EU", "rejects", "German", "call"], ["I-ORG", "O", "I-MISC", "O"])
+    parsed = list(sentences(tmp_path / "conll2003" / "train.txt"))
+    assert [len(words) for words, _ in parsed] == [4, 2, 2, 2]
+    assert parsed[0] == (["EU", "rejects", "German", "call"], ["I-ORG", "O", "I-MISC", "O"])
     assert list(sentences(tmp_path / "conll2003" / "train.txt", column=2))[0][1] == ["I-NP", "I-VP", "I-NP", "I-NP"]
     write(tmp_path, "New York\tB-LOC\r\n:\tO\r\n\t\r\nIBM\tB-ORG")
     expected = [(["New York", ":"], ["B-LOC", "O"]), (["IBM"], ["B-ORG"])]
@@ -146,7 +146,7 @@ def test_missing_files_say_what_to_do(tmp_path):
 def test_impossible_settings_are_refused(key, value):
     node = {"_target_": "orca_cli.sources.conll.load", "size": 20, "name": "conll2003", "files": ["train.txt"]}
     with refused(f"source.{key}", ConfigError):
-        parts.check(node | {key: value}, "source", given=("seed", "reporter", "data_folder"))
+        parts.check(node | {key: value}, "source", reserved=("seed", "reporter", "data_folder"))
 
 
 @pytest.mark.skipif(not (SHARED / "data" / "wnut17").is_dir(), reason="ORCA_TEST_DATA has no data/wnut17")
@@ -156,6 +156,6 @@ def test_real_wnut17():
     assert len(data.examples.inputs) == 1228
     text = next(text for text in data.examples.inputs if text.startswith("@paulwalk It 's the view"))
     assert data.examples.class_names[data.examples.labels[list(data.examples.inputs).index(text)]] == "location"
-    found = list(sentences(SHARED / "data" / "wnut17" / "emerging.test.annotated"))
-    assert len(found) == 1287
-    assert sum(len(spans(tags)) for _, tags in found) == 1079  # the count that the corpus is published with
+    parsed = list(sentences(SHARED / "data" / "wnut17" / "emerging.test.annotated"))
+    assert len(parsed) == 1287
+    assert sum(len(spans(tags)) for _, tags in parsed) == 1079  # the count that the corpus is published with

@@ -91,10 +91,10 @@ def test_the_largest_folds_of_the_homology_file(tmp_path, reporter):
     records = proteins(tmp_path / "homology", [5] * 3 + [9] * 4 + [2] * 3 + [7] * 2 + [1])
     data = load_homology(None, 0, reporter, tmp_path, folds=2)
     assert tuple(data.examples.class_names) == ("fold 2", "fold 9")  # 2 and 5 are as large; the smaller number
-    wanted = {record["primary"]: record["fold_label"] for record in records if record["fold_label"] in (2, 9)}
+    expected = {record["primary"]: record["fold_label"] for record in records if record["fold_label"] in (2, 9)}
     folds = [int(data.examples.class_names[label].split()[1]) for label in data.examples.labels]
-    assert dict(zip(data.examples.inputs, folds, strict=True)) == wanted
-    given = load_homology(None, 0, reporter, tmp_path / "elsewhere", path=str(tmp_path / "homology"), folds=2)
-    assert given.digest == data.digest
+    assert dict(zip(data.examples.inputs, folds, strict=True)) == expected
+    by_path = load_homology(None, 0, reporter, tmp_path / "elsewhere", path=str(tmp_path / "homology"), folds=2)
+    assert by_path.digest == data.digest
     with refused(r"source\.size", ConfigError):
         load_homology(4, 0, reporter, tmp_path, folds=3).examples  # noqa: B018

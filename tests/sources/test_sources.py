@@ -32,7 +32,7 @@ def test_shares_are_as_equal_as_the_data_allow(available, size):
     taken = shares(available, size)
     assert taken.sum() == size
     assert (taken <= available).all()
-    # Who has examples left gave no fewer than anybody, up to the one that does not divide.
+    # Classes with examples left gave as many as any other, up to one by rounding.
     assert (taken[taken < available] >= taken.max() - 1).all()
 
 

@@ -27,7 +27,7 @@ def task(targets, kind="classes", names=(), k=3):
 def test_balanced_weights_are_those_of_scikit_learn():
     loss = weighted(MaskedCrossEntropy(), task(RARE), Train(class_weights="balanced"))
     assert loss.weight == pytest.approx(compute_class_weight("balanced", classes=np.arange(3), y=RARE))
-    # Then every class has the same part in the loss of the whole set.
+    # Every class then contributes equally to the loss of the whole set.
     outputs = torch.zeros(len(RARE), 3)
     outputs[:, 1] = 2.0
     truth = torch.from_numpy(RARE)
@@ -60,7 +60,7 @@ def test_nothing_is_weighed_unless_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("loss", "found", "settings", "message"),
+    ("loss", "task_data", "settings", "message"),
     [
         (
             nn.MultiMarginLoss(),
@@ -97,9 +97,9 @@ def test_nothing_is_weighed_unless_asked_for():
         (MaskedMSE(), task(np.eye(3), "dense"), {"positive_weight": [1, 2, 3]}, "the loss MaskedMSE"),
     ],
 )
-def test_what_cannot_be_weighed_is_refused(loss, found, settings, message):
+def test_what_cannot_be_weighed_is_refused(loss, task_data, settings, message):
     with pytest.raises(ConfigError, match=message):
-        weighted(loss, found, Train(**settings))
+        weighted(loss, task_data, Train(**settings))
 
 
 def test_uneven_classes_are_counted_with_the_settings_to_use():

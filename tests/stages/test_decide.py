@@ -23,8 +23,8 @@ def task(n, validation=1000, drawn=False):
 
 def decided(n=200, tokens=40, parameters=10 * MILLION, level="normal", **train):
     """Return the settings with everything decided, and what the budget decided."""
-    config, found = decide(Config(train=Train(**train), budget=level), task(n), tokens, parameters=parameters)
-    return config, {key: decision for key, decision in found.items() if key.removeprefix("train.") in NAMES}
+    config, decisions = decide(Config(train=Train(**train), budget=level), task(n), tokens, parameters=parameters)
+    return config, {key: decision for key, decision in decisions.items() if key.removeprefix("train.") in NAMES}
 
 
 def steps(config, n):
@@ -34,20 +34,20 @@ def steps(config, n):
 
 def test_everything_that_is_open_is_decided_and_the_composed_settings_stay_as_they_are():
     composed = Config()
-    config, found = decide(composed, task(85), 25, parameters=10 * MILLION)
-    assert set(found) >= {f"train.{name}" for name in NAMES}
-    assert all(lookup(config, key) == decision.value for key, decision in found.items())
-    assert found["train.epochs"].why == "budget=normal: 85 samples of 25 tokens, 10 M parameters"
+    config, decisions = decide(composed, task(85), 25, parameters=10 * MILLION)
+    assert set(decisions) >= {f"train.{name}" for name in NAMES}
+    assert all(lookup(config, key) == decision.value for key, decision in decisions.items())
+    assert decisions["train.epochs"].why == "budget=normal: 85 samples of 25 tokens, 10 M parameters"
     assert all(getattr(composed.train, name) is None for name in NAMES)
-    assert (config, found) == decide(composed, task(85), 25, parameters=10 * MILLION)
+    assert (config, decisions) == decide(composed, task(85), 25, parameters=10 * MILLION)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_set_is_not_decided_whatever_its_value(name):
     value = {"members": 2, "epochs": 3, "batch_size": 5, "lr": 7.0}.get(name, 0.0)
-    config, found = decided(**{name: value})
+    config, decisions = decided(**{name: value})
     assert getattr(config.train, name) == value
-    assert set(found) == {f"train.{other}" for other in NAMES if other != name}
+    assert set(decisions) == {f"train.{other}" for other in NAMES if other != name}
 
 
 def test_a_model_that_starts_from_what_it_knows_takes_a_quarter_of_the_steps_and_one_member():
@@ -82,11 +82,11 @@ def test_large_sets_are_seen_whole_and_steps_grow_with_the_samples_only():
 
 
 def test_the_samples_that_count_are_those_that_stage_3_trains_on():
-    """With what a refit adds, without what a fold holds out."""
-    config, found = decide(Config(), task(85, 15, drawn=True), 25, parameters=10 * MILLION)
-    assert found["train.epochs"].why.startswith("budget=normal: 100 samples")
-    config, found = decide(Config(train=Train(folds=5)), task(100, 15), 25, parameters=10 * MILLION)
-    assert found["train.epochs"].why.startswith("budget=normal: 80 samples")
+    """Including validation samples in a refit, excluding those that a fold holds out."""
+    config, decisions = decide(Config(), task(85, 15, drawn=True), 25, parameters=10 * MILLION)
+    assert decisions["train.epochs"].why.startswith("budget=normal: 100 samples")
+    config, decisions = decide(Config(train=Train(folds=5)), task(100, 15), 25, parameters=10 * MILLION)
+    assert decisions["train.epochs"].why.startswith("budget=normal: 80 samples")
     assert config.train.members == 1
 
 
@@ -132,8 +132,8 @@ def test_other_protocols_leave_nothing_to_the_budget(protocol):
 
 
 def test_a_budget_that_decides_nothing_is_said():
-    config, found = decided(epochs=3, level="quick")
-    assert "budget=quick" in budget.unused(config, found)
+    config, decisions = decided(epochs=3, level="quick")
+    assert "budget=quick" in budget.unused(config, decisions)
     assert budget.unused(*decided(level="quick")) == budget.unused(*decided(epochs=3)) == ""
 
 

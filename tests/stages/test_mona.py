@@ -54,11 +54,11 @@ def test_the_gradient_is_that_of_finite_differences(losses):
     """Along random directions of all of the embedder's parameters, by central differences of the outer loss itself."""
     model, target, source = losses
     body, embedder = dict(model.body.named_parameters()), list(model.embedder.parameters())
-    found = outer_of(losses)
+    outer_loss = outer_of(losses)
 
     def value():
         gradients = torch.autograd.grad(target(), list(body.values()))
-        moved = {name: own - RATE * step for (name, own), step in zip(body.items(), gradients, strict=True)}
+        moved = {name: weight - RATE * step for (name, weight), step in zip(body.items(), gradients, strict=True)}
         return float(target() + WEIGHT * source(moved))
 
     plain = outer_of(losses, rate=0.0)
@@ -73,23 +73,25 @@ def test_the_gradient_is_that_of_finite_differences(losses):
             with torch.no_grad():
                 torch._foreach_sub_(embedder, direction, alpha=sign * 1e-5)
         slopes = [
-            float(sum((own * way).sum() for own, way in zip(one.gradients, direction, strict=True) if own is not None))
-            for one in (found, plain)
+            float(
+                sum((grad * way).sum() for grad, way in zip(one.gradients, direction, strict=True) if grad is not None)
+            )
+            for one in (outer_loss, plain)
         ]
-        wanted = (values[0] - values[1]) / 2e-5
-        assert slopes[0] == pytest.approx(wanted, rel=1e-5)
-        assert abs(slopes[1] - wanted) > 1e-3 * abs(wanted)  # the second derivative matters
+        expected = (values[0] - values[1]) / 2e-5
+        assert slopes[0] == pytest.approx(expected, rel=1e-5)
+        assert abs(slopes[1] - expected) > 1e-3 * abs(expected)  # the second derivative matters
 
 
 def test_without_an_inner_step_the_source_is_as_it_was_and_says_nothing_about_the_embedder(losses):
     model, _, source = losses
-    found = outer_of(losses, rate=0.0, weight=1e6)
+    outer_loss = outer_of(losses, rate=0.0, weight=1e6)
     unweighted = outer_of(losses, weight=0.0)
-    assert found.source == float(source(dict(model.body.named_parameters())))
-    assert unweighted.source != found.source
-    for own, other in zip(found.gradients, unweighted.gradients, strict=True):
-        assert (own is None) == (other is None)
-        assert own is None or torch.equal(own, other)
+    assert outer_loss.source == float(source(dict(model.body.named_parameters())))
+    assert unweighted.source != outer_loss.source
+    for gradient, other in zip(outer_loss.gradients, unweighted.gradients, strict=True):
+        assert (gradient is None) == (other is None)
+        assert gradient is None or torch.equal(gradient, other)
 
 
 def test_a_step_changes_neither_the_weights_nor_their_gradients(losses):

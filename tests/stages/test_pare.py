@@ -56,8 +56,8 @@ def test_the_least_of_the_target_gives_way_to_the_most_of_the_source_and_padding
         assert torch.equal(mixed.x[row][~is_source], target.x[row][~is_source])
         assert not is_source[size:].any()
         if count:
-            own, scores = target.x[row, :size, 0], source.x[row, : sources[row], 0]
-            assert set(own[is_source[:size]].tolist()) == set(own.sort().values[:count].tolist())
+            target_scores, scores = target.x[row, :size, 0], source.x[row, : sources[row], 0]
+            assert set(target_scores[is_source[:size]].tolist()) == set(target_scores.sort().values[:count].tolist())
             taken = source.x[row, : sources[row]][scores.argsort().sort().values]
             taken = taken[torch.isin(scores, scores.sort(descending=True).values[:count])]
             assert torch.equal(mixed.x[row][is_source], taken)
@@ -67,8 +67,8 @@ def test_the_gate_learns_by_the_tokens_that_it_lets_through_and_changes_none():
     gate = nn.Linear(2, 1)
     tokens = [Tokens(torch.rand(3, 4, 2), torch.ones(3, 4, dtype=torch.bool), (4,)) for _ in range(2)]
     mixed, _ = mixed_tokens(*tokens, 0.5, lambda x: gate(x)[..., 0].sigmoid())
-    known = torch.cat([one.x.flatten(0, 1) for one in tokens])
-    assert all((known == token).all(1).any() for token in mixed.x.detach().flatten(0, 1))
+    originals = torch.cat([one.x.flatten(0, 1) for one in tokens])
+    assert all((originals == token).all(1).any() for token in mixed.x.detach().flatten(0, 1))
     mixed.x.square().sum().backward()
     assert gate.weight.grad.abs().min() > 0
 
@@ -115,21 +115,21 @@ def test_the_weights_of_the_two_losses_sum_to_one(folder):
     """A source loss and a target loss of 1 each make 1, whatever the share."""
     model = made(folder).eval()
     batch = Series().batch(range(12))
-    found = mixing(model).at(2)(model, batch, 0)
+    mixture = mixing(model).at(2)(model, batch, 0)
     lengths = -(-Series.valid.sum(1) // model.embedder.kernel)
-    assert 0 < float(found.share) <= 0.6 * 3 / 5 + 0.5 / float(lengths.min())
-    one = dataclasses.replace(found, loss=torch.ones(()))
+    assert 0 < float(mixture.share) <= 0.6 * 3 / 5 + 0.5 / float(lengths.min())
+    one = dataclasses.replace(mixture, loss=torch.ones(()))
     weight = (1 - one.share) * torch.ones(()) + one.share * one.loss
     assert float(weight) == 1.0
     total = train_loss(
-        model, lambda *_: dataclasses.replace(found, outputs=found.outputs.detach().requires_grad_(True))
+        model, lambda *_: dataclasses.replace(mixture, outputs=mixture.outputs.detach().requires_grad_(True))
     )
-    target = nn.functional.cross_entropy(found.outputs, batch.y)
-    torch.testing.assert_close(total, (1 - found.share) * target + found.share * found.loss)
+    target = nn.functional.cross_entropy(mixture.outputs, batch.y)
+    torch.testing.assert_close(total, (1 - mixture.share) * target + mixture.share * mixture.loss)
 
 
 def train_loss(model, mixer):
-    """Return what a step of all samples differentiates."""
+    """Return the loss that a step on all samples differentiates."""
     seen = []
     quiet = engine()
     quiet.backward = lambda loss: seen.append(loss.detach())

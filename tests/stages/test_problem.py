@@ -22,7 +22,7 @@ LABELS = np.array([0] * 20 + [1] * 3 + [2] * 9)
 
 
 class Watched(ArraySamples):
-    """Notes which samples are read, and how many at once."""
+    """Records which samples are read, and how many at once."""
 
     def __init__(self):
         super().__init__(np.random.default_rng(0).normal(size=(len(LABELS), 5, 40, 40)), LABELS)
@@ -35,16 +35,16 @@ class Watched(ArraySamples):
 
 
 class Count:
-    """A metric that keeps what it is given."""
+    """A metric that keeps its targets."""
 
     def __init__(self):
-        self.given = []
+        self.targets = []
 
     def prepare(self, source):
         return {}
 
     def distance(self, source, prepared, target):
-        self.given.append(target)
+        self.targets.append(target)
         return Distance(target.x.square().mean())
 
 
@@ -55,10 +55,10 @@ def model(tmp_path_factory):
 
 
 def epoch(model, samples, features="pooled", step=0, **settings):
-    """Return the distances and the gradient of one epoch of alignment."""
+    """Return the target points, the weights and the gradient of one epoch of alignment."""
     metric = Count()
     source = Features(torch.zeros(1, 16), torch.zeros(1, dtype=torch.long), 1)
-    train = Labelled.of(samples, samples.targets())
+    train = Labelled.from_labels(samples, samples.targets())
     compared = Problem(metric, source, {}, train, Align(max_samples=8, features=features, **settings), seed=0)
     model.zero_grad()
     engine = Engine(torch.device("cpu"), "fp32")
@@ -66,13 +66,13 @@ def epoch(model, samples, features="pooled", step=0, **settings):
     for some in compared.parts(model, engine, train, step):
         sum(weight * distance.value for weight, distance in some).backward()
         weights += [weight for weight, _ in some]
-    return metric.given, weights, model.embedder.convolution.weight.grad.clone()
+    return metric.targets, weights, model.embedder.convolution.weight.grad.clone()
 
 
 def test_a_class_gives_exactly_as_many_samples_as_it_may_and_no_other_is_read(model):
     samples = Watched()
-    given, weights, _ = epoch(model, samples)
-    assert sorted(len(points.x) for points in given) == [3, 8, 8]
+    clouds, weights, _ = epoch(model, samples)
+    assert sorted(len(points.x) for points in clouds) == [3, 8, 8]
     assert sorted(weights) == pytest.approx([3 / 32, 9 / 32, 20 / 32])
     read = [index for indices in samples.read for index in indices]
     assert len(read) == len(set(read)) == 19
@@ -83,12 +83,12 @@ def test_a_class_gives_exactly_as_many_samples_as_it_may_and_no_other_is_read(mo
 
 def test_large_samples_are_embedded_a_few_at_a_time_with_the_same_gradient(model, monkeypatch):
     at_once, pieces = Watched(), Watched()
-    given, _, gradient = epoch(model, at_once, features="tokens")
+    clouds, _, gradient = epoch(model, at_once, features="tokens")
     monkeypatch.setattr(problem, "_EMBEDDED_VALUES", 2 * 5 * 40 * 40 + 1)
-    given_in_pieces, _, gradient_in_pieces = epoch(model, pieces, features="tokens")
+    clouds_in_pieces, _, gradient_in_pieces = epoch(model, pieces, features="tokens")
     assert max(map(len, at_once.read)) == 19
     assert max(map(len, pieces.read)) == 2
-    for a, b in zip(given, given_in_pieces, strict=True):
+    for a, b in zip(clouds, clouds_in_pieces, strict=True):
         torch.testing.assert_close(a.x, b.x)
     torch.testing.assert_close(gradient, gradient_in_pieces)
     assert gradient.abs().max() > 0
@@ -98,12 +98,12 @@ def test_large_samples_are_embedded_a_few_at_a_time_with_the_same_gradient(model
 def test_classes_have_their_shares_inside_a_problem(model, features):
     shares = np.zeros(3)
     for step in range(40):
-        (given,), weights, _ = epoch(model, Watched(), features, step, classes_per_problem=0)
-        counts = given.labels.bincount(minlength=3).numpy()
+        (cloud,), weights, _ = epoch(model, Watched(), features, step, classes_per_problem=0)
+        counts = cloud.labels.bincount(minlength=3).numpy()
         assert counts.sum() == 8  # max_samples
         order = compared_order(step)
-        wanted = np.array([20, 3, 9])[order] / 32 * 8
-        assert (abs(counts - wanted) < 1).all()
+        expected = np.array([20, 3, 9])[order] / 32 * 8
+        assert (abs(counts - expected) < 1).all()
         assert weights == [pytest.approx(1)]
         shares += counts[np.argsort(order)]
     assert shares / shares.sum() == pytest.approx(np.array([20, 3, 9]) / 32, abs=0.03)
@@ -115,14 +115,14 @@ def compared_order(step):
 
 def test_metrics_that_ask_for_all_classes_get_them_unless_a_number_is_given():
     pair = type("Pair", (), {"all_classes": True})()
-    labelled = Labelled.of(Watched(), LABELS)
-    for metric, given, groups in ((Count(), None, 3), (pair, None, 1), (pair, 2, 2), (Count(), 0, 1)):
-        problem = Problem(metric, None, {}, labelled, Align(classes_per_problem=given), 0)
+    labelled = Labelled.from_labels(Watched(), LABELS)
+    for metric, limit, groups in ((Count(), None, 3), (pair, None, 1), (pair, 2, 2), (Count(), 0, 1)):
+        problem = Problem(metric, None, {}, labelled, Align(classes_per_problem=limit), 0)
         assert len(problem.groups(labelled)) == groups
 
 
 class Sampling(Count):
-    """Keeps the sources that it is given as well."""
+    """Also keeps its sources."""
 
     samples_source = True
 
@@ -141,9 +141,9 @@ def test_a_metric_that_samples_gets_as_many_source_points_drawn_anew_and_the_tar
     target = Features(torch.arange(20.0)[:, None], torch.zeros(20, dtype=torch.long), 1)
     for draw in range(3):
         problem.measure(metric, source, {}, target, np.random.default_rng(draw))
-    for given, points in zip(metric.sources, metric.given, strict=True):
-        assert len(given.x) == len(given.x.unique()) == 20
-        assert torch.equal(given.labels, given.x[:, 0].long() % 2)
+    for source_cloud, points in zip(metric.sources, metric.targets, strict=True):
+        assert len(source_cloud.x) == len(source_cloud.x.unique()) == 20
+        assert torch.equal(source_cloud.labels, source_cloud.x[:, 0].long() % 2)
         assert sorted(points.x[:, 0].tolist()) == list(range(20))
         assert points.x[:, 0].tolist() != list(range(20))
     assert not torch.equal(metric.sources[0].x, metric.sources[1].x)
@@ -162,7 +162,7 @@ def test_a_balanced_draw_has_equally_many_points_of_at_most_so_many_classes(size
 
 
 def test_otdd_draws_up_to_eight_classes_anew_at_every_step(model):
-    labelled = Labelled.of(Watched(), LABELS)
+    labelled = Labelled.from_labels(Watched(), LABELS)
     balanced = Problem(OTDD(classes=2), None, {}, labelled, Align(), 0)
     drawn = {balanced.groups(labelled, step)[0] for step in range(20)}
     assert {len(group) for group in drawn} == {2}
@@ -173,37 +173,37 @@ def test_otdd_draws_up_to_eight_classes_anew_at_every_step(model):
 @pytest.mark.parametrize("metric", [Count(), OTDD(labels=False), TransRate()])
 def test_the_exact_distance_is_of_as_many_points_whatever_the_metric(model, metric):
     source = Features(torch.randn(9, 16), torch.zeros(9, dtype=torch.long), 1)
-    heldout = Labelled.of(samples := Watched(), samples.targets())
+    heldout = Labelled.from_labels(samples := Watched(), samples.targets())
     compared = Problem(metric, source, {}, heldout, Align(max_samples=8), seed=0)
     exact = Exact(source, heldout, compared, 0)
     exact._metric = Count()
     exact.value(model, Engine(torch.device("cpu"), "fp32"))
-    (target,) = exact._metric.given
+    (target,) = exact._metric.targets
     assert (len(target.x), target.num_classes) == (200, 3)
 
 
 def test_a_metric_of_the_target_alone_has_no_floor(tmp_path):
     source = Features(torch.randn(400, 16), torch.arange(400) % 2, 2)
-    train = Labelled.of(samples := Watched(), samples.targets())
+    train = Labelled.from_labels(samples := Watched(), samples.targets())
     for metric, has_floor in ((OTDD(labels=False), True), (TransRate(), False)):
         compared = Problem(metric, source, {}, train, Align(), seed=0)
-        found = _floor(compared, source, {}, "source", tmp_path, 4, 0)
-        assert (found is not None) == has_floor
+        floor = _floor(compared, source, {}, "source", tmp_path, 4, 0)
+        assert (floor is not None) == has_floor
 
 
 def test_tokens_that_are_left_out_are_not_computed_and_change_nothing(model, monkeypatch):
     """The points and the gradient are those of embedding whole samples and choosing from their tokens."""
-    given, _, gradient = epoch(model, Watched(), "tokens")
+    clouds, _, gradient = epoch(model, Watched(), "tokens")
     tokens_at = type(model.embedder).tokens_at
     computed = []
     monkeypatch.setattr(
         type(model.embedder), "tokens_at", lambda *words: computed.append(len(words[3])) or tokens_at(*words)
     )
     epoch(model, Watched(), "tokens")
-    assert sum(computed) == sum(len(points.x) for points in given) == 24
+    assert sum(computed) == sum(len(points.x) for points in clouds) == 24
     monkeypatch.delattr(type(model.embedder), "tokens_at")
     whole, _, gradient_whole = epoch(model, Watched(), "tokens")
-    for a, b in zip(given, whole, strict=True):
+    for a, b in zip(clouds, whole, strict=True):
         torch.testing.assert_close(a.x, b.x)
     torch.testing.assert_close(gradient, gradient_whole)
 
@@ -212,8 +212,8 @@ def test_of_large_samples_fewer_are_read_and_give_as_many_tokens(model, monkeypa
     monkeypatch.setattr(problem, "_DRAWN_VALUES", 3 * 5 * 40 * 40)
     monkeypatch.setattr(problem, "_LEAST_SAMPLES", 1)
     samples = Watched()
-    given, _, _ = epoch(model, samples, "tokens")
-    assert [len(points.x) for points in given] == [8, 8, 8]
+    clouds, _, _ = epoch(model, samples, "tokens")
+    assert [len(points.x) for points in clouds] == [8, 8, 8]
     assert np.bincount(LABELS[[index for indices in samples.read for index in indices]]).tolist() == [3, 3, 3]
     samples = Watched()
     epoch(model, samples, "pooled")
@@ -225,13 +225,13 @@ def test_a_layer_of_small_weights_has_a_smaller_rate_and_its_bias_the_same():
     torch.nn.init.constant_(layer["wide"].weight, 0.02)
     torch.nn.init.constant_(layer["wide"].bias, 0)
     torch.nn.init.constant_(layer["plain"].weight, 0.5)
-    for limit, known, wanted in (
+    for limit, is_body_layer, expected in (
         (0.1, False, [0.2, 0.2, 1, 1]),
         (0.1, True, [0.0002, 0.0002, 0.005, 0.005]),
         (None, True, [1, 1, 1, 1]),
     ):
-        layer.is_body_layer = known
+        layer.is_body_layer = is_body_layer
         settings = Align(lr=1e-2, largest_step=limit)
         optimizer = torch.optim.AdamW(layer.parameters(), lr=settings.lr)
-        assert trajectory._limited_rates(optimizer, layer, settings) == pytest.approx(wanted)
+        assert trajectory._limited_rates(optimizer, layer, settings) == pytest.approx(expected)
         assert len(optimizer.param_groups) == 4

@@ -22,11 +22,11 @@ def test_clusters_of_training_targets_are_found_and_given_to_validation(monkeypa
         monkeypatch.setattr(pseudo_labels, "_WHOLE_VALUES", 100)
         monkeypatch.setattr(pseudo_labels, "_BATCH_VALUES", 400)
     (train, which), (validation, which_validation) = clusters(200, 0), clusters(50, 1)
-    found = class_labels("dense", train, validation, num_clusters=3, seed=0)
-    assert same_partition(found[0], which)
-    assert same_partition(np.concatenate(found), np.concatenate([which, which_validation]))
+    classes = class_labels("dense", train, validation, num_clusters=3, seed=0)
+    assert same_partition(classes[0], which)
+    assert same_partition(np.concatenate(classes), np.concatenate([which, which_validation]))
     again = class_labels("dense", train, validation, num_clusters=3, seed=0)
-    assert np.array_equal(found[0], again[0])
+    assert np.array_equal(classes[0], again[0])
 
 
 def test_one_number_a_sample_is_binned_by_quantiles_of_training():
@@ -35,19 +35,19 @@ def test_one_number_a_sample_is_binned_by_quantiles_of_training():
         rng.lognormal(0, 2, (200, 1)).astype(np.float32),
         np.array([[-1.0], [1e9], [np.nan]], np.float32),
     )
-    found = class_labels("values", train, validation, num_clusters=5, seed=0)
-    assert np.bincount(found[0]).tolist() == [40] * 5
-    assert np.all(np.diff(found[0][np.argsort(train[:, 0])]) >= 0)  # bins are in the order of the numbers
-    assert found[1].tolist() == [0, 4, 2]
-    assert [labels.dtype for labels in found] == [np.int64] * 2
+    classes = class_labels("values", train, validation, num_clusters=5, seed=0)
+    assert np.bincount(classes[0]).tolist() == [40] * 5
+    assert np.all(np.diff(classes[0][np.argsort(train[:, 0])]) >= 0)  # bins are in the order of the numbers
+    assert classes[1].tolist() == [0, 4, 2]
+    assert [labels.dtype for labels in classes] == [np.int64] * 2
 
 
 @pytest.mark.parametrize("most", [0.0, 7.0])
 def test_numbers_of_which_most_are_equal_leave_no_bin_empty(most):
     train = np.concatenate([np.full(80, most), np.arange(20)])[:, None].astype(np.float32)
-    found, _ = class_labels("values", train, train, num_clusters=10, seed=0)
-    assert (np.bincount(found) > 0).all()
-    assert len(set(found)) > 1
+    classes, _ = class_labels("values", train, train, num_clusters=10, seed=0)
+    assert (np.bincount(classes) > 0).all()
+    assert len(set(classes)) > 1
     same, _ = class_labels("values", np.zeros((9, 1), np.float32), train, num_clusters=10, seed=0)
     assert same.tolist() == [0] * 9
 
@@ -56,22 +56,22 @@ def test_several_numbers_a_sample_are_clustered_whatever_their_units():
     rng = np.random.default_rng(0)
     which = rng.integers(0, 2, 100)
     train = np.stack([which + 0.05 * rng.normal(size=100), 1e4 * rng.normal(size=100) * 0.1], axis=1).astype(np.float32)
-    found, _ = class_labels("values", train, train, num_clusters=2, seed=0)
-    assert same_partition(found, which)
+    classes, _ = class_labels("values", train, train, num_clusters=2, seed=0)
+    assert same_partition(classes, which)
     again, _ = class_labels("values", train, train, num_clusters=2, seed=0)
-    assert np.array_equal(found, again)
+    assert np.array_equal(classes, again)
 
 
 def test_classes_are_their_own_labels():
     train, validation = np.array([3, 1, 2]), np.array([1])
-    found = class_labels("classes", train, validation, num_clusters=10, seed=0)
-    assert [labels.tolist() for labels in found] == [[3, 1, 2], [1]]
+    classes = class_labels("classes", train, validation, num_clusters=10, seed=0)
+    assert [labels.tolist() for labels in classes] == [[3, 1, 2], [1]]
 
 
 def test_missing_targets_and_few_samples_are_no_fault():
     train = np.array([[np.nan, 1.0], [0.0, 1.0]])
-    found = class_labels("labels", train, train, num_clusters=10, seed=0)
-    assert max(found[0]) <= 1
+    classes = class_labels("labels", train, train, num_clusters=10, seed=0)
+    assert max(classes[0]) <= 1
 
 
 def agreement(labels, truth):
@@ -93,9 +93,9 @@ def test_unknown_targets_do_not_decide_the_clusters():
     rng = np.random.default_rng(1)
     content, region = rng.integers(0, 2, (2, 200))
     y = hidden(content, region, 200, np.float32, np.nan)
-    found, _ = class_labels("dense", y, y, num_clusters=2, seed=0)
-    assert agreement(found, content) > 0.99
-    assert agreement(found, region) < 0.6
+    classes, _ = class_labels("dense", y, y, num_clusters=2, seed=0)
+    assert agreement(classes, content) > 0.99
+    assert agreement(classes, region) < 0.6
 
 
 def test_ignored_positions_of_class_maps_do_not_decide_the_clusters():
@@ -104,17 +104,17 @@ def test_ignored_positions_of_class_maps_do_not_decide_the_clusters():
     maps = np.where(rng.random((200, 40)) < 0.9, content[:, None] * 3, rng.integers(0, 4, (200, 40)))
     for half in (0, 1):
         maps[region == half, 10 * half : 10 * half + 10] = -100
-    found, _ = class_labels("dense", maps, maps, num_clusters=2, seed=0)
-    assert agreement(found, content) > 0.99
-    assert agreement(found, region) < 0.6
+    classes, _ = class_labels("dense", maps, maps, num_clusters=2, seed=0)
+    assert agreement(classes, content) > 0.99
+    assert agreement(classes, region) < 0.6
 
 
 def test_a_channel_of_large_values_does_not_hide_the_others():
     rng = np.random.default_rng(3)
     content = rng.integers(0, 2, 200)
     y = np.stack([content[:, None] + 0.1 * rng.normal(size=(200, 20)), 1e4 * rng.normal(size=(200, 20))], 1)
-    found, _ = class_labels("dense", y.astype(np.float32), y[:1].astype(np.float32), num_clusters=2, seed=0)
-    assert agreement(found, content) > 0.99
+    classes, _ = class_labels("dense", y.astype(np.float32), y[:1].astype(np.float32), num_clusters=2, seed=0)
+    assert agreement(classes, content) > 0.99
 
 
 def test_class_numbers_are_names_not_amounts():
@@ -122,5 +122,5 @@ def test_class_numbers_are_names_not_amounts():
     rng = np.random.default_rng(4)
     content = rng.integers(0, 3, 300)
     maps = np.where(rng.random((300, 30)) < 0.7, np.array([0, 1, 9])[content][:, None], rng.integers(0, 10, (300, 30)))
-    found, _ = class_labels("dense", maps, maps, num_clusters=3, seed=0)
-    assert same_partition(found, content)
+    classes, _ = class_labels("dense", maps, maps, num_clusters=3, seed=0)
+    assert same_partition(classes, content)

@@ -50,15 +50,15 @@ def standard(x):
 
 
 @torch.no_grad()
-def ridge(model, x, wanted):
-    """Return outputs [n, K] of scikit-learn's ridge that does best on samples left out, for those that it is fitted to."""
+def ridge(model, x, targets):
+    """Return outputs [n, K] on its training samples of scikit-learn's ridge with the best leave-one-out score."""
     features = model.features(x)
     parts = [pooled(features).double().numpy()]
     if features.samples is not None:
         parts.append(features.samples.double().numpy())
     parts = [standard(part) for part in parts]
     tables = [np.concatenate(parts, 1) / np.sqrt(len(parts)), *(parts if len(parts) > 1 else [])]
-    fits = [RidgeCV(PENALTIES, scoring="neg_mean_squared_error").fit(table, wanted) for table in tables]
+    fits = [RidgeCV(PENALTIES, scoring="neg_mean_squared_error").fit(table, targets) for table in tables]
     best = max(range(len(fits)), key=lambda number: fits[number].best_score_)
     return fits[best].predict(tables[best]).reshape(len(x), -1)
 
@@ -70,19 +70,19 @@ def test_outputs_are_those_of_a_ridge_up_to_one_factor(bodies, kind, name, embed
     scale = None
     if kind == "classes":
         y = torch.randint(3, (40,), generator=generator)
-        wanted = np.eye(3)[y.numpy()]
+        targets = np.eye(3)[y.numpy()]
     else:
         y = torch.randn(40, 2, generator=generator)
         y = (y > 0).float() if kind == "labels" else 50 + 7 * y
-        wanted = 2 * y.numpy() - 1 if kind == "labels" else y.numpy()
+        targets = 2 * y.numpy() - 1 if kind == "labels" else y.numpy()
     if kind == "values":
         scale = Scale(y.mean(0), y.std(0))
-        wanted = ((y - scale.mean) / scale.std).numpy()
+        targets = ((y - scale.mean) / scale.std).numpy()
     model, samples, is_started = started(bodies[name], y, kind, embedder, scale)
     assert is_started
     with torch.no_grad():
         outputs = model.predictor(model.features(samples.x)).double().numpy()
-    expected = ridge(model, samples.x, wanted)
+    expected = ridge(model, samples.x, targets)
     factor = (outputs * expected).sum() / (expected**2).sum()
     assert factor > 0
     np.testing.assert_allclose(outputs, factor * expected, atol=2e-3 * factor)
@@ -132,15 +132,15 @@ def test_a_run_that_training_makes_worse_ends_where_it_began(tmp_path, monkeypat
         "embedder.filters=8",
         "predictor.init=ridge",
     ]
-    found = {}
+    outcomes = {}
     for rate in (3.0, 1e-12):
         outcome = orca_cli.run(*words, f"train.lr={rate}", f"paths.runs={tmp_path / str(rate)}")
         assert outcome.state == "completed", outcome.failure
-        found[rate] = outcome
-    worse, still = (found[rate].result for rate in (3.0, 1e-12))
+        outcomes[rate] = outcome
+    worse, still = (outcomes[rate].result for rate in (3.0, 1e-12))
     assert worse["selected"]["epoch"] == 0
     assert worse["validation_error"] == pytest.approx(still["validation_error"])
-    outputs = [np.load(found[rate].path / "3_finetune" / "predictions.npz")["outputs"] for rate in (3.0, 1e-12)]
+    outputs = [np.load(outcomes[rate].path / "3_finetune" / "predictions.npz")["outputs"] for rate in (3.0, 1e-12)]
     np.testing.assert_allclose(*outputs, atol=1e-4)
     assert worse["error"]["value"] < 0.5  # of three classes
     random = orca_cli.run(*words, "train.lr=1e-12", "predictor.init=random", f"paths.runs={tmp_path / 'random'}")

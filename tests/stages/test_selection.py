@@ -95,7 +95,7 @@ def line(value):
         ([], 0.5, True),
         ([0.5], 0.4, True),
         ([0.5], 0.6, False),
-        ([0.5, 0.4], 0.4, True),  # of equal ones the later
+        ([0.5, 0.4], 0.4, True),  # the later of equal ones
         ([0.5, None], 0.5, True),
         ([0.5], None, False),
         ([None], None, True),
@@ -123,23 +123,23 @@ def test_a_refit_trains_on_every_sample_and_leaves_none_to_judge():
     assert numbers(only.samples) == list(range(39))
     assert only.held_out is None
     assert (only.folder, only.seed) == ("", 5)
-    found = selection.record(config, built.task, built.learned, {"val": {"sha256": "v"}}, [2])
-    assert (found["on"], found["n"], found["learned"], found["sha256"]) == ("nothing", 0, 39, None)
-    assert "trained on the validation samples" in found["reason"]
+    record = selection.record(config, built.task, built.learned, {"val": {"sha256": "v"}}, [2])
+    assert (record["on"], record["n"], record["learned"], record["sha256"]) == ("nothing", 0, 39, None)
+    assert "trained on the validation samples" in record["reason"]
     _, _, (only,) = members(task(9), select="last", refit=False)
     assert (numbers(only.samples), numbers(only.held_out)) == (list(range(30)), list(range(30, 39)))
 
 
 def test_every_sample_is_held_out_by_one_fold_and_trained_on_by_the_others():
-    config, built, found = members(task(9), folds=4)
-    assert [member.folder for member in found] == ["fold-0", "fold-1", "fold-2", "fold-3"]
-    assert len({member.seed for member in found}) == 4
-    assert sorted(number for member in found for number in numbers(member.held_out)) == list(range(39))
-    for member in found:
+    config, built, fold_members = members(task(9), folds=4)
+    assert [member.folder for member in fold_members] == ["fold-0", "fold-1", "fold-2", "fold-3"]
+    assert len({member.seed for member in fold_members}) == 4
+    assert sorted(number for member in fold_members for number in numbers(member.held_out)) == list(range(39))
+    for member in fold_members:
         assert sorted(numbers(member.samples) + numbers(member.held_out)) == list(range(39))
         assert numbers(member.held_out) == sorted(member.rows.tolist())
         assert np.ptp(np.bincount(member.held_out.targets(), minlength=3)) <= 1
-    assert selection.count_learned(config, built.task) == max(len(member.samples) for member in found)
+    assert selection.count_learned(config, built.task) == max(len(member.samples) for member in fold_members)
     record = selection.record(config, built.task, built.learned, {}, [2] * 4)
     assert (record["on"], record["n"], record["epoch"], record["members"]) == ("folds", 39, 2, 4)
     with pytest.raises(DataError, match="50 folds of 39 training samples"):

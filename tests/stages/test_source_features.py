@@ -32,8 +32,8 @@ SOURCE = SourceData("text", "digest", lambda: EXAMPLES)
 
 
 def points_of(tmp_path, **changes):
-    wanted = Wanted(**{"features": "tokens", "length": 2, "points": 10_000, "seed": 0} | changes)
-    source = source_features(Counting(), SOURCE, wanted, CPU, tmp_path, LogReporter())
+    request = Wanted(**{"features": "tokens", "length": 2, "points": 10_000, "seed": 0} | changes)
+    source = source_features(Counting(), SOURCE, request, CPU, tmp_path, LogReporter())
     return source.cloud, source.key
 
 
@@ -53,9 +53,9 @@ def test_a_draw_is_uniform_seeded_and_of_the_size_asked_for(tmp_path):
 
 
 def test_the_draw_does_not_depend_on_how_much_is_held_at_once(tmp_path, monkeypatch):
-    wanted = points_of(tmp_path / "a", points=7)[0].x
+    expected = points_of(tmp_path / "a", points=7)[0].x
     monkeypatch.setattr(module, "_BATCH", 90)
-    assert torch.equal(points_of(tmp_path / "b", points=7)[0].x, wanted)
+    assert torch.equal(points_of(tmp_path / "b", points=7)[0].x, expected)
 
 
 @pytest.mark.parametrize("name", ["checkpoint_digest", "preparation_digest"])
@@ -113,8 +113,8 @@ def test_examples_are_read_only_where_their_points_are_not_in_the_cache(tmp_path
 def test_what_another_device_computes_is_kept_apart(tmp_path):
     points_of(tmp_path)
     before = Counting.calls
-    wanted = Wanted("tokens", 2, 10_000, 0)
-    source_features(Counting(), SOURCE, wanted, torch.device("meta"), tmp_path, LogReporter())
+    request = Wanted("tokens", 2, 10_000, 0)
+    source_features(Counting(), SOURCE, request, torch.device("meta"), tmp_path, LogReporter())
     assert Counting.calls > before
     names = {
         settings_key("source", {}, Features(torch.zeros(1, 2, device=device), torch.zeros(1), 1))
@@ -143,8 +143,8 @@ def test_the_gaussian_control_has_the_points_mean_and_covariance_and_nothing_els
 
 def test_there_are_no_more_clusters_than_distinct_points():
     few = module.Entry({"x": torch.tensor([[0.0], [9.0], [9.0]]), "labels": torch.tensor([0, 1, 2])}, {"classes": 5})
-    found = module._variant(few, Wanted("tokens", 1, 3, 0, labels="clusters")).tensors["labels"].tolist()
-    assert (len(set(found)), found[1]) == (2, found[2])
+    clusters = module._variant(few, Wanted("tokens", 1, 3, 0, labels="clusters")).tensors["labels"].tolist()
+    assert (len(set(clusters)), clusters[1]) == (2, clusters[2])
 
 
 def test_labels_can_be_clusters_of_the_points_or_shuffled(tmp_path):

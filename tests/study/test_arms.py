@@ -26,7 +26,7 @@ def orders(words, monkeypatch, steps):
         return 0.0, None
 
     monkeypatch.setattr(training_plan, "train_step", noted)
-    found = {}
+    orders_by_arm = {}
     with compose.session() as session:
         jobs = session.expand(words).jobs
     for job in jobs:
@@ -36,8 +36,8 @@ def orders(words, monkeypatch, steps):
         with training_plan.TrainingPlan(built.config, built, engine, samples=built.learned) as plan:
             for step in range(steps):
                 plan.take(step)
-        found[job.labels["arm"]] = list(taken)
-    return found
+        orders_by_arm[job.labels["arm"]] = list(taken)
+    return orders_by_arm
 
 
 def test_arms_of_a_seed_see_the_same_samples_in_the_same_order(body, monkeypatch, tmp_path):
@@ -58,13 +58,13 @@ def test_arms_of_a_seed_see_the_same_samples_in_the_same_order(body, monkeypatch
 
 def test_shuffled_labels_are_those_of_each_split_in_another_order():
     train, validation = np.repeat(np.arange(5), 40), np.arange(7) % 3
-    found = shuffled((train, validation), seed=0)
-    for own, given in zip(found, (train, validation), strict=True):
-        assert np.array_equal(np.sort(own), np.sort(given))
-    agreement = np.mean(found[0] == train)
+    permuted = shuffled((train, validation), seed=0)
+    for labels, original in zip(permuted, (train, validation), strict=True):
+        assert np.array_equal(np.sort(labels), np.sort(original))
+    agreement = np.mean(permuted[0] == train)
     assert 0.1 < agreement < 0.35  # 0.2 by chance
-    assert np.array_equal(found[0], shuffled((train, validation), seed=0)[0])
-    assert not np.array_equal(found[0], shuffled((train, validation), seed=1)[0])
+    assert np.array_equal(permuted[0], shuffled((train, validation), seed=0)[0])
+    assert not np.array_equal(permuted[0], shuffled((train, validation), seed=1)[0])
 
 
 def test_shuffled_labels_reach_the_problem_of_stage_2(body, monkeypatch, tmp_path):

@@ -26,7 +26,7 @@ def values_of(study, key):
 
 
 def place(study, folder):
-    """Put something at every path that a study names into a data folder."""
+    """Create a placeholder in a data folder for every path that a study names."""
     for key in study.files:
         for value in values_of(study, key) - {"???"}:
             path = folder / value.replace("{seed}", "0")
@@ -47,9 +47,12 @@ def composed(tmp_path_factory):
         typed += [f"body.checkpoint={folder}"] if "body.checkpoint" in study.files else []
         arms = [f"{axis}={next(iter(study.axes[axis]))}" for axis in arms_of(study) if axis != "body"]
         with compose.session() as session:
-            found = [session.expand([*typed, f"set={next(iter(study.axes[SET]))}"]), session.expand([*typed, *arms])]
-        assert not found[0].absent | found[1].absent
-        return found[0].jobs, found[1].jobs
+            expansions = [
+                session.expand([*typed, f"set={next(iter(study.axes[SET]))}"]),
+                session.expand([*typed, *arms]),
+            ]
+        assert not expansions[0].absent | expansions[1].absent
+        return expansions[0].jobs, expansions[1].jobs
 
     return jobs
 
@@ -61,13 +64,13 @@ def arms_of(study):
 @pytest.mark.parametrize("name", PAPER)
 def test_every_arm_and_every_set_composes_and_no_two_runs_are_the_same(composed, name):
     study = read(name)
-    of_first, of_all = composed(name)
-    for jobs in (of_first, of_all):
+    first_set_jobs, all_set_jobs = composed(name)
+    for jobs in (first_set_jobs, all_set_jobs):
         assert len({job.identity.run for job in jobs}) == len(jobs)
-    assert {job.labels[SET] for job in of_all} == set(study.axes[SET])
+    assert {job.labels[SET] for job in all_set_jobs} == set(study.axes[SET])
     for axis in arms_of(study):
-        found = {job.labels[axis] for job in (of_all if axis == "body" else of_first)}
-        assert found == set(study.axes[axis])
+        labels = {job.labels[axis] for job in (all_set_jobs if axis == "body" else first_set_jobs)}
+        assert labels == set(study.axes[axis])
 
 
 @pytest.mark.parametrize("name", [name for name in PAPER if name != "table4"])
@@ -78,7 +81,7 @@ def test_arms_of_a_set_train_in_the_same_way(composed, name):
         | {"task": job.config.task, "precision": job.config.precision, "budget": job.config.budget}
         for job in jobs
     ]
-    differing = {key for own in settings for key in own if own[key] != settings[0][key]}
+    differing = {key for job_settings in settings for key in job_settings if job_settings[key] != settings[0][key]}
     assert differing == ({"task"} if name == "figure5" else {"train.lr"} & read(name).axes.keys())
     assert {job.choices["finetune"] for job in jobs if job.config.embedder["init"] == "random"} <= {"scratch"}
 
@@ -95,9 +98,9 @@ def test_a_study_takes_another_task_and_protocol(tmp_path):
             "protocol=paper",
             "train.lr=5e-4",
         ]
-        (own,) = session.expand(words).jobs
-    assert (own.choices["task"], own.choices["body"], own.config.train.lr) == ("ecg", "roberta", 5e-4)
-    assert own.choices["metric"] == "otdd"  # the arm's, not the protocol's
+        (job,) = session.expand(words).jobs
+    assert (job.choices["task"], job.choices["body"], job.config.train.lr) == ("ecg", "roberta", 5e-4)
+    assert job.choices["metric"] == "otdd"  # the arm's, not the protocol's
 
 
 def test_the_page_lists_every_study_of_the_paper_with_its_number_of_runs(tmp_path):

@@ -37,7 +37,7 @@ def check_apart(task):
 
 @contextmanager
 def refused(message, error=OrcaError):
-    """Expect an error of this program that says so in one line; gives what pytest.raises gives."""
+    """Expect one of this program's errors, with a message of one line; yields what pytest.raises yields."""
     with pytest.raises(error, match=message) as caught:
         yield caught
     assert isinstance(caught.value, OrcaError)
@@ -55,7 +55,7 @@ class Attack:
 
 
 def reloaded(task, folder):
-    """Return a task's preprocessing as the files of a run give it."""
+    """Return a task's preprocessing, reloaded from the files of a run."""
     write_preprocessing(folder, task.preprocessing)
     return load_preprocessing(folder)
 
@@ -81,7 +81,7 @@ def check_inputs(inputs, samples):
 
 
 def check_same(preprocessing, new, samples):
-    """Compare new data with the split that they are, to the bit."""
+    """Check that new data equal the split that they were taken from, to the bit."""
     check_inputs(in_parts(preprocessing, new), samples)
     targets = new.targets()
     assert targets.dtype == samples.targets().dtype

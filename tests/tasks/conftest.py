@@ -22,10 +22,10 @@ def build(tmp_path, reporter):
 
 @pytest.fixture
 def check():
-    """Return a function that raises what a task's settings raise before anything is read."""
+    """Return a function that checks a task's settings without reading any data."""
 
     def call(task, **settings):
         node = {"_target_": f"orca_cli.tasks.{task}.load", **settings}
-        parts.check(node, "task", given=("data_folder", "cache_folder", "reporter"))
+        parts.check(node, "task", reserved=("data_folder", "cache_folder", "reporter"))
 
     return call

@@ -73,24 +73,24 @@ def test_splits_are_marked_or_in_folders_of_their_own(read, tmp_path):
     assert np.array_equal(every(task.validation).valid.sum(1), ENDS[20:25])
     write(tmp_path / "test", range(25, N))
     pd.DataFrame({"file": NAMES[25:], "state": Y[25:]}).to_csv(tmp_path / "test" / "t.csv", index=False)
-    own = read(pd.DataFrame({"file": NAMES[:25], "state": Y[:25]}), test="test")
-    assert np.array_equal(every(own.open_test()).valid.sum(1), ENDS[25:])
-    assert "5 files of series have no row in labels.csv and are not read" in own.note
+    separate = read(pd.DataFrame({"file": NAMES[:25], "state": Y[:25]}), test="test")
+    assert np.array_equal(every(separate.open_test()).valid.sum(1), ENDS[25:])
+    assert "5 files of series have no row in labels.csv and are not read" in separate.note
 
 
 def test_new_sequences_are_opened_by_name(read, tmp_path):
     write(tmp_path / "series")
     task = read(pd.DataFrame({"file": NAMES, "state": Y}), length=7)
-    found = reloaded(task, tmp_path / "run")
-    new = found.open(tmp_path / "series", "INPUT")
+    preprocessing = reloaded(task, tmp_path / "run")
+    new = preprocessing.open(tmp_path / "series", "INPUT")
     assert list(new.ids) == [f"{name}.npy" for name in NAMES]
-    x, valid = in_parts(found, new)
+    x, valid = in_parts(preprocessing, new)
     assert np.array_equal(valid.sum(1), np.minimum(ENDS, 7))
-    assert torch.equal(x, found.inputs((X, ENDS))[0])
-    assert found.remarks(new.inputs(0, N)) == {"longer than 7 steps and cut at the end": int((ENDS > 7).sum())}
+    assert torch.equal(x, preprocessing.inputs((X, ENDS))[0])
+    assert preprocessing.remarks(new.inputs(0, N)) == {"longer than 7 steps and cut at the end": int((ENDS > 7).sum())}
     np.save(tmp_path / "series" / "odd.npy", np.zeros((3, 4)))
     with refused(r"odd\.npy: has shape \(3, 4\), where 30 of 31 files have 2 channels", DataError):
-        found.open(tmp_path / "series", "INPUT")
+        preprocessing.open(tmp_path / "series", "INPUT")
 
 
 TABLE = pd.DataFrame({"file": NAMES, "state": Y})

@@ -25,7 +25,7 @@ def read(tmp_path, build):
 
 
 def rows_of(samples):
-    """Return which samples of X a split has."""
+    """Return the indices in X of a split's samples."""
     return [int(np.flatnonzero((one == X).all(axis=(1, 2)))[0]) for one in every(samples).x.numpy()]
 
 
@@ -73,8 +73,8 @@ def test_shapes_are_inferred(read, shape, channels_last):
     x = RNG.normal(size=(N, *shape))
     if len(shape) == 1:
         shape, channels_last = (1, *shape), False
-    given = np.moveaxis(x, 1, -1) if channels_last else x
-    task = read({"x": given, "y": Y}, normalize=False, channels_last=channels_last)
+    stored = np.moveaxis(x, 1, -1) if channels_last else x
+    task = read({"x": stored, "y": Y}, normalize=False, channels_last=channels_last)
     assert task.input_shape == shape
     batch = every(task.train)
     assert batch.x.dtype == torch.float32
@@ -196,8 +196,8 @@ def test_a_group_is_never_in_two_splits(read, groups):
     task = read({"x": X, "y": Y, "patient": groups}, group="patient", normalize=False)
     assert sum(map(len, check_apart(task))) == 15
     for samples in splits(task):
-        given = groups[rows_of(samples)]
-        assert len(set(zip(given, samples.groups().tolist(), strict=True))) == len(set(given))
+        split_groups = groups[rows_of(samples)]
+        assert len(set(zip(split_groups, samples.groups().tolist(), strict=True))) == len(set(split_groups))
     assert "15 groups kept together" in task.note
     assert read({"x": X, "y": Y}).train.groups() is None
 
@@ -240,7 +240,7 @@ def test_groups_need_an_npz_file(build, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"),
+    ("shape", "warning"),
     [
         ((N, 100, 6), "100 channels of 6; warning: task.channels_last=true would read 6 channels of 100"),
         ((N, 32, 32, 3), "32 channels of 32 x 3; warning: task.channels_last=true would read 3 channels of 32 x 32"),
@@ -248,10 +248,10 @@ def test_groups_need_an_npz_file(build, tmp_path):
         *[((N, *extent), "") for extent in ((3, 3, 3), (6, 100), (12, 12), (3, 32, 32), (8, 2), (100,))],
     ],
 )
-def test_an_order_of_axes_that_looks_wrong_is_told_with_what_the_other_would_give(read, shape, said):
+def test_an_order_of_axes_that_looks_wrong_is_told_with_what_the_other_would_give(read, shape, warning):
     note = read({"x": RNG.normal(size=shape), "y": Y}).note
-    assert said in note if said else "channels_last" not in note
-    if said:
+    assert warning in note if warning else "channels_last" not in note
+    if warning:
         other = read({"x": RNG.normal(size=shape), "y": Y}, channels_last=True)
         assert "would read" not in other.note
         assert other.input_shape == (shape[-1], *shape[1:-1])

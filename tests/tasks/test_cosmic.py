@@ -134,13 +134,13 @@ def test_ignored_pixels_can_be_taken_for_no_hit(written, tmp_path, read):
 @pytest.mark.parametrize("kind", [str, object])
 def test_lists_name_the_stamps_where_they_exist(kind, written, tmp_path, read):
     root = tmp_path / "cosmic"
-    wanted = sorted(name for name in written if "npy_train/f435w/1" in name and "/13/" not in name)
+    expected = sorted(name for name in written if "npy_train/f435w/1" in name and "/13/" not in name)
     others = [name for name in written if "f814w/10" in name and "train" in name]
-    mixed = np.array([f"./cosmic/{name}" for name in [*reversed(wanted), *others]], dtype=kind)
+    mixed = np.array([f"./cosmic/{name}" for name in [*reversed(expected), *others]], dtype=kind)
     np.save(root / "train_dirs.npy", mixed, allow_pickle=True)
     np.save(root / "test_dirs.npy", np.array(["/home/them/cosmic/npy_test/f435w/20/1/1_0.npy"], dtype=kind))
     task = read(train_on_validation=True)
-    assert names(task.train) == wanted
+    assert names(task.train) == expected
     assert names(task.open_test()) == ["npy_test/f435w/20/1/1_0.npy"]
     assert "train_dirs.npy" in task.note
 

@@ -150,9 +150,9 @@ def test_the_paper_trains_on_the_validation_samples_too(origin, tmp_path, report
     write_files(tmp_path / "darcy")
     settings = FEW if origin == "generated" else FILES
     apart, both = (load(tmp_path, reporter, **settings, train_on_validation=word) for word in (False, True))
-    wanted = np.concatenate([apart.train.targets(), apart.validation.targets()])
-    np.testing.assert_array_equal(both.train.targets(), wanted)
-    np.testing.assert_allclose(both.target_scale.mean[0], wanted[:, 0].mean(axis=0), rtol=1e-5)
+    expected = np.concatenate([apart.train.targets(), apart.validation.targets()])
+    np.testing.assert_array_equal(both.train.targets(), expected)
+    np.testing.assert_allclose(both.target_scale.mean[0], expected[:, 0].mean(axis=0), rtol=1e-5)
     assert "warning" in both.note
 
 

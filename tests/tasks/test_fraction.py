@@ -56,11 +56,11 @@ def test_a_part_gives_the_samples_of_the_whole():
 
 def test_validation_and_test_stay_and_the_note_says_what_is_used():
     whole = task()
-    found = with_fraction(whole, 0.2, 0)
-    assert found.validation is whole.validation
-    assert found.open_test is whole.open_test
+    reduced = with_fraction(whole, 0.2, 0)
+    assert reduced.validation is whole.validation
+    assert reduced.open_test is whole.open_test
     used = "40 of 200 training samples are used (task.train_fraction=0.2, every class in proportion)"
-    assert found.note == f"as read; {used}"
+    assert reduced.note == f"as read; {used}"
     assert with_fraction(whole, None, 0) is whole
 
 
@@ -76,12 +76,12 @@ def test_other_kinds_are_drawn_without_classes(kind, y):
 def test_every_class_keeps_a_sample_while_there_are_enough_and_what_is_lost_is_told():
     many = np.concatenate([np.arange(40), RNG.integers(0, 40, N - 40)])
     for seed in range(5):
-        found = with_fraction(task(y=many, k=40), 0.2, seed)
-        assert len(set(found.train.targets())) == 40
-        assert "without any" not in found.note
-    found = with_fraction(task(y=many, k=40), 0.1, 0)
-    assert len(set(found.train.targets())) == 20
-    assert "in proportion), which leaves 20 classes without any" in found.note
+        reduced = with_fraction(task(y=many, k=40), 0.2, seed)
+        assert len(set(reduced.train.targets())) == 40
+        assert "without any" not in reduced.note
+    reduced = with_fraction(task(y=many, k=40), 0.1, 0)
+    assert len(set(reduced.train.targets())) == 20
+    assert "in proportion), which leaves 20 classes without any" in reduced.note
 
 
 def test_a_single_sample_is_refused():

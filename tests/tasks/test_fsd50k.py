@@ -69,10 +69,10 @@ def expected(samples):
 
 def test_the_spectrogram_agrees_with_its_definition():
     sounds = np.stack([sound(1), sound(2)])
-    found = log_mel.log_mel(sounds)
-    assert found.shape == (2, 96, 101)
-    np.testing.assert_allclose(found, [expected(one.astype(np.float32)) for one in sounds], atol=2e-2)
-    assert np.abs(found.mean((1, 2))).max() < 1e-4
+    spectrograms = log_mel.log_mel(sounds)
+    assert spectrograms.shape == (2, 96, 101)
+    np.testing.assert_allclose(spectrograms, [expected(one.astype(np.float32)) for one in sounds], atol=2e-2)
+    assert np.abs(spectrograms.mean((1, 2))).max() < 1e-4
     assert (log_mel.log_mel(np.zeros((1, 22050))) == 0).all()  # silence is even, and finite
 
 

@@ -56,9 +56,9 @@ def test_gaps_are_interpolated_in_time_as_pandas_does(read):
 def test_indicators_say_where_values_were_missing(read, how):
     task = read(GAPPY, gaps=how, gap_indicator=True)
     assert task.input_shape == (C + 2, L)  # one for each channel with gaps in training
-    found = whole(task)
-    np.testing.assert_array_equal(found[:, C:], HOLES[:, :2])
-    np.testing.assert_array_equal(found[:, :C], whole(read(GAPPY, gaps=how)))
+    filled = whole(task)
+    np.testing.assert_array_equal(filled[:, C:], HOLES[:, :2])
+    np.testing.assert_array_equal(filled[:, :C], whole(read(GAPPY, gaps=how)))
     assert task.preprocessing.input_shape == task.input_shape
 
 
@@ -113,10 +113,10 @@ def test_what_has_no_gaps_keeps_its_digest(read):
 
 def test_new_samples_are_filled_by_what_training_says(read):
     task = read(X)  # no gaps in training
-    found, _ = task.preprocessing.inputs(np.where(HOLES, np.nan, X)[:5])
+    filled, _ = task.preprocessing.inputs(np.where(HOLES, np.nan, X)[:5])
     plain, _ = task.preprocessing.inputs(X[:5])
-    assert not found.numpy()[HOLES[:5]].any()
-    assert torch.equal(found[~torch.from_numpy(HOLES[:5])], plain[~torch.from_numpy(HOLES[:5])])
+    assert not filled.numpy()[HOLES[:5]].any()
+    assert torch.equal(filled[~torch.from_numpy(HOLES[:5])], plain[~torch.from_numpy(HOLES[:5])])
     assert task.preprocessing.remarks(GAPPY[:5]) == {
         "with missing values, filled by task.gaps=mean": int(HOLES[:5].any(axis=(1, 2)).sum())
     }

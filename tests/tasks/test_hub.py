@@ -56,8 +56,8 @@ def test_a_folder_becomes_three_disjoint_splits_read_from_the_mapped_file(read, 
     task = read(normalize=False)
     assert (task.input_shape, task.num_outputs, task.class_names) == ((2, 6), 2, ("no", "yes"))
     assert list(map(len, splits(task))) == [28, 6, 6]
-    found = np.concatenate([every(samples).x.numpy() for samples in splits(task)])
-    order = [int(np.flatnonzero((x == SERIES).all(axis=(1, 2)))[0]) for x in found]
+    series = np.concatenate([every(samples).x.numpy() for samples in splits(task)])
+    order = [int(np.flatnonzero((x == SERIES).all(axis=(1, 2)))[0]) for x in series]
     assert sorted(order) == list(range(N))
     assert np.concatenate([samples.targets() for samples in splits(task)]).tolist() == [row % 2 for row in order]
     assert task.train.batch(np.array([5, 2, 5])).x.equal(every(task.train).x[[5, 2, 5]])
@@ -110,8 +110,8 @@ def test_what_was_cut_or_filled_is_told(read, reporter):
     assert "longer than 3 steps and cut at the end: 10 of 40 samples (task.length=4 keeps them whole)" in task.note
     task.open_test()
     assert reporter.lines[-1].startswith("test split: longer than 3 steps and cut at the end: 2 of 11 samples")
-    found = task.preprocessing.remarks([[1.0], [1.0, 2.0, 3.0, 4.0], [np.nan, 1.0]])
-    assert found == {"longer than 3 steps and cut at the end": 1, "with missing values, filled by task.gaps=mean": 1}
+    remarks = task.preprocessing.remarks([[1.0], [1.0, 2.0, 3.0, 4.0], [np.nan, 1.0]])
+    assert remarks == {"longer than 3 steps and cut at the end": 1, "with missing values, filled by task.gaps=mean": 1}
     assert read().preprocessing.remarks(SERIES[:3]) == {}
 
 
@@ -142,18 +142,18 @@ def test_targets_of_every_kind(read):
 
 def renamed(dataset, column, names):
     """Return a split whose classes have the same names in another order, or fewer."""
-    of_labels = column == "tags"
-    old = dataset.features[column].feature.names if of_labels else dataset.features[column].names
+    has_labels = column == "tags"
+    old = dataset.features[column].feature.names if has_labels else dataset.features[column].names
     feature = datasets.ClassLabel(names=names)
     number = {name: place for place, name in enumerate(names)}
 
-    def own(row):
+    def renumber(row):
         value = row[column]
-        return {column: [number[old[one]] for one in value] if of_labels else number[old[value]]}
+        return {column: [number[old[one]] for one in value] if has_labels else number[old[value]]}
 
     changed = dataset.features.copy()
-    changed[column] = datasets.List(feature) if of_labels else feature
-    return dataset.map(own, features=changed)
+    changed[column] = datasets.List(feature) if has_labels else feature
+    return dataset.map(renumber, features=changed)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_classes_that_another_split_numbers_otherwise_are_the_same(read, tmp_pat
         saved("odd", unknown).open_test()
 
 
-def of_images(folder, images):
+def image_folder(folder, images):
     """Write a data set of images of two classes."""
     columns = {"image": images, "word": ["ab"[k % 2] for k in range(len(images))]}
     features = datasets.Features({"image": datasets.Image(), "word": datasets.Value("string")})
@@ -208,7 +208,7 @@ DEEP = np.linspace(0, 65535, 20).reshape(4, 5).astype(np.uint16)
 def test_images_are_read_as_by_task_images(read, tmp_path, save, ending, channels):
     file = tmp_path / f"one.{ending}"
     save(file)
-    task = read(of_images(tmp_path / "data", [str(file)] * 30), x="image", y="word", normalize=False)
+    task = read(image_folder(tmp_path / "data", [str(file)] * 30), x="image", y="word", normalize=False)
     assert torch.equal(every(task.train).x[0], torch.tensor(decode(file, None, channels)).float() / 255)
 
 
@@ -216,7 +216,7 @@ def test_images_are_read_as_by_task_images(read, tmp_path, save, ending, channel
 def test_images_are_grey_where_all_of_training_are(read, tmp_path, grey):
     colour = [Image.fromarray(RNG.integers(0, 255, (4, 5, 3)).astype(np.uint8)) for _ in range(N)]
     images = [image.convert("L") if k < grey else image for k, image in enumerate(colour)]
-    task = read(of_images(tmp_path / "mixed", images), x="image", y="word")
+    task = read(image_folder(tmp_path / "mixed", images), x="image", y="word")
     assert task.input_shape == (1 if grey == N else 3, 4, 5)
 
 
@@ -227,7 +227,7 @@ def test_one_limit_holds_for_images_of_data_sets_and_of_files(read, tmp_path, mo
     for side, kind, error in ((4, "png", None), (5, "png", UnsafeError), (4, "eps", DataError)):
         file = tmp_path / f"{side}.{kind}"
         Image.new("RGB", (5, side)).save(file)
-        folder = of_images(tmp_path / f"{side}{kind}", [str(file)] * 30)
+        folder = image_folder(tmp_path / f"{side}{kind}", [str(file)] * 30)
         for open_one in (lambda path=file: decode(path, None, 3), lambda path=folder: read(path, x="image", y="word")):
             if error is None:
                 open_one()
@@ -302,11 +302,11 @@ def test_damaged_files_and_missing_values_are_told(read, folder):
     assert "1 missing values (0.3 %) in 1 of 2 channels are interpolated in time, flagged by 1 more" in task.note
     assert task.input_shape == (3, 6)
     x = np.concatenate([every(samples).x.numpy() for samples in splits(task)])
-    found = x[x[:, 2].any(1)]
-    assert found[:, 2].tolist() == [[0, 0, 1, 0, 0, 0]]
+    filled = x[x[:, 2].any(1)]
+    assert filled[:, 2].tolist() == [[0, 0, 1, 0, 0, 0]]
     expected = SERIES[30].copy()
     expected[1, 2] = (expected[1, 1] + expected[1, 3]) / 2
-    np.testing.assert_allclose(found[0, :2], expected, rtol=1e-6)
+    np.testing.assert_allclose(filled[0, :2], expected, rtol=1e-6)
 
 
 def test_hidden_classes_are_told(read, folder):

@@ -92,10 +92,10 @@ def hub_images(folder):
 def test_identical_inputs_are_in_one_split_and_counted(form, build, tmp_path):
     name, settings = form(tmp_path)
     task = build(name, **settings, validation_fraction=0.2, test_fraction=0.2)
-    found = [{x.tobytes() for x in every(samples).x.numpy()} for samples in splits(task)]
+    inputs_by_split = [{x.tobytes() for x in every(samples).x.numpy()} for samples in splits(task)]
     assert sum(len(samples) for samples in splits(task)) == len(ROWS)
-    assert min(map(len, found)) > N / 10
-    assert sum(map(len, found)) == len(set.union(*found)) == N
+    assert min(map(len, inputs_by_split)) > N / 10
+    assert sum(map(len, inputs_by_split)) == len(set.union(*inputs_by_split)) == N
     assert f"{3 * len(COPIED)} samples have inputs that others have too: identical ones stay in one split" in task.note
     assert build(name, **settings, validation_fraction=0.2, test_fraction=0.2).train.digest() == task.train.digest()
 
@@ -113,17 +113,17 @@ def test_without_identical_inputs_the_draw_is_that_of_single_samples(build, tmp_
 @examples(60)
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=60, max_size=80))
 def test_groups_and_identical_inputs_are_joined_where_they_meet_and_nowhere_else(pairs):
-    groups, of = np.array(pairs).T
-    found, _ = contents.joined(groups, of)
-    near = (groups[:, None] == groups) | (of[:, None] == of)
+    groups, copies = np.array(pairs).T
+    joined, _ = contents.joined(groups, copies)
+    near = (groups[:, None] == groups) | (copies[:, None] == copies)
     for _ in pairs:  # what can be reached
         near = near @ near
-    alone = len(set(of)) == len(of)
-    assert np.array_equal(found[:, None] == found, groups[:, None] == groups if alone or _few(of) else near)
+    alone = len(set(copies)) == len(copies)
+    assert np.array_equal(joined[:, None] == joined, groups[:, None] == groups if alone or _few(copies) else near)
 
 
-def _few(of):
-    return len(set(of)) < 30 and 2 * len(set(of)) < len(of)
+def _few(copies):
+    return len(set(copies)) < 30 and 2 * len(set(copies)) < len(copies)
 
 
 def test_inputs_that_repeat_by_nature_are_drawn_alone_and_warned_about(build, tmp_path):

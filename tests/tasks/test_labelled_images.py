@@ -51,9 +51,9 @@ def test_numbers_of_a_table_are_predicted_from_images(read, tmp_path):
     assert sorted(seen) == sorted(LEVEL)
     assert len({samples.digest() for samples in splits(task)}) == 3
     assert read(TABLE.assign(age=LEVEL / 4)).train.digest() != task.train.digest()
-    found = reloaded(task, tmp_path / "run")
-    assert found.targets.scale.mean.equal(task.target_scale.mean)
-    new = found.open(tmp_path / "photos", "photos")
+    preprocessing = reloaded(task, tmp_path / "run")
+    assert preprocessing.targets.scale.mean.equal(task.target_scale.mean)
+    new = preprocessing.open(tmp_path / "photos", "photos")
     assert (len(new), new.targets()) == (N, None)
 
 
@@ -61,8 +61,8 @@ def test_identical_images_with_other_targets_are_warned_about(read, tmp_path):
     frame = TABLE.assign(age=np.round(LEVEL / 3, 2))
     assert "several targets" not in read(frame).note
     (tmp_path / "photos" / NAMES[1]).write_bytes((tmp_path / "photos" / NAMES[0]).read_bytes())
-    said = sorted(f"[{frame['age'][row]}]" for row in (0, 1))
-    assert f"warning: 1 images have several targets, such as {', '.join(said)}" in read(frame).note
+    values = sorted(f"[{frame['age'][row]}]" for row in (0, 1))
+    assert f"warning: 1 images have several targets, such as {', '.join(values)}" in read(frame).note
     frame.loc[1, "age"] = frame.loc[0, "age"]
     assert "several targets" not in read(frame).note
 
@@ -113,8 +113,8 @@ def test_images_without_a_row_are_left_out_and_told(read):
     assert sum(map(len, splits(task))) == 30
     assert "10 files of photos have no row in ages.csv and are not read" in task.note
     table = TABLE.assign(age=np.where(np.arange(N) % 8, LEVEL, np.nan))
-    found = np.concatenate([samples.targets() for samples in splits(read(table, missing_targets=True))])
-    assert np.isnan(found).sum() == 5
+    targets = np.concatenate([samples.targets() for samples in splits(read(table, missing_targets=True))])
+    assert np.isnan(targets).sum() == 5
 
 
 @pytest.mark.parametrize(

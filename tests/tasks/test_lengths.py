@@ -59,10 +59,10 @@ def test_lengths_are_used_where_the_file_has_them(read):
     rows = []
     for samples in splits(task):
         batch = every(samples)
-        found = [int(np.flatnonzero(np.isclose(x[0, 0], X[:, 0, 0], atol=0))[0]) for x in batch.x.numpy()]
-        np.testing.assert_array_equal(batch.valid, INSIDE[found])
-        np.testing.assert_array_equal(batch.x, filled(0)[found])
-        rows += found
+        batch_rows = [int(np.flatnonzero(np.isclose(x[0, 0], X[:, 0, 0], atol=0))[0]) for x in batch.x.numpy()]
+        np.testing.assert_array_equal(batch.valid, INSIDE[batch_rows])
+        np.testing.assert_array_equal(batch.x, filled(0)[batch_rows])
+        rows += batch_rows
     assert sorted(rows) == list(range(N))
 
 
@@ -157,10 +157,10 @@ def test_new_data_of_different_lengths_are_taken_in_every_form(read, tmp_path, k
     task = read(
         {f"{k}_{part}": v[some] for k, v in arrays.items() for part, some in rows.items()}, kind, padding=padding
     )
-    found, test = reloaded(task, tmp_path / "run"), task.open_test()
-    check_same(found, found.open(tmp_path / "train.npz", "INPUT", "test"), test)
+    preprocessing, test = reloaded(task, tmp_path / "run"), task.open_test()
+    check_same(preprocessing, preprocessing.open(tmp_path / "train.npz", "INPUT", "test"), test)
     np.savez(tmp_path / "new.npz", **{name: values[rows["test"]] for name, values in arrays.items()})
-    check_same(found, found.open(tmp_path / "new.npz", "INPUT"), test)
+    check_same(preprocessing, preprocessing.open(tmp_path / "new.npz", "INPUT"), test)
     x, ends = x[40:], ENDS[40:]
     listed = [one[:, :end] for one, end in zip(X[40:], ends, strict=True)]
     (tmp_path / "folder").mkdir()
@@ -170,48 +170,57 @@ def test_new_data_of_different_lengths_are_taken_in_every_form(read, tmp_path, k
     if padding:
         forms += [x, list(x), torch.from_numpy(x), x.tolist()]
     forms += [{"x": held, "lengths": ends.tolist()} for held in (X[40:], list(X[40:]), torch.from_numpy(X[40:]))]
-    for new in (found.open(tmp_path / "folder", "INPUT"), *map(found.given, forms)):
-        check_inputs(in_parts(found, new), test)
-    check_inputs(found.inputs(x if padding else (x, ends)), test)
+    for new in (preprocessing.open(tmp_path / "folder", "INPUT"), *map(preprocessing.given, forms)):
+        check_inputs(in_parts(preprocessing, new), test)
+    check_inputs(preprocessing.inputs(x if padding else (x, ends)), test)
 
 
 @pytest.mark.parametrize("padding", [None, "nan"])
 def test_one_array_does_not_say_where_its_sequences_end(read, tmp_path, padding):
     x = filled(np.nan if padding else 7.0)
-    found = read({"x": x, "y": Y} | ({} if padding else {"lengths": ENDS}), padding=padding).preprocessing
+    preprocessing = read({"x": x, "y": Y} | ({} if padding else {"lengths": ENDS}), padding=padding).preprocessing
     np.save(tmp_path / "bare.npy", X[40:, :, :4])
-    opened = found.open(tmp_path / "bare.npy", "INPUT")
+    opened = preprocessing.open(tmp_path / "bare.npy", "INPUT")
     if padding:
-        assert in_parts(found, opened)[1].sum(1).eq(4).all()
+        assert in_parts(preprocessing, opened)[1].sum(1).eq(4).all()
         return
-    for new in (opened, *map(found.given, (X[40:], torch.from_numpy(X[40:])))):
+    for new in (opened, *map(preprocessing.given, (X[40:], torch.from_numpy(X[40:])))):
         with refused("has no lengths, and the model was trained with them; give x and lengths", DataError):
-            in_parts(found, new)
+            in_parts(preprocessing, new)
     for arrays, message in (
         ({"x": X[40:]}, r"no array 'lengths'.*trained on sequences with an array of lengths"),
         ({"x": X[40:], "lengths": ENDS[41:]}, r"\[lengths\]: has shape \(19,\), expected \(20,\)"),
     ):
         np.savez(tmp_path / "bare.npz", **arrays)
         with refused(message, DataError):
-            found.open(tmp_path / "bare.npz", "INPUT")
+            preprocessing.open(tmp_path / "bare.npz", "INPUT")
 
 
 def test_new_data_are_cut_and_those_that_do_not_fit_refused(read):
-    found = read({"x": X, "y": Y, "lengths": np.minimum(ENDS, 7)}).preprocessing
-    assert np.array_equal(found.inputs((X, ENDS))[1].sum(1), np.minimum(ENDS, 7))
-    assert found.remarks((X, ENDS)) == {"longer than 7 steps and cut at the end": int((ENDS > 7).sum())}
-    assert found.remarks((X[:, :, :5], np.minimum(ENDS, 5))) == {}
-    assert found.inputs(list(X[:, :, :5]))[1].sum(1).eq(5).all()
+    preprocessing = read({"x": X, "y": Y, "lengths": np.minimum(ENDS, 7)}).preprocessing
+    assert np.array_equal(preprocessing.inputs((X, ENDS))[1].sum(1), np.minimum(ENDS, 7))
+    assert preprocessing.remarks((X, ENDS)) == {"longer than 7 steps and cut at the end": int((ENDS > 7).sum())}
+    assert preprocessing.remarks((X[:, :, :5], np.minimum(ENDS, 5))) == {}
+    assert preprocessing.inputs(list(X[:, :, :5]))[1].sum(1).eq(5).all()
     rows = [one[:, :end] for one, end in zip(X, ENDS, strict=True)]
     whole = read({"x": X, "y": Y}).preprocessing
     for take, message in (
-        (lambda: found.inputs((X[:4, [0, 0, 0]], np.full(4, 9))), r"shape \(3, 9\), those of the training set \(2, any\)"),
-        (lambda: found.inputs([np.ones((2, 3)), np.ones((2, 0))]), "sample 1: holds no steps"),
+        (
+            lambda: preprocessing.inputs((X[:4, [0, 0, 0]], np.full(4, 9))),
+            r"shape \(3, 9\), those of the training set \(2, any\)",
+        ),
+        (lambda: preprocessing.inputs([np.ones((2, 3)), np.ones((2, 0))]), "sample 1: holds no steps"),
         (lambda: whole.inputs((X, ENDS)), r"those of the training set one length; give one array \(n, 2, 9\)"),
-        (lambda: found.given({"x": X}), "holds no 'lengths'; give x and lengths, or a list of arrays"),
-        (lambda: found.given({"x": X, "lengths": [*ENDS, 1]}), r"x\[lengths\]: has shape \(61,\), expected \(60,\)"),
-        (lambda: in_parts(found, found.given({"x": rows, "lengths": ENDS + 1})), r"not in 1\.\.1, the first is 2 at in"),
-    ):  # fmt: skip
+        (lambda: preprocessing.given({"x": X}), "holds no 'lengths'; give x and lengths, or a list of arrays"),
+        (
+            lambda: preprocessing.given({"x": X, "lengths": [*ENDS, 1]}),
+            r"x\[lengths\]: has shape \(61,\), expected \(60,\)",
+        ),
+        (
+            lambda: in_parts(preprocessing, preprocessing.given({"x": rows, "lengths": ENDS + 1})),
+            r"not in 1\.\.1, the first is 2 at in",
+        ),
+    ):
         with refused(message, DataError):
             take()
 

@@ -10,7 +10,7 @@ from orca_cli import storage
 from orca_cli.exceptions import ConfigError, DataError, InterruptionError
 from orca_cli.tasks.listops import SIZES, VOCABULARY, expressions
 from tests.tasks.builders import refused, splits
-from tests.untrusted.conftest import asked_to_end
+from tests.untrusted.conftest import pending_signal
 
 SHORT = {"max_depth": 6, "max_arity": 5, "min_length": 5, "max_length": 40}
 FEW = {"num_train": 30, "num_validation": 10, "num_test": 10}
@@ -40,8 +40,8 @@ def test_values_agree_with_a_recursive_evaluator():
     for text, value in itertools.islice(expressions(3, **SHORT), 400):
         words = [VOCABULARY[token] for token in text]
         assert 5 <= len(words) <= 40
-        found, depth, arity = evaluate(words)
-        assert (found, words) == (value, [])
+        result, depth, arity = evaluate(words)
+        assert (result, words) == (value, [])
         assert depth <= 6
         assert 2 <= arity <= 5
         seen.add(text)
@@ -78,16 +78,16 @@ def test_samples_are_one_hot_tokens_with_a_mask(small):
 
 def test_the_cache_is_used_verified_and_made_again(small, tmp_path, reporter):
     first = small().train.digest()
-    said = len(reporter.lines)
+    line_count = len(reporter.lines)
     assert small().train.digest() == first
-    assert len(reporter.lines) == said  # nothing was generated
+    assert len(reporter.lines) == line_count  # nothing was generated
 
     (file,) = tmp_path.rglob("train_values.npy")
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
     assert small().train.digest() == first
-    assert "warning" in reporter.lines[said]
+    assert "warning" in reporter.lines[line_count]
     assert len(list(tmp_path.rglob("*.bad-*"))) == 1
     storage.verify_folder(file.parent)
     assert small(data_seed=1).train.digest() != first
@@ -107,7 +107,7 @@ def test_the_bits_of_a_seed_stay_what_they_are(small):
 
 
 def test_a_signal_stops_the_generation_and_leaves_nothing(small, tmp_path):
-    with asked_to_end(), refused(None, InterruptionError):
+    with pending_signal(), refused(None, InterruptionError):
         small()
     assert [path.suffix for path in (tmp_path / "cache" / "generated").iterdir()] == [".lock"]
 

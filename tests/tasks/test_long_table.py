@@ -40,19 +40,19 @@ def read(tmp_path, build):
 
 def check_series(task, values=VALUES):
     """Check that the splits hold each series once, in the order of time; returns the series of each split."""
-    found = []
+    series_by_split = []
     for samples in splits(task):
         batch = every(samples)
-        found.append([])
+        series_by_split.append([])
         for x, valid, y in zip(batch.x.numpy(), batch.valid.numpy(), batch.y, strict=True):
             end = valid.sum()
             assert valid[:end].all()
             assert (x[:, end:] == 0).all()
             series = next(i for i, one in enumerate(values) if one.shape[1] == end and np.allclose(one, x[:, :end]))
             assert task.class_names[y] == ["yes", "no"][series % 2]
-            found[-1].append(series)
-    assert sorted(sum(found, [])) == list(range(len(values)))
-    return found
+            series_by_split[-1].append(series)
+    assert sorted(sum(series_by_split, [])) == list(range(len(values)))
+    return series_by_split
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -90,8 +90,8 @@ def test_text_columns_and_gaps_are_read_as_in_other_tables(read):
 
 
 def test_groups_stay_together(read):
-    found = check_series(read(long(), group="patient", ignore=None, normalize=False))
-    patients = [{series // 3 for series in part} for part in found]
+    series_by_split = check_series(read(long(), group="patient", ignore=None, normalize=False))
+    patients = [{series // 3 for series in part} for part in series_by_split]
     assert sum(map(len, patients)) == len(set.union(*patients)) == 10
 
 
@@ -100,27 +100,27 @@ def test_a_finished_run_takes_new_series(read, reporter, tmp_path, suffix):
     values = [RNG.normal(3, 2, (2, end)) for end in (3, 9, 1, 8, 2, 5)] * 2
     new = long(values, start=100)
     task = read(long(), new, suffix=suffix)
-    found = reloaded(task, tmp_path / "run")
-    opened = found.open(tmp_path / f"test.{suffix}", "INPUT")
-    check_same(found, opened, task.open_test())
+    preprocessing = reloaded(task, tmp_path / "run")
+    opened = preprocessing.open(tmp_path / f"test.{suffix}", "INPUT")
+    check_same(preprocessing, opened, task.open_test())
     assert reporter.lines[-1] == "test split: 4 samples longer than 7 steps and cut at the end"
     assert opened.ids == list(dict.fromkeys(new["who"]))
-    x, _ = in_parts(found, opened)
+    x, _ = in_parts(preprocessing, opened)
     for row, name in enumerate(opened.ids):
         one = values[int(name[1:]) - 100][:, :7]
-        wanted = [(one[i] - found.columns[i].mean) / found.columns[i].std for i in range(2)]
-        np.testing.assert_allclose(x[row, :, : one.shape[1]].numpy(), wanted, rtol=1e-4, atol=1e-5)
-    given_table = found.given(new)
+        expected = [(one[i] - preprocessing.columns[i].mean) / preprocessing.columns[i].std for i in range(2)]
+        np.testing.assert_allclose(x[row, :, : one.shape[1]].numpy(), expected, rtol=1e-4, atol=1e-5)
+    given_table = preprocessing.given(new)
     assert given_table.ids == opened.ids
-    assert torch.equal(in_parts(found, given_table, 5)[0], x)
+    assert torch.equal(in_parts(preprocessing, given_table, 5)[0], x)
     bare = new.drop(columns=["kind", "patient"])
     bare.to_csv(tmp_path / "bare.csv", index=False)
-    for without in (found.given(bare), found.open(tmp_path / "bare.csv", "INPUT")):
+    for without in (preprocessing.given(bare), preprocessing.open(tmp_path / "bare.csv", "INPUT")):
         assert without.targets() is None
     with refused("is a ndarray, which does not say which series", DataError):
-        found.given(np.zeros((4, 2)))
+        preprocessing.given(np.zeros((4, 2)))
     with refused("has no column 't'", DataError):
-        found.given(new.drop(columns="t"))
+        preprocessing.given(new.drop(columns="t"))
 
 
 @examples(50)

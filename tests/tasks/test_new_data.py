@@ -19,19 +19,19 @@ N = 60
 
 def rebuilt(task, folder):
     """Write a task's preprocessing and return what the files alone give."""
-    found = reloaded(task, folder)
+    preprocessing = reloaded(task, folder)
     files = sorted(folder.iterdir())
     assert [path.name for path in files] == ["preprocessing.json", "preprocessing.safetensors"]
-    assert found is not task.preprocessing
-    write_preprocessing(folder / "again", found)
+    assert preprocessing is not task.preprocessing
+    write_preprocessing(folder / "again", preprocessing)
     assert [(folder / "again" / path.name).read_bytes() for path in files] == [path.read_bytes() for path in files]
-    assert tuple(found.targets.names) == tuple(task.class_names)
-    assert found.input_shape == task.input_shape
-    assert (found.targets.scale is None) == (task.target_scale is None)
+    assert tuple(preprocessing.targets.names) == tuple(task.class_names)
+    assert preprocessing.input_shape == task.input_shape
+    assert (preprocessing.targets.scale is None) == (task.target_scale is None)
     if task.target_scale is not None:
-        assert found.targets.scale.mean.equal(task.target_scale.mean)
-        assert found.targets.scale.std.equal(task.target_scale.std)
-    return found
+        assert preprocessing.targets.scale.mean.equal(task.target_scale.mean)
+        assert preprocessing.targets.scale.std.equal(task.target_scale.std)
+    return preprocessing
 
 
 def with_gaps(x):
@@ -67,14 +67,16 @@ def test_arrays(name, tmp_path, build):
     for part, rows in (("train", slice(40)), ("test", slice(40, N))):
         np.savez(tmp_path / f"{part}.npz", x=x[rows], y=y[rows])
     task = build("arrays", **{"kind": "classes", "train": "train.npz", "test": "test.npz"} | settings)
-    found, test = rebuilt(task, tmp_path / "run"), task.open_test()
-    check_same(found, found.open(tmp_path / "test.npz", "INPUT"), test)
-    check_inputs(found.inputs(x[40:]), test)
-    np.testing.assert_array_equal(found.targets.encode(y[40:], "y"), test.targets())
+    preprocessing, test = rebuilt(task, tmp_path / "run"), task.open_test()
+    check_same(preprocessing, preprocessing.open(tmp_path / "test.npz", "INPUT"), test)
+    check_inputs(preprocessing.inputs(x[40:]), test)
+    np.testing.assert_array_equal(preprocessing.targets.encode(y[40:], "y"), test.targets())
     with refused("new: samples have shape .* those of the training set", DataError):
-        found.inputs(x[40:, ..., :1], "new")
+        preprocessing.inputs(x[40:, ..., :1], "new")
     with refused(r"new: 1 values are infinite, the first is inf at index \(3, 0", DataError):
-        found.inputs(np.where(np.arange(x[40:].size).reshape(x[40:].shape) == 3 * x[0].size, np.inf, x[40:]), "new")
+        preprocessing.inputs(
+            np.where(np.arange(x[40:].size).reshape(x[40:].shape) == 3 * x[0].size, np.inf, x[40:]), "new"
+        )
 
 
 @pytest.mark.parametrize("form", ["compressed, other names", "Fortran order", "arrays of their own", "marked rows"])
@@ -92,12 +94,12 @@ def test_forms_of_an_npz_file(form, tmp_path, build):
                 np.savez_compressed(tmp_path / f"{name}.npz", signal=X[rows], state=Y[rows])
         settings, file, part = {"train": "train.npz", "test": "test.npz", "x": "signal", "y": "state"}, "test.npz", ""
     task = build("arrays", kind="classes", **settings)
-    found = reloaded(task, tmp_path / "run")
-    new = found.open(tmp_path / file, "INPUT", part)
-    check_same(found, new, task.open_test())
+    preprocessing = reloaded(task, tmp_path / "run")
+    new = preprocessing.open(tmp_path / file, "INPUT", part)
+    check_same(preprocessing, new, task.open_test())
     assert new.ids == ([str(row) for row in range(1, N, 4)] if form == "marked rows" else None)
-    again = in_parts(found, new)[0]  # from the start, once the archive was read to its end
-    assert torch.equal(again, in_parts(found, new, size=1)[0])
+    again = in_parts(preprocessing, new)[0]  # from the start, once the archive was read to its end
+    assert torch.equal(again, in_parts(preprocessing, new, size=1)[0])
 
 
 @pytest.fixture
@@ -141,13 +143,13 @@ def test_arrays_that_do_not_fit(name, arrays, tmp_path):
 
 
 def test_values_that_do_not_fit_and_damaged_members(arrays, tmp_path):
-    for given, message in (
+    for inputs, message in (
         (X[:, :, :4], "the model takes 2 channels of 5 a sample"),
         ([[1, 2], [3]], "samples of different shapes"),
         (X.astype(object), "dtype object"),
     ):
         with refused(message, DataError):
-            arrays.given(given)
+            arrays.given(inputs)
     np.savez(tmp_path / "parts.npz", x_train=X, x_test=X[:9])
     assert len(arrays.open(tmp_path / "parts.npz", "INPUT", "test")) == 9
     content = (tmp_path / "train.npz").read_bytes()
@@ -163,8 +165,8 @@ def test_a_member_is_not_held_whole(save, tmp_path, build):
     x[:40] = RNG.normal(size=(40, 2, 500))
     np.savez(tmp_path / "train.npz", x=x[:40], y=np.arange(40) % 2)
     save(tmp_path / "new.npz", x=x)
-    found = build("arrays", kind="classes", train="train.npz").preprocessing
-    new = found.open(tmp_path / "new.npz", "INPUT")
+    preprocessing = build("arrays", kind="classes", train="train.npz").preprocessing
+    new = preprocessing.open(tmp_path / "new.npz", "INPUT")
     tracemalloc.start()
     for start in range(0, len(new), 100):
         assert new.inputs(start, start + 100).tobytes() == x[start : start + 100].tobytes()
@@ -206,17 +208,19 @@ def test_tables_with_gaps_and_unknown_categories(ending, indicator, tmp_path, bu
     for name, rows in (("train", frame()[:40]), ("test", new)):
         SAVE[ending](rows, tmp_path / f"{name}.{ending}")
     task = build("table", train=f"train.{ending}", test=f"test.{ending}", gap_indicator=indicator, **TABLE)
-    found = rebuilt(task, tmp_path / "run")
-    opened = found.open(tmp_path / f"test.{ending}", "INPUT")
-    check_same(found, opened, task.open_test())
-    whole = in_parts(found, opened)[0]
-    assert torch.equal(in_parts(found, opened, size=3)[0], in_parts(found, opened, size=20)[0])  # read again
-    assert torch.equal(found.inputs(opened.inputs(17, 19))[0], whole[17:19])  # some are skipped
+    preprocessing = rebuilt(task, tmp_path / "run")
+    opened = preprocessing.open(tmp_path / f"test.{ending}", "INPUT")
+    check_same(preprocessing, opened, task.open_test())
+    whole = in_parts(preprocessing, opened)[0]
+    assert torch.equal(
+        in_parts(preprocessing, opened, size=3)[0], in_parts(preprocessing, opened, size=20)[0]
+    )  # read again
+    assert torch.equal(preprocessing.inputs(opened.inputs(17, 19))[0], whole[17:19])  # some are skipped
     rows = new[TRAINED_ON]
     for x in (new, rows[rows.columns[::-1]], {name: list(new[name]) for name in new}, rows.to_numpy()):
-        assert torch.equal(in_parts(found, found.given(x))[0], whole)
+        assert torch.equal(in_parts(preprocessing, preprocessing.given(x))[0], whole)
     with refused(r"\[weight\]: 'heavy' in row 1 is not a number", DataError):
-        in_parts(found, found.given(new.assign(weight="heavy")))
+        in_parts(preprocessing, preprocessing.given(new.assign(weight="heavy")))
 
 
 @pytest.fixture
@@ -255,13 +259,13 @@ def test_rows_in_other_forms_and_orders(table, tmp_path):
     for one in (NEW.iloc[0], NEW.iloc[0].to_dict()):
         assert torch.equal(in_parts(table, table.given(one))[0], expected[:1])
     assert torch.equal(in_parts(table, table.given(NEW[:2].to_dict("records")))[0], expected[:2])
-    for given, message in (
+    for inputs, message in (
         ({"weight": [1.0, 2.0], "age": [1], "colour": ["red"]}, "x: is not a table .* with the columns weight, age, col"),
         (np.zeros((4, 2)), "has 2 columns, the model takes 3; in this order: weight, age, colour"),
         (pd.concat([NEW, NEW["age"]], axis=1), "two columns are named 'age'"),
     ):  # fmt: skip
         with refused(message, DataError):
-            table.given(given)
+            table.given(inputs)
     with refused("does not apply to tables", ConfigError):
         table.open(tmp_path / "train.csv", "INPUT", "test")
     for text, message in (
@@ -277,9 +281,9 @@ def test_a_column_whose_texts_are_all_missing_in_a_part(tmp_path, build):
     rows = frame()
     rows.loc[10:29, "colour"] = ""
     SAVE["parquet"](rows, tmp_path / "t.parquet")
-    found = build("table", train="t.parquet", **TABLE).preprocessing
-    new = found.open(tmp_path / "t.parquet", "INPUT")
-    assert torch.equal(in_parts(found, new, size=7)[0], in_parts(found, new, size=60)[0])
+    preprocessing = build("table", train="t.parquet", **TABLE).preprocessing
+    new = preprocessing.open(tmp_path / "t.parquet", "INPUT")
+    assert torch.equal(in_parts(preprocessing, new, size=7)[0], in_parts(preprocessing, new, size=60)[0])
 
 
 def test_several_labels_of_a_table(tmp_path, build):
@@ -287,8 +291,8 @@ def test_several_labels_of_a_table(tmp_path, build):
     rows = pd.DataFrame({"row": np.arange(N), "a": bits[:, 0], "b": np.array(["no", "yes"])[bits[:, 1]]})
     files = write_tables(tmp_path, train=rows[:40], test=rows[40:])
     task = build("table", **files, kind="labels", targets=["a", "b"])
-    found = rebuilt(task, tmp_path / "run")
-    check_same(found, found.open(tmp_path / "test.csv", "INPUT"), task.open_test())
+    preprocessing = rebuilt(task, tmp_path / "run")
+    check_same(preprocessing, preprocessing.open(tmp_path / "test.csv", "INPUT"), task.open_test())
 
 
 def pictures(root, parts):
@@ -308,34 +312,34 @@ def pictures(root, parts):
 def test_images_of_the_test_split(settings, tmp_path, build):
     pictures(tmp_path / "pets", {"train": range(8), "val": range(8, 10), "test": range(10, 12)})
     task = build("images", path="pets", flip=True, padding=2, **settings)
-    found, test = rebuilt(task, tmp_path / "run"), tmp_path / "pets" / "test"
-    new = found.open(tmp_path / "pets", "INPUT", "test")
+    preprocessing, test = rebuilt(task, tmp_path / "run"), tmp_path / "pets" / "test"
+    new = preprocessing.open(tmp_path / "pets", "INPUT", "test")
     assert list(new.ids) == ["test/cat/10.png", "test/cat/11.png", "test/dog/10.png", "test/dog/11.png"]
-    below = found.open(test, "INPUT")
+    below = preprocessing.open(test, "INPUT")
     assert list(below.ids)[0] == "cat/10.png"
     for opened in (new, below):
-        check_same(found, opened, task.open_test())
-    whole = in_parts(found, new)[0]
-    one, loose = (found.open(path, "INPUT") for path in (test / "dog" / "10.png", test / "dog"))
-    given = found.given([test / "dog" / f"{i}.png" for i in (10, 11)])
-    for part, rows in ((one, whole[2:3]), (loose, whole[2:]), (given, whole[2:])):
+        check_same(preprocessing, opened, task.open_test())
+    whole = in_parts(preprocessing, new)[0]
+    one, loose = (preprocessing.open(path, "INPUT") for path in (test / "dog" / "10.png", test / "dog"))
+    listed = preprocessing.given([test / "dog" / f"{i}.png" for i in (10, 11)])
+    for part, rows in ((one, whole[2:3]), (loose, whole[2:]), (listed, whole[2:])):
         assert (len(part), part.targets()) == (len(rows), None)
-        assert torch.equal(in_parts(found, part)[0], rows)
+        assert torch.equal(in_parts(preprocessing, part)[0], rows)
     assert list(one.ids) == ["10.png"]
 
 
 def test_images_of_other_folders(tmp_path, build):
     pictures(tmp_path / "pets", {"train": range(8), "val": range(8, 10), "test": range(10, 12)})
-    found = build("images", path="pets").preprocessing
+    preprocessing = build("images", path="pets").preprocessing
     others = tmp_path / "others"
     pictures(others, {"monday": range(2)})
-    assert len(found.open(others / "monday", "INPUT")) == 4
+    assert len(preprocessing.open(others / "monday", "INPUT")) == 4
     (others / "monday" / "dog").rename(others / "monday" / "wolf")
     with refused("2 labels have no training sample, the first is wolf", DataError):
-        found.open(others / "monday", "INPUT").targets()
+        preprocessing.open(others / "monday", "INPUT").targets()
     (others / "monday" / "cat").rename(others / "monday" / "lion")
-    assert found.open(others / "monday", "INPUT").targets() is None
-    deep = found.open(others, "INPUT")
+    assert preprocessing.open(others / "monday", "INPUT").targets() is None
+    deep = preprocessing.open(others, "INPUT")
     assert (list(deep.ids)[0], len(deep), deep.targets()) == ("monday/lion/00.png", 4, None)
     (tmp_path / "empty" / ".hidden").mkdir(parents=True)
     (tmp_path / "pets" / "val" / "cat" / "08.png").rename(tmp_path / "empty" / ".hidden" / "08.png")
@@ -346,10 +350,10 @@ def test_images_of_other_folders(tmp_path, build):
         ("others", "test", "no folder of the test split"),
     ):
         with refused(message, DataError):
-            found.open(tmp_path / folder, "INPUT", part)
+            preprocessing.open(tmp_path / folder, "INPUT", part)
     for x in ("pets", [np.zeros((3, 4, 4))]):
         with refused("not a list of image files", DataError):
-            found.given(x)
+            preprocessing.given(x)
 
 
 HUB = {
@@ -378,15 +382,15 @@ def test_rows_of_the_hub(name, tmp_path, build, monkeypatch):
     write("data", "train", rows.select(range(40)))
     write("data", "test", test)
     task = build("hub", dataset="data", x=x, y=y, kind=kind, **settings)
-    found = rebuilt(task, tmp_path / "run")
-    new = found.open(tmp_path / "data", "INPUT", "test")
-    check_same(found, new, task.open_test())
+    preprocessing = rebuilt(task, tmp_path / "run")
+    new = preprocessing.open(tmp_path / "data", "INPUT", "test")
+    check_same(preprocessing, new, task.open_test())
     write("new", "train", test.remove_columns(y))
-    plain = found.open(tmp_path / "new", "INPUT")
+    plain = preprocessing.open(tmp_path / "new", "INPUT")
     assert plain.targets() is None
-    assert torch.equal(in_parts(found, plain)[0], every(task.open_test()).x)
+    assert torch.equal(in_parts(preprocessing, plain)[0], every(task.open_test()).x)
     if x in ("series", "ragged"):
-        check_inputs(in_parts(found, found.given(test[x])), task.open_test())
+        check_inputs(in_parts(preprocessing, preprocessing.given(test[x])), task.open_test())
     write("bad", "train", test.remove_columns(x))
     for folder, part, message in (
         ("data", "", "holds 2 splits; it holds .*; name one by --part test"),
@@ -394,7 +398,7 @@ def test_rows_of_the_hub(name, tmp_path, build, monkeypatch):
         ("bad", "", f"has no column '{x}'"),
     ):
         with refused(message, DataError):
-            found.open(tmp_path / folder, "INPUT", part)
+            preprocessing.open(tmp_path / folder, "INPUT", part)
 
 
 def test_changed_files_are_refused(arrays, tmp_path):

@@ -75,25 +75,25 @@ def test_channels_and_distances_lie_where_the_format_says(written, tmp_path, rep
     test = task.open_test()
     batch = test.batch(np.array([0]))
     x, y, valid = (part.numpy() for part in (batch.x, batch.y, batch.valid))
-    given, distance = written["psicov"][test.proteins[0]]
+    arrays, distance = written["psicov"][test.proteins[0]]
     inside = slice(5, 5 + 14)
     block = x[0, :, inside, inside]
-    profile = np.concatenate([given["ss"], given["pssm"].T, given["sa"][None], given["entropy"][None]])
+    profile = np.concatenate([arrays["ss"], arrays["pssm"].T, arrays["sa"][None], arrays["entropy"][None]])
     for number, values in enumerate(profile):
         np.testing.assert_allclose(block[2 * number], np.tile(values, (14, 1)), rtol=1e-6)  # along columns
         np.testing.assert_allclose(block[2 * number + 1], np.tile(values, (14, 1)).T, rtol=1e-6)
     for number, name in enumerate(("ccmpred", "freecon", "potential")):
-        np.testing.assert_allclose(block[54 + number], given[name], rtol=1e-6)
+        np.testing.assert_allclose(block[54 + number], arrays[name], rtol=1e-6)
     assert task.input_shape == x.shape[1:] == (57, WINDOW, WINDOW)
     assert (np.delete(np.delete(x[0], range(5, 19), 1), range(5, 19), 2) == 0).all()
     assert valid[0].sum() == 14 * 14 == (~np.isnan(y)).sum()
-    found = y[0, 0, inside, inside]
+    targets = y[0, 0, inside, inside]
     upper = np.triu_indices(14, 1)
-    np.testing.assert_allclose(found[upper], np.maximum(distance, 1)[upper], rtol=1e-6)
-    assert found[upper].min() >= 1
-    assert found[0, 0] == found[0, 1]
-    assert found[13, 13] == found[13, 12]
-    assert found[6, 6] == pytest.approx((found[6, 5] + found[6, 7]) / 2)
+    np.testing.assert_allclose(targets[upper], np.maximum(distance, 1)[upper], rtol=1e-6)
+    assert targets[upper].min() >= 1
+    assert targets[0, 0] == targets[0, 1]
+    assert targets[13, 13] == targets[13, 12]
+    assert targets[6, 6] == pytest.approx((targets[6, 5] + targets[6, 7]) / 2)
 
 
 def test_training_distances_are_clipped_and_others_are_not(written, tmp_path, reporter, read):
@@ -120,8 +120,8 @@ def test_padding_can_count_in_training_as_it_was_released(written, tmp_path, rep
 def test_a_protein_that_does_not_fit_is_cropped_in_step_with_its_features(crop, written, tmp_path, reporter, read):
     task = read(crop=crop, train_on_validation=True)
     index = list(task.train.proteins).index("1dxyA")
-    given, distance = written["deepcov"]["1dxyA"]
-    padded = {"x": np.pad(given["ccmpred"], 5), "y": np.pad(np.clip(distance, 1, 16), 5, constant_values=np.nan)}
+    arrays, distance = written["deepcov"]["1dxyA"]
+    padded = {"x": np.pad(arrays["ccmpred"], 5), "y": np.pad(np.clip(distance, 1, 16), 5, constant_values=np.nan)}
     first = task.train.batch(np.array([index]))
     np.testing.assert_array_equal(first.x[0, 54], padded["x"][:WINDOW, :WINDOW])
     np.testing.assert_array_equal(first.y[0], task.train.targets()[index])
@@ -135,10 +135,10 @@ def test_a_protein_that_does_not_fit_is_cropped_in_step_with_its_features(crop, 
             if np.array_equal(batch.x[1, 54], padded["x"][r : r + WINDOW, c : c + WINDOW])
         )
         seen.add((row, column))
-        wanted = padded["y"][row : row + WINDOW, column : column + WINDOW].astype(np.float32)
+        expected = padded["y"][row : row + WINDOW, column : column + WINDOW].astype(np.float32)
         apart = np.subtract.outer(np.arange(row, row + WINDOW), np.arange(column, column + WINDOW)) != 0
-        np.testing.assert_array_equal(batch.y[1, 0].numpy()[apart], wanted[apart])
-        assert (batch.valid[1].numpy() == ~np.isnan(wanted)).all()
+        np.testing.assert_array_equal(batch.y[1, 0].numpy()[apart], expected[apart])
+        assert (batch.valid[1].numpy() == ~np.isnan(expected)).all()
         np.testing.assert_array_equal(batch.y[0], task.train.targets()[0])  # a protein that fits stays where it is
     assert {0, 18} <= {row for row, _ in seen}
     assert all(row == column for row, column in seen) == (crop == "diagonal")
@@ -175,7 +175,7 @@ def test_every_protein_is_scored_over_its_own_length(tmp_path, read):
     for index in range(3):
         wrong = outputs.clone()
         wrong[index, 0] += 3
-        assert error(wrong, batch.y).value == pytest.approx(2, abs=1e-4)  # each protein counts as much
+        assert error(wrong, batch.y).value == pytest.approx(2, abs=1e-4)  # every protein has the same weight
 
 
 def test_the_layout_of_the_archive_and_old_pickles_are_read_too(tmp_path, reporter, read):
@@ -203,8 +203,8 @@ def test_unknown_distances_are_no_targets(written, tmp_path, reporter, read):
     ],
 )
 def test_files_that_are_not_what_they_say_are_refused(values, shape, scale, what, written, tmp_path, read):
-    given, true = written["deepcov"]["0dxyA"]
-    put(tmp_path / "psicov", "deepcov", "0dxyA", given | values, true[: shape[0], : shape[1]] * scale)
+    arrays, true = written["deepcov"]["0dxyA"]
+    put(tmp_path / "psicov", "deepcov", "0dxyA", arrays | values, true[: shape[0], : shape[1]] * scale)
     with refused(what, DataError):
         read(train_on_validation=True).train.batch(np.array([0]))
 

@@ -27,10 +27,10 @@ def test_splits_are_disjoint_complete_and_stratified(counts, validation, test, s
     together = np.concatenate([parts.train, parts.validation, parts.test])
     assert np.array_equal(np.sort(together), np.arange(n))
     for rows in (parts.train, parts.validation, parts.test):
-        found = np.bincount(classes[rows], minlength=len(counts))
+        class_counts = np.bincount(classes[rows], minlength=len(counts))
         # Each border cuts every class within one sample; the last of each class, kept for train, shifts the rest.
         share = np.array(counts) / n
-        assert (np.abs(found - share * len(rows)) < 2.5 + share * len(counts)).all()
+        assert (np.abs(class_counts - share * len(rows)) < 2.5 + share * len(counts)).all()
     if len(parts.train) >= len(counts):
         assert set(classes[parts.train]) == set(range(len(counts)))
 
@@ -105,7 +105,7 @@ def test_a_fold_has_whole_groups_and_another_seed_other_ones():
     fold = folds(20, 3, seed=1, classes=classes, groups=groups)
     assert [len(set(fold[groups == group])) for group in set(groups)] == [1] * 6
     assert [len(np.unique(groups[fold == i])) for i in range(3)] == [2, 2, 2]
-    # Three groups are of each class: every fold gets one of both.
+    # Each class has three groups: every fold gets one group of each class.
     assert all({0, 1} == {int(np.median(classes[groups == g])) for g in set(groups[fold == i])} for i in range(3))
     with pytest.raises(DataError, match="7 folds of 6 groups of samples; use train.folds=6 or less"):
         folds(20, 7, groups=groups)
@@ -118,8 +118,8 @@ def test_groups_are_the_same_whatever_type_their_numbers_have():
     where = {"train": "a", "test": "b"}
     with pytest.raises(DataError, match="group '1' is also in"):
         group_rows({"train": np.array([1, 2]), "test": np.array([1.0, 3.0])}, where)
-    found = group_rows({"train": np.array([1, 2]), "test": np.array([4.0, 3.0])}, where)
-    assert {part: numbers.tolist() for part, numbers in found.items()} == {"train": [0, 1], "test": [3, 2]}
+    group_numbers = group_rows({"train": np.array([1, 2]), "test": np.array([4.0, 3.0])}, where)
+    assert {part: numbers.tolist() for part, numbers in group_numbers.items()} == {"train": [0, 1], "test": [3, 2]}
     with pytest.raises(DataError, match="1 rows have no group, the first is row 2"):
         group_rows({"train": np.array([1.0, np.nan])}, where)
     assert len(set(group_rows({"train": np.array([1.5, 1.0])}, where)["train"])) == 2

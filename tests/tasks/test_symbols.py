@@ -32,14 +32,14 @@ def read(tmp_path, build):
 
 def texts_of(x, valid, alphabet):
     """Return the texts that one-hot columns stand for, `.` where a step has no symbol."""
-    found = []
+    texts = []
     for one, known in zip(x.numpy(), valid.numpy(), strict=True):
         assert (one[:, ~known] == 0).all()
         columns = one[:, known]
         assert set(np.unique(columns)) <= {0.0, 1.0}
         assert (columns.sum(0) <= 1).all()
-        found.append("".join(alphabet[column.argmax()] if column.any() else "." for column in columns.T))
-    return found
+        texts.append("".join(alphabet[column.argmax()] if column.any() else "." for column in columns.T))
+    return texts
 
 
 def test_texts_become_masked_one_hot_columns(read):
@@ -58,16 +58,16 @@ def test_texts_may_be_longer_than_the_module_csv_reads_by_itself(read):
 def test_new_texts_that_do_not_fit_are_told_and_read(read, reporter, tmp_path):
     new = ["ACGT", "ANNA", "ACGTACGTACGTA", "xX", "T"]
     task = read(table(TEXTS), table(new))
-    found = reloaded(task, tmp_path / "run")
+    preprocessing = reloaded(task, tmp_path / "run")
     raw = {"dna": np.array(new, dtype=object)}
-    x, valid = found.inputs(raw)
+    x, valid = preprocessing.inputs(raw)
     assert texts_of(x, valid, "ACGT") == ["ACGT", "A..A", "ACGTACGTA", "..", "T"]
     lines = {
         "longer than 9 symbols and cut at the end": 1,
         **{f"with the symbol '{name}', which training lacks: read as none of its symbols": 1 for name in "NXx"},
     }
-    assert found.remarks(raw) == lines
-    assert found.remarks({"dna": np.array(["ACGT"], dtype=object)}) == {}
+    assert preprocessing.remarks(raw) == lines
+    assert preprocessing.remarks({"dna": np.array(["ACGT"], dtype=object)}) == {}
     check_inputs((x, valid), task.open_test())
     assert reporter.lines[-4:] == [f"test split: 1 sample {line}" for line in lines]
     assert read(table(TEXTS), length=12).input_shape == (4, 12)
@@ -77,15 +77,15 @@ def test_new_texts_that_do_not_fit_are_told_and_read(read, reporter, tmp_path):
 def test_new_texts_are_opened_alone_in_their_file_or_given_as_a_list(read, tmp_path):
     new = ["ACGT", "ANNA", "ACGTACGTACGTA", "T"] * 5
     task = read(table(TEXTS), table(new))
-    found = task.preprocessing
-    check_same(found, found.open(tmp_path / "test.csv", "INPUT"), task.open_test())
+    preprocessing = task.preprocessing
+    check_same(preprocessing, preprocessing.open(tmp_path / "test.csv", "INPUT"), task.open_test())
     (tmp_path / "alone.csv").write_text("\n".join(["dna", *new]))
-    for opened in (found.open(tmp_path / "alone.csv", "INPUT"), found.given(new)):
-        check_inputs(found.inputs(opened.inputs(0, 20)), task.open_test())
+    for opened in (preprocessing.open(tmp_path / "alone.csv", "INPUT"), preprocessing.given(new)):
+        check_inputs(preprocessing.inputs(opened.inputs(0, 20)), task.open_test())
         assert opened.targets() is None
     (tmp_path / "other.csv").write_text("rna\nACGU\n")
     with refused(r"other\.csv: has no column 'dna'.*trained on dna", DataError):
-        found.open(tmp_path / "other.csv", "INPUT")
+        preprocessing.open(tmp_path / "other.csv", "INPUT")
 
 
 @examples(50)
@@ -99,8 +99,8 @@ def test_any_text_comes_back(train, new):
     for texts in (train, new):
         x = symbols.encode(np.array(texts, dtype=object), "t")
         rows = np.arange(len(texts))
-        wanted = ["".join(c if c in symbols.alphabet else "." for c in text)[: symbols.length] for text in texts]
-        assert texts_of(torch.from_numpy(x[rows]), torch.from_numpy(x.valid(rows)), symbols.alphabet) == wanted
+        expected = ["".join(c if c in symbols.alphabet else "." for c in text)[: symbols.length] for text in texts]
+        assert texts_of(torch.from_numpy(x[rows]), torch.from_numpy(x.valid(rows)), symbols.alphabet) == expected
 
 
 def test_only_training_rows_make_the_alphabet(read):

@@ -195,8 +195,8 @@ def test_the_kind_is_that_of_the_column_to_be_predicted(read, target, names, not
         assert task.target_scale.std.tolist() == pytest.approx([target[rows].std()], rel=1e-5)
     else:
         assert (task.kind, task.class_names) == ("classes", names)
-        found = [str(task.class_names[k]) for k in task.train.targets()]
-        assert found == [str(value).removesuffix(".0") for value in target[rows]]
+        class_names = [str(task.class_names[k]) for k in task.train.targets()]
+        assert class_names == [str(value).removesuffix(".0") for value in target[rows]]
         assert read(table, name, kind="classes").class_names == names
 
 
@@ -214,9 +214,9 @@ def test_numbers_to_be_predicted_may_be_missing_on_request_and_have_a_decimal_co
     with refused(r"t\.csv\[kind\]: 9 rows have no target, the first is row 1; .*missing_targets", DataError):
         read(frame().assign(kind=numbers), decimal=",")
     task = read(frame().assign(kind=numbers), decimal=",", missing_targets=True)
-    found = np.concatenate([samples.targets()[:, 0] for samples in splits(task)])
-    assert np.isnan(found).sum() == 9
-    assert sorted(found[~np.isnan(found)]) == [i + 0.5 for i in range(N) if i % 7]
+    targets = np.concatenate([samples.targets()[:, 0] for samples in splits(task)])
+    assert np.isnan(targets).sum() == 9
+    assert sorted(targets[~np.isnan(targets)]) == [i + 0.5 for i in range(N) if i % 7]
 
 
 def test_an_indicator_says_where_numbers_were_missing(read):
@@ -383,15 +383,15 @@ def test_the_first_line_may_name_the_delimiter(read, mark, encoding):
 
 
 def test_texts_of_numbers_and_truths_are_the_same_in_a_typed_column(read):
-    """A column of true and false, or of codes of which few have letters, is text in a csv and typed in a pandas table."""
+    """Booleans, and codes few of which have letters, are text in a csv but typed in a pandas table."""
     flag, code = np.array(["True", "False", ""])[np.arange(N) % 3], np.array(["1234567", "K1A", "40"])[np.arange(N) % 3]
     task = read(frame().assign(flag=flag, code=code), features=["flag", "code"])
     for texts, typed in ((["True", "False", "TRUE"], [True, False, True]), (["True", "", "True"], [1.0, np.nan, 1.0])):
         codes = ["40", "1234567", "40"]
-        asked = encoded(task, {"flag": np.array(texts, dtype=object), "code": np.array(codes, dtype=object)})
-        given = encoded(task, {"flag": typed, "code": [40, 1234567, 40]})
-        assert given[:2] == asked[:2]
-        assert given[2] == given[0]
+        from_texts = encoded(task, {"flag": np.array(texts, dtype=object), "code": np.array(codes, dtype=object)})
+        from_typed = encoded(task, {"flag": typed, "code": [40, 1234567, 40]})
+        assert from_typed[:2] == from_texts[:2]
+        assert from_typed[2] == from_typed[0]
     only = read(frame(), features=["colour"])
     with pytest.raises(DataError, match=r"new\[colour\]: holds numbers, and texts such as 'blue' in training"):
         encoded(only, {"colour": [1, 2]})
@@ -408,9 +408,9 @@ def test_texts_of_numbers_and_truths_are_the_same_in_a_typed_column(read):
 )
 def test_texts_of_classes_are_the_same_in_a_typed_column(read, texts, typed, named):
     task = read(frame().assign(kind=np.array(texts)[np.arange(N) % 2]))
-    found = task.preprocessing.encoded_targets({"kind": np.array(typed)}, "new")
-    assert [task.class_names[k] for k in found] == named
-    assert task.preprocessing.targets.encode(np.array(typed), "y").tolist() == found.tolist()
+    class_numbers = task.preprocessing.encoded_targets({"kind": np.array(typed)}, "new")
+    assert [task.class_names[k] for k in class_numbers] == named
+    assert task.preprocessing.targets.encode(np.array(typed), "y").tolist() == class_numbers.tolist()
     with pytest.raises(DataError, match="labels have no training sample, the first is 7"):
         task.preprocessing.targets.encode(np.array([7]), "y")
 
@@ -433,10 +433,10 @@ def test_entries_that_are_no_numbers_are_told_with_their_row(read):
     numbers = (np.arange(N) + 0.5).astype(str)
     several = np.array(["low", "high", "n.a.", "none of it"])[np.arange(N) % 4]
     third = np.arange(N) % 3 == 0
-    said = "not all of it are numbers; correct these entries, or leave them empty: odd ("
+    warning = "not all of it are numbers; correct these entries, or leave them empty: odd ("
     for odd, words in (
-        (np.where(np.arange(N) == 7, "<0.1", numbers), f"{said}'<0.1' in row 8; 1 of "),
-        (np.where(third, "n.a.", numbers), f"{said}'n.a.' in row"),
+        (np.where(np.arange(N) == 7, "<0.1", numbers), f"{warning}'<0.1' in row 8; 1 of "),
+        (np.where(third, "n.a.", numbers), f"{warning}'n.a.' in row"),
         (np.where(third, several, numbers), None),
         (np.where(np.arange(N) == 7, "#N/A", numbers), None),  # is missing
         (np.where(np.arange(N) == 7, ".", numbers), None),

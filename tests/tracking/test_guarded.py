@@ -14,12 +14,12 @@ from orca_cli.tracking.guarded import Guarded
 
 @pytest.fixture
 def warnings():
-    """What is said of trackers; a handler of an earlier test may be closed, and says so."""
-    found, handler = [], logging.Handler(logging.WARNING)
+    """Warnings about trackers alone: a closed handler of an earlier test may log others."""
+    messages, handler = [], logging.Handler(logging.WARNING)
     handler.addFilter(lambda record: record.getMessage().startswith("tracker"))
-    handler.emit = lambda record: found.append(record.getMessage())
+    handler.emit = lambda record: messages.append(record.getMessage())
     log.addHandler(handler)
-    yield found
+    yield messages
     log.removeHandler(handler)
 
 
@@ -32,7 +32,7 @@ def let_go():
 
 
 class Fake:
-    """A recorder that notes its calls and does something at one of them."""
+    """A recorder that logs its calls and runs an action at one of them."""
 
     def __init__(self, at="", act=lambda: None):
         self.calls, self._at, self._act = [], at, act

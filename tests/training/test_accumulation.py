@@ -24,8 +24,8 @@ KNOWN = [18, 1, 0, 5, 18, 2, 9, 1]  # entries, of 18, of each sample
 def unknown():
     """Return [8, 3, 6] bool: which entries of eight samples are unknown, unevenly."""
     mask = np.ones((8, 18), bool)
-    for row, known in enumerate(KNOWN):
-        mask[row, np.random.default_rng(row).permutation(18)[:known]] = False
+    for row, count in enumerate(KNOWN):
+        mask[row, np.random.default_rng(row).permutation(18)[:count]] = False
     return torch.from_numpy(mask.reshape(8, 3, 6))
 
 

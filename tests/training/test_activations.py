@@ -86,10 +86,10 @@ def test_a_machine_without_a_compiler_is_told(tmp_path):
     def broken(graph, inputs):
         raise RuntimeError("no C++ compiler\nand more")
 
-    with pytest.raises(UnavailableError, match="no C\\+\\+ compiler") as found:
+    with pytest.raises(UnavailableError, match="no C\\+\\+ compiler") as caught:
         compile_layers(text.load(str(save_tiny_bert(tmp_path))), CPU, broken)
-    assert found.value.where == "train.compile"
-    assert "\n" not in str(found.value)
+    assert caught.value.where == "train.compile"
+    assert "\n" not in str(caught.value)
 
 
 def test_a_body_without_known_layers_is_refused():

@@ -40,11 +40,11 @@ def test_the_mean_is_torchs_over_the_last_steps_alone():
         if step >= 4:
             torchs = AveragedModel(model, use_buffers=True) if torchs is None else torchs
             torchs.update_parameters(model)
-    found, expected = mean.state(), torchs.module.state_dict()
-    for name, value in found.items():
+    state, expected = mean.state(), torchs.module.state_dict()
+    for name, value in state.items():
         if value.is_floating_point():
             np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
-    assert int(found["layers.1.num_batches_tracked"]) == 10
+    assert int(state["layers.1.num_batches_tracked"]) == 10
 
 
 def test_a_resumed_mean_has_the_same_bits_and_the_model_its_own_weights_back():
@@ -62,10 +62,10 @@ def test_a_resumed_mean_has_the_same_bits_and_the_model_its_own_weights_back():
         second.add(step)
     for name, value in whole.state().items():
         assert torch.equal(value, second.state()[name]), name
-    own = {name: value.clone() for name, value in resumed.state_dict().items()}
+    last_weights = {name: value.clone() for name, value in resumed.state_dict().items()}
     with second.in_place():
         assert all(torch.equal(value, whole.state()[name]) for name, value in resumed.state_dict().items())
-    assert all(torch.equal(value, own[name]) for name, value in resumed.state_dict().items())
+    assert all(torch.equal(value, last_weights[name]) for name, value in resumed.state_dict().items())
 
 
 def test_which_steps_are_the_last():

@@ -1,4 +1,4 @@
-"""The benchmark of stage 3 runs: its models and settings are its own, and nothing else would notice that they no longer fit."""
+"""The benchmark of stage 3 runs: nothing else would notice if its own models and settings broke."""
 
 import json
 import subprocess
@@ -17,9 +17,9 @@ def test_every_part_prints_ratios():
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"')]
-    found = {part: figures for line in lines for part, figures in json.loads(line).items()}
-    assert list(found) == ["minilm", "disk", "size"]
-    for step in (found["minilm"]["step"], found["disk"]["step"]):
+    figures_by_part = {part: figures for line in lines for part, figures in json.loads(line).items()}
+    assert list(figures_by_part) == ["minilm", "disk", "size"]
+    for step in (figures_by_part["minilm"]["step"], figures_by_part["disk"]["step"]):
         assert step["blocks"] >= 1
         assert min(step["ours over plain"], step["ours over trainer"]) > 0
-    assert found["size"]["many over few"] > 0
+    assert figures_by_part["size"]["many over few"] > 0

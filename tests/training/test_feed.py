@@ -1,4 +1,4 @@
-"""Batches are read ahead, a few at a time, and everything else is as if they were read when they are needed."""
+"""Batches are read ahead, a few at a time, with no other visible effect."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from orca_cli.training.feed import Feed
 from orca_cli.training.loop import predict, train_step
 from tests.training.toy import Dense, Pairs, engine, optimizer, plan
 
-SOON = 20.0  # seconds after which something that should happen at once has not
+SOON = 20.0  # seconds to wait for what should happen at once
 
 
 def until(condition):
@@ -110,17 +110,17 @@ def test_an_error_of_a_batch_ends_the_step_that_needs_it(error, seen):
         steps.take(0)
         steps.take(1)
         before = weights_sha256(model.state_dict())
-        with pytest.raises(seen) as found:
+        with pytest.raises(seen) as caught:
             steps.take(2)
     assert weights_sha256(model.state_dict()) == before
     if seen is MemoryExhaustedError:
-        assert found.value.where == "train.batch_size"
+        assert caught.value.where == "train.batch_size"
 
 
 def test_an_error_of_a_validation_batch_is_that_of_its_split():
-    with pytest.raises(MemoryExhaustedError) as found:
+    with pytest.raises(MemoryExhaustedError) as caught:
         predict(engine(), Dense(1), Faulty(np.zeros((9, 1, 6), np.float32), 1, MemoryError()), 2)
-    assert found.value.where == "train.eval_batch_size"
+    assert caught.value.where == "train.eval_batch_size"
 
 
 class Patient(Dense):

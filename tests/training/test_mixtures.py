@@ -42,20 +42,20 @@ def step(samples, loss, batch_size=8):
 
 @pytest.mark.parametrize(("loss", "y"), CASES.values(), ids=CASES)
 def test_loss_and_gradient_are_those_of_both_targets_by_their_shares(loss, y):
-    value, found = step(Mixed(y), loss)
-    own, own_gradient = step(Pairs(y), loss)
+    value, mixed_gradient = step(Mixed(y), loss)
+    own_value, own_gradient = step(Pairs(y), loss)
     other, other_gradient = step(Pairs(y.roll(1, 0)), loss)
-    assert value == pytest.approx(SHARE * own + (1 - SHARE) * other, rel=1e-5)
-    torch.testing.assert_close(found, SHARE * own_gradient + (1 - SHARE) * other_gradient)
+    assert value == pytest.approx(SHARE * own_value + (1 - SHARE) * other, rel=1e-5)
+    torch.testing.assert_close(mixed_gradient, SHARE * own_gradient + (1 - SHARE) * other_gradient)
 
 
 def test_soft_targets_give_the_same_where_a_loss_has_them():
     """Cross-entropy is linear in its target: mixing losses is mixing one-hot targets, as mixup is usually defined."""
-    _, found = step(Mixed(CLASSES), nn.CrossEntropyLoss())
+    _, mixed_gradient = step(Mixed(CLASSES), nn.CrossEntropyLoss())
     _, soft = step(
         Pairs(SHARE * LABELS.nan_to_num() + (1 - SHARE) * LABELS.nan_to_num().roll(1, 0)), nn.CrossEntropyLoss()
     )
-    torch.testing.assert_close(found, soft)
+    torch.testing.assert_close(mixed_gradient, soft)
 
 
 def test_a_batch_keeps_its_partners_on_the_way_to_the_device():
@@ -68,11 +68,11 @@ def test_a_batch_keeps_its_partners_on_the_way_to_the_device():
 @pytest.mark.parametrize("halvings", [1, 2, 3])
 def test_cutting_a_batch_changes_nothing(loss, y, halvings):
     """A piece's partners may weigh more than its own targets, or less."""
-    value, found = step(Mixed(y), loss)
+    value, mixed_gradient = step(Mixed(y), loss)
     model, cut = Dense(3, flat=True), engine()
     for _ in range(halvings):
         cut.cuts = cut.cuts.halved()
     settings = {"batch_size": 8, "clip": None, "seed": 0, "step": 0}
     cut_value, _ = train_step(cut, model, optimizer(model), loss, Mixed(y), np.arange(8), **settings)
     assert cut_value == pytest.approx(value, rel=1e-5)
-    torch.testing.assert_close(gradient(model), found)
+    torch.testing.assert_close(gradient(model), mixed_gradient)

@@ -1,4 +1,4 @@
-"""Batches in pieces: of several processes, and where memory is short. The step says the same."""
+"""Batches in pieces, for several processes or little memory: the step has the same result."""
 
 import numpy as np
 import pytest
@@ -23,17 +23,17 @@ CPU = (
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 4), st.sampled_from([1, 2, 4]))
 def test_every_sample_is_in_one_piece_of_one_process(sizes, processes, splits):
-    own = [Cuts(rank, processes, splits).pieces(sizes, max(sizes)) for rank in range(processes)]
+    by_process = [Cuts(rank, processes, splits).pieces(sizes, max(sizes)) for rank in range(processes)]
     for number, size in enumerate(sizes):
         rows = [
             row
-            for place, piece in enumerate(own[0])
+            for place, piece in enumerate(by_process[0])
             if piece.batch == number
             for row in range(piece.start, piece.stop)
-            if sum(pieces[place].is_own for pieces in own) == 1
+            if sum(pieces[place].is_own for pieces in by_process) == 1
         ]
         assert rows == list(range(size))
-    assert len({piece.part for piece in own[0]}) == len(own[0])
+    assert len({piece.part for piece in by_process[0]}) == len(by_process[0])
 
 
 class Narrow(Dense):
@@ -60,13 +60,13 @@ def losses_of(model, loss, y, steps=6, **settings):
     "error", [torch.OutOfMemoryError(CUDA), RuntimeError(CPU), MemoryError()], ids=["cuda", "cpu", "python"]
 )
 def test_a_step_that_does_not_fit_is_that_of_smaller_batches(error, caplog):
-    """To the bit those of a quarter of the batch and four times the accumulation, dropout included; said once a halving."""
+    """The losses equal, to the bit, those of a quarter of the batch accumulated four times; each halving warns once."""
     y = torch.randint(0, 3, (40,), generator=torch.Generator().manual_seed(0))
     short, small = Narrow(4, error), Narrow(99, error)
     caplog.set_level("WARNING", "orca_cli")
-    found = losses_of(short, nn.CrossEntropyLoss(), y, batch_size=16)
-    wanted = losses_of(small, nn.CrossEntropyLoss(), y, batch_size=4, accumulation=4)
-    assert found == wanted
+    losses = losses_of(short, nn.CrossEntropyLoss(), y, batch_size=16)
+    expected = losses_of(small, nn.CrossEntropyLoss(), y, batch_size=4, accumulation=4)
+    assert losses == expected
     assert weights_sha256(short.state_dict()) == weights_sha256(small.state_dict())
     assert max(short.sizes) == 4
     assert [text for text in caplog.messages if "not enough memory" in text] == [
@@ -88,9 +88,9 @@ def test_memory_that_runs_out_on_the_way_leaves_the_steps_before_as_they_were():
 def test_one_sample_that_does_not_fit_ends_the_run():
     model = Narrow(0, torch.OutOfMemoryError(CUDA))
     before = weights_sha256(model.state_dict())
-    with pytest.raises(MemoryExhaustedError, match="use a smaller body") as found:
+    with pytest.raises(MemoryExhaustedError, match="use a smaller body") as caught:
         losses_of(model, nn.CrossEntropyLoss(), torch.zeros(40, dtype=torch.int64), batch_size=16)
-    assert found.value.where == "train.batch_size"
+    assert caught.value.where == "train.batch_size"
     assert weights_sha256(model.state_dict()) == before
 
 
@@ -105,13 +105,13 @@ def test_other_errors_of_a_step_are_not_retried():
 )
 def test_pieces_weigh_by_their_known_targets(loss, y, reduce):
     """The gradient of two batches in pieces is that of the two, also where the means of batches are added up."""
-    found = []
+    steps = []
     for splits in (1, 2, 4):
         model, samples, used = Dense(3), Pairs(y), engine()
         used.cuts = Cuts(splits=splits)
         step = {"batch_size": 4, "clip": None, "seed": 0, "step": 0, "reduce": reduce}
         value, _ = train_step(used, model, optimizer(model), loss, samples, np.arange(8), **step)
-        found.append((value, gradient(model)))
-    for value, other in found[1:]:
-        assert value == pytest.approx(found[0][0], rel=1e-6)  # sums in another order
-        torch.testing.assert_close(other, found[0][1], rtol=1e-4, atol=1e-6)
+        steps.append((value, gradient(model)))
+    for value, other in steps[1:]:
+        assert value == pytest.approx(steps[0][0], rel=1e-6)  # sums in another order
+        torch.testing.assert_close(other, steps[0][1], rtol=1e-4, atol=1e-6)

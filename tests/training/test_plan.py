@@ -1,4 +1,4 @@
-"""Which samples a step sees, at what rate, and what finding that out costs."""
+"""Which samples a step sees, at what rate, and the cost of computing the plan."""
 
 import numpy as np
 import pytest
@@ -56,10 +56,10 @@ def rates(**settings):
 
 
 def test_a_warmup_longer_than_training_takes_half_of_it():
-    found = rates(epochs=3, warmup_epochs=5)
-    assert found == rates(epochs=3, warmup_epochs=1.5)
-    assert found[6] == max(found) == 1
-    assert found[-1] < 0.2
+    factors = rates(epochs=3, warmup_epochs=5)
+    assert factors == rates(epochs=3, warmup_epochs=1.5)
+    assert factors[6] == max(factors) == 1
+    assert factors[-1] < 0.2
     assert rates(epochs=6, warmup_epochs=9, decay_epochs=4) == rates(epochs=6, warmup_epochs=2, decay_epochs=4)
 
 
@@ -70,7 +70,7 @@ def test_a_warmup_that_fits_is_as_set_and_so_is_one_without_a_limit():
 
 
 @pytest.mark.parametrize(
-    ("given", "n", "taken"),
+    ("configured", "n", "taken"),
     [
         ((32, 1), 28, (28, 1)),
         ((32, 1), 32, (32, 1)),
@@ -80,14 +80,18 @@ def test_a_warmup_that_fits_is_as_set_and_so_is_one_without_a_limit():
         ((8, 2), 1, (1, 1)),
     ],
 )
-def test_a_step_asks_for_no_more_samples_than_there_are(given, n, taken):
-    settings = Train(batch_size=given[0], accumulation=given[1])
+def test_a_step_asks_for_no_more_samples_than_there_are(configured, n, taken):
+    settings = Train(batch_size=configured[0], accumulation=configured[1])
     fitted = fitted_batch(settings, n)
     assert (fitted.batch_size, fitted.accumulation) == taken
-    assert (settings.batch_size, settings.accumulation) == given
-    assert bool(smaller_batch(settings, n)) == (given != taken)
+    assert (settings.batch_size, settings.accumulation) == configured
+    assert bool(smaller_batch(settings, n)) == (configured != taken)
     steps = plan(
-        Dense(1), Pairs(np.zeros((n, 1, 6), np.float32)), nn.MSELoss(), batch_size=given[0], accumulation=given[1]
+        Dense(1),
+        Pairs(np.zeros((n, 1, 6), np.float32)),
+        nn.MSELoss(),
+        batch_size=configured[0],
+        accumulation=configured[1],
     )
     with steps:
         assert steps.per_epoch == -(-n // (taken[0] * taken[1]))
@@ -107,5 +111,5 @@ def test_all_but_the_body_and_its_own_layer_learn_at_the_outer_rate(is_body_laye
         taken.take(0)
         rate = taken.rate(0)
     for name, value in model.named_parameters():
-        own = rate if name.startswith(("body.", "embedder.") if is_body_layer else "body.") else 10 * rate
-        torch.testing.assert_close(before[name] - value.detach(), own * value.grad, rtol=1e-3, atol=1e-7)
+        expected_rate = rate if name.startswith(("body.", "embedder.") if is_body_layer else "body.") else 10 * rate
+        torch.testing.assert_close(before[name] - value.detach(), expected_rate * value.grad, rtol=1e-3, atol=1e-7)

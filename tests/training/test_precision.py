@@ -1,4 +1,4 @@
-"""What `precision=auto` comes to, and what half precision is used for."""
+"""What `precision=auto` resolves to, and what half precision is used for."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -44,7 +44,7 @@ def test_half_precision_is_for_the_body_alone(tmp_path):
     seen = {}
 
     def note(name):
-        return lambda module, given, result: seen.update({name: getattr(result, "x", result).dtype})
+        return lambda module, inputs, result: seen.update({name: getattr(result, "x", result).dtype})
 
     model.embedder.register_forward_hook(note("embedder"))
     model.predictor.register_forward_hook(note("predictor"))

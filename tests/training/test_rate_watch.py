@@ -13,8 +13,8 @@ from tests.training.toy import Pairs
 
 
 def watch(total=600, warmup=60, per_epoch=6, constant=2.0, **more):
-    known = None if constant is None else lambda _: constant
-    return RateWatch(1e-3, total=total, warmup=warmup, per_epoch=per_epoch, constant=known, **more)
+    constant_loss = None if constant is None else lambda _: constant
+    return RateWatch(1e-3, total=total, warmup=warmup, per_epoch=per_epoch, constant=constant_loss, **more)
 
 
 def until_changed(one, losses):
@@ -134,10 +134,10 @@ def test_the_best_constant_of_numbers_is_their_mean_or_median_in_the_units_of_th
     absolute = BestConstant(MaskedMAE(), Pairs(y.astype(np.float32)), 1, 0, unit=float(y.std())).loss()
     assert absolute == pytest.approx(np.abs(y - 2 * units).mean(), rel=0.02)
     several = np.concatenate([y, 1000 * y], axis=1)
-    own = BestConstant(
+    loss = BestConstant(
         MaskedMSE(), Pairs(several.astype(np.float32)), 2, 0, unit=torch.tensor(several.std(0)).float()
     ).loss()
-    assert own == pytest.approx(1, rel=1e-3)
+    assert loss == pytest.approx(1, rel=1e-3)
 
 
 def test_the_best_constant_of_maps_is_one_for_all_positions():
@@ -149,8 +149,8 @@ def test_the_best_constant_of_maps_is_one_for_all_positions():
 
 
 def test_a_loss_that_adds_up_does_so_over_the_samples_of_a_step():
-    found = BestConstant(nn.CrossEntropyLoss(reduction="sum"), Pairs(np.array([0, 1, 0, 1])), 2, 0)
-    assert found.loss(np.array([0, 1, 2])) == pytest.approx(3 * np.log(2), rel=1e-3)
+    best_constant = BestConstant(nn.CrossEntropyLoss(reduction="sum"), Pairs(np.array([0, 1, 0, 1])), 2, 0)
+    assert best_constant.loss(np.array([0, 1, 2])) == pytest.approx(3 * np.log(2), rel=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -163,8 +163,8 @@ def test_targets_of_which_a_few_are_large_do_not_look_like_a_rate_that_diverges(
         "one outlier": lambda: np.append(rng.normal(size=1999), 1000.0),
         "normal": lambda: rng.normal(size=2000),
     }[draw]()
-    found = BestConstant(MaskedMSE(), Pairs(y[:, None].astype(np.float32)), 1, 0, unit=float(y.std()))
-    one = RateWatch(1e-3, total=600, warmup=60, per_epoch=125, constant=found.loss)
+    best_constant = BestConstant(MaskedMSE(), Pairs(y[:, None].astype(np.float32)), 1, 0, unit=float(y.std()))
+    one = RateWatch(1e-3, total=600, warmup=60, per_epoch=125, constant=best_constant.loss)
     for _ in range(5):
         order = rng.permutation(2000)
         for rows in np.split(order, 125):

@@ -72,9 +72,11 @@ def test_several_numbers_a_sample_are_learned_alike_whatever_the_unit_of_each():
     alike, losses = trained([1.0, 1.0])
     assert (alike < 0.5).all()  # the premise: it learns
     for units in ([1e-4, 1e4], [1e6, 1.0]):
-        one, own = trained(units)
+        one, scaled_losses = trained(units)
         torch.testing.assert_close(one, alike, rtol=2e-2, atol=1e-4)
-        assert own == pytest.approx(losses, rel=2e-2)  # reported in deviations: the outputs have no unit in common
+        assert scaled_losses == pytest.approx(
+            losses, rel=2e-2
+        )  # reported in deviations: the outputs have no unit in common
 
 
 def one_step(unit, y):

@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest.importorskip("optuna", reason="the extra tune is not installed")
+
 from orca_cli import compose
 from orca_cli.commands.tune import hparams_path
 from orca_cli.exceptions import ConfigError
@@ -32,7 +34,7 @@ def make(folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["tune.space=rate"], "no such space: 'rate'"),
         (["tune.space=absent.yaml"], "absent.yaml: cannot be read"),
@@ -45,10 +47,10 @@ def make(folder):
         (["tune.space=rates", "metric=none,otdd"], "metric=none,otdd: names several metrics"),
     ],
 )
-def test_contradictions_are_refused_with_their_place(make, words, told):
+def test_contradictions_are_refused_with_their_place(make, words, message):
     with pytest.raises(ConfigError) as error:
         make(*words)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_the_name_is_that_of_the_settings_and_the_space_whatever_the_arm_and_the_number_of_trials(make):
@@ -71,8 +73,8 @@ def test_trials_are_closed_whatever_is_typed_and_the_first_has_the_settings_as_t
     for words in (plain, drawn):
         with compose.session(folder) as session:
             config = session.compose(words).config
-        found = (config.test, config.baselines, config.train.validate_on, config.train.refit)
-        assert found == (False, "none", "validation", False)
+        settings = (config.test, config.baselines, config.train.validate_on, config.train.refit)
+        assert settings == (False, "none", "validation", False)
         assert config.metric.get("_target_") is None
         assert config.train.epochs == 7  # typed, so the space's does not count
         assert config.paths.runs.endswith("/runs")

@@ -1,4 +1,4 @@
-"""What makes two runs the same experiment."""
+"""When two runs are the same experiment."""
 
 import pytest
 

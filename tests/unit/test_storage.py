@@ -120,29 +120,23 @@ def test_room_is_asked_for_before_anything_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# what writes -> (a name that somebody could foresee, the end of the name that is drawn, how)
-WRITES = {
-    "file": (f"{os.getpid()}-x", "x", lambda folder: storage.write_text(folder / "x", "new")),
-    "clock": (f"clock-{os.uname().nodename}-{os.getpid()}", "clock", storage.leases.clock),
-}
-
-
-@pytest.mark.parametrize("what", WRITES)
-def test_a_planted_link_is_not_followed(tmp_path, monkeypatch, what):
-    """Names cannot be foreseen; one that is guessed all the same is an error, and what it leads to is not touched."""
-    foreseen, end, write = WRITES[what]
-    mine, folder = tmp_path / "mine", tmp_path / "shared"
-    mine.write_text("old")
-    os.utime(mine, (0, 0))
+def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
+    """Temporary names are unpredictable; a planted link with the right name is an error, and its target stays untouched."""
+    target, folder = tmp_path / "mine", tmp_path / "shared"
+    target.write_text("old")
+    os.utime(target, (0, 0))
     folder.mkdir()
-    (folder / f".tmp-{foreseen}").symlink_to(mine)
-    write(folder)
-    assert (mine.read_text(), mine.stat().st_mtime) == ("old", 0)
+    for foreseen in (f"{os.getpid()}-x", f"clock-{os.uname().nodename}-{os.getpid()}"):
+        (folder / f".tmp-{foreseen}").symlink_to(target)
+    storage.write_text(folder / "x", "new")
+    assert storage.clock(folder) == pytest.approx(time.time(), abs=60)
     monkeypatch.setattr("secrets.token_hex", lambda size: "guessed")
-    (folder / f".tmp-guessed-{end}").symlink_to(mine)
+    for name in ("x", "clock"):
+        (folder / f".tmp-guessed-{name}").symlink_to(target)
     with pytest.raises(StorageError):
-        write(folder)
-    assert (mine.read_text(), mine.stat().st_mtime) == ("old", 0)
+        storage.write_text(folder / "x", "new")
+    assert storage.clock(folder) is None
+    assert (target.read_text(), target.stat().st_mtime) == ("old", 0)
 
 
 def test_leftovers_are_deleted_and_links_not_followed(tmp_path):
@@ -255,8 +249,8 @@ def three_steps(recorder):
 
 
 def broken_promises(recorder, scratch):
-    """Return what a disk may have lost of what was promised, and what it may have that is not whole."""
-    found = set()
+    """Return what a disk may have lost of what was promised, and what may be corrupt on it."""
+    faults = set()
     for promised, state in recorder.states:
         recorder.restore(state, scratch)
         run = scratch / "run"
@@ -264,24 +258,24 @@ def broken_promises(recorder, scratch):
             try:
                 storage.verify_folder(folder)
             except ChecksumError:
-                found.add(f"not whole: {folder.name}")
+                faults.add(f"not whole: {folder.name}")
         steps = [int(text.split()[1]) for text in promised if text.startswith("status")]
         status = run / "status.json"
         try:
             step = json.loads(status.read_text())["step"] if status.exists() else -1
             if step < max(steps, default=-1):
-                found.add("lost: a status")
+                faults.add("lost: a status")
         except ValueError:
-            found.add("not whole: status.json")
+            faults.add("not whole: status.json")
         lines = len(storage.read_json_lines(run / "lines.jsonl"))
         if lines < sum(text.startswith("line") for text in promised):
-            found.add("lost: a line")
-        found |= {
+            faults.add("lost: a line")
+        faults |= {
             f"lost: {text}"
             for text in promised
             if text.startswith("step") and not (run / "checkpoints" / text / storage.MANIFEST).exists()
         }
-    return found
+    return faults
 
 
 def test_nothing_that_was_promised_is_lost_when_the_power_fails(tmp_path):

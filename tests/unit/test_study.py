@@ -50,9 +50,9 @@ def arms(study, tmp_path, **typed):
 
 
 def test_every_combination_but_the_excepted_ones_is_an_arm_the_first_axis_slowest(study, tmp_path):
-    found = [tuple(arm.labels.values()) for arm in arms(study, tmp_path)]
-    of_a_seed = [("digits", "minilm"), ("image", "minilm"), ("image", "swin"), ("own", "minilm")]
-    assert found == [(seed, *rest) for seed in "01" for rest in of_a_seed]
+    labels = [tuple(arm.labels.values()) for arm in arms(study, tmp_path)]
+    combinations = [("digits", "minilm"), ("image", "minilm"), ("image", "swin"), ("own", "minilm")]
+    assert labels == [(seed, *rest) for seed in "01" for rest in combinations]
 
 
 def test_a_later_axis_beats_common_overrides_and_the_command_line_beats_both(study, tmp_path):
@@ -62,8 +62,8 @@ def test_a_later_axis_beats_common_overrides_and_the_command_line_beats_both(stu
     assert "train.epochs=5" not in image.overrides
     typed = study.arms({"train.epochs": [("1", "train.epochs=1"), ("2", "train.epochs=2")]}, tmp_path)
     assert len(typed) == 16
-    found = [("train.epochs=1" in arm.overrides, arm.labels["train.epochs"]) for arm in typed[:2]]
-    assert found == [(True, "1"), (False, "2")]
+    choices = [("train.epochs=1" in arm.overrides, arm.labels["train.epochs"]) for arm in typed[:2]]
+    assert choices == [(True, "1"), (False, "2")]
 
 
 def test_an_arm_without_its_file_or_a_value_that_must_be_typed_is_named_with_what_helps(study, tmp_path):
@@ -78,8 +78,8 @@ def test_an_arm_without_its_file_or_a_value_that_must_be_typed_is_named_with_wha
     (tmp_path / "study" / "own.npz").write_bytes(b"")
     typed = study.arms({"body.checkpoint": [("x", "body.checkpoint=x")]}, tmp_path)
     assert absent(typed) == {}
-    given = [arm.labels["body"] for arm in typed if "body.checkpoint=x" in arm.overrides]
-    assert given == ["swin", "swin"]  # not to the other body
+    bodies = [arm.labels["body"] for arm in typed if "body.checkpoint=x" in arm.overrides]
+    assert bodies == ["swin", "swin"]  # not to the other body
 
 
 def test_the_command_line_narrows_axes_by_name(expand):
@@ -131,12 +131,12 @@ def test_labels_are_no_part_of_a_runs_identity(expand):
     assert plain.labels == {}
 
 
-@pytest.mark.parametrize("more", [[], ["task.split_seed=${seed}"], ["hydra/launcher=basic"]])
+@pytest.mark.parametrize("more", [[], ["task.split_seed=${seed}"]])
 def test_arms_that_differ_in_the_seed_are_what_composing_each_would_give(expand, more):
     jobs = expand("set=digits", "body=minilm", "seed=0,1,2", *more).jobs
     with compose.session() as session:
         for seed, job in enumerate(jobs):
-            alone = session.compose([*job.overrides, *(text for text in more if text.startswith("hydra"))])
+            alone = session.compose(job.overrides)
             assert (alone.config.seed, job.config.seed) == (seed, seed)
             assert (alone.config, alone.content, alone.stored) == (job.config, job.content, job.stored)
             assert (alone.identity, alone.overrides, alone.variant) == (job.identity, job.overrides, job.variant)

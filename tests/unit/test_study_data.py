@@ -52,8 +52,8 @@ def arrays(path):
         return {name: file[name] for name in file.files}
 
 
-def rows(found, part):
-    return {sample.tobytes() for sample in found[f"x_{part}"]}
+def rows(archive, part):
+    return {sample.tobytes() for sample in archive[f"x_{part}"]}
 
 
 def test_all_sets_are_made_and_made_alike(raw, tmp_path):
@@ -64,17 +64,17 @@ def test_all_sets_are_made_and_made_alike(raw, tmp_path):
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
-    found = arrays(tmp_path / "a" / "study" / "0" / "Trace.npz")
-    assert [len(found[f"y_{part}"]) for part in ("train", "val", "test")] == [200, 100, 500]
-    given = arrays(raw / "series" / "Trace.npz")
-    assert rows(found, "train").isdisjoint(rows(found, "val"))
-    assert rows(found, "train") | rows(found, "val") <= rows(given, "train")
-    assert rows(found, "test") <= rows(given, "test")
+    trace = arrays(tmp_path / "a" / "study" / "0" / "Trace.npz")
+    assert [len(trace[f"y_{part}"]) for part in ("train", "val", "test")] == [200, 100, 500]
+    original = arrays(raw / "series" / "Trace.npz")
+    assert rows(trace, "train").isdisjoint(rows(trace, "val"))
+    assert rows(trace, "train") | rows(trace, "val") <= rows(original, "train")
+    assert rows(trace, "test") <= rows(original, "test")
     for part, whole in (("train", "train"), ("val", "train"), ("test", "test")):
-        shares = np.bincount(found[f"y_{part}"]) / len(found[f"y_{part}"])
-        np.testing.assert_allclose(shares, np.bincount(given[f"y_{whole}"]) / len(given[f"y_{whole}"]), atol=0.02)
-    by_value = dict(zip(given["x_train"][:, 0, 0], given["y_train"], strict=True))
-    assert [by_value[value] for value in found["x_train"][:, 0, 0]] == list(found["y_train"])
+        shares = np.bincount(trace[f"y_{part}"]) / len(trace[f"y_{part}"])
+        np.testing.assert_allclose(shares, np.bincount(original[f"y_{whole}"]) / len(original[f"y_{whole}"]), atol=0.02)
+    by_value = dict(zip(original["x_train"][:, 0, 0], original["y_train"], strict=True))
+    assert [by_value[value] for value in trace["x_train"][:, 0, 0]] == list(trace["y_train"])
 
     vowels = arrays(tmp_path / "a" / "study" / "0" / "JapaneseVowels.npz")
     for part, length in (("train", 4), ("test", 5)):
@@ -86,7 +86,7 @@ def test_all_sets_are_made_and_made_alike(raw, tmp_path):
     assert subjects == [set(range(1, 8)), {8}, {9, 10}]
     assert [set(entire[f"x_{part}"][:, 0, 0]) for part in ("train", "test")] == [set(range(1, 9)), {9, 10}]
     assert (len(entire["y_train"]), len(entire["y_test"])) == (8 * 60, 2 * 60)
-    assert rows(arrays(tmp_path / "a" / "whole" / "Trace.npz"), "train") == rows(given, "train")
+    assert rows(arrays(tmp_path / "a" / "whole" / "Trace.npz"), "train") == rows(original, "train")
 
     peptides = arrays(tmp_path / "a" / "study" / "0" / "peptides.npz")
     assert peptides["x_train"].shape[1:] == (20, 50)
@@ -106,12 +106,12 @@ def test_every_seed_draws_samples_anew_in_the_same_sizes(raw, tmp_path):
     whole = arrays(raw / "series" / "Trace.npz")
     for name in ("Trace", "watch", "peptides"):
         draws = [arrays(tmp_path / "study" / str(seed) / f"{name}.npz") for seed in range(study_data.SEEDS)]
-        assert len({frozenset(rows(found, "test")) for found in draws}) == study_data.SEEDS, name
-        for found in draws:
-            assert rows(found, "train").isdisjoint(rows(found, "test")), name
+        assert len({frozenset(rows(draw, "test")) for draw in draws}) == study_data.SEEDS, name
+        for draw in draws:
+            assert rows(draw, "train").isdisjoint(rows(draw, "test")), name
             if name != "watch":
-                counts = {len(found[f"y_{part}"]): len(draws[0][f"y_{part}"]) for part in ("train", "val", "test")}
-                assert all(own == first for own, first in counts.items()), name
+                counts = {len(draw[f"y_{part}"]): len(draws[0][f"y_{part}"]) for part in ("train", "val", "test")}
+                assert all(count == first for count, first in counts.items()), name
     assert rows(draws[1], "test") - rows(draws[0], "test")
     assert rows(arrays(tmp_path / "study" / "1" / "Trace.npz"), "test") & rows(whole, "train")
 
@@ -119,10 +119,10 @@ def test_every_seed_draws_samples_anew_in_the_same_sizes(raw, tmp_path):
 def test_what_is_missing_is_named_and_the_rest_is_made(raw, tmp_path):
     (raw / "series" / "Trace.npz").unlink()
     (raw / "jsb" / "JSB_Chorales.mat").unlink()
-    found = make(raw, tmp_path / "a")
-    assert found.returncode == 1
-    assert "Trace: left out, no file" in found.stderr
-    assert "jsb: left out, no file" in found.stderr
+    done = make(raw, tmp_path / "a")
+    assert done.returncode == 1
+    assert "Trace: left out, no file" in done.stderr
+    assert "jsb: left out, no file" in done.stderr
     assert not (tmp_path / "a" / "study" / "0" / "Trace.npz").exists()
     assert (tmp_path / "a" / "study" / "0" / "ArrowHead.npz").exists()
 

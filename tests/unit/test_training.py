@@ -176,7 +176,7 @@ def test_damaged_checkpoints_do_not_count_among_those_that_are_kept(tmp_path):
 
 def test_no_whole_checkpoint_is_an_error(tmp_path):
     save(tmp_path, 1, without_manifest=True)
-    for _ in range(2):  # asking again does not change the answer
+    for _ in range(2):  # a second call raises the same
         with pytest.raises(CheckpointError, match="no valid checkpoint found"):
             checkpoint.load_latest(tmp_path)
 

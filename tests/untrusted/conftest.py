@@ -36,8 +36,8 @@ def damaged(content, rounds, cuts=0.3):
 
 
 @contextmanager
-def asked_to_end():
-    """Have a run that is asked to end by a signal."""
+def pending_signal():
+    """Run a block while a SIGTERM is pending."""
     with signals.deferred():
         os.kill(os.getpid(), signal.SIGTERM)
         yield

@@ -57,7 +57,7 @@ def _write(path):
 
 
 def _tried(action):
-    """Return a function that tells what became of an action that the system may forbid."""
+    """Return a function that tries an action and reports whether the system allowed it."""
 
     def attempt(argument):
         try:

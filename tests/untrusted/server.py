@@ -64,7 +64,7 @@ class Server:
             path: begins with a slash.
             content: of the file.
             etag: names the content.
-            ranges: whether parts of it can be asked for.
+            ranges: whether range requests are served.
             cuts: the first answers break off after so many bytes of their body.
             kind: the content type.
             more: further headers.
@@ -73,9 +73,9 @@ class Server:
 
         def answer(handler: BaseHTTPRequestHandler) -> None:
             start = 0
-            wanted = handler.headers.get("Range")
-            if wanted and ranges and handler.headers.get("If-Range") == etag:
-                start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            requested = handler.headers.get("Range")
+            if requested and ranges and handler.headers.get("If-Range") == etag:
+                start = int(requested.removeprefix("bytes=").rstrip("-"))
             handler.send_response(206 if start else 200)
             body = content[start:]
             headers = {"Content-Type": kind, "Content-Length": str(len(body)), **(more or {})}
@@ -108,7 +108,7 @@ def status(code: int, body: bytes = b"<html>no</html>", kind: str = "text/html",
 
 
 def chunked(chunks: list[bytes], is_whole: bool) -> Route:
-    """Return an answer whose length is not announced; it breaks off before its end where it is not whole."""
+    """Return an answer of unannounced length; it breaks off before its end unless it is whole."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)

@@ -14,7 +14,7 @@ from orca_cli.exceptions import DataError, InterruptionError, OrcaError, Storage
 from orca_cli.untrusted import archives
 from orca_cli.untrusted.archives import kind_of, unpack
 from tests.tasks.builders import refused
-from tests.untrusted.conftest import asked_to_end, damaged
+from tests.untrusted.conftest import damaged, pending_signal
 
 FILES = {"a/b/x.bin": os.urandom(100_000), "a/empty": b"", "y.txt": b"text", "a/" + "n" * 150: b"long name", "é": b"1"}
 
@@ -49,7 +49,7 @@ HONEST = {
 }
 
 
-def content_of(folder):
+def folder_content(folder):
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
@@ -61,9 +61,9 @@ def test_honest_archives_come_out_whole(form, there, tmp_path, reporter):
         (folder / "a").mkdir(parents=True)
         (folder / "kept").write_bytes(b"kept")
         (folder / "y.txt").write_bytes(b"old")
-    found = unpack(archive, folder, reporter)
-    assert found == [folder / name for name in FILES]
-    assert content_of(folder) == FILES | ({"kept": b"kept"} if there else {})
+    unpacked = unpack(archive, folder, reporter)
+    assert unpacked == [folder / name for name in FILES]
+    assert folder_content(folder) == FILES | ({"kept": b"kept"} if there else {})
     assert kind_of(archive) == form.split("-")[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([archive.name, "out"])
     assert unpack(archive, folder, reporter, members=lambda name: name == "y.txt") == [folder / "y.txt"]
@@ -164,7 +164,7 @@ def test_links_that_wait_in_the_folder_are_not_followed(tmp_path, reporter):
     (tmp_path / "out/y.txt").symlink_to(tmp_path / "outside/y.txt")
     unpack(archive, tmp_path / "out", reporter)
     assert list((tmp_path / "outside").iterdir()) == []
-    assert content_of(tmp_path / "out") == FILES
+    assert folder_content(tmp_path / "out") == FILES
 
 
 @pytest.mark.parametrize("form", ["tar", "zip", "gzip"])
@@ -220,13 +220,13 @@ def test_damage_is_reported_and_leaves_nothing(form, tmp_path, reporter):
     for content, is_cut in damaged(archive.read_bytes(), 40, cuts=0.4):
         archive.write_bytes(content)
         try:
-            found = unpack(archive, out, reporter)
+            unpacked = unpack(archive, out, reporter)
         except OrcaError as error:
             assert "\n" not in str(error)  # noqa: PT017 - any of our errors will do
             assert [path.name for path in tmp_path.iterdir()] == [archive.name]
         else:  # tar has no checksum of contents; a cut may only have taken its padding
-            assert len(found) == len(FILES)
-            assert not is_cut or content_of(out) == FILES
+            assert len(unpacked) == len(FILES)
+            assert not is_cut or folder_content(out) == FILES
             shutil.rmtree(out)
 
 
@@ -240,7 +240,7 @@ def test_a_tar_that_ends_between_members_is_cut_off(tmp_path, reporter):
 
 def test_signals_and_full_disks_leave_nothing(tmp_path, reporter, monkeypatch):
     archive = tar(tmp_path / "a.tar")
-    with asked_to_end():
+    with pending_signal():
         assert_refused(archive, reporter, InterruptionError)
 
     def full(path, mode="r", *rest, **settings):

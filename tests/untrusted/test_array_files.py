@@ -14,7 +14,7 @@ import pytest
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError, StorageError, UnsafeError
 from orca_cli.untrusted.arrays import load_object, mapped, read_arrays
 from tests.tasks.builders import Attack, refused
-from tests.untrusted.conftest import asked_to_end, damaged
+from tests.untrusted.conftest import damaged, pending_signal
 
 ARRAYS = {
     "x": np.arange(6.0).reshape(2, 3),
@@ -61,9 +61,9 @@ def test_hostile_headers_are_refused(tmp_path, header, kind, how, reporter):
 def test_arrays_are_read_and_mapped_as_numpy_reads_them(tmp_path, save, reporter):
     path, cache = tmp_path / "a.npz", tmp_path / "cache"
     save(path, **ARRAYS)
-    for found in (read_arrays(path, ARRAYS), mapped(path, ARRAYS, cache, reporter)):
-        assert list(found) == list(ARRAYS)
-        for name, value in found.items():
+    for loaded in (read_arrays(path, ARRAYS), mapped(path, ARRAYS, cache, reporter)):
+        assert list(loaded) == list(ARRAYS)
+        for name, value in loaded.items():
             assert (value.dtype, value.flags.f_contiguous) == (ARRAYS[name].dtype, ARRAYS[name].flags.f_contiguous)
             np.testing.assert_array_equal(value, ARRAYS[name])
     assert isinstance(mapped(path, ["x"], cache, reporter)["x"], np.memmap)
@@ -117,7 +117,7 @@ def test_processes_at_once_unpack_once(tmp_path):
 
 @pytest.mark.parametrize("fault", ["damage", "signal", "full disk"])
 def test_a_failed_or_interrupted_unpacking_leaves_nothing(fault, tmp_path, reporter, monkeypatch):
-    path, cache, asked = tmp_path / "a.npz", tmp_path / "cache", nullcontext()
+    path, cache, interruption = tmp_path / "a.npz", tmp_path / "cache", nullcontext()
     np.savez(path, **ARRAYS)
     if fault == "damage":
         content = bytearray(path.read_bytes())
@@ -125,11 +125,11 @@ def test_a_failed_or_interrupted_unpacking_leaves_nothing(fault, tmp_path, repor
         path.write_bytes(content)
         error, message = DataError, r"a\.npz\[large\]: cannot be read: Bad CRC-32"
     elif fault == "signal":
-        asked, error, message = asked_to_end(), InterruptionError, None
+        interruption, error, message = pending_signal(), InterruptionError, None
     else:
         monkeypatch.setattr("orca_cli.storage.disk._free_bytes", lambda folder: 9)
         error, message = StorageError, "no space left"
-    with asked, refused(message, error):
+    with interruption, refused(message, error):
         mapped(path, ["large"], cache, reporter)
     assert not [file for file in cache.rglob("*") if file.is_file() and file.suffix != ".lock"]
     assert not list(cache.rglob(".tmp-*"))
@@ -137,9 +137,9 @@ def test_a_failed_or_interrupted_unpacking_leaves_nothing(fault, tmp_path, repor
 
 def test_npy_files_are_mapped_where_they_lie(tmp_path, reporter):
     np.save(tmp_path / "x.npy", ARRAYS["y"])
-    found = mapped(tmp_path / "x.npy", [""], tmp_path / "cache", reporter)[""]
-    assert isinstance(found, np.memmap)
-    np.testing.assert_array_equal(found, ARRAYS["y"])
+    array = mapped(tmp_path / "x.npy", [""], tmp_path / "cache", reporter)[""]
+    assert isinstance(array, np.memmap)
+    np.testing.assert_array_equal(array, ARRAYS["y"])
     assert not (tmp_path / "cache").exists()
     with pytest.raises(DataError, match="holds one array"):
         mapped(tmp_path / "x.npy", ["x"], tmp_path / "cache", reporter)
@@ -150,8 +150,8 @@ def test_objects_that_numpy_saved_come_back(tmp_path):
     triple[:] = [5, "ACDEF", np.eye(5)]
     for saved, expected in ((5, 5), ({"label": [1, 2]}, {"label": [1, 2]}), (np.arange(3), [0, 1, 2])):
         np.save(path, saved, allow_pickle=True)
-        found = load_object(path)
-        assert (found.tolist() if isinstance(found, np.ndarray) else found) == expected
+        loaded = load_object(path)
+        assert (loaded.tolist() if isinstance(loaded, np.ndarray) else loaded) == expected
     np.save(path, triple, allow_pickle=True)
     length, sequence, distances = load_object(path)
     assert (length, sequence, distances.tolist()) == (5, "ACDEF", np.eye(5).tolist())
@@ -200,8 +200,8 @@ def test_every_flipped_or_cut_byte_ends_in_one_of_our_errors(tmp_path, reporter)
         path.write_bytes(content)
         for read in (lambda: read_arrays(path, ["x"]), lambda: mapped(path, ["x"], tmp_path / "cache", reporter)):
             try:
-                found = read()
+                loaded = read()
             except OrcaError as error:
                 assert "\n" not in str(error)  # noqa: PT017 - any of our errors will do
             else:
-                np.testing.assert_array_equal(found["x"], ARRAYS["x"])
+                np.testing.assert_array_equal(loaded["x"], ARRAYS["x"])

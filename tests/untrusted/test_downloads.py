@@ -28,10 +28,10 @@ def get(tmp_path, reporter):
     """Fetch into tmp_path/a.dat without pauses; compare it, where a content is given, and what else is left."""
 
     def call(*urls, content=None, **settings):
-        found = fetch(tmp_path / "a.dat", urls, settings.pop("reporter", reporter), pause_s=0, **settings)
+        download = fetch(tmp_path / "a.dat", urls, settings.pop("reporter", reporter), pause_s=0, **settings)
         assert content is None or (tmp_path / "a.dat").read_bytes() == content
         assert left(tmp_path) == ["a.dat"]
-        return found
+        return download
 
     return call
 
@@ -74,10 +74,10 @@ def begun(web, get, tmp_path):
 
 def test_a_connection_that_breaks_off_is_gone_on_with(web, get):
     url = web.file("/a", CONTENT, cuts=[100_000, 150_000, 1])
-    found = get(url, content=CONTENT, sha256=SHA)
-    assert (found.url, found.bytes, found.sha256) == (url, len(CONTENT), SHA)
-    asked = [headers.get("Range") for _, headers in web.requests]
-    assert asked == [None, "bytes=100000-", "bytes=250000-", "bytes=250001-"]
+    download = get(url, content=CONTENT, sha256=SHA)
+    assert (download.url, download.bytes, download.sha256) == (url, len(CONTENT), SHA)
+    ranges = [headers.get("Range") for _, headers in web.requests]
+    assert ranges == [None, "bytes=100000-", "bytes=250000-", "bytes=250001-"]
     assert web.sent == len(CONTENT)  # nothing came twice
 
 
@@ -94,7 +94,7 @@ def test_an_interrupted_download_goes_on_at_the_next_call(web, get, begun):
         ({}, {"ranges": False}),
         ({}, {"etag": None}),
         ({}, {"etag": 'W/"1"'}),
-        ({"etag": 'W/"1"'}, {"etag": 'W/"1"'}),  # a weak name of a content names nothing
+        ({"etag": 'W/"1"'}, {"etag": 'W/"1"'}),  # a weak ETag does not identify the bytes
     ],
     ids=str,
 )
@@ -106,10 +106,10 @@ def test_what_cannot_be_gone_on_with_begins_anew(web, get, begun, before, change
 
 def test_a_part_that_is_a_planted_link_is_not_written_through(get, begun, tmp_path, tmp_path_factory):
     url, content, size = begun()
-    mine = (tmp_path / "a.dat.part").rename(tmp_path_factory.mktemp("elsewhere") / "mine")
-    (tmp_path / "a.dat.part").symlink_to(mine)
+    linked = (tmp_path / "a.dat.part").rename(tmp_path_factory.mktemp("elsewhere") / "mine")
+    (tmp_path / "a.dat.part").symlink_to(linked)
     get(url, content=content)
-    assert mine.stat().st_size == size
+    assert linked.stat().st_size == size
 
 
 def test_a_part_from_one_address_is_not_gone_on_with_from_another(web, get, begun):
@@ -174,8 +174,8 @@ def test_what_is_no_file_is_never_saved_and_the_next_address_is_asked(web, get, 
     with refused(f"{web.url}/x.*{words}", NetworkError):
         get(f"{web.url}/x")
     assert left(tmp_path) == []
-    found = get(f"{web.url}/x", web.file("/good", CONTENT), content=CONTENT, sha256=SHA)
-    assert found.url == f"{web.url}/good"
+    download = get(f"{web.url}/x", web.file("/good", CONTENT), content=CONTENT, sha256=SHA)
+    assert download.url == f"{web.url}/good"
     assert any(words in line for line in reporter.lines)
 
 
@@ -278,6 +278,6 @@ def test_passwords_of_the_user_stay_here(web, get, tmp_path_factory, monkeypatch
     ],
 )
 def test_files_are_known_by_their_first_bytes(name, head, words):
-    found = disguise(head, name)
-    assert words in found
-    assert bool(found) == bool(words)
+    problem = disguise(head, name)
+    assert words in problem
+    assert bool(problem) == bool(words)

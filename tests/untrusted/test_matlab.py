@@ -88,24 +88,24 @@ WRITERS = {
 }
 
 
-def assert_same(found, expected):
-    assert found.shape == expected.shape
+def assert_same(actual, expected):
+    assert actual.shape == expected.shape
     if expected.dtype == object:
-        for one, other in zip(found.ravel(), expected.ravel(), strict=True):
+        for one, other in zip(actual.ravel(), expected.ravel(), strict=True):
             assert_same(one, other)
     else:
-        assert found.dtype == expected.dtype
-        np.testing.assert_array_equal(found, expected)
+        assert actual.dtype == expected.dtype
+        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("form", WRITERS)
 def test_both_formats_give_the_same_arrays(form, tmp_path):
     path = tmp_path / "a.mat"
     WRITERS[form](path, VALUES)
-    found = matlab.read(path, VALUES)
-    assert list(found) == list(VALUES)
+    arrays = matlab.read(path, VALUES)
+    assert list(arrays) == list(VALUES)
     for name, value in VALUES.items():
-        assert_same(found[name], value)
+        assert_same(arrays[name], value)
     assert list(matlab.read(path, ["songs"])) == ["songs"]
     with refused(r"no array 'coeff'; it holds: .*songs", DataError):
         matlab.read(path, ["maps", "coeff"])

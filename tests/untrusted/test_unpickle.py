@@ -91,14 +91,14 @@ class Stateful:
 
 def payloads(canary: str) -> dict[str, bytes]:
     command = f"touch {canary}"
-    found = {
+    calls = {
         f"{function.__name__}-{protocol}": pickle.dumps(Call(function, argument), protocol=protocol)
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
         for function, argument in ((os.system, command), (eval, f"open({canary!r}, 'w')"))
     }
     shadow = f"cposix\nsystem\n(S'{command}'\ntR.".encode()
     dotted = b"\x80\x04\x8c\x05numpy\x8c\x13_core.os.system_ext\x93."
-    return found | {
+    return calls | {
         "inside-a-batch": pickle.dumps(batch(1) | {"extra": Call(os.system, command)}),
         "text": shadow,
         "dotted": dotted,
@@ -216,26 +216,26 @@ VALUES = {
 }
 
 
-def assert_same(found, expected):
-    assert type(found) is type(expected)
+def assert_same(actual, expected):
+    assert type(actual) is type(expected)
     if isinstance(expected, np.ndarray):
-        assert (found.shape, found.dtype, found.dtype.byteorder) == (
+        assert (actual.shape, actual.dtype, actual.dtype.byteorder) == (
             expected.shape,
             expected.dtype,
             expected.dtype.byteorder,
         )
-        found, expected = (found.ravel(), expected.ravel()) if expected.dtype == object else ([], [])
-        for one, other in zip(found, expected, strict=True):
+        actual, expected = (actual.ravel(), expected.ravel()) if expected.dtype == object else ([], [])
+        for one, other in zip(actual, expected, strict=True):
             assert_same(one, other)
     elif isinstance(expected, dict):
-        assert list(found) == list(expected)
+        assert list(actual) == list(expected)
         for key in expected:
-            assert_same(found[key], expected[key])
+            assert_same(actual[key], expected[key])
     elif isinstance(expected, list | tuple):
-        for one, other in zip(found, expected, strict=True):
+        for one, other in zip(actual, expected, strict=True):
             assert_same(one, other)
     else:
-        assert found == expected
+        assert actual == expected
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -335,9 +335,9 @@ def test_arrays_that_lie_are_refused_cheaply(content):
 def test_flags_of_a_dtype_are_not_taken_from_the_file():
     """Flag 1 makes NumPy treat numbers as pointers to objects, and crash."""
     content = state((1,), dtype(b"f8", b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3f"), b"C\x08" + b"A" * 8)
-    found = unpickle_bytes(content, "memory")
-    assert found.dtype.flags == 0
-    assert found.tobytes() == b"A" * 8
+    array = unpickle_bytes(content, "memory")
+    assert array.dtype.flags == 0
+    assert array.tobytes() == b"A" * 8
 
 
 def test_texts_of_numbers_that_are_no_characters_are_damage():

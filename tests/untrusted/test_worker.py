@@ -122,17 +122,17 @@ def test_an_error_of_ours_is_the_same_error(ask):
 
 
 def test_threads_and_forks_do_not_share_answers(ask):
-    found = {}
+    answers = {}
 
     def work(number):
-        found[number] = [ask("echo", np.full(50_000, number + i)) for i in range(10)]
+        answers[number] = [ask("echo", np.full(50_000, number + i)) for i in range(10)]
 
     threads = [threading.Thread(target=work, args=(1000 * i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all((array == number + i).all() for number in found for i, array in enumerate(found[number]))
+    assert all((array == number + i).all() for number in answers for i, array in enumerate(answers[number]))
     before = pid(ask)
     child = os.fork()
     if child == 0:
@@ -240,7 +240,7 @@ def test_what_is_there_twice_is_one_object():
         buffer[:] = rest[: len(buffer)]
         rest = rest[len(buffer) :]
 
-    found = transfer.unpack(1000, fill)
-    assert found[0] is found[1]
-    assert found[2] is found[3]["a"] is found[4][0]
-    np.testing.assert_array_equal(found[0], array)
+    unpacked = transfer.unpack(1000, fill)
+    assert unpacked[0] is unpacked[1]
+    assert unpacked[2] is unpacked[3]["a"] is unpacked[4][0]
+    np.testing.assert_array_equal(unpacked[0], array)

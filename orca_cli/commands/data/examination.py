@@ -21,7 +21,7 @@ from orca_cli.stages.build import read_source, read_task
 from orca_cli.tasks.shared.blocks import blocks
 from orca_cli.tasks.shared.samples import input_hashes
 
-_OVERLAP = 0.01  # share of a split's samples that are in another one from which on errors are too low to be believed
+_OVERLAP = 0.01  # with this share of a split's samples in another split, errors are too low to trust
 _BATCH_BYTES = 2**25
 
 
@@ -43,27 +43,27 @@ def check_task(config: Config, reporter: Reporter, samples: int) -> dict[str, An
         DataError: the data are missing, or cannot be read.
     """
     task = read_task(config, reporter)
-    found = Findings()
+    findings = Findings()
     opened: dict[str, Samples] = {"train": task.train, "validation": task.validation}
     try:
         opened["test"] = task.open_test()
     except OrcaError as error:
-        found.problems.append(f"test: {error}")
+        findings.problems.append(f"test: {error}")
     splits: dict[str, Any] = {}
     hashes: dict[str, list[bytes]] = {}
     for name, split in opened.items():
         if len(split) == 0:
-            found.problems.append(f"{name}: the split is empty")
+            findings.problems.append(f"{name}: the split is empty")
             continue
         rows = np.arange(len(split))
         if len(rows) > samples:
             generator = seeding.numpy_generator(config.seed, "data-check", name)
             rows = np.sort(generator.choice(len(rows), samples, replace=False))
-        splits[name], hashes[name] = _look(task, name, split, rows, reporter, found)
-    overlaps = [_overlap(*pair, splits, hashes, found) for pair in combinations(hashes, 2)]
+        splits[name], hashes[name] = _look(task, name, split, rows, reporter, findings)
+    overlaps = [_overlap(*pair, splits, hashes, findings) for pair in combinations(hashes, 2)]
     shapes = {"kind": task.kind, "input_shape": list(task.input_shape), "num_outputs": task.num_outputs}
     about = {"synthetic": task.synthetic, "note": task.note, "splits": splits, "overlaps": overlaps}
-    return {**shapes, **about, **vars(found)}
+    return {**shapes, **about, **vars(findings)}
 
 
 def check_source(config: Config, reporter: Reporter) -> dict[str, Any]:
@@ -74,14 +74,14 @@ def check_source(config: Config, reporter: Reporter) -> dict[str, Any]:
     """
     source = read_source(config, config.seed, reporter)
     examples = source.examples
-    found = Findings()
+    findings = Findings()
     n = len(examples.inputs)
     record: dict[str, Any] = {"modality": source.modality, "n": n, "num_outputs": len(examples.class_names)}
     if isinstance(examples.inputs, np.ndarray):
         record["input_shape"] = list(examples.inputs.shape[1:])
         inputs = _Range()
         inputs.add(examples.inputs)
-        record["inputs"] = inputs.of_inputs("", found)
+        record["inputs"] = inputs.input_record("", findings)
         contents = [image.tobytes() for image in examples.inputs]
     else:
         lengths = [len(text.split()) for text in examples.inputs]
@@ -89,51 +89,51 @@ def check_source(config: Config, reporter: Reporter) -> dict[str, Any]:
         contents = [text.encode() for text in examples.inputs]
     record["repeated"] = n - len(set(contents))
     if n != len(examples.labels):
-        found.problems.append(f"{n} inputs and {len(examples.labels)} labels")
-    record["classes"] = _classes(examples.labels, len(examples.class_names), "labels", found)
-    return record | vars(found)
+        findings.problems.append(f"{n} inputs and {len(examples.labels)} labels")
+    record["classes"] = _classes(examples.labels, len(examples.class_names), "labels", findings)
+    return record | vars(findings)
 
 
 def _look(
-    task: TaskData, name: str, split: Samples, rows: np.ndarray, reporter: Reporter, found: Findings
+    task: TaskData, name: str, split: Samples, rows: np.ndarray, reporter: Reporter, findings: Findings
 ) -> tuple[dict[str, Any], list[bytes]]:
     """Return what one split contains, and a hash of each sample that was read."""
     targets = split.targets()
     n = len(split)
     if len(targets) != n:
-        found.problems.append(f"{name}: {n} samples and {len(targets)} targets")
+        findings.problems.append(f"{name}: {n} samples and {len(targets)} targets")
     hashes: list[bytes] = []
     inputs, dense = _Range(), _Range()
     size = max(1, min(256, _BATCH_BYTES // (4 * max(1, math.prod(task.input_shape)))))
     with reporter.track(f"reading {name}", len(rows)) as advance:
         for start in range(0, len(rows), size):
             signals.check()
-            wanted = rows[start : start + size]
-            batch = split.batch(wanted)
+            indices = rows[start : start + size]
+            batch = split.batch(indices)
             x, y = batch.x.numpy(), batch.y.numpy()
-            if x.shape != (len(wanted), *task.input_shape):
+            if x.shape != (len(indices), *task.input_shape):
                 text = f"inputs have shape {x.shape[1:]}, but the task announces {task.input_shape}"
-                found.problems.append(f"{name}: {text}")
+                findings.problems.append(f"{name}: {text}")
                 break
             inputs.add(x)
             is_real = np.issubdtype(y.dtype, np.floating)
             if is_real:
                 dense.add(y)
-            if not np.array_equal(y, np.asarray(targets[wanted], dtype=y.dtype), equal_nan=is_real):
-                found.problems.append(f"{name}: a batch has other targets than the list of targets")
+            if not np.array_equal(y, np.asarray(targets[indices], dtype=y.dtype), equal_nan=is_real):
+                findings.problems.append(f"{name}: a batch has other targets than the list of targets")
                 break
             hashes += input_hashes(batch)
-            advance(len(wanted))
-    record: dict[str, Any] = {"n": n, "read": len(hashes), "inputs": inputs.of_inputs(f"{name}: ", found)}
+            advance(len(indices))
+    record: dict[str, Any] = {"n": n, "read": len(hashes), "inputs": inputs.input_record(f"{name}: ", findings)}
     record["repeated"] = len(hashes) - len(set(hashes))
     is_real = np.issubdtype(targets.dtype, np.floating)
     if is_real:
         record["targets"] = dense.record()
         if dense.infinite:
-            found.problems.append(f"{name}: {dense.infinite} infinite targets")
+            findings.problems.append(f"{name}: {dense.infinite} infinite targets")
         if dense.count and dense.nan == dense.count:
-            found.problems.append(f"{name}: no target is known, all are NaN")
-    if (classes := _classes_of(task, targets, name, found)) is not None:
+            findings.problems.append(f"{name}: no target is known, all are NaN")
+    if (classes := _classes_of(task, targets, name, findings)) is not None:
         record["classes"] = classes
     return record, hashes
 
@@ -149,26 +149,26 @@ class _Range:
     infinite: int = 0
 
     def add(self, x: np.ndarray) -> None:
-        known = x[np.isfinite(x)]
+        finite = x[np.isfinite(x)]
         nan = int(np.isnan(x).sum())
         self.count += x.size
         self.nan += nan
-        self.infinite += x.size - known.size - nan
-        if known.size:
-            self.low, self.high = min(self.low, float(known.min())), max(self.high, float(known.max()))
+        self.infinite += x.size - finite.size - nan
+        if finite.size:
+            self.low, self.high = min(self.low, float(finite.min())), max(self.high, float(finite.max()))
 
     def record(self) -> dict[str, Any]:
         low, high = (self.low, self.high) if self.low <= self.high else (None, None)
         return {"min": low, "max": high, "nan": self.nan, "infinite": self.infinite, "numbers": self.count}
 
-    def of_inputs(self, where: str, found: Findings) -> dict[str, Any]:
+    def input_record(self, where: str, findings: Findings) -> dict[str, Any]:
         if self.nan or self.infinite:
-            found.problems.append(f"{where}{self.nan} NaN and {self.infinite} infinite numbers in the inputs")
+            findings.problems.append(f"{where}{self.nan} NaN and {self.infinite} infinite numbers in the inputs")
         return self.record()
 
 
 def _classes(
-    targets: np.ndarray, num_classes: int, name: str, found: Findings, may_ignore: bool = False
+    targets: np.ndarray, num_classes: int, name: str, findings: Findings, may_ignore: bool = False
 ) -> dict[str, Any]:
     """Return how often each class occurs among integer targets of any shape; all targets are counted."""
     counts = np.zeros(num_classes, dtype=np.int64)
@@ -180,22 +180,22 @@ def _classes(
         counts += np.bincount(inside.astype(np.int64), minlength=num_classes)
     outside -= ignored
     if outside:
-        found.problems.append(f"{name}: {outside} targets outside the classes 0..{num_classes - 1}")
+        findings.problems.append(f"{name}: {outside} targets outside the classes 0..{num_classes - 1}")
     if not counts.any():
-        found.problems.append(f"{name}: no target is known")
-    return _counted(counts, name, "sample", found) | {"ignored": ignored}
+        findings.problems.append(f"{name}: no target is known")
+    return _counted(counts, name, "sample", findings) | {"ignored": ignored}
 
 
-def _classes_of(task: TaskData, targets: np.ndarray, name: str, found: Findings) -> dict[str, Any] | None:
-    """Return how often each class, label or output that is on or off occurs in a split; None for other real values."""
+def _classes_of(task: TaskData, targets: np.ndarray, name: str, findings: Findings) -> dict[str, Any] | None:
+    """Return how often each class, label or binary output occurs in a split; None for other real values."""
     if not np.issubdtype(targets.dtype, np.floating):
-        return _classes(targets, task.num_outputs, name, found, may_ignore=task.kind == "dense")
+        return _classes(targets, task.num_outputs, name, findings, may_ignore=task.kind == "dense")
     counts, wrong = _ones(targets, task.num_outputs, may_differ=task.kind != "labels")
     if task.kind == "labels":
         if wrong:
-            found.problems.append(f"{name}: {wrong} targets that are neither 0 nor 1 nor NaN")
-        return _counted(counts, name, "positive sample", found)
-    return None if wrong else _counted(counts, name, "positive position", found)
+            findings.problems.append(f"{name}: {wrong} targets that are neither 0 nor 1 nor NaN")
+        return _counted(counts, name, "positive sample", findings)
+    return None if wrong else _counted(counts, name, "positive position", findings)
 
 
 def _ones(targets: np.ndarray, num_outputs: int, *, may_differ: bool) -> tuple[np.ndarray, int]:
@@ -203,7 +203,7 @@ def _ones(targets: np.ndarray, num_outputs: int, *, may_differ: bool) -> tuple[n
 
     Args:
         targets: real, [n, K, *E] or, for one output, [n, *E].
-        may_differ: stop at the first others.
+        may_differ: stop at the first block with a target that is none of these.
     """
     counts, wrong = np.zeros(num_outputs, dtype=np.int64), 0
     if num_outputs > 1 and targets.shape[1:2] != (num_outputs,):
@@ -217,24 +217,24 @@ def _ones(targets: np.ndarray, num_outputs: int, *, may_differ: bool) -> tuple[n
     return counts, wrong
 
 
-def _counted(counts: np.ndarray, name: str, what: str, found: Findings) -> dict[str, Any]:
+def _counted(counts: np.ndarray, name: str, what: str, findings: Findings) -> dict[str, Any]:
     empty = np.flatnonzero(counts == 0).tolist()
     if empty:
         shown = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
-        found.warnings.append(f"{name}: {len(empty)} of {len(counts)} classes have no {what} ({shown})")
+        findings.warnings.append(f"{name}: {len(empty)} of {len(counts)} classes have no {what} ({shown})")
     spread = {"min": int(counts.min()), "median": float(np.median(counts)), "max": int(counts.max())}
     return {**spread, "empty": empty, "counts": counts.tolist()}
 
 
 def _overlap(
-    first: str, second: str, splits: dict[str, Any], hashes: dict[str, list[bytes]], found: Findings
+    first: str, second: str, splits: dict[str, Any], hashes: dict[str, list[bytes]], findings: Findings
 ) -> dict[str, Any]:
     """Compare the inputs of two splits that were read."""
-    known, read = set(hashes[first]), len(hashes[second])
-    shared = sum(digest in known for digest in hashes[second])
+    first_hashes, read = set(hashes[first]), len(hashes[second])
+    shared = sum(digest in first_hashes for digest in hashes[second])
     is_complete = all(len(hashes[name]) == splits[name]["n"] for name in (first, second))
     if shared:
         which = "" if is_complete else " that were read"
-        bucket = found.problems if shared >= _OVERLAP * read else found.warnings
+        bucket = findings.problems if shared >= _OVERLAP * read else findings.warnings
         bucket.append(f"{shared} of {read} samples of {second}{which} are also in {first}")
     return {"first": first, "second": second, "shared": shared, "of": read, "complete": is_complete}

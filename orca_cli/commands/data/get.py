@@ -146,12 +146,12 @@ def _get_file(
 ) -> Got:
     """Bring one file into the folder, or verify it."""
     place = folder / file.path
-    known = data_folder.expected(file, folder)
+    expected = data_folder.expected(file, folder)
     if place.is_file():
         size = place.stat().st_size
         if size > _LARGE:
             reporter.say(f"verifying {place}")
-        trust = "recorded" if known is None else "verified"
+        trust = "recorded" if expected is None else "verified"
         return Got(entry.name, file.path, "found", size, data_folder.verify(file, folder), trust)
     if data_folder.is_there(file, folder):
         return Got(entry.name, file.path, "unpacked")
@@ -164,9 +164,9 @@ def _get_file(
 
     wait = arguments.timeout
     try:
-        fetched = fetch(place, file.urls, reporter, size=file.bytes, sha256=known, md5=file.md5, timeout_s=wait)
+        fetched = fetch(place, file.urls, reporter, size=file.bytes, sha256=expected, md5=file.md5, timeout_s=wait)
     except (NetworkError, ChecksumError) as error:
         raise type(error)(error.what, where=where) from error
     data_folder.record(folder, file.path, fetched.bytes, fetched.sha256, fetched.url)
-    trust = "verified" if known else "recorded, MD5 verified" if file.md5 else "recorded"
+    trust = "verified" if expected else "recorded, MD5 verified" if file.md5 else "recorded"
     return Got(entry.name, file.path, "downloaded", fetched.bytes, fetched.sha256, trust)

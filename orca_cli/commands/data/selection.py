@@ -53,9 +53,9 @@ def select(words: Sequence[str], extra: Path | None, *, takes_settings: bool = F
     names = [word for word in words if word not in settings]
     if needs_name and not names:
         raise UsageError("a name is needed", hint="orca data list shows the names")
-    known = catalogue.data_sets(extra)
-    found = dict.fromkeys(entry for name in names for entry in catalogue.find(name, known))
-    return Selection([*found] if names else known, folder, settings, bool(names))
+    data_sets = catalogue.data_sets(extra)
+    matches = dict.fromkeys(entry for name in names for entry in catalogue.find(name, data_sets))
+    return Selection([*matches] if names else data_sets, folder, settings, bool(names))
 
 
 def how_by_hand(entry: DataSet, data: Path) -> str:

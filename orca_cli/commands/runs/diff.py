@@ -70,16 +70,16 @@ def _composed(runs: Sequence[Run], notes: dict[str, str]) -> list[Values]:
 
 def _files(runs: Sequence[Run], notes: dict[str, str]) -> list[Values]:
     """Return path -> digest of the data's files and folders whose content the other one of two runs has not read."""
-    found = []
+    digests = []
     for run in runs:
         files = read_or_empty(run.path / ENVIRONMENT).get("files")
         if not isinstance(files, dict):
             notes["files"] = f"the files cannot be compared: {run.path / ENVIRONMENT} does not name them"
             return [{}, {}]
-        found.append({path: str(digest) for path, digest in files.items()})
-    pairs = zip(found, reversed(found), strict=True)
+        digests.append({path: str(digest) for path, digest in files.items()})
+    pairs = zip(digests, reversed(digests), strict=True)
     return [
-        {path: _short(digest) for path, digest in own.items() if digest not in other.values()} for own, other in pairs
+        {path: _short(digest) for path, digest in one.items() if digest not in other.values()} for one, other in pairs
     ]
 
 
@@ -94,38 +94,38 @@ def _keys(a: Values, b: Values) -> list[str]:
 
 def _different(a: Values, b: Values) -> Values:
     """Return key -> {a, b} of what is not the same; an entry that one side lacks is left out of it."""
-    found = {}
+    differences = {}
     for key in _keys(a, b):
         if key not in a or key not in b or a[key] != b[key]:
-            found[key] = {side: values[key] for side, values in (("a", a), ("b", b)) if key in values}
-    return found
+            differences[key] = {side: values[key] for side, values in (("a", a), ("b", b)) if key in values}
+    return differences
 
 
 def _results(run: Run) -> Values:
     """Return the numbers of a run's result, by name."""
-    found: Values = {"state": run.state if not run.reason else f"{run.state}: {run.reason}"}
+    numbers: Values = {"state": run.state if not run.reason else f"{run.state}: {run.reason}"}
     score = run.score
     if score is None:
-        return found
+        return numbers
     result = read_or_empty(run.path / RESULT)
-    found |= {score.error_name: score.value, "validation": result.get("validation_error")}
-    found |= {"best constant": score.trivial} | dict(score.baselines)
-    found |= {"alignment steps": score.steps, "test split": score.test_set[:12] or None}
+    numbers |= {score.error_name: score.value, "validation": result.get("validation_error")}
+    numbers |= {"best constant": score.trivial} | dict(score.baselines)
+    numbers |= {"alignment steps": score.steps, "test split": score.test_set[:12] or None}
     for key in ("selected", "seconds"):
         inner = result.get(key)
         for name in ("epoch", "on", "learned") if key == "selected" else (inner if isinstance(inner, dict) else ()):
             value = inner.get(name) if isinstance(inner, dict) else None
-            found[f"{key} {name}"] = value if isinstance(value, (str, int, float)) else None
+            numbers[f"{key} {name}"] = value if isinstance(value, (str, int, float)) else None
     digest = result.get("weights_sha256")
-    found["weights"] = digest[:12] if isinstance(digest, str) else None
-    return found
+    numbers["weights"] = digest[:12] if isinstance(digest, str) else None
+    return numbers
 
 
 def _environment(run: Run) -> Values:
     record = read_or_empty(run.path / ENVIRONMENT)
     packages = record.get("packages")
-    found = {key: record.get(key) for key in _ENVIRONMENT}
-    return found | (dict(packages) if isinstance(packages, dict) else {})
+    facts = {key: record.get(key) for key in _ENVIRONMENT}
+    return facts | (dict(packages) if isinstance(packages, dict) else {})
 
 
 def _shown(runs: list[Run], sections: Values, notes: dict[str, str]) -> Iterator[RenderableType]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import size_text
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import OrcaError, UsageError
+from orca_cli.runs.claim import is_worked_on
 from orca_cli.runs.directory import RESULT, STATUS, read_or_empty, unneeded
-from orca_cli.runs.naming import is_worked_on
 from orca_cli.runs.records import newer_schema
 from orca_cli.runs.removal import idle, is_run
 from orca_cli.runs.studies import FOLDER as STUDIES
@@ -62,30 +61,30 @@ def execute(arguments: argparse.Namespace) -> Result:
     if not 0 <= arguments.days < math.inf:
         raise UsageError(f"{arguments.days} is out of range", where="--days", hint="allowed: 0 or more")
     folders = default_folders()
-    found = find(Path(folders["runs"]), Path(folders["cache"]), arguments.days)
+    leftovers = find(Path(folders["runs"]), Path(folders["cache"]), arguments.days)
     failures: list[OrcaError] = []
     if arguments.yes:
         gone = []
-        for one in found:
+        for one in leftovers:
             try:
                 gone += [one] if remove(one) else []
             except OrcaError as error:
                 failures.append(error)
-        found = gone
-    total = sum(one.bytes for one in found)
-    items = [{"path": str(one.path), "kind": one.kind, "why": one.why, "bytes": one.bytes} for one in found]
+        leftovers = gone
+    total = sum(one.bytes for one in leftovers)
+    items = [{"path": str(one.path), "kind": one.kind, "why": one.why, "bytes": one.bytes} for one in leftovers]
     record: dict[str, Any] = {"schema": 1, "dry": not arguments.yes, "bytes": total, "items": items}
-    return Result(record, _shown(found, total, arguments.yes), failures)
+    return Result(record, _shown(leftovers, total, arguments.yes), failures)
 
 
-def _shown(found: list[Leftover], total: int, is_done: bool) -> Iterator[RenderableType]:
-    if not found:
+def _shown(leftovers: list[Leftover], total: int, is_done: bool) -> Iterator[RenderableType]:
+    if not leftovers:
         yield "nothing to collect"
         return
     yield terminal.table(
-        ("path", "what", "size", "why"), [(str(one.path), one.kind, size_text(one.bytes), one.why) for one in found]
+        ("path", "what", "size", "why"), [(str(one.path), one.kind, size_text(one.bytes), one.why) for one in leftovers]
     )
-    places = f"{len(found)} place{'s' * (len(found) != 1)}"
+    places = f"{len(leftovers)} place{'s' * (len(leftovers) != 1)}"
     yield (
         f"freed {size_text(total)} in {places}" if is_done else f"would free {size_text(total)} in {places}; --yes does"
     )
@@ -96,10 +95,10 @@ class Leftover:
     """One file or folder that may go.
 
     Args:
-        path: of it.
+        path: the file or folder.
         kind: cache, moved aside, interrupted write or checkpoints.
         why: in words.
-        bytes: that it takes.
+        bytes: its size on disk.
         run: the run that it is in; None outside runs.
     """
 
@@ -119,19 +118,19 @@ def find(root: Path, cache: Path, days: float) -> list[Leftover]:
         days: after which an entry of the cache that was not used is old.
     """
     root, cache = Path(os.path.realpath(root)), Path(os.path.realpath(cache))
-    found = list(_of_folder(root))
+    leftovers = list(_folder_leftovers(root))
     for folder in _folders(root):
         if is_run(folder):
-            found += _of_run(folder)
+            leftovers += _run_leftovers(folder)
         else:
-            found += _of_folder(folder)
-            found += [one for run in _folders(folder) if is_run(run) for one in _of_run(run)]
+            leftovers += _folder_leftovers(folder)
+            leftovers += [one for run in _folders(folder) if is_run(run) for one in _run_leftovers(run)]
     for here, _, _ in (step for name in SHARED if not (root / name).is_symlink() for step in os.walk(root / name)):
-        found += _of_folder(Path(here))
+        leftovers += _folder_leftovers(Path(here))
     for name in CACHES:
         if not (cache / name).is_symlink():
-            found += [*_of_folder(cache / name), *_old(cache / name, days)]
-    return sorted(found, key=lambda one: str(one.path))
+            leftovers += [*_folder_leftovers(cache / name), *_old(cache / name, days)]
+    return sorted(leftovers, key=lambda one: str(one.path))
 
 
 def remove(one: Leftover) -> bool:
@@ -169,7 +168,7 @@ def _is_passing(path: Path) -> bool:
     return storage.is_temporary(path) or storage.is_aside(path)
 
 
-def _of_folder(folder: Path) -> Iterator[Leftover]:
+def _folder_leftovers(folder: Path) -> Iterator[Leftover]:
     """Yield what interrupted writes left directly in a folder that many processes write to, and what was moved aside in it."""
     entries = _entries(folder)
     is_used = any(storage.is_locked(path) for path in entries if path.suffix == ".lock")
@@ -180,8 +179,8 @@ def _of_folder(folder: Path) -> Iterator[Leftover]:
             yield Leftover(path, WRITE, "its process ended before it was complete", storage.size(path))
 
 
-def _of_run(run: Path) -> Iterator[Leftover]:
-    if is_worked_on(run, read_or_empty(run / STATUS)) or newer_schema(run / STATUS, run / RESULT):
+def _run_leftovers(run: Path) -> Iterator[Leftover]:
+    if is_worked_on(run, read_or_empty(run / STATUS), recent_counts=True) or newer_schema(run / STATUS, run / RESULT):
         return
     superseded, result = [], read_or_empty(run / RESULT)
     if result.get("state") == "completed":
@@ -215,8 +214,11 @@ def _lock(entry: Path) -> Path:
 
 
 def _idle_s(path: Path) -> float:
-    """Return the seconds since a file, or any file in a folder, was read or written, as far as the file system says."""
-    last = 0.0
+    """Return the seconds since a file, or any file in a folder, was read or written, by the file system's own clock.
+
+    0 where that clock cannot be read, as in a folder that is read-only here.
+    """
+    last, moment = 0.0, storage.clock(path.parent)
     for file in (path, *(path.rglob("*") if path.is_dir() else ())):
         try:
             facts = os.lstat(file)
@@ -224,4 +226,4 @@ def _idle_s(path: Path) -> float:
             continue
         # Listing a folder counts as reading it.
         last = max(last, facts.st_mtime, facts.st_atime if file.is_file() else 0.0)
-    return time.time() - last
+    return 0.0 if moment is None else moment - last

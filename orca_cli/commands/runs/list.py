@@ -51,12 +51,12 @@ def execute(arguments: argparse.Namespace) -> Result:
     for text in arguments.where:
         collection = where(collection, text, values)
     replaced = {run.path for run in collection.superseded}
-    found: list[Run | Broken] = [*collection.runs, *collection.superseded]
-    found += [] if arguments.where else collection.broken
-    found = sorted(found, key=lambda one: moment.timestamp() if (moment := since(one.path)) else 0.0, reverse=True)
-    records = [_record(one, one.path in replaced) for one in found[: arguments.latest]]
+    entries: list[Run | Broken] = [*collection.runs, *collection.superseded]
+    entries += [] if arguments.where else collection.broken
+    entries = sorted(entries, key=lambda one: moment.timestamp() if (moment := since(one.path)) else 0.0, reverse=True)
+    records = [_record(one, one.path in replaced) for one in entries[: arguments.latest]]
     total = sum(record["bytes"] for record in records)
-    count = f"{len(records)} of {len(found)}" if len(records) < len(found) else str(len(found))
+    count = f"{len(records)} of {len(entries)}" if len(records) < len(entries) else str(len(entries))
     left_out = len(collection.broken) if arguments.where else 0
     text = f"{count} runs, {size_text(total)}" + (f"; {left_out} cannot be read and are left out" if left_out else "")
     return Result({"schema": 1, "runs": records}, _shown(records, text))

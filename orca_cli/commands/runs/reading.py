@@ -23,15 +23,15 @@ def one_run(word: str) -> Run:
         CheckpointError: a newer program made it.
     """
     path = named(word)
-    found = collect([path])
-    runs = [*found.runs, *found.superseded]
+    collection = collect([path])
+    runs = [*collection.runs, *collection.superseded]
     if [run.path for run in runs] == [path]:
         return runs[0]
-    if runs or path not in [broken.path for broken in found.broken]:
+    if runs or path not in [broken.path for broken in collection.broken]:
         raise DataError("is not a run but a folder of runs", where=str(path), hint="orca runs list shows them")
     if error := newer_schema(path / RESULT, path / STATUS):
         raise CheckpointError(str(error), where=str(path), hint="use the newer program") from error
-    raise DataError(found.broken[0].reason, where=str(path), hint="orca doctor RUN says what is damaged")
+    raise DataError(collection.broken[0].reason, where=str(path), hint="orca doctor RUN says what is damaged")
 
 
 def error_of(run: Run) -> str:

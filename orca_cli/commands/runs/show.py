@@ -64,12 +64,12 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def _files(path: Path) -> dict[str, int]:
     """Return name -> bytes of a run's files; folders below a stage's as one."""
-    found = {}
+    sizes = {}
     for entry in _entries(path):
         for one in _entries(entry) or [entry]:
             slash = "/" if one.is_dir() and not one.is_symlink() else ""
-            found[f"{one.relative_to(path)}{slash}"] = storage.size(one)
-    return found
+            sizes[f"{one.relative_to(path)}{slash}"] = storage.size(one)
+    return sizes
 
 
 def _entries(path: Path) -> list[Path]:
@@ -107,8 +107,8 @@ def _rows(run: Run, result: dict[str, Any], decisions: dict[str, dict[str, Any]]
         yield "compared", str(comparison["text"])
     seconds = result.get("seconds")
     if isinstance(seconds, dict):
-        known = {stage: value for stage, value in seconds.items() if _is_number(value)}
-        yield "time", ", ".join(f"{stage} {in_words(value)}" for stage, value in known.items())
+        durations = {stage: value for stage, value in seconds.items() if _is_number(value)}
+        yield "time", ", ".join(f"{stage} {in_words(value)}" for stage, value in durations.items())
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
@@ -118,7 +118,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 def _reasons(decisions: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     """Return why -> KEY=VALUE of what was decided for that reason."""
-    found: dict[str, list[str]] = {}
+    reasons: dict[str, list[str]] = {}
     for key, one in decisions.items():
-        found.setdefault(str(one.get("why") or "no reason recorded"), []).append(f"{key}={as_typed(one['value'])}")
-    return found
+        reasons.setdefault(str(one.get("why") or "no reason recorded"), []).append(f"{key}={as_typed(one['value'])}")
+    return reasons

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from orca_cli.metrics.transport.sinkhorn import log_sum_exp
 
-_PERIODS = 4  # that a table has room for
+_PERIODS = 4  # of a table
 _NODES = [
     (1 + math.cos(math.pi * (2 * index + 1) / 14)) / 2 for index in range(7)
 ]  # Chebyshev's of the first kind in 0..1
@@ -155,8 +155,8 @@ def read(table: list[float], square: float, annealing: Annealing) -> float:
     node = position - (period - 1)
     start = 1 + len(_NODES) * min(max(period - int(table[0]), 0), _PERIODS - 1)
     total = 0.0
-    for own, value in zip(_NODES, table[start:], strict=False):
-        total += value * math.prod((node - other) / (own - other) for other in _NODES if other != own)
+    for knot, value in zip(_NODES, table[start:], strict=False):
+        total += value * math.prod((node - other) / (knot - other) for other in _NODES if other != knot)
     return total
 
 

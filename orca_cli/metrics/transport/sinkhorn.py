@@ -180,15 +180,17 @@ def pieces(cost: Tensor, elements: int | None = None) -> Iterator[tuple[slice, s
             yield slice(first, first + together), slice(start, start + height)
 
 
-def _sweep(cost: Tensor, h: Tensor, a: Tensor, reg: float, wanted: list[bool], results: tuple[Tensor, Tensor]) -> None:
+def _sweep(
+    cost: Tensor, h: Tensor, a: Tensor, reg: float, unsolved: list[bool], results: tuple[Tensor, Tensor]
+) -> None:
     """Write log sum_j exp(h_j - c_ij / reg) [B, p], and the column sums [B, q] of the plan with exact row sums, to `results`.
 
-    Problems that are not wanted may keep what they have.
+    Solved problems may keep their old entries.
     """
     sums, columns = results
     memory = None
     for problems, rows in pieces(cost):
-        if not any(wanted[problems]):
+        if not any(unsolved[problems]):
             continue
         block = cost[problems, rows]
         if memory is None:

@@ -33,14 +33,14 @@ def load(
     """
     modules = families()
     family = checkpoints.family(checkpoint, tuple(modules))
-    given = {"max_source_tokens": max_source_tokens, "max_tokens": max_tokens, "causal_fix": causal_fix}
-    given = {name: value for name, value in given.items() if value is not None}
-    known = inspect.signature(modules[family].load).parameters
-    if unknown := sorted(set(given) - set(known)):
-        own = [name for name in known if name != "checkpoint"]
-        hint = f"it has {', '.join(own)}" if own else "it has no settings"
+    settings = {"max_source_tokens": max_source_tokens, "max_tokens": max_tokens, "causal_fix": causal_fix}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    parameters = inspect.signature(modules[family].load).parameters
+    if unknown := sorted(set(settings) - set(parameters)):
+        allowed = [name for name in parameters if name != "checkpoint"]
+        hint = f"it has {', '.join(allowed)}" if allowed else "it has no settings"
         raise ConfigError(f"bodies of family '{family}' have no such setting", where=f"body.{unknown[0]}", hint=hint)
-    return modules[family].load(checkpoint, **given)
+    return modules[family].load(checkpoint, **settings)
 
 
 @functools.cache

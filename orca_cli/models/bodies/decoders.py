@@ -117,8 +117,8 @@ class DecoderBody(TextBody):
         return self._read(x, mask)
 
     def _read(self, x: Tensor, mask: Tensor) -> Tensor:
-        given = {"inputs_embeds": x, "attention_mask": mask.to(torch.int64), "use_cache": False}
-        return self.model(**given).last_hidden_state
+        arguments = {"inputs_embeds": x, "attention_mask": mask.to(torch.int64), "use_cache": False}
+        return self.model(**arguments).last_hidden_state
 
 
 def reversed_order(mask: Tensor, prefix: int = 0) -> Tensor:

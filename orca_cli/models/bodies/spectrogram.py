@@ -89,7 +89,7 @@ def _statistics(folder: Path) -> dict[str, Any]:
     """Return how a checkpoint's spectrograms were normalised; as those of AudioSet where it does not say."""
     settings = preparation(folder)
     try:
-        found = {name: float(settings[name]) for name in ("mean", "std")}
-        return found | {"do_normalize": bool(settings.get("do_normalize", True))}
+        statistics = {name: float(settings[name]) for name in ("mean", "std")}
+        return statistics | {"do_normalize": bool(settings.get("do_normalize", True))}
     except (ValueError, KeyError, TypeError):
         return {}

@@ -83,8 +83,8 @@ class SpeechBody(SequenceBody):
         pieces = []
         for part in waves.split(max(1, _AT_ONCE // waves.shape[1])):
             signals.check()
-            found = self.embeddings["convolutions"](part).transpose(1, 2)
-            projected = self.embeddings["projection"](found)
+            hidden = self.embeddings["convolutions"](part).transpose(1, 2)
+            projected = self.embeddings["projection"](hidden)
             pieces.append(projected[0] if isinstance(projected, tuple) else projected)  # wav2vec 2.0 returns both
         x = torch.cat(pieces)
         return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=self.device), (x.shape[1],))

@@ -137,5 +137,5 @@ _BODIES: dict[str, type[ViTBody]] = {"beit": BeitBody, "siglip_vision_model": Si
 
 def _prefix(embeddings: Any) -> list[Tensor]:
     """Return the tokens [1, 1, D] that the model puts before the patches, in order."""
-    found = (getattr(embeddings, name, None) for name in ("cls_token", "distillation_token"))
-    return [token for token in found if token is not None]
+    candidates = (getattr(embeddings, name, None) for name in ("cls_token", "distillation_token"))
+    return [token for token in candidates if token is not None]

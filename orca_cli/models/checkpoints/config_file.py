@@ -63,8 +63,8 @@ def _depth(content: Any) -> int:
     """Return the layers of a model and of the models within it, such as the two towers of SigLIP."""
     if not isinstance(content, dict):
         return 0
-    own = sum(sum(_numbers(content[key])) for key in _DEPTHS if key in content)
-    return own + sum(map(_depth, content.values()))
+    layers = sum(sum(_numbers(content[key])) for key in _DEPTHS if key in content)
+    return layers + sum(map(_depth, content.values()))
 
 
 def _numbers(value: Any) -> Iterator[int]:

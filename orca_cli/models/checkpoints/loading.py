@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_cli.exceptions import DataError, of_processes
+from orca_cli.exceptions import DataError, process_error
 from orca_cli.models.checkpoints.config_file import CONFIG, check_family, check_modest
 from orca_cli.models.checkpoints.packages import PACKAGED
 from orca_cli.models.checkpoints.resolution import resolve
@@ -66,7 +66,7 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     try:
         model, report = kind.from_pretrained(folder, output_loading_info=True, **without_pooler(kind), **settings)
     except Exception as error:  # noqa: BLE001 - both libraries raise their own types
-        if isinstance(error, MemoryError) or "allocate memory" in str(error) or of_processes(error):
+        if isinstance(error, MemoryError) or "allocate memory" in str(error) or process_error(error):
             raise  # not the checkpoint's fault
         raise DataError(f"the checkpoint cannot be read: {error}", where=str(folder)) from error
     # transformers draws missing weights at random, and only logs it.
@@ -84,8 +84,8 @@ def _surplus_layer(model: Any, unknown: Iterable[str]) -> str | None:
     """Return a weight of a layer behind the model's last, or None; heads and other towers are rightly left out."""
     stacks = {name: len(part) for name, part in model.named_modules() if type(part).__name__ == "ModuleList"}
     for key in sorted(unknown):
-        found = re.match(r"(.+?)\.(\d+)\.", key.removeprefix(f"{model.base_model_prefix}."))
-        if found and int(found[2]) >= stacks.get(found[1], int(found[2]) + 1):
+        match = re.match(r"(.+?)\.(\d+)\.", key.removeprefix(f"{model.base_model_prefix}."))
+        if match and int(match[2]) >= stacks.get(match[1], int(match[2]) + 1):
             return key
     return None
 
@@ -97,11 +97,11 @@ def _architecture(kind: Any, folder: Path, device: str, attention: str | None) -
     check_modest(folder)
     try:
         config = kind.config_class.from_pretrained(folder, local_files_only=True)
-        wanted = {} if attention is None else {"attn_implementation": attention}
+        options = {} if attention is None else {"attn_implementation": attention}
         with torch.device(device):
-            return kind._from_config(config, dtype=torch.float32, **without_pooler(kind), **wanted)
-    except Exception as error:  # noqa: BLE001 - transformers raises what it likes for settings that make no model
-        if isinstance(error, MemoryError) or "allocate memory" in str(error) or of_processes(error):
+            return kind._from_config(config, dtype=torch.float32, **without_pooler(kind), **options)
+    except Exception as error:  # noqa: BLE001 - transformers raises many types for invalid settings
+        if isinstance(error, MemoryError) or "allocate memory" in str(error) or process_error(error):
             raise
         raise DataError(f"describes no model: {error}", where=str(folder / CONFIG)) from error
 
@@ -122,7 +122,7 @@ def family(checkpoint: str, families: tuple[str, ...]) -> str:
 
 
 def _fill(model: nn.Module, file: Path, prefix: str, left_out: Sequence[str]) -> None:
-    """Give a model the tensors of a torch file; each of the model's is needed, and none that is not named may be over.
+    """Load a torch file into a model: every tensor of the model is required, and only those named in `left_out` may be extra.
 
     Args:
         model: a transformers model without pooler.
@@ -134,18 +134,20 @@ def _fill(model: nn.Module, file: Path, prefix: str, left_out: Sequence[str]) ->
         DataError: the file cannot be read, lacks a tensor, has one more, or one of another shape.
     """
     stored = _pickled(file)
-    wanted = model.state_dict()
+    expected = model.state_dict()
     used = {name: value for name, value in stored.items() if not name.startswith(tuple(left_out))}
-    own = {name.removeprefix(prefix): value for name, value in used.items() if name.startswith(prefix)}
-    extra = sorted(name for name in used if not name.startswith(prefix) or name.removeprefix(prefix) not in wanted)
-    missing = sorted(f"{prefix}{name}" for name in wanted if name not in own)
-    wrong = sorted(f"{prefix}{name}" for name in own.keys() & wanted.keys() if own[name].shape != wanted[name].shape)
+    tensors = {name.removeprefix(prefix): value for name, value in used.items() if name.startswith(prefix)}
+    extra = sorted(name for name in used if not name.startswith(prefix) or name.removeprefix(prefix) not in expected)
+    missing = sorted(f"{prefix}{name}" for name in expected if name not in tensors)
+    wrong = sorted(
+        f"{prefix}{name}" for name in tensors.keys() & expected.keys() if tensors[name].shape != expected[name].shape
+    )
     for what, names in (("lacks", missing), ("also holds", extra), ("has another shape of", wrong)):
         if names:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             hint = "install the version of the package that the extra names"
             raise DataError(f"{what} {', '.join(names[:_SHOWN])}{more}", where=str(file), hint=hint)
-    model.load_state_dict(own)
+    model.load_state_dict(tensors)
 
 
 def _pickled(file: Path) -> dict[str, Tensor]:
@@ -157,12 +159,12 @@ def _pickled(file: Path) -> dict[str, Tensor]:
     import torch
 
     try:
-        found: Any = torch.load(file, map_location="cpu", weights_only=True)
+        content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         if isinstance(error, MemoryError):
             raise
         reason = str(error).partition("\n")[0][:100]
         raise DataError(f"is not a file of plain tensors ({reason})", where=str(file)) from error
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise DataError("is not a dict of tensors", where=str(file))
-    return {str(name): value for name, value in found.items()}
+    return {str(name): value for name, value in content.items()}

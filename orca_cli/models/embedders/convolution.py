@@ -125,7 +125,7 @@ class ConvolutionEmbedder(nn.Module):
         """Return the features of whole samples [B, F] that are added to every token; None where there are none."""
         if self.beside is None:
             return None
-        return self.beside.of_samples(self._canvas(x, valid), self._valid(x, valid))
+        return self.beside.sample_features(self._canvas(x, valid), self._valid(x, valid))
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
@@ -141,7 +141,7 @@ class ConvolutionEmbedder(nn.Module):
         canvases = ((self._canvas(x, valid), self._valid(x, valid)) for x, valid in ends.seen(batches))
         if self.beside is not None:
             self.beside.fit(canvases)
-        collections.deque(canvases, maxlen=0)  # what nobody has asked for yet
+        collections.deque(canvases, maxlen=0)  # consume the rest
         if patch is not None and patch.pixel_mean is not None and ends.least >= 0 and ends.most <= 1:
             self._start_from_patch(*normalising(patch))
 
@@ -154,7 +154,7 @@ class ConvolutionEmbedder(nn.Module):
         return to_canvas(x, self.layout)
 
     def _valid(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        """Return which positions of the canvas are valid, [B, *extent] bool; one is where any of what it shows is."""
+        """Return which positions of the canvas are valid, [B, *extent] bool: those that show any valid input."""
         if valid is None:
             return torch.ones(x.shape[0], *self.layout.extent, dtype=torch.bool, device=x.device)
         return to_canvas(valid.unsqueeze(1).to(x.dtype), self.layout)[:, 0] > 0
@@ -182,7 +182,7 @@ def normalising(body: EmbedderInit) -> tuple[Tensor, Tensor | None]:
 
 
 class _Ends:
-    """The least and the largest value of inputs that pass by; where they are padding, their 0 counts."""
+    """The least and the largest value of a stream of inputs; padding counts as 0."""
 
     def __init__(self) -> None:
         self.least, self.most = math.inf, -math.inf
@@ -200,14 +200,14 @@ def spread_filter(patch: Tensor, channels: int, kernel: int) -> Tensor:
     so that the answer does not grow with their number.
     Where k differs from p the filter is resized and scaled by (p / k)^2, which keeps the answer to a constant input.
     """
-    own = patch.shape[1]
-    repeated = patch.repeat(1, -(-channels // own), 1, 1)[:, :channels] * (own / channels)
+    patch_channels = patch.shape[1]
+    repeated = patch.repeat(1, -(-channels // patch_channels), 1, 1)[:, :channels] * (patch_channels / channels)
     if channels == 1:
         repeated = patch.sum(1, keepdim=True)
     return resize(repeated, (kernel, kernel)) * (patch.shape[-1] / kernel) ** 2
 
 
 def _pad_end(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    missing = [wanted - present for wanted, present in zip(size, x.shape[2:], strict=True)]
+    missing = [target - present for target, present in zip(size, x.shape[2:], strict=True)]
     pads = [width for amount in reversed(missing) for width in (0, amount)]
     return functional.pad(x, pads) if any(missing) else x

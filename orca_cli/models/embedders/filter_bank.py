@@ -1,4 +1,4 @@
-"""A bank of dilated filters: what it answers around the positions of a patch, and over the whole sample, are features."""
+"""A bank of dilated filters; features are its responses around the positions of a patch, and over the whole sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from orca_cli.interfaces import TokenLayout
 
-# By number of axes: taps of a filter along each, and positions of a patch along each at which filters are asked.
+# By number of axes: taps of a filter, and positions of a patch at which filters are evaluated, along each axis.
 _TAPS = {1: 9, 2: 3, 3: 3}
 _PLACES = {1: 16, 2: 4, 3: 2}
 _THRESHOLDS = 1.0  # they are spread over -1 to 1 deviation of an answer
@@ -33,7 +33,7 @@ class FilterBank(nn.Module):
     """Features [B, T, D] of a batch's canvas: of every token, and of the whole sample, the same for all its tokens.
 
     The filters are random and stay as they are; `fit` standardises their features over training data, and two linear layers,
-    which are trained, take them to the body's width. Without a width there are features of whole samples alone (`of_samples`).
+    which are trained, take them to the body's width. Without a width only whole samples have features (`sample_features`).
 
     Args:
         layout: how inputs become tokens.
@@ -68,20 +68,21 @@ class FilterBank(nn.Module):
         reach = _TAPS[axes] // 2
         powers = (2**scale for scale in range(scales))
         spacings = list(itertools.takewhile(lambda spacing: spacing == 1 or 2 * reach * spacing < max(extent), powers))
-        asked = _asked(layout, min(layout.kernel, _PLACES[axes]))  # [T, M, axes]
+        centres = _filter_positions(layout, min(layout.kernel, _PLACES[axes]))  # [T, M, axes]
         around = np.array(list(itertools.product(range(-reach, reach + 1), repeat=axes)))  # [taps, axes]
-        windows = np.stack([asked[:, :, None] + spacing * around for spacing in spacings])  # [scales, T, M, taps, axes]
-        self.register_buffer("places", _numbered(asked, extent), persistent=False)
+        # [scales, T, M, taps, axes]
+        windows = np.stack([centres[:, :, None] + spacing * around for spacing in spacings])
+        self.register_buffer("places", _numbered(centres, extent), persistent=False)
         self.register_buffer("taps", _numbered(windows, extent), persistent=False)
         weight = torch.randn(len(spacings), filters, layout.input_shape[0], len(around))
         weight -= weight.mean(-1, keepdim=True)
         self.register_buffer("weight", functional.normalize(weight.flatten(2), dim=2).view_as(weight))
         channels = layout.input_shape[0]
         self._has_values = values and axes == 1 and channels * extent[0] <= _MOST_VALUES
-        known = channels * (extent[0] if self._has_values else layout.tokens)
-        self._has_means = not self._has_values and known <= _MOST_VALUES
+        raw_count = channels * (extent[0] if self._has_values else layout.tokens)
+        self._has_means = not self._has_values and raw_count <= _MOST_VALUES
         self.adds = width is not None
-        self.sample_width = len(spacings) * (2 * filters + 1) + known * (self._has_values or self._has_means)
+        self.sample_width = len(spacings) * (2 * filters + 1) + raw_count * (self._has_values or self._has_means)
         for name, count in (
             ("token", len(spacings) * (2 * self._token_filters + 1)),
             ("sample", self.sample_width),
@@ -105,7 +106,7 @@ class FilterBank(nn.Module):
         return self.token(tokens) + self.sample(samples).unsqueeze(1)
 
     def with_samples(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Return features [B, T, D], or None without a width, and what `of_samples` does, [B, F]."""
+        """Return features [B, T, D], or None without a width, and what `sample_features` does, [B, F]."""
         tokens, samples = self._standardised(canvas, valid)
         return (self.token(tokens) + self.sample(samples).unsqueeze(1) if self.adds else None), samples
 
@@ -114,7 +115,7 @@ class FilterBank(nn.Module):
         tokens, samples = self._standardised(canvas, valid)
         return self.token(tokens[rows, places]) + self.sample(samples)[rows]
 
-    def of_samples(self, canvas: Tensor, valid: Tensor) -> Tensor:
+    def sample_features(self, canvas: Tensor, valid: Tensor) -> Tensor:
         """Return the standardised features of whole samples [B, F], before the layer that takes them to D numbers."""
         return self._standardised(canvas, valid)[1]
 
@@ -123,7 +124,7 @@ class FilterBank(nn.Module):
         """Take the features' means and deviations from training data, batches of (canvas, valid) as in `forward`."""
         totals = {"token": _Moments(), "sample": _Moments()}
         for canvas, valid in batches:
-            tokens, samples, seen = self._known(canvas, valid)
+            tokens, samples, seen = self._cached_features(canvas, valid)
             totals["token"].add(tokens[seen])
             totals["sample"].add(samples[seen.any(1)])
         for name, moments in totals.items():
@@ -135,13 +136,13 @@ class FilterBank(nn.Module):
     @torch.no_grad()
     def _standardised(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of tokens [B, T, n] and samples [B, m]; 0 where nothing is valid."""
-        tokens, samples, seen = self._known(canvas, valid)
+        tokens, samples, seen = self._cached_features(canvas, valid)
         tokens = _scaled(tokens, self.token_mean, self.token_deviation)
         samples = _scaled(samples, self.sample_mean, self.sample_deviation)
         return tokens * seen.unsqueeze(-1), samples * seen.any(1, keepdim=True)
 
-    def _known(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
-        """Return `_features`, on the CPU from memory where they were asked for before."""
+    def _cached_features(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
+        """Return `_features`; on the CPU, those of samples seen before come from the cache."""
         if canvas.device.type != "cpu" or torch.compiler.is_compiling():
             return self._features(canvas, valid)
         filters = (self.weight.data_ptr(), self.weight._version)  # another where weights were loaded
@@ -155,13 +156,13 @@ class FilterBank(nn.Module):
         """
         # One position more, outside of the input, holds 0 and is not valid.
         x = functional.pad(canvas.flatten(2).transpose(1, 2), (0, 0, 0, 1))  # [B, P + 1, C]
-        known = functional.pad(valid.flatten(1), (0, 1))
-        known = known[:, self.places]  # [B, T, M]
-        weight = known.unsqueeze(-1).to(x.dtype)
+        is_valid = functional.pad(valid.flatten(1), (0, 1))
+        is_valid = is_valid[:, self.places]  # [B, T, M]
+        weight = is_valid.unsqueeze(-1).to(x.dtype)
         count = weight.sum(-2).clamp(min=1)
-        # Made here, and not once, because a model whose weights come from a file is made without values.
+        # Computed here, not in __init__: a model whose weights come from a file is built without values.
         threshold = torch.linspace(-_THRESHOLDS, _THRESHOLDS, self.weight.shape[1], device=x.device)
-        own, found, of_sample = self._token_filters, [], []
+        token_filters, token_parts, sample_parts = self._token_filters, [], []
         for taps, filters in zip(self.taps, self.weight, strict=True):
             windows = x[:, taps]  # [B, T, M, taps, C]
             shape = (windows - windows.mean(-2, keepdim=True)).flatten(-2)
@@ -169,14 +170,14 @@ class FilterBank(nn.Module):
             # A random filter answers with a deviation of about 1, whatever the window's size is.
             answers = functional.linear(shape, filters.transpose(1, 2).flatten(1)) / (size + _FLAT)
             share = 2 * ((answers > threshold).to(x.dtype) * weight).sum(-2) / count - 1
-            largest = answers.masked_fill(~known.unsqueeze(-1), -math.inf).amax(-2)
-            largest = largest.masked_fill(~known.any(-1, keepdim=True), 0.0)
+            largest = answers.masked_fill(~is_valid.unsqueeze(-1), -math.inf).amax(-2)
+            largest = largest.masked_fill(~is_valid.any(-1, keepdim=True), 0.0)
             level = (torch.log(size + _FLAT) * weight).sum(-2) / count
-            found += [share[..., :own], largest[..., :own], level]
-            of_sample += [share, largest, level]
-        tokens, seen = torch.cat(found, -1), known.any(-1)
+            token_parts += [share[..., :token_filters], largest[..., :token_filters], level]
+            sample_parts += [share, largest, level]
+        tokens, seen = torch.cat(token_parts, -1), is_valid.any(-1)
         part = seen.unsqueeze(-1).to(tokens.dtype)
-        samples = (torch.cat(of_sample, -1) * part).sum(1) / part.sum(1).clamp(min=1)
+        samples = (torch.cat(sample_parts, -1) * part).sum(1) / part.sum(1).clamp(min=1)
         if self._has_values:
             samples = torch.cat([samples, canvas.flatten(1)], -1)
         elif self._has_means:
@@ -214,7 +215,7 @@ class _Moments:
 
 
 class FeatureCache:
-    """Features of samples by their content, at most 256 MiB of them; what does not fit any more is computed every time.
+    """A cache of features by the samples' content, of at most 256 MiB; features that no longer fit are recomputed every time.
 
     A sample's features are computed from it alone, so that they have the same bits whatever batch it comes in.
     """
@@ -236,12 +237,12 @@ class FeatureCache:
             compute: from x [1, ...] and valid [1, ...] to tensors [1, ...].
             x: [B, ...] on the CPU.
             valid: [B, ...] bool.
-            state: what else the features depend on; where it is another than the last time, all are forgotten.
+            state: what else the features depend on; a change empties the cache.
         """
         if state != self._state:
             self._kept, self._bytes, self._state = {}, 0, state
-        found = [self._one(compute, x[row : row + 1], valid[row : row + 1]) for row in range(len(x))]
-        return tuple(torch.cat(part) for part in zip(*found, strict=True))
+        features = [self._one(compute, x[row : row + 1], valid[row : row + 1]) for row in range(len(x))]
+        return tuple(torch.cat(part) for part in zip(*features, strict=True))
 
     def _one(
         self, compute: Callable[[Tensor, Tensor], tuple[Tensor, ...]], x: Tensor, valid: Tensor
@@ -251,16 +252,16 @@ class FeatureCache:
         name = digest.digest()
         if (kept := self._kept.get(name)) is not None:
             return kept
-        found = compute(x, valid)
-        size = sum(part.nbytes for part in found)
+        features = compute(x, valid)
+        size = sum(part.nbytes for part in features)
         if self._bytes + size <= MOST_BYTES:
-            self._kept[name] = found
+            self._kept[name] = features
             self._bytes += size
-        return found
+        return features
 
 
-def _asked(layout: TokenLayout, each: int) -> np.ndarray:
-    """Return the positions [T, M, axes] at which filters are asked, `each` per axis and patch; some lie beyond the end."""
+def _filter_positions(layout: TokenLayout, each: int) -> np.ndarray:
+    """Return the positions [T, M, axes] at which filters are evaluated, `each` per axis and patch; some lie beyond the end."""
     offsets = [int((place + 0.5) * layout.kernel / each) for place in range(each)]
     within = np.array(list(itertools.product(offsets, repeat=len(layout.grid))))
     return np.array(list(np.ndindex(*layout.grid)))[:, None] * layout.kernel + within

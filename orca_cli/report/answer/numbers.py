@@ -80,14 +80,14 @@ class Confusion:
 
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs: of more than `MOST_CLASSES` classes, only the counts that are not 0."""
-        found: dict[str, Any] = {"kind": "classes", "n": self.n, "correct": self.correct, "names": list(self.names)}
-        found |= {"recall": [*map(_plain, self.recall)], "precision": [*map(_plain, self.precision)]}
+        record: dict[str, Any] = {"kind": "classes", "n": self.n, "correct": self.correct, "names": list(self.names)}
+        record |= {"recall": [*map(_plain, self.recall)], "precision": [*map(_plain, self.precision)]}
         if len(self.names) <= MOST_CLASSES:
-            found["confusion"] = self.counts.tolist()
+            record["confusion"] = self.counts.tolist()
         else:
             pairs = self.confused()
-            found["confused"] = [{"true": i, "predicted": j, "count": int(self.counts[i, j])} for i, j in pairs]
-        return found
+            record["confused"] = [{"true": i, "predicted": j, "count": int(self.counts[i, j])} for i, j in pairs]
+        return record
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ class Labels:
         """Return the numbers for other programs."""
         columns = zip(self.names, self.present, self.predicted, self.precision, self.recall, self.f1, strict=True)
         labels = [
-            {"name": name, "present": int(there), "predicted": int(said)}
+            {"name": name, "present": int(present), "predicted": int(predicted)}
             | {"precision": _plain(precision), "recall": _plain(recall), "f1": _plain(f1)}
-            for name, there, said, precision, recall, f1 in columns
+            for name, present, predicted, precision, recall, f1 in columns
         ]
         return {"kind": "labels", "n": self.n, "labels": labels}
 
@@ -226,36 +226,36 @@ def read(run: Path) -> Answer | None:
         raise DataError("does not hold the predictions of a run", where=str(path), hint="run it again with --force")
     names = summary.get("class_names")
     k = outputs.shape[1]
-    known: Iterable[object] = names if isinstance(names, list) and len(names) == k else range(k)
-    return reader(_blocks(outputs, targets), tuple(visible(str(name)) for name in known))
+    class_names: Iterable[object] = names if isinstance(names, list) and len(names) == k else range(k)
+    return reader(_blocks(outputs, targets), tuple(visible(str(name)) for name in class_names))
 
 
 def _blocks(outputs: StoredArray, targets: StoredArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield outputs and targets of the same samples, part by part: neither is held whole."""
     step = max(1, _BLOCK_BYTES // max(1, outputs.dtype.itemsize * outputs.shape[1]))
-    of_outputs, of_targets = outputs.rows(), targets.rows()
+    read_outputs, read_targets = outputs.rows(), targets.rows()
     for start in range(0, outputs.shape[0], step):
         stop = min(start + step, outputs.shape[0])
-        yield of_outputs(start, stop), of_targets(start, stop)
+        yield read_outputs(start, stop), read_targets(start, stop)
 
 
 def _confusion(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Confusion:
     k = len(names)
     counts = np.zeros(k * k, np.int64)
     for outputs, targets in blocks:
-        known = targets != IGNORED_CLASS
-        true = targets[known].astype(np.int64)
+        is_labelled = targets != IGNORED_CLASS
+        true = targets[is_labelled].astype(np.int64)
         if ((true < 0) | (true >= k)).any():
             raise DataError(f"has classes that are not in 0..{k - 1}", where=PREDICTIONS)
-        counts += np.bincount(true * k + outputs[known].argmax(axis=1), minlength=k * k)
+        counts += np.bincount(true * k + outputs[is_labelled].argmax(axis=1), minlength=k * k)
     return Confusion(counts.reshape(k, k), names)
 
 
 def _labels(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Labels:
     n, sums = 0, np.zeros((3, len(names)), np.int64)
     for outputs, targets in blocks:
-        there, said = targets == 1, (outputs >= 0) & ~np.isnan(targets)
-        sums += np.stack([there.sum(axis=0), said.sum(axis=0), (there & said).sum(axis=0)])
+        present, predicted = targets == 1, (outputs >= 0) & ~np.isnan(targets)
+        sums += np.stack([present.sum(axis=0), predicted.sum(axis=0), (present & predicted).sum(axis=0)])
         n += len(outputs)
     return Labels(n, sums[0], sums[1], sums[2], names)
 
@@ -265,8 +265,8 @@ def _values(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str
     outputs, targets = (np.concatenate(arrays).astype(np.float64) for arrays in zip(*parts, strict=True))
     numbers = []
     for k, name in enumerate(names):
-        known = np.isfinite(targets[:, k]) & np.isfinite(outputs[:, k])
-        numbers.append(Number("" if names == ("0",) else name, targets[known, k], outputs[known, k]))
+        is_finite = np.isfinite(targets[:, k]) & np.isfinite(outputs[:, k])
+        numbers.append(Number("" if names == ("0",) else name, targets[is_finite, k], outputs[is_finite, k]))
     return Values(numbers)
 
 
@@ -278,7 +278,7 @@ _READERS: dict[str, Callable[[Iterator[tuple[np.ndarray, np.ndarray]], Sequence[
 
 
 def percent(share: float, decimals: int = 0, unit: str = " %") -> str:
-    """Return a share in per cent; one that is neither all nor nothing never looks so."""
+    """Return a share in per cent; one strictly between 0 and 1 is never rounded to 0 or 100."""
     if np.isnan(share):
         return "-"
     lowest = 10.0**-decimals

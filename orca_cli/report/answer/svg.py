@@ -67,13 +67,13 @@ def _room(names: Sequence[str]) -> float:
 # Classes
 
 
-def _confusion(page: _Page, found: Confusion) -> tuple[str, str]:
-    k, share = len(found.names), found.correct / max(found.n, 1)
-    what = f"{found.correct} of {found.n} test samples right ({100 * share:.2f} %)"
+def _confusion(page: _Page, confusion: Confusion) -> tuple[str, str]:
+    k, share = len(confusion.names), confusion.correct / max(confusion.n, 1)
+    what = f"{confusion.correct} of {confusion.n} test samples right ({100 * share:.2f} %)"
     if k > MOST_CLASSES:
-        return what, _pairs(page, found)
+        return what, _pairs(page, confusion)
     cell = 48 if k <= 12 else 30 if k <= 24 else 15
-    names = [cut(name, _LONGEST_NAME) for name in found.names]
+    names = [cut(name, _LONGEST_NAME) for name in confusion.names]
     is_turned = _room(names) > cell - 6
     left = 24 + _room(names)
     top = 62 + (_room(names) * 0.87 + 8 if is_turned else 14)
@@ -83,20 +83,20 @@ def _confusion(page: _Page, found: Confusion) -> tuple[str, str]:
     if is_turned:
         page.reach(left + k * cell + _room(names[-1:]) / 2, 0)
     page.rect(left, top, k * cell - 1, k * cell - 1, _THIRD, 0.08)
-    for i, j in np.argwhere(found.counts):
-        _cell(page, found, int(i), int(j), (left + j * cell, top + i * cell), cell)
-    for i, recall in enumerate(found.recall):
+    for i, j in np.argwhere(confusion.counts):
+        _cell(page, confusion, int(i), int(j), (left + j * cell, top + i * cell), cell)
+    for i, recall in enumerate(confusion.recall):
         page.text(left + k * cell + 8, top + (i + 0.5) * cell + 4, percent(recall), "f")
     bottom = top + k * cell + 16
     page.text(left - 8, bottom, "precision", "f", "end")
     page.text(left + k * cell + 8, bottom, "recall", "f")
-    for j, precision in enumerate(found.precision if cell > 15 else []):
+    for j, precision in enumerate(confusion.precision if cell > 15 else []):
         page.text(left + (j + 0.5) * cell, bottom, percent(precision, unit=""), "f", "middle")
     return what, "rows: true class, columns: predicted; the colour is a count's share of its row"
 
 
-def _cell(page: _Page, found: Confusion, i: int, j: int, corner: tuple[float, float], cell: float) -> None:
-    count, share = int(found.counts[i, j]), float(found.shares[i, j])
+def _cell(page: _Page, confusion: Confusion, i: int, j: int, corner: tuple[float, float], cell: float) -> None:
+    count, share = int(confusion.counts[i, j]), float(confusion.shares[i, j])
     x, y = corner
     page.rect(x, y, cell - 1, cell - 1, _RIGHT if i == j else _WRONG, 0.12 + 0.78 * share)
     if cell < 30 or len(str(count)) * CHARACTER > cell:
@@ -108,55 +108,55 @@ def _cell(page: _Page, found: Confusion, i: int, j: int, corner: tuple[float, fl
         page.text(middle, y + cell / 2 + 14, percent(share), look or "f", "middle")
 
 
-def _pairs(page: _Page, found: Confusion) -> str:
-    pairs = found.confused()
+def _pairs(page: _Page, confusion: Confusion) -> str:
+    pairs = confusion.confused()
     shown = pairs[:_MOST_PAIRS]
-    texts = [f"{cut(found.names[i], _LONGEST_NAME)} → {cut(found.names[j], _LONGEST_NAME)}" for i, j in shown]
+    texts = [f"{cut(confusion.names[i], _LONGEST_NAME)} → {cut(confusion.names[j], _LONGEST_NAME)}" for i, j in shown]
     left = 24 + CHARACTER * max(map(cell_len, texts), default=0)
     for row, ((i, j), name) in enumerate(zip(shown, texts, strict=True)):
-        y, share = 60 + 20 * row, float(found.shares[i, j])
+        y, share = 60 + 20 * row, float(confusion.shares[i, j])
         page.text(left - 8, y + 12, name, anchor="end")
         page.rect(left, y, max(300 * share, 1), 16, _WRONG, 0.85)
-        page.text(left + 300 * share + 8, y + 12, f"{found.counts[i, j]} ({percent(share)})")
+        page.text(left + 300 * share + 8, y + 12, f"{confusion.counts[i, j]} ({percent(share)})")
     return f"the {len(shown)} most confused of {len(pairs)} pairs of classes; bars: share of the true class"
 
 
 # Labels
 
 
-def _labels(page: _Page, found: Labels) -> tuple[str, str]:
-    order = found.worst()
+def _labels(page: _Page, labels: Labels) -> tuple[str, str]:
+    order = labels.worst()
     some = len(order) > _MOST_LABELS
     rows = order[:_MOST_LABELS] if some else list(range(len(order)))
-    left = 24 + _room([found.names[k] for k in rows])
+    left = 24 + _room([labels.names[k] for k in rows])
     for place, (name, look) in enumerate((("F1", _RIGHT), ("precision", _THIRD), ("recall", _WRONG))):
         page.rect(left + 90 * place, 54, 10, 10, look)
         page.text(left + 90 * place + 15, 63, name)
-    bars = ((found.f1, _RIGHT, 0, 10), (found.precision, _THIRD, 11, 4), (found.recall, _WRONG, 16, 4))
+    bars = ((labels.f1, _RIGHT, 0, 10), (labels.precision, _THIRD, 11, 4), (labels.recall, _WRONG, 16, 4))
     for row, k in enumerate(rows):
         y = 76 + 26 * row
-        page.text(left - 8, y + 14, cut(found.names[k], _LONGEST_NAME), anchor="end")
+        page.text(left - 8, y + 14, cut(labels.names[k], _LONGEST_NAME), anchor="end")
         page.rect(left, y, 300, 20, _THIRD, 0.08)
         for values, look, at, height in bars:
             if not np.isnan(values[k]):
                 page.rect(left, y + at, max(300 * float(values[k]), 1), height, look)
-        page.text(left + 308, y + 14, f"{percent(found.f1[k])}  ({found.present[k]} present)", "f")
+        page.text(left + 308, y + 14, f"{percent(labels.f1[k])}  ({labels.present[k]} present)", "f")
     note = f"the {_MOST_LABELS} labels with the lowest F1; " if some else ""
-    what = f"precision, recall and F1 of {len(order)} labels on {found.n} test samples"
+    what = f"precision, recall and F1 of {len(order)} labels on {labels.n} test samples"
     return what, f"{note}predicted: probability of 50 % or more"
 
 
 # Numbers
 
 
-def _values(page: _Page, found: Values) -> tuple[str, str]:
-    numbers = found.numbers[:_MOST_PANELS]
+def _values(page: _Page, values: Values) -> tuple[str, str]:
+    numbers = values.numbers[:_MOST_PANELS]
     side = 340 if len(numbers) == 1 else 230
     for place, number in enumerate(numbers):
         row, column = divmod(place, 3)
         _panel(page, number, 76 + column * (side + 90), 84 + row * (side + 90), side)
-    some = f"; the first {len(numbers)} of {len(found.numbers)} numbers" if len(numbers) < len(found.numbers) else ""
-    what = f"predicted against true on {max(len(number.true) for number in found.numbers)} test samples"
+    some = f"; the first {len(numbers)} of {len(values.numbers)} numbers" if len(numbers) < len(values.numbers) else ""
+    what = f"predicted against true on {max(len(number.true) for number in values.numbers)} test samples"
     return what, f"dashed: predicted = true{some}"
 
 
@@ -181,8 +181,8 @@ def _panel(page: _Page, number: Number, left: float, top: float, side: float) ->
         for i, j, opacity in _counted(true, predicted):
             page.rect(left + i * width, top + side - (j + 1) * width, width, width, _RIGHT, opacity)
         return
-    for x, y, said in zip(true, predicted, number.predicted, strict=True):
-        look, place = _RIGHT if low <= said <= high else _WRONG, (left + side * x, top + side * (1 - y))
+    for x, y, prediction in zip(true, predicted, number.predicted, strict=True):
+        look, place = _RIGHT if low <= prediction <= high else _WRONG, (left + side * x, top + side * (1 - y))
         page.add(f'<circle class="b c{look}" cx="{place[0]:.4g}" cy="{place[1]:.4g}" r="3" fill-opacity="0.6"/>')
 
 

@@ -119,7 +119,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def bounds(values: Iterable[float], *, margin: float = 0.04) -> tuple[float, float]:
     """Return an interval that holds all values with some room; (0, 1) for none."""
-    found = list(values)
-    low, high = (min(found), max(found)) if found else (0.0, 1.0)
+    numbers = list(values)
+    low, high = (min(numbers), max(numbers)) if numbers else (0.0, 1.0)
     room = margin * (high - low) if high > low else (abs(low) * 0.1 or 1.0)
     return low - room, high + room

@@ -53,15 +53,15 @@ def names_of(methods: Sequence[Method]) -> dict[Method, str]:
 
 def groups_of(table: Table) -> list[Group]:
     """Return the completed runs by task and method; within a task names are as short as they may be."""
-    found = []
+    groups = []
     for place, column in enumerate(table.columns):
         rows = [(order, row) for order, row in enumerate(table.rows) if row.cells[place].runs]
         names = names_of([row.method for _, row in rows])
         taken: set[int] = set()
         for order, row in rows:
             look = _look(order, taken)
-            found.append(Group(column, row.method, names[row.method], look, row.cells[place].runs))
-    return found
+            groups.append(Group(column, row.method, names[row.method], look, row.cells[place].runs))
+    return groups
 
 
 def _look(place: int, taken: set[int]) -> int:
@@ -74,8 +74,8 @@ def _look(place: int, taken: set[int]) -> int:
 
 def read_all(groups: Sequence[Group]) -> dict[Path, Details]:
     """Return run folder -> details, curves only of the runs whose curves are drawn."""
-    drawn_ = {run.path for group in drawn(groups) for run in group.shown}
-    return {run.path: reading.read(run, with_curves=run.path in drawn_) for group in groups for run in group.runs}
+    drawn_paths = {run.path for group in drawn(groups) for run in group.shown}
+    return {run.path: reading.read(run, with_curves=run.path in drawn_paths) for group in groups for run in group.runs}
 
 
 def title_of(column: Column, columns: Sequence[Column]) -> str:
@@ -88,7 +88,7 @@ def title_of(column: Column, columns: Sequence[Column]) -> str:
 
 
 def all_of(
-    table: Table, comparison: Comparison | None, groups: Sequence[Group], found: Mapping[Path, Details]
+    table: Table, comparison: Comparison | None, groups: Sequence[Group], details: Mapping[Path, Details]
 ) -> Iterator[Chart]:
     """Yield every figure of a report."""
     if comparison is not None:
@@ -97,8 +97,8 @@ def all_of(
     if len(table.columns) > 1:
         with contextlib.suppress(DataError):  # sets that cannot be counted
             yield from over_tasks(across.across(table))
-    yield from (chart for _, chart in curves(groups, found, table))
-    yield from times(groups, found)
+    yield from (chart for _, chart in curves(groups, details, table))
+    yield from times(groups, details)
 
 
 def errors(table: Table) -> Iterator[Dots]:
@@ -142,11 +142,11 @@ def gains(comparison: Comparison) -> Iterator[Dots]:
         blocks = [block for block in comparison.blocks if block.arm == arm and block.seeds and block.column.percent]
         sets = []
         for block in sorted(blocks, key=lambda block: (block.column.name, block.others)):
-            found = block.effect
-            assert found is not None  # it has seeds
-            low, high = found.interval or (found.mean, found.mean)
-            text = f"{found.mean:+.1f} (n = {found.n})"
-            sets.append(Dot(clean(_label(block, blocks)), found.mean, 0, low, high, text))
+            gain = block.effect
+            assert gain is not None  # it has seeds
+            low, high = gain.interval or (gain.mean, gain.mean)
+            text = f"{gain.mean:+.1f} (n = {gain.n})"
+            sets.append(Dot(clean(_label(block, blocks)), gain.mean, 0, low, high, text))
         if sets:
             note = "Dot: mean over seeds; line: 95 % t interval."
             yield Dots(f"gains-{place}", f"{clean(arm)}: gain on each set", "points", tuple(sets), note, line=0.0)
@@ -154,41 +154,41 @@ def gains(comparison: Comparison) -> Iterator[Dots]:
 
 def _label(block: Block, blocks: Sequence[Block]) -> str:
     shared = set.intersection(*(set(other.others) for other in blocks))
-    own = ", ".join(value for key, value in block.others if (key, value) not in shared and key != "source")
-    return f"{block.column.name} ({own})" if own else block.column.name
+    settings = ", ".join(value for key, value in block.others if (key, value) not in shared and key != "source")
+    return f"{block.column.name} ({settings})" if settings else block.column.name
 
 
-def over_tasks(found: Across) -> Iterator[Chart]:
+def over_tasks(overview: Across) -> Iterator[Chart]:
     """Yield performance profiles, mean ranks, and a matrix for each thing said of pairs; as there are methods enough."""
-    if not found.profiles:
+    if not overview.profiles:
         return
-    yield _profiles(found)
-    if found.ranks.mean:
-        ranks = sorted(found.ranks.mean.items(), key=lambda pair: pair[1])
+    yield _profiles(overview)
+    if overview.ranks.mean:
+        ranks = sorted(overview.ranks.mean.items(), key=lambda pair: pair[1])
         rows = tuple(Dot(clean(name), rank, 0, text=f"{rank:.2f}") for name, rank in ranks)
-        note = f"Mean over the {len(found.ranks.tasks)} tasks on which every method has an error; 1 is best."
+        note = f"Mean over the {len(overview.ranks.tasks)} tasks on which every method has an error; 1 is best."
         yield Dots("ranks", "Mean rank", "rank (lower is better)", rows, note)
-    if found.pairs:
-        largest = max(abs(pair.gain) for pair in found.pairs) or 1.0
+    if overview.pairs:
+        largest = max(abs(pair.gain) for pair in overview.pairs) or 1.0
         cells = {
             (pair.row, pair.column): (f"{pair.gain:+.1f}{'*' * pair.is_earned}", pair.gain / largest)
-            for pair in found.pairs
+            for pair in overview.pairs
         }
-        unit = "per cent of the error" if found.pairs[0].is_relative else "points"
+        unit = "per cent of the error" if overview.pairs[0].is_relative else "points"
         note = (
             f"Mean gain of the row over the column, {unit}; above 0: lower errors. *: p <= 0.05, Holm over all pairs."
         )
-        yield _matrix("pairs", "Every pair", found.methods, cells, note)
+        yield _matrix("pairs", "Every pair", overview.methods, cells, note)
 
 
-def _profiles(found: Across) -> Lines:
+def _profiles(overview: Across) -> Lines:
     series = []
-    for place, one in enumerate(found.profiles[:_MOST_PROFILES]):
+    for place, one in enumerate(overview.profiles[:_MOST_PROFILES]):
         corners = [(x, share) for x, share in one.points if x <= _WIDEST] + [(_WIDEST, one.share(_WIDEST))]
         points = tuple((x, 100 * share, 100 * share, 100 * share) for x, share in corners)
         series.append(Series(clean(one.method), points, place))
-    rest = len(found.profiles) - len(series)
-    more = f" The best {len(series)} of {len(found.profiles)} methods." if rest else ""
+    rest = len(overview.profiles) - len(series)
+    more = f" The best {len(series)} of {len(overview.profiles)} methods." if rest else ""
     note = f"Share of tasks on which a method's error is within this factor of the lowest; higher is better.{more}"
     axes = ("times the lowest error", "share of tasks, %")
     return Lines("profiles", "Performance profiles", *axes, tuple(series), note, is_step=True)
@@ -216,7 +216,7 @@ _KINDS: tuple[tuple[str, str, str, Callable[[Details], Points], str], ...] = (
 )
 
 
-def curves(groups: Sequence[Group], found: Mapping[Path, Details], table: Table) -> Iterator[tuple[Column, Lines]]:
+def curves(groups: Sequence[Group], details: Mapping[Path, Details], table: Table) -> Iterator[tuple[Column, Lines]]:
     """Yield for each task the distance along alignment, and training loss and validation error along fine-tuning.
 
     Each line is the mean over a method's seeds. Drawn are the first MOST_CURVES methods on tasks.
@@ -225,16 +225,16 @@ def curves(groups: Sequence[Group], found: Mapping[Path, Details], table: Table)
     for group in drawn(groups):
         by_column[group.column].append(group)
     for place, column in enumerate(table.columns):
-        own, title = by_column[column], title_of(column, table.columns)
+        task_groups, title = by_column[column], title_of(column, table.columns)
         for kind, y, x, points, marks in _KINDS:
             scale = 100.0 if kind == "validation" and column.percent else 1.0
             # Distances of different metrics have nothing in common.
-            metrics = sorted({group.method.metric for group in own}) if kind == "distance" else [""]
-            for number_, metric in enumerate(metrics, 1):
-                chosen = [group for group in own if metric in ("", group.method.metric)]
-                series = [one for group in chosen if (one := _series(group, found, points, kind, scale)).points]
+            metrics = sorted({group.method.metric for group in task_groups}) if kind == "distance" else [""]
+            for order, metric in enumerate(metrics, 1):
+                chosen = [group for group in task_groups if metric in ("", group.method.metric)]
+                series = [one for group in chosen if (one := _series(group, details, points, kind, scale)).points]
                 words = f"{title}: {clean(metric)} {y}" if metric else f"{title}: {y}"
-                name = f"{kind}-{place + 1}" + (f"-{number_}" if metric else "")
+                name = f"{kind}-{place + 1}" + (f"-{order}" if metric else "")
                 unit, note = f"{y}, %" if scale != 1.0 else y, f"Mean over seeds, band: lowest to highest{marks}."
                 for first in range(0, len(series), _MOST_IN_A_PLOT):
                     shown, part = tuple(series[first : first + _MOST_IN_A_PLOT]), first // _MOST_IN_A_PLOT + 1
@@ -254,14 +254,14 @@ def drawn(groups: Sequence[Group]) -> list[Group]:
 
 
 def _series(
-    group: Group, found: Mapping[Path, Details], points: Callable[[Details], Points], kind: str, scale: float
+    group: Group, details: Mapping[Path, Details], points: Callable[[Details], Points], kind: str, scale: float
 ) -> Series:
-    own, count = [found[run.path] for run in group.shown], len(group.runs)
-    line = tuple((x, *(scale * y for y in ys)) for x, *ys in mean_curve(map(points, own)))
-    floors = [one.floor for one in own if one.floor is not None]
-    at = {"distance": [one.steps for one in own], "validation": [one.chosen for one in own]}.get(kind, [])
+    shown, count = [details[run.path] for run in group.shown], len(group.runs)
+    line = tuple((x, *(scale * y for y in ys)) for x, *ys in mean_curve(map(points, shown)))
+    floors = [one.floor for one in shown if one.floor is not None]
+    at = {"distance": [one.steps for one in shown], "validation": [one.chosen for one in shown]}.get(kind, [])
     marks = {mark for mark in at if mark is not None}
-    seeds = f" ({f'{len(own)} of {count}' if count > len(own) else count})" if count > 1 else ""
+    seeds = f" ({f'{len(shown)} of {count}' if count > len(shown) else count})" if count > 1 else ""
     return Series(
         group.name + seeds,
         line,  # type: ignore[arg-type]
@@ -276,17 +276,19 @@ def _is_wide(series: Sequence[Series]) -> bool:
     return min(ys) > 0 and max(ys) / min(ys) > 50
 
 
-def times(groups: Sequence[Group], found: Mapping[Path, Details]) -> Iterator[Bars]:
+def times(groups: Sequence[Group], details: Mapping[Path, Details]) -> Iterator[Bars]:
     """Yield the mean time of stages 2 and 3 of every method, over all its runs."""
     by_method: dict[Method, list[Details]] = defaultdict(list)
     for group in groups:
-        by_method[group.method] += [found[run.path] for run in group.runs]
+        by_method[group.method] += [details[run.path] for run in group.runs]
     names = names_of(list(by_method))
     rows = []
-    for method, own in by_method.items():
-        align, finetune = (mean_of([one.seconds.get(stage, 0.0) for one in own]) for stage in ("align", "finetune"))
+    for method, method_details in by_method.items():
+        align, finetune = (
+            mean_of([one.seconds.get(stage, 0.0) for one in method_details]) for stage in ("align", "finetune")
+        )
         ratio = f"{align / finetune:.2f}" if finetune else "-"
-        rows.append((names[method], (align, finetune), f"ratio {ratio}, n = {len(own)}"))
+        rows.append((names[method], (align, finetune), f"ratio {ratio}, n = {len(method_details)}"))
     if any(sum(lengths) for _, lengths, _ in rows):
         note = "Mean over a method's runs of all tasks; ratio: align / finetune."
         yield Bars("times", "Time of stages 2 and 3", "seconds a run", ("align", "finetune"), tuple(rows), note)

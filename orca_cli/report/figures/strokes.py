@@ -99,7 +99,7 @@ def _colours(scope: str, ink: str, faint: str, rule: str, ground: str, looks: Se
 
 
 def escaped(text: str) -> str:
-    """Return a text as XML and HTML take it: some characters are in no document."""
+    """Return a text escaped for XML and HTML; characters that are not allowed in XML are replaced."""
     return saxutils.escape(_NOT_XML.sub("\ufffd", text), {'"': "&quot;", "'": "&#39;"})
 
 

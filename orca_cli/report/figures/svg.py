@@ -213,8 +213,8 @@ def _marker(x: float, y: float, look: int) -> str:
 
 def _dash(look: int) -> str:
     """Return the attribute that dashes a line; empty for a solid one."""
-    found = _DASHES[(look + look // LOOKS) % len(_DASHES)]
-    return f' stroke-dasharray="{found}"' if found else ""
+    pattern = _DASHES[(look + look // LOOKS) % len(_DASHES)]
+    return f' stroke-dasharray="{pattern}"' if pattern else ""
 
 
 def _path(points: Iterable[tuple[float, float]]) -> str:

@@ -34,15 +34,15 @@ def page(table: Table, comparison: Comparison | None, command: str, origin: Orig
         origin: of the runs.
     """
     groups = of_report.groups_of(table)
-    found = of_report.read_all(groups)
+    details = of_report.read_all(groups)
     built = (
         ("verdicts", "Verdicts", results.verdicts(comparison, table)),
         ("results", "Results", results.results(table)),
         ("across", "Over all tasks", results.over_all_tasks(table)),
-        ("baselines", "Simple models", results.baselines(table, groups, found)),
-        ("curves", "Curves", records.curves(table, groups, found)),
-        ("times", "Times", records.times(table, groups, found)),
-        ("runs", "Runs", records.runs(table, groups, found)),
+        ("baselines", "Simple models", results.baselines(table, groups, details)),
+        ("curves", "Curves", records.curves(table, groups, details)),
+        ("times", "Times", records.times(table, groups, details)),
+        ("runs", "Runs", records.runs(table, groups, details)),
         ("holes", "What is missing", records.holes(table, origin)),
         ("environment", "Environment", records.environment(groups)),
     )
@@ -52,16 +52,19 @@ def page(table: Table, comparison: Comparison | None, command: str, origin: Orig
         f'<section aria-labelledby="{name}"><h2 id="{name}">{heading}</h2>{html}</section>'
         for name, heading, html in sections
     )
-    own, script = _file("style.css") + style(), _file("script.js")
-    policy = f"default-src 'none'; style-src '{_hash(own)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+    sheet, script = _file("style.css") + style(), _file("script.js")
+    policy = (
+        f"default-src 'none'; style-src '{_hash(sheet)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
     title = f"orca report: {origin.study}" if origin.study else "orca report"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f'<meta name="referrer" content="no-referrer"><title>{escaped(clean(title))}</title><style>{own}</style></head><body>'
+        f'<meta name="referrer" content="no-referrer"><title>{escaped(clean(title))}</title><style>{sheet}</style></head><body>'
         f'<header class="top">{_top(table, command, origin.study)}</header><nav aria-label="sections"><ul>{links}</ul></nav>'
-        f"<main>{body}</main>{_footer(found.values())}<script>{script}</script></body></html>\n"
+        f"<main>{body}</main>{_footer(details.values())}<script>{script}</script></body></html>\n"
     )
 
 
@@ -99,15 +102,15 @@ def _top(table: Table, command: str, study: str) -> str:
     )
 
 
-def _footer(found: Iterable[Details]) -> str:
-    every = list(found)
+def _footer(details: Iterable[Details]) -> str:
+    every = list(details)
     names = ([getattr(one, key) for one in every] for key in ("task", "source", "body"))
-    credits_ = credits_of(*names)
+    entries = credits_of(*names)
     items = "".join(
         f"<li>{one.kind} {escaped(one.name)}: {escaped(one.licence or 'licence not stated')}"
         + (f', <a href="{escaped(one.address)}" rel="noreferrer">{escaped(one.address)}</a>' if one.address else "")
         + "</li>"
-        for one in credits_
+        for one in entries
     )
     data = f'<p>Data and checkpoints, under their own licences:</p><ul class="notes">{items}</ul>' if items else ""
     return (

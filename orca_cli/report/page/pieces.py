@@ -88,12 +88,12 @@ def _class(cell: Cell) -> str:
 
 def explained(layout: Layout, name: str) -> str:
     """Return a layout as a table with its caption and its notes below."""
-    table = of_layout(layout, name, len(layout.rows))
+    table = layout_table(layout, name, len(layout.rows))
     return f'{table}<p class="faint">{escaped(layout.caption)}</p>{listed(layout.notes)}'
 
 
-def of_layout(layout: Layout, name: str, methods: int, *, holes: bool = False) -> str:
-    """Return a layout as a table: what names a row in one column, as far as rows differ in it; the rest said above.
+def layout_table(layout: Layout, name: str, methods: int, *, holes: bool = False) -> str:
+    """Return a layout as a table: one column names a row by what differs between rows; the caption states what they share.
 
     Args:
         layout: of the table.
@@ -103,13 +103,16 @@ def of_layout(layout: Layout, name: str, methods: int, *, holes: bool = False) -
     """
     if not layout.rows:
         return ""
-    own = [names for names, _, _ in layout.rows[:methods]]
-    shared = [len(own) > 1 and len({names[place] for names in own}) == 1 for place in range(len(layout.names))]
+    method_names = [names for names, _, _ in layout.rows[:methods]]
+    shared = [
+        len(method_names) > 1 and len({names[place] for names in method_names}) == 1
+        for place in range(len(layout.names))
+    ]
     if all(shared):
         shared[0] = False  # one of them has to name the rows
     common = ", ".join(
         f"{key} {value}"
-        for key, value, same in zip(layout.names, own[0] if own else [], shared, strict=False)
+        for key, value, same in zip(layout.names, method_names[0] if method_names else [], shared, strict=False)
         if same and value
     )
     labels = [key for key, same in zip(layout.names, shared, strict=True) if not same]
@@ -142,14 +145,14 @@ def _method(names: Sequence[str], has_settings: bool) -> str:
 
 
 def _entry(entry: Entry, is_hole: bool) -> Cell:
-    found = _NUMBER.match(entry.main)
+    match = _NUMBER.match(entry.main)
     main = escaped(entry.main)
-    if found is None:
+    if match is None:
         is_hole = is_hole and entry.main == "-" and not entry.rest
         html = '<a href="#holes">not run</a>' if is_hole else "\u2013" if main == "-" else main
         return Cell(html + _rest(entry), look="n hole" if is_hole else "n")
     html = f"<b>{main}</b>" if entry.best else main
-    return Cell(html + _rest(entry), float(found[1]), "n best" if entry.best else "n")
+    return Cell(html + _rest(entry), float(match[1]), "n best" if entry.best else "n")
 
 
 def _rest(entry: Entry) -> str:
@@ -157,8 +160,8 @@ def _rest(entry: Entry) -> str:
 
 
 def _rank(rank: str) -> Cell:
-    found = _NUMBER.match(rank)
-    return Cell(escaped(rank), float(found[1]) if found else None, "n")
+    match = _NUMBER.match(rank)
+    return Cell(escaped(rank), float(match[1]) if match else None, "n")
 
 
 def figures(charts: Iterable[Chart], *, captions: bool = True, flowing: bool = False) -> str:

@@ -22,13 +22,13 @@ _MOST_ROWS = 1000  # of a table with a row for each run
 _OPEN_TASKS = 3  # whose curves are shown without a click
 
 
-def curves(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]) -> str:
+def curves(table: Table, groups: Sequence[Group], details: Mapping[Path, Details]) -> str:
     """Return the curves of stages 2 and 3, task by task."""
     by_column: dict[Column, list[Chart]] = defaultdict(list)
-    for column, chart in of_report.curves(groups, found, given):
+    for column, chart in of_report.curves(groups, details, table):
         by_column[column].append(chart)
     drawn = "".join(
-        f"<details{' open' if place < _OPEN_TASKS else ''}><summary>{escaped(of_report.title_of(column, given.columns))}"
+        f"<details{' open' if place < _OPEN_TASKS else ''}><summary>{escaped(of_report.title_of(column, table.columns))}"
         f"</summary>{figures(charts, captions=False)}</details>"
         for place, (column, charts) in enumerate(by_column.items())
     )
@@ -44,22 +44,22 @@ def curves(given: Table, groups: Sequence[Group], found: Mapping[Path, Details])
     )
 
 
-def times(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]) -> str:
+def times(table: Table, groups: Sequence[Group], details: Mapping[Path, Details]) -> str:
     """Return the mean time of each stage by method and task, and the ratio of stages 2 and 3."""
     rows = []
     for group in groups:
-        own = [found[run.path] for run in group.runs if found[run.path].seconds]
-        if not own:
+        timed = [details[run.path] for run in group.runs if details[run.path].seconds]
+        if not timed:
             continue
-        times_of = {stage: [one.seconds[stage] for one in own if stage in one.seconds] for stage in reading.STAGES}
-        means = {stage: mean_of(known) if known else None for stage, known in times_of.items()}
+        times_of = {stage: [one.seconds[stage] for one in timed if stage in one.seconds] for stage in reading.STAGES}
+        means = {stage: mean_of(seconds) if seconds else None for stage, seconds in times_of.items()}
         align, finetune = means["align"], means["finetune"]
         ratio = align / finetune if align is not None and finetune else None
         rows.append(
             [
-                text(of_report.title_of(group.column, given.columns)),
+                text(of_report.title_of(group.column, table.columns)),
                 text(group.name),
-                number(len(own), str),
+                number(len(timed), str),
                 *(number(means[stage], _seconds) for stage in reading.STAGES),
                 number(ratio, "{:.2f}".format),
             ]
@@ -68,7 +68,7 @@ def times(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]) 
         return ""
     return (
         "<p>Wall time of each stage, mean over runs. What was taken from another run or from the cache took no time here.</p>"
-        + figures(of_report.times(groups, found))
+        + figures(of_report.times(groups, details))
         + listing("table-of-times", ("task", "method", "runs", *reading.STAGES, "align / finetune"), rows)
     )
 
@@ -79,15 +79,15 @@ def _seconds(value: float) -> str:
     return f"{value / 60:.1f} min" if value < 5400 else f"{value / 3600:.1f} h"
 
 
-def runs(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]) -> str:
+def runs(table: Table, groups: Sequence[Group], details: Mapping[Path, Details]) -> str:
     """Return a row for each completed run: error, what it chose, distance, time."""
     every = [(group, run) for group in groups for run in group.runs]
     rows = []
     for group, run in every[:_MOST_ROWS]:
-        one = found[run.path]
+        one = details[run.path]
         rows.append(
             [
-                text(f"{of_report.title_of(group.column, given.columns)}: {group.name}"),
+                text(f"{of_report.title_of(group.column, table.columns)}: {group.name}"),
                 number(run.seed, str),
                 _error(score_of(run).value, group.column),
                 _error(one.validation_error, group.column),
@@ -131,17 +131,17 @@ def _distance(one: Details) -> Cell:
     return number(one.after, f"{one.before:.3g} > {one.after:.3g}{floor}")
 
 
-def holes(given: Table, origin: Origin) -> str:
+def holes(table: Table, origin: Origin) -> str:
     """Return what is missing, and the command that fills each hole."""
-    found = holes_of(given, origin)
-    if not found:
+    missing = holes_of(table, origin)
+    if not missing:
         return "<p>Nothing: every method has every seed of its task, and every run is completed.</p>"
     rows = [
-        [text(hole.what), text(hole.state), text(hole.reason, "w"), code(hole.command)] for hole in found[:_MOST_ROWS]
+        [text(hole.what), text(hole.state), text(hole.reason, "w"), code(hole.command)] for hole in missing[:_MOST_ROWS]
     ]
-    counts = Counter(hole.state for hole in found)
+    counts = Counter(hole.state for hole in missing)
     words = ", ".join(f"{count} {state}" for state, count in counts.items())
-    more = f" The first {_MOST_ROWS} are listed." if len(found) > _MOST_ROWS else ""
+    more = f" The first {_MOST_ROWS} are listed." if len(missing) > _MOST_ROWS else ""
     intro = f"<p>{escaped(words)}.{more} A command repeats no completed run, and resumes an interrupted one.</p>"
     return intro + listing("table-of-holes", ("what", "state", "reason", "command that fills it"), rows)
 

@@ -17,10 +17,10 @@ from orca_cli.report.page.pieces import (
     explained,
     figures,
     filter_box,
+    layout_table,
     listed,
     listing,
     number,
-    of_layout,
     text,
 )
 from orca_cli.report.records.details import Baseline, Details
@@ -34,7 +34,7 @@ from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Column, Table, score_of
 
 
-def verdicts(comparison: Comparison | None, given: Table) -> str:
+def verdicts(comparison: Comparison | None, table: Table) -> str:
     """Return a sentence for each arm, its gains, and every set by itself; empty without a comparison."""
     if comparison is None:
         return ""
@@ -42,13 +42,13 @@ def verdicts(comparison: Comparison | None, given: Table) -> str:
     claims = []
     for one in comparison.overall:
         claim = claim_of(one, comparison)
-        said = escaped(clean(claim.said.lstrip(", "), longest=1000))
+        detail = escaped(clean(claim.detail.lstrip(", "), longest=1000))
         commands = "".join(f"<small>{code(command).html}</small>" for command in claim.commands)
         claims.append(
             f'<li class="{claim.verdict.replace(" ", "-")}"><b>{claim.verdict}</b> '
-            f"<strong>{escaped(clean(claim.arm))}</strong> {said}{commands}</li>"
+            f"<strong>{escaped(clean(claim.arm))}</strong> {detail}{commands}</li>"
         )
-    first, second = layouts_of(comparison, given)
+    first, second = layouts_of(comparison, table)
     first = replace(first, notes=first.notes[len(comparison.overall) :])  # without the sentences
     return (
         f"<p>Against <b>{axis}={baseline}</b>, in pairs of equal seed and settings. A mean gain within "
@@ -60,47 +60,47 @@ def verdicts(comparison: Comparison | None, given: Table) -> str:
     )
 
 
-def results(given: Table) -> str:
+def results(table: Table) -> str:
     """Return the table of errors with its notes and figures."""
-    layout = layout_of(given)
+    layout = layout_of(table)
     if not layout.rows:
         return ""
     return (
         f"<p>{escaped(layout.caption)}</p>"
-        + filter_box("table-of-results", len(given.rows))
-        + of_layout(layout, "table-of-results", len(given.rows), holes=True)
+        + filter_box("table-of-results", len(table.rows))
+        + layout_table(layout, "table-of-results", len(table.rows), holes=True)
         + listed(layout.notes)
-        + figures(of_report.errors(given), flowing=True)
+        + figures(of_report.errors(table), flowing=True)
     )
 
 
-def over_all_tasks(given: Table) -> str:
+def over_all_tasks(table: Table) -> str:
     """Return profiles, ranks and pairs of the methods; nothing with fewer than two methods or tasks."""
-    if len(given.columns) < 2:
+    if len(table.columns) < 2:
         return ""
     try:
-        found = across(given)
+        overview = across(table)
     except DataError as error:
         return f"<p>{escaped(clean(f'{error.what}; {error.hint}'))}</p>"
-    if len(found.methods) < 2 or not found.profiles:
+    if len(overview.methods) < 2 or not overview.profiles:
         return ""
-    layouts = enumerate(across_layout.layouts_of(found, given), 1)
+    layouts = enumerate(across_layout.layouts_of(overview, table), 1)
     tables = (explained(layout, f"across-{place}") for place, layout in layouts)
-    return figures(of_report.over_tasks(found), flowing=True) + "".join(tables)
+    return figures(of_report.over_tasks(overview), flowing=True) + "".join(tables)
 
 
-def baselines(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]) -> str:
+def baselines(table: Table, groups: Sequence[Group], details: Mapping[Path, Details]) -> str:
     """Return errors and seconds of simple models by task, and how often the runs are better."""
     rows = []
-    for column in given.columns:
+    for column in table.columns:
         runs = [run for group in groups if group.column == column for run in group.runs]
         measured: dict[str, list[tuple[Baseline, float | None]]] = defaultdict(list)
         for run in runs:
-            for baseline in found[run.path].baselines:
+            for baseline in details[run.path].baselines:
                 measured[baseline.name].append((baseline, score_of(run).value))
         scale = 100.0 if column.percent else 1.0
         errors = [scale * value for run in runs if (value := score_of(run).value) is not None]
-        title = of_report.title_of(column, given.columns)
+        title = of_report.title_of(column, table.columns)
         for name, pairs in sorted(measured.items()):
             values = [scale * baseline.error for baseline, _ in pairs]
             seconds = [baseline.seconds for baseline, _ in pairs if baseline.seconds is not None]

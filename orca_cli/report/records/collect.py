@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.records.details import baselines_of, number, seconds_of
 from orca_cli.runs import studies
+from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, STATUS
-from orca_cli.runs.naming import LIVING, is_worked_on
 from orca_cli.runs.records import UnreadableError, read_record
 from orca_cli.runs.settings import as_typed
 from orca_cli.schema import is_without_effect
@@ -92,7 +92,7 @@ class Run:
         default_factory=dict
     )  # what a completed run decided where its settings left it open
     score: Score | None = None
-    arm: str = ""  # what a study calls it: its arms are methods of their own, be their settings the same
+    arm: str = ""  # its name in a study; arms count as separate methods, even with equal settings
     chosen: Chosen | None = None
 
     @property
@@ -108,11 +108,11 @@ def mixed_test_sets(runs: Iterable[Run]) -> set[str]:
 
     In a study a seed may draw the samples, so that runs of one seed should have the same there; elsewhere all runs.
     """
-    found: dict[int | None, set[str]] = defaultdict(set)
+    sets_by_seed: dict[int | None, set[str]] = defaultdict(set)
     for run in runs:
         if run.score is not None and run.score.test_set:
-            found[run.seed if run.arm else None].add(run.score.test_set)
-    return set[str]().union(*(own for own in found.values() if len(own) > 1))
+            sets_by_seed[run.seed if run.arm else None].add(run.score.test_set)
+    return set[str]().union(*(test_sets for test_sets in sets_by_seed.values() if len(test_sets) > 1))
 
 
 @dataclass(frozen=True)
@@ -148,14 +148,14 @@ def collect(folders: Iterable[Path]) -> Collection:
     for folder in folders:
         if not os.path.isdir(folder):  # False, not an error, if a parent is not accessible
             raise DataError("no such folder of runs", where=str(folder), hint="make one with: orca run")
-        for found in _find(folder, broken):
+        for run_folder in _find(folder, broken):
             try:
-                facts = found.stat()
+                facts = run_folder.stat()
                 if (facts.st_dev, facts.st_ino) not in seen:
                     seen.add((facts.st_dev, facts.st_ino))
-                    runs.append(_read_run(found))
+                    runs.append(_read_run(run_folder))
             except (UnreadableError, OSError, RecursionError) as error:
-                broken.append(Broken(found, _reason(error)))
+                broken.append(Broken(run_folder, _reason(error)))
     if not runs and not broken:
         names = ", ".join(map(str, folders))
         raise DataError("contains no runs", where=names, hint="type: orca run, or: orca report FOLDER")
@@ -253,21 +253,21 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         validated_by=samples if type(samples) is int else 0,
         weights=str(result.get("weights_sha256") or ""),
     )
-    found = result.get("decided")
+    decisions = result.get("decided")
     decided = {
         str(key): as_typed(one["value"])
-        for key, one in (found.items() if isinstance(found, dict) else ())
+        for key, one in (decisions.items() if isinstance(decisions, dict) else ())
         if isinstance(one, dict) and "value" in one
     }
     return _run(path, result, RESULT, state="completed", score=score, decided=decided)
 
 
-def _run(path: Path, record: dict[str, Any], name: str, **known: Any) -> Run:
+def _run(path: Path, record: dict[str, Any], name: str, **fields: Any) -> Run:
     variant = record.get("variant")
     variant = {str(key): str(value) for key, value in variant.items()} if isinstance(variant, dict) else {}
-    known |= {key: _required(record, key, name, str) for key in ("task", *GROUPS, "protocol", "identity")}
+    fields |= {key: _required(record, key, name, str) for key in ("task", *GROUPS, "protocol", "identity")}
     settings = str(record.get("settings") or "")
-    return Run(path, seed=_required(record, "seed", name, int), settings=settings, variant=variant, **known)
+    return Run(path, seed=_required(record, "seed", name, int), settings=settings, variant=variant, **fields)
 
 
 def _required(record: dict[str, Any], key: str, name: str, kind: type[Value]) -> Value:
@@ -300,7 +300,7 @@ def _reason(error: Exception) -> str:
 SET = "set"  # the axis whose choices are the columns of a study's table
 
 
-def of_study(collection: Collection, folders: Sequence[Path], name: str) -> Collection:
+def select_study(collection: Collection, folders: Sequence[Path], name: str) -> Collection:
     """Return the runs that belong to a study.
 
     Args:
@@ -311,28 +311,28 @@ def of_study(collection: Collection, folders: Sequence[Path], name: str) -> Coll
     Raises:
         DataError: no folder has a record of it, or one is damaged.
     """
-    known = [found for folder in folders for found in studies.names(folder)]
-    if name not in known:
-        hint = suggest(name, known) if known else f"orca run -m study={name}"
+    names = [recorded for folder in folders for recorded in studies.names(folder)]
+    if name not in names:
+        hint = suggest(name, names) if names else f"orca run -m study={name}"
         raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
     labels: dict[str, dict[tuple[str, ...], dict[str, str]]] = defaultdict(dict)
     members = [one for folder in folders if name in studies.names(folder) for one in studies.read(folder, name)]
     every = set(members[0].labels).intersection(*(one.labels for one in members)) if members else set[str]()
     axes = {axis for axis in every if not is_without_effect(axis)}
     for member in members:
-        own = {key: value for key, value in member.labels.items() if not is_without_effect(key)}
-        arm = tuple(own.get(axis, "") for axis in sorted(axes))
-        # The same run, once with a setting typed besides, whose value the study has anyway, is one run of the arm.
-        labels[member.identity][arm] = min(own, labels[member.identity].get(arm, own), key=len)
+        member_labels = {key: value for key, value in member.labels.items() if not is_without_effect(key)}
+        arm = tuple(member_labels.get(axis, "") for axis in sorted(axes))
+        # An extra override that repeats the study's own value does not make a second run of the arm.
+        labels[member.identity][arm] = min(member_labels, labels[member.identity].get(arm, member_labels), key=len)
     runs, superseded = (
-        [_named(run, own, axes) for run in found for own in labels.get(run.identity, {}).values()]
-        for found in (collection.runs, collection.superseded)
+        [_named(run, run_labels, axes) for run in group for run_labels in labels.get(run.identity, {}).values()]
+        for group in (collection.runs, collection.superseded)
     )
     return replace(collection, runs=runs, superseded=superseded)
 
 
 def _named(run: Run, labels: dict[str, str], axes: set[str]) -> Run:
-    own: dict[str, Any] = {key: labels[key] for key in GROUPS if key in labels}
+    group_names: dict[str, Any] = {key: labels[key] for key in GROUPS if key in labels}
     settings = {key: name for key, name in labels.items() if key not in (SET, "seed", "task", *GROUPS)}
     arm = ", ".join(f"{axis}={labels[axis]}" for axis in sorted(axes) if axis != "seed")
-    return replace(run, task=labels.get(SET, run.task), variant=settings, arm=arm, **own)
+    return replace(run, task=labels.get(SET, run.task), variant=settings, arm=arm, **group_names)

@@ -1,6 +1,6 @@
 """What a run's records say besides its error: curves, distances, times, choices, baselines, where it was made.
 
-Nothing here is needed for a table of errors, so that nothing here stops a report: what is missing or malformed is left out.
+None of it is needed for a table of errors, so what is missing or malformed is skipped and never stops a report.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Environment:
 def read(run: Run, *, with_curves: bool = True) -> Details:
     """Return the details of a completed run; empty where its record has gone or cannot be read.
 
-    Curves are most of what there is to keep: with them 10,000 runs would fill the memory.
+    Curves are most of the data: those of 10,000 runs would fill the memory.
     """
     record = _record(run.path / RESULT)
     curves, distance, alignment = (_mapping(record.get(key)) for key in ("curves", "metric_value", "alignment"))
@@ -140,18 +140,18 @@ def overrides(path: Path) -> list[str] | None:
 
 def seconds_of(result: Mapping[str, Any]) -> dict[str, float]:
     """Return stage -> wall time of a result's record; stages whose time is not recorded are left out."""
-    given = {stage: number(_mapping(result.get("seconds")).get(stage)) for stage in STAGES}
-    return {stage: seconds for stage, seconds in given.items() if seconds is not None and seconds >= 0}
+    recorded = {stage: number(_mapping(result.get("seconds")).get(stage)) for stage in STAGES}
+    return {stage: seconds for stage, seconds in recorded.items() if seconds is not None and seconds >= 0}
 
 
 def baselines_of(result: Mapping[str, Any]) -> tuple[Baseline, ...]:
     """Return the simple models of a result's record; those without an error are left out."""
-    found = []
+    baselines = []
     for name, entry in _entries(result.get("baselines")):
         record = _mapping(entry)
         if (error := number(record.get("error"))) is not None:
-            found.append(Baseline(name, error, number(record.get("seconds")), _text(record.get("about"))))
-    return tuple(found)
+            baselines.append(Baseline(name, error, number(record.get("seconds")), _text(record.get("about"))))
+    return tuple(baselines)
 
 
 def number(value: Any) -> float | None:
@@ -163,14 +163,14 @@ def number(value: Any) -> float | None:
 
 def mean_curve(curves: Iterable[Points]) -> list[tuple[float, float, float, float]]:
     """Return x, mean, lowest and highest value wherever most of the curves have one, in the order of x."""
-    given = [dict(points) for points in curves if points]
-    places = sorted({x for points in given for x in points})
-    found = []
+    curves_by_x = [dict(points) for points in curves if points]
+    places = sorted({x for points in curves_by_x for x in points})
+    means = []
     for x in places:
-        values = [points[x] for points in given if x in points]
-        if 2 * len(values) > len(given):
-            found.append((x, math.fsum(values) / len(values), min(values), max(values)))
-    return found
+        values = [points[x] for points in curves_by_x if x in points]
+        if 2 * len(values) > len(curves_by_x):
+            means.append((x, math.fsum(values) / len(values), min(values), max(values)))
+    return means
 
 
 def _record(path: Path) -> dict[str, Any]:
@@ -198,12 +198,12 @@ def _whole(value: Any) -> int | None:
 
 def _points(lines: Any, name: str) -> Points:
     """Return (epoch, value) of the lines that have both."""
-    found = []
+    points = []
     for line in lines[:_MOST_POINTS] if isinstance(lines, list) else ():
         x, y = number(_mapping(line).get("epoch")), number(_mapping(line).get(name))
         if x is not None and y is not None:
-            found.append((x, y))
-    return tuple(found)
+            points.append((x, y))
+    return tuple(points)
 
 
 _DATA = "paths.data"
@@ -211,7 +211,7 @@ _DATA = "paths.data"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the runs of a report are from, as far as a command that adds to them has to say it.
+    """Where the runs of a report come from: what a command that adds runs to them has to state.
 
     Args:
         study: the study that they belong to; empty for none.
@@ -249,7 +249,7 @@ class Origin:
 def typed_of(path: Path) -> dict[str, str]:
     """Return key -> value of what was typed for a run, besides its seed and folder; empty where its folder does not say.
 
-    The folder may be somebody else's: what is an option of the program, and no setting, is left out.
+    The folder is untrusted: options of the program are left out, only settings are kept.
     """
     pairs = [line.partition("=") for line in overrides(path) or () if "=" in line and not line.startswith("-")]
     return {key: value for key, _, value in pairs if key not in ("seed", "paths.runs")}
@@ -278,7 +278,7 @@ def origin_of(folders: Sequence[Path], study: str | None, usual: Path) -> Origin
         read = Study.read(study, configuration.choices("study")[study])
     except (OrcaError, KeyError):  # a study of the user's own, in a folder that is not known here
         return Origin(study, axes, folder=folder)
-    texts = [text for choices in read.axes.values() for own in choices.values() for text in own]
+    texts = [text for choices in read.axes.values() for choice_texts in choices.values() for text in choice_texts]
     blanks = dict.fromkeys(text.partition("=")[0] for text in (*read.common, *texts) if text.endswith(f"={BLANK}"))
-    whole = {axis: frozenset(own) for axis, own in read.axes.items()}
+    whole = {axis: frozenset(choices) for axis, choices in read.axes.items()}
     return Origin(study, axes, whole, tuple(blanks), folder, read.left_out)

@@ -30,7 +30,7 @@ class Values:
     def __init__(self) -> None:
         self._composed: dict[tuple[str, str], str | None] = {}
 
-    def of(self, run: Run, key: str) -> str | None:
+    def lookup(self, run: Run, key: str) -> str | None:
         """Return a run's value of a group or a setting, typed, decided or left as it is; None where its folder does not say.
 
         In a study, its names of choices come first, and `set` is the task.
@@ -58,12 +58,12 @@ def _composed(run: Run, key: str) -> str | None:
         if key in _PARTS:
             return _choice(key, settings.setting(run.path, f"{key}._target_"))
         return settings.as_typed(settings.setting(run.path, key))
-    except (OrcaError, KeyError):  # such a run has no setting that could be asked for
+    except (OrcaError, KeyError):  # the run has no such setting
         return None
 
 
 def _choice(group: str, target: Any) -> str | None:
-    """Return the name in a group of conf/ of the part that a run has; None where it is no part's, or several have it."""
+    """Return the name of the file in a group of conf/ with a `_target_`; None unless exactly one has it."""
     every = configuration.choices(group).items()
     names = [name for name, file in every if configuration.content(file).get("_target_") == target]
     return names[0] if len(names) == 1 else None
@@ -71,17 +71,17 @@ def _choice(group: str, target: Any) -> str | None:
 
 def key_hint(key: str, collection: Collection) -> str:
     """Return what may have been meant by a key that no run has."""
-    found = dict.fromkeys(FIELDS)
+    keys = dict.fromkeys(FIELDS)
     for run in collection.runs:
-        found |= dict.fromkeys((*run.variant, *run.decided))
+        keys |= dict.fromkeys((*run.variant, *run.decided))
     with contextlib.suppress(OrcaError, IndexError):
-        found |= dict.fromkeys(settings.settings(collection.runs[-1].path))
-    hint = suggest(key, found)
+        keys |= dict.fromkeys(settings.settings(collection.runs[-1].path))
+    hint = suggest(key, keys)
     return hint if hint.startswith("did") else "it is none of the runs' settings; orca runs show RUN lists them"
 
 
 def where(collection: Collection, text: str, values: Values | None = None) -> Collection:
-    """Return the runs with a value, or one of several with commas, of a key; see `Values.of`.
+    """Return the runs whose key has a value, or one of several separated by commas; see `Values.lookup`.
 
     Args:
         collection: the runs.
@@ -94,16 +94,18 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
     """
     key, value = pair(text, "--where")
     values = values or Values()
-    found = {id(run): values.of(run, key) for run in (*collection.runs, *collection.superseded)}
-    known = {canonical(value): value for value in found.values() if value is not None}
-    names = [value] if canonical(value) in known else value.split(",")
-    for name in sorted(name for name in names if canonical(name) not in known):
-        hint = suggest(name, known.values()) if known else key_hint(key, collection)
+    value_by_run = {id(run): values.lookup(run, key) for run in (*collection.runs, *collection.superseded)}
+    spellings = {canonical(value): value for value in value_by_run.values() if value is not None}
+    names = [value] if canonical(value) in spellings else value.split(",")
+    for name in sorted(name for name in names if canonical(name) not in spellings):
+        hint = suggest(name, spellings.values()) if spellings else key_hint(key, collection)
         raise DataError(f"no run has {key}={name}", where="--where", hint=hint)
-    wanted = {canonical(name) for name in names}
+    selected = {canonical(name) for name in names}
 
     def kept(runs: list[Run]) -> list[Run]:
-        return [run for run in runs if (own := found[id(run)]) is not None and canonical(own) in wanted]
+        return [
+            run for run in runs if (run_value := value_by_run[id(run)]) is not None and canonical(run_value) in selected
+        ]
 
     return dataclasses.replace(collection, runs=kept(collection.runs), superseded=kept(collection.superseded))
 

@@ -46,8 +46,8 @@ def renderables(layout: Layout, width: int) -> list[RenderableType]:
     if layout.caption:
         shown.append(Text(layout.caption))
     for note in layout.notes:
-        said, *commands = note.split("\n")
-        shown += [Text(f"- {said}{':' if commands else ''}"), *(f"    {command}" for command in commands)]
+        sentence, *commands = note.split("\n")
+        shown += [Text(f"- {sentence}{':' if commands else ''}"), *(f"    {command}" for command in commands)]
     if layout.problems:
         shown += [Text(""), Text("Not in the means:", style="bold")]
     for state, reason, folder in layout.problems:
@@ -324,9 +324,9 @@ def _markdown(layout: Layout) -> str:
     lines += [line for alarm in layout.alarms for line in (_red(f"**{_md(alarm)}**"), "")]
     lines += [_md(layout.caption), ""] if layout.caption else []
     for note in layout.notes:
-        said, *commands = note.split("\n")
+        sentence, *commands = note.split("\n")
         lines += [
-            f"- {_md(said)}{':' if commands else ''}",
+            f"- {_md(sentence)}{':' if commands else ''}",
             *(f"  `` {command} ``" for command in commands),
         ]
     if layout.problems:

@@ -66,7 +66,7 @@ def across(table: Table) -> Across:
     shown = [row for row in table.rows if any(cell.mean is not None for cell in row.cells)]
     rows = dict(zip(names_of([row.method for row in shown]), shown, strict=True))
     means = {name: [cell.mean for cell in row.cells] for name, row in rows.items()}
-    counted = [place for place in range(len(table.columns)) if len(_known(means, place)) > 1]
+    counted = [place for place in range(len(table.columns)) if len(_errors_on(means, place)) > 1]
     check_sets([table.columns[place] for place in counted], "--compare")
     for place in counted:
         if tests := mixed_test_sets(run for row in shown for run in row.cells[place].runs):
@@ -74,16 +74,16 @@ def across(table: Table) -> Across:
             some = ", ".join(sorted(name[:8] for name in tests)[:5])
             raise DataError(what, where="--compare", hint=f"narrow with --where {TEST_SET}=..., one of {some}")
     ranks = mean_ranks(means)
-    found = profiles(means)
-    order = {one.method: (ranks.mean.get(one.method, math.inf), -one.share(1.0), one.method) for one in found}
-    methods = sorted(order, key=lambda name: order[name]) if found else sorted(rows)
+    method_profiles = profiles(means)
+    order = {one.method: (ranks.mean.get(one.method, math.inf), -one.share(1.0), one.method) for one in method_profiles}
+    methods = sorted(order, key=lambda name: order[name]) if method_profiles else sorted(rows)
     few = methods if len(methods) <= MOST else []
     holes = {
         name: [column.name for mean, column in zip(means[name], table.columns, strict=True) if mean is None]
         for name in methods
     }
     lowest = [
-        (column.name, min(_known(means, place))) for place, column in enumerate(table.columns) if place in counted
+        (column.name, min(_errors_on(means, place))) for place, column in enumerate(table.columns) if place in counted
     ]
     by_test = {name: [cell.by_test for cell in rows[name].cells] for name in few}
     return Across(
@@ -93,14 +93,14 @@ def across(table: Table) -> Across:
         {name: lacking for name, lacking in holes.items() if lacking},
         [name for name, error in lowest if error <= 0],
         [name for name, error in lowest if error < 0],
-        sorted(found, key=lambda one: methods.index(one.method)),
+        sorted(method_profiles, key=lambda one: methods.index(one.method)),
         ranks,
         matrix(by_test, [column.percent for column in table.columns]),
     )
 
 
-def _known(means: Mapping[str, Sequence[float | None]], place: int) -> list[float]:
-    return [error for own in means.values() if (error := own[place]) is not None]
+def _errors_on(means: Mapping[str, Sequence[float | None]], place: int) -> list[float]:
+    return [error for errors in means.values() if (error := errors[place]) is not None]
 
 
 def names_of(methods: Sequence[Method]) -> list[str]:
@@ -116,15 +116,15 @@ def names_of(methods: Sequence[Method]) -> list[str]:
     return [f"{name} source={method.source}" if counts[name] > 1 else name for name, method in named]
 
 
-def record_of(found: Across) -> dict[str, Any]:
+def record_of(overview: Across) -> dict[str, Any]:
     """Return it as a JSON-able record; a ratio or a share is a plain number, an infinite ratio is null."""
     return {
         "schema": 2,
-        "methods": found.methods,
-        "tasks": [vars(column) for column in found.columns],
-        "counted": [column.name for column in found.counted],
-        "holes": found.holes,
-        "without_ratio": found.without_ratio,
+        "methods": overview.methods,
+        "tasks": [vars(column) for column in overview.columns],
+        "counted": [column.name for column in overview.counted],
+        "holes": overview.holes,
+        "without_ratio": overview.without_ratio,
         "profiles": [
             {
                 "method": one.method,
@@ -132,15 +132,15 @@ def record_of(found: Across) -> dict[str, Any]:
                 "points": [list(point) for point in one.points],
                 "missing": one.missing,
             }
-            for one in found.profiles
+            for one in overview.profiles
         ],
         "ranks": {
-            "mean": found.ranks.mean,
-            "tasks": [found.columns[place].name for place in found.ranks.tasks],
-            "friedman_p": found.ranks.friedman,
+            "mean": overview.ranks.mean,
+            "tasks": [overview.columns[place].name for place in overview.ranks.tasks],
+            "friedman_p": overview.ranks.friedman,
         },
-        "pairs": [{**asdict(one), "gain": one.gain, "earned": one.is_earned} for one in found.pairs],
-        "pairs_left_out": found.is_too_large,
+        "pairs": [{**asdict(one), "gain": one.gain, "earned": one.is_earned} for one in overview.pairs],
+        "pairs_left_out": overview.is_too_large,
     }
 
 
@@ -186,11 +186,11 @@ def profiles(errors: Mapping[str, Sequence[float | None]]) -> list[Profile]:
     """
     tasks = []
     for task in zip(*errors.values(), strict=True):
-        known = [value for value in task if value is not None]
-        if len(known) > 1 and min(known) > 0:
-            tasks.append([math.inf if value is None else _ratio(value, min(known)) for value in task])
+        defined = [value for value in task if value is not None]
+        if len(defined) > 1 and min(defined) > 0:
+            tasks.append([math.inf if value is None else _ratio(value, min(defined)) for value in task])
     columns = zip(errors, zip(*tasks, strict=True), strict=True) if tasks else ()
-    return [Profile(method, tuple(sorted(own)), own.count(math.inf)) for method, own in columns]
+    return [Profile(method, tuple(sorted(ratios)), ratios.count(math.inf)) for method, ratios in columns]
 
 
 def _ratio(value: float, lowest: float) -> float:
@@ -255,26 +255,26 @@ def matrix(errors: Mapping[str, Sequence[Mapping[Any, float]]], percent: Sequenc
         percent: for every task, whether its error is a fraction that is shown as per cent.
     """
     methods = list(errors)
-    found = []
+    compared = []
     for place, one in enumerate(methods):
         for other in methods[place + 1 :]:
             tasks = []
             for a, b, is_percent in zip(errors[one], errors[other], percent, strict=True):
                 if seeds := a.keys() & b.keys():
-                    mine, theirs = (mean_of(own[seed] for seed in seeds) for own in (a, b))
-                    tasks += [(mine, theirs, is_percent)] if min(mine, theirs) >= 0 else []
+                    error, other_error = (mean_of(by_seed[seed] for seed in seeds) for by_seed in (a, b))
+                    tasks += [(error, other_error, is_percent)] if min(error, other_error) >= 0 else []
             if tasks:
-                found.append((one, other, tasks))
-    is_relative = not all(is_percent for *_, tasks in found for _, _, is_percent in tasks)
-    pairs = [_pair(one, other, tasks, is_relative) for one, other, tasks in found]
+                compared.append((one, other, tasks))
+    is_relative = not all(is_percent for *_, tasks in compared for _, _, is_percent in tasks)
+    pairs = [_pair(one, other, tasks, is_relative) for one, other, tasks in compared]
     corrected = holm([pair.p for pair in pairs])
     pairs = [replace(pair, corrected=p) for pair, p in zip(pairs, corrected, strict=True)]
     return [one for pair in pairs for one in (pair, pair.turned())]
 
 
 def _pair(row: str, column: str, tasks: Sequence[tuple[float, float, bool]], is_relative: bool) -> Pair:
-    points = [100 * difference(other, mine) for mine, other, is_percent in tasks if is_percent]
-    shares = [100 * relative(other, mine) for mine, other, _ in tasks]
+    points = [100 * difference(other, error) for error, other, is_percent in tasks if is_percent]
+    shares = [100 * relative(other, error) for error, other, _ in tasks]
     p, smallest = signed_rank(shares if is_relative else points)
     return Pair(
         row,

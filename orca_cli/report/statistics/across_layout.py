@@ -17,13 +17,13 @@ CSV_COLUMNS = (
 )
 
 
-def layouts_of(found: Across, table: Table) -> list[Layout]:
+def layouts_of(overview: Across, table: Table) -> list[Layout]:
     """Return the tables; what is missing in `table` is said with the last one."""
-    if len(found.methods) < 2 or not found.profiles:
+    if len(overview.methods) < 2 or not overview.profiles:
         note = "methods over tasks: nothing to compare, since no task has an error above 0 of two methods or more"
         shown = [Layout(["method"], [], [], notes=[note])]
     else:
-        shown = [_profiles(found, table), *([_matrix(found)] if found.pairs else [])]
+        shown = [_profiles(overview, table), *([_matrix(overview)] if overview.pairs else [])]
     shown[0] = replace(shown[0], heading=table.heading, notes=[*shown[0].notes, *_chosen(table), *table.remarks])
     return [*shown[:-1], replace(shown[-1], problems=problems_of(table), alarms=alarms_of(table))]
 
@@ -32,14 +32,14 @@ def _chosen(table: Table) -> Iterator[str]:
     """Yield what each method chose for every task."""
     for row in table.rows:
         named = zip(table.columns, row.cells, strict=True)
-        if found := [f"{column.name} {cell.choice}" for column, cell in named if cell.choice]:
-            yield clean(f"{row.method}: {table.choice} {', '.join(found)}", longest=2000)
+        if choices := [f"{column.name} {cell.choice}" for column, cell in named if cell.choice]:
+            yield clean(f"{row.method}: {table.choice} {', '.join(choices)}", longest=2000)
 
 
-def _profiles(found: Across, table: Table) -> Layout:
+def _profiles(overview: Across, table: Table) -> Layout:
     rows = []
-    for one in found.profiles:
-        rank, count = found.ranks.mean.get(one.method), len(one.ratios)
+    for one in overview.profiles:
+        rank, count = overview.ranks.mean.get(one.method), len(one.ratios)
         texts = [MISSING if rank is None else f"{rank:.2f}", *(f"{100 * one.share(factor):.0f}" for factor in FACTORS)]
         rows.append(([clean(one.method)], [*map(Entry, texts), Entry(f"{count - one.missing}/{count}")], ""))
     columns = [["rank", "mean"], *([f"{factor:g}x", "%"] for factor in FACTORS), ["tasks", ""]]
@@ -48,45 +48,45 @@ def _profiles(found: Across, table: Table) -> Layout:
         "all methods; 1x: it is the best. tasks: how many it has an error on. rank: mean over tasks, 1 is best. Errors are "
         "means over seeds."
     )
-    return Layout(["method"], columns, rows, caption, list(_profile_notes(found, table)))
+    return Layout(["method"], columns, rows, caption, list(_profile_notes(overview, table)))
 
 
-def _profile_notes(found: Across, table: Table) -> Iterator[str]:
-    common, every = len(found.ranks.tasks), len(found.columns)
-    if found.ranks.mean:
-        friedman = found.ranks.friedman
+def _profile_notes(overview: Across, table: Table) -> Iterator[str]:
+    common, every = len(overview.ranks.tasks), len(overview.columns)
+    if overview.ranks.mean:
+        friedman = overview.ranks.friedman
         test = "" if friedman is None else f"; Friedman's test that all methods are alike: p = {p_text(friedman)}"
         yield f"rank: over the {common} of {every} tasks on which every method has an error{test}"
     else:
         yield "rank: none, since no task has an error of every method; narrow with --where or merge with --by"
-    alone = {column.name for column in found.columns} - {column.name for column in found.counted}
+    alone = {column.name for column in overview.columns} - {column.name for column in overview.counted}
     if alone:
         yield clean(f"tasks with an error of one method at most do not count: {', '.join(sorted(alone))}", longest=2000)
-    if found.without_ratio:
+    if overview.without_ratio:
         yield clean(
-            f"not in the profiles, since nothing is a multiple of an error of 0 or below: {', '.join(found.without_ratio)}"
+            f"not in the profiles, since nothing is a multiple of an error of 0 or below: {', '.join(overview.without_ratio)}"
         )
-    if found.negative:
-        yield clean(f"not in the pairs, since an error is below 0: {', '.join(found.negative)}")
+    if overview.negative:
+        yield clean(f"not in the pairs, since an error is below 0: {', '.join(overview.negative)}")
     same: dict[tuple[str, ...], list[str]] = {}
-    for method, tasks in found.holes.items():
+    for method, tasks in overview.holes.items():
         if lacking := [task for task in tasks if task not in alone]:
             same.setdefault(tuple(lacking), []).append(method)
     for hole, methods in same.items():
         who = methods[0] if len(methods) == 1 else f"{len(methods)} methods ({'; '.join(methods)})"
         text = f"no error on {', '.join(hole)}, which counts as infinitely bad in the profile: {who}"
         yield clean(text, longest=2000)
-    if found.is_too_large:
-        count = f"{len(found.methods)} methods, at most {MOST}"
+    if overview.is_too_large:
+        count = f"{len(overview.methods)} methods, at most {MOST}"
         yield f"pairs are left out: {count}; narrow with --where or merge with --by"
     few = [n for row in table.rows for cell in row.cells if 0 < (n := len(cell.values)) < LEAST]
     if few:
         yield f"{len(few)} means are of fewer than {LEAST} seeds; tests here are over tasks, and do not see how sure a mean is"
 
 
-def _matrix(found: Across) -> Layout:
-    cells = {(pair.row, pair.column): _pair_entry(pair) for pair in found.pairs}
-    count, is_relative = len(found.pairs) // 2, found.pairs[0].is_relative
+def _matrix(overview: Across) -> Layout:
+    cells = {(pair.row, pair.column): _pair_entry(pair) for pair in overview.pairs}
+    count, is_relative = len(overview.pairs) // 2, overview.pairs[0].is_relative
     unit = "in % of the error" if is_relative else "in points"
     how = f"the difference {'over the mean of the two' if is_relative else 'of the'} errors"
     caption = (
@@ -95,8 +95,8 @@ def _matrix(found: Across) -> Layout:
         f"Bold and *: {LEAST} or more tasks that differ and p <= {LARGEST_P} after Holm's correction "
         f"({count} pair{'s' if count > 1 else ''})."
     )
-    notes = [] if any(pair.is_earned for pair in found.pairs) else ["no pair earns a star"]
-    return _square(found, cells, ("gain", "w/t/l, p"), caption, notes)
+    notes = [] if any(pair.is_earned for pair in overview.pairs) else ["no pair earns a star"]
+    return _square(overview, cells, ("gain", "w/t/l, p"), caption, notes)
 
 
 def _pair_entry(pair: Pair) -> Entry:
@@ -106,27 +106,27 @@ def _pair_entry(pair: Pair) -> Entry:
 
 
 def _square(
-    found: Across, cells: Mapping[tuple[str, str], Entry], below: Sequence[str], caption: str, notes: list[str]
+    overview: Across, cells: Mapping[tuple[str, str], Entry], below: Sequence[str], caption: str, notes: list[str]
 ) -> Layout:
     """Return a table of numbered methods by methods; `below` are the lines below a column's number."""
     rows, columns = [], []
-    for place, method in enumerate(found.methods, 1):
-        missing = {other: Entry("" if other == method else MISSING) for other in found.methods}
-        entries = [cells.get((method, other), missing[other]) for other in found.methods]
+    for place, method in enumerate(overview.methods, 1):
+        missing = {other: Entry("" if other == method else MISSING) for other in overview.methods}
+        entries = [cells.get((method, other), missing[other]) for other in overview.methods]
         rows.append(([str(place), clean(method)], entries, ""))
         columns.append([f"({place})", *below])
     return Layout(["", "method"], columns, rows, caption, notes)
 
 
-def csv_lines(found: Across) -> Iterator[dict[str, object]]:
+def csv_lines(overview: Across) -> Iterator[dict[str, object]]:
     """Yield a line for each mean rank, corner of a profile and pair."""
-    for method, rank in found.ranks.mean.items():
-        yield {"measure": "mean rank", "method": method, "tasks": len(found.ranks.tasks), "value": rank}
-    for one in found.profiles:
+    for method, rank in overview.ranks.mean.items():
+        yield {"measure": "mean rank", "method": method, "tasks": len(overview.ranks.tasks), "value": rank}
+    for one in overview.profiles:
         for factor, share in one.points:
             line = {"measure": "profile", "method": one.method, "factor": factor, "value": share}
             yield line | {"tasks": len(one.ratios), "unit": "share of tasks"}
-    for pair in found.pairs:
+    for pair in overview.pairs:
         line = {"measure": "gain", "method": pair.row, "other": pair.column, "tasks": pair.tasks, "value": pair.gain}
         line |= {"unit": "% of the error" if pair.is_relative else "points", "p": pair.p, "smallest_p": pair.smallest}
         line |= {"wins": pair.wins, "ties": pair.ties, "losses": pair.losses, "holm_p": pair.corrected}

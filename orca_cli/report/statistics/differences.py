@@ -1,7 +1,7 @@
-"""What paired differences say: an interval of their mean, exact tests of their signs, a test of no effect, Holm's correction.
+"""Statistics of paired differences: interval of the mean, exact sign tests, a test of no effect, Holm's correction.
 
-numpy and scipy.special are imported when they are needed: `orca report --help` must not wait for them. scipy.stats is not
-imported at all, since that alone takes as long as the rest of a report; tests compare with it.
+numpy and scipy.special are imported where they are used, to keep `orca report --help` fast. scipy.stats is never imported,
+since that alone takes as long as the rest of a report; tests compare with it.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Effect:
 
 def mean_of(values: Iterable[float]) -> float:
     """Return the mean of one or more values, summed without loss."""
-    found = list(values)
-    return math.fsum(found) / len(found)
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers)
 
 
 def effect(differences: Sequence[float]) -> Effect:
@@ -59,42 +59,42 @@ def effect(differences: Sequence[float]) -> Effect:
     return Effect(len(differences), mean_of(differences), deviation, interval(differences), p, smallest, nonzero)
 
 
-def no_effect(found: Effect, margin: float) -> float:
+def no_effect(observed: Effect, margin: float) -> float:
     """Return the p of two one-sided t tests (Schuirmann 1987): how surely the true mean is within -margin and margin.
 
     At most 0.05 means that it is; if the true mean is at the margin, normal differences give that in 5 % of all cases.
     1 for a single difference.
     """
-    distance = margin - abs(found.mean)  # to the nearer end, whose test has the larger p
-    if found.n < 2:
+    distance = margin - abs(observed.mean)  # to the nearer end, whose test has the larger p
+    if observed.n < 2:
         return 1.0
-    if not found.deviation:
+    if not observed.deviation:
         return float(distance <= 0)
     from scipy.special import stdtr
 
-    return float(stdtr(found.n - 1, -distance * math.sqrt(found.n) / found.deviation))
+    return float(stdtr(observed.n - 1, -distance * math.sqrt(observed.n) / observed.deviation))
 
 
-def difference(base: float, mine: float) -> float:
-    """Return base - mine; 0 where they differ by rounding only."""
-    return 0.0 if math.isclose(base, mine, rel_tol=_SAME) else base - mine
+def difference(base: float, error: float) -> float:
+    """Return base - error; 0 where they differ by rounding only."""
+    return 0.0 if math.isclose(base, error, rel_tol=_SAME) else base - error
 
 
-def relative(base: float, mine: float) -> float:
+def relative(base: float, error: float) -> float:
     """Return the difference over the mean of both errors, in [-2, 2].
 
-    It orders pairs as log(base / mine) does and is about as large for small ones, but an error of 0 has one too. Errors are 0
+    It orders pairs as log(base / error) does and is about as large for small ones, but an error of 0 has one too. Errors are 0
     or more: below, it means nothing.
     """
-    found = difference(base, mine)
-    return 2 * found / (abs(base) + abs(mine)) if found else 0.0
+    gain = difference(base, error)
+    return 2 * gain / (abs(base) + abs(error)) if gain else 0.0
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Return the 95 % interval of the mean by Student's t; None for one value.
 
-    It holds the mean of normal values in 95 % of all cases, however few they are, where that of the BCa bootstrap holds it in
-    72 % (three values) to 93 % (twenty).
+    For normal values its coverage is 95 % at any sample size; that of the BCa bootstrap is 72 % (three values) to 93 %
+    (twenty).
     """
     if len(values) < 2:
         return None
@@ -106,7 +106,7 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def needed(mean: float, deviation: float, margin: float, largest_p: float = LARGEST_P) -> float:
-    """Return how many differences would probably decide, if their mean and deviation are as given; infinity if none.
+    """Return how many differences would probably decide, given their mean and deviation; infinity if no number would.
 
     That is the number with which a paired t test has a power of 80 %, either to find the effect, two-sided at `largest_p`:
     (z_p + z_power)^2 (deviation / mean)^2 + z_p^2 / 2 (Guenther 1981), or to find by a one-sided test at 0.05 that the mean is
@@ -119,12 +119,12 @@ def needed(mean: float, deviation: float, margin: float, largest_p: float = LARG
         largest_p: what p has to be, 0 to 1; less than 0.05 where several arms are tested.
     """
     least = 1 + math.ceil(-math.log2(largest_p) - 1e-9)
-    found = [_for_power(abs(mean), deviation, largest_p), _for_power(margin - abs(mean), deviation, 2 * LARGEST_P)]
-    return max(least, min(found))
+    candidates = [_for_power(abs(mean), deviation, largest_p), _for_power(margin - abs(mean), deviation, 2 * LARGEST_P)]
+    return max(least, min(candidates))
 
 
 def _for_power(distance: float, deviation: float, largest_p: float) -> float:
-    """Return how many differences of a deviation tell their mean from a value at a distance; infinity for none."""
+    """Return how many differences separate their mean from a value at a distance; infinity if that is not above 0."""
     if distance <= 0:
         return math.inf
     z = NormalDist().inv_cdf(1 - largest_p / 2)
@@ -138,19 +138,19 @@ def sign_flip(values: Sequence[float]) -> tuple[float, float]:
     """
     import numpy as np
 
-    given = np.asarray([value for value in values if value != 0], dtype=np.float64)
-    if not len(given):
+    nonzero = np.asarray([value for value in values if value != 0], dtype=np.float64)
+    if not len(nonzero):
         return 1.0, 1.0
     # Sums of the same numbers in another order may differ in the last bits.
-    bound = abs(math.fsum(given)) - 1e-12 * float(np.abs(given).sum())
-    if len(given) <= MOST_EXACT:
+    bound = abs(math.fsum(nonzero)) - 1e-12 * float(np.abs(nonzero).sum())
+    if len(nonzero) <= MOST_EXACT:
         # A pattern is one of each half: 2 * 2^(n / 2) sums in place of 2^n, of which the larger ones are counted, twice since
         # every pattern has its mirror image.
-        half = len(given) // 2
-        count = int((2**half - np.searchsorted(_sums(given[:half]), bound - _sums(given[half:]))).sum())
-        return 1.0 if bound <= 0 else 2 * count / 2 ** len(given), 2.0 ** (1 - len(given))
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(FLIPS, len(given)))
-    count = int(np.sum(np.abs(signs @ given) >= bound))
+        half = len(nonzero) // 2
+        count = int((2**half - np.searchsorted(_sums(nonzero[:half]), bound - _sums(nonzero[half:]))).sum())
+        return 1.0 if bound <= 0 else 2 * count / 2 ** len(nonzero), 2.0 ** (1 - len(nonzero))
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(FLIPS, len(nonzero)))
+    count = int(np.sum(np.abs(signs @ nonzero) >= bound))
     return (count + 1) / (FLIPS + 1), 1 / (FLIPS + 1)
 
 
@@ -172,13 +172,13 @@ def signed_rank(values: Sequence[float]) -> tuple[float, float]:
     """
     import numpy as np
 
-    given = sorted((value for value in values if value != 0), key=abs)
-    if not given:
+    nonzero = sorted((value for value in values if value != 0), key=abs)
+    if not nonzero:
         return 1.0, 1.0
     doubled: list[int] = []  # of ranks that ties share, twice their mean is a whole number
-    while len(doubled) < len(given):
+    while len(doubled) < len(nonzero):
         first = len(doubled)
-        ties = sum(math.isclose(abs(value), abs(given[first]), rel_tol=1e-9) for value in given[first:])
+        ties = sum(math.isclose(abs(value), abs(nonzero[first]), rel_tol=1e-9) for value in nonzero[first:])
         doubled += [2 * first + ties + 1] * ties
     total = sum(doubled)
     chances = np.zeros(total + 1)  # of each sum of the ranks of the values above 0
@@ -186,17 +186,17 @@ def signed_rank(values: Sequence[float]) -> tuple[float, float]:
     for rank in doubled:
         chances[rank:] = (chances[rank:] + chances[:-rank]) / 2
         chances[:rank] /= 2
-    above = sum(rank for rank, value in zip(doubled, given, strict=True) if value > 0)
+    above = sum(rank for rank, value in zip(doubled, nonzero, strict=True) if value > 0)
     tail = min(above, total - above)
     p = 1.0 if 2 * tail >= total else 2 * float(chances[: tail + 1].sum())
-    return min(1.0, p), 2.0 ** (1 - len(given))
+    return min(1.0, p), 2.0 ** (1 - len(nonzero))
 
 
 def holm(p: Sequence[float]) -> list[float]:
     """Return p values corrected for testing all of them (Holm 1979), in the given order."""
-    found = [0.0] * len(p)
+    corrected = [0.0] * len(p)
     largest = 0.0
     for rank, place in enumerate(sorted(range(len(p)), key=lambda place: p[place])):
         largest = max(largest, min(1.0, (len(p) - rank) * p[place]))
-        found[place] = largest
-    return found
+        corrected[place] = largest
+    return corrected

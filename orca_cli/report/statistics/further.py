@@ -44,11 +44,11 @@ def further(one: Overall, comparison: Comparison) -> Further:
     Holm's p <= 0.05 (as if the arm were the first of all), or to show no effect beyond the margin; never fewer than can reach
     that p at all, which are 6 for one arm. On one set the differences are seeds. On several they are sets, and more seeds
     only make the mean of each set surer. Its variance is taken as that between sets, which stays, and that of a seed over the
-    number of seeds, which shrinks; with one seed a set the two cannot be told apart, and all is taken as that of seeds.
+    number of seeds, which shrinks; with one seed per set the two cannot be separated, and all variance is attributed to seeds.
     """
     blocks = comparison.judged(one.arm)
     judged, largest = one.judged, LARGEST_P / len(comparison.overall)
-    sets = [differences_by_seed(own, one.is_relative) for own in by_column(blocks).values()]
+    sets = [differences_by_seed(set_blocks, one.is_relative) for set_blocks in by_column(blocks).values()]
 
     def total(deviation: float) -> float:
         return needed(judged.mean, deviation, comparison.margin, largest)
@@ -59,7 +59,7 @@ def further(one: Overall, comparison: Comparison) -> Further:
     else:
         between, within = _variances(sets)
         if total(math.sqrt(between)) > judged.n:  # whatever the number of seeds
-            means = [statistics.fmean(own) for own in sets]
+            means = [statistics.fmean(differences) for differences in sets]
             more = max(total(statistics.stdev(means) if len(means) > 1 else 0.0), judged.n + 1) - judged.n
             return Further(sets=int(more) if more <= MOST else None, is_few_sets=total(0.0) > judged.n)
         tried = range(len(shared) + 1, len(shared) + MOST + 1)
@@ -74,13 +74,13 @@ def further(one: Overall, comparison: Comparison) -> Further:
 
 def _variances(sets: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Return the variance of the true means of sets and that of one seed, from the differences by seed of every set."""
-    repeated = [own for own in sets if len(own) > 1]
-    means = statistics.variance([statistics.fmean(own) for own in sets]) if len(sets) > 1 else 0.0
+    repeated = [differences for differences in sets if len(differences) > 1]
+    means = statistics.variance([statistics.fmean(differences) for differences in sets]) if len(sets) > 1 else 0.0
     if not repeated:
         return 0.0, means
-    freedom = sum(len(own) - 1 for own in repeated)
-    within = math.fsum(statistics.variance(own) * (len(own) - 1) for own in repeated) / freedom
-    return max(0.0, means - within * statistics.fmean(1 / len(own) for own in sets)), within
+    freedom = sum(len(differences) - 1 for differences in repeated)
+    within = math.fsum(statistics.variance(differences) * (len(differences) - 1) for differences in repeated) / freedom
+    return max(0.0, means - within * statistics.fmean(1 / len(differences) for differences in sets)), within
 
 
 def commands(blocks: Sequence[Block], comparison: Comparison, seeds: Iterable[int]) -> list[str]:
@@ -94,21 +94,21 @@ def commands(blocks: Sequence[Block], comparison: Comparison, seeds: Iterable[in
     else:
         typed = [typed_of(run.path) for block in blocks for run in block.runs]
         words = [[f"{key}={value}" for key, value in one.items()] for one in _merged(typed)]
-    return [shlex.join(["orca", "run", "-m", *own, *last]) for own in words]
+    return [shlex.join(["orca", "run", "-m", *overrides, *last]) for overrides in words]
 
 
 def _study_words(blocks: Sequence[Block], origin: Origin) -> list[str]:
     words = [f"study={origin.study}"]
     runs = [run for block in blocks for run in block.runs]
     for axis in origin.axes:
-        found = dict.fromkeys(value for run in runs if axis != "seed" and (value := _label(run, axis)) is not None)
-        if found and not origin.whole.get(axis, frozenset({""})) <= found.keys():
-            words.append(f"{axis}={','.join(found)}")
+        choices = dict.fromkeys(value for run in runs if axis != "seed" and (value := _label(run, axis)) is not None)
+        if choices and not origin.whole.get(axis, frozenset({""})) <= choices.keys():
+            words.append(f"{axis}={','.join(choices)}")
     return words + origin.besides([typed_of(run.path) for run in runs])
 
 
 def _label(run: Run, axis: str) -> str | None:
-    """Return what a study calls a run on an axis; see `studies.of_study`."""
+    """Return what a study calls a run on an axis; see `collect.select_study`."""
     if axis == SET:
         return run.task
     if run.chosen is not None and axis == run.chosen.key:

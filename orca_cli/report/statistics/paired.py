@@ -16,9 +16,9 @@ from orca_cli.report.records.details import Origin
 from orca_cli.report.records.filters import Values, canonical
 from orca_cli.report.statistics.differences import Effect, effect, holm, mean_of, relative
 from orca_cli.report.tables.notes import clean
-from orca_cli.report.tables.table import OF_TASK, Cell, Column, Method, Table, spelling
+from orca_cli.report.tables.table import TASK_PREFIX, Cell, Column, Method, Table, spelling
 
-_ARM, _OF_AN_ARM = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
+_ARM, _ARM_GROUPS = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
 _DECIDED = "decided"  # value of settings that were left open
 _ZERO = 1e-12
 
@@ -34,7 +34,7 @@ class Block:
         lost: completed runs of the arm whose partner is missing.
         same: seeds whose two runs are the same computation, with equal final weights and errors; no pairs.
         runs: one of the baseline and one of the arm.
-        done: seeds that nothing is left to run of: `seeds`, `same`, those that chose, and those whose error is undefined though
+        done: seeds with nothing left to run: `seeds`, `same`, those that chose, and those whose error is undefined though
             both are completed.
     """
 
@@ -148,39 +148,41 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
         DataError: no row has that value, all have it, there is no pair, a run has several partners, or a set was measured in
             several ways.
     """
-    known = Values()
-    found_of = {
+    values = Values()
+    raw_value_of = {
         (row.method, place): value
         for row in table.rows
         for place, cell in enumerate(row.cells)
-        if (value := _value(row.method, cell, axis, known)) is not None
+        if (value := _value(row.method, cell, axis, values)) is not None
     }
-    spelled = spelling((axis, value) for value in found_of.values())
-    value_of = {cell: spelled[axis, canonical(value)] for cell, value in found_of.items()}
-    of_baseline = {cell for cell, value in value_of.items() if canonical(value) == canonical(baseline)}
+    spelled = spelling((axis, value) for value in raw_value_of.values())
+    value_of = {cell: spelled[axis, canonical(value)] for cell, value in raw_value_of.items()}
+    baseline_cells = {cell for cell, value in value_of.items() if canonical(value) == canonical(baseline)}
     if not value_of:
         keys = {key for row in table.rows for key, _ in row.method.settings} | set(GROUPS)
         raise DataError(f"the runs do not differ in '{axis}'", where="--against", hint=suggest(axis, keys))
-    if not of_baseline:
+    if not baseline_cells:
         hint = suggest(baseline, set(value_of.values()))
         raise DataError(f"no run has {axis}={baseline}", where="--against", hint=hint)
-    if len(of_baseline) == len(value_of):
+    if len(baseline_cells) == len(value_of):
         hint = f"run others as well: orca run -m {axis}={baseline},..."
         raise DataError(f"all runs have {axis}={baseline}", where="--against", hint=hint)
     besides = _besides(axis, [row.method for row in table.rows])
     partners: dict[tuple[object, ...], dict[Method, Cell]] = defaultdict(dict)
     for row in table.rows:
         for place, cell in enumerate(row.cells):
-            if (row.method, place) in of_baseline and cell.by_seed:
+            if (row.method, place) in baseline_cells and cell.by_seed:
                 partners[place, _others(row.method, besides)][row.method] = cell
     blocks = []
     for row in table.rows:
         others = _others(row.method, besides)
-        for place, (column, own) in enumerate(zip(table.columns, row.cells, strict=True)):
+        for place, (column, arm_cell) in enumerate(zip(table.columns, row.cells, strict=True)):
             arm = value_of.get((row.method, place))
-            if arm is not None and (row.method, place) not in of_baseline and own.by_seed:
+            if arm is not None and (row.method, place) not in baseline_cells and arm_cell.by_seed:
                 partner = _partner(partners[place, others], f"{axis}={baseline}")
-                blocks.append(_block(column, arm, others, partner, own, is_of_task=axis.startswith(OF_TASK)))
+                blocks.append(
+                    _block(column, arm, others, partner, arm_cell, is_task_setting=axis.startswith(TASK_PREFIX))
+                )
     paired = [block for block in blocks if block.seeds]
     if not paired and (same := sum(block.same for block in blocks)):
         what = f"{same} of {same} pairs are the same computation (equal final weights and errors): none is left"
@@ -188,7 +190,7 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
     if not paired:
         what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
         raise DataError(
-            what, where="--against", hint=_unpaired_hint(value_of, of_baseline, f"{axis}={baseline}", besides)
+            what, where="--against", hint=_unpaired_hint(value_of, baseline_cells, f"{axis}={baseline}", besides)
         )
     check_sets(dict.fromkeys(block.column for block in paired), "--against")
     is_relative = not all(block.column.percent for block in paired)
@@ -196,9 +198,9 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
     lost = sum(block.lost for block in blocks)
     whole = Comparison(axis, baseline, margin, blocks, [], lost, origin, frozenset(negative))
     by_arm = {arm: whole.judged(arm) for arm in dict.fromkeys(one.arm for one in blocks)}
-    found = [_overall(arm, own, is_relative) for arm, own in by_arm.items() if own]
-    corrected = holm([one.judged.p for one in found])
-    return replace(whole, overall=[replace(one, corrected=p) for one, p in zip(found, corrected, strict=True)])
+    overall = [_overall(arm, arm_blocks, is_relative) for arm, arm_blocks in by_arm.items() if arm_blocks]
+    corrected = holm([one.judged.p for one in overall])
+    return replace(whole, overall=[replace(one, corrected=p) for one, p in zip(overall, corrected, strict=True)])
 
 
 def check_sets(columns: Iterable[Column], option: str) -> None:
@@ -211,15 +213,15 @@ def check_sets(columns: Iterable[Column], option: str) -> None:
     Raises:
         DataError: a set has several columns.
     """
-    of: dict[str, list[Column]] = defaultdict(list)
+    by_name: dict[str, list[Column]] = defaultdict(list)
     for column in columns:
-        of[column.name].append(column)
-    for name, own in of.items():
-        if len(own) > 1:
-            key = next(key for key in vars(own[0]) if len({getattr(column, key) for column in own}) > 1)
-            values = ", ".join(sorted({str(getattr(column, key)) for column in own}))
+        by_name[column.name].append(column)
+    for name, variants in by_name.items():
+        if len(variants) > 1:
+            key = next(key for key in vars(variants[0]) if len({getattr(column, key) for column in variants}) > 1)
+            values = ", ".join(sorted({str(getattr(column, key)) for column in variants}))
             what = clean(
-                f"{name} was measured in {len(own)} ways ({key}: {values}), which would count as {len(own)} sets"
+                f"{name} was measured in {len(variants)} ways ({key}: {values}), which would count as {len(variants)} sets"
             )
             hint = "protocol=..." if key == "protocol" else "KEY=VALUE of a setting in which their runs differ"
             raise DataError(what, where=option, hint=f"narrow with --where {hint}")
@@ -233,7 +235,7 @@ def _partner(cells: Mapping[Method, Cell], name: str) -> Cell:
             runs of the same value differ in what no setting shows.
     """
     if len(cells) > 1:
-        differ = [key for key in _OF_AN_ARM if len({getattr(method, key) for method in cells}) > 1]
+        differ = [key for key in _ARM_GROUPS if len({getattr(method, key) for method in cells}) > 1]
         words = ", ".join(differ) or "something that no setting shows (such as a changed YAML file)"
         what = f"runs of {name} differ in {words}, so that it is open which of them others are compared with"
         folders = ", ".join(clean(cell.runs[0].path.name) for cell in cells.values())
@@ -247,35 +249,41 @@ def _partner(cells: Mapping[Method, Cell], name: str) -> Cell:
 
 
 def _block(
-    column: Column, arm: str, others: tuple[tuple[str, str], ...], baseline: Cell, own: Cell, *, is_of_task: bool
+    column: Column,
+    arm: str,
+    others: tuple[tuple[str, str], ...],
+    baseline: Cell,
+    arm_cell: Cell,
+    *,
+    is_task_setting: bool,
 ) -> Block:
     """Return the pairs of two cells: runs of the same seed and test data, which a setting of the task may prepare otherwise."""
-    base, mine = baseline.by_seed, own.by_seed
-    same = {int(seed) for seed, *_ in baseline.by_test.keys() & own.by_test.keys()}
-    both = mine.keys() & base.keys() if is_of_task else same
-    weights = [{run.seed: run.score and run.score.weights for run in cell.runs} for cell in (baseline, own)]
+    base, arm_errors = baseline.by_seed, arm_cell.by_seed
+    same = {int(seed) for seed, *_ in baseline.by_test.keys() & arm_cell.by_test.keys()}
+    both = arm_errors.keys() & base.keys() if is_task_setting else same
+    weights = [{run.seed: run.score and run.score.weights for run in cell.runs} for cell in (baseline, arm_cell)]
     equal = {seed for seed in both if weights[0][seed] and weights[0][seed] == weights[1][seed]}
-    equal = {seed for seed in equal if base[seed] == mine[seed]}
+    equal = {seed for seed in equal if base[seed] == arm_errors[seed]}
     seeds = tuple(sorted(both - equal))
-    errors = (tuple(base[seed] for seed in seeds), tuple(mine[seed] for seed in seeds))
-    runs = tuple(runs[0] for runs in (baseline.runs, own.runs) if runs)
-    completed = {run.seed for run in baseline.runs} & {run.seed for run in own.runs}
+    errors = (tuple(base[seed] for seed in seeds), tuple(arm_errors[seed] for seed in seeds))
+    runs = tuple(runs[0] for runs in (baseline.runs, arm_cell.runs) if runs)
+    completed = {run.seed for run in baseline.runs} & {run.seed for run in arm_cell.runs}
     choosing = {run.chosen.seed for run in runs if run.chosen}
-    done = frozenset(completed - (mine.keys() & base.keys())) | both | choosing
-    return Block(column, arm, others, seeds, *errors, len(mine) - len(both), len(equal), runs, done)
+    done = frozenset(completed - (arm_errors.keys() & base.keys())) | both | choosing
+    return Block(column, arm, others, seeds, *errors, len(arm_errors) - len(both), len(equal), runs, done)
 
 
 def _unpaired_hint(
     value_of: Collection[tuple[Method, int]],
-    of_baseline: Collection[tuple[Method, int]],
+    baseline_cells: Collection[tuple[Method, int]],
     baseline: str,
     besides: Collection[str],
 ) -> str:
     """Return in what the most alike methods with and without the baseline differ besides the axis."""
-    of: dict[bool, set[frozenset[tuple[str, str]]]] = {True: set(), False: set()}
+    settings_of: dict[bool, set[frozenset[tuple[str, str]]]] = {True: set(), False: set()}
     for cell in value_of:
-        of[cell in of_baseline].add(frozenset(_others(cell[0], besides)))
-    differences = [one ^ other for one in of[True] for other in of[False]]
+        settings_of[cell in baseline_cells].add(frozenset(_others(cell[0], besides)))
+    differences = [one ^ other for one in settings_of[True] for other in settings_of[False]]
     keys = sorted({clean(key) for key, _ in min(differences, key=len, default=frozenset())})
     if TEST_SET in keys:
         return f"their test data differ, since a file was changed: run the same tasks and seeds with {baseline} again"
@@ -285,9 +293,9 @@ def _unpaired_hint(
 
 
 def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:
-    """Return a method's value on an axis, on one set, since defaults may differ; None where its runs do not say.
+    """Return a method's value on an axis for one set, since defaults differ between sets; None where its runs do not record it.
 
-    What a program decides differs between sets, so that all methods that leave it open are one arm.
+    What a run decides itself differs between sets, so all methods that leave the setting open are one arm.
     """
     if not (cell.runs or cell.unfinished):
         return None
@@ -297,14 +305,14 @@ def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:
     run = next(iter(cell.runs), None)
     if axis in typed or run is None:
         return typed.get(axis)
-    return _DECIDED if axis in run.decided and axis not in run.variant else values.of(run, axis)
+    return _DECIDED if axis in run.decided and axis not in run.variant else values.lookup(run, axis)
 
 
 def _besides(axis: str, methods: Iterable[Method]) -> frozenset[str]:
-    """Return what pairs may differ in: the axis, what an arm of a study sets, and the source of a body that has one only."""
+    """Return what pairs may differ in: the axis, what an arm of a study sets, and the source where the body implies it."""
     pairs = {(method.body, method.source) for method in methods}
     is_implied = axis == "body" and len({body for body, _ in pairs}) == len(pairs)
-    return frozenset((axis, *(_OF_AN_ARM if axis == _ARM else ()), *(("source",) if is_implied else ())))
+    return frozenset((axis, *(_ARM_GROUPS if axis == _ARM else ()), *(("source",) if is_implied else ())))
 
 
 def _others(method: Method, besides: Collection[str]) -> tuple[tuple[str, str], ...]:
@@ -315,15 +323,15 @@ def _others(method: Method, besides: Collection[str]) -> tuple[tuple[str, str], 
 
 def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
     sets = by_column(blocks)
-    means = [mean_of(mean_of(block.gains) for block in own) for own in sets.values()]
+    means = [mean_of(mean_of(block.gains) for block in set_blocks) for set_blocks in sets.values()]
     named = [(mean, column.name) for mean, column in zip(means, sets, strict=True) if column.percent]
     percent = [mean for mean, _ in named]
     worst = min(named, default=None)
-    shares = [_relative(own) for own in sets.values()]
+    shares = [_relative(set_blocks) for set_blocks in sets.values()]
     if len(sets) == 1:  # then seeds are what there is to judge by
-        (own,) = sets.values()
-        percent = differences_by_seed(own, False) if percent else []
-        shares = differences_by_seed(own, True)
+        (set_blocks,) = sets.values()
+        percent = differences_by_seed(set_blocks, False) if percent else []
+        shares = differences_by_seed(set_blocks, True)
     seeds = [len(block.seeds) for block in blocks]
     return Overall(
         arm,
@@ -340,7 +348,7 @@ def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
 
 def counts(blocks: Iterable[Block]) -> tuple[int, int, int]:
     """Return on how many sets the mean gain of some blocks is above, at and below 0."""
-    means = [mean_of(mean_of(block.gains) for block in own) for own in by_column(blocks).values()]
+    means = [mean_of(mean_of(block.gains) for block in set_blocks) for set_blocks in by_column(blocks).values()]
     wins, losses = sum(mean > _ZERO for mean in means), sum(mean < -_ZERO for mean in means)
     return wins, len(means) - wins - losses, losses
 
@@ -355,16 +363,16 @@ def by_column(blocks: Iterable[Block]) -> dict[Column, list[Block]]:
 
 def differences_by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:
     """Return, for each seed, the mean over the blocks of a set that have it: of gains, or of relative differences."""
-    found: dict[int, list[float]] = defaultdict(list)
+    by_seed: dict[int, list[float]] = defaultdict(list)
     for block in blocks:
         pairs = zip(block.baseline, block.errors, strict=True)
-        values = [100 * relative(base, mine) for base, mine in pairs] if is_relative else block.gains
+        values = [100 * relative(base, error) for base, error in pairs] if is_relative else block.gains
         for seed, value in zip(block.seeds, values, strict=True):
-            found[seed].append(value)
-    return [mean_of(own) for _, own in sorted(found.items())]
+            by_seed[seed].append(value)
+    return [mean_of(seed_values) for _, seed_values in sorted(by_seed.items())]
 
 
 def _relative(blocks: Sequence[Block]) -> float:
     """Return the relative difference of the mean errors on a set, in per cent."""
-    base, mine = (mean_of(mean_of(getattr(block, name)) for block in blocks) for name in ("baseline", "errors"))
-    return 100 * relative(base, mine)
+    base, error = (mean_of(mean_of(getattr(block, name)) for block in blocks) for name in ("baseline", "errors"))
+    return 100 * relative(base, error)

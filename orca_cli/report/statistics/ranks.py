@@ -35,28 +35,31 @@ def mean_ranks(errors: Mapping[str, Sequence[float | None]]) -> Ranks:
     if not tasks or len(errors) < 2:
         return Ranks({}, tasks, None)
     ranks = [ranks_of([value for value in every[place] if value is not None]) for place in tasks]
-    mean = {method: statistics.fmean(own) for method, own in zip(errors, zip(*ranks, strict=True), strict=True)}
+    mean = {
+        method: statistics.fmean(method_ranks)
+        for method, method_ranks in zip(errors, zip(*ranks, strict=True), strict=True)
+    }
     return Ranks(mean, tasks, _friedman(ranks))
 
 
 def ranks_of(values: Sequence[float]) -> list[float]:
     """Return the rank of each value, 1 for the lowest; values that differ by rounding only share the mean of their ranks."""
-    found = []
+    ranks = []
     for value in values:
         ties = sum(math.isclose(value, other, rel_tol=1e-12) for other in values)
         lower = sum(other < value and not math.isclose(value, other, rel_tol=1e-12) for other in values)
-        found.append(lower + (ties + 1) / 2)
-    return found
+        ranks.append(lower + (ties + 1) / 2)
+    return ranks
 
 
 def _friedman(ranks: Sequence[Sequence[float]]) -> float | None:
     """Return the p of ranks [task][method], by the chi-squared limit with the correction for ties (Conover 1999, 5.8)."""
     n, k = len(ranks), len(ranks[0])
-    sums = [math.fsum(own) for own in zip(*ranks, strict=True)]
+    sums = [math.fsum(method_ranks) for method_ranks in zip(*ranks, strict=True)]
     spread = math.fsum(rank * rank for task in ranks for rank in task) - n * k * (k + 1) ** 2 / 4
     if n < 2 or k < 3 or spread <= 0:
         return None
     from scipy.special import chdtrc  # scipy.stats takes five times as long to import
 
-    statistic = (k - 1) * math.fsum((own - n * (k + 1) / 2) ** 2 for own in sums) / spread
+    statistic = (k - 1) * math.fsum((rank_sum - n * (k + 1) / 2) ** 2 for rank_sum in sums) / spread
     return float(chdtrc(k - 1, statistic))

@@ -45,13 +45,13 @@ class Claim:
 
     Args:
         verdict: helps, harms, no effect or undecided.
-        said: what follows it, such as " by 1.9 points [1.1, 2.7] (n = 12 sets x 5 seeds, p = 0.02)".
+        detail: what follows the verdict, such as " by 1.9 points [1.1, 2.7] (n = 12 sets x 5 seeds, p = 0.02)".
         lacks: what an undecided one lacks; None for one that is decided.
     """
 
     arm: str
     verdict: str
-    said: str
+    detail: str
     lacks: Further | None = None
 
     @property
@@ -62,7 +62,7 @@ class Claim:
     @property
     def text(self) -> str:
         """Return the sentence without the commands."""
-        return f"{self.arm}: {self.verdict}{self.said}"
+        return f"{self.arm}: {self.verdict}{self.detail}"
 
     @property
     def sentence(self) -> str:
@@ -72,25 +72,25 @@ class Claim:
 
 def claim_of(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> Claim:
     """Return what is known about an arm."""
-    found, unit = one.judged, unit_of(one)
+    effect, unit = one.judged, unit_of(one)
     arms = len(comparison.overall)
     facts = f"{_counted(one)}, p = {p_text(one.corrected)}" + (f" corrected for {arms} arms" if arms > 1 else "")
-    places = _decimals(found, 1)
-    if found.interval is None:
-        said = f", {_signed(found.mean, places)} {unit} in the only pair ({_counted(one)})"
-        return _undecided(said, one, comparison)
-    low, high = found.interval
+    places = _decimals(effect, 1)
+    if effect.interval is None:
+        detail = f", {_signed(effect.mean, places)} {unit} in the only pair ({_counted(one)})"
+        return _undecided(detail, one, comparison)
+    low, high = effect.interval
     if is_sure(one) and low > 0:
-        return Claim(one.arm, "helps", f" by {found.mean:.{places}f} {unit} {_ends(low, high, places)} ({facts})")
+        return Claim(one.arm, "helps", f" by {effect.mean:.{places}f} {unit} {_ends(low, high, places)} ({facts})")
     if is_sure(one) and high < 0:
-        return Claim(one.arm, "harms", f" by {-found.mean:.{places}f} {unit} {_ends(-high, -low, places)} ({facts})")
-    if found.n >= LEAST and (p := no_effect(found, comparison.margin)) <= LARGEST_P:
-        said = f" beyond {sign}{comparison.margin:g} {unit} ({facts}; two one-sided t tests: p = {p_text(p)})"
-        return Claim(one.arm, "no effect", said)
-    what = f"{found.n} differences" if found.nonzero == found.n else f"{found.nonzero} differences other than 0"
-    few = f"; {what} cannot reach p = {LARGEST_P}" if found.smallest * arms > LARGEST_P else ""
-    said = f", {_signed(found.mean, places)} {unit} {_ends(low, high, places)} ({facts}{few})"
-    return _undecided(said, one, comparison)
+        return Claim(one.arm, "harms", f" by {-effect.mean:.{places}f} {unit} {_ends(-high, -low, places)} ({facts})")
+    if effect.n >= LEAST and (p := no_effect(effect, comparison.margin)) <= LARGEST_P:
+        detail = f" beyond {sign}{comparison.margin:g} {unit} ({facts}; two one-sided t tests: p = {p_text(p)})"
+        return Claim(one.arm, "no effect", detail)
+    what = f"{effect.n} differences" if effect.nonzero == effect.n else f"{effect.nonzero} differences other than 0"
+    few = f"; {what} cannot reach p = {LARGEST_P}" if effect.smallest * arms > LARGEST_P else ""
+    detail = f", {_signed(effect.mean, places)} {unit} {_ends(low, high, places)} ({facts}{few})"
+    return _undecided(detail, one, comparison)
 
 
 def _counted(one: Overall) -> str:
@@ -105,9 +105,9 @@ def _ends(low: float, high: float, places: int | None) -> str:
     return f"[{', '.join(_unsigned_zero(number(value, places)) for value in (low, high))}]"
 
 
-def _decimals(found: Effect, least: int) -> int:
+def _decimals(effect: Effect, least: int) -> int:
     """Return how many decimals show the first digit of a gain or of an end of its interval: at least some, at most nine."""
-    size = max(map(abs, (found.mean, *(found.interval or ()))))
+    size = max(map(abs, (effect.mean, *(effect.interval or ()))))
     return min(9, max(least, -math.floor(math.log10(size)))) if size > _ROUNDING and math.isfinite(size) else least
 
 
@@ -116,7 +116,7 @@ def is_sure(one: Overall) -> bool:
     return one.judged.n >= LEAST and one.corrected <= LARGEST_P
 
 
-def _undecided(said: str, one: Overall, comparison: Comparison) -> Claim:
+def _undecided(detail: str, one: Overall, comparison: Comparison) -> Claim:
     """Return the claim with how many more seeds or sets are needed."""
     more = further(one, comparison)
     if more.seeds is not None:
@@ -128,7 +128,7 @@ def _undecided(said: str, one: Overall, comparison: Comparison) -> Claim:
         why = "" if more.is_few_sets else "the sets differ more than their seeds: "
         count = f"more than {MOST}" if more.sets is None else f"about {more.sets}"
         lacks = f"{why}{count} more set{'s' if more.sets != 1 else ''}, not more seeds"
-    return Claim(one.arm, "undecided", f"{said}; {lacks}", more)
+    return Claim(one.arm, "undecided", f"{detail}; {lacks}", more)
 
 
 def unit_of(one: Overall) -> str:
@@ -166,8 +166,10 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
     implied = "source" if len({body for body, _ in pairs}) == len(pairs) else ""
     rows: dict[tuple[str, str], list[Entry]] = {}
     for block in blocks:
-        own = (f"{name}={value}" for name, value in block.others if (name, value) not in shared and name != implied)
-        entries = rows.setdefault((clean(block.arm), clean(", ".join(own))), [Entry(MISSING) for _ in columns])
+        settings = (
+            f"{name}={value}" for name, value in block.others if (name, value) not in shared and name != implied
+        )
+        entries = rows.setdefault((clean(block.arm), clean(", ".join(settings))), [Entry(MISSING) for _ in columns])
         entries[columns.index(block.column)] = _block_entry(block, corrected[id(block)])
     common = ", ".join(f"{name}={value}" for name, value in sorted(shared) if name != implied)
     notes = [f"all with {clean(common, longest=2000)}"] if common else []
@@ -195,18 +197,18 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
 
 def corrected_of(comparison: Comparison) -> dict[int, float]:
     """Return id of a block -> p of its gain, corrected for the number of blocks that have pairs (Holm)."""
-    blocks = [(block, found) for block in comparison.blocks if (found := block.effect) is not None]
-    return {id(block): p for (block, _), p in zip(blocks, holm([found.p for _, found in blocks]), strict=True)}
+    blocks = [(block, effect) for block in comparison.blocks if (effect := block.effect) is not None]
+    return {id(block): p for (block, _), p in zip(blocks, holm([effect.p for _, effect in blocks]), strict=True)}
 
 
 def _coverage(comparison: Comparison) -> list[str]:
     """Return a note where arms cannot be compared with each other, since they were not run on the same; else nothing."""
-    of: dict[str, set[tuple[object, ...]]] = {one.arm: set() for one in comparison.overall}
-    for arm, own in of.items():
-        own |= {(block.column, block.others, block.seeds) for block in comparison.judged(arm)}
-    if len(set(map(frozenset, of.values()))) < 2:
+    coverage: dict[str, set[tuple[object, ...]]] = {one.arm: set() for one in comparison.overall}
+    for arm, covered in coverage.items():
+        covered |= {(block.column, block.others, block.seeds) for block in comparison.judged(arm)}
+    if len(set(map(frozenset, coverage.values()))) < 2:
         return []
-    counts = ", ".join(f"{clean(arm)} {sum(len(seeds) for *_, seeds in found)}" for arm, found in of.items())  # type: ignore[misc,arg-type]
+    counts = ", ".join(f"{clean(arm)} {sum(len(seeds) for *_, seeds in covered)}" for arm, covered in coverage.items())  # type: ignore[misc,arg-type]
     return [f"arms have pairs on different sets, settings or seeds, so compare no arm with another: {counts} pairs"]
 
 
@@ -227,31 +229,31 @@ def _overall_entries(one: Overall) -> list[Entry]:
     ]
 
 
-def _judged_entry(one: Overall, found: Effect | None, decimals: int) -> Entry:
+def _judged_entry(one: Overall, effect: Effect | None, decimals: int) -> Entry:
     """Return a gain, marked if it is the one that the verdict is about and its sign is shown."""
     is_marked = is_sure(one) and (decimals == 1) == one.is_relative
-    places = decimals if found is None else _decimals(found, decimals)
-    return Entry(("* " if is_marked else "") + _with_interval(found, places), best=is_marked)
+    places = decimals if effect is None else _decimals(effect, decimals)
+    return Entry(("* " if is_marked else "") + _with_interval(effect, places), best=is_marked)
 
 
 def _block_entry(block: Block, corrected: float) -> Entry:
-    found = block.effect
-    assert found is not None  # blocks without a pair are not shown
-    base, mine = (block.scale * mean_of(values) for values in (block.baseline, block.errors))
-    places = 1 if block.column.percent else decimals_of([base, mine])
-    places = places if places is None else _decimals(found, places)
+    effect = block.effect
+    assert effect is not None  # blocks without a pair are not shown
+    base, error = (block.scale * mean_of(values) for values in (block.baseline, block.errors))
+    places = 1 if block.column.percent else decimals_of([base, error])
+    places = places if places is None else _decimals(effect, places)
     lost = f", {block.lost} without partner" if block.lost else ""
     lost += f", at {clean(' > '.join(block.choices))}" if any(block.choices) else ""
-    is_marked = found.n >= LEAST and corrected <= LARGEST_P
-    text = f"{'* ' if is_marked else ''}{_with_interval(found, places)} ({found.n})"
-    return Entry(text, f"{number(base, places)} > {number(mine, places)}{lost}", is_marked)
+    is_marked = effect.n >= LEAST and corrected <= LARGEST_P
+    text = f"{'* ' if is_marked else ''}{_with_interval(effect, places)} ({effect.n})"
+    return Entry(text, f"{number(base, places)} > {number(error, places)}{lost}", is_marked)
 
 
-def _with_interval(found: Effect | None, places: int | None) -> str:
+def _with_interval(effect: Effect | None, places: int | None) -> str:
     """Return "+1.2 [0.3, 2.2]"; without decimals, with three significant digits."""
-    if found is None:
+    if effect is None:
         return MISSING
-    return _signed(found.mean, places) + ("" if found.interval is None else f" {_ends(*found.interval, places)}")
+    return _signed(effect.mean, places) + ("" if effect.interval is None else f" {_ends(*effect.interval, places)}")
 
 
 def _signed(value: float, places: int | None) -> str:
@@ -319,22 +321,22 @@ def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
         line |= {"others": others, "seeds": seeds_text(list(block.seeds)), "unpaired": block.lost}
         line |= {"unit": "points" if block.column.percent else block.column.error_name}
         line |= dict(zip(("baseline_chosen", "chosen"), block.choices, strict=False))
-        if (found := block.effect) is not None:
-            line |= {"baseline_mean": mean_of(block.baseline), "mean": mean_of(block.errors)} | _numbers(found)
+        if (effect := block.effect) is not None:
+            line |= {"baseline_mean": mean_of(block.baseline), "mean": mean_of(block.errors)} | _numbers(effect)
             line |= {"holm_p": corrected[id(block)]}
         yield line
     for one in comparison.overall:
         blocks = comparison.judged(one.arm)
         percent = [block for block in blocks if block.column.percent]
-        for unit, found, own in (("points", one.points, percent), ("relative", one.relative, blocks)):
-            if found is not None:
-                wins, ties, losses = counts(own)
+        for unit, effect, unit_blocks in (("points", one.points, percent), ("relative", one.relative, blocks)):
+            if effect is not None:
+                wins, ties, losses = counts(unit_blocks)
                 line = {"task": "all sets", "arm": one.arm, "sets": wins + ties + losses, "unit": unit}
-                line |= {"pairs": sum(len(block.seeds) for block in own)}
-                line |= {"wins": wins, "ties": ties, "losses": losses} | _numbers(found)
-                yield line | ({"holm_p": one.corrected} if found is one.judged else {})
+                line |= {"pairs": sum(len(block.seeds) for block in unit_blocks)}
+                line |= {"wins": wins, "ties": ties, "losses": losses} | _numbers(effect)
+                yield line | ({"holm_p": one.corrected} if effect is one.judged else {})
 
 
-def _numbers(found: Effect) -> dict[str, object]:
-    low, high = found.interval or (None, None)
-    return {"gain": found.mean, "low": low, "high": high, "p": found.p, "smallest_p": found.smallest, "n": found.n}
+def _numbers(effect: Effect) -> dict[str, object]:
+    low, high = effect.interval or (None, None)
+    return {"gain": effect.mean, "low": low, "high": high, "p": effect.p, "smallest_p": effect.smallest, "n": effect.n}

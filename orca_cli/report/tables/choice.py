@@ -76,21 +76,21 @@ def choose(collection: Collection, key: str, values: Values) -> Choice:
     """
     if key in (*FIELDS, SET):
         raise UsageError(f"'{key}' is not a setting of an arm", where="--choose", hint=f"such as --choose {RATE}")
-    found = {id(run): value for run in collection.runs if (value := values.of(run, key)) is not None}
-    if not found:
+    value_by_run = {id(run): value for run in collection.runs if (value := values.lookup(run, key)) is not None}
+    if not value_by_run:
         raise DataError(f"no run has '{key}'", where="--choose", hint=key_hint(key, collection))
     columns = columns_of(collection.runs)
     groups: dict[tuple[Column, Method], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run, column, method in zip(collection.runs, columns, methods_of(collection.runs, columns), strict=True):
-        if id(run) in found:
+        if id(run) in value_by_run:
             settings = tuple(item for item in method.settings if item[0] not in (key, _FOLDS))
-            groups[column, replace(method, settings=settings)][canonical(found[id(run)])].append(run)
+            groups[column, replace(method, settings=settings)][canonical(value_by_run[id(run)])].append(run)
     if all(len(group) == 1 for group in groups.values()):
         hint = f"run several: orca run -m {key}=..."
         raise DataError(f"every arm has one value of {key}: nothing to choose", where="--choose", hint=hint)
     arms = [_arm(clean(f"{column.name} {method}"), group) for (column, method), group in sorted(groups.items())]
     seeds = seeds_text(sorted({arm.seed for arm in arms}))
-    spelled = spelling((key, value) for value in found.values())
+    spelled = spelling((key, value) for value in value_by_run.values())
     named = {value: clean(text) for (_, value), text in spelled.items()}
     if not any(arm.judging for arm in arms):
         chosen = "; ".join(f"{arm.name} {named.get(arm.value, 'nothing')}" for arm in arms)
@@ -103,7 +103,7 @@ def choose(collection: Collection, key: str, values: Values) -> Choice:
 
 
 def _at(run: Run, key: str, value: str, arm: _Arm) -> Run:
-    """Return a run as one of its arm, which is not named by what was chosen."""
+    """Return a run of an arm, whose name leaves out the setting that was chosen."""
     variant = {name: text for name, text in run.variant.items() if name != key}
     return replace(run, variant=variant, chosen=Chosen(key, value, arm.seed, arm.is_edge))
 
@@ -113,21 +113,23 @@ def _arm(name: str, group: dict[str, list[Run]]) -> _Arm:
     seed = min(counts, key=lambda one: (-counts[one], one))
     kinds = []
     for is_folds in (True, False):
-        own = {value: [run for run in runs if _is_of_folds(run) == is_folds] for value, runs in group.items()}
-        known = {
-            value: [run for run in runs if run.seed == seed and _validation(run) is not None]
-            for value, runs in own.items()
+        runs_by_value = {
+            value: [run for run in runs if _is_validated_on_folds(run) == is_folds] for value, runs in group.items()
         }
-        kinds.append({value: runs[-1] for value, runs in known.items() if runs})
-    errors = max(kinds, key=len)  # of equally many values, folds
+        validated = {
+            value: [run for run in runs if run.seed == seed and _validation(run) is not None]
+            for value, runs in runs_by_value.items()
+        }
+        kinds.append({value: runs[-1] for value, runs in validated.items() if runs})
+    errors = max(kinds, key=len)  # on a tie, folds
     order = sorted(errors, key=_order)
     lowest = min((_validation(run) or 0.0 for run in errors.values()), default=0.0)
     best = [value for value in order if math.isclose(_validation(errors[value]) or 0.0, lowest, abs_tol=1e-12)]
     value = best[(len(best) - 1) // 2] if best else ""
     is_edge = len(order) > 1 and value in (order[0], order[-1]) and all(_order(one)[0] < math.inf for one in order)
     others = [run for run in group.get(value, ()) if run.seed != seed]
-    is_plain = any(not _is_of_folds(run) for runs in group.values() for run in runs)
-    judging = [run for run in others if not (is_plain and _is_of_folds(run))]
+    is_plain = any(not _is_validated_on_folds(run) for runs in group.values() for run in runs)
+    judging = [run for run in others if not (is_plain and _is_validated_on_folds(run))]
     lacking = sorted(group.keys() - errors.keys(), key=_order)
     return _Arm(name, seed, errors, lacking, value, is_edge, judging)
 
@@ -137,7 +139,7 @@ def _validation(run: Run) -> float | None:
     return None if run.score is None or run.score.validated_on == "test" else run.score.validation
 
 
-def _is_of_folds(run: Run) -> bool:
+def _is_validated_on_folds(run: Run) -> bool:
     return run.variant.get(_FOLDS, "0") != "0" if run.score is None else run.score.validated_on == "folds"
 
 
@@ -173,18 +175,24 @@ def _notes(arms: Sequence[_Arm], key: str, named: dict[str, str]) -> Iterable[st
     )
 
 
-def _note(said: str, names: Sequence[str]) -> str:
-    return f"{said}: {'; '.join(names)}" if names else ""
+def _note(reason: str, names: Sequence[str]) -> str:
+    return f"{reason}: {'; '.join(names)}" if names else ""
 
 
 def rates_of(table: Table) -> str:
     """Return whether the arms of a table had one learning rate, for the first line of a comparison; empty if no run says."""
-    known = Values()
+    values = Values()
     rates = []
     for place in range(len(table.columns)):
         runs = (row.cells[place].runs for row in table.rows)
-        rates.append({canonical(rate) for own in runs if own and (rate := known.of(own[0], RATE)) is not None})
-    if any(len(own) > 1 for own in rates):
+        rates.append(
+            {
+                canonical(rate)
+                for cell_runs in runs
+                if cell_runs and (rate := values.lookup(cell_runs[0], RATE)) is not None
+            }
+        )
+    if any(len(task_rates) > 1 for task_rates in rates):
         return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
     every = set[str]().union(*rates)
     if not every:

@@ -10,7 +10,7 @@ from orca_cli.report.records.collect import GROUPS, SET, TEST_SET, Run
 from orca_cli.report.records.details import Origin, overrides, shared_data, typed_of
 from orca_cli.report.records.filters import canonical
 from orca_cli.report.tables.notes import clean, seeds_text
-from orca_cli.report.tables.table import OF_TASK, UNFINISHED, Column, Method, Table, is_of
+from orca_cli.report.tables.table import TASK_PREFIX, UNFINISHED, Column, Method, Table, belongs_to
 
 _NOWHERE = Origin()
 _MOST_READ = 20  # runs that a command is made after
@@ -37,16 +37,16 @@ class Hole:
 def holes_of(table: Table, origin: Origin = _NOWHERE) -> list[Hole]:
     """Return the holes of a table: runs by how they ended, then missing seeds by task and method, then broken folders."""
     runs = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
-    found = [_of_run(run, origin) for run in runs]
+    holes = [_run_hole(run, origin) for run in runs]
     for place, column in enumerate(
         [] if table.by or table.choice else table.columns
-    ):  # merged rows are no methods that can be run
-        found += _missing(table, place, column, origin)
+    ):  # merged rows cannot be run as one method
+        holes += _missing(table, place, column, origin)
     broken = [Hole(clean(str(entry.path)), "broken", clean(entry.reason)) for entry in table.broken]
-    return found + broken
+    return holes + broken
 
 
-def _of_run(run: Run, origin: Origin) -> Hole:
+def _run_hole(run: Run, origin: Origin) -> Hole:
     words = overrides(run.path) if run.state in _TO_BE_TYPED else None
     settings = "".join(f" {key}={value}" for key, value in sorted(run.variant.items()))
     what = f"{run.task}: {run.body} {run.metric} {run.finetune}{settings}, seed {run.seed}"
@@ -57,18 +57,18 @@ def _missing(table: Table, place: int, column: Column, origin: Origin) -> Iterat
     cells = [(row.method, row.cells[place]) for row in table.rows]
     every = {run.seed for _, cell in cells for run in cell.runs}
     for method, cell in cells:
-        if any(key.startswith(OF_TASK) for key, _ in method.settings) and not cell.runs:
+        if any(key.startswith(TASK_PREFIX) for key, _ in method.settings) and not cell.runs:
             continue  # it exists on other data only
-        known = {run.seed for run in cell.runs} | {run.seed for run in _unfinished(table, column, method)}
-        seeds = sorted(every - known)
+        started = {run.seed for run in cell.runs} | {run.seed for run in _unfinished(table, column, method)}
+        seeds = sorted(every - started)
         if seeds:
             others = [run for row in table.rows for run in row.cells[place].runs]
             reason = f"other methods of this task have seed{'s' if len(every) > 1 else ''} {seeds_text(sorted(every))}"
             what = f"{column.name}: {method}, seed{'s' if len(seeds) > 1 else ''} {seeds_text(seeds)}"
-            own = cell.runs or [
+            method_runs = cell.runs or [
                 run for row in table.rows if row.method == method for one in row.cells for run in one.runs
             ]
-            command = _command(column, method, seeds, (own or others, others), origin)
+            command = _command(column, method, seeds, (method_runs or others, others), origin)
             if command is not None:
                 yield Hole(clean(what), "not run", clean(reason), command)
 
@@ -77,7 +77,7 @@ def _unfinished(table: Table, column: Column, method: Method) -> Iterator[Run]:
     for run in table.unfinished:
         fields = all(getattr(run, key) == getattr(method, key) for key in GROUPS)
         settings = all(canonical(run.variant.get(key, value)) == canonical(value) for key, value in method.settings)
-        if fields and settings and is_of(run, column):
+        if fields and settings and belongs_to(run, column):
             yield run
 
 
@@ -88,20 +88,20 @@ def _command(
 
     Settings that all runs of the method have are typed as well (first of `like`), and those of the task from its runs (second).
     """
-    of_method, of_task = (
+    method_settings, task_settings = (
         set[tuple[str, str]].intersection(*(set(run.variant.items()) for run in runs)) for runs in like
     )
-    common = {(key, value) for key, value in of_method if not key.startswith(OF_TASK)}
-    common |= {(key, value) for key, value in of_task if key.startswith(OF_TASK)}
+    common = {(key, value) for key, value in method_settings if not key.startswith(TASK_PREFIX)}
+    common |= {(key, value) for key, value in task_settings if key.startswith(TASK_PREFIX)}
     settings = {**dict(sorted(common)), **dict(method.settings)}
-    if settings.keys() & {"settings", TEST_SET}:  # a hash stands for what nobody typed
+    if settings.keys() & {"settings", TEST_SET}:  # a hash stands for a change that no override shows
         return ""
     fields = {key: str(getattr(method, key)) for key in GROUPS}
     chosen = ",".join(map(str, seeds))
     typed = [typed_of(path) for path in sorted(run.path for run in like[0])[:_MOST_READ]]
     if origin.study:
-        own = {key: value for key, value in fields.items() if key in origin.axes}
-        words = {"study": origin.study, SET: column.task} | own | settings
+        axis_fields = {key: value for key, value in fields.items() if key in origin.axes}
+        words = {"study": origin.study, SET: column.task} | axis_fields | settings
         words = {key: value for key, value in words.items() if key == "study" or key in origin.axes or key in settings}
         if not origin.makes(words):
             return None
@@ -117,7 +117,7 @@ def _command(
 
 
 def _typed(words: list[str], origin: Origin) -> str:
-    """Return a command line for a shell; empty where a name has characters that nobody can type."""
+    """Return a command line for a shell; empty if a word has characters that cannot be typed."""
     words = [*words, *([f"paths.runs={origin.folder}"] if origin.folder else [])]
     if any(clean(word, longest=2000) != word for word in words):
         return ""

@@ -71,8 +71,8 @@ def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
         texts = [_mean(*facts, sign) for facts in zip(row.cells, scales, decimals, strict=True)]
         entries = [Entry(text, _remainder(cell), cell.earned) for text, cell in zip(texts, row.cells, strict=True)]
         rank = MISSING if row.rank is None else f"{row.rank:.2f}"
-        known = {_FROM: "ours"} | row.method.texts() | dict(row.method.settings if table.by else ())
-        rows.append(([clean(known[name]) for name in names], entries, rank))
+        name_texts = {_FROM: "ours"} | row.method.texts() | dict(row.method.settings if table.by else ())
+        rows.append(([clean(name_texts[name]) for name in names], entries, rank))
     rows += _published(table, names, scales, decimals)
     if any(table.baselines):
         entries = [Entry(*_simple(*facts)) for facts in zip(table.baselines, scales, decimals, strict=True)]
@@ -152,14 +152,14 @@ def _published(
     rows = []
     sources = sources_of(table)
     for method, source in dict.fromkeys((result.method, result.source) for result in table.published):
-        own = [result for result in table.published if (result.method, result.source) == (method, source)]
-        found = [(column, _nearest(own, column)) for column in table.columns]
-        doubts = ["" if result is None else ", ".join(doubts_of(column, result)) for column, result in found]
-        shared = {text for text, (_, result) in zip(doubts, found, strict=True) if result is not None}
+        results = [result for result in table.published if (result.method, result.source) == (method, source)]
+        nearest = [(column, _nearest(results, column)) for column in table.columns]
+        doubts = ["" if result is None else ", ".join(doubts_of(column, result)) for column, result in nearest]
+        shared = {text for text, (_, result) in zip(doubts, nearest, strict=True) if result is not None}
         common = shared.pop() if len(shared) == 1 else ""
         entries = [
             Entry(MISSING if result is None else number(result.error * scale, places), "" if text == common else text)
-            for (_, result), text, scale, places in zip(found, doubts, scales, decimals, strict=True)
+            for (_, result), text, scale, places in zip(nearest, doubts, scales, decimals, strict=True)
         ]
         label = f"{clean(method)} [{sources.index(source) + 1}]"
         origin = clean(", ".join(text for text in ("published", common) if text))
@@ -169,8 +169,8 @@ def _published(
 
 def _nearest(results: list[Published], column: Column) -> Published | None:
     """Return the result on a column's task, by its protocol if there is one; None without any."""
-    of_task = [result for result in results if result.task == column.task]
-    return max(of_task, key=lambda result: result.protocol == column.protocol, default=None)
+    on_task = [result for result in results if result.task == column.task]
+    return max(on_task, key=lambda result: result.protocol == column.protocol, default=None)
 
 
 def _named(label: str, origin: str, names: list[str]) -> list[str]:
@@ -238,7 +238,7 @@ def alarmed_of(columns: Sequence[Column]) -> frozenset[int]:
 
 
 def problems_of(table: Table) -> list[tuple[str, str, str]]:
-    """Return state, reason and folder of what is not in the means."""
+    """Return state, reason and folder of the runs that the means exclude."""
     runs = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
-    found = [(run.state, clean(run.reason), clean(str(run.path))) for run in runs]
-    return found + [("broken", clean(entry.reason), clean(str(entry.path))) for entry in table.broken]
+    problems = [(run.state, clean(run.reason), clean(str(run.path))) for run in runs]
+    return problems + [("broken", clean(entry.reason), clean(str(entry.path))) for entry in table.broken]

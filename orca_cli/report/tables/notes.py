@@ -43,8 +43,8 @@ def _column_names(columns: list[Column]) -> list[str]:
     counts = Counter(column.name for column in columns)
     words = ((one.protocol, *data_words(one), one.error_name or "no result") for one in columns)
     return [
-        one.name if counts[one.name] == 1 else f"{one.name} ({' '.join(own)})"
-        for one, own in zip(columns, words, strict=True)
+        one.name if counts[one.name] == 1 else f"{one.name} ({' '.join(column_words)})"
+        for one, column_words in zip(columns, words, strict=True)
     ]
 
 
@@ -74,8 +74,8 @@ def _rank_note(table: Table) -> str:
 def _order_note(table: Table) -> str:
     if table.order == "time":
         times = ((str(row.method), time_of(row)) for row in table.rows)
-        known = "; ".join(f"{name} {seconds:.3g} s" for name, seconds in times if seconds is not None)
-        return f"rows by the mean time of a run's stages: {known}"
+        listed = "; ".join(f"{name} {seconds:.3g} s" for name, seconds in times if seconds is not None)
+        return f"rows by the mean time of a run's stages: {listed}"
     return f"rows by {table.order}" if table.order else ""
 
 
@@ -99,11 +99,11 @@ def _merged_notes(table: Table) -> Iterator[str]:
                 other.setdefault(name, []).append(
                     frozenset(item for run in cell.runs for item in _settings_of(run) if item[0] not in table.by)
                 )
-    counts = [Counter(key for key, _ in one) for found in other.values() for one in found]
+    counts = [Counter(key for key, _ in one) for cell_settings in other.values() for one in cell_settings]
     keys = {key for one in counts for key, count in one.items() if count > 1}
     if keys:
         yield f"an error is a mean over settings, by seed, of seeds that all of them have; merged: {', '.join(sorted(keys))}"
-    unlike = [name for name, found in other.items() if len(set(found)) > 1]
+    unlike = [name for name, cell_settings in other.items() if len(set(cell_settings)) > 1]
     if unlike:
         yield f"rows are not of the same settings besides {', '.join(table.by)}, so compare them with care: {', '.join(unlike)}"
 

@@ -56,7 +56,7 @@ def _result(line: dict[str, str | None], where: str) -> Published:
 
 
 def tags_of(column: Column, result: Published | None = None) -> list[str]:
-    """Return what is to be known of the origin of a number in a column: ours, or published; data and protocol.
+    """Return tags for the origin of a number in a column: ours or published, its data, its protocol.
 
     Published results are of real data.
     """
@@ -78,15 +78,15 @@ def fitting(results: list[Published], table: Table, where: str) -> list[Publishe
         DataError: there are none, or one is in per cent.
     """
     shown = {column.task: column for column in table.columns}
-    found = [result for result in results if result.task in shown]
-    if not found:
+    matches = [result for result in results if result.task in shown]
+    if not matches:
         names = sorted({result.task for result in results})
         hint = suggest(names[0], shown) if names and shown else "orca report shows the tasks"
         raise DataError(f"no run is of a task in it ({', '.join(names) or 'no line'})", where=where, hint=hint)
-    for result in found:
+    for result in matches:
         if shown[result.task].percent and result.error > 1:
             what = f"{result.task}, {result.method}: error {result.error:g} is above 1"
             raise DataError(
                 what, where=where, hint=f"errors are fractions: {result.error / 100:g} for that many per cent"
             )
-    return found
+    return matches

@@ -51,30 +51,32 @@ def merged(collection: Collection, text: str, values: Values) -> Table:
     if "task" in keys or "set" in keys:
         raise UsageError("tasks are the columns", where="--by", hint="such as --by body,train.lr")
     runs = collection.runs
-    found = [{key: values.of(run, key) for key in keys} for run in runs]
-    spelled = spelling((key, value) for own in found for key, value in own.items() if value is not None)
+    values_by_run = [{key: values.lookup(run, key) for key in keys} for run in runs]
+    spelled = spelling(
+        (key, value) for run_values in values_by_run for key, value in run_values.items() if value is not None
+    )
     for key in keys:
-        if found and all(own[key] is None for own in found):
+        if values_by_run and all(run_values[key] is None for run_values in values_by_run):
             raise DataError(f"no run has '{key}'", where="--by", hint=key_hint(key, collection))
     columns = columns_of(runs)
     parts: dict[tuple[Method, Column], dict[Method, Cell]] = defaultdict(lambda: defaultdict(Cell))
-    for run, column, part, own in zip(runs, columns, methods_of(runs, columns), found, strict=True):
-        shown = {key: _NONE if value is None else spelled[key, canonical(value)] for key, value in own.items()}
+    for run, column, part, run_values in zip(runs, columns, methods_of(runs, columns), values_by_run, strict=True):
+        shown = {key: _NONE if value is None else spelled[key, canonical(value)] for key, value in run_values.items()}
         fields = {name: shown.get(name, "") for name in GROUPS}
         method = Method(**fields, settings=tuple((key, value) for key, value in shown.items() if key not in GROUPS))
         add(parts[method, column][part], run)
-    table = table_of(collection, {place: _merged(list(own.values())) for place, own in parts.items()}, columns)
+    table = table_of(collection, {place: _merged(list(cells.values())) for place, cells in parts.items()}, columns)
     return replace(table, by=keys)
 
 
 def _merged(cells: Sequence[Cell]) -> Cell:
-    found = Cell(parts=max(1, sum(bool(cell.runs) for cell in cells)))
+    merged_cell = Cell(parts=max(1, sum(bool(cell.runs) for cell in cells)))
     for cell in cells:
-        found.runs += cell.runs
-        found.hidden += cell.hidden
-        found.unfinished += cell.unfinished
-    found.runs.sort(key=lambda run: run.seed)
-    return found
+        merged_cell.runs += cell.runs
+        merged_cell.hidden += cell.hidden
+        merged_cell.unfinished += cell.unfinished
+    merged_cell.runs.sort(key=lambda run: run.seed)
+    return merged_cell
 
 
 def ordered(table: Table, key: str) -> Table:
@@ -92,13 +94,13 @@ def ordered(table: Table, key: str) -> Table:
         measures[key] = lambda row: row.cells[tasks[key]].mean
     if key not in measures:
         raise DataError(f"there is no '{key}'", where="--sort", hint=suggest(key, (*ORDERS, *tasks)))
-    found = {id(row): measures[key](row) for row in table.rows}
-    if table.rows and all(value is None for value in found.values()):
+    measured = {id(row): measures[key](row) for row in table.rows}
+    if table.rows and all(value is None for value in measured.values()):
         hint = "only methods that have an error on every task have a rank" if key == "rank" else "leave --sort out"
         raise DataError(f"no row has a {key}", where="--sort", hint=hint)
 
     def place(row: Row) -> float:
-        value = found[id(row)]
+        value = measured[id(row)]
         return math.inf if value is None else value
 
     return replace(table, rows=sorted(table.rows, key=place), order=key)
@@ -108,6 +110,6 @@ def time_of(row: Row) -> float | None:
     """Return the mean seconds of the three stages, each task counting once; None where no run says."""
     times = []
     for cell in row.cells:
-        known = [seconds for run in cell.runs if (seconds := score_of(run).seconds) is not None]
-        times += [statistics.fmean(known)] if known else []
+        run_seconds = [seconds for run in cell.runs if (seconds := score_of(run).seconds) is not None]
+        times += [statistics.fmean(run_seconds)] if run_seconds else []
     return statistics.fmean(times) if times else None

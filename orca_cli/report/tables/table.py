@@ -19,7 +19,7 @@ from orca_cli.report.statistics.ranks import ranks_of
 
 _OWN_DATA = ("arrays", "table", "images", "hub")  # tasks whose data are named by settings
 _NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")
-OF_TASK = "task."  # settings that say what the data are
+TASK_PREFIX = "task."  # settings that say what the data are
 UNFINISHED = ("failed", "dead", "interrupted", "running")
 
 
@@ -78,11 +78,15 @@ class Cell:
     @property
     def by_seed(self) -> dict[int, float]:
         """Return seed -> test error; of several parts their mean, for seeds that all of them have."""
-        found: dict[int, list[float]] = defaultdict(list)
+        errors: dict[int, list[float]] = defaultdict(list)
         for run in self.runs:
             if (value := score_of(run).value) is not None:
-                found[run.seed].append(value)
-        return {seed: math.fsum(own) / len(own) for seed, own in sorted(found.items()) if len(own) == self.parts}
+                errors[run.seed].append(value)
+        return {
+            seed: math.fsum(seed_errors) / len(seed_errors)
+            for seed, seed_errors in sorted(errors.items())
+            if len(seed_errors) == self.parts
+        }
 
     @property
     def by_test(self) -> dict[tuple[int | str, ...], float]:
@@ -120,8 +124,8 @@ class Cell:
     @property
     def steps(self) -> list[int]:
         """Return the alignment steps of the runs, in the order of seeds; empty unless all have recorded them."""
-        found = [steps for run in self.runs if (steps := score_of(run).steps) is not None]
-        return found if len(found) == len(self.runs) and self.parts == 1 else []
+        recorded = [steps for run in self.runs if (steps := score_of(run).steps) is not None]
+        return recorded if len(recorded) == len(self.runs) and self.parts == 1 else []
 
     @property
     def unaligned(self) -> int:
@@ -231,40 +235,40 @@ def table_of(collection: Collection, cells: dict[tuple[Method, Column], Cell], c
 
 def columns_of(runs: Sequence[Run]) -> list[Column]:
     """Return the column of each run; one without a score goes where its task's scores are."""
-    found = []
+    columns = []
     for run, data in zip(runs, _data_names(runs), strict=True):
         one, marks = run.score, ("", False, False, False, "")
         if one is not None:
             marks = (one.error_name, one.percent, one.synthetic, one.chosen_on_test, one.size)
-        found.append(Column(run.task, run.protocol, *marks, data))
-    scored = sorted((column for run, column in zip(runs, found, strict=True) if run.score), reverse=True)
+        columns.append(Column(run.task, run.protocol, *marks, data))
+    scored = sorted((column for run, column in zip(runs, columns, strict=True) if run.score), reverse=True)
     by_task = {(column.task, column.protocol, column.data): column for column in scored}
     return [
         column if run.score else by_task.get((column.task, column.protocol, column.data), column)
-        for run, column in zip(runs, found, strict=True)
+        for run, column in zip(runs, columns, strict=True)
     ]
 
 
 def _data_names(runs: Sequence[Run]) -> list[str]:
-    """Return the name of each run's own data set; empty where its task has one only, or names its data itself.
+    """Return the name of each run's data set; empty for tasks with a single one, and for tasks whose data no setting names.
 
-    A data set is what names the test data, such as `task.train` without `task.test`. Paths whose runs were tested on the same
-    data are one set. A name is the end of the path, as long as it takes to tell it from others.
+    A data set is identified by the path of its test data, or of its training data where `task.test` is not set. Paths whose
+    runs were tested on the same data are one set. Its name is the shortest end of the path that no other set has.
     """
     first: dict[tuple[str, str], str] = {}  # task and test data -> the path that had them first
     same: dict[tuple[str, str], str] = {}  # task and path -> an earlier path of that set; itself, if there is none
 
     def set_of(task: str, path: str) -> str:
         while (earlier := same.setdefault((task, path), path)) != path:
-            same[task, path] = same[task, earlier]  # so that later ways are short
+            same[task, path] = same[task, earlier]  # path compression
             path = earlier
         return path
 
     for run in runs:
         if path := _data_path(run):
-            own = set_of(run.task, path)
+            root = set_of(run.task, path)
             if run.score and run.score.test_set:
-                same[run.task, own] = set_of(run.task, first.setdefault((run.task, run.score.test_set), own))
+                same[run.task, root] = set_of(run.task, first.setdefault((run.task, run.score.test_set), root))
     sets: dict[str, set[str]] = defaultdict(set)
     for task, path in list(same):
         sets[task].add(set_of(task, path))
@@ -278,15 +282,15 @@ def _data_names(runs: Sequence[Run]) -> list[str]:
 
 
 def _data_path(run: Run) -> str:
-    """Return what the test data of the user's own are named by, as typed; empty for other tasks, and under a study's names."""
+    """Return the path that names a user's own test data, as typed; empty for other tasks, and for runs renamed by a study."""
     if run.task not in _OWN_DATA:
         return ""
     path = next((run.variant[key] for key in _NAMES_OF_DATA if key in run.variant), "")
     return " ".join(filter(None, (path.strip("'\"").rstrip("/"), run.variant.get("task.config"))))
 
 
-def is_of(run: Run, column: Column) -> bool:
-    """Return whether a run is of a column's task, protocol and data."""
+def belongs_to(run: Run, column: Column) -> bool:
+    """Return whether a run has a column's task, protocol and data."""
     is_named = not column.data or f"/{_data_path(run)}".endswith(f"/{column.data}")
     return (run.task, run.protocol) == (column.task, column.protocol) and is_named
 
@@ -300,9 +304,9 @@ def _ends_of(path: str) -> list[str]:
 def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:
     """Return the method of each run, named by the overridden settings that are not the same in all runs of some column.
 
-    Runs of the same settings are one method, however these were typed.
-    Where settings differ without an override, because a file was changed, the first digits of their hash are part of the name;
-    where the test data have changed, those of theirs, in the names of all runs, since those on the same data belong together.
+    Runs of the same settings are one method, however these were typed. Where settings differ without an override, because a
+    file was changed, the name includes the first digits of their hash. Where test data differ, the names of all runs include
+    the first digits of theirs, so that runs on the same data stay together.
     """
     variants = _variants(runs, columns)
     by_column: dict[Column, list[dict[str, str]]] = defaultdict(list)
@@ -321,26 +325,27 @@ def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:
     return [
         method
         # In a study whose seeds draw the samples every run has settings of its own.
-        if len(set(own := hashes[method, column])) == 1 or (run.arm and len(set(own)) == len(own))
+        if len(set(cell_hashes := hashes[method, column])) == 1
+        or (run.arm and len(set(cell_hashes)) == len(cell_hashes))
         else replace(method, settings=(*method.settings, ("settings", run.settings[:8])))
         for run, column, method in zip(runs, columns, methods, strict=True)
     ]
 
 
 def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
-    """Return the overridden settings of each run, with its test data where runs with equal settings of the task differ in them.
+    """Return the overridden settings of each run, and its test data where they differ between runs with equal task settings.
 
-    How a task prepares its data (`task.gaps`, ...) changes what is recorded of the test data as well, but is a setting itself.
+    Settings that prepare the data (`task.gaps`, ...) change the recorded test data too, but already name the run.
     """
     variants = _merged(runs, columns)
     groups = [
-        (column, *sorted(item for item in variant.items() if item[0].startswith(OF_TASK)))
+        (column, *sorted(item for item in variant.items() if item[0].startswith(TASK_PREFIX)))
         for variant, column in zip(variants, columns, strict=True)
     ]
     together: dict[tuple[object, ...], list[Run]] = defaultdict(list)
     for run, group in zip(runs, groups, strict=True):
         together[group].append(run)
-    mixed = {group: mixed_test_sets(own) for group, own in together.items()}
+    mixed = {group: mixed_test_sets(group_runs) for group, group_runs in together.items()}
     return [
         variant | ({TEST_SET: run.score.test_set[:8]} if run.score and run.score.test_set in mixed[group] else {})
         for run, variant, group in zip(runs, variants, groups, strict=True)
@@ -348,9 +353,9 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
 
 
 def _merged(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
-    """Return the overridden settings of each run, spelled alike, with those typed for other runs of the same settings.
+    """Return the overridden settings of each run in one spelling, merged over all runs with the same settings.
 
-    What decides is the hash of all settings: the same ones may be typed as 1e-3 and 0.001, or left as they are.
+    Settings are the same if the hash of all of them is equal: one may be typed as 1e-3, as 0.001, or left at its default.
     """
     spelled = spelling(item for run in runs for item in run.variant.items())
     variants = [{key: spelled[key, canonical(value)] for key, value in run.variant.items()} for run in runs]
@@ -366,11 +371,11 @@ def _merged(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, st
 
 def spelling(items: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """Return key and canonical value -> the shortest way in which it is typed."""
-    found: dict[tuple[str, str], str] = {}
+    shortest: dict[tuple[str, str], str] = {}
     for key, value in items:
         place = (key, canonical(value))
-        found[place] = min(value, found.get(place, value), key=_short)
-    return found
+        shortest[place] = min(value, shortest.get(place, value), key=_short)
+    return shortest
 
 
 def _short(text: str) -> tuple[int, str]:
@@ -406,11 +411,11 @@ def earns(cell: Cell, others: list[Cell]) -> bool:
     That takes six seeds or more in common with each, on the same test data, a lower mean over them, and p <= 0.05 by the
     exact sign-flip test, corrected for the number of other methods (Holm).
     """
-    mine, p = cell.by_test, []
-    if not others or len(mine) < LEAST:
+    errors, p = cell.by_test, []
+    if not others or len(errors) < LEAST:
         return False
     for theirs in (other.by_test for other in others):
-        differences = [theirs[test] - value for test, value in mine.items() if test in theirs]
+        differences = [theirs[test] - value for test, value in errors.items() if test in theirs]
         if len(differences) < LEAST or math.fsum(differences) <= 0:
             return False
         p.append(sign_flip(differences)[0])
@@ -421,13 +426,13 @@ def earns(cell: Cell, others: list[Cell]) -> bool:
 
 def _best_baselines(cells: list[Cell]) -> dict[str, tuple[float, float]]:
     """Return the simple models that are the best of some run of a column, and the range of their errors there."""
-    found: dict[str, list[float]] = defaultdict(list)
+    errors_by_name: dict[str, list[float]] = defaultdict(list)
     for cell in cells:
         for run in cell.runs:
             if baselines := score_of(run).baselines:
                 name, error = min(baselines, key=lambda pair: pair[1])
-                found[name].append(error)
-    return {name: (min(errors), max(errors)) for name, errors in sorted(found.items())}
+                errors_by_name[name].append(error)
+    return {name: (min(errors), max(errors)) for name, errors in sorted(errors_by_name.items())}
 
 
 def _rank(rows: list[Row]) -> None:

@@ -77,9 +77,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Names:
-    """Names of arrays in .npz files; `lengths` is used where it is there, or None, and has to be there if `needs_lengths`.
+    """Names of arrays in .npz files.
 
-    A `group` has to be there.
+    `lengths` may be absent unless `needs_lengths`, and None ignores it; a `group` has to be there.
     """
 
     x: str
@@ -133,29 +133,29 @@ def locate(
         marked: dict[str, np.ndarray] = {}
         if path.is_dir():
             pair, marked = _from_folder(path, label_file, label_key, names, kind, missing)
-            found = {part: pair}
+            file_pairs = {part: pair}
             if marked and part == "train" and "train" not in marked:
                 raise DataError("no training samples", where=str(path), hint=_MARK)
         elif "" in (arrays := open_arrays(path, f"task.{part}")):
-            found = {part: _from_npy(arrays[""], path, label_file, label_key, names)}
+            file_pairs = {part: _from_npy(arrays[""], path, label_file, label_key, names)}
         elif label_file is not None:
             raise ConfigError("applies to .npy files", where=label_key, hint=f"{path.name} holds its own targets")
         elif part == "train":
-            found, marked = _from_training_npz(arrays, names, path)
+            file_pairs, marked = _from_training_npz(arrays, names, path)
         else:
-            found = {part: names.pair(arrays, path)}
+            file_pairs = {part: names.pair(arrays, path)}
         if part == "train":
             rows = marked
         elif part in pairs or part in rows:
             raise ConfigError("the training file already holds this split", where=f"task.{part}", hint="remove it")
-        pairs |= found
+        pairs |= file_pairs
     _check(pairs)
     base = pairs.pop("train")
     return base, rows or {"train": np.arange(base.x.shape[0])}, pairs
 
 
 def _check(pairs: dict[str, Pair]) -> None:
-    """Refuse pairs without one row per sample, and lengths that only some have: in others padding would pass for data."""
+    """Refuse pairs without one row per sample, and lengths in only some splits: in the others padding would pass for data."""
     for pair in pairs.values():
         if pair.x.shape[:1] != pair.y.shape[:1] or not pair.x.shape:
             what = f"shape {pair.y.shape} does not match inputs of shape {pair.x.shape}"
@@ -225,25 +225,25 @@ def _from_training_npz(
     arrays: dict[str, StoredArray], names: Names, path: Path
 ) -> tuple[dict[str, Pair], dict[str, np.ndarray]]:
     """Return the parts with arrays of their own, and the rows of the parts that an array `split` marks."""
-    found: dict[str, Pair] = {}
+    pairs: dict[str, Pair] = {}
     for part, words in PART_NAMES.items():
         for word in words:
-            if f"{names.x}_{word}" in arrays and part not in found:
-                found[part] = names.pair(arrays, path, f"_{word}")
+            if f"{names.x}_{word}" in arrays and part not in pairs:
+                pairs[part] = names.pair(arrays, path, f"_{word}")
     rows: dict[str, np.ndarray] = {}
-    if "train" not in found or names.x in arrays:
+    if "train" not in pairs or names.x in arrays:
         pair = names.pair(arrays, path)
         rows = rows_of_splits(arrays["split"], pair.x.shape[:1]) if "split" in arrays else {}
         if rows and "train" not in rows:
             raise DataError("no training samples", where=arrays["split"].where, hint=_MARK)
-        if twice := [part for part in found if part == "train" or part in rows]:
+        if twice := [part for part in pairs if part == "train" or part in rows]:
             raise DataError(f"holds the {twice[0]} split twice", where=str(path), hint=_held(arrays))
-        found["train"] = pair
-    read = [array for pair in found.values() for array in (pair.x, pair.y, pair.lengths, pair.group)]
+        pairs["train"] = pair
+    read = [array for pair in pairs.values() for array in (pair.x, pair.y, pair.lengths, pair.group)]
     left = [name for name, array in arrays.items() if name != "split" and not any(array is one for one in read)]
     if left:
-        found["train"] = replace(found["train"], note=f"not read: {listed(sorted(left))}")
-    return found, rows
+        pairs["train"] = replace(pairs["train"], note=f"not read: {listed(sorted(left))}")
+    return pairs, rows
 
 
 def rows_of_splits(stored: StoredArray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -273,12 +273,12 @@ def read_groups(
     if base.group is None:
         return None, {}
     values = base.group.read()
-    found = {part: values[chosen] for part, chosen in rows.items()}
+    values_by_part = {part: values[chosen] for part, chosen in rows.items()}
     where = {part: base.group.where + (f" ({part})" if len(rows) > 1 else "") for part in rows}
     for part, pair in others.items():
         assert pair.group is not None
-        found[part], where[part] = pair.group.read(), pair.group.where
-    records = group_rows(found, where)
+        values_by_part[part], where[part] = pair.group.read(), pair.group.where
+    records = group_rows(values_by_part, where)
     groups = np.full(len(values), -1, dtype=np.int64)
     for part, chosen in rows.items():
         groups[chosen] = records[part]
@@ -288,9 +288,9 @@ def read_groups(
 def locate_new(
     path: Path, where: str, names: tuple[str, str, str | None], part: str
 ) -> tuple[StoredArray, StoredArray | None, StoredArray | None, np.ndarray | None]:
-    """Return the inputs, targets and lengths of new samples, of which only headers are read, and the rows that are asked for.
+    """Return inputs, targets and lengths of new samples, of which only headers are read, and the rows that are requested.
 
-    Targets are None where the file has none, lengths where sequences have none or say them, rows where all are asked for.
+    Targets are None if the file has none, lengths if `names` or the file has none, rows if all are requested.
 
     Args:
         path: .npz file with inputs and possibly targets, or .npy file of inputs.
@@ -364,8 +364,8 @@ def open_folder(folder: Path, names: Sequence[str] | None = None) -> tuple[Store
 
 def _files(folder: Path) -> list[str]:
     """Return the names of the .npy files of a folder and its subfolders, sorted."""
-    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
-    if not found:
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
+    if not names:
         hint = "give an .npz file, or a folder of .npy files, a sequence each"
         raise DataError("is a folder without .npy files", where=str(folder), hint=hint)
-    return found
+    return names

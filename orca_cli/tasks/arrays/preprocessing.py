@@ -72,11 +72,11 @@ class Padding:
         dtype = np.int64 if is_class else y.dtype
         result = np.full(shape, IGNORED_CLASS if is_class else np.nan, dtype)
         inside = (slice(None),) * axis
-        known = (np.arange(size) < ends[:, None]).reshape(len(y), *(1,) * (axis - 1), size, *(1,) * (y.ndim - axis - 1))
-        given = y[(*inside, slice(size))]
+        valid = (np.arange(size) < ends[:, None]).reshape(len(y), *(1,) * (axis - 1), size, *(1,) * (y.ndim - axis - 1))
+        kept = y[(*inside, slice(size))]
         if not is_class and not self.missing_targets:
-            check_finite(np.where(known, given, 0), where)
-        result[(*inside, slice(size))] = np.where(known, given, result[(*inside, slice(size))])
+            check_finite(np.where(valid, kept, 0), where)
+        result[(*inside, slice(size))] = np.where(valid, kept, result[(*inside, slice(size))])
         return result
 
 
@@ -117,12 +117,12 @@ class ArrayPreprocessing:
         check_dtype(x.dtype, where)
         shape = tuple(x.shape[1:])
         expected: tuple[int | str, ...] = self.stored_shape
-        given: tuple[int | str, ...] = shape
+        actual: tuple[int | str, ...] = shape
         if self.padding is not None:
             steps = time_axis(self.stored_shape, self.channels_last)
             expected = (*expected[:steps], "any", *expected[steps + 1 :])
-            given = (*shape[:steps], "any", *shape[steps + 1 :]) if len(shape) == len(expected) else shape
-        if given != expected:
+            actual = (*shape[:steps], "any", *shape[steps + 1 :]) if len(shape) == len(expected) else shape
+        if actual != expected:
             what = f"samples have shape {shape}, those of the training set {_shown(expected)}"
             hint = f"the model takes {described(self.file_shape)} a sample"
             if self.padding is not None:
@@ -165,8 +165,8 @@ class ArrayPreprocessing:
         def values(start: int, stop: int) -> np.ndarray:
             if rows is None:
                 return read(start, stop)
-            own = rows[start:stop]
-            return read(int(own[0]), int(own[-1]) + 1)[own - own[0]]
+            part_rows = rows[start:stop]
+            return read(int(part_rows[0]), int(part_rows[-1]) + 1)[part_rows - part_rows[0]]
 
         def inputs(start: int, stop: int) -> Raw:
             return values(start, stop) if ends is None else (values(start, stop), ends[start:stop])
@@ -174,11 +174,11 @@ class ArrayPreprocessing:
         def targets() -> np.ndarray | None:
             if y is None:
                 return None
-            known = ends
-            if known is None and self.padding is not None and self._is_dense:
+            target_ends = ends
+            if target_ends is None and self.padding is not None and self._is_dense:
                 parts = (values(start, min(start + _PART, count)) for start in range(0, count, _PART))
-                known = np.concatenate([self._ends(one, None, x.where) for one in parts])
-            return self.encoded_targets(y.read()[chosen], y.where, known)
+                target_ends = np.concatenate([self._ends(one, None, x.where) for one in parts])
+            return self.encoded_targets(y.read()[chosen], y.where, target_ends)
 
         return NewData(count, inputs, targets, x.where, None if rows is None else [str(row) for row in rows])
 
@@ -252,16 +252,16 @@ class ArrayPreprocessing:
         ends = self._ends(x, ends, where)
         return Ragged(lambda row: self._one(x[row]), ends, self.file_shape[0], self.padding.length, dtype)
 
-    def _ends(self, x: Values, given: np.ndarray | None, where: str) -> np.ndarray:
+    def _ends(self, x: Values, stated_lengths: np.ndarray | None, where: str) -> np.ndarray:
         """Return the lengths [n] of sequences as in the files."""
         assert self.padding is not None
-        if isinstance(x, np.ndarray) and given is None and self.padding.marked_by == "lengths":
+        if isinstance(x, np.ndarray) and stated_lengths is None and self.padding.marked_by == "lengths":
             hint = (
                 f"give {self.names[0]} and {self.padding.array}, by name or in an .npz file; "
                 "or each sequence by itself, in a list or a folder of .npy files"
             )
             raise DataError("has no lengths, and the model was trained with them", where=where, hint=hint)
-        lengths = None if given is None else np.asarray(given)
+        lengths = None if stated_lengths is None else np.asarray(stated_lengths)
         return sequence_ends(x, lengths, self.padding.marked_by, self.channels_last, where)
 
     def _one(self, row: np.ndarray) -> np.ndarray:
@@ -295,7 +295,7 @@ def _shown(shape: tuple[int | str, ...]) -> str:
 
 
 def sequence_ends(x: Values, lengths: np.ndarray | None, marked_by: str, channels_last: bool, where: str) -> np.ndarray:
-    """Return the lengths [n] of sequences as in the files, int64: as given, before a tail of NaN in all channels, or by shape.
+    """Return the lengths [n] int64 of sequences as in the files: as given, up to a tail of NaN in all channels, or by shape.
 
     Raises:
         DataError: given lengths are not whole numbers, of at most a sequence's steps, or a sequence is all NaN.
@@ -320,8 +320,8 @@ def sequence_ends(x: Values, lengths: np.ndarray | None, marked_by: str, channel
     if marked_by != "nan":
         return steps
     parts = blocks(first, np.arange(len(x))) if isinstance(first, np.ndarray) else (row[None] for row in first)
-    known = (~np.isnan(part).all(axis=1) for part in parts)  # [B, W]
-    ends = np.concatenate([np.where(one.any(1), one.shape[1] - one[:, ::-1].argmax(1), 0) for one in known])
+    present = (~np.isnan(part).all(axis=1) for part in parts)  # [B, W]
+    ends = np.concatenate([np.where(one.any(1), one.shape[1] - one[:, ::-1].argmax(1), 0) for one in present])
     if not ends.all():
         empty = ends == 0
         what = f"{int(empty.sum())} samples hold nothing but NaN, the first at index {int(empty.argmax())}"

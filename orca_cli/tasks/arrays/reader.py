@@ -121,9 +121,9 @@ def load(
         lambda: hashes_of_rows(values, train_rows, ends, axis),
     )  # fmt: skip
     rows |= {part: train_rows[chosen] for part, chosen in drawn.items()}
-    own, missing, padded, steps, longest = rows["train"], missing_targets, None, sample[1:], length
+    fit_rows, missing, padded, steps, longest = rows["train"], missing_targets, None, sample[1:], length
     if ends is not None:
-        longest = length or int(ends[own].max())
+        longest = length or int(ends[fit_rows].max())
         padded = Padding("nan" if padding else "lengths", longest, missing_targets, lengths or LENGTHS)
         steps = (longest,)
         if kind == "dense":
@@ -134,7 +134,7 @@ def load(
     targets = fit_targets(
         kind,
         raw,
-        own,
+        fit_rows,
         place,
         steps,
         base.outputs,
@@ -150,10 +150,10 @@ def load(
     unscaled = ArrayPreprocessing(stored, channels_last, targets, None, (x, y), padded, Gaps(gaps, np.zeros(channels)))
     base_x, base_y = unscaled.oriented((values, ends), where), targets.encode(raw, place)
     has_gaps = count_missing(base_x).any()
-    scale, constants = channel_scale(base_x, own, has_gaps)
-    missing_inputs = count_missing(base_x, own) if has_gaps else Missing(channels)
+    scale, constants = channel_scale(base_x, fit_rows, has_gaps)
+    missing_inputs = count_missing(base_x, fit_rows) if has_gaps else Missing(channels)
     filling, gap_notes = fit_gaps(missing_inputs, base_x.shape[2:], gaps, gap_indicator, scale.mean, where)
-    gap_notes += ending_note(base_x, own) if has_gaps else []
+    gap_notes += ending_note(base_x, fit_rows) if has_gaps else []
     preprocessing = replace(unscaled, gaps=filling, scale=scale if normalize else None)
     for pair in others.values():
         preprocessing.check(pair.x, pair.x.where)
@@ -179,7 +179,7 @@ def load(
     drawn_parts = learn, choose = samples("train"), samples("validation")
     num_test = len(rows["test"]) if "test" in rows else others["test"].x.shape[0]
     counts = f"{len(learn)} training, {len(choose)} validation and {num_test} test samples"
-    notes = [counts, *drawn_note, _shape_note(base.x, sample, ends, own), *cut_notes(ends, longest)]
+    notes = [counts, *drawn_note, _shape_note(base.x, sample, ends, fit_rows), *cut_notes(ends, longest)]
     notes += [base.note] if base.note else []
     notes += [*gap_notes, targets.note(), *constants]
     shape, is_drawn = preprocessing.input_shape, "validation" in drawn
@@ -248,11 +248,11 @@ def _read(pair: Pair, padding: Marks | None, channels_last: bool) -> tuple[Value
     return x, sequence_ends(x, None, padding or "lengths", channels_last, pair.x.where)
 
 
-def _shape_note(x: StoredArray | StoredRows, sample: tuple[int, ...], ends: np.ndarray | None, own: np.ndarray) -> str:
+def _shape_note(x: StoredArray | StoredRows, sample: tuple[int, ...], ends: np.ndarray | None, rows: np.ndarray) -> str:
     """Return a note on the form of training inputs."""
     note = f"inputs {x.shape} read as "
     if ends is not None:
-        shortest, longest = int(ends[own].min()), int(ends[own].max())
+        shortest, longest = int(ends[rows].min()), int(ends[rows].max())
         length = f"{longest} steps each" if shortest == longest else f"{shortest} to {longest} steps"
         return f"{note}{counted(sample[0], 'channel')} of {length}"
     note += described(sample)

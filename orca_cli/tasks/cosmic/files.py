@@ -43,14 +43,14 @@ def list_stamps(root: Path, part: str, band: str, keys: frozenset[str] | None) -
     folder = FOLDERS[part]
     listed = root / f"{part}_dirs.npy"
     if keys is None and listed.is_file():
-        found = _listed(listed, folder)
-        if missing := [stamp for stamp in found if not (root / stamp).is_file()]:
+        stamps = _listed(listed, folder)
+        if missing := [stamp for stamp in stamps if not (root / stamp).is_file()]:
             what = f"names {len(missing)} missing files, the first is '{missing[0]}'"
             raise DataError(what, where=str(listed), hint="remove the list to use what the folder holds")
     else:
         paths = (root / folder / band).glob("*/*/*.npy")
-        found = [PurePosixPath(path.relative_to(root).as_posix()) for path in paths if path.name != SKY]
-    chosen = [stamp for stamp in found if stamp.parts[1] == band and (keys is None or visit_key(stamp) in keys)]
+        stamps = [PurePosixPath(path.relative_to(root).as_posix()) for path in paths if path.name != SKY]
+    chosen = [stamp for stamp in stamps if stamp.parts[1] == band and (keys is None or visit_key(stamp) in keys)]
     if not chosen:
         there = sorted(path.name for path in (root / folder).iterdir() if path.is_dir())
         what = f"no stamp of filter {band}" + ("" if keys is None else " and of the visits in task.keys")
@@ -74,10 +74,10 @@ def read_keys(path: str, field: str | None, root: Path) -> frozenset[str]:
         ConfigError: no such file.
         DataError: no line of this field type.
     """
-    given = Path(path).expanduser()
-    place = next((place for place in (given, root / given) if place.is_file()), None)
+    requested = Path(path).expanduser()
+    place = next((place for place in (requested, root / requested) if place.is_file()), None)
     if place is None:
-        raise ConfigError(f"no file '{given}'", where="task.keys", hint="a text file, one proposal_visit per line")
+        raise ConfigError(f"no file '{requested}'", where="task.keys", hint="a text file, one proposal_visit per line")
     lines = [line.split() for line in read_text(place, _MOST_BYTES).splitlines() if line.strip()]
     keys = frozenset(words[0] for words in lines if field is None or field in words[1:])
     if not keys:

@@ -209,10 +209,10 @@ def _held_out(stamps: list[PurePosixPath], fraction: float, unit: str, seed: int
             hint="use task.validation_unit=exposure" if unit == "visit" and len(stamps) > 1 else "give more stamps",
         )
     names = sorted(units)
-    wanted, chosen = fraction * len(stamps), set[PurePosixPath]()
+    target_count, chosen = fraction * len(stamps), set[PurePosixPath]()
     for place in numpy_generator(seed, "cosmic", "validation").permutation(len(names))[:-1]:
         members = units[names[place]]
-        if chosen and abs(len(chosen) + len(members) - wanted) >= abs(len(chosen) - wanted):
+        if chosen and abs(len(chosen) + len(members) - target_count) >= abs(len(chosen) - target_count):
             break
         chosen.update(members)
     return chosen

@@ -213,7 +213,7 @@ def _read_table(folder: Path, place: Path, names: Sequence[str], reporter: Repor
                 parts = [part for part in PurePosixPath(file.replace("\\", "/")).parts if part not in ("/", ".")]
                 if ".." in parts or not parts:
                     raise fault(f"'{file[:60]}' leaves the folder of the data", in_row=True)
-                # Of the first path as many last parts as possible lead to a file; of all others as many are taken.
+                # The longest tail of the first path that names a file; all other paths are cut to as many parts.
                 ends = range(len(parts), 0, -1)
                 tail = tail or next((size for size in ends if folder.joinpath(*parts[-size:]).is_file()), 0)
                 if not tail:
@@ -228,21 +228,21 @@ def _read_table(folder: Path, place: Path, names: Sequence[str], reporter: Repor
         raise fault("has no rows")
     sizes = [len(chunks) for _, chunks in clips.values()]
     files = [chunk for _, chunks in clips.values() for chunk in chunks]
-    found = _encoded({clip: labels for clip, (labels, _) in clips.items()}, names, place)
-    return Table(folder, files, np.repeat(np.arange(len(sizes)), sizes), found)
+    encoded = _encoded({clip: labels for clip, (labels, _) in clips.items()}, names, place)
+    return Table(folder, files, np.repeat(np.arange(len(sizes)), sizes), encoded)
 
 
 def _encoded(clips: dict[str, str], names: Sequence[str], place: Path) -> np.ndarray:
     """Return the labels [clips, K] uint8 of 0 and 1."""
     numbers = {name: k for k, name in enumerate(names)}
-    found = np.zeros((len(clips), len(names)), np.uint8)
+    multi_hot = np.zeros((len(clips), len(names)), np.uint8)
     for index, (clip, labels) in enumerate(clips.items()):
         for label in map(str.strip, labels.split(",")):
             if label not in numbers:
                 what = f"clip '{clip}' has the label '{label[:40]}', which the map of labels does not have"
                 raise DataError(what, where=str(place), hint=_HINT)
-            found[index, numbers[label]] = 1
-    return found
+            multi_hot[index, numbers[label]] = 1
+    return multi_hot
 
 
 def _label_names(place: Path) -> tuple[str, ...]:

@@ -41,9 +41,9 @@ def read(path: Path, rate: int, length: int, start: float = 0.0) -> np.ndarray:
     Raises:
         DataError: the file is missing, damaged, empty, not finite, or of another rate.
     """
-    found, sound = _open(path)
-    if found != rate:
-        raise DataError(f"is sampled at {found} Hz; {rate} Hz is needed", where=str(path), hint=_HINT)
+    file_rate, sound = _open(path)
+    if file_rate != rate:
+        raise DataError(f"is sampled at {file_rate} Hz; {rate} Hz is needed", where=str(path), hint=_HINT)
     if sound.ndim > 2 or len(sound) == 0 or (sound.ndim == 2 and sound.shape[1] == 0):
         raise DataError("holds no sound", where=str(path), hint=_HINT)
     first = int(start * max(0, len(sound) - length + 1))
@@ -77,7 +77,7 @@ def _open(path: Path) -> tuple[int, np.ndarray]:
 
 
 def _check_whole(path: Path) -> None:
-    """Refuse a file that is another in disguise, or shorter than it says: SciPy reads what is there of it."""
+    """Refuse files of another kind, and files shorter than their header declares, which SciPy would read in part."""
     head = first_bytes(path, str(path), _HINT)
     order = {b"RIFF": "<", b"RIFX": ">"}.get(head[:4])
     if order is None or len(head) < 8:

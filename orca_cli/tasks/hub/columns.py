@@ -90,14 +90,14 @@ class ColumnLayout:
     def _padded(self, values: list[np.ndarray], where: str) -> tuple[np.ndarray, np.ndarray]:
         x = np.zeros((len(values), *self.shape))
         valid = np.zeros((len(values), *self.shape[1:]), dtype=bool)
-        for row, known, value in zip(x, valid, values, strict=True):
+        for row, row_valid, value in zip(x, valid, values, strict=True):
             one = channels_first(value[None], self.channels_last)[0]
             if one.shape[:-1] != self.shape[:-1] or not one.shape[-1]:
                 expected = (*self.shape[:-1], "any length")
                 raise DataError(f"a row has shape {one.shape}, expected {expected}", where=where)
             length = min(one.shape[-1], self.shape[-1])
             row[..., :length] = one[..., :length]
-            known[..., :length] = True
+            row_valid[..., :length] = True
         return x, valid
 
     def _pixels(self, value: dict[str, Any], where: str) -> np.ndarray:
@@ -185,24 +185,24 @@ def open_column(rows: Dataset, column: str, is_image: bool) -> Callable[[np.ndar
     return lambda indices: view[[int(i) for i in indices]][column]
 
 
-def raw_targets(kind: str, rows: Dataset, column: str, where: str, known: Sequence[str] = ()) -> np.ndarray:
+def raw_targets(kind: str, rows: Dataset, column: str, where: str, training_names: Sequence[str] = ()) -> np.ndarray:
     """Return a column as an array [n, ...] of numbers or text; for labels, lists of classes become [n, K] of 0 and 1.
 
     Args:
         kind: of the targets.
         rows, column: a split, and its column.
-        where: they are, for messages.
-        known: names of the classes in training, where the training split numbers them by itself; another split may number
-            them otherwise.
+        where: split and column, for messages.
+        training_names: class names in the order of the training split's numbers, if it has some; other splits may number
+            the classes differently.
 
     Raises:
         DataError: targets are missing, or of a class that training does not have.
     """
     names = class_names(kind, rows, column)
-    numbers = {name: number for number, name in enumerate(known or names)}
+    numbers = {name: number for number, name in enumerate(training_names or names)}
     place = np.array([numbers.get(name, -1) for name in names], dtype=np.int64)  # -1: training has no such class
     if names and kind == "labels":
-        return _multi_hot(rows, column, place, len(known or names), where)
+        return _multi_hot(rows, column, place, len(training_names or names), where)
     array = np.asarray(rows.select_columns([column]).with_format("numpy")[:][column])
     if array.dtype.kind == "O":
         absent = [i for i, value in enumerate(array) if value is None]
@@ -216,11 +216,11 @@ def raw_targets(kind: str, rows: Dataset, column: str, where: str, known: Sequen
         if all(isinstance(value, str) for value in array):
             return array.astype(str)
         raise DataError("holds lists of several lengths", where=where, hint=f"its type is {rows.features[column]}")
-    if names and names != tuple(known or names) and array.dtype.kind in "iu":
+    if names and names != tuple(training_names or names) and array.dtype.kind in "iu":
         unknown = [name for code, name in enumerate(names) if place[code] < 0 and (array == code).any()]
         if unknown:
             what = f"class '{unknown[0]}' is none of training"
-            raise DataError(what, where=where, hint=f"that has {', '.join(known)}")
+            raise DataError(what, where=where, hint=f"that has {', '.join(training_names)}")
         in_range = (array >= 0) & (array < len(names))
         array = np.where(in_range, place[np.where(in_range, array, 0)], array)
     return array
@@ -240,8 +240,8 @@ def _multi_hot(rows: Dataset, column: str, place: np.ndarray, k: int, where: str
     for i, present in enumerate(rows[column]):
         if present is None or any(label is None or not 0 <= label < most for label in present):
             raise DataError(f"row {i} has labels {present}, expected a list within 0..{most - 1}", where=where)
-        own = place[np.array(present, dtype=np.int64)]
-        if (own < 0).any():
+        outputs = place[np.array(present, dtype=np.int64)]
+        if (outputs < 0).any():
             raise DataError(f"row {i} has a label that training does not have", where=where)
-        labels[i, own] = 1
+        labels[i, outputs] = 1
     return labels

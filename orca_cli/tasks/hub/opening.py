@@ -42,8 +42,8 @@ def open_dataset(
     """
     library = _library()
     cache = str(cache_folder / "datasets")
-    given = Path(dataset).expanduser()
-    folder = next((place for place in (given, data_folder / given) if dataset and place.is_dir()), None)
+    requested = Path(dataset).expanduser()
+    folder = next((place for place in (requested, data_folder / requested) if dataset and place.is_dir()), None)
     if folder is not None:
         if revision is not None:
             raise ConfigError("a folder has no revisions", where="task.revision", hint="remove it")

@@ -86,8 +86,8 @@ class HubPreprocessing:
         def encoded() -> np.ndarray | None:
             if y not in rows.column_names:
                 return None
-            known = () if self.targets.classes else self.targets.names
-            return self.targets.encode(raw_targets(kind, rows, y, f"{place}[{y}]", known), f"{place}[{y}]")
+            training_names = () if self.targets.classes else self.targets.names
+            return self.targets.encode(raw_targets(kind, rows, y, f"{place}[{y}]", training_names), f"{place}[{y}]")
 
         return NewData(len(rows), lambda start, stop: values(np.arange(start, stop)), encoded, f"{place}[{x}]")
 

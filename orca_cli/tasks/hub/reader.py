@@ -95,7 +95,7 @@ def load(
         for key, column in (("x", x), ("y", y), ("group", group)):
             if column is not None:
                 check_column(column, rows.column_names, f"task.{key}", where[part])
-    base, of_x, of_y = parts["train"], f"{where['train']}[{x}]", f"{where['train']}[{y}]"
+    base, x_place, y_place = parts["train"], f"{where['train']}[{x}]", f"{where['train']}[{y}]"
     check_enough(len(base), "rows", origin)
     records: dict[str, np.ndarray] = {}
     if group is not None:
@@ -104,14 +104,14 @@ def load(
     classes = np.array(base[y]).astype(str) if kind == "classes" else None
     fractions = {"validation": validation_fraction, "test": test_fraction}
     chosen, drawn = draw(
-        len(base), parts, fractions, split_seed, classes, records.get("train"), lambda: _contents(base, x, of_x)
+        len(base), parts, fractions, split_seed, classes, records.get("train"), lambda: _contents(base, x, x_place)
     )
     learn = chosen["train"]
-    layout = infer_layout(base, x, learn, of_x, length, image_size, channels_last)
+    layout = infer_layout(base, x, learn, x_place, length, image_size, channels_last)
     is_image, extent, names = bool(layout.image_mode), layout.shape[1:], class_names(kind, base, y)
-    raw = raw_targets(kind, base, y, of_y)
-    form = fit_targets(kind, raw, learn, of_y, extent, names, channels_last=channels_last, missing=missing_targets)
-    base_y = form.encode(raw, of_y)
+    raw = raw_targets(kind, base, y, y_place)
+    form = fit_targets(kind, raw, learn, y_place, extent, names, channels_last=channels_last, missing=missing_targets)
+    base_y = form.encode(raw, y_place)
     scale: ChannelScale | None = None
     filling: Gaps | None = None
     notes: list[str] = []
@@ -123,12 +123,12 @@ def load(
 
             def decoded() -> Iterator[tuple[np.ndarray, np.ndarray]]:
                 for rows in row_blocks(learn):
-                    inputs, valid = layout.decode(values(rows), of_x, list(rows))
+                    inputs, valid = layout.decode(values(rows), x_place, list(rows))
                     yield inputs, ~np.isnan(inputs) if valid is None else ~np.isnan(inputs) & valid[:, None]
                     advance(len(rows))
 
             scale, constants = streamed_channel_scale(missing.counted(decoded()))
-        filling, notes = fit_gaps(missing, extent, gaps, gap_indicator, scale.mean, of_x)
+        filling, notes = fit_gaps(missing, extent, gaps, gap_indicator, scale.mean, x_place)
     preprocessing = HubPreprocessing(layout, form, scale if normalize else None, (x, y), config, filling)
 
     def cuts(rows: Dataset) -> list[str]:
@@ -144,9 +144,9 @@ def load(
             targets = form.encode(raw_targets(kind, rows, y, place, names), place)
             for cut in cuts(rows):
                 reporter.say(f"{part} split: {cut}")
-        own = chosen.get(part, np.arange(len(rows)))
+        split_rows = chosen.get(part, np.arange(len(rows)))
         values = open_column(rows, x, is_image)
-        return HubSamples(values, preprocessing, targets, own, f"{where[owner]}[{x}]", records.get(owner))
+        return HubSamples(values, preprocessing, targets, split_rows, f"{where[owner]}[{x}]", records.get(owner))
 
     train, validation = samples("train"), samples("validation")
     counts = f"{len(train)} training and {len(validation)} validation rows"
@@ -176,7 +176,7 @@ def check_settings(
 
 
 def _contents(rows: Dataset, column: str, where: str) -> np.ndarray | None:
-    """Return a hash of each row's input [n], of images that of their files; None where there are too many to compare."""
+    """Return a hash of each row's input [n], for images of the file; None where there are too many bytes to compare."""
     import datasets
 
     if rows.data.column(column).nbytes > MOST_BYTES:
@@ -191,21 +191,19 @@ def _contents(rows: Dataset, column: str, where: str) -> np.ndarray | None:
                     source = image_source(value, f"{where}, row {row}")
                     yield source.read_bytes() if isinstance(source, Path) else source.getvalue()
                 else:
-                    array = np.asarray(
-                        value
-                    )  # of lists of several lengths, which are refused later, an array of objects
+                    array = np.asarray(value)  # of objects for lists of several lengths, which are refused later
                     yield b"" if array.dtype.kind == "O" else f"{array.shape}".encode() + array.tobytes()
 
     return hashes(contents())
 
 
-def _parts(splits: dict[str, Dataset], origin: str, wanted: dict[str, str | None]) -> dict[str, Dataset]:
-    found: dict[str, Dataset] = {}
+def _parts(splits: dict[str, Dataset], origin: str, names: dict[str, str | None]) -> dict[str, Dataset]:
+    parts: dict[str, Dataset] = {}
     taken: dict[str, str] = {}
-    for part, name in wanted.items():
+    for part, name in names.items():
         if name is None:
             words = () if part == "train" else PART_NAMES[part]
-            name = next((word for word in words if word in splits and word not in wanted.values()), None)
+            name = next((word for word in words if word in splits and word not in names.values()), None)
         elif name not in splits:
             raise DataError(f"{origin} has no split '{name}'", where=f"task.{part}_split", hint=suggest(name, splits))
         if name is None or not len(splits[name]):
@@ -214,7 +212,7 @@ def _parts(splits: dict[str, Dataset], origin: str, wanted: dict[str, str | None
             what = f"'{name}' is also task.{taken[name]}_split; its rows would be in both"
             hint = "remove it and the split is drawn from the training rows"
             raise ConfigError(what, where=f"task.{part}_split", hint=hint)
-        taken[name], found[part] = part, splits[name]
-    if "train" not in found:
+        taken[name], parts[part] = part, splits[name]
+    if "train" not in parts:
         raise DataError("no training rows", where=origin, hint="provide a data set with training rows")
-    return found
+    return parts

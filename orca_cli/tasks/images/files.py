@@ -237,6 +237,6 @@ def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:
 
 def by_content(hashes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return the first file of each content [u], in the order of the files, and the content 0..u-1 of each file [n]."""
-    _, first, of = np.unique(np.asarray(hashes), return_index=True, return_inverse=True)
+    _, first, content = np.unique(np.asarray(hashes), return_index=True, return_inverse=True)
     order = np.argsort(first)
-    return first[order], np.argsort(order)[of]
+    return first[order], np.argsort(order)[content]

@@ -37,7 +37,7 @@ class ImageFile:
 
 
 def new_images(path: Path, where: str, part: str) -> list[ImageFile]:
-    """Return new image files, loose ones first, each with the first folder that it lies in; empty where some are loose.
+    """Return new image files, loose ones first; the class of each is its top folder, or empty if any image is loose.
 
     Raises:
         DataError: no such file or folder, or no images.
@@ -55,11 +55,11 @@ def new_images(path: Path, where: str, part: str) -> list[ImageFile]:
             raise DataError(f"has no folder of the {part} split", where=str(path), hint=hint)
     images = images_below(folder)
     parts = {image: image.relative_to(folder).parts for image in images}
-    splits = {own[0].lower() if len(own) > 2 else "" for own in parts.values()}
+    splits = {pieces[0].lower() if len(pieces) > 2 else "" for pieces in parts.values()}
     if not part and splits <= {name for names in PART_NAMES.values() for name in names}:
         what = f"holds splits, each with folders of its own: {listed(sorted(splits))}"
         raise DataError(what, where=str(folder), hint="take one of them with --part")
-    has_loose = any(len(own) == 1 for own in parts.values())
+    has_loose = any(len(pieces) == 1 for pieces in parts.values())
     images.sort(key=lambda image: (len(parts[image]) > 1, parts[image]))
     return [ImageFile(one, one.relative_to(path).as_posix(), "" if has_loose else parts[one][0]) for one in images]
 
@@ -103,16 +103,16 @@ def locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:
         raise DataError(f"'{others[0]}' lies beside the splits but is not one", where=str(folder), hint=_HINT)
     classes = {part: _folders(splits[part]) for part in PART_NAMES if part in splits}
     left_out: list[Path] = []
-    found_in = classes if "train" in splits else {"train": inside}
-    parts: dict[str, list[ImageFile]] = {part: [] for part in found_in}
-    for part, class_folder in ((part, one) for part, own in found_in.items() for one in own):
+    class_folders = classes if "train" in splits else {"train": inside}
+    parts: dict[str, list[ImageFile]] = {part: [] for part in class_folders}
+    for part, class_folder in ((part, one) for part, folders in class_folders.items() for one in folders):
         held = sorted(class_folder.iterdir())
-        found = [path for path in held if _is_image(path)]
+        images = [path for path in held if _is_image(path)]
         left_out += [path for path in held if not (_is_image(path) or path.name.startswith("."))]
-        if not found:
+        if not images:
             hint = f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read"
             raise DataError("this class folder has no images", where=str(class_folder), hint=hint)
-        parts[part] += [ImageFile(path, path.relative_to(folder).as_posix(), class_folder.name) for path in found]
+        parts[part] += [ImageFile(path, path.relative_to(folder).as_posix(), class_folder.name) for path in images]
     what = f"warning: {len(left_out)} other files or folders are left out"
     return parts, [f"{what}, such as {left_out[0].relative_to(folder)}"] if left_out else []
 

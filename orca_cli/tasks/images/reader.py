@@ -68,18 +68,18 @@ class ImagePreprocessing:
         FOLDER/test/CLASS/*.png. Loose images, those in folders of which none is a class, and all where a table had the
         targets in training, have none.
         """
-        found = new_images(path, where, part)
-        paths, names = [file.path for file in found], [file.name for file in found]
+        files = new_images(path, where, part)
+        paths, names = [file.path for file in files], [file.name for file in files]
         # A record without `from_folders` may be of the numbers of a table.
-        said = self.from_folders and self.targets.kind == "classes"
-        known = said and any(file.class_name in self.targets.names for file in found)
+        folders_name_classes = self.from_folders and self.targets.kind == "classes"
+        has_targets = folders_name_classes and any(file.class_name in self.targets.names for file in files)
 
         def targets() -> np.ndarray | None:
-            if not known:
+            if not has_targets:
                 return None
-            return self.targets.encode(np.array([file.class_name for file in found]), str(path))
+            return self.targets.encode(np.array([file.class_name for file in files]), str(path))
 
-        return NewData(len(found), lambda start, stop: paths[start:stop], targets, str(path), names)
+        return NewData(len(files), lambda start, stop: paths[start:stop], targets, str(path), names)
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the images of files, from a sequence of their paths."""
@@ -137,34 +137,34 @@ def load(
     folder = find(data_folder, "images", ["."], path)[0].resolve()
     held: ListedFiles | None = None
     if table is not None:
-        held, given = read_table(folder, table, data_folder, file, target, kind, missing_targets)
+        held, given_parts = read_table(folder, table, data_folder, file, target, kind, missing_targets)
         others = list(held.notes)
     else:
-        given, others = locate(folder)
-    of_kind: Kind = "classes" if held is None else held.kind
-    found = [file for part in given.values() for file in part]
-    hashes = dict(zip(found, content_hashes([file.path for file in found], reporter), strict=True))
+        given_parts, others = locate(folder)
+    target_kind: Kind = "classes" if held is None else held.kind
+    files = [file for part in given_parts.values() for file in part]
+    hashes = dict(zip(files, content_hashes([file.path for file in files], reporter), strict=True))
     survey = _survey(hashes, cache_folder, reporter)
-    bad = [file for file in found if hashes[file] in survey["bad"]]
+    bad = [file for file in files if hashes[file] in survey["bad"]]
     if bad and on_bad == "error":
         reason = survey["bad"][hashes[bad[0]]]
         more = f", and {len(bad) - 1} more files ({', '.join(f.name for f in bad[1:_SHOWN])})" if len(bad) > 1 else ""
         hint = "save it again, or leave such files out with task.on_bad=skip"
         error = UnsafeError if reason["unsafe"] else DataError
         raise error(f"{reason['what']}{more}", where=str(bad[0].path), hint=hint)
-    parts = {part: [f for f in chosen if hashes[f] not in survey["bad"]] for part, chosen in given.items()}
+    parts = {part: [f for f in chosen if hashes[f] not in survey["bad"]] for part, chosen in given_parts.items()}
     _check_apart(parts, hashes)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     check_enough(len(parts["train"]), "images", str(folder))
     names: tuple[str, ...] = ()
-    of_class: np.ndarray | None = None
+    labels: np.ndarray | None = None
     if held is None:
         names = _class_names(parts, folder)
-        of_class = np.array([file.class_name for file in parts["train"]])
-    elif of_kind == "classes":
-        of_class = plain_labels(held.y.read(), held.y.where)[_rows(parts["train"])]
+        labels = np.array([file.class_name for file in parts["train"]])
+    elif target_kind == "classes":
+        labels = plain_labels(held.y.read(), held.y.where)[_rows(parts["train"])]
     rows, drawn = draw(
-        len(parts["train"]), parts, fractions, split_seed, of_class, None,
+        len(parts["train"]), parts, fractions, split_seed, labels, None,
         lambda: np.array([hashes[file] for file in parts["train"]]),
     )  # fmt: skip
     parts |= {part: [parts["train"][row] for row in chosen] for part, chosen in rows.items()}
@@ -178,11 +178,14 @@ def load(
         if lost := set(names) - {file.class_name for file in parts["train"]}:
             what = f"no image of class '{min(lost)}' is left for training"
             raise DataError(what, where=str(folder), hint="provide more images of it")
-        targets, said = TargetForm("classes", len(names), names, names), {file: file.class_name for file in hashes}
+        targets, target_texts = (
+            TargetForm("classes", len(names), names, names),
+            {file: file.class_name for file in hashes},
+        )
     else:
-        raw, place, outputs = held.y.read(), held.y.where, () if of_kind == "classes" else held.outputs
-        targets = fit_targets(of_kind, raw, _rows(parts["train"]), place, names=outputs, missing=missing_targets)
-        encoded, said = targets.encode(raw, place), {file: str(raw[file.row].tolist()) for file in hashes}
+        raw, place, outputs = held.y.read(), held.y.where, () if target_kind == "classes" else held.outputs
+        targets = fit_targets(target_kind, raw, _rows(parts["train"]), place, names=outputs, missing=missing_targets)
+        encoded, target_texts = targets.encode(raw, place), {file: str(raw[file.row].tolist()) for file in hashes}
     preprocessing = ImagePreprocessing(view, targets, held is None)
 
     def samples(part: str, view: View = view) -> FileSamples:
@@ -201,10 +204,19 @@ def load(
     form = f"{targets.note()}, read as {' x '.join(map(str, shape))}"
     left_out = [f"warning: {len(bad)} files that cannot be decoded are left out, such as {bad[0].name}"] if bad else []
     dark = _dark_note([survey["deep"][c] for c in map(hashes.__getitem__, parts["train"]) if c in survey["deep"]])
-    notes = [counts, *drawn, form, *left_out, *others, *dark, *_contradictions(hashes, said)]
-    splits, is_drawn = (train, validation), "validation" not in given
+    notes = [counts, *drawn, form, *left_out, *others, *dark, *_contradictions(hashes, target_texts)]
+    splits, is_drawn = (train, validation), "validation" not in given_parts
     return own_task(
-        "images", reporter, of_kind, shape, targets, preprocessing, splits, samples, notes, validation_drawn=is_drawn
+        "images",
+        reporter,
+        target_kind,
+        shape,
+        targets,
+        preprocessing,
+        splits,
+        samples,
+        notes,
+        validation_drawn=is_drawn,
     )
 
 
@@ -255,8 +267,8 @@ def _survey(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter
         storage.write_json(folder / "survey.json", {"sizes": sizes, "deep": deep, "bad": bad})
 
     parameters: dict[str, int | float | str] = {"version": _SURVEY_VERSION, "pillow": pillow_version(), "contents": key}
-    found = folder_of(cache_folder, "image_survey", parameters, make, reporter)
-    survey: dict[str, dict[str, Any]] = json.loads((found / "survey.json").read_text(encoding="utf-8"))
+    survey_folder = folder_of(cache_folder, "image_survey", parameters, make, reporter)
+    survey: dict[str, dict[str, Any]] = json.loads((survey_folder / "survey.json").read_text(encoding="utf-8"))
     return survey
 
 
@@ -293,10 +305,10 @@ def _dark_note(largest: Sequence[int]) -> list[str]:
     return [f"{what}, which become {max(largest) // 256 + 1} of 256 grey levels: store them over the whole range"]
 
 
-def _contradictions(hashes: dict[ImageFile, str], said: dict[ImageFile, str]) -> list[str]:
-    """Return a warning about identical images of which folders or a table say different targets."""
-    found: dict[str, set[str]] = {}
+def _contradictions(hashes: dict[ImageFile, str], target_texts: dict[ImageFile, str]) -> list[str]:
+    """Return a warning about identical images to which folders or a table give different targets."""
+    targets_by_content: dict[str, set[str]] = {}
     for file, content in hashes.items():
-        found.setdefault(content, set()).add(said[file])
-    several = [sorted(targets) for targets in found.values() if len(targets) > 1]
+        targets_by_content.setdefault(content, set()).add(target_texts[file])
+    several = [sorted(targets) for targets in targets_by_content.values() if len(targets) > 1]
     return [f"warning: {len(several)} images have several targets, such as {listed(several[0])}"] if several else []

@@ -125,9 +125,10 @@ def find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str, 
         UnsafeError: an id leads out of the folder.
     """
     names = list(_LISTS.values())
-    found = find_first(data_folder, "psicov", [names, [f"protein/{name}" for name in names]], path)  # as in protein.zip
-    root = found[0].parent
-    lists = {collection: _ids(file) for collection, file in zip(_LISTS, found, strict=True)}
+    # The second form is that of protein.zip.
+    id_files = find_first(data_folder, "psicov", [names, [f"protein/{name}" for name in names]], path)
+    root = id_files[0].parent
+    lists = {collection: _ids(file) for collection, file in zip(_LISTS, id_files, strict=True)}
     forms = ("{}/features/{}.pkl", "{}/distance/{}-cb.npy")
     files = [form.format(collection, name) for collection, ids in lists.items() for name in ids for form in forms]
     find(root, "psicov", files, str(root), hint="or take the protein out of its list")

@@ -60,7 +60,7 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
 
     Args:
         groups: [n] integers; None where samples stand alone.
-        contents: [n], equal where inputs are; None where they are too many to be compared.
+        contents: [n] hashes of the inputs; None where there are too many to compare.
     """
     if contents is None:
         return groups, "too many inputs to be compared: identical ones may be in several splits"
@@ -76,11 +76,12 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    known, group = np.unique(groups, return_inverse=True)
+    group_values, group = np.unique(groups, return_inverse=True)
     pairs = coo_array(
-        (np.ones(len(group), dtype=bool), (group, len(known) + place)), shape=(len(known) + len(first),) * 2
+        (np.ones(len(group), dtype=bool), (group, len(group_values) + place)),
+        shape=(len(group_values) + len(first),) * 2,
     )
-    component = connected_components(pairs, directed=False)[1][: len(known)]
-    least = np.full(component.max() + 1, len(known))
-    np.minimum.at(least, component, np.arange(len(known)))
-    return known[least[component]][group], note
+    component = connected_components(pairs, directed=False)[1][: len(group_values)]
+    least = np.full(component.max() + 1, len(group_values))
+    np.minimum.at(least, component, np.arange(len(group_values)))
+    return group_values[least[component]][group], note

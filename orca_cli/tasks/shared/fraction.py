@@ -97,18 +97,18 @@ class Joined:
         indices = np.asarray(indices, dtype=np.int64)
         owner = np.searchsorted(self._ends, indices, side="right")
         starts = self._ends - [len(part) for part in self._parts]
-        found = [self._parts[part].batch(indices[owner == part] - starts[part], augment) for part in np.unique(owner)]
-        if len(found) == 1:
-            return found[0]
+        batches = [self._parts[part].batch(indices[owner == part] - starts[part], augment) for part in np.unique(owner)]
+        if len(batches) == 1:
+            return batches[0]
         order = torch.from_numpy(np.argsort(np.argsort(owner, kind="stable")))
-        x, y = (torch.cat([getattr(batch, name) for batch in found])[order] for name in ("x", "y"))
-        if all(batch.valid is None for batch in found):
+        x, y = (torch.cat([getattr(batch, name) for batch in batches])[order] for name in ("x", "y"))
+        if all(batch.valid is None for batch in batches):
             return Batch(x, y)
-        known = [
+        masks = [
             torch.ones((len(batch.x), *batch.x.shape[2:]), dtype=torch.bool) if batch.valid is None else batch.valid
-            for batch in found
+            for batch in batches
         ]
-        return Batch(x, y, torch.cat(known)[order])
+        return Batch(x, y, torch.cat(masks)[order])
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -116,8 +116,8 @@ class Joined:
 
     def groups(self) -> np.ndarray | None:
         """Return the record of each sample, [n] int64; None where a part has none."""
-        found = [groups for part in self._parts if (groups := part.groups()) is not None]
-        return np.concatenate(found) if len(found) == len(self._parts) else None
+        records = [groups for part in self._parts if (groups := part.groups()) is not None]
+        return np.concatenate(records) if len(records) == len(self._parts) else None
 
     def digest(self) -> str:
         """Return a SHA-256 over the parts' own."""

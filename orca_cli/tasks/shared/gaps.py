@@ -61,13 +61,13 @@ class Gaps:
 
     def note(self, missing: Missing) -> str:
         """Return a note on missing values; empty where there are none."""
-        of_channels = missing.of_channels
+        counts = missing.by_channel
         if not missing.any():
             return ""
         becomes = "become the channel's training mean" if self.how == "mean" else "are interpolated in time"
         flagged = f", flagged by {counted(len(self.flagged), 'more channel')}" if self.flagged else ""
-        number, affected = of_channels.sum(), np.count_nonzero(of_channels)
-        where = f"({100 * number / missing.values:.2g} %) in {affected} of {counted(len(of_channels), 'channel')}"
+        number, affected = counts.sum(), np.count_nonzero(counts)
+        where = f"({100 * number / missing.values:.2g} %) in {affected} of {counted(len(counts), 'channel')}"
         return f"{number} missing values {where} {becomes}{flagged} (task.gaps={self.how})"
 
 
@@ -83,16 +83,16 @@ class Missing:
         channels: C.
 
     Attributes:
-        of_channels: [C] int64, those of each channel.
+        by_channel: [C] int64, the missing values of each channel.
         values: number of all values, NaN included; padding does not count.
     """
 
     def __init__(self, channels: int) -> None:
-        self.of_channels, self.values = np.zeros(channels, dtype=np.int64), 0
+        self.by_channel, self.values = np.zeros(channels, dtype=np.int64), 0
 
     def any(self) -> bool:
         """Return whether any value is missing."""
-        return bool(self.of_channels.any())
+        return bool(self.by_channel.any())
 
     def counted(self, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield parts of inputs as they are: x [B, C, *E], and [B, C, *E] bool that is False at padding and NaN."""
@@ -100,23 +100,23 @@ class Missing:
             self.add(x, int(known.sum()))
             yield x, known
 
-    def add(self, x: np.ndarray, known: int) -> None:
-        """Count the missing values of inputs [B, C, *E], which are 0 at padding; `known` is the number of the others."""
-        found = np.isnan(x).sum(axis=(0, *range(2, x.ndim)))
-        self.of_channels += found
-        self.values += known + int(found.sum())
+    def add(self, x: np.ndarray, num_known: int) -> None:
+        """Count the missing values of inputs [B, C, *E], which are 0 at padding; `num_known` others are not missing."""
+        missing = np.isnan(x).sum(axis=(0, *range(2, x.ndim)))
+        self.by_channel += missing
+        self.values += num_known + int(missing.sum())
 
 
 def count_missing(x: np.ndarray | Ragged, rows: np.ndarray | None = None) -> Missing:
     """Return how many values are missing in some rows of [N, C, *E], all by default."""
     rows = np.arange(len(x)) if rows is None else rows
-    found = Missing(x.shape[1])
+    missing = Missing(x.shape[1])
     steps = int(x.lengths[rows].sum()) if isinstance(x, Ragged) else len(rows) * int(np.prod(x.shape[2:]))
     if x.dtype.kind == "f":
         for block in blocks(x, rows):
-            found.add(block, 0)
-    found.values = steps * x.shape[1]
-    return found
+            missing.add(block, 0)
+    missing.values = steps * x.shape[1]
+    return missing
 
 
 def remarks(
@@ -132,13 +132,13 @@ def remarks(
         length: L.
         gaps: what fills missing values, and `read` returns the samples [n, C, *E] with them; None where there are none.
     """
-    found = {}
+    counts = {}
     if steps is not None:
-        found[f"longer than {length} steps and cut at the end"] = int((steps > length).sum())
+        counts[f"longer than {length} steps and cut at the end"] = int((steps > length).sum())
     if gaps is not None and read is not None and (x := read()).dtype.kind == "f":
         parts = (np.isnan(block).reshape(len(block), -1).any(1).sum() for block in blocks(x, np.arange(len(x))))
-        found[f"with missing values, filled by task.gaps={gaps.how}"] = int(sum(parts))
-    return {what: count for what, count in found.items() if count}
+        counts[f"with missing values, filled by task.gaps={gaps.how}"] = int(sum(parts))
+    return {what: count for what, count in counts.items() if count}
 
 
 def ending_note(x: np.ndarray | Ragged, rows: np.ndarray) -> list[str]:
@@ -174,7 +174,7 @@ def fit_gaps(
     if len(empty):
         what = f"channel {listed(empty)} has no known value in the training set, all are NaN"
         raise DataError(what, where=where, hint="remove it")
-    flagged = tuple(int(channel) for channel in np.flatnonzero(missing.of_channels)) if indicator else ()
+    flagged = tuple(int(channel) for channel in np.flatnonzero(missing.by_channel)) if indicator else ()
     gaps = Gaps(how, means, flagged)
     notes = [note] if (note := gaps.note(missing)) else []
     if indicator and not flagged:

@@ -76,14 +76,14 @@ def check_column(name: str, columns: Sequence[str], key: str, where: str) -> Non
 
 
 def refuse_rows(missing: np.ndarray, what: str, where: str, hint: str = "") -> None:
-    """Raise DataError where some rows [n] of a table have no such entry, with their number and the first of them."""
+    """Raise DataError if rows of a table lack an entry (`missing`, [n] bool); it counts them and names the first."""
     if missing.any():
-        found = f"{int(missing.sum())} rows have no {what}, the first is row {int(missing.argmax()) + 1}"
-        raise DataError(found, where=where, hint=hint)
+        problem = f"{int(missing.sum())} rows have no {what}, the first is row {int(missing.argmax()) + 1}"
+        raise DataError(problem, where=where, hint=hint)
 
 
 def refuse_entry(wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str) -> None:
-    """Raise DataError where entries [n] of a column are wrong, with the first of them."""
+    """Raise DataError if entries of a column are wrong ([n] bool); it names the first."""
     if wrong.any():
         first = int(wrong.argmax())
         raise DataError(f"'{values[first]}' in row {first + 1} {what}", where=where, hint=hint)
@@ -120,7 +120,7 @@ def described(sample: tuple[int, ...]) -> str:
 
 
 def cut_notes(steps: np.ndarray | None, length: int | None) -> list[str]:
-    """Return a note on those of sequences of `steps` [n] that are longer than `length`, if there are any."""
+    """Return a note on the sequences, of `steps` [n], that are longer than `length`; none if all fit."""
     if steps is None or length is None or not (longer := int((steps > length).sum())):
         return []
     advice = f"task.length={int(steps.max())} keeps them whole"

@@ -26,19 +26,19 @@ def find(data_folder: Path, task: str, names: Sequence[str], path: str | None = 
     """
     folder = data_folder / task
     if path is not None:
-        given = Path(path).expanduser()
-        folder = given if given.is_dir() else data_folder / given
+        requested = Path(path).expanduser()
+        folder = requested if requested.is_dir() else data_folder / requested
         if not folder.is_dir():
             hint = "give the folder that holds the task's files"
-            raise DataError(f"no folder '{given}'", where="task.path", hint=hint)
-    found = [folder / name for name in names]
-    missing = [name for name, place in zip(names, found, strict=True) if not place.exists()]
+            raise DataError(f"no folder '{requested}'", where="task.path", hint=hint)
+    places = [folder / name for name in names]
+    missing = [name for name, place in zip(names, places, strict=True) if not place.exists()]
     if missing:
         more = f" ({len(missing)} of {len(names)} files are missing)" if len(names) > 1 else ""
         advice = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
         hint = f"{advice}; or give task.path=FOLDER" + (f"; {hint}" if hint else "")
         raise DataError(f"no file '{missing[0]}'{more}", where=str(folder), hint=hint)
-    return found
+    return places
 
 
 def find_first(
@@ -95,15 +95,15 @@ def check_array(
     lengths: dict[str, int] = {}
     if isinstance(array, np.ndarray) and array.ndim == len(shape):
         expected = [
-            size if isinstance(size, int) else lengths.setdefault(size, found or -1)
-            for size, found in zip(shape, array.shape, strict=True)
+            size if isinstance(size, int) else lengths.setdefault(size, extent or -1)
+            for size, extent in zip(shape, array.shape, strict=True)
         ]
         typed = array.dtype.kind in "biuf" if dtype == "numbers" else array.dtype == dtype
         if typed and list(array.shape) == expected:
             return array
-    found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+    actual = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
     form = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
-    raise DataError(f"{what} is {found}; expected {dtype} {form}".removeprefix(" is "), where=where, hint=hint)
+    raise DataError(f"{what} is {actual}; expected {dtype} {form}".removeprefix(" is "), where=where, hint=hint)
 
 
 def class_numbers(labels: object, n: int, num_classes: int, where: str, first: int = 0, hint: str = "") -> np.ndarray:

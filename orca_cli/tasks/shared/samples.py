@@ -176,11 +176,11 @@ def streamed_channel_scale(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tu
         # Means and squares of parts are merged about their own means, so that no large offset is squared.
         axes = (0, *range(2, x.ndim))
         size = known.sum(axis=axes).astype(np.float64)
-        own = np.where(known, x, 0).sum(axis=axes, dtype=np.float64) / np.maximum(size, 1)
-        around = np.where(known, x - own.reshape(-1, *(1,) * (x.ndim - 2)), 0).astype(np.float64)
+        part_mean = np.where(known, x, 0).sum(axis=axes, dtype=np.float64) / np.maximum(size, 1)
+        around = np.where(known, x - part_mean.reshape(-1, *(1,) * (x.ndim - 2)), 0).astype(np.float64)
         total = np.maximum(count + size, 1)
-        squares = squares + (around**2).sum(axis=axes) + (own - mean) ** 2 * count * size / total
-        mean = mean + (own - mean) * size / total
+        squares = squares + (around**2).sum(axis=axes) + (part_mean - mean) ** 2 * count * size / total
+        mean = mean + (part_mean - mean) * size / total
         count = count + size
     return _scale(np.where(count > 0, mean, np.nan), squares / np.maximum(count, 1))
 
@@ -212,9 +212,9 @@ _BATCH_VALUES = 2**23
 
 @dataclass(frozen=True)
 class Shared:
-    """How many inputs of the `of` samples that were read of a second split are in a first one too.
+    """How many of the `of` samples read from a second split have inputs that also occur in a first one.
 
-    Where not `complete`, a split was not read whole, and there may be more.
+    Unless `complete`, only part of a split was read, and there may be more.
     """
 
     shared: int
@@ -229,16 +229,16 @@ class Shared:
 def input_hashes(batch: Batch) -> list[bytes]:
     """Return a hash of each input [C, *E]; padding belongs to it."""
     x, valid = batch.x.numpy(), None if batch.valid is None else batch.valid.numpy()
-    padding = [b""] * len(x) if valid is None else [known.tobytes() for known in valid]
+    padding = [b""] * len(x) if valid is None else [mask.tobytes() for mask in valid]
     return [hashlib.blake2b(one.tobytes() + end, digest_size=16).digest() for one, end in zip(x, padding, strict=True)]
 
 
 def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int) -> Shared:
     """Count the samples of a second split whose inputs are also in the first; of large splits, samples drawn by seed."""
-    read, found = _read(first, input_shape, seed), _read(second, input_shape, seed)
-    known = set(read)
-    complete = len(found) == len(second) and len(read) == len(first)
-    return Shared(sum(digest in known for digest in found), len(found), complete)
+    first_hashes, second_hashes = _read(first, input_shape, seed), _read(second, input_shape, seed)
+    seen = set(first_hashes)
+    complete = len(second_hashes) == len(second) and len(first_hashes) == len(first)
+    return Shared(sum(digest in seen for digest in second_hashes), len(second_hashes), complete)
 
 
 def contents(samples: Samples, input_shape: tuple[int, ...]) -> np.ndarray | None:

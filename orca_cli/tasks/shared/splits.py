@@ -40,7 +40,7 @@ def marked_rows(marks: np.ndarray) -> dict[str, np.ndarray]:
     """Return the rows of each split that texts [n] name, in any case or as 0, 1, 2, of the splits that have any."""
     words = np.char.lower(np.char.strip(np.asarray(marks, dtype=str)))
     rows = {part: np.flatnonzero(np.isin(words, [*names, _NUMBERS[part]])) for part, names in PART_NAMES.items()}
-    return {part: found for part, found in rows.items() if len(found)}
+    return {part: chosen for part, chosen in rows.items() if len(chosen)}
 
 
 def split(
@@ -72,8 +72,8 @@ def split(
     rest = n - n_test - n_validation
     n_train = rest if train is None else train
     if rest < 1 or n_train > rest:
-        wanted = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
-        what, hint = f"{wanted} are more than the {n} samples in all", f"lower {', '.join(dict.fromkeys(keys))}"
+        sizes = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
+        what, hint = f"{sizes} are more than the {n} samples in all", f"lower {', '.join(dict.fromkeys(keys))}"
         raise DataError(what, where=keys[0], hint=hint)
     order = numpy_generator(seed, "split").permutation(n)
     if classes is not None:
@@ -101,7 +101,7 @@ def check_fractions(validation_fraction: float | None, test_fraction: float | No
 
 def draw(
     total: int,
-    given: Container[str],
+    supplied: Container[str],
     fractions: dict[str, float],
     seed: int,
     classes: np.ndarray | None,
@@ -112,14 +112,14 @@ def draw(
 
     Args:
         total: n, rows of the training data.
-        given: the splits that have data of their own and are not drawn.
+        supplied: splits with data of their own, which are not drawn.
         fractions: validation, test -> part of the training data (of the groups, where there are any).
         seed: of the draw.
         classes: [n] to stratify by; None draws without. A group counts as its most frequent class.
         groups: [n], the group of each row; rows of a group are never in two splits. None where rows stand alone.
-        contents: gives [n], equal where inputs are, which stay together as groups do; see `contents.joined`.
+        contents: returns a hash of each input [n]; identical inputs stay together, as groups do; see `contents.joined`.
     """
-    missing = [part for part in fractions if part not in given]
+    missing = [part for part in fractions if part not in supplied]
     if not missing:
         return {"train": np.arange(total)}, []
     is_grouped = groups is not None

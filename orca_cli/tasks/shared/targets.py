@@ -51,7 +51,7 @@ class TargetForm:
     scale: Scale | None = None
 
     def encode(self, y: np.ndarray, where: str) -> np.ndarray:
-        """Return targets of any split as Batch.y; where classes are texts, numbers and truths are those that they spell."""
+        """Return targets of any split as Batch.y; numbers and booleans match the text classes that spell them."""
         k = self.num_outputs
         if self.classes:
             labels, values = plain_labels(_in_form_of(y, self.classes, where), where), np.array(self.classes)
@@ -120,18 +120,18 @@ class TargetForm:
         return f"{k} {self.kind}" + (f" ({listed(self.names)})" if named else "")
 
     def warnings(self, train_targets: np.ndarray) -> list[str]:
-        """Return warnings about labels that the encoded training targets never or always have, and classes that may be none."""
-        found = []
+        """Return warnings about labels that are never or always set in training, and classes that may mean a missing target."""
+        warnings = []
         for k, name in enumerate(self.names if self.kind == "classes" else ()):
             if name.lower() in _LIKE_MISSING and (count := int((train_targets == k).sum())):
                 what = f"warning: '{name}' is a class ({counted(count, 'training sample')})"
-                found.append(f"{what}; if it stands for missing targets, remove these samples")
+                warnings.append(f"{what}; if it stands for missing targets, remove these samples")
         for value, word in ((1, "positive"), (0, "negative")) if self.kind == "labels" else ():
             empty = np.flatnonzero(~(train_targets == value).any(axis=0))
             if len(empty):
                 shown = listed([self.names[i] if self.names else i for i in empty])
-                found.append(f"warning: label {shown} has no {word} training sample")
-        return found
+                warnings.append(f"warning: label {shown} has no {word} training sample")
+        return warnings
 
 
 def fit_targets(
@@ -215,23 +215,22 @@ def _classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tupl
         raise DataError(what, where=where, hint=f"correct the labels, or {_AS_FOUND}")
     if len(values) < 2:
         raise DataError(f"all {len(labels)} training labels are {values[0]!s}", where=where, hint=_TWO_CLASSES)
-    if (
-        2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20
-    ):  # numbers that are nearly all different
+    # Numbers that are nearly all different.
+    if 2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20:
         what = f"{len(values)} different labels in {len(labels)} training samples do not look like classes"
         hint = "to predict numbers use kind=values, and check that this is the array of labels"
         raise DataError(what, where=where, hint=hint)
     return tuple(values.tolist())
 
 
-def _check_none_missing(present: np.ndarray, num_classes: int, of: str, where: str, hint: str) -> None:
+def _check_none_missing(present: np.ndarray, num_classes: int, unit: str, where: str, hint: str) -> None:
     """Refuse classes 0..num_classes-1 of which some are not among `present` (distinct, in that range)."""
     # The first missing ones lie below len(present) + _SHOWN: a stray 10**12 must not ask for a list of as many classes.
     first = np.setdiff1d(np.arange(min(num_classes, len(present) + _SHOWN)), present)[:_SHOWN]
     count = num_classes - len(present)
     if count:
         more = f" and {count - len(first)} more" if count > len(first) else ""
-        raise DataError(f"class {', '.join(map(str, first))}{more} has no {of}", where=where, hint=hint)
+        raise DataError(f"class {', '.join(map(str, first))}{more} has no {unit}", where=where, hint=hint)
 
 
 def _in_form_of(labels: np.ndarray, classes: tuple[int | str, ...], where: str) -> np.ndarray:
@@ -243,13 +242,13 @@ def _in_form_of(labels: np.ndarray, classes: tuple[int | str, ...], where: str) 
     is_text = labels.dtype.kind in "SU"
     if is_text == isinstance(classes[0], str):
         return labels
-    known = places_of_numbers([str(name) for name in classes])
+    places = places_of_numbers([str(name) for name in classes])
     if is_text:
         numbers = [number_of(text) for text in as_text(labels, where).ravel()]
         if all(number is not None for number in numbers):
             return np.array(numbers, dtype=np.float64).reshape(labels.shape)
-    elif known and labels.dtype.kind in "fiub":
-        names = [str(classes[known[value]]) if value in known else str(value) for value in labels.ravel().tolist()]
+    elif places and labels.dtype.kind in "fiub":
+        names = [str(classes[places[value]]) if value in places else str(value) for value in labels.ravel().tolist()]
         return np.array(names).reshape(labels.shape)
     hint = f"give them as in training, such as {classes[0]!r}"
     raise DataError("labels are strings in one split and numbers in another", where=where, hint=hint)

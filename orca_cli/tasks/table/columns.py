@@ -1,4 +1,4 @@
-"""Columns of a table as numbers: what the training rows say about each, applied to the rows of every split.
+"""Columns of a table as numbers: encoders fitted to the training rows, applied to the rows of every split.
 
 Shapes: n rows, F features.
 """
@@ -26,8 +26,8 @@ _POINTED = re.compile(r"[+-]?[1-9][0-9]{0,2}(\.[0-9]{3})+(,[0-9]*)?")  # beside 
 class Numeric:
     """A column of numbers: missing ones become `fill`, the training mean; then `mean` is subtracted and `std` divided by.
 
-    Where `flagged`, a second feature is 1 where a number was missing, else 0. `decimal` is the column's own mark; None takes
-    the table's. Of `truths` training has only 0 and 1, which a file of text may call false and true.
+    If `flagged`, a second feature is 1 where a number was missing, else 0. `decimal` is the column's own decimal mark; None
+    takes the table's. `truths`: training has only 0 and 1, which a text file may spell false and true.
     """
 
     name: str
@@ -95,8 +95,8 @@ class Categorical:
 
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
         """Return which of new entries training lacks, [n] bool, and what happens to them."""
-        known = {i for i, category in enumerate(self.categories) if category != OTHER}
-        unknown = ~np.isin(self._places(values, decimal, where), list(known))
+        learned = {i for i, category in enumerate(self.categories) if category != OTHER}
+        unknown = ~np.isin(self._places(values, decimal, where), list(learned))
         return unknown, f"with a text in '{self.name}' that training lacks"
 
     def _places(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
@@ -171,36 +171,36 @@ def fit_columns(
     size = sum(column.size for column in columns)
     notes = [f"{counted(sum(kinds), 'column')} of numbers and {len(kinds) - sum(kinds)} of text become {size} features"]
     flags = ", flagged by one more feature each," if indicator else ""
-    for found, text in (
+    for entries, text in (
         (filled, f"missing numbers become the training mean{flags} in {{}} (training rows)"),
         (capped, "one feature per text for {}; other texts share one"),
         (empty, "left out because empty in the training set: {}"),
         (pointed, "numbers with decimal points, unlike task.decimal: {}"),
         (constant, "warning: constant in the training set: {}"),
-        *((found, f"warning: read as text, {why}: {{}}") for why, found in doubts.items()),
+        *((entries, f"warning: read as text, {why}: {{}}") for why, entries in doubts.items()),
     ):
-        if found:
-            notes.append(text.format(listed(found, _SHOWN)))
+        if entries:
+            notes.append(text.format(listed(entries, _SHOWN)))
     return tuple(columns), notes
 
 
 def _doubt(name: str, train: np.ndarray, wrong: np.ndarray, decimal: str, rows: np.ndarray) -> tuple[str, str] | None:
-    """Return why a column that is read as text may be one of numbers, and the column with what shows it."""
+    """Return why a column read as text may hold numbers, and its name with the evidence; None without a doubt."""
     if has_decimal_commas(train, decimal):
         return "but numbers with \"task.decimal=','\"", name
     if decimal == "." and all(map(_is_grouped, train[wrong])):
         return "since numbers have commas between thousands; remove these", name
     count, first = int(wrong.sum()), int(wrong.argmax())
-    known = sum(not is_missing(text) for text in train)
+    num_present = sum(not is_missing(text) for text in train)
     # One text alone among numbers, such as n.a., is mostly a missing entry, however frequent it is.
-    if count > (1 - _ALMOST_ALL) * known and (count == known or len(set(train[wrong])) > 1):
+    if count > (1 - _ALMOST_ALL) * num_present and (count == num_present or len(set(train[wrong])) > 1):
         return None
     shown = f"{name} ('{train[first]}' in row {rows[first] + 1}; {count} of {len(train)} training rows)"
     return "since not all of it are numbers; correct these entries, or leave them empty", shown
 
 
 def has_decimal_commas(values: np.ndarray, decimal: str) -> bool:
-    """Return whether a column that is not all numbers is so with a decimal comma, and its commas do not part thousands."""
+    """Return whether a decimal comma makes all entries numbers, and the commas do not separate thousands."""
     if decimal != "." or as_numbers(values, ",")[1].any():
         return False
     with_comma = [text for text in values if "," in text]
@@ -208,7 +208,7 @@ def has_decimal_commas(values: np.ndarray, decimal: str) -> bool:
 
 
 def codes(values: np.ndarray, decimal: str) -> np.ndarray:
-    """Return [n] int64 that are equal where entries are: as numbers, where all of the column are, else as texts."""
+    """Return codes [n] int64, equal for equal entries: compared as numbers if all entries are numbers, else as text."""
     numbers, wrong = as_numbers(values, own_mark(values, decimal))
     if wrong.any():
         return codes_of_texts(values)
@@ -216,14 +216,14 @@ def codes(values: np.ndarray, decimal: str) -> np.ndarray:
 
 
 def codes_of_texts(values: np.ndarray) -> np.ndarray:
-    """Return [n] int64 that are equal where texts are."""
+    """Return codes [n] int64, equal for equal texts."""
     import pandas as pd
 
     return pd.factorize(values)[0].astype(np.int64)
 
 
 def own_mark(values: np.ndarray, decimal: str) -> str:
-    """Return the decimal mark of a column: that of the table, or a point where only with points all of it are numbers."""
+    """Return the decimal mark of a column: the table's, or a point if all entries are numbers only with points."""
     if decimal == "." or not as_numbers(values, decimal)[1].any() or as_numbers(values, ".")[1].any():
         return decimal
     return "."
@@ -255,9 +255,9 @@ def _numeric(name: str, known: np.ndarray, normalize: bool) -> tuple[Numeric, bo
 def _categorical(name: str, train: np.ndarray, most: int) -> tuple[Categorical, int]:
     """Return the column, and how many texts share the feature `(other)`."""
     missing = np.array([is_missing(text) for text in train])
-    found, counts = np.unique(train[~missing].astype(str), return_counts=True)
-    kept = np.sort(found[np.argsort(-counts, kind="stable")[:most]])
-    rare = len(found) - len(kept)
+    texts, counts = np.unique(train[~missing].astype(str), return_counts=True)
+    kept = np.sort(texts[np.argsort(-counts, kind="stable")[:most]])
+    rare = len(texts) - len(kept)
     marks = ([MISSING] if missing.any() else []) + ([OTHER] if rare else [])
     return Categorical(name, (*map(str, kept), *marks)), rare
 

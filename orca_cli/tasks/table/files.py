@@ -221,7 +221,7 @@ def _inferred_delimiter(path: Path, encoding: str) -> str:
     with _text(path, encoding) as (_, named):
         if named:
             return named
-    best, found = (0.5, math.inf), ","  # more than half
+    best, delimiter = (0.5, math.inf), ","  # more than half
     for mark in _DELIMITERS:
         try:
             widths = [len(record) for _, record in islice(_records(path, mark, encoding), _SNIFFED)] or [0]
@@ -229,8 +229,8 @@ def _inferred_delimiter(path: Path, encoding: str) -> str:
             continue
         rank = (widths.count(widths[0]) / len(widths), widths[0])
         if widths[0] > 1 and rank > best:
-            best, found = rank, mark
-    return found
+            best, delimiter = rank, mark
+    return delimiter
 
 
 def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
@@ -248,7 +248,7 @@ def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[s
 
 @contextmanager
 def _text(path: Path, encoding: str) -> Iterator[tuple[TextIO, str]]:
-    """Open a text file behind its first line `sep=X`, which Excel takes for the delimiter, and give X; empty without one."""
+    """Yield a text file, past a first line `sep=X` (from which Excel takes the delimiter), and X, or an empty text."""
     try:
         with open(path, encoding=encoding, newline="") as file:
             named = _NAMED.fullmatch(file.readline(_LONGEST_NAMED))

@@ -45,7 +45,7 @@ class TablePreprocessing:
     decimal: str  # mark in numbers that are text
     target_columns: tuple[str, ...]  # one for classes, K for labels and values
     targets: TargetForm
-    delimiter: str | None = None  # as the reader was told; None infers it from each file
+    delimiter: str | None = None  # the reader's setting; None infers it from each file
     encoding: str | None = None
     symbols: Symbols | None = None
     series: Series | None = None
@@ -90,16 +90,16 @@ class TablePreprocessing:
         """Return what `inputs` does to make samples fit, each with the number of samples; of training rows the cuts alone."""
         if self.symbols is not None:
             return self.symbols.remarks(raw[self.symbols.name])
-        grouped, found = self.grouped(raw, where), {}
+        grouped, counts = self.grouped(raw, where), {}
         for column in () if training else self.columns:
             odd, what = column.odd(raw[column.name], self.decimal, where)
             if grouped is not None:
                 odd = np.logical_or.reduceat(odd[grouped.order], grouped.starts)
             if odd.any():
-                found[what] = int(odd.sum())
+                counts[what] = int(odd.sum())
         if self.series is None or grouped is None:
-            return found
-        return found | remarks(grouped.ends - grouped.starts, self.series.length)
+            return counts
+        return counts | remarks(grouped.ends - grouped.starts, self.series.length)
 
     def grouped(self, raw: Mapping[str, np.ndarray], where: str) -> Grouped | None:
         """Return which rows make up the samples; None where each row is one."""
@@ -129,8 +129,8 @@ class TablePreprocessing:
             if not has_targets:
                 return None
             columns = table.read(list(self.target_columns)) if whole is None else whole
-            known = not all(_is_empty(columns[name]) for name in self.target_columns)
-            return self.encoded_targets(columns, origin) if known else None
+            has_values = not all(_is_empty(columns[name]) for name in self.target_columns)
+            return self.encoded_targets(columns, origin) if has_values else None
 
         if whole is not None:
             return self._whole({name: whole[name] for name in names}, targets, origin)
@@ -171,7 +171,7 @@ def per_sample(
     """Return columns that have one value for each sample as [n], by name."""
     if grouped is None:
         return {name: raw[name] for name in names}
-    return {name: grouped.of_series(raw[name], f"{where}[{name}]") for name in names}
+    return {name: grouped.values_per_series(raw[name], f"{where}[{name}]") for name in names}
 
 
 def _given_columns(x: Any, names: Sequence[str], where: str) -> dict[str, np.ndarray]:
@@ -240,13 +240,13 @@ class _Parts:
         skipped, self._at = start - self._at, stop
         if table.delimiter:
             fields = list(islice(self._rows, skipped, skipped + stop - start))
-            found, count = as_columns(fields, names), len(fields)
+            columns, count = as_columns(fields, names), len(fields)
         else:
             batches = list(self._batches(self._rows, skipped, stop - start))
-            found, count = table.joined(batches, names), sum(map(len, batches))
+            columns, count = table.joined(batches, names), sum(map(len, batches))
         if count < stop - start:
             raise DataError("has changed while it was read", where=str(table.path), hint="repeat the command")
-        return found
+        return columns
 
     def _batches(self, rows: Iterator[Any], skipped: int, count: int) -> Iterator[Any]:
         """Yield the record batches of the next `count` rows after `skipped` ones."""

@@ -103,51 +103,51 @@ def load(
     paths = own_paths({"train": train, "validation": validation, "test": test}, data_folder)
     tables = {part: open_table(path, f"task.{part}", delimiter, encoding) for part, path in paths.items()}
     base = tables["train"]
-    wanted = [str(target)] if targets is None else [str(name) for name in targets]
+    target_names = [str(target)] if targets is None else [str(name) for name in targets]
     grouped = [] if group is None else [str(group)]
     named = {key: str(name) for key, name in (("sequence", sequence), ("id", id), ("time", time)) if name is not None}
-    marks = _marks(base, {*wanted, *(features or []), *(ignore or []), *grouped, *named.values()})
-    chosen, left_out = _choose(base, wanted, features, [*(ignore or []), *marks], grouped, named)
+    marks = _marks(base, {*target_names, *(features or []), *(ignore or []), *grouped, *named.values()})
+    chosen, left_out = _choose(base, target_names, features, [*(ignore or []), *marks], grouped, named)
     if not features and (like := next((name for name in chosen if name.lower() == _SPLIT), None)):
         what = (
             f"call the column '{_SPLIT}', with the entries train, validation and test, if it says which rows are which"
         )
         left_out += [f"warning: '{like}' is a feature; {what}"]
-    read = [*chosen, *wanted, *(named[key] for key in ("id", "time") if key in named)]
+    read = [*chosen, *target_names, *(named[key] for key in ("id", "time") if key in named)]
     for part, table in tables.items():
         for name in [*read, *grouped]:
             check_column(name, table.columns, f"task.{part}", table.path.name)
     columns, where = base.read([*read, *grouped]), str(base.path)
     steps = None if id is None else group_by(columns, str(id), named.get("time"), where, decimal)
-    values = per_sample(columns, wanted, steps, where)
-    form_kind, inferred = (kind, []) if kind else infer_kind(values, wanted, decimal, where)
+    values = per_sample(columns, target_names, steps, where)
+    form_kind, inferred = (kind, []) if kind else infer_kind(values, target_names, decimal, where)
     check_missing_targets(form_kind, missing_targets)
-    total = len(values[wanted[0]])
+    total = len(values[target_names[0]])
     check_enough(total, "rows" if steps is None else "series", where)
     records = {}
     if group is not None:
-        of_parts = {part: _groups(table, str(group), named.get("id")) for part, table in tables.items()}
-        records = group_rows(of_parts, {part: f"{table.path}[{group}]" for part, table in tables.items()})
+        groups_by_part = {part: _groups(table, str(group), named.get("id")) for part, table in tables.items()}
+        records = group_rows(groups_by_part, {part: f"{table.path}[{group}]" for part, table in tables.items()})
     groups = records.get("train")
     rows = _marked_rows(per_sample(marks, list(marks), steps, where), tables, where)
     if group is not None and rows:
         own_groups = per_sample(columns, grouped, steps, where)[str(group)]
         places = {part: f"{where}[{group}] ({part})" for part in rows}
-        group_rows({part: own_groups[of] for part, of in rows.items()}, places)
-    own, given = rows.get("train", np.arange(total)), {*tables, *rows}
+        group_rows({part: own_groups[members] for part, members in rows.items()}, places)
+    pool, supplied = rows.get("train", np.arange(total)), {*tables, *rows}
     fractions = {"validation": validation_fraction, "test": test_fraction}
-    classes = values[wanted[0]].astype(str)[own] if form_kind == "classes" else None
-    found, drawn = draw(
-        len(own), given, fractions, split_seed, classes, None if groups is None else groups[own],
-        lambda: contents(columns, chosen, steps, own, decimal, sequence is not None),
+    classes = values[target_names[0]].astype(str)[pool] if form_kind == "classes" else None
+    drawn_rows, drawn = draw(
+        len(pool), supplied, fractions, split_seed, classes, None if groups is None else groups[pool],
+        lambda: contents(columns, chosen, steps, pool, decimal, sequence is not None),
     )  # fmt: skip
     drawn += [f"splits as the column '{_SPLIT}' says"] if rows else []
-    rows |= {part: own[chosen_rows] for part, chosen_rows in found.items()}
+    rows |= {part: pool[chosen_rows] for part, chosen_rows in drawn_rows.items()}
     train_rows = rows["train"]
-    raw, place = raw_targets(values, form_kind, wanted, missing_targets, where, decimal)
+    raw, place = raw_targets(values, form_kind, target_names, missing_targets, where, decimal)
     if form_kind == "classes":
         refuse_measurements(raw[train_rows], place)
-    names = () if form_kind == "classes" else tuple(wanted)
+    names = () if form_kind == "classes" else tuple(target_names)
     form = fit_targets(form_kind, raw, train_rows, place, names=names, missing=missing_targets)
     encoders: tuple[Column, ...] = ()
     symbols = series = None
@@ -161,7 +161,9 @@ def load(
     if steps is not None:
         series, seen = fit_series(steps, train_rows, named["id"], named.get("time"), length)
         fitted = [*seen, *fitted]
-    preprocessing = TablePreprocessing(encoders, decimal, tuple(wanted), form, delimiter, encoding, symbols, series)
+    preprocessing = TablePreprocessing(
+        encoders, decimal, tuple(target_names), form, delimiter, encoding, symbols, series
+    )
     base_x, base_y = preprocessing.features(columns, where), preprocessing.encoded_targets(columns, where)
 
     def samples(part: str, say: Callable[[str], None] = reporter.say) -> ArraySamples:
@@ -182,7 +184,7 @@ def load(
     splits = learn, choose = samples("train", unfit.append), samples("validation", unfit.append)
     counts = f"{len(learn)} training and {len(choose)} validation {'rows' if steps is None else 'series'}"
     notes = [counts, *drawn, form.note(), *inferred, *fitted, *left_out, *unfit]
-    shape, is_drawn = preprocessing.input_shape, "validation" in found
+    shape, is_drawn = preprocessing.input_shape, "validation" in drawn_rows
     return own_task(
         "table", reporter, form_kind, shape, form, preprocessing, splits, samples, notes, validation_drawn=is_drawn
     )
@@ -214,17 +216,17 @@ def check_settings(
         if value is not None and id is None and (key == "time" or sequence is None):
             hint = "give task.id=COLUMN, which says what series a row is a step of"
             raise ConfigError("applies to series of several rows", where=f"task.{key}", hint=hint)
-    given = {"target": target, "targets": targets}
+    columns = {"target": target, "targets": targets}
     examples = {"target": "COLUMN", "targets": "[COLUMN,COLUMN]"}
     allowed = {"classes": ("target",), "labels": ("targets",)}.get(str(kind), ("target", "targets"))
-    for key in given:
-        if key not in allowed and given[key] is not None:
+    for key in columns:
+        if key not in allowed and columns[key] is not None:
             what, hint = f"does not apply to task.kind={kind}", f"give task.{allowed[0]} instead"
             raise ConfigError(what, where=f"task.{key}", hint=hint)
     if target is not None and targets is not None:
         hint = "give all columns to be predicted in task.targets, or one in task.target"
         raise ConfigError("given beside task.targets", where="task.target", hint=hint)
-    if all(given[key] in (None, "", []) for key in allowed):
+    if all(columns[key] in (None, "", []) for key in allowed):
         key = allowed[0]
         raise ConfigError("a value is needed", where=f"task.{key}", hint=f"give task.{key}={examples[key]}")
     if both := sorted({*(features or [])} & {*(ignore or [])}):
@@ -242,7 +244,7 @@ def _choose(
     group: list[str],
     named: dict[str, str],
 ) -> tuple[list[str], list[str]]:
-    """Return the columns that are inputs, and a note on columns that are left out without being asked to.
+    """Return the input columns, and a note on columns that are left out by default.
 
     `named` are the columns of `sequence`, `id` and `time`, by these words.
     """
@@ -272,9 +274,9 @@ def _choose(
 
 
 def _marks(table: Table, taken: Container[str]) -> dict[str, np.ndarray]:
-    """Return the column `split` where it is no other column and says which split a row is in; else nothing.
+    """Return the column `split` by its name if it has no other role and marks splits, else nothing.
 
-    It does where half of it or more are names of splits, since numbers alone may be a feature.
+    At least half of its entries have to be names of splits: numbers alone may be a feature.
 
     Raises:
         DataError: other entries stand among them.
@@ -293,7 +295,7 @@ def _marks(table: Table, taken: Container[str]) -> dict[str, np.ndarray]:
     return {_SPLIT: column}
 
 
-def _marked_rows(marks: Mapping[str, np.ndarray], given: Container[str], where: str) -> dict[str, np.ndarray]:
+def _marked_rows(marks: Mapping[str, np.ndarray], supplied: Container[str], where: str) -> dict[str, np.ndarray]:
     """Return the samples of each split that marks name.
 
     Raises:
@@ -305,7 +307,7 @@ def _marked_rows(marks: Mapping[str, np.ndarray], given: Container[str], where: 
     if marks and "train" not in rows:
         hint = f"mark rows with train, or leave out {other}"
         raise DataError("no training rows", where=f"{where}[{_SPLIT}]", hint=hint)
-    if doubled := [part for part in rows if part != "train" and part in given]:
+    if doubled := [part for part in rows if part != "train" and part in supplied]:
         what = f"the column '{_SPLIT}' marks rows of this split too"
         raise ConfigError(what, where=f"task.{doubled[0]}", hint=f"leave out the file, or {other}")
     return rows

@@ -47,7 +47,7 @@ class Grouped:
         """Return the table's rows of series start..stop-1, in their order."""
         return self.order[self.starts[start] : self.ends[stop - 1]]
 
-    def of_series(self, values: np.ndarray, where: str) -> np.ndarray:
+    def values_per_series(self, values: np.ndarray, where: str) -> np.ndarray:
         """Return a column [m] that has one value in each series as [n].
 
         Raises:
@@ -137,7 +137,7 @@ def contents(
     decimal: str,
     are_texts: bool,
 ) -> np.ndarray:
-    """Return a hash of the entries of each sample [n], a row or a series of rows; of sequences of symbols as they are spelt.
+    """Return a hash of the entries of each sample [n], which is a row or a series of rows.
 
     Args:
         columns: name -> column [m].
@@ -154,14 +154,14 @@ def contents(
 
 def _times(values: np.ndarray, where: str, decimal: str) -> np.ndarray:
     """Return times as numbers [m]."""
-    found, wrong = as_numbers(values, own_mark(values, decimal))
+    times, wrong = as_numbers(values, own_mark(values, decimal))
     if wrong.any():
         import pandas as pd
 
         stamps = pd.to_datetime(pd.Series(values), utc=True, format="ISO8601", errors="coerce")
         wrong = stamps.isna().to_numpy()
-        found = (stamps - pd.Timestamp(0, tz="utc")).dt.total_seconds().to_numpy(np.float64)
-    wrong = wrong | np.isnan(found)
+        times = (stamps - pd.Timestamp(0, tz="utc")).dt.total_seconds().to_numpy(np.float64)
+    wrong = wrong | np.isnan(times)
     hint = "use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05"
     refuse_entry(wrong, values, f"is not a time ({int(wrong.sum())} rows)", where, hint)
-    return found
+    return times

@@ -40,11 +40,11 @@ class Symbols:
             DataError: a text is empty, or the column holds numbers.
         """
         texts = _checked(values, f"{where}[{self.name}]")
-        points, known = _code_points("".join(texts)), _code_points(self.alphabet)
-        place = np.searchsorted(known, points).clip(max=len(known) - 1)
-        codes = np.where(known[place] == points, place, len(known)).astype(np.uint8)  # V where unknown
+        points, alphabet = _code_points("".join(texts)), _code_points(self.alphabet)
+        place = np.searchsorted(alphabet, points).clip(max=len(alphabet) - 1)
+        codes = np.where(alphabet[place] == points, place, len(alphabet)).astype(np.uint8)  # V where unknown
         ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-        return one_hot(codes, ends, len(known), self.length)
+        return one_hot(codes, ends, len(alphabet), self.length)
 
     def remarks(self, values: np.ndarray) -> dict[str, int]:
         """Return what `encode` does to make new texts fit, each with the number of rows."""
@@ -55,8 +55,8 @@ class Symbols:
         }
         for symbol in named:
             what = f"with the symbol '{symbol}', which training lacks: read as none of its symbols"
-            counts[what] = sum(symbol in found for found in absent)
-        counts["with other symbols that training lacks"] = sum(bool(found.difference(named)) for found in absent)
+            counts[what] = sum(symbol in symbols for symbols in absent)
+        counts["with other symbols that training lacks"] = sum(bool(symbols.difference(named)) for symbols in absent)
         return {what: count for what, count in counts.items() if count}
 
 

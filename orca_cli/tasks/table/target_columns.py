@@ -51,8 +51,8 @@ def infer_kind(
             raise DataError(f"'{text[0]}' holds text", where=f"{where}[{text[0]}]", hint=hint)
         return "values", [f"{listed(names)} read as numbers to predict (task.kind=values)"]
     column = values[names[0]]
-    found, wrong = as_numbers(column, decimal)
-    known = found[~np.isnan(found)]
+    numbers, wrong = as_numbers(column, decimal)
+    known = numbers[~np.isnan(numbers)]
     is_text = column.dtype.kind not in "fiub"
     what, place = "is a number only with a decimal", f"{where}[{names[0]}]"
     if wrong.any() and has_decimal_commas(column, decimal):
@@ -114,10 +114,10 @@ def refuse_measurements(labels: np.ndarray, where: str) -> None:
     if labels.dtype.kind in "iub" or len(distinct) <= _MOST_CLASSES:
         return
     try:
-        found = distinct.astype(np.float64)
+        numbers = distinct.astype(np.float64)
     except ValueError:
         return
-    broken = found != np.round(found)
+    broken = numbers != np.round(numbers)
     if broken.any():
         what = f"holds {len(distinct)} different numbers, such as {distinct[broken.argmax()]}, which are not classes"
         raise DataError(what, where=where, hint="predict the number with task.kind=values, or bin it into classes")
@@ -125,37 +125,37 @@ def refuse_measurements(labels: np.ndarray, where: str) -> None:
 
 def _target_numbers(values: np.ndarray, decimal: str, where: str, missing: bool) -> np.ndarray:
     """Return a column as [n] float64; NaN for empty fields."""
-    found, wrong = as_numbers(values, decimal)
+    numbers, wrong = as_numbers(values, decimal)
     if wrong.any():
         hint = "correct it, or use task.kind=classes for names of classes"
         hint = _COMMAS if has_decimal_commas(values, decimal) else hint
         hint = _POINTS if own_mark(values, decimal) != decimal else hint
         refuse_entry(wrong, values, "is not a number", where, hint)
     if not missing:
-        refuse_rows(np.isnan(found), "target", where, _ALLOW)
-    return found
+        refuse_rows(np.isnan(numbers), "target", where, _ALLOW)
+    return numbers
 
 
 def _bits(values: np.ndarray, where: str, missing: bool) -> np.ndarray:
     """Return a label as [n] float64 of 0, 1 and, for empty fields, NaN."""
-    found, unread = _unread_bits(values)
+    bits, unread = _unread_bits(values)
     if values.dtype.kind in "fiub":  # numbers are refused when they are encoded, with their place
-        found, unread = values.astype(np.float64), np.zeros(len(values), dtype=bool)
+        bits, unread = values.astype(np.float64), np.zeros(len(values), dtype=bool)
     hint = "labels are 0 and 1, or false and true; for numbers use kind=values, for one class per row kind=classes"
     refuse_entry(unread, values, "is neither 0 nor 1", where, hint)
     if not missing:
-        refuse_rows(np.isnan(found), "target", where, _ALLOW)
-    return found
+        refuse_rows(np.isnan(bits), "target", where, _ALLOW)
+    return bits
 
 
 def _unread_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return a column as [n] float64 of 0 and 1, NaN elsewhere; and [n] bool, True for what is neither 0, 1 nor empty."""
     if values.dtype.kind in "fiub":
-        found = values.astype(np.float64)
-        unread = (found != 0) & (found != 1) & ~np.isnan(found)
-        return np.where(unread, np.nan, found), unread
-    found = np.array([_BITS.get(text.lower(), np.nan) for text in values])
-    return found, np.isnan(found) & ~np.array([is_missing(text) for text in values], dtype=bool)
+        bits = values.astype(np.float64)
+        unread = (bits != 0) & (bits != 1) & ~np.isnan(bits)
+        return np.where(unread, np.nan, bits), unread
+    bits = np.array([_BITS.get(text.lower(), np.nan) for text in values])
+    return bits, np.isnan(bits) & ~np.array([is_missing(text) for text in values], dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -229,17 +229,17 @@ def read_listed(
     others = [name for name in table.columns if name not in (file, _SPLIT, group) and name not in table.unnamed]
     outputs = [target] if target is not None and target in others else others
     if not outputs or (kind == "classes" and len(outputs) > 1):
-        found = f"which column is the target? It has {listed(others) or 'no other column'}"
-        raise ConfigError(found, where=where, hint=f"name it with {keys[1]}=COLUMN")
-    texts, of_files = [str(name) for name in columns[file]], f"{where}[{file}]"
+        problem = f"which column is the target? It has {listed(others) or 'no other column'}"
+        raise ConfigError(problem, where=where, hint=f"name it with {keys[1]}=COLUMN")
+    texts, file_place = [str(name) for name in columns[file]], f"{where}[{file}]"
     if absent := [row for row, name in enumerate(texts) if name not in place]:
-        found = f"'{texts[absent[0]]}' in row {absent[0] + 1} is not {what} of {folder} ({len(absent)} rows)"
-        raise DataError(found, where=of_files, hint="correct the name, or remove the row")
+        problem = f"'{texts[absent[0]]}' in row {absent[0] + 1} is not {what} of {folder} ({len(absent)} rows)"
+        raise DataError(problem, where=file_place, hint="correct the name, or remove the row")
     files = tuple(place[name] for name in texts)
     if len(set(files)) < len(files):
         seen: set[str] = set()
         twice = next(name for name in files if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise DataError(f"names '{twice}' twice", where=of_files, hint="remove one of the rows")
+        raise DataError(f"names '{twice}' twice", where=file_place, hint="remove one of the rows")
     chosen, notes = (kind, []) if kind else infer_kind(columns, outputs, ".", where)
     targets, origin = raw_targets(columns, chosen, outputs, missing, where, ".")
     if chosen == "classes":

@@ -20,7 +20,7 @@ from orca_cli.untrusted.pickle.numpy_objects import NAMES, Named, set_array, set
 
 _MAX_OPCODES = 4_000_000
 _MAX_CONTAINERS = 1_000_000
-_LARGE = 2**26  # bytes of one value from which on the memory is asked
+_LARGE = 2**26  # bytes of one value above which the free memory is checked
 _MAX_COPIES = 4  # bytes that are made out of each byte of the file
 _MAX_MADE = 2**20  # bytes that are made in any case
 _MAX_INTEGER = 1024  # bytes
@@ -58,10 +58,10 @@ class _Machine:
                     raise ValueError("values are left")
                 return self._stack[0]
             if code not in _ACTIONS:
-                known = pickletools.code2op.get(chr(code))  # type: ignore[attr-defined]
-                if known is None:
+                opcode = pickletools.code2op.get(chr(code))  # type: ignore[attr-defined]
+                if opcode is None:
                     raise DataError("is not a pickle, or is damaged", hint="get the file again")
-                raise UnsafeError(f"the pickle uses {known.name}, which data files need not")
+                raise UnsafeError(f"the pickle uses {opcode.name}, which data files need not")
             _ACTIONS[code](self)
         raise UnsafeError("the pickle has too many instructions")
 
@@ -71,33 +71,33 @@ class _Machine:
         if size > _LARGE:
             check_memory(size, self._where, hint="use a machine with more memory")
         self._left -= size
-        found = self._stream.read(size)
-        if len(found) != size:
+        content = self._stream.read(size)
+        if len(content) != size:
             raise EOFError
-        return found
+        return content
 
     def _line(self) -> bytes:
-        found = self._stream.readline(self._left)
-        self._left -= len(found)
-        if not found.endswith(b"\n"):
+        line = self._stream.readline(self._left)
+        self._left -= len(line)
+        if not line.endswith(b"\n"):
             raise EOFError
-        return found[:-1]
+        return line[:-1]
 
     def _number(self, form: str) -> int:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def _items(self) -> list[Any]:
         """Return what is above the last mark."""
-        found, self._stack = self._stack, self._marked.pop()
-        return found
+        items, self._stack = self._stack, self._marked.pop()
+        return items
 
     def _last(self, count: int) -> list[Any]:
         """Return the last values of the stack."""
-        found = self._stack[-count:]
-        if len(found) != count:
+        values = self._stack[-count:]
+        if len(values) != count:
             raise IndexError
         del self._stack[-count:]
-        return found
+        return values
 
     def mark(self) -> None:
         self._marked.append(self._stack)
@@ -141,8 +141,8 @@ class _Machine:
 
     def named(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str or (module, name) not in NAMES:
-            asked = f"{module}.{name}" if type(module) is type(name) is str else "something without name"
-            shown = "".join(letter if letter.isprintable() else "?" for letter in asked[:200])
+            requested = f"{module}.{name}" if type(module) is type(name) is str else "something without name"
+            shown = "".join(letter if letter.isprintable() else "?" for letter in requested[:200])
             raise UnsafeError(f"the pickle asks for {shown}")
         self.push(NAMES[module, name])
 

@@ -36,14 +36,14 @@ def _refuse(what: str) -> UnsafeError:
 def _dtype(code: Any, align: Any = False, copy: Any = True) -> np.dtype:
     if type(code) is not str or not _DTYPE.fullmatch(code):
         raise _refuse(f"asks for the dtype {ascii(code)[:60]}; numbers, strings and objects are allowed")
-    found = np.dtype(code, False, True)  # a copy, since its order of bytes is set later
-    if found.itemsize == 0:
+    dtype = np.dtype(code, False, True)  # a copy, since its order of bytes is set later
+    if dtype.itemsize == 0:
         raise _refuse("asks for a dtype of no bytes")
-    return found
+    return dtype
 
 
 def set_dtype(dtype: np.dtype, state: Any) -> None:
-    """Give a fresh dtype the order of bytes in `state`; the rest of the state has to be what the dtype has already."""
+    """Give a fresh dtype the byte order in `state`, and nothing else of it; states that describe another dtype are refused."""
     if type(state) is not tuple or len(state) not in (8, 9):
         raise _refuse("has a dtype of an unknown version")
     order, subtype, names, fields, itemsize = state[1:6]
@@ -53,10 +53,10 @@ def set_dtype(dtype: np.dtype, state: Any) -> None:
         raise _refuse("has a dtype that is not NumPy's")
     if itemsize not in (-1, dtype.itemsize):
         raise _refuse("has a dtype of another size than it says")
-    own = list(dtype.__reduce__()[2])
-    if own[1] != "|" and order != "|":
-        own[1] = order
-    dtype.__setstate__(tuple(own))  # type: ignore[attr-defined]
+    fresh_state = list(dtype.__reduce__()[2])
+    if fresh_state[1] != "|" and order != "|":
+        fresh_state[1] = order
+    dtype.__setstate__(tuple(fresh_state))  # type: ignore[attr-defined]
 
 
 def _shape(shape: Any, dtype: Any) -> int:

@@ -122,10 +122,10 @@ def read_stream(stream: IO[bytes], where: str, limit: int, compressed: bool = Fa
 
 
 def _check_result(value: Any, finished: dict[int, tuple[int, int]], above: set[int]) -> tuple[int, int]:
-    """Refuse what a reader could not walk through: values that contain themselves, or grow by containing things twice.
+    """Refuse values that nobody could traverse: those that contain themselves, or are huge since they share their parts.
 
-    Returns the number of values in this one and their depth, which `finished` has of others by id. `above`: the ids of the
-    values that contain this one.
+    Returns the size and depth of this value. `finished` has those of other values by id; `above` has the ids of the values
+    that contain this one.
     """
     if id(value) in finished:
         return finished[id(value)]

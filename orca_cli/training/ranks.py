@@ -35,7 +35,7 @@ class Rank:
         return self.number == 0
 
 
-def found() -> Rank | None:
+def from_environment() -> Rank | None:
     """Return the place of this process; None where it is the only one of its run.
 
     Raises:

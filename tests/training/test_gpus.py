@@ -7,7 +7,7 @@ import pytest
 
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError, StorageError
-from orca_cli.launching import gpus
+from orca_cli.training import gpus
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def wait(pid):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def told(tmp_path, number):
+def job_record(tmp_path, number):
     name, begun, ended = (tmp_path / f"job-{number}").read_text().split()
     return name, float(begun), float(ended)
 
@@ -55,11 +55,11 @@ def test_no_gpu_has_more_jobs_at_a_time_than_it_may(job, tmp_path, monkeypatch, 
     pids = [job(number, ["0", "GPU-5d/a"], 1.0) for number in range(6)]
     for pid in pids:
         wait(pid)
-    found = [told(tmp_path, number) for number in range(6)]
-    assert {name for name, _, _ in found} == {"0", "GPU-5d/a"}
+    jobs = [job_record(tmp_path, number) for number in range(6)]
+    assert {name for name, _, _ in jobs} == {"0", "GPU-5d/a"}
     most = 0
-    for name, begun, _ in found:
-        at_once = sum(other == name and start <= begun < end for other, start, end in found)
+    for name, begun, _ in jobs:
+        at_once = sum(other == name and start <= begun < end for other, start, end in jobs)
         most = max(most, at_once)
     assert most == places
 
@@ -77,7 +77,7 @@ def test_a_killed_job_frees_its_gpu(job, tmp_path):
     os.kill(dead, 9)
     os.waitpid(dead, 0)
     wait(job(1, ["3"], 0.0))
-    assert told(tmp_path, 1)[0] == "3"
+    assert job_record(tmp_path, 1)[0] == "3"
 
 
 def test_a_signal_ends_the_wait(job, tmp_path):

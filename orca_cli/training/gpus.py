@@ -1,7 +1,7 @@
 """One GPU for each job that runs at the same time on a machine, by lock files of that machine.
 
-A process takes a GPU by the lock of one of its places and keeps it until it ends, however it ends; from then on it sees that
-GPU alone. Jobs beyond the number of places wait.
+A process takes a GPU by locking one of its places, and holds the lock until it exits or crashes; from then on it sees only
+that GPU. Jobs beyond the number of places wait.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _taken: str | None = None
 
 def visible() -> list[str]:
     """Return the names of the GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them; does not start a driver."""
-    given = os.environ.get(VISIBLE)
-    if given is not None:
-        return [name for name in map(str.strip, given.split(",")) if name and name != "-1"]
+    variable = os.environ.get(VISIBLE)
+    if variable is not None:
+        return [name for name in map(str.strip, variable.split(",")) if name and name != "-1"]
     import torch
 
     return [str(number) for number in range(torch.cuda.device_count())]

@@ -4,8 +4,10 @@ import math
 
 import pytest
 
+pytest.importorskip("optuna", reason="the extra tune is not installed")
+
+from orca_cli import search_space as spaces
 from orca_cli.exceptions import ConfigError, OrcaError
-from orca_cli.tuning import space as spaces
 
 WRONG = {
     "search: x": "has no 'search'",
@@ -29,7 +31,7 @@ WRONG = {
     "params: {train.validate_on: [test]}": "'train.validate_on' is not for a search",
     "params: {train.lr: [1.0e-3]}\nfixed: {train.lr: 1.0e-3}": "train.lr is fixed as well",
     "params: {train.lr: [1.0e-3]}\nfixed: {paths.runs: x}": "'paths.runs' is not for a search",
-    "params: {train.lr: [1.0e-3]}\nfixed: {train.epochs: [3]}": "fixed.train.epochs: is not a single value",
+    "params: {train.lr: [1.0e-3]}\nfixed: {train.epochs: [3]}": "train.epochs: is not a single value",
     "params: {train.lr: !!python/object/apply:os.system [ls]}": "asks for an object",
 }
 
@@ -38,12 +40,12 @@ WRONG = {
 def test_a_wrong_space_is_refused_with_the_file_and_what_is_allowed(text, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(OrcaError) as told:
+    with pytest.raises(OrcaError) as caught:
         spaces.read(path)
-    line = str(told.value)
+    line = str(caught.value)
     assert WRONG[text] in line
     assert str(path) in line
-    assert told.value.hint
+    assert caught.value.hint
 
 
 def test_a_name_is_looked_for_in_both_folders_and_a_typo_is_told(tmp_path):
@@ -51,11 +53,11 @@ def test_a_name_is_looked_for_in_both_folders_and_a_typo_is_told(tmp_path):
     (tmp_path / "space" / "mine.yaml").write_text(
         "params: {train.lr: [1.0e-3, 1.0e-4], train.epochs: {low: 1, high: 4}}"
     )
-    own = spaces.find("mine", tmp_path)
-    assert own.baseline == {"metric": "none"}
-    sizes = [len(param.values) for param in spaces.find("paper_roberta", None).params.values()]
+    space = spaces.find("mine", tmp_path)
+    assert space.baseline == {"metric": "none"}
+    sizes = [len(param.choices) for param in spaces.find("paper_roberta", None).params.values()]
     assert sorted(sizes) == [3, 4, 5, 5]
-    assert spaces.find(str(tmp_path / "space" / "mine.yaml"), None) == own
+    assert spaces.find(str(tmp_path / "space" / "mine.yaml"), None) == space
     with pytest.raises(ConfigError, match="did you mean 'paper_roberta'"):
         spaces.find("paper_robert", None)
 

@@ -1,0 +1,209 @@
+"""The jobs of a command, run by a driver: what each job runs, where, and how it ended."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orca_cli import exceptions, experiment, signals, storage
+from orca_cli.commands.options import forwarded
+from orca_cli.compose import Composed
+from orca_cli.exceptions import OrcaError
+from orca_cli.launching import local, process
+from orca_cli.launching.driver import Driver, Executor, Job, Work
+from orca_cli.launching.process import Command, Ended
+from orca_cli.launching.ray import Ray
+from orca_cli.launching.slurm import Slurm
+from orca_cli.launching.table import Table
+from orca_cli.outcome import Failure, Outcome
+from orca_cli.runs.activity import Activity, activity
+from orca_cli.runs.directory import RESULT, read_or_empty
+from orca_cli.training import gpus
+
+FOLDER = ".sweeps"  # in the folder of runs: what executors leave there while they work
+NOT_STARTED = Outcome("not started")
+_TRAVELLING = ("ORCA_", "HF_", "TRANSFORMERS_")  # environment variables that jobs on other machines inherit
+# Imported before the first fork, so that no job has to: that takes seconds. None of them computes or looks for a GPU.
+_HEAVY = (
+    "orca_cli.stages.build",
+    "orca_cli.stages.align",
+    "orca_cli.stages.finetune",
+    "sklearn.datasets",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.bert.tokenization_bert",
+)
+
+
+class Engine:
+    """Where the jobs of a command run.
+
+    Args:
+        arguments: the command line, with the options of `options.add_engine`.
+        root: folder of all runs.
+        name: of the sweep or the search, for lists of others such as SLURM's.
+        time_limit_s: of each job.
+        is_quiet: jobs print warnings and errors only.
+    """
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        root: Path,
+        name: str,
+        time_limit_s: float | None = None,
+        *,
+        is_quiet: bool = False,
+    ) -> None:
+        self._arguments, self._root, self._name, self._time_limit_s = arguments, root.absolute(), name, time_limit_s
+        self._is_quiet = is_quiet
+        self._on = getattr(arguments, "on", None) or "local"
+        self._is_drawn = sys.stderr.isatty() and not (arguments.verbose or arguments.quiet)
+        self.is_shown = self._on == "local" and not self._is_drawn  # jobs print here themselves
+        self._folder = self._root / FOLDER / f"{storage.timestamp()}-{name}"
+
+    def job(self, label: str, composed: Composed, settings: str = "") -> Job:
+        """Return a composed run as a job."""
+        flags = ("force", "allow_inexact_resume", "verbose", "quiet", "traceback", "json")
+        words = ["run", *composed.overrides, *forwarded(self._arguments, *flags), *["-q", "--json"] * self._is_quiet]
+        command = Command(
+            label, words, self._variables(), identity=composed.identity.run, time_limit_s=self._time_limit_s
+        )
+        if self._on != "local":
+            command = Command(**vars(command) | {"folder": os.getcwd(), "seen": str(self._folder)})
+        is_forced = bool(getattr(self._arguments, "force", False))
+        return Job(command, self._root, experiment.run_name(composed), settings, is_forced)
+
+    def _variables(self) -> dict[str, str]:
+        """Return the environment variables that a job needs on top of those of the process that starts it."""
+        variables: dict[str, str] = {}
+        if self._on != "local":
+            variables |= {name: value for name, value in os.environ.items() if name.startswith(_TRAVELLING)}
+            variables |= {"ORCA_RUNS": str(self._root), "PYTHONPATH": process.search_path()}
+        if (threads := self._threads()) is not None and os.environ.get("OMP_NUM_THREADS") != str(threads):
+            variables["OMP_NUM_THREADS"] = str(threads)
+        if self._arguments.gpus is not None and 0 < self._arguments.gpus < 1:
+            variables[gpus.JOBS_PER_GPU] = str(math.floor(1 / self._arguments.gpus))
+        if self._arguments.gpus == 0:
+            variables[gpus.VISIBLE] = ""
+        return variables
+
+    def _threads(self) -> int | None:
+        omp_threads = os.environ.get("OMP_NUM_THREADS", "")
+        if self._on == "local":
+            return local.shared_threads(self._arguments.at_once or 1, self._arguments.threads)
+        return self._arguments.threads or (int(omp_threads) if omp_threads.isdigit() else 1)
+
+    def run(self, work: Work, total: int = 0) -> None:
+        """Do all jobs of some work.
+
+        Args:
+            work: the jobs.
+            total: how many there are; 0 if that is not known.
+
+        Raises:
+            OrcaError: of the executor or of the work.
+        """
+        with self._executor() as executor, Table(total, self._is_drawn).shown() as table:
+            Driver(work, executor, table).run()
+
+    @contextmanager
+    def _executor(self) -> Iterator[Executor]:
+        at_once, threads = self._arguments.at_once or math.inf, self._threads() or 1
+        if self._on == "local":
+            main = None if self._variables() else _program_to_fork(self._arguments)
+            with local.Local(self._arguments.at_once or 1, main, is_shown=self.is_shown).opened() as here:
+                yield here
+            return
+        storage.make_folder(self._folder)
+        try:
+            if self._on == "ray":
+                with Ray(threads, self._arguments.gpus, at_once, str(self._folder)).opened() as ray:
+                    yield ray
+            else:
+                card = self._arguments.gpus or 0.0
+                with Slurm(
+                    self._folder, f"orca-{self._name}", threads, card, at_once, self._time_limit_s
+                ).opened() as slurm:
+                    yield slurm
+        finally:
+            if signals.pending() is None:
+                storage.remove(self._folder)
+
+
+def _program_to_fork(arguments: argparse.Namespace) -> process.Main | None:
+    """Return the program's main function after importing what jobs need; None if jobs must be new interpreters."""
+    # The user's modules may have started threads when they were imported.
+    if arguments.allow_module or arguments.program is None:
+        return None
+    for name in _HEAVY:
+        signals.check()
+        importlib.import_module(name)
+    main: process.Main = arguments.program
+    return main
+
+
+def activity_of(job: Job) -> Activity | None:
+    """Return how far a job's run is; None where it has no folder."""
+    return activity(job.root, job.name)
+
+
+def report_of(outcome: Outcome) -> dict[str, Any]:
+    """Return what a job reports to its driver. The result is read from the run's folder."""
+    path = None if outcome.path is None else str(outcome.path)
+    if outcome.failure is not None:
+        return process.failure_report(outcome.failure.error, outcome.state, path) | {"code": outcome.code}
+    return {"state": outcome.state, "code": outcome.code, "path": path}
+
+
+def outcome_of(end: Ended) -> Outcome:
+    """Return what a job reported, or else what its exit status says."""
+    if end.report:
+        return _reported(end)
+    if end.lost:
+        return failed(end.lost)
+    if end.status is None:
+        return NOT_STARTED
+    if end.over_limit:
+        return failed("exceeded --time-limit and had to be killed")
+    if end.status >= 0:
+        detail = f": {end.last_words.splitlines()[-1]}" if end.last_words else ""
+        return failed(f"the process exited with code {end.status}{detail}", code=end.status or 1)
+    name = signal.Signals(-end.status).name
+    if -end.status == signals.pending():
+        stopped = exceptions.InterruptionError(f"stopped by {name} before it began")
+        return Outcome("interrupted", signals.exit_code(), failure=Failure(stopped, stopped))
+    hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+    return failed(f"the process was killed by {name}{hint}")
+
+
+def _reported(end: Ended) -> Outcome:
+    report = end.report
+    path = None if report["path"] is None else Path(report["path"])
+    if end.over_limit and report["state"] == "interrupted":
+        return failed("exceeded --time-limit; the state is saved", code=report["code"], path=path)
+    failure, result = None, {}
+    if (facts := report.get("error")) is not None:
+        kind = getattr(exceptions, facts["kind"], OrcaError)
+        error = kind(facts["what"], where=facts["where"], hint=facts["hint"])
+        error.code = report["code"]
+        failure = Failure(error, error)
+    if path is not None and report["state"] in ("completed", "skipped"):  # its baselines may have been stopped
+        result = read_or_empty(path / RESULT)
+    return Outcome(report["state"], report["code"], path, result, failure)
+
+
+def failed(text: str, *, code: int = 1, path: Path | None = None) -> Outcome:
+    """Return the outcome of a job that failed."""
+    error = OrcaError(text)
+    error.code = code
+    return Outcome("failed", code, path, failure=Failure(error, error))

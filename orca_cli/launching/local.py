@@ -1,0 +1,78 @@
+"""The executor of this machine: processes, a GPU each where there are some."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from orca_cli.launching.process import Command, Ended, Main, Process
+
+
+@dataclass
+class Local:
+    """Runs jobs as processes of this machine.
+
+    Args:
+        at_once: how many at a time.
+        main: the program's main function if this process may be forked; None starts interpreters.
+        is_shown: jobs write to this process' standard output and error.
+    """
+
+    at_once: float
+    main: Main | None = None
+    is_shown: bool = True
+    name: str = "local"
+    _running: list[Process] = field(default_factory=list)
+
+    def start(self, commands: Sequence[Command]) -> list[Process]:
+        """Start processes."""
+        alone = self.at_once == 1
+        started = [Process(one, main=self.main, is_alone=alone, is_shown=self.is_shown) for one in commands]
+        self._running += started
+        return started
+
+    def ended(self, handle: Process) -> Ended | None:
+        """Return how a process ended; None while it runs."""
+        end = handle.ended()
+        if end is not None:
+            self._running.remove(handle)
+        return end
+
+    def signal(self, handle: Process, number: int) -> None:
+        """Send a signal to a process."""
+        handle.signal(number)
+
+    @contextmanager
+    def opened(self) -> Iterator[Local]:
+        """Stop and continue the jobs with this process inside the block, as Ctrl-Z does with those of a group."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+
+        def stop(signum: int, frame: Any) -> None:
+            for one in self._running:
+                one.signal(signal.SIGSTOP)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            for one in self._running:
+                one.signal(signal.SIGCONT)
+
+        previous = signal.signal(signal.SIGTSTP, stop)
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGTSTP, previous)
+
+
+def shared_threads(at_once: float, threads: int | None) -> int | None:
+    """Return the threads of each job: as typed, else the machine's divided by the jobs; None for the default."""
+    if threads is not None or at_once == 1:
+        return threads
+    omp_threads = os.environ.get("OMP_NUM_THREADS", "")
+    processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, (int(omp_threads) if omp_threads.isdigit() else processors) // int(at_once))

@@ -1,0 +1,154 @@
+"""What a search varies: a file of conf/space or the user's own.
+
+algorithm: asha                       # the only one
+baseline: {metric: none}              # what makes a run the naive arm
+params:                               # setting -> its values, or a range
+  train.optimizer: [sgd, adamw]
+  train.lr: {low: 1.0e-5, high: 1.0e-2, log: true}
+  train.batch_size: {low: 8, high: 64, step: 8}     # whole numbers where both ends are
+fixed: {train.epochs: 60}             # settings of all trials, and of the run that follows
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orca_cli import configuration
+from orca_cli.exceptions import ConfigError, suggest
+
+GROUP = "space"
+_PARTS = ("algorithm", "baseline", "params", "fixed")
+# Groups that may be searched; others change the data or the meaning of the error, so that trials could not be compared.
+SEARCHED = ("train", "align", "embedder", "finetune", "augment", "predictor", "body", "metric")
+_DIGITS = 3  # of a number drawn from a continuous range
+
+Plain = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Space:
+    """A space; see the module. `params` are Optuna's distributions."""
+
+    name: str
+    params: dict[str, Any]
+    baseline: dict[str, Plain]
+    fixed: dict[str, Plain]
+
+    def record(self) -> dict[str, Any]:
+        """Return what makes it another space: all but its name."""
+        params = {key: repr(param) for key, param in self.params.items()}
+        return {"params": params, "baseline": self.baseline, "fixed": self.fixed}
+
+    def plain(self, drawn: Mapping[str, Any]) -> dict[str, Plain]:
+        """Return drawn values as settings: a number from a continuous range has three digits."""
+        return {
+            key: float(f"{drawn[key]:.{_DIGITS}g}") if getattr(param, "step", 0) is None else drawn[key]
+            for key, param in self.params.items()
+        }
+
+    def ends(self, key: str) -> list[Plain]:
+        """Return values of a setting that suffice to check them all: its choices, or the ends of its range."""
+        param = self.params[key]
+        return list(param.choices) if hasattr(param, "choices") else [param.low, param.high]
+
+
+def find(text: str, extra: Path | None) -> Space:
+    """Return the space of a name in conf/space, or in the user's own folder, or of a file.
+
+    Raises:
+        ConfigError: there is none, or it is malformed.
+        UnsafeError: its YAML is not plain.
+    """
+    spaces = configuration.choices(GROUP, extra)
+    path = spaces.get(text)
+    if path is None and not text.endswith((".yaml", ".yml")):
+        raise ConfigError(f"no such space: '{text}'", where=GROUP, hint=f"{suggest(text, spaces)} or give a YAML file")
+    return read(path or Path(text).expanduser())
+
+
+def read(path: Path) -> Space:
+    """Return the space of a file; errors as those of `find`."""
+    content, where = configuration.content(path), str(path)
+    for key in content:
+        if key not in _PARTS:
+            raise ConfigError(f"a space has no '{key}'", where=where, hint=suggest(key, _PARTS))
+    if (algorithm := content.get("algorithm", "asha")) != "asha":
+        raise ConfigError(f"{algorithm} is not allowed", where=f"{where}: algorithm", hint="allowed: asha")
+    params, fixed, baseline = (_mapping(content, part, where) for part in ("params", "fixed", "baseline"))
+    if not params:
+        raise ConfigError("a space needs params", where=where, hint="such as params: {train.lr: [1.0e-3, 1.0e-4]}")
+    for part, settings in (("params", params), ("fixed", fixed)):
+        for key in settings:
+            group, dot, _ = key.partition(".")
+            if not dot or group not in SEARCHED or key == "train.validate_on":
+                hint = f"allowed: settings of {', '.join(SEARCHED)}, such as train.lr"
+                raise ConfigError(f"'{key}' is not for a search", where=f"{where}: {part}", hint=hint)
+            if key in params and key in fixed:
+                raise ConfigError(f"{key} is fixed as well", where=f"{where}: params", hint="keep one of them")
+    for key, value in [*fixed.items(), *baseline.items()]:
+        if not _is_plain(value):
+            raise ConfigError("is not a single value", where=f"{where}: {key}", hint="such as 5 or adamw")
+    drawn = {key: _param(declaration, f"{where}: {key}") for key, declaration in params.items()}
+    return Space(path.stem, drawn, baseline or {"metric": "none"}, fixed)
+
+
+def _mapping(content: Mapping[str, Any], part: str, where: str) -> dict[str, Any]:
+    value = content.get(part) or {}
+    if not isinstance(value, dict):
+        raise ConfigError("is not a mapping", where=f"{where}: {part}", hint="write setting: value")
+    return {str(key): entry for key, entry in value.items()}
+
+
+def _param(declaration: Any, where: str) -> Any:
+    """Return what a parameter is drawn from."""
+    from optuna import distributions
+
+    if isinstance(declaration, list):
+        if not declaration or not all(map(_is_plain, declaration)):
+            raise ConfigError("is not a list of single values", where=where, hint="such as [sgd, adamw]")
+        if len({json.dumps(value) for value in declaration}) < len(declaration):
+            raise ConfigError("has a value twice", where=where, hint="keep one of them")
+        return distributions.CategoricalDistribution(declaration)
+    if isinstance(declaration, dict):
+        return _range(declaration, where)
+    hint = "such as [1.0e-3, 1.0e-4], or {low: 1.0e-5, high: 1.0e-2, log: true}"
+    raise ConfigError("is neither a list of values nor a range", where=where, hint=hint)
+
+
+def _range(declaration: dict[Any, Any], where: str) -> Any:
+    from optuna import distributions
+
+    hint = "such as {low: 1.0e-5, high: 1.0e-2, log: true}; YAML reads 1e-5 as a text"
+    for key in declaration:
+        if key not in ("low", "high", "log", "step"):
+            raise ConfigError(f"a range has no '{key}'", where=where, hint="allowed: low, high, log, step")
+    numbers: dict[str, Any] = {
+        key: declaration.get(key) for key in ("low", "high", "step") if key != "step" or key in declaration
+    }
+    for value in numbers.values():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(f"{value!r} is not a number", where=where, hint=hint)
+    low, high, step = numbers["low"], numbers["high"], numbers.get("step")
+    is_whole = isinstance(low, int) and isinstance(high, int)
+    if is_whole and isinstance(step, float):
+        raise ConfigError(f"step {step} is not whole", where=where, hint="or write an end as 1.0")
+    if low < high and step:  # the last step inside the range
+        high = low + math.floor((high - low) / step + 1e-9) * step
+    kind = distributions.IntDistribution if is_whole else distributions.FloatDistribution
+    more = {} if step is None else {"step": step}
+    try:
+        if low >= high or not isinstance(declaration.get("log", False), bool):
+            raise ValueError
+        return kind(low, high, log=declaration.get("log", False), **more)
+    except ValueError as error:
+        hint = "low has to be less than high, above 0 with log: true, which goes without step; a step is above 0"
+        raise ConfigError(f"{low}..{high} is not a range that can be drawn from", where=where, hint=hint) from error
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | bool | None) or (isinstance(value, float) and math.isfinite(value))

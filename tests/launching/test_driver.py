@@ -1,0 +1,217 @@
+"""The driver with processes of this machine: how jobs end, what is tried again, signals, time limits, other processes' runs."""
+
+import faulthandler
+import hashlib
+import os
+import signal
+import time
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from orca_cli import exceptions, signals
+from orca_cli.launching import process
+from orca_cli.launching.driver import RETRIES, Driver, Job
+from orca_cli.launching.local import Local
+from orca_cli.launching.process import Command, Place
+from orca_cli.launching.table import Table
+from orca_cli.runs import claim
+from orca_cli.runs.directory import RunName
+
+FATES = {"disk": exceptions.StorageError, "memory": exceptions.MemoryExhaustedError, "network": exceptions.NetworkError}
+
+
+def fate(words):
+    """Stand in for the program: a job that ends as its first word says, and notes down that it began."""
+    place = Place.read(words[words.index(process.OPTION) + 1 :])
+    kind, _, times = words[0].partition("*")
+    notes = Path(words[1])
+    with open(notes, "a") as file:
+        file.write(f"{place.label}\n")
+    begun = notes.read_text().splitlines().count(place.label)
+    if times and begun > int(times):
+        kind = "says"
+    if kind == "says":
+        process.report(place.pipe, {"state": "completed", "code": 0, "path": None, "label": place.label})
+        return 0
+    if kind == "raises":
+        raise ZeroDivisionError("on purpose")
+    if kind.isdigit():
+        raise SystemExit(int(kind))
+    if kind in FATES:
+        error = FATES[kind]("on purpose")
+        process.report(place.pipe, process.failure_report(error))
+        return error.code
+    if kind in ("KILL", "SEGV"):
+        faulthandler.disable()  # the tests' own
+        os.kill(os.getpid(), signal.Signals[f"SIG{kind}"])
+    with signals.deferred(insistent=False):
+        while kind == "deaf" or not signals.pending():
+            time.sleep(0.01)
+        process.report(place.pipe, {"state": "interrupted", "code": signals.exit_code(), "path": None})
+    return signals.exit_code()
+
+
+class Jobs:
+    """Jobs of some kinds, in their order, and how each ended."""
+
+    def __init__(self, folder, *kinds, time_limit_s=None, ended=lambda: None):
+        self.notes, self.ends, self._ended = folder / "notes", {}, ended
+        names = [hashlib.sha256(bytes([number])).hexdigest() for number in range(len(kinds))]
+        self.jobs = [
+            Job(
+                Command(f"[{number}]", [kind, str(self.notes)], time_limit_s=time_limit_s),
+                folder / "runs",
+                RunName("t", "b", "s", "m", "f", number, "clean", name, name, {}),
+            )
+            for number, (kind, name) in enumerate(zip(kinds, names, strict=True))
+        ]
+        self._left = list(self.jobs)
+
+    def next(self):
+        return self._left.pop(0) if self._left else None
+
+    def watch(self, job, seen):
+        return False
+
+    def ended(self, job, end):
+        self.ends[job.command.label] = end
+        self._ended()
+
+    def begun(self):
+        return Counter(self.notes.read_text().split()) if self.notes.exists() else Counter()
+
+    def in_order(self):
+        return [self.ends.get(job.command.label) for job in self.jobs]
+
+
+@contextmanager
+def other_process_on(job):
+    """Hold a run as another process does."""
+    ready, go = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with claim.alone(job.name.task_folder(job.root), job.name.identity[:8]):
+            os.write(ready[1], b"1")
+            os.read(go[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    yield lambda: os.write(go[1], b"1")
+    os.waitpid(pid, 0)
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch):
+    """Fork although other tests may have left threads in this process: these jobs wait for none of them."""
+    monkeypatch.setattr(process.threading, "active_count", lambda: 1)
+
+
+def drive(work, at_once=1):
+    with signals.deferred(), Local(at_once, fate).opened() as local:
+        Driver(work, local, Table(len(work.jobs))).run()
+        return signals.pending()
+
+
+def children() -> set[str]:
+    """Return the processes that this one has started and not yet waited for."""
+    return {number for task in Path("/proc/self/task").iterdir() for number in (task / "children").read_text().split()}
+
+
+def test_no_end_of_a_job_reaches_the_others_and_what_was_lost_is_tried_again(tmp_path):
+    before, work = children(), Jobs(tmp_path, "says", "7", "KILL", "says", "SEGV", "raises", "KILL*2", "says")
+    drive(work, at_once=2)
+    ends = work.in_order()
+    assert [end.status for end in ends] == [0, 7, -signal.SIGKILL, 0, -signal.SIGSEGV, 1, 0, 0]
+    assert [bool(end.report) for end in ends] == [end.status == 0 for end in ends]
+    assert ends[3].report["label"] == "[3]"
+    always = 1 + RETRIES["lost"]  # a job that kills its process every time is given up
+    assert [work.begun()[f"[{number}]"] for number in range(8)] == [1, 1, always, 1, always, 1, 3, 1]
+    assert children() == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"), [("disk", "storage"), ("memory", "memory"), ("network", "network"), ("75", "preempted")]
+)
+def test_each_cause_has_its_count(tmp_path, monkeypatch, kind, cause):
+    monkeypatch.setattr("orca_cli.launching.driver.PAUSE_S", {})
+    monkeypatch.setitem(RETRIES, "preempted", 5)
+    work = Jobs(tmp_path, f"{kind}*{RETRIES[cause]}", kind, "says")
+    drive(work)
+    good, bad, _ = work.in_order()
+    assert (good.status, bad.status) == (0, FATES[kind].code if kind in FATES else 75)
+    assert work.begun() == {"[0]": RETRIES[cause] + 1, "[1]": RETRIES[cause] + 1, "[2]": 1}
+
+
+def test_a_job_whose_time_is_up_is_asked_and_then_killed_and_not_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "GRACE_S", 0.3)
+    work = Jobs(tmp_path, "waits", "deaf", "says", time_limit_s=4.0)
+    drive(work)
+    interrupted, deaf, after = work.in_order()
+    assert (interrupted.status, interrupted.report["state"], interrupted.over_limit) == (143, "interrupted", True)
+    assert (deaf.status, dict(deaf.report), deaf.over_limit) == (-signal.SIGKILL, {}, True)
+    assert (after.status, after.over_limit) == (0, False)
+    assert set(work.begun().values()) == {1}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_is_passed_on_and_no_other_job_starts(tmp_path, number):
+    started = time.monotonic()
+    # After the first; the second has been started already.
+    work = Jobs(tmp_path, "says", "waits", "waits", ended=lambda: signals.pending() or os.kill(os.getpid(), number))
+    with signals.deferred(), Local(2, fate).opened() as local:
+        Driver(work, local, Table(3)).run()
+        assert signals.pending() == number
+    first, second, third = work.in_order()
+    assert first.status == 0
+    assert third is None
+    assert second is None or second.report["state"] == "interrupted"
+    assert time.monotonic() - started < 30  # the others would wait for ever
+
+
+def test_jobs_end_with_the_process_that_started_them(tmp_path):
+    """A driver that is killed leaves no process behind."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+
+            def main(words):
+                (tmp_path / "pid").write_text(str(os.getpid()))
+                return fate(words)
+
+            work = Jobs(tmp_path, "deaf")
+            with signals.deferred(), Local(1, main).opened() as local:
+                Driver(work, local, Table(1)).run()
+        finally:
+            os._exit(1)
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    job = int((tmp_path / "pid").read_text())
+    assert os.getpgid(job) == job  # what a terminal sends to the driver's group does not reach it
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    until(lambda: not is_running(job))
+
+
+def test_a_run_of_another_process_is_passed_over_and_taken_once_it_is_free(tmp_path):
+    work = Jobs(tmp_path, "says", "says", "says")
+    with other_process_on(work.jobs[0]) as end_it:
+        work._ended = lambda: len(work.ends) == 2 and end_it()
+        drive(work)
+    assert list(work.ends) == ["[1]", "[2]", "[0]"]
+    assert set(work.begun().values()) == {1}
+
+
+def until(condition):
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

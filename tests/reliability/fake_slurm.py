@@ -1,0 +1,146 @@
+"""A SLURM of one machine for tests: sbatch, srun, sacct, scancel and scontrol, which write down what they are asked.
+
+`install(folder)` returns the variables with which a process finds them. Each job is a folder FOLDER/jobs/ID with `script`,
+`environment`, `state` and, once it runs, `pid`. A job's supervisor starts it when fewer than SLOTS others run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = "FAKE_SLURM"
+SLOTS = 2
+COMMANDS = ("sbatch", "srun", "sacct", "scancel", "scontrol")
+
+
+def install(folder: Path) -> dict[str, str]:
+    """Write the commands into a folder; returns the variables that put them on the path."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "jobs").mkdir()
+    for name in COMMANDS:
+        path = folder / "bin" / name
+        path.write_text(f'#!/bin/sh\nexec {sys.executable} -P {__file__} {name} "$@"\n')
+        path.chmod(0o755)
+    return {ROOT: str(folder), "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+
+
+def running(folder: Path) -> dict[str, int]:
+    """Return the jobs that run now: id -> the process that submitit started, whose child is the program's."""
+    pids = {}
+    for job in (folder / "jobs").iterdir():
+        if read(job, "state") == "RUNNING" and (pid := read(job, "pid")):
+            pids[job.name] = int(pid)
+    return pids
+
+
+def end(folder: Path, job: str, state: str) -> None:
+    """End a job as SLURM does when its node fails, or when a site cancels what it preempts."""
+    path = folder / "jobs" / job
+    write(path, "state", state)
+    os.killpg(int(read(path, "pid")), signal.SIGKILL)
+
+
+def command_lines(folder: Path) -> list[list[str]]:
+    """Return the command lines that were typed."""
+    path = folder / "asked"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def read(job: Path, name: str) -> str:
+    try:
+        return (job / name).read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def write(job: Path, name: str, text: str) -> None:
+    (job / f".{name}").write_text(text)
+    (job / f".{name}").rename(job / name)
+
+
+def sbatch(root: Path, words: list[str]) -> int:
+    script = Path(words[-1]).read_text()
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, flags=re.M))
+    number = str(1000 + len({job.name.split("_")[0] for job in (root / "jobs").iterdir()}))
+    size = re.match(r"0-(\d+)", options.get("array", "").strip("'\""))
+    names = [f"{number}_{task}" for task in range(int(size[1]) + 1)] if size else [number]
+    for name in names:
+        job = root / "jobs" / name
+        job.mkdir()
+        write(job, "script", script)
+        write(job, "name", options["job-name"].strip("'\""))
+        write(job, "state", "PENDING")
+    for name in names:
+        command = [sys.executable, "-P", __file__, "supervise", name]
+        subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    print(f"Submitted batch job {number}")  # noqa: T201
+    return 0
+
+
+def supervise(root: Path, words: list[str]) -> int:
+    job = root / "jobs" / words[0]
+    while True:
+        with open(root / "slots", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if read(job, "state") != "PENDING":
+                return 0
+            if sum(read(one, "state") == "RUNNING" for one in (root / "jobs").iterdir()) < SLOTS:
+                write(job, "state", "RUNNING")
+                break
+        time.sleep(0.1)
+    array, _, task = job.name.partition("_")
+    variables = {"SLURM_JOB_ID": array, "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_NUM_NODES": "1"}
+    variables |= {"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": task} if task else {}
+    process = subprocess.Popen(["bash", str(job / "script")], env=os.environ | variables, start_new_session=True)
+    write(job, "pid", str(process.pid))
+    code = process.wait()
+    if read(job, "state") == "RUNNING":
+        write(job, "state", "COMPLETED" if code == 0 else "FAILED")
+    return 0
+
+
+def srun(root: Path, words: list[str]) -> int:
+    while words and words[0].startswith("--"):
+        words = words[1 if "=" in words[0] or words[0] == "--unbuffered" else 2 :]
+    os.execvp(words[0], words)
+    return 1
+
+
+def sacct(root: Path, words: list[str]) -> int:
+    ids = {value for option, value in zip(words, words[1:], strict=False) if option == "-j"}
+    print("JobID|State|NodeList")  # noqa: T201
+    for job in sorted((root / "jobs").iterdir()):
+        if job.name.split("_")[0] in ids:
+            print(f"{job.name}|{read(job, 'state')}|here")  # noqa: T201
+    return 0
+
+
+def scancel(root: Path, words: list[str]) -> int:
+    name = next((word.partition("=")[2] for word in words if word.startswith("--name=")), "")
+    for job in (root / "jobs").iterdir():
+        if (name and read(job, "name") == name and read(job, "state") == "PENDING") or job.name in words:
+            before = read(job, "state")
+            write(job, "state", "CANCELLED by 0")
+            if before == "RUNNING":
+                os.killpg(int(read(job, "pid")), signal.SIGTERM)
+    return 0
+
+
+def scontrol(root: Path, words: list[str]) -> int:
+    return 0
+
+
+if __name__ == "__main__":
+    here = Path(os.environ[ROOT])
+    if sys.argv[1] != "supervise":
+        with open(here / "asked", "a") as file:
+            file.write(f"{json.dumps(sys.argv[1:])}\n")
+    sys.exit(globals()[sys.argv[1]](here, sys.argv[2:]))

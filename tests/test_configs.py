@@ -1,5 +1,7 @@
 """Every YAML file under conf/ is composed, checked and built on a tiny body."""
 
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from orca_cli.config import compose
 from orca_cli.config import search_space as spaces
 from orca_cli.config.configuration import config_dir
 from orca_cli.config.schema import lookup
-from orca_cli.exceptions import DataError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.stages.build import build, forward_once, read_source
 from orca_cli.terminal import LogReporter
 from tests.checkpoints import save_tiny, save_tiny_bert
@@ -133,19 +135,68 @@ def test_composes_checks_and_builds(path, tiny, own_data, tmp_path, monkeypatch)
         assert read_source(job.config, 0, LogReporter()).modality == built.model.body.modality
 
 
+def test_settings_of_a_task_are_taken_with_its_protocol_and_body():
+    blocks = {path.stem: yaml.safe_load((CONF / path).read_text())["task"] for path in FILES if path.parts[0] == "task"}
+    variants = [
+        (task, protocol, body, written)
+        for task, node in blocks.items()
+        for protocol, bodies in node.get("hparams", {}).items()
+        for body, written in bodies.items()
+    ]
+    assert len(variants) >= 46
+    for task, protocol, body, written in variants:
+        with compose.session() as session:
+            job = session.compose([f"task={task}", f"body={body}", f"protocol={protocol}"])
+        assert job.config.protocol == protocol
+        assert not {"departures", "hparams"} & set(job.config.task)
+        assert written.pop("description")
+        for part, settings in written.items():
+            for key, value in settings.items():
+                taken = lookup(job.config, f"{part}.{key}")
+                assert taken == (float(value) if isinstance(taken, float) else value), (task, protocol, body, key)
+
+
+TYPED = [
+    (["task=deepsea", "protocol=paper", "task.loss.positive_weight=2"], "task.loss.positive_weight", 2),
+    (["task=deepsea", "protocol=paper", "task.train_on_validation=false"], "task.train_on_validation", False),
+    (["task=deepsea", "train.lr=0.3"], "train.lr", 0.3),
+    (["task=deepsea", "hparams=clean/ecg-roberta"], "train.lr", 5e-4),  # of another task
+    (["task=deepsea", "~hparams"], "train.lr", None),
+    (["task=deepsea", "protocol=paper", "~departures"], "task.train_on_validation", False),
+]
+
+
 @pytest.mark.parametrize(
-    "path", [path for path in FILES if path.parts[0] == "hparams" and len(path.parts) == 3], ids=str
+    ("words", "key", "value"), TYPED, ids=lambda one: " ".join(one) if isinstance(one, list) else ""
 )
-def test_settings_of_a_task_are_taken_with_its_protocol_and_body(path):
-    protocol, (task, body) = path.parts[1], path.stem.split("-")
+def test_what_is_typed_beats_what_a_tasks_file_says_for_a_protocol(words, key, value):
     with compose.session() as session:
-        job = session.compose([f"task={task}", f"body={body}", f"protocol={protocol}"])
-    assert job.config.protocol == protocol
-    written = yaml.safe_load((CONF / path).read_text())
-    for part, settings in written.items():
-        for key, value in settings.items():
-            taken = lookup(job.config, f"{part}.{key}")
-            assert taken == (float(value) if isinstance(taken, float) else value), key
+        assert lookup(session.compose(words).config, key) == value
+
+
+def test_a_task_of_ones_own_holds_its_variants_itself(tmp_path):
+    (tmp_path / "task").mkdir()
+    task = "# @package _global_\n# Mine.\ndefaults: [override /body: minilm]\ntask:\n  _target_: orca_cli.tasks.digits.load\n"
+    block = "  hparams: {clean: {minilm: {train: {lr: 1e-3}}}}\n"
+    (tmp_path / "task" / "mine.yaml").write_text(
+        task + "  kind: classes\n  departures: {paper: {train_size: 50}}\n" + block
+    )
+    with compose.session(tmp_path) as session:
+        assert session.compose(["task=mine"]).config.train.lr == 1e-3
+        assert session.compose(["task=mine", "protocol=paper"]).config.task["train_size"] == 50
+    for name, expected in (("clean/mine-roberta", None), ("clean/mine-minilm", "rename it")):
+        own = tmp_path / "hparams" / f"{name}.yaml"
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.write_text("# @package _global_\n# Mine.\ntrain: {lr: 0.5}\n")
+        with (
+            pytest.raises(ConfigError, match=expected) if expected else nullcontext(),
+            compose.session(tmp_path) as session,
+        ):
+            assert session.compose(["task=mine", "body=roberta"]).config.train.lr == 0.5
+    shutil.rmtree(tmp_path / "hparams")
+    (tmp_path / "task" / "mine.yaml").write_text(task + "  kind: classes\n")
+    with compose.session(tmp_path) as session:
+        assert session.compose(["task=mine"]).config.train.lr is None
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "space"], ids=str)

@@ -21,7 +21,8 @@ from orca_cli.training.loop import predict, score
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "protocols.md").read_text()
-TASKS = sorted(path.stem for path in (config_dir() / "departures" / "paper").glob("*.yaml"))
+BLOCKS = {path.stem: yaml.safe_load(path.read_text())["task"] for path in (config_dir() / "task").glob("*.yaml")}
+TASKS = sorted(task for task, node in BLOCKS.items() if "departures" in node)
 NAMES = ["clean", "paper", "release"]
 FAULTS = 63
 
@@ -57,7 +58,7 @@ def composed(session):
     return call
 
 
-def test_every_file_of_the_protocols_is_listed():
+def test_every_setting_of_the_protocols_is_listed():
     """Without the code that makes the list: keys as they stand in the files."""
 
     def keys(value, prefix=""):
@@ -67,14 +68,15 @@ def test_every_file_of_the_protocols_is_listed():
             elif key != "_target_":
                 yield prefix + key
 
-    for path in [*(config_dir() / "departures").rglob("*.yaml"), *(config_dir() / "protocol").glob("*.yaml")]:
-        content = yaml.safe_load(path.read_text())
+    contents = [("", yaml.safe_load(path.read_text())) for path in (config_dir() / "protocol").glob("*.yaml")]
+    contents += [(task, {"task": block}) for task in TASKS for block in BLOCKS[task]["departures"].values()]
+    known = listed()
+    for task, content in contents:
         content.pop("defaults", None)
-        task = path.stem if path.parent.parent.name == "departures" else ""
         for key in keys(content):
             # As everywhere, the last one but for own data.
-            same = key in ("protocol", "align.decay_every", "align.decay_factor", "predictor.init")
-            assert same or (task, key) in listed(), path
+            same = key in ("protocol", "align.decay_every", "align.decay_factor", "predictor.init", "task.description")
+            assert same or (task, key) in known, task
 
 
 @pytest.mark.parametrize("protocol", NAMES)
@@ -97,8 +99,7 @@ def test_the_list_says_what_a_run_is_given(composed, protocol):
 
 
 def test_every_task_of_the_paper_has_departures_of_both_kinds():
-    for protocol in ("paper", "release"):
-        assert sorted(path.stem for path in (config_dir() / "departures" / protocol).glob("*.yaml")) == TASKS
+    assert {task: sorted(BLOCKS[task]["departures"]) for task in TASKS} == dict.fromkeys(TASKS, ["paper", "release"])
     assert len(TASKS) == 14
 
 

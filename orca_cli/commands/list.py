@@ -15,7 +15,7 @@ from rich.text import Text
 
 from orca_cli import data_folder
 from orca_cli.commands.options import add_config_dir
-from orca_cli.config import catalogue, configuration, ranges, schema
+from orca_cli.config import catalogue, configuration, ranges, schema, variants
 from orca_cli.exceptions import UsageError, suggest
 from orca_cli.terminal import Result, table
 
@@ -35,6 +35,7 @@ GROUPS = {
     "spaces": "space",
 }
 SETTINGS = "settings"
+_NOT_SETTINGS = ("_target_", "data", *variants.BLOCKS)
 SCHEMA = 1
 # Default errors; see scoring/defaults.py.
 _ERRORS = {"classes": "0-1 error", "labels": "1 - mAP", "values": "RMSE"}
@@ -96,7 +97,10 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
     Raises:
         ConfigError: a file cannot be read.
     """
+    if group == "hparams":
+        return [_variant(name, variant) for name, variant in variants.variants(group, extra).items()]
     listing = []
+    departing = _departure_texts(extra) if group == "task" else {}
     for name, path in configuration.choices(group, extra).items():
         content = configuration.content(path)
         picks = configuration.picks(content.pop("defaults", None))
@@ -111,7 +115,7 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
             "name": name,
             "description": configuration.description(path),
             "picks": picks,
-            "parameters": {key: value for key, value in settings.items() if key not in ("_target_", "data")},
+            "parameters": {key: value for key, value in settings.items() if key not in _NOT_SETTINGS},
             "meanings": configuration.comments(path),
             "file": str(path),
         }
@@ -121,16 +125,30 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
             entry["data"] = {"state": data_folder.state(about, configuration.default_folders()["data"]), **texts}
         if group == "task":
             entry["error"] = entry["data"].pop("error") or _error(settings)
-            entry["protocols"] = _departure_texts(name, extra)
+            entry["protocols"] = departing.get(name, {})
         listing.append(entry)
     return listing
 
 
-def _departure_texts(task: str, extra: Path | None) -> dict[str, str]:
-    """Return what the descriptions of conf/departures/PROTOCOL/TASK.yaml say, by protocol."""
-    files = {tuple(name.rsplit("/", 1)): path for name, path in configuration.choices("departures", extra).items()}
-    texts = {protocol: configuration.description(path) for (protocol, name), path in files.items() if name == task}
-    return {protocol: text.removeprefix(f"{task}: ") for protocol, text in texts.items()}
+def _variant(name: str, variant: variants.Variant) -> dict[str, Any]:
+    settings = dict(variant.settings)
+    return {
+        "name": name,
+        "description": variant.description,
+        "picks": configuration.picks(settings.pop("defaults", None)),
+        "parameters": settings,
+        "meanings": configuration.comments(variant.path) if variant.path.parent.name == "hparams" else {},
+        "file": str(variant.path),
+    }
+
+
+def _departure_texts(extra: Path | None) -> dict[str, dict[str, str]]:
+    """Return task -> protocol -> where it departs from the protocol clean."""
+    texts: dict[str, dict[str, str]] = {}
+    for name, variant in variants.variants("departures", extra).items():
+        protocol, _, task = name.partition("/")
+        texts.setdefault(task, {})[protocol] = variant.description
+    return texts
 
 
 def _error(task: dict[str, Any]) -> str:
@@ -181,7 +199,7 @@ def protocols(extra: Path | None = None) -> list[str]:
 def departures(extra: Path | None = None) -> list[Departure]:
     """Return all settings that differ between protocols, those for all tasks first; values as the files write them.
 
-    Settings of training (conf/hparams) are not among them: they belong to a task on a body.
+    Settings of training (`orca list hparams`) are not among them: they belong to a task on a body.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -189,11 +207,10 @@ def departures(extra: Path | None = None) -> list[Departure]:
     names = protocols(extra)
     shared = {name: _settings(path) for name, path in configuration.choices("protocol", extra).items()}
     by_task: dict[str, dict[str, dict[str, Any]]] = {}  # task -> protocol -> settings
-    for name, path in configuration.choices("departures", extra).items():
+    for name, variant in variants.variants("departures", extra).items():
         protocol, _, task = name.partition("/")
-        by_task.setdefault(task, {})[protocol] = _settings(path)
-    root = configuration.content(configuration.config_dir() / "config.yaml")
-    chosen = {group: name for line in root["defaults"] if isinstance(line, dict) for group, name in line.items()}
+        by_task.setdefault(task, {})[protocol] = dict(flat("", variant.settings))
+    chosen = configuration.default_choices()
     defaults = schema.Config()
 
     def plain(key: str) -> Any:

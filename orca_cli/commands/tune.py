@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -133,8 +134,8 @@ def _keep(arm: Arm) -> None:
     best = arm.search.best
     if best is None or best.settings is None or arm.search.defaults is None:
         return
-    # Start from the settings file that the trials used; what was found replaces its values.
-    content = {} if arm.plan.before is None else configuration.content(arm.plan.before)
+    # Start from the settings that the trials used; what was found replaces their values.
+    content = copy.deepcopy(arm.plan.before)
     for key, value in arm.plan.run_settings(best.settings).items():
         *parents, last = key.split(".")
         node = content

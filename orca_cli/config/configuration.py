@@ -68,6 +68,12 @@ def _files(folder: Path) -> dict[str, Path]:
     return {file.relative_to(folder).as_posix().removesuffix(".yaml"): file for file in folder.rglob("*.yaml")}
 
 
+def default_choices() -> dict[str, str]:
+    """Return group -> file that a run takes unless another is typed or picked, as conf/config.yaml lists them."""
+    lines = content(config_dir() / "config.yaml")["defaults"]
+    return {group: name for line in lines if isinstance(line, dict) for group, name in line.items()}
+
+
 def default_folders() -> dict[str, Path]:
     """Return where runs, data and cache go unless the configuration says otherwise.
 
@@ -89,12 +95,14 @@ def description(path: Path) -> str:
 def comments(path: Path) -> dict[str, str]:
     """Return what the comments of a file say about the keys of its settings: the one behind a key, or the lines above it.
 
-    Keys are those of the innermost mapping, without the groups that hold it.
+    Keys are those of the innermost mapping, without the groups that hold it; the variants of a task do not count.
     """
     meanings: dict[str, str] = {}
     above: list[str] = []
     for line in _text(path).splitlines():
         text = line.strip()
+        if text in ("departures:", "hparams:"):
+            break
         if text.startswith("#"):
             above.append(text.lstrip("#").strip())
             continue
@@ -122,10 +130,11 @@ def content(path: Path) -> dict[str, Any]:
     """
     text = _text(path)
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
         if root is not None:
             _check_nodes(root, path)
-        value = yaml.safe_load(text)
+        value = None if root is None else loader.construct_document(root)
     except yaml.constructor.ConstructorError as error:
         raise UnsafeError(f"asks for an object: {error.problem}", where=_place(path, error), hint=_PLAIN) from error
     except yaml.MarkedYAMLError as error:
@@ -134,11 +143,16 @@ def content(path: Path) -> dict[str, Any]:
         raise ConfigError(f"is not valid YAML: {error}", where=str(path)) from error
     except RecursionError as error:
         raise UnsafeError("is nested too deeply", where=str(path), hint=_PLAIN) from error
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
+    if not isinstance(value, dict | None):
         raise ConfigError("has to hold settings of the form 'key: value'", where=f"{path}:1")
-    return {str(key): entry for key, entry in value.items()}
+    return mapping(value, str(path))
+
+
+def mapping(value: Any, where: str, hint: str = "write setting: value") -> dict[str, Any]:
+    """Return a part of a file's content with its keys as text, empty for null; ConfigError where it is not a mapping."""
+    if not isinstance(value, dict | None):
+        raise ConfigError("is not a mapping", where=where, hint=hint)
+    return {str(key): entry for key, entry in (value or {}).items()}
 
 
 def _place(path: Path, error: yaml.MarkedYAMLError) -> str:

@@ -23,7 +23,7 @@ COMMANDS = {
 }
 
 _ALWAYS_ALL_STEPS = "alignment takes all its align.epochs steps; metric=none leaves it out"
-_OF_PROTOCOLS = "it is part of protocol=paper and protocol=release"
+_PROTOCOLS_ONLY = "it is part of protocol=paper and protocol=release"
 
 # Key of a setting -> what to do in its place.
 SETTINGS = {
@@ -33,12 +33,12 @@ SETTINGS = {
     "align.stop": _ALWAYS_ALL_STEPS,
     "align.patience": _ALWAYS_ALL_STEPS,
     "align.dtype": "distances are computed in float32, and in float64 where they need it",
-    "align.optimizer": f"stage 2 uses AdamW; {_OF_PROTOCOLS} to use that of stage 3",
-    "align.momentum": f"stage 2 uses AdamW; {_OF_PROTOCOLS} to use that of stage 3",
-    "align.betas": f"stage 2 uses AdamW; {_OF_PROTOCOLS} to use those of stage 3",
+    "align.optimizer": f"stage 2 uses AdamW; {_PROTOCOLS_ONLY} to use that of stage 3",
+    "align.momentum": f"stage 2 uses AdamW; {_PROTOCOLS_ONLY} to use that of stage 3",
+    "align.betas": f"stage 2 uses AdamW; {_PROTOCOLS_ONLY} to use those of stage 3",
     "train.betas": "they are 0.9 and 0.98, as in the paper's code",
     "train.longer_by": "give train.epochs=N",
-    "train.loss_units": f"targets are scaled by their deviation; {_OF_PROTOCOLS} to leave them as they are",
-    "train.accumulation_reduce": f"gradients are means over a step's samples; {_OF_PROTOCOLS} to add those of batches",
+    "train.loss_units": f"targets are scaled by their deviation; {_PROTOCOLS_ONLY} to leave them as they are",
+    "train.accumulation_reduce": f"gradients are means over a step's samples; {_PROTOCOLS_ONLY} to add those of batches",
     "train.error_chunks": "errors are those of the whole split; averages over chunks are part of protocol=release",
 }

@@ -79,7 +79,9 @@ def read(path: Path) -> Space:
             raise ConfigError(f"a space has no '{key}'", where=where, hint=suggest(key, _PARTS))
     if (algorithm := content.get("algorithm", "asha")) != "asha":
         raise ConfigError(f"{algorithm} is not allowed", where=f"{where}: algorithm", hint="allowed: asha")
-    params, fixed, baseline = (_mapping(content, part, where) for part in ("params", "fixed", "baseline"))
+    params, fixed, baseline = (
+        configuration.mapping(content.get(part) or {}, f"{where}: {part}") for part in ("params", "fixed", "baseline")
+    )
     if not params:
         raise ConfigError("a space needs params", where=where, hint="such as params: {train.lr: [1.0e-3, 1.0e-4]}")
     for part, settings in (("params", params), ("fixed", fixed)):
@@ -95,13 +97,6 @@ def read(path: Path) -> Space:
             raise ConfigError("is not a single value", where=f"{where}: {key}", hint="such as 5 or adamw")
     drawn = {key: _param(declaration, f"{where}: {key}") for key, declaration in params.items()}
     return Space(path.stem, drawn, baseline or {"metric": "none"}, fixed)
-
-
-def _mapping(content: Mapping[str, Any], part: str, where: str) -> dict[str, Any]:
-    value = content.get(part) or {}
-    if not isinstance(value, dict):
-        raise ConfigError("is not a mapping", where=f"{where}: {part}", hint="write setting: value")
-    return {str(key): entry for key, entry in value.items()}
 
 
 def _param(declaration: Any, where: str) -> Any:

@@ -4,49 +4,49 @@ from __future__ import annotations
 
 from typing import Any
 
+from orca_cli.config.parts import TARGET
 from orca_cli.exceptions import ConfigError, suggest
 
-TARGET = "_target_"
 _CLASSES, _LABELS = "orca_cli.scoring.classification", "orca_cli.scoring.multilabel"
 _VALUES, _FIELDS, _LOSSES = "orca_cli.scoring.values", "orca_cli.scoring.regression", "orca_cli.losses.masked"
-_OF_NUMBERS = {
+_NUMBER_ERRORS = {
     "rmse": f"{_VALUES}.RMSE",
     "mae": f"{_VALUES}.MAE",
     "r2": f"{_VALUES}.OneMinusR2",
     "nrmse": f"{_VALUES}.NormalisedRMSE",
 }
-_OF_CLASSES = {
+_CLASS_ERRORS = {
     "zero_one": f"{_CLASSES}.ZeroOne",
     "balanced": f"{_CLASSES}.Balanced",
     "macro_f1": f"{_CLASSES}.MacroF1",
 }
-_LOSSES_OF_NUMBERS = {
+_NUMBER_LOSSES = {
     "mse": f"{_LOSSES}.MaskedMSE",
     "huber": f"{_LOSSES}.MaskedHuber",
     "mae": f"{_LOSSES}.MaskedMAE",
 }
 _CROSS_ENTROPY = {"cross_entropy": f"{_LOSSES}.MaskedCrossEntropy"}
-_DENSE_NUMBERS = {**_OF_NUMBERS, "mse": f"{_FIELDS}.MeanSquared", "relative_l2": f"{_FIELDS}.RelativeL2"}
+_DENSE_NUMBERS = {**_NUMBER_ERRORS, "mse": f"{_FIELDS}.MeanSquared", "relative_l2": f"{_FIELDS}.RelativeL2"}
 
 # Setting -> kind -> name -> class. Dense targets are numbers, or a class at every position; only the data say which.
 _DENSE_CLASSES = "dense classes"
 _NAMES: dict[str, dict[str, dict[str, str]]] = {
     "error": {
-        "classes": {**_OF_CLASSES, "auroc": f"{_CLASSES}.ClassAUROC"},
+        "classes": {**_CLASS_ERRORS, "auroc": f"{_CLASSES}.ClassAUROC"},
         "labels": {
             "map": f"{_LABELS}.MeanAveragePrecision",
             "auroc": f"{_LABELS}.MeanAUROC",
             "macro_f1": f"{_LABELS}.LabelMacroF1",
         },
-        "values": _OF_NUMBERS,
+        "values": _NUMBER_ERRORS,
         "dense": _DENSE_NUMBERS,
-        _DENSE_CLASSES: _OF_CLASSES,
+        _DENSE_CLASSES: _CLASS_ERRORS,
     },
     "loss": {
         "classes": _CROSS_ENTROPY,
         "labels": {"bce": f"{_LOSSES}.MaskedBCE"},
-        "values": _LOSSES_OF_NUMBERS,
-        "dense": {**_LOSSES_OF_NUMBERS, "relative_l2": f"{_LOSSES}.RelativeL2Loss"},
+        "values": _NUMBER_LOSSES,
+        "dense": {**_NUMBER_LOSSES, "relative_l2": f"{_LOSSES}.RelativeL2Loss"},
         _DENSE_CLASSES: _CROSS_ENTROPY,
     },
 }

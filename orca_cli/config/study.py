@@ -30,13 +30,14 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli.config import configuration
-from orca_cli.config.configuration import key_of
+from orca_cli.config.configuration import key_of, mapping
 from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 BLANK = "???"
 SET = "set"  # the axis of the data sets
 _PARTS = ("common", "axes", "except", "files")
+_NAMED = "write name: value"
 _NOT_IN_FILES = ("hydra", "paths", "study")
 
 Choices = dict[str, tuple[str, ...]]  # name -> overrides
@@ -79,10 +80,10 @@ class Study:
         for key in content:
             if key not in _PARTS:
                 raise ConfigError(f"a study has no '{key}'", where=where, hint=suggest(key, _PARTS))
-        axes = _mapping(content.get("axes"), "axes", where)
+        axes = mapping(content.get("axes"), f"{where}: axes", _NAMED)
         if not axes:
             raise ConfigError("a study needs axes", where=where, hint="such as axes: {seed: [0, 1, 2]}")
-        read = {axis: read_choices(axis, node, where) for axis, node in axes.items()}
+        read = {axis: _choices(axis, node, where) for axis, node in axes.items()}
         conditions = content.get("except") or []
         if not isinstance(conditions, list):
             raise ConfigError("is not a list", where=f"{where}: except", hint="such as - {axis: choice}")
@@ -91,7 +92,7 @@ class Study:
             _overrides(content.get("common") or [], "common", where),
             read,
             tuple(_condition(entry, read, where) for entry in conditions),
-            {key: str(text) for key, text in _mapping(content.get("files"), "files", where).items()},
+            {key: str(text) for key, text in mapping(content.get("files"), f"{where}: files", _NAMED).items()},
         )
 
     def narrowed(self, axis: str, names: Sequence[str], *, is_setting: bool) -> Study:
@@ -185,18 +186,12 @@ def _is_blank(text: str) -> bool:
     return text.endswith(f"={BLANK}")
 
 
-def _mapping(value: Any, part: str, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict | None):
-        raise ConfigError("is not a mapping", where=f"{where}: {part}", hint="write name: value")
-    return {str(key): entry for key, entry in (value or {}).items()}
-
-
-def read_choices(axis: str, node: Any, where: str) -> Choices:
+def _choices(axis: str, node: Any, where: str) -> Choices:
     """Return the choices of an axis, from a list of values or a mapping of names to overrides.
 
     Args:
         axis: its name.
-        given: as YAML has it.
+        node: as YAML has it.
         where: the file, for messages.
 
     Raises:
@@ -232,7 +227,7 @@ def _overrides(node: Any, part: str, where: str) -> tuple[str, ...]:
 
 def _condition(entry: Any, axes: dict[str, Choices], where: str) -> dict[str, tuple[str, ...]]:
     condition = {}
-    for axis, node in _mapping(entry, "except", where).items():
+    for axis, node in mapping(entry, f"{where}: except", _NAMED).items():
         if axis not in axes:
             raise ConfigError(f"there is no axis '{axis}'", where=f"{where}: except", hint=suggest(axis, axes))
         names = tuple(map(_text, node if isinstance(node, list) else [node]))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_cli.config import configuration
+from orca_cli.config import configuration, variants
 from orca_cli.config import search_space as spaces
 from orca_cli.config.configuration import key_of
 from orca_cli.config.schema import Tune
@@ -46,7 +46,7 @@ class Plan:
         typed: overrides of all trials that were typed; key -> override.
         fixed: settings of the trials that draw, and of the run that follows.
         folder: of the search.
-        before: the settings file that the trials start from; None if there is none.
+        before: the settings (`hparams`) that the trials start from, as they are written.
         run: task and body, which the settings found are for.
     """
 
@@ -57,7 +57,7 @@ class Plan:
     typed: dict[str, str]
     fixed: dict[str, Plain]
     folder: Path
-    before: Path | None
+    before: dict[str, Any]
     run: str
 
     def overrides(self, settings: Mapping[str, Plain] | None, seed: int) -> list[str]:
@@ -117,9 +117,10 @@ def _plan(session: Session, typed: dict[str, str], extra: Path | None) -> Plan:
     names = job.choices
     run = f"{names['task']}-{names['body']}"
     arm = names["metric"] if tune.per_arm else str(space.baseline.get("metric", names["metric"]))
-    # The file of settings that the job has: the one typed, else that of its task and body.
+    # The settings that the job has: those typed by name, else those of its task and body.
     name = typed.get("hparams", "").partition("=")[2].strip("'\"") or f"{job.config.protocol}/{run}"
-    before = configuration.choices("hparams", extra).get(name)
+    known = variants.variants("hparams", extra)
+    before = known[name].settings if name in known else {}
     plan = Plan("", arm, space, tune, kept, fixed, Path(), before, run)
     plain = session.compose(plan.overrides(None, tune.seed))
     _check_space(session, plan)

@@ -23,8 +23,8 @@ from orca_cli.augmentation.several import Several
 from orca_cli.augmentation.time_mask import TimeMask
 from orca_cli.augmentation.window_slice import WindowSlice
 from orca_cli.config import parts
+from orca_cli.config.checks import check_augmentation
 from orca_cli.config.configuration import config_dir
-from orca_cli.config.part_groups import check_augmentation
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import KINDS, Augmentation, Batch, InputFacts
 from orca_cli.tasks.shared.samples import ArraySamples

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from orca_cli.config import parts
+from orca_cli.config import parts, variants
 from orca_cli.config.configuration import config_dir
 from orca_cli.config.schema import Config
 
@@ -104,6 +104,10 @@ def settings() -> list[Setting]:
         group, name = path.parent.relative_to(CONF).parts[:1], path.relative_to(CONF).with_suffix("").as_posix()
         if group and group[0] != "space":
             all_settings += _file_settings(group[0], name, yaml.safe_load(path.read_text()) or {})
+    for block in variants.BLOCKS:
+        for name, variant in variants.variants(block).items():
+            if "/" in name:  # the others are files
+                all_settings += _file_settings(block, f"{block}/{name}", variant.settings)
     return all_settings
 
 
@@ -155,7 +159,7 @@ def _node_settings(name: str, base: tuple[str, ...], prefix: str, node: dict[str
         hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)  # type: ignore[misc]
     for key, value in node.items():
         full = f"{prefix}.{key}"
-        if key == "_target_" or full in ("task.data", "source.data"):
+        if key == "_target_" or full in ("task.data", "source.data", "task.departures", "task.hparams"):
             continue
         if isinstance(value, dict):
             yield from _node_settings(name, base, full, value)

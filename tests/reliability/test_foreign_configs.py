@@ -52,6 +52,14 @@ TASKS = {
     "secret_in_a_key_that_is_unknown": TASK + READER + "  nothing: ${oc.env:TOKEN}\n",
     "resolver_of_hydra": TASK + READER.replace("own.npz", "${hydra:runtime.cwd}"),
     "runs_elsewhere": TASK + READER + "paths:\n  runs: ../../x\n",
+    "runs_elsewhere_by_hparams": TASK + READER + "  hparams: {clean: {minilm: {paths: {runs: ../../x}}}}\n",
+    "hydra_by_hparams": TASK + READER + "  hparams: {clean: {minilm: {hydra: {run: {dir: ../../x}}}}}\n",
+    "defaults_by_hparams": TASK
+    + READER
+    + "  hparams: {clean: {minilm: {defaults: [/metric@hydra.callbacks: none]}}}\n",
+    "target_by_hparams": TASK + READER + "  hparams: {clean: {minilm: {metric: {_target_: canary_part.touch}}}}\n",
+    "target_by_departures": TASK + READER + "  departures: {clean: {loss: {_target_: canary_part.touch}}}\n",
+    "secret_by_hparams": TASK + READER + "  hparams: {clean: {minilm: {body: {checkpoint: '${oc.env:TOKEN}'}}}}\n",
     "cache_elsewhere": TASK + READER + "paths:\n  cache: /\n",
     "hydra_run_folder": HYDRA + "  run:\n    dir: ../../x\n",
     "hydra_environment": HYDRA + "  job:\n    env_set: {LD_PRELOAD: x}\n",

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from orca_cli.config import compose
+from orca_cli.config.checks import check_settings
 from orca_cli.config.schema import Config, Train, lookup
-from orca_cli.config.setting_checks import check
 from orca_cli.exceptions import ConfigError
 from orca_cli.stages import budget
 from orca_cli.stages.build import decide, with_values
@@ -140,4 +140,4 @@ def test_a_budget_that_decides_nothing_is_said():
 @pytest.mark.parametrize("value", ["fast", 0, -1, True, float("nan"), None])
 def test_other_budgets_are_refused(value):
     with pytest.raises(ConfigError, match="budget"):
-        check(dataclasses.replace(Config(), budget=value))
+        check_settings(dataclasses.replace(Config(), budget=value))

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from orca_cli.config import setting_checks
+from orca_cli.config import checks
 from orca_cli.config.schema import Config, Train
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.stages import selection
@@ -33,9 +33,9 @@ def task(validation, drawn=True, train=30):
 def decided(data, task_settings=None, **settings):
     """Return select, select_by and refit as decided."""
     config = Config(task=task_settings or {}, train=Train(epochs=2, **settings))
-    setting_checks.check(config)
+    checks.check_settings(config)
     train = with_values(config, selection.decide(config, data)).train
-    setting_checks.check(with_values(config, selection.decide(config, data)))
+    checks.check_settings(with_values(config, selection.decide(config, data)))
     return train.select, train.select_by if train.select == "best" else None, train.refit
 
 
@@ -82,7 +82,7 @@ def test_what_was_asked_to_be_small_or_is_the_test_split_is_not_trained_on():
 )
 def test_contradictions_are_told_before_any_data_are_read(settings, message):
     with pytest.raises(ConfigError, match=message):
-        setting_checks.check(Config(train=Train(**settings)))
+        checks.check_settings(Config(train=Train(**settings)))
 
 
 def line(value):

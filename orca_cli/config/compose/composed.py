@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
-from orca_cli.config import part_groups, parts, setting_checks
+from orca_cli.config import checks, parts
 from orca_cli.config.compose.overrides import check_typed, refused
 from orca_cli.config.configuration import default_folders, key_of
 from orca_cli.config.identity import Identity, identify
@@ -93,9 +93,7 @@ def checked(cfg: DictConfig, hydra: Any) -> Composed:
     except OmegaConfBaseException as error:
         raise refused(error) from error
     assert isinstance(config, Config)
-    setting_checks.check_keys(content)
-    setting_checks.check(config)
-    part_groups.check(config)
+    checks.check(config, content)
     for name, folder in default_folders().items():
         setattr(config.paths, name, getattr(config.paths, name) or str(folder))
     names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}

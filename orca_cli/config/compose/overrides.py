@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from orca_cli.config import credentials, schema, setting_checks
+from orca_cli.config import checks, schema
 from orca_cli.config.configuration import key_of
 from orca_cli.config.ranges import check_value, shown
 from orca_cli.config.schema import NEEDED_GROUPS, Config
@@ -60,7 +60,7 @@ def texts_of(override: Override, names: Iterable[str]) -> list[str]:
 def check_typed(override: Override) -> None:
     """Check a typed value against its declaration; OmegaConf would accept 3 as a text and true as "True"."""
     key = override.key_or_group
-    if re.match(r"(task|source)\.data(\.|$)", key):
+    if re.match(r"(task|source)\.data(\.|$)|task\.(departures|hparams)(\.|$)", key):
         raise ConfigError("is file metadata, not a setting", where=key, hint="take it out of the command")
     if key.startswith("hydra") and not re.match(r"hydra[./]launcher(\.|$)", key):
         raise ConfigError("is not for the command line", where=key, hint="runs go to paths.runs; -m sweeps")
@@ -68,7 +68,7 @@ def check_typed(override: Override) -> None:
         return
     value = override.value()
     if key.startswith("tracker."):
-        credentials.check(None, key)
+        checks.check_secrets(None, key)
     value = value.text if isinstance(value, QuotedString) else value
     if schema.is_section(key) and key not in ALL_GROUPS:
         hint = f"give its settings one by one, such as {key}.NAME=..."
@@ -96,7 +96,7 @@ def explained(error: Exception, overrides: list[str], load: Callable[[list[str]]
             return ConfigError(f"there is no '{parent}'", where=key, hint=suggest(parent, _keys(config)))
         allowed = [word for word in node if word != "hydra"]
         if name not in allowed and not text.startswith("+"):
-            return setting_checks.unknown(name, allowed, f"{parent}." if parent else "")
+            return checks.unknown(name, allowed, f"{parent}." if parent else "")
         try:
             load([*groups, text])
         except UNREADABLE as cause:
@@ -114,7 +114,7 @@ def _unknown_in_a_file(error: Exception) -> ConfigError | None:
     nested = {f"{name}.": value for name, value in vars(Config()).items() if is_dataclass(value)}
     for prefix, section in ({"": Config()} | nested).items():
         if match is not None and match[2] == type(section).__name__:
-            return setting_checks.unknown(match[1], vars(section), prefix, f" in {file[1]}.yaml" if file else "")
+            return checks.unknown(match[1], vars(section), prefix, f" in {file[1]}.yaml" if file else "")
     return None
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from hydra import initialize_config_dir
 from hydra._internal.hydra import Hydra
@@ -17,11 +18,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from orca_cli import signals
-from orca_cli.config import configuration, schema, study
+from orca_cli.config import configuration, schema, study, variants
 from orca_cli.config.compose.composed import Composed, Sweep, checked, reseeded
 from orca_cli.config.compose.overrides import ALL_GROUPS, UNREADABLE, check_typed, explained, names_of, parse, texts_of
 from orca_cli.config.configuration import choices, config_dir, default_folders, key_of
 from orca_cli.config.schema import NEEDED_GROUPS, Config
+from orca_cli.config.variants import BLOCKS, in_task
 from orca_cli.exceptions import ConfigError, suggest
 
 
@@ -36,7 +38,12 @@ def session(extra: Path | None = None) -> Iterator[Session]:
         choices(group, extra)
     if extra is not None:
         configuration.check_untrusted(extra, (*ALL_GROUPS, "space"))
+        for block in BLOCKS:
+            if any("/" in name for name in choices(block, extra)):
+                variants.variants(block, extra)  # raises where a file would replace what a task's file says
     ConfigStore.instance().store(name="schema", node=Config)
+    for block in BLOCKS:  # those of another session
+        ConfigStore.instance().repo.pop(block, None)
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
         if extra is not None:  # not the setting hydra.searchpath: glob() does not look there, and it needs quoting
@@ -52,6 +59,7 @@ class Session:
     """Composes configurations while Hydra is started; made by `session`."""
 
     _extra: Path | None
+    _stored: set[str] = field(default_factory=set)  # tasks whose variants Hydra has been given
 
     def compose(self, overrides: list[str]) -> Composed:
         """Compose one run; ConfigError for unknown choices or keys, and missing or wrong values."""
@@ -141,13 +149,32 @@ class Session:
 
         The file of that source names it (`data.without_files`). A task is not aligned with its own data.
         """
+        self._store_variants(overrides)
         load = GlobalHydra.instance().config_loader().load_configuration
         cfg = load("config", overrides, RunMode.RUN)
         task, instead = cfg.hydra.runtime.choices["task"], OmegaConf.select(cfg, "source.data.without_files")
         is_typed = any(key_of(text) == "source" for text in overrides)
-        if is_typed or instead in (None, task) or f"paper/{task}" in choices("departures", self._extra):
-            return cfg
-        return load("config", [*overrides, f"source={instead}"], RunMode.RUN)
+        is_papers = OmegaConf.select(cfg, "task.departures.paper") is not None
+        if not (is_typed or is_papers or instead in (None, task)):
+            cfg = load("config", [*overrides, f"source={instead}"], RunMode.RUN)
+        if OmegaConf.is_dict(cfg._get_node("task")):
+            with open_dict(cfg.task):
+                for block in BLOCKS:
+                    cfg.task.pop(block, None)
+        return cfg
+
+    def _store_variants(self, overrides: list[str]) -> None:
+        """Give Hydra the variants of the tasks that are named, as if each were a file of conf/departures or conf/hparams."""
+        typed = [text.partition("=")[2].strip("'\"") for text in overrides if key_of(text) in ("task", *BLOCKS)]
+        words = [name.rpartition("/")[2] for name in (configuration.default_choices()["task"], *typed)]
+        for task, path in choices("task", self._extra).items():
+            if task in self._stored or not any(word == task or word.startswith(f"{task}-") for word in words):
+                continue
+            self._stored.add(task)
+            content: Any = OmegaConf.to_container(OmegaConf.load(path))
+            for block, name, _, settings in in_task(task, content, str(path)):
+                folder, _, stem = name.rpartition("/")
+                ConfigStore.instance().store(stem, settings, group=f"{block}/{folder}", package="_global_")
 
     def _check_choices(self, parsed: list[Override]) -> None:
         for override in parsed:
@@ -155,8 +182,9 @@ class Session:
             if group in NEEDED_GROUPS and (override.is_delete() or isinstance(override.value(), (list, type(None)))):
                 raise ConfigError("one choice is needed", where=group, hint=f"orca list {group} shows the choices")
             if group in ALL_GROUPS and not override.is_delete():
-                allowed = choices(group, self._extra)
+                files = choices(group, self._extra)
                 for name in names_of(override):
-                    if name not in allowed:
+                    if name in files:
+                        configuration.content(files[name])  # raises where the file is not YAML
+                    elif name not in (allowed := variants.names(group, self._extra)):
                         raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))
-                    configuration.content(allowed[name])  # raises where the file is not YAML

@@ -1,14 +1,29 @@
-"""The groups of conf/ whose node names a part of the program: what each part is given, and whether its settings are right."""
+"""Whether settings are right, before any data are read: known, within their ranges, without contradiction or secrets.
+
+Each range is declared where the setting is: in the schema, or in the signature of the part that takes it.
+"""
 
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from orca_cli.config import credentials, parts, short_names
-from orca_cli.config.schema import Config
-from orca_cli.exceptions import ConfigError
+from orca_cli.config import parts, retired, short_names
+from orca_cli.config.ranges import check_value
+from orca_cli.config.schema import NEEDED_GROUPS, Config, Train, declared, lookup
+from orca_cli.exceptions import ConfigError, suggest
+
+_SECRET_NAMES = re.compile(
+    r"(?:^|[._-])(?:token|password|passwd|secret|credentials?|auth|api_?key|access_?key|private_?key)$", re.I
+)
+_SECRET_KEYS = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{16,}|gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|sk-[\w-]{16,}|AKIA[A-Z0-9]{12,}|xox[a-z]-[\w-]{8,})"
+)
+_LOGIN = re.compile(r"(\w+://)[^\s/@]+@")
+_SECRET_HINT = "settings are written into the run's folder; give it as an environment variable, such as WANDB_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -34,13 +49,84 @@ PART_GROUPS = {
 }
 
 
+def check(config: Config, content: dict[str, Any]) -> None:
+    """Raise ConfigError or UnsafeError for the first setting that is wrong.
+
+    Args:
+        config: as it will run.
+        content: the same as plain dictionaries, with keys that the schema may not have.
+    """
+    _check_keys(content, asdict(Config()))
+    check_settings(config)
+    check_parts(config)
+
+
+def check_settings(config: Config) -> None:
+    """Raise ConfigError for the first setting that its declaration does not allow, and for settings in contradiction."""
+    for key, hint in declared().items():
+        check_value(lookup(config, key), hint, key)
+    train = config.train
+    if config.precision == "fp16" and config.device == "cpu":
+        raise ConfigError("fp16 needs a GPU, not device=cpu", where="precision", hint="use precision=fp32 or bf16")
+    if config.budget != Config.budget and config.protocol != "clean":
+        what = f"has no effect on protocol={config.protocol}, which sets the length of training itself"
+        raise ConfigError(what, where=f"budget={config.budget}", hint="give train.epochs=... instead")
+    if train.decay_epochs is not None and train.decay_epochs < (train.warmup_epochs or 0):
+        what = f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}"
+        raise ConfigError(what, where="train.decay_epochs", hint="allowed: train.warmup_epochs or more")
+    _check_selection(train)
+    if config.align.method == "mona" and train.compile:
+        what = "differentiates a step of the body twice, and compiled layers cannot be"
+        raise ConfigError(what, where="align.method=mona", hint="leave train.compile out")
+    if not config.test and train.validate_on == "test":
+        what = "contradicts train.validate_on=test, which opens the test split every epoch"
+        raise ConfigError(what, where="test=false", hint="use train.validate_on=validation")
+
+
+def _check_selection(train: Train) -> None:
+    """Raise ConfigError where settings of the choice of weights contradict each other."""
+    if train.folds == 1:
+        raise ConfigError("1 is not allowed", where="train.folds", hint="allowed: 0 (none), or 2 and more")
+    if train.folds and (train.members or 1) > 1:
+        what = f"contradicts train.folds={train.folds}, which fine-tunes a model for each fold"
+        raise ConfigError(what, where=f"train.members={train.members}", hint="leave one of them out")
+    uses = {f"train.folds={train.folds}": bool(train.folds), "train.refit=true": train.refit is True}
+    for setting in (name for name, used in uses.items() if used):
+        if train.select == "best":
+            what = "leaves no samples to choose by, and train.select=best chooses"
+            raise ConfigError(what, where=setting, hint="use train.select=last or auto, or leave one of them out")
+        if train.validate_on == "test":
+            what = "does not go with train.validate_on=test"
+            raise ConfigError(what, where=setting, hint="leave one of them out")
+
+
+def _check_keys(content: dict[str, Any], known: dict[str, Any], prefix: str = "") -> None:
+    """Raise ConfigError where `+key=value` added a key to the schema's, or `~key` took one away."""
+    for name in known:
+        if name not in content:
+            hint = f"take ~{prefix}{name} out of the command"
+            raise ConfigError("cannot be left out", where=prefix + name, hint=hint)
+    for name, value in content.items():
+        if name not in known:
+            raise unknown(name, known, prefix)
+        if isinstance(known[name], dict) and name not in NEEDED_GROUPS:
+            _check_keys(value, known[name], f"{name}.")
+
+
+def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") -> ConfigError:
+    """Return the error for a key that a section does not have, with the closest one that it has."""
+    key = f"{prefix}{name}"
+    hint = retired.SETTINGS.get(key) or suggest(str(name), map(str, known))
+    return ConfigError(f"no such setting: '{key}'{place}", where=key, hint=hint)
+
+
 def part_node(config: Config, name: str) -> dict[str, Any]:
     """Return what of a group's node names a part and the part's own arguments."""
     words = PART_GROUPS[name].words
     return {key: value for key, value in getattr(config, name).items() if key not in words}
 
 
-def check(config: Config) -> None:
+def check_parts(config: Config) -> None:
     """Raise the errors in the settings of parts that `parts.build` would raise; nothing is read."""
     for name in PART_GROUPS:
         if not isinstance(getattr(config, name), dict):
@@ -55,7 +141,7 @@ def check(config: Config) -> None:
             if node.get(word) is not None:
                 _check_part(short_names.node(word, node[word], node.get("kind")), f"{name}.{word}")
         if name == "tracker":
-            credentials.check(node, name)
+            check_secrets(node, name)
         if not (group.optional and node.get(parts.TARGET) is None):
             known = {"kind": node.get("kind")} if "kind" in group.words else {}
             if node.get("kind", "") is None:
@@ -136,3 +222,14 @@ def _check_classes(metric: Any, config: Config) -> None:
         what = f"metric={name} compares at least {least} classes, and a problem has {classes}"
         hint = "leave it out, or use align.classes_per_problem=0, which takes all classes"
         raise ConfigError(what, where="align.classes_per_problem", hint=hint)
+
+
+def check_secrets(value: Any, key: str) -> None:
+    """Raise ConfigError, which does not repeat it, where a setting or one inside it is a secret by its name or its form."""
+    if _SECRET_NAMES.search(key):
+        raise ConfigError("a secret is not a setting", where=key, hint=_SECRET_HINT)
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in inner:
+        check_secrets(one, f"{key}.{name}")
+    if isinstance(value, str) and (_SECRET_KEYS.search(value) or _LOGIN.search(value)):
+        raise ConfigError("holds a key or a login", where=key, hint=_SECRET_HINT)

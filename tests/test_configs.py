@@ -144,9 +144,9 @@ def test_settings_of_a_task_are_taken_with_its_protocol_and_body():
         for body, written in bodies.items()
     ]
     assert len(variants) >= 46
-    for task, protocol, body, written in variants:
-        with compose.session() as session:
-            job = session.compose([f"task={task}", f"body={body}", f"protocol={protocol}"])
+    with compose.session() as session:
+        jobs = [session.compose([f"task={one[0]}", f"protocol={one[1]}", f"body={one[2]}"]) for one in variants]
+    for (task, protocol, body, written), job in zip(variants, jobs, strict=True):
         assert job.config.protocol == protocol
         assert not {"departures", "hparams"} & set(job.config.task)
         assert written.pop("description")

@@ -31,8 +31,7 @@ if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run
     from orca_cli.compose import Composed
     from orca_cli.interfaces import Samples
     from orca_cli.stages.build import Built
-    from orca_cli.stages.finetune import Tested
-    from orca_cli.stages.result import Validated
+    from orca_cli.stages.finetune import Tested, Validated
     from orca_cli.training.team import Team
 
 Summary = dict[str, Any]
@@ -101,10 +100,9 @@ def train(
     from orca_cli.stages import budget
     from orca_cli.stages.align import align
     from orca_cli.stages.build import build
-    from orca_cli.stages.finetune import finetune
+    from orca_cli.stages.expected_time import planned
+    from orca_cli.stages.finetune import Validated, finetune
     from orca_cli.stages.following import lead
-    from orca_cli.stages.minutes import planned
-    from orca_cli.stages.result import Validated
     from orca_cli.training.cache import numerics
     from orca_cli.training.engine import Engine, choose_device, choose_precision
 
@@ -126,7 +124,6 @@ def train(
         earlier, spent_s = read_or_empty(folder.stage("build") / SUMMARY), time.monotonic() - start
         if budget.is_minutes(config):
             built = planned(config, built, engine, earlier, spent_s, reporter)
-        config = built.config
         facts = numerics(device) | data | {"weights": built.summary["checkpoint_sha256"], "precision": engine.precision}
         facts |= {key: decision.value for key, decision in built.decided.items()}
         if team is not None:
@@ -140,9 +137,9 @@ def train(
     on_build(built.summary)
     _track(job, folder)  # not timed: a budget in minutes counts the time of the stages
     with _timed(seconds, "align"):
-        aligned = align(config, built, engine, folder, reporter)
+        aligned = align(built, engine, folder, reporter)
     with _timed(seconds, "finetune"):
-        trained = finetune(config, built, engine, folder, reporter)
+        trained = finetune(built, engine, folder, reporter)
     return Validated(built, aligned, trained, engine, seconds)
 
 
@@ -173,8 +170,7 @@ def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
     from orca_cli.stages import finetune
 
     with _timed(validated.seconds, "test"):
-        built = validated.built
-        return finetune.test(built.config, built, validated.trained, validated.engine, folder)
+        return finetune.test(validated.built, validated.trained, validated.engine, folder)
 
 
 def done_before(job: Composed) -> Outcome | None:
@@ -291,7 +287,7 @@ def _complete(
     """Train, test, write the result, and add baselines to it; without the test split where the settings say so."""
     from orca_cli.baselines import completion
     from orca_cli.report.answer import numbers, svg
-    from orca_cli.stages.result import result_of
+    from orca_cli.stages.finetune import result_of
 
     validated, tested = train(job, folder, on_build, team), None
     if job.config.test:

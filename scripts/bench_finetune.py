@@ -86,8 +86,8 @@ class Ours:
 
     def __init__(self, built: Any, config: Config, engine: Engine) -> None:
         self._model = copy.deepcopy(built.model).to(engine.device)
-        parts: Any = SimpleNamespace(model=self._model, loss=nn.CrossEntropyLoss(), task=built.task)
-        self._plan = TrainingPlan(config, parts, engine, steps=10**6)
+        parts: Any = SimpleNamespace(config=config, model=self._model, loss=nn.CrossEntropyLoss(), task=built.task)
+        self._plan = TrainingPlan(parts, engine, steps=10**6)
         self._engine, self._validation, self._next = engine, built.task.validation, 0
         self.per_epoch = self._plan.per_epoch
 
@@ -276,8 +276,8 @@ def whole(job: Any, built: Built, engine: Engine, blocks: int) -> dict[str, Any]
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             with claim.claim(folder, experiment.run_name(job)) as run, timed(seconds["ours"]):
-                trained = finetune.finetune(config, built, engine, run, LogReporter(), aligned_steps=0)
-                finetune.test(config, built, trained, engine, run)
+                trained = finetune.finetune(built, engine, run, LogReporter())
+                finetune.test(built, trained, engine, run)
             built.model.load_state_dict(first.state_dict())
             with timed(seconds["plain"]):
                 Plain(built, config, engine).run(folder, test)

@@ -146,6 +146,12 @@ def _augmented(config: Config, task: TaskData, learned: Samples) -> Samples:
     return Augmented(learned, part, measure(task.train, task.kind, config.seed))
 
 
+def with_train(built: Built, **train: Any) -> Built:
+    """Return what was built with other settings of `train`."""
+    config = replace(built.config, train=replace(built.config.train, **train))
+    return replace(built, config=config)
+
+
 def redecided(config: Config, built: Built, timed: Decided) -> Built:
     """Return what was built with what a budget of minutes decides, and what follows from it, decided again.
 
@@ -242,10 +248,15 @@ def _part(task: dict[str, Any], key: str, kind: str, integer_targets: bool) -> A
     return None if node is None else parts.build(node, f"task.{key}")
 
 
+def cache_folder(config: Config) -> Path:
+    """Return where computed source features, alignments and generated data are kept."""
+    assert config.paths.cache is not None
+    return Path(config.paths.cache)
+
+
 def _folders(config: Config) -> dict[str, Path]:
     assert config.paths.data is not None
-    assert config.paths.cache is not None
-    return {"data_folder": Path(config.paths.data), "cache_folder": Path(config.paths.cache)}
+    return {"data_folder": Path(config.paths.data), "cache_folder": cache_folder(config)}
 
 
 def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from orca_cli import parts, seeding
 from orca_cli.interfaces import Features, Metric, Reporter, SourceData
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
-from orca_cli.schema import Config
-from orca_cli.stages.build import Built, read_source, source_seed
+from orca_cli.stages.build import Built, cache_folder, read_source, source_seed
 from orca_cli.stages.problem import Labelled, Problem, balanced_rows, measure
 from orca_cli.stages.pseudo_labels import class_labels, shuffled
 from orca_cli.stages.source_features import EmbeddedSource, Wanted, prepared_metric, settings_key, source_features
@@ -49,6 +48,34 @@ class Compared:
     def value(self, model: TransferModel, engine: Engine) -> float:
         """Return the metric on a fixed draw of training points."""
         return self.problem.value(model, engine, self.problem.train)
+
+
+class MetricObjective:
+    """The metric between target classes and source, summed over all problems (paper 3.2, Algorithm 1)."""
+
+    name = "distance"
+
+    def __init__(self, model: TransferModel, compared: Compared, engine: Engine) -> None:
+        """Take what is compared."""
+        self._model, self._problem, self._engine = model, compared.problem, engine
+
+    def facts(self) -> dict[str, Any]:
+        """Return nothing: the metric and its settings are part of every alignment's."""
+        return {}
+
+    def backward(self, step: int) -> tuple[float, dict[str, float]]:
+        """Add the gradients of all problems; returns the weighted sum of distances, and the worst diagnostics."""
+        loss = 0.0
+        worst: dict[str, float] = {}
+        for distances in self._problem.parts(self._model, self._engine, self._problem.train, step):
+            part = torch.stack([weight * distance.value for weight, distance in distances]).sum()
+            part.backward()
+            loss += float(part.detach())
+            for name in ("iterations", "marginal_error"):
+                values = [distance.diagnostics[name] for _, distance in distances if name in distance.diagnostics]
+                if values:
+                    worst[name] = max(worst.get(name, 0.0), *values)
+        return loss, worst
 
 
 @dataclass(frozen=True)
@@ -95,15 +122,14 @@ def _draw(points: Features, most: int, seed: int, name: str) -> Features:
     return Features(points.x[chosen], points.labels[chosen], points.num_classes)
 
 
-def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) -> Compared:
+def compare(built: Built, engine: Engine, reporter: Reporter) -> Compared:
     """Embed the source, or take it from the cache, and label the target.
 
     Raises:
         ConfigError: source, body, metric and settings do not fit together.
     """
-    assert config.paths.cache is not None
-    cache, settings = Path(config.paths.cache), config.align
-    seed = source_seed(config)
+    config, task, cache = built.config, built.task, cache_folder(built.config)
+    settings, seed = config.align, source_seed(config)
     selection = Wanted(
         settings.features,
         built.model.embedder.layout.tokens,
@@ -121,7 +147,6 @@ def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) ->
     )
     prepared = prepared_metric(metric, config.metric, cloud, source.key, cache)
     prepared = {name: value.to(engine.device) for name, value in prepared.items()}
-    task = built.task
     labels = class_labels(
         task.kind,
         task.train.targets(),

@@ -1,7 +1,9 @@
-"""How long the stages of a run will take: a few steps of each are timed before the run, and leave no trace in it.
+"""How long the stages of a run will take, and a budget of minutes: a few steps of each stage are timed before the run.
 
 The times are those of this machine with what else it is doing. Every draw of a run is a function of (seed, name, step), and
-the weights are put back, so a run ends with the same bits whether it was timed or not.
+the weights are put back, so a run ends with the same bits whether it was timed or not. A budget of minutes is the one decision
+that is not a function of settings and data. The numbers that came out are recorded, so that a resumed run goes on with them,
+and typing them repeats the run anywhere.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ import dataclasses
 import math
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +23,12 @@ from orca_cli import signals
 from orca_cli.exceptions import InterruptionError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Reporter
 from orca_cli.schema import Config, Train, settled
-from orca_cli.stages import selection
-from orca_cli.stages.align import trainable
-from orca_cli.stages.build import Built, has_alignment, steps_per_epoch
+from orca_cli.stages import budget, selection
+from orca_cli.stages.align import CACHE, fingerprint, objective_for, trainable
+from orca_cli.stages.build import Built, cache_folder, has_alignment, redecided, steps_per_epoch, with_train
 from orca_cli.stages.compared import Compared, compare
+from orca_cli.stages.decision import Decided, Decision
 from orca_cli.stages.training_plan import TrainingPlan
-from orca_cli.stages.trajectory import fingerprint, objective_of
 from orca_cli.tasks.shared.fraction import Part
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
@@ -42,6 +45,8 @@ _FIRST_SAMPLES = 2  # of a step; they double until one is slow
 _STILL = 1e-30  # a learning rate that leaves the weights finite
 _FORWARD = 4  # assumed cost of a training step over a forward pass, per sample, where the latter is not timed
 _BYTES_S = 2e8  # of checkpoints written in a second
+_USED = 0.9  # of a budget of minutes; the rest is for what is not timed
+_EPOCHS, _MEMBERS = "train.epochs", "train.members"
 _ADAM = 4  # times the trained weights in a checkpoint: themselves, two moments, the best so far
 
 
@@ -135,9 +140,9 @@ def _step(built: Built, engine: Engine) -> float:
 
 def _steps(built: Built, engine: Engine, train: Train, most: int) -> list[float]:
     """Return the seconds of each of up to `most` steps with these settings; they leave the weights as they are."""
-    still = dataclasses.replace(built.config, train=dataclasses.replace(train, lr=_STILL))
+    still = with_train(built, **(vars(train) | {"lr": _STILL}))
     seconds: list[float] = []
-    with TrainingPlan(still, built, engine, steps=most, samples=built.learned) as plan:
+    with TrainingPlan(still, engine, steps=most, samples=built.learned) as plan:
         while len(seconds) < most and not _is_enough(seconds):
             start = time.perf_counter()
             plan.take(len(seconds))
@@ -166,24 +171,23 @@ def _sample(built: Built, engine: Engine, step: float) -> float:
 
 def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
     """Return the seconds of stage 2; 0 if it fails, since stage 2 itself will report the error."""
-    config = built.config
-    if not has_alignment(config):
+    if not has_alignment(built.config):
         return 0.0
     try:
         with governed_by("align", ""), trainable(built.model.embedder):
-            compared = compare(config, built, engine, reporter)
-            return _trajectory(config, built, engine, compared)
+            compared = compare(built, engine, reporter)
+            return _trajectory(built, engine, compared)
     except InterruptionError:
         raise
     except OrcaError:
         return 0.0
 
 
-def _trajectory(config: Config, built: Built, engine: Engine, compared: Compared) -> float:
-    settings, objective = config.align, objective_of(config, built, compared, engine)
-    assert config.paths.cache is not None
-    key = fingerprint(config, built, compared, objective, engine.device)
-    if (Path(config.paths.cache) / "alignments" / key).exists():
+def _trajectory(built: Built, engine: Engine, compared: Compared) -> float:
+    """Return the seconds of all steps and measurements of stage 2; 0 where another run has left them in the cache."""
+    settings, objective = built.config.align, objective_for(built, compared, engine)
+    key = fingerprint(built, compared, objective, engine.device)
+    if (cache_folder(built.config) / CACHE / key).exists():
         return 0.0
     built.model.train()
     step = value = 0.0
@@ -197,3 +201,72 @@ def _trajectory(config: Config, built: Built, engine: Engine, compared: Compared
             break
     values = 2 + math.ceil(settings.epochs / settings.check_every)
     return settings.epochs * step + values * value
+
+
+def planned(
+    config: Config, built: Built, engine: Engine, earlier: Mapping[str, Any], spent_s: float, reporter: Reporter
+) -> Built:
+    """Return what was built with the time that it will take and, for a budget of minutes, what fits into them.
+
+    Args:
+        config: as composed.
+        built: with everything else decided.
+        engine: the device.
+        earlier: the summary that an earlier attempt of this run wrote; empty for none. Its times and what fitted are kept.
+        spent_s: seconds that the run has taken so far.
+        reporter: messages.
+
+    Raises:
+        MemoryExhaustedError: a batch does not fit.
+    """
+    earlier_costs = earlier.get("costs")
+    costs = Costs(**earlier_costs) if isinstance(earlier_costs, dict) else measure(built, engine, reporter)
+    if budget.is_minutes(config) and _EPOCHS in built.decided:
+        timed = _recorded(earlier) or _fitting(config, built, costs, spent_s, reporter)
+        built = redecided(config, built, timed)
+    if costs is None:
+        return built
+    seconds = {stage: round(value, 2) for stage, value in expected(built, costs).items()}
+    return dataclasses.replace(built, summary=built.summary | {"costs": costs.plain(), "expected_s": seconds})
+
+
+def _recorded(earlier: Mapping[str, Any]) -> Decided:
+    decisions = earlier.get("decided", {})
+    return {
+        key: Decision(decisions[key]["value"], decisions[key]["why"]) for key in (_EPOCHS, _MEMBERS) if key in decisions
+    }
+
+
+def _fitting(config: Config, built: Built, costs: Costs | None, spent_s: float, reporter: Reporter) -> Decided:
+    """Return the epochs that fit into the time, from one to those of `normal`, and the members that do, where they are open."""
+    minutes = f"{config.budget:g} min"
+    if costs is None:
+        why = f"budget={minutes}: no step could be timed, so as for budget=normal with one member"
+        return {_EPOCHS: Decision(built.decided[_EPOCHS].value, why)}
+    parameters = sum(parameter.numel() for parameter in built.model.parameters())
+    learned = selection.count_learned(built.config, built.task)
+    whole = budget.whole_epochs(built.config, budget.Size(learned, built.model.embedder.layout.tokens, parameters))
+    one = selection.count_members(built.config) * epoch(built, costs)
+    left = 60 * config.budget * _USED - spent_s - _seconds(built, costs, epochs=0)
+    if left < one:
+        reporter.say(
+            f"build: budget={minutes} is too short: one epoch takes about {one:.2g} s; it is trained nonetheless"
+        )
+    epochs, members, most = max(1, int(min(left / one, whole))), 1, 1
+    repeat = f"{_EPOCHS}={epochs}"
+    if _MEMBERS in built.decided and not config.train.folds:
+        more = _seconds(built, costs, epochs=whole, members=2) - _seconds(built, costs, epochs=whole)
+        most = budget.MOST_MEMBERS
+        members = 1 + max(0, int(min((left - whole * one) / more, most - 1)))
+        repeat += f" {_MEMBERS}={members}"
+    why = f"budget={minutes}: a step takes {costs.step:.2g} s on this machine; repeat this run with {repeat}"
+    if (epochs, members) == (whole, most):
+        why = f"budget={minutes} is more than is used: no budget trains longer"
+    return {
+        key: Decision(value, why) for key, value in ((_EPOCHS, epochs), (_MEMBERS, members)) if key in built.decided
+    }
+
+
+def _seconds(built: Built, costs: Costs, **train: Any) -> float:
+    """Return the expected seconds of stages 2 and 3 with other settings of `train`."""
+    return sum(expected(with_train(built, **train), costs).values())

@@ -5,7 +5,7 @@ Training and testing are two functions, so that a search can train and validate 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orca_cli import seeding, signals
+from orca_cli import parts, seeding, signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.ensemble import Ensemble, output_kind, twin
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
-from orca_cli.schema import Config, settled
+from orca_cli.schema import settled
 from orca_cli.stages import selection
+from orca_cli.stages.align import Aligned
 from orca_cli.stages.build import Built, split_record, steps_per_epoch
 from orca_cli.stages.following import open_to_all
-from orca_cli.stages.member_training import Fitted, MemberTraining
-from orca_cli.stages.members import Member, drawn_again, members_of
+from orca_cli.stages.member_training import Fitted, Member, MemberTraining, Place, drawn_again, members_of
 from orca_cli.stages.rate_watch import RateChange
 from orca_cli.tasks.shared.samples import count_shared
 from orca_cli.terminal import log
@@ -80,11 +80,30 @@ class Tested:
     samples: Samples
 
 
-def finetune(config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Trained:
+@dataclass(frozen=True)
+class Validated:
+    """A trained model that has not seen the test split.
+
+    Args:
+        built: task, loss, error and the model with the chosen weights.
+        aligned: what stage 2 found.
+        trained: what stage 3 found.
+        engine: the device.
+        seconds: stage -> wall time.
+    """
+
+    built: Built
+    aligned: Aligned
+    trained: Trained
+    engine: Engine
+    seconds: dict[str, float]
+
+
+def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Trained:
     """Train and choose; resumes from the last checkpoint where there is one. The test split stays closed.
 
     Args:
-        config, built, engine, run, reporter: of the run; the model's embedder is aligned.
+        built, engine, run, reporter: of the run; the model's embedder is aligned.
 
     Writes 3_finetune/metrics.jsonl, and best/ and last/, or a folder for each of several members.
 
@@ -94,19 +113,20 @@ def finetune(config: Config, built: Built, engine: Engine, run: RunDirectory, re
     """
     run.set_state("finetune")
     built.model.to(engine.device)
-    if note := shortened_warmup(config.train):
+    if note := shortened_warmup(built.config.train):
         reporter.say(f"finetune: {note}")
-    stage = _Stage(config, built, engine, run, reporter)
+    stage = _Stage(built, engine, run, reporter)
     return stage.one() if len(stage.members) == 1 else stage.several()
 
 
 class _Stage:
     """The members of a run, fine-tuned one after the other."""
 
-    def __init__(self, config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> None:
+    def __init__(self, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> None:
+        config = built.config
         self._config, self._built, self._engine, self._run, self._reporter = config, built, engine, run, reporter
         self._owner = run.name.identity
-        self.members = members_of(config, built)
+        self.members = members_of(built)
         epochs = settled(config.train.epochs)
         self._steps = [epochs * steps_per_epoch(config, len(member.samples)) for member in self.members]
         self._saver = checkpoint.Saver(
@@ -118,7 +138,7 @@ class _Stage:
         built, saved = self._built, self._saver.load()
         self._run.rewind("finetune", [] if saved is None else saved.records["lines"])
         with self._reporter.track("finetune", self._steps[0]) as advance:
-            fitted = self._training(0, saved, [], None).train(advance)
+            fitted = self._training(0, saved).train(advance)
         folders = {"last": fitted.last} if fitted.best is None else {"last": fitted.last, "best": fitted.best}
         for name, weights in folders.items():
             checkpoint.commit_weights(self._run.stage("finetune") / name, weights, owner=self._owner)
@@ -143,11 +163,8 @@ class _Stage:
                 start = first if number == 0 or self._config.train.folds else self._drawn_again(number)
                 built.finetune.load_trainable_state(built.model, start)
                 is_saved = saved is not None and saved.records["member"] == number
-                done_before = [done for done in finished[:number] if done is not None]
-                before = [line for done in done_before for line in done.record["lines"]]
-                fitted = self._training(number, saved if is_saved else None, before, _change(done_before)).train(
-                    advance
-                )
+                whole = [done for done in finished[:number] if done is not None]
+                fitted = self._training(number, saved if is_saved else None, whole).train(advance)
                 finished[number] = done = self._judged(self.members[number], fitted)
                 checkpoint.commit_weights(folder, fitted.chosen, owner=self._owner, finished=done)
         whole = [done for done in finished if done is not None]
@@ -162,27 +179,15 @@ class _Stage:
         return drawn_again(self._built, self._engine, run, seed=self.members[number].seed)
 
     def _training(
-        self,
-        number: int,
-        saved: checkpoint.Checkpoint | None,
-        before: list[dict[str, Any]],
-        change: RateChange | None,
+        self, number: int, saved: checkpoint.Checkpoint | None, finished: Sequence[checkpoint.Finished] = ()
     ) -> MemberTraining:
-        place = number, sum(self._steps[:number])
+        """Prepare a member, behind those that are finished; resumes from its checkpoint where there is one."""
         if saved is not None:
             self._reporter.say(f"finetune: resumed at step {saved.step} of {sum(self._steps)}")
-        return MemberTraining(
-            self._config,
-            self._built,
-            self._engine,
-            self._run,
-            self.members[number],
-            self._saver,
-            place,
-            saved,
-            before,
-            change,
-        )
+        before = [line for done in finished for line in done.record["lines"]]
+        place = Place(number, sum(self._steps[:number]), before, _change(finished))
+        member, saver = self.members[number], self._saver
+        return MemberTraining(self._built, self._engine, self._run, member, saver, place, saved)
 
     def _judged(self, member: Member, fitted: Fitted) -> checkpoint.Finished:
         """Return what is kept of a member, with its outputs for the fold that it has not seen."""
@@ -242,7 +247,7 @@ class _Stage:
         )
 
 
-def _change(finished: list[checkpoint.Finished]) -> RateChange | None:
+def _change(finished: Sequence[checkpoint.Finished]) -> RateChange | None:
     """Return how a member changed the rate, which those after it take as it is; None where none did."""
     rate = next((done.record["rate"] for done in finished if done.record["rate"]), None)
     return None if rate is None else RateChange(**rate)
@@ -260,7 +265,7 @@ def _mean_curve(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return mean_lines
 
 
-def test(config: Config, built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> Tested:
+def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> Tested:
     """Open the test split, once, and measure the trained model and the best constant predictor on it.
 
     Writes 3_finetune/predictions.npz.
@@ -274,8 +279,8 @@ def test(config: Config, built: Built, trained: Trained, engine: Engine, run: Ru
         if len(samples) == 0:
             raise DataError("the test split is empty", where="task", hint="give more data or other split sizes")
         open_to_all(engine, samples)
-        overlap = count_shared(built.learned, samples, built.task.input_shape, config.seed)
-        outputs, targets = predict(engine, trained.model, samples, config.train.eval_batch_size)
+        overlap = count_shared(built.learned, samples, built.task.input_shape, built.config.seed)
+        outputs, targets = predict(engine, trained.model, samples, built.config.train.eval_batch_size)
         measured = score(built.error, outputs, samples, targets)
     if overlap.shared:
         log.warning(
@@ -304,3 +309,62 @@ def _some_targets(samples: Samples, seed: int) -> Tensor:
         rows = seeding.numpy_generator(seed, "finetune", "constant").permutation(len(targets))[:most]
         targets = targets[np.sort(rows)]
     return torch.from_numpy(np.array(targets))
+
+
+def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
+    """Return the result record of a completed run; `tested` is None where the test split stays closed."""
+    built, aligned, trained = validated.built, validated.aligned, validated.trained
+    config = built.config
+    seconds = dict(validated.seconds)
+    seconds["finetune"] += seconds.pop("test", 0.0)
+    return {
+        "synthetic": built.task.synthetic,
+        "size": built.task.size,
+        "error": error_of(built, tested),
+        "validation_error": trained.validation_error,
+        "trivial_error": None if tested is None else tested.trivial,
+        "selected": trained.selected,
+        "decided": built.summary["decided"],
+        "augment": config.augment if config.augment.get(parts.TARGET) is not None else None,
+        "training": {
+            "warmup_epochs": built.summary["warmup_epochs"],
+            "precision": validated.engine.precision,
+            "processes": validated.engine.cuts.processes,
+            "micro_batches": validated.engine.cuts.splits,
+            "gradient_checkpointing": config.train.gradient_checkpointing,
+            "compile": config.train.compile,
+            "rate_change": None if trained.rate is None else trained.rate.plain(),
+        },
+        "test_reads": 0 if tested is None else tested.reads,
+        "splits": built.summary["splits"] | ({} if tested is None else {"test": tested.split}),
+        "metric_value": {"before": aligned.before, "after": aligned.after, "floor": aligned.floor or None},
+        "alignment": {
+            "method": config.align.method,
+            "steps": aligned.steps,
+            "collapse": aligned.collapse,
+        },
+        "curves": {"align": aligned.curve, "finetune": trained.curve},
+        "expected_s": built.summary.get("expected_s"),
+        "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
+        "trajectory_s": aligned.seconds,
+        "parameters": built.summary["parameters"],
+        "weights_sha256": trained.weights_sha256,
+        "keep_weights": config.keep_weights,
+    }
+
+
+def error_of(built: Built, tested: Tested | None) -> dict[str, Any]:
+    """Return the test error as result.json has it."""
+    error, score = built.error, None if tested is None else tested.score
+    reason = "the test split stayed closed (test=false)"
+    if score is not None:
+        reason = "" if score.value is not None else f"undefined on all {score.skipped} that it averages over"
+    return {
+        "name": error.name,
+        "value": None if score is None else score.value,
+        "reason": reason or None,
+        "n": 0 if score is None else score.n,
+        "skipped": 0 if score is None else score.skipped,
+        "percent": error.percent,
+        "others": {} if score is None else dict(score.others),
+    }

@@ -12,8 +12,8 @@ import torch
 from orca_cli.exceptions import ConfigError, DataError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Samples
 from orca_cli.progress import Silent
-from orca_cli.schema import Config, Train
-from orca_cli.stages.build import Built, build
+from orca_cli.schema import Config
+from orca_cli.stages.build import Built, build, with_train
 from orca_cli.stages.training_plan import PLAN, STEP, TrainingPlan
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
@@ -114,11 +114,10 @@ def _follow(team: Team, built: Built, engine: Engine) -> int:
 
 
 def _plan(team: Team, built: Built, engine: Engine, order: Mapping[str, Any]) -> TrainingPlan:
-    config = dataclasses.replace(built.config, train=Train(**order["train"]))
     samples = team.located(order["split"], team.share({}, _CPU)["rows"])
     team.share_weights(built.model, engine.device)
     state = team.share({}, _CPU)
-    plan = TrainingPlan(config, built, engine, samples=samples, seed=order["seed"])
+    plan = TrainingPlan(with_train(built, **order["train"]), engine, samples=samples, seed=order["seed"])
     if state:
         checkpoint.restore_optimizer(plan.optimizer, state)
     engine.restore_scaler(order["scaler"])

@@ -23,7 +23,7 @@ from orca_cli import seeding, signals
 from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Body, Examples, SourceData, Tokens
 from orca_cli.models.predictors import pooled
-from orca_cli.schema import METHOD_SETTINGS, Config
+from orca_cli.schema import METHOD_SETTINGS
 from orca_cli.stages.build import Built
 from orca_cli.stages.source_features import embed_examples
 from orca_cli.stages.training_plan import loss_unit
@@ -143,7 +143,7 @@ def source_tokens(body: Body, examples: Examples, rows: np.ndarray) -> Tokens:
 
 
 class Mona:
-    """The objective of `align.method=mona`; see `stages.trajectory.Objective`.
+    """The objective of `align.method=mona`; see `stages.align.Objective`.
 
     Raises:
         ConfigError: stage 3 trains nothing of the body, or a body that is random.
@@ -151,9 +151,9 @@ class Mona:
 
     name = "outer loss"
 
-    def __init__(self, config: Config, built: Built, source: SourceData, engine: Engine) -> None:
+    def __init__(self, built: Built, source: SourceData, engine: Engine) -> None:
         """Find which of the body's parameters the inner step moves: those that stage 3 trains."""
-        self._config, self._built, self._source, self._engine = config, built, source, engine
+        self._config, self._built, self._source, self._engine = built.config, built, source, engine
         self._body = {name: one for name, one in built.model.body.named_parameters() if one.requires_grad}
         if not built.finetune.pretrained:
             what = "keeps what a pretrained body knows, and this finetune mode begins with a random one"
@@ -163,7 +163,7 @@ class Mona:
             raise ConfigError(what, where="align.method=mona", hint="use finetune=full or layernorm")
         if isinstance(built.loss, nn.Module):
             built.loss.to(engine.device)  # weights of classes
-        unit = loss_unit(config, built)
+        unit = loss_unit(built)
         self._unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
 
     def facts(self) -> dict[str, Any]:

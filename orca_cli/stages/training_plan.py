@@ -18,7 +18,7 @@ from orca_cli import seeding, signals
 from orca_cli.exceptions import MemoryExhaustedError
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.practices import PRACTICES
-from orca_cli.schema import Config, Train, settled
+from orca_cli.schema import Train, settled
 from orca_cli.stages import ridge_start
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.stages.pare import Mixing
@@ -66,9 +66,9 @@ def _read(engine: Engine, read: Callable[[], Batch], indices: np.ndarray, more: 
     return _Read(engine.pin(read()), indices, more)
 
 
-def loss_unit(config: Config, built: Built) -> float | Tensor:
+def loss_unit(built: Built) -> float | Tensor:
     """Return the unit of outputs and targets in the loss, in the task's: one for all, or one for each, [K]."""
-    return 1.0 if PRACTICES[config.protocol].uses_task_units else built.model.deviation
+    return 1.0 if PRACTICES[built.config.protocol].uses_task_units else built.model.deviation
 
 
 class TrainingPlan:
@@ -80,8 +80,7 @@ class TrainingPlan:
     `mixing` is what `align.method=pare` trains beside the model, else None.
 
     Args:
-        config: batches, optimizer, rates, seed.
-        built: model, loss and training split; which parameters train is chosen before.
+        built: model, loss, training split and settings; which parameters train is chosen before.
         engine: the device.
         steps: how many will be taken, from step 0; nothing is read beyond. Default: all.
         samples: what is trained on. Default: the training split.
@@ -90,7 +89,6 @@ class TrainingPlan:
 
     def __init__(
         self,
-        config: Config,
         built: Built,
         engine: Engine,
         steps: int | None = None,
@@ -98,6 +96,7 @@ class TrainingPlan:
         samples: Samples | None = None,
         seed: int | None = None,
     ) -> None:
+        config = built.config
         self._train = config.train
         self._samples = built.task.train if samples is None else samples
         self._settings = fitted_batch(config.train, len(self._samples))
@@ -109,10 +108,10 @@ class TrainingPlan:
         self._steps = settled(config.train.epochs) * self.per_epoch if steps is None else steps
         body: list[nn.Parameter] = []
         outer: list[nn.Parameter] = []
-        prefixes = tuple(f"{part}." for part in self._known_parts(config))
+        prefixes = tuple(f"{part}." for part in self._known_parts())
         for name, parameter in built.model.named_parameters():
             (body if name.startswith(prefixes) else outer).append(parameter)
-        self.mixing = self._made_mixing(config)
+        self.mixing = self._made_mixing()
         if self.mixing is not None:
             outer += self.mixing.parameters()
         optimizer = make_optimizer(
@@ -127,24 +126,25 @@ class TrainingPlan:
             fused=engine.device.type == "cpu",
         )
         self.optimizer = engine.prepare(optimizer)
-        unit = loss_unit(config, built)
+        unit = loss_unit(built)
         self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit  # of outputs and targets in the loss
         self._feed: Feed[_Read] | None = None
         self._next = 0
         self._is_shared = False
         self._casts = ExitStack()
 
-    def _known_parts(self, config: Config) -> list[str]:
+    def _known_parts(self) -> list[str]:
         """Return the parts of the model that do not start at random, and so learn at the rate of the body."""
         parts = {
             "body": True,
             "embedder": getattr(self._built.model.embedder, "is_body_layer", False),
-            "predictor": ridge_start.is_wanted(config, self._built.model),
+            "predictor": ridge_start.is_wanted(self._built.config, self._built.model),
         }
         return [name for name, is_known in parts.items() if is_known]
 
-    def _made_mixing(self, config: Config) -> Mixing | None:
+    def _made_mixing(self) -> Mixing | None:
         """Return what mixes source tokens into the samples; None for methods that do not."""
+        config = self._built.config
         source = self._built.source if config.align.method == "pare" else None
         if source is None:
             return None

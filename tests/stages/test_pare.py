@@ -157,9 +157,10 @@ def test_the_same_seed_and_step_give_the_same_mixture_and_others_give_others(fol
 
 def plan_of(model, method):
     task = SimpleNamespace(train=Series())
-    built = SimpleNamespace(model=model, loss=nn.CrossEntropyLoss(), task=task, source=SOURCE)
     train = Train(**(SETTLED | {"epochs": 4, "batch_size": 6, "optimizer": "adamw", "clip": 1.0}))
-    return TrainingPlan(Config(align=Align(method=method, mixed_until=0.25), train=train), built, engine())
+    config = Config(align=Align(method=method, mixed_until=0.25), train=train)
+    built = SimpleNamespace(config=config, model=model, loss=nn.CrossEntropyLoss(), task=task, source=SOURCE)
+    return TrainingPlan(built, engine())
 
 
 def test_once_nothing_is_mixed_in_a_step_is_the_plain_one_bit_for_bit(folder):

@@ -11,7 +11,7 @@ from orca_cli.metrics.transrate import TransRate
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin
 from orca_cli.schema import Align
-from orca_cli.stages import problem, trajectory
+from orca_cli.stages import align, problem
 from orca_cli.stages.compared import Exact, _floor
 from orca_cli.stages.problem import Labelled, Problem
 from orca_cli.tasks.shared.samples import ArraySamples
@@ -233,5 +233,5 @@ def test_a_layer_of_small_weights_has_a_smaller_rate_and_its_bias_the_same():
         layer.is_body_layer = is_body_layer
         settings = Align(lr=1e-2, largest_step=limit)
         optimizer = torch.optim.AdamW(layer.parameters(), lr=settings.lr)
-        assert trajectory._limited_rates(optimizer, layer, settings) == pytest.approx(expected)
+        assert align._limited_rates(optimizer, layer, settings) == pytest.approx(expected)
         assert len(optimizer.param_groups) == 4

@@ -1,5 +1,6 @@
 """What chooses the weights: by the number of validation samples, by what is typed, and by nothing where nothing is left."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,7 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.schema import Config, Train
 from orca_cli.stages import selection
 from orca_cli.stages.build import with_values
-from orca_cli.stages.member_training import is_better
-from orca_cli.stages.members import members_of
+from orca_cli.stages.member_training import is_better, members_of
 from orca_cli.tasks.shared.samples import ArraySamples
 
 
@@ -109,8 +109,8 @@ def test_of_equal_epochs_the_later_is_better_and_an_undefined_one_never_than_a_k
 def members(data, **settings):
     config = Config(task={}, seed=5, train=Train(epochs=2, **settings))
     config = with_values(config, selection.decide(config, data))
-    built = SimpleNamespace(task=data, learned=selection.learned(config, data))
-    return config, built, members_of(config, built)
+    built = SimpleNamespace(config=config, task=data, learned=selection.learned(config, data))
+    return config, built, members_of(built)
 
 
 def numbers(samples):
@@ -148,8 +148,10 @@ def test_every_sample_is_held_out_by_one_fold_and_trained_on_by_the_others():
 
 def test_folds_are_drawn_by_the_seed_of_the_split_and_members_by_that_of_the_run():
     config, built, first = members(task(9), folds=3)
-    other = members_of(Config(**{**vars(config), "seed": 6}), built)
-    moved = members_of(Config(**{**vars(config), "task": {"split_seed": 1}}), built)
+    other, moved = (
+        members_of(SimpleNamespace(**vars(built) | {"config": replace(config, **change)}))
+        for change in ({"seed": 6}, {"task": {"split_seed": 1}})
+    )
     assert [numbers(one.held_out) for one in first] == [numbers(one.held_out) for one in other]
     assert [numbers(one.held_out) for one in first] != [numbers(one.held_out) for one in moved]
     assert {one.seed for one in first}.isdisjoint(one.seed for one in other)

@@ -65,8 +65,9 @@ def test_stage_3_casts_frozen_weights_once_and_takes_the_same_steps(tmp_path):
     for is_context in (False, True):
         model = build_model(body=text.load(str(folder)), kind="classes", input_shape=(3, 6), num_outputs=2, seed=0)
         LayerNorm().apply(model)
-        built = SimpleNamespace(model=model, loss=cross_entropy, task=SimpleNamespace(train=Pairs([0, 1, 1, 0])))
-        plan = TrainingPlan(Config(train=Train(**SETTLED | {"lr": 1e-2})), built, Engine(CPU, "bf16"))
+        config, task = Config(train=Train(**SETTLED | {"lr": 1e-2})), SimpleNamespace(train=Pairs([0, 1, 1, 0]))
+        built = SimpleNamespace(config=config, model=model, loss=cross_entropy, task=task)
+        plan = TrainingPlan(built, Engine(CPU, "bf16"))
         with plan if is_context else nullcontext():
             for step in range(3):
                 plan.take(step)

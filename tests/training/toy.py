@@ -92,6 +92,6 @@ def scale_of(y):
 
 def plan(model, samples, loss, protocol="clean", **settings):
     """Return the plan of a run's stage 3."""
-    built = SimpleNamespace(model=model, loss=loss, task=SimpleNamespace(train=samples))
     config = Config(train=Train(**(SETTLED | settings)), protocol=protocol)
-    return TrainingPlan(config, built, engine())
+    built = SimpleNamespace(config=config, model=model, loss=loss, task=SimpleNamespace(train=samples))
+    return TrainingPlan(built, engine())

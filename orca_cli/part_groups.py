@@ -34,7 +34,7 @@ PART_GROUPS = {
 }
 
 
-def part_node(config: Config, name: str) -> dict[str, Any]:
+def part_node(config: object, name: str) -> dict[str, Any]:
     """Return what of a group's node names a part and the part's own arguments."""
     words = PART_GROUPS[name].words
     return {key: value for key, value in getattr(config, name).items() if key not in words}

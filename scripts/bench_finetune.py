@@ -86,7 +86,7 @@ class Ours:
 
     def __init__(self, built: Any, config: Config, engine: Engine) -> None:
         self._model = copy.deepcopy(built.model).to(engine.device)
-        parts: Any = SimpleNamespace(config=config, model=self._model, loss=nn.CrossEntropyLoss(), task=built.task)
+        parts: Any = SimpleNamespace(plan=config, model=self._model, loss=nn.CrossEntropyLoss(), task=built.task)
         self._plan = TrainingPlan(parts, engine, steps=10**6)
         self._engine, self._validation, self._next = engine, built.task.validation, 0
         self.per_epoch = self._plan.per_epoch
@@ -269,7 +269,7 @@ def epoch(built: Any, config: Config, engine: Engine, blocks: int) -> dict[str, 
 
 def whole(job: Any, built: Built, engine: Engine, blocks: int) -> dict[str, Any]:
     """Compare stage 3 as a whole: epochs, choice of the best one, files, test."""
-    config, test = built.config, built.task.open_test()
+    config, test = built.plan, built.task.open_test()
     seconds: Times = {"ours": [], "plain": [], "trainer": []}
     for _ in range(blocks):
         first = copy.deepcopy(built.model)
@@ -302,9 +302,9 @@ def task(arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
     with compose.session() as session:
         job = session.compose([*words, *alike, f"precision={arguments.precision}"])
     built = build(job.config, LogReporter())
-    figures = {"step": step(built, built.config, engine, 3, arguments.blocks)}
+    figures = {"step": step(built, built.plan, engine, 3, arguments.blocks)}
     if not arguments.steps_only:
-        figures["epoch"] = epoch(built, built.config, engine, max(3, arguments.blocks // 3))
+        figures["epoch"] = epoch(built, built.plan, engine, max(3, arguments.blocks // 3))
         figures["run"] = whole(job, built, engine, max(3, arguments.blocks // 5))
     return figures
 

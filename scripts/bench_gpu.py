@@ -171,7 +171,6 @@ class Bench:
                 config = session.compose([*self._words, f"paths.cache={self.folder / 'cache'}"]).config
             built = build(config, LogReporter())
             engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
-            config = built.config
             built.model.to(device)
             problem = compare(built, engine, LogReporter()).problem
             plan, number = TrainingPlan(built, engine, steps=_STEPS), itertools.count()

@@ -27,11 +27,12 @@ from orca_cli.exceptions import InterruptionError, NonFiniteError, UnavailableEr
 from orca_cli.interfaces import Reporter
 from orca_cli.practices import PRACTICES
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
-from orca_cli.schema import METHOD_SETTINGS, Align, Config
+from orca_cli.schema import METHOD_SETTINGS, Align
 from orca_cli.stages.build import Built, cache_folder, has_alignment
 from orca_cli.stages.collapse import collapse
 from orca_cli.stages.compared import Compared, MetricObjective, compare
 from orca_cli.stages.mona import Mona
+from orca_cli.stages.plan import Plan
 from orca_cli.stages.problem import embed
 from orca_cli.terminal import log
 from orca_cli.tracking.json_lines import short_curve
@@ -87,14 +88,14 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
         NonFiniteError: the distance or its gradient is NaN or infinite.
         MemoryExhaustedError: the distance does not fit into memory.
     """
-    if not has_alignment(built.config):
+    if not has_alignment(built.plan):
         return Aligned()
     summary = run.sealed_summary("align")
     if summary is not None:
         built.model.embedder.load_state_dict(checkpoint.read_weights(run.stage("align") / _EMBEDDER))
         return Aligned(**summary["aligned"])
     run.set_state("align", step=0)
-    if not built.finetune.pretrained or built.config.body.get("weights") == "random":
+    if not built.finetune.pretrained or built.plan.body.get("weights") == "random":
         log.info(
             "align: the body is random, but its own embedding layer is not: the embedder is aligned with source data as the "
             "pretrained body embeds them, and is then not trained from scratch (metric=none leaves this out)"
@@ -128,7 +129,7 @@ def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter)
     if engine.device.type == "mps":
         raise UnavailableError("mps has no float64", where="device", hint="use device=cpu, or metric=none")
     built.model.to(engine.device)
-    settings, cache = built.config.align, cache_folder(built.config)
+    settings, cache = built.plan.align, cache_folder(built.plan)
     hint = f"lower align.max_samples or align.source_points ({settings.source_points} now)"
     with governed_by("align", hint), trainable(built.model.embedder):
         with signals.immediate():
@@ -225,28 +226,28 @@ class Trajectory:
 
 def fingerprint(built: Built, compared: Compared, objective: Objective, device: torch.device) -> str:
     """Return the name of a trajectory: equal for runs whose trajectories have the same bits."""
-    config = built.config
-    settings = {name: value for name, value in asdict(config.align).items() if name not in _OF_THE_METHOD}
+    plan = built.plan
+    settings = {name: value for name, value in asdict(plan.align).items() if name not in _OF_THE_METHOD}
     facts = {
         "version": _VERSION,
         "kind": built.task.kind,
         "data": [built.summary["splits"][name]["sha256"] for name in ("train", "val")],
         "source": compared.source.key,
-        "metric": config.metric,
+        "metric": plan.metric,
         "align": settings,
-        "optimizer": _optimizer_settings(config),
-        "embedder": [config.embedder, repr(built.model.embedder.layout)],
+        "optimizer": _optimizer_settings(plan),
+        "embedder": [plan.embedder, repr(built.model.embedder.layout)],
         "first_weights": checkpoint.weights_sha256(built.model.embedder.state_dict()),
-        "seed": config.seed,
+        "seed": plan.seed,
         "numerics": numerics(device),
     } | objective.facts()
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _optimizer_settings(config: Config) -> dict[str, Any]:
+def _optimizer_settings(plan: Plan) -> dict[str, Any]:
     """Return kind, momentum and betas of the optimizer, as `make_optimizer` takes them."""
-    if PRACTICES[config.protocol].aligns_as_finetune:
-        return {"kind": config.train.optimizer, "momentum": config.train.momentum, "betas": BETAS}
+    if PRACTICES[plan.protocol].aligns_as_finetune:
+        return {"kind": plan.train.optimizer, "momentum": plan.train.momentum, "betas": BETAS}
     return {"kind": "adamw", "momentum": 0.0, "betas": (0.9, 0.999)}
 
 
@@ -280,18 +281,18 @@ class Trainer:
         reporter: Reporter,
     ) -> None:
         """Start, or resume from the run's last checkpoint."""
-        config = built.config
-        self._settings, self._compared, self._objective, self._engine = config.align, compared, objective, engine
+        plan = built.plan
+        self._settings, self._compared, self._objective, self._engine = plan.align, compared, objective, engine
         self._model, self._run, self._reporter = built.model, run, reporter
         self._optimizer = make_optimizer(
             parameters=self._model.embedder.parameters(),
-            lr=config.align.lr,
-            weight_decay=config.align.weight_decay,
-            **_optimizer_settings(config),
+            lr=plan.align.lr,
+            weight_decay=plan.align.weight_decay,
+            **_optimizer_settings(plan),
         )
-        self._shares = _limited_rates(self._optimizer, self._model.embedder, config.align)
+        self._shares = _limited_rates(self._optimizer, self._model.embedder, plan.align)
         self._saver = checkpoint.Saver(
-            run.stage("align") / CHECKPOINTS, owner=run.name.identity, every_s=config.train.checkpoint_s
+            run.stage("align") / CHECKPOINTS, owner=run.name.identity, every_s=plan.train.checkpoint_s
         )
         self._step, self._before = 0, 0.0
         self._lines: list[dict[str, Any]] = []
@@ -302,7 +303,7 @@ class Trainer:
             self._model.embedder.load_state_dict(saved.weights)
             checkpoint.restore_optimizer(self._optimizer, saved.optimizer)
             self._step, self._before, self._lines = saved.step, saved.records["before"], saved.records["lines"]
-            reporter.say(f"align: resumed at step {self._step} of {config.align.epochs}")
+            reporter.say(f"align: resumed at step {self._step} of {plan.align.epochs}")
         run.rewind("align", self._lines)
 
     def train(self) -> Trajectory:
@@ -419,6 +420,6 @@ def objective_for(built: Built, compared: Compared, engine: Engine) -> Objective
     Raises:
         ConfigError: the method does not suit the finetune mode.
     """
-    if built.config.align.method == "mona":
+    if built.plan.align.method == "mona":
         return Mona(built, compared.data, engine)
     return MetricObjective(built.model, compared, engine)

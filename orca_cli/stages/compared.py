@@ -128,8 +128,8 @@ def compare(built: Built, engine: Engine, reporter: Reporter) -> Compared:
     Raises:
         ConfigError: source, body, metric and settings do not fit together.
     """
-    config, task, cache = built.config, built.task, cache_folder(built.config)
-    settings, seed = config.align, source_seed(config)
+    plan, task, cache = built.plan, built.task, cache_folder(built.plan)
+    settings, seed = plan.align, source_seed(plan)
     selection = Wanted(
         settings.features,
         built.model.embedder.layout.tokens,
@@ -138,28 +138,28 @@ def compare(built: Built, engine: Engine, reporter: Reporter) -> Compared:
         settings.source_cloud,
         settings.source_labels,
     )
-    data = read_source(config, seed, reporter)
+    data = read_source(plan, seed, reporter)
     source = source_features(built.model.body, data, selection, engine.device, cache, reporter)
-    metric: Metric = parts.build(config.metric, "metric")
+    metric: Metric = parts.build(plan.metric, "metric")
     cloud, fresh = (
         Features(points.x.to(engine.device, torch.float32), points.labels.to(engine.device), points.num_classes)
         for points in (source.cloud, source.fresh)
     )
-    prepared = prepared_metric(metric, config.metric, cloud, source.key, cache)
+    prepared = prepared_metric(metric, plan.metric, cloud, source.key, cache)
     prepared = {name: value.to(engine.device) for name, value in prepared.items()}
     labels = class_labels(
         task.kind,
         task.train.targets(),
         task.validation.targets(),
         num_clusters=settings.pseudo_labels or cloud.num_classes,
-        seed=config.seed,
+        seed=plan.seed,
     )
     if settings.target_labels == "shuffled":
-        labels = shuffled(labels, config.seed)
+        labels = shuffled(labels, plan.seed)
     train, heldout = Labelled.from_labels(task.train, labels[0]), Labelled.from_labels(task.validation, labels[1])
-    problem = Problem(metric, cloud, prepared, train, settings, config.seed)
-    floor = _floor(problem, fresh, config.metric, source.key, cache, built.model.embedder.layout.tokens, seed)
-    return Compared(problem, heldout, Exact(cloud, heldout, problem, config.seed), source, data, floor)
+    problem = Problem(metric, cloud, prepared, train, settings, plan.seed)
+    floor = _floor(problem, fresh, plan.metric, source.key, cache, built.model.embedder.layout.tokens, seed)
+    return Compared(problem, heldout, Exact(cloud, heldout, problem, plan.seed), source, data, floor)
 
 
 @torch.no_grad()

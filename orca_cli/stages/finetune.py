@@ -18,10 +18,8 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.ensemble import Ensemble, output_kind, twin
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
-from orca_cli.schema import settled
-from orca_cli.stages import selection
 from orca_cli.stages.align import Aligned
-from orca_cli.stages.build import Built, split_record, steps_per_epoch
+from orca_cli.stages.build import Built, split_record
 from orca_cli.stages.following import open_to_all
 from orca_cli.stages.member_training import Fitted, Member, MemberTraining, Place, drawn_again, members_of
 from orca_cli.stages.rate_watch import RateChange
@@ -31,11 +29,11 @@ from orca_cli.tracking.json_lines import short_curve
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score
-from orca_cli.training.schedule import shortened_warmup
 
 _WHOLE_TARGETS = 2**26  # values of the training targets that the constant predictor may see at once
 _COLUMNS = ("epoch", "step", "train_loss", "validation_error", "validation_loss")
 _MEANS = ("train_loss", "validation_error", "validation_loss")
+UNCHOSEN = "stage 3 trained on the validation samples too, so that none are left to judge by"
 WEIGHTS = "model.safetensors"
 OUT_OF_FOLD = "out_of_fold.npz"
 
@@ -47,7 +45,7 @@ class Trained:
     Args:
         model: with the chosen weights: the built one, or several whose outputs are averaged.
         validation_error: of the chosen weights; None where it is undefined, or nothing validates.
-        selected: what chose them, see `selection.record`.
+        selected: what chose them, see `choice_record`.
         curve: training loss and validation after every epoch, at most 100 lines; means over several members.
         rate: how the learning rate was changed, see `RateChange`; None where it stayed as set.
         weights_sha256: of the whole model with the chosen weights.
@@ -113,7 +111,7 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     """
     run.set_state("finetune")
     built.model.to(engine.device)
-    if note := shortened_warmup(built.config.train):
+    if note := built.plan.train.shortened_warmup():
         reporter.say(f"finetune: {note}")
     stage = _Stage(built, engine, run, reporter)
     return stage.one() if len(stage.members) == 1 else stage.several()
@@ -123,14 +121,13 @@ class _Stage:
     """The members of a run, fine-tuned one after the other."""
 
     def __init__(self, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> None:
-        config = built.config
-        self._config, self._built, self._engine, self._run, self._reporter = config, built, engine, run, reporter
+        train = built.plan.train
+        self._train, self._built, self._engine, self._run, self._reporter = train, built, engine, run, reporter
         self._owner = run.name.identity
         self.members = members_of(built)
-        epochs = settled(config.train.epochs)
-        self._steps = [epochs * steps_per_epoch(config, len(member.samples)) for member in self.members]
+        self._steps = [train.epochs * train.steps_per_epoch(len(member.samples)) for member in self.members]
         self._saver = checkpoint.Saver(
-            run.stage("finetune") / CHECKPOINTS, owner=self._owner, every_s=config.train.checkpoint_s
+            run.stage("finetune") / CHECKPOINTS, owner=self._owner, every_s=train.checkpoint_s
         )
 
     def one(self) -> Trained:
@@ -160,7 +157,7 @@ class _Stage:
                 if finished[number] is not None:
                     advance(self._steps[number], "")
                     continue
-                start = first if number == 0 or self._config.train.folds else self._drawn_again(number)
+                start = first if number == 0 or self._train.folds else self._drawn_again(number)
                 built.finetune.load_trainable_state(built.model, start)
                 is_saved = saved is not None and saved.records["member"] == number
                 whole = [done for done in finished[:number] if done is not None]
@@ -198,7 +195,7 @@ class _Stage:
         built = self._built
         built.finetune.load_trainable_state(built.model, fitted.chosen)
         with signals.immediate():
-            outputs, _ = predict(self._engine, built.model, member.held_out, self._config.train.eval_batch_size)
+            outputs, _ = predict(self._engine, built.model, member.held_out, self._train.eval_batch_size)
         return checkpoint.Finished(record, {"outputs": outputs})
 
     def _ensemble(self, weights: list[Mapping[str, Tensor]]) -> Ensemble:
@@ -216,7 +213,7 @@ class _Stage:
             return None
         if self.members[0].rows is None:
             with signals.immediate():
-                outputs, targets = predict(self._engine, model, samples, self._config.train.eval_batch_size)
+                outputs, targets = predict(self._engine, model, samples, self._train.eval_batch_size)
             return score(built.error, outputs, samples, targets).value
         rows = np.concatenate([member.rows for member in self.members if member.rows is not None])
         order = np.argsort(rows)
@@ -236,15 +233,47 @@ class _Stage:
         rate: RateChange | None,
     ) -> Trained:
         built = self._built
-        splits = built.summary["splits"]
         return Trained(
             model=model,
             validation_error=error,
-            selected=selection.record(self._config, built.task, built.learned, splits, epochs),
+            selected=choice_record(built, epochs),
             curve=short_curve(lines, _COLUMNS),
             rate=rate,
             weights_sha256=checkpoint.weights_sha256(model.state_dict()),
         )
+
+
+def choice_record(built: Built, epochs: list[int]) -> dict[str, Any]:
+    """Return what chose the weights, as result.json holds it.
+
+    Args:
+        built: the run's.
+        epochs: after which the weights of every member were taken, 1 for the first; 0 for those before any step.
+
+    Returns:
+        by: best or last. rule: error or loss, null where nothing was chosen. epoch: one, or a list of several members' ones
+        where they differ. on: validation, test, folds or nothing. n, sha256: of these samples. learned: how many samples were
+        trained on; refit: validation among them. folds, members, average: as set.
+    """
+    train, learned = built.plan.train, built.learned
+    on, judging = train.judged_on(built.task, learned)
+    digest = None
+    if judging is not None:
+        digest = learned.digest() if on == "folds" else built.summary["splits"]["val"]["sha256"]
+    return {
+        "by": train.select,
+        "rule": train.select_by if train.select == "best" else None,
+        "epoch": epochs[0] if len(set(epochs)) == 1 else epochs,
+        "on": on,
+        "n": 0 if judging is None else len(judging),
+        "sha256": digest,
+        "learned": len(learned),
+        "refit": train.refit,
+        "folds": train.folds,
+        "members": train.models,
+        "average": train.average,
+        "reason": UNCHOSEN if judging is None else None,
+    }
 
 
 def _change(finished: Sequence[checkpoint.Finished]) -> RateChange | None:
@@ -279,8 +308,8 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
         if len(samples) == 0:
             raise DataError("the test split is empty", where="task", hint="give more data or other split sizes")
         open_to_all(engine, samples)
-        overlap = count_shared(built.learned, samples, built.task.input_shape, built.config.seed)
-        outputs, targets = predict(engine, trained.model, samples, built.config.train.eval_batch_size)
+        overlap = count_shared(built.learned, samples, built.task.input_shape, built.plan.seed)
+        outputs, targets = predict(engine, trained.model, samples, built.plan.train.eval_batch_size)
         measured = score(built.error, outputs, samples, targets)
     if overlap.shared:
         log.warning(
@@ -298,7 +327,7 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
 
 def best_constant(built: Built) -> Tensor:
     """Return the output [K] or [K, *E] of the best constant predictor that what was trained on allows."""
-    return built.error.constant(_some_targets(built.learned, built.config.seed), built.task.num_outputs)
+    return built.error.constant(_some_targets(built.learned, built.plan.seed), built.task.num_outputs)
 
 
 def _some_targets(samples: Samples, seed: int) -> Tensor:
@@ -314,7 +343,7 @@ def _some_targets(samples: Samples, seed: int) -> Tensor:
 def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
     """Return the result record of a completed run; `tested` is None where the test split stays closed."""
     built, aligned, trained = validated.built, validated.aligned, validated.trained
-    config = built.config
+    plan = built.plan
     seconds = dict(validated.seconds)
     seconds["finetune"] += seconds.pop("test", 0.0)
     return {
@@ -325,21 +354,21 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
         "trivial_error": None if tested is None else tested.trivial,
         "selected": trained.selected,
         "decided": built.summary["decided"],
-        "augment": config.augment if config.augment.get(parts.TARGET) is not None else None,
+        "augment": plan.augment if plan.augment.get(parts.TARGET) is not None else None,
         "training": {
             "warmup_epochs": built.summary["warmup_epochs"],
             "precision": validated.engine.precision,
             "processes": validated.engine.cuts.processes,
             "micro_batches": validated.engine.cuts.splits,
-            "gradient_checkpointing": config.train.gradient_checkpointing,
-            "compile": config.train.compile,
+            "gradient_checkpointing": plan.train.gradient_checkpointing,
+            "compile": plan.train.compile,
             "rate_change": None if trained.rate is None else trained.rate.plain(),
         },
         "test_reads": 0 if tested is None else tested.reads,
         "splits": built.summary["splits"] | ({} if tested is None else {"test": tested.split}),
         "metric_value": {"before": aligned.before, "after": aligned.after, "floor": aligned.floor or None},
         "alignment": {
-            "method": config.align.method,
+            "method": plan.align.method,
             "steps": aligned.steps,
             "collapse": aligned.collapse,
         },
@@ -349,7 +378,7 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
         "trajectory_s": aligned.seconds,
         "parameters": built.summary["parameters"],
         "weights_sha256": trained.weights_sha256,
-        "keep_weights": config.keep_weights,
+        "keep_weights": plan.keep_weights,
     }
 
 

@@ -21,10 +21,9 @@ from orca_cli.practices import PRACTICES
 from orca_cli.progress import Silent
 from orca_cli.ranges import LARGEST_SEED
 from orca_cli.runs.directory import RunDirectory
-from orca_cli.schema import settled
-from orca_cli.stages import ridge_start, selection
+from orca_cli.stages import ridge_start
 from orca_cli.stages.align import trained
-from orca_cli.stages.build import Built, has_alignment, make_model, source_seed, steps_per_epoch, with_train
+from orca_cli.stages.build import Built, has_alignment, make_model, source_seed
 from orca_cli.stages.rate_watch import BestConstant, RateChange, RateWatch
 from orca_cli.stages.training_plan import TrainingPlan, loss_unit
 from orca_cli.tasks.shared.contents import joined
@@ -36,7 +35,6 @@ from orca_cli.training import checkpoint
 from orca_cli.training.averaging import RunningMean
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score, whole_loss
-from orca_cli.training.schedule import warmup_length
 
 # Before the names of weights in a checkpoint that stand beside the best: averaged ones, and those of `TrainingPlan.mixing`.
 _AVERAGE, _MIXING = "average:", "mixing:"
@@ -67,24 +65,24 @@ def members_of(built: Built) -> list[Member]:
     Raises:
         DataError: there are fewer samples than folds.
     """
-    config, train, learned = built.config, built.config.train, built.learned
+    plan, train, learned = built.plan, built.plan.train, built.learned
     if train.folds:
-        return [_fold(config.seed, learned, fold, rows) for fold, rows in enumerate(_held_out(built))]
-    held_out = None if train.refit is True else built.task.validation
-    count = selection.count_members(config)
+        return [_fold(plan.seed, learned, fold, rows) for fold, rows in enumerate(_held_out(built))]
+    held_out = None if train.refit else built.task.validation
+    count = train.models
     if count == 1:
-        return [Member("", config.seed, learned, held_out)]
+        return [Member("", plan.seed, learned, held_out)]
     return [
-        Member(f"member-{i}", seeding.derive(config.seed, "finetune", "member", i), learned, held_out)
+        Member(f"member-{i}", seeding.derive(plan.seed, "finetune", "member", i), learned, held_out)
         for i in range(count)
     ]
 
 
 def _held_out(built: Built) -> list[np.ndarray]:
     """Return the rows of each fold: drawn as splits are, every class in proportion, groups and identical inputs together."""
-    config, samples, count = built.config, built.learned, built.config.train.folds
+    plan, samples, count = built.plan, built.learned, built.plan.train.folds
     classes = np.asarray(samples.targets()) if built.task.kind == "classes" else None
-    seed = config.task.get("split_seed", 0)
+    seed = plan.task.get("split_seed", 0)
     groups, note = joined(samples.groups(), contents(samples, built.task.input_shape))
     if note:
         log.info(f"folds: {note.replace('split', 'fold')}")
@@ -110,12 +108,12 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
     Raises:
         NonFiniteError, MemoryExhaustedError: as `align.align`.
     """
-    align = replace(built.config.align, source_seed=source_seed(built.config))
+    align = replace(built.plan.align, source_seed=source_seed(built.plan))
     run_seed = seed % (LARGEST_SEED + 1)  # one that a run can have, which then starts from the same weights
-    config = replace(built.config, seed=run_seed, align=align)
-    model, mode = make_model(config, built.task)
-    if has_alignment(config):
-        _, trajectory, _ = trained(replace(built, config=config, model=model), engine, run, Silent())
+    plan = replace(built.plan, seed=run_seed, align=align)
+    model, mode = make_model(plan, built.task)
+    if has_alignment(plan):
+        _, trajectory, _ = trained(replace(built, plan=plan, model=model), engine, run, Silent())
         model.embedder.load_state_dict(trajectory.weights)
     return mode.trainable_state(model)
 
@@ -215,14 +213,14 @@ class MemberTraining:
         place: Place,
         saved: checkpoint.Checkpoint | None,
     ) -> None:
-        config = built.config
-        self._config, self._built, self._engine, self._run = config, built, engine, run
+        plan = built.plan
+        self._plan, self._built, self._engine, self._run = plan, built, engine, run
         self._member, self._saver, self._place = member, saver, place
-        self._is_start_fitted = ridge_start.is_wanted(config, built.model) and ridge_start.start(
+        self._is_start_fitted = ridge_start.is_wanted(plan, built.model) and ridge_start.start(
             built, engine, member.samples, member.seed
         )
-        self._first = built.finetune.trainable_state(built.model) if config.train.adapt_rate else {}
-        self.total = settled(config.train.epochs) * steps_per_epoch(config, len(member.samples))
+        self._first = built.finetune.trainable_state(built.model) if plan.train.adapt_rate else {}
+        self.total = plan.train.epochs * plan.train.steps_per_epoch(len(member.samples))
         self._watch = self._watched()
         if saved is not None:
             self._watch.restore(saved.records["rate"])
@@ -230,40 +228,40 @@ class MemberTraining:
         if saved is not None:
             self._progress = Progress.from_checkpoint(saved, self._place.first_step)
             built.finetune.load_trainable_state(built.model, saved.weights)
-            checkpoint.restore_optimizer(self._plan.optimizer, saved.optimizer)
+            checkpoint.restore_optimizer(self._steps.optimizer, saved.optimizer)
             engine.restore_scaler(saved.scaler)
             engine.restore_splits(saved.records.get("splits", 1))
             self._mean.restore(self._progress.average)
-            if self._plan.mixing is not None:
-                self._plan.mixing.load_state_dict(self._progress.mixing)
+            if self._steps.mixing is not None:
+                self._steps.mixing.load_state_dict(self._progress.mixing)
 
     def _watched(self) -> RateWatch:
-        config, built, change = self._config, self._built, self._place.change
+        plan, built, change = self._plan, self._built, self._place.change
         constant = None
-        is_mean = config.train.accumulation == 1 or not PRACTICES[config.protocol].sums_batches
-        if config.train.adapt_rate and change is None and is_mean:
+        is_mean = plan.train.accumulation == 1 or not PRACTICES[plan.protocol].sums_batches
+        if plan.train.adapt_rate and change is None and is_mean:
             unit = loss_unit(built)
             best = BestConstant(built.loss, self._member.samples, built.task.num_outputs, self._member.seed, unit)
             constant = best.loss if math.isfinite(best.loss()) else None
-        per_epoch = steps_per_epoch(config, len(self._member.samples))
+        per_epoch = plan.train.steps_per_epoch(len(self._member.samples))
         return RateWatch(
-            settled(config.train.lr),
+            plan.train.lr,
             total=self.total,
-            warmup=warmup_length(config.train) * per_epoch,
+            warmup=plan.train.warmup_length * per_epoch,
             per_epoch=per_epoch,
             constant=constant,
             # A loss on mixtures says little of the rate.
-            enabled=config.train.adapt_rate and config.align.method != "pare",
+            enabled=plan.train.adapt_rate and plan.align.method != "pare",
             changed=change,
         )
 
     def _begin(self) -> None:
         """Prepare the first step, at the rate that the watch says."""
-        config, built = self._config, self._built
-        at_rate = with_train(built, lr=self._watch.lr)
-        self._plan = TrainingPlan(at_rate, self._engine, samples=self._member.samples, seed=self._member.seed)
-        names = built.finetune.trainable_state(built.model) if config.train.average else ()
-        self._mean = RunningMean(built.model, names, last_steps(self.total, config.train.average))
+        plan, built = self._plan, self._built
+        at_rate = replace(built, plan=plan.with_train(lr=self._watch.lr))
+        self._steps = TrainingPlan(at_rate, self._engine, samples=self._member.samples, seed=self._member.seed)
+        names = built.finetune.trainable_state(built.model) if plan.train.average else ()
+        self._mean = RunningMean(built.model, names, last_steps(self.total, plan.train.average))
         self._progress = Progress()
 
     def train(self, advance: Callable[[int, str], None]) -> Fitted:
@@ -273,7 +271,7 @@ class MemberTraining:
             advance: called after every step with the steps since the last call, and a note.
         """
         while True:
-            with self._plan:
+            with self._steps:
                 fitted = self._take_steps(advance)
             if fitted is not None:
                 return fitted
@@ -288,7 +286,7 @@ class MemberTraining:
             progress.start = {"validation_error": validation[0], "validation_loss": validation[1]}
             progress.best = self._built.finetune.trainable_state(self._built.model)
         while True:
-            if progress.step == self._plan.per_epoch * (len(progress.lines) + 1):
+            if progress.step == self._steps.per_epoch * (len(progress.lines) + 1):
                 self._end_epoch()
             advance(progress.step - shown, self._note())
             shown, is_last = progress.step, progress.step == self.total
@@ -299,7 +297,7 @@ class MemberTraining:
             if is_last:
                 return self._fitted()
             try:
-                loss, rows = self._plan.take(progress.step)
+                loss, rows = self._steps.take(progress.step)
             except NonFiniteError:
                 if self._watch.overflowed():
                     return None
@@ -323,11 +321,9 @@ class MemberTraining:
         with self._mean.in_place():
             last = built.finetune.trainable_state(built.model)
         if self._member.held_out is None:
-            return Fitted(
-                last, last, None, settled(self._config.train.epochs), None, progress.lines, self._watch.change
-            )
-        is_best = self._config.train.select == "best"
-        epoch = progress.best_epoch if is_best else settled(self._config.train.epochs)
+            return Fitted(last, last, None, self._plan.train.epochs, None, progress.lines, self._watch.change)
+        is_best = self._plan.train.select == "best"
+        epoch = progress.best_epoch if is_best else self._plan.train.epochs
         chosen = progress.best if is_best else last
         line = progress.lines[epoch - 1] if epoch else progress.start
         assert line is not None
@@ -336,9 +332,9 @@ class MemberTraining:
     def _save(self) -> None:
         progress = self._progress
         averaged = {_AVERAGE + name: value for name, value in self._mean.state().items()}
-        mixing = {} if self._plan.mixing is None else checkpoint.snapshot(self._plan.mixing)
+        mixing = {} if self._steps.mixing is None else checkpoint.snapshot(self._steps.mixing)
         # After the last step, what follows needs no optimizer, whose state is twice the size of the weights.
-        optimizer = checkpoint.optimizer_tensors(self._plan.optimizer) if progress.step < self.total else {}
+        optimizer = checkpoint.optimizer_tensors(self._steps.optimizer) if progress.step < self.total else {}
         saved = checkpoint.Checkpoint(
             self._place.first_step + progress.step,
             self._built.finetune.trainable_state(self._built.model),
@@ -360,7 +356,7 @@ class MemberTraining:
         line: dict[str, Any] = {
             "epoch": len(progress.lines) + 1,
             "step": progress.step,
-            "lr": self._plan.rate(progress.step - 1),
+            "lr": self._steps.rate(progress.step - 1),
             "train_loss": progress.loss_sum / len(self._member.samples),
             "validation_error": validation[0],
             "validation_loss": validation[1],
@@ -378,7 +374,7 @@ class MemberTraining:
 
     def _interruptibly_validated(self) -> tuple[float | None, float | None]:
         """Return error and loss; on an interruption, save a checkpoint first so that no step is repeated."""
-        if self._config.train.validate_on == "test":
+        if self._plan.train.validate_on == "test":
             self._run.count_test_read()
         try:
             with signals.immediate(), self._mean.in_place():
@@ -389,14 +385,14 @@ class MemberTraining:
 
     @property
     def _rule(self) -> str:
-        return "validation_loss" if self._config.train.select_by == "loss" else "validation_error"
+        return "validation_loss" if self._plan.train.select_by == "loss" else "validation_error"
 
     def _validation(self) -> tuple[float | None, float | None]:
         """Return error and loss of the weights on what validates."""
-        built, samples, size = self._built, self._member.held_out, self._config.train.eval_batch_size
+        built, samples, size = self._built, self._member.held_out, self._plan.train.eval_batch_size
         assert samples is not None
         outputs, targets = predict(self._engine, built.model, samples, size)
-        loss = whole_loss(self._engine, built.loss, outputs, targets, size, self._plan.unit)
+        loss = whole_loss(self._engine, built.loss, outputs, targets, size, self._steps.unit)
         return score(built.error, outputs, samples, targets).value, loss
 
     def _note(self) -> str:

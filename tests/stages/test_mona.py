@@ -106,7 +106,7 @@ def test_whether_a_model_sees_later_positions_is_a_fact_of_the_trajectory(losses
     model, _, _ = losses
     finetune, config = SimpleNamespace(pretrained=True), Config()
     config.task = {"loss": None}
-    built = SimpleNamespace(config=config, model=model, finetune=finetune, loss=nn.functional.cross_entropy)
+    built = SimpleNamespace(plan=config, model=model, finetune=finetune, loss=nn.functional.cross_entropy)
     facts = []
     for causal in (False, True):
         model.causal = causal

@@ -15,6 +15,7 @@ from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text
 from orca_cli.schema import Align, Config, Train
 from orca_cli.stages.pare import Mixing, mixed_tokens, share_at
+from orca_cli.stages.plan import Plan
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training.loop import train_step
 from tests.checkpoints import save_tiny_bert
@@ -159,7 +160,8 @@ def plan_of(model, method):
     task = SimpleNamespace(train=Series())
     train = Train(**(SETTLED | {"epochs": 4, "batch_size": 6, "optimizer": "adamw", "clip": 1.0}))
     config = Config(align=Align(method=method, mixed_until=0.25), train=train)
-    built = SimpleNamespace(config=config, model=model, loss=nn.CrossEntropyLoss(), task=task, source=SOURCE)
+    plan = Plan.from_settings(config, {})
+    built = SimpleNamespace(plan=plan, model=model, loss=nn.CrossEntropyLoss(), task=task, source=SOURCE)
     return TrainingPlan(built, engine())
 
 

@@ -30,7 +30,7 @@ from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
 from orca_cli.schema import METHOD_SETTINGS, Align
 from orca_cli.stages.build import Built, cache_folder, has_alignment
 from orca_cli.stages.collapse import collapse
-from orca_cli.stages.compared import Compared, MetricObjective, compare
+from orca_cli.stages.compared import Compared, MetricObjective, compare, exact_value
 from orca_cli.stages.mona import Mona
 from orca_cli.stages.plan import Plan
 from orca_cli.stages.problem import embed
@@ -157,7 +157,7 @@ def _aligned(compared: Compared, trajectory: Trajectory) -> Aligned:
         trajectory.after,
         len(trajectory.lines),
         collapse,
-        floor={} if compared.floor is None else asdict(compared.floor),
+        floor=compared.floor,
         curve=short_curve(trajectory.lines, _COLUMNS),
         seconds=round(sum(line["seconds"] for line in trajectory.lines), 3),
     )
@@ -383,7 +383,7 @@ class Trainer:
         diagnostics = self._diagnose()
         diagnostics["heldout"] = compared.problem.value(self._model, self._engine, compared.heldout)
         if self._settings.exact:
-            diagnostics["heldout_exact"] = compared.exact.value(self._model, self._engine)
+            diagnostics["heldout_exact"] = exact_value(compared, self._model, self._engine)
         return diagnostics
 
     @torch.no_grad()

@@ -32,18 +32,16 @@ class Compared:
     Args:
         problem: the metric between groups of training classes and the source.
         heldout: the validation split, labelled.
-        exact: the exact OTDD on fixed samples of held-out data and source.
         source: the embedded source.
         data: the source's examples, read when they are asked for.
-        floor: what the source itself scores; None where the metric sees the target alone, or no source points are left.
+        floor: what the source itself scores, see `source_floor`.
     """
 
     problem: Problem
     heldout: Labelled
-    exact: Exact
     source: EmbeddedSource
     data: SourceData
-    floor: Floor | None
+    floor: dict[str, float]
 
     def value(self, model: TransferModel, engine: Engine) -> float:
         """Return the metric on a fixed draw of training points."""
@@ -78,42 +76,17 @@ class MetricObjective:
         return loss, worst
 
 
-@dataclass(frozen=True)
-class Floor:
-    """What as many fresh source points as a problem has target points score against the source, weighted as the target is.
+@torch.no_grad()
+def exact_value(compared: Compared, model: TransferModel, engine: Engine) -> float:
+    """Return the exact OTDD, by linear programming, between fixed samples of the held-out data and of the source (Figure 6).
 
-    A distance below it does not mean closer: two draws of one distribution are that far apart.
-
-    Args:
-        mean: over draws.
-        deviation: between draws, of the weighted sum over problems.
-        points: in a problem.
+    All classes are in one problem, of the same number of points for every metric: the figure compares their curves.
     """
-
-    mean: float
-    deviation: float
-    points: int
-
-
-class Exact:
-    """The exact OTDD, by linear programming, between fixed samples of the held-out data and of the source (paper, Figure 6)."""
-
-    def __init__(self, source: Features, heldout: Labelled, problem: Problem, seed: int) -> None:
-        """Draw the source's sample."""
-        self._source = _draw(source, _EXACT_SOURCE_POINTS, seed, "source")
-        self._metric = OTDDExact()
-        self._prepared = self._metric.prepare(self._source)
-        self._heldout, self._problem, self._seed = heldout, problem, seed
-
-    @torch.no_grad()
-    def value(self, model: TransferModel, engine: Engine) -> float:
-        """Return the distance with all classes in one problem."""
-        classes = tuple(sorted(self._heldout.members))
-        # The same number of points for every metric: Figure 6 compares their curves.
-        settings = replace(self._problem.settings, max_samples=_EXACT_TARGET_POINTS)
-        problem = replace(self._problem, settings=settings)
-        (target,) = problem.points(model, engine, self._heldout, [classes], "exact")
-        return float(self._metric.distance(self._source, self._prepared, target).value)
+    problem, heldout = compared.problem, compared.heldout
+    problem = replace(problem, settings=replace(problem.settings, max_samples=_EXACT_TARGET_POINTS))
+    (target,) = problem.points(model, engine, heldout, [tuple(sorted(heldout.members))], "exact")
+    metric, source = OTDDExact(), _draw(problem.source, _EXACT_SOURCE_POINTS, problem.seed, "source")
+    return float(metric.distance(source, metric.prepare(source), target).value)
 
 
 def _draw(points: Features, most: int, seed: int, name: str) -> Features:
@@ -158,17 +131,32 @@ def compare(built: Built, engine: Engine, reporter: Reporter) -> Compared:
         labels = shuffled(labels, plan.seed)
     train, heldout = Labelled.from_labels(task.train, labels[0]), Labelled.from_labels(task.validation, labels[1])
     problem = Problem(metric, cloud, prepared, train, settings, plan.seed)
-    floor = _floor(problem, fresh, plan.metric, source.key, cache, built.model.embedder.layout.tokens, seed)
-    return Compared(problem, heldout, Exact(cloud, heldout, problem, plan.seed), source, data, floor)
+    floor = source_floor(problem, fresh, plan.metric, source.key, cache, built.model.embedder.layout.tokens, seed)
+    return Compared(problem, heldout, source, data, floor)
 
 
 @torch.no_grad()
-def _floor(
+def source_floor(
     problem: Problem, fresh: Features, settings: dict[str, Any], key: str, cache: Path, tokens: int, seed: int
-) -> Floor | None:
-    """Measure what fresh source points score, or take it from the cache: as many as the target's problems have on average."""
+) -> dict[str, float]:
+    """Measure what fresh source points score against the source, as many as the target's problems have on average.
+
+    A distance below it does not mean closer: two draws of one distribution are that far apart.
+
+    Args:
+        problem: weighted as the target is.
+        fresh: source points, none of which is among the problem's.
+        settings, key: of metric and source, which name the entry of the cache.
+        cache: where it is kept.
+        tokens: of a target sample.
+        seed: of the draws.
+
+    Returns:
+        mean over draws; deviation between draws, of the weighted sum over problems; points in a problem. Empty where the metric
+        sees the target alone, or too few points are left.
+    """
     if getattr(problem.metric, "of_target_alone", False):
-        return None
+        return {}
     align_settings, train = problem.settings, problem.train
     each = tokens if align_settings.features == "tokens" else 1
     groups = problem.groups(train, "floor")
@@ -177,7 +165,7 @@ def _floor(
     counts = [min(problem.size, size * each) for size in sizes]
     points = min(round(float(shares @ counts)), len(fresh.x))
     if points < 2 or 2 * points < shares @ counts:
-        return None
+        return {}
     # One target class is one class, whatever the labels of its points say.
     labels = torch.zeros_like(fresh.labels) if problem.classes == 1 else fresh.labels
 
@@ -198,4 +186,5 @@ def _floor(
 
     name = settings_key(key, settings, problem.source, points, problem.classes == 1)
     values = cached(cache / "floors" / name, compute).record["values"]
-    return Floor(float(np.mean(values)), float(np.std(values, ddof=1) * np.sqrt(np.square(shares).sum())), points)
+    deviation = float(np.std(values, ddof=1) * np.sqrt(np.square(shares).sum()))
+    return {"mean": float(np.mean(values)), "deviation": deviation, "points": points}

@@ -251,7 +251,7 @@ def _optimizer_settings(plan: Plan) -> dict[str, Any]:
     return {"kind": "adamw", "momentum": 0.0, "betas": (0.9, 0.999)}
 
 
-def _limited_rates(optimizer: torch.optim.Optimizer, embedder: nn.Module, settings: Align) -> list[float]:
+def limited_rates(optimizer: torch.optim.Optimizer, embedder: nn.Module, settings: Align) -> list[float]:
     """Give every parameter a group of its own; returns the share of the rate that each may have (`Align.largest_step`).
 
     A bias has that of its layer's weight, since it starts at 0.
@@ -290,7 +290,7 @@ class Trainer:
             weight_decay=plan.align.weight_decay,
             **_optimizer_settings(plan),
         )
-        self._shares = _limited_rates(self._optimizer, self._model.embedder, plan.align)
+        self._shares = limited_rates(self._optimizer, self._model.embedder, plan.align)
         self._saver = checkpoint.Saver(
             run.stage("align") / CHECKPOINTS, owner=run.name.identity, every_s=plan.train.checkpoint_s
         )

@@ -232,5 +232,5 @@ def test_a_layer_of_small_weights_has_a_smaller_rate_and_its_bias_the_same():
         layer.is_body_layer = is_body_layer
         settings = Align(lr=1e-2, largest_step=limit)
         optimizer = torch.optim.AdamW(layer.parameters(), lr=settings.lr)
-        assert align._limited_rates(optimizer, layer, settings) == pytest.approx(expected)
+        assert align.limited_rates(optimizer, layer, settings) == pytest.approx(expected)
         assert len(optimizer.param_groups) == 4

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ _VERSION = 8  # of what is stored; a change makes every cached entry a miss
 # Of `Align.largest_step`, for an embedder that begins as the body's own layer: larger steps lose what it knows (decision 0025).
 _KNOWN = 0.001
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
+Objective = MetricObjective | Mona  # what the steps descend
 # Settings of align that only some methods read: these say so themselves.
 _OF_THE_METHOD = ("method", *itertools.chain(*METHOD_SETTINGS.values()))
 
@@ -392,26 +393,6 @@ class Trainer:
         samples = self._compared.heldout.samples
         self._model.eval()
         return collapse(embed(self._model, self._engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))
-
-
-class Objective(Protocol):
-    """A loss of stage 2.
-
-    Attributes:
-        name: of its values, for people.
-    """
-
-    name: str
-
-    def facts(self) -> dict[str, Any]:
-        """Return, JSON-able, what its gradients depend on beside what every alignment does; see `fingerprint`."""
-
-    def backward(self, step: int) -> tuple[float, dict[str, float]]:
-        """Add the gradient of a step to that of the embedder's parameters; returns the loss, and diagnostics by name.
-
-        Raises:
-            NonFiniteError: a value is NaN or infinite.
-        """
 
 
 def objective_for(built: Built, compared: Compared, engine: Engine) -> Objective:

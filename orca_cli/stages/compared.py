@@ -49,7 +49,11 @@ class Compared:
 
 
 class MetricObjective:
-    """The metric between target classes and source, summed over all problems (paper 3.2, Algorithm 1)."""
+    """The metric between target classes and source, summed over all problems (paper 3.2, Algorithm 1).
+
+    Attributes:
+        name: of its values, for people.
+    """
 
     name = "distance"
 
@@ -58,11 +62,15 @@ class MetricObjective:
         self._model, self._problem, self._engine = model, compared.problem, engine
 
     def facts(self) -> dict[str, Any]:
-        """Return nothing: the metric and its settings are part of every alignment's."""
+        """Return, JSON-able, what its gradients depend on beside what every alignment does (`align.fingerprint`): nothing."""
         return {}
 
     def backward(self, step: int) -> tuple[float, dict[str, float]]:
-        """Add the gradients of all problems; returns the weighted sum of distances, and the worst diagnostics."""
+        """Add the gradients of all problems to the embedder's; returns their weighted sum, and the worst diagnostics.
+
+        Raises:
+            NonFiniteError: a value is NaN or infinite.
+        """
         loss = 0.0
         worst: dict[str, float] = {}
         for distances in self._problem.parts(self._model, self._engine, self._problem.train, step):

@@ -157,7 +157,10 @@ class _Stage:
                 if finished[number] is not None:
                     advance(self._steps[number], "")
                     continue
-                start = first if number == 0 or self._train.folds else self._drawn_again(number)
+                start = first
+                if number > 0 and not self._train.folds:  # with an embedder of its own
+                    part = self._run.part(self._run.stage("finetune") / CHECKPOINTS / f"start-{number}")
+                    start = drawn_again(built, self._engine, part, seed=self.members[number].seed)
                 built.finetune.load_trainable_state(built.model, start)
                 is_saved = saved is not None and saved.records["member"] == number
                 whole = [done for done in finished[:number] if done is not None]
@@ -169,11 +172,6 @@ class _Stage:
         curve = _mean_curve([done.record["lines"] for done in whole])
         epochs = [done.record["epoch"] for done in whole]
         return self._trained(model, self._validated(model, whole), epochs, curve, _change(whole))
-
-    def _drawn_again(self, number: int) -> dict[str, Tensor]:
-        """Return the weights that a member with an embedder of its own starts from."""
-        run = self._run.part(self._run.stage("finetune") / CHECKPOINTS / f"start-{number}")
-        return drawn_again(self._built, self._engine, run, seed=self.members[number].seed)
 
     def _training(
         self, number: int, saved: checkpoint.Checkpoint | None, finished: Sequence[checkpoint.Finished] = ()

@@ -143,7 +143,7 @@ def source_tokens(body: Body, examples: Examples, rows: np.ndarray) -> Tokens:
 
 
 class Mona:
-    """The objective of `align.method=mona`; see `stages.align.Objective`.
+    """The objective of `align.method=mona`; it has the methods of `compared.MetricObjective`.
 
     Raises:
         ConfigError: stage 3 trains nothing of the body, or a body that is random.

@@ -221,79 +221,45 @@ def _count_learned(task: TaskData, refit: bool, folds: int) -> int:
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much there is to learn, from what.
+class Length:
+    """How long stage 3 trains on up to so many samples, at budget=normal.
 
     Args:
-        samples: that stage 3 trains on.
-        tokens: of a sample.
-        parameters: of the whole model.
-    """
-
-    samples: int
-    tokens: int
-    parameters: int
-
-    def fits(self, most: Size) -> bool:
-        """Return whether every count is at most that of `most`."""
-        return all(count <= limit for count, limit in zip(vars(self).values(), vars(most).values(), strict=True))
-
-    def __str__(self) -> str:
-        return f"{self.samples:,} samples of {self.tokens:,} tokens, {self.parameters / 1e6:.3g} M parameters"
-
-
-@dataclass(frozen=True)
-class Row:
-    """Settings of stage 3 up to a given size, at budget=normal.
-
-    Args:
-        most: the size.
+        samples: the most.
         steps: optimizer steps ...
         passes: ... or this many passes over the samples, whichever is longer ...
         most_steps: ... but at most this many steps, unless a single pass takes more.
-        warmup: share of the steps.
+        batch_size: of a step.
     """
 
-    most: Size
+    samples: int
     steps: int
     passes: int
     most_steps: int
     batch_size: int
-    lr: float
-    outer_rate: float = 10.0
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-    clip: float = 1.0
 
-    def epochs(self, share: float, samples: int, per_epoch: int) -> int:
+    def epochs(self, share: float, per_epoch: int) -> int:
         """Return the passes over the samples that come nearest to a share of the steps, at least one."""
         steps = share * min(self.most_steps, max(self.steps, self.passes * per_epoch))
         return max(1, round(steps / per_epoch))
 
 
-@dataclass(frozen=True)
-class Level:
-    """A budget: how many times the steps of `normal`, and how many members are averaged."""
-
-    share: float
-    members: int = 1
-
-
 # They apply to protocol=clean; the other protocols set the paper's numbers in their own files.
-_ANY = 10**15
-_TABLE = (  # the first row that fits is taken
-    Row(Size(500, _ANY, 50_000_000), steps=400, passes=0, most_steps=400, batch_size=16, lr=2e-4),
-    Row(Size(5000, _ANY, 50_000_000), steps=400, passes=8, most_steps=800, batch_size=16, lr=2e-4),
-    Row(Size(_ANY, _ANY, 50_000_000), steps=2000, passes=10, most_steps=5000, batch_size=32, lr=2e-4),
-    Row(Size(500, _ANY, _ANY), steps=400, passes=0, most_steps=400, batch_size=16, lr=5e-5),
-    Row(Size(5000, _ANY, _ANY), steps=400, passes=8, most_steps=800, batch_size=16, lr=5e-5),
-    Row(Size(_ANY, _ANY, _ANY), steps=2000, passes=10, most_steps=5000, batch_size=32, lr=5e-5),
+_LENGTHS = (  # the first that fits is taken
+    Length(500, steps=400, passes=0, most_steps=400, batch_size=16),
+    Length(5000, steps=400, passes=8, most_steps=800, batch_size=16),
+    Length(10**15, steps=2000, passes=10, most_steps=5000, batch_size=32),
 )
+_SMALL = 50_000_000  # parameters of the largest model that learns at the first of these rates
+_RATES = (2e-4, 5e-5)
+_OUTER_RATE, _WEIGHT_DECAY, _CLIP = 10.0, 0.01, 1.0
+_WARMUP = 0.1  # of the steps
 MOST_MEMBERS = 5  # that a budget of minutes takes, as `thorough` does
-_LEVELS = {"quick": Level(0.25), "normal": Level(1.0, members=2), "thorough": Level(1.0, members=MOST_MEMBERS)}
-_SEVERAL = Size(5000, 128, 50_000_000)  # the largest of which `normal` averages members
-_STARTED = Level(0.25)  # `normal` of a model that starts with its body's own features and a predictor for them
-_OF_MINUTES = Level(1.0)  # the longest, until the time of a step is known; see stages/expected_time.py
+# budget -> how many times the steps of `normal`, and how many members are averaged.
+_LEVELS = {"quick": (0.25, 1), "normal": (1.0, 2), "thorough": (1.0, MOST_MEMBERS)}
+_SEVERAL_SAMPLES, _SEVERAL_TOKENS = 5000, 128  # the most of which `normal` averages members of a small model
+_STARTED = (0.25, 1)  # `normal` of a model that starts with its body's own features and a predictor for them
+_OF_MINUTES = (1.0, 1)  # the longest, until the time of a step is known; see stages/expected_time.py
 
 
 def is_minutes(settings: Settings) -> bool:
@@ -347,21 +313,24 @@ def decide(
         settle("select_by", by, f"{count} validation samples, {few} than {ERROR_FROM}")
     refit = settle("refit", *_refit(config, select, task))
     # How long to train depends on what is trained on.
-    size = Size(_count_learned(task, refit, train.folds), tokens, parameters)
-    row = next(row for row in _TABLE if size.fits(row.most))
+    samples, is_small = _count_learned(task, refit, train.folds), parameters <= _SMALL
+    length = next(one for one in _LENGTHS if samples <= one.samples)
+    size = f"{samples:,} samples of {tokens:,} tokens, {parameters / 1e6:.3g} M parameters"
     why = f"budget={budget_name(config)}: {size}"
-    level = _OF_MINUTES if is_minutes(config) else _LEVELS[config.budget]
-    level = _STARTED if is_started and config.budget == "normal" else level
-    batch_size = settle("batch_size", min(row.batch_size, size.samples), why)
-    per_epoch = _steps_per_epoch(batch_size, train.accumulation, size.samples)
-    epochs = settle("epochs", row.epochs(level.share, size.samples, per_epoch), why)
-    is_one = config.budget == "normal" and (train.epochs is not None or not size.fits(_SEVERAL))
-    settle("members", 1 if train.folds or is_one else level.members, why)
-    settle("outer_rate", row.outer_rate if train.lr is None else 1.0, why)
-    settle("lr", row.lr, why)
-    settle("warmup_epochs", round(row.warmup * min(epochs, train.decay_epochs or epochs), 6), why)
-    settle("weight_decay", row.weight_decay, why)
-    settle("clip", row.clip, why)
+    share, members = _OF_MINUTES if is_minutes(config) else _LEVELS[config.budget]
+    if config.budget == "normal":
+        share, members = _STARTED if is_started else (share, members)
+        is_cheap = is_small and samples <= _SEVERAL_SAMPLES and tokens <= _SEVERAL_TOKENS
+        members = members if is_cheap and train.epochs is None else 1
+    batch_size = settle("batch_size", min(length.batch_size, samples), why)
+    per_epoch = _steps_per_epoch(batch_size, train.accumulation, samples)
+    epochs = settle("epochs", length.epochs(share, per_epoch), why)
+    settle("members", 1 if train.folds else members, why)
+    settle("outer_rate", _OUTER_RATE if train.lr is None else 1.0, why)
+    settle("lr", _RATES[0] if is_small else _RATES[1], why)
+    settle("warmup_epochs", round(_WARMUP * min(epochs, train.decay_epochs or epochs), 6), why)
+    settle("weight_decay", _WEIGHT_DECAY, why)
+    settle("clip", _CLIP, why)
     return Plan.from_settings(config, decided)
 
 

@@ -32,8 +32,7 @@ if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run
     from orca_cli.config.compose import Composed
     from orca_cli.interfaces import Samples
     from orca_cli.stages.build import Built
-    from orca_cli.stages.finetune import Tested
-    from orca_cli.stages.result import Validated
+    from orca_cli.stages.finetune import Tested, Validated
     from orca_cli.training.team import Team
 
 Summary = dict[str, Any]
@@ -99,13 +98,12 @@ def train(
         OrcaError: an expected failure of a stage.
     """
     from orca_cli.models.checkpoints import shareable_config
-    from orca_cli.stages import budget
     from orca_cli.stages.align import align
     from orca_cli.stages.build import build
-    from orca_cli.stages.finetune import finetune
+    from orca_cli.stages.expected_time import planned
+    from orca_cli.stages.finetune import Validated, finetune
     from orca_cli.stages.following import lead
-    from orca_cli.stages.minutes import planned
-    from orca_cli.stages.result import Validated
+    from orca_cli.stages.plan import is_minutes
     from orca_cli.training.cache import numerics
     from orca_cli.training.engine import Engine, choose_device, choose_precision
 
@@ -118,18 +116,17 @@ def train(
     start = time.monotonic()
     with _timed(seconds, "build"):
         folder.set_state("build")
+        earlier = read_or_empty(folder.stage("build") / SUMMARY)
         with signals.immediate():  # it writes whole files only
-            built = build(config, reporter)
+            built = build(config, reporter, earlier)
         data = {f"data.{name}": split["sha256"] for name, split in built.summary["splits"].items()}
         engine = Engine(device, choose_precision(config.precision, device, built.model.body.width), team)
         if team is not None:
             lead(team, built, engine)
-        earlier, spent_s = read_or_empty(folder.stage("build") / SUMMARY), time.monotonic() - start
-        if budget.is_minutes(config):
-            built = planned(config, built, engine, earlier, spent_s, reporter)
-        config = built.config
+        if is_minutes(config):
+            built = planned(config, built, engine, earlier, time.monotonic() - start, reporter)
         facts = numerics(device) | data | {"weights": built.summary["checkpoint_sha256"], "precision": engine.precision}
-        facts |= {key: decision.value for key, decision in built.decided.items()}
+        facts |= {key: decision.value for key, decision in built.plan.decided.items()}
         if team is not None:
             facts["processes"] = team.rank.size
         folder.check_fingerprint("build", facts)
@@ -141,9 +138,9 @@ def train(
     on_build(built.summary)
     _track(job, folder)  # not timed: a budget in minutes counts the time of the stages
     with _timed(seconds, "align"):
-        aligned = align(config, built, engine, folder, reporter)
+        aligned = align(built, engine, folder, reporter)
     with _timed(seconds, "finetune"):
-        trained = finetune(config, built, engine, folder, reporter)
+        trained = finetune(built, engine, folder, reporter)
     return Validated(built, aligned, trained, engine, seconds)
 
 
@@ -174,8 +171,7 @@ def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
     from orca_cli.stages import finetune
 
     with _timed(validated.seconds, "test"):
-        built = validated.built
-        return finetune.test(built.config, built, validated.trained, validated.engine, folder)
+        return finetune.test(validated.built, validated.trained, validated.engine, folder)
 
 
 def done_before(job: Composed) -> Outcome | None:
@@ -209,7 +205,7 @@ def completed_before(job: Composed, folder: RunDirectory) -> Outcome:
             completion.count_read(folder)
         train = replace(job.config.train, compile=False, gradient_checkpointing=False)
         with signals.immediate(), same_threads_after():
-            return build(replace(job.config, train=train, device="cpu"), Silent())
+            return build(replace(job.config, train=train, device="cpu"), Silent(), folder.result())
 
     return _with_baselines(job, folder, names, rebuilt, None)
 
@@ -244,14 +240,14 @@ def _with_baselines(
             task,
             built.error,
             [task.train, task.validation] if with_validation else [task.train],
-            not with_validation and built.config.train.validate_on != "test",
+            not with_validation and built.plan.train.validate_on != "test",
             built.embedder,
-            lambda: make_model(built.config, task)[0].to(choose_device(built.config.device)),
+            lambda: make_model(built.plan, task)[0].to(choose_device(built.plan.device)),
             lambda: completion.opened(folder, task.open_test, digests["test"]) if samples is None else samples,
             *outputs[1:],
             digests,
             best_constant(built),
-            built.finetune.pretrained and built.config.body.get("weights") != "random",
+            built.finetune.pretrained and built.plan.body.get("weights") != "random",
         )
 
     before = folder.result()
@@ -292,7 +288,7 @@ def _complete(
     """Train, test, write the result, and add baselines to it; without the test split where the settings say so."""
     from orca_cli.baselines import completion
     from orca_cli.report.answer import numbers, svg
-    from orca_cli.stages.result import result_of
+    from orca_cli.stages.finetune import result_of
 
     validated, tested = train(job, folder, on_build, team), None
     if job.config.test:

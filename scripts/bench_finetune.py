@@ -87,8 +87,8 @@ class Ours:
 
     def __init__(self, built: Any, config: Config, engine: Engine) -> None:
         self._model = copy.deepcopy(built.model).to(engine.device)
-        parts: Any = SimpleNamespace(model=self._model, loss=nn.CrossEntropyLoss(), task=built.task)
-        self._plan = TrainingPlan(config, parts, engine, steps=10**6)
+        parts: Any = SimpleNamespace(plan=config, model=self._model, loss=nn.CrossEntropyLoss(), task=built.task)
+        self._plan = TrainingPlan(parts, engine, steps=10**6)
         self._engine, self._validation, self._next = engine, built.task.validation, 0
         self.per_epoch = self._plan.per_epoch
 
@@ -270,15 +270,15 @@ def epoch(built: Any, config: Config, engine: Engine, blocks: int) -> dict[str, 
 
 def whole(job: Any, built: Built, engine: Engine, blocks: int) -> dict[str, Any]:
     """Compare stage 3 as a whole: epochs, choice of the best one, files, test."""
-    config, test = built.config, built.task.open_test()
+    config, test = built.plan, built.task.open_test()
     seconds: Times = {"ours": [], "plain": [], "trainer": []}
     for _ in range(blocks):
         first = copy.deepcopy(built.model)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             with claim.claim(folder, experiment.run_name(job)) as run, timed(seconds["ours"]):
-                trained = finetune.finetune(config, built, engine, run, LogReporter(), aligned_steps=0)
-                finetune.test(config, built, trained, engine, run)
+                trained = finetune.finetune(built, engine, run, LogReporter())
+                finetune.test(built, trained, engine, run)
             built.model.load_state_dict(first.state_dict())
             with timed(seconds["plain"]):
                 Plain(built, config, engine).run(folder, test)
@@ -303,9 +303,9 @@ def task(arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
     with compose.session() as session:
         job = session.compose([*words, *alike, f"precision={arguments.precision}"])
     built = build(job.config, LogReporter())
-    figures = {"step": step(built, built.config, engine, 3, arguments.blocks)}
+    figures = {"step": step(built, built.plan, engine, 3, arguments.blocks)}
     if not arguments.steps_only:
-        figures["epoch"] = epoch(built, built.config, engine, max(3, arguments.blocks // 3))
+        figures["epoch"] = epoch(built, built.plan, engine, max(3, arguments.blocks // 3))
         figures["run"] = whole(job, built, engine, max(3, arguments.blocks // 5))
     return figures
 

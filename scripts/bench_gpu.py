@@ -42,7 +42,7 @@ from orca_cli import cli  # noqa: E402
 from orca_cli.config import compose, configuration  # noqa: E402
 from orca_cli.exceptions import InterruptionError  # noqa: E402
 from orca_cli.interfaces import Features  # noqa: E402
-from orca_cli.stages import minutes  # noqa: E402
+from orca_cli.stages import expected_time  # noqa: E402
 from orca_cli.stages.build import build  # noqa: E402
 from orca_cli.stages.compared import compare  # noqa: E402
 from orca_cli.stages.training_plan import TrainingPlan  # noqa: E402
@@ -172,10 +172,9 @@ class Bench:
                 config = session.compose([*self._words, f"paths.cache={self.folder / 'cache'}"]).config
             built = build(config, LogReporter())
             engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
-            config = built.config
             built.model.to(device)
-            problem = compare(config, built, engine, LogReporter()).problem
-            plan, number = TrainingPlan(config, built, engine, steps=_STEPS), itertools.count()
+            problem = compare(built, engine, LogReporter()).problem
+            plan, number = TrainingPlan(built, engine, steps=_STEPS), itertools.count()
 
             def align(problem: Any = problem, built: Any = built, engine: Any = engine) -> None:
                 for some in problem.parts(built.model, engine, problem.train, 0):
@@ -212,7 +211,7 @@ class Bench:
                 return take(*words, **more)
 
             # Steps that are timed before a run would be counted as its own.
-            untimed = mock.patch.object(minutes, "measure", return_value=None)
+            untimed = mock.patch.object(expected_time, "measure", return_value=None)
             with untimed, mock.patch.object(torch.optim.AdamW, "step", broken):
                 self._run(name, self._card.setting, stops=True)
             resumed, _ = self._run(name, self._card.setting)

@@ -218,7 +218,7 @@ def _dry_run(jobs: list[Composed], *, is_sweep: bool, force: bool) -> Result:
     from orca_cli.runs import claim
     from orca_cli.runs.durations import History
     from orca_cli.stages.build import build, forward_once
-    from orca_cli.stages.minutes import planned
+    from orca_cli.stages.expected_time import planned
     from orca_cli.training.engine import Engine, choose_device, choose_precision
 
     for job in jobs:

@@ -120,7 +120,7 @@ def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") 
     return ConfigError(f"no such setting: '{key}'{place}", where=key, hint=hint)
 
 
-def part_node(config: Config, name: str) -> dict[str, Any]:
+def part_node(config: object, name: str) -> dict[str, Any]:
     """Return what of a group's node names a part and the part's own arguments."""
     words = PART_GROUPS[name].words
     return {key: value for key, value in getattr(config, name).items() if key not in words}

@@ -9,13 +9,12 @@ from __future__ import annotations
 import functools
 import typing
 from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
 from orca_cli.config.ranges import Count, CountOrZero, Fraction, NotNegative, OneOf, Positive, Seed, Share, Takes
 
-T = TypeVar("T")
 MISSING = "???"  # OmegaConf's word for a value that has to be given
 # What `align.method` may be, with the settings of `align` that it reads and no other does.
 METHOD_SETTINGS = {
@@ -354,12 +353,6 @@ WITHOUT_EFFECT = (
 def is_without_effect(key: str) -> bool:
     """Return whether a dotted key is one of `WITHOUT_EFFECT`, or below one."""
     return any(key == one or key.startswith(f"{one}.") for one in WITHOUT_EFFECT)
-
-
-def settled(value: T | None) -> T:
-    """Return a setting that was decided where it had been left open (see `stages/build.py`)."""
-    assert value is not None, "a setting is read before it is decided"
-    return value
 
 
 def lookup(config: Any, key: str) -> Any:

@@ -1,38 +1,59 @@
 """Stage 2: train the embedder alone, so that embedded target data come close to embedded source data (paper 3.2).
 
-Source features and the embedder's trajectory are fingerprinted and cached separately; runs that agree on one share it.
+Class-wise as in the paper's Algorithm 1: groups of target classes (one class by default) are compared with the whole source,
+the losses are weighted by the classes' shares, and one optimizer step is taken per epoch. A trajectory depends on data, body,
+source, metric, embedder, seed and `align.*`, but not on stage 3. So runs that agree in these share one (`fingerprint`,
+`training.cache`).
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from orca_cli import signals
-from orca_cli.config.schema import Config
-from orca_cli.exceptions import UnavailableError
+from orca_cli.config.practices import PRACTICES
+from orca_cli.config.schema import METHOD_SETTINGS, Align
+from orca_cli.exceptions import InterruptionError, NonFiniteError, UnavailableError
 from orca_cli.interfaces import Reporter
-from orca_cli.runs.directory import RunDirectory
-from orca_cli.stages.build import Built, has_alignment
-from orca_cli.stages.compared import Compared, compare
-from orca_cli.stages.trajectory import Trainer, Trajectory, fingerprint, objective_of
+from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
+from orca_cli.stages.build import Built, cache_folder, has_alignment
+from orca_cli.stages.collapse import collapse
+from orca_cli.stages.compared import Compared, MetricObjective, compare, exact_value
+from orca_cli.stages.mona import Mona
+from orca_cli.stages.plan import Plan
+from orca_cli.stages.problem import embed
 from orca_cli.terminal import log
 from orca_cli.tracking.json_lines import short_curve
 from orca_cli.training import checkpoint
-from orca_cli.training.cache import cached
+from orca_cli.training.cache import Entry, cached, numerics
 from orca_cli.training.engine import Engine
 from orca_cli.training.memory import governed_by
+from orca_cli.training.schedule import BETAS, make_optimizer, step_decay
 
+CACHE = "alignments"  # below the cache folder: a trajectory for each fingerprint
 _EMBEDDER = "embedder.safetensors"
 _COLUMNS = ("epoch", "loss", "heldout", "heldout_exact")
 _COLLAPSED = 0.1  # share of the earlier variance, or of the source's, below which a warning is due
 _BELOW_FLOOR = 2.0  # deviations of the floor: a warning beyond
+_VERSION = 8  # of what is stored; a change makes every cached entry a miss
+# Of `Align.largest_step`, for an embedder that begins as the body's own layer: larger steps lose what it knows (decision 0025).
+_KNOWN = 0.001
+_COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
+Objective = MetricObjective | Mona  # what the steps descend
+# Settings of align that only some methods read: these say so themselves.
+_OF_THE_METHOD = ("method", *itertools.chain(*METHOD_SETTINGS.values()))
 
 
 @dataclass(frozen=True)
@@ -59,7 +80,7 @@ class Aligned:
     seconds: float = 0.0
 
 
-def align(config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Aligned:
+def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Aligned:
     """Train the embedder, or load the one that an earlier attempt or another run trained.
 
     Writes 2_align/metrics.jsonl, embedder.safetensors and summary.json. The model's embedder is changed in place.
@@ -68,22 +89,22 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
         NonFiniteError: the distance or its gradient is NaN or infinite.
         MemoryExhaustedError: the distance does not fit into memory.
     """
-    if not has_alignment(config):
+    if not has_alignment(built.plan):
         return Aligned()
     summary = run.sealed_summary("align")
     if summary is not None:
         built.model.embedder.load_state_dict(checkpoint.read_weights(run.stage("align") / _EMBEDDER))
         return Aligned(**summary["aligned"])
     run.set_state("align", step=0)
-    if not built.finetune.pretrained or config.body.get("weights") == "random":
+    if not built.finetune.pretrained or built.plan.body.get("weights") == "random":
         log.info(
             "align: the body is random, but its own embedding layer is not: the embedder is aligned with source data as the "
             "pretrained body embeds them, and is then not trained from scratch (metric=none leaves this out)"
         )
     start = time.monotonic()
-    compared, trajectory, key = trained(config, built, engine, run, reporter)
+    compared, trajectory, key = trained(built, engine, run, reporter)
     aligned = _aligned(compared, trajectory)
-    _report(aligned)
+    _warn(aligned)
     built.model.embedder.load_state_dict(trajectory.weights)
     checkpoint.write_weights(run.stage("align") / _EMBEDDER, trajectory.weights)
     run.write_summary(
@@ -99,9 +120,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
     return aligned
 
 
-def trained(
-    config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
-) -> tuple[Compared, Trajectory, str]:
+def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> tuple[Compared, Trajectory, str]:
     """Return what is compared, the trajectory, from the cache or made here, and its fingerprint.
 
     Raises:
@@ -111,20 +130,20 @@ def trained(
     if engine.device.type == "mps":
         raise UnavailableError("mps has no float64", where="device", hint="use device=cpu, or metric=none")
     built.model.to(engine.device)
-    hint = f"lower align.max_samples or align.source_points ({config.align.source_points} now)"
+    settings, cache = built.plan.align, cache_folder(built.plan)
+    hint = f"lower align.max_samples or align.source_points ({settings.source_points} now)"
     with governed_by("align", hint), trainable(built.model.embedder):
         with signals.immediate():
-            compared = compare(config, built, engine, reporter)
-        objective = objective_of(config, built, compared, engine)
-        key = fingerprint(config, built, compared, objective, engine.device)
+            compared = compare(built, engine, reporter)
+        objective = objective_for(built, compared, engine)
+        key = fingerprint(built, compared, objective, engine.device)
         run.check_fingerprint("align", {"trajectory": key})
-        assert config.paths.cache is not None
         entry = cached(
-            Path(config.paths.cache) / "alignments" / key,
-            lambda: Trainer(config, built, compared, objective, engine, run, reporter).train().to_entry(),
+            cache / CACHE / key,
+            lambda: Trainer(built, compared, objective, engine, run, reporter).train().to_entry(),
             keep=lambda: not run.inexact(),
         )
-    trajectory = Trajectory.from_entry(entry)
+    trajectory = Trajectory(entry.tensors, **entry.record)
     run.rewind("align", trajectory.lines)
     return compared, trajectory, key
 
@@ -139,13 +158,13 @@ def _aligned(compared: Compared, trajectory: Trajectory) -> Aligned:
         trajectory.after,
         len(trajectory.lines),
         collapse,
-        floor={} if compared.floor is None else asdict(compared.floor),
+        floor=compared.floor,
         curve=short_curve(trajectory.lines, _COLUMNS),
         seconds=round(sum(line["seconds"] for line in trajectory.lines), 3),
     )
 
 
-def _report(aligned: Aligned) -> None:
+def _warn(aligned: Aligned) -> None:
     """Warn where the distance fell too far, or the tokens became alike."""
     before, after, floor = aligned.before, aligned.after, aligned.floor
     assert before is not None
@@ -181,3 +200,207 @@ def trainable(embedder: nn.Module) -> Iterator[None]:
         for parameter, trained in before:
             parameter.requires_grad_(trained)
             parameter.grad = None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What one alignment leaves.
+
+    Args:
+        weights: of the embedder after the last step.
+        before, after: the metric on a fixed draw of training points, before the first step and after the last.
+        collapse: diagnostics of the aligned tokens on held-out samples (`stages/collapse.py`).
+        lines: the curve, a line per step.
+    """
+
+    weights: dict[str, Tensor]
+    before: float
+    after: float
+    collapse: dict[str, float]
+    lines: list[dict[str, Any]]
+
+    def to_entry(self) -> Entry:
+        """Return the trajectory as content of the cache: weights as tensors, the rest as a record."""
+        record = {name: value for name, value in vars(self).items() if name != "weights"}
+        return Entry(self.weights, record)
+
+
+def fingerprint(built: Built, compared: Compared, objective: Objective, device: torch.device) -> str:
+    """Return the name of a trajectory: equal for runs whose trajectories have the same bits."""
+    plan = built.plan
+    settings = {name: value for name, value in asdict(plan.align).items() if name not in _OF_THE_METHOD}
+    facts = {
+        "version": _VERSION,
+        "kind": built.task.kind,
+        "data": [built.summary["splits"][name]["sha256"] for name in ("train", "val")],
+        "source": compared.source.key,
+        "metric": plan.metric,
+        "align": settings,
+        "optimizer": _optimizer_settings(plan),
+        "embedder": [plan.embedder, repr(built.model.embedder.layout)],
+        "first_weights": checkpoint.weights_sha256(built.model.embedder.state_dict()),
+        "seed": plan.seed,
+        "numerics": numerics(device),
+    } | objective.facts()
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _optimizer_settings(plan: Plan) -> dict[str, Any]:
+    """Return kind, momentum and betas of the optimizer, as `make_optimizer` takes them."""
+    if PRACTICES[plan.protocol].aligns_as_finetune:
+        return {"kind": plan.train.optimizer, "momentum": plan.train.momentum, "betas": BETAS}
+    return {"kind": "adamw", "momentum": 0.0, "betas": (0.9, 0.999)}
+
+
+def limited_rates(optimizer: torch.optim.Optimizer, embedder: nn.Module, settings: Align) -> list[float]:
+    """Give every parameter a group of its own; returns the share of the rate that each may have (`Align.largest_step`).
+
+    A bias has that of its layer's weight, since it starts at 0.
+    """
+    (group,) = optimizer.param_groups
+    names = {id(parameter): name for name, parameter in embedder.named_parameters()}
+    sizes = {name: float(value.detach().float().square().mean().sqrt()) for name, value in embedder.named_parameters()}
+    optimizer.param_groups[:] = [group | {"params": [parameter]} for parameter in group["params"]]
+    if settings.largest_step is None:
+        return [1.0] * len(group["params"])
+    ordered_names = [names[id(parameter)] for parameter in group["params"]]
+    largest = settings.largest_step * (_KNOWN if getattr(embedder, "is_body_layer", False) else 1.0)
+    roots = [sizes.get(f"{name.removesuffix('bias')}weight", sizes[name]) for name in ordered_names]
+    return [min(1.0, largest * root / settings.lr) if root > 0 else 1.0 for root in roots]
+
+
+class Trainer:
+    """One alignment on its way: the optimizer, and how far it has come."""
+
+    def __init__(
+        self,
+        built: Built,
+        compared: Compared,
+        objective: Objective,
+        engine: Engine,
+        run: RunDirectory,
+        reporter: Reporter,
+    ) -> None:
+        """Start, or resume from the run's last checkpoint."""
+        plan = built.plan
+        self._settings, self._compared, self._objective, self._engine = plan.align, compared, objective, engine
+        self._model, self._run, self._reporter = built.model, run, reporter
+        self._optimizer = make_optimizer(
+            parameters=self._model.embedder.parameters(),
+            lr=plan.align.lr,
+            weight_decay=plan.align.weight_decay,
+            **_optimizer_settings(plan),
+        )
+        self._shares = limited_rates(self._optimizer, self._model.embedder, plan.align)
+        self._saver = checkpoint.Saver(
+            run.stage("align") / CHECKPOINTS, owner=run.name.identity, every_s=plan.train.checkpoint_s
+        )
+        self._step, self._before = 0, 0.0
+        self._lines: list[dict[str, Any]] = []
+        saved = self._saver.load()
+        if saved is None:
+            self._before = compared.value(self._model, engine)
+        else:
+            self._model.embedder.load_state_dict(saved.weights)
+            checkpoint.restore_optimizer(self._optimizer, saved.optimizer)
+            self._step, self._before, self._lines = saved.step, saved.records["before"], saved.records["lines"]
+            reporter.say(f"align: resumed at step {self._step} of {plan.align.epochs}")
+        run.rewind("align", self._lines)
+
+    def train(self) -> Trajectory:
+        """Take the remaining steps, one per epoch.
+
+        Raises:
+            NonFiniteError: a distance, a gradient or a token is NaN or infinite.
+        """
+        epochs = self._settings.epochs
+        try:
+            with self._reporter.track("align", epochs) as advance:
+                advance(self._step)
+                while self._step < epochs:
+                    self._lines.append(self._epoch())
+                    self._step += 1
+                    self._run.record("align", self._lines[-1])
+                    advance(1, f"{self._objective.name} {self._lines[-1]['loss']:.4g}")
+                    if signals.pending() or self._saver.is_due(self._step):
+                        self._save()
+                    signals.check()
+            self._save()  # so that a run that is killed from here on does not repeat the steps
+            after = self._compared.value(self._model, self._engine)
+            weights = checkpoint.snapshot(self._model.embedder)
+            return Trajectory(weights, self._before, after, self._diagnose(), self._lines)
+        except InterruptionError:  # between two groups of classes: the weights are those of the last step
+            self._save()
+            raise
+
+    def _save(self) -> None:
+        saved = checkpoint.Checkpoint(
+            self._step,
+            checkpoint.snapshot(self._model.embedder),
+            checkpoint.optimizer_tensors(self._optimizer),
+            records={"before": self._before, "lines": self._lines},
+        )
+        if self._saver.save(saved):
+            self._run.set_state("align", step=self._step)
+
+    def _epoch(self) -> dict[str, Any]:
+        """Take one optimizer step; returns the line of it.
+
+        Raises:
+            NonFiniteError: the loss, the gradient or a token is NaN or infinite; the weights are as before.
+        """
+        start = time.monotonic()
+        settings, model = self._settings, self._model
+        lr = step_decay(self._step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor)
+        for group, share in zip(self._optimizer.param_groups, self._shares, strict=True):
+            group["lr"] = lr * share
+        try:
+            line: dict[str, Any] = {"epoch": self._step} | self._look()
+            model.train()
+            self._optimizer.zero_grad()
+            loss, diagnostics = self._objective.backward(self._step)
+            gradients = [p.grad for p in model.embedder.parameters() if p.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients))
+            if not math.isfinite(norm):
+                raise NonFiniteError(f"the gradient of the {self._objective.name} is {norm}")
+            first = self._lines[0]["gradient_norm"] if self._lines else norm
+            if settings.unit_gradient and first > 0:
+                torch._foreach_mul_(gradients, 1 / first)
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"{error.what}, with a rate of {lr:g}; the step was not taken",
+                where=f"align, epoch {self._step}",
+                hint="try a smaller align.lr",
+            ) from error
+        self._optimizer.step()
+        seconds = round(time.monotonic() - start, 3)
+        return line | {"loss": loss, "lr": lr, "gradient_norm": norm, **diagnostics, "seconds": seconds}
+
+    def _look(self) -> dict[str, float]:
+        """Return what the embedder makes of held-out data: diagnostics and distances, at every `check_every`-th step."""
+        if self._step % self._settings.check_every:
+            return {}
+        compared = self._compared
+        diagnostics = self._diagnose()
+        diagnostics["heldout"] = compared.problem.value(self._model, self._engine, compared.heldout)
+        if self._settings.exact:
+            diagnostics["heldout_exact"] = exact_value(compared, self._model, self._engine)
+        return diagnostics
+
+    @torch.no_grad()
+    def _diagnose(self) -> dict[str, float]:
+        """Return how the tokens of fixed held-out samples are spread."""
+        samples = self._compared.heldout.samples
+        self._model.eval()
+        return collapse(embed(self._model, self._engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))
+
+
+def objective_for(built: Built, compared: Compared, engine: Engine) -> Objective:
+    """Return what `align.method` descends in stage 2.
+
+    Raises:
+        ConfigError: the method does not suit the finetune mode.
+    """
+    if built.plan.align.method == "mona":
+        return Mona(built, compared.data, engine)
+    return MetricObjective(built.model, compared, engine)

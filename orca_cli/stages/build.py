@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,13 @@ from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.defaults import named_error
-from orca_cli.stages import budget, ridge_start, selection
+from orca_cli.stages import ridge_start
 from orca_cli.stages.class_balance import uneven_note, weighted
-from orca_cli.stages.decision import Decided, record
+from orca_cli.stages.plan import Decided, Plan, Settings, decide, read_decisions, unused_budget
 from orca_cli.tasks.shared.fraction import with_fraction
 from orca_cli.training.activations import checkpoint_layers, compile_layers
 from orca_cli.training.engine import choose_device, limit_threads
-from orca_cli.training.schedule import fitted_batch, smaller_batch, warmup_length
 
-_OPEN = (None, "auto")  # settings that may be decided; what is typed, or set by a file of conf/, is never changed
 _FITTED = 2000  # samples that an embedder sees before any training
 _FITTED_AT_ONCE = 64
 
@@ -47,8 +45,7 @@ class Built:
         task: the data, split.
         learned: what stage 3 trains on: the training split, or validation as well (docs/selection.md), augmented in optimizer
             steps.
-        config: the run's settings, with those that depend on the data decided.
-        decided: which those are.
+        plan: the run's settings, with those that depend on the data decided.
         loss: what stage 3 minimises.
         error: what is reported.
         model: embedder, body and predictor, on the CPU; the finetune mode is applied.
@@ -60,8 +57,7 @@ class Built:
 
     task: TaskData
     learned: Samples
-    config: Config
-    decided: Decided
+    plan: Plan
     loss: Loss
     error: Error
     model: TransferModel
@@ -71,8 +67,13 @@ class Built:
     source: SourceData | None = None
 
 
-def build(config: Config, reporter: Reporter) -> Built:
+def build(config: Config, reporter: Reporter, earlier: Mapping[str, Any] | None = None) -> Built:
     """Read the data and build the transfer model.
+
+    Args:
+        config: as composed.
+        reporter: messages.
+        earlier: what an earlier attempt of the run recorded; its decisions stand as long as the data are the same.
 
     Raises:
         DataError: the data are missing or malformed.
@@ -91,40 +92,41 @@ def build(config: Config, reporter: Reporter) -> Built:
         checkpoint_layers(model.body)
     if config.train.compile:
         compile_layers(model.body, choose_device(config.device))
-    config, decided = _decided(config, task, model)
-    if note := budget.unused(config, decided):
+    splits = {"train": split_record(task.train), "val": split_record(task.validation)}
+    plan = _plan(config, task, model, read_decisions(earlier or {}, splits))
+    if note := unused_budget(plan):
         reporter.say(f"build: {note}")
-    learned = _augmented(config, task, selection.learned(config, task))
-    if note := smaller_batch(config.train, selection.count_learned(config, task)):
+    learned = _augmented(config, task, plan.train.learned(task))
+    if note := plan.train.smaller_batch(plan.train.count_learned(task)):
         reporter.say(f"build: {note}")
     integer = not np.issubdtype(task.train.targets().dtype, np.floating)
     loss = _part(config.task, "loss", task.kind, integer) or default_loss(task.kind, integer)
     loss = weighted(loss, task, config.train)
-    chunk, batch = PRACTICES[config.protocol].error_chunks, settled(config.train.batch_size)
-    error = named_error(config.task.get("error"), task.kind, integer, chunk, batch)
-    summary = _summary(task, model, error) | _training_summary(config, task, decided)
+    chunk = PRACTICES[config.protocol].error_chunks
+    error = named_error(config.task.get("error"), task.kind, integer, chunk, plan.train.batch_size)
+    summary = _summary(task, model, error) | {"splits": splits} | _training_summary(plan, task)
     first = copy.deepcopy(model.embedder)
-    return Built(task, learned, config, decided, loss, error, model, first, mode, summary, source)
+    return Built(task, learned, plan, loss, error, model, first, mode, summary, source)
 
 
-def make_model(config: Config, task: TaskData) -> tuple[TransferModel, Finetune]:
+def make_model(settings: Settings, task: TaskData) -> tuple[TransferModel, Finetune]:
     """Load the body and build embedder and predictor for the task's shapes; the finetune mode is applied."""
-    mode: Finetune = parts.build(config.finetune, "finetune")
+    mode: Finetune = parts.build(settings.finetune, "finetune")
     model = build_model(
-        body=load_body(config, pretrained=mode.pretrained),
+        body=load_body(settings, pretrained=mode.pretrained),
         kind=task.kind,
         input_shape=task.input_shape,
         num_outputs=task.num_outputs,
-        embedder=parts.build(config.embedder, "embedder"),
-        pooling=config.predictor.pooling,
+        embedder=parts.build(settings.embedder, "embedder"),
+        pooling=settings.predictor.pooling,
         target_scale=task.target_scale,
         causal=task.causal,
-        seed=config.seed,
+        seed=settings.seed,
     )
-    fit_embedder(model.embedder, task.train, config.seed)
-    seeding.seed_torch(config.seed, "build", "finetune")
+    fit_embedder(model.embedder, task.train, settings.seed)
+    seeding.seed_torch(settings.seed, "build", "finetune")
     mode.apply(model)
-    if ridge_start.is_wanted(config, model) and getattr(model.embedder, "is_body_layer", False):
+    if ridge_start.is_wanted(settings, model) and getattr(model.embedder, "is_body_layer", False):
         _keep_own_layer(model)
     return model, mode
 
@@ -147,24 +149,22 @@ def _augmented(config: Config, task: TaskData, learned: Samples) -> Samples:
     return Augmented(learned, part, measure(task.train, task.kind, config.seed))
 
 
-def redecided(config: Config, built: Built, timed: Decided) -> Built:
-    """Return what was built with what a budget of minutes decides, and what follows from it, decided again.
-
-    Args:
-        config: as composed.
-        built: from it.
-        timed: the decisions, once the time of a step is known.
-    """
-    config, others = _decided(with_values(config, timed), built.task, built.model)
-    decided = timed | others
-    summary = built.summary | _training_summary(config, built.task, decided)
-    return replace(built, config=config, decided=decided, summary=summary)
+def with_train(built: Built, **changes: Any) -> Built:
+    """Return what was built with other settings of stage 3."""
+    return replace(built, plan=built.plan.with_train(**changes))
 
 
-def _decided(config: Config, task: TaskData, model: TransferModel) -> tuple[Config, Decided]:
+def replanned(built: Built, config: Config, recorded: Decided) -> Built:
+    """Return what was built with a plan in which these decisions stand; `config` as composed."""
+    plan = _plan(config, built.task, built.model, recorded)
+    return replace(built, plan=plan, summary=built.summary | _training_summary(plan, built.task))
+
+
+def _plan(config: Config, task: TaskData, model: TransferModel, recorded: Decided) -> Plan:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     is_started = getattr(model.embedder, "is_body_layer", False) and ridge_start.is_wanted(config, model)
-    return decide(config, task, model.embedder.layout.tokens, parameters=parameters, is_started=is_started)
+    tokens = model.embedder.layout.tokens
+    return decide(config, task, tokens, parameters=parameters, is_started=is_started, recorded=recorded)
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
@@ -203,34 +203,30 @@ def fit_embedder(embedder: Any, samples: Samples, seed: int) -> None:
     embedder.fit((batch.x, batch.valid) for batch in batches)
 
 
-def read_source(config: Config, seed: int, reporter: Reporter) -> SourceData:
+def read_source(settings: Settings, seed: int, reporter: Reporter) -> SourceData:
     """Find the labelled examples of the body's own modality; `seed` is that of their draw."""
-    reader = part_node(config, "source")
-    source: SourceData = parts.build(reader, "source", seed=seed, reporter=reporter, **_folders(config))
+    reader = part_node(settings, "source")
+    source: SourceData = parts.build(reader, "source", seed=seed, reporter=reporter, **_folders(settings))
     return source
 
 
-def source_seed(config: Config) -> int:
+def source_seed(settings: Settings) -> int:
     """Return the seed of the draw of source examples."""
-    return config.seed if config.align.source_seed is None else config.align.source_seed
+    return settings.seed if settings.align.source_seed is None else settings.align.source_seed
 
 
-def has_alignment(config: Config) -> bool:
+def has_alignment(settings: Settings) -> bool:
     """Return whether stage 2 takes any step."""
-    return config.metric.get(parts.TARGET) is not None and config.align.epochs > 0 and config.align.method != "pare"
+    return (
+        settings.metric.get(parts.TARGET) is not None and settings.align.epochs > 0 and settings.align.method != "pare"
+    )
 
 
-def load_body(config: Config, *, pretrained: bool = True) -> Body:
+def load_body(settings: Settings, *, pretrained: bool = True) -> Body:
     """Load the body; unless it is to keep its pretrained weights, they are drawn at random."""
-    body = assembly.load_body(config.body, config.seed, pretrained=pretrained)
-    body.source_resolution = config.embedder.get("resolution", body.source_resolution)
+    body = assembly.load_body(settings.body, settings.seed, pretrained=pretrained)
+    body.source_resolution = settings.embedder.get("resolution", body.source_resolution)
     return body
-
-
-def steps_per_epoch(config: Config, num_train: int) -> int:
-    """Return the optimizer steps in one pass over the training data."""
-    train = fitted_batch(config.train, num_train)
-    return -(-num_train // (settled(train.batch_size) * train.accumulation))
 
 
 def split_record(samples: Samples) -> dict[str, Any]:
@@ -243,10 +239,15 @@ def _part(task: dict[str, Any], key: str, kind: str, integer_targets: bool) -> A
     return None if node is None else parts.build(node, f"task.{key}")
 
 
-def _folders(config: Config) -> dict[str, Path]:
-    assert config.paths.data is not None
-    assert config.paths.cache is not None
-    return {"data_folder": Path(config.paths.data), "cache_folder": Path(config.paths.cache)}
+def cache_folder(settings: Settings) -> Path:
+    """Return where computed source features, alignments and generated data are kept."""
+    assert settings.paths.cache is not None
+    return Path(settings.paths.cache)
+
+
+def _folders(settings: Settings) -> dict[str, Path]:
+    assert settings.paths.data is not None
+    return {"data_folder": Path(settings.paths.data), "cache_folder": cache_folder(settings)}
 
 
 def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, Any]:
@@ -262,7 +263,6 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, An
         "note": task.note,
         "synthetic": task.synthetic,
         "size": task.size,
-        "splits": {"train": split_record(task.train), "val": split_record(task.validation)},
         "checkpoint_sha256": model.body.checkpoint_digest,
         "checkpoint_revision": revision(model.body.folder) if hasattr(model.body, "folder") else None,
         "threads": torch.get_num_threads(),
@@ -270,15 +270,15 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, An
     }
 
 
-def _training_summary(config: Config, task: TaskData, decided: Decided) -> dict[str, Any]:
+def _training_summary(plan: Plan, task: TaskData) -> dict[str, Any]:
     """Return the part of the summary that depends on decisions."""
-    steps = settled(config.train.epochs) * steps_per_epoch(config, selection.count_learned(config, task))
-    members = selection.count_members(config)
+    train = plan.train
+    steps = train.epochs * train.steps_per_epoch(train.count_learned(task))
     return {
-        "steps": {"align": config.align.epochs if has_alignment(config) else 0, "finetune": members * steps},
-        "members": members,
-        "warmup_epochs": warmup_length(config.train),
-        "decided": record(decided),
+        "steps": {"align": plan.align.epochs if has_alignment(plan) else 0, "finetune": train.models * steps},
+        "members": train.models,
+        "warmup_epochs": train.warmup_length,
+        "decided": {key: dict(vars(decision)) for key, decision in plan.decided.items()},
     }
 
 
@@ -288,47 +288,12 @@ def forward_once(built: Built) -> list[int]:
     Raises:
         DataError: the outputs do not fit the targets.
     """
-    config = built.config
-    size = min(settled(config.train.batch_size), len(built.task.train), 2)
-    x = torch.randn((size, *built.task.input_shape), generator=seeding.torch_generator(config.seed, "dry-run"))
+    plan = built.plan
+    size = min(plan.train.batch_size, len(built.task.train), 2)
+    x = torch.randn((size, *built.task.input_shape), generator=seeding.torch_generator(plan.seed, "dry-run"))
     built.model.eval()
     with torch.no_grad():
         outputs = built.model(x, None)
     targets = torch.from_numpy(np.asarray(built.task.train.targets()[:size]))
     built.loss(outputs, targets)
     return list(outputs.shape)
-
-
-def decide(
-    config: Config, task: TaskData, tokens: int, *, parameters: int, is_started: bool = False
-) -> tuple[Config, Decided]:
-    """Return the settings with everything decided, and what was decided: functions of settings and data, for a resumed run.
-
-    Args:
-        config: as composed; it is left as it is, and so is a run's identity.
-        task: the data, of which the test split is closed.
-        tokens: T, of a sample.
-        parameters: of the whole model.
-        is_started: as in `budget.decide`.
-    """
-    decided = selection.decide(config, task)
-    config = with_values(config, decided)
-    # How long to train depends on what is trained on.
-    budget_decisions = budget.decide(config, task, tokens, parameters=parameters, is_started=is_started)
-    return with_values(config, budget_decisions), decided | budget_decisions
-
-
-def with_values(config: Config, decided: Decided) -> Config:
-    """Return a copy of the settings with decisions filled in.
-
-    Raises:
-        ValueError: a decision is about a setting that is not open; a typed one wins, always.
-    """
-    sections: dict[str, dict[str, Any]] = {}
-    for key, decision in decided.items():
-        if schema.lookup(config, key) not in _OPEN:
-            raise ValueError(f"{key}={schema.lookup(config, key)} is set, and nothing to be decided")
-        section, _, name = key.partition(".")
-        sections.setdefault(section, {})[name] = decision.value
-    changed = {name: dataclasses.replace(getattr(config, name), **values) for name, values in sections.items()}
-    return dataclasses.replace(config, **changed)

@@ -12,6 +12,7 @@ from orca_cli.config.schema import Train
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Loss, TaskData
 from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy
+from orca_cli.stages.plan import TrainPlan
 from orca_cli.tasks.shared.blocks import blocks
 
 _UNEVEN = 4  # ratio of the largest class to the smallest above which the counts are printed
@@ -37,7 +38,7 @@ def counts(task: TaskData) -> np.ndarray:
     return totals
 
 
-def uneven_note(task: TaskData, train: Train) -> str:
+def uneven_note(task: TaskData, train: Train | TrainPlan) -> str:
     """Return a note with the counts of classes or labels where they are uneven, and the settings to use; else empty."""
     targets = task.train.targets()
     if task.kind == "labels":
@@ -58,7 +59,7 @@ def uneven_note(task: TaskData, train: Train) -> str:
     return f"{what} of each class: {_listed(class_counts, task.class_names)}{hint}, task.error=balanced in the error"
 
 
-def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
+def weighted(loss: Loss, task: TaskData, train: Train | TrainPlan) -> Loss:
     """Return a loss with the weights of `train.class_weights` or `train.positive_weight`; the loss itself without either.
 
     Raises:

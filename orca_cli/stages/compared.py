@@ -15,7 +15,7 @@ from orca_cli.config.schema import Config
 from orca_cli.interfaces import Features, Metric, Reporter, SourceData
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
-from orca_cli.stages.build import Built, read_source, source_seed
+from orca_cli.stages.build import Built, cache_folder, read_source, source_seed
 from orca_cli.stages.problem import Labelled, Problem, balanced_rows, measure
 from orca_cli.stages.pseudo_labels import class_labels, shuffled
 from orca_cli.stages.source_features import EmbeddedSource, Wanted, prepared_metric, settings_key, source_features
@@ -34,60 +34,69 @@ class Compared:
     Args:
         problem: the metric between groups of training classes and the source.
         heldout: the validation split, labelled.
-        exact: the exact OTDD on fixed samples of held-out data and source.
         source: the embedded source.
         data: the source's examples, read when they are asked for.
-        floor: what the source itself scores; None where the metric sees the target alone, or no source points are left.
+        floor: what the source itself scores, see `source_floor`.
     """
 
     problem: Problem
     heldout: Labelled
-    exact: Exact
     source: EmbeddedSource
     data: SourceData
-    floor: Floor | None
+    floor: dict[str, float]
 
     def value(self, model: TransferModel, engine: Engine) -> float:
         """Return the metric on a fixed draw of training points."""
         return self.problem.value(model, engine, self.problem.train)
 
 
-@dataclass(frozen=True)
-class Floor:
-    """What as many fresh source points as a problem has target points score against the source, weighted as the target is.
+class MetricObjective:
+    """The metric between target classes and source, summed over all problems (paper 3.2, Algorithm 1).
 
-    A distance below it does not mean closer: two draws of one distribution are that far apart.
-
-    Args:
-        mean: over draws.
-        deviation: between draws, of the weighted sum over problems.
-        points: in a problem.
+    Attributes:
+        name: of its values, for people.
     """
 
-    mean: float
-    deviation: float
-    points: int
+    name = "distance"
+
+    def __init__(self, model: TransferModel, compared: Compared, engine: Engine) -> None:
+        """Take what is compared."""
+        self._model, self._problem, self._engine = model, compared.problem, engine
+
+    def facts(self) -> dict[str, Any]:
+        """Return, JSON-able, what its gradients depend on beside what every alignment does (`align.fingerprint`): nothing."""
+        return {}
+
+    def backward(self, step: int) -> tuple[float, dict[str, float]]:
+        """Add the gradients of all problems to the embedder's; returns their weighted sum, and the worst diagnostics.
+
+        Raises:
+            NonFiniteError: a value is NaN or infinite.
+        """
+        loss = 0.0
+        worst: dict[str, float] = {}
+        for distances in self._problem.parts(self._model, self._engine, self._problem.train, step):
+            part = torch.stack([weight * distance.value for weight, distance in distances]).sum()
+            part.backward()
+            loss += float(part.detach())
+            for name in ("iterations", "marginal_error"):
+                values = [distance.diagnostics[name] for _, distance in distances if name in distance.diagnostics]
+                if values:
+                    worst[name] = max(worst.get(name, 0.0), *values)
+        return loss, worst
 
 
-class Exact:
-    """The exact OTDD, by linear programming, between fixed samples of the held-out data and of the source (paper, Figure 6)."""
+@torch.no_grad()
+def exact_value(compared: Compared, model: TransferModel, engine: Engine) -> float:
+    """Return the exact OTDD, by linear programming, between fixed samples of the held-out data and of the source (Figure 6).
 
-    def __init__(self, source: Features, heldout: Labelled, problem: Problem, seed: int) -> None:
-        """Draw the source's sample."""
-        self._source = _draw(source, _EXACT_SOURCE_POINTS, seed, "source")
-        self._metric = OTDDExact()
-        self._prepared = self._metric.prepare(self._source)
-        self._heldout, self._problem, self._seed = heldout, problem, seed
-
-    @torch.no_grad()
-    def value(self, model: TransferModel, engine: Engine) -> float:
-        """Return the distance with all classes in one problem."""
-        classes = tuple(sorted(self._heldout.members))
-        # The same number of points for every metric: Figure 6 compares their curves.
-        settings = replace(self._problem.settings, max_samples=_EXACT_TARGET_POINTS)
-        problem = replace(self._problem, settings=settings)
-        (target,) = problem.points(model, engine, self._heldout, [classes], "exact")
-        return float(self._metric.distance(self._source, self._prepared, target).value)
+    All classes are in one problem, of the same number of points for every metric: the figure compares their curves.
+    """
+    problem, heldout = compared.problem, compared.heldout
+    problem = replace(problem, settings=replace(problem.settings, max_samples=_EXACT_TARGET_POINTS))
+    (target,) = problem.points(model, engine, heldout, [tuple(sorted(heldout.members))], "exact")
+    metric, source = OTDDExact(), _draw(problem.source, _EXACT_SOURCE_POINTS, problem.seed, "source")
+    return float(metric.distance(source, metric.prepare(source), target).value)
 
 
 def _draw(points: Features, most: int, seed: int, name: str) -> Features:
@@ -96,15 +105,14 @@ def _draw(points: Features, most: int, seed: int, name: str) -> Features:
     return Features(points.x[chosen], points.labels[chosen], points.num_classes)
 
 
-def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) -> Compared:
+def compare(built: Built, engine: Engine, reporter: Reporter) -> Compared:
     """Embed the source, or take it from the cache, and label the target.
 
     Raises:
         ConfigError: source, body, metric and settings do not fit together.
     """
-    assert config.paths.cache is not None
-    cache, settings = Path(config.paths.cache), config.align
-    seed = source_seed(config)
+    plan, task, cache = built.plan, built.task, cache_folder(built.plan)
+    settings, seed = plan.align, source_seed(plan)
     selection = Wanted(
         settings.features,
         built.model.embedder.layout.tokens,
@@ -113,38 +121,52 @@ def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) ->
         settings.source_cloud,
         settings.source_labels,
     )
-    data = read_source(config, seed, reporter)
+    data = read_source(plan, seed, reporter)
     source = source_features(built.model.body, data, selection, engine.device, cache, reporter)
-    metric: Metric = parts.build(config.metric, "metric")
+    metric: Metric = parts.build(plan.metric, "metric")
     cloud, fresh = (
         Features(points.x.to(engine.device, torch.float32), points.labels.to(engine.device), points.num_classes)
         for points in (source.cloud, source.fresh)
     )
-    prepared = prepared_metric(metric, config.metric, cloud, source.key, cache)
+    prepared = prepared_metric(metric, plan.metric, cloud, source.key, cache)
     prepared = {name: value.to(engine.device) for name, value in prepared.items()}
-    task = built.task
     labels = class_labels(
         task.kind,
         task.train.targets(),
         task.validation.targets(),
         num_clusters=settings.pseudo_labels or cloud.num_classes,
-        seed=config.seed,
+        seed=plan.seed,
     )
     if settings.target_labels == "shuffled":
-        labels = shuffled(labels, config.seed)
+        labels = shuffled(labels, plan.seed)
     train, heldout = Labelled.from_labels(task.train, labels[0]), Labelled.from_labels(task.validation, labels[1])
-    problem = Problem(metric, cloud, prepared, train, settings, config.seed)
-    floor = _floor(problem, fresh, config.metric, source.key, cache, built.model.embedder.layout.tokens, seed)
-    return Compared(problem, heldout, Exact(cloud, heldout, problem, config.seed), source, data, floor)
+    problem = Problem(metric, cloud, prepared, train, settings, plan.seed)
+    floor = source_floor(problem, fresh, plan.metric, source.key, cache, built.model.embedder.layout.tokens, seed)
+    return Compared(problem, heldout, source, data, floor)
 
 
 @torch.no_grad()
-def _floor(
+def source_floor(
     problem: Problem, fresh: Features, settings: dict[str, Any], key: str, cache: Path, tokens: int, seed: int
-) -> Floor | None:
-    """Measure what fresh source points score, or take it from the cache: as many as the target's problems have on average."""
+) -> dict[str, float]:
+    """Measure what fresh source points score against the source, as many as the target's problems have on average.
+
+    A distance below it does not mean closer: two draws of one distribution are that far apart.
+
+    Args:
+        problem: weighted as the target is.
+        fresh: source points, none of which is among the problem's.
+        settings, key: of metric and source, which name the entry of the cache.
+        cache: where it is kept.
+        tokens: of a target sample.
+        seed: of the draws.
+
+    Returns:
+        mean over draws; deviation between draws, of the weighted sum over problems; points in a problem. Empty where the metric
+        sees the target alone, or too few points are left.
+    """
     if getattr(problem.metric, "of_target_alone", False):
-        return None
+        return {}
     align_settings, train = problem.settings, problem.train
     each = tokens if align_settings.features == "tokens" else 1
     groups = problem.groups(train, "floor")
@@ -153,7 +175,7 @@ def _floor(
     counts = [min(problem.size, size * each) for size in sizes]
     points = min(round(float(shares @ counts)), len(fresh.x))
     if points < 2 or 2 * points < shares @ counts:
-        return None
+        return {}
     # One target class is one class, whatever the labels of its points say.
     labels = torch.zeros_like(fresh.labels) if problem.classes == 1 else fresh.labels
 
@@ -174,4 +196,5 @@ def _floor(
 
     name = settings_key(key, settings, problem.source, points, problem.classes == 1)
     values = cached(cache / "floors" / name, compute).record["values"]
-    return Floor(float(np.mean(values)), float(np.std(values, ddof=1) * np.sqrt(np.square(shares).sum())), points)
+    deviation = float(np.std(values, ddof=1) * np.sqrt(np.square(shares).sum()))
+    return {"mean": float(np.mean(values)), "deviation": deviation, "points": points}

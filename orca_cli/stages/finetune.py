@@ -5,7 +5,7 @@ Training and testing are two functions, so that a search can train and validate 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import seeding, signals
-from orca_cli.config.schema import Config, settled
+from orca_cli.config import parts
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.ensemble import Ensemble, output_kind, twin
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
-from orca_cli.stages import selection
-from orca_cli.stages.build import Built, split_record, steps_per_epoch
+from orca_cli.stages.align import Aligned
+from orca_cli.stages.build import Built, split_record
 from orca_cli.stages.following import open_to_all
-from orca_cli.stages.member_training import Fitted, MemberTraining
-from orca_cli.stages.members import Member, drawn_again, members_of
+from orca_cli.stages.member_training import Fitted, Member, MemberTraining, Place, drawn_again, members_of
 from orca_cli.stages.rate_watch import RateChange
 from orca_cli.tasks.shared.samples import count_shared
 from orca_cli.terminal import log
@@ -31,11 +30,11 @@ from orca_cli.tracking.json_lines import short_curve
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score
-from orca_cli.training.schedule import shortened_warmup
 
 _WHOLE_TARGETS = 2**26  # values of the training targets that the constant predictor may see at once
 _COLUMNS = ("epoch", "step", "train_loss", "validation_error", "validation_loss")
 _MEANS = ("train_loss", "validation_error", "validation_loss")
+UNCHOSEN = "stage 3 trained on the validation samples too, so that none are left to judge by"
 WEIGHTS = "model.safetensors"
 OUT_OF_FOLD = "out_of_fold.npz"
 
@@ -47,7 +46,7 @@ class Trained:
     Args:
         model: with the chosen weights: the built one, or several whose outputs are averaged.
         validation_error: of the chosen weights; None where it is undefined, or nothing validates.
-        selected: what chose them, see `selection.record`.
+        selected: what chose them, see `choice_record`.
         curve: training loss and validation after every epoch, at most 100 lines; means over several members.
         rate: how the learning rate was changed, see `RateChange`; None where it stayed as set.
         weights_sha256: of the whole model with the chosen weights.
@@ -80,11 +79,30 @@ class Tested:
     samples: Samples
 
 
-def finetune(config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Trained:
+@dataclass(frozen=True)
+class Validated:
+    """A trained model that has not seen the test split.
+
+    Args:
+        built: task, loss, error and the model with the chosen weights.
+        aligned: what stage 2 found.
+        trained: what stage 3 found.
+        engine: the device.
+        seconds: stage -> wall time.
+    """
+
+    built: Built
+    aligned: Aligned
+    trained: Trained
+    engine: Engine
+    seconds: dict[str, float]
+
+
+def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Trained:
     """Train and choose; resumes from the last checkpoint where there is one. The test split stays closed.
 
     Args:
-        config, built, engine, run, reporter: of the run; the model's embedder is aligned.
+        built, engine, run, reporter: of the run; the model's embedder is aligned.
 
     Writes 3_finetune/metrics.jsonl, and best/ and last/, or a folder for each of several members.
 
@@ -94,23 +112,23 @@ def finetune(config: Config, built: Built, engine: Engine, run: RunDirectory, re
     """
     run.set_state("finetune")
     built.model.to(engine.device)
-    if note := shortened_warmup(config.train):
+    if note := built.plan.train.shortened_warmup():
         reporter.say(f"finetune: {note}")
-    stage = _Stage(config, built, engine, run, reporter)
+    stage = _Stage(built, engine, run, reporter)
     return stage.one() if len(stage.members) == 1 else stage.several()
 
 
 class _Stage:
     """The members of a run, fine-tuned one after the other."""
 
-    def __init__(self, config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> None:
-        self._config, self._built, self._engine, self._run, self._reporter = config, built, engine, run, reporter
+    def __init__(self, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> None:
+        train = built.plan.train
+        self._train, self._built, self._engine, self._run, self._reporter = train, built, engine, run, reporter
         self._owner = run.name.identity
-        self.members = members_of(config, built)
-        epochs = settled(config.train.epochs)
-        self._steps = [epochs * steps_per_epoch(config, len(member.samples)) for member in self.members]
+        self.members = members_of(built)
+        self._steps = [train.epochs * train.steps_per_epoch(len(member.samples)) for member in self.members]
         self._saver = checkpoint.Saver(
-            run.stage("finetune") / CHECKPOINTS, owner=self._owner, every_s=config.train.checkpoint_s
+            run.stage("finetune") / CHECKPOINTS, owner=self._owner, every_s=train.checkpoint_s
         )
 
     def one(self) -> Trained:
@@ -118,7 +136,7 @@ class _Stage:
         built, saved = self._built, self._saver.load()
         self._run.rewind("finetune", [] if saved is None else saved.records["lines"])
         with self._reporter.track("finetune", self._steps[0]) as advance:
-            fitted = self._training(0, saved, [], None).train(advance)
+            fitted = self._training(0, saved).train(advance)
         folders = {"last": fitted.last} if fitted.best is None else {"last": fitted.last, "best": fitted.best}
         for name, weights in folders.items():
             checkpoint.commit_weights(self._run.stage("finetune") / name, weights, owner=self._owner)
@@ -140,14 +158,14 @@ class _Stage:
                 if finished[number] is not None:
                     advance(self._steps[number], "")
                     continue
-                start = first if number == 0 or self._config.train.folds else self._drawn_again(number)
+                start = first
+                if number > 0 and not self._train.folds:  # with an embedder of its own
+                    part = self._run.part(self._run.stage("finetune") / CHECKPOINTS / f"start-{number}")
+                    start = drawn_again(built, self._engine, part, seed=self.members[number].seed)
                 built.finetune.load_trainable_state(built.model, start)
                 is_saved = saved is not None and saved.records["member"] == number
-                done_before = [done for done in finished[:number] if done is not None]
-                before = [line for done in done_before for line in done.record["lines"]]
-                fitted = self._training(number, saved if is_saved else None, before, _change(done_before)).train(
-                    advance
-                )
+                whole = [done for done in finished[:number] if done is not None]
+                fitted = self._training(number, saved if is_saved else None, whole).train(advance)
                 finished[number] = done = self._judged(self.members[number], fitted)
                 checkpoint.commit_weights(folder, fitted.chosen, owner=self._owner, finished=done)
         whole = [done for done in finished if done is not None]
@@ -156,33 +174,16 @@ class _Stage:
         epochs = [done.record["epoch"] for done in whole]
         return self._trained(model, self._validated(model, whole), epochs, curve, _change(whole))
 
-    def _drawn_again(self, number: int) -> dict[str, Tensor]:
-        """Return the weights that a member with an embedder of its own starts from."""
-        run = self._run.part(self._run.stage("finetune") / CHECKPOINTS / f"start-{number}")
-        return drawn_again(self._built, self._engine, run, seed=self.members[number].seed)
-
     def _training(
-        self,
-        number: int,
-        saved: checkpoint.Checkpoint | None,
-        before: list[dict[str, Any]],
-        change: RateChange | None,
+        self, number: int, saved: checkpoint.Checkpoint | None, finished: Sequence[checkpoint.Finished] = ()
     ) -> MemberTraining:
-        place = number, sum(self._steps[:number])
+        """Prepare a member, behind those that are finished; resumes from its checkpoint where there is one."""
         if saved is not None:
             self._reporter.say(f"finetune: resumed at step {saved.step} of {sum(self._steps)}")
-        return MemberTraining(
-            self._config,
-            self._built,
-            self._engine,
-            self._run,
-            self.members[number],
-            self._saver,
-            place,
-            saved,
-            before,
-            change,
-        )
+        before = [line for done in finished for line in done.record["lines"]]
+        place = Place(number, sum(self._steps[:number]), before, _change(finished))
+        member, saver = self.members[number], self._saver
+        return MemberTraining(self._built, self._engine, self._run, member, saver, place, saved)
 
     def _judged(self, member: Member, fitted: Fitted) -> checkpoint.Finished:
         """Return what is kept of a member, with its outputs for the fold that it has not seen."""
@@ -193,7 +194,7 @@ class _Stage:
         built = self._built
         built.finetune.load_trainable_state(built.model, fitted.chosen)
         with signals.immediate():
-            outputs, _ = predict(self._engine, built.model, member.held_out, self._config.train.eval_batch_size)
+            outputs, _ = predict(self._engine, built.model, member.held_out, self._train.eval_batch_size)
         return checkpoint.Finished(record, {"outputs": outputs})
 
     def _ensemble(self, weights: list[Mapping[str, Tensor]]) -> Ensemble:
@@ -211,7 +212,7 @@ class _Stage:
             return None
         if self.members[0].rows is None:
             with signals.immediate():
-                outputs, targets = predict(self._engine, model, samples, self._config.train.eval_batch_size)
+                outputs, targets = predict(self._engine, model, samples, self._train.eval_batch_size)
             return score(built.error, outputs, samples, targets).value
         rows = np.concatenate([member.rows for member in self.members if member.rows is not None])
         order = np.argsort(rows)
@@ -231,18 +232,50 @@ class _Stage:
         rate: RateChange | None,
     ) -> Trained:
         built = self._built
-        splits = built.summary["splits"]
         return Trained(
             model=model,
             validation_error=error,
-            selected=selection.record(self._config, built.task, built.learned, splits, epochs),
+            selected=choice_record(built, epochs),
             curve=short_curve(lines, _COLUMNS),
             rate=rate,
             weights_sha256=checkpoint.weights_sha256(model.state_dict()),
         )
 
 
-def _change(finished: list[checkpoint.Finished]) -> RateChange | None:
+def choice_record(built: Built, epochs: list[int]) -> dict[str, Any]:
+    """Return what chose the weights, as result.json holds it.
+
+    Args:
+        built: the run's.
+        epochs: after which the weights of every member were taken, 1 for the first; 0 for those before any step.
+
+    Returns:
+        by: best or last. rule: error or loss, null where nothing was chosen. epoch: one, or a list of several members' ones
+        where they differ. on: validation, test, folds or nothing. n, sha256: of these samples. learned: how many samples were
+        trained on; refit: validation among them. folds, members, average: as set.
+    """
+    train, learned = built.plan.train, built.learned
+    on, judging = train.judged_on(built.task, learned)
+    digest = None
+    if judging is not None:
+        digest = learned.digest() if on == "folds" else built.summary["splits"]["val"]["sha256"]
+    return {
+        "by": train.select,
+        "rule": train.select_by if train.select == "best" else None,
+        "epoch": epochs[0] if len(set(epochs)) == 1 else epochs,
+        "on": on,
+        "n": 0 if judging is None else len(judging),
+        "sha256": digest,
+        "learned": len(learned),
+        "refit": train.refit,
+        "folds": train.folds,
+        "members": train.models,
+        "average": train.average,
+        "reason": UNCHOSEN if judging is None else None,
+    }
+
+
+def _change(finished: Sequence[checkpoint.Finished]) -> RateChange | None:
     """Return how a member changed the rate, which those after it take as it is; None where none did."""
     rate = next((done.record["rate"] for done in finished if done.record["rate"]), None)
     return None if rate is None else RateChange(**rate)
@@ -260,7 +293,7 @@ def _mean_curve(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return mean_lines
 
 
-def test(config: Config, built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> Tested:
+def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> Tested:
     """Open the test split, once, and measure the trained model and the best constant predictor on it.
 
     Writes 3_finetune/predictions.npz.
@@ -274,8 +307,8 @@ def test(config: Config, built: Built, trained: Trained, engine: Engine, run: Ru
         if len(samples) == 0:
             raise DataError("the test split is empty", where="task", hint="give more data or other split sizes")
         open_to_all(engine, samples)
-        overlap = count_shared(built.learned, samples, built.task.input_shape, config.seed)
-        outputs, targets = predict(engine, trained.model, samples, config.train.eval_batch_size)
+        overlap = count_shared(built.learned, samples, built.task.input_shape, built.plan.seed)
+        outputs, targets = predict(engine, trained.model, samples, built.plan.train.eval_batch_size)
         measured = score(built.error, outputs, samples, targets)
     if overlap.shared:
         log.warning(
@@ -293,7 +326,7 @@ def test(config: Config, built: Built, trained: Trained, engine: Engine, run: Ru
 
 def best_constant(built: Built) -> Tensor:
     """Return the output [K] or [K, *E] of the best constant predictor that what was trained on allows."""
-    return built.error.constant(_some_targets(built.learned, built.config.seed), built.task.num_outputs)
+    return built.error.constant(_some_targets(built.learned, built.plan.seed), built.task.num_outputs)
 
 
 def _some_targets(samples: Samples, seed: int) -> Tensor:
@@ -304,3 +337,62 @@ def _some_targets(samples: Samples, seed: int) -> Tensor:
         rows = seeding.numpy_generator(seed, "finetune", "constant").permutation(len(targets))[:most]
         targets = targets[np.sort(rows)]
     return torch.from_numpy(np.array(targets))
+
+
+def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
+    """Return the result record of a completed run; `tested` is None where the test split stays closed."""
+    built, aligned, trained = validated.built, validated.aligned, validated.trained
+    plan = built.plan
+    seconds = dict(validated.seconds)
+    seconds["finetune"] += seconds.pop("test", 0.0)
+    return {
+        "synthetic": built.task.synthetic,
+        "size": built.task.size,
+        "error": error_of(built, tested),
+        "validation_error": trained.validation_error,
+        "trivial_error": None if tested is None else tested.trivial,
+        "selected": trained.selected,
+        "decided": built.summary["decided"],
+        "augment": plan.augment if plan.augment.get(parts.TARGET) is not None else None,
+        "training": {
+            "warmup_epochs": built.summary["warmup_epochs"],
+            "precision": validated.engine.precision,
+            "processes": validated.engine.cuts.processes,
+            "micro_batches": validated.engine.cuts.splits,
+            "gradient_checkpointing": plan.train.gradient_checkpointing,
+            "compile": plan.train.compile,
+            "rate_change": None if trained.rate is None else trained.rate.plain(),
+        },
+        "test_reads": 0 if tested is None else tested.reads,
+        "splits": built.summary["splits"] | ({} if tested is None else {"test": tested.split}),
+        "metric_value": {"before": aligned.before, "after": aligned.after, "floor": aligned.floor or None},
+        "alignment": {
+            "method": plan.align.method,
+            "steps": aligned.steps,
+            "collapse": aligned.collapse,
+        },
+        "curves": {"align": aligned.curve, "finetune": trained.curve},
+        "expected_s": built.summary.get("expected_s"),
+        "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
+        "trajectory_s": aligned.seconds,
+        "parameters": built.summary["parameters"],
+        "weights_sha256": trained.weights_sha256,
+        "keep_weights": plan.keep_weights,
+    }
+
+
+def error_of(built: Built, tested: Tested | None) -> dict[str, Any]:
+    """Return the test error as result.json has it."""
+    error, score = built.error, None if tested is None else tested.score
+    reason = "the test split stayed closed (test=false)"
+    if score is not None:
+        reason = "" if score.value is not None else f"undefined on all {score.skipped} that it averages over"
+    return {
+        "name": error.name,
+        "value": None if score is None else score.value,
+        "reason": reason or None,
+        "n": 0 if score is None else score.n,
+        "skipped": 0 if score is None else score.skipped,
+        "percent": error.percent,
+        "others": {} if score is None else dict(score.others),
+    }

@@ -40,7 +40,7 @@ def share(team: Team, settings: Callable[[], Config]) -> int:
     def make() -> dict[int, float]:
         config = settings()
         device = team.device(choose_device(config.device))
-        built = build(config, Silent())
+        built = build(config, Silent(), order)
         _check_built(order, built, team.rank.number)
         made.append((built, Engine(device, order["precision"], team)))
         return {}
@@ -61,11 +61,11 @@ def lead(team: Team, built: Built, engine: Engine) -> None:
         ConfigError: the method trains more than the model, of which the others would know nothing.
         OrcaError: one of them cannot, or has read other data.
     """
-    if built.config.align.method == "pare":
+    if built.plan.align.method == "pare":
         what = "trains a mixing beside the model, which several processes do not share"
         raise ConfigError(what, where="align.method=pare", hint="start one process")
     team.sets = _sets(built)
-    team.order("build", precision=engine.precision, splits=built.summary["splits"])
+    team.order("build", precision=engine.precision, **{name: built.summary[name] for name in ("splits", "decided")})
     team.gathered(lambda: {}, 0)
 
 
@@ -114,11 +114,11 @@ def _follow(team: Team, built: Built, engine: Engine) -> int:
 
 
 def _plan(team: Team, built: Built, engine: Engine, order: Mapping[str, Any]) -> TrainingPlan:
-    config = dataclasses.replace(built.config, train=Train(**order["train"]))
     samples = team.located(order["split"], team.share({}, _CPU)["rows"])
+    planned = dataclasses.replace(built, plan=built.plan.with_train(**order["train"]))
     team.share_weights(built.model, engine.device)
     state = team.share({}, _CPU)
-    plan = TrainingPlan(config, built, engine, samples=samples, seed=order["seed"])
+    plan = TrainingPlan(planned, engine, samples=samples, seed=order["seed"])
     if state:
         checkpoint.restore_optimizer(plan.optimizer, state)
     engine.restore_scaler(order["scaler"])

@@ -1,34 +1,121 @@
-"""The optimizer steps of one member of stage 3, with their checkpoints, and the choice among its epochs."""
+"""The models that one run fine-tunes in stage 3: one, one for each fold, or several that are drawn apart; and how each trains.
+
+Models that differ in their random features err on different samples, so that the mean of their outputs errs on fewer than one
+model does, and on fewer than models that differ in the order of training alone (docs/evidence/defaults.md).
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from orca_cli import signals
+from orca_cli import seeding, signals
 from orca_cli.config.practices import PRACTICES
-from orca_cli.config.schema import Config, settled
+from orca_cli.config.ranges import LARGEST_SEED
 from orca_cli.exceptions import InterruptionError, NonFiniteError
+from orca_cli.interfaces import Samples
+from orca_cli.progress import Silent
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.stages import ridge_start
-from orca_cli.stages.build import Built, steps_per_epoch
-from orca_cli.stages.members import Member
+from orca_cli.stages.align import trained
+from orca_cli.stages.build import Built, has_alignment, make_model, source_seed
 from orca_cli.stages.rate_watch import BestConstant, RateChange, RateWatch
 from orca_cli.stages.training_plan import TrainingPlan, loss_unit
+from orca_cli.tasks.shared.contents import joined
+from orca_cli.tasks.shared.fraction import Part
+from orca_cli.tasks.shared.samples import contents
+from orca_cli.tasks.shared.splits import folds
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.averaging import RunningMean
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score, whole_loss
-from orca_cli.training.schedule import warmup_length
 
 # Before the names of weights in a checkpoint that stand beside the best: averaged ones, and those of `TrainingPlan.mixing`.
 _AVERAGE, _MIXING = "average:", "mixing:"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One fine-tuning: what it learns from, and what it is validated on.
+
+    Args:
+        folder: where its weights are, below 3_finetune; empty for the only one of a run, whose weights are best/ and last/.
+        seed: of its order, dropout and augmentation; of members beside the first, of their embedder and predictor as well.
+        samples: what it trains on.
+        held_out: what it is validated on after every epoch; None where nothing is left.
+        rows: those of `held_out` among the run's training samples, [m]; None where it is none of them.
+    """
+
+    folder: str
+    seed: int
+    samples: Samples
+    held_out: Samples | None
+    rows: np.ndarray | None = None
+
+
+def members_of(built: Built) -> list[Member]:
+    """Return the members of a run.
+
+    Raises:
+        DataError: there are fewer samples than folds.
+    """
+    plan, train, learned = built.plan, built.plan.train, built.learned
+    if train.folds:
+        return [_fold(plan.seed, learned, fold, rows) for fold, rows in enumerate(_held_out(built))]
+    held_out = None if train.refit else built.task.validation
+    count = train.models
+    if count == 1:
+        return [Member("", plan.seed, learned, held_out)]
+    return [
+        Member(f"member-{i}", seeding.derive(plan.seed, "finetune", "member", i), learned, held_out)
+        for i in range(count)
+    ]
+
+
+def _held_out(built: Built) -> list[np.ndarray]:
+    """Return the rows of each fold: drawn as splits are, every class in proportion, groups and identical inputs together."""
+    plan, samples, count = built.plan, built.learned, built.plan.train.folds
+    classes = np.asarray(samples.targets()) if built.task.kind == "classes" else None
+    seed = plan.task.get("split_seed", 0)
+    groups, note = joined(samples.groups(), contents(samples, built.task.input_shape))
+    if note:
+        log.info(f"folds: {note.replace('split', 'fold')}")
+    fold = folds(len(samples), count, seed=seed, classes=classes, groups=groups)
+    return [np.flatnonzero(fold == i) for i in range(count)]
+
+
+def _fold(run_seed: int, learned: Samples, fold: int, rows: np.ndarray) -> Member:
+    others = np.setdiff1d(np.arange(len(learned)), rows)
+    seed = seeding.derive(run_seed, "finetune", "fold", fold)
+    return Member(f"fold-{fold}", seed, Part(learned, others), Part(learned, rows), rows)
+
+
+def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -> dict[str, Tensor]:
+    """Return what stage 3 trains of a model that is drawn with another seed, aligned with the same source examples.
+
+    Args:
+        built: the run's own model and data; it stays as it is.
+        engine: where to compute.
+        run: where the alignment leaves what it needs to resume, apart from the run's own.
+        seed: of embedder, predictor and alignment.
+
+    Raises:
+        NonFiniteError, MemoryExhaustedError: as `align.align`.
+    """
+    align = replace(built.plan.align, source_seed=source_seed(built.plan))
+    run_seed = seed % (LARGEST_SEED + 1)  # one that a run can have, which then starts from the same weights
+    plan = replace(built.plan, seed=run_seed, align=align)
+    model, mode = make_model(plan, built.task)
+    if has_alignment(plan):
+        _, trajectory, _ = trained(replace(built, plan=plan, model=model), engine, run, Silent())
+        model.embedder.load_state_dict(trajectory.weights)
+    return mode.trainable_state(model)
 
 
 @dataclass(frozen=True)
@@ -88,83 +175,93 @@ class Progress:
         return {name: getattr(self, name) for name in ("start", "lines", "loss_sum", "best_epoch")}
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a member stands in its run.
+
+    Args:
+        number: of the member, 0 for the first.
+        first_step: steps of the stage before its own first one.
+        lines: of the curves of the members before.
+        change: of the rate, in a member before.
+    """
+
+    number: int
+    first_step: int
+    lines: Sequence[Mapping[str, Any]]
+    change: RateChange | None
+
+
 class MemberTraining:
     """The training of one member; the model holds its current weights.
 
     Args:
-        config, built, engine, run: of the run; all that is trained of the model is as it is before the first step.
+        built, engine, run: of the run; all that is trained of the model is as it is before the first step.
         member: what to train on, and what validates.
         saver: the checkpoints of the stage.
-        place: number of the member in the run, and the steps of the stage before its first one.
+        place: where the member stands in the run.
         saved: the checkpoint to resume from; None starts.
-        before: lines of the curves of the members before.
-        change: of the rate, in a member before.
     """
 
     def __init__(
         self,
-        config: Config,
         built: Built,
         engine: Engine,
         run: RunDirectory,
         member: Member,
         saver: checkpoint.Saver,
-        place: tuple[int, int] = (0, 0),
-        saved: checkpoint.Checkpoint | None = None,
-        before: Sequence[Mapping[str, Any]] = (),
-        change: RateChange | None = None,
+        place: Place,
+        saved: checkpoint.Checkpoint | None,
     ) -> None:
-        self._config, self._built, self._engine, self._run = config, built, engine, run
-        self._member, self._saver = member, saver
-        self._number, self._start = place
-        self._before = before
-        samples = member.samples
-        self._is_start_fitted = ridge_start.is_wanted(config, built.model) and ridge_start.start(
-            built, engine, samples, member.seed
+        plan = built.plan
+        self._plan, self._built, self._engine, self._run = plan, built, engine, run
+        self._member, self._saver, self._place = member, saver, place
+        self._is_start_fitted = ridge_start.is_wanted(plan, built.model) and ridge_start.start(
+            built, engine, member.samples, member.seed
         )
-        self._first = built.finetune.trainable_state(built.model) if config.train.adapt_rate else {}
-        self.total = settled(config.train.epochs) * steps_per_epoch(config, len(member.samples))
-        self._watch = self._watched(change)
+        self._first = built.finetune.trainable_state(built.model) if plan.train.adapt_rate else {}
+        self.total = plan.train.epochs * plan.train.steps_per_epoch(len(member.samples))
+        self._watch = self._watched()
         if saved is not None:
             self._watch.restore(saved.records["rate"])
         self._begin()
         if saved is not None:
-            self._progress = Progress.from_checkpoint(saved, self._start)
+            self._progress = Progress.from_checkpoint(saved, self._place.first_step)
             built.finetune.load_trainable_state(built.model, saved.weights)
-            checkpoint.restore_optimizer(self._plan.optimizer, saved.optimizer)
+            checkpoint.restore_optimizer(self._steps.optimizer, saved.optimizer)
             engine.restore_scaler(saved.scaler)
             engine.restore_splits(saved.records.get("splits", 1))
             self._mean.restore(self._progress.average)
-            if self._plan.mixing is not None:
-                self._plan.mixing.load_state_dict(self._progress.mixing)
+            if self._steps.mixing is not None:
+                self._steps.mixing.load_state_dict(self._progress.mixing)
 
-    def _watched(self, change: RateChange | None) -> RateWatch:
-        config, built = self._config, self._built
+    def _watched(self) -> RateWatch:
+        plan, built, change = self._plan, self._built, self._place.change
         constant = None
-        is_mean = config.train.accumulation == 1 or not PRACTICES[config.protocol].sums_batches
-        if config.train.adapt_rate and change is None and is_mean:
-            unit = loss_unit(config, built)
+        is_mean = plan.train.accumulation == 1 or not PRACTICES[plan.protocol].sums_batches
+        if plan.train.adapt_rate and change is None and is_mean:
+            unit = loss_unit(built)
             best = BestConstant(built.loss, self._member.samples, built.task.num_outputs, self._member.seed, unit)
             constant = best.loss if math.isfinite(best.loss()) else None
-        per_epoch = steps_per_epoch(config, len(self._member.samples))
+        per_epoch = plan.train.steps_per_epoch(len(self._member.samples))
         return RateWatch(
-            settled(config.train.lr),
+            plan.train.lr,
             total=self.total,
-            warmup=warmup_length(config.train) * per_epoch,
+            warmup=plan.train.warmup_length * per_epoch,
             per_epoch=per_epoch,
             constant=constant,
             # A loss on mixtures says little of the rate.
-            enabled=config.train.adapt_rate and config.align.method != "pare",
+            enabled=plan.train.adapt_rate and plan.align.method != "pare",
             changed=change,
         )
 
     def _begin(self) -> None:
         """Prepare the first step, at the rate that the watch says."""
-        config, built = self._config, self._built
-        at_rate = dataclasses.replace(config, train=dataclasses.replace(config.train, lr=self._watch.lr))
-        self._plan = TrainingPlan(at_rate, built, self._engine, samples=self._member.samples, seed=self._member.seed)
-        names = built.finetune.trainable_state(built.model) if config.train.average else ()
-        self._mean = RunningMean(built.model, names, last_steps(self.total, config.train.average))
+        plan, built = self._plan, self._built
+        at_rate = replace(built, plan=plan.with_train(lr=self._watch.lr))
+        self._steps = TrainingPlan(at_rate, self._engine, samples=self._member.samples, seed=self._member.seed)
+        names = built.finetune.trainable_state(built.model) if plan.train.average else ()
+        self._mean = RunningMean(built.model, names, last_steps(self.total, plan.train.average))
         self._progress = Progress()
 
     def train(self, advance: Callable[[int, str], None]) -> Fitted:
@@ -174,7 +271,7 @@ class MemberTraining:
             advance: called after every step with the steps since the last call, and a note.
         """
         while True:
-            with self._plan:
+            with self._steps:
                 fitted = self._take_steps(advance)
             if fitted is not None:
                 return fitted
@@ -189,18 +286,18 @@ class MemberTraining:
             progress.start = {"validation_error": validation[0], "validation_loss": validation[1]}
             progress.best = self._built.finetune.trainable_state(self._built.model)
         while True:
-            if progress.step == self._plan.per_epoch * (len(progress.lines) + 1):
+            if progress.step == self._steps.per_epoch * (len(progress.lines) + 1):
                 self._end_epoch()
             advance(progress.step - shown, self._note())
             shown, is_last = progress.step, progress.step == self.total
             # What follows the last step may be interrupted.
-            if signals.pending() is not None or is_last or self._saver.is_due(self._start + progress.step):
+            if signals.pending() is not None or is_last or self._saver.is_due(self._place.first_step + progress.step):
                 self._save()
             signals.check()
             if is_last:
                 return self._fitted()
             try:
-                loss, rows = self._plan.take(progress.step)
+                loss, rows = self._steps.take(progress.step)
             except NonFiniteError:
                 if self._watch.overflowed():
                     return None
@@ -216,7 +313,7 @@ class MemberTraining:
         log.warning(f"finetune: {self._watch.change} (train.adapt_rate=false leaves it as it is)")
         self._built.finetune.load_trainable_state(self._built.model, self._first)
         self._saver.discard()
-        self._run.rewind("finetune", self._before)
+        self._run.rewind("finetune", self._place.lines)
         self._begin()
 
     def _fitted(self) -> Fitted:
@@ -224,11 +321,9 @@ class MemberTraining:
         with self._mean.in_place():
             last = built.finetune.trainable_state(built.model)
         if self._member.held_out is None:
-            return Fitted(
-                last, last, None, settled(self._config.train.epochs), None, progress.lines, self._watch.change
-            )
-        is_best = self._config.train.select == "best"
-        epoch = progress.best_epoch if is_best else settled(self._config.train.epochs)
+            return Fitted(last, last, None, self._plan.train.epochs, None, progress.lines, self._watch.change)
+        is_best = self._plan.train.select == "best"
+        epoch = progress.best_epoch if is_best else self._plan.train.epochs
         chosen = progress.best if is_best else last
         line = progress.lines[epoch - 1] if epoch else progress.start
         assert line is not None
@@ -237,16 +332,16 @@ class MemberTraining:
     def _save(self) -> None:
         progress = self._progress
         averaged = {_AVERAGE + name: value for name, value in self._mean.state().items()}
-        mixing = {} if self._plan.mixing is None else checkpoint.snapshot(self._plan.mixing)
+        mixing = {} if self._steps.mixing is None else checkpoint.snapshot(self._steps.mixing)
         # After the last step, what follows needs no optimizer, whose state is twice the size of the weights.
-        optimizer = checkpoint.optimizer_tensors(self._plan.optimizer) if progress.step < self.total else {}
+        optimizer = checkpoint.optimizer_tensors(self._steps.optimizer) if progress.step < self.total else {}
         saved = checkpoint.Checkpoint(
-            self._start + progress.step,
+            self._place.first_step + progress.step,
             self._built.finetune.trainable_state(self._built.model),
             optimizer,
             dict(progress.best) | averaged | {_MIXING + name: value for name, value in mixing.items()},
             progress.plain()
-            | {"member": self._number, "rate": self._watch.plain(), "splits": self._engine.cuts.splits},
+            | {"member": self._place.number, "rate": self._watch.plain(), "splits": self._engine.cuts.splits},
             self._engine.scaler_state(),
         )
         if progress.step and self._saver.save(saved):
@@ -261,13 +356,13 @@ class MemberTraining:
         line: dict[str, Any] = {
             "epoch": len(progress.lines) + 1,
             "step": progress.step,
-            "lr": self._plan.rate(progress.step - 1),
+            "lr": self._steps.rate(progress.step - 1),
             "train_loss": progress.loss_sum / len(self._member.samples),
             "validation_error": validation[0],
             "validation_loss": validation[1],
         }
         if self._member.folder:
-            line = {"member": self._number} | line
+            line = {"member": self._place.number} | line
         earlier = progress.lines if progress.start is None else [progress.start, *progress.lines]
         if self._member.held_out is not None and is_better(line, earlier, self._rule):
             progress.best_epoch = line["epoch"]
@@ -279,7 +374,7 @@ class MemberTraining:
 
     def _interruptibly_validated(self) -> tuple[float | None, float | None]:
         """Return error and loss; on an interruption, save a checkpoint first so that no step is repeated."""
-        if self._config.train.validate_on == "test":
+        if self._plan.train.validate_on == "test":
             self._run.count_test_read()
         try:
             with signals.immediate(), self._mean.in_place():
@@ -290,14 +385,14 @@ class MemberTraining:
 
     @property
     def _rule(self) -> str:
-        return "validation_loss" if self._config.train.select_by == "loss" else "validation_error"
+        return "validation_loss" if self._plan.train.select_by == "loss" else "validation_error"
 
     def _validation(self) -> tuple[float | None, float | None]:
         """Return error and loss of the weights on what validates."""
-        built, samples, size = self._built, self._member.held_out, self._config.train.eval_batch_size
+        built, samples, size = self._built, self._member.held_out, self._plan.train.eval_batch_size
         assert samples is not None
         outputs, targets = predict(self._engine, built.model, samples, size)
-        loss = whole_loss(self._engine, built.loss, outputs, targets, size, self._plan.unit)
+        loss = whole_loss(self._engine, built.loss, outputs, targets, size, self._steps.unit)
         return score(built.error, outputs, samples, targets).value, loss
 
     def _note(self) -> str:

@@ -143,7 +143,7 @@ def source_tokens(body: Body, examples: Examples, rows: np.ndarray) -> Tokens:
 
 
 class Mona:
-    """The objective of `align.method=mona`; see `stages.trajectory.Objective`.
+    """The objective of `align.method=mona`; it has the methods of `compared.MetricObjective`.
 
     Raises:
         ConfigError: stage 3 trains nothing of the body, or a body that is random.
@@ -151,9 +151,9 @@ class Mona:
 
     name = "outer loss"
 
-    def __init__(self, config: Config, built: Built, source: SourceData, engine: Engine) -> None:
+    def __init__(self, built: Built, source: SourceData, engine: Engine) -> None:
         """Find which of the body's parameters the inner step moves: those that stage 3 trains."""
-        self._config, self._built, self._source, self._engine = config, built, source, engine
+        self._plan, self._built, self._source, self._engine = built.plan, built, source, engine
         self._body = {name: one for name, one in built.model.body.named_parameters() if one.requires_grad}
         if not built.finetune.pretrained:
             what = "keeps what a pretrained body knows, and this finetune mode begins with a random one"
@@ -163,27 +163,27 @@ class Mona:
             raise ConfigError(what, where="align.method=mona", hint="use finetune=full or layernorm")
         if isinstance(built.loss, nn.Module):
             built.loss.to(engine.device)  # weights of classes
-        unit = loss_unit(config, built)
+        unit = loss_unit(built)
         self._unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
 
     def facts(self) -> dict[str, Any]:
         """Return the method's settings and all that the losses of the whole model depend on."""
-        config, task = self._config, self._config.task
+        plan, task = self._plan, self._plan.task
         return {
             "method": "mona",
-            "of_method": {name: getattr(config.align, name) for name in METHOD_SETTINGS["mona"]},
+            "of_method": {name: getattr(plan.align, name) for name in METHOD_SETTINGS["mona"]},
             "model": checkpoint.weights_sha256(self._built.model.state_dict()),
-            "parts": [config.body, config.finetune, config.predictor.pooling],
+            "parts": [plan.body, plan.finetune, plan.predictor.pooling],
             "moved": sorted(self._body),
             "causal": self._built.model.causal,
-            "loss": [task.get("loss"), repr(self._built.loss), config.train.class_weights],
-            "weights": [config.train.positive_weight, config.protocol],
+            "loss": [task.get("loss"), repr(self._built.loss), plan.train.class_weights],
+            "weights": [plan.train.positive_weight, plan.protocol],
         }
 
     def backward(self, step: int) -> tuple[float, dict[str, float]]:
         """Set the embedder's gradient; returns the outer loss, and its two parts. Dropout is off."""
         signals.check()
-        settings, model = self._config.align, self._built.model
+        settings, model = self._plan.align, self._built.model
         model.eval()
         embedder = [one for one in model.embedder.parameters() if one.requires_grad]
         # Only the plain kernel of attention has a second derivative.
@@ -205,15 +205,15 @@ class Mona:
 
     def _target_loss(self, step: int) -> Tensor:
         train = self._built.task.train
-        generator = seeding.numpy_generator(self._config.seed, "align", "mona", "target", step)
-        size = min(self._config.align.inner_samples, len(train))
+        generator = seeding.numpy_generator(self._plan.seed, "align", "mona", "target", step)
+        size = min(self._plan.align.inner_samples, len(train))
         rows = np.sort(generator.choice(len(train), size=size, replace=False))
         batch = self._engine.move(train.batch(rows))
         return loss_values(self._built.loss, self._built.model(batch.x, batch.valid), batch.y, self._unit)[0]
 
     def _source_loss(self, step: int) -> Callable[[Mapping[str, Tensor]], Tensor]:
-        generator = seeding.numpy_generator(self._config.seed, "align", "mona", "source", step)
+        generator = seeding.numpy_generator(self._plan.seed, "align", "mona", "source", step)
         examples, body = self._source.examples, self._built.model.body
-        rows = pairs_of_classes(np.asarray(examples.labels), self._config.align.inner_samples, generator)
+        rows = pairs_of_classes(np.asarray(examples.labels), self._plan.align.inner_samples, generator)
         tokens = source_tokens(body, examples, rows.ravel())
         return lambda values: discriminability(pooled(functional_call(body, dict(values), (tokens,))))

@@ -19,6 +19,7 @@ from orca_cli.config.schema import Config
 from orca_cli.interfaces import Samples, Tokens
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
+from orca_cli.stages.plan import Settings
 from orca_cli.training.engine import Engine
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ _SCALES = np.logspace(-1, 2, 61)
 _CONSTANT = 1e-7  # deviation of a feature below which it is left out
 
 
-def is_wanted(config: Config, model: TransferModel) -> bool:
+def is_wanted(settings: Settings, model: TransferModel) -> bool:
     """Return whether a run's predictor is to begin as a ridge (`predictor.init`)."""
-    is_known = config.predictor.init == "auto" and getattr(model.embedder, "is_body_layer", False)
-    return isinstance(model.predictor, PooledPredictor) and (is_known or config.predictor.init == "ridge")
+    is_known = settings.predictor.init == "auto" and getattr(model.embedder, "is_body_layer", False)
+    return isinstance(model.predictor, PooledPredictor) and (is_known or settings.predictor.init == "ridge")
 
 
 def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:

@@ -20,8 +20,9 @@ from orca_cli.config.schema import Config, Train, settled
 from orca_cli.exceptions import MemoryExhaustedError
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.stages import ridge_start
-from orca_cli.stages.build import Built, steps_per_epoch
+from orca_cli.stages.build import Built
 from orca_cli.stages.pare import Mixing
+from orca_cli.stages.plan import TrainPlan
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.activations import cast_once
@@ -29,7 +30,7 @@ from orca_cli.training.engine import Engine
 from orca_cli.training.feed import Feed
 from orca_cli.training.loop import read_step, train_step
 from orca_cli.training.memory import StepMemoryError, governed_by
-from orca_cli.training.schedule import BETAS, fitted_batch, make_optimizer, set_lr, warmup_length, warmup_then_linear
+from orca_cli.training.schedule import BETAS, make_optimizer, set_lr, warmup_then_linear
 from orca_cli.training.team import Team
 
 PLAN, STEP = "plan", "step"  # orders; see `Team`
@@ -45,9 +46,11 @@ class _Read:
     more: int
 
 
-def _reads(engine: Engine, samples: Samples, settings: Train, seed: int, steps: range) -> Iterator[Callable[[], _Read]]:
+def _reads(
+    engine: Engine, samples: Samples, settings: TrainPlan, seed: int, steps: range
+) -> Iterator[Callable[[], _Read]]:
     """Yield what reads the batches of some steps, one after the other; the order of an epoch is drawn once."""
-    batch_size = settled(settings.batch_size)
+    batch_size = settings.batch_size
     size = batch_size * settings.accumulation
     per_epoch = -(-len(samples) // size)
     drawn, order = -1, np.empty(0, np.int64)
@@ -66,9 +69,9 @@ def _read(engine: Engine, read: Callable[[], Batch], indices: np.ndarray, more: 
     return _Read(engine.pin(read()), indices, more)
 
 
-def loss_unit(config: Config, built: Built) -> float | Tensor:
+def loss_unit(built: Built) -> float | Tensor:
     """Return the unit of outputs and targets in the loss, in the task's: one for all, or one for each, [K]."""
-    return 1.0 if PRACTICES[config.protocol].uses_task_units else built.model.deviation
+    return 1.0 if PRACTICES[built.plan.protocol].uses_task_units else built.model.deviation
 
 
 class TrainingPlan:
@@ -80,8 +83,7 @@ class TrainingPlan:
     `mixing` is what `align.method=pare` trains beside the model, else None.
 
     Args:
-        config: batches, optimizer, rates, seed.
-        built: model, loss and training split; which parameters train is chosen before.
+        built: model, loss, training split and settings; which parameters train is chosen before.
         engine: the device.
         steps: how many will be taken, from step 0; nothing is read beyond. Default: all.
         samples: what is trained on. Default: the training split.
@@ -90,7 +92,6 @@ class TrainingPlan:
 
     def __init__(
         self,
-        config: Config,
         built: Built,
         engine: Engine,
         steps: int | None = None,
@@ -98,58 +99,60 @@ class TrainingPlan:
         samples: Samples | None = None,
         seed: int | None = None,
     ) -> None:
-        self._train = config.train
+        plan = built.plan
+        self._train = plan.train
         self._samples = built.task.train if samples is None else samples
-        self._settings = fitted_batch(config.train, len(self._samples))
-        self._seed, self._built, self._engine = config.seed if seed is None else seed, built, engine
-        self._sums_batches = PRACTICES[config.protocol].sums_batches
+        self._settings = plan.train.fitted(len(self._samples))
+        self._seed, self._built, self._engine = plan.seed if seed is None else seed, built, engine
+        self._sums_batches = PRACTICES[plan.protocol].sums_batches
         if isinstance(built.loss, nn.Module):
             built.loss.to(engine.device)  # weights of classes
-        self.per_epoch = steps_per_epoch(config, len(self._samples))
-        self._steps = settled(config.train.epochs) * self.per_epoch if steps is None else steps
+        self.per_epoch = plan.train.steps_per_epoch(len(self._samples))
+        self._steps = plan.train.epochs * self.per_epoch if steps is None else steps
         body: list[nn.Parameter] = []
         outer: list[nn.Parameter] = []
-        prefixes = tuple(f"{part}." for part in self._known_parts(config))
+        prefixes = tuple(f"{part}." for part in self._known_parts())
         for name, parameter in built.model.named_parameters():
             (body if name.startswith(prefixes) else outer).append(parameter)
-        self.mixing = self._made_mixing(config)
+        self.mixing = self._made_mixing()
         if self.mixing is not None:
             outer += self.mixing.parameters()
         optimizer = make_optimizer(
-            config.train.optimizer,
+            plan.train.optimizer,
             body,
-            lr=settled(config.train.lr),
-            weight_decay=settled(config.train.weight_decay),
-            momentum=config.train.momentum,
+            lr=plan.train.lr,
+            weight_decay=plan.train.weight_decay,
+            momentum=plan.train.momentum,
             betas=BETAS,
             outer=outer,
-            outer_rate=settled(config.train.outer_rate),
+            outer_rate=plan.train.outer_rate,
             fused=engine.device.type == "cpu",
         )
         self.optimizer = engine.prepare(optimizer)
-        unit = loss_unit(config, built)
+        unit = loss_unit(built)
         self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit  # of outputs and targets in the loss
         self._feed: Feed[_Read] | None = None
         self._next = 0
         self._is_shared = False
         self._casts = ExitStack()
 
-    def _known_parts(self, config: Config) -> list[str]:
+    def _known_parts(self) -> list[str]:
         """Return the parts of the model that do not start at random, and so learn at the rate of the body."""
         parts = {
             "body": True,
             "embedder": getattr(self._built.model.embedder, "is_body_layer", False),
-            "predictor": ridge_start.is_wanted(config, self._built.model),
+            "predictor": ridge_start.is_wanted(self._built.plan, self._built.model),
         }
         return [name for name, is_known in parts.items() if is_known]
 
-    def _made_mixing(self, config: Config) -> Mixing | None:
+    def _made_mixing(self) -> Mixing | None:
         """Return what mixes source tokens into the samples; None for methods that do not."""
-        source = self._built.source if config.align.method == "pare" else None
+        plan = self._built.plan
+        source = self._built.source if plan.align.method == "pare" else None
         if source is None:
             return None
-        steps = settled(config.train.epochs) * self.per_epoch
-        mixing = Mixing(self._built.model.body, source, config.align, steps=steps, seed=self._seed)
+        steps = plan.train.epochs * self.per_epoch
+        mixing = Mixing(self._built.model.body, source, plan.align, steps=steps, seed=self._seed)
         return mixing.to(self._engine.device)
 
     def take(self, step: int) -> tuple[float, np.ndarray]:
@@ -187,8 +190,8 @@ class TrainingPlan:
                 self._built.loss,
                 self._samples,
                 first.indices,
-                batch_size=settled(settings.batch_size),
-                clip=settled(settings.clip) or None,
+                batch_size=settings.batch_size,
+                clip=settings.clip or None,
                 seed=self._seed,
                 step=step,
                 reduce="sum" if self._sums_batches else "mean",
@@ -217,7 +220,7 @@ class TrainingPlan:
         Raises:
             MemoryExhaustedError: not even one sample fits.
         """
-        size, cuts = settled(self._settings.batch_size), self._engine.cuts
+        size, cuts = self._settings.batch_size, self._engine.cuts
         if not self._engine.split_further(size):
             raise MemoryExhaustedError(cause.what, where=cause.where, hint=_SMALLEST) from cause
         before, after = cuts.longest(size), self._engine.cuts.longest(size)
@@ -257,15 +260,15 @@ class TrainingPlan:
         settings = self._settings
         return warmup_then_linear(
             step,
-            peak=settled(settings.lr),
-            warmup_steps=warmup_length(settings) * self.per_epoch,
-            decay_steps=(settings.decay_epochs or settled(settings.epochs)) * self.per_epoch,
+            peak=settings.lr,
+            warmup_steps=settings.warmup_length * self.per_epoch,
+            decay_steps=(settings.decay_epochs or settings.epochs) * self.per_epoch,
         )
 
 
-def _smaller(settings: Train) -> str:
+def _smaller(settings: TrainPlan) -> str:
     """Return settings that take the same steps with half the memory for activations."""
-    size = settled(settings.batch_size)
+    size = settings.batch_size
     if size == 1:
         return _SMALLEST
     half = -(-size // 2)

@@ -8,7 +8,7 @@ import pytest
 from orca_cli import experiment
 from orca_cli.config import compose
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError
-from orca_cli.stages import minutes
+from orca_cli.stages import expected_time
 from orca_cli.stages.build import build
 from orca_cli.stages.expected_time import Costs, expected, measure
 from orca_cli.stages.training_plan import TrainingPlan
@@ -44,7 +44,7 @@ def timed(monkeypatch):
 
     def call(**costs):
         measured = Costs(**({"sample": 0.0, "align": 0.0} | costs)) if costs else None
-        monkeypatch.setattr(minutes, "measure", lambda *_: measured)
+        monkeypatch.setattr(expected_time, "measure", lambda *_: measured)
 
     return call
 
@@ -93,7 +93,7 @@ def test_minutes_become_epochs_which_a_resumed_run_keeps_and_a_typed_one_repeats
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "test", fails)
         assert orca("run", *words)[0] == 1
-    monkeypatch.setattr(minutes, "measure", lambda *_: pytest.fail("timed again"))
+    monkeypatch.setattr(expected_time, "measure", lambda *_: pytest.fail("timed again"))
     first = run(*words)
     decision = first.result["decided"]["train.epochs"]
     epochs = decision["value"]
@@ -160,7 +160,7 @@ def test_a_run_that_is_stopped_around_the_change_ends_with_the_same_bits(
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingPlan, "take", stopping)
-        patch.setattr(minutes, "measure", lambda *_: None)
+        patch.setattr(expected_time, "measure", lambda *_: None)
         assert orca("run", *words)[0] != 0
     again = run(*words).result
     for key in ("weights_sha256", "error", "training", "curves"):

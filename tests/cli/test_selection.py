@@ -14,7 +14,7 @@ import orca_cli
 from orca_cli import seeding
 from orca_cli.models.ensemble import averaged
 from orca_cli.scoring.classification import ZeroOne
-from orca_cli.stages.trajectory import Trainer
+from orca_cli.stages.align import Trainer
 from orca_cli.tasks.shared.splits import draw
 from orca_cli.training.averaging import RunningMean
 from tests.cli.conftest import results, run_folders

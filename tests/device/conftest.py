@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from orca_cli.stages import minutes
+from orca_cli.stages import expected_time
 from orca_cli.training import engine
 from tests.cli.conftest import environment, fork, home, orca, run, small, tiny  # noqa: F401 - fixtures
 from tests.device.emulated import emulated
@@ -84,7 +84,7 @@ def words(tiny, tmp_path):  # noqa: F811 - the fixture
 
 def fail_at(patch, number):
     """Let optimizer step `number` of a run fail (timing steps not counted); a lower rate does not help."""
-    patch.setattr(minutes, "measure", lambda *words: None)
+    patch.setattr(expected_time, "measure", lambda *words: None)
     calls, step = itertools.count(1), torch.optim.AdamW.step
 
     def broken(*words, **settings):

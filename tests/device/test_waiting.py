@@ -110,7 +110,7 @@ def test_a_step_of_stage_3_waits_once_for_its_result(device, words, environment,
         config = session.compose([*words("swin", (1, 8, 8), "dense", missing=0.3), *more]).config
     built = build(config, LogReporter())
     built.model.to(device)
-    with TrainingPlan(built.config, built, Engine(device, "fp32")) as plan:
+    with TrainingPlan(built, Engine(device, "fp32")) as plan:
         plan.take(0)
         with counted() as transfers:
             plan.take(1)

@@ -16,7 +16,7 @@ from tests.reliability.phases import PHASES, replace
 _GPU = {
     "step": ("orca_cli.stages.training_plan", "train_step"),
     "batch": ("orca_cli.training.engine", "Engine.move"),
-    "align": ("orca_cli.stages.trajectory", "Trainer._epoch"),
+    "align": ("orca_cli.stages.align", "Trainer._epoch"),
 }
 _CUDA = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 15.77 GiB"
 
@@ -42,7 +42,7 @@ def exhaust(argument: str) -> None:
         raise torch.OutOfMemoryError(_CUDA)
 
     # How many steps are timed before the run depends on the machine; the calls that count are the run's.
-    replace(("orca_cli.stages.minutes", "measure"), lambda original: lambda *words: None)
+    replace(("orca_cli.stages.expected_time", "measure"), lambda original: lambda *words: None)
     _before(_GPU[place], int(number), fail)
 
 

@@ -16,7 +16,7 @@ PHASES = {
     "build": ("orca_cli.stages.build", "build_model"),
     "features": ("orca_cli.stages.source_features", "select_points"),
     "metric": ("orca_cli.stages.compared", "prepared_metric"),
-    "align": ("orca_cli.stages.trajectory", "Trainer._epoch"),
+    "align": ("orca_cli.stages.align", "Trainer._epoch"),
     "checkpoint": ("orca_cli.training.checkpoint", "save_file"),
     "prune": ("orca_cli.storage", "remove"),
     "finetune": ("orca_cli.training.averaging", "RunningMean.add"),  # once a step of training itself

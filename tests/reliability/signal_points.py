@@ -14,7 +14,7 @@ POINTS = {
     "compose": "orca_cli.config.compose:session",
     "download": "orca_cli.untrusted.downloads:_write",
     "features": "orca_cli.stages.source_features:_embed",
-    "transport": "orca_cli.stages.trajectory:Trainer._epoch",  # not the timing before it
+    "transport": "orca_cli.stages.align:Trainer._epoch",  # not the timing before it
     "step": "orca_cli.training.averaging:RunningMean.add",  # of training itself, not of its timing
     "validation": "orca_cli.stages.member_training:predict",
     "checkpoint": "orca_cli.training.checkpoint:save_file",

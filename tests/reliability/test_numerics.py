@@ -195,7 +195,7 @@ def test_no_alignment_step_is_taken_with_a_number_that_is_none(
     orca, environment, small, tmp_path, monkeypatch, scorecard, what, value, step, problem
 ):
     """G1 in stage 2: code 32 before the update, the checkpoint before is whole, and the run goes on from it exactly."""
-    monkeypatch.setattr("orca_cli.stages.minutes.measure", lambda *words: None)  # calls are counted
+    monkeypatch.setattr("orca_cli.stages.expected_time.measure", lambda *words: None)  # calls are counted
     words = ["run", *small, *ALIGN, "metric=otdd_by_class", f"paths.cache={tmp_path / 'cold'}"]
     assert orca("run", *small, *ALIGN, "metric=otdd_by_class", f"paths.runs={tmp_path / 'whole'}")[0] == 0
     (whole,) = results(tmp_path / "whole")
@@ -280,7 +280,7 @@ def test_no_distance_that_is_none_is_recorded(orca, environment, small, tmp_path
 def test_the_scale_of_gradients_is_gone_on_from(orca, environment, small, tmp_path, monkeypatch, scorecard):
     """A6 for fp16: with the scaler on the CPU, a run that stops at a step goes on with the scale that it had."""
     monkeypatch.setattr("orca_cli.training.engine.Engine", Scaled)
-    monkeypatch.setattr("orca_cli.stages.minutes.measure", lambda *words: None)  # calls are counted
+    monkeypatch.setattr("orca_cli.stages.expected_time.measure", lambda *words: None)  # calls are counted
     words = ["run", *small, "metric=none", "train.checkpoint_s=0", "train.adapt_rate=false"]
     assert orca(*words, f"paths.runs={tmp_path / 'whole'}")[0] == 0
     (whole,) = results(tmp_path / "whole")

@@ -106,11 +106,11 @@ def test_whether_a_model_sees_later_positions_is_a_fact_of_the_trajectory(losses
     model, _, _ = losses
     finetune, config = SimpleNamespace(pretrained=True), Config()
     config.task = {"loss": None}
-    built = SimpleNamespace(model=model, finetune=finetune, loss=nn.functional.cross_entropy)
+    built = SimpleNamespace(plan=config, model=model, finetune=finetune, loss=nn.functional.cross_entropy)
     facts = []
     for causal in (False, True):
         model.causal = causal
-        facts.append(Mona(config, built, None, Engine(torch.device("cpu"), "fp32")).facts())
+        facts.append(Mona(built, None, Engine(torch.device("cpu"), "fp32")).facts())
     model.causal = False
     assert {name for name, value in facts[0].items() if facts[1][name] != value} == {"causal"}
 

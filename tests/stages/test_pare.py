@@ -15,6 +15,7 @@ from orca_cli.interfaces import Batch, Examples, SourceData, Tokens
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text
 from orca_cli.stages.pare import Mixing, mixed_tokens, share_at
+from orca_cli.stages.plan import Plan
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training.loop import train_step
 from tests.checkpoints import save_tiny_bert
@@ -157,9 +158,11 @@ def test_the_same_seed_and_step_give_the_same_mixture_and_others_give_others(fol
 
 def plan_of(model, method):
     task = SimpleNamespace(train=Series())
-    built = SimpleNamespace(model=model, loss=nn.CrossEntropyLoss(), task=task, source=SOURCE)
     train = Train(**(SETTLED | {"epochs": 4, "batch_size": 6, "optimizer": "adamw", "clip": 1.0}))
-    return TrainingPlan(Config(align=Align(method=method, mixed_until=0.25), train=train), built, engine())
+    config = Config(align=Align(method=method, mixed_until=0.25), train=train)
+    plan = Plan.from_settings(config, {})
+    built = SimpleNamespace(plan=plan, model=model, loss=nn.CrossEntropyLoss(), task=task, source=SOURCE)
+    return TrainingPlan(built, engine())
 
 
 def test_once_nothing_is_mixed_in_a_step_is_the_plain_one_bit_for_bit(folder):

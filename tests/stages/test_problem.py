@@ -11,8 +11,8 @@ from orca_cli.metrics.otdd import OTDD
 from orca_cli.metrics.transrate import TransRate
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin
-from orca_cli.stages import problem, trajectory
-from orca_cli.stages.compared import Exact, _floor
+from orca_cli.stages import align, compared, problem
+from orca_cli.stages.compared import Compared, source_floor
 from orca_cli.stages.problem import Labelled, Problem
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.training.engine import Engine
@@ -171,14 +171,14 @@ def test_otdd_draws_up_to_eight_classes_anew_at_every_step(model):
 
 
 @pytest.mark.parametrize("metric", [Count(), OTDD(labels=False), TransRate()])
-def test_the_exact_distance_is_of_as_many_points_whatever_the_metric(model, metric):
+def test_the_exact_distance_is_of_as_many_points_whatever_the_metric(model, metric, monkeypatch):
     source = Features(torch.randn(9, 16), torch.zeros(9, dtype=torch.long), 1)
     heldout = Labelled.from_labels(samples := Watched(), samples.targets())
-    compared = Problem(metric, source, {}, heldout, Align(max_samples=8), seed=0)
-    exact = Exact(source, heldout, compared, 0)
-    exact._metric = Count()
-    exact.value(model, Engine(torch.device("cpu"), "fp32"))
-    (target,) = exact._metric.targets
+    problem = Problem(metric, source, {}, heldout, Align(max_samples=8), seed=0)
+    exact = Count()
+    monkeypatch.setattr(compared, "OTDDExact", lambda: exact)
+    compared.exact_value(Compared(problem, heldout, None, None, {}), model, Engine(torch.device("cpu"), "fp32"))
+    (target,) = exact.targets
     assert (len(target.x), target.num_classes) == (200, 3)
 
 
@@ -186,9 +186,8 @@ def test_a_metric_of_the_target_alone_has_no_floor(tmp_path):
     source = Features(torch.randn(400, 16), torch.arange(400) % 2, 2)
     train = Labelled.from_labels(samples := Watched(), samples.targets())
     for metric, has_floor in ((OTDD(labels=False), True), (TransRate(), False)):
-        compared = Problem(metric, source, {}, train, Align(), seed=0)
-        floor = _floor(compared, source, {}, "source", tmp_path, 4, 0)
-        assert (floor is not None) == has_floor
+        floor = source_floor(Problem(metric, source, {}, train, Align(), seed=0), source, {}, "source", tmp_path, 4, 0)
+        assert set(floor) == ({"mean", "deviation", "points"} if has_floor else set())
 
 
 def test_tokens_that_are_left_out_are_not_computed_and_change_nothing(model, monkeypatch):
@@ -233,5 +232,5 @@ def test_a_layer_of_small_weights_has_a_smaller_rate_and_its_bias_the_same():
         layer.is_body_layer = is_body_layer
         settings = Align(lr=1e-2, largest_step=limit)
         optimizer = torch.optim.AdamW(layer.parameters(), lr=settings.lr)
-        assert trajectory._limited_rates(optimizer, layer, settings) == pytest.approx(expected)
+        assert align.limited_rates(optimizer, layer, settings) == pytest.approx(expected)
         assert len(optimizer.param_groups) == 4

@@ -4,8 +4,7 @@ import torch
 
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Examples, Features, SourceData, Tokens
-from orca_cli.stages import source_features as module
-from orca_cli.stages.source_features import Wanted, select_points, settings_key, source_features
+from orca_cli.stages.source_features import UniformDraw, Wanted, select_points, settings_key, source_features
 from orca_cli.terminal import LogReporter
 
 CPU = torch.device("cpu")
@@ -52,10 +51,15 @@ def test_a_draw_is_uniform_seeded_and_of_the_size_asked_for(tmp_path):
     assert key != other[1]
 
 
-def test_the_draw_does_not_depend_on_how_much_is_held_at_once(tmp_path, monkeypatch):
-    expected = points_of(tmp_path / "a", points=7)[0].x
-    monkeypatch.setattr(module, "_BATCH", 90)
-    assert torch.equal(points_of(tmp_path / "b", points=7)[0].x, expected)
+def test_the_draw_does_not_depend_on_how_much_is_held_at_once():
+    points, drawn = torch.arange(90), []
+    for size in (5, 90):
+        draw = UniformDraw(7, torch.Generator().manual_seed(0))
+        for start in range(0, 90, size):
+            draw.add(points[start : start + size, None], points[start : start + size])
+        drawn.append(draw.drawn()[1])
+    assert torch.equal(*drawn)
+    assert len(drawn[0]) == 7
 
 
 @pytest.mark.parametrize("name", ["checkpoint_digest", "preparation_digest"])
@@ -141,10 +145,14 @@ def test_the_gaussian_control_has_the_points_mean_and_covariance_and_nothing_els
     assert noise.x.std(0) == pytest.approx(cloud.x.std(0), rel=0.2)
 
 
-def test_there_are_no_more_clusters_than_distinct_points():
-    few = module.Entry({"x": torch.tensor([[0.0], [9.0], [9.0]]), "labels": torch.tensor([0, 1, 2])}, {"classes": 5})
-    clusters = module._variant(few, Wanted("tokens", 1, 3, 0, labels="clusters")).tensors["labels"].tolist()
-    assert (len(set(clusters)), clusters[1]) == (2, clusters[2])
+def test_there_are_no_more_clusters_than_distinct_points(tmp_path):
+    few = SourceData("text", "few", lambda: Examples(["3", "9"] * 5, np.arange(10) % 5, list("abcde")))
+    wanted = Wanted("tokens", 1, 100, 0, labels="clusters")
+    cloud = source_features(Counting(), few, wanted, CPU, tmp_path, LogReporter()).cloud
+    assert {(float(x), int(label)) for x, label in zip(cloud.x[:, 0], cloud.labels, strict=True)} in (
+        {(3, 0), (9, 1)},
+        {(3, 1), (9, 0)},
+    )
 
 
 def test_labels_can_be_clusters_of_the_points_or_shuffled(tmp_path):

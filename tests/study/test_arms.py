@@ -33,7 +33,7 @@ def orders(words, monkeypatch, steps):
         built = build(job.config, LogReporter())
         taken.clear()
         engine = Engine(choose_device("cpu"), "fp32")
-        with training_plan.TrainingPlan(built.config, built, engine, samples=built.learned) as plan:
+        with training_plan.TrainingPlan(built, engine, samples=built.learned) as plan:
             for step in range(steps):
                 plan.take(step)
         orders_by_arm[job.labels["arm"]] = list(taken)
@@ -79,7 +79,7 @@ def test_shuffled_labels_reach_the_problem_of_stage_2(body, monkeypatch, tmp_pat
                 [f"body.checkpoint={body}", "task.train_size=40", "source.size=80", f"align.target_labels={kind}"]
             )
             built = build(job.config, LogReporter())
-            members[kind] = compare(job.config, built, engine, LogReporter()).problem.train.members
+            members[kind] = compare(built, engine, LogReporter()).problem.train.members
             assert {c: len(rows) for c, rows in members[kind].items()} == dict.fromkeys(range(10), 4)
             targets = built.task.train.targets()  # stage 3 has the task's own
     assert all(set(targets[rows]) == {c} for c, rows in members["given"].items())

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from orca_cli import seeding
-from orca_cli.config.schema import Train
-from orca_cli.training.schedule import fitted_batch, smaller_batch
-from tests.training.toy import Dense, Pairs, plan
+from orca_cli.config.schema import Config, Train
+from orca_cli.stages.plan import Plan
+from tests.training.toy import SETTLED, Dense, Pairs, plan
 
 
 def test_the_order_of_an_epoch_is_drawn_once_and_is_that_of_its_name(monkeypatch):
@@ -81,11 +81,11 @@ def test_a_warmup_that_fits_is_as_set_and_so_is_one_without_a_limit():
     ],
 )
 def test_a_step_asks_for_no_more_samples_than_there_are(configured, n, taken):
-    settings = Train(batch_size=configured[0], accumulation=configured[1])
-    fitted = fitted_batch(settings, n)
+    settings = Train(**SETTLED | {"batch_size": configured[0], "accumulation": configured[1]})
+    train = Plan.from_settings(Config(train=settings), {}).train
+    fitted = train.fitted(n)
     assert (fitted.batch_size, fitted.accumulation) == taken
-    assert (settings.batch_size, settings.accumulation) == configured
-    assert bool(smaller_batch(settings, n)) == (configured != taken)
+    assert bool(train.smaller_batch(n)) == (configured != taken)
     steps = plan(
         Dense(1),
         Pairs(np.zeros((n, 1, 6), np.float32)),

@@ -13,6 +13,7 @@ from orca_cli.finetuning.layernorm import LayerNorm
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text
 from orca_cli.stages import align
+from orca_cli.stages.plan import Plan
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training import engine as engines
 from orca_cli.training.activations import cast_once
@@ -65,13 +66,15 @@ def test_stage_3_casts_frozen_weights_once_and_takes_the_same_steps(tmp_path):
     for is_context in (False, True):
         model = build_model(body=text.load(str(folder)), kind="classes", input_shape=(3, 6), num_outputs=2, seed=0)
         LayerNorm().apply(model)
-        built = SimpleNamespace(model=model, loss=cross_entropy, task=SimpleNamespace(train=Pairs([0, 1, 1, 0])))
-        plan = TrainingPlan(Config(train=Train(**SETTLED | {"lr": 1e-2})), built, Engine(CPU, "bf16"))
-        with plan if is_context else nullcontext():
+        plan = Plan.from_settings(Config(train=Train(**SETTLED | {"lr": 1e-2})), {})
+        task = SimpleNamespace(train=Pairs([0, 1, 1, 0]))
+        built = SimpleNamespace(plan=plan, model=model, loss=cross_entropy, task=task)
+        steps = TrainingPlan(built, Engine(CPU, "bf16"))
+        with steps if is_context else nullcontext():
             for step in range(3):
-                plan.take(step)
+                steps.take(step)
             casts.append({value.dtype for value in model.body.parameters() if not value.requires_grad})
-        plan.close()
+        steps.close()
         weights.append(model.state_dict())
     assert casts == [{torch.float32}, {torch.bfloat16}]
     assert all(map(torch.equal, *(one.values() for one in weights)))
@@ -114,4 +117,4 @@ def test_mps_is_for_those_who_type_it_and_aligns_nothing(monkeypatch):
     assert [choose_device(device).type for device in ("auto", "mps")] == ["cpu", "mps"]
     engine = SimpleNamespace(device=torch.device("mps"))
     with pytest.raises(UnavailableError, match="mps has no float64; use device=cpu, or metric=none"):
-        align.trained(None, None, engine, None, None)
+        align.trained(None, engine, None, None)

@@ -9,6 +9,7 @@ from torch import nn
 from orca_cli.config.schema import Config, Train
 from orca_cli.interfaces import Batch, Scale
 from orca_cli.models.transfer import TransferModel
+from orca_cli.stages.plan import Plan
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training.engine import Engine
 from orca_cli.training.schedule import BETAS, make_optimizer
@@ -21,7 +22,10 @@ SETTLED = {
     "weight_decay": 0.0,
     "warmup_epochs": 5,
     "clip": 0,
-}  # of the paper
+    "members": 1,
+    "select": "last",
+    "refit": False,
+}  # of the paper, as far as settings are open
 SGD = Train(optimizer="sgd", lr=0.1, weight_decay=0.0)
 
 
@@ -92,6 +96,8 @@ def scale_of(y):
 
 def plan(model, samples, loss, protocol="clean", **settings):
     """Return the plan of a run's stage 3."""
-    built = SimpleNamespace(model=model, loss=loss, task=SimpleNamespace(train=samples))
-    config = Config(train=Train(**(SETTLED | settings)), protocol=protocol)
-    return TrainingPlan(config, built, engine())
+    settings = Config(train=Train(**(SETTLED | settings)), protocol=protocol)
+    built = SimpleNamespace(
+        plan=Plan.from_settings(settings, {}), model=model, loss=loss, task=SimpleNamespace(train=samples)
+    )
+    return TrainingPlan(built, engine())

@@ -1,0 +1,272 @@
+"""What is decided about a run: only what is open, the same for the same settings and data, and as recorded on a resume."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from orca_cli.config import checks, compose
+from orca_cli.config.schema import Config, Train
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.stages.finetune import choice_record
+from orca_cli.stages.member_training import is_better, members_of
+from orca_cli.stages.plan import BEST_FROM, ERROR_FROM, Decision, Plan, decide, read_decisions, unused_budget
+from orca_cli.tasks.shared.samples import ArraySamples
+
+NAMES = ("members", "epochs", "batch_size", "lr", "warmup_epochs", "weight_decay", "clip")
+MILLION = 1_000_000
+FEW, MIDDLE, MANY = BEST_FROM - 1, BEST_FROM, ERROR_FROM
+
+
+def task(n, validation=1000, drawn=False):
+    return SimpleNamespace(train=range(n), validation=range(validation), validation_drawn=drawn)
+
+
+def plan_for(n=200, tokens=40, parameters=10 * MILLION, level="normal", is_started=False, data=None, **train):
+    config = Config(train=Train(**train), budget=level)
+    return decide(config, data or task(n), tokens, parameters=parameters, is_started=is_started)
+
+
+def by_budget(plan):
+    return {key for key in plan.decided if key.removeprefix("train.") in NAMES}
+
+
+def steps(plan, n):
+    return plan.train.epochs * -(-n // (min(plan.train.batch_size, n) * plan.train.accumulation))
+
+
+def test_everything_that_is_open_is_decided_and_the_composed_settings_stay_as_they_are():
+    composed = Config()
+    plan = decide(composed, task(85), 25, parameters=10 * MILLION)
+    assert by_budget(plan) == {f"train.{name}" for name in NAMES}
+    assert all(getattr(plan.train, key.removeprefix("train.")) == one.value for key, one in plan.decided.items())
+    assert plan.decided["train.epochs"].why == "budget=normal: 85 samples of 25 tokens, 10 M parameters"
+    assert all(getattr(composed.train, name) is None for name in NAMES)
+    assert plan == decide(composed, task(85), 25, parameters=10 * MILLION)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_set_is_not_decided_whatever_its_value(name):
+    value = {"members": 2, "epochs": 3, "batch_size": 5, "lr": 7.0}.get(name, 0.0)
+    plan = plan_for(**{name: value})
+    assert getattr(plan.train, name) == value
+    assert by_budget(plan) == {f"train.{other}" for other in NAMES if other != name}
+
+
+def test_a_resumed_run_takes_what_it_recorded_and_nothing_changes_what_is_set():
+    """Whatever the rules would say, such as those of a later version; what follows from a recorded number does."""
+    decisions = {"train.epochs": {"value": 50, "why": "once"}, "train.lr": {"value": 9, "why": ""}}
+    record = {"decided": decisions, "splits": {"train": {"n": 85}, "test": {"n": 9}}}
+    recorded = read_decisions(record, {"train": {"n": 85}})
+    assert read_decisions(record, {"train": {"n": 86}}) == read_decisions({}, {"train": {"n": 85}}) == {}
+    plan = decide(Config(train=Train(lr=0.5)), task(85), 25, parameters=MILLION, recorded=recorded)
+    assert (plan.train.epochs, plan.decided["train.epochs"].why, plan.train.warmup_epochs) == (50, "once", 5)
+    assert (plan.train.lr, "train.lr" in plan.decided) == (0.5, False)
+    with pytest.raises(ValueError, match="train.epochs=3 is set"):
+        Plan.from_settings(Config(train=Train(epochs=3)), {"train.epochs": Decision(4, "")})
+    with pytest.raises(ValueError, match="nothing decides train.batch_size"):
+        Plan.from_settings(Config(train=Train(epochs=3)), {})
+
+
+def test_a_model_that_starts_from_what_it_knows_takes_a_quarter_of_the_steps_and_one_member():
+    normal, typed = (plan_for(300, 64, MILLION, is_started=True, epochs=epochs) for epochs in (None, 7))
+    assert (normal.train.members, typed.train.epochs) == (1, 7)
+    assert steps(normal, 300) == pytest.approx(100, abs=10)
+    thorough = plan_for(300, 64, MILLION, "thorough", is_started=True)
+    assert (thorough.train.members, steps(thorough, 300)) == (5, pytest.approx(400, abs=10))
+
+
+@pytest.mark.parametrize("n", [7, 36, 85, 200, 500])
+def test_small_sets_get_about_400_steps_quick_a_quarter_and_each_member_of_thorough_as_many(n):
+    whole = {level: steps(plan_for(n, level=level), n) for level in ("quick", "normal", "thorough")}
+    assert whole["normal"] == pytest.approx(400, rel=0.04)
+    assert whole["quick"] == pytest.approx(100, rel=0.1)
+    assert whole["thorough"] == whole["normal"]
+
+
+def test_large_sets_are_seen_whole_and_steps_grow_with_the_samples_only():
+    taken = [steps(plan_for(n), n) for n in (501, 1441, 5000, 5001, 50_000)]
+    assert taken == sorted(taken)
+    assert plan_for(50_000_000).train.epochs == 1
+    assert plan_for(1441).train.epochs == 8
+
+
+def test_the_samples_that_count_are_those_that_stage_3_trains_on():
+    """Including validation samples in a refit, excluding those that a fold holds out."""
+    plan = plan_for(data=task(85, 15, drawn=True))
+    assert plan.decided["train.epochs"].why.startswith("budget=normal: 100 samples")
+    plan = plan_for(data=task(100, 15), folds=5)
+    assert plan.decided["train.epochs"].why.startswith("budget=normal: 80 samples")
+    assert (plan.train.members, plan.train.models) == (1, 5)
+
+
+def test_members_by_the_budget_and_folds_are_members_enough():
+    assert [plan_for(level=level).train.members for level in ("quick", "normal", "thorough", 5.0)] == [1, 2, 5, 1]
+    assert plan_for(level="thorough", folds=3).train.members == 1
+    # A normal run has two where they cost little and its length is left open.
+    sizes = [{}, {"n": 5000}, {"n": 5001}, {"tokens": 129}, {"parameters": 51 * MILLION}, {"epochs": 3}]
+    assert [plan_for(**size).train.members for size in sizes] == [2, 2, 1, 1, 1, 1]
+    assert plan_for(level="thorough", epochs=3).train.members == 5
+
+
+def test_the_warm_up_is_a_share_of_what_is_set():
+    assert plan_for(epochs=30).train.warmup_epochs == pytest.approx(3)
+    assert plan_for(epochs=30, decay_epochs=10.0).train.warmup_epochs == pytest.approx(1)
+    assert plan_for(epochs=1).train.warmup_epochs == pytest.approx(0.1)
+
+
+def test_steps_count_not_epochs_when_the_batch_is_set():
+    few, many = (plan_for(480, batch_size=size).train for size in (16, 48))
+    assert 3 * few.epochs == pytest.approx(many.epochs, abs=2)
+    assert steps(plan_for(480, batch_size=16, accumulation=3), 480) == pytest.approx(400, rel=0.06)
+    assert plan_for(7).train.batch_size == 7
+
+
+def test_large_bodies_get_a_lower_rate():
+    assert plan_for(parameters=125 * MILLION).train.lr < plan_for().train.lr
+
+
+@pytest.mark.parametrize("protocol", ["paper", "release"])
+def test_other_protocols_leave_nothing_to_the_budget(protocol):
+    with compose.session() as session:
+        config = session.compose(["task=digits", f"protocol={protocol}"]).config
+        plan = decide(config, task(85), 25, parameters=10 * MILLION)
+        assert plan.decided == {}
+        assert (plan.train.epochs, plan.train.batch_size, plan.train.clip) == (60, 32, 0)
+        with pytest.raises(ConfigError, match="protocol="):
+            session.compose(["task=digits", f"protocol={protocol}", "budget=quick"])
+
+
+def test_a_budget_that_decides_nothing_is_said():
+    assert "budget=quick" in unused_budget(plan_for(epochs=3, level="quick"))
+    assert unused_budget(plan_for(level="quick")) == unused_budget(plan_for(epochs=3)) == ""
+
+
+@pytest.mark.parametrize("value", ["fast", 0, -1, True, float("nan"), None])
+def test_other_budgets_are_refused(value):
+    with pytest.raises(ConfigError, match="budget"):
+        checks.check_settings(dataclasses.replace(Config(), budget=value))
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "expected"),
+    [
+        ((FEW, True), {}, ("last", None, True)),
+        ((FEW, False), {}, ("last", None, False)),
+        ((MIDDLE, True), {}, ("best", "loss", False)),
+        ((MANY - 1, True), {}, ("best", "loss", False)),
+        ((MANY, True), {}, ("best", "error", False)),
+        ((FEW, True), {"select": "best"}, ("best", "loss", False)),
+        ((FEW, True), {"select": "best", "select_by": "error"}, ("best", "error", False)),
+        ((MANY, True), {"select": "last"}, ("last", None, True)),
+        ((MANY, True), {"select": "last", "refit": False}, ("last", None, False)),
+        ((MANY, False), {"refit": True}, ("last", None, True)),
+        ((MANY, True), {"folds": 3}, ("last", None, True)),
+        ((MANY, False), {"folds": 3}, ("last", None, False)),
+        ((MANY, True), {"members": 3}, ("best", "error", False)),
+        # What was asked to be small, or is the test split, is not trained on.
+        ((FEW, True), {"train_fraction": 0.5}, ("last", None, False)),
+        ((FEW, True), {"validate_on": "test"}, ("last", None, False)),
+    ],
+)
+def test_what_chooses_the_weights(data, settings, expected):
+    fraction = {"train_fraction": settings.pop("train_fraction")} if "train_fraction" in settings else {}
+    config = Config(task=fraction, train=Train(epochs=2, **settings))
+    checks.check_settings(config)
+    train = decide(config, task(30, *data), 25, parameters=MILLION).train
+    assert (train.select, train.select_by if train.select == "best" else None, train.refit) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"folds": 1}, "train.folds: 1 is not allowed"),
+        ({"folds": 3, "members": 2}, "train.members=2: contradicts train.folds=3"),
+        ({"folds": 3, "select": "best"}, "train.folds=3: leaves no samples to choose by"),
+        ({"refit": True, "select": "best"}, "train.refit=true: leaves no samples to choose by"),
+        ({"refit": True, "validate_on": "test"}, "train.refit=true: does not go with train.validate_on=test"),
+        ({"refit": "yes"}, "train.refit"),
+    ],
+)
+def test_contradictions_are_refused_before_any_data_are_read(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        checks.check_settings(Config(train=Train(**settings)))
+
+
+@pytest.mark.parametrize(
+    ("earlier", "value", "better"),
+    [
+        ([], 0.5, True),
+        ([0.5], 0.4, True),
+        ([0.5], 0.6, False),
+        ([0.5, 0.4], 0.4, True),  # the later of equal ones
+        ([0.5, None], 0.5, True),
+        ([0.5], None, False),
+        ([None], None, True),
+        ([None], 0.9, True),
+    ],
+)
+def test_of_equal_epochs_the_later_is_better_and_an_undefined_one_never_than_a_known(earlier, value, better):
+    lines = [{"validation_error": one} for one in [*earlier, value]]
+    assert is_better(lines[-1], lines[:-1], "validation_error") is better
+
+
+def samples(n, start=0):
+    x = np.arange(start, start + n, dtype=np.float32)[:, None, None] * np.ones((1, 1, 4), np.float32)
+    return ArraySamples(x, np.arange(start, start + n) % 3)
+
+
+def members(validation, seed=5, split_seed=0, **settings):
+    """Return what was built of 30 training samples and some for validation, and its members."""
+    data = SimpleNamespace(
+        kind="classes", input_shape=(1, 4), train=samples(30), validation=samples(validation, 30), validation_drawn=True
+    )
+    config = Config(task={"split_seed": split_seed}, seed=seed, train=Train(epochs=2, **settings))
+    plan = decide(config, data, 4, parameters=MILLION)
+    summary = {"splits": {"val": {"sha256": "v"}}}
+    built = SimpleNamespace(plan=plan, task=data, learned=plan.train.learned(data), summary=summary)
+    return built, members_of(built)
+
+
+def numbers(samples):
+    """Return which samples of the data these are; an input holds its number."""
+    return sorted(samples.batch(np.arange(len(samples))).x[:, 0, 0].int().tolist())
+
+
+def test_a_refit_trains_on_every_sample_and_leaves_none_to_judge():
+    built, (only,) = members(9, select="last")
+    assert numbers(only.samples) == list(range(39))
+    assert (only.held_out, only.folder, only.seed) == (None, "", 5)
+    record = choice_record(built, [2])
+    assert (record["on"], record["n"], record["learned"], record["sha256"]) == ("nothing", 0, 39, None)
+    assert "trained on the validation samples" in record["reason"]
+    built, (only,) = members(9, select="last", refit=False)
+    assert (numbers(only.samples), numbers(only.held_out)) == (list(range(30)), list(range(30, 39)))
+    assert choice_record(built, [2])["sha256"] == "v"
+
+
+def test_every_sample_is_held_out_by_one_fold_and_trained_on_by_the_others():
+    built, fold_members = members(9, folds=4)
+    assert [member.folder for member in fold_members] == ["fold-0", "fold-1", "fold-2", "fold-3"]
+    assert len({member.seed for member in fold_members}) == 4
+    assert sorted(number for member in fold_members for number in numbers(member.held_out)) == list(range(39))
+    for member in fold_members:
+        assert sorted(numbers(member.samples) + numbers(member.held_out)) == list(range(39))
+        assert numbers(member.held_out) == sorted(member.rows.tolist())
+        assert np.ptp(np.bincount(member.held_out.targets(), minlength=3)) <= 1
+    assert built.plan.train.count_learned(built.task) == max(len(member.samples) for member in fold_members)
+    record = choice_record(built, [2] * 4)
+    assert (record["on"], record["n"], record["epoch"], record["members"]) == ("folds", 39, 2, 4)
+    with pytest.raises(DataError, match="50 folds of 39 training samples"):
+        members(9, folds=50)
+
+
+def test_folds_are_drawn_by_the_seed_of_the_split_and_members_by_that_of_the_run():
+    first, other, moved = (members(9, folds=3, **change)[1] for change in ({}, {"seed": 6}, {"split_seed": 1}))
+    assert [numbers(one.held_out) for one in first] == [numbers(one.held_out) for one in other]
+    assert [numbers(one.held_out) for one in first] != [numbers(one.held_out) for one in moved]
+    assert {one.seed for one in first}.isdisjoint(one.seed for one in other)
+    _, several = members(FEW, members=3, refit=False)
+    assert [one.folder for one in several] == ["member-0", "member-1", "member-2"]
+    assert len({one.seed for one in several}) == 3

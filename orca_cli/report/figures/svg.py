@@ -167,20 +167,26 @@ def _dots(drawing: Drawing, chart: Dots) -> None:
 
 
 def _matrix(drawing: Drawing, chart: Matrix) -> None:
-    """Draw cells that are wide enough for their texts, with names around them, or with numbers whose names stand below."""
+    """Draw cells that are wide enough for their texts, with names around them, or with numbers whose names stand below.
+
+    Names of both rows and columns are numbered from the first row and column on.
+    """
     lines = [line for row in chart.texts for text in row for line in text.split("\n")]
     is_beside = all(cell_len(name) <= _LONGEST_BESIDE for name in chart.rows)
-    left = 32 + CHARACTER * max(map(cell_len, chart.rows), default=0) * is_beside
+    both = [name for name in chart.rows if name in chart.columns]  # others, such as precision, always show their names
+    beside = [name for name in chart.rows if is_beside or name not in both]
+    left = 32 + CHARACTER * max(map(cell_len, beside), default=0)
     side = max((WIDTH - left - 8) / max(len(chart.columns), 1), _room(lines), 16)
     height = min(side, 38)
-    is_numbered = not is_beside or _room(chart.columns) > side
+    is_numbered = not is_beside or _room(both) > side
     top = drawing.y + 18
     for j, name in enumerate(chart.columns):
-        drawing.text(left + (j + 0.5) * side, top - 5, str(j + 1) if is_numbered else name, "f", "middle")
+        shown = str(j + 1) if is_numbered and name in both else name
+        drawing.text(left + (j + 0.5) * side, top - 5, shown, "f", "middle")
     for i, (name, row, shades) in enumerate(zip(chart.rows, chart.texts, chart.shades, strict=True)):
         y = top + i * height
-        shown = [str(i + 1)] * is_numbered + [name] * is_beside
-        drawing.text(left - 6, y + height / 2 + 4, " ".join(shown), "f", "end")
+        words = [str(i + 1)] * (is_numbered and name in both) + [name] * (name in beside)
+        drawing.text(left - 6, y + height / 2 + 4, " ".join(words), "f", "end")
         for j, (text, shade) in enumerate(zip(row, shades, strict=True)):
             x = left + j * side
             if shade is not None:
@@ -192,7 +198,7 @@ def _matrix(drawing: Drawing, chart: Matrix) -> None:
     drawing.width = max(drawing.width, left + side * len(chart.columns) + 8)
     drawing.y = top + len(chart.rows) * height + 8
     if not is_beside:
-        for i, name in enumerate(chart.rows):
+        for i, name in enumerate(both):
             drawing.text(26, drawing.y + 10, str(i + 1), "f", "end")
             drawing.text(32, drawing.y + 10, cut(name, 50))
             drawing.y += 16

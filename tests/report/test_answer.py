@@ -198,6 +198,7 @@ def test_an_svg_has_a_label_and_every_count_and_needs_nothing_else(names, most):
         assert len(root.findall("{*}rect")) == np.count_nonzero(matrix.counts) + 1  # besides the ground
         shown = Counter(element.text for element in root.iterfind("{*}text"))
         assert not Counter(map(str, matrix.counts[matrix.counts > 0].tolist())) - shown
+        assert shown["precision"] >= 1 <= shown["recall"]  # named even where classes are numbered
     assert text == svg.draw(matrix, '<my> & "task"')
 
 

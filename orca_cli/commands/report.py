@@ -14,11 +14,11 @@ from rich.text import Text
 
 from orca_cli import storage, terminal
 from orca_cli.config.configuration import default_folders
-from orca_cli.exceptions import DataError, OrcaError, SweepError, UnavailableError, UsageError, suggest
-from orca_cli.report.figures import files, of_report
-from orca_cli.report.records.collect import Collection, collect, select_study
-from orca_cli.report.records.details import origin_of
+from orca_cli.exceptions import OrcaError, SweepError, UnavailableError, UsageError
+from orca_cli.report.figures import contents, files
+from orca_cli.report.records.collect import collect
 from orca_cli.report.records.filters import Values, pair, where
+from orca_cli.report.records.study_members import origin_of, select_study
 from orca_cli.report.rendering.console import FORMATS, Page
 from orca_cli.report.statistics.across import across
 from orca_cli.report.statistics.paired import Comparison, compare
@@ -158,9 +158,10 @@ def _table(arguments: argparse.Namespace, folders: list[Path]) -> Table:
     collection = collect(folders)
     if arguments.study is not None:
         collection = select_study(collection, folders, arguments.study)
-    for key in ("task", "metric"):
-        collection = _filtered(collection, key, getattr(arguments, key))
     values = Values()
+    for key in ("task", "metric"):
+        if names := getattr(arguments, key):
+            collection = where(collection, f"{key}={','.join(names)}", values, f"--{key}")
     for text in arguments.where:
         collection = where(collection, text, values)
     choice = None if arguments.choose is None else choose(collection, arguments.choose, values)
@@ -196,8 +197,7 @@ def _html(page: Page, arguments: argparse.Namespace, folders: list[Path], failur
 
 def _write_figures(page: Page, arguments: argparse.Namespace) -> list[OrcaError]:
     """Write the figures; returns why some are missing."""
-    groups = of_report.groups_of(page.table)
-    charts = of_report.all_of(page.table, page.comparison, groups, of_report.read_all(groups))
+    charts = contents.all_charts(page.table, page.comparison)
     try:
         written = files.write(charts, arguments.figures, files.formats_of(arguments.figures_as))
     except UnavailableError as error:
@@ -217,17 +217,3 @@ def _comparison(table: Table, folders: list[Path], arguments: argparse.Namespace
         return None
     axis, value = pair(arguments.against, "--against")
     return compare(table, axis, value, margin, origin_of(folders, arguments.study, default_folders()["runs"]))
-
-
-def _filtered(collection: Collection, key: str, names: list[str]) -> Collection:
-    if not names:
-        return collection
-    available = {getattr(run, key) for run in collection.runs}
-    for name in names:
-        if name not in available:
-            raise DataError(f"no run has the {key} '{name}'", where=f"--{key}", hint=suggest(name, available))
-    runs, superseded = (
-        [run for run in candidates if getattr(run, key) in names]
-        for candidates in (collection.runs, collection.superseded)
-    )
-    return dataclasses.replace(collection, runs=runs, superseded=superseded)

@@ -13,12 +13,12 @@ from scipy import stats
 
 from orca_cli.cli import main
 from orca_cli.exceptions import DataError
-from orca_cli.report.page.results import over_all_tasks
+from orca_cli.report.page.document import page
 from orca_cli.report.records.collect import collect
 from orca_cli.report.records.filters import where
-from orca_cli.report.statistics.across import MOST, across, matrix, profiles
+from orca_cli.report.records.study_members import Origin
+from orca_cli.report.statistics.across import MOST, across, matrix, mean_ranks, profiles
 from orca_cli.report.statistics.paired import compare
-from orca_cli.report.statistics.ranks import mean_ranks
 from orca_cli.report.tables.table import build_table
 from tests.report.trees import add_run
 
@@ -211,7 +211,7 @@ def test_a_task_measured_in_two_ways_is_not_two_sets(tmp_path):
         across(table := build_table(collect([tmp_path])))
     with pytest.raises(DataError, match=f"--against: {message}"):
         compare(table, "metric", "none", 0.5)
-    assert "measured in 2 ways" in over_all_tasks(table)
+    assert "measured in 2 ways" in page(table, None, "orca report", Origin())
     table = build_table(where(collect([tmp_path]), "protocol=clean"))
     assert [one.sets for one in compare(table, "metric", "none", 0.5).overall] == [2]
     assert {pair.tasks for pair in across(table).pairs} == {2}

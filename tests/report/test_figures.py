@@ -1,9 +1,8 @@
-"""Figures: well-formed SVG with a label, true to their numbers; PNG and PDF by matplotlib where it is installed."""
+"""Figures: well-formed SVG with a label, true to their numbers; the same drawing as PNG and PDF by matplotlib."""
 
 from __future__ import annotations
 
 import importlib.util
-import math
 import re
 import sys
 import xml.etree.ElementTree as ET
@@ -15,50 +14,41 @@ from hypothesis import strategies as st
 
 from orca_cli.cli import main
 from orca_cli.report.figures import svg
-from orca_cli.report.figures.charts import Bars, Chart, Dot, Dots, Lines, Matrix, Series, bounds, log_ticks, ticks
-from orca_cli.report.figures.of_report import all_of, groups_of, read_all
+from orca_cli.report.figures.charts import Dot, Dots, Lines, Matrix, Scatter, Series, bounds, log_ticks, ticks
+from orca_cli.report.figures.contents import all_charts
+from orca_cli.report.figures.files import write
 from orca_cli.report.records.collect import collect
-from orca_cli.report.records.details import mean_curve
+from orca_cli.report.records.details import curves, mean_curve
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.table import build_table
 from tests.report.trees import add_run, details
 
 SPACE = "{http://www.w3.org/2000/svg}"
 FINITE = st.floats(-1e6, 1e6)
+NAME = "\"><script>&\x00\ud800'"
+EVERY_KIND = [
+    Lines("lines", NAME, NAME, NAME, (Series(NAME, ((0, 1, 1, 1), (1, 2, 2, 2)), 0),), NAME),
+    Dots("dots", NAME, NAME, (Dot(NAME, 1.0, 0, text=NAME),), NAME),
+    Matrix("matrix", NAME, (NAME, "b"), (NAME, "b"), (("", "1"), ("2\n3 %", "")), ((None, 0.5), (-0.5, None)), NAME),
+    Scatter("scatter", NAME, NAME, NAME, ((0.1, 0.2), (0.5, 1.5)), 0.0, 1.0, NAME),
+]
 
 
-def _charts(root: Path) -> list[Chart]:
+def _points(path: str) -> list[tuple[float, ...]]:
+    return [tuple(map(float, corner.split())) for corner in path.strip("MZ").split("L")]
+
+
+def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path: Path) -> None:
     for metric in ("otdd", "none"):
         for seed in range(3):
-            fields = details(seed, metric=metric)
-            add_run(root, metric=metric, seed=seed, value=0.1 + 0.1 * (metric == "none") + seed / 100, **fields)
-    table = build_table(collect([root]))
-    groups = groups_of(table)
-    return list(all_of(table, compare(table, "metric", "none", 0.5), groups, read_all(groups)))
-
-
-def _numbers(path: str) -> list[tuple[float, float]]:
-    """Return the points of a path of our own drawing: M, then l with differences."""
-    words = [float(word) for word in re.findall(r"-?(?:\d+\.?\d*|\.\d+)", path)]
-    points, x, y = [], 0.0, 0.0
-    for dx, dy in zip(words[::2], words[1::2], strict=True):
-        x, y = x + dx, y + dy
-        points.append((x, y))
-    return points
-
-
-def test_every_figure_is_wellformed_and_has_a_label(tmp_path: Path) -> None:
-    charts = _charts(tmp_path)
+            value = 0.1 + 0.1 * (metric == "none") + seed / 100
+            add_run(tmp_path, metric=metric, seed=seed, value=value, **details(seed, metric=metric))
+    table = build_table(collect([tmp_path]))
+    charts = list(all_charts(table, compare(table, "metric", "none", 0.5)))
     names = [chart.name for chart in charts]
     assert len(set(names)) == len(names)
-    assert {re.sub(r"(-\d+)+$", "", name) for name in names} == {
-        "gains",
-        "errors",
-        "distance",
-        "loss",
-        "validation",
-        "times",
-    }
+    kinds = {re.sub(r"(-\d+)+$", "", name) for name in names}
+    assert kinds == {"gains", "errors", "distance", "loss", "validation", "times"}
     for chart in charts:
         root = ET.fromstring(svg.draw(chart))
         assert root.attrib["aria-label"].startswith(chart.title)
@@ -66,17 +56,11 @@ def test_every_figure_is_wellformed_and_has_a_label(tmp_path: Path) -> None:
         assert float(root.get("height", "0")) > 60
 
 
-def test_names_with_markup_stay_names() -> None:
-    name = "\"><script>&\x00\ud800'"
-    for chart in (
-        Lines("n", name, name, name, (Series(name, ((0, 1, 1, 1), (1, 2, 2, 2)), 0),), name),
-        Dots("n", name, name, (Dot(name, 1.0, 0, text=name),), name),
-        Bars("n", name, name, (name,), ((name, (1.0,), name),), name),
-        Matrix("n", name, (name,), (name,), ((name,),), ((0.5,),), name),
-    ):
-        root = ET.fromstring(svg.draw(chart))
-        assert "script" not in {element.tag.removeprefix(SPACE) for element in root.iter()}
-        assert "<script>" in "".join(root.itertext())
+@pytest.mark.parametrize("chart", EVERY_KIND, ids=lambda chart: chart.name)
+def test_names_with_markup_stay_names(chart: Lines | Dots | Matrix | Scatter) -> None:
+    root = ET.fromstring(svg.draw(chart))
+    assert "script" not in {element.tag.removeprefix(SPACE) for element in root.iter()}
+    assert "<script>" in "".join(root.itertext())
 
 
 @given(st.lists(FINITE, min_size=2, max_size=30))
@@ -84,14 +68,11 @@ def test_a_line_goes_down_where_its_values_do(values: list[float]) -> None:
     points = tuple((float(place), value, value, value) for place, value in enumerate(values))
     root = ET.fromstring(svg.draw(Lines("n", "t", "x", "y", (Series("s", points, 0),))))
     path, _ = [one.get("d", "") for one in root.iter(f"{SPACE}path") if one.get("class") == "l c0"]  # the other: legend
-    drawn = _numbers(path)
+    drawn = _points(path)
     low, high = bounds(values)
-    for x, y in drawn:
-        assert 0 <= x <= svg.WIDTH
-        assert 0 <= y <= float(root.get("height", "0"))
-    first, last = drawn[0][1], drawn[-1][1]
+    assert all(0 <= x <= 360 and 0 <= y <= float(root.get("height", "0")) for x, y in drawn)
     rise = (values[-1] - values[0]) / (high - low)
-    assert (first - last) / 170 == pytest.approx(rise, abs=0.01)
+    assert (drawn[0][1] - drawn[-1][1]) / 170 == pytest.approx(rise, abs=0.01)
 
 
 @given(FINITE, FINITE)
@@ -113,39 +94,35 @@ def test_logarithmic_ticks_are_at_most_five_decades(low: float, factor: float) -
 
 
 def test_a_mean_curve_has_the_extremes_of_its_seeds() -> None:
-    curves = (((0.0, 1.0), (1.0, 2.0)), ((0.0, 3.0), (1.0, 6.0)), ((0.0, 5.0),))
-    assert mean_curve(curves) == [(0.0, 3.0, 1.0, 5.0), (1.0, 4.0, 2.0, 6.0)]
+    values = (((0.0, 1.0), (1.0, 2.0)), ((0.0, 3.0), (1.0, 6.0)), ((0.0, 5.0),))
+    assert mean_curve(values) == [(0.0, 3.0, 1.0, 5.0), (1.0, 4.0, 2.0, 6.0)]
     assert mean_curve([((0.0, 1.0),), ((1.0, 1.0),), ()]) == []
 
 
-def test_values_that_are_no_numbers_are_left_out_of_curves(tmp_path: Path) -> None:
+def test_values_that_are_not_numbers_are_left_out(tmp_path: Path) -> None:
     fields = details(0)
     good, bad = {"epoch": 2, "train_loss": 3.0}, {"epoch": 1, "train_loss": "x"}
     fields["curves"]["finetune"] = [bad, 7, {"epoch": None, "train_loss": 1.0}, good]
-    fields["seconds"] = {"align": True, "finetune": -1, "build": 2}
-    fields["metric_value"] = [1, 2]
-    fields["baselines"] = {"linear": {"error": math.pi}, "forest": {"error": "0.1"}, "rocket": 3}
-    add_run(tmp_path, **fields)
-    table = build_table(collect([tmp_path]))
-    (one,) = read_all(groups_of(table)).values()
-    assert one.loss == ((2.0, 3.0),)
-    assert one.seconds == {"build": 2.0}
-    assert one.before is None
-    assert [baseline.name for baseline in one.baselines] == ["linear"]
+    fields |= {"seconds": {"align": True, "finetune": -1, "build": 2}, "metric_value": [1, 2]}
+    fields["baselines"] = {"linear": {"error": 3.5}, "forest": {"error": "0.1"}, "rocket": 3}
+    path = add_run(tmp_path, **fields)
+    (run,) = collect([tmp_path]).runs
+    assert run.score
+    assert curves(path).loss == ((2.0, 3.0),)
+    assert (run.score.times, run.score.seconds, run.score.before) == ({"build": 2.0}, None, None)
+    assert run.score.baselines == [("linear", 3.5)]
 
 
 def test_figures_are_written_as_svg_without_matplotlib(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_run(tmp_path / "runs", **details(0))
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
     words = ["report", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]
     assert main(words) == 14
-    error = capsys.readouterr().err
-    assert error == (
-        "orca: error: --figures: PNG and PDF need matplotlib, which is not installed; pip install 'orca-transfer[plot]', or "
-        "add --figures-as svg\n"
-    )
+    message = "PNG and PDF need matplotlib, which is not installed; pip install 'orca-transfer[plot]', or add --figures-as svg"
+    assert capsys.readouterr().err == f"orca: error: --figures: {message}\n"
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert names == {"errors-1.svg", "distance-1-1.svg", "loss-1.svg", "validation-1.svg", "times.svg"}
     assert main([*words, "--figures-as", "svg"]) == 0
@@ -153,16 +130,11 @@ def test_figures_are_written_as_svg_without_matplotlib(
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed (extra plot)")
 def test_figures_are_written_as_png_and_pdf(tmp_path: Path) -> None:
-    from orca_cli.report.figures.files import write
-
-    matrix = Matrix("matrix", "$a", ("a", "b"), ("a", "b"), (("", "1"), ("2", "")), ((None, 0.5), (-0.5, None)))
-    kinds = {type(chart): chart for chart in _charts(tmp_path / "runs")}
-    charts = [*kinds.values(), matrix]
-    files = write(charts, tmp_path / "figures", ["png", "pdf"])
-    assert len(files) == 2 * len(charts)
+    files = write(EVERY_KIND, tmp_path / "figures", ["png", "pdf"])
+    assert len(files) == 2 * len(EVERY_KIND)
     for file in files:
         start = file.read_bytes()[:8]
         assert start.startswith(b"\x89PNG" if file.suffix == ".png" else b"%PDF-")
         assert file.stat().st_size > 4000
-    again = write(charts, tmp_path / "again", ["png", "pdf"])
+    again = write(EVERY_KIND, tmp_path / "again", ["png", "pdf"])
     assert [file.read_bytes() for file in files] == [file.read_bytes() for file in again]

@@ -6,8 +6,8 @@ import statistics
 
 import pytest
 
-from orca_cli.report.records.collect import collect, select_study
-from orca_cli.report.records.details import Origin, origin_of
+from orca_cli.report.records.collect import collect
+from orca_cli.report.records.study_members import Origin, origin_of, select_study
 from orca_cli.report.statistics.differences import needed
 from orca_cli.report.statistics.further import MOST, further
 from orca_cli.report.statistics.paired import compare

@@ -16,7 +16,7 @@ import pytest
 from orca_cli.cli import main
 from orca_cli.report.page.document import page
 from orca_cli.report.records.collect import collect
-from orca_cli.report.records.details import Origin
+from orca_cli.report.records.study_members import Origin
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.table import build_table
 from tests.report.trees import add_environment, add_run, details

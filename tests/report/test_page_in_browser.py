@@ -89,7 +89,7 @@ def test_simple_models_stay_below_whatever_results_are_sorted_by(chromium: Brows
         "Array.from(document.getElementById('table-of-results').rows, row => row.cells[0].textContent)"
     )
     assert rows[-2:] == ["best baseline", "trivial"]
-    assert rows[1] == "otdd"
+    assert rows[1] == "minilm · otdd · full"
 
 
 def test_a_filter_leaves_the_rows_with_its_words(chromium: Browser, address: str) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from orca_cli.report.records.collect import collect, select_study
+from orca_cli.report.records.collect import collect
+from orca_cli.report.records.study_members import select_study
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.notes import notes_of
 from orca_cli.report.tables.table import build_table

@@ -1,6 +1,6 @@
-"""What a figure shows, apart from how it is drawn: `svg` draws it for pages, `files` for papers.
+"""What a figure shows, apart from how it is drawn (see svg.py).
 
-A look is a number: drawings give each a colour, and a dash or a marker besides, so that no colour has to be told from another.
+A look is a number: each has a colour, and a dash or a marker besides, so that a figure is readable without colours.
 """
 
 from __future__ import annotations
@@ -69,20 +69,11 @@ class Dots:
 
 
 @dataclass(frozen=True)
-class Bars:
-    """Rows of stacked bars; `parts` names what is stacked."""
-
-    name: str
-    title: str
-    x: str
-    parts: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[float, ...], str], ...]  # label, length of each part, text behind the bar
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Matrix:
-    """Cells of texts; `shades` from -1 (the row is worse) to 1 (better), None where there is nothing to compare."""
+    """Cells of texts, which may have two lines.
+
+    `shades` run from -1 to 1: above 0 is good (the row is better, the class is right); None leaves a cell without colour.
+    """
 
     name: str
     title: str
@@ -93,7 +84,21 @@ class Matrix:
     note: str = ""
 
 
-Chart = Lines | Dots | Bars | Matrix
+@dataclass(frozen=True)
+class Scatter:
+    """Points in a square whose two axes have the same range, `low` to `high`, with its diagonal."""
+
+    name: str
+    title: str
+    x: str
+    y: str
+    points: tuple[tuple[float, float], ...]
+    low: float
+    high: float
+    note: str = ""
+
+
+Chart = Lines | Dots | Matrix | Scatter
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:

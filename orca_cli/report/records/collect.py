@@ -9,15 +9,13 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orca_cli.config.schema import is_without_effect
-from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.records.details import baselines_of, number, seconds_of
-from orca_cli.runs import studies
+from orca_cli.exceptions import DataError
+from orca_cli.report.records.details import Baseline, baselines, mapping, number, seconds_by_stage, text, whole
 from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, STATUS
 from orca_cli.runs.records import UnreadableError, read_record
@@ -46,12 +44,30 @@ class Score:
     chosen_on_test: bool = False  # the test split chose the weights, so the error is too low
     steps: int | None = None  # alignment steps of the embedder that was chosen; None if not recorded
     size: str = ""  # the word for number and size of the samples; empty if the task has no such words
-    baselines: tuple[tuple[str, float], ...] = ()  # errors of simple models on the same test set, the constant left out
-    seconds: float | None = None  # of the three stages together; None if not recorded
+    models: tuple[Baseline, ...] = ()  # simple ones on the same test set, the constant included
+    times: dict[str, float] = field(default_factory=dict)  # stage -> seconds; stages without a record are left out
     validation: float | None = None  # error on what validates; None if nothing does, or it is undefined
     validated_on: str = ""  # validation, folds, test or nothing
     validated_by: int = 0  # samples; 0 if not recorded
     weights: str = ""  # SHA-256 of the final weights: equal for runs that computed the same; empty if not recorded
+    before: float | None = None  # the metric before stage 2
+    after: float | None = None  # the metric after it
+    floor: float | None = None  # mean of the metric between two halves of the source data
+    epoch: int | None = None  # whose weights are tested
+    chosen_by: str = ""  # the rule that chose the epoch
+    test_reads: int | None = None
+
+    @property
+    def baselines(self) -> list[tuple[str, float]]:
+        """Return name and error of the simple models, the constant left out."""
+        return [(one.name, one.error) for one in self.models if one.name != _CONSTANT]
+
+    @property
+    def seconds(self) -> float | None:
+        """Return the time of the three stages together; None if one is not recorded."""
+        if not STAGE_FOLDERS.keys() <= self.times.keys():
+            return None
+        return math.fsum(self.times[stage] for stage in STAGE_FOLDERS)
 
     @property
     def is_tested(self) -> bool:
@@ -94,6 +110,7 @@ class Run:
     score: Score | None = None
     arm: str = ""  # its name in a study; arms count as separate methods, even with equal settings
     chosen: Chosen | None = None
+    conf_names: tuple[str, str, str] = ("", "", "")  # task, source and body in conf/; a study may call them otherwise
 
     @property
     def choice(self) -> str:
@@ -225,13 +242,8 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
     error = result.get("error")
     if not isinstance(error, dict):
         raise UnreadableError(f"{RESULT}: error is missing")
-    selected, splits, alignment = result.get("selected"), result.get("splits"), result.get("alignment")
-    steps = alignment.get("steps") if isinstance(alignment, dict) else None
-    test = splits.get("test") if isinstance(splits, dict) else None
-    seconds = seconds_of(result)
-    chosen = selected if isinstance(selected, dict) else {}
-    validation = splits.get("val") if isinstance(splits, dict) else None
-    samples = chosen.get("n", validation.get("n") if isinstance(validation, dict) else None)
+    selected, splits, distance = (mapping(result.get(key)) for key in ("selected", "splits", "metric_value"))
+    samples = selected.get("n", mapping(splits.get("val")).get("n"))
     score = Score(
         error_name=_required(error, "name", RESULT, str),
         value=_number(error, "value"),
@@ -240,32 +252,35 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         percent=error.get("percent") is True,
         trivial=_number(result, "trivial_error"),
         synthetic=result.get("synthetic") is True,
-        test_set=str(test.get("sha256", "")) if isinstance(test, dict) else "",
-        chosen_on_test=chosen.get("on") == "test",
-        steps=steps if type(steps) is int else None,
+        test_set=str(mapping(splits.get("test")).get("sha256", "")),
+        chosen_on_test=selected.get("on") == "test",
+        steps=whole(mapping(result.get("alignment")).get("steps")),
         size=str(result.get("size") or ""),
-        baselines=tuple((one.name, one.error) for one in baselines_of(result) if one.name != _CONSTANT),
-        seconds=math.fsum(seconds[stage] for stage in STAGE_FOLDERS)
-        if STAGE_FOLDERS.keys() <= seconds.keys()
-        else None,
+        models=baselines(result),
+        times=seconds_by_stage(result),
         validation=number(result.get("validation_error")),
-        validated_on=str(chosen.get("on") or ""),
+        validated_on=str(selected.get("on") or ""),
         validated_by=samples if type(samples) is int else 0,
         weights=str(result.get("weights_sha256") or ""),
+        before=number(distance.get("before")),
+        after=number(distance.get("after")),
+        floor=number(mapping(distance.get("floor")).get("mean")),
+        epoch=whole(selected.get("epoch")),
+        chosen_by=text(selected.get("by")),
+        test_reads=whole(result.get("test_reads")),
     )
-    decisions = result.get("decided")
     decided = {
         str(key): as_typed(one["value"])
-        for key, one in (decisions.items() if isinstance(decisions, dict) else ())
+        for key, one in mapping(result.get("decided")).items()
         if isinstance(one, dict) and "value" in one
     }
     return _run(path, result, RESULT, state="completed", score=score, decided=decided)
 
 
 def _run(path: Path, record: dict[str, Any], name: str, **fields: Any) -> Run:
-    variant = record.get("variant")
-    variant = {str(key): str(value) for key, value in variant.items()} if isinstance(variant, dict) else {}
+    variant = {str(key): str(value) for key, value in mapping(record.get("variant")).items()}
     fields |= {key: _required(record, key, name, str) for key in ("task", *GROUPS, "protocol", "identity")}
+    fields["conf_names"] = tuple(text(record.get(key)) for key in ("task", "source", "body"))
     settings = str(record.get("settings") or "")
     return Run(path, seed=_required(record, "seed", name, int), settings=settings, variant=variant, **fields)
 
@@ -295,44 +310,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "a record is nested too deeply"
     return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
-
-
-SET = "set"  # the axis whose choices are the columns of a study's table
-
-
-def select_study(collection: Collection, folders: Sequence[Path], name: str) -> Collection:
-    """Return the runs that belong to a study.
-
-    Args:
-        collection: of the folders.
-        folders: of runs; each may hold a record of the study.
-        name: the study.
-
-    Raises:
-        DataError: no folder has a record of it, or one is damaged.
-    """
-    names = [recorded for folder in folders for recorded in studies.names(folder)]
-    if name not in names:
-        hint = suggest(name, names) if names else f"orca run -m study={name}"
-        raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
-    labels: dict[str, dict[tuple[str, ...], dict[str, str]]] = defaultdict(dict)
-    members = [one for folder in folders if name in studies.names(folder) for one in studies.read(folder, name)]
-    every = set(members[0].labels).intersection(*(one.labels for one in members)) if members else set[str]()
-    axes = {axis for axis in every if not is_without_effect(axis)}
-    for member in members:
-        member_labels = {key: value for key, value in member.labels.items() if not is_without_effect(key)}
-        arm = tuple(member_labels.get(axis, "") for axis in sorted(axes))
-        # An extra override that repeats the study's own value does not make a second run of the arm.
-        labels[member.identity][arm] = min(member_labels, labels[member.identity].get(arm, member_labels), key=len)
-    runs, superseded = (
-        [_named(run, run_labels, axes) for run in group for run_labels in labels.get(run.identity, {}).values()]
-        for group in (collection.runs, collection.superseded)
-    )
-    return replace(collection, runs=runs, superseded=superseded)
-
-
-def _named(run: Run, labels: dict[str, str], axes: set[str]) -> Run:
-    group_names: dict[str, Any] = {key: labels[key] for key in GROUPS if key in labels}
-    settings = {key: name for key, name in labels.items() if key not in (SET, "seed", "task", *GROUPS)}
-    arm = ", ".join(f"{axis}={labels[axis]}" for axis in sorted(axes) if axis != "seed")
-    return replace(run, task=labels.get(SET, run.task), variant=settings, arm=arm, **group_names)

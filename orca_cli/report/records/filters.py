@@ -9,7 +9,8 @@ from typing import Any
 from orca_cli.config import configuration
 from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
-from orca_cli.report.records.collect import GROUPS, SET, TEST_SET, Collection, Run
+from orca_cli.report.records.collect import GROUPS, TEST_SET, Collection, Run
+from orca_cli.report.records.study_members import SET
 from orca_cli.runs import settings
 
 FIELDS = ("task", *GROUPS, "seed", "protocol", "state")
@@ -80,26 +81,27 @@ def key_hint(key: str, collection: Collection) -> str:
     return hint if hint.startswith("did") else "it is none of the runs' settings; orca runs show RUN lists them"
 
 
-def where(collection: Collection, text: str, values: Values | None = None) -> Collection:
+def where(collection: Collection, text: str, values: Values | None = None, option: str = "--where") -> Collection:
     """Return the runs whose key has a value, or one of several separated by commas; see `Values.lookup`.
 
     Args:
         collection: the runs.
         text: KEY=VALUE; numbers are compared as numbers, so that 1e-4 finds 0.0001.
         values: where values come from; default: new ones, which are read again.
+        option: that asks for them.
 
     Raises:
         UsageError: the text is not KEY=VALUE.
         DataError: no run has such a value.
     """
-    key, value = pair(text, "--where")
+    key, value = pair(text, option)
     values = values or Values()
     value_by_run = {id(run): values.lookup(run, key) for run in (*collection.runs, *collection.superseded)}
     spellings = {canonical(value): value for value in value_by_run.values() if value is not None}
     names = [value] if canonical(value) in spellings else value.split(",")
     for name in sorted(name for name in names if canonical(name) not in spellings):
         hint = suggest(name, spellings.values()) if spellings else key_hint(key, collection)
-        raise DataError(f"no run has {key}={name}", where="--where", hint=hint)
+        raise DataError(f"no run has {key}={name}", where=option, hint=hint)
     selected = {canonical(name) for name in names}
 
     def kept(runs: list[Run]) -> list[Run]:

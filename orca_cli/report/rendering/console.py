@@ -18,7 +18,6 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orca_cli import terminal
-from orca_cli.report.rendering import console
 from orca_cli.report.statistics import across, across_layout, verdicts
 from orca_cli.report.statistics.across import Across
 from orca_cli.report.statistics.paired import Comparison
@@ -165,9 +164,7 @@ class Page:
         if form == "json":
             return terminal.to_json(self.record())
         if form != "csv":
-            return "\n".join(
-                map({"md": _markdown, "latex": _latex, "table": console.plain}[form], self._layouts(PLUS_MINUS))
-            )
+            return "\n".join(map({"md": _markdown, "latex": _latex, "table": plain}[form], self._layouts(PLUS_MINUS)))
         if self.comparison is not None:
             return _csv(verdicts.CSV_COLUMNS, verdicts.csv_lines(self.comparison))
         if self.across is not None:
@@ -178,7 +175,7 @@ class Page:
         """Return it for a terminal of `width` characters whose encoding is that of standard output."""
         shown: list[RenderableType] = []
         for layout in self._layouts(_sign()):
-            shown += [*([Text("")] if shown else []), *console.renderables(layout, width)]
+            shown += [*([Text("")] if shown else []), *renderables(layout, width)]
         return shown
 
     def _layouts(self, sign: str) -> list[Layout]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,9 +17,17 @@ from typing import Any
 
 from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import TEST_SET, mixed_test_sets
-from orca_cli.report.statistics.differences import LARGEST_P, LEAST, difference, holm, mean_of, relative, signed_rank
+from orca_cli.report.statistics.differences import (
+    LARGEST_P,
+    LEAST,
+    difference,
+    holm,
+    mean_of,
+    ranks_of,
+    relative,
+    signed_rank,
+)
 from orca_cli.report.statistics.paired import check_sets
-from orca_cli.report.statistics.ranks import Ranks, mean_ranks
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Column, Method, Table
 
@@ -142,6 +151,53 @@ def record_of(overview: Across) -> dict[str, Any]:
         "pairs": [{**asdict(one), "gain": one.gain, "earned": one.is_earned} for one in overview.pairs],
         "pairs_left_out": overview.is_too_large,
     }
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Mean ranks over tasks; 1 is best, ties share the mean of their ranks.
+
+    Args:
+        mean: method -> mean rank; only methods that were ranked.
+        tasks: places of the tasks over which they are.
+        friedman: p of Friedman's test that the ranks of all methods come from the same distribution; None for fewer than three
+            methods or two tasks, and where all methods are tied everywhere.
+    """
+
+    mean: dict[str, float]
+    tasks: tuple[int, ...]
+    friedman: float | None
+
+
+def mean_ranks(errors: Mapping[str, Sequence[float | None]]) -> Ranks:
+    """Return the mean ranks over the tasks on which every method has an error; a hole takes its task out, for all.
+
+    Args:
+        errors: method -> its error on every task, in the same order for all; None where it has none.
+    """
+    every = list(zip(*errors.values(), strict=True))
+    tasks = tuple(place for place, task in enumerate(every) if None not in task)
+    if not tasks or len(errors) < 2:
+        return Ranks({}, tasks, None)
+    ranks = [ranks_of([value for value in every[place] if value is not None]) for place in tasks]
+    mean = {
+        method: statistics.fmean(method_ranks)
+        for method, method_ranks in zip(errors, zip(*ranks, strict=True), strict=True)
+    }
+    return Ranks(mean, tasks, _friedman(ranks))
+
+
+def _friedman(ranks: Sequence[Sequence[float]]) -> float | None:
+    """Return the p of ranks [task][method], by the chi-squared limit with the correction for ties (Conover 1999, 5.8)."""
+    n, k = len(ranks), len(ranks[0])
+    sums = [math.fsum(method_ranks) for method_ranks in zip(*ranks, strict=True)]
+    spread = math.fsum(rank * rank for task in ranks for rank in task) - n * k * (k + 1) ** 2 / 4
+    if n < 2 or k < 3 or spread <= 0:
+        return None
+    from scipy.special import chdtrc  # scipy.stats takes five times as long to import
+
+    statistic = (k - 1) * math.fsum((rank_sum - n * (k + 1) / 2) ** 2 for rank_sum in sums) / spread
+    return float(chdtrc(k - 1, statistic))
 
 
 FACTORS = (1.0, 1.1, 1.5, 2.0, 4.0)  # where tables show a profile

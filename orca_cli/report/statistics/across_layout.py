@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from orca_cli.report.statistics.across import FACTORS, MOST, Across, Pair
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
-from orca_cli.report.tables.layout import MISSING, Entry, Layout, alarms_of, p_text, problems_of
+from orca_cli.report.tables.layout import MISSING, Entry, Layout, alarms_of, excluded_runs, p_text
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Table
 
@@ -25,7 +25,7 @@ def layouts_of(overview: Across, table: Table) -> list[Layout]:
     else:
         shown = [_profiles(overview, table), *([_matrix(overview)] if overview.pairs else [])]
     shown[0] = replace(shown[0], heading=table.heading, notes=[*shown[0].notes, *_chosen(table), *table.remarks])
-    return [*shown[:-1], replace(shown[-1], problems=problems_of(table), alarms=alarms_of(table))]
+    return [*shown[:-1], replace(shown[-1], problems=excluded_runs(table), alarms=alarms_of(table))]
 
 
 def _chosen(table: Table) -> Iterator[str]:
@@ -96,26 +96,19 @@ def _matrix(overview: Across) -> Layout:
         f"({count} pair{'s' if count > 1 else ''})."
     )
     notes = [] if any(pair.is_earned for pair in overview.pairs) else ["no pair earns a star"]
-    return _square(overview, cells, ("gain", "w/t/l, p"), caption, notes)
+    rows, columns = [], []
+    for place, method in enumerate(overview.methods, 1):
+        missing = {other: Entry("" if other == method else MISSING) for other in overview.methods}
+        entries = [cells.get((method, other), missing[other]) for other in overview.methods]
+        rows.append(([str(place), clean(method)], entries, ""))
+        columns.append([f"({place})", "gain", "w/t/l, p"])
+    return Layout(["", "method"], columns, rows, caption, notes)
 
 
 def _pair_entry(pair: Pair) -> Entry:
     gain = round(pair.gain, 1) + 0.0  # -0.0 is shown as 0.0
     counts = f"{pair.wins}/{pair.ties}/{pair.losses} {p_text(pair.p)}"
     return Entry(f"{'* ' if pair.is_earned else ''}{gain:+.1f}", counts, best=pair.is_earned)
-
-
-def _square(
-    overview: Across, cells: Mapping[tuple[str, str], Entry], below: Sequence[str], caption: str, notes: list[str]
-) -> Layout:
-    """Return a table of numbered methods by methods; `below` are the lines below a column's number."""
-    rows, columns = [], []
-    for place, method in enumerate(overview.methods, 1):
-        missing = {other: Entry("" if other == method else MISSING) for other in overview.methods}
-        entries = [cells.get((method, other), missing[other]) for other in overview.methods]
-        rows.append(([str(place), clean(method)], entries, ""))
-        columns.append([f"({place})", *below])
-    return Layout(["", "method"], columns, rows, caption, notes)
 
 
 def csv_lines(overview: Across) -> Iterator[dict[str, object]]:

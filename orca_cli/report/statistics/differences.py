@@ -200,3 +200,13 @@ def holm(p: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p) - rank) * p[place]))
         corrected[place] = largest
     return corrected
+
+
+def ranks_of(values: Sequence[float]) -> list[float]:
+    """Return the rank of each value, 1 for the lowest; values that differ by rounding only share the mean of their ranks."""
+    ranks = []
+    for value in values:
+        ties = sum(math.isclose(value, other, rel_tol=1e-12) for other in values)
+        lower = sum(other < value and not math.isclose(value, other, rel_tol=1e-12) for other in values)
+        ranks.append(lower + (ties + 1) / 2)
+    return ranks

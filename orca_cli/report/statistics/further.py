@@ -10,8 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orca_cli.report.records.collect import GROUPS, SET, Run
-from orca_cli.report.records.details import Origin, typed_of
+from orca_cli.report.records.collect import GROUPS, Run
+from orca_cli.report.records.details import typed_settings
+from orca_cli.report.records.study_members import SET, Origin
 from orca_cli.report.statistics.differences import LARGEST_P, needed
 from orca_cli.report.statistics.paired import Block, Comparison, Overall, by_column, differences_by_seed
 
@@ -92,7 +93,7 @@ def commands(blocks: Sequence[Block], comparison: Comparison, seeds: Iterable[in
     if origin.study:
         words = [_study_words(blocks, origin)]
     else:
-        typed = [typed_of(run.path) for block in blocks for run in block.runs]
+        typed = [typed_settings(run.path) for block in blocks for run in block.runs]
         words = [[f"{key}={value}" for key, value in one.items()] for one in _merged(typed)]
     return [shlex.join(["orca", "run", "-m", *overrides, *last]) for overrides in words]
 
@@ -104,11 +105,11 @@ def _study_words(blocks: Sequence[Block], origin: Origin) -> list[str]:
         choices = dict.fromkeys(value for run in runs if axis != "seed" and (value := _label(run, axis)) is not None)
         if choices and not origin.whole.get(axis, frozenset({""})) <= choices.keys():
             words.append(f"{axis}={','.join(choices)}")
-    return words + origin.besides([typed_of(run.path) for run in runs])
+    return words + origin.besides([typed_settings(run.path) for run in runs])
 
 
 def _label(run: Run, axis: str) -> str | None:
-    """Return what a study calls a run on an axis; see `collect.select_study`."""
+    """Return what a study calls a run on an axis; see `study_members.select_study`."""
     if axis == SET:
         return run.task
     if run.chosen is not None and axis == run.chosen.key:

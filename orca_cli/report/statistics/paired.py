@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.records.collect import GROUPS, TEST_SET, Run
-from orca_cli.report.records.details import Origin
 from orca_cli.report.records.filters import Values, canonical
+from orca_cli.report.records.study_members import Origin
 from orca_cli.report.statistics.differences import Effect, effect, holm, mean_of, relative
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import TASK_PREFIX, Cell, Column, Method, Table, spelling
@@ -237,7 +237,7 @@ def _partner(cells: Mapping[Method, Cell], name: str) -> Cell:
     if len(cells) > 1:
         differ = [key for key in _ARM_GROUPS if len({getattr(method, key) for method in cells}) > 1]
         words = ", ".join(differ) or "something that no setting shows (such as a changed YAML file)"
-        what = f"runs of {name} differ in {words}, so that it is open which of them others are compared with"
+        what = f"ambiguous reference: runs of {name} differ in {words}"
         folders = ", ".join(clean(cell.runs[0].path.name) for cell in cells.values())
         hint = (
             f"narrow with --where {differ[0]}=..."

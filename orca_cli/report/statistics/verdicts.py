@@ -18,10 +18,10 @@ from orca_cli.report.tables.layout import (
     alarmed_of,
     alarms_of,
     decimals_of,
+    excluded_runs,
     header,
     number,
     p_text,
-    problems_of,
 )
 from orca_cli.report.tables.notes import clean, seeds_text
 from orca_cli.report.tables.table import Table
@@ -189,7 +189,7 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
             f"of seeds), baseline's mean error > arm's. Bold and *: {_MARKED} over all gains here."
         ),
         notes=notes,
-        problems=problems_of(table),
+        problems=excluded_runs(table),
         alarmed=alarmed_of(columns),
     )
     return [first, second]

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, UsageError
-from orca_cli.report.records.collect import SET, Chosen, Collection, Run
+from orca_cli.report.records.collect import Chosen, Collection, Run
 from orca_cli.report.records.filters import FIELDS, Values, canonical, key_hint
+from orca_cli.report.records.study_members import SET
 from orca_cli.report.tables.notes import clean, seeds_text
 from orca_cli.report.tables.table import Column, Method, Table, columns_of, methods_of, spelling
 

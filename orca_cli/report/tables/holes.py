@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from orca_cli.report.records.collect import GROUPS, SET, TEST_SET, Run
-from orca_cli.report.records.details import Origin, overrides, shared_data, typed_of
+from orca_cli.report.records.collect import GROUPS, TEST_SET, Run
+from orca_cli.report.records.details import overrides, shared_data, typed_settings
 from orca_cli.report.records.filters import canonical
+from orca_cli.report.records.study_members import SET, Origin
 from orca_cli.report.tables.notes import clean, seeds_text
 from orca_cli.report.tables.table import TASK_PREFIX, UNFINISHED, Column, Method, Table, belongs_to
 
@@ -98,7 +99,7 @@ def _command(
         return ""
     fields = {key: str(getattr(method, key)) for key in GROUPS}
     chosen = ",".join(map(str, seeds))
-    typed = [typed_of(path) for path in sorted(run.path for run in like[0])[:_MOST_READ]]
+    typed = [typed_settings(path) for path in sorted(run.path for run in like[0])[:_MOST_READ]]
     if origin.study:
         axis_fields = {key: value for key, value in fields.items() if key in origin.axes}
         words = {"study": origin.study, SET: column.task} | axis_fields | settings

@@ -88,7 +88,7 @@ def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
         ranked=any(row.rank is not None for row in table.rows),
         caption=_caption(protocols, table, sign) if rows else "",
         notes=[clean(note, longest=2000) for note in notes_of(table)],
-        problems=problems_of(table),
+        problems=excluded_runs(table),
         alarms=alarms_of(table),
         alarmed=alarmed_of(table.columns),
         heading=table.heading,
@@ -237,7 +237,7 @@ def alarmed_of(columns: Sequence[Column]) -> frozenset[int]:
     return frozenset(place for place, column in enumerate(columns) if column.chosen_on_test)
 
 
-def problems_of(table: Table) -> list[tuple[str, str, str]]:
+def excluded_runs(table: Table) -> list[tuple[str, str, str]]:
     """Return state, reason and folder of the runs that the means exclude."""
     runs = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
     problems = [(run.state, clean(run.reason), clean(str(run.path))) for run in runs]

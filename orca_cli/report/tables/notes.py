@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from orca_cli.report.records.collect import GROUPS, Run, mixed_test_sets
 from orca_cli.report.records.filters import canonical
@@ -22,7 +22,7 @@ def clean(text: str, *, longest: int = 300) -> str:
 def notes_of(table: Table) -> list[str]:
     """Return the notes of a table, with names as they are on the disk."""
     notes = [_rank_note(table), _order_note(table), _few_seeds_note(table), *_merged_notes(table)]
-    for place, name in enumerate(_column_names(table.columns)):
+    for place, name in enumerate(column_names(table.columns)):
         cells = [(row, row.cells[place]) for row in table.rows]
         notes += [f"{name}: {note}" for note in (*_differences(cells), *_doubts(cells))]
     notes += [
@@ -38,7 +38,7 @@ def sources_of(table: Table) -> list[str]:
     return list(dict.fromkeys(result.source for result in table.published))
 
 
-def _column_names(columns: list[Column]) -> list[str]:
+def column_names(columns: Sequence[Column]) -> list[str]:
     """Return each column's task, with protocol and error if other columns have the same task."""
     counts = Counter(column.name for column in columns)
     words = ((one.protocol, *data_words(one), one.error_name or "no result") for one in columns)
@@ -92,7 +92,7 @@ def _merged_notes(table: Table) -> Iterator[str]:
     if not table.by:
         return
     other: dict[str, list[frozenset[tuple[str, str]]]] = {}
-    names = _column_names(table.columns)
+    names = column_names(table.columns)
     for row in table.rows:
         for name, cell in zip(names, row.cells, strict=True):
             if cell.runs:

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from orca_cli.report.records.collect import TEST_SET, Broken, Collection, Run, Score, mixed_test_sets
 from orca_cli.report.records.filters import canonical
-from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, sign_flip
-from orca_cli.report.statistics.ranks import ranks_of
+from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, ranks_of, sign_flip
 
 _OWN_DATA = ("arrays", "table", "images", "hub")  # tasks whose data are named by settings
 _NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")
@@ -252,33 +251,26 @@ def columns_of(runs: Sequence[Run]) -> list[Column]:
 def _data_names(runs: Sequence[Run]) -> list[str]:
     """Return the name of each run's data set; empty for tasks with a single one, and for tasks whose data no setting names.
 
-    A data set is identified by the path of its test data, or of its training data where `task.test` is not set. Paths whose
-    runs were tested on the same data are one set. Its name is the shortest end of the path that no other set has.
+    A data set is named by the path of its test data, or of its training data where `task.test` is not set: by the shortest end
+    that no other set has. Paths whose newest runs were tested on the same data are one set, named by the first of them.
     """
-    first: dict[tuple[str, str], str] = {}  # task and test data -> the path that had them first
-    same: dict[tuple[str, str], str] = {}  # task and path -> an earlier path of that set; itself, if there is none
-
-    def set_of(task: str, path: str) -> str:
-        while (earlier := same.setdefault((task, path), path)) != path:
-            same[task, path] = same[task, earlier]  # path compression
-            path = earlier
-        return path
-
+    paths = {id(run): path for run in runs if (path := _data_path(run))}
+    data: dict[tuple[str, str], str] = {}  # task and path -> fingerprint of its test data, or the path itself
     for run in runs:
-        if path := _data_path(run):
-            root = set_of(run.task, path)
-            if run.score and run.score.test_set:
-                same[run.task, root] = set_of(run.task, first.setdefault((run.task, run.score.test_set), root))
-    sets: dict[str, set[str]] = defaultdict(set)
-    for task, path in list(same):
-        sets[task].add(set_of(task, path))
-    ends = {task: Counter(end for path in paths for end in _ends_of(path)) for task, paths in sets.items()}
+        if id(run) in paths:
+            place = (run.task, paths[id(run)])
+            data[place] = (run.score.test_set if run.score else "") or data.get(place, place[1])
+    first: dict[tuple[str, str], str] = {}  # task and fingerprint -> path
+    for (task, path), fingerprint in data.items():
+        first.setdefault((task, fingerprint), path)
+    counts = Counter(task for task, _ in first)
+    ends = Counter((task, end) for (task, _), path in first.items() for end in _ends_of(path))
 
-    def name_of(task: str, path: str) -> str:
-        unique = (end for end in _ends_of(path) if ends[task][end] == 1)
-        return next(unique, path) if len(sets[task]) > 1 else ""
+    def name(task: str, path: str) -> str:
+        path = first[task, data[task, path]]
+        return next((end for end in _ends_of(path) if ends[task, end] == 1), path) if counts[task] > 1 else ""
 
-    return [name_of(run.task, set_of(run.task, path)) if (path := _data_path(run)) else "" for run in runs]
+    return [name(run.task, paths[id(run)]) if id(run) in paths else "" for run in runs]
 
 
 def _data_path(run: Run) -> str:

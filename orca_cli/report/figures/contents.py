@@ -1,26 +1,26 @@
-"""Which figures a report has, made from its table and the details of its runs."""
+"""Which figures a report has, made from its table and the curves of its runs."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.figures.charts import LOOKS, Bars, Chart, Dot, Dots, Lines, Matrix, Series
-from orca_cli.report.records import details as reading
-from orca_cli.report.records.collect import Run
-from orca_cli.report.records.details import Details, Points, mean_curve
+from orca_cli.report.figures.charts import LOOKS, Chart, Dot, Dots, Lines, Series
+from orca_cli.report.records import details
+from orca_cli.report.records.collect import Run, Score
+from orca_cli.report.records.details import Curves, mean_curve
 from orca_cli.report.statistics import across
 from orca_cli.report.statistics.across import Across
 from orca_cli.report.statistics.differences import mean_of
 from orca_cli.report.statistics.paired import Block, Comparison
 from orca_cli.report.statistics.verdicts import unit_of
 from orca_cli.report.tables.layout import decimals_of, number
-from orca_cli.report.tables.notes import clean
-from orca_cli.report.tables.table import Column, Method, Table
+from orca_cli.report.tables.notes import clean, column_names
+from orca_cli.report.tables.table import Column, Method, Table, score_of
 
 MOST_CURVES = 60  # methods on tasks whose curves are drawn
 _MOST_IN_A_PLOT = 6
@@ -31,7 +31,7 @@ _WIDEST = 4.0  # factor over the lowest error
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one method on one task; `name` is unique in the report."""
+    """The runs of one method on one task; `name` is unique on the task, `look` the same on all tasks."""
 
     column: Column
     method: Method
@@ -57,48 +57,27 @@ def groups_of(table: Table) -> list[Group]:
     for place, column in enumerate(table.columns):
         rows = [(order, row) for order, row in enumerate(table.rows) if row.cells[place].runs]
         names = names_of([row.method for _, row in rows])
-        taken: set[int] = set()
         for order, row in rows:
-            look = _look(order, taken)
-            groups.append(Group(column, row.method, names[row.method], look, row.cells[place].runs))
+            groups.append(Group(column, row.method, names[row.method], order, row.cells[place].runs))
     return groups
 
 
-def _look(place: int, taken: set[int]) -> int:
-    """Return a look for a method: on every task the same, unless another of the task's methods has it already."""
-    free = [look for look in range(LOOKS) if look not in taken] or [place % LOOKS + LOOKS * (len(taken) // LOOKS)]
-    look = place % LOOKS if place % LOOKS in free else free[0]
-    taken.add(look)
-    return look
-
-
-def read_all(groups: Sequence[Group]) -> dict[Path, Details]:
-    """Return run folder -> details, curves only of the runs whose curves are drawn."""
-    drawn_paths = {run.path for group in drawn(groups) for run in group.shown}
-    return {run.path: reading.read(run, with_curves=run.path in drawn_paths) for group in groups for run in group.runs}
-
-
 def title_of(column: Column, columns: Sequence[Column]) -> str:
-    """Return a column's task and data, with what tells it from other columns of the same."""
-    same = [other for other in columns if other.name == column.name]
-    if len(same) < 2:
-        return clean(column.name)
-    words = [column.error_name or "no result", column.protocol, column.size, "synthetic" * column.synthetic]
-    return clean(f"{column.name} ({', '.join(filter(None, words))})")
+    """Return a column's task and data, with what distinguishes it from other columns of the same."""
+    return clean(column_names(columns)[columns.index(column)])
 
 
-def all_of(
-    table: Table, comparison: Comparison | None, groups: Sequence[Group], details: Mapping[Path, Details]
-) -> Iterator[Chart]:
+def all_charts(table: Table, comparison: Comparison | None) -> Iterator[Chart]:
     """Yield every figure of a report."""
+    groups = groups_of(table)
     if comparison is not None:
         yield from gains(comparison)
     yield from errors(table)
     if len(table.columns) > 1:
         with contextlib.suppress(DataError):  # sets that cannot be counted
             yield from over_tasks(across.across(table))
-    yield from (chart for _, chart in curves(groups, details, table))
-    yield from times(groups, details)
+    yield from (chart for _, chart in curves(groups, table))
+    yield from times(groups)
 
 
 def errors(table: Table) -> Iterator[Dots]:
@@ -159,7 +138,7 @@ def _label(block: Block, blocks: Sequence[Block]) -> str:
 
 
 def over_tasks(overview: Across) -> Iterator[Chart]:
-    """Yield performance profiles, mean ranks, and a matrix for each thing said of pairs; as there are methods enough."""
+    """Yield performance profiles and mean ranks, where there are methods enough."""
     if not overview.profiles:
         return
     yield _profiles(overview)
@@ -168,17 +147,6 @@ def over_tasks(overview: Across) -> Iterator[Chart]:
         rows = tuple(Dot(clean(name), rank, 0, text=f"{rank:.2f}") for name, rank in ranks)
         note = f"Mean over the {len(overview.ranks.tasks)} tasks on which every method has an error; 1 is best."
         yield Dots("ranks", "Mean rank", "rank (lower is better)", rows, note)
-    if overview.pairs:
-        largest = max(abs(pair.gain) for pair in overview.pairs) or 1.0
-        cells = {
-            (pair.row, pair.column): (f"{pair.gain:+.1f}{'*' * pair.is_earned}", pair.gain / largest)
-            for pair in overview.pairs
-        }
-        unit = "per cent of the error" if overview.pairs[0].is_relative else "points"
-        note = (
-            f"Mean gain of the row over the column, {unit}; above 0: lower errors. *: p <= 0.05, Holm over all pairs."
-        )
-        yield _matrix("pairs", "Every pair", overview.methods, cells, note)
 
 
 def _profiles(overview: Across) -> Lines:
@@ -194,45 +162,36 @@ def _profiles(overview: Across) -> Lines:
     return Lines("profiles", "Performance profiles", *axes, tuple(series), note, is_step=True)
 
 
-def _matrix(
-    name: str, title: str, methods: Sequence[str], cells: Mapping[tuple[str, str], tuple[str, float]], note: str
-) -> Matrix:
-    names = tuple(map(clean, methods))
-    rows = [[cells.get((row, column), ("", None)) for column in methods] for row in methods]
-    texts, shades = (tuple(tuple(cell[part] for cell in row) for row in rows) for part in (0, 1))
-    return Matrix(name, title, names, names, texts, shades, note)  # type: ignore[arg-type]
-
-
-_KINDS: tuple[tuple[str, str, str, Callable[[Details], Points], str], ...] = (
+# What is drawn along epochs (a field of `Curves`), the names of its axes, and what marks mean.
+_KINDS = (
     (
-        *("distance", "distance to the source", "alignment epoch", lambda one: one.distance),
+        *("distance", "distance to the source", "alignment epoch"),
         "; dotted: the floor, the distance between two halves of the source; circle: the steps that were kept",
     ),
-    ("loss", "training loss", "epoch", lambda one: one.loss, ""),
-    (
-        *("validation", "validation error", "epoch", lambda one: one.validation),
-        "; circle: the epoch whose weights are tested",
-    ),
+    ("loss", "training loss", "epoch", ""),
+    ("validation", "validation error", "epoch", "; circle: the epoch whose weights are tested"),
 )
 
 
-def curves(groups: Sequence[Group], details: Mapping[Path, Details], table: Table) -> Iterator[tuple[Column, Lines]]:
+def curves(groups: Sequence[Group], table: Table) -> Iterator[tuple[Column, Lines]]:
     """Yield for each task the distance along alignment, and training loss and validation error along fine-tuning.
 
     Each line is the mean over a method's seeds. Drawn are the first MOST_CURVES methods on tasks.
     """
     by_column: dict[Column, list[Group]] = defaultdict(list)
+    read: dict[Path, Curves] = {}
     for group in drawn(groups):
         by_column[group.column].append(group)
+        read |= {run.path: details.curves(run.path) for run in group.shown}
     for place, column in enumerate(table.columns):
         task_groups, title = by_column[column], title_of(column, table.columns)
-        for kind, y, x, points, marks in _KINDS:
+        for kind, y, x, marks in _KINDS:
             scale = 100.0 if kind == "validation" and column.percent else 1.0
             # Distances of different metrics have nothing in common.
             metrics = sorted({group.method.metric for group in task_groups}) if kind == "distance" else [""]
             for order, metric in enumerate(metrics, 1):
                 chosen = [group for group in task_groups if metric in ("", group.method.metric)]
-                series = [one for group in chosen if (one := _series(group, details, points, kind, scale)).points]
+                series = [one for group in chosen if (one := _series(group, read, kind, scale)).points]
                 words = f"{title}: {clean(metric)} {y}" if metric else f"{title}: {y}"
                 name = f"{kind}-{place + 1}" + (f"-{order}" if metric else "")
                 unit, note = f"{y}, %" if scale != 1.0 else y, f"Mean over seeds, band: lowest to highest{marks}."
@@ -253,18 +212,17 @@ def drawn(groups: Sequence[Group]) -> list[Group]:
     return [groups[place] for place in sorted(place for _, place in sorted(order)[:MOST_CURVES])]
 
 
-def _series(
-    group: Group, details: Mapping[Path, Details], points: Callable[[Details], Points], kind: str, scale: float
-) -> Series:
-    shown, count = [details[run.path] for run in group.shown], len(group.runs)
-    line = tuple((x, *(scale * y for y in ys)) for x, *ys in mean_curve(map(points, shown)))
+def _series(group: Group, read: Mapping[Path, Curves], kind: str, scale: float) -> Series:
+    shown, count = [score_of(run) for run in group.shown], len(group.runs)
+    curve = mean_curve(getattr(read[run.path], kind) for run in group.shown)
+    line = tuple((x, scale * mean, scale * low, scale * high) for x, mean, low, high in curve)
     floors = [one.floor for one in shown if one.floor is not None]
-    at = {"distance": [one.steps for one in shown], "validation": [one.chosen for one in shown]}.get(kind, [])
+    at = {"distance": [one.steps for one in shown], "validation": [one.epoch for one in shown]}.get(kind, [])
     marks = {mark for mark in at if mark is not None}
     seeds = f" ({f'{len(shown)} of {count}' if count > len(shown) else count})" if count > 1 else ""
     return Series(
         group.name + seeds,
-        line,  # type: ignore[arg-type]
+        line,
         group.look,
         chosen=float(min(marks)) if len(marks) == 1 and marks != {0} else None,
         level=mean_of(floors) if floors and kind == "distance" else None,
@@ -276,19 +234,16 @@ def _is_wide(series: Sequence[Series]) -> bool:
     return min(ys) > 0 and max(ys) / min(ys) > 50
 
 
-def times(groups: Sequence[Group], details: Mapping[Path, Details]) -> Iterator[Bars]:
-    """Yield the mean time of stages 2 and 3 of every method, over all its runs."""
-    by_method: dict[Method, list[Details]] = defaultdict(list)
+def times(groups: Sequence[Group]) -> Iterator[Dots]:
+    """Yield the mean time of stages 2 and 3 together of every method, over all its runs."""
+    by_method: dict[Method, list[Score]] = defaultdict(list)
     for group in groups:
-        by_method[group.method] += [details[run.path] for run in group.runs]
-    names = names_of(list(by_method))
-    rows = []
-    for method, method_details in by_method.items():
-        align, finetune = (
-            mean_of([one.seconds.get(stage, 0.0) for one in method_details]) for stage in ("align", "finetune")
-        )
+        by_method[group.method] += [score_of(run) for run in group.runs]
+    names, rows = names_of(list(by_method)), []
+    for place, (method, scores) in enumerate(by_method.items()):
+        align, finetune = (mean_of([one.times.get(stage, 0.0) for one in scores]) for stage in ("align", "finetune"))
         ratio = f"{align / finetune:.2f}" if finetune else "-"
-        rows.append((names[method], (align, finetune), f"ratio {ratio}, n = {len(method_details)}"))
-    if any(sum(lengths) for _, lengths, _ in rows):
+        rows.append(Dot(names[method], align + finetune, place, text=f"ratio {ratio}, n = {len(scores)}"))
+    if any(row.value for row in rows):
         note = "Mean over a method's runs of all tasks; ratio: align / finetune."
-        yield Bars("times", "Time of stages 2 and 3", "seconds a run", ("align", "finetune"), tuple(rows), note)
+        yield Dots("times", "Time of stages 2 and 3", "seconds a run", tuple(rows), note, line=0.0)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from orca_cli import parts
 from orca_cli.cli import main
+from orca_cli.config import parts
 from tests.report.trees import add_run
 from tests.scoring.cases import CASES, FORMS, Case
 

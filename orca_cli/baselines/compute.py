@@ -144,7 +144,7 @@ def _baseline(name: str, subject: Subject, inputs: Inputs, cache: Path, fitter: 
     else:
         entry = _entry(name, subject, inputs, cache, fitter, {"splits": splits, "versions": versions})
     outputs = entry.tensors["outputs"]
-    measured = subject.error(outputs, subject.targets, _tensor(subject.groups)).value
+    measured = subject.error(outputs.numpy(), subject.targets.numpy(), subject.groups).value
     count = inputs.num_samples if name == choice.CONSTANT else len(inputs.rows(_is_raw(name, subject.task)))
     return Baseline(
         measured,
@@ -164,11 +164,11 @@ def _constant(subject: Subject, inputs: Inputs) -> Entry:
     held = subject.constant.expand(len(rows), *subject.constant.shape)
     if inputs.judge is None:
         rows = inputs.rows(raw=False)
-        fold, y = _folds(subject.task, inputs, rows), torch.from_numpy(inputs.targets(rows))
+        fold, y = _folds(subject.task, inputs, rows), inputs.targets(rows)
         if fold is None:
             return Entry({"outputs": outputs}, {"seconds": 0.0, "about": ""})
-        apart = [subject.error.constant(y[torch.from_numpy(fold != i)], subject.task.num_outputs) for i in range(FOLDS)]
-        held = torch.stack(apart)[torch.from_numpy(fold)]
+        apart = [subject.error.constant(y[fold != i], subject.task.num_outputs) for i in range(FOLDS)]
+        held = torch.from_numpy(np.stack(apart)[fold])
     return Entry({"outputs": outputs, "held_out": held, "rows": torch.from_numpy(rows)}, {"seconds": 0.0, "about": ""})
 
 
@@ -235,7 +235,7 @@ def _validation_error(error: Error, inputs: Inputs, entry: Entry) -> float | Non
     else:
         records = inputs.judge.groups()
         targets, groups = inputs.judge.targets()[rows], None if records is None else np.asarray(records)[rows]
-    return error(entry.tensors["held_out"], torch.from_numpy(np.array(targets)), _tensor(groups)).value
+    return error(entry.tensors["held_out"].numpy(), targets, groups).value
 
 
 def _folds(task: TaskData, inputs: Inputs, rows: np.ndarray) -> np.ndarray | None:
@@ -249,10 +249,6 @@ def _folds(task: TaskData, inputs: Inputs, rows: np.ndarray) -> np.ndarray | Non
 
 def _is_raw(name: str, task: TaskData) -> bool:
     return name == choice.MINIROCKET or task.kind == "dense"
-
-
-def _tensor(groups: np.ndarray | None) -> Tensor | None:
-    return None if groups is None else torch.from_numpy(np.asarray(groups))
 
 
 def _versions(name: str) -> dict[str, str]:

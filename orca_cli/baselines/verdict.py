@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from orca_cli import seeding
@@ -100,15 +99,15 @@ def standard_error(
         return None
     generator = seeding.numpy_generator(0, "baselines", "bootstrap")
     differences = []
+    pair, truth = (outputs.numpy(), other.numpy()), targets.numpy()
     for _ in range(resamples):
         drawn, records = generator.integers(count, size=count), None
         if members is not None:
             parts = [members[place] for place in drawn]
             drawn = np.concatenate(parts)
-            records = torch.from_numpy(np.repeat(np.arange(count), [len(part) for part in parts]))
-        rows = torch.from_numpy(drawn)
+            records = np.repeat(np.arange(count), [len(part) for part in parts])
         try:
-            first, second = (error(one[rows], targets[rows], records).value for one in (outputs, other))
+            first, second = (error(one[drawn], truth[drawn], records).value for one in pair)
         except OrcaError:
             return None
         if first is not None and second is not None:

@@ -15,7 +15,6 @@ from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports torch
     import numpy as np
-    from torch import Tensor
 
     from orca_cli.interfaces import NewData
 
@@ -74,7 +73,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     predictor = Predictor(loaded, arguments.device, arguments.batch_size)
     output.check_output(arguments.out, predictor.decoder, arguments.input)
     new = predictor.opened(arguments.input, arguments.part)
-    outputs: Iterable[Tensor] = predictor.stream(new, terminal.LogReporter())
+    outputs: Iterable[np.ndarray] = predictor.stream(new, terminal.LogReporter())
     targets = None if arguments.no_targets else _targets(new)
     kept = output.Kept()
     if targets is not None:
@@ -95,14 +94,9 @@ def execute(arguments: argparse.Namespace) -> Result:
         "error": None,
     }
     if targets is not None:
-        score, (name, percent) = predictor.measure(kept.whole(), targets), predictor.error_facts
-        record["error"] = {
-            "name": name,
-            "percent": percent,
-            "value": score.value,
-            "n": score.n,
-            "skipped": score.skipped,
-        }
+        error, score = predictor.measured_error, predictor.measure(kept.whole(), targets)
+        record["error"] = {"name": error.name, "percent": error.percent, "value": score.value}
+        record["error"] |= {"n": score.n, "skipped": score.skipped}
     return _result(record, arguments.out)
 
 
@@ -126,9 +120,9 @@ def run_folder(word: str, *, best: bool) -> tuple[Path, str | None]:
 
     if not best:
         return named(word), None
-    run = best_run(Path(word).expanduser())
-    terminal.log.info(f"best: {run}")
-    return run.path, str(run)
+    folder, reason = best_run(Path(word).expanduser())
+    terminal.log.info(f"best: {reason}")
+    return folder, reason
 
 
 def _result(record: dict[str, Any], out: Path | None) -> Result:

@@ -7,7 +7,7 @@ from typing import cast
 from torch import nn
 
 from orca_cli.exceptions import ConfigError
-from orca_cli.finetuning.state import load_own_state, own_state
+from orca_cli.finetuning.state import load_own_state, own_state, train_parts
 from orca_cli.interfaces import TransferParts
 
 
@@ -24,12 +24,9 @@ class BitFit:
         Raises:
             ConfigError: the body has no biases.
         """
-        model.requires_grad_(True)
-        model.body.requires_grad_(False)
         body = cast("nn.Module", model.body)
         biases = [value for name, value in body.named_parameters() if name.rpartition(".")[2] == "bias"]
         if not biases:
             hint = "use finetune=lora or finetune=layernorm"
             raise ConfigError("this body has no biases to train", where="finetune", hint=hint)
-        for bias in biases:
-            bias.requires_grad_(True)
+        train_parts(model, biases)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orca_cli.finetuning.state import load_own_state, own_state
+from orca_cli.finetuning.state import load_own_state, own_state, train_parts
 from orca_cli.interfaces import TransferParts
 
 
@@ -15,5 +15,4 @@ class Frozen:
 
     def apply(self, model: TransferParts) -> None:
         """Make every parameter trainable but the body's."""
-        model.requires_grad_(True)
-        model.body.requires_grad_(False)
+        train_parts(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orca_cli.finetuning.state import load_own_state, own_state
+from orca_cli.finetuning.state import load_own_state, own_state, train_parts
 from orca_cli.interfaces import TransferParts
 
 
@@ -15,5 +15,4 @@ class Head:
 
     def apply(self, model: TransferParts) -> None:
         """Make the predictor's parameters trainable, and no others."""
-        model.requires_grad_(False)
-        model.predictor.requires_grad_(True)
+        train_parts(model, embedder=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from orca_cli.finetuning import injection
-from orca_cli.finetuning.state import load_own_state, own_state
+from orca_cli.finetuning.state import load_own_state, own_state, train_parts
 from orca_cli.interfaces import Body, Role, TransferParts
 
 _OWN = "ia3_l"  # what peft calls the factors of a layer
@@ -43,7 +43,7 @@ class IA3:
         if not injection.added(model.body, _OWN):
             injection.need_peft("ia3")
             self._add(model.body)
-        injection.train_only(model, _OWN)
+        train_parts(model, injection.added(model.body, _OWN))
 
     def _add(self, body: Body) -> None:
         every = body.linear_names("feed_forward")

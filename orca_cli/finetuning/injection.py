@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import nn
 
 from orca_cli.exceptions import ConfigError, UnavailableError
-from orca_cli.interfaces import Body, Role, TransferParts
+from orca_cli.interfaces import Body, Role
 
 ROLES: tuple[Role, ...] = ("query", "key", "value", "output", "feed_forward")
 
@@ -59,14 +59,6 @@ def inject(body: Body, names: Sequence[str], settings: Callable[[dict[str, str]]
     inject_adapter_in_model(settings(layer_keys), layers)
     for name in names:
         module.set_submodule(name, layers[layer_keys[name]])
-
-
-def train_only(model: TransferParts, prefix: str) -> None:
-    """Make embedder, predictor and what peft added trainable, and nothing else."""
-    model.requires_grad_(True)
-    model.body.requires_grad_(False)
-    for part in added(model.body, prefix):
-        part.requires_grad_(True)
 
 
 def added(body: Body, prefix: str) -> list[nn.Module]:

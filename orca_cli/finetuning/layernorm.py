@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orca_cli.finetuning.state import load_own_state, own_state
+from orca_cli.finetuning.state import load_own_state, own_state, train_parts
 from orca_cli.interfaces import TransferParts
 
 
@@ -15,7 +15,4 @@ class LayerNorm:
 
     def apply(self, model: TransferParts) -> None:
         """Make embedder, predictor and the body's norms trainable, and nothing else."""
-        model.requires_grad_(True)
-        model.body.requires_grad_(False)
-        for norm in model.body.norms():
-            norm.requires_grad_(True)
+        train_parts(model, model.body.norms())

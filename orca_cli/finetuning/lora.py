@@ -9,7 +9,7 @@ from annotated_types import Interval
 
 from orca_cli.config.ranges import Count, Positive
 from orca_cli.finetuning import injection
-from orca_cli.finetuning.state import load_own_state, own_state
+from orca_cli.finetuning.state import load_own_state, own_state, train_parts
 from orca_cli.interfaces import Role, TransferParts
 
 _OWN = "lora_"  # what peft calls the parts of a layer that it adds
@@ -50,7 +50,7 @@ class LoRA:
         if not injection.added(model.body, _OWN):
             injection.need_peft("lora")
             injection.inject(model.body, injection.names_of(model.body, self._roles), self._settings)
-        injection.train_only(model, _OWN)
+        train_parts(model, injection.added(model.body, _OWN))
 
     def _settings(self, names: dict[str, str]) -> Any:
         from peft import LoraConfig

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError
-from orca_cli.finetuning.state import load_own_state, own_state
+from orca_cli.finetuning.state import load_own_state, own_state, train_parts
 from orca_cli.interfaces import Tokens, TransferParts
 
 _NAME = "prompt"
@@ -50,12 +50,8 @@ class Prompt:
         body = cast("nn.Module", model.body)
         if not hasattr(body, _NAME):
             self._add(model, body)
-        model.requires_grad_(False)
-        model.predictor.requires_grad_(True)
-        model.embedder.requires_grad_(self._train_embedder)
-        for part in body.modules():
-            if isinstance(part, PromptTokens):
-                part.requires_grad_(True)
+        prompts = [part for part in body.modules() if isinstance(part, PromptTokens)]
+        train_parts(model, prompts, embedder=self._train_embedder)
 
     def _add(self, model: TransferParts, body: nn.Module) -> None:
         if not model.body.takes_prefix:

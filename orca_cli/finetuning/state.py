@@ -1,14 +1,24 @@
-"""The part of a model that a checkpoint has to hold: all but what the pretrained body's own files hold."""
+"""Which parameters a mode trains, and what a checkpoint has to hold: all but what the pretrained body's own files hold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
 from orca_cli.exceptions import CheckpointError
+from orca_cli.interfaces import TransferParts
 
 _BODY = "body."
+
+
+def train_parts(model: TransferParts, parts: Iterable[nn.Module | nn.Parameter] = (), *, embedder: bool = True) -> None:
+    """Make the predictor, some other parts and, unless `embedder` is False, the embedder trainable, and nothing else."""
+    model.requires_grad_(False)
+    model.predictor.requires_grad_(True)
+    model.embedder.requires_grad_(embedder)
+    for part in parts:
+        part.requires_grad_(True)
 
 
 def own_state(model: nn.Module) -> dict[str, Tensor]:

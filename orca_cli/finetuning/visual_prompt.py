@@ -9,7 +9,7 @@ from annotated_types import Interval
 from torch import Tensor, nn
 
 from orca_cli.exceptions import ConfigError
-from orca_cli.finetuning.state import load_own_state, own_state
+from orca_cli.finetuning.state import load_own_state, own_state, train_parts
 from orca_cli.interfaces import TransferParts
 
 _NAME = "border"
@@ -45,10 +45,7 @@ class VisualPrompt:
         module = cast("nn.Module", model)
         if not hasattr(module, _NAME):
             self._add(module, cast("Any", model.embedder).layout.input_shape)
-        model.requires_grad_(False)
-        model.predictor.requires_grad_(True)
-        model.embedder.requires_grad_(self._train_embedder)
-        module.get_submodule(_NAME).requires_grad_(True)
+        train_parts(model, [module.get_submodule(_NAME)], embedder=self._train_embedder)
 
     def _add(self, model: nn.Module, shape: tuple[int, ...]) -> None:
         if len(shape) != 3 or min(shape[1:]) < 3:

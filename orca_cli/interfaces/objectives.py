@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 if TYPE_CHECKING:  # takes seconds to import, and names types only
     from torch import Tensor
 
@@ -98,7 +100,7 @@ class Error(Protocol):
     name: str
     percent: bool
 
-    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error of all outputs [n, K] or [n, K, *E] of a split at once, never averaged over batches.
 
         Args:
@@ -111,8 +113,8 @@ class Error(Protocol):
             NonFiniteError: an output that counts is NaN or infinite, and the error would be.
         """
 
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
-        """Return the output [K] or [K, *E] of the best constant predictor that the training targets allow."""
+    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
+        """Return the output [K] or [K, *E], float32, of the best constant predictor that the training targets allow."""
 
 
 class Recorder(Protocol):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from orca_cli import seeding
 from orca_cli.exceptions import OrcaError
@@ -21,7 +20,6 @@ from orca_cli.untrusted.arrays import read_arrays
 _SHOWN = 50  # classes named in a card
 _RESAMPLES = 1000
 _MOST_VALUES = 2**22  # of outputs that are resampled
-_Z = 1.959964
 _USE = """\
 ```
 pip install orca-transfer
@@ -135,19 +133,23 @@ def interval(record: ModelRecord, loaded: Loaded, predictions: Path | None) -> t
 
     Of a 0-1 error Wilson's; of others the percentile bootstrap's, from 1000 resamples of the test split.
     """
+    from scipy.stats import binomtest
+
     from orca_cli.prediction.predictor import Predictor
 
     error = record.result["error"]
     if error["name"] == "0-1 error" and record.kind == "classes":
-        return wilson(error["value"], error["n"])
+        wrong = binomtest(round(error["value"] * error["n"]), error["n"])
+        low, high = wrong.proportion_ci(0.95, method="wilson")
+        return float(low), float(high)
     if predictions is None:
         return None
     try:
         arrays = read_arrays(predictions, ("outputs", "targets"))
     except OrcaError:
         return None
-    outputs, targets = torch.from_numpy(arrays["outputs"]), arrays["targets"]
-    if not 2 <= len(outputs) <= _MOST_VALUES // max(1, outputs[0].numel()):
+    outputs, targets = arrays["outputs"], arrays["targets"]
+    if not 2 <= len(outputs) <= _MOST_VALUES // max(1, outputs[0].size):
         return None
     predictor = Predictor(loaded, "cpu")
     value = predictor.measure(outputs, targets).value
@@ -155,7 +157,7 @@ def interval(record: ModelRecord, loaded: Loaded, predictions: Path | None) -> t
     if not value or not math.isclose(value, error["value"], rel_tol=1e-6):
         return None  # an error over records, whose members are not stored
     generator = seeding.numpy_generator(0, "card")
-    resamples = max(100, min(_RESAMPLES, 2**26 // max(1, outputs.numel())))
+    resamples = max(100, min(_RESAMPLES, 2**26 // max(1, outputs.size)))
     drawn = [generator.integers(len(outputs), size=len(outputs)) for _ in range(resamples)]
     values = [predictor.measure(outputs[rows], targets[rows]).value for rows in drawn]
     defined = [value for value in values if value is not None]
@@ -163,13 +165,6 @@ def interval(record: ModelRecord, loaded: Loaded, predictions: Path | None) -> t
         return None
     low, high = np.quantile(defined, [0.025, 0.975])
     return float(low), float(high)
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share of n (Wilson 1927)."""
-    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _training(record: ModelRecord, loaded: Loaded) -> Iterator[str]:

@@ -91,22 +91,16 @@ def export(loaded: Loaded, target: Path, *, onnx: bool = False) -> str:
         storage.write_checked_json(folder / EXPORT, record.plain())
         storage.write_text(folder / SETTINGS, to_yaml(settings))
         if onnx:
-            reason = _write_onnx(loaded, folder)
+            try:
+                storage.write_checked_json(folder / "onnx.json", {"schema": 1, **write_onnx(loaded, folder / ONNX)})
+            except NotExportedError as error:
+                reason = str(error)
+                for left in folder.glob(f"{ONNX}*"):
+                    storage.remove(left)
         predictions = loaded.folder / "3_finetune" / "predictions.npz"
         card = model_card(record, loaded, None if is_export(loaded.folder) else predictions)
         storage.write_text(folder / "README.md", card)
     return reason
-
-
-def _write_onnx(loaded: Loaded, folder: Path) -> str:
-    path = folder / ONNX
-    try:
-        storage.write_checked_json(folder / "onnx.json", {"schema": 1, **write_onnx(loaded, path)})
-    except NotExportedError as error:
-        for left in folder.glob(f"{ONNX}*"):
-            storage.remove(left)
-        return str(error)
-    return ""
 
 
 def _portable(record: ModelRecord) -> ModelRecord:

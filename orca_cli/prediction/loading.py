@@ -7,7 +7,7 @@ from another folder. An export holds all it needs. Nothing is fetched.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,10 +114,13 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
         own_file(build, name)
         storage.verify_folder(folder, only=[f"{build.name}/{name}"])
     config_folder = body if has_config else None
-    if record.members > 1:
+    attempts: list[Iterable[str]] = [record.weight_folders] if record.members > 1 else [("best",), ("last",)]
+    for names in attempts:
+        if names == ("best",) and not os.path.lexists(finetune / "best"):
+            continue  # nothing was validated
         models: list[TransferModel] = []
         source: Path | None = None
-        for name in record.weight_folders:
+        for name in names:
             tensors = _trained(folder, f"{finetune.name}/{name}")
             if models and source != config_folder:
                 models.append(twin(models[0], tensors))
@@ -127,16 +130,8 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
                 models.append(model)
         joined = _joined(models, preprocessing)
         if checkpoint.weights_sha256(joined.state_dict()) == record.weights_sha256:
-            return Loaded(record, preprocessing, joined, folder, source)
-        raise ChecksumError("the members' weights are not those that the run was tested with", where=str(finetune))
-    for name in ("best", "last"):
-        if name == "best" and not os.path.lexists(finetune / name):
-            continue  # nothing was validated
-        tensors = _trained(folder, f"{finetune.name}/{name}")
-        model, source = _member(record, preprocessing, folder, tensors, config_folder, body_checkpoint)
-        if checkpoint.weights_sha256(model.state_dict()) == record.weights_sha256:
-            return Loaded(record, preprocessing, model.eval(), folder, source)
-    raise ChecksumError("neither best nor last weights are those that the run was tested with", where=str(finetune))
+            return Loaded(record, preprocessing, joined.eval(), folder, source)
+    raise ChecksumError("the weights are not those that the run was tested with", where=str(finetune))
 
 
 def _member(
@@ -165,9 +160,7 @@ def _take(record: ModelRecord, model: TransferModel, tensors: dict[str, Tensor],
 
 
 def _joined(models: list[TransferModel], preprocessing: Preprocessing) -> TransferModel | Ensemble:
-    if len(models) == 1:
-        return models[0]
-    return Ensemble(models, preprocessing.targets.kind).eval()
+    return models[0] if len(models) == 1 else Ensemble(models, preprocessing.targets.kind).eval()
 
 
 def _trained(folder: Path, name: str) -> dict[str, Tensor]:

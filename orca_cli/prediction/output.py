@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from orca_cli import storage
 from orca_cli.exceptions import ConfigError, StorageError, UnavailableError
@@ -27,7 +25,6 @@ from orca_cli.terminal import visible
 SUFFIXES = (".csv", ".parquet", ".npz")
 _ALLOWED = f"allowed: FILE{', FILE'.join(SUFFIXES)}"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_IN_MEMORY = 2**26  # bytes of outputs from which on they are kept in a file
 _ROW_GROUP = 65_536
 
 Columns = dict[str, np.ndarray]
@@ -52,7 +49,7 @@ def check_output(out: Path | None, decoder: Decoder, source: Path) -> None:
         _pyarrow()
 
 
-def columns_of(outputs: Tensor, decoder: Decoder, ids: Sequence[str] | None, start: int) -> Columns:
+def columns_of(outputs: np.ndarray, decoder: Decoder, ids: Sequence[str] | None, start: int) -> Columns:
     """Return the columns of a part of the predictions, by name.
 
     Args:
@@ -111,7 +108,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def write(out: Path, outputs: Iterable[Tensor], count: int, decoder: Decoder, ids: Sequence[str] | None) -> None:
+def write(out: Path, outputs: Iterable[np.ndarray], count: int, decoder: Decoder, ids: Sequence[str] | None) -> None:
     """Write the predictions of `count` samples to a file by its suffix, whole or not at all.
 
     Raises:
@@ -119,7 +116,7 @@ def write(out: Path, outputs: Iterable[Tensor], count: int, decoder: Decoder, id
     """
     failures: list[Exception] = []
 
-    def passed() -> Iterator[Tensor]:
+    def passed() -> Iterator[np.ndarray]:
         try:
             yield from outputs
         except Exception as error:
@@ -143,7 +140,7 @@ def write(out: Path, outputs: Iterable[Tensor], count: int, decoder: Decoder, id
         raise
 
 
-def parts_of(outputs: Iterable[Tensor], decoder: Decoder, ids: Sequence[str] | None) -> Iterator[Columns]:
+def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> Iterator[Columns]:
     """Yield the columns of predictions, part by part."""
     start = 0
     for part in outputs:
@@ -180,12 +177,14 @@ def _pyarrow() -> tuple[Any, Any]:
     return pyarrow, parquet
 
 
-def _write_npz(path: Path, outputs: Iterable[Tensor], count: int, decoder: Decoder, ids: Sequence[str] | None) -> None:
+def _write_npz(
+    path: Path, outputs: Iterable[np.ndarray], count: int, decoder: Decoder, ids: Sequence[str] | None
+) -> None:
     """Write outputs, predictions and probabilities; each grows in a file of its own, so that none is held whole."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=storage.TEMPORARY) as folder:
         growing: dict[str, _Growing] = {}
         for part in outputs:
-            arrays = {"outputs": part.numpy(), "prediction": decoder.predictions(part)}
+            arrays = {"outputs": part, "prediction": decoder.predictions(part)}
             if decoder.has_probabilities and not decoder.is_map:
                 arrays["probability"] = decoder.probabilities(part)
             for name, array in arrays.items():
@@ -221,23 +220,23 @@ class _Growing:
 
 
 class Kept:
-    """Keeps streamed outputs for an error over the whole set: in memory, or in a temporary file once they are many."""
+    """Keeps streamed outputs for an error over the whole set: in memory, or in a temporary file beyond `in_memory` bytes."""
 
-    def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - it lives as long as this
+    def __init__(self, in_memory: int = 2**26) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=in_memory)  # noqa: SIM115 - it lives as long as this
         self._shape: tuple[int, ...] = (0,)
 
-    def passing(self, outputs: Iterable[Tensor]) -> Iterator[Tensor]:
+    def passing(self, outputs: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield outputs unchanged, and keep them."""
         for part in outputs:
             with storage.guarded(Path(tempfile.gettempdir())):
-                self._file.write(part.contiguous().numpy().tobytes())
+                self._file.write(part.tobytes())
             self._shape = (self._shape[0] + len(part), *part.shape[1:])
             yield part
 
-    def whole(self) -> Tensor:
+    def whole(self) -> np.ndarray:
         """Return all that passed."""
         with storage.guarded(Path(tempfile.gettempdir())):
             self._file.rollover()
             self._file.flush()
-            return torch.from_numpy(np.memmap(self._file, np.float32, "r+", shape=self._shape))
+            return np.memmap(self._file, np.float32, "r", shape=self._shape)

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError, DataError
@@ -99,7 +98,7 @@ class Predictor:
 
     def outputs(self, x: Any) -> np.ndarray:
         """Return the model's outputs [n, K] or [n, K, *E]: logits of classes and labels, numbers in the task's units."""
-        return torch.cat(list(self.stream(self.opened(x)))).numpy()
+        return np.concatenate(list(self.stream(self.opened(x))))
 
     def predict(self, x: Any) -> np.ndarray:
         """Return predictions.
@@ -135,7 +134,7 @@ class Predictor:
     def error(self, x: Any, y: Any = None) -> Score:
         """Return the error that the run reports, lower is better; arguments as those of `score`."""
         new = self.opened(x)
-        return self.measure(torch.from_numpy(self.outputs(new)), self._targets(new, y))
+        return self.measure(self.outputs(new), self._targets(new, y))
 
     def fit(self, x: Any, y: Any = None) -> Self:
         """Raise an error: the model is trained already; `orca run` trains another."""
@@ -161,8 +160,8 @@ class Predictor:
             raise DataError("no samples", where=new.where, hint="give one or more")
         return new
 
-    def stream(self, new: NewData, reporter: Reporter = _SILENT) -> Iterator[Tensor]:
-        """Yield the outputs of new data batch by batch, on the CPU: float32 [B, K] or [B, K, *E].
+    def stream(self, new: NewData, reporter: Reporter = _SILENT) -> Iterator[np.ndarray]:
+        """Yield the outputs of new data batch by batch: float32 [B, K] or [B, K, *E].
 
         Raises:
             DataError: samples do not have the form of the training data, or their outputs are no numbers.
@@ -181,14 +180,14 @@ class Predictor:
         ):
             more, count = True, 0
             while more:
-                done: list[Tensor] = []
+                done: list[np.ndarray] = []
                 # Autocast makes bfloat16 of all weights, once while it is on: for several batches together, and never while
                 # the caller works.
                 with torch.no_grad(), engine.autocast():
                     for batch in feed:
                         signals.check()
                         moved = engine.move(batch)
-                        done.append(model(moved.x, moved.valid).float().cpu())
+                        done.append(model(moved.x, moved.valid).float().cpu().numpy())
                         _check_finite(done[-1], new.where, count)
                         count += len(batch.x)
                         advance(len(batch.x))
@@ -217,17 +216,13 @@ class Predictor:
             setting = "fp32"
         return choose_precision(setting, self.device, self.model.body.width)
 
-    def measure(self, outputs: Tensor, targets: np.ndarray) -> Score:
+    def measure(self, outputs: np.ndarray, targets: np.ndarray) -> Score:
         """Return the run's error of outputs [n, K, ...] and encoded targets [n, ...]."""
-        return self._error(outputs, torch.from_numpy(np.asarray(targets)), None)
-
-    @property
-    def error_facts(self) -> tuple[str, bool]:
-        """Return the error's name, and whether it is a fraction that is shown in per cent."""
-        return self._error.name, self._error.percent
+        return self.measured_error(outputs, np.asarray(targets), None)
 
     @functools.cached_property
-    def _error(self) -> Error:
+    def measured_error(self) -> Error:
+        """Return what the run reports as its error."""
         record, integer = self.record, self.decoder.form in ("classes", "class_maps")
         return named_error(record.error, self.kind, integer, record.error_chunks, record.train_batch_size)
 
@@ -274,11 +269,11 @@ class Predictor:
         )
 
 
-def _check_finite(outputs: Tensor, where: str, offset: int) -> None:
+def _check_finite(outputs: np.ndarray, where: str, offset: int) -> None:
     """Raise DataError where outputs [B, K, ...] of samples, counted from `offset`, are not numbers: NaN passes for a class."""
-    wrong = ~outputs.isfinite().flatten(1).all(1)
+    wrong = ~np.isfinite(outputs).reshape(len(outputs), -1).all(1)
     if wrong.any():
-        what = f"the outputs of sample {offset + int(wrong.int().argmax())} are NaN or infinite"
+        what = f"the outputs of sample {offset + int(wrong.argmax())} are NaN or infinite"
         hint = "its inputs are too large for the model: correct them, or leave it out"
         raise DataError(what, where=where, hint=hint)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from orca_cli.config import configuration
 from orca_cli.config.practices import recorded_chunks
@@ -72,7 +71,7 @@ def recompute(run: Path) -> Recomputed:
     if not isinstance(recorded, dict) or "value" not in recorded:
         raise DataError(f"{RESULT} has no error", where=str(run), hint=_AGAIN)
     outputs, targets, groups = _saved(run / STAGE_FOLDERS["finetune"] / PREDICTIONS)
-    error = _error(run, integer_targets=not targets.is_floating_point())
+    error = _error(run, integer_targets=targets.dtype.kind != "f")
     try:
         score: Score = error(outputs, targets, groups)
     except DataError as failure:
@@ -80,7 +79,7 @@ def recompute(run: Path) -> Recomputed:
             raise
         what = f"cannot be computed from what the run saved: {failure.what}"
         raise DataError(what, where=str(run), hint="run it again with --force") from failure
-    except (RuntimeError, IndexError, ValueError) as failure:
+    except (IndexError, TypeError, ValueError) as failure:
         what = f"its {PREDICTIONS} does not fit its error: {type(failure).__name__}"
         raise DataError(what, where=str(run), hint=_AGAIN) from failure
     others = recorded.get("others")
@@ -94,15 +93,14 @@ def recompute(run: Path) -> Recomputed:
     return Recomputed(error.percent, numbers, tuple(name for name in others if name not in score.others))
 
 
-def _saved(path: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+def _saved(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return outputs, targets and, where the samples are cut from records, the record of each sample."""
-    arrays = open_arrays(path, str(path))
-    tensors = {
-        name: torch.from_numpy(np.array(arrays[name].read())) for name in arrays if arrays[name].dtype.kind in "fiu"
-    }
-    if not {"outputs", "targets"} <= set(tensors) or len(tensors["outputs"]) != len(tensors["targets"]):
+    stored = open_arrays(path, str(path))
+    arrays = {name: np.asarray(stored[name].read()) for name in stored if stored[name].dtype.kind in "fiu"}
+    counts = [arrays[name].shape[:1] for name in ("outputs", "targets") if name in arrays]
+    if len(counts) < 2 or not counts[0] or counts[0] != counts[1]:
         raise DataError("does not hold the predictions of a run", where=str(path), hint=_AGAIN)
-    return tensors["outputs"], tensors["targets"], tensors.get(GROUPS)
+    return arrays["outputs"], arrays["targets"], arrays.get(GROUPS)
 
 
 def _error(run: Path, *, integer_targets: bool) -> Error:

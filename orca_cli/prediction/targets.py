@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from orca_cli.interfaces import IGNORED_CLASS, Targets
 
@@ -55,41 +53,41 @@ class Decoder:
             return [str(name) for name in self.classes]
         return list(self.names) or [str(i) for i in range(self.num_outputs)]
 
-    def predictions(self, outputs: Tensor) -> np.ndarray:
+    def predictions(self, outputs: np.ndarray) -> np.ndarray:
         """Return predictions for outputs [n, K, ...]; their form: see Predictor.predict."""
         if self.form == "classes":
             assert self.classes is not None
-            return self.classes[outputs.argmax(1).numpy()]
+            return self.classes[outputs.argmax(1)]
         if self.form == "labels":
-            return (outputs >= 0).numpy().astype(np.int64)
+            return (outputs >= 0).astype(np.int64)
         if self.form == "class_maps":
-            return outputs.argmax(1).numpy()
-        return outputs[:, 0].numpy() if not self.is_map and self.num_outputs == 1 else outputs.numpy()
+            return outputs.argmax(1)
+        return outputs[:, 0] if not self.is_map and self.num_outputs == 1 else outputs
 
-    def probabilities(self, outputs: Tensor) -> np.ndarray:
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return probabilities [n, K, ...] float32: over classes they sum to 1, those of labels are of each alone."""
-        wide = outputs.double()
-        return (torch.sigmoid(wide) if self.form == "labels" else torch.softmax(wide, dim=1)).float().numpy()
+        wide = outputs.astype(np.float64)
+        if self.form == "labels":
+            return np.exp(-np.logaddexp(0, -wide)).astype(np.float32)
+        weights = np.exp(wide - wide.max(1, keepdims=True))
+        return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
     def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
         """Return scikit-learn's score of outputs for encoded targets; see Predictor.score. NaN and -100 do not count."""
         if self.form in ("classes", "class_maps"):
             known = targets != IGNORED_CLASS
             return float((outputs.argmax(1) == targets)[known].mean())
+        known = ~np.isnan(targets)
         if self.form == "labels":
-            known = ~np.isnan(targets)
             right = (((outputs >= 0) == (targets == 1)) | ~known).all(axis=1)
             return float(right[known.any(axis=1)].mean())
-        columns = [
-            np.moveaxis(value, 1, 0).reshape(value.shape[1], -1).astype(np.float64) for value in (outputs, targets)
+        by_output = [
+            (outputs[:, k][row], targets[:, k][row]) for k in range(self.num_outputs) if (row := known[:, k]).any()
         ]
-        pairs = [pair for pair in zip(*columns, strict=True) if not np.isnan(pair[1]).all()]
-        return float(np.mean([_r2(*pair) for pair in pairs]))
+        return float(np.mean([_r2(*(values.astype(np.float64) for values in pair)) for pair in by_output]))
 
 
 def _r2(predictions: np.ndarray, targets: np.ndarray) -> float:
-    """Return the coefficient of determination, over the targets that are known."""
-    known = ~np.isnan(targets)
-    predictions, targets = predictions[known], targets[known]
+    """Return the coefficient of determination."""
     rest, spread = ((predictions - targets) ** 2).sum(), ((targets - targets.mean()) ** 2).sum()
     return float(1 - rest / spread) if spread > 0 else float(rest == 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import numpy as np
 
 from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError
@@ -40,7 +40,7 @@ class ChunkMean:
         self._error, self._size, self._batch, self._drop_tail = error, size, batch, drop_tail
         self.name, self.percent = f"{error.name}, mean over chunks", error.percent
 
-    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the mean over chunks; `n` counts chunks, `skipped` those left out or for which the error is undefined."""
         whole = self._error(outputs, targets, groups)
         chunks, dropped = self._chunks(len(outputs))
@@ -52,7 +52,7 @@ class ChunkMean:
         skipped = len(values) - len(defined) + dropped
         return Score(sum(defined) / len(defined) if defined else None, len(defined), skipped, others)
 
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return the best constant of the other error."""
         return self._error.constant(train_targets, num_outputs)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from orca_cli.config.ranges import Count
 from orca_cli.exceptions import DataError
@@ -22,25 +21,25 @@ class ZeroOne:
     name = "0-1 error"
     percent = True
 
-    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count samples, or positions where targets have an extent."""
         _check_shapes(outputs, targets)
         counted = targets != IGNORED_CLASS
         n = int(counted.sum())
-        # argmax returns the index of a NaN, which could by chance be the right class.
-        wrong = (outputs.argmax(dim=1) != targets) | outputs.isnan().any(dim=1)
-        return Score(int(wrong[counted].sum()) / n if n else None, n, targets.numel() - n)
+        wrong = counted & (_predictions(outputs) != targets)
+        return Score(int(wrong.sum()) / n if n else None, n, targets.size - n)
 
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K] or [K, *E]: one for the majority class (the lowest of several) at each position, else zero.
 
         The overall majority class stands in at positions that no training sample has.
         """
-        overall = torch.bincount(train_targets[train_targets != IGNORED_CLASS], minlength=num_outputs)
         # A loop over classes keeps memory at one map per class, where a one-hot copy of all targets would take K times them.
-        counts = torch.stack([(train_targets == k).sum(dim=0) for k in range(num_outputs)])
-        majority = torch.where(counts.sum(dim=0) > 0, counts.argmax(dim=0), overall.argmax())
-        return torch.nn.functional.one_hot(majority, num_outputs).movedim(-1, 0).float()
+        counts = np.stack([(train_targets == k).sum(axis=0) for k in range(num_outputs)])
+        overall = counts.reshape(num_outputs, -1).sum(axis=1).argmax()
+        majority = np.where(counts.sum(axis=0) > 0, counts.argmax(axis=0), overall)
+        classes = np.arange(num_outputs).reshape(-1, *(1,) * majority.ndim)
+        return (classes == majority).astype(np.float32)
 
 
 class Balanced(ZeroOne):
@@ -52,17 +51,15 @@ class Balanced(ZeroOne):
 
     name = "balanced 0-1 error"
 
-    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count classes: those that occur among the targets, and the others."""
         _check_shapes(outputs, targets)
         k, counted = outputs.shape[1], targets != IGNORED_CLASS
-        truth, predicted = targets[counted], _predictions(outputs.movedim(1, -1)[counted])
-        count = torch.bincount(truth, minlength=k)[:k]
-        hits = torch.bincount(truth[predicted == truth], minlength=k)[:k]
+        truth, predicted = targets[counted], _predictions(outputs)[counted]
+        count, hits = _counts(truth, k), _counts(truth[predicted == truth], k)
         occurs = count > 0
         n = int(occurs.sum())
-        value = 1.0 - float((hits[occurs].double() / count[occurs]).mean()) if n else None
-        return Score(value, n, k - n)
+        return Score(1.0 - float((hits[occurs] / count[occurs]).mean()) if n else None, n, k - n)
 
 
 class ClassAUROC(ZeroOne):
@@ -75,11 +72,15 @@ class ClassAUROC(ZeroOne):
 
     name = "1 - AUROC"
 
-    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error of outputs [n, K] against [n]; `n` and `skipped` count classes."""
+        import torch
+
         _check_shapes(outputs, targets)
-        scores = outputs.double().log_softmax(dim=1).movedim(1, -1)[targets != IGNORED_CLASS]
-        truth = targets[targets != IGNORED_CLASS]
+        counted = targets != IGNORED_CLASS
+        # The last bit of a softmax decides which samples are tied, so recorded errors are found again by torch's alone.
+        logs = torch.from_numpy(np.ascontiguousarray(outputs)).double().log_softmax(dim=1).numpy()
+        scores, truth = np.moveaxis(logs, 1, -1)[counted], targets[counted]
         areas = [ranking.auroc(scores[:, k], truth == k) for k in range(outputs.shape[1])]
         defined = [area for area in areas if area is not None]
         value = 1.0 - sum(defined) / len(defined) if defined else None
@@ -111,17 +112,16 @@ class MacroF1:
         self._num_classes, self.by, self._also_first = num_classes, by, also_first
         self.name = "1 - macro F1" if by == "samples" else "1 - macro F1 of records"
 
-    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error of outputs [n, K] against [n], or [n, K, *E] against [n, *E]; `n` and `skipped` count classes."""
         _check_shapes(outputs, targets)
         k = outputs.shape[1] if self._num_classes is None else self._num_classes
         if k > outputs.shape[1]:
             raise DataError(f"{k} classes, but {outputs.shape[1]} outputs", where="task.error.num_classes")
         counted = targets != IGNORED_CLASS
-        scores = outputs.movedim(1, -1)[counted]  # [samples or positions, K]
-        truth = targets[counted]
+        scores, truth = np.moveaxis(outputs, 1, -1)[counted], targets[counted]  # [samples or positions, K], [...]
         f1_by_unit = {"samples": _class_f1(_predictions(scores), truth, outputs.shape[1])}
-        if (by_records := self._record_f1(scores, truth, counted, groups)) is not None:
+        if (by_records := _record_f1(scores, truth, counted, groups)) is not None:
             f1_by_unit["records"] = by_records
         if self.by not in f1_by_unit:
             raise checks.missing(groups)
@@ -133,57 +133,62 @@ class MacroF1:
                     others[name] = _macro(values[:count]).value
         return replace(_macro(f1_by_unit[self.by][:k]), others=others)
 
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K], or [K, *E]: one for the most frequent of the classes that are averaged over (the lowest of several).
 
         A constant class has F1 = 2 n / (n + its own number) at best, so the most frequent one has the least error.
         """
         k = num_outputs if self._num_classes is None else min(self._num_classes, num_outputs)
-        counted = train_targets[(train_targets >= 0) & (train_targets < k)]
-        votes = torch.zeros(num_outputs)
-        votes[torch.bincount(counted, minlength=k).argmax()] = 1.0
-        return votes.reshape(-1, *(1,) * (train_targets.ndim - 1)).expand(-1, *train_targets.shape[1:]).contiguous()
-
-    def _record_f1(self, scores: Tensor, truth: Tensor, counted: Tensor, groups: Tensor | None) -> Tensor | None:
-        """Return the F1 of each class over records; None without records, or where one has several targets."""
-        if groups is None or counted.ndim != 1:
-            return None
-        checks.numbered(groups, len(counted))
-        place, count = checks.numbered(groups[counted], len(truth))
-        label = checks.shared(truth, place, count)
-        return None if label is None else _class_f1(_majority(scores, place, count), label, scores.shape[1])
+        votes = np.zeros((num_outputs, *train_targets.shape[1:]), np.float32)
+        votes[_counts(train_targets[train_targets >= 0], k).argmax()] = 1.0
+        return votes
 
 
-def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
+def _check_shapes(outputs: np.ndarray, targets: np.ndarray) -> None:
     fits = outputs.ndim > 1 and outputs.shape[:1] + outputs.shape[2:] == targets.shape
     takes = "outputs (n, K, *E) and integer targets (n, *E)"
-    checks.check_fit(fits and not targets.is_floating_point(), outputs, targets, takes)
+    checks.check_fit(fits and targets.dtype.kind != "f", outputs, targets, takes)
 
 
-def _predictions(scores: Tensor) -> Tensor:
-    """Return the class of each row of scores [m, K]; K, which stands for none, where one of them is NaN."""
-    return torch.where(scores.isnan().any(dim=1), scores.shape[1], scores.argmax(dim=1))
+def _predictions(scores: np.ndarray) -> np.ndarray:
+    """Return the class of scores [m, K, ...], K for none: argmax gives the place of a NaN, which could be the right class."""
+    return np.where(np.isnan(scores).any(axis=1), scores.shape[1], scores.argmax(axis=1))
 
 
-def _majority(scores: Tensor, place: Tensor, count: int) -> Tensor:
+def _counts(classes: np.ndarray, k: int) -> np.ndarray:
+    """Return how often each of the classes 0..k-1 occurs among these, which may have more."""
+    return np.bincount(classes[classes < k], minlength=k)
+
+
+def _record_f1(
+    scores: np.ndarray, truth: np.ndarray, counted: np.ndarray, groups: np.ndarray | None
+) -> np.ndarray | None:
+    """Return the F1 of each class over records; None without records, or where one has several targets."""
+    if groups is None or counted.ndim != 1:
+        return None
+    checks.numbered(groups, len(counted))
+    first, record = checks.numbered(groups[counted], len(truth))
+    label = checks.shared(truth, first, record)
+    return None if label is None else _class_f1(_majority(scores, record, len(first)), label, scores.shape[1])
+
+
+def _majority(scores: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
     k = scores.shape[1]
     predicted = _predictions(scores)
     voting = predicted < k
-    votes = torch.bincount(place[voting] * k + predicted[voting], minlength=count * k).reshape(count, k)
-    level = torch.zeros(count, k, dtype=torch.float64).index_add_(0, place[voting], scores[voting].double())
+    votes = np.bincount(record[voting] * k + predicted[voting], minlength=count * k).reshape(count, k)
     # All tied classes have the same number of samples under them, so sums order them as means do.
-    tied = votes == votes.amax(dim=1, keepdim=True)
-    best = level.masked_fill(~tied, -torch.inf).argmax(dim=1)
-    return torch.where(votes.any(dim=1), best, k)
+    level = checks.sums_by_record(scores[voting], record[voting], count)
+    best = np.where(votes == votes.max(axis=1, keepdims=True), level, -np.inf).argmax(axis=1)
+    return np.where(votes.any(axis=1), best, k)
 
 
-def _class_f1(predicted: Tensor, truth: Tensor, k: int) -> Tensor:
+def _class_f1(predicted: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
     """Return F1 of every class, [K] float64; NaN for a class that is neither predicted nor a target."""
-    hits = torch.bincount(truth[predicted == truth], minlength=k)[:k].double()
-    positives = torch.bincount(predicted, minlength=k)[:k] + torch.bincount(truth, minlength=k)[:k]
-    return 2 * hits / positives
+    with np.errstate(invalid="ignore"):
+        return 2 * _counts(truth[predicted == truth], k) / (_counts(predicted, k) + _counts(truth, k))
 
 
-def _macro(f1: Tensor) -> Score:
-    defined = f1[~f1.isnan()]
+def _macro(f1: np.ndarray) -> Score:
+    defined = f1[~np.isnan(f1)]
     return Score(1.0 - float(defined.mean()) if len(defined) else None, len(defined), len(f1) - len(defined))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from orca_cli.config.ranges import Count, Positive
 from orca_cli.interfaces import Score
@@ -35,7 +34,7 @@ class LongRangeMAE:
         self._below = 0.75 if symmetrize_twice else 0.5
         self.name = f"long-range MAE{threshold:g}"
 
-    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error of maps [n, 1, W, W] in Angstrom; `n` and `skipped` count proteins.
 
         Targets are NaN outside a protein's own L x L block and where unknown.
@@ -44,34 +43,31 @@ class LongRangeMAE:
         check_fit(fits, outputs, targets, "distance maps (n, 1, W, W)")
         errors = []
         for index, rows, columns in self._pairs(targets):
-            above, below = outputs[index, 0, rows, columns].double(), outputs[index, 0, columns, rows].double()
-            predicted = (self._below * below + (1 - self._below) * above).clamp_min(_LEAST)
-            # clamp_min keeps NaN but would turn minus infinity into a distance.
-            check_numbers(~(above.isfinite() & below.isfinite()), f"NaN or infinite in protein {index}")
-            errors.append(float((predicted - targets[index, 0, rows, columns]).abs().mean()))
+            predictions = outputs[index, 0].astype(np.float64)
+            above, below = predictions[rows, columns], predictions[columns, rows]
+            check_numbers(~(np.isfinite(above) & np.isfinite(below)), f"NaN or infinite in protein {index}")
+            predicted = np.maximum(self._below * below + (1 - self._below) * above, _LEAST)
+            errors.append(float(np.abs(predicted - targets[index, 0, rows, columns]).mean()))
         return Score(sum(errors) / len(errors) if errors else None, len(errors), len(outputs) - len(errors))
 
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [1, W, W], the one distance whose error over the training proteins is least.
 
         It is the median over their pairs, each weighted by one over its protein's number of pairs; half the threshold
         where no protein has any.
         """
-        distances, weights = [], []
-        for index, rows, columns in self._pairs(train_targets):
-            distances.append(train_targets[index, 0, rows, columns])
-            weights.append(torch.full((len(rows),), 1 / len(rows), dtype=torch.float64))
+        pairs = [train_targets[index, 0, rows, columns] for index, rows, columns in self._pairs(train_targets)]
         value = self._threshold / 2
-        if distances:
-            ranked, order = torch.cat(distances).sort()
-            mass = torch.cat(weights)[order].cumsum(0)
-            value = float(ranked[int(torch.searchsorted(mass, mass[-1] / 2))])
-        return torch.full(tuple(train_targets.shape[1:]), value)
+        if pairs:
+            distances = np.concatenate(pairs)
+            order = np.argsort(distances, kind="stable")
+            mass = np.concatenate([np.full(len(one), 1 / len(one)) for one in pairs])[order].cumsum()
+            value = float(distances[order][np.searchsorted(mass, mass[-1] / 2)])
+        return np.full(train_targets.shape[1:], value, np.float32)
 
-    def _pairs(self, targets: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def _pairs(self, targets: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yield each protein that has pairs, with their rows and columns; memory is that of one map."""
         for index, target in enumerate(targets):
-            near = torch.triu(target[0] <= self._threshold, self._separation)  # NaN compares as False
-            rows, columns = near.nonzero(as_tuple=True)
+            rows, columns = np.triu(target[0] <= self._threshold, self._separation).nonzero()  # NaN compares as False
             if len(rows):
                 yield index, rows, columns

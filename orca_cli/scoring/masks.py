@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from orca_cli.config.ranges import Fraction
 from orca_cli.interfaces import Score
@@ -48,18 +47,19 @@ class MaskError:
         }
         self.name = self._names[report]
 
-    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error of logits [n, 1, H, W]; `n` and `skipped` count pixels, or positions for pixel_auroc."""
         fits = outputs.ndim > 1 and outputs.shape == targets.shape
         check_fit(fits, outputs, targets, "logits and targets of one shape (n, 1, H, W)")
-        scores, present = outputs.flatten(1), targets.flatten(1) > 0.5
-        known = ~targets.isnan().flatten(1)
+        pixels = math.prod(targets.shape[1:])
+        scores, known = outputs.reshape(len(outputs), pixels), ~np.isnan(targets).reshape(len(targets), pixels)
+        present = targets.reshape(known.shape) > 0.5
         if self._count_ignored:
-            scores, known = scores.where(known, 0.0), torch.ones_like(known)
+            scores, known = np.where(known, scores, 0.0), np.ones_like(known)
         pooled, truth = scores[known], present[known]
-        check_numbers(pooled.isnan(), "NaN")
+        check_numbers(np.isnan(pooled), "NaN")
         areas = ranking.column_aurocs(scores, present, known)
-        defined = areas[~areas.isnan()]
+        defined = areas[~np.isnan(areas)]
         area, positive = ranking.auroc(pooled, truth), pooled > 0
         misses, alarms = _rate(~positive, truth), _rate(positive, ~truth)
         values = {
@@ -71,11 +71,11 @@ class MaskError:
         others = {self._names[report]: value for report, value in values.items() if report != self._report}
         value = values[self._report]
         by_position = self._report == "pixel_auroc"
-        counted, total = (len(defined), len(areas)) if by_position else (len(pooled), known.numel())
+        counted, total = (len(defined), len(areas)) if by_position else (len(pooled), known.size)
         n = 0 if value is None else counted
         return Score(value, n, total - n, others)
 
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return logits [1, H, W]: how much more often than overall each pixel is positive in the training set.
 
         They rank pixels as their frequencies do, and are above 0 where that lowers the balanced error. For `fnr`, which
@@ -83,16 +83,16 @@ class MaskError:
         are, so that none is 0 or 1.
         """
         if self._report == "fnr":
-            return torch.full(tuple(train_targets.shape[1:]), _CERTAIN)
-        positives = torch.zeros(train_targets.shape[1:], dtype=torch.float64)
-        counts = torch.zeros_like(positives)
+            return np.full(train_targets.shape[1:], _CERTAIN, np.float32)
+        positives, counts = np.zeros(train_targets.shape[1:]), np.zeros(train_targets.shape[1:])
         for target in train_targets:  # one image at a time: the targets may be all of a large mapped file
             positives += target > 0.5
-            counts += 1.0 if self._count_ignored else ~target.isnan()
+            counts += 1.0 if self._count_ignored else ~np.isnan(target)
         overall = (positives.sum() + 0.5) / (counts.sum() + 1)
-        return (torch.logit((positives + 0.5) / (counts + 1)) - torch.logit(overall)).float()
+        frequency = (positives + 0.5) / (counts + 1)
+        return (np.log(frequency / (1 - frequency)) - math.log(overall / (1 - overall))).astype(np.float32)
 
 
-def _rate(wrong: Tensor, among: Tensor) -> float | None:
+def _rate(wrong: np.ndarray, among: np.ndarray) -> float | None:
     count = int(among.sum())
     return int((wrong & among).sum()) / count if count else None

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from orca_cli.interfaces import Score
 from orca_cli.scoring import checks, ranking
@@ -34,24 +33,23 @@ class MeanAveragePrecision:
         self.by = by
         self.name = "1 - mAP" if by == "samples" else "1 - mAP of records"
 
-    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count labels."""
         scores = {"samples": _mean_over_labels(outputs, targets, ranking.average_precision)}
         if groups is not None:
-            place, count = checks.numbered(groups, len(outputs))
-            record_targets = checks.shared(targets, place, count)
+            first, record = checks.numbered(groups, len(outputs))
+            record_targets = checks.shared(targets, first, record)
             if record_targets is not None:
-                sums = torch.zeros(count, outputs.shape[1], dtype=torch.float64).index_add_(0, place, outputs.double())
-                means = sums / torch.bincount(place, minlength=count)[:, None]
+                means = checks.sums_by_record(outputs, record, len(first)) / np.bincount(record)[:, None]
                 scores["records"] = _mean_over_labels(means, record_targets, ranking.average_precision)
         if self.by not in scores:
             raise checks.missing(groups)
         score = scores.pop(self.by)
         return replace(score, others={f"1 - mAP of {unit}": other.value for unit, other in scores.items()})
 
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K]: the training frequency of every label; any constant has the same error."""
-        return _frequencies(train_targets, num_outputs)
+        return _frequencies(train_targets)
 
 
 class MeanAUROC:
@@ -64,13 +62,13 @@ class MeanAUROC:
     name = "1 - AUROC"
     percent = True
 
-    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count labels."""
         return _mean_over_labels(outputs, targets, ranking.auroc)
 
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K]: the training frequency of every label; any constant has an error of 0.5."""
-        return _frequencies(train_targets, num_outputs)
+        return _frequencies(train_targets)
 
 
 class LabelMacroF1:
@@ -82,31 +80,34 @@ class LabelMacroF1:
     name = "1 - macro F1"
     percent = True
 
-    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count labels."""
         return _mean_over_labels(outputs, targets, _f1)
 
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K] of 1: to predict a label everywhere has an F1 above 0, to predict it nowhere has not."""
-        return torch.ones(num_outputs)
+        return np.ones(num_outputs, np.float32)
 
 
-def _f1(scores: Tensor, present: Tensor) -> float | None:
+def _f1(scores: np.ndarray, present: np.ndarray) -> float | None:
     predicted = scores > 0
     total = int(predicted.sum() + present.sum())
     return 2 * int((predicted & present).sum()) / total if total else None
 
 
-def _mean_over_labels(outputs: Tensor, targets: Tensor, value: Callable[[Tensor, Tensor], float | None]) -> Score:
+def _mean_over_labels(
+    outputs: np.ndarray, targets: np.ndarray, value: Callable[[np.ndarray, np.ndarray], float | None]
+) -> Score:
     fits = outputs.ndim == 2 and outputs.shape == targets.shape
     checks.check_fit(fits, outputs, targets, "outputs (n, K) and targets (n, K)")
-    known = ~targets.isnan() if targets.is_floating_point() else torch.ones_like(targets, dtype=torch.bool)
+    known = ~np.isnan(targets)
     values = [value(outputs[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(outputs.shape[1])]
     defined = [v for v in values if v is not None]
     mean = 1.0 - sum(defined) / len(defined) if defined else None
     return Score(mean, len(defined), len(values) - len(defined))
 
 
-def _frequencies(targets: Tensor, num_outputs: int) -> Tensor:
-    # A label that is unknown in all training samples has no frequency.
-    return targets.float().nanmean(dim=0).nan_to_num(nan=0.0).reshape(num_outputs)
+def _frequencies(targets: np.ndarray) -> np.ndarray:
+    """Return the frequency of every label, [K]; 0 for a label that is unknown in all training samples."""
+    known = ~np.isnan(targets)
+    return (np.where(known, targets, 0.0).sum(0) / np.maximum(known.sum(0), 1)).astype(np.float32)

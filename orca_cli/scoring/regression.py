@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+
+import numpy as np
 
 from orca_cli.interfaces import Score
-from orca_cli.scoring.checks import check_fit, check_numbers
+from orca_cli.scoring.checks import check_fit, check_numbers, mean_by_position
 
 
 class RelativeL2:
@@ -18,37 +19,37 @@ class RelativeL2:
     name = "relative l2"
     percent = False
 
-    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count samples."""
         difference, target = _differences(outputs, targets)
-        norm = target.norm(dim=1)
+        norm = np.linalg.norm(target, axis=1)
         counted = norm > 0
         n = int(counted.sum())
-        value = float((difference.norm(dim=1)[counted] / norm[counted]).mean()) if n else None
+        value = float((np.linalg.norm(difference, axis=1)[counted] / norm[counted]).mean()) if n else None
         return Score(value, n, len(norm) - n)
 
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K, *E]: the map whose mean relative error over the training targets is least, nearly.
 
         It is the geometric median with weights 1 / |target|: the best of 50 Weiszfeld steps from the weighted mean, the
         target nearest to where they end (near a target they come slowly), the mean, and zero.
         """
         target = _flat(train_targets)
-        known = ~target.isnan()
-        target = target.nan_to_num(nan=0.0)
-        norm = target.norm(dim=1)
-        weights = torch.where(norm > 0, 1 / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.0)
+        known = ~np.isnan(target)
+        target = np.where(known, target, 0.0)
+        norm = np.linalg.norm(target, axis=1)
+        weights = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
         if not weights.any():  # targets of zero, or none known
-            return torch.zeros(train_targets.shape[1:])
+            return np.zeros(train_targets.shape[1:], np.float32)
         floor = 1e-9 * norm.mean()
         median = _weighted_mean(target, known, weights)
         for _ in range(50):
-            distance = ((target - median) * known).norm(dim=1).clamp_min(floor)
+            distance = np.maximum(_distances(target, known, median), floor)
             median = _weighted_mean(target, known, weights / distance)
-        nearest = target[((target - median) * known).norm(dim=1).argmin()]
-        candidates = [median, nearest, _weighted_mean(target, known, torch.ones_like(norm)), torch.zeros_like(median)]
-        cost = torch.stack([(((target - c) * known).norm(dim=1) * weights).sum() for c in candidates])
-        return candidates[int(cost.argmin())].reshape(train_targets.shape[1:]).float()
+        nearest = target[_distances(target, known, median).argmin()]
+        candidates = [median, nearest, _weighted_mean(target, known, np.ones_like(norm)), np.zeros_like(median)]
+        costs = [_distances(target, known, one) @ weights for one in candidates]
+        return candidates[int(np.argmin(costs))].reshape(train_targets.shape[1:]).astype(np.float32)
 
 
 class MeanSquared:
@@ -57,33 +58,37 @@ class MeanSquared:
     name = "MSE"
     percent = False
 
-    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count entries."""
         difference, _ = _differences(outputs, targets)
-        n = int((~targets.isnan()).sum())
-        return Score(float(difference.square().sum()) / n if n else None, n, targets.numel() - n)
+        n = int((~np.isnan(targets)).sum())
+        return Score(float(np.square(difference).sum()) / n if n else None, n, targets.size - n)
 
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K, *E]: the mean of the training targets at every position; the overall mean where none is known."""
-        targets = train_targets.double()
-        return targets.nanmean(dim=0).where(~targets.isnan().all(dim=0), targets.nanmean()).nan_to_num(nan=0.0).float()
+        return mean_by_position(train_targets)
 
 
-def _flat(x: Tensor) -> Tensor:
-    return x.reshape(len(x), -1).double()
+def _flat(x: np.ndarray) -> np.ndarray:
+    """Return [n, entries] float64."""
+    return x.reshape(len(x), math.prod(x.shape[1:])).astype(np.float64)
 
 
-def _differences(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _differences(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return output - target and target, [n, entries] float64, zero where the target is NaN."""
-    fits = outputs.shape == targets.shape and targets.is_floating_point()
+    fits = outputs.shape == targets.shape and targets.dtype.kind == "f"
     check_fit(fits, outputs, targets, "outputs and real-valued targets of one shape (n, K, *E)")
     target = _flat(targets)
-    known = ~target.isnan()
-    difference = torch.where(known, _flat(outputs) - target, 0.0)
-    check_numbers(~difference.isfinite())
-    return difference, target.nan_to_num(nan=0.0)
+    known = ~np.isnan(target)
+    difference = np.where(known, _flat(outputs) - target, 0.0)
+    check_numbers(~np.isfinite(difference))
+    return difference, np.where(known, target, 0.0)
 
 
-def _weighted_mean(target: Tensor, known: Tensor, weights: Tensor) -> Tensor:
-    total = weights @ known.double()
-    return (weights @ target) / total.where(total > 0, 1.0)
+def _distances(target: np.ndarray, known: np.ndarray, constant: np.ndarray) -> np.ndarray:
+    return np.linalg.norm((target - constant) * known, axis=1)
+
+
+def _weighted_mean(target: np.ndarray, known: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    total = weights @ known
+    return weights @ target / np.where(total > 0, total, 1.0)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+import numpy as np
 
 from orca_cli.interfaces import Score
 from orca_cli.scoring.checks import check_fit, check_numbers
@@ -29,32 +27,32 @@ class NatsPerFrame:
         self._count_padding = count_padding
         self.name = _MEAN if count_padding else _FRAMES
 
-    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error of logits [n, K, L] against 0 and 1; `n` and `skipped` count frames."""
         fits = outputs.ndim == 3 and outputs.shape == targets.shape
         check_fit(fits, outputs, targets, "logits and targets of one shape (n, K, L)")
-        known = ~targets.isnan()
-        frames = int(known.any(dim=1).sum())
+        known = ~np.isnan(targets)
+        frames = int(known.any(axis=1).sum())
         padding = known.shape[0] * known.shape[2] - frames
-        counted = torch.ones_like(known) if self._count_padding else known
-        check_numbers(~outputs.isfinite() & counted)
-        truth = targets.double().nan_to_num(nan=0.0)
-        nats = functional.binary_cross_entropy_with_logits(outputs.double(), truth, reduction="none")
+        check_numbers(~np.isfinite(outputs) & (known | self._count_padding))
+        logits, truth = outputs.astype(np.float64), np.where(known, targets, 0.0)
+        with np.errstate(invalid="ignore"):  # outputs at padding may be of any kind
+            nats = np.maximum(logits, 0) - logits * truth + np.log1p(np.exp(-np.abs(logits)))
         per_frame = float(nats[known].sum()) / frames if frames else None
-        mean = float(nats.mean()) if nats.numel() else None
+        mean = float(nats.mean()) if nats.size and np.isfinite(nats).all() else None
         if self._count_padding:
             return Score(mean, frames + padding, 0, {_FRAMES: per_frame})
-        return Score(per_frame, frames, padding, {_MEAN: mean if bool(nats.isfinite().all()) else None})
+        return Score(per_frame, frames, padding, {_MEAN: mean})
 
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return logits [K, L]: how often each label is present in a frame of the training set, at every position alike.
 
         Frequencies take half a frame more of each value than there are, so that a label that training never shows costs
         little, and is possible. With count_padding they are multiplied by how often a position is not padding.
         """
-        known = ~train_targets.isnan()
-        present = (train_targets > 0.5).sum(dim=(0, 2)).double()
-        frequency = ((present + 0.5) / (known.sum(dim=(0, 2)) + 1))[:, None].expand(-1, train_targets.shape[2])
+        known = ~np.isnan(train_targets)
+        present = (train_targets > 0.5).sum(axis=(0, 2))
+        frequency = np.repeat(((present + 0.5) / (known.sum(axis=(0, 2)) + 1))[:, None], known.shape[2], axis=1)
         if self._count_padding:
-            frequency = frequency * (known.any(dim=1).sum(dim=0) + 0.5) / (len(train_targets) + 1)
-        return torch.logit(frequency).float()
+            frequency *= (known.any(axis=1).sum(axis=0) + 0.5) / (len(train_targets) + 1)
+        return np.log(frequency / (1 - frequency)).astype(np.float32)

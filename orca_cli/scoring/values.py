@@ -9,34 +9,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from orca_cli.interfaces import Score
-from orca_cli.scoring.checks import check_fit, check_numbers
+from orca_cli.scoring.checks import check_fit, check_numbers, mean_by_position
 
 
 @dataclass(frozen=True)
 class _Sums:
-    """Of every output, [K] float64: number of known targets, sums of absolute and squared differences, and of squares about the
+    """Of every output, [K]: number of known targets, sums of absolute and squared differences, and of squares about the
     mean of the targets."""
 
-    known: Tensor
-    absolute: Tensor
-    squared: Tensor
-    spread: Tensor
+    known: np.ndarray
+    absolute: np.ndarray
+    squared: np.ndarray
+    spread: np.ndarray
 
 
-def _unexplained(sums: _Sums) -> Tensor:
+def _unexplained(sums: _Sums) -> np.ndarray:
     # Undefined where all targets are equal: nothing is to be explained.
-    return torch.where(sums.spread > 0, sums.squared / sums.spread, torch.nan)
+    return sums.squared / np.where(sums.spread > 0, sums.spread, np.nan)
 
 
-_ALL: dict[str, Callable[[_Sums], Tensor]] = {
-    "RMSE": lambda sums: (sums.squared / sums.known).sqrt(),
+_ALL: dict[str, Callable[[_Sums], np.ndarray]] = {
+    "RMSE": lambda sums: np.sqrt(sums.squared / sums.known),
     "MAE": lambda sums: sums.absolute / sums.known,
     "1 - R2": _unexplained,
-    "RMSE / deviation": lambda sums: _unexplained(sums).sqrt(),
+    "RMSE / deviation": lambda sums: np.sqrt(_unexplained(sums)),
 }
 
 
@@ -46,19 +45,17 @@ class _Values:
     name: str
     percent = False
 
-    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` counts known targets, `skipped` the others, and all of outputs for which it is undefined."""
         sums = _sums(outputs, targets)
-        score = _mean(_ALL[self.name](sums), sums.known, targets.numel())
-        others = {
-            name: _mean(formula(sums), sums.known, 0).value for name, formula in _ALL.items() if name != self.name
-        }
-        return replace(score, others=others)
+        with np.errstate(invalid="ignore"):  # of outputs without a known target
+            scores = {name: _mean(formula(sums), sums.known, targets.size) for name, formula in _ALL.items()}
+        score = scores.pop(self.name)
+        return replace(score, others={name: other.value for name, other in scores.items()})
 
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K, *E]: the mean of the training targets at every position; the overall mean where none is known."""
-        targets = train_targets.double()
-        return targets.nanmean(dim=0).where(~targets.isnan().all(dim=0), targets.nanmean()).nan_to_num(nan=0.0).float()
+        return mean_by_position(train_targets)
 
 
 class RMSE(_Values):
@@ -72,11 +69,12 @@ class MAE(_Values):
 
     name = "MAE"
 
-    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
-        """Return [K, *E]: the median of the training targets at every position; the overall median where none is known."""
-        targets = train_targets.double()
-        median = targets.nanmedian(dim=0).values
-        return median.where(~median.isnan(), targets.nanmedian()).nan_to_num(nan=0.0).float()
+    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
+        """Return [K, *E]: the lower median of the training targets at every position; that of all where none is known."""
+        median = _median(train_targets)
+        if np.isnan(median).any():
+            median = np.where(np.isnan(median), np.nan_to_num(_median(train_targets.reshape(-1))), median)
+        return median.astype(np.float32)
 
 
 class OneMinusR2(_Values):
@@ -94,27 +92,33 @@ class NormalisedRMSE(_Values):
     name = "RMSE / deviation"
 
 
-def _sums(outputs: Tensor, targets: Tensor) -> _Sums:
-    fits = outputs.shape == targets.shape and targets.is_floating_point() and targets.ndim > 1
+def _median(targets: np.ndarray) -> np.ndarray:
+    """Return the lower median over the first axis of what is known; NaN where nothing is."""
+    middle = np.maximum((~np.isnan(targets)).sum(0) - 1, 0) // 2
+    return np.take_along_axis(np.sort(targets, axis=0), middle[None], 0)[0]  # NaN are sorted to the end
+
+
+def _sums(outputs: np.ndarray, targets: np.ndarray) -> _Sums:
+    fits = outputs.shape == targets.shape and targets.dtype.kind == "f" and targets.ndim > 1
     check_fit(fits, outputs, targets, "outputs and real-valued targets of one shape (n, K) or (n, K, *E)")
     target = _by_output(targets)
-    known = ~target.isnan()
-    difference = torch.where(known, _by_output(outputs) - target, 0.0)
-    check_numbers(~difference.isfinite())
-    count = known.sum(dim=1).double()
-    mean = target.nan_to_num(nan=0.0).sum(dim=1) / count
-    around = torch.where(known, target - mean[:, None], 0.0)
+    known = ~np.isnan(target)
+    difference = np.where(known, _by_output(outputs) - target, 0.0)
+    check_numbers(~np.isfinite(difference))
+    count = known.sum(1)
+    mean = np.where(known, target, 0.0).sum(1) / np.maximum(count, 1)
+    around = np.where(known, target - mean[:, None], 0.0)
     # Equal targets differ from their computed mean by rounding.
-    around = torch.where(around.abs() > 1e-12 * mean.abs()[:, None], around, 0.0)
-    return _Sums(count, difference.abs().sum(dim=1), difference.square().sum(dim=1), around.square().sum(dim=1))
+    around[np.abs(around) <= 1e-12 * np.abs(mean)[:, None]] = 0.0
+    return _Sums(count, np.abs(difference).sum(1), np.square(difference).sum(1), np.square(around).sum(1))
 
 
-def _by_output(x: Tensor) -> Tensor:
+def _by_output(x: np.ndarray) -> np.ndarray:
     """Return [K, entries] float64."""
-    return x.movedim(1, 0).reshape(x.shape[1], -1).double()
+    return np.moveaxis(x, 1, 0).reshape(x.shape[1], x[:, :1].size).astype(np.float64)
 
 
-def _mean(per_output: Tensor, known: Tensor, total: int) -> Score:
-    defined = ~per_output.isnan()
+def _mean(per_output: np.ndarray, known: np.ndarray, total: int) -> Score:
+    defined = ~np.isnan(per_output)
     n = int(known[defined].sum())
     return Score(float(per_output[defined].mean()) if defined.any() else None, n, total - n)

@@ -326,7 +326,8 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
 
 def best_constant(built: Built) -> Tensor:
     """Return the output [K] or [K, *E] of the best constant predictor that what was trained on allows."""
-    return built.error.constant(_some_targets(built.learned, built.plan.seed), built.task.num_outputs)
+    targets = _some_targets(built.learned, built.plan.seed).numpy()
+    return torch.from_numpy(built.error.constant(targets, built.task.num_outputs))
 
 
 def _some_targets(samples: Samples, seed: int) -> Tensor:

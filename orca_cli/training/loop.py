@@ -329,7 +329,7 @@ def _pinned(engine: Engine, samples: Samples, rows: np.ndarray) -> tuple[Batch, 
 def score(error: Error, outputs: Tensor, samples: Samples, targets: Tensor) -> Score:
     """Return the error of a whole split from its outputs, with the records that its samples belong to."""
     groups = samples.groups()
-    return error(outputs, targets, None if groups is None else torch.from_numpy(np.asarray(groups)))
+    return error(outputs.numpy(), targets.numpy(), None if groups is None else np.asarray(groups))
 
 
 @torch.no_grad()

@@ -64,7 +64,7 @@ def run(tmp_path, messages):
             targets=torch.from_numpy(test.targets()),
             groups=test.groups(),
             digests=digests,
-            constant=error.constant(torch.from_numpy(task.train.targets()), task.num_outputs),
+            constant=torch.from_numpy(error.constant(task.train.targets(), task.num_outputs)),
         )
         return dict(compute.compute(names, subject, tmp_path, SimpleNamespace(say=messages.append)))
 

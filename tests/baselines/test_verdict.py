@@ -134,8 +134,8 @@ def test_of_three_equally_good_models_few_are_called_better_or_worse():
 
 def test_errors_in_the_tasks_units():
     y = torch.from_numpy(RNG.normal(size=(N, 1))).float()
-    baselines = {"linear": Baseline(float(RMSE()(0 * y, y).value), 1.0, 0.3, outputs=0 * y)}
-    comparison = verdict(RMSE(), float(RMSE()(0.9 * y, y).value), 0.9 * y, y, None, baselines, [])
+    baselines = {"linear": Baseline(float(RMSE()(0 * y.numpy(), y.numpy()).value), 1.0, 0.3, outputs=0 * y)}
+    comparison = verdict(RMSE(), float(RMSE()(0.9 * y.numpy(), y.numpy()).value), 0.9 * y, y, None, baselines, [])
     assert comparison["is"] == "better"
     assert "points" not in comparison["text"]
     assert "%" not in comparison["text"]

@@ -180,7 +180,7 @@ def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(orc
     path, result = run("classes", "train.folds=4")
     held = np.load(path / "3_finetune" / "out_of_fold.npz")
     assert np.bincount(held["fold"]).tolist() == [10] * 4
-    expected = ZeroOne()(torch.from_numpy(held["outputs"]), torch.from_numpy(held["targets"])).value
+    expected = ZeroOne()(held["outputs"], held["targets"]).value
     assert result["validation_error"] == expected
     assert (result["selected"]["on"], result["selected"]["n"]) == ("folds", N)
     lines = [json.loads(line) for line in (path / "3_finetune" / "metrics.jsonl").read_text().splitlines()]

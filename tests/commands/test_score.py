@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from orca_cli.cli import main
@@ -27,7 +26,7 @@ def _add(root: Path, error: str | Case, *, with_groups: bool = True, node: Any =
     case = error if isinstance(error, Case) else BY_NAME[error]
     outputs, targets, groups = case.drawn(0)
     made = parts.build(case.node, "task.error")
-    score = made(*map(torch.from_numpy, (outputs, targets, groups)))
+    score = made(outputs, targets, groups)
     assert score.value is not None
     fields = {"n": score.n, "skipped": score.skipped, "percent": made.percent, "others": dict(score.others)}
     run = add_run(root, value=score.value, error={"name": made.name, **fields}, seed=len(list(root.glob("*/*"))))
@@ -71,6 +70,12 @@ def _damaged(root: Path) -> Path:
     return run
 
 
+def _single_numbers(root: Path) -> Path:
+    run = _add(root, "values.RMSE")
+    np.savez(run / PREDICTIONS, outputs=np.float32(1), targets=np.float32(1))
+    return run
+
+
 def _behind_a_link(root: Path) -> Path:
     run, other = (_add(root, "values.RMSE") for _ in range(2))
     (run / PREDICTIONS).unlink()
@@ -80,6 +85,7 @@ def _behind_a_link(root: Path) -> Path:
 
 REFUSED: dict[str, tuple[Callable[[Path], Path], int, str]] = {
     "damaged predictions": (_damaged, 11, "predictions.npz"),
+    "predictions of no samples": (_single_numbers, 11, "does not hold the predictions of a run"),
     "records that were not saved": (
         lambda root: _add(root, "classification.MacroF1", with_groups=False),
         11,

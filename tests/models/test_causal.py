@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import Tokens
 from orca_cli.models.assembly import build_model
 from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
@@ -36,18 +35,6 @@ def test_no_frame_sees_the_future(load_body, name, real):
     if name in ("bert", "roberta"):
         assert torch.equal(causal, past)
         assert seen(build(load_body(name), False), valid)[:real, :real].all()  # the premise: it could see the future
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("name", ["bert", "roberta"])
-def test_padding_behind_the_longest_sample_changes_nothing(load_body, name, causal):
-    body = load_body(name).eval()
-    x = torch.randn(3, STEPS, body.width)
-    mask = torch.arange(STEPS) < torch.tensor([5, 8, STEPS])[:, None]
-    together = body(Tokens(x, mask, (STEPS,), causal)).x  # the third sample leaves nothing behind
-    shorter = body(Tokens(x[:2], mask[:2], (STEPS,), causal)).x
-    torch.testing.assert_close(shorter[mask[:2]], together[:2][mask[:2]], rtol=1e-5, atol=1e-6)
-    assert not shorter[:, 8:].any()
 
 
 def test_what_would_leak_is_refused(load_body):

@@ -8,13 +8,12 @@ from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkEr
 from orca_cli.interfaces import Scale, Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.assembly import describe
-from orca_cli.models.bodies import swin, text
+from orca_cli.models.bodies import text
 from orca_cli.models.checkpoints import resolution
 from orca_cli.models.embedders.convolution import spread_filter
 from orca_cli.models.embedders.multiscale import Multiscale
 from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
-from tests.checkpoints import SHARED
 from tests.models.conftest import build
 
 SHAPES = [
@@ -174,18 +173,3 @@ def test_packaged_weights_are_verified(monkeypatch, tmp_path):
     monkeypatch.setattr(resolution, "packaged_folder", lambda packaged: copy)
     with pytest.raises(ChecksumError, match="differ from the published ones"):
         checkpoints.resolve(MINILM)
-
-
-@pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="needs ORCA_TEST_DATA with models/")
-def test_swin_body_computes_what_the_whole_model_computes():
-    from transformers import SwinModel
-
-    folder = SHARED / "models" / "swin-micro-cifar10"
-    body = swin.load(str(folder)).eval()
-    whole = SwinModel.from_pretrained(folder).eval()
-    images = torch.rand(2, 3, 32, 32)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    with torch.no_grad():
-        ours = body(body.embed_source(images.numpy())).x
-        expected = whole((images - mean) / std).last_hidden_state
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)

@@ -3,7 +3,6 @@
 import torch
 
 from orca_cli.models.assembly import build_model
-from orca_cli.models.embedders.patch import Patch
 
 
 def whole_vit(family):
@@ -33,13 +32,3 @@ def test_vit_embeds_its_source_as_transformers_does(load_body, family):
         expected = whole_vit(family).embeddings((images(2, 3, 32, 32) - mean) / std)[:, 1:]
     torch.testing.assert_close(tokens.x, expected)
     assert (tokens.grid, tokens.prefix) == ((4, 4), 0)
-
-
-def test_positions_of_a_map_are_resized_to_a_coarser_grid(load_body):
-    body = load_body("vit")
-    settings = {"body": body, "kind": "classes", "input_shape": (3, 32, 32), "num_outputs": 2, "seed": 0}
-    positions = build_model(**settings).embedder.positions.detach()
-    coarse = build_model(**settings, embedder=Patch(max_tokens=4)).embedder
-    assert coarse.layout.grid == (2, 2)
-    expected = torch.nn.functional.interpolate(positions.T.reshape(1, 32, 4, 4), size=(2, 2), mode="bicubic")[0]
-    torch.testing.assert_close(coarse.positions.detach(), expected.flatten(1).T)

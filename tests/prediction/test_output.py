@@ -24,7 +24,7 @@ def parts(outputs, size=7):
     return [outputs[start : start + size] for start in range(0, len(outputs), size)]
 
 
-LOGITS = torch.from_numpy(RNG.normal(size=(30, 3)).astype(np.float32))
+LOGITS = RNG.normal(size=(30, 3)).astype(np.float32)
 
 
 @pytest.mark.parametrize("suffix", output.SUFFIXES)
@@ -40,21 +40,21 @@ def test_the_same_for_parts_of_any_size(suffix, tmp_path):
     elif suffix == ".npz":
         for size in (1, 7, 30):
             arrays = np.load(tmp_path / f"{size}{suffix}")
-            assert np.array_equal(arrays["outputs"], LOGITS.numpy())
+            assert np.array_equal(arrays["outputs"], LOGITS)
             assert arrays["id"].tolist() == ids
-            np.testing.assert_allclose(arrays["probability"], torch.softmax(LOGITS, 1), rtol=1e-5)
+            np.testing.assert_allclose(arrays["probability"], torch.softmax(torch.from_numpy(LOGITS), 1), rtol=1e-5)
     else:
         assert len({(tmp_path / f"{size}{suffix}").read_bytes() for size in (1, 7, 30)}) == 1
 
 
 def test_maps_of_any_extent_are_written_in_parts(tmp_path):
-    maps = torch.from_numpy(RNG.normal(size=(20, 2, 4, 5)).astype(np.float32))
+    maps = RNG.normal(size=(20, 2, 4, 5)).astype(np.float32)
     output.write(tmp_path / "maps.npz", parts(maps), 20, decoder("maps", 2, extent=(4, 5)), None)
     arrays = np.load(tmp_path / "maps.npz")
     assert sorted(arrays.files) == ["outputs", "prediction"]
-    assert np.array_equal(arrays["prediction"], maps.numpy())
+    assert np.array_equal(arrays["prediction"], maps)
     output.write(tmp_path / "classes.npz", parts(maps), 20, decoder("class_maps", 2, extent=(4, 5)), None)
-    assert np.array_equal(np.load(tmp_path / "classes.npz")["prediction"], maps.argmax(1).numpy())
+    assert np.array_equal(np.load(tmp_path / "classes.npz")["prediction"], maps.argmax(1))
 
 
 @pytest.mark.parametrize("suffix", output.SUFFIXES)
@@ -85,8 +85,8 @@ def test_labels_called_like_other_columns_keep_their_own():
     columns = output.columns_of(LOGITS, decoder("labels", names=names), None, 5)
     assert list(columns) == ["index", "index_", "p_index", "prediction", "p_index_", "p_p_index", "p_prediction"]
     assert columns["index"].tolist() == list(range(5, 35))
-    assert columns["index_"].tolist() == (LOGITS[:, 0] >= 0).int().tolist()
-    np.testing.assert_allclose(columns["p_prediction"], torch.sigmoid(LOGITS[:, 2]), rtol=1e-6)
+    assert columns["index_"].tolist() == (LOGITS[:, 0] >= 0).astype(int).tolist()
+    np.testing.assert_allclose(columns["p_prediction"], torch.sigmoid(torch.from_numpy(LOGITS[:, 2])), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,8 @@ def test_texts_in_csv_are_neither_formulas_nor_commands(name, shown):
 
 
 @pytest.mark.parametrize("limit", [0, 10, 10**9])
-def test_outputs_are_kept_in_memory_or_in_a_file(limit, monkeypatch):
-    monkeypatch.setattr(output, "_IN_MEMORY", limit)
-    kept = output.Kept()
-    maps = torch.from_numpy(RNG.normal(size=(20, 2, 5)).astype(np.float32))
-    assert torch.equal(torch.cat(list(kept.passing(parts(maps)))), maps)
-    assert torch.equal(kept.whole(), maps)
+def test_outputs_are_kept_in_memory_or_in_a_file(limit):
+    kept = output.Kept(limit)
+    maps = RNG.normal(size=(20, 2, 5)).astype(np.float32)
+    assert np.array_equal(np.concatenate(list(kept.passing(parts(maps)))), maps)
+    assert np.array_equal(kept.whole(), maps)

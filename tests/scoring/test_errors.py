@@ -21,15 +21,11 @@ from orca_cli.scoring.multilabel import MeanAveragePrecision
 from orca_cli.scoring.regression import MeanSquared
 from orca_cli.scoring.values import MAE, RMSE
 from tests.properties import examples
-from tests.scoring.cases import CASES, FORMS, Case
+from tests.scoring.cases import CASES, FORMS
 from tests.scoring.formulas import FORMULAS
 
 NAN = float("nan")
 OF_NUMBERS = [case for case in CASES if case.form in ("values", "fields", "rolls", "masks", "maps")]
-
-
-def tensors(case: Case, *words: float) -> list[torch.Tensor]:
-    return [torch.from_numpy(array) for array in case.drawn(*words)]
 
 
 def test_every_error_of_the_program_has_a_formula_and_cases():
@@ -52,7 +48,7 @@ def test_every_error_of_the_program_has_a_formula_and_cases():
 def test_every_error_is_what_its_formula_says(case, seed, coarse, unknown):
     arrays = case.drawn(seed, coarse, unknown)
     expected = FORMULAS[case.name](*arrays, **case.settings)
-    score = parts.build(case.node, "task.error")(*map(torch.from_numpy, arrays))
+    score = parts.build(case.node, "task.error")(*arrays)
     assert (score.n, score.skipped) == (expected.n, expected.skipped)
     values = numbers(expected.value, expected.others)
     assert numbers(score.value, score.others) == pytest.approx(values, rel=1e-9, abs=1e-12, nan_ok=True)
@@ -64,52 +60,51 @@ def numbers(value, others):
 
 def rivals(case, targets, constant):
     """Yield constants, none of which may beat the best constant of a training set."""
-    yield from (torch.zeros_like(constant), torch.ones_like(constant), constant + 0.3, constant - 0.3)
+    yield from (np.zeros_like(constant), np.ones_like(constant), constant + 0.3, constant - 0.3)
     if case.form in ("classes", "positions"):
-        yield from torch.eye(len(constant)).reshape(4, 4, *(1,) * (constant.ndim - 1)).expand(4, *constant.shape)
+        yield from np.eye(len(constant)).reshape(4, 4, *(1,) * (constant.ndim - 1))
     elif case.form == "maps":
-        yield from (torch.full_like(constant, float(distance)) for distance in range(2, 12))
+        yield from (np.full_like(constant, distance) for distance in range(2, 12))
     elif case.form in ("values", "fields"):
-        yield from (targets.nanmean(0), *targets[:5].nan_to_num())
+        yield from (np.nanmean(targets, 0), *np.nan_to_num(targets[:5]))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name != "chunks.ChunkMean"], ids=str)
 @pytest.mark.parametrize("unknown", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_other_constant_is_better_on_the_targets_that_it_is_made_of(case, unknown, seed):
-    outputs, targets, groups = tensors(case, seed, 0.0, unknown)
+    outputs, targets, groups = case.drawn(seed, 0.0, unknown)
     error = parts.build(case.node, "task.error")
     constant = error.constant(targets, outputs.shape[1])
     assert constant.shape == outputs.shape[1:]
-    assert constant.isfinite().all()
-    value = error(constant.expand(outputs.shape), targets, groups).value
+    assert np.isfinite(constant).all()
+    value = error(np.broadcast_to(constant, outputs.shape), targets, groups).value
     counts_unknown = case.settings.get("count_padding") or case.settings.get("count_ignored")
     if unknown == 1.0:
         assert value is None or counts_unknown
     elif "records" not in case.settings.values() and not (unknown and counts_unknown):  # it is the best one of samples
         for rival in rivals(case, targets, constant):
-            assert value <= error(rival.expand(outputs.shape), targets, groups).value + 1e-3
+            assert value <= error(np.broadcast_to(rival, outputs.shape), targets, groups).value + 1e-3
 
 
 def test_the_constant_of_classes_is_the_majority_of_each_position():
-    assert ZeroOne().constant(torch.tensor([2, 1, 2, IGNORED_CLASS, 0]), 3).tolist() == [0, 0, 1]
-    maps = torch.tensor([[0, 1, IGNORED_CLASS], [0, 1, IGNORED_CLASS], [1, 1, IGNORED_CLASS]])
+    assert ZeroOne().constant(np.array([2, 1, 2, IGNORED_CLASS, 0]), 3).tolist() == [0, 0, 1]
+    maps = np.array([[0, 1, IGNORED_CLASS], [0, 1, IGNORED_CLASS], [1, 1, IGNORED_CLASS]])
     assert ZeroOne().constant(maps, 2).argmax(0).tolist() == [0, 1, 1]
-    assert MeanSquared().constant(torch.tensor([[[1.0, NAN]], [[3.0, NAN]]]), 1).tolist() == [[2.0, 2.0]]
+    assert MeanSquared().constant(np.array([[[1.0, NAN]], [[3.0, NAN]]]), 1).tolist() == [[2.0, 2.0]]
 
 
 def test_errors_at_the_size_of_real_test_sets():
-    targets = torch.arange(2**24 + 3, dtype=torch.float32)[:, None]  # more than torch.quantile takes
-    assert MAE().constant(targets, 1).tolist() == [2**23 + 1]
-    generator = torch.Generator().manual_seed(0)
-    outputs = torch.randn(420, 1, 128, 128, generator=generator)
-    score = MaskError()(outputs, (torch.rand(outputs.shape, generator=generator) < 0.01).float())
+    assert MAE().constant(np.arange(2**24 + 3, dtype=np.float32)[:, None], 1).tolist() == [2**23 + 1]
+    rng = np.random.default_rng(0)
+    outputs = rng.standard_normal((420, 1, 128, 128), np.float32)
+    score = MaskError()(outputs, (rng.random(outputs.shape) < 0.01).astype(np.float32))
     assert (score.n, score.value) == (6_881_280, pytest.approx(0.5, abs=0.005))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_shapes_that_do_not_fit_are_refused(case):
-    outputs, targets, groups = tensors(case, 0)
+    outputs, targets, groups = case.drawn(0)
     for wrong in (outputs[:, 0], outputs[:, None]):  # (n, H, W) against (n, 1, H, W) would broadcast to (n, n, H, W)
         with pytest.raises(DataError, match=r"task\.error: outputs .* do not fit .* targets"):
             parts.build(case.node, "task.error")(wrong, targets, groups)
@@ -118,7 +113,7 @@ def test_shapes_that_do_not_fit_are_refused(case):
 @pytest.mark.parametrize("case", OF_NUMBERS, ids=str)
 @pytest.mark.parametrize("value", [NAN, float("inf")])
 def test_outputs_that_are_no_numbers_are_told_where_they_count(case, value):
-    outputs, targets, groups = tensors(case, 0, 0.0, 0.2)
+    outputs, targets, groups = case.drawn(0, 0.0, 0.2)
     targets[..., 0, -1] = 7.0  # near, and far apart in sequence
     outputs[..., 0, -1] = value
     if case.form != "masks" or value != value:  # a logit may be infinite
@@ -128,20 +123,20 @@ def test_outputs_that_are_no_numbers_are_told_where_they_count(case, value):
 
 @pytest.mark.parametrize("error", [MacroF1(by="records"), MeanAveragePrecision(by="records")])
 def test_errors_of_records_need_records_that_agree(error):
-    outputs = torch.zeros(3, 2)
-    targets = torch.tensor([0, 1, 1]) if isinstance(error, MacroF1) else torch.eye(3)[:, :2]
-    mixed = torch.tensor([0, 0, 1])
+    outputs = np.zeros((3, 2), np.float32)
+    targets = np.array([0, 1, 1]) if isinstance(error, MacroF1) else np.eye(3)[:, :2]
+    mixed = np.array([0, 0, 1])
     for groups, message in (
         (None, r"task\.error\.by: .*not cut from records"),
         (mixed, "different targets"),
-        (torch.tensor([0, 1]), r"records \(2,\) do not fit 3"),
+        (np.array([0, 1]), r"records \(2,\) do not fit 3"),
     ):
         with pytest.raises(DataError, match=message):
             error(outputs, targets, groups)
     # As one figure among others it is left out where records have several targets.
     assert type(error)()(outputs, targets, mixed).others == {}
     with pytest.raises(DataError, match="5 classes, but 2 outputs"):
-        MacroF1(num_classes=5)(outputs, torch.zeros(3, dtype=torch.long))
+        MacroF1(num_classes=5)(outputs, np.zeros(3, int))
 
 
 @pytest.mark.parametrize(
@@ -196,9 +191,10 @@ def test_every_short_name_is_a_part_that_is_lower_for_better_outputs(kind, integ
             short_names.node(setting, "f2", kind, integer)
         for name in names:
             part = parts.build(short_names.node(setting, name, kind, integer), f"task.{setting}")
-            low, high = (part(outputs, y) for outputs in (good, bad))
             if setting == "error":
-                low, high = low.value, high.value
+                low, high = (part(outputs.numpy(), y.numpy()).value for outputs in (good, bad))
+            else:
+                low, high = (part(outputs, y) for outputs in (good, bad))
             assert low < 0.01 < 0.1 < high, name
 
 

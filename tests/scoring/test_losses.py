@@ -90,7 +90,7 @@ def test_one_batch_of_nats_per_frame_is_one_split_of_the_error(padding):
     (case,) = [one for one in CASES if one.settings == {"count_padding": padding}]
     outputs, targets = map(torch.from_numpy, case.drawn(0, 0.0, 0.2)[:2])
     outputs = outputs.nan_to_num(nan=0.0)
-    value = NatsPerFrame(count_padding=padding)(outputs, targets).value
+    value = NatsPerFrame(count_padding=padding)(outputs.numpy(), targets.numpy()).value
     assert NatsPerFrameLoss(count_padding=padding)(outputs, targets).item() == pytest.approx(value, rel=1e-5)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.classification import ZeroOne
@@ -24,16 +23,16 @@ def test_averaging_a_map_with_its_transpose_in_place_twice_is_three_quarters():
         for i in range(6):
             for j in range(i + 1, 6):
                 twice[i, j] = (twice[i, j] + twice[j, i]) / 2
-    target = torch.full((1, 1, 6, 6), NAN)
+    target = np.full((1, 1, 6, 6), NAN)
     target[0, 0, 1, 4] = 5.0
-    score = LongRangeMAE(separation=1, symmetrize_twice=True)(torch.from_numpy(output)[None, None], target)
+    score = LongRangeMAE(separation=1, symmetrize_twice=True)(output[None, None], target)
     assert score.value == pytest.approx(abs(twice[1, 4] - 5.0))
 
 
 def test_the_released_error_of_masks_is_half_of_both_rates():
     # 2 positives, one missed; 4 negatives, one false alarm; 2 ignored pixels become true negatives.
-    outputs = torch.tensor([1.0, -1.0, 3.0, -1.0, -2.0, -3.0, 9.0, 9.0]).reshape(1, 1, 2, 4)
-    targets = torch.tensor([1, 1, 0, 0, 0, 0, NAN, NAN]).reshape(1, 1, 2, 4)
+    outputs = np.array([1.0, -1.0, 3.0, -1.0, -2.0, -3.0, 9.0, 9.0]).reshape(1, 1, 2, 4)
+    targets = np.array([1, 1, 0, 0, 0, 0, NAN, NAN]).reshape(1, 1, 2, 4)
     assert MaskError("balanced")(outputs, targets).value == pytest.approx((1 / 2 + 1 / 4) / 2)
     assert MaskError("balanced", count_ignored=True)(outputs, targets).value == pytest.approx((1 / 2 + 1 / 6) / 2)
 
@@ -49,11 +48,11 @@ def test_frequencies_of_keys_cost_11_09_nats_per_frame_of_the_real_chorales():
         padded = np.full((len(chorales), 88, 160), np.nan, np.float32)
         for row, piece in zip(padded, chorales, strict=True):
             row[:, : len(piece) - 1] = piece[1:].T
-        return torch.from_numpy(padded)
+        return padded
 
     constant = NatsPerFrame().constant(targets(frames["train"] + frames["valid"]), 88)
     test = targets(frames["test"])
-    score = NatsPerFrame()(constant.expand(test.shape), test)
+    score = NatsPerFrame()(np.broadcast_to(constant, test.shape), test)
     assert score.n == 4648
     assert score.value == pytest.approx(11.09, abs=0.02)
 
@@ -79,6 +78,6 @@ def test_chunks_are_those_of_the_published_code(n, batch, drop_tail, chunks, las
             self.seen.append(len(outputs))
             return super().__call__(outputs, targets)
 
-    score = ChunkMean(Sizes(), 1000, batch, drop_tail)(torch.zeros(n, 2), torch.zeros(n, dtype=torch.long))
+    score = ChunkMean(Sizes(), 1000, batch, drop_tail)(np.zeros((n, 2)), np.zeros(n, int))
     assert Sizes.seen[0] == n  # the whole split
     assert (score.n, len(Sizes.seen) - 1, Sizes.seen[-1]) == (chunks, chunks, last)

@@ -170,12 +170,12 @@ def test_every_protein_is_scored_over_its_own_length(tmp_path, read):
     batch = every(read(num_validation=1).open_test())
     error = LongRangeMAE(separation=4, threshold=500.0)
     # Off by one Angstrom inside a protein, by a thousand outside: only what is inside counts.
-    outputs = torch.where(batch.valid[:, None], batch.y.nan_to_num() + 1, 1000.0)
-    assert error(outputs, batch.y).value == pytest.approx(1, abs=1e-4)
+    outputs, targets = torch.where(batch.valid[:, None], batch.y.nan_to_num() + 1, 1000.0).numpy(), batch.y.numpy()
+    assert error(outputs, targets).value == pytest.approx(1, abs=1e-4)
     for index in range(3):
-        wrong = outputs.clone()
+        wrong = outputs.copy()
         wrong[index, 0] += 3
-        assert error(wrong, batch.y).value == pytest.approx(2, abs=1e-4)  # every protein has the same weight
+        assert error(wrong, targets).value == pytest.approx(2, abs=1e-4)  # every protein has the same weight
 
 
 def test_the_layout_of_the_archive_and_old_pickles_are_read_too(tmp_path, reporter, read):

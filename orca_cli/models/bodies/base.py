@@ -27,7 +27,7 @@ class PretrainedBody(nn.Module):
 
     The embedding layer is kept aside: it embeds the source and is neither trained nor stored with checkpoints.
 
-    A family gives `trained`, `forward`, `embedder_init` and, where they differ from the defaults below, `linears` (role ->
+    A family gives `forward`, `embedder_init` and, where they differ from the defaults below, `trained`, `linears` (role ->
     regular expression for the end of the names of its nn.Linear layers), `layer_list` (the name of the list of its layers) and
     attributes of `interfaces.Body`.
 
@@ -62,8 +62,8 @@ class PretrainedBody(nn.Module):
 
     @staticmethod
     def trained(model: Any) -> dict[str, nn.Module]:
-        """Return the parts of a model that are trained and stored, by their names here."""
-        raise NotImplementedError
+        """Return the parts of a model that are trained and stored, by their names here; by default the encoder."""
+        return {"encoder": model.encoder}
 
     @property
     def embeddings(self) -> Any:

@@ -102,11 +102,6 @@ class DebertaBody(EncoderBody):
         "feed_forward": r"\d\.(intermediate|output)\.dense",
     }
 
-    @staticmethod
-    def trained(model: Any) -> dict[str, nn.Module]:
-        """Return the encoder."""
-        return {"encoder": model.encoder}
-
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the encoder's outputs."""
         return self.encoder(x, mask.to(torch.int64), output_hidden_states=False).last_hidden_state

@@ -59,11 +59,6 @@ class SpeechBody(SequenceBody):
         input_layer = nn.ModuleDict({"convolutions": model.feature_extractor, "projection": model.feature_projection})
         super().__init__(model, folder, input_layer, max_tokens=max_tokens, width=model.config.hidden_size)
 
-    @staticmethod
-    def trained(model: Any) -> dict[str, nn.Module]:
-        """Return the encoder."""
-        return {"encoder": model.encoder}
-
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the encoder's outputs; padding is 0 for the convolution, as what lies beyond the ends is."""
         # The encoder would write zeros into what it is given.

@@ -49,11 +49,6 @@ class BertBody(TextBody):
         super().__init__(model, folder, model.embeddings, max_source_tokens=max_source_tokens, **sizes)
         self._first_position = first
 
-    @staticmethod
-    def trained(model: Any) -> dict[str, nn.Module]:
-        """Return the encoder."""
-        return {"encoder": model.encoder}
-
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the encoder's outputs."""
         return self.encoder(x, attention_mask=self.attention_mask(x, mask, causal=causal)).last_hidden_state

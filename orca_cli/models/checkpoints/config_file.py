@@ -11,8 +11,22 @@ from orca_cli.exceptions import ConfigError, DataError, UnsafeError
 
 KEY = "body.checkpoint"
 CONFIG = "config.json"
+_LARGEST_FILE = 2**24  # bytes
 _LARGEST_NUMBER = 2**20  # in a config.json whose weights are elsewhere
 _DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "depths")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint's config.json; DataError where it is unreadable, too large, or no object."""
+    try:
+        if (folder / CONFIG).stat().st_size > _LARGEST_FILE:
+            raise ValueError("too large")
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{CONFIG} is unreadable", where=str(folder)) from error
+    if not isinstance(content, dict):
+        raise DataError(f"{CONFIG} holds no settings", where=str(folder))
+    return content
 
 
 def check_family(folder: Path, families: tuple[str, ...]) -> str:
@@ -22,20 +36,16 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
         ConfigError, DataError: the body's code does not know the family, or the file is unreadable.
         UnsafeError: its model needs code from the repository, a quantiser, or a kernel on the hub.
     """
-    try:
-        if (folder / CONFIG).stat().st_size > 2**24:
-            raise ValueError("too large")
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        family = content["model_type"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError("config.json is unreadable or names no model_type", where=str(folder)) from error
+    content = read_config(folder)
+    if "model_type" not in content:
+        raise DataError(f"{CONFIG} names no model_type", where=str(folder))
     code = [key for key in ("auto_map", "quantization_config") if content.get(key)]
     code += [key for key in ("attn_implementation", "_attn_implementation") if "/" in str(content.get(key))]
     if code:
         what = f"config.json asks for third-party code ('{code[0]}'), which is never run"
         hint = "choose a checkpoint of one of transformers' own families"
         raise UnsafeError(what, where=f"{KEY}={folder}", hint=hint)
-    if family not in families:
+    if (family := content["model_type"]) not in families:
         what = f"'{folder}' is of family '{family}', but this body takes {' or '.join(families)}"
         raise ConfigError(what, where=KEY, hint="choose a body of that family (orca list bodies)")
     return str(family)
@@ -48,11 +58,11 @@ def check_modest(folder: Path) -> int:
         DataError: the file is unreadable.
         UnsafeError: it holds a number that no model has.
     """
+    content = read_config(folder)
     try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         largest = max((abs(number) for number in _numbers(content)), default=0)
         layers = _depth(content)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except RecursionError as error:
         raise DataError(f"{CONFIG} is unreadable", where=str(folder)) from error
     if largest > _LARGEST_NUMBER:
         raise UnsafeError(f"holds the number {largest}", where=str(folder / CONFIG), hint="no model has that size")
@@ -81,5 +91,4 @@ def _numbers(value: Any) -> Iterator[int]:
 
 def shareable_config(folder: Path) -> dict[str, Any]:
     """Return the content of a checkpoint's config.json without the folder that its maker loaded it from."""
-    content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    return {key: value for key, value in content.items() if key != "_name_or_path"}
+    return {key: value for key, value in read_config(folder).items() if key != "_name_or_path"}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from orca_cli.exceptions import ConfigError
-from orca_cli.models.checkpoints.config_file import CONFIG
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.models.checkpoints.config_file import CONFIG, read_config
 from orca_cli.models.checkpoints.packages import PACKAGED, packaged_folder
 from orca_cli.models.checkpoints.resolution import check_name, revision, weight_files
 
@@ -97,10 +96,7 @@ def _locate_folder(checkpoint: str, state: str, folder: Path) -> Located:
 def family(folder: Path) -> str | None:
     """Return the model_type of a folder's config.json; None where it has none."""
     try:
-        if (folder / CONFIG).stat().st_size > 2**24:
-            return None
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        model_type = read_config(folder).get("model_type")
+    except DataError:
         return None
-    model_type = content.get("model_type") if isinstance(content, dict) else None
     return model_type if isinstance(model_type, str) else None

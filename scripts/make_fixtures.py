@@ -1,15 +1,12 @@
-"""Write tiny SYNTHETIC files in the original format of every task of the paper, for tests and for trying a format.
+"""Write tiny SYNTHETIC files in the original format of every task of the paper, for tests.
 
-    python scripts/make_fixtures.py FOLDER [TASK ...] [--seed N]
-
-FOLDER/TASK/ then holds files with the names, keys, dtypes, orders and traps of the published ones and nothing of their content:
-random signals of which the targets are simple functions, so that a model can learn something. `make` returns what was written,
-so that what a reader returns can be held against it.
+The files have the names, keys, dtypes, orders and traps of the published ones and nothing of their content: random signals of
+which the targets are simple functions, so that a model can learn something. `make` returns what was written, so that what a
+reader returns can be held against it.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
 import io
@@ -313,12 +310,9 @@ def _listops(place: Path, rng: np.random.Generator) -> dict[str, Any]:
         for number in range(n):
             digits = rng.integers(0, 10, 1100 if number == n - 1 else 3 + number % 5)
             operator = ("[MAX", "[MIN", "[MED", "[SM")[number % 4]
-            value = {
-                "[MAX": digits.max(),
-                "[MIN": digits.min(),
-                "[MED": int(np.median(digits)),
-                "[SM": digits.sum() % 10,
-            }[operator]
+            value = {"[MAX": max, "[MIN": min, "[MED": np.median, "[SM": lambda values: sum(values) % 10}[operator](
+                digits
+            )
             source = operator
             for digit in digits:
                 source = f"( {source} {digit} )"
@@ -392,22 +386,3 @@ TASKS: dict[str, Callable[[Path, np.random.Generator], dict[str, Any]]] = {
     "homology": _homology,
     "domainnet": _domainnet,
 }
-
-
-def main() -> None:
-    """Write the fixtures that the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="as paths.data: FOLDER/TASK/ is written")
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(TASKS)}; default: all")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    unknown = [task for task in arguments.tasks if task not in TASKS]
-    if unknown:
-        parser.error(f"no task '{unknown[0]}'")
-    for task in arguments.tasks or TASKS:
-        make(task, arguments.folder, arguments.seed)
-        print(f"synthetic {task}: {arguments.folder / task}")
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.reliability.phases import PHASES, replace
+from tests.reliability.phases import PHASES, before
 
 _CAPABILITY_VERSION = 0x20080522  # of the kernel's structure with 64 bits
 DENIED = 70  # exit code of the harness where a premise does not hold
@@ -49,21 +49,14 @@ def vanish(argument: str) -> None:
     The paths that are left below the parent of `runs` are written to `mark` just after.
     """
     phase, number, how, place, mark = argument.split(":")
-    runs, calls = Path(place), 0
+    runs = Path(place)
 
-    def make(original: Callable) -> Callable:
-        def call(*words: Any, **more: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == int(number):
-                (run,) = [path.parent for path in runs.glob("*/*/lock")]
-                VANISH[how](run, runs)
-                Path(mark).write_text(json.dumps(sorted(tree(runs.parent))))
-            return original(*words, **more)
+    def go() -> None:
+        (run,) = [path.parent for path in runs.glob("*/*/lock")]
+        VANISH[how](run, runs)
+        Path(mark).write_text(json.dumps(sorted(tree(runs.parent))))
 
-        return call
-
-    replace(PHASES[phase], make)
+    before(PHASES[phase], int(number), go)
 
 
 def _replaced(run: Path, runs: Path) -> None:
@@ -84,10 +77,7 @@ VANISH: dict[str, Callable[[Path, Path], Any]] = {
 def broken_metric(_: str) -> None:
     """Let stage 2 fail in a way that nobody foresaw."""
 
-    def make(_: Callable) -> Callable:
-        def call(*words: Any, **more: Any) -> Any:
-            raise KeyError("nobody foresaw this")
+    def fail() -> None:
+        raise KeyError("nobody foresaw this")
 
-        return call
-
-    replace(PHASES["metric"], make)
+    before(PHASES["metric"], 1, fail)

@@ -83,10 +83,6 @@ CASES = [(form, damage) for form in FILES for damage in DAMAGE if (form, damage)
 _NAMED = {"a web page": "web page", "a pointer of Git LFS": "Git LFS"}
 
 
-def test_there_are_enough():
-    assert len(CASES) + len(BAD) >= 90
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")

@@ -73,17 +73,6 @@ FLAT = {
 }
 
 
-@pytest.fixture
-def counted(scorecard):
-    """Count a case of a figure, and assert that it passed."""
-
-    def call(figure, passed, *details):
-        scorecard.add(figure, cases=1, passed=int(passed), target=1)
-        assert passed, details
-
-    return call
-
-
 @pytest.mark.parametrize("name", list(FLAT)[: count(pr=3, nightly=len(FLAT))])
 def test_data_without_variation(array_words, orca, environment, counted, name):
     """F3: the run ends with finite numbers, and what carries no information is told by name, quiet or not."""
@@ -108,30 +97,6 @@ def test_test_samples_that_are_trained_on_are_told(array_words, orca, environmen
     lines = [line for line in err.splitlines() if "training set as well" in line]
     passed = is_counted and len(lines) == bool(shared) and all(warning in line for line in lines)
     counted(SPLITS, passed, result["splits"], err)
-
-
-def parts(train: int, test: int) -> dict[str, np.ndarray]:
-    return {"x_train": X[:train], "y_train": Y[:train], "x_test": X[:test], "y_test": Y[:test]}
-
-
-SMALL = {
-    "one_sample": (11, {"x": X[:1], "y": Y[:1]}, [], "own.npz[x]: too few samples: 1"),
-    "one_training_sample": (11, parts(1, N), [], "own.npz[x_train]: too few samples: 1"),
-    "no_test_sample": (11, parts(N, 0), [], "own.npz[x_test]: no samples"),
-    "test_fraction_0": (10, {"x": X, "y": Y}, ["task.test_fraction=0"], "task.test_fraction: 0 is out of range"),
-}
-
-
-@pytest.mark.parametrize("name", list(SMALL)[: count(pr=2, nightly=len(SMALL))])
-def test_splits_that_are_too_small_are_told(array_words, fork, environment, counted, name):
-    """F8: before anything is trained; settings that ask for more samples than there are have the code of settings."""
-    expected, arrays, settings, message = SMALL[name]
-    case = fork(*array_words(**arrays), *settings)
-    code = case.wait(120)
-    lines = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
-    passed = code == expected and len(lines) == 1 and message in lines[0] and "Traceback" not in case.err
-    counted(SPLITS, passed, code, case.err)
-    assert not list(environment.glob("*/*/3_finetune/checkpoints"))
 
 
 BATCHES = {
@@ -171,7 +136,7 @@ def test_a_split_of_one_sample_is_enough(array_words, orca, environment, counted
 # Memory: inputs of 512 tokens, whose attention takes 8 MiB a sample and layer.
 WIDE = {"x": RNG.normal(size=(48, 4, 512)).astype(np.float32), "y": np.arange(48) % 3}
 OFTEN = ["embedder.max_tokens=512", "train.epochs=2", "train.warmup_epochs=0", "train.checkpoint_s=0"]
-HOOK = "tests.reliability.memory_faults"
+HOOK = "tests.reliability.phases"
 # Kernel matrices of 36 MB, which malloc gives back to the system; smaller ones it keeps, and they fit again.
 LARGE = ["metric=mmd", "source.size=400", "align.source_points=3000"]
 

@@ -15,6 +15,7 @@ from orca_cli import storage
 from orca_cli.exceptions import StorageError
 from orca_cli.training import checkpoint
 from tests.cli.conftest import run_folders
+from tests.reliability import places
 from tests.reliability.test_kills import SHORT, completed, killed, outcome
 
 
@@ -59,15 +60,6 @@ def test_files_that_may_not_grow(fork, small, expected, tmp_path, count, scoreca
     scorecard.add("full disks (file size limit) / code 30, then exact", cases=cases, passed=failed, target=30)
 
 
-def _mounted(folder: Path, size: str) -> str:
-    """Mount a small file system; returns why it cannot be."""
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
-    )
-    return done.stderr.strip() if done.returncode else ""
-
-
 @pytest.fixture
 def small_disk(tmp_path, scorecard):
     """Return a function that gives a file system of so many bytes; it is unmounted at the end."""
@@ -75,7 +67,8 @@ def small_disk(tmp_path, scorecard):
 
     def call(size: int) -> Path:
         folder = tmp_path / f"disk-{len(mounted)}"
-        problem = _mounted(folder, str(size))
+        folder.mkdir()
+        problem = places.mount(folder, "-t", "tmpfs", "-o", f"size={size}", "tmpfs")
         if problem:
             scorecard.not_run("full disks (small file system) / code 30, then exact", f"mount: {problem}")
             pytest.skip(problem)

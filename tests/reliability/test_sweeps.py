@@ -104,7 +104,10 @@ def test_what_a_nightly_run_has_to_pass(scorecard):
     assert len(KINDS) * JOBS >= 54
 
 
-@pytest.mark.parametrize("bad", ["train.lr=1,abc", "train.epochs=1,0", "metric=otdd,otd", "seed=0,-1", "train.lrr=1,2"])
+BAD = ["train.lr=1,abc", "train.lr=1e-3,nan", "train.epochs=1,0", "metric=otdd,otd", "seed=0,-1", "train.lrr=1,2"]
+
+
+@pytest.mark.parametrize("bad", [*BAD, "task.layout=image,imgae"])
 def test_a_job_that_cannot_be_composed_is_told_before_the_first(fork, environment, scorecard, bad):
     """K3."""
     case = fork("run", "-m", "metric=none", bad, hook="tests.reliability.job_faults:stages:0;-;-")

@@ -16,7 +16,6 @@ from typing import Any
 from orca_cli import experiment, signals, storage
 from orca_cli.launching import process
 from orca_cli.outcome import Outcome
-from orca_cli.training import gpus
 
 KINDS = ("raise", "exit", "exit without a word", "kill", "segfault", "memory", "hang", "deaf")
 STARTS = (
@@ -116,25 +115,6 @@ def together(argument: str) -> None:
         return original(*words, **settings)
 
     experiment.run = run
-
-
-def with_gpus(argument: str) -> None:
-    """Let jobs that train nothing see GPUs that are not there, and note down which one each has.
-
-    Args:
-        argument: FOLDER;NAME,NAME: of the locks; of the GPUs.
-    """
-    folder, names = argument.split(";")
-    stages("0;-;-")
-    complete = experiment._complete
-
-    def noted(job: Any, run: Any, *more: Any) -> Outcome:
-        _note(f"gpu {os.environ.get(gpus.VISIBLE)}")
-        return complete(job, run, *more)
-
-    experiment._complete = noted
-    gpus.visible = lambda: names.split(",")
-    gpus._folder = lambda: Path(folder)
 
 
 def results(runs: Path) -> list[dict[str, Any]]:

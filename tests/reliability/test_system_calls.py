@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orca_cli import schema, storage
+from orca_cli import storage
 from orca_cli.exceptions import ChecksumError
 from orca_cli.training import checkpoint
 from tests.crashes import Recorder
@@ -286,25 +286,3 @@ def test_nothing_that_was_promised_is_lost_when_the_power_fails(tmp_path, left_o
                       passed=len(recorder.states) - bad, target=50)  # fmt: skip
         assert len(recorder.states) > 50
         assert bad == 0
-
-
-@pytest.mark.slow
-def test_saving_and_checking_500_mb(tmp_path, count, scorecard):
-    """The price of fsync and hashes; a figure for the record, no limit that a slow disk could fail."""
-    size = count(pr=50, nightly=500)
-    tensors = {"w": torch.zeros(size * 2**20 // 4)}
-    start = time.monotonic()
-    checkpoint.save_file(tensors, tmp_path / "bare.safetensors")
-    bare = time.monotonic() - start
-    start = time.monotonic()
-    checkpoint.save(tmp_path / "checkpoints", checkpoint.Checkpoint(1, tensors, {}))
-    saved = time.monotonic() - start
-    start = time.monotonic()
-    storage.verify_folder(tmp_path / "checkpoints" / "step-00000001")
-    checked = time.monotonic() - start
-    share = (saved - bare) / schema.Train().checkpoint_s
-    note = (
-        f"{size} MB: {bare:.2f} s bare, {saved:.2f} s with fsync and SHA-256, {checked:.2f} s to verify; "
-        f"{share:.1%} of the time between two saves"
-    )
-    scorecard.add("a checkpoint's fsync and hashes", cases=1, passed=1, target=1, note=note)

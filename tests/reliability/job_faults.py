@@ -5,7 +5,6 @@ A job without a fault completes within milliseconds, with a result record and no
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -115,11 +114,6 @@ def together(argument: str) -> None:
         return original(*words, **settings)
 
     experiment.run = run
-
-
-def results(runs: Path) -> list[dict[str, Any]]:
-    """Return all result records."""
-    return [json.loads(path.read_text()) for path in sorted(runs.glob("*/*/result.json"))]
 
 
 def is_free(run: Path) -> bool:

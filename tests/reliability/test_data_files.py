@@ -22,6 +22,7 @@ from orca_cli.tasks.arrays import reader as arrays
 from scripts import make_fixtures
 from tests.reliability import damages
 from tests.reliability.damages import Damage
+from tests.reliability.processes import error_line
 from tests.tasks.test_bad_arrays import BAD, X, Y
 from tests.tasks.test_fixtures import SMALL
 from tests.untrusted.conftest import Quiet
@@ -128,10 +129,7 @@ def command_error(request: pytest.FixtureRequest, *words: str, body: str = "bert
     fork, tiny = request.getfixturevalue("fork"), request.getfixturevalue("tiny")
     case = fork("run", *words, f"body.checkpoint={tiny[body]}")
     code = case.wait(120)
-    lines = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
-    assert len(lines) == 1, case.err
-    assert "Traceback" not in case.err
-    return code, lines[0]
+    return code, error_line(case, code)
 
 
 def reading_error(read: Callable[[], object]) -> tuple[int, str]:

@@ -11,6 +11,7 @@ import pytest
 from orca_cli import storage
 from orca_cli.runs.check import check
 from tests.cli.conftest import results, run_folders
+from tests.reliability.processes import error_line
 from tests.tiers import count
 
 pytestmark = pytest.mark.slow
@@ -195,11 +196,7 @@ def test_a_batch_that_does_not_fit(array_words, fork, environment, tiny, tmp_pat
     assert whole.wait(180) == 0, whole.err  # the premise: it fits without the fault
     (expected,) = results(tmp_path / "whole")
     case = fork(*words, hook=hook)
-    assert case.wait(180) == 31, case.err
-    lines = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
-    assert len(lines) == 1
-    assert message in lines[0], lines
-    assert "Traceback" not in case.err
+    assert message in error_line(case, 31)
     (run,) = run_folders(environment)
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
     stage = "2_align" if "align" in name else "3_finetune"

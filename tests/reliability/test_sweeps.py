@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import run_folders
-from tests.reliability.job_faults import KINDS, STARTS, is_free, results
+from tests.cli.conftest import results, run_folders
+from tests.reliability.job_faults import KINDS, STARTS, is_free
 from tests.tiers import count
 
 FIGURE = "sweeps with a failing job / no other job lost"

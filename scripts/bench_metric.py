@@ -100,15 +100,15 @@ def against_baselines(size: dict[str, int]) -> list[dict[str, Any]]:
     target = features(size["target"], size["width"], 1, "target")
     solvers: dict[str, Solver] = {"geomloss": with_geomloss, "pot": with_pot}
     solvers |= {name: with_metric(name) for name in METRICS}
-    found: dict[str, tuple[float, np.ndarray]] = {}
+    results: dict[str, tuple[float, np.ndarray]] = {}
 
     def work(name: str) -> Callable[[], None]:
-        return lambda: found.update({name: solvers[name](source, target)})
+        return lambda: results.update({name: solvers[name](source, target)})
 
     times = paired({name: work(name) for name in solvers}, 3)
-    base, exact = found["geomloss"][1], found["pot"][0]
+    base, exact = results["geomloss"][1], results["pot"][0]
     rows = []
-    for name, (value, gradient) in found.items():
+    for name, (value, gradient) in results.items():
         row: dict[str, Any] = {"solver": name, "value": value, "value / exact": value / exact}
         if gradient.any():
             row["gradient cosine with geomloss"] = cosine(gradient.ravel(), base.ravel())

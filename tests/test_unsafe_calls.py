@@ -112,7 +112,7 @@ def faults(source: str, path: str) -> list[str]:
     return problems
 
 
-def test_there_are_none():
+def test_the_program_has_no_unsafe_call():
     assert [what for path in FILES for what in faults(path.read_text(), str(path.relative_to(ROOT / "orca_cli")))] == []
 
 
@@ -152,7 +152,7 @@ def test_there_are_none():
         "try:\n    x()\nexcept:\n    pass",
     ],
 )
-def test_each_would_be_found(code):
+def test_each_unsafe_call_is_found(code):
     assert len(faults(code, "a.py")) >= 1
 
 

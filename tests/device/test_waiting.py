@@ -78,8 +78,8 @@ def test_annealing_never_waits(device):
         levels = annealing.levels([4.0, 9.0, 25.0, 1.0, 2.0], cost)
         annealed.cross(cost, a, b, levels)
         square = cost[0, :9, :9] + cost[0, :9, :9].T
-        annealed.selves(annealed.rows_of(square), 9, levels)
-        annealed.tabulate(annealed.rows_of(square), 9, 30.0, annealing, square)
+        annealed.selves(annealed.as_rows(square), 9, levels)
+        annealed.tabulate(annealed.as_rows(square), 9, 30.0, annealing, square)
     assert not transfers.reads
     assert not transfers.writes
 

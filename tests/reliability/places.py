@@ -1,4 +1,4 @@
-"""Faults of the places that a run writes to; functions that take one text are hooks of the fork server (see forked.py)."""
+"""Faults of the places that a run writes to, and what it opens; functions that take one text are hooks of the fork server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from tests.reliability.phases import PHASES, before
 
 _CAPABILITY_VERSION = 0x20080522  # of the kernel's structure with 64 bits
+_EVENTS = {"open": 0, "socket.connect": 1, "subprocess.Popen": 0, "os.system": 0, "os.exec": 0, "os.posix_spawn": 0}
 DENIED = 70  # exit code of the harness where a premise does not hold
 
 
@@ -81,3 +83,14 @@ def broken_metric(_: str) -> None:
         raise KeyError("nobody foresaw this")
 
     before(PHASES["metric"], 1, fail)
+
+
+def watch(log: str) -> None:
+    """Write a line into a file for all that the process opens, starts and connects to, as Python's audit events have it."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def note(event: str, arguments: tuple) -> None:
+        if event in _EVENTS:
+            os.write(descriptor, f"{event} {arguments[_EVENTS[event]]!r}\n".encode(errors="replace"))
+
+    sys.addaudithook(note)

@@ -109,7 +109,7 @@ def test_the_walk_grows_with_the_product():
         assert any(f"task={path.stem}" in words for words in files), path
 
 
-def test_a_process_of_its_own_says_the_same(process, environment, scorecard):  # noqa: F811
+def test_a_separate_process_says_the_same(process, environment, scorecard):  # noqa: F811
     """I5: a sample of them in processes of their own; each is refused in less time than importing torch takes."""
     heavy = []
 
@@ -226,7 +226,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_files_that_are_none(called, environment, tmp_path, counted, name):
+def test_files_that_hold_no_settings(called, environment, tmp_path, counted, name):
     """I3: what a file of one's own can be instead of settings; each with its place."""
     content, code, words = FILES[name]
     path = tmp_path / "my_conf" / "task" / "mine.yaml"
@@ -242,7 +242,7 @@ def test_files_that_are_none(called, environment, tmp_path, counted, name):
     assert not environment.exists()
 
 
-def test_a_good_file_of_ones_own_is_taken(called, tmp_path):
+def test_a_good_file_is_taken(called, tmp_path):
     """Premise of the rows above and below: what is refused there is not refused because of the folder."""
     path = tmp_path / "my_conf" / "task" / "mine.yaml"
     path.parent.mkdir(parents=True)

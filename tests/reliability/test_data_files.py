@@ -147,7 +147,7 @@ def assert_reported(code: int, text: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize(("form", "damage"), CASES, ids=lambda name: name.replace(" ", "-"))
-def test_damaged_files_are_told(form, damage, damaged, tmp_path, request, scorecard):
+def test_damaged_files_are_reported(form, damage, damaged, tmp_path, request, scorecard):
     """F7."""
     task, _, _, early = FILES[form]
     folder, path = damaged(form, damage)
@@ -166,7 +166,7 @@ def test_damaged_files_are_told(form, damage, damaged, tmp_path, request, scorec
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_values_are_told(name, tmp_path, request, scorecard):
+def test_bad_values_are_reported(name, tmp_path, request, scorecard):
     """F1, F2, F4, F5, F8; what the messages say is checked in tests/tasks/test_bad_arrays.py."""
     changes, settings, _ = BAD[name]
     path = tmp_path / "mine.npz"

@@ -89,7 +89,7 @@ def test_data_without_variation(array_words, orca, environment, counted, name):
 
 
 @pytest.mark.parametrize(("shared", "warning"), [(5, "5 of 15"), (15, "15 of 15"), (0, "")][: count(pr=1, nightly=3)])
-def test_test_samples_that_are_trained_on_are_told(array_words, orca, environment, counted, shared, warning):
+def test_test_samples_that_are_trained_on_are_reported(array_words, orca, environment, counted, shared, warning):
     """F8: a warning, at the end since the test split is opened then, and the number in the result."""
     code, _, err = orca(*array_words(x=overlapping(shared), y=Y, split=SPLIT), "metric=none")
     assert code == 0, err

@@ -144,7 +144,7 @@ FAULTS = [(what, value, step) for step in (9, 0, 5) for what in ("loss", "gradie
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("what", "value", "step"), FAULTS[: count(pr=2, nightly=12)])
-def test_no_step_is_taken_with_a_number_that_is_none(
+def test_no_step_is_taken_with_values_that_are_not_finite(
     orca, environment, small, tmp_path, monkeypatch, counted, what, value, step
 ):
     """G1: the loss or the gradient of one step; code 32, no update, and what was saved goes on to the same weights."""
@@ -188,7 +188,7 @@ ALIGN = ["align.epochs=4", "train.epochs=1", "train.warmup_epochs=0", "train.che
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("what", "value", "step", "problem"), ALIGN_FAULTS[: count(pr=2, nightly=12)])
-def test_no_alignment_step_is_taken_with_a_number_that_is_none(
+def test_no_alignment_step_is_taken_with_values_that_are_not_finite(
     orca, environment, small, tmp_path, monkeypatch, counted, what, value, step, problem
 ):
     """G1 in stage 2: code 32 before the update, the checkpoint before is whole, and the run goes on from it exactly."""
@@ -240,7 +240,7 @@ def test_no_alignment_step_is_taken_with_a_number_that_is_none(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", ["otdd", "mmd"])
-def test_an_absurd_rate_of_alignment_is_told(orca, environment, small, counted, metric):
+def test_an_absurd_rate_of_alignment_is_reported(orca, environment, small, counted, metric):
     """G1: weights that the first step made absurd are met at the second, whatever the metric."""
     code, _, err = orca("run", *small, *ALIGN, f"metric={metric}", "align.lr=1e30", "align.largest_step=null")
     passed = code == 32 and "orca: error: align, epoch 1: " in err and "Traceback" not in err
@@ -248,7 +248,7 @@ def test_an_absurd_rate_of_alignment_is_told(orca, environment, small, counted, 
 
 
 @pytest.mark.slow
-def test_no_distance_that_is_none_is_recorded(orca, environment, small, tmp_path, monkeypatch, counted):
+def test_no_distance_that_is_not_finite_is_recorded(orca, environment, small, tmp_path, monkeypatch, counted):
     """I7: the distance after the last step is measured without a gradient; NaN would stand in result.json."""
     calls = {"after": 0}
     distance = OTDDByClass.distance

@@ -54,7 +54,7 @@ def test_a_run_that_says_it_is_at_work_or_has_ended(orca, tmp_path, counted, nam
 
 
 @pytest.mark.slow
-def test_data_that_have_changed_are_told(orca, environment, tiny, tmp_path, scorecard):
+def test_data_that_have_changed_are_reported(orca, environment, tiny, tmp_path, scorecard):
     """Stale: doctor names the file; it says nothing where the data are what they were, or not on this machine."""
     rng = np.random.default_rng(0)
     file = tmp_path / "own.npz"

@@ -101,7 +101,7 @@ BAD = ["train.lr=1,abc", "train.lr=1e-3,nan", "train.epochs=1,0", "metric=otdd,o
 
 
 @pytest.mark.parametrize("bad", [*BAD, "task.layout=image,imgae"])
-def test_a_job_that_cannot_be_composed_is_told_before_the_first(fork, environment, scorecard, bad):
+def test_a_job_that_cannot_be_composed_is_refused_before_the_first(fork, environment, scorecard, bad):
     """K3."""
     case = fork("run", "-m", "metric=none", bad, hook="tests.reliability.job_faults:stages:0;-;-")
     assert case.wait(60) == 10, case.err

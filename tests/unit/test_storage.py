@@ -46,7 +46,7 @@ for place in ("../secret", "/etc/passwd", "a/../../secret"):
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_what_is_wrong_with_a_folder_is_told(tmp_path, name):
+def test_what_is_wrong_with_a_folder_is_reported(tmp_path, name):
     change, error, message = DAMAGE[name]
     folder = committed(tmp_path / "step-1")
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
@@ -103,7 +103,7 @@ def test_every_bit_of_a_manifest_counts(tmp_path):
                 storage.verify_folder(folder)
 
 
-def test_what_stands_in_the_way_is_told(tmp_path):
+def test_what_stands_in_the_way_is_reported(tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(StorageError, match="file stands where a folder"):
         storage.check_writable(tmp_path / "runs")
@@ -112,7 +112,7 @@ def test_what_stands_in_the_way_is_told(tmp_path):
         pass
 
 
-def test_room_is_asked_for_before_anything_is_written(tmp_path):
+def test_room_is_checked_before_anything_is_written(tmp_path):
     storage.require_space(tmp_path / "not" / "there", 1)
     with pytest.raises(StorageError, match=r"[\d.]+ MiB needed, [\d.]+ MiB free"):
         storage.require_space(tmp_path, 2**60)

@@ -124,7 +124,7 @@ class Tokens:
         """Build the run."""
         import torch
 
-        from orca_cli.compose.sessions import session
+        from orca_cli.config.compose.sessions import session
         from orca_cli.stages.build import build
         from orca_cli.stages.compared import compare
         from orca_cli.terminal import LogReporter

@@ -39,7 +39,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from orca_cli.configuration import default_folders  # noqa: E402
+from orca_cli.config.configuration import default_folders  # noqa: E402
 from scripts.benchmarks import command_line  # noqa: E402
 
 MOST = {"train": 200, "val": 100, "test": 500}

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.reliability.phases import PHASES, before
 
 POINTS = PHASES | {
-    "compose": ("orca_cli.compose", "session"),
+    "compose": ("orca_cli.config.compose", "session"),
     "download": ("orca_cli.untrusted.downloads", "_write"),
     "features": ("orca_cli.stages.source_features", "_embed"),
     "transport": PHASES["align"],  # not the timing before it

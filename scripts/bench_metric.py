@@ -1,28 +1,22 @@
-"""Measure the dataset distances: against geomloss, against POT, by size, and as a share of fine-tuning; ratios of one run.
+"""Measure the dataset distances: seconds against geomloss and POT, and the default metric by the size of its samples.
 
-    python scripts/bench_metric.py                          parts a and b at a size that takes minutes
     python scripts/bench_metric.py a --points 5000 --width 768 --classes 10 --target 128
-    python scripts/bench_metric.py c --runs runs --json     stage 2 as a share of stage 3 in completed runs
-    python scripts/bench_metric.py d --set task=digits      metric=otdd on the tokens of a task, by the size of its samples
+    python scripts/bench_metric.py d --set task=digits
 
-    a  every solver against geomloss and POT, for one class and step
-    b  how the time of a call grows when one of n, d, k, m is doubled
-    d  at the start of stage 2: bias of value and gradient against the exact OTDD of large samples, with as little bias of its
-       own; noise of a step; noise of W over its signal; time of a step's distance over that without labels
+    a  every solver against geomloss and POT, for one class and step: value, gradient, seconds
+    d  metric=otdd on the tokens of a task, at the start of stage 2: bias of value and gradient against the exact OTDD of large
+       samples, with as little bias of its own; noise of a step; noise of W over its signal; time of a step's distance over
+       that without labels
 
-Every solver runs in a process of its own, so that peak memory is its own. The baseline recomputes with geomloss, per class and
-step, what the released code recomputes: all label distances between source classes and to the target, the outer divergence
-with its self terms, and the gradient. Features are layer-normed points around class centres.
+The baseline recomputes with geomloss, per class and step, what the released code recomputes: all label distances between source
+classes and to the target, the outer divergence with its self terms, and the gradient. Features are layer-normed points around
+class centres.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import multiprocessing
-import resource
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,15 +26,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from scripts.benchmarks import command_line, repeated, show  # noqa: E402
+from scripts.benchmarks import command_line, paired, show  # noqa: E402
 
 REG = 0.1
-SOLVERS = ("geomloss", "pot", "otdd", "otdd_by_class", "otdd_exact", "otdd_reference", "otdd_gaussian", "minibatch_ot")
+METRICS = ("otdd", "otdd_by_class", "otdd_exact", "otdd_reference", "otdd_gaussian", "minibatch_ot")
 SIZES, POINTS, DRAWS = (32, 64, 128), 256, 64  # of part d: points of a sample and of a step, steps
 LARGE, LARGE_DRAWS = 1600, 8
+Solver = Callable[[Any, Any], tuple[float, np.ndarray]]  # value, and gradient in the target
 
 
-def features(n: int, width: int, classes: int, name: str, device: str) -> Any:
+def features(n: int, width: int, classes: int, name: str) -> Any:
     """Return layer-normed points, half of whose variance is that of their class's centre; norm about 10."""
     import torch
 
@@ -51,7 +46,7 @@ def features(n: int, width: int, classes: int, name: str, device: str) -> Any:
     centres = torch.randn(classes, width, generator=torch_generator(0, name, "centres"))
     labels = torch.arange(n) % classes
     x = torch.nn.functional.layer_norm(noise + centres[labels], (width,)) * (10 / width**0.5)
-    return Features(x.to(device), labels.to(device), classes)
+    return Features(x, labels, classes)
 
 
 def with_geomloss(source: Any, target: Any) -> tuple[float, np.ndarray]:
@@ -81,99 +76,44 @@ def with_pot(source: Any, target: Any) -> tuple[float, np.ndarray]:
     return float(ot.emd2([], [], (cost + between[labels][:, None]) / 2, numItermax=10**7)), np.zeros(z.shape)
 
 
-def metric_by_name(name: str) -> Any:
-    """Return a metric of ours by its name in conf/metric."""
-    from orca_cli.config import configuration, parts
+def with_metric(name: str) -> Solver:
+    """Return a solver of ours by its name in conf/metric; its constants are computed at the first call."""
+    from orca_cli import configuration, parts
 
-    return parts.build(configuration.content(configuration.choices("metric")[name]), "metric")
+    metric = parts.build(configuration.content(configuration.choices("metric")[name]), "metric")
+    prepared: dict[str, Any] = {}
 
-
-def with_metric(name: str) -> Callable[[Any, Any], tuple[float, np.ndarray, float]]:
-    """Return a solver of ours: value, gradient, and seconds of the one-time set-up."""
-    metric = metric_by_name(name)
-    state: dict[str, Any] = {}
-
-    def solve(source: Any, target: Any) -> tuple[float, np.ndarray, float]:
-        if not state:
-            begin = time.perf_counter()
-            state["prepared"] = {key: value.to(source.x.device) for key, value in metric.prepare(source).items()}
-            state["seconds"] = time.perf_counter() - begin
+    def solve(source: Any, target: Any) -> tuple[float, np.ndarray]:
+        if not prepared:
+            prepared["constants"] = metric.prepare(source)
         z = target.x.detach().requires_grad_()
-        value = metric.distance(source, state["prepared"], type(target)(z, target.labels, target.num_classes)).value
+        value = metric.distance(source, prepared["constants"], type(target)(z, target.labels, target.num_classes)).value
         value.backward()
-        return float(value.detach()), z.grad.cpu().numpy(), state["seconds"]
+        return float(value.detach()), z.grad.numpy()
 
     return solve
 
 
-def one(solver: str, points: int, width: int, classes: int, target: int, device: str, repeats: int, out: Any) -> None:
-    """Measure one solver in this process and put the record into a queue."""
-    import torch
+def against_baselines(size: dict[str, int]) -> list[dict[str, Any]]:
+    """Compare every solver with geomloss (value, gradient, seconds) and the value with POT's exact one."""
+    source = features(size["points"], size["width"], size["classes"], "source")
+    target = features(size["target"], size["width"], 1, "target")
+    solvers: dict[str, Solver] = {"geomloss": with_geomloss, "pot": with_pot}
+    solvers |= {name: with_metric(name) for name in METRICS}
+    results: dict[str, tuple[float, np.ndarray]] = {}
 
-    torch.set_num_threads(1)
-    source = features(points, width, classes, "source", device)
-    cloud = features(target, width, 1, "target", device)
-    solve: Any = {"geomloss": with_geomloss, "pot": with_pot}.get(solver) or with_metric(solver)
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds, result = repeated(lambda: solve(source, cloud), repeats)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    record = {"value": result[0], "gradient": result[1], "seconds": seconds}
-    setup = result[2] if len(result) > 2 else 0.0
-    out.put(record | {"setup_s": setup, "memory_mb": (peak - base) / 1024})
+    def work(name: str) -> Callable[[], None]:
+        return lambda: results.update({name: solvers[name](source, target)})
 
-
-def measure(solver: str, size: dict[str, int], device: str, repeats: int) -> dict[str, Any]:
-    """Measure one solver in a new process."""
-    context = multiprocessing.get_context("spawn")
-    out = context.Queue()
-    process = context.Process(target=one, args=(solver, *size.values(), device, repeats, out))
-    process.start()
-    record = out.get()
-    process.join()
-    return record
-
-
-def against_baselines(size: dict[str, int], device: str) -> list[dict[str, Any]]:
-    """Compare every solver with geomloss (value, gradient, seconds, memory) and the value with POT's exact one."""
-    records = {name: measure(name, size, device, repeats=1 if name in ("geomloss", "pot") else 3) for name in SOLVERS}
-    base, exact = records["geomloss"], records["pot"]
+    times = paired({name: work(name) for name in solvers}, 3)
+    base, exact = results["geomloss"][1], results["pot"][0]
     rows = []
-    for name, record in records.items():
-        norms = np.linalg.norm(record["gradient"]) * np.linalg.norm(base["gradient"])
-        row = {"solver": name, "value": record["value"], "value / exact": record["value"] / exact["value"]}
-        row["gradient cosine with geomloss"] = (
-            float((record["gradient"] * base["gradient"]).sum() / norms) if norms else None
-        )
-        row |= {"seconds": record["seconds"], "times faster than geomloss": base["seconds"] / record["seconds"]}
-        rows.append(row | {"set-up, s": record["setup_s"], "memory, MB": record["memory_mb"]})
-    return rows
-
-
-def growth(size: dict[str, int], device: str) -> list[dict[str, Any]]:
-    """Double each of n, d, k, m in turn, and return how the seconds of a call and of the set-up grow."""
-    half = size | {"points": size["points"] // 2}
-    rows = []
-    for metric in ("otdd_by_class", "otdd", "minibatch_ot"):
-        start = measure(metric, half, device, 3)
-        for key in half:
-            record = measure(metric, half | {key: 2 * half[key]}, device, 3)
-            growths = {
-                name: record[figure] / max(start[figure], 1e-9)
-                for name, figure in (("call", "seconds"), ("set-up", "setup_s"), ("memory", "memory_mb"))
-            }
-            rows.append({"metric": metric, "doubled": key, **growths})
-    return rows
-
-
-def shares(runs: Path) -> list[dict[str, Any]]:
-    """Return stage 2's seconds as a share of stage 3's in completed runs."""
-    rows = []
-    for path in sorted(runs.glob("*/*/result.json")):
-        result = json.loads(path.read_text())
-        seconds = result["seconds"]
-        if result["metric"] != "none":
-            share = seconds["align"] / seconds["finetune"]
-            rows.append({"run": f"{result['task']} {result['body']} {result['metric']}", "align / finetune": share})
+    for name, (value, gradient) in results.items():
+        row: dict[str, Any] = {"solver": name, "value": value, "value / exact": value / exact}
+        if gradient.any():
+            row["gradient cosine with geomloss"] = cosine(gradient.ravel(), base.ravel())
+        seconds, ratio = times[name]
+        rows.append(row | {"seconds": seconds, "times faster than geomloss": 1 / ratio})
     return rows
 
 
@@ -273,10 +213,9 @@ def by_size(overrides: list[str]) -> list[dict[str, Any]]:
     limit = np.mean([slope for _, slope in large], axis=0)
     rows: list[dict[str, Any]] = [{"otdd_exact, debiased": exact}]
     for labels, size in itertools.product((True, False), SIZES):
-        seconds, plain = (
-            repeated(lambda metric=metric: tokens.step(metric, 0), 9)[0]
-            for metric in (OTDD(size, labels), OTDD(64, labels=False))
-        )
+        metrics = {"without labels": OTDD(64, labels=False), "": OTDD(size, labels)}
+        works = {name: lambda metric=metric: tokens.step(metric, 0) for name, metric in metrics.items()}  # type: ignore[misc]
+        ratio = paired(works, 9)[""][1]
         steps = [tokens.step(OTDD(size, labels), draw) for draw in range(DRAWS)]
         values, slopes = np.array([value for value, _ in steps]), [slope for _, slope in steps]
         mean = np.mean(slopes, axis=0)
@@ -285,7 +224,7 @@ def by_size(overrides: list[str]) -> list[dict[str, Any]]:
         row |= {"cosine of a step and mean": float(np.mean([cosine(one, mean) for one in slopes]))}
         if labels:
             row["noise / signal of W"] = tokens.label_noise(size)
-        rows.append(row | {"seconds / minibatch_ot's": seconds / plain})
+        rows.append(row | {"seconds / minibatch_ot's": ratio})
     return rows
 
 
@@ -304,32 +243,19 @@ def cosine(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def main() -> None:
-    """Print the tables, or JSON."""
-    parser = command_line(__doc__, "abcd")
+    """Print the tables."""
+    parser = command_line(__doc__, "ad")
     for name, default in (("points", 2000), ("width", 384), ("classes", 8), ("target", 128)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--runs", type=Path, help="folder of runs, for part c; without it, a and b are all")
     parser.add_argument("--set", nargs="*", default=["task=digits"], metavar="KEY=VALUE", help="of the run of part d")
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    chosen = arguments.parts or ["a", "b", *(["c"] if arguments.runs else [])]
-    if "c" in chosen and arguments.runs is None:
-        parser.error("part c needs --runs")
     size = {name: getattr(arguments, name) for name in ("points", "width", "classes", "target")}
-    parts = {
-        "a": ("against geomloss and POT, per class and step", lambda: against_baselines(size, arguments.device)),
-        "b": ("ratio when one size is doubled", lambda: growth(size, arguments.device)),
-        "c": ("stage 2 as a share of stage 3", lambda: shares(arguments.runs)),
-        "d": (f"metric=otdd on tokens of {' '.join(arguments.set)}", lambda: by_size(arguments.set)),
-    }
-    tables = {title: measured() for title, measured in (parts[part] for part in chosen)}
-    if arguments.json:
-        print(json.dumps({"size": size, "tables": tables}, indent=2))
-        return
-    print(", ".join(f"{name} {value}" for name, value in size.items()))
-    for title, rows in tables.items():
-        show(title, rows)
+    chosen = arguments.parts or "ad"
+    if "a" in chosen:
+        title = ", ".join(f"{name} {value}" for name, value in size.items())
+        show(f"against geomloss and POT, per class and step: {title}", against_baselines(size))
+    if "d" in chosen:
+        show(f"metric=otdd on tokens of {' '.join(arguments.set)}", by_size(arguments.set))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: times of work that takes turns, ratios of them, a process of its own, command lines, tables."""
+"""What the benchmarks share: times of work that takes turns, a process of its own, command lines, tables."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-Seconds = tuple[float, float]  # by the clock, and of the processor
-Row = Mapping[str, Any]
 
 # What a measured process runs: the command line, then its figures into a file. Linux's ru_maxrss would count the process that
 # started it as well.
@@ -35,50 +32,23 @@ sys.exit(code)
 """
 
 
-def now() -> Seconds:
-    """Return the time by the clock, and the processor's time of this process."""
-    return time.perf_counter(), time.process_time()
+def paired(works: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, tuple[float, float]]:
+    """Time functions that take turns, after one call each that is not counted: other work on a machine comes and goes.
 
-
-def since(begin: Seconds, count: int = 1) -> Seconds:
-    """Return the seconds since `begin` that each of `count` parts took."""
-    clock, processor = now()
-    return (clock - begin[0]) / count, (processor - begin[1]) / count
-
-
-@contextmanager
-def timed(times: list[Seconds], count: int = 1) -> Iterator[None]:
-    """Note the seconds of a block, each of `count` parts."""
-    begin = now()
-    yield
-    times.append(since(begin, count))
-
-
-def repeated(work: Callable[[], Any], repeats: int, settle: Callable[[], object] = lambda: None) -> tuple[float, Any]:
-    """Return the median seconds of some work, after one call that is not counted, and what its last call returned.
-
-    Args:
-        settle: waits until all started work has finished.
+    Returns:
+        By name the median seconds, and the median over the turns of the ratio to the first function's seconds.
     """
-    work()
-    times: list[Seconds] = []
-    for _ in range(repeats):
-        settle()
-        with timed(times):
-            result = work()
-            settle()
-    return medians(times)[0], result
-
-
-def medians(times: list[Seconds]) -> Seconds:
-    """Return the medians by the clock and of the processor."""
-    clock, processor = (statistics.median(kind) for kind in zip(*times, strict=True))
-    return clock, processor
-
-
-def ratios(times: list[Seconds], others: list[Seconds]) -> Seconds:
-    """Return the medians of the ratios between blocks that took turns."""
-    return medians([(one[0] / other[0], one[1] / other[1]) for one, other in zip(times, others, strict=True)])
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats + 1):
+        for name, work in works.items():
+            begin = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - begin)
+    first = next(iter(times.values()))[1:]
+    return {
+        name: (statistics.median(each[1:]), statistics.median(s / t for s, t in zip(each[1:], first, strict=True)))
+        for name, each in times.items()
+    }
 
 
 def process(*words: str) -> dict[str, float]:
@@ -92,9 +62,9 @@ def process(*words: str) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as out:
         figures = Path(folder) / "figures.json"
-        begin = now()
+        begin = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", _CHILD, str(figures), *words], stdout=out, cwd=ROOT)
-        seconds, _ = since(begin)
+        seconds = time.perf_counter() - begin
         if done.returncode:
             raise SystemExit(f"orca {' '.join(words)}: exit status {done.returncode}")
         size = os.fstat(out.fileno()).st_size
@@ -116,10 +86,9 @@ def command_line(about: str | None, parts: Collection[str] = ()) -> argparse.Arg
     return parser
 
 
-def show(title: str, rows: list[Any]) -> None:
-    """Print a title and a line for each row, without what is None."""
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print a title and a line for each row."""
     print(f"\n{title}")
     for row in rows:
-        known = {key: value for key, value in row.items() if value is not None}
-        cells = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in known.items())
+        cells = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
         print("  " + ", ".join(cells), flush=True)

@@ -1,15 +1,11 @@
-"""Write tiny SYNTHETIC files in the original format of every task of the paper, for tests and for trying a format.
+"""Write tiny SYNTHETIC files in the original format of every task of the paper, for tests.
 
-    python scripts/make_fixtures.py FOLDER [TASK ...] [--seed N]
-
-FOLDER/TASK/ then holds files with the names, keys, dtypes, orders and traps of the published ones and nothing of their content:
-random signals of which the targets are simple functions, so that a model can learn something. `make` returns what was written,
-so that what a reader returns can be held against it.
+The files have the names, keys, dtypes, orders and traps of the published ones and nothing of their content: random signals of
+which the targets are simple functions, so that a model can learn something.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
 import io
@@ -28,11 +24,10 @@ AMINO = "ACDEFGHIKLMNPQRSTVWY"
 ECG_CLASSES = "NAO~"
 # Records of the lengths that are traps: no full window, exactly one and a half, and one whose signal is constant.
 ECG_LENGTHS = (900, 1500, 1000, 2600, 3100, 2000)
-PSICOV_FEATURES = {"ss": 3, "pssm": 22}
 
 
-def make(task: str, folder: Path, seed: int = 0) -> dict[str, Any]:
-    """Write the files of one task below folder/task and return what was written, by name.
+def make(task: str, folder: Path, seed: int = 0) -> None:
+    """Write the files of one task below folder/task.
 
     Args:
         task: one of TASKS.
@@ -41,7 +36,7 @@ def make(task: str, folder: Path, seed: int = 0) -> dict[str, Any]:
     """
     place = folder / task
     place.mkdir(parents=True, exist_ok=True)
-    return TASKS[task](place, np.random.default_rng(seed))
+    TASKS[task](place, np.random.default_rng(seed))
 
 
 def _labels(n: int, classes: int) -> np.ndarray:
@@ -55,33 +50,34 @@ def _stripes(rng: np.random.Generator, labels: np.ndarray, shape: tuple[int, ...
     return (brightness.reshape(-1, *(1,) * len(shape)) + noise).astype(np.uint8)
 
 
-def _cifar100(place: Path, rng: np.random.Generator) -> dict[str, Any]:
-    folder = place / "cifar-100-python"
-    folder.mkdir()
-    written = {}
+def _objects(values: list[Any]) -> np.ndarray:
+    """Return an array of objects, [n]."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def _cifar100(place: Path, rng: np.random.Generator) -> None:
+    members: dict[str, dict[str, Any]] = {}
     for name, n in (("train", 200), ("test", 100)):
         fine = _labels(n, 100)
-        data = _stripes(rng, fine, (3072,))
-        batch = {
+        members[name] = {
             "filenames": [f"{name}_{i}.png" for i in range(n)],
             "batch_label": "synthetic",
             "fine_labels": fine.tolist(),
             "coarse_labels": (fine // 5).tolist(),
-            "data": data,
+            "data": _stripes(rng, fine, (3072,)),
         }
-        (folder / name).write_bytes(_python_2_pickle(batch))
-        written[name] = {"images": data.reshape(-1, 3, 32, 32), "labels": fine}
-    meta = {
+    members["meta"] = {
         "fine_label_names": [f"class_{i}" for i in range(100)],
         "coarse_label_names": [f"group_{i}" for i in range(20)],
     }
-    (folder / "meta").write_bytes(_python_2_pickle(meta))
     with tarfile.open(place / "cifar-100-python.tar.gz", "w:gz") as archive:
-        archive.add(folder, "cifar-100-python")
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
-    return written
+        for name, record in members.items():
+            content = _python_2_pickle(record)
+            member = tarfile.TarInfo(f"cifar-100-python/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
 
 
 class _Python2Pickler(pickle._Pickler):  # type: ignore[name-defined,misc]
@@ -103,31 +99,22 @@ def _python_2_pickle(value: Any) -> bytes:
     return file.getvalue()
 
 
-def _spherical(place: Path, rng: np.random.Generator) -> dict[str, Any]:
-    written = {}
-    for name, n in (("train", 200), ("test", 100)):
-        labels = _labels(n, 100)
-        written[name] = {"images": _stripes(rng, labels, (3, 60, 60)), "labels": labels}
+def _spherical(place: Path, rng: np.random.Generator) -> None:
+    labels = {"train": _labels(200, 100), "test": _labels(100, 100)}
+    parts = {part: {"images": _stripes(rng, y, (3, 60, 60)), "labels": y} for part, y in labels.items()}
     with gzip.open(place / "s2_cifar100.gz", "wb", compresslevel=1) as file:
-        pickle.dump(written, file)
-    return written
+        pickle.dump(parts, file)
 
 
-def _darcy(place: Path, rng: np.random.Generator, size: int = 41) -> dict[str, Any]:
+def _darcy(place: Path, rng: np.random.Generator, size: int = 41) -> None:
     """Squares of 5 x 5 nodes of either coefficient, so that no two samples are alike on every fifth node."""
-    written = {}
-    for number, n in ((1, 24), (2, 6)):
+    for n, name, save in (
+        (24, "piececonst_r421_N1024_smooth1.mat", scipy.io.savemat),
+        (6, "piececonst_r421_N1024_smooth2.mat", _save_hdf5),
+    ):
         squares = rng.normal(size=(n, -(-size // 5), -(-size // 5))).repeat(5, 1).repeat(5, 2)[:, :size, :size]
         coefficient = np.where(squares > 0, 12.0, 3.0)
-        solution = 0.01 / coefficient + 1e-4 * rng.random((n, size, size))
-        content = {"coeff": coefficient, "sol": solution}
-        name = f"piececonst_r421_N1024_smooth{number}.mat"
-        if number == 1:
-            scipy.io.savemat(place / name, content)
-        else:
-            _save_hdf5(place / name, content)
-        written[f"smooth{number}"] = content
-    return written
+        save(place / name, {"coeff": coefficient, "sol": 0.01 / coefficient + 1e-4 * rng.random((n, size, size))})
 
 
 def _save_hdf5(path: Path, content: dict[str, np.ndarray]) -> None:
@@ -142,18 +129,16 @@ def _save_hdf5(path: Path, content: dict[str, np.ndarray]) -> None:
         raw.write(header.ljust(116) + b" " * 8 + bytes([0, 2]) + b"IM")
 
 
-def _psicov(place: Path, rng: np.random.Generator) -> dict[str, Any]:
+def _psicov(place: Path, rng: np.random.Generator) -> None:
     """Proteins below and above a window of 64, one with two residues less than fits."""
-    root = place / "protein"
-    lengths = {"deepcov": (30, 54, 80, 41, 33, 37), "psicov": (44, 70)}
-    written: dict[str, Any] = {}
-    for part, sizes in lengths.items():
-        (root / part / "features").mkdir(parents=True)
-        (root / part / "distance").mkdir()
-        names = []
+    for part, sizes in {"deepcov": (30, 54, 80, 41, 33, 37), "psicov": (44, 70)}.items():
+        root = place / "protein" / part
+        (root / "features").mkdir(parents=True)
+        (root / "distance").mkdir()
+        lines = []
         for number, length in enumerate(sizes):
             name = f"{part[:2]}{number}A"
-            names.append(name)
+            lines.append(f"{name} {length}\n")
             steps = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
             hidden = rng.random((length, length))
             hidden = (hidden + hidden.T) / 2
@@ -169,18 +154,14 @@ def _psicov(place: Path, rng: np.random.Generator) -> dict[str, Any]:
                 "freecon": hidden**2,
                 "potential": rng.random((length, length)),
             }
-            (root / part / "features" / f"{name}.pkl").write_bytes(pickle.dumps(features))
-            content = np.empty(3, dtype=object)
-            content[:] = [length, features["seq"], distances]
-            np.save(root / part / "distance" / f"{name}-cb.npy", content, allow_pickle=True)
-            written[name] = {"features": features, "distances": distances, "part": part}
-        (root / f"{part}.lst").write_text("".join(f"{name} {size}\n" for name, size in zip(names, sizes, strict=True)))
-    return written
+            (root / "features" / f"{name}.pkl").write_bytes(pickle.dumps(features))
+            content = _objects([length, features["seq"], distances])
+            np.save(root / "distance" / f"{name}-cb.npy", content, allow_pickle=True)
+        (place / "protein" / f"{part}.lst").write_text("".join(lines))
 
 
-def _cosmic(place: Path, rng: np.random.Generator) -> dict[str, Any]:
+def _cosmic(place: Path, rng: np.random.Generator) -> None:
     """Stamps of 256 x 256 with two and three planes, visits with and without the sky's level."""
-    written: dict[str, Any] = {}
     for split, visits in (("npy_train", 4), ("npy_test", 2)):
         for visit in range(visits):
             folder = place / split / "f435w" / f"1{visit:04}" / f"0{visit}"
@@ -190,29 +171,21 @@ def _cosmic(place: Path, rng: np.random.Generator) -> dict[str, Any]:
                 np.save(folder / "sky.npy", rng.uniform(10, 20, exposures))
             for exposure in range(1, exposures + 1):
                 mask = rng.random((256, 256)) < 0.05
-                image = rng.normal(30, 3, (256, 256)) + 400 * mask
-                planes = [image, mask]
+                planes = [rng.normal(30, 3, (256, 256)) + 400 * mask, mask]
                 if visit != 1:
                     planes.append(rng.random((256, 256)) < 0.1)
-                stamp = np.stack(planes).astype(np.float32)
-                path = folder / f"{exposure}_stamp.npy"
-                np.save(path, stamp)
-                written[path.relative_to(place).as_posix()] = stamp
-    return written
+                np.save(folder / f"{exposure}_stamp.npy", np.stack(planes).astype(np.float32))
 
 
-def _ninapro(place: Path, rng: np.random.Generator) -> dict[str, Any]:
-    written = {}
+def _ninapro(place: Path, rng: np.random.Generator) -> None:
     for name, n in (("train", 90), ("val", 36), ("test", 36)):
         labels = _labels(n, 18)
         data = rng.normal(size=(n, 52, 16)) * 0.1 + labels[:, None, None] / 18
-        written[name] = {"data": data.astype(np.float16), "labels": labels}
-        np.save(place / f"ninapro_{name}.npy", written[name]["data"])
+        np.save(place / f"ninapro_{name}.npy", data.astype(np.float16))
         np.save(place / f"label_{name}.npy", labels)
-    return written
 
 
-def _fsd50k(place: Path, rng: np.random.Generator) -> dict[str, Any]:
+def _fsd50k(place: Path, rng: np.random.Generator) -> None:
     """Chunks of a second below chunks/, a manifest with a prefix that is not part of any path, and background noise."""
     names = [f"label_{i}" for i in range(200)]
     (place / "chunks").mkdir()
@@ -220,22 +193,18 @@ def _fsd50k(place: Path, rng: np.random.Generator) -> dict[str, Any]:
     (place / "chunks" / "lbl_map.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
     for number in range(2):
         _save_wav(place / "noise_22050" / f"noise_{number}.wav", 0.1 * rng.normal(size=22050 * 2))
-    written: dict[str, Any] = {}
     for split, clips, shift in (("tr", 12, 0), ("val", 4, 100), ("eval", 4, 200)):
         rows = []
         for clip in range(clips):
             clip_id = str(1000 + shift + clip)
-            labels = [names[clip % 4], names[4 + clip % 3]]
             for chunk in range(1 + clip % 3):
                 path = Path("chunks") / split / f"{clip_id}_{chunk}.wav"
                 (place / path).parent.mkdir(exist_ok=True)
                 tone = np.sin(2 * np.pi * 220 * (1 + clip % 4) * np.arange(22050) / 22050)
                 _save_wav(place / path, 0.5 * tone + 0.05 * rng.normal(size=22050))
-                rows.append((f"/mnt/{path.as_posix()}", ",".join(labels), clip_id))
-            written[clip_id] = {"labels": labels, "chunks": 1 + clip % 3, "split": split}
+                rows.append((f"/mnt/{path.as_posix()}", f"{names[clip % 4]},{names[4 + clip % 3]}", clip_id))
         with open(place / "chunks" / f"{split}.csv", "w", newline="") as file:
             csv.writer(file).writerows([("files", "labels", "ext"), *rows])
-    return written
 
 
 def _save_wav(path: Path, signal: np.ndarray) -> None:
@@ -246,7 +215,7 @@ def _save_wav(path: Path, signal: np.ndarray) -> None:
         file.writeframes((np.clip(signal, -1, 1) * 32767).astype("<i2").tobytes())
 
 
-def _ecg(place: Path, rng: np.random.Generator) -> dict[str, Any]:
+def _ecg(place: Path, rng: np.random.Generator) -> None:
     records, labels = [], []
     for number in range(48):
         length = ECG_LENGTHS[number % len(ECG_LENGTHS)]
@@ -256,39 +225,32 @@ def _ecg(place: Path, rng: np.random.Generator) -> dict[str, Any]:
             np.full(length, 7) if number == 5 else (300 * beats + 30 * rng.normal(size=length)).astype(np.int16)
         )
         labels.append(ECG_CLASSES[label])
-    data = np.empty(len(records), dtype=object)
-    data[:] = records
-    (place / "challenge2017.pkl").write_bytes(pickle.dumps({"data": data, "label": labels}))
-    return {"data": records, "labels": labels}
+    (place / "challenge2017.pkl").write_bytes(pickle.dumps({"data": _objects(records), "label": labels}))
 
 
-def _satellite(place: Path, rng: np.random.Generator) -> dict[str, Any]:
-    written = {}
+def _satellite(place: Path, rng: np.random.Generator) -> None:
     for name, n in (("train", 240), ("test", 48)):
         labels = 1 + _labels(n, 24)
         phase = 2 * np.pi * labels[:, None] / 24
         data = 500 + 100 * np.sin(np.arange(46) / 5 + phase) + 10 * rng.normal(size=(n, 46))
-        written[name] = {"data": data, "label": labels}
-        np.save(place / f"satellite_{name}.npy", written[name], allow_pickle=True)  # type: ignore[arg-type]
-    return written
+        record = np.array({"data": data, "label": labels}, dtype=object)
+        np.save(place / f"satellite_{name}.npy", record, allow_pickle=True)
 
 
-def _deepsea(place: Path, rng: np.random.Generator) -> dict[str, Any]:
+def _deepsea(place: Path, rng: np.random.Generator) -> None:
     """Sequences with unknown bases; the last label is never present."""
-    written = {}
+    arrays = {}
     for name, n in (("train", 60), ("val", 20), ("test", 20)):
         bases = rng.integers(0, 4, (n, 1000))
         x = np.eye(4, dtype=np.uint8)[bases]
         x[:, :3] = 0
         y = (bases[:, 10:46] == 1).astype(np.uint8)
         y[:, -1] = 0
-        written |= {f"x_{name}": x, f"y_{name}": y}
-    np.savez_compressed(place / "deepsea_filtered.npz", **written)
-    return written
+        arrays |= {f"x_{name}": x, f"y_{name}": y}
+    np.savez_compressed(place / "deepsea_filtered.npz", **arrays)
 
 
-def _jsb(place: Path, rng: np.random.Generator) -> dict[str, Any]:
-    written = {}
+def _jsb(place: Path, rng: np.random.Generator) -> None:
     cells = {}
     for name, lengths in (("traindata", (25, 40, 60, 33)), ("validdata", (32, 30)), ("testdata", (32, 50, 28))):
         pieces = []
@@ -298,42 +260,28 @@ def _jsb(place: Path, rng: np.random.Generator) -> dict[str, Any]:
             piece[np.arange(length), notes] = 1
             piece[np.arange(length), notes + 4] = 1
             pieces.append(piece)
-        cells[name] = np.empty((1, len(pieces)), dtype=object)
-        cells[name][0, :] = pieces
-        written[name] = pieces
+        cells[name] = _objects(pieces)[None]
     scipy.io.savemat(place / "JSB_Chorales.mat", cells)
-    return written
 
 
-def _listops(place: Path, rng: np.random.Generator) -> dict[str, Any]:
+def _listops(place: Path, rng: np.random.Generator) -> None:
     """Expressions with the parentheses of the published files; the last one of each file has more than 1,024 tokens."""
-    written = {}
+    operators = {"[MAX": max, "[MIN": min, "[MED": np.median, "[SM": lambda values: sum(values) % 10}
     for name, n in (("train", 60), ("val", 20), ("test", 20)):
-        rows = []
+        lines = ["Source\tTarget"]
         for number in range(n):
             digits = rng.integers(0, 10, 1100 if number == n - 1 else 3 + number % 5)
-            operator = ("[MAX", "[MIN", "[MED", "[SM")[number % 4]
-            value = {
-                "[MAX": digits.max(),
-                "[MIN": digits.min(),
-                "[MED": int(np.median(digits)),
-                "[SM": digits.sum() % 10,
-            }[operator]
-            source = operator
+            source, value = list(operators.items())[number % 4]
             for digit in digits:
                 source = f"( {source} {digit} )"
-            rows.append((f"( {source} ] )", int(value)))
-        text = "Source\tTarget\n" + "".join(f"{source}\t{value}\n" for source, value in rows)
-        (place / f"basic_{name}.tsv").write_text(text)
-        written[name] = rows
-    return written
+            lines.append(f"( {source} ] )\t{int(value(digits))}")
+        (place / f"basic_{name}.tsv").write_text("\n".join(lines) + "\n")
 
 
-def _homology(place: Path, rng: np.random.Generator) -> dict[str, Any]:
+def _homology(place: Path, rng: np.random.Generator) -> None:
     """LMDB as in TAPE and its JSON twin in json/; the first training protein is longer than the input."""
     import lmdb
 
-    written = {}
     parts = {"train": 40, "valid": 8, "test_fold_holdout": 10, "test_family_holdout": 4, "test_superfamily_holdout": 4}
     for part, n in parts.items():
         proteins = []
@@ -342,41 +290,33 @@ def _homology(place: Path, rng: np.random.Generator) -> dict[str, Any]:
             length = 1500 if part == "train" and number == 0 else 20 + number
             letters = AMINO[5 * (number % 4) : 5 * (number % 4) + 5] + "XBZUO"[number % 5]
             primary = "".join(rng.choice(list(letters), length))
-            proteins.append(
-                {"primary": primary, "protein_length": length, "id": f"d{number}".encode(), "fold_label": fold}
-            )
+            proteins.append({"primary": primary, "protein_length": length, "id": f"d{number}", "fold_label": fold})
         folder = place / "remote_homology" / f"remote_homology_{part}.lmdb"
         folder.mkdir(parents=True)
         with lmdb.open(str(folder), map_size=2**24) as environment, environment.begin(write=True) as transaction:
             transaction.put(b"num_examples", pickle.dumps(n))
             for number, protein in enumerate(proteins):
-                transaction.put(str(number).encode(), pickle.dumps(protein))
+                transaction.put(str(number).encode(), pickle.dumps(protein | {"id": protein["id"].encode()}))
         twin = place / "json" / f"remote_homology_{part}.json"
         twin.parent.mkdir(exist_ok=True)
-        twin.write_text(json.dumps([protein | {"id": protein["id"].decode()} for protein in proteins]))
-        written[part] = proteins
-    return written
+        twin.write_text(json.dumps(proteins))
 
 
-def _domainnet(place: Path, rng: np.random.Generator) -> dict[str, Any]:
+def _domainnet(place: Path, rng: np.random.Generator) -> None:
     from PIL import Image
 
-    written = {}
     for split, n in (("train", 80), ("test", 40)):
         labels = _labels(n, 40)
-        images = _stripes(rng, labels, (48, 64, 3))
         lines = []
-        for number, (label, image) in enumerate(zip(labels, images, strict=True)):
+        for number, (label, image) in enumerate(zip(labels, _stripes(rng, labels, (48, 64, 3)), strict=True)):
             path = Path("sketch") / f"class_{label:02}" / f"sketch_{split}_{number:03}.jpg"
             (place / path).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(place / path, quality=95)
             lines.append(f"{path.as_posix()} {label}\n")
         (place / f"sketch_{split}_mini.txt").write_text("".join(lines))
-        written[split] = {"images": images, "labels": labels}
-    return written
 
 
-TASKS: dict[str, Callable[[Path, np.random.Generator], dict[str, Any]]] = {
+TASKS: dict[str, Callable[[Path, np.random.Generator], None]] = {
     "cifar100": _cifar100,
     "spherical": _spherical,
     "darcy": _darcy,
@@ -392,22 +332,3 @@ TASKS: dict[str, Callable[[Path, np.random.Generator], dict[str, Any]]] = {
     "homology": _homology,
     "domainnet": _domainnet,
 }
-
-
-def main() -> None:
-    """Write the fixtures that the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="as paths.data: FOLDER/TASK/ is written")
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(TASKS)}; default: all")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    unknown = [task for task in arguments.tasks if task not in TASKS]
-    if unknown:
-        parser.error(f"no task '{unknown[0]}'")
-    for task in arguments.tasks or TASKS:
-        make(task, arguments.folder, arguments.seed)
-        print(f"synthetic {task}: {arguments.folder / task}")
-
-
-if __name__ == "__main__":
-    main()

@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
+import queue
 import re
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -30,7 +31,7 @@ from PIL import Image
 from scripts import make_fixtures
 from tests.checkpoints import save_tiny
 from tests.cli.test_tasks import BESIDE_CLEAN, IMAGES, SMALL
-from tests.forked import Case, Server
+from tests.forked import Server
 
 AT_ONCE = 2
 TOLERANCE = 1e-12  # of errors, relative
@@ -154,16 +155,9 @@ def cases(folder: Path) -> Iterator[tuple[str, Command]]:
         words = [*digits, "train.epochs=12", "train.checkpoint_s=0", *more]
         yield name, Command(words, kill_at=40)
     recorded = str(Path(__file__).parent.parent / "tests" / "recorded" / "arrays")
-    for words_ in (
-        "",
-        "--format csv",
-        "--format markdown",
-        "--format latex",
-        "--against metric=none",
-        "--compare",
-        "--json",
-    ):
-        yield f"report {words_}".strip(), Command(["report", "--runs", recorded, *words_.split()])
+    forms = ["", *(f"--format {form}" for form in ("csv", "markdown", "latex"))]
+    for more_words in (*forms, "--against metric=none", "--compare", "--json"):
+        yield f"report {more_words}".strip(), Command(["report", "--runs", recorded, *more_words.split()])
 
 
 def _arrays(folder: Path, kind: str, shape: list[int]) -> Path:
@@ -202,68 +196,64 @@ def _images(folder: Path) -> Path:
     return folder / "images"
 
 
-class Runner:
-    """Runs a case step by step, so that several can be run at a time."""
+def ended(server: Server, folder: Path, name: str, case: Command) -> dict[str, Any]:
+    """Run a case in a folder of its own below `folder`, and return its record."""
+    place = folder / re.sub(r"\W+", "-", name)
+    place.mkdir()
+    variables = {"ORCA_RUNS": str(place / "runs"), "ORCA_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    words = case.words if case.words[0] == "report" else ["run", *case.words]
+    codes: list[int] = []
+    if case.kill_at:
+        process = server.start(words, more=variables, folder=place)
+        while _steps(place) < case.kill_at and process.poll() is None:
+            time.sleep(0.05)
+        process.kill()
+    for command in (words, *case.after):
+        run = str(next(place.glob("runs/*/*/status.json"), Path("none/none")).parent)
+        process = server.start([run if word == "RUN" else word for word in command], more=variables, folder=place)
+        codes.append(process.wait(_LIMIT_S))
+    record: dict[str, Any] = {"codes": codes}
+    if codes[-1]:
+        record["said"] = process.err.strip().rpartition("\n")[2][-300:].replace(str(place), "")
+    if words[0] == "report":
+        record["printed"] = hashlib.sha256(process.out.encode()).hexdigest()
+    for path in place.glob("runs/*/*/result.json"):
+        result = json.loads(path.read_text())
+        record |= {key: result[key] for key in ("weights_sha256", "parameters", "splits", "metric_value")}
+        record["errors"] = [result["error"]["value"], result["validation_error"], result["trivial_error"]]
+    for path in sorted(place.glob("[pq].npz")):
+        with np.load(path) as file:
+            record[path.name] = {key: hashlib.sha256(file[key].tobytes()).hexdigest() for key in sorted(file.files)}
+    if (path := place / "p.csv").exists():
+        record["p.csv"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return record
 
-    def __init__(self, server: Server, folder: Path, home: Path, name: str, case: Command) -> None:
-        self.name, self._server, self._case = name, server, case
-        self._folder = folder / re.sub(r"\W+", "-", name)
-        self._folder.mkdir()
-        self._more = {"ORCA_RUNS": str(self._folder / "runs"), "ORCA_HOME": str(home), "OMP_NUM_THREADS": "1"}
-        self._waiting, self._is_killed = [tuple(self._words()), *case.after], not case.kill_at
-        self.record: dict[str, Any] = {"codes": []}
-        self._begin()
 
-    def _words(self) -> list[str]:
-        return self._case.words if self._case.words[0] == "report" else ["run", *self._case.words]
+def _steps(folder: Path) -> int:
+    path = next(folder.glob("runs/*/*/3_finetune/metrics.jsonl"), None)
+    return 0 if path is None else max(map(int, re.findall(r'"step": ?(\d+)', path.read_text())), default=0)
 
-    def _begin(self) -> None:
-        run = str(next(self._folder.glob("runs/*/*/status.json"), Path("none/none")).parent)
-        words = [run if word == "RUN" else word for word in self._waiting.pop(0)]
-        os.chdir(self._folder)
-        self._process: Case = self._server.start(words, more=self._more)
-        self._since = time.monotonic()
 
-    def is_done(self) -> bool:
-        """Poll the case and start its next command; returns whether none is left."""
-        if not self._is_killed and self._steps() >= self._case.kill_at:
-            self._is_killed = True
-            self._process.send(signal.SIGKILL)
-            self._process.wait()
-            self._waiting.insert(0, tuple(self._words()))
-        elif self._process.poll() is None:
-            if time.monotonic() - self._since > _LIMIT_S:
-                self._process.kill()
-            return False
-        else:
-            self.record["codes"].append(self._process.poll())
-        if self._waiting:
-            self._begin()
-            return False
-        self._keep()
-        return True
+def run_all(waiting: list[tuple[str, Command]], folder: Path) -> dict[str, dict[str, Any]]:
+    """Run cases, some at a time, and return their records by name."""
+    records, begun = {}, time.monotonic()
+    servers: queue.SimpleQueue[Server] = queue.SimpleQueue()
 
-    def _steps(self) -> int:
-        path = next(self._folder.glob("runs/*/*/3_finetune/metrics.jsonl"), None)
-        return 0 if path is None else max(map(int, re.findall(r'"step": ?(\d+)', path.read_text())), default=0)
+    def work(case: tuple[str, Command]) -> None:
+        server = servers.get()
+        try:
+            record = records[case[0]] = ended(server, folder, *case)
+        finally:
+            servers.put(server)
+        print(f"{case[0]}: {record['codes']} {record.get('said', '')}", file=sys.stderr)
 
-    def _keep(self) -> None:
-        if self.record["codes"][-1]:
-            self.record["said"] = self._process.err.strip().rpartition("\n")[2][-300:].replace(str(self._folder), "")
-        if self._case.words[0] == "report":
-            self.record["printed"] = hashlib.sha256(self._process.out.encode()).hexdigest()
-        for path in self._folder.glob("runs/*/*/result.json"):
-            result = json.loads(path.read_text())
-            self.record |= {key: result[key] for key in ("weights_sha256", "parameters", "splits", "metric_value")}
-            self.record["errors"] = [result["error"]["value"], result["validation_error"], result["trivial_error"]]
-        for name in ("p.npz", "q.npz"):
-            if (path := self._folder / name).exists():
-                with np.load(path) as file:
-                    self.record[name] = {
-                        key: hashlib.sha256(file[key].tobytes()).hexdigest() for key in sorted(file.files)
-                    }
-        if (path := self._folder / "p.csv").exists():
-            self.record["p.csv"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    with ExitStack() as stack, ThreadPoolExecutor(AT_ONCE) as pool:
+        for number in range(AT_ONCE):
+            (folder / f"server-{number}").mkdir()
+            servers.put(stack.enter_context(Server(folder / f"server-{number}")))
+        list(pool.map(work, waiting))
+    print(f"{len(records)} cases in {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    return records
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -288,34 +278,19 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help=f"{len(QUICK)} cases")
     parser.add_argument("--only", help="cases whose names hold this")
     arguments = parser.parse_args()
-    path, begun, records = arguments.file.absolute(), time.monotonic(), {}
-    with tempfile.TemporaryDirectory(prefix="oracles-") as name, Server(Path(name)) as server:
-        folder = Path(name)
-        waiting = [
-            one for one in cases(folder)
-            if (not arguments.quick or one[0] in QUICK) and (arguments.only or "") in one[0]
+    with tempfile.TemporaryDirectory(prefix="oracles-") as name:
+        chosen = [
+            (title, case) for title, case in cases(Path(name))
+            if (not arguments.quick or title in QUICK) and (arguments.only or "") in title
         ]  # fmt: skip
-        running: list[Runner] = []
-        while waiting or running:
-            while waiting and len(running) < AT_ONCE:
-                running.append(Runner(server, folder, folder / "home", *waiting.pop(0)))
-            for one in list(running):
-                if one.is_done():
-                    running.remove(one)
-                    records[one.name] = one.record
-                    print(f"{one.name}: {one.record['codes']} {one.record.get('said', '')}", file=sys.stderr)
-            time.sleep(0.05)
-        os.chdir("/")
-    print(f"{len(records)} cases in {time.monotonic() - begun:.0f} s", file=sys.stderr)
+        records = run_all(chosen, Path(name))
     if arguments.what == "keep":
-        path.write_text(json.dumps(records, indent=1, sort_keys=True))
+        arguments.file.write_text(json.dumps(records, indent=1, sort_keys=True))
         return 0
-    before = json.loads(path.read_text())
-    wrong = {
-        name: changes for name, record in records.items() if (changes := differences(before.get(name, {}), record))
-    }
-    for case, changes in wrong.items():
-        print(f"{case}: {'; '.join(changes)}")
+    before = json.loads(arguments.file.read_text())
+    wrong = {name: lines for name, record in records.items() if (lines := differences(before.get(name, {}), record))}
+    for title, lines in wrong.items():
+        print(f"{title}: {'; '.join(lines)}")
     return 1 if wrong else 0
 
 

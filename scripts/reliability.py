@@ -4,7 +4,6 @@
     python scripts/reliability.py --tier nightly        all cases
     python scripts/reliability.py -- -k damage          a part of it; other tests' results are kept from the last report
     python scripts/reliability.py --table               rewrite the tables from the last report
-    python scripts/reliability.py --tier nightly --properties       all examples of the properties
 
 Every figure was counted by a test; none is typed in. One whose precondition did not hold on this machine is "not run", and one
 whose test failed before it counted is "failed"; neither is ever shown as passed. A report keeps the digests of the code that it
@@ -41,7 +40,13 @@ ABOUT = ("orca_cli/storage/*.py", "orca_cli/untrusted/**/*.py", "orca_cli/runs/*
 TOLERANCE = 0.25
 SCHEMA = 3
 # Targets that no single test has.
-WHOLE_TARGETS = {"examples of properties / held": 40_000, "bad configurations refused with a clear error": 2_000}
+WHOLE_TARGETS = {
+    "examples of properties / held": 40_000,
+    "bad configurations refused with a clear error": 2_000,
+    "signals: saved and resumed exactly": 175,
+    "sweeps with a failing job / no other job lost": 72,
+    "sweeps stopped and typed again / none lost, none twice": 30,
+}
 # The first table's lines: text -> beginnings of the names of the figures that it adds up.
 HEADLINES = {
     "runs killed at random points, then repeated: same bits": ("kills / runs that ended with the same bits",),
@@ -80,8 +85,6 @@ def commands(arguments: argparse.Namespace) -> list[list[str]]:
     shared = ["-n", str(arguments.workers), "--dist", "loadfile"] if arguments.workers > 1 else []
     faults = ["tests/reliability", "-m", "not gpu and not wheel", *shared]
     properties = ["tests", "--ignore=tests/reliability", "-m", "hypothesis and not gpu and not wheel", *shared]
-    if arguments.properties:
-        return [[*properties, *arguments.words]]
     if arguments.words or arguments.tier == "pr":  # the plain tests try the properties, with the same few examples
         return [[*faults, *arguments.words]]
     return [faults, properties]
@@ -266,7 +269,6 @@ def main() -> int:
     parser.add_argument(
         "--table", action="store_true", help="run nothing; rewrite the page from the last report, print all figures"
     )
-    parser.add_argument("--properties", action="store_true", help="only the properties, of all parts of the program")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the tests")
     parser.add_argument("words", nargs="*", help="more for pytest, after --")
     arguments = parser.parse_args()
@@ -277,7 +279,7 @@ def main() -> int:
     about = code()  # before the tests: an edit made meanwhile makes the report older, not newer
     exit_code, lines, results, seconds = run(arguments.tier, commands(arguments))
     record = new_record(arguments.tier, about, lines, results, seconds)
-    if not arguments.dry and (arguments.words or arguments.properties):
+    if not arguments.dry and arguments.words:
         record = merged(json.loads(REPORT.read_text()) if REPORT.exists() else {}, record)
     if arguments.dry:
         print(table(record))

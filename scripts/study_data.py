@@ -28,7 +28,6 @@ noisy steps.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import shutil
 import sys
@@ -38,7 +37,10 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_cli.config.configuration import default_folders
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from orca_cli.config.configuration import default_folders  # noqa: E402
+from scripts.benchmarks import command_line  # noqa: E402
 
 MOST = {"train": 200, "val": 100, "test": 500}
 SEEDS = 6
@@ -83,11 +85,6 @@ def cut(x: np.ndarray, y: np.ndarray, part: str, name: str) -> Split:
     return x[kept], y[kept]
 
 
-def zero_padded(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return series [n, C, L] with zeros from each one's length on."""
-    return np.where(np.arange(x.shape[-1]) < lengths[:, None, None], x, 0).astype(x.dtype)
-
-
 def drawn(x: np.ndarray, y: np.ndarray, tested: int, name: str) -> tuple[Split, Split]:
     """Return training and test split, `tested` samples, of samples [n, ...] and their classes [n]."""
     test = stratified(y, tested, f"{name} drawn test")
@@ -101,7 +98,8 @@ def series(folder: Path, name: str, seed: int) -> dict[str, Split]:
         arrays = {key: file[key] for key in file.files}
     for part in ("train", "test"):
         if f"lengths_{part}" in arrays:
-            arrays[f"x_{part}"] = zero_padded(arrays[f"x_{part}"], arrays[f"lengths_{part}"])
+            x, lengths = arrays[f"x_{part}"], arrays[f"lengths_{part}"]
+            arrays[f"x_{part}"] = np.where(np.arange(x.shape[-1]) < lengths[:, None, None], x, 0).astype(x.dtype)
     train, test = ((arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test"))
     if seed:
         x, y = (np.concatenate(pair) for pair in zip(train, test, strict=True))
@@ -173,7 +171,7 @@ def frequency() -> dict[str, np.ndarray]:
     return arrays
 
 
-def write_whole(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
@@ -182,68 +180,52 @@ def write_whole(path: Path, arrays: dict[str, np.ndarray]) -> None:
     print(f"{path}: {', '.join(f'{key} {array.shape}' for key, array in arrays.items())}")
 
 
-def write(path: Path, splits: dict[str, Split]) -> None:
-    """Write splits as x_PART and y_PART."""
-    pairs = {part: zip("xy", pair, strict=True) for part, pair in splits.items()}
-    write_whole(path, {f"{letter}_{part}": array for part, pair in pairs.items() for letter, array in pair})
-
-
-def make(name: str, work: Callable[[], None]) -> bool:
-    """Make one set; says so and returns False where its raw data are absent."""
-    try:
-        work()
-    except FileNotFoundError as error:
-        print(f"{name}: left out, no file {error.filename}", file=sys.stderr)
-        return False
-    return True
+def by_name(splits: dict[str, Split]) -> dict[str, np.ndarray]:
+    """Return the arrays of splits as x_PART and y_PART."""
+    return {
+        f"{letter}_{part}": array for part, pair in splits.items() for letter, array in zip("xy", pair, strict=True)
+    }
 
 
 def main() -> int:
     """Make all sets that there are raw data for; the exit code is 1 where one is missing."""
-    text = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=text)
-    parser.add_argument(
-        "--from", dest="source", type=Path, required=True, metavar="FOLDER", help="of the raw data sets"
-    )
-    parser.add_argument(
-        "--to", type=Path, default=default_folders()["data"], metavar="DATA", help="default: paths.data"
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=SEEDS, metavar="N", help=f"draws: seeds 0 to N - 1; default: {SEEDS}"
-    )
+    parser = command_line(__doc__)
+    parser.add_argument("--from", dest="source", type=Path, required=True, metavar="FOLDER", help="with the raw sets")
+    parser.add_argument("--to", type=Path, default=default_folders()["data"], help="default: paths.data")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"draws: seeds 0 to SEEDS - 1; default: {SEEDS}")
     arguments = parser.parse_args()
     raw, to = arguments.source, arguments.to
-    study, every = to / "study", to / "whole"
+
+    def make_draws(name: str, draw: Callable[[int], dict[str, Split]]) -> None:
+        for seed in range(arguments.seeds):
+            write(to / "study" / str(seed) / f"{name}.npz", by_name(draw(seed)))
 
     def make_images() -> None:
-        task, source = images(raw)
-        write(study / "cifar10.npz", task)
-        write(study / "cifar10_source.npz", source)
+        for name, splits in zip(("cifar10", "cifar10_source"), images(raw), strict=True):
+            write(to / "study" / f"{name}.npz", by_name(splits))
 
     def copy(source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         print(shutil.copyfile(source, target))
 
-    makers: dict[str, Callable[[int], dict[str, Split]]] = {
-        **{name: partial(series, raw, name) for name in SERIES},
-        "watch": partial(watch, raw),
-        "peptides": partial(peptides, raw),
-    }
-
-    def make_draws(name: str) -> None:
-        for seed in range(arguments.seeds):
-            write(study / str(seed) / f"{name}.npz", makers[name](seed))
-
     jobs: list[tuple[str, Callable[[], None]]] = [
-        *((name, partial(make_draws, name)) for name in makers),
+        *((name, partial(make_draws, name, partial(series, raw, name))) for name in SERIES),
+        ("watch", partial(make_draws, "watch", partial(watch, raw))),
+        ("peptides", partial(make_draws, "peptides", partial(peptides, raw))),
         ("cifar10", make_images),
         ("jsb", lambda: copy(raw / "jsb" / "JSB_Chorales.mat", to / "jsb" / "JSB_Chorales.mat")),
-        *((name, lambda name=name: write_whole(every / f"{name}.npz", whole(raw, name))) for name in WHOLE),  # type: ignore[misc]
-        ("peptides", lambda: copy(peptides_file(raw), every / "peptides.csv")),
+        *((name, lambda name=name: write(to / "whole" / f"{name}.npz", whole(raw, name))) for name in WHOLE),  # type: ignore[misc]
+        ("peptides", lambda: copy(peptides_file(raw), to / "whole" / "peptides.csv")),
     ]
-    made = [make(name, work) for name, work in jobs]
-    write_whole(every / "frequency.npz", frequency())
-    return 0 if all(made) else 1
+    missing = 0
+    for name, work in jobs:
+        try:
+            work()
+        except FileNotFoundError as error:
+            print(f"{name}: left out, no file {error.filename}", file=sys.stderr)
+            missing += 1
+    write(to / "whole" / "frequency.npz", frequency())
+    return 1 if missing else 0
 
 
 if __name__ == "__main__":

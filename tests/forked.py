@@ -108,6 +108,7 @@ class Server:
         more: Mapping[str, str] = _NOTHING,
         hook: str = "",
         limits: Mapping[str, int] = _NOTHING,
+        folder: Path | None = None,
     ) -> Case:
         """Fork a child that calls the command line.
 
@@ -116,6 +117,7 @@ class Server:
             more: environment variables beside the present ones.
             hook: "module:function:argument", called in the child before the command line, to inject faults.
             limits: names of the module resource, such as RLIMIT_FSIZE, and their new values.
+            folder: to work in; by default that of this process.
         """
         assert self._process.stdin is not None
         number = next(self._numbers)
@@ -123,7 +125,7 @@ class Server:
         request = {
             "words": words,
             "variables": dict(os.environ | more),
-            "folder": os.getcwd(),
+            "folder": str(folder or os.getcwd()),
             "out": str(out),
             "err": str(err),
             "hook": hook,

@@ -147,6 +147,7 @@ def test_a_body_of_a_new_family_is_one_yaml_and_one_python_file(checkout, orca):
     assert "width 32" in orca("run", *words)
 
 
+@pytest.mark.slow
 def test_the_conformance_test_takes_the_new_body(checkout):
     add(checkout, "orca_cli/models/bodies/distilbert.py", "conf/body/distilbert.yaml")
     save_tiny("distilbert", checkout / "tiny_distilbert")

@@ -209,12 +209,11 @@ def test_all_values_of_a_search_space_can_be_set(path):
             assert len(session.expand([*fixed, f"{key}={','.join(map(str, ends))}"]).jobs) == len(ends)
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
-def test_begins_with_a_description(path):
-    lines = (CONF / path).read_text().splitlines()
-    comments = [line for line in lines[:2] if line.startswith("# ") and "@package" not in line]
-    assert comments, "the first comment is what `orca list` shows"
-    yaml.safe_load((CONF / path).read_text())
+def test_every_file_begins_with_a_description():
+    for path in FILES:
+        lines = (CONF / path).read_text().splitlines()
+        comments = [line for line in lines[:2] if line.startswith("# ") and "@package" not in line]
+        assert comments, f"{path}: the first comment is what `orca list` shows"
 
 
 def test_a_study_is_a_preset_of_which_parts_can_be_typed():

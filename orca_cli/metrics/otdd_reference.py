@@ -115,25 +115,25 @@ class OTDDReference:
         sources = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
         targets = label_distances.index_classes(target.labels, target.num_classes, x.dtype)
         low, high = _ranges(target)
-        label_cross, label_own = self._target_labels(prepared, (low, high), sources, targets, (cost, target_cost))
+        label_cross, label_intra = self._target_labels(prepared, (low, high), sources, targets, (cost, target_cost))
 
         cost.add_((label_cross / 2)[source.labels][:, target.labels])
-        target_cost.add_((label_own / 2)[target.labels][:, target.labels])
+        target_cost.add_((label_intra / 2)[target.labels][:, target.labels])
         low, high = torch.cat([prepared["low"], low]), torch.cat([prepared["high"], high])
         square = _outer_square(low, high, len(sources.present) + len(targets.present))
         levels = self._outer.levels([square], cost)
         a, b = cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m)
         value, f, g = annealed.cross(cost[None], a, b, levels)
-        own_self, own_f = annealed.selves(annealed.rows_of(target_cost), m, levels)
+        target_self, target_f = annealed.selves(annealed.as_rows(target_cost), m, levels)
         source_self = annealed.read(prepared["source_self"][0].tolist(), square, self._outer)
 
         # The plan's columns are right: g is the extrapolation of f.
         plan = torch.sub((f[0] / self.reg)[:, None] + (g[0] / self.reg), cost, alpha=1 / self.reg)
         plan = plan.clamp_(min=_MIN_EXPONENT).exp_().div_(n * m)
-        within = torch.softmax((own_f[0] - target_cost) / self.reg, dim=1) / m
+        within = torch.softmax((target_f[0] - target_cost) / self.reg, dim=1) / m
         error = float((plan.sum(1) - 1 / n).abs().sum())
         diagnostics = {"iterations": float(len(levels.step)), "marginal_error": error, "self_source": 0.0}
-        return value[0] - own_self[0] - source_self, within @ z - plan.T @ x, diagnostics
+        return value[0] - target_self[0] - source_self, within @ z - plan.T @ x, diagnostics
 
     def _target_labels(
         self, prepared: dict[str, Tensor], ranges: _Both, sources: ClassIndex, targets: ClassIndex, costs: _Both
@@ -154,7 +154,7 @@ class OTDDReference:
             squares = [cross_squares[a][b] for a in sources.present] + [own_squares[c][d] for c, d in others]
             block = target_cost[members][:, members]
             levels = self._inner.levels(squares, target_cost)
-            means = iter(annealed.selves(annealed.rows_of(block), len(block), levels)[0].tolist())
+            means = iter(annealed.selves(annealed.as_rows(block), len(block), levels)[0].tolist())
             for a in sources.present:
                 cross_selves[a, b] += next(means)
             for pair in others:

@@ -59,7 +59,7 @@ def shares(available: np.ndarray, size: int) -> np.ndarray:
     return taken
 
 
-def digest_of(*facts: object) -> str:
+def facts_digest(*facts: object) -> str:
     """Return a SHA-256 over the facts that determine a source's examples; arrays count by form and content."""
     digest = hashlib.sha256()
     for fact in facts:

@@ -13,7 +13,7 @@ import numpy as np
 from annotated_types import Ge
 
 from orca_cli.interfaces import Examples, SourceData
-from orca_cli.sources.balance import digest_of, draw
+from orca_cli.sources.balance import draw, facts_digest
 from orca_cli.untrusted.cifar import CIFAR10_NAMES, read_cifar10
 
 _WITHOUT = "`orca data get cifar10` fetches it; without it: source=digits, which needs no files, or metric=none"
@@ -37,4 +37,4 @@ def load(size: Annotated[int, Ge(20)] | None, seed: int, data_folder: Path, path
     def read() -> Examples:
         return Examples(x.astype(np.float32) / np.float32(255), y, CIFAR10_NAMES)
 
-    return SourceData("image", digest_of("cifar10", x, y), read)
+    return SourceData("image", facts_digest("cifar10", x, y), read)

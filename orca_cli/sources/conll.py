@@ -25,7 +25,7 @@ from orca_cli import seeding, signals, storage
 from orca_cli.config.ranges import Count, CountOrZero, PlainName
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Examples, Reporter, SourceData
-from orca_cli.sources.balance import digest_of, draw
+from orca_cli.sources.balance import draw, facts_digest
 
 OUTSIDE = "O"
 _PREFIXES = "BIESLU"  # begin, inside, end, single; last and unit are other names of the last two
@@ -99,7 +99,7 @@ def load(
         drawn = draw(labels, size, seed)
         return Examples([examples[i][0] for i in drawn], labels[drawn], tuple(names))
 
-    return SourceData("text", digest_of("conll", *facts), read)
+    return SourceData("text", facts_digest("conll", *facts), read)
 
 
 def sentences(path: Path, column: int = -1) -> Iterator[tuple[list[str], list[str]]]:

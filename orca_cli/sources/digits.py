@@ -9,7 +9,7 @@ from annotated_types import Ge
 from sklearn.datasets import load_digits
 
 from orca_cli.interfaces import Examples, SourceData
-from orca_cli.sources.balance import digest_of, draw
+from orca_cli.sources.balance import draw, facts_digest
 
 
 def load(size: Annotated[int, Ge(20)] | None, seed: int) -> SourceData:
@@ -25,4 +25,4 @@ def load(size: Annotated[int, Ge(20)] | None, seed: int) -> SourceData:
         images = np.repeat(grey[:, None], 3, axis=1)
         return Examples(images, data.target[chosen].astype(np.int64), tuple(map(str, data.target_names)))
 
-    return SourceData("image", digest_of("digits", data.images, data.target, chosen), read)
+    return SourceData("image", facts_digest("digits", data.images, data.target, chosen), read)

@@ -17,7 +17,7 @@ from annotated_types import Ge
 from orca_cli import signals, storage
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.interfaces import Examples, Reporter, SourceData
-from orca_cli.sources.balance import digest_of, draw
+from orca_cli.sources.balance import draw, facts_digest
 from orca_cli.untrusted import tape
 
 _MAX_BYTES = 2**28
@@ -56,7 +56,7 @@ def load_table(
             advance()
         return _examples(pairs, place, size, seed, reporter)
 
-    return SourceData("text", digest_of("peptides", *facts), read)
+    return SourceData("text", facts_digest("peptides", *facts), read)
 
 
 def load_homology(
@@ -95,7 +95,7 @@ def load_homology(
         chosen = [(text, f"fold {fold}") for text, fold in pairs if fold in largest]
         return _examples(chosen, place, size, seed, reporter)
 
-    return SourceData("text", digest_of("homology", *facts), read)
+    return SourceData("text", facts_digest("homology", *facts), read)
 
 
 def _examples(

@@ -12,7 +12,7 @@ from annotated_types import Ge, Interval
 from orca_cli import storage
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Examples, Reporter, SourceData
-from orca_cli.sources.balance import digest_of, draw
+from orca_cli.sources.balance import draw, facts_digest
 from orca_cli.sources.tones import RATE
 from orca_cli.untrusted.arrays import read_arrays
 
@@ -52,7 +52,7 @@ def load(
         chosen = draw(labels, size, seed)
         return Examples(_resampled(x[chosen], rate), labels[chosen], names)
 
-    return SourceData("audio", digest_of("recordings", *facts), read)
+    return SourceData("audio", facts_digest("recordings", *facts), read)
 
 
 def _sounds(x: np.ndarray, count: int, rate: int, where: str) -> np.ndarray:

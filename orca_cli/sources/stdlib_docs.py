@@ -23,7 +23,7 @@ from orca_cli import signals
 from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Examples, Reporter, SourceData
-from orca_cli.sources.balance import check_size, digest_of, draw
+from orca_cli.sources.balance import check_size, draw, facts_digest
 
 # Large packages that Linux distributions do not split off (as they do tkinter, idlelib, distutils, lib2to3, ensurepip).
 PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml")
@@ -89,7 +89,7 @@ def load(
     # Parsing takes seconds, and reading the files does not.
     contained = [hashlib.sha256(content).hexdigest() for content in contents]
     return SourceData(
-        "text", digest_of("stdlib_docs", size, seed, min_words, max_words, names, contained, sys.version), read
+        "text", facts_digest("stdlib_docs", size, seed, min_words, max_words, names, contained, sys.version), read
     )
 
 

@@ -13,7 +13,7 @@ from annotated_types import Ge, Interval
 
 from orca_cli import seeding, signals
 from orca_cli.interfaces import Examples, Reporter, SourceData
-from orca_cli.sources.balance import digest_of
+from orca_cli.sources.balance import facts_digest
 
 RATE = 16_000
 _VERSION = 1  # of the generators below
@@ -47,7 +47,7 @@ def load(
                 advance()
         return Examples(sounds, labels, tuple(KINDS))
 
-    return SourceData("audio", digest_of("tones", _VERSION, size, seed, length, *KINDS), read)
+    return SourceData("audio", facts_digest("tones", _VERSION, size, seed, length, *KINDS), read)
 
 
 def sound(kind: str, length: int, generator: np.random.Generator) -> np.ndarray:

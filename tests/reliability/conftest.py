@@ -18,3 +18,14 @@ def _count() -> Callable[..., int]:
 @pytest.fixture
 def scorecard(request: pytest.FixtureRequest) -> Scorecard:
     return Scorecard.for_test(request.node.nodeid)
+
+
+@pytest.fixture
+def counted(scorecard: Scorecard) -> Callable[..., None]:
+    """Count a case of a figure, and assert that it passed."""
+
+    def call(figure: str, passed: bool = True, *details: object) -> None:
+        scorecard.add(figure, cases=1, passed=int(passed), target=1)
+        assert passed, details
+
+    return call

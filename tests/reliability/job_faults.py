@@ -5,7 +5,6 @@ A job without a fault completes within milliseconds, with a result record and no
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -16,7 +15,6 @@ from typing import Any
 from orca_cli import experiment, signals, storage
 from orca_cli.launching import process
 from orca_cli.outcome import Outcome
-from orca_cli.training import gpus
 
 KINDS = ("raise", "exit", "exit without a word", "kill", "segfault", "memory", "hang", "deaf")
 STARTS = (
@@ -116,30 +114,6 @@ def together(argument: str) -> None:
         return original(*words, **settings)
 
     experiment.run = run
-
-
-def with_gpus(argument: str) -> None:
-    """Let jobs that train nothing see GPUs that are not there, and note down which one each has.
-
-    Args:
-        argument: FOLDER;NAME,NAME: of the locks; of the GPUs.
-    """
-    folder, names = argument.split(";")
-    stages("0;-;-")
-    complete = experiment._complete
-
-    def noted(job: Any, run: Any, *more: Any) -> Outcome:
-        _note(f"gpu {os.environ.get(gpus.VISIBLE)}")
-        return complete(job, run, *more)
-
-    experiment._complete = noted
-    gpus.visible = lambda: names.split(",")
-    gpus._folder = lambda: Path(folder)
-
-
-def results(runs: Path) -> list[dict[str, Any]]:
-    """Return all result records."""
-    return [json.loads(path.read_text()) for path in sorted(runs.glob("*/*/result.json"))]
 
 
 def is_free(run: Path) -> bool:

@@ -1,18 +1,22 @@
-"""Hooks that mark when a run reaches a chosen point, so that a test can kill it there, and hooks that lose state.
+"""Faults at the n-th call of a chosen function of a run; functions that take one text are hooks of the fork server.
 
 The fork server (see forked.py) calls them in the child: they change the program there alone.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# phase -> (module, attribute) of what is called again and again while a run is in it
-PHASES = {
+Place = tuple[str, str]  # module, attribute; "Class.method" names one of a class
+
+# phase -> what is called again and again while a run is in it
+PHASES: dict[str, Place] = {
     "build": ("orca_cli.stages.build", "build_model"),
     "features": ("orca_cli.stages.source_features", "select_points"),
     "metric": ("orca_cli.stages.compared", "prepared_metric"),
@@ -24,10 +28,17 @@ PHASES = {
     "test": ("orca_cli.stages.finetune", "test"),
     "result": ("orca_cli.runs.directory", "RunDirectory.write_result"),
 }
+# Where GPU memory is allocated, inside the work that the error message names.
+_GPU: dict[str, Place] = {
+    "step": ("orca_cli.stages.training_plan", "train_step"),
+    "batch": ("orca_cli.training.engine", "Engine.move"),
+    "align": PHASES["align"],
+}
+_CUDA = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 15.77 GiB"
 
 
-def replace(place: tuple[str, str], make: Callable[[Callable], Callable]) -> None:
-    """Replace an attribute by what `make` returns for it; "Class.method" names one of a class."""
+def replace(place: Place, make: Callable[[Callable], Callable]) -> None:
+    """Replace an attribute by what `make` returns for it."""
     owner: Any = importlib.import_module(place[0])
     *path, name = place[1].split(".")
     for part in path:
@@ -35,41 +46,64 @@ def replace(place: tuple[str, str], make: Callable[[Callable], Callable]) -> Non
     setattr(owner, name, make(getattr(owner, name)))
 
 
-def mark(argument: str) -> None:
-    """Touch a file at the n-th call of a phase's function, and linger a moment before it: "phase:n:file"."""
-    phase, number, file = argument.split(":")
+def before(place: Place, number: int, act: Callable[[], object]) -> None:
+    """Do something before the n-th call of a function."""
     calls = 0
 
     def make(original: Callable) -> Callable:
         def call(*words: Any, **more: Any) -> Any:
             nonlocal calls
             calls += 1
-            if calls == int(number):
-                Path(file).touch()
-                time.sleep(0.02)
+            if calls == number:
+                act()
             return original(*words, **more)
 
         return call
 
-    replace(PHASES[phase], make)
+    replace(place, make)
+
+
+def mark(argument: str) -> None:
+    """Touch a file at the n-th call of a phase's function, and linger a moment before it: "phase:n:file"."""
+    phase, number, file = argument.split(":")
+
+    def touch() -> None:
+        Path(file).touch()
+        time.sleep(0.02)
+
+    before(PHASES[phase], int(number), touch)
+
+
+def starve(argument: str) -> None:
+    """Limit the address space to what is in use and some MiB, from the n-th call of a phase on: "phase:n:MiB"."""
+    phase, number, room = argument.split(":")
+
+    def limit() -> None:
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + int(room) * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+    before(PHASES[phase], int(number), limit)
+
+
+def exhaust(argument: str) -> None:
+    """Run out of GPU memory at the n-th call of a place: "step:n", "batch:n" or "align:n"."""
+    import torch
+
+    place, number = argument.split(":")
+
+    def fail() -> None:
+        raise torch.OutOfMemoryError(_CUDA)
+
+    # How many steps are timed before the run depends on the machine; the calls that count are the run's.
+    replace(("orca_cli.stages.minutes", "measure"), lambda original: lambda *words: None)
+    before(_GPU[place], int(number), fail)
 
 
 def lose(what: str) -> None:
     """Lose one piece of the state that a resumed run goes on from; each must be noticed in what the run ends with."""
-    {
-        "optimizer": _lose_optimizer,
-        "rate": _lose_rate,
-        "dropout": _lose_dropout,
-        "order": _lose_order,
-        "position": _lose_position,
-        "weights": _lose_weights,
-        "best": _lose_best,
-        "loss": _lose_loss,
-    }[what]()
-
-
-def _lose_optimizer() -> None:
-    replace(("orca_cli.training.checkpoint", "restore_optimizer"), lambda original: lambda *words: None)
+    LOST[what]()
 
 
 def _lose_rate() -> None:
@@ -85,32 +119,22 @@ def _lose_rate() -> None:
     replace(("orca_cli.stages.training_plan", "TrainingPlan.rate"), make)
 
 
-def _lose_dropout() -> None:
-    """Draw by the number of draws so far, as a global generator does."""
-    replace(("orca_cli.training.loop", "seeding.seed_torch"), _counted("dropout"))
-
-
-def _lose_order() -> None:
-    """Draw by the number of epochs that this process has seen."""
-    replace(("orca_cli.stages.training_plan", "seeding.numpy_generator"), _counted("order"))
-
-
-def _counted(draw: str) -> Callable[[Callable], Callable]:
+def _draw_by_count(place: Place, draw: str) -> None:
+    """Draw by the number of draws that this process has made, as a global generator does."""
     seen: dict[tuple, int] = {}
 
     def make(original: Callable) -> Callable:
         def call(seed: int, *names: Any) -> Any:
             if names[:2] != ("finetune", draw):
                 return original(seed, *names)
-            number = seen.setdefault(names, len(seen))
-            return original(seed, "finetune", draw, number, *names[3:])
+            return original(seed, "finetune", draw, seen.setdefault(names, len(seen)), *names[3:])
 
         return call
 
-    return make
+    replace(place, make)
 
 
-def _changed_checkpoint(change: Callable[[Any], None]) -> None:
+def _change_checkpoint(change: Callable[[Any], object]) -> None:
     def make(original: Callable) -> Callable:
         def call(*words: Any, **more: Any) -> Any:
             loaded = original(*words, **more)
@@ -123,30 +147,22 @@ def _changed_checkpoint(change: Callable[[Any], None]) -> None:
     replace(("orca_cli.training.checkpoint", "load_latest"), make)
 
 
-def _lose_position() -> None:
-    def change(loaded: Any) -> None:
-        loaded.step -= 1
-
-    _changed_checkpoint(change)
+def _forget_best(loaded: Any) -> None:
+    loaded.kept = dict(loaded.weights)
+    loaded.records["lines"] = [line | {"validation_error": -1.0} for line in loaded.records["lines"]]
 
 
-def _lose_weights() -> None:
-    def change(loaded: Any) -> None:
-        loaded.weights = {name: value * (1 + 1e-6) for name, value in loaded.weights.items()}
-
-    _changed_checkpoint(change)
+def _move_weights(loaded: Any) -> None:
+    loaded.weights = {name: value * (1 + 1e-6) for name, value in loaded.weights.items()}
 
 
-def _lose_best() -> None:
-    def change(loaded: Any) -> None:
-        loaded.kept = dict(loaded.weights)
-        loaded.records["lines"] = [line | {"validation_error": -1.0} for line in loaded.records["lines"]]
-
-    _changed_checkpoint(change)
-
-
-def _lose_loss() -> None:
-    def change(loaded: Any) -> None:
-        loaded.records["loss_sum"] = 0.0
-
-    _changed_checkpoint(change)
+LOST: dict[str, Callable[[], None]] = {
+    "optimizer": lambda: replace(("orca_cli.training.checkpoint", "restore_optimizer"), lambda _: lambda *words: None),
+    "rate": _lose_rate,
+    "dropout": lambda: _draw_by_count(("orca_cli.training.loop", "seeding.seed_torch"), "dropout"),
+    "order": lambda: _draw_by_count(("orca_cli.stages.training_plan", "seeding.numpy_generator"), "order"),
+    "position": lambda: _change_checkpoint(lambda loaded: setattr(loaded, "step", loaded.step - 1)),
+    "weights": lambda: _change_checkpoint(_move_weights),
+    "best": lambda: _change_checkpoint(_forget_best),
+    "loss": lambda: _change_checkpoint(lambda loaded: loaded.records.update(loss_sum=0.0)),
+}

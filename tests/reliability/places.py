@@ -1,4 +1,4 @@
-"""Faults of the places that a run writes to; functions that take one text are hooks of the fork server (see forked.py)."""
+"""Faults of the places that a run writes to, and what it opens; functions that take one text are hooks of the fork server."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.reliability.phases import PHASES, replace
+from tests.reliability.phases import PHASES, before
 
 _CAPABILITY_VERSION = 0x20080522  # of the kernel's structure with 64 bits
+_EVENTS = {"open": 0, "socket.connect": 1, "subprocess.Popen": 0, "os.system": 0, "os.exec": 0, "os.posix_spawn": 0}
 DENIED = 70  # exit code of the harness where a premise does not hold
 
 
@@ -49,21 +51,14 @@ def vanish(argument: str) -> None:
     The paths that are left below the parent of `runs` are written to `mark` just after.
     """
     phase, number, how, place, mark = argument.split(":")
-    runs, calls = Path(place), 0
+    runs = Path(place)
 
-    def make(original: Callable) -> Callable:
-        def call(*words: Any, **more: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == int(number):
-                (run,) = [path.parent for path in runs.glob("*/*/lock")]
-                VANISH[how](run, runs)
-                Path(mark).write_text(json.dumps(sorted(tree(runs.parent))))
-            return original(*words, **more)
+    def go() -> None:
+        (run,) = [path.parent for path in runs.glob("*/*/lock")]
+        VANISH[how](run, runs)
+        Path(mark).write_text(json.dumps(sorted(tree(runs.parent))))
 
-        return call
-
-    replace(PHASES[phase], make)
+    before(PHASES[phase], int(number), go)
 
 
 def _replaced(run: Path, runs: Path) -> None:
@@ -84,10 +79,18 @@ VANISH: dict[str, Callable[[Path, Path], Any]] = {
 def broken_metric(_: str) -> None:
     """Let stage 2 fail in a way that nobody foresaw."""
 
-    def make(_: Callable) -> Callable:
-        def call(*words: Any, **more: Any) -> Any:
-            raise KeyError("nobody foresaw this")
+    def fail() -> None:
+        raise KeyError("nobody foresaw this")
 
-        return call
+    before(PHASES["metric"], 1, fail)
 
-    replace(PHASES["metric"], make)
+
+def watch(log: str) -> None:
+    """Write a line into a file for all that the process opens, starts and connects to, as Python's audit events have it."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def note(event: str, arguments: tuple) -> None:
+        if event in _EVENTS:
+            os.write(descriptor, f"{event} {arguments[_EVENTS[event]]!r}\n".encode(errors="replace"))
+
+    sys.addaudithook(note)

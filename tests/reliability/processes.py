@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import ROOT
+from tests.forked import Case
 
 
 @pytest.fixture
@@ -35,6 +36,15 @@ def reports_error(result, code, *words):
     actual, err, _ = result
     lines = [line for line in err.splitlines() if line.startswith("orca: error:")]
     return actual == code and len(lines) == 1 and "Traceback" not in err and all(word in lines[0] for word in words)
+
+
+def error_line(case: Case, code: int) -> str:
+    """Wait for a forked case that has to fail with a code; returns its error line, the only one, without a traceback."""
+    assert case.wait(240) == code, (case.poll(), case.err)
+    (line,) = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
+    assert "Traceback" not in case.err
+    assert "--- Logging error ---" not in case.err
+    return line
 
 
 def with_site(folder: Path, code: str = "") -> dict[str, str]:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
-POINTS = {
-    "compose": "orca_cli.config.compose:session",
-    "download": "orca_cli.untrusted.downloads:_write",
-    "features": "orca_cli.stages.source_features:_embed",
-    "transport": "orca_cli.stages.align:Trainer._epoch",  # not the timing before it
-    "step": "orca_cli.training.averaging:RunningMean.add",  # of training itself, not of its timing
-    "validation": "orca_cli.stages.member_training:predict",
-    "checkpoint": "orca_cli.training.checkpoint:save_file",
-    "baseline": "orca_cli.baselines.process:Fitter.fit",
-    "result": "orca_cli.runs.directory:RunDirectory.finish",  # the result is written, and nothing removed
-    "report": "orca_cli.report.records.collect:_read_run",
+from tests.reliability.phases import PHASES, before
+
+POINTS = PHASES | {
+    "compose": ("orca_cli.config.compose", "session"),
+    "download": ("orca_cli.untrusted.downloads", "_write"),
+    "features": ("orca_cli.stages.source_features", "_embed"),
+    "transport": PHASES["align"],  # not the timing before it
+    "step": PHASES["finetune"],
+    "validation": ("orca_cli.stages.member_training", "predict"),
+    "baseline": ("orca_cli.baselines.compute", "fit"),
+    "result": ("orca_cli.runs.directory", "RunDirectory.finish"),  # the result is written, and nothing removed
+    "report": ("orca_cli.report.records.collect", "_read_run"),
 }
 SENT = "ORCA_TEST_SENT"  # environment variable: file that gets the moment of the last signal, seconds since 1970
 
@@ -34,21 +33,7 @@ def at(argument: str) -> None:
     """
     point, number, plan = argument.split(",")
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may themselves run under nohup
-    module, _, path = POINTS[point].partition(":")
-    owner: Any = importlib.import_module(module)
-    *inner, name = path.split(".")
-    for part in inner:
-        owner = getattr(owner, part)
-    original, calls = getattr(owner, name), 0
-
-    def entered(*words: Any, **settings: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == int(number):
-            send(plan)
-        return original(*words, **settings)
-
-    setattr(owner, name, entered)
+    before(POINTS[point], int(number), lambda: send(plan))
 
 
 def send(plan: str) -> None:

@@ -15,6 +15,8 @@ from orca_cli import storage
 from orca_cli.exceptions import StorageError
 from orca_cli.training import checkpoint
 from tests.cli.conftest import run_folders
+from tests.reliability import places
+from tests.reliability.processes import error_line
 from tests.reliability.test_kills import SHORT, completed, killed, outcome
 
 
@@ -30,14 +32,9 @@ def expected(whole, fork, small, tmp_path):
     return whole
 
 
-def error_line(case) -> str:
-    """Return the error line of a run that failed for lack of disk space."""
-    assert case.poll() == 30, (case.poll(), case.err)
-    (line,) = [line for line in case.err.strip().splitlines() if line.startswith("orca: error: ")]
-    assert "Traceback" not in case.err
-    assert "--- Logging error ---" not in case.err
-    assert re.search(r"no space left.* free", line), line
-    return line
+def assert_no_space(case) -> None:
+    """Wait for a run, which has to fail for lack of disk space."""
+    assert re.search(r"no space left.* free", error_line(case, 30))
 
 
 @pytest.mark.slow
@@ -50,22 +47,12 @@ def test_files_that_may_not_grow(fork, small, expected, tmp_path, count, scoreca
         # From the size of a record to that of half a checkpoint; what a process prints has to go into a file as well.
         limit = int(2_000 * (60_000 / 2_000) ** (case / max(cases - 1, 1)))
         limited = fork("run", *small, *SHORT, f"paths.runs={runs}", limits={"RLIMIT_FSIZE": limit})
-        limited.wait(240)
-        error_line(limited)
+        assert_no_space(limited)
         failed += 1
         for manifest in runs.rglob(storage.MANIFEST):
             storage.verify_folder(manifest.parent, extra_allowed=True)
         assert completed(fork, [*small, *SHORT], runs) == expected, limit
     scorecard.add("full disks (file size limit) / code 30, then exact", cases=cases, passed=failed, target=30)
-
-
-def _mounted(folder: Path, size: str) -> str:
-    """Mount a small file system; returns why it cannot be."""
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
-    )
-    return done.stderr.strip() if done.returncode else ""
 
 
 @pytest.fixture
@@ -75,7 +62,8 @@ def small_disk(tmp_path, scorecard):
 
     def call(size: int) -> Path:
         folder = tmp_path / f"disk-{len(mounted)}"
-        problem = _mounted(folder, str(size))
+        folder.mkdir()
+        problem = places.mount(folder, "-t", "tmpfs", "-o", f"size={size}", "tmpfs")
         if problem:
             scorecard.not_run("full disks (small file system) / code 30, then exact", f"mount: {problem}")
             pytest.skip(problem)
@@ -99,7 +87,7 @@ def test_a_disk_that_fills(fork, small, expected, small_disk, tmp_path, count, s
         limited = fork("run", *small, *SHORT, f"paths.runs={disk}")
         if limited.wait(240) == 0:  # there was room for all of it; nothing was tested
             continue
-        error_line(limited)
+        assert_no_space(limited)
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         assert completed(fork, [*small, *SHORT], disk) == expected
         passed += 1
@@ -136,8 +124,7 @@ def test_a_full_disk_in_the_middle_loses_nothing(fork, small, expected, small_di
         path.name for path in (run / "3_finetune" / "checkpoints").iterdir() if path.name.startswith("step")
     )
     case = fork("run", *small, *SHORT, f"paths.runs={disk / 'runs'}")
-    case.wait(240)
-    error_line(case)
+    assert_no_space(case)
     after = sorted(path.name for path in (run / "3_finetune" / "checkpoints").iterdir() if path.name.startswith("step"))
     assert after == before
     assert json.loads((run / "status.json").read_text())["identity"]

@@ -80,7 +80,7 @@ def second_drivers_job(slurm: Path, driver: subprocess.Popen[str]) -> str:
     raise AssertionError("the second driver ended before a job of its array was seen")
 
 
-def test_submitits_own_local_executor_brings_back_how_jobs_end(tmp_path):
+def test_submitits_local_executor_brings_back_how_jobs_end(tmp_path):
     pytest.importorskip("submitit", reason="the extra slurm is not installed")
     wrong = [Command(f"[{number}]", ["run", f"task=none{number}"], folder=str(tmp_path)) for number in range(2)]
     with Slurm(tmp_path / "sweep", "orca-x", 1, 0.0, 2, cluster="local").opened() as slurm:

@@ -66,15 +66,14 @@ ABSENT += [("gpu", "fp32", 10, ["device", "cpu"]), ("cpu", "fp16", 10, ["precisi
 
 
 @pytest.mark.parametrize(("device", "precision", "code", "words"), ABSENT)
-def test_absent_device_or_precision(process, environment, scorecard, device, precision, code, words):  # noqa: F811
+def test_absent_device_or_precision(process, environment, scorecard, counted, device, precision, code, words):  # noqa: F811
     """J3: told before the data are read, which do not even exist, and before a folder is made."""
     if device == "cuda" and torch.cuda.is_available() or device == "mps" and torch.backends.mps.is_available():
         scorecard.not_run("absent device", f"{device} is there")
         pytest.skip(f"{device} is there")
     result = process("run", *NO_DATA, f"device={device}", f"precision={precision}")
     passed = reports_error(result, code, *words) and not environment.exists()
-    scorecard.add("absent device", cases=1, passed=int(passed), target=1)
-    assert passed, (result, "runs were made" if environment.exists() else "")
+    counted("absent device", passed, (result, "runs were made" if environment.exists() else ""))
 
 
 def test_a_run_keeps_its_records_where_the_device_is_absent(orca, environment, small):
@@ -115,7 +114,7 @@ SURROUNDINGS = {
 
 
 @pytest.mark.parametrize("how", SURROUNDINGS)
-def test_odd_surroundings(process, tmp_path, small, scorecard, how):  # noqa: F811
+def test_odd_surroundings(process, tmp_path, small, counted, how):  # noqa: F811
     """J4: it works, whatever terminal, language and home it has, or says which folder it needs."""
     settings = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL} | SURROUNDINGS[how]
     if how == "no TMPDIR":
@@ -125,12 +124,11 @@ def test_odd_surroundings(process, tmp_path, small, scorecard, how):  # noqa: F8
     passed = (
         reports_error(result, 30, "TMPDIR") if how == "no TMPDIR" else result[0] == 0 and "Traceback" not in result[1]
     )
-    scorecard.add("odd surroundings", cases=1, passed=int(passed), target=1)
-    assert passed, result
+    counted("odd surroundings", passed, result)
 
 
 @pytest.mark.parametrize("how", ["64 files", "1 processor", "3 GiB of memory"])
-def test_little_of_everything(process, small, scorecard, how):  # noqa: F811
+def test_little_of_everything(process, small, counted, how):  # noqa: F811
     """J5: it works, or it says that memory or files are short; it does not hang."""
 
     def limit():
@@ -143,8 +141,7 @@ def test_little_of_everything(process, small, scorecard, how):  # noqa: F811
 
     result = process(*DRY, *small, stdout=subprocess.DEVNULL, preexec_fn=limit)
     passed = result[0] == 0 or reports_error(result, 30) or reports_error(result, 31)
-    scorecard.add(LITTLE, cases=1, passed=int(passed), target=1)
-    assert passed, result
+    counted(LITTLE, passed, result)
 
 
 # Another user than root, whose processes alone are counted; the right to read root's files is kept.
@@ -154,7 +151,7 @@ STARTS_A_THREAD = "import threading; threading.Thread(target=int).start()"
 
 
 @pytest.mark.parametrize("words", [DRY, ["run"]], ids=["dry-run", "run"])
-def test_no_more_threads(process, small, scorecard, words):  # noqa: F811
+def test_no_more_threads(process, small, scorecard, counted, words):  # noqa: F811
     """J5: ulimit -u 1: it works, or says that threads are short; it does not hang."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         scorecard.not_run(LITTLE, "ulimit -u: needs root and setpriv")
@@ -170,5 +167,4 @@ def test_no_more_threads(process, small, scorecard, words):  # noqa: F811
         pytest.skip(premise.stderr)
     result = process(*words, *small, before=NOBODY, **settings)
     passed = result[0] == 0 or reports_error(result, 31, "ulimit -u")
-    scorecard.add(LITTLE, cases=1, passed=int(passed), target=1)
-    assert passed, result
+    counted(LITTLE, passed, result)

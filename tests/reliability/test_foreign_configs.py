@@ -127,7 +127,7 @@ def test_the_payload_fires_where_it_is_run(hostile):
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_folder_of_somebody_else(called, environment, hostile, tmp_path, scorecard, name):  # noqa: F811
+def test_folder_of_somebody_else(called, environment, hostile, tmp_path, counted, name):  # noqa: F811
     """H11: a folder of choices that does more than add choices."""
     path, content, words = FOLDERS[name]
     folder = tmp_path / "theirs"
@@ -139,13 +139,12 @@ def test_folder_of_somebody_else(called, environment, hostile, tmp_path, scoreca
     before = {path for path in tmp_path.rglob("*") if "modules" not in path.parts}
     code, error, _ = called("--config-dir", folder, *words)
     passed = code in (10, 12) and not hostile.exists() and SECRET not in error and "\n" not in error
-    scorecard.add(FIGURE, cases=1, passed=int(passed), target=1)
-    assert passed, f"{code} {error}"
+    counted(FIGURE, passed, f"{code} {error}")
     assert {path for path in tmp_path.rglob("*") if "modules" not in path.parts} == before
     assert not environment.exists()
 
 
-def test_link_out_of_the_folder(called, tmp_path, scorecard):  # noqa: F811
+def test_link_out_of_the_folder(called, tmp_path, counted):  # noqa: F811
     """H11: a choice that is a link to a private file; its content is not shown."""
     private = tmp_path / "private.yaml"
     private.write_text(f"task: {{password: {SECRET}\n")
@@ -153,8 +152,7 @@ def test_link_out_of_the_folder(called, tmp_path, scorecard):  # noqa: F811
     (tmp_path / "theirs" / "task" / "mine.yaml").symlink_to(private)
     code, error, _ = called("--config-dir", tmp_path / "theirs", "task=mine")
     passed = code == 12 and SECRET not in error
-    scorecard.add(FIGURE, cases=1, passed=int(passed), target=1)
-    assert passed, f"{code} {error}"
+    counted(FIGURE, passed, f"{code} {error}")
 
 
 TYPED = [
@@ -170,12 +168,11 @@ TYPED = [
 
 
 @pytest.mark.parametrize("word", TYPED)
-def test_words_copied_from_somebody_else(called, environment, hostile, scorecard, word):  # noqa: F811
+def test_words_copied_from_somebody_else(called, environment, hostile, counted, word):  # noqa: F811
     """H11: what a command that is copied from a page may not do."""
     code, error, _ = called(word)
     passed = code in (10, 12) and not hostile.exists()
-    scorecard.add(FIGURE, cases=1, passed=int(passed), target=1)
-    assert passed, f"{code} {error}"
+    counted(FIGURE, passed, f"{code} {error}")
     assert not environment.exists()
 
 
@@ -210,7 +207,7 @@ def test_what_is_typed_may_read_the_environment_and_its_name_is_stored_not_its_v
 
 
 @pytest.mark.parametrize("content", ["../../../etc", "/etc", "~"])
-def test_run_folder_of_somebody_else_is_read_only_as_json(orca, environment, tmp_path, scorecard, content):
+def test_run_folder_of_somebody_else_is_read_only_as_json(orca, environment, tmp_path, counted, content):
     """H11: a run's records with paths and objects in them: report reads JSON, follows nothing, writes nothing."""
     run = environment / "digits" / "2026-01-01_00-00-00.000000_minilm_otdd_full_s0_00000000"
     run.mkdir(parents=True)
@@ -221,7 +218,6 @@ def test_run_folder_of_somebody_else_is_read_only_as_json(orca, environment, tmp
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     code, _, err = orca("report")
     passed = code in (0, 3) and "Traceback" not in err and not Path("canary").exists()
-    scorecard.add(FIGURE, cases=1, passed=int(passed), target=1)
-    assert passed, f"{code} {err}"
+    counted(FIGURE, passed, f"{code} {err}")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert os.listdir(environment) == ["digits"]

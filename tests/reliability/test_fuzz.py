@@ -37,6 +37,8 @@ from orca_cli.untrusted.pickle import reader
 from tests.tiers import count
 from tests.untrusted.conftest import Quiet
 
+pytestmark = pytest.mark.slow
+
 _SECONDS = 2.0
 _ODD = (0, 1, 0x7F, 0x80, 0xFE, 0xFF)
 RNG = np.random.default_rng(0)

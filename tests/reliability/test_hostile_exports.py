@@ -19,6 +19,8 @@ from tests.reliability import damages
 from tests.reliability.test_hostile_files import FIGURE
 from tests.reliability.test_hostile_models import SAFETENSORS
 
+pytestmark = pytest.mark.slow
+
 SECRET = "hunter2-c0rrect-h0rse"
 SETTINGS = [
     "task=arrays", "task.kind=classes", "task.train=train.npz", "source.size=160", "align.epochs=1",
@@ -245,7 +247,7 @@ def test_folders_of_strangers(kind, name, stranger, predict, scorecard):
         reseal(stranger / kind)
     log = stranger / "events"
     start = time.monotonic()
-    code, out, err = predict(kind, hook=f"tests.reliability.opened:watch:{log}", more={"TOKEN": SECRET})
+    code, out, err = predict(kind, hook=f"tests.reliability.places:watch:{log}", more={"TOKEN": SECRET})
     assert time.monotonic() - start < 30
     assert code in (codes if isinstance(codes, tuple) else (codes,)), err
     assert err.count("orca: error:") == 1, err
@@ -264,7 +266,7 @@ def test_folders_of_strangers(kind, name, stranger, predict, scorecard):
 def test_an_honest_export_reads_itself_and_the_input(made, fork, home, tiny, tmp_path):
     """The premise of the others: it works, and what it opens is its own, the input, or the installation."""
     log = tmp_path / "events"
-    case = fork("predict", made / "export", made / "new.npy", hook=f"tests.reliability.opened:watch:{log}")
+    case = fork("predict", made / "export", made / "new.npy", hook=f"tests.reliability.places:watch:{log}")
     assert case.wait(60) == 0, case.err
     assert len(case.out.splitlines()) == 10
     events = log.read_text().splitlines()

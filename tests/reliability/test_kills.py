@@ -13,7 +13,7 @@ import pytest
 
 from orca_cli import storage
 from tests.cli.conftest import results, run_folders
-from tests.reliability.phases import PHASES
+from tests.reliability.phases import LOST, PHASES
 
 # All three stages on a body with dropout, weights chosen by validation, and a checkpoint after every step.
 SHORT = [
@@ -150,8 +150,7 @@ def test_lost_state_is_noticed(fork, small, reference, unfinished, scorecard):
     """A6: does the comparison above have power? Without any one piece of state the bits are others."""
     expected = reference(*SHORT)
     noticed = []
-    lost = ("optimizer", "rate", "dropout", "order", "position", "weights", "best", "loss")
-    for what in ("", *lost):
+    for what in ("", *LOST):
         runs = unfinished(f"lost-{what}")
         hook = f"tests.reliability.phases:lose:{what}" if what else ""
         case = fork("run", *small, *SHORT, f"paths.runs={runs}", hook=hook)
@@ -159,8 +158,8 @@ def test_lost_state_is_noticed(fork, small, reference, unfinished, scorecard):
         (run,) = run_folders(runs)
         if outcome(run) != expected:
             noticed.append(what)
-    scorecard.add("pieces of state lost / noticed", cases=len(lost), passed=len(noticed), target=len(lost))
-    assert noticed == list(lost)
+    scorecard.add("pieces of state lost / noticed", cases=len(LOST), passed=len(noticed), target=len(LOST))
+    assert noticed == list(LOST)
 
 
 # Settings that keep state of their own between steps, epochs or stages.

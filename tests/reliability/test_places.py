@@ -15,6 +15,7 @@ import pytest
 from tests.cli.conftest import ROOT, run_folders
 from tests.reliability import places
 from tests.reliability.conftest import count
+from tests.reliability.processes import error_line
 from tests.reliability.test_kills import SHORT, completed, killed, outcome
 
 # The file of data does not exist: where the place of the runs is sound, that is what is told (11).
@@ -23,17 +24,6 @@ LOGGED = [word for word in SHORT if word != "--quiet"]
 HERE = "read-only, missing or odd places for runs / told before any work, or used"
 GONE = "run's folder deleted, renamed or replaced under it / told, nothing made anew"
 LOGS = "log that cannot be written / run goes on, one warning"
-
-
-def error_line(case, code: int) -> str:
-    """Return the error line of an expected failure."""
-    assert case.wait(60) == code, (case.poll(), case.err)
-    (line,) = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
-    assert "Traceback" not in case.err
-    assert "--- Logging error ---" not in case.err
-    assert len(line) < 500
-    assert ";" in line, "there is no hint"
-    return line
 
 
 @pytest.fixture
@@ -125,7 +115,9 @@ def test_a_place_that_cannot_hold_runs(fork, tmp_path, mounted, scorecard, how):
     if code_seen == places.DENIED:
         scorecard.not_run(HERE, f"{how}: it can be written all the same")
         pytest.skip("the premise does not hold")
-    assert words in error_line(case, code)
+    line = error_line(case, code)
+    assert words in line
+    assert ";" in line, "there is no hint"
     if code == 11:
         (run,) = run_folders(place)
         top = str(tmp_path / place.relative_to(tmp_path).parts[0])
@@ -164,7 +156,6 @@ def test_the_folder_of_a_run_goes_away(fork, small, tmp_path, scorecard, how, wh
     runs.mkdir(parents=True)
     words = ["run", *small, *SHORT, f"paths.cache={tmp_path / 'cache'}", f"paths.runs={runs}"]  # no finished alignment
     case = fork(*words, hook=f"tests.reliability.places:vanish:{when}:1:{how}:{runs}:{mark}")
-    case.wait(240)
     line = error_line(case, 30)
     assert mark.exists(), "the folder did not go away while the run was alive"
     assert "was deleted, renamed or replaced" in line
@@ -259,6 +250,5 @@ def test_a_bug_whose_traceback_has_no_place(fork, small, tmp_path):
     (run / "error.log").mkdir()
     (run / "error.log" / "full").touch()
     case = fork(*words, hook="tests.reliability.places:broken_metric:")
-    case.wait(120)
     assert "--traceback shows where" in error_line(case, 1)
     assert json.loads((run / "status.json").read_text())["state"] == "failed"

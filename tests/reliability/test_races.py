@@ -4,8 +4,7 @@ import time
 
 import pytest
 
-from tests.cli.conftest import run_folders
-from tests.reliability.job_faults import results
+from tests.cli.conftest import results, run_folders
 from tests.tiers import count
 
 RACERS = 8

@@ -36,7 +36,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_a_run_that_says_it_is_at_work_or_has_ended(orca, tmp_path, scorecard, name):
+def test_a_run_that_says_it_is_at_work_or_has_ended(orca, tmp_path, counted, name):
     """A lock that is free here says nothing of a process on another machine; its heartbeat does."""
     state, host, age, in_report, code, message = STATES[name]
     run = add_run(tmp_path / "runs", state=state)
@@ -49,13 +49,12 @@ def test_a_run_that_says_it_is_at_work_or_has_ended(orca, tmp_path, scorecard, n
     reported = state_in_report(orca, tmp_path / "runs")
     exit_code, out, err = orca("doctor", run)
     passed = (reported, exit_code) == (in_report, code) and message in out + err
-    scorecard.add(FIGURE, cases=1, passed=int(passed), target=1)
-    assert passed, (reported, exit_code, out, err)
+    counted(FIGURE, passed, (reported, exit_code, out, err))
     assert (run / "status.json").read_bytes() == before
 
 
 @pytest.mark.slow
-def test_data_that_have_changed_are_told(orca, environment, tiny, tmp_path, scorecard):
+def test_data_that_have_changed_are_reported(orca, environment, tiny, tmp_path, scorecard):
     """Stale: doctor names the file; it says nothing where the data are what they were, or not on this machine."""
     rng = np.random.default_rng(0)
     file = tmp_path / "own.npz"

@@ -124,7 +124,7 @@ def test_chunks_are_read_from_their_column(tmp_path):
         ("a N B-X\n\nb N B-X\n\nc N O\n", "1 types have two sentences or more; at least two are needed"),
     ],
 )
-def test_what_cannot_be_read_is_told(tmp_path, text, message):
+def test_what_cannot_be_read_is_reported(tmp_path, text, message):
     write(tmp_path, text)
     with refused(message, DataError):
         read(tmp_path)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.sources import cifar10, digits, stdlib_docs
-from orca_cli.sources.balance import digest_of, draw, shares
+from orca_cli.sources.balance import draw, facts_digest, shares
 from tests.properties import examples
 from tests.tasks.builders import refused
 from tests.untrusted.conftest import Quiet
@@ -64,8 +64,8 @@ def test_too_small_sources_are_refused():
 def test_the_digest_depends_on_the_form_borders_and_order_of_facts():
     texts = [("ab", "c"), ("a", "bc"), ("abc",), ("c", "ab")]
     facts = [*texts, (np.zeros((2, 8)),), (np.zeros((4, 4)),), (np.ones((4, 4)),)]
-    assert len({digest_of(*some) for some in facts}) == len(facts)
-    assert digest_of("a", np.arange(3)) == digest_of("a", np.arange(3))
+    assert len({facts_digest(*some) for some in facts}) == len(facts)
+    assert facts_digest("a", np.arange(3)) == facts_digest("a", np.arange(3))
 
 
 def test_a_digest_needs_no_parsing(monkeypatch):
@@ -97,7 +97,7 @@ def test_stdlib_docs_do_not_depend_on_the_order_of_folders_or_the_process(monkey
     monkeypatch.setattr(Path, "rglob", lambda self, pattern: reversed(list(rglob(self, pattern))))
     assert few().digest == expected
     assert few(seed=1).digest != expected
-    code = "from tests.sources.test_sources import few; print(few().digest)"
+    code = "from orca_cli.sources.stdlib_docs import load; print(load(100, 0, None, ['http', 'xml']).digest)"
     environment = os.environ | {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"}
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env=environment)
@@ -146,7 +146,7 @@ class C:
     assert not canary.exists()
 
 
-def test_a_python_without_library_sources_is_told(tmp_path, monkeypatch):
+def test_a_python_without_library_sources_is_reported(tmp_path, monkeypatch):
     library(tmp_path, monkeypatch)
     with refused(r"no source files of its standard library.*source=digits", DataError):
         docs()

@@ -38,6 +38,6 @@ def test_code_outside_the_parts_is_never_reached(target):
         ({"_target_": "orca_cli.metrics.otdd.OTD"}, ConfigError, "has no 'OTD'"),
     ],
 )
-def test_what_is_no_part_is_told(node, error, message):
+def test_what_is_no_part_is_reported(node, error, message):
     with pytest.raises(error, match=message):
         parts.check(node, "part")

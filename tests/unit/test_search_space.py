@@ -48,7 +48,7 @@ def test_a_wrong_space_is_refused_with_the_file_and_what_is_allowed(text, tmp_pa
     assert caught.value.hint
 
 
-def test_a_name_is_looked_for_in_both_folders_and_a_typo_is_told(tmp_path):
+def test_a_name_is_looked_for_in_both_folders_and_a_typo_is_reported(tmp_path):
     (tmp_path / "space").mkdir()
     (tmp_path / "space" / "mine.yaml").write_text(
         "params: {train.lr: [1.0e-3, 1.0e-4], train.epochs: {low: 1, high: 4}}"

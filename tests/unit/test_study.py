@@ -112,7 +112,7 @@ def test_an_override_may_name_the_arms_choice_on_an_axis(tmp_path):
     ]
 
 
-def test_all_that_an_arm_lacks_is_said_with_the_arms_own_words(tmp_path):
+def test_all_that_an_arm_lacks_is_listed_in_the_arms_words(tmp_path):
     path = tmp_path / "two.yaml"
     path.write_text(
         "axes:\n  set: {one: [task=ecg, task.path=ecg, source.path=s]}\n"

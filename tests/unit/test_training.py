@@ -211,7 +211,7 @@ def test_a_checkpoint_without_a_scale_is_not_gone_on_from():
         Scaled().restore_scaler({})
 
 
-def test_a_gradient_that_is_none_at_every_scale_ends_the_run():
+def test_a_gradient_that_is_not_finite_at_any_scale_ends_the_run():
     """Steps that overflow are left out, but not for ever."""
     model = Model()
     before = sha256(model)

@@ -142,7 +142,7 @@ def tabulate(
     periods = min(max(_REMEMBERED + 1 - first, 1), _PERIODS)
     places = [first - 1 + period + node for period in range(periods) for node in _NODES]
     levels = annealing.levels([annealing.reg * annealing.scaling ** (-2 * place) for place in places], like)
-    means, _ = selves(rows_of(cost(0, points)) if points**2 <= _HELD_ELEMENTS else cost, points, levels)
+    means, _ = selves(as_rows(cost(0, points)) if points**2 <= _HELD_ELEMENTS else cost, points, levels)
     table = means.double().view(periods, len(_NODES))
     later = table[-1:].expand(_PERIODS - periods, -1)
     return torch.cat([table.new_full((1,), float(first)), table.reshape(-1), later.reshape(-1)])
@@ -160,7 +160,7 @@ def read(table: list[float], square: float, annealing: Annealing) -> float:
     return total
 
 
-def rows_of(cost: Tensor) -> Callable[[int, int], Tensor]:
+def as_rows(cost: Tensor) -> Callable[[int, int], Tensor]:
     """Return the rows of a cost [points, points] as `selves` takes them."""
     return lambda start, stop: cost[start:stop]
 

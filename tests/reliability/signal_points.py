@@ -18,7 +18,7 @@ POINTS = {
     "step": "orca_cli.training.averaging:RunningMean.add",  # of training itself, not of its timing
     "validation": "orca_cli.stages.member_training:predict",
     "checkpoint": "orca_cli.training.checkpoint:save_file",
-    "baseline": "orca_cli.baselines.process:Fitter.fit",
+    "baseline": "orca_cli.baselines.compute:fit",
     "result": "orca_cli.runs.directory:RunDirectory.finish",  # the result is written, and nothing removed
     "report": "orca_cli.report.records.collect:_read_run",
 }

@@ -11,7 +11,7 @@ FILES = sorted((ROOT / "orca_cli").rglob("*.py"))
 WRITERS = {
     "untrusted/archives.py": "into a temporary folder of its own",
     "untrusted/downloads.py": "under a temporary name",
-    "untrusted/worker_process.py": "a pipe",
+    "untrusted/isolation.py": "a pipe",
     "untrusted/arrays.py": "into a temporary folder of storage.commit_folder",
     "tasks/ecg.py": "into a temporary folder of storage.commit_folder",
     "tasks/satellite.py": "into a temporary folder of storage.commit_folder",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import signals
-from orca_cli.baselines import choice, process
+from orca_cli.baselines import choice, fitting
+from orca_cli.baselines.fitting import FitError, UnsuitableError
 from orca_cli.baselines.inputs import Inputs
-from orca_cli.baselines.process import FitError, UnsuitableError
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError
 from orca_cli.interfaces import Error, Reporter, Samples, TaskData
 from orca_cli.models.transfer import TransferModel
@@ -28,6 +30,7 @@ from orca_cli.scoring.values import MAE, RMSE, NormalisedRMSE, OneMinusR2
 from orca_cli.tasks.shared.splits import folds
 from orca_cli.training.cache import Entry, cached
 from orca_cli.training.checkpoint import weights_sha256
+from orca_cli.untrusted import isolation
 
 FOLDS = 5
 LEAST_JUDGES = 50  # validation samples; where there are fewer, folds of the training samples say which model is best
@@ -35,6 +38,7 @@ _REVISION = 2  # of this package's computations; a change makes every cached ent
 _MOST_KEPT = 2**26  # values of outputs in a cache entry
 _MEASURES_OF_NUMBERS = (MeanSquared, RelativeL2, RMSE, MAE, OneMinusR2, NormalisedRMSE)
 _SEED = 0
+_WAIT = 5  # times the computing time: for slow disks and busy machines
 
 
 @dataclass(frozen=True)
@@ -118,12 +122,11 @@ def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Repor
     validation = subject.task.validation
     judge = validation if subject.may_judge and len(validation) >= LEAST_JUDGES else None
     inputs = Inputs(subject.learned, judge, subject.open_test, subject.task.input_shape)
-    fitter = process.Fitter()
     try:
         for name in names:
             signals.check()
             try:
-                baseline = _baseline(name, subject, inputs, cache, fitter)
+                baseline = _baseline(name, subject, inputs, cache)
             except InterruptionError:
                 raise
             except (FitError, OrcaError, OSError, MemoryError, ValueError) as failure:
@@ -133,16 +136,16 @@ def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Repor
                 reporter.say(f"baselines: {name} was not computed: {baseline.reason}")
             yield name, baseline
     finally:
-        fitter.end()
+        isolation.close()  # a model fitted there may hold gigabytes
 
 
-def _baseline(name: str, subject: Subject, inputs: Inputs, cache: Path, fitter: process.Fitter) -> Baseline:
+def _baseline(name: str, subject: Subject, inputs: Inputs, cache: Path) -> Baseline:
     splits = ["train", "val"][: len(subject.learned)]
     versions = _versions(name)
     if name == choice.CONSTANT:
         entry = _constant(subject, inputs)
     else:
-        entry = _entry(name, subject, inputs, cache, fitter, {"splits": splits, "versions": versions})
+        entry = _entry(name, subject, inputs, cache, {"splits": splits, "versions": versions})
     outputs = entry.tensors["outputs"]
     measured = subject.error(outputs.numpy(), subject.targets.numpy(), subject.groups).value
     count = inputs.num_samples if name == choice.CONSTANT else len(inputs.rows(_is_raw(name, subject.task)))
@@ -172,9 +175,7 @@ def _constant(subject: Subject, inputs: Inputs) -> Entry:
     return Entry({"outputs": outputs, "held_out": held, "rows": torch.from_numpy(rows)}, {"seconds": 0.0, "about": ""})
 
 
-def _entry(
-    name: str, subject: Subject, inputs: Inputs, cache: Path, fitter: process.Fitter, facts: dict[str, Any]
-) -> Entry:
+def _entry(name: str, subject: Subject, inputs: Inputs, cache: Path, facts: dict[str, Any]) -> Entry:
     """Return a model's outputs for the test split, and for samples, of those `rows`, that it has not seen (held_out)."""
     task, error = subject.task, subject.error
     settings: dict[str, Any] = {
@@ -211,7 +212,7 @@ def _entry(
         fold = _folds(task, inputs, rows[kept]) if inputs.judge is None else None
         groups = inputs.groups(rows[kept])
         limit_s = choice.LIMITS_S[name] * (1 if fold is None else 3)
-        fit_result = fitter.fit(limit_s, **settings, x=x[kept], y=y[kept], groups=groups, fold=fold, new=new)
+        fit_result = fit(limit_s, **settings, x=x[kept], y=y[kept], groups=groups, fold=fold, new=new)
         outputs = torch.from_numpy(fit_result["outputs"])
         tensors = {"outputs": outputs[len(judged) :]}
         if fold is not None:
@@ -224,6 +225,25 @@ def _entry(
         return compute_entry()
     name_of_entry = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     return cached(cache / "baselines" / name_of_entry, compute_entry)
+
+
+def fit(limit_s: float, **request: Any) -> dict[str, Any]:
+    """Return what `fitting.fitted` returns for the same arguments, called in a process of its own.
+
+    Raises:
+        FitError: it failed, crashed, or needs more than `limit_s` seconds of computing.
+        InterruptionError: a signal asked to stop.
+    """
+    limits = isolation.Limits(math.ceil(limit_s), _WAIT * limit_s)
+    try:
+        fit_result: dict[str, Any] = isolation.isolated(
+            fitting.fit_here, limits, "baselines", parent=os.getpid(), request=request
+        )
+    except isolation.OverTimeError as error:
+        raise FitError(f"it needs more than {limit_s:g} s") from error
+    except isolation.StoppedError as error:
+        raise FitError(f"it {error}") from error
+    return fit_result
 
 
 def _validation_error(error: Error, inputs: Inputs, entry: Entry) -> float | None:
@@ -261,7 +281,7 @@ def _versions(name: str) -> dict[str, str]:
 
 
 def _form(task: TaskData, error: Error) -> str:
-    """Return the form of the targets, as `process.fitted` names it.
+    """Return the form of the targets, as `fitting.fitted` names it.
 
     Raises:
         UnsuitableError: dense targets for which the best constant is the only baseline.

@@ -15,7 +15,7 @@ from torch import nn
 
 from orca_cli import seeding, signals
 from orca_cli.baselines import features
-from orca_cli.baselines.process import FitError, UnsuitableError
+from orca_cli.baselines.fitting import FitError, UnsuitableError
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel

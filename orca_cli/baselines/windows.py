@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from orca_cli.baselines import linear
+from orca_cli.baselines import models
 
 _MOST_FEATURES = 512
 _CELLS = 2**24  # of the table of training positions
@@ -17,7 +17,7 @@ _MOST_ROWS = 2**17
 _RADIUS = {1: 3, 2: 2, 3: 1}  # positions to each side, by the number of axes
 
 
-def numbers(x: np.ndarray, y: np.ndarray, *, causal: bool, seed: int) -> linear.Fitted:
+def numbers(x: np.ndarray, y: np.ndarray, *, causal: bool, seed: int) -> models.Fitted:
     """Fit maps of numbers.
 
     Args:
@@ -35,7 +35,7 @@ def numbers(x: np.ndarray, y: np.ndarray, *, causal: bool, seed: int) -> linear.
     rows, at = around.drawn(x - centre, known.all(axis=1), seed)
     if not len(rows):
         return lambda new: np.repeat(usual[None], len(new), axis=0), "constant"
-    ridge, about = linear.numbers(rows, np.moveaxis(y - usual, 1, -1)[at], None)
+    ridge, about = models.ridge_numbers(rows, np.moveaxis(y - usual, 1, -1)[at], None)
 
     def predict(new: np.ndarray) -> np.ndarray:
         maps = [ridge(around.everywhere(one - centre)) for one in new]
@@ -44,18 +44,18 @@ def numbers(x: np.ndarray, y: np.ndarray, *, causal: bool, seed: int) -> linear.
     return predict, f"window {around.size}, {about}"
 
 
-def classes(x: np.ndarray, y: np.ndarray, k: int, *, causal: bool, balanced: bool, seed: int) -> linear.Fitted:
+def classes(x: np.ndarray, y: np.ndarray, k: int, *, causal: bool, balanced: bool, seed: int) -> models.Fitted:
     """Fit a class at every position; it predicts log-probabilities [m, k, *E].
 
     Args:
         x: [n, C, *E].
         y: [n, *E] int64 in 0..k-1, negative where unknown.
-        k, balanced: as in `linear.classes`.
+        k, balanced: as in `models.logistic`.
         causal, seed: as in `numbers`.
     """
     around = _Around(x.shape, causal, with_place=True)
     rows, at = around.drawn(x, y >= 0, seed)
-    one, about = linear.classes(rows, y[at], at[0], k, balanced=balanced, seed=seed)
+    one, about = models.logistic(rows, y[at], at[0], k, balanced=balanced, seed=seed)
 
     def predict(new: np.ndarray) -> np.ndarray:
         return np.stack([one(around.everywhere(sample)).T.reshape(k, *x.shape[2:]) for sample in new])

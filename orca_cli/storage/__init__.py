@@ -22,7 +22,6 @@ from orca_cli.storage.disk import (
 )
 from orca_cli.storage.files import (
     append_json_line,
-    cut_torn_line,
     read_checked_json,
     read_json_lines,
     read_tensors,

@@ -91,13 +91,6 @@ def _end_of_lines(file: BinaryIO) -> int:
     return file.read().rfind(b"\n") + 1
 
 
-def cut_torn_line(path: Path) -> None:
-    """Take away the beginning of a line that a full disk or a power failure left at the end of a file of lines."""
-    with guarded(path), open(path, "rb+") as file:
-        if (end := _end_of_lines(file)) < file.seek(0, os.SEEK_END):
-            file.truncate(end)
-
-
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the records of a .jsonl file up to the first invalid line; the last one may have been cut off."""
     if not path.exists():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from queue import SimpleQueue
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Generic, Self, TypeVar, cast
+from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -27,39 +27,32 @@ class Feed(Generic[T]):
     """
 
     def __init__(self, calls: Iterable[Callable[[], T]]) -> None:
-        self._shelf: _Shelf[T] = _Shelf()
         self._calls = iter(calls)
         self._error: BaseException | None = None  # after the last result; StopIteration at the end
-        self._thread = threading.Thread(target=_fill, args=(self._shelf, self._calls), name="orca-feed", daemon=True)
-        # A feed that is dropped unclosed must not leave its thread waiting for ever.
-        weakref.finalize(self, self._shelf.close)
-        try:
-            self._thread.start()
-            self._is_threaded = True
-        except (RuntimeError, MemoryError):  # no room for its stack
-            self._is_threaded = False
+        self._results: deque[Future[T]] = deque()
+        self._thread: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="orca-feed")
+        self._read_ahead()
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
-        if not self._is_threaded:
-            call = next(self._calls)
-            with _READING:
-                return call()
-        if self._error is None and not self._shelf.is_closed:
-            result, self._error = self._shelf.results.get()
-            self._shelf.room.release()
-            if self._error is None:
-                return cast("T", result)
-        raise self._error or StopIteration
+        if self._error is not None:
+            raise self._error
+        try:
+            result = self._read() if self._thread is None else self._results.popleft().result()
+        except BaseException as error:
+            self._error = error
+            raise
+        self._read_ahead()
+        return result
 
     def close(self) -> None:
         """Stop the thread; what it is reading is finished and dropped."""
-        self._shelf.close()
-        if self._is_threaded:
-            self._thread.join()
-        self._shelf.results = SimpleQueue()
+        self._error = self._error or StopIteration()
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+        self._results.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -69,27 +62,14 @@ class Feed(Generic[T]):
     ) -> None:
         self.close()
 
+    def _read_ahead(self) -> None:
+        try:
+            while self._thread is not None and len(self._results) < _AHEAD:
+                self._results.append(self._thread.submit(self._read))
+        except (RuntimeError, MemoryError):  # no room for the thread's stack, which only the first call needs
+            self._thread = None
 
-class _Shelf(Generic[T]):
-    """Where one thread puts results, with room for a few, and another takes them; an error is the last."""
-
-    def __init__(self) -> None:
-        self.results: SimpleQueue[tuple[T, None] | tuple[None, BaseException]] = SimpleQueue()
-        self.room = threading.Semaphore(_AHEAD)
-        self.is_closed = False
-
-    def close(self) -> None:
-        self.is_closed = True
-        self.room.release()  # for a thread that waits
-
-
-def _fill(shelf: _Shelf[T], calls: Iterator[Callable[[], T]]) -> None:
-    try:
-        while shelf.room.acquire() and not shelf.is_closed:
-            call = next(calls)
-            with _READING:
-                result = call()
-            shelf.results.put((result, None))
-            del result, call  # or this thread would hold the memory of a batch that was taken
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the one who takes the result
-        shelf.results.put((None, error))
+    def _read(self) -> T:
+        call = next(self._calls)
+        with _READING:
+            return call()

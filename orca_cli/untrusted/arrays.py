@@ -19,7 +19,7 @@ import numpy as np
 from orca_cli import signals, storage
 from orca_cli.exceptions import ChecksumError, DataError, UnsafeError
 from orca_cli.progress import Reporter
-from orca_cli.untrusted import worker
+from orca_cli.untrusted import isolation
 from orca_cli.untrusted.first_bytes import NPY, first_bytes
 from orca_cli.untrusted.memory import check_memory, release_pages
 from orca_cli.untrusted.npy_header import Header, checked_characters, read_header
@@ -129,7 +129,7 @@ def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
     if not header.dtype.hasobject:
         check_memory(header.bytes, where)
         return np.array(_npy(path).read())
-    return worker.read(load_object_here, where, reader.checked_size(path, max_bytes), path=where)
+    return isolation.read(load_object_here, where, reader.checked_size(path, max_bytes), path=where)
 
 
 def load_object_here(path: str) -> Any:

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.untrusted import worker
+from orca_cli.untrusted import isolation
 from orca_cli.untrusted.first_bytes import damage, first_bytes
 
 _MAX_VALUE = 2**28
@@ -31,11 +31,11 @@ def read(path: Path, keys: Iterable[str], max_value: int = _MAX_VALUE) -> Iterat
     file = path / "data.mdb" if path.is_dir() else path
     where = str(file)
     first_bytes(file, where, "the data.mdb of an LMDB database is needed")
-    worker.check_installed("lmdb", where, "LMDB", extra="lmdb")
+    isolation.check_installed("lmdb", where, "LMDB", extra="lmdb")
     size, ahead = file.stat().st_size, iter(keys)
     while batch := list(islice(ahead, _BATCH)):
         while batch:
-            values = worker.read(read_here, where, size, path=where, keys=batch, max_value=max_value)
+            values = isolation.read(read_here, where, size, path=where, keys=batch, max_value=max_value)
             yield from values
             batch = batch[len(values) :]
 

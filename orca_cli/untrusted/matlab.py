@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.untrusted import worker
+from orca_cli.untrusted import isolation
 from orca_cli.untrusted.first_bytes import HDF5, damage, first_bytes
 from orca_cli.untrusted.memory import check_memory
 from orca_cli.untrusted.npy_header import checked_characters
@@ -56,9 +56,9 @@ def read(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[
     first_bytes(path, where, _ALLOWED, expected=(HDF5,))
     if _is_hdf5(path):
         otherwise = ", or save the file with -v7"
-        worker.check_installed("h5py", where, "HDF5 (MATLAB 7.3)", extra="hdf5", otherwise=otherwise)
+        isolation.check_installed("h5py", where, "HDF5 (MATLAB 7.3)", extra="hdf5", otherwise=otherwise)
     size, name_list = path.stat().st_size, list(names)
-    variables: dict[str, np.ndarray] = worker.read(
+    variables: dict[str, np.ndarray] = isolation.read(
         read_here, where, size, path=where, names=name_list, max_bytes=max_bytes
     )
     return variables

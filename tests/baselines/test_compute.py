@@ -14,9 +14,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from orca_cli import seeding
-from orca_cli.baselines import choice, compute, inputs, process
+from orca_cli.baselines import choice, compute, fitting, inputs
+from orca_cli.baselines.fitting import FitError
 from orca_cli.baselines.inputs import Inputs
-from orca_cli.baselines.process import FitError
 from orca_cli.interfaces import TaskData
 from orca_cli.scoring.classification import Balanced, ZeroOne
 from orca_cli.scoring.masks import MaskError
@@ -24,6 +24,7 @@ from orca_cli.scoring.regression import RelativeL2
 from orca_cli.scoring.sequences import NatsPerFrame
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.tasks.shared.splits import folds
+from orca_cli.untrusted import isolation
 
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3
@@ -74,7 +75,7 @@ def run(tmp_path, messages):
 @pytest.fixture
 def in_process(monkeypatch):
     """Fit in this process: the same function, without the start of another interpreter."""
-    monkeypatch.setattr(process.Fitter, "fit", lambda self, limit_s, **request: process.fitted(**request))
+    monkeypatch.setattr(compute, "fit", lambda limit_s, **request: fitting.fitted(**request))
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def no_process(monkeypatch):
     def refuse(*_, **settings):
         raise AssertionError(f"{settings['model']} was fitted again")
 
-    return lambda: monkeypatch.setattr(process.Fitter, "fit", refuse)
+    return lambda: monkeypatch.setattr(compute, "fit", refuse)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -145,14 +146,13 @@ def test_a_crash_is_reported_and_the_others_go_on(task, run, messages, monkeypat
 
 
 def test_the_limit_is_of_computing_and_an_exception_is_the_reason():
-    fitter = process.Fitter()
     x = RNG.normal(size=(4000, 300)).astype(np.float32)  # a forest that computes for longer than a second
     with pytest.raises(FitError, match="more than 1 s"):
-        fitter.fit(1, **SETTINGS | {"model": "forest"}, x=x, y=np.arange(4000) % 3, new=x)
+        compute.fit(1, **SETTINGS | {"model": "forest"}, x=x, y=np.arange(4000) % 3, new=x)
     with pytest.raises(FitError, match="KeyError: 'nothing'"):
-        fitter.fit(60, **SETTINGS | {"model": "nothing"}, x=X[:, 0], y=Y, new=X[:, 0])
-    assert fitter.fit(60, **SETTINGS, x=X[:, 0], y=Y, new=X[:, 0])["outputs"].shape == (60, 3)
-    fitter.end()
+        compute.fit(60, **SETTINGS | {"model": "nothing"}, x=X[:, 0], y=Y, new=X[:, 0])
+    assert compute.fit(60, **SETTINGS, x=X[:, 0], y=Y, new=X[:, 0])["outputs"].shape == (60, 3)
+    isolation.close()
 
 
 @pytest.mark.usefixtures("in_process")

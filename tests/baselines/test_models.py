@@ -15,8 +15,8 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from orca_cli.baselines import linear
-from orca_cli.baselines.process import fitted
+from orca_cli.baselines import models
+from orca_cli.baselines.fitting import fitted
 from orca_cli.interfaces import IGNORED_CLASS
 
 RNG = np.random.default_rng(0)
@@ -50,10 +50,10 @@ def test_cross_validation_finds_the_penalty_that_scikit_learns_finds():
     x, y = classification(n=150, features=60)
     chosen = float(outputs("linear", "classes", x, y, x[:2], 3)[1][2:])
     parts = StratifiedKFold(5, shuffle=True, random_state=0)
-    direct = LogisticRegressionCV(Cs=linear.CS, cv=parts, max_iter=2000)
+    direct = LogisticRegressionCV(Cs=models.CS, cv=parts, max_iter=2000)
     direct.fit(StandardScaler().fit_transform(x), y)
     accuracy = direct.scores_[0].mean(axis=0) if isinstance(direct.scores_, dict) else direct.scores_.mean(axis=0)
-    place = list(linear.CS).index(pytest.approx(chosen))
+    place = list(models.CS).index(pytest.approx(chosen))
     assert accuracy.min() < accuracy[place] - 0.02
     assert accuracy[place] == pytest.approx(accuracy.max(), abs=0.01)
 

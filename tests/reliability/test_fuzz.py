@@ -291,12 +291,12 @@ def test_mutated_files_give_a_value_or_an_error_of_ours(name, tmp_path, scorecar
 
 def test_a_crash_of_the_worker_is_no_crash_of_the_program():
     """The premise of the rows of libraries: this process lives on where the library does not."""
-    from orca_cli.untrusted import worker
+    from orca_cli.untrusted import isolation
     from tests.untrusted.faults import fault
 
-    worker.close()
+    isolation.close()
     before = os.getpid()
     with pytest.raises(WorkerError, match="SIGSEGV"):
-        worker.read(fault, "a.mat", 0, kind="segfault")
+        isolation.read(fault, "a.mat", 0, kind="segfault")
     assert os.getpid() == before
-    worker.close()
+    isolation.close()

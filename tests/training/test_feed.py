@@ -26,7 +26,7 @@ def until(condition):
 
 
 def feeds():
-    return [thread for thread in threading.enumerate() if thread.name == "orca-feed"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("orca-feed")]
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from orca_cli.exceptions import ChecksumError, NetworkError, StorageError
-from orca_cli.untrusted.connections import RefusedError, open_url
-from orca_cli.untrusted.downloads import fetch
+from orca_cli.untrusted.downloads import RefusedError, fetch, open_url
 from orca_cli.untrusted.first_bytes import disguise
 from tests.tasks.builders import refused
 from tests.untrusted.server import chunked, drip, serving, status

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from orca_cli.exceptions import DataError, OrcaError, UnavailableError, UnsafeError
+from orca_cli.exceptions import DataError, UnavailableError, UnsafeError
 from orca_cli.untrusted import lmdb as reader
 from tests.tasks.builders import refused
 
@@ -93,29 +93,3 @@ def test_the_missing_package_is_named(database, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
     with refused(r"data\.mdb: .*pip install 'orca-transfer\[lmdb\]'", UnavailableError):
         list(reader.read(database[0], ["0"]))
-
-
-def test_damaged_files_give_errors_of_ours_or_values(tmp_path):
-    expected = write(tmp_path / "good", 1)
-    content, draw = (tmp_path / "good/data.mdb").read_bytes(), random.Random(0)
-    path = tmp_path / "data.mdb"
-    path.write_bytes(content)
-    heads = range(0, len(content), 4096)
-    keys = sorted(expected)
-    refused = []
-    with open(path, "r+b") as file:
-        for _ in range(200):
-            # Half of the changes hit the headers of pages, which are a small part of the file.
-            place = draw.choice(heads) + draw.randrange(160) if draw.random() < 0.5 else draw.randrange(len(content))
-            file.seek(place)
-            file.write(bytes([draw.choice([0, 1, 0x7F, 0xFF, draw.randrange(256)])]))
-            file.flush()
-            try:
-                list(reader.read(path, keys))
-            except OrcaError as error:
-                refused.append(error)
-            file.seek(place)
-            file.write(content[place : place + 1])
-            file.flush()
-    assert len(refused) > 5
-    assert not any("\n" in str(error) for error in refused)

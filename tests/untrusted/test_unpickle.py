@@ -184,18 +184,6 @@ def test_bombs_and_rubbish_are_refused_cheaply(tmp_path, content):
         reader.read_here(str(path))
 
 
-@examples(200)
-@given(st.data())
-def test_damaged_pickles_give_an_error_of_ours_or_a_value(tmp_path_factory, data):
-    content = bytearray(pickle.dumps(batch(1, n=2)))
-    for _ in range(data.draw(st.integers(1, 3))):
-        content[data.draw(st.integers(0, min(len(content), 120) - 1))] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.mktemp("damaged") / "data.pkl"
-    path.write_bytes(bytes(content[: data.draw(st.integers(1, len(content)))]))
-    with suppress(OrcaError):  # anything else escapes and fails the test
-        unpickle(path)
-
-
 def objects(*items):
     array = np.empty(len(items), object)
     array[:] = items

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from orca_cli.exceptions import ConfigError, DataError, NetworkError, UnavailableError, UnsafeError
-from orca_cli.untrusted.connections import hub_answers
+from orca_cli.untrusted.downloads import hub_answers
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.untrusted import worker
+from orca_cli.untrusted import isolation
 from orca_cli.untrusted.first_bytes import GZIP, first_bytes
 from orca_cli.untrusted.pickle.machine import PLAIN, run
 from orca_cli.untrusted.zips import MAX_DEFLATE
@@ -52,7 +52,7 @@ def unpickle(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> A
         WorkerError: the worker crashed on the file, or reached its memory or time limit.
     """
     size = checked_size(path, max_bytes, gzipped)
-    return worker.read(read_here, str(path), size, path=str(path), max_bytes=max_bytes, gzipped=gzipped)
+    return isolation.read(read_here, str(path), size, path=str(path), max_bytes=max_bytes, gzipped=gzipped)
 
 
 def unpickle_bytes(content: bytes, where: str) -> Any:
@@ -73,7 +73,7 @@ def unpickle_each(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Any]:
             return
         contents, wheres = [content for content, _ in batch], [where for _, where in batch]
         title = wheres[0] if len(wheres) == 1 else f"{wheres[0]} to {wheres[-1]}"
-        yield from worker.read(read_bytes_here, title, size, contents=contents, wheres=wheres)
+        yield from isolation.read(read_bytes_here, title, size, contents=contents, wheres=wheres)
 
 
 def read_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:

@@ -1,7 +1,8 @@
-"""Regularised linear models: logistic regression or ridge for classes, ridge for numbers. Run in a process of their own.
+"""The simple models: logistic regression, ridge, forests, boosting and MiniRocket's features. Run in a process of their own.
 
-Features are standardised by the training set. Where there are more features than samples, the table is rotated into the space
-that its rows span: the L2 penalty and the predictions are the same there, and the cost is that of as many features as samples.
+For linear models, features are standardised by the training set. Where there are more features than samples, the table is
+rotated into the space that its rows span: the L2 penalty and the predictions are the same there, and the cost is that of as
+many features as samples.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +20,15 @@ ALPHAS = np.logspace(-3, 5, 17)
 _ROCKET_ALPHAS = np.logspace(-3, 3, 10)  # as the authors of MiniRocket have for classes
 LEAST = 1e-7  # probability of a class that a model has not seen
 _CV_CELLS = 2**19  # of the table on which C is chosen
+_SMALL = 1000  # samples, of which 300 trees take a second; of more, 100
+_FEW = 64  # features; of more, a split of a forest looks at the square root of their number
+_SHORTEST = 9  # steps: the length of MiniRocket's kernels; shorter series are padded with zeros
 
 # From new inputs [m, ...] to outputs [m, K, ...], and in words what was chosen.
 Fitted = tuple[Callable[[np.ndarray], np.ndarray], str]
 
 
-def classes(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, balanced: bool, seed: int) -> Fitted:
+def logistic(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, balanced: bool, seed: int) -> Fitted:
     """Fit a logistic regression; it predicts log-probabilities [m, k].
 
     Cross-validation chooses C by the 0-1 error, and among equals by the log-loss.
@@ -62,10 +67,10 @@ def classes(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, 
     return lambda new: log_probabilities(model.predict_proba(transform(new)), model.classes_, k), f"C={c:g}"
 
 
-def ridge(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, balanced: bool) -> Fitted:
+def ridge_classes(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, balanced: bool) -> Fitted:
     """Fit a ridge on the classes as numbers; it predicts scores [m, k], larger for likelier classes.
 
-    It takes many features, as those of an embedder or of MiniRocket. Arguments as in `classes`; the penalty is chosen by
+    It takes many features, as those of an embedder or of MiniRocket. Arguments as in `logistic`; the penalty is chosen by
     leaving one sample out, or folds of whole groups.
     """
     from sklearn.linear_model import RidgeClassifierCV
@@ -86,7 +91,7 @@ def ridge(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, ba
     return predict, f"alpha={model.alpha_:g}"
 
 
-def numbers(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Fitted:
+def ridge_numbers(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Fitted:
     """Fit ridge regressions whose penalty leave-one-out validation chooses; they predict [m, K].
 
     Args:
@@ -115,6 +120,68 @@ def numbers(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Fitted:
         return outputs
 
     return predict, f"alpha={', '.join(f'{alpha:g}' for alpha in sorted(chosen)[:3])}" if chosen else "constant"
+
+
+def tree_classes(model: str, x: np.ndarray, y: np.ndarray, k: int, *, balanced: bool, seed: int) -> Fitted:
+    """Fit a forest, or boosting, that predicts log-probabilities [m, k]; other arguments as in `logistic`."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+
+    if len(np.unique(y)) < 2:
+        return constant_classifier(y, k)
+    settings: dict[str, Any] = {"class_weight": "balanced" if balanced else None, "random_state": seed}
+    if model == "forest":
+        made, about = RandomForestClassifier(_trees(len(x)), **settings), f"{_trees(len(x))} trees"
+    else:
+        made, about = HistGradientBoostingClassifier(**settings), "scikit-learn's defaults"
+    made.fit(x, y)
+    return lambda new: log_probabilities(made.predict_proba(new), made.classes_, k), about
+
+
+def tree_numbers(model: str, x: np.ndarray, y: np.ndarray, *, seed: int) -> Fitted:
+    """Fit forests, or boosting, that predict numbers [m, K]; other arguments as in `ridge_numbers`."""
+    from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
+
+    features = 1 / 3 if x.shape[1] <= _FEW else "sqrt"
+    fitted = []
+    for columns, rows in patterns(y):
+        # Boosting has one output, a forest several.
+        for block in [columns] if model == "forest" else [columns[i : i + 1] for i in range(len(columns))]:
+            if not len(rows):
+                continue
+            if model == "forest":
+                made: Any = RandomForestRegressor(_trees(len(rows)), max_features=features, random_state=seed)
+            else:
+                made = HistGradientBoostingRegressor(random_state=seed)
+            target = y[np.ix_(rows, block)]
+            fitted.append((block, made.fit(x[rows], target[:, 0] if len(block) == 1 else target)))
+
+    def predict(new: np.ndarray) -> np.ndarray:
+        outputs = np.zeros((len(new), y.shape[1]))
+        for block, made in fitted:
+            outputs[:, block] = made.predict(new).reshape(len(new), -1)
+        return outputs
+
+    return predict, f"{_trees(len(x))} trees" if model == "forest" else "scikit-learn's defaults"
+
+
+def _trees(samples: int) -> int:
+    """Return the number of a forest's trees for this number of training samples."""
+    return 300 if samples <= _SMALL else 100
+
+
+def rocket_features(x: np.ndarray, seed: int) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Return MiniRocket's features [n, F] of training series [n, C, L], and what makes those of new series.
+
+    By aeon (Dempster et al. 2021); `ridge_classes` and `ridge_numbers` learn from them.
+    """
+    from aeon.transformations.collection.convolution_based import MiniRocket
+
+    rocket: Any = MiniRocket(random_state=seed, n_jobs=1)
+    return rocket.fit_transform(_long_enough(x)), lambda new: rocket.transform(_long_enough(new))
+
+
+def _long_enough(x: np.ndarray) -> np.ndarray:
+    return np.pad(x, ((0, 0), (0, 0), (0, max(0, _SHORTEST - x.shape[2]))))
 
 
 def standardised(x: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:

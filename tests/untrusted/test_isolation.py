@@ -1,7 +1,8 @@
-"""The worker: what it may do, what becomes of a crash or a limit, and that values come back as they were."""
+"""Isolated functions: what they may do, what becomes of a crash or a limit, and that values come back as they were."""
 
 import json
 import os
+import resource
 import signal
 import socket
 import struct
@@ -16,19 +17,25 @@ import pytest
 
 from orca_cli import signals
 from orca_cli.exceptions import DataError, InterruptionError, MemoryExhaustedError, WorkerError
-from orca_cli.untrusted import transfer, worker
+from orca_cli.untrusted import isolation
+from orca_cli.untrusted.isolation import Limits
 from tests.tasks.builders import refused
 from tests.untrusted.faults import fault
+from tests.untrusted.test_unpickle import assert_same
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
 def ask():
-    """Let a function of tests.untrusted.faults be called in a worker of this test's own."""
-    worker.close()
-    yield lambda kind, argument=None, size=0: worker.read(fault, "a.bin", size, kind=kind, argument=argument)
-    worker.close()
+    """Let a function of tests.untrusted.faults be called in a confined process of this test's own."""
+    isolation.close()
+
+    def call(kind, argument=None, size=0, limits=None):
+        return isolation.read(fault, "a.bin", size, limits=limits, kind=kind, argument=argument)
+
+    yield call
+    isolation.close()
 
 
 def pid(ask) -> int:
@@ -55,31 +62,41 @@ def test_crashes_are_told_and_the_next_file_is_read(ask, kind, argument, message
         assert ask("echo", [1]) == [1]
 
 
-def test_limits_end_the_reading(ask, monkeypatch):
-    monkeypatch.setattr(worker, "_BASE_S", 1)
-    monkeypatch.setattr(worker, "_BASE_BYTES", 2**29 - 2**20)
-    monkeypatch.setattr(worker, "_STEP_BYTES", 2**20)
-    monkeypatch.setattr(worker, "_WAIT", 60)
-    with refused(r"a\.bin: .*more than its limit of 1 s of computing time", WorkerError):
-        ask("spin")
-    for kind, argument in (("swallow", 2**30), ("nibble", None)):
-        with refused(r"a\.bin: .*more than its limit of 0\.5 GiB of memory", WorkerError):
-            ask(kind, argument)
-    monkeypatch.setattr(worker, "_WAIT", 1)
-    with refused(r"a\.bin: .*no answer in 1 s", WorkerError):
-        ask("sleep", 60)
+LITTLE = 2**29
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "limits", "message"),
+    [
+        ("spin", None, Limits(1, 60, LITTLE), "more than its limit of 1 s of computing time"),
+        ("swallow", 2**30, Limits(60, 60, LITTLE), r"more than its limit of 0\.5 GiB of memory"),
+        ("nibble", None, Limits(60, 60, LITTLE), r"more than its limit of 0\.5 GiB of memory"),
+        ("sleep", 60, Limits(60, 1, LITTLE), "no answer in 1 s"),
+    ],
+)
+def test_limits_end_the_reading(ask, kind, argument, limits, message):
+    with refused(rf"a\.bin: .*{message}", WorkerError):
+        ask(kind, argument, limits=limits)
     assert ask("echo", "on") == "on"
 
 
-def test_large_files_get_more_of_both(ask, monkeypatch):
-    monkeypatch.setattr(worker, "_BASE_BYTES", 2**29)
+def test_large_files_get_more_of_both(ask):
     before = ask("state")
-    assert before["limits"]["RLIMIT_AS"] == 2**29 + 2**30
-    assert ask("swallow", 2**31, size=2**29) == 2**28
-    after = ask("state", size=1000)
+    assert before["limits"]["RLIMIT_AS"] == 2**32
+    after = ask("state", size=2**29)
     assert after["pid"] != before["pid"]
-    assert after["limits"]["RLIMIT_AS"] == 2**29 + 3 * 2**30
+    assert after["limits"]["RLIMIT_AS"] == 2**32 + 2**31
+    assert after["limits"]["RLIMIT_CPU"] > 2**11
     assert pid(ask) == after["pid"]  # one that may do more serves small files too
+
+
+def test_fits_and_reads_do_not_share_a_process(ask):
+    """Functions of our own may do what this process may; those that read files may not."""
+    ours = isolation.isolated(fault, Limits(5, 60), "ours", kind="state")
+    assert ours["pid"] != pid(ask)
+    assert ours["limits"]["RLIMIT_AS"] == resource.getrlimit(resource.RLIMIT_AS)[0]
+    assert "PATH" in ours["variables"]
+    assert ours["variables"]["OMP_NUM_THREADS"] == "1"
 
 
 def test_it_may_do_little(ask, tmp_path, monkeypatch):
@@ -143,8 +160,8 @@ def test_threads_and_forks_do_not_share_answers(ask):
 
 def test_it_ends_with_its_parent(ask):
     code = (
-        "import os, signal; from orca_cli.untrusted.pickle import unpickle_bytes; from orca_cli.untrusted import worker\n"
-        "unpickle_bytes(b'I1\\n.', 'm'); print(worker._running._process.pid, flush=True)\n"
+        "import os, signal; from orca_cli.untrusted import isolation; from tests.untrusted.faults import fault\n"
+        "print(isolation.read(fault, 'a', 0, kind='state')['pid'], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -183,9 +200,18 @@ def test_it_leaves_signals_of_the_terminal_to_its_parent(ask):
     assert pid(ask) == held
 
 
-def message(value) -> bytes:
+def message(value, *contents) -> bytes:
     text = json.dumps(value).encode()
-    return struct.pack("<Q", len(text)) + text
+    return struct.pack("<Q", len(text)) + text + b"".join(contents)
+
+
+def answer(node, *contents) -> bytes:
+    return message({"dict": [["value", node]]}, *contents)
+
+
+def npy(descr, shape, content=b"") -> bytes:
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}".encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + content
 
 
 LIES = [
@@ -194,23 +220,28 @@ LIES = [
     struct.pack("<Q", 5) + b"[[[[[",
     struct.pack("<Q", 20000) + b"[" * 10000 + b"]" * 10000,
     message(5),
+    message({}),
     message({"dict": [["value", 1], ["error", 2]]}),
     message({"dict": [["error", ["os.system", "", "", ""]]]}),
     message({"dict": [["error", ["OrcaError", 1, "", ""]]]}),
-    message({"dict": [["value", {"again": 5}]]}),
-    message({"dict": [["value", {"again": -1}]]}),
-    message({"dict": [["value", {"bytes": 2**50}]]}),
-    message({"dict": [["value", {"bytes": -1}]]}),
-    message({"dict": [["value", {"bytes": 10}]]}),
-    message({"dict": [["value", {"array": ["|O8", [1], "C"], "bytes": 8}]]}) + b"x" * 8,
-    message({"dict": [["value", {"array": ["<f8", [2**40], "C"], "bytes": 8}]]}) + b"x" * 8,
-    message({"dict": [["value", {"array": ["<f8", [-1, -1], "C"], "bytes": 8}]]}) + b"x" * 8,
-    message({"dict": [["value", {"array": ["<f8", [0, 2**40, 2**40], "C"], "bytes": 0}]]}),
-    message({"dict": [["value", {"objects": [2**40], "items": [1]}]]}),
-    message({"dict": [["value", {"scalar": "<f8", "bytes": 16}]]}) + b"x" * 16,
-    message({"dict": [["value", {"dtype": "f8,O"}]]}),
-    message({"dict": [["value", {"call": "os.system"}]]}),
     message({"dict": [[["value"], 1]]}),
+    answer({"bytes": 2**50}),
+    answer({"bytes": -1}),
+    answer({"bytes": 10}),
+    answer({"array": None}, b"x" * 100),
+    answer({"array": None}, npy("'|O'", "(1,)", b"x" * 8)),
+    answer({"array": None}, npy("[('a', '|O')]", "(1,)", b"x" * 8)),
+    answer({"array": None}, npy("'<f8'", f"({2**40},)", b"x" * 8)),
+    answer({"array": None}, npy("'<f8'", "(-1, -1)", b"x" * 8)),
+    answer({"array": None}, npy("'<f8'", f"(0, {2**40}, {2**40})")),
+    answer({"array": None}, npy("'<f8'", "(2,)", b"x" * 8)),
+    answer({"objects": [1]}, npy("'|b1'", f"({2**40},)", b"x")),
+    answer({"objects": [1]}, npy("'|b1'", "(2,)", b"xx")),
+    answer({"objects": [1]}, npy("'|b1'", f"(0, {2**40}, {2**40})")),
+    answer({"scalar": None}, npy("'<f8'", "(2,)", b"x" * 16)),
+    answer({"dtype": None}, npy("'|O'", "(0,)")),
+    answer({"call": "os.system"}, npy("'<f8'", "()", b"x" * 8)),
+    answer({"tuple": 5}),
 ]
 
 
@@ -228,19 +259,25 @@ def test_answers_beyond_the_memory_are_refused(ask, monkeypatch):
         ask("echo", np.zeros(2**24))
 
 
-def test_what_is_there_twice_is_one_object():
-    array, text = np.arange(3), [1]
-    value = [array, array, text, {"a": text}, (text,)]
-    parts = [bytes(part) for part in transfer.pack(value)]
-    assert len(parts) == 3  # length, text, one array
-    rest = memoryview(b"".join(parts))
+def objects(*items, shape=-1):
+    array = np.empty(len(items), object)
+    array[:] = items
+    return array.reshape(shape)
 
-    def fill(buffer):
-        nonlocal rest
-        buffer[:] = rest[: len(buffer)]
-        rest = rest[len(buffer) :]
 
-    unpacked = transfer.unpack(1000, fill)
-    assert unpacked[0] is unpacked[1]
-    assert unpacked[2] is unpacked[3]["a"] is unpacked[4][0]
-    np.testing.assert_array_equal(unpacked[0], array)
+@pytest.mark.parametrize(
+    "value",
+    [
+        [None, True, 1, 2**70, -2.5, "é", (), {}, [[]]],
+        {("k", 1): b"", 5: b"ab", b"z": bytearray(b"c")},
+        [np.float32(1.5), np.int64(-1), np.bool_(True), np.str_("ab"), np.bytes_(b"ab"), np.complex64(1j)],
+        [np.dtype(">i4"), np.dtype("U3")],
+        [np.eye(3), np.asfortranarray(np.eye(2, 3)), np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2)[:, ::2]],
+        [np.array(3.0), np.empty((0, 4), "f4"), np.array(["a", "bc"]), np.arange(3, dtype=">i2")],
+        objects("a", 1, None, [np.ones(2)], shape=(2, 2)),
+        objects(),
+    ],
+    ids=range(8),
+)
+def test_values_come_back_as_they_were(ask, value):
+    assert_same(ask("echo", value), value)

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import signals
+from orca_cli.config.practices import PRACTICES
+from orca_cli.config.schema import METHOD_SETTINGS, Align
 from orca_cli.exceptions import InterruptionError, NonFiniteError, UnavailableError
 from orca_cli.interfaces import Reporter
-from orca_cli.practices import PRACTICES
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
-from orca_cli.schema import METHOD_SETTINGS, Align
 from orca_cli.stages.build import Built, cache_folder, has_alignment
 from orca_cli.stages.collapse import collapse
 from orca_cli.stages.compared import Compared, MetricObjective, compare, exact_value

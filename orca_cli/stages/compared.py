@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from orca_cli import parts, seeding
+from orca_cli import seeding
+from orca_cli.config import parts
 from orca_cli.interfaces import Features, Metric, Reporter, SourceData
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel

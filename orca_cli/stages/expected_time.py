@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from orca_cli import signals
+from orca_cli.config.schema import Config
 from orca_cli.exceptions import InterruptionError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Reporter
-from orca_cli.schema import Config
 from orca_cli.stages.align import CACHE, fingerprint, objective_for, trainable
 from orca_cli.stages.build import Built, cache_folder, has_alignment, replanned, with_train
 from orca_cli.stages.compared import Compared, compare

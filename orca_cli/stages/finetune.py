@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orca_cli import parts, seeding, signals
+from orca_cli import seeding, signals
+from orca_cli.config import parts
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.ensemble import Ensemble, output_kind, twin

@@ -15,11 +15,11 @@ import numpy as np
 from torch import Tensor
 
 from orca_cli import seeding, signals
+from orca_cli.config.practices import PRACTICES
+from orca_cli.config.ranges import LARGEST_SEED
 from orca_cli.exceptions import InterruptionError, NonFiniteError
 from orca_cli.interfaces import Samples
-from orca_cli.practices import PRACTICES
 from orca_cli.progress import Silent
-from orca_cli.ranges import LARGEST_SEED
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.stages import ridge_start
 from orca_cli.stages.align import trained

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orca_cli.config.schema import Align, Config, Paths, Predictor, Train
 from orca_cli.interfaces import Samples, TaskData
-from orca_cli.schema import Align, Config, Paths, Predictor, Train
 from orca_cli.tasks.shared.fraction import Joined
 
 # Numbers of validation samples. A choice among epochs by the error of a few is noise, and they are lost for training.

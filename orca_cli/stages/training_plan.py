@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import seeding, signals
+from orca_cli.config.practices import PRACTICES
 from orca_cli.exceptions import MemoryExhaustedError
 from orca_cli.interfaces import Batch, Samples
-from orca_cli.practices import PRACTICES
 from orca_cli.stages import ridge_start
 from orca_cli.stages.build import Built
 from orca_cli.stages.pare import Mixing

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from orca_cli import compose, setting_checks
+from orca_cli.config import compose, setting_checks
+from orca_cli.config.schema import Config, Train
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.schema import Config, Train
 from orca_cli.stages.finetune import choice_record
 from orca_cli.stages.member_training import is_better, members_of
 from orca_cli.stages.plan import BEST_FROM, ERROR_FROM, Decision, Plan, decide, read_decisions, unused_budget

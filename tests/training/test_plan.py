@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from orca_cli import seeding
-from orca_cli.schema import Config, Train
+from orca_cli.config.schema import Config, Train
 from orca_cli.stages.plan import Plan
 from tests.training.toy import SETTLED, Dense, Pairs, plan
 

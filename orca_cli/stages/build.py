@@ -14,10 +14,10 @@ from torch import nn
 
 from orca_cli import seeding
 from orca_cli.augmentation.samples import Augmented, measure
-from orca_cli.config import parts, schema, short_names
+from orca_cli.config import parts, short_names
 from orca_cli.config.checks import check_augmentation, check_method, part_node
 from orca_cli.config.practices import PRACTICES
-from orca_cli.config.schema import Config, settled
+from orca_cli.config.schema import Config
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Augmentation, Body, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.losses.masked import default_loss

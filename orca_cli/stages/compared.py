@@ -11,7 +11,6 @@ import torch
 
 from orca_cli import seeding
 from orca_cli.config import parts
-from orca_cli.config.schema import Config
 from orca_cli.interfaces import Features, Metric, Reporter, SourceData
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from orca_cli import signals
-from orca_cli.config.schema import Config, Train, settled
+from orca_cli.config.schema import Config
 from orca_cli.exceptions import InterruptionError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Reporter
 from orca_cli.stages.align import CACHE, fingerprint, objective_for, trainable

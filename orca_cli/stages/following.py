@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from orca_cli.config.schema import Config, Train
+from orca_cli.config.schema import Config
 from orca_cli.exceptions import ConfigError, DataError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Samples
 from orca_cli.progress import Silent

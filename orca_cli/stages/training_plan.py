@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from orca_cli import seeding, signals
 from orca_cli.config.practices import PRACTICES
-from orca_cli.config.schema import Config, Train, settled
 from orca_cli.exceptions import MemoryExhaustedError
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.stages import ridge_start

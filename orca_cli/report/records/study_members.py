@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orca_cli import configuration
+from orca_cli.config import configuration
+from orca_cli.config.schema import is_without_effect
+from orca_cli.config.study import BLANK, Study
 from orca_cli.exceptions import DataError, OrcaError, suggest
 from orca_cli.report.records.collect import GROUPS, Collection, Run
 from orca_cli.report.records.details import shared_data
 from orca_cli.runs import studies
-from orca_cli.schema import is_without_effect
-from orca_cli.study import BLANK, Study
 
 SET = "set"  # the axis whose choices are the columns of a study's table
 

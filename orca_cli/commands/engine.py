@@ -26,7 +26,7 @@ from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.training import gpus
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.compose import Composed
+    from orca_cli.config.compose import Composed
 
 FOLDER = ".sweeps"  # in the folder of runs: what executors leave there while they work
 NOT_STARTED = Outcome("not started")

@@ -13,15 +13,15 @@ from rich.text import Text
 
 from orca_cli import experiment, signals, terminal
 from orca_cli.commands.summary import build_table
+from orca_cli.config.study import SET, absent_lines
 from orca_cli.experiment import Summary
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RunName
 from orca_cli.runs.durations import Expected, History, in_words
-from orca_cli.study import SET, absent_lines
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.compose import Composed, Sweep
+    from orca_cli.config.compose import Composed, Sweep
 
 _WOULD = {"new": "run", "resume": "resume", "completed": "skip", "running": "wait"}  # by `claim.peek`
 _SHOWN = {"skip": "skip (completed)", "wait": "wait (it is running)"}

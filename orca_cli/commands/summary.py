@@ -25,7 +25,7 @@ from orca_cli.runs.settings import as_typed
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.compose import Composed
+    from orca_cli.config.compose import Composed
 
 _STATES = {
     "completed": "completed",

@@ -20,7 +20,7 @@ from orca_cli.runs.directory import RunDirectory
 from orca_cli.runs.settings import as_typed
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.compose import Session
+    from orca_cli.config.compose import Session
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orca_cli import storage
-from orca_cli.configuration import choices
+from orca_cli.config.configuration import choices
 from orca_cli.models import checkpoints
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
 from tests.commands.called import call, read_json, read_text, refused

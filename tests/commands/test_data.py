@@ -17,7 +17,7 @@ import pytest
 import scipy.io
 import yaml
 
-from orca_cli import catalogue, storage
+from orca_cli import storage
 from orca_cli.cli import main
 from orca_cli.commands.data.examination import Findings, examine_split
 from orca_cli.data_folder import CHECKSUMS

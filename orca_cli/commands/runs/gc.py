@@ -16,7 +16,7 @@ from pathlib import Path
 from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import size_text
 from orca_cli.commands.options import check_at_least
-from orca_cli.configuration import default_folders
+from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError
 from orca_cli.runs.claim import is_worked_on
 from orca_cli.runs.directory import RESULT, STATUS, read_or_empty, unneeded

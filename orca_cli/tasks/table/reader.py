@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
+from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, TaskData
-from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.shared.own_data import (
     check_column,
     check_enough,

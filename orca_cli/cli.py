@@ -136,7 +136,8 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     for option in (word.partition("=")[0] for word in words):
         if option.startswith("--") and (instead := retired.COMMANDS.get(f"{name} {option}")):
             raise UsageError(f"no such option: '{option}'", hint=instead)
-    parser = _Parser(prog=f"orca {name}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog=f"orca {name}", epilog=command.EXAMPLES, formatter_class=layout)
     command.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")

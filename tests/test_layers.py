@@ -37,7 +37,6 @@ LEVELS = {
     "report": 3,
     "baselines": 4,
     "stages": 4,
-    "tuning": 4,
     "experiment": 5,
     "comparison": 5,
     "prediction": 5,

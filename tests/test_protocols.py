@@ -9,11 +9,12 @@ import pytest
 import torch
 import yaml
 
-from orca_cli.commands.list import UNSET, departures, typed
+from orca_cli.commands.list import UNSET, departures
 from orca_cli.config import compose
 from orca_cli.config.configuration import config_dir
 from orca_cli.config.schema import GROUPS, lookup
 from orca_cli.interfaces import Batch
+from orca_cli.runs.settings import as_typed
 from orca_cli.scoring.classification import MacroF1, ZeroOne
 from orca_cli.scoring.multilabel import MeanAUROC, MeanAveragePrecision
 from orca_cli.training.engine import Engine
@@ -35,7 +36,7 @@ def rows():
 
 def listed():
     """Return (task, key) -> values, as `orca list protocols` has them; the task is empty for all tasks."""
-    return {(entry.task, entry.key): [typed(entry.values[name]) for name in NAMES] for entry in departures()}
+    return {(entry.task, entry.key): [as_typed(entry.values[name]) for name in NAMES] for entry in departures()}
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +95,8 @@ def test_the_list_says_what_a_run_is_given(composed, protocol):
             setting = setting["_target_"].rpartition(".")[2]
         expected = values[place]
         if reference := re.fullmatch(r"\$\{(.*)\}", expected):  # another setting's value
-            expected = typed(lookup(job.config, reference[1]))
-        assert typed(setting) == expected, (task, key)
+            expected = as_typed(lookup(job.config, reference[1]))
+        assert as_typed(setting) == expected, (task, key)
 
 
 def test_every_task_of_the_paper_has_departures_of_both_kinds():

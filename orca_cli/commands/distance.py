@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from orca_cli import terminal
-from orca_cli.commands.list import typed
 from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.exceptions import UsageError
+from orca_cli.runs.settings import as_typed
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports torch
@@ -127,7 +127,7 @@ def _lines(measured: Measured, repeats: int) -> Iterator[tuple[str, str]]:
         yield "convention", measured.convention
     yield "to itself", f"A {_number(measured.self_a)}, B {_number(measured.self_b)}"
     if measured.parameters:
-        yield "parameters", " ".join(f"{key}={typed(value)}" for key, value in measured.parameters.items())
+        yield "parameters", " ".join(f"{key}={as_typed(value)}" for key, value in measured.parameters.items())
     yield "solver", ", ".join(f"{key} {_number(value)}" for key, value in measured.diagnostics.items())
 
 

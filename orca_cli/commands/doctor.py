@@ -41,7 +41,6 @@ weights are missing; 20 the run is in use; 21 a newer program made it; 30 a fold
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Check this machine, or the files of runs."
-    parser.epilog = EXAMPLES
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders or their names")
 
 
@@ -206,9 +205,8 @@ def check_runs(words: list[str]) -> Result:
     """
     reports = [check(named(word)) for word in words]
     record = {"schema": 1, "runs": [vars(one) | {"path": str(one.path)} for one in reports]}
-    return Result(
-        record, [text for one in reports for text in _show(one)], code=next((o.code for o in reports if o.code), 0)
-    )
+    code = next((one.code for one in reports if one.code), 0)
+    return Result(record, [text for one in reports for text in _show(one)], code=code)
 
 
 def _show(report: Checked) -> Iterator[Text]:

@@ -11,11 +11,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orca_cli import exceptions, experiment, signals, storage
-from orca_cli.commands.options import forwarded
-from orca_cli.config.compose import Composed
 from orca_cli.exceptions import OrcaError
 from orca_cli.launching import local, process
 from orca_cli.launching.driver import Driver, Executor, Job, Work
@@ -24,12 +22,15 @@ from orca_cli.launching.ray import Ray
 from orca_cli.launching.slurm import Slurm
 from orca_cli.launching.table import Table
 from orca_cli.outcome import Failure, Outcome
-from orca_cli.runs.activity import Activity, activity
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.training import gpus
 
+if TYPE_CHECKING:  # imports Hydra
+    from orca_cli.config.compose import Composed
+
 FOLDER = ".sweeps"  # in the folder of runs: what executors leave there while they work
 NOT_STARTED = Outcome("not started")
+_FORWARDED = ("force", "allow_inexact_resume", "verbose", "quiet", "traceback", "json")  # options without a value
 _TRAVELLING = ("ORCA_", "HF_", "TRANSFORMERS_")  # environment variables that jobs on other machines inherit
 # Imported before the first fork, so that no job has to: that takes seconds. None of them computes or looks for a GPU.
 _HEAVY = (
@@ -73,8 +74,7 @@ class Engine:
 
     def job(self, label: str, composed: Composed, settings: str = "") -> Job:
         """Return a composed run as a job."""
-        flags = ("force", "allow_inexact_resume", "verbose", "quiet", "traceback", "json")
-        words = ["run", *composed.overrides, *forwarded(self._arguments, *flags), *["-q", "--json"] * self._is_quiet]
+        words = ["run", *composed.overrides, *self._options(), *["-q", "--json"] * self._is_quiet]
         command = Command(
             label, words, self._variables(), identity=composed.identity.run, time_limit_s=self._time_limit_s
         )
@@ -82,6 +82,14 @@ class Engine:
             command = Command(**vars(command) | {"folder": os.getcwd(), "seen": str(self._folder)})
         is_forced = bool(getattr(self._arguments, "force", False))
         return Job(command, self._root, experiment.run_name(composed), settings, is_forced)
+
+    def _options(self) -> list[str]:
+        """Return the options of this command that hold for its jobs as well."""
+        arguments = self._arguments
+        words = [] if arguments.config_dir is None else ["--config-dir", str(arguments.config_dir)]
+        words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
+        flags = [name for name in _FORWARDED if getattr(arguments, name, False)]
+        return words + [f"--{name.replace('_', '-')}" for name in flags]
 
     def _variables(self) -> dict[str, str]:
         """Return the environment variables that a job needs on top of those of the process that starts it."""
@@ -152,12 +160,7 @@ def _program_to_fork(arguments: argparse.Namespace) -> process.Main | None:
     return main
 
 
-def activity_of(job: Job) -> Activity | None:
-    """Return how far a job's run is; None where it has no folder."""
-    return activity(job.root, job.name)
-
-
-def report_of(outcome: Outcome) -> dict[str, Any]:
+def job_report(outcome: Outcome) -> dict[str, Any]:
     """Return what a job reports to its driver. The result is read from the run's folder."""
     path = None if outcome.path is None else str(outcome.path)
     if outcome.failure is not None:
@@ -165,7 +168,7 @@ def report_of(outcome: Outcome) -> dict[str, Any]:
     return {"state": outcome.state, "code": outcome.code, "path": path}
 
 
-def outcome_of(end: Ended) -> Outcome:
+def job_outcome(end: Ended) -> Outcome:
     """Return what a job reported, or else what its exit status says."""
     if end.report:
         return _reported(end)

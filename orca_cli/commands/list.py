@@ -17,6 +17,7 @@ from orca_cli import data_folder
 from orca_cli.commands.options import add_config_dir
 from orca_cli.config import catalogue, configuration, ranges, schema, variants
 from orca_cli.exceptions import UsageError, suggest
+from orca_cli.runs.settings import as_typed, flat
 from orca_cli.terminal import Result, table
 
 # Word on the command line -> folder of conf/.
@@ -54,7 +55,6 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = f"What there is to choose from: {', '.join((*GROUPS, SETTINGS))}."
-    parser.epilog = EXAMPLES
     text = f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
     parser.add_argument("group", nargs="?", metavar="GROUP", help=text)
     parser.add_argument("names", nargs="*", metavar="NAME", help="of the group; default: all")
@@ -235,18 +235,16 @@ def _settings(path: Path) -> dict[str, Any]:
     content = configuration.content(path)
     picks = configuration.picks(content.pop("defaults", None))
     content.pop("protocol", None)
-    return picks | dict(flat("", content))
+    return picks | dict(_parameters(content))
 
 
-def flat(prefix: str, value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _parameters(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield dotted keys and values of nested settings; a part's own key has the name of its class as value."""
-    for key, entry in value.items():
-        if isinstance(entry, dict):
-            yield from flat(f"{prefix}{key}.", entry)
-        elif key == "_target_":
-            yield prefix.removesuffix("."), str(entry).rsplit(".", 1)[-1]
-        else:
-            yield f"{prefix}{key}", entry
+    for key, value in flat(node, prefix):
+        if key.rpartition(".")[2] == "_target_":
+            yield key.removesuffix("._target_"), str(value).rpartition(".")[2]
+        elif value != {}:
+            yield key, value
 
 
 def _chosen(listing: list[dict[str, Any]], names: Sequence[str], word: str) -> list[dict[str, Any]]:
@@ -271,17 +269,23 @@ def _show_group(word: str, listing: list[dict[str, Any]], in_full: bool) -> Iter
     if group == "task":
         yield table(("task", "kind", "shape", "outputs", "error", "data"), map(_task_row, listing))
         yield ""
-    special = [{"body": "checkpoint", "source": "data"}[group]] if group in ("body", "source") else []
     rows = []
     for entry in listing:
-        cells = {
-            "checkpoint": str(entry["parameters"].get("checkpoint", "")),
-            "data": entry.get("data", {}).get("state"),
-        }
+        special = []
+        if group == "body":
+            special.append(str(entry["parameters"].get("checkpoint", "")))
+        elif group == "source":
+            special.append(entry["data"]["state"])
         picks = [entry["picks"].get(key, "-") for key in picked]
-        rows.append((entry["name"], *(cells[key] for key in special), *picks, entry["description"]))
-    yield table((group, *special, *picked, "description"), rows)
-    if departing := [row for entry in listing for row in _departure_rows(entry)]:
+        rows.append((entry["name"], *special, *picks, entry["description"]))
+    special_headers = {"body": ("checkpoint",), "source": ("data",)}.get(group, ())
+    yield table((group, *special_headers, *picked, "description"), rows)
+    departing = []
+    for entry in listing:
+        texts = entry.get("protocols", {})
+        for text in dict.fromkeys(texts.values()):  # protocols with the same text share a row
+            departing.append((entry["name"], ", ".join(name for name in texts if texts[name] == text), text))
+    if departing:
         yield ""
         yield table(("task", "protocol", "where it departs from protocol=clean"), departing)
     if group == "study":
@@ -298,7 +302,7 @@ def _show_group(word: str, listing: list[dict[str, Any]], in_full: bool) -> Iter
 def _show_axes(listing: list[dict[str, Any]]) -> Iterator[RenderableType]:
     """Yield the choices on each axis of each study, and how one runs a part of it."""
     for entry in listing:
-        rows = [(axis, ", ".join(map(typed, names))) for axis, names in entry["parameters"].items()]
+        rows = [(axis, ", ".join(map(as_typed, names))) for axis, names in entry["parameters"].items()]
         yield ""
         yield table((entry["name"], "every combination of"), rows)
     yield ""
@@ -314,18 +318,11 @@ def _show_departures(extra: Path | None) -> Iterator[RenderableType]:
         ("single tasks", [(f"{entry.task}: {entry.key}", entry) for entry in settings if entry.task]),
     ):
         if rows:
-            lines = [(key, *(typed(entry.values[name]) for name in names)) for key, entry in rows]
+            lines = [(key, *(as_typed(entry.values[name]) for name in names)) for key, entry in rows]
             yield ""
             yield table((title, *names), lines)
     yield ""
     yield Text("Settings of training, by protocol, task and body: orca list hparams. Why: docs/protocols.md.")
-
-
-def _departure_rows(entry: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield a row for each distinct text; protocols with the same text share a row."""
-    texts = entry.get("protocols", {})
-    for text in dict.fromkeys(texts.values()):
-        yield entry["name"], ", ".join(protocol for protocol in texts if texts[protocol] == text), text
 
 
 def _show_parameters(group: str, listing: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
@@ -333,7 +330,7 @@ def _show_parameters(group: str, listing: list[dict[str, Any]], in_full: bool) -
     prefix = "" if group == "hparams" else f"{group}."
     for entry in listing:
         shown = {key: value for key, value in entry["parameters"].items() if key not in ("kind", "checkpoint")}
-        entry["pairs"] = [(key, typed(value)) for key, value in flat(prefix, shown)]
+        entry["pairs"] = [(key, as_typed(value)) for key, value in _parameters(shown, prefix)]
     with_any = [entry for entry in listing if entry["pairs"]]
     if in_full:
         for entry in with_any:
@@ -354,23 +351,12 @@ def _task_row(entry: dict[str, Any]) -> tuple[str, ...]:
     return entry["name"], *shapes, entry["error"], data["state"]
 
 
-def typed(value: Any) -> str:
-    """Return a value as one types it on the command line."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(typed, value))}]"
-    return str(value)
-
-
 def _show_settings(listing: list[dict[str, Any]]) -> Iterator[RenderableType]:
     rows = []
     for entry in listing:
         allowed = f" ({entry['allowed']})" if entry["allowed"] else ""
         kind = entry["type"].removesuffix(" or null")
-        rows.append((entry["key"], kind, typed(entry["default"]), entry["meaning"] + allowed))
+        rows.append((entry["key"], kind, as_typed(entry["default"]), entry["meaning"] + allowed))
     groups = "task body source metric embedder finetune augment tracker tune hparams protocol study"
     note = f"Groups: {groups}; their parameters: orca list GROUP NAME."
     yield table(("setting", "type", "default", "meaning"), rows)

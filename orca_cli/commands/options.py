@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from orca_cli.exceptions import UsageError
-
-EXECUTORS = ("local", "ray", "slurm")
 
 
 def add_config_dir(parser: argparse.ArgumentParser, files: str = "task/x.yaml, ...") -> None:
@@ -24,7 +23,7 @@ def add_allow_module(parser: argparse.ArgumentParser) -> None:
 def add_engine(parser: argparse.ArgumentParser, prefix: str = "") -> None:
     """Add --on, --at-once, --threads and --gpus; `prefix` starts each help text, such as "with -m: "."""
     text = f"{prefix}where jobs run: local (default), ray or slurm; docs/cluster.md"
-    parser.add_argument("--on", choices=EXECUTORS, help=text)
+    parser.add_argument("--on", choices=("local", "ray", "slurm"), help=text)
     text = f"{prefix}jobs at a time; default: 1 on local, where they share the threads; all elsewhere"
     parser.add_argument("--at-once", type=int, metavar="N", help=text)
     parser.add_argument(
@@ -34,22 +33,30 @@ def add_engine(parser: argparse.ArgumentParser, prefix: str = "") -> None:
     parser.add_argument("--gpus", type=float, metavar="G", help=text)
 
 
+def add_run(parser: argparse.ArgumentParser, name: str = "run", nargs: str | None = None) -> None:
+    """Add one run, or several."""
+    text = "a run's folder, its name, or the eight digits at its end"
+    parser.add_argument(name, nargs=nargs, metavar="RUN", help=text)
+
+
+def check_at_least(option: str, value: float | None, least: float) -> None:
+    """Refuse a number that is too small; None stands for an option that was not typed.
+
+    Raises:
+        UsageError: it is below `least`, or not finite.
+    """
+    if value is not None and not least <= value < math.inf:
+        raise UsageError(f"{value:g} is out of range", where=option, hint=f"allowed: {least:g} or more")
+
+
 def check_engine(arguments: argparse.Namespace) -> None:
     """Refuse numbers of `add_engine` that are out of range.
 
     Raises:
         UsageError: one is.
     """
-    for option, value in (("--at-once", arguments.at_once), ("--threads", arguments.threads)):
-        if value is not None and value < 1:
-            raise UsageError(f"{value} is out of range", where=option, hint="allowed: 1 or more")
+    check_at_least("--at-once", arguments.at_once, 1)
+    check_at_least("--threads", arguments.threads, 1)
     if arguments.gpus is not None and not 0 <= arguments.gpus <= 1:
         hint = "allowed: 0 to 1; several GPUs for one run: torchrun (docs/scaling.md)"
         raise UsageError(f"{arguments.gpus:g} is out of range", where="--gpus", hint=hint)
-
-
-def forwarded(arguments: argparse.Namespace, *flags: str) -> list[str]:
-    """Return the options to pass on to the commands that this one starts; `flags` are options without a value."""
-    words = [] if arguments.config_dir is None else ["--config-dir", str(arguments.config_dir)]
-    words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
-    return words + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(arguments, flag, False)]

@@ -7,21 +7,22 @@ import math
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orca_cli import experiment, signals, terminal
-from orca_cli.commands import study_plan
-from orca_cli.commands.job import print_traceback, run_job
 from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine, check_engine
-from orca_cli.commands.summary import plan_result, run_result
+from orca_cli.commands.plan import plan_result, planned_runs, study_result
+from orca_cli.commands.summary import run_result, start_table
 from orca_cli.config import study
 from orca_cli.config.configuration import key_of
 from orca_cli.exceptions import ConfigError, OrcaError, PreemptionError, UsageError
 from orca_cli.launching import process
 from orca_cli.outcome import Outcome, ended_by
+from orca_cli.runs import claim
 from orca_cli.terminal import Result
-from orca_cli.training import ranks
+from orca_cli.training import gpus, ranks
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed
@@ -68,7 +69,6 @@ each and wait for a free one; --gpus 0.5 lets two share one."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Transfer a pretrained transformer to a task: build, align, finetune, test."
-    parser.epilog = EXAMPLES
     groups = "task, body, source, metric, embedder, finetune, augment, tracker, tune, hparams, protocol, study"
     text = f"settings; groups are {groups}"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
@@ -125,9 +125,9 @@ def execute(arguments: argparse.Namespace) -> Result:
 
                 slurm.requeue()
         if place is not None and isinstance(ended, Outcome):
-            from orca_cli.commands.engine import report_of
+            from orca_cli.commands.engine import job_report
 
-            process.report(place.pipe, report_of(ended))
+            process.report(place.pipe, job_report(ended))
         return result
 
 
@@ -155,7 +155,7 @@ def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Resu
         if arguments.multirun:
             expansion = session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
             if arguments.dry_run and expansion.study:
-                return study_plan.plan(expansion, force=arguments.force)
+                return study_result(expansion, planned_runs(expansion.experiments, force=arguments.force))
             for line in study.absent_lines(expansion.absent):
                 terminal.log.warning(line)
             if arguments.dry_run:
@@ -179,6 +179,44 @@ def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Resu
         if arguments.dry_run:
             return _dry_run([job], is_sweep=False, force=arguments.force)
         return run_job(job, arguments, team)
+
+
+def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = None) -> Outcome:
+    """Run one composed job, one of several on a GPU of its own, in this process or leading several.
+
+    Prints what stage 1 made, unless the result is to be JSON.
+    """
+    try:
+        _take_gpu(job, arguments)
+    except OrcaError as error:
+        return ended_by(error)
+
+    def show_build(summary: dict[str, Any]) -> None:
+        with terminal.lost_output_allowed():
+            terminal.print_result(start_table(job, summary))
+
+    more: dict[str, Any] = {} if arguments.json else {"on_build": show_build}
+    outcome = experiment.run(
+        job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, team=team, **more
+    )
+    if outcome.failure is not None:
+        print_traceback(arguments, outcome.failure.cause)
+    return outcome
+
+
+def _take_gpu(job: Composed, arguments: argparse.Namespace) -> None:
+    """Take a GPU for one of several jobs, unless the run is completed or names its device."""
+    if not arguments.job or job.config.device not in ("auto", "cuda"):
+        return
+    earlier = claim.look(Path(job.config.paths.runs or ""), experiment.run_name(job))
+    if arguments.force or earlier is None or not earlier.result():
+        gpus.take(gpus.visible())
+
+
+def print_traceback(arguments: argparse.Namespace, cause: BaseException) -> None:
+    """Print where in the program a failure came from, if --traceback asks for it."""
+    if arguments.traceback:
+        terminal.print_error("".join(traceback.format_exception(cause)))
 
 
 def _check_identity(job: Composed, place: process.Place) -> None:
@@ -215,8 +253,6 @@ def _seconds(text: str) -> float:
 
 def _dry_run(jobs: list[Composed], *, is_sweep: bool, force: bool) -> Result:
     """Build the first job, do one forward pass, and look at what all jobs would do."""
-    from orca_cli.runs import claim
-    from orca_cli.runs.durations import History
     from orca_cli.stages.build import build, forward_once
     from orca_cli.stages.expected_time import planned
     from orca_cli.training.engine import Engine, choose_device, choose_precision
@@ -229,10 +265,4 @@ def _dry_run(jobs: list[Composed], *, is_sweep: bool, force: bool) -> Result:
     engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
     built = planned(config, built, engine, {}, time.monotonic() - start, reporter)
     summary = built.summary | {"output_shape": list(shape)}
-    names = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
-    states = [(name, claim.peek(root, name, force=force)) for root, name in names]
-    history = History(name.task_folder(root) for root, name in names)
-    expected = [history.expected(name) for name, state in states if state != "completed"]
-    estimates = [one.seconds for one in expected if one is not None]
-    expected_s = sum(estimates) if len(estimates) == len(expected) else None
-    return plan_result(jobs[0], summary, states, expected_s=expected_s, is_sweep=is_sweep)
+    return plan_result(jobs[0], summary, planned_runs(jobs, force=force), is_sweep=is_sweep)

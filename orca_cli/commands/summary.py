@@ -1,4 +1,4 @@
-"""What `orca run` shows: shapes before the work, the result after it, how the jobs of a sweep ended, the plan of a dry run."""
+"""What `orca run` shows: shapes before the work, the result after it, how the jobs of a sweep ended."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from orca_cli.outcome import Outcome
 from orca_cli.report.answer import numbers, svg
 from orca_cli.report.answer.console import Picture
 from orca_cli.report.records.details import overrides
-from orca_cli.runs.directory import STAGE_FOLDERS, RunName
+from orca_cli.runs.directory import STAGE_FOLDERS
 from orca_cli.runs.durations import in_words
 from orca_cli.runs.preprocessing import can_predict
+from orca_cli.runs.settings import as_typed
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed
 
-_MOST_ROWS = 40  # of the jobs of a dry run
 _STATES = {
     "completed": "completed",
     "skipped": "already completed (not run again)",
@@ -34,8 +34,6 @@ _STATES = {
     "interrupted": "interrupted",
     "not started": "not started",
 }
-_WOULD = {"new": "run", "resume": "resume", "completed": "skip (completed)", "running": "wait (it is running)"}
-_NAMES = ("task", "body", "metric", "finetune", "seed")
 
 
 def run_result(outcome: Outcome, *, alone: bool = False, pictured: bool = True) -> Result:
@@ -51,7 +49,7 @@ def run_result(outcome: Outcome, *, alone: bool = False, pictured: bool = True) 
     shown: list[RenderableType] = [terminal.facts(_result_rows(outcome))] if is_new else []
     record = _record(outcome)
     if alone and outcome.result and outcome.path is not None:
-        answer = answer_of(outcome.path)
+        answer = read_answer(outcome.path)
         record["answer"] = None if answer is None else answer.record()
         if pictured and is_new and answer is not None:
             file = f"{STAGE_FOLDERS['finetune']}/{svg.FILE}"
@@ -59,7 +57,7 @@ def run_result(outcome: Outcome, *, alone: bool = False, pictured: bool = True) 
     return Result({"schema": 1, "run": record}, shown, failures, outcome.code)
 
 
-def answer_of(run: Path) -> numbers.Answer | None:
+def read_answer(run: Path) -> numbers.Answer | None:
     """Return what a run predicted, for its picture; None if there is none, or if it cannot be read, which is logged."""
     try:
         return numbers.read(run)
@@ -81,62 +79,15 @@ def sweep_result(
         study: its name; empty for other sweeps.
     """
     jobs = [{"settings": setting, **_record(outcome)} for setting, outcome in zip(settings, outcomes, strict=True)]
-    codes = [f" ({outcome.code})" if outcome.code > 0 else "" for outcome in outcomes]
-    rows = [job_row(*job) for job in zip(labels, settings, outcomes, codes, strict=True)]
+    rows = []
+    for label, setting, outcome in zip(labels, settings, outcomes, strict=True):
+        note = error_text(outcome.result) if outcome.failure is None else str(outcome.failure.error)
+        ended = f"{outcome.state} ({outcome.code})" if outcome.code > 0 else outcome.state
+        rows.append([Text(cell, style="red" if outcome.code else "") for cell in (label, setting, ended, note)])
     counts: Counter[str] = Counter(outcome.state for outcome in outcomes)
     words = ", ".join(f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state])
     text = f"sweep of {len(outcomes)} runs: {words}. Next: orca report{f' --study {study}' if study else ''}"
     return Result({"schema": 1, "jobs": jobs}, [terminal.table(("job", "settings", "ended", ""), rows), text], failures)
-
-
-def job_row(label: str, settings: str, outcome: Outcome, code: str = "") -> list[Text]:
-    """Return the row of a job in the table of those that have ended."""
-    note = error_text(outcome.result) if outcome.failure is None else str(outcome.failure.error)
-    cells = (label, settings, f"{outcome.state}{code}", note)
-    return [Text(cell, style="red" if outcome.code else "") for cell in cells]
-
-
-def plan_result(
-    first: Composed,
-    summary: Summary,
-    jobs: list[tuple[RunName, str]],
-    *,
-    expected_s: float | None,
-    is_sweep: bool,
-) -> Result:
-    """Return what a command would do without --dry-run.
-
-    Args:
-        first: the job that was built.
-        summary: of its stage 1, with `output_shape`.
-        jobs: name of each run, and what would become of it; see `claim.peek`.
-        expected_s: how long it would take, by finished runs like them; None where one has no such.
-        is_sweep: with -m.
-    """
-    records = [{"would": _WOULD[state].partition(" ")[0], **vars(name)} for name, state in jobs]
-    record = {"schema": 1, **({"jobs": records} if is_sweep else {"run": records[0]}), "build": dict(summary)}
-    left = sum(_WOULD[state] != _WOULD["completed"] for _, state in jobs)
-    source = "as runs like them took"
-    if expected_s is None and (seconds := summary.get("expected_s")):
-        expected_s = left * sum(seconds.values())
-        source = "if each takes as long as the first on this machine" if left > 1 else "on this machine"
-    record["expected_s"] = expected_s
-    rows = [(_WOULD[state], *(str(getattr(name, key)) for key in _NAMES)) for name, state in jobs]
-    counts = Counter(_WOULD[state] for _, state in jobs)
-    total = f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}: {', '.join(f'{count} {would}' for would, count in counts.items())}"
-    total += f"; about {in_words(expected_s)}, {source}" if expected_s else ""
-    many = len(rows) > _MOST_ROWS
-    shown = [*rows[:_MOST_ROWS], *([("...", *("" for _ in _NAMES))] if many else [])]
-    plan = [terminal.table(("would", *_NAMES), shown), terminal.facts([("files", _files(first, summary))]), total]
-    return Result(record, [build_table(first, summary), *plan])
-
-
-def _files(job: Composed, summary: Summary) -> str:
-    """Return the files that a run will write."""
-    aligned = ["2_align/{metrics.jsonl,embedder.safetensors,summary.json}"] if summary["steps"]["align"] else []
-    folders = "fold-*/" if job.config.train.folds else "member-*/" if summary["members"] > 1 else "best/,last/"
-    always = ("config.yaml overrides.txt env.json status.json result.json run.log", "1_build/summary.json")
-    return ", ".join((*always, *aligned, f"3_finetune/{{metrics.jsonl,{folders},predictions.npz,answer.svg}}"))
 
 
 def start_table(job: Composed, summary: Summary) -> RenderableType:
@@ -178,7 +129,7 @@ def build_table(job: Composed, summary: Summary) -> RenderableType:
         each = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in expected.items())
         rows["time"] = f"about {in_words(sum(expected.values()))} on this machine ({each})"
     if decided := summary.get("decided"):
-        rows["decided"] = _decided(decided)
+        rows["decided"] = "; ".join(decisions(decided))
     if "output_shape" in summary:
         rows["forward"] = f"one random batch gives outputs {_shape(summary['output_shape'])}"
     return terminal.facts(rows.items())
@@ -192,14 +143,12 @@ def _steps(job: Composed, summary: Summary) -> str:
     return f"align {steps['align']} ({job.choices['metric']}), {trained}"
 
 
-def _decided(decided: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the settings that the program decided, those with the same reason together."""
-    reasons: dict[str, list[str]] = {}
-    for key, decision in decided.items():
-        reasons.setdefault(decision["why"], []).append(
-            f"{key}={value:g}" if isinstance(value := decision["value"], float) else f"{key}={value}"
-        )
-    return "; ".join(f"{' '.join(settings)} ({why})" for why, settings in reasons.items())
+def decisions(decided: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the settings that the program decided, in a text for each reason."""
+    settings: dict[str, list[str]] = {}
+    for key, one in decided.items():
+        settings.setdefault(str(one.get("why") or "no reason recorded"), []).append(f"{key}={as_typed(one['value'])}")
+    return [f"{' '.join(words)} ({why})" for why, words in settings.items()]
 
 
 def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:

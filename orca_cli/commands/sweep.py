@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orca_cli import experiment, signals, storage, terminal
-from orca_cli.commands.engine import NOT_STARTED, Engine, outcome_of
+from orca_cli.commands.engine import NOT_STARTED, Engine, job_outcome
 from orca_cli.commands.summary import sweep_result
 from orca_cli.config.compose import Composed, Sweep
 from orca_cli.exceptions import OrcaError, SweepError
@@ -52,7 +52,7 @@ class _Jobs:
 
     def ended(self, job: Job, end: Ended) -> None:
         """Keep how a job ended, and print the error that it could not print itself."""
-        outcome = outcome_of(end)
+        outcome = job_outcome(end)
         self.outcomes[self.labels.index(job.command.label)] = outcome
         if outcome.failure is not None and (end.over_limit or not end.report or not self.engine.is_shown):
             terminal.print_error(f"{job.command.label} orca: error: {outcome.failure.error}")

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orca_cli import exceptions, terminal
-from orca_cli.commands.engine import Engine, activity_of, outcome_of
+from orca_cli.commands.engine import Engine, job_outcome
 from orca_cli.commands.summary import percent_or_number
-from orca_cli.config.compose import Session
 from orca_cli.exceptions import InterruptionError, NonFiniteError, OrcaError
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
+from orca_cli.launching.search import Search, Trial
+from orca_cli.launching.search_plan import Plan
 from orca_cli.outcome import Outcome
-from orca_cli.runs.activity import Activity
+from orca_cli.runs.activity import Activity, activity
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.runs.settings import as_typed
-from orca_cli.tuning.plan import Plan
-from orca_cli.tuning.search import Search, Trial
+
+if TYPE_CHECKING:  # imports Hydra
+    from orca_cli.config.compose import Session
 
 
 @dataclass
@@ -94,18 +96,16 @@ class Trials:
         Raises:
             OrcaError: the settings as they are cannot be run, so that no trial could.
         """
-        running, outcome = self._by_job.pop(job.name.identity), outcome_of(end)
-        search, trial, name = running.arm.search, running.trial, self._name(running.arm, running.trial)
-        if (seen := activity_of(job)) is not None:
-            self._by_job[job.name.identity] = running
+        if (seen := activity(job.root, job.name)) is not None:
             self.watch(job, seen)  # what it wrote since the last look
-            del self._by_job[job.name.identity]
+        running, outcome = self._by_job.pop(job.name.identity), job_outcome(end)
+        search, trial, name = running.arm.search, running.trial, self._name(running.arm, running.trial)
         error = None if outcome.failure is None else outcome.failure.error
         if trial.note or isinstance(error, NonFiniteError):  # the latter is as bad as settings can be
             trial.note = trial.note or str(error)
             if seen is not None:
                 RunDirectory(seen.path, job.name).drop_weights()
-            search.tell(trial, None, _facts_of(running.results))
+            search.tell(trial, None, _trial_facts(running.results))
             terminal.log.info(f"{name}: {trial.note}")
             return
         if outcome.state == "not started" or isinstance(error, InterruptionError):
@@ -121,7 +121,7 @@ class Trials:
             self._begun.append(running)
             return
         value = sum(float(result["validation_error"]) for result in running.results) / len(running.results)
-        facts = _facts_of(running.results)
+        facts = _trial_facts(running.results)
         search.tell(trial, value, facts)
         text = f"validation {facts['error']} {percent_or_number(value, facts['percent'])} in {facts['seconds']:.0f} s"
         terminal.log.info(f"{name}: {text}")
@@ -136,7 +136,7 @@ class Trials:
             terminal.log.info("a smaller batch needs less memory; trials that fail are tried again by the next command")
 
 
-def _facts_of(results: list[Any]) -> dict[str, Any]:
+def _trial_facts(results: list[Any]) -> dict[str, Any]:
     if not results:
         return {}
     first = results[0]

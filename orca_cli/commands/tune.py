@@ -15,17 +15,17 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import signals, storage, terminal
+from orca_cli.commands.engine import Engine
 from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine, check_engine
 from orca_cli.commands.summary import percent_or_number
 from orca_cli.commands.trials import Arm, Trials
 from orca_cli.config import configuration
 from orca_cli.config.schema import Tune
 from orca_cli.exceptions import ConfigError, OrcaError, SweepError
+from orca_cli.launching import search_plan as plans
+from orca_cli.launching.search import FILE, Search, Trial, check_installed
 from orca_cli.runs.settings import as_typed
 from orca_cli.terminal import Result
-from orca_cli.tuning import plan as plans
-from orca_cli.tuning import search as searches
-from orca_cli.tuning.search import Search, Trial
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed, Session
@@ -50,7 +50,6 @@ _SHORT = tuple(name for name in vars(Tune()) if name != "algorithm")  # settings
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Search for settings on validation data: ASHA, as in the paper's Appendix A.3.3."
-    parser.epilog = EXAMPLES
     text = f"settings, as of `orca run`; {', '.join(_SHORT)} are those of the search"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     add_config_dir(parser, "space/x.yaml, task/x.yaml, ...; what is found is written there")
@@ -74,7 +73,12 @@ def execute(arguments: argparse.Namespace) -> Result:
         if lost := sum(arm.search.count("failed") for arm in arms):
             hint = "fix the cause and rerun the command, which tries them again"
             failures.append(SweepError(f"{lost} trials failed", where="tune", hint=hint))
-        return report(arms, plans.without(arguments.overrides, *_SHORT, "tune", "hparams"), arguments, failures)
+        commands = [_next_command(arm, arguments) for arm in arms]
+        renderables: list[RenderableType] = []
+        for arm, command in zip(arms, commands, strict=True):
+            renderables += [*shown(arm), Text(_advice(arm, command)), Text("")]
+        searches = [_record(arm) | {"next": command} for arm, command in zip(arms, commands, strict=True)]
+        return Result({"schema": 1, "searches": searches}, renderables[:-1], failures)
 
 
 def tuned(session: Session, arguments: argparse.Namespace) -> Composed:
@@ -105,9 +109,7 @@ def _in_full(overrides: Sequence[str]) -> list[str]:
 
 def _search(session: Session, overrides: Sequence[str], arguments: argparse.Namespace) -> list[Arm]:
     """Do the searches that overrides ask for, and write what they found."""
-    from orca_cli.commands.engine import Engine
-
-    searches.check_installed()
+    check_installed()
     arms = []
     for plan in plans.make(session, overrides, arguments.config_dir):
         folder = arguments.to or arguments.config_dir or plan.folder.parent.parent / _FOLDER
@@ -164,27 +166,6 @@ def hparams_path(folder: Path, name: str) -> Path:
     return path
 
 
-def report(
-    arms: Sequence[Arm], rest: Sequence[str], arguments: argparse.Namespace, failures: list[OrcaError]
-) -> Result:
-    """Return what was found.
-
-    Args:
-        arms: the searches.
-        rest: what was typed apart from the search's settings, for the next run.
-        arguments: the command line.
-        failures: why some trials are not done.
-    """
-    record = {
-        "schema": 1,
-        "searches": [_record(arm, rest, arguments) for arm in arms],
-    }
-    renderables: list[RenderableType] = []
-    for arm in arms:
-        renderables += [*shown(arm), Text(_next(arm, rest, arguments)), Text("")]
-    return Result(record, renderables[:-1], failures)
-
-
 def shown(arm: Arm) -> Iterator[RenderableType]:
     """Yield the tables and the verdict of a search."""
     keys, state = list(arm.plan.space.params), arm.search
@@ -234,32 +215,34 @@ def verdict(state: Search) -> str:
     )
 
 
-def _next(arm: Arm, rest: Sequence[str], arguments: argparse.Namespace) -> str:
-    if not arm.written:
-        best = arm.search.best
-        if best is not None and best.settings is None:
-            return f"Nothing is written. Next: {_command(arm, rest, arguments, None)}"
-        return "Nothing is written yet. Next: the same command again."
-    return f"Written to {arm.path}. Next: {_command(arm, rest, arguments, arm.path.stem)}"
+def _advice(arm: Arm, command: str) -> str:
+    if arm.written:
+        return f"Written to {arm.path}. Next: {command}"
+    best = arm.search.best
+    if best is not None and best.settings is None:
+        return f"Nothing is written. Next: {command}"
+    return "Nothing is written yet. Next: the same command again."
 
 
-def _command(arm: Arm, rest: Sequence[str], arguments: argparse.Namespace, name: str | None) -> str:
-    words = ["orca", "run", *([] if name is None else ["--config-dir", str(arm.folder)])]
-    typed = [text for text in rest if not (arm.plan.tune.per_arm and text.startswith("metric="))]
-    words += [*typed, *([f"metric={arm.plan.arm}"] if arm.plan.tune.per_arm else [])]
-    words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
-    chosen = [text for text in arguments.overrides if text.startswith("hparams=")]
-    return shlex.join([*words, *(chosen if name is None else [f"hparams={name}"])])
+def _next_command(arm: Arm, arguments: argparse.Namespace) -> str:
+    """Return the command of a run with the settings found, or with those that were typed where none are better."""
+    rest = plans.without(arguments.overrides, *_SHORT, "tune", "hparams")
+    words = ["orca", "run", *(["--config-dir", str(arm.folder)] if arm.written else [])]
+    if arm.plan.tune.per_arm:
+        rest = [*(text for text in rest if not text.startswith("metric=")), f"metric={arm.plan.arm}"]
+    words += [*rest, *(word for module in arguments.allow_module for word in ("--allow-module", module))]
+    typed = [text for text in arguments.overrides if text.startswith("hparams=")]
+    return shlex.join([*words, *([f"hparams={arm.path.stem}"] if arm.written else typed)])
 
 
-def _record(arm: Arm, rest: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
+def _record(arm: Arm) -> dict[str, Any]:
     state = arm.search
     best, plain = state.best, state.defaults
     return {
         "name": arm.plan.name,
         "arm": arm.plan.arm,
         "space": arm.plan.space.name,
-        "file": str(arm.plan.folder / searches.FILE),
+        "file": str(arm.plan.folder / FILE),
         "runs": str(arm.plan.folder / "runs"),
         "error": _facts(state).get("error"),
         "validation_samples": _facts(state).get("n"),
@@ -270,5 +253,4 @@ def _record(arm: Arm, rest: Sequence[str], arguments: argparse.Namespace) -> dic
         "defaults": None if plain is None else plain.error,
         "verdict": verdict(state),
         "hparams": str(arm.path) if arm.written else None,
-        "next": _command(arm, rest, arguments, arm.path.stem if arm.written else None),
     }

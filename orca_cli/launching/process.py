@@ -120,6 +120,7 @@ class Process:
         self._readable, writable = os.pipe()
         self._deadline = time.monotonic() + (command.time_limit_s or math.inf)
         self._over_limit = False
+        self._popen: subprocess.Popen[bytes] | None = None  # unless forked
         self._errors: IO[bytes] | None = None if is_shown else tempfile.TemporaryFile()  # noqa: SIM115
         place = [command.label, str(writable), str(os.getpid()), command.identity, str(int(is_alone))]
         words = [*command.words, OPTION, *place]
@@ -129,7 +130,10 @@ class Process:
         try:
             if is_forked and threading.active_count() == 1 and not _has_gpu_driver():
                 assert main is not None
-                self.pid, self._popen = _fork(words, main, self._errors), None
+                parent = os.getpid()
+                self.pid = os.fork()
+                if self.pid == 0:
+                    _become(words, main, parent, self._errors)
             else:
                 self._popen = self._spawn(words, command, writable)
                 self.pid = self._popen.pid
@@ -246,14 +250,6 @@ def _has_gpu_driver() -> bool:
     """Return whether a GPU driver was initialised in this process, which does not work in a fork of it."""
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch.cuda.is_initialized())
-
-
-def _fork(words: list[str], main: Main, errors: IO[bytes] | None) -> int:
-    parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        _become(words, main, parent, errors)
-    return pid
 
 
 def _become(words: list[str], main: Main, parent: int, errors: IO[bytes] | None) -> NoReturn:

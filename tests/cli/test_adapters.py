@@ -1,14 +1,10 @@
 """Runs whose finetune mode trains a few parameters, through the command line: what is trained and kept."""
 
 import importlib.util
-import json
-import shutil
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-
-from tests.cli.conftest import outputs
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="the extra lora is not installed")
 LORA = ["finetune=lora", "finetune.dropout=0.1"]
@@ -74,23 +70,3 @@ def test_stage_2_trains_the_embedder_alone_whatever_the_mode(run, small, tmp_pat
         aligned.append({key: value for key, value in after.items() if key.startswith("embedder.")})
     for other in aligned[1:]:
         assert all(same(aligned[0][key], other[key]) for key in aligned[0])
-
-
-@needs_peft
-def test_an_export_predicts_the_same_bits_in_a_new_process(run, orca, start, tiny, tmp_path):
-    x, y = np.random.default_rng(0).normal(size=(80, 2, 20)), np.arange(80) % 2
-    np.savez(tmp_path / "train.npz", x=x[:60] + y[:60, None, None], y=y[:60])
-    np.savez(tmp_path / "test.npz", x=x[60:] + y[60:, None, None], y=y[60:])
-    shutil.copytree(tiny["bert"], tmp_path / "checkpoint")
-    words = ["task=arrays", "task.kind=classes", "task.train=train.npz", "task.test=test.npz", "metric=none", *LORA]
-    folder = run(*words, "train.epochs=1", "train.folds=2", "body.checkpoint=checkpoint").folder
-    expected = outputs(folder)
-    assert orca("export", folder, tmp_path / "model")[0] == 0
-    record = json.loads((tmp_path / "model" / "export.json").read_text())
-    assert record["finetune"]["rank"] == 8
-    shutil.rmtree(tmp_path / "checkpoint")
-    shutil.rmtree(folder)
-    process = start("predict", tmp_path / "model", tmp_path / "test.npz", "--out", tmp_path / "p.npz")
-    _, err = process.communicate()
-    assert process.returncode == 0, err
-    assert np.array_equal(np.load(tmp_path / "p.npz")["outputs"], expected)

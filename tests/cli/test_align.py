@@ -1,98 +1,67 @@
 """Stage 2 through the command line: what is compared, and diagnostics."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.cli.conftest import results, run_folders
+from tests.cli.conftest import curve, results
 
 
-def lines(environment):
-    (run,) = run_folders(environment)
-    return [json.loads(line) for line in (run / "2_align" / "metrics.jsonl").read_text().splitlines()]
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("align.features=tokens", "align.features=pooled", "align.features=sequence"),
+        *("align.classes_per_problem=0", "align.classes_per_problem=3"),
+    ],
+)
+def test_each_kind_of_point_is_aligned_by_any_number_of_classes_in_a_problem(run, small, setting):
+    values = run(*small, setting, "align.epochs=6", "train.epochs=1").result["metric_value"]
+    assert values["after"] < values["before"]
 
 
-@pytest.mark.parametrize("features", ["tokens", "pooled", "sequence"])
-def test_each_kind_of_point_is_aligned(orca, environment, small, features):
-    code, _, err = orca("run", *small, f"align.features={features}", "align.epochs=6", "train.epochs=1")
-    assert code == 0, err
-    (result,) = results(environment)
-    assert result["metric_value"]["after"] < result["metric_value"]["before"]
-
-
-@pytest.mark.parametrize("number", [0, 3])
-def test_several_classes_in_one_problem(orca, environment, small, number):
-    code, _, err = orca("run", *small, f"align.classes_per_problem={number}", "align.epochs=6", "train.epochs=1")
-    assert code == 0, err
-    (result,) = results(environment)
-    assert result["metric_value"]["after"] < result["metric_value"]["before"]
-
-
-def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exact_distance(orca, environment, small):
+def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exact_distance(run, small):
     exactly = ["align.exact=true", "align.largest_step=null", "train.epochs=1"]
-    assert orca("run", *small, "metric=otdd_by_class", "align.epochs=6", "align.check_every=5", *exactly)[0] == 0
-    epochs = lines(environment)
+    done = run(*small, "metric=otdd_by_class", "align.epochs=6", "align.check_every=5", *exactly)
+    epochs = curve(done.folder, "2_align")
     always = {"epoch", "loss", "lr", "gradient_norm", "iterations", "marginal_error", "seconds"}
     measured = {"token_variance", "effective_rank", "variance_within", "variance_between", "heldout", "heldout_exact"}
     for line in epochs:
         assert set(line) == (always | measured if line["epoch"] in (0, 5) else always)
     assert epochs[5]["heldout_exact"] < epochs[0]["heldout_exact"]
     assert epochs[5]["heldout"] < epochs[0]["heldout"]
-    (result,) = results(environment)
-    for name, values in result["alignment"]["collapse"].items():
+    for name, values in done.result["alignment"]["collapse"].items():
         assert values["before"] == epochs[0][name]
         assert values["after"] != values["before"]
 
 
-def test_the_distance_is_told_on_the_scale_of_the_source(orca, environment, small):
+def test_the_distance_is_shown_on_the_scale_of_the_source(run, small):
     """Beside before and after: what fresh source points score, and the variance of the source's tokens."""
-    code, out, _ = orca("run", *small, "metric=otdd_by_class", "align.epochs=2", "train.epochs=1")
-    assert code == 0
-    (result,) = results(environment)
+    done = run(*small, "metric=otdd_by_class", "align.epochs=2", "train.epochs=1")
+    result = done.result
     floor = result["metric_value"]["floor"]
     assert floor["points"] == 16
     assert 0 < floor["deviation"] < floor["mean"] < result["metric_value"]["before"]
-    assert f"fresh source points {floor['mean']:.4g}" in " ".join(out.split())
+    assert f"fresh source points {floor['mean']:.4g}" in " ".join(done.out.split())
     for name in ("variance_within", "variance_between"):
         assert set(result["alignment"]["collapse"][name]) == {"before", "after", "source"}
 
 
-def test_alignment_below_the_floor_is_warned_of(orca, environment, small):
+def test_alignment_below_the_floor_is_warned_of(run, small):
     """Biased transport draws the target together: its distance falls below that of the source's own points."""
-    far = [
-        *small,
-        "metric=otdd_by_class",
-        "align.epochs=60",
-        "align.lr=3e-2",
-        "train.epochs=1",
-        "embedder=patch",
-        "align.check_every=100",
-    ]
-    code, _, err = orca("run", *far)
-    assert code == 0
-    assert "below what fresh source points score" in err
-    (result,) = results(environment)
-    assert result["metric_value"]["after"] < result["metric_value"]["floor"]["mean"]
-    assert result["alignment"]["steps"] == 60
+    far = ["metric=otdd_by_class", "align.epochs=60", "align.lr=3e-2", "embedder=patch", "align.check_every=100"]
+    done = run(*small, *far, "train.epochs=1")
+    assert "below what fresh source points score" in done.err
+    assert done.result["metric_value"]["after"] < done.result["metric_value"]["floor"]["mean"]
+    assert done.result["alignment"]["steps"] == 60
 
 
-def test_one_rate_serves_metrics_whose_gradients_differ(orca, environment, small):
+def test_one_rate_serves_metrics_whose_gradients_differ(run, small):
     """Under SGD a first step is as long as its gradient: without a scale, metrics would differ by their units."""
-    sgd = [
-        "protocol=paper",
-        "source=stdlib_docs",
-        "train.optimizer=sgd",
-        "train.momentum=0",
-        "align.features=tokens",
-        "align.epochs=1",
-    ]
+    sgd = ["protocol=paper", "source=stdlib_docs", "train.optimizer=sgd", "train.momentum=0"]
+    sgd += ["align.features=tokens", "align.epochs=1", "train.epochs=1"]
 
     def embedder(*words):
-        code, _, err = orca("run", *small, *sgd, *words)
-        assert code == 0, err
-        return load_file(max(run_folders(environment)) / "2_align" / "embedder.safetensors")
+        return load_file(run(*small, *sgd, *words).folder / "2_align" / "embedder.safetensors")
 
     before, moved = embedder("metric=moments", "align.lr=1e-30"), {}
     for unit in (True, False):
@@ -105,21 +74,14 @@ def test_one_rate_serves_metrics_whose_gradients_differ(orca, environment, small
     assert max(raw) > 30 * min(raw)
 
 
-def test_alignment_takes_its_steps_unless_the_metric_is_none(orca, environment, small):
-    assert orca("run", *small, "align.epochs=2", "train.epochs=1")[0] == 0
-    assert orca("run", *small, "metric=none", "train.epochs=1")[0] == 0
-    aligned, without = results(environment)
-    assert (aligned["alignment"]["steps"], without["alignment"]["steps"]) == (2, 0)
-    assert aligned["weights_sha256"] != without["weights_sha256"]
-
-
-def test_runs_of_several_seeds_share_the_source(orca, environment, small, tmp_path):
+def test_runs_of_several_seeds_share_the_source(run, small, tmp_path):
     cache = tmp_path / "cache"
+    small = [*small, "train.epochs=1", "align.epochs=1", f"paths.cache={cache}"]
     for seed in (0, 1):
-        assert orca("run", *small, f"seed={seed}", "train.epochs=1", "align.epochs=1", f"paths.cache={cache}")[0] == 0
+        run(*small, f"seed={seed}")
     for kind in ("source_features", "metric_sources", "floors"):
         assert len([path for path in (cache / kind).iterdir() if path.is_dir()]) == 1, kind
-    assert orca("run", *small, "seed=1", "align.source_seed=null", "align.epochs=1", f"paths.cache={cache}")[0] == 0
+    run(*small, "seed=1", "align.source_seed=null")
     assert len([path for path in (cache / "source_features").iterdir() if path.is_dir()]) == 2
 
 
@@ -143,22 +105,15 @@ FALLS_TO = 0.8  # of the exact distance before alignment
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", ["otdd", "otdd_by_class", "otdd_exact", "otdd_reference", "otdd_gaussian"])
 @pytest.mark.parametrize("task", ["digits", "darcy"])
-def test_every_dataset_distance_lowers_the_exact_one_on_held_out_data(orca, environment, small, tiny, task, metric):
+def test_every_dataset_distance_lowers_the_exact_one_on_held_out_data(run, small, tiny, task, metric):
     if task == "darcy":
         sizes = ["task.num_train=60", "task.num_validation=40", "task.num_test=20", "task.nodes=41", "source.size=200"]
         words = ["task=darcy", f"body.checkpoint={tiny['swin']}", "source=digits", *sizes, "train.batch_size=8"]
         words += ["align.source_points=200", "align.max_samples=32"]
     else:
         words = small
-    settings = [
-        "align.epochs=31",
-        "align.check_every=10",
-        "align.exact=true",
-        "align.largest_step=null",
-        "train.epochs=1",
-    ]
-    code, _, err = orca("run", *words, f"metric={metric}", *settings)
-    assert code == 0, err
-    exact = [line["heldout_exact"] for line in lines(environment) if "heldout_exact" in line]
+    settings = ["align.epochs=31", "align.check_every=10", "align.exact=true", "align.largest_step=null"]
+    done = run(*words, f"metric={metric}", *settings, "train.epochs=1")
+    exact = [line["heldout_exact"] for line in curve(done.folder, "2_align") if "heldout_exact" in line]
     assert len(exact) == 4
     assert exact[-1] < FALLS_TO * exact[0], exact

@@ -1,4 +1,4 @@
-"""A run ends with a picture of its answer, on the terminal and as a file; a sweep does not draw one for every job."""
+"""A run ends with a picture of its answer, on the terminal and as a file."""
 
 import json
 from xml.etree import ElementTree
@@ -31,20 +31,3 @@ def test_other_programs_are_given_the_numbers_of_the_picture(orca, environment, 
     code, out, err = orca("run", *small, "--json")
     assert (code, json.loads(out)["run"]["answer"]) == (0, None)
     assert "cannot be shown" in err
-
-
-@pytest.mark.usefixtures("completed")
-def test_a_quiet_run_prints_its_result_without_the_picture(orca, small):
-    code, out, err = orca("run", *small, "--force", "--quiet")
-    assert code == 0, err
-    assert "0-1 error" in out
-    assert "samples right" not in out
-
-
-@pytest.mark.usefixtures("completed")
-def test_a_sweep_draws_no_picture_of_its_jobs_but_keeps_the_files(orca, environment, small):
-    code, out, err = orca("run", "-m", *small, "--force", "metric=none")
-    assert code == 0, err
-    assert "0-1 error" in out
-    assert "samples right" not in out
-    assert all((run / "3_finetune" / "answer.svg").exists() for run in run_folders(environment))

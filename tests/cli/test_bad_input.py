@@ -105,11 +105,6 @@ USAGE = {
     "run -m --threads 0 seed=0,1": "--threads: 0 is out of range; allowed: 1 or more",
     "run -m --gpus 2 seed=0,1": "--gpus: 2 is out of range; allowed: 0 to 1; several GPUs for one run: torchrun",
     "tune --at-once 0": "--at-once: 0 is out of range; allowed: 1 or more",
-    # What was once typed says what to type.
-    "run -m --enqueue seed=0,1": "no such option: '--enqueue'; leave it out, and type the sweep on each machine",
-    "worker mine --wait": "no such command: 'worker'; type the sweep itself on each machine",
-    "tune --jobs 2": "no such option: '--jobs'; type --at-once N",
-    "tune --storage sqlite:///x": "no such option: '--storage'; a search is one file in the folder of runs",
 }
 
 
@@ -170,20 +165,11 @@ def test_an_engine_that_is_missing(fork, small_run, name, extra):
     assert f"pip install 'orca-transfer[{extra}]'" in case.err
 
 
-@pytest.mark.parametrize(
-    ("package", "overrides", "line"),
-    [
-        (
-            "peft",
-            ["finetune=lora"],
-            "finetune: finetune=lora needs the package peft; pip install 'orca-transfer[lora]'",
-        ),
-    ],
-)
-def test_a_package_of_an_extra_that_is_missing(refused, small_run, monkeypatch, package, overrides, line):
+def test_a_package_of_an_extra_that_is_missing(refused, small_run, monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == package else find(name, *more))
-    refused(14, small_run("metric=none", *overrides), line)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "peft" else find(name, *more))
+    line = "finetune: finetune=lora needs the package peft; pip install 'orca-transfer[lora]'"
+    refused(14, small_run("metric=none", "finetune=lora"), line)
 
 
 # (a file task/mine.yaml, exit code, words of the line); more of them are in tests/reliability/test_configs.py

@@ -54,7 +54,8 @@ def forms() -> dict[str, tuple[str, dict[str, np.ndarray]]]:
 
 
 OVERLAP = ["embedder=overlap", "embedder.max_tokens=20"]
-COMBINATIONS = [(form, body, []) for body in ("bert", "swin") for form in forms()]
+COMBINATIONS = [(form, "bert", []) for form in forms()]
+COMBINATIONS += [(form, "swin", []) for form in ("labels_1d", "dense_1d", "class_maps_2d")]
 COMBINATIONS += [(form, "vit", []) for form in ("classes_2d", "dense_1d")]
 COMBINATIONS += [(form, "bert", OVERLAP) for form in ("labels_1d", "class_maps_2d")]
 

@@ -94,15 +94,12 @@ SERIES, FLAT, PICTURES = (2, 20), (1, 12, 12), (3, 20, 20)
 CLASS_TOKEN = "predictor.pooling=class_token"
 CASES = {
     "classes": ("bert", "classes", SERIES),
-    "all weights": ("bert", "classes", SERIES, "finetune=full"),
     "all weights of an image body": ("swin", "classes", FLAT, "finetune=full"),
     "integers, of one channel": ("bert", "integers", (30,)),
     "labels": ("bert", "labels", SERIES),
-    "values, another error": ("bert", "values", SERIES, "task.error=mae", "task.loss=huber"),
     "maps": ("bert", "maps", SERIES),
     "values": ("bert", "values", SERIES),
     "several values, an error by name": ("bert", "several values", (30,), "task.error=mae"),
-    "classes, an error by name": ("bert", "classes", SERIES, "task.error=balanced"),
     "class maps": ("swin", "class maps", FLAT),
     "images": ("vit", "classes", PICTURES, CLASS_TOKEN),
     "overlapping patches, class token": ("bert", "classes", SERIES, "embedder=overlap", CLASS_TOKEN),
@@ -112,10 +109,9 @@ CASES = {
     "lora": ("swin", "maps", FLAT, "finetune=lora", "metric=none"),
     "bitfit": ("bert", "values", SERIES, "finetune=bitfit", "metric=none"),
     "prompt, deep": ("vit", "classes", PICTURES, "finetune=prompt", "finetune.depth=deep", CLASS_TOKEN),
-    "prompt, maps": ("bert", "maps", SERIES, "finetune=prompt", "metric=none"),
     "visual prompt": ("swin", "class maps", FLAT, "finetune=visual_prompt", "metric=none"),
-    "several models": ("bert", "classes", SERIES, "train.folds=2"),
 }
+SEVERAL = {"several models": ("bert", "classes", SERIES, "train.folds=2")}  # their bits: test_selection.py
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -298,7 +294,7 @@ def test_the_best_of_a_sweep_is_chosen_by_validation(trained, orca, refused, env
     assert refused(11, words, "validated on 2 different sets of data or errors") == ""
 
 
-def test_what_does_not_fit_is_told_in_one_line(trained, orca, refused, tiny, completed_once, tmp_path):
+def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, completed_once, tmp_path):
     run = trained("bert", "classes", SERIES)
     np.save(tmp_path / "short.npy", run.x[N:, :, :7])
     np.savez(tmp_path / "unseen.npz", x=run.x[N:], y=np.array(["low"] * (TEST - 1) + ["huge"]))
@@ -425,7 +421,7 @@ def test_from_python(trained, orca, environment, tmp_path, tiny, monkeypatch):
 def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path, name):
     runtime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
-    run = trained(*CASES[name])
+    run = trained(*(CASES | SEVERAL)[name])
     code, out, err = orca("export", run.path, tmp_path / "model", "--onnx", "--json")
     assert code == 0, err
     assert json.loads(out)["onnx"] == {"written": True, "reason": None}

@@ -20,11 +20,11 @@ def uninterrupted():
     return {}
 
 
-@pytest.mark.parametrize(("stage", "pattern"), [("align", ALIGNING), ("finetune", TRAINING)])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_resumed_run_has_the_same_bits(
-    run, stopped, environment, small, tmp_path, uninterrupted, stage, pattern, number
-):
+@pytest.mark.parametrize(
+    ("pattern", "number"),
+    [(ALIGNING, signal.SIGKILL), (ALIGNING, signal.SIGTERM), (TRAINING, signal.SIGKILL), (TRAINING, signal.SIGINT)],
+)
+def test_resumed_run_has_the_same_bits(run, stopped, environment, small, tmp_path, uninterrupted, pattern, number):
     if not uninterrupted:
         run(*small, *OFTEN, "--force")
         uninterrupted.update(put_aside(environment))
@@ -64,7 +64,10 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=needs_peft if name == "lora" else ()) for name in PARTS])
+MARKS = {"lora": needs_peft, "prompt": pytest.mark.slow, "visual_prompt": pytest.mark.slow}  # prompts draw nothing
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in PARTS])
 def test_a_resumed_run_has_the_same_bits_whatever_it_is_made_of(run, stopped, small, tmp_path, name):
     words, pattern = PARTS[name]
     words = [*small, *OFTEN, "align.epochs=5", *words]

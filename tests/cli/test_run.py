@@ -9,7 +9,6 @@ from safetensors.numpy import load_file
 
 from orca_cli.tasks.digits import load
 from tests.cli.conftest import curve, results, run_folders
-from tests.cli.conftest import wait_for as wait_for  # test_trackers.py has it from here
 
 RUN_FILES = {
     "MANIFEST.json", "config.yaml", "env.json", "lock", "overrides.txt", "result.json", "run.log", "status.json",
@@ -60,7 +59,8 @@ def test_the_same_command_again_runs_nothing_and_force_repeats_the_bits(orca, en
     run = json.loads(out)["run"]
     assert (code, run["state"], run["failure"]) == (0, "skipped", None)
     assert [run["result"]] == results(environment)
-    assert orca("run", *small, "--force", f"paths.cache={tmp_path / 'cold'}")[0] == 0
+    code, out, _ = orca("run", *small, "--force", "--quiet", f"paths.cache={tmp_path / 'cold'}")
+    assert (code, "0-1 error" in out, "samples right" in out) == (0, True, False)  # a quiet run draws no picture
     first, second = results(environment)
     assert first["weights_sha256"] == second["weights_sha256"]
     assert first["error"] == second["error"]
@@ -121,6 +121,9 @@ def test_a_sweep_runs_every_job_once(orca, environment, small):
     code, out, err = orca(*sweep)
     assert code == 0, err
     assert "4 completed" in out
+    assert "0-1 error" in out
+    assert "samples right" not in out  # a sweep draws no picture of its jobs, but keeps the files
+    assert all((run / "3_finetune" / "answer.svg").exists() for run in run_folders(environment))
     completed = {(result["metric"], result["seed"]) for result in results(environment)}
     assert completed == {("otdd", 0), ("otdd", 1), ("none", 0), ("none", 1)}
     code, out, err = orca(*sweep)

@@ -82,8 +82,18 @@ BESIDE_CLEAN = {
 }
 
 
-@pytest.mark.parametrize("protocol", ["clean", "paper", "release"])
-@pytest.mark.parametrize("task", TASKS)
+# Of the protocols other than clean the default run has some tasks: what they set is compared in test_protocols.py.
+OTHERS = ("jsb", "ninapro", "darcy", "cosmic")
+RUNS = [
+    pytest.param(
+        task, name, marks=pytest.mark.slow if task == "ecg" or (name != "clean" and task not in OTHERS) else ()
+    )
+    for task in make_fixtures.TASKS
+    for name in ("clean", "paper", "release")
+]
+
+
+@pytest.mark.parametrize(("task", "protocol"), RUNS)
 def test_has_the_settings_of_every_protocol(run, command, task, protocol):
     """From files in the original format."""
     more = [] if protocol == "clean" else ["metric=none", *BESIDE_CLEAN.get(task, [])]

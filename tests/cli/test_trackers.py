@@ -9,8 +9,7 @@ import pytest
 
 from orca_cli import storage
 from orca_cli.tracking.services import Curves
-from tests.cli.conftest import results, run_folders
-from tests.cli.test_run import wait_for
+from tests.cli.conftest import results, run_folders, wait_for
 
 SAME = ("weights_sha256", "error", "validation_error", "metric_value", "identity")
 needs_tensorboard = pytest.mark.skipif(

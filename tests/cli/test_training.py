@@ -10,7 +10,7 @@ from tests.cli.conftest import curve, outputs
 from tests.scaled import break_loss
 
 
-def test_a_warmup_longer_than_training_is_shortened_and_told(run, small):
+def test_a_warmup_longer_than_training_is_shortened_with_a_warning(run, small):
     words = [*small, "metric=none", "train.epochs=2", "train.warmup_epochs=5"]
     done = run(*words)
     assert "warm-up shortened from 5 to 1 of 2 epochs (train.warmup_limit=0.5)" in done.err

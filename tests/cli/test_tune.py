@@ -134,7 +134,7 @@ def test_a_search_that_was_stopped_goes_on_and_does_no_trial_twice(fork, environ
         (["space=rates", "trials=0"], 10, "tune.trials: 0"),
     ],
 )
-def test_what_cannot_be_searched_is_told_in_one_line(refused, environment, words, settings, code, message, tmp_path):
+def test_what_cannot_be_searched_is_refused_in_one_line(refused, environment, words, settings, code, message, tmp_path):
     (tmp_path / "bad.yaml").write_text("params: {train.lr: [1.0e-3], train.learning_rate: [1.0]}\n")
     assert refused(code, ["tune", *words, *settings], message) == ""
     assert not environment.exists()

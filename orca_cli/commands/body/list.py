@@ -33,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "The bodies that have a name, and the other checkpoints in the hub's cache: family, size, state."
     )
-    parser.epilog = EXAMPLES
     parser.add_argument("--here", action="store_true", help="only what is on this machine")
     add_config_dir(parser, "body/x.yaml")
 
@@ -67,17 +66,10 @@ def _location_record(one: Located) -> dict[str, Any]:
 
 def _shown(bodies: list[dict[str, Any]], others: list[dict[str, Any]], cache: str) -> Iterator[RenderableType]:
     headers = ("body", "family", "state", "size", "checkpoint", "what it is")
-    rows = [
-        (
-            body["name"],
-            body["family"] or body["code"],
-            _state(body),
-            size_text(body["bytes"]),
-            body["checkpoint"] or "-",
-        )
-        + (body["description"],)
-        for body in bodies
-    ]
+    rows = []
+    for body in bodies:
+        family, checkpoint = body["family"] or body["code"], body["checkpoint"] or "-"
+        rows.append((body["name"], family, _state(body), size_text(body["bytes"]), checkpoint, body["description"]))
     yield terminal.table(headers, rows)
     if others:
         yield f"\nalso in the hub's cache ({cache}):"

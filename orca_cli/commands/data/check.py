@@ -11,10 +11,8 @@ from typing import Any
 
 from orca_cli import data_folder, terminal
 from orca_cli.commands.data.selection import Selection, add_names, select
-from orca_cli.commands.options import add_allow_module
-from orca_cli.config import parts
-from orca_cli.config.catalogue import DataSet
-from orca_cli.exceptions import ChecksumError, DataError, OrcaError, StorageError, UsageError
+from orca_cli.commands.options import add_allow_module, check_at_least
+from orca_cli.exceptions import ChecksumError, DataError, OrcaError, StorageError
 from orca_cli.terminal import Result
 
 _FEW = 12  # classes whose counts are shown one by one
@@ -39,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Open data through the task's own reader and look. Nothing is trained and no data file is changed; the "
         "checksums of files seen for the first time are recorded beside them."
     )
-    parser.epilog = EXAMPLES
     add_names(parser, "+", "tasks or sources; KEY=VALUE are settings of a run")
     text = "read at most N samples of a split; default: 20000"
     parser.add_argument("--samples", type=int, default=20_000, metavar="N", help=text)
@@ -49,8 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return what was found."""
-    if arguments.samples < 1:
-        raise UsageError(f"--samples {arguments.samples} is below 1", hint="give 1 or more")
+    check_at_least("--samples", arguments.samples, 1)
     chosen = select(arguments.names, arguments.config_dir, takes_settings=True, needs_name=True)
     terminal.configure_logging()
     if arguments.offline:

@@ -59,7 +59,7 @@ def check_task(config: Config, reporter: Reporter, samples: int) -> dict[str, An
         if len(rows) > samples:
             generator = seeding.numpy_generator(config.seed, "data-check", name)
             rows = np.sort(generator.choice(len(rows), samples, replace=False))
-        splits[name], hashes[name] = _look(task, name, split, rows, reporter, findings)
+        splits[name], hashes[name] = examine_split(task, name, split, rows, reporter, findings)
     overlaps = [_overlap(*pair, splits, hashes, findings) for pair in combinations(hashes, 2)]
     shapes = {"kind": task.kind, "input_shape": list(task.input_shape), "num_outputs": task.num_outputs}
     about = {"synthetic": task.synthetic, "note": task.note, "splits": splits, "overlaps": overlaps}
@@ -94,10 +94,10 @@ def check_source(config: Config, reporter: Reporter) -> dict[str, Any]:
     return record | vars(findings)
 
 
-def _look(
+def examine_split(
     task: TaskData, name: str, split: Samples, rows: np.ndarray, reporter: Reporter, findings: Findings
 ) -> tuple[dict[str, Any], list[bytes]]:
-    """Return what one split contains, and a hash of each sample that was read."""
+    """Return what the given rows of one split contain, and a hash of each sample that was read."""
     targets = split.targets()
     n = len(split)
     if len(targets) != n:
@@ -133,7 +133,7 @@ def _look(
             findings.problems.append(f"{name}: {dense.infinite} infinite targets")
         if dense.count and dense.nan == dense.count:
             findings.problems.append(f"{name}: no target is known, all are NaN")
-    if (classes := _classes_of(task, targets, name, findings)) is not None:
+    if (classes := _class_counts(task, targets, name, findings)) is not None:
         record["classes"] = classes
     return record, hashes
 
@@ -186,7 +186,7 @@ def _classes(
     return _counted(counts, name, "sample", findings) | {"ignored": ignored}
 
 
-def _classes_of(task: TaskData, targets: np.ndarray, name: str, findings: Findings) -> dict[str, Any] | None:
+def _class_counts(task: TaskData, targets: np.ndarray, name: str, findings: Findings) -> dict[str, Any] | None:
     """Return how often each class, label or binary output occurs in a split; None for other real values."""
     if not np.issubdtype(targets.dtype, np.floating):
         return _classes(targets, task.num_outputs, name, findings, may_ignore=task.kind == "dense")

@@ -66,7 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Download the files of data sets, verify and unpack them; files that are here are only verified."
     )
-    parser.epilog = EXAMPLES
     add_names(parser, "+", "task or source (orca data list)")
     parser.add_argument("--file", metavar="PATTERN", help="only files whose path matches, such as '*.npz'")
     parser.add_argument("--offline", action="store_true", help="open no connection")

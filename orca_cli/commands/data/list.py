@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from rich.console import RenderableType
 
 from orca_cli import data_folder, terminal
-from orca_cli.commands.data.selection import Selection, add_names, how_by_hand, select, size_text
+from orca_cli.commands.data.selection import add_names, how_by_hand, select, size_text
 from orca_cli.config.catalogue import GROUPS, DataFile, DataSet
 from orca_cli.terminal import Result
 
@@ -32,37 +31,31 @@ task.path=FOLDER (or source.path=FOLDER)."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "The data sets of tasks and sources: is it here, size, licence, files and addresses."
-    parser.epilog = EXAMPLES
     add_names(parser, "*", "task or source; default: all, in short")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return all that is known of the data sets, and which of their files are here."""
     chosen = select(arguments.names, arguments.config_dir, needs_name=False)
-    sets = []
+    data, sets = chosen.folder, []
     for entry in chosen.entries:
-        folder = chosen.folder / entry.name
-        about = {"state": data_folder.state(entry, chosen.folder), "folder": str(folder), "bytes": entry.bytes}
+        folder = data / entry.name
+        about = {"state": data_folder.state(entry, data), "folder": str(folder), "bytes": entry.bytes}
         files = [dataclasses.asdict(file) | {"there": data_folder.is_there(file, folder)} for file in entry.files]
         sets.append({**dataclasses.asdict(entry), **about, "files": files})
-    return Result({"schema": 1, "folder": str(chosen.folder), "data_sets": sets}, _show(chosen))
-
-
-def _show(chosen: Selection) -> Iterator[RenderableType]:
-    """Yield a line for each data set, or every file and address of those that were named."""
-    folder = chosen.folder
+    shown: list[RenderableType] = []
     if chosen.is_named:
-        yield from (_details(entry, folder) for entry in chosen.entries)
-        return
-    for group in GROUPS:
-        rows = [
-            (one.name, data_folder.state(one, folder), _size(one), one.licence or "-", _from(one))
-            for one in chosen.entries
-            if one.group == group
-        ]
-        yield terminal.table((group, "data", "size", "licence", "from"), rows)
-        yield ""
-    yield f"in {folder}\nFiles, addresses, how to place them by hand: orca data list NAME"
+        shown += [_details(entry, data) for entry in chosen.entries]
+    else:
+        for group in GROUPS:
+            rows = [
+                (one.name, data_folder.state(one, data), _size(one), one.licence or "-", _from(one))
+                for one in chosen.entries
+                if one.group == group
+            ]
+            shown += [terminal.table((group, "data", "size", "licence", "from"), rows), ""]
+        shown.append(f"in {data}\nFiles, addresses, how to place them by hand: orca data list NAME")
+    return Result({"schema": 1, "folder": str(data), "data_sets": sets}, shown)
 
 
 def _size(entry: DataSet) -> str:

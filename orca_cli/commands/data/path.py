@@ -17,7 +17,6 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Print the folder of a data set, or of all of them: one line, for scripts."
-    parser.epilog = EXAMPLES
     add_names(parser, "*", "task or source; default: the folder of all")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import RenderableType
-from rich.text import Text
 
 from orca_cli import terminal
+from orca_cli.commands.options import add_run
 from orca_cli.commands.runs.reading import one_run
 from orca_cli.exceptions import OrcaError
 from orca_cli.report.records.collect import Run
@@ -27,45 +27,51 @@ examples:
 Settings, files of data, decisions and environment: only what differs; - where one run has no such entry. A file that was only
 moved is the same. Results: all."""
 _ENVIRONMENT = ("python", "platform", "machine", "processors", "threads", "device")
-_SECTIONS = ("settings", "files", "decided", "results", "environment")
 _DESCRIBING = ("task.data.", "source.data.")  # what the files of conf/ say about data, which no run depends on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Two runs side by side: settings and environment that differ, decisions, results."
-    parser.epilog = EXAMPLES
-    for name in ("first", "second"):
-        text = "a run's folder, its name, or the eight digits at its end"
-        parser.add_argument(name, metavar="RUN", help=text)
+    add_run(parser, "first")
+    add_run(parser, "second")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return what differs."""
     runs = [one_run(arguments.first), one_run(arguments.second)]
     notes: dict[str, str] = {}  # section -> why it is unknown, which is not the same as absent
-    sections = {"settings": _different(*_composed(runs, notes)), "files": _different(*_files(runs, notes))}
-    sections["decided"] = _different(*({key: one["value"] for key, one in decided(run.path).items()} for run in runs))
     results = [_results(run) for run in runs]
-    sections["results"] = {key: {"a": results[0].get(key), "b": results[1].get(key)} for key in _keys(*results)}
-    sections["environment"] = _different(*(_environment(run) for run in runs))
+    sections = {
+        "settings": _different(*_settings(runs, notes)),
+        "files": _different(*_files(runs, notes)),
+        "decided": _different(*({key: one["value"] for key, one in decided(run.path).items()} for run in runs)),
+        "results": {key: {"a": results[0].get(key), "b": results[1].get(key)} for key in results[0] | results[1]},
+        "environment": _different(*(_environment(run) for run in runs)),
+    }
     is_same = runs[0].identity == runs[1].identity
     if not is_same and not notes and not sections["settings"] and not sections["files"]:
         notes[""] = "what makes them two experiments is not in their records, such as the weights in a body's folder"
-    record: Values = {"schema": 1, "same_experiment": is_same}
-    for letter, run in zip("ab", runs, strict=True):
-        record[letter] = {"run": run.path.name, "path": str(run.path), "state": run.state}
-    return Result(record | sections | {"notes": list(notes.values())}, _shown(runs, sections, notes))
+    places = {
+        letter: {"run": run.path.name, "path": str(run.path), "state": run.state}
+        for letter, run in zip("ab", runs, strict=True)
+    }
+    record = {"schema": 1, "same_experiment": is_same, **places, **sections, "notes": list(notes.values())}
+    shown: list[RenderableType] = [f"{letter}  {place['path']}" for letter, place in places.items()]
+    shown += ["the same experiment" if is_same else "two experiments", *notes.values()]
+    for name in (name for name in sections if name not in notes):
+        rows = [(key, *(_text(values, side) for side in "ab")) for key, values in sections[name].items()]
+        shown += ["", terminal.table((name, "a", "b"), rows) if rows else f"{name}: the same"]
+    return Result(record, shown)
 
 
-def _composed(runs: Sequence[Run], notes: dict[str, str]) -> list[Values]:
+def _settings(runs: Sequence[Run], notes: dict[str, str]) -> list[Values]:
     try:
-        return [
-            {key: value for key, value in settings(run.path).items() if not key.startswith(_DESCRIBING)} for run in runs
-        ]
+        composed = [settings(run.path) for run in runs]
     except OrcaError as error:
         notes["settings"] = f"the settings cannot be compared: {error}"
         return [{}, {}]
+    return [{key: value for key, value in one.items() if not key.startswith(_DESCRIBING)} for one in composed]
 
 
 def _files(runs: Sequence[Run], notes: dict[str, str]) -> list[Values]:
@@ -88,14 +94,10 @@ def _short(digest: str) -> str:
     return f"{kind}:{digits[:12]}" if kind in ("sha256", "folder") else digest
 
 
-def _keys(a: Values, b: Values) -> list[str]:
-    return [*a, *(key for key in b if key not in a)]
-
-
 def _different(a: Values, b: Values) -> Values:
     """Return key -> {a, b} of what is not the same; an entry that one side lacks is left out of it."""
     differences = {}
-    for key in _keys(a, b):
+    for key in a | b:
         if key not in a or key not in b or a[key] != b[key]:
             differences[key] = {side: values[key] for side, values in (("a", a), ("b", b)) if key in values}
     return differences
@@ -126,20 +128,6 @@ def _environment(run: Run) -> Values:
     packages = record.get("packages")
     facts = {key: record.get(key) for key in _ENVIRONMENT}
     return facts | (dict(packages) if isinstance(packages, dict) else {})
-
-
-def _shown(runs: list[Run], sections: Values, notes: dict[str, str]) -> Iterator[RenderableType]:
-    for letter, run in zip("ab", runs, strict=True):
-        yield f"{letter}  {run.path}"
-    yield "the same experiment" if runs[0].identity == runs[1].identity else "two experiments"
-    yield from notes.values()
-    for name in (name for name in _SECTIONS if name not in notes):
-        rows = [(key, *(_text(values, side) for side in "ab")) for key, values in sections[name].items()]
-        yield ""
-        if rows:
-            yield terminal.table((name, "a", "b"), [[Text(cell) for cell in row] for row in rows])
-        else:
-            yield f"{name}: the same"
 
 
 def _text(values: Values, side: str) -> str:

@@ -7,20 +7,17 @@ works on, nothing behind a link, and nothing in folders that the program did not
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import RenderableType
 
 from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import size_text
+from orca_cli.commands.options import check_at_least
 from orca_cli.config.configuration import default_folders
-from orca_cli.exceptions import OrcaError, UsageError
+from orca_cli.exceptions import OrcaError
 from orca_cli.runs.claim import is_worked_on
 from orca_cli.runs.directory import RESULT, STATUS, read_or_empty, unneeded
 from orca_cli.runs.records import newer_schema
@@ -50,7 +47,6 @@ no weights. No run is removed (orca runs rm), no data set is (orca data), and no
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Collect old caches, files moved aside, interrupted writes and superseded checkpoints."
-    parser.epilog = EXAMPLES
     parser.add_argument("--yes", action="store_true", help="remove it; without this, only say what would be freed")
     text = "a cache entry is old once it was not used for N days; default: 30"
     parser.add_argument("--days", type=float, default=DAYS, metavar="N", help=text)
@@ -58,8 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return what may go, or what was removed."""
-    if not 0 <= arguments.days < math.inf:
-        raise UsageError(f"{arguments.days} is out of range", where="--days", hint="allowed: 0 or more")
+    check_at_least("--days", arguments.days, 0)
     folders = default_folders()
     leftovers = find(Path(folders["runs"]), Path(folders["cache"]), arguments.days)
     failures: list[OrcaError] = []
@@ -73,21 +68,13 @@ def execute(arguments: argparse.Namespace) -> Result:
         leftovers = gone
     total = sum(one.bytes for one in leftovers)
     items = [{"path": str(one.path), "kind": one.kind, "why": one.why, "bytes": one.bytes} for one in leftovers]
-    record: dict[str, Any] = {"schema": 1, "dry": not arguments.yes, "bytes": total, "items": items}
-    return Result(record, _shown(leftovers, total, arguments.yes), failures)
-
-
-def _shown(leftovers: list[Leftover], total: int, is_done: bool) -> Iterator[RenderableType]:
+    record = {"schema": 1, "dry": not arguments.yes, "bytes": total, "items": items}
     if not leftovers:
-        yield "nothing to collect"
-        return
-    yield terminal.table(
-        ("path", "what", "size", "why"), [(str(one.path), one.kind, size_text(one.bytes), one.why) for one in leftovers]
-    )
-    places = f"{len(leftovers)} place{'s' * (len(leftovers) != 1)}"
-    yield (
-        f"freed {size_text(total)} in {places}" if is_done else f"would free {size_text(total)} in {places}; --yes does"
-    )
+        return Result(record, ["nothing to collect"], failures)
+    rows = [(str(one.path), one.kind, size_text(one.bytes), one.why) for one in leftovers]
+    places = f"{size_text(total)} in {len(leftovers)} place{'s' * (len(leftovers) != 1)}"
+    text = f"freed {places}" if arguments.yes else f"would free {places}; --yes does"
+    return Result(record, [terminal.table(("path", "what", "size", "why"), rows), text], failures)
 
 
 @dataclass(frozen=True)
@@ -172,11 +159,14 @@ def _folder_leftovers(folder: Path) -> Iterator[Leftover]:
     """Yield what interrupted writes left directly in a folder that many processes write to, and what was moved aside in it."""
     entries = _entries(folder)
     is_used = any(storage.is_locked(path) for path in entries if path.suffix == ".lock")
-    for path in entries:
-        if storage.is_aside(path):
-            yield Leftover(path, ASIDE, "was found damaged", storage.size(path))
-        elif storage.is_temporary(path) and not is_used and _idle_s(path) > _WRITING_S:
-            yield Leftover(path, WRITE, "its process ended before it was complete", storage.size(path))
+    for path in filter(_is_passing, entries):
+        if storage.is_aside(path) or (not is_used and _idle_s(path) > _WRITING_S):
+            yield _passing_leftover(path)
+
+
+def _passing_leftover(path: Path, run: Path | None = None) -> Leftover:
+    kind, why = (ASIDE, "was found damaged") if storage.is_aside(path) else (WRITE, "its process ended early")
+    return Leftover(path, kind, why, storage.size(path), run)
 
 
 def _run_leftovers(run: Path) -> Iterator[Leftover]:
@@ -188,14 +178,10 @@ def _run_leftovers(run: Path) -> Iterator[Leftover]:
     for path in superseded:
         yield Leftover(path, CHECKPOINTS, "its run is completed and does not need it", storage.size(path), run)
     for here, folders, files in os.walk(run):
-        passing = []
-        for path in (Path(here) / name for name in (*folders, *files)):
-            if path.is_symlink() or not _is_passing(path):
-                continue
-            passing.append(path.name)
-            kind, why = (ASIDE, "was found damaged") if storage.is_aside(path) else (WRITE, "its process ended early")
-            yield Leftover(path, kind, why, storage.size(path), run)
-        folders[:] = [name for name in folders if name not in passing and Path(here) / name not in superseded]
+        paths = [Path(here) / name for name in (*folders, *files)]
+        passing = [path for path in paths if not path.is_symlink() and _is_passing(path)]
+        yield from (_passing_leftover(path, run) for path in passing)
+        folders[:] = [name for name in folders if Path(here) / name not in (*passing, *superseded)]
 
 
 def _old(folder: Path, days: float) -> Iterator[Leftover]:

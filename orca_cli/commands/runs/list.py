@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import size_text
-from orca_cli.commands.runs.reading import age, error_of, since
+from orca_cli.commands.options import check_at_least
+from orca_cli.commands.runs.reading import age, named_error, run_record, since
 from orca_cli.config.configuration import default_folders
-from orca_cli.exceptions import UsageError
 from orca_cli.report.records.collect import Broken, Run, collect
 from orca_cli.report.records.filters import Values, where
 from orca_cli.terminal import Result
@@ -34,7 +32,6 @@ listed with the reason."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "All runs, the newest first: state, error, age and size on disk."
-    parser.epilog = EXAMPLES
     text = "folders of runs; default: $ORCA_RUNS, else ./runs"
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help=text)
     text = "only runs with this; may be repeated"
@@ -44,8 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return the runs and the folders that cannot be read."""
-    if arguments.latest is not None and arguments.latest < 1:
-        raise UsageError(f"{arguments.latest} is out of range", where="--latest", hint="allowed: 1 or more")
+    check_at_least("--latest", arguments.latest, 1)
     collection = collect(arguments.runs or [Path(default_folders()["runs"])])
     values = Values()
     for text in arguments.where:
@@ -59,7 +55,16 @@ def execute(arguments: argparse.Namespace) -> Result:
     count = f"{len(records)} of {len(entries)}" if len(records) < len(entries) else str(len(entries))
     left_out = len(collection.broken) if arguments.where else 0
     text = f"{count} runs, {size_text(total)}" + (f"; {left_out} cannot be read and are left out" if left_out else "")
-    return Result({"schema": 1, "runs": records}, _shown(records, text))
+    rows = []
+    for record in records:
+        is_good = record["state"] in ("completed", "running")
+        state = Text(f"({record['state']})" if record["replaced"] else record["state"], style="" if is_good else "red")
+        note = " ".join(f"{key}={value}" for key, value in record.get("variant", {}).items())
+        error = "" if record["error"] is None else record["error"]["text"]
+        cells = (error, record["age"], size_text(record["bytes"]), note if is_good else record["reason"])
+        rows.append((record["run"], record.get("task", ""), state, *cells))
+    headers = ("run", "task", "state", "error", "age", "size", "settings or reason")
+    return Result({"schema": 1, "runs": records}, [terminal.table(headers, rows), text])
 
 
 def _record(one: Run | Broken, replaced: bool) -> dict[str, Any]:
@@ -77,23 +82,6 @@ def _record(one: Run | Broken, replaced: bool) -> dict[str, Any]:
     }
     if isinstance(one, Broken):
         return record
-    keys = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "identity", "variant", "state")
-    score = one.score
-    if score is not None:
-        record["error"] = {"name": score.error_name, "value": score.value, "text": error_of(one)}
-    return record | {key: getattr(one, key) for key in keys}
-
-
-def _shown(records: list[dict[str, Any]], text: str) -> Iterator[RenderableType]:
-    rows = []
-    for record in records:
-        is_good = record["state"] in ("completed", "running")
-        state = f"({record['state']})" if record["replaced"] else record["state"]
-        note = " ".join(f"{key}={value}" for key, value in record.get("variant", {}).items())
-        note = record["reason"] if not is_good else note
-        error = "" if record["error"] is None else record["error"]["text"]
-        style = "" if is_good else "red"
-        cells = (record["run"], record.get("task", ""), state, error, record["age"], size_text(record["bytes"]), note)
-        rows.append([Text(cells[0]), Text(cells[1]), Text(cells[2], style=style), *map(Text, cells[3:])])
-    yield terminal.table(("run", "task", "state", "error", "age", "size", "settings or reason"), rows)
-    yield text
+    if one.score is not None:
+        record["error"] = {"name": one.score.error_name, "value": one.score.value, "text": named_error(one)}
+    return record | run_record(one)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from orca_cli import storage
 from orca_cli.commands.summary import percent_or_number
@@ -34,7 +35,13 @@ def one_run(word: str) -> Run:
     raise DataError(collection.broken[0].reason, where=str(path), hint="orca doctor RUN says what is damaged")
 
 
-def error_of(run: Run) -> str:
+def run_record(run: Run) -> dict[str, Any]:
+    """Return what a run is, for other programs."""
+    keys = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "identity", "variant", "state")
+    return {key: getattr(run, key) for key in keys}
+
+
+def named_error(run: Run) -> str:
     """Return a run's error with its name; empty unless it is completed."""
     score = run.score
     return "" if score is None else f"{score.error_name} {percent_or_number(score.value, score.percent)}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import size_text
+from orca_cli.commands.options import add_run
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError, UsageError
 from orca_cli.runs import removal
@@ -28,9 +29,7 @@ of those that are named may not be removed, none is. What is removed cannot be b
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Remove runs with all their files."
-    parser.epilog = EXAMPLES
-    text = "a run's folder, its name, or the eight digits at its end"
-    parser.add_argument("runs", nargs="+", metavar="RUN", help=text)
+    add_run(parser, "runs", "+")
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -43,7 +42,12 @@ def execute(arguments: argparse.Namespace) -> Result:
     if not arguments.yes:
         if arguments.json:
             raise UsageError("removes only with --yes", where="--json")
-        if not _confirmed(sizes):
+        rows = []
+        for path, size in sizes.items():
+            state = "completed" if read_or_empty(path / RESULT) else read_or_empty(path / STATUS).get("state", "")
+            rows.append((os.path.relpath(path), str(state), size_text(size)))
+        terminal.print_result(terminal.table(("run", "state", "size"), rows))
+        if not terminal.confirmed(f"remove {len(sizes)} run{'s' * (len(sizes) != 1)} for good?"):
             return Result({"schema": 1, "removed": []}, ["nothing was removed"])
     removed: list[dict[str, object]] = []
     failures: list[OrcaError] = []
@@ -58,12 +62,3 @@ def execute(arguments: argparse.Namespace) -> Result:
         removed.append({"run": path.name, "path": str(path), "bytes": size})
     text = f"removed {len(removed)} run{'s' * (len(removed) != 1)}, {size_text(freed)}"
     return Result({"schema": 1, "removed": removed}, [text] if removed else [], failures)
-
-
-def _confirmed(sizes: dict[Path, int]) -> bool:
-    rows = []
-    for path, size in sizes.items():
-        state = "completed" if read_or_empty(path / RESULT) else str(read_or_empty(path / STATUS).get("state", ""))
-        rows.append((os.path.relpath(path), state, size_text(size)))
-    terminal.print_result(terminal.table(("run", "state", "size"), rows))
-    return terminal.confirmed(f"remove {len(sizes)} run{'s' * (len(sizes) != 1)} for good?")

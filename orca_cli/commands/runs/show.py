@@ -12,13 +12,14 @@ from rich.text import Text
 
 from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import size_text
-from orca_cli.commands.runs.reading import age, error_of, one_run, since
-from orca_cli.commands.summary import answer_of, percent_or_number
+from orca_cli.commands.options import add_run
+from orca_cli.commands.runs.reading import age, named_error, one_run, run_record, since
+from orca_cli.commands.summary import decisions, percent_or_number, read_answer
 from orca_cli.report.answer.console import Picture
 from orca_cli.report.records.collect import Run
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.runs.durations import in_words
-from orca_cli.runs.settings import as_typed, decided
+from orca_cli.runs.settings import decided
 from orca_cli.terminal import Result
 
 EXAMPLES = """\
@@ -33,8 +34,7 @@ Nothing is computed or checked: orca score RUN computes the error again, orca do
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "One run: what it is, its result, decided settings, baselines, picture and files."
-    parser.epilog = EXAMPLES
-    parser.add_argument("run", metavar="RUN", help="a run's folder, its name, or the eight digits at its end")
+    add_run(parser)
     parser.add_argument("--no-picture", action="store_true", help="leave the picture of the predictions out")
 
 
@@ -42,11 +42,10 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Return all that the run's folder says about it."""
     run = one_run(arguments.run)
     result = read_or_empty(run.path / RESULT) if run.state == "completed" else {}
-    answer = answer_of(run.path) if result else None
+    answer = read_answer(run.path) if result else None
     files = _files(run.path)
     moment = since(run.path)
-    keys = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "identity", "variant", "state")
-    record = {key: getattr(run, key) for key in keys} | {
+    record = run_record(run) | {
         "path": str(run.path),
         "reason": run.reason,
         "since": None if moment is None else moment.isoformat(),
@@ -80,21 +79,22 @@ def _entries(path: Path) -> list[Path]:
         return []
 
 
-def _rows(run: Run, result: dict[str, Any], decisions: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str | Text]]:
+def _rows(
+    run: Run, result: dict[str, Any], run_decisions: dict[str, dict[str, Any]]
+) -> Iterator[tuple[str, str | Text]]:
     yield "folder", str(run.path)
     yield "state", f"{run.state}{run.reason and f': {run.reason}'}, begun {age(since(run.path))} ago"
     yield "task", f"{run.task}, protocol {run.protocol}"
     yield "model", f"{run.body}, source {run.source}, metric {run.metric}, finetune {run.finetune}, seed {run.seed}"
     if run.variant:
         yield "set", " ".join(f"{key}={value}" for key, value in run.variant.items())
-    for why, keys in _reasons(decisions).items():
-        yield "decided", f"{' '.join(keys)} ({why})"
+    yield from (("decided", text) for text in decisions(run_decisions))
     score = run.score
     if score is None:
         return
     trivial = percent_or_number(score.trivial, score.percent)
     skipped = f", {score.skipped} skipped" if score.skipped else ""
-    test = Text(error_of(run), style="bold")
+    test = Text(named_error(run), style="bold")
     yield "test", test.append(f" on {score.n}{skipped} (best constant predictor: {trivial})", "not bold")
     validation = result.get("validation_error")
     if _is_number(validation):
@@ -114,11 +114,3 @@ def _rows(run: Run, result: dict[str, Any], decisions: dict[str, dict[str, Any]]
 def _is_number(value: Any) -> TypeGuard[float]:
     """Return whether a value of a record is one that can be shown as a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e300
-
-
-def _reasons(decisions: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """Return why -> KEY=VALUE of what was decided for that reason."""
-    reasons: dict[str, list[str]] = {}
-    for key, one in decisions.items():
-        reasons.setdefault(str(one.get("why") or "no reason recorded"), []).append(f"{key}={as_typed(one['value'])}")
-    return reasons

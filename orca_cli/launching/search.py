@@ -159,13 +159,11 @@ class Search:
     def ask(self) -> Trial | None:
         """Return the next trial, which runs from now on; None if there is none to run now."""
         trial = next((one for one in self.trials if one.state == "waiting"), None)
-        if trial is None and len(self.trials) < self.tune.trials:
-            trial = self._drawn()
-        elif trial is not None and trial.settings is not None:
+        if trial is not None:
             self._study.enqueue_trial(trial.params)
-            self._optuna_trials[trial.number] = self._study.ask(self.space.params)
-        elif trial is not None:
-            self._optuna_trials[trial.number] = self._study.ask()
+            self._optuna_trials[trial.number] = self._study.ask(self.space.params if trial.params else {})
+        elif len(self.trials) < self.tune.trials:
+            trial = self._drawn()
         if trial is not None:
             trial.state = "running"
             self._write()

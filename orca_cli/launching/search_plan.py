@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from orca_cli.config.configuration import key_of
 from orca_cli.config.schema import Tune
 from orca_cli.config.search_space import Plain, Space
 from orca_cli.exceptions import ConfigError
+from orca_cli.launching.search import FOLDER
 from orca_cli.runs.settings import as_typed
-from orca_cli.tuning.search import FOLDER
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed, Session
@@ -128,8 +128,7 @@ def _plan(session: Session, typed: dict[str, str], extra: Path | None) -> Plan:
     parts = [plain.identity.settings, space.record(), fixed, rules]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     name = f"{run}-{arm}-{digest[:_SHORT]}"
-    folder = Path(job.config.paths.runs or "") / FOLDER / name
-    return Plan(name, arm, space, tune, kept, fixed, folder, before, run)
+    return replace(plan, name=name, folder=Path(job.config.paths.runs or "") / FOLDER / name)
 
 
 def _check(job: Composed, space: Space, typed: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ pytest.importorskip("optuna", reason="the extra tune is not installed")
 from orca_cli.commands.tune import hparams_path
 from orca_cli.config import compose
 from orca_cli.exceptions import ConfigError
-from orca_cli.tuning import plan as plans
+from orca_cli.launching import search_plan as plans
 
 FILES = {
     "rates": "params: {train.lr: [1.0e-3, 1.0e-2]}\nfixed: {train.epochs: 3}",

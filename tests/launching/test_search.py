@@ -11,7 +11,7 @@ from orca_cli import storage
 from orca_cli.config.schema import Tune
 from orca_cli.config.search_space import Space
 from orca_cli.exceptions import ChecksumError, DataError, LockedError
-from orca_cli.tuning.search import FILE, Search
+from orca_cli.launching.search import FILE, Search
 
 RATE, RATES = FloatDistribution(1e-5, 1e-2, log=True), CategoricalDistribution((1e-3, 1e-4))
 GRID = Space("grid", {"train.lr": RATES, "train.epochs": IntDistribution(1, 4)}, {}, {})

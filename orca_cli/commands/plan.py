@@ -1,0 +1,151 @@
+"""What `orca run --dry-run` shows: the runs of a command, which are done or left out, and how long the rest takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from orca_cli import experiment, signals, terminal
+from orca_cli.commands.summary import build_table
+from orca_cli.config.study import SET, absent_lines
+from orca_cli.experiment import Summary
+from orca_cli.runs import claim
+from orca_cli.runs.directory import RunName
+from orca_cli.runs.durations import Expected, History, in_words
+from orca_cli.terminal import Result
+
+if TYPE_CHECKING:  # imports Hydra
+    from orca_cli.config.compose import Composed, Sweep
+
+_WOULD = {"new": "run", "resume": "resume", "completed": "skip", "running": "wait"}  # by `claim.peek`
+_SHOWN = {"skip": "skip (completed)", "wait": "wait (it is running)"}
+_MOST_ROWS = 40
+_NAMES = ("task", "body", "metric", "finetune", "seed")
+_UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run: what the command would do with it, the expected time (None: unknown or done), and its labels in a study."""
+
+    name: RunName
+    would: str
+    expected: Expected | None
+    labels: Mapping[str, str]
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it is still to be done."""
+        return self.would != "skip"
+
+
+def planned_runs(jobs: Sequence[Composed], *, force: bool) -> list[Planned]:
+    """Return what a command would do with each of its runs, with or without --force."""
+    places = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
+    history = History(name.task_folder(root) for root, name in places)
+    runs = []
+    for job, (root, name) in zip(jobs, places, strict=True):
+        signals.check()
+        would = _WOULD[claim.peek(root, name, force=force)]
+        runs.append(Planned(name, would, None if would == "skip" else history.expected(name), job.labels))
+    return runs
+
+
+def plan_result(first: Composed, summary: Summary, runs: Sequence[Planned], *, is_sweep: bool) -> Result:
+    """Return what a run or a sweep would do, and what stage 1 made of its first run.
+
+    Args:
+        first: the job that was built.
+        summary: of its stage 1, with `output_shape`.
+        runs: all of them.
+        is_sweep: with -m.
+    """
+    records = [_record(one) for one in runs]
+    left = [one for one in runs if one.is_left]
+    estimates = [one.expected.seconds for one in left if one.expected is not None]
+    expected_s = sum(estimates) if len(estimates) == len(left) else None
+    source = "as runs like them took"
+    if expected_s is None and (seconds := summary.get("expected_s")):
+        expected_s = len(left) * sum(seconds.values())
+        source = "if each takes as long as the first on this machine" if len(left) > 1 else "on this machine"
+    record = {"schema": 1, **({"jobs": records} if is_sweep else {"run": records[0]}), "build": dict(summary)}
+    record["expected_s"] = expected_s
+    words = [_SHOWN.get(one.would, one.would) for one in runs]
+    rows = [(word, *(str(getattr(one.name, key)) for key in _NAMES)) for word, one in zip(words, runs, strict=True)]
+    if len(rows) > _MOST_ROWS:
+        rows[_MOST_ROWS:] = [("...", *("" for _ in _NAMES))]
+    total = f"{_count(runs)}: {', '.join(f'{count} {word}' for word, count in Counter(words).items())}"
+    total += f"; about {in_words(expected_s)}, {source}" if expected_s else ""
+    files = terminal.facts([("files", _files(first, summary))])
+    return Result(record, [build_table(first, summary), terminal.table(("would", *_NAMES), rows), files, total])
+
+
+def _record(run: Planned) -> dict[str, Any]:
+    return {"would": run.would, **vars(run.name)}
+
+
+def _count(runs: Sequence[Any]) -> str:
+    return f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
+
+
+def _files(job: Composed, summary: Summary) -> str:
+    """Return the files that a run will write."""
+    aligned = ["2_align/{metrics.jsonl,embedder.safetensors,summary.json}"] if summary["steps"]["align"] else []
+    folders = "fold-*/" if job.config.train.folds else "member-*/" if summary["members"] > 1 else "best/,last/"
+    always = ("config.yaml overrides.txt env.json status.json result.json run.log", "1_build/summary.json")
+    return ", ".join((*always, *aligned, f"3_finetune/{{metrics.jsonl,{folders},predictions.npz,answer.svg}}"))
+
+
+def study_result(sweep: Sweep, runs: Sequence[Planned]) -> Result:
+    """Return what a study's command would do; nothing is built."""
+    left = [one for one in runs if one.is_left]
+    estimates = [one.expected for one in left if one.expected is not None]
+    like = len(frozenset().union(*(one.like for one in estimates)))
+    seconds = sum(one.seconds for one in estimates) if estimates or not left else None
+    unknown = len(left) - len(estimates)
+    counts = Counter(one.would for one in runs)
+    record = {
+        "schema": 1,
+        "study": sweep.study,
+        "runs": len(runs),
+        "would": {would: counts[would] for would in _WOULD.values()},
+        "left_out": [{"runs": count, "reason": reason} for reason, count in sweep.absent.items()],
+        "expected": {"seconds": seconds, "runs": len(estimates), "from_runs": like, "unknown": unknown},
+        "jobs": [_record(one) | {"labels": one.labels} for one in runs],
+    }
+    shown: list[RenderableType] = []
+    if runs:
+        shown.append(terminal.table(("set", "runs", "done", "left", "time"), _rows(runs)))
+    total = f"study {sweep.study}: {_count(runs)}, {counts['skip']} done, {len(left)} left"
+    if counts["resume"] or counts["wait"]:
+        total += f" ({counts['resume']} to resume, {counts['wait']} running)"
+    shown += [Text(total), *map(Text, absent_lines(sweep.absent))]
+    if left and seconds is None:
+        shown.append(Text(f"expected time: {_UNKNOWN}, as no finished run in this folder is like them"))
+    elif left and seconds is not None:
+        finished = f"{like} finished run{'s' if like > 1 else ''} like them (same task, body, finetune mode and steps)"
+        text = f"expected time: about {in_words(seconds)} one after the other, from {finished}"
+        shown.append(Text(f"{text}; {_UNKNOWN} for {unknown} of the {len(left)}" if unknown else text))
+    return Result(record, shown)
+
+
+def _rows(runs: Sequence[Planned]) -> list[tuple[str, ...]]:
+    """Return a row for each set, or task where the study has no sets."""
+    sets: dict[str, list[Planned]] = {}
+    for one in runs:
+        sets.setdefault(one.labels.get(SET, one.name.task), []).append(one)
+    rows: list[tuple[str, ...]] = []
+    for name, members in sets.items():
+        left = [one for one in members if one.is_left]
+        seconds = [one.expected.seconds for one in left if one.expected is not None]
+        time = in_words(sum(seconds)) if seconds else _UNKNOWN if left else "-"
+        if seconds and len(seconds) < len(left):
+            time += f" + {len(left) - len(seconds)} {_UNKNOWN}"
+        rows.append((name, str(len(members)), str(len(members) - len(left)), str(len(left)), time))
+    return rows

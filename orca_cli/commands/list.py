@@ -209,7 +209,7 @@ def departures(extra: Path | None = None) -> list[Departure]:
     by_task: dict[str, dict[str, dict[str, Any]]] = {}  # task -> protocol -> settings
     for name, variant in variants.variants("departures", extra).items():
         protocol, _, task = name.partition("/")
-        by_task.setdefault(task, {})[protocol] = dict(flat("", variant.settings))
+        by_task.setdefault(task, {})[protocol] = dict(flat(variant.settings))
     chosen = configuration.default_choices()
     defaults = schema.Config()
 

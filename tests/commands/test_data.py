@@ -20,6 +20,7 @@ import yaml
 from orca_cli import storage
 from orca_cli.cli import main
 from orca_cli.commands.data.examination import Findings, examine_split
+from orca_cli.config import catalogue
 from orca_cli.data_folder import CHECKSUMS
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import TaskData

@@ -57,7 +57,8 @@ def run(*overrides: str, config_dir: str | Path | None = None, force: bool = Fal
     """
     from pathlib import Path
 
-    from orca_cli import compose, experiment
+    from orca_cli import experiment
+    from orca_cli.config import compose
     from orca_cli.exceptions import ConfigError
 
     with compose.session(None if config_dir is None else Path(config_dir)) as session:

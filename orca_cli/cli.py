@@ -13,7 +13,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
-from orca_cli import __version__, parts, retired, signals, storage, terminal
+from orca_cli import __version__, signals, storage, terminal
+from orca_cli.config import parts, retired
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, UsageError, process_error, suggest
 from orca_cli.training import ranks
 

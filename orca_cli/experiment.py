@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_cli import parts, signals, storage, terminal
+from orca_cli import signals, storage, terminal
+from orca_cli.config import parts
 from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, interruption_in, process_error
 from orca_cli.outcome import Failure, Outcome, State, ended_by
 from orca_cli.progress import Silent
@@ -28,7 +29,7 @@ from orca_cli.tracking.json_lines import FILE as JSON_LINES
 from orca_cli.tracking.json_lines import JsonLines
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
-    from orca_cli.compose import Composed
+    from orca_cli.config.compose import Composed
     from orca_cli.interfaces import Samples
     from orca_cli.stages.build import Built
     from orca_cli.stages.finetune import Tested
@@ -327,7 +328,7 @@ def _check_device(job: Composed, earlier: RunDirectory | None) -> None:
 
 def _write_settings(job: Composed, folder: RunDirectory, device: str) -> None:
     """Write the run's settings and environment."""
-    from orca_cli import compose
+    from orca_cli.config import compose
     from orca_cli.runs.environment import environment
 
     storage.write_text(folder.path / "config.yaml", compose.to_yaml(job.stored))

@@ -31,9 +31,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from orca_cli import compose, experiment
+from orca_cli import experiment
+from orca_cli.config import compose
+from orca_cli.config.schema import Config, Train
 from orca_cli.runs import claim
-from orca_cli.schema import Config, Train
 from orca_cli.scoring.classification import ZeroOne
 from orca_cli.stages import finetune
 from orca_cli.stages.build import Built, build

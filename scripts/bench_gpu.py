@@ -38,7 +38,8 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from orca_cli import cli, compose, configuration  # noqa: E402
+from orca_cli import cli  # noqa: E402
+from orca_cli.config import compose, configuration  # noqa: E402
 from orca_cli.exceptions import InterruptionError  # noqa: E402
 from orca_cli.interfaces import Features  # noqa: E402
 from orca_cli.stages import minutes  # noqa: E402

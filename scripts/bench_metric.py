@@ -83,7 +83,7 @@ def with_pot(source: Any, target: Any) -> tuple[float, np.ndarray]:
 
 def metric_by_name(name: str) -> Any:
     """Return a metric of ours by its name in conf/metric."""
-    from orca_cli import configuration, parts
+    from orca_cli.config import configuration, parts
 
     return parts.build(configuration.content(configuration.choices("metric")[name]), "metric")
 
@@ -184,7 +184,7 @@ class Tokens:
         """Build the run."""
         import torch
 
-        from orca_cli.compose.sessions import session
+        from orca_cli.config.compose.sessions import session
         from orca_cli.stages.build import build
         from orca_cli.stages.compared import compare
         from orca_cli.terminal import LogReporter

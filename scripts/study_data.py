@@ -38,7 +38,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_cli.configuration import default_folders
+from orca_cli.config.configuration import default_folders
 
 MOST = {"train": 200, "val": 100, "test": 500}
 SEEDS = 6

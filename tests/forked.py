@@ -170,7 +170,15 @@ class Server:
 
 def _serve() -> None:
     """Answer requests until standard input ends."""
-    for name in ("torch", "transformers", "hydra", "accelerate", "ot", "orca_cli.compose", "orca_cli.commands.run"):
+    for name in (
+        "torch",
+        "transformers",
+        "hydra",
+        "accelerate",
+        "ot",
+        "orca_cli.config.compose",
+        "orca_cli.commands.run",
+    ):
         importlib.import_module(name)
     for name in ("stages.build", "stages.align", "stages.finetune", "cli", "commands.list"):
         importlib.import_module(f"orca_cli.{name}")

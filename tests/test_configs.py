@@ -8,11 +8,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from orca_cli import compose
-from orca_cli import search_space as spaces
-from orca_cli.configuration import config_dir
+from orca_cli.config import compose
+from orca_cli.config import search_space as spaces
+from orca_cli.config.configuration import config_dir
+from orca_cli.config.schema import lookup
 from orca_cli.exceptions import DataError
-from orca_cli.schema import lookup
 from orca_cli.stages.build import build, forward_once, read_source
 from orca_cli.terminal import LogReporter
 from tests.checkpoints import save_tiny, save_tiny_bert

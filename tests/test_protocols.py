@@ -9,11 +9,11 @@ import pytest
 import torch
 import yaml
 
-from orca_cli import compose
 from orca_cli.commands.list import UNSET, departures, typed
-from orca_cli.configuration import config_dir
+from orca_cli.config import compose
+from orca_cli.config.configuration import config_dir
+from orca_cli.config.schema import GROUPS, lookup
 from orca_cli.interfaces import Batch
-from orca_cli.schema import GROUPS, lookup
 from orca_cli.scoring.classification import MacroF1, ZeroOne
 from orca_cli.scoring.multilabel import MeanAUROC, MeanAveragePrecision
 from orca_cli.training.engine import Engine

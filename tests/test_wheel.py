@@ -47,7 +47,7 @@ def test_installed_command_runs_from_another_folder(wheel, tmp_path):
         assert done.returncode == 0, done.stderr
         assert "digits" in done.stdout
     where = subprocess.run(
-        [venv / "bin" / "python", "-c", "from orca_cli.configuration import config_dir; print(config_dir())"],
+        [venv / "bin" / "python", "-c", "from orca_cli.config.configuration import config_dir; print(config_dir())"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

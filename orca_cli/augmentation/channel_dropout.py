@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from orca_cli.augmentation.samples import as_array, per_channel, with_inputs
+from orca_cli.config.ranges import Fraction
 from orca_cli.interfaces import Batch, InputFacts
-from orca_cli.ranges import Fraction
 
 
 @dataclass(frozen=True)

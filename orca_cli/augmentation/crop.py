@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from orca_cli.augmentation.samples import as_array
+from orca_cli.config.ranges import Fraction
 from orca_cli.interfaces import Batch, InputFacts
-from orca_cli.ranges import Fraction
 
 
 @dataclass(frozen=True)

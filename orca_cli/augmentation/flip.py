@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orca_cli.config.ranges import Share
 from orca_cli.interfaces import Batch, InputFacts
-from orca_cli.ranges import Share
 
 
 @dataclass(frozen=True)

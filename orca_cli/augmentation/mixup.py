@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from orca_cli.augmentation.samples import as_array, per_channel, with_inputs
+from orca_cli.config.ranges import Positive
 from orca_cli.interfaces import Batch, InputFacts
-from orca_cli.ranges import Positive
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from orca_cli import seeding
+from orca_cli.config.ranges import Share
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Augmentation, Batch, InputFacts
-from orca_cli.ranges import Share
 
 
 class Several:

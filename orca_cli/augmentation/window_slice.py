@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from orca_cli.augmentation.samples import as_array, positions, with_inputs
+from orca_cli.config.ranges import Fraction
 from orca_cli.interfaces import Batch, InputFacts
-from orca_cli.ranges import Fraction
 
 
 @dataclass(frozen=True)

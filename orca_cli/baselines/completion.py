@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from orca_cli import terminal
 from orca_cli.baselines import choice
+from orca_cli.config.schema import Config
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError, interruption_in
 from orca_cli.runs.directory import SUMMARY, RunDirectory, read_or_empty
-from orca_cli.schema import Config
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a run that lacks nothing does not need it
     from orca_cli.baselines.compute import Baseline, Subject

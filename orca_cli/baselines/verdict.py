@@ -12,9 +12,9 @@ from torch import Tensor
 from orca_cli import seeding
 from orca_cli.baselines.choice import CONSTANT, FEATURES, NAMES
 from orca_cli.baselines.compute import Baseline
+from orca_cli.config.schema import Config
 from orca_cli.exceptions import OrcaError
 from orca_cli.interfaces import Error, TaskData
-from orca_cli.schema import Config
 
 BEYOND = 2.0  # standard errors up to which a difference is none
 _RESAMPLES = 200

@@ -14,7 +14,8 @@ from typing import Any
 
 from rich.text import Text
 
-from orca_cli import __version__, configuration, storage, terminal
+from orca_cli import __version__, storage, terminal
+from orca_cli.config import configuration
 from orca_cli.exceptions import CheckpointError, OrcaError, StorageError, UnavailableError
 from orca_cli.runs.check import Checked, check
 from orca_cli.runs.environment import PACKAGES, requirements, unmet_requirements, version_of

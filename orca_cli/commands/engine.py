@@ -15,7 +15,7 @@ from typing import Any
 
 from orca_cli import exceptions, experiment, signals, storage
 from orca_cli.commands.options import forwarded
-from orca_cli.compose import Composed
+from orca_cli.config.compose import Composed
 from orca_cli.exceptions import OrcaError
 from orca_cli.launching import local, process
 from orca_cli.launching.driver import Driver, Executor, Job, Work

@@ -15,7 +15,7 @@ from orca_cli.runs import claim
 from orca_cli.training import gpus
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.compose import Composed
+    from orca_cli.config.compose import Composed
     from orca_cli.training.team import Team
 
 

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import storage, terminal
-from orca_cli.configuration import default_folders
+from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import DataError, OrcaError, SweepError, UnavailableError, UsageError, suggest
 from orca_cli.report.figures import files, of_report
 from orca_cli.report.records.collect import Collection, collect, select_study

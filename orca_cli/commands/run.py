@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orca_cli import experiment, signals, study, terminal
+from orca_cli import experiment, signals, terminal
 from orca_cli.commands import study_plan
 from orca_cli.commands.job import print_traceback, run_job
 from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine, check_engine
 from orca_cli.commands.summary import plan_result, run_result
-from orca_cli.configuration import key_of
+from orca_cli.config import study
+from orca_cli.config.configuration import key_of
 from orca_cli.exceptions import ConfigError, OrcaError, PreemptionError, UsageError
 from orca_cli.launching import process
 from orca_cli.outcome import Outcome, ended_by
@@ -23,8 +24,8 @@ from orca_cli.terminal import Result
 from orca_cli.training import ranks
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.compose import Composed
-    from orca_cli.schema import Config
+    from orca_cli.config.compose import Composed
+    from orca_cli.config.schema import Config
     from orca_cli.training.team import Team
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -132,7 +133,7 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def _follow(team: Team, arguments: argparse.Namespace) -> Result:
     """Share the work of the leading process, which also reports how the run ended."""
-    from orca_cli import compose
+    from orca_cli.config import compose
     from orca_cli.stages import following
 
     def settings() -> Config:
@@ -147,7 +148,7 @@ def _follow(team: Team, arguments: argparse.Namespace) -> Result:
 def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Result:
     _check_options(arguments)
     time_limit_s = None if arguments.time_limit is None else _seconds(arguments.time_limit)
-    from orca_cli import compose
+    from orca_cli.config import compose
 
     signals.check()
     with compose.session(arguments.config_dir) as session:

@@ -12,14 +12,14 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import experiment, signals, terminal
+from orca_cli.config.study import SET, absent_lines
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RunName
 from orca_cli.runs.durations import Expected, History, in_words
-from orca_cli.study import SET, absent_lines
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.compose import Sweep
+    from orca_cli.config.compose import Sweep
 
 WOULD = {"new": "run", "resume": "resume", "completed": "skip", "running": "wait"}
 _UNKNOWN = "unknown"

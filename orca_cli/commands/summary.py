@@ -24,7 +24,7 @@ from orca_cli.runs.preprocessing import can_predict
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.compose import Composed
+    from orca_cli.config.compose import Composed
 
 _MOST_ROWS = 40  # of the jobs of a dry run
 _STATES = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from orca_cli import experiment, signals, storage, terminal
 from orca_cli.commands.engine import NOT_STARTED, Engine, outcome_of
 from orca_cli.commands.summary import sweep_result
-from orca_cli.compose import Composed, Sweep
+from orca_cli.config.compose import Composed, Sweep
 from orca_cli.exceptions import OrcaError, SweepError
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended

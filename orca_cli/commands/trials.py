@@ -9,7 +9,7 @@ from typing import Any
 from orca_cli import exceptions, terminal
 from orca_cli.commands.engine import Engine, activity_of, outcome_of
 from orca_cli.commands.summary import percent_or_number
-from orca_cli.compose import Session
+from orca_cli.config.compose import Session
 from orca_cli.exceptions import InterruptionError, NonFiniteError, OrcaError
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended

@@ -13,20 +13,21 @@ import yaml
 from rich.console import RenderableType
 from rich.text import Text
 
-from orca_cli import configuration, signals, storage, terminal
+from orca_cli import signals, storage, terminal
 from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine, check_engine
 from orca_cli.commands.summary import percent_or_number
 from orca_cli.commands.trials import Arm, Trials
+from orca_cli.config import configuration
+from orca_cli.config.schema import Tune
 from orca_cli.exceptions import ConfigError, OrcaError, SweepError
 from orca_cli.runs.settings import as_typed
-from orca_cli.schema import Tune
 from orca_cli.terminal import Result
 from orca_cli.tuning import plan as plans
 from orca_cli.tuning import search as searches
 from orca_cli.tuning.search import Search, Trial
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.compose import Composed, Session
+    from orca_cli.config.compose import Composed, Session
 
 EXAMPLES = """\
 examples:
@@ -64,7 +65,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Search, and return what was found."""
     check_engine(arguments)
     terminal.configure_logging(verbose=arguments.verbose, quiet=arguments.quiet)
-    from orca_cli import compose
+    from orca_cli.config import compose
 
     with signals.deferred(), compose.session(arguments.config_dir) as session:
         arms = _search(session, _in_full(arguments.overrides), arguments)

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from orca_cli import compose, configuration, parts, seeding
+from orca_cli import seeding
 from orca_cli.comparison.points import Data, Embedding, read
+from orca_cli.config import compose, configuration, parts
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Features, Metric, Reporter
 from orca_cli.stages.problem import measure

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_cli import compose, configuration, parts, seeding
-from orca_cli.catalogue import GROUPS
+from orca_cli import seeding
+from orca_cli.config import compose, configuration, parts
+from orca_cli.config.catalogue import GROUPS
+from orca_cli.config.schema import Config
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Body, Features, Reporter, Samples, TaskData
 from orca_cli.models.assembly import build_model
 from orca_cli.models.transfer import TransferModel
-from orca_cli.schema import Config
 from orca_cli.stages.build import fit_embedder, load_body, read_source, read_task
 from orca_cli.stages.pseudo_labels import class_labels, shuffled
 from orca_cli.stages.source_features import UniformDraw, Wanted, select_points, source_features

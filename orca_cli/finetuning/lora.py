@@ -7,10 +7,10 @@ from typing import Annotated, Any, cast
 
 from annotated_types import Interval
 
+from orca_cli.config.ranges import Count, Positive
 from orca_cli.finetuning import injection
 from orca_cli.finetuning.state import load_own_state, own_state
 from orca_cli.interfaces import Role, TransferParts
-from orca_cli.ranges import Count, Positive
 
 _OWN = "lora_"  # what peft calls the parts of a layer that it adds
 

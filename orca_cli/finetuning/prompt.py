@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError
 from orca_cli.finetuning.state import load_own_state, own_state
 from orca_cli.interfaces import Tokens, TransferParts
-from orca_cli.ranges import Count
 
 _NAME = "prompt"
 

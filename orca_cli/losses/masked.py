@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from orca_cli.config.ranges import NotNegative, Positive
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import IGNORED_CLASS, KINDS, Loss
-from orca_cli.ranges import NotNegative, Positive
 
 
 class _Masked(nn.Module):

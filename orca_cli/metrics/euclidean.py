@@ -15,10 +15,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from orca_cli.config.ranges import Count
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport.clouds import centred, half_squared_distances, prepare_nothing
 from orca_cli.metrics.transport.envelope import Solved, closed_form
-from orca_cli.ranges import Count
 
 
 @dataclass(frozen=True)

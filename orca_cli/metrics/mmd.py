@@ -18,11 +18,11 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from orca_cli.config.ranges import Count
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport.clouds import centred, check_features, half_squared_distances
 from orca_cli.metrics.transport.envelope import Solved, closed_form
-from orca_cli.ranges import Count
 
 _KERNELS = 5  # K of a point with itself
 _LARGEST_SCALE = 4.0

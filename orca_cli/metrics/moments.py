@@ -14,9 +14,9 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from orca_cli.config.ranges import Positive
 from orca_cli.interfaces import Distance, Features
 from orca_cli.metrics.transport.clouds import check_features, check_finite
-from orca_cli.ranges import Positive
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orca_cli.config.ranges import Count
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import envelope
 from orca_cli.metrics.transport.clouds import centred, half_squared_distances, prepare_nothing
 from orca_cli.metrics.transport.label_distances import index_classes, pairs
-from orca_cli.ranges import Count
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from orca_cli.config.ranges import Fraction, Positive
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import annealed, envelope, label_distances
 from orca_cli.metrics.transport.annealed import Annealing
 from orca_cli.metrics.transport.clouds import check_features, half_squared_distances, resolved
 from orca_cli.metrics.transport.label_distances import ClassIndex, Cost
-from orca_cli.ranges import Fraction, Positive
 
 # Far below rounding, and high enough that no product becomes denormal, with which a CPU is many times slower.
 _MIN_EXPONENT = -50.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orca_cli import parts, seeding
+from orca_cli import seeding
+from orca_cli.config import parts
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Body, Embedder, Kind, Scale, TokenLayout
 from orca_cli.models.embedders.patch import Patch

@@ -33,8 +33,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from orca_cli import configuration, seeding, storage
-from orca_cli.compose import to_yaml
+from orca_cli import seeding, storage
+from orca_cli.config import configuration
+from orca_cli.config.compose import to_yaml
 from orca_cli.exceptions import ConfigError, DataError, UnavailableError
 from orca_cli.models.checkpoints import shareable_config
 from orca_cli.models.transfer import TransferModel

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from orca_cli import parts, storage
+from orca_cli import storage
+from orca_cli.config import parts
 from orca_cli.exceptions import (
     CheckpointError,
     ChecksumError,

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from orca_cli import configuration, parts, schema, storage
+from orca_cli import storage
+from orca_cli.config import configuration, parts, schema
+from orca_cli.config.practices import recorded_chunks
+from orca_cli.config.ranges import Count, check_value
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, OrcaError, UnsafeError
 from orca_cli.interfaces import KINDS
-from orca_cli.practices import recorded_chunks
-from orca_cli.ranges import Count, check_value
 from orca_cli.runs.directory import ENVIRONMENT, RESULT, STAGE_FOLDERS, STATUS, SUMMARY, read_or_empty
 from orca_cli.runs.preprocessing import ARRAYS_FILE, BODY_CONFIG, FILE
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record

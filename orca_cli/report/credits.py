@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from orca_cli import catalogue, configuration
+from orca_cli.config import catalogue, configuration
 from orca_cli.exceptions import OrcaError
 
 # As the pages of these checkpoints, on the model hub or of the package, state them.

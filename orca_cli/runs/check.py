@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orca_cli import storage
+from orca_cli.config.identity import digest_of
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
 from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import (
@@ -24,7 +25,6 @@ from orca_cli.runs.directory import (
     is_passing,
     read_or_empty,
 )
-from orca_cli.runs.identity import digest_of
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
 
 

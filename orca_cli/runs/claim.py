@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import storage
+from orca_cli.config.identity import SHORT
 from orca_cli.exceptions import CheckpointError, LockedError
 from orca_cli.runs.directory import LOCK, RESULT, STAGE_FOLDERS, STATUS, RunDirectory, RunName, read_or_empty
-from orca_cli.runs.identity import SHORT
 from orca_cli.runs.records import SCHEMA, newer_schema
 
 LIVING = ("created", *STAGE_FOLDERS)  # states of a run without a recorded end

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orca_cli import storage
+from orca_cli.config.identity import SHORT
 from orca_cli.exceptions import ChecksumError, FingerprintError
-from orca_cli.runs.identity import SHORT
 from orca_cli.runs.records import SCHEMA, UnreadableError, read_record
 from orca_cli.terminal import log
 

@@ -6,9 +6,9 @@ import re
 from datetime import datetime
 from pathlib import Path
 
-from orca_cli import configuration
+from orca_cli.config import configuration
+from orca_cli.config.identity import SHORT
 from orca_cli.exceptions import DataError
-from orca_cli.runs.identity import SHORT
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{6})_")
 _SHORT = re.compile(rf"[0-9a-f]{{{SHORT}}}")

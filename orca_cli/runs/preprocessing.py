@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from orca_cli import parts, storage
+from orca_cli import storage
+from orca_cli.config import parts
 from orca_cli.exceptions import ChecksumError, DataError
 from orca_cli.interfaces import Preprocessing
 from orca_cli.runs.directory import STAGE_FOLDERS, keeps_weights

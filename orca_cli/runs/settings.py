@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from orca_cli import configuration
+from orca_cli.config import configuration
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, SUMMARY, read_or_empty
 
 FILE = "config.yaml"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Error, Score
-from orca_cli.ranges import Count
 
 
 def over_chunks(error: Error, size: int | None, batch: int) -> Error:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from orca_cli.config.ranges import Count
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Score
-from orca_cli.ranges import Count
 from orca_cli.scoring import checks, ranking
 
 

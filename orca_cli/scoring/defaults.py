@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orca_cli import parts, short_names
+from orca_cli.config import parts, short_names
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.interfaces import KINDS, Error
 from orca_cli.scoring.chunks import over_chunks

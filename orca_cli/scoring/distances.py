@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from orca_cli.config.ranges import Count, Positive
 from orca_cli.interfaces import Score
-from orca_cli.ranges import Count, Positive
 from orca_cli.scoring.checks import check_fit, check_numbers
 
 _LEAST = 0.01  # no two atoms are closer, in Angstrom

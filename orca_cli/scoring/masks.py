@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from orca_cli.config.ranges import Fraction
 from orca_cli.interfaces import Score
-from orca_cli.ranges import Fraction
 from orca_cli.scoring import ranking
 from orca_cli.scoring.checks import check_fit, check_numbers
 

@@ -22,9 +22,9 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from orca_cli import seeding, signals, storage
+from orca_cli.config.ranges import Count, CountOrZero, PlainName
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Examples, Reporter, SourceData
-from orca_cli.ranges import Count, CountOrZero, PlainName
 from orca_cli.sources.balance import digest_of, draw
 
 OUTSIDE = "O"

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from orca_cli import signals
+from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Examples, Reporter, SourceData
-from orca_cli.ranges import Count
 from orca_cli.sources.balance import check_size, digest_of, draw
 
 # Large packages that Linux distributions do not split off (as they do tkinter, idlelib, distutils, lib2to3, ensurepip).

@@ -15,10 +15,10 @@ from typing import Any
 from torch import nn
 
 from orca_cli import signals
+from orca_cli.config.schema import Config
 from orca_cli.exceptions import UnavailableError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import RunDirectory
-from orca_cli.schema import Config
 from orca_cli.stages.build import Built, has_alignment
 from orca_cli.stages.compared import Compared, compare
 from orca_cli.stages.trajectory import Trainer, Trajectory, fingerprint, objective_of

@@ -10,9 +10,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from orca_cli import schema
+from orca_cli.config import schema
+from orca_cli.config.schema import Config, Train
 from orca_cli.interfaces import TaskData
-from orca_cli.schema import Config, Train
 from orca_cli.stages import selection
 from orca_cli.stages.decision import Decided, Decision
 from orca_cli.training.schedule import fitted_batch

@@ -12,8 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from orca_cli import parts, schema, seeding, short_names
+from orca_cli import seeding
 from orca_cli.augmentation.samples import Augmented, measure
+from orca_cli.config import parts, schema, short_names
+from orca_cli.config.part_groups import check_augmentation, check_method, part_node
+from orca_cli.config.practices import PRACTICES
+from orca_cli.config.schema import Config, settled
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Augmentation, Body, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.losses.masked import default_loss
@@ -21,9 +25,6 @@ from orca_cli.models import assembly
 from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
-from orca_cli.part_groups import check_augmentation, check_method, part_node
-from orca_cli.practices import PRACTICES
-from orca_cli.schema import Config, settled
 from orca_cli.scoring.defaults import named_error
 from orca_cli.stages import budget, ridge_start, selection
 from orca_cli.stages.class_balance import uneven_note, weighted

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from orca_cli.config.schema import Train
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Loss, TaskData
 from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy
-from orca_cli.schema import Train
 from orca_cli.tasks.shared.blocks import blocks
 
 _UNEVEN = 4  # ratio of the largest class to the smallest above which the counts are printed

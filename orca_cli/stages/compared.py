@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from orca_cli import parts, seeding
+from orca_cli import seeding
+from orca_cli.config import parts
+from orca_cli.config.schema import Config
 from orca_cli.interfaces import Features, Metric, Reporter, SourceData
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
-from orca_cli.schema import Config
 from orca_cli.stages.build import Built, read_source, source_seed
 from orca_cli.stages.problem import Labelled, Problem, balanced_rows, measure
 from orca_cli.stages.pseudo_labels import class_labels, shuffled

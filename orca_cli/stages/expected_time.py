@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from orca_cli import signals
+from orca_cli.config.schema import Config, Train, settled
 from orca_cli.exceptions import InterruptionError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Reporter
-from orca_cli.schema import Config, Train, settled
 from orca_cli.stages import selection
 from orca_cli.stages.align import trainable
 from orca_cli.stages.build import Built, has_alignment, steps_per_epoch

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import seeding, signals
+from orca_cli.config.schema import Config, settled
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.ensemble import Ensemble, output_kind, twin
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
-from orca_cli.schema import Config, settled
 from orca_cli.stages import selection
 from orca_cli.stages.build import Built, split_record, steps_per_epoch
 from orca_cli.stages.following import open_to_all

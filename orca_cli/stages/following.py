@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from orca_cli.config.schema import Config, Train
 from orca_cli.exceptions import ConfigError, DataError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Samples
 from orca_cli.progress import Silent
-from orca_cli.schema import Config, Train
 from orca_cli.stages.build import Built, build
 from orca_cli.stages.training_plan import PLAN, STEP, TrainingPlan
 from orca_cli.training import checkpoint

@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from orca_cli import signals
+from orca_cli.config.practices import PRACTICES
+from orca_cli.config.schema import Config, settled
 from orca_cli.exceptions import InterruptionError, NonFiniteError
-from orca_cli.practices import PRACTICES
 from orca_cli.runs.directory import RunDirectory
-from orca_cli.schema import Config, settled
 from orca_cli.stages import ridge_start
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.stages.members import Member

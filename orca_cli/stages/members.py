@@ -12,11 +12,11 @@ import numpy as np
 from torch import Tensor
 
 from orca_cli import seeding
+from orca_cli.config.ranges import LARGEST_SEED
+from orca_cli.config.schema import Config
 from orca_cli.interfaces import Samples
 from orca_cli.progress import Silent
-from orca_cli.ranges import LARGEST_SEED
 from orca_cli.runs.directory import RunDirectory
-from orca_cli.schema import Config
 from orca_cli.stages import selection
 from orca_cli.stages.align import trained
 from orca_cli.stages.build import Built, has_alignment, make_model, source_seed

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from orca_cli.config.schema import Config
 from orca_cli.interfaces import Reporter
-from orca_cli.schema import Config
 from orca_cli.stages import budget, selection
 from orca_cli.stages.build import Built, redecided
 from orca_cli.stages.decision import Decided, Decision

@@ -20,10 +20,10 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from orca_cli import seeding, signals
+from orca_cli.config.schema import METHOD_SETTINGS, Config
 from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Body, Examples, SourceData, Tokens
 from orca_cli.models.predictors import pooled
-from orca_cli.schema import METHOD_SETTINGS, Config
 from orca_cli.stages.build import Built
 from orca_cli.stages.source_features import embed_examples
 from orca_cli.stages.training_plan import loss_unit

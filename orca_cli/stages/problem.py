@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from orca_cli import seeding, signals
+from orca_cli.config.schema import Align
 from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Batch, Distance, Features, Metric, Samples, Tokens
 from orca_cli.models.transfer import TransferModel
-from orca_cli.schema import Align
 from orca_cli.stages.source_features import select_points
 from orca_cli.training.engine import Engine
 

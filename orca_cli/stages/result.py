@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from orca_cli import parts
+from orca_cli.config import parts
 from orca_cli.stages.align import Aligned
 from orca_cli.stages.build import Built
 from orca_cli.stages.finetune import Tested, Trained

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import seeding, signals
+from orca_cli.config.schema import Config
 from orca_cli.interfaces import Samples, Tokens
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
-from orca_cli.schema import Config
 from orca_cli.training.engine import Engine
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from orca_cli.config.schema import Config, Train
 from orca_cli.interfaces import Samples, TaskData
-from orca_cli.schema import Config, Train
 from orca_cli.stages.decision import Decided, Decision
 from orca_cli.tasks.shared.fraction import Joined
 

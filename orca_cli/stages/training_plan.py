@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import seeding, signals
+from orca_cli.config.practices import PRACTICES
+from orca_cli.config.schema import Config, Train, settled
 from orca_cli.exceptions import MemoryExhaustedError
 from orca_cli.interfaces import Batch, Samples
-from orca_cli.practices import PRACTICES
-from orca_cli.schema import Config, Train, settled
 from orca_cli.stages import ridge_start
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.stages.pare import Mixing

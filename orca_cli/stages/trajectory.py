@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import signals
+from orca_cli.config.practices import PRACTICES
+from orca_cli.config.schema import METHOD_SETTINGS, Align, Config
 from orca_cli.exceptions import InterruptionError, NonFiniteError
 from orca_cli.interfaces import Reporter
 from orca_cli.models.transfer import TransferModel
-from orca_cli.practices import PRACTICES
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
-from orca_cli.schema import METHOD_SETTINGS, Align, Config
 from orca_cli.stages.build import Built
 from orca_cli.stages.collapse import collapse
 from orca_cli.stages.compared import Compared

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.interfaces import Reporter, TaskData
-from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.shared.pixels import PixelSamples
 from orca_cli.tasks.shared.published import entries, find, note
 from orca_cli.tasks.shared.splits import describe, hold_out

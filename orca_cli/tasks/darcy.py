@@ -24,9 +24,9 @@ import torch
 from annotated_types import Ge
 
 from orca_cli import signals
+from orca_cli.config.ranges import Count, Seed
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, Scale, TaskData
-from orca_cli.ranges import Count, Seed
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.published import check_array, file_identity, find, load_arrays, note, overlap_warning

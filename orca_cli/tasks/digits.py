@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from orca_cli.config.ranges import Count, Seed
 from orca_cli.interfaces import TaskData
-from orca_cli.ranges import Count, Seed
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.tasks.shared.splits import split
 

@@ -20,9 +20,9 @@ import torch
 from annotated_types import Ge
 
 from orca_cli import signals
+from orca_cli.config.ranges import Count, Seed
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter, TaskData
-from orca_cli.ranges import Count, Seed
 from orca_cli.tasks.shared import splits
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.published import (

@@ -23,9 +23,9 @@ import numpy as np
 from annotated_types import Ge
 
 from orca_cli import signals
+from orca_cli.config.ranges import Count, Seed
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, TaskData
-from orca_cli.ranges import Count, Seed
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.one_hot import OverLength, Sequences, SymbolSamples, end_to_end

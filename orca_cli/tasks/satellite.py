@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 
 from orca_cli import signals
+from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
-from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.shared.blocks import blocks
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.published import check_array, class_numbers, entries, file_identity, find, load_arrays, note

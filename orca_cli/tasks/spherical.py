@@ -22,9 +22,9 @@ from typing import Literal
 import numpy as np
 
 from orca_cli import signals, storage
+from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, TaskData
-from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks import cifar100
 from orca_cli.tasks.shared.generated import folder_of

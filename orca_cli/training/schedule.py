@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from orca_cli.schema import Train, settled
+from orca_cli.config.schema import Train, settled
 
 BETAS = (0.9, 0.98)  # of adam and adamw in stage 3, as in the released code
 

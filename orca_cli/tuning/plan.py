@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_cli import configuration
-from orca_cli import search_space as spaces
-from orca_cli.configuration import key_of
+from orca_cli.config import configuration
+from orca_cli.config import search_space as spaces
+from orca_cli.config.configuration import key_of
+from orca_cli.config.schema import Tune
+from orca_cli.config.search_space import Plain, Space
 from orca_cli.exceptions import ConfigError
 from orca_cli.runs.settings import as_typed
-from orca_cli.schema import Tune
-from orca_cli.search_space import Plain, Space
 from orca_cli.tuning.search import FOLDER
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.compose import Composed, Session
+    from orca_cli.config.compose import Composed, Session
 
 _SHORT = 8
 # Settings of every trial: it is judged only on validation data that it did not train on. Its weights are not kept, since those

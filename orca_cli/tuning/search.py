@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import seeding, storage
+from orca_cli.config.schema import Tune
+from orca_cli.config.search_space import Plain, Space
 from orca_cli.exceptions import DataError, UnavailableError
 from orca_cli.runs import claim
-from orca_cli.schema import Tune
-from orca_cli.search_space import Plain, Space
 
 if TYPE_CHECKING:
     from optuna.trial import Trial as OptunaTrial

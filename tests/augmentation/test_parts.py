@@ -12,7 +12,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli import parts
 from orca_cli.augmentation.channel_dropout import ChannelDropout
 from orca_cli.augmentation.crop import Crop
 from orca_cli.augmentation.flip import Flip
@@ -23,10 +22,11 @@ from orca_cli.augmentation.scale import Scale
 from orca_cli.augmentation.several import Several
 from orca_cli.augmentation.time_mask import TimeMask
 from orca_cli.augmentation.window_slice import WindowSlice
-from orca_cli.configuration import config_dir
+from orca_cli.config import parts
+from orca_cli.config.configuration import config_dir
+from orca_cli.config.part_groups import check_augmentation
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import KINDS, Augmentation, Batch, InputFacts
-from orca_cli.part_groups import check_augmentation
 from orca_cli.tasks.shared.samples import ArraySamples
 from tests.properties import examples
 

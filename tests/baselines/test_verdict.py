@@ -8,8 +8,8 @@ import torch
 
 from orca_cli.baselines.compute import Baseline
 from orca_cli.baselines.verdict import standard_error, verdict, ways
+from orca_cli.config.schema import Config
 from orca_cli.interfaces import TaskData
-from orca_cli.schema import Config
 from orca_cli.scoring.classification import ZeroOne
 from orca_cli.scoring.values import RMSE
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from orca_cli import compose
+from orca_cli.config import compose
 from tests.checkpoints import save_tiny
 from tests.cli.conftest import ROOT, run_folders
 

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from orca_cli import compose, experiment
+from orca_cli import experiment
+from orca_cli.config import compose
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError
 from orca_cli.stages import minutes
 from orca_cli.stages.build import build

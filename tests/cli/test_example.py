@@ -7,7 +7,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from orca_cli import compose
+from orca_cli.config import compose
 from orca_cli.stages.build import build
 from orca_cli.terminal import LogReporter
 from scripts import make_fixtures

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orca_cli import retired
+from orca_cli.config import retired
 
 RECORDED = Path(__file__).parent.parent / "recorded"
 KINDS = {

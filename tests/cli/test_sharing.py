@@ -7,7 +7,8 @@ import threading
 import pytest
 import torch
 
-from orca_cli import compose, experiment, storage, terminal
+from orca_cli import experiment, storage, terminal
+from orca_cli.config import compose
 from orca_cli.exceptions import DataError, InterruptionError
 from orca_cli.runs import claim
 from orca_cli.training.cache import Entry, cached

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from orca_cli import compose
+from orca_cli.config import compose
 from orca_cli.stages.build import build, read_task
 from orca_cli.terminal import LogReporter
 from scripts import make_fixtures

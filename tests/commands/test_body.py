@@ -13,7 +13,7 @@ import pytest
 
 from orca_cli import storage
 from orca_cli.cli import main
-from orca_cli.configuration import choices
+from orca_cli.config.configuration import choices
 from orca_cli.models import checkpoints
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
 

@@ -17,8 +17,9 @@ import pytest
 import scipy.io
 import yaml
 
-from orca_cli import catalogue, storage
+from orca_cli import storage
 from orca_cli.cli import main
+from orca_cli.config import catalogue
 from orca_cli.data_folder import CHECKSUMS
 from orca_cli.exceptions import ConfigError
 from scripts import make_fixtures

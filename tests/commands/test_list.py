@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orca_cli import compose, configuration, parts, schema, terminal
+from orca_cli import terminal
 from orca_cli.commands import list as command
+from orca_cli.config import compose, configuration, parts, schema
 from orca_cli.exceptions import ConfigError
 from tests.commands.called import read_json, read_text, refused
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from orca_cli import parts
 from orca_cli.cli import main
+from orca_cli.config import parts
 from tests.report.trees import add_run
 from tests.scoring.cases import CASES, FORMS, Case
 

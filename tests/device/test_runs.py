@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from orca_cli import configuration
+from orca_cli.config import configuration
 from tests.cli.conftest import curve, put_aside, run_folders
 from tests.device.conftest import fail_at
 

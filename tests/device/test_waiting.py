@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from orca_cli import compose, configuration, parts
+from orca_cli.config import compose, configuration, parts
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import annealed, newton, sinkhorn
 from orca_cli.metrics.transport.clouds import half_squared_distances

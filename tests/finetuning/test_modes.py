@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from orca_cli import parts
-from orca_cli.configuration import config_dir
+from orca_cli.config import parts
+from orca_cli.config.configuration import config_dir
 from orca_cli.exceptions import CheckpointError, ConfigError
 from orca_cli.finetuning.bitfit import BitFit
 from orca_cli.finetuning.frozen import Frozen

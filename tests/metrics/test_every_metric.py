@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from orca_cli import configuration, parts
+from orca_cli.config import configuration, parts
 from orca_cli.exceptions import DataError, NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.euclidean import Euclidean

@@ -4,9 +4,9 @@ import typing
 
 import pytest
 
-from orca_cli import configuration, parts
+from orca_cli.config import configuration, parts
+from orca_cli.config.ranges import limits_in_words, meaning
 from orca_cli.exceptions import ConfigError
-from orca_cli.ranges import limits_in_words, meaning
 
 DEPARTS = {"minibatch_ot": ("size", "labels")}  # metric=otdd without labels, as a choice of its own
 FILES = {name: path for name, path in configuration.choices("metric").items() if name != "none"}

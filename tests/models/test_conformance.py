@@ -17,8 +17,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import orca_cli
-from orca_cli import parts
-from orca_cli.configuration import config_dir
+from orca_cli.config import parts
+from orca_cli.config.configuration import config_dir
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.prediction.export import export
 from orca_cli.prediction.loading import open_model

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from orca_cli import parts
+from orca_cli.config import parts
 from orca_cli.exceptions import ConfigError
 from orca_cli.models.embedders import filter_bank
 from orca_cli.models.embedders.filter_bank import FilterBank

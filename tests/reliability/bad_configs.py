@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from orca_cli import parts
-from orca_cli.configuration import config_dir
-from orca_cli.schema import Config
+from orca_cli.config import parts
+from orca_cli.config.configuration import config_dir
+from orca_cli.config.schema import Config
 
 CONF = config_dir()
 # The settings that tasks on user data require; settings are checked before files are read, so none of these need exist.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 POINTS = {
-    "compose": "orca_cli.compose:session",
+    "compose": "orca_cli.config.compose:session",
     "download": "orca_cli.untrusted.downloads:_write",
     "features": "orca_cli.stages.source_features:_embed",
     "transport": "orca_cli.stages.trajectory:Trainer._epoch",  # not the timing before it

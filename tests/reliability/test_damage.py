@@ -16,9 +16,10 @@ import torch
 
 from orca_cli import storage
 from orca_cli.cli import main
+from orca_cli.config import identity
 from orca_cli.exceptions import ChecksumError
 from orca_cli.report.records.collect import collect
-from orca_cli.runs import check, identity
+from orca_cli.runs import check
 from orca_cli.runs.records import SCHEMA
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry, cached

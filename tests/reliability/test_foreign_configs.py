@@ -188,7 +188,7 @@ READ = {
 @pytest.mark.parametrize("how", READ)
 def test_what_is_typed_may_read_the_environment_and_its_name_is_stored_not_its_value(monkeypatch, how):
     """H11: config.yaml and overrides.txt of a run hold no value of the environment."""
-    from orca_cli import compose
+    from orca_cli.config import compose
 
     words, shows = READ[how]
     monkeypatch.setenv("TOKEN", SECRET)

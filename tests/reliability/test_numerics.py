@@ -10,8 +10,9 @@ import pytest
 import torch
 import yaml
 
-from orca_cli import parts, storage
-from orca_cli.configuration import choices
+from orca_cli import storage
+from orca_cli.config import parts
+from orca_cli.config.configuration import choices
 from orca_cli.exceptions import OrcaError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd_by_class import OTDDByClass

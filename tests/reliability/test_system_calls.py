@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from orca_cli import schema, storage
+from orca_cli import storage
+from orca_cli.config import schema
 from orca_cli.exceptions import ChecksumError
 from orca_cli.training import checkpoint
 from tests.crashes import Recorder

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli import parts, scoring, short_names
+from orca_cli import scoring
+from orca_cli.config import parts, short_names
 from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
 from orca_cli.interfaces import IGNORED_CLASS, KINDS
 from orca_cli.scoring.classification import MacroF1, ZeroOne

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from orca_cli import parts
+from orca_cli.config import parts
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.losses.masked import (

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orca_cli import parts
+from orca_cli.config import parts
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.sources.conll import Span, load, sentences, spans
 from tests.tasks.builders import refused

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from orca_cli import compose
+from orca_cli.config import compose
+from orca_cli.config.schema import Config, Train, lookup
+from orca_cli.config.setting_checks import check
 from orca_cli.exceptions import ConfigError
-from orca_cli.schema import Config, Train, lookup
-from orca_cli.setting_checks import check
 from orca_cli.stages import budget
 from orca_cli.stages.build import decide, with_values
 from orca_cli.stages.decision import Decision

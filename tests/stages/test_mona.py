@@ -10,11 +10,11 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from orca_cli.config.schema import Config
 from orca_cli.interfaces import Examples, Tokens
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text, vit
 from orca_cli.models.predictors import pooled
-from orca_cli.schema import Config
 from orca_cli.stages.mona import Mona, discriminability, outer, pairs_of_classes, source_tokens
 from orca_cli.training.engine import Engine
 from tests.checkpoints import save_tiny_bert, save_tiny_vit

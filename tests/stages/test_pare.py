@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from orca_cli.config.schema import Align, Config, Train
 from orca_cli.interfaces import Batch, Examples, SourceData, Tokens
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text
-from orca_cli.schema import Align, Config, Train
 from orca_cli.stages.pare import Mixing, mixed_tokens, share_at
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training.loop import train_step

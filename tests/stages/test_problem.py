@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from orca_cli import seeding
+from orca_cli.config.schema import Align
 from orca_cli.interfaces import Distance, Features
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.metrics.transrate import TransRate
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin
-from orca_cli.schema import Align
 from orca_cli.stages import problem, trajectory
 from orca_cli.stages.compared import Exact, _floor
 from orca_cli.stages.problem import Labelled, Problem

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from orca_cli import setting_checks
+from orca_cli.config import setting_checks
+from orca_cli.config.schema import Config, Train
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.schema import Config, Train
 from orca_cli.stages import selection
 from orca_cli.stages.build import with_values
 from orca_cli.stages.member_training import is_better

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from orca_cli import compose
+from orca_cli.config import compose
 from orca_cli.stages import training_plan
 from orca_cli.stages.build import build
 from orca_cli.stages.pseudo_labels import shuffled

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from orca_cli import compose
-from orca_cli.configuration import choices
-from orca_cli.study import SET, Study
+from orca_cli.config import compose
+from orca_cli.config.configuration import choices
+from orca_cli.config.study import SET, Study
 
 ROOT = Path(__file__).parents[2]
 PAPER = ("table2", "table3", "table4", "table5", "table7", "table9", "table10")

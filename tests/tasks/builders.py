@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from orca_cli import parts
+from orca_cli.config import parts
 from orca_cli.exceptions import OrcaError
 from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
 

@@ -1,6 +1,6 @@
 import pytest
 
-from orca_cli import parts
+from orca_cli.config import parts
 from tests.tasks import builders
 from tests.untrusted.conftest import Quiet
 

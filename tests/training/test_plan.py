@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from orca_cli import seeding
-from orca_cli.schema import Train
+from orca_cli.config.schema import Train
 from orca_cli.training.schedule import fitted_batch, smaller_batch
 from tests.training.toy import Dense, Pairs, plan
 

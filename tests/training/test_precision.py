@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from orca_cli.config.schema import Config, Train
 from orca_cli.exceptions import UnavailableError
 from orca_cli.finetuning.layernorm import LayerNorm
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text
-from orca_cli.schema import Config, Train
 from orca_cli.stages import align
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training import engine as engines

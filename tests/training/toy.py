@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from orca_cli.config.schema import Config, Train
 from orca_cli.interfaces import Batch, Scale
 from orca_cli.models.transfer import TransferModel
-from orca_cli.schema import Config, Train
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training.engine import Engine
 from orca_cli.training.schedule import BETAS, make_optimizer

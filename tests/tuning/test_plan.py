@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("optuna", reason="the extra tune is not installed")
 
-from orca_cli import compose
 from orca_cli.commands.tune import hparams_path
+from orca_cli.config import compose
 from orca_cli.exceptions import ConfigError
 from orca_cli.tuning import plan as plans
 

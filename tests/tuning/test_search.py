@@ -8,9 +8,9 @@ pytest.importorskip("optuna", reason="the extra tune is not installed")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from orca_cli import storage
+from orca_cli.config.schema import Tune
+from orca_cli.config.search_space import Space
 from orca_cli.exceptions import ChecksumError, DataError, LockedError
-from orca_cli.schema import Tune
-from orca_cli.search_space import Space
 from orca_cli.tuning.search import FILE, Search
 
 RATE, RATES = FloatDistribution(1e-5, 1e-2, log=True), CategoricalDistribution((1e-3, 1e-4))

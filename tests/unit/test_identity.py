@@ -2,8 +2,8 @@
 
 import pytest
 
-from orca_cli.runs.identity import identify
-from orca_cli.schema import GROUPS
+from orca_cli.config.identity import identify
+from orca_cli.config.schema import GROUPS
 
 
 def identity(folder, task, choice="x", **more):
@@ -46,7 +46,7 @@ def test_a_folder_of_folders_counts_by_all_that_is_in_it(tmp_path, monkeypatch, 
         change()
         seen.append(name())
     assert len(set(seen)) == 4
-    monkeypatch.setattr("orca_cli.runs.identity._HASH_BELOW", 2)  # by size and time of change
+    monkeypatch.setattr("orca_cli.config.identity._HASH_BELOW", 2)  # by size and time of change
     seen.append(name())
     assert seen[-1] == name() != seen[-2]
     (tmp_path / "photos").rename(tmp_path / "other")

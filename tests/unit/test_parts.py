@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from orca_cli import parts
+from orca_cli.config import parts
 from orca_cli.exceptions import ConfigError, UnsafeError
 
 

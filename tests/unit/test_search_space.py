@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("optuna", reason="the extra tune is not installed")
 
-from orca_cli import search_space as spaces
+from orca_cli.config import search_space as spaces
 from orca_cli.exceptions import ConfigError, OrcaError
 
 WRONG = {

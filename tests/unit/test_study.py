@@ -2,10 +2,10 @@
 
 import pytest
 
-from orca_cli import compose
+from orca_cli.config import compose
+from orca_cli.config.study import Study, absent, absent_lines
 from orca_cli.exceptions import ConfigError, OrcaError, UnsafeError
 from orca_cli.runs import studies
-from orca_cli.study import Study, absent, absent_lines
 
 FILE = """\
 # A small one

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_cli import configuration
+from orca_cli.config import configuration
 
 VERBS = {
     "list": "the bodies that have a name, and other checkpoints on this machine: family, size, where they are",

@@ -9,10 +9,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from orca_cli import data_folder, parts, terminal
-from orca_cli.catalogue import DataSet
+from orca_cli import data_folder, terminal
 from orca_cli.commands.data.selection import Selection, add_names, select
 from orca_cli.commands.options import add_allow_module
+from orca_cli.config import parts
+from orca_cli.config.catalogue import DataSet
 from orca_cli.exceptions import ChecksumError, DataError, OrcaError, StorageError, UsageError
 from orca_cli.terminal import Result
 
@@ -81,8 +82,8 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 
 def _check(entry: DataSet, chosen: Selection, arguments: argparse.Namespace) -> dict[str, Any]:
-    from orca_cli import compose
     from orca_cli.commands.data.examination import check_source, check_task
+    from orca_cli.config import compose
 
     with compose.session(arguments.config_dir) as session:
         config = session.compose([f"{entry.group}={entry.name}", *chosen.settings]).config

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from orca_cli import seeding, signals
+from orca_cli.config.schema import Config
 from orca_cli.exceptions import OrcaError
 from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
-from orca_cli.schema import Config
 from orca_cli.stages.build import read_source, read_task
 from orca_cli.tasks.shared.blocks import blocks
 from orca_cli.tasks.shared.samples import input_hashes

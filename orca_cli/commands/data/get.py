@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from orca_cli import data_folder, storage, terminal
-from orca_cli.catalogue import DataFile, DataSet
 from orca_cli.commands.data.selection import add_names, how_by_hand, select, size_text
+from orca_cli.config.catalogue import DataFile, DataSet
 from orca_cli.exceptions import ChecksumError, InterruptionError, NetworkError, OrcaError, StorageError, UsageError
 from orca_cli.terminal import Result
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orca_cli import catalogue, configuration
-from orca_cli.catalogue import DataSet
 from orca_cli.commands.options import add_config_dir
+from orca_cli.config import catalogue, configuration
+from orca_cli.config.catalogue import DataSet
 from orca_cli.exceptions import UsageError
 
 

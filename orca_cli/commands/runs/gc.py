@@ -19,7 +19,7 @@ from rich.console import RenderableType
 
 from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import size_text
-from orca_cli.configuration import default_folders
+from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError, UsageError
 from orca_cli.runs.claim import is_worked_on
 from orca_cli.runs.directory import RESULT, STATUS, read_or_empty, unneeded

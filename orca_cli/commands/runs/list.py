@@ -13,7 +13,7 @@ from rich.text import Text
 from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import size_text
 from orca_cli.commands.runs.reading import age, error_of, since
-from orca_cli.configuration import default_folders
+from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import UsageError
 from orca_cli.report.records.collect import Broken, Run, collect
 from orca_cli.report.records.filters import Values, where

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import size_text
-from orca_cli.configuration import default_folders
+from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError, UsageError
 from orca_cli.runs import removal
 from orca_cli.runs.directory import RESULT, STATUS, read_or_empty

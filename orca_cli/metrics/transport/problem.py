@@ -17,10 +17,10 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
+from orca_cli.config.ranges import Count, CountOrZero, Fraction, Positive
 from orca_cli.metrics.transport import envelope, newton, sinkhorn
 from orca_cli.metrics.transport.clouds import class_sizes, half_squared_distances
 from orca_cli.metrics.transport.sinkhorn import Solution
-from orca_cli.ranges import Count, CountOrZero, Fraction, Positive
 
 _HELD_ELEMENTS = 2**26  # entries of the source's own cost that are held between iterations, 256 MB in float32
 _PIECE_ELEMENTS = 2**20  # of plans, 4 MB in float32: large enough for matrix products

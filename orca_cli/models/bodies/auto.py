@@ -11,10 +11,10 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError
 from orca_cli.models import bodies, checkpoints
 from orca_cli.models.bodies.base import PretrainedBody
-from orca_cli.ranges import Count
 
 check_settings = checkpoints.check_name  # before anything is read
 

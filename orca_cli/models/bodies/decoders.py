@@ -9,10 +9,10 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from orca_cli.config.ranges import Count
 from orca_cli.interfaces import Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.bodies.base import TextBody
-from orca_cli.ranges import Count
 
 CLASSES = {
     "gpt2": "GPT2Model",

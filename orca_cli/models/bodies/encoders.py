@@ -10,11 +10,11 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import EmbedderInit
 from orca_cli.models import checkpoints
 from orca_cli.models.bodies.base import TextBody
-from orca_cli.ranges import Count
 
 CLASSES = {"modernbert": "ModernBertModel", "deberta-v2": "DebertaV2Model", "t5": "T5EncoderModel", "esm": "EsmModel"}
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import signals
+from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import EmbedderInit, Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.bodies.base import SequenceBody, preparation
-from orca_cli.ranges import Count
 
 CLASSES = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel"}
 _AT_ONCE = 2**16  # values of sounds, 4 s: the first convolution makes 100 numbers of each

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_cli.configuration import default_folders
+from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import UnavailableError
 from orca_cli.models.checkpoints.config_file import KEY
 

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from orca_cli.config.ranges import Count
 from orca_cli.interfaces import EmbedderInit, Resolution, TokenLayout
 from orca_cli.models.embedders.convolution import ConvolutionEmbedder
-from orca_cli.ranges import Count
 
 
 @dataclass(frozen=True)

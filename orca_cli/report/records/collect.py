@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.records.details import baselines_of, number, seconds_of
 from orca_cli.runs import studies
@@ -21,7 +22,6 @@ from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, STATUS
 from orca_cli.runs.records import UnreadableError, read_record
 from orca_cli.runs.settings import as_typed
-from orca_cli.schema import is_without_effect
 
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _ENDED = ("failed", "interrupted")

@@ -18,10 +18,10 @@ if TYPE_CHECKING:  # which reads records by this module
     from orca_cli.report.records.collect import Run
 from collections.abc import Sequence
 
-from orca_cli import configuration
+from orca_cli.config import configuration
+from orca_cli.config.study import BLANK, Study
 from orca_cli.exceptions import OrcaError
 from orca_cli.runs import studies
-from orca_cli.study import BLANK, Study
 
 OVERRIDES = "overrides.txt"
 STAGES = ("build", "align", "finetune", "baselines")

@@ -6,11 +6,11 @@ import contextlib
 import dataclasses
 from typing import Any
 
-from orca_cli import configuration
+from orca_cli.config import configuration
+from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
 from orca_cli.report.records.collect import GROUPS, SET, TEST_SET, Collection, Run
 from orca_cli.runs import settings
-from orca_cli.schema import is_without_effect
 
 FIELDS = ("task", *GROUPS, "seed", "protocol", "state")
 _PARTS = ("embedder", "augment")  # groups of conf/ that a run's records have no name for

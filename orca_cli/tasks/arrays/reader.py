@@ -14,9 +14,9 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
+from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
-from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.arrays.layout import Names, Pair, StoredRows, locate, read_groups
 from orca_cli.tasks.arrays.preprocessing import (
     LENGTHS,

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from orca_cli import signals
+from orca_cli.config.ranges import Count, CountOrZero, Fraction, Seed
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Batch, Reporter, TaskData
-from orca_cli.ranges import Count, CountOrZero, Fraction, Seed
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.cosmic.files import FOLDERS, SKY, list_stamps, read_keys, read_sky, read_stamp, visit_key
 from orca_cli.tasks.shared.generated import target_maps

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 
 from orca_cli import signals, storage
+from orca_cli.config.ranges import Seed, Share
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter, TaskData
-from orca_cli.ranges import Seed, Share
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.fsd50k import log_mel, wav
 from orca_cli.tasks.shared.published import find_first

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_cli import configuration, signals
+from orca_cli import signals
+from orca_cli.config import configuration
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, NewData
 from orca_cli.tasks.hub.columns import ColumnLayout, open_column, raw_targets

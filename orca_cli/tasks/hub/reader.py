@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
-from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.hub.columns import ColumnLayout, class_names, image_source, infer_layout, open_column, raw_targets
 from orca_cli.tasks.hub.opening import open_dataset
 from orca_cli.tasks.hub.preprocessing import HubPreprocessing, HubSamples, row_blocks

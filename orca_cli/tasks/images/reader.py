@@ -17,9 +17,9 @@ from annotated_types import Interval
 from torch import Tensor
 
 from orca_cli import signals, storage
+from orca_cli.config.ranges import Fraction, Seed
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError, suggest
 from orca_cli.interfaces import Kind, NewData, Reporter, TaskData
-from orca_cli.ranges import Fraction, Seed
 from orca_cli.tasks.images.files import (
     FileSamples,
     View,

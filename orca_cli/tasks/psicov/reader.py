@@ -19,9 +19,9 @@ import torch
 from annotated_types import Ge, Interval
 
 from orca_cli import storage
+from orca_cli.config.ranges import Count, Seed
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter, Scale, TaskData
-from orca_cli.ranges import Count, Seed
 from orca_cli.tasks.psicov.files import CHANNELS, FARTHEST, PAD, Window, find_proteins, read_distances, read_features
 from orca_cli.tasks.shared.generated import target_maps
 from orca_cli.tasks.shared.published import note, overlap_warning

@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
+from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, TaskData
-from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.shared.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.tasks.shared.own_data import check_column, check_missing_targets, counted, file_paths, listed
 from orca_cli.tasks.shared.samples import ArraySamples

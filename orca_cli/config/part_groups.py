@@ -6,9 +6,9 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from orca_cli import credentials, parts, short_names
+from orca_cli.config import credentials, parts, short_names
+from orca_cli.config.schema import Config
 from orca_cli.exceptions import ConfigError
-from orca_cli.schema import Config
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from orca_cli import configuration, schema, signals, study
-from orca_cli.compose.composed import Composed, Sweep, checked, reseeded
-from orca_cli.compose.overrides import ALL_GROUPS, UNREADABLE, check_typed, explained, names_of, parse, texts_of
-from orca_cli.configuration import choices, config_dir, default_folders, key_of
+from orca_cli import signals
+from orca_cli.config import configuration, schema, study
+from orca_cli.config.compose.composed import Composed, Sweep, checked, reseeded
+from orca_cli.config.compose.overrides import ALL_GROUPS, UNREADABLE, check_typed, explained, names_of, parse, texts_of
+from orca_cli.config.configuration import choices, config_dir, default_folders, key_of
+from orca_cli.config.schema import NEEDED_GROUPS, Config
 from orca_cli.exceptions import ConfigError, suggest
-from orca_cli.schema import NEEDED_GROUPS, Config
 
 
 @contextmanager

@@ -17,13 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
-from orca_cli import part_groups, parts, setting_checks
-from orca_cli.compose.overrides import check_typed, refused
-from orca_cli.configuration import default_folders, key_of
+from orca_cli.config import part_groups, parts, setting_checks
+from orca_cli.config.compose.overrides import check_typed, refused
+from orca_cli.config.configuration import default_folders, key_of
+from orca_cli.config.identity import Identity, identify
+from orca_cli.config.ranges import takes_word
+from orca_cli.config.schema import GROUPS, Config, is_without_effect
 from orca_cli.exceptions import ConfigError
-from orca_cli.ranges import takes_word
-from orca_cli.runs.identity import Identity, identify
-from orca_cli.schema import GROUPS, Config, is_without_effect
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_cli import configuration
-from orca_cli.configuration import key_of
+from orca_cli.config import configuration
+from orca_cli.config.configuration import key_of
+from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
-from orca_cli.schema import is_without_effect
 
 BLANK = "???"
 SET = "set"  # the axis of the data sets

@@ -14,11 +14,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from orca_cli import credentials, schema, setting_checks
-from orca_cli.configuration import key_of
+from orca_cli.config import credentials, schema, setting_checks
+from orca_cli.config.configuration import key_of
+from orca_cli.config.ranges import check_value, shown
+from orca_cli.config.schema import NEEDED_GROUPS, Config
 from orca_cli.exceptions import ConfigError, suggest
-from orca_cli.ranges import check_value, shown
-from orca_cli.schema import NEEDED_GROUPS, Config
 
 ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker", "augment", "tune")
 _QUOTING = "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: \"key='my value'\""

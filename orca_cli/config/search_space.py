@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_cli import configuration
+from orca_cli.config import configuration
 from orca_cli.exceptions import ConfigError, suggest
 
 GROUP = "space"

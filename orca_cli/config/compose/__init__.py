@@ -3,7 +3,7 @@
 From here on a configuration is a plain dataclass (`schema.Config`) with plain dictionaries for the parts.
 """
 
-from orca_cli.compose.composed import Composed, Sweep, to_yaml
-from orca_cli.compose.sessions import Session, session
+from orca_cli.config.compose.composed import Composed, Sweep, to_yaml
+from orca_cli.config.compose.sessions import Session, session
 
 __all__ = ["Composed", "Session", "Sweep", "session", "to_yaml"]

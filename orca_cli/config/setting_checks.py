@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from orca_cli import retired
+from orca_cli.config import retired
+from orca_cli.config.ranges import check_value
+from orca_cli.config.schema import NEEDED_GROUPS, Config, Train, declared, lookup
 from orca_cli.exceptions import ConfigError, suggest
-from orca_cli.ranges import check_value
-from orca_cli.schema import NEEDED_GROUPS, Config, Train, declared, lookup
 
 
 def check(config: Config) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Interval
 
-from orca_cli.ranges import Count, CountOrZero, Fraction, NotNegative, OneOf, Positive, Seed, Share, Takes
+from orca_cli.config.ranges import Count, CountOrZero, Fraction, NotNegative, OneOf, Positive, Seed, Share, Takes
 
 T = TypeVar("T")
 MISSING = "???"  # OmegaConf's word for a value that has to be given

@@ -22,7 +22,7 @@ _MOST_FILES = 1000  # in a folder of the user's own
 _PLAIN = "settings are plain values"
 _TYPE_IT = "type it on the command line"
 _ADDS = "a folder of your own holds task/x.yaml, body/x.yaml, ... and adds choices"
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def config_dir() -> Path:

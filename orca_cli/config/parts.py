@@ -14,8 +14,8 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from orca_cli.config.ranges import check_value
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
-from orca_cli.ranges import check_value
 
 TARGET = "_target_"
 _FOLDERS = ("tasks", "sources", "models", "metrics", "losses", "scoring", "finetuning", "tracking", "augmentation")

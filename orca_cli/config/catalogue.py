@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from orca_cli import configuration
+from orca_cli.config import configuration
+from orca_cli.config.ranges import Count, OneOf, check_value
 from orca_cli.exceptions import ConfigError, suggest
-from orca_cli.ranges import Count, OneOf, check_value
 
 GROUPS = ("task", "source")
 ORIGINS = ("files", "generated", "bundled", "own")

@@ -277,6 +277,15 @@ def test_rows_in_other_forms_and_orders(table, tmp_path):
             table.open(tmp_path / "bad.csv", "INPUT").targets()  # fmt: skip
 
 
+def test_a_column_whose_texts_are_all_missing_in_a_part(tmp_path, build):
+    rows = frame()
+    rows.loc[10:29, "colour"] = ""
+    SAVE["parquet"](rows, tmp_path / "t.parquet")
+    preprocessing = build("table", train="t.parquet", **TABLE).preprocessing
+    new = preprocessing.open(tmp_path / "t.parquet", "INPUT")
+    assert torch.equal(in_parts(preprocessing, new, size=7)[0], in_parts(preprocessing, new, size=60)[0])
+
+
 def test_several_labels_of_a_table(tmp_path, build):
     bits = RNG.integers(0, 2, (N, 2))
     rows = pd.DataFrame({"row": np.arange(N), "a": bits[:, 0], "b": np.array(["no", "yes"])[bits[:, 1]]})

@@ -15,7 +15,7 @@ from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -71,9 +71,7 @@ class Table:
         if self.delimiter:
             needed = _TIMES_LARGER * self.path.stat().st_size
             check_memory(needed, str(self.path), "store it as .parquet, or as arrays (task=arrays)")
-            rows = list(self._text_rows(names))
-            values = np.array(rows, dtype=object).reshape(len(rows), len(names))
-            columns = {name: values[:, i] for i, name in enumerate(names)}
+            columns = as_columns(list(self.text_rows(names)), names)
         else:
             with _parquet(self.path) as parquet, parquet.ParquetFile(self.path) as file:
                 # A few bytes can declare a column of any length that repeats one value.
@@ -84,7 +82,14 @@ class Table:
             raise DataError("has no rows", where=str(self.path), hint="give a file with rows below its header")
         return columns
 
-    def _text_rows(self, names: Sequence[str]) -> Iterator[list[str]]:
+    def count(self) -> int:
+        """Return the number of rows; of text files this is one pass, which finds lines of another width."""
+        if self.delimiter:
+            return sum(1 for _ in self.text_rows([]))
+        with _parquet(self.path) as parquet, parquet.ParquetFile(self.path) as file:
+            return int(file.metadata.num_rows)
+
+    def text_rows(self, names: Sequence[str]) -> Iterator[list[str]]:
         """Yield the fields of each row of a text file."""
         places, width = [self.columns.index(name) for name in names], len(self.columns)
         records = _records(self.path, self.delimiter, self.encoding)
@@ -97,6 +102,25 @@ class Table:
             yield [record[place].strip() for place in places]
             if number % _POLLED == 0:
                 signals.check()
+
+    def batches(self, names: Sequence[str], rows: int) -> Iterator[Any]:
+        """Yield columns of a .parquet file as Arrow's record batches of at most `rows` rows."""
+        with _parquet(self.path) as parquet, parquet.ParquetFile(self.path) as file:
+            yield from file.iter_batches(rows, columns=list(names))
+
+    def joined(self, batches: Sequence[Any], names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return columns of record batches, one or more, as `read` returns those of a file."""
+        import pyarrow
+
+        with _parquet(self.path):
+            frame = pyarrow.Table.from_batches(batches).to_pandas(ignore_metadata=True, date_as_object=False)
+        return plain_columns(frame, names, str(self.path))
+
+
+def as_columns(rows: Sequence[Sequence[str]], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return fields by row as columns [n] of type object by name."""
+    values = np.array(rows, dtype=object).reshape(len(rows), len(names))
+    return {name: values[:, i] for i, name in enumerate(names)}
 
 
 def plain_columns(frame: pd.DataFrame, names: Sequence[str], where: str) -> dict[str, np.ndarray]:

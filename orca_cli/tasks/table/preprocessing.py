@@ -1,4 +1,4 @@
-"""How the columns of a table become inputs and targets, of training and of new rows.
+"""How the columns of a table become inputs and targets, of training and of new rows, which are read in parts.
 
 DataError where columns differ from those of training.
 
@@ -7,8 +7,9 @@ Shapes: n rows, F features, K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from orca_cli.tasks.shared.own_data import counted, listed
 from orca_cli.tasks.shared.samples import read_inputs
 from orca_cli.tasks.shared.targets import TargetForm
 from orca_cli.tasks.table.columns import Column, is_missing
-from orca_cli.tasks.table.files import open_table, plain_columns
+from orca_cli.tasks.table.files import Table, as_columns, open_table, plain_columns
 from orca_cli.tasks.table.series import Grouped, Series, group_by
 from orca_cli.tasks.table.symbols import Symbols
 from orca_cli.tasks.table.target_columns import raw_targets
 
+_PART = 4096  # rows that are read at once from .parquet
 _SHOWN = 20  # columns named in a message
 
 
@@ -121,14 +123,22 @@ class TablePreprocessing:
         table = open_table(path, where, self.delimiter, self.encoding, least=min(2, len(names)))
         origin, has_targets = str(table.path), set(self.target_columns) <= set(table.columns)
         _check_features(self.feature_names, table.columns, origin)
-        columns = table.read([*names, *(self.target_columns if has_targets else ())])
+        # The rows of a series may stand anywhere in the file.
+        whole = None if self.series is None else table.read([*names, *(self.target_columns if has_targets else ())])
 
         def targets() -> np.ndarray | None:
-            if not has_targets or all(_is_empty(columns[name]) for name in self.target_columns):
+            if not has_targets:
                 return None
-            return self.encoded_targets(columns, origin)
+            columns = table.read(list(self.target_columns)) if whole is None else whole
+            has_values = not all(_is_empty(columns[name]) for name in self.target_columns)
+            return self.encoded_targets(columns, origin) if has_values else None
 
-        return self._whole({name: columns[name] for name in names}, targets, origin)
+        if whole is not None:
+            return self._whole({name: whole[name] for name in names}, targets, origin)
+        count = table.count()
+        if count == 0:
+            raise DataError("has no rows", where=origin, hint="give a file with rows below its header")
+        return NewData(count, _Parts(table, names), targets, origin)
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the samples of a pandas table, of a mapping of columns by name, or of an array [n, columns]; or one row.
@@ -212,3 +222,41 @@ def _is_empty(column: np.ndarray) -> bool:
     if column.dtype.kind == "O":
         return all(map(is_missing, column))
     return bool(np.isnan(column.astype(np.float64)).all())
+
+
+class _Parts:
+    """Columns of rows start..stop-1 by name; going back starts at the first row again."""
+
+    def __init__(self, table: Table, names: Sequence[str]) -> None:
+        self._table, self._names = table, names
+        self._at = 0
+        self._rows: Iterator[Any] | None = None  # fields of a row each, or record batches
+        self._rest: Any = None  # of a batch of which not all was asked for
+
+    def __call__(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        table, names = self._table, self._names
+        if self._rows is None or start < self._at:
+            self._at, self._rest = 0, None
+            self._rows = table.text_rows(names) if table.delimiter else table.batches(names, _PART)
+        skipped, self._at = start - self._at, stop
+        if table.delimiter:
+            fields = list(islice(self._rows, skipped, skipped + stop - start))
+            columns, count = as_columns(fields, names), len(fields)
+        else:
+            batches = list(self._batches(self._rows, skipped, stop - start))
+            columns, count = table.joined(batches, names), sum(map(len, batches))
+        if count < stop - start:
+            raise DataError("has changed while it was read", where=str(table.path), hint="repeat the command")
+        return columns
+
+    def _batches(self, rows: Iterator[Any], skipped: int, count: int) -> Iterator[Any]:
+        """Yield the record batches of the next `count` rows after `skipped` ones."""
+        while count > 0:
+            batch = self._rest if self._rest is not None else next(rows, None)
+            if batch is None:
+                return
+            first, last = min(skipped, len(batch)), min(skipped + count, len(batch))
+            self._rest = batch.slice(last) if last < len(batch) else None
+            skipped -= first
+            count -= last - first
+            yield batch.slice(first, last - first)

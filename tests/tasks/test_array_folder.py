@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
-from tests.tasks.builders import check_apart, every, in_parts, refused, reloaded, splits
+from tests.tasks.builders import every, in_parts, refused, reloaded, splits
 
 RNG = np.random.default_rng(0)
 N, C, W = 30, 2, 9
@@ -114,12 +114,6 @@ def test_bad_tables_are_named_in_one_line(read, tmp_path, name):
     table, settings, error, message = BAD[name]
     with refused(message, error):
         read(table, **settings)
-
-
-def test_a_column_of_groups_is_not_a_target_and_keeps_files_together(read, tmp_path):
-    write(tmp_path / "series")
-    groups = check_apart(read(TABLE.assign(patient=np.arange(N) // 3), group="patient"))
-    assert sum(map(len, groups)) == 10
 
 
 @pytest.mark.parametrize(

@@ -188,18 +188,6 @@ def test_a_constant_channel_stays_finite_and_is_named(read):
 
 
 GROUPS = np.arange(N) // 4
-PATIENTS = np.array([f"p{group}" for group in GROUPS])
-
-
-@pytest.mark.parametrize("groups", [GROUPS, PATIENTS], ids=["numbers", "text"])
-def test_a_group_is_never_in_two_splits(read, groups):
-    task = read({"x": X, "y": Y, "patient": groups}, group="patient", normalize=False)
-    assert sum(map(len, check_apart(task))) == 15
-    for samples in splits(task):
-        split_groups = groups[rows_of(samples)]
-        assert len(set(zip(split_groups, samples.groups().tolist(), strict=True))) == len(set(split_groups))
-    assert "15 groups kept together" in task.note
-    assert read({"x": X, "y": Y}).train.groups() is None
 
 
 def test_groups_of_given_splits_must_not_be_shared(read, tmp_path):

@@ -11,7 +11,7 @@ from orca_cli.exceptions import DataError, NetworkError, UnavailableError, Unsaf
 from orca_cli.tasks.hub import opening as hub_open
 from orca_cli.tasks.images.files import decode
 from tests.tasks import builders
-from tests.tasks.builders import check_apart, every, refused, splits
+from tests.tasks.builders import every, refused, splits
 
 datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
 datasets.disable_progress_bars()
@@ -234,13 +234,6 @@ def test_one_limit_holds_for_images_of_data_sets_and_of_files(read, tmp_path, mo
             else:
                 with pytest.raises(error):
                     open_one()
-
-
-def test_groups_stay_together(read):
-    task = read(x="flat", group="person", normalize=False)
-    assert sum(map(len, check_apart(task))) == 10
-    people = every(task.train).x[:, 0, 0].numpy() // 4
-    assert len(set(zip(people, task.train.groups(), strict=True))) == len(set(people))
 
 
 @pytest.mark.parametrize(

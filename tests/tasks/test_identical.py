@@ -1,4 +1,4 @@
-"""Samples with identical inputs stay in one split, whatever form the data have; without any, splits are drawn as they were."""
+"""Samples with identical inputs, or of one group, stay in one split, whatever form the data have."""
 
 import numpy as np
 import pandas as pd
@@ -9,20 +9,21 @@ from hypothesis import strategies as st
 from orca_cli.tasks.shared import contents
 from orca_cli.tasks.shared.splits import draw, split
 from tests.properties import examples
-from tests.tasks.builders import every, splits
+from tests.tasks.builders import check_apart, every, splits
 
 N = 80  # distinct inputs, of which every fourth is there three times
 RNG = np.random.default_rng(0)
 COPIED = np.arange(0, N, 4)
 ROWS = RNG.permutation(np.concatenate([np.arange(N), COPIED, COPIED]))
 Y = ROWS % 2
+PATIENTS = np.array([f"p{row // 4}" for row in ROWS])  # four distinct inputs each
 X = RNG.normal(size=(N, 2, 6)).astype(np.float32)
 LENGTHS = np.arange(N) % 3 + 4
 WORDS = np.array(["".join(RNG.choice(list("ACGT"), 12)) for _ in range(N)])
 
 
 def arrays(folder):
-    np.savez(folder / "a.npz", x=X[ROWS], y=Y)
+    np.savez(folder / "a.npz", x=X[ROWS], y=Y, patient=ROWS // 4)
     return "arrays", {"train": "a.npz", "kind": "classes", "normalize": False}
 
 
@@ -37,7 +38,7 @@ def lengths(folder):
     x = X[ROWS]
     for row, steps in zip(x, LENGTHS[ROWS], strict=True):
         row[:, steps:] = RNG.normal(size=(2, 6 - steps))
-    np.savez(folder / "a.npz", x=x, y=Y, lengths=LENGTHS[ROWS])
+    np.savez(folder / "a.npz", x=x, y=Y, lengths=LENGTHS[ROWS], patient=PATIENTS)
     return "arrays", {"train": "a.npz", "kind": "classes", "normalize": False}
 
 
@@ -45,21 +46,20 @@ def files(folder):
     (folder / "series").mkdir()
     for i, row in enumerate(ROWS):
         np.save(folder / "series" / f"{i:03}.npy", X[row][:, : LENGTHS[row]])
-    pd.DataFrame({"file": [f"{i:03}.npy" for i in range(len(ROWS))], "y": Y}).to_csv(
-        folder / "series" / "t.csv", index=False
-    )
+    columns = {"file": [f"{i:03}.npy" for i in range(len(ROWS))], "y": Y, "patient": PATIENTS}
+    pd.DataFrame(columns).to_csv(folder / "series" / "t.csv", index=False)
     return "arrays", {"train": "series", "kind": "classes", "x": "file", "y": "y", "normalize": False}
 
 
 def table(folder):
     """Numbers that copies spell in another way are the same inputs."""
     first = [f"{X[row, 0, 0]:.6f}" + "0" * (i % 2) for i, row in enumerate(ROWS)]
-    pd.DataFrame({"a": first, "b": WORDS[ROWS], "y": Y}).to_csv(folder / "t.csv", index=False)
-    return "table", {"train": "t.csv", "kind": "classes", "target": "y", "ignore": ["b"], "normalize": False}
+    pd.DataFrame({"a": first, "patient": PATIENTS, "y": Y}).to_csv(folder / "t.csv", index=False)
+    return "table", {"train": "t.csv", "kind": "classes", "target": "y", "features": ["a"], "normalize": False}
 
 
 def symbols(folder):
-    pd.DataFrame({"a": WORDS[ROWS], "y": Y}).to_csv(folder / "t.csv", index=False)
+    pd.DataFrame({"a": WORDS[ROWS], "y": Y, "patient": PATIENTS}).to_csv(folder / "t.csv", index=False)
     return "table", {"train": "t.csv", "kind": "classes", "target": "y", "sequence": "a"}
 
 
@@ -69,14 +69,17 @@ def series(folder):
         "a": X[ROWS, 0].ravel(),
         "b": X[ROWS, 1].ravel(),
         "y": np.repeat(Y, 6),
+        "patient": np.repeat(PATIENTS, 6),
     }
     pd.DataFrame(columns).to_csv(folder / "t.csv", index=False)
-    return "table", {"train": "t.csv", "kind": "classes", "target": "y", "id": "id", "normalize": False}
+    settings = {"kind": "classes", "target": "y", "id": "id", "features": ["a", "b"], "normalize": False}
+    return "table", {"train": "t.csv"} | settings
 
 
 def hub(folder):
     datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
-    datasets.Dataset.from_dict({"x": list(X[ROWS]), "y": Y.tolist()}).save_to_disk(folder / "d")
+    columns = {"x": list(X[ROWS]), "y": Y.tolist(), "patient": PATIENTS.tolist()}
+    datasets.Dataset.from_dict(columns).save_to_disk(folder / "d")
     return "hub", {"dataset": "d", "x": "x", "y": "y", "normalize": False}
 
 
@@ -98,6 +101,17 @@ def test_identical_inputs_are_in_one_split_and_counted(form, build, tmp_path):
     assert sum(map(len, inputs_by_split)) == len(set.union(*inputs_by_split)) == N
     assert f"{3 * len(COPIED)} samples have inputs that others have too: identical ones stay in one split" in task.note
     assert build(name, **settings, validation_fraction=0.2, test_fraction=0.2).train.digest() == task.train.digest()
+
+
+@pytest.mark.parametrize("form", [arrays, lengths, files, table, symbols, series, hub])
+def test_groups_are_in_one_split_and_counted(form, build, tmp_path):
+    name, settings = form(tmp_path)
+    task = build(name, **settings, group="patient")
+    groups = check_apart(task)
+    assert sum(map(len, groups)) == N // 4
+    for samples, held in zip(splits(task), groups, strict=True):
+        assert len({x.tobytes() for x in every(samples).x.numpy()}) == 4 * len(held)
+    assert f"{N // 4} groups kept together" in task.note
 
 
 def test_without_identical_inputs_the_draw_is_that_of_single_samples(build, tmp_path):

@@ -89,12 +89,6 @@ def test_text_columns_and_gaps_are_read_as_in_other_tables(read):
     assert (batch.x[:, 2:].sum(1) == batch.valid).all()
 
 
-def test_groups_stay_together(read):
-    series_by_split = check_series(read(long(), group="patient", ignore=None, normalize=False))
-    patients = [{series // 3 for series in part} for part in series_by_split]
-    assert sum(map(len, patients)) == len(set.union(*patients)) == 10
-
-
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_finished_run_takes_new_series(read, reporter, tmp_path, suffix):
     values = [RNG.normal(3, 2, (2, end)) for end in (3, 9, 1, 8, 2, 5)] * 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError, DataError
-from tests.tasks.builders import check_apart, every, refused, splits, write_tables
+from tests.tasks.builders import every, refused, splits, write_tables
 
 N = 60
 RNG = np.random.default_rng(0)
@@ -138,13 +138,7 @@ def test_texts_beyond_the_bound_share_a_feature_and_so_do_unknown_ones(read, tmp
     assert not every(read(table, features=["town"], test="test.csv").open_test()).x.any()
 
 
-def test_rows_of_a_group_stay_together(read, tmp_path):
-    task = read(frame(), group="patient", normalize=False, features=["row"])
-    assert sum(map(len, check_apart(task))) == 15
-    assert "15 groups kept together" in task.note
-    for samples in splits(task):
-        rows, groups = column(samples) // 4, samples.groups()
-        assert len(np.unique(np.stack([rows, groups]), axis=1).T) == len(set(rows))
+def test_a_group_of_two_files_is_refused(read, tmp_path):
     frame(20, 56).to_csv(tmp_path / "test.csv", index=False)
     with refused(r"t\.csv\[patient\]: group 'p14' is also in .*test\.csv\[patient\]", DataError):
         read(frame(), group="patient", test="test.csv")

@@ -17,7 +17,7 @@ import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind
-from orca_cli.tasks.shared.own_data import listed, own_path, own_paths
+from orca_cli.tasks.shared.own_data import file_path, file_paths, listed
 from orca_cli.tasks.shared.splits import PART_NAMES, group_rows, marked_rows
 from orca_cli.tasks.shared.targets import as_text
 from orca_cli.tasks.table.files import open_table
@@ -127,8 +127,8 @@ def locate(
     """
     pairs: dict[str, Pair] = {}
     rows: dict[str, np.ndarray] = {}
-    for part, path in own_paths({part: file for part, (file, _) in files.items()}, data_folder).items():
-        label_file = None if files[part][1] is None else own_path(str(files[part][1]), data_folder)
+    for part, path in file_paths({part: file for part, (file, _) in files.items()}, data_folder).items():
+        label_file = None if files[part][1] is None else file_path(str(files[part][1]), data_folder)
         label_key = "task.labels" if part == "train" else f"task.{part}_labels"
         marked: dict[str, np.ndarray] = {}
         if path.is_dir():
@@ -157,20 +157,25 @@ def locate(
 def _check(pairs: dict[str, Pair]) -> None:
     """Refuse pairs without one row per sample, and lengths in only some splits: in the others padding would pass for data."""
     for pair in pairs.values():
-        if pair.x.shape[:1] != pair.y.shape[:1] or not pair.x.shape:
-            what = f"shape {pair.y.shape} does not match inputs of shape {pair.x.shape}"
-            raise DataError(what, where=pair.y.where, hint="inputs and targets need one row per sample")
+        _check_rows(pair.x, pair.y)
         if pair.group is not None and pair.group.shape != pair.x.shape[:1]:
             what = f"has shape {pair.group.shape}, expected {pair.x.shape[:1]}"
             raise DataError(what, where=pair.group.where, hint="one group per sample")
-        if pair.x.shape[0] == 0:
-            raise DataError("no samples", where=pair.x.where, hint="give a file with samples")
     having = [part for part, pair in pairs.items() if pair.lengths is not None or isinstance(pair.x, StoredRows)]
     lacking = [part for part in pairs if part not in having]
     if having and lacking:
         what = f"has no lengths, but the {having[0]} split has"
         hint = "add them to every split, or ignore them with task.padding=none"
         raise DataError(what, where=pairs[lacking[0]].x.where, hint=hint)
+
+
+def _check_rows(x: StoredArray | StoredRows, y: StoredArray | None) -> None:
+    """Refuse inputs without samples, and targets of another number."""
+    if not x.shape or x.shape[0] == 0:
+        raise DataError("no samples", where=x.where, hint="give a file with samples")
+    if y is not None and y.shape[:1] != x.shape[:1]:
+        what = f"shape {y.shape} does not match inputs of shape {x.shape}"
+        raise DataError(what, where=y.where, hint="inputs and targets need one row per sample")
 
 
 def _from_folder(
@@ -324,11 +329,7 @@ def locate_new(
         if lengths is None:
             hint = f"the model was trained on sequences with an array of lengths; {_held(arrays)}"
             raise DataError(f"no array '{lengths_name + ending}'", where=str(path), hint=hint)
-    if not x.shape or x.shape[0] == 0:
-        raise DataError("no samples", where=x.where, hint="give a file with samples")
-    if y is not None and y.shape[:1] != x.shape[:1]:
-        what = f"shape {y.shape} does not match inputs of shape {x.shape}"
-        raise DataError(what, where=y.where, hint="inputs and targets need one row per sample")
+    _check_rows(x, y)
     if lengths is not None and lengths.shape != x.shape[:1]:
         raise DataError(f"has shape {lengths.shape}, expected {x.shape[:1]}", where=lengths.where)
     return x, y, lengths, rows

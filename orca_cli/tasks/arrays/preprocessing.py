@@ -23,7 +23,7 @@ from orca_cli.tasks.arrays.layout import StoredRows, locate_new, open_folder
 from orca_cli.tasks.shared.blocks import Ragged, blocks, channels_first
 from orca_cli.tasks.shared.gaps import Gaps, remarks, with_indicators
 from orca_cli.tasks.shared.own_data import counted, described
-from orca_cli.tasks.shared.samples import ChannelScale, all_inputs
+from orca_cli.tasks.shared.samples import ChannelScale, read_inputs
 from orca_cli.tasks.shared.targets import TargetForm, check_finite
 from orca_cli.untrusted.arrays import StoredArray
 
@@ -146,7 +146,8 @@ class ArrayPreprocessing:
                 lengths [B], which an array has to have where NaN does not mark the ends.
             where: their origin, for messages.
         """
-        return all_inputs(self.oriented(raw, where), self.scale, self.gaps)
+        x = self.oriented(raw, where)
+        return read_inputs(x, np.arange(len(x)), self.scale, self.gaps)
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the samples of an .npz file, with targets where it has them, or of an .npy file or folder of inputs."""
@@ -216,7 +217,8 @@ class ArrayPreprocessing:
 
     def remarks(self, raw: Raw, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new inputs fit, each with the number of samples."""
-        ends = None if self.padding is None else self._ends(*_split(raw), where)
+        x, stated = raw if isinstance(raw, tuple) else (raw, None)
+        ends = None if self.padding is None else self._ends(x, stated, where)
         length = 0 if self.padding is None else self.padding.length
         return remarks(ends, length, self.gaps, lambda: self._assembled(raw, where))
 
@@ -231,7 +233,7 @@ class ArrayPreprocessing:
         return self.targets.kind in ("maps", "class_maps")
 
     def _assembled(self, raw: Raw, where: str) -> np.ndarray | Ragged:
-        x, ends = _split(raw)
+        x, ends = raw if isinstance(raw, tuple) else (raw, None)
         if self.padding is None:
             if ends is not None or not isinstance(x, np.ndarray):
                 what = "samples have lengths of their own, those of the training set one length"
@@ -250,7 +252,8 @@ class ArrayPreprocessing:
                 raise DataError("holds no steps", where=str(place), hint="remove this sample")
         dtype = np.result_type(*{row.dtype for row in x})
         ends = self._ends(x, ends, where)
-        return Ragged(lambda row: self._one(x[row]), ends, self.file_shape[0], self.padding.length, dtype)
+        length, channels = self.padding.length, self.file_shape[0]
+        return Ragged(lambda row: channels_first(x[row][None], self.channels_last)[0], ends, channels, length, dtype)
 
     def _ends(self, x: Values, stated_lengths: np.ndarray | None, where: str) -> np.ndarray:
         """Return the lengths [n] of sequences as in the files."""
@@ -263,9 +266,6 @@ class ArrayPreprocessing:
             raise DataError("has no lengths, and the model was trained with them", where=where, hint=hint)
         lengths = None if stated_lengths is None else np.asarray(stated_lengths)
         return sequence_ends(x, lengths, self.padding.marked_by, self.channels_last, where)
-
-    def _one(self, row: np.ndarray) -> np.ndarray:
-        return channels_first(row[None], self.channels_last)[0]
 
 
 def oriented_shape(sample: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
@@ -284,10 +284,6 @@ def check_dtype(dtype: np.dtype, where: str) -> None:
     """Raise DataError for inputs that are not real numbers."""
     if dtype.kind not in "fiub":
         raise DataError(f"inputs have dtype {dtype}", where=where, hint="allowed: real numbers, such as float32")
-
-
-def _split(raw: Raw) -> tuple[Values, np.ndarray | None]:
-    return raw if isinstance(raw, tuple) else (raw, None)
 
 
 def _shown(shape: tuple[int | str, ...]) -> str:

@@ -30,18 +30,12 @@ from orca_cli.tasks.arrays.preprocessing import (
     sequence_ends,
     time_axis,
 )
+from orca_cli.tasks.shared.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.tasks.shared.contents import hashes_of_rows
-from orca_cli.tasks.shared.gaps import Gaps, How, Missing, count_missing, ending_note, fit_gaps
-from orca_cli.tasks.shared.own_data import (
-    check_enough,
-    check_missing_targets,
-    counted,
-    cut_notes,
-    described,
-    own_task,
-)
+from orca_cli.tasks.shared.gaps import Gaps, How, count_missing, ending_note, fit_gaps
+from orca_cli.tasks.shared.own_data import check_missing_targets, counted, cut_notes, described
 from orca_cli.tasks.shared.samples import ArraySamples, channel_scale
-from orca_cli.tasks.shared.splits import check_fractions, draw
+from orca_cli.tasks.shared.splits import check_fractions
 from orca_cli.tasks.shared.targets import fit_targets, plain_labels
 from orca_cli.untrusted.arrays import StoredArray
 
@@ -79,7 +73,7 @@ def load(
     """Return a task over arrays in files.
 
     An .npz file holds arrays x and y, and possibly `split` [n] of train/validation/test (or 0/1/2); or x_train, y_train,
-    x_val, ... . An .npy file holds x, and another one y. Inputs [n, L] become [n, 1, L]. See shared.own_data.
+    x_val, ... . An .npy file holds x, and another one y. Inputs [n, L] become [n, 1, L]. See shared.assemble.
 
     Args:
         kind: classes: y [n] integers or strings. labels: y [n, K] of 0 and 1. values: y [n] or [n, K], real numbers. dense:
@@ -113,79 +107,66 @@ def load(
     sample = _input_sample(base.x, channels_last)
     (values, ends), raw = _read(base, padding, channels_last), base.y.read()
     classes = plain_labels(raw, place)[train_rows] if kind == "classes" else None
-    fractions = {"validation": validation_fraction, "test": test_fraction}
     groups, records = read_groups(base, rows, others)
     axis = time_axis(base.x.shape[1:], channels_last)
-    drawn, drawn_note = draw(
-        len(train_rows), {*rows, *others}, fractions, split_seed, classes, records.get("train"),
+    pool = Pool(
+        "samples", rows, others, classes, records.get("train"),
         lambda: hashes_of_rows(values, train_rows, ends, axis),
     )  # fmt: skip
-    rows |= {part: train_rows[chosen] for part, chosen in drawn.items()}
-    fit_rows, missing, padded, steps, longest = rows["train"], missing_targets, None, sample[1:], length
-    if ends is not None:
-        longest = length or int(ends[fit_rows].max())
-        padded = Padding("nan" if padding else "lengths", longest, missing_targets, lengths or LENGTHS)
-        steps = (longest,)
-        if kind == "dense":
-            raw, missing = padded.targets(raw, ends, channels_last, place), True
-    elif length is not None:
-        hint = "give an array of lengths, or task.padding=nan"
-        raise ConfigError("applies to sequences of different lengths", where="task.length", hint=hint)
-    targets = fit_targets(
-        kind,
-        raw,
-        fit_rows,
-        place,
-        steps,
-        base.outputs,
-        num_classes=num_classes,
-        channels_last=channels_last,
-        missing=missing,
-    )
-    stored = base.x.shape[1:]
-    if len(steps) == 1:
-        axis = time_axis(stored, channels_last)
-        stored = (*stored[:axis], *steps, *stored[axis + 1 :])
-    channels = oriented_shape(stored, channels_last)[0]
-    unscaled = ArrayPreprocessing(stored, channels_last, targets, None, (x, y), padded, Gaps(gaps, np.zeros(channels)))
-    base_x, base_y = unscaled.oriented((values, ends), where), targets.encode(raw, place)
-    has_gaps = count_missing(base_x).any()
-    scale, constants = channel_scale(base_x, fit_rows, has_gaps)
-    missing_inputs = count_missing(base_x, fit_rows) if has_gaps else Missing(channels)
-    filling, gap_notes = fit_gaps(missing_inputs, base_x.shape[2:], gaps, gap_indicator, scale.mean, where)
-    gap_notes += ending_note(base_x, fit_rows) if has_gaps else []
-    preprocessing = replace(unscaled, gaps=filling, scale=scale if normalize else None)
-    for pair in others.values():
-        preprocessing.check(pair.x, pair.x.where)
 
-    def samples(part: str) -> ArraySamples:
-        if part in rows:
-            made, own_rows, own_groups = (base_x, base_y), rows[part], groups
-            unknown = count_missing(base_x, own_rows) if has_gaps and part != "train" else None
-            own_gaps = filling if has_gaps else None  # what has no gaps keeps its digest
-        else:
-            pair, own_rows, own_groups = others[part], None, records.get(part)
-            read, own_ends = _read(pair, padding, channels_last)
-            own_x = preprocessing.oriented((read, own_ends), pair.x.where)
-            for cut in cut_notes(own_ends, longest):
-                reporter.say(f"{part} split: {cut}")
-            made = own_x, preprocessing.encoded_targets(pair.y.read(), pair.y.where, own_ends)
-            unknown = count_missing(own_x)
-            own_gaps = filling if filling.flagged or unknown.any() else None
-        if unknown is not None and (note := filling.note(unknown)):
-            reporter.say(f"{part} split: {note}")
-        return ArraySamples(*made, None, own_rows, preprocessing.scale, own_groups, own_gaps)
+    def fit(rows: dict[str, np.ndarray]) -> Fitted:
+        learn, longest, padded, missing, labelled = rows["train"], length, None, missing_targets, raw
+        stored = base.x.shape[1:]
+        if ends is not None:
+            longest = length or int(ends[learn].max())
+            padded = Padding("nan" if padding else "lengths", longest, missing_targets, lengths or LENGTHS)
+            stored = (*stored[:axis], longest, *stored[axis + 1 :])
+            if kind == "dense":
+                labelled, missing = padded.targets(raw, ends, channels_last, place), True
+        elif length is not None:
+            hint = "give an array of lengths, or task.padding=nan"
+            raise ConfigError("applies to sequences of different lengths", where="task.length", hint=hint)
+        extent, outputs = oriented_shape(stored, channels_last)[1:], base.outputs
+        targets = fit_targets(
+            kind, labelled, learn, place, extent, outputs,
+            num_classes=num_classes, channels_last=channels_last, missing=missing,
+        )  # fmt: skip
+        no_means = Gaps(gaps, np.zeros(sample[0]))
+        unscaled = ArrayPreprocessing(stored, channels_last, targets, None, (x, y), padded, no_means)
+        base_x, base_y = unscaled.oriented((values, ends), where), targets.encode(labelled, place)
+        has_gaps = count_missing(base_x).any()
+        scale, unknown, constants = channel_scale(base_x, learn, has_gaps)
+        filling, gap_notes = fit_gaps(unknown, extent, gaps, gap_indicator, scale.mean, where)
+        gap_notes += ending_note(base_x, learn) if has_gaps else []
+        preprocessing = replace(unscaled, gaps=filling, scale=scale if normalize else None)
+        for pair in others.values():
+            preprocessing.check(pair.x, pair.x.where)
 
-    drawn_parts = learn, choose = samples("train"), samples("validation")
-    num_test = len(rows["test"]) if "test" in rows else others["test"].x.shape[0]
-    counts = f"{len(learn)} training, {len(choose)} validation and {num_test} test samples"
-    notes = [counts, *drawn_note, _shape_note(base.x, sample, ends, fit_rows), *cut_notes(ends, longest)]
-    notes += [base.note] if base.note else []
-    notes += [*gap_notes, targets.note(), *constants]
-    shape, is_drawn = preprocessing.input_shape, "validation" in drawn
-    return own_task(
-        "arrays", reporter, kind, shape, targets, preprocessing, drawn_parts, samples, notes, validation_drawn=is_drawn
-    )
+        def samples(part: str) -> ArraySamples:
+            if part in rows:
+                read, encoded, part_rows, record_of_row = base_x, base_y, rows[part], groups
+                unknown = count_missing(read, part_rows) if has_gaps and part != "train" else None
+                fills = has_gaps  # what has no gaps keeps its digest
+            else:
+                pair, part_rows, record_of_row = others[part], None, records.get(part)
+                stored_x, part_ends = _read(pair, padding, channels_last)
+                read = preprocessing.oriented((stored_x, part_ends), pair.x.where)
+                for cut in cut_notes(part_ends, longest):
+                    reporter.say(f"{part} split: {cut}")
+                encoded = preprocessing.encoded_targets(pair.y.read(), pair.y.where, part_ends)
+                unknown = count_missing(read)
+                fills = bool(filling.flagged) or unknown.any()
+            if unknown is not None and (note := filling.note(unknown)):
+                reporter.say(f"{part} split: {note}")
+            scaled, filled = preprocessing.scale, filling if fills else None
+            return ArraySamples(read, encoded, None, part_rows, scaled, record_of_row, filled)
+
+        notes = [_shape_note(base.x, sample, ends, learn), *cut_notes(ends, longest)]
+        notes += [*([base.note] if base.note else []), *gap_notes, targets.note(), *constants]
+        num_test = len(rows["test"]) if "test" in rows else others["test"].x.shape[0]
+        return Fitted(preprocessing, preprocessing.input_shape, targets, samples, notes, num_test)
+
+    return assemble("arrays", reporter, kind, pool, (validation_fraction, test_fraction), split_seed, fit)
 
 
 def check_settings(

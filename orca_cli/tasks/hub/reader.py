@@ -14,21 +14,15 @@ import numpy as np
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
-from orca_cli.tasks.hub.columns import class_names, image_source, infer_layout, open_column, raw_targets
+from orca_cli.tasks.hub.columns import ColumnLayout, class_names, image_source, infer_layout, open_column, raw_targets
 from orca_cli.tasks.hub.opening import open_dataset
 from orca_cli.tasks.hub.preprocessing import HubPreprocessing, HubSamples, row_blocks
+from orca_cli.tasks.shared.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.tasks.shared.contents import MOST_BYTES, hashes
-from orca_cli.tasks.shared.gaps import Gaps, How, Missing, fit_gaps
-from orca_cli.tasks.shared.own_data import (
-    check_column,
-    check_enough,
-    check_missing_targets,
-    cut_notes,
-    described,
-    own_task,
-)
+from orca_cli.tasks.shared.gaps import Gaps, How, fit_gaps
+from orca_cli.tasks.shared.own_data import check_column, check_missing_targets, cut_notes, described
 from orca_cli.tasks.shared.samples import ChannelScale, streamed_channel_scale
-from orca_cli.tasks.shared.splits import PART_NAMES, check_fractions, draw, group_rows
+from orca_cli.tasks.shared.splits import PART_NAMES, check_fractions, group_rows
 from orca_cli.tasks.shared.targets import fit_targets
 
 if TYPE_CHECKING:
@@ -63,7 +57,7 @@ def load(
     """Return a task over two columns of a data set, read from the mapped file batch by batch.
 
     Inputs are a column of lists (L), nested lists (C, L) or (C, H, W), or images, which become 1 or 3 channels in 0..1.
-    See shared.own_data.
+    See shared.assemble.
 
     Args:
         dataset: hub id, or folder of .parquet files or of what save_to_disk writes.
@@ -97,66 +91,62 @@ def load(
                 check_column(column, rows.column_names, f"task.{key}", where[part])
     base, x_place, y_place = parts["train"], f"{where['train']}[{x}]", f"{where['train']}[{y}]"
     check_enough(len(base), "rows", origin)
-    records: dict[str, np.ndarray] = {}
-    if group is not None:
-        columns = {part: np.array(rows[group]) for part, rows in parts.items()}
-        records = group_rows(columns, {part: f"{place}[{group}]" for part, place in where.items()})
+    groups = {} if group is None else {part: np.array(rows[group]) for part, rows in parts.items()}
+    records = group_rows(groups, {part: f"{place}[{group}]" for part, place in where.items()})
     classes = np.array(base[y]).astype(str) if kind == "classes" else None
-    fractions = {"validation": validation_fraction, "test": test_fraction}
-    chosen, drawn = draw(
-        len(base), parts, fractions, split_seed, classes, records.get("train"), lambda: _contents(base, x, x_place)
-    )
-    learn = chosen["train"]
-    layout = infer_layout(base, x, learn, x_place, length, image_size, channels_last)
-    is_image, extent, names = bool(layout.image_mode), layout.shape[1:], class_names(kind, base, y)
-    raw = raw_targets(kind, base, y, y_place)
-    form = fit_targets(kind, raw, learn, y_place, extent, names, channels_last=channels_last, missing=missing_targets)
-    base_y = form.encode(raw, y_place)
-    scale: ChannelScale | None = None
-    filling: Gaps | None = None
-    notes: list[str] = []
-    constants: list[str] = []
-    if normalize or not is_image:
-        missing = Missing(layout.shape[0])
-        with reporter.track("reading training inputs", len(learn)) as advance:
-            values = open_column(base, x, is_image)
+    everything, train_records = {"train": np.arange(len(base))}, records.get("train")
+    pool = Pool("rows", everything, parts, classes, train_records, lambda: _contents(base, x, x_place))
 
-            def decoded() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-                for rows in row_blocks(learn):
-                    inputs, valid = layout.decode(values(rows), x_place, list(rows))
-                    yield inputs, ~np.isnan(inputs) if valid is None else ~np.isnan(inputs) & valid[:, None]
-                    advance(len(rows))
+    def fit(rows: dict[str, np.ndarray]) -> Fitted:
+        learn = rows["train"]
+        layout = infer_layout(base, x, learn, x_place, length, image_size, channels_last)
+        is_image, extent, names = bool(layout.image_mode), layout.shape[1:], class_names(kind, base, y)
+        raw = raw_targets(kind, base, y, y_place)
+        form = fit_targets(
+            kind, raw, learn, y_place, extent, names, channels_last=channels_last, missing=missing_targets
+        )
+        base_y = form.encode(raw, y_place)
+        scale: ChannelScale | None = None
+        filling: Gaps | None = None
+        notes: list[str] = []
+        constants: list[str] = []
+        if normalize or not is_image:
+            with reporter.track("reading training inputs", len(learn)) as advance:
+                values = open_column(base, x, is_image)
 
-            scale, constants = streamed_channel_scale(missing.counted(decoded()))
-        filling, notes = fit_gaps(missing, extent, gaps, gap_indicator, scale.mean, x_place)
-    preprocessing = HubPreprocessing(layout, form, scale if normalize else None, (x, y), config, filling)
+                def decoded() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                    for some in row_blocks(learn):
+                        inputs, valid = layout.decode(values(some), x_place, list(some))
+                        yield inputs, ~np.isnan(inputs) if valid is None else ~np.isnan(inputs) & valid[:, None]
+                        advance(len(some))
 
-    def cuts(rows: Dataset) -> list[str]:
-        values = open_column(rows, x, is_image)
-        steps = [layout.steps(values(some)) for some in row_blocks(np.arange(len(rows)))] if layout.padded else None
-        return cut_notes(None if steps is None else np.concatenate(steps), length)
+                scale, missing, constants = streamed_channel_scale(decoded())
+            filling, notes = fit_gaps(missing, extent, gaps, gap_indicator, scale.mean, x_place)
+        preprocessing = HubPreprocessing(layout, form, scale if normalize else None, (x, y), config, filling)
 
-    def samples(part: str) -> HubSamples:
-        owner = "train" if part in chosen else part
-        rows, targets = parts[owner], base_y
-        if owner != "train":
-            place = f"{where[owner]}[{y}]"
-            targets = form.encode(raw_targets(kind, rows, y, place, names), place)
-            for cut in cuts(rows):
-                reporter.say(f"{part} split: {cut}")
-        split_rows = chosen.get(part, np.arange(len(rows)))
-        values = open_column(rows, x, is_image)
-        return HubSamples(values, preprocessing, targets, split_rows, f"{where[owner]}[{x}]", records.get(owner))
+        def samples(part: str) -> HubSamples:
+            owner = "train" if part in rows else part
+            stored, targets = parts[owner], base_y
+            if owner != "train":
+                place = f"{where[owner]}[{y}]"
+                targets = form.encode(raw_targets(kind, stored, y, place, names), place)
+                for cut in _cuts(stored, x, layout):
+                    reporter.say(f"{part} split: {cut}")
+            chosen = rows.get(part, np.arange(len(stored)))
+            values = open_column(stored, x, is_image)
+            return HubSamples(values, preprocessing, targets, chosen, f"{where[owner]}[{x}]", records.get(owner))
 
-    train, validation = samples("train"), samples("validation")
-    counts = f"{len(train)} training and {len(validation)} validation rows"
-    notes = [origin, counts, *drawn, described(layout.shape), *cuts(base), *notes, form.note()]
-    notes += constants if normalize else []
-    shape, is_drawn = preprocessing.input_shape, "validation" not in parts
-    drawn_parts = train, validation
-    return own_task(
-        "hub", reporter, kind, shape, form, preprocessing, drawn_parts, samples, notes, validation_drawn=is_drawn
-    )
+        notes = [
+            described(layout.shape),
+            *_cuts(base, x, layout),
+            *notes,
+            form.note(),
+            *(constants if normalize else []),
+        ]
+        return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
+
+    fractions = validation_fraction, test_fraction
+    return assemble("hub", reporter, kind, pool, fractions, split_seed, fit, origin=[origin])
 
 
 def check_settings(
@@ -173,6 +163,15 @@ def check_settings(
         raise ConfigError(what, where="task.length", hint="give one of them")
     check_missing_targets(kind, missing_targets)
     check_fractions(validation_fraction, test_fraction)
+
+
+def _cuts(rows: Dataset, column: str, layout: ColumnLayout) -> list[str]:
+    """Return a note on the rows that are longer than the inputs."""
+    if not layout.padded:
+        return []
+    values = open_column(rows, column, False)
+    steps = [layout.steps(values(some)) for some in row_blocks(np.arange(len(rows)))]
+    return cut_notes(np.concatenate(steps), layout.shape[-1])
 
 
 def _contents(rows: Dataset, column: str, where: str) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
 from orca_cli.tasks.arrays.layout import rows_of_splits
 from orca_cli.tasks.images.files import SUFFIXES
-from orca_cli.tasks.shared.own_data import listed, own_path
+from orca_cli.tasks.shared.own_data import file_path, listed
 from orca_cli.tasks.shared.splits import PART_NAMES
 from orca_cli.tasks.table.files import open_table
 from orca_cli.tasks.table.target_columns import ListedFiles, read_listed
@@ -154,7 +154,7 @@ def read_table(
         counts = Counter(map(short, names))
         place |= {short(name): name for name in names if counts[short(name)] == 1}
     place |= {name: name for name in names}
-    opened = open_table(own_path(table, data_folder), "task.table", None, None)
+    opened = open_table(file_path(table, data_folder), "task.table", None, None)
     keys = "task.file", "task.target"
     held = read_listed(opened, folder, place, "an image", (column, target, None), keys, kind, missing, must_exist=True)
     rows = {"train": np.arange(len(held.files))}

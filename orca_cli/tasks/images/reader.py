@@ -29,11 +29,12 @@ from orca_cli.tasks.images.files import (
     pillow_version,
 )
 from orca_cli.tasks.images.folders import ImageFile, locate, new_images, read_table
+from orca_cli.tasks.shared.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets, listed, own_task
+from orca_cli.tasks.shared.own_data import check_missing_targets, listed
 from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.tasks.shared.published import find
-from orca_cli.tasks.shared.splits import check_fractions, draw
+from orca_cli.tasks.shared.splits import check_fractions
 from orca_cli.tasks.shared.targets import TargetForm, fit_targets, plain_labels
 from orca_cli.tasks.table.target_columns import ListedFiles
 
@@ -115,7 +116,7 @@ def load(
     FOLDER/CLASS/*.png is split at random, every class in proportion and identical files together; FOLDER/train/CLASS,
     FOLDER/val/CLASS and FOLDER/test/CLASS are taken as they are, and what is missing of val and test is drawn from train.
     A table has a row for each image: its file below the folder, its targets, and possibly `split`. Every file is decoded once
-    before the run, so that a damaged one cannot end it half-way; the result is cached. See shared.own_data.
+    before the run, so that a damaged one cannot end it half-way; the result is cached. See shared.assemble.
 
     Args:
         kind: classes, labels or values, as for tables; without a table classes. None infers it from the table.
@@ -154,70 +155,61 @@ def load(
         raise error(f"{reason['what']}{more}", where=str(bad[0].path), hint=hint)
     parts = {part: [f for f in chosen if hashes[f] not in survey["bad"]] for part, chosen in given_parts.items()}
     _check_apart(parts, hashes)
-    fractions = {"validation": validation_fraction, "test": test_fraction}
-    check_enough(len(parts["train"]), "images", str(folder))
-    names: tuple[str, ...] = ()
-    labels: np.ndarray | None = None
+    train_files = parts["train"]
+    check_enough(len(train_files), "images", str(folder))
     if held is None:
-        names = _class_names(parts, folder)
-        labels = np.array([file.class_name for file in parts["train"]])
-    elif target_kind == "classes":
-        labels = plain_labels(held.y.read(), held.y.where)[_rows(parts["train"])]
-    rows, drawn = draw(
-        len(parts["train"]), parts, fractions, split_seed, labels, None,
-        lambda: np.array([hashes[file] for file in parts["train"]]),
+        names, good = _class_names(parts, folder), [file for chosen in parts.values() for file in chosen]
+        raw, place = np.array([file.class_name for file in good]), str(folder)
+        row_of_file = {file: row for row, file in enumerate(good)}
+    else:
+        raw, place = held.y.read(), held.y.where
+        row_of_file = {file: file.row for file in files}
+    train_rows = [row_of_file[file] for file in train_files]
+    pool = Pool(
+        "images", {"train": np.arange(len(train_files))}, parts,
+        plain_labels(raw, place)[train_rows] if target_kind == "classes" else None, None,
+        lambda: np.array([hashes[file] for file in train_files]),
     )  # fmt: skip
-    parts |= {part: [parts["train"][row] for row in chosen] for part, chosen in rows.items()}
-    side = size or min(_LARGEST_SIDE, max(max(survey["sizes"][hashes[file]]) for file in parts["train"]))
-    view = View(side, channels, fit == "crop")
-    if normalize == "imagenet":
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
-        view = replace(view, mean=mean, std=std)
-    encoded: np.ndarray | None = None  # of all rows of the table
-    if held is None:
-        if lost := set(names) - {file.class_name for file in parts["train"]}:
+
+    def fit_training(rows: dict[str, np.ndarray]) -> Fitted:
+        split_files = parts | {part: [train_files[row] for row in chosen] for part, chosen in rows.items()}
+        learn = split_files["train"]
+        side = size or min(_LARGEST_SIDE, max(max(survey["sizes"][hashes[file]]) for file in learn))
+        view = View(side, channels, fit == "crop")
+        if normalize == "imagenet":
+            mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
+            view = replace(view, mean=mean, std=std)
+        if held is not None:
+            outputs = () if target_kind == "classes" else held.outputs
+            learn_rows = np.array([file.row for file in learn])
+            targets = fit_targets(target_kind, raw, learn_rows, place, names=outputs, missing=missing_targets)
+        elif lost := set(names) - {file.class_name for file in learn}:
             what = f"no image of class '{min(lost)}' is left for training"
             raise DataError(what, where=str(folder), hint="provide more images of it")
-        targets, target_texts = (
-            TargetForm("classes", len(names), names, names),
-            {file: file.class_name for file in hashes},
-        )
-    else:
-        raw, place, outputs = held.y.read(), held.y.where, () if target_kind == "classes" else held.outputs
-        targets = fit_targets(target_kind, raw, _rows(parts["train"]), place, names=outputs, missing=missing_targets)
-        encoded, target_texts = targets.encode(raw, place), {file: str(raw[file.row].tolist()) for file in hashes}
-    preprocessing = ImagePreprocessing(view, targets, held is None)
-
-    def samples(part: str, view: View = view) -> FileSamples:
-        chosen = parts[part]
-        content = [hashes[file] for file in chosen]
-        if encoded is None:
-            y = targets.encode(np.array([file.class_name for file in chosen], dtype=str), str(folder))
         else:
-            y = encoded[_rows(chosen)]
-        return FileSamples([one.path for one in chosen], [one.name for one in chosen], y, content, view)
+            targets = TargetForm("classes", len(names), names, names)
+        encoded = targets.encode(raw, place)
+        preprocessing = ImagePreprocessing(view, targets, held is None)
 
-    # Only optimizer steps augment, and those of a refit take validation as well.
-    train, validation = (samples(part, replace(view, padding=padding, flip=flip)) for part in ("train", "validation"))
-    counts = f"{len(train)} training, {len(validation)} validation and {len(parts['test'])} test images"
-    shape = preprocessing.input_shape
-    form = f"{targets.note()}, read as {' x '.join(map(str, shape))}"
-    left_out = [f"warning: {len(bad)} files that cannot be decoded are left out, such as {bad[0].name}"] if bad else []
-    dark = _dark_note([survey["deep"][c] for c in map(hashes.__getitem__, parts["train"]) if c in survey["deep"]])
-    notes = [counts, *drawn, form, *left_out, *others, *dark, *_contradictions(hashes, target_texts)]
-    splits, is_drawn = (train, validation), "validation" not in given_parts
-    return own_task(
-        "images",
-        reporter,
-        target_kind,
-        shape,
-        targets,
-        preprocessing,
-        splits,
-        samples,
-        notes,
-        validation_drawn=is_drawn,
-    )
+        def samples(part: str) -> FileSamples:
+            chosen = split_files[part]
+            # Only optimizer steps augment, and those of a refit take validation as well.
+            seen = view if part == "test" else replace(view, padding=padding, flip=flip)
+            y = encoded[[row_of_file[file] for file in chosen]]
+            content = [hashes[file] for file in chosen]
+            return FileSamples([file.path for file in chosen], [file.name for file in chosen], y, content, seen)
+
+        form = f"{targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
+        what = f"warning: {len(bad)} files that cannot be decoded are left out"
+        left_out = [f"{what}, such as {bad[0].name}"] if bad else []
+        dark = _dark_note([survey["deep"][hashes[file]] for file in learn if hashes[file] in survey["deep"]])
+        texts = {file: file.class_name if held is None else str(raw[file.row].tolist()) for file in files}
+        notes = [form, *left_out, *others, *dark, *_contradictions(hashes, texts)]
+        num_test = len(split_files["test"])
+        return Fitted(preprocessing, preprocessing.input_shape, targets, samples, notes, num_test)
+
+    fractions = validation_fraction, test_fraction
+    return assemble("images", reporter, target_kind, pool, fractions, split_seed, fit_training)
 
 
 def check_settings(
@@ -238,11 +230,6 @@ def check_settings(
         raise ConfigError(what, where="task.kind", hint="give task.table=FILE.csv with a row for each image")
     check_missing_targets("classes" if table is None else str(kind), missing_targets)
     check_fractions(validation_fraction, test_fraction)
-
-
-def _rows(images: Sequence[ImageFile]) -> np.ndarray:
-    """Return the rows [n] of the table that name these images."""
-    return np.array([file.row for file in images], dtype=np.int64)
 
 
 def _survey(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:

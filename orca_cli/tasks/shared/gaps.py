@@ -5,7 +5,7 @@ Shapes: B samples of a batch, C channels, I channels with an indicator, *E the e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,47 +76,38 @@ def with_indicators(shape: tuple[int, ...], gaps: Gaps | None) -> tuple[int, ...
     return (shape[0] + (0 if gaps is None else len(gaps.flagged)), *shape[1:])
 
 
+@dataclass(frozen=True)
 class Missing:
     """How many of the values that were seen are NaN.
 
     Args:
-        channels: C.
-
-    Attributes:
         by_channel: [C] int64, the missing values of each channel.
         values: number of all values, NaN included; padding does not count.
     """
 
-    def __init__(self, channels: int) -> None:
-        self.by_channel, self.values = np.zeros(channels, dtype=np.int64), 0
+    by_channel: np.ndarray
+    values: int
 
     def any(self) -> bool:
         """Return whether any value is missing."""
         return bool(self.by_channel.any())
 
-    def counted(self, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield parts of inputs as they are: x [B, C, *E], and [B, C, *E] bool that is False at padding and NaN."""
-        for x, known in parts:
-            self.add(x, int(known.sum()))
-            yield x, known
 
-    def add(self, x: np.ndarray, num_known: int) -> None:
-        """Count the missing values of inputs [B, C, *E], which are 0 at padding; `num_known` others are not missing."""
-        missing = np.isnan(x).sum(axis=(0, *range(2, x.ndim)))
-        self.by_channel += missing
-        self.values += num_known + int(missing.sum())
+def missing_by_channel(x: np.ndarray) -> np.ndarray:
+    """Return how many values of each channel of inputs [B, C, *E] are NaN, [C] int64."""
+    if x.dtype.kind != "f":
+        return np.zeros(x.shape[1], dtype=np.int64)
+    return np.isnan(x).sum(axis=(0, *range(2, x.ndim)))
 
 
 def count_missing(x: np.ndarray | Ragged, rows: np.ndarray | None = None) -> Missing:
     """Return how many values are missing in some rows of [N, C, *E], all by default."""
     rows = np.arange(len(x)) if rows is None else rows
-    missing = Missing(x.shape[1])
     steps = int(x.lengths[rows].sum()) if isinstance(x, Ragged) else len(rows) * int(np.prod(x.shape[2:]))
+    by_channel = np.zeros(x.shape[1], dtype=np.int64)
     if x.dtype.kind == "f":
-        for block in blocks(x, rows):
-            missing.add(block, 0)
-    missing.values = steps * x.shape[1]
-    return missing
+        by_channel = sum(map(missing_by_channel, blocks(x, rows)), start=by_channel)
+    return Missing(by_channel, steps * x.shape[1])
 
 
 def remarks(

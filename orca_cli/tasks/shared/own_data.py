@@ -1,50 +1,30 @@
-"""What the readers of own data share: files, checks of settings, columns and sizes, words for notes, and the task they return.
-
-They all take, besides what every reader takes (see orca_cli.tasks):
-
-* kind: classes, one of K a sample; labels, K times 0 or 1 a sample; values, K real numbers a sample; dense, a map or
-  sequence of the inputs' extent,
-* validation_fraction, test_fraction: part of the training data (of its groups, where there are any) that is drawn for a
-  split that the data do not give,
-* normalize: whether to subtract means over the training split and divide by deviations,
-* missing_targets: whether targets may be missing (all kinds but classes); losses and errors do not count them.
-
-Relative names are looked for in the working folder, then in data_folder. Shapes, classes and scales are inferred from the
-training split alone, and reported in the note. Data are refused with fewer than 10 training samples, NaN or infinity in
-inputs, one class only, or targets in another split that the training split does not have.
-"""
+"""Paths, columns and numbers of own data, and the words that notes and refusals share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError, suggest
-from orca_cli.interfaces import Kind, Preprocessing, Reporter, Samples, TaskData
-
-if TYPE_CHECKING:
-    from orca_cli.tasks.shared.targets import TargetForm
 
 MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in fields of tables
 TRUTHS = {"true": "1", "false": "0"}
-_MIN_SAMPLES = 10
 _SHOWN = 10  # names in a note
 _SHOWN_COLUMNS = 20
 
 
-def own_path(file: str, data_folder: Path) -> Path:
+def file_path(file: str, data_folder: Path) -> Path:
     """Return a file's path from the working folder, or from the data folder where it exists only there."""
     path = Path(file).expanduser()
     inside = data_folder / path
     return inside if not path.exists() and inside.exists() else path
 
 
-def own_paths(files: dict[str, str | None], data_folder: Path) -> dict[str, Path]:
+def file_paths(files: dict[str, str | None], data_folder: Path) -> dict[str, Path]:
     """Return the path of each split that has a file; raise ConfigError where two have the same one."""
-    paths = {part: own_path(file, data_folder) for part, file in files.items() if file is not None}
+    paths = {part: file_path(file, data_folder) for part, file in files.items() if file is not None}
     seen: dict[Path, str] = {}
     for part, path in paths.items():
         if (first := seen.setdefault(path.resolve(), part)) != part:
@@ -59,12 +39,6 @@ def check_missing_targets(kind: str, missing_targets: bool) -> None:
     if missing_targets and kind == "classes":
         hint = "remove it, and remove samples without a class from the data"
         raise ConfigError("does not apply to task.kind=classes", where="task.missing_targets", hint=hint)
-
-
-def check_enough(count: int, what: str, where: str) -> None:
-    """Raise DataError where training data have fewer than 10 samples."""
-    if count < _MIN_SAMPLES:
-        raise DataError(f"too few {what}: {count}", where=where, hint=f"provide {_MIN_SAMPLES} or more for training")
 
 
 def check_column(name: str, columns: Sequence[str], key: str, where: str) -> None:
@@ -125,35 +99,3 @@ def cut_notes(steps: np.ndarray | None, length: int | None) -> list[str]:
         return []
     advice = f"task.length={int(steps.max())} keeps them whole"
     return [f"longer than {length} steps and cut at the end: {longer} of {len(steps)} samples ({advice})"]
-
-
-def own_task(
-    name: str,
-    reporter: Reporter,
-    kind: Kind,
-    input_shape: tuple[int, ...],
-    form: TargetForm,
-    preprocessing: Preprocessing,
-    drawn: tuple[Samples, Samples],
-    samples: Callable[[str], Samples],
-    notes: Sequence[str],
-    *,
-    validation_drawn: bool,
-) -> TaskData:
-    """Return a task over own data whose train and validation were drawn already; report the notes after the reader's name."""
-    train, validation = drawn
-    note = "; ".join([*notes, *form.warnings(train.targets())])
-    reporter.say(f"{name}: {note}")
-    return TaskData(
-        kind=kind,
-        input_shape=input_shape,
-        num_outputs=form.num_outputs,
-        train=train,
-        validation=validation,
-        open_test=lambda: samples("test"),
-        target_scale=form.scale,
-        class_names=form.names,
-        note=note,
-        preprocessing=preprocessing,
-        validation_drawn=validation_drawn,
-    )

@@ -16,7 +16,7 @@ import torch
 from orca_cli import seeding, signals
 from orca_cli.interfaces import Batch, Samples, Scale
 from orca_cli.tasks.shared.blocks import Ragged, blocks
-from orca_cli.tasks.shared.gaps import Gaps
+from orca_cli.tasks.shared.gaps import Gaps, Missing, missing_by_channel
 from orca_cli.tasks.shared.own_data import listed
 from orca_cli.untrusted.memory import release_pages
 
@@ -74,14 +74,8 @@ class ArraySamples:
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices; nothing is augmented."""
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
-        x, valid = self._x[rows], None
-        if isinstance(self._x, Ragged):
-            valid = self._x.valid(rows)
-        elif self._valid is not None:
-            valid = np.ascontiguousarray(self._valid[rows], dtype=bool)
-        release_pages(self._x)
-        mask = None if valid is None else torch.from_numpy(valid)
-        return Batch(as_inputs(x, self._scale, valid, self._gaps), torch.from_numpy(self._y[rows].copy()), mask)
+        x, valid = read_inputs(self._x, rows, self._scale, self._gaps, self._valid)
+        return Batch(x, torch.from_numpy(self._y[rows].copy()), valid)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -126,19 +120,27 @@ def as_inputs(
     return torch.from_numpy(np.ascontiguousarray(scaled.astype(np.float32)))
 
 
-def all_inputs(
-    x: np.ndarray | Ragged, scale: ChannelScale | None = None, gaps: Gaps | None = None
+def read_inputs(
+    x: np.ndarray | Ragged,
+    rows: np.ndarray,
+    scale: ChannelScale | None = None,
+    gaps: Gaps | None = None,
+    valid: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return all of [N, C, *E], with gaps, as Batch.x and Batch.valid."""
-    if not isinstance(x, Ragged):
-        return as_inputs(x, scale, gaps=gaps), None
-    rows = np.arange(len(x))
-    valid = x.valid(rows)
-    return as_inputs(x[rows], scale, valid, gaps), torch.from_numpy(valid)
+    """Return rows of inputs [N, C, *E], with gaps, as Batch.x and Batch.valid; `valid` as that of `ArraySamples`."""
+    read, mask = x[rows], None
+    if isinstance(x, Ragged):
+        mask = x.valid(rows)
+    elif valid is not None:
+        mask = np.ascontiguousarray(valid[rows], dtype=bool)
+    release_pages(x)
+    return as_inputs(read, scale, mask, gaps), None if mask is None else torch.from_numpy(mask)
 
 
-def channel_scale(x: np.ndarray | Ragged, rows: np.ndarray, has_gaps: bool = False) -> tuple[ChannelScale, list[str]]:
-    """Return the scale of inputs [N, C, *E] over the training rows [n], and a warning about constant channels.
+def channel_scale(
+    x: np.ndarray | Ragged, rows: np.ndarray, has_gaps: bool = False
+) -> tuple[ChannelScale, Missing, list[str]]:
+    """Return the scale of inputs [N, C, *E] over the training rows [n], their missing values, and a note on constant channels.
 
     Padding does not count, and where there are gaps NaN does not; the mean of a channel of NaN alone is NaN then.
     """
@@ -152,7 +154,8 @@ def channel_scale(x: np.ndarray | Ragged, rows: np.ndarray, has_gaps: bool = Fal
     centre = mean.reshape(-1, *(1,) * (x.ndim - 2))
     for block in blocks(x, rows):
         squares += ((block - centre) ** 2).sum(axis=axes)
-    return _scale(mean, squares / count)
+    scale, constants = _scale(mean, squares / count)
+    return scale, Missing(np.zeros(x.shape[1], dtype=np.int64), count * x.shape[1]), constants
 
 
 def _known_parts(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -165,13 +168,16 @@ def _known_parts(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[tuple[np.
         yield block, known
 
 
-def streamed_channel_scale(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[ChannelScale, list[str]]:
-    """Return the scale of inputs that are decoded once, part by part, and a warning about constant channels.
+def streamed_channel_scale(
+    parts: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> tuple[ChannelScale, Missing, list[str]]:
+    """Return what `channel_scale` returns, of inputs that are decoded once, part by part.
 
-    A part is x [B, C, *E], and [B, C, *E] bool that is False at padding and gaps, which do not count. The mean of a channel
-    of which nothing is known is NaN.
+    A part is x [B, C, *E], 0 at padding, and [B, C, *E] bool that is False at padding and gaps, which do not count. The mean
+    of a channel of which nothing is known is NaN.
     """
     count, mean, squares = np.zeros(1), np.zeros(1), np.zeros(1)
+    missing = np.zeros(1, dtype=np.int64)
     for x, known in parts:
         # Means and squares of parts are merged about their own means, so that no large offset is squared.
         axes = (0, *range(2, x.ndim))
@@ -182,7 +188,9 @@ def streamed_channel_scale(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tu
         squares = squares + (around**2).sum(axis=axes) + (part_mean - mean) ** 2 * count * size / total
         mean = mean + (part_mean - mean) * size / total
         count = count + size
-    return _scale(np.where(count > 0, mean, np.nan), squares / np.maximum(count, 1))
+        missing = missing + missing_by_channel(x)
+    scale, constants = _scale(np.where(count > 0, mean, np.nan), squares / np.maximum(count, 1))
+    return scale, Missing(missing, int(count.sum() + missing.sum())), constants
 
 
 def _scale(mean: np.ndarray, variance: np.ndarray) -> tuple[ChannelScale, list[str]]:

@@ -182,6 +182,8 @@ def _units(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tup
 
 def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str, np.ndarray]:
     """Return the group of each row, split -> [n] int64, numbered over all splits; equal values [n] are one group."""
+    if not values:
+        return {}
     texts = {part: _texts(column) for part, column in values.items()}
     for part, names in texts.items():
         refuse_rows(np.isin(names, ("", "nan", "None")), "group", where[part])

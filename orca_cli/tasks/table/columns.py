@@ -140,7 +140,7 @@ def fit_columns(
     filled, empty, constant, capped, pointed, doubts = [], [], [], [], [], dict[str, list[str]]()
     for name in names:
         train = values[name][rows]
-        mark = own_mark(train, decimal)
+        mark = decimal_mark(train, decimal)
         numbers, wrong = as_numbers(train, mark)
         unknown = np.isnan(numbers) & ~wrong
         if unknown.all():
@@ -209,7 +209,7 @@ def has_decimal_commas(values: np.ndarray, decimal: str) -> bool:
 
 def codes(values: np.ndarray, decimal: str) -> np.ndarray:
     """Return codes [n] int64, equal for equal entries: compared as numbers if all entries are numbers, else as text."""
-    numbers, wrong = as_numbers(values, own_mark(values, decimal))
+    numbers, wrong = as_numbers(values, decimal_mark(values, decimal))
     if wrong.any():
         return codes_of_texts(values)
     return np.where(np.isnan(numbers), np.nan, numbers + 0.0).view(np.int64)  # one NaN, and one zero
@@ -222,7 +222,7 @@ def codes_of_texts(values: np.ndarray) -> np.ndarray:
     return pd.factorize(values)[0].astype(np.int64)
 
 
-def own_mark(values: np.ndarray, decimal: str) -> str:
+def decimal_mark(values: np.ndarray, decimal: str) -> str:
     """Return the decimal mark of a column: the table's, or a point if all entries are numbers only with points."""
     if decimal == "." or not as_numbers(values, decimal)[1].any() or as_numbers(values, ".")[1].any():
         return decimal

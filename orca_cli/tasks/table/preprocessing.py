@@ -21,7 +21,7 @@ from orca_cli.interfaces import NewData
 from orca_cli.tasks.shared.blocks import Ragged
 from orca_cli.tasks.shared.gaps import remarks
 from orca_cli.tasks.shared.own_data import counted, listed
-from orca_cli.tasks.shared.samples import all_inputs
+from orca_cli.tasks.shared.samples import read_inputs
 from orca_cli.tasks.shared.targets import TargetForm
 from orca_cli.tasks.table.columns import Column, is_missing
 from orca_cli.tasks.table.files import Table, as_columns, open_table, plain_columns
@@ -82,7 +82,8 @@ class TablePreprocessing:
 
     def inputs(self, raw: Mapping[str, np.ndarray], where: str = "inputs") -> tuple[Tensor, Tensor | None]:
         """Return samples as Batch.x and Batch.valid, from columns as those of `features`; series come whole."""
-        return all_inputs(self.features(raw, where))
+        x = self.features(raw, where)
+        return read_inputs(x, np.arange(len(x)))
 
     def remarks(
         self, raw: Mapping[str, np.ndarray], where: str = "inputs", *, training: bool = False

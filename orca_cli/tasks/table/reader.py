@@ -5,7 +5,7 @@ Shapes: n rows, F features, K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Container, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -15,17 +15,10 @@ import numpy as np
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, TaskData
-from orca_cli.tasks.shared.own_data import (
-    check_column,
-    check_enough,
-    check_missing_targets,
-    counted,
-    listed,
-    own_paths,
-    own_task,
-)
+from orca_cli.tasks.shared.assemble import Fitted, Pool, assemble, check_enough
+from orca_cli.tasks.shared.own_data import check_column, check_missing_targets, counted, file_paths, listed
 from orca_cli.tasks.shared.samples import ArraySamples
-from orca_cli.tasks.shared.splits import PART_NAMES, check_fractions, draw, group_rows, marked_rows
+from orca_cli.tasks.shared.splits import PART_NAMES, check_fractions, group_rows, marked_rows
 from orca_cli.tasks.shared.targets import fit_targets
 from orca_cli.tasks.table.columns import Column, fit_columns
 from orca_cli.tasks.table.files import Table, open_table
@@ -72,7 +65,7 @@ def load(
     Columns of numbers stay one feature each. Columns of text become one feature of 0 and 1 per text that training has,
     the rarer ones of many share one. Empty fields and ?, NA, N/A, NaN, null and none are missing: of numbers they become
     the training mean, of text a feature of their own. A column `split` of train, validation and test says which rows are
-    which, and is no feature; one of other entries is a feature, with a warning. See shared.own_data.
+    which, and is no feature; one of other entries is a feature, with a warning. See shared.assemble.
 
     Args:
         train: .csv, .tsv, .txt (first line: names of the columns) or .parquet file; holds the splits that have no file.
@@ -100,7 +93,7 @@ def load(
         UnavailableError: .parquet without pyarrow.
         MemoryExhaustedError: a file does not fit into memory.
     """
-    paths = own_paths({"train": train, "validation": validation, "test": test}, data_folder)
+    paths = file_paths({"train": train, "validation": validation, "test": test}, data_folder)
     tables = {part: open_table(path, f"task.{part}", delimiter, encoding) for part, path in paths.items()}
     base = tables["train"]
     target_names = [str(target)] if targets is None else [str(name) for name in targets]
@@ -124,70 +117,65 @@ def load(
     check_missing_targets(form_kind, missing_targets)
     total = len(values[target_names[0]])
     check_enough(total, "rows" if steps is None else "series", where)
-    records = {}
-    if group is not None:
-        groups_by_part = {part: _groups(table, str(group), named.get("id")) for part, table in tables.items()}
-        records = group_rows(groups_by_part, {part: f"{table.path}[{group}]" for part, table in tables.items()})
+    records = {} if group is None else _records(tables, str(group), named.get("id"))
     groups = records.get("train")
     rows = _marked_rows(per_sample(marks, list(marks), steps, where), tables, where)
-    if group is not None and rows:
-        own_groups = per_sample(columns, grouped, steps, where)[str(group)]
-        places = {part: f"{where}[{group}] ({part})" for part in rows}
-        group_rows({part: own_groups[members] for part, members in rows.items()}, places)
-    pool, supplied = rows.get("train", np.arange(total)), {*tables, *rows}
-    fractions = {"validation": validation_fraction, "test": test_fraction}
-    classes = values[target_names[0]].astype(str)[pool] if form_kind == "classes" else None
-    drawn_rows, drawn = draw(
-        len(pool), supplied, fractions, split_seed, classes, None if groups is None else groups[pool],
-        lambda: contents(columns, chosen, steps, pool, decimal, sequence is not None),
-    )  # fmt: skip
-    drawn += [f"splits as the column '{_SPLIT}' says"] if rows else []
-    rows |= {part: pool[chosen_rows] for part, chosen_rows in drawn_rows.items()}
+    for name, column in per_sample(columns, grouped, steps, where).items():
+        places = {part: f"{where}[{name}] ({part})" for part in rows}
+        group_rows({part: column[members] for part, members in rows.items()}, places)
+    marked = [f"splits as the column '{_SPLIT}' says"] if rows else []
+    rows = {"train": np.arange(total)} | rows
     train_rows = rows["train"]
-    raw, place = raw_targets(values, form_kind, target_names, missing_targets, where, decimal)
-    if form_kind == "classes":
-        refuse_measurements(raw[train_rows], place)
-    names = () if form_kind == "classes" else tuple(target_names)
-    form = fit_targets(form_kind, raw, train_rows, place, names=names, missing=missing_targets)
-    encoders: tuple[Column, ...] = ()
-    symbols = series = None
-    if sequence is not None:
-        symbols, fitted = fit_symbols(named["sequence"], columns[named["sequence"]], train_rows, length, where)
-    else:
-        learned = train_rows if steps is None else steps.rows(train_rows)
-        encoders, fitted = fit_columns(
-            columns, chosen, learned, normalize, max_categories, decimal, where, gap_indicator
-        )
-    if steps is not None:
-        series, seen = fit_series(steps, train_rows, named["id"], named.get("time"), length)
-        fitted = [*seen, *fitted]
-    preprocessing = TablePreprocessing(
-        encoders, decimal, tuple(target_names), form, delimiter, encoding, symbols, series
-    )
-    base_x, base_y = preprocessing.features(columns, where), preprocessing.encoded_targets(columns, where)
+    pool = Pool(
+        "rows" if steps is None else "series", rows, tables,
+        values[target_names[0]].astype(str)[train_rows] if form_kind == "classes" else None,
+        None if groups is None else groups[train_rows],
+        lambda: contents(columns, chosen, steps, train_rows, decimal, sequence is not None),
+    )  # fmt: skip
 
-    def samples(part: str, say: Callable[[str], None] = reporter.say) -> ArraySamples:
-        """Return a split, and say what does not fit the training rows."""
-        if part in rows:
-            own_rows = rows[part] if steps is None else steps.rows(rows[part])
-            split, place = {name: columns[name][own_rows] for name in read}, where
-            made = ArraySamples(base_x, base_y, rows=rows[part], groups=groups)
+    def fit(rows: dict[str, np.ndarray]) -> Fitted:
+        learn = rows["train"]
+        raw, place = raw_targets(values, form_kind, target_names, missing_targets, where, decimal)
+        if form_kind == "classes":
+            refuse_measurements(raw[learn], place)
+        names = () if form_kind == "classes" else tuple(target_names)
+        form = fit_targets(form_kind, raw, learn, place, names=names, missing=missing_targets)
+        encoders: tuple[Column, ...] = ()
+        symbols = series = None
+        if sequence is not None:
+            symbols, fitted = fit_symbols(named["sequence"], columns[named["sequence"]], learn, length, where)
         else:
-            split, place = tables[part].read(read), str(tables[part].path)
-            x, y = preprocessing.features(split, place), preprocessing.encoded_targets(split, place)
-            made = ArraySamples(x, y, groups=records.get(part))
-        for what, count in preprocessing.remarks(split, place, training=part == "train").items():
-            say(f"{part} split: {counted(count, 'sample')} {what}")
-        return made
+            step_rows = learn if steps is None else steps.rows(learn)
+            encoders, fitted = fit_columns(
+                columns, chosen, step_rows, normalize, max_categories, decimal, where, gap_indicator
+            )
+        if steps is not None:
+            series, seen = fit_series(steps, learn, named["id"], named.get("time"), length)
+            fitted = [*seen, *fitted]
+        preprocessing = TablePreprocessing(
+            encoders, decimal, tuple(target_names), form, delimiter, encoding, symbols, series
+        )
+        base_x, base_y = preprocessing.features(columns, where), preprocessing.encoded_targets(columns, where)
+        notes = [form.note(), *inferred, *fitted, *left_out]
 
-    unfit: list[str] = []
-    splits = learn, choose = samples("train", unfit.append), samples("validation", unfit.append)
-    counts = f"{len(learn)} training and {len(choose)} validation {'rows' if steps is None else 'series'}"
-    notes = [counts, *drawn, form.note(), *inferred, *fitted, *left_out, *unfit]
-    shape, is_drawn = preprocessing.input_shape, "validation" in drawn_rows
-    return own_task(
-        "table", reporter, form_kind, shape, form, preprocessing, splits, samples, notes, validation_drawn=is_drawn
-    )
+        def samples(part: str) -> ArraySamples:
+            if part in rows:
+                part_rows = rows[part] if steps is None else steps.rows(rows[part])
+                split, origin = {name: columns[name][part_rows] for name in read}, where
+                made = ArraySamples(base_x, base_y, rows=rows[part], groups=groups)
+            else:
+                split, origin = tables[part].read(read), str(tables[part].path)
+                x, y = preprocessing.features(split, origin), preprocessing.encoded_targets(split, origin)
+                made = ArraySamples(x, y, groups=records.get(part))
+            say = reporter.say if part == "test" else notes.append
+            for what, count in preprocessing.remarks(split, origin, training=part == "train").items():
+                say(f"{part} split: {counted(count, 'sample')} {what}")
+            return made
+
+        return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
+
+    fractions = validation_fraction, test_fraction
+    return assemble("table", reporter, form_kind, pool, fractions, split_seed, fit, given=marked)
 
 
 def check_settings(
@@ -313,8 +301,11 @@ def _marked_rows(marks: Mapping[str, np.ndarray], supplied: Container[str], wher
     return rows
 
 
-def _groups(table: Table, group: str, id: str | None) -> np.ndarray:
-    """Return the group of each sample of a table."""
-    columns, where = table.read([group] if id is None else [group, id]), str(table.path)
-    steps = None if id is None else group_by(columns, id, None, where, ".")
-    return per_sample(columns, [group], steps, where)[group]
+def _records(tables: Mapping[str, Table], group: str, id: str | None) -> dict[str, np.ndarray]:
+    """Return the number of each sample's group, split -> [n]."""
+    values = {}
+    for part, table in tables.items():
+        columns, where = table.read([group] if id is None else [group, id]), str(table.path)
+        steps = None if id is None else group_by(columns, id, None, where, ".")
+        values[part] = per_sample(columns, [group], steps, where)[group]
+    return group_rows(values, {part: f"{table.path}[{group}]" for part, table in tables.items()})

@@ -14,7 +14,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.tasks.shared.blocks import Ragged
 from orca_cli.tasks.shared.contents import hashes
 from orca_cli.tasks.shared.own_data import refuse_entry, refuse_rows
-from orca_cli.tasks.table.columns import as_numbers, codes, codes_of_texts, own_mark
+from orca_cli.tasks.table.columns import as_numbers, codes, codes_of_texts, decimal_mark
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def contents(
 
 def _times(values: np.ndarray, where: str, decimal: str) -> np.ndarray:
     """Return times as numbers [m]."""
-    times, wrong = as_numbers(values, own_mark(values, decimal))
+    times, wrong = as_numbers(values, decimal_mark(values, decimal))
     if wrong.any():
         import pandas as pd
 

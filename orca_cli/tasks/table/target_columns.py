@@ -17,7 +17,7 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind
 from orca_cli.tasks.shared.own_data import check_column, listed, refuse_entry, refuse_rows
-from orca_cli.tasks.table.columns import as_numbers, has_decimal_commas, is_missing, own_mark
+from orca_cli.tasks.table.columns import as_numbers, decimal_mark, has_decimal_commas, is_missing
 from orca_cli.tasks.table.files import Table
 from orca_cli.untrusted.arrays import StoredArray
 
@@ -58,7 +58,7 @@ def infer_kind(
     if wrong.any() and has_decimal_commas(column, decimal):
         hint = f"{_COMMAS}; task.kind=classes reads names of classes"
         refuse_entry(wrong, column, f"{what} comma", place, hint)
-    if own_mark(column, decimal) != decimal:
+    if decimal_mark(column, decimal) != decimal:
         refuse_entry(wrong, column, f"{what} point", place, f"{_POINTS}, or give task.kind=classes")
     if wrong.any() or not len(known) or (is_text and any(_NAME.fullmatch(text) for text in column)):
         return "classes", []
@@ -129,7 +129,7 @@ def _target_numbers(values: np.ndarray, decimal: str, where: str, missing: bool)
     if wrong.any():
         hint = "correct it, or use task.kind=classes for names of classes"
         hint = _COMMAS if has_decimal_commas(values, decimal) else hint
-        hint = _POINTS if own_mark(values, decimal) != decimal else hint
+        hint = _POINTS if decimal_mark(values, decimal) != decimal else hint
         refuse_entry(wrong, values, "is not a number", where, hint)
     if not missing:
         refuse_rows(np.isnan(numbers), "target", where, _ALLOW)

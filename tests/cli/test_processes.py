@@ -105,7 +105,7 @@ def test_a_signal_to_any_process_ends_all_and_the_run_resumes(fork, together, en
     whole = together(*words, f"paths.runs={tmp_path / 'whole'}")
     assert ended(whole) == [0, 0], whole[0].err
     pair = together(*words)
-    assert until(lambda: list(environment.glob("*/*/3_finetune/checkpoints/step-*")), 120)
+    assert until(lambda: list(environment.glob("*/*/3_finetune/checkpoints/step-*")), 400)
     os.kill(pair[1].pid, signal.SIGTERM)
     assert ended(pair) == [143, 143], pair[0].err
     assert "stopped by SIGTERM" in pair[0].err
@@ -128,7 +128,7 @@ def test_a_signal_to_any_process_ends_all_and_the_run_resumes(fork, together, en
 def test_a_process_that_is_killed_ends_the_run(together, environment, small, still, rank):
     words = ["run", *small, f"body.checkpoint={still}", "metric=none", "train.epochs=100", "train.checkpoint_s=0"]
     pair = together(*words)
-    assert until(lambda: list(environment.glob("*/*/3_finetune/checkpoints/step-*")), 120)
+    assert until(lambda: list(environment.glob("*/*/3_finetune/checkpoints/step-*")), 400)
     os.kill(pair[rank].pid, signal.SIGKILL)
     assert pair[1 - rank].wait(60) == 1
     (folder,) = run_folders(environment)

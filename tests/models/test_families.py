@@ -70,7 +70,7 @@ def test_a_coarser_grid_is_taken_by_position_biases_of_another(family):
     assert not torch.equal(before, model(torch.ones(1, 3, 32, 32)))
 
 
-def test_every_family_is_told_from_its_checkpoint(family):
+def test_every_family_is_recognised_by_its_checkpoint(family):
     for name in ("swin", *TEXT, *IMAGE, *AUDIO):
         body = auto.load(str(family(name)))
         kind = json.loads((family(name) / "config.json").read_text())["model_type"]

@@ -92,7 +92,7 @@ def test_scale_gives_the_tasks_units(load_body):
     torch.testing.assert_close(model(torch.randn(1, 2, 20)), torch.full((1, 1, 20), 5.0))
 
 
-def test_source_padding_is_told(load_body):
+def test_source_padding_is_reported(load_body):
     tokens = load_body("bert").embed_source(["a", "the list of a list"])
     assert tokens.mask.sum(1).tolist() == [3, 7]
     cut = load_body("bert", max_source_tokens=4).embed_source(["the list of a list"])
@@ -119,7 +119,7 @@ def test_what_a_body_cannot_do_is_refused(load_body, name, settings, message):
         build(load_body(name), **settings)
 
 
-def test_broken_checkpoints_are_told(family, tmp_path):
+def test_broken_checkpoints_are_reported(family, tmp_path):
     with pytest.raises(ConfigError, match="no such folder"):
         checkpoints.resolve("./nowhere")
     with pytest.raises(DataError, match=r"no config\.json"):

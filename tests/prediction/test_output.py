@@ -74,7 +74,7 @@ def test_work_that_fails_half_way_leaves_the_old_file_and_its_own_error(suffix, 
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="a file stands where a folder is needed"):
         output.write(tmp_path / "file" / "p.csv", parts(LOGITS), 30, decoder(), None)

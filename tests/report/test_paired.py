@@ -280,7 +280,7 @@ def test_only_gains_that_are_shown_are_marked(tmp_path):
     assert by_set.rows[0][1][0].best
 
 
-def test_arms_that_were_run_on_different_sets_are_told_not_to_be_compared(tmp_path):
+def test_arms_that_were_run_on_different_sets_are_reported_not_to_be_compared(tmp_path):
     add_pairs(tmp_path, [0.02, 0.02], task="a")
     add_pairs(tmp_path, [0.02, 0.02], task="b")
     table = build_table(collect([tmp_path]))

@@ -96,7 +96,7 @@ def test_of_two_results_that_of_the_columns_protocol_is_shown(tmp_path):
         ("task,method,error,source\n", "no line"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(table, tmp_path, text, message):  # noqa: F811
+def test_what_is_wrong_is_reported_with_its_place(table, tmp_path, text, message):  # noqa: F811
     with pytest.raises(DataError, match=f"(?s){message}"):
         with_others(table, write(tmp_path, text))
 

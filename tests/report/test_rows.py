@@ -78,7 +78,7 @@ def test_rows_by_a_setting_and_a_group_in_the_order_that_is_typed(tree):
     assert len(by(tree, "seed").rows) == 3
 
 
-def test_rows_of_unlike_settings_are_told_to_be_compared_with_care(tree):
+def test_rows_of_unlike_settings_are_reported_to_be_compared_with_care(tree):
     assert not any("with care" in note for note in notes_of(by(tree, "metric")))
     add_run(tree, metric="none", body="swin", value=0.9)
     (note,) = [note for note in notes_of(by(tree, "metric")) if "with care" in note]

@@ -112,7 +112,7 @@ def test_shapes_that_do_not_fit_are_refused(case):
 
 @pytest.mark.parametrize("case", OF_NUMBERS, ids=str)
 @pytest.mark.parametrize("value", [NAN, float("inf")])
-def test_outputs_that_are_no_numbers_are_told_where_they_count(case, value):
+def test_outputs_that_are_no_numbers_are_reported_where_they_count(case, value):
     outputs, targets, groups = case.drawn(0, 0.0, 0.2)
     targets[..., 0, -1] = 7.0  # near, and far apart in sequence
     outputs[..., 0, -1] = value

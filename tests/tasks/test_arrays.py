@@ -236,7 +236,7 @@ def test_groups_need_an_npz_file(build, tmp_path):
         *[((N, *extent), "") for extent in ((3, 3, 3), (6, 100), (12, 12), (3, 32, 32), (8, 2), (100,))],
     ],
 )
-def test_an_order_of_axes_that_looks_wrong_is_told_with_what_the_other_would_give(read, shape, warning):
+def test_an_order_of_axes_that_looks_wrong_is_reported_with_what_the_other_would_give(read, shape, warning):
     note = read({"x": RNG.normal(size=shape), "y": Y}).note
     assert warning in note if warning else "channels_last" not in note
     if warning:

@@ -73,7 +73,7 @@ def test_other_kinds_are_drawn_without_classes(kind, y):
     assert len(set(part.rows.tolist())) == len(part) == 20
 
 
-def test_every_class_keeps_a_sample_while_there_are_enough_and_what_is_lost_is_told():
+def test_every_class_keeps_a_sample_while_there_are_enough_and_what_is_lost_is_reported():
     many = np.concatenate([np.arange(40), RNG.integers(0, 40, N - 40)])
     for seed in range(5):
         reduced = with_fraction(task(y=many, k=40), 0.2, seed)

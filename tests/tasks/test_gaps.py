@@ -68,7 +68,7 @@ def test_an_indicator_without_gaps_in_training_adds_nothing_and_says_so(read):
     assert "task.gap_indicator=true adds no channel" in task.note
 
 
-def test_gaps_are_counted_and_told(read, reporter, tmp_path):
+def test_gaps_are_counted_and_reported(read, reporter, tmp_path):
     task = read(GAPPY)
     count = HOLES[TRAIN].sum()
     share = f"{100 * count / X[TRAIN].size:.2g} %"

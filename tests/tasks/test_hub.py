@@ -105,7 +105,7 @@ def test_sequences_of_several_lengths_are_padded_on_request(read):
     assert not normalised.x[:, 0][~normalised.valid].any()
 
 
-def test_what_was_cut_or_filled_is_told(read, reporter):
+def test_what_was_cut_or_filled_is_reported(read, reporter):
     task = read("two", x="ragged", length=3)
     assert "longer than 3 steps and cut at the end: 10 of 40 samples (task.length=4 keeps them whole)" in task.note
     task.open_test()
@@ -273,7 +273,7 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(read, settings, messag
         read(**settings)
 
 
-def test_damaged_files_and_missing_values_are_told(read, folder):
+def test_damaged_files_and_missing_values_are_reported(read, folder):
     (folder / "bad").mkdir()
     (folder / "bad" / "train.parquet").write_bytes(b"PAR1 and then nothing")
     with refused("bad: cannot be read: ", DataError):
@@ -302,7 +302,7 @@ def test_damaged_files_and_missing_values_are_told(read, folder):
     np.testing.assert_allclose(filled[0, :2], expected, rtol=1e-6)
 
 
-def test_hidden_classes_are_told(read, folder):
+def test_hidden_classes_are_reported(read, folder):
     shown = rows().select_columns(["series", "name"])
     put(folder / "hidden", train=shown, test=shown.map(lambda row: {"name": -1}))
     task = read("hidden")

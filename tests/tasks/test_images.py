@@ -464,7 +464,7 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("bits", "levels"), [(12, 16), (10, 4), (16, None)])
-def test_16_bit_images_that_use_their_lowest_bits_alone_are_told(tmp_path, build, bits, levels):
+def test_16_bit_images_that_use_their_lowest_bits_alone_are_reported(tmp_path, build, bits, levels):
     for k in range(20):
         (tmp_path / "deep" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(k).integers(0, 2**bits, (8, 8)).astype(np.uint16)

@@ -108,7 +108,7 @@ def test_classes_and_labels_stand_in_a_table_too(read):
     assert y.tolist() == np.stack([level > 120, level % 2 == 0], axis=1).astype(float).tolist()
 
 
-def test_images_without_a_row_are_left_out_and_told(read):
+def test_images_without_a_row_are_left_out_and_reported(read):
     task = read(TABLE.iloc[:30])
     assert sum(map(len, splits(task))) == 30
     assert "10 files of photos have no row in ages.csv and are not read" in task.note

@@ -107,7 +107,7 @@ def test_all_ways_to_mark_an_end_say_the_same(read):
     assert "missing values" in read({"x": nan_inside, "y": Y}, padding="nan").note
 
 
-def test_lengths_of_named_splits_are_found_and_longer_samples_are_cut_and_told(read, reporter):
+def test_lengths_of_named_splits_are_found_and_longer_samples_are_cut_and_reported(read, reporter):
     ends = np.minimum(ENDS, 6)
     arrays = {"x_train": X[:40], "y_train": Y[:40], "lengths_train": ends[:40]}
     arrays |= {"x_test": X[40:], "y_test": Y[40:], "lengths_test": ENDS[40:]}
@@ -125,7 +125,7 @@ def test_lengths_of_named_splits_are_found_and_longer_samples_are_cut_and_told(r
         read(arrays)
 
 
-def test_arrays_that_nothing_reads_are_told(read):
+def test_arrays_that_nothing_reads_are_reported(read):
     assert "not read: mask, weight" in read({"x": X, "y": Y, "mask": INSIDE, "weight": ENDS, "lengths": ENDS}).note
     assert "not read: lengths" in read({"x": X, "y": Y, "lengths": ENDS}, padding="none").note
     arrays = {f"{name}_train": values for name, values in (("x", X), ("y", Y), ("lengths", ENDS))}

@@ -219,7 +219,7 @@ def test_rows_that_are_no_expressions_are_refused(write, from_files, line, messa
         from_files()
 
 
-def test_short_files_and_other_headers_are_told(write, from_files):
+def test_short_files_and_other_headers_are_reported(write, from_files):
     folder = write()
     with refused("has 3 rows, 5 requested", DataError):
         from_files(num_train=5)

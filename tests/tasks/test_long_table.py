@@ -150,7 +150,7 @@ def test_bad_tables_are_named_in_one_line(read, name):
         read(change(long()))
 
 
-def test_equal_times_are_told(read):
+def test_equal_times_are_reported(read):
     assert "rows have the t of another row of their series; their order in the file is kept" in read(long(t=1)).note
 
 

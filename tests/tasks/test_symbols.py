@@ -55,7 +55,7 @@ def test_texts_may_be_longer_than_the_module_csv_reads_by_itself(read):
     assert read(table(["A" * 140_000, *TEXTS]), length=5).input_shape == (4, 5)
 
 
-def test_new_texts_that_do_not_fit_are_told_and_read(read, reporter, tmp_path):
+def test_new_texts_that_do_not_fit_are_reported_and_read(read, reporter, tmp_path):
     new = ["ACGT", "ANNA", "ACGTACGTACGTA", "xX", "T"]
     task = read(table(TEXTS), table(new))
     preprocessing = reloaded(task, tmp_path / "run")

@@ -423,7 +423,7 @@ def test_truths_of_a_parquet_may_be_spelt(read):
         form.encoded_targets({"kind": np.array(["yes", "no"], dtype=object)}, "new.csv")
 
 
-def test_entries_that_are_no_numbers_are_told_with_their_row(read):
+def test_entries_that_are_no_numbers_are_reported_with_their_row(read):
     numbers = (np.arange(N) + 0.5).astype(str)
     several = np.array(["low", "high", "n.a.", "none of it"])[np.arange(N) % 4]
     third = np.arange(N) % 3 == 0
@@ -504,7 +504,7 @@ def test_a_column_of_splits_that_cannot_be_honoured_is_refused(read, marks, sett
 
 
 @pytest.mark.parametrize("name", ["split", "Split"])
-def test_a_feature_with_the_name_of_the_column_of_splits_is_told(read, name):
+def test_a_feature_with_the_name_of_the_column_of_splits_is_reported(read, name):
     table = frame().assign(**{name: np.arange(N) % 2})
     assert f"warning: '{name}' is a feature" in read(table).note
     assert "is a feature" not in read(table, features=["row", name]).note
@@ -536,7 +536,7 @@ def test_what_new_rows_lack_is_counted(read):
     assert "validation split: 8 samples without a number in 'weight'" in note
 
 
-def test_classes_that_may_be_missing_targets_are_told(read):
+def test_classes_that_may_be_missing_targets_are_reported(read):
     kind = np.where(np.arange(N) % 9 == 0, "NA", frame().kind)
     note = read(frame().assign(kind=kind)).note
     assert re.search(r"warning: 'NA' is a class \(\d training samples\); if it stands for missing", note)

@@ -82,7 +82,7 @@ def test_compiled_layers_compute_the_same(tmp_path, checkpointed):
         torch.testing.assert_close(others[name], value, msg=name)
 
 
-def test_a_machine_without_a_compiler_is_told(tmp_path):
+def test_a_machine_without_a_compiler_is_reported(tmp_path):
     def broken(graph, inputs):
         raise RuntimeError("no C++ compiler\nand more")
 

@@ -54,7 +54,7 @@ def pid(ask) -> int:
         ("loop", None, "failed: TransferError"),
     ],
 )
-def test_crashes_are_told_and_the_next_file_is_read(ask, kind, argument, message):
+def test_crashes_are_reported_and_the_next_file_is_read(ask, kind, argument, message):
     for _ in range(2):
         with refused(rf"a\.bin: .*{message}", WorkerError) as caught:
             ask(kind, argument)

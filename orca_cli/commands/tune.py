@@ -171,12 +171,6 @@ def shown(arm: Arm) -> Iterator[RenderableType]:
     keys, state = list(arm.plan.space.params), arm.search
     headers = ("trial", "state", "validation", *(key.removeprefix("train.") for key in keys), "note")
     yield terminal.table(headers, [_cells(one, keys, one is state.best) for one in state.trials])
-    history = [error for error in state.history() if error is not None]
-    if len(history) > 1:
-        yield Text(f"lowest so far: {_error(state, history[0])}, then {_error(state, history[-1])}")
-    if importance := state.importance():
-        shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in importance.items())
-        yield Text(f"importance for the validation error of completed trials (PED-ANOVA): {shares}")
     yield Text(verdict(state), style="bold")
 
 
@@ -247,8 +241,6 @@ def _record(arm: Arm) -> dict[str, Any]:
         "error": _facts(state).get("error"),
         "validation_samples": _facts(state).get("n"),
         "trials": [one.record() for one in state.trials],
-        "history": state.history(),
-        "importance": state.importance(),
         "best": None if best is None else best.record(),
         "defaults": None if plain is None else plain.error,
         "verdict": verdict(state),

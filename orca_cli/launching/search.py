@@ -8,7 +8,6 @@ curves that come back while they run.
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +31,6 @@ _SCHEMA = 1
 _UNIT = 100  # resource of the first comparison
 _MOST_DRAWS = 100  # in a row of settings that were tried already
 _START_AFTER = 10  # trials before tpe uses what they found
-_FEWEST = 4  # completed trials from which on an importance means something
 
 
 def check_installed() -> None:
@@ -243,29 +241,6 @@ class Search:
         done = [one for one in self.trials if one.state == "completed"]
         return min(done, key=lambda one: (one.error, one.settings is not None, one.number), default=None)
 
-    def history(self) -> list[float | None]:
-        """Return the lowest validation error of completed trials so far, trial by trial."""
-        errors = [one.error if one.state == "completed" else None for one in self.trials]
-        return list(itertools.accumulate(errors, _lower))
-
     def count(self, *states: str) -> int:
         """Return how many trials are in some states."""
         return sum(one.state in states for one in self.trials)
-
-    def importance(self) -> dict[str, float]:
-        """Return the importance of each setting by Optuna's evaluator (PED-ANOVA), the largest first; empty with few trials."""
-        optuna = _optuna()
-        drawn = [one for one in self.trials if one.params and one.state == "completed"]
-        if len(drawn) < _FEWEST or len({one.error for one in drawn}) < 2:
-            return {}
-        only = optuna.create_study(direction="minimize")  # without the trial that drew nothing
-        only.add_trials([self._frozen(one) for one in drawn])
-        try:
-            values = optuna.importance.get_param_importances(only)
-        except (ValueError, RuntimeError):  # settings that never varied
-            return {}
-        return {key: float(value) for key, value in values.items() if math.isfinite(value)}
-
-
-def _lower(one: float | None, other: float | None) -> float | None:
-    return min((error for error in (one, other) if error is not None), default=None)

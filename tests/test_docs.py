@@ -65,8 +65,8 @@ def commands() -> list[str]:
 def test_the_installation_and_test_commands_are_what_ci_runs():
     first, second = (line for line in commands() if line.startswith("pip install"))
     assert first == 'pip install -e ".[offline]" && orca run'
-    assert second == 'pip install -e ".[offline,dev]" && pytest -n 2'
-    for line in ('pip install --quiet -e ".[offline,dev]"', "\npytest -n 2 ", "\norca run "):
+    assert second == 'pip install -e ".[offline,dev]" && pytest -n 2 --dist worksteal'
+    for line in ('pip install --quiet -e ".[offline,dev]"', "\npytest -n 2 --dist worksteal ", "\norca run "):
         assert line in CI
 
 

@@ -69,7 +69,7 @@ def orca(server, checkout, tmp_path, monkeypatch):
 
     def call(*words: str) -> str:
         case = server.start(list(words), more=places)
-        assert case.wait(120) == 0, case.err
+        assert case.wait(400) == 0, case.err
         return case.out
 
     return call

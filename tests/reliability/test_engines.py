@@ -1,7 +1,9 @@
 """A sweep by each executor while jobs, workers, nodes and drivers are killed; `engine_faults` does it with 40 jobs."""
 
 import importlib.util
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -62,11 +64,20 @@ def test_jobs_are_arrays_and_what_a_dead_driver_left_in_the_queue_is_withdrawn(b
         assert bench.wait_for_work(again)
         states = {name: fake_slurm.read(slurm / "jobs" / name, "state") for name in left}
         assert any(state.startswith("CANCELLED") for state in states.values())
-        job = next(job for job in fake_slurm.running(slurm) if int(job.split("_")[0]) > 1000)
-        fake_slurm.end(slurm, job, "PREEMPTED")  # by a site that cancels
+        fake_slurm.end(slurm, second_drivers_job(slurm, again), "PREEMPTED")  # by a site that cancels
         assert again.wait() == 0, (bench.folder / "driver-1.log").read_text()
     assert bench.check() == []
     assert "SLURM ended it: PREEMPTED; trying it again" in (bench.folder / "driver-1.log").read_text()
+
+
+def second_drivers_job(slurm: Path, driver: subprocess.Popen[str]) -> str:
+    """Wait until a job of the second array runs: the first driver's may run for a while beside it."""
+    while driver.poll() is None:
+        for job in fake_slurm.running(slurm):
+            if int(job.split("_")[0]) > 1000:
+                return job
+        time.sleep(0.05)
+    raise AssertionError("the second driver ended before a job of its array was seen")
 
 
 def test_submitits_own_local_executor_brings_back_how_jobs_end(tmp_path):

@@ -99,4 +99,4 @@ def _fit(model: str, form: str, x: np.ndarray, y: np.ndarray, **settings: Any) -
         return models.ridge_numbers(x, y, groups)
     if model in ("features", "probe"):
         return models.ridge_classes(x, y, groups, k, balanced=balanced)
-    return {"linear": models.logistic}[model](x, y, groups, k, balanced=balanced, seed=seed)
+    return models.logistic(x, y, groups, k, balanced=balanced, seed=seed)

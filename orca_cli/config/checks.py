@@ -14,6 +14,7 @@ from typing import Any
 from orca_cli.config import parts, retired, short_names
 from orca_cli.config.ranges import check_value
 from orca_cli.config.schema import NEEDED_GROUPS, Config, Train, declared, lookup
+from orca_cli.config.variants import BLOCKS
 from orca_cli.exceptions import ConfigError, suggest
 
 _SECRET_NAMES = re.compile(
@@ -37,8 +38,9 @@ class PartGroup:
 
 
 _FOLDERS = ("data_folder", "cache_folder", "reporter")
+_TASK_WORDS = ("kind", "loss", "error", "data", "train_fraction")
 PART_GROUPS = {
-    "task": PartGroup(_FOLDERS, words=("kind", "loss", "error", "data", "train_fraction"), nested=("loss", "error")),
+    "task": PartGroup(_FOLDERS, words=(*_TASK_WORDS, *BLOCKS), nested=("loss", "error")),
     "body": PartGroup(words=("weights",)),
     "source": PartGroup(("seed", *_FOLDERS), words=("data",)),
     "metric": PartGroup(optional=True),
@@ -146,7 +148,7 @@ def check_parts(config: Config) -> None:
             known = {"kind": node.get("kind")} if "kind" in group.words else {}
             if node.get("kind", "") is None:
                 _check_inferred_kind(part_node(config, name), name)
-            part = _check_part(part_node(config, name), name, group.reserved, known)
+            part = _check_part(part_node(config, name), name, group.reserved, known, group.words)
             if name == "metric":
                 _check_classes(part, config)
             if name == "augment":
@@ -204,13 +206,19 @@ def _check_weights(config: Config) -> None:
         raise ConfigError(what, where="train.class_weights", hint="give one of them")
 
 
-def _check_part(node: Any, key: str, reserved: tuple[str, ...] = (), known: dict[str, Any] | None = None) -> Any:
+def _check_part(
+    node: Any,
+    key: str,
+    reserved: tuple[str, ...] = (),
+    known: dict[str, Any] | None = None,
+    words: tuple[str, ...] = (),
+) -> Any:
     """Check a node, and return the part where it is a class that needs nothing else; None for others."""
     if not isinstance(node, dict):
         raise ConfigError(f"{node!r} is not a `_target_` node", where=key, hint="or leave it out")
     if not reserved and inspect.isclass(parts.resolve(node, key)):
         return parts.build(node, key)  # checks as `parts.check` does, costs nothing, and a class may check more
-    parts.check(node, key, reserved, known or {})
+    parts.check(node, key, reserved, known or {}, words)
     return None
 
 

@@ -104,7 +104,7 @@ class TrainPlan:
         return dataclasses.replace(self, batch_size=batch_size, accumulation=accumulation)
 
     def steps_per_epoch(self, samples: int) -> int:
-        """Return the optimizer steps in one pass over so many samples."""
+        """Return the optimizer steps of one pass over a number of samples."""
         return _steps_per_epoch(self.batch_size, self.accumulation, samples)
 
     def learned(self, task: TaskData) -> Samples:
@@ -222,10 +222,10 @@ def _count_learned(task: TaskData, refit: bool, folds: int) -> int:
 
 @dataclass(frozen=True)
 class Length:
-    """How long stage 3 trains on up to so many samples, at budget=normal.
+    """How long stage 3 trains at budget=normal, by the number of samples.
 
     Args:
-        samples: the most.
+        samples: applies up to this many.
         steps: optimizer steps ...
         passes: ... or this many passes over the samples, whichever is longer ...
         most_steps: ... but at most this many steps, unless a single pass takes more.

@@ -195,8 +195,8 @@ def test_a_damaged_cache_entry_is_a_miss(tmp_path, count, scorecard):
         computed = []
         tensors = cached(entry, lambda computed=computed: computed.append(1) or Entry(truth)).tensors
         storage.verify_folder(entry)
-        aside = list(entry.parent.glob("entry.bad-*"))
-        right += bool(computed and aside) and all(torch.equal(tensors[name], truth[name]) for name in truth)
+        set_aside = list(entry.parent.glob("entry.bad-*"))
+        right += bool(computed and set_aside) and all(torch.equal(tensors[name], truth[name]) for name in truth)
     scorecard.add("damaged cache entries / made again", cases=cases, passed=right, target=50)
     assert right == cases
 

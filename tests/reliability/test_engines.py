@@ -71,7 +71,7 @@ def test_jobs_are_arrays_and_what_a_dead_driver_left_in_the_queue_is_withdrawn(b
 
 
 def second_drivers_job(slurm: Path, driver: subprocess.Popen[str]) -> str:
-    """Wait until a job of the second array runs: the first driver's may run for a while beside it."""
+    """Return a running job of the second array, once there is one: jobs of the first may still be running."""
     while driver.poll() is None:
         for job in fake_slurm.running(slurm):
             if int(job.split("_")[0]) > 1000:

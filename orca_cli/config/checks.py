@@ -37,6 +37,7 @@ class PartGroup:
     optional: bool = False  # whether the node may name no part, as `metric=none` does
 
 
+_PLAIN = PartGroup()
 _FOLDERS = ("data_folder", "cache_folder", "reporter")
 _TASK_WORDS = ("kind", "loss", "error", "data", "train_fraction")
 PART_GROUPS = {
@@ -148,7 +149,7 @@ def check_parts(config: Config) -> None:
             known = {"kind": node.get("kind")} if "kind" in group.words else {}
             if node.get("kind", "") is None:
                 _check_inferred_kind(part_node(config, name), name)
-            part = _check_part(part_node(config, name), name, group.reserved, known, group.words)
+            part = _check_part(part_node(config, name), name, group, known)
             if name == "metric":
                 _check_classes(part, config)
             if name == "augment":
@@ -206,19 +207,13 @@ def _check_weights(config: Config) -> None:
         raise ConfigError(what, where="train.class_weights", hint="give one of them")
 
 
-def _check_part(
-    node: Any,
-    key: str,
-    reserved: tuple[str, ...] = (),
-    known: dict[str, Any] | None = None,
-    words: tuple[str, ...] = (),
-) -> Any:
+def _check_part(node: Any, key: str, group: PartGroup = _PLAIN, known: dict[str, Any] | None = None) -> Any:
     """Check a node, and return the part where it is a class that needs nothing else; None for others."""
     if not isinstance(node, dict):
         raise ConfigError(f"{node!r} is not a `_target_` node", where=key, hint="or leave it out")
-    if not reserved and inspect.isclass(parts.resolve(node, key)):
+    if not group.reserved and inspect.isclass(parts.resolve(node, key)):
         return parts.build(node, key)  # checks as `parts.check` does, costs nothing, and a class may check more
-    parts.check(node, key, reserved, known or {}, words)
+    parts.check(node, key, group.reserved, known or {}, group.words)
     return None
 
 

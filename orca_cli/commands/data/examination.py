@@ -203,7 +203,7 @@ def _ones(targets: np.ndarray, num_outputs: int, *, may_differ: bool) -> tuple[n
 
     Args:
         targets: real, [n, K, *E] or, for one output, [n, *E].
-        may_differ: targets that training has; reading stops at the first block with any other.
+        may_differ: whether other targets are expected; reading stops at the first block that has one.
     """
     counts, wrong = np.zeros(num_outputs, dtype=np.int64), 0
     if num_outputs > 1 and targets.shape[1:2] != (num_outputs,):

@@ -154,6 +154,10 @@ def test_own_data_sets_are_columns_of_their_own(tmp_path: Path) -> None:
     for path in ("x/a.npz", "./x/a.npz"):  # the same test data
         add_run(tmp_path / "one", task="arrays", variant={"task.train": path})
     assert [column.name for column in _table(tmp_path / "one").columns] == ["arrays"]
+    for path, data in (("m/a.npz", "1"), ("m/c.npz", "1"), ("m/z.npz", "2")):  # the first two: the same test data
+        test = {"splits": {"test": {"n": 497, "sha256": data * 64}}}
+        add_run(tmp_path / "named", task="arrays", variant={"task.train": path}, **test)
+    assert [column.name for column in _table(tmp_path / "named").columns] == ["arrays a.npz", "arrays z.npz"]
 
 
 def test_the_newest_of_equal_experiments_counts(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def _explain(path: Path, error: Exception) -> StorageError:
             where=f"{text[:60]}...{text[-20:]}",
             hint="choose a folder with a shorter name",
         )
-    text = f"writing failed: {error or type(error).__name__}"
+    text = f"writing failed: {getattr(error, 'strerror', None) or error or type(error).__name__}"
     return StorageError(text, where=str(path), hint="repair the disk, or choose another folder")
 
 

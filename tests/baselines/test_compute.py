@@ -149,8 +149,8 @@ def test_the_limit_is_of_computing_and_an_exception_is_the_reason():
     x = RNG.normal(size=(4000, 300)).astype(np.float32)  # a forest that computes for longer than a second
     with pytest.raises(FitError, match="more than 1 s"):
         compute.fit(1, **SETTINGS | {"model": "forest"}, x=x, y=np.arange(4000) % 3, new=x)
-    with pytest.raises(FitError, match="KeyError: 'nothing'"):
-        compute.fit(60, **SETTINGS | {"model": "nothing"}, x=X[:, 0], y=Y, new=X[:, 0])
+    with pytest.raises(FitError, match="KeyError: 'seed'"):
+        compute.fit(60, **{name: value for name, value in SETTINGS.items() if name != "seed"}, x=X, y=Y, new=X)
     assert compute.fit(60, **SETTINGS, x=X[:, 0], y=Y, new=X[:, 0])["outputs"].shape == (60, 3)
     isolation.close()
 

@@ -14,9 +14,9 @@ def test_mona_trains_the_embedder_alone(run, small, monkeypatch):
     """The inner step moves nothing but the loss: body and predictor have the bits that they had before stage 2."""
     changes = {}
 
-    def watched(config, built, *more):
+    def watched(built, *more):
         before = {name: value.clone() for name, value in built.model.state_dict().items()}
-        aligned = plain(config, built, *more)
+        aligned = plain(built, *more)
         after = built.model.state_dict()
         changes["moved"] = {name for name, value in before.items() if not torch.equal(value, after[name])}
         changes["gradients"] = [name for name, one in built.model.named_parameters() if one.grad is not None]

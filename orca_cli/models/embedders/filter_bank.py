@@ -156,22 +156,21 @@ class FilterBank(nn.Module):
         """
         # One position more, outside of the input, holds 0 and is not valid.
         x = functional.pad(canvas.flatten(2).transpose(1, 2), (0, 0, 0, 1))  # [B, P + 1, C]
-        is_valid = functional.pad(valid.flatten(1), (0, 1))
-        is_valid = is_valid[:, self.places]  # [B, T, M]
+        is_valid = functional.pad(valid.flatten(1), (0, 1))[:, self.places]  # [B, T, M]
         weight = is_valid.unsqueeze(-1).to(x.dtype)
         count = weight.sum(-2).clamp(min=1)
         # Computed here, not in __init__: a model whose weights come from a file is built without values.
         threshold = torch.linspace(-_THRESHOLDS, _THRESHOLDS, self.weight.shape[1], device=x.device)
+        lowest = torch.where(is_valid.unsqueeze(-1), 0.0, -math.inf)
         token_filters, token_parts, sample_parts = self._token_filters, [], []
         for taps, filters in zip(self.taps, self.weight, strict=True):
             windows = x[:, taps]  # [B, T, M, taps, C]
             shape = (windows - windows.mean(-2, keepdim=True)).flatten(-2)
             size = shape.square().mean(-1, keepdim=True).sqrt()
             # A random filter answers with a deviation of about 1, whatever the window's size is.
-            answers = functional.linear(shape, filters.transpose(1, 2).flatten(1)) / (size + _FLAT)
-            share = 2 * ((answers > threshold).to(x.dtype) * weight).sum(-2) / count - 1
-            largest = answers.masked_fill(~is_valid.unsqueeze(-1), -math.inf).amax(-2)
-            largest = largest.masked_fill(~is_valid.any(-1, keepdim=True), 0.0)
+            answers = functional.linear(shape, filters.transpose(1, 2).flatten(1)).div_(size + _FLAT)
+            share = 2 * (answers > threshold).to(x.dtype).mul_(weight).sum(-2) / count - 1
+            largest = answers.add_(lowest).amax(-2).masked_fill_(~is_valid.any(-1, keepdim=True), 0.0)
             level = (torch.log(size + _FLAT) * weight).sum(-2) / count
             token_parts += [share[..., :token_filters], largest[..., :token_filters], level]
             sample_parts += [share, largest, level]

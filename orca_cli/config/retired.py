@@ -36,6 +36,7 @@ SETTINGS = {
     "align.optimizer": f"stage 2 uses AdamW; {_PROTOCOLS_ONLY} to use that of stage 3",
     "align.momentum": f"stage 2 uses AdamW; {_PROTOCOLS_ONLY} to use that of stage 3",
     "align.betas": f"stage 2 uses AdamW; {_PROTOCOLS_ONLY} to use those of stage 3",
+    "train.adapt_rate": "a run trains at the rate that is set; orca tune searches for one",
     "train.betas": "they are 0.9 and 0.98, as in the paper's code",
     "train.longer_by": "give train.epochs=N",
     "train.loss_units": f"targets are scaled by their deviation; {_PROTOCOLS_ONLY} to leave them as they are",

@@ -176,9 +176,6 @@ class Train:
     ] = None
     optimizer: Annotated[str, OneOf(("sgd", "adam", "adamw")), "The optimizer."] = "adamw"
     lr: Annotated[Rate | None, "Peak learning rate. null: by the budget."] = None
-    adapt_rate: Annotated[
-        bool, "Start stage 3 again, once, with another rate where this one diverges or has no effect."
-    ] = True
     outer_rate: Annotated[
         Positive | None,
         "What starts at random of embedder and predictor learns at this multiple of `lr`. null: by the budget, and 1 where `lr`"

@@ -112,8 +112,6 @@ def _plan(session: Session, typed: dict[str, str], extra: Path | None) -> Plan:
     if not tune.per_arm:
         kept |= _as_overrides(space.baseline)
     fixed = {key: value for key, value in space.fixed.items() if key not in typed}
-    if "train.lr" in space.params and not {"train.adapt_rate"} & {*typed, *fixed}:
-        fixed["train.adapt_rate"] = False  # a trial is about the rate that it drew
     names = job.choices
     run = f"{names['task']}-{names['body']}"
     arm = names["metric"] if tune.per_arm else str(space.baseline.get("metric", names["metric"]))

@@ -5,7 +5,7 @@ Training and testing are two functions, so that a search can train and validate 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,6 @@ from orca_cli.stages.align import Aligned
 from orca_cli.stages.build import Built, split_record
 from orca_cli.stages.following import open_to_all
 from orca_cli.stages.member_training import Fitted, Member, MemberTraining, Place, drawn_again, members_of
-from orca_cli.stages.rate_watch import RateChange
 from orca_cli.tasks.shared.samples import count_shared
 from orca_cli.terminal import log
 from orca_cli.tracking.json_lines import short_curve
@@ -48,7 +47,6 @@ class Trained:
         validation_error: of the chosen weights; None where it is undefined, or nothing validates.
         selected: what chose them, see `choice_record`.
         curve: training loss and validation after every epoch, at most 100 lines; means over several members.
-        rate: how the learning rate was changed, see `RateChange`; None where it stayed as set.
         weights_sha256: of the whole model with the chosen weights.
     """
 
@@ -56,7 +54,6 @@ class Trained:
     validation_error: float | None
     selected: dict[str, Any]
     curve: list[dict[str, Any]]
-    rate: RateChange | None
     weights_sha256: str
 
 
@@ -141,7 +138,7 @@ class _Stage:
         for name, weights in folders.items():
             checkpoint.commit_weights(self._run.stage("finetune") / name, weights, owner=self._owner)
         built.finetune.load_trainable_state(built.model, fitted.chosen)
-        return self._trained(built.model, fitted.error, [fitted.epoch], fitted.lines, fitted.change)
+        return self._trained(built.model, fitted.error, [fitted.epoch], fitted.lines)
 
     def several(self) -> Trained:
         """Train each member that is not finished; writes its folder."""
@@ -164,31 +161,26 @@ class _Stage:
                     start = drawn_again(built, self._engine, part, seed=self.members[number].seed)
                 built.finetune.load_trainable_state(built.model, start)
                 is_saved = saved is not None and saved.records["member"] == number
-                whole = [done for done in finished[:number] if done is not None]
-                fitted = self._training(number, saved if is_saved else None, whole).train(advance)
+                fitted = self._training(number, saved if is_saved else None).train(advance)
                 finished[number] = done = self._judged(self.members[number], fitted)
                 checkpoint.commit_weights(folder, fitted.chosen, owner=self._owner, finished=done)
         whole = [done for done in finished if done is not None]
         model = self._ensemble([checkpoint.read_weights(folder / WEIGHTS) for folder in folders])
         curve = _mean_curve([done.record["lines"] for done in whole])
         epochs = [done.record["epoch"] for done in whole]
-        return self._trained(model, self._validated(model, whole), epochs, curve, _change(whole))
+        return self._trained(model, self._validated(model, whole), epochs, curve)
 
-    def _training(
-        self, number: int, saved: checkpoint.Checkpoint | None, finished: Sequence[checkpoint.Finished] = ()
-    ) -> MemberTraining:
-        """Prepare a member, behind those that are finished; resumes from its checkpoint where there is one."""
+    def _training(self, number: int, saved: checkpoint.Checkpoint | None) -> MemberTraining:
+        """Prepare a member; resumes from its checkpoint where there is one."""
         if saved is not None:
             self._reporter.say(f"finetune: resumed at step {saved.step} of {sum(self._steps)}")
-        before = [line for done in finished for line in done.record["lines"]]
-        place = Place(number, sum(self._steps[:number]), before, _change(finished))
+        place = Place(number, sum(self._steps[:number]))
         member, saver = self.members[number], self._saver
         return MemberTraining(self._built, self._engine, self._run, member, saver, place, saved)
 
     def _judged(self, member: Member, fitted: Fitted) -> checkpoint.Finished:
         """Return what is kept of a member, with its outputs for the fold that it has not seen."""
-        change = None if fitted.change is None else fitted.change.plain()
-        record = {"epoch": fitted.epoch, "learned": len(member.samples), "lines": fitted.lines, "rate": change}
+        record = {"epoch": fitted.epoch, "learned": len(member.samples), "lines": fitted.lines}
         if member.rows is None or member.held_out is None:
             return checkpoint.Finished(record, {})
         built = self._built
@@ -224,12 +216,7 @@ class _Stage:
         return score(built.error, outputs, built.learned, targets).value
 
     def _trained(
-        self,
-        model: nn.Module,
-        error: float | None,
-        epochs: list[int],
-        lines: list[dict[str, Any]],
-        rate: RateChange | None,
+        self, model: nn.Module, error: float | None, epochs: list[int], lines: list[dict[str, Any]]
     ) -> Trained:
         built = self._built
         return Trained(
@@ -237,7 +224,6 @@ class _Stage:
             validation_error=error,
             selected=choice_record(built, epochs),
             curve=short_curve(lines, _COLUMNS),
-            rate=rate,
             weights_sha256=checkpoint.weights_sha256(model.state_dict()),
         )
 
@@ -273,12 +259,6 @@ def choice_record(built: Built, epochs: list[int]) -> dict[str, Any]:
         "average": train.average,
         "reason": UNCHOSEN if judging is None else None,
     }
-
-
-def _change(finished: Sequence[checkpoint.Finished]) -> RateChange | None:
-    """Return how a member changed the rate, which those after it take as it is; None where none did."""
-    rate = next((done.record["rate"] for done in finished if done.record["rate"]), None)
-    return None if rate is None else RateChange(**rate)
 
 
 def _mean_curve(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -362,7 +342,6 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
             "micro_batches": validated.engine.cuts.splits,
             "gradient_checkpointing": plan.train.gradient_checkpointing,
             "compile": plan.train.compile,
-            "rate_change": None if trained.rate is None else trained.rate.plain(),
         },
         "test_reads": 0 if tested is None else tested.reads,
         "splits": built.summary["splits"] | ({} if tested is None else {"test": tested.split}),

@@ -6,8 +6,7 @@ model does, and on fewer than models that differ in the order of training alone 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,17 +14,15 @@ import numpy as np
 from torch import Tensor
 
 from orca_cli import seeding, signals
-from orca_cli.config.practices import PRACTICES
 from orca_cli.config.ranges import LARGEST_SEED
-from orca_cli.exceptions import InterruptionError, NonFiniteError
+from orca_cli.exceptions import InterruptionError
 from orca_cli.interfaces import Samples
 from orca_cli.progress import Silent
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.stages import ridge_start
 from orca_cli.stages.align import trained
 from orca_cli.stages.build import Built, has_alignment, make_model, source_seed
-from orca_cli.stages.rate_watch import BestConstant, RateChange, RateWatch
-from orca_cli.stages.training_plan import TrainingPlan, loss_unit
+from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.tasks.shared.contents import joined
 from orca_cli.tasks.shared.fraction import Part
 from orca_cli.tasks.shared.samples import contents
@@ -129,7 +126,6 @@ class Fitted:
         epoch: after which `chosen` were taken, 1 for the first; 0 for those before any step.
         error: of `chosen` on what validates; None where that is undefined, or nothing validates.
         lines: of its curve, one an epoch.
-        change: of its rate; None where that stayed as set.
     """
 
     chosen: Mapping[str, Tensor]
@@ -138,7 +134,6 @@ class Fitted:
     epoch: int
     error: float | None
     lines: list[dict[str, Any]]
-    change: RateChange | None = None
 
 
 @dataclass
@@ -182,14 +177,10 @@ class Place:
     Args:
         number: of the member, 0 for the first.
         first_step: steps of the stage before its own first one.
-        lines: of the curves of the members before.
-        change: of the rate, in a member before.
     """
 
     number: int
     first_step: int
-    lines: Sequence[Mapping[str, Any]]
-    change: RateChange | None
 
 
 class MemberTraining:
@@ -219,12 +210,11 @@ class MemberTraining:
         self._is_start_fitted = ridge_start.is_wanted(plan, built.model) and ridge_start.start(
             built, engine, member.samples, member.seed
         )
-        self._first = built.finetune.trainable_state(built.model) if plan.train.adapt_rate else {}
         self.total = plan.train.epochs * plan.train.steps_per_epoch(len(member.samples))
-        self._watch = self._watched()
-        if saved is not None:
-            self._watch.restore(saved.records["rate"])
-        self._begin()
+        self._steps = TrainingPlan(built, engine, samples=member.samples, seed=member.seed)
+        names = built.finetune.trainable_state(built.model) if plan.train.average else ()
+        self._mean = RunningMean(built.model, names, last_steps(self.total, plan.train.average))
+        self._progress = Progress()
         if saved is not None:
             self._progress = Progress.from_checkpoint(saved, self._place.first_step)
             built.finetune.load_trainable_state(built.model, saved.weights)
@@ -235,99 +225,47 @@ class MemberTraining:
             if self._steps.mixing is not None:
                 self._steps.mixing.load_state_dict(self._progress.mixing)
 
-    def _watched(self) -> RateWatch:
-        plan, built, change = self._plan, self._built, self._place.change
-        constant = None
-        is_mean = plan.train.accumulation == 1 or not PRACTICES[plan.protocol].sums_batches
-        if plan.train.adapt_rate and change is None and is_mean:
-            unit = loss_unit(built)
-            best = BestConstant(built.loss, self._member.samples, built.task.num_outputs, self._member.seed, unit)
-            constant = best.loss if math.isfinite(best.loss()) else None
-        per_epoch = plan.train.steps_per_epoch(len(self._member.samples))
-        return RateWatch(
-            plan.train.lr,
-            total=self.total,
-            warmup=plan.train.warmup_length * per_epoch,
-            per_epoch=per_epoch,
-            constant=constant,
-            # A loss on mixtures says little of the rate.
-            enabled=plan.train.adapt_rate and plan.align.method != "pare",
-            changed=change,
-        )
-
-    def _begin(self) -> None:
-        """Prepare the first step, at the rate that the watch says."""
-        plan, built = self._plan, self._built
-        at_rate = replace(built, plan=plan.with_train(lr=self._watch.lr))
-        self._steps = TrainingPlan(at_rate, self._engine, samples=self._member.samples, seed=self._member.seed)
-        names = built.finetune.trainable_state(built.model) if plan.train.average else ()
-        self._mean = RunningMean(built.model, names, last_steps(self.total, plan.train.average))
-        self._progress = Progress()
-
     def train(self, advance: Callable[[int, str], None]) -> Fitted:
-        """Take all remaining steps, or all of them again where the rate has to change.
+        """Take all remaining steps.
 
         Args:
             advance: called after every step with the steps since the last call, and a note.
         """
-        while True:
-            with self._steps:
-                fitted = self._take_steps(advance)
-            if fitted is not None:
-                return fitted
-            advance(-self._progress.step, "")
-            self._begin_again()
-
-    def _take_steps(self, advance: Callable[[int, str], None]) -> Fitted | None:
-        """Take all remaining steps; returns None as soon as the rate has to change."""
         progress, shown = self._progress, 0
-        if self._is_start_fitted and progress.step == 0 and self._member.held_out is not None:
-            validation = self._interruptibly_validated()
-            progress.start = {"validation_error": validation[0], "validation_loss": validation[1]}
-            progress.best = self._built.finetune.trainable_state(self._built.model)
-        while True:
-            if progress.step == self._steps.per_epoch * (len(progress.lines) + 1):
-                self._end_epoch()
-            advance(progress.step - shown, self._note())
-            shown, is_last = progress.step, progress.step == self.total
-            # What follows the last step may be interrupted.
-            if signals.pending() is not None or is_last or self._saver.is_due(self._place.first_step + progress.step):
-                self._save()
-            signals.check()
-            if is_last:
-                return self._fitted()
-            try:
+        with self._steps:
+            if self._is_start_fitted and progress.step == 0 and self._member.held_out is not None:
+                validation = self._interruptibly_validated()
+                progress.start = {"validation_error": validation[0], "validation_loss": validation[1]}
+                progress.best = self._built.finetune.trainable_state(self._built.model)
+            while True:
+                if progress.step == self._steps.per_epoch * (len(progress.lines) + 1):
+                    self._end_epoch()
+                advance(progress.step - shown, self._note())
+                shown, is_last = progress.step, progress.step == self.total
+                # What follows the last step may be interrupted.
+                is_due = self._saver.is_due(self._place.first_step + progress.step)
+                if signals.pending() is not None or is_last or is_due:
+                    self._save()
+                signals.check()
+                if is_last:
+                    return self._fitted()
                 loss, rows = self._steps.take(progress.step)
-            except NonFiniteError:
-                if self._watch.overflowed():
-                    return None
-                raise
-            if self._watch.saw(loss, rows):
-                return None
-            progress.loss_sum += loss * len(rows)
-            progress.step += 1
-            self._mean.add(progress.step)
-
-    def _begin_again(self) -> None:
-        """Go back to the first weights, as if the new rate had been set; checkpoints would resume what was given up."""
-        log.warning(f"finetune: {self._watch.change} (train.adapt_rate=false leaves it as it is)")
-        self._built.finetune.load_trainable_state(self._built.model, self._first)
-        self._saver.discard()
-        self._run.rewind("finetune", self._place.lines)
-        self._begin()
+                progress.loss_sum += loss * len(rows)
+                progress.step += 1
+                self._mean.add(progress.step)
 
     def _fitted(self) -> Fitted:
         progress, built = self._progress, self._built
         with self._mean.in_place():
             last = built.finetune.trainable_state(built.model)
         if self._member.held_out is None:
-            return Fitted(last, last, None, self._plan.train.epochs, None, progress.lines, self._watch.change)
+            return Fitted(last, last, None, self._plan.train.epochs, None, progress.lines)
         is_best = self._plan.train.select == "best"
         epoch = progress.best_epoch if is_best else self._plan.train.epochs
         chosen = progress.best if is_best else last
         line = progress.lines[epoch - 1] if epoch else progress.start
         assert line is not None
-        return Fitted(chosen, last, progress.best, epoch, line["validation_error"], progress.lines, self._watch.change)
+        return Fitted(chosen, last, progress.best, epoch, line["validation_error"], progress.lines)
 
     def _save(self) -> None:
         progress = self._progress
@@ -340,8 +278,7 @@ class MemberTraining:
             self._built.finetune.trainable_state(self._built.model),
             optimizer,
             dict(progress.best) | averaged | {_MIXING + name: value for name, value in mixing.items()},
-            progress.plain()
-            | {"member": self._place.number, "rate": self._watch.plain(), "splits": self._engine.cuts.splits},
+            progress.plain() | {"member": self._place.number, "splits": self._engine.cuts.splits},
             self._engine.scaler_state(),
         )
         if progress.step and self._saver.save(saved):

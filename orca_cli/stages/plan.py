@@ -63,7 +63,6 @@ class TrainPlan:
     positive_weight: str | list[float] | None
     optimizer: str
     lr: float
-    adapt_rate: bool
     outer_rate: float
     weight_decay: float
     momentum: float

@@ -156,12 +156,6 @@ class Saver:
         """Return whether a step has not been saved yet and enough time has passed."""
         return step != self._saved and time.monotonic() - self._last >= self._every_s
 
-    def discard(self) -> None:
-        """Remove all checkpoints, because their steps are given up."""
-        for path in sorted(self._folder.glob("step-*")):
-            storage.remove(path)
-        self._saved = 0
-
     def save(self, checkpoint: Checkpoint) -> bool:
         """Commit a checkpoint and return True, unless its step has one already."""
         if checkpoint.step == self._saved:

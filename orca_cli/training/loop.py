@@ -84,24 +84,13 @@ def train_step(
     counts by what it averages over, its samples or its known targets, so cutting does not change the gradient. With
     reduce="sum" the means of all batches are added. The gradient is clipped once, as a whole.
 
-    What is differentiated is the loss of outputs and targets divided by `unit`. A loss in the task's units would make the
-    gradient depend on them: that of a squared error shrinks with their square, and falls below Adam's epsilon. One unit for
-    all outputs keeps its direction. The loss that is returned is in the task's units, or in those of the outputs where each has
-    its own.
-
-    The CPU waits for a GPU once a step, for losses and norm together (at fp16 its scaler asks a second time).
-
     Args:
-        engine, model, optimizer, loss: what computes.
-        samples: the training split.
-        indices: of the step's samples.
+        samples, indices: the training split, and the rows of this step.
         batch_size, clip, reduce: as in `schema.Train`.
-        seed: the run's.
-        step: names the step's draws.
-        unit: in which outputs and targets are measured, in the task's units: one for all outputs, or one for each, [K].
+        seed, step: name the draws.
+        unit: see `loss_values`.
         prepared: the step's batches, where they have been read already (see `read_step`).
-        mixer: computes the outputs in the model's place, of samples that it mixes something into; the loss that is returned
-            is that of the samples' own task.
+        mixer: computes the outputs in the model's place; the loss that is returned is that of the samples' own task.
 
     Raises:
         NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
@@ -109,36 +98,39 @@ def train_step(
     """
     model.train()
     optimizer.zero_grad()
-    sizes = [len(chosen) for chosen in batches(indices, batch_size)]
     if prepared is None:
         prepared = (read() for read in read_step(samples, indices, batch_size, seed=seed, step=step))
-    pieces = engine.cuts.pieces(sizes, batch_size)
+    pieces = engine.cuts.pieces([len(chosen) for chosen in batches(indices, batch_size)], batch_size)
     prepared, shares, partner_shares = _shares(engine, loss, pieces, prepared, reduce)
 
     def gradient() -> dict[int, Tensor]:
-        values, place = {}, 0
-        # Every process reads all batches, so that augmentation draws the same.
-        for number, batch in enumerate(prepared):
-            while place < len(pieces) and pieces[place].batch == number:
-                piece, share = pieces[place], (shares[place], partner_shares[place])
-                if piece.is_own and any(share):  # without a share there is nothing to learn from
-                    seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)
-                    with governed_by("train.batch_size", kind=StepMemoryError):
-                        values[place] = _add_gradient(
-                            engine, model, loss, piece.cut(batch), share, unit, mixer, piece.part
-                        )
-                place += 1
+        values = {}
+        for place, batch in _own_pieces(pieces, prepared):
+            part, share = pieces[place].part, (shares[place], partner_shares[place])
+            if any(share):  # without one there is nothing to learn from
+                seeding.seed_torch(seed, "finetune", "dropout", step, part)
+                with governed_by("train.batch_size", kind=StepMemoryError):
+                    values[place] = _add_gradient(engine, model, loss, batch, share, unit, mixer, part)
         return values
 
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     losses, norm = _summed(engine, gradient, len(pieces), trained, clip)
-    total = sum(losses)
-    if not math.isfinite(total):
+    if not math.isfinite(total := sum(losses)):
         raise _not_finite("loss", total, step, optimizer)
     if not (math.isfinite(norm) or engine.skips_overflow):
         raise _not_finite("gradient", norm, step, optimizer)
     optimizer.step()
     return total, norm
+
+
+def _own_pieces(pieces: Sequence[Piece], prepared: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
+    """Yield place and samples of the pieces of this process, which reads all batches, so that augmentation draws the same."""
+    place = 0
+    for number, batch in enumerate(prepared):
+        while place < len(pieces) and pieces[place].batch == number:
+            if pieces[place].is_own:
+                yield place, pieces[place].cut(batch)
+            place += 1
 
 
 def _shares(
@@ -233,7 +225,16 @@ def _on_the_cpu(numbers: Sequence[Tensor]) -> list[float]:
 
 
 def loss_values(loss: Loss, outputs: Tensor, targets: Tensor, unit: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Return the loss to differentiate, of numbers divided by `unit`, and the loss to report."""
+    """Return the loss to differentiate, of numbers divided by `unit`, and the loss to report, in the task's units.
+
+    A gradient in the task's units would depend on them: that of a squared error shrinks with their square, and falls below
+    Adam's epsilon. One unit for all outputs keeps its direction.
+
+    Args:
+        loss, outputs, targets: of a batch.
+        unit: in which outputs and targets are measured, in the task's units: one for all outputs, or one for each, [K]; the
+            loss to report is then in these units as well.
+    """
     if isinstance(unit, Tensor):
         value = loss(outputs / unit, targets / unit)
         return value, value.detach()

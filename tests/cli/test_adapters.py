@@ -53,7 +53,7 @@ def test_the_result_says_what_is_trained_and_a_checkpoint_holds_no_more(run, sma
 def test_stage_2_trains_the_embedder_alone_whatever_the_mode(run, small, tmp_path):
     """At a rate of nearly 0 the weights at the end are those that stage 3 started from."""
     small = [*small, IMAGES, "source.size=80", "embedder=patch", "train.epochs=1", "train.lr=1e-30"]
-    small += ["train.weight_decay=0", "train.adapt_rate=false"]
+    small += ["train.weight_decay=0"]
     modes = {"full": ["finetune=full"], "prompt": DEEP, "visual_prompt": BORDER}
     if importlib.util.find_spec("peft") is not None:
         modes["lora"] = LORA

@@ -1,23 +1,21 @@
-"""What a budget does to a run: what is decided and recorded, the time that is said before, minutes, and rates that change."""
+"""What a budget does to a run: what is decided and recorded, the time that is said before, and minutes."""
 
-import itertools
 import json
 
 import pytest
 
 from orca_cli import experiment
 from orca_cli.config import compose
-from orca_cli.exceptions import DataError, InterruptionError, OrcaError
+from orca_cli.exceptions import DataError, OrcaError
 from orca_cli.stages import expected_time
 from orca_cli.stages.build import build
 from orca_cli.stages.expected_time import Costs, expected, measure
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.terminal import LogReporter
-from tests.cli.conftest import curve, put_aside, run_folders
+from tests.cli.conftest import run_folders
 from tests.training.toy import engine
 
 NAMES = ("epochs", "members", "batch_size", "lr", "outer_rate", "warmup_epochs", "weight_decay", "clip")
-LONG = ["train.epochs=20", "train.checkpoint_s=0"]  # 80 steps, enough to judge a rate by
 
 
 @pytest.fixture
@@ -25,12 +23,6 @@ def bare(small):
     """A small run whose settings of stage 3 are left to the budget."""
     open_ = [f"train.{name}=null" for name in (*NAMES, "decay_epochs")]  # the task has settings of its own
     return [*(word for word in small if not word.startswith("train.")), "metric=none", *open_]
-
-
-@pytest.fixture
-def watched(bare):
-    """A small run that is long enough for its rate to be judged."""
-    return [*bare, *LONG, "task.validation_size=5", "embedder=patch", "finetune=full"]
 
 
 def typed(*words, **more):
@@ -126,66 +118,6 @@ def test_minutes_that_are_enough_for_a_member_are_spent_on_further_ones(planned,
     record = planned("metric=minibatch_ot", "budget=110", "task.validation_size=5", *words)[0]["build"]
     assert (record["members"], record["decided"]["train.epochs"]["value"]) == (members, epochs)
     assert sum(record["expected_s"].values()) < 99 * 60
-
-
-def test_a_rate_that_diverges_is_changed_once_and_the_run_is_that_of_the_new_rate(run, watched):
-    changed = run(*typed(*watched, "train.lr=10"))
-    assert changed.err.count("stage 3 starts again with train.lr=1 ") == 1
-    change = changed.result["training"]["rate_change"]
-    assert (change["before"], change["after"]) == (10, 1)
-    assert "train.lr=1 instead of 10" in changed.out
-    lines = curve(changed.folder)
-    assert [line["epoch"] for line in lines] == list(range(1, 21))
-    assert max(line["lr"] for line in lines) <= 1
-    second = run(*typed(*watched, "train.lr=1", "train.adapt_rate=false"))
-    assert second.result["training"]["rate_change"] is None
-    assert changed.result["weights_sha256"] == second.result["weights_sha256"]
-
-
-@pytest.mark.parametrize("stop", [3, "change", "after"])
-def test_a_run_that_is_stopped_around_the_change_ends_with_the_same_bits(
-    orca, run, environment, watched, monkeypatch, timed, stop
-):
-    words = typed(*watched, "train.lr=10")
-    run(*words)
-    whole = put_aside(environment)
-    change = whole["training"]["rate_change"]["step"]
-    at = {"change": change + 1, "after": change + 7}.get(stop, stop)
-    taken, take = itertools.count(1), TrainingPlan.take
-
-    def stopping(plan, step):
-        if next(taken) == at:
-            raise InterruptionError("stopped", where="run")
-        return take(plan, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingPlan, "take", stopping)
-        patch.setattr(expected_time, "measure", lambda *_: None)
-        assert orca("run", *words)[0] != 0
-    again = run(*words).result
-    for key in ("weights_sha256", "error", "training", "curves"):
-        assert again[key] == whole[key], key
-
-
-def test_a_rate_without_effect_is_raised(run, watched):
-    done = run(*typed(*watched, "train.lr=1e-7"))
-    assert "has no effect" in done.err
-    change = done.result["training"]["rate_change"]
-    assert (change["after"], change["step"]) == (pytest.approx(3e-7), 27)
-
-
-def test_members_after_one_that_changed_the_rate_take_the_new_one(run, watched):
-    done = run(*typed(*watched, "train.lr=10", "train.members=2"))
-    assert done.err.count("stage 3 starts again") == 1
-    lines = curve(done.folder)
-    assert len(lines) == 40
-    assert max(line["lr"] for line in lines) <= 1
-    assert done.result["training"]["rate_change"]["after"] == 1
-
-
-def test_other_protocols_leave_the_rate_as_it_is(orca, environment, watched):
-    code, out, err = orca("run", *typed(*watched, "train.lr=10", "protocol=paper"))
-    assert "starts again" not in err
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_what_auto_comes_to_is_recorded_and_another_is_noticed_on_resume(
     orca, run, refused, small, tmp_path, monkeypatch
 ):
     words = [*small, f"body.checkpoint={save_tiny_bert(tmp_path / 'wide', hidden_size=64)}", "metric=none"]
-    words += ["train.checkpoint_s=0", "train.adapt_rate=false"]
+    words += ["train.checkpoint_s=0"]
     monkeypatch.setattr(engine, "_cpu_computes_bf16", lambda: True)
     with monkeypatch.context() as broken:
         break_loss(broken, 6)

@@ -78,8 +78,8 @@ def test_trials_are_closed_whatever_is_typed_and_the_first_has_the_settings_as_t
         assert config.metric.get("_target_") is None
         assert config.train.epochs == 7  # typed, so the space's does not count
         assert config.paths.runs.endswith("/runs")
-    assert "train.adapt_rate=false" in drawn
-    assert not any(text.startswith(("train.lr", "train.adapt_rate")) for text in plain)
+    assert "train.lr=0.001" in drawn
+    assert not any(text.startswith("train.lr") for text in plain)
 
 
 def test_a_file_of_settings_that_no_search_wrote_is_not_replaced(tmp_path):

@@ -149,7 +149,7 @@ def test_no_step_is_taken_with_values_that_are_not_finite(
     orca, environment, small, tmp_path, monkeypatch, counted, what, value, step
 ):
     """G1: the loss or the gradient of one step; code 32, no update, and what was saved goes on to the same weights."""
-    words = ["run", *small, "metric=none", "train.checkpoint_s=0", "train.adapt_rate=false"]
+    words = ["run", *small, "metric=none", "train.checkpoint_s=0"]
     assert orca(*words, f"paths.runs={tmp_path / 'whole'}")[0] == 0
     (whole,) = results(tmp_path / "whole")
     forward, calls = torch.nn.CrossEntropyLoss.forward, {"loss": 0, "update": 0}
@@ -276,7 +276,7 @@ def test_the_scale_of_gradients_is_gone_on_from(orca, environment, small, tmp_pa
     """A6 for fp16: with the scaler on the CPU, a run that stops at a step goes on with the scale that it had."""
     monkeypatch.setattr("orca_cli.training.engine.Engine", Scaled)
     monkeypatch.setattr("orca_cli.stages.expected_time.measure", lambda *words: None)  # calls are counted
-    words = ["run", *small, "metric=none", "train.checkpoint_s=0", "train.adapt_rate=false"]
+    words = ["run", *small, "metric=none", "train.checkpoint_s=0"]
     assert orca(*words, f"paths.runs={tmp_path / 'whole'}")[0] == 0
     (whole,) = results(tmp_path / "whole")
     with monkeypatch.context() as patch:

@@ -128,7 +128,6 @@ def test_a_run_that_training_makes_worse_ends_where_it_began(tmp_path, monkeypat
         "metric=none",
         "baselines=none",
         "train.epochs=2",
-        "train.adapt_rate=false",
         "embedder.filters=8",
         "predictor.init=ridge",
     ]

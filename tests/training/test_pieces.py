@@ -52,7 +52,7 @@ class Narrow(Dense):
 
 
 def losses_of(model, loss, y, steps=6, **settings):
-    with plan(model, Pairs(y), loss, warmup_epochs=0, lr=1e-2, adapt_rate=False, **settings) as taken:
+    with plan(model, Pairs(y), loss, warmup_epochs=0, lr=1e-2, **settings) as taken:
         return [taken.take(step)[0] for step in range(steps)]
 
 

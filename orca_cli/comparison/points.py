@@ -26,7 +26,7 @@ from orca_cli.stages.source_features import UniformDraw, Wanted, select_points, 
 from orca_cli.untrusted.arrays import read_arrays
 
 Data = str | Path | tuple[np.ndarray, np.ndarray]
-_OF_POINTS = tuple(
+_POINT_KEYS = tuple(
     f"align.{name}" for name in ("features", "pseudo_labels", "source_cloud", "source_labels", "target_labels")
 )
 _PSEUDO_LABELS = 10  # like the classes of most sources; align.pseudo_labels changes it
@@ -120,8 +120,8 @@ class Embedding:
             if not chosen:
                 hint = "name a task or a source, or leave it out"
                 raise ConfigError("is about named data, and there are none", where=text, hint=hint)
-            if key.startswith("align.") and key not in _OF_POINTS:
-                raise ConfigError("has no effect on points", where=text, hint=f"allowed: {', '.join(_OF_POINTS)}")
+            if key.startswith("align.") and key not in _POINT_KEYS:
+                raise ConfigError("has no effect on points", where=text, hint=f"allowed: {', '.join(_POINT_KEYS)}")
         if not chosen:
             return
         # A task picks its body, so the first task decides for both sides.

@@ -7,7 +7,7 @@ from typing import cast
 from torch import nn
 
 from orca_cli.exceptions import ConfigError
-from orca_cli.finetuning.state import load_own_state, own_state, train_parts
+from orca_cli.finetuning.state import train_parts
 from orca_cli.interfaces import TransferParts
 
 
@@ -15,8 +15,6 @@ class BitFit:
     """Train the biases of the body's linear layers and norms, with embedder and predictor."""
 
     pretrained = True
-    trainable_state = staticmethod(own_state)
-    load_trainable_state = staticmethod(load_own_state)
 
     def apply(self, model: TransferParts) -> None:
         """Make embedder, predictor and the body's biases trainable, and nothing else.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from orca_cli.finetuning.state import load_own_state, own_state
 from orca_cli.interfaces import TransferParts
 
 
@@ -10,8 +9,6 @@ class Full:
     """Train embedder, body and predictor."""
 
     pretrained = True
-    trainable_state = staticmethod(own_state)
-    load_trainable_state = staticmethod(load_own_state)
 
     def apply(self, model: TransferParts) -> None:
         """Make every parameter trainable."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from orca_cli.finetuning import injection
-from orca_cli.finetuning.state import load_own_state, own_state, train_parts
+from orca_cli.finetuning.state import train_parts
 from orca_cli.interfaces import Body, Role, TransferParts
 
-_OWN = "ia3_l"  # what peft calls the factors of a layer
+_PREFIX = "ia3_l"  # what peft calls the factors of a layer
 
 
 class IA3:
@@ -24,8 +24,6 @@ class IA3:
     """
 
     pretrained = True
-    trainable_state = staticmethod(own_state)
-    load_trainable_state = staticmethod(load_own_state)
 
     def __init__(
         self, roles: Annotated[Sequence[Role], "Which layers get factors."] = ("key", "value", "feed_forward")
@@ -40,10 +38,10 @@ class IA3:
             ConfigError: the body has no linear layers of these roles.
             UnavailableError: peft is not installed.
         """
-        if not injection.added(model.body, _OWN):
+        if not injection.added(model.body, _PREFIX):
             injection.need_peft("ia3")
             self._add(model.body)
-        train_parts(model, injection.added(model.body, _OWN))
+        train_parts(model, injection.added(model.body, _PREFIX))
 
     def _add(self, body: Body) -> None:
         every = body.linear_names("feed_forward")

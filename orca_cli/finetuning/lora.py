@@ -9,10 +9,10 @@ from annotated_types import Interval
 
 from orca_cli.config.ranges import Count, Positive
 from orca_cli.finetuning import injection
-from orca_cli.finetuning.state import load_own_state, own_state, train_parts
+from orca_cli.finetuning.state import train_parts
 from orca_cli.interfaces import Role, TransferParts
 
-_OWN = "lora_"  # what peft calls the parts of a layer that it adds
+_PREFIX = "lora_"  # what peft calls the parts of a layer that it adds
 
 
 class LoRA:
@@ -26,8 +26,6 @@ class LoRA:
     """
 
     pretrained = True
-    trainable_state = staticmethod(own_state)
-    load_trainable_state = staticmethod(load_own_state)
 
     def __init__(
         self,
@@ -47,10 +45,10 @@ class LoRA:
             ConfigError: the body has no linear layers of these roles.
             UnavailableError: peft is not installed.
         """
-        if not injection.added(model.body, _OWN):
+        if not injection.added(model.body, _PREFIX):
             injection.need_peft("lora")
             injection.inject(model.body, injection.names_of(model.body, self._roles), self._settings)
-        train_parts(model, injection.added(model.body, _OWN))
+        train_parts(model, injection.added(model.body, _PREFIX))
 
     def _settings(self, names: dict[str, str]) -> Any:
         from peft import LoraConfig

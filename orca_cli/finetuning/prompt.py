@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError
-from orca_cli.finetuning.state import load_own_state, own_state, train_parts
+from orca_cli.finetuning.state import train_parts
 from orca_cli.interfaces import Tokens, TransferParts
 
 _NAME = "prompt"
@@ -30,8 +30,6 @@ class Prompt:
     """
 
     pretrained = True
-    trainable_state = staticmethod(own_state)
-    load_trainable_state = staticmethod(load_own_state)
 
     def __init__(
         self,

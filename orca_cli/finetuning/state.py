@@ -21,19 +21,19 @@ def train_parts(model: TransferParts, parts: Iterable[nn.Module | nn.Parameter] 
         part.requires_grad_(True)
 
 
-def own_state(model: nn.Module) -> dict[str, Tensor]:
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """Return copies, on the CPU, of embedder, predictor, all buffers, and those parameters of the body that are trained."""
     state = model.state_dict()
-    return {name: state[name].detach().cpu().clone() for name in _own_names(model)}
+    return {name: state[name].detach().cpu().clone() for name in _names(model)}
 
 
-def load_own_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a model the state that `own_state` returned for one with the same trained parameters.
+def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a model the state that `trained_state` returned for one with the same trained parameters.
 
     Raises:
         CheckpointError: the names differ, so it was saved by another finetune mode or model.
     """
-    expected = set(_own_names(model))
+    expected = set(_names(model))
     if different := sorted(expected ^ set(state)):
         raise CheckpointError(
             f"the checkpoint does not fit the model: '{different[0]}' is in only one of them",
@@ -43,6 +43,6 @@ def load_own_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def _own_names(model: nn.Module) -> list[str]:
+def _names(model: nn.Module) -> list[str]:
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return [name for name in model.state_dict() if not (name.startswith(_BODY) and name in frozen)]

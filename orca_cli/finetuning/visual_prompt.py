@@ -9,7 +9,7 @@ from annotated_types import Interval
 from torch import Tensor, nn
 
 from orca_cli.exceptions import ConfigError
-from orca_cli.finetuning.state import load_own_state, own_state, train_parts
+from orca_cli.finetuning.state import train_parts
 from orca_cli.interfaces import TransferParts
 
 _NAME = "border"
@@ -26,8 +26,6 @@ class VisualPrompt:
     """
 
     pretrained = True
-    trainable_state = staticmethod(own_state)
-    load_trainable_state = staticmethod(load_own_state)
 
     def __init__(
         self,

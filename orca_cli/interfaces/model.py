@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -229,7 +229,7 @@ class TransferParts(Protocol):
 
 
 class Finetune(Protocol):
-    """Which parameters stage 3 trains, and what of them a checkpoint holds.
+    """Which parameters stage 3 trains.
 
     Attributes:
         pretrained: whether the body keeps its pretrained weights; else they are drawn at random.
@@ -245,14 +245,4 @@ class Finetune(Protocol):
         Raises:
             ConfigError: the mode does not suit the body or the inputs.
             UnavailableError: a package that it needs is not installed.
-        """
-
-    def trainable_state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return copies, on the CPU, of what the pretrained body's checkpoint does not hold."""
-
-    def load_trainable_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Give a model, after `apply`, the state that `trainable_state` returned.
-
-        Raises:
-            CheckpointError: it does not fit the model.
         """

@@ -27,6 +27,7 @@ from orca_cli.exceptions import (
     UnsafeError,
     process_error,
 )
+from orca_cli.finetuning.state import load_trained_state
 from orca_cli.interfaces import Body, Finetune, Preprocessing
 from orca_cli.models.assembly import build_model, load_body
 from orca_cli.models.checkpoints import architecture_only, check_modest
@@ -156,7 +157,7 @@ def _member(
 def _take(record: ModelRecord, model: TransferModel, tensors: dict[str, Tensor], folder: Path) -> None:
     """Give a model the weights that the run trained; the others are those of the body's checkpoint."""
     with _described(str(folder)):
-        finetune_mode(record).load_trainable_state(model, tensors)
+        load_trained_state(model, tensors)
 
 
 def _joined(models: list[TransferModel], preprocessing: Preprocessing) -> TransferModel | Ensemble:
@@ -168,11 +169,6 @@ def _trained(folder: Path, name: str) -> dict[str, Tensor]:
         own_file(folder, f"{name}/{file}")
     storage.verify_folder(folder / name)
     return storage.read_tensors(folder / name / WEIGHTS)
-
-
-def finetune_mode(record: ModelRecord) -> Finetune:
-    """Return the run's finetune mode."""
-    return parts.build(record.finetune, "finetune")
 
 
 def _architecture(record: ModelRecord, preprocessing: Preprocessing, body_folder: Path) -> TransferModel:
@@ -257,7 +253,8 @@ def _assembled(record: ModelRecord, preprocessing: Preprocessing, body: Body) ->
         target_scale=preprocessing.targets.scale,
         seed=record.seed,
     )
-    finetune_mode(record).apply(model)
+    mode: Finetune = parts.build(record.finetune, "finetune")
+    mode.apply(model)
     return model
 
 

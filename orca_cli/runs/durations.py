@@ -18,9 +18,9 @@ _FREE = (
     *("train.lr", "train.outer_rate", "train.weight_decay", "train.momentum", "train.clip", "train.warmup_epochs"),
     *("train.decay_epochs", "task.split_seed", "task.data_seed"),
 )
-_OF_DATA = ("task.", "body.", "embedder", "hparams")
-_OF_STAGE_3 = (*_OF_DATA, "train.", "finetune.", "predictor.", "augment", "budget", "precision", "align.method")
-_OF_STAGE_2 = (*_OF_DATA, "align.", "metric.", "source.")
+_DATA_KEYS = ("task.", "body.", "embedder", "hparams")
+_STAGE_3_KEYS = (*_DATA_KEYS, "train.", "finetune.", "predictor.", "augment", "budget", "precision", "align.method")
+_STAGE_2_KEYS = (*_DATA_KEYS, "align.", "metric.", "source.")
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,12 @@ class History:
 
 def _stage_3(groups: Mapping[str, str], variant: Mapping[str, str]) -> object:
     choices = tuple(groups[key] for key in ("task", "body", "finetune", "protocol"))
-    return choices, _some(variant, _OF_STAGE_3)
+    return choices, _some(variant, _STAGE_3_KEYS)
 
 
 def _stage_2(groups: Mapping[str, str], variant: Mapping[str, str]) -> object:
     choices = tuple(groups[key] for key in ("task", "body", "source", "metric", "protocol"))
-    return choices, _some(variant, _OF_STAGE_2)
+    return choices, _some(variant, _STAGE_2_KEYS)
 
 
 def _some(variant: Mapping[str, str], prefixes: tuple[str, ...]) -> frozenset[tuple[str, str]]:

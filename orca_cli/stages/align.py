@@ -53,7 +53,7 @@ _KNOWN = 0.001
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
 Objective = MetricObjective | Mona  # what the steps descend
 # Settings of align that only some methods read: these say so themselves.
-_OF_THE_METHOD = ("method", *itertools.chain(*METHOD_SETTINGS.values()))
+_METHOD_KEYS = ("method", *itertools.chain(*METHOD_SETTINGS.values()))
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class Trajectory:
 def fingerprint(built: Built, compared: Compared, objective: Objective, device: torch.device) -> str:
     """Return the name of a trajectory: equal for runs whose trajectories have the same bits."""
     plan = built.plan
-    settings = {name: value for name, value in asdict(plan.align).items() if name not in _OF_THE_METHOD}
+    settings = {name: value for name, value in asdict(plan.align).items() if name not in _METHOD_KEYS}
     facts = {
         "version": _VERSION,
         "kind": built.task.kind,

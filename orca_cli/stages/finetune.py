@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from orca_cli import seeding, signals
 from orca_cli.config import parts
 from orca_cli.exceptions import DataError
+from orca_cli.finetuning.state import load_trained_state, trained_state
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.ensemble import Ensemble, output_kind, twin
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
@@ -137,7 +138,7 @@ class _Stage:
         folders = {"last": fitted.last} if fitted.best is None else {"last": fitted.last, "best": fitted.best}
         for name, weights in folders.items():
             checkpoint.commit_weights(self._run.stage("finetune") / name, weights, owner=self._owner)
-        built.finetune.load_trainable_state(built.model, fitted.chosen)
+        load_trained_state(built.model, fitted.chosen)
         return self._trained(built.model, fitted.error, [fitted.epoch], fitted.lines)
 
     def several(self) -> Trained:
@@ -149,7 +150,7 @@ class _Stage:
             saved = None  # of its last step
         lines = [line for done in finished if done is not None for line in done.record["lines"]]
         self._run.rewind("finetune", lines + ([] if saved is None else saved.records["lines"]))
-        first = built.finetune.trainable_state(built.model)
+        first = trained_state(built.model)
         with self._reporter.track("finetune", sum(self._steps)) as advance:
             for number, folder in enumerate(folders):
                 if finished[number] is not None:
@@ -159,7 +160,7 @@ class _Stage:
                 if number > 0 and not self._train.folds:  # with an embedder of its own
                     part = self._run.part(self._run.stage("finetune") / CHECKPOINTS / f"start-{number}")
                     start = drawn_again(built, self._engine, part, seed=self.members[number].seed)
-                built.finetune.load_trainable_state(built.model, start)
+                load_trained_state(built.model, start)
                 is_saved = saved is not None and saved.records["member"] == number
                 fitted = self._training(number, saved if is_saved else None).train(advance)
                 finished[number] = done = self._judged(self.members[number], fitted)
@@ -184,7 +185,7 @@ class _Stage:
         if member.rows is None or member.held_out is None:
             return checkpoint.Finished(record, {})
         built = self._built
-        built.finetune.load_trainable_state(built.model, fitted.chosen)
+        load_trained_state(built.model, fitted.chosen)
         with signals.immediate():
             outputs, _ = predict(self._engine, built.model, member.held_out, self._train.eval_batch_size)
         return checkpoint.Finished(record, {"outputs": outputs})
@@ -193,7 +194,7 @@ class _Stage:
         built = self._built
         models = [built.model, *(twin(built.model, weights[0]) for _ in weights[1:])]
         for model, state in zip(models, weights, strict=True):
-            built.finetune.load_trainable_state(model, state)
+            load_trained_state(model, state)
         integer = not np.issubdtype(built.task.train.targets().dtype, np.floating)
         return Ensemble(models, output_kind(built.task.kind, integer))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from orca_cli import seeding, signals
 from orca_cli.config.ranges import LARGEST_SEED
 from orca_cli.exceptions import InterruptionError
+from orca_cli.finetuning.state import load_trained_state, trained_state
 from orca_cli.interfaces import Samples
 from orca_cli.progress import Silent
 from orca_cli.runs.directory import RunDirectory
@@ -108,11 +109,11 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
     align = replace(built.plan.align, source_seed=source_seed(built.plan))
     run_seed = seed % (LARGEST_SEED + 1)  # one that a run can have, which then starts from the same weights
     plan = replace(built.plan, seed=run_seed, align=align)
-    model, mode = make_model(plan, built.task)
+    model, _ = make_model(plan, built.task)
     if has_alignment(plan):
         _, trajectory, _ = trained(replace(built, plan=plan, model=model), engine, run, Silent())
         model.embedder.load_state_dict(trajectory.weights)
-    return mode.trainable_state(model)
+    return trained_state(model)
 
 
 @dataclass(frozen=True)
@@ -212,12 +213,12 @@ class MemberTraining:
         )
         self.total = plan.train.epochs * plan.train.steps_per_epoch(len(member.samples))
         self._steps = TrainingPlan(built, engine, samples=member.samples, seed=member.seed)
-        names = built.finetune.trainable_state(built.model) if plan.train.average else ()
+        names = trained_state(built.model) if plan.train.average else ()
         self._mean = RunningMean(built.model, names, last_steps(self.total, plan.train.average))
         self._progress = Progress()
         if saved is not None:
             self._progress = Progress.from_checkpoint(saved, self._place.first_step)
-            built.finetune.load_trainable_state(built.model, saved.weights)
+            load_trained_state(built.model, saved.weights)
             checkpoint.restore_optimizer(self._steps.optimizer, saved.optimizer)
             engine.restore_scaler(saved.scaler)
             engine.restore_splits(saved.records.get("splits", 1))
@@ -236,7 +237,7 @@ class MemberTraining:
             if self._is_start_fitted and progress.step == 0 and self._member.held_out is not None:
                 validation = self._interruptibly_validated()
                 progress.start = {"validation_error": validation[0], "validation_loss": validation[1]}
-                progress.best = self._built.finetune.trainable_state(self._built.model)
+                progress.best = trained_state(self._built.model)
             while True:
                 if progress.step == self._steps.per_epoch * (len(progress.lines) + 1):
                     self._end_epoch()
@@ -257,7 +258,7 @@ class MemberTraining:
     def _fitted(self) -> Fitted:
         progress, built = self._progress, self._built
         with self._mean.in_place():
-            last = built.finetune.trainable_state(built.model)
+            last = trained_state(built.model)
         if self._member.held_out is None:
             return Fitted(last, last, None, self._plan.train.epochs, None, progress.lines)
         is_best = self._plan.train.select == "best"
@@ -275,7 +276,7 @@ class MemberTraining:
         optimizer = checkpoint.optimizer_tensors(self._steps.optimizer) if progress.step < self.total else {}
         saved = checkpoint.Checkpoint(
             self._place.first_step + progress.step,
-            self._built.finetune.trainable_state(self._built.model),
+            trained_state(self._built.model),
             optimizer,
             dict(progress.best) | averaged | {_MIXING + name: value for name, value in mixing.items()},
             progress.plain() | {"member": self._place.number, "splits": self._engine.cuts.splits},
@@ -304,7 +305,7 @@ class MemberTraining:
         if self._member.held_out is not None and is_better(line, earlier, self._rule):
             progress.best_epoch = line["epoch"]
             with self._mean.in_place():
-                progress.best = built.finetune.trainable_state(built.model)
+                progress.best = trained_state(built.model)
         progress.lines.append(line)
         progress.loss_sum = 0.0
         self._run.record("finetune", line)

@@ -258,7 +258,7 @@ MOST_MEMBERS = 5  # that a budget of minutes takes, as `thorough` does
 _LEVELS = {"quick": (0.25, 1), "normal": (1.0, 2), "thorough": (1.0, MOST_MEMBERS)}
 _SEVERAL_SAMPLES, _SEVERAL_TOKENS = 5000, 128  # the most of which `normal` averages members of a small model
 _STARTED = (0.25, 1)  # `normal` of a model that starts with its body's own features and a predictor for them
-_OF_MINUTES = (1.0, 1)  # the longest, until the time of a step is known; see stages/expected_time.py
+_LONGEST = (1.0, 1)  # the longest, until the time of a step is known; see stages/expected_time.py
 
 
 def is_minutes(settings: Settings) -> bool:
@@ -316,7 +316,7 @@ def decide(
     length = next(one for one in _LENGTHS if samples <= one.samples)
     size = f"{samples:,} samples of {tokens:,} tokens, {parameters / 1e6:.3g} M parameters"
     why = f"budget={budget_name(config)}: {size}"
-    share, members = _OF_MINUTES if is_minutes(config) else _LEVELS[config.budget]
+    share, members = _LONGEST if is_minutes(config) else _LEVELS[config.budget]
     if config.budget == "normal":
         share, members = _STARTED if is_started else (share, members)
         is_cheap = is_small and samples <= _SEVERAL_SAMPLES and tokens <= _SEVERAL_TOKENS

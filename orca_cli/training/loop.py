@@ -105,7 +105,7 @@ def train_step(
 
     def gradient() -> dict[int, Tensor]:
         values = {}
-        for place, batch in _own_pieces(pieces, prepared):
+        for place, batch in _pieces_here(pieces, prepared):
             part, share = pieces[place].part, (shares[place], partner_shares[place])
             if any(share):  # without one there is nothing to learn from
                 seeding.seed_torch(seed, "finetune", "dropout", step, part)
@@ -123,7 +123,7 @@ def train_step(
     return total, norm
 
 
-def _own_pieces(pieces: Sequence[Piece], prepared: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
+def _pieces_here(pieces: Sequence[Piece], prepared: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
     """Yield place and samples of the pieces of this process, which reads all batches, so that augmentation draws the same."""
     place = 0
     for number, batch in enumerate(prepared):

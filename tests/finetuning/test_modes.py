@@ -20,6 +20,7 @@ from orca_cli.finetuning.layernorm import LayerNorm
 from orca_cli.finetuning.lora import LoRA
 from orca_cli.finetuning.prompt import Prompt
 from orca_cli.finetuning.scratch import Scratch
+from orca_cli.finetuning.state import load_trained_state, trained_state
 from orca_cli.finetuning.visual_prompt import Border, VisualPrompt
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import auto
@@ -127,13 +128,13 @@ def test_a_mode_trains_what_it_says_and_a_checkpoint_of_it_brings_the_model_back
     assert set(trained(model)) == names
     assert model.state_dict().keys() == before.keys()
 
-    state, outputs = mode().trainable_state(model), model(x)
+    state, outputs = trained_state(model), model(x)
     frozen = {key for key, value in model.body.named_parameters() if not value.requires_grad}
     assert not {f"body.{key}" for key in frozen} & set(state)
     step(model, x)  # what was saved are copies
     torch.manual_seed(7)  # other first values
     mode().apply(fresh)
-    mode().load_trainable_state(fresh.eval(), state)
+    load_trained_state(fresh.eval(), state)
     assert torch.equal(fresh(x), outputs)
     other = twin(fresh, state)  # as for several members: own weights, shared body
     with torch.no_grad():
@@ -146,10 +147,10 @@ def test_a_mode_trains_what_it_says_and_a_checkpoint_of_it_brings_the_model_back
 def test_the_checkpoint_of_another_mode_is_refused(make):
     model = make("bert")
     Head().apply(model)
-    state = Head().trainable_state(model)
+    state = trained_state(model)
     Full().apply(model)
     with pytest.raises(CheckpointError, match="does not fit the model"):
-        Full().load_trainable_state(model, state)
+        load_trained_state(model, state)
 
 
 @pytest.mark.parametrize("case", cases())
@@ -160,7 +161,7 @@ def test_first_values_follow_from_the_seed(make, case):
         model = make(name)
         torch.manual_seed(seed)
         mode().apply(model)
-        states.append(mode().trainable_state(model))
+        states.append(trained_state(model))
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     is_drawn = case.startswith(("lora", "prompt"))
     assert is_drawn == any(not torch.equal(states[0][key], states[2][key]) for key in states[0])

@@ -16,7 +16,7 @@ from orca_cli.report.records.collect import TEST_SET, Broken, Collection, Run, S
 from orca_cli.report.records.filters import canonical
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, ranks_of, sign_flip
 
-_OWN_DATA = ("arrays", "table", "images", "hub")  # tasks whose data are named by settings
+_USER_DATA = ("arrays", "table", "images", "hub")  # tasks whose data are named by settings
 _NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")
 TASK_PREFIX = "task."  # settings that say what the data are
 UNFINISHED = ("failed", "dead", "interrupted", "running")
@@ -275,7 +275,7 @@ def _data_names(runs: Sequence[Run]) -> list[str]:
 
 def _data_path(run: Run) -> str:
     """Return the path that names a user's own test data, as typed; empty for other tasks, and for runs renamed by a study."""
-    if run.task not in _OWN_DATA:
+    if run.task not in _USER_DATA:
         return ""
     path = next((run.variant[key] for key in _NAMES_OF_DATA if key in run.variant), "")
     return " ".join(filter(None, (path.strip("'\"").rstrip("/"), run.variant.get("task.config"))))

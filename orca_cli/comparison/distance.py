@@ -110,18 +110,15 @@ def distance(
     equals the value: fewer points give a different value on average, which says nothing about this one.
 
     Args:
-        a: the source: (x [n, ...], y [n]); a path of an .npz file with arrays x and y; or the name of a task or a source,
-            written task=NAME or source=NAME if both have it. Further axes of x are flattened.
-        b: the target, likewise.
+        a, b: source and target: (x [n, ...], y [n]); a path of an .npz file with arrays x and y; or the name of a task or a
+            source, written task=NAME or source=NAME if both have it. Further axes of x are flattened.
         metrics: files of conf/metric; "all" for every one that is defined for the data, `left_out` lists the others.
         settings: KEY=VALUE: a metric's parameters (`reg=0.5`), and how named data are embedded (`source.size=200`).
         points: upper bound on the points of each side, drawn without replacement; None takes all.
         repeats: number of halves; 0 for no interval.
         seed: of all draws, and of the embedder's weights.
-        dtype: "float32" or "float64".
-        device: auto, cpu, cuda, cuda:N or mps.
-        body: embeds named data; default: the body that the task picks.
-        config_dir: the user's own configuration.
+        dtype, device: "float32" or "float64"; auto, cpu, cuda, cuda:N or mps.
+        body, config_dir: embeds named data, by default the body that the task picks; and the user's own configuration.
 
     Raises:
         ConfigError: unknown metric, name or parameter, or a value out of range.
@@ -138,21 +135,26 @@ def distance(
     place = choose_device(device)
     with compose.session(config_dir) as session:
         nodes = _metric_nodes(session, metrics, settings, config_dir)
-        embedding_settings = [text for text in settings if _is_embedding(text)]
+        kept = [text for text in settings if _is_embedding(text)]
         embedding = Embedding(
-            session,
-            [a, b],
-            body=body,
-            settings=embedding_settings,
-            seed=seed,
-            config_dir=config_dir,
-            device=place,
-            reporter=reporter,
+            session, [a, b], body=body, settings=kept, seed=seed, config_dir=config_dir, device=place, reporter=reporter
         )
         clouds = [embedding.cloud(data, points) or read(data, points=points, seed=seed) for data in (a, b)]
+    first, second = _comparable([cloud.features for cloud in clouds], place, dtype)
+    built = {name: parts.build(node, "metric") for name, node in nodes.items()}
+    lacks = _lacking(built, first, second, refuse="all" not in metrics)
+    sides = [
+        Side(c.name, len(c.features.x), c.available, c.features.x.shape[1], c.features.num_classes) for c in clouds
+    ]
+    how = first, second, repeats, seed, reporter
+    measured = [_measure(name, nodes[name], metric, *how) for name, metric in built.items() if name not in lacks]
+    return Comparison(sides[0], sides[1], embedding.body_name, dtype, seed, repeats, measured, lacks)
+
+
+def _comparable(features: list[Features], device: torch.device, dtype: str) -> tuple[Features, Features]:
+    """Return both sides on the device; refuse numbers that are not finite, and points of different width."""
     first, second = (
-        Features(one.x.to(place, DTYPES[dtype]), one.labels.to(place), one.num_classes)
-        for one in (cloud.features for cloud in clouds)
+        Features(one.x.to(device, DTYPES[dtype]), one.labels.to(device), one.num_classes) for one in features
     )
     for name, cloud in (("A", first), ("B", second)):
         if not torch.isfinite(cloud.x).all():
@@ -162,23 +164,18 @@ def distance(
         text = f"A has points of width {first.x.shape[1]} and B of width {second.x.shape[1]}"
         hint = "use data of equal width, or names of tasks and sources, which are embedded by one body"
         raise DataError(text, where="A, B", hint=hint)
-    built = {name: parts.build(node, "metric") for name, node in nodes.items()}
+    return first, second
+
+
+def _lacking(built: dict[str, Metric], first: Features, second: Features, refuse: bool) -> dict[str, str]:
+    """Return the metrics that need more classes than a side has, with why; refuse the first of them where that is wanted."""
     fewest = min(first.num_classes, second.num_classes)
     least = {name: int(getattr(metric, "least_classes", 1)) for name, metric in built.items()}
     have = f"A has {first.num_classes}, B has {second.num_classes}"
     lacks = {name: f"needs {needed} or more classes, but {have}" for name, needed in least.items() if needed > fewest}
-    if lacks and "all" not in metrics:
-        name, lack = next(iter(lacks.items()))
+    for name, lack in lacks.items() if refuse else ():
         raise DataError(lack, where=name, hint="choose another metric, or data with several classes")
-    sides = [
-        Side(c.name, len(c.features.x), c.available, c.features.x.shape[1], c.features.num_classes) for c in clouds
-    ]
-    measured = [
-        _measure(name, nodes[name], metric, first, second, repeats, seed, reporter)
-        for name, metric in built.items()
-        if name not in lacks
-    ]
-    return Comparison(sides[0], sides[1], embedding.body_name, dtype, seed, repeats, measured, lacks)
+    return lacks
 
 
 def _measure(

@@ -47,15 +47,8 @@ def load(
 ) -> TaskData:
     """Return images [n, 3, 32, 32], normalised by the training pixels' mean and deviation, with 100 classes.
 
-    Args:
-        path: folder that holds the archive, or that is or holds cifar-100-python.
-        validation: "stratified" draws the validation images from the 50,000 so that every class is there in proportion;
-            "last" takes the last ones, as NAS-Bench-360 does with 10,000.
-        validation_size: a number of images (int), or a fraction (float). The default, a tenth, gives 50 images a class,
-            enough for a standard error of 0.7 points, and leaves 90 % for training.
-        train_size: training images, stratified; None takes all that validation leaves.
-        augment: whether optimizer steps see random crops (4 pixels of zeros around) and mirrored images.
-        permute: whether rows and columns are put into bit-reversed order, which destroys locality.
+    conf/task/cifar100.yaml explains the settings. A tenth for validation gives 50 images a class, enough for a standard error
+    of 0.7 points; NAS-Bench-360 takes the last 10,000. Bit-reversed rows and columns (permute) destroy locality.
     """
     place = locate(data_folder, path)
     train = read(place, "train")

@@ -31,6 +31,7 @@ from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.published import check_array, file_identity, find, load_arrays, note, overlap_warning
 from orca_cli.tasks.shared.samples import ArraySamples
+from orca_cli.tasks.shared.settings import check_rules, files_rule
 from orca_cli.untrusted import matlab
 
 FILES = ("piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat")  # training and test
@@ -78,22 +79,8 @@ def load(
     Permeabilities are normalised per pixel by mean and unbiased deviation + 1e-5 of the training set; u is in physical
     units, and `target_scale` holds its mean and deviation + 1e-5 per pixel.
 
-    Args:
-        data_folder: holds darcy/ with the two .mat files, for origin "files".
-        origin: "generated", or "files": training and validation are the first samples of ..._smooth1.mat in this order,
-            test those of ..._smooth2.mat.
-        size: grid and numbers of samples: "small" is K = 85, stride 2, 300 + 50 + 50; "paper" K = 421, stride 5,
-            900 + 100 + 100. Files have their own K, and stride 5 at either size.
-        nodes: K; None takes that of `size` or of the file.
-        stride: of the nodes that are kept, per axis; divides K - 1; None takes that of `size`.
-        num_train, num_validation, num_test: samples, None takes that of `size`; the first ones do not depend on their number.
-        train_on_validation: whether the validation samples are trained on too, 1000 in the paper; then nothing may be
-            chosen on them.
-        data_seed: seed of the generator; not the seed of the run.
-
-    Raises:
-        ConfigError: `path` without files, a stride that does not divide K - 1, or the files have another K.
-        DataError: a variable of a file is missing, not a stack of square maps, or not finite; or there are too few samples.
+    conf/task/darcy.yaml explains the settings. Training and validation are the first samples of ..._smooth1.mat in this
+    order, test those of ..._smooth2.mat. The first generated samples do not depend on their number.
     """
     check_settings(origin, path, size, nodes, stride)
     plan = _plan(origin, size, nodes, stride, {"train": num_train, "validation": num_validation, "test": num_test})
@@ -102,23 +89,15 @@ def load(
         read = _reader(plan, files, cache_folder, reporter)
     else:
         read = _generator(plan, data_seed, cache_folder, reporter)
-    permeability, u = read("train")
-    validation = read("validation")
+    (permeability, u), validation = read("train"), read("validation")
     if train_on_validation:
         permeability, u = np.concatenate([permeability, validation[0]]), np.concatenate([u, validation[1]])
-    centre, spread = _per_pixel(permeability)
-    mean, std = _per_pixel(u)
+    (centre, spread), (mean, std) = _per_pixel(permeability), _per_pixel(u)
+
+    def samples(fields: np.ndarray, u: np.ndarray) -> ArraySamples:
+        return ArraySamples(_with_coordinates((fields - centre) / spread), u[:, None])
 
     extent = u.shape[-1]
-    axis = np.linspace(0, 1, extent, dtype=np.float32)
-
-    def samples(permeability: np.ndarray, u: np.ndarray) -> ArraySamples:
-        normalised = (permeability - centre) / spread
-        grids = (np.broadcast_to(grid, normalised.shape) for grid in np.meshgrid(axis, axis))
-        return ArraySamples(np.stack([normalised, *grids], axis=1).astype(np.float32), u[:, None])
-
-    held = (extent - 1) * plan.stride + 1
-    made = "generated Darcy flow" if origin == "generated" else "Darcy flow from files"
     return TaskData(
         kind="dense",
         input_shape=(3, extent, extent),
@@ -130,8 +109,7 @@ def load(
         size=size if origin == "generated" else "",
         target_scale=Scale(torch.from_numpy(mean[None]), torch.from_numpy(std[None])),
         note=note(
-            f"{made} on {held} x {held} nodes, one in {plan.stride} per axis kept ({extent} x {extent} maps)"
-            + (", without the spline step" if origin == "generated" else ""),
+            _grid_note(origin, extent, plan.stride),
             f"{len(u)} + {plan.counts['validation']} + {plan.counts['test']} samples",
             overlap_warning(train_on_validation, "validation samples"),
         ),
@@ -264,6 +242,23 @@ def solve(permeability: np.ndarray) -> np.ndarray:
     return u
 
 
+def _grid_note(origin: str, extent: int, stride: int) -> str:
+    held = (extent - 1) * stride + 1
+    grid = f"on {held} x {held} nodes, one in {stride} per axis kept ({extent} x {extent} maps)"
+    return (
+        f"Darcy flow from files {grid}"
+        if origin == "files"
+        else f"generated Darcy flow {grid}, without the spline step"
+    )
+
+
+def _with_coordinates(maps: np.ndarray) -> np.ndarray:
+    """Return [n, 3, s, s] float32: maps [n, s, s], and the coordinates of their points along columns and along rows."""
+    axis = np.linspace(0, 1, maps.shape[-1], dtype=np.float32)
+    grids = (np.broadcast_to(grid, maps.shape) for grid in np.meshgrid(axis, axis))
+    return np.stack([maps, *grids], axis=1).astype(np.float32)
+
+
 def _per_pixel(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and deviation [s, s] float32 over the samples, the deviation unbiased and positive."""
     mean = values.mean(axis=0, dtype=np.float64)
@@ -273,12 +268,10 @@ def _per_pixel(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def check_settings(origin: str, path: str | None, size: str, nodes: int | None, stride: int | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
-    if path is not None and origin != "files":
-        raise ConfigError("is for task.origin=files", where="task.path", hint=f"with task.origin={origin} leave it out")
     plan = _plan(origin, size, nodes, stride)
-    if plan.nodes is not None and (plan.nodes - 1) % plan.stride:
-        what = f"{plan.stride} does not divide task.nodes - 1 = {plan.nodes - 1}"
-        raise ConfigError(what, where="task.stride", hint="421 nodes go with stride 5, 85 with 2")
+    grid, hint = (plan.nodes or 1) - 1, "421 nodes go with stride 5, 85 with 2"
+    what = f"{plan.stride} does not divide task.nodes - 1 = {grid}"
+    check_rules(files_rule(origin, path), (grid % plan.stride > 0, "stride", what, hint))
 
 
 def _plan(

@@ -24,11 +24,7 @@ def load(
 ) -> TaskData:
     """Return the digits with values in 0..1 and ten classes.
 
-    Args:
-        train_size: training samples, stratified; None takes all that the other splits leave.
-        test_size: test samples; which ones depends on `split_seed` alone.
-        layout: "sequence" gives [n, 8, 8] with the columns of an image as channels and its rows as steps; "image" gives
-            [n, 1, 8, 8].
+    conf/task/digits.yaml explains the settings. As sequences [n, 8, 8], columns of an image are channels and rows are steps.
     """
     digits = _read()
     # [n, rows, columns]; pixels are integers in 0..16

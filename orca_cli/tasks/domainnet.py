@@ -46,13 +46,8 @@ def load(
 ) -> TaskData:
     """Return images [n, 3, 224, 224], normalised by ImageNet's mean and deviation, with 40 classes.
 
-    Args:
-        path: another folder that holds the lists and the folders of images.
-        validation_size: images of the training list drawn for validation, every class in proportion: a number (int) or a
-            fraction (float). Identical files stay together.
-        train_size: training images; None takes all that validation leaves.
-        augment: "fresh" takes random 224-pixel crops of 256 pixels and mirrors at random in every optimizer step; "frozen"
-            draws that once per training image, as the reference does; "none" only resizes.
+    conf/task/domainnet.yaml explains the settings. Validation has every class in proportion, and identical files stay
+    together. The reference draws augmentation once per image ("frozen"); "none" only resizes.
     """
     lists = find(data_folder, "domainnet", [f"{domain}_{part}_mini.txt" for part in ("train", "test")], path)
     folder = lists[0].parent

@@ -153,19 +153,11 @@ def load(
 
     Training windows are stride / 1, 6, 2 and 20 apart for N, A, O and ~, which evens out the classes.
 
-    Args:
-        window: W; 1000 steps are 3.3 s.
-        stride: steps between windows of class N in training.
-        inclusive: whether the window that ends with a record's last step counts; the published code loses it.
-        short: what happens to records without a window (shorter than W; W itself where not inclusive): "pad" makes one,
-            padded with zeros marked as padding; "drop" leaves the record out of every split, the test split too, as the
-            published code does.
-        evaluation_strides: strides in validation and test: "equal" is `stride` for all classes; "class" those of training,
-            as in the published code, which gives noise up to 20 times its weight.
-        split: of records. "sklearn" is NAS-Bench-360's, scikit-learn's train_test_split with test_size 0.2 and then 0.5, both
-            with random_state 0. "sklearn_90_10" is the published code's, test_size 0.1; validation is a ninth of the
-            training records, stratified by `split_seed`. "stratified" draws a tenth each by `split_seed`.
-        split_seed: of the draws that are not scikit-learn's.
+    conf/task/ecg.yaml explains the settings. A record of W steps has no window unless `inclusive`; padded records have zeros,
+    marked as padding. By strides of the class (published code) noise has up to 20 times its weight in validation and test.
+
+    The split "sklearn" is scikit-learn's train_test_split with test_size 0.2 and then 0.5, both with random_state 0. Of
+    "sklearn_90_10", test_size 0.1, validation is a ninth of the training records, stratified by `split_seed`.
     """
     (file,) = find(data_folder, "ecg", ["challenge2017.pkl"], path)
     records = _read(file, cache_folder, reporter)

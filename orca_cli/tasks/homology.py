@@ -18,7 +18,7 @@ from annotated_types import Ge
 from orca_cli import signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
-from orca_cli.tasks.shared.one_hot import OverLength, Sequences, end_to_end
+from orca_cli.tasks.shared.one_hot import OverLength, Sequences, end_to_end, longer_note
 from orca_cli.tasks.shared.published import find_first, note, overlap_warning
 from orca_cli.untrusted import tape
 from orca_cli.untrusted.tape import NUM_FOLDS
@@ -46,20 +46,12 @@ def load(
 
     Folds without a training protein are allowed in the other splits; `note` counts those of validation.
 
-    Args:
-        test: the test split; "fold_holdout" is what is reported.
-        train_on_validation: whether the validation proteins are trained on too. Models are still chosen on them, which then
-            says nothing about new proteins.
-        length: symbols of the input, including cls and sep.
-        over_length: what happens to longer proteins, see one_hot.OverLength. Truncated ones keep their first residues and
-            their sep.
-        symbols: channels of the input; with 29 there is none for Z.
-        mask_padding: False leaves the zero columns unmarked, and pooling averages over them.
+    conf/task/homology.yaml explains the settings. Truncated proteins (see one_hot.OverLength) keep their first residues and
+    their sep. Unmarked zero columns are averaged over in the pooling.
     """
     names = [f"remote_homology_{split}" for split in ("train", "valid", f"test_{test}")]
     places = find_first(data_folder, "homology", [[form.format(name) for name in names] for form in tape.FORMS], path)
     unknown: list[str] = []
-    longer: list[str] = []
 
     def read(place: Path, split: str) -> Sequences:
         proteins, num_unknown = _encode(place, length, reporter)
@@ -68,8 +60,6 @@ def load(
             raise DataError(what, where=str(place), hint="use task.symbols=30")
         if num_unknown:
             unknown.append(f"{num_unknown} in {split}")
-        if proteins.longer.any():
-            longer.append(f"{int(proteins.longer.sum())} of {len(proteins.ends)} in {split}")
         return proteins
 
     form = ("homology", symbols, length, mask_padding, over_length)
@@ -80,7 +70,7 @@ def load(
     text = note(
         f"TAPE remote homology, test on {test}",
         f"{absent} of {len(validation)} validation proteins have a fold that no training protein has" if absent else "",
-        f"longer than {length} symbols: {', '.join(longer)} (over_length={over_length})" if longer else "",
+        longer_note({"train": train, "validation": valid}, length, "symbols", over_length),
         f"residues read as unknown: {', '.join(unknown)}" if unknown else "",
         overlap_warning(train_on_validation, "validation proteins"),
     )

@@ -38,11 +38,8 @@ def load(
 ) -> TaskData:
     """Return x [n, 88, L] and y [n, 88, L] of 0 and 1, y one frame later than x and NaN after a piece's end.
 
-    Args:
-        length: L; longer pieces are cut. None takes the longest piece of all splits, less one: 159.
-        mask_padding: whether the model is told which frames are padding.
-        causal: whether an output may see its own and earlier frames only. With False a bidirectional body sees frame t + 1,
-            which is the target of frame t: as in the published code, whose numbers are not forecasts.
+    conf/task/jsb.yaml explains the settings. L is one less than the frames of the longest piece of all splits. Without
+    `causal` a bidirectional body sees frame t + 1, which is the target of frame t.
     """
     (file,) = find(data_folder, "jsb", ["JSB_Chorales.mat"], path)
     train, validation, test = (_pieces(file, part) for part in _PARTS)

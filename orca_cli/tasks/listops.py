@@ -28,8 +28,9 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.one_hot import OverLength, Sequences, SymbolSamples, end_to_end
-from orca_cli.tasks.shared.published import find_first, load_arrays
+from orca_cli.tasks.shared.one_hot import OverLength, Sequences, end_to_end, longer_note
+from orca_cli.tasks.shared.published import find_first, load_arrays, note
+from orca_cli.tasks.shared.settings import check_rules, files_rule
 
 # Channel of a token in the input. `pad` and `unk` keep channels of their own, as in the paper's 17-channel input, and
 # are always zero: padding is a column of zeros, and nothing is unknown.
@@ -87,66 +88,38 @@ def load(
 ) -> TaskData:
     """Return expressions as one-hot columns [n, 17, input_length], with the real tokens marked as valid.
 
-    Args:
-        origin: "generated", or "files": the Long Range Arena's basic_train.tsv, basic_val.tsv and basic_test.tsv.
-        size: a key of SIZES: number and lengths of the expressions, unless set below. For files it only gives the length of
-            the input, and all rows are read.
-        num_train, num_validation, num_test: samples; None: that of `size`. From files: that many first rows; None reads all.
-            Which test samples are generated does not depend on the other sizes.
-        max_depth: depth of the deepest digit of generated expressions; the root has depth 1.
-        max_arity: the largest number of arguments of generated expressions.
-        min_length, max_length: tokens of generated expressions (a digit is one, an operator with its bracket two).
-        data_seed: seed of the generator; not the seed of the run.
-        test_file: "test", or "val": the validation file is the test split too, so that models are chosen on the test split.
-        input_length: length of the input; None: the longest generated expression, or 1,024 (1,999 for size=lra) for
-            files.
-        over_length: what happens to longer expressions, see one_hot.OverLength. Truncated, they lose their end and mostly
-            cannot be decided.
-        mask_padding: False leaves the zero columns after an expression unmarked, and pooling averages over them.
-
-    Raises:
-        ConfigError: settings contradict each other, or such expressions cannot be found.
-        DataError: a file is missing, has another header, other words or values than ListOps, or fewer rows than requested.
+    conf/task/listops.yaml explains the settings. Truncated expressions mostly cannot be decided (see one_hot.OverLength).
     """
     check_settings(origin, path, size, min_length, max_length)
     num_samples = _without_none(num_train=num_train, num_validation=num_validation, num_test=num_test)
     sizes = SIZES[size] | num_samples | _without_none(min_length=min_length, max_length=max_length)
-    grammar = {"max_depth": max_depth, "max_arity": max_arity}
-    grammar |= {name: sizes.pop(name) for name in ("min_length", "max_length")}
-    longest = grammar["max_length"] if origin == "generated" else _FILE_LENGTHS[size]
-    length = longest if input_length is None else input_length
+    shortest, longest = sizes.pop("min_length"), sizes.pop("max_length")
+    length = input_length or (longest if origin == "generated" else _FILE_LENGTHS[size])
     if origin == "files":
-        rows = {name: num_samples.get(f"num_{name}") for name in _SPLITS}
-        read = _reader(data_folder, path, rows, test_file, reporter)
+        read = _reader(data_folder, path, num_samples, test_file, reporter)
         what = f"ListOps of the Long Range Arena, {test_file} file as test split"
     else:
+        grammar = {"max_depth": max_depth, "max_arity": max_arity, "min_length": shortest, "max_length": longest}
         read = _generated(cache_folder, sizes, grammar, data_seed, reporter)
-        tokens = f"{grammar['min_length']}..{grammar['max_length']} tokens"
-        what = f"generated ListOps expressions of {tokens}, depth {max_depth}, arity {max_arity}"
-    longer: list[str] = []
+        what = f"generated ListOps expressions of {shortest}..{longest} tokens, depth {max_depth}, arity {max_arity}"
 
-    def samples(split: str) -> SymbolSamples:
+    def sequences(split: str) -> Sequences:
         tokens, ends, classes = read(split)
-        over = np.diff(ends, prepend=0) > length
-        if over.any():
-            longer.append(f"{int(over.sum())} of {len(ends)} in {split}")
-        return Sequences(tokens, ends, classes, over).samples(
-            "listops", len(VOCABULARY), length, mask_padding, over_length, no_class=10 if split == "test" else None
-        )
+        return Sequences(tokens, ends, classes, np.diff(ends, prepend=0) > length)
 
-    train, validation = samples("train"), samples("validation")
+    form = ("listops", len(VOCABULARY), length, mask_padding, over_length)
+    train, validation = sequences("train"), sequences("validation")
     return TaskData(
         kind="classes",
         input_shape=(len(VOCABULARY), length),
         num_outputs=10,
-        train=train,
-        validation=validation,
-        open_test=lambda: samples("test"),
+        train=train.samples(*form),
+        validation=validation.samples(*form),
+        open_test=lambda: sequences("test").samples(*form, no_class=10),
         synthetic=origin == "generated",
         size=size if origin == "generated" else "",
         class_names=tuple("0123456789"),
-        note=what
-        + (f"; longer than {length} tokens: {', '.join(longer)} (over_length={over_length})" if longer else ""),
+        note=note(what, longer_note({"train": train, "validation": validation}, length, "tokens", over_length)),
     )
 
 
@@ -246,7 +219,7 @@ def _generated(
 
 
 def _reader(
-    data_folder: Path, path: str | None, rows: Mapping[str, int | None], test_file: str, reporter: Reporter
+    data_folder: Path, path: str | None, num_samples: Mapping[str, int], test_file: str, reporter: Reporter
 ) -> Callable[[str], Expressions]:
     """Return what reads a split of the files; a missing file is refused at once, not when its split is read."""
     names = _NAMES if test_file == "test" else _NAMES | {"test": _NAMES["validation"]}
@@ -255,7 +228,7 @@ def _reader(
     files = find_first(data_folder, "listops", options, path, "task.origin=generated needs no files")
     by_name = dict(zip(distinct, files, strict=True))
     places = {split: by_name[name] for split, name in names.items()}
-    return lambda split: _read(places[split], rows[split], reporter)
+    return lambda split: _read(places[split], num_samples.get(f"num_{split}"), reporter)
 
 
 def _read(path: Path, rows: int | None, reporter: Reporter) -> Expressions:
@@ -316,9 +289,7 @@ def _without_none(**settings: int | None) -> dict[str, int]:
 
 def check_settings(origin: str, path: str | None, size: str, min_length: int | None, max_length: int | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
-    if path is not None and origin != "files":
-        raise ConfigError("is for task.origin=files", where="task.path", hint=f"with task.origin={origin} leave it out")
     values = SIZES[size] | _without_none(min_length=min_length, max_length=max_length)
-    if values["min_length"] > values["max_length"]:
-        what = f"{values['min_length']} is above task.max_length={values['max_length']}"
-        raise ConfigError(what, where="task.min_length", hint="allowed: min_length <= max_length")
+    shortest, longest = values["min_length"], values["max_length"]
+    what, hint = f"{shortest} is above task.max_length={longest}", "allowed: min_length <= max_length"
+    check_rules(files_rule(origin, path), (shortest > longest, "min_length", what, hint))

@@ -35,9 +35,7 @@ def load(
 ) -> TaskData:
     """Return windows as one-channel images [n, 1, 16, 52], electrodes by steps, with 18 classes.
 
-    Args:
-        normalize: "electrodes" subtracts from every electrode its mean over the training windows and divides by its
-            deviation, because electrodes differ in gain and contact; "none" leaves the values, as the published code does.
+    conf/task/ninapro.yaml explains the settings. Electrodes are scaled one by one, because they differ in gain and contact.
     """
     names = [f"{what}_{part}.npy" for part in _PARTS for what in ("ninapro", "label")]
     files = dict(zip(names, find(data_folder, "ninapro", names, path), strict=True))

@@ -49,12 +49,8 @@ def load(
 
     Each file is read once, into float32 arrays in the cache (4 L bytes a series, 166 MB for training), and mapped from there.
 
-    Args:
-        normalize: "series" subtracts from every series its own mean over time and divides by its deviation, as
-            NAS-Bench-360 does, so that the level of a pixel is lost and its shape over time is kept; "none" leaves the
-            values, as the published code does. Constant series become zeros.
-        validation_size: training series that models are chosen on, drawn once and stratified: a number (int) or a fraction.
-        train_size: training series, stratified; None takes all that validation leaves.
+    conf/task/satellite.yaml explains the settings. Normalised as in NAS-Bench-360, a pixel's level is lost and its shape over
+    time is kept; constant series become zeros.
     """
     files = find(data_folder, "satellite", _FILES, path)
     x, y = _series(files[0], normalize, cache_folder, reporter)

@@ -15,6 +15,7 @@ Shapes: grid 60 x 60, n images of C x S x S pixels.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -23,13 +24,14 @@ import numpy as np
 
 from orca_cli import signals, storage
 from orca_cli.config.ranges import Count, Fraction, Seed
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks import cifar100
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.pixels import PixelSamples
 from orca_cli.tasks.shared.published import check_array, class_numbers, entries, find_first, load_arrays
+from orca_cli.tasks.shared.settings import check_rules
 from orca_cli.tasks.shared.splits import describe, hold_out
 from orca_cli.untrusted.cifar import CIFAR10_NAMES, LabelledImages, read_cifar10
 from orca_cli.untrusted.first_bytes import GZIP, first_bytes
@@ -67,32 +69,14 @@ def load(
 ) -> TaskData:
     """Return images on the sphere [n, 3, 60, 60] (polar angle x azimuth) in 0..1, with 100 classes (10 of cifar10).
 
-    Args:
-        path: folder that holds s2_cifar100.gz or the unpacked s2_cifar100.
-        origin: "file" reads that file; "cifar100" and "cifar10" project real images, 50,000 and 10,000 of them or what
-            there is. That is not the published data set, which has other rotations, and is marked as synthetic.
-        images: folder of the CIFAR images, or an .npz of CIFAR-10 with x_train, y_train, x_test and y_test.
-        data_seed: seed of the rotations; not the seed of the run.
-        rotate: whether every 500 images are turned by a random rotation; else the south pole is an image's centre.
-        rescale: "channel" stretches each channel of a projected image to 0..255, "image" the image as a whole.
-        normalize: "none" gives pixels in 0..1; "cifar" subtracts CIFAR-100's mean and divides by its deviation.
-        validation: "stratified" draws validation from the training images, every class in proportion; "last" takes their
-            end.
-        validation_size: a number of images (int), or a fraction (float).
-        train_size: training images, stratified; None takes all that validation leaves.
-
-    Raises:
-        ConfigError: `path` or `images` given with the wrong origin.
+    conf/task/spherical.yaml explains the settings. What is projected from CIFAR images, 50,000 and 10,000 of them or what
+    there is, is not the published data set, which has other rotations, and is marked as synthetic. An .npz of CIFAR-10 holds
+    x_train, y_train, x_test and y_test. Without a rotation the south pole is an image's centre.
     """
     check_settings(origin, path, images)
-    parameters: dict[str, int | float | str]
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
     if origin == "file":
-        hint = "task.origin=cifar100 or cifar10 projects real CIFAR images instead"
-        (file,) = find_first(data_folder, "spherical", [[name] for name in _FILES], path, hint)
-        first_bytes(file, str(file), _AGAIN, expected=(GZIP,))
-        make, parameters = partial(_unpack, file), {"sha256": storage.sha256_file(file)}
-        names, what = (), f"spherical CIFAR-100 from {file.name}"
+        what, make, parameters = _published(data_folder, path)
     else:
         parts, names = _images(origin, data_folder, images)
         digest = hashlib.sha256("".join(parts[part].digest() for part in _PARTS).encode()).hexdigest()
@@ -122,6 +106,14 @@ def load(
         note=note,
         validation_drawn=train_size is None and not train_on_validation,
     )
+
+
+def _published(data_folder: Path, path: str | None) -> tuple[str, Callable[[Path], None], dict[str, int | float | str]]:
+    """Return what the published file is called in notes, what unpacks it, and what the result depends on."""
+    hint = "task.origin=cifar100 or cifar10 projects real CIFAR images instead"
+    (file,) = find_first(data_folder, "spherical", [[name] for name in _FILES], path, hint)
+    first_bytes(file, str(file), _AGAIN, expected=(GZIP,))
+    return f"spherical CIFAR-100 from {file.name}", partial(_unpack, file), {"sha256": storage.sha256_file(file)}
 
 
 def _unpack(file: Path, folder: Path) -> None:
@@ -167,10 +159,12 @@ def _project(
 
 def check_settings(origin: str, path: str | None, images: str | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
-    unused, value, needed = ("images", images, "cifar100 or cifar10") if origin == "file" else ("path", path, "file")
-    if value is not None:
-        what, hint = f"has no effect with task.origin={origin}", f"leave it out, or give task.origin={needed}"
-        raise ConfigError(what, where=f"task.{unused}", hint=hint)
+    what = f"has no effect with task.origin={origin}"
+    is_file, hint = origin == "file", "leave it out, or give task.origin="
+    check_rules(
+        (is_file and images is not None, "images", what, f"{hint}cifar100 or cifar10"),
+        (not is_file and path is not None, "path", what, f"{hint}file"),
+    )
 
 
 def grid() -> np.ndarray:

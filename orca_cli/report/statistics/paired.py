@@ -139,9 +139,7 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
     """Return the comparison of all methods that differ from others in an axis only.
 
     Args:
-        table: of the runs.
-        axis: body, source, metric, finetune, or a setting; typed, decided or left as it is.
-        baseline: its value.
+        axis, baseline: body, source, metric, finetune, or a setting, typed, decided or left as it is; and a value of it.
         margin, origin: see `Comparison`.
 
     Raises:
@@ -149,11 +147,11 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
             several ways.
     """
     values = Values()
+    cells = [(row.method, place, cell) for row in table.rows for place, cell in enumerate(row.cells)]
     raw_value_of = {
-        (row.method, place): value
-        for row in table.rows
-        for place, cell in enumerate(row.cells)
-        if (value := _value(row.method, cell, axis, values)) is not None
+        (method, place): value
+        for method, place, cell in cells
+        if (value := _value(method, cell, axis, values)) is not None
     }
     spelled = spelling((axis, value) for value in raw_value_of.values())
     value_of = {cell: spelled[axis, canonical(value)] for cell, value in raw_value_of.items()}
@@ -169,29 +167,25 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
         raise DataError(f"all runs have {axis}={baseline}", where="--against", hint=hint)
     besides = _besides(axis, [row.method for row in table.rows])
     partners: dict[tuple[object, ...], dict[Method, Cell]] = defaultdict(dict)
-    for row in table.rows:
-        for place, cell in enumerate(row.cells):
-            if (row.method, place) in baseline_cells and cell.by_seed:
-                partners[place, _others(row.method, besides)][row.method] = cell
-    blocks = []
-    for row in table.rows:
-        others = _others(row.method, besides)
-        for place, (column, arm_cell) in enumerate(zip(table.columns, row.cells, strict=True)):
-            arm = value_of.get((row.method, place))
-            if arm is not None and (row.method, place) not in baseline_cells and arm_cell.by_seed:
-                partner = _partner(partners[place, others], f"{axis}={baseline}")
-                blocks.append(
-                    _block(column, arm, others, partner, arm_cell, is_task_setting=axis.startswith(TASK_PREFIX))
-                )
+    for method, place, cell in cells:
+        if (method, place) in baseline_cells and cell.by_seed:
+            partners[place, _others(method, besides)][method] = cell
+    blocks: list[Block] = []
+    for method, place, cell in cells:
+        arm = value_of.get((method, place))
+        if arm is not None and (method, place) not in baseline_cells and cell.by_seed:
+            others = _others(method, besides)
+            partner = _partner(partners[place, others], f"{axis}={baseline}")
+            column, is_task_setting = table.columns[place], axis.startswith(TASK_PREFIX)
+            blocks.append(_block(column, arm, others, partner, cell, is_task_setting=is_task_setting))
     paired = [block for block in blocks if block.seeds]
     if not paired and (same := sum(block.same for block in blocks)):
         what = f"{same} of {same} pairs are the same computation (equal final weights and errors): none is left"
         raise DataError(what, where="--against", hint=f"{axis} changed nothing in these runs")
     if not paired:
         what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
-        raise DataError(
-            what, where="--against", hint=_unpaired_hint(value_of, baseline_cells, f"{axis}={baseline}", besides)
-        )
+        hint = _unpaired_hint(value_of, baseline_cells, f"{axis}={baseline}", besides)
+        raise DataError(what, where="--against", hint=hint)
     check_sets(dict.fromkeys(block.column for block in paired), "--against")
     is_relative = not all(block.column.percent for block in paired)
     negative = {block.column.name for block in paired if is_relative and min(*block.baseline, *block.errors) < 0}

@@ -7,7 +7,7 @@ Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -33,9 +33,9 @@ from orca_cli.tasks.arrays.preprocessing import (
 from orca_cli.tasks.shared.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.tasks.shared.contents import hashes_of_rows
 from orca_cli.tasks.shared.gaps import Gaps, How, count_missing, ending_note, fit_gaps
-from orca_cli.tasks.shared.own_data import check_missing_targets, counted, cut_notes, described
+from orca_cli.tasks.shared.own_data import counted, cut_notes, described
 from orca_cli.tasks.shared.samples import ArraySamples, channel_scale
-from orca_cli.tasks.shared.splits import check_fractions
+from orca_cli.tasks.shared.settings import check_rules, fractions_rule, missing_targets_rule
 from orca_cli.tasks.shared.targets import fit_targets, plain_labels
 from orca_cli.untrusted.arrays import StoredArray
 
@@ -70,103 +70,26 @@ def load(
     gaps: How = "mean",
     gap_indicator: bool = False,
 ) -> TaskData:
-    """Return a task over arrays in files.
+    """Return a task over arrays in files; conf/task/arrays.yaml explains the settings. See shared.assemble.
 
     An .npz file holds arrays x and y, and possibly `split` [n] of train/validation/test (or 0/1/2); or x_train, y_train,
-    x_val, ... . An .npy file holds x, and another one y. Inputs [n, L] become [n, 1, L]. See shared.assemble.
-
-    Args:
-        kind: classes: y [n] integers or strings. labels: y [n, K] of 0 and 1. values: y [n] or [n, K], real numbers. dense:
-            y [n, *E] or [n, K, *E] floats, or [n, *E] integers, a class at every position.
-        train: file of the training split, and of the splits that have no file; or a folder of .npy files, a sequence each.
-        labels: as validation_labels and test_labels the .npy file of the targets, where inputs are in an .npy file; of a
-            folder the table with a row for each file and its target, by default the only one in it.
-        test: its content is read at the end of a run only.
-        x: name of the inputs in .npz files, or of the column of files.
-        y: name of the targets in .npz files, or of the column of targets.
-        num_classes: K for integer classes; None infers it.
-        channels_last: whether x is [n, *E, C], and y of kind dense [n, *E, K].
-        lengths: name of the steps of each sequence [n] in .npz files, whose inputs hold anything after that; None uses
-            `lengths` where it is there.
-        padding: nan: sequences end where nothing but NaN follows. none: all steps are data. None: as the lengths say.
-        length: L for sequences of different lengths; longer ones are cut at the end. None takes the longest of training.
-        group: name of the group of each sample [n] in .npz files, such as a patient; no two splits share one of its values.
-        gaps: what takes the place of NaN in inputs: the channel's training mean; linear: what lies between the known values
-            in time, for sequences.
-        gap_indicator: whether a channel with NaN in training gets another one that is 1 where a value was missing, else 0.
+    x_val, ... . An .npy file holds x, and another one y. A folder holds .npy files, a sequence each, and a table with a row
+    for each file. Inputs [n, L] become [n, 1, L]. Of a split with a file of its own, test in particular, only headers and
+    groups are read before it is opened.
 
     Raises:
-        ConfigError: settings contradict each other or the files.
         MemoryExhaustedError: an array does not fit into memory.
     """
     files = {"train": (train, labels), "validation": (validation, validation_labels), "test": (test, test_labels)}
     names = Names(x, y, None if padding else lengths or LENGTHS, lengths is not None, group)
     base, rows, others = locate(files, names, data_folder, kind, missing_targets)
-    where, place, train_rows = base.x.where, base.y.where, rows["train"]
-    check_enough(len(train_rows), "samples", where)
-    sample = _input_sample(base.x, channels_last)
-    (values, ends), raw = _read(base, padding, channels_last), base.y.read()
-    classes = plain_labels(raw, place)[train_rows] if kind == "classes" else None
-    groups, records = read_groups(base, rows, others)
-    axis = time_axis(base.x.shape[1:], channels_last)
-    pool = Pool(
-        "samples", rows, others, classes, records.get("train"),
-        lambda: hashes_of_rows(values, train_rows, ends, axis),
+    check_enough(len(rows["train"]), "samples", base.x.where)
+    settings = _Settings(
+        kind, (x, y), num_classes, channels_last, missing_targets, padding, lengths or LENGTHS, length,
+        gaps, gap_indicator, normalize,
     )  # fmt: skip
-
-    def fit(rows: dict[str, np.ndarray]) -> Fitted:
-        learn, longest, padded, missing, labelled = rows["train"], length, None, missing_targets, raw
-        stored = base.x.shape[1:]
-        if ends is not None:
-            longest = length or int(ends[learn].max())
-            padded = Padding("nan" if padding else "lengths", longest, missing_targets, lengths or LENGTHS)
-            stored = (*stored[:axis], longest, *stored[axis + 1 :])
-            if kind == "dense":
-                labelled, missing = padded.targets(raw, ends, channels_last, place), True
-        elif length is not None:
-            hint = "give an array of lengths, or task.padding=nan"
-            raise ConfigError("applies to sequences of different lengths", where="task.length", hint=hint)
-        extent, outputs = oriented_shape(stored, channels_last)[1:], base.outputs
-        targets = fit_targets(
-            kind, labelled, learn, place, extent, outputs,
-            num_classes=num_classes, channels_last=channels_last, missing=missing,
-        )  # fmt: skip
-        no_means = Gaps(gaps, np.zeros(sample[0]))
-        unscaled = ArrayPreprocessing(stored, channels_last, targets, None, (x, y), padded, no_means)
-        base_x, base_y = unscaled.oriented((values, ends), where), targets.encode(labelled, place)
-        has_gaps = count_missing(base_x).any()
-        scale, unknown, constants = channel_scale(base_x, learn, has_gaps)
-        filling, gap_notes = fit_gaps(unknown, extent, gaps, gap_indicator, scale.mean, where)
-        gap_notes += ending_note(base_x, learn) if has_gaps else []
-        preprocessing = replace(unscaled, gaps=filling, scale=scale if normalize else None)
-        for pair in others.values():
-            preprocessing.check(pair.x, pair.x.where)
-
-        def samples(part: str) -> ArraySamples:
-            if part in rows:
-                read, encoded, part_rows, record_of_row = base_x, base_y, rows[part], groups
-                unknown = count_missing(read, part_rows) if has_gaps and part != "train" else None
-                fills = has_gaps  # what has no gaps keeps its digest
-            else:
-                pair, part_rows, record_of_row = others[part], None, records.get(part)
-                stored_x, part_ends = _read(pair, padding, channels_last)
-                read = preprocessing.oriented((stored_x, part_ends), pair.x.where)
-                for cut in cut_notes(part_ends, longest):
-                    reporter.say(f"{part} split: {cut}")
-                encoded = preprocessing.encoded_targets(pair.y.read(), pair.y.where, part_ends)
-                unknown = count_missing(read)
-                fills = bool(filling.flagged) or unknown.any()
-            if unknown is not None and (note := filling.note(unknown)):
-                reporter.say(f"{part} split: {note}")
-            scaled, filled = preprocessing.scale, filling if fills else None
-            return ArraySamples(read, encoded, None, part_rows, scaled, record_of_row, filled)
-
-        notes = [_shape_note(base.x, sample, ends, learn), *cut_notes(ends, longest)]
-        notes += [*([base.note] if base.note else []), *gap_notes, targets.note(), *constants]
-        num_test = len(rows["test"]) if "test" in rows else others["test"].x.shape[0]
-        return Fitted(preprocessing, preprocessing.input_shape, targets, samples, notes, num_test)
-
-    return assemble("arrays", reporter, kind, pool, (validation_fraction, test_fraction), split_seed, fit)
+    arrays = _Arrays(settings, base, rows, others, reporter)
+    return assemble("arrays", reporter, kind, arrays.pool, (validation_fraction, test_fraction), split_seed, arrays.fit)
 
 
 def check_settings(
@@ -186,21 +109,130 @@ def check_settings(
     y: str,
 ) -> None:
     """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
-    for part, file, labels in (("validation", validation, validation_labels), ("test", test, test_labels)):
-        if file is None and labels is not None:
-            hint = f"give task.{part}=FILE.npy"
-            raise ConfigError("given without its inputs", where=f"task.{part}_labels", hint=hint)
-    check_fractions(None if validation else validation_fraction, None if test else test_fraction)
-    if num_classes is not None and kind in ("labels", "values"):
-        hint = "remove it: y has one column per output"
-        raise ConfigError(f"does not apply to task.kind={kind}", where="task.num_classes", hint=hint)
-    if lengths is not None and padding is not None:
-        hint = "remove one of them"
-        raise ConfigError(f"does not go with task.padding={padding}", where="task.lengths", hint=hint)
-    if group is not None and group in (x, y):
-        what = f"'{group}' is the array of {'inputs' if group == x else 'targets'}"
-        raise ConfigError(what, where="task.group", hint="name the array that says which samples belong together")
-    check_missing_targets(kind, missing_targets)
+    labelled = {"validation": (validation, validation_labels), "test": (test, test_labels)}
+    array = f"'{group}' is the array of {'inputs' if group == x else 'targets'}"
+    is_counted = num_classes is not None and kind in ("labels", "values")
+    what, columns = f"does not apply to task.kind={kind}", "remove it: y has one column per output"
+    check_rules(
+        *(
+            (
+                file is None and labels is not None,
+                f"{part}_labels",
+                "given without its inputs",
+                f"give task.{part}=FILE.npy",
+            )
+            for part, (file, labels) in labelled.items()
+        ),
+        fractions_rule(validation_fraction, test_fraction, (validation, test)),
+        (is_counted, "num_classes", what, columns),
+        (None not in (lengths, padding), "lengths", f"does not go with task.padding={padding}", "remove one of them"),
+        (group in (x, y), "group", array, "name the array that says which samples belong together"),
+        missing_targets_rule(kind, missing_targets),
+    )
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The arguments of `load` that say how arrays become inputs and targets."""
+
+    kind: Kind
+    names: tuple[str, str]  # of inputs and targets in .npz files
+    num_classes: int | None
+    channels_last: bool
+    missing_targets: bool
+    padding: Marks | None
+    lengths: str
+    length: int | None
+    gaps: How
+    gap_indicator: bool
+    normalize: bool
+
+
+class _Arrays:
+    """What `locate` returns, of which the training file is read at once and others when they are opened, as samples."""
+
+    def __init__(
+        self, settings: _Settings, base: Pair, rows: dict[str, np.ndarray], others: dict[str, Pair], reporter: Reporter
+    ) -> None:
+        self._settings, self._base, self._others, self._reporter = settings, base, others, reporter
+        self._sample, learn = _input_sample(base.x, settings.channels_last), rows["train"]
+        (values, ends), y = _read(base, settings.padding, settings.channels_last), base.y.read()
+        classes = plain_labels(y, base.y.where)[learn] if settings.kind == "classes" else None
+        self._values, self._ends, self._y = values, ends, y
+        self._groups, self._records = read_groups(base, rows, others)
+        axis = time_axis(base.x.shape[1:], settings.channels_last)
+        self.pool = Pool(
+            "samples", rows, others, classes, self._records.get("train"),
+            lambda: hashes_of_rows(values, learn, ends, axis),
+        )  # fmt: skip
+
+    def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
+        """Learn from the training rows how arrays become samples; see `assemble`."""
+        settings, base, learn = self._settings, self._base, rows["train"]
+        form, labels = self._form(learn)
+        x, y = form.oriented((self._values, self._ends), base.x.where), form.targets.encode(labels, base.y.where)
+        has_gaps = count_missing(x).any()
+        scale, unknown, constants = channel_scale(x, learn, has_gaps)
+        extent, indicator = form.file_shape[1:], settings.gap_indicator
+        filling, gap_notes = fit_gaps(unknown, extent, settings.gaps, indicator, scale.mean, base.x.where)
+        gap_notes += ending_note(x, learn) if has_gaps else []
+        preprocessing = replace(form, gaps=filling, scale=scale if settings.normalize else None)
+        for pair in self._others.values():
+            preprocessing.check(pair.x, pair.x.where)
+
+        def samples(part: str) -> ArraySamples:
+            if part not in rows:
+                return self._open(part, preprocessing, filling)
+            if has_gaps and part != "train":
+                self._say(part, [filling.note(count_missing(x, rows[part]))])
+            # What has no gaps keeps its digest.
+            return ArraySamples(
+                x, y, None, rows[part], preprocessing.scale, self._groups, filling if has_gaps else None
+            )
+
+        length = None if form.padding is None else form.padding.length
+        notes = [_shape_note(base.x, self._sample, self._ends, learn), *cut_notes(self._ends, length)]
+        notes += [*([base.note] if base.note else []), *gap_notes, form.targets.note(), *constants]
+        num_test = len(rows["test"]) if "test" in rows else self._others["test"].x.shape[0]
+        return Fitted(preprocessing, preprocessing.input_shape, form.targets, samples, notes, num_test)
+
+    def _form(self, learn: np.ndarray) -> tuple[ArrayPreprocessing, np.ndarray]:
+        """Return the preprocessing but for scale and means of gaps, and all targets, of the inputs' steps where dense."""
+        settings, where, ends, y = self._settings, self._base.y.where, self._ends, self._y
+        stored, padding, missing = self._base.x.shape[1:], None, settings.missing_targets
+        if ends is not None:
+            length = settings.length or int(ends[learn].max())
+            padding = Padding("nan" if settings.padding else "lengths", length, missing, settings.lengths)
+            axis = time_axis(stored, settings.channels_last)
+            stored = (*stored[:axis], length, *stored[axis + 1 :])
+            if settings.kind == "dense":
+                y, missing = padding.targets(y, ends, settings.channels_last, where), True
+        elif settings.length is not None:
+            hint = "give an array of lengths, or task.padding=nan"
+            raise ConfigError("applies to sequences of different lengths", where="task.length", hint=hint)
+        channels, *extent = oriented_shape(stored, settings.channels_last)
+        targets = fit_targets(
+            settings.kind, y, learn, where, tuple(extent), self._base.outputs,
+            num_classes=settings.num_classes, channels_last=settings.channels_last, missing=missing,
+        )  # fmt: skip
+        no_means = Gaps(settings.gaps, np.zeros(channels))
+        return ArrayPreprocessing(stored, settings.channels_last, targets, None, settings.names, padding, no_means), y
+
+    def _open(self, part: str, preprocessing: ArrayPreprocessing, filling: Gaps) -> ArraySamples:
+        """Read a split that has a file of its own, and report what does not fit the training samples."""
+        pair, padding = self._others[part], preprocessing.padding
+        stored, ends = _read(pair, self._settings.padding, self._settings.channels_last)
+        x = preprocessing.oriented((stored, ends), pair.x.where)
+        self._say(part, cut_notes(ends, None if padding is None else padding.length))
+        y = preprocessing.encoded_targets(pair.y.read(), pair.y.where, ends)
+        unknown = count_missing(x)
+        self._say(part, [filling.note(unknown)])
+        used = filling if filling.flagged or unknown.any() else None
+        return ArraySamples(x, y, None, None, preprocessing.scale, self._records.get(part), used)
+
+    def _say(self, part: str, notes: list[str]) -> None:
+        for note in filter(None, notes):
+            self._reporter.say(f"{part} split: {note}")
 
 
 def _input_sample(x: StoredArray | StoredRows, channels_last: bool) -> tuple[int, ...]:

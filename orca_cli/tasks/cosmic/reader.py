@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -19,12 +19,13 @@ import torch
 
 from orca_cli import signals
 from orca_cli.config.ranges import Count, CountOrZero, Fraction, Seed
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter, TaskData
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.cosmic.files import FOLDERS, SKY, list_stamps, read_keys, read_sky, read_stamp, visit_key
 from orca_cli.tasks.shared.generated import target_maps
 from orca_cli.tasks.shared.published import find, note, overlap_warning
+from orca_cli.tasks.shared.settings import check_rules
 from orca_cli.untrusted.memory import release_pages
 
 _SAMPLED = 256  # stamps used for the statistics
@@ -143,39 +144,18 @@ def load(
     The official test stamps are the test split. The stamps are those listed in train_dirs.npy and test_dirs.npy, if these
     exist and no `keys` are given; otherwise all of the filter in npy_train/ and npy_test/.
 
-    Args:
-        data_folder: holds cosmic/npy_train/ and cosmic/npy_test/ with filter/proposal/visit/*.npy.
-        cache_folder: where the masks are kept, 4 S^2 bytes a stamp.
-        keys: text file with the visits to use, one per line: proposal_visit and its field type.
-        field: field type (GAL, EX or GC) of the lines of `keys` to use; None uses all.
-        crop_start: first row and column of the crop, which has crop_size = S.
-        sky_low, sky_high: optimizer steps add sky * U(sky_low, sky_high) to an image, sky being the level of its exposure.
-        sky_at_test: whether the same is done in stage 2, validation and test, with one draw per file.
-        ignored: the target where the ignore mask is set: "missing", or "zero", no hit.
-        normalize: whether the counts are shifted and scaled by the training pixels' median and 1.4826 times their median
-            absolute deviation, over 256 seeded stamps or all; stars and hits are outliers and hardly move these.
-        validation_unit: "visit" draws whole visits, so that one field of the sky is in one split only; "exposure" draws
-            stamps; until `validation_fraction` of the training stamps is met as closely as possible.
-
-    Raises:
-        ConfigError: `sky_low` above `sky_high`, `field` without `keys`, or no such file of keys.
+    conf/task/cosmic.yaml explains the settings. The masks take 4 S^2 bytes a stamp in the cache. Median and deviation are of
+    256 seeded stamps, or of all; stars and hits are outliers and hardly move these. Whole visits keep a field of the sky in
+    one split. Units are drawn until `validation_fraction` of the training stamps is met as closely as possible.
     """
     check_settings(keys, field, sky_low, sky_high)
     form = Form(crop_start, crop_size, sky_low, sky_high, sky_at_test, ignored)
     root = find(data_folder, "cosmic", list(FOLDERS.values()), path)[0].parent
     taken = None if keys is None else read_keys(keys, field, root)
     stamps, test_stamps = (list_stamps(root, part, filter, taken) for part in FOLDERS)
-    if taken is not None:
-        chosen = f"of the {len(taken)} visits in task.keys"
-    elif all((root / f"{part}_dirs.npy").is_file() for part in FOLDERS):
-        chosen = "listed in train_dirs.npy and test_dirs.npy"
-    else:
-        chosen = "in the folder, of all field types"
     held_out = _held_out(stamps, validation_fraction, validation_unit, split_seed)
     learned = stamps if train_on_validation else [s for s in stamps if s not in held_out]
-    if normalize:
-        centre, spread = _statistics(root, learned, form)
-        form = replace(form, centre=centre, spread=spread)
+    form = _scaled(form, root, learned) if normalize else form
     train = Stamps(root, "train", learned, form, cache_folder, reporter)
     validation = Stamps(root, "validation", sorted(held_out), form, cache_folder, reporter)
     broken = train.num_broken() + validation.num_broken()
@@ -190,11 +170,19 @@ def load(
         class_names=("cosmic ray",),
         note=note(
             f"{len(train)} training stamps of {visits[0]} visits, {len(validation)} validation stamps of {visits[1]}, "
-            f"{len(test_stamps)} test stamps; filter {filter}, those {chosen}",
+            f"{len(test_stamps)} test stamps; filter {filter}, those {_choice(root, taken)}",
             f"{broken} pixels are not finite and count nowhere" if broken else "",
             overlap_warning(train_on_validation, "validation stamps"),
         ),
     )
+
+
+def _choice(root: Path, taken: Collection[str] | None) -> str:
+    """Return which stamps of the filter are used, for the note."""
+    if taken is not None:
+        return f"of the {len(taken)} visits in task.keys"
+    is_listed = all((root / f"{part}_dirs.npy").is_file() for part in FOLDERS)
+    return "listed in train_dirs.npy and test_dirs.npy" if is_listed else "in the folder, of all field types"
 
 
 def _held_out(stamps: list[PurePosixPath], fraction: float, unit: str, seed: int) -> set[PurePosixPath]:
@@ -218,8 +206,8 @@ def _held_out(stamps: list[PurePosixPath], fraction: float, unit: str, seed: int
     return chosen
 
 
-def _statistics(root: Path, stamps: Sequence[PurePosixPath], form: Form) -> tuple[float, float]:
-    """Return median and scaled median absolute deviation of the training pixels that are not ignored."""
+def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:
+    """Return the form with median and scaled median absolute deviation of the training pixels that are not ignored."""
     order = numpy_generator(0, "cosmic", "statistics").permutation(len(stamps))[:_SAMPLED]
     values = []
     for index in np.sort(order):
@@ -231,13 +219,13 @@ def _statistics(root: Path, stamps: Sequence[PurePosixPath], form: Form) -> tupl
         raise DataError("every pixel of the training stamps is ignored", where=str(root))
     centre = float(np.median(pixels))
     spread = _NORMAL * float(np.median(np.abs(pixels - centre))) or float(pixels.std()) or 1.0
-    return centre, spread
+    return replace(form, centre=centre, spread=spread)
 
 
 def check_settings(keys: str | None, field: str | None, sky_low: float, sky_high: float) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
-    if sky_low > sky_high:
-        raise ConfigError(f"{sky_high} is below task.sky_low={sky_low}", where="task.sky_high", hint="swap them")
-    if field is not None and keys is None:
-        what = "field types come from a file of visits"
-        raise ConfigError(what, where="task.field", hint="give task.keys=FILE with lines such as: 12345_01 GAL")
+    hint = "give task.keys=FILE with lines such as: 12345_01 GAL"
+    check_rules(
+        (sky_low > sky_high, "sky_high", f"{sky_high} is below task.sky_low={sky_low}", "swap them"),
+        (keys is None and field is not None, "field", "field types come from a file of visits", hint),
+    )

@@ -156,14 +156,7 @@ def load(
 ) -> TaskData:
     """Return log-mel spectrograms [n, 1, 96, 102], the last column zero, and their labels [n, K] of 0 and 1.
 
-    Args:
-        augmentation: whether optimizer steps draw a chunk of a clip, mask and add noise; if not, a clip is its middle
-            chunk.
-        masking: probability of masks on a training sample.
-        mixing: probability of background noise on a training sample.
-        most_noise: largest share of the noise.
-        redraw: False draws chunk, masks and noise of every clip once, for all epochs and for stage 2.
-        frozen_seed: seed of those.
+    conf/task/fsd50k.yaml explains the settings. What is drawn once (redraw=false) stays for all epochs and for stage 2.
     """
     options = [[str(Path(name, file)) for file in (*_TABLES.values(), _MAPS)] for name in _FOLDERS]
     folder = find_first(data_folder, "fsd50k", options, path)[0].parents[1]

@@ -6,6 +6,7 @@ Shapes: n rows, C channels, *E the extent (L, or H x W), K outputs.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,10 @@ from orca_cli.tasks.hub.preprocessing import HubPreprocessing, HubSamples, row_b
 from orca_cli.tasks.shared.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.tasks.shared.contents import MOST_BYTES, hashes
 from orca_cli.tasks.shared.gaps import Gaps, How, fit_gaps
-from orca_cli.tasks.shared.own_data import check_column, check_missing_targets, cut_notes, described
+from orca_cli.tasks.shared.own_data import check_column, cut_notes, described
 from orca_cli.tasks.shared.samples import ChannelScale, streamed_channel_scale
-from orca_cli.tasks.shared.splits import PART_NAMES, check_fractions, group_rows
+from orca_cli.tasks.shared.settings import check_rules, fractions_rule, missing_targets_rule
+from orca_cli.tasks.shared.splits import PART_NAMES, group_rows
 from orca_cli.tasks.shared.targets import fit_targets
 
 if TYPE_CHECKING:
@@ -54,31 +56,12 @@ def load(
     gaps: How = "mean",
     gap_indicator: bool = False,
 ) -> TaskData:
-    """Return a task over two columns of a data set, read from the mapped file batch by batch.
+    """Return a task over two columns of a data set, read from the mapped file batch by batch. See shared.assemble.
 
-    Inputs are a column of lists (L), nested lists (C, L) or (C, H, W), or images, which become 1 or 3 channels in 0..1.
-    See shared.assemble.
-
-    Args:
-        dataset: hub id, or folder of .parquet files or of what save_to_disk writes.
-        kind: classes: y are class labels, integers or text. labels: lists of K times 0 or 1, or of the classes that are
-            present, of type List(ClassLabel). values: a number, or lists of K numbers. dense: lists of the extent of x, of
-            floats, or of integers for a class at every position.
-        config: one of the data set's configurations, where it has several.
-        revision: commit, tag or branch on the hub; None takes the newest.
-        train_split: split with the training rows, from which missing splits are drawn.
-        validation_split: None takes validation, valid, val or dev, or else draws from the training rows.
-        test_split: None takes test, or else draws.
-        group: column that says which rows belong together; no two drawn splits share one of its values.
-        length: steps that sequences are padded with 0 or cut to; None requires equal lengths.
-        image_size: side in pixels that images are resized to; None requires equal sizes.
-        channels_last: whether lists are (L, C) or (H, W, C), and dense targets (*E, K).
-        gaps: what takes the place of missing numbers in inputs, None or NaN: the channel's training mean; linear: what lies
-            between the known values in time, for sequences.
-        gap_indicator: whether a channel with missing numbers in training gets another one that is 1 where one was missing.
+    conf/task/hub.yaml explains the settings. Inputs are a column of lists (L), nested lists (C, L) or (C, H, W), or images,
+    which become 1 or 3 channels in 0..1.
 
     Raises:
-        ConfigError: settings contradict each other or the data set.
         NetworkError: the data set is not in the hub's cache and the hub cannot be reached.
         UnavailableError: the package `datasets` is not installed.
     """
@@ -89,64 +72,15 @@ def load(
         for key, column in (("x", x), ("y", y), ("group", group)):
             if column is not None:
                 check_column(column, rows.column_names, f"task.{key}", where[part])
-    base, x_place, y_place = parts["train"], f"{where['train']}[{x}]", f"{where['train']}[{y}]"
-    check_enough(len(base), "rows", origin)
+    check_enough(len(parts["train"]), "rows", origin)
     groups = {} if group is None else {part: np.array(rows[group]) for part, rows in parts.items()}
     records = group_rows(groups, {part: f"{place}[{group}]" for part, place in where.items()})
-    classes = np.array(base[y]).astype(str) if kind == "classes" else None
-    everything, train_records = {"train": np.arange(len(base))}, records.get("train")
-    pool = Pool("rows", everything, parts, classes, train_records, lambda: _contents(base, x, x_place))
-
-    def fit(rows: dict[str, np.ndarray]) -> Fitted:
-        learn = rows["train"]
-        layout = infer_layout(base, x, learn, x_place, length, image_size, channels_last)
-        is_image, extent, names = bool(layout.image_mode), layout.shape[1:], class_names(kind, base, y)
-        raw = raw_targets(kind, base, y, y_place)
-        form = fit_targets(
-            kind, raw, learn, y_place, extent, names, channels_last=channels_last, missing=missing_targets
-        )
-        base_y = form.encode(raw, y_place)
-        scale: ChannelScale | None = None
-        filling: Gaps | None = None
-        notes: list[str] = []
-        constants: list[str] = []
-        if normalize or not is_image:
-            with reporter.track("reading training inputs", len(learn)) as advance:
-                values = open_column(base, x, is_image)
-
-                def decoded() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-                    for some in row_blocks(learn):
-                        inputs, valid = layout.decode(values(some), x_place, list(some))
-                        yield inputs, ~np.isnan(inputs) if valid is None else ~np.isnan(inputs) & valid[:, None]
-                        advance(len(some))
-
-                scale, missing, constants = streamed_channel_scale(decoded())
-            filling, notes = fit_gaps(missing, extent, gaps, gap_indicator, scale.mean, x_place)
-        preprocessing = HubPreprocessing(layout, form, scale if normalize else None, (x, y), config, filling)
-
-        def samples(part: str) -> HubSamples:
-            owner = "train" if part in rows else part
-            stored, targets = parts[owner], base_y
-            if owner != "train":
-                place = f"{where[owner]}[{y}]"
-                targets = form.encode(raw_targets(kind, stored, y, place, names), place)
-                for cut in _cuts(stored, x, layout):
-                    reporter.say(f"{part} split: {cut}")
-            chosen = rows.get(part, np.arange(len(stored)))
-            values = open_column(stored, x, is_image)
-            return HubSamples(values, preprocessing, targets, chosen, f"{where[owner]}[{x}]", records.get(owner))
-
-        notes = [
-            described(layout.shape),
-            *_cuts(base, x, layout),
-            *notes,
-            form.note(),
-            *(constants if normalize else []),
-        ]
-        return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
-
+    columns = _Columns(
+        parts, where, records, reporter, (x, y), kind, config, length, image_size,
+        channels_last, normalize, missing_targets, gaps, gap_indicator,
+    )  # fmt: skip
     fractions = validation_fraction, test_fraction
-    return assemble("hub", reporter, kind, pool, fractions, split_seed, fit, origin=[origin])
+    return assemble("hub", reporter, kind, columns.pool(), fractions, split_seed, columns.fit, origin=[origin])
 
 
 def check_settings(
@@ -158,11 +92,97 @@ def check_settings(
     missing_targets: bool,
 ) -> None:
     """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
-    if length is not None and image_size is not None:
-        what = "applies to sequences, and task.image_size to images"
-        raise ConfigError(what, where="task.length", hint="give one of them")
-    check_missing_targets(kind, missing_targets)
-    check_fractions(validation_fraction, test_fraction)
+    what = "applies to sequences, and task.image_size to images"
+    check_rules(
+        (None not in (length, image_size), "length", what, "give one of them"),
+        missing_targets_rule(kind, missing_targets),
+        fractions_rule(validation_fraction, test_fraction),
+    )
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of inputs and targets by name, and the arguments of `load` that say how they become samples.
+
+    By split: `parts` are the rows, `where` is their place for messages, `records` the group of each, where there are groups.
+    """
+
+    parts: dict[str, Dataset]
+    where: dict[str, str]
+    records: dict[str, np.ndarray]
+    reporter: Reporter
+    names: tuple[str, str]
+    kind: Kind
+    config: str | None
+    length: int | None
+    image_size: int | None
+    channels_last: bool
+    normalize: bool
+    missing_targets: bool
+    gaps: How
+    gap_indicator: bool
+
+    def pool(self) -> Pool:
+        """Return the training rows, from which missing splits are drawn."""
+        (x, y), base, place = self.names, self.parts["train"], self._places("train")[0]
+        classes = np.array(base[y]).astype(str) if self.kind == "classes" else None
+        everything, groups = {"train": np.arange(len(base))}, self.records.get("train")
+        return Pool("rows", everything, self.parts, classes, groups, lambda: _contents(base, x, place))
+
+    def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
+        """Learn from the training rows how values become samples; see `assemble`."""
+        (x, y), (x_place, y_place), base, learn = self.names, self._places("train"), self.parts["train"], rows["train"]
+        layout = infer_layout(base, x, learn, x_place, self.length, self.image_size, self.channels_last)
+        names, raw = class_names(self.kind, base, y), raw_targets(self.kind, base, y, y_place)
+        form = fit_targets(
+            self.kind, raw, learn, y_place, layout.shape[1:], names,
+            channels_last=self.channels_last, missing=self.missing_targets,
+        )  # fmt: skip
+        encoded = form.encode(raw, y_place)
+        scale, filling, gap_notes, constants = self._fit_scale(layout, learn)
+        preprocessing = HubPreprocessing(layout, form, scale, self.names, self.config, filling)
+
+        def samples(part: str) -> HubSamples:
+            owner = "train" if part in rows else part
+            targets = encoded if owner == "train" else self._targets(part, preprocessing, names)
+            chosen = rows.get(part, np.arange(len(self.parts[owner])))
+            values = open_column(self.parts[owner], x, bool(layout.image_mode))
+            return HubSamples(values, preprocessing, targets, chosen, self._places(owner)[0], self.records.get(owner))
+
+        notes = [described(layout.shape), *_cuts(base, x, layout), *gap_notes, form.note(), *constants]
+        return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
+
+    def _fit_scale(
+        self, layout: ColumnLayout, learn: np.ndarray
+    ) -> tuple[ChannelScale | None, Gaps | None, list[str], list[str]]:
+        """Return the scale of inputs, what fills their gaps, and notes on gaps and on constant channels."""
+        is_image, x_place = bool(layout.image_mode), self._places("train")[0]
+        if is_image and not self.normalize:
+            return None, None, [], []
+        with self.reporter.track("reading training inputs", len(learn)) as advance:
+            values = open_column(self.parts["train"], self.names[0], is_image)
+
+            def decoded() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                for some in row_blocks(learn):
+                    inputs, valid = layout.decode(values(some), x_place, list(some))
+                    yield inputs, ~np.isnan(inputs) if valid is None else ~np.isnan(inputs) & valid[:, None]
+                    advance(len(some))
+
+            scale, missing, constants = streamed_channel_scale(decoded())
+        filling, notes = fit_gaps(missing, layout.shape[1:], self.gaps, self.gap_indicator, scale.mean, x_place)
+        return (scale, filling, notes, constants) if self.normalize else (None, filling, notes, [])
+
+    def _targets(self, part: str, preprocessing: HubPreprocessing, names: tuple[str, ...]) -> np.ndarray:
+        """Return the targets of a split of its own; report which of its inputs are cut."""
+        rows, (x, y), place = self.parts[part], self.names, self._places(part)[1]
+        targets = preprocessing.targets.encode(raw_targets(self.kind, rows, y, place, names), place)
+        for cut in _cuts(rows, x, preprocessing.layout):
+            self.reporter.say(f"{part} split: {cut}")
+        return targets
+
+    def _places(self, part: str) -> tuple[str, str]:
+        x, y = self.names
+        return f"{self.where[part]}[{x}]", f"{self.where[part]}[{y}]"
 
 
 def _cuts(rows: Dataset, column: str, layout: ColumnLayout) -> list[str]:

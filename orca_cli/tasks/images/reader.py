@@ -18,7 +18,7 @@ from torch import Tensor
 
 from orca_cli import signals, storage
 from orca_cli.config.ranges import Fraction, Seed
-from orca_cli.exceptions import ConfigError, DataError, UnsafeError, suggest
+from orca_cli.exceptions import DataError, UnsafeError, suggest
 from orca_cli.interfaces import Kind, NewData, Reporter, TaskData
 from orca_cli.tasks.images.files import (
     FileSamples,
@@ -31,10 +31,10 @@ from orca_cli.tasks.images.files import (
 from orca_cli.tasks.images.folders import ImageFile, locate, new_images, read_table
 from orca_cli.tasks.shared.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.own_data import check_missing_targets, listed
+from orca_cli.tasks.shared.own_data import listed
 from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.tasks.shared.published import find
-from orca_cli.tasks.shared.splits import check_fractions
+from orca_cli.tasks.shared.settings import check_rules, fractions_rule, missing_targets_rule
 from orca_cli.tasks.shared.targets import TargetForm, fit_targets, plain_labels
 from orca_cli.tasks.table.target_columns import ListedFiles
 
@@ -113,22 +113,10 @@ def load(
 ) -> TaskData:
     """Return images [n, C, S, S] of a folder, with one class for each folder of files, or with the targets of a table.
 
-    FOLDER/CLASS/*.png is split at random, every class in proportion and identical files together; FOLDER/train/CLASS,
-    FOLDER/val/CLASS and FOLDER/test/CLASS are taken as they are, and what is missing of val and test is drawn from train.
-    A table has a row for each image: its file below the folder, its targets, and possibly `split`. Every file is decoded once
+    conf/task/images.yaml explains the settings. FOLDER/CLASS/*.png is split at random, every class in proportion and
+    identical files together; FOLDER/train/CLASS, FOLDER/val/CLASS and FOLDER/test/CLASS are taken as they are, and what is
+    missing of val and test is drawn from train. Images that a table does not name are not read. Every file is decoded once
     before the run, so that a damaged one cannot end it half-way; the result is cached. See shared.assemble.
-
-    Args:
-        kind: classes, labels or values, as for tables; without a table classes. None infers it from the table.
-        table: .csv, .tsv or .parquet file with the targets; images that it does not name are not read.
-        file: its column of files; None finds it by what it holds.
-        target: its column to be predicted; None takes all others, which are labels or values where there are several.
-        size: S; None takes the longest side of all training images, at most 224.
-        fit: "stretch" brings the whole image to the square; "crop" cuts the largest square from its middle before.
-        normalize: "imagenet" subtracts ImageNet's mean and divides by its deviation; "none" leaves pixels in 0..1.
-        padding: optimizer steps see random windows of S x S after this many pixels of zeros on every side.
-        flip: whether optimizer steps see images mirrored left to right at random; not for letters, digits or maps.
-        on_bad: what to do with files that cannot be decoded: "error", or "skip" and count them in the note.
 
     Raises:
         DataError: also for identical files in two given splits, and for files that cannot be decoded.
@@ -138,78 +126,18 @@ def load(
     folder = find(data_folder, "images", ["."], path)[0].resolve()
     held: ListedFiles | None = None
     if table is not None:
-        held, given_parts = read_table(folder, table, data_folder, file, target, kind, missing_targets)
-        others = list(held.notes)
+        held, parts = read_table(folder, table, data_folder, file, target, kind, missing_targets)
+        notes = list(held.notes)
     else:
-        given_parts, others = locate(folder)
-    target_kind: Kind = "classes" if held is None else held.kind
-    files = [file for part in given_parts.values() for file in part]
+        parts, notes = locate(folder)
+    files = [file for part in parts.values() for file in part]
     hashes = dict(zip(files, content_hashes([file.path for file in files], reporter), strict=True))
     survey = _survey(hashes, cache_folder, reporter)
-    bad = [file for file in files if hashes[file] in survey["bad"]]
-    if bad and on_bad == "error":
-        reason = survey["bad"][hashes[bad[0]]]
-        more = f", and {len(bad) - 1} more files ({', '.join(f.name for f in bad[1:_SHOWN])})" if len(bad) > 1 else ""
-        hint = "save it again, or leave such files out with task.on_bad=skip"
-        error = UnsafeError if reason["unsafe"] else DataError
-        raise error(f"{reason['what']}{more}", where=str(bad[0].path), hint=hint)
-    parts = {part: [f for f in chosen if hashes[f] not in survey["bad"]] for part, chosen in given_parts.items()}
-    _check_apart(parts, hashes)
-    train_files = parts["train"]
-    check_enough(len(train_files), "images", str(folder))
-    if held is None:
-        names, good = _class_names(parts, folder), [file for chosen in parts.values() for file in chosen]
-        raw, place = np.array([file.class_name for file in good]), str(folder)
-        row_of_file = {file: row for row, file in enumerate(good)}
-    else:
-        raw, place = held.y.read(), held.y.where
-        row_of_file = {file: file.row for file in files}
-    train_rows = [row_of_file[file] for file in train_files]
-    pool = Pool(
-        "images", {"train": np.arange(len(train_files))}, parts,
-        plain_labels(raw, place)[train_rows] if target_kind == "classes" else None, None,
-        lambda: np.array([hashes[file] for file in train_files]),
-    )  # fmt: skip
-
-    def fit_training(rows: dict[str, np.ndarray]) -> Fitted:
-        split_files = parts | {part: [train_files[row] for row in chosen] for part, chosen in rows.items()}
-        learn = split_files["train"]
-        side = size or min(_LARGEST_SIDE, max(max(survey["sizes"][hashes[file]]) for file in learn))
-        view = View(side, channels, fit == "crop")
-        if normalize == "imagenet":
-            mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
-            view = replace(view, mean=mean, std=std)
-        if held is not None:
-            outputs = () if target_kind == "classes" else held.outputs
-            learn_rows = np.array([file.row for file in learn])
-            targets = fit_targets(target_kind, raw, learn_rows, place, names=outputs, missing=missing_targets)
-        elif lost := set(names) - {file.class_name for file in learn}:
-            what = f"no image of class '{min(lost)}' is left for training"
-            raise DataError(what, where=str(folder), hint="provide more images of it")
-        else:
-            targets = TargetForm("classes", len(names), names, names)
-        encoded = targets.encode(raw, place)
-        preprocessing = ImagePreprocessing(view, targets, held is None)
-
-        def samples(part: str) -> FileSamples:
-            chosen = split_files[part]
-            # Only optimizer steps augment, and those of a refit take validation as well.
-            seen = view if part == "test" else replace(view, padding=padding, flip=flip)
-            y = encoded[[row_of_file[file] for file in chosen]]
-            content = [hashes[file] for file in chosen]
-            return FileSamples([file.path for file in chosen], [file.name for file in chosen], y, content, seen)
-
-        form = f"{targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
-        what = f"warning: {len(bad)} files that cannot be decoded are left out"
-        left_out = [f"{what}, such as {bad[0].name}"] if bad else []
-        dark = _dark_note([survey["deep"][hashes[file]] for file in learn if hashes[file] in survey["deep"]])
-        texts = {file: file.class_name if held is None else str(raw[file.row].tolist()) for file in files}
-        notes = [form, *left_out, *others, *dark, *_contradictions(hashes, texts)]
-        num_test = len(split_files["test"])
-        return Fitted(preprocessing, preprocessing.input_shape, targets, samples, notes, num_test)
-
+    notes = [*_bad_note(hashes, survey["bad"], on_bad), *notes]
+    views = _views(size or 0, channels, fit == "crop", normalize, padding, flip)
+    images = _Images(folder, parts, held, hashes, survey, notes, views, missing_targets)
     fractions = validation_fraction, test_fraction
-    return assemble("images", reporter, target_kind, pool, fractions, split_seed, fit_training)
+    return assemble("images", reporter, images.kind, images.pool, fractions, split_seed, images.fit)
 
 
 def check_settings(
@@ -222,14 +150,113 @@ def check_settings(
     test_fraction: float,
 ) -> None:
     """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
-    for name, value in (("file", file), ("target", target)):
-        if table is None and value is not None:
-            raise ConfigError("names a column of task.table", where=f"task.{name}", hint="give task.table=FILE.csv")
-    if table is None and kind not in (None, "classes"):
-        what = f"folders of images are classes, not {kind}"
-        raise ConfigError(what, where="task.kind", hint="give task.table=FILE.csv with a row for each image")
-    check_missing_targets("classes" if table is None else str(kind), missing_targets)
-    check_fractions(validation_fraction, test_fraction)
+    column = "names a column of task.table", "give task.table=FILE.csv"
+    other_kind, listing = (
+        f"folders of images are classes, not {kind}",
+        "give task.table=FILE.csv with a row for each image",
+    )
+    check_rules(
+        (table is None and file is not None, "file", *column),
+        (table is None and target is not None, "target", *column),
+        (table is None and kind not in (None, "classes"), "kind", other_kind, listing),
+        missing_targets_rule("classes" if table is None else kind, missing_targets),
+        fractions_rule(validation_fraction, test_fraction),
+    )
+
+
+@dataclass
+class _Images:
+    """Files of images by split, with targets that a table holds or that folders name, and how they become samples.
+
+    `hashes` and `survey` are of all files. Of `views`, the first is what test sees, the second what optimizer steps see; a side
+    of 0 becomes that of the training images.
+    """
+
+    folder: Path
+    given_parts: dict[str, list[ImageFile]]
+    held: ListedFiles | None
+    hashes: dict[ImageFile, str]
+    survey: dict[str, dict[str, Any]]
+    notes: list[str]
+    views: tuple[View, View]
+    missing_targets: bool
+
+    def __post_init__(self) -> None:
+        folder, held, hashes, bad = self.folder, self.held, self.hashes, self.survey["bad"]
+        parts = {part: [file for file in files if hashes[file] not in bad] for part, files in self.given_parts.items()}
+        self.kind: Kind = "classes" if held is None else held.kind
+        self._parts, train_files = parts, parts["train"]
+        _check_apart(parts, hashes)
+        check_enough(len(train_files), "images", str(folder))
+        if held is None:
+            self._names, good = _class_names(parts, folder), [file for files in parts.values() for file in files]
+            self._raw, self._where = np.array([file.class_name for file in good]), str(folder)
+            self._rows = {file: row for row, file in enumerate(good)}
+        else:
+            self._raw, self._where, self._rows = held.y.read(), held.y.where, {file: file.row for file in hashes}
+        train_rows = [self._rows[file] for file in train_files]
+        self.pool = Pool(
+            "images", {"train": np.arange(len(train_files))}, parts,
+            plain_labels(self._raw, self._where)[train_rows] if self.kind == "classes" else None, None,
+            lambda: np.array([hashes[file] for file in train_files]),
+        )  # fmt: skip
+
+    def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
+        """Learn from the training images how all become samples; see `assemble`."""
+        hashes, survey, held = self.hashes, self.survey, self.held
+        drawn = {part: [self._parts["train"][row] for row in chosen] for part, chosen in rows.items()}
+        parts = self._parts | drawn
+        learn = parts["train"]
+        largest = max(max(survey["sizes"][hashes[file]]) for file in learn)
+        plain, augmented = (replace(view, side=view.side or min(_LARGEST_SIDE, largest)) for view in self.views)
+        targets = self._fit_targets(learn)
+        encoded = targets.encode(self._raw, self._where)
+        preprocessing = ImagePreprocessing(plain, targets, held is None)
+
+        def samples(part: str) -> FileSamples:
+            chosen = parts[part]
+            y, content = encoded[[self._rows[file] for file in chosen]], [hashes[file] for file in chosen]
+            # Only optimizer steps augment, and those of a refit take validation as well.
+            view = plain if part == "test" else augmented
+            return FileSamples([file.path for file in chosen], [file.name for file in chosen], y, content, view)
+
+        form = f"{targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
+        dark = _dark_note([survey["deep"][hashes[file]] for file in learn if hashes[file] in survey["deep"]])
+        texts = {file: file.class_name if held is None else str(self._raw[file.row].tolist()) for file in hashes}
+        notes = [form, *self.notes, *dark, *_contradictions(hashes, texts)]
+        return Fitted(preprocessing, preprocessing.input_shape, targets, samples, notes, len(parts["test"]))
+
+    def _fit_targets(self, learn: list[ImageFile]) -> TargetForm:
+        """Return the form of the targets that the training images have."""
+        if self.held is not None:
+            outputs, rows = () if self.kind == "classes" else self.held.outputs, np.array([file.row for file in learn])
+            return fit_targets(self.kind, self._raw, rows, self._where, names=outputs, missing=self.missing_targets)
+        if lost := set(self._names) - {file.class_name for file in learn}:
+            what = f"no image of class '{min(lost)}' is left for training"
+            raise DataError(what, where=str(self.folder), hint="provide more images of it")
+        return TargetForm("classes", len(self._names), self._names, self._names)
+
+
+def _views(side: int, channels: int, crop: bool, normalize: str, padding: int, flip: bool) -> tuple[View, View]:
+    """Return how test sees images and how optimizer steps do."""
+    plain = View(side, channels, crop)
+    if normalize == "imagenet":
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
+        plain = replace(plain, mean=mean, std=std)
+    return plain, replace(plain, padding=padding, flip=flip)
+
+
+def _bad_note(hashes: dict[ImageFile, str], reasons: dict[str, Any], on_bad: str) -> list[str]:
+    """Return a warning about files that cannot be decoded, by their content; refuse them where they are not to be skipped."""
+    bad = [file for file, content in hashes.items() if content in reasons]
+    if bad and on_bad == "error":
+        reason = reasons[hashes[bad[0]]]
+        more = f", and {len(bad) - 1} more files ({', '.join(f.name for f in bad[1:_SHOWN])})" if len(bad) > 1 else ""
+        hint = "save it again, or leave such files out with task.on_bad=skip"
+        error = UnsafeError if reason["unsafe"] else DataError
+        raise error(f"{reason['what']}{more}", where=str(bad[0].path), hint=hint)
+    what = f"warning: {len(bad)} files that cannot be decoded are left out"
+    return [f"{what}, such as {bad[0].name}"] if bad else []
 
 
 def _survey(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:

@@ -170,16 +170,10 @@ def load(
     unknown. Distances are read once, into float32 maps in the cache: 4 W^2 bytes a protein, 3.6 GB for DeepCov at W = 512;
     half precision would be off by up to 0.004 Angstrom at 8 Angstrom, where the error of the task has its threshold.
 
-    Args:
-        data_folder: holds psicov/ with deepcov.lst, psicov.lst, and features/ and distance/ in deepcov/ and psicov/; or all
-            that in psicov/protein/.
-        crop: "diagonal" draws one offset for rows and columns, so that a window stays a map of one stretch of the chain
-            against itself; "independent" draws two.
-        clip_train: larger distances are set to it in training targets, Angstrom.
-        pad_in_loss: whether training counts positions outside the protein, with target `clip_train`, and the model is not
-            told which they are. Never in validation and test: no distance there is within the error's threshold.
-        scale_targets: whether the model's outputs are scaled by mean and deviation of the training targets.
-        num_validation: DeepCov proteins that are drawn for validation.
+    conf/task/psicov.yaml explains the settings; the files may also lie in psicov/protein/. One offset for rows and columns
+    keeps a window a map of one stretch of the chain against itself. With pad_in_loss training counts positions outside the
+    protein, with target `clip_train`, and the model is not told which they are; never in validation and test, where no
+    distance is within the error's threshold.
     """
     root, lists = find_proteins(data_folder, path)
     both = set(lists["deepcov"]) & set(lists["psicov"])
@@ -194,13 +188,10 @@ def load(
     def open_test() -> Proteins:
         test = Proteins(root, "psicov", lists["psicov"], whole, cache_folder, reporter)
         if test.num_cropped():
-            reporter.say(
-                f"{test.num_cropped()} of {len(test)} test proteins do not fit into {window} x {window}: "
-                f"their first {window - PAD} residues are scored"
-            )
+            what = f"{test.num_cropped()} of {len(test)} test proteins do not fit into {window} x {window}"
+            reporter.say(f"{what}: their first {window - PAD} residues are scored")
         return test
 
-    cropped = train.num_cropped(), validation.num_cropped()
     return TaskData(
         kind="dense",
         input_shape=(CHANNELS, window, window),
@@ -212,11 +203,15 @@ def load(
         note=note(
             f"{len(train)} training and {len(validation)} validation proteins of DeepCov, {len(lists['psicov'])} of PSICOV "
             "for test",
-            f"{cropped[0]} training and {cropped[1]} validation proteins do not fit into {window} x {window}: windows are "
-            f"drawn in training, the first {window - PAD} residues count elsewhere, in the test too"
-            if any(cropped)
-            else "",
+            _cropped_note(train.num_cropped(), validation.num_cropped(), window),
             f"{len(both)} proteins in both lists are left out of DeepCov" if both else "",
             overlap_warning(train_on_validation, "validation proteins"),
         ),
     )
+
+
+def _cropped_note(train: int, validation: int, window: int) -> str:
+    """Return a note on how many proteins do not fit into the window."""
+    what = f"{train} training and {validation} validation proteins do not fit into {window} x {window}"
+    rest = f"windows are drawn in training, the first {window - PAD} residues count elsewhere, in the test too"
+    return f"{what}: {rest}" if train or validation else ""

@@ -6,14 +6,9 @@
    preprocessing: it is kept beside the weights, and new data pass through its `inputs` and `targets` as the splits do.
 4. Splits are opened: train and validation at once, test at the end of a run.
 
-All these readers take, besides what every reader takes (see orca_cli.tasks):
-
-* kind: classes, one of K a sample; labels, K times 0 or 1 a sample; values, K real numbers a sample; dense, a map or
-  sequence of the inputs' extent,
-* validation_fraction, test_fraction: part of the training data (of its groups, where there are any) that is drawn for a
-  split that the data do not give,
-* normalize: whether to subtract means over the training split and divide by deviations,
-* missing_targets: whether targets may be missing (all kinds but classes); losses and errors do not count them.
+Settings that these readers share: `kind` is classes, one of K a sample; labels, K times 0 or 1; values, K real numbers; or
+dense, a map or sequence of the inputs' extent. Fractions are of the training samples, or of their groups. Losses and errors
+do not count targets that are missing.
 
 Relative names are looked for in the working folder, then in data_folder. Shapes, classes and scales are inferred from the
 training split alone, and reported in the note. Data are refused with fewer than 10 training samples, NaN or infinity in
@@ -61,9 +56,7 @@ class Fitted:
     """What a reader learned from the training samples.
 
     Args:
-        preprocessing: of all samples.
-        input_shape: (C, *E).
-        targets: their form.
+        preprocessing, input_shape, targets: of all samples; (C, *E); and the form of their targets.
         samples: opens a split by its name, and reports what does not fit the training samples.
         notes: on what was learned; opening train and validation may add to them.
         num_test: test samples, where that is known and noted.
@@ -92,10 +85,8 @@ def assemble(
     """Return the task over a reader's samples, and report what was read after the reader's name.
 
     Args:
-        name: of the reader.
+        name, kind, pool: of the reader, of the targets, and the samples.
         reporter: takes the note.
-        kind: of the targets.
-        pool: the samples.
         fractions: of the training samples that are drawn for validation and for test, where the data do not give these.
         split_seed: of the draw.
         fit: called with the samples of each split that the training data hold.

@@ -6,7 +6,7 @@ Shapes: n samples, V symbols of the vocabulary, L the length of the input.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -55,6 +55,14 @@ class Sequences:
         elif over_length == "wrong" and no_class is not None:
             sequences = replace(self, classes=np.where(self.longer, no_class, self.classes))
         return SymbolSamples(name, sequences, num_symbols, length, mask)
+
+
+def longer_note(parts: Mapping[str, Sequences], length: int, unit: str, over_length: OverLength) -> str:
+    """Return a note on the sequences of splits that are longer than the input; empty where there are none."""
+    counts = [
+        f"{int(one.longer.sum())} of {len(one.ends)} in {part}" for part, one in parts.items() if one.longer.any()
+    ]
+    return f"longer than {length} {unit}: {', '.join(counts)} (over_length={over_length})" if counts else ""
 
 
 def end_to_end(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:

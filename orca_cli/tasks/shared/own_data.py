@@ -34,13 +34,6 @@ def file_paths(files: dict[str, str | None], data_folder: Path) -> dict[str, Pat
     return paths
 
 
-def check_missing_targets(kind: str, missing_targets: bool) -> None:
-    """Raise ConfigError where missing targets are allowed although every sample needs a class."""
-    if missing_targets and kind == "classes":
-        hint = "remove it, and remove samples without a class from the data"
-        raise ConfigError("does not apply to task.kind=classes", where="task.missing_targets", hint=hint)
-
-
 def check_column(name: str, columns: Sequence[str], key: str, where: str) -> None:
     """Raise DataError, with the closest name or all of them, where a column does not exist."""
     if name not in columns:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.shared.contents import joined
 from orca_cli.tasks.shared.own_data import refuse_rows
@@ -90,13 +90,6 @@ def split(
 
 def _count(size: int | float, n: int) -> int:
     return size if isinstance(size, int) else max(1, round(size * n)) if size else 0
-
-
-def check_fractions(validation_fraction: float | None, test_fraction: float | None) -> None:
-    """Raise ConfigError where the fractions that are drawn leave nothing for training; None is not drawn."""
-    if validation_fraction is not None and test_fraction is not None and validation_fraction + test_fraction >= 1:
-        what = f"{validation_fraction} and task.test_fraction={test_fraction} leave nothing for training"
-        raise ConfigError(what, where="task.validation_fraction", hint="allowed: a sum below 1")
 
 
 def draw(
@@ -214,14 +207,8 @@ def hold_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of the training set that are for training and those for validation, each sorted.
 
-    Args:
-        classes: [N] class of each row.
-        validation: "stratified" draws rows so that every class is there in proportion; "last" takes the end of the set.
-        validation_size: a number of rows (int), or a fraction of N (float).
-        train_size: rows for training, stratified; None takes all that validation leaves.
-        train_on_validation: whether to train on the validation rows as well, as in experiments without a validation
-            set; their error is then optimistic.
-        split_seed: of the draw.
+    `classes` is [N], the class of each row; other arguments are settings, see conf/task/cifar100.yaml. A size is a number of
+    rows (int) or a fraction of N (float). The error on validation rows that are trained on is optimistic.
 
     Raises:
         DataError: the sizes add up to more than N.

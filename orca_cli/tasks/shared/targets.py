@@ -149,10 +149,8 @@ def fit_targets(
     """Return the form of targets, from the training rows.
 
     Args:
-        kind: classes, labels, values or dense.
-        y: [N, ...] as in the data.
+        kind, y, where: classes, labels, values or dense; [N, ...] as in the data; and their origin, for messages.
         rows: the training rows.
-        where: origin of the targets, for messages.
         extent: of the inputs.
         names: of labels, of values, or of classes that the data number by themselves.
         num_classes: K, or None to infer it; for classes.
@@ -167,14 +165,7 @@ def fit_targets(
         classes = _classes_of(plain_labels(y, where)[rows], where, num_classes)
         return TargetForm("classes", len(classes), tuple(map(str, classes)), classes)
     if kind == "dense" and y.dtype.kind in "iub":
-        train = _encode_class_maps(y, extent, where, num_classes)[rows]
-        k, present = num_classes or int(train.max()) + 1, np.unique(train[train != IGNORED_CLASS])
-        if len(present) < 2:
-            what = f"all positions have class {present[0]}" if len(present) else "every position is ignored"
-            raise DataError(what, where=where, hint=_TWO_CLASSES if len(present) else _IGNORED)
-        hint = "number the classes 0..K-1 without gaps; task.num_classes, if given, is K"
-        _check_none_missing(present, k, "position in the training set", where, hint)
-        return TargetForm("class_maps", k, extent=extent)
+        return _class_map_form(y, rows, extent, where, num_classes)
     if num_classes is not None:
         raise ConfigError("applies only to classes", where="task.num_classes", hint=f"remove it: {where} says it")
     is_dense = kind == "dense"
@@ -199,6 +190,19 @@ def fit_targets(
         hint = "provide targets that differ; float32 keeps seven digits, so subtract a large offset"
         raise DataError(what, where=where, hint=hint)
     return replace(form, scale=target_scale(values))
+
+
+def _class_map_form(
+    y: np.ndarray, rows: np.ndarray, extent: tuple[int, ...], where: str, num_classes: int | None
+) -> TargetForm:
+    train = _encode_class_maps(y, extent, where, num_classes)[rows]
+    k, present = num_classes or int(train.max()) + 1, np.unique(train[train != IGNORED_CLASS])
+    if len(present) < 2:
+        what = f"all positions have class {present[0]}" if len(present) else "every position is ignored"
+        raise DataError(what, where=where, hint=_TWO_CLASSES if len(present) else _IGNORED)
+    hint = "number the classes 0..K-1 without gaps; task.num_classes, if given, is K"
+    _check_none_missing(present, k, "position in the training set", where, hint)
+    return TargetForm("class_maps", k, extent=extent)
 
 
 def _classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tuple[int | str, ...]:

@@ -130,27 +130,33 @@ def fit_columns(
     """Return how columns become features, from the training rows alone, and notes on what was filled or left out.
 
     Args:
-        values: name -> column [n].
-        names: columns that are features.
+        values, names: name -> column [n], and those that are features.
         rows: the training rows.
         normalize, max_categories, decimal, where: settings of the reader, and the file.
         indicator: whether columns with missing numbers in training get a second feature that says where.
     """
+    flags = ", flagged by one more feature each," if indicator else ""
+    filled = f"missing numbers become the training mean{flags} in {{}} (training rows)"
+    capped, empty = (
+        "one feature per text for {}; other texts share one",
+        "left out because empty in the training set: {}",
+    )
+    pointed = "numbers with decimal points, unlike task.decimal: {}"
+    constant = "warning: constant in the training set: {}"
     columns: list[Column] = []
-    filled, empty, constant, capped, pointed, doubts = [], [], [], [], [], dict[str, list[str]]()
+    remarks: dict[str, list[str]] = {text: [] for text in (filled, capped, empty, pointed, constant)}
     for name in names:
-        train = values[name][rows]
-        mark = decimal_mark(train, decimal)
+        mark = decimal_mark(train := values[name][rows], decimal)
         numbers, wrong = as_numbers(train, mark)
         unknown = np.isnan(numbers) & ~wrong
         if unknown.all():
-            empty.append(name)
+            remarks[empty].append(name)
         elif wrong.any():
             texts, rare = _categorical(name, train, max_categories)
             if rare:
-                capped.append(f"{name} (the {max_categories} most frequent of {rare + max_categories})")
+                remarks[capped].append(f"{name} (the {max_categories} most frequent of {rare + max_categories})")
             if doubt := _doubt(name, train, wrong, decimal, rows):
-                doubts.setdefault(doubt[0], []).append(doubt[1])
+                remarks.setdefault(f"warning: read as text, {doubt[0]}: {{}}", []).append(doubt[1])
             columns.append(texts)
         else:
             _check_range(numbers, f"{where}[{name}]", rows)
@@ -158,30 +164,19 @@ def fit_columns(
             column = replace(column, truths=bool(np.isin(numbers[~unknown], (0, 1)).all()))
             if mark != decimal:
                 column = replace(column, decimal=mark)
-                pointed.append(name)
+                remarks[pointed].append(name)
             if unknown.any():
                 column = replace(column, flagged=indicator)
-                filled.append(f"{name} ({int(unknown.sum())})")
+                remarks[filled].append(f"{name} ({int(unknown.sum())})")
             if is_constant:
-                constant.append(name)
+                remarks[constant].append(name)
             columns.append(column)
     if not columns:
         raise DataError("all columns are empty", where=where, hint="check task.features and task.ignore")
-    kinds = [isinstance(column, Numeric) for column in columns]
-    size = sum(column.size for column in columns)
-    notes = [f"{counted(sum(kinds), 'column')} of numbers and {len(kinds) - sum(kinds)} of text become {size} features"]
-    flags = ", flagged by one more feature each," if indicator else ""
-    for entries, text in (
-        (filled, f"missing numbers become the training mean{flags} in {{}} (training rows)"),
-        (capped, "one feature per text for {}; other texts share one"),
-        (empty, "left out because empty in the training set: {}"),
-        (pointed, "numbers with decimal points, unlike task.decimal: {}"),
-        (constant, "warning: constant in the training set: {}"),
-        *((entries, f"warning: read as text, {why}: {{}}") for why, entries in doubts.items()),
-    ):
-        if entries:
-            notes.append(text.format(listed(entries, _SHOWN)))
-    return tuple(columns), notes
+    num_numeric, size = sum(isinstance(column, Numeric) for column in columns), sum(column.size for column in columns)
+    become = f"{len(columns) - num_numeric} of text become {size} features"
+    notes = [f"{counted(num_numeric, 'column')} of numbers and {become}"]
+    return tuple(columns), notes + [text.format(listed(shown, _SHOWN)) for text, shown in remarks.items() if shown]
 
 
 def _doubt(name: str, train: np.ndarray, wrong: np.ndarray, decimal: str, rows: np.ndarray) -> tuple[str, str] | None:

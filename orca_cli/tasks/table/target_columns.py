@@ -199,39 +199,31 @@ def read_listed(
     all others for labels and values. A column `split` says train, validation or test.
 
     Args:
-        table: .csv, .tsv or .parquet.
-        folder: of the files.
+        table, folder: of the files, and where these are.
         place: names that a row may give a file -> the file.
         what: what the files are, such as "an .npy file", for messages.
         names: of the columns of files, targets and groups; None where they are not given.
         keys: settings that name the first two, such as task.x and task.y.
-        kind: classes, labels or values; None infers it as for tables.
-        missing: whether targets may be empty.
+        kind, missing: of targets, None infers it as for tables; and whether targets may be empty.
         must_exist: whether a named column of files or targets has to be there; else it is a guess.
 
     Raises:
         ConfigError: columns that cannot be told apart.
         DataError: a file that is named does not exist, or the targets are not of that kind.
     """
-    columns, where = table.read(table.columns), str(table.path)
-    file, target, group = names
+    columns, where, (file, target, group) = table.read(table.columns), str(table.path), names
     for key, name in zip(keys, (file, target), strict=True):
         if must_exist and name is not None:
             check_column(name, table.columns, key, table.path.name)
     if group is not None:
         check_column(group, table.columns, "task.group", table.path.name)
-    if file is None or file not in columns:  # then it is the first of which most entries are files
-        share = {name: np.mean([str(value) in place for value in values]) for name, values in columns.items()}
-        file = max(table.columns, key=lambda name: share[name])
-        if share[file] == 0:
-            hint = f"name it with {keys[0]}=COLUMN; names may be without their ending"
-            raise ConfigError(f"no column names files of {folder}", where=where, hint=hint)
+    file = file if file is not None and file in columns else _file_column(columns, place, keys[0], folder, where)
     others = [name for name in table.columns if name not in (file, _SPLIT, group) and name not in table.unnamed]
     outputs = [target] if target is not None and target in others else others
     if not outputs or (kind == "classes" and len(outputs) > 1):
         problem = f"which column is the target? It has {listed(others) or 'no other column'}"
         raise ConfigError(problem, where=where, hint=f"name it with {keys[1]}=COLUMN")
-    texts, file_place = [str(name) for name in columns[file]], f"{where}[{file}]"
+    texts, file_place = list(map(str, columns[file])), f"{where}[{file}]"
     if absent := [row for row, name in enumerate(texts) if name not in place]:
         problem = f"'{texts[absent[0]]}' in row {absent[0] + 1} is not {what} of {folder} ({len(absent)} rows)"
         raise DataError(problem, where=file_place, hint="correct the name, or remove the row")
@@ -249,6 +241,18 @@ def read_listed(
     split = _stored(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]") if _SPLIT in table.columns else None
     groups = None if group is None else _stored(columns[group].astype(str), f"{where}[{group}]")
     return ListedFiles(files, chosen, _stored(targets, origin), tuple(outputs), groups, split, tuple(notes))
+
+
+def _file_column(
+    columns: Mapping[str, np.ndarray], place: Mapping[str, str], key: str, folder: Path, where: str
+) -> str:
+    """Return the first of the columns of which most entries are files."""
+    share = {name: float(np.mean([str(value) in place for value in values])) for name, values in columns.items()}
+    file = max(share, key=lambda name: share[name])
+    if share[file] == 0:
+        hint = f"name it with {key}=COLUMN; names may be without their ending"
+        raise ConfigError(f"no column names files of {folder}", where=where, hint=hint)
+    return file
 
 
 def _stored(values: np.ndarray, where: str) -> StoredArray:

@@ -19,8 +19,8 @@ import torch
 from orca_cli import storage
 from orca_cli.exceptions import ChecksumError
 from orca_cli.training import checkpoint
-from tests.crashes import Recorder
 from tests.reliability import workloads
+from tests.reliability.crashes import Recorder
 
 CALLS = ("openat", "write", "fsync", "rename", "mkdir", "unlink", "unlinkat", "rmdir")
 SHIM = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "write")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from orca_cli.cli import main
 from tests.cli.conftest import ROOT, environment, fork, home, orca, small, start, tiny  # noqa: F401 - fixtures
 from tests.tiers import Scorecard
 
@@ -68,6 +69,25 @@ def process(environment):  # noqa: F811
         command = [*before, sys.executable, "-m", "orca_cli", *map(str, words)]
         done = subprocess.run(command, env=variables, stderr=subprocess.PIPE, text=True, timeout=180, **settings)
         return done.returncode, done.stderr, time.monotonic() - start_s
+
+    return call
+
+
+@pytest.fixture
+def called(environment, capfd, monkeypatch):  # noqa: F811
+    """Call `orca run` in this process; returns (exit code, the error, seconds). A configuration that is accepted is code 1."""
+
+    def accepted(*_, **__):
+        raise AssertionError("the configuration was accepted")
+
+    for name in ("run.run_job", "run._dry_run", "sweep.run"):
+        monkeypatch.setattr(f"orca_cli.commands.{name}", accepted)
+
+    def call(*words):
+        start = time.process_time()
+        code = main(["run", *map(str, words)])
+        took = time.process_time() - start
+        return code, capfd.readouterr().err.strip(), took
 
     return call
 

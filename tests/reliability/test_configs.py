@@ -2,12 +2,10 @@
 
 import re
 import statistics
-import time
 from pathlib import Path
 
 import pytest
 
-from orca_cli.cli import main
 from tests.reliability.bad_configs import (
     CONF,
     REQUIRED_SETTINGS,
@@ -23,25 +21,6 @@ pytestmark = pytest.mark.slow
 
 LIMIT_S = 3.0  # of processor time: the clock on the wall also counts what others do
 FIGURE = "bad configurations refused with a clear error"
-
-
-@pytest.fixture
-def called(environment, capfd, monkeypatch):
-    """Call `orca run` in this process; returns (exit code, the error, seconds). A configuration that is accepted is code 1."""
-
-    def accepted(*_, **__):
-        raise AssertionError("the configuration was accepted")
-
-    for name in ("run.run_job", "run._dry_run", "sweep.run"):
-        monkeypatch.setattr(f"orca_cli.commands.{name}", accepted)
-
-    def call(*words):
-        start = time.process_time()
-        code = main(["run", *map(str, words)])
-        took = time.process_time() - start
-        return code, capfd.readouterr().err.strip(), took
-
-    return call
 
 
 def fault(case: Case, code: int, error: str) -> str:

@@ -23,13 +23,8 @@ def test_the_report_is_the_clean_one_with_a_list(tmp_path, orca, counted):
     clean, mixed = tmp_path / "clean", tmp_path / "mixed"
     for root in (clean, mixed):
         for number in range(20):
-            add_run(
-                root,
-                task=TASKS[number % 5],
-                metric=("otdd", "mmd")[number // 10],
-                seed=number // 5 % 2,
-                value=0.001 * number,
-            )
+            metric, seed = ("otdd", "mmd")[number // 10], number // 5 % 2
+            add_run(root, task=TASKS[number % 5], metric=metric, seed=seed, value=0.001 * number)
     reasons = {}
     for number, (change, reason) in enumerate(DAMAGES.values()):
         name = f"2026-02-01_00-00-00.{number:06}_minilm_euclidean_full_s{number}_{number:08x}"

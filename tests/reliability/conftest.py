@@ -84,9 +84,9 @@ def called(environment, capfd, monkeypatch):  # noqa: F811
         monkeypatch.setattr(f"orca_cli.commands.{name}", accepted)
 
     def call(*words):
-        start = time.process_time()
+        begun = time.process_time()
         code = main(["run", *map(str, words)])
-        took = time.process_time() - start
+        took = time.process_time() - begun
         return code, capfd.readouterr().err.strip(), took
 
     return call

@@ -2,6 +2,7 @@
 
 import json
 
+from tests.commands.called import call
 from tests.reliability.test_hostile_containers import contents
 from tests.report.test_collect import DAMAGES
 from tests.report.trees import add_run
@@ -18,7 +19,7 @@ def cells(text):
     return rows
 
 
-def test_the_report_is_the_clean_one_with_a_list(tmp_path, orca, counted):
+def test_the_report_is_the_clean_one_with_a_list(tmp_path, environment, counted):
     """The same numbers, all broken runs named with a reason, nothing written."""
     clean, mixed = tmp_path / "clean", tmp_path / "mixed"
     for root in (clean, mixed):
@@ -34,7 +35,7 @@ def test_the_report_is_the_clean_one_with_a_list(tmp_path, orca, counted):
     before = contents(mixed)
     texts = {}
     for root in (clean, mixed):
-        code, texts[root], err = orca("report", root, "--format", "json")
+        code, texts[root], err = call("report", root, "--format", "json")
         assert code == 0, err
         assert "Traceback" not in err
     same = cells(texts[mixed]) == cells(texts[clean])

@@ -39,7 +39,7 @@ def test_the_report_is_the_clean_one_with_a_list(tmp_path, environment, counted)
         assert code == 0, err
         assert "Traceback" not in err
     same = cells(texts[mixed]) == cells(texts[clean])
-    listed = {entry["path"]: entry["reason"] for entry in json.loads(texts[mixed])["broken"]}
+    listed = {entry["run"]: entry["reason"] for entry in json.loads(texts[mixed])["broken"]}
     right = sum(reason in listed[str(path)] for path, reason in reasons.items())
     counted("runs of which some are broken / classified right", same and right == len(listed), listed, cases=20 + right)
     assert contents(mixed) == before

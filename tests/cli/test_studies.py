@@ -58,7 +58,7 @@ def test_a_study_from_the_dry_run_to_the_comparison(ended, words, environment, t
     assert "study mine: 0 runs, 0 done, 0 left" in out
     assert "2 runs left out: no study/waves.npz" in out
 
-    assert "sweep of 1 runs: 1 completed" in ended("run", *words, "metric=short").replace("of 1 run:", "of 1 runs:")
+    assert "sweep of 1 runs: 1 completed" in ended("run", *words, "metric=short")
     y = np.arange(80) % 2
     (tmp_path / "study").mkdir()
     plan = ended("run", *words, "set=steps", "--dry-run", "--json")

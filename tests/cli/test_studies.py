@@ -25,7 +25,7 @@ axes:
   metric:
     none: metric=none
     short: [metric=moments, align.epochs=2]
-  seed: [0]
+  seed: [0, 1]
 files:
   task.train: make it by hand
 """
@@ -46,7 +46,7 @@ def ended(orca):
 
 
 def test_a_study_from_the_dry_run_to_the_comparison(ended, words, environment, tmp_path):
-    plan = ended("run", *words, "metric=short", "--dry-run", "--json")
+    plan = ended("run", *words, "seed=0", "metric=short", "--dry-run", "--json")
     assert [job["metric"] for job in plan["jobs"]] == ["moments"]
     assert plan["would"] == {"run": 1, "resume": 0, "skip": 0, "wait": 0}
     (left_out,) = plan["left_out"]
@@ -54,14 +54,14 @@ def test_a_study_from_the_dry_run_to_the_comparison(ended, words, environment, t
     assert left_out["reason"].startswith("no study/waves.npz")
     assert left_out["reason"].endswith("make it by hand")
     assert plan["expected"] == {"seconds": None, "runs": 0, "from_runs": 0, "unknown": 1}
-    out = ended("run", *words, "set=waves", "--dry-run")  # nothing to run is an answer too
+    out = ended("run", *words, "seed=0", "set=waves", "--dry-run")  # nothing to run is an answer too
     assert "study mine: 0 runs, 0 done, 0 left" in out
     assert "2 runs left out: no study/waves.npz" in out
 
-    assert "sweep of 1 runs: 1 completed" in ended("run", *words, "metric=short")
+    assert "sweep of 1 runs: 1 completed" in ended("run", *words, "seed=0", "metric=short")
     y = np.arange(80) % 2
     (tmp_path / "study").mkdir()
-    plan = ended("run", *words, "set=steps", "--dry-run", "--json")
+    plan = ended("run", *words, "set=steps", "metric=short", "--dry-run", "--json")
     assert plan["would"] == {"run": 1, "resume": 0, "skip": 1, "wait": 0}
     took = [sum(result["seconds"].values()) for result in results(environment)]
     assert plan["expected"]["seconds"] == pytest.approx(sum(took), rel=0.1, abs=0.1)
@@ -69,11 +69,11 @@ def test_a_study_from_the_dry_run_to_the_comparison(ended, words, environment, t
     np.savez(
         tmp_path / "study" / "waves.npz", x=np.random.default_rng(0).normal(size=(80, 2, 16)) + y[:, None, None], y=y
     )
-    assert "sweep of 4 runs: 3 completed, 1 already completed" in ended("run", *words)
-    out = ended("run", *words, "--dry-run")
+    assert "sweep of 4 runs: 3 completed, 1 already completed" in ended("run", *words, "seed=0")
+    out = ended("run", *words, "seed=0", "--dry-run")
     assert "study mine: 4 runs, 4 done, 0 left" in out
     assert "expected time" not in out
-    assert "study mine: 4 runs, 0 done, 4 left" in ended("run", *words, "--dry-run", "--force")
+    assert "study mine: 4 runs, 0 done, 4 left" in ended("run", *words, "seed=0", "--dry-run", "--force")
 
     assert len(results(environment)) == 4
     assert all("study" not in result and "set" not in result for result in results(environment))  # kept beside the runs

@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from orca_cli.baselines.compute import Baseline
-from orca_cli.baselines.verdict import standard_error, verdict, ways
-from orca_cli.config.schema import Config
-from orca_cli.interfaces import TaskData
+from orca_cli.baselines.verdict import standard_error, verdict
 from orca_cli.scoring.classification import ZeroOne
 from orca_cli.scoring.values import RMSE
 
@@ -144,13 +142,3 @@ def test_errors_in_the_tasks_units():
 def test_nothing_is_compared_where_an_error_is_undefined():
     assert verdict(ZeroOne(), None, answers(1), TARGETS, None, {"constant": Baseline(0.5, 0.5)}, []) is None
     assert verdict(ZeroOne(), 0.5, answers(1), TARGETS, None, {"forest": Baseline(None)}, []) is None
-
-
-def test_ways_leave_out_what_is_set_already():
-    task = TaskData("classes", (1, 9), 2, None, None, None)  # type: ignore[arg-type]
-    config = Config(embedder={"_target_": "orca_cli.models.embedders.patch.Patch"})
-    assert "embedder=multiscale" in ways(config, task)
-    assert "embedder=multiscale" not in ways(config, replace(task, causal=True))
-    config = Config(embedder={"_target_": "orca_cli.models.embedders.multiscale.Multiscale"})
-    assert not any(way.startswith("embedder=") for way in ways(config, task))
-    assert len(ways(config, task)) == 2

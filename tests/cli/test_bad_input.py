@@ -18,69 +18,44 @@ ARRAYS = ["task=arrays", "task.kind=classes", "train.epochs=1", "align.epochs=1"
     ("overrides", "words"),
     [
         (["task=digit"], ["task", "did you mean 'digits'?"]),
-        (["body=minilmm"], ["body", "did you mean 'minilm'?"]),
         (["metric=xyz"], ["metric", "allowed:", "otdd"]),
-        (["finetune=ful"], ["did you mean 'full'?"]),
-        (["hparams=nothing"], ["hparams", "allowed:"]),
         (["seeed=1"], ["seeed", "did you mean 'seed'?"]),
         (["train.epoch=3"], ["train.epoch", "did you mean 'epochs'?"]),
-        (["trian.epochs=3"], ["did you mean 'train'?"]),
-        (["task.train_siz=3"], ["task.train_siz", "did you mean 'train_size'?"]),
         (["+task.foo=3"], ["task.foo", "no parameter 'foo'"]),
-        (["+foo=3"], ["foo"]),
         (["train.epochs=abc"], ["train.epochs", "abc"]),
         (["train.epochs=0"], ["train.epochs", "out of range", "at least 1"]),
         (["train.lr=0"], ["train.lr", "above 0"]),
         (["train.lr=nan"], ["train.lr"]),
-        (["train.lr=-1e-3"], ["train.lr", "above 0"]),
-        (["train.epochs=[1]"], ["train.epochs"]),
-        (["train.optimizer=adamv"], ["train.optimizer", "adamw"]),
         (["train.class_weights=balance"], ["train.class_weights", "did you mean 'balanced'?"]),
         (["train.class_weights=[1,-2]"], ["train.class_weights[1]", "-2 is out of range", "at least 0"]),
-        (["train.class_weights=3"], ["train.class_weights", "3 is of the wrong type", "balanced or list of float"]),
         (
             ["train.positive_weight=balanced"],
             ["train.positive_weight: does not apply to task.kind=classes", "class_weights"],
         ),
         (["task.error=f1"], ["task.error", "'f1'", "macro_f1", "task.kind=classes"]),
         (["task.loss=mse"], ["task.loss", "allowed: cross_entropy"]),
-        (["task.error=3"], ["task.error", "3 is not a `_target_` node"]),
-        (["precision=fp8"], ["precision", "fp32, bf16, fp16"]),
-        (["protocol=paperr"], ["protocol", "did you mean 'paper'?"]),
         (["embedder.init=zero"], ["embedder.init", "pretrained, random"]),
         (["train.epochs"], ["'train.epochs' is not an override"]),
         (["align.method=mona", "train.compile=true"], ["align.method=mona", "leave train.compile out"]),
         (["task.train=jürgen.npz"], ["is not an override", "in quotes"]),
         (["=1"], ["no such setting"]),
         (["metric=null"], ["metric", "one choice is needed"]),
-        (["metric=[otdd,none]"], ["metric", "one choice is needed"]),
         (["~finetune"], ["finetune", "one choice is needed"]),
-        (["~task"], ["task", "one choice is needed"]),
         (["~train"], ["train", "cannot be left out"]),
-        (["train.lr=${nothing}"], ["train.lr", "'nothing' not found"]),
         (["train.lr=${oc.env:ORCA_NO_SUCH}"], ["train.lr", "ORCA_NO_SUCH"]),
         (["train.epochs=${train.epochs}"], ["train.epochs", "Recursive"]),
         (["-m", "finetune=glob(zzz*)"], ["no choice fits"]),
-        (["metric=otdd_by_class", "metric.reg=abc"], ["metric.reg", "'abc' is of the wrong type", "allowed: float"]),
         (["metric=otdd_by_class", "metric.reg=-1"], ["metric.reg", "above 0"]),
-        (["task.train_size=many"], ["task.train_size", "allowed: int at least 1 or null"]),
-        (["task.split_seed=true"], ["task.split_seed", "allowed: int"]),
         (["source.size=30.5"], ["source.size", "allowed: int"]),
-        (["body.checkpoint=3"], ["body.checkpoint", "allowed: str"]),
         (["task=arrays", "task.kind=classes"], ["task.train", "a value is needed"]),
         (["body._target_=os.system"], ["body._target_", "--allow-module os"]),
         (["metric._target_=orca_cli.metrics.otdd.OTD"], ["metric._target_", "has no 'OTD'"]),
         (["augment=jitter", "augment.strength=0"], ["augment.strength: 0 is out of range; allowed: float above 0"]),
-        (["augment=series", "augment.jitter.strength=-1"], ["augment.jitter.strength", "above 0"]),
-        (["augment=jiter"], ["did you mean 'jitter'?"]),
         # Before the data are read.
-        (["task=arrays", "task.kind=dense", "task.train=absent.npz", "augment=mixup"], ["augment", "task.kind=dense"]),
         (["task=arrays", "task.kind=dense", "task.train=absent.npz", "augment=series"], ["augment", "task.kind=dense"]),
-        (["align.method=other"], ["align.method: 'other' is not allowed"]),
         (["study=alignment"], ["add -m"]),
         # In one job of a sweep, before the first.
         (["-m", "task=digits", "train.epochs=1,abc"], ["train.epochs"]),
-        (["-m", "metric=none,otd"], ["did you mean 'otdd'?"]),
     ],
     ids=lambda value: value[-1],
 )
@@ -97,14 +72,10 @@ USAGE = {
     "run --at-once 2": "--at-once: applies only to sweeps; add -m",
     "run -m --at-once 0 seed=0,1": "--at-once: 0 is out of range; allowed: 1 or more",
     "run -m --time-limit soon seed=0,1": "--time-limit: 'soon' is not a time; such as 90s, 30m, 8h or 2d",
-    "run -m --time-limit -1h seed=0,1": "--time-limit",
     "run -m hydra/launcher=joblib seed=0,1": "hydra/launcher=joblib: Hydra's launchers are not used; type --on ray, --on slurm",
-    "run -m hydra.launcher.n_jobs=2 seed=0,1": "hydra.launcher.n_jobs=2: Hydra's launchers are not used; type --on ray",
-    "run -m --on pbs seed=0,1": "invalid choice: 'pbs' (choose from",
     "run --on ray": "--on: applies only to sweeps; add -m",
     "run -m --threads 0 seed=0,1": "--threads: 0 is out of range; allowed: 1 or more",
     "run -m --gpus 2 seed=0,1": "--gpus: 2 is out of range; allowed: 0 to 1; several GPUs for one run: torchrun",
-    "tune --at-once 0": "--at-once: 0 is out of range; allowed: 1 or more",
 }
 
 
@@ -176,11 +147,8 @@ def test_a_package_of_an_extra_that_is_missing(refused, small_run, monkeypatch):
 FILES = [
     ("task:\n\tkind: classes\n", 10, ["mine.yaml:2"]),
     ("kind: classes\nkind: dense\n", 10, ["mine.yaml:2", "duplicate key kind"]),
-    ("kind: [classes\n", 10, ["mine.yaml"]),
-    ("- kind\n", 10, ["mine.yaml", "key: value"]),
     ("a: !!python/object/apply:os.getcwd []\n", 12, ["mine.yaml"]),
     ("k\xfcnd: x\n", 10, ["mine.yaml"]),
-    ("defaults: 5\n", 10, ["task/mine", "must be a list"]),
     ("_target_: orca_cli.tasks.digits.load\n1: 2\n", 10, ["task.1", "no parameter"]),
     ("_target_: orca_cli.metrics.otdd.OTDD\n", 10, ["task._target_", "not a task's data"]),
 ]
@@ -195,7 +163,7 @@ def test_bad_configuration_file_of_ones_own(refused, tmp_path, text, code, words
     refused(10, ["run", "--config-dir", "nowhere"], "nowhere")
 
 
-@pytest.mark.parametrize("text", ["x = 1 / 0\n", "def f(:\n", "from orca_cli import nothing_there\n"])
+@pytest.mark.parametrize("text", ["x = 1 / 0\n", "def f(:\n"])
 def test_module_of_ones_own_that_cannot_be_imported(refused, tmp_path, monkeypatch, text):
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "broken_part.py").write_text(text)

@@ -35,9 +35,22 @@ def stopped_at(fork, tmp_path):
     return call
 
 
-def test_a_run_shows_simple_models_beside_its_error(orca, run, cold, tmp_path):
+def test_a_completed_run_gets_the_simple_models_beside_its_error_without_training_again(orca, run, cold, tmp_path):
+    first = run(*cold, "baselines=none")
+    assert (first.result["baselines"], first.result["comparison"]) == ({}, None)
+    curve = (first.folder / "3_finetune" / "metrics.jsonl").read_bytes()
     done = run(*cold, "baselines=simple")
     result, out = done.result, " ".join(done.out.split())
+    assert done.folder == first.folder
+    # The test split was opened once more, which is counted; all else is as it was.
+    assert (first.result["test_reads"], result["test_reads"]) == (1, 2)
+    new = {"baselines", "comparison", "test_reads", "seconds"}
+    assert {key for key in result if result[key] != first.result[key]} == new
+    assert (first.folder / "3_finetune" / "metrics.jsonl").read_bytes() == curve
+    assert orca("doctor", first.folder)[0] == 0
+    for which in ("simple", "none"):  # they are no part of the experiment
+        assert "already completed, not run again" in run(*cold, f"baselines={which}").err
+
     task = digits.load(train_size=60, validation_size=40, test_size=50)
     test = task.open_test()
     x, new = (part.batch(np.arange(len(part))).x.numpy().reshape(len(part), -1) for part in (task.train, test))
@@ -46,7 +59,6 @@ def test_a_run_shows_simple_models_beside_its_error(orca, run, cold, tmp_path):
     assert forest["error"] == (model.predict(new) != test.targets()).mean()
     assert forest["trained_on"] == {"splits": ["train"], "n": 60, "of": 60}
     assert result["baselines"]["constant"]["error"] == result["trivial_error"]
-    assert result["test_reads"] == 1
     # A barely trained model loses, and that is said.
     assert result["comparison"]["is"] == "worse"
     assert result["comparison"]["text"] in out
@@ -55,9 +67,10 @@ def test_a_run_shows_simple_models_beside_its_error(orca, run, cold, tmp_path):
 
     cache = tmp_path / "cache" / "baselines"
     entries = set(cache.iterdir())
-    # Another metric starts with the same embedder, so nothing is fitted again; another seed has another one.
+    # A run beside its own test computes the same, as does one of another metric, which starts with the same embedder:
+    # nothing is fitted again. Another seed has another embedder.
     again = run(*cold, "metric=moments", "baselines=simple").result
-    assert again["baselines"] == result["baselines"]
+    assert (again["baselines"], again["test_reads"]) == (result["baselines"], 1)
     assert set(cache.iterdir()) == entries
     other = run(*cold, "seed=1", "baselines=simple").result["baselines"]
     assert {name: other[name] == one for name, one in result["baselines"].items()} == {
@@ -65,8 +78,6 @@ def test_a_run_shows_simple_models_beside_its_error(orca, run, cold, tmp_path):
         **dict.fromkeys(("features", "probe"), False),
     }
 
-    # They are no part of the experiment.
-    assert "already completed" in run(*cold, "baselines=none").err
     shown = json.loads(orca("report", "--json")[1])
     best = min(("linear", "forest", "features", "probe"), key=lambda name: result["baselines"][name]["error"])
     assert result["baselines"][best]["error"] in shown["columns"][0]["baselines"][best]
@@ -105,28 +116,6 @@ def test_they_learn_from_what_the_run_learned_from_and_the_model_card_lists_them
     card = (tmp_path / "exported" / "README.md").read_text()
     assert f"| baseline: linear | {100 * linear['error']:.2f} % |" in card
     assert "Beside simple models on the same split: " in card
-
-
-def test_a_completed_run_gets_the_baselines_that_it_lacks_without_training_again(orca, run, cold):
-    first = run(*cold, "baselines=none")
-    assert (first.result["baselines"], first.result["comparison"]) == ({}, None)
-    curve = (first.folder / "3_finetune" / "metrics.jsonl").read_bytes()
-    done = run(*cold, "baselines=simple")
-    assert done.folder == first.folder
-    assert list(done.result["baselines"]) == ["constant", "linear", "forest", "features", "probe"]
-    assert done.result["comparison"]["text"] in " ".join(done.out.split())
-    # The test split was opened once more, which is counted; all else is as it was.
-    assert (first.result["test_reads"], done.result["test_reads"]) == (1, 2)
-    new = {"baselines", "comparison", "test_reads", "seconds"}
-    assert {key for key in done.result if done.result[key] != first.result[key]} == new
-    assert (first.folder / "3_finetune" / "metrics.jsonl").read_bytes() == curve
-    assert orca("doctor", first.folder)[0] == 0
-    assert "already completed, not run again" in run(*cold, "baselines=simple").err
-    # What is in the cache needs no test inputs. A run computes the same beside its own test.
-    again = run(*cold, "baselines=simple", "--force").result
-    assert (again["baselines"], again["comparison"]) == (done.result["baselines"], done.result["comparison"])
-    run(*cold, "metric=moments", "baselines=none")
-    assert run(*cold, "metric=moments", "baselines=simple").result["test_reads"] == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -173,10 +162,6 @@ def test_a_run_that_is_killed_before_its_weights_are_dropped_loses_them_later(
         assert "already completed" in run(*cold, "keep_weights=false").err
     assert not keeps_weights(folder)
     assert not list(folder.rglob("*.safetensors"))
-    # A run that keeps them keeps them, whatever is typed afterwards.
-    kept = run(*cold, "--force").folder
-    assert "already completed" in run(*cold, "keep_weights=false").err
-    assert keeps_weights(kept)
 
 
 def test_tables_have_boosting(orca, run, tiny, tmp_path):

@@ -1,7 +1,5 @@
 """The example that the program is for, `orca run task=deepsea body=roberta`, on a small RoBERTa and small files."""
 
-import signal
-
 import pytest
 import torch
 import yaml
@@ -12,10 +10,9 @@ from orca_cli.stages.build import build
 from orca_cli.terminal import LogReporter
 from scripts import make_fixtures
 from tests.checkpoints import save_tiny_roberta
-from tests.cli.conftest import put_aside, run_folders
+from tests.cli.conftest import run_folders
 
 NEWS = "A NN I-NP O\nB NN I-NP I-{}\nc NN I-NP O\n\n"
-KEYS = ("weights_sha256", "error", "metric_value", "curves")
 
 
 @pytest.fixture
@@ -29,18 +26,6 @@ def words(tmp_path):
     sizes = ["train.epochs=3", "train.accumulation=2", "train.warmup_epochs=1", "train.checkpoint_s=0"]
     checkpoint = save_tiny_roberta(tmp_path / "roberta")
     return ["task=deepsea", "body=roberta", f"body.checkpoint={checkpoint}", f"paths.data={data}", *sizes]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("at", ["2_align/checkpoints/step-00000020", "3_finetune/checkpoints/step-00000002"])
-def test_a_killed_run_of_the_example_ends_with_the_bits_of_a_whole_one(words, run, stopped, environment, tmp_path, at):
-    whole = run(*words, "--force").result
-    put_aside(environment)
-    typed = [*words, f"paths.cache={tmp_path / 'cold'}"]  # where no finished alignment is to be found
-    assert stopped(*typed, at=f"deepsea/*/{at}", number=signal.SIGKILL)[0] == -signal.SIGKILL
-    resumed = run(*typed)
-    assert "resumed at step" in resumed.err
-    assert {key: resumed.result[key] for key in KEYS} == {key: whole[key] for key in KEYS}
 
 
 def test_the_example_is_aligned_with_its_bodys_own_source_and_trained_in_full(words, run, orca, environment):

@@ -1,6 +1,7 @@
 """Finished runs and exports predict: the test split to the bit, without checkpoint, training data or network."""
 
 import csv
+import functools
 import io
 import json
 import shutil
@@ -16,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 import orca_cli
 from orca_cli.exceptions import DataError
 from orca_cli.prediction import export
-from tests.cli.conftest import outputs, results, run_folders
+from tests.cli.conftest import outputs, results, run_folders, without_baselines
 
 N, TEST = 60, 20
 QUICK = [
@@ -46,20 +47,11 @@ KINDS = {"integers": "classes", "maps": "dense", "class maps": "dense", "several
 
 
 class Trained:
-    """A run on files in `folder`, made by the command line."""
+    """A run on files in `folder`, and the command line."""
 
-    def __init__(self, orca, run, folder, checkpoint, kind, shape, *more):
-        self.orca, self.folder, self.checkpoint = orca, folder, folder / "checkpoint"
-        shutil.copytree(checkpoint, self.checkpoint)
-        x, y = inputs(shape)
-        self.x, self.y = x, targets(kind, x, y)
-        np.savez(folder / "train.npz", x=x[:N], y=self.y[:N])
-        np.savez(folder / "test.npz", x=x[N:], y=self.y[N:])
-        np.save(folder / "new.npy", x[N:])
-        words = ["task=arrays", f"task.kind={KINDS.get(kind, kind)}", "task.train=train.npz", "task.test=test.npz"]
-        done = run(*words, *QUICK, *more, f"body.checkpoint={self.checkpoint}")
-        assert "orca predict" in done.out
-        self.path, self.result, self.expected = done.folder, done.result, outputs(done.folder)
+    def __init__(self, orca, folder, path, x, y):
+        self.orca, self.folder, self.path, self.x, self.y = orca, folder, path, x, y
+        self.result, self.expected = json.loads((path / "result.json").read_text()), outputs(path)
 
     def predict(self, *more, run=None):
         """Predict the test split; returns (standard output, standard error)."""
@@ -69,53 +61,63 @@ class Trained:
 
     def outputs(self, run, *more):
         """Return what `orca predict` writes for the test split."""
-        self.predict("--out", self.folder / "p.npz", *more, run=run)
-        return np.load(self.folder / "p.npz")["outputs"]
+        self.predict("--out", "p.npz", *more, run=run)
+        return np.load("p.npz")["outputs"]
+
+
+@pytest.fixture(scope="module")
+def make(fork_server, home, tiny, tmp_path_factory):
+    """Return a function that makes a run, once for all tests: (body, kind, shape, further settings)."""
+
+    @functools.cache
+    def call(body, kind, shape, *more):
+        folder = tmp_path_factory.mktemp("trained")
+        shutil.copytree(tiny[body], folder / "checkpoint")
+        x, y = inputs(shape)
+        y = targets(kind, x, y)
+        np.savez(folder / "train.npz", x=x[:N], y=y[:N])
+        np.savez(folder / "test.npz", x=x[N:], y=y[N:])
+        np.save(folder / "new.npy", x[N:])
+        name = {"bert": "minilm", "swin": "swin_tiny", "vit": "vit"}[body]
+        words = ["task=arrays", f"task.kind={KINDS.get(kind, kind)}", f"body={name}", *QUICK, *more]
+        words += [] if body == "bert" else ["source=digits"]
+        words += [f"task.{split}={folder / split}.npz" for split in ("train", "test")]
+        words.append(f"body.checkpoint={folder / 'checkpoint'}")
+        places = {"ORCA_RUNS": str(folder / "runs"), "ORCA_HOME": str(home), "COLUMNS": "100"}
+        case = fork_server.start(without_baselines(["run", *words]), more=places)
+        assert case.wait(180) == 0, case.err
+        assert "orca predict" in case.out
+        (path,) = run_folders(folder / "runs")
+        return folder, path, x, y
+
+    return call
 
 
 @pytest.fixture
-def trained(orca, run, tmp_path, tiny):
-    """Return a function that makes a run: (body, kind, shape, further settings)."""
-    place = iter(range(9))
-
-    def make(body, kind, shape, *more):
-        folder = tmp_path / f"data{next(place)}"
-        folder.mkdir()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folder)
-            name = {"bert": "minilm", "swin": "swin_tiny", "vit": "vit"}[body]
-            source = [] if body == "bert" else ["source=digits"]
-            return Trained(orca, run, folder, tiny[body], kind, shape, f"body={name}", *source, *more)
-
-    return make
+def trained(orca, make):
+    """Return a function that returns such a run, which the test must leave as it is."""
+    return lambda *what: Trained(orca, *make(*what))
 
 
 SERIES, FLAT, PICTURES = (2, 20), (1, 12, 12), (3, 20, 20)
 CLASS_TOKEN = "predictor.pooling=class_token"
 CASES = {
     "classes": ("bert", "classes", SERIES),
-    "all weights of an image body": ("swin", "classes", FLAT, "finetune=full"),
-    "integers, of one channel": ("bert", "integers", (30,)),
     "labels": ("bert", "labels", SERIES),
     "maps": ("bert", "maps", SERIES),
-    "values": ("bert", "values", SERIES),
     "several values, an error by name": ("bert", "several values", (30,), "task.error=mae"),
     "class maps": ("swin", "class maps", FLAT),
     "images": ("vit", "classes", PICTURES, CLASS_TOKEN),
-    "overlapping patches, class token": ("bert", "classes", SERIES, "embedder=overlap", CLASS_TOKEN),
     "bf16": ("bert", "classes", SERIES, "precision=bf16"),
-    "head": ("swin", "maps", FLAT, "finetune=head", "train.select=last"),
     "scratch": ("bert", "classes", SERIES, "finetune=scratch", "metric=none"),
     "lora": ("swin", "maps", FLAT, "finetune=lora", "metric=none"),
-    "bitfit": ("bert", "values", SERIES, "finetune=bitfit", "metric=none"),
     "prompt, deep": ("vit", "classes", PICTURES, "finetune=prompt", "finetune.depth=deep", CLASS_TOKEN),
-    "visual prompt": ("swin", "class maps", FLAT, "finetune=visual_prompt", "metric=none"),
 }
 SEVERAL = {"several models": ("bert", "classes", SERIES, "train.folds=2")}  # their bits: test_selection.py
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_test_split_has_the_bits_of_the_run(trained, orca, refused, tmp_path, monkeypatch, name):
+def test_the_test_split_has_the_bits_of_the_run(trained, orca, refused, request, tmp_path, monkeypatch, name):
     if name == "lora":
         pytest.importorskip("peft", reason="the extra lora is not installed")
     run = trained(*CASES[name])
@@ -127,17 +129,18 @@ def test_the_test_split_has_the_bits_of_the_run(trained, orca, refused, tmp_path
     assert code == 0, err
     # Elsewhere: no checkpoint, no training data, no run, no network, another working folder.
     shutil.move(tmp_path / "model", tmp_path / "moved")
-    shutil.move(run.checkpoint, tmp_path / "elsewhere")
-    (run.folder / "train.npz").unlink()
+    shutil.copytree(run.path, tmp_path / "run")
+    shutil.copy(run.folder / "test.npz", tmp_path)
+    aside = run.folder.rename(f"{run.folder}-aside")
+    run.folder = tmp_path
+    request.addfinalizer(lambda: aside.rename(str(aside).removesuffix("-aside")))
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was used"))
+    checkpoint = []
     if run.result["finetune"] not in ("full", "scratch"):
-        words = ["predict", run.path, run.folder / "test.npz"]
+        checkpoint = ["--checkpoint", aside / "checkpoint"]
         message = "trained a part of its body only and needs its checkpoint: no such folder"
-        assert refused(10, words, message, "--checkpoint") == ""
-        assert np.array_equal(run.outputs(run.path, "--checkpoint", tmp_path / "elsewhere"), run.expected)
-    else:
-        assert np.array_equal(run.outputs(run.path), run.expected)
-    shutil.rmtree(run.path)
+        assert refused(10, ["predict", tmp_path / "run", "test.npz"], message, "--checkpoint") == ""
+    assert np.array_equal(run.outputs(tmp_path / "run", *checkpoint), run.expected)
     assert np.array_equal(run.outputs(tmp_path / "moved"), run.expected)
 
 
@@ -185,7 +188,7 @@ def test_outputs_of_other_kinds(trained, refused, tmp_path):
     assert [[int(row["0"]), int(row["1"])] for row in rows] == (run.expected >= 0).astype(int).tolist()
     assert float(rows[3]["p_1"]) == pytest.approx(1 / (1 + np.exp(-float(run.expected[3, 1]))), rel=1e-5)
     assert "1 - mAP" in err
-    run = trained("bert", "several values", SERIES)
+    run = trained(*CASES["several values, an error by name"])
     out, _ = run.predict()
     printed = [[float(row["prediction_0"]), float(row["prediction_1"])] for row in table(out)]
     np.testing.assert_array_equal(np.array(printed, np.float32), run.expected)
@@ -268,6 +271,7 @@ def test_a_run_without_its_weights_is_compared_and_does_not_predict(tiny, run, o
 def test_the_best_of_a_sweep_is_chosen_by_validation(trained, orca, refused, environment, tmp_path):
     for seed in (0, 1, 2):
         run = trained("bert", "integers", SERIES, f"seed={seed}", "train.lr=1e-2", "train.select=best")
+        shutil.copytree(run.path, environment / "arrays" / run.path.name)
     records = {record["run_id"]: record for record in results(environment)}
     lowest = min(records, key=lambda name: (records[name]["validation_error"], name))
     code, out, err = orca(
@@ -290,11 +294,12 @@ def test_the_best_of_a_sweep_is_chosen_by_validation(trained, orca, refused, env
     code, out, err = orca("predict", environment, run.folder / "test.npz", "--best", "--out", "p.npz")
     assert "the lowest of 1 runs" in err
     other = trained("bert", "integers", (2, 18), "train.select=best")
+    shutil.copytree(other.path, environment / "arrays" / other.path.name)
     words = ["predict", environment, other.folder / "test.npz", "--best"]
     assert refused(11, words, "validated on 2 different sets of data or errors") == ""
 
 
-def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, completed_once, tmp_path):
+def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, completed_once, environment, tmp_path):
     run = trained("bert", "classes", SERIES)
     np.save(tmp_path / "short.npy", run.x[N:, :, :7])
     np.savez(tmp_path / "unseen.npz", x=run.x[N:], y=np.array(["low"] * (TEST - 1) + ["huge"]))
@@ -332,6 +337,7 @@ def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, 
         assert refused(code, ["predict", *words], text) == ""
     assert not list(tmp_path.glob("p.*"))
     assert not list(tmp_path.glob(".tmp-*"))
+    shutil.copytree(run.path, environment / "arrays" / run.path.name)
     assert orca("predict", run.path.name, test)[0] == 0  # by its name
     assert orca("predict", run.path, tmp_path / "unseen.npz", "--no-targets")[0] == 0
     assert refused(10, ["export", run.path, tmp_path / "unfinished"], "exists already") == ""
@@ -351,7 +357,8 @@ def test_the_model_card_says_what_the_run_found(trained, orca, tmp_path):
         assert split["sha256"] in card
     texts = ("protocol clean", "seed 0", "metric=otdd", "`high`", result["weights_sha256"], "@inproceedings")
     assert all(text in card for text in texts)
-    assert str(tmp_path) not in (tmp_path / "model" / "config.yaml").read_text().replace(str(run.checkpoint), "")
+    settings = (tmp_path / "model" / "config.yaml").read_text()
+    assert str(run.folder) not in settings.replace(str(run.folder / "checkpoint"), "")
     record = json.loads((tmp_path / "model" / "export.json").read_text())
     assert record["body"]["checkpoint"] == "checkpoint"  # not where it was
     run = trained("bert", "maps", SERIES)
@@ -395,9 +402,8 @@ def test_from_python(trained, orca, environment, tmp_path, tiny, monkeypatch):
         model.feature_names_in_  # noqa: B018
     other = orca_cli.load(run.path, batch_size=3)
     np.testing.assert_allclose(other.outputs(x), run.expected, rtol=1e-4, atol=1e-5)
-    monkeypatch.chdir(run.folder)
     words = ["task=arrays", "task.kind=dense", "task.train=maps.npz", f"body.checkpoint={tiny['bert']}", *QUICK]
-    np.savez(run.folder / "maps.npz", x=run.x[:N, None], y=2 * run.x[:N])
+    np.savez("maps.npz", x=run.x[:N, None], y=2 * run.x[:N])
     outcome = orca_cli.run(*words)
     assert (outcome.state, outcome.code) == ("completed", 0)
     assert orca_cli.run(*words).state == "skipped"
@@ -417,7 +423,7 @@ def test_from_python(trained, orca, environment, tmp_path, tiny, monkeypatch):
         orca_cli.load(failed)
 
 
-@pytest.mark.parametrize("name", ["classes", "maps", "images", "head", "several models"])
+@pytest.mark.parametrize("name", ["classes", "maps", "images", "several models"])
 def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path, name):
     runtime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
@@ -438,7 +444,6 @@ def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path, name
 
 
 def test_onnx_that_cannot_be_is_left_out_with_the_reason(trained, orca, refused, tmp_path, monkeypatch):
-
     run = trained("bert", "classes", SERIES)
 
     def wrong(loaded, path):

@@ -27,16 +27,6 @@ def recorded(environment):
     return {kind: environment / "arrays" / name for kind, name in KINDS.items()}
 
 
-def test_there_is_a_run_of_each_kind_with_settings_that_are_retired():
-    assert set(KINDS) == {"classes", "labels", "values", "dense"}
-    typed = {
-        line.partition("=")[0]
-        for name in KINDS.values()
-        for line in (RECORDED / "arrays" / name / "overrides.txt").read_text().splitlines()
-    }
-    assert len(typed & set(retired.SETTINGS)) >= 5
-
-
 def test_report_shows_their_errors(orca, recorded):
     code, out, err = orca("report", "--json")
     assert code == 0, err

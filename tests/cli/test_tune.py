@@ -57,9 +57,17 @@ def trial_runs(environment):
     return sorted((search_folder(environment) / "runs" / "digits").glob("2*"))
 
 
-def test_a_search_closes_the_test_split_and_the_next_run_trains_as_its_best_trial(fork, environment, words):
+def test_a_killed_search_does_no_trial_twice_and_the_next_run_trains_as_its_best_trial(fork, environment, words):
+    """Nothing of a search opens the test split; the run after it does."""
+    case = fork("tune", *words, *SEARCH)
+    wait_for(case, "trial 1: train.lr")
+    time.sleep(0.5)
+    case.send(signal.SIGKILL)
+    assert case.wait(60) == -signal.SIGKILL
+    first = (trial_runs(environment)[0] / "result.json").read_bytes()
     case = fork("tune", *words, *SEARCH, "--json")
     assert case.wait(300) == 0, case.err
+    assert "trial 0: " not in case.err
     (search,) = json.loads(case.out)["searches"]
     assert [trial["state"] for trial in search["trials"]] == ["completed"] * 3
     assert [trial["defaults"] for trial in search["trials"]] == [True, False, False]
@@ -67,6 +75,7 @@ def test_a_search_closes_the_test_split_and_the_next_run_trains_as_its_best_tria
     assert search["best"]["error"] == min(trial["error"] for trial in search["trials"])
     runs = trial_runs(environment)
     assert len(runs) == 3
+    assert (runs[0] / "result.json").read_bytes() == first
     for run in runs:
         result = json.loads((run / "result.json").read_text())
         assert (result["state"], result["test_reads"], result["error"]["value"]) == ("completed", 0, None)
@@ -88,43 +97,14 @@ def test_a_search_closes_the_test_split_and_the_next_run_trains_as_its_best_tria
     assert result["error"]["value"] is not None
 
     # One command for both finds the search and the run done.
+    again = fork("tune", *words, *SEARCH, "--json")
+    assert again.wait(60) == 0, again.err
+    assert json.loads(again.out)["searches"][0]["trials"] == search["trials"]
     settings = [text if text.startswith("hparams") else f"tune.{text}" for text in SEARCH]
     case = fork("run", "tune=asha", *words, *settings, "metric=none", "baselines=none")
     assert case.wait(120) == 0, case.err
     assert "already completed" in case.err
     assert len(trial_runs(environment)) == 3
-
-
-KILLED = [(signal.SIGKILL, -signal.SIGKILL, ["tune", *SEARCH, "--json"])]
-BY_HAND = ["run", "tune=asha", "hparams=weak", "tune.space=rates", "tune.trials=3", "tune.rungs=0", "metric=none"]
-KILLED.append(pytest.param(signal.SIGINT, 130, BY_HAND, marks=pytest.mark.slow))
-
-
-@pytest.mark.parametrize(("number", "code", "again"), KILLED)
-def test_a_search_that_was_stopped_goes_on_and_does_no_trial_twice(fork, environment, words, number, code, again):
-    """Killed, or by Ctrl-C, after which the command for both goes on."""
-    case = fork("tune", *words, *SEARCH)
-    wait_for(case, "trial 1: train.lr")
-    time.sleep(0.5)
-    case.send(number)
-    assert case.wait(60) == code
-    assert number == signal.SIGKILL or "rerun the same command" in case.err
-    first = (trial_runs(environment)[0] / "result.json").read_bytes()
-    case = fork(*again, *words)
-    assert case.wait(300) == 0, case.err
-    assert "trial 0: " not in case.err
-    runs = trial_runs(environment)
-    assert len(runs) == 3
-    assert (runs[0] / "result.json").read_bytes() == first
-    if number == signal.SIGINT:
-        assert len(results(environment)) == 1
-        return
-    (search,) = json.loads(case.out)["searches"]
-    assert [(trial["number"], trial["state"]) for trial in search["trials"]] == [(n, "completed") for n in range(3)]
-    repeated = fork(*again, *words)
-    assert repeated.wait(60) == 0, repeated.err
-    assert json.loads(repeated.out) == json.loads(case.out)
-    assert "3 done" in repeated.err
 
 
 @pytest.mark.parametrize(

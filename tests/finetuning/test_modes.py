@@ -15,7 +15,7 @@ from orca_cli.finetuning.bitfit import BitFit
 from orca_cli.finetuning.frozen import Frozen
 from orca_cli.finetuning.full import Full
 from orca_cli.finetuning.head import Head
-from orca_cli.finetuning.ia3 import IA3, last_of_networks
+from orca_cli.finetuning.ia3 import IA3
 from orca_cli.finetuning.layernorm import LayerNorm
 from orca_cli.finetuning.lora import LoRA
 from orca_cli.finetuning.prompt import Prompt
@@ -153,7 +153,9 @@ def test_the_checkpoint_of_another_mode_is_refused(make):
         load_trained_state(model, state)
 
 
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize(
+    "case", [pytest.param("lora, vit", marks=needs_peft), "prompt, bert", "bitfit, bert", "scratch, bert"]
+)
 def test_first_values_follow_from_the_seed(make, case):
     name, mode = MODES[case]
     states = []
@@ -213,12 +215,6 @@ def test_a_mode_of_peft_starts_as_the_frozen_model_and_can_be_merged(make, name,
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_last_layer_of_every_feed_forward_network():
-    names = [f"h.0.mlp.{name}" for name in ("gate", "up", "down")]
-    names += ["h.10.mlp.gate", "h.10.mlp.down", "s.1.b.0.out", "s.1.b.1.out"]
-    assert last_of_networks(names) == ["h.0.mlp.down", "h.10.mlp.down", "s.1.b.0.out", "s.1.b.1.out"]
-
-
 @needs_peft
 def test_the_roles_of_lora_are_the_bodys_own(make):
     for roles in (["query"], ["key", "output"], ["feed_forward"]):
@@ -252,7 +248,6 @@ def test_bitfit_trains_the_biases_of_linear_layers_and_norms(make):
 @pytest.mark.parametrize(
     ("name", "kind", "pooling"),
     [
-        ("bert", "classes", "mean"),
         ("bert", "classes", "class_token"),
         ("bert", "dense", "mean"),
         ("vit", "dense", "mean"),
@@ -305,17 +300,6 @@ def test_padding_and_the_future_stay_out_with_a_prompt(make):
     later[..., 20:] += 1.0
     torch.testing.assert_close(causal(x)[..., :20], causal(later)[..., :20])
     assert not torch.allclose(causal(x)[..., 20:], causal(later)[..., 20:])
-
-
-def test_an_exported_graph_with_a_prompt_takes_batches_of_any_size(make):
-    model = make("vit")
-    Prompt(tokens=3, depth="deep").apply(model)
-    x = inputs("vit")
-    with torch.no_grad():
-        shapes = ({0: torch.export.Dim("batch")}, None)
-        graph = torch.export.export(model, (x, None), dynamic_shapes=shapes).module()
-        for size in (1, 3):
-            torch.testing.assert_close(graph(x[:size], None), model(x[:size]))
 
 
 def test_a_body_of_windows_refuses_a_prompt_and_one_that_names_no_layers_a_deep_one(make):

@@ -13,12 +13,6 @@ from tests.metrics.generators import cloud, distance, gradient, value
 from tests.properties import examples
 
 
-def test_a_single_pair():
-    x, z = torch.zeros(1, 2), torch.tensor([[3.0, 4.0]])
-    assert value(Euclidean(), x, z) == pytest.approx(5)
-    torch.testing.assert_close(gradient(Euclidean(), x, z), torch.tensor([[0.6, 0.8]]))
-
-
 @examples(20)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 12), m=st.integers(1, 12), d=st.integers(1, 5))
 def test_value_agrees_with_scipy_in_any_order_and_place(seed, n, m, d):

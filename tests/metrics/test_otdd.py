@@ -8,7 +8,7 @@ import torch
 from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.seeding import numpy_generator
-from tests.metrics.generators import cloud, cosine, gradient, labelled, lines, shifted_copies, value
+from tests.metrics.generators import cloud, cosine, gradient, labelled, shifted_copies, value
 
 
 def sample_distance(a, b, labels):
@@ -46,7 +46,7 @@ def test_value_is_that_of_exact_transport_between_consecutive_samples(n, m, size
 @pytest.mark.parametrize("labels", [False, True])
 def test_draws_of_one_distribution_have_value_and_gradient_zero_on_average(labels):
     metric, values, slopes = OTDD(32, labels), [], []
-    for draw in range(300):
+    for draw in range(150):
         sides = []
         for name in ("source", "target"):
             classes = torch.from_numpy(numpy_generator(draw, name).integers(0, 3, 64))
@@ -84,23 +84,6 @@ def test_labels_force_the_pairing_that_points_alone_would_not_take():
     assert value(OTDD(), source, target) == pytest.approx(2 * 0.9**2 / 2 / 4 + 0.9**2 / 2 / 2)
 
 
-def test_in_one_dimension_order_statistics_are_matched():
-    x, z, _ = lines(40)
-
-    def halved(a, b):
-        return (a.sort(0)[0] - b.sort(0)[0]).square().mean().item() / 2
-
-    cross = (halved(x[:20], z[:20]) + halved(x[20:], z[20:])) / 2
-    expected = cross - halved(x[:20], x[20:]) / 2 - halved(z[:20], z[20:]) / 2
-    assert value(OTDD(20, labels=False), x, z) == pytest.approx(expected)
-
-
-def test_large_samples_of_one_class_near_the_distance_of_gaussians():
-    # Shifted and scaled isotropic Gaussians: W2^2 = |shift|^2 + d (scale - 1)^2, and OTDD of one class is as large.
-    x, z = cloud(2000, 2, "x"), 2 * cloud(2000, 2, "z") + 3
-    assert value(OTDD(1000), x, z) == pytest.approx(2 * 3**2 + 2, rel=0.05)
-
-
 def test_the_labels_of_the_source_reach_the_gradient():
     source, target = labelled(128, 6, 4, "x", spread=3), labelled(128, 6, 4, "z")
     order = torch.from_numpy(numpy_generator(0, "order").permutation(128))
@@ -108,12 +91,6 @@ def test_the_labels_of_the_source_reach_the_gradient():
     assert cosine(gradient(OTDD(), source, target), gradient(OTDD(), shuffled, target)) < 0.95
     without = OTDD(labels=False)
     assert torch.equal(gradient(without, source, target), gradient(without, shuffled, target))
-
-
-def test_names_of_classes_mean_nothing():
-    source, target = labelled(60, 4, 3, "x"), labelled(60, 4, 3, "z")
-    renamed = Features(source.x, (source.labels + 1) % 3, 3)
-    assert value(OTDD(), renamed, target) == pytest.approx(value(OTDD(), source, target))
 
 
 def test_single_points_are_compared_across_alone():

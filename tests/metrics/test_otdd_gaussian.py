@@ -35,7 +35,7 @@ def bures_by_coupling(x, z):
     return 2 * (coupling(x, z) * half_squared_distances(x, z)).sum()
 
 
-@examples(60)
+@examples(30)
 @given(seed=st.integers(0, 10**6), p=st.integers(1, 12), q=st.integers(1, 12), d=st.integers(1, 15))
 def test_coupling_costs_what_bures_formula_says(seed, p, q, d):
     x, z = cloud(p, d, seed, "x"), cloud(q, d, seed, "z", scale=2.0) + 1
@@ -48,18 +48,13 @@ def test_coupling_costs_what_bures_formula_says(seed, p, q, d):
     assert plan.sum(1).numpy() == pytest.approx(np.full(p, 1 / p), abs=1e-12)
 
 
-@pytest.mark.parametrize(("p", "q", "d"), [(30, 25, 3), (40, 9, 5), (6, 7, 20), (1, 8, 3), (8, 1, 3)])
+@pytest.mark.parametrize(("p", "q", "d"), [(30, 25, 3), (6, 7, 20), (8, 1, 3)])
 def test_coupling_carries_the_gradient(p, q, d):
     x, z = cloud(p, d, "x"), cloud(q, d, "z", scale=2.0) + 1
     plan = coupling(x, z)
     slope = 2 * (plan.sum(0)[:, None] * z - plan.T @ x)
     for move, quotient in difference_quotients(lambda z: bures_by_coupling(x, z).item(), z, 1e-5):
         assert quotient == pytest.approx((slope * move).sum().item(), rel=1e-6)
-
-
-def test_equal_points_have_covariance_zero():
-    x, z = cloud(9, 4, "x"), cloud(1, 4, "z").expand(6, 4) * 1e3
-    assert coupling(x, z).numpy() == pytest.approx(np.full((9, 6), 1 / 54), abs=1e-12)
 
 
 def test_one_class_each_is_transport_plus_bures():

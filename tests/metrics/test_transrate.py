@@ -50,14 +50,6 @@ def test_properties(seed, k, d):
     assert value(metric, SOURCE, Features(target.x * 7 + 3, target.labels, k)) == pytest.approx(expected, abs=1e-8)
 
 
-def test_classes_that_lie_apart_are_closer_than_mixed_ones():
-    apart = labelled(60, 5, 3, "target", spread=10)
-    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    assert (
-        value(TransRate(), SOURCE, apart) < value(TransRate(), SOURCE, Features(apart.x, apart.labels[order], 3)) < 0.5
-    )
-
-
 def test_one_class_gives_zero_and_a_finite_gradient():
     target = labelled(8, 3, 1, "one class")
     assert value(TransRate(), SOURCE, target) == pytest.approx(0, abs=1e-9)

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from orca_cli.config import parts
-from orca_cli.exceptions import ConfigError
 from orca_cli.models.embedders import filter_bank
 from orca_cli.models.embedders.filter_bank import FilterBank
 from orca_cli.models.embedders.multiscale import Multiscale
@@ -60,32 +58,11 @@ def test_overlap_starts_as_the_body_s_own_patch_embedding(load_body, name):
     assert random.convolution.weight.abs().amin() > 0
 
 
-def test_random_starts_take_nothing_from_the_body(load_body):
-    body = load_body("bert")
-    with torch.no_grad():
-        body.embeddings.LayerNorm.weight.fill_(3.0)
-        body.embeddings.LayerNorm.bias.fill_(2.0)
-    random, pretrained = (build(body, embedder=Patch(init)).embedder for init in ("random", "pretrained"))
-    assert random.norm.weight.eq(1).all()
-    assert random.norm.bias.eq(0).all()
-    assert pretrained.norm.weight.eq(3).all()
-    assert pretrained.norm.weight.requires_grad
-    assert random.norm.eps == body.embeddings.LayerNorm.eps
-
-
-@pytest.mark.parametrize("part", ["patch.Patch", "overlap.Overlap", "multiscale.Multiscale"])
-def test_settings_are_checked_before_anything_is_read(part):
-    node = {"_target_": f"orca_cli.models.embedders.{part}"}
-    for name, value, allowed in (("init", "zero", "pretrained, random"), ("max_tokens", 0, "at least 1")):
-        with pytest.raises(ConfigError, match=f"embedder.{name}: .*{allowed}"):
-            parts.check(node | {name: value}, "embedder")
-
-
 @pytest.mark.parametrize("name", ["bert", "swin", "vit"])
 @pytest.mark.parametrize(
     "made", [Patch("random"), Overlap("random"), Multiscale("random")], ids=["patch", "overlap", "multiscale"]
 )
-@pytest.mark.parametrize("shape", [(3, 97), (2, 9, 11), (2, 5, 7, 6)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 97), (2, 5, 7, 6)], ids=str)
 def test_single_tokens_are_those_of_the_whole_sample(load_body, name, made, shape):
     """With positions, padding and an extent that is no multiple of the kernel."""
     embedder = build(load_body(name), input_shape=shape, embedder=made).embedder
@@ -198,24 +175,6 @@ def test_a_feature_far_from_all_of_training_counts_as_five_deviations():
     )
     far = bank(1e6 * torch.ones(1, 1, 40).cumsum(2), torch.ones(1, 40, dtype=torch.bool))
     assert far.abs().max() == 5
-
-
-def test_a_step_moves_the_answers_little_farther_where_there_are_many_more_features():
-    moved, spread = [], []
-    for filters in (50, 400):
-        cut = layout((1, 400), max_tokens=10, canvas=None)
-        torch.manual_seed(0)
-        bank = FilterBank(cut, 16, filters=filters, token_filters=4, scales=4)
-        x, valid = torch.randn(20, 1, 400), torch.ones(20, 400, dtype=torch.bool)
-        bank.fit([(x, valid)])
-        optimizer = torch.optim.Adam(bank.sample.parameters(), lr=1e-3)
-        before = bank(x, valid)
-        (before * torch.randn(16, generator=torch.Generator().manual_seed(1))).mean(1)[:10].sum().backward()
-        optimizer.step()
-        moved.append((bank(x, valid) - before).detach().std())
-        spread.append(before.detach().std())
-    assert moved[1] / moved[0] < 2.5  # eight times the features
-    assert spread[1] / spread[0] == pytest.approx(1, abs=0.5)
 
 
 @torch.no_grad()

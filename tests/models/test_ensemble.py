@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from orca_cli.models.ensemble import Ensemble, averaged, output_kind, twin
+from orca_cli.models.ensemble import Ensemble, averaged, twin
 
 
 def draws(*shape):
@@ -36,11 +36,6 @@ def test_labels_have_the_mean_of_each_ones_probability_however_sure():
 @pytest.mark.parametrize("kind", ["values", "maps"])
 def test_numbers_have_their_mean(kind):
     assert averaged([torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 0.0]])], kind).tolist() == [[2.0, 2.0]]
-
-
-def test_the_form_of_outputs():
-    assert [output_kind("dense", integer) for integer in (True, False)] == ["class_maps", "maps"]
-    assert output_kind("labels", False) == "labels"
 
 
 class Toy(nn.Module):

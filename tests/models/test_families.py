@@ -19,7 +19,7 @@ from orca_cli.prediction.export import write_onnx
 TEXT = ["bert", "roberta", "gpt2", "smollm2", "mistral", "qwen2", "qwen3", "modernbert", "deberta", "t5", "esm"]
 IMAGE = ["vit", "deit", "beit", "dinov2", "siglip"]
 AUDIO = ["ast", "wav2vec2", "wav2vec2_large", "hubert"]
-DECODERS = ["gpt2", "smollm2", "mistral", "qwen3"]
+DECODERS = ["gpt2", "qwen3"]
 
 
 def whole(folder):
@@ -47,15 +47,6 @@ def test_a_body_has_the_features_that_transformers_gives(name, family):
     with torch.no_grad():
         features, expected = compared(auto.load(str(family(name))).eval(), whole(family(name)))
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["swin", *IMAGE])
-def test_the_embedder_has_positions_where_the_model_has(name, family):
-    """Swin and BEiT have biases by relative position instead (docs/bodies.md)."""
-    model = build_model(
-        body=auto.load(str(family(name))), kind="classes", input_shape=(3, 32, 32), num_outputs=2, seed=0
-    )
-    assert (model.embedder.positions is None) == (name in ("swin", "beit"))
 
 
 def test_a_coarser_grid_is_taken_by_position_biases_of_another(family):
@@ -145,12 +136,6 @@ def test_an_exported_decoder_takes_batches_of_any_size(fix, family, tmp_path):
     assert write_onnx(loaded, tmp_path / "model.onnx")["input"]["shape"][0] == "batch"  # it is checked with 1 and 3
 
 
-def test_order_of_a_reversed_sample():
-    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 1, 1], [1, 0, 0, 0]]).bool()
-    assert decoders.reversed_order(mask).tolist() == [[2, 1, 0, 3], [3, 2, 1, 0], [0, 1, 2, 3]]
-    assert decoders.reversed_order(mask, 1).tolist() == [[0, 2, 1, 3], [0, 3, 2, 1], [0, 1, 2, 3]]
-
-
 @pytest.mark.parametrize("fix", ["none", "flip", "double"])
 @pytest.mark.parametrize("name", ["gpt2", "qwen3"])
 def test_every_token_sees_a_prompt_in_every_reading(name, fix, family):
@@ -182,3 +167,23 @@ def test_a_doubled_sequence_has_half_the_room_and_no_fix_forecasts(family):
     for fix in ("flip", "double"):
         with pytest.raises(ConfigError, match="body.causal_fix=none"):
             build_model(body=decoders.load(str(family("gpt2")), causal_fix=fix), **task)
+
+
+def test_vit_is_pooled_with_its_class_token_left_out_or_alone(load_body, family):
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = whole(family("vit"))(x).last_hidden_state
+        for pooling, expected in (("mean", features[:, 1:].mean(1)), ("class_token", features[:, 0])):
+            settings = {"kind": "classes", "input_shape": (3, 32, 32), "num_outputs": 2, "seed": 0, "pooling": pooling}
+            model = build_model(body=load_body("vit"), **settings).eval()
+            torch.testing.assert_close(model(x), model.predictor.linear(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_vit_embeds_its_source_as_transformers_does(load_body, family):
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    tokens = load_body("vit").embed_source(x.numpy())
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        expected = whole(family("vit")).embeddings((x - mean) / std)[:, 1:]
+    torch.testing.assert_close(tokens.x, expected)
+    assert (tokens.grid, tokens.prefix) == ((4, 4), 0)

@@ -90,24 +90,6 @@ def test_slices_of_a_volume_lie_side_by_side(depth, height, width, channels):
     assert torch.equal(from_canvas(seen, cut), x)
 
 
-def test_a_smooth_volume_comes_back_from_the_canvas():
-    cut = layout((1, 20, 16, 12), max_tokens=3136, canvas=(224, 224))
-    axes = torch.meshgrid(*(torch.linspace(0, 1, size) for size in (20, 16, 12)), indexing="ij")
-    x = sum(weight * axis for weight, axis in zip((1.0, 0.5, -1.0), axes, strict=True))[None, None]
-    assert cut.fold == (5, 4)
-    back = from_canvas(to_canvas(x, cut), cut)
-    assert back.shape == x.shape
-    error = (back - x).abs()
-    assert error[..., 1:-1, 1:-1].max() < 0.05
-    assert error.max() < 0.5  # the edges of neighbouring slices blur into each other
-
-
-def test_volumes_are_cut_into_the_smallest_cubes_that_fit():
-    cut = layout((2, 16, 40, 41), max_tokens=512, canvas=None)
-    assert (cut.kernel, cut.grid, cut.fold) == (4, (4, 10, 11), None)
-    assert layout((2, 8, 8, 8), max_tokens=512, canvas=None).kernel == 1
-
-
 def test_a_coarse_layout_cuts_the_same_canvas_into_few_tokens():
     cut = layout((3, 32, 32), max_tokens=3136, canvas=(224, 224))
     few = coarse(cut)

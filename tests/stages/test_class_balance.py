@@ -16,7 +16,6 @@ from orca_cli.stages.class_balance import uneven_note, weighted
 
 NAN = float("nan")
 RARE = np.repeat([0, 1, 2], [60, 9, 31])
-BOTH = Train(class_weights="balanced", positive_weight=None)
 
 
 def task(targets, kind="classes", names=(), k=3):
@@ -54,49 +53,19 @@ def test_balanced_labels_weigh_present_and_absent_alike():
     assert weighted(MaskedBCE(), task(labels, "labels"), Train(positive_weight=[1, 2, 3])).positive_weight == [1, 2, 3]
 
 
-def test_nothing_is_weighed_unless_asked_for():
-    loss = MaskedCrossEntropy()
-    assert weighted(loss, task(RARE), Train()) is loss
+BALANCED, POSITIVE = {"class_weights": "balanced"}, {"positive_weight": "balanced"}
+REFUSED = [
+    (nn.MultiMarginLoss(), task(RARE), BALANCED, r"train\.class_weights: does not apply to the loss"),
+    (MaskedCrossEntropy([1, 1, 2]), task(RARE), BALANCED, "weights of its own; use task.loss=cross"),
+    (MaskedCrossEntropy(), task(RARE, names=("a", "b", "c")), {"class_weights": [1.0]}, r"in their order: a, b, c"),
+    (MaskedMSE(), task(np.zeros((4, 3)), "dense"), BALANCED, "not classes; for labels use train.pos"),
+    (MaskedCrossEntropy(), task(RARE, "dense"), POSITIVE, "not labels; for classes use train.class"),
+    (MaskedBCE(4.0), task(np.eye(3), "labels"), POSITIVE, "weights of its own"),
+    (MaskedMSE(), task(np.eye(3), "dense"), {"positive_weight": [1, 2, 3]}, "the loss MaskedMSE"),
+]
 
 
-@pytest.mark.parametrize(
-    ("loss", "task_data", "settings", "message"),
-    [
-        (
-            nn.MultiMarginLoss(),
-            task(RARE),
-            {"class_weights": "balanced"},
-            r"train\.class_weights: does not apply to the loss",
-        ),
-        (
-            MaskedCrossEntropy([1, 1, 2]),
-            task(RARE),
-            {"class_weights": "balanced"},
-            "weights of its own; use task.loss=cross",
-        ),
-        (MaskedCrossEntropy(), task(RARE), {"class_weights": [1, 2]}, "2 weights, but 3 outputs; give one for each"),
-        (
-            MaskedCrossEntropy(),
-            task(RARE, names=("a", "b", "c")),
-            {"class_weights": [1.0]},
-            r"in their order: a, b, c",
-        ),
-        (
-            MaskedMSE(),
-            task(np.zeros((4, 3)), "dense"),
-            {"class_weights": "balanced"},
-            "not classes; for labels use train.pos",
-        ),
-        (
-            MaskedCrossEntropy(),
-            task(RARE, "dense"),
-            {"positive_weight": "balanced"},
-            "not labels; for classes use train.class",
-        ),
-        (MaskedBCE(4.0), task(np.eye(3), "labels"), {"positive_weight": "balanced"}, "weights of its own"),
-        (MaskedMSE(), task(np.eye(3), "dense"), {"positive_weight": [1, 2, 3]}, "the loss MaskedMSE"),
-    ],
-)
+@pytest.mark.parametrize(("loss", "task_data", "settings", "message"), REFUSED)
 def test_what_cannot_be_weighed_is_refused(loss, task_data, settings, message):
     with pytest.raises(ConfigError, match=message):
         weighted(loss, task_data, Train(**settings))

@@ -19,7 +19,7 @@ from orca_cli.stages.plan import Plan
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training.loop import train_step
 from tests.checkpoints import save_tiny_bert
-from tests.training.toy import SETTLED, engine, gradient, optimizer
+from tests.training.toy import SETTLED, engine, optimizer
 
 TEXTS = ["a list", "return the list of", "of a", "the list of", "return", "a", "the of", "list list"]
 SOURCE = SourceData("text", "digest", lambda: Examples(TEXTS, np.arange(8) % 2, ["a", "b"]))
@@ -104,12 +104,6 @@ def made(folder):
 def mixing(model, seed=0, steps=10):
     settings = Align(method="pare", source_share=0.6, mixed_until=0.5)
     return Mixing(model.body, SOURCE, settings, steps=steps, seed=seed)
-
-
-def step_of(model, mixer=None, number=0):
-    settings = {"batch_size": 6, "clip": None, "seed": 0, "step": number, "mixer": mixer}
-    value, _ = train_step(engine(), model, optimizer(model), nn.CrossEntropyLoss(), Series(), np.arange(12), **settings)
-    return value, gradient(model) if all(p.grad is not None for p in model.parameters()) else None
 
 
 def test_the_weights_of_the_two_losses_sum_to_one(folder):

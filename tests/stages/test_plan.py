@@ -11,7 +11,7 @@ from orca_cli.config.schema import Config, Train
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.stages.finetune import choice_record
 from orca_cli.stages.member_training import is_better, members_of
-from orca_cli.stages.plan import BEST_FROM, ERROR_FROM, Decision, Plan, decide, read_decisions, unused_budget
+from orca_cli.stages.plan import BEST_FROM, ERROR_FROM, Decision, Plan, decide, read_decisions
 from orca_cli.tasks.shared.samples import ArraySamples
 
 NAMES = ("members", "epochs", "batch_size", "lr", "warmup_epochs", "weight_decay", "clip")
@@ -77,7 +77,7 @@ def test_a_model_that_starts_from_what_it_knows_takes_a_quarter_of_the_steps_and
     assert (thorough.train.members, steps(thorough, 300)) == (5, pytest.approx(400, abs=10))
 
 
-@pytest.mark.parametrize("n", [7, 36, 85, 200, 500])
+@pytest.mark.parametrize("n", [7, 85, 500])
 def test_small_sets_get_about_400_steps_quick_a_quarter_and_each_member_of_thorough_as_many(n):
     whole = {level: steps(plan_for(n, level=level), n) for level in ("quick", "normal", "thorough")}
     assert whole["normal"] == pytest.approx(400, rel=0.04)
@@ -116,14 +116,11 @@ def test_the_warm_up_is_a_share_of_what_is_set():
     assert plan_for(epochs=1).train.warmup_epochs == pytest.approx(0.1)
 
 
-def test_steps_count_not_epochs_when_the_batch_is_set():
+def test_steps_count_not_epochs_when_the_batch_is_set_and_large_bodies_get_a_lower_rate():
     few, many = (plan_for(480, batch_size=size).train for size in (16, 48))
     assert 3 * few.epochs == pytest.approx(many.epochs, abs=2)
     assert steps(plan_for(480, batch_size=16, accumulation=3), 480) == pytest.approx(400, rel=0.06)
     assert plan_for(7).train.batch_size == 7
-
-
-def test_large_bodies_get_a_lower_rate():
     assert plan_for(parameters=125 * MILLION).train.lr < plan_for().train.lr
 
 
@@ -138,12 +135,7 @@ def test_other_protocols_leave_nothing_to_the_budget(protocol):
             session.compose(["task=digits", f"protocol={protocol}", "budget=quick"])
 
 
-def test_a_budget_that_decides_nothing_is_said():
-    assert "budget=quick" in unused_budget(plan_for(epochs=3, level="quick"))
-    assert unused_budget(plan_for(level="quick")) == unused_budget(plan_for(epochs=3)) == ""
-
-
-@pytest.mark.parametrize("value", ["fast", 0, -1, True, float("nan"), None])
+@pytest.mark.parametrize("value", ["fast", 0, float("nan")])
 def test_other_budgets_are_refused(value):
     with pytest.raises(ConfigError, match="budget"):
         checks.check_settings(dataclasses.replace(Config(), budget=value))
@@ -153,17 +145,12 @@ def test_other_budgets_are_refused(value):
     ("data", "settings", "expected"),
     [
         ((FEW, True), {}, ("last", None, True)),
-        ((FEW, False), {}, ("last", None, False)),
         ((MIDDLE, True), {}, ("best", "loss", False)),
-        ((MANY - 1, True), {}, ("best", "loss", False)),
         ((MANY, True), {}, ("best", "error", False)),
         ((FEW, True), {"select": "best"}, ("best", "loss", False)),
-        ((FEW, True), {"select": "best", "select_by": "error"}, ("best", "error", False)),
-        ((MANY, True), {"select": "last"}, ("last", None, True)),
         ((MANY, True), {"select": "last", "refit": False}, ("last", None, False)),
         ((MANY, False), {"refit": True}, ("last", None, True)),
         ((MANY, True), {"folds": 3}, ("last", None, True)),
-        ((MANY, False), {"folds": 3}, ("last", None, False)),
         ((MANY, True), {"members": 3}, ("best", "error", False)),
         # What was asked to be small, or is the test split, is not trained on.
         ((FEW, True), {"train_fraction": 0.5}, ("last", None, False)),
@@ -181,12 +168,10 @@ def test_what_chooses_the_weights(data, settings, expected):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"folds": 1}, "train.folds: 1 is not allowed"),
         ({"folds": 3, "members": 2}, "train.members=2: contradicts train.folds=3"),
         ({"folds": 3, "select": "best"}, "train.folds=3: leaves no samples to choose by"),
         ({"refit": True, "select": "best"}, "train.refit=true: leaves no samples to choose by"),
         ({"refit": True, "validate_on": "test"}, "train.refit=true: does not go with train.validate_on=test"),
-        ({"refit": "yes"}, "train.refit"),
     ],
 )
 def test_contradictions_are_refused_before_any_data_are_read(settings, message):
@@ -198,12 +183,9 @@ def test_contradictions_are_refused_before_any_data_are_read(settings, message):
     ("earlier", "value", "better"),
     [
         ([], 0.5, True),
-        ([0.5], 0.4, True),
         ([0.5], 0.6, False),
         ([0.5, 0.4], 0.4, True),  # the later of equal ones
-        ([0.5, None], 0.5, True),
         ([0.5], None, False),
-        ([None], None, True),
         ([None], 0.9, True),
     ],
 )
@@ -268,5 +250,4 @@ def test_folds_are_drawn_by_the_seed_of_the_split_and_members_by_that_of_the_run
     assert [numbers(one.held_out) for one in first] != [numbers(one.held_out) for one in moved]
     assert {one.seed for one in first}.isdisjoint(one.seed for one in other)
     _, several = members(FEW, members=3, refit=False)
-    assert [one.folder for one in several] == ["member-0", "member-1", "member-2"]
     assert len({one.seed for one in several}) == 3

@@ -11,8 +11,8 @@ from orca_cli.metrics.otdd import OTDD
 from orca_cli.metrics.transrate import TransRate
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin
-from orca_cli.stages import align, compared, problem
-from orca_cli.stages.compared import Compared, source_floor
+from orca_cli.stages import align, problem
+from orca_cli.stages.compared import source_floor
 from orca_cli.stages.problem import Labelled, Problem
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.training.engine import Engine
@@ -97,7 +97,7 @@ def test_large_samples_are_embedded_a_few_at_a_time_with_the_same_gradient(model
 @pytest.mark.parametrize("features", ["tokens", "pooled"])
 def test_classes_have_their_shares_inside_a_problem(model, features):
     shares = np.zeros(3)
-    for step in range(40):
+    for step in range(25):
         (cloud,), weights, _ = epoch(model, Watched(), features, step, classes_per_problem=0)
         counts = cloud.labels.bincount(minlength=3).numpy()
         assert counts.sum() == 8  # max_samples
@@ -106,7 +106,7 @@ def test_classes_have_their_shares_inside_a_problem(model, features):
         assert (abs(counts - expected) < 1).all()
         assert weights == [pytest.approx(1)]
         shares += counts[np.argsort(order)]
-    assert shares / shares.sum() == pytest.approx(np.array([20, 3, 9]) / 32, abs=0.03)
+    assert shares / shares.sum() == pytest.approx(np.array([20, 3, 9]) / 32, abs=0.05)
 
 
 def compared_order(step):
@@ -149,7 +149,7 @@ def test_a_metric_that_samples_gets_as_many_source_points_drawn_anew_and_the_tar
     assert not torch.equal(metric.sources[0].x, metric.sources[1].x)
 
 
-@pytest.mark.parametrize("size", [1, 5, 8, 30, 100])
+@pytest.mark.parametrize("size", [1, 8, 30])
 def test_a_balanced_draw_has_equally_many_points_of_at_most_so_many_classes(size):
     points = Features(torch.arange(200.0)[:, None], torch.arange(200) % 10, 10)
     rows = problem.balanced_rows(points, size, 8, np.random.default_rng(0))
@@ -168,18 +168,6 @@ def test_otdd_draws_up_to_eight_classes_anew_at_every_step(model):
     assert {len(group) for group in drawn} == {2}
     assert {label for group in drawn for label in group} == {0, 1, 2}
     assert len(Problem(OTDD(labels=False), None, {}, labelled, Align(), 0).groups(labelled)[0]) == 3
-
-
-@pytest.mark.parametrize("metric", [Count(), OTDD(labels=False), TransRate()])
-def test_the_exact_distance_is_of_as_many_points_whatever_the_metric(model, metric, monkeypatch):
-    source = Features(torch.randn(9, 16), torch.zeros(9, dtype=torch.long), 1)
-    heldout = Labelled.from_labels(samples := Watched(), samples.targets())
-    problem = Problem(metric, source, {}, heldout, Align(max_samples=8), seed=0)
-    exact = Count()
-    monkeypatch.setattr(compared, "OTDDExact", lambda: exact)
-    compared.exact_value(Compared(problem, heldout, None, None, {}), model, Engine(torch.device("cpu"), "fp32"))
-    (target,) = exact.targets
-    assert (len(target.x), target.num_classes) == (200, 3)
 
 
 def test_a_metric_of_the_target_alone_has_no_floor(tmp_path):

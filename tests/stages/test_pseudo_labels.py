@@ -68,12 +68,6 @@ def test_classes_are_their_own_labels():
     assert [labels.tolist() for labels in classes] == [[3, 1, 2], [1]]
 
 
-def test_missing_targets_and_few_samples_are_no_fault():
-    train = np.array([[np.nan, 1.0], [0.0, 1.0]])
-    classes = class_labels("labels", train, train, num_clusters=10, seed=0)
-    assert max(classes[0]) <= 1
-
-
 def agreement(labels, truth):
     """The share of samples in the majority's part, for two groups."""
     same = np.mean(labels == truth)

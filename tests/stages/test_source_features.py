@@ -4,7 +4,7 @@ import torch
 
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Examples, Features, SourceData, Tokens
-from orca_cli.stages.source_features import UniformDraw, Wanted, select_points, settings_key, source_features
+from orca_cli.stages.source_features import UniformDraw, Wanted, settings_key, source_features
 from orca_cli.terminal import LogReporter
 
 CPU = torch.device("cpu")
@@ -91,20 +91,6 @@ def test_sequences_have_the_targets_length(tmp_path):
     assert cloud.x.shape == (60, 4)  # two thirds of the examples have two tokens or more
     with pytest.raises(ConfigError, match=r"align\.features"):
         points_of(tmp_path, features="sequence", length=4)
-
-
-def test_pooling_leaves_padding_out():
-    x = torch.tensor([[[1.0], [3.0], [100.0]]])
-    mask = torch.tensor([[True, True, False]])
-    points, rows = select_points(Tokens(x, mask, (3,)), "pooled", 3)
-    assert points.tolist() == [[2.0]]
-    assert rows.tolist() == [0]
-
-
-def test_another_modality_is_refused(tmp_path):
-    images = SourceData("image", "d", lambda: pytest.fail("the images were read"))
-    with pytest.raises(ConfigError, match="made of images"):
-        source_features(Counting(), images, Wanted("tokens", 1, 5, 0), CPU, tmp_path, LogReporter())
 
 
 def test_examples_are_read_only_where_their_points_are_not_in_the_cache(tmp_path):

@@ -46,48 +46,32 @@ def one_class():
 WEIGHTS = torch.tensor([1.0, 10.0, 0.1])
 CASES = {
     "bce": (MaskedBCE(), numbers(binary=True), False),
-    "bce, weighted": (MaskedBCE(positive_weight=4.0), numbers(binary=True), False),
     "bce over all": (MaskedBCE(count_missing=True), numbers(binary=True), False),
     "bce, a weight a label": (MaskedBCE(positive_weight=[4.0, 0.1, 20.0]), numbers(binary=True), False),
     "mse": (MaskedMSE(), numbers(), False),
-    "mse over all": (MaskedMSE(count_missing=True), numbers(), False),
     "cross-entropy": (MaskedCrossEntropy(), classes(), False),
     "cross-entropy, weighted": (MaskedCrossEntropy([1.0, 10.0, 0.1]), classes(), False),
     "cross-entropy, weighted, a batch without a class": (MaskedCrossEntropy([1.0, 10.0, 0.1]), one_class(), True),
     "absolute": (MaskedMAE(), numbers(), False),
     "huber": (MaskedHuber(0.5), numbers(), False),
     "relative": (RelativeL2Loss(), numbers(), False),
-    "relative, summed": (RelativeL2Loss(reduction="sum"), numbers(), False),
     "nats": (NatsPerFrameLoss(), numbers(binary=True), False),
     "nats over padding": (NatsPerFrameLoss(count_padding=True), numbers(binary=True), False),
     "torch, ignored": (nn.CrossEntropyLoss(), classes(), False),
     "torch, a batch without a class": (nn.CrossEntropyLoss(), one_class(), True),
-    "torch, class weights": (nn.CrossEntropyLoss(weight=WEIGHTS), classes(), False),
     "torch, smooth": (nn.CrossEntropyLoss(weight=WEIGHTS, label_smoothing=0.2), classes(), False),
     "torch, squares": (nn.MSELoss(), numbers().nan_to_num(), False),
-    "torch, squares, summed": (nn.MSELoss(reduction="sum"), numbers().nan_to_num(), False),
 }
 
 
 def step(loss, y, flat, size, chosen=range(8), reduce="mean"):
     model = Dense(3, flat)
-    value, _ = train_step(
-        engine(),
-        model,
-        optimizer(model),
-        loss,
-        Pairs(y),
-        np.asarray(chosen),
-        batch_size=size,
-        clip=None,
-        seed=0,
-        step=0,
-        reduce=reduce,
-    )
+    settings = {"batch_size": size, "clip": None, "seed": 0, "step": 0, "reduce": reduce}
+    value, _ = train_step(engine(), model, optimizer(model), loss, Pairs(y), np.asarray(chosen), **settings)
     return value, gradient(model)
 
 
-@pytest.mark.parametrize("size", [4, 3, 1])
+@pytest.mark.parametrize("size", [3, 1])
 @pytest.mark.parametrize("name", CASES)
 def test_accumulation_does_not_change_the_gradient_of_uneven_targets(name, size):
     loss, y, flat = CASES[name]
@@ -97,15 +81,12 @@ def test_accumulation_does_not_change_the_gradient_of_uneven_targets(name, size)
     assert (parts - whole).norm() < 1e-5 * whole.norm()
 
 
-def test_a_step_without_known_targets_trains_nothing():
-    value, gradients = step(MaskedMSE(), torch.full((8, 3, 6), torch.nan), False, 2)
-    assert value == 0
-    assert not gradients.any()
+UNKNOWN = [(MaskedMSE(), torch.full((8, 3, 6), torch.nan)), (nn.CrossEntropyLoss(), torch.full((8,), IGNORED_CLASS))]
 
 
-@pytest.mark.parametrize("size", [8, 2])
-def test_torchs_cross_entropy_without_a_known_class_trains_nothing(size):
-    value, gradients = step(nn.CrossEntropyLoss(), torch.full((8,), IGNORED_CLASS), True, size)
+@pytest.mark.parametrize(("loss", "y"), UNKNOWN, ids=["numbers", "classes"])
+def test_a_step_without_known_targets_trains_nothing(loss, y):
+    value, gradients = step(loss, y, y.dim() == 1, 2)
     assert value == 0
     assert not gradients.any()
 

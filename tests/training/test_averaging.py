@@ -5,7 +5,6 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from orca_cli.stages.member_training import last_steps
 from orca_cli.training.averaging import RunningMean
 
 
@@ -66,9 +65,3 @@ def test_a_resumed_mean_has_the_same_bits_and_the_model_its_own_weights_back():
     with second.in_place():
         assert all(torch.equal(value, whole.state()[name]) for name, value in resumed.state_dict().items())
     assert all(torch.equal(value, last_weights[name]) for name, value in resumed.state_dict().items())
-
-
-def test_which_steps_are_the_last():
-    assert list(last_steps(8, 0.25)) == [7, 8]
-    assert list(last_steps(8, 0.01)) == [8]
-    assert list(last_steps(8, None)) == []

@@ -94,11 +94,6 @@ def test_one_sample_that_does_not_fit_ends_the_run():
     assert weights_sha256(model.state_dict()) == before
 
 
-def test_other_errors_of_a_step_are_not_retried():
-    with pytest.raises(RuntimeError, match="shapes"):
-        losses_of(Narrow(0, RuntimeError("shapes")), nn.CrossEntropyLoss(), torch.zeros(40, dtype=torch.int64))
-
-
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
 @pytest.mark.parametrize(
     ("loss", "y"), [(MaskedBCE(), numbers(binary=True)), (MaskedCrossEntropy([1.0, 10.0, 0.1]), classes())]

@@ -54,7 +54,7 @@ def test_a_folder_of_folders_counts_by_all_that_is_in_it(tmp_path, monkeypatch, 
     assert name() == seen[-1]
 
 
-@pytest.mark.parametrize("key", ["train", "dataset", "labels"])
+@pytest.mark.parametrize("key", ["train", "labels"])
 def test_a_bare_folder_counts_by_its_content_and_so_do_linked_ones(tmp_path, monkeypatch, key):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "all" / "cats").mkdir(parents=True)
@@ -104,14 +104,10 @@ def test_files_that_a_task_describes_count_by_their_content(tmp_path):
     ("method", "name", "value", "same"),
     [
         ("orca", "inner_lr", 0.5, True),
-        ("orca", "source_share", 0.5, True),
         ("orca", "lr", 0.5, False),
         ("mona", "source_share", 0.5, True),
-        ("mona", "inner_lr", 0.5, False),
-        ("pare", "inner_lr", 0.5, True),
         ("pare", "source_share", 0.5, False),
         ("orca", "method", "mona", False),
-        ("mona", "method", "pare", False),
     ],
 )
 def test_settings_of_a_method_count_where_it_is_chosen(tmp_path, method, name, value, same):

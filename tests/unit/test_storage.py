@@ -61,12 +61,6 @@ def test_what_is_wrong_with_a_folder_is_reported(tmp_path, name):
         storage.verify_folder(folder, extra_allowed=True)
 
 
-def test_hidden_files_and_empty_folders_are_none_of_a_folders_content(tmp_path):
-    folder = committed(tmp_path / "step-1")
-    (folder / ".DS_Store").touch()
-    storage.verify_folder(folder)
-
-
 def test_some_files_of_a_sealed_folder_are_verified_alone_and_say_whose_they_are(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
@@ -112,13 +106,6 @@ def test_what_stands_in_the_way_is_reported(tmp_path):
         pass
 
 
-def test_room_is_checked_before_anything_is_written(tmp_path):
-    storage.require_space(tmp_path / "not" / "there", 1)
-    with pytest.raises(StorageError, match=r"[\d.]+ MiB needed, [\d.]+ MiB free"):
-        storage.require_space(tmp_path, 2**60)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
     """Temporary names are unpredictable; a planted link with the right name is an error, and its target stays untouched."""
     target, folder = tmp_path / "mine", tmp_path / "shared"
@@ -149,18 +136,6 @@ def test_leftovers_are_deleted_and_links_not_followed(tmp_path):
     storage.clean_temporary(run)
     assert sorted(str(path.relative_to(run)) for path in run.rglob("*")) == ["a"]
     assert (tmp_path / "mine" / "file").exists()
-
-
-def test_a_heartbeat_renews_the_time_of_a_file(tmp_path, monkeypatch):
-    path = tmp_path / "lock"
-    path.touch()
-    os.utime(path, (1, 1))
-    monkeypatch.setattr(storage.locks, "HEARTBEAT_S", 0.01)
-    with storage.heartbeat(path):
-        deadline = time.monotonic() + 10
-        while path.stat().st_mtime < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert path.stat().st_mtime > 2
 
 
 def test_failed_write_keeps_the_old_content(tmp_path):

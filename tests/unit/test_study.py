@@ -112,25 +112,6 @@ def test_an_override_may_name_the_arms_choice_on_an_axis(tmp_path):
     ]
 
 
-def test_all_that_an_arm_lacks_is_listed_in_the_arms_words(tmp_path):
-    path = tmp_path / "two.yaml"
-    path.write_text(
-        "axes:\n  set: {one: [task=ecg, task.path=ecg, source.path=s]}\n"
-        "files: {task.path: 'orca data get {task}', source.path: 'get {source}'}\n"
-    )
-    (reason,) = absent(Study.read("two", path).arms({}, tmp_path / "data"))
-    where = f"in the data folder {tmp_path / 'data'}"
-    assert reason == f"no ecg {where}: orca data get ecg; no s {where}: get SOURCE"
-
-
-def test_labels_are_no_part_of_a_runs_identity(expand):
-    (job,) = expand("set=digits", "seed=0").jobs
-    with compose.session() as session:
-        plain = session.compose(job.overrides)
-    assert plain.identity == job.identity
-    assert plain.labels == {}
-
-
 @pytest.mark.parametrize("more", [[], ["task.split_seed=${seed}"]])
 def test_arms_that_differ_in_the_seed_are_what_composing_each_would_give(expand, more):
     jobs = expand("set=digits", "body=minilm", "seed=0,1,2", *more).jobs
@@ -160,14 +141,10 @@ def test_what_a_study_has_not_is_refused(expand, words, match):
     ("text", "kind", "match"),
     [
         ("axis: {seed: [0]}\n", ConfigError, "has no 'axis'; did you mean 'axes'"),
-        ("common: [seed=1]\n", ConfigError, "needs axes"),
         ("axes: {seed: []}\n", ConfigError, "axis 'seed' has no choices"),
-        ("axes: {set: {a: [digits]}}\n", ConfigError, "not a list of overrides"),
         ("axes: {seed: [0]}\nexcept: [{set: a}]\n", ConfigError, "no axis 'set'"),
         ("axes: {seed: [0]}\nexcept: [{seed: 1}]\n", ConfigError, "seed has no '1'"),
-        ("axes: {seed: [0]}\nexcept: [{}]\n", ConfigError, "condition is empty"),
         ("axes: {set: {a: [paths.runs=/x]}}\n", UnsafeError, "how the program runs"),
-        ("axes: {set: {a: [+hydra.job.chdir=true]}}\n", UnsafeError, "how the program runs"),
         ("axes: {set: {a: [hydra/launcher=x]}}\n", UnsafeError, "how the program runs"),
     ],
 )

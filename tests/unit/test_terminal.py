@@ -8,17 +8,6 @@ from orca_cli import terminal
 from orca_cli.exceptions import DataError
 
 
-def test_time_left_counts_the_steps_of_this_attempt_alone(monkeypatch):
-    clock = iter([0.0, 0.0, 20.0])
-    messages = []
-    monkeypatch.setattr("orca_cli.terminal.time.monotonic", lambda: next(clock))
-    monkeypatch.setattr(terminal.log, "info", messages.append)
-    advance = terminal._line_advance("finetune", 1000)
-    advance(900)  # what an earlier attempt did
-    advance(1)
-    assert messages == ["finetune: 901/1000, about 1980 s left"]
-
-
 def test_a_result_is_text_or_json_and_its_failures_follow(capsys):
     shown = [terminal.facts([("value", "[bold]50 %")]), "w" * 300]
     result = terminal.Result({"schema": 1, "value": 0.5}, shown, [DataError("is missing", where="a.npz")], code=3)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "adding.md").read_text()
 
 
-def files_of_the_page() -> dict[str, str]:
+def files_of_the_page():
     """Return path -> content for every "`path`" line that is followed by a code block."""
     return dict(re.findall(r"^`([\w/.]+)`\n\n```(?:yaml|python)\n(.*?)```", PAGE, flags=re.S | re.M))
 
@@ -36,7 +36,7 @@ def checkout(tmp_path_factory):
     return tmp_path
 
 
-def add(checkout: Path, *paths: str) -> None:
+def add(checkout, *paths):
     content = files_of_the_page()
     for path in paths:
         (checkout / path).parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def orca(server, checkout, tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
     places = {"HOME": str(checkout), "ORCA_HOME": str(checkout / "home"), "ORCA_RUNS": str(tmp_path / "runs")}
 
-    def call(*words: str) -> str:
+    def call(*words):
         case = server.start(list(words), more=places)
         assert case.wait(400) == 0, case.err
         return case.out

@@ -2,7 +2,6 @@
 
 import shutil
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -76,7 +75,7 @@ def own_data(tmp_path_factory):
     }
 
 
-def overrides_for(path: Path, own_data: dict[str, list[str]]) -> list[str]:
+def overrides_for(path, own_data):
     group, name = path.parts[0], path.stem
     if group == "hparams":
         task, dash, body = name.partition("-")
@@ -98,7 +97,7 @@ def overrides_for(path: Path, own_data: dict[str, list[str]]) -> list[str]:
     return words
 
 
-def files_needed() -> set[str]:
+def files_needed():
     """Return the tasks that cannot be read without files; whole runs on such files are in tests/cli/test_tasks.py."""
     return {path.stem for path in FILES if path.parts[0] == "task" and path.stem not in (*SMALL, *OWN)}
 

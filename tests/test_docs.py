@@ -57,7 +57,7 @@ def test_the_readme_is_short():
     assert len(README.split()) <= 900
 
 
-def commands() -> list[str]:
+def commands():
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.S | re.M)
     return [line for language, block in blocks if not language for line in block.splitlines() if line.strip()]
 
@@ -147,7 +147,7 @@ def test_a_scorecard_is_stale_once_more_than_a_quarter_of_the_code_has_changed()
     assert reliability.stale(record | {"attempts": [{}]}, now)
 
 
-def examples(language: str) -> list[str]:
+def examples(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / "cluster.md").read_text(), flags=re.S | re.M)
 
 

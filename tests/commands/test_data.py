@@ -60,21 +60,21 @@ def orca(here, capfd):
     return call
 
 
-def archive(path: Path, **members: bytes) -> bytes:
+def archive(path, **members):
     with zipfile.ZipFile(path, "w") as opened:
         for name, content in members.items():
             opened.writestr(name, content)
     return path.read_bytes()
 
 
-def arrays(path: Path, n: int = 60, seed: int = 0) -> Path:
+def arrays(path, n=60, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     np.savez(path, x=rng.normal(size=(n, 2, 9)), y=np.arange(n) % 3)
     return path
 
 
-def describe(here: Path, name: str = "mine", files=(), **more) -> Path:
+def describe(here, name="mine", files=(), **more):
     """Write conf/task/NAME.yaml of a task of arrays with a block `data`."""
     block = {"shape": "2 x 9", "outputs": "3 classes", "licence": "CC0"}
     block |= {"by_hand": "ask me for FOLDER", "pages": ["https://three.org/drive"]}
@@ -86,7 +86,7 @@ def describe(here: Path, name: str = "mine", files=(), **more) -> Path:
     return path
 
 
-def one(path: str, *urls: str, **more) -> dict:
+def one(path, *urls, **more):
     return {"path": path, "urls": list(urls), **more}
 
 
@@ -121,10 +121,7 @@ def test_the_block_of_the_page_on_adding_is_accepted(here):
         ),
         ({"files": [{"path": "a", "instead": ["../*"]}]}, "files[0].instead[0]"),
         ({"pages": ["ftp://a/b"]}, "data.pages[0]: 'ftp://a/b' is not allowed"),
-        (
-            {"files": [{"path": "a", "unpack": "rar"}]},
-            "files[0].unpack: 'rar' is not allowed; did you mean 'tar'?",
-        ),
+        ({"files": [{"path": "a", "unpack": "rar"}]}, "files[0].unpack: 'rar' is not allowed; did you mean 'tar'?"),
         ({"files": [{"path": "a", "bytes": -1}]}, "at least 1"),
         ({"files": [{"path": "a", "members": ["../b"]}]}, "a path below the data set's folder"),
         ({"files": [{"path": "a", "url": "x"}]}, "did you mean 'urls'?"),
@@ -324,7 +321,7 @@ def test_what_makes_a_file_needless_counts_as_its_presence(here, orca, web):
     folder = here / "home" / "data" / "mine"
     (folder / "in").mkdir(parents=True)
 
-    def state() -> str:
+    def state():
         return json.loads(orca("list", "mine", "--json")[1])["data_sets"][0]["state"]
 
     assert state() == "absent"

@@ -1,7 +1,5 @@
 """The picture of an answer: its numbers agree with scikit-learn, and every drawing holds them and fits its place."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
@@ -34,7 +32,7 @@ WIDTHS = st.integers(40, 200)
 def run(tmp_path):
     """Write the files of a run that an answer is read from."""
 
-    def write(kind: str, outputs: np.ndarray, targets: np.ndarray, names: tuple[str, ...] = ()) -> Path:
+    def write(kind, outputs, targets, names=()):
         for folder in ("1_build", "3_finetune"):
             (tmp_path / folder).mkdir(exist_ok=True)
         summary = {"schema": 1, "kind": kind, "class_names": list(names)}
@@ -45,18 +43,18 @@ def run(tmp_path):
     return write
 
 
-def printed(answer: numbers.Answer, width: int, encoding: str = "utf-8") -> str:
+def printed(answer, width, encoding="utf-8"):
     with io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n") as file:
         Console(file=file, width=width, color_system=None).print(Picture(answer, "as a file"))
         file.flush()
         return file.buffer.getvalue().decode(encoding)
 
 
-def drawn(answer: numbers.Answer, title: str = "arrays") -> ElementTree.Element:
+def drawn(answer, title="arrays"):
     return ElementTree.fromstring(svg.draw(answer, title))
 
 
-def confusion(names: list[str], seed: int = 0, most: int = 40) -> Confusion:
+def confusion(names, seed=0, most=40):
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, most, (len(names),) * 2) * (rng.random((len(names),) * 2) < 0.5)
     return Confusion(counts, tuple(numbers.visible(name) for name in names))

@@ -1,7 +1,5 @@
 """The HTML page: one file without network, small, the same bytes every time, and names from the disk stay names."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -9,9 +7,6 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
-
-import pytest
 
 from orca_cli.cli import main
 from orca_cli.report.page.document import page
@@ -28,7 +23,7 @@ _VOID = {"meta", "img", "br", "hr", "input", "link"}
 class _Document(HTMLParser):
     """What a browser would make of a page: its elements, and the text that people read."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text: list[str] = []
@@ -36,24 +31,24 @@ class _Document(HTMLParser):
         self.feed(text)
         self.close()
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
         if tag not in _VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_startendtag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag):
         assert self.open, tag
         assert self.open.pop() == tag
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         if self.open and self.open[-1] not in ("script", "style"):
             self.text.append(data)
 
 
-def _tree(root: Path, *, tasks: int = 5, seeds: int = 5) -> Path:
+def _tree(root, *, tasks=5, seeds=5):
     for place in range(tasks):
         for metric, gain in (("otdd", 0.05), ("mmd", 0.02), ("moments", 0.01), ("none", 0.0)):
             for seed in range(seeds):
@@ -65,13 +60,13 @@ def _tree(root: Path, *, tasks: int = 5, seeds: int = 5) -> Path:
     return root
 
 
-def _page(root: Path, *, against: str = "") -> str:
+def _page(root, *, against=""):
     table = build_table(collect([root]))
     comparison = compare(table, "metric", against, 0.5) if against else None
     return page(table, comparison, "orca report --format html", Origin())
 
 
-def _table(document: str, name: str) -> list[list[str]]:
+def _table(document, name):
     """Return the texts of a table's body."""
     body = re.search(rf'<table id="{name}">.*?<tbody>(.*?)</tbody>', document, re.DOTALL)
     assert body, name
@@ -79,7 +74,7 @@ def _table(document: str, name: str) -> list[list[str]]:
     return [[re.sub("<.*?>", " ", cell).strip() for cell in re.split(r"</t[hd]>", row)[:-1]] for row in rows]
 
 
-def test_a_hundred_runs_are_one_small_file(tmp_path: Path) -> None:
+def test_a_hundred_runs_are_one_small_file(tmp_path):
     text = _page(_tree(tmp_path), against="none")
     assert len(text.encode()) < 500_000
     document = _Document(text)
@@ -102,7 +97,7 @@ def test_a_hundred_runs_are_one_small_file(tmp_path: Path) -> None:
     assert not [facts for _, facts in document.elements if "title" in facts]
 
 
-def test_the_page_can_fetch_nothing(tmp_path: Path) -> None:
+def test_the_page_can_fetch_nothing(tmp_path):
     text = _page(_tree(tmp_path, tasks=1, seeds=2))
     document = _Document(text)
     (policy,) = [facts["content"] or "" for tag, facts in document.elements if facts.get("http-equiv")]
@@ -120,12 +115,12 @@ def test_the_page_can_fetch_nothing(tmp_path: Path) -> None:
     assert "@import" not in text
 
 
-def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_records_give_the_same_bytes(tmp_path):
     root = _tree(tmp_path, tasks=2, seeds=2)
     assert _page(root, against="none") == _page(root, against="none")
 
 
-def test_names_from_run_folders_stay_names(tmp_path: Path) -> None:
+def test_names_from_run_folders_stay_names(tmp_path):
     fields = details(0)
     fields["baselines"] = {HOSTILE: {"error": 0.3, "seconds": 1.0, "about": HOSTILE}}
     fields["decided"] = {HOSTILE: {"value": HOSTILE}}
@@ -157,7 +152,7 @@ def test_names_from_run_folders_stay_names(tmp_path: Path) -> None:
     assert "<script>alert(1)</script>" in "".join(document.text)
 
 
-def test_every_run_without_a_result_is_there_with_its_command(tmp_path: Path) -> None:
+def test_every_run_without_a_result_is_there_with_its_command(tmp_path):
     add_environment(add_run(tmp_path, seed=0))
     add_environment(add_run(tmp_path, seed=1))
     add_environment(add_run(tmp_path, seed=0, metric="none"))
@@ -171,14 +166,14 @@ def test_every_run_without_a_result_is_there_with_its_command(tmp_path: Path) ->
     assert rows[2][2] == "no status.json: never started, or not a run"
 
 
-def test_a_thousand_runs_say_what_is_left_out(tmp_path: Path) -> None:
+def test_a_thousand_runs_say_what_is_left_out(tmp_path):
     for number in range(70):
         add_run(tmp_path, task=f"task{number}", **details(0, epochs=20))
     text = _page(tmp_path)
     assert "Curves of 60 of 70 methods on tasks are drawn" in text
 
 
-def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_page(tmp_path, capsys):
     add_run(tmp_path / "runs", **details(0))
     out = tmp_path / "page.html"
     assert main(["report", str(tmp_path / "runs"), "--format", "html", "--out", str(out)]) == 0
@@ -189,9 +184,7 @@ def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.startswith("<!DOCTYPE html>")
 
 
-def test_open_shows_the_file_in_a_browser(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_open_shows_the_file_in_a_browser(tmp_path, monkeypatch, capsys):
     add_run(tmp_path / "runs")
     opened = []
     monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
@@ -201,7 +194,7 @@ def test_open_shows_the_file_in_a_browser(
     assert capsys.readouterr().err == "written: orca-report.html\n"
 
 
-def test_a_page_loads_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
+def test_a_page_loads_neither_torch_nor_matplotlib(tmp_path):
     add_run(tmp_path, **details(0))
     code = (
         "import sys; from orca_cli.cli import main\n"

@@ -1,9 +1,5 @@
 """Options that make no sense, alone, together or for these runs: each is refused in one line that says what to do."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from orca_cli.cli import main
@@ -15,7 +11,7 @@ AGAINST = ["--against", "metric=none"]
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
+def tree(tmp_path):
     for metric, value in (("none", 0.5), ("otdd", 0.4)):
         add_run(tmp_path / "runs", metric=metric, value=value)
     studies.add(tmp_path / "runs", "small", [])
@@ -83,14 +79,7 @@ def tree(tmp_path: Path) -> Path:
         (["nothing"], 11, "nothing: no such folder of runs"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
-    tree: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    code: int,
-    message: str,
-) -> None:
+def test_what_makes_no_sense_is_refused(tree, monkeypatch, capsys, words, code, message):
     monkeypatch.chdir(tree)
     words = words if (tree / words[0]).is_dir() or words[0] == "nothing" else ["runs", *words]
     assert main(["report", *words]) == code

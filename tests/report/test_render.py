@@ -1,13 +1,10 @@
 """The formats: what is shown, that it can be read back, and that names from the disk stay names."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
 import re
 import unicodedata
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -24,12 +21,12 @@ from tests.report.trees import add_run
 HOSTILE = "=cmd()|[/red]x[/blue]\x1b[31m\n\u202e\\end{tabular}<script>&_%$#^~{}`*"
 
 
-def _table(root: Path) -> Table:
+def _table(root):
     return build_table(collect([root]))
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Table:
+def table(tmp_path):
     for seed, value in enumerate((0.118, 0.126, 0.134)):
         add_run(tmp_path, seed=seed, value=value)
     add_run(tmp_path, seed=3, state="failed")
@@ -41,7 +38,7 @@ def table(tmp_path: Path) -> Table:
 
 
 @pytest.fixture
-def hostile(tmp_path: Path) -> Table:
+def hostile(tmp_path):
     names = {"task": "digits", "body": HOSTILE, "name": "2026-01-01_00-00-00.000000_x", "protocol": HOSTILE}
     add_run(tmp_path, **names, metric=HOSTILE, variant={HOSTILE: HOSTILE}, error={"name": HOSTILE})  # type: ignore[arg-type]
     add_run(tmp_path, body="minilm", protocol=HOSTILE)
@@ -52,11 +49,11 @@ def hostile(tmp_path: Path) -> Table:
     return _table(tmp_path)
 
 
-def _markdown_cells(line: str) -> list[str]:
+def _markdown_cells(line):
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-def test_markdown_shows_means_with_n_and_what_failed(table: Table) -> None:
+def test_markdown_shows_means_with_n_and_what_failed(table):
     lines = Page(table).text("md").splitlines()
     rows = [_markdown_cells(line) for line in lines if line.startswith("|")]
     assert rows[0] == [
@@ -74,14 +71,14 @@ def test_markdown_shows_means_with_n_and_what_failed(table: Table) -> None:
 
 
 @pytest.fixture
-def earned(tmp_path: Path) -> Table:
+def earned(tmp_path):
     for seed in range(6):
         add_run(tmp_path, seed=seed, value=0.1 + seed / 1000)
         add_run(tmp_path, seed=seed, metric="none", value=0.2)
     return _table(tmp_path)
 
 
-def test_what_is_shown_to_be_best_is_bold_with_a_star(earned: Table) -> None:
+def test_what_is_shown_to_be_best_is_bold_with_a_star(earned):
     assert r"**\* 10.2 \u00b1 0.2 (6)**".replace(r"\u00b1", "\u00b1") in Page(earned).text("md")
     assert r"\textbf{{*} 10.2 $\pm$ 0.2 (6)}" in Page(earned).text("latex")
     assert "* 10.2 \u00b1 0.2 (6)" in Page(earned).text("table")
@@ -95,7 +92,7 @@ def test_what_is_shown_to_be_best_is_bold_with_a_star(earned: Table) -> None:
     assert [cell["earned"] for cell in cells] == [False, True]
 
 
-def test_csv_has_a_line_a_method_and_task_with_raw_numbers(table: Table) -> None:
+def test_csv_has_a_line_a_method_and_task_with_raw_numbers(table):
     rows = list(csv.DictReader(io.StringIO(Page(table).text("csv"))))
     assert len(rows) == 4
     (row,) = [row for row in rows if row["task"] == "digits" and row["metric"] == "otdd"]
@@ -107,7 +104,7 @@ def test_csv_has_a_line_a_method_and_task_with_raw_numbers(table: Table) -> None
     assert tuple(rows[0]) == CSV_COLUMNS
 
 
-def test_json_keeps_the_values_of_all_seeds(table: Table) -> None:
+def test_json_keeps_the_values_of_all_seeds(table):
     record = json.loads(Page(table).text("json"))
     assert record["schema"] == 1
     parts = {
@@ -141,7 +138,7 @@ def test_json_keeps_the_values_of_all_seeds(table: Table) -> None:
     }
 
 
-def test_latex_is_a_booktabs_tabular(table: Table) -> None:
+def test_latex_is_a_booktabs_tabular(table):
     text = Page(table).text("latex")
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     rows = [line for line in body.splitlines() if line.endswith(r"\\")]
@@ -152,7 +149,7 @@ def test_latex_is_a_booktabs_tabular(table: Table) -> None:
 
 
 @pytest.mark.parametrize("width", [40, 80, 140])
-def test_the_terminal_shows_every_cell_whole_within_its_width(tmp_path: Path, width: int) -> None:
+def test_the_terminal_shows_every_cell_whole_within_its_width(tmp_path, width):
     for task in ("darcy", "deepsea", "digits", "ecg", "listops", "ninapro", "satellite"):
         for number_, metric in enumerate(("none", "otdd_gaussian")):
             for seed in range(2):
@@ -166,13 +163,13 @@ def test_the_terminal_shows_every_cell_whole_within_its_width(tmp_path: Path, wi
     assert text.count("20.5 \u00b1 0.7 (2)") == 7
 
 
-def test_hostile_names_cannot_move_the_cursor_in_any_format(hostile: Table) -> None:
+def test_hostile_names_cannot_move_the_cursor_in_any_format(hostile):
     for form in FORMATS:
         text = Page(hostile).text(form)
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", text), form
 
 
-def test_hostile_names_stay_names(hostile: Table) -> None:
+def test_hostile_names_stay_names(hostile):
     lines = [line for line in Page(hostile).text("md").splitlines() if line.startswith("|")]
     assert {len(_markdown_cells(line)) for line in lines} == {6}
     assert not any(re.search(r"(?<!\\)<(?!br>)", line) for line in lines)
@@ -188,7 +185,7 @@ def test_hostile_names_stay_names(hostile: Table) -> None:
 
 
 @given(st.text())
-def test_clean_text_is_one_printable_line(text: str) -> None:
+def test_clean_text_is_one_printable_line(text):
     cleaned = clean(text)
     assert len(cleaned.splitlines()) <= 1
     assert not [
@@ -198,7 +195,7 @@ def test_clean_text_is_one_printable_line(text: str) -> None:
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8")))
-def test_latex_text_has_balanced_braces_and_no_bare_specials(text: str) -> None:
+def test_latex_text_has_balanced_braces_and_no_bare_specials(text):
     column, row = Column(text, "clean", "e", False, False), Row(Method("b", "s", "m", "f"), [Cell()])
     lines = Page(Table([column], [row], [None], [], [], [], baselines=[{}])).text("latex").splitlines()
     name = lines[lines.index(r"\toprule") + 1].rpartition(" & ")[2].removesuffix(r" \\")
@@ -219,13 +216,13 @@ def test_latex_text_has_balanced_braces_and_no_bare_specials(text: str) -> None:
         ([123.4], 0),
     ],
 )
-def test_decimals_give_the_smallest_mean_three_digits(means: list[float], expected: int | None) -> None:
+def test_decimals_give_the_smallest_mean_three_digits(means, expected):
     assert decimals_of(means) == expected
 
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("has_failed", [True, False])
-def test_failures_and_broken_folders_alone_still_render(tmp_path: Path, form: str, has_failed: bool) -> None:
+def test_failures_and_broken_folders_alone_still_render(tmp_path, form, has_failed):
     (tmp_path / "digits" / "2026-01-01_00-00-00.000000_x").mkdir(parents=True)
     if has_failed:
         add_run(tmp_path, state="failed")
@@ -242,7 +239,7 @@ def test_failures_and_broken_folders_alone_still_render(tmp_path: Path, form: st
         ("csv", ",release,false,,true,"),
     ],
 )
-def test_numbers_that_the_test_split_chose_are_red_in_every_table(tmp_path: Path, style: str, red: str) -> None:
+def test_numbers_that_the_test_split_chose_are_red_in_every_table(tmp_path, style, red):
     add_run(tmp_path, protocol="release", selected={"by": "best", "epoch": 3, "on": "test"})
     add_run(tmp_path, selected={"by": "best", "epoch": 3, "on": "validation"})
     text = Page(_table(tmp_path)).text(style)

@@ -1,7 +1,5 @@
 """Means, deviations, ranks and what is kept apart, against numbers computed by hand."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,24 +14,24 @@ from orca_cli.report.records.collect import Collection, Run, Score, collect
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.notes import notes_of, seeds_text
-from orca_cli.report.tables.table import Cell, Column, Method, Table, belongs_to, build_table, table_of
+from orca_cli.report.tables.table import Cell, Column, Method, belongs_to, build_table, table_of
 from tests.report.trees import add_run
 
 
-def _table(root: Path) -> Table:
+def _table(root):
     return build_table(collect([root]))
 
 
-def _scored(seed: int, value: float) -> Run:
+def _scored(seed, value):
     score = Score("zero_one", value, 10, 0, True, 0.9, False, "")
     return Run(Path(str(seed)), "t", "b", "s", "m", "f", seed, "clean", str(seed), "completed", score=score)
 
 
-def _means(table: Table) -> dict[str, list[float | None]]:
+def _means(table):
     return {str(row.method): [cell.mean for cell in row.cells] for row in table.rows}
 
 
-def test_a_small_deviation_is_shown_as_more_than_zero(tmp_path: Path) -> None:
+def test_a_small_deviation_is_shown_as_more_than_zero(tmp_path):
     for seed in range(2):
         add_run(tmp_path, seed=seed, value=0.25 + seed * 0.00002)
         add_run(tmp_path, seed=seed, value=0.5, metric="none")
@@ -43,7 +41,7 @@ def test_a_small_deviation_is_shown_as_more_than_zero(tmp_path: Path) -> None:
     assert none[0].main == "50.000 \u00b1 0.000 (2)"
 
 
-def test_two_methods_two_tasks_by_hand(tmp_path: Path) -> None:
+def test_two_methods_two_tasks_by_hand(tmp_path):
     for seed, value in enumerate((0.10, 0.12, 0.17)):
         add_run(tmp_path, seed=seed, value=value)
     for seed, value in enumerate((0.20, 0.22, 0.24)):
@@ -65,7 +63,7 @@ def test_two_methods_two_tasks_by_hand(tmp_path: Path) -> None:
     assert table.trivial == [(0.9, 0.9), (0.9, 0.9)]
 
 
-def test_runs_whose_test_split_stayed_closed_are_not_called_undefined(tmp_path: Path) -> None:
+def test_runs_whose_test_split_stayed_closed_are_not_called_undefined(tmp_path):
     add_run(tmp_path, value=0.3)
     add_run(tmp_path, seed=1, value=None, error={"n": 0})
     add_run(tmp_path, seed=2, value=None, error={"n": 0, "skipped": 5})
@@ -83,7 +81,7 @@ def test_runs_whose_test_split_stayed_closed_are_not_called_undefined(tmp_path: 
     assert "numbers of items" not in str(notes_of(build_table(collect([tmp_path / "closed"]))))
 
 
-def test_unfinished_runs_are_counted_and_listed(tmp_path: Path) -> None:
+def test_unfinished_runs_are_counted_and_listed(tmp_path):
     add_run(tmp_path, value=0.1)
     add_run(tmp_path, seed=1, state="failed")
     add_run(tmp_path, seed=2, state="finetune")
@@ -99,7 +97,7 @@ def test_unfinished_runs_are_counted_and_listed(tmp_path: Path) -> None:
     assert any("became NaN" in run.reason for run in table.unfinished)
 
 
-def test_runs_that_differ_in_a_setting_are_never_averaged(tmp_path: Path) -> None:
+def test_runs_that_differ_in_a_setting_are_never_averaged(tmp_path):
     add_run(tmp_path, value=0.1)
     add_run(tmp_path, seed=1, value=0.3, variant={"train.epochs": "3"})
     add_run(tmp_path, seed=2, state="failed", variant={"train.epochs": "3"})
@@ -116,7 +114,7 @@ def test_runs_that_differ_in_a_setting_are_never_averaged(tmp_path: Path) -> Non
     assert table.rows[1].cells[0].unfinished["failed"] == 1
 
 
-def test_a_setting_that_all_runs_of_a_task_share_is_said_below(tmp_path: Path) -> None:
+def test_a_setting_that_all_runs_of_a_task_share_is_said_below(tmp_path):
     for metric in ("otdd", "none"):
         add_run(tmp_path, metric=metric, variant={"train.epochs": "3"})
     add_run(tmp_path, task="ecg")
@@ -125,7 +123,7 @@ def test_a_setting_that_all_runs_of_a_task_share_is_said_below(tmp_path: Path) -
     assert "digits: all runs with train.epochs=3" in notes_of(table)
 
 
-def test_protocols_error_names_and_synthetic_data_get_columns_of_their_own(tmp_path: Path) -> None:
+def test_protocols_error_names_and_synthetic_data_get_columns_of_their_own(tmp_path):
     add_run(tmp_path, value=0.1)
     add_run(tmp_path, value=0.2, protocol="paper")
     add_run(tmp_path, value=0.3, seed=1, error={"name": "f1"})
@@ -134,7 +132,7 @@ def test_protocols_error_names_and_synthetic_data_get_columns_of_their_own(tmp_p
     assert sorted(cell.mean or 0.0 for cell in row.cells) == [0.1, 0.2, 0.3, 0.4]
 
 
-def test_own_data_sets_are_columns_of_their_own(tmp_path: Path) -> None:
+def test_own_data_sets_are_columns_of_their_own(tmp_path):
     for path, data in (("x/a.npz", "1"), ("x/b.npz", "2"), ("y/b.npz", "3")):
         test = {"splits": {"test": {"n": 497, "sha256": data * 64}}}
         for metric, value in (("none", 0.5), ("otdd", 0.3 + int(data) / 10)):
@@ -160,7 +158,7 @@ def test_own_data_sets_are_columns_of_their_own(tmp_path: Path) -> None:
     assert [column.name for column in _table(tmp_path / "named").columns] == ["arrays a.npz", "arrays z.npz"]
 
 
-def test_the_newest_of_equal_experiments_counts(tmp_path: Path) -> None:
+def test_the_newest_of_equal_experiments_counts(tmp_path):
     add_run(tmp_path, value=0.5)
     add_run(tmp_path, value=0.3)
     add_run(tmp_path, value=0.1, state="failed")
@@ -171,7 +169,7 @@ def test_the_newest_of_equal_experiments_counts(tmp_path: Path) -> None:
     assert any("1 older attempt does not count" in note for note in notes_of(table))
 
 
-def test_one_seed_with_two_identities_counts_once_and_is_said(tmp_path: Path) -> None:
+def test_one_seed_with_two_identities_counts_once_and_is_said(tmp_path):
     add_run(tmp_path, value=0.5, identity="1" * 64)
     add_run(tmp_path, value=0.3, identity="2" * 64)
     add_run(tmp_path, value=0.4, seed=1)
@@ -190,7 +188,7 @@ def test_one_seed_with_two_identities_counts_once_and_is_said(tmp_path: Path) ->
         ({"value": 0.95}, "not better than the best constant predictor: minilm otdd full"),
     ],
 )
-def test_what_limits_a_comparison_is_said(tmp_path: Path, change: dict, words: str) -> None:
+def test_what_limits_a_comparison_is_said(tmp_path, change, words):
     add_run(tmp_path, metric="none")
     add_run(tmp_path, metric="otdd")
     assert not any(words in note for note in notes_of(_table(tmp_path)))
@@ -199,7 +197,7 @@ def test_what_limits_a_comparison_is_said(tmp_path: Path, change: dict, words: s
     assert any(words in note for note in notes_of(_table(tmp_path / "other")))
 
 
-def test_an_undefined_error_is_neither_averaged_nor_lost(tmp_path: Path) -> None:
+def test_an_undefined_error_is_neither_averaged_nor_lost(tmp_path):
     add_run(tmp_path, value=None, trivial_error=None)
     add_run(tmp_path, seed=1, value=0.2, trivial_error=None)
     table = _table(tmp_path)
@@ -208,7 +206,7 @@ def test_an_undefined_error_is_neither_averaged_nor_lost(tmp_path: Path) -> None
     assert table.trivial == [None]
 
 
-def test_nothing_completed_gives_rows_without_values(tmp_path: Path) -> None:
+def test_nothing_completed_gives_rows_without_values(tmp_path):
     add_run(tmp_path, state="failed")
     table = _table(tmp_path)
     assert _means(table) == {"minilm otdd full": [None]}
@@ -217,7 +215,7 @@ def test_nothing_completed_gives_rows_without_values(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=2, max_size=6))
-def test_ranks_agree_with_scipy(values: list[list[int]]) -> None:
+def test_ranks_agree_with_scipy(values):
     columns = [Column(str(place), "clean", "e", True, False) for place in range(3)]
     cells = {
         (Method(str(place), "", "", ""), column): Cell(runs=[_scored(0, value / 10)])
@@ -232,11 +230,11 @@ def test_ranks_agree_with_scipy(values: list[list[int]]) -> None:
 
 
 @pytest.mark.parametrize(("seeds", "text"), [([0, 1, 2, 5], "0-2,5"), ([3], "3"), ([4, 2], "2,4"), ([], "")])
-def test_seeds_text(seeds: list[int], text: str) -> None:
+def test_seeds_text(seeds, text):
     assert seeds_text(seeds) == text
 
 
-def test_a_default_that_was_changed_between_two_seeds_is_not_averaged_over(tmp_path: Path) -> None:
+def test_a_default_that_was_changed_between_two_seeds_is_not_averaged_over(tmp_path):
     add_run(tmp_path, seed=0, value=0.1, settings="a" * 64)
     add_run(tmp_path, seed=1, value=0.3, settings="b" * 64)
     table = build_table(collect([tmp_path]))
@@ -247,7 +245,7 @@ def test_a_default_that_was_changed_between_two_seeds_is_not_averaged_over(tmp_p
     assert [row.cells[0].values for row in table.rows] == [[0.1], [0.3]]
 
 
-def test_a_file_whose_name_ends_like_anothers_is_not_of_its_column() -> None:
+def test_a_file_whose_name_ends_like_anothers_is_not_of_its_column():
     column = Column("arrays", "clean", "0-1 error", True, False, data="a.npz")
     runs = [
         replace(_scored(0, 0.1), task="arrays", variant={"task.train": path}) for path in ("x/a.npz", "a.npz", "xa.npz")

@@ -89,7 +89,8 @@ def test_a_task_body_embedder_metric_mode_augmentation_and_tracker_in_one_run(or
         assert text in out
     (run,) = tmp_path.glob("runs/*/*/result.json")
     assert json.loads(run.read_text())["augment"]["probability"] == 0.5
-    with safe_open(run.parent / "3_finetune" / "best" / "model.safetensors", "pt") as file:
+    (weights,) = run.parent.glob("3_finetune/*/model.safetensors")
+    with safe_open(weights, "pt") as file:
         names = [name for name in file.keys() if name.startswith("body.")]  # noqa: SIM118
     assert names
     assert all(".value." in name for name in names)

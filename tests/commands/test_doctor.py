@@ -47,7 +47,7 @@ def verdict(code):
     return record["verdict"]
 
 
-def test_a_working_machine(tmp_path):
+def test_a_working_machine(tmp_path, monkeypatch):
     assert verdict(0) == "orca run can work"
     record = read_json("doctor")
     assert (record["schema"], record["weights"]["from"]) == (1, "package tiny_weights, checksum verified")
@@ -55,6 +55,11 @@ def test_a_working_machine(tmp_path):
     assert record["devices"]["cpu"]["threads"] >= 1
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "home").exists()
+    (tmp_path / "runs").write_text("a file")
+    assert "ORCA_RUNS" in verdict(30)
+    (tmp_path / "runs").unlink()
+    monkeypatch.setenv("ORCA_HOME", "/proc/no")
+    assert "ORCA_HOME" in verdict(30)
 
 
 def test_weights(packaged, tmp_path, monkeypatch):
@@ -73,14 +78,6 @@ def test_weights(packaged, tmp_path, monkeypatch):
     (snapshot / "model.safetensors").write_bytes(b"weights")
     weights = read_json("doctor")["weights"]
     assert (weights["from"], weights["folder"]) == ("cache of the model hub", str(snapshot))
-
-
-def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
-    (tmp_path / "runs").write_text("a file")
-    assert "ORCA_RUNS" in verdict(30)
-    (tmp_path / "runs").unlink()
-    monkeypatch.setenv("ORCA_HOME", "/proc/no")
-    assert "ORCA_HOME" in verdict(30)
 
 
 def test_a_missing_package_and_a_broken_torch(monkeypatch):
@@ -116,12 +113,18 @@ def run(tmp_path):
 
 
 def test_a_run_that_is_whole_is_found_by_folder_and_name(run):
+    before = (run / "status.json").read_bytes()
     for word in (run, run.name):
         out = read_text("doctor", word)
         assert "intact: 4 files compared with their checksums; state completed" in out
         assert "resumed inexactly: threads" in out
     (record,) = read_json("doctor", run.name)["runs"]
     assert (record["code"], record["damaged"]) == (0, [])
+    assert (run / "status.json").read_bytes() == before  # one that is right is left, one that is lost made anew
+    (run / "status.json").unlink()
+    assert "status.json was restored: it was missing" in read_text("doctor", run)
+    after = json.loads((run / "status.json").read_text())
+    assert (after["state"], after["identity"], after["variant"]) == ("completed", "a" * 64, {"train.lr": "1"})
 
 
 @pytest.mark.parametrize(
@@ -134,16 +137,6 @@ def test_a_damaged_file_is_named(run, name):
     assert code == 13
     assert Path(name).name in out or "3_finetune/best" in out
     assert "its command" in out
-
-
-def test_a_lost_status_is_made_anew_and_a_right_one_left(run):
-    before = (run / "status.json").read_bytes()
-    read_text("doctor", run)
-    assert (run / "status.json").read_bytes() == before
-    (run / "status.json").unlink()
-    assert "status.json was restored: it was missing" in read_text("doctor", run)
-    after = json.loads((run / "status.json").read_text())
-    assert (after["state"], after["identity"], after["variant"]) == ("completed", "a" * 64, {"train.lr": "1"})
 
 
 def test_what_is_no_run_or_in_use_is_refused(run, tmp_path):

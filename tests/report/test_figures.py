@@ -18,6 +18,7 @@ from orca_cli.report.records.collect import collect
 from orca_cli.report.records.details import curves, mean_curve
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.table import build_table
+from tests.properties import examples
 from tests.report.trees import add_run, details
 
 SPACE = "{http://www.w3.org/2000/svg}"
@@ -53,11 +54,11 @@ def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path):
         assert float(root.get("height", "0")) > 60
 
 
-@pytest.mark.parametrize("chart", EVERY_KIND, ids=lambda chart: chart.name)
-def test_names_with_markup_stay_names(chart):
-    root = ET.fromstring(svg.draw(chart))
-    assert "script" not in {element.tag.removeprefix(SPACE) for element in root.iter()}
-    assert "<script>" in "".join(root.itertext())
+def test_names_with_markup_stay_names():
+    for chart in EVERY_KIND:
+        root = ET.fromstring(svg.draw(chart))
+        assert "script" not in {element.tag.removeprefix(SPACE) for element in root.iter()}
+        assert "<script>" in "".join(root.itertext())
 
 
 @given(st.lists(FINITE, min_size=2, max_size=30))
@@ -72,22 +73,19 @@ def test_a_line_goes_down_where_its_values_do(values):
     assert (drawn[0][1] - drawn[-1][1]) / 170 == pytest.approx(rise, abs=0.01)
 
 
-@given(FINITE, FINITE)
-def test_ticks_are_round_and_inside(a, b):
+@given(st.floats(1e-9, 1e9), st.floats(1.5, 1e9), FINITE, FINITE)
+@examples(50)
+def test_ticks_are_round_and_inside(low, factor, a, b):
+    positions = log_ticks(low, low * factor)
+    assert len(positions) <= 6
+    assert all(low * 0.99 <= tick <= low * factor * 1.01 for tick in positions)
+    assert factor < 5 or positions
     low, high = bounds([a, b])
     positions = ticks(low, high)
     assert 1 <= len(positions) <= 8
     room = 1e-6 * (high - low)
     assert all(low - room <= tick <= high + room for tick in positions)
     assert positions == sorted(positions)
-
-
-@given(st.floats(1e-9, 1e9), st.floats(1.5, 1e9))
-def test_logarithmic_ticks_are_at_most_five_decades(low, factor):
-    positions = log_ticks(low, low * factor)
-    assert len(positions) <= 6
-    assert all(low * 0.99 <= tick <= low * factor * 1.01 for tick in positions)
-    assert factor < 5 or positions
 
 
 def test_a_mean_curve_has_the_extremes_of_its_seeds():
@@ -128,8 +126,7 @@ def test_figures_are_written_as_png_and_pdf(tmp_path):
     files = write(EVERY_KIND, tmp_path / "figures", ["png", "pdf"])
     assert len(files) == 2 * len(EVERY_KIND)
     for file in files:
-        start = file.read_bytes()[:8]
-        assert start.startswith(b"\x89PNG" if file.suffix == ".png" else b"%PDF-")
+        assert file.read_bytes().startswith(b"\x89PNG" if file.suffix == ".png" else b"%PDF-")
         assert file.stat().st_size > 4000
-    again = write(EVERY_KIND, tmp_path / "again", ["png", "pdf"])
-    assert [file.read_bytes() for file in files] == [file.read_bytes() for file in again]
+    again = write(EVERY_KIND[:1], tmp_path / "again", ["png", "pdf"])
+    assert [file.read_bytes() for file in files[: len(again)]] == [file.read_bytes() for file in again]

@@ -1,16 +1,13 @@
 """The command line, called in this process."""
 
-from __future__ import annotations
-
 import json
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
-from typing import Any
 
 from orca_cli.cli import main
 
 
-def call(*words: object) -> tuple[int, str, str]:
+def call(*words):
     """Return exit code, standard output and standard error of a command, none of whose failures is unexpected."""
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
         code = main(list(map(str, words)))
@@ -20,18 +17,18 @@ def call(*words: object) -> tuple[int, str, str]:
     return code, out.getvalue(), messages
 
 
-def read_text(*words: object) -> str:
+def read_text(*words):
     """Return what a command that succeeds writes to standard output."""
     code, out, err = call(*words)
     assert code == 0, err
     return out
 
 
-def read_json(*words: object) -> Any:
+def read_json(*words):
     return json.loads(read_text(*words, "--json"))
 
 
-def refused(code: int, *words: object) -> str:
+def refused(code, *words):
     """Return the one line of a command that has to be refused."""
     exit_code, out, err = call(*words)
     assert (exit_code, out) == (code, "")

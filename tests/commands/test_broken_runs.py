@@ -1,14 +1,12 @@
 """Broken, foreign, half-written and newer run folders among good ones: listed, passed over, never fatal, by all commands."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +26,18 @@ ANSWERED = (0, 10, 11, 12, 13, 21)  # of commands about the broken run itself
 Change = Callable[[Path], None]
 
 
-def _write(name: str, content: bytes) -> Change:
-    def change(run: Path) -> None:
+def _write(name, content):
+    def change(run):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_bytes(content)
 
     return change
 
 
-def _instead(name: str, put: Callable[[Path, bytes], Any]) -> Change:
+def _instead(name, put):
     """Replace a record; `put` takes the path, which no longer exists, and the old content."""
 
-    def change(run: Path) -> None:
+    def change(run):
         content = (run / name).read_bytes()
         (run / name).unlink()
         put(run / name, content)
@@ -47,31 +45,31 @@ def _instead(name: str, put: Callable[[Path, bytes], Any]) -> Change:
     return change
 
 
-def _gone(put: Callable[[Path], Any]) -> Change:
+def _gone(put):
     """Replace a run's folder."""
 
-    def change(run: Path) -> None:
+    def change(run):
         shutil.rmtree(run)
         put(run)
 
     return change
 
 
-def _notes(run: Path) -> None:
+def _notes(run):
     run.mkdir()
     (run / "notes.txt").write_text("mine")
 
 
-def _unfinished(run: Path) -> None:
+def _unfinished(run):
     (run / "result.json").unlink()
     _write("status.json", b'{"schema": 2}')(run)
 
 
-def _arrays(path: Path, content: bytes) -> None:
+def _arrays(path, content):
     np.savez(path, outputs=np.zeros((3, 2)), targets=np.zeros((4, 5), dtype="U3"))
 
 
-def _folder(path: Path, content: bytes) -> None:
+def _folder(path, content):
     path.mkdir()
     (path / "inner").write_text("x")
 
@@ -105,12 +103,12 @@ for _name in (*RECORDS, "env.json"):
 
 
 @pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def _fast(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(os, "sync", lambda: None)
 
 
-def _commands(root: Path, good: Path, bad: Path) -> Iterator[str]:
+def _commands(root, good, bad):
     """Run all commands, and yield the outputs of those that go over all runs."""
     for words in (
         ["report", root, "--json"],
@@ -125,7 +123,7 @@ def _commands(root: Path, good: Path, bad: Path) -> Iterator[str]:
         assert call(*words)[0] in ANSWERED, words
 
 
-def test_all_of_them_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_of_them_together(tmp_path, monkeypatch):
     root = tmp_path / "runs"
     monkeypatch.setenv("ORCA_RUNS", str(root))
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
@@ -167,14 +165,14 @@ WRONG: tuple[Any, ...] = (
 )
 
 
-def _places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def _places(value, above=()):
     yield above
     if isinstance(value, (dict, list)):
         for key in value if isinstance(value, dict) else range(len(value)):
             yield from _places(value[key], (*above, key))
 
 
-def _with(value: Any, place: tuple[Any, ...], wrong: Any) -> Any:
+def _with(value, place, wrong):
     """Return a copy of a record with a value in one place."""
     if not place:
         return wrong
@@ -207,7 +205,7 @@ MORE: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, dict[str, Any]]:
+def zoo(tmp_path_factory):
     """Return the folder of runs, a good run, one to break, and the records of that one by name."""
     root = tmp_path_factory.mktemp("zoo") / "runs"
     good, _, bad = (
@@ -225,7 +223,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, dic
 @example(number=0, where=("validation_error",), wrong=10**400)
 @example(number=0, where=("seconds", "build"), wrong=10**400)
 @given(number=st.integers(0, len(MORE) - 1), where=st.integers(0, 200), wrong=st.sampled_from(WRONG))
-def test_a_wrong_value_in_any_field(zoo: Any, number: int, where: Any, wrong: Any) -> None:
+def test_a_wrong_value_in_any_field(zoo, number, where, wrong):
     root, good, bad, records = zoo
     name = list(MORE)[number]
     places = list(_places(records[name]))
@@ -252,7 +250,7 @@ print(*(main(words.split("|")) for words in sys.argv[1:]), file=sys.stderr)
 """
 
 
-def test_what_may_not_be_read(tmp_path: Path) -> None:
+def test_what_may_not_be_read(tmp_path):
     root = tmp_path / "runs"
     good = _add(root, "classification.ZeroOne")
     paths = [_add(root, "classification.MacroF1") for _ in range(3)]

@@ -1,7 +1,5 @@
 """`orca doctor`: its verdict, and that it finds what is really wrong."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -22,7 +20,7 @@ CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 @pytest.fixture(autouse=True)
-def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def packaged(tmp_path, monkeypatch):
     """Replace the real package by one with tiny weights, and use fresh folders."""
     root = tmp_path / "site" / "tiny_weights" / "model"
     root.mkdir(parents=True)
@@ -40,7 +38,7 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def verdict(code: int) -> str:
+def verdict(code):
     """Return the verdict, which is said last, and to other programs as well."""
     actual, out, _ = call("doctor")
     record = json.loads(call("doctor", "--json")[1])
@@ -49,7 +47,7 @@ def verdict(code: int) -> str:
     return record["verdict"]
 
 
-def test_a_working_machine(tmp_path: Path) -> None:
+def test_a_working_machine(tmp_path, monkeypatch):
     assert verdict(0) == "orca run can work"
     record = read_json("doctor")
     assert (record["schema"], record["weights"]["from"]) == (1, "package tiny_weights, checksum verified")
@@ -57,9 +55,14 @@ def test_a_working_machine(tmp_path: Path) -> None:
     assert record["devices"]["cpu"]["threads"] >= 1
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "home").exists()
+    (tmp_path / "runs").write_text("a file")
+    assert "ORCA_RUNS" in verdict(30)
+    (tmp_path / "runs").unlink()
+    monkeypatch.setenv("ORCA_HOME", "/proc/no")
+    assert "ORCA_HOME" in verdict(30)
 
 
-def test_weights(packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights(packaged, tmp_path, monkeypatch):
     (packaged / "model.safetensors").write_bytes(b"Weights")
     assert "differ from the published ones" in verdict(14)
     (packaged / "model.safetensors").unlink()
@@ -77,15 +80,7 @@ def test_weights(packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (weights["from"], weights["folder"]) == ("cache of the model hub", str(snapshot))
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "runs").write_text("a file")
-    assert "ORCA_RUNS" in verdict(30)
-    (tmp_path / "runs").unlink()
-    monkeypatch.setenv("ORCA_HOME", "/proc/no")
-    assert "ORCA_HOME" in verdict(30)
-
-
-def test_a_missing_package_and_a_broken_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_and_a_broken_torch(monkeypatch):
     version = environment.version_of
     with monkeypatch.context() as patch:
         patch.setattr(environment, "version_of", lambda name: None if name == "pot" else version(name))
@@ -96,7 +91,7 @@ def test_a_missing_package_and_a_broken_torch(monkeypatch: pytest.MonkeyPatch) -
     assert "torch does not work" in verdict(14)
 
 
-def test_packages_of_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_of_an_extra(monkeypatch):
     lines = ["torch>=2", 'peft>=0.1,<1; extra == "lora"', "geomloss<1 ; extra == 'dev'", 'x[y]; extra == "lora"']
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: lines)
     named = {extra: {one.name for one in environment.requirements(extra)} for extra in ("", "lora", "dev")}
@@ -104,7 +99,7 @@ def test_packages_of_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path):
     """A completed run as a run leaves it, without training."""
     name = RunName("digits", "minilm", "digits", "otdd", "full", 0, "clean", "a" * 64, "b" * 64, {"train.lr": "1"})
     with claim(tmp_path / "runs", name) as run:
@@ -117,19 +112,25 @@ def run(tmp_path: Path) -> Path:
     return run.path
 
 
-def test_a_run_that_is_whole_is_found_by_folder_and_name(run: Path) -> None:
+def test_a_run_that_is_whole_is_found_by_folder_and_name(run):
+    before = (run / "status.json").read_bytes()
     for word in (run, run.name):
         out = read_text("doctor", word)
         assert "intact: 4 files compared with their checksums; state completed" in out
         assert "resumed inexactly: threads" in out
     (record,) = read_json("doctor", run.name)["runs"]
     assert (record["code"], record["damaged"]) == (0, [])
+    assert (run / "status.json").read_bytes() == before  # one that is right is left, one that is lost made anew
+    (run / "status.json").unlink()
+    assert "status.json was restored: it was missing" in read_text("doctor", run)
+    after = json.loads((run / "status.json").read_text())
+    assert (after["state"], after["identity"], after["variant"]) == ("completed", "a" * 64, {"train.lr": "1"})
 
 
 @pytest.mark.parametrize(
     "name", ["result.json", "env.json", "3_finetune/best/model.safetensors", "3_finetune/best/MANIFEST.json"]
 )
-def test_a_damaged_file_is_named(run: Path, name: str) -> None:
+def test_a_damaged_file_is_named(run, name):
     content = (run / name).read_bytes()
     (run / name).write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
     code, out, _ = call("doctor", run)
@@ -138,17 +139,7 @@ def test_a_damaged_file_is_named(run: Path, name: str) -> None:
     assert "its command" in out
 
 
-def test_a_lost_status_is_made_anew_and_a_right_one_left(run: Path) -> None:
-    before = (run / "status.json").read_bytes()
-    read_text("doctor", run)
-    assert (run / "status.json").read_bytes() == before
-    (run / "status.json").unlink()
-    assert "status.json was restored: it was missing" in read_text("doctor", run)
-    after = json.loads((run / "status.json").read_text())
-    assert (after["state"], after["identity"], after["variant"]) == ("completed", "a" * 64, {"train.lr": "1"})
-
-
-def test_what_is_no_run_or_in_use_is_refused(run: Path, tmp_path: Path) -> None:
+def test_what_is_no_run_or_in_use_is_refused(run, tmp_path):
     (tmp_path / "other").mkdir()
     refused(11, "doctor", tmp_path / "other")
     refused(11, "doctor", "2026-nothing")

@@ -1,11 +1,8 @@
 """`orca score`: every error of the program is computed again from saved predictions, and any other number is refused."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +18,7 @@ BY_NAME = {case.name: case for case in reversed(CASES)}  # the first of each
 PREDICTIONS = "3_finetune/predictions.npz"
 
 
-def _add(root: Path, error: str | Case, *, with_groups: bool = True, node: Any = None) -> Path:
+def _add(root, error, *, with_groups=True, node=None):
     """Write a completed run whose result is what an error, by its case or name, says of its predictions."""
     case = error if isinstance(error, Case) else BY_NAME[error]
     outputs, targets, groups = case.drawn(0)
@@ -40,7 +37,7 @@ def _add(root: Path, error: str | Case, *, with_groups: bool = True, node: Any =
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_each_error_is_computed_again_and_another_number_is_found(tmp_path: Path, capsys: Captured, case: Case) -> None:
+def test_each_error_is_computed_again_and_another_number_is_found(tmp_path, capsys, case):
     run = _add(tmp_path, case)
     assert main(["score", str(run), "--json"]) == 0
     (entry,) = json.loads(capsys.readouterr().out)["runs"]
@@ -54,7 +51,7 @@ def test_each_error_is_computed_again_and_another_number_is_found(tmp_path: Path
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_predictions_that_changed_are_found(tmp_path: Path, capsys: Captured) -> None:
+def test_predictions_that_changed_are_found(tmp_path, capsys):
     good, bad = (_add(tmp_path, "classification.ZeroOne") for _ in range(2))
     with np.load(bad / PREDICTIONS) as saved:
         np.savez(bad / PREDICTIONS, outputs=-saved["outputs"], targets=saved["targets"])
@@ -64,19 +61,19 @@ def test_predictions_that_changed_are_found(tmp_path: Path, capsys: Captured) ->
     assert bad.name in err
 
 
-def _damaged(root: Path) -> Path:
+def _damaged(root):
     run = _add(root, "values.RMSE")
     (run / PREDICTIONS).write_bytes(b"PK damaged")
     return run
 
 
-def _single_numbers(root: Path) -> Path:
+def _single_numbers(root):
     run = _add(root, "values.RMSE")
     np.savez(run / PREDICTIONS, outputs=np.float32(1), targets=np.float32(1))
     return run
 
 
-def _behind_a_link(root: Path) -> Path:
+def _behind_a_link(root):
     run, other = (_add(root, "values.RMSE") for _ in range(2))
     (run / PREDICTIONS).unlink()
     (run / PREDICTIONS).symlink_to(other / PREDICTIONS)
@@ -101,7 +98,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], int, str]] = {
 
 
 @pytest.mark.parametrize("title", REFUSED)
-def test_what_is_refused(tmp_path: Path, capsys: Captured, title: str) -> None:
+def test_what_is_refused(tmp_path, capsys, title):
     make, code, message = REFUSED[title]
     assert main(["score", str(make(tmp_path))]) == code
     err = capsys.readouterr().err

@@ -1,7 +1,5 @@
 """The emulated device (`emulated.py`) as the device that a run finds, and the small runs of tests/cli."""
 
-from __future__ import annotations
-
 import itertools
 from contextlib import contextmanager
 

@@ -114,7 +114,7 @@ def drive(work, at_once=1):
         return signals.pending()
 
 
-def children() -> set[str]:
+def children():
     """Return the processes that this one has started and not yet waited for."""
     return {number for task in Path("/proc/self/task").iterdir() for number in (task / "children").read_text().split()}
 

@@ -31,7 +31,7 @@ def played(search, error=lambda trial: 0.5):
     return trials
 
 
-def survivors(values: list[float], reduction: int) -> list[bool]:
+def survivors(values, reduction):
     """Return who continues when trials reach a comparison one by one: the best 1 in `reduction` so far."""
     seen: list[float] = []
     for value in values:

@@ -1,12 +1,9 @@
 """Figures: well-formed SVG with a label, true to their numbers; the same drawing as PNG and PDF by matplotlib."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import sys
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -21,6 +18,7 @@ from orca_cli.report.records.collect import collect
 from orca_cli.report.records.details import curves, mean_curve
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.table import build_table
+from tests.properties import examples
 from tests.report.trees import add_run, details
 
 SPACE = "{http://www.w3.org/2000/svg}"
@@ -34,11 +32,11 @@ EVERY_KIND = [
 ]
 
 
-def _points(path: str) -> list[tuple[float, ...]]:
+def _points(path):
     return [tuple(map(float, corner.split())) for corner in path.strip("MZ").split("L")]
 
 
-def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path: Path) -> None:
+def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path):
     for metric in ("otdd", "none"):
         for seed in range(3):
             value = 0.1 + 0.1 * (metric == "none") + seed / 100
@@ -56,15 +54,15 @@ def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path: Path) 
         assert float(root.get("height", "0")) > 60
 
 
-@pytest.mark.parametrize("chart", EVERY_KIND, ids=lambda chart: chart.name)
-def test_names_with_markup_stay_names(chart: Lines | Dots | Matrix | Scatter) -> None:
-    root = ET.fromstring(svg.draw(chart))
-    assert "script" not in {element.tag.removeprefix(SPACE) for element in root.iter()}
-    assert "<script>" in "".join(root.itertext())
+def test_names_with_markup_stay_names():
+    for chart in EVERY_KIND:
+        root = ET.fromstring(svg.draw(chart))
+        assert "script" not in {element.tag.removeprefix(SPACE) for element in root.iter()}
+        assert "<script>" in "".join(root.itertext())
 
 
 @given(st.lists(FINITE, min_size=2, max_size=30))
-def test_a_line_goes_down_where_its_values_do(values: list[float]) -> None:
+def test_a_line_goes_down_where_its_values_do(values):
     points = tuple((float(place), value, value, value) for place, value in enumerate(values))
     root = ET.fromstring(svg.draw(Lines("n", "t", "x", "y", (Series("s", points, 0),))))
     path, _ = [one.get("d", "") for one in root.iter(f"{SPACE}path") if one.get("class") == "l c0"]  # the other: legend
@@ -75,8 +73,13 @@ def test_a_line_goes_down_where_its_values_do(values: list[float]) -> None:
     assert (drawn[0][1] - drawn[-1][1]) / 170 == pytest.approx(rise, abs=0.01)
 
 
-@given(FINITE, FINITE)
-def test_ticks_are_round_and_inside(a: float, b: float) -> None:
+@given(st.floats(1e-9, 1e9), st.floats(1.5, 1e9), FINITE, FINITE)
+@examples(50)
+def test_ticks_are_round_and_inside(low, factor, a, b):
+    positions = log_ticks(low, low * factor)
+    assert len(positions) <= 6
+    assert all(low * 0.99 <= tick <= low * factor * 1.01 for tick in positions)
+    assert factor < 5 or positions
     low, high = bounds([a, b])
     positions = ticks(low, high)
     assert 1 <= len(positions) <= 8
@@ -85,21 +88,13 @@ def test_ticks_are_round_and_inside(a: float, b: float) -> None:
     assert positions == sorted(positions)
 
 
-@given(st.floats(1e-9, 1e9), st.floats(1.5, 1e9))
-def test_logarithmic_ticks_are_at_most_five_decades(low: float, factor: float) -> None:
-    positions = log_ticks(low, low * factor)
-    assert len(positions) <= 6
-    assert all(low * 0.99 <= tick <= low * factor * 1.01 for tick in positions)
-    assert factor < 5 or positions
-
-
-def test_a_mean_curve_has_the_extremes_of_its_seeds() -> None:
+def test_a_mean_curve_has_the_extremes_of_its_seeds():
     values = (((0.0, 1.0), (1.0, 2.0)), ((0.0, 3.0), (1.0, 6.0)), ((0.0, 5.0),))
     assert mean_curve(values) == [(0.0, 3.0, 1.0, 5.0), (1.0, 4.0, 2.0, 6.0)]
     assert mean_curve([((0.0, 1.0),), ((1.0, 1.0),), ()]) == []
 
 
-def test_values_that_are_not_numbers_are_left_out(tmp_path: Path) -> None:
+def test_values_that_are_not_numbers_are_left_out(tmp_path):
     fields = details(0)
     good, bad = {"epoch": 2, "train_loss": 3.0}, {"epoch": 1, "train_loss": "x"}
     fields["curves"]["finetune"] = [bad, 7, {"epoch": None, "train_loss": 1.0}, good]
@@ -113,9 +108,7 @@ def test_values_that_are_not_numbers_are_left_out(tmp_path: Path) -> None:
     assert run.score.baselines == [("linear", 3.5)]
 
 
-def test_figures_are_written_as_svg_without_matplotlib(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_figures_are_written_as_svg_without_matplotlib(tmp_path, monkeypatch, capsys):
     add_run(tmp_path / "runs", **details(0))
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -129,12 +122,11 @@ def test_figures_are_written_as_svg_without_matplotlib(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed (extra plot)")
-def test_figures_are_written_as_png_and_pdf(tmp_path: Path) -> None:
+def test_figures_are_written_as_png_and_pdf(tmp_path):
     files = write(EVERY_KIND, tmp_path / "figures", ["png", "pdf"])
     assert len(files) == 2 * len(EVERY_KIND)
     for file in files:
-        start = file.read_bytes()[:8]
-        assert start.startswith(b"\x89PNG" if file.suffix == ".png" else b"%PDF-")
+        assert file.read_bytes().startswith(b"\x89PNG" if file.suffix == ".png" else b"%PDF-")
         assert file.stat().st_size > 4000
-    again = write(EVERY_KIND, tmp_path / "again", ["png", "pdf"])
-    assert [file.read_bytes() for file in files] == [file.read_bytes() for file in again]
+    again = write(EVERY_KIND[:1], tmp_path / "again", ["png", "pdf"])
+    assert [file.read_bytes() for file in files[: len(again)]] == [file.read_bytes() for file in again]

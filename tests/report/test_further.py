@@ -1,6 +1,7 @@
 """What would decide an undecided comparison: numbers by hand, and commands that compose to the runs that they stand for."""
 
 import json
+import re
 import shlex
 import statistics
 
@@ -9,7 +10,7 @@ import pytest
 from orca_cli.report.records.collect import collect
 from orca_cli.report.records.study_members import Origin, origin_of, select_study
 from orca_cli.report.statistics.differences import needed
-from orca_cli.report.statistics.further import MOST, further
+from orca_cli.report.statistics.further import MOST, commands, further
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.statistics.verdicts import claim_of, layouts_of
 from orca_cli.report.tables.holes import holes_of
@@ -35,24 +36,29 @@ def sentence(comparison):
     return claim_of(comparison.overall[0], comparison).sentence
 
 
+def asked_for(comparison):
+    return further(comparison.overall[0], comparison)
+
+
 def test_seeds_of_one_set_by_hand(tmp_path):
     gains = [0.02, -0.01, 0.03, 0.00, 0.01]
     add_pairs(tmp_path, gains)
     comparison = compared(tmp_path)
-    total = needed(1.0, statistics.stdev([100 * gain for gain in gains]), 0.5)
     # (1.960 + 0.842)^2 * (1.581 / 1)^2 + 1.960^2 / 2 = 19.6 + 1.9
-    assert total == 22
-    assert further(comparison.overall[0], comparison).seeds == 22 - 5
-    (command,) = further(comparison.overall[0], comparison).commands
-    seeds = ",".join(map(str, range(5, 22)))
-    assert command == f"orca run -m task=digits metric=none,otdd seed={seeds}"
+    assert needed(1.0, statistics.stdev([100 * gain for gain in gains]), 0.5) == 22
+    assert asked_for(comparison).seeds == 22 - 5
+    (command,) = asked_for(comparison).commands
+    assert command == f"orca run -m task=digits metric=none,otdd seed={','.join(map(str, range(5, 22)))}"
     assert sentence(comparison).endswith(f"; about 17 more seeds: {command}")
+    comparison = compared(tmp_path, None)  # without an origin no folder is read for a command
+    assert asked_for(comparison).commands == ()
+    assert sentence(comparison).endswith("; about 17 more seeds")
 
 
 def test_never_fewer_seeds_than_can_show_anything(tmp_path):
     add_pairs(tmp_path, [0.1, 0.1])
     comparison = compared(tmp_path)
-    assert further(comparison.overall[0], comparison).seeds == 4
+    assert asked_for(comparison).seeds == 4
     for seed in (0, 1):
         add_run(tmp_path, metric="mmd", seed=seed, value=0.4)
         add_run(tmp_path, metric="moments", seed=seed, value=0.4)
@@ -69,17 +75,10 @@ def test_seeds_that_are_there_are_not_asked_for_again(tmp_path):
     assert command.endswith("seed=0,5,6")
 
 
-def test_without_an_origin_no_folder_is_read_for_a_command(tmp_path):
-    add_pairs(tmp_path, [0.1, 0.1])
-    comparison = compared(tmp_path, None)
-    assert further(comparison.overall[0], comparison).commands == ()
-    assert sentence(comparison).endswith("; about 4 more seeds")
-
-
 def test_a_hopeless_effect_is_called_so(tmp_path):
     add_pairs(tmp_path, [0.10, -0.09, 0.11, -0.10, 0.09, -0.09])
     comparison = compared(tmp_path, margin=0.0)
-    assert further(comparison.overall[0], comparison).is_hopeless
+    assert asked_for(comparison).is_hopeless
     assert sentence(comparison).endswith(f"it would take more than {MOST} more seeds")
 
 
@@ -87,7 +86,7 @@ def test_seeds_help_where_sets_agree_and_seeds_do_not(tmp_path):
     for task in "stuvwxyz":
         add_pairs(tmp_path, [0.03, -0.01], task=task)
     comparison = compared(tmp_path)
-    more = further(comparison.overall[0], comparison)
+    more = asked_for(comparison)
     # Sets alike: with M seeds each, 8 sets have a deviation of 2.83 / sqrt(M), and 8 differences need one of at most 0.88.
     assert (more.seeds, more.sets) == (11 - 2, None)
     (command,) = more.commands
@@ -99,7 +98,7 @@ def test_sets_are_asked_for_where_more_seeds_cannot_decide(tmp_path):
         gain = 0.10 if place % 3 else -0.06
         add_pairs(tmp_path, [gain, gain + 0.001], task=task)
     comparison = compared(tmp_path)
-    more = further(comparison.overall[0], comparison)
+    more = asked_for(comparison)
     assert (more.seeds, more.is_few_sets, more.commands) == (None, False, ())
     assert f"the sets differ more than their seeds: about {more.sets} more sets, not more seeds" in sentence(comparison)
 
@@ -118,34 +117,22 @@ def test_commands_that_differ_in_one_key_are_one_and_others_are_apart(tmp_path):
     add_pairs(tmp_path, [0.1], typed=["train.lr=1e-4"], variant={"train.lr": "1e-4"})
     add_pairs(tmp_path, [0.1], task="ecg", typed=["train.epochs=3", "task.x='a b'"])
     comparison = compared(tmp_path, Origin(folder="my runs"))
-    assert further(comparison.overall[0], comparison).commands == ()  # two sets: more sets
-    one, other = further_commands(comparison)
+    assert asked_for(comparison).commands == ()  # two sets: more sets
+    one, other = sorted(commands([block for block in comparison.blocks if block.seeds], comparison, [1]))
     assert one == "orca run -m task=digits metric=none,otdd train.lr=1e-3,1e-4 seed=1 'paths.runs=my runs'"
-    assert shlex.split(other)[3:] == [
-        "task=ecg",
-        "metric=none,otdd",
-        "train.epochs=3",
-        "task.x='a b'",
-        "seed=1",
-        "paths.runs=my runs",
-    ]
+    typed = ["task=ecg", "metric=none,otdd", "train.epochs=3", "task.x='a b'", "seed=1", "paths.runs=my runs"]
+    assert shlex.split(other)[3:] == typed
 
 
 def test_what_others_typed_is_quoted_and_brings_no_options(tmp_path):
     typed = ["--allow-module=evil", "--config-dir=/tmp/evil", "task.x=$(rm -rf ~); echo", "body.checkpoint=\x1b[31m"]
     add_pairs(tmp_path, [0.1], typed=typed)
     comparison = compared(tmp_path)
-    (command,) = further(comparison.overall[0], comparison).commands
+    (command,) = asked_for(comparison).commands
     assert "evil" not in command
     assert "task.x=$(rm -rf ~); echo" in shlex.split(command)
     table = build_table(collect([tmp_path]))
     assert "\x1b" not in str(layouts_of(comparison, table))
-
-
-def further_commands(comparison):
-    from orca_cli.report.statistics.further import commands
-
-    return sorted(commands([block for block in comparison.blocks if block.seeds], comparison, [1]))
 
 
 @pytest.fixture
@@ -163,19 +150,27 @@ def study(tmp_path):
 
 
 def test_the_command_of_a_study_composes_to_the_missing_runs(study, orca, environment):  # noqa: F811, F405
-    code, out, err = orca("report", study, "--study", "alignment", "--against", "metric=none", "--json")
+    words = ("report", study, "--study", "alignment", "--against", "metric=none")
+    code, out, err = orca(*words, "--json")
     assert code == 0, err
     (arm,) = json.loads(out)["arms"]
     (command,) = arm["further"]["commands"]
-    words = shlex.split(command)
-    assert words[:4] == ["orca", "run", "-m", "study=alignment"]
-    assert {"set=digits", "body=minilm", "embedder=patch", "metric=none,moments", "train.epochs=3"} <= set(words)
-    code, out, err = orca(*words[1:], "--dry-run", "--json")
+    typed = shlex.split(command)
+    assert typed[:4] == ["orca", "run", "-m", "study=alignment"]
+    assert {"set=digits", "body=minilm", "embedder=patch", "metric=none,moments", "train.epochs=3"} <= set(typed)
+    some = [re.sub("^seed=.*", "seed=5,6", word) for word in typed[1:]]  # as many as say how they are composed
+    code, out, err = orca(*some, "--dry-run", "--json")
     assert code == 0, err
     jobs = json.loads(out)["jobs"]
-    assert len(jobs) == 2 * arm["further"]["seeds"]
-    assert {job["seed"] for job in jobs} == set(range(5, 5 + arm["further"]["seeds"]))
+    assert sorted((job["seed"], job["metric"]) for job in jobs) == [(s, m) for s in (5, 6) for m in ("moments", "none")]
+    assert f"seed={','.join(map(str, range(5, 5 + arm['further']['seeds'])))}" in typed
     assert arm["sentence"].endswith(command)
+    for form, start in (("md", "  `` orca run -m"), ("latex", "% orca run -m"), ("table", "    orca run -m")):
+        code, out, err = orca(*words, "--format", form)
+        assert code == 0, err
+        (line,) = [line for line in out.splitlines() if "orca run" in line]  # never folded
+        assert line.startswith(start)
+        assert ",20,21" in line
 
 
 def test_commands_of_a_study_compose(study, orca, environment):  # noqa: F811, F405
@@ -201,7 +196,7 @@ def test_commands_of_a_study_compose(study, orca, environment):  # noqa: F811, F
     chosen = {"set=digits_image", "body=swin", "embedder=patch", "metric=none", "seed=1"}
     assert set(words[4:]) == chosen | {"body.checkpoint=/w", "paths.data=/d"}
     comparison = compare(table, "body", "minilm", 0.5, origin_of([study], "alignment", study))
-    (command,) = further(comparison.overall[0], comparison).commands
+    (command,) = asked_for(comparison).commands
     assert {"body.checkpoint=/w", "paths.data=/d"} <= set(shlex.split(command))
 
 
@@ -212,23 +207,7 @@ def test_axes_whose_choices_are_all_there_are_left_out(study):
     whole = {"metric": frozenset({"none", "moments"})}
     collection = select_study(collect([study]), [study], "alignment")
     comparison = compare(build_table(collection), "metric", "none", 0.5, Origin("alignment", origin.axes, whole))
-    (command,) = further(comparison.overall[0], comparison).commands
+    (command,) = asked_for(comparison).commands
     assert "metric=" not in command
     assert "embedder=patch" in command
     assert origin_of([study], None, study / "elsewhere").folder == str(study)
-
-
-def test_a_command_is_never_folded(study, orca):  # noqa: F811, F405
-    code, out, err = orca("report", study, "--study", "alignment", "--against", "metric=none")
-    assert code == 0, err
-    (line,) = [line for line in out.splitlines() if "orca run" in line]
-    assert line.startswith("    orca run -m study=alignment ")
-    assert ",20,21" in line
-    for form, start in (("md", "  `` orca run -m"), ("latex", "% orca run -m"), ("table", "    orca run -m")):
-        code, out, err = orca(
-            "report", study, "--study", "alignment", "--against", "metric=none", "--format", form, "--out", study / form
-        )
-        assert code == 0, err
-        (line,) = [line for line in (study / form).read_text().splitlines() if "orca run" in line]
-        assert line.startswith(start)
-        assert ",20,21" in line

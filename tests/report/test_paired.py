@@ -2,20 +2,13 @@
 
 import csv
 import io
-import itertools
 import json
-import math
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import stats
 
 from orca_cli.cli import main
 from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import collect
-from orca_cli.report.statistics.differences import holm, sign_flip
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.statistics.verdicts import claim_of, layouts_of
 from orca_cli.report.tables.table import build_table
@@ -38,42 +31,6 @@ def sentence(compared):
     return claim_of(compared.overall[0], compared).sentence
 
 
-def test_sign_flip_by_hand():
-    # Of the 8 sums of 1, 2 and 4 with signs, +-7 are as far from 0 as 7; +-7 and +-5 as far as 1 - 2 - 4 = -5.
-    assert sign_flip([1, 2, 4]) == (2 / 8, 2 / 8)
-    assert sign_flip([1, -2, -4]) == (4 / 8, 2 / 8)
-    assert sign_flip([0, 0]) == (1.0, 1.0)
-    assert sign_flip([0.1] * 6) == (2 / 64, 2 / 64)
-    assert sign_flip([0.1, 0.2, -0.3]) == (1.0, 2 / 8)  # a sum of 0, up to rounding
-
-
-@given(st.lists(st.integers(-50, 50).map(lambda n: n / 7), min_size=2, max_size=9).filter(any))
-def test_sign_flip_is_scipys_exact_permutation_test(values):
-    nonzero = [value for value in values if value]
-    expected = sum(
-        abs(sum(s * v for s, v in zip(signs, nonzero, strict=True))) >= abs(sum(nonzero)) - 1e-9
-        for signs in itertools.product((-1, 1), repeat=len(nonzero))
-    )
-    assert sign_flip(values)[0] == expected / 2 ** len(nonzero)
-    if len(nonzero) > 1:
-        test = stats.permutation_test((np.array(nonzero),), np.mean, permutation_type="samples", n_resamples=np.inf)
-        assert sign_flip(values)[0] == pytest.approx(test.pvalue)
-
-
-def test_many_differences_are_tested_by_drawn_signs_close_to_the_normal_limit():
-    values = list(np.random.default_rng(3).normal(0.25, 1, size=80))
-    p, smallest = sign_flip(values)
-    root = math.sqrt(sum(value * value for value in values))
-    assert p == pytest.approx(2 * stats.norm.sf(abs(sum(values)) / root), abs=0.005)
-    assert smallest == 1 / 100_001
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
 def test_pairs_by_seed_and_all_other_settings_by_hand(tmp_path):
     for lr, shift in (("1e-3", 0.0), ("1e-4", 0.1)):
         for seed, (none, otdd) in enumerate([(0.50, 0.40), (0.60, 0.45), (0.40, 0.45)]):
@@ -93,13 +50,15 @@ def test_over_sets_each_set_counts_once_whatever_its_seeds(tmp_path):
     add_pairs(tmp_path, [0.02], task="a")
     add_pairs(tmp_path, [0.00, 0.01, -0.13], task="b")  # mean -0.04
     add_pairs(tmp_path, [0.0, 0.0], task="c")
-    (otdd,) = comparison(tmp_path).overall
+    add_run(tmp_path, seed=7, metric="mmd", value=0.3)  # an arm without a pair
+    compared = comparison(tmp_path)
+    (otdd,) = compared.overall
+    assert compared.unpaired == 1
     assert otdd.points.mean == pytest.approx((2 - 4 + 0) / 3)
     assert (otdd.wins, otdd.ties, otdd.losses, otdd.pairs, otdd.seeds) == (1, 1, 1, 6, (1, 3))
     assert otdd.worst == ("b", pytest.approx(-4))
     assert not otdd.is_relative
-    assert otdd.points.p == 1
-    assert otdd.points.smallest == 0.5
+    assert (otdd.points.p, otdd.points.smallest) == (1, 0.5)
 
 
 def test_units_that_differ_are_judged_by_the_relative_difference_of_mean_errors(tmp_path):
@@ -112,50 +71,32 @@ def test_units_that_differ_are_judged_by_the_relative_difference_of_mean_errors(
     assert (otdd.points.n, otdd.points.mean) == (1, pytest.approx(5))
     few = "2 differences cannot reach p = 0.05"
     expected = f"otdd: undecided, +10.5 % of the error [10.5, 10.5] (n = 2 sets x 2 seeds, p = 0.50; {few}); "
-    expected += "about 4 more sets, not more seeds"
-    assert sentence(compared) == expected
+    assert sentence(compared) == expected + "about 4 more sets, not more seeds"
+    add_pairs(tmp_path, [0.2], base=0.2, task="none left")  # an error of 0 counts: 0.2 of a mean of 0.1
+    add_pairs(tmp_path, [0.0], base=0.0, task="tied")
+    (otdd,) = comparison(tmp_path).overall
+    assert (otdd.sets, otdd.relative.n, otdd.wins, otdd.ties, otdd.losses) == (4, 4, 3, 1, 0)
+    assert otdd.relative.mean == pytest.approx((2 * 20 / 1.9 + 200 + 0) / 4)
 
 
 SETS = "abcdefgh"
 
 
-def test_sets_with_an_error_of_0_count(tmp_path):
-    """An arm without any error on three sets, and slightly worse on four: the mean includes all of them."""
-    for task in "abc":
-        add_pairs(tmp_path, [0.2], base=0.2, task=task)
-    for task in "defg":
-        add_pairs(tmp_path, [-0.01], base=0.1, task=task)
-    add_pairs(tmp_path, [0.0], base=0.0, task="tied")
-    add_pairs(tmp_path, [0.0], base=1.0, task="nats", error=NATS)  # so that per cents do not count alone
-    compared = comparison(tmp_path)
-    (otdd,) = compared.overall
-    assert (otdd.sets, otdd.relative.n, otdd.wins, otdd.ties, otdd.losses) == (9, 9, 3, 2, 4)
-    mean = 100 * (3 * 2 - 4 * 0.02 / 0.21) / 9
-    assert otdd.relative.mean == pytest.approx(mean)
-    assert f"undecided, +{mean:.1f} % of the error [" in sentence(compared)
-    assert "n = 9 sets x 1 seed" in sentence(compared)
-
-
 def test_small_gains_are_shown_as_more_than_zero(tmp_path):
     for task in SETS[:6]:
-        add_pairs(tmp_path, [0.0001 + seed * 2e-6 for seed in range(6)], base=0.0003, task=task, error=NATS)
+        add_pairs(tmp_path / "nats", [0.0001 + seed * 2e-6 for seed in range(6)], base=0.0003, task=task, error=NATS)
         add_pairs(tmp_path / "points", [0.0002 + seed * 1e-6 for seed in range(6)], base=0.003, task=task)
-    compared, table = comparison(tmp_path), build_table(collect([tmp_path]))
-    by_set = layouts_of(compared, table)[1].rows[0][1][0]
+    by_set = layouts(tmp_path / "nats")[1].rows[0][1][0]
     assert by_set.main.startswith("+0.000105 [0.00010")
     assert by_set.rest == "0.000300 > 0.000195"
-    compared, table = comparison(tmp_path / "points"), build_table(collect([tmp_path / "points"]))
-    assert sentence(compared).startswith("otdd: helps by 0.02 points [0.02, 0.02] (")
-    assert layouts_of(compared, table)[1].rows[0][1][0].main == "+0.02 [0.02, 0.02] (6)"
-
-
-def test_a_gain_by_rounding_is_0(tmp_path):
-    for seed, (base, value) in enumerate([(0.1 + 0.2, 0.3), (0.5, 0.4), (0.4, 0.5)]):
-        add_run(tmp_path, seed=seed, metric="none", value=base)
-        add_run(tmp_path, seed=seed, value=value)
-    compared, table = comparison(tmp_path), build_table(collect([tmp_path]))
-    assert layouts_of(compared, table)[1].rows[0][1][0].main == "+0.0 [-24.8, 24.8] (3)"
-    assert layouts_of(compared, table)[0].rows[0][1][2].main == "+0.00 [-24.84, 24.84]"
+    assert sentence(comparison(tmp_path / "points")).startswith("otdd: helps by 0.02 points [0.02, 0.02] (")
+    assert layouts(tmp_path / "points")[1].rows[0][1][0].main == "+0.02 [0.02, 0.02] (6)"
+    for seed, (base, value) in enumerate([(0.1 + 0.2, 0.3), (0.5, 0.4), (0.4, 0.5)]):  # a gain by rounding is 0
+        add_run(tmp_path / "rounded", seed=seed, metric="none", value=base)
+        add_run(tmp_path / "rounded", seed=seed, value=value)
+    over, by_set = layouts(tmp_path / "rounded")
+    assert by_set.rows[0][1][0].main == "+0.0 [-24.8, 24.8] (3)"
+    assert over.rows[0][1][2].main == "+0.00 [-24.84, 24.84]"
 
 
 def test_seeds_of_one_set_are_those_that_were_tested(tmp_path):
@@ -169,28 +110,23 @@ def test_seeds_of_one_set_are_those_that_were_tested(tmp_path):
 
 
 def test_runs_that_leave_a_setting_open_are_an_arm(tmp_path):
+    multiscale = "embedder:\n  _target_: orca_cli.models.embedders.multiscale.Multiscale\n"
     for seed in range(2):
-        folder = add_run(tmp_path, seed=seed, value=0.3)
-        (folder / "config.yaml").write_text("train:\n  lr: 0.0001\n")
-        add_run(tmp_path, seed=seed, value=0.4, variant={"train.lr": "1e-3"})
-        decided = {"decided": {"train.epochs": {"value": 7, "why": ""}}}
-        add_run(tmp_path / "decided", seed=seed, value=0.3, **decided)
-        add_run(tmp_path / "decided", seed=seed, value=0.4, variant={"train.epochs": "3"})
-    (arm,) = comparison(tmp_path, "train.lr=1e-3").overall
-    assert (arm.arm, arm.points.mean, arm.pairs) == ("0.0001", pytest.approx(10), 2)
-    (arm,) = comparison(tmp_path, "train.lr=1e-4").overall  # what nobody typed
-    assert (arm.arm, arm.points.mean, arm.pairs) == ("1e-3", pytest.approx(-10), 2)
-    (arm,) = comparison(tmp_path / "decided", "train.epochs=3").overall
-    assert (arm.arm, arm.pairs) == ("decided", 2)
-
-
-def test_runs_that_leave_a_part_as_it_is_have_that_part(tmp_path):
-    for seed in range(2):
-        folder = add_run(tmp_path, seed=seed, value=0.3)
-        (folder / "config.yaml").write_text("embedder:\n  _target_: orca_cli.models.embedders.multiscale.Multiscale\n")
-        add_run(tmp_path, seed=seed, value=0.4, variant={"embedder": "patch"})
-    (arm,) = comparison(tmp_path, "embedder=patch").overall
-    assert (arm.arm, arm.points.mean, arm.pairs) == ("multiscale", pytest.approx(10), 2)
+        for name, config, variant, decided in (
+            ("left", f"train:\n  lr: 0.0001\n{multiscale}", {"train.lr": "1e-3"}, {}),
+            ("part", multiscale, {"embedder": "patch"}, {}),
+            ("decided", "", {"train.epochs": "3"}, {"decided": {"train.epochs": {"value": 7, "why": ""}}}),
+        ):
+            (add_run(tmp_path / name, seed=seed, value=0.3, **decided) / "config.yaml").write_text(config)
+            add_run(tmp_path / name, seed=seed, value=0.4, variant=variant)
+    for name, against, other, gain in (
+        ("left", "train.lr=1e-3", "0.0001", 10),
+        ("left", "train.lr=1e-4", "1e-3", -10),  # what nobody typed
+        ("part", "embedder=patch", "multiscale", 10),
+        ("decided", "train.epochs=3", "decided", 10),
+    ):
+        (arm,) = comparison(tmp_path / name, against).overall
+        assert (arm.arm, arm.points.mean, arm.pairs) == (other, pytest.approx(gain), 2), against
 
 
 def test_a_default_that_was_typed_for_some_seeds_is_one_arm(tmp_path):
@@ -204,13 +140,6 @@ def test_a_default_that_was_typed_for_some_seeds_is_one_arm(tmp_path):
     (folder / "config.yaml").write_text("train:\n  optimizer: adamw\n")
     with pytest.raises(DataError, match="optimizer=adamw differ in something that no setting shows.*orca runs rm"):
         comparison(tmp_path, "train.optimizer=adamw")
-
-
-def test_an_arm_with_two_sources_has_no_partner_to_guess(tmp_path):
-    for arm, source, value in (("orca", "docs", 0.5), ("orca", "tweets", 0.3), ("mmd", "docs", 0.4)):
-        add_run(tmp_path, source=source, value=value, variant={"arm": arm})
-    with pytest.raises(DataError, match="arm=orca differ in source.* narrow with --where source="):
-        comparison(tmp_path, "arm=orca")
 
 
 @pytest.mark.parametrize(
@@ -265,37 +194,25 @@ def test_more_arms_need_a_smaller_p(tmp_path):
 
 def test_only_gains_that_are_shown_are_marked(tmp_path):
     for task, count in (("a", 6), ("b", 5), ("c", 8)):
-        add_pairs(tmp_path, [0.1 + seed / 100 for seed in range(count)], task=task)
-    table = build_table(collect([tmp_path]))
-    over, by_set = layouts_of(compare(table, "metric", "none", 0.5), table)
+        add_pairs(tmp_path / "some", [0.1 + seed / 100 for seed in range(count)], task=task)
+    over, by_set = layouts(tmp_path / "some")
     assert not any(entry.best for _, entries, _ in over.rows for entry in entries)  # three sets
     # p = 2/2^6, 2/2^5 and 2/2^8; after Holm's correction 2 * 2/2^6 = 0.0625, 0.0625 and 3 * 2/2^8 = 0.023.
     assert [entry.best for entry in by_set.rows[0][1]] == [False, False, True]
     assert by_set.rows[0][1][2].main.startswith("* +")
     assert "fewer than 6 seeds in 1 of 3 gains" in " ".join(by_set.notes)
     add_pairs(tmp_path / "alone", [0.1 + seed / 100 for seed in range(6)])
-    table = build_table(collect([tmp_path / "alone"]))
-    over, by_set = layouts_of(compare(table, "metric", "none", 0.5), table)
+    over, by_set = layouts(tmp_path / "alone")
     assert [entry.best for entry in over.rows[0][1]] == [False, False, True, *[False] * 5]  # the judged gain alone
     assert by_set.rows[0][1][0].best
 
 
 def test_arms_that_were_run_on_different_sets_are_reported_not_to_be_compared(tmp_path):
-    add_pairs(tmp_path, [0.02, 0.02], task="a")
-    add_pairs(tmp_path, [0.02, 0.02], task="b")
-    table = build_table(collect([tmp_path]))
-    assert "compare no arm" not in str(layouts_of(compare(table, "metric", "none", 0.5), table))
+    for task in "ab":
+        add_pairs(tmp_path, [0.02, 0.02], task=task)
+    assert "compare no arm" not in str(layouts(tmp_path))
     add_run(tmp_path, task="a", seed=0, metric="mmd", value=0.48)
-    table = build_table(collect([tmp_path]))
-    notes = layouts_of(compare(table, "metric", "none", 0.5), table)[0].notes
-    assert notes[-1].endswith("compare no arm with another: mmd 1, otdd 4 pairs")
-
-
-def test_an_arm_without_a_pair_on_any_set_is_left_out(tmp_path):
-    add_pairs(tmp_path, [0.1, 0.1])
-    add_run(tmp_path, seed=7, metric="mmd", value=0.3)
-    compared = comparison(tmp_path)
-    assert ([one.arm for one in compared.overall], compared.unpaired) == (["otdd"], 1)
+    assert layouts(tmp_path)[0].notes[-1].endswith("compare no arm with another: mmd 1, otdd 4 pairs")
 
 
 def test_pairs_that_are_the_same_computation_are_left_out(tmp_path, capsys):
@@ -308,20 +225,13 @@ def test_pairs_that_are_the_same_computation_are_left_out(tmp_path, capsys):
             for metric in ("none", "otdd"):
                 add_run(tmp_path / "all", seed=seed, metric=metric, value=0.5, **base)
     compared = comparison(tmp_path / "some")
-    assert (compared.blocks[0].seeds, compared.blocks[0].gains, compared.unpaired) == (
-        (2, 3),
-        pytest.approx([10, 0]),
-        0,
-    )
-    words = ["--against", "metric=none"]
-    assert main(["report", str(tmp_path / "some"), *words]) == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert "2 of 4 pairs are the same computation (equal final weights): left out" in text
-    assert main(["report", str(tmp_path / "all"), *words]) != 0
-    assert (
-        "2 of 2 pairs are the same computation (equal final weights and errors): none is left"
-        in capsys.readouterr().err
-    )
+    block = compared.blocks[0]
+    assert (block.seeds, block.gains, compared.unpaired) == ((2, 3), pytest.approx([10, 0]), 0)
+    left_out = "2 of {} pairs are the same computation (equal final weights"
+    assert main(["report", str(tmp_path / "some"), "--against", "metric=none"]) == 0
+    assert left_out.format(4) + "): left out" in " ".join(capsys.readouterr().out.split())
+    assert main(["report", str(tmp_path / "all"), "--against", "metric=none"]) != 0
+    assert left_out.format(2) + " and errors): none is left" in capsys.readouterr().err
 
 
 def test_a_set_with_an_error_below_0_has_no_relative_difference(tmp_path, capsys):
@@ -412,3 +322,8 @@ def test_runs_that_kept_no_alignment_step_are_shown_as_such(tmp_path, capsys):
     assert main(["report", str(tmp_path), "--format", "csv"]) == 0
     lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [line["steps"] for line in lines] == ["0 0 0 0", "0 20 60 0"]
+
+
+def layouts(root):
+    table = build_table(collect([root]))
+    return layouts_of(compare(table, "metric", "none", 0.5), table)

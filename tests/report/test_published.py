@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,23 +20,18 @@ from tests.report.test_render import HOSTILE, table  # noqa: F401 - a fixture
 from tests.report.trees import add_run
 
 SHIPPED = Path(report.__file__).parents[2] / "docs" / "published.csv"
-LINES = "task,method,error,source\ndigits,forest,0.05,notes p. 3\ndarcy,FNO,0.008,Table 2\necg,CNN,0.28,Table 2\n"
+COLUMNS = "task,method,error,source"
+LINES = f"{COLUMNS}\ndigits,forest,0.05,notes p. 3\ndarcy,FNO,0.008,Table 2\necg,CNN,0.28,Table 2\n"
 
 
-def write(folder, text):
+def with_others(table, folder, text):  # noqa: F811
     path = folder / "others.csv"
     path.write_text(text)
-    return path
-
-
-def with_others(table, path):  # noqa: F811
-    from dataclasses import replace
-
     return replace(table, published=fitting(read(path), table, str(path)))
 
 
 def test_rows_stand_between_the_own_and_the_trivial_with_their_sources(table, tmp_path):  # noqa: F811
-    layout = layout_of(with_others(table, write(tmp_path, LINES)))
+    layout = layout_of(with_others(table, tmp_path, LINES))
     *ours, forest, fno, trivial = layout.rows
     assert trivial[0][0] == "trivial"
     assert (forest[0][0], [entry.main for entry in forest[1]], forest[2]) == ("forest [1]", ["-", "5.0"], "")
@@ -49,7 +45,7 @@ def test_rows_stand_between_the_own_and_the_trivial_with_their_sources(table, tm
 
 def test_every_number_says_whose_it_is_and_of_what(table, tmp_path):  # noqa: F811
     text = "task,method,error,source,protocol\ndigits,forest,0.05,p. 3,clean\ndarcy,forest,0.008,p. 3,\n"
-    shown = with_others(table, write(tmp_path, text))
+    shown = with_others(table, tmp_path, text)
     *_, forest, _ = layout_of(shown).rows
     # The two differ, so that each number says it itself: the paper's darcy is of real data, ours is generated.
     assert forest[0][3] == "published"
@@ -77,7 +73,7 @@ def test_of_two_results_that_of_the_columns_protocol_is_shown(tmp_path):
     for protocol in ("paper", "clean"):
         add_run(tmp_path, protocol=protocol)
     text = "task,method,error,source,protocol\ndigits,X,0.11,p. 3,paper\ndigits,X,0.22,p. 3,clean\n"
-    shown = with_others(build_table(collect([tmp_path])), write(tmp_path, text))
+    shown = with_others(build_table(collect([tmp_path])), tmp_path, text)
     *_, others, _ = layout_of(shown).rows
     columns = [column.protocol for column in shown.columns]
     assert dict(zip(columns, [entry.main for entry in others[1]], strict=True)) == {"paper": "11.0", "clean": "22.0"}
@@ -85,31 +81,29 @@ def test_of_two_results_that_of_the_columns_protocol_is_shown(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("columns", "line", "message"),
     [
-        ("task,method,error\nd,m,1\n", "no column 'source'"),
-        ("task,method,error,source\ndigits,m,12 %,s\n", "line 2.*'12 %' is not a number.*0.1939"),
-        ("task,method,error,source\ndigits,m,nan,s\n", "is not a number"),
-        ("task,method,error,source\ndigits,m,0.1,\n", "'source' is empty"),
-        ("task,method,error,source\ndigits,m,19.39,s\n", "error 19.39 is above 1.*0.1939"),
-        ("task,method,error,source\ndigit,m,0.1,s\n", "no run is of a task.*did you mean 'digits'"),
-        ("task,method,error,source\n", "no line"),
+        ("task,method,error", "d,m,1", "no column 'source'"),
+        (COLUMNS, "digits,m,12 %,s", "line 2.*'12 %' is not a number.*0.1939"),
+        (COLUMNS, "digits,m,nan,s", "is not a number"),
+        (COLUMNS, "digits,m,0.1,", "'source' is empty"),
+        (COLUMNS, "digits,m,19.39,s", "error 19.39 is above 1.*0.1939"),
+        (COLUMNS, "digit,m,0.1,s", "no run is of a task.*did you mean 'digits'"),
+        (COLUMNS, "", "no line"),
     ],
 )
-def test_what_is_wrong_is_reported_with_its_place(table, tmp_path, text, message):  # noqa: F811
+def test_what_is_wrong_is_reported_with_its_place(table, tmp_path, columns, line, message):  # noqa: F811
     with pytest.raises(DataError, match=f"(?s){message}"):
-        with_others(table, write(tmp_path, text))
+        with_others(table, tmp_path, f"{columns}\n{line}\n")
 
 
-@pytest.mark.parametrize("form", ["md", "latex", "table", "csv"])
-def test_names_stay_names(table, tmp_path, form):  # noqa: F811
+def test_names_stay_names(table, tmp_path):  # noqa: F811
     field = HOSTILE.replace('"', "")
-    path = write(tmp_path, f'task,method,error,source\ndigits,"{field}",0.1,"{field}"\n')
-    text = Page(with_others(table, path)).text(form)
-    assert "\x1b" not in text
-    assert "\u202e" not in text
-    if form == "latex":
-        assert sum(r"\end{tabular}" in line for line in text.splitlines() if not line.startswith("%")) == 1
+    page = Page(with_others(table, tmp_path, f'{COLUMNS}\ndigits,"{field}",0.1,"{field}"\n'))
+    for form in ("md", "latex", "table", "csv"):
+        assert not {"\x1b", "\u202e"} & set(page.text(form)), form
+    lines = page.text("latex").splitlines()
+    assert sum(r"\end{tabular}" in line for line in lines if not line.startswith("%")) == 1
 
 
 def test_the_shipped_results_name_tasks_that_exist(orca, tmp_path, monkeypatch):  # noqa: F811

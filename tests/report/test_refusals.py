@@ -1,9 +1,5 @@
 """Options that make no sense, alone, together or for these runs: each is refused in one line that says what to do."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from orca_cli.cli import main
@@ -15,7 +11,7 @@ AGAINST = ["--against", "metric=none"]
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
+def tree(tmp_path):
     for metric, value in (("none", 0.5), ("otdd", 0.4)):
         add_run(tmp_path / "runs", metric=metric, value=value)
     studies.add(tmp_path / "runs", "small", [])
@@ -37,24 +33,17 @@ def tree(tmp_path: Path) -> Path:
         (["--margin", "1"], 2, "--margin: applies only to a comparison; add --against metric=none"),
         ([*AGAINST, "--margin", "-1"], 2, "--margin: -1.0 is out of range"),
         (["--against", "metric"], 2, "--against: 'metric' is not KEY=VALUE"),
-        (["--where", "metric"], 2, "--where: 'metric' is not KEY=VALUE"),
         ([*AGAINST, "--compare"], 2, "--compare: does not go with --against"),
         ([*AGAINST, "--by", "metric"], 2, "--by: does not go with --against"),
-        ([*AGAINST, "--sort", "rank"], 2, "--sort: does not go with --against"),
         (["--compare", "--sort", "rank"], 2, "--sort: does not go with --compare"),
-        ([*AGAINST, "--baselines", "others.csv"], 2, "--baselines: does not go with --against"),
         (["--compare", "--baselines", "others.csv"], 2, "--baselines: does not go with --compare"),
         (["--open", "--format", "csv"], 2, "--open: shows a page; leave --json and --format out"),
-        (["--open", "--json"], 2, "--open: shows a page; leave --json and --format out"),
         (["--figures-as", "gif"], 2, "--figures-as: there is no figure format 'gif'"),
         (["--by", "metric,metric"], 2, "--by: 'metric,metric' is not a list of keys"),
-        (["--by", "metric,"], 2, "--by: 'metric,' is not a list of keys"),
         (["--by", "task"], 2, "--by: tasks are the columns"),
         (["--by", "metrik"], 11, "--by: no run has 'metrik'; did you mean 'metric'?"),
         (["--task", "digit"], 11, "--task: no run has task=digit; did you mean 'digits'?"),
-        (["--metric", "otd"], 11, "--metric: no run has metric=otd; did you mean 'otdd'?"),
         (["--where", "body=minilmm"], 11, "--where: no run has body=minilmm; did you mean 'minilm'?"),
-        (["--where", "metrik=otdd"], 11, "--where: no run has metrik=otdd; did you mean 'metric'?"),
         (["--where", "nonsense=1"], 11, "it is none of the runs' settings"),
         (["--study", "smal"], 11, "--study: no run belongs to a study 'smal'; did you mean 'small'?"),
         (["--sort", "digit"], 11, "--sort: there is no 'digit'; did you mean 'digits'?"),
@@ -65,7 +54,6 @@ def tree(tmp_path: Path) -> Path:
         (["unlike", *AGAINST], 11, "differ in train.lr as well; try --against train.lr=..., or narrow with --where"),
         (["seeds", *AGAINST], 11, "no two runs of the same task and seed, on the same test data"),
         (["alone", "--sort", "rank"], 11, "--sort: no row has a rank"),
-        (["alone", "--sort", "time"], 11, "--sort: no row has a time"),
         (["--choose", "metric"], 2, "--choose: 'metric' is not a setting of an arm; such as --choose train.lr"),
         (["unlike", "--choose", "train.lr"], 11, "--choose: every arm has one value of train.lr: nothing to choose"),
         (["--choose", "train.rate"], 11, "--choose: no run has 'train.rate'"),
@@ -83,14 +71,7 @@ def tree(tmp_path: Path) -> Path:
         (["nothing"], 11, "nothing: no such folder of runs"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
-    tree: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    code: int,
-    message: str,
-) -> None:
+def test_what_makes_no_sense_is_refused(tree, monkeypatch, capsys, words, code, message):
     monkeypatch.chdir(tree)
     words = words if (tree / words[0]).is_dir() or words[0] == "nothing" else ["runs", *words]
     assert main(["report", *words]) == code

@@ -63,10 +63,18 @@ def test_a_merged_error_is_the_mean_over_settings_of_seeds_that_all_have(tree):
     assert none.by_seed == {0: pytest.approx(0.5), 1: pytest.approx(0.51)}  # means of 0.40 and 0.60, 0.41 and 0.61
     assert (none.parts, none.partial, none.seeds) == (2, 1, [0, 1])
     assert otdd.mean == pytest.approx((0.4 + 0.41) / 2)
-    text = str(layout_of(table).rows[0])
-    assert "over 2 settings +1 of unmatched seeds" in text
+    assert "over 2 settings +1 of unmatched seeds" in str(layout_of(table).rows[0])
     assert any(note.endswith("merged: train.lr") for note in notes_of(table))
+    assert not any("with care" in note for note in notes_of(table))
     assert [row.rank for row in table.rows] == [2.0, 1.0]
+    # Seeds that no two settings share leave a hole; rows of unlike settings are to be compared with care.
+    add_run(tree, metric="mmd", body="swin", seed=0, variant={"train.lr": "1"})
+    add_run(tree, metric="mmd", body="swin", seed=1, variant={"train.lr": "2"})
+    table = by(tree, "metric")
+    assert table.rows[0].cells[0].mean is None
+    assert "+2 of unmatched seeds" in str(layout_of(table).rows[0])
+    (note,) = [note for note in notes_of(table) if "with care" in note]
+    assert note == "rows are not of the same settings besides metric, so compare them with care: digits"
 
 
 def test_rows_by_a_setting_and_a_group_in_the_order_that_is_typed(tree):
@@ -76,21 +84,6 @@ def test_rows_by_a_setting_and_a_group_in_the_order_that_is_typed(tree):
     assert all(row.cells[0].parts == 1 for row in table.rows)
     assert not any("merged" in note for note in notes_of(table))
     assert len(by(tree, "seed").rows) == 3
-
-
-def test_rows_of_unlike_settings_are_reported_to_be_compared_with_care(tree):
-    assert not any("with care" in note for note in notes_of(by(tree, "metric")))
-    add_run(tree, metric="none", body="swin", value=0.9)
-    (note,) = [note for note in notes_of(by(tree, "metric")) if "with care" in note]
-    assert note == "rows are not of the same settings besides metric, so compare them with care: digits"
-
-
-def test_seeds_that_no_two_settings_share_leave_a_hole_and_no_error(tmp_path):
-    add_run(tmp_path, seed=0, variant={"train.lr": "1"})
-    add_run(tmp_path, seed=1, variant={"train.lr": "2"})
-    table = by(tmp_path, "metric")
-    assert table.rows[0].cells[0].mean is None
-    assert "+2 of unmatched seeds" in str(layout_of(table).rows[0])
 
 
 def test_rows_are_sorted_by_a_task_a_rank_or_a_time(tree):
@@ -140,9 +133,6 @@ def composed(tmp_path):
 )
 def test_runs_are_found_by_any_setting(composed, text, metrics):
     assert {run.metric for run in where(collect([composed]), text).runs} == metrics
-
-
-def test_rows_by_a_setting_that_nobody_typed(composed):
     assert names(by(composed, "train.lr")) == [["-"], ["0.0001"], ["0.0002"], ["1e-3"]]
 
 
@@ -201,29 +191,21 @@ def add_seeds(root, metric, values, first=0):
 
 def test_the_lowest_error_earns_its_mark_by_six_pairs_with_every_other(tmp_path):
     add_seeds(tmp_path, "a", [0.1] * 6)
+    assert best(tmp_path)["a"] == (True, False)  # alone
+    assert not any("fewer than 6" in note for note in notes_of(build_table(collect([tmp_path]))))
+    add_seeds(tmp_path, "b", [0.2] * 6, first=6)  # other seeds
+    assert best(tmp_path)["a"] == (True, False)
     add_seeds(tmp_path, "b", [0.2] * 5)
     assert best(tmp_path)["a"] == (True, False)
     add_seeds(tmp_path, "b", [0.2], first=5)
     assert best(tmp_path) == {"a": (True, True), "b": (False, False)}
     add_seeds(tmp_path, "c", [0.3] * 6)  # then p is 2 * 2/2^6 = 0.0625
     assert best(tmp_path)["a"] == (True, False)
-    for metric in "abc":
-        add_seeds(tmp_path, metric, [{"a": 0.1, "b": 0.2, "c": 0.3}[metric]], first=6)
+    for metric, value in (("a", 0.1), ("c", 0.3)):
+        add_seeds(tmp_path, metric, [value], first=6)
     assert best(tmp_path)["a"] == (True, True)  # 2 * 2/2^7 = 0.031
     add_seeds(tmp_path, "d", [0.1] * 7)  # as good as a
     assert best(tmp_path)["a"] == (True, False)
-
-
-def test_a_lower_mean_of_other_seeds_earns_nothing(tmp_path):
-    add_seeds(tmp_path, "a", [0.1] * 6)
-    add_seeds(tmp_path, "b", [0.2] * 6, first=6)
-    assert best(tmp_path)["a"] == (True, False)
-
-
-def test_a_lone_method_is_not_best_of_anything(tmp_path):
-    add_seeds(tmp_path, "a", [0.1] * 8)
-    assert best(tmp_path) == {"a": (True, False)}
-    assert not any("fewer than 6" in note for note in notes_of(build_table(collect([tmp_path]))))
 
 
 def test_fewer_than_six_seeds_are_warned_of(tmp_path):

@@ -26,32 +26,37 @@ def tree(tmp_path):
     return tmp_path
 
 
+def table_of(root):
+    return build_table(select_study(collect([root]), [root], "small"))
+
+
+def means(root):
+    return {row.method.metric: [cell.mean for cell in row.cells] for row in table_of(root).rows}
+
+
 def test_sets_are_columns_and_arms_are_rows(tree):
-    table = build_table(select_study(collect([tree]), [tree], "small"))
+    table = table_of(tree)
     assert [column.task for column in table.columns] == ["arrows", "leaves"]
-    rows = {row.method.metric: [cell.mean for cell in row.cells] for row in table.rows}
-    assert rows == {"none": [0.5, 0.7], "gaussian": [0.4, pytest.approx(0.6)]}
+    assert means(tree) == {"none": [0.5, 0.7], "gaussian": [0.4, pytest.approx(0.6)]}
     assert all(row.method.settings == () for row in table.rows)  # the embedder is the same, and files are the set's
+    # What has no effect names no run: the same run, typed with and without it, is one.
+    for arm, typed in (("none", {}), ("gaussian", {"keep_weights": "true"}), ("gaussian", {"baselines": "none"})):
+        labels = {"set": "arrows", "metric": arm, "embedder": "patch", "seed": "0"} | typed
+        studies.add(tree, "small", [studies.Member(f"arrows-{arm}", labels)])
+    table = table_of(tree)
+    assert all(row.method.settings == () and not any(cell.hidden for cell in row.cells) for row in table.rows)
+    (gaussian,) = compare(table, "metric", "none", 0.5).overall
+    assert (gaussian.arm, gaussian.sets, gaussian.pairs) == ("gaussian", 2, 2)
+    # One run under two names is in both rows.
+    studies.add(tree, "small", [studies.Member("arrows-none", {"set": "leaves", "metric": "again", "seed": "0"})])
+    assert means(tree) == {"none": [0.5, 0.7], "gaussian": [0.4, pytest.approx(0.6)], "again": [None, 0.5]}
 
 
 def test_an_axis_that_differs_and_has_no_field_of_its_own_is_a_setting(tree):
     overlap = studies.Member("arrows-none", {"set": "arrows", "metric": "none", "embedder": "overlap", "seed": "0"})
     studies.add(tree, "small", [overlap])
-    table = build_table(select_study(collect([tree]), [tree], "small"))
-    settings = {(row.method.metric, *row.method.settings) for row in table.rows}
-    assert ("none", ("embedder", "overlap")) in settings
-    assert ("none", ("embedder", "patch")) in settings
-
-
-def test_what_has_no_effect_names_no_run(tree):
-    """The same run, typed with and without `baselines=none`, is one; arms that were run so are still pairs."""
-    for arm, typed in (("none", {}), ("gaussian", {"keep_weights": "true"}), ("gaussian", {"baselines": "none"})):
-        labels = {"set": "arrows", "metric": arm, "embedder": "patch", "seed": "0"} | typed
-        studies.add(tree, "small", [studies.Member(f"arrows-{arm}", labels)])
-    table = build_table(select_study(collect([tree]), [tree], "small"))
-    assert all(row.method.settings == () and not any(cell.hidden for cell in row.cells) for row in table.rows)
-    (gaussian,) = compare(table, "metric", "none", 0.5).overall
-    assert (gaussian.arm, gaussian.sets, gaussian.pairs) == ("gaussian", 2, 2)
+    settings = {(row.method.metric, *row.method.settings) for row in table_of(tree).rows}
+    assert {("none", ("embedder", "overlap")), ("none", ("embedder", "patch"))} <= settings
 
 
 def test_a_run_counts_once_though_a_value_of_the_study_was_typed_for_it(tmp_path):
@@ -73,37 +78,22 @@ def test_seeds_that_draw_their_samples_are_one_row(tmp_path, changed):
         for arm, value in (("none", 0.5), ("otdd", 0.4 + 0.01 * seed)):
             identity, labels = f"{arm}{seed}", {"set": "digits", "metric": arm, "seed": str(seed)}
             test = f"other{seed}" if changed and arm == "otdd" else f"test{seed}"
-            add_run(
-                tmp_path,
-                metric=arm,
-                seed=seed,
-                value=value,
-                identity=identity,
-                settings=identity * 9,
-                splits={"test": {"n": 9, "sha256": test}},
-            )
+            names = {"metric": arm, "seed": seed, "identity": identity, "settings": identity * 9}
+            add_run(tmp_path, value=value, splits={"test": {"n": 9, "sha256": test}}, **names)
             studies.add(tmp_path, "small", [studies.Member(identity, labels)])
-    table = build_table(select_study(collect([tmp_path]), [tmp_path], "small"))
-    rows = {row.method.metric: [cell.mean for cell in row.cells] for row in table.rows}
+    table = table_of(tmp_path)
     if changed:
         assert all("test_set" in dict(row.method.settings) for row in table.rows)
         return
-    assert rows == {"none": [0.5], "otdd": [pytest.approx(0.41)]}
+    assert means(tmp_path) == {"none": [0.5], "otdd": [pytest.approx(0.41)]}
     (otdd,) = compare(table, "metric", "none", 0.5).overall
     assert (otdd.sets, otdd.pairs) == (1, 3)
     assert not any("test sets" in note for note in notes_of(table))
     assert sorted(row.rank for row in table.rows) == [1, 2]
 
 
-def test_one_run_under_two_names_is_in_both_rows(tree):
-    studies.add(tree, "small", [studies.Member("arrows-none", {"set": "leaves", "metric": "again", "seed": "0"})])
-    table = build_table(select_study(collect([tree]), [tree], "small"))
-    rows = {row.method.metric: [cell.mean for cell in row.cells] for row in table.rows}
-    assert rows["none"] == [0.5, 0.7]
-    assert rows["again"] == [None, 0.5]
-
-
 def test_arms_of_a_study_are_pairs_whatever_they_set(tmp_path):
+    """A body is no part of an arm."""
     members = []
     for arm, metric, finetune, source, value in (
         ("naive", "none", "full", "docs", 0.5),
@@ -111,32 +101,25 @@ def test_arms_of_a_study_are_pairs_whatever_they_set(tmp_path):
         ("other_proxy", "otdd", "full", "tweets", 0.4),
     ):
         for body in ("minilm", "bert"):
-            identity = f"{arm}-{body}"
-            add_run(
-                tmp_path, body=body, metric=metric, finetune=finetune, source=source, value=value, identity=identity
-            )
+            identity = f"{arm}-{metric}-{body}"
+            names = {"body": body, "metric": metric, "finetune": finetune, "source": source, "identity": identity}
+            add_run(tmp_path, value=value, **names)
             members.append(studies.Member(identity, {"set": "digits", "arm": arm, "body": body, "seed": "0"}))
     studies.add(tmp_path, "small", members)
-    comparison = compare(build_table(select_study(collect([tmp_path]), [tmp_path], "small")), "arm", "naive", 0.5)
+    comparison = compare(table_of(tmp_path), "arm", "naive", 0.5)
     gains = {(block.arm, dict(block.others)["body"]): block.gains for block in comparison.blocks}
-    assert gains == {
-        (arm, body): [pytest.approx(gain)]
-        for arm, gain in (("fpt", -10.0), ("other_proxy", 10.0))
-        for body in ("minilm", "bert")  # a body is no part of an arm
-    }
+    expected = {"fpt": -10.0, "other_proxy": 10.0}
+    bodies = ("minilm", "bert")
+    assert gains == {(arm, body): [pytest.approx(gain)] for arm, gain in expected.items() for body in bodies}
     assert comparison.unpaired == 0
 
 
 def test_an_arm_that_is_only_begun_with_another_metric_is_nobody_s_partner(tmp_path):
     members = []
-    for arm, metric, state, value in (
-        ("default", "otdd", "completed", 0.5),
-        ("default", "zzz", "failed", None),
-        ("thorough", "otdd", "completed", 0.4),
-    ):
+    for arm, metric, value in (("default", "otdd", 0.5), ("default", "zzz", None), ("thorough", "otdd", 0.4)):
         identity = f"{arm}-{metric}"
-        add_run(tmp_path, metric=metric, state=state, value=value, identity=identity)
+        add_run(tmp_path, metric=metric, state="completed" if value else "failed", value=value, identity=identity)
         members.append(studies.Member(identity, {"set": "digits", "arm": arm, "seed": "0", "metric": metric}))
     studies.add(tmp_path, "small", members)
-    comparison = compare(build_table(select_study(collect([tmp_path]), [tmp_path], "small")), "arm", "default", 0.5)
+    comparison = compare(table_of(tmp_path), "arm", "default", 0.5)
     assert [block.gains for block in comparison.blocks] == [[pytest.approx(10.0)]]

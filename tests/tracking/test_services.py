@@ -7,6 +7,7 @@ from accelerate import PartialState
 
 from orca_cli.exceptions import UnavailableError
 from orca_cli.tracking import services
+from orca_cli.tracking.json_lines import short_curve
 
 SECRET = "k" * 40
 LINES = [{"epoch": epoch, "train_loss": 1 / epoch, "validation_error": None} for epoch in range(1, 5)]
@@ -131,3 +132,11 @@ def test_wandb_online_without_a_key_is_refused_and_does_not_ask(folder, monkeypa
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(UnavailableError, match="tracker.mode: online needs .* WANDB_API_KEY"):
         services.wandb("a-run", folder, SETTINGS, mode="online")
+
+
+def test_a_curve_that_was_thinned_keeps_its_epochs():
+    lines = [{"epoch": epoch, "validation_error": 1 / epoch} for epoch in range(1, 251)]
+    kept = short_curve(lines, ("epoch", "validation_error"))
+    assert (kept[0]["epoch"], kept[-1]["epoch"]) == (1, 250)
+    assert len(kept) <= 100
+    assert all(line["validation_error"] == 1 / line["epoch"] for line in kept)

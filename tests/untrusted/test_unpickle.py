@@ -4,7 +4,6 @@ import collections
 import gzip
 import os
 import pickle
-import struct
 import tracemalloc
 from contextlib import contextmanager, suppress
 
@@ -65,7 +64,6 @@ def test_torchvision_files_are_read(tmp_path, dump):
         (lambda b: {"labels": b["labels"]}, "no 'data'"),
         (lambda b: b | {"data": b["data"][:, :100]}, r"uint8 \(40, 100\)"),
         (lambda b: b | {"labels": b["labels"][:-1]}, r"integers \(40,\)"),
-        (lambda b: b | {"labels": [[0], [1, 2]]}, r"integers \(40,\)"),
         (lambda b: [b], "not a batch"),
     ],
 )
@@ -131,19 +129,9 @@ def test_hostile_pickles_run_nothing(tmp_path, name):
     with refused(r"data\.pkl", UnsafeError):
         unpickle(path)
     assert not canary.exists()
-
-
-def test_the_payload_would_have_fired(tmp_path):
-    canary = tmp_path / "canary"
-    pickle.loads(payloads(str(canary))["system-4"])
-    assert canary.exists()
-
-
-def test_an_unsafe_batch_ends_the_source(tmp_path):
-    folder = write_batches(tmp_path, pickle.dumps)
-    (folder / "data_batch_2").write_bytes(payloads("x")["system-4"])
-    with pytest.raises(UnsafeError, match=r"data_batch_2.*posix\.system|data_batch_2.*nt\.system"):
-        cifar10.load(None, 0, tmp_path)
+    if name == "system-4":  # the premise
+        pickle.loads(path.read_bytes())
+        assert canary.exists()
 
 
 def test_large_pickles_are_refused(tmp_path):
@@ -151,6 +139,9 @@ def test_large_pickles_are_refused(tmp_path):
     path.write_bytes(pickle.dumps(batch(1)))
     with refused("more than 100 bytes", UnsafeError):
         unpickle(path, max_bytes=100)
+    path.write_bytes(gzip.compress(pickle.dumps(np.zeros(2**24, np.uint8))))
+    with refused("unpacks to more than 1000 bytes", UnsafeError):
+        unpickle(path, max_bytes=1000, gzipped=True)
     path.write_bytes(b"]" + b"Na" * 2_000_000 + b".")
     with refused("too many instructions", UnsafeError):
         unpickle(path)
@@ -164,18 +155,14 @@ def nested_tuples(depth: int, between: bytes = b"") -> bytes:
 @pytest.mark.parametrize(
     "content",
     [
-        b"\x80\x02Nr\x00\x00\x00\x01.",  # a memo of 2**24 entries
-        b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x.",  # a string of 2**40 bytes
-        nested_tuples(60),  # its hash takes 2**60 steps
-        nested_tuples(60, b"\x95" + bytes(8)),
+        nested_tuples(60, b"\x95" + bytes(8)),  # its hash takes 2**60 steps
         nested_tuples(60, b"Nb"),
         nested_tuples(60, b"(u"),
-        b"\x80\x04cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\n\x8a\x06\0\0\0\0\0\x40\x85C\x01b\x87R.",
         b"\x80\x02N",
         b"",
         b"<html>not found</html>",
     ],
-    ids=["memo", "string", "tuples", "tuples-framed", "tuples-built", "tuples-filled", "array", "cut", "empty", "html"],
+    ids=["tuples-framed", "tuples-built", "tuples-filled", "cut", "empty", "html"],  # more in tests/reliability
 )
 def test_bombs_and_rubbish_are_refused_cheaply(tmp_path, content):
     path = tmp_path / "data.pkl"
@@ -231,9 +218,8 @@ def assert_same(actual, expected):
 def test_all_protocols_are_read_as_pickle_reads_them(name, protocol):
     content = pickle.dumps(VALUES[name], protocol=protocol)
     assert_same(unpickle_bytes(content, "memory"), pickle.loads(content))
-    for old in (b"numpy._core.multiarray", b"numpy._core.numeric"):
-        if protocol < 4:  # later ones say the length of names
-            content = content.replace(old, old.replace(b"_core", b"core"))
+    if protocol < 4:  # later ones say the length of names
+        content = content.replace(b"numpy._core", b"numpy.core")
     assert_same(unpickle_bytes(content, "memory"), pickle.loads(content))
 
 
@@ -261,21 +247,6 @@ def test_compressed_pickles_are_read_and_their_checksum_compared(tmp_path):
         path.write_bytes(changed)
         with refused(r"data\.gz", DataError):
             unpickle(path, gzipped=True)
-
-
-@pytest.mark.parametrize(
-    ("content", "settings"),
-    [
-        (pickle.dumps(np.zeros(2**24, np.uint8)), {"max_bytes": 1000}),
-        # A few bytes that declare a terabyte: no more is reserved than they could become.
-        (b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x.", {}),
-    ],
-    ids=["large", "declared"],
-)
-def test_compressed_bombs_are_refused(content, settings, tmp_path):
-    (tmp_path / "data.gz").write_bytes(gzip.compress(content))
-    with refused("unpacks to more than" + " 1000 bytes" * bool(settings), UnsafeError):
-        unpickle(tmp_path / "data.gz", gzipped=True, **settings)
 
 
 def state(shape, dtype: bytes, content: bytes) -> bytes:
@@ -334,7 +305,7 @@ def test_texts_of_numbers_that_are_no_characters_are_damage():
         unpickle_bytes(content, "memory")
 
 
-@examples(300)
+@examples(200)
 @given(st.data())
 def test_damaged_arrays_of_objects_give_an_error_of_ours_or_a_value(data):
     value = data.draw(st.sampled_from(sorted(VALUES)))

@@ -16,7 +16,7 @@ from tests.tasks.builders import Attack, refused
 from tests.untrusted.conftest import Quiet
 
 SOUNDS = np.random.default_rng(0).uniform(-1, 1, (12, 800)).astype(np.float32)
-HOLE = np.where(SOUNDS == SOUNDS[-1, -1], np.nan, SOUNDS)
+HOLE = np.where(SOUNDS[-1, -1] == SOUNDS, np.nan, SOUNDS)
 
 
 def made(size=40, seed=0, seconds=0.5):

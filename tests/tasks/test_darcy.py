@@ -103,10 +103,9 @@ def test_samples_have_normalised_inputs_grids_and_physical_targets(tmp_path, rep
 
 
 def test_one_word_gives_the_sizes_of_the_paper(tmp_path, reporter, check):
-    for size, extent, counts in (("small", 6, [300, 50, 50]), ("paper", 3, [900, 100, 100])):
-        task = load(tmp_path, reporter, size=size, nodes=11)
-        assert task.input_shape == (3, extent, extent)
-        assert list(map(len, splits(task))) == counts
+    task = load(tmp_path, reporter, size="small", nodes=11)
+    assert task.input_shape == (3, 6, 6)
+    assert list(map(len, splits(task))) == [300, 50, 50]
     check("darcy", size="paper", stride=35)  # divides 421 - 1
 
 

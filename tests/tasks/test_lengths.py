@@ -15,13 +15,12 @@ from tests.tasks import builders
 from tests.tasks.builders import check_inputs, check_same, every, in_parts, refused, reloaded, splits
 from tests.untrusted.conftest import Quiet
 
-RNG = np.random.default_rng(0)
 N, C, W = 60, 2, 9
-X = RNG.normal(3, 2, (N, C, W)).astype(np.float32)
+X = np.random.default_rng(0).normal(3, 2, (N, C, W)).astype(np.float32)
 Y = np.arange(N) % 3
 ENDS = 1 + np.arange(N) % W
 INSIDE = np.arange(W) < ENDS[:, None]
-DENSE = RNG.normal(50, 10, (N, W)).astype(np.float32)
+DENSE = np.random.default_rng(1).normal(50, 10, (N, W)).astype(np.float32)
 
 
 def filled(value, x=X):
@@ -73,7 +72,8 @@ def test_lengths_are_used_where_the_file_has_them(read):
     kind=st.sampled_from(["classes", "dense", "class maps"]),
 )
 def test_what_stands_after_an_end_does_not_matter(garbage, normalize, kind):
-    real, maps = RNG.normal(50, 10, (N, 3, W)).astype(np.float32), RNG.integers(0, 3, (N, W))
+    rng = np.random.default_rng(2)
+    real, maps = rng.normal(50, 10, (N, 3, W)).astype(np.float32), rng.integers(0, 3, (N, W))
     y, other = {
         "classes": (Y, Y),
         "dense": (real, np.where(INSIDE[:, None], real, garbage)),
@@ -86,13 +86,10 @@ def test_what_stands_after_an_end_does_not_matter(garbage, normalize, kind):
             for x, targets in ((X, y), (filled(garbage), other))
         )
         assert same(task, again)
-
-
-def test_mean_and_deviation_are_those_of_the_known_steps(read):
-    batch = every(read({"x": filled(1e6), "y": Y, "lengths": ENDS}).train)
-    known = batch.x.movedim(1, 0)[:, batch.valid]
-    torch.testing.assert_close(known.mean(1), torch.zeros(C), atol=1e-5, rtol=0)
-    torch.testing.assert_close(known.std(1, correction=0), torch.ones(C), atol=1e-5, rtol=0)
+        if normalize:
+            known = every(again.train).x.movedim(1, 0)[:, every(again.train).valid]
+            torch.testing.assert_close(known.mean(1), torch.zeros(C), atol=1e-5, rtol=0)
+            torch.testing.assert_close(known.std(1, correction=0), torch.ones(C), atol=1e-5, rtol=0)
 
 
 def test_all_ways_to_mark_an_end_say_the_same(read):
@@ -102,6 +99,7 @@ def test_all_ways_to_mark_an_end_say_the_same(read):
     last = read({"x": X.transpose(0, 2, 1), "y": Y, "lengths": ENDS}, channels_last=True)
     assert same(given_lengths, last)
     assert every(read({"x": X, "y": Y, "lengths": ENDS}, padding="none").train).valid is None
+    assert "not read: lengths" in read({"x": X, "y": Y, "lengths": ENDS}, padding="none").note
     nan_inside = filled(np.nan)
     nan_inside[:, 1] = X[:, 1]  # only one channel is missing there: those steps are data
     assert "missing values" in read({"x": nan_inside, "y": Y}, padding="nan").note
@@ -125,13 +123,6 @@ def test_lengths_of_named_splits_are_found_and_longer_samples_are_cut_and_report
         read(arrays)
 
 
-def test_arrays_that_nothing_reads_are_reported(read):
-    assert "not read: mask, weight" in read({"x": X, "y": Y, "mask": INSIDE, "weight": ENDS, "lengths": ENDS}).note
-    assert "not read: lengths" in read({"x": X, "y": Y, "lengths": ENDS}, padding="none").note
-    arrays = {f"{name}_train": values for name, values in (("x", X), ("y", Y), ("lengths", ENDS))}
-    assert "not read" not in read(arrays).note
-
-
 def test_dense_targets_after_an_end_are_unknown(read):
     real = np.where(INSIDE, DENSE, np.nan)
     task = read({"x": X, "y": real, "lengths": ENDS}, kind="dense")
@@ -142,7 +133,7 @@ def test_dense_targets_after_an_end_are_unknown(read):
     with refused(r"\[y\]: 60 values are NaN", DataError):
         read({"x": X, "y": holes, "lengths": ENDS}, kind="dense")
     read({"x": X, "y": holes, "lengths": np.maximum(ENDS, 2)}, kind="dense", missing_targets=True)
-    last = RNG.normal(size=(N, W, 4))
+    last = np.random.default_rng(3).normal(size=(N, W, 4))
     dense = read({"x": X.transpose(0, 2, 1), "y": last, "lengths": ENDS}, kind="dense", channels_last=True)
     batch = every(dense.train)
     assert torch.equal(batch.y.isnan(), ~batch.valid.unsqueeze(1).expand(-1, 4, -1))
@@ -226,14 +217,9 @@ def test_new_data_are_cut_and_those_that_do_not_fit_refused(read):
 
 
 BAD = {
-    "zero": ({"lengths": np.where(ENDS == 3, 0, ENDS)}, {}, r"\[lengths\]: 7 lengths .* the first is 0 at index 2"),
     "too long": ({"lengths": ENDS + 1}, {}, r"lengths are not in 1\.\.9, the first is 10 at index 8"),
-    "broken": ({"lengths": ENDS + 0.5}, {}, r"the first is 1\.5 at index 0"),
-    "of another number": ({"lengths": ENDS[:-1]}, {}, r"lengths have shape \(59,\)"),
     "text": ({"lengths": ENDS.astype(str)}, {}, r"lengths have shape \(60,\) and dtype <U"),
-    "absent": ({}, {"lengths": "steps"}, r"no array 'steps'; it holds x, y"),
     "maps": ({"x": X.reshape(N, C, 3, 3), "lengths": ENDS}, {}, r"not sequences, so .*task\.padding=none"),
-    "whole numbers": ({"x": X.astype(int)}, {"padding": "nan"}, r"dtype int64, which has no NaN"),
     "nothing but NaN": ({"x": X * np.where(np.arange(N) == 5, np.nan, 1)[:, None, None]}, {"padding": "nan"}, "at index 5"),
     "one length": ({}, {"length": 5}, r"task\.length: applies to sequences of different lengths"),
     "one array": ({}, {"train": "x.npy", "labels": "y.npy", "lengths": "n"}, r"x\.npy is one array, which has no lengths"),

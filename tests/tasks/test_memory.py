@@ -5,7 +5,6 @@ import tracemalloc
 
 import numpy as np
 
-from orca_cli.tasks.cosmic import reader as cosmic
 from orca_cli.tasks.fsd50k import reader as fsd50k
 from orca_cli.tasks.psicov import reader as psicov
 from scripts import make_fixtures
@@ -52,19 +51,6 @@ def test_psicov(tmp_path, reporter):
         epoch(psicov.load(tmp_path, tmp_path / "cache", reporter, window=256, num_validation=2), 1)
 
     assert peak_mb(use) < 60
-
-
-def test_cosmic(tmp_path, reporter):
-    """A stamp takes 790 kB in its file and 66 kB as a sample."""
-    make_fixtures.make("cosmic", tmp_path)
-    folder = tmp_path / "cosmic" / "npy_train" / "f435w" / "10000" / "00"
-    for number in range(4 * COPIES):
-        link(folder / "1_stamp.npy", f"1_copy{number}.npy")
-
-    def use():
-        epoch(cosmic.load(tmp_path, tmp_path / "cache", reporter), 4)
-
-    assert peak_mb(use) < 60  # 256 stamps give the statistics; the files have 130 MB
 
 
 def test_fsd50k(tmp_path, reporter):

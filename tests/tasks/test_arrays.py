@@ -48,7 +48,8 @@ def test_one_file_becomes_three_disjoint_stratified_normalised_splits(read, repo
     batch = every(normalised.train).x
     assert torch.allclose(batch.mean(dim=(0, 2)), torch.zeros(2), atol=1e-4)
     assert torch.allclose(batch.std(dim=(0, 2), correction=0), torch.ones(2), atol=1e-4)
-    assert normalised.train.digest() != task.train.digest()
+    others = (task, read({"x": X, "y": Y}, split_seed=1), read({"x": X + np.float32(0.5), "y": Y}))
+    assert len({normalised.train.digest(), *(other.train.digest() for other in others)}) == 4
     assert every(normalised.validation).x.mean().abs() > 1e-4  # the training set's statistics, not its own
 
 
@@ -155,17 +156,6 @@ def test_splits_can_be_marked_named_or_in_files_of_their_own(read, tmp_path):
     assert len(files.train) + len(files.validation) == 40
     assert np.array_equal(every(files.open_test()).x, X[40:])
     assert "validation drawn" in files.note
-
-
-def test_npy_pairs_equal_their_npz_and_digests_tell_data_and_splits_apart(read, tmp_path, build):
-    np.save(tmp_path / "x.npy", np.asfortranarray(X))
-    np.save(tmp_path / "y.npy", Y)
-    pair = build("arrays", kind="classes", train="x.npy", labels="y.npy")
-    one = read({"x": X, "y": Y})
-    assert pair.train.digest() == one.train.digest()
-    assert torch.equal(every(pair.validation).x, every(one.validation).x)
-    assert read({"x": X, "y": Y}, split_seed=1).train.digest() != one.train.digest()
-    assert read({"x": X + np.float32(0.5), "y": Y}).train.digest() != one.train.digest()
 
 
 GROUPS = np.arange(N) // 4

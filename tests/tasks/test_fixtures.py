@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.exceptions import ConfigError, DataError, UnsafeError
 from orca_cli.tasks.fsd50k import reader as fsd50k
 from orca_cli.tasks.fsd50k import wav
 from orca_cli.tasks.psicov import reader as psicov
@@ -123,3 +123,39 @@ def test_files_that_ask_for_code_are_refused_by_every_task(task, file, tmp_path,
     with refused(None, UnsafeError):
         some(read(task, tmp_path, train_on_validation=True))
     assert not canary.exists()
+
+
+REFUSED = {
+    "arrays": [
+        ({"kind": "classes", "train": "x.npz", "lengths": "steps", "padding": "nan"}, r"lengths: does not go with"),
+    ],
+    "cifar100": [
+        ({"validation": "first"}, "validation"),
+    ],
+    "cosmic": [
+        ({"ignored": "no"}, "ignored"),
+        ({"sky_high": -2.0}, "sky_high"),
+    ],
+    "darcy": [
+        ({"nodes": 21, "stride": 3}, "stride"),
+        ({"stride": 35}, "stride"),  # divides 421 - 1, but not 85 - 1
+    ],
+    "digits": [({"layout": "images"}, "layout.*image")],
+    "ecg": [({"short": "dropp"}, "short.*drop"), ({"stride": 19}, "stride.*at least 20")],
+    "images": [
+        ({}, "path: a value is needed"),
+        ({"path": ".", "test_fraction": 0.9}, ".*leave nothing for training"),
+    ],
+    "listops": [
+        ({"min_length": 41, "max_length": 40}, "min_length"),
+    ],
+    "psicov": [
+        ({"clip_train": 0.5}, "clip_train"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("task", "settings", "message"), [(task, *row) for task in REFUSED for row in REFUSED[task]])
+def test_settings_that_a_task_cannot_have_are_refused_before_a_file_is_looked_at(task, settings, message, check):
+    with refused(f"task.{message}", ConfigError):
+        check(task, **settings)

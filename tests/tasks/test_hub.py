@@ -88,20 +88,6 @@ def test_splits_that_there_are_are_taken(read):
     assert [len(task.train), len(task.validation)] == [10, 11]
 
 
-def test_sequences_of_several_lengths_are_padded_on_request(read):
-    task = read(x="ragged", length=3, normalize=False)
-    batch = every(task.train)
-    assert batch.x.shape == (28, 1, 3)
-    for x, valid in zip(batch.x[:, 0], batch.valid, strict=True):
-        known = int(valid.sum())
-        assert x.tolist() == [0.5, 1.5, 2.5][:known] + [0] * (3 - known)
-    normalised = every(read(x="ragged", length=3).train)
-    known = normalised.x[:, 0][normalised.valid]
-    assert known.mean().abs() < 1e-6
-    assert known.std(correction=0) == pytest.approx(1)
-    assert not normalised.x[:, 0][~normalised.valid].any()
-
-
 def test_images_become_channels(read):
     task = read(x="colour", normalize=False)
     assert task.input_shape == (3, 6, 4)

@@ -139,83 +139,6 @@ def test_dense_targets_after_an_end_are_unknown(read):
     assert torch.equal(batch.y.isnan(), ~batch.valid.unsqueeze(1).expand(-1, 4, -1))
 
 
-@pytest.mark.parametrize("kind", ["classes", "dense"])
-@pytest.mark.parametrize("padding", [None, "nan"])
-def test_new_data_of_different_lengths_are_taken_in_every_form(read, tmp_path, kind, padding):
-    x = filled(np.nan if padding else 7.0)
-    arrays = {"x": x, "y": Y if kind == "classes" else DENSE} | ({} if padding else {"lengths": ENDS})
-    rows = {"train": slice(0, 40), "test": slice(40, N)}
-    task = read(
-        {f"{k}_{part}": v[some] for k, v in arrays.items() for part, some in rows.items()}, kind, padding=padding
-    )
-    preprocessing, test = reloaded(task, tmp_path / "run"), task.open_test()
-    check_same(preprocessing, preprocessing.open(tmp_path / "train.npz", "INPUT", "test"), test)
-    np.savez(tmp_path / "new.npz", **{name: values[rows["test"]] for name, values in arrays.items()})
-    check_same(preprocessing, preprocessing.open(tmp_path / "new.npz", "INPUT"), test)
-    x, ends = x[40:], ENDS[40:]
-    listed = [one[:, :end] for one, end in zip(X[40:], ends, strict=True)]
-    (tmp_path / "folder").mkdir()
-    for row, one in enumerate(listed):
-        np.save(tmp_path / "folder" / f"{row:02}.npy", one)
-    forms = [listed, tuple(listed), [one.tolist() for one in listed]]
-    if padding:
-        forms += [x, list(x), torch.from_numpy(x), x.tolist()]
-    forms += [{"x": held, "lengths": ends.tolist()} for held in (X[40:], list(X[40:]), torch.from_numpy(X[40:]))]
-    for new in (preprocessing.open(tmp_path / "folder", "INPUT"), *map(preprocessing.given, forms)):
-        check_inputs(in_parts(preprocessing, new), test)
-    check_inputs(preprocessing.inputs(x if padding else (x, ends)), test)
-
-
-@pytest.mark.parametrize("padding", [None, "nan"])
-def test_one_array_does_not_say_where_its_sequences_end(read, tmp_path, padding):
-    x = filled(np.nan if padding else 7.0)
-    preprocessing = read({"x": x, "y": Y} | ({} if padding else {"lengths": ENDS}), padding=padding).preprocessing
-    np.save(tmp_path / "bare.npy", X[40:, :, :4])
-    opened = preprocessing.open(tmp_path / "bare.npy", "INPUT")
-    if padding:
-        assert in_parts(preprocessing, opened)[1].sum(1).eq(4).all()
-        return
-    for new in (opened, *map(preprocessing.given, (X[40:], torch.from_numpy(X[40:])))):
-        with refused("has no lengths, and the model was trained with them; give x and lengths", DataError):
-            in_parts(preprocessing, new)
-    for arrays, message in (
-        ({"x": X[40:]}, r"no array 'lengths'.*trained on sequences with an array of lengths"),
-        ({"x": X[40:], "lengths": ENDS[41:]}, r"\[lengths\]: has shape \(19,\), expected \(20,\)"),
-    ):
-        np.savez(tmp_path / "bare.npz", **arrays)
-        with refused(message, DataError):
-            preprocessing.open(tmp_path / "bare.npz", "INPUT")
-
-
-def test_new_data_are_cut_and_those_that_do_not_fit_refused(read):
-    preprocessing = read({"x": X, "y": Y, "lengths": np.minimum(ENDS, 7)}).preprocessing
-    assert np.array_equal(preprocessing.inputs((X, ENDS))[1].sum(1), np.minimum(ENDS, 7))
-    assert preprocessing.remarks((X, ENDS)) == {"longer than 7 steps and cut at the end": int((ENDS > 7).sum())}
-    assert preprocessing.remarks((X[:, :, :5], np.minimum(ENDS, 5))) == {}
-    assert preprocessing.inputs(list(X[:, :, :5]))[1].sum(1).eq(5).all()
-    rows = [one[:, :end] for one, end in zip(X, ENDS, strict=True)]
-    whole = read({"x": X, "y": Y}).preprocessing
-    for take, message in (
-        (
-            lambda: preprocessing.inputs((X[:4, [0, 0, 0]], np.full(4, 9))),
-            r"shape \(3, 9\), those of the training set \(2, any\)",
-        ),
-        (lambda: preprocessing.inputs([np.ones((2, 3)), np.ones((2, 0))]), "sample 1: holds no steps"),
-        (lambda: whole.inputs((X, ENDS)), r"those of the training set one length; give one array \(n, 2, 9\)"),
-        (lambda: preprocessing.given({"x": X}), "holds no 'lengths'; give x and lengths, or a list of arrays"),
-        (
-            lambda: preprocessing.given({"x": X, "lengths": [*ENDS, 1]}),
-            r"x\[lengths\]: has shape \(61,\), expected \(60,\)",
-        ),
-        (
-            lambda: in_parts(preprocessing, preprocessing.given({"x": rows, "lengths": ENDS + 1})),
-            r"not in 1\.\.1, the first is 2 at in",
-        ),
-    ):
-        with refused(message, DataError):
-            take()
-
-
 BAD = {
     "too long": ({"lengths": ENDS + 1}, {}, r"lengths are not in 1\.\.9, the first is 10 at index 8"),
     "text": ({"lengths": ENDS.astype(str)}, {}, r"lengths have shape \(60,\) and dtype <U"),
@@ -234,3 +157,56 @@ def test_bad_lengths_are_named_in_one_line(build, tmp_path, name):
     np.save(tmp_path / "y.npy", Y)
     with refused(message, (DataError, ConfigError)):
         build("arrays", **{"kind": "classes", "train": "train.npz"} | settings)
+
+
+def test_new_data_are_cut_and_those_that_do_not_fit_refused(read):
+    preprocessing = read({"x": X, "y": Y, "lengths": np.minimum(ENDS, 7)}).preprocessing
+    assert np.array_equal(preprocessing.inputs((X, ENDS))[1].sum(1), np.minimum(ENDS, 7))
+    assert preprocessing.remarks((X, ENDS)) == {"longer than 7 steps and cut at the end": int((ENDS > 7).sum())}
+    for inputs, message in (
+        ((X[:4, [0, 0, 0]], np.full(4, 9)), r"shape \(3, 9\), those of the training set \(2, any\)"),
+        ([np.ones((2, 3)), np.ones((2, 0))], "sample 1: holds no steps"),
+    ):
+        with refused(message, DataError):
+            preprocessing.inputs(inputs)
+    for arrays, message in (
+        ({"x": X}, "holds no 'lengths'; give x and lengths, or a list of arrays"),
+        ({"x": X, "lengths": [*ENDS, 1]}, r"x\[lengths\]: has shape \(61,\), expected \(60,\)"),
+    ):
+        with refused(message, DataError):
+            preprocessing.given(arrays)
+    with refused(r"those of the training set one length; give one array \(n, 2, 9\)", DataError):
+        read({"x": X, "y": Y}).preprocessing.inputs((X, ENDS))
+
+
+@pytest.mark.parametrize(("kind", "padding"), [("classes", None), ("dense", "nan")])
+def test_new_data_of_different_lengths_are_taken_in_every_form(read, tmp_path, kind, padding):
+    x = filled(np.nan if padding else 7.0)
+    arrays = {"x": x, "y": Y if kind == "classes" else DENSE} | ({} if padding else {"lengths": ENDS})
+    parts = {"train": slice(0, 40), "test": slice(40, N)}
+    named = {f"{k}_{part}": values[rows] for k, values in arrays.items() for part, rows in parts.items()}
+    task = read(named, kind, padding=padding)
+    preprocessing, test = reloaded(task, tmp_path / "run"), task.open_test()
+    check_same(preprocessing, preprocessing.open(tmp_path / "train.npz", "INPUT", "test"), test)
+    np.savez(tmp_path / "new.npz", **{name: values[40:] for name, values in arrays.items()})
+    check_same(preprocessing, preprocessing.open(tmp_path / "new.npz", "INPUT"), test)
+    listed = [one[:, :end] for one, end in zip(X[40:], ENDS[40:], strict=True)]
+    (tmp_path / "folder").mkdir()
+    for row, one in enumerate(listed):
+        np.save(tmp_path / "folder" / f"{row:02}.npy", one)
+    forms = [listed, [one.tolist() for one in listed]]
+    forms += [x[40:], list(x[40:]), torch.from_numpy(x[40:]), x[40:].tolist()] if padding else []
+    forms += [{"x": held, "lengths": ENDS[40:].tolist()} for held in (X[40:], list(X[40:]), torch.from_numpy(X[40:]))]
+    for new in (preprocessing.open(tmp_path / "folder", "INPUT"), *map(preprocessing.given, forms)):
+        check_inputs(in_parts(preprocessing, new), test)
+    np.save(tmp_path / "bare.npy", X[40:, :, :4])  # which does not say where its sequences end
+    bare = preprocessing.open(tmp_path / "bare.npy", "INPUT")
+    if padding:
+        assert in_parts(preprocessing, bare)[1].sum(1).eq(4).all()
+        return
+    for new in (bare, preprocessing.given(X[40:])):
+        with refused("has no lengths, and the model was trained with them; give x and lengths", DataError):
+            in_parts(preprocessing, new)
+    np.savez(tmp_path / "bare.npz", x=X[40:])
+    with refused(r"no array 'lengths'.*trained on sequences with an array of lengths", DataError):
+        preprocessing.open(tmp_path / "bare.npz", "INPUT")

@@ -78,16 +78,6 @@ def test_times_may_be_dates_and_no_time_keeps_the_order(read):
     check_series(read(long(shuffled=False), normalize=False, time=None, ignore=["t", "patient"]))
 
 
-def test_text_columns_and_gaps_are_read_as_in_other_tables(read):
-    table = long(mood=lambda t: np.where(t["a"] > 3, "good", "bad"))
-    table.loc[table["b"] > 5, "b"] = np.nan
-    task = read(table, normalize=False)
-    assert task.input_shape == (4, 7)
-    assert "missing numbers become the training mean in b" in task.note
-    batch = every(task.train)
-    assert (batch.x[:, 2:].sum(1) == batch.valid).all()
-
-
 def test_a_finished_run_takes_new_series(read, reporter, tmp_path):
     values = drawn((3, 9, 1, 8, 2, 5), 1) * 2
     new = long(values, start=100)

@@ -5,7 +5,6 @@ import tracemalloc
 
 import numpy as np
 
-from orca_cli.tasks.fsd50k import reader as fsd50k
 from orca_cli.tasks.psicov import reader as psicov
 from scripts import make_fixtures
 from tests.tasks.builders import build
@@ -51,27 +50,6 @@ def test_psicov(tmp_path, reporter):
         epoch(psicov.load(tmp_path, tmp_path / "cache", reporter, window=256, num_validation=2), 1)
 
     assert peak_mb(use) < 60
-
-
-def test_fsd50k(tmp_path, reporter):
-    """A chunk takes 88 kB as float32, so that all would take 70 MB."""
-    make_fixtures.make("fsd50k", tmp_path)
-    place = tmp_path / "fsd50k" / "chunks"
-    lines = ["files,labels,ext"]
-    for clip in range(4 * COPIES):
-        for chunk in range(5):
-            copy = link(place / "tr" / "1000_0.wav", f"copy{clip}_{chunk}.wav")
-            lines.append(f'/mnt/chunks/tr/{copy.name},"label_1,label_2",copy{clip}')
-    (place / "tr.csv").write_text("\n".join(lines))
-
-    def use():
-        task = fsd50k.load(tmp_path, reporter)
-        task.train.digest()
-        for start in range(0, 40, 10):
-            task.train.batch(np.arange(start, start + 10), np.random.default_rng(start))
-        assert task.train.targets().shape == (4 * COPIES, 200)
-
-    assert peak_mb(use) < 25
 
 
 def test_satellite_holds_its_file_once(tmp_path, reporter):

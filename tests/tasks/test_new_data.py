@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from orca_cli import storage
-from orca_cli.exceptions import ChecksumError, ConfigError, DataError, UnsafeError
+from orca_cli.exceptions import ConfigError, DataError, UnsafeError
 from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
 from tests.tasks.builders import check_inputs, check_same, every, hub_rows, in_parts, refused, reloaded
 
@@ -78,7 +78,7 @@ def test_arrays(name, tmp_path, build):
         )
 
 
-@pytest.mark.parametrize("form", ["compressed, other names", "Fortran order", "arrays of their own", "marked rows"])
+@pytest.mark.parametrize("form", ["Fortran order, other names", "arrays of their own", "marked rows"])
 def test_forms_of_an_npz_file(form, tmp_path, build):
     settings, file, part = {"train": "all.npz"}, "all.npz", "test"
     if form == "arrays of their own":
@@ -87,10 +87,7 @@ def test_forms_of_an_npz_file(form, tmp_path, build):
         np.savez(tmp_path / "all.npz", x=X, y=Y, split=np.array(["train", "test", "train", "val"] * 15))
     else:
         for name, rows in (("train", slice(40)), ("test", slice(40, N))):
-            if form == "Fortran order":
-                np.savez(tmp_path / f"{name}.npz", signal=np.asfortranarray(X[rows]), state=Y[rows])
-            else:
-                np.savez_compressed(tmp_path / f"{name}.npz", signal=X[rows], state=Y[rows])
+            np.savez_compressed(tmp_path / f"{name}.npz", signal=np.asfortranarray(X[rows]), state=Y[rows])
         settings, file, part = {"train": "train.npz", "test": "test.npz", "x": "signal", "y": "state"}, "test.npz", ""
     task = build("arrays", kind="classes", **settings)
     preprocessing = reloaded(task, tmp_path / "run")
@@ -305,15 +302,11 @@ def test_images_of_other_folders(tmp_path, build):
     with refused("2 labels have no training sample, the first is wolf", DataError):
         preprocessing.open(others / "monday", "INPUT").targets()
     (others / "monday" / "cat").rename(others / "monday" / "lion")
-    assert preprocessing.open(others / "monday", "INPUT").targets() is None
     deep = preprocessing.open(others, "INPUT")
     assert (list(deep.ids)[0], len(deep), deep.targets()) == ("monday/lion/00.png", 4, None)
-    (tmp_path / "empty" / ".hidden").mkdir(parents=True)
-    (tmp_path / "pets" / "val" / "cat" / "08.png").rename(tmp_path / "empty" / ".hidden" / "08.png")
     for folder, part, message in (
         ("none", "", "no folder of images"),
         ("pets", "", "holds splits.*take one of them with --part"),
-        ("empty", "", "holds no images"),
         ("others", "test", "no folder of the test split"),
     ):
         with refused(message, DataError):
@@ -357,29 +350,9 @@ def test_rows_of_the_hub(name, tmp_path, build, monkeypatch):
     if x in ("series", "ragged"):
         check_inputs(in_parts(preprocessing, preprocessing.given(test[x])), task.open_test())
     write("bad", "train", test.remove_columns(x))
-    for folder, part, message in (
-        ("data", "", "holds 2 splits; it holds .*; name one by --part test"),
-        ("data", "validation", "has no split 'validation'"),
-        ("bad", "", f"has no column '{x}'"),
-    ):
+    for folder, message in (("data", "holds 2 splits; .*; name one by --part test"), ("bad", f"has no column '{x}'")):
         with refused(message, DataError):
-            preprocessing.open(tmp_path / folder, "INPUT", part)
-
-
-def test_changed_files_are_refused(arrays, tmp_path):
-    record, tensors = (tmp_path / "run" / f"preprocessing.{ending}" for ending in ("json", "safetensors"))
-    content = tensors.read_bytes()
-    for file, damaged, message in (
-        (tensors, content[:-3] + bytes([content[-3] ^ 1]) + content[-2:], r"preprocessing\.safetensors: is damaged"),
-        (tensors, None, r"preprocessing\.safetensors: is missing"),
-        (record, b"{}", r"preprocessing\.json: is damaged"),
-    ):
-        if damaged is None:
-            file.unlink()
-        else:
-            file.write_bytes(damaged)
-        with refused(message, ChecksumError):
-            load_preprocessing(tmp_path / "run")
+            preprocessing.open(tmp_path / folder, "INPUT")
 
 
 @pytest.mark.parametrize(

@@ -66,14 +66,11 @@ def test_honest_archives_come_out_whole(form, there, tmp_path, reporter):
     assert kind_of(archive) == form.split("-")[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([archive.name, "out"])
     assert unpack(archive, folder, reporter, members=lambda name: name == "y.txt") == [folder / "y.txt"]
-
-
-def test_gzip_of_one_file(tmp_path, reporter):
-    archive = tmp_path / "x.bin.gz"
-    archive.write_bytes(gzip.compress(FILES["a/b/x.bin"]))
-    assert kind_of(archive) == "gzip"
-    assert unpack(archive, tmp_path, reporter) == [tmp_path / "x.bin"]
-    assert (tmp_path / "x.bin").read_bytes() == FILES["a/b/x.bin"]
+    packed = tmp_path / "x.bin.gz"
+    packed.write_bytes(gzip.compress(FILES["y.txt"]))
+    assert kind_of(packed) == "gzip"
+    assert unpack(packed, tmp_path, reporter) == [tmp_path / "x.bin"]
+    assert (tmp_path / "x.bin").read_bytes() == FILES["y.txt"]
 
 
 NAMES = {
@@ -131,15 +128,13 @@ SPECIAL = "is a link, a device or another special file"
 @pytest.mark.parametrize("name", LINKS)
 def test_links_and_devices_are_refused(name, tmp_path, reporter):
     assert_refused(tar(tmp_path / "a.tar", **LINKS[name]), reporter, message=SPECIAL)
-
-
-def test_links_in_a_zip_are_refused(tmp_path, reporter):
-    archive = zipped(tmp_path / "a.zip")
-    with zipfile.ZipFile(archive, "a") as file:
-        member = zipfile.ZipInfo("link")
-        member.external_attr = 0o120777 << 16
-        file.writestr(member, b"../outside")
-    assert_refused(archive, reporter, message=SPECIAL)
+    if name == "symlink":
+        archive = zipped(tmp_path / "a.tar")
+        with zipfile.ZipFile(archive, "a") as file:
+            member = zipfile.ZipInfo("link")
+            member.external_attr = 0o120777 << 16
+            file.writestr(member, b"../outside")
+        assert_refused(archive, reporter, message=SPECIAL)
 
 
 def test_links_that_wait_in_the_folder_are_not_followed(tmp_path, reporter):

@@ -200,28 +200,6 @@ def test_a_busy_server_is_asked_again(web, get):
     get(url, content=CONTENT)
 
 
-def test_no_redirection_leads_from_https_to_http():
-    class Connection:
-        def get(self, url, **settings):
-            return Response(url)
-
-        def close(self):
-            pass
-
-    class Response:
-        status_code = 302
-
-        def __init__(self, url):
-            self.headers = {"Location": "http://host/b" if url.startswith("https://") else "https://host/a"}
-
-        def close(self):
-            pass
-
-    for url in ("https://host/a", "http://host/b"):
-        with pytest.raises(RefusedError, match="from https to 'http://host/b'"), open_url(Connection(), url, {}, 1.0):
-            pass
-
-
 def test_a_full_disk_is_said_before_a_byte_is_asked_for(web, get, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2**18))
     url = web.file("/a", CONTENT)
@@ -253,3 +231,17 @@ def test_files_are_known_by_their_first_bytes(name, head, words):
     problem = disguise(head, name)
     assert words in problem
     assert bool(problem) == bool(words)
+
+
+def test_no_redirection_leads_from_https_to_http():
+    class Connection:
+        def get(self, url, **settings):
+            location = "http://host/b" if url.startswith("https://") else "https://host/a"
+            return SimpleNamespace(status_code=302, headers={"Location": location}, close=lambda: None)
+
+        def close(self):
+            pass
+
+    for url in ("https://host/a", "http://host/b"):
+        with pytest.raises(RefusedError, match="from https to 'http://host/b'"), open_url(Connection(), url, {}, 1.0):
+            pass

@@ -10,7 +10,7 @@ import pytest
 import scipy.io
 import scipy.sparse
 
-from orca_cli.exceptions import DataError, MemoryExhaustedError, UnavailableError, UnsafeError, WorkerError
+from orca_cli.exceptions import DataError, MemoryExhaustedError, UnavailableError, UnsafeError
 from orca_cli.untrusted import matlab
 from tests.tasks.builders import refused
 
@@ -138,18 +138,6 @@ def test_both_orders_of_bytes_and_smaller_types_are_read(order, tmp_path):
     assert matlab.read(path, ["x"])["x"].tolist() == [[7.0]]
 
 
-def nested(depth):
-    """Cells in cells; their lengths are all the largest, which SciPy does not compare."""
-    start = element(6, struct.pack("<II", 1, 0)) + element(5, struct.pack("<2i", 1, 1))
-    return (
-        struct.pack("<II", 14, 64 * depth)
-        + start
-        + element(1, b"x")
-        + (struct.pack("<II", 14, 2**30) + start + element(1, b"")) * depth
-        + bytes(64)
-    )
-
-
 def deflated(content):
     packed = zlib.compress(content)
     return struct.pack("<II", 15, len(packed)) + packed
@@ -163,7 +151,6 @@ HOSTILE = {
     "object": (variable("x", (1, 1), b"", kind=17), DataError, "holds no array 'x'"),
     "inner length": (deflated(struct.pack("<II", 14, 2**31) + bytes(64)), DataError, DAMAGED),
     "bomb": (deflated(variable("x", (1, 2**24), element(9, bytes(2**27)))), UnsafeError, "than is read"),
-    "cells without end": (nested(2_000_000), (WorkerError, DataError), r"SIGSEGV|damaged"),
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
-from tests.tasks.builders import every, in_parts, refused, reloaded, splits
+from tests.tasks.builders import every, in_parts, refused, splits
 
 N, C, W = 30, 2, 9
 X = np.random.default_rng(0).normal(3, 2, (N, C, W))
@@ -64,21 +64,6 @@ def test_splits_are_marked_and_files_without_a_row_left_out(read, tmp_path):
     assert "5 files of series have no row in labels.csv and are not read" in separate.note
 
 
-def test_new_sequences_are_opened_by_name(read, tmp_path):
-    write(tmp_path / "series")
-    task = read(pd.DataFrame({"file": NAMES, "state": Y}), length=7)
-    preprocessing = reloaded(task, tmp_path / "run")
-    new = preprocessing.open(tmp_path / "series", "INPUT")
-    assert list(new.ids) == [f"{name}.npy" for name in NAMES]
-    x, valid = in_parts(preprocessing, new)
-    assert np.array_equal(valid.sum(1), np.minimum(ENDS, 7))
-    assert torch.equal(x, preprocessing.inputs((X, ENDS))[0])
-    assert preprocessing.remarks(new.inputs(0, N)) == {"longer than 7 steps and cut at the end": int((ENDS > 7).sum())}
-    np.save(tmp_path / "series" / "odd.npy", np.zeros((3, 4)))
-    with refused(r"odd\.npy: has shape \(3, 4\), where 30 of 31 files have 2 channels", DataError):
-        preprocessing.open(tmp_path / "series", "INPUT")
-
-
 TABLE = pd.DataFrame({"file": NAMES, "state": Y})
 BAD = {
     "absent file": (TABLE.replace("s03", "t03"), {}, DataError, r"\[file\]: 't03' in row 4 is not an .npy file of"),
@@ -107,3 +92,12 @@ def test_bad_files_are_named(read, tmp_path):
         np.save(write(tmp_path / "series") / "s03.npy", array, allow_pickle=True)
         with refused(rf"s03\.npy.*{message}", error):
             read(TABLE)
+
+
+def test_new_sequences_are_opened_by_name(read, tmp_path):
+    write(tmp_path / "series")
+    preprocessing = read(TABLE, length=7).preprocessing
+    new = preprocessing.open(tmp_path / "series", "INPUT")
+    assert list(new.ids) == [f"{name}.npy" for name in NAMES]
+    assert torch.equal(in_parts(preprocessing, new)[0], preprocessing.inputs((X, ENDS))[0])
+    assert preprocessing.remarks(new.inputs(0, N)) == {"longer than 7 steps and cut at the end": int((ENDS > 7).sum())}

@@ -192,7 +192,6 @@ def test_unknown_distances_are_no_targets(written, tmp_path, read):
         ({"sa": np.zeros(3)}, (12, 12), 1, r"'sa' is float64 \(3,\); expected numbers \(12,\)"),
         ({"entropy": np.full(12, 1e3)}, (12, 12), 1, r"beyond \+-100"),
         ({}, (12, 12), 1e4, "above 500 Angstrom"),
-        ({}, (11, 12), 1, r"expected numbers \(11, 11\)"),
     ],
 )
 def test_files_that_are_not_what_they_say_are_refused(values, shape, scale, what, written, tmp_path, read):

@@ -24,21 +24,14 @@ class Ecg:
         (folder / "data" / "ecg").mkdir(parents=True)
 
     def write(self, lengths, labels, form="objects", **changes):
-        self.records = [
-            (1000 * row + 200 * np.sin(np.arange(length) / 7) + np.arange(length) % 5).astype(np.int16)
-            for row, length in enumerate(lengths)
-        ]
-        self.labels = list(labels)
-        data = self.records
+        times = [np.arange(length) for length in lengths]
+        self.records = [(1000 * r + 200 * np.sin(t / 7) + t % 5).astype(np.int16) for r, t in enumerate(times)]
+        data = [record.tolist() for record in self.records]
         if form == "objects":
-            data = np.empty(len(lengths), dtype=object)
+            data, labels = np.empty(len(lengths), dtype=object), np.array(labels)
             data[:] = self.records
-            labels = np.array(self.labels)
-        elif form == "lists":
-            data = [record.tolist() for record in self.records]
         content = {"data": data, "label": labels} | changes
         (self.folder / "data" / "ecg" / "challenge2017.pkl").write_bytes(pickle.dumps(content, protocol=2))
-        return self
 
     def load(self, **settings):
         return ecg.load(self.folder / "data", self.folder / "cache", self.reporter, **settings)
@@ -46,11 +39,8 @@ class Ecg:
     def expected(self, row, start, window=1000):
         """Return the window, [W], and its mask."""
         record = self.records[row].astype(float)
-        scores = (record - record.mean()) / (record.std() or 1)
-        values, mask = np.zeros(window), np.zeros(window, bool)
-        part = scores[start : start + window]
-        values[: len(part)], mask[: len(part)] = part, True
-        return values, mask
+        part = ((record - record.mean()) / record.std())[start : start + window]
+        return np.pad(part, (0, window - len(part))), np.arange(window) < len(part)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from orca_cli.losses.masked import (
     MaskedMSE,
     NatsPerFrameLoss,
     RelativeL2Loss,
-    default_loss,
 )
 from orca_cli.scoring.sequences import NatsPerFrame
 from tests.scoring.cases import CASES
@@ -40,16 +39,13 @@ def relative(outputs, targets):
 # Loss -> what it is over known targets, and whether these are classes; outputs are [6, 4, 5].
 LOSSES = {
     MaskedBCE(): (bce, False),
-    MaskedBCE(positive_weight=3.0): (lambda z, y: bce(z, y, [3.0] * 4), False),
     MaskedBCE(positive_weight=WEIGHTS): (lambda z, y: bce(z, y, WEIGHTS), False),
     MaskedMSE(): (functional.mse_loss, False),
     MaskedMAE(): (functional.l1_loss, False),
     MaskedHuber(0.5): (lambda z, y: functional.huber_loss(z, y, delta=0.5), False),
     RelativeL2Loss(): (relative, False),
-    RelativeL2Loss(reduction="sum"): (lambda z, y: relative(z, y) * len(z), False),
     NatsPerFrameLoss(): (lambda z, y: bce(z, y, reduction="none").sum(1).mean(), False),
     MaskedCrossEntropy(): (functional.cross_entropy, True),
-    MaskedCrossEntropy([1.0] * 4): (functional.cross_entropy, True),
     MaskedCrossEntropy(WEIGHTS): (
         lambda z, y: functional.cross_entropy(z, y, torch.tensor(WEIGHTS, dtype=torch.float64)),
         True,
@@ -114,20 +110,9 @@ def test_missing_entries_can_count_as_the_published_code_counts_them():
         ("MaskedCrossEntropy", {"weight": [1.0, 2.0, 3.0]}, r"weight: 3 weights, but 4 outputs"),
         ("MaskedCrossEntropy", {"weight": [1, -1]}, r"weight\[1\]: -1 is out of range"),
         ("MaskedBCE", {"positive_weight": [1.0, 2.0, 3.0]}, r"positive_weight: 3 weights, but 4 outputs"),
-        ("MaskedBCE", {"positive_weight": 0}, "positive_weight"),
-        ("RelativeL2Loss", {"reduction": "none"}, "reduction: 'none'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(loss, settings, message):
     targets = torch.tensor([0, 1, 2]) if loss == "MaskedCrossEntropy" else draw(3, 4)
     with pytest.raises(ConfigError, match=rf"task\.loss\.{message}"):
         parts.build({"_target_": f"orca_cli.losses.masked.{loss}", **settings}, "task.loss")(draw(3, 4), targets)
-
-
-def test_default_losses():
-    kinds = {("classes", True): MaskedCrossEntropy, ("labels", False): MaskedBCE, ("values", False): MaskedMSE}
-    kinds |= {("dense", False): MaskedMSE, ("dense", True): MaskedCrossEntropy}
-    for (kind, integer), loss in kinds.items():
-        assert type(default_loss(kind, integer)) is loss
-    with pytest.raises(ConfigError, match=r"task\.kind"):
-        default_loss("classs", True)

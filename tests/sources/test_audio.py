@@ -15,7 +15,8 @@ from orca_cli.sources import recordings, tones
 from tests.tasks.builders import Attack, refused
 from tests.untrusted.conftest import Quiet
 
-RNG = np.random.default_rng(0)
+SOUNDS = np.random.default_rng(0).uniform(-1, 1, (12, 800)).astype(np.float32)
+HOLE = np.where(SOUNDS[-1, -1] == SOUNDS, np.nan, SOUNDS)
 
 
 def made(size=40, seed=0, seconds=0.5):
@@ -27,7 +28,7 @@ def read(path, size=None, seed=0, rate=16_000):
 
 
 def save(folder, **changes):
-    arrays = {"x": RNG.uniform(-1, 1, (12, 800)).astype(np.float32), "y": np.arange(12) % 2} | changes
+    arrays = {"x": SOUNDS, "y": np.arange(12) % 2} | changes
     np.savez(folder / "own.npz", **arrays)
     return folder / "own.npz"
 
@@ -48,16 +49,6 @@ def test_generated_sounds_are_balanced_bounded_and_the_same_every_time():
     assert np.array_equal(made(60).examples.inputs[:40], sounds)
     assert len({data.digest, made(60).digest, made(seed=1).digest, made(seconds=0.4).digest}) == 4
     assert not np.array_equal(made(seed=1).examples.inputs, sounds)
-
-
-@pytest.mark.parametrize("kind", list(tones.KINDS))
-@pytest.mark.parametrize("pitch", [100.0, 1000.0])
-def test_a_wave_of_every_kind_is_finite_at_the_ends_of_the_range_of_pitch(kind, pitch):
-    time = np.arange(1600) / 16_000  # the shortest
-    for seed in range(5):
-        wave = tones.KINDS[kind](time, pitch, np.random.default_rng(seed))
-        assert np.isfinite(wave).all()
-        assert np.abs(wave).max() > 0
 
 
 def spectrum(kind, pitch=200.0):
@@ -135,25 +126,19 @@ def test_whole_numbers_are_scaled_and_other_rates_resampled(tmp_path):
         np.testing.assert_allclose(sounds[0, 500:-500], expected[500:-500], atol=2e-3)  # filters ring at the ends
 
 
-def last(value):
-    x = RNG.uniform(-1, 1, (12, 800))
-    x[-1, -1] = value
-    return x
-
-
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"x": last(np.nan)}, DataError, r"own\.npz\[x\]: holds numbers that are infinite or NaN"),
-        ({"x": last(-np.inf)}, DataError, "infinite or NaN"),
-        ({"x": last(1.5)}, DataError, r"holds 1\.5; divide by the largest"),
-        ({"x": RNG.integers(-9, 9, (12, 800))}, DataError, r"type int64, with 12 labels; expected: x \[n, L\]: int16"),
-        ({"x": np.zeros((12, 2, 800))}, DataError, r"shape \(12, 2, 800\)"),
+        (
+            {"x": np.where(SOUNDS[-1, -1] == SOUNDS, np.nan, SOUNDS)},
+            DataError,
+            r"own\.npz\[x\]: holds numbers that are infinite or NaN",
+        ),
+        ({"x": SOUNDS + 1.5}, DataError, r"holds 2\.\d+; divide by the largest"),
+        ({"x": SOUNDS.astype(int)}, DataError, r"type int64, with 12 labels; expected: x \[n, L\]: int16"),
         ({"x": np.zeros((11, 800))}, DataError, r"shape \(11, 800\)"),
         ({"x": np.zeros((12, 399))}, DataError, "399 values, less than 25 ms"),
-        ({"x": np.array(["a"] * 12)}, DataError, r"shape \(12,\) and type <U1"),
         ({"y": np.arange(12) / 7}, DataError, r"own\.npz\[y\]: labels have shape \(12,\) and type float64"),
-        ({"y": np.zeros((12, 2), int)}, DataError, "labels have shape"),
         ({"y": np.arange(12) // 11}, DataError, "class 1 has 1 examples"),
         ({"y": np.zeros(12, int)}, DataError, "only one class"),
         ({"x": np.array([{}] * 12, dtype=object)}, UnsafeError, r"own\.npz"),
@@ -162,6 +147,13 @@ def last(value):
 def test_recordings_of_another_form_are_refused(tmp_path, changes, error, message):
     with refused(message, error):
         read(save(tmp_path, **changes)).examples  # noqa: B018
+
+
+def test_no_file_and_too_few_are_refused(tmp_path):
+    with refused(r"gone\.npz: no such file.*source=tones needs no file", DataError):
+        read(tmp_path / "gone.npz")
+    with refused(r"source\.size", ConfigError):
+        read(save(tmp_path, y=np.arange(12) % 6), size=8).examples  # noqa: B018
 
 
 @pytest.mark.parametrize("lie", ["pickle", "size"])
@@ -177,10 +169,3 @@ def test_files_that_are_no_archives_or_lie_about_their_size_are_refused(tmp_path
     with refused(r"own\.npz", DataError):
         read(place).examples  # noqa: B018
     assert not canary.exists()
-
-
-def test_no_file_and_too_few_are_refused(tmp_path):
-    with refused(r"gone\.npz: no such file.*source=tones needs no file", DataError):
-        read(tmp_path / "gone.npz")
-    with refused(r"source\.size", ConfigError):
-        read(save(tmp_path, y=np.arange(12) % 6), size=8).examples  # noqa: B018

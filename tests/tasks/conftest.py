@@ -2,7 +2,7 @@ import pytest
 
 from orca_cli.config import parts
 from tests.tasks import builders
-from tests.untrusted.conftest import Quiet
+from tests.untrusted.conftest import Quiet, little_memory  # noqa: F401 - a fixture
 
 
 @pytest.fixture

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from orca_cli.exceptions import DataError
-from orca_cli.tasks.shared.assemble import Fitted, Pool, assemble, check_enough
+from orca_cli.tasks.shared.assemble import Fitted, Pool, assemble
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.tasks.shared.targets import TargetForm
-from tests.tasks.builders import every, refused
+from tests.tasks.builders import every
 
 N = 40
 CLASSES = np.arange(N) % 2
@@ -18,7 +17,7 @@ X = np.arange(N, dtype=np.float32).reshape(N, 1, 1)
 def made(reporter):
     """Return a function that assembles a task of N numbered samples, and the rows that `fit` saw and the splits opened."""
 
-    def call(rows=None, supplied=(), num_test=None, groups=None, **settings):
+    def call(rows=None, supplied=(), num_test=None, **settings):
         seen, opened = [], []
 
         def fit(split_rows):
@@ -34,7 +33,7 @@ def made(reporter):
 
         rows = {"train": np.arange(N)} if rows is None else rows
         learn = rows["train"]
-        pool = Pool("rows", rows, supplied, CLASSES[learn], groups, lambda: np.arange(len(learn)))
+        pool = Pool("rows", rows, supplied, CLASSES[learn], None, lambda: np.arange(len(learn)))
         return assemble("own", reporter, "classes", pool, (0.2, 0.1), 0, fit, **settings), seen, opened
 
     return call
@@ -67,15 +66,3 @@ def test_given_splits_are_kept_and_drawn_rows_are_those_of_the_training_samples(
     assert {part: rows.tolist() for part, rows in seen.items()} == {"train": list(range(N))}
     assert (numbers(task.validation), task.validation_drawn) == ([0, 1, 2], False)
     assert "drawn" not in task.note
-
-
-def test_groups_are_whole_in_one_split(made):
-    _, (seen,), _ = made(groups=np.arange(N) // 4)
-    groups = [set(rows // 4) for rows in seen.values()]
-    assert sum(map(len, groups)) == len(set.union(*groups)) == 10
-
-
-def test_ten_training_samples_are_enough():
-    check_enough(10, "rows", "t.csv")
-    with refused(r"t\.csv: too few rows: 9; provide 10 or more for training", DataError):
-        check_enough(9, "rows", "t.csv")

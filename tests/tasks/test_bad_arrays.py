@@ -1,7 +1,6 @@
 """Bad data end in one line that names file, array and place, before anything large is allocated or executed."""
 
 import io
-import pickle
 import zipfile
 
 import numpy as np
@@ -10,9 +9,8 @@ import pytest
 from orca_cli.exceptions import ConfigError, DataError, MemoryExhaustedError, UnsafeError
 from tests.tasks.builders import Attack, refused
 
-RNG = np.random.default_rng(0)
 N = 40
-X = RNG.normal(size=(N, 2, 5)).astype(np.float32)
+X = np.random.default_rng(0).normal(size=(N, 2, 5)).astype(np.float32)
 Y = np.arange(N) % 4
 
 
@@ -99,6 +97,14 @@ def test_bad_arrays_are_named_in_one_line(name, tmp_path, build):
         build("arrays", **{"kind": "classes", "train": "mine.npz"} | settings)
 
 
+def test_the_index_of_a_bad_value_counts_from_the_start_of_the_file(tmp_path, build):
+    x = np.zeros((N, 2, 2**17), np.float32)  # several blocks of reading
+    x[37, 1, 2] = np.inf
+    np.savez(tmp_path / "mine.npz", x=x, y=Y)
+    with refused(r"1 values are infinite, the first is inf at index \(37, 1, 2\)", DataError):
+        build("arrays", kind="classes", train="mine.npz")
+
+
 @pytest.mark.parametrize(
     ("kind", "y", "other", "message"),
     [
@@ -106,8 +112,6 @@ def test_bad_arrays_are_named_in_one_line(name, tmp_path, build):
         ("classes", Y, {"y": np.char.add("class ", Y.astype(str))}, r"\[y\]: labels are strings in one split and"),
         ("classes", Y, {"x": changed(X, (7, 1, 2), np.inf)}, r"\[x\]: 1 values .* index \(7, 1, 2\)"),
         ("labels", np.eye(4)[Y], {"y": np.eye(4)[Y][:, :3]}, r"\[y\]: targets have 3 columns, those of the .* set 4"),
-        ("values", X[:, 0], {"y": X[:, 0, 0]}, r"\[y\]: targets have 1 columns, those of the training set 5"),
-        ("dense", X, {"y": X[:, :1]}, r"\[y\]: targets have 1 columns, those of the training set 2"),
         ("dense", (X[:, 0] > 0).astype(int), {"y": X[:, 0]}, r"\[y\]: targets have dtype float32, those .* integers"),
         ("dense", (X[:, 0] > 0).astype(int), {"y": np.full((N, 5), 2)}, r"\[y\]: 200 classes are not in 0\.\.1"),
     ],
@@ -120,7 +124,7 @@ def test_a_split_of_another_form_is_named(split, kind, y, other, message, tmp_pa
         build("arrays", kind=kind, train="mine.npz", **{split: "other.npz"}).open_test()
 
 
-@pytest.mark.parametrize(("first", "second"), [("train", "test"), ("train", "validation"), ("validation", "test")])
+@pytest.mark.parametrize(("first", "second"), [("train", "validation"), ("validation", "test")])
 def test_one_file_for_two_splits_is_refused(first, second, tmp_path, build):
     for name in ("mine", "other"):
         np.savez(tmp_path / f"{name}.npz", x=X, y=Y)
@@ -133,79 +137,26 @@ def test_one_file_for_two_splits_is_refused(first, second, tmp_path, build):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "class"}, r"task\.kind: 'class' .*allowed: classes, labels, values, dense"),
-        ({"train": None}, r"task\.train: None is of the wrong type"),
-        ({"train": 5}, r"task\.train: 5 is of the wrong type"),
-        ({"train": "x.csv"}, r"x\.csv.*allowed: \.npz"),
-        ({"train": "folder"}, r"is a folder without \.npy files"),
         ({"train": "marked.npz", "test": "mine.npz"}, r"task\.test: the training file already holds this split"),
-        ({"labels": "y.npy"}, r"task\.labels: applies to \.npy files"),
         ({"test_labels": "y.npy"}, r"task\.test_labels: given without its inputs"),
         ({"num_classes": 3, "kind": "values"}, r"task\.num_classes: does not apply to task\.kind=values"),
-        ({"num_classes": 3, "kind": "labels"}, r"task\.num_classes: does not apply to task\.kind=labels"),
         ({"num_classes": 1}, r"task\.num_classes: 1 is .*allowed: int at least 2"),
-        ({"num_classes": "3"}, r"task\.num_classes: '3' is of the wrong type"),
         ({"missing_targets": True}, r"task\.missing_targets: does not apply to task\.kind=classes"),
         ({"test_fraction": 0.9}, r"task\.validation_fraction: .* leave nothing for training"),
-        ({"test_fraction": 1.0}, r"task\.test_fraction: 1\.0 is "),
-        ({"validation_fraction": 0}, r"task\.validation_fraction: 0 is .*allowed: float above 0"),
-        ({"split_seed": -1}, r"task\.split_seed: -1 is "),
     ],
 )
 def test_bad_settings_are_named(settings, message, tmp_path, build):
     np.savez(tmp_path / "mine.npz", x=X, y=Y)
     np.savez(tmp_path / "marked.npz", x=X, y=Y, split=np.array(["train", "train", "val", "test"] * 10))
-    (tmp_path / "x.csv").write_text("1,2\n")
-    (tmp_path / "folder").mkdir()
     with refused(message, (ConfigError, DataError)):
         build("arrays", **{"kind": "classes", "train": "mine.npz"} | settings)
 
 
-def header(shape, descr="<f4"):
+def header(shape):
     """An .npy file that declares a shape and holds four bytes."""
     file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
     return file.getvalue() + b"\0" * 4
-
-
-FILES = {
-    "missing": (None, r"task\.train: no file"),
-    "empty": (b"", "the file is empty"),
-    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
-    "web page": (b"<!DOCTYPE html><html></html>", "web page"),
-    "gzip": (b"\x1f\x8b\x08\0\0\0", "gzip"),
-    "text": (b"1,2,3\n", "not a NumPy array"),
-    "raw pickle": (pickle.dumps(list(range(100))), "not a NumPy array"),
-    "1.5 TiB declared": (header((2**28, 1500)), "declares 1,610,612,736,000 bytes, the file holds 4"),
-    "overflow": (header((2**62, 2**62)), "declares"),
-    "negative": (header((-1, 4)), r"shape \(-1, 4\)"),
-    "fields": (header((1,), [("a", "<f4")]), "fields"),
-}
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_files_that_are_no_arrays_are_named(name, tmp_path, build):
-    content, message = FILES[name]
-    if content is not None:
-        (tmp_path / "x.npy").write_bytes(content)
-    np.save(tmp_path / "y.npy", Y)
-    with refused(message, DataError):
-        build("arrays", kind="classes", train="x.npy", labels="y.npy")
-
-
-def test_objects_are_never_loaded_and_the_refusal_says_how_sequences_are_stored(tmp_path, build):
-    canary, x = tmp_path / "canary", np.empty(N, dtype=object)
-    x[:] = [Attack(canary)] * N
-    np.savez(tmp_path / "mine.npz", x=x, y=Y)
-    with refused(r"mine\.npz\[x\]: .*one padded array beside their `lengths`", UnsafeError):
-        build("arrays", kind="classes", train="mine.npz")
-    np.save(tmp_path / "x.npy", x, allow_pickle=True)
-    np.save(tmp_path / "y.npy", Y)
-    with refused(r"x\.npy.*Python objects", UnsafeError):
-        build("arrays", kind="classes", train="x.npy", labels="y.npy")
-    assert not canary.exists()
-    np.load(tmp_path / "x.npy", allow_pickle=True)
-    assert canary.exists()  # the premise: NumPy's own reader does load them
 
 
 def archive(path, *members):
@@ -215,21 +166,16 @@ def archive(path, *members):
             file.writestr(f"{name}.npy", content)
 
 
-def test_a_member_larger_than_the_archive_or_the_memory_is_refused(tmp_path, build, monkeypatch):
+def test_what_cannot_be_held_or_must_not_be_loaded_is_refused(tmp_path, build, little_memory):
     archive(tmp_path / "mine.npz", ("x", header((N, 10**9))), ("y", header((N,))))
     with refused(r"mine\.npz\[x\]: the header declares 160,000,000,000 bytes", DataError):
         build("arrays", kind="classes", train="mine.npz")
-    np.savez(tmp_path / "mine.npz", x=X, y=Y)
-    monkeypatch.setattr("orca_cli.untrusted.memory._free_memory", lambda: 1000)
-    with refused(r"mine\.npz\[x\].*GiB", MemoryExhaustedError):
+    np.savez(tmp_path / "mine.npz", x=np.array([Attack(tmp_path / "canary")] * N, dtype=object), y=Y)
+    with refused(r"mine\.npz\[x\]: .*one padded array beside their `lengths`", UnsafeError):
         build("arrays", kind="classes", train="mine.npz")
-
-
-def test_the_index_of_a_bad_value_counts_from_the_start_of_the_file(tmp_path, build):
-    x = np.zeros((N, 2, 2**17), np.float32)  # several blocks of reading
-    x[37, 1, 2] = np.inf
-    np.savez(tmp_path / "mine.npz", x=x, y=Y)
-    with refused(r"1 values are infinite, the first is inf at index \(37, 1, 2\)", DataError):
+    assert not (tmp_path / "canary").exists()
+    np.savez(tmp_path / "mine.npz", x=X, y=Y)
+    with refused(r"mine\.npz\[x\].*GiB", MemoryExhaustedError):
         build("arrays", kind="classes", train="mine.npz")
 
 

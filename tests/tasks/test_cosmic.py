@@ -50,7 +50,7 @@ def names(samples):
     return [str(stamp) for stamp in samples.stamps]
 
 
-def test_images_and_masks_are_the_crops_of_the_files(written, tmp_path, read):
+def test_images_and_masks_are_the_crops_of_the_files(written, read):
     task = read(normalize=False)
     inside = (slice(START, START + SIZE),) * 2
     for samples in splits(task):
@@ -65,7 +65,7 @@ def test_images_and_masks_are_the_crops_of_the_files(written, tmp_path, read):
     assert all("f435w" in name for name in names(task.train))
 
 
-def test_counts_are_scaled_by_statistics_that_stars_do_not_move(written, tmp_path, read):
+def test_counts_are_scaled_by_statistics_that_stars_do_not_move(written, read):
     task = read()
     raw = read(normalize=False).train.batch(np.array([0])).x
     x = every(task.train).x
@@ -75,7 +75,7 @@ def test_counts_are_scaled_by_statistics_that_stars_do_not_move(written, tmp_pat
     assert 8 < float(ratio) < 12  # the deviation of the background, not of the stars
 
 
-def test_a_part_of_the_sky_is_added_in_optimizer_steps_only(written, tmp_path, read):
+def test_a_part_of_the_sky_is_added_in_optimizer_steps_only(written, read):
     task = read(normalize=False, train_on_validation=True)
     everything = np.arange(len(task.train))
     plain = task.train.batch(everything).x
@@ -97,7 +97,7 @@ def test_a_part_of_the_sky_is_added_in_optimizer_steps_only(written, tmp_path, r
     assert 0.8 < np.mean(draws) < 1.3
 
 
-def test_the_released_sky_at_test_is_one_draw_per_file(written, tmp_path, read):
+def test_the_released_sky_at_test_is_one_draw_per_file(written, read):
     plain = read(normalize=False).open_test()
     first, second = (read(normalize=False, sky_at_test=True).open_test() for _ in range(2))
     both = np.arange(2)
@@ -109,7 +109,7 @@ def test_the_released_sky_at_test_is_one_draw_per_file(written, tmp_path, read):
     assert first.digest() != plain.digest()
 
 
-def test_whole_visits_are_held_out(written, tmp_path, read):
+def test_whole_visits_are_held_out(written, read):
     task = read(validation_fraction=0.4)
     train, validation = ({name.rsplit("/", 1)[0] for name in names(part)} for part in (task.train, task.validation))
     assert len(validation) == 2
@@ -124,21 +124,13 @@ def test_whole_visits_are_held_out(written, tmp_path, read):
     assert len(task.open_test()) == 2
 
 
-def test_ignored_pixels_can_be_taken_for_no_hit(written, tmp_path, read):
-    missing, zero = (read(ignored=word).train.targets() for word in ("missing", "zero"))
-    assert np.isnan(missing).any()
-    assert (zero[np.isnan(missing)] == 0).all()
-    assert (zero[~np.isnan(missing)] == missing[~np.isnan(missing)]).all()
-
-
-@pytest.mark.parametrize("kind", [str, object])
-def test_lists_name_the_stamps_where_they_exist(kind, written, tmp_path, read):
+def test_lists_name_the_stamps_where_they_exist(written, tmp_path, read):
     root = tmp_path / "cosmic"
     expected = sorted(name for name in written if "npy_train/f435w/1" in name and "/13/" not in name)
     others = [name for name in written if "f814w/10" in name and "train" in name]
-    mixed = np.array([f"./cosmic/{name}" for name in [*reversed(expected), *others]], dtype=kind)
+    mixed = np.array([f"./cosmic/{name}" for name in [*reversed(expected), *others]], dtype=object)
     np.save(root / "train_dirs.npy", mixed, allow_pickle=True)
-    np.save(root / "test_dirs.npy", np.array(["/home/them/cosmic/npy_test/f435w/20/1/1_0.npy"], dtype=kind))
+    np.save(root / "test_dirs.npy", np.array(["/home/them/cosmic/npy_test/f435w/20/1/1_0.npy"]))
     task = read(train_on_validation=True)
     assert names(task.train) == expected
     assert names(task.open_test()) == ["npy_test/f435w/20/1/1_0.npy"]
@@ -152,17 +144,16 @@ def test_visits_can_be_named_with_their_field_type(written, tmp_path, read):
     assert len(names(task.train)) == 4
     with refused("field type GC", DataError):
         read(keys="fields.txt", field="GC")
+    for settings, message in (({"keys": "nothere.txt"}, "task.keys"), ({"filter": "f606w"}, "f606w")):
+        with refused(message, (ConfigError, DataError)):
+            read(**settings)
 
 
 @pytest.mark.parametrize(
     ("file", "content", "what", "error"),
     [
-        ("npy_train/f435w/10/1/1_0.npy", np.zeros((1, 16, 16)), "1_0.npy.*expected numbers", DataError),
-        ("npy_train/f435w/10/1/1_0.npy", np.zeros((3, 16, 11)), "1_0.npy.*too few", DataError),
         ("npy_train/f435w/10/1/1_0.npy", np.full((2, 16, 16), 2.0), "1_0.npy.*mask has other values", DataError),
         ("npy_train/f435w/10/1/sky.npy", np.array([1.0]), "sky.npy.*numbered from 1", DataError),
-        ("npy_train/f435w/10/1/5_0.npy", np.zeros((2, 16, 16)), "sky.npy.*numbered from 1", DataError),
-        ("npy_train/f435w/10/1/x.npy", np.zeros((2, 16, 16)), "sky.npy.*numbered from 1", DataError),
         ("train_dirs.npy", ["./cosmic/npy_train/../../f435w/1/1/x.npy"], "leads out", UnsafeError),
         ("train_dirs.npy", ["./cosmic/npy_test/f435w/20/1/1_0.npy"], "is not npy_train", DataError),
         ("train_dirs.npy", ["./cosmic/npy_train/f435w/10/1/9_9.npy"], "1 missing files", DataError),
@@ -184,10 +175,8 @@ def test_broken_pixels_count_nowhere(written, tmp_path, read):
     assert batch.x[0, 0, 1, 2] == 0
     assert batch.x.isfinite().all()
     assert batch.y.isnan().nonzero().tolist() == [[0, 0, 1, 2]]
-    assert "1 pixels" in task.note or "2 pixels" in task.note  # the file may be in both splits here
-
-
-@pytest.mark.parametrize(("key", "value"), [("keys", "nothere.txt"), ("field", "GAL"), ("filter", "f606w")])
-def test_lists_fields_and_filters_that_do_not_exist_are_named(key, value, written, read):
-    with refused(f"task.{key}|{value}", (ConfigError, DataError)):
-        read(**{key: value})
+    missing, zero = (read(ignored=word, train_on_validation=True).train.targets() for word in ("missing", "zero"))
+    unknown = np.isnan(missing)
+    unknown[:, 0, 1, 2] = False  # the broken pixel
+    assert (zero[unknown] == 0).all()
+    assert np.array_equal(zero[~unknown], missing[~unknown], equal_nan=True)

@@ -141,7 +141,7 @@ def test_masks_are_bounded_and_noise_is_a_mixture():
     assert 0.4 < max(shares) <= 0.5
 
 
-@pytest.mark.parametrize("prefix", ["", "/mnt/", "data/", "/run/old/place/", "C:\\\\audio\\\\"])
+@pytest.mark.parametrize("prefix", ["", "data/", "C:\\\\audio\\\\"])
 def test_the_start_of_a_path_in_a_table_does_not_matter(write, build, prefix):
     write("fsd50k/audio", prefix)
     assert build("fsd50k").validation.batch(np.array([0])).x.isfinite().all()
@@ -151,13 +151,10 @@ def test_the_start_of_a_path_in_a_table_does_not_matter(write, build, prefix):
     ("name", "old", "new", "message"),
     [
         ("tr.csv", "files", "file", r"tr.csv: the columns files, labels and ext"),
-        ("tr.csv", "Speech", "Sneech", r"clip '11' has the label 'Sneech'"),
         ("tr.csv", "Bark,Rain", "Rain,Bark", "clip '10' has other labels"),
         ("tr.csv", "/mnt/chunks/tr/11_0", "../../chunks/tr/11_0", "leaves the folder of the data"),
-        ("tr.csv", "/tr/10_0", "/tr/99_0", "no end of 'mnt/chunks/tr/99_0.wav'.*leads to a file below"),
         ("val.csv", "/mnt/chunks/val/20_1", "/mnt/chunks/val/none", "none.wav: .*no such file"),
         ("lbl_map.json", "2", "3", r"not 0\.\.2"),
-        ("lbl_map.json", "{", "", "is not JSON"),
     ],
 )
 def test_wrong_tables_are_refused(write, build, name, old, new, message):
@@ -176,35 +173,23 @@ def test_without_noises_nothing_can_be_mixed(write, build):
     assert len(build("fsd50k", mixing=0).train) == 3
 
 
-@pytest.mark.parametrize(
-    ("samples", "value"),
-    [
-        (np.full(22050, 16384, np.int16), 0.5),
-        (np.full(22050, 192, np.uint8), 0.5),
-        (np.full((22050, 2), 2**30, np.int32), 0.5),
-        (np.full(22050, 0.5, np.float32), 0.5),
-    ],
-)
-def test_codings_have_one_scale(tmp_path, samples, value):
-    wavfile.write(tmp_path / "a.wav", 22050, samples)
-    np.testing.assert_allclose(wav.read(tmp_path / "a.wav", 22050, 100), np.full(100, value, np.float32))
+def test_codings_have_one_scale_and_sounds_the_length(tmp_path):
+    path = tmp_path / "a.wav"
+    values = (np.int16(16384), np.uint8(192), np.array([2**30] * 2, np.int32), np.float32(0.5))
+    for value in values:
+        wavfile.write(path, 22050, np.tile(value, (22050, *[1] * value.ndim)).astype(value.dtype))
+        np.testing.assert_allclose(wav.read(path, 22050, 100), np.full(100, 0.5, np.float32))
+    wavfile.write(path, 22050, np.arange(5, dtype=np.float32))
+    assert wav.read(path, 22050, 7).tolist() == [0, 1, 2, 3, 4, 0, 1]
+    assert {wav.read(path, 22050, 3, start=i / 100)[0] for i in range(101)} == {0, 1, 2}
 
 
-def test_sounds_are_repeated_or_cut_to_the_length(tmp_path):
-    wavfile.write(tmp_path / "a.wav", 22050, np.arange(5, dtype=np.float32))
-    assert wav.read(tmp_path / "a.wav", 22050, 7).tolist() == [0, 1, 2, 3, 4, 0, 1]
-    starts = {wav.read(tmp_path / "a.wav", 22050, 3, start=i / 100)[0] for i in range(101)}
-    assert starts == {0, 1, 2}
-
-
-@pytest.mark.parametrize("case", ["rate", "text", "cut", "empty", "nan"])
+@pytest.mark.parametrize("case", ["rate", "text", "empty", "nan"])
 def test_damaged_sounds_are_refused(tmp_path, case):
     path = tmp_path / "a.wav"
     samples = np.full(1000, np.nan if case == "nan" else 0.5, np.float32)[: 0 if case == "empty" else None]
     wavfile.write(path, 44100 if case == "rate" else 22050, samples)
     if case == "text":
         path.write_text("no sound")
-    if case == "cut":
-        path.write_bytes(path.read_bytes()[:30])
     with refused(r"a\.wav", DataError):
         wav.read(path, 22050, 100)

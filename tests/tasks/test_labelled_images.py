@@ -10,8 +10,7 @@ from orca_cli.exceptions import ConfigError, DataError
 from tests.tasks.builders import every, refused, reloaded, splits
 
 N = 40
-RNG = np.random.default_rng(0)
-LEVEL = RNG.permutation(np.arange(10, 250, 6))[:N]
+LEVEL = np.random.default_rng(0).permutation(np.arange(10, 250, 6))[:N]
 NAMES = [f"{'left' if i % 2 else 'right'}/{i:03d}.png" for i in range(N)]
 TABLE = pd.DataFrame({"image": NAMES, "age": LEVEL / 3})
 
@@ -67,14 +66,6 @@ def test_identical_images_with_other_targets_are_warned_about(read, tmp_path):
     assert "several targets" not in read(frame).note
 
 
-def test_no_setting_is_named_that_only_tables_have(read, tmp_path):
-    with refused('write decimal points, or with task=table give "task.decimal', DataError):
-        read(TABLE.assign(age=[f"{i},5" for i in range(N)]))
-    (tmp_path / "latin.csv").write_bytes(TABLE.assign(age="é").to_csv(index=False).encode("latin-1"))
-    with refused("store it as UTF-8, or with task=table give task.encoding", DataError):
-        read(TABLE, table="latin.csv")
-
-
 @pytest.mark.parametrize("short", [lambda name: name[:-4], lambda name: name.split("/")[1], lambda name: name[-7:-4]])
 def test_a_row_may_name_a_file_by_less_than_its_path(read, short):
     other = TABLE.assign(image=[short(name) for name in NAMES])
@@ -125,16 +116,8 @@ def test_images_without_a_row_are_left_out_and_reported(read):
         (TABLE.replace(NAMES[1], "right/000.png"), {}, DataError, r"\[image\]: names 'right/000.png' twice"),
         (TABLE.iloc[:9], {}, DataError, "too few images: 9"),
         (TABLE, {"target": "agee"}, DataError, r"task\.target: ages\.csv has no column 'agee'; did you mean 'age'"),
-        (TABLE, {"file": "img"}, DataError, r"task\.file: ages\.csv has no column 'img'"),
-        (TABLE, {"table": "nowhere.csv"}, DataError, r"task\.table: no file 'nowhere\.csv'"),
-        (TABLE[["image"]].assign(split="train"), {}, ConfigError, "which column is the target"),
-        (TABLE.assign(split="tset"), {}, DataError, r"\[split\]: 'tset' at index 0 is not a split"),
-        (TABLE.assign(split="test"), {}, DataError, r"\[split\]: no training rows"),
-        (TABLE.assign(age=[None, *LEVEL[1:]]), {}, DataError, r"\[age\]: 1 rows have no target, the first is row 1"),
-        (TABLE.assign(age="old"), {"kind": "values"}, DataError, r"\[age\]: 'old' in row 1 is not a number"),
         (TABLE, {"kind": "values", "table": None}, ConfigError, r"task\.kind: folders of images are classes, not values"),
         (TABLE, {"target": "age", "table": None}, ConfigError, r"task\.target: names a column of task\.table"),
-        (TABLE, {"kind": "dense"}, ConfigError, r"task\.kind: 'dense' is .*allowed: classes, labels, values"),
     ],
 )  # fmt: skip
 def test_tables_that_do_not_fit_are_refused_in_one_line(read, table, settings, error, message):
@@ -143,6 +126,8 @@ def test_tables_that_do_not_fit_are_refused_in_one_line(read, table, settings, e
 
 
 def test_one_image_in_two_marked_splits_is_refused(read, tmp_path):
+    with refused('write decimal points, or with task=table give "task.decimal', DataError):
+        read(TABLE.assign(age=[f"{i},5" for i in range(N)]))
     (tmp_path / "photos" / NAMES[0]).write_bytes((tmp_path / "photos" / NAMES[39]).read_bytes())
     with refused("the same image as 'right/000.png', which is in another split", DataError):
         read(TABLE.assign(split=["train"] * 30 + ["test"] * 10))

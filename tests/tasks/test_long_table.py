@@ -13,9 +13,15 @@ from tests.properties import examples
 from tests.tasks.builders import check_same, every, in_parts, refused, reloaded, splits, write_tables
 
 N = 30
-RNG = np.random.default_rng(0)
 ENDS = 1 + np.arange(N) % 7
-VALUES = [RNG.normal(3, 2, (2, end)) for end in ENDS]
+
+
+def drawn(ends, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(3, 2, (2, end)) for end in ends]
+
+
+VALUES = drawn(ENDS)
 
 
 def long(values=VALUES, start=0, shuffled=True, **more):
@@ -72,51 +78,6 @@ def test_times_may_be_dates_and_no_time_keeps_the_order(read):
     check_series(read(long(shuffled=False), normalize=False, time=None, ignore=["t", "patient"]))
 
 
-def test_means_are_those_of_training_steps(read):
-    batch = every(read(long()).train)
-    known = batch.x.movedim(1, 0)[:, batch.valid]
-    torch.testing.assert_close(known.mean(1), torch.zeros(2), atol=1e-5, rtol=0)
-    torch.testing.assert_close(known.std(1, correction=0), torch.ones(2), atol=1e-5, rtol=0)
-
-
-def test_text_columns_and_gaps_are_read_as_in_other_tables(read):
-    table = long(mood=lambda t: np.where(t["a"] > 3, "good", "bad"))
-    table.loc[table["b"] > 5, "b"] = np.nan
-    task = read(table, normalize=False)
-    assert task.input_shape == (4, 7)
-    assert "missing numbers become the training mean in b" in task.note
-    batch = every(task.train)
-    assert (batch.x[:, 2:].sum(1) == batch.valid).all()
-
-
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_a_finished_run_takes_new_series(read, reporter, tmp_path, suffix):
-    values = [RNG.normal(3, 2, (2, end)) for end in (3, 9, 1, 8, 2, 5)] * 2
-    new = long(values, start=100)
-    task = read(long(), new, suffix=suffix)
-    preprocessing = reloaded(task, tmp_path / "run")
-    opened = preprocessing.open(tmp_path / f"test.{suffix}", "INPUT")
-    check_same(preprocessing, opened, task.open_test())
-    assert reporter.lines[-1] == "test split: 4 samples longer than 7 steps and cut at the end"
-    assert opened.ids == list(dict.fromkeys(new["who"]))
-    x, _ = in_parts(preprocessing, opened)
-    for row, name in enumerate(opened.ids):
-        one = values[int(name[1:]) - 100][:, :7]
-        expected = [(one[i] - preprocessing.columns[i].mean) / preprocessing.columns[i].std for i in range(2)]
-        np.testing.assert_allclose(x[row, :, : one.shape[1]].numpy(), expected, rtol=1e-4, atol=1e-5)
-    given_table = preprocessing.given(new)
-    assert given_table.ids == opened.ids
-    assert torch.equal(in_parts(preprocessing, given_table, 5)[0], x)
-    bare = new.drop(columns=["kind", "patient"])
-    bare.to_csv(tmp_path / "bare.csv", index=False)
-    for without in (preprocessing.given(bare), preprocessing.open(tmp_path / "bare.csv", "INPUT")):
-        assert without.targets() is None
-    with refused("is a ndarray, which does not say which series", DataError):
-        preprocessing.given(np.zeros((4, 2)))
-    with refused("has no column 't'", DataError):
-        preprocessing.given(new.drop(columns="t"))
-
-
 @examples(50)
 @given(rows=st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 5)), min_size=1, max_size=30))
 def test_every_row_is_in_its_series_once(rows):
@@ -150,12 +111,32 @@ def test_bad_tables_are_named_in_one_line(read, name):
         read(change(long()))
 
 
-def test_equal_times_are_reported(read):
+def test_equal_times_are_reported_and_contradicting_roles_refused(read):
     assert "rows have the t of another row of their series; their order in the file is kept" in read(long(t=1)).note
-
-
-def test_contradicting_roles_are_refused(read):
     with refused("'who' is given two roles", ConfigError):
         read(long(), time="who")
     with refused(r"task\.features: 't' is to be predicted, or says what belongs together", ConfigError):
         read(long(), features=["t"], ignore=None)
+
+
+def test_a_finished_run_takes_new_series(read, reporter, tmp_path):
+    values = drawn((3, 9, 1, 8, 2, 5), 1) * 2
+    new = long(values, start=100)
+    task = read(long(), new)
+    preprocessing = reloaded(task, tmp_path / "run")
+    opened = preprocessing.open(tmp_path / "test.csv", "INPUT")
+    check_same(preprocessing, opened, task.open_test())
+    assert reporter.lines[-1] == "test split: 4 samples longer than 7 steps and cut at the end"
+    assert opened.ids == list(dict.fromkeys(new["who"]))
+    x, _ = in_parts(preprocessing, opened)
+    scale = np.array([[one.mean, one.std] for one in preprocessing.columns[:2]])[..., None]
+    for row, name in enumerate(opened.ids):
+        one = values[int(name[1:]) - 100][:, :7]
+        expected = (one - scale[:, 0]) / scale[:, 1]
+        np.testing.assert_allclose(x[row, :, : one.shape[1]].numpy(), expected, rtol=1e-4, atol=1e-5)
+    bare = preprocessing.given(new.drop(columns=["kind", "patient"]))
+    assert (bare.ids, bare.targets()) == (opened.ids, None)
+    assert torch.equal(in_parts(preprocessing, bare, 5)[0], x)
+    for rows, message in ((np.zeros((4, 2)), "is a ndarray, which"), (new.drop(columns="t"), "has no column 't'")):
+        with refused(message, DataError):
+            preprocessing.given(rows)

@@ -5,8 +5,6 @@ import tracemalloc
 
 import numpy as np
 
-from orca_cli.tasks.cosmic import reader as cosmic
-from orca_cli.tasks.fsd50k import reader as fsd50k
 from orca_cli.tasks.psicov import reader as psicov
 from scripts import make_fixtures
 from tests.tasks.builders import build
@@ -52,40 +50,6 @@ def test_psicov(tmp_path, reporter):
         epoch(psicov.load(tmp_path, tmp_path / "cache", reporter, window=256, num_validation=2), 1)
 
     assert peak_mb(use) < 60
-
-
-def test_cosmic(tmp_path, reporter):
-    """A stamp takes 790 kB in its file and 66 kB as a sample."""
-    make_fixtures.make("cosmic", tmp_path)
-    folder = tmp_path / "cosmic" / "npy_train" / "f435w" / "10000" / "00"
-    for number in range(4 * COPIES):
-        link(folder / "1_stamp.npy", f"1_copy{number}.npy")
-
-    def use():
-        epoch(cosmic.load(tmp_path, tmp_path / "cache", reporter), 4)
-
-    assert peak_mb(use) < 60  # 256 stamps give the statistics; the files have 130 MB
-
-
-def test_fsd50k(tmp_path, reporter):
-    """A chunk takes 88 kB as float32, so that all would take 70 MB."""
-    make_fixtures.make("fsd50k", tmp_path)
-    place = tmp_path / "fsd50k" / "chunks"
-    lines = ["files,labels,ext"]
-    for clip in range(4 * COPIES):
-        for chunk in range(5):
-            copy = link(place / "tr" / "1000_0.wav", f"copy{clip}_{chunk}.wav")
-            lines.append(f'/mnt/chunks/tr/{copy.name},"label_1,label_2",copy{clip}')
-    (place / "tr.csv").write_text("\n".join(lines))
-
-    def use():
-        task = fsd50k.load(tmp_path, reporter)
-        task.train.digest()
-        for start in range(0, 40, 10):
-            task.train.batch(np.arange(start, start + 10), np.random.default_rng(start))
-        assert task.train.targets().shape == (4 * COPIES, 200)
-
-    assert peak_mb(use) < 25
 
 
 def test_satellite_holds_its_file_once(tmp_path, reporter):

@@ -9,11 +9,10 @@ import torch
 from PIL import Image
 
 from orca_cli import storage
-from orca_cli.exceptions import ChecksumError, ConfigError, DataError, UnsafeError
+from orca_cli.exceptions import ConfigError, DataError, UnsafeError
 from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
-from tests.tasks.builders import check_inputs, check_same, every, hub_rows, in_parts, refused, reloaded, write_tables
+from tests.tasks.builders import check_inputs, check_same, every, hub_rows, in_parts, refused, reloaded
 
-RNG = np.random.default_rng(0)
 N = 60
 
 
@@ -39,25 +38,25 @@ def with_gaps(x):
     return x
 
 
-X, Y = RNG.normal(3, 2, (N, 2, 5)), np.array(["b", "a", "c"])[np.arange(N) % 3]
+def drawn(*shape, whole=0):
+    """Return numbers, or whole ones below a bound."""
+    rng = np.random.default_rng(sum(shape))
+    return rng.integers(0, whole, (N, *shape)) if whole else rng.normal(3, 2, (N, *shape))
+
+
+X, Y = drawn(2, 5), np.array(["b", "a", "c"])[np.arange(N) % 3]
 CLASSES = np.arange(N) % 3
 ARRAYS = {
-    "constant channel": (RNG.normal(3, 2, (N, 2, 5)) * [[1], [0]] + 0.1, CLASSES, {}),
-    "large offset": (RNG.normal(size=(N, 1, 5)) + 1e9, CLASSES, {}),
-    "as they are": (RNG.normal(size=(N, 2, 5)), CLASSES, {"normalize": False}),
-    "two-dimensional": (RNG.integers(0, 255, (N, 3, 6, 5), dtype=np.uint8), CLASSES, {"num_classes": 3}),
-    "flat": (RNG.normal(size=(N, 7)).astype(np.float32), CLASSES * 10 - 5, {}),
-    "text": (RNG.normal(size=(N, 2, 5)), np.array(["b", "ä", "c"])[CLASSES], {}),
-    "channels last": (
-        RNG.normal(size=(N, 6, 5, 3)),
-        RNG.normal(5, 2, (N, 6, 5, 2)),
-        {"channels_last": True, "kind": "dense"},
-    ),
-    "labels": (RNG.normal(size=(N, 2, 5)), RNG.integers(0, 2, (N, 4)), {"kind": "labels"}),
-    "class maps": (RNG.normal(size=(N, 2, 5)), RNG.integers(0, 3, (N, 5)), {"kind": "dense"}),
-    "gaps": (with_gaps(RNG.normal(3, 2, (N, 2, 5))), CLASSES, {}),
-    "gaps in time": (with_gaps(RNG.normal(3, 2, (N, 2, 5))), CLASSES, {"gaps": "linear", "gap_indicator": True}),
-    "values": (RNG.normal(3, 2, (N, 2, 5)), RNG.normal(3, 2, (N, 3)), {"kind": "values"}),
+    "constant channel": (X * [[1], [0]] + 0.1, CLASSES * 10 - 5, {}),
+    "as they are": (X, CLASSES, {"normalize": False}),
+    "two-dimensional": (drawn(3, 6, 5, whole=255).astype(np.uint8), CLASSES, {"num_classes": 3}),
+    "text": (X, np.array(["b", "ä", "c"])[CLASSES], {}),
+    "channels last": (drawn(6, 5, 3), drawn(6, 5, 2), {"channels_last": True, "kind": "dense"}),
+    "labels": (drawn(7), drawn(4, whole=2), {"kind": "labels"}),
+    "class maps": (X, drawn(5, whole=3), {"kind": "dense"}),
+    "gaps": (with_gaps(drawn(2, 5)), CLASSES, {}),
+    "gaps in time": (with_gaps(drawn(2, 5)), CLASSES, {"gaps": "linear", "gap_indicator": True}),
+    "values": (X, drawn(3), {"kind": "values"}),
 }
 
 
@@ -79,7 +78,7 @@ def test_arrays(name, tmp_path, build):
         )
 
 
-@pytest.mark.parametrize("form", ["compressed, other names", "Fortran order", "arrays of their own", "marked rows"])
+@pytest.mark.parametrize("form", ["Fortran order, other names", "arrays of their own", "marked rows"])
 def test_forms_of_an_npz_file(form, tmp_path, build):
     settings, file, part = {"train": "all.npz"}, "all.npz", "test"
     if form == "arrays of their own":
@@ -88,10 +87,7 @@ def test_forms_of_an_npz_file(form, tmp_path, build):
         np.savez(tmp_path / "all.npz", x=X, y=Y, split=np.array(["train", "test", "train", "val"] * 15))
     else:
         for name, rows in (("train", slice(40)), ("test", slice(40, N))):
-            if form == "Fortran order":
-                np.savez(tmp_path / f"{name}.npz", signal=np.asfortranarray(X[rows]), state=Y[rows])
-            else:
-                np.savez_compressed(tmp_path / f"{name}.npz", signal=X[rows], state=Y[rows])
+            np.savez_compressed(tmp_path / f"{name}.npz", signal=np.asfortranarray(X[rows]), state=Y[rows])
         settings, file, part = {"train": "train.npz", "test": "test.npz", "x": "signal", "y": "state"}, "test.npz", ""
     task = build("arrays", kind="classes", **settings)
     preprocessing = reloaded(task, tmp_path / "run")
@@ -123,8 +119,6 @@ FILES = {
     "another shape": ({"x": X[:, :1]}, "", DataError, r"\(1, 5\), those of the training set \(2, 5\)"),
     "parts": ({"x_train": X, "x_test": X[:9]}, "", DataError, "holds x_test, x_train; take a part of it by --part test"),
     "no such part": ({"x_train": X, "x_test": X[:9]}, "validation", DataError, "has no part 'validation'"),
-    "no samples": ({"x": X[:0]}, "", DataError, "no samples"),
-    "fewer targets": ({"x": X, "y": Y[:9]}, "", DataError, r"shape \(9,\) does not match"),
     "an unseen class": ({"x": X[:3], "y": np.array(["a", "z", "b"])}, "", DataError, "the first is z at index 1"),
     "a part of an npy": (X, "test", ConfigError, "--part: applies to .npz"),
 }  # fmt: skip
@@ -146,7 +140,6 @@ def test_values_that_do_not_fit_and_damaged_members(arrays, tmp_path):
     for inputs, message in (
         (X[:, :, :4], "the model takes 2 channels of 5 a sample"),
         ([[1, 2], [3]], "samples of different shapes"),
-        (X.astype(object), "dtype object"),
     ):
         with refused(message, DataError):
             arrays.given(inputs)
@@ -159,12 +152,11 @@ def test_values_that_do_not_fit_and_damaged_members(arrays, tmp_path):
         in_parts(arrays, arrays.open(tmp_path / "damaged.npz", "INPUT"))
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_a_member_is_not_held_whole(save, tmp_path, build):
+def test_a_member_is_not_held_whole(tmp_path, build):
     x = np.zeros((4000, 2, 500))
-    x[:40] = RNG.normal(size=(40, 2, 500))
+    x[:40] = np.random.default_rng(0).normal(size=(40, 2, 500))
     np.savez(tmp_path / "train.npz", x=x[:40], y=np.arange(40) % 2)
-    save(tmp_path / "new.npz", x=x)
+    np.savez_compressed(tmp_path / "new.npz", x=x)
     preprocessing = build("arrays", kind="classes", train="train.npz").preprocessing
     new = preprocessing.open(tmp_path / "new.npz", "INPUT")
     tracemalloc.start()
@@ -200,8 +192,7 @@ TRAINED_ON = ["weight", "age", "height", "same", "colour", "town"]
 TABLE = {"target": "kind", "decimal": ",", "max_categories": 3}
 
 
-@pytest.mark.parametrize("ending", SAVE)
-@pytest.mark.parametrize("indicator", [False, True])
+@pytest.mark.parametrize(("ending", "indicator"), [("csv", True), ("tsv", False), ("parquet", True)])
 def test_tables_with_gaps_and_unknown_categories(ending, indicator, tmp_path, build):
     new = frame()[40:]
     new.iloc[0, 0], new.iloc[1, 5], new.iloc[2, 2], new.iloc[3, 4] = np.nan, "nowhere", "", "violet"
@@ -231,22 +222,6 @@ def table(tmp_path, build):
 
 
 NEW = frame(9)[["colour", "age", "weight"]].assign(other=1)
-BAD_ROWS = {
-    "a column is missing": (NEW.drop(columns="age"), "has no column 'age'; the model was trained on weight, age, colour"),
-    "a misspelt column": (NEW.rename(columns={"weight": "weigth"}), r"did you mean 'weigth'\? the model was trained on"),
-    "two are missing": (NEW[["other", "colour"]], "has no column 'weight', 'age'"),
-    "no rows": (NEW[:0], "has no rows"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BAD_ROWS)
-def test_rows_that_do_not_fit(name, table, tmp_path):
-    rows, message = BAD_ROWS[name]
-    rows.to_csv(tmp_path / "new.csv", index=False)
-    with refused(message, DataError):
-        table.open(tmp_path / "new.csv", "INPUT")
-    with refused(message, DataError):
-        table.given(rows)
 
 
 def test_rows_in_other_forms_and_orders(table, tmp_path):
@@ -259,6 +234,15 @@ def test_rows_in_other_forms_and_orders(table, tmp_path):
     for one in (NEW.iloc[0], NEW.iloc[0].to_dict()):
         assert torch.equal(in_parts(table, table.given(one))[0], expected[:1])
     assert torch.equal(in_parts(table, table.given(NEW[:2].to_dict("records")))[0], expected[:2])
+    for rows, message in (
+        (NEW.rename(columns={"weight": "weigth"}), r"did you mean 'weigth'\? the model was trained on"),
+        (NEW[["other", "colour"]], "has no column 'weight', 'age'"),
+        (NEW[:0], "has no rows"),
+    ):
+        rows.to_csv(tmp_path / "odd.csv", index=False)
+        for read in (table.given, lambda rows: table.open(tmp_path / "odd.csv", "INPUT")):
+            with refused(message, DataError):
+                read(rows)
     for inputs, message in (
         ({"weight": [1.0, 2.0], "age": [1], "colour": ["red"]}, "x: is not a table .* with the columns weight, age, col"),
         (np.zeros((4, 2)), "has 2 columns, the model takes 3; in this order: weight, age, colour"),
@@ -277,24 +261,6 @@ def test_rows_in_other_forms_and_orders(table, tmp_path):
             table.open(tmp_path / "bad.csv", "INPUT").targets()  # fmt: skip
 
 
-def test_a_column_whose_texts_are_all_missing_in_a_part(tmp_path, build):
-    rows = frame()
-    rows.loc[10:29, "colour"] = ""
-    SAVE["parquet"](rows, tmp_path / "t.parquet")
-    preprocessing = build("table", train="t.parquet", **TABLE).preprocessing
-    new = preprocessing.open(tmp_path / "t.parquet", "INPUT")
-    assert torch.equal(in_parts(preprocessing, new, size=7)[0], in_parts(preprocessing, new, size=60)[0])
-
-
-def test_several_labels_of_a_table(tmp_path, build):
-    bits = RNG.integers(0, 2, (N, 2))
-    rows = pd.DataFrame({"row": np.arange(N), "a": bits[:, 0], "b": np.array(["no", "yes"])[bits[:, 1]]})
-    files = write_tables(tmp_path, train=rows[:40], test=rows[40:])
-    task = build("table", **files, kind="labels", targets=["a", "b"])
-    preprocessing = rebuilt(task, tmp_path / "run")
-    check_same(preprocessing, preprocessing.open(tmp_path / "test.csv", "INPUT"), task.open_test())
-
-
 def pictures(root, parts):
     """Write images by split and class, every other one grey."""
     for part, numbers in parts.items():
@@ -306,9 +272,7 @@ def pictures(root, parts):
                 Image.fromarray(pixels if i % 2 else pixels[..., 0]).save(folder / f"{i:02}.png")
 
 
-@pytest.mark.parametrize(
-    "settings", [{"size": 12}, {"channels": 1, "size": 12, "fit": "crop"}, {"normalize": "none"}], ids=str
-)
+@pytest.mark.parametrize("settings", [{"channels": 1, "size": 12, "fit": "crop"}, {"normalize": "none"}], ids=str)
 def test_images_of_the_test_split(settings, tmp_path, build):
     pictures(tmp_path / "pets", {"train": range(8), "val": range(8, 10), "test": range(10, 12)})
     task = build("images", path="pets", flip=True, padding=2, **settings)
@@ -338,15 +302,11 @@ def test_images_of_other_folders(tmp_path, build):
     with refused("2 labels have no training sample, the first is wolf", DataError):
         preprocessing.open(others / "monday", "INPUT").targets()
     (others / "monday" / "cat").rename(others / "monday" / "lion")
-    assert preprocessing.open(others / "monday", "INPUT").targets() is None
     deep = preprocessing.open(others, "INPUT")
     assert (list(deep.ids)[0], len(deep), deep.targets()) == ("monday/lion/00.png", 4, None)
-    (tmp_path / "empty" / ".hidden").mkdir(parents=True)
-    (tmp_path / "pets" / "val" / "cat" / "08.png").rename(tmp_path / "empty" / ".hidden" / "08.png")
     for folder, part, message in (
         ("none", "", "no folder of images"),
         ("pets", "", "holds splits.*take one of them with --part"),
-        ("empty", "", "holds no images"),
         ("others", "test", "no folder of the test split"),
     ):
         with refused(message, DataError):
@@ -357,8 +317,6 @@ def test_images_of_other_folders(tmp_path, build):
 
 
 HUB = {
-    "lists": ("series", "name", "classes", {}),
-    "constant channels": ("constant", "name", "classes", {}),
     "channels last": ("series", "word", "classes", {"channels_last": True}),
     "sequences": ("ragged", "word", "classes", {"length": 3}),
     "grey images": ("grey", "tags", "labels", {"normalize": False}),
@@ -392,38 +350,16 @@ def test_rows_of_the_hub(name, tmp_path, build, monkeypatch):
     if x in ("series", "ragged"):
         check_inputs(in_parts(preprocessing, preprocessing.given(test[x])), task.open_test())
     write("bad", "train", test.remove_columns(x))
-    for folder, part, message in (
-        ("data", "", "holds 2 splits; it holds .*; name one by --part test"),
-        ("data", "validation", "has no split 'validation'"),
-        ("bad", "", f"has no column '{x}'"),
-    ):
+    for folder, message in (("data", "holds 2 splits; .*; name one by --part test"), ("bad", f"has no column '{x}'")):
         with refused(message, DataError):
-            preprocessing.open(tmp_path / folder, "INPUT", part)
-
-
-def test_changed_files_are_refused(arrays, tmp_path):
-    record, tensors = (tmp_path / "run" / f"preprocessing.{ending}" for ending in ("json", "safetensors"))
-    content = tensors.read_bytes()
-    for file, damaged, message in (
-        (tensors, content[:-3] + bytes([content[-3] ^ 1]) + content[-2:], r"preprocessing\.safetensors: is damaged"),
-        (tensors, None, r"preprocessing\.safetensors: is missing"),
-        (record, b"{}", r"preprocessing\.json: is damaged"),
-    ):
-        if damaged is None:
-            file.unlink()
-        else:
-            file.write_bytes(damaged)
-        with refused(message, ChecksumError):
-            load_preprocessing(tmp_path / "run")
+            preprocessing.open(tmp_path / folder, "INPUT")
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"target": "shutil.rmtree"}, UnsafeError, "'shutil.rmtree' is outside"),
-        ({"target": "orca_cli.tasks.arrays.load"}, DataError, "does not accept this record"),
         ({"target": "orca_cli.tasks.shared.targets.TargetForm"}, DataError, "does not accept this record"),
-        ({"values": {}}, DataError, "does not accept this record"),
         ({"schema": 2}, DataError, "has schema 2, expected 1"),
     ],
 )

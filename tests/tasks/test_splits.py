@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from orca_cli.exceptions import DataError
 from orca_cli.tasks.digits import load
-from orca_cli.tasks.shared.splits import folds, group_rows, split
+from orca_cli.tasks.shared.splits import folds, group_rows, hold_out, split
 from tests.properties import examples
 
 
@@ -35,20 +35,20 @@ def test_splits_are_disjoint_complete_and_stratified(counts, validation, test, s
         assert set(classes[parts.train]) == set(range(len(counts)))
 
 
-def test_same_seed_same_split_and_other_seed_another():
-    def make(seed):
-        return split(100, validation=20, test=0.3, seed=seed)
-
-    assert np.array_equal(make(3).train, make(3).train)
-    assert not np.array_equal(make(3).train, make(4).train)
-    assert len(make(3).test) == 30
+def test_the_split_is_that_of_the_seed():
+    first, same, other = (split(100, validation=20, test=0.3, seed=seed) for seed in (3, 3, 4))
+    assert np.array_equal(first.train, same.train)
+    assert not np.array_equal(first.train, other.train)
+    assert len(first.test) == 30
+    train, validation = hold_out(np.arange(500) % 5, "last", 100, train_size=50)
+    assert np.array_equal(validation, np.arange(400, 500))
+    assert (len(train), train.max() < 400) == (50, True)
 
 
 @pytest.mark.parametrize(
     ("sizes", "key"),
     [
         ({"validation": 60, "test": 50}, "task.train_size"),
-        ({"validation": 0.5, "test": 0.5}, "task.train_size"),
         ({"validation": 10, "test": 10, "train": 81}, "81 for training"),
     ],
 )

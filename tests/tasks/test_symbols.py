@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.tasks.table.symbols import Symbols, fit_symbols
+from orca_cli.tasks.table.symbols import fit_symbols
 from tests.properties import examples
 from tests.tasks.builders import check_inputs, check_same, every, refused, reloaded, splits, write_tables
 
 N = 40
-RNG = np.random.default_rng(0)
-TEXTS = ["".join(RNG.choice(list("ACGT"), 1 + i % 9)) for i in range(N)]
+DRAW = np.random.default_rng(0)
+TEXTS = ["".join(DRAW.choice(list("ACGT"), 1 + i % 9)) for i in range(N)]
 
 
 def table(texts, **more):
@@ -118,22 +118,13 @@ def test_small_and_capital_letters_are_warned_of(read):
     assert "small and capital letters are different symbols, such as a and A" in read(table(mixed)).note
 
 
-def test_numbers_are_not_symbols():
-    with refused(r"t\[s\]: holds numbers, not text", DataError):
-        Symbols("s", "01", 3).encode(np.array([101, 110]), "t")
-
-
 @pytest.mark.parametrize(
     ("texts", "settings", "error", "message"),
     [
         ([*TEXTS[1:], ""], {}, DataError, r"train\.csv\[dna\]: 1 rows have no sequence, the first is row 40"),
         (["".join(map(chr, range(300, 480)))] * N, {}, DataError, "holds 180 different characters, at most 128"),
-        (TEXTS, {"sequence": "dns"}, DataError, r"task\.sequence: .* no column 'dns'; did you mean 'dna'"),
         (TEXTS, {"features": ["weight"]}, ConfigError, r"task\.features: does not go with task\.sequence"),
-        (TEXTS, {"id": "weight"}, ConfigError, r"task\.id: does not go with task\.sequence"),
         (TEXTS, {"sequence": None, "length": 5}, ConfigError, r"task\.length: applies to series .*task\.id=COLUMN"),
-        (TEXTS, {"sequence": None, "time": "weight"}, ConfigError, r"task\.time: applies to series"),
-        (TEXTS, {"sequence": "kind"}, ConfigError, "'kind' is given two roles"),
     ],
 )
 def test_bad_columns_and_contradicting_settings_are_refused(read, texts, settings, error, message):

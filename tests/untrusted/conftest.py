@@ -1,6 +1,7 @@
 import os
 import signal
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,3 +49,14 @@ def pending_signal():
 @pytest.fixture
 def reporter():
     return Quiet()
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    """Let the system say that a kilobyte of memory is free."""
+    read_text = Path.read_text
+
+    def read(path, *words, **settings):
+        return "MemAvailable: 1 kB\n" if path == Path("/proc/meminfo") else read_text(path, *words, **settings)
+
+    monkeypatch.setattr(Path, "read_text", read)

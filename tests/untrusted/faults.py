@@ -8,8 +8,6 @@ import subprocess
 import time
 from typing import Any
 
-import numpy as np
-
 from orca_cli.exceptions import DataError
 
 
@@ -34,12 +32,6 @@ def _error(_):
 
 def _ours(_):
     raise DataError("is wrong", where="some.file", hint="mend it")
-
-
-def _loop(_):
-    holder = []
-    holder.append(holder)
-    return holder
 
 
 def _state(_):
@@ -99,16 +91,13 @@ def _answers() -> int:
 
 FAULTS = {
     "segfault": lambda _: ctypes.string_at(0),
-    "abort": lambda _: os.abort(),
     "leave": os._exit,
     "spin": _spin,
     "sleep": time.sleep,
-    "swallow": lambda size: len(np.empty(size // 8)),
     "nibble": _nibble,
     "error": _error,
     "ours": _ours,
     "echo": lambda value: value,
-    "loop": _loop,
     "object": lambda _: object(),
     "state": _state,
     "reach_out": _tried(lambda port: socket.create_connection(("127.0.0.1", port), 2).close()),

@@ -58,17 +58,7 @@ class Server:
         kind: str = "application/octet-stream",
         more: dict[str, str] | None = None,
     ) -> str:
-        """Serve a file, and return its address.
-
-        Args:
-            path: begins with a slash.
-            content: of the file.
-            etag: names the content.
-            ranges: whether range requests are served.
-            cuts: the first answers break off after so many bytes of their body.
-            kind: the content type.
-            more: further headers.
-        """
+        """Serve a file, and return its address; the first answers break off after so many bytes as `cuts` say."""
         cuts = list(cuts or [])
 
         def answer(handler: BaseHTTPRequestHandler) -> None:

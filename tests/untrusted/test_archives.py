@@ -42,8 +42,7 @@ def zipped(path, files=FILES, **settings):
 
 HONEST = {
     "tar": lambda folder: tar(folder / "a.tar"),
-    "tar-gnu": lambda folder: tar(folder / "a.tar", form=tarfile.GNU_FORMAT),
-    "tar-gz": lambda folder: tar(folder / "a.tgz", mode="w:gz"),
+    "tar-gnu": lambda folder: tar(folder / "a.tgz", mode="w:gz", form=tarfile.GNU_FORMAT),
     "zip": lambda folder: zipped(folder / "a.zip"),
     "zip-stored": lambda folder: zipped(folder / "a.zip", compression=zipfile.ZIP_STORED),
 }
@@ -67,42 +66,30 @@ def test_honest_archives_come_out_whole(form, there, tmp_path, reporter):
     assert kind_of(archive) == form.split("-")[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([archive.name, "out"])
     assert unpack(archive, folder, reporter, members=lambda name: name == "y.txt") == [folder / "y.txt"]
-
-
-def test_gzip_of_one_file(tmp_path, reporter):
-    archive = tmp_path / "x.bin.gz"
-    archive.write_bytes(gzip.compress(FILES["a/b/x.bin"]))
-    assert kind_of(archive) == "gzip"
-    assert unpack(archive, tmp_path, reporter) == [tmp_path / "x.bin"]
-    assert (tmp_path / "x.bin").read_bytes() == FILES["a/b/x.bin"]
+    packed = tmp_path / "x.bin.gz"
+    packed.write_bytes(gzip.compress(FILES["y.txt"]))
+    assert kind_of(packed) == "gzip"
+    assert unpack(packed, tmp_path, reporter) == [tmp_path / "x.bin"]
+    assert (tmp_path / "x.bin").read_bytes() == FILES["y.txt"]
 
 
 NAMES = {
     "parent": "../evil",
-    "parent inside": "a/../../evil",
-    "absolute": "/tmp/evil",
     "backslash": "..\\evil",
     "drive": "C:evil",
     "escape": "a\x1b[2Jb",
-    "newline": "a\nb",
     "long": "a" * 300,
     "deep": "a/" * 40 + "b",
     "case": "Y.TXT",
-    "case of a folder": "A/b/x",
     "twice": "y.txt",
-    "twice in other words": "./a//empty",
     "inside a file": "y.txt/evil",
     "instead of a folder": "a/b",
     "composed": "e\u0301",
 }
 LINKS = {
     "symlink": {"one": (tarfile.SYMTYPE, "link", "../outside")},
-    "symlink then write": {"one": (tarfile.SYMTYPE, "link", ".."), "two": (tarfile.REGTYPE, "link/evil", "")},
-    "hard link": {"one": (tarfile.LNKTYPE, "link", "../outside")},
     "hard link inside": {"one": (tarfile.LNKTYPE, "link", "y.txt")},
     "device": {"one": (tarfile.CHRTYPE, "null", "")},
-    "block device": {"one": (tarfile.BLKTYPE, "disk", "")},
-    "pipe": {"one": (tarfile.FIFOTYPE, "pipe", "")},
     "sparse": {"one": (tarfile.GNUTYPE_SPARSE, "sparse", "")},
     "unknown": {"one": (b"Z", "what", "")},
 }
@@ -141,16 +128,13 @@ SPECIAL = "is a link, a device or another special file"
 @pytest.mark.parametrize("name", LINKS)
 def test_links_and_devices_are_refused(name, tmp_path, reporter):
     assert_refused(tar(tmp_path / "a.tar", **LINKS[name]), reporter, message=SPECIAL)
-
-
-@pytest.mark.parametrize("mode", [0o120777, 0o020666, 0o010666])
-def test_links_in_a_zip_are_refused(mode, tmp_path, reporter):
-    archive = zipped(tmp_path / "a.zip")
-    with zipfile.ZipFile(archive, "a") as file:
-        member = zipfile.ZipInfo("link")
-        member.external_attr = mode << 16
-        file.writestr(member, b"../outside")
-    assert_refused(archive, reporter, message=SPECIAL)
+    if name == "symlink":
+        archive = zipped(tmp_path / "a.tar")
+        with zipfile.ZipFile(archive, "a") as file:
+            member = zipfile.ZipInfo("link")
+            member.external_attr = 0o120777 << 16
+            file.writestr(member, b"../outside")
+        assert_refused(archive, reporter, message=SPECIAL)
 
 
 def test_links_that_wait_in_the_folder_are_not_followed(tmp_path, reporter):
@@ -168,7 +152,7 @@ def test_links_that_wait_in_the_folder_are_not_followed(tmp_path, reporter):
 
 
 @pytest.mark.parametrize("form", ["tar", "zip", "gzip"])
-def test_bombs_are_refused(form, tmp_path, reporter, monkeypatch):
+def test_bombs_are_refused(form, tmp_path, reporter):
     bomb = {"zeros": bytes(2**24)}
     archive = tmp_path / "a.gz"
     if form == "gzip":
@@ -176,17 +160,10 @@ def test_bombs_are_refused(form, tmp_path, reporter, monkeypatch):
     else:
         archive = tar(archive, bomb, "w:gz") if form == "tar" else zipped(archive, bomb)
     assert_refused(archive, reporter, message="unpacks to more than 1,000,000 bytes", max_bytes=10**6)
-    monkeypatch.setattr(archives, "_FREE_RATIO", 2**20)
-    assert_refused(archive, reporter, message="grows to more than 200 times")
-    monkeypatch.setattr(archives, "_FREE_RATIO", 2**30)
     assert len(unpack(archive, tmp_path / "new", reporter)) == 1
-
-
-@pytest.mark.parametrize("form", ["tar", "zip"])
-def test_too_many_members_are_refused(form, tmp_path, reporter, monkeypatch):
-    monkeypatch.setattr(archives, "_MAX_MEMBERS", 3)
-    archive = {"tar": tar, "zip": zipped}[form](tmp_path / f"a.{form}")
-    assert_refused(archive, reporter, message="more than 3 members|5 members, at most 3")
+    if form == "zip":
+        zipped(archive, {"zeros": bytes(2**28 + 1)}, compresslevel=1)
+        assert_refused(archive, reporter, message="grows to more than 200 times")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +194,7 @@ def test_long_headers_of_a_tar_are_refused(tmp_path, reporter):
 @pytest.mark.parametrize("form", HONEST)
 def test_damage_is_reported_and_leaves_nothing(form, tmp_path, reporter):
     archive, out = HONEST[form](tmp_path), tmp_path / "out"
-    for content, is_cut in damaged(archive.read_bytes(), 40, cuts=0.4):
+    for content, is_cut in damaged(archive.read_bytes(), 25, cuts=0.4):
         archive.write_bytes(content)
         try:
             unpacked = unpack(archive, out, reporter)
@@ -254,8 +231,8 @@ def test_signals_and_full_disks_leave_nothing(tmp_path, reporter, monkeypatch):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"<html>", "web page"), (b"abc", "not an archive"), (b"", "empty"), (bytes(1024), "not an archive")],
-    ids=["page", "text", "empty", "zeros"],
+    [(b"<html>", "web page"), (b"", "empty"), (bytes(1024), "not an archive")],
+    ids=["page", "empty", "zeros"],
 )
 def test_files_that_are_not_archives_are_named(content, message, tmp_path):
     (tmp_path / "a").write_bytes(content)

@@ -3,10 +3,9 @@
 import os
 import pickle
 import struct
-import subprocess
-import sys
 import zipfile
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,24 +25,14 @@ ARRAYS = {
 }
 
 
-F8 = "{'descr': '<f8', 'fortran_order': False, 'shape': %s}"
-
-
+# More are in tests/reliability/test_bombs.py.
 @pytest.mark.parametrize(
     ("header", "kind"),
     [
-        (F8 % "(1099511627776,)", DataError),
-        (F8 % "(-1,)", DataError),
-        (F8 % "(True,)", DataError),
-        (F8 % "(4611686018427387904, 4)", DataError),
-        (F8 % "(0, 4611686018427387904, 4)", DataError),
-        (F8 % ("(" + "1," * 40 + ")"), DataError),
-        ("{'descr': '|S0', 'fortran_order': False, 'shape': (1099511627776,)}", DataError),
+        ("{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776,)}", DataError),
         ("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", UnsafeError),
         ("{'descr': [('a', '|O')], 'fortran_order': False, 'shape': (1,)}", UnsafeError),
-        ("__import__('os').system('true')", DataError),
         ("{'descr': '<f8'}", DataError),
-        ("(" * 5000, DataError),
     ],
 )
 @pytest.mark.parametrize("how", ["read", "mapped"])
@@ -98,23 +87,6 @@ def test_a_member_is_unpacked_once_and_again_when_the_file_changes(tmp_path, rep
     assert len(list(cache.rglob("array.npy"))) == 1  # the old copy is gone
 
 
-def test_processes_at_once_unpack_once(tmp_path):
-    path, cache = tmp_path / "a.npz", tmp_path / "cache"
-    np.savez_compressed(path, **ARRAYS)
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom orca_cli.untrusted.arrays import mapped\n"
-        "from tests.untrusted.conftest import Quiet\nquiet = Quiet()\n"
-        "found = mapped(Path(sys.argv[1]), ['large'], Path(sys.argv[2]), quiet)['large']\n"
-        "print(float(found.sum()), sum('MiB' in line for line in quiet.lines))"
-    )
-    started = [
-        subprocess.Popen([sys.executable, "-c", code, path, cache], stdout=subprocess.PIPE, text=True) for _ in range(3)
-    ]
-    words = [process.communicate()[0].split() for process in started]
-    assert {word[0] for word in words} == {str(float(ARRAYS["large"].sum()))}
-    assert sum(int(word[1]) for word in words) == 1
-
-
 @pytest.mark.parametrize("fault", ["damage", "signal", "full disk"])
 def test_a_failed_or_interrupted_unpacking_leaves_nothing(fault, tmp_path, reporter, monkeypatch):
     path, cache, interruption = tmp_path / "a.npz", tmp_path / "cache", nullcontext()
@@ -127,7 +99,7 @@ def test_a_failed_or_interrupted_unpacking_leaves_nothing(fault, tmp_path, repor
     elif fault == "signal":
         interruption, error, message = pending_signal(), InterruptionError, None
     else:
-        monkeypatch.setattr("orca_cli.storage.disk._free_bytes", lambda folder: 9)
+        monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=9))
         error, message = StorageError, "no space left"
     with interruption, refused(message, error):
         mapped(path, ["large"], cache, reporter)
@@ -148,10 +120,9 @@ def test_npy_files_are_mapped_where_they_lie(tmp_path, reporter):
 def test_objects_that_numpy_saved_come_back(tmp_path):
     path, triple = tmp_path / "x.npy", np.empty(3, object)
     triple[:] = [5, "ACDEF", np.eye(5)]
-    for saved, expected in ((5, 5), ({"label": [1, 2]}, {"label": [1, 2]}), (np.arange(3), [0, 1, 2])):
+    for saved in ({"label": [1, 2]}, np.arange(3)):
         np.save(path, saved, allow_pickle=True)
-        loaded = load_object(path)
-        assert (loaded.tolist() if isinstance(loaded, np.ndarray) else loaded) == expected
+        np.testing.assert_equal(load_object(path), saved)
     np.save(path, triple, allow_pickle=True)
     length, sequence, distances = load_object(path)
     assert (length, sequence, distances.tolist()) == (5, "ACDEF", np.eye(5).tolist())
@@ -179,12 +150,7 @@ def test_hostile_objects_run_nothing(form, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        (b"<html>", "web page"),
-        (b"PK\x03\x04", r"not a readable \.npz"),
-        (b"abc", "not a readable"),
-        (None, "does not exist"),
-    ],
+    [(b"<html>", "web page"), (b"PK\x03\x04", r"not a readable \.npz"), (None, "does not exist")],
 )
 def test_files_that_are_not_archives_are_named(content, message, tmp_path):
     if content is not None:

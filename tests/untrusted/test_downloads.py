@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -91,8 +92,6 @@ def test_an_interrupted_download_goes_on_at_the_next_call(web, get, begun):
     [
         ({}, {"etag": '"2"'}),
         ({}, {"ranges": False}),
-        ({}, {"etag": None}),
-        ({}, {"etag": 'W/"1"'}),
         ({"etag": 'W/"1"'}, {"etag": 'W/"1"'}),  # a weak ETag does not identify the bytes
     ],
     ids=str,
@@ -109,12 +108,6 @@ def test_a_part_that_is_a_planted_link_is_not_written_through(get, begun, tmp_pa
     (tmp_path / "a.dat.part").symlink_to(linked)
     get(url, content=content)
     assert linked.stat().st_size == size
-
-
-def test_a_part_from_one_address_is_not_gone_on_with_from_another(web, get, begun):
-    begun()
-    get(web.file("/b", CONTENT), content=CONTENT)
-    assert "Range" not in web.requests[-1][1]
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
@@ -149,11 +142,8 @@ def test_a_file_that_has_become_shorter_begins_anew(web, get, begun):
 
 PAGES = {
     "403": (status(403), "HTTP 403"),
-    "404": (status(404), "HTTP 404"),
     "page": (status(200, b"<!DOCTYPE html>login", "text/html"), "a web page"),
-    "page without markup": (status(200, b"quota exceeded", "text/html; charset=utf-8"), "a web page"),
     "page without its type": (status(200, b"\n <HTML>quota", "application/octet-stream"), "a web page"),
-    "xml": (status(200, b"<?xml version='1.0'?><Error>", "application/xml"), "markup"),
     "nothing": (status(200, b"", "application/octet-stream"), "an empty file"),
     "pointer": (status(200, b"version https://git-lfs.github.com/spec/v1\noid", "text/plain"), "Git LFS"),
     "encoded": (
@@ -161,7 +151,6 @@ PAGES = {
         "encoding 'gzip'",
     ),
     "file": (status(302, b"", Location="file:///etc/passwd"), "only http and https"),
-    "ftp": (status(301, b"", Location="ftp://127.0.0.1/a"), "only http and https"),
     "circle": (status(302, b"", Location="/x"), "more than 5 times"),
     "broken": (status(500), "HTTP 500"),
 }
@@ -173,15 +162,9 @@ def test_what_is_no_file_is_never_saved_and_the_next_address_is_asked(web, get, 
     with refused(f"{web.url}/x.*{words}", NetworkError):
         get(f"{web.url}/x")
     assert left(tmp_path) == []
-    download = get(f"{web.url}/x", web.file("/good", CONTENT), content=CONTENT, sha256=SHA)
-    assert download.url == f"{web.url}/good"
+    web.routes["/y"] = status(302, b"", Location=web.file("/good", CONTENT))
+    get(f"{web.url}/x", f"{web.url}/y", content=CONTENT, sha256=SHA)
     assert any(words in line for line in reporter.lines)
-
-
-def test_every_address_s_answer_is_said(web, get):
-    web.routes["/y"] = status(403)
-    with refused("/x: HTTP 404.*/y: HTTP 403.*/z: the connection is refused", NetworkError):
-        get(f"{web.url}/x", f"{web.url}/y", "http://127.0.0.1:1/z")
 
 
 def test_a_wrong_checksum_leaves_nothing(web, get, tmp_path):
@@ -202,7 +185,7 @@ def test_a_file_of_another_size_is_refused_before_it_is_read(web, get, tmp_path)
     get(url, size=500_000)  # rounded, as in a description
 
 
-@pytest.mark.parametrize("answer", [drip(10, 5), drip(10_000, 0.05), drip(10_000, 0.05, b"y" * 600)])
+@pytest.mark.parametrize("answer", [drip(10, 5), drip(10_000, 0.05, b"y" * 600)])
 def test_a_slow_server_is_given_up(web, get, tmp_path, answer):
     web.routes["/slow"] = answer
     with refused(r"no answer within 0\.15 s|only \d+ bytes in 0\.15 s", NetworkError):
@@ -217,42 +200,13 @@ def test_a_busy_server_is_asked_again(web, get):
     get(url, content=CONTENT)
 
 
-def test_redirections_are_followed(web, get):
-    web.file("/there", CONTENT)
-    web.routes["/here"] = status(302, b"", Location="/there")
-    assert get(f"{web.url}/here").sha256 == SHA
-
-
-def test_no_redirection_leads_from_https_to_http():
-    class Connection:
-        def get(self, url, **settings):
-            return Response(url)
-
-        def close(self):
-            pass
-
-    class Response:
-        status_code = 302
-
-        def __init__(self, url):
-            self.headers = {"Location": "http://host/b" if url.startswith("https://") else "https://host/a"}
-
-        def close(self):
-            pass
-
-    for url in ("https://host/a", "http://host/b"):
-        with pytest.raises(RefusedError, match="from https to 'http://host/b'"), open_url(Connection(), url, {}, 1.0):
-            pass
-
-
 def test_a_full_disk_is_said_before_a_byte_is_asked_for(web, get, monkeypatch):
-    monkeypatch.setattr("orca_cli.storage.disk._free_bytes", lambda folder: 2**20)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2**18))
     url = web.file("/a", CONTENT)
-    with refused(r"no space left for a\.dat: .* needed", StorageError):
-        get(url, size=len(CONTENT))
-    assert web.requests == []
-    with refused(r"no space left for a\.dat: .* needed", StorageError):  # the size is known from the answer alone
-        get(url)
+    for settings in ({"size": len(CONTENT)}, {}):  # without a size it is known from the answer alone
+        with refused(r"no space left for a\.dat: .* needed", StorageError):
+            get(url, **settings)
+        assert len(web.requests) == (not settings)
 
 
 def test_passwords_of_the_user_stay_here(web, get, tmp_path_factory, monkeypatch):
@@ -269,14 +223,25 @@ def test_passwords_of_the_user_stay_here(web, get, tmp_path_factory, monkeypatch
         ("a.npz", b"PK\x03\x04", ""),
         ("a.npz", b"\x93NUMPY", "not a .npz file"),
         ("a.npy", b"\x93NUMPY\x01\x00", ""),
-        ("a.tar.gz", b"\x1f\x8b\x08", ""),
         ("a.tar.gz", b"BZh9", "not a .gz file"),
         ("a.zip", b"\xef\xbb\xbf<html>", "a web page"),
-        ("a.xml", b"<?xml", ""),
-        ("a.pkl", b"\x80\x04", ""),
     ],
 )
 def test_files_are_known_by_their_first_bytes(name, head, words):
     problem = disguise(head, name)
     assert words in problem
     assert bool(problem) == bool(words)
+
+
+def test_no_redirection_leads_from_https_to_http():
+    class Connection:
+        def get(self, url, **settings):
+            location = "http://host/b" if url.startswith("https://") else "https://host/a"
+            return SimpleNamespace(status_code=302, headers={"Location": location}, close=lambda: None)
+
+        def close(self):
+            pass
+
+    for url in ("https://host/a", "http://host/b"):
+        with pytest.raises(RefusedError, match="from https to 'http://host/b'"), open_url(Connection(), url, {}, 1.0):
+            pass

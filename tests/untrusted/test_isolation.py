@@ -46,12 +46,9 @@ def pid(ask) -> int:
     ("kind", "argument", "message"),
     [
         ("segfault", None, "ended by SIGSEGV"),
-        ("abort", None, "ended by SIGABRT"),
-        ("leave", 0, "ended with exit code 0"),
         ("leave", 7, "ended with exit code 7"),
         ("error", None, "failed: ZeroDivisionError: deep inside"),
         ("object", None, "failed: TransferError: a value of type object is not sent"),
-        ("loop", None, "failed: TransferError"),
     ],
 )
 def test_crashes_are_reported_and_the_next_file_is_read(ask, kind, argument, message):
@@ -69,7 +66,6 @@ LITTLE = 2**29
     ("kind", "argument", "limits", "message"),
     [
         ("spin", None, Limits(1, 60, LITTLE), "more than its limit of 1 s of computing time"),
-        ("swallow", 2**30, Limits(60, 60, LITTLE), r"more than its limit of 0\.5 GiB of memory"),
         ("nibble", None, Limits(60, 60, LITTLE), r"more than its limit of 0\.5 GiB of memory"),
         ("sleep", 60, Limits(60, 1, LITTLE), "no answer in 1 s"),
     ],
@@ -216,26 +212,18 @@ def npy(descr, shape, content=b"") -> bytes:
 
 LIES = [
     struct.pack("<Q", 2**40),
-    struct.pack("<Q", 5) + b"12",
     struct.pack("<Q", 5) + b"[[[[[",
     struct.pack("<Q", 20000) + b"[" * 10000 + b"]" * 10000,
-    message(5),
-    message({}),
     message({"dict": [["value", 1], ["error", 2]]}),
     message({"dict": [["error", ["os.system", "", "", ""]]]}),
-    message({"dict": [["error", ["OrcaError", 1, "", ""]]]}),
     message({"dict": [[["value"], 1]]}),
     answer({"bytes": 2**50}),
-    answer({"bytes": -1}),
-    answer({"bytes": 10}),
     answer({"array": None}, b"x" * 100),
     answer({"array": None}, npy("'|O'", "(1,)", b"x" * 8)),
     answer({"array": None}, npy("[('a', '|O')]", "(1,)", b"x" * 8)),
     answer({"array": None}, npy("'<f8'", f"({2**40},)", b"x" * 8)),
-    answer({"array": None}, npy("'<f8'", "(-1, -1)", b"x" * 8)),
     answer({"array": None}, npy("'<f8'", f"(0, {2**40}, {2**40})")),
     answer({"array": None}, npy("'<f8'", "(2,)", b"x" * 8)),
-    answer({"objects": [1]}, npy("'|b1'", f"({2**40},)", b"x")),
     answer({"objects": [1]}, npy("'|b1'", "(2,)", b"xx")),
     answer({"objects": [1]}, npy("'|b1'", f"(0, {2**40}, {2**40})")),
     answer({"scalar": None}, npy("'<f8'", "(2,)", b"x" * 16)),
@@ -253,31 +241,13 @@ def test_answers_that_lie_are_refused(ask, content):
     assert ask("echo", 1) == 1
 
 
-def test_answers_beyond_the_memory_are_refused(ask, monkeypatch):
-    monkeypatch.setattr("orca_cli.untrusted.memory._free_memory", lambda: 1000)
+def test_answers_beyond_the_memory_are_refused(ask, little_memory):
     with pytest.raises(MemoryExhaustedError, match=r"a\.bin"):
         ask("echo", np.zeros(2**24))
 
 
-def objects(*items, shape=-1):
-    array = np.empty(len(items), object)
-    array[:] = items
-    return array.reshape(shape)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        [None, True, 1, 2**70, -2.5, "é", (), {}, [[]]],
-        {("k", 1): b"", 5: b"ab", b"z": bytearray(b"c")},
-        [np.float32(1.5), np.int64(-1), np.bool_(True), np.str_("ab"), np.bytes_(b"ab"), np.complex64(1j)],
-        [np.dtype(">i4"), np.dtype("U3")],
-        [np.eye(3), np.asfortranarray(np.eye(2, 3)), np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2)[:, ::2]],
-        [np.array(3.0), np.empty((0, 4), "f4"), np.array(["a", "bc"]), np.arange(3, dtype=">i2")],
-        objects("a", 1, None, [np.ones(2)], shape=(2, 2)),
-        objects(),
-    ],
-    ids=range(8),
-)
-def test_values_come_back_as_they_were(ask, value):
+def test_values_come_back_as_they_were(ask):
+    """Most kinds are sent by tests of pickles too."""
+    array = np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2)[:, ::2]
+    value = [{("k", 1): bytearray(b"c"), b"z": {}}, np.dtype(">i4"), np.dtype("U3"), array, np.empty(0, object)]
     assert_same(ask("echo", value), value)

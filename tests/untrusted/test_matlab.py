@@ -4,14 +4,13 @@ import itertools
 import struct
 import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
 
-from orca_cli.exceptions import DataError, MemoryExhaustedError, UnavailableError, UnsafeError, WorkerError
+from orca_cli.exceptions import DataError, MemoryExhaustedError, UnavailableError, UnsafeError
 from orca_cli.untrusted import matlab
 from tests.tasks.builders import refused
 
@@ -134,24 +133,9 @@ def test_both_orders_of_bytes_and_smaller_types_are_read(order, tmp_path):
     stored = element(3, np.array([1, -2, 3], f"{order}i2").tobytes(), order)
     path = mat5(tmp_path / "a.mat", variable("x", (1, 3), stored, order=order), order=order)
     assert_same(matlab.read(path, ["x"])["x"], np.array([[1.0, -2.0, 3.0]]))  # a double is a double
-
-
-def test_big_endian_files_of_real_tools_have_a_short_name_element(tmp_path):
     body = element(6, struct.pack("<II", 6, 0)) + element(5, struct.pack("<2i", 1, 1)) + b"\x01\x00\x01\x00x\0\0\0"
-    path = mat5(tmp_path / "a.mat", element(14, body + b"\x02\x00\x01\x00\x07\0\0\0"))
+    mat5(path, element(14, body + b"\x02\x00\x01\x00\x07\0\0\0"))  # short elements, as real tools write
     assert matlab.read(path, ["x"])["x"].tolist() == [[7.0]]
-
-
-def nested(depth):
-    """Cells in cells; their lengths are all the largest, which SciPy does not compare."""
-    start = element(6, struct.pack("<II", 1, 0)) + element(5, struct.pack("<2i", 1, 1))
-    return (
-        struct.pack("<II", 14, 64 * depth)
-        + start
-        + element(1, b"x")
-        + (struct.pack("<II", 14, 2**30) + start + element(1, b"")) * depth
-        + bytes(64)
-    )
 
 
 def deflated(content):
@@ -161,21 +145,12 @@ def deflated(content):
 
 DAMAGED = "damaged MATLAB file"
 HOSTILE = {
-    "shape": (variable("x", (2**30, 2**30), element(9, bytes(8))), UnsafeError, "more than the file can hold"),
     "a shape a little too large": (variable("x", (2, 2), element(9, bytes(8))), DataError, DAMAGED),
     "negative": (variable("x", (-1, 4), element(9, bytes(8))), UnsafeError, "shape"),
-    "axes": (variable("x", (1,) * 40, element(9, bytes(8))), DataError, DAMAGED),
-    "too many cells": (variable("x", (2**30, 1), element(9, bytes(8)), kind=1), UnsafeError, "file can hold"),
     "struct": (variable("x", (1, 1), b"", kind=2), DataError, DAMAGED),
     "object": (variable("x", (1, 1), b"", kind=17), DataError, "holds no array 'x'"),
-    "function": (variable("x", (1, 1), b"", kind=16), DataError, DAMAGED),
-    "sparse": (variable("x", (1, 1), b"", kind=5), DataError, DAMAGED),
-    "unknown": (variable("x", (1, 1), b"", kind=99), DataError, DAMAGED),
-    "text": (variable("x", (1, 9), element(16, b"abc"), kind=4), DataError, DAMAGED),
-    "length": (struct.pack("<II", 14, 2**31) + bytes(64), DataError, DAMAGED),
     "inner length": (deflated(struct.pack("<II", 14, 2**31) + bytes(64)), DataError, DAMAGED),
     "bomb": (deflated(variable("x", (1, 2**24), element(9, bytes(2**27)))), UnsafeError, "than is read"),
-    "cells without end": (nested(2_000_000), (WorkerError, DataError), r"SIGSEGV|damaged"),
 }
 
 
@@ -197,25 +172,8 @@ def test_what_is_not_a_plain_array_is_refused(inner, message, is_cell, tmp_path)
         matlab.read(tmp_path / "a.mat", ["x"])
 
 
-def test_objects_and_functions_of_real_files_give_plain_values_or_errors(tmp_path):
-    folder = Path(scipy.io.matlab.__file__).parent / "tests" / "data"
-    files = [path for path in folder.glob("*.mat") if path.name.startswith(("testobject", "testfunc", "parabola"))]
-    if not files:
-        pytest.skip("this installation of SciPy lacks its test data")
-    refused = 0
-    for path in files:
-        for name in scipy.io.loadmat(path):
-            try:
-                assert matlab.read(path, [name])[name].dtype.kind in "biufU"
-            except DataError:
-                refused += 1
-    assert refused >= len(files)
-    assert matlab.read(folder / "parabola.mat", ["__function_workspace__"])
-
-
-def test_variables_beyond_the_memory_are_refused(tmp_path, monkeypatch):
-    path = mat5(tmp_path / "a.mat", deflated(variable("x", (1, 2**24), element(9, bytes(2**27)))))
-    monkeypatch.setattr("orca_cli.untrusted.memory._free_memory", lambda: 1000)
+def test_variables_beyond_the_memory_are_refused(tmp_path, little_memory):
+    path = mat5(tmp_path / "a.mat", deflated(variable("x", (1, 2**16), element(9, bytes(2**19)))))
     with refused(r"a\.mat.*GiB", MemoryExhaustedError):
         matlab.read_here(str(path), ["x"])
 
@@ -230,66 +188,7 @@ def test_a_changed_byte_of_a_compressed_variable_is_noticed(tmp_path):
         matlab.read(path, ["maps"])
 
 
-def hostile_hdf5(name, path):
-    secret = path.with_name("secret.h5")
-    with h5py.File(secret, "w") as file:
-        file["x"] = np.full((4, 4), 7.0)
-    raw = path.with_name("secret.raw")
-    raw.write_bytes(b"\x07" * 128)
-    with h5py.File(path, "w") as file:
-        if name == "external link":
-            file["x"] = h5py.ExternalLink(str(secret), "/x")
-        elif name == "soft link":
-            file["x"] = h5py.SoftLink("/other")
-            file["other"] = np.eye(2)
-        elif name == "external storage":
-            file.create_dataset("x", (4, 4), "f8", external=[(str(raw), 0, 128)])
-        elif name == "virtual":
-            layout = h5py.VirtualLayout((4, 4), "f8")
-            layout[:] = h5py.VirtualSource(str(secret), "x", (4, 4))
-            file.create_virtual_dataset("x", layout)
-        elif name == "shape":
-            file.create_dataset("x", (2**30, 2**20), "f8", chunks=(1, 2**10))
-        elif name == "itself":
-            dataset = file.create_dataset("x", (1, 1), h5py.ref_dtype)
-            dataset[0, 0] = dataset.ref
-        elif name == "cell of a link":
-            file.create_dataset("y", (4, 4), "f8", external=[(str(raw), 0, 128)])
-            dataset = file.create_dataset("x", (1, 1), h5py.ref_dtype)
-            dataset[0, 0] = file["y"].ref
-        elif name == "filter":
-            plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            plan.set_chunk((4, 4))
-            plan.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, ())
-            space = h5py.h5s.create_simple((4, 4))
-            h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_DOUBLE, space, plan)
-        elif name == "region":
-            file["y"] = np.eye(4)
-            dataset = file.create_dataset("x", (1, 1), h5py.regionref_dtype)
-            dataset[0, 0] = file["y"].regionref[:2]
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("external link", "link to another place"),
-        ("soft link", "link to another place"),
-        ("external storage", "from other files"),
-        ("virtual", "from other files"),
-        ("shape", "more than the 0 stored can hold"),
-        ("itself", "too deep"),
-        ("cell of a link", "from other files"),
-        ("filter", "needs the filter 32015"),
-        ("region", "refers to parts of arrays"),
-    ],
-)
-def test_hdf5_is_not_followed_out_of_the_file(name, message, tmp_path):
-    hostile_hdf5(name, tmp_path / "a.mat")
-    with refused(message, UnsafeError):
-        matlab.read(tmp_path / "a.mat", ["x"])
-
-
-@pytest.mark.parametrize("size", [600, 1000, 1500, -1])
+@pytest.mark.parametrize("size", [600, -1])
 def test_hdf5_cut_off_is_reported(size, tmp_path):
     path = tmp_path / "a.mat"
     write_hdf5(path, {"maps": VALUES["maps"]})
@@ -316,8 +215,8 @@ def test_other_contents_of_hdf5_are_refused(name, message, tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"<html>", "web page"), (bytes(200), "MATLAB 4"), (b"\x1f\x8b\x08", "gzip")],
-    ids=["page", "old", "gzip"],
+    [(b"<html>", "web page"), (bytes(200), "MATLAB 4")],
+    ids=["page", "old"],
 )
 def test_other_files_are_refused(content, message, tmp_path):
     (tmp_path / "a.mat").write_bytes(content)

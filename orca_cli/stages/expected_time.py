@@ -26,8 +26,8 @@ from orca_cli.interfaces import Reporter
 from orca_cli.stages.align import CACHE, fingerprint, objective_for, trainable
 from orca_cli.stages.build import Built, cache_folder, has_alignment, replanned, with_train
 from orca_cli.stages.compared import Compared, compare
+from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.stages.plan import MOST_MEMBERS, Decided, Decision, TrainPlan, budget_name, is_minutes, read_decisions
-from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.tasks.shared.fraction import Part
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
@@ -140,7 +140,7 @@ def _steps(built: Built, engine: Engine, train: TrainPlan, most: int) -> list[fl
     """Return the seconds of each of up to `most` steps with these settings; they leave the weights as they are."""
     still = with_train(built, **vars(train) | {"lr": _STILL})
     seconds: list[float] = []
-    with TrainingPlan(still, engine, steps=most, samples=built.learned) as plan:
+    with OptimizerSteps(still, engine, steps=most, samples=built.learned) as plan:
         while len(seconds) < most and not _is_enough(seconds):
             start = time.perf_counter()
             plan.take(len(seconds))

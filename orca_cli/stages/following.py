@@ -14,7 +14,7 @@ from orca_cli.exceptions import ConfigError, DataError, NonFiniteError, OrcaErro
 from orca_cli.interfaces import Samples
 from orca_cli.progress import Silent
 from orca_cli.stages.build import Built, build
-from orca_cli.stages.training_plan import PLAN, STEP, TrainingPlan
+from orca_cli.stages.optimizer_steps import PLAN, STEP, OptimizerSteps
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import PREDICT, predict_part
@@ -90,7 +90,7 @@ def _follow(team: Team, built: Built, engine: Engine) -> int:
     """
     team.sets = _sets(built)
     built.model.to(engine.device)
-    plan: TrainingPlan | None = None
+    plan: OptimizerSteps | None = None
     while (order := team.listen())["name"] != END:
         try:
             if order["name"] == PLAN:
@@ -113,12 +113,12 @@ def _follow(team: Team, built: Built, engine: Engine) -> int:
     return int(order["code"])
 
 
-def _plan(team: Team, built: Built, engine: Engine, order: Mapping[str, Any]) -> TrainingPlan:
+def _plan(team: Team, built: Built, engine: Engine, order: Mapping[str, Any]) -> OptimizerSteps:
     samples = team.located(order["split"], team.share({}, _CPU)["rows"])
     planned = dataclasses.replace(built, plan=built.plan.with_train(**order["train"]))
     team.share_weights(built.model, engine.device)
     state = team.share({}, _CPU)
-    plan = TrainingPlan(planned, engine, samples=samples, seed=order["seed"])
+    plan = OptimizerSteps(planned, engine, samples=samples, seed=order["seed"])
     if state:
         checkpoint.restore_optimizer(plan.optimizer, state)
     engine.restore_scaler(order["scaler"])

@@ -23,7 +23,7 @@ from orca_cli.runs.directory import RunDirectory
 from orca_cli.stages import ridge_start
 from orca_cli.stages.align import trained
 from orca_cli.stages.build import Built, has_alignment, make_model, source_seed
-from orca_cli.stages.training_plan import TrainingPlan
+from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.tasks.shared.contents import joined
 from orca_cli.tasks.shared.fraction import Part
 from orca_cli.tasks.shared.samples import contents
@@ -34,7 +34,7 @@ from orca_cli.training.averaging import RunningMean
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score, whole_loss
 
-# Before the names of weights in a checkpoint that stand beside the best: averaged ones, and those of `TrainingPlan.mixing`.
+# Before the names of weights in a checkpoint that stand beside the best: averaged ones, and those of `OptimizerSteps.mixing`.
 _AVERAGE, _MIXING = "average:", "mixing:"
 
 
@@ -212,7 +212,7 @@ class MemberTraining:
             built, engine, member.samples, member.seed
         )
         self.total = plan.train.epochs * plan.train.steps_per_epoch(len(member.samples))
-        self._steps = TrainingPlan(built, engine, samples=member.samples, seed=member.seed)
+        self._steps = OptimizerSteps(built, engine, samples=member.samples, seed=member.seed)
         names = trained_state(built.model) if plan.train.average else ()
         self._mean = RunningMean(built.model, names, last_steps(self.total, plan.train.average))
         self._progress = Progress()

@@ -25,8 +25,8 @@ from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Body, Examples, SourceData, Tokens
 from orca_cli.models.predictors import pooled
 from orca_cli.stages.build import Built
+from orca_cli.stages.optimizer_steps import loss_unit
 from orca_cli.stages.source_features import embed_examples
-from orca_cli.stages.training_plan import loss_unit
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import loss_values

@@ -10,7 +10,7 @@ from orca_cli.exceptions import DataError, OrcaError
 from orca_cli.stages import expected_time
 from orca_cli.stages.build import build
 from orca_cli.stages.expected_time import Costs, expected, measure
-from orca_cli.stages.training_plan import TrainingPlan
+from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.terminal import LogReporter
 from tests.cli.conftest import run_folders
 from tests.training.toy import engine
@@ -149,7 +149,7 @@ def test_a_slow_step_is_timed_with_some_of_its_samples(environment, bare, monkey
 
     with compose.session() as session:
         built = build(session.compose(typed(*bare, "train.batch_size=16", "train.epochs=5")).config, LogReporter())
-    monkeypatch.setattr(TrainingPlan, "take", take)
+    monkeypatch.setattr(OptimizerSteps, "take", take)
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     costs = measure(built, engine(), LogReporter())
     assert costs.step == pytest.approx(6.4, rel=0.1)

@@ -8,7 +8,7 @@ from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import annealed, newton, sinkhorn
 from orca_cli.metrics.transport.clouds import half_squared_distances
 from orca_cli.stages.build import build
-from orca_cli.stages.training_plan import TrainingPlan
+from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.terminal import LogReporter
 from orca_cli.training.engine import Engine
 from tests.device.emulated import counted
@@ -116,7 +116,7 @@ def test_a_step_of_stage_3_waits_once_for_its_result(device, words, environment,
         config = session.compose([*words("swin", (1, 8, 8), "dense", missing=0.3), *more]).config
     built = build(config, LogReporter())
     built.model.to(device)
-    with TrainingPlan(built, Engine(device, "fp32")) as plan:
+    with OptimizerSteps(built, Engine(device, "fp32")) as plan:
         plan.take(0)
         with counted() as transfers:
             plan.take(1)

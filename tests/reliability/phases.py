@@ -30,7 +30,7 @@ PHASES: dict[str, Place] = {
 }
 # Where GPU memory is allocated, inside the work that the error message names.
 _GPU: dict[str, Place] = {
-    "step": ("orca_cli.stages.training_plan", "train_step"),
+    "step": ("orca_cli.stages.optimizer_steps", "train_step"),
     "batch": ("orca_cli.training.engine", "Engine.move"),
     "align": PHASES["align"],
 }
@@ -110,7 +110,7 @@ def _lose_rate() -> None:
 
         return call
 
-    replace(("orca_cli.stages.training_plan", "TrainingPlan.rate"), make)
+    replace(("orca_cli.stages.optimizer_steps", "OptimizerSteps.rate"), make)
 
 
 def _draw_by_count(place: Place, draw: str) -> None:
@@ -154,7 +154,7 @@ LOST: dict[str, Callable[[], None]] = {
     "optimizer": lambda: replace(("orca_cli.training.checkpoint", "restore_optimizer"), lambda _: lambda *words: None),
     "rate": _lose_rate,
     "dropout": lambda: _draw_by_count(("orca_cli.training.loop", "seeding.seed_torch"), "dropout"),
-    "order": lambda: _draw_by_count(("orca_cli.stages.training_plan", "seeding.numpy_generator"), "order"),
+    "order": lambda: _draw_by_count(("orca_cli.stages.optimizer_steps", "seeding.numpy_generator"), "order"),
     "position": lambda: _change_checkpoint(lambda loaded: setattr(loaded, "step", loaded.step - 1)),
     "weights": lambda: _change_checkpoint(_move_weights),
     "best": lambda: _change_checkpoint(_forget_best),

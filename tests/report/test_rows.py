@@ -152,12 +152,12 @@ def test_settings_without_an_effect_are_read_of_every_run(tmp_path):
 
 def test_one_method_is_one_row_however_its_settings_are_typed(tmp_path):
     """One experiment of six seeds for each metric; that of `none` was typed in four ways, one without the defaults."""
-    typed = ({"train.lr": "1e-3"}, {"train.lr": "0.001"}, {"train.lr": "1.0e-3", "train.adapt_rate": "False"}, {})
+    typed = ({"train.lr": "1e-3"}, {"train.lr": "0.001"}, {"train.lr": "1.0e-3", "train.clip": "1.0"}, {})
     for metric, base in (("none", 0.4), ("otdd", 0.3)):
         for seed in range(6):
-            variant = typed[seed % 4] if metric == "none" else {"train.lr": "0.001", "train.adapt_rate": "false"}
+            variant = typed[seed % 4] if metric == "none" else {"train.lr": "0.001", "train.clip": "1.0"}
             add_run(tmp_path, metric=metric, seed=seed, value=base, settings=metric.ljust(64, "0"), variant=variant)
-    add_run(tmp_path, metric="none", value=0.5, variant={"train.lr": "1e-4", "train.adapt_rate": "false"})
+    add_run(tmp_path, metric="none", value=0.5, variant={"train.lr": "1e-4", "train.clip": "1.0"})
     table = build_table(collect([tmp_path]))
     assert [(str(row.method), len(row.cells[0].values)) for row in table.rows] == [
         ("minilm none full train.lr=1e-3", 6),

@@ -14,9 +14,9 @@ from orca_cli.config.schema import Align, Config, Train
 from orca_cli.interfaces import Batch, Examples, SourceData, Tokens
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text
+from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.stages.pare import Mixing, mixed_tokens, share_at
 from orca_cli.stages.plan import Plan
-from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training.loop import train_step
 from tests.checkpoints import save_tiny_bert
 from tests.training.toy import SETTLED, engine, optimizer
@@ -156,7 +156,7 @@ def plan_of(model, method):
     config = Config(align=Align(method=method, mixed_until=0.25), train=train)
     plan = Plan.from_settings(config, {})
     built = SimpleNamespace(plan=plan, model=model, loss=nn.CrossEntropyLoss(), task=task, source=SOURCE)
-    return TrainingPlan(built, engine())
+    return OptimizerSteps(built, engine())
 
 
 def test_once_nothing_is_mixed_in_a_step_is_the_plain_one_bit_for_bit(folder):

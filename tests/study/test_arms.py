@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from orca_cli.config import compose
-from orca_cli.stages import training_plan
+from orca_cli.stages import optimizer_steps
 from orca_cli.stages.build import build
 from orca_cli.stages.pseudo_labels import shuffled
 from orca_cli.terminal import LogReporter
@@ -28,7 +28,7 @@ def orders(words, monkeypatch, steps):
         taken.append(tuple(args[5]))
         return 0.0, None
 
-    monkeypatch.setattr(training_plan, "train_step", noted)
+    monkeypatch.setattr(optimizer_steps, "train_step", noted)
     orders_by_arm = {}
     with compose.session() as session:
         jobs = session.expand(words).jobs
@@ -36,7 +36,7 @@ def orders(words, monkeypatch, steps):
         built = build(job.config, LogReporter())
         taken.clear()
         engine = Engine(choose_device("cpu"), "fp32")
-        with training_plan.TrainingPlan(built, engine, samples=built.learned) as plan:
+        with optimizer_steps.OptimizerSteps(built, engine, samples=built.learned) as plan:
             for step in range(steps):
                 plan.take(step)
         orders_by_arm[job.labels["arm"]] = list(taken)

@@ -13,8 +13,8 @@ from orca_cli.finetuning.layernorm import LayerNorm
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text
 from orca_cli.stages import align
+from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.stages.plan import Plan
-from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training import engine as engines
 from orca_cli.training.activations import cast_once
 from orca_cli.training.engine import Engine, choose_device, choose_precision
@@ -69,7 +69,7 @@ def test_stage_3_casts_frozen_weights_once_and_takes_the_same_steps(tmp_path):
         plan = Plan.from_settings(Config(train=Train(**SETTLED | {"lr": 1e-2})), {})
         task = SimpleNamespace(train=Pairs([0, 1, 1, 0]))
         built = SimpleNamespace(plan=plan, model=model, loss=cross_entropy, task=task)
-        steps = TrainingPlan(built, Engine(CPU, "bf16"))
+        steps = OptimizerSteps(built, Engine(CPU, "bf16"))
         with steps if is_context else nullcontext():
             for step in range(3):
                 steps.take(step)

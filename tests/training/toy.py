@@ -9,8 +9,8 @@ from torch import nn
 from orca_cli.config.schema import Config, Train
 from orca_cli.interfaces import Batch, Scale
 from orca_cli.models.transfer import TransferModel
+from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.stages.plan import Plan
-from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training.engine import Engine
 from orca_cli.training.schedule import BETAS, make_optimizer
 
@@ -100,4 +100,4 @@ def plan(model, samples, loss, protocol="clean", **settings):
     built = SimpleNamespace(
         plan=Plan.from_settings(settings, {}), model=model, loss=loss, task=SimpleNamespace(train=samples)
     )
-    return TrainingPlan(built, engine())
+    return OptimizerSteps(built, engine())

@@ -1,4 +1,4 @@
-"""The plan of stage 3: which samples an optimizer step sees, and at what rate; a function of the seed and the step."""
+"""The optimizer steps of stage 3: which samples each sees, and at what rate; a function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def loss_unit(built: Built) -> float | Tensor:
     return 1.0 if PRACTICES[built.plan.protocol].uses_task_units else built.model.deviation
 
 
-class TrainingPlan:
+class OptimizerSteps:
     """The optimizer steps of one run's stage 3.
 
     Batches are read ahead, so close it or use it as a context manager. Inside the context, frozen weights of the body are

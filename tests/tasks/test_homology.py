@@ -113,11 +113,12 @@ PLAIN = {"primary": 3, "fold_label": 1}
     ("change", "error", "message"),
     [
         (lambda held, canary: held.pop("1"), DataError, "has no protein 1 of 3"),
+        (lambda held, canary: held.pop("num_examples"), DataError, "has no 'num_examples'"),
         (lambda held, canary: held.update({"0": pickle.dumps(PLAIN)}), DataError, "not a sequence of letters"),
         (lambda held, canary: held.update({"0": pickle.dumps(record("MK", 1195))}), DataError, r"allowed: 0\.\.1194"),
         (lambda held, canary: held.update({"1": pickle.dumps(Attack(canary))}), UnsafeError, r".lmdb\[1\]"),
     ],
-    ids=["protein", "letters", "fold", "attack"],
+    ids=["protein", "count", "letters", "fold", "attack"],
 )
 def test_wrong_databases_are_refused_and_run_nothing(tmp_path, reporter, change, error, message):
     canary = tmp_path / "canary"

@@ -159,6 +159,10 @@ def test_projection_has_the_known_answers():
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     moved = np.roll(unturned, -7, axis=3) != spherical.project(images, turn)
     assert moved.mean() < 0.01
+    with np.errstate(all="raise"):
+        assert not spherical.project(np.zeros((1, 3, 32, 32), np.uint8)).any()
+    per_image = spherical.stretch(np.array([[[[0.0, 1.0]], [[2.0, 4.0]]]]), per_channel=False)
+    assert per_image.ravel().tolist() == [0, 63, 127, 255]
 
 
 def test_rotations_are_uniform():

@@ -119,6 +119,9 @@ def test_missing_fields_become_the_training_mean_or_a_text_of_their_own(read):
     assert f"weight ({len(train_rows) - len(known)})" in task.note
     assert "empty in the training set: nothing" in task.note
     assert "constant in the training set: same" in task.note
+    numbered = read(frame().to_csv().encode())  # a column of row numbers without a name
+    assert "left out because unnamed: column 1" in numbered.note
+    assert numbered.input_shape == read(frame()).input_shape
 
 
 def test_texts_beyond_the_bound_share_a_feature_and_so_do_unknown_ones(read, tmp_path):
@@ -374,6 +377,7 @@ def test_a_column_of_splits_is_honoured_and_is_no_feature(read):
     assert len(read(frame().assign(split=["train"] * 40 + ["2"] * 20)).open_test()) == 20
     assert "split" in read(frame().assign(split=np.where(marks == "val", "left", "right"))).preprocessing.feature_names
     assert "split" in read(frame().assign(split=marks), features=["row", "split"]).preprocessing.feature_names
+    assert "warning: 'Split' is a feature" in read(frame().assign(Split=np.arange(N) % 2)).note
 
 
 @pytest.mark.parametrize(
@@ -401,6 +405,8 @@ def test_what_new_rows_lack_is_counted(read):
         "with a text in 'colour' that training lacks": 2,
     }
     assert task.preprocessing.remarks(columns, training=True) == {}
+    with refused(r"new\[weight\]: 1e\+40 in row 2 is too large beside the training rows \(mean ", DataError):
+        task.preprocessing.features({"weight": np.array([1e30, 1e40]), "colour": np.array(["red"] * 2)}, "new")
     table = frame()
     table.loc[table.index >= 50, "weight"] = np.nan
     marks = np.array(["train"] * 40 + ["val"] * 8 + ["test"] * 12)
@@ -441,3 +447,22 @@ def test_rows_in_messages_are_those_of_the_file(read, row):
         read(frame().assign(weight=np.where(np.arange(N) == row, np.inf, 1.5)))
     with refused(f"the first is row {row + 1}", DataError):
         read(frame().assign(dna=np.where(np.arange(N) == row, "", "AC")), sequence="dna")
+
+
+def test_truths_of_a_parquet_may_be_spelt(read):
+    table = frame().assign(flag=np.arange(N) % 2 == 0, kind=np.arange(N) % 2 == 0)
+    form = read(table, "t.parquet", features=["flag", "row"], normalize=False).preprocessing
+    texts = np.array(["True", "false", "1"], dtype=object)
+    raw = {"flag": texts, "row": np.array(["1", "2", "3"], dtype=object), "kind": texts}
+    assert form.features(raw, "new.csv")[:, 0, 0].tolist() == form.encoded_targets(raw, "new.csv").tolist() == [1, 0, 1]
+    for name, odd in (("flag", "yes"), ("row", "true")):
+        with refused(rf"new.csv\[{name}\]: '{odd}' in row 1 is not a number", DataError):
+            form.features(raw | {name: np.array([odd] * 3, dtype=object)}, "new.csv")
+
+
+def test_entries_that_are_no_numbers_are_reported_with_their_row(read):
+    numbers, warning = (np.arange(N) + 0.5).astype(str), "not all of it are numbers; correct these entries"
+    for entry, rows, words in (("<0.1", [7], "odd ('<0.1' in row 8; 1 of "), ("#N/A", [7], ""), ("n.a.", range(N), "")):
+        odd = np.where(np.isin(np.arange(N), rows), entry, numbers)
+        note = read(frame().assign(odd=odd, split=["train"] * 40 + ["test"] * 20)).note
+        assert (warning in note, words in note) == (bool(words), True)

@@ -1,0 +1,231 @@
+"""Random lives of one run (section 6, state machine): trained, killed, robbed of its disk, damaged, reported, resumed.
+
+Each attempt is a process that claims the run, goes on from its newest checkpoint and commits further ones, through the
+program's own modules; a fault hits any of its system calls. What an attempt has said to be done is written to a file that no
+fault reaches. After every event: nothing with a final name is torn (I1), nothing promised is lost (I2), there is one folder
+(I4), and the state follows from the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from orca_cli import storage
+from orca_cli.exceptions import ChecksumError, OrcaError
+from orca_cli.report.records.collect import collect
+from orca_cli.runs.check import check
+from orca_cli.runs.claim import claim
+from orca_cli.training import checkpoint
+from tests.properties import examples
+from tests.reliability.workloads import NAME, OWNER, inject
+from tests.tiers import count
+
+CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "write")
+FAULTS = st.one_of(
+    st.just(""),
+    st.builds(
+        "{}:{}:{}".format,
+        st.sampled_from(CALLS),
+        st.one_of(st.sampled_from(range(1, 21)), st.sampled_from(range(1, 21)).map("{}+".format)),
+        st.sampled_from(("KILL", "ENOSPC", "EIO")),
+    ),
+)
+STORAGE = 30
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Return file -> hash of all below a folder."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+class Life(RuleBasedStateMachine):
+    """One run's folder and what is known about it from outside."""
+
+    lives = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Life.lives += 1
+        self.root = Path(tempfile.mkdtemp(prefix="orca-life-"))
+        self.promises = self.root / "promises"
+        self.promises.write_text("0")
+        self.damaged: set[str] = set()
+        self.attempts = 0
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.root)
+
+    @property
+    def runs(self) -> list[Path]:
+        return [path for path in self.root.glob("runs/*/*") if not path.name.startswith(".")]
+
+    @property
+    def steps(self) -> list[Path]:
+        folders = [path for run in self.runs for path in (run / "3_finetune" / "checkpoints").glob("step-*")]
+        return sorted(path for path in folders if not storage.is_aside(path))
+
+    @property
+    def completed(self) -> bool:
+        return self.promises.read_text() == "completed"
+
+    @property
+    def state(self) -> str:
+        try:
+            return json.loads((self.runs[0] / "status.json").read_text())["state"]
+        except (OSError, ValueError, IndexError, KeyError):
+            return ""
+
+    def attempt(self, steps: int, end: str, fault: str) -> int:
+        """Work on the run in a process of its own; returns its exit code, negative where a signal ended it."""
+        self.attempts += 1
+        pid = os.fork()
+        if pid:
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code = 99
+        try:
+            code = self._work(steps, end, fault)
+        except OrcaError as error:
+            code = error.code
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the parent judges by the code
+            storage_error = storage.disk_error(error)
+            code = 1 if storage_error is None else storage_error.code
+        finally:
+            os._exit(code)
+
+    def _work(self, steps: int, end: str, fault: str) -> int:
+        descriptor = os.open(self.promises, os.O_RDWR)
+
+        def promise(text: str) -> None:
+            os.pwrite(descriptor, text.encode().ljust(9), 0)
+
+        if fault:
+            inject(fault)
+        with claim(self.root / "runs", NAME) as run:
+            if run.result():
+                promise("completed")
+                return 0
+            folder = run.stage("finetune") / "checkpoints"
+            run.set_state("finetune")
+            run.write_environment({"schema": 1})
+            loaded = checkpoint.load_latest(folder, owner=OWNER)
+            if loaded is not None and not torch.equal(loaded.weights["w"], torch.full((30,), float(loaded.step))):
+                return 98
+            done = 0 if loaded is None else loaded.step
+            for step in range(done + 1, done + 1 + steps):
+                tensors = {"w": torch.full((30,), float(step))}
+                checkpoint.save(folder, checkpoint.Checkpoint(step, tensors, tensors), owner=OWNER)
+                promise(str(step))
+            if end == "completed":
+                run.write_result({"error": {"value": 0.5}})
+                promise("completed")
+            elif end:
+                run.set_state(end, code=1)
+        return 0
+
+    @rule(steps=st.sampled_from((2, 1, 3, 0)), end=st.sampled_from(("", "interrupted", "failed")), fault=FAULTS)
+    def works(self, steps: int, end: str, fault: str) -> None:
+        code = self.attempt(steps, end, fault)
+        allowed = {0} | ({-9} if fault.endswith("KILL") else {STORAGE} if fault else set())
+        assert code in allowed, (code, fault)
+
+    @precondition(lambda self: self.attempts > 8)  # most of a life is before its end
+    @rule(fault=FAULTS)
+    def ends(self, fault: str) -> None:
+        code = self.attempt(0, "completed", fault)
+        assert code in {0} | ({-9} if fault.endswith("KILL") else {STORAGE} if fault else set()), (code, fault)
+
+    @precondition(lambda self: not self.completed and len(set(self.steps)) - len(self.damaged) >= 2)
+    @rule(place=st.integers(0, 2**20), bit=st.integers(0, 7))
+    def is_damaged(self, place: int, bit: int) -> None:
+        """A bit of the newest checkpoint flips; the one before it is then what is promised."""
+        whole = [path for path in self.steps if path.name not in self.damaged]
+        files = sorted(path for path in whole[-1].iterdir() if path.is_file())
+        file = files[place % len(files)]
+        content = bytearray(file.read_bytes())
+        content[place % len(content)] ^= 1 << bit
+        file.write_bytes(content)
+        self.damaged.add(whole[-1].name)
+        self.promises.write_text(str(int(whole[-2].name[5:])))
+
+    @precondition(lambda self: self.runs)
+    @rule(content=st.sampled_from((None, b"", b"{", b'{"schema": 1}', b"\xff" * 100)))
+    def loses_its_status(self, content: bytes | None) -> None:
+        path = self.runs[0] / "status.json"
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+
+    @precondition(
+        lambda self: self.runs and any((self.runs[0] / name).exists() for name in ("status.json", "result.json"))
+    )
+    @rule()
+    def is_examined(self) -> None:
+        before = {name: digest for name, digest in tree(self.root).items() if not name.endswith("status.json")}
+        examination = check(self.runs[0])
+        after = {name: digest for name, digest in tree(self.root).items() if not name.endswith("status.json")}
+        assert before == after
+        damage = [line for line in examination.damaged if "env.json cannot replace it" not in line]
+        assert bool(damage) == bool(self.damaged), examination
+        if (self.runs[0] / "env.json").exists():
+            assert self.state
+        assert not self.completed or examination.state == "completed"
+
+    @precondition(lambda self: self.runs)
+    @rule()
+    def is_reported(self) -> None:
+        before = tree(self.root)
+        report = collect([self.root / "runs"])
+        assert tree(self.root) == before
+        assert len(report.runs) + len(report.broken) == 1
+        assert not report.superseded
+        assert not self.completed or not report.runs or report.runs[0].state == "completed"
+
+    @invariant()
+    def nothing_is_torn_lost_or_doubled(self) -> None:
+        assert len(self.runs) <= 1
+        there = {path.name for path in self.steps}
+        self.damaged &= there  # moved aside, as it should be
+        for path in self.steps:
+            try:
+                storage.verify_folder(path)
+                if path.name in self.damaged:  # then it was moved aside, and made anew
+                    assert list(path.parent.glob(f"{path.name}.bad-*"))
+                    self.damaged.remove(path.name)
+            except ChecksumError:
+                assert path.name in self.damaged, f"torn: {path}"
+        promised = self.promises.read_text().strip()
+        if promised == "completed":
+            record = json.loads((self.runs[0] / "result.json").read_text())
+            assert record["error"]["value"] == 0.5
+        elif not (self.runs and (self.runs[0] / "result.json").exists()):
+            newest = max((int(name[5:]) for name in there - self.damaged), default=0)
+            assert newest >= int(promised), f"lost: step {promised}"
+
+
+@pytest.mark.slow
+def test_random_lives_of_a_run(scorecard):
+    Life.lives, passed = 0, False
+    try:
+        # To shrink a life takes minutes; its events are printed, and it is the same at every run.
+        phases = [phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)]
+        run_state_machine_as_test(Life, settings=settings(examples(20), phases=phases, stateful_step_count=40))
+        passed = True
+    finally:
+        scorecard.add(
+            "random lives of a run: nothing torn, lost or doubled",
+            cases=Life.lives,
+            passed=Life.lives - (not passed),
+            target=count(pr=20, nightly=400),
+        )

@@ -93,7 +93,7 @@ def test_the_other_commands_of_the_readme(folder, capfd):
 def test_the_readmes_section_on_using_a_model_works_as_written(folder, capfd, monkeypatch):
     section = README.split("## Your data in, a model out")[1].split("\n## ")[0]
     shell, python = (re.search(f"```{language}\n(.*?)```", section, flags=re.S)[1] for language in ("sh", "python"))
-    quick = ["train.epochs=1", "train.warmup_epochs=0", "train.batch_size=16", "metric=none"]
+    quick = ["train.epochs=1", "train.warmup_epochs=0", "train.batch_size=16", "metric=none", "baselines=none"]
     quick.append(f"body.checkpoint={save_tiny_bert(folder / 'bert')}")
     made = orca_cli.run
     monkeypatch.setattr(orca_cli, "run", lambda *overrides: made(*overrides, *quick))

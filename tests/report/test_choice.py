@@ -54,8 +54,6 @@ def test_validation_of_the_lowest_seed_chooses_and_the_other_seeds_are_shown(tmp
     for rate in RATES:
         add(tmp_path, "mmd", rate, 0, value=0.1)  # of equal errors the middle value counts; nothing is left to judge
     arms = cells(report("--json"))
-    lone = arms.pop("mmd")
-    assert (lone["chosen"], lone["mean"]) == ("1e-4", None)
     assert {metric: cell["chosen"] for metric, cell in arms.items()} == {"none": "1e-4", "otdd": "5e-5 (edge)"}
     assert {metric: cell["mean"] for metric, cell in arms.items()} == pytest.approx({"none": 0.402, "otdd": 0.302})
     assert all([one["seed"] for one in cell["values"]] == [1, 2, 3] for cell in arms.values())

@@ -16,7 +16,7 @@ from orca_cli.report.statistics.verdicts import claim_of, layouts_of
 from orca_cli.report.tables.holes import holes_of
 from orca_cli.report.tables.table import build_table
 from orca_cli.runs import studies
-from tests.cli.conftest import *  # noqa: F403 - the `orca` command
+from tests.commands.called import call
 from tests.report.trees import add_run
 
 
@@ -149,9 +149,11 @@ def study(tmp_path):
     return tmp_path
 
 
-def test_the_command_of_a_study_composes_to_the_missing_runs(study, orca, environment):  # noqa: F811, F405
+def test_the_command_of_a_study_composes_to_the_missing_runs(study, monkeypatch):
+    monkeypatch.setenv("ORCA_HOME", str(study / "home"))
+    monkeypatch.setenv("ORCA_RUNS", str(study / "other"))
     words = ("report", study, "--study", "alignment", "--against", "metric=none")
-    code, out, err = orca(*words, "--json")
+    code, out, err = call(*words, "--json")
     assert code == 0, err
     (arm,) = json.loads(out)["arms"]
     (command,) = arm["further"]["commands"]
@@ -159,21 +161,21 @@ def test_the_command_of_a_study_composes_to_the_missing_runs(study, orca, enviro
     assert typed[:4] == ["orca", "run", "-m", "study=alignment"]
     assert {"set=digits", "body=minilm", "embedder=patch", "metric=none,moments", "train.epochs=3"} <= set(typed)
     some = [re.sub("^seed=.*", "seed=5,6", word) for word in typed[1:]]  # as many as say how they are composed
-    code, out, err = orca(*some, "--dry-run", "--json")
+    code, out, err = call(*some, "--dry-run", "--json")
     assert code == 0, err
     jobs = json.loads(out)["jobs"]
     assert sorted((job["seed"], job["metric"]) for job in jobs) == [(s, m) for s in (5, 6) for m in ("moments", "none")]
     assert f"seed={','.join(map(str, range(5, 5 + arm['further']['seeds'])))}" in typed
     assert arm["sentence"].endswith(command)
     for form, start in (("md", "  `` orca run -m"), ("latex", "% orca run -m"), ("table", "    orca run -m")):
-        code, out, err = orca(*words, "--format", form)
+        code, out, err = call(*words, "--format", form)
         assert code == 0, err
         (line,) = [line for line in out.splitlines() if "orca run" in line]  # never folded
         assert line.startswith(start)
         assert ",20,21" in line
 
 
-def test_commands_of_a_study_compose(study, orca, environment):  # noqa: F811, F405
+def test_commands_of_a_study_compose(study):
     """Commands for missing runs repeat the typed settings of existing ones, and skip arms that the study excludes."""
     members = []
     for set_, body, typed, seeds in (

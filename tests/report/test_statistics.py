@@ -47,7 +47,8 @@ def test_no_effect_is_rarely_said_of_an_effect(n):
 
 def test_no_effect_is_two_one_sided_t_tests():
     ends = [stats.ttest_1samp(SKEWED, end, alternative=side).pvalue for end, side in ((-20, "greater"), (20, "less"))]
-    assert no_effect(effect(SKEWED), 20.0) == pytest.approx(max(ends))
+    for values in (SKEWED, [-value for value in SKEWED]):
+        assert no_effect(effect(values), 20.0) == pytest.approx(max(ends))
     assert no_effect(effect([0.1] * 6), 0.5) == 0.0
     assert no_effect(effect([0.6] * 6), 0.5) == no_effect(effect([0.1]), 0.5) == 1.0
 

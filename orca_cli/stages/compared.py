@@ -193,7 +193,7 @@ def source_floor(
             values.append(float(measure(problem.metric, problem.source, problem.prepared, target, generator).value))
         return Entry({}, {"values": values})
 
-    name = settings_key(key, settings, problem.source, points, problem.classes == 1)
+    name = settings_key(key, settings, problem.source, points, problem.classes == 1, problem.balanced)
     values = cached(cache / "floors" / name, compute).record["values"]
     deviation = float(np.std(values, ddof=1) * np.sqrt(np.square(shares).sum()))
     return {"mean": float(np.mean(values)), "deviation": deviation, "points": points}

@@ -357,8 +357,7 @@ def test_the_model_card_says_what_the_run_found(trained, orca, tmp_path):
         assert split["sha256"] in card
     texts = ("protocol clean", "seed 0", "metric=otdd", "`high`", result["weights_sha256"], "@inproceedings")
     assert all(text in card for text in texts)
-    settings = (tmp_path / "model" / "config.yaml").read_text()
-    assert str(run.folder) not in settings.replace(str(run.folder / "checkpoint"), "")
+    assert str(run.path) not in (tmp_path / "model" / "config.yaml").read_text()
     record = json.loads((tmp_path / "model" / "export.json").read_text())
     assert record["body"]["checkpoint"] == "checkpoint"  # not where it was
     run = trained("bert", "maps", SERIES)

@@ -178,6 +178,21 @@ def test_a_metric_of_the_target_alone_has_no_floor(tmp_path):
         assert set(floor) == ({"mean", "deviation", "points"} if has_floor else set())
 
 
+def test_runs_with_other_classes_in_a_problem_do_not_share_a_floor(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    source = Features(torch.randn(400, 16, generator=generator), torch.arange(400) % 5, 5)
+    train, metric = Labelled.from_labels(samples := Watched(), samples.targets()), OTDD()
+
+    def floor(align_settings, cache):
+        problem = Problem(metric, source, metric.prepare(source), train, align_settings, seed=0)
+        return source_floor(problem, source, {}, "source", tmp_path / cache, 4, 0)
+
+    everything = Align(classes_per_problem=0, max_samples=24)
+    alone = floor(everything, "alone")
+    assert floor(Align(max_samples=24), "shared") != alone
+    assert floor(everything, "shared") == alone
+
+
 def test_tokens_that_are_left_out_are_not_computed_and_change_nothing(model, monkeypatch):
     """The points and the gradient are those of embedding whole samples and choosing from their tokens."""
     clouds, _, gradient = epoch(model, Watched(), "tokens")

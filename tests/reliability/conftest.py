@@ -1,115 +1,31 @@
-"""What all reliability tests share: the scorecard, the command line in surroundings of the test's making, file systems."""
+"""What all reliability tests share: the tier's counts, the scorecard, the fork server, the small runs of tests/cli."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from orca_cli.cli import main
-from tests.cli.conftest import ROOT, environment, fork, home, orca, small, start, tiny  # noqa: F401 - fixtures
-from tests.tiers import Scorecard
+from tests.cli.conftest import environment, fork, home, orca, small, start, tiny  # noqa: F401 - fixtures
+from tests.tiers import Scorecard, count
+
+
+@pytest.fixture(name="count")
+def _count() -> Callable[..., int]:
+    return count
 
 
 @pytest.fixture
-def scorecard(request) -> Scorecard:
+def scorecard(request: pytest.FixtureRequest) -> Scorecard:
     return Scorecard.for_test(request.node.nodeid)
 
 
 @pytest.fixture
-def counted(scorecard):
-    """Count a case of a figure, or several, and assert that it passed."""
+def counted(scorecard: Scorecard) -> Callable[..., None]:
+    """Count a case of a figure, and assert that it passed."""
 
-    def call(figure, passed=True, *details, cases=1, target=1, note=""):
-        scorecard.add(figure, cases=cases, passed=cases * bool(passed), target=target, note=note)
+    def call(figure: str, passed: bool = True, *details: object) -> None:
+        scorecard.add(figure, cases=1, passed=int(passed), target=1)
         assert passed, details
 
     return call
-
-
-@pytest.fixture
-def not_run(scorecard):
-    """Skip a test whose premise does not hold here; its figure says so."""
-
-    def call(figure, reason):
-        scorecard.not_run(figure, reason)
-        pytest.skip(reason)
-
-    return call
-
-
-@pytest.fixture
-def mounted(not_run):
-    """Return a function that mounts something on a folder or file until the end of the test."""
-    done = []
-
-    def call(figure, place, *words):
-        result = subprocess.run(["mount", *words, str(place)], capture_output=True, text=True)
-        if result.returncode:
-            not_run(figure, f"mount: {result.stderr.strip() or result.returncode}")
-        done.append(place)
-
-    yield call
-    for place in reversed(done):
-        subprocess.run(["umount", "-l", str(place)], check=False)
-
-
-@pytest.fixture
-def process(environment):  # noqa: F811
-    """Run the command line in a process of its own; returns (exit code, standard error, seconds)."""
-
-    def call(*words, more=None, without=(), before=(), **settings):
-        variables = {name: value for name, value in os.environ.items() if name not in without}
-        variables |= {"PYTHONPATH": str(ROOT)} | (more or {})
-        start_s = time.monotonic()
-        command = [*before, sys.executable, "-m", "orca_cli", *map(str, words)]
-        done = subprocess.run(command, env=variables, stderr=subprocess.PIPE, text=True, timeout=180, **settings)
-        return done.returncode, done.stderr, time.monotonic() - start_s
-
-    return call
-
-
-@pytest.fixture
-def called(environment, capfd, monkeypatch):  # noqa: F811
-    """Call `orca run` in this process; returns (exit code, the error, seconds). A configuration that is accepted is code 1."""
-
-    def accepted(*_, **__):
-        raise AssertionError("the configuration was accepted")
-
-    for name in ("run.run_job", "run._dry_run", "sweep.run"):
-        monkeypatch.setattr(f"orca_cli.commands.{name}", accepted)
-
-    def call(*words):
-        begun = time.process_time()
-        code = main(["run", *map(str, words)])
-        took = time.process_time() - begun
-        return code, capfd.readouterr().err.strip(), took
-
-    return call
-
-
-def reports_error(result, code, *words):
-    """Return whether a call of `process` failed with one error line that contains all of `words`."""
-    actual, err, _ = result
-    lines = [line for line in err.splitlines() if line.startswith("orca: error:")]
-    return actual == code and len(lines) == 1 and "Traceback" not in err and all(word in lines[0] for word in words)
-
-
-def error_line(case, code):
-    """Wait for a forked case that has to fail with a code; returns its error line, the only one, without a traceback."""
-    assert case.wait(240) == code, (case.poll(), case.err)
-    (line,) = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
-    assert "Traceback" not in case.err
-    assert "--- Logging error ---" not in case.err
-    return line
-
-
-def with_site(folder: Path, code: str = "") -> dict[str, str]:
-    """Return the variables with which a process imports from `folder` first; `code` runs before anything else."""
-    folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(code)
-    return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}

@@ -9,25 +9,25 @@ from pathlib import Path
 Damage = Callable[[Path], object]
 
 
-def rewrite(path: Path, content: bytes) -> None:
-    path.unlink(missing_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-
-
 def replaced(content: bytes) -> Damage:
     """Return a damage that replaces the content."""
-    return lambda path: rewrite(path, content)
 
+    def damage(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
-def changed(change: Callable[[bytes], bytes]) -> Damage:
-    """Return a damage that changes the content."""
-    return lambda path: rewrite(path, change(path.read_bytes()))
+    return damage
 
 
 def cut(share: float) -> Damage:
     """Return a damage that keeps only the first part of the content."""
-    return changed(lambda content: content[: int(len(content) * share)])
+
+    def damage(path: Path) -> None:
+        content = path.read_bytes()
+        replaced(content[: int(len(content) * share)])(path)
+
+    return damage
 
 
 def folder(path: Path) -> None:
@@ -50,6 +50,7 @@ def pipe(path: Path) -> None:
 
 
 def flipped(path: Path, position: int, bit: int) -> None:
+    """Flip one bit."""
     content = bytearray(path.read_bytes())
     content[position] ^= 1 << bit
-    rewrite(path, bytes(content))
+    replaced(bytes(content))(path)

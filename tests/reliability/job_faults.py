@@ -9,14 +9,17 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
-from orca_cli import experiment, signals
+from orca_cli import experiment, signals, storage
 from orca_cli.launching import process
 from orca_cli.outcome import Outcome
 
 KINDS = ("raise", "exit", "exit without a word", "kill", "segfault", "memory", "hang", "deaf")
-STARTS = "ORCA_TEST_STARTS"  # environment variable: file that gets a line for each start and each end of a job
+STARTS = (
+    "ORCA_TEST_STARTS"  # environment variable: file that gets a line for each job that starts, and for each that ends
+)
 
 
 def default_signals(_: str) -> None:
@@ -43,11 +46,21 @@ def stages(argument: str) -> None:
         while time.monotonic() < end:
             time.sleep(0.01)
             signals.check()
-        record = {"error": {"name": "0-1 error", "value": 0.5, "n": 2, "skipped": 0, "percent": True, "others": {}}}
-        record |= {"pid": os.getpid(), "validation_error": 0.5, "trivial_error": 0.5, "seconds": {"finetune": 0.0}}
-        record |= {"curves": {"align": [], "finetune": [{"epoch": 1, "validation_error": 0.5}]}}
-        record |= {"selected": {"epoch": 1}, "metric_value": {"before": None, "after": None}}
-        run.write_result(record | {"splits": {"test": {"n": 2}}})
+        error = {"name": "0-1 error", "value": 0.5, "n": 2, "skipped": 0, "percent": True, "others": {}}
+        curves = {"align": [], "finetune": [{"epoch": 1, "validation_error": 0.5}]}
+        run.write_result(
+            {
+                "error": error,
+                "pid": os.getpid(),
+                "curves": curves,
+                "selected": {"epoch": 1},
+                "metric_value": {"before": None, "after": None},
+                "splits": {"test": {"n": 2}},
+                "validation_error": 0.5,
+                "trivial_error": 0.5,
+                "seconds": {"finetune": 0.0},
+            }
+        )
         _note(f"end {job.config.seed}")
         return Outcome("completed", path=run.path, result=run.result())
 
@@ -55,25 +68,25 @@ def stages(argument: str) -> None:
 
 
 def _note(text: str) -> None:
-    if path := os.environ.get(STARTS):
+    path = os.environ.get(STARTS)
+    if path:
         with open(path, "a", encoding="utf-8") as file:
             file.write(f"{text}\n")
 
 
 def _fail(kind: str) -> None:
-    match kind:
-        case "raise":
-            raise ZeroDivisionError("on purpose")
-        case "exit":
-            sys.exit(7)
-        case "exit without a word":
-            os._exit(0)
-        case "kill" | "segfault":
-            os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGSEGV)
-        case "memory":
-            bytearray(2**62)
-        case "deaf":
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if kind == "raise":
+        raise ZeroDivisionError("on purpose")
+    if kind == "exit":
+        sys.exit(7)
+    if kind == "exit without a word":
+        os._exit(0)
+    if kind in ("kill", "segfault"):
+        os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGSEGV)
+    if kind == "memory":
+        bytearray(2**62)
+    if kind == "deaf":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     while kind in ("hang", "deaf"):
         time.sleep(0.05)
         if kind == "hang":
@@ -101,3 +114,8 @@ def together(argument: str) -> None:
         return original(*words, **settings)
 
     experiment.run = run
+
+
+def is_free(run: Path) -> bool:
+    """Return whether no process holds a run."""
+    return not storage.is_locked(run / "lock")

@@ -1,11 +1,14 @@
 """Rows I1 to I5: whatever is wrong in a configuration is told in one line, before anything is read or written."""
 
-import re
 import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from orca_cli.cli import main
 from tests.reliability.bad_configs import (
     CONF,
     REQUIRED_SETTINGS,
@@ -15,12 +18,32 @@ from tests.reliability.bad_configs import (
     all_wrong_values,
     sample,
 )
+from tests.reliability.processes import process  # noqa: F401 - a fixture
 from tests.tiers import count
 
 pytestmark = pytest.mark.slow
 
 LIMIT_S = 3.0  # of processor time: the clock on the wall also counts what others do
 FIGURE = "bad configurations refused with a clear error"
+
+
+@pytest.fixture
+def called(environment, capfd, monkeypatch):
+    """Call `orca run` in this process; returns (exit code, the error, seconds). A configuration that is accepted is code 1."""
+
+    def accepted(*_, **__):
+        raise AssertionError("the configuration was accepted")
+
+    for name in ("run.run_job", "run._dry_run", "sweep.run"):
+        monkeypatch.setattr(f"orca_cli.commands.{name}", accepted)
+
+    def call(*words):
+        start = time.process_time()
+        code = main(["run", *map(str, words)])
+        took = time.process_time() - start
+        return code, capfd.readouterr().err.strip(), took
+
+    return call
 
 
 def fault(case: Case, code: int, error: str) -> str:
@@ -71,7 +94,7 @@ def test_mistyped_keys(called, environment, scorecard):
 
 def test_wrong_types_and_values_out_of_range(called, environment, scorecard):
     """I2, I5: every key with each type that is not its own, and with values beyond its bounds."""
-    cases = sample(all_wrong_values(), count(pr=158, nightly=2600))
+    cases = sample(all_wrong_values(), count(pr=150, nightly=2500))
     _, seconds = walk(cases, lambda case: called(*case.words), fault, scorecard)
     assert max(seconds) < LIMIT_S
     assert not environment.exists()
@@ -86,15 +109,45 @@ def test_the_walk_grows_with_the_product():
         assert any(f"task={path.stem}" in words for words in files), path
 
 
-def mistyped(group: str, path: Path) -> list[tuple[str, str]]:
+def test_a_separate_process_says_the_same(process, environment, scorecard):  # noqa: F811
+    """I5: a sample of them in processes of their own; each is refused in less time than importing torch takes."""
+    heavy = []
+
+    def call(case):
+        start = time.monotonic()
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
+        heavy.append(time.monotonic() - start)
+        code, err, seconds = process("run", *case.words)
+        return code, err.strip(), seconds
+
+    cases = sample([*all_typos(), *all_wrong_values()], count(pr=8, nightly=100))
+    _, seconds = walk(cases, call, fault, scorecard, "processes, on the wall")
+    assert statistics.median(seconds) < statistics.median(heavy)
+    assert not environment.exists()
+
+
+def mistyped_file(group: str, path: Path) -> list[tuple[str, str]]:
     """Return pairs of (a shipped file's text with one key mistyped, the key) for every key of its own node."""
-    text, pairs = path.read_text(), []
-    indent = 2 if group in ("task", "body") else 0
-    for line in re.findall(rf"^ {{{indent}}}\w{{4,}}:.*$", text, re.M):
-        name = line.strip().partition(":")[0]
-        # Required settings are typed on the command line, under their right names.
-        if "???" not in line and name not in ("data", "loss", "error", "kind", "target", "defaults", "_target_"):
-            pairs.append((text.replace(f"\n{line}", "\n" + line.replace(name, name[:-2] + name[-1], 1)), name))
+    pairs = []
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines):
+        indent, text = len(line) - len(line.lstrip()), line.strip()
+        name = text.partition(":")[0]
+        is_node_key = indent == (2 if group in ("task", "body") else 0)
+        is_required = "???" in text  # required settings are typed on the command line, under their right names
+        if (
+            not is_node_key
+            or is_required
+            or text.startswith(("#", "-", "_target_"))
+            or ":" not in text
+            or len(name) < 4
+        ):
+            continue
+        if name in ("data", "loss", "error", "kind", "target", "defaults"):
+            continue
+        changed = [*lines]
+        changed[number] = line.replace(name, name[:-2] + name[-1], 1)
+        pairs.append(("\n".join(changed) + "\n", name))
     return pairs
 
 
@@ -108,7 +161,7 @@ def test_mistyped_keys_in_files_of_ones_own(called, environment, tmp_path, score
                 more = ["body.checkpoint=own"]
             if group == "source" and path.stem in SOURCE_BODIES:
                 more = [f"body={SOURCE_BODIES[path.stem]}"]
-            cases += [(group, text, name, more) for text, name in mistyped(group, path)]
+            cases += [(group, text, name, more) for text, name in mistyped_file(group, path)]
     assert len(cases) >= 150
 
     def call(case):

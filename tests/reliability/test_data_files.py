@@ -21,8 +21,8 @@ from orca_cli.exceptions import OrcaError
 from orca_cli.tasks.arrays import reader as arrays
 from scripts import make_fixtures
 from tests.reliability import damages
-from tests.reliability.conftest import error_line
 from tests.reliability.damages import Damage
+from tests.reliability.processes import error_line
 from tests.tasks.test_bad_arrays import BAD, X, Y
 from tests.tasks.test_fixtures import SMALL
 from tests.untrusted.conftest import Quiet
@@ -55,13 +55,17 @@ FILES = {
 }
 
 
+def _packed(path: Path) -> None:
+    damages.replaced(gzip.compress(path.read_bytes()))(path)
+
+
 DAMAGE: dict[str, Damage] = {
     "missing": Path.unlink,
     "empty": damages.replaced(b""),
     "a folder": damages.folder,
     "a web page": damages.replaced(PAGE),
     "a pointer of Git LFS": damages.replaced(POINTER),
-    "packed by gzip": damages.changed(gzip.compress),
+    "packed by gzip": _packed,
     "cut in half": damages.cut(0.5),
     "random bytes": damages.replaced(bytes(np.random.default_rng(0).integers(0, 256, 3000, dtype=np.uint8))),
     "an image": damages.replaced(b"\x89PNG\r\n\x1a\n" + bytes(500)),
@@ -120,15 +124,18 @@ def test_the_files_are_right_before_they_are_damaged(task, whole, tmp_path):
     use(task, whole, tmp_path / "cache")
 
 
-def error_of(request: pytest.FixtureRequest, words: list[str], read: Callable[[], object] | None) -> tuple[int, str]:
-    """Return exit code and message of a run that must fail, or where `read` is given of that alone."""
-    if read is not None:
-        with pytest.raises(OrcaError) as caught:
-            read()
-        return caught.value.code, str(caught.value)
-    case = request.getfixturevalue("fork")("run", *words)
+def command_error(request: pytest.FixtureRequest, *words: str, body: str = "bert") -> tuple[int, str]:
+    """Return the exit code and the error line of a run that must fail."""
+    fork, tiny = request.getfixturevalue("fork"), request.getfixturevalue("tiny")
+    case = fork("run", *words, f"body.checkpoint={tiny[body]}")
     code = case.wait(120)
     return code, error_line(case, code)
+
+
+def reading_error(read: Callable[[], object]) -> tuple[int, str]:
+    with pytest.raises(OrcaError) as caught:
+        read()
+    return caught.value.code, str(caught.value)
 
 
 def assert_reported(code: int, text: str, path: Path) -> None:
@@ -140,34 +147,35 @@ def assert_reported(code: int, text: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize(("form", "damage"), CASES, ids=lambda name: name.replace(" ", "-"))
-def test_damaged_files_are_reported(form, damage, damaged, tmp_path, request, counted):
+def test_damaged_files_are_reported(form, damage, damaged, tmp_path, request, scorecard):
     """F7."""
     task, _, _, early = FILES[form]
     folder, path = damaged(form, damage)
-    swin = task in ("darcy", "psicov", "spherical", "cifar100", "ninapro", "cosmic", "fsd50k")
-    body = request.getfixturevalue("tiny")["swin" if swin else "bert"]
-    words = [f"task={task}", "metric=none", f"body={'swin_tiny' if swin else 'minilm'}", f"body.checkpoint={body}"]
-    words += [f"task.{name}={value}" for name, value in SMALL.get(task, {}).items()]
-    words += [f"paths.data={folder}", f"paths.cache={tmp_path / 'cache'}"]
-    typed = early and CASES.index((form, damage)) % 5 == 0
-    code, message = error_of(request, words, None if typed else lambda: use(task, folder, tmp_path / "cache"))
+    if early and CASES.index((form, damage)) % 5 == 0:
+        settings = [f"task.{name}={value}" for name, value in SMALL.get(task, {}).items()]
+        settings += [f"task={task}", "metric=none", f"paths.data={folder}", f"paths.cache={tmp_path / 'cache'}"]
+        swin = task in ("darcy", "psicov", "spherical", "cifar100", "ninapro", "cosmic", "fsd50k")
+        body = "swin_tiny" if swin else "minilm"
+        code, message = command_error(request, *settings, f"body={body}", body="swin" if swin else "bert")
+    else:
+        code, message = reading_error(lambda: use(task, folder, tmp_path / "cache"))
     assert_reported(code, message, path)
     if damage in _NAMED and not FILES[form][2]:
         assert _NAMED[damage] in message
-    counted(FIGURE)
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_values_are_reported(name, tmp_path, request, counted):
+def test_bad_values_are_reported(name, tmp_path, request, scorecard):
     """F1, F2, F4, F5, F8; what the messages say is checked in tests/tasks/test_bad_arrays.py."""
     changes, settings, _ = BAD[name]
     path = tmp_path / "mine.npz"
     np.savez(path, **{key: value for key, value in ({"x": X, "y": Y} | changes).items() if value is not None})
     parameters: dict[str, Any] = {"kind": "classes", "train": str(path)} | settings
-    words = ["task=arrays", f"body.checkpoint={request.getfixturevalue('tiny')['bert']}"]
-    words += [f"task.{key}={value}" for key, value in parameters.items()]
-    typed = list(BAD).index(name) % 5 == 0
-    read = None if typed else lambda: arrays.load(tmp_path, Quiet(), **parameters)
-    code, message = error_of(request, words, read)
+    if list(BAD).index(name) % 5 == 0:
+        words = [f"task.{key}={value}" for key, value in parameters.items()]
+        code, message = command_error(request, "task=arrays", *words)
+    else:
+        code, message = reading_error(lambda: arrays.load(tmp_path, Quiet(), **parameters))
     assert_reported(code, message, path)
-    counted(FIGURE)
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)

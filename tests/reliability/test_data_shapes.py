@@ -11,7 +11,7 @@ import pytest
 from orca_cli import storage
 from orca_cli.runs.check import check
 from tests.cli.conftest import results, run_folders
-from tests.reliability.conftest import error_line
+from tests.reliability.processes import error_line
 from tests.tiers import count
 
 pytestmark = pytest.mark.slow
@@ -21,23 +21,32 @@ RNG = np.random.default_rng(0)
 SPLITS = "splits that overlap or are too small / told"
 X = RNG.normal(size=(N, 3, 9)).astype(np.float32)
 Y = np.arange(N) % 3
-SPLIT = np.repeat(["train", "validation", "test"], [30, 15, 15])
+SPLIT = np.array(["train"] * 30 + ["validation"] * 15 + ["test"] * 15)
 BRIEF = ["align.epochs=2", "align.source_points=100", "align.max_samples=16", "source.size=60"]
 BRIEF += ["train.epochs=1", "train.warmup_epochs=0", "train.batch_size=8"]
 
 
 def with_channel(channel: int, value: float) -> np.ndarray:
-    return np.where(np.arange(3)[:, None] == channel, np.float32(value), X)
+    x = X.copy()
+    x[:, channel] = value
+    return x
+
+
+def overlapping(shared: int) -> np.ndarray:
+    """Return inputs whose first `shared` test samples are training samples too."""
+    x = X.copy()
+    x[45 : 45 + shared] = x[:shared]
+    return x
 
 
 @pytest.fixture
 def array_words(tmp_path, tiny):
     """Return a function that writes arrays to a file and returns the command line of a run on it."""
 
-    def make(**arrays):
+    def make(kind="classes", **arrays):
         np.savez(tmp_path / "own.npz", **arrays)
-        words = ["run", "task=arrays", "task.kind=classes", f"task.train={tmp_path / 'own.npz'}", *BRIEF]
-        return [*words, f"body.checkpoint={tiny['bert']}", "source=stdlib_docs"]
+        words = ["run", "task=arrays", f"task.kind={kind}", f"task.train={tmp_path / 'own.npz'}"]
+        return [*words, f"body.checkpoint={tiny['bert']}", "source=stdlib_docs", *BRIEF]
 
     return make
 
@@ -54,7 +63,9 @@ ONE_ROW = np.repeat(X[:1], N, axis=0)
 # name -> (inputs, settings, what the warning names); targets are classes, or for maps as they stand
 FLAT = {
     "zero_variance_channel": (with_channel(1, 4.5), [], "channel 1 is constant"),
+    "zero_variance_channel_not_normalised": (with_channel(1, 4.5), ["task.normalize=false"], "channel 1 is constant"),
     "constant_features": (np.full_like(X, 2.0), [], ALL_CONSTANT),
+    "constant_signal": (np.full((N, 9), 7.0), [], "channel 0 is constant"),
     "signals_of_one_value": (np.repeat(X[:, :, :1], 9, axis=2), [], ""),
     "duplicate_rows": (X[np.arange(N) % 6], [], "in the training set as well"),
     "one_row_repeated": (ONE_ROW, [], "9 of 9 samples are in the training"),
@@ -80,8 +91,7 @@ def test_data_without_variation(array_words, orca, environment, counted, name):
 @pytest.mark.parametrize(("shared", "warning"), [(5, "5 of 15"), (15, "15 of 15"), (0, "")][: count(pr=1, nightly=3)])
 def test_test_samples_that_are_trained_on_are_reported(array_words, orca, environment, counted, shared, warning):
     """F8: a warning, at the end since the test split is opened then, and the number in the result."""
-    x = np.concatenate([X[:45], X[:shared], X[45 + shared :]])
-    code, _, err = orca(*array_words(x=x, y=Y, split=SPLIT), "metric=none")
+    code, _, err = orca(*array_words(x=overlapping(shared), y=Y, split=SPLIT), "metric=none")
     assert code == 0, err
     (result,) = results(environment)
     is_counted = result["splits"]["test"]["also_in_train"] == {"shared": shared, "of": 15, "complete": True}
@@ -92,6 +102,7 @@ def test_test_samples_that_are_trained_on_are_reported(array_words, orca, enviro
 
 BATCHES = {
     "train.batch_size=43": "train.batch_size=42 instead of train.batch_size=43: there are 42 training samples",
+    "train.accumulation=6": "train.batch_size=7, train.accumulation=6 instead of train.batch_size=8, train.accumulation=6",
     "train.accumulation=50": "train.batch_size=8, train.accumulation=5 instead of train.batch_size=8, train.accumulation=50",
 }
 
@@ -110,6 +121,17 @@ def test_a_batch_larger_than_the_training_set_becomes_smaller_and_says_so(
     assert orca(*array_words(x=X, y=Y), "metric=none", "train.refit=false", *smaller)[0] == 0
     first, second = results(environment)
     assert first["weights_sha256"] == second["weights_sha256"]
+
+
+@pytest.mark.parametrize("part", ["test", "validation"][: count(pr=1, nightly=2)])
+def test_a_split_of_one_sample_is_enough(array_words, orca, environment, counted, part):
+    """F8: one sample can be measured, and the result says that it is one."""
+    arrays = {"x_train": X, "y_train": Y, f"x_{part}": RNG.normal(size=X[:1].shape), f"y_{part}": Y[:1]}
+    code, _, err = orca(*array_words(**arrays), "metric=none")
+    assert code == 0, err
+    (result,) = results(environment)
+    passed = result["splits"][{"validation": "val"}.get(part, part)]["n"] == 1 and finite(result)
+    counted(SPLITS, passed, result)
 
 
 # Memory: inputs of 512 tokens, whose attention takes 8 MiB a sample and layer.

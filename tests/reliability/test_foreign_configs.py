@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.test_configs import TASK
+from tests.reliability.test_configs import TASK, called  # noqa: F401 - a fixture
 
 SECRET = "hunter2-c0rrect-h0rse"
 FIGURE = "hostile configurations refused: nothing run, no secret shown"
@@ -127,7 +127,7 @@ def test_the_payload_fires_where_it_is_run(hostile):
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_folder_of_somebody_else(called, environment, hostile, tmp_path, counted, name):
+def test_folder_of_somebody_else(called, environment, hostile, tmp_path, counted, name):  # noqa: F811
     """H11: a folder of choices that does more than add choices."""
     path, content, words = FOLDERS[name]
     folder = tmp_path / "theirs"
@@ -144,7 +144,7 @@ def test_folder_of_somebody_else(called, environment, hostile, tmp_path, counted
     assert not environment.exists()
 
 
-def test_link_out_of_the_folder(called, tmp_path, counted):
+def test_link_out_of_the_folder(called, tmp_path, counted):  # noqa: F811
     """H11: a choice that is a link to a private file; its content is not shown."""
     private = tmp_path / "private.yaml"
     private.write_text(f"task: {{password: {SECRET}\n")
@@ -168,7 +168,7 @@ TYPED = [
 
 
 @pytest.mark.parametrize("word", TYPED)
-def test_words_copied_from_somebody_else(called, environment, hostile, counted, word):
+def test_words_copied_from_somebody_else(called, environment, hostile, counted, word):  # noqa: F811
     """H11: what a command that is copied from a page may not do."""
     code, error, _ = called(word)
     passed = code in (10, 12) and not hostile.exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import pickle
 import random
 import struct
@@ -30,12 +31,11 @@ from orca_cli.models import checkpoints
 from orca_cli.sources import conll
 from orca_cli.tasks.fsd50k import wav
 from orca_cli.tasks.table.files import open_table
-from orca_cli.untrusted import arrays, isolation, lmdb, matlab, tape
+from orca_cli.untrusted import arrays, lmdb, matlab, tape
 from orca_cli.untrusted.archives import unpack
 from orca_cli.untrusted.pickle import reader
 from tests.tiers import count
 from tests.untrusted.conftest import Quiet
-from tests.untrusted.faults import fault
 
 pytestmark = pytest.mark.slow
 
@@ -44,34 +44,44 @@ _ODD = (0, 1, 0x7F, 0x80, 0xFE, 0xFF)
 RNG = np.random.default_rng(0)
 
 
-def saved(write: Callable[[io.BytesIO], object]) -> bytes:
+def _npz() -> bytes:
     buffer = io.BytesIO()
-    write(buffer)
+    np.savez_compressed(buffer, x=RNG.normal(size=(6, 5)), y=np.arange(6), names=np.array(["a", "bc"]))
     return buffer.getvalue()
 
 
-def _npz() -> bytes:
-    return saved(lambda file: np.savez_compressed(file, x=RNG.normal(size=(6, 5)), y=np.arange(6), names=["a", "bc"]))
-
-
 def _npy() -> bytes:
-    return saved(lambda file: np.save(file, RNG.normal(size=(3, 4)).astype(np.float32)))
+    buffer = io.BytesIO()
+    np.save(buffer, RNG.normal(size=(3, 4)).astype(np.float32))
+    return buffer.getvalue()
 
 
 def _objects() -> np.ndarray:
     return np.array([np.arange(5.0), "text", None, {"a": (1, 2.5, b"x")}, np.float32(1)], dtype=object)
 
 
+def _object_npy() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, _objects(), allow_pickle=True)
+    return buffer.getvalue()
+
+
 def _pickle(protocol: int) -> bytes:
-    value = {"data": list(_objects()), "label": np.array(["N", "~"]), "t": (1, [2**70, -1.5])}
-    return pickle.dumps(value | {"f": np.asfortranarray(np.eye(3))}, protocol=protocol)
+    value = {
+        "data": list(_objects()),
+        "label": np.array(["N", "~"]),
+        "t": (1, [2**70, -1.5]),
+        "f": np.asfortranarray(np.eye(3)),
+    }
+    return pickle.dumps(value, protocol=protocol)
 
 
 def _mat5(compressed: bool) -> bytes:
+    buffer = io.BytesIO()
     cells = np.empty((1, 2), object)
     cells[:] = [[np.arange(4.0), np.eye(2)]]
-    values = {"x": np.arange(12.0).reshape(3, 4), "c": cells, "t": "text"}
-    return saved(lambda file: scipy.io.savemat(file, values, do_compression=compressed))
+    scipy.io.savemat(buffer, {"x": np.arange(12.0).reshape(3, 4), "c": cells, "t": "text"}, do_compression=compressed)
+    return buffer.getvalue()
 
 
 def _hdf5() -> bytes:
@@ -151,62 +161,64 @@ def _read_wav(path: Path) -> None:
     assert np.isfinite(sound).all()
 
 
+def _read_conll(path: Path) -> None:
+    for _, tags in conll.sentences(path):
+        conll.spans(tags)
+
+
+def _read_homology(path: Path) -> None:
+    for _ in tape.proteins(path):
+        pass
+
+
 CSV = "time;level;name\n" + "".join(f"{i};{i * 0.5};n{i}\n" for i in range(12))
 CONLL = "-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\nGerman JJ B-NP B-MISC\n\nPeter NNP B-NP B-PER\n"
 HOMOLOGY = [{"primary": "MKVA", "fold_label": 3, "id": "d1"}, {"primary": "GG", "fold_label": 1194, "id": "d2"}]
+MANIFEST = {"schema": 1, "state": "running", "stage": "align", "files": {"a": {"size": 3, "sha256": "0" * 64}}}
 
-
-def _manifest(folder: Path) -> bytes:
-    record = {"schema": 1, "state": "running", "stage": "align", "files": {"a": {"size": 3, "sha256": "0" * 64}}}
-    storage.write_checked_json(folder / "manifest", record)
-    return (folder / "manifest").read_bytes()
-
-
-# Format -> seeds (files that are valid), ending, reader, count of the pr tier.
+# Format -> seeds (files that are valid), ending, reader, counts of the tiers.
 Seed = Callable[[Path], bytes]
-FORMATS: dict[str, tuple[list[Seed], str, Callable[[Path], Any], int]] = {
-    "npz": ([lambda _: _npz()], ".npz", _read_npz, 300),
-    "npy": ([lambda _: _npy()], ".npy", _read_npz, 400),
-    "object npy": (
-        [lambda _: saved(lambda file: np.save(file, _objects(), allow_pickle=True))],
-        ".npy",
-        lambda path: arrays.load_object_here(str(path)),
-        400,
+FORMATS: dict[str, tuple[list[Seed], str, Callable[[Path], Any], int, int]] = {
+    "npz": ([lambda _: _npz()], ".npz", _read_npz, 300, 100_000),
+    "npy": ([lambda _: _npy()], ".npy", _read_npz, 400, 100_000),
+    "object npy": ([lambda _: _object_npy()], ".npy", lambda path: arrays.load_object_here(str(path)), 400, 100_000),
+    "pkl": (
+        [lambda _, p=p: _pickle(p) for p in range(6)],  # type: ignore[misc]
+        ".pkl",
+        lambda path: reader.read_here(str(path)),
+        600,
+        100_000,
     ),
-    "pkl": ([lambda _, p=p: _pickle(p) for p in range(6)], ".pkl", lambda path: reader.read_here(str(path)), 600),
     "mat 5": (
         [lambda _: _mat5(False), lambda _: _mat5(True)],
         ".mat",
         lambda path: [matlab.read(path, [name], 2**24) for name in ("x", "c", "t")],
         300,
+        100_000,
     ),
     "mat 7.3 (HDF5)": (
         [lambda _: _hdf5()],
         ".mat",
         lambda path: [matlab.read(path, [name], 2**24) for name in ("x", "c")],
         300,
+        100_000,
     ),
-    "LMDB": ([_lmdb], ".mdb", _read_lmdb, 300),
-    "tar": ([lambda _: _tar(False), lambda _: _tar(True)], ".tar", _unpack, 300),
-    "zip": ([lambda _: _zip()], ".zip", _unpack, 300),
-    "csv": ([lambda _: CSV.encode(), lambda _: CSV.replace(";", "\t").encode()], ".csv", _read_table, 400),
-    "wav": ([lambda _, width=width: _wav(width) for width in (2, 3, 1)], ".wav", _read_wav, 400),
-    "CoNLL": (
-        [lambda _: CONLL.encode()],
-        ".txt",
-        lambda path: [conll.spans(tags) for _, tags in conll.sentences(path)],
-        400,
-    ),
-    "JSON of proteins": ([lambda _: json.dumps(HOMOLOGY).encode()], ".json", lambda path: list(tape.proteins(path)), 400),
-    "JSON manifest": ([_manifest], ".json", storage.read_checked_json, 400),
+    "LMDB": ([_lmdb], ".mdb", _read_lmdb, 300, 100_000),
+    "tar": ([lambda _: _tar(False), lambda _: _tar(True)], ".tar", _unpack, 300, 100_000),
+    "zip": ([lambda _: _zip()], ".zip", _unpack, 300, 100_000),
+    "csv": ([lambda _: CSV.encode(), lambda _: CSV.replace(";", "\t").encode()], ".csv", _read_table, 400, 100_000),
+    "wav": ([lambda _: _wav(2), lambda _: _wav(3), lambda _: _wav(1)], ".wav", _read_wav, 400, 100_000),
+    "CoNLL": ([lambda _: CONLL.encode()], ".txt", _read_conll, 400, 100_000),
+    "JSON of proteins": ([lambda _: json.dumps(HOMOLOGY).encode()], ".json", _read_homology, 400, 100_000),
+    "JSON manifest": ([lambda _: b""], ".json", storage.read_checked_json, 400, 100_000),
     "config.json": (
         [lambda _: json.dumps({"model_type": "bert", "hidden_size": 32, "auto_map": None}).encode()],
         "/config.json",
         lambda path: checkpoints.check_family(path.parent, ("bert",)),
         400,
+        100_000,
     ),
-}  # fmt: skip
-NIGHTLY = 100_000
+}
 
 
 def mutated(content: bytes, draw: random.Random) -> bytes:
@@ -241,16 +253,20 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_mutated_files_give_a_value_or_an_error_of_ours(name, tmp_path, counted):
-    seeds, ending, read, pr = FORMATS[name]
+def test_mutated_files_give_a_value_or_an_error_of_ours(name, tmp_path, scorecard):
+    seeds, ending, read, pr, nightly = FORMATS[name]
     path = tmp_path / f"file{ending}"
     path.parent.mkdir(exist_ok=True)
-    contents = [seed(tmp_path) for seed in seeds]
+    if name == "JSON manifest":
+        storage.write_checked_json(path, MANIFEST)
+        contents = [path.read_bytes()]
+    else:
+        contents = [seed(tmp_path) for seed in seeds]
     for content in contents:  # the premise: what is changed is valid before
         path.write_bytes(content)
         read(path)
     draw = random.Random(name)
-    number, values, crashes = count(pr=pr, nightly=NIGHTLY), 0, 0
+    number, values, crashes = count(pr=pr, nightly=nightly), 0, 0
     for i in range(number):
         content = mutated(draw.choice(contents), draw)
         path.write_bytes(content)
@@ -261,20 +277,26 @@ def test_mutated_files_give_a_value_or_an_error_of_ours(name, tmp_path, counted)
         except WorkerError as error:
             crashes += "was ended by" in str(error)
         except OrcaError as error:
-            refusal = str(error)
-            assert "\n" not in refusal
-            assert path.name in refusal or path.parent.name in refusal, refusal
+            refusal = error
+            assert "\n" not in str(refusal)
+            assert path.name in str(refusal) or path.parent.name in str(refusal), refusal
         except Exception as error:
             raise AssertionError(f"{name}, input {i}: {type(error).__name__}: {error}; {content[:2000]!r}") from error
         assert time.process_time() - start < _SECONDS, f"{name}, input {i} takes too long: {content[:2000]!r}"
     assert values < number  # the changes do matter
-    note = f"{crashes} crashes of the worker"
-    counted(f"fuzz inputs, {name}", cases=number, target=NIGHTLY, note=note)
+    scorecard.add(
+        f"fuzz inputs, {name}", cases=number, passed=number, target=nightly, note=f"{crashes} crashes of the worker"
+    )
 
 
 def test_a_crash_of_the_worker_is_no_crash_of_the_program():
     """The premise of the rows of libraries: this process lives on where the library does not."""
+    from orca_cli.untrusted import isolation
+    from tests.untrusted.faults import fault
+
     isolation.close()
+    before = os.getpid()
     with pytest.raises(WorkerError, match="SIGSEGV"):
         isolation.read(fault, "a.mat", 0, kind="segfault")
+    assert os.getpid() == before
     isolation.close()

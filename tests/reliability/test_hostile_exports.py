@@ -18,7 +18,6 @@ from orca_cli import storage
 from tests.reliability import damages
 from tests.reliability.test_hostile_files import FIGURE
 from tests.reliability.test_hostile_models import SAFETENSORS
-from tests.tiers import count
 
 pytestmark = pytest.mark.slow
 
@@ -241,7 +240,7 @@ STRANGE = {("export", name): case for name, case in EXPORTS.items()} | {
 
 
 @pytest.mark.parametrize(("kind", "name"), STRANGE)
-def test_folders_of_strangers(kind, name, stranger, predict, counted):
+def test_folders_of_strangers(kind, name, stranger, predict, scorecard):
     change, sealed, codes, message = STRANGE[kind, name]
     change(stranger / kind)
     if sealed:
@@ -261,7 +260,7 @@ def test_folders_of_strangers(kind, name, stranger, predict, counted):
     assert events
     outside = [event for event in events if "outside" in event or not event.startswith("open")]
     assert not outside, outside
-    counted(FIGURE)
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
 
 
 def test_an_honest_export_reads_itself_and_the_input(made, fork, home, tiny, tmp_path):
@@ -279,17 +278,17 @@ def test_an_honest_export_reads_itself_and_the_input(made, fork, home, tiny, tmp
 
 
 @pytest.mark.parametrize("title", SAFETENSORS)
-def test_hostile_weights(title, stranger, predict, counted):
+def test_hostile_weights(title, stranger, predict, scorecard):
     (stranger / "export" / "model.safetensors").write_bytes(SAFETENSORS[title])
     reseal(stranger / "export")
     code, _, err = predict()
     assert code in (11, 12, 21, 30), err
     assert err.count("orca: error:") == 1
     assert "Traceback" not in err
-    counted(FIGURE)
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
 
 
-def test_every_flipped_bit_and_missing_file_is_found(stranger, predict, scorecard):
+def test_every_flipped_bit_and_missing_file_is_found(stranger, predict, count, scorecard):
     rng = np.random.default_rng(0)
     files = [path for path in sorted((stranger / "export").rglob("*")) if path.is_file()]
     refused = 0

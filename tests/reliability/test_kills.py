@@ -14,14 +14,19 @@ import pytest
 from orca_cli import storage
 from tests.cli.conftest import results, run_folders
 from tests.reliability.phases import LOST, PHASES
-from tests.tiers import count
 
 # All three stages on a body with dropout, weights chosen by validation, and a checkpoint after every step.
 SHORT = [
-    *("align.epochs=4", "train.epochs=3", "train.checkpoint_s=0", "source.size=120", "align.source_points=100"),
-    *("align.classes_per_problem=0", "task.train_size=50", "--quiet"),
+    "align.epochs=4",
+    "train.epochs=3",
+    "train.checkpoint_s=0",
+    "source.size=120",
+    "align.source_points=100",
+    "align.classes_per_problem=0",
+    "task.train_size=50",
+    "--quiet",
 ]
-EXACT = [
+EXACT = (
     "weights_sha256",
     "error",
     "validation_error",
@@ -30,7 +35,7 @@ EXACT = [
     "splits",
     "selected",
     "inexact",
-]
+)
 # How often a phase's function is called at least in such a run, and so how far the kill can be.
 CALLS = {"build": 1, "features": 1, "metric": 1, "align": 4, "checkpoint": 30, "prune": 8, "finetune": 12, "validate": 3,
          "test": 1, "result": 1}  # fmt: skip
@@ -42,9 +47,11 @@ ORDER = ("finetune", "features", "align", "prune", "test", "checkpoint", "build"
 def outcome(run: Path) -> dict:
     """Return all of a completed run that has to be equal bit by bit."""
     result = json.loads((run / "result.json").read_text())
-    lines = {stage: storage.read_json_lines(run / stage / "metrics.jsonl") for stage in ("2_align", "3_finetune")}
-    steps = [{key: value for key, value in line.items() if key != "seconds"} for line in lines["2_align"]]
-    return {key: result[key] for key in EXACT} | {"epochs": lines["3_finetune"], "steps": steps}
+    lines = [json.loads(line) for line in (run / "3_finetune" / "metrics.jsonl").read_text().splitlines()]
+    align = run / "2_align" / "metrics.jsonl"
+    steps = [json.loads(line) for line in align.read_text().splitlines()] if align.exists() else []
+    values = {key: result[key] for key in EXACT}
+    return values | {"epochs": lines, "steps": [{k: v for k, v in line.items() if k != "seconds"} for line in steps]}
 
 
 def completed(fork, words, runs: Path) -> dict:
@@ -89,7 +96,7 @@ def reference(whole, fork, small, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_anywhere_and_typed_again_the_bits_are_the_same(fork, small, reference, tmp_path, scorecard):
+def test_killed_anywhere_and_typed_again_the_bits_are_the_same(fork, small, reference, tmp_path, count, scorecard):
     """A1, A5: 1 to 3 kills in random phases, the caches cold or warm; some of them while it resumes or prunes."""
     expected = reference(*SHORT)
     generator = random.Random(1)
@@ -171,7 +178,7 @@ SETTINGS = [
 
 
 @pytest.mark.slow
-def test_many_short_attempts_equal_one_long(fork, small, reference, tmp_path, scorecard):
+def test_many_short_attempts_equal_one_long(fork, small, reference, tmp_path, count, scorecard):
     """A7: the settings that keep state between steps, each cut into pieces, against the whole."""
     cases = count(pr=2, nightly=20)
     for case in range(cases):
@@ -217,7 +224,18 @@ def test_what_would_give_other_bits_is_refused(fork, small, unfinished, scorecar
 
 
 @pytest.mark.slow
-def test_the_same_bits_wherever_it_runs(fork, small, reference, tmp_path, monkeypatch, start, scorecard):
+def test_a_lost_fingerprint_is_no_leave(fork, small, unfinished):
+    runs = unfinished("lost")
+    (run,) = run_folders(runs)
+    path = run / "1_build" / "fingerprint.json"
+    path.write_text(path.read_text().replace('"threads": 1', '"threads": 2'))
+    case = fork("run", *small, *SHORT, f"paths.runs={runs}")
+    assert case.wait(120) == 22
+    assert "cannot check what this run started with" in case.err
+
+
+@pytest.mark.slow
+def test_the_same_bits_wherever_it_runs(fork, small, reference, tmp_path, monkeypatch, start, count, scorecard):
     """G4: another folder, cold caches, another process, another hash seed."""
     expected = reference(*SHORT)
     cases = count(pr=1, nightly=20)

@@ -8,18 +8,19 @@ import shutil
 import signal
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import ROOT, has_reached, results, run_folders, wait_for
 from tests.reliability.signal_points import SENT
+from tests.report.trees import add_run
 from tests.tiers import count
+from tests.untrusted.server import drip, serving
 
 FIGURE = "signals: saved and resumed exactly"
 SOON_S = 5.0
-AT_ONCE_S = 2.0
+AT_ONCE_S = 0.5
 SHORT = ["metric=otdd_by_class", "align.epochs=3", "train.epochs=3"]  # a distance for every class of every step
 CODES = {"TERM": 143, "INT": 130, "HUP": 129, "USR1": 75}
 # Point -> how often it is entered in such a run, at least.
@@ -35,12 +36,13 @@ def reference():
 
 
 @pytest.fixture
-def passed(counted):
+def passed(scorecard):
     """Count a case, whose process ended so many seconds after the signal, as passed."""
 
-    def call(latency=0.0):
-        assert latency < SOON_S
-        counted(FIGURE, target=0)
+    def call(latency=None, at_once=True):
+        if latency is not None:
+            assert latency < SOON_S
+        scorecard.add(FIGURE, cases=1, passed=int(at_once), target=0)
 
     return call
 
@@ -53,8 +55,9 @@ def trial(fork, home, small, tmp_path, reference):
 
 class Trial:
     def __init__(self, fork, home, words, folder, reference):
-        self._fork, self._home, self.words, self._folder = fork, home, words, folder
-        self._reference, self._number = reference, 0
+        self._fork, self._home, self._words, self._folder = fork, home, words, folder
+        self._reference = reference
+        self._number = 0
         if not reference:
             self.new_folder()
             assert self.fork().wait(300) == 0
@@ -69,7 +72,7 @@ class Trial:
     def fork(self, *words, hook="", **more):
         self.sent = self._folder / "sent"
         self.sent.unlink(missing_ok=True)
-        command = ["run", *self.words, f"paths.runs={self.runs}", *words]
+        command = ["run", *self._words, f"paths.runs={self.runs}", *words]
         return self._fork(*command, hook=hook, more={SENT: str(self.sent)} | more)
 
     def stopped(self, point, number, plan, *words, **more):
@@ -111,11 +114,11 @@ def saved_stage(point):
 def cases(points, number, seed):
     """A seeded choice of (point, which time): every point equally often."""
     generator = random.Random(seed)
-    return [(point, generator.randint(1, TIMES[point])) for point in (points * number)[:number]]
+    return [(points[i % len(points)], generator.randint(1, TIMES[points[i % len(points)]])) for i in range(number)]
 
 
-SAVED = [("TERM", *case) for case in cases(list(TIMES), count(pr=12, nightly=48), seed=1)]
-SAVED += [("INT", *case) for case in cases(list(TIMES), count(pr=3, nightly=20), seed=2)]
+SAVED = [("TERM", *case) for case in cases([*TIMES], count(pr=12, nightly=48), seed=1)]
+SAVED += [("INT", *case) for case in cases([*TIMES], count(pr=3, nightly=20), seed=2)]
 SAVED += [("HUP", *case) for case in cases(["transport", "step"], count(pr=1, nightly=4), seed=5)]
 
 
@@ -135,7 +138,7 @@ def test_a_signal_in_any_phase_saves(trial, passed, name, point, number):
 def test_sigterm_from_outside_to_the_command_as_it_is_typed(start, trial, passed, stage):
     """B1, the one case in five that goes through the real command line."""
     trial.new_folder()
-    process = start("run", *trial.words, f"paths.runs={trial.runs}", "train.checkpoint_s=0")
+    process = start("run", *trial._words, f"paths.runs={trial.runs}", "train.checkpoint_s=0")
     wait_for(trial.runs, f"digits/*/{stage}/checkpoints/step-00000002", process)
     moment = time.monotonic()
     process.terminate()
@@ -145,6 +148,48 @@ def test_sigterm_from_outside_to_the_command_as_it_is_typed(start, trial, passed
     assert trial.has_saved(143, stage)
     assert trial.ends_alike()
     passed(latency)
+
+
+@pytest.mark.parametrize("number", range(1, 1 + count(pr=1, nightly=8)))
+def test_sigterm_in_a_download(fork, tmp_path, monkeypatch, passed, number):
+    """B1: what has arrived stays, and the next start asks for the rest."""
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    content = b"PK\x03\x04" + random.Random(number).randbytes(3_000_000)
+    with serving(monkeypatch) as server:
+        (tmp_path / "conf" / "task" / "mine.yaml").write_text(
+            "# @package _global_\n# Mine.\ndefaults:\n  - override /body: minilm\ntask:\n"
+            "  _target_: orca_cli.tasks.arrays.load\n  kind: classes\n  train: mine/a.npz\n"
+            f"  data:\n    files:\n      - path: a.npz\n        urls: ['{server.url}/a']\n"
+        )
+        server.routes["/a"] = drip(len(content), 0.02, content[: 1_000_000 + 100_000 * number])
+        words = ["data", "get", "mine", "--config-dir", tmp_path / "conf"]
+        more = {"ORCA_HOME": str(tmp_path / "home"), SENT: str(tmp_path / "sent")}
+        case = fork(*words, more=more, hook="tests.reliability.signal_points:at:download,1,TERM")
+        assert case.wait(60) == 143, case.err
+        latency = time.time() - float((tmp_path / "sent").read_text())
+        assert "Traceback" not in case.err
+        server.file("/a", content)
+        case = fork(*words, more=more)
+        assert case.wait(60) == 0, case.err
+    (file,) = (tmp_path / "home").rglob("a.npz")
+    assert file.read_bytes() == content
+    passed(latency)
+
+
+@pytest.mark.parametrize("name", ["TERM", "HUP"] * count(pr=1, nightly=4))
+def test_signals_to_a_report(fork, environment, tmp_path, passed, name):
+    """B1: nothing is half written."""
+    add_run(environment)
+    out = tmp_path / "table.md"
+    words = ["report", "--format", "md", "--out", out]
+    more = {SENT: str(tmp_path / "sent")}
+    case = fork(*words, more=more, hook=f"tests.reliability.signal_points:at:report,1,{name}")
+    assert case.wait(30) == CODES[name], case.err
+    assert "Traceback" not in case.err
+    assert not list(tmp_path.glob("*table*"))
+    assert fork(*words).wait(30) == 0
+    assert out.exists()
+    passed()
 
 
 @pytest.mark.parametrize(
@@ -159,18 +204,19 @@ def test_sigint_twice_ends_at_once(trial, passed, point, number):
     assert code == 130, err
     assert "second SIGINT" in err
     assert trial.ends_alike()
-    assert trial.latency < AT_ONCE_S  # the operation takes many times as long; a busy machine is late itself
-    passed()
+    assert trial.latency < 4 * AT_ONCE_S  # the operation takes many times as long; a busy machine is late itself
+    passed(at_once=trial.latency <= AT_ONCE_S)
 
 
 @pytest.fixture
 def scontrol(tmp_path, monkeypatch):
     """A fake `scontrol`; returns the file of its calls."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "scontrol").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path / "calls"}\n')
-    (tmp_path / "bin" / "scontrol").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    return tmp_path / "calls"
+    folder, calls = tmp_path / "bin", tmp_path / "calls"
+    folder.mkdir()
+    (folder / "scontrol").write_text(f'#!/bin/sh\necho "$@" >>{calls}\n')
+    (folder / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return calls
 
 
 @pytest.mark.parametrize(("point", "number"), cases(["transport", "step", "validation"], count(pr=2, nightly=10), 4))
@@ -232,7 +278,7 @@ def wait_until(happened, case, timeout_s=90.0):
 def test_a_terminal_that_is_closed(trial, home, passed):
     """B5: the system sends SIGHUP, and every write to the terminal fails from then on."""
     trial.new_folder()
-    words = ["run", *trial.words, f"paths.runs={trial.runs}", "train.checkpoint_s=0", "train.epochs=60"]
+    words = ["run", *trial._words, f"paths.runs={trial.runs}", "train.checkpoint_s=0", "train.epochs=60"]
     pid, terminal = pty.fork()
     if pid == 0:
         variables = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
@@ -241,12 +287,34 @@ def test_a_terminal_that_is_closed(trial, home, passed):
     os.set_blocking(terminal, False)
     end = time.monotonic() + 90
     while not has_reached(trial.runs, "digits/*/3_finetune/checkpoints/step-00000003") and time.monotonic() < end:
-        with suppress(BlockingIOError):
-            os.read(terminal, 65536)
+        with_output(terminal)
         time.sleep(0.05)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
     assert trial.has_saved(129, "3_finetune")
+    passed()
+
+
+def with_output(terminal):
+    try:
+        return os.read(terminal, 65536)
+    except BlockingIOError:
+        return b""
+
+
+@pytest.mark.parametrize("number", range(count(pr=1, nightly=5)))
+def test_a_pipe_whose_reader_has_gone(start, trial, passed, number):
+    """B5: the work goes on, and its records are in the run's folder."""
+    trial.new_folder()
+    process = start("run", *trial._words, f"paths.runs={trial.runs}")
+    process.stdout.close()
+    if number % 2:
+        process.stderr.close()
+        process.wait(120)
+    else:
+        assert "Traceback" not in process.stderr.read()
+    assert process.wait(120) == 0
+    assert trial.ends_alike()  # completed: nothing is run again
     passed()
 
 

@@ -6,9 +6,7 @@ ends with 0, or with the exit code of an expected failure. A traceback ends it w
 
 from __future__ import annotations
 
-import builtins
 import errno
-import io
 import os
 import re
 import signal
@@ -24,23 +22,17 @@ from orca_cli.runs.directory import RunDirectory, RunName
 OWNER = "a" * 64
 NAME = RunName("digits", "minilm", "digits", "otdd", "full", 0, "clean", OWNER, "b" * 64, {})
 STEPS = 4
-CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "write")  # that `inject` can let fail
-
-
-def save(folder: Path, step: int, size: int) -> None:
-    """Save a checkpoint whose weights all are the number of its step."""
-    import torch
-
-    from orca_cli.training import checkpoint
-
-    tensors = {"w": torch.full((size,), float(step))}
-    checkpoint.save(folder, checkpoint.Checkpoint(step, tensors, tensors), owner=OWNER)
 
 
 def checkpoints(folder: Path, promise: Callable[[str], None]) -> None:
     """Save four checkpoints; the oldest are dropped on the way."""
+    import torch
+
+    from orca_cli.training import checkpoint
+
     for step in range(1, STEPS + 1):
-        save(folder / "checkpoints", step, 300)
+        tensors = {"w": torch.full((300,), float(step))}
+        checkpoint.save(folder / "checkpoints", checkpoint.Checkpoint(step, tensors, tensors), owner=OWNER)
         promise(f"step {step}")
 
 
@@ -82,7 +74,8 @@ WORKLOADS = {"checkpoints": checkpoints, "records": records, "cache": cache, "re
 def run(argument: str) -> None:
     """Do a workload; `argument` is "name|folder|fault", the fault "traced" (wait for strace), "" or as in `inject`."""
     name, place, fault = argument.split("|")
-    descriptor = os.open(f"{place}/promises", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    folder = Path(place)
+    descriptor = os.open(folder / "promises", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def promise(text: str) -> None:
         os.pwrite(descriptor, text.encode() + b"\n", 0)  # a call of its own kind: no fault of the workload's hits it
@@ -93,9 +86,12 @@ def run(argument: str) -> None:
         inject(fault)
     code = 0
     try:
-        WORKLOADS[name](Path(place), promise)
+        WORKLOADS[name](folder, promise)
+    except OrcaError as error:
+        code = error.code
+        os.pwrite(2, f"orca: error: {error}\n".encode(), 0)
     except BaseException as error:  # noqa: BLE001 - the oracle wants to see it
-        known = error if isinstance(error, OrcaError) else storage.disk_error(error)  # as `orca run` does
+        known = storage.disk_error(error)  # as `orca run` does
         if known is None:
             traceback.print_exc()
         else:
@@ -119,7 +115,7 @@ def inject(fault: str) -> None:
     """
     name, when, kind = fault.split(":")
     first, lasting = int(when.rstrip("+")), when.endswith("+")
-    module, attribute = (builtins, "open") if name == "write" else (os, name)
+    module, attribute = (__import__("builtins"), "open") if name == "write" else (os, name)
     original = getattr(module, attribute)
     calls = 0
 
@@ -136,4 +132,6 @@ def inject(fault: str) -> None:
 
     setattr(module, attribute, faulty)
     if name == "write":  # pathlib opens by another name
+        import io
+
         io.open = faulty  # type: ignore[assignment]

@@ -117,8 +117,8 @@ def distance(
         points: upper bound on the points of each side, drawn without replacement; None takes all.
         repeats: number of halves; 0 for no interval.
         seed: of all draws, and of the embedder's weights.
-        dtype, device: "float32" or "float64"; auto, cpu, cuda, cuda:N or mps.
-        body, config_dir: embeds named data, by default the body that the task picks; and the user's own configuration.
+        dtype: "float32" or "float64"; device: auto, cpu, cuda, cuda:N or mps.
+        body: embeds named data, by default the body that the task picks; config_dir: the user's own configuration.
 
     Raises:
         ConfigError: unknown metric, name or parameter, or a value out of range.
@@ -173,7 +173,8 @@ def _lacking(built: dict[str, Metric], first: Features, second: Features, refuse
     least = {name: int(getattr(metric, "least_classes", 1)) for name, metric in built.items()}
     have = f"A has {first.num_classes}, B has {second.num_classes}"
     lacks = {name: f"needs {needed} or more classes, but {have}" for name, needed in least.items() if needed > fewest}
-    for name, lack in lacks.items() if refuse else ():
+    if lacks and refuse:
+        name, lack = next(iter(lacks.items()))
         raise DataError(lack, where=name, hint="choose another metric, or data with several classes")
     return lacks
 

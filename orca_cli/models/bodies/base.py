@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +23,7 @@ from orca_cli.models import checkpoints
 from orca_cli.models.geometry import input_grid, resize, resize_positions
 
 
-class PretrainedBody(nn.Module):
+class PretrainedBody(nn.Module, ABC):
     """A transformers model without its embedding layer; a Body (interfaces).
 
     The embedding layer is kept aside: it embeds the source and is neither trained nor stored with checkpoints.
@@ -75,9 +76,9 @@ class PretrainedBody(nn.Module):
         """Return where the weights are."""
         return next(self.parameters()).device
 
+    @abstractmethod
     def embedder_init(self) -> EmbedderInit:
         """Return the weights that an embedder can start from, as copies."""
-        raise NotImplementedError
 
     def prefix_tokens(self) -> Tensor | None:
         """Return the embedded tokens [P, D] that stand before all others; None where there are none."""
@@ -123,9 +124,9 @@ class PretrainedBody(nn.Module):
 class SequenceBody(PretrainedBody):
     """A body that takes sequences; a family also gives `encode`."""
 
+    @abstractmethod
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return features [B, T, D] of tokens [B, T, D] whose mask [B, T] is False at padding."""
-        raise NotImplementedError
 
     def read(self, x: Tensor, mask: Tensor, tokens: Tokens) -> Tensor:
         """Return features of the tokens up to the last real one, `x` and `mask`; a family may need more of them for it."""

@@ -30,10 +30,11 @@ def load(
 
     Source texts are cut to `max_source_tokens`, of which the first and the last mark their ends.
     """
-    body = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}
+    families: dict[str, type[Any]] = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}
     fused = {} if checkpoints.family(checkpoint, tuple(CLASSES)) == "deberta-v2" else {"attn_implementation": "sdpa"}
     model, folder = checkpoints.load_model(CLASSES, checkpoint, **fused)
-    return body[model.config.model_type](model, folder, max_source_tokens, max_tokens)
+    body: EncoderBody = families[model.config.model_type](model, folder, max_source_tokens, max_tokens)
+    return body
 
 
 class EncoderBody(TextBody):

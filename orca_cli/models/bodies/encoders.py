@@ -30,10 +30,10 @@ def load(
 
     Source texts are cut to `max_source_tokens`, of which the first and the last mark their ends.
     """
-    kinds: dict[str, type[Any]] = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}
+    kind: dict[str, type[Any]] = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}
     fused = {} if checkpoints.family(checkpoint, tuple(CLASSES)) == "deberta-v2" else {"attn_implementation": "sdpa"}
     model, folder = checkpoints.load_model(CLASSES, checkpoint, **fused)
-    body: EncoderBody = kinds[model.config.model_type](model, folder, max_source_tokens, max_tokens)
+    body: EncoderBody = kind[model.config.model_type](model, folder, max_source_tokens, max_tokens)
     return body
 
 

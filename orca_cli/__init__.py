@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # torch and Hydra take seconds to import
     from pathlib import Path
 
-    from orca_cli.outcome import Outcome
     from orca_cli.prediction.predictor import Predictor
+    from orca_cli.runs.outcome import Outcome
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "run"]
@@ -32,10 +32,10 @@ def load(
         OrcaError: there is no such run, it is not completed, damaged, or cannot predict; see prediction.loading.
     """
     from orca_cli.exceptions import DataError
-    from orca_cli.outcome import Outcome
     from orca_cli.prediction.loading import open_model
     from orca_cli.prediction.predictor import Predictor
     from orca_cli.runs.naming import named
+    from orca_cli.runs.outcome import Outcome
 
     folder = run.path if isinstance(run, Outcome) and not run.code else None
     if isinstance(run, Outcome) and folder is None:

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 from orca_cli import signals, storage, terminal
 from orca_cli.config import parts
 from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, interruption_in, process_error
-from orca_cli.outcome import Failure, Outcome, State, ended_by
 from orca_cli.progress import Silent
 from orca_cli.runs import claim
 from orca_cli.runs.directory import SUMMARY, RunDirectory, RunName, read_or_empty
+from orca_cli.runs.outcome import Failure, Outcome, State, ended_by
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 from orca_cli.runs.settings import flat
-from orca_cli.tracking.guarded import Guarded
-from orca_cli.tracking.json_lines import FILE as JSON_LINES
-from orca_cli.tracking.json_lines import JsonLines
+from orca_cli.runs.tracking.guarded import Guarded
+from orca_cli.runs.tracking.json_lines import FILE as JSON_LINES
+from orca_cli.runs.tracking.json_lines import JsonLines
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
     from orca_cli.config.compose import Composed

@@ -157,7 +157,8 @@ def test_what_is_typed_beats_what_a_tasks_file_says_for_a_protocol(words, key, v
 
 def test_a_task_of_ones_own_holds_its_variants_itself(tmp_path):
     (tmp_path / "task").mkdir()
-    task = "# @package _global_\n# Mine.\ndefaults: [override /body: minilm]\ntask:\n  _target_: orca_cli.tasks.digits.load\n"
+    head = "# @package _global_\n# Mine.\ndefaults: [override /body: minilm]\n"
+    task = f"{head}task:\n  _target_: orca_cli.benchmarks.digits.load\n"
     block = "  hparams: {clean: {minilm: {train: {lr: 1e-3}}}}\n"
     (tmp_path / "task" / "mine.yaml").write_text(
         task + "  kind: classes\n  departures: {paper: {train_size: 50}}\n" + block

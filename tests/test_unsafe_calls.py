@@ -9,13 +9,13 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "orca_cli").rglob("*.py"))
 # Files that are opened for writing outside storage/, and why that is safe.
 WRITERS = {
-    "untrusted/archives.py": "into a temporary folder of its own",
-    "untrusted/downloads.py": "under a temporary name",
-    "untrusted/isolation.py": "a pipe",
-    "untrusted/arrays.py": "into a temporary folder of storage.commit_folder",
-    "tasks/ecg.py": "into a temporary folder of storage.commit_folder",
-    "tasks/satellite.py": "into a temporary folder of storage.commit_folder",
-    "tasks/shared/generated.py": "into a temporary folder of storage.commit_folder",
+    "data/untrusted/archives.py": "into a temporary folder of its own",
+    "data/untrusted/downloads.py": "under a temporary name",
+    "data/untrusted/isolation.py": "a pipe",
+    "data/untrusted/arrays.py": "into a temporary folder of storage.commit_folder",
+    "benchmarks/ecg.py": "into a temporary folder of storage.commit_folder",
+    "benchmarks/satellite.py": "into a temporary folder of storage.commit_folder",
+    "data/generated.py": "into a temporary folder of storage.commit_folder",
     "runs/directory.py": "under a temporary name of storage.write_with",
     "prediction/output.py": "under a temporary name of storage.write_with, and into a temporary folder beside it",
 }
@@ -60,7 +60,7 @@ def fault(call, path):
         "extractall": last in ("extractall", "unpack_archive"),
         "os.system": name in ("os.system", "os.popen"),
         "shell": keyword(call, "shell") is not None and not says(keyword(call, "shell"), False),
-        "loadmat": last == "loadmat" and path != "untrusted/matlab.py",  # SciPy's parser runs in the worker there
+        "loadmat": last == "loadmat" and path != "data/untrusted/matlab.py",  # SciPy's parser runs in the worker there
         "eval or exec": name in ("eval", "exec", "builtins.eval", "builtins.exec"),
         "yaml.load": name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load"),
         "instantiate": name.endswith("instantiate"),

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orca_cli.config.retired import current_target
+
 CONSTANT, FEATURES, PROBE, MINIROCKET = "constant", "features", "probe", "minirocket"
 # In the order in which they are computed and shown; among those that validate alike, the first one counts as the best.
 NAMES = {
@@ -22,7 +24,7 @@ PACKAGES = dict.fromkeys(NAMES, ("scikit-learn",)) | {CONSTANT: (), MINIROCKET: 
 # Of computing, for one fit; the first MiniRocket on a machine is compiled.
 LIMITS_S = dict.fromkeys(NAMES, 60.0) | {MINIROCKET: 120.0}
 _SECONDS = 2**21  # values of the training inputs up to which MiniRocket takes seconds
-_TABLE = "orca_cli.tasks.table.load"
+_TABLE = "orca_cli.data.table.load"
 _SERIES = ("sequence", "id")  # settings of a table whose samples are not single rows
 
 
@@ -41,7 +43,9 @@ def baseline_names(
     if which == "none":
         return []
     names = {CONSTANT, "linear", FEATURES}
-    is_table = task.get("_target_") == _TABLE and not any(task.get(key) is not None for key in _SERIES)
+    is_table = current_target(str(task.get("_target_"))) == _TABLE and not any(
+        task.get(key) is not None for key in _SERIES
+    )
     is_table = is_table or math.prod(input_shape[1:]) == 1
     if kind != "dense":
         names |= {"forest", PROBE} | ({"boosting"} if is_table else set())

@@ -21,16 +21,16 @@ from orca_cli import signals
 from orca_cli.baselines import choice, fitting
 from orca_cli.baselines.fitting import FitError, UnsuitableError
 from orca_cli.baselines.inputs import Inputs
+from orca_cli.data.splits import folds
+from orca_cli.data.untrusted import isolation
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError
 from orca_cli.interfaces import Error, Reporter, Samples, TaskData
 from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.classification import Balanced
 from orca_cli.scoring.regression import MeanSquared, RelativeL2
 from orca_cli.scoring.values import MAE, RMSE, NormalisedRMSE, OneMinusR2
-from orca_cli.tasks.shared.splits import folds
 from orca_cli.training.cache import Entry, cached
 from orca_cli.training.checkpoint import weights_sha256
-from orca_cli.untrusted import isolation
 
 FOLDS = 5
 LEAST_JUDGES = 50  # validation samples; where there are fewer, folds of the training samples say which model is best

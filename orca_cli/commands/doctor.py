@@ -180,9 +180,9 @@ def weights() -> dict[str, Any]:
 
 def _located(checkpoint: str) -> dict[str, Any]:
     """Look where a run would look; only ask whether the hub answers."""
+    from orca_cli.data.untrusted.downloads import hub_answers
     from orca_cli.models import checkpoints
     from orca_cli.models.checkpoints import located
-    from orca_cli.untrusted.downloads import hub_answers
 
     place, packaged = located.find(checkpoint), checkpoints.PACKAGED.get(checkpoint)
     if place.state == "package" and packaged is not None:

@@ -21,8 +21,8 @@ from orca_cli.launching.process import Command, Ended
 from orca_cli.launching.ray import Ray
 from orca_cli.launching.slurm import Slurm
 from orca_cli.launching.table import Table
-from orca_cli.outcome import Failure, Outcome
 from orca_cli.runs.directory import RESULT, read_or_empty
+from orca_cli.runs.outcome import Failure, Outcome
 from orca_cli.training import gpus
 
 if TYPE_CHECKING:  # imports Hydra

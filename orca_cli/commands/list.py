@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from orca_cli import data_folder
 from orca_cli.commands.options import add_config_dir
 from orca_cli.config import catalogue, configuration, ranges, schema, variants
+from orca_cli.data import data_folder
 from orca_cli.exceptions import UsageError, suggest
 from orca_cli.runs.settings import as_typed, flat
 from orca_cli.terminal import Result, table

@@ -19,8 +19,8 @@ from orca_cli.config import study
 from orca_cli.config.configuration import key_of
 from orca_cli.exceptions import ConfigError, OrcaError, PreemptionError, UsageError
 from orca_cli.launching import process
-from orca_cli.outcome import Outcome, ended_by
 from orca_cli.runs import claim
+from orca_cli.runs.outcome import Outcome, ended_by
 from orca_cli.terminal import Result
 from orca_cli.training import gpus, ranks
 

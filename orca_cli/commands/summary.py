@@ -14,12 +14,12 @@ from rich.text import Text
 from orca_cli import terminal
 from orca_cli.exceptions import OrcaError
 from orca_cli.experiment import Summary
-from orca_cli.outcome import Outcome
 from orca_cli.report.answer import numbers, svg
 from orca_cli.report.answer.console import Picture
 from orca_cli.report.records.details import overrides
 from orca_cli.runs.directory import STAGE_FOLDERS
 from orca_cli.runs.durations import in_words
+from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.runs.settings import as_typed
 from orca_cli.terminal import Result

@@ -14,9 +14,9 @@ from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
 from orca_cli.launching.search import Search, Trial
 from orca_cli.launching.search_plan import Plan
-from orca_cli.outcome import Outcome
 from orca_cli.runs.activity import Activity, activity
 from orca_cli.runs.directory import RunDirectory
+from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.settings import as_typed
 
 if TYPE_CHECKING:  # imports Hydra

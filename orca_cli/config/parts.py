@@ -14,12 +14,13 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from orca_cli.config import retired
 from orca_cli.config.ranges import check_value
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 TARGET = "_target_"
-_FOLDERS = ("tasks", "sources", "models", "metrics", "losses", "scoring", "finetuning", "tracking", "augmentation")
-_PLUGINS = tuple(f"orca_cli.{name}" for name in _FOLDERS)
+_READERS = ("data.arrays", "data.hub", "data.images", "data.table", "benchmarks")
+_PLUGINS = tuple(f"orca_cli.{name}" for name in (*_READERS, "models", "metrics", "scoring", "runs.tracking"))
 _TORCH = ("torch.nn", "torch.optim")
 _extra_modules: set[str] = set()
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})
@@ -100,6 +101,7 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
     where = f"{key}.{TARGET}"
     if not isinstance(name, str) or "." not in name:
         raise ConfigError(f"{name!r} is not a dotted name of a class or function", where=where)
+    name = retired.current_target(name)
     module_name, attribute = name.rsplit(".", 1)
     if not _allowed(module_name):
         what = f"'{name}' is outside {', '.join((*_PLUGINS, *_TORCH))}"

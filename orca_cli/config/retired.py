@@ -1,4 +1,4 @@
-"""Commands, options and settings that the program once had: what does their job now, for whoever still types them."""
+"""What the program once had: what does the job of a command, option or setting now, and where a part has moved to."""
 
 from __future__ import annotations
 
@@ -43,3 +43,23 @@ SETTINGS = {
     "train.accumulation_reduce": f"gradients are means over a step's samples; {_PROTOCOLS_ONLY} to add those of batches",
     "train.error_chunks": "errors are those of the whole split; averages over chunks are part of protocol=release",
 }
+
+# Package of parts -> where they are now, for the settings of finished runs and exported models. The first that fits counts.
+_MOVED = {
+    "orca_cli.tasks.arrays.": "orca_cli.data.arrays.",
+    "orca_cli.tasks.hub.": "orca_cli.data.hub.",
+    "orca_cli.tasks.images.": "orca_cli.data.images.",
+    "orca_cli.tasks.table.": "orca_cli.data.table.",
+    "orca_cli.tasks.": "orca_cli.benchmarks.",
+    "orca_cli.sources.": "orca_cli.benchmarks.sources.",
+    "orca_cli.finetuning.": "orca_cli.models.finetuning.",
+    "orca_cli.augmentation.": "orca_cli.models.augmentation.",
+    "orca_cli.losses.masked.": "orca_cli.scoring.losses.",
+    "orca_cli.tracking.": "orca_cli.runs.tracking.",
+}
+
+
+def current_target(name: str) -> str:
+    """Return the dotted name that a `_target_` has now."""
+    moved = next((before for before in _MOVED if name.startswith(before)), "")
+    return _MOVED.get(moved, "") + name.removeprefix(moved)

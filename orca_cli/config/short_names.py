@@ -8,7 +8,7 @@ from orca_cli.config.parts import TARGET
 from orca_cli.exceptions import ConfigError, suggest
 
 _CLASSES, _LABELS = "orca_cli.scoring.classification", "orca_cli.scoring.multilabel"
-_VALUES, _FIELDS, _LOSSES = "orca_cli.scoring.values", "orca_cli.scoring.regression", "orca_cli.losses.masked"
+_VALUES, _FIELDS, _LOSSES = "orca_cli.scoring.values", "orca_cli.scoring.regression", "orca_cli.scoring.losses"
 _NUMBER_ERRORS = {
     "rmse": f"{_VALUES}.RMSE",
     "mae": f"{_VALUES}.MAE",

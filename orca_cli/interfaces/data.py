@@ -208,7 +208,7 @@ class Preprocessing(Protocol):
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's data, already split; what a reader in `tasks/` returns.
+    """A task's data, already split; what a reader in `data/` or `benchmarks/` returns.
 
     Args:
         kind: form of the targets.
@@ -262,7 +262,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class SourceData:
-    """Labelled examples of the body's own modality, read when they are asked for; what a reader in `sources/` returns.
+    """Labelled examples of the body's own modality, read on request; what a reader in `benchmarks/sources/` returns.
 
     Args:
         modality: "text", "image" or "audio".

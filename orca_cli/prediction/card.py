@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from orca_cli import seeding
+from orca_cli.data.untrusted.arrays import read_arrays
 from orca_cli.exceptions import OrcaError
 from orca_cli.prediction.loading import Loaded
 from orca_cli.prediction.record import ModelRecord
 from orca_cli.report.credits import CHECKPOINT_LICENCES, CITATION
 from orca_cli.terminal import visible
-from orca_cli.untrusted.arrays import read_arrays
 
 _SHOWN = 50  # classes named in a card
 _RESAMPLES = 1000

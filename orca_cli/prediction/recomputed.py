@@ -12,12 +12,12 @@ import numpy as np
 
 from orca_cli.config import configuration
 from orca_cli.config.practices import recorded_chunks
+from orca_cli.data.untrusted.arrays import open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import KINDS, Error, Score
 from orca_cli.prediction.record import SETTINGS, check_node, own_file, setting
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, SUMMARY, read_or_empty
 from orca_cli.scoring.defaults import named_error
-from orca_cli.untrusted.arrays import open_arrays
 
 PREDICTIONS = "predictions.npz"
 GROUPS = "groups"

@@ -14,6 +14,7 @@ from orca_cli import storage
 from orca_cli.config import configuration, parts, schema
 from orca_cli.config.practices import recorded_chunks
 from orca_cli.config.ranges import Count, check_value
+from orca_cli.config.retired import current_target
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, OrcaError, UnsafeError
 from orca_cli.interfaces import KINDS
 from orca_cli.runs.directory import ENVIRONMENT, RESULT, STAGE_FOLDERS, STATUS, SUMMARY, read_or_empty
@@ -30,7 +31,7 @@ _NEWER = "use a newer orca"
 _HOMES = {
     "embedder": "orca_cli.models.embedders.",
     "body": "orca_cli.models.bodies.",
-    "finetune": "orca_cli.finetuning.",
+    "finetune": "orca_cli.models.finetuning.",
     "error": "orca_cli.scoring.",
 }
 _SETTINGS_OF = {
@@ -126,7 +127,7 @@ def check_node(node: Any, group: str) -> None:
         for item in node:
             check_node(item, group)
     elif isinstance(node, dict):
-        target = str(node.get(parts.TARGET, ""))
+        target = current_target(str(node.get(parts.TARGET, "")))
         ours = target.startswith(("orca_cli.", "torch."))
         misplaced = ours and not target.startswith(_HOMES[group])
         if misplaced or (group == "body" and ours and not target.endswith(".load")):

@@ -28,6 +28,7 @@ from orca_cli.config.schema import METHOD_SETTINGS, Align
 from orca_cli.exceptions import InterruptionError, NonFiniteError, UnavailableError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
+from orca_cli.runs.tracking.json_lines import short_curve
 from orca_cli.stages.build import Built, cache_folder, has_alignment
 from orca_cli.stages.collapse import collapse
 from orca_cli.stages.compared import Compared, MetricObjective, compare, exact_value
@@ -35,7 +36,6 @@ from orca_cli.stages.mona import Mona
 from orca_cli.stages.plan import Plan
 from orca_cli.stages.problem import embed
 from orca_cli.terminal import log
-from orca_cli.tracking.json_lines import short_curve
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry, cached, numerics
 from orca_cli.training.engine import Engine

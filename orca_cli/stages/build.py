@@ -13,23 +13,23 @@ import torch
 from torch import nn
 
 from orca_cli import seeding
-from orca_cli.augmentation.samples import Augmented, measure
 from orca_cli.config import parts, short_names
 from orca_cli.config.checks import check_augmentation, check_method, part_node
 from orca_cli.config.practices import PRACTICES
 from orca_cli.config.schema import Config
+from orca_cli.data.fraction import with_fraction
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Augmentation, Body, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
-from orca_cli.losses.masked import default_loss
 from orca_cli.models import assembly
 from orca_cli.models.assembly import build_model, describe
+from orca_cli.models.augmentation.samples import Augmented, measure
 from orca_cli.models.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.defaults import named_error
+from orca_cli.scoring.losses import default_loss
 from orca_cli.stages import ridge_start
 from orca_cli.stages.class_balance import uneven_note, weighted
 from orca_cli.stages.plan import Decided, Plan, Settings, decide, read_decisions, unused_budget
-from orca_cli.tasks.shared.fraction import with_fraction
 from orca_cli.training.activations import checkpoint_layers, compile_layers
 from orca_cli.training.engine import choose_device, limit_threads
 

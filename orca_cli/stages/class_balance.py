@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from orca_cli.config.schema import Train
+from orca_cli.data.blocks import blocks
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Loss, TaskData
-from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy
+from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy
 from orca_cli.stages.plan import TrainPlan
-from orca_cli.tasks.shared.blocks import blocks
 
 _UNEVEN = 4  # ratio of the largest class to the smallest above which the counts are printed
 _SHOWN = 6  # classes in a note

@@ -21,6 +21,7 @@ import torch
 
 from orca_cli import signals
 from orca_cli.config.schema import Config
+from orca_cli.data.fraction import Part
 from orca_cli.exceptions import InterruptionError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Reporter
 from orca_cli.stages.align import CACHE, fingerprint, objective_for, trainable
@@ -28,7 +29,6 @@ from orca_cli.stages.build import Built, cache_folder, has_alignment, replanned,
 from orca_cli.stages.compared import Compared, compare
 from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.stages.plan import MOST_MEMBERS, Decided, Decision, TrainPlan, budget_name, is_minutes, read_decisions
-from orca_cli.tasks.shared.fraction import Part
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict

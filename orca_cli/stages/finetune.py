@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 from orca_cli import seeding, signals
 from orca_cli.config import parts
+from orca_cli.data.samples import count_shared
 from orca_cli.exceptions import DataError
-from orca_cli.finetuning.state import load_trained_state, trained_state
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.ensemble import Ensemble, output_kind, twin
+from orca_cli.models.finetuning.state import load_trained_state, trained_state
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
+from orca_cli.runs.tracking.json_lines import short_curve
 from orca_cli.stages.align import Aligned
 from orca_cli.stages.build import Built, split_record
 from orca_cli.stages.following import open_to_all
 from orca_cli.stages.member_training import Fitted, Member, MemberTraining, Place, drawn_again, members_of
-from orca_cli.tasks.shared.samples import count_shared
 from orca_cli.terminal import log
-from orca_cli.tracking.json_lines import short_curve
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score

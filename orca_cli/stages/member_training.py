@@ -15,19 +15,19 @@ from torch import Tensor
 
 from orca_cli import seeding, signals
 from orca_cli.config.ranges import LARGEST_SEED
+from orca_cli.data.contents import joined
+from orca_cli.data.fraction import Part
+from orca_cli.data.samples import contents
+from orca_cli.data.splits import folds
 from orca_cli.exceptions import InterruptionError
-from orca_cli.finetuning.state import load_trained_state, trained_state
 from orca_cli.interfaces import Samples
+from orca_cli.models.finetuning.state import load_trained_state, trained_state
 from orca_cli.progress import Silent
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.stages import ridge_start
 from orca_cli.stages.align import trained
 from orca_cli.stages.build import Built, has_alignment, make_model, source_seed
 from orca_cli.stages.optimizer_steps import OptimizerSteps
-from orca_cli.tasks.shared.contents import joined
-from orca_cli.tasks.shared.fraction import Part
-from orca_cli.tasks.shared.samples import contents
-from orca_cli.tasks.shared.splits import folds
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.averaging import RunningMean

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orca_cli.config.schema import Align, Config, Paths, Predictor, Train
+from orca_cli.data.fraction import Joined
 from orca_cli.interfaces import Samples, TaskData
-from orca_cli.tasks.shared.fraction import Joined
 
 # Numbers of validation samples. A choice among epochs by the error of a few is noise, and they are lost for training.
 BEST_FROM = 100  # from which on they choose the epoch; fewer choose nothing

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orca_cli import seeding, signals
+from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.interfaces import IGNORED_CLASS, Kind
-from orca_cli.untrusted.memory import release_pages
 
 _WHOLE_VALUES = 2**26  # values that k-means may see at once (256 MiB in float32); above, they come in batches
 _BATCH_VALUES = 2**24

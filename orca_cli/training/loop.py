@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from orca_cli import seeding, signals
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Batch, Error, Loss, Samples, Score
-from orca_cli.losses.masked import counts_targets, is_sum, is_undefined, shares, weight_of
 from orca_cli.models.ensemble import Ensemble, averaged
+from orca_cli.scoring.losses import counts_targets, is_sum, is_undefined, shares, weight_of
 from orca_cli.training.engine import Engine
 from orca_cli.training.feed import Feed
 from orca_cli.training.memory import StepMemoryError, governed_by

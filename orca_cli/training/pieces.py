@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orca_cli.interfaces import Batch
-from orca_cli.losses.masked import normalized
+from orca_cli.scoring.losses import normalized
 
 
 @dataclass(frozen=True)

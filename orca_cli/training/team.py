@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, distributed
 
 from orca_cli import exceptions, signals
+from orca_cli.data.fraction import Part
 from orca_cli.exceptions import ConfigError, InterruptionError, NetworkError, OrcaError, UnavailableError
 from orca_cli.interfaces import Samples
-from orca_cli.tasks.shared.fraction import Part
 from orca_cli.training.memory import StepMemoryError, is_exhausted
 from orca_cli.training.ranks import Rank
 

@@ -17,20 +17,20 @@ from orca_cli import seeding
 from orca_cli.baselines import choice, compute, fitting, inputs
 from orca_cli.baselines.fitting import FitError
 from orca_cli.baselines.inputs import Inputs
+from orca_cli.data.samples import ArraySamples
+from orca_cli.data.splits import folds
+from orca_cli.data.untrusted import isolation
 from orca_cli.interfaces import TaskData
 from orca_cli.scoring.classification import Balanced, ZeroOne
 from orca_cli.scoring.masks import MaskError
 from orca_cli.scoring.regression import RelativeL2
 from orca_cli.scoring.sequences import NatsPerFrame
-from orca_cli.tasks.shared.samples import ArraySamples
-from orca_cli.tasks.shared.splits import folds
-from orca_cli.untrusted import isolation
 
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3
 X = (RNG.normal(size=(60, 2, 12)) + 0.4 * Y[:, None, None] * np.array([1, -1])[:, None]).astype(np.float32)
 SIMPLE, DENSE = ("constant", "linear", "forest"), ("constant", "linear")
-TABLE = {"_target_": "orca_cli.tasks.table.load", "id": None}
+TABLE = {"_target_": "orca_cli.data.table.load", "id": None}
 SETTINGS = {"model": "linear", "form": "classes", "k": 3, "groups": None, "causal": False, "balanced": False, "seed": 0}
 
 

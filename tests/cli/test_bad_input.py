@@ -149,7 +149,7 @@ FILES = [
     ("kind: classes\nkind: dense\n", 10, ["mine.yaml:2", "duplicate key kind"]),
     ("a: !!python/object/apply:os.getcwd []\n", 12, ["mine.yaml"]),
     ("k\xfcnd: x\n", 10, ["mine.yaml"]),
-    ("_target_: orca_cli.tasks.digits.load\n1: 2\n", 10, ["task.1", "no parameter"]),
+    ("_target_: orca_cli.benchmarks.digits.load\n1: 2\n", 10, ["task.1", "no parameter"]),
     ("_target_: orca_cli.metrics.otdd.OTDD\n", 10, ["task._target_", "not a task's data"]),
 ]
 

@@ -9,8 +9,8 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 
 from orca_cli.baselines import choice
+from orca_cli.benchmarks import digits
 from orca_cli.runs.directory import keeps_weights
-from orca_cli.tasks import digits
 from tests.cli.conftest import results, run_folders
 from tests.reliability.signal_points import SENT
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from orca_cli.tasks.digits import load
+from orca_cli.benchmarks.digits import load
 from tests.cli.conftest import curve, results, run_folders
 
 RUN_FILES = {
@@ -190,7 +190,7 @@ def test_own_configuration_folder(orca, run, environment, small, tmp_path):
     np.savez(tmp_path / "own.npz", x=rng.normal(size=(80, 3, 11)) + y[:, None, None], y=y)
     (folder / "task" / "own.yaml").write_text(
         "# @package _global_\n# Mine.\ndefaults:\n  - override /body: minilm\n"
-        f"task:\n  _target_: orca_cli.tasks.arrays.load\n  kind: classes\n  train: {tmp_path / 'own.npz'}\n"
+        f"task:\n  _target_: orca_cli.data.arrays.load\n  kind: classes\n  train: {tmp_path / 'own.npz'}\n"
     )
     words = ["--config-dir", folder, "task=own", *(word for word in small if not word.startswith("task"))]
     assert run(*words).result["task"] == "own"

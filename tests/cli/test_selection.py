@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 import orca_cli
 from orca_cli import seeding
+from orca_cli.data.splits import draw
 from orca_cli.models.ensemble import averaged
 from orca_cli.scoring.classification import ZeroOne
 from orca_cli.stages.align import Trainer
-from orca_cli.tasks.shared.splits import draw
 from orca_cli.training.averaging import RunningMean
 from tests.cli.conftest import curve, outputs, results, run_folders
 

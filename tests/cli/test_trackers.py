@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from orca_cli import storage
-from orca_cli.tracking.services import Curves
+from orca_cli.runs.tracking.services import Curves
 from tests.cli.conftest import results, run_folders, wait_for
 
 SAME = ("weights_sha256", "error", "validation_error", "metric_value", "identity")

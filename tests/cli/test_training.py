@@ -43,7 +43,7 @@ def test_what_auto_comes_to_is_recorded_and_another_is_noticed_on_resume(
 
 
 # All kinds of draws: parts that change some samples, and one that mixes a whole batch.
-EVERYTHING = ["augment=series", "+augment.mixup={_target_:orca_cli.augmentation.mixup.Mixup}"]
+EVERYTHING = ["augment=series", "+augment.mixup={_target_:orca_cli.models.augmentation.mixup.Mixup}"]
 NAMES = ["jitter", "scale", "window_slice", "time_mask", "channel_dropout", "mixup"]
 
 

@@ -21,15 +21,15 @@ from orca_cli import storage
 from orca_cli.cli import main
 from orca_cli.commands.data.examination import Findings, examine_split
 from orca_cli.config import catalogue
-from orca_cli.data_folder import CHECKSUMS
+from orca_cli.data.data_folder import CHECKSUMS
+from orca_cli.data.samples import ArraySamples
 from orca_cli.interfaces import TaskData
-from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.terminal import LogReporter
 from scripts import make_fixtures
 from tests.untrusted.server import drip, serving, status
 
 ROOT = Path(__file__).parent.parent.parent
-ARRAYS = "orca_cli.tasks.arrays.load"
+ARRAYS = "orca_cli.data.arrays.load"
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from orca_cli.comparison.distance import distance
-from orca_cli.comparison.points import cloud_of
 from orca_cli.interfaces import Distance
+from orca_cli.prediction.comparison.distance import distance
+from orca_cli.prediction.comparison.points import cloud_of
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
 from tests.commands.called import call, read_json, refused
 
@@ -154,7 +154,7 @@ GAVE_UP = "the solver ended above its tolerance"
     ],
 )
 def test_a_solver_that_gave_up_is_one_warning(metric, diagnostics, warning, files, monkeypatch):
-    monkeypatch.setattr("orca_cli.comparison.distance.parts.build", lambda node, what: _GivesUp(diagnostics))
+    monkeypatch.setattr("orca_cli.prediction.comparison.distance.parts.build", lambda node, what: _GivesUp(diagnostics))
     for style in ((), ("--json",)):
         _, out, err = call("distance", *files, "--metric", metric, *style)
         assert err == warning
@@ -163,7 +163,9 @@ def test_a_solver_that_gave_up_is_one_warning(metric, diagnostics, warning, file
 
 @pytest.mark.parametrize("metric", ["otdd_by_class", "otdd_gaussian"])
 def test_the_warning_names_parameters_that_the_command_takes(metric, files, monkeypatch):
-    monkeypatch.setattr("orca_cli.comparison.distance.parts.build", lambda node, what: _GivesUp({"converged": 0.0}))
+    monkeypatch.setattr(
+        "orca_cli.prediction.comparison.distance.parts.build", lambda node, what: _GivesUp({"converged": 0.0})
+    )
     words = call("distance", *files, "--metric", metric)[2].partition("try ")[2].partition(" or ")[0].split()
     assert len(words) == 2
     assert "=60" in call("distance", *files, "--metric", metric, *words)[2]

@@ -9,11 +9,11 @@ import pytest
 
 from orca_cli import storage
 from orca_cli.commands import doctor
+from orca_cli.data.untrusted import downloads
 from orca_cli.models import checkpoints
 from orca_cli.runs import environment
 from orca_cli.runs.claim import claim
 from orca_cli.runs.directory import RunDirectory, RunName
-from orca_cli.untrusted import downloads
 from tests.commands.called import call, read_json, read_text, refused
 
 CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"

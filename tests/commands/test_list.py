@@ -20,7 +20,7 @@ MINE = """\
 defaults:
   - override /body: swin_tiny
 task:
-  _target_: orca_cli.tasks.arrays.load
+  _target_: orca_cli.data.arrays.load
   kind: dense
   size: 3  # edge of a sample
   flag: true

@@ -8,12 +8,12 @@ import torch
 from transformers import AutoConfig, AutoModel, T5EncoderModel
 
 from orca_cli.exceptions import ConfigError, UnsafeError
-from orca_cli.finetuning.prompt import Prompt
 from orca_cli.interfaces import Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import auto, decoders
 from orca_cli.models.embedders.patch import Patch
+from orca_cli.models.finetuning.prompt import Prompt
 from orca_cli.prediction.export import write_onnx
 
 TEXT = ["bert", "roberta", "gpt2", "smollm2", "mistral", "qwen2", "qwen3", "modernbert", "deberta", "t5", "esm"]

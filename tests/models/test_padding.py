@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orca_cli.data.samples import ArraySamples
 from orca_cli.models.embedders.multiscale import Multiscale
 from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
 from orca_cli.stages.problem import Draw, embed_points
-from orca_cli.tasks.shared.samples import ArraySamples
 from tests.models.conftest import build
 from tests.properties import examples
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
+from orca_cli.data.targets import TargetForm
 from orca_cli.exceptions import DataError, StorageError
 from orca_cli.prediction import output
 from orca_cli.prediction.targets import Decoder
-from orca_cli.tasks.shared.targets import TargetForm
 
 RNG = np.random.default_rng(0)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, r2_score
 
+from orca_cli.data.targets import TargetForm
 from orca_cli.prediction import export
 from orca_cli.prediction.targets import Decoder
-from orca_cli.tasks.shared.targets import TargetForm
 
 RNG = np.random.default_rng(0)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from orca_cli import experiment, signals, storage
 from orca_cli.launching import process
-from orca_cli.outcome import Outcome
+from orca_cli.runs.outcome import Outcome
 
 KINDS = ("raise", "exit", "exit without a word", "kill", "segfault", "memory", "hang", "deaf")
 STARTS = (

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.untrusted import arrays, lmdb, matlab
-from orca_cli.untrusted.pickle import reader, unpickle, unpickle_bytes
+from orca_cli.data.untrusted import arrays, lmdb, matlab
+from orca_cli.data.untrusted.pickle import reader, unpickle, unpickle_bytes
 
 
 class Call:

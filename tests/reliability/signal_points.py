@@ -12,7 +12,7 @@ from tests.reliability.phases import PHASES, before
 
 POINTS = PHASES | {
     "compose": ("orca_cli.config.compose", "session"),
-    "download": ("orca_cli.untrusted.downloads", "_write"),
+    "download": ("orca_cli.data.untrusted.downloads", "_write"),
     "features": ("orca_cli.stages.source_features", "_embed"),
     "transport": PHASES["align"],  # not the timing before it
     "step": PHASES["finetune"],

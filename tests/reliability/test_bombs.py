@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orca_cli.data.untrusted import arrays, isolation, lmdb, matlab
+from orca_cli.data.untrusted.archives import unpack
+from orca_cli.data.untrusted.pickle import reader, unpickle
 from orca_cli.exceptions import DataError, MemoryExhaustedError, UnsafeError, WorkerError
-from orca_cli.untrusted import arrays, isolation, lmdb, matlab
-from orca_cli.untrusted.archives import unpack
-from orca_cli.untrusted.pickle import reader, unpickle
 from tests.untrusted.conftest import Quiet
 from tests.untrusted.faults import fault
 from tests.untrusted.test_matlab import deflated, element, mat5, variable

@@ -183,7 +183,7 @@ def test_mistyped_keys_in_files_of_ones_own(called, environment, tmp_path, score
 
 
 TASK = "# @package _global_\n# Mine.\ndefaults:\n  - override /body: minilm\n"
-GOOD = TASK + "task:\n  _target_: orca_cli.tasks.arrays.load\n  kind: classes\n  train: own.npz\n"
+GOOD = TASK + "task:\n  _target_: orca_cli.data.arrays.load\n  kind: classes\n  train: own.npz\n"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True)
 )
@@ -210,7 +210,7 @@ FILES = {
     "cycle": (GOOD + "  x: ${task.y}\n  y: ${task.x}\n", 10, ["task."]),
     "refers_to_nothing": (GOOD + "  x: ${task.nothing}\n", 10, ["task.x", "nothing"]),
     "value_missing": (
-        TASK + "task:\n  _target_: orca_cli.tasks.arrays.load\n  kind: ???\n  train: x\n",
+        TASK + "task:\n  _target_: orca_cli.data.arrays.load\n  kind: ???\n  train: x\n",
         10,
         ["task.kind"],
     ),

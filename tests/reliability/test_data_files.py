@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orca_cli.data.arrays import reader as arrays
 from orca_cli.exceptions import OrcaError
-from orca_cli.tasks.arrays import reader as arrays
 from scripts import make_fixtures
 from tests.reliability import damages
 from tests.reliability.damages import Damage
@@ -110,7 +110,7 @@ def damaged(whole, tmp_path):
 
 def use(task: str, data_folder: Path, cache_folder: Path) -> None:
     """Read a task and, as a run does, some of its samples."""
-    load = importlib.import_module(f"orca_cli.tasks.{task}").load
+    load = importlib.import_module(f"orca_cli.benchmarks.{task}").load
     arguments = {"data_folder": data_folder, "cache_folder": cache_folder, "reporter": Quiet()}
     taken = {name: value for name, value in arguments.items() if name in inspect.signature(load).parameters}
     made = load(**taken, **SMALL.get(task, {}))

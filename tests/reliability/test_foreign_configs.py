@@ -12,11 +12,11 @@ from tests.reliability.test_configs import TASK, called  # noqa: F401 - a fixtur
 SECRET = "hunter2-c0rrect-h0rse"
 FIGURE = "hostile configurations refused: nothing run, no secret shown"
 
-READER = "task:\n  _target_: orca_cli.tasks.arrays.load\n  kind: classes\n  train: own.npz\n"
+READER = "task:\n  _target_: orca_cli.data.arrays.load\n  kind: classes\n  train: own.npz\n"
 RUNS_IT = "    _target_: canary_part.touch\n"
 
 HYDRA = TASK + READER + "hydra:\n"
-CORPUS = "_target_: orca_cli.sources.conll.load\nsize: 9\n"
+CORPUS = "_target_: orca_cli.benchmarks.sources.conll.load\nsize: 9\n"
 NESTED = "  error:\n    _target_: orca_cli.scoring.chunks.ChunkMean\n    size: 1\n    batch: 1\n    error:\n  "
 
 # Every one would do harm where it is composed as Hydra and OmegaConf compose it. name -> the file task/mine.yaml
@@ -24,7 +24,7 @@ TASKS = {
     "target_is_a_system_call": "task:\n  _target_: os.system\n  command: touch canary\n",
     "target_is_eval": TASK + "task:\n  _target_: builtins.eval\n",
     "target_is_a_module_on_the_path": TASK + "task:\n  _target_: canary_part.touch\n",
-    "target_through_a_module_of_ours": TASK + "task:\n  _target_: orca_cli.tasks.arrays.reader.np.save\n",
+    "target_through_a_module_of_ours": TASK + "task:\n  _target_: orca_cli.data.arrays.reader.np.save\n",
     "target_in_a_loss": TASK + READER + "  loss:\n" + RUNS_IT,
     "target_in_an_error": TASK + READER + "  error:\n" + RUNS_IT,
     "target_nested_in_a_part_of_ours": TASK + READER + NESTED + RUNS_IT,

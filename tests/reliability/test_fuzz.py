@@ -26,14 +26,14 @@ import pytest
 import scipy.io
 
 from orca_cli import storage
+from orca_cli.benchmarks.fsd50k import wav
+from orca_cli.benchmarks.sources import conll
+from orca_cli.data.table.files import open_table
+from orca_cli.data.untrusted import arrays, lmdb, matlab, tape
+from orca_cli.data.untrusted.archives import unpack
+from orca_cli.data.untrusted.pickle import reader
 from orca_cli.exceptions import OrcaError, WorkerError
 from orca_cli.models import checkpoints
-from orca_cli.sources import conll
-from orca_cli.tasks.fsd50k import wav
-from orca_cli.tasks.table.files import open_table
-from orca_cli.untrusted import arrays, lmdb, matlab, tape
-from orca_cli.untrusted.archives import unpack
-from orca_cli.untrusted.pickle import reader
 from tests.tiers import count
 from tests.untrusted.conftest import Quiet
 
@@ -291,7 +291,7 @@ def test_mutated_files_give_a_value_or_an_error_of_ours(name, tmp_path, scorecar
 
 def test_a_crash_of_the_worker_is_no_crash_of_the_program():
     """The premise of the rows of libraries: this process lives on where the library does not."""
-    from orca_cli.untrusted import isolation
+    from orca_cli.data.untrusted import isolation
     from tests.untrusted.faults import fault
 
     isolation.close()

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from orca_cli import storage
+from orca_cli.data.untrusted import arrays, matlab
+from orca_cli.data.untrusted.archives import unpack
 from orca_cli.exceptions import DataError, OrcaError, UnsafeError
-from orca_cli.untrusted import arrays, matlab
-from orca_cli.untrusted.archives import unpack
 from tests.reliability.test_hostile_files import FIGURE
 from tests.untrusted.conftest import Quiet
 

@@ -136,7 +136,7 @@ def other_shape(folder: Path) -> None:
     record(folder, input_shape=[2, 13])
 
 
-READER = {"_target_": "orca_cli.tasks.arrays.load", "kind": "classes", "train": "OUTSIDE/secret.txt"}
+READER = {"_target_": "orca_cli.data.arrays.load", "kind": "classes", "train": "OUTSIDE/secret.txt"}
 NESTED = {"_target_": PATCH, "init": READER}
 FILTERS = {"_target_": MULTISCALE, "filters": 10**12}
 RESOLVE = {"_target_": "orca_cli.models.checkpoints.resolve", "checkpoint": "x"}
@@ -156,12 +156,12 @@ EXPORTS = {
     "torch.hub as body": (lambda f: record(f, body={"_target_": "torch.hub.load", "repo": "a/b"}), True, 12, "is no body"),
     "torch.nn as body": (lambda f: record(f, body={"_target_": "torch.nn.Linear", "in_features": 1}), True, 12, "is no body"),
     "a tracker as finetune": (
-        lambda f: record(f, finetune={"_target_": "orca_cli.tracking.json_lines.JsonLines"}), True, 12, "is no finetune",
+        lambda f: record(f, finetune={"_target_": "orca_cli.runs.tracking.json_lines.JsonLines"}), True, 12, "is no finetune",
     ),
     "a reader as error": (lambda f: record(f, error=READER), True, 12, "is no error"),
     "no class as preprocessing": (lambda f: record(f, "preprocessing.json", target="shutil.rmtree"), True, 12, "outside"),
     "samples as preprocessing": (
-        lambda f: record(f, "preprocessing.json", target="orca_cli.tasks.images.files.FileSamples"), True,
+        lambda f: record(f, "preprocessing.json", target="orca_cli.data.images.files.FileSamples"), True,
         11, "does not accept",
     ),
     "weights through a link": (lambda f: linked(f, "model.safetensors"), True, 12, "is a link"),
@@ -220,9 +220,9 @@ def part_only(folder: Path) -> None:
 OBJECT = "seed: !!python/object/apply:os.mkdir [canary]"
 RUNS = {
     "a reader as embedder": (
-        lambda f: yaml(f, MULTISCALE, "orca_cli.tasks.arrays.load"), True, 12, "is no embedder",
+        lambda f: yaml(f, MULTISCALE, "orca_cli.data.arrays.load"), True, 12, "is no embedder",
     ),
-    "a system call as finetune": (lambda f: yaml(f, "orca_cli.finetuning.full.Full", "os.system"), True, 12, "outside"),
+    "a system call as finetune": (lambda f: yaml(f, "orca_cli.models.finetuning.full.Full", "os.system"), True, 12, "outside"),
     "an object of Python": (lambda f: yaml(f, "seed: 0", OBJECT), True, 12, "asks for an object"),
     "a checkpoint by a secret": (part_only, True, 11, "${oc.env:TOKEN}"),
     "a stage through a link": (lambda f: linked(f, "1_build"), True, 12, "is a link"),

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import OrcaError, UnsafeError
-from orca_cli.untrusted.pickle import unpickle
 from tests.reliability import payloads
 from tests.tiers import count
 

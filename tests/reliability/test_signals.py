@@ -158,7 +158,7 @@ def test_sigterm_in_a_download(fork, tmp_path, monkeypatch, passed, number):
     with serving(monkeypatch) as server:
         (tmp_path / "conf" / "task" / "mine.yaml").write_text(
             "# @package _global_\n# Mine.\ndefaults:\n  - override /body: minilm\ntask:\n"
-            "  _target_: orca_cli.tasks.arrays.load\n  kind: classes\n  train: mine/a.npz\n"
+            "  _target_: orca_cli.data.arrays.load\n  kind: classes\n  train: mine/a.npz\n"
             f"  data:\n    files:\n      - path: a.npz\n        urls: ['{server.url}/a']\n"
         )
         server.routes["/a"] = drip(len(content), 0.02, content[: 1_000_000 + 100_000 * number])

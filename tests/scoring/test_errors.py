@@ -14,9 +14,9 @@ from orca_cli import scoring
 from orca_cli.config import parts, short_names
 from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
 from orca_cli.interfaces import IGNORED_CLASS, KINDS
-from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy, MaskedMSE, default_loss
 from orca_cli.scoring.classification import MacroF1, ZeroOne
 from orca_cli.scoring.defaults import default_error
+from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, MaskedMSE, default_loss
 from orca_cli.scoring.masks import MaskError
 from orca_cli.scoring.multilabel import MeanAveragePrecision
 from orca_cli.scoring.regression import MeanSquared

@@ -7,7 +7,7 @@ from torch.nn import functional
 from orca_cli.config import parts
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS
-from orca_cli.losses.masked import (
+from orca_cli.scoring.losses import (
     MaskedBCE,
     MaskedCrossEntropy,
     MaskedHuber,
@@ -115,4 +115,4 @@ def test_missing_entries_can_count_as_the_published_code_counts_them():
 def test_settings_that_do_not_fit_are_refused(loss, settings, message):
     targets = torch.tensor([0, 1, 2]) if loss == "MaskedCrossEntropy" else draw(3, 4)
     with pytest.raises(ConfigError, match=rf"task\.loss\.{message}"):
-        parts.build({"_target_": f"orca_cli.losses.masked.{loss}", **settings}, "task.loss")(draw(3, 4), targets)
+        parts.build({"_target_": f"orca_cli.scoring.losses.{loss}", **settings}, "task.loss")(draw(3, 4), targets)

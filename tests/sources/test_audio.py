@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from orca_cli.benchmarks.sources import recordings, tones
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
-from orca_cli.sources import recordings, tones
 from tests.tasks.builders import Attack, refused
 from tests.untrusted.conftest import Quiet
 

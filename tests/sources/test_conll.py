@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from orca_cli.benchmarks.sources.conll import Span, load, sentences, spans
 from orca_cli.config import parts
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.sources.conll import Span, load, sentences, spans
 from tests.checkpoints import SHARED
 from tests.tasks.builders import refused
 from tests.untrusted.conftest import Quiet
@@ -130,7 +130,12 @@ def test_what_cannot_be_read_is_reported(tmp_path, text, message):
 
 @pytest.mark.parametrize(("key", "value"), [("column", 0), ("name", "../x"), ("files", ["../x"])])
 def test_impossible_settings_are_refused(key, value):
-    node = {"_target_": "orca_cli.sources.conll.load", "size": 20, "name": "conll2003", "files": ["train.txt"]}
+    node = {
+        "_target_": "orca_cli.benchmarks.sources.conll.load",
+        "size": 20,
+        "name": "conll2003",
+        "files": ["train.txt"],
+    }
     with refused(f"source.{key}", ConfigError):
         parts.check(node | {key: value}, "source", reserved=("seed", "reporter", "data_folder"))
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from orca_cli.benchmarks.sources.proteins import load_homology, load_table
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.sources.proteins import load_homology, load_table
 from tests.tasks.builders import refused
 
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orca_cli.benchmarks.sources import cifar10, digits, stdlib_docs
+from orca_cli.benchmarks.sources.balance import draw, facts_digest, shares
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.sources import cifar10, digits, stdlib_docs
-from orca_cli.sources.balance import draw, facts_digest, shares
 from tests.checkpoints import SHARED
 from tests.properties import examples
 from tests.tasks.builders import refused
@@ -87,7 +87,7 @@ def test_stdlib_docs_do_not_depend_on_the_order_of_folders_or_the_process(monkey
     monkeypatch.setattr(Path, "rglob", lambda self, pattern: reversed(list(rglob(self, pattern))))
     assert few().digest == expected
     assert few(seed=1).digest != expected
-    code = "from orca_cli.sources.stdlib_docs import load; print(load(100, 0, None, ['http', 'xml']).digest)"
+    code = "from orca_cli.benchmarks.sources.stdlib_docs import load; print(load(100, 0, None, ['http', 'xml']).digest)"
     environment = os.environ | {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"}
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env=environment)

@@ -11,7 +11,7 @@ from torch import nn
 from orca_cli.config.schema import Train
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import IGNORED_CLASS
-from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy, MaskedMSE
+from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, MaskedMSE
 from orca_cli.stages.class_balance import uneven_note, weighted
 
 NAN = float("nan")

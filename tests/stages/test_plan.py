@@ -8,11 +8,11 @@ import pytest
 
 from orca_cli.config import checks, compose
 from orca_cli.config.schema import Config, Train
+from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.stages.finetune import choice_record
 from orca_cli.stages.member_training import is_better, members_of
 from orca_cli.stages.plan import BEST_FROM, ERROR_FROM, Decision, Plan, decide, read_decisions
-from orca_cli.tasks.shared.samples import ArraySamples
 
 NAMES = ("members", "epochs", "batch_size", "lr", "warmup_epochs", "weight_decay", "clip")
 MILLION = 1_000_000

@@ -6,6 +6,7 @@ import torch
 
 from orca_cli import seeding
 from orca_cli.config.schema import Align
+from orca_cli.data.samples import ArraySamples
 from orca_cli.interfaces import Distance, Features
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.metrics.transrate import TransRate
@@ -14,7 +15,6 @@ from orca_cli.models.bodies import swin
 from orca_cli.stages import align, problem
 from orca_cli.stages.compared import source_floor
 from orca_cli.stages.problem import Labelled, Problem
-from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.training.engine import Engine
 from tests.checkpoints import save_tiny_swin
 

@@ -8,14 +8,14 @@ import torch
 from sklearn.linear_model import RidgeCV
 
 import orca_cli
+from orca_cli.data.fraction import Part
 from orca_cli.interfaces import Scale
-from orca_cli.losses.masked import default_loss
 from orca_cli.models.bodies import auto
 from orca_cli.models.embedders.multiscale import Multiscale
 from orca_cli.models.embedders.patch import Patch
 from orca_cli.models.predictors import pooled
+from orca_cli.scoring.losses import default_loss
 from orca_cli.stages import ridge_start
-from orca_cli.tasks.shared.fraction import Part
 from tests.checkpoints import save_tiny, save_tiny_bert
 from tests.models.conftest import build
 from tests.training.toy import Pairs, engine

@@ -14,7 +14,7 @@ from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
 
 def build(name, folder, reporter, **settings):
     """Build a task as a run does; its data and its cache lie in `folder`."""
-    node = {"_target_": f"orca_cli.tasks.{name}.load", **settings}
+    node = {"_target_": f"orca_cli.benchmarks.{name}.load", **settings}
     return parts.build(node, "task", data_folder=folder, cache_folder=folder / "cache", reporter=reporter)
 
 

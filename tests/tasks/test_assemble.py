@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from orca_cli.tasks.shared.assemble import Fitted, Pool, assemble
-from orca_cli.tasks.shared.samples import ArraySamples
-from orca_cli.tasks.shared.targets import TargetForm
+from orca_cli.data.assemble import Fitted, Pool, assemble
+from orca_cli.data.samples import ArraySamples
+from orca_cli.data.targets import TargetForm
 from tests.tasks.builders import every
 
 N = 40

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from orca_cli.benchmarks import darcy
+from orca_cli.benchmarks.darcy import gaussian_field, solve
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.seeding import numpy_generator
-from orca_cli.tasks import darcy
-from orca_cli.tasks.darcy import gaussian_field, solve
 from tests.tasks.builders import every, refused, splits
 
 FEW = {"nodes": 21, "stride": 2, "num_train": 8, "num_validation": 3, "num_test": 4}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from orca_cli.benchmarks.fsd50k import reader as fsd50k
+from orca_cli.benchmarks.fsd50k import wav
+from orca_cli.benchmarks.psicov import reader as psicov
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
-from orca_cli.tasks.fsd50k import reader as fsd50k
-from orca_cli.tasks.fsd50k import wav
-from orca_cli.tasks.psicov import reader as psicov
 from scripts import make_fixtures
 from tests.tasks.builders import Attack, build, every, refused, splits
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from orca_cli.data.fraction import Joined, with_fraction
+from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, TaskData
-from orca_cli.tasks.shared.fraction import Joined, with_fraction
-from orca_cli.tasks.shared.samples import ArraySamples
 from tests.tasks.builders import refused
 
 N = 200

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
+from orca_cli.benchmarks.fsd50k import log_mel, wav
 from orca_cli.exceptions import DataError
-from orca_cli.tasks.fsd50k import log_mel, wav
 from tests.tasks.builders import refused
 
 NAMES = {"Bark": 1, "Rain": 0, "Speech": 2}

@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
+from orca_cli.benchmarks.homology import VOCABULARY, encode, load
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.tasks.homology import VOCABULARY, encode, load
 from tests.tasks.builders import Attack, refused
 
 PROTEINS = {

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from orca_cli.data.hub import opening as hub_open
+from orca_cli.data.images.files import decode
 from orca_cli.exceptions import DataError, NetworkError, UnavailableError, UnsafeError
-from orca_cli.tasks.hub import opening as hub_open
-from orca_cli.tasks.images.files import decode
 from tests.tasks import builders
 from tests.tasks.builders import every, refused, splits
 
@@ -168,7 +168,7 @@ def test_images_are_grey_where_all_of_training_are(read, tmp_path, grey):
 
 
 def test_one_limit_holds_for_images_of_data_sets_and_of_files(read, tmp_path, monkeypatch):
-    monkeypatch.setattr("orca_cli.tasks.images.files.MAX_PIXELS", 20)
+    monkeypatch.setattr("orca_cli.data.images.files.MAX_PIXELS", 20)
     for side, kind, error in ((4, "png", None), (5, "png", UnsafeError), (4, "eps", DataError)):
         file = tmp_path / f"{side}.{kind}"
         Image.new("RGB", (5, side)).save(file)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli.tasks.shared import contents
+from orca_cli.data import contents
 from tests.properties import examples
 from tests.tasks.builders import check_apart, every, splits
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from orca_cli.benchmarks import cifar100, domainnet, spherical
+from orca_cli.data.images.files import MAX_PIXELS, decode
+from orca_cli.data.pixels import PixelSamples, random_crop, random_flip
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.tasks import cifar100, domainnet, spherical
-from orca_cli.tasks.images.files import MAX_PIXELS, decode
-from orca_cli.tasks.shared.pixels import PixelSamples, random_crop, random_flip
 from tests.tasks.builders import Attack, every, refused, splits
 from tests.untrusted.pickles import python2
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from orca_cli import storage
+from orca_cli.benchmarks.listops import VOCABULARY, expressions
 from orca_cli.exceptions import ConfigError, DataError, InterruptionError
-from orca_cli.tasks.listops import VOCABULARY, expressions
 from tests.tasks.builders import refused, splits
 from tests.untrusted.conftest import pending_signal
 

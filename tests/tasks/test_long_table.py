@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orca_cli.data.table.series import group_by
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.tasks.table.series import group_by
 from tests.properties import examples
 from tests.tasks.builders import check_same, every, in_parts, refused, reloaded, splits, write_tables
 

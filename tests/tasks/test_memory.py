@@ -5,7 +5,7 @@ import tracemalloc
 
 import numpy as np
 
-from orca_cli.tasks.psicov import reader as psicov
+from orca_cli.benchmarks.psicov import reader as psicov
 from scripts import make_fixtures
 from tests.tasks.builders import build
 

@@ -359,7 +359,7 @@ def test_rows_of_the_hub(name, tmp_path, build, monkeypatch):
     ("change", "error", "message"),
     [
         ({"target": "shutil.rmtree"}, UnsafeError, "'shutil.rmtree' is outside"),
-        ({"target": "orca_cli.tasks.shared.targets.TargetForm"}, DataError, "does not accept this record"),
+        ({"target": "orca_cli.data.targets.TargetForm"}, DataError, "does not accept this record"),
         ({"schema": 2}, DataError, "has schema 2, expected 1"),
     ],
 )

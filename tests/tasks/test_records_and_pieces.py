@@ -9,9 +9,9 @@ import scipy.io
 import torch
 from sklearn.model_selection import train_test_split
 
+from orca_cli.benchmarks import ecg, jsb
 from orca_cli.exceptions import DataError
 from orca_cli.scoring.sequences import NatsPerFrame
-from orca_cli.tasks import ecg, jsb
 from tests.checkpoints import SHARED
 from tests.tasks.builders import every, refused, splits
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orca_cli.benchmarks.digits import load
+from orca_cli.data.splits import folds, group_rows, hold_out, split
 from orca_cli.exceptions import DataError
-from orca_cli.tasks.digits import load
-from orca_cli.tasks.shared.splits import folds, group_rows, hold_out, split
 from tests.properties import examples
 
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orca_cli.data.table.symbols import fit_symbols
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.tasks.table.symbols import fit_symbols
 from tests.properties import examples
 from tests.tasks.builders import check_inputs, check_same, every, refused, reloaded, splits, write_tables
 

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from orca_cli.exceptions import OrcaError
+from orca_cli.runs.tracking.guarded import Guarded
 from orca_cli.terminal import log
-from orca_cli.tracking.guarded import Guarded
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 from accelerate import PartialState
 
 from orca_cli.exceptions import UnavailableError
-from orca_cli.tracking import services
-from orca_cli.tracking.json_lines import short_curve
+from orca_cli.runs.tracking import services
+from orca_cli.runs.tracking.json_lines import short_curve
 
 SECRET = "k" * 40
 LINES = [{"epoch": epoch, "train_loss": 1 / epoch, "validation_error": None} for epoch in range(1, 5)]

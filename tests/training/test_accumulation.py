@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from orca_cli.interfaces import IGNORED_CLASS
-from orca_cli.losses.masked import (
+from orca_cli.scoring.losses import (
     MaskedBCE,
     MaskedCrossEntropy,
     MaskedHuber,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy
+from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy
 from orca_cli.training.loop import train_step
 from tests.training.toy import Dense, Pairs, engine, gradient, optimizer
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from orca_cli.exceptions import MemoryExhaustedError
-from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy
+from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy
 from orca_cli.training.checkpoint import weights_sha256
 from orca_cli.training.loop import train_step
 from orca_cli.training.pieces import Cuts

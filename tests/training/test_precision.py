@@ -9,9 +9,9 @@ from torch.nn.functional import cross_entropy
 
 from orca_cli.config.schema import Config, Train
 from orca_cli.exceptions import UnavailableError
-from orca_cli.finetuning.layernorm import LayerNorm
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text
+from orca_cli.models.finetuning.layernorm import LayerNorm
 from orca_cli.stages import align
 from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.stages.plan import Plan

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from orca_cli.interfaces import Scale
-from orca_cli.losses.masked import MaskedMSE, RelativeL2Loss
+from orca_cli.scoring.losses import MaskedMSE, RelativeL2Loss
 from orca_cli.training.checkpoint import weights_sha256
 from orca_cli.training.loop import train_step
 from tests.training.toy import Dense, Pairs, engine, gradient, optimizer, plan, scale_of

@@ -15,7 +15,13 @@ def test_builds_nested_nodes_and_passes_what_is_accepted():
     assert len(built.layers) == 2
 
 
-TARGETS = ["os.system", "builtins.eval", "subprocess.Popen", "orca_cli.storage.remove", "orca_cli.tasks.digits.np.save"]
+TARGETS = [
+    "os.system",
+    "builtins.eval",
+    "subprocess.Popen",
+    "orca_cli.storage.remove",
+    "orca_cli.benchmarks.digits.np.save",
+]
 TARGETS += ["torch.hub.load", "torch.load", "torch.nn.Module.__init__.__globals__", "orca_cli.metrics.otdd.torch.load"]
 
 
@@ -28,7 +34,7 @@ def test_code_outside_the_parts_is_never_reached(target):
 @pytest.mark.parametrize(
     ("node", "error", "message"),
     [
-        ({"_target_": "orca_cli.tasks.digits.TaskData"}, UnsafeError, "not defined there"),
+        ({"_target_": "orca_cli.benchmarks.digits.TaskData"}, UnsafeError, "not defined there"),
         (
             {"_target_": "torch.nn.CrossEntropyLoss", "label_smoothin": 0.1},
             ConfigError,

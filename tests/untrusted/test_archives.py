@@ -10,9 +10,9 @@ import zipfile
 
 import pytest
 
+from orca_cli.data.untrusted import archives
+from orca_cli.data.untrusted.archives import kind_of, unpack
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError, StorageError, UnsafeError
-from orca_cli.untrusted import archives
-from orca_cli.untrusted.archives import kind_of, unpack
 from tests.tasks.builders import refused
 from tests.untrusted.conftest import damaged, pending_signal
 

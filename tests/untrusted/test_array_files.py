@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from orca_cli.data.untrusted.arrays import load_object, mapped, read_arrays
 from orca_cli.exceptions import DataError, InterruptionError, StorageError, UnsafeError
-from orca_cli.untrusted.arrays import load_object, mapped, read_arrays
 from tests.tasks.builders import Attack, refused
 from tests.untrusted.conftest import pending_signal
 

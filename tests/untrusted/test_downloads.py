@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from orca_cli.data.untrusted.downloads import RefusedError, fetch, open_url
+from orca_cli.data.untrusted.first_bytes import disguise
 from orca_cli.exceptions import ChecksumError, NetworkError, StorageError
-from orca_cli.untrusted.downloads import RefusedError, fetch, open_url
-from orca_cli.untrusted.first_bytes import disguise
 from tests.tasks.builders import refused
 from tests.untrusted.server import chunked, drip, serving, status
 

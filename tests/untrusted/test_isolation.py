@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from orca_cli import signals
+from orca_cli.data.untrusted import isolation
+from orca_cli.data.untrusted.isolation import Limits
 from orca_cli.exceptions import DataError, InterruptionError, MemoryExhaustedError, WorkerError
-from orca_cli.untrusted import isolation
-from orca_cli.untrusted.isolation import Limits
 from tests.tasks.builders import refused
 from tests.untrusted.faults import fault
 from tests.untrusted.test_unpickle import assert_same
@@ -156,7 +156,7 @@ def test_threads_and_forks_do_not_share_answers(ask):
 
 def test_it_ends_with_its_parent(ask):
     code = (
-        "import os, signal; from orca_cli.untrusted import isolation; from tests.untrusted.faults import fault\n"
+        "import os, signal; from orca_cli.data.untrusted import isolation; from tests.untrusted.faults import fault\n"
         "print(isolation.read(fault, 'a', 0, kind='state')['pid'], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

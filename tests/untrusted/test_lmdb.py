@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from orca_cli.data.untrusted import lmdb as reader
 from orca_cli.exceptions import DataError, UnavailableError, UnsafeError
-from orca_cli.untrusted import lmdb as reader
 from tests.tasks.builders import refused
 
 lmdb = pytest.importorskip("lmdb")

@@ -10,8 +10,8 @@ import pytest
 import scipy.io
 import scipy.sparse
 
+from orca_cli.data.untrusted import matlab
 from orca_cli.exceptions import DataError, MemoryExhaustedError, UnavailableError, UnsafeError
-from orca_cli.untrusted import matlab
 from tests.tasks.builders import refused
 
 h5py = pytest.importorskip("h5py")

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orca_cli.tasks.shared.blocks import blocks
-from orca_cli.tasks.shared.samples import ArraySamples
-from orca_cli.untrusted import memory
+from orca_cli.data.blocks import blocks
+from orca_cli.data.samples import ArraySamples
+from orca_cli.data.untrusted import memory
 
 MIB = 2**20
 

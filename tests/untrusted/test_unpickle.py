@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orca_cli.benchmarks.sources import cifar10
+from orca_cli.data.untrusted.pickle import reader, unpickle, unpickle_bytes
 from orca_cli.exceptions import DataError, OrcaError, UnsafeError
-from orca_cli.sources import cifar10
-from orca_cli.untrusted.pickle import reader, unpickle, unpickle_bytes
 from tests.properties import examples
 from tests.tasks.builders import refused
 from tests.untrusted.pickles import python2

@@ -9,11 +9,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from orca_cli import data_folder, terminal
+from orca_cli import terminal
 from orca_cli.commands.data.selection import Selection, add_names, select
 from orca_cli.commands.options import add_allow_module, check_at_least
 from orca_cli.config import parts
 from orca_cli.config.catalogue import DataSet
+from orca_cli.data import data_folder
 from orca_cli.exceptions import ChecksumError, DataError, OrcaError, StorageError
 from orca_cli.terminal import Result
 

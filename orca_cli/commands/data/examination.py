@@ -15,11 +15,11 @@ import numpy as np
 
 from orca_cli import seeding, signals
 from orca_cli.config.schema import Config
+from orca_cli.data.blocks import blocks
+from orca_cli.data.samples import input_hashes
 from orca_cli.exceptions import OrcaError
 from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
 from orca_cli.stages.build import read_source, read_task
-from orca_cli.tasks.shared.blocks import blocks
-from orca_cli.tasks.shared.samples import input_hashes
 
 _OVERLAP = 0.01  # with this share of a split's samples in another split, errors are too low to trust
 _BATCH_BYTES = 2**25

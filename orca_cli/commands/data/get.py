@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from orca_cli import data_folder, storage, terminal
+from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import add_names, how_by_hand, select, size_text
 from orca_cli.config.catalogue import DataFile, DataSet
+from orca_cli.data import data_folder
 from orca_cli.exceptions import ChecksumError, InterruptionError, NetworkError, OrcaError, StorageError, UsageError
 from orca_cli.terminal import Result
 
@@ -159,7 +160,7 @@ def _get_file(
     where = f"{entry.name}/{file.path}"
     if not file.urls:
         raise NetworkError("no address is known", where=where)
-    from orca_cli.untrusted.downloads import fetch
+    from orca_cli.data.untrusted.downloads import fetch
 
     wait = arguments.timeout
     try:

@@ -13,11 +13,11 @@ import re
 from pathlib import Path
 
 from orca_cli import storage
+from orca_cli.data.untrusted.downloads import hub_answers
 from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnsafeError
 from orca_cli.models.checkpoints.config_file import CONFIG, KEY
 from orca_cli.models.checkpoints.packages import PACKAGED, absent, packaged_folder
 from orca_cli.terminal import log
-from orca_cli.untrusted.downloads import hub_answers
 
 _TIMEOUT_S = 8
 

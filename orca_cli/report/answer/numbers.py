@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from orca_cli.data.untrusted.arrays import StoredArray, open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.runs.directory import STAGE_FOLDERS, SUMMARY, read_or_empty
 from orca_cli.terminal import visible
-from orca_cli.untrusted.arrays import StoredArray, open_arrays
 
 PREDICTIONS = "predictions.npz"
 MOST_CLASSES = 60  # whose confusion matrix is shown or listed as a whole

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from orca_cli.config import configuration
+from orca_cli.config.retired import current_target
 from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
 from orca_cli.report.records.collect import GROUPS, TEST_SET, Collection, Run
@@ -57,7 +58,7 @@ class Values:
 def _composed(run: Run, key: str) -> str | None:
     try:
         if key in _PARTS:
-            return _choice(key, settings.setting(run.path, f"{key}._target_"))
+            return _choice(key, current_target(str(settings.setting(run.path, f"{key}._target_"))))
         return settings.as_typed(settings.setting(run.path, key))
     except (OrcaError, KeyError):  # the run has no such setting
         return None

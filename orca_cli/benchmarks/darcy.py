@@ -1,0 +1,286 @@
+"""Darcy flow: from the permeability of a medium to the pressure in it, a map to a map; generated, or read from files.
+
+The distribution is that of the Fourier neural operator's data (Li et al. 2021): a Gaussian field with covariance
+proportional to (-Laplace + 9)^-2 and Neumann borders, thresholded at 0 to permeabilities 12 and 3, and
+-div(a grad u) = 1 on the unit square with u = 0 on its border. Finite differences of second order on K x K nodes, solved
+directly. Those data were also interpolated by splines between cell centres and nodes; that step is left out here, so the
+border is exactly 0.
+
+The data themselves, piececonst_r421_N1024_smooth{1,2}.mat (MATLAB 5 or HDF5), hold coeff and sol, [1024, 421, 421]:
+permeability and pressure. They take 3 GB unpacked, so one variable is read at a time, and what is kept goes into the cache.
+
+Shapes: K nodes per side, s = (K - 1) / stride + 1 of them kept, n samples, N fields of a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge
+
+from orca_cli import signals
+from orca_cli.config.ranges import Count, Seed
+from orca_cli.data.generated import folder_of
+from orca_cli.data.published import check_array, file_identity, find, load_arrays, note, overlap_warning
+from orca_cli.data.samples import ArraySamples
+from orca_cli.data.settings import check_rules, files_rule
+from orca_cli.data.untrusted import matlab
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import Reporter, Scale, TaskData
+from orca_cli.seeding import numpy_generator
+
+FILES = ("piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat")  # training and test
+_VARIABLES = {"coeff": "permeability", "sol": "pressure"}
+HIGH, LOW = 12.0, 3.0  # permeabilities
+_ALPHA, _TAU = 2.0, 3.0  # smoothness and inverse length of the Gaussian field
+_EPS = 1e-5  # added to deviations, in the units of what they divide, as in the reference's normaliser
+_VERSION = 1
+_Read = Callable[[str], tuple[np.ndarray, np.ndarray]]  # part -> permeability and u, [n, s, s]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Grid and number of samples per part."""
+
+    nodes: int | None
+    stride: int
+    counts: dict[str, int]
+
+
+_SIZES = {
+    "small": _Plan(85, 2, {"train": 300, "validation": 50, "test": 50}),
+    "paper": _Plan(421, 5, {"train": 900, "validation": 100, "test": 100}),
+}
+
+
+def load(
+    data_folder: Path,
+    cache_folder: Path,
+    reporter: Reporter,
+    kind: Literal["dense"] = "dense",
+    origin: Literal["generated", "files"] = "generated",
+    path: str | None = None,
+    size: Literal["small", "paper"] = "small",
+    nodes: Annotated[int, Ge(5)] | None = None,
+    stride: Count | None = None,
+    num_train: Annotated[int, Ge(2)] | None = None,
+    num_validation: Count | None = None,
+    num_test: Count | None = None,
+    train_on_validation: bool = False,
+    data_seed: Seed = 0,
+) -> TaskData:
+    """Return x [n, 3, s, s] = (normalised permeability, coordinate along columns, along rows) and y [n, 1, s, s] = u.
+
+    Permeabilities are normalised per pixel by mean and unbiased deviation + 1e-5 of the training set; u is in physical
+    units, and `target_scale` holds its mean and deviation + 1e-5 per pixel.
+
+    conf/task/darcy.yaml explains the settings. Training and validation are the first samples of ..._smooth1.mat in this
+    order, test those of ..._smooth2.mat. The first generated samples do not depend on their number.
+    """
+    check_settings(origin, path, size, nodes, stride)
+    plan = _plan(origin, size, nodes, stride, {"train": num_train, "validation": num_validation, "test": num_test})
+    if origin == "files":
+        files = find(data_folder, "darcy", FILES, path, hint="task.origin=generated makes the data instead")
+        read = _reader(plan, files, cache_folder, reporter)
+    else:
+        read = _generator(plan, data_seed, cache_folder, reporter)
+    (permeability, u), validation = read("train"), read("validation")
+    if train_on_validation:
+        permeability, u = np.concatenate([permeability, validation[0]]), np.concatenate([u, validation[1]])
+    (centre, spread), (mean, std) = _per_pixel(permeability), _per_pixel(u)
+
+    def samples(fields: np.ndarray, u: np.ndarray) -> ArraySamples:
+        return ArraySamples(_with_coordinates((fields - centre) / spread), u[:, None])
+
+    extent = u.shape[-1]
+    return TaskData(
+        kind="dense",
+        input_shape=(3, extent, extent),
+        num_outputs=1,
+        train=samples(permeability, u),
+        validation=samples(*validation),
+        open_test=lambda: samples(*read("test")),
+        synthetic=origin == "generated",
+        size=size if origin == "generated" else "",
+        target_scale=Scale(torch.from_numpy(mean[None]), torch.from_numpy(std[None])),
+        note=note(
+            _grid_note(origin, extent, plan.stride),
+            f"{len(u)} + {plan.counts['validation']} + {plan.counts['test']} samples",
+            overlap_warning(train_on_validation, "validation samples"),
+        ),
+    )
+
+
+def _generator(plan: _Plan, data_seed: int, cache_folder: Path, reporter: Reporter) -> _Read:
+    """Generate all parts, unless the cache has them."""
+    nodes, stride = plan.nodes, plan.stride
+    assert nodes is not None
+    parameters: dict[str, int | float | str] = {"nodes": nodes, "stride": stride, "data_seed": data_seed}
+    parameters |= {f"num_{part}": count for part, count in plan.counts.items()}
+
+    def make(folder: Path) -> None:
+        with reporter.track("generating darcy", sum(plan.counts.values())) as advance:
+            for part, count in plan.counts.items():
+                fields, solutions = [], []
+                for index in range(count):
+                    signals.check()
+                    high = gaussian_field(nodes, numpy_generator(data_seed, "darcy", part, index)) >= 0
+                    solution = solve(np.where(high, HIGH, LOW))
+                    fields.append(high[::stride, ::stride])
+                    solutions.append(solution[::stride, ::stride].astype(np.float32))
+                    advance()
+                np.save(folder / f"{part}_high.npy", np.stack(fields))
+                np.save(folder / f"{part}_u.npy", np.stack(solutions))
+
+    folder = folder_of(cache_folder, "darcy", {"version": _VERSION, **parameters}, make, reporter)
+
+    def read(part: str) -> tuple[np.ndarray, np.ndarray]:
+        high, u = load_arrays(folder, [f"{part}_high", f"{part}_u"])
+        return np.where(high, np.float32(HIGH), np.float32(LOW)), u
+
+    return read
+
+
+def _reader(plan: _Plan, files: list[Path], cache_folder: Path, reporter: Reporter) -> _Read:
+    """Return what reads a part of the files."""
+
+    def read(part: str) -> tuple[np.ndarray, np.ndarray]:
+        file = files[part == "test"]
+        start = plan.counts["train"] if part == "validation" else 0
+        stop = start + plan.counts[part]
+        permeability, u = _fields(file, plan, cache_folder, reporter)
+        if stop > len(u):
+            what = f"{file.name} holds {len(u)} samples, {stop} requested"
+            hint = "lower task.num_train, task.num_validation or task.num_test"
+            raise DataError(what, where=f"task.num_{part}", hint=hint)
+        return np.array(permeability[start:stop]), np.array(u[start:stop])
+
+    return read
+
+
+def _fields(path: Path, plan: _Plan, cache_folder: Path, reporter: Reporter) -> list[np.ndarray]:
+    """Return all permeabilities and pressures of a .mat file, both [N, s, s] float32, mapped from the cache."""
+
+    def make(folder: Path) -> None:
+        kept: dict[str, np.ndarray] = {}
+        with reporter.track(f"reading {path.name}", len(_VARIABLES)) as advance:
+            for variable in _VARIABLES:
+                kept[variable] = _thinned(path, variable, plan.stride)
+                advance()
+        if kept["coeff"].shape != kept["sol"].shape:
+            raise DataError(f"coeff is {kept['coeff'].shape}, sol is {kept['sol'].shape}", where=str(path))
+        for variable, name in _VARIABLES.items():
+            np.save(folder / f"{name}.npy", kept[variable])
+
+    parameters = {"version": _VERSION, **file_identity(path), "stride": plan.stride}
+    folder = folder_of(cache_folder, "darcy_files", parameters, make, reporter)
+    fields = load_arrays(folder, list(_VARIABLES.values()), mapped=True)
+    held = (fields[0].shape[-1] - 1) * plan.stride + 1
+    if plan.nodes not in (None, held):
+        what = f"{plan.nodes} nodes requested, {path.name} has {held}"
+        raise ConfigError(what, where="task.nodes", hint="use task.nodes=null")
+    return fields
+
+
+def _thinned(path: Path, variable: str, stride: int) -> np.ndarray:
+    """Return the kept points of one variable, [N, s, s] float32; the rest is dropped."""
+    values = check_array(matlab.read(path, [variable])[variable], ("N", "K", "K"), str(path), what=f"'{variable}'")
+    nodes = values.shape[1]
+    if (nodes - 1) % stride or nodes <= stride:
+        what = f"{stride} does not divide {nodes} - 1"
+        raise ConfigError(what, where="task.stride", hint="421 nodes go with stride 5")
+    kept = np.ascontiguousarray(values[:, ::stride, ::stride], dtype=np.float32)
+    if not np.isfinite(kept).all():
+        what = f"'{variable}' has values that are NaN or infinite"
+        raise DataError(what, where=str(path), hint="`orca data get darcy` fetches it again")
+    return kept
+
+
+def gaussian_field(nodes: int, generator: np.random.Generator) -> np.ndarray:
+    """Return one draw [K, K] of the Gaussian field, by an orthonormal inverse cosine transform of its coefficients."""
+    from scipy.fft import idctn
+
+    k = np.arange(nodes)
+    frequency = np.pi**2 * (k[:, None] ** 2 + k**2)
+    coefficients = nodes * _TAU ** (_ALPHA - 1) * (frequency + _TAU**2) ** (-_ALPHA / 2)
+    coefficients = coefficients * generator.standard_normal((nodes, nodes))
+    coefficients[0, 0] = 0
+    return idctn(coefficients, norm="ortho")
+
+
+def solve(permeability: np.ndarray) -> np.ndarray:
+    """Return u [K, K] with -div(a grad u) = 1 and u = 0 on the border.
+
+    Args:
+        permeability: a [K, K] at the nodes, positive; between two nodes their arithmetic mean counts.
+    """
+    from scipy.sparse import diags_array
+    from scipy.sparse.linalg import splu
+
+    a = permeability
+    nodes = len(a)
+    inner = nodes - 2
+    down = (a[1:, 1:-1] + a[:-1, 1:-1]) / 2  # [K-1, K-2], faces between rows
+    right = (a[1:-1, 1:] + a[1:-1, :-1]) / 2  # [K-2, K-1], faces between columns
+    middle = (down[1:] + down[:-1] + right[:, 1:] + right[:, :-1]).ravel()
+    below = -down[1:-1].ravel()
+    beside = -right[:, 1:].copy()
+    beside[:, -1] = 0  # the last node of a row has no neighbour in the next row
+    beside = beside.ravel()[:-1]
+    matrix = diags_array(
+        [middle, below, below, beside, beside], offsets=[0, inner, -inner, 1, -1], format="csc"
+    ) * float((nodes - 1) ** 2)
+    # The matrix is symmetric and positive definite: no pivoting, and an ordering for symmetric patterns.
+    factors = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    u = np.zeros((nodes, nodes))
+    u[1:-1, 1:-1] = factors.solve(np.ones(inner * inner)).reshape(inner, inner)
+    return u
+
+
+def _grid_note(origin: str, extent: int, stride: int) -> str:
+    held = (extent - 1) * stride + 1
+    grid = f"on {held} x {held} nodes, one in {stride} per axis kept ({extent} x {extent} maps)"
+    return (
+        f"Darcy flow from files {grid}"
+        if origin == "files"
+        else f"generated Darcy flow {grid}, without the spline step"
+    )
+
+
+def _with_coordinates(maps: np.ndarray) -> np.ndarray:
+    """Return [n, 3, s, s] float32: maps [n, s, s], and the coordinates of their points along columns and along rows."""
+    axis = np.linspace(0, 1, maps.shape[-1], dtype=np.float32)
+    grids = (np.broadcast_to(grid, maps.shape) for grid in np.meshgrid(axis, axis))
+    return np.stack([maps, *grids], axis=1).astype(np.float32)
+
+
+def _per_pixel(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation [s, s] float32 over the samples, the deviation unbiased and positive."""
+    mean = values.mean(axis=0, dtype=np.float64)
+    std = values.std(axis=0, dtype=np.float64, ddof=1) + _EPS
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def check_settings(origin: str, path: str | None, size: str, nodes: int | None, stride: int | None) -> None:
+    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
+    plan = _plan(origin, size, nodes, stride)
+    grid, hint = (plan.nodes or 1) - 1, "421 nodes go with stride 5, 85 with 2"
+    what = f"{plan.stride} does not divide task.nodes - 1 = {grid}"
+    check_rules(files_rule(origin, path), (grid % plan.stride > 0, "stride", what, hint))
+
+
+def _plan(
+    origin: str, size: str, nodes: int | None, stride: int | None, counts: Mapping[str, int | None] = {}
+) -> _Plan:
+    """Return what the settings ask for; None stands for what `size` says."""
+    preset = _SIZES[size]
+    default_nodes, default_stride = (
+        (None, _SIZES["paper"].stride) if origin == "files" else (preset.nodes, preset.stride)
+    )
+    overrides = {part: count for part, count in counts.items() if count is not None}
+    return _Plan(nodes or default_nodes, stride or default_stride, preset.counts | overrides)

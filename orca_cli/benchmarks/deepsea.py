@@ -1,0 +1,103 @@
+"""DeepSEA (Zhou and Troyanskaya 2015) as NAS-Bench-360 cuts it: chromatin features of 1000 bases of DNA; 36 labels.
+
+One file, deepsea_filtered.npz: x_{train,val,test} (N, 1000, 4) of 0 and 1, a base in each row, all zero where it is
+unknown (N), and y_{train,val,test} (N, 36) of 0 and 1. The file's own validation split is kept apart.
+
+Shapes: N sequences of a split, L bases, K labels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from orca_cli import signals
+from orca_cli.data.fraction import Joined
+from orca_cli.data.published import check_array, find, note, overlap_warning
+from orca_cli.data.samples import ArraySamples
+from orca_cli.data.untrusted import arrays
+from orca_cli.data.untrusted.memory import release_pages
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Reporter, TaskData
+
+_BASES = 4
+_BLOCK_BYTES = 2**22  # checked at once
+_AGAIN = "`orca data get deepsea` fetches it again"
+
+
+def load(
+    data_folder: Path,
+    cache_folder: Path,
+    reporter: Reporter,
+    kind: Literal["labels"] = "labels",
+    path: str | None = None,
+    train_on_validation: bool = False,
+) -> TaskData:
+    """Return one-hot DNA [n, 4, L] (0 in all four channels at unknown bases) and labels [n, K] of 0 and 1.
+
+    The arrays are unpacked once into the cache folder, byte for byte, and mapped from there; batches are transposed and
+    converted to float32 one by one, so memory does not grow with the file.
+    """
+    (file,) = find(data_folder, "deepsea", ["deepsea_filtered.npz"], path)
+    train, unknown = _read(file, "train", cache_folder, reporter)
+    first = train.batch(np.arange(1))
+    length, num_labels = first.x.shape[2], first.y.shape[1]
+    validation, _ = _read(file, "val", cache_folder, reporter, length, num_labels)
+    targets = train.targets()
+    empty = np.flatnonzero(~targets.any(axis=0)).tolist()
+    text = note(
+        f"DeepSEA: {len(train)} training and {len(validation)} validation sequences (the file's own splits), "
+        f"{unknown:.2%} of the training bases unknown, {targets.mean():.2%} of the training labels positive",
+        f"labels without a positive in training: {', '.join(map(str, empty))}" if empty else "",
+        overlap_warning(train_on_validation, f"{len(validation)} validation sequences"),
+    )
+    reporter.say(text)
+    return TaskData(
+        kind="labels",
+        input_shape=(_BASES, length),
+        num_outputs=num_labels,
+        train=Joined([train, validation]) if train_on_validation else train,
+        validation=validation,
+        open_test=lambda: _read(file, "test", cache_folder, reporter, length, num_labels)[0],
+        note=text,
+    )
+
+
+def _read(
+    file: Path, part: str, cache_folder: Path, reporter: Reporter, length: int | str = "length", labels: int | str = "K"
+) -> tuple[ArraySamples, float]:
+    """Return the sequences of one split, and the fraction of their bases that is unknown."""
+    names = [f"x_{part}", f"y_{part}"]
+    stored = arrays.mapped(file, names, cache_folder, reporter)
+    x = check_array(stored[names[0]], ("N", length, _BASES), f"{file}[{names[0]}]", _AGAIN)
+    y = np.array(check_array(stored[names[1]], (len(x), labels), f"{file}[{names[1]}]", _AGAIN), np.float32)
+    wrong = np.argwhere((y != 0) & (y != 1))
+    if len(wrong):
+        row, column = wrong[0]
+        what = f"{y[row, column]:g} at row {row}, label {column}; only 0 and 1 are allowed"
+        raise DataError(what, where=f"{file}[{names[1]}]")
+    num_known = _known_bases(x, f"{file}[{names[0]}]", reporter)
+    return ArraySamples(x.transpose(0, 2, 1), y), 1.0 - num_known / (x.shape[0] * x.shape[1])
+
+
+def _known_bases(x: np.ndarray, where: str, reporter: Reporter) -> int:
+    count = 0
+    step = max(1, _BLOCK_BYTES // x[0].nbytes)
+    with reporter.track("checking the sequences", len(x)) as advance:
+        for start in range(0, len(x), step):
+            signals.check()
+            block = x[start : start + step]
+            ones = block == 1
+            set_in_row = ones[..., 0].astype(np.uint8)
+            for base in range(1, _BASES):  # adding whole planes; a sum over the last axis takes ten times as long
+                set_in_row += ones[..., base]
+            broken = np.flatnonzero((set_in_row > 1).any(axis=1) | (ones != (block != 0)).any(axis=(1, 2)))
+            if len(broken):
+                what = f"sequence {start + broken[0]} has a row that is neither one-hot nor zero"
+                raise DataError(what, where=where, hint=_AGAIN)
+            count += int(np.count_nonzero(ones))
+            release_pages(x)
+            advance(len(block))
+    return count

@@ -1,0 +1,98 @@
+"""JSB Chorales (Boulanger-Lewandowski et al. 2012): the next frame of a piece of music from all frames before it.
+
+One file, JSB_Chorales.mat, with traindata, validdata and testdata: 229, 76 and 77 pieces, each [frames, 88] of 0 and 1, the
+keys of a piano that sound. Dense, with 88 labels at every frame: input frames 0..T-2, target frames 1..T-1.
+
+Shapes: n pieces, T frames of a piece, L length of the input.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Interval
+
+from orca_cli.data.published import check_array, find, note, overlap_warning
+from orca_cli.data.samples import ArraySamples
+from orca_cli.data.untrusted import matlab
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Reporter, TaskData
+
+_PARTS = ("traindata", "validdata", "testdata")
+_KEYS = 88
+_MOST_FRAMES = 100_000  # of a piece: a damaged file must not make an array of any size
+_AGAIN = "`orca data get jsb` fetches it again"
+
+
+def load(
+    data_folder: Path,
+    reporter: Reporter,
+    kind: Literal["dense"] = "dense",
+    path: str | None = None,
+    length: Annotated[int, Interval(ge=1, le=_MOST_FRAMES)] | None = None,
+    mask_padding: bool = True,
+    causal: bool = True,
+    train_on_validation: bool = False,
+) -> TaskData:
+    """Return x [n, 88, L] and y [n, 88, L] of 0 and 1, y one frame later than x and NaN after a piece's end.
+
+    conf/task/jsb.yaml explains the settings. L is one less than the frames of the longest piece of all splits. Without
+    `causal` a bidirectional body sees frame t + 1, which is the target of frame t.
+    """
+    (file,) = find(data_folder, "jsb", ["JSB_Chorales.mat"], path)
+    train, validation, test = (_pieces(file, part) for part in _PARTS)
+    longest = max(len(piece) for pieces in (train, validation, test) for piece in pieces) - 1
+    extent = longest if length is None else length
+    learned = [*train, *validation] if train_on_validation else train
+    splits = (learned, validation, test)
+    counts = [f"{len(pieces)} ({sum(len(piece) - 1 for piece in pieces)} target frames)" for pieces in splits]
+    cut = sum(len(piece) - 1 > extent for pieces in splits for piece in pieces)
+    text = note(
+        f"JSB Chorales: {counts[0]} training, {counts[1]} validation and {counts[2]} test pieces, length {extent}",
+        f"{cut} longer pieces are cut" if cut else "",
+        "" if mask_padding else "padding is not masked",
+        "" if causal else "warning: not causal, so every output sees its own target",
+        overlap_warning(train_on_validation, f"{len(validation)} validation pieces"),
+    )
+    reporter.say(text)
+    return TaskData(
+        kind="dense",
+        input_shape=(_KEYS, extent),
+        num_outputs=_KEYS,
+        train=_samples(learned, extent, mask_padding),
+        validation=_samples(validation, extent, mask_padding),
+        open_test=lambda: _samples(_pieces(file, _PARTS[2]), extent, mask_padding),
+        causal=causal,
+        note=text,
+    )
+
+
+def _pieces(file: Path, part: str) -> list[np.ndarray]:
+    """Return the pieces of one split, each [T, 88] uint8 of 0 and 1."""
+    cells = np.asarray(matlab.read(file, [part])[part])
+    where = f"{file}[{part}]"
+    if cells.dtype != object or not cells.size:
+        raise DataError(f"{cells.dtype} {cells.shape}; expected a row of cells", where=where, hint=_AGAIN)
+    pieces = [np.asarray(cell) for cell in cells.ravel()]
+    for index, piece in enumerate(pieces):
+        check_array(piece, ("frames", _KEYS), where, _AGAIN, f"piece {index}")
+        if not 2 <= len(piece) <= _MOST_FRAMES:
+            what = f"piece {index} has {len(piece)} frames; expected 2 to {_MOST_FRAMES}"
+            raise DataError(what, where=where, hint=_AGAIN)
+        if not np.isin(piece, (0, 1)).all():
+            raise DataError(f"piece {index} has values other than 0 and 1", where=where, hint=_AGAIN)
+    return [piece.astype(np.uint8) for piece in pieces]
+
+
+def _samples(pieces: list[np.ndarray], extent: int, mask: bool) -> ArraySamples:
+    x = np.zeros((len(pieces), _KEYS, extent), np.uint8)
+    y = np.full((len(pieces), _KEYS, extent), np.nan, np.float32)
+    valid = np.zeros((len(pieces), extent), bool)
+    for row, piece in enumerate(pieces):
+        inputs, targets = piece[:-1][:extent], piece[1:][:extent]
+        x[row, :, : len(inputs)] = inputs.T
+        y[row, :, : len(targets)] = targets.T
+        valid[row, : len(inputs)] = True
+    return ArraySamples(x, y, valid if mask else None)

@@ -1,0 +1,82 @@
+"""NinaPro DB5 (Pizzolato et al. 2017) as NAS-Bench-360 cuts it: surface EMG of 16 electrodes x 52 steps, 18 movements.
+
+Six arrays: ninapro_{train,val,test}.npy (N, 52, 16) with 52 steps at 200 Hz, label_{train,val,test}.npy (N,) in 0..17: rest
+and the 17 movements of exercise B. The files' own validation split is kept apart from training and test.
+
+Shapes: N windows of a file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from orca_cli.data.published import check_array, class_numbers, find, note, overlap_warning
+from orca_cli.data.samples import ArraySamples
+from orca_cli.data.untrusted import arrays
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Reporter, TaskData
+
+_PARTS = ("train", "val", "test")
+_STEPS, _ELECTRODES, _CLASSES = 52, 16, 18
+_AGAIN = "`orca data get ninapro` fetches the files again"
+
+
+def load(
+    data_folder: Path,
+    cache_folder: Path,
+    reporter: Reporter,
+    kind: Literal["classes"] = "classes",
+    path: str | None = None,
+    normalize: Literal["electrodes", "none"] = "electrodes",
+    train_on_validation: bool = False,
+) -> TaskData:
+    """Return windows as one-channel images [n, 1, 16, 52], electrodes by steps, with 18 classes.
+
+    conf/task/ninapro.yaml explains the settings. Electrodes are scaled one by one, because they differ in gain and contact.
+    """
+    names = [f"{what}_{part}.npy" for part in _PARTS for what in ("ninapro", "label")]
+    files = dict(zip(names, find(data_folder, "ninapro", names, path), strict=True))
+
+    def read(part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the windows of one split [N, 16, 52], mapped in the file's type, and their classes [N] int64."""
+        inputs, labels = files[f"ninapro_{part}.npy"], files[f"label_{part}.npy"]
+        x, y = (arrays.mapped(file, [""], cache_folder, reporter)[""] for file in (inputs, labels))
+        check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), _AGAIN)
+        classes = class_numbers(y, len(x), _CLASSES, str(labels), hint=_AGAIN)
+        broken = np.flatnonzero(~np.isfinite(x).all(axis=(1, 2)))
+        if len(broken):
+            what = f"window {broken[0]} has values that are NaN or infinite ({len(broken)} windows do)"
+            raise DataError(what, where=str(inputs))
+        return x.transpose(0, 2, 1), classes
+
+    (x, y), validation = read("train"), read("val")
+    if train_on_validation:
+        x, y = (np.concatenate(pair) for pair in zip((x, y), validation, strict=True))
+    mean, std = np.zeros((1, 1)), np.ones((1, 1))  # of every electrode over windows and steps
+    if normalize == "electrodes":
+        values = x.astype(np.float64)
+        mean, std = (statistic(values, axis=(0, 2))[:, None] for statistic in (np.mean, np.std))
+        # Rounding gives a constant electrode a deviation of 1e-16 times its value, which would blow up noise.
+        std[std <= 1e-12 * np.abs(mean)] = 1.0
+
+    def samples(x: np.ndarray, y: np.ndarray) -> ArraySamples:
+        return ArraySamples(((x.astype(np.float64) - mean) / std).astype(np.float32)[:, None], y)
+
+    absent = np.setdiff1d(np.arange(_CLASSES), y)
+    return TaskData(
+        kind="classes",
+        input_shape=(1, _ELECTRODES, _STEPS),
+        num_outputs=_CLASSES,
+        train=samples(x, y),
+        validation=samples(*validation),
+        open_test=lambda: samples(*read("test")),
+        note=note(
+            f"NinaPro DB5: {len(y)} training and {len(validation[1])} validation windows (the files' own splits)",
+            "z-scores per electrode over training" if normalize == "electrodes" else "values as they are",
+            f"warning: no training window of class {', '.join(map(str, absent))}" if len(absent) else "",
+            overlap_warning(train_on_validation, f"{len(validation[1])} validation windows"),
+        ),
+    )

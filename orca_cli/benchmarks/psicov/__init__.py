@@ -1,0 +1,3 @@
+from orca_cli.benchmarks.psicov.reader import load
+
+__all__ = ["load"]

@@ -1,0 +1,232 @@
+"""Spherical CIFAR-100: images projected onto a turned sphere, 3 x 60 x 60 on a grid of angles (Tu et al. 2022).
+
+Read from the published file, or generated from real CIFAR images by the same recipe.
+
+The recipe is that of the generator of spherical MNIST (Cohen et al. 2018), applied to each channel: a Driscoll-Healy grid
+is turned at random, each of its points is sent along the ray from just above the north pole onto the plane below the
+sphere, and the image that lies there is sampled. The southern hemisphere sees the image, the northern one zeros. Two
+traits of the generator are kept, since the published file has them: it interpolates between the pixels before and after
+a point's own, which blurs, and it stretches each channel to 0..255. It names no seed, so that the published file cannot
+be made again bit for bit; here every rotation has a generator of its own.
+
+Shapes: grid 60 x 60, n images of C x S x S pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from orca_cli import signals, storage
+from orca_cli.benchmarks import cifar100
+from orca_cli.config.ranges import Count, Fraction, Seed
+from orca_cli.data.generated import folder_of
+from orca_cli.data.pixels import PixelSamples
+from orca_cli.data.published import check_array, class_numbers, entries, find_first, load_arrays
+from orca_cli.data.settings import check_rules
+from orca_cli.data.splits import describe, hold_out
+from orca_cli.data.untrusted.cifar import CIFAR10_NAMES, LabelledImages, read_cifar10
+from orca_cli.data.untrusted.first_bytes import GZIP, first_bytes
+from orca_cli.data.untrusted.pickle import unpickle
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.seeding import numpy_generator
+
+_FILES = ("s2_cifar100.gz", "s2_cifar100")
+_MAX_BYTES = 2**30  # the pickle has 648 MB
+_SIDE = 60  # points of the grid along both angles
+_CHUNK = 500  # consecutive images that share one rotation
+_ORIGIN = 2 + 1e-3  # height of the centre of projection; the sphere touches the plane at height 0
+_EXTENT = 1.5  # the image covers -1.5..1.5 of the plane along both axes
+_CLASSES = 100  # of the published file
+_VERSION = 1
+_PARTS = ("train", "test")
+_AGAIN = "`orca data get spherical` fetches it again"
+
+
+def load(
+    data_folder: Path,
+    cache_folder: Path,
+    reporter: Reporter,
+    kind: Literal["classes"] = "classes",
+    path: str | None = None,
+    origin: Literal["file", "cifar100", "cifar10"] = "file",
+    images: str | None = None,
+    data_seed: Seed = 0,
+    rotate: bool = True,
+    rescale: Literal["channel", "image"] = "channel",
+    normalize: Literal["none", "cifar"] = "none",
+    validation: Literal["stratified", "last"] = "stratified",
+    validation_size: Count | Fraction = 0.1,
+    train_size: Count | None = None,
+    train_on_validation: bool = False,
+    split_seed: Seed = 0,
+) -> TaskData:
+    """Return images on the sphere [n, 3, 60, 60] (polar angle x azimuth) in 0..1, with 100 classes (10 of cifar10).
+
+    conf/task/spherical.yaml explains the settings. What is projected from CIFAR images, 50,000 and 10,000 of them or what
+    there is, is not the published data set, which has other rotations, and is marked as synthetic. An .npz of CIFAR-10 holds
+    x_train, y_train, x_test and y_test. Without a rotation the south pole is an image's centre.
+    """
+    check_settings(origin, path, images)
+    names: tuple[str, ...] = ()
+    if origin == "file":
+        what, make, parameters = _published(data_folder, path)
+    else:
+        parts, names = _images(origin, data_folder, images)
+        digest = hashlib.sha256("".join(parts[part].digest() for part in _PARTS).encode()).hexdigest()
+        parameters = {"origin": origin, "images": digest, "data_seed": data_seed, "rotate": rotate, "rescale": rescale}
+        make = partial(_project, parts, data_seed, rotate, rescale == "channel", reporter)
+        what = f"generated: projection of {'CIFAR-10' if origin == 'cifar10' else 'CIFAR-100'} images onto the sphere"
+    folder = folder_of(cache_folder, "spherical", {"version": _VERSION, **parameters}, make, reporter)
+    mean, std = (cifar100.MEAN, cifar100.STD) if normalize == "cifar" else (None, None)
+    (y,) = load_arrays(folder, ["train_y"])
+    rows, held_out = hold_out(y, validation, validation_size, train_size, train_on_validation, split_seed)
+
+    def samples(part: str, rows: np.ndarray | None = None) -> PixelSamples:
+        (x,), (y,) = load_arrays(folder, [f"{part}_x"], mapped=True), load_arrays(folder, [f"{part}_y"])
+        return PixelSamples(x, y, np.arange(len(y)) if rows is None else rows, mean=mean, std=std)
+
+    note = f"{what}: {describe(rows, held_out, validation, split_seed)}"
+    reporter.say(note)
+    return TaskData(
+        kind="classes",
+        input_shape=(3, _SIDE, _SIDE),
+        num_outputs=len(names) or _CLASSES,
+        train=samples("train", rows),
+        validation=samples("train", held_out),
+        open_test=lambda: samples("test"),
+        synthetic=origin != "file",
+        class_names=names,
+        note=note,
+        validation_drawn=train_size is None and not train_on_validation,
+    )
+
+
+def _published(data_folder: Path, path: str | None) -> tuple[str, Callable[[Path], None], dict[str, int | float | str]]:
+    """Return what the published file is called in notes, what unpacks it, and what the result depends on."""
+    hint = "task.origin=cifar100 or cifar10 projects real CIFAR images instead"
+    (file,) = find_first(data_folder, "spherical", [[name] for name in _FILES], path, hint)
+    first_bytes(file, str(file), _AGAIN, expected=(GZIP,))
+    return f"spherical CIFAR-100 from {file.name}", partial(_unpack, file), {"sha256": storage.sha256_file(file)}
+
+
+def _unpack(file: Path, folder: Path) -> None:
+    """Write PART_x.npy [N, 3, 60, 60] uint8 and PART_y.npy [N] int64 of the published file for train and test."""
+    record = unpickle(file, max_bytes=_MAX_BYTES, gzipped=file.suffix == ".gz")
+    for part, content in zip(_PARTS, entries(record, _PARTS, str(file), _AGAIN), strict=True):
+        where = f"{file}[{part}]"
+        x, y = entries(content, ("images", "labels"), where, _AGAIN)
+        check_array(x, ("N", 3, _SIDE, _SIDE), where, _AGAIN, "images", "uint8")
+        np.save(folder / f"{part}_x.npy", x)
+        np.save(folder / f"{part}_y.npy", class_numbers(y, len(x), _CLASSES, where, hint=_AGAIN))
+
+
+def _images(origin: str, data_folder: Path, path: str | None) -> tuple[dict[str, LabelledImages], tuple[str, ...]]:
+    """Return the images to project, by part, and the names of their classes."""
+    if origin == "cifar10":
+        return read_cifar10(data_folder, path, _PARTS, "task.images"), CIFAR10_NAMES
+    try:
+        place = cifar100.locate(data_folder, path)
+    except DataError as error:
+        hint = "`orca data get cifar100` fetches the images; or name their folder with task.images=FOLDER"
+        raise DataError(error.what, where=f"task.images={path}" if path else error.where, hint=hint) from error
+    return {part: cifar100.read(place, part) for part in _PARTS}, cifar100.class_names(place)
+
+
+def _project(
+    parts: dict[str, LabelledImages], seed: int, rotate: bool, per_channel: bool, reporter: Reporter, folder: Path
+) -> None:
+    """Write the projected images as `_unpack` does."""
+    for part, images in parts.items():
+        shape = (len(images.y), 3, _SIDE, _SIDE)
+        result = np.lib.format.open_memmap(folder / f"{part}_x.npy", mode="w+", dtype=np.uint8, shape=shape)
+        with reporter.track(f"projecting {part}", len(images.x)) as advance:
+            for chunk, start in enumerate(range(0, len(images.x), _CHUNK)):
+                signals.check()
+                rows = slice(start, start + _CHUNK)
+                rotation = random_rotation(numpy_generator(seed, "spherical", part, chunk)) if rotate else None
+                result[rows] = project(images.x[rows], rotation, per_channel)
+                advance(len(result[rows]))
+        result.flush()
+        np.save(folder / f"{part}_y.npy", images.y)
+
+
+def check_settings(origin: str, path: str | None, images: str | None) -> None:
+    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
+    what = f"has no effect with task.origin={origin}"
+    is_file, hint = origin == "file", "leave it out, or give task.origin="
+    check_rules(
+        (is_file and images is not None, "images", what, f"{hint}cifar100 or cifar10"),
+        (not is_file and path is not None, "path", what, f"{hint}file"),
+    )
+
+
+def grid() -> np.ndarray:
+    """Return the points of the Driscoll-Healy grid on the unit sphere, [3, 60, 60]: x, y, z by polar angle and azimuth.
+
+    Row j has the polar angle pi j / 60 (row 0 is the north pole), column k the azimuth pi k / 30.
+    """
+    steps = np.arange(_SIDE)
+    polar, azimuth = np.meshgrid(np.pi * steps / _SIDE, np.pi * steps / (_SIDE // 2), indexing="ij")
+    return np.stack([np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)])
+
+
+def random_rotation(generator: np.random.Generator) -> np.ndarray:
+    """Return a rotation matrix [3, 3], uniform over all rotations (Arvo 1992): a turn about z, then z to a random point."""
+    turn, direction, height = generator.random(3)
+    angle, towards = 2 * np.pi * turn, 2 * np.pi * direction
+    about_z = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    radius = np.sqrt(2 * height)
+    axis = np.array([np.sin(towards) * radius, np.cos(towards) * radius, np.sqrt(2 - 2 * height)])
+    return (np.outer(axis, axis) - np.eye(3)) @ about_z
+
+
+def positions(points: np.ndarray) -> np.ndarray:
+    """Return where on the image points of the sphere [3, *] lie, [2, *]: fractions of the rows and of the columns.
+
+    Values outside 0..1 lie outside the image. Both poles are sent to the centre (0.5, 0.5).
+    """
+    height = points[2] + 1
+    reach = 1 + height / (_ORIGIN - height)
+    return (points[:2] * reach + _EXTENT) / (2 * _EXTENT)
+
+
+def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Return four times the values of images [n, C, S, S] at positions [2, *], as [n, C, *]; zeros lie around an image."""
+    side = images.shape[-1]
+    # Beyond the image by more than a pixel all is zero; the bound keeps far points from overflowing.
+    places = np.clip(where * side, -2.0, side + 2.0).reshape(2, -1)
+    pixel = places.astype(np.int64)
+    flat = images.reshape(*images.shape[:2], side * side)
+    result = np.zeros((*images.shape[:2], places.shape[1]), dtype=np.float32)
+    for row_step in (-1, 1):
+        for column_step in (-1, 1):
+            row, column = pixel[0] + row_step, pixel[1] + column_step
+            # The weight of one neighbour is the distance to the opposite one.
+            weight = np.abs(pixel[0] - row_step - places[0]) * np.abs(pixel[1] - column_step - places[1])
+            inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
+            index = np.where(inside, row * side + column, 0)
+            result += flat[..., index].astype(np.float32) * np.where(inside, weight, 0).astype(np.float32)
+    return result.reshape(*images.shape[:2], *where.shape[1:])
+
+
+def stretch(values: np.ndarray, per_channel: bool = True) -> np.ndarray:
+    """Return values [n, C, H, W] stretched to 0..255, each channel or each image by its own extremes; constants become 0."""
+    axes = (2, 3) if per_channel else (1, 2, 3)
+    low, high = values.min(axis=axes, keepdims=True), values.max(axis=axes, keepdims=True)
+    span = np.where(high > low, high - low, 1)
+    return ((values - low) / span * 255).astype(np.uint8)
+
+
+def project(images: np.ndarray, rotation: np.ndarray | None = None, per_channel: bool = True) -> np.ndarray:
+    """Return images [n, C, S, S] as seen on the sphere, [n, C, 60, 60] uint8; all turned by one rotation [3, 3]."""
+    points = grid()
+    if rotation is not None:
+        points = np.einsum("ij,jab->iab", rotation, points)
+    return stretch(sample(images, positions(points)), per_channel)

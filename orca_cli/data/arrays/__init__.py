@@ -1,0 +1,3 @@
+from orca_cli.data.arrays.reader import load
+
+__all__ = ["load"]

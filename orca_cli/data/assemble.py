@@ -1,0 +1,129 @@
+"""How own data become a task: the one way for arrays, tables, images and the hub.
+
+1. A reader opens the files and says which samples there are, in which splits.
+2. Splits that the data do not give are drawn from the training samples (`splits.draw`).
+3. The reader's `fit` learns from the training samples alone how all become inputs and targets. That is the task's
+   preprocessing: it is kept beside the weights, and new data pass through its `inputs` and `targets` as the splits do.
+4. Splits are opened: train and validation at once, test at the end of a run.
+
+Settings that these readers share: `kind` is classes, one of K a sample; labels, K times 0 or 1; values, K real numbers; or
+dense, a map or sequence of the inputs' extent. Fractions are of the training samples, or of their groups. Losses and errors
+do not count targets that are missing.
+
+Relative names are looked for in the working folder, then in data_folder. Shapes, classes and scales are inferred from the
+training split alone, and reported in the note. Data are refused with fewer than 10 training samples, NaN or infinity in
+inputs, one class only, or targets in another split that the training split does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from orca_cli.data.splits import draw
+from orca_cli.data.targets import TargetForm
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Kind, Preprocessing, Reporter, Samples, TaskData
+
+_MIN_SAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The samples that a reader has, and what the draw of splits depends on.
+
+    Args:
+        unit: what samples are called in the note, such as "rows".
+        rows: train, and other splits that the training data mark -> their samples.
+        supplied: the splits with data of their own, and possibly those of `rows`.
+        classes: [n] of the training samples, to stratify by; None draws without.
+        groups: [n] of the training samples; samples of one group stay in one split. None where they stand alone.
+        contents: returns a hash of each training input [n], or None; identical inputs stay in one split.
+    """
+
+    unit: str
+    rows: dict[str, np.ndarray]
+    supplied: Iterable[str]
+    classes: np.ndarray | None
+    groups: np.ndarray | None
+    contents: Callable[[], np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a reader learned from the training samples.
+
+    Args:
+        preprocessing, input_shape, targets: of all samples; (C, *E); and the form of their targets.
+        samples: opens a split by its name, and reports what does not fit the training samples.
+        notes: on what was learned; opening train and validation may add to them.
+        num_test: test samples, where that is known and noted.
+    """
+
+    preprocessing: Preprocessing
+    input_shape: tuple[int, ...]
+    targets: TargetForm
+    samples: Callable[[str], Samples]
+    notes: Sequence[str]
+    num_test: int | None = None
+
+
+def assemble(
+    name: str,
+    reporter: Reporter,
+    kind: Kind,
+    pool: Pool,
+    fractions: tuple[float, float],
+    split_seed: int,
+    fit: Callable[[dict[str, np.ndarray]], Fitted],
+    *,
+    given: Sequence[str] = (),
+    origin: Sequence[str] = (),
+) -> TaskData:
+    """Return the task over a reader's samples, and report what was read after the reader's name.
+
+    Args:
+        name, kind, pool: of the reader, of the targets, and the samples.
+        reporter: takes the note.
+        fractions: of the training samples that are drawn for validation and for test, where the data do not give these.
+        split_seed: of the draw.
+        fit: called with the samples of each split that the training data hold.
+        given: notes on splits that the data give.
+        origin: what the note starts with.
+
+    Raises:
+        DataError: nothing is left for training, or what `fit` refuses.
+    """
+    train_rows = pool.rows["train"]
+    shares = dict(zip(("validation", "test"), fractions, strict=True))
+    supplied = {*pool.rows, *pool.supplied}
+    drawn, drawn_notes = draw(len(train_rows), supplied, shares, split_seed, pool.classes, pool.groups, pool.contents)
+    fitted = fit(pool.rows | {part: train_rows[chosen] for part, chosen in drawn.items()})
+    train, validation = fitted.samples("train"), fitted.samples("validation")
+    counts = f"{len(train)} training and {len(validation)} validation {pool.unit}"
+    if fitted.num_test is not None:
+        counts = f"{len(train)} training, {len(validation)} validation and {fitted.num_test} test {pool.unit}"
+    warnings = fitted.targets.warnings(train.targets())
+    note = "; ".join([*origin, counts, *drawn_notes, *given, *fitted.notes, *warnings])
+    reporter.say(f"{name}: {note}")
+    return TaskData(
+        kind=kind,
+        input_shape=fitted.input_shape,
+        num_outputs=fitted.targets.num_outputs,
+        train=train,
+        validation=validation,
+        open_test=lambda: fitted.samples("test"),
+        target_scale=fitted.targets.scale,
+        class_names=fitted.targets.names,
+        note=note,
+        preprocessing=fitted.preprocessing,
+        validation_drawn="validation" in drawn,
+    )
+
+
+def check_enough(count: int, what: str, where: str) -> None:
+    """Raise DataError where training data have fewer than 10 samples."""
+    if count < _MIN_SAMPLES:
+        raise DataError(f"too few {what}: {count}", where=where, hint=f"provide {_MIN_SAMPLES} or more for training")

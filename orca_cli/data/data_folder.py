@@ -1,0 +1,181 @@
+"""The data folder: which files of a data set are there, and whether they have changed.
+
+`paths.data/NAME/checksums.json` has the SHA-256 of every file that has come through the program: the published one if it is
+known, otherwise the one when it was first seen; the file is compared with it ever after.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from orca_cli import signals, storage
+from orca_cli.config.catalogue import DataFile, DataSet
+from orca_cli.data.untrusted.downloads import md5_file
+from orca_cli.exceptions import ChecksumError, DataError
+from orca_cli.progress import Reporter
+
+CHECKSUMS = "checksums.json"
+SCHEMA = 1
+_LOCK = ".lock"
+_AGAIN = "move the file away and get it again"
+_WITHOUT_FILES = {"generated": "generated", "bundled": "bundled", "own": "yours"}
+
+
+def is_there(file: DataFile, folder: Path) -> bool:
+    """Return whether what the reader needs of a file is in its data set's folder; reads nothing.
+
+    That is the file itself, the content of an archive that has to be unpacked, or what makes the file unnecessary.
+    """
+    if any(any(folder.glob(pattern)) for pattern in file.instead):
+        return True
+    names = file.members or tuple(_unpacked(folder, file))
+    if names and all((folder / name).exists() for name in names):
+        return True
+    return file.unpack is None and (folder / file.path).is_file()
+
+
+def state(entry: DataSet, data_folder: Path) -> str:
+    """Return whether data are there; reads nothing.
+
+    That is present, partly or absent for files; if none are needed, generated, bundled (with a package) or yours; - if the
+    data set's file does not say.
+    """
+    there = [is_there(file, data_folder / entry.name) for file in entry.files]
+    if there and all(there):
+        return "present"
+    if entry.origin == "files":
+        return "partly" if any(there) else "absent"
+    return _WITHOUT_FILES.get(entry.origin, "-")
+
+
+@contextmanager
+def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Path]:
+    """Lock the data set's folder, after waiting for other processes; provides the folder.
+
+    Raises:
+        StorageError: the folder cannot be written.
+        InterruptionError: a signal asked to stop.
+    """
+    what = f"the data of {entry.name}"
+    say_once = cache(lambda: reporter.say(f"waiting for another process that uses {what}"))
+
+    def wait() -> None:
+        signals.check()
+        say_once()
+
+    folder = data_folder / entry.name
+    with storage.lock(folder / _LOCK, timeout_s=math.inf, what=what, while_waiting=wait):
+        storage.clean_temporary(folder)
+        yield folder
+
+
+def expected(file: DataFile, folder: Path) -> str | None:
+    """Return the SHA-256 that a file should have: the published one, else the recorded one; None if neither is known.
+
+    Raises:
+        ChecksumError: the record is damaged.
+    """
+    return file.sha256 or _read(folder)["files"].get(file.path, {}).get("sha256")
+
+
+def verify(file: DataFile, folder: Path) -> str:
+    """Compare a file with what it should be, and return its SHA-256, which is recorded if it is seen for the first time.
+
+    Raises:
+        ChecksumError: it differs from the published or the recorded one.
+    """
+    path = folder / file.path
+    digest, expected_sha256 = storage.sha256_file(path), expected(file, folder)
+    if expected_sha256 not in (None, digest):
+        which = "published" if file.sha256 else f"recorded in {CHECKSUMS}"
+        advice = "" if file.sha256 else f"; if this file is right, delete {folder / CHECKSUMS}"
+        text = f"its SHA-256 is {digest}, but the one {which} is {expected_sha256}"
+        raise ChecksumError(text, where=str(path), hint=f"{_AGAIN}{advice}")
+    if expected_sha256 is None and file.md5 is not None and (md5 := md5_file(path)) != file.md5:
+        text = f"its MD5 is {md5}, but the one published is {file.md5}"
+        raise ChecksumError(text, where=str(path), hint=_AGAIN)
+    record(folder, file.path, path.stat().st_size, digest, "found here")
+    return digest
+
+
+def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None:
+    """Record size and checksum of a file; an entry with the same content stays as it is."""
+    content = _read(folder)
+    entry = content["files"].get(name)
+    if entry is None or (entry.get("bytes"), entry.get("sha256")) != (size, digest):
+        at = storage.now().isoformat(timespec="seconds")
+        content["files"][name] = {"bytes": size, "sha256": digest, "from": origin, "at": at}
+        storage.write_json(folder / CHECKSUMS, content)
+
+
+def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
+    """Unpack an archive in place unless that was done; returns the number of files that were written.
+
+    Raises:
+        DataError: the archive is damaged; it was moved aside, and its record was deleted.
+        UnsafeError: the archive would write outside the folder.
+        StorageError: the disk is full.
+    """
+    archive = folder / file.path
+    if file.unpack is None or not archive.is_file():
+        return 0
+    digest = _read(folder)["files"].get(file.path, {}).get("sha256")
+    note = _read(folder)["unpacked"].get(file.path, {})
+    held = {folder / name: size for name, size in _unpacked(folder, file).items()}
+    is_whole = all(path.is_file() and path.stat().st_size == size for path, size in held.items())
+    if held and is_whole and note.get("sha256") == digest:
+        return 0
+    from orca_cli.data.untrusted import archives  # reads formats that most data sets do not need
+
+    content = _read(folder)  # before: an archive may hold a file of this name
+    reporter.say(f"unpacking {file.path}")
+
+    def is_wanted(name: str) -> bool:
+        return not file.only or any(fnmatchcase(name, pattern) for pattern in file.only)
+
+    try:
+        written = archives.unpack(archive, archive.parent, reporter, members=is_wanted)
+    except DataError as error:
+        if error.where != str(archive):
+            raise
+        # If it stayed there and recorded, it would pass for the right file, and an intact one for a wrong one.
+        content["files"].pop(file.path, None)
+        storage.write_json(folder / CHECKSUMS, content)
+        aside = storage.quarantine(archive)
+        raise DataError(f"{error.what}; moved to {aside.name}", where=error.where, hint=error.hint) from error
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in written}
+    content["unpacked"][file.path] = {"sha256": digest, "members": sizes}
+    storage.write_json(folder / CHECKSUMS, content)
+    return len(sizes)
+
+
+def _unpacked(folder: Path, file: DataFile) -> dict[str, int]:
+    """Return name -> size of what was unpacked from a file; empty if nothing is recorded or the record is damaged."""
+    if file.unpack is None or not (folder / CHECKSUMS).exists():
+        return {}
+    try:
+        members = _read(folder)["unpacked"].get(file.path, {}).get("members", {})
+    except ChecksumError:  # reported when checksums are compared; a list of names must not fail because of it
+        return {}
+    return members if isinstance(members, dict) else {}
+
+
+def _read(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / CHECKSUMS
+    if not path.exists():
+        return {"schema": SCHEMA, "files": {}, "unpacked": {}}  # type: ignore[dict-item]
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] == SCHEMA and all(isinstance(content[key], dict) for key in ("files", "unpacked")):
+            return content
+        text = f"of schema {content['schema']}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = f"damaged ({type(error).__name__})"
+    raise ChecksumError(f"is {text}", where=str(path), hint="delete it to record the files anew")

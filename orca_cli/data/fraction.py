@@ -1,0 +1,124 @@
+"""Splits made of others: a part of one, for learning curves (paper, Figure 5), and several in a row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from orca_cli import seeding
+from orca_cli.data.splits import split
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Batch, Samples, TaskData
+
+_KEY = "task.train_fraction"
+_LEAST = 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples (see interfaces) of a split.
+
+    Args:
+        whole: N samples.
+        rows: [n] indices into them, ascending.
+    """
+
+    whole: Samples
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return the samples with these indices."""
+        return self.whole.batch(self.rows[np.asarray(indices, dtype=np.int64)], augment)
+
+    def targets(self) -> np.ndarray:
+        """Return all targets [n, ...], shaped as Batch.y."""
+        return self.whole.targets()[self.rows]
+
+    def groups(self) -> np.ndarray | None:
+        """Return the record of each sample, [n] int64, or None."""
+        groups = self.whole.groups()
+        return None if groups is None else groups[self.rows]
+
+    def digest(self) -> str:
+        """Return a SHA-256 over the digest of the whole and the chosen rows."""
+        return hashlib.sha256(f"{self.whole.digest()} {self.rows.dtype.str}".encode() + self.rows.tobytes()).hexdigest()
+
+
+def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData:
+    """Return a task that trains on a part of its training split, with a note on it; the task itself where all are used.
+
+    The part is drawn by the seed, every class in proportion, and a smaller one lies within a larger one. Validation and test
+    stay as they are, and so do means and deviations that the reader took from the whole training split.
+
+    Raises:
+        DataError: fewer than two samples would be left.
+    """
+    if fraction is None:
+        return task
+    total = len(task.train)
+    count = max(1, round(fraction * total))
+    classes = np.asarray(task.train.targets()) if task.kind == "classes" else None
+    if count < _LEAST:
+        what = f"{fraction:g} leaves {count} of {total} training samples"
+        raise DataError(what, where=_KEY, hint=f"at least {_LEAST} are needed")
+    drawn = split(
+        total, validation=0, test=0, train=count, seed=seeding.derive(seed, "train_fraction"), classes=classes
+    )
+    how = "" if classes is None else ", every class in proportion"
+    note = f"{count} of {total} training samples are used ({_KEY}={fraction:g}{how})"
+    if classes is not None and (lost := len(np.unique(classes)) - len(np.unique(classes[drawn.train]))):
+        note += f", which leaves {lost} classes without any"
+    return replace(task, train=Part(task.train, drawn.train), note=f"{task.note}; {note}" if task.note else note)
+
+
+class Joined:
+    """Samples (see interfaces) of several splits one after the other, none of which is copied.
+
+    Args:
+        parts: of one task, so that their inputs and targets have one shape, and their records one numbering.
+    """
+
+    def __init__(self, parts: Sequence[Samples]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return the samples with these indices, in this order; the parts draw from `augment` one after the other."""
+        indices = np.asarray(indices, dtype=np.int64)
+        owner = np.searchsorted(self._ends, indices, side="right")
+        starts = self._ends - [len(part) for part in self._parts]
+        batches = [self._parts[part].batch(indices[owner == part] - starts[part], augment) for part in np.unique(owner)]
+        if len(batches) == 1:
+            return batches[0]
+        order = torch.from_numpy(np.argsort(np.argsort(owner, kind="stable")))
+        x, y = (torch.cat([getattr(batch, name) for batch in batches])[order] for name in ("x", "y"))
+        if all(batch.valid is None for batch in batches):
+            return Batch(x, y)
+        masks = [
+            torch.ones((len(batch.x), *batch.x.shape[2:]), dtype=torch.bool) if batch.valid is None else batch.valid
+            for batch in batches
+        ]
+        return Batch(x, y, torch.cat(masks)[order])
+
+    def targets(self) -> np.ndarray:
+        """Return all targets [n, ...], shaped as Batch.y."""
+        return np.concatenate([part.targets() for part in self._parts])
+
+    def groups(self) -> np.ndarray | None:
+        """Return the record of each sample, [n] int64; None where a part has none."""
+        records = [groups for part in self._parts if (groups := part.groups()) is not None]
+        return np.concatenate(records) if len(records) == len(self._parts) else None
+
+    def digest(self) -> str:
+        """Return a SHA-256 over the parts' own."""
+        return hashlib.sha256(" ".join(["joined", *(part.digest() for part in self._parts)]).encode()).hexdigest()

@@ -1,0 +1,3 @@
+from orca_cli.data.images.reader import load
+
+__all__ = ["load"]

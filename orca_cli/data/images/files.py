@@ -1,0 +1,242 @@
+"""One split of a task whose images lie in files: decoded batch by batch, safely, and known by their content.
+
+Only the formats listed here are tried, since some decoders of Pillow run other programs (EPS). An image is rotated upright
+by its EXIF orientation, transparent parts become white, and 16-bit grey is cut to 8 bits. Files that cannot be decoded raise
+DataError, images with too many pixels UnsafeError.
+
+Shapes: n files, B images of a batch, C channels, S pixels per side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from orca_cli import signals, storage
+from orca_cli.data.pixels import normalised, random_crop, random_flip
+from orca_cli.exceptions import DataError, OrcaError, UnavailableError, UnsafeError
+from orca_cli.interfaces import Batch, Reporter
+from orca_cli.seeding import numpy_generator
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MAX_PIXELS = 10**8  # 300 MB at 3 bytes a pixel
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class View:
+    """How files become inputs.
+
+    Args:
+        side: S.
+        channels: 3, or 1 for grey.
+        crop: True cuts the largest square from the middle before resizing; False stretches the whole image.
+        mean: [C], of pixels in 0..1; None leaves them in 0..1.
+        std: [C], positive. Given exactly where `mean` is.
+        larger: augmentation resizes to this many pixels per side and crops S of them; None resizes to S.
+        padding: pixels of zeros on every side before augmentation crops.
+        flip: whether augmentation mirrors every second image, on average.
+        frozen_seed: augmentation is drawn once for each file, from this seed, and always applied; None draws anew in every
+            optimizer step.
+    """
+
+    side: int
+    channels: int = 3
+    crop: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    larger: int | None = None
+    padding: int = 0
+    flip: bool = False
+    frozen_seed: int | None = None
+
+    def inputs(self, paths: Sequence[Path]) -> torch.Tensor:
+        """Return the images of files as [B, C, S, S] float32, without augmentation."""
+        return normalised(decode_all(paths, self.side, self.channels, self.crop), self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class FileSamples:
+    """Samples (see interfaces) over image files.
+
+    Args:
+        paths: n files.
+        names: n names that do not depend on where the files lie, for the digest.
+        y: [n, ...] as Batch.y.
+        hashes: n SHA-256 of the files' contents.
+        view: how they become inputs.
+    """
+
+    paths: Sequence[Path]
+    names: Sequence[str]
+    y: np.ndarray
+    hashes: Sequence[str]
+    view: View
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return x [B, C, S, S] and y; cropped and flipped at random where the view says so."""
+        view, indices = self.view, np.asarray(indices, dtype=np.int64)
+        paths, y = [self.paths[index] for index in indices], torch.from_numpy(self.y[indices])
+        if view.frozen_seed is None and augment is None:
+            return Batch(view.inputs(paths), y)
+        images = decode_all(paths, view.larger or view.side, view.channels, view.crop)
+        if view.frozen_seed is not None:
+            draws = [numpy_generator(view.frozen_seed, "images", "frozen", int(index)) for index in indices]
+            images = np.concatenate([self._augmented(images[i : i + 1], draw) for i, draw in enumerate(draws)])
+        elif augment is not None:
+            images = self._augmented(images, augment)
+        return Batch(normalised(images, view.mean, view.std), y)
+
+    def _augmented(self, images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        view = self.view
+        if view.larger or view.padding:
+            images = random_crop(images, (view.side, view.side), view.padding, generator)
+        return random_flip(images, generator) if view.flip else images
+
+    def targets(self) -> np.ndarray:
+        """Return all targets [n, ...], shaped as Batch.y."""
+        return self.y
+
+    def groups(self) -> None:
+        """Images stand alone."""
+
+    def digest(self) -> str:
+        """Return a SHA-256 over names, contents and classes of the files, and how they become inputs."""
+        digest = hashlib.sha256(f"{self.view}\n".encode())
+        for name, content, label in zip(self.names, self.hashes, self.y, strict=True):
+            target = label if self.y.ndim == 1 else label.tobytes().hex()
+            digest.update(f"{name!r} {content} {target}\n".encode())
+        return digest.hexdigest()
+
+
+def decode_all(paths: Sequence[Path], side: int, channels: int, crop: bool = False) -> np.ndarray:
+    """Return the images of files as [B, C, side, side] uint8; decoded in parallel, in the order given."""
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1, max(1, len(paths)))) as pool:
+        return np.stack(list(pool.map(lambda path: decode(path, side, channels, crop), paths)))
+
+
+def decode(
+    source: Path | BytesIO, side: int | None, channels: int, crop: bool = False, where: str | None = None
+) -> np.ndarray:
+    """Return one image as [C, S, S] uint8, or as [C, H, W] where `side` is None; bilinear with antialiasing.
+
+    `where` stands for the file in messages.
+    """
+    where = str(source) if where is None else where
+    with opened(source, where) as image:
+        image_module, operations = _pillow()
+        image.load()
+        flat = _flat(operations.exif_transpose(image), image_module, where).convert("RGB" if channels == 3 else "L")
+        if side is not None and crop:
+            flat = operations.fit(flat, (side, side), image_module.Resampling.BILINEAR)
+        elif side is not None:
+            flat = flat.resize((side, side), image_module.Resampling.BILINEAR)
+        pixels = np.asarray(flat)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+@contextmanager
+def opened(source: Path | BytesIO, where: str) -> Iterator[Any]:
+    """Open an image of which only the header is read, and refuse what goes wrong with it inside the block.
+
+    Raises:
+        DataError: it is damaged, or of no format that is listed here.
+        UnsafeError: it has too many pixels.
+    """
+    image_module = _pillow()[0]
+    try:
+        with image_module.open(source, formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large(where, f"{image.width} x {image.height} pixels")
+            yield image
+    except (OrcaError, MemoryError):
+        raise
+    except image_module.DecompressionBombError as error:
+        raise _too_large(where, "more pixels than are decoded") from error
+    except image_module.UnidentifiedImageError as error:
+        hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
+        raise DataError("is not a readable image", where=where, hint=hint) from error
+    except Exception as error:  # noqa: BLE001 - damaged images raise almost anything from inside the decoders
+        what = f"cannot be decoded ({error or type(error).__name__})"
+        raise DataError(what, where=where, hint="save it again or remove it") from error
+
+
+def largest_of_16_bits(path: Path) -> int | None:
+    """Return the largest value of a grey image of 16 bits that can be decoded; None for other images."""
+    with _pillow()[0].open(path, formats=_FORMATS) as image:
+        return int(np.asarray(image).max()) if image.mode.startswith("I;16") else None
+
+
+def _flat(image: Any, image_module: Any, where: str) -> Any:
+    """Return an image of 8 bits a channel without transparency, which becomes white.
+
+    Raises:
+        DataError: its pixels have more than 16 bits.
+    """
+    if image.mode.startswith("I;16"):
+        return image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        what = f"has pixels of mode {image.mode}"
+        raise DataError(what, where=where, hint="store 8 or 16 bits a pixel, or use task=arrays")
+    if not image.has_transparency_data:
+        return image
+    white = image_module.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    return white
+
+
+def _too_large(where: str, what: str) -> UnsafeError:
+    hint = f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or remove it"
+    return UnsafeError(f"the image has {what}", where=where, hint=hint)
+
+
+def _pillow() -> tuple[Any, Any]:
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        hint = "pip install 'orca-transfer[images]'"
+        raise UnavailableError("image files need Pillow, which is not installed", where="task", hint=hint) from error
+    # Of fewer pixels than we refuse.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    return Image, ImageOps
+
+
+def pillow_version() -> str:
+    """Return the version of the decoders: which files can be decoded depends on it."""
+    return str(_pillow()[0].__version__)
+
+
+def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:
+    """Return the SHA-256 of each file."""
+    hashes = []
+    with reporter.track("reading image files", len(paths)) as advance:
+        for path in paths:
+            signals.check()
+            try:
+                hashes.append(storage.sha256_file(path))
+            except OSError as error:
+                raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+            advance()
+    return hashes
+
+
+def by_content(hashes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first file of each content [u], in the order of the files, and the content 0..u-1 of each file [n]."""
+    _, first, content = np.unique(np.asarray(hashes), return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[content]

@@ -1,0 +1,107 @@
+"""One split of a task whose inputs are sequences of symbols: lists in a small alphabet, proteins.
+
+Shapes: n samples, V symbols of the vocabulary, L the length of the input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from orca_cli.data.blocks import Ragged
+from orca_cli.data.samples import ArraySamples
+from orca_cli.interfaces import Batch
+
+# What happens to inputs that are longer than the model's: cut and scored as they come out; cut, and in the test split
+# counted as errors whatever comes out; left out of every split, and so not counted.
+OverLength = Literal["truncate", "wrong", "drop"]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences of one split, end to end.
+
+    Args:
+        tokens: [sum of lengths] uint8 in 0..V-1.
+        ends: [n] int64, where each sequence ends in `tokens`.
+        classes: [n] int64.
+        longer: [n] bool, True for sequences that do not fit into the input, cut already or not.
+    """
+
+    tokens: np.ndarray
+    ends: np.ndarray
+    classes: np.ndarray
+    longer: np.ndarray
+
+    def samples(
+        self, name: str, num_symbols: int, length: int, mask: bool, over_length: OverLength, no_class: int | None = None
+    ) -> SymbolSamples:
+        """Return samples of these sequences.
+
+        Args:
+            name, num_symbols, length, mask: as those of `SymbolSamples`.
+            over_length: what happens to longer sequences.
+            no_class: K, which no output can name, for the test split with over_length="wrong"; None for other splits.
+        """
+        sequences, fits = self, ~self.longer
+        if over_length == "drop":
+            sizes = np.diff(self.ends, prepend=0)
+            tokens, ends = self.tokens[np.repeat(fits, sizes)], np.cumsum(sizes[fits], dtype=np.int64)
+            sequences = Sequences(tokens, ends, self.classes[fits], self.longer[fits])
+        elif over_length == "wrong" and no_class is not None:
+            sequences = replace(self, classes=np.where(self.longer, no_class, self.classes))
+        return SymbolSamples(name, sequences, num_symbols, length, mask)
+
+
+def longer_note(parts: Mapping[str, Sequences], length: int, unit: str, over_length: OverLength) -> str:
+    """Return a note on the sequences of splits that are longer than the input; empty where there are none."""
+    counts = [
+        f"{int(one.longer.sum())} of {len(one.ends)} in {part}" for part, one in parts.items() if one.longer.any()
+    ]
+    return f"longer than {length} {unit}: {', '.join(counts)} (over_length={over_length})" if counts else ""
+
+
+def end_to_end(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the symbols of all texts [sum of lengths] uint8, and where each text ends in them [n] int64."""
+    return np.frombuffer(b"".join(texts), np.uint8), np.cumsum([len(text) for text in texts], dtype=np.int64)
+
+
+def one_hot(tokens: np.ndarray, ends: np.ndarray, num_symbols: int, length: int) -> Ragged:
+    """Return sequences of tokens, end to end, as one-hot columns [n, V, L] of 0 and 1; tokens beyond V-1 become zeros."""
+    starts, symbols = np.concatenate([[0], ends[:-1]]), np.arange(num_symbols)[:, None]
+    return Ragged(
+        lambda row: tokens[starts[row] : ends[row]] == symbols, ends - starts, num_symbols, length, np.dtype(np.uint8)
+    )
+
+
+class SymbolSamples(ArraySamples):
+    """Samples (see interfaces) over sequences stored end to end; one-hot columns are made batch by batch.
+
+    Args:
+        name: of the task, for the digest.
+        sequences: of the split.
+        num_symbols: V, channels of the input.
+        length: L; of longer sequences the first L symbols are taken.
+        mask: whether the zero columns after the end of a sequence are marked as padding.
+    """
+
+    def __init__(self, name: str, sequences: Sequences, num_symbols: int, length: int, mask: bool) -> None:
+        super().__init__(one_hot(sequences.tokens, sequences.ends, num_symbols, length), sequences.classes)
+        self._name, self._sequences, self._length, self._mask = name, sequences, length, mask
+
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return x [B, V, L] of 0 and 1, y [B] and valid [B, L] (None without mask); nothing is augmented."""
+        batch = super().batch(indices)
+        return batch if self._mask else replace(batch, valid=None)
+
+    def digest(self) -> str:
+        """Return a SHA-256 over the sequences, their classes, the length of the input and the absence of a mask."""
+        mask = "" if self._mask else " unmasked"
+        digest = hashlib.sha256(f"{self._name} {self._length} {len(self)}{mask}".encode())
+        for array in (self._sequences.tokens, self._sequences.ends, self._sequences.classes):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()

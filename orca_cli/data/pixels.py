@@ -1,0 +1,104 @@
+"""Random crops and flips of images, and samples over uint8 images in arrays that are augmented batch by batch.
+
+Augmentation is drawn anew for every sample of every optimizer step, from the generator that the step gives; samples that
+are asked for without a generator come as they are.
+
+Shapes: B images of a batch, N rows of the arrays, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+
+from orca_cli.data.samples import ArraySamples
+from orca_cli.data.untrusted.memory import release_pages
+from orca_cli.interfaces import Batch
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in 0..1, red, green, blue
+
+
+def random_crop(images: np.ndarray, size: tuple[int, int], padding: int, generator: np.random.Generator) -> np.ndarray:
+    """Return a window of each image [B, C, H, W], as [B, C, *size]; independent and uniform over all that fit.
+
+    Images are surrounded by `padding` pixels of zeros first; so size is at most (H + 2 * padding, W + 2 * padding).
+    """
+    height, width = size
+    if padding:
+        images = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    tops = generator.integers(0, images.shape[2] - height + 1, size=len(images))
+    lefts = generator.integers(0, images.shape[3] - width + 1, size=len(images))
+    rows = tops[:, None] + np.arange(height)
+    columns = lefts[:, None] + np.arange(width)
+    chosen = np.arange(len(images))[:, None, None]
+    # The two advanced indices put B, H, W before the channels.
+    return images.transpose(0, 2, 3, 1)[chosen, rows[:, :, None], columns[:, None, :]].transpose(0, 3, 1, 2)
+
+
+def random_flip(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return the images [B, C, H, W], each mirrored left to right with probability 1/2."""
+    mirrored = generator.random(len(images)) < 0.5
+    return np.where(mirrored[:, None, None, None], images[..., ::-1], images)
+
+
+def normalised(
+    images: np.ndarray, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
+) -> torch.Tensor:
+    """Return uint8 images [B, C, H, W] as float32 in 0..1, or as (pixel - mean) / std of pixels in 0..1 per channel."""
+    x = images.astype(np.float32) / np.float32(255)
+    if mean is not None and std is not None:
+        centre, spread = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
+        x = (x - centre) / spread
+    return torch.from_numpy(np.ascontiguousarray(x))
+
+
+class PixelSamples(ArraySamples):
+    """Samples (see interfaces) over uint8 images in memory or in a mapped file; float32 batch by batch.
+
+    Args:
+        x: [N, C, H, W] uint8.
+        y: [N] int64.
+        rows: [n] rows of this split.
+        mean: [C], of pixels in 0..1; None leaves them in 0..1.
+        std: [C], positive; given where `mean` is.
+        padding: augmentation crops a window of H x W after this many pixels of zeros on every side.
+        flip: whether augmentation mirrors every second image, on average.
+        order: permutation of rows and of columns, applied last; None leaves them in order.
+    """
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        rows: np.ndarray,
+        *,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        padding: int = 0,
+        flip: bool = False,
+        order: np.ndarray | None = None,
+    ) -> None:
+        super().__init__(x, y, rows=rows)
+        self._pixel_mean, self._pixel_std = mean, std
+        self._padding, self._flip, self._order = padding, flip, order
+
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return the samples with these indices; cropped and flipped at random where `augment` is given."""
+        rows = self._rows[np.asarray(indices, dtype=np.int64)]
+        images = self._x[rows]
+        release_pages(self._x)
+        if augment is not None and self._padding:
+            images = random_crop(images, (images.shape[2], images.shape[3]), self._padding, augment)
+        if augment is not None and self._flip:
+            images = random_flip(images, augment)
+        if self._order is not None:
+            images = images[:, :, self._order][..., self._order]
+        return Batch(normalised(images, self._pixel_mean, self._pixel_std), torch.from_numpy(self._y[rows]))
+
+    def digest(self) -> str:
+        """Return a SHA-256 over images, targets, normalisation and order."""
+        order = None if self._order is None else self._order.tolist()
+        text = f"{super().digest()} {self._pixel_mean} {self._pixel_std} {order}"
+        return hashlib.sha256(text.encode()).hexdigest()

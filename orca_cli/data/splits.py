@@ -1,0 +1,230 @@
+"""Seeded, disjoint splits into test, validation and train: stratified by class, groups kept together.
+
+Of data sets that come as a training and a test set only, validation is a part of the training set (`hold_out`).
+DataError where the sizes add up to more than the samples, nothing is left for training, or groups are missing or shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from orca_cli.data.contents import joined
+from orca_cli.data.own_data import refuse_rows
+from orca_cli.exceptions import DataError
+from orca_cli.seeding import numpy_generator
+
+# How parts are called in names of arrays (x_train, x_val, ...), folders and splits, and in columns and arrays of marks.
+PART_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+_NUMBERS = {"train": "0", "validation": "1", "test": "2"}  # of marks alone
+_KEYS = ("task.train_size", "task.validation_size", "task.test_size")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three disjoint sets of indices, each sorted int64."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def marked_rows(marks: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the rows of each split that texts [n] name, in any case or as 0, 1, 2, of the splits that have any."""
+    words = np.char.lower(np.char.strip(np.asarray(marks, dtype=str)))
+    rows = {part: np.flatnonzero(np.isin(words, [*names, _NUMBERS[part]])) for part, names in PART_NAMES.items()}
+    return {part: chosen for part, chosen in rows.items() if len(chosen)}
+
+
+def split(
+    n: int,
+    *,
+    validation: int | float,
+    test: int | float,
+    train: int | None = None,
+    seed: int = 0,
+    classes: np.ndarray | None = None,
+    keys: tuple[str, str, str] = _KEYS,
+) -> Split:
+    """Return disjoint index sets; the test set depends on neither the validation nor the training size.
+
+    The samples are put into one random order in which every stretch holds each class in proportion. Test takes its
+    start, validation what follows, and train its end. So a smaller training set is a part of a larger one, and every
+    class has a training sample where there are as many training samples as classes.
+
+    Args:
+        n: number of samples.
+        validation: a number of samples (int), or a fraction of n below 1 (float); 0 makes an empty set.
+        test: the same.
+        train: number of samples; None takes the rest.
+        seed: of the order.
+        classes: [n] class of each sample; None draws without stratifying.
+        keys: settings of the train, validation and test size, for messages.
+    """
+    n_test, n_validation = _count(test, n), _count(validation, n)
+    rest = n - n_test - n_validation
+    n_train = rest if train is None else train
+    if rest < 1 or n_train > rest:
+        sizes = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
+        what, hint = f"{sizes} are more than the {n} samples in all", f"lower {', '.join(dict.fromkeys(keys))}"
+        raise DataError(what, where=keys[0], hint=hint)
+    order = numpy_generator(seed, "split").permutation(n)
+    if classes is not None:
+        # Sorting by each sample's place within its class, as a fraction, spreads every class evenly over the order. The last
+        # of each class has place 1, so that the end of the order, train, has every class.
+        place = np.empty(n)
+        for value in np.unique(classes):
+            members = order[classes[order] == value]
+            place[members] = np.arange(1, len(members) + 1) / len(members)
+        # The sort is stable: samples with the same place stay in the random order.
+        order = order[np.argsort(place[order], kind="stable")]
+    return Split(np.sort(order[n - n_train :]), np.sort(order[n_test : n_test + n_validation]), np.sort(order[:n_test]))
+
+
+def _count(size: int | float, n: int) -> int:
+    return size if isinstance(size, int) else max(1, round(size * n)) if size else 0
+
+
+def draw(
+    total: int,
+    supplied: Container[str],
+    fractions: dict[str, float],
+    seed: int,
+    classes: np.ndarray | None,
+    groups: np.ndarray | None,
+    contents: Callable[[], np.ndarray | None],
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the rows of the training data that each split takes, and notes on what was drawn.
+
+    Args:
+        total: n, rows of the training data.
+        supplied: splits with data of their own, which are not drawn.
+        fractions: validation, test -> part of the training data (of the groups, where there are any).
+        seed: of the draw.
+        classes: [n] to stratify by; None draws without. A group counts as its most frequent class.
+        groups: [n], the group of each row; rows of a group are never in two splits. None where rows stand alone.
+        contents: returns a hash of each input [n]; identical inputs stay together, as groups do; see `contents.joined`.
+    """
+    missing = [part for part in fractions if part not in supplied]
+    if not missing:
+        return {"train": np.arange(total)}, []
+    is_grouped = groups is not None
+    groups, identical = joined(groups, contents())
+    place, units, classes = _units(total, classes, groups)
+    sizes = {part: float(fractions[part]) if part in missing else 0.0 for part in fractions}
+    keys = ("task.train", "task.validation_fraction", "task.test_fraction")
+    parts = split(units, validation=sizes["validation"], test=sizes["test"], seed=seed, classes=classes, keys=keys)
+    rows = {part: np.flatnonzero(np.isin(place, getattr(parts, part))) for part in ("train", *missing)}
+    how = [] if classes is None else ["stratified"]
+    how += [f"{units} groups kept together"] if is_grouped and units < total else []
+    notes = [f"{' and '.join(missing)} drawn from the training data ({', '.join([*how, f'split_seed={seed}'])})"]
+    return rows, [*notes, identical] if identical else notes
+
+
+def folds(
+    n: int, count: int, *, seed: int = 0, classes: np.ndarray | None = None, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the fold of each sample, [n] int64 in 0..count-1.
+
+    The sizes of the folds differ by 1 at most, and so do those of each class in them.
+
+    Args:
+        n: number of samples.
+        count: k, of folds.
+        seed: of the draw.
+        classes: [n] to stratify by; None draws without. A group counts as its most frequent class.
+        groups: [n], the group of each sample; a group is in one fold, and sizes count groups. None where samples stand alone.
+
+    Raises:
+        DataError: there are fewer samples, or groups, than folds.
+    """
+    place, units, codes = _units(n, classes, groups)
+    if units < count:
+        what = f"{count} folds of {units} {'training samples' if groups is None else 'groups of samples'}"
+        raise DataError(what, where="train.folds", hint=f"use train.folds={units} or less" if units > 1 else "")
+    order = numpy_generator(seed, "folds").permutation(units)
+    if codes is not None:
+        # Samples of a class stand together and are dealt out in turn; the sort leaves them in their random order.
+        order = order[np.argsort(codes[order], kind="stable")]
+    dealt = np.empty(units, dtype=np.int64)
+    dealt[order] = np.arange(units) % count
+    return dealt[place]
+
+
+def _units(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tuple[np.ndarray, int, np.ndarray | None]:
+    """Return the unit that each of n samples belongs to, itself or its group, how many there are, and the class of each.
+
+    A group has its most frequent class, the lowest of several.
+    """
+    place = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    units, codes = int(place.max()) + 1, None if classes is None else np.unique(classes, return_inverse=True)[1]
+    if codes is None or groups is None:
+        return place, units, codes
+    pairs, counts = np.unique(np.stack([place, codes]), axis=1, return_counts=True)
+    order = np.lexsort((pairs[1], -counts, pairs[0]))
+    first = np.searchsorted(pairs[0][order], np.arange(units))
+    return place, units, pairs[1][order][first]
+
+
+def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str, np.ndarray]:
+    """Return the group of each row, split -> [n] int64, numbered over all splits; equal values [n] are one group."""
+    if not values:
+        return {}
+    texts = {part: _texts(column) for part, column in values.items()}
+    for part, names in texts.items():
+        refuse_rows(np.isin(names, ("", "nan", "None")), "group", where[part])
+        for other in texts:
+            shared = np.intersect1d(names, texts[other])
+            if other != part and len(shared):
+                what = f"group '{shared[0]}' is also in {where[other]} ({len(shared)} are in both)"
+                raise DataError(what, where=where[part], hint="rows that belong together must be in one split")
+    place = np.unique(np.concatenate(list(texts.values())), return_inverse=True)[1].astype(np.int64)
+    cuts = np.cumsum([len(names) for names in texts.values()])[:-1]
+    return dict(zip(texts, np.split(place, cuts), strict=True))
+
+
+def _texts(values: np.ndarray) -> np.ndarray:
+    """Return groups as texts; 1.0 is the group 1."""
+    if values.dtype.kind == "f" and (values == np.round(values))[~np.isnan(values)].all():
+        return np.where(np.isnan(values), "nan", np.nan_to_num(values).astype(np.int64).astype(str))
+    return values.astype(str)
+
+
+def hold_out(
+    classes: np.ndarray,
+    validation: Literal["stratified", "last"] = "stratified",
+    validation_size: int | float = 0.1,
+    train_size: int | None = None,
+    train_on_validation: bool = False,
+    split_seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the training set that are for training and those for validation, each sorted.
+
+    `classes` is [N], the class of each row; other arguments are settings, see conf/task/cifar100.yaml. A size is a number of
+    rows (int) or a fraction of N (float). The error on validation rows that are trained on is optimistic.
+
+    Raises:
+        DataError: the sizes add up to more than N.
+    """
+    parts = split(len(classes), validation=validation_size, test=0, train=train_size, seed=split_seed, classes=classes)
+    train, held_out = parts.train, parts.validation
+    if validation == "last":
+        cut = len(classes) - len(held_out)
+        held_out = np.arange(cut, len(classes))
+        train = split(cut, validation=0, test=0, train=train_size, seed=split_seed, classes=classes[:cut]).train
+    return (np.union1d(train, held_out) if train_on_validation else train), held_out
+
+
+def describe(train: np.ndarray, held_out: np.ndarray, validation: str, split_seed: int) -> str:
+    """Return a note on what `hold_out` gave."""
+    how = "the training set's last" if validation == "last" else f"stratified, split_seed={split_seed}"
+    shared = len(np.intersect1d(train, held_out))
+    note = f"{len(train)} training and {len(held_out)} validation samples ({how})"
+    return f"{note}; warning: {shared} validation samples are trained on" if shared else note

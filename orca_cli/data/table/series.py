@@ -1,0 +1,167 @@
+"""Long tables: a row is one step of a series, and the rows with one value of a column are a series.
+
+Shapes: m rows of the table, n series, F features of a step, L steps of the model's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from orca_cli.data.blocks import Ragged
+from orca_cli.data.contents import hashes
+from orca_cli.data.own_data import refuse_entry, refuse_rows
+from orca_cli.data.table.columns import as_numbers, codes, codes_of_texts, decimal_mark
+from orca_cli.exceptions import DataError
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """The series of a table, in the order in which their first rows stand there.
+
+    Args:
+        names: [n] str.
+        order: [m] rows, series after series, each by time.
+        ends: [n], where each series ends in `order`.
+        equal_times: number of rows with the time of the one before.
+    """
+
+    names: np.ndarray
+    order: np.ndarray
+    ends: np.ndarray
+    equal_times: int
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where each series starts in `order`, [n]."""
+        return np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
+
+    def rows(self, series: np.ndarray) -> np.ndarray:
+        """Return the table's rows of some series, sorted."""
+        starts = self.starts
+        return np.sort(np.concatenate([self.order[starts[one] : self.ends[one]] for one in series]))
+
+    def rows_between(self, start: int, stop: int) -> np.ndarray:
+        """Return the table's rows of series start..stop-1, in their order."""
+        return self.order[self.starts[start] : self.ends[stop - 1]]
+
+    def values_per_series(self, values: np.ndarray, where: str) -> np.ndarray:
+        """Return a column [m] that has one value in each series as [n].
+
+        Raises:
+            DataError: a series has several values.
+        """
+        first = values[self.order[self.starts]]
+        sizes = np.diff(self.ends, prepend=0)
+        ordered, repeated = values[self.order], np.repeat(first, sizes)
+        same = ordered == repeated
+        if values.dtype.kind == "f":
+            same |= np.isnan(ordered) & np.isnan(repeated)
+        if not same.all():
+            row = int((~same).argmax())
+            series = self.names[int(np.searchsorted(self.ends, row, side="right"))]
+            what = f"series '{series}' has '{repeated[row]}' and '{ordered[row]}'"
+            hint = "a target or group is of a whole series: every row of one has to say the same"
+            raise DataError(what, where=where, hint=hint)
+        return first
+
+
+@dataclass(frozen=True)
+class Series:
+    """How the rows of a long table become series.
+
+    Args:
+        id: column that says which series a row belongs to.
+        time: column that the rows of a series are sorted by, numbers or times; None keeps the order of the table.
+        length: L; longer series are cut at their end.
+    """
+
+    id: str
+    time: str | None
+    length: int
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that are read."""
+        return [self.id] if self.time is None else [self.id, self.time]
+
+    def assembled(self, features: np.ndarray, grouped: Grouped) -> Ragged:
+        """Return the features [m, F] of the rows as series [n, F, L]."""
+        starts, ends, order = grouped.starts, grouped.ends, grouped.order
+        return Ragged(
+            lambda one: features[order[starts[one] : ends[one]]].T,
+            ends - starts,
+            features.shape[1],
+            self.length,
+            features.dtype,
+        )
+
+
+def group_by(raw: Mapping[str, np.ndarray], id: str, time: str | None, where: str, decimal: str) -> Grouped:
+    """Return the series of a table, from columns [m] by name; `id` and `time` as those of `Series`.
+
+    Raises:
+        DataError: a row has no id or no time, or times that are neither numbers nor ISO 8601.
+    """
+    ids = raw[id].astype(str)
+    refuse_rows(np.isin(ids, ("", "nan")), "series", f"{where}[{id}]", "fill them in, or remove these rows")
+    names, first, place = np.unique(ids, return_index=True, return_inverse=True)
+    by_first = np.argsort(first)
+    rank = np.argsort(by_first)[place]  # of each row's series, by its first row
+    times = np.arange(len(ids)) if time is None else _times(raw[time], f"{where}[{time}]", decimal)
+    order = np.lexsort((times, rank))  # stable: rows of one time keep their order
+    ends = np.cumsum(np.bincount(rank))
+    equal = (np.diff(times[order]) == 0) & (np.diff(rank[order]) == 0)
+    return Grouped(names[by_first], order, ends, int(equal.sum()))
+
+
+def fit_series(
+    grouped: Grouped, train: np.ndarray, id: str, time: str | None, length: int | None
+) -> tuple[Series, list[str]]:
+    """Return how rows become series, from the training series alone, and notes on them; L is the longest's unless given."""
+    sizes = (grouped.ends - grouped.starts)[train]
+    notes = [f"{len(grouped.order)} rows are {len(grouped.names)} series of {sizes.min()} to {sizes.max()} steps"]
+    if grouped.equal_times:
+        what = f"{grouped.equal_times} rows have the {time} of another row of their series"
+        notes.append(f"warning: {what}; their order in the file is kept")
+    return Series(id, time, length or int(sizes.max())), notes
+
+
+def contents(
+    columns: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    grouped: Grouped | None,
+    samples: np.ndarray,
+    decimal: str,
+    are_texts: bool,
+) -> np.ndarray:
+    """Return a hash of the entries of each sample [n], which is a row or a series of rows.
+
+    Args:
+        columns: name -> column [m].
+        names: columns that are inputs.
+        grouped: the series; None where rows are samples.
+        samples: [n] their numbers.
+        decimal: mark in numbers.
+        are_texts: whether entries are texts even where they spell numbers.
+    """
+    entries = np.stack([codes_of_texts(columns[n]) if are_texts else codes(columns[n], decimal) for n in names], axis=1)
+    rows = samples[:, None] if grouped is None else (grouped.rows_between(one, one + 1) for one in samples)
+    return hashes(entries[one].tobytes() for one in rows)
+
+
+def _times(values: np.ndarray, where: str, decimal: str) -> np.ndarray:
+    """Return times as numbers [m]."""
+    times, wrong = as_numbers(values, decimal_mark(values, decimal))
+    if wrong.any():
+        import pandas as pd
+
+        stamps = pd.to_datetime(pd.Series(values), utc=True, format="ISO8601", errors="coerce")
+        wrong = stamps.isna().to_numpy()
+        times = (stamps - pd.Timestamp(0, tz="utc")).dt.total_seconds().to_numpy(np.float64)
+    wrong = wrong | np.isnan(times)
+    hint = "use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05"
+    refuse_entry(wrong, values, f"is not a time ({int(wrong.sum())} rows)", where, hint)
+    return times

@@ -1,0 +1,330 @@
+"""Targets of own data: their form, learned from the training rows, and how those of every split are checked and encoded.
+
+Targets of another form raise DataError with their number, and the first of them; `where` is the file and array.
+
+Shapes: n samples, K outputs, *E the extent of the inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from orca_cli.data.own_data import MISSING_WORDS, counted, listed, number_of, places_of_numbers
+from orca_cli.data.samples import target_scale
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import IGNORED_CLASS, Scale
+
+_SHOWN = 8  # values named in a message
+_LIKE_MISSING = set(MISSING_WORDS) - {"", "null", "none"}  # none and null are names of classes more often
+_TWO_CLASSES = "provide data with two classes or more"
+_IGNORED = f"{IGNORED_CLASS} marks positions to ignore"
+_AS_FOUND = "leave task.num_classes out: any labels are classes then"
+_ONE_CLASS = "for one class per sample use kind=classes"
+
+
+@dataclass(frozen=True)
+class TargetForm:
+    """The form that the targets of every split have.
+
+    Args:
+        kind: classes, labels, values, maps (real-valued) or class_maps (a class at every position).
+        num_outputs: K; 0 while it is not known.
+        names: K names of classes, labels or values, or empty.
+        classes: class i as it stands in the files, ascending; all integers, or all strings. Empty where the data number
+            classes by themselves, and for other kinds.
+        extent: *E, for maps.
+        channels_last: whether maps are (n, *E, K).
+        missing: whether labels and real-valued targets may be NaN.
+        scale: of real-valued targets; None for other kinds.
+    """
+
+    kind: Literal["classes", "labels", "values", "maps", "class_maps"]
+    num_outputs: int
+    names: tuple[str, ...] = ()
+    classes: tuple[int | str, ...] = ()
+    extent: tuple[int, ...] = ()
+    channels_last: bool = False
+    missing: bool = False
+    scale: Scale | None = None
+
+    def encode(self, y: np.ndarray, where: str) -> np.ndarray:
+        """Return targets of any split as Batch.y; numbers and booleans match the text classes that spell them."""
+        k = self.num_outputs
+        if self.classes:
+            labels, values = plain_labels(_in_form_of(y, self.classes, where), where), np.array(self.classes)
+            place = np.searchsorted(values, labels).clip(max=len(values) - 1)
+            hint = "add training samples of that class, or remove these samples"
+            _refuse(values[place] != labels, labels, "labels have no training sample", where, hint)
+            return place.astype(np.int64)
+        if self.kind == "classes":
+            if y.dtype.kind not in "iu":  # a missing number turns all into floats
+                raise DataError("classes are missing", where=where, hint="remove these samples")
+            hint = "-1 marks hidden targets, such as those of a competition's test set: name another split"
+            _refuse((y < 0) | (y >= k), y, f"samples have no class in 0..{k - 1}", where, hint)
+            return y.astype(np.int64)
+        if self.kind == "class_maps":
+            if y.dtype.kind not in "iub":
+                raise DataError(f"targets have dtype {y.dtype}, those of the training set are integers", where=where)
+            return _encode_class_maps(y, self.extent, where, k)
+        encoded = self._numbers(y, where)
+        if k and encoded.shape[1] != k:
+            raise DataError(f"targets have {encoded.shape[1]} columns, those of the training set {k}", where=where)
+        return encoded
+
+    def _numbers(self, y: np.ndarray, where: str) -> np.ndarray:
+        """Return labels or numbers as [n, K, *E] float32, and NaN where one is missing and that is allowed."""
+        extent = self.extent
+        if self.kind == "maps":
+            if self.channels_last and y.ndim == len(extent) + 2:
+                y = np.moveaxis(y, -1, 1)
+            if y.shape[1:] == extent:
+                y = y[:, None]
+            elif y.shape[2:] != extent:
+                shapes = f"(n, {', '.join(map(str, extent))}) or (n, K, {', '.join(map(str, extent))})"
+                hint = "dense targets have the extent of the inputs; for numbers per sample use kind=values"
+                raise DataError(f"dense targets have shape {y.shape}, expected {shapes}", where=where, hint=hint)
+        elif self.kind == "values":
+            y = y[:, None] if y.ndim == 1 else y
+            if y.ndim != 2 or y.shape[1] < 1:
+                hint = "for targets of the inputs' extent use kind=dense"
+                raise DataError(f"values have shape {y.shape}, expected (n,) or (n, K)", where=where, hint=hint)
+        elif y.ndim != 2 or y.shape[1] < 1:
+            hint = f"one column of 0 and 1 per label; {_ONE_CLASS}"
+            raise DataError(f"label sets have shape {y.shape}, expected (n, K)", where=where, hint=hint)
+        if y.dtype.kind not in "fiub":
+            raise DataError(f"targets have dtype {y.dtype}", where=where, hint="allowed: real numbers")
+        check_finite(y, where, allow_nan=self.missing)
+        if self.kind == "labels":
+            wrong = ~((y == 0) | (y == 1) | np.isnan(y.astype(np.float64)))
+            _refuse(wrong, y, "entries are neither 0 nor 1", where, _ONE_CLASS)
+        return y.astype(np.float32)
+
+    def note(self) -> str:
+        """Return a description of the targets."""
+        k, extent = self.num_outputs, " x ".join(map(str, self.extent))
+        if self.kind == "maps":
+            return f"real-valued targets of {k} x {extent}"
+        if self.kind == "class_maps":
+            return f"{k} classes at every position"
+        if self.scale is not None:
+            names = self.names or (("",) if k == 1 else tuple(map(str, range(k))))
+            shown = [
+                f"{name} {mean:.4g} ± {std:.4g}".strip()
+                for name, mean, std in zip(names, self.scale.mean.tolist(), self.scale.std.tolist(), strict=True)
+            ]
+            return f"{counted(k, 'number')} a sample ({listed(shown, _SHOWN)})"
+        named = self.names and self.classes != tuple(range(k))
+        return f"{k} {self.kind}" + (f" ({listed(self.names)})" if named else "")
+
+    def warnings(self, train_targets: np.ndarray) -> list[str]:
+        """Return warnings about labels that are never or always set in training, and classes that may mean a missing target."""
+        warnings = []
+        for k, name in enumerate(self.names if self.kind == "classes" else ()):
+            if name.lower() in _LIKE_MISSING and (count := int((train_targets == k).sum())):
+                what = f"warning: '{name}' is a class ({counted(count, 'training sample')})"
+                warnings.append(f"{what}; if it stands for missing targets, remove these samples")
+        for value, word in ((1, "positive"), (0, "negative")) if self.kind == "labels" else ():
+            empty = np.flatnonzero(~(train_targets == value).any(axis=0))
+            if len(empty):
+                shown = listed([self.names[i] if self.names else i for i in empty])
+                warnings.append(f"warning: label {shown} has no {word} training sample")
+        return warnings
+
+
+def fit_targets(
+    kind: str,
+    y: np.ndarray,
+    rows: np.ndarray,
+    where: str,
+    extent: tuple[int, ...] = (),
+    names: tuple[str, ...] = (),
+    *,
+    num_classes: int | None = None,
+    channels_last: bool = False,
+    missing: bool = False,
+) -> TargetForm:
+    """Return the form of targets, from the training rows.
+
+    Args:
+        kind, y, where: classes, labels, values or dense; [N, ...] as in the data; and their origin, for messages.
+        rows: the training rows.
+        extent: of the inputs.
+        names: of labels, of values, or of classes that the data number by themselves.
+        num_classes: K, or None to infer it; for classes.
+        channels_last, missing: as those of `TargetForm`.
+
+    Raises:
+        ConfigError: `num_classes` does not apply.
+    """
+    if kind == "classes" and names:
+        return TargetForm("classes", len(names), names)
+    if kind == "classes":
+        classes = _classes_of(plain_labels(y, where)[rows], where, num_classes)
+        return TargetForm("classes", len(classes), tuple(map(str, classes)), classes)
+    if kind == "dense" and y.dtype.kind in "iub":
+        return _class_map_form(y, rows, extent, where, num_classes)
+    if num_classes is not None:
+        raise ConfigError("applies only to classes", where="task.num_classes", hint=f"remove it: {where} says it")
+    is_dense = kind == "dense"
+    form = TargetForm(
+        "labels" if kind == "labels" else "maps" if is_dense else "values",
+        num_outputs=0,
+        names=() if is_dense else names,
+        extent=extent if is_dense else (),
+        channels_last=channels_last and is_dense,
+        missing=missing,
+    )
+    encoded = form.encode(y, where)
+    form, values = replace(form, num_outputs=encoded.shape[1]), encoded[rows]
+    if kind == "labels":
+        return form
+    unknown = np.isnan(values).all(axis=(0, *range(2, values.ndim)))
+    if unknown.any():
+        what = f"output {'channel ' if is_dense else ''}{int(unknown.argmax())} has no training target"
+        raise DataError(what, where=where, hint=f"remove the {'channel' if is_dense else 'column'}")
+    if not is_dense and (np.nanmin(values, axis=0) == np.nanmax(values, axis=0)).all():
+        what = f"all {len(values)} training targets are {values[0].tolist()}"
+        hint = "provide targets that differ; float32 keeps seven digits, so subtract a large offset"
+        raise DataError(what, where=where, hint=hint)
+    return replace(form, scale=target_scale(values))
+
+
+def _class_map_form(
+    y: np.ndarray, rows: np.ndarray, extent: tuple[int, ...], where: str, num_classes: int | None
+) -> TargetForm:
+    train = _encode_class_maps(y, extent, where, num_classes)[rows]
+    k, present = num_classes or int(train.max()) + 1, np.unique(train[train != IGNORED_CLASS])
+    if len(present) < 2:
+        what = f"all positions have class {present[0]}" if len(present) else "every position is ignored"
+        raise DataError(what, where=where, hint=_TWO_CLASSES if len(present) else _IGNORED)
+    hint = "number the classes 0..K-1 without gaps; task.num_classes, if given, is K"
+    _check_none_missing(present, k, "position in the training set", where, hint)
+    return TargetForm("class_maps", k, extent=extent)
+
+
+def _classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tuple[int | str, ...]:
+    """Return the classes that plain training labels [n] name: the labels that occur, or 0..K-1 where K is given."""
+    values, counts = np.unique(labels, return_counts=True)
+    if num_classes is not None and values.dtype.kind in "iu":
+        outside = (labels < 0) | (labels >= num_classes)
+        what, hint = f"labels are not in 0..{num_classes - 1}", f"correct the labels, or {_AS_FOUND}"
+        _refuse(outside, labels, what, where, hint)
+        _check_none_missing(values, num_classes, "training sample", where, f"add samples, or {_AS_FOUND}")
+        values = np.arange(num_classes)
+    elif num_classes is not None and len(values) != num_classes:
+        what = f"{len(values)} different labels, but num_classes is {num_classes}"
+        raise DataError(what, where=where, hint=f"correct the labels, or {_AS_FOUND}")
+    if len(values) < 2:
+        raise DataError(f"all {len(labels)} training labels are {values[0]!s}", where=where, hint=_TWO_CLASSES)
+    # Numbers that are nearly all different.
+    if 2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20:
+        what = f"{len(values)} different labels in {len(labels)} training samples do not look like classes"
+        hint = "to predict numbers use kind=values, and check that this is the array of labels"
+        raise DataError(what, where=where, hint=hint)
+    return tuple(values.tolist())
+
+
+def _check_none_missing(present: np.ndarray, num_classes: int, unit: str, where: str, hint: str) -> None:
+    """Refuse classes 0..num_classes-1 of which some are not among `present` (distinct, in that range)."""
+    # The first missing ones lie below len(present) + _SHOWN: a stray 10**12 must not ask for a list of as many classes.
+    first = np.setdiff1d(np.arange(min(num_classes, len(present) + _SHOWN)), present)[:_SHOWN]
+    count = num_classes - len(present)
+    if count:
+        more = f" and {count - len(first)} more" if count > len(first) else ""
+        raise DataError(f"class {', '.join(map(str, first))}{more} has no {unit}", where=where, hint=hint)
+
+
+def _in_form_of(labels: np.ndarray, classes: tuple[int | str, ...], where: str) -> np.ndarray:
+    """Return labels as texts where classes are texts, or else as numbers.
+
+    Raises:
+        DataError: texts and numbers have nothing in common.
+    """
+    is_text = labels.dtype.kind in "SU"
+    if is_text == isinstance(classes[0], str):
+        return labels
+    places = places_of_numbers([str(name) for name in classes])
+    if is_text:
+        numbers = [number_of(text) for text in as_text(labels, where).ravel()]
+        if all(number is not None for number in numbers):
+            return np.array(numbers, dtype=np.float64).reshape(labels.shape)
+    elif places and labels.dtype.kind in "fiub":
+        names = [str(classes[places[value]]) if value in places else str(value) for value in labels.ravel().tolist()]
+        return np.array(names).reshape(labels.shape)
+    hint = f"give them as in training, such as {classes[0]!r}"
+    raise DataError("labels are strings in one split and numbers in another", where=where, hint=hint)
+
+
+def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
+    """Return labels as [n] int64 or strings; whole numbers stored as floats become integers."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        hint = "of one-hot rows store the position of the 1, or use kind=labels, values or dense"
+        raise DataError(f"class labels have shape {labels.shape}, expected (n,)", where=where, hint=hint)
+    if labels.dtype.kind in "SU":
+        return as_text(labels, where)
+    if labels.dtype.kind == "f":
+        check_finite(labels, where)
+        fractional = labels != np.round(labels)
+        hint = "class labels are integers or strings; to predict numbers use kind=values"
+        _refuse(fractional, labels, "labels are not whole numbers", where, hint)
+    elif labels.dtype.kind not in "iub":
+        raise DataError(f"labels have dtype {labels.dtype}", where=where, hint="allowed: integers or strings")
+    integers = _as_int64(labels, where)
+    what = f"labels are {IGNORED_CLASS}, which marks ignored positions"
+    _refuse(integers == IGNORED_CLASS, integers, what, where, "remove these samples")
+    return integers
+
+
+def as_text(values: np.ndarray, where: str) -> np.ndarray:
+    """Return values as strings; bytes are read as UTF-8."""
+    try:
+        return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(str)
+    except UnicodeDecodeError as error:
+        raise DataError(f"holds bytes that are not text: {error}", where=where, hint="store UTF-8 strings") from error
+
+
+def _as_int64(labels: np.ndarray, where: str) -> np.ndarray:
+    # Whole numbers beyond 2**53 are not exact as floats, and no class number is as large.
+    wrong = np.abs(labels.astype(np.float64)) > 2**53
+    _refuse(wrong, labels, "labels are beyond 2**53", where, "number the classes from 0")
+    return labels.astype(np.int64)
+
+
+def _encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, num_classes: int | None) -> np.ndarray:
+    """Return integers [n, *E] as int64, -100 where ignored; K None accepts every class from 0 on."""
+    if labels.shape[1:] != extent:
+        expected = f"(n, {', '.join(map(str, extent))})"
+        what = f"integer targets have shape {labels.shape}, expected {expected}: a class at every position"
+        raise DataError(what, where=where, hint="store real-valued targets as float32")
+    integers = _as_int64(labels, where)
+    wrong = (integers < 0) & (integers != IGNORED_CLASS)
+    if num_classes is not None:
+        wrong |= integers >= num_classes
+    allowed = "0 or more" if num_classes is None else f"in 0..{num_classes - 1}"
+    _refuse(wrong, integers, f"classes are not {allowed}", where, f"{_IGNORED}; check task.num_classes")
+    return integers
+
+
+def check_finite(values: np.ndarray, where: str, *, allow_nan: bool = False, offset: int = 0) -> None:
+    """Check that numbers [n, ...] are finite in float32; `offset` is added to the first index in messages."""
+    if values.dtype.kind in "iub":
+        return
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    wrong = np.isinf(narrow) if allow_nan else ~np.isfinite(narrow)
+    what = "values are infinite" if allow_nan else "values are NaN or infinite"
+    _refuse(wrong, values, what, where, "replace them or remove these samples", offset)
+
+
+def _refuse(wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str, offset: int = 0) -> None:
+    """Raise DataError with the number of wrong values, and the first of them with its index (from `offset` on)."""
+    if wrong.any():
+        first = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
+        place = (first[0] + offset, *first[1:])
+        index = f"({', '.join(map(str, place))})" if len(place) > 1 else str(place[0])
+        raise DataError(f"{wrong.sum()} {what}, the first is {values[first]} at index {index}", where=where, hint=hint)

@@ -1,0 +1,284 @@
+"""Unpack tar, zip and gzip archives of unknown origin: plain files inside one folder, of bounded size, all or none."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import tarfile
+import tempfile
+import unicodedata
+import zlib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Literal, Self
+
+from orca_cli import signals, storage
+from orca_cli.data.untrusted.first_bytes import GZIP, ZIP, first_bytes
+from orca_cli.data.untrusted.zips import DAMAGE, open_zip
+from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.progress import Reporter
+
+MAX_BYTES = 64 * 2**30
+_MAX_MEMBERS = 2_000_000
+_MAX_RATIO = 200  # bytes that one byte of the archive becomes, on average over the whole archive
+_FREE_RATIO = 2**28  # bytes from which on the ratio counts
+_CHUNK = 2**20
+_MAX_HEADER = 2**20  # bytes of a tar's long names and attributes
+_CONTENT = (tarfile.REGTYPE, tarfile.AREGTYPE)
+_ALLOWED = "allowed: tar, tar.gz, zip, and gzip of one file"
+_MAX_NAME, _MAX_PART, _MAX_DEPTH = 1024, 255, 32  # bytes of a path and of a part of it, as most file systems; parts
+
+
+def kind_of(path: Path) -> Literal["tar", "zip", "gzip"]:
+    """Return the kind of an archive by its content; a compressed tar is a tar. DataError: missing, or none of these."""
+    head = first_bytes(path, str(path), _ALLOWED, expected=(GZIP, *ZIP))
+    if head.startswith(ZIP):
+        return "zip"
+    packed = head.startswith(GZIP)
+    try:
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError as error:
+        if packed:
+            return "gzip"
+        raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot be read: {error}", where=str(path), hint="get the file again") from error
+    return "tar"
+
+
+def unpack(
+    archive: Path,
+    folder: Path,
+    reporter: Reporter,
+    max_bytes: int = MAX_BYTES,
+    members: Callable[[str], bool] | None = None,
+) -> list[Path]:
+    """Unpack an archive into a folder and return the files, in the order of the archive.
+
+    Everything is unpacked into a temporary folder first, so that a failure, a signal or a refusal leaves nothing
+    behind. Then each file is moved, and replaces one of its name. Permissions, owners and times are not taken over.
+
+    Args:
+        archive: tar, tar.gz, zip, or gzip of one file, whose name is the archive's without `.gz`.
+        folder: created if it is missing.
+        reporter: shows the progress.
+        max_bytes: limit for all members together.
+        members: whether a path inside the archive is wanted; the others are checked and not written.
+
+    Raises:
+        DataError: missing, damaged, encrypted, or not an archive.
+        UnsafeError: a member that is not a plain file or folder (links, devices), leaves the folder, or occurs twice; more
+            members or bytes than allowed; or content that grows as only bombs do. Nothing is skipped silently.
+        StorageError: the disk is too small or cannot be written.
+        InterruptionError: a signal asked to stop.
+    """
+    kind = kind_of(archive)
+    beside = folder if folder.is_dir() else storage.make_folder(folder.parent)
+    with storage.guarded(folder), tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=beside) as temporary:
+        job = _Job(archive, Path(temporary), max_bytes, members or (lambda name: True))
+        try:
+            with reporter.track(f"unpacking {archive.name}, MiB", -(-job.size // _CHUNK)) as advance:
+                {"tar": _unpack_tar, "zip": _unpack_zip, "gzip": _unpack_gzip}[kind](job, advance)
+        except DAMAGE as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # an error of the disk: storage explains it
+            raise DataError(f"is a damaged archive: {error}", where=str(archive), hint="get the file again") from error
+        os.sync()
+        signals.check()
+        _place(job.temporary, folder, job.written)
+    return [folder / path for path in job.written]
+
+
+class _Job:
+    """Writes members below a folder and enforces the bounds; no two members may name the same file."""
+
+    def __init__(self, archive: Path, temporary: Path, max_bytes: int, is_selected: Callable[[str], bool]) -> None:
+        self.archive, self.temporary, self.max_bytes, self.is_selected = archive, temporary, max_bytes, is_selected
+        self.written: list[PurePosixPath] = []
+        self.size = archive.stat().st_size
+        self.bytes = self.count = 0
+        self._files: set[str] = set()
+        self._folders: dict[str, str] = {}  # folded -> as written
+
+    def refused(self, what: str, member: str | None = None) -> UnsafeError:
+        who = "" if member is None else f"member {ascii(member[:100])} "
+        hint = "nothing was unpacked; get the archive from a source that you trust"
+        return UnsafeError(f"{who}{what}", where=str(self.archive), hint=hint)
+
+    def member(self, name: str, folder: bool, size: int, special: bool = False) -> PurePosixPath | None:
+        """Check one member by its declared size; return its path if it is to be written."""
+        if special:
+            raise self.refused("is a link, a device or another special file", name)
+        self.count += 1
+        if self.count > _MAX_MEMBERS:
+            raise self.refused(f"has more than {_MAX_MEMBERS} members")
+        path = self._path(name, folder)
+        if folder or not self.is_selected(str(path)):
+            return None
+        self.allow(size)
+        storage.require_space(self.temporary, size, f"member {ascii(name[:100])}")
+        return path
+
+    def _path(self, name: str, folder: bool) -> PurePosixPath:
+        if problem := _problem(name):
+            raise self.refused(problem, name)
+        path = PurePosixPath(name)
+        if not path.parts and not folder:
+            raise self.refused("does not name a file", name)
+        for end in range(1, len(path.parts) + folder):
+            written = "/".join(path.parts[:end])
+            folded = _folded(written)
+            if folded in self._files:
+                raise self.refused("lies inside a file", name)
+            if self._folders.setdefault(folded, written) != written:
+                raise self.refused("differs from another folder only in case", name)
+        folded = _folded(str(path))
+        if not folder:
+            if folded in self._files or folded in self._folders:
+                raise self.refused("occurs twice, or differs only in case", name)
+            self._files.add(folded)
+        return path
+
+    def allow(self, more: int) -> None:
+        total = self.bytes + more
+        if total > self.max_bytes:
+            raise self.refused(f"unpacks to more than {self.max_bytes:,} bytes")
+        if total > max(_FREE_RATIO, self.size * _MAX_RATIO):
+            raise self.refused(f"grows to more than {_MAX_RATIO} times its size, as bombs do")
+
+    def write(self, path: PurePosixPath, stream: IO[bytes] | gzip.GzipFile, size: int | None) -> None:
+        """Write one file; its declared size is None where it is not known."""
+        target = self.temporary / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        done = 0
+        with open(target, "xb") as file:
+            while chunk := stream.read(_CHUNK):
+                signals.check()
+                done += len(chunk)
+                self.allow(len(chunk))
+                self.bytes += len(chunk)
+                file.write(chunk)
+        if size is not None and done != size:
+            raise EOFError(f"member {ascii(str(path)[:100])} has {done:,} of {size:,} bytes")
+        self.written.append(path)
+
+
+def _problem(name: str) -> str:
+    """Return why a member's name is refused by itself; empty if it is not."""
+    parts = name.split("/")
+    try:
+        too_long = len(name.encode()) > _MAX_NAME or any(len(part.encode()) > _MAX_PART for part in parts)
+    except UnicodeEncodeError:
+        return "is not text"
+    if too_long or len([part for part in parts if part not in ("", ".")]) > _MAX_DEPTH:
+        return "is too long or too deep"
+    if name.startswith("/") or "\\" in name or name[1:2] == ":":
+        return "is an absolute path, or one of another system"
+    if ".." in parts:
+        return "leads out of the folder"
+    return "" if name.isprintable() else "has control characters"
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+class _Counted:
+    """A file that reports how far it was read."""
+
+    def __init__(self, file: IO[bytes], advance: Callable[..., None]) -> None:
+        self._file, self._advance, self._done = file, advance, 0
+
+    def read(self, size: int = -1) -> bytes:
+        signals.check()
+        content = self._file.read(size)
+        self._advance((self._done + len(content)) // _CHUNK - self._done // _CHUNK)
+        self._done += len(content)
+        return content
+
+
+def _unpack_tar(job: _Job, advance: Callable[..., None]) -> None:
+    with open(job.archive, "rb") as file:
+        packed = file.read(2) == GZIP
+        file.seek(0)
+        inner: Any = _Counted(file, advance)
+        if packed:
+            inner = gzip.GzipFile(fileobj=inner)
+        with tarfile.open(fileobj=inner, mode="r|", bufsize=_CHUNK, errorlevel=2, tarinfo=_Header) as archive:
+            for member in archive:
+                special = member.type not in (*_CONTENT, tarfile.DIRTYPE) or member.issparse()
+                path = job.member(member.name, member.isdir(), member.size, special)
+                if path is not None:
+                    stream = archive.extractfile(member)
+                    assert stream is not None
+                    job.write(path, stream, member.size)
+                archive.members = []  # type: ignore[attr-defined] # else the members of a large archive fill the memory
+        while inner.read(_CHUNK):  # only padding is left; at its end a compressed stream compares its checksum
+            pass
+    if not job.count:
+        raise ValueError("no members")
+
+
+class _Header(tarfile.TarInfo):
+    """A header of a tar; tarfile would take a damaged or missing one for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise  # the end
+            raise EOFError("it is cut off, or a header is damaged") from error
+        if header.type not in _CONTENT and not 0 <= header.size <= _MAX_HEADER:
+            raise ValueError("a header is too long")
+        if header.size < 0:
+            raise ValueError("a member has a negative size")
+        return header
+
+
+def _unpack_zip(job: _Job, advance: Callable[..., None]) -> None:
+    done = total = 0
+    with open_zip(job.archive, _MAX_MEMBERS, "zip archive") as archive:
+        chosen = []
+        # All are checked before the first is written: the directory of a zip has all sizes.
+        for member in archive.infolist():
+            special = stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR)
+            path = job.member(member.filename, member.is_dir(), member.file_size, special)
+            if path is not None:
+                total += member.file_size
+                job.allow(total)
+                chosen.append((path, member))
+        storage.require_space(job.temporary, total, f"unpacking {job.archive.name}")
+        for path, member in chosen:
+            with archive.open(member) as stream:
+                job.write(path, stream, member.file_size)
+            before, done = done, done + member.compress_size
+            advance(done // _CHUNK - before // _CHUNK)
+
+
+def _unpack_gzip(job: _Job, advance: Callable[..., None]) -> None:
+    name = job.archive.name
+    path = job.member(name[:-3] if name.lower().endswith(".gz") else f"{name}.unpacked", False, 0)
+    if path is not None:
+        with open(job.archive, "rb") as file:
+            counted: Any = _Counted(file, advance)
+            with gzip.GzipFile(fileobj=counted) as stream:
+                job.write(path, stream, None)
+
+
+def _place(temporary: Path, folder: Path, files: list[PurePosixPath]) -> None:
+    """Move what was unpacked into the folder."""
+    targets = {path: folder / path for path in files}
+    for path, target in targets.items():
+        # A link planted in the folder would redirect the files that are moved there.
+        parents = [folder / parent for parent in path.parents if parent.parts]
+        if any(parent.is_symlink() or (parent.exists() and not parent.is_dir()) for parent in parents):
+            raise UnsafeError("a link or a file stands where a folder is needed", where=str(target.parent))
+        if target.is_dir() and not target.is_symlink():
+            raise DataError("a folder stands where a file is needed", where=str(target), hint="move it away")
+    for path, target in targets.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(temporary / path, target)

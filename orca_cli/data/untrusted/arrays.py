@@ -1,0 +1,314 @@
+"""Arrays in .npy and .npz files, headers first: nothing is allocated and no code runs before the check."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from orca_cli import signals, storage
+from orca_cli.data.untrusted import isolation
+from orca_cli.data.untrusted.first_bytes import NPY, first_bytes
+from orca_cli.data.untrusted.memory import check_memory, release_pages
+from orca_cli.data.untrusted.npy_header import Header, checked_characters, read_header
+from orca_cli.data.untrusted.pickle import reader
+from orca_cli.data.untrusted.zips import DAMAGE, open_zip
+from orca_cli.exceptions import ChecksumError, DataError, UnsafeError
+from orca_cli.progress import Reporter
+
+_ALLOWED = "allowed: .npz (x and y in one file) and .npy (task.train=x.npy task.labels=y.npy)"
+_MAX_MEMBERS = 1000
+_MAX_BYTES = 8 * 2**30
+_MAX_RATIO = 200  # bytes that one byte of a member becomes
+_FREE_BYTES = 2**28  # from which on the ratio counts
+_CHUNK = 2**20
+_FILE = "array.npy"  # of a member in the cache
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a file whose header was read and found harmless."""
+
+    where: str  # file and array, for messages
+    shape: tuple[int, ...]  # as declared, and as the file's size allows
+    dtype: np.dtype  # no objects, no fields
+    read: Callable[[], np.ndarray]  # returns the array; a memory map where the file allows it
+    # Returns a reader of rows start..stop-1, which holds little more than these; ascending reads cost one pass.
+    rows: Callable[[], Callable[[int, int], np.ndarray]]
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of the content."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def open_arrays(path: Path, where: str) -> dict[str, StoredArray]:
+    """Return the arrays of a file by name; a .npy file's one array has the empty name.
+
+    `where` is the setting that names the file, for messages.
+
+    Raises:
+        DataError: missing, empty, cut off, or not such a file.
+        UnsafeError: an array of Python objects: reading it would execute code.
+        MemoryExhaustedError: an array is larger than the free memory.
+    """
+    first_bytes(path, where, _ALLOWED)
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return {"": _npy(path)}
+    if suffix == ".npz":
+        return _npz(path, None)
+    raise DataError(f"'{path.name}' has a suffix that is not read", where=where, hint=_ALLOWED)
+
+
+def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
+    """Return arrays of an .npz file in memory, of at most `max_bytes` together; the others in it are ignored.
+
+    Raises:
+        DataError: the file is missing, not an archive, damaged, or lacks an array.
+        UnsafeError: an array of Python objects, more bytes than allowed, or a member that grows as only bombs do.
+        MemoryExhaustedError: an array is larger than the free memory.
+    """
+    unique_names = list(dict.fromkeys(names))
+    first_bytes(path, str(path), "an .npz file is needed")
+    stored = _npz(path, unique_names)
+    declared = sum(array.bytes for array in stored.values())
+    if declared > max_bytes:
+        raise UnsafeError(f"the arrays declare {declared:,} bytes, at most {max_bytes:,} are read", where=str(path))
+    return {name: stored[name].read() for name in unique_names}
+
+
+def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Reporter) -> dict[str, np.ndarray]:
+    """Return read-only memory maps of arrays, so that files larger than the memory can be used.
+
+    An .npy file, whose one array has the empty name, is mapped where it is. Members of an .npz are unpacked once, in parts,
+    into a folder of the cache, named by the file's path, size and time: a changed file is unpacked again and the old copy
+    deleted.
+
+    Raises:
+        DataError, UnsafeError: as `read_arrays`.
+        StorageError: the cache cannot be written, or its disk is too small.
+        InterruptionError: a signal asked to stop; nothing half-made remains.
+    """
+    unique_names = list(dict.fromkeys(names))
+    head = first_bytes(path, str(path), "an .npz or .npy file is needed")
+    if head.startswith(NPY):
+        if unique_names != [""]:
+            raise DataError("an .npy file holds one array, which has no name", where=str(path), hint="name it ''")
+        return {"": _npy(path).read()}
+    _npz(path, unique_names)  # headers first: nothing is unpacked that would be refused
+    return {name: _npy(_unpacked_member(path, name, cache_folder, reporter)).read() for name in unique_names}
+
+
+def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
+    """Return what np.save wrote, Python objects too: the object itself for one object (a dict), else an array of objects.
+
+    A plain array, and a file that is a pickle in spite of its suffix .npy (NumPy reads both), are returned as well. A file
+    of more than `max_bytes` is refused.
+
+    Raises:
+        DataError: missing, damaged, or neither array nor pickle.
+        UnsafeError, MemoryExhaustedError, WorkerError: as `pickle.unpickle`.
+    """
+    where = str(path)
+    head = first_bytes(path, where, "an .npy file is needed")
+    if not head.startswith(NPY):
+        return reader.unpickle(path, max_bytes)
+    with open(path, "rb") as file:
+        header = read_header(file, where, "an .npy file is needed", objects=True)
+    if not header.dtype.hasobject:
+        check_memory(header.bytes, where)
+        return np.array(_npy(path).read())
+    return isolation.read(load_object_here, where, reader.checked_size(path, max_bytes), path=where)
+
+
+def load_object_here(path: str) -> Any:
+    """Return the content of an .npy file of Python objects as `load_object` does, read in this process; errors as there."""
+    with open(path, "rb") as file:
+        header = read_header(file, path, "an .npy file is needed", objects=True)
+        value = reader.read_stream(file, path, os.path.getsize(path) - header.offset)
+    if not isinstance(value, np.ndarray) or value.dtype != object or value.shape != header.shape:
+        raise DataError(f"does not hold the objects {header.shape} that its header declares", where=path)
+    return value[()] if value.shape == () else value
+
+
+def _npy(path: Path) -> StoredArray:
+    where = str(path)
+    with open(path, "rb") as file:
+        header = read_header(file, where, _ALLOWED)
+    header.check_held(path.stat().st_size, where)
+
+    def read() -> np.ndarray:
+        if header.bytes == 0:
+            return np.empty(header.shape, header.dtype)
+        array = np.memmap(path, header.dtype, "r", header.offset, header.shape, header.order)
+        return checked_characters(array, where)
+
+    return StoredArray(where, header.shape, header.dtype, read, lambda: _rows_of(read()))
+
+
+def _rows_of(array: np.ndarray) -> Callable[[int, int], np.ndarray]:
+    def rows(start: int, stop: int) -> np.ndarray:
+        part = np.array(array[start:stop])
+        release_pages(array)
+        return part
+
+    return rows
+
+
+def _npz(path: Path, names: list[str] | None) -> dict[str, StoredArray]:
+    """Return the named arrays, or all where names is None."""
+    arrays: dict[str, StoredArray] = {}
+    with open_zip(path, _MAX_MEMBERS, ".npz file") as archive:
+        members: dict[str, zipfile.ZipInfo] = {}
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if members.setdefault(name, member) is not member:
+                raise UnsafeError(f"two arrays are named '{name}'", where=str(path), hint="write it again")
+        for name in members if names is None else names:
+            if name not in members:
+                held = ", ".join(sorted(members)[:10]) or "nothing"
+                raise DataError(f"holds no array '{name}'", where=str(path), hint=f"it holds: {held}")
+            with _member_damage(f"{path}[{name}]"), archive.open(members[name]) as file:
+                arrays[name] = _member(path, name, members[name], file)
+            if names is not None:
+                _check_growth(members[name], arrays[name].where)
+    return arrays
+
+
+def _member(path: Path, name: str, member: zipfile.ZipInfo, file: IO[bytes]) -> StoredArray:
+    where = f"{path}[{name}]"
+    header = read_header(file, where, _ALLOWED)
+    header.check_held(member.file_size, where)
+
+    def read() -> np.ndarray:
+        # Checked here and not on opening: members that nobody reads may be large.
+        _check_growth(member, where)
+        check_memory(header.bytes, where)
+        with _member_damage(where), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+            array = np.lib.format.read_array(stream, allow_pickle=False)
+            stream.read(1)  # the checksum of a member is compared at its end
+        return checked_characters(array, where)
+
+    def rows() -> Callable[[int, int], np.ndarray]:
+        if header.order == "F" and len(header.shape) > 1:  # a row lies all over the member
+            return _rows_of(read())
+        _check_growth(member, where)
+        return _MemberRows(path, member, header, where)
+
+    return StoredArray(where, header.shape, header.dtype, read, rows)
+
+
+class _MemberRows:
+    """Rows of a member of an .npz file, unpacked on the way; going back starts at its beginning again.
+
+    Args:
+        path, member: the archive, and its member.
+        header: of the member, in C order.
+        where: for messages.
+    """
+
+    def __init__(self, path: Path, member: zipfile.ZipInfo, header: Header, where: str) -> None:
+        self._path, self._member, self._header, self._where = path, member, header, where
+        self._row_bytes = math.prod(header.shape[1:]) * header.dtype.itemsize
+        self._stream: IO[bytes] | None = None
+        self._at = 0
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        count, last = stop - start, self._header.shape[0]
+        with _member_damage(self._where):
+            if self._stream is None or start < self._at:
+                with zipfile.ZipFile(self._path) as archive:
+                    self._stream, self._at = archive.open(self._member), 0
+                self._skip(self._stream, self._header.offset)
+            self._skip(self._stream, (start - self._at) * self._row_bytes)
+            content = self._stream.read(count * self._row_bytes)
+            self._at = stop
+            if len(content) < count * self._row_bytes:
+                raise EOFError("it ends before its array does")
+            if stop == last:
+                self._stream.read(1)  # the checksum of a member is compared at its end
+        part = np.frombuffer(content, self._header.dtype).reshape(count, *self._header.shape[1:])
+        return checked_characters(part, self._where)
+
+    @staticmethod
+    def _skip(stream: IO[bytes], size: int) -> None:
+        while size > 0:
+            chunk = stream.read(min(size, _CHUNK))
+            if not chunk:
+                raise EOFError("it ends before its array does")
+            size -= len(chunk)
+
+
+@contextmanager
+def _member_damage(where: str, hint: str = "write it again", writing: bool = False) -> Iterator[None]:
+    """Turn what zipfile raises for a damaged archive into a DataError; while writing, errors of the disk pass."""
+    try:
+        yield
+    except DAMAGE as error:
+        if writing and isinstance(error, OSError) and error.errno is not None:
+            raise  # storage explains it
+        raise DataError(f"cannot be read: {error}", where=where, hint=hint) from error
+
+
+def _check_growth(member: zipfile.ZipInfo, where: str) -> None:
+    if member.file_size > max(_FREE_BYTES, _MAX_RATIO * member.compress_size):
+        what = f"grows to more than {_MAX_RATIO} times its size, as bombs do"
+        raise UnsafeError(what, where=where, hint="store it uncompressed")
+
+
+def _unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Reporter) -> Path:
+    """Return a file of the cache with the bytes of one member; created if it is missing or incomplete.
+
+    The folder's name follows from the archive's path, size and modification time. The archive's checksum is compared while
+    the copy is made; later only the copy's size is checked, which costs nothing for files of gigabytes.
+    """
+    state = path.stat()
+    label = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{path.stem}-{name}")[:60]
+    parent = cache_folder / "unpacked" / f"{label}-{_digest(str(path.resolve()), name)}"
+    folder = parent / _digest(state.st_size, state.st_mtime_ns)
+    with suppress(ChecksumError):  # a complete copy is read without a lock, which a read-only cache cannot hold
+        if folder.is_dir() and not folder.is_symlink():
+            storage.verify_folder(folder, contents=False)
+            return folder / _FILE
+    with storage.cached(
+        folder,
+        waiting_for=f"unpacks {path.name}",
+        say=reporter.say,
+        check=signals.check,
+        lock_path=parent.with_name(f"{parent.name}.lock"),
+        contents=False,
+    ) as is_whole:
+        if not is_whole or folder.is_symlink():
+            if os.path.lexists(parent):  # copies of the archive as it was before, and incomplete ones
+                storage.remove(parent)
+            with storage.commit_folder(folder) as temporary:
+                _copy(path, name, temporary / _FILE, reporter)
+    return folder / _FILE
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _copy(path: Path, name: str, target: Path, reporter: Reporter) -> None:
+    where = f"{path}[{name}]"
+    with _member_damage(where, "write or get it again", writing=True), zipfile.ZipFile(path) as archive:
+        member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.NameToInfo else name)
+        storage.require_space(target.parent, member.file_size, f"unpacking {where}")
+        track = reporter.track(f"unpacking {path.name}[{name}], MiB", -(-member.file_size // _CHUNK))
+        with archive.open(member) as stream, track as advance, open(target, "xb") as file:
+            while chunk := stream.read(_CHUNK):  # at its end the checksum is compared
+                signals.check()
+                file.write(chunk)
+                advance()

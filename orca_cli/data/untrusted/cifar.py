@@ -1,0 +1,108 @@
+"""Labelled sets of 32 x 32 colour images, and the files of CIFAR-10, which a source and a task read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from orca_cli import signals
+from orca_cli.data.untrusted.arrays import read_arrays
+from orca_cli.data.untrusted.pickle import unpickle
+from orca_cli.exceptions import DataError
+
+CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SIDE = 32
+_FOLDER = "cifar-10-batches-py"
+_BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """One set of images x [N, 3, 32, 32] uint8, with labels y [N] int64."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def digest(self) -> str:
+        """Return a SHA-256 over images and labels."""
+        digest = hashlib.sha256(f"{self.x.shape}".encode())
+        for array in (self.x, self.y):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def checked(x: object, labels: object, num_classes: int, where: str) -> LabelledImages:
+    """Return images x, uint8 [N, 3072] or [N, 3, 32, 32], with N labels in 0..num_classes-1, as a set.
+
+    Raises DataError, with `where` (file and entry), if they have another form.
+    """
+    if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.shape[1:] not in ((3 * SIDE**2,), (3, SIDE, SIDE)):
+        actual = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
+        raise DataError(f"images are {actual}; expected uint8 (N, 3, {SIDE}, {SIDE})", where=where)
+    try:
+        y = np.asarray(labels)
+    except ValueError:  # ragged lists
+        y = np.empty(0, dtype=object)
+    if y.shape != (len(x),) or y.dtype.kind not in "iu" or not len(x):
+        raise DataError(f"labels are {y.dtype} {y.shape}; expected integers ({len(x)},)", where=where)
+    wrong = np.flatnonzero((y < 0) | (y >= num_classes))
+    if len(wrong):
+        raise DataError(f"label {y[wrong[0]]} at index {wrong[0]} is not in 0..{num_classes - 1}", where=where)
+    return LabelledImages(x.reshape(-1, 3, SIDE, SIDE), y.astype(np.int64))
+
+
+def read_cifar10(
+    data_folder: Path, path: str | None, parts: Sequence[str], key: str, hint: str = ""
+) -> dict[str, LabelledImages]:
+    """Return parts of CIFAR-10.
+
+    Args:
+        data_folder: the files are looked for in data_folder/cifar10 and in data_folder.
+        path: another folder, from the working folder or else from `data_folder`, that is or holds torchvision's
+            cifar-10-batches-py; or an .npz file with x_PART and y_PART for each part.
+        parts: "train", "test".
+        key: the setting that gives `path`, for messages.
+        hint: what to do if there are no files.
+
+    Raises:
+        DataError: files are missing, damaged or have another form.
+        UnsafeError: reading a file would execute code.
+    """
+    names = [f"{axis}_{part}" for part in parts for axis in "xy"]
+    location = Path(path).expanduser() if path else Path("cifar10")
+    place = _find([location, data_folder / location] if path else [data_folder / location, data_folder], parts)
+    if place is None:
+        advice = f"put torchvision's folder {_FOLDER}, or a file cifar10.npz with {', '.join(names)}, there, or give {key}=..."
+        where = f"{key}={path}" if path else str(data_folder / location)
+        raise DataError("CIFAR-10 is not there", where=where, hint=f"{advice}; {hint}" if hint else advice)
+    if place.is_file():
+        arrays = read_arrays(place, names, max_bytes=2**30)
+        return {part: checked(arrays[f"x_{part}"], arrays[f"y_{part}"], 10, f"{place}[{part}]") for part in parts}
+    images = {}
+    for part in parts:
+        batches = [_batch(place / name) for name in _BATCHES[part]]
+        images[part] = LabelledImages(*(np.concatenate([getattr(batch, axis) for batch in batches]) for axis in "xy"))
+    return images
+
+
+def _batch(path: Path) -> LabelledImages:
+    signals.check()
+    record = unpickle(path, max_bytes=2**28)
+    for name in ("data", "labels"):
+        if not isinstance(record, dict) or name not in record:
+            raise DataError(f"is not a batch of CIFAR-10: it has no '{name}'", where=str(path))
+    return checked(record["data"], record["labels"], 10, str(path))
+
+
+def _find(places: Sequence[Path], parts: Sequence[str]) -> Path | None:
+    for place in places:
+        for candidate in (place, place / _FOLDER):
+            if candidate.is_file() or all((candidate / _BATCHES[part][0]).is_file() for part in parts):
+                return candidate
+        if place.is_dir() and (archives := sorted(place.glob("cifar10*.npz"))):
+            return archives[0]
+    return None

@@ -1,0 +1,67 @@
+"""Values of an LMDB database, read by the library `lmdb` in the worker: a damaged file can crash the process that maps it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from orca_cli.data.untrusted import isolation
+from orca_cli.data.untrusted.first_bytes import damage, first_bytes
+from orca_cli.exceptions import DataError, UnsafeError
+
+_MAX_VALUE = 2**28
+_BATCH, _BATCH_BYTES = 512, 2**23  # values fetched at once; a large value is fetched alone
+
+
+def read(path: Path, keys: Iterable[str], max_value: int = _MAX_VALUE) -> Iterator[bytes | None]:
+    """Yield the value of each key in the main database, or None where it has no such key.
+
+    Args:
+        path: folder of data.mdb, or the file itself; nothing is written there, no lock file either.
+        keys: in any order.
+        max_value: limit for one value, in bytes.
+
+    Raises:
+        DataError: missing, cut off, damaged, or not an LMDB database.
+        UnsafeError: a value is larger than allowed.
+        UnavailableError: the package lmdb is not installed.
+        WorkerError: the worker crashed on the file, or reached its memory or time limit.
+    """
+    file = path / "data.mdb" if path.is_dir() else path
+    where = str(file)
+    first_bytes(file, where, "the data.mdb of an LMDB database is needed")
+    isolation.check_installed("lmdb", where, "LMDB", extra="lmdb")
+    size, ahead = file.stat().st_size, iter(keys)
+    while batch := list(islice(ahead, _BATCH)):
+        while batch:
+            values = isolation.read(read_here, where, size, path=where, keys=batch, max_value=max_value)
+            yield from values
+            batch = batch[len(values) :]
+
+
+def read_here(path: str, keys: list[str], max_value: int) -> list[bytes | None]:
+    """Return the values of the first keys, as many as are fetched at once; read in this process, errors as `read`."""
+    import lmdb
+
+    values: list[bytes | None] = []
+    left = _BATCH_BYTES
+    with (
+        damage(path, "LMDB database"),
+        lmdb.open(path, subdir=False, readonly=True, lock=False, create=False) as database,
+        database.begin(buffers=True) as transaction,
+    ):
+        needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
+        held = Path(path).stat().st_size
+        if needed > held:
+            raise DataError(f"is cut off: {held:,} of {needed:,} bytes", where=path, hint="get the file again")
+        for key in keys:
+            value = transaction.get(key.encode())
+            size = len(value or b"")
+            if size > max_value:
+                raise UnsafeError(f"a value has {size:,} bytes, at most {max_value:,} are read", where=path)
+            values.append(None if value is None else bytes(value))
+            left -= size
+            if left <= 0:
+                break
+    return values

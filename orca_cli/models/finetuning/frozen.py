@@ -1,0 +1,16 @@
+"""Embedder and predictor are trained, and nothing of the body (an ablation's control)."""
+
+from __future__ import annotations
+
+from orca_cli.interfaces import TransferParts
+from orca_cli.models.finetuning.state import train_parts
+
+
+class Frozen:
+    """Train embedder and predictor around a body that stays as it was pretrained, norms included."""
+
+    pretrained = True
+
+    def apply(self, model: TransferParts) -> None:
+        """Make every parameter trainable but the body's."""
+        train_parts(model)

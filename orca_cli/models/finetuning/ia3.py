@@ -1,0 +1,63 @@
+"""Learned factors on keys, values and hidden activations, the embedder and the predictor are trained (IA3, Liu et al. 2022)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from orca_cli.interfaces import Body, Role, TransferParts
+from orca_cli.models.finetuning import injection
+from orca_cli.models.finetuning.state import train_parts
+
+_PREFIX = "ia3_l"  # what peft calls the factors of a layer
+
+
+class IA3:
+    """Multiply activations by learned vectors, 1 at the start, and train these, embedder and predictor; by peft.
+
+    What an attention layer returns is multiplied, and what the last linear layer of a feed-forward network takes (equation 3
+    and section 3.3 of the paper). Where one layer gives query, key and value, all three are multiplied.
+
+    Args:
+        roles: of the layers; a body knows which these are.
+    """
+
+    pretrained = True
+
+    def __init__(
+        self, roles: Annotated[Sequence[Role], "Which layers get factors."] = ("key", "value", "feed_forward")
+    ) -> None:
+        injection.check_roles(roles)
+        self._roles = tuple(roles)
+
+    def apply(self, model: TransferParts) -> None:
+        """Make embedder, predictor and the factors trainable, and nothing else; adds the factors where there are none.
+
+        Raises:
+            ConfigError: the body has no linear layers of these roles.
+            UnavailableError: peft is not installed.
+        """
+        if not injection.added(model.body, _PREFIX):
+            injection.need_peft("ia3")
+            self._add(model.body)
+        train_parts(model, injection.added(model.body, _PREFIX))
+
+    def _add(self, body: Body) -> None:
+        every = body.linear_names("feed_forward")
+        last = set(last_of_networks(every))
+        names = [name for name in injection.names_of(body, self._roles) if name not in every or name in last]
+
+        def settings(layer_keys: dict[str, str]) -> Any:
+            from peft import IA3Config
+
+            ends = [layer_keys[name] for name in names if name in last]
+            return IA3Config(target_modules=list(layer_keys.values()), feedforward_modules=ends)
+
+        injection.inject(body, names, settings)
+
+
+def last_of_networks(names: Sequence[str]) -> list[str]:
+    """Return, of the feed-forward layers of numbered blocks in order, the last of each block."""
+    last = {re.sub(r"(.*\.\d+)\..*", r"\1", name): name for name in names}
+    return list(last.values())

@@ -1,0 +1,16 @@
+"""Only the body's norms, the embedder and the predictor are trained (FPT, paper 4.2.2)."""
+
+from __future__ import annotations
+
+from orca_cli.interfaces import TransferParts
+from orca_cli.models.finetuning.state import train_parts
+
+
+class LayerNorm:
+    """Train the norms that the body names, with embedder and predictor."""
+
+    pretrained = True
+
+    def apply(self, model: TransferParts) -> None:
+        """Make embedder, predictor and the body's norms trainable, and nothing else."""
+        train_parts(model, model.body.norms())

@@ -1,0 +1,119 @@
+"""Learned tokens before those of the input, and the predictor, are trained (VPT, Jia et al. 2022; paper A.6)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Annotated, Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from orca_cli.config.ranges import Count
+from orca_cli.exceptions import ConfigError
+from orca_cli.interfaces import Tokens, TransferParts
+from orca_cli.models.finetuning.state import train_parts
+
+_NAME = "prompt"
+
+
+class Prompt:
+    """Put learned tokens between the prefix and the tokens of the input; body and prefix stay as they are.
+
+    The prompt is part of the prefix: neither pooling nor a dense output reads its features. It has no positions of its own;
+    a body that numbers its tokens itself numbers the prompt too. Stage 2 does not see it.
+
+    Args:
+        tokens: p, the length of the prompt.
+        depth: shallow puts it before the first layer; deep replaces its features by new learned tokens before each later layer.
+        train_embedder: whether the embedder is trained as well; false is prompting as in the paper.
+    """
+
+    pretrained = True
+
+    def __init__(
+        self,
+        tokens: Annotated[Count, "Length of the prompt."] = 10,
+        depth: Annotated[Literal["shallow", "deep"], "Before the first layer, or anew before every layer."] = "shallow",
+        train_embedder: Annotated[bool, "Whether the embedder is trained too."] = True,
+    ) -> None:
+        self._tokens, self._depth, self._train_embedder = tokens, depth, train_embedder
+
+    def apply(self, model: TransferParts) -> None:
+        """Make prompt, predictor and, where set, embedder trainable, and nothing else; adds the prompt where there is none.
+
+        Raises:
+            ConfigError: the body takes no further tokens, or not as many, or does not tell its layers (deep).
+        """
+        body = cast("nn.Module", model.body)
+        if not hasattr(body, _NAME):
+            self._add(model, body)
+        prompts = [part for part in body.modules() if isinstance(part, PromptTokens)]
+        train_parts(model, prompts, embedder=self._train_embedder)
+
+    def _add(self, model: TransferParts, body: nn.Module) -> None:
+        if not model.body.takes_prefix:
+            what = "this body attends by windows or position biases of its map, and takes no tokens before those of the input"
+            hint = "use finetune=visual_prompt, or another body such as body=vit or body=minilm"
+            raise ConfigError(what, where="finetune", hint=hint)
+        self._check_length(model)
+        later = [body.get_submodule(name) for name in model.body.layer_names()[1:]]
+        if self._depth == "deep" and not model.body.layer_names():
+            hint = "use finetune.depth=shallow"
+            raise ConfigError("this body does not tell its layers", where="finetune.depth", hint=hint)
+        width, prefix = model.body.width, cast("Any", model.embedder).class_token
+        start = 0 if prefix is None else prefix.numel() // width
+        body.add_module(_NAME, PromptTokens(self._tokens, width, start))
+        body.register_forward_pre_hook(_insert)
+        for layer in later if self._depth == "deep" else ():
+            layer.add_module(_NAME, PromptTokens(self._tokens, width, start))
+            layer.register_forward_pre_hook(_replace)
+
+    def _check_length(self, model: TransferParts) -> None:
+        """Refuse more tokens than a body takes that numbers them itself; positions of an embedder leave room for a prompt."""
+        embedder, body = cast("Any", model.embedder), model.body
+        if body.embedder_init().positions is not None:
+            return
+        prefix_length = 0 if embedder.class_token is None else embedder.class_token.numel() // body.width
+        room = body.max_tokens - self._tokens - prefix_length
+        if embedder.layout.tokens > room:
+            what = f"a prompt of {self._tokens} beside {embedder.layout.tokens} tokens is more than the body takes"
+            raise ConfigError(what, where="finetune.tokens", hint=f"use embedder.max_tokens={max(1, room)}")
+
+
+class PromptTokens(nn.Module):
+    """Learned tokens [p, D] with their place; uniform at first, as wide as those of VPT for a filter of D weights.
+
+    Args:
+        length, width: p, D.
+        start: how many tokens stand before them.
+    """
+
+    def __init__(self, length: int, width: int, start: int) -> None:
+        super().__init__()
+        bound = math.sqrt(3 / width)
+        self.start = start
+        self.x = nn.Parameter(torch.empty(length, width).uniform_(-bound, bound))
+
+    def extra_repr(self) -> str:
+        """Return length, width and place."""
+        return f"{len(self.x)}, {self.x.shape[1]}, start={self.start}"
+
+    def joined(self, x: Tensor, stop: int) -> Tensor:
+        """Return sequences [B, ...] with the tokens in place of x[:, start:stop]."""
+        tokens = self.x.to(x.dtype).expand(x.shape[0], -1, -1)  # len() would fix the batch's size in an exported graph
+        return torch.cat([x[:, : self.start], tokens, x[:, stop:]], dim=1)
+
+
+# Module-level functions, so that a copy of the model calls them with its own parts.
+def _insert(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
+    tokens, prompt = arguments[0], body.prompt
+    length, start = len(prompt.x), prompt.start
+    is_token = tokens.mask.new_ones(tokens.mask.shape[0], length)
+    mask = torch.cat([tokens.mask[:, :start], is_token, tokens.mask[:, start:]], dim=1)
+    return (replace(tokens, x=prompt.joined(tokens.x, start), mask=mask, prefix=tokens.prefix + length),)
+
+
+def _replace(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    prompt = layer.prompt
+    return (prompt.joined(arguments[0], prompt.start + len(prompt.x)), *arguments[1:])

@@ -1,3 +1,0 @@
-from orca_cli.tasks.images.reader import load
-
-__all__ = ["load"]

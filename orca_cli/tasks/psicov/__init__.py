@@ -1,3 +1,0 @@
-from orca_cli.tasks.psicov.reader import load
-
-__all__ = ["load"]

@@ -37,11 +37,14 @@ def load(
     from orca_cli.runs.naming import named
     from orca_cli.runs.outcome import Outcome
 
-    folder = run.path if isinstance(run, Outcome) and not run.code else None
-    if isinstance(run, Outcome) and folder is None:
+    if not isinstance(run, Outcome):
+        folder = named(str(run))
+    elif run.path is not None and run.state in ("completed", "skipped"):  # maybe stopped later, among its baselines
+        folder = run.path
+    else:
         failure = "" if run.failure is None else f": {run.failure.error}"
         raise DataError(f"the run has {run.state}{failure}", where="run", hint="only completed runs predict")
-    return Predictor(open_model(folder or named(str(run)), checkpoint), device, batch_size)
+    return Predictor(open_model(folder, checkpoint), device, batch_size)
 
 
 def run(*overrides: str, config_dir: str | Path | None = None, force: bool = False) -> Outcome:

@@ -82,7 +82,6 @@ def load(
     conf/task/darcy.yaml explains the settings. Training and validation are the first samples of ..._smooth1.mat in this
     order, test those of ..._smooth2.mat. The first generated samples do not depend on their number.
     """
-    check_settings(origin, path, size, nodes, stride)
     plan = _plan(origin, size, nodes, stride, {"train": num_train, "validation": num_validation, "test": num_test})
     if origin == "files":
         files = find(data_folder, "darcy", FILES, path, hint="task.origin=generated makes the data instead")

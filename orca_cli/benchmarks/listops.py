@@ -90,7 +90,6 @@ def load(
 
     conf/task/listops.yaml explains the settings. Truncated expressions mostly cannot be decided (see one_hot.OverLength).
     """
-    check_settings(origin, path, size, min_length, max_length)
     num_samples = _without_none(num_train=num_train, num_validation=num_validation, num_test=num_test)
     sizes = SIZES[size] | num_samples | _without_none(min_length=min_length, max_length=max_length)
     shortest, longest = sizes.pop("min_length"), sizes.pop("max_length")

@@ -73,7 +73,6 @@ def load(
     there is, is not the published data set, which has other rotations, and is marked as synthetic. An .npz of CIFAR-10 holds
     x_train, y_train, x_test and y_test. Without a rotation the south pole is an image's centre.
     """
-    check_settings(origin, path, images)
     names: tuple[str, ...] = ()
     if origin == "file":
         what, make, parameters = _published(data_folder, path)

@@ -19,8 +19,8 @@ from orca_cli.config.ranges import check_value
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 TARGET = "_target_"
-_READERS = ("data.arrays", "data.hub", "data.images", "data.table", "benchmarks")
-_PLUGINS = tuple(f"orca_cli.{name}" for name in (*_READERS, "models", "metrics", "scoring", "runs.tracking"))
+_PLUGINS = tuple(f"orca_cli.{name}" for name in ("data", "benchmarks", "models", "metrics", "scoring", "runs.tracking"))
+_CLOSED = ("orca_cli.data.untrusted", "orca_cli.data.data_folder")  # they open, unpack and fetch files
 _TORCH = ("torch.nn", "torch.optim")
 _extra_modules: set[str] = set()
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})
@@ -134,7 +134,11 @@ def hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _allowed(module: str) -> bool:
-    return any(module == root or module.startswith(f"{root}.") for root in (*_PLUGINS, *_TORCH, *_extra_modules))
+    return _is_within(module, (*_PLUGINS, *_TORCH, *_extra_modules)) and not _is_within(module, _CLOSED)
+
+
+def _is_within(module: str, roots: Iterable[str]) -> bool:
+    return any(module == root or module.startswith(f"{root}.") for root in roots)
 
 
 def _is_node(value: Any) -> bool:

@@ -50,6 +50,7 @@ _MOVED = {
     "orca_cli.tasks.hub.": "orca_cli.data.hub.",
     "orca_cli.tasks.images.": "orca_cli.data.images.",
     "orca_cli.tasks.table.": "orca_cli.data.table.",
+    "orca_cli.tasks.shared.": "orca_cli.data.",
     "orca_cli.tasks.": "orca_cli.benchmarks.",
     "orca_cli.sources.": "orca_cli.benchmarks.sources.",
     "orca_cli.finetuning.": "orca_cli.models.finetuning.",

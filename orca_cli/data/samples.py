@@ -220,18 +220,18 @@ _BATCH_VALUES = 2**23
 
 @dataclass(frozen=True)
 class Shared:
-    """How many of the `of` samples read from a second split have inputs that also occur in a first one.
+    """How many of the `samples` read from a second split have inputs that also occur in a first one.
 
     Unless `complete`, only part of a split was read, and there may be more.
     """
 
     shared: int
-    of: int
+    samples: int
     complete: bool
 
     def __str__(self) -> str:
         """Return text such as "3 of 50 samples"."""
-        return f"{self.shared} of {self.of} samples{'' if self.complete else ' that were compared'}"
+        return f"{self.shared} of {self.samples} samples{'' if self.complete else ' that were compared'}"
 
 
 def input_hashes(batch: Batch) -> list[bytes]:

@@ -7,14 +7,19 @@ import pytest
 import torch
 from PIL import Image
 
-from orca_cli.config import parts
+from orca_cli.config import configuration, parts
 from orca_cli.exceptions import OrcaError
 from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
 
 
+def target(name):
+    """Return the reader that a file of conf/task names."""
+    return configuration.content(configuration.choices("task")[name])["task"]["_target_"]
+
+
 def build(name, folder, reporter, **settings):
     """Build a task as a run does; its data and its cache lie in `folder`."""
-    node = {"_target_": f"orca_cli.benchmarks.{name}.load", **settings}
+    node = {"_target_": target(name), **settings}
     return parts.build(node, "task", data_folder=folder, cache_folder=folder / "cache", reporter=reporter)
 
 

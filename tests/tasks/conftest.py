@@ -25,7 +25,7 @@ def check():
     """Return a function that checks a task's settings without reading any data."""
 
     def call(task, **settings):
-        node = {"_target_": f"orca_cli.benchmarks.{task}.load", **settings}
+        node = {"_target_": builders.target(task), **settings}
         parts.check(node, "task", reserved=("data_folder", "cache_folder", "reporter"))
 
     return call

@@ -148,7 +148,6 @@ def load(
     256 seeded stamps, or of all; stars and hits are outliers and hardly move these. Whole visits keep a field of the sky in
     one split. Units are drawn until `validation_fraction` of the training stamps is met as closely as possible.
     """
-    check_settings(keys, field, sky_low, sky_high)
     form = Form(crop_start, crop_size, sky_low, sky_high, sky_at_test, ignored)
     root = find(data_folder, "cosmic", list(FOLDERS.values()), path)[0].parent
     taken = None if keys is None else read_keys(keys, field, root)

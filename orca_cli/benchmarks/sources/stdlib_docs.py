@@ -56,7 +56,6 @@ def load(
         ConfigError: names that are not packages of the standard library, or contradictory numbers.
         DataError: this installation has no source files of the standard library.
     """
-    check_settings(size, packages, min_words, max_words)
     # A name is joined to a path, so it must be a name and not a path.
     wrong = [name for name in packages if not name.isidentifier()]
     if wrong or len(set(packages)) < max(2, len(packages)):

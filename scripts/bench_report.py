@@ -9,18 +9,33 @@ to open the page, where there is one.
 
 from __future__ import annotations
 
+import argparse
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
 
-from scripts.benchmarks import command_line, process  # noqa: E402
 from tests import browser  # noqa: E402
 from tests.report.trees import add_environment, add_run, details  # noqa: E402
 
 TASKS = ("darcy", "deepsea", "digits", "ecg", "jsb", "listops", "ninapro", "satellite", "spherical", "cosmic")
 METRICS = ("otdd", "otdd_gaussian", "mmd", "moments", "none")
+# What a measured process runs: the command line, then its figures to standard error. Linux's ru_maxrss would count the
+# process that started it as well.
+_CHILD = """
+import re, resource, sys, time
+from pathlib import Path
+from orca_cli.cli import main
+code = main(sys.argv[1:])
+status = Path("/proc/self/status")
+peak = re.search(r"VmHWM:\\s*(\\d+)", status.read_text())[1] if status.exists() else resource.getrusage(0).ru_maxrss
+print(time.process_time(), int(peak), file=sys.stderr)
+sys.exit(code)
+"""
 
 
 def make(folder: Path, count: int) -> None:
@@ -39,14 +54,19 @@ def make(folder: Path, count: int) -> None:
 
 def measure(*words: str) -> str:
     """Run one command in a process of its own, and return what it took."""
-    figures = process(*words)
-    busy, memory, size = figures["processor_s"], figures["peak_bytes"] / 2**20, figures["output_bytes"]
-    return f"{figures['seconds']:6.2f} s (processor {busy:5.2f} s)  {memory:5.0f} MiB  {size / 1000:6.0f} kB"
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", _CHILD, *words], capture_output=True, cwd=ROOT)
+    seconds = time.perf_counter() - begin
+    if done.returncode:
+        raise SystemExit(f"orca {' '.join(words)}: exit status {done.returncode}\n{done.stderr.decode()}")
+    busy, kibibytes = map(float, done.stderr.split()[-2:])
+    size = len(done.stdout) / 1000
+    return f"{seconds:6.2f} s (processor {busy:5.2f} s)  {kibibytes / 1024:5.0f} MiB  {size:6.0f} kB"
 
 
 def main() -> None:
     """Make the folders and print the figures."""
-    parser = command_line(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, nargs="+", default=[1000, 10000], metavar="N")
     parser.add_argument("--folder", type=Path, help="where to keep the folders for later calls; default: removed again")
     arguments = parser.parse_args()

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from scripts import make_fixtures
+from tests import benchmark_files
 from tests.checkpoints import save_tiny
 from tests.cli.test_tasks import BESIDE_CLEAN, IMAGES, SMALL
 from tests.forked import Server
@@ -114,9 +114,9 @@ def cases(folder: Path) -> Iterator[tuple[str, Command]]:
         return [f"body={name}", f"body.checkpoint={bodies[name]}"]
 
     text, image = ["body=minilm", f"body.checkpoint={bodies['bert']}"], [*body("swin_tiny"), "source=digits"]
-    for task, protocol in product(make_fixtures.TASKS, ("clean", "paper", "release")):
+    for task, protocol in product(benchmark_files.TASKS, ("clean", "paper", "release")):
         if protocol == "clean":
-            make_fixtures.make(task, folder / "data")
+            benchmark_files.make(task, folder / "data")
         more = [] if protocol == "clean" else ["metric=none", *BESIDE_CLEAN.get(task, [])]
         words = [f"task={task}", *(image if task in IMAGES else [*text, "source=stdlib_docs"]), *_BRIEF]
         words += [f"paths.data={folder / 'data'}", "align.pseudo_labels=3", "train.epochs=1", *SMALL.get(task, [])]

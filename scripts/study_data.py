@@ -28,6 +28,7 @@ noisy steps.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import shutil
 import sys
@@ -40,7 +41,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from orca_cli.config.configuration import default_folders  # noqa: E402
-from scripts.benchmarks import command_line  # noqa: E402
 
 MOST = {"train": 200, "val": 100, "test": 500}
 SEEDS = 6
@@ -66,9 +66,7 @@ def stratified(y: np.ndarray, size: int, name: str) -> np.ndarray:
     for label in np.unique(y):
         members = order[y[order] == label]
         rank[members] = np.arange(len(members)) / len(members)
-    place = np.empty(len(y), dtype=np.int64)
-    place[order] = np.arange(len(y))
-    return np.sort(np.lexsort((place, rank))[:size])
+    return np.sort(order[np.argsort(rank[order], kind="stable")[:size]])
 
 
 def split(x: np.ndarray, y: np.ndarray, name: str) -> dict[str, Split]:
@@ -92,10 +90,20 @@ def drawn(x: np.ndarray, y: np.ndarray, tested: int, name: str) -> tuple[Split, 
     return (x[rest], y[rest]), (x[test], y[test])
 
 
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Return all arrays of a file."""
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def first(folder: Path, pattern: str, name: str) -> Path:
+    """Return the first file that matches; the one of that name, which is then missing, where none does."""
+    return min(folder.glob(pattern), default=folder / name)
+
+
 def series(folder: Path, name: str, seed: int) -> dict[str, Split]:
     """Return the splits of a set with a given test split, which is that of seed 0."""
-    with np.load(folder / "series" / f"{name}.npz", allow_pickle=False) as file:
-        arrays = {key: file[key] for key in file.files}
+    arrays = read(folder / "series" / f"{name}.npz")
     for part in ("train", "test"):
         if f"lengths_{part}" in arrays:
             x, lengths = arrays[f"x_{part}"], arrays[f"lengths_{part}"]
@@ -109,22 +117,17 @@ def series(folder: Path, name: str, seed: int) -> dict[str, Split]:
 
 def watch(folder: Path, seed: int) -> dict[str, Split]:
     """Return the windows of the wearable: no subject is in two splits."""
-    with np.load(folder / "series" / "watch.npz", allow_pickle=False) as file:
-        x, y, group = file["x"], file["y"], file["group"]
+    arrays = read(folder / "series" / "watch.npz")
+    x, y, group = (arrays[key] for key in ("x", "y", "group"))
     subjects = np.random.default_rng([seed, *b"watch"]).permutation(np.unique(group)) if seed else np.arange(10, 0, -1)
     rows = {"test": np.isin(group, subjects[:2]), "val": group == subjects[2]}
     rows["train"] = ~(rows["test"] | rows["val"])
     return {part: cut(x[chosen], y[chosen], part, "watch") for part, chosen in rows.items()}
 
 
-def peptides_file(folder: Path) -> Path:
-    """Return the table of peptides."""
-    return next(iter(sorted((folder / "series").glob("peptides*.csv"))), folder / "series" / "peptides.csv")
-
-
-def peptides(folder: Path, seed: int) -> dict[str, Split]:
+def peptides(table: Path, seed: int) -> dict[str, Split]:
     """Return peptides one-hot [n, 20, 50]; a third of them, drawn, are the test split."""
-    with open(peptides_file(folder), encoding="utf-8", newline="") as file:
+    with open(table, encoding="utf-8", newline="") as file:
         rows = [(row["sequence"].strip().upper(), int(row["label"])) for row in csv.DictReader(file)]
     rows = list(dict.fromkeys(rows))  # a peptide that occurs twice must not be in two splits
     x = np.zeros((len(rows), len(AMINO_ACIDS), PEPTIDE_LENGTH), dtype=np.float32)
@@ -139,9 +142,7 @@ def peptides(folder: Path, seed: int) -> dict[str, Split]:
 
 def images(folder: Path) -> tuple[dict[str, Split], dict[str, Split]]:
     """Return images for a task, and others for a source."""
-    path = next(iter(sorted((folder / "cifar10").glob("*.npz"))), folder / "cifar10" / "cifar10.npz")
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {key: file[key] for key in ("x_train", "y_train", "x_test", "y_test")}
+    arrays = read(first(folder / "cifar10", "*.npz", "cifar10.npz"))
     x, y = arrays["x_train"], arrays["y_train"]
     source, task = drawn(x, y, min(TASK_IMAGES, len(y) // 2), "cifar10")
     return {"train": task, "test": (arrays["x_test"], arrays["y_test"])}, {"train": source}
@@ -149,8 +150,7 @@ def images(folder: Path) -> tuple[dict[str, Split], dict[str, Split]]:
 
 def whole(folder: Path, name: str) -> dict[str, np.ndarray]:
     """Return the arrays of a set as they are; of the wearable, with its two test subjects apart."""
-    with np.load(folder / "series" / f"{name}.npz", allow_pickle=False) as file:
-        arrays = {key: file[key] for key in file.files}
+    arrays = read(folder / "series" / f"{name}.npz")
     if name != "watch":
         return arrays
     is_test = np.isin(arrays["group"], WATCH_TEST)
@@ -175,26 +175,25 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
-    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(temporary, **arrays)
     temporary.replace(path)
     print(f"{path}: {', '.join(f'{key} {array.shape}' for key, array in arrays.items())}")
 
 
 def by_name(splits: dict[str, Split]) -> dict[str, np.ndarray]:
     """Return the arrays of splits as x_PART and y_PART."""
-    return {
-        f"{letter}_{part}": array for part, pair in splits.items() for letter, array in zip("xy", pair, strict=True)
-    }
+    return {f"{name}_{part}": array for part, pair in splits.items() for name, array in zip("xy", pair, strict=True)}
 
 
 def main() -> int:
     """Make all sets that there are raw data for; the exit code is 1 where one is missing."""
-    parser = command_line(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="source", type=Path, required=True, metavar="FOLDER", help="with the raw sets")
     parser.add_argument("--to", type=Path, default=default_folders()["data"], help="default: paths.data")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"draws: seeds 0 to SEEDS - 1; default: {SEEDS}")
     arguments = parser.parse_args()
     raw, to = arguments.source, arguments.to
+    table = first(raw / "series", "peptides*.csv", "peptides.csv")
 
     def make_draws(name: str, draw: Callable[[int], dict[str, Split]]) -> None:
         for seed in range(arguments.seeds):
@@ -211,11 +210,11 @@ def main() -> int:
     jobs: list[tuple[str, Callable[[], None]]] = [
         *((name, partial(make_draws, name, partial(series, raw, name))) for name in SERIES),
         ("watch", partial(make_draws, "watch", partial(watch, raw))),
-        ("peptides", partial(make_draws, "peptides", partial(peptides, raw))),
+        ("peptides", partial(make_draws, "peptides", partial(peptides, table))),
         ("cifar10", make_images),
         ("jsb", lambda: copy(raw / "jsb" / "JSB_Chorales.mat", to / "jsb" / "JSB_Chorales.mat")),
-        *((name, lambda name=name: write(to / "whole" / f"{name}.npz", whole(raw, name))) for name in WHOLE),  # type: ignore[misc]
-        ("peptides", lambda: copy(peptides_file(raw), to / "whole" / "peptides.csv")),
+        *((name, lambda name=name: write(to / "whole" / f"{name}.npz", whole(raw, name))) for name in WHOLE),
+        ("peptides", lambda: copy(table, to / "whole" / "peptides.csv")),
     ]
     missing = 0
     for name, work in jobs:

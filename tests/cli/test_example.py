@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from orca_cli.config import compose
 from orca_cli.stages.build import build
 from orca_cli.terminal import LogReporter
-from scripts import make_fixtures
+from tests import benchmark_files
 from tests.checkpoints import save_tiny_roberta
 from tests.cli.conftest import run_folders
 
@@ -19,7 +19,7 @@ NEWS = "A NN I-NP O\nB NN I-NP I-{}\nc NN I-NP O\n\n"
 def words(tmp_path):
     """The command, with nothing but sizes typed beside it; alignment has its own settings."""
     data = tmp_path / "data"
-    make_fixtures.make("deepsea", data)
+    benchmark_files.make("deepsea", data)
     (data / "conll2003").mkdir()
     text = "-DOCSTART- -X- -X- O\n\n" + "".join(NEWS.format(name) for name in ("PER", "LOC", "ORG", "MISC")) * 8
     (data / "conll2003" / "eng.train").write_text(text)

@@ -7,7 +7,7 @@ import torch
 from orca_cli.config import compose
 from orca_cli.stages.build import build, read_task
 from orca_cli.terminal import LogReporter
-from scripts import make_fixtures
+from tests import benchmark_files
 from tests.cli.conftest import results
 
 # What makes a run small, beside the files' own smallness. Nothing here changes what is read.
@@ -21,7 +21,7 @@ SMALL = {
     "darcy": ["task.origin=files", "task.num_train=16", "task.num_validation=8", "task.num_test=6"],
 }
 # Windows of an electrocardiogram overlap so much that even a small file makes hundreds of them.
-TASKS = [pytest.param(task, marks=pytest.mark.slow) if task == "ecg" else task for task in make_fixtures.TASKS]
+TASKS = [pytest.param(task, marks=pytest.mark.slow) if task == "ecg" else task for task in benchmark_files.TASKS]
 IMAGES = ("cifar100", "spherical", "darcy", "psicov", "cosmic", "ninapro", "fsd50k", "domainnet")
 
 
@@ -34,7 +34,7 @@ def data(tmp_path_factory):
     def make(task):
         if task not in made:
             made.add(task)
-            make_fixtures.make(task, folder)
+            benchmark_files.make(task, folder)
         return folder
 
     return make
@@ -78,7 +78,7 @@ BESIDE_CLEAN = {"darcy": ["task.size=small"]}
 
 
 # What the protocols other than clean set is compared in test_protocols.py.
-RUNS = [pytest.param(task, "clean", marks=pytest.mark.slow if task == "ecg" else ()) for task in make_fixtures.TASKS]
+RUNS = [pytest.param(task, "clean", marks=pytest.mark.slow if task == "ecg" else ()) for task in benchmark_files.TASKS]
 RUNS += [("jsb", "release"), ("ninapro", "paper"), ("darcy", "release"), ("cosmic", "paper")]
 
 
@@ -123,6 +123,6 @@ def test_no_frame_of_a_chorale_sees_the_future(data, tiny, tmp_path, monkeypatch
 def test_files_that_were_changed_make_another_experiment(run, command, environment, tmp_path):
     words = [*command("ninapro"), f"paths.data={tmp_path}", "metric=none"]
     for seed, (is_new, count) in zip((0, 0, 1), ((True, 1), (False, 1), (True, 2)), strict=True):
-        make_fixtures.make("ninapro", tmp_path, seed=seed)
+        benchmark_files.make("ninapro", tmp_path, seed=seed)
         assert ("already completed" in run(*words).err) != is_new
         assert len({result["identity"] for result in results(environment)}) == count

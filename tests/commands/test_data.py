@@ -25,7 +25,7 @@ from orca_cli.data.data_folder import CHECKSUMS
 from orca_cli.data.samples import ArraySamples
 from orca_cli.interfaces import TaskData
 from orca_cli.terminal import LogReporter
-from scripts import make_fixtures
+from tests import benchmark_files
 from tests.untrusted.server import drip, serving, status
 
 ROOT = Path(__file__).parent.parent.parent
@@ -419,11 +419,11 @@ QUICK = ("jsb", "ninapro", "satellite")
 
 
 @pytest.mark.parametrize(
-    "task", [pytest.param(task, marks=[] if task in QUICK else pytest.mark.slow) for task in make_fixtures.TASKS]
+    "task", [pytest.param(task, marks=[] if task in QUICK else pytest.mark.slow) for task in benchmark_files.TASKS]
 )
 def test_check_opens_the_files_of_every_task(task, here, orca):
     """Synthetic files are written outside the data folder, where published ones belong."""
-    make_fixtures.make(task, here / "made")
+    benchmark_files.make(task, here / "made")
     record = check(orca, task, f"task.path={here / 'made' / task}", *SMALL.get(task, []))
     described = {entry.name: entry for entry in catalogue.data_sets() if entry.group == "task"}[task]
     assert " x ".join(map(str, record["input_shape"])) == OF_FIXTURE.get(task, described.shape)

@@ -1,6 +1,6 @@
 """Bad data files of every format through the readers of the tasks (rows F1, F2, F4, F5, F7, F8): one line that names the file.
 
-One case in five goes through the command line. The files are the synthetic ones of scripts/make_fixtures.py, damaged.
+One case in five goes through the command line. The files are the synthetic ones of tests/benchmark_files.py, damaged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 
 from orca_cli.data.arrays import reader as arrays
 from orca_cli.exceptions import OrcaError
-from scripts import make_fixtures
+from tests import benchmark_files
 from tests.reliability import damages
 from tests.reliability.damages import Damage
 from tests.reliability.processes import error_line
@@ -88,7 +88,7 @@ _NAMED = {"a web page": "web page", "a pointer of Git LFS": "Git LFS"}
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for task in {task for task, *_ in FILES.values()}:
-        make_fixtures.make(task, folder)
+        benchmark_files.make(task, folder)
     # homology reads its text twin where the database is missing: it has none here
     shutil.rmtree(folder / "homology" / "json", ignore_errors=True)
     return folder

@@ -1,4 +1,4 @@
-"""What holds of every reader of published files, on the synthetic ones of scripts/make_fixtures.py."""
+"""What holds of every reader of published files, on the synthetic ones of tests/benchmark_files.py."""
 
 import pickle
 import random
@@ -12,7 +12,7 @@ from orca_cli.benchmarks.fsd50k import reader as fsd50k
 from orca_cli.benchmarks.fsd50k import wav
 from orca_cli.benchmarks.psicov import reader as psicov
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
-from scripts import make_fixtures
+from tests import benchmark_files
 from tests.tasks.builders import Attack, build, every, refused, splits
 
 CACHED = ("psicov", "cosmic", "darcy", "satellite", "spherical")  # tasks that keep what they read of their files
@@ -30,8 +30,8 @@ SMALL = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    for task in make_fixtures.TASKS:
-        make_fixtures.make(task, folder)
+    for task in benchmark_files.TASKS:
+        benchmark_files.make(task, folder)
     return folder
 
 
@@ -51,7 +51,7 @@ def some(task):
         samples.batch(np.arange(2), np.random.default_rng(0) if samples is task.train else None)
 
 
-@pytest.mark.parametrize("name", make_fixtures.TASKS)
+@pytest.mark.parametrize("name", benchmark_files.TASKS)
 def test_no_reader_moves_the_global_generators(read, name):
     states = np.random.get_state()[1].copy(), torch.get_rng_state(), random.getstate()
     task = read(name)
@@ -81,7 +81,7 @@ def test_files_are_read_once_and_again_when_they_change(task, tmp_path, read, re
     for seed in (0, 0, 1):
         if seed or not digests:
             shutil.rmtree(tmp_path / task, ignore_errors=True)
-            make_fixtures.make(task, tmp_path, seed)
+            benchmark_files.make(task, tmp_path, seed)
         reporter.lines.clear()
         digests.append(read(task, tmp_path).train.digest())
         generated.append(any("generating" in line for line in reporter.lines))
@@ -89,7 +89,7 @@ def test_files_are_read_once_and_again_when_they_change(task, tmp_path, read, re
     assert generated == [True, False, True]
 
 
-@pytest.mark.parametrize("task", make_fixtures.TASKS)
+@pytest.mark.parametrize("task", benchmark_files.TASKS)
 def test_missing_files_are_named_with_the_way_to_get_them(task, build):
     with refused(f"no (file|folder) '.*orca data get {task}", DataError):
         build(task, **{"origin": "files"} if task in ("listops", "darcy") else {})
@@ -109,7 +109,7 @@ def test_missing_files_are_named_with_the_way_to_get_them(task, build):
     ],
 )
 def test_files_that_ask_for_code_are_refused_by_every_task(task, file, tmp_path, read):
-    make_fixtures.make(task, tmp_path)
+    benchmark_files.make(task, tmp_path)
     canary, path = tmp_path / "canary", tmp_path / task / file
     (path.parent / "s2_cifar100.gz").unlink(missing_ok=True)
     if file.endswith(".npy"):

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 
 from orca_cli.benchmarks.psicov import reader as psicov
-from scripts import make_fixtures
+from tests import benchmark_files
 from tests.tasks.builders import build
 
 COPIES = 40
@@ -38,7 +38,7 @@ def link(path, name):
 
 def test_psicov(tmp_path, reporter):
     """A protein takes 15 MB in a window of 256, so that all would take 600 MB."""
-    make_fixtures.make("psicov", tmp_path)
+    benchmark_files.make("psicov", tmp_path)
     root = tmp_path / "psicov" / "protein"
     names = [f"copy{number}" for number in range(COPIES)]
     for name in names:

@@ -17,11 +17,6 @@ def target(name):
     return configuration.content(configuration.choices("task")[name])["task"]["_target_"]
 
 
-def target(name):
-    """Return the reader that a file of conf/task names."""
-    return configuration.content(configuration.choices("task")[name])["task"]["_target_"]
-
-
 def build(name, folder, reporter, **settings):
     """Build a task as a run does; its data and its cache lie in `folder`."""
     node = {"_target_": target(name), **settings}

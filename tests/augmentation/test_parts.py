@@ -1,9 +1,6 @@
 """Every augmentation: forms, padding and targets stay right, equal generators give equal batches, and known answers."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +14,7 @@ from orca_cli.config.checks import check_augmentation
 from orca_cli.config.configuration import config_dir
 from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import KINDS, Augmentation, Batch, InputFacts
+from orca_cli.interfaces import KINDS, Batch, InputFacts
 from orca_cli.models.augmentation.channel_dropout import ChannelDropout
 from orca_cli.models.augmentation.crop import Crop
 from orca_cli.models.augmentation.flip import Flip
@@ -35,37 +32,33 @@ NODES = {name: node for name, node in FILES.items() if node["_target_"] is not N
 K = 3
 
 
-def part_of(name: str) -> Augmentation:
+def part_of(name):
     return parts.build(NODES[name], "augment")
 
 
-def drawn(part: Any, batch: Batch, facts: InputFacts, seed: int = 0) -> Batch:
+def drawn(part, batch, facts, seed=0):
     return part(batch, np.random.default_rng(seed), facts)
 
 
-def targets(kind: str, count: int, extent: tuple[int, ...], rng: np.random.Generator) -> torch.Tensor:
-    if kind == "classes":
-        return torch.from_numpy(rng.integers(0, K, count))
-    shape = (count, K, *extent) if kind == "dense" else (count, K)
-    y = rng.normal(size=shape) if kind in ("values", "dense") else rng.integers(0, 2, shape)
-    return torch.from_numpy(y.astype(np.float32))
-
-
-def case(kind: str, shape: tuple[int, ...], *, padded: bool = False, seed: int = 0) -> tuple[Batch, InputFacts]:
+def case(kind, shape, *, padded=False, seed=0):
     """Return random samples and their facts; padding at the end of the first axis of the extent."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(3.0, 2.0, size=shape).astype(np.float32)
-    valid = None
+    rng, count = np.random.default_rng(seed), shape[0]
+    x, valid = rng.normal(3.0, 2.0, size=shape).astype(np.float32), None
     if padded:
-        lengths = rng.integers(0, shape[2] + 1, shape[0]).reshape(-1, *(1,) * (len(shape) - 2))
-        valid = np.indices((shape[0], *shape[2:]))[1] < lengths
-        x = np.where(valid[:, None], x, np.float32(0))
+        lengths = rng.integers(0, shape[2] + 1, count).reshape(-1, *(1,) * (len(shape) - 2))
+        valid = np.indices((count, *shape[2:]))[1] < lengths
+        x, valid = np.where(valid[:, None], x, np.float32(0)), torch.from_numpy(valid)
+    if kind == "classes":
+        y = rng.integers(0, K, count)
+    elif kind == "labels":
+        y = rng.integers(0, 2, (count, K)).astype(np.float32)
+    else:
+        y = rng.normal(size=(count, K, *shape[2:]) if kind == "dense" else (count, K)).astype(np.float32)
     facts = InputFacts(kind, np.full(shape[1], 3.0), np.full(shape[1], 2.0))
-    mask = None if valid is None else torch.from_numpy(valid)
-    return Batch(torch.from_numpy(x), targets(kind, shape[0], shape[2:], rng), mask), facts
+    return Batch(torch.from_numpy(x), torch.from_numpy(y), valid), facts
 
 
-def applies(part: Any, kind: str, extent: tuple[int, ...]) -> bool:
+def applies(part, kind, extent):
     try:
         check_augmentation(part, kind, extent)
     except ConfigError:
@@ -73,9 +66,8 @@ def applies(part: Any, kind: str, extent: tuple[int, ...]) -> bool:
     return True
 
 
-SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 12)) | st.tuples(
-    st.integers(1, 5), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)
-)
+ONE, TWO = ([st.integers(1, most) for most in (5, 4, *extent)] for extent in ((12,), (9, 9)))
+SHAPES = st.tuples(*ONE) | st.tuples(*TWO)
 
 
 @pytest.mark.parametrize("name", NODES)
@@ -87,8 +79,7 @@ def test_forms_padding_and_the_given_batch_stay_and_the_generator_decides(name, 
         return
     batch, facts = case(kind, shape, padded=padded, seed=seed)
     before = {key: value.clone() for key, value in vars(batch).items() if isinstance(value, torch.Tensor)}
-    augmented = drawn(part, batch, facts, seed)
-    again = drawn(part, batch, facts, seed)
+    augmented, again = drawn(part, batch, facts, seed), drawn(part, batch, facts, seed)
     for key, value in before.items():
         assert torch.equal(getattr(batch, key), value), key  # the task's arrays in memory are not modified
         new = getattr(augmented, key)
@@ -97,13 +88,10 @@ def test_forms_padding_and_the_given_batch_stay_and_the_generator_decides(name, 
         one, other = getattr(augmented, key), getattr(again, key)
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, key
     assert torch.isfinite(augmented.x).all()
-    if padded:
-        assert augmented.valid is not None
-        # Padding holds zeros, as readers leave it.
+    if padded:  # it holds zeros, as readers leave it
         assert not augmented.x[~augmented.valid[:, None].expand_as(augmented.x)].any()
     if name not in ("crop", "flip", "images"):
-        assert (augmented.valid is None) == (not padded)
-        assert augmented.valid is None or torch.equal(augmented.valid, batch.valid)
+        assert augmented.valid is batch.valid is None or torch.equal(augmented.valid, batch.valid)
     if name != "mixup":
         assert augmented.partner is None
         assert kind == "dense" or torch.equal(augmented.y, batch.y)
@@ -114,8 +102,7 @@ def test_every_kind_has_what_it_can_use_and_another_draw_gives_another_batch(nam
     part = part_of(name)
     for count in getattr(part, "dimensions", (1, 2, 3)):
         assert all(applies(part, kind, (8,) * count) for kind in ("classes", "labels", "values"))
-    shape = (6, 3, 16) if 1 in getattr(part, "dimensions", (1,)) else (6, 3, 12, 12)
-    batch, facts = case("classes", shape)
+    batch, facts = case("classes", (6, 3, 16) if 1 in getattr(part, "dimensions", (1,)) else (6, 3, 12, 12))
     first, second = (drawn(part, batch, facts, seed) for seed in (1, 2))
     assert not torch.equal(first.x, second.x)
 
@@ -137,28 +124,21 @@ def test_what_would_make_targets_wrong_is_refused_in_one_line(name, kind, extent
     assert "augment=none" in str(caught.value)
 
 
-# Known answers
-
-
-def test_noise_has_the_strength_in_units_of_each_channel():
+def test_noise_and_scaling_have_the_strength_in_units_of_each_channel():
     facts = InputFacts("classes", np.zeros(3), np.array([1.0, 50.0, 0.0]))
-    batch = Batch(torch.zeros(64, 3, 500), torch.zeros(64, dtype=torch.int64))
-    noise = drawn(Jitter(0.2), batch, facts).x
+    noise = drawn(Jitter(0.2), Batch(torch.zeros(64, 3, 500), torch.zeros(64, dtype=torch.int64)), facts).x
     assert noise.std(dim=(0, 2)).tolist() == pytest.approx([0.2, 10, 0], rel=0.02)
     assert noise.mean(dim=(0, 2)).abs().max() < 0.2
-
-
-def test_scaling_is_by_one_positive_factor_for_each_channel_about_its_mean():
+    # Scaling is by one positive factor for each channel, about its mean.
     batch, facts = case("classes", (20, 3, 30))
-    scaled = drawn(Scale(0.3), batch, facts).x
-    ratios = (scaled - 3) / (batch.x - 3)
+    ratios = (drawn(Scale(0.3), batch, facts).x - 3) / (batch.x - 3)
     assert torch.allclose(ratios, ratios[..., :1].expand_as(ratios), rtol=1e-2)
     factors = ratios.median(dim=2).values
     assert (factors > 0).all()
     assert factors.log().std().item() == pytest.approx(0.3, rel=0.3)
 
 
-def test_a_window_of_a_line_is_a_line_inside_it():
+def test_a_window_is_a_stretch_of_the_data_without_its_padding():
     """A straight line has straight windows: the slope is the window's share, and the ends lie inside the line."""
     line = torch.arange(101.0).repeat(40, 2, 1)
     facts = InputFacts("values", np.zeros(2), np.ones(2))
@@ -167,16 +147,10 @@ def test_a_window_of_a_line_is_a_line_inside_it():
     assert (slopes - slopes[..., :1]).abs().max() < 1e-3
     assert 0.5 <= slopes.min() < 0.6
     assert 0.9 < slopes.max() <= 1.0001
-    assert windows.min() >= 0
-    assert windows.max() <= 100
+    assert 0 <= windows.min() < windows.max() <= 100
     assert torch.equal(windows[:, 0], windows[:, 1])  # all channels are cut alike
-
-
-def test_a_window_of_a_padded_series_is_cut_from_its_data_alone():
-    x = torch.zeros(30, 1, 20)
-    x[:, :, :11] = torch.arange(100.0, 111.0)
     valid = torch.arange(20).repeat(30, 1) < 11
-    facts = InputFacts("classes", np.zeros(1), np.ones(1))
+    x = torch.where(valid[:, None], torch.arange(100.0, 120.0), 0.0)
     windows = drawn(WindowSlice(0.5), Batch(x, torch.zeros(30), valid), facts).x
     assert windows[:, :, :11].min() >= 100  # no padding zeros were mixed in
     assert not windows[:, :, 11:].any()
@@ -190,8 +164,7 @@ def test_a_mask_hides_one_stretch_of_all_channels_up_to_its_longest():
     assert (masked[hidden] == 3).all()
     lengths = hidden[:, 0].sum(dim=1)
     assert (lengths.min(), lengths.max()) == (0, 20)
-    edges = hidden[:, 0].int().diff(dim=1).abs().sum(dim=1)
-    assert edges.max() <= 2  # one stretch
+    assert hidden[:, 0].int().diff(dim=1).abs().sum(dim=1).max() <= 2  # one stretch
     assert hidden[:, 0, 0].any()
     assert hidden[:, 0, -1].any()
 
@@ -200,8 +173,7 @@ def test_whole_channels_are_hidden_but_never_all():
     batch, facts = case("classes", (500, 3, 4))
     hidden = drawn(ChannelDropout(0.5), batch, facts).x == 3
     assert torch.equal(hidden.all(dim=2), hidden.any(dim=2))
-    count = hidden[..., 0].sum(dim=1)
-    assert count.max() == 2
+    assert hidden[..., 0].sum(dim=1).max() == 2
     assert hidden[..., 0].float().mean().item() == pytest.approx(0.5 - 0.125 / 3, abs=0.03)
     one, facts = case("classes", (50, 1, 4))
     assert torch.equal(drawn(ChannelDropout(0.9), one, facts).x, one.x)
@@ -215,37 +187,28 @@ def test_mirroring_takes_dense_targets_along():
     turned = (mirrored.x != batch.x).flatten(1).any(dim=1)
     assert torch.equal(mirrored.x[turned], batch.x[turned].flip(-1))
     assert 5 < turned.sum() < 25
-    classes = dataclasses.replace(batch, y=(batch.x[:, 0] > 3).long())
-    mirrored = drawn(Flip(), classes, facts)
+    mirrored = drawn(Flip(), dataclasses.replace(batch, y=(batch.x[:, 0] > 3).long()), facts)
     assert torch.equal(mirrored.y[mirrored.valid], (mirrored.x[:, 0] > 3).long()[mirrored.valid])
 
 
 def test_a_crop_moves_an_image_and_fills_with_the_mean():
     batch, facts = case("classes", (60, 2, 8, 16))
-    cropped = drawn(Crop(0.25), batch, facts).x
     offsets = set()
-    for new, old in zip(cropped, batch.x, strict=True):
-        fits = []
-        for d, e in ((d, e) for d in range(-2, 3) for e in range(-4, 5)):
-            expected = torch.full_like(old, 3)
-            rows, columns = slice(max(0, d), 8 + min(0, d)), slice(max(0, e), 16 + min(0, e))
-            source_rows, source_columns = slice(max(0, -d), 8 + min(0, -d)), slice(max(0, -e), 16 + min(0, -e))
-            expected[:, rows, columns] = old[:, source_rows, source_columns]
-            fits += [(d, e)] if torch.equal(new, expected) else []
-        assert len(fits) == 1
-        offsets.add(fits[0])
-    assert {d for d, _ in offsets} == set(range(-2, 3))
-    assert {e for _, e in offsets} == set(range(-4, 5))
+    for new, old in zip(drawn(Crop(0.25), batch, facts).x, batch.x, strict=True):
+        wide = torch.nn.functional.pad(old, (4, 4, 2, 2), value=3.0)
+        places = [(d, e) for d in range(5) for e in range(9) if torch.equal(new, wide[:, d : d + 8, e : e + 16])]
+        assert len(places) == 1
+        offsets |= set(places)
+    assert ({d for d, _ in offsets}, {e for _, e in offsets}) == (set(range(5)), set(range(9)))
 
 
 def test_numbers_are_mixed_as_their_inputs_are():
     """Where the target is a linear function of the input, it is of the mixture."""
-    x = torch.randn(16, 2, 5, generator=torch.Generator().manual_seed(0))
-    y = x.sum(dim=2)
-    facts = InputFacts("values", np.zeros(2), np.ones(2))
-    mixed = drawn(Mixup(1.0), Batch(x, y), facts)
-    assert not torch.equal(mixed.y, y)
-    assert torch.allclose(mixed.y, mixed.x.sum(dim=2), atol=1e-5)
+    batch, facts = case("values", (16, K, 5))
+    batch = dataclasses.replace(batch, y=batch.x.sum(dim=2))
+    mixed = drawn(Mixup(1.0), batch, facts)
+    assert not torch.equal(mixed.y, batch.y)
+    assert torch.allclose(mixed.y, mixed.x.sum(dim=2), atol=1e-4)
     assert mixed.partner is None
 
 
@@ -263,8 +226,7 @@ def test_classes_and_labels_keep_their_targets_and_are_given_a_partners(kind):
 
 def test_parts_draw_for_themselves_and_can_be_left_out():
     batch, facts = case("classes", (12, 3, 20))
-    both = Several(1.0, dropout=ChannelDropout(0.5), mask=TimeMask())
-    one = Several(1.0, dropout=None, mask=TimeMask())
+    both, one = (Several(1.0, dropout=part, mask=TimeMask()) for part in (ChannelDropout(0.5), None))
     masked = drawn(one, batch, facts).x == 3
     assert masked.any()
     assert (drawn(both, batch, facts).x == 3)[masked].all()  # the same stretches, and channels
@@ -276,20 +238,14 @@ def test_parts_draw_for_themselves_and_can_be_left_out():
         Several(a=Mixup(), b=Mixup())
 
 
-def test_only_batches_with_a_generator_are_augmented():
-    rng = np.random.default_rng(0)
-    samples = ArraySamples(rng.normal(size=(20, 2, 9)), rng.integers(0, 2, 20))
-    augmented = Augmented(samples, Jitter(), measure(samples, "classes", 0))
-    rows = np.arange(5)
-    assert torch.equal(augmented.batch(rows).x, samples.batch(rows).x)
-    assert not torch.equal(augmented.batch(rows, np.random.default_rng(0)).x, samples.batch(rows).x)
-    assert (len(augmented), augmented.digest()) == (20, samples.digest())
-
-
-def test_what_is_measured_of_the_data_leaves_padding_out():
+def test_only_batches_with_a_generator_are_augmented_and_padding_is_not_measured():
     rng = np.random.default_rng(0)
     x = rng.normal([[[5.0], [-2.0], [7.0]]], [[[3.0], [0.5], [0.0]]], size=(700, 3, 12))
-    valid = rng.random((700, 12)) < 0.5
-    facts = measure(ArraySamples(x, np.zeros(700, np.int64), valid), "classes", 0)
+    samples = ArraySamples(x, np.zeros(700, np.int64), rng.random((700, 12)) < 0.5)
+    facts = measure(samples, "classes", 0)
     assert facts.mean.tolist() == pytest.approx([5, -2, 7], abs=0.2)
     assert facts.deviation.tolist() == pytest.approx([3, 0.5, 0], rel=0.05)
+    augmented, rows = Augmented(samples, Jitter(), facts), np.arange(5)
+    assert torch.equal(augmented.batch(rows).x, samples.batch(rows).x)
+    assert not torch.equal(augmented.batch(rows, np.random.default_rng(0)).x, samples.batch(rows).x)
+    assert (len(augmented), augmented.digest()) == (700, samples.digest())

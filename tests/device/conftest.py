@@ -1,7 +1,6 @@
 """The emulated device (`emulated.py`) as the device that a run finds, and the small runs of tests/cli."""
 
 import itertools
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -24,19 +23,6 @@ def device():
     """The emulated device exists."""
     with emulated() as emulated_device:
         yield emulated_device
-
-
-@pytest.fixture
-def on_cpu(monkeypatch):
-    """Return a block inside which runs compute on the CPU."""
-
-    @contextmanager
-    def block():
-        with monkeypatch.context() as patch:
-            patch.setattr(engine, "choose_device", lambda setting: torch.device("cpu"))
-            yield
-
-    return block
 
 
 @pytest.fixture

@@ -3,9 +3,8 @@
 A tensor of the device wraps one of the CPU and reports `DEVICE`. What CUDA refuses raises here as well, and what makes the
 host wait for a GPU is counted, so that a tensor that was left on the wrong side is found on any machine.
 
-What is refused: an operation on tensors of both sides, unless the one on the CPU is a single number (0-dim) in an
-element-wise operation, an index, or the other end of a copy; writing to a tensor of the CPU, or to a part of it, from the
-device; a generator of the CPU for a draw on the device; `numpy()`.
+What is refused: an operation on tensors of both sides, unless that on the CPU is a single number in an element-wise
+operation, an index, or the other end of a copy; writing to the CPU from the device; the CPU's generator; `numpy()`.
 
 Torch's own device type "lazy" serves as the name: it is in every build, without a backend behind it. Autocast does not know
 it, so that it computes in full precision.
@@ -18,8 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import return_and_correct_aliasing
@@ -34,31 +32,14 @@ _INDEXED_WRITES = {_aten.index_put.default, _aten.index_put_.default, _aten._ind
 _TAKE_NUMBERS = {_aten.fill_.Tensor, _aten.fill.Tensor, _aten.masked_fill.Tensor, _aten.masked_fill_.Tensor}
 # The shape of what they return, or whether they fail, is in the data, so the host waits for it.
 _READ_BY_NAME = {
-    "_local_scalar_dense",
-    "bincount",
-    "equal",
-    "is_nonzero",
-    "linalg_eigh",
-    "linalg_svd",
-    "masked_select",
-    "nonzero",
-    "repeat_interleave",
-    "_linalg_check_errors",
-    "_linalg_eigh",
-    "_linalg_svd",
-    "_unique2",
-    "unique_consecutive",
+    "_local_scalar_dense", "bincount", "equal", "is_nonzero", "linalg_eigh", "linalg_svd", "masked_select", "nonzero",
+    "repeat_interleave", "_linalg_check_errors", "_linalg_eigh", "_linalg_svd", "_unique2", "unique_consecutive",
     "unique_dim",
-}
+}  # fmt: skip
 
 
 class Transfers:
-    """What made the host wait, by the place in the program that asked for it.
-
-    Attributes:
-        reads: values that the host read from the device: copies, `item`, and shapes that depend on data.
-        writes: copies to the device that the host waits for (those with non_blocking=True it does not).
-    """
+    """What made the host wait, by the place in the program that asked for it: values read, blocking copies written."""
 
     def __init__(self) -> None:
         self.reads: Counter[str] = Counter()
@@ -100,20 +81,10 @@ class DeviceTensor(torch.Tensor):
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> DeviceTensor:
         assert type(held) is torch.Tensor, type(held)
-        tensor = torch.Tensor._make_wrapper_subclass(
-            cls,
-            held.size(),
-            strides=held.stride(),
-            storage_offset=held.storage_offset(),
-            dtype=held.dtype,
-            layout=held.layout,
-            device=DEVICE,
-        )
+        form = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
+        tensor = torch.Tensor._make_wrapper_subclass(cls, held.size(), **form, layout=held.layout, device=DEVICE)
         tensor.held = held.detach()
         return tensor
-
-    def __repr__(self) -> str:
-        return f"{self.held!r} on the device"
 
     def tolist(self) -> Any:
         """As in torch, whose own refuses what wraps a tensor."""
@@ -124,10 +95,6 @@ class DeviceTensor(torch.Tensor):
         if not force:
             raise TypeError(f"can't convert {DEVICE} device type tensor to numpy. Use Tensor.cpu() first.")
         return self.cpu().numpy()
-
-    def __array__(self, *_: Any, **__: Any) -> Any:
-        """As in torch: refused."""
-        return self.numpy()
 
     @property
     def data(self) -> torch.Tensor:
@@ -157,13 +124,11 @@ class DeviceTensor(torch.Tensor):
         return return_and_correct_aliasing(func, args, kwargs, result) if _facts(func).aliases else result
 
 
-@dataclass(frozen=True)
-class _Facts:
+class _Facts(NamedTuple):
     """What an operation's schema says."""
 
-    aliases: bool  # of what it returns, some shares memory with its arguments
-    written: tuple[int, ...]  # places of arguments that it writes to
-    written_names: tuple[str, ...]  # likewise, of those that have names only
+    aliases: bool  # some result shares memory with an argument
+    written: list[tuple[int, str]]  # places and names of the arguments that it writes to
     takes_numbers: bool  # single numbers may come from the CPU
     refused: bool
 
@@ -171,14 +136,10 @@ class _Facts:
 @functools.cache
 def _facts(func) -> _Facts:
     schema = func._schema
-    written = [argument.alias_info is not None and argument.alias_info.is_write for argument in schema.arguments]
-    named = [argument.kwarg_only for argument in schema.arguments]
+    infos = [(place, one.name, one.alias_info) for place, one in enumerate(schema.arguments)]
     return _Facts(
         aliases=any(value.alias_info is not None for value in (*schema.arguments, *schema.returns)),
-        written=tuple(place for place, (one, name) in enumerate(zip(written, named, strict=True)) if one and not name),
-        written_names=tuple(
-            a.name for a, one, name in zip(schema.arguments, written, named, strict=True) if one and name
-        ),
+        written=[(place, name) for place, name, alias in infos if alias is not None and alias.is_write],
         takes_numbers=torch.Tag.pointwise in func.tags or func in _TAKE_NUMBERS | _INDEXED_WRITES,
         refused=torch.Tag.inplace_view in func.tags or schema.name in ("aten::set_", "aten::resize_"),
     )
@@ -216,23 +177,17 @@ def _target(func, args, kwargs) -> torch.device:
     name = func._schema.name.removeprefix("aten::")
     if func is _aten.copy_.default:
         to, source = (_on_device(tensor) for tensor in args[:2])
-        blocking = not (kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
-        if source and not to:
-            _note("reads", func)
-        elif to and not source and blocking:
-            _note("writes", func)
+        is_blocking = not (kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
+        if source != to and (source or is_blocking):
+            _note("reads" if source else "writes", func)
         return DEVICE if to else _CPU
-    copied = func is _aten._to_copy.default and device is not None and device.type != DEVICE.type
-    indexed = func in _INDEXING or func in _INDEXED_WRITES
-    if copied or name in _READ_BY_NAME or (indexed and _by_mask(args)):
+    is_copied = func is _aten._to_copy.default and device is not None and device.type != DEVICE.type
+    indices = _tensors(args[1]) if func in _INDEXING | _INDEXED_WRITES else []
+    if is_copied or name in _READ_BY_NAME or any(index.dtype in (torch.bool, torch.uint8) for index in indices):
         _note("reads", func)
-    elif indexed and not all(map(_on_device, _tensors(args[1]))):
+    elif not all(map(_on_device, indices)):
         _note("writes", func)
     return DEVICE if device is None else device
-
-
-def _by_mask(args) -> bool:
-    return any(index.dtype in (torch.bool, torch.uint8) for index in _tensors(args[1]))
 
 
 def _check(func, args, kwargs) -> None:
@@ -243,13 +198,10 @@ def _check(func, args, kwargs) -> None:
     generator = kwargs.get("generator")
     if generator is not None and generator.device.type == "cpu":
         raise RuntimeError(f"expected a generator of the device '{DEVICE}' but found one of the cpu, in {func}")
-    if func in _COPIES:
-        return
     apart = [tensor for tensor in _tensors(*args, *kwargs.values()) if not _on_device(tensor)]
-    if not apart:
+    if func in _COPIES or not apart:
         return
-    written = [args[place] for place in facts.written if place < len(args)]
-    written += [kwargs[name] for name in facts.written_names if name in kwargs]
+    written = [args[place] if place < len(args) else kwargs.get(name) for place, name in facts.written]
     if all(map(_on_device, _tensors(*written))):
         if func in _INDEXING and _on_device(args[0]):
             return

@@ -1,4 +1,4 @@
-"""Whole runs on the emulated device: every stage, every family of bodies; resumed with the same bits.
+"""Whole runs on the emulated device: every stage, every family of bodies; resumed with the same bits; predicted on both.
 
 What a distance is on the device, for every metric, is in `test_waiting.py`.
 """
@@ -7,15 +7,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from tests.cli.conftest import curve, put_aside, run_folders
+import orca_cli
+from orca_cli.prediction import predictor
+from orca_cli.training import engine
+from tests.cli.conftest import curve, outputs, put_aside, run_folders
 from tests.device.conftest import fail_at
 
 
 def curves(folder):
     """Return what a run recorded on its way: distances of stage 2, losses of stage 3."""
-    align = curve(folder, "2_align") if (folder / "2_align" / "metrics.jsonl").exists() else []
-    distances = [[line[name] for name in ("loss", "heldout", "heldout_exact")] for line in align]
+    distances = [[line[name] for name in ("loss", "heldout", "heldout_exact")] for line in curve(folder, "2_align")]
     return [*distances, *([line["train_loss"]] for line in curve(folder))]
 
 
@@ -23,24 +26,37 @@ def device_of(run):
     return json.loads((run / "1_build" / "fingerprint.json").read_text())["values"]["device"]
 
 
-@pytest.mark.parametrize("metric", ["otdd", "otdd_by_class", "otdd_reference"])
-def test_a_run_agrees_with_the_cpu(run, words, on_device, on_cpu, tmp_path, metric):
-    command = [*words("swin", (1, 8, 8)), f"metric={metric}"]
+def test_a_run_agrees_with_the_cpu_and_predicts_on_both(run, orca, words, on_device, monkeypatch, tmp_path):
+    """What was trained there has the same bits there again; an export is made for both."""
+    command = words("swin", (1, 8, 8))
     ours = run(*command).folder
-    with on_cpu():
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "choose_device", lambda setting: torch.device("cpu"))
         theirs = run(*command, "--force", f"paths.cache={tmp_path / 'cold too'}").folder
     assert (device_of(ours), device_of(theirs)) == (on_device.type, "cpu")
     for line, other in zip(curves(ours), curves(theirs), strict=True):
         np.testing.assert_allclose(line, other, rtol=2e-3)
 
+    x, expected = np.load(tmp_path / "arrays.npz")["x"], outputs(ours)
+    with monkeypatch.context() as patch:
+        patch.setattr(predictor, "choose_device", lambda setting: on_device)
+        there = orca_cli.load(ours)
+        predicted = there.outputs(x)
+        assert there.device == next(there.model.parameters()).device == on_device
+        code, _, err = orca("export", ours, tmp_path / "model")
+        assert code == 0, err
+    rows = [any(np.allclose(one, other, atol=1e-6) for other in predicted) for one in expected]
+    assert all(rows), "the test split is among the samples"
+    here = orca_cli.load(ours, device="cpu").outputs(x)
+    np.testing.assert_allclose(here, predicted, rtol=1e-4, atol=1e-4 * np.abs(predicted).max())
+    assert np.array_equal(orca_cli.load(tmp_path / "model", device="cpu").outputs(x), here)
+
 
 COMBINATIONS = [
-    ("bert", (2, 12), "classes", ["predictor.pooling=class_token"]),
-    ("bert", (2, 12), "dense", ["align.features=pooled", "embedder=overlap"]),
+    ("bert", (2, 12), "dense", ["align.features=pooled", "embedder=overlap", "metric=minibatch_ot", "metric.size=16"]),
     ("swin", (2, 12), "labels", ["metric=moments"]),
     ("swin", (3, 10, 10), "dense", ["align.features=sequence"]),
-    ("vit", (1, 8, 8), "classes", ["finetune=layernorm", "metric=mmd", "embedder=multiscale"]),
-    ("bert", (2, 12), "classes", ["embedder=multiscale", "train.members=2", "metric=minibatch_ot", "metric.size=16"]),
+    ("vit", (1, 8, 8), "classes", ["finetune=layernorm", "metric=mmd", "embedder=multiscale", "train.members=2"]),
 ]
 
 
@@ -52,17 +68,19 @@ def test_every_family_of_bodies_and_kind_of_targets(run, words, on_device, body,
     assert np.isfinite(done.result["error"]["value"])
 
 
-@pytest.mark.parametrize(("stage", "step"), [("2_align", 3), ("3_finetune", 7)])
-def test_a_resumed_run_has_the_same_bits(orca, run, environment, words, on_device, monkeypatch, tmp_path, stage, step):
-    command = [*words("swin", (2, 12)), "metric=mmd", "train.checkpoint_s=0", "align.epochs=4"]
+def test_a_run_resumed_in_both_stages_has_the_same_bits(
+    orca, run, environment, words, on_device, monkeypatch, tmp_path
+):
+    command = [*words("bert", (2, 12)), "metric=mmd", "train.checkpoint_s=0", "align.epochs=4"]
     run(*command)
     whole = put_aside(environment)
     cold = f"paths.cache={tmp_path / 'colder'}"
-    with monkeypatch.context() as patch:
-        fail_at(patch, step)
-        assert orca("run", *command, cold)[0] != 0
-    (stopped,) = run_folders(environment)
-    assert list((stopped / stage / "checkpoints").glob("step-*"))
+    for stage, step in (("2_align", 3), ("3_finetune", 6)):
+        with monkeypatch.context() as patch:
+            fail_at(patch, step)
+            assert orca("run", *command, cold)[0] != 0
+        (stopped,) = run_folders(environment)
+        assert list((stopped / stage / "checkpoints").glob("step-*"))
     resumed = run(*command, cold)
     assert "resumed at step" in resumed.out + resumed.err
     for key in ("weights_sha256", "error"):

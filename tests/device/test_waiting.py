@@ -1,4 +1,7 @@
-"""How often the host waits for a GPU: in a solver once for every look at the error, in a metric a few times besides."""
+"""How often the host waits for a GPU: in a solver once for every look at the error, in a metric a few times besides.
+
+First, that the emulated device keeps apart what CUDA keeps apart, and counts.
+"""
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from orca_cli.stages.build import build
 from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.terminal import LogReporter
 from orca_cli.training.engine import Engine
-from tests.device.emulated import counted
+from tests.device.emulated import DEVICE, counted
 
 SOLVERS = ("metrics/transport/sinkhorn.py", "metrics/transport/newton.py", "metrics/transport/annealed.py")
 # Reads of one distance to three target classes, those of the solvers apart. A metric that is not named has the usual few:
@@ -38,8 +41,36 @@ def total(counter, *files):
     return sum(number for place, number in counter.items() if not files or place.startswith(files))
 
 
+def test_tensors_of_two_devices_do_not_meet_and_what_the_host_waits_for_is_counted(device):
+    here = torch.arange(6.0).view(2, 3)
+    x = here.to(device)
+    for meet in (
+        lambda: torch.where(x > 0, x, here),
+        lambda: torch.cat([x, here]),
+        lambda: here[x > 0],
+        lambda: here.sum().add_(x.sum()),
+        lambda: torch.nn.LayerNorm(3)(x),
+    ):
+        with pytest.raises(RuntimeError, match="expected all tensors to be on the same device"):
+            meet()
+    with pytest.raises(TypeError, match="numpy"):
+        x.numpy()
+    with pytest.raises(RuntimeError, match="generator"):
+        torch.randn(3, generator=torch.Generator(), device=DEVICE)
+    assert torch.equal((torch.tensor(2.0) - x.masked_fill(x > 2, 2.0)).cpu(), 2 - here.clamp(max=2))
+    for calls, expected in (
+        ((lambda: bool((x > 0).all()), x.tolist, x.cpu, lambda: x[x > 0], lambda: torch.unique(x)), (1, 0)),
+        ((lambda: here.to(DEVICE), lambda: torch.tensor([1.0], device=DEVICE), lambda: x[torch.tensor([0])]), (0, 1)),
+        ((lambda: (x * 2).sum().exp(), lambda: here.to(DEVICE, non_blocking=True)), (0, 0)),
+    ):
+        for call in calls:
+            with counted() as transfers:
+                call()
+            assert (total(transfers.reads), total(transfers.writes)) == expected
+
+
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
-def test_newton_waits_twice_an_iteration_at_most(device, tolerance):
+def test_newton_waits_twice_an_iteration_at_most_and_sinkhorn_once_in_eight_and_at_every_level(device, tolerance):
     cost, a, b = batch(device)
     with counted() as transfers:
         solution = newton.solve(cost, a, b, 0.05, tolerance=tolerance, max_iterations=30, scaling=0.25)
@@ -47,11 +78,6 @@ def test_newton_waits_twice_an_iteration_at_most(device, tolerance):
     # One read for the step and one for each step length tried; at the start, the padding and the largest cost.
     assert total(transfers.reads) <= 2 * solution.iterations + 4
     assert not transfers.writes
-
-
-@pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
-def test_sinkhorn_waits_once_in_eight_iterations_and_once_at_every_level(device, tolerance):
-    cost, a, b = batch(device)
     with counted() as transfers:
         solution = sinkhorn.solve(cost, a, b, 0.05, tolerance=tolerance, max_iterations=200, scaling=0.25)
     levels = len(sinkhorn.annealing(float(cost.amax()), 0.05, 0.25))
@@ -60,18 +86,15 @@ def test_sinkhorn_waits_once_in_eight_iterations_and_once_at_every_level(device,
     assert not transfers.writes
 
 
-def test_transport_of_a_cloud_to_itself_waits_once_in_eight_iterations(device):
+def test_transport_of_a_cloud_to_itself_waits_once_in_eight_iterations_and_annealing_never(device):
     (x,) = clouds(30)
-    cost = half_squared_distances(x, x)[None].to(device)
-    a = torch.full((1, 30), 1 / 30).to(device)
+    self_cost = half_squared_distances(x, x)[None].to(device)
+    weights = torch.full((1, 30), 1 / 30).to(device)
     with counted() as transfers:
-        solution = sinkhorn.solve_symmetric(cost, a, 0.05, tolerance=1e-6, max_iterations=100)
+        solution = sinkhorn.solve_symmetric(self_cost, weights, 0.05, tolerance=1e-6, max_iterations=100)
     assert solution.iterations >= 8
     assert total(transfers.reads) == solution.iterations / 8
     assert not transfers.writes
-
-
-def test_annealing_never_waits(device):
     cost, a, b = batch(device)
     annealing = annealed.Annealing(0.05, 0.5)
     with counted() as transfers:
@@ -107,8 +130,7 @@ def test_a_distance_is_the_cpus_and_waits_a_few_times_beside_its_solvers(device,
     assert beside[1] <= BESIDE_SOLVERS.get(name, USUAL), transfers.reads
 
 
-@pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("clip", ["0.5", "0"])
+@pytest.mark.parametrize(("accumulation", "clip"), [(1, "0"), (3, "0.5")])
 def test_a_step_of_stage_3_waits_once_for_its_result(device, words, environment, accumulation, clip):
     """With masked losses and batches of unequal weight; a CPU hands over pinned batches without waiting."""
     more = [f"train.accumulation={accumulation}", f"train.clip={clip}"]

@@ -58,7 +58,7 @@ class Jobs:
     """Jobs of some kinds, in their order, and how each ended."""
 
     def __init__(self, folder, *kinds, time_limit_s=None, ended=lambda: None):
-        self.notes, self.ends, self._ended = folder / "notes", {}, ended
+        self.notes, self.ends, self.on_end = folder / "notes", {}, ended
         names = [hashlib.sha256(bytes([number])).hexdigest() for number in range(len(kinds))]
         self.jobs = [
             Job(
@@ -78,7 +78,7 @@ class Jobs:
 
     def ended(self, job, end):
         self.ends[job.command.label] = end
-        self._ended()
+        self.on_end()
 
     def begun(self):
         return Counter(self.notes.read_text().split()) if self.notes.exists() else Counter()
@@ -108,8 +108,8 @@ def forked(monkeypatch):
     monkeypatch.setattr(process.threading, "active_count", lambda: 1)
 
 
-def drive(work, at_once=1):
-    with signals.deferred(), Local(at_once, fate).opened() as local:
+def drive(work, at_once=1, main=fate):
+    with signals.deferred(), Local(at_once, main).opened() as local:
         Driver(work, local, Table(len(work.jobs))).run()
         return signals.pending()
 
@@ -131,22 +131,22 @@ def test_no_end_of_a_job_reaches_the_others_and_what_was_lost_is_tried_again(tmp
     assert children() == before
 
 
-@pytest.mark.parametrize(
-    ("kind", "cause"), [("disk", "storage"), ("memory", "memory"), ("network", "network"), ("75", "preempted")]
-)
-def test_each_cause_has_its_count(tmp_path, monkeypatch, kind, cause):
+def test_each_cause_has_its_count(tmp_path, monkeypatch):
     monkeypatch.setattr("orca_cli.launching.driver.PAUSE_S", {})
     monkeypatch.setitem(RETRIES, "preempted", 5)
-    work = Jobs(tmp_path, f"{kind}*{RETRIES[cause]}", kind, "says")
-    drive(work)
-    good, bad, _ = work.in_order()
-    assert (good.status, bad.status) == (0, FATES[kind].code if kind in FATES else 75)
-    assert work.begun() == {"[0]": RETRIES[cause] + 1, "[1]": RETRIES[cause] + 1, "[2]": 1}
+    causes = {"disk": "storage", "memory": "memory", "network": "network", "75": "preempted"}
+    work = Jobs(tmp_path, *(kind for name, cause in causes.items() for kind in (f"{name}*{RETRIES[cause]}", name)))
+    drive(work, at_once=2)
+    ends, begun = work.in_order(), work.begun()
+    for place, (name, cause) in enumerate(causes.items()):
+        code = FATES[name].code if name in FATES else int(name)
+        assert [end.status for end in ends[2 * place : 2 * place + 2]] == [0, code]
+        assert [begun[f"[{2 * place + more}]"] for more in (0, 1)] == [RETRIES[cause] + 1] * 2
 
 
 def test_a_job_whose_time_is_up_is_asked_and_then_killed_and_not_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "GRACE_S", 0.3)
-    work = Jobs(tmp_path, "waits", "deaf", "says", time_limit_s=4.0)
+    work = Jobs(tmp_path, "waits", "deaf", "says", time_limit_s=2.0)
     drive(work)
     interrupted, deaf, after = work.in_order()
     assert (interrupted.status, interrupted.report["state"], interrupted.over_limit) == (143, "interrupted", True)
@@ -155,14 +155,12 @@ def test_a_job_whose_time_is_up_is_asked_and_then_killed_and_not_tried_again(tmp
     assert set(work.begun().values()) == {1}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_is_passed_on_and_no_other_job_starts(tmp_path, number):
     started = time.monotonic()
     # After the first; the second has been started already.
     work = Jobs(tmp_path, "says", "waits", "waits", ended=lambda: signals.pending() or os.kill(os.getpid(), number))
-    with signals.deferred(), Local(2, fate).opened() as local:
-        Driver(work, local, Table(3)).run()
-        assert signals.pending() == number
+    assert drive(work, at_once=2) == number
     first, second, third = work.in_order()
     assert first.status == 0
     assert third is None
@@ -180,9 +178,7 @@ def test_jobs_end_with_the_process_that_started_them(tmp_path):
                 (tmp_path / "pid").write_text(str(os.getpid()))
                 return fate(words)
 
-            work = Jobs(tmp_path, "deaf")
-            with signals.deferred(), Local(1, main).opened() as local:
-                Driver(work, local, Table(1)).run()
+            drive(Jobs(tmp_path, "deaf"), main=main)
         finally:
             os._exit(1)
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
@@ -196,7 +192,7 @@ def test_jobs_end_with_the_process_that_started_them(tmp_path):
 def test_a_run_of_another_process_is_passed_over_and_taken_once_it_is_free(tmp_path):
     work = Jobs(tmp_path, "says", "says", "says")
     with other_process_on(work.jobs[0]) as end_it:
-        work._ended = lambda: len(work.ends) == 2 and end_it()
+        work.on_end = lambda: len(work.ends) == 2 and end_it()
         drive(work)
     assert list(work.ends) == ["[1]", "[2]", "[0]"]
     assert set(work.begun().values()) == {1}

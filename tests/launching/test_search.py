@@ -75,7 +75,7 @@ def test_successive_halving_stops_those_that_it_should(tmp_path, restarts):
 
 
 def test_a_curve_that_comes_back_at_once_stops_where_it_would_have_been_stopped(tmp_path):
-    """The driver may look at a run only after its end."""
+    """The driver may look at a run only after its end. Without comparisons nothing is stopped."""
     with opened(tmp_path, trials=2) as search:
         run_curve(search, search.ask(), [0.1] * 9)
         late = search.ask()
@@ -84,10 +84,7 @@ def test_a_curve_that_comes_back_at_once_stops_where_it_would_have_been_stopped(
         assert list(late.curve) == ["100"]
         search.tell(late, None, {})
         assert (late.state, late.error) == ("stopped", 0.5)
-
-
-def test_no_comparisons_stop_nothing(tmp_path):
-    with opened(tmp_path, trials=6, rungs=0) as search:
+    with opened(tmp_path / "free", trials=4, rungs=0) as search:
         while (trial := search.ask()) is not None:
             assert run_curve(search, trial, [0.9 - 0.01 * trial.number] * 4) == 4
 
@@ -104,11 +101,6 @@ def test_no_settings_are_tried_twice_and_a_small_space_ends(tmp_path):
     with opened(tmp_path, GRID, trials=50) as search:
         assert search.ask() is None
         assert len(search.trials) == 9
-
-
-def test_one_process_searches_at_a_time(tmp_path):
-    with opened(tmp_path), pytest.raises(LockedError, match="process .* works on"), opened(tmp_path):
-        pass
 
 
 def test_what_was_running_or_failed_is_done_again_with_the_same_settings(tmp_path):
@@ -141,19 +133,19 @@ def test_drawing_depends_on_the_seed_alone_wherever_the_search_was_stopped(tmp_p
         first = drawn(tmp_path / f"{sampler}-a", 1, sampler)
         assert drawn(tmp_path / f"{sampler}-b", 1, sampler, (3, 11, 12)) == first
         assert drawn(tmp_path / f"{sampler}-c", 2, sampler) != first
-
-
-def test_the_best_trial_of_a_known_function_is_near_its_minimum(tmp_path):
+    # The best trial of a known function is near its minimum.
     space = Space("two", WIDE.params | {"train.weight_decay": CategoricalDistribution((0.0, 0.1))}, {}, {})
-    with opened(tmp_path, space, trials=30) as search:
+    with opened(tmp_path / "known", space, trials=30) as search:
         played(search, lambda one: 1.0 if one.settings is None else abs(np.log10(one.settings["train.lr"]) + 3))
     assert search.best.error == min(one.error for one in search.trials)
     assert abs(np.log10(search.best.settings["train.lr"]) + 3) < 0.3
 
 
-def test_a_file_of_another_program_or_damaged_is_refused(tmp_path):
+def test_a_file_that_another_process_holds_or_wrote_or_that_is_damaged_is_refused(tmp_path):
     with opened(tmp_path, trials=2) as search:
         played(search)
+        with pytest.raises(LockedError, match="process .* works on"), opened(tmp_path):
+            pass
     path = tmp_path / "s" / FILE
     whole = path.read_text()
     path.write_text(whole.replace('"completed"', '"running"'))

@@ -15,37 +15,24 @@ def cloud(n, d, *names, scale=1.0):
     return torch.randn(n, d, generator=torch_generator(0, *names), dtype=torch.float64) * scale
 
 
-def single_points(d=3):
-    x, z = cloud(1, d, "x"), cloud(1, d, "z")
-    return x, z, float((x - z).square().sum())
+def known():
+    """Clouds of known distance: single points, shifted and permuted copies, and lines, whose sorted points are matched."""
+    x, z, one, other = cloud(20, 3, "x"), cloud(1, 3, "z"), cloud(25, 1, "x"), cloud(25, 1, "z", scale=2.0) + 1
+    sorted_squares = (one.sort(0)[0] - other.sort(0)[0]).square()
+    return [
+        (x[:1], z, (x[:1] - z).square().sum().item()),
+        (x, x + 2.0, 12.0),
+        (x, x[torch.randperm(20, generator=torch_generator(0, "order"))], 0.0),
+        (one, other, sorted_squares.mean().item()),
+    ]
 
 
-def shifted_copies(n=20, d=3):
-    x = cloud(n, d, "x")
-    shift = torch.full((d,), 2.0, dtype=torch.float64)
-    return x, x + shift, float(shift.square().sum())
-
-
-def permuted_copies(n=20, d=3):
-    x = cloud(n, d, "x")
-    return x, x[torch.randperm(n, generator=torch_generator(0, "order"))], 0.0
-
-
-def lines(n=25):
-    """One-dimensional clouds: sorted points are matched."""
-    x, z = cloud(n, 1, "x"), cloud(n, 1, "z", scale=2.0) + 1
-    return x, z, float((x.sort(0)[0] - z.sort(0)[0]).square().mean())
-
-
-def gaussians(n=1500, d=2):
+def gaussians(n, d=2):
     """Samples of two Gaussians; the distance is Bures' between their sample moments."""
     x, z = cloud(n, d, "x"), cloud(n, d, "z") @ torch.tensor([[2.0, 0.5], [0.0, 1.0]], dtype=torch.float64) + 3
     s, t = np.cov(x.T.numpy()), np.cov(z.T.numpy())
     bures = np.trace(s + t - 2 * sqrtm(sqrtm(s) @ t @ sqrtm(s)).real)
     return x, z, float((x.mean(0) - z.mean(0)).square().sum() + bures)
-
-
-KNOWN = (single_points, shifted_copies, permuted_copies, lines)
 
 
 def labelled(n, d, k, *names, scale=1.0, spread=1.0):
@@ -58,6 +45,11 @@ def labelled(n, d, k, *names, scale=1.0, spread=1.0):
 def unlabelled(x):
     """Features of one class."""
     return Features(x, torch.zeros(len(x), dtype=torch.long), 1)
+
+
+def changed(features, function):
+    """Features whose points a function has moved."""
+    return replace(features, x=function(features.x))
 
 
 def as_features(cloud):

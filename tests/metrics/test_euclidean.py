@@ -1,4 +1,4 @@
-"""Mean Euclidean distance and moments: against SciPy and NumPy; points on top of each other, single and equal ones."""
+"""Mean Euclidean distance, moments, TransRate: against SciPy, NumPy and the formula; single, equal and coinciding points."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
+from orca_cli.interfaces import Features
 from orca_cli.metrics.euclidean import Euclidean
 from orca_cli.metrics.moments import Moments
-from tests.metrics.generators import cloud, distance, gradient, value
+from orca_cli.metrics.transrate import TransRate
+from tests.metrics.generators import cloud, distance, gradient, labelled, value
 from tests.properties import examples
 
 
@@ -24,9 +26,8 @@ def test_value_agrees_with_scipy_in_any_order_and_place(seed, n, m, d):
     assert value(metric, x * -3, z * -3) == pytest.approx(3 * expected, rel=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_points_on_top_of_each_other_have_no_part_in_the_gradient(dtype):
-    x = cloud(9, 40, "x").to(dtype) + 5
+def test_points_on_top_of_each_other_have_no_part_in_the_gradient():
+    x = cloud(9, 40, "x").float() + 5
     result = distance(Euclidean(), x, x)
     assert result.diagnostics["coinciding"] == 9
     assert result.value.item() == pytest.approx(cdist(x, x).mean(), rel=1e-6)
@@ -48,13 +49,6 @@ def moments_distance(x, z):
     return np.mean((x.mean(0) - z.mean(0)) ** 2 + (x.std(0) - z.std(0)) ** 2)
 
 
-def test_shift_and_stretch_are_told_apart():
-    x = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
-    result = distance(Moments(), x, x * 3 + torch.tensor([2.0, 0.0]))
-    assert result.value.item() == pytest.approx((4 + 0) / 2 + 4)
-    assert result.diagnostics == pytest.approx({"mean_part": 2.0, "std_part": 4.0, "m": 2.0})
-
-
 @examples(20)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 12), m=st.integers(1, 12), d=st.integers(1, 5))
 def test_moments_agree_with_numpy_in_any_order_and_place(seed, n, m, d):
@@ -67,12 +61,53 @@ def test_moments_agree_with_numpy_in_any_order_and_place(seed, n, m, d):
     assert value(Moments(), x, x) == 0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_single_and_equal_points_have_deviation_zero(dtype):
-    x = cloud(9, 3, "x").to(dtype)
-    for z in (torch.ones(1, 3, dtype=dtype), torch.full((5, 3), 0.1, dtype=dtype)):
+def test_single_and_equal_points_have_deviation_zero():
+    x = cloud(9, 3, "x").float()
+    for z in (torch.ones(1, 3), torch.full((5, 3), 0.1)):
         assert value(Moments(), x, z) == pytest.approx(moments_distance(x, z), rel=1e-4)
         # Equal points move together: only their mean counts.
-        slope = gradient(Moments(), x, z)
         expected = (2 * (z.mean(0) - x.mean(0)) / 3 / len(z)).expand_as(z)
-        torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gradient(Moments(), x, z), expected, rtol=1e-4, atol=1e-6)
+
+
+SOURCE = labelled(5, 2, 1, "source")
+
+
+def definition(target, eps, normalise=True):
+    """TransRate by eigenvalues, as the formula reads."""
+    z = target.x.numpy() - target.x.numpy().mean(0)
+    if normalise:
+        z = z / np.sqrt(np.trace(z.T @ z))
+
+    def rate(rows):
+        return np.log1p(np.linalg.svd(rows, compute_uv=False) ** 2 / (len(rows) * eps)).sum() / 2
+
+    classes = [z[target.labels.numpy() == label] for label in np.unique(target.labels)]
+    return rate(z) - np.mean([rate(rows) for rows in classes])
+
+
+# Fewer points than dimensions, more, and classes on both sides.
+@pytest.mark.parametrize(("n", "d", "k"), [(30, 4, 3), (9, 20, 3), (24, 7, 4), (12, 3, 1)])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_transrate_is_that_of_the_formula(n, d, k, normalise):
+    target = labelled(n, d, k, "target", spread=2)
+    for eps in (1e-4, 0.5):
+        expected = -definition(target, eps, normalise)
+        assert value(TransRate(eps, normalise), SOURCE, target) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@examples(20)
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 3), d=st.integers(1, 5))
+def test_transrate_depends_on_neither_order_names_place_nor_scale(seed, k, d):
+    target, metric = labelled(12, d, k, seed, "target"), TransRate()
+    expected = value(metric, SOURCE, target)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
+    for x, labels, classes in (
+        (target.x[order], target.labels[order], k),
+        (target.x, target.labels + 2, k + 4),
+        (target.x * 7 + 3, target.labels, k),
+    ):
+        assert value(metric, SOURCE, Features(x, labels, classes)) == pytest.approx(expected, abs=1e-8)
+    if k == 1:
+        assert expected == pytest.approx(0, abs=1e-9)
+        assert gradient(metric, SOURCE, target).abs().max() < 1e-6

@@ -31,22 +31,17 @@ GRADIENTS = {
     "moments": (Moments(), (13, 1), (7, 1), 3, 1e-5, CLOSE),
     "otdd, without labels": (OTDD(5, labels=False), (23, 1), (21, 1), 3, 1e-5, CLOSE),
     "otdd, 3 to 2": (OTDD(5), (23, 3), (21, 2), 3, 1e-6, CLOSE),
-    "otdd, one class each": (OTDD(5), (23, 1), (21, 1), 3, 1e-6, CLOSE),
-    "otdd_exact, one class each": (OTDDExact(), (15, 1), (8, 1), 3, 1e-6, {"rel": 1e-6}),  # within the step plans hold
-    "otdd_exact, 3 to 1": (OTDDExact(), (15, 3), (8, 1), 3, 1e-6, {"rel": 1e-6}),
+    "otdd_exact, 3 to 1": (OTDDExact(), (15, 3), (8, 1), 3, 1e-6, {"rel": 1e-6}),  # within the step plans hold
     "otdd_exact, 3 to 2": (OTDDExact(), (15, 3), (8, 2), 3, 1e-6, {"rel": 1e-6}),
-    "otdd_gaussian, 3 to 1": (GAUSSIAN, (40, 3), (12, 1), 3, 1e-4, WITHIN_SOLVER),
     "otdd_gaussian, 2 to 3": (GAUSSIAN, (40, 2), (30, 3), 2, 1e-4, WITHIN_SOLVER),
     "otdd_gaussian, few points": (GAUSSIAN, (15, 3), (9, 2), 8, 1e-4, WITHIN_SOLVER),
     "otdd_gaussian, single points": (GAUSSIAN, (9, 2), (7, 5), 3, 1e-4, WITHIN_SOLVER),
+    "otdd_by_class, sinkhorn, 3 to 1": (SINKHORN, (30, 3), (12, 1), 3, 1e-4, WITHIN_SOLVER),
+    "otdd_by_class, newton, 2 to 4": (NEWTON, (13, 2), (17, 4), 3, 1e-4, WITHIN_SOLVER),
+    "otdd_by_class, newton, 4 to 2": (NEWTON, (9, 4), (30, 2), 3, 1e-4, WITHIN_SOLVER),
     "transrate": (TransRate(1e-2), (5, 1), (12, 3), 3, 1e-5, {"rel": 1e-6, "abs": 1e-7}),
-    "transrate, few points": (TransRate(1e-2), (5, 1), (6, 2), 9, 1e-5, {"rel": 1e-6, "abs": 1e-7}),
-    "transrate, as it is": (TransRate(1e-2, False), (5, 1), (12, 3), 3, 1e-5, {"rel": 1e-6, "abs": 1e-7}),
     "transrate, few as they are": (TransRate(1e-2, False), (5, 1), (6, 2), 9, 1e-5, {"rel": 1e-6, "abs": 1e-7}),
 }
-for solver, metric in (("sinkhorn", SINKHORN), ("newton", NEWTON)):
-    for n, k, m, other in ((30, 3, 12, 1), (13, 2, 17, 4), (9, 4, 30, 2)):
-        GRADIENTS[f"otdd_by_class, {solver}, {k} to {other}"] = (metric, (n, k), (m, other), 3, 1e-4, WITHIN_SOLVER)
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
@@ -63,40 +58,20 @@ def built(name):
 
 
 VARIANTS = {name: built(name) for name in FILES if name != "otdd_gaussian"}
-VARIANTS |= {f"mmd, {b}, {u}": MMD(b, u) for b in ("source", "union") for u in (False, True)}
+VARIANTS |= {"mmd, unbiased": MMD("union", True)}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("constant", [0.1, 1e6])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equal_points_give_zero_and_no_gradient(name, constant, dtype):
-    x, z = torch.full((6, 3), constant, dtype=dtype), torch.full((4, 3), constant, dtype=dtype)
-    assert value(VARIANTS[name], x, z) == pytest.approx(0, abs=1e-6)
-    assert gradient(VARIANTS[name], x, z).abs().max() < 1e-6
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
-def test_values_that_are_not_finite_are_refused(name, bad):
-    good = labelled(10, 3, 2, "good")
-    x = good.x.clone()
-    x[3, 1] = bad
-    with pytest.raises(NonFiniteError, match="source"):
-        built(name).prepare(replace(good, x=x))
-    with pytest.raises(NonFiniteError, match="target"):
-        value(built(name), good, replace(good, x=x))
+def test_equal_points_give_zero_and_no_gradient(name):
+    for constant, dtype in ((0.1, torch.float32), (1e6, torch.float64), (1e6, torch.float32)):
+        x, z = torch.full((6, 3), constant, dtype=dtype), torch.full((4, 3), constant, dtype=dtype)
+        assert value(VARIANTS[name], x, z) == pytest.approx(0, abs=1e-6)
+        assert gradient(VARIANTS[name], x, z).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(
     ("name", "key", "bad"),
-    [
-        ("mmd", "bandwidth", "median"),
-        ("otdd_by_class", "reg", float("nan")),
-        ("otdd_by_class", "scaling", 1),
-        ("otdd_by_class", "newton_points", -1),
-        ("otdd", "size", 0),
-        ("transrate", "normalise", 1),
-    ],
+    [("mmd", "bandwidth", "median"), ("otdd_by_class", "reg", float("nan")), ("otdd", "size", 0)],
 )
 def test_settings_that_are_not_allowed_are_named(name, key, bad):
     with pytest.raises(ConfigError, match=rf"metric\.{key}: .*; allowed: "):
@@ -113,10 +88,17 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("fault", MALFORMED)
-def test_malformed_features_are_refused(name, fault):
-    features = Features(*MALFORMED[fault])
-    with pytest.raises(DataError, match="source"):
-        built(name).prepare(features)
-    with pytest.raises(DataError, match="target"):
-        value(built(name), cloud(4, 2, "source"), features)
+def test_malformed_features_and_values_that_are_not_finite_are_refused(name):
+    good = labelled(10, 3, 2, "good")
+    for x, labels, classes in MALFORMED.values():
+        with pytest.raises(DataError, match="source"):
+            built(name).prepare(Features(x, labels, classes))
+        with pytest.raises(DataError, match="target"):
+            value(built(name), cloud(4, 2, "source"), Features(x, labels, classes))
+    for bad in (float("nan"), -float("inf")):
+        x = good.x.clone()
+        x[3, 1] = bad
+        with pytest.raises(NonFiniteError, match="source"):
+            built(name).prepare(replace(good, x=x))
+        with pytest.raises(NonFiniteError, match="target"):
+            value(built(name), good, replace(good, x=x))

@@ -20,10 +20,7 @@ def definition(x, z, bandwidth=None, unbiased=False):
     bandwidth = squares.sum() / (count * (count - 1)) if bandwidth is None else bandwidth
     kernel = sum(np.exp(-squares / (scale * bandwidth)) for scale in (0.25, 0.5, 1, 2, 4))
     blocks = [kernel[:n, :n], kernel[n:, n:]]
-    if unbiased:
-        means = [block[~np.eye(len(block), dtype=bool)].mean() for block in blocks]
-    else:
-        means = [block.mean() for block in blocks]
+    means = [block[~(unbiased & np.eye(len(block), dtype=bool))].mean() for block in blocks]
     return sum(means) - 2 * kernel[:n, n:].mean(), bandwidth
 
 
@@ -57,24 +54,21 @@ def test_gradient_is_that_of_finite_differences_at_a_constant_bandwidth(bandwidt
         assert quotient == pytest.approx((slope * move).sum().item(), abs=1e-8)
 
 
-@examples(25)
+@examples(15)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 12), m=st.integers(1, 12), d=st.integers(1, 5))
 def test_properties(seed, n, m, d):
     x, z, metric = cloud(n, d, seed, "x"), cloud(m, d, seed, "z", scale=2.0), MMD(chunk=4)
     expected = value(metric, x, z)
     assert expected >= -1e-12
     assert value(metric, x, x) == pytest.approx(0, abs=1e-12)
-    assert value(metric, z, x) == pytest.approx(expected, abs=1e-12)
-    assert value(metric, x.flip(0), z.flip(0)) == pytest.approx(expected, abs=1e-12)
-    assert value(metric, x + 3, z + 3) == pytest.approx(expected, abs=1e-12)
-    assert value(metric, x * 1e3, z * 1e3) == pytest.approx(expected, abs=1e-12)
-    for one, other in ((x, z), (z, torch.zeros_like(x)), (torch.zeros_like(x), z)):  # a constant cloud among them
+    for one, other in ((z, x), (x.flip(0), z.flip(0)), (x + 3, z + 3), (x * 1e3, z * 1e3)):
+        assert value(metric, one, other) == pytest.approx(expected, abs=1e-12)
+    for one, other in ((z, torch.zeros_like(x)), (torch.zeros_like(x), z)):  # a constant cloud among them
         assert np.isfinite(value(MMD(unbiased=True), one, other))
         assert gradient(MMD(unbiased=True), one, other).isfinite().all()
 
 
-@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e15])
-@pytest.mark.parametrize("shift", [0.0, 100.0])
+@pytest.mark.parametrize(("scale", "shift"), [(1e-20, 100.0), (1.0, 100.0), (1e15, 0.0)])
 def test_float32_is_near_float64_at_any_scale_and_place(scale, shift):
     x, z = (cloud(60, 5, "x") + shift).float(), (cloud(20, 5, "z") + shift + 1).float()
     exact = value(MMD(), x.double(), z.double())

@@ -1,6 +1,7 @@
 """The released code's dataset distance: against geomloss on the whole problem; cached self terms; edge cases."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,14 +13,16 @@ from orca_cli.metrics.transport import annealed
 from orca_cli.metrics.transport.annealed import Annealing
 from orca_cli.metrics.transport.clouds import half_squared_distances
 from orca_cli.seeding import torch_generator
-from tests.metrics.generators import cloud, cosine, distance, labelled
+from tests.metrics.generators import changed, cloud, cosine, distance, labelled
+
+REG = 0.1
 
 
 def squares(x, y):
     return (x[:, :, None] - y[:, None]).square().sum(-1)
 
 
-def released(source, target, reg):
+def released(source, target, reg=REG):
     """The whole problem by geomloss at its own annealing: labels are one more coordinate and W is a table of numbers."""
     divergence = SamplesLoss("sinkhorn", p=2, blur=reg**0.5, cost=squares, backend="tensorized")
     k, l = source.num_classes, target.num_classes  # noqa: E741
@@ -36,38 +39,34 @@ def released(source, target, reg):
     return SamplesLoss("sinkhorn", p=2, blur=reg**0.5, cost=cost, backend="tensorized")(*joined)
 
 
-def ours(source, target, reg=0.1):
+def ours(source, target, reg=REG):
     return distance(OTDDReference(reg=reg, label_reg=reg), source, target).value
 
 
-def slope(function, source, target, *rest):
+def slope(function, source, target):
     z = target.x.detach().clone().requires_grad_()
-    value = function(source, Features(z, target.labels, target.num_classes), *rest)
+    value = function(source, replace(target, x=z))
     value.backward()
     return value.item(), z.grad.flatten().double()
 
 
-def cast(features, dtype):
-    return Features(features.x.to(dtype), features.labels, features.num_classes)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(
-    ("k", "l", "n", "m", "d", "scale", "reg"),
+    ("k", "classes", "n", "m", "d", "scale", "dtype"),
     [
-        (4, 1, 90, 25, 6, 1.0, 0.1),
-        (3, 1, 61, 20, 24, 0.3, 0.1),
-        (3, 4, 40, 21, 5, 3.0, 0.1),
-        (1, 1, 20, 20, 3, 0.1, 0.1),  # features of about the size of the blur
+        (4, 1, 90, 25, 6, 1.0, torch.float64),
+        (3, 1, 61, 20, 24, 0.3, torch.float32),
+        (3, 4, 40, 21, 5, 3.0, torch.float64),
+        (1, 1, 20, 20, 3, 0.1, torch.float32),  # features of about the size of the blur
     ],
 )
-def test_value_and_gradient_are_those_of_geomloss(k, l, n, m, d, scale, reg, dtype):  # noqa: E741
-    source = cast(labelled(n, d, k, "source", scale=scale, spread=scale), dtype)
-    target = cast(labelled(m, d, l, "target", scale=0.7 * scale, spread=scale), dtype)
-    value, gradient = slope(ours, source, target, reg)
-    expected, expected_gradient = slope(released, source, target, reg)
-    assert value == pytest.approx(expected, rel=1e-5 if dtype == torch.float64 else 1e-4)
-    assert cosine(gradient, expected_gradient) > 1 - (1e-9 if dtype == torch.float64 else 1e-5)
+def test_value_and_gradient_are_those_of_geomloss(k, classes, n, m, d, scale, dtype):
+    close = dtype == torch.float64
+    source = changed(labelled(n, d, k, "source", scale=scale, spread=scale), lambda x: x.to(dtype))
+    target = changed(labelled(m, d, classes, "target", scale=0.7 * scale, spread=scale), lambda x: x.to(dtype))
+    value, gradient = slope(ours, source, target)
+    expected, expected_gradient = slope(released, source, target)
+    assert value == pytest.approx(expected, rel=1e-5 if close else 1e-4)
+    assert cosine(gradient, expected_gradient) > 1 - (1e-9 if close else 1e-5)
     assert gradient.norm().item() == pytest.approx(expected_gradient.norm().item(), rel=1e-3)
 
 
@@ -114,7 +113,7 @@ def test_absent_classes_single_points_and_equal_points():
     assert ours(*spread).item() == pytest.approx(ours(source, target).item(), rel=1e-9)
     point = Features(target.x[:1], torch.zeros(1, dtype=torch.long), 1)
     value, gradient = slope(ours, source, point)
-    assert value == pytest.approx(slope(released, source, point, 0.1)[0], rel=1e-5)
+    assert value == pytest.approx(slope(released, source, point)[0], rel=1e-5)
     # One point is pulled to the mean of the source, whatever the solver did.
     assert gradient.numpy() == pytest.approx((point.x[0] - source.x.mean(0)).numpy(), abs=1e-9)
     equal = Features(torch.ones(5, 3), torch.zeros(5, dtype=torch.long), 1)

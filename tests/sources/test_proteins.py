@@ -20,7 +20,6 @@ ROWS = "sequence,label\nNA,1\nglw,1\nGLW,1\nNULL,0\nMKV,0\nAAA,0\nAAA,1\n"
 
 def test_rows_are_sequences_and_classes_and_na_is_a_peptide(tmp_path, reporter):
     data = load_table(None, 0, reporter, tmp_path, table(tmp_path, ROWS))
-    assert data.modality == "text"
     assert list(zip(data.examples.inputs, data.examples.labels.tolist(), strict=True)) == [
         ("NA", 1),
         ("GLW", 1),
@@ -31,44 +30,17 @@ def test_rows_are_sequences_and_classes_and_na_is_a_peptide(tmp_path, reporter):
     assert reporter.lines[1:] == ["own.csv: left out sequences that are in several classes: 1"]
 
 
-def test_other_columns_a_tsv_and_the_data_folder(tmp_path, reporter):
-    (tmp_path / "peptides").mkdir()
-    text = "id\tpeptide\tkind\n1\tACD\tx\n2\tACE\tx\n3\tACF\ty\n4\tACG\ty\n5\tACH\tz\n"
-    table(tmp_path / "peptides", text, "peptides.tsv")
-    data = load_table(None, 0, reporter, tmp_path, sequence="peptide", label="kind")
-    assert list(data.examples.inputs) == ["ACD", "ACE", "ACF", "ACG"]
-    assert reporter.lines[1:] == ["peptides.tsv: left out classes of one sequence: z"]
-
-
-def test_a_draw_is_balanced_and_known_by_its_digest(tmp_path, reporter):
-    rng = np.random.default_rng(0)
-    letters = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
-    rows = ["".join(rng.choice(letters, 12)) + f",{int(index % 4 == 0)}" for index in range(80)]
-    path = table(tmp_path, "sequence,label\n" + "\n".join(rows))
-    data = load_table(30, 3, reporter, tmp_path, path)
-    assert np.bincount(data.examples.labels).tolist() == [15, 15]
-    assert data.digest == load_table(30, 3, reporter, tmp_path, path).digest
-    others = [load_table(30, 4, reporter, tmp_path, path), load_table(31, 3, reporter, tmp_path, path)]
-    assert len({data.digest, *(one.digest for one in others)}) == 3
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("seqence,label\nAC,1\n", r"source\.sequence: .*did you mean 'seqence'"),
         ("sequence,label\nAC,1\nA-C,0\n", r"own\.csv, row 2: 'A-C' is not a sequence of letters"),
         ("sequence,label\nAC,1\nAD,\n", r"row 2: has no 'label'"),
-        ("sequence,label\nAC,1\nAD,1\n", "1 classes have two sequences or more"),
-        ('sequence,label\n"AC,1\n', "is not a table"),
     ],
 )
 def test_malformed_tables_are_one_line(tmp_path, reporter, text, message):
     with refused(message, DataError):
         load_table(None, 0, reporter, tmp_path, table(tmp_path, text)).examples  # noqa: B018
-    with refused(r"peptides: no file peptides\.csv.*source\.path=FILE\.csv.*metric=none needs no", DataError):
-        load_table(None, 0, reporter, tmp_path)
-    with refused("no remote_homology_train.*orca data get homology", DataError):
-        load_homology(None, 0, reporter, tmp_path)
 
 
 def proteins(folder, folds):
@@ -87,7 +59,5 @@ def test_the_largest_folds_of_the_homology_file(tmp_path, reporter):
     expected = {record["primary"]: record["fold_label"] for record in records if record["fold_label"] in (2, 9)}
     folds = [int(data.examples.class_names[label].split()[1]) for label in data.examples.labels]
     assert dict(zip(data.examples.inputs, folds, strict=True)) == expected
-    by_path = load_homology(None, 0, reporter, tmp_path / "elsewhere", path=str(tmp_path / "homology"), folds=2)
-    assert by_path.digest == data.digest
     with refused(r"source\.size", ConfigError):
         load_homology(4, 0, reporter, tmp_path, folds=3).examples  # noqa: B018

@@ -1,7 +1,6 @@
 """PaRe: which tokens are replaced, by what, how many at which step, and what of it the loss sees."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,16 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from orca_cli.config.schema import Align, Config, Train
-from orca_cli.interfaces import Batch, Examples, SourceData, Tokens
+from orca_cli.config.schema import Align
+from orca_cli.interfaces import Examples, SourceData, Tokens
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text
-from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.stages.pare import Mixing, mixed_tokens, share_at
-from orca_cli.stages.plan import Plan
 from orca_cli.training.loop import train_step
 from tests.checkpoints import save_tiny_bert
-from tests.training.toy import SETTLED, engine, optimizer
+from tests.training.toy import Pairs, engine, optimizer, plan
 
 TEXTS = ["a list", "return the list of", "of a", "the list of", "return", "a", "the of", "list list"]
 SOURCE = SourceData("text", "digest", lambda: Examples(TEXTS, np.arange(8) % 2, ["a", "b"]))
@@ -74,22 +71,16 @@ def test_the_gate_learns_by_the_tokens_that_it_lets_through_and_changes_none():
     assert gate.weight.grad.abs().min() > 0
 
 
-class Series:
+class Series(Pairs):
     """Twelve series of three classes, some shorter than others."""
 
-    y = torch.arange(12) % 3
-    x = torch.randn(12, 2, 40, generator=torch.Generator().manual_seed(0))
     valid = torch.arange(40) < torch.tensor([40, 13, 27, 40] * 3)[:, None]
 
-    def __len__(self):
-        return 12
+    def __init__(self):
+        super().__init__(torch.arange(12) % 3, length=40)
 
     def batch(self, indices, augment=None):
-        rows = torch.from_numpy(np.asarray(indices))
-        return Batch(self.x[rows], self.y[rows], self.valid[rows])
-
-    def targets(self):
-        return self.y.numpy()
+        return dataclasses.replace(super().batch(indices), valid=self.valid[torch.as_tensor(indices)])
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +89,7 @@ def folder(tmp_path_factory):
 
 
 def made(folder):
-    return build_model(body=text.load(folder), kind="classes", input_shape=(2, 40), num_outputs=3, seed=0)
+    return build_model(body=text.load(folder), kind="classes", input_shape=(3, 40), num_outputs=3, seed=0)
 
 
 def mixing(model, seed=0, steps=10):
@@ -107,31 +98,20 @@ def mixing(model, seed=0, steps=10):
 
 
 def test_the_weights_of_the_two_losses_sum_to_one(folder):
-    """A source loss and a target loss of 1 each make 1, whatever the share."""
+    """What a step differentiates of all samples is a mean of both losses by the share of the tokens."""
     model = made(folder).eval()
     batch = Series().batch(range(12))
     mixture = mixing(model).at(2)(model, batch, 0)
     lengths = -(-Series.valid.sum(1) // model.embedder.kernel)
     assert 0 < float(mixture.share) <= 0.6 * 3 / 5 + 0.5 / float(lengths.min())
-    one = dataclasses.replace(mixture, loss=torch.ones(()))
-    weight = (1 - one.share) * torch.ones(()) + one.share * one.loss
-    assert float(weight) == 1.0
-    total = train_loss(
-        model, lambda *_: dataclasses.replace(mixture, outputs=mixture.outputs.detach().requires_grad_(True))
-    )
-    target = nn.functional.cross_entropy(mixture.outputs, batch.y)
-    torch.testing.assert_close(total, (1 - mixture.share) * target + mixture.share * mixture.loss)
-
-
-def train_loss(model, mixer):
-    """Return the loss that a step on all samples differentiates."""
-    seen = []
-    quiet = engine()
+    seen, quiet = [], engine()
     quiet.backward = lambda loss: seen.append(loss.detach())
     quiet.clip = lambda *_: torch.zeros(())
-    settings = {"batch_size": 12, "clip": None, "seed": 0, "step": 0, "mixer": mixer}
+    fixed = dataclasses.replace(mixture, outputs=mixture.outputs.detach().requires_grad_(True))
+    settings = {"batch_size": 12, "clip": None, "seed": 0, "step": 0, "mixer": lambda *_: fixed}
     train_step(quiet, model, optimizer(model), nn.CrossEntropyLoss(), Series(), np.arange(12), **settings)
-    return seen[0]
+    target = nn.functional.cross_entropy(mixture.outputs, batch.y)
+    torch.testing.assert_close(seen[0], (1 - mixture.share) * target + mixture.share * mixture.loss)
 
 
 def test_the_same_seed_and_step_give_the_same_mixture_and_others_give_others(folder):
@@ -146,17 +126,6 @@ def test_the_same_seed_and_step_give_the_same_mixture_and_others_give_others(fol
     for other in ({"seed": 1}, {"step": 1}, {"part": 1}):
         assert not torch.equal(first, outputs(**other)), other
     assert not torch.equal(first, model(batch.x, batch.valid))
-    assert not model.embedder._forward_hooks  # nothing is left behind
-    assert not model.body._forward_hooks
-
-
-def plan_of(model, method):
-    task = SimpleNamespace(train=Series())
-    train = Train(**(SETTLED | {"epochs": 4, "batch_size": 6, "optimizer": "adamw", "clip": 1.0}))
-    config = Config(align=Align(method=method, mixed_until=0.25), train=train)
-    plan = Plan.from_settings(config, {})
-    built = SimpleNamespace(plan=plan, model=model, loss=nn.CrossEntropyLoss(), task=task, source=SOURCE)
-    return OptimizerSteps(built, engine())
 
 
 def test_once_nothing_is_mixed_in_a_step_is_the_plain_one_bit_for_bit(folder):
@@ -164,11 +133,13 @@ def test_once_nothing_is_mixed_in_a_step_is_the_plain_one_bit_for_bit(folder):
     models = {method: made(folder) for method in ("orca", "pare")}
     after = {}
     for method, model in models.items():
-        with plan_of(model, method) as plan:
+        settings = {"epochs": 4, "batch_size": 6, "optimizer": "adamw", "clip": 1.0}
+        align = Align(method=method, mixed_until=0.25)
+        with plan(model, Series(), nn.CrossEntropyLoss(), align=align, source=SOURCE, **settings) as steps:
             for step in (2, 3):
-                plan.take(step)
+                steps.take(step)
             after[method] = {name: value.clone() for name, value in model.state_dict().items()}
-            plan.take(1)
+            steps.take(1)
     assert all(torch.equal(value, after["pare"][name]) for name, value in after["orca"].items())
-    ends = {method: torch.cat([p.flatten() for p in model.parameters()]) for method, model in models.items()}
-    assert not torch.equal(ends["orca"], ends["pare"])
+    one, other = (torch.cat([p.flatten() for p in model.parameters()]) for model in models.values())
+    assert not torch.equal(one, other)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from orca_cli.config import checks, compose
+from orca_cli.config import checks
 from orca_cli.config.schema import Config, Train
 from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import ConfigError, DataError
@@ -36,22 +36,18 @@ def steps(plan, n):
     return plan.train.epochs * -(-n // (min(plan.train.batch_size, n) * plan.train.accumulation))
 
 
-def test_everything_that_is_open_is_decided_and_the_composed_settings_stay_as_they_are():
+def test_everything_that_is_open_is_decided_and_what_is_set_is_not():
     composed = Config()
     plan = decide(composed, task(85), 25, parameters=10 * MILLION)
     assert by_budget(plan) == {f"train.{name}" for name in NAMES}
     assert all(getattr(plan.train, key.removeprefix("train.")) == one.value for key, one in plan.decided.items())
     assert plan.decided["train.epochs"].why == "budget=normal: 85 samples of 25 tokens, 10 M parameters"
-    assert all(getattr(composed.train, name) is None for name in NAMES)
-    assert plan == decide(composed, task(85), 25, parameters=10 * MILLION)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_set_is_not_decided_whatever_its_value(name):
-    value = {"members": 2, "epochs": 3, "batch_size": 5, "lr": 7.0}.get(name, 0.0)
-    plan = plan_for(**{name: value})
-    assert getattr(plan.train, name) == value
-    assert by_budget(plan) == {f"train.{other}" for other in NAMES if other != name}
+    assert composed == Config()
+    for name in NAMES:
+        value = {"members": 2, "epochs": 3, "batch_size": 5, "lr": 7.0}.get(name, 0.0)
+        plan = plan_for(**{name: value})
+        assert getattr(plan.train, name) == value
+        assert by_budget(plan) == {f"train.{other}" for other in NAMES if other != name}
 
 
 def test_a_resumed_run_takes_what_it_recorded_and_nothing_changes_what_is_set():
@@ -69,76 +65,43 @@ def test_a_resumed_run_takes_what_it_recorded_and_nothing_changes_what_is_set():
         Plan.from_settings(Config(train=Train(epochs=3)), {})
 
 
-def test_a_model_that_starts_from_what_it_knows_takes_a_quarter_of_the_steps_and_one_member():
-    normal, typed = (plan_for(300, 64, MILLION, is_started=True, epochs=epochs) for epochs in (None, 7))
-    assert (normal.train.members, typed.train.epochs) == (1, 7)
-    assert steps(normal, 300) == pytest.approx(100, abs=10)
-    thorough = plan_for(300, 64, MILLION, "thorough", is_started=True)
-    assert (thorough.train.members, steps(thorough, 300)) == (5, pytest.approx(400, abs=10))
-
-
-@pytest.mark.parametrize("n", [7, 85, 500])
-def test_small_sets_get_about_400_steps_quick_a_quarter_and_each_member_of_thorough_as_many(n):
-    whole = {level: steps(plan_for(n, level=level), n) for level in ("quick", "normal", "thorough")}
-    assert whole["normal"] == pytest.approx(400, rel=0.04)
-    assert whole["quick"] == pytest.approx(100, rel=0.1)
-    assert whole["thorough"] == whole["normal"]
-
-
-def test_large_sets_are_seen_whole_and_steps_grow_with_the_samples_only():
+def test_small_sets_get_about_400_steps_and_large_ones_are_seen_whole():
+    for n in (7, 85, 500):
+        quick, normal, thorough = (steps(plan_for(n, level=one), n) for one in ("quick", "normal", "thorough"))
+        assert (quick, normal) == (pytest.approx(100, rel=0.1), pytest.approx(400, rel=0.04))
+        assert thorough == normal
     taken = [steps(plan_for(n), n) for n in (501, 1441, 5000, 5001, 50_000)]
     assert taken == sorted(taken)
-    assert plan_for(50_000_000).train.epochs == 1
-    assert plan_for(1441).train.epochs == 8
+    assert (plan_for(1441).train.epochs, plan_for(50_000_000).train.epochs) == (8, 1)
+    # Steps count, not epochs, where the batch is set.
+    few, many = (plan_for(480, batch_size=size).train for size in (16, 48))
+    assert 3 * few.epochs == pytest.approx(many.epochs, abs=2)
+    assert steps(plan_for(480, batch_size=16, accumulation=3), 480) == pytest.approx(400, rel=0.06)
+    assert plan_for(7).train.batch_size == 7
+    # A model that starts from what it knows takes a quarter of the steps and one member.
+    normal, thorough = (plan_for(300, 64, MILLION, one, is_started=True) for one in ("normal", "thorough"))
+    assert (normal.train.members, steps(normal, 300)) == (1, pytest.approx(100, abs=10))
+    assert (thorough.train.members, steps(thorough, 300)) == (5, pytest.approx(400, abs=10))
 
 
 def test_the_samples_that_count_are_those_that_stage_3_trains_on():
     """Including validation samples in a refit, excluding those that a fold holds out."""
-    plan = plan_for(data=task(85, 15, drawn=True))
-    assert plan.decided["train.epochs"].why.startswith("budget=normal: 100 samples")
-    plan = plan_for(data=task(100, 15), folds=5)
-    assert plan.decided["train.epochs"].why.startswith("budget=normal: 80 samples")
+    for data, settings, count in ((task(85, 15, drawn=True), {}, 100), (task(100, 15), {"folds": 5}, 80)):
+        plan = plan_for(data=data, **settings)
+        assert plan.decided["train.epochs"].why.startswith(f"budget=normal: {count} samples")
     assert (plan.train.members, plan.train.models) == (1, 5)
 
 
-def test_members_by_the_budget_and_folds_are_members_enough():
+def test_members_rate_and_warm_up_follow_from_the_budget_and_what_is_set():
     assert [plan_for(level=level).train.members for level in ("quick", "normal", "thorough", 5.0)] == [1, 2, 5, 1]
     assert plan_for(level="thorough", folds=3).train.members == 1
     # A normal run has two where they cost little and its length is left open.
     sizes = [{}, {"n": 5000}, {"n": 5001}, {"tokens": 129}, {"parameters": 51 * MILLION}, {"epochs": 3}]
     assert [plan_for(**size).train.members for size in sizes] == [2, 2, 1, 1, 1, 1]
     assert plan_for(level="thorough", epochs=3).train.members == 5
-
-
-def test_the_warm_up_is_a_share_of_what_is_set():
-    assert plan_for(epochs=30).train.warmup_epochs == pytest.approx(3)
-    assert plan_for(epochs=30, decay_epochs=10.0).train.warmup_epochs == pytest.approx(1)
-    assert plan_for(epochs=1).train.warmup_epochs == pytest.approx(0.1)
-
-
-def test_steps_count_not_epochs_when_the_batch_is_set_and_large_bodies_get_a_lower_rate():
-    few, many = (plan_for(480, batch_size=size).train for size in (16, 48))
-    assert 3 * few.epochs == pytest.approx(many.epochs, abs=2)
-    assert steps(plan_for(480, batch_size=16, accumulation=3), 480) == pytest.approx(400, rel=0.06)
-    assert plan_for(7).train.batch_size == 7
+    for settings, length in (({"epochs": 30}, 3), ({"epochs": 30, "decay_epochs": 10.0}, 1), ({"epochs": 1}, 0.1)):
+        assert plan_for(**settings).train.warmup_epochs == pytest.approx(length)
     assert plan_for(parameters=125 * MILLION).train.lr < plan_for().train.lr
-
-
-@pytest.mark.parametrize("protocol", ["paper", "release"])
-def test_other_protocols_leave_nothing_to_the_budget(protocol):
-    with compose.session() as session:
-        config = session.compose(["task=digits", f"protocol={protocol}"]).config
-        plan = decide(config, task(85), 25, parameters=10 * MILLION)
-        assert plan.decided == {}
-        assert (plan.train.epochs, plan.train.batch_size, plan.train.clip) == (60, 32, 0)
-        with pytest.raises(ConfigError, match="protocol="):
-            session.compose(["task=digits", f"protocol={protocol}", "budget=quick"])
-
-
-@pytest.mark.parametrize("value", ["fast", 0, float("nan")])
-def test_other_budgets_are_refused(value):
-    with pytest.raises(ConfigError, match="budget"):
-        checks.check_settings(dataclasses.replace(Config(), budget=value))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +114,6 @@ def test_other_budgets_are_refused(value):
         ((MANY, True), {"select": "last", "refit": False}, ("last", None, False)),
         ((MANY, False), {"refit": True}, ("last", None, True)),
         ((MANY, True), {"folds": 3}, ("last", None, True)),
-        ((MANY, True), {"members": 3}, ("best", "error", False)),
         # What was asked to be small, or is the test split, is not trained on.
         ((FEW, True), {"train_fraction": 0.5}, ("last", None, False)),
         ((FEW, True), {"validate_on": "test"}, ("last", None, False)),
@@ -166,32 +128,26 @@ def test_what_chooses_the_weights(data, settings, expected):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("train", "budget", "message"),
     [
-        ({"folds": 3, "members": 2}, "train.members=2: contradicts train.folds=3"),
-        ({"folds": 3, "select": "best"}, "train.folds=3: leaves no samples to choose by"),
-        ({"refit": True, "select": "best"}, "train.refit=true: leaves no samples to choose by"),
-        ({"refit": True, "validate_on": "test"}, "train.refit=true: does not go with train.validate_on=test"),
+        ({"folds": 3, "members": 2}, "normal", "train.members=2: contradicts train.folds=3"),
+        ({"folds": 3, "select": "best"}, "normal", "train.folds=3: leaves no samples to choose by"),
+        ({"refit": True, "select": "best"}, "normal", "train.refit=true: leaves no samples to choose by"),
+        ({"refit": True, "validate_on": "test"}, "normal", "train.refit=true: does not go with train.validate_on=test"),
+        ({}, "fast", "budget"),
+        ({}, float("nan"), "budget"),
     ],
 )
-def test_contradictions_are_refused_before_any_data_are_read(settings, message):
+def test_contradictions_are_refused_before_any_data_are_read(train, budget, message):
     with pytest.raises(ConfigError, match=message):
-        checks.check_settings(Config(train=Train(**settings)))
+        checks.check_settings(dataclasses.replace(Config(train=Train(**train)), budget=budget))
 
 
-@pytest.mark.parametrize(
-    ("earlier", "value", "better"),
-    [
-        ([], 0.5, True),
-        ([0.5], 0.6, False),
-        ([0.5, 0.4], 0.4, True),  # the later of equal ones
-        ([0.5], None, False),
-        ([None], 0.9, True),
-    ],
-)
-def test_of_equal_epochs_the_later_is_better_and_an_undefined_one_never_than_a_known(earlier, value, better):
-    lines = [{"validation_error": one} for one in [*earlier, value]]
-    assert is_better(lines[-1], lines[:-1], "validation_error") is better
+def test_among_equal_epochs_the_later_is_better_and_an_undefined_one_never_than_a_known():
+    cases = [(0.5, True), (0.5, 0.6, False), (0.5, 0.4, 0.4, True), (0.5, None, False), (None, 0.9, True)]
+    for *earlier, value, better in cases:
+        lines = [{"validation_error": one} for one in [*earlier, value]]
+        assert is_better(lines[-1], lines[:-1], "validation_error") is better, (earlier, value)
 
 
 def samples(n, start=0):
@@ -201,9 +157,8 @@ def samples(n, start=0):
 
 def members(validation, seed=5, split_seed=0, **settings):
     """Return what was built of 30 training samples and some for validation, and its members."""
-    data = SimpleNamespace(
-        kind="classes", input_shape=(1, 4), train=samples(30), validation=samples(validation, 30), validation_drawn=True
-    )
+    parts = {"train": samples(30), "validation": samples(validation, 30), "validation_drawn": True}
+    data = SimpleNamespace(kind="classes", input_shape=(1, 4), **parts)
     config = Config(task={"split_seed": split_seed}, seed=seed, train=Train(epochs=2, **settings))
     plan = decide(config, data, 4, parameters=MILLION)
     summary = {"splits": {"val": {"sha256": "v"}}}
@@ -229,15 +184,15 @@ def test_a_refit_trains_on_every_sample_and_leaves_none_to_judge():
 
 
 def test_every_sample_is_held_out_by_one_fold_and_trained_on_by_the_others():
-    built, fold_members = members(9, folds=4)
-    assert [member.folder for member in fold_members] == ["fold-0", "fold-1", "fold-2", "fold-3"]
-    assert len({member.seed for member in fold_members}) == 4
-    assert sorted(number for member in fold_members for number in numbers(member.held_out)) == list(range(39))
-    for member in fold_members:
+    built, folds = members(9, folds=4)
+    assert [member.folder for member in folds] == ["fold-0", "fold-1", "fold-2", "fold-3"]
+    assert len({member.seed for member in folds}) == 4
+    assert sorted(number for member in folds for number in numbers(member.held_out)) == list(range(39))
+    for member in folds:
         assert sorted(numbers(member.samples) + numbers(member.held_out)) == list(range(39))
         assert numbers(member.held_out) == sorted(member.rows.tolist())
         assert np.ptp(np.bincount(member.held_out.targets(), minlength=3)) <= 1
-    assert built.plan.train.count_learned(built.task) == max(len(member.samples) for member in fold_members)
+    assert built.plan.train.count_learned(built.task) == max(len(member.samples) for member in folds)
     record = choice_record(built, [2] * 4)
     assert (record["on"], record["n"], record["epoch"], record["members"]) == ("folds", 39, 2, 4)
     with pytest.raises(DataError, match="50 folds of 39 training samples"):

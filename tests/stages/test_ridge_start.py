@@ -28,11 +28,6 @@ def bodies(tmp_path_factory):
     return {name: auto.load(str(save_tiny(name, tmp_path_factory.mktemp(name)))) for name in ("bert", "vit")}
 
 
-@pytest.fixture
-def body(bodies):
-    return bodies["bert"]
-
-
 def started(body, y, kind, embedder, scale=None):
     """Return a model whose predictor was started, its samples, and whether that was possible."""
     samples = Pairs(y, length=12)
@@ -63,19 +58,25 @@ def ridge(model, x, targets):
     return fits[best].predict(tables[best]).reshape(len(x), -1)
 
 
-@pytest.mark.parametrize(("name", "embedder"), [("bert", Patch()), ("vit", Multiscale(filters=4, skip=True))])
-@pytest.mark.parametrize("kind", ["classes", "labels", "values"])
+@pytest.mark.parametrize(
+    ("kind", "name", "embedder"),
+    [
+        ("classes", "bert", Patch()),
+        ("classes", "vit", Multiscale(filters=4, skip=True)),
+        ("labels", "bert", Patch()),
+        ("values", "vit", Multiscale(filters=4, skip=True)),
+    ],
+)
 def test_outputs_are_those_of_a_ridge_up_to_one_factor(bodies, kind, name, embedder):
-    generator = torch.Generator().manual_seed(0)
-    scale = None
+    generator, scale = torch.Generator().manual_seed(0), None
     if kind == "classes":
         y = torch.randint(3, (40,), generator=generator)
         targets = np.eye(3)[y.numpy()]
+    elif kind == "labels":
+        y = (torch.randn(40, 2, generator=generator) > 0).float()
+        targets = 2 * y.numpy() - 1
     else:
-        y = torch.randn(40, 2, generator=generator)
-        y = (y > 0).float() if kind == "labels" else 50 + 7 * y
-        targets = 2 * y.numpy() - 1 if kind == "labels" else y.numpy()
-    if kind == "values":
+        y = 50 + 7 * torch.randn(40, 2, generator=generator)
         scale = Scale(y.mean(0), y.std(0))
         targets = ((y - scale.mean) / scale.std).numpy()
     model, samples, is_started = started(bodies[name], y, kind, embedder, scale)
@@ -90,22 +91,24 @@ def test_outputs_are_those_of_a_ridge_up_to_one_factor(bodies, kind, name, embed
         assert factor == pytest.approx(1, abs=1e-3)
 
 
-def test_samples_without_a_target_do_not_count_and_too_few_change_nothing(body):
+def test_samples_without_a_target_do_not_count_and_too_few_change_nothing(bodies):
     y = torch.randint(3, (40,), generator=torch.Generator().manual_seed(0))
-    unknown = y.clone()
-    unknown[::2] = -100
-    model, _, is_started = started(body, unknown, "classes", Patch())
+    unknown = torch.where(torch.arange(40) % 2 == 0, -100, y)
+    model, _, is_started = started(bodies["bert"], unknown, "classes", Patch())
     assert is_started
-    half, every, _ = started(body, y, "classes", Patch())
+    half, every, _ = started(bodies["bert"], y, "classes", Patch())
     task = SimpleNamespace(kind="classes", num_outputs=3)
     built = SimpleNamespace(model=half, task=task, loss=default_loss("classes", True))
     ridge_start.start(built, engine(), Part(every, np.arange(1, 40, 2)), seed=0)
     torch.testing.assert_close(half.predictor.state_dict(), model.predictor.state_dict())
 
-    few, _, is_started = started(body, torch.tensor([0, 1, 2, -100]), "classes", Patch())
-    fresh = build(body, input_shape=(3, 12))
+    few, _, is_started = started(bodies["bert"], torch.tensor([0, 1, 2, -100]), "classes", Patch())
     assert not is_started
+    fresh = build(bodies["bert"], input_shape=(3, 12))
     assert torch.equal(few.predictor.linear.weight, fresh.predictor.linear.weight)
+    dense = build(bodies["bert"], kind="dense", input_shape=(3, 12), num_outputs=2)
+    built = SimpleNamespace(model=dense, task=SimpleNamespace(kind="dense"))
+    assert not ridge_start.start(built, engine(), Pairs(torch.zeros(8, 2, 12), length=12), seed=0)
 
 
 def sets(folder):
@@ -124,29 +127,14 @@ def test_a_run_that_training_makes_worse_ends_where_it_began(tmp_path, monkeypat
     checkpoint = save_tiny_bert(tmp_path / "bert")
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
     words = ["task=arrays", "task.kind=classes", f"task.train={sets(tmp_path)}", f"body.checkpoint={checkpoint}"]
-    words += [
-        "metric=none",
-        "baselines=none",
-        "train.epochs=2",
-        "embedder.filters=8",
-        "predictor.init=ridge",
-    ]
-    outcomes = {}
-    for rate in (3.0, 1e-12):
-        outcome = orca_cli.run(*words, f"train.lr={rate}", f"paths.runs={tmp_path / str(rate)}")
-        assert outcome.state == "completed", outcome.failure
-        outcomes[rate] = outcome
-    worse, still = (outcomes[rate].result for rate in (3.0, 1e-12))
+    words += ["metric=none", "baselines=none", "train.epochs=2", "embedder.filters=8", "predictor.init=ridge"]
+    runs = []
+    for name, rate in (("worse", 3.0), ("still", 1e-12)):
+        runs.append(orca_cli.run(*words, f"train.lr={rate}", f"paths.runs={tmp_path / name}"))
+        assert runs[-1].state == "completed", runs[-1].failure
+    worse, still = (one.result for one in runs)
     assert worse["selected"]["epoch"] == 0
     assert worse["validation_error"] == pytest.approx(still["validation_error"])
-    outputs = [np.load(outcomes[rate].path / "3_finetune" / "predictions.npz")["outputs"] for rate in (3.0, 1e-12)]
+    outputs = [np.load(one.path / "3_finetune" / "predictions.npz")["outputs"] for one in runs]
     np.testing.assert_allclose(*outputs, atol=1e-4)
     assert worse["error"]["value"] < 0.5  # of three classes
-    random = orca_cli.run(*words, "train.lr=1e-12", "predictor.init=random", f"paths.runs={tmp_path / 'random'}")
-    assert random.result["error"]["value"] > worse["error"]["value"]
-
-
-def test_dense_targets_have_no_such_start(body):
-    model = build(body, kind="dense", input_shape=(3, 12), num_outputs=2)
-    built = SimpleNamespace(model=model, task=SimpleNamespace(kind="dense"))
-    assert not ridge_start.start(built, engine(), Pairs(torch.zeros(8, 2, 12), length=12), seed=0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
-from tests.tasks.builders import every, in_parts, refused, splits
+from tests.tasks.builders import every, refused, splits
 
 N, C, W = 30, 2, 9
 X = np.random.default_rng(0).normal(3, 2, (N, C, W))
@@ -44,10 +44,6 @@ def test_a_folder_equals_one_file_with_lengths(read, tmp_path, build):
     table = pd.DataFrame({"state": Y, "file": NAMES})
     task = read(table)
     check_same(task, single)
-    assert task.class_names == ("a", "b", "c")
-    assert "2 channels of 1 to 9 steps" in task.note
-    last = write(tmp_path / "last", form=np.transpose)
-    check_same(read(table, train=str(last), channels_last=True), single)
     for part in range(2):  # the only table in the folder is taken, and subfolders count
         write(tmp_path / "parts" / f"part{part}", range(part, N, 2))
     files = [f"part{i % 2}/{name}.npy" for i, name in enumerate(NAMES)]
@@ -55,49 +51,29 @@ def test_a_folder_equals_one_file_with_lengths(read, tmp_path, build):
     check_same(build("arrays", kind="classes", train="parts"), single)
 
 
-def test_splits_are_marked_and_files_without_a_row_left_out(read, tmp_path):
-    write(tmp_path / "series")
-    marks = np.array(["train", "val", "test"])[[0] * 20 + [1] * 5 + [2] * 5]
-    task = read(pd.DataFrame({"file": NAMES, "state": Y, "split": marks}), normalize=False)
-    assert np.array_equal(every(task.validation).valid.sum(1), ENDS[20:25])
-    separate = read(pd.DataFrame({"file": NAMES[:25], "state": Y[:25]}))
-    assert "5 files of series have no row in labels.csv and are not read" in separate.note
-
-
 TABLE = pd.DataFrame({"file": NAMES, "state": Y})
-BAD = {
-    "absent file": (TABLE.replace("s03", "t03"), {}, DataError, r"\[file\]: 't03' in row 4 is not an .npy file of"),
-    "outside": (TABLE.replace("s03", "../series/s03"), {}, DataError, r"'../series/s03' in row 4 is not an .npy file"),
-    "no files": (TABLE.assign(file="?"), {}, ConfigError, r"no column names files of .*task\.x=COLUMN"),
-    "dense": (TABLE, {"kind": "dense"}, ConfigError, r"one \.npz file with an array of lengths"),
-    "padding": (TABLE, {"padding": "nan"}, ConfigError, r"task\.padding: applies to arrays of one shape"),
-    "no table": (TABLE, {"labels": None}, ConfigError, r"task\.labels: a value is needed.*a row for each file"),
-}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_tables_are_named_in_one_line(read, tmp_path, name):
+@pytest.mark.parametrize(
+    ("table", "settings", "message"),
+    [
+        (TABLE.replace("s03", "../series/s03"), {}, r"\[file\]: '../series/s03' in row 4 is not an .npy file"),
+        (TABLE.assign(file="?"), {}, r"no column names files of .*task\.x=COLUMN"),
+        (TABLE, {"kind": "dense"}, r"one \.npz file with an array of lengths"),
+        (TABLE, {"labels": None}, r"task\.labels: a value is needed.*a row for each file"),
+    ],
+)
+def test_bad_tables_are_named_in_one_line(read, tmp_path, table, settings, message):
     write(tmp_path / "series")
-    table, settings, error, message = BAD[name]
-    with refused(message, error):
+    with refused(message, (ConfigError, DataError)):
         read(table, **settings)
 
 
 def test_bad_files_are_named(read, tmp_path):
     for array, error, message in (
         (np.zeros((3, 4)), DataError, r"has shape \(3, 4\), where 29 of 30 files have 2 channels on axis 0"),
-        (np.zeros(4), DataError, r"has shape \(4,\), s00\.npy has \(2, 1\)"),
         (np.array([{}]), UnsafeError, ""),
     ):
         np.save(write(tmp_path / "series") / "s03.npy", array, allow_pickle=True)
         with refused(rf"s03\.npy.*{message}", error):
             read(TABLE)
-
-
-def test_new_sequences_are_opened_by_name(read, tmp_path):
-    write(tmp_path / "series")
-    preprocessing = read(TABLE, length=7).preprocessing
-    new = preprocessing.open(tmp_path / "series", "INPUT")
-    assert list(new.ids) == [f"{name}.npy" for name in NAMES]
-    assert torch.equal(in_parts(preprocessing, new)[0], preprocessing.inputs((X, ENDS))[0])
-    assert preprocessing.remarks(new.inputs(0, N)) == {"longer than 7 steps and cut at the end": int((ENDS > 7).sum())}

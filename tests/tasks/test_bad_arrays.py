@@ -1,8 +1,5 @@
 """Bad data end in one line that names file, array and place, before anything large is allocated or executed."""
 
-import io
-import zipfile
-
 import numpy as np
 import pytest
 
@@ -97,26 +94,29 @@ def test_bad_arrays_are_named_in_one_line(name, tmp_path, build):
         build("arrays", **{"kind": "classes", "train": "mine.npz"} | settings)
 
 
-def test_the_index_of_a_bad_value_counts_from_the_start_of_the_file(tmp_path, build):
-    x = np.zeros((N, 2, 2**17), np.float32)  # several blocks of reading
-    x[37, 1, 2] = np.inf
-    np.savez(tmp_path / "mine.npz", x=x, y=Y)
-    with refused(r"1 values are infinite, the first is inf at index \(37, 1, 2\)", DataError):
-        build("arrays", kind="classes", train="mine.npz")
-
-
 @pytest.mark.parametrize(
-    ("kind", "y", "other", "message"),
+    ("split", "kind", "y", "other", "message"),
     [
-        ("classes", Y, {"x": X[..., :4]}, r"\[x\]: samples have shape \(2, 4\), those of the training set \(2, 5\)"),
-        ("classes", Y, {"y": np.char.add("class ", Y.astype(str))}, r"\[y\]: labels are strings in one split and"),
-        ("classes", Y, {"x": changed(X, (7, 1, 2), np.inf)}, r"\[x\]: 1 values .* index \(7, 1, 2\)"),
-        ("labels", np.eye(4)[Y], {"y": np.eye(4)[Y][:, :3]}, r"\[y\]: targets have 3 columns, those of the .* set 4"),
-        ("dense", (X[:, 0] > 0).astype(int), {"y": X[:, 0]}, r"\[y\]: targets have dtype float32, those .* integers"),
-        ("dense", (X[:, 0] > 0).astype(int), {"y": np.full((N, 5), 2)}, r"\[y\]: 200 classes are not in 0\.\.1"),
+        (
+            "test",
+            "classes",
+            Y,
+            {"x": X[..., :4]},
+            r"\[x\]: samples have shape \(2, 4\), those of the training set \(2, 5\)",
+        ),
+        ("test", "classes", Y, {"y": np.char.add("a", Y.astype(str))}, r"\[y\]: labels are strings in one split and"),
+        ("validation", "classes", Y, {"x": changed(X, (7, 1, 2), np.inf)}, r"\[x\]: 1 values .* index \(7, 1, 2\)"),
+        (
+            "test",
+            "labels",
+            np.eye(4)[Y],
+            {"y": np.eye(4)[Y][:, :3]},
+            r"\[y\]: targets have 3 columns, those of .* set 4",
+        ),
+        ("test", "dense", MAPS % 2, {"y": X[:, 0]}, r"\[y\]: targets have dtype float32, those .* integers"),
+        ("validation", "dense", MAPS % 2, {"y": np.full((N, 5), 2)}, r"\[y\]: 200 classes are not in 0\.\.1"),
     ],
 )
-@pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_split_of_another_form_is_named(split, kind, y, other, message, tmp_path, build):
     np.savez(tmp_path / "mine.npz", x=X, y=y)
     np.savez(tmp_path / "other.npz", **{"x": X, "y": y} | other)
@@ -124,68 +124,18 @@ def test_a_split_of_another_form_is_named(split, kind, y, other, message, tmp_pa
         build("arrays", kind=kind, train="mine.npz", **{split: "other.npz"}).open_test()
 
 
-@pytest.mark.parametrize(("first", "second"), [("train", "validation"), ("validation", "test")])
-def test_one_file_for_two_splits_is_refused(first, second, tmp_path, build):
-    for name in ("mine", "other"):
-        np.savez(tmp_path / f"{name}.npz", x=X, y=Y)
-    (tmp_path / "link.npz").symlink_to("other.npz")
-    files = {"train": "mine.npz", first: "other.npz", second: "link.npz"}
-    with refused(rf"task\.{second}: .*link\.npz' is also the file of task\.{first}", ConfigError):
-        build("arrays", kind="classes", **files)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"train": "marked.npz", "test": "mine.npz"}, r"task\.test: the training file already holds this split"),
-        ({"test_labels": "y.npy"}, r"task\.test_labels: given without its inputs"),
-        ({"num_classes": 3, "kind": "values"}, r"task\.num_classes: does not apply to task\.kind=values"),
-        ({"num_classes": 1}, r"task\.num_classes: 1 is .*allowed: int at least 2"),
-        ({"missing_targets": True}, r"task\.missing_targets: does not apply to task\.kind=classes"),
-        ({"test_fraction": 0.9}, r"task\.validation_fraction: .* leave nothing for training"),
-    ],
-)
-def test_bad_settings_are_named(settings, message, tmp_path, build):
+def test_one_file_for_two_splits_is_refused(tmp_path, build):
     np.savez(tmp_path / "mine.npz", x=X, y=Y)
-    np.savez(tmp_path / "marked.npz", x=X, y=Y, split=np.array(["train", "train", "val", "test"] * 10))
-    with refused(message, (ConfigError, DataError)):
-        build("arrays", **{"kind": "classes", "train": "mine.npz"} | settings)
-
-
-def header(shape):
-    """An .npy file that declares a shape and holds four bytes."""
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    return file.getvalue() + b"\0" * 4
-
-
-def archive(path, *members):
-    """Write an .npz of (name, content of its .npy)."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, content in members:
-            file.writestr(f"{name}.npy", content)
+    (tmp_path / "link.npz").symlink_to("mine.npz")
+    with refused(r"task\.validation: .*link\.npz' is also the file of task\.train", ConfigError):
+        build("arrays", kind="classes", train="mine.npz", validation="link.npz")
 
 
 def test_what_cannot_be_held_or_must_not_be_loaded_is_refused(tmp_path, build, little_memory):
-    archive(tmp_path / "mine.npz", ("x", header((N, 10**9))), ("y", header((N,))))
-    with refused(r"mine\.npz\[x\]: the header declares 160,000,000,000 bytes", DataError):
-        build("arrays", kind="classes", train="mine.npz")
     np.savez(tmp_path / "mine.npz", x=np.array([Attack(tmp_path / "canary")] * N, dtype=object), y=Y)
     with refused(r"mine\.npz\[x\]: .*one padded array beside their `lengths`", UnsafeError):
         build("arrays", kind="classes", train="mine.npz")
     assert not (tmp_path / "canary").exists()
     np.savez(tmp_path / "mine.npz", x=X, y=Y)
     with refused(r"mine\.npz\[x\].*GiB", MemoryExhaustedError):
-        build("arrays", kind="classes", train="mine.npz")
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [(["x", "x"], "two arrays are named 'x'"), ([f"x{i}" for i in range(1001)], "1001 members")],
-    ids=["twice", "many"],
-)
-def test_archives_that_numpy_does_not_write_are_refused(names, message, tmp_path, build):
-    archive(tmp_path / "mine.npz", *((name, header((1,))) for name in names))
-    with refused(message, UnsafeError):
         build("arrays", kind="classes", train="mine.npz")

@@ -77,24 +77,20 @@ def test_counts_are_scaled_by_statistics_that_stars_do_not_move(written, read):
 
 def test_a_part_of_the_sky_is_added_in_optimizer_steps_only(written, read):
     task = read(normalize=False, train_on_validation=True)
-    everything = np.arange(len(task.train))
+    everything, draws = np.arange(len(task.train)), []
     plain = task.train.batch(everything).x
-    draws = []
     for seed in range(20):
-        added = task.train.batch(everything, np.random.default_rng(seed)).x - plain
-        assert (added == task.train.batch(everything, np.random.default_rng(seed)).x - plain).all()
-        for name, shift in zip(names(task.train), added.numpy()[:, 0], strict=True):
-            has_sky = VISITS["train"].index("_".join(name.split("/")[2:4])) % 2 == 0
-            level = SKIES[int(name.split("/")[-1][0]) - 1] if has_sky else 0  # exposures count from 1
+        first, again = (task.train.batch(everything, np.random.default_rng(seed)).x for _ in range(2))
+        assert (first == again).all()
+        for name, shift in zip(names(task.train), (first - plain).numpy()[:, 0], strict=True):
             assert np.ptp(shift) < 0.1
-            if has_sky:
-                draws.append(shift[0, 0] / level)
+            if VISITS["train"].index("_".join(name.split("/")[2:4])) % 2 == 0:
+                draws.append(shift[0, 0] / SKIES[int(name.split("/")[-1][0]) - 1])  # exposures count from 1
             else:
                 assert (shift == 0).all()
     assert len(set(draws)) == len(draws) == 120
     assert -0.901 < min(draws) < -0.8
     assert 2.9 < max(draws) < 3.001
-    assert 0.8 < np.mean(draws) < 1.3
 
 
 def test_the_released_sky_at_test_is_one_draw_per_file(written, read):
@@ -103,9 +99,7 @@ def test_the_released_sky_at_test_is_one_draw_per_file(written, read):
     both = np.arange(2)
     draws = (first.batch(both).x - plain.batch(both).x)[:, 0, 0, 0].numpy() / SKIES
     assert ((draws > -0.901) & (draws < 3.001)).all()
-    assert abs(draws[0] - draws[1]) > 0.01
     assert (first.batch(both).x == second.batch(both).x).all()
-    assert (first.batch(both[1:]).x[0] == second.batch(both).x[1]).all()
     assert first.digest() != plain.digest()
 
 
@@ -115,13 +109,8 @@ def test_whole_visits_are_held_out(written, read):
     assert len(validation) == 2
     assert len(train) == 3
     assert not train & validation
-    groups = task.validation.groups()
-    assert sorted(groups.tolist()) == [0, 0, 1, 1]
     one = read(validation_fraction=0.1, validation_unit="exposure")
     assert len(one.validation) == 1
-    assert not set(names(one.validation)) & set(names(one.train))
-    assert len(read(train_on_validation=True).train) == 10
-    assert len(task.open_test()) == 2
 
 
 def test_lists_name_the_stamps_where_they_exist(written, tmp_path, read):
@@ -134,17 +123,16 @@ def test_lists_name_the_stamps_where_they_exist(written, tmp_path, read):
     task = read(train_on_validation=True)
     assert names(task.train) == expected
     assert names(task.open_test()) == ["npy_test/f435w/20/1/1_0.npy"]
-    assert "train_dirs.npy" in task.note
 
 
 def test_visits_can_be_named_with_their_field_type(written, tmp_path, read):
     (tmp_path / "cosmic" / "fields.txt").write_text("10_1 GAL\n11_a3 EX\n12_1 GAL\n\n20_1 GAL\n")
     task = read(keys="fields.txt", field="GAL", train_on_validation=True)
     assert {name.split("/")[2] for name in names(task.train)} == {"10", "12"}
-    assert len(names(task.train)) == 4
-    with refused("field type GC", DataError):
-        read(keys="fields.txt", field="GC")
-    for settings, message in (({"keys": "nothere.txt"}, "task.keys"), ({"filter": "f606w"}, "f606w")):
+    for settings, message in (
+        ({"keys": "fields.txt", "field": "GC"}, "field type GC"),
+        ({"keys": "no.txt"}, "task.keys"),
+    ):
         with refused(message, (ConfigError, DataError)):
             read(**settings)
 
@@ -153,10 +141,8 @@ def test_visits_can_be_named_with_their_field_type(written, tmp_path, read):
     ("file", "content", "what", "error"),
     [
         ("npy_train/f435w/10/1/1_0.npy", np.full((2, 16, 16), 2.0), "1_0.npy.*mask has other values", DataError),
-        ("npy_train/f435w/10/1/sky.npy", np.array([1.0]), "sky.npy.*numbered from 1", DataError),
         ("train_dirs.npy", ["./cosmic/npy_train/../../f435w/1/1/x.npy"], "leads out", UnsafeError),
         ("train_dirs.npy", ["./cosmic/npy_test/f435w/20/1/1_0.npy"], "is not npy_train", DataError),
-        ("train_dirs.npy", ["./cosmic/npy_train/f435w/10/1/9_9.npy"], "1 missing files", DataError),
     ],
 )
 def test_files_that_are_not_what_they_say_are_refused(file, content, what, error, written, tmp_path, read):
@@ -175,8 +161,3 @@ def test_broken_pixels_count_nowhere(written, tmp_path, read):
     assert batch.x[0, 0, 1, 2] == 0
     assert batch.x.isfinite().all()
     assert batch.y.isnan().nonzero().tolist() == [[0, 0, 1, 2]]
-    missing, zero = (read(ignored=word, train_on_validation=True).train.targets() for word in ("missing", "zero"))
-    unknown = np.isnan(missing)
-    unknown[:, 0, 1, 2] = False  # the broken pixel
-    assert (zero[unknown] == 0).all()
-    assert np.array_equal(zero[~unknown], missing[~unknown], equal_nan=True)

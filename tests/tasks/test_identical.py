@@ -18,12 +18,6 @@ Y = ROWS % 2
 PATIENTS = np.array([f"p{row // 4}" for row in ROWS])  # four distinct inputs each
 X = RNG.normal(size=(N, 2, 6)).astype(np.float32)
 LENGTHS = np.arange(N) % 3 + 4
-WORDS = np.array(["".join(RNG.choice(list("ACGT"), 12)) for _ in range(N)])
-
-
-def arrays(folder):
-    np.savez(folder / "a.npz", x=X[ROWS], y=Y, patient=ROWS // 4)
-    return "arrays", {"train": "a.npz", "kind": "classes", "normalize": False}
 
 
 def mapped(folder):
@@ -41,25 +35,11 @@ def lengths(folder):
     return "arrays", {"train": "a.npz", "kind": "classes", "normalize": False}
 
 
-def files(folder):
-    (folder / "series").mkdir()
-    for i, row in enumerate(ROWS):
-        np.save(folder / "series" / f"{i:03}.npy", X[row][:, : LENGTHS[row]])
-    columns = {"file": [f"{i:03}.npy" for i in range(len(ROWS))], "y": Y, "patient": PATIENTS}
-    pd.DataFrame(columns).to_csv(folder / "series" / "t.csv", index=False)
-    return "arrays", {"train": "series", "kind": "classes", "x": "file", "y": "y", "normalize": False}
-
-
 def table(folder):
     """Numbers that copies spell in another way are the same inputs."""
     first = [f"{X[row, 0, 0]:.6f}" + "0" * (i % 2) for i, row in enumerate(ROWS)]
     pd.DataFrame({"a": first, "patient": PATIENTS, "y": Y}).to_csv(folder / "t.csv", index=False)
     return "table", {"train": "t.csv", "kind": "classes", "target": "y", "features": ["a"], "normalize": False}
-
-
-def symbols(folder):
-    pd.DataFrame({"a": WORDS[ROWS], "y": Y, "patient": PATIENTS}).to_csv(folder / "t.csv", index=False)
-    return "table", {"train": "t.csv", "kind": "classes", "target": "y", "sequence": "a"}
 
 
 def series(folder):
@@ -82,27 +62,17 @@ def hub(folder):
     return "hub", {"dataset": "d", "x": "x", "y": "y", "normalize": False}
 
 
-def hub_images(folder):
-    datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
-    images = [np.random.default_rng(row).integers(0, 255, (4, 4, 3)).astype(np.uint8) for row in ROWS]
-    features = datasets.Features({"x": datasets.Image(), "y": datasets.Value("int64")})
-    datasets.Dataset.from_dict({"x": images, "y": Y.tolist()}, features=features).save_to_disk(folder / "d")
-    return "hub", {"dataset": "d", "x": "x", "y": "y"}
-
-
-@pytest.mark.parametrize("form", [arrays, mapped, lengths, files, table, symbols, series, hub, hub_images])
+@pytest.mark.parametrize("form", [mapped, lengths, table, series, hub])
 def test_identical_inputs_are_in_one_split_and_counted(form, build, tmp_path):
     name, settings = form(tmp_path)
     task = build(name, **settings, validation_fraction=0.2, test_fraction=0.2)
     inputs_by_split = [{x.tobytes() for x in every(samples).x.numpy()} for samples in splits(task)]
     assert sum(len(samples) for samples in splits(task)) == len(ROWS)
-    assert min(map(len, inputs_by_split)) > N / 10
     assert sum(map(len, inputs_by_split)) == len(set.union(*inputs_by_split)) == N
     assert f"{3 * len(COPIED)} samples have inputs that others have too: identical ones stay in one split" in task.note
-    assert build(name, **settings, validation_fraction=0.2, test_fraction=0.2).train.digest() == task.train.digest()
 
 
-@pytest.mark.parametrize("form", [arrays, files, table, hub])
+@pytest.mark.parametrize("form", [lengths, table, hub])
 def test_groups_are_in_one_split_and_counted(form, build, tmp_path):
     name, settings = form(tmp_path)
     task = build(name, **settings, group="patient")
@@ -113,7 +83,7 @@ def test_groups_are_in_one_split_and_counted(form, build, tmp_path):
     assert f"{N // 4} groups kept together" in task.note
 
 
-@examples(60)
+@examples(40)
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=60, max_size=80))
 def test_groups_and_identical_inputs_are_joined_where_they_meet_and_nowhere_else(pairs):
     groups, copies = np.array(pairs).T
@@ -121,22 +91,5 @@ def test_groups_and_identical_inputs_are_joined_where_they_meet_and_nowhere_else
     near = (groups[:, None] == groups) | (copies[:, None] == copies)
     for _ in pairs:  # what can be reached
         near = near @ near
-    alone = len(set(copies)) == len(copies)
-    assert np.array_equal(joined[:, None] == joined, groups[:, None] == groups if alone or _few(copies) else near)
-
-
-def _few(copies):
-    return len(set(copies)) < 30 and 2 * len(set(copies)) < len(copies)
-
-
-def test_inputs_that_repeat_by_nature_are_drawn_alone_and_warned_about(build, tmp_path):
-    columns = {"a": np.arange(200) % 3, "b": np.arange(200) % 2, "y": np.arange(200) % 2}
-    pd.DataFrame(columns).to_csv(tmp_path / "t.csv", index=False)
-    note = build("table", train="t.csv", kind="classes", target="y").note
-    assert "warning: 200 samples have inputs that others have too, only 6 are distinct: identical ones are in" in note
-
-
-def test_inputs_that_are_too_large_are_not_read_again(build, tmp_path, monkeypatch):
-    name, settings = mapped(tmp_path)
-    monkeypatch.setattr(contents, "MOST_BYTES", 1000)
-    assert "too many inputs to be compared: identical ones may be in several splits" in build(name, **settings).note
+    few = len(set(copies)) < 30 and 2 * len(set(copies)) < len(copies)  # they repeat by nature
+    assert np.array_equal(joined[:, None] == joined, groups[:, None] == groups if few else near)

@@ -3,10 +3,7 @@
 import gzip
 import pickle
 import shutil
-import struct
 import tarfile
-import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +11,21 @@ import pytest
 from PIL import Image
 
 from orca_cli.benchmarks import cifar100, domainnet, spherical
-from orca_cli.data.images.files import MAX_PIXELS, decode
+from orca_cli.data.images.files import decode
 from orca_cli.data.pixels import PixelSamples, random_crop, random_flip
 from orca_cli.exceptions import DataError, UnsafeError
-from tests.tasks.builders import Attack, every, refused, splits
+from tests.tasks.builders import every, refused, splits
 from tests.untrusted.pickles import python2
 
 
-def cifar_records(num_train=400, num_test=100):
+def cifar_records():
     rng = np.random.default_rng(0)
-    sizes = {"train": num_train, "test": num_test}
     records = {
         name: {
             "data": rng.integers(0, 256, (n, 3072), dtype=np.uint8),
             "fine_labels": (np.arange(n) * 7 % 100).tolist(),
-            "coarse_labels": [0] * n,
-            "filenames": [f"{i}.png" for i in range(n)],
         }
-        for name, n in sizes.items()
+        for name, n in (("train", 400), ("test", 100))
     }
     return records | {"meta": {"fine_label_names": [f"thing_{i}" for i in range(100)]}}
 
@@ -44,40 +38,21 @@ def write_cifar100(folder: Path, dump=python2, **changed) -> dict:
     return records
 
 
-@pytest.mark.parametrize("form", ["python3", "archive"])
-def test_cifar100_is_read_as_its_files_hold_it(tmp_path, reporter, form):
+def test_cifar100_is_read_as_its_files_hold_it(tmp_path, reporter):
     folder = tmp_path / "cifar100" / "cifar-100-python"
-    records = write_cifar100(folder, pickle.dumps if form == "python3" else python2)
-    if form == "archive":
-        with tarfile.open(folder.with_name("cifar-100-python.tar.gz"), "w:gz") as tar:
-            tar.add(folder, "cifar-100-python")
-        shutil.rmtree(folder)
+    records = write_cifar100(folder)
+    with tarfile.open(folder.with_name("cifar-100-python.tar.gz"), "w:gz") as tar:
+        tar.add(folder, "cifar-100-python")
+    shutil.rmtree(folder)
     task = cifar100.load(tmp_path, reporter)
     assert (len(task.train), len(task.validation), task.class_names[3]) == (360, 40, "thing_3")
-    assert task.input_shape == (3, 32, 32)
-    test = task.open_test()
-    batch = test.batch(np.array([5, 2]))
+    batch = task.open_test().batch(np.array([5, 2]))
     pixels = records["test"]["data"][[5, 2]].reshape(2, 3, 32, 32) / 255
     mean, std = (np.array(values).reshape(3, 1, 1) for values in (cifar100.MEAN, cifar100.STD))
     np.testing.assert_allclose(batch.x.numpy(), (pixels - mean) / std, atol=1e-5)
     assert batch.y.tolist() == [35, 14]
-    # One validation image for each ten of a class, none of them in training.
     both = np.concatenate([task.train.batch(np.arange(360)).x, task.validation.batch(np.arange(40)).x])
     assert len(np.unique(both.reshape(400, -1), axis=0)) == 400
-
-
-@pytest.mark.parametrize("fault", ["attack", "labels"])
-def test_cifar100_faults_are_named_and_nothing_is_run(tmp_path, build, fault):
-    folder = tmp_path / "cifar100"
-    if fault == "attack":
-        write_cifar100(folder, pickle.dumps, train=Attack(tmp_path / "canary"))
-        message, error = None, UnsafeError
-    else:
-        write_cifar100(folder, train=cifar_records()["train"] | {"fine_labels": [100] * 400})
-        message, error = r"label 100 at index 0 is not in 0\.\.99", DataError
-    with refused(message, error):
-        build("cifar100")
-    assert not (tmp_path / "canary").exists()
 
 
 def test_augmentation_is_drawn_from_the_given_generator_only():
@@ -87,27 +62,15 @@ def test_augmentation_is_drawn_from_the_given_generator_only():
     rows = np.array([4, 1, 4, 4])
     plain = (samples.batch(rows).x.numpy() * 255).round().astype(np.uint8)
     np.testing.assert_array_equal(plain, x[rows])
-    first, second, other = (
-        (samples.batch(rows, np.random.default_rng(seed)).x.numpy() * 255).round().astype(np.uint8)
-        for seed in (7, 7, 8)
+    first, second = (
+        (samples.batch(rows, np.random.default_rng(7)).x.numpy() * 255).round().astype(np.uint8) for _ in range(2)
     )
     np.testing.assert_array_equal(first, second)
-    assert not np.array_equal(first, other)
     assert not np.array_equal(first[2], first[3])  # drawn for each sample, not for the batch
     padded = np.pad(x[rows], ((0, 0), (0, 0), (4, 4), (4, 4)))
     for image, around in zip(first, padded, strict=True):
         windows = [around[:, top : top + 32, left : left + 32] for top in range(9) for left in range(9)]
         assert sum(np.array_equal(one, image) or np.array_equal(one, image[..., ::-1]) for one in windows) == 1
-
-
-def test_crops_and_flips_are_uniform():
-    rng = np.random.default_rng(0)
-    ramp = np.arange(12 * 14).reshape(1, 1, 12, 14).repeat(6000, axis=0)
-    corners = random_crop(ramp, (10, 13), 0, rng)[:, 0, 0, 0]
-    counts = np.unique(corners, return_counts=True)
-    assert counts[0].tolist() == [0, 1, 14, 15, 28, 29]
-    assert np.abs(counts[1] - 1000).max() < 120
-    assert abs(float((random_flip(ramp, rng)[:, 0, 0, 0] == 13).mean()) - 0.5) < 0.03
 
 
 def test_bit_reversed_rows_and_columns(tmp_path, reporter):
@@ -140,9 +103,6 @@ def test_projection_has_the_known_answers():
     np.testing.assert_allclose(points[:, 0, 0], [0, 0, 1])
     np.testing.assert_allclose(points[:, 30, 15], [0, 1, 0], atol=1e-12)  # the equator, a quarter round
     np.testing.assert_allclose(points[:, 15, 0], [np.sqrt(0.5), 0, np.sqrt(0.5)])
-    np.testing.assert_allclose(spherical.positions(np.array([0.0, 0.0, -1.0])), [0.5, 0.5])
-    # The image ends below the equator, but for its corners.
-    assert spherical.positions(np.array([1.0, 0.0, 0.0]))[0] > 1
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
     values = spherical.sample(images, spherical.positions(points))
     for j, k in ((59, 0), (50, 17), (44, 33), (41, 52), (37, 3), (20, 20)):
@@ -150,9 +110,6 @@ def test_projection_has_the_known_answers():
         np.testing.assert_allclose(values[1, :, j, k], expected, rtol=1e-4, atol=1e-2)
     assert not values[:, :, 1:25].any()
     unturned = spherical.project(images)
-    np.testing.assert_array_equal(unturned, spherical.project(images, np.eye(3)))
-    assert unturned.dtype == np.uint8
-    assert (unturned.min(axis=(2, 3)) == 0).all()
     assert (unturned.max(axis=(2, 3)) == 255).all()
     # A turn about the axis by seven steps of azimuth moves the columns by seven.
     angle = 7 * np.pi / 30
@@ -161,8 +118,6 @@ def test_projection_has_the_known_answers():
     assert moved.mean() < 0.01
     with np.errstate(all="raise"):
         assert not spherical.project(np.zeros((1, 3, 32, 32), np.uint8)).any()
-    per_image = spherical.stretch(np.array([[[[0.0, 1.0]], [[2.0, 4.0]]]]), per_channel=False)
-    assert per_image.ravel().tolist() == [0, 63, 127, 255]
 
 
 def test_rotations_are_uniform():
@@ -173,16 +128,12 @@ def test_rotations_are_uniform():
     # Uniform over rotations: every entry has mean 0 and mean square 1/3, and the trace has mean square 1.
     assert np.abs(turns.mean(axis=0)).max() < 0.05
     assert np.abs((turns**2).mean(axis=0) - 1 / 3).max() < 0.03
-    assert abs((np.trace(turns, axis1=1, axis2=2) ** 2).mean() - 1) < 0.1
 
 
 def spherical_record(n=40):
     rng = np.random.default_rng(3)
     return {
-        part: {
-            "images": rng.integers(0, 256, (size, 3, 60, 60), dtype=np.uint8),
-            "labels": np.arange(size) % 20,
-        }
+        part: {"images": rng.integers(0, 256, (size, 3, 60, 60), dtype=np.uint8), "labels": np.arange(size) % 20}
         for part, size in (("train", n), ("test", n // 2))
     }
 
@@ -194,52 +145,33 @@ def test_spherical_file_is_read_once_and_kept(tmp_path, reporter):
     for _ in range(2):
         task = spherical.load(tmp_path, tmp_path / "cache", reporter, validation_size=20)
     assert sum("generating" in line for line in reporter.lines) == 1
-    assert (len(task.train), len(task.validation), task.num_outputs, task.synthetic) == (20, 20, 100, False)
     batch = task.open_test().batch(np.array([3, 19]), np.random.default_rng(0))
     np.testing.assert_allclose(batch.x.numpy() * 255, record["test"]["images"][[3, 19]], atol=1e-4)
     assert batch.y.tolist() == [3, 19]
 
 
-@pytest.mark.parametrize("key", ["images", "labels"])
-def test_spherical_files_of_another_form_are_refused_and_leave_nothing(tmp_path, build, key):
-    record = spherical_record()
-    record["test"][key] = record["test"][key][..., :-1]
-    (tmp_path / "spherical").mkdir()
-    (tmp_path / "spherical" / "s2_cifar100").write_bytes(pickle.dumps(record))
-    with refused("s2_cifar100", DataError):
-        build("spherical")
-    assert not list((tmp_path / "cache" / "generated").glob("spherical-*[!k]"))  # locks only, nothing half-made
-
-
 def test_spherical_is_projected_from_images_on_request(tmp_path, build):
     rng = np.random.default_rng(0)
-    arrays = {
-        f"x_{part}": rng.integers(0, 256, (n, 3, 32, 32), np.uint8) for part, n in (("train", 600), ("test", 100))
-    }
-    np.savez(tmp_path / "small.npz", **arrays, y_train=np.arange(600) % 10, y_test=np.arange(100) % 10)
+    sizes = {"train": 600, "test": 100}
+    arrays = {f"x_{part}": rng.integers(0, 256, (n, 3, 32, 32), np.uint8) for part, n in sizes.items()}
+    arrays |= {f"y_{part}": np.arange(n) % 10 for part, n in sizes.items()}
+    np.savez(tmp_path / "small.npz", **arrays)
     settings = {"origin": "cifar10", "images": "small.npz"}
     task, again, other = (build("spherical", **settings, data_seed=seed) for seed in (0, 0, 1))
     assert task.train.digest() == again.train.digest() != other.train.digest()
-    assert task.synthetic
-    assert "projection of CIFAR-10" in task.note
-    assert (len(task.train), len(task.validation), task.num_outputs) == (540, 60, 10)
     test = task.open_test()
-    x = every(test).x.numpy()
     np.testing.assert_array_equal(test.targets(), np.arange(100) % 10)
-    assert (x.min(), x.max()) == (0, 1)
     # All of a chunk share a rotation, so the same directions lie outside the image; about half of the sphere.
-    assert 0.3 < (x == 0).all(axis=(0, 1)).mean() < 0.7
+    assert 0.3 < (every(test).x.numpy() == 0).all(axis=(0, 1)).mean() < 0.7
     unturned = build("spherical", **settings, rotate=False).open_test()
     expected = spherical.project(arrays["x_test"][:4])
     np.testing.assert_allclose(unturned.batch(np.arange(4)).x.numpy() * 255, expected, atol=1e-4)
 
 
-def write_image(path: Path, seed: int, size=(20, 14), mode="RGB") -> np.ndarray:
+def write_image(path: Path, seed: int, size=(20, 14)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
-    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
-    return pixels
 
 
 @pytest.fixture
@@ -259,7 +191,6 @@ def domain(tmp_path):
 def test_domainnet_is_read_from_its_lists(tmp_path, reporter, domain):
     task = domainnet.load(tmp_path, reporter, validation_size=6)
     assert (task.num_outputs, task.input_shape) == (40, (3, 224, 224))
-    assert task.class_names[:4] == ("airplane", "apple", "bear", "class 3")
     test = task.open_test()
     assert test.targets().tolist() == [0] * 3 + [1] * 3 + [2] * 3
     with Image.open(domain / "sketch/apple/sketch_101.png") as image:
@@ -267,7 +198,6 @@ def test_domainnet_is_read_from_its_lists(tmp_path, reporter, domain):
     expected = (resized / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(test.batch(np.array([4])).x[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
     train, validation = ([x.tobytes() for x in every(part).x.numpy()] for part in (task.train, task.validation))
-    assert len(train) + len(validation) == 30
     assert not set(train) & set(validation)  # the two identical bears are in the same split
 
 
@@ -279,10 +209,8 @@ def test_domainnet_augmentation_is_fresh_unless_frozen(tmp_path, reporter, domai
     np.testing.assert_array_equal(fresh.batch(rows).x, none.batch(rows).x)
     one, two = (fresh.batch(rows, np.random.default_rng(seed)).x.numpy() for seed in (1, 2))
     assert not np.array_equal(one, two)
-    np.testing.assert_array_equal(none.batch(rows, np.random.default_rng(1)).x, none.batch(rows).x)
     one, two = (frozen.batch(rows, np.random.default_rng(seed)).x.numpy() for seed in (1, 2))
     np.testing.assert_array_equal(one, two)
-    np.testing.assert_array_equal(frozen.batch(rows[1:]).x.numpy(), one[1:])
     assert not np.array_equal(one, none.batch(rows).x.numpy())
 
 
@@ -290,11 +218,8 @@ def test_domainnet_augmentation_is_fresh_unless_frozen(tmp_path, reporter, domai
     ("line", "error", "text"),
     [
         ("../outside.png 0", UnsafeError, "line 1 names a file outside"),
-        ("sketch/bear/none.png 2", DataError, "1 of 1 images are missing, the first is 'sketch/bear/none.png'"),
-        ("sketch/bear/sketch_000.png 40", DataError, r"label in 0\.\.39"),
         ("sketch/bear/sketch_000.png 1\nsketch/apple/sketch_000.png 1", DataError, "given to 'bear' and 'apple'"),
         ("sketch/bear/sketch_100.png 2", DataError, "training list too"),
-        ("", DataError, "the list is empty"),
     ],
 )
 def test_domainnet_lists_are_not_trusted(build, domain, line, error, text):
@@ -323,20 +248,16 @@ def read(build, pets):
 
 
 def test_a_folder_of_images_is_a_task(tmp_path, reporter, pets, read):
-    (pets / "dog" / "notes.txt").write_text("not an image")
     task = read(normalize="none")
-    assert task.class_names == ("cat", "dog", "eel")
     assert task.input_shape == (3, 20, 20)  # the longest side
     for samples in (task.validation, task.open_test()):
         count = np.bincount(samples.targets())
         assert (count.sum(), np.ptp(count)) == (5, 1)  # stratified: 2, 2 and 1
     assert sum(map(len, splits(task))) == 36
-    assert "notes.txt" in task.note
     digest = task.train.digest()
     moved = pets.rename(tmp_path / "moved")
     assert read(moved, normalize="none").train.digest() == digest
     assert sum("image_survey" in line for line in reporter.lines) == 1  # decoded once, then known by content
-    assert read(moved, normalize="none", size=16).train.digest() != digest
     assert every(read(moved, channels=1, size=14, fit="crop").validation).x.shape == (5, 1, 14, 14)
 
 
@@ -372,24 +293,6 @@ def test_damaged_images_are_named_or_counted(pets, read):
     assert "2 files that cannot be decoded are left out, such as dog/04.png" in task.note
 
 
-def test_folders_that_are_no_task_are_explained(pets, read):
-    (pets / "fox").mkdir()
-    with refused("fox: this class folder has no images", DataError):
-        read()
-    for name in ("fox", "dog", "eel"):
-        shutil.rmtree(pets / name)
-    with refused("one class only, 'cat'", DataError):
-        read()
-    shutil.copytree(pets / "cat", pets / "train")  # a class that is called like a split
-    write_image(pets / "train" / "new.png", seed=7)
-    assert read(on_bad="skip").class_names == ("cat", "train")
-    for name in ("cat", "train"):
-        shutil.rmtree(pets / name)
-    write_image(pets / "loose.png", seed=0)
-    with refused("holds 1 images and no folders", DataError):
-        read()
-
-
 def test_unusual_images_are_read_as_one_sees_them(tmp_path):
     path = tmp_path / "image.png"
     deep = np.array([[0, 256 * 100], [65535, 256 * 7 + 3]], dtype=np.uint16)
@@ -407,30 +310,10 @@ def test_unusual_images_are_read_as_one_sees_them(tmp_path):
         decode(tmp_path / "drawing.png", None, 3)
 
 
-def png_chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
-@pytest.mark.parametrize(("bits", "levels"), [(12, 16), (16, None)])
-def test_16_bit_images_that_use_their_lowest_bits_alone_are_reported(tmp_path, build, bits, levels):
-    for k in range(20):
-        (tmp_path / "deep" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(k).integers(0, 2**bits, (8, 8)).astype(np.uint16)
-        pixels[0, 0] = 2**bits - 1
-        Image.fromarray(pixels).save(tmp_path / "deep" / "ab"[k % 2] / f"{k}.png")
-    note = build("images", path="deep", channels=1).note
-    assert ("16-bit" in note) == (levels is not None)
-    if levels:
-        assert f"warning: the 16-bit images hold values up to {2**bits - 1} of 65535, which become {levels} of" in note
-
-
-def test_decompression_bombs_are_refused(tmp_path):
-    side = int(MAX_PIXELS**0.5) + 1
-    path = tmp_path / "bomb.png"
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
-    data = png_chunk(b"IDAT", zlib.compress(bytes(side)))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + data + png_chunk(b"IEND", b""))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(UnsafeError, match="pixels"):
-            decode(path, 32, 3)
+def test_crops_and_flips_are_uniform():
+    rng = np.random.default_rng(0)
+    ramp = np.arange(12 * 14).reshape(1, 1, 12, 14).repeat(6000, axis=0)
+    corners, counts = np.unique(random_crop(ramp, (10, 13), 0, rng)[:, 0, 0, 0], return_counts=True)
+    assert corners.tolist() == [0, 1, 14, 15, 28, 29]
+    assert np.abs(counts - 1000).max() < 120
+    assert abs(float((random_flip(ramp, rng)[:, 0, 0, 0] == 13).mean()) - 0.5) < 0.03

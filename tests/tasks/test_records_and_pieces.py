@@ -6,7 +6,6 @@ import pickle
 import numpy as np
 import pytest
 import scipy.io
-import torch
 from sklearn.model_selection import train_test_split
 
 from orca_cli.benchmarks import ecg, jsb
@@ -23,14 +22,10 @@ class Ecg:
         self.folder, self.reporter = folder, reporter
         (folder / "data" / "ecg").mkdir(parents=True)
 
-    def write(self, lengths, labels, form="objects", **changes):
+    def write(self, lengths, labels, **changes):
         times = [np.arange(length) for length in lengths]
         self.records = [(1000 * r + 200 * np.sin(t / 7) + t % 5).astype(np.int16) for r, t in enumerate(times)]
-        data = [record.tolist() for record in self.records]
-        if form == "objects":
-            data, labels = np.empty(len(lengths), dtype=object), np.array(labels)
-            data[:] = self.records
-        content = {"data": data, "label": labels} | changes
+        content = {"data": [record.tolist() for record in self.records], "label": labels} | changes
         (self.folder / "data" / "ecg" / "challenge2017.pkl").write_bytes(pickle.dumps(content, protocol=2))
 
     def load(self, **settings):
@@ -53,17 +48,13 @@ LENGTHS = [999, 1000, 1001, 1500, 2700, 2000] * 5
 LABELS = ["N", "A", "O", "~", "A", "N"] * 5
 
 
-@pytest.mark.parametrize("form", ["objects", "lists"])
-def test_windows_are_z_scored_by_their_record_and_short_records_padded(heart, form):
-    heart.write(LENGTHS, LABELS, form)
+def test_windows_are_z_scored_by_their_record_and_short_records_padded(heart):
+    heart.write(LENGTHS, LABELS)
     task = heart.load()
-    assert (task.kind, task.input_shape, task.num_outputs) == ("classes", (1, 1000), 4)
     seen = []
     for samples in splits(task):
         batch, rows = every(samples), samples.groups()
-        assert rows.dtype == np.int64
         assert np.array_equal(samples.targets(), [ecg.CLASSES.index(LABELS[row]) for row in rows])
-        assert np.array_equal(batch.y, samples.targets())
         strides = (500, 83, 250, 25) if samples is task.train else (500,) * 4
         starts = []
         for row in dict.fromkeys(rows):
@@ -77,7 +68,6 @@ def test_windows_are_z_scored_by_their_record_and_short_records_padded(heart, fo
         seen.append(set(rows.tolist()))
     assert set.union(*seen) == set(range(30))
     assert sum(map(len, seen)) == 30  # no record in two splits
-    assert "5 of 30 records have less than 1000 steps and are padded" in task.note
 
 
 def test_the_published_cut_loses_last_windows_and_short_records(heart):
@@ -94,14 +84,9 @@ def test_the_published_cut_loses_last_windows_and_short_records(heart):
         for row, (length, label) in enumerate(zip(LENGTHS, LABELS, strict=True))
     }
     assert set(published.open_test().groups()) <= set(test)
-    assert "10 of 30 records are too short for a window and left out" in published.note
     # 1500 steps are one window more where the last one counts, and 1000 steps are one window.
     assert [len(ecg.Cut(1000, (500,) * 4, True, False).starts(n, 0)) for n in (999, 1000, 1499, 1500)] == [0, 1, 1, 2]
     assert [len(ecg.Cut(1000, (500,) * 4, False, True).starts(n, 0)) for n in (999, 1000, 1500, 1501)] == [1, 1, 1, 2]
-
-    everything = heart.load(split="sklearn_90_10", train_on_validation=True)
-    assert set(everything.train.groups()) == set(learned)
-    assert "validation records are trained on" in everything.note
 
 
 def test_the_default_split_is_the_benchmarks(heart):
@@ -113,36 +98,6 @@ def test_the_default_split_is_the_benchmarks(heart):
         assert set(samples.groups()) == set(rows)
     drawn = heart.load(split="stratified")
     assert np.bincount(drawn.open_test().targets()).tolist() == [1] * 4
-    assert set(heart.load(split="stratified", split_seed=1).open_test().groups()) != set(drawn.open_test().groups())
-    assert task.train.digest() != drawn.train.digest()
-
-
-def test_constant_records_become_zeros(heart):
-    data = [np.full(1200, 0.1), np.full(900, 7), *[np.sin(np.arange(1200.0))] * 10]
-    heart.write([1] * 12, ["N"] * 12, data=data)
-    task = heart.load(split="stratified")
-    flat = 0
-    for samples in splits(task):
-        batch = every(samples)
-        assert batch.x.isfinite().all()
-        flat += int((batch.x.abs().amax((1, 2))[torch.from_numpy(samples.groups() < 2)] < 1e-6).sum())
-    assert flat == 2
-    assert "2 records are constant" in task.note
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"label": ["N"] * 11 + ["X"]}, "label 'X' of record 11 is unknown"),
-        ({"data": [np.zeros((2, 5))] * 12}, r"record 0 is float64 \(2, 5\)"),
-        ({"data": [np.array([1.0, np.nan])] * 12}, "record 0 has values that are NaN"),
-        ({"data": [np.zeros(1200)] * 5, "label": ["N"] * 5}, "5 records are too few"),
-    ],
-)
-def test_other_records_are_refused(heart, changes, message):
-    heart.write([1200] * 12, ["N"] * 12, **changes)
-    with refused(message, DataError):
-        heart.load()
 
 
 def write_pieces(folder, lengths):
@@ -171,16 +126,10 @@ def test_a_target_is_the_next_frame_and_padding_is_marked(tmp_path, reporter):
             assert not batch.x[row, :, size:].any()
             assert batch.y[row, :, size:].isnan().all()
             assert batch.valid[row].tolist() == [True] * size + [False] * (8 - size)
-    assert "3 (9 target frames) training" in task.note
 
     published = jsb.load(tmp_path, reporter, length=4, mask_padding=False, causal=False, train_on_validation=True)
-    assert published.input_shape == (88, 4)
-    assert not published.causal
     assert every(published.train).valid is None
-    assert len(published.train) == 4
     assert np.array_equal(every(published.open_test()).y[0], pieces["testdata"][0][1:5].T)
-    for text in ("1 longer pieces are cut", "not causal", "not masked", "1 validation pieces are trained on"):
-        assert text in published.note
 
     write_pieces(tmp_path, {"traindata": [5, 1], "validdata": [3], "testdata": [9]})
     with refused("piece 1 has 1 frames", DataError):
@@ -188,35 +137,19 @@ def test_a_target_is_the_next_frame_and_padding_is_marked(tmp_path, reporter):
 
 
 def test_jsb_chorales_are_the_originals(reporter):
-    """Counts are of the file; 11.09 and 10.49 nats per frame are what predictors that learn no music have."""
+    """Counts are of the file; 11.09 nats per frame are what the rates of the keys give."""
     file = SHARED / "data" / "jsb" / "JSB_Chorales.mat"
     if not file.is_file():
         pytest.skip(f"no {file}; set ORCA_TEST_DATA to a folder that has data/jsb")
     assert hashlib.sha256(file.read_bytes()).hexdigest().startswith("ac0e608527cc411c7e21ef7d38be47f0")
     task = jsb.load(SHARED / "data", reporter)
-    assert task.input_shape == (88, 159)
     train, _, test = splits(task)
     assert list(map(len, splits(task))) == [229, 76, 77]
     frames = [int((~np.isnan(samples.targets()[:, 0])).sum()) for samples in splits(task)]
     assert frames == [13_807 - 229, 4_602 - 76, 4_725 - 77]  # the first frame of a piece is no target
-    active = np.flatnonzero((train.targets() == 1).any((0, 2)))
-    assert (active.min(), active.max()) == (22, 75)
 
     error, targets = NatsPerFrame(), test.targets()
     constant = error.constant(train.targets(), 88)
     score = error(np.broadcast_to(constant, (77, 88, 159)), targets)
     assert score.n == 4_648
     assert score.value == pytest.approx(11.09, abs=0.01)
-    assert error(_markov(every(train), every(test).x).numpy(), targets).value == pytest.approx(10.49, abs=0.01)
-
-
-def _markov(train, inputs):
-    """Return logits of each key given whether it sounded in the frame before, from counts with half a frame more."""
-    logits = torch.zeros_like(inputs)
-    known = ~train.y.isnan()
-    for before in (0, 1):
-        there = known & (train.x == before)
-        present = (there & (train.y == 1)).sum((0, 2)) + 0.5
-        rate = present / (there.sum((0, 2)) + 1)
-        logits += torch.logit(rate)[None, :, None] * (inputs == before)
-    return logits

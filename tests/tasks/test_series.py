@@ -40,17 +40,11 @@ def test_ninapro_is_electrodes_by_steps_with_the_files_own_splits(folder, build)
     task = build("ninapro", normalize="none")
     for part, samples in zip(("train", "val", "test"), splits(task), strict=True):
         batch = every(samples)
-        assert batch.x.dtype == torch.float32
         assert np.array_equal(batch.x[:, 0].numpy(), written[f"ninapro_{part}"].astype(np.float32).transpose(0, 2, 1))
         assert np.array_equal(samples.targets(), written[f"label_{part}"])
-    assert (task.kind, task.input_shape, task.num_outputs) == ("classes", (1, 16, 52), 18)
-    assert "36 training and 7 validation windows" in task.note
-    assert "no training window" not in task.note
 
     both = build("ninapro", normalize="none", train_on_validation=True)
     assert np.array_equal(both.train.targets(), [*written["label_train"], *written["label_val"]])
-    assert torch.equal(every(both.train).x[36:], every(both.validation).x)
-    assert "warning: the 7 validation windows are trained on" in both.note
 
 
 def test_ninapro_z_scores_every_electrode_by_the_training_windows_alone(folder, build):
@@ -64,7 +58,6 @@ def test_ninapro_z_scores_every_electrode_by_the_training_windows_alone(folder, 
     expected = (test[:, :, 5] - train[:, :, 5].mean()) / train[:, :, 5].std()
     assert np.allclose(every(task.open_test()).x[:, 0, 5], expected, atol=1e-5)
     assert every(task.open_test()).x[:, 0, 3].abs().max() < 1e-3
-    assert task.train.digest() != build("ninapro", normalize="none").train.digest()
 
 
 def write_satellite(folder, rng, labels=None, **changes):
@@ -81,7 +74,6 @@ def write_satellite(folder, rng, labels=None, **changes):
 def test_satellite_series_are_z_scored_one_by_one_and_validation_is_cut_once(folder, build):
     written = folder("satellite")
     task = build("satellite", validation_size=24)
-    assert (task.input_shape, task.num_outputs) == ((1, 46), 24)
     assert list(map(len, splits(task))) == [216, 24, 48]
     test = every(task.open_test())
     assert np.array_equal(test.y, written["test"]["label"] - 1)
@@ -97,15 +89,11 @@ def test_satellite_series_are_z_scored_one_by_one_and_validation_is_cut_once(fol
     rows = [np.flatnonzero((series == whole).all(1))[0] for batch in parts for series in batch.x[:, 0].numpy()]
     assert sorted(rows) == list(range(240))  # disjoint, and nothing lost
     assert np.array_equal(torch.cat([batch.y for batch in parts]), written["train"]["label"][rows] - 1)
-    assert "2 of the 240 series are constant" in raw.note
-    assert "2 of the 240 series are constant" in task.note
-    assert raw.train.digest() != task.train.digest()
     everything = build("satellite", validation_size=24, train_on_validation=True)
     assert len(everything.train) == 240
-    assert "24 validation samples are trained on" in everything.note
 
 
-def write_deepsea(folder, rng, dtype=np.uint8, length=50, compress=False, **changes):
+def write_deepsea(folder, rng, length=50, compress=False, **changes):
     """Label 2 has no positive in training; the first bases of sequence 0 are unknown."""
     written = {}
     for part, count in (("train", 30), ("val", 6), ("test", 12)):
@@ -114,74 +102,53 @@ def write_deepsea(folder, rng, dtype=np.uint8, length=50, compress=False, **chan
         x[0, :5] = 0
         y = rng.integers(0, 2, (count, 7))
         y[:, 2] = part != "train"
-        written |= {f"x_{part}": x.astype(dtype), f"y_{part}": y.astype(dtype)}
+        written |= {f"x_{part}": x.astype(np.uint8), f"y_{part}": y.astype(np.uint8)}
     written |= changes
     (np.savez_compressed if compress else np.savez)(folder / "deepsea_filtered.npz", **written)
     return written
 
 
-@pytest.mark.parametrize(("dtype", "compress"), [(np.uint8, False), (np.float64, True)])
-def test_deepsea_is_one_hot_by_channel_with_the_files_own_splits(folder, build, dtype, compress):
-    written = folder("deepsea", dtype=dtype, compress=compress)
+@pytest.mark.parametrize("compress", [False, True])
+def test_deepsea_is_one_hot_by_channel_with_the_files_own_splits(folder, build, compress):
+    written = folder("deepsea", compress=compress)
     task = build("deepsea")
-    assert (task.kind, task.input_shape, task.num_outputs) == ("labels", (4, 50), 7)
     for part, samples in zip(("train", "val", "test"), splits(task), strict=True):
         order = np.arange(len(samples))[::-1]
         batch = samples.batch(order)
-        assert batch.x.dtype == batch.y.dtype == torch.float32
         assert np.array_equal(batch.x, written[f"x_{part}"].transpose(0, 2, 1)[order])
         assert np.array_equal(batch.y, written[f"y_{part}"][order])
-        assert np.array_equal(samples.targets(), written[f"y_{part}"])
-        assert not batch.x[-1, :, :5].any()
-    assert "labels without a positive in training: 2" in task.note
-    assert f"{5 / (30 * 50):.2%} of the training bases unknown" in task.note
 
     both = build("deepsea", train_on_validation=True)
     mixed = np.array([33, 2, 35, 30, 0, 29])
     everything = {name: np.concatenate([written[f"{name}_train"], written[f"{name}_val"]]) for name in "xy"}
     batch = both.train.batch(mixed)
-    assert len(both.train) == 36
     assert np.array_equal(batch.x, everything["x"].transpose(0, 2, 1)[mixed])
     assert np.array_equal(batch.y, everything["y"][mixed])
-    assert np.array_equal(both.train.targets(), everything["y"])
-    assert both.train.digest() not in (task.train.digest(), task.validation.digest())
 
 
 def test_deepsea_is_never_held_in_memory(folder, build):
-    count = 25_000  # 100 MB
-    x = np.zeros((count, 1000, 4), np.uint8)
+    x = np.zeros((25_000, 1000, 4), np.uint8)  # 100 MB
     x[:, :, 1] = 1
-    folder("deepsea", length=1000, x_train=x, y_train=np.zeros((count, 7), np.uint8))
+    folder("deepsea", length=1000, x_train=x, y_train=np.zeros((25_000, 7), np.uint8))
     del x
     tracemalloc.start()
     task = build("deepsea")
     task.train.digest()
-    task.train.batch(np.arange(0, count, 1000))
+    task.train.batch(np.arange(0, 25_000, 1000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 60e6
 
 
-REFUSED = {
-    "ninapro": [
-        ({"label_val": np.arange(7) + 12}, "label 18 at index 6"),
-        ({"ninapro_train": np.zeros((36, 16, 52))}, r"expected numbers \(N, 52, 16\)"),
-        ({"ninapro_val": np.full((7, 52, 16), np.nan)}, "window 0 has values that are NaN or infinite"),
+@pytest.mark.parametrize(
+    ("task", "change", "message"),
+    [
+        ("ninapro", {"label_val": np.arange(7) + 12}, "label 18 at index 6"),
+        ("ninapro", {"ninapro_train": np.zeros((36, 16, 52))}, r"expected numbers \(N, 52, 16\)"),
+        ("satellite", {"labels": np.arange(240) % 24}, r"label 0 at index 0 is not an integer in 1..24"),
+        ("deepsea", {"x_train": np.full((30, 50, 4), 2)}, "sequence 0 has a row that is neither one-hot nor zero"),
     ],
-    "satellite": [
-        ({"labels": np.arange(240) % 24}, r"label 0 at index 0 is not an integer in 1..24"),
-        ({"data": np.full((240, 46), np.inf)}, "series 0 has values that are NaN, infinite"),
-    ],
-    "deepsea": [
-        ({"x_train": np.full((30, 50, 4), 2)}, "sequence 0 has a row that is neither one-hot nor zero"),
-        ({"y_train": np.full((30, 7), np.nan)}, "only 0 and 1 are allowed"),
-        ({"y_val": np.ones((6, 8))}, r"y_val\]: float64 \(6, 8\); expected numbers \(6, 7\)"),
-        ({"x_train": np.zeros((30, 4, 50), np.uint8)}, r"expected numbers \(N, length, 4\)"),
-    ],
-}
-
-
-@pytest.mark.parametrize(("task", "change", "message"), [(task, *row) for task in REFUSED for row in REFUSED[task]])
+)
 def test_other_forms_are_refused(folder, build, task, change, message):
     folder(task, **change)
     with refused(message, DataError):

@@ -1,7 +1,5 @@
 """Tables without code: what is read, how columns become numbers, how rows are split, and what is refused."""
 
-import re
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,16 +13,15 @@ N = 60
 
 def frame(n=N, start=0):
     i = np.arange(start, start + n)
-    return pd.DataFrame(
-        {
-            "row": i,
-            "weight": (i * 7 % 23) + 0.5,
-            "colour": np.array(["red", "green", "blue"])[i * 5 % 3],
-            "code": [f"{value:03d}" for value in i % 4],
-            "patient": [f"p{value}" for value in i // 4],
-            "kind": np.array(["yes", "no"])[i % 2],
-        }
-    )
+    columns = {
+        "row": i,
+        "weight": (i * 7 % 23) + 0.5,
+        "colour": np.array(["red", "green", "blue"])[i * 5 % 3],
+        "code": [f"{value:03d}" for value in i % 4],
+        "patient": [f"p{value}" for value in i // 4],
+        "kind": np.array(["yes", "no"])[i % 2],
+    }
+    return pd.DataFrame(columns)
 
 
 @pytest.fixture
@@ -54,42 +51,33 @@ def in_order(task, place=-1):
     return x[np.argsort(x[:, place])]
 
 
-def test_a_table_becomes_sequences_of_features_in_three_disjoint_stratified_splits(read, reporter):
+def test_a_table_becomes_sequences_of_features_in_three_disjoint_stratified_splits(read):
     task = read(frame(), normalize=False, ignore=["patient"])
-    rows = [every(samples).x[:, 0, 0].numpy() for samples in splits(task)]
-    assert [len(part) for part in rows] == [42, 9, 9]
-    assert sorted(np.concatenate(rows)) == list(range(N))
-    assert (task.input_shape, task.num_outputs, task.class_names) == ((1, 1 + 1 + 3 + 1), 2, ("no", "yes"))
+    assert (task.input_shape, task.class_names) == ((1, 1 + 1 + 3 + 1), ("no", "yes"))
+    assert list(map(len, splits(task))) == [42, 9, 9]
+    x = in_order(task, 0)
+    rows = np.arange(N)
+    colours = np.eye(3)[np.array([2, 1, 0])[rows * 5 % 3]]  # blue, green, red
+    np.testing.assert_array_equal(x, np.column_stack([rows, rows * 7 % 23 + 0.5, colours, rows % 4]))
     for samples in splits(task):
-        batch = every(samples)
-        for x, y in zip(batch.x[:, 0].numpy(), batch.y.numpy(), strict=True):
-            row = int(x[0])
-            assert x[1] == pytest.approx(row * 7 % 23 + 0.5)
-            assert x[2:5].tolist() == [
-                ["blue", "green", "red"][j] == ["red", "green", "blue"][row * 5 % 3] for j in range(3)
-            ]
-            assert x[5] == row % 4
-            assert task.class_names[y] == ["yes", "no"][row % 2]
-        assert np.ptp(np.bincount(batch.y)) <= 1
-    assert "3 columns of numbers and 1 of text become 6 features" in reporter.lines[-1]
+        assert samples.targets().tolist() == [1 - row % 2 for row in column(samples)]
+        assert np.ptp(np.bincount(samples.targets())) <= 1
     normalised = read(frame(), features=["weight", "colour"])
     x = every(normalised.train).x[:, 0]
     assert x[:, 0].mean().abs() < 1e-5
     assert x[:, 0].std(correction=0) == pytest.approx(1, abs=1e-5)
     assert set(x[:, 1:].unique().tolist()) == {0, 1}
-    assert abs(column(normalised.validation).mean()) > 1e-4
     others = (read(frame(), features=["weight", "colour"], split_seed=seed).train.digest() for seed in (0, 1))
     assert [digest == normalised.train.digest() for digest in others] == [True, False]
 
 
 FORMATS = {
-    "t.tsv": (lambda table: table.to_csv(index=False, sep="\t").encode(), {}),
     "t.parquet": (lambda table: table.assign(code=table.code.astype(int), colour=table.colour.astype("category")), {}),
     "semicolons.csv": (
         lambda table: table.to_csv(sep=";", decimal=",", index=False).encode("utf-8-sig"),
         {"decimal": ","},
     ),
-    "utf16.csv": (lambda table: table.to_csv(index=False).encode("utf-16"), {}),
+    "utf16.tsv": (lambda table: table.to_csv(index=False, sep="\t").encode("utf-16"), {}),
     "latin.txt": (lambda table: table.to_csv(index=False, sep="|").encode("latin-1"), {"encoding": "latin-1"}),
 }
 
@@ -100,7 +88,6 @@ def test_formats_hold_the_same_table(read, name):
     write, settings = FORMATS[name]
     task, plain = read(write(table), name, **settings), read(table)
     assert every(task.train).x.equal(every(plain.train).x)
-    assert every(task.open_test()).y.equal(every(plain.open_test()).y)
 
 
 def test_missing_fields_become_the_training_mean_or_a_text_of_their_own(read):
@@ -108,70 +95,38 @@ def test_missing_fields_become_the_training_mean_or_a_text_of_their_own(read):
     table.loc[::5, "weight"] = None
     table.loc[1::5, "colour"] = "?"
     table["nothing"] = ""
-    table["same"] = 3
-    task = read(table, features=["weight", "colour", "nothing", "same", "row"], normalize=False)
-    x = in_order(task)
-    train_rows = column(task.train, -1).astype(int)
-    known = [row for row in train_rows if row % 5]
-    assert x[0, 0] == pytest.approx(np.mean([row * 7 % 23 + 0.5 for row in known]))
+    task = read(table, features=["weight", "colour", "nothing", "row"], normalize=False)
+    x, rows = in_order(task), column(task.train, -1).astype(int)
+    assert x[0, 0] == pytest.approx(np.mean([row * 7 % 23 + 0.5 for row in rows if row % 5]))
     assert x[1, 1:5].tolist() == [0, 0, 0, 1]  # blue, green, red, missing
-    assert x.shape[1] == 1 + 4 + 1 + 1
-    assert f"weight ({len(train_rows) - len(known)})" in task.note
-    assert "empty in the training set: nothing" in task.note
-    assert "constant in the training set: same" in task.note
+    assert f"weight ({(rows % 5 == 0).sum()})" in task.note
     numbered = read(frame().to_csv().encode())  # a column of row numbers without a name
-    assert "left out because unnamed: column 1" in numbered.note
     assert numbered.input_shape == read(frame()).input_shape
 
 
-def test_texts_beyond_the_bound_share_a_feature_and_so_do_unknown_ones(read, tmp_path):
-    table = frame().assign(town=[f"town {min(i % 10, 7)}" for i in range(N)])
-    frame(20, 100).assign(town="nowhere").to_csv(tmp_path / "test.csv", index=False)
-    task = read(table, features=["town"], max_categories=3, test="test.csv")
-    assert task.input_shape == (1, 4)
-    assert "town (the 3 most frequent of 8)" in task.note
-    assert every(task.open_test()).x[:, 0].tolist() == [[0, 0, 0, 1]] * 20
-    assert every(task.train).x.sum(dim=(1, 2)).tolist() == [1] * len(task.train)
-    assert not every(read(table, features=["town"], test="test.csv").open_test()).x.any()
-
-
 def test_several_columns_are_labels(read):
-    table = frame().assign(a=np.arange(N) // 3 % 2, b=np.array(["true", "False"])[np.arange(N) // 5 % 2], c=0)
-    task = read(table, target=None, kind="labels", targets=["a", "b", "c"], features=["weight", "row"], normalize=False)
-    batch = every(task.train)
-    rows = batch.x[:, 0, 1].numpy().astype(int)
-    assert batch.y[:, 0].tolist() == table.a[rows].tolist()
-    assert batch.y[:, 1].tolist() == [word == "true" for word in table.b[rows]]
-    assert task.class_names == ("a", "b", "c")
-    assert "label c has no positive training sample" in task.note
-    table = table.astype(object)
+    table = frame().assign(a=np.arange(N) // 3 % 2, b=np.array(["true", "False"])[np.arange(N) // 5 % 2]).astype(object)
+    task = read(table, target=None, kind="labels", targets=["a", "b"], features=["row"], normalize=False)
+    rows = column(task.train).astype(int)
+    assert task.train.targets()[:, 0].tolist() == table.a[rows].tolist()
+    assert task.train.targets()[:, 1].tolist() == [word == "true" for word in table.b[rows]]
     table.loc[3, "a"] = None
-    task = read(table, target=None, kind="labels", targets=["a", "b"], missing_targets=True)
-    assert sum(int(np.isnan(samples.targets()).sum()) for samples in splits(task)) == 1
     with refused(r"t\.csv\[a\]: 1 rows have no target, the first is row 4", DataError):
         read(table, target=None, kind="labels", targets=["a", "b"])
 
 
-CLASSES_NOTE = "whole numbers read as classes (task.kind=values predicts the number)"
-VALUES_NOTE = "kind read as numbers to predict (task.kind=values; task.kind=classes for classes)"
-
-
 @pytest.mark.parametrize(
-    ("target", "names", "note"),
+    ("target", "names"),
     [
-        (np.array([3, 10, 7])[np.arange(N) % 3], ("3", "7", "10"), CLASSES_NOTE),
-        (np.array(["3.0", "10.0", "7.0"])[np.arange(N) % 3], ("3", "7", "10"), ""),
-        (np.array(["01", "1", "NA"])[np.arange(N) % 3], ("01", "1", "NA"), ""),
-        (np.array(["a", "1"])[np.arange(N) % 2], ("1", "a"), ""),
-        (np.arange(N) % 21, None, VALUES_NOTE),
-        (np.arange(N) % 3 / 2, None, VALUES_NOTE),
+        (np.array([3, 10, 7])[np.arange(N) % 3], ("3", "7", "10")),
+        (np.array(["01", "1", "NA"])[np.arange(N) % 3], ("01", "1", "NA")),
+        (np.arange(N) % 21, None),
+        (np.arange(N) % 3 / 2, None),
     ],
-    ids=["whole numbers", "decimals", "zeros in front", "text", "many whole numbers", "fractions"],
+    ids=["whole numbers", "zeros in front", "many whole numbers", "fractions"],
 )
-def test_the_kind_is_that_of_the_column_to_be_predicted(read, target, names, note):
-    table = frame().assign(kind=target)
-    task = read(table, features=["row"], normalize=False)
-    assert note in task.note
+def test_the_kind_is_that_of_the_column_to_be_predicted(read, target, names):
+    task = read(frame().assign(kind=target), features=["row"], normalize=False)
     rows = column(task.train).astype(int)
     if names is None:
         assert (task.kind, task.num_outputs, task.class_names) == ("values", 1, ("kind",))
@@ -179,22 +134,15 @@ def test_the_kind_is_that_of_the_column_to_be_predicted(read, target, names, not
         assert task.target_scale.std.tolist() == pytest.approx([target[rows].std()], rel=1e-5)
     else:
         assert (task.kind, task.class_names) == ("classes", names)
-        class_names = [str(task.class_names[k]) for k in task.train.targets()]
-        assert class_names == [str(value).removesuffix(".0") for value in target[rows]]
+        assert [task.class_names[k] for k in task.train.targets()] == list(map(str, target[rows]))
 
 
 def test_an_indicator_says_where_numbers_were_missing(read):
     gaps = np.arange(N) % 6 == 0
     table = frame().assign(weight=np.where(gaps, np.nan, frame().weight))
-    plain = read(table, features=["row", "weight"], normalize=False)
     task = read(table, features=["row", "weight"], normalize=False, gap_indicator=True)
-    assert (plain.input_shape, task.input_shape) == ((1, 2), (1, 3))  # nothing is missing in the other column
-    for samples, others in zip(splits(task), splits(plain), strict=True):
-        x = every(samples).x[:, 0].numpy()
-        assert (x[:, 2] == gaps[x[:, 0].astype(int)]).all()
-        np.testing.assert_array_equal(x[:, :2], every(others).x[:, 0])
-    assert "missing numbers become the training mean, flagged by one more feature each, in weight (" in task.note
-    assert "flagged" not in plain.note
+    assert task.input_shape == (1, 3)  # nothing is missing in the other column
+    np.testing.assert_array_equal(in_order(task, 0)[:, 2], gaps)
 
 
 def test_the_test_file_is_read_at_the_end_only_but_its_header_at_once(read, tmp_path):
@@ -218,15 +166,11 @@ HEAD = b"a,b,kind\n"
 @pytest.mark.parametrize(
     ("content", "settings", "message"),
     [
-        (b"", {}, r"t\.csv: the file is empty"),
-        (HEAD + b"1,2,x\n" * 5, {}, "too few rows: 5; provide 10 or more"),
         (HEAD + b"1,2,x\n1,2\n" * 20, {}, r"t\.csv: line 3 has 2 fields, the header has 3"),
         (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is not a table: .* check its quotes"),
         (HEAD + b"1,\xff,x\n" * 20, {}, r"is not text in utf-8; store it as UTF-8, or .* task\.encoding="),
-        (b"a,a,kind\n" + b"1,2,x\n" * 20, {}, "two columns are named 'a'"),
         (b"kind\n" + b"x\n" * 20, {}, "has one column only, 'kind'; .*task.delimiter"),
         (HEAD + b"1,inf,x\n2,3,y\n" * 20, {}, r"t\.csv\[b\]: \d+ values are infinite or too large"),
-        (HEAD + b",?,x\n,NA,y\n" * 20, {}, "all columns are empty"),
         (
             HEAD + b"".join(b"1,2,%d.25\n" % i for i in range(60)),
             {"kind": "classes"},
@@ -247,16 +191,10 @@ LABELS = {"kind": "labels", "target": None}
     [
         ({"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
         ({"target": 1.5}, r"task\.target: 1\.5 is of the wrong type; .* needs quotes: \"task\.target='1\.5'\"$"),
-        ({"targets": ["row"]}, r"task\.target: given beside task\.targets; give all columns to be predicted in"),
         ({"kind": "values"}, r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes"),
         (LABELS | {"targets": ["row", "kind"]}, r"t\.csv\[row\]: '2' in row 3 is neither 0 nor 1"),
         ({"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),
-        ({"features": ["row", "weight"], "ignore": ["row"]}, r"task\.features: 'row' is also in task\.ignore"),
-        ({"ignore": ["row", True]}, r"task\.ignore\[1\]: True .*; as text it needs quotes: 'True'$"),
-        ({"ignore": ["row", "weight", "colour", "code", "patient"]}, r"task\.features: no column is left"),
-        ({"delimiter": "ab"}, r"task\.delimiter: 'ab' is not a delimiter"),
         ({"encoding": "utf-9"}, r"task\.encoding: 'utf-9' is not an encoding"),
-        ({"test": "t.csv"}, r"task\.test: .* is also the file of task\.train"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(read, settings, message):
@@ -267,13 +205,12 @@ def test_settings_that_do_not_fit_are_refused(read, settings, message):
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        (pd.Timestamp("1970-01-02") + pd.to_timedelta(np.arange(3), "D"), [1, 2, 3]),
         (np.array(["2024-01-02", "9999-12-31", "0001-01-01"], "datetime64[us]"), [19724, 2932896, -719162]),
         (np.array([True, False, False]), [1, 0, 0]),
         (np.array([1, 2**63, 2**64 - 1], np.uint64), [1, 2**63, 2**64]),
         (pd.array([4, 5, 2], dtype="Int64"), [4, 5, 2]),
     ],
-    ids=["days", "beyond nanoseconds", "truths", "beyond int64", "nullable"],
+    ids=["beyond nanoseconds", "truths", "beyond int64", "nullable"],
 )
 def test_typed_columns_of_a_parquet_are_numbers(read, values, expected):
     rows = pd.Series(values).take(np.arange(N) % 3).reset_index(drop=True)
@@ -286,18 +223,6 @@ def encoded(task, columns, where="new"):
     return x[:, 0].tolist()
 
 
-@pytest.mark.parametrize(("mark", "encoding"), [(";", "utf-8-sig"), ("^", "utf-16")])
-def test_the_first_line_may_name_the_delimiter(read, mark, encoding):
-    table = frame().to_csv(index=False, sep=mark)
-    named = read(f"sep={mark}\r\n{table}".encode(encoding))
-    assert named.train.digest() == read(frame()).train.digest()
-    with refused("line 4 has 7 fields, the header has 6", DataError):
-        read(f"sep={mark}\n{table}".replace("\n1", f"\n1{mark}").encode(encoding))
-    if mark == ";":  # which is found without being named
-        with refused("line 3 has 7 fields, the header has 6", DataError):
-            read(table.replace("\n1;", "\n1;;", 1).encode(encoding))
-
-
 def test_texts_of_numbers_and_truths_are_the_same_in_a_typed_column(read):
     """Booleans, and codes few of which have letters, are text in a csv but typed in a pandas table."""
     flag, code = np.array(["True", "False", ""])[np.arange(N) % 3], np.array(["1234567", "K1A", "40"])[np.arange(N) % 3]
@@ -308,57 +233,26 @@ def test_texts_of_numbers_and_truths_are_the_same_in_a_typed_column(read):
         from_typed = encoded(task, {"flag": typed, "code": [40, 1234567, 40]})
         assert from_typed[:2] == from_texts[:2]
         assert from_typed[2] == from_typed[0]
-    only = read(frame(), features=["colour"])
-    with pytest.raises(DataError, match=r"new\[colour\]: holds numbers, and texts such as 'blue' in training"):
-        encoded(only, {"colour": [1, 2]})
 
 
-@pytest.mark.parametrize(
-    ("texts", "typed", "named"),
-    [
-        (["True", "False"], [True, False], ["True", "False"]),
-        (["12345678", "A1"], [12345678, 12345678], ["12345678"] * 2),
-        (["01", "1"], [1, 1], ["1", "1"]),
-    ],
-)
-def test_texts_of_classes_are_the_same_in_a_typed_column(read, texts, typed, named):
+@pytest.mark.parametrize(("texts", "typed"), [(["True", "False"], [True, False]), (["01", "1"], [1, 1])])
+def test_texts_of_classes_are_the_same_in_a_typed_column(read, texts, typed):
     task = read(frame().assign(kind=np.array(texts)[np.arange(N) % 2]))
     class_numbers = task.preprocessing.encoded_targets({"kind": np.array(typed)}, "new")
-    assert [task.class_names[k] for k in class_numbers] == named
+    assert [task.class_names[k] for k in class_numbers] == [str(value) for value in typed]
     assert task.preprocessing.targets.encode(np.array(typed), "y").tolist() == class_numbers.tolist()
-    with pytest.raises(DataError, match="labels have no training sample, the first is 7"):
-        task.preprocessing.targets.encode(np.array([7]), "y")
 
 
-def test_commas_are_told_apart(read):
-    half, thousands = [f"{i},5" for i in range(N)], [f"{1 + i},{100 + i}" for i in range(N)]
-    note = read(frame().assign(half=half, whole=thousands)).note
-    assert "numbers with \"task.decimal=','\": half" in note
-    assert "numbers have commas between thousands; remove these: whole" in note
-    for settings in ({}, {"kind": "values"}):
-        with pytest.raises(DataError, match="task.decimal=','"):
-            read(frame().assign(kind=half), **settings)
-    assert read(frame().assign(kind=half), decimal=",").kind == "values"
-    assert read(frame().assign(kind=[f"{i % 3},5" for i in range(N)]), kind="classes").num_outputs == 3
-    with pytest.raises(DataError, match="'1,100' in row 1 is not a number; correct it"):
-        read(frame().assign(kind=thousands), kind="values")
-
-
-def test_points_beside_a_decimal_comma_part_thousands(read, tmp_path):
+def test_points_beside_a_decimal_comma_part_thousands(read):
     amounts = [f"{1 + i}.{100 + i},5" if i % 2 else f"{i},25" for i in range(N)]
     table = frame().assign(weight=amounts, latitude=[f"{i}.5" for i in range(N)])
     task = read(table, decimal=",", features=["weight", "latitude"], normalize=False)
     raw = {"weight": np.array(["1.234", "1.234.567,5", "-1,5"], object), "latitude": np.array(["1.234"] * 3, object)}
     assert task.preprocessing.features(raw, "x")[:, 0, 0].tolist() == [1234.0, 1234567.5, -1.5]
     np.testing.assert_array_equal(task.preprocessing.features(raw, "x")[:, 0, 1], np.float32([1.234] * 3))
-    assert "numbers with decimal points, unlike task.decimal: latitude" in task.note
     for odd in ("0.500", "1.5", "1234.567", "1,234.5"):
         with pytest.raises(DataError, match=f"'{odd}' in row 1 is not a number"):
             task.preprocessing.features(raw | {"weight": np.array([odd] * 3, object)}, "x")
-    for settings in ({}, {"kind": "values"}):
-        with pytest.raises(DataError, match="'0.5' in row 1 .* points part thousands"):
-            read(frame().assign(kind=[f"{i}.5" for i in range(N)]), decimal=",", **settings)
-    assert read(frame().assign(kind=amounts), decimal=",").target_scale.mean.item() > 100
 
 
 def test_a_column_of_splits_is_honoured_and_is_no_feature(read):
@@ -367,28 +261,22 @@ def test_a_column_of_splits_is_honoured_and_is_no_feature(read):
     assert [column(samples).tolist() for samples in splits(task)] == [
         list(range(*rows)) for rows in ((0, 40), (40, 48), (48, 60))
     ]
-    assert "splits as the column 'split' says" in task.note
-    assert not task.validation_drawn
-    assert read(frame()).validation_drawn
     assert "split" not in task.preprocessing.feature_names
     partly = read(frame().assign(split=np.where(marks == "val", "train", marks)), normalize=False)
     assert column(partly.open_test()).tolist() == list(range(48, 60))
-    assert sorted([*column(partly.train), *column(partly.validation)]) == list(range(48))
-    assert len(read(frame().assign(split=["train"] * 40 + ["2"] * 20)).open_test()) == 20
     assert "split" in read(frame().assign(split=np.where(marks == "val", "left", "right"))).preprocessing.feature_names
     assert "split" in read(frame().assign(split=marks), features=["row", "split"]).preprocessing.feature_names
-    assert "warning: 'Split' is a feature" in read(frame().assign(Split=np.arange(N) % 2)).note
 
 
 @pytest.mark.parametrize(
     ("marks", "settings", "message"),
     [
-        *[(["train"] * 40 + ["Test"] * 19 + [odd], {}, rf"t.csv\[split\]: '{odd}' in row 60 is not a split \(1 rows\)")
-          for odd in ("trian", "holdout", "", "3")],
+        (["train"] * 59 + ["trian"], {}, r"t.csv\[split\]: 'trian' in row 60 is not a split \(1 rows\)"),
+        (["train"] * 59 + [""], {}, r"t.csv\[split\]: '' in row 60 is not a split \(1 rows\)"),
         ("test", {}, "no training rows"),
         (np.where(np.arange(N) % 2, "train", "test"), {"group": "patient"}, "group 'p0' is also in"),
     ],
-)  # fmt: skip
+)
 def test_a_column_of_splits_that_cannot_be_honoured_is_refused(read, marks, settings, message):
     with refused(message, DataError):
         read(frame().assign(split=marks), **settings)
@@ -396,42 +284,19 @@ def test_a_column_of_splits_that_cannot_be_honoured_is_refused(read, marks, sett
 
 def test_what_new_rows_lack_is_counted(read):
     task = read(frame(), features=["weight", "colour"])
-    columns = {
-        "weight": np.array(["1", "", "2"], dtype=object),
-        "colour": np.array(["red", "pink", ""], dtype=object),
-    }
+    columns = {"weight": np.array(["1", "", "2"], object), "colour": np.array(["red", "pink", ""], object)}
     assert task.preprocessing.remarks(columns) == {
         "without a number in 'weight': the training mean stands there": 1,
         "with a text in 'colour' that training lacks": 2,
     }
-    assert task.preprocessing.remarks(columns, training=True) == {}
     with refused(r"new\[weight\]: 1e\+40 in row 2 is too large beside the training rows \(mean ", DataError):
         task.preprocessing.features({"weight": np.array([1e30, 1e40]), "colour": np.array(["red"] * 2)}, "new")
-    table = frame()
-    table.loc[table.index >= 50, "weight"] = np.nan
-    marks = np.array(["train"] * 40 + ["val"] * 8 + ["test"] * 12)
-    for order in (marks, marks[::-1]):  # the note counts those of training rows already
-        assert "without a number" not in read(table.assign(split=order)).note
-    note = read(table.assign(split=np.roll(marks, 12))).note
-    assert "validation split: 8 samples without a number in 'weight'" in note
-
-
-def test_classes_that_may_be_missing_targets_are_reported(read):
-    kind = np.where(np.arange(N) % 9 == 0, "NA", frame().kind)
-    note = read(frame().assign(kind=kind)).note
-    assert re.search(r"warning: 'NA' is a class \(\d training samples\); if it stands for missing", note)
-    assert "is a class" not in read(frame()).note
-    bits = {"a": np.array(["0", "1", "NA"])[np.arange(N) % 3], "b": np.array(["1", "0"])[np.arange(N) % 2]}
-    with refused(r"t\.csv\[a\]: 20 rows have no target, the first is row 3", DataError):
-        read(frame().assign(**bits), target=None, targets=["a", "b"])
 
 
 def test_several_numbers_are_values_and_may_be_missing_with_a_decimal_comma(read):
-    table = frame().assign(a=np.arange(N) % 2, b=np.arange(N) * 37 % 59 * 1e3, c=np.arange(N) * 1e-5 % 7e-5)
+    table = frame().assign(b=np.arange(N) * 37 % 59 * 1e3, c=np.arange(N) * 1e-5 % 7e-5)
     task = read(table, target=None, targets=["b", "c"], features=["row"])
     assert (task.kind, task.num_outputs, task.class_names) == ("values", 2, ("b", "c"))
-    assert task.target_scale.std.tolist() == pytest.approx(task.train.targets().std(axis=0).tolist(), rel=1e-4)
-    assert read(table, target=None, targets=["a", "b"], features=["row"]).kind == "values"
     numbers = frame().assign(kind=[f"{i},5" if i % 7 else "NA" for i in range(N)])
     with refused(r"t\.csv\[kind\]: 9 rows have no target, the first is row 1; .*missing_targets", DataError):
         read(numbers, decimal=",")
@@ -441,28 +306,16 @@ def test_several_numbers_are_values_and_may_be_missing_with_a_decimal_comma(read
     assert sorted(targets[~np.isnan(targets)]) == [i + 0.5 for i in range(N) if i % 7]
 
 
-@pytest.mark.parametrize("row", [3, 59])
-def test_rows_in_messages_are_those_of_the_file(read, row):
-    with refused(f"in row {row + 1}", DataError):
-        read(frame().assign(weight=np.where(np.arange(N) == row, np.inf, 1.5)))
-    with refused(f"the first is row {row + 1}", DataError):
-        read(frame().assign(dna=np.where(np.arange(N) == row, "", "AC")), sequence="dna")
+def test_texts_beyond_the_bound_share_a_feature_and_so_do_unknown_ones(read, tmp_path):
+    table = frame().assign(town=[f"town {min(i % 10, 7)}" for i in range(N)])
+    frame(20, 100).assign(town="nowhere").to_csv(tmp_path / "test.csv", index=False)
+    task = read(table, features=["town"], max_categories=3, test="test.csv")
+    assert every(task.open_test()).x[:, 0].tolist() == [[0, 0, 0, 1]] * 20
+    assert not every(read(table, features=["town"], test="test.csv").open_test()).x.any()
 
 
-def test_truths_of_a_parquet_may_be_spelt(read):
-    table = frame().assign(flag=np.arange(N) % 2 == 0, kind=np.arange(N) % 2 == 0)
-    form = read(table, "t.parquet", features=["flag", "row"], normalize=False).preprocessing
-    texts = np.array(["True", "false", "1"], dtype=object)
-    raw = {"flag": texts, "row": np.array(["1", "2", "3"], dtype=object), "kind": texts}
-    assert form.features(raw, "new.csv")[:, 0, 0].tolist() == form.encoded_targets(raw, "new.csv").tolist() == [1, 0, 1]
-    for name, odd in (("flag", "yes"), ("row", "true")):
-        with refused(rf"new.csv\[{name}\]: '{odd}' in row 1 is not a number", DataError):
-            form.features(raw | {name: np.array([odd] * 3, dtype=object)}, "new.csv")
-
-
-def test_entries_that_are_no_numbers_are_reported_with_their_row(read):
-    numbers, warning = (np.arange(N) + 0.5).astype(str), "not all of it are numbers; correct these entries"
-    for entry, rows, words in (("<0.1", [7], "odd ('<0.1' in row 8; 1 of "), ("#N/A", [7], ""), ("n.a.", range(N), "")):
-        odd = np.where(np.isin(np.arange(N), rows), entry, numbers)
-        note = read(frame().assign(odd=odd, split=["train"] * 40 + ["test"] * 20)).note
-        assert (warning in note, words in note) == (bool(words), True)
+def test_the_first_line_may_name_the_delimiter(read):
+    table = f"sep=^\r\n{frame().to_csv(index=False, sep='^')}"
+    assert read(table.encode("utf-16")).train.digest() == read(frame()).train.digest()
+    with refused("line 4 has 7 fields, the header has 6", DataError):
+        read(table.replace("\n1", "\n1^").encode())

@@ -1,24 +1,27 @@
-"""The gradient of a step does not depend on how its samples are cut into batches, whatever is known of their targets."""
+"""A step does not depend on how its samples are cut into batches and pieces, whatever is known of their targets.
+
+Pieces are for several processes or little memory; targets may be uneven, unknown, or mixed in twos.
+"""
+
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
+from orca_cli.exceptions import MemoryExhaustedError
 from orca_cli.interfaces import IGNORED_CLASS
-from orca_cli.scoring.losses import (
-    MaskedBCE,
-    MaskedCrossEntropy,
-    MaskedHuber,
-    MaskedMAE,
-    MaskedMSE,
-    NatsPerFrameLoss,
-    RelativeL2Loss,
-)
+from orca_cli.scoring import masked
+from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, MaskedMSE
+from orca_cli.training.checkpoint import weights_sha256
 from orca_cli.training.loop import train_step
-from tests.training.toy import Dense, Pairs, engine, gradient, optimizer
+from orca_cli.training.pieces import Cuts
+from tests.training.toy import Dense, Pairs, engine, gradient, optimizer, plan
 
-KNOWN = [18, 1, 0, 5, 18, 2, 9, 1]  # entries, of 18, of each sample
+KNOWN = [18, 1, 0, 5, 18, 2, 9, 1]  # entries, out of 18, of each sample
 
 
 def unknown():
@@ -29,70 +32,156 @@ def unknown():
     return torch.from_numpy(mask.reshape(8, 3, 6))
 
 
-def numbers(binary=False):
-    y = torch.randn(8, 3, 6, generator=torch.Generator().manual_seed(2))
-    return torch.where(unknown(), torch.nan, (y > 0).float() if binary else y)
-
-
-def classes():
-    y = torch.randint(0, 3, (8, 6), generator=torch.Generator().manual_seed(2))
-    return torch.where(unknown()[:, 0], IGNORED_CLASS, y)
-
-
-def one_class():
-    return torch.tensor([0, IGNORED_CLASS, IGNORED_CLASS, IGNORED_CLASS, 1, 2, 2, IGNORED_CLASS])
-
-
-WEIGHTS = torch.tensor([1.0, 10.0, 0.1])
+DRAW = torch.Generator().manual_seed(2)
+NUMBERS = torch.where(unknown(), torch.nan, torch.randn(8, 3, 6, generator=DRAW))
+BINARY = torch.where(NUMBERS.isnan(), torch.nan, (NUMBERS > 0).float())
+CLASSES = torch.where(unknown()[:, 0], IGNORED_CLASS, torch.randint(0, 3, (8, 6), generator=DRAW))
+NONE = IGNORED_CLASS
+SCARCE = torch.tensor([0, NONE, NONE, NONE, 1, 2, 2, NONE])  # a batch without a class
+WEIGHTS = [1.0, 10.0, 0.1]
 CASES = {
-    "bce": (MaskedBCE(), numbers(binary=True), False),
-    "bce over all": (MaskedBCE(count_missing=True), numbers(binary=True), False),
-    "bce, a weight a label": (MaskedBCE(positive_weight=[4.0, 0.1, 20.0]), numbers(binary=True), False),
-    "mse": (MaskedMSE(), numbers(), False),
-    "cross-entropy": (MaskedCrossEntropy(), classes(), False),
-    "cross-entropy, weighted": (MaskedCrossEntropy([1.0, 10.0, 0.1]), classes(), False),
-    "cross-entropy, weighted, a batch without a class": (MaskedCrossEntropy([1.0, 10.0, 0.1]), one_class(), True),
-    "absolute": (MaskedMAE(), numbers(), False),
-    "huber": (MaskedHuber(0.5), numbers(), False),
-    "relative": (RelativeL2Loss(), numbers(), False),
-    "nats": (NatsPerFrameLoss(), numbers(binary=True), False),
-    "nats over padding": (NatsPerFrameLoss(count_padding=True), numbers(binary=True), False),
-    "torch, ignored": (nn.CrossEntropyLoss(), classes(), False),
-    "torch, a batch without a class": (nn.CrossEntropyLoss(), one_class(), True),
-    "torch, smooth": (nn.CrossEntropyLoss(weight=WEIGHTS, label_smoothing=0.2), classes(), False),
-    "torch, squares": (nn.MSELoss(), numbers().nan_to_num(), False),
+    "bce": (MaskedBCE(), BINARY),
+    "bce, a weight a label": (MaskedBCE(positive_weight=[4.0, 0.1, 20.0]), BINARY),
+    "mse": (MaskedMSE(), NUMBERS),
+    "cross-entropy, weighted": (MaskedCrossEntropy(WEIGHTS), CLASSES),
+    "cross-entropy, weighted, a batch without a class": (MaskedCrossEntropy(WEIGHTS), SCARCE),
+    "huber": (masked.MaskedHuber(0.5), NUMBERS),
+    "relative": (masked.RelativeL2Loss(), NUMBERS),
+    "nats over padding": (masked.NatsPerFrameLoss(count_padding=True), BINARY),
+    "torch, a batch without a class": (nn.CrossEntropyLoss(), SCARCE),
+    "torch, smooth": (nn.CrossEntropyLoss(weight=torch.tensor(WEIGHTS), label_smoothing=0.2), CLASSES),
+    "torch, squares": (nn.MSELoss(), NUMBERS.nan_to_num()),
 }
+MIXED = torch.tensor([0, 1, 2, 2, 1, 0, 1, 2])
+LABELS = torch.nn.functional.one_hot(MIXED, 3).float()
+LABELS[2, 1] = torch.nan
+MIXTURES = {
+    "cross-entropy": (nn.CrossEntropyLoss(label_smoothing=0.1), MIXED),
+    "cross-entropy, weighted": (MaskedCrossEntropy(WEIGHTS), MIXED),
+    "labels, some unknown": (MaskedBCE(positive_weight=3.0), LABELS),
+}
+SHARE = 0.7
 
 
-def step(loss, y, flat, size, chosen=range(8), reduce="mean"):
-    model = Dense(3, flat)
+class Mixed(Pairs):
+    """Pairs whose optimizer steps see each sample's target beside that of the one before it."""
+
+    def batch(self, indices, augment=None):
+        batch = super().batch(indices)
+        return batch if augment is None else dataclasses.replace(batch, partner=batch.y.roll(1, 0), share=SHARE)
+
+
+def step(loss, y, size=8, chosen=range(8), reduce="mean", splits=1, samples=Pairs):
+    """Return loss and gradient of one step; classes at positions and numbers have outputs at positions."""
+    model, used = Dense(3, flat=y.dim() == 1 or y.shape == (8, 3)), engine()
+    used.cuts = Cuts(splits=splits)
     settings = {"batch_size": size, "clip": None, "seed": 0, "step": 0, "reduce": reduce}
-    value, _ = train_step(engine(), model, optimizer(model), loss, Pairs(y), np.asarray(chosen), **settings)
+    value, _ = train_step(used, model, optimizer(model), loss, samples(y), np.asarray(chosen), **settings)
     return value, gradient(model)
 
 
-@pytest.mark.parametrize("size", [3, 1])
-@pytest.mark.parametrize("name", CASES)
-def test_accumulation_does_not_change_the_gradient_of_uneven_targets(name, size):
-    loss, y, flat = CASES[name]
-    value, whole = step(loss, y, flat, 8)
-    same, parts = step(loss, y, flat, size)
-    assert same == pytest.approx(value, rel=1e-5)
-    assert (parts - whole).norm() < 1e-5 * whole.norm()
+def same(one, other):
+    assert one[0] == pytest.approx(other[0], rel=1e-5)
+    assert (one[1] - other[1]).norm() < 1e-5 * other[1].norm()
 
 
-UNKNOWN = [(MaskedMSE(), torch.full((8, 3, 6), torch.nan)), (nn.CrossEntropyLoss(), torch.full((8,), IGNORED_CLASS))]
+@pytest.mark.parametrize(("loss", "y"), CASES.values(), ids=CASES)
+def test_accumulation_does_not_change_the_gradient_of_uneven_targets(loss, y):
+    whole = step(loss, y)
+    for size in (3, 1):
+        same(step(loss, y, size), whole)
 
 
-@pytest.mark.parametrize(("loss", "y"), UNKNOWN, ids=["numbers", "classes"])
-def test_a_step_without_known_targets_trains_nothing(loss, y):
-    value, gradients = step(loss, y, y.dim() == 1, 2)
-    assert value == 0
-    assert not gradients.any()
+@pytest.mark.parametrize("name", ["bce", "cross-entropy, weighted"])
+def test_pieces_weigh_by_their_known_targets_and_the_released_code_adds_the_means_of_batches(name):
+    """The gradient of two batches in pieces is that of the two, also where the means of batches are added up."""
+    halves = [step(*CASES[name], 4, chosen)[1] for chosen in (range(4), range(4, 8))]
+    for reduce, expected in (("mean", step(*CASES[name])[1]), ("sum", halves[0] + halves[1])):
+        whole = step(*CASES[name], 4, reduce=reduce)
+        torch.testing.assert_close(whole[1], expected, rtol=1e-5, atol=1e-7)
+        for splits in (2, 4):
+            same(step(*CASES[name], 4, reduce=reduce, splits=splits), whole)
 
 
-def test_the_released_code_adds_the_means_of_the_batches():
-    loss, y, flat = CASES["mse"]
-    _, together = step(loss, y, flat, 4, reduce="sum")
-    halves = [step(loss, y, flat, 4, chosen)[1] for chosen in (range(4), range(4, 8))]
-    torch.testing.assert_close(together, halves[0] + halves[1], rtol=1e-5, atol=1e-7)
+def test_a_step_without_known_targets_trains_nothing():
+    for loss, y in ((MaskedMSE(), torch.full((8, 3, 6), torch.nan)), (nn.CrossEntropyLoss(), torch.full((8,), NONE))):
+        value, gradients = step(loss, y, 2)
+        assert value == 0
+        assert not gradients.any()
+
+
+@pytest.mark.parametrize(("loss", "y"), MIXTURES.values(), ids=MIXTURES)
+def test_loss_and_gradient_of_mixed_samples_are_those_of_both_targets_by_their_shares(loss, y):
+    mixed, plain, other = step(loss, y, samples=Mixed), step(loss, y), step(loss, y.roll(1, 0))
+    same(mixed, [SHARE * a + (1 - SHARE) * b for a, b in zip(plain, other, strict=True)])
+    for splits in (2, 8):  # a piece's partners may weigh more than its own targets, or less
+        same(step(loss, y, splits=splits, samples=Mixed), mixed)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 4), st.sampled_from([1, 2, 4]))
+def test_every_sample_is_in_one_piece_of_one_process(sizes, processes, splits):
+    by_process = [Cuts(rank, processes, splits).pieces(sizes, max(sizes)) for rank in range(processes)]
+    for number, size in enumerate(sizes):
+        rows = [
+            row
+            for place, piece in enumerate(by_process[0])
+            if piece.batch == number
+            for row in range(piece.start, piece.stop)
+            if sum(pieces[place].is_own for pieces in by_process) == 1
+        ]
+        assert rows == list(range(size))
+    assert len({piece.part for piece in by_process[0]}) == len(by_process[0])
+
+
+CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+CPU = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."
+)
+
+
+class Narrow(Dense):
+    """Runs out of memory with more than `most` samples, from a call on; its dropout tells which draws are made."""
+
+    def __init__(self, most, error, start=0):
+        super().__init__(3, flat=True)
+        self.most, self.error, self.start, self.calls, self.sizes = most, error, start, 0, []
+
+    def forward(self, x, valid=None):
+        self.calls += 1
+        if len(x) > self.most and self.calls > self.start:
+            raise self.error
+        self.sizes.append(len(x))
+        return nn.functional.dropout(super().forward(x, valid), 0.3, self.training)
+
+
+def losses_of(model, **settings):
+    y = torch.randint(0, 3, (40,), generator=torch.Generator().manual_seed(0))
+    settings = {"batch_size": 16, "warmup_epochs": 0, "lr": 1e-2} | settings
+    with plan(model, Pairs(y), nn.CrossEntropyLoss(), **settings) as steps:
+        return [steps.take(step)[0] for step in range(6)]
+
+
+@pytest.mark.parametrize("error", [CUDA, CPU, MemoryError()], ids=["cuda", "cpu", "python"])
+def test_a_step_that_does_not_fit_is_that_of_smaller_batches(error, caplog):
+    """The losses equal, to the bit, those of a quarter of the batch accumulated four times; each halving warns once."""
+    short, small = Narrow(4, error), Narrow(99, error)
+    caplog.set_level("WARNING", "orca_cli")
+    assert losses_of(short) == losses_of(small, batch_size=4, accumulation=4)
+    assert weights_sha256(short.state_dict()) == weights_sha256(small.state_dict())
+    assert max(short.sizes) == 4
+    for before, after in ((16, 8), (8, 4)):
+        text = f"not enough memory for {before} samples at a time; from step 1 on {after} at a time"
+        assert sum(text in message for message in caplog.messages) == 1
+    # Memory that runs out on the way leaves the steps before as they were.
+    whole, late = losses_of(Narrow(99, error)), losses_of(Narrow(8, error, start=3))
+    assert late[:3] == whole[:3]
+    assert late[4] != whole[4]  # other draws of dropout: the premise of restoring them from a checkpoint
+
+
+def test_one_sample_that_does_not_fit_ends_the_run():
+    model = Narrow(0, CUDA)
+    before = weights_sha256(model.state_dict())
+    with pytest.raises(MemoryExhaustedError, match="use a smaller body") as caught:
+        losses_of(model)
+    assert caught.value.where == "train.batch_size"
+    assert weights_sha256(model.state_dict()) == before

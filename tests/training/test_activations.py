@@ -1,5 +1,7 @@
 """Gradient checkpointing keeps less and changes nothing; compiled layers compute the same to rounding."""
 
+import math
+
 import pytest
 import torch
 
@@ -10,23 +12,6 @@ from orca_cli.training.activations import checkpoint_layers, compile_layers
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
 
 CPU = torch.device("cpu")
-FAMILIES = {
-    "bert": (save_tiny_bert, text.load, 16, (16,)),
-    "swin": (save_tiny_swin, swin.load, 64, (8, 8)),
-}
-
-
-@pytest.fixture(params=list(FAMILIES))
-def made(request, tmp_path_factory):
-    """Return what loads a tiny body, and tokens that it takes."""
-    save, load, tokens, grid = FAMILIES[request.param]
-    folder = save(tmp_path_factory.mktemp(request.param))
-    body = load(str(folder))
-    prefix = body.prefix_tokens()
-    extra = 0 if prefix is None or not body.needs_prefix else len(prefix)
-    x = torch.randn(3, tokens + extra, body.width, generator=torch.Generator().manual_seed(0))
-    mask = torch.ones(3, tokens + extra, dtype=torch.bool)
-    return lambda: load(str(folder)), Tokens(x, mask, grid, False, extra)
 
 
 def passed(body, tokens):
@@ -47,10 +32,17 @@ def passed(body, tokens):
     return outputs.detach(), gradients, sum(size for place, size in kept.items() if place not in weights)
 
 
-def test_gradient_checkpointing_keeps_less_and_changes_no_bit(made):
-    load, tokens = made
-    outputs, gradients, size = passed(load(), tokens)
-    body = load()
+@pytest.mark.parametrize(
+    ("save", "load", "grid"),
+    [(save_tiny_bert, text.load, (16,)), (save_tiny_swin, swin.load, (8, 8))],
+    ids=["bert", "swin"],
+)
+def test_gradient_checkpointing_keeps_less_and_changes_no_bit(save, load, grid, tmp_path):
+    folder = str(save(tmp_path))
+    body, plain = load(folder), load(folder)
+    x = torch.randn(3, math.prod(grid), body.width, generator=torch.Generator().manual_seed(0))
+    tokens = Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool), grid)
+    outputs, gradients, size = passed(plain, tokens)
     checkpoint_layers(body)
     again, others, less = passed(body, tokens)
     assert torch.equal(outputs, again)
@@ -59,8 +51,7 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_bit(made):
     assert less < size / 2, (less, size)
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
-def test_compiled_layers_compute_the_same(tmp_path, checkpointed):
+def test_compiled_layers_compute_the_same(tmp_path):
     """By the part of torch.compile that needs no compiler: it traces the layers and their gradients."""
     folder = str(save_tiny_bert(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
     x = torch.randn(3, 16, 32, generator=torch.Generator().manual_seed(0))
@@ -68,8 +59,7 @@ def test_compiled_layers_compute_the_same(tmp_path, checkpointed):
     outputs, gradients, _ = passed(text.load(folder), tokens)
     body = text.load(folder)
     names = list(body.state_dict())
-    if checkpointed:
-        checkpoint_layers(body)
+    checkpoint_layers(body)
     compile_layers(body, CPU, "aot_eager")
     torch._dynamo.utils.counters.clear()
     again, others, _ = passed(body, tokens)

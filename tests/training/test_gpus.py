@@ -10,25 +10,37 @@ from orca_cli.exceptions import ConfigError, StorageError
 from orca_cli.training import gpus
 
 
+def until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def job(tmp_path):
-    """Start a process that takes a GPU, says so in a file, and keeps it for some seconds."""
-    started, locks = [], tmp_path / "locks"
+    """Start a process that takes a GPU, says so in a file, and keeps it for some seconds; 0 where it was interrupted."""
+    started = []
 
-    def start(number, names, seconds, folder=locks):
+    def start(number, names, seconds, folder=tmp_path / "locks"):
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
-                name = gpus.take(names, folder)
-                begun = time.monotonic()
-                assert name == gpus.take(names, folder) == os.environ["CUDA_VISIBLE_DEVICES"]
-                time.sleep(seconds)
-                (tmp_path / f"job-{number}").write_text(f"{name} {begun} {time.monotonic()}")
+                with signals.deferred():
+                    (tmp_path / f"ready-{number}").touch()
+                    name = gpus.take(names, folder)
+                    begun = time.monotonic()
+                    assert name == gpus.take(names, folder) == os.environ["CUDA_VISIBLE_DEVICES"]
+                    time.sleep(seconds)
+                    (tmp_path / f"job-{number}").write_text(f"{name} {begun} {time.monotonic()}")
+                    code = 0
+            except signals.InterruptionError:
                 code = 0
             finally:
                 os._exit(code)
         started.append(pid)
+        until((tmp_path / f"ready-{number}").exists)
         return pid
 
     yield start
@@ -40,63 +52,34 @@ def job(tmp_path):
             pass
 
 
-def wait(pid):
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-def job_record(tmp_path, number):
-    name, begun, ended = (tmp_path / f"job-{number}").read_text().split()
-    return name, float(begun), float(ended)
+def wait(pid, code=0):
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
 
 
 def test_no_gpu_has_more_jobs_at_a_time_than_it_may(job, tmp_path, monkeypatch):
     monkeypatch.setenv(gpus.JOBS_PER_GPU, "2")
-    pids = [job(number, ["0", "GPU-5d/a"], 1.0) for number in range(6)]
-    for pid in pids:
+    for pid in [job(number, ["0", "GPU-5d/a"], 0.5) for number in range(6)]:
         wait(pid)
-    jobs = [job_record(tmp_path, number) for number in range(6)]
+    jobs = [(tmp_path / f"job-{number}").read_text().split() for number in range(6)]
     assert {name for name, _, _ in jobs} == {"0", "GPU-5d/a"}
-    most = 0
-    for name, begun, _ in jobs:
-        at_once = sum(other == name and start <= begun < end for other, start, end in jobs)
-        most = max(most, at_once)
-    assert most == 2
+    at_once = [
+        sum(other == name and float(start) <= float(begun) < float(end) for other, start, end in jobs)
+        for name, begun, _ in jobs
+    ]
+    assert max(at_once) == 2
 
 
-def until_locked(folder, count=1):
-    end = time.monotonic() + 60
-    while len(list(folder.rglob("*.lock"))) < count:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def test_a_killed_job_frees_its_gpu(job, tmp_path):
-    dead = job(0, ["3"], 60.0)
-    until_locked(tmp_path)
-    os.kill(dead, 9)
-    os.waitpid(dead, 0)
-    wait(job(1, ["3"], 0.0))
-    assert job_record(tmp_path, 1)[0] == "3"
-
-
-def test_a_signal_ends_the_wait(job, tmp_path):
-    job(0, ["0"], 60.0)
-    until_locked(tmp_path)
-    ready, begun = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            with signals.deferred():
-                os.write(begun, b"1")
-                gpus.take(["0"], tmp_path / "locks")
-        except signals.InterruptionError:
-            code = 0
-        finally:
-            os._exit(code)
-    os.read(ready, 1)
-    os.kill(pid, 15)
-    wait(pid)
+def test_a_signal_ends_the_wait_and_a_killed_job_frees_its_gpu(job, tmp_path):
+    holder = job(0, ["3"], 60.0)
+    until(lambda: list(tmp_path.rglob("*.lock")))
+    waiting = job(1, ["3"], 60.0)
+    os.kill(waiting, 15)
+    wait(waiting)
+    assert not (tmp_path / "job-1").exists()
+    os.kill(holder, 9)
+    wait(holder, -9)
+    wait(job(2, ["3"], 0.0))
+    assert (tmp_path / "job-2").read_text().startswith("3 ")
 
 
 def test_the_number_of_places_and_the_folder_are_checked(tmp_path, monkeypatch):
@@ -120,5 +103,5 @@ def test_jobs_of_slurm_number_their_own_gpus(job, tmp_path, monkeypatch):
         if not name:
             monkeypatch.delenv("SLURM_JOB_ID")
         job(name, ["0"], 20.0, folder=None)
-    until_locked(tmp_path, count=3)
+    until(lambda: len(list(tmp_path.rglob("*.lock"))) == 3)
     assert len({path.parent for path in tmp_path.rglob("*.lock")}) == 3

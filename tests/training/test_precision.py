@@ -7,35 +7,28 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from orca_cli.config.schema import Config, Train
 from orca_cli.exceptions import UnavailableError
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text
 from orca_cli.models.finetuning.layernorm import LayerNorm
 from orca_cli.stages import align
-from orca_cli.stages.optimizer_steps import OptimizerSteps
-from orca_cli.stages.plan import Plan
 from orca_cli.training import engine as engines
 from orca_cli.training.activations import cast_once
 from orca_cli.training.engine import Engine, choose_device, choose_precision
 from tests.checkpoints import save_tiny_bert
-from tests.training.toy import SETTLED, Pairs
+from tests.training.toy import Pairs, plan
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("has", "width", "expected"), [(True, 384, "bf16"), (True, 32, "fp32"), (False, 384, "fp32")])
-def test_auto_is_bf16_where_the_processor_has_it_and_the_body_is_wide(monkeypatch, has, width, expected):
-    monkeypatch.setattr(engines, "_cpu_computes_bf16", lambda: has)
-    assert choose_precision("auto", CPU, width) == expected
-    for typed in ("fp32", "bf16"):
-        assert choose_precision(typed, CPU, width) == typed
-
-
-def test_auto_asks_a_gpu(monkeypatch):
+def test_auto_is_bf16_where_the_device_has_it_and_on_a_processor_where_the_body_is_wide(monkeypatch):
     for has in (True, False):
+        monkeypatch.setattr(engines, "_cpu_computes_bf16", lambda has=has: has)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
-        assert choose_precision("auto", torch.device("cuda"), 32) == ("bf16" if has else "fp32")
+        best = "bf16" if has else "fp32"
+        assert [choose_precision("auto", CPU, width) for width in (384, 32)] == [best, "fp32"]
+        assert choose_precision("auto", torch.device("cuda"), 32) == best
+        assert [choose_precision(typed, CPU, 32) for typed in ("fp32", "bf16")] == ["fp32", "bf16"]
     assert choose_precision("auto", torch.device("mps"), 768) == "fp32"
 
 
@@ -66,10 +59,7 @@ def test_stage_3_casts_frozen_weights_once_and_takes_the_same_steps(tmp_path):
     for is_context in (False, True):
         model = build_model(body=text.load(str(folder)), kind="classes", input_shape=(3, 6), num_outputs=2, seed=0)
         LayerNorm().apply(model)
-        plan = Plan.from_settings(Config(train=Train(**SETTLED | {"lr": 1e-2})), {})
-        task = SimpleNamespace(train=Pairs([0, 1, 1, 0]))
-        built = SimpleNamespace(plan=plan, model=model, loss=cross_entropy, task=task)
-        steps = OptimizerSteps(built, Engine(CPU, "bf16"))
+        steps = plan(model, Pairs([0, 1, 1, 0]), cross_entropy, precision="bf16", lr=1e-2)
         with steps if is_context else nullcontext():
             for step in range(3):
                 steps.take(step)
@@ -81,7 +71,7 @@ def test_stage_3_casts_frozen_weights_once_and_takes_the_same_steps(tmp_path):
     assert {value.dtype for value in model.parameters()} == {torch.float32}
 
 
-class _Tied(torch.nn.Module):
+class Tied(torch.nn.Module):
     """A layer that is frozen, one that is trained, and one whose weight is an embedding's as well."""
 
     def __init__(self):
@@ -93,19 +83,14 @@ class _Tied(torch.nn.Module):
         self.trained.requires_grad_(True)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_only_frozen_weights_of_linear_layers_alone_are_cast_and_only_for_a_while(fails):
-    module = _Tied()
+def test_only_frozen_weights_of_linear_layers_alone_are_cast_and_only_for_a_while():
+    module = Tied()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    try:
-        with cast_once(module, "bf16"):
-            half = {name for name, value in module.state_dict().items() if value.dtype == torch.bfloat16}
-            if fails:
-                raise KeyError
-    except KeyError:
-        pass
+    with pytest.raises(KeyError), cast_once(module, "bf16"):  # noqa: PT012
+        half = {name for name, value in module.state_dict().items() if value.dtype == torch.bfloat16}
+        raise KeyError  # an error inside, too, ends it
     assert half == {"frozen.weight", "frozen.bias", "tied.bias"}
-    assert all(value.dtype == torch.float32 for value in module.state_dict().values())
+    assert {value.dtype for value in module.state_dict().values()} == {torch.float32}
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     with cast_once(module, "fp32"):
         assert {value.dtype for value in module.state_dict().values()} == {torch.float32}

@@ -6,26 +6,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from orca_cli.config.schema import Config, Train
-from orca_cli.interfaces import Batch, Scale
+from orca_cli.config.schema import Align, Config, Train
+from orca_cli.interfaces import Batch
 from orca_cli.models.transfer import TransferModel
 from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.stages.plan import Plan
 from orca_cli.training.engine import Engine
 from orca_cli.training.schedule import BETAS, make_optimizer
 
-SETTLED = {
-    "outer_rate": 1.0,
-    "epochs": 60,
-    "batch_size": 32,
-    "lr": 1e-4,
-    "weight_decay": 0.0,
-    "warmup_epochs": 5,
-    "clip": 0,
-    "members": 1,
-    "select": "last",
-    "refit": False,
-}  # of the paper, as far as settings are open
+# Of the paper, as far as settings are open.
+SETTLED = {"outer_rate": 1.0, "epochs": 60, "batch_size": 32, "lr": 1e-4, "weight_decay": 0.0, "warmup_epochs": 5}
+SETTLED |= {"clip": 0, "members": 1, "select": "last", "refit": False}
 SGD = Train(optimizer="sgd", lr=0.1, weight_decay=0.0)
 
 
@@ -87,17 +78,9 @@ def optimizer(model, settings=SGD):
     return make_optimizer(settings.optimizer, model.parameters(), betas=BETAS, **rates)
 
 
-def scale_of(y):
-    """Return mean and deviation of every channel of targets [n, K, L]."""
-    y = torch.as_tensor(y, dtype=torch.float64)
-    mean, std = y.mean(dim=(0, 2))[:, None], y.std(dim=(0, 2), correction=0)[:, None]
-    return Scale(mean.float(), std.float())
-
-
-def plan(model, samples, loss, protocol="clean", **settings):
-    """Return the plan of a run's stage 3."""
-    settings = Config(train=Train(**(SETTLED | settings)), protocol=protocol)
-    built = SimpleNamespace(
-        plan=Plan.from_settings(settings, {}), model=model, loss=loss, task=SimpleNamespace(train=samples)
-    )
-    return OptimizerSteps(built, engine())
+def plan(model, samples, loss, protocol="clean", align=None, source=None, precision="fp32", **settings):
+    """Return the steps of a run's stage 3."""
+    settings = Config(train=Train(**(SETTLED | settings)), protocol=protocol, align=align or Align())
+    task, decided = SimpleNamespace(train=samples), Plan.from_settings(settings, {})
+    built = SimpleNamespace(plan=decided, model=model, loss=loss, task=task, source=source)
+    return OptimizerSteps(built, Engine(torch.device("cpu"), precision))

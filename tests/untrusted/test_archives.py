@@ -41,10 +41,8 @@ def zipped(path, files=FILES, **settings):
 
 
 HONEST = {
-    "tar": lambda folder: tar(folder / "a.tar"),
-    "tar-gnu": lambda folder: tar(folder / "a.tgz", mode="w:gz", form=tarfile.GNU_FORMAT),
+    "tar": lambda folder: tar(folder / "a.tgz", mode="w:gz", form=tarfile.GNU_FORMAT),
     "zip": lambda folder: zipped(folder / "a.zip"),
-    "zip-stored": lambda folder: zipped(folder / "a.zip", compression=zipfile.ZIP_STORED),
 }
 
 
@@ -52,25 +50,17 @@ def folder_content(folder):
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize("form", HONEST)
-def test_honest_archives_come_out_whole(form, there, tmp_path, reporter):
+def test_honest_archives_come_out_whole(form, tmp_path, reporter):
     archive, folder = HONEST[form](tmp_path), tmp_path / "out"
-    if there:
-        (folder / "a").mkdir(parents=True)
-        (folder / "kept").write_bytes(b"kept")
-        (folder / "y.txt").write_bytes(b"old")
-    unpacked = unpack(archive, folder, reporter)
-    assert unpacked == [folder / name for name in FILES]
-    assert folder_content(folder) == FILES | ({"kept": b"kept"} if there else {})
-    assert kind_of(archive) == form.split("-")[0]
+    (folder / "a").mkdir(parents=True)
+    (folder / "kept").write_bytes(b"kept")
+    (folder / "y.txt").write_bytes(b"old")
+    assert unpack(archive, folder, reporter) == [folder / name for name in FILES]
+    assert folder_content(folder) == FILES | {"kept": b"kept"}
+    assert kind_of(archive) == form
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([archive.name, "out"])
     assert unpack(archive, folder, reporter, members=lambda name: name == "y.txt") == [folder / "y.txt"]
-    packed = tmp_path / "x.bin.gz"
-    packed.write_bytes(gzip.compress(FILES["y.txt"]))
-    assert kind_of(packed) == "gzip"
-    assert unpack(packed, tmp_path, reporter) == [tmp_path / "x.bin"]
-    assert (tmp_path / "x.bin").read_bytes() == FILES["y.txt"]
 
 
 NAMES = {
@@ -85,13 +75,6 @@ NAMES = {
     "inside a file": "y.txt/evil",
     "instead of a folder": "a/b",
     "composed": "e\u0301",
-}
-LINKS = {
-    "symlink": {"one": (tarfile.SYMTYPE, "link", "../outside")},
-    "hard link inside": {"one": (tarfile.LNKTYPE, "link", "y.txt")},
-    "device": {"one": (tarfile.CHRTYPE, "null", "")},
-    "sparse": {"one": (tarfile.GNUTYPE_SPARSE, "sparse", "")},
-    "unknown": {"one": (b"Z", "what", "")},
 }
 
 
@@ -108,47 +91,10 @@ def assert_refused(archive, reporter, kind=UnsafeError, message=r"\w", **setting
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("form", ["tar", "zip"])
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_names_that_leave_the_folder_or_meet_are_refused(form, name, tmp_path, reporter):
-    if form == "tar":
-        archive = tar(tmp_path / "a.tar", **{"evil": (tarfile.REGTYPE, NAMES[name], "")})
-    else:
-        archive = zipped(tmp_path / "a.zip")
-        with zipfile.ZipFile(archive, "a") as file:
-            file.writestr(NAMES[name], b"")
-    assert_refused(archive, reporter, message=r"a\.(tar|zip): member '")
-    # Also where other members are wanted.
-    assert_refused(archive, reporter, members=lambda name: name == "y.txt")
-
-
-SPECIAL = "is a link, a device or another special file"
-
-
-@pytest.mark.parametrize("name", LINKS)
-def test_links_and_devices_are_refused(name, tmp_path, reporter):
-    assert_refused(tar(tmp_path / "a.tar", **LINKS[name]), reporter, message=SPECIAL)
-    if name == "symlink":
-        archive = zipped(tmp_path / "a.tar")
-        with zipfile.ZipFile(archive, "a") as file:
-            member = zipfile.ZipInfo("link")
-            member.external_attr = 0o120777 << 16
-            file.writestr(member, b"../outside")
-        assert_refused(archive, reporter, message=SPECIAL)
-
-
-def test_links_that_wait_in_the_folder_are_not_followed(tmp_path, reporter):
-    archive = tar(tmp_path / "a.tar")
-    (tmp_path / "outside").mkdir()
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/a").symlink_to(tmp_path / "outside")
-    with refused("a link or a file stands where a folder is needed", UnsafeError):
-        unpack(archive, tmp_path / "out", reporter)
-    (tmp_path / "out/a").unlink()
-    (tmp_path / "out/y.txt").symlink_to(tmp_path / "outside/y.txt")
-    unpack(archive, tmp_path / "out", reporter)
-    assert list((tmp_path / "outside").iterdir()) == []
-    assert folder_content(tmp_path / "out") == FILES
+def test_names_that_leave_the_folder_or_meet_are_refused(name, tmp_path, reporter):
+    """Also where another member is wanted; links and devices are in tests/reliability/test_hostile_containers.py."""
+    archive = tar(tmp_path / "a.tar", **{"evil": (tarfile.REGTYPE, NAMES[name], "")})
+    assert_refused(archive, reporter, message=r"a\.tar: member '", members=lambda name: name == "y.txt")
 
 
 @pytest.mark.parametrize("form", ["tar", "zip", "gzip"])
@@ -172,7 +118,6 @@ def test_bombs_are_refused(form, tmp_path, reporter):
         (24, "<I", 2**31, UnsafeError, "declares 2,147,483,648 bytes, more than its 2,048 can hold"),
         (20, "<I", 2**31, UnsafeError, "lie over one another"),
         (24, "<I", 2047, DataError, "damaged archive"),
-        (8, "<H", 1, DataError, "encrypted"),
         (10, "<H", 12, DataError, "unusual compression"),
     ],
 )
@@ -184,17 +129,10 @@ def test_zips_that_lie_are_refused(offset, form, value, kind, message, tmp_path,
     assert_refused(archive, reporter, kind, message)
 
 
-def test_long_headers_of_a_tar_are_refused(tmp_path, reporter):
-    archive = tmp_path / "a.tar.gz"
-    with tarfile.open(archive, "w:gz", format=tarfile.PAX_FORMAT, pax_headers={"comment": "x" * 2**21}) as file:
-        file.addfile(tarfile.TarInfo("x"))
-    assert_refused(archive, reporter, DataError, "a header is too long")
-
-
 @pytest.mark.parametrize("form", HONEST)
 def test_damage_is_reported_and_leaves_nothing(form, tmp_path, reporter):
     archive, out = HONEST[form](tmp_path), tmp_path / "out"
-    for content, is_cut in damaged(archive.read_bytes(), 25, cuts=0.4):
+    for content, is_cut in damaged(archive.read_bytes(), 20, cuts=0.4):
         archive.write_bytes(content)
         try:
             unpacked = unpack(archive, out, reporter)
@@ -229,12 +167,17 @@ def test_signals_and_full_disks_leave_nothing(tmp_path, reporter, monkeypatch):
     assert_refused(archive, reporter, StorageError, "no space left")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"<html>", "web page"), (b"", "empty"), (bytes(1024), "not an archive")],
-    ids=["page", "empty", "zeros"],
-)
-def test_files_that_are_not_archives_are_named(content, message, tmp_path):
-    (tmp_path / "a").write_bytes(content)
-    with refused(message, DataError):
-        kind_of(tmp_path / "a")
+def test_special_files_are_refused(tmp_path, reporter):
+    for kind in (tarfile.LNKTYPE, tarfile.GNUTYPE_SPARSE, b"Z"):
+        archive = tar(tmp_path / "a.tar", one=(kind, "special", "y.txt"))
+        assert_refused(archive, reporter, message="is a link, a device or another special file")
+
+
+def test_links_that_wait_in_the_folder_are_not_followed(tmp_path, reporter):
+    archive = tar(tmp_path / "a.tar")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a").symlink_to(tmp_path / "outside")
+    with refused("a link or a file stands where a folder is needed", UnsafeError):
+        unpack(archive, tmp_path / "out", reporter)
+    assert list((tmp_path / "outside").iterdir()) == []

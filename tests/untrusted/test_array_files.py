@@ -30,41 +30,35 @@ ARRAYS = {
     ("header", "kind"),
     [
         ("{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776,)}", DataError),
-        ("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", UnsafeError),
         ("{'descr': [('a', '|O')], 'fortran_order': False, 'shape': (1,)}", UnsafeError),
         ("{'descr': '<f8'}", DataError),
     ],
 )
-@pytest.mark.parametrize("how", ["read", "mapped"])
-def test_hostile_headers_are_refused(tmp_path, header, kind, how, reporter):
-    path = tmp_path / "a.npz"
-    raw = header.encode() + b"\n"
+def test_hostile_headers_are_refused(tmp_path, header, kind, reporter):
+    path, raw = tmp_path / "a.npz", header.encode() + b"\n"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(raw)) + raw + b"12345678")
-    with pytest.raises(kind, match=r"a\.npz"):
-        read_arrays(path, ["x"]) if how == "read" else mapped(path, ["x"], tmp_path / "cache", reporter)
+    for read in (read_arrays, lambda *words: mapped(*words, tmp_path / "cache", reporter)):
+        with refused(r"a\.npz", kind):
+            read(path, ["x"])
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_arrays_are_read_and_mapped_as_numpy_reads_them(tmp_path, save, reporter):
+def test_arrays_are_read_and_mapped_as_numpy_reads_them(tmp_path, reporter):
     path, cache = tmp_path / "a.npz", tmp_path / "cache"
-    save(path, **ARRAYS)
+    np.savez_compressed(path, **ARRAYS)
     for loaded in (read_arrays(path, ARRAYS), mapped(path, ARRAYS, cache, reporter)):
         assert list(loaded) == list(ARRAYS)
         for name, value in loaded.items():
             assert (value.dtype, value.flags.f_contiguous) == (ARRAYS[name].dtype, ARRAYS[name].flags.f_contiguous)
             np.testing.assert_array_equal(value, ARRAYS[name])
     assert isinstance(mapped(path, ["x"], cache, reporter)["x"], np.memmap)
-    for read in (lambda: read_arrays(path, ["w"]), lambda: mapped(path, ["w"], cache, reporter)):
-        with pytest.raises(DataError, match=r"no array 'w'; it holds: large, none, text, x, y, z"):
-            read()
 
 
 def test_only_the_arrays_that_are_asked_for_are_looked_at(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, x=ARRAYS["x"], evil=np.array([None]))
-    np.testing.assert_array_equal(read_arrays(path, ["x"])["x"], ARRAYS["x"])
+    assert list(read_arrays(path, ["x"])) == ["x"]
     with refused(r"a\.npz\[evil\].*Python objects", UnsafeError):
         read_arrays(path, ["evil"])
     with refused("declare 48 bytes, at most 40", UnsafeError):
@@ -107,16 +101,6 @@ def test_a_failed_or_interrupted_unpacking_leaves_nothing(fault, tmp_path, repor
     assert not list(cache.rglob(".tmp-*"))
 
 
-def test_npy_files_are_mapped_where_they_lie(tmp_path, reporter):
-    np.save(tmp_path / "x.npy", ARRAYS["y"])
-    array = mapped(tmp_path / "x.npy", [""], tmp_path / "cache", reporter)[""]
-    assert isinstance(array, np.memmap)
-    np.testing.assert_array_equal(array, ARRAYS["y"])
-    assert not (tmp_path / "cache").exists()
-    with pytest.raises(DataError, match="holds one array"):
-        mapped(tmp_path / "x.npy", ["x"], tmp_path / "cache", reporter)
-
-
 def test_objects_that_numpy_saved_come_back(tmp_path):
     path, triple = tmp_path / "x.npy", np.empty(3, object)
     triple[:] = [5, "ACDEF", np.eye(5)]
@@ -126,8 +110,6 @@ def test_objects_that_numpy_saved_come_back(tmp_path):
     np.save(path, triple, allow_pickle=True)
     length, sequence, distances = load_object(path)
     assert (length, sequence, distances.tolist()) == (5, "ACDEF", np.eye(5).tolist())
-    path.write_bytes(pickle.dumps((5, "ACDEF")))  # NumPy reads these too
-    assert load_object(path) == (5, "ACDEF")
 
 
 @pytest.mark.parametrize("form", ["npy", "pickle", "another number of objects"])
@@ -146,14 +128,3 @@ def test_hostile_objects_run_nothing(form, tmp_path):
     with refused(message, kind):
         load_object(path)
     assert not canary.exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"<html>", "web page"), (b"PK\x03\x04", r"not a readable \.npz"), (None, "does not exist")],
-)
-def test_files_that_are_not_archives_are_named(content, message, tmp_path):
-    if content is not None:
-        (tmp_path / "a.npz").write_bytes(content)
-    with refused(message, DataError):
-        read_arrays(tmp_path / "a.npz", ["x"])

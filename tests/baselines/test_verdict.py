@@ -1,5 +1,6 @@
 """What a run's error is worth beside its baselines."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -16,20 +17,15 @@ RNG = np.random.default_rng(0)
 TARGETS = torch.zeros(N, dtype=torch.int64)
 
 
-def answers(wrong: int, first: int = 0) -> torch.Tensor:
+def answers(wrong, first=0):
     """Return outputs of two classes; `wrong` samples from `first` on are wrong."""
     outputs = torch.tensor([1.0, 0.0]).repeat(N, 1)
     outputs[first : first + wrong] = torch.tensor([0.0, 1.0])
     return outputs
 
 
-def verdict_against(ours: int, theirs: int, first: int = 0, seconds: float = 2.0, name: str = "forest"):
-    baselines = {
-        "constant": Baseline(0.5, 0.5, outputs=answers(200)),
-        name: Baseline(theirs / N, 0.1, seconds, outputs=answers(theirs, first)),
-        "minirocket": Baseline(None, reason="not installed"),
-    }
-    return verdict(ZeroOne(), ours / N, answers(ours), TARGETS, None, baselines, ["a=1", "b=2"])
+def against(baselines, ours, groups=None):
+    return verdict(ZeroOne(), ours / N, answers(ours), TARGETS, groups, baselines, ["a=1", "b=2"])
 
 
 def test_the_standard_error_is_that_of_the_paired_difference():
@@ -46,45 +42,36 @@ def test_the_standard_error_is_that_of_the_paired_difference():
     assert standard_error(ZeroOne(), first, second, TARGETS, np.zeros(N, dtype=int)) is None
 
 
-# (errors of the transfer, of the baseline, its first wrong sample, which one is named, what it is, the text's parts)
+# (errors of the transfer, of the baseline, its first wrong sample, which one is named, what it is, what the text has)
 VERDICTS = [
-    (
-        20,
-        60,
-        0,
-        "forest",
-        "better",
-        ["10.0 points ±", "better than a random forest (15.0 % in 2 s), the simple model that validates best"],
-    ),
-    (60, 62, 100, "forest", "about as good", ["a tie with a random forest"]),
-    (60, 70, 0, "forest", "better", []),  # two models that differ in few samples are told apart by fewer
-    (60, 64, 0, "forest", "about as good", []),  # between one and two standard errors
+    (20, 60, 0, "forest", "better", r"10.0 points ± .* better than a random forest \(15.0 % in 2 s\)"),
+    (60, 62, 100, "forest", "about as good", "a tie with a random forest"),
+    (60, 70, 0, "forest", "better", ""),  # two models that differ in few samples are told apart by fewer
+    (60, 64, 0, "forest", "about as good", ""),  # between one and two standard errors
     (
         60,
         20,
         0,
         "forest",
         "worse",
-        ["a random forest (5.0 % in 2 s) does better here by 10.0", ": use it, or try a=1 or"],
+        r"a random forest \(5.0 % in 2 s\) does better here by 10.0.*: use it, or try a=1 or",
     ),
-    (
-        60,
-        20,
-        0,
-        "features",
-        "worse",
-        ["; the pretrained body adds nothing to a ridge on the embedder's features"],
-    ),
-    (60, 62, 0, "features", "about as good", ["a tie with a ridge on the embedder's features (15.5 % in 2 s)"]),
+    (60, 20, 0, "features", "worse", "; the pretrained body adds nothing to a ridge on the embedder's features"),
+    (60, 62, 0, "features", "about as good", r"a tie with a ridge on the embedder's features \(15.5 % in 2 s\)"),
 ]
 
 
-@pytest.mark.parametrize(("ours", "theirs", "first", "name", "verdict", "parts"), VERDICTS)
-def test_a_difference_beyond_two_standard_errors_is_said_in_points(ours, theirs, first, name, verdict, parts):
-    comparison = verdict_against(ours, theirs, first, name=name)
+@pytest.mark.parametrize(("ours", "theirs", "first", "name", "verdict", "text"), VERDICTS)
+def test_a_difference_beyond_two_standard_errors_is_said_in_points(ours, theirs, first, name, verdict, text):
+    baselines = {
+        "constant": Baseline(0.5, 0.5, outputs=answers(200)),
+        name: Baseline(theirs / N, 0.1, 2.0, outputs=answers(theirs, first)),
+        "minirocket": Baseline(None, reason="not installed"),
+    }
+    comparison = against(baselines, ours)
     assert (comparison["baseline"], comparison["is"]) == (name, verdict)
     assert comparison["difference"] == pytest.approx((theirs - ours) / N)
-    assert all(part in comparison["text"] for part in parts)
+    assert re.search(text, comparison["text"])
     assert ("use it" in comparison["text"]) == (verdict == "worse")
     assert ("adds nothing" in comparison["text"]) == (name == "features" and verdict != "better")
 
@@ -96,38 +83,15 @@ def test_the_rival_is_the_one_that_validates_best_and_not_the_best_on_the_test_s
         "forest": Baseline(20 / N, 0.11, 1.0, outputs=answers(20)),
         "features": Baseline(100 / N, 0.3, 1.0, outputs=answers(100)),
     }
-    comparison = verdict(ZeroOne(), 52 / N, answers(52), TARGETS, None, baselines, [])
-    assert (comparison["baseline"], comparison["is"], comparison["features"]["is"]) == (
-        "linear",
-        "about as good",
-        "better",
-    )
-    assert "adds nothing" not in comparison["text"]
-    # Without validation errors or a standard error there is no verdict.
-    unjudged = {name: replace(one, validation_error=None) for name, one in baselines.items()}
-    assert verdict(ZeroOne(), 52 / N, answers(52), TARGETS, None, unjudged, []) is None
-    alone = verdict(ZeroOne(), 52 / N, answers(52), TARGETS, np.zeros(N, dtype=int), baselines, [])
+    comparison = against(baselines, 52)
+    is_linear = (comparison["baseline"], comparison["is"], comparison["features"]["is"])
+    assert is_linear == ("linear", "about as good", "better")
+    # Without validation errors, a standard error or an error there is no verdict.
+    assert against({name: replace(one, validation_error=None) for name, one in baselines.items()}, 52) is None
+    alone = against(baselines, 52, np.zeros(N, dtype=int))
     assert (alone["is"], alone["features"]["is"]) == ("unknown", "unknown")
-
-
-def test_of_three_equally_good_models_few_are_called_better_or_worse():
-    """Run, linear model and forest err on 15 % of all samples, each on its own: a word but "about as good" is wrong.
-
-    Of one standard error and the better of both on the test split, a quarter of the words were wrong.
-    """
-    generator, words, count = np.random.default_rng(5), [], 250
-    for _ in range(count):
-        wrong = generator.random((3, N)) < 0.15
-        models = [torch.from_numpy(np.stack([~one, one], axis=1)).float() for one in wrong]
-        chosen = generator.binomial(100, 0.15, size=2) / 100
-        baselines = {
-            name: Baseline(float(wrong[place].mean()), float(chosen[place - 1]), outputs=models[place])
-            for place, name in ((1, "linear"), (2, "forest"))
-        }
-        comparison = verdict(ZeroOne(), float(wrong[0].mean()), models[0], TARGETS, None, baselines, [])
-        words.append(comparison["is"])
-    wrong_words = sum(word != "about as good" for word in words) / count
-    assert wrong_words < 0.08  # 4.4 %
+    assert verdict(ZeroOne(), None, answers(1), TARGETS, None, baselines, []) is None
+    assert against({"forest": Baseline(None)}, 52) is None
 
 
 def test_errors_in_the_tasks_units():
@@ -135,10 +99,4 @@ def test_errors_in_the_tasks_units():
     baselines = {"linear": Baseline(float(RMSE()(0 * y.numpy(), y.numpy()).value), 1.0, 0.3, outputs=0 * y)}
     comparison = verdict(RMSE(), float(RMSE()(0.9 * y.numpy(), y.numpy()).value), 0.9 * y, y, None, baselines, [])
     assert comparison["is"] == "better"
-    assert "points" not in comparison["text"]
-    assert "%" not in comparison["text"]
-
-
-def test_nothing_is_compared_where_an_error_is_undefined():
-    assert verdict(ZeroOne(), None, answers(1), TARGETS, None, {"constant": Baseline(0.5, 0.5)}, []) is None
-    assert verdict(ZeroOne(), 0.5, answers(1), TARGETS, None, {"forest": Baseline(None)}, []) is None
+    assert not re.search("points|%", comparison["text"])

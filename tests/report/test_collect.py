@@ -34,28 +34,26 @@ def _result(content):
 
 
 def _instead(put):
-    """Return a function that replaces the result; `put` takes the run's folder."""
+    """Return a function that replaces the result; `put` takes its path."""
 
     def change(path):
         (path / "result.json").unlink()
-        put(path)
+        put(path / "result.json")
 
     return change
 
 
 def _status(text):
-    return _instead(lambda path: (path / "status.json").write_text(text))
+    return _instead(lambda result: result.with_name("status.json").write_text(text))
 
 
+_DEEP = {"train.epochs": {"value": functools.reduce(lambda inner, _: [inner], range(900), 1)}}
 DAMAGES = {
     "empty folder": (lambda path: [file.unlink() for file in path.iterdir()], "no status.json"),
     "cut off": (lambda path: os.truncate(path / "result.json", 100), "not valid JSON"),
     "binary": (_result(b"\xff\xfe\x00"), "not valid JSON"),
     "deep nesting": (_result(b"[" * 200_000), "not valid JSON"),
-    "deep nesting of a value": (
-        _edit(decided={"train.epochs": {"value": functools.reduce(lambda inner, _: [inner], range(900), 1)}}),
-        "nested too deeply",
-    ),
+    "deep nesting of a value": (_edit(decided=_DEEP), "nested too deeply"),
     "a list": (_status("[1, 2]"), "not a record but list"),
     "newer schema": (_edit(schema=99), "schema 99 is of a newer program"),
     "no schema": (_edit(schema=None), "schema is None"),
@@ -67,10 +65,10 @@ DAMAGES = {
     "error is text": (_edit(error="0.1"), "error is missing"),
     "value is text": (_edit(error_value="0.1"), "value is not a number"),
     "not completed": (_edit(state="failed"), "state is 'failed'"),
-    "completed without a result": (_instead(lambda path: None), "but there is no result.json"),
+    "completed without a result": (_instead(lambda result: None), "but there is no result.json"),
     "unknown state": (_status('{"schema": 1, "state": "dancing"}'), "unknown state 'dancing'"),
-    "named pipe": (_instead(lambda path: os.mkfifo(path / "result.json")), "not a file"),
-    "symlink loop": (_instead(lambda path: (path / "result.json").symlink_to("result.json")), "symbolic links"),
+    "named pipe": (_instead(os.mkfifo), "not a file"),
+    "symlink loop": (_instead(lambda result: result.symlink_to(result.name)), "symbolic links"),
     "far too large": (_result(b" " * 2**21), "far too large"),
 }
 
@@ -81,27 +79,10 @@ def test_a_broken_run_is_listed_with_its_reason(tmp_path, damage):
     add_run(tmp_path, value=0.25)
     change(add_run(tmp_path, seed=9, name=RUN))
     collection = collect([tmp_path])
-    assert [run.score.value for run in collection.runs if run.score] == [0.25]
-    assert len(collection.runs) == 1
+    assert [run.score.value for run in collection.runs] == [0.25]
     (broken,) = collection.broken
     assert broken.path == tmp_path / "digits" / RUN
     assert words in broken.reason
-
-
-def test_a_folder_without_permission_is_listed(tmp_path, monkeypatch):
-    add_run(tmp_path)
-    path = add_run(tmp_path, seed=9)
-    scandir = os.scandir
-
-    def refuse(folder):
-        if Path(folder) == path:
-            raise PermissionError(13, "Permission denied")
-        return scandir(folder)
-
-    monkeypatch.setattr(module.os, "scandir", refuse)
-    collection = collect([tmp_path])
-    assert len(collection.runs) == 1
-    assert [(entry.path, entry.reason) for entry in collection.broken] == [(path, "Permission denied")]
 
 
 def test_a_living_run_is_running_and_a_killed_one_dead(tmp_path):
@@ -143,7 +124,7 @@ def test_what_was_called_otdd_is_otdd_by_class_in_records_of_the_first_schema(tm
     assert {run.seed: run.metric for run in collect([tmp_path]).runs} == {0: "otdd", 1: "otdd_by_class"}
 
 
-def test_foreign_entries_and_loops_are_passed_over_and_runs_are_left_as_they_are(tmp_path):
+def test_foreign_entries_and_loops_are_passed_over_and_a_run_counts_once_by_whatever_level_it_is_named(tmp_path):
     path = add_run(tmp_path)
     add_run(tmp_path, seed=1, state="align")
     (tmp_path / "digits" / ".locks").mkdir()
@@ -151,13 +132,25 @@ def test_foreign_entries_and_loops_are_passed_over_and_runs_are_left_as_they_are
     (tmp_path / "README.md").write_text("mine")
     (tmp_path / "figures").mkdir()
     (tmp_path / "digits" / "again").symlink_to(tmp_path)
-    before = {str(path): path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert (len(collect([tmp_path]).runs), collect([tmp_path]).broken) == (2, [])
-    assert {str(path): path.lstat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     (tmp_path / "loop").symlink_to("loop")
     add_run(tmp_path, task="ecg")
-    assert (len(collect([tmp_path]).runs), len(collect([tmp_path]).broken)) == (3, 1)
-    # Every level can be named, and a run counts once.
     assert [len(collect([folder]).runs) for folder in (tmp_path / "digits", path)] == [2, 1]
     collection = collect([path, tmp_path, tmp_path / "digits"])
     assert (len(collection.runs), collection.superseded) == (3, [])
+    assert len(collect([tmp_path]).broken) == 1
+
+
+def test_a_folder_without_permission_is_listed(tmp_path, monkeypatch):
+    add_run(tmp_path)
+    path = add_run(tmp_path, seed=9)
+    scandir = os.scandir
+
+    def refuse(folder):
+        if Path(folder) == path:
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(module.os, "scandir", refuse)
+    collection = collect([tmp_path])
+    assert (len(collection.runs), [entry.reason for entry in collection.broken]) == (1, ["Permission denied"])

@@ -1,5 +1,7 @@
-"""Intervals, exact tests and numbers of seeds: against scipy, statsmodels and hand-computed numbers; their symmetries."""
+"""Intervals, exact tests and numbers of seeds, and methods over tasks: by hand and against scipy and statsmodels."""
 
+import csv
+import io
 import itertools
 import math
 
@@ -11,18 +13,28 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from orca_cli.report.statistics import differences
+from orca_cli.exceptions import DataError
+from orca_cli.report.page.document import page
+from orca_cli.report.records.collect import collect
+from orca_cli.report.records.filters import where
+from orca_cli.report.records.study_members import Origin
+from orca_cli.report.statistics.across import MOST, across, matrix, mean_ranks, profiles
 from orca_cli.report.statistics.differences import (
     LARGEST_P,
     LEAST,
     effect,
+    holm,
     interval,
     needed,
     no_effect,
     sign_flip,
     signed_rank,
 )
+from orca_cli.report.statistics.paired import compare
+from orca_cli.report.tables.table import build_table
+from tests.commands.called import read_json, read_text
 from tests.properties import examples
+from tests.report.trees import NATS, add_run, compared, report, table_of
 
 SKEWED = [1, 2, 3, 4, 9, 30]
 numbers = st.lists(st.integers(-40, 40).map(float), min_size=2, max_size=9)
@@ -36,24 +48,19 @@ def test_the_interval_is_scipys_by_t():
     assert interval([0.3]) is None
 
 
-@pytest.mark.parametrize("n", [3, 12])
-def test_no_effect_is_rarely_said_of_an_effect(n):
-    """Of normal differences whose mean is the margin "no effect" is said in 5 % at most."""
-    drawn = np.random.default_rng(n).normal(0.5, 0.3, size=(1000, n))
-    effects = [effect(list(values)) for values in drawn]
-    assert np.mean([no_effect(one, 0.5) <= 0.05 for one in effects]) <= 0.07  # 0.05 and three standard errors
-    assert np.mean([no_effect(one, 5.0) <= 0.05 for one in effects]) > 0.99
-
-
 def test_no_effect_is_two_one_sided_t_tests():
     ends = [stats.ttest_1samp(SKEWED, end, alternative=side).pvalue for end, side in ((-20, "greater"), (20, "less"))]
     for values in (SKEWED, [-value for value in SKEWED]):
         assert no_effect(effect(values), 20.0) == pytest.approx(max(ends))
     assert no_effect(effect([0.1] * 6), 0.5) == 0.0
     assert no_effect(effect([0.6] * 6), 0.5) == no_effect(effect([0.1]), 0.5) == 1.0
+    # Of normal differences whose mean is the margin it is said in 5 % at most; the bound adds three standard errors.
+    effects = [effect(list(values)) for values in np.random.default_rng(12).normal(0.5, 0.3, size=(1000, 12))]
+    assert np.mean([no_effect(one, 0.5) <= 0.05 for one in effects]) <= 0.07
 
 
 @given(numbers, st.randoms(use_true_random=False), st.sampled_from([0.25, 2.0, 1024.0]))
+@examples(50)
 def test_neither_order_nor_sign_nor_unit_change_a_p(values, random, scale):
     changed = [-scale * value for value in random.sample(values, len(values))]
     assert sign_flip(changed) == sign_flip(values)
@@ -62,62 +69,165 @@ def test_neither_order_nor_sign_nor_unit_change_a_p(values, random, scale):
     assert interval(changed) == pytest.approx((-scale * high, -scale * low))
 
 
-def test_sign_flip_by_hand():
+def test_exact_tests_by_hand():
     # Of the 8 sums of 1, 2 and 4 with signs, +-7 are as far from 0 as 7; +-7 and +-5 as far as 1 - 2 - 4 = -5.
     assert sign_flip([1, 2, 4]) == (2 / 8, 2 / 8)
     assert sign_flip([1, -2, -4]) == (4 / 8, 2 / 8)
-    assert sign_flip([0, 0]) == (1.0, 1.0)
     assert sign_flip([0.1, 0.2, -0.3]) == (1.0, 2 / 8)  # a sum of 0, up to rounding
-
-
-@given(st.lists(st.integers(-50, 50).map(lambda n: n / 7), min_size=2, max_size=8).filter(any))
-@examples(40)
-def test_sign_flip_counts_every_pattern_of_signs(values):
-    nonzero = np.array([value for value in values if value])
-    sums = np.array(list(itertools.product((-1, 1), repeat=len(nonzero)))) @ nonzero
-    assert sign_flip(values)[0] == np.mean(np.abs(sums) >= abs(nonzero.sum()) - 1e-9)
-
-
-def test_many_differences_are_tested_by_drawn_signs_close_to_the_normal_limit():
+    # |1|, |1|, |2| have the ranks 1.5, 1.5, 3: the sums above 0 are 0, 1.5, 1.5, 3, 3, 4.5, 4.5, 6; seen is 4.5.
+    assert signed_rank([1, -1, 2]) == (6 / 8, 2 / 8)
+    assert signed_rank([0, 0, 1, 1, 2]) == (2 / 8, 2 / 8)  # zeros are dropped
+    assert sign_flip([0, 0]) == signed_rank([0, 0]) == (1.0, 1.0)
+    # Many differences are tested by drawn signs, close to the normal limit.
     values = list(np.random.default_rng(3).normal(0.25, 1, size=80))
     p, smallest = sign_flip(values)
     assert p == pytest.approx(2 * stats.norm.sf(abs(sum(values)) / math.hypot(*values)), abs=0.005)
     assert smallest == 1 / 100_001
 
 
-@given(st.lists(st.integers(1, 400), min_size=2, max_size=12, unique=True), st.randoms(use_true_random=False))
+@given(st.lists(st.integers(1, 400), min_size=2, max_size=9, unique=True), st.randoms(use_true_random=False))
 @examples(40)
-def test_signed_rank_is_scipys_exact_wilcoxon(sizes, random):
+def test_exact_tests_count_every_pattern_of_signs(sizes, random):
     values = [random.choice((-1, 1)) * size for size in sizes]
-    expected = stats.wilcoxon(values, method="exact")
-    assert signed_rank(values) == (pytest.approx(expected.pvalue), 2 / 2 ** len(values))
-
-
-def test_signed_rank_with_ties_counts_every_pattern_of_signs():
-    # |1|, |1|, |2| have the ranks 1.5, 1.5, 3: the sums above 0 are 0, 1.5, 1.5, 3, 3, 4.5, 4.5, 6; seen is 4.5.
-    assert signed_rank([1, -1, 2]) == (6 / 8, 2 / 8)
-    assert signed_rank([0, 0, 1, 1, 2]) == (2 / 8, 2 / 8)  # zeros are dropped
-    assert signed_rank([0, 0]) == (1.0, 1.0)
+    assert signed_rank(values) == (pytest.approx(stats.wilcoxon(values, method="exact").pvalue), 2 / 2 ** len(values))
+    sums = np.array(list(itertools.product((-1, 1), repeat=len(values)))) @ np.array(values) / 7
+    assert sign_flip([value / 7 for value in values])[0] == np.mean(np.abs(sums) >= abs(sum(values)) / 7 - 1e-9)
 
 
 def test_holm_is_that_of_statsmodels():
     for count in (1, 2, 5, 12):
         p = (np.random.default_rng(count).random(count) ** 3).round(2)  # with ties
-        assert differences.holm(list(p)) == pytest.approx(list(multipletests(p, method="holm")[1]))
-    assert differences.holm([]) == []
+        assert holm(list(p)) == pytest.approx(list(multipletests(p, method="holm")[1]))
+    assert holm([]) == []
 
 
-def test_the_fewest_differences_that_can_show_anything():
+def test_the_number_needed_is_that_of_a_t_test_of_power_80_percent_and_can_show_anything():
     assert sign_flip([1.0] * LEAST)[0] <= LARGEST_P < sign_flip([1.0] * (LEAST - 1))[0]
-    assert signed_rank([1.0] * LEAST)[0] <= LARGEST_P < signed_rank([1.0] * (LEAST - 1))[0]
     assert needed(1.0, 0.0, 0.5) == LEAST
     # With three arms p has to be 0.0167: 2/2^7 = 0.0156 is, 2/2^6 is not.
     assert needed(1.0, 0.0, 0.5, LARGEST_P / 3) == 7
     assert needed(1.0, 0.0, 0.5, 2 / 2**9) == 9  # exactly reached
+    for size, level in itertools.product((0.3, 1.2), (0.05, 0.01)):
+        expected = TTestPower().solve_power(effect_size=size, power=0.8, alpha=level)
+        assert abs(needed(size, 1.0, 0.0, level) - max(expected, 1 + math.log2(1 / level))) <= 1.5
 
 
-@pytest.mark.parametrize("size", [0.3, 0.5, 1.2])
-@pytest.mark.parametrize("level", [0.05, 0.01])
-def test_the_number_needed_is_that_of_a_t_test_of_power_80_percent(size, level):
-    expected = TTestPower().solve_power(effect_size=size, power=0.8, alpha=level)
-    assert abs(needed(size, 1.0, 0.0, level) - max(expected, 1 + math.log2(1 / level))) <= 1.5
+def test_profiles_and_ranks_by_hand():
+    # The last two tasks have one error only, and do not count.
+    a, b = profiles({"a": [1.0, 3.0, None, 5.0], "b": [2.0, 2.0, 3.0, None]})
+    assert (a.ratios, a.missing) == ((1.0, 1.5), 0)
+    a, b, c = profiles({"a": [1.0, 3.0, None], "b": [2.0, 2.0, 3.0], "c": [4.0, 2.0, 3.0]})
+    assert (a.ratios, b.ratios, c.ratios) == ((1.0, 1.5, math.inf), (1.0, 1.0, 2.0), (1.0, 1.0, 4.0))
+    assert [a.share(factor) for factor in (1, 1.4, 1.5, 100)] == [1 / 3, 1 / 3, 2 / 3, 2 / 3]
+    assert (a.points, a.missing) == ([(1.0, 1 / 3), (1.5, 2 / 3)], 1)
+    # Nothing is a multiple of an error of 0 or below.
+    a, b = profiles({"a": [0.0, -1.0, 1.0], "b": [0.1, 0.5, 2.0]})
+    assert (a.ratios, b.ratios) == ((1.0,), (2.0,))
+    # A hole takes its task out of the ranks.
+    ranks = mean_ranks({"a": [1.0, 3.0, None], "b": [2.0, 2.0, 1.0]})
+    assert (ranks.mean, ranks.tasks) == ({"a": 1.5, "b": 1.5}, (0, 1))
+    assert mean_ranks({"a": [1.0, None], "b": [None, 1.0]}).mean == {}
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=3, max_size=6))
+@examples(40)
+def test_mean_ranks_and_friedman_are_scipys(rows):
+    ranks = mean_ranks({str(place): [float(value) for value in row] for place, row in enumerate(rows)})
+    expected = stats.rankdata(np.array(rows), axis=0).mean(axis=1)
+    assert list(ranks.mean.values()) == pytest.approx(list(expected))
+    if any(len(set(task)) > 1 for task in zip(*rows, strict=True)):
+        assert ranks.friedman == pytest.approx(stats.friedmanchisquare(*rows).pvalue)
+    else:
+        assert ranks.friedman is None
+
+
+def by_seed(rows):
+    return {name: [{} if value is None else {0: value} for value in row] for name, row in rows.items()}
+
+
+def test_pairs_by_hand():
+    rows = {"a": [0.10, 0.20, 0.30], "b": [0.20, 0.20, 0.25], "c": [0.50, None, 0.40]}
+    pairs = {(one.row, one.column): one for one in matrix(by_seed(rows), [True, True, True])}
+    ab, ac = pairs["a", "b"], pairs["a", "c"]
+    assert (ab.tasks, ab.wins, ab.ties, ab.losses, ab.gain) == (3, 1, 1, 1, pytest.approx((10 + 0 - 5) / 3))
+    # 10 and -5 have signed ranks 2 and -1, sum 1: every sign pattern is at least as extreme.
+    assert (ab.p, ab.smallest) == (1.0, 0.5)
+    assert (ac.tasks, ac.wins, ac.gain, ac.p) == (2, 2, pytest.approx((40 + 10) / 2), 0.5)
+    assert pairs["c", "a"].turned() == ac
+    assert pairs["c", "a"].gain == -ac.gain
+    # A pair is of equal seeds.
+    seeds = {"a": [{0: 0.1, 1: 0.3}, {0: 0.2}], "b": [{1: 0.4, 2: 0.9}, {1: 0.1}]}
+    one = matrix(seeds, [True, True])[0]
+    assert (one.tasks, one.gain) == (1, pytest.approx(10))
+    # A third method changes nothing about a pair but the correction.
+    rows = {"a": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "b": [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}
+    one, two = matrix(by_seed(rows), [True] * 6)[0], matrix(by_seed(rows | {"c": [0.3] * 6}), [True] * 6)[0]
+    assert (one.p, one.is_earned, two.p, two.corrected, two.is_earned) == (2 / 64, True, 2 / 64, 6 / 64, False)
+    # Over units that differ it is in per cent of the error: 0.2 of a mean of 0.2, 2 of 4, and 0.2 of 0.1.
+    one = matrix(by_seed({"a": [0.1, 3.0, 0.0], "b": [0.3, 5.0, 0.2]}), [True, False, True])[0]
+    assert (one.gain, one.points) == (pytest.approx((100 + 50 + 200) / 3), pytest.approx((20 + 20) / 2))
+
+
+def test_a_table_with_a_hole_is_the_same_in_all_formats(tmp_path):
+    for place, task in enumerate("stuvwxyz"):
+        for seed in range(3):
+            for metric, gain in (("otdd", 0.1), ("none", 0.0), ("mmd", 0.05)):
+                if (task, metric) != ("z", "mmd"):
+                    value = 0.5 + place / 100 - gain - seed / 1000 * place
+                    add_run(tmp_path, task=task, seed=seed, metric=metric, value=value)
+    add_run(tmp_path, task="alone", value=0.1)
+    comparison = across(table_of(tmp_path))
+    assert [column.task for column in comparison.counted] == list("stuvwxyz")  # not the task of one method
+    assert comparison.methods == ["otdd", "mmd", "none"]  # named by what they differ in, the best first
+    assert comparison.ranks.mean == {"otdd": 1.0, "mmd": 2.0, "none": 3.0}
+    assert len(comparison.ranks.tasks) == 7
+    assert comparison.holes == {"mmd": ["alone", "z"], "none": ["alone"]}
+    assert {one.method: one.share(1e9) for one in comparison.profiles} == {"otdd": 1, "none": 1, "mmd": 7 / 8}
+    pair = next(one for one in comparison.pairs if (one.row, one.column) == ("otdd", "none"))
+    assert (pair.tasks, pair.wins, pair.p, pair.gain) == (8, 8, 2 / 2**8, pytest.approx(10))
+    words = ["report", tmp_path, "--compare"]
+    record = read_json(*words)
+    assert record["methods"] == comparison.methods
+    assert record["profiles"][1]["ratios"][-1] is None  # the hole
+    lines = list(csv.DictReader(io.StringIO(read_text(*words, "--format", "csv"))))
+    gain = next(line for line in lines if line["measure"] == "gain")
+    assert (float(gain["value"]), gain["unit"]) == (record["pairs"][0]["gain"], "points")
+    phrases = ("8/0/0", "no error on z, which counts as infinitely bad in the profile: mmd", "over the 7 of 9 tasks")
+    phrases += ("tasks with an error of one method at most do not count: alone",)
+    for form, number in (("md", "+10.0"), ("latex", "+10.0"), ("table", "* +10.0")):
+        text = report(tmp_path, "--compare", "--format", form)
+        assert not [phrase for phrase in (number, *phrases) if phrase not in text], form
+
+
+def test_what_cannot_be_compared_is_said(tmp_path):
+    add_run(tmp_path / "one")
+    assert "nothing to compare" in report(tmp_path / "one", "--compare")
+    for number in range(MOST + 1):
+        add_run(tmp_path / "many", metric=f"m{number:02}", value=0.1 + number / 1000)
+    assert f"pairs are left out: {MOST + 1} methods" in report(tmp_path / "many", "--compare")
+    for task, value, error in (("zero", 0.0, None), ("below", -3.0, NATS), ("plain", 0.2, None)):
+        for metric, more in (("none", 0.1), ("otdd", 0.0)):
+            add_run(tmp_path / "low", task=task, metric=metric, value=value + more, error=error)
+    text = report(tmp_path / "low", "--compare")
+    assert "not in the profiles, since nothing is a multiple of an error of 0 or below: below, zero" in text
+    assert "not in the pairs, since an error is below 0: below" in text
+    assert "inf" not in text
+
+
+def test_a_task_measured_in_two_ways_is_not_two_sets(tmp_path):
+    for task in "ab":
+        for protocol in ("clean", "paper"):
+            for metric, value in (("none", 0.5), ("otdd", 0.4)):
+                add_run(tmp_path, task=task, protocol=protocol, metric=metric, value=value)
+                add_run(tmp_path / "data", metric=metric, splits={"test": {"n": 497, "sha256": metric * 16}})
+    ways = r"a was measured in 2 ways \(protocol: clean, paper\), which would count as 2 sets; narrow with --where protocol="
+    with pytest.raises(DataError, match=f"--compare: {ways}"):
+        across(table_of(tmp_path))
+    with pytest.raises(DataError, match=f"--against: {ways}"):
+        compared(tmp_path)
+    assert "measured in 2 ways" in page(table_of(tmp_path), None, "orca report", Origin())
+    table = build_table(where(collect([tmp_path]), "protocol=clean"))
+    assert [one.sets for one in compare(table, "metric", "none", 0.5).overall] == [2]
+    assert {pair.tasks for pair in across(table).pairs} == {2}
+    with pytest.raises(DataError, match="digits were tested on 2 different test sets; narrow with --where test_set="):
+        across(table_of(tmp_path / "data"))

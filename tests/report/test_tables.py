@@ -1,7 +1,7 @@
-"""Means, deviations, ranks and what is kept apart, against numbers computed by hand."""
+"""Tables by hand: means, deviations, ranks and what is kept apart; rows merged by keys; the runs of a study by its axes."""
 
 import math
-from dataclasses import replace
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +11,18 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from orca_cli.report.records.collect import Collection, Run, Score, collect
+from orca_cli.report.records.filters import Values, where
+from orca_cli.report.records.study_members import select_study
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.notes import notes_of, seeds_text
-from orca_cli.report.tables.table import Cell, Column, Method, belongs_to, build_table, table_of
+from orca_cli.report.tables.rows import merged, ordered
+from orca_cli.report.tables.table import Cell, Column, Method, build_table
+from orca_cli.report.tables.table import table_of as table_of_cells
+from orca_cli.runs import studies
+from tests.commands.called import read_json
 from tests.properties import examples
-from tests.report.trees import add_run
-
-
-def _table(root):
-    return build_table(collect([root]))
-
-
-def _scored(seed, value):
-    score = Score("zero_one", value, 10, 0, True, 0.9, False, "")
-    return Run(Path(str(seed)), "t", "b", "s", "m", "f", seed, "clean", str(seed), "completed", score=score)
+from tests.report.trees import add_run, compared, report, table_of
 
 
 def test_a_small_deviation_is_shown_as_more_than_zero(tmp_path):
@@ -33,57 +30,42 @@ def test_a_small_deviation_is_shown_as_more_than_zero(tmp_path):
         add_run(tmp_path, seed=seed, value=0.25 + seed * 0.00002)
         add_run(tmp_path, seed=seed, value=0.5, metric="none")
         add_run(tmp_path, seed=seed, value=0.3 + seed * 1e-14, task="rounded")
-    none, otdd = (row[1] for row in layout_of(_table(tmp_path)).rows[:2])
+    none, otdd = (row[1] for row in layout_of(table_of(tmp_path)).rows[:2])
     assert [entry.main for entry in otdd] == ["25.001 \u00b1 0.001 (2)", "30.0 \u00b1 0.0 (2)"]
     assert none[0].main == "50.000 \u00b1 0.000 (2)"
 
 
 def test_two_methods_two_tasks_by_hand(tmp_path):
-    for seed, value in enumerate((0.10, 0.12, 0.17)):
-        add_run(tmp_path, seed=seed, value=value)
-    for seed, value in enumerate((0.20, 0.22, 0.24)):
-        add_run(tmp_path, seed=seed, value=value, metric="none")
-    add_run(tmp_path, task="darcy", value=0.5, error={"percent": False, "name": "relative_l2"})
-    add_run(tmp_path, task="darcy", value=0.4, error={"percent": False, "name": "relative_l2"}, metric="none")
-    table = _table(tmp_path)
+    for seed, (otdd, none) in enumerate(((0.10, 0.20), (0.12, 0.22), (0.17, 0.24))):
+        add_run(tmp_path, seed=seed, value=otdd)
+        add_run(tmp_path, seed=seed, value=none, metric="none")
+    error = {"percent": False, "name": "relative_l2"}
+    add_run(tmp_path, task="darcy", value=0.5, error=error)
+    add_run(tmp_path, task="darcy", value=0.4, error=error, metric="none")
+    table = table_of(tmp_path)
     assert [column.task for column in table.columns] == ["darcy", "digits"]
     none, otdd = table.rows
-    assert (none.method.metric, otdd.method.metric) == ("none", "otdd")
     assert otdd.cells[1].mean == pytest.approx(0.13)
     # Squares of the deviations: 9 + 1 + 16 (1e-4); sample variance 13e-4.
-    assert otdd.cells[1].deviation == pytest.approx(math.sqrt(13e-4))
-    assert otdd.cells[0].deviation is None
-    assert [len(cell.values) for cell in otdd.cells] == [1, 3]
-    assert [cell.best for cell in otdd.cells] == [False, True]
-    assert [cell.best for cell in none.cells] == [True, False]
-    assert (none.rank, otdd.rank) == (1.5, 1.5)
-    assert table.trivial == [(0.9, 0.9), (0.9, 0.9)]
+    assert (otdd.cells[1].deviation, otdd.cells[0].deviation) == (pytest.approx(math.sqrt(13e-4)), None)
+    assert [[cell.best for cell in row.cells] for row in (none, otdd)] == [[True, False], [False, True]]
+    assert (none.rank, otdd.rank, table.trivial) == (1.5, 1.5, [(0.9, 0.9), (0.9, 0.9)])
 
 
-def test_runs_whose_test_split_stayed_closed_are_not_called_undefined(tmp_path):
+def test_runs_without_an_error_are_counted_by_what_they_lack(tmp_path):
     for seed, (value, error) in enumerate([(0.3, None), (None, {"n": 0}), (None, {"n": 0, "skipped": 5})]):
-        add_run(tmp_path / "all", seed=seed, value=value, error=error, trivial_error=None)
-        if seed < 2:
-            add_run(tmp_path / "closed", seed=seed, value=value, error=error)
-    (row,) = (table := _table(tmp_path / "all")).rows
-    (cell,) = row.cells
-    assert (cell.values, cell.untested, cell.undefined, cell.partial, cell.best) == ([0.3], 1, 1, 0, True)
-    assert (cell.seeds, table.trivial) == ([0], [None])
-    assert layout_of(table).rows[0][1][0].rest == "+1 undefined +1 not tested"
-    assert "numbers of items" not in str(notes_of(_table(tmp_path / "closed")))
-
-
-def test_unfinished_runs_are_counted_and_listed(tmp_path):
-    add_run(tmp_path, value=0.1)
-    for seed, state in enumerate(("failed", "finetune", "interrupted"), start=1):
+        add_run(tmp_path, seed=seed, value=value, error=error, trivial_error=None)
+    for seed, state in enumerate(("failed", "finetune", "interrupted"), start=4):
         add_run(tmp_path, seed=seed, state=state)
     add_run(tmp_path, task="ecg", state="failed")
-    table = _table(tmp_path)
-    (row,) = table.rows
-    assert dict(row.cells[0].unfinished) == {"failed": 1, "dead": 1, "interrupted": 1}
-    assert (row.cells[0].values, row.cells[1].mean, row.cells[1].best) == ([0.1], None, False)
-    assert table.columns[1].error_name == ""
-    assert dict(row.cells[1].unfinished) == {"failed": 1}
+    (row,) = (table := table_of(tmp_path)).rows
+    cell, other = row.cells
+    # One whose test split stayed closed is not called undefined.
+    assert (cell.values, cell.untested, cell.undefined, cell.partial, cell.best) == ([0.3], 1, 1, 0, True)
+    assert (cell.seeds, table.trivial) == ([0], [None, None])
+    assert dict(cell.unfinished) == {"failed": 1, "dead": 1, "interrupted": 1}
+    assert (other.mean, other.best, dict(other.unfinished)) == (None, False, {"failed": 1})
+    assert "+1 undefined +1 not tested" in layout_of(table).rows[0][1][0].rest
     assert sorted(run.state for run in table.unfinished) == ["dead", "failed", "failed", "interrupted"]
     assert any("became NaN" in run.reason for run in table.unfinished)
 
@@ -95,7 +77,7 @@ def test_runs_that_differ_in_a_setting_are_never_averaged(tmp_path):
     add_run(tmp_path, seed=2, state="failed", variant={"train.epochs": "3"})
     add_run(tmp_path, value=0.2, body="swin", source="cifar10", variant={"train.lr": "1"})
     add_run(tmp_path, value=0.6, body="swin", source="digits", variant={"train.lr": "1"})
-    table = _table(tmp_path)
+    table = table_of(tmp_path)
     assert [(str(row.method), row.method.source, row.cells[0].mean) for row in table.rows] == [
         ("minilm otdd full settings=aaaaaaaa", "stdlib_docs", 0.1),
         ("minilm otdd full settings=bbbbbbbb", "stdlib_docs", 0.2),
@@ -106,8 +88,8 @@ def test_runs_that_differ_in_a_setting_are_never_averaged(tmp_path):
     assert table.rows[2].cells[0].unfinished["failed"] == 1
     add_run(tmp_path / "shared", variant={"train.epochs": "3"})
     add_run(tmp_path / "shared", task="ecg")
-    assert len(_table(tmp_path / "shared").rows) == 1
-    assert "digits: all runs with train.epochs=3" in notes_of(_table(tmp_path / "shared"))
+    assert len(table_of(tmp_path / "shared").rows) == 1
+    assert "digits: all runs with train.epochs=3" in notes_of(table_of(tmp_path / "shared"))
 
 
 def test_protocols_error_names_and_synthetic_data_get_columns_of_their_own(tmp_path):
@@ -115,51 +97,50 @@ def test_protocols_error_names_and_synthetic_data_get_columns_of_their_own(tmp_p
     add_run(tmp_path, value=0.2, protocol="paper")
     add_run(tmp_path, value=0.3, seed=1, error={"name": "f1"})
     add_run(tmp_path, value=0.4, seed=2, synthetic=True)
-    (row,) = _table(tmp_path).rows
+    (row,) = table_of(tmp_path).rows
     assert sorted(cell.mean or 0.0 for cell in row.cells) == [0.1, 0.2, 0.3, 0.4]
 
 
 def test_own_data_sets_are_columns_of_their_own(tmp_path):
-    def add(name, path, data, **fields):
-        test = {"splits": {"test": {"n": 497, "sha256": data * 64}}}
-        variant = {"task.train": path, "task.kind": "classes"}
-        add_run(tmp_path / name, task="arrays", variant=variant, **test, **fields)
+    def columns(name, *sets, metrics=(("otdd", 0.1),)):
+        for path, data in sets:
+            variant = {"task.train": path, "task.kind": "classes"}
+            splits = {"test": {"n": 497, "sha256": data * 64}}
+            for metric, value in metrics:
+                value += int(data) / 10 if metric == "otdd" else 0
+                add_run(tmp_path / name, task="arrays", metric=metric, value=value, variant=variant, splits=splits)
+        return [column.name for column in table_of(tmp_path / name).columns]
 
-    def columns(name):
-        return [column.name for column in _table(tmp_path / name).columns]
-
-    for path, data in (("x/a.npz", "1"), ("x/b.npz", "2"), ("y/b.npz", "3")):
-        for metric, value in (("none", 0.5), ("otdd", 0.3 + int(data) / 10)):
-            add("arrays", path, data, metric=metric, value=value)
-    assert columns("arrays") == ["arrays a.npz", "arrays x/b.npz", "arrays y/b.npz"]
-    table = _table(tmp_path / "arrays")
-    assert [row.cells[0].mean for row in table.rows if row.cells[0].runs] == [0.5, 0.4]
-    (otdd,) = compare(table, "metric", "none", 0.5).overall
+    three, metrics = (("x/a.npz", "1"), ("x/b.npz", "2"), ("y/b.npz", "3")), (("none", 0.5), ("otdd", 0.3))
+    assert columns("three", *three, metrics=metrics) == ["arrays a.npz", "arrays x/b.npz", "arrays y/b.npz"]
+    (otdd,) = compared(tmp_path / "three").overall
     assert (otdd.sets, otdd.wins, otdd.ties, otdd.losses) == (3, 1, 1, 1)
     assert otdd.worst == ("arrays y/b.npz", pytest.approx(-10))
-    for path in ("x/a.npz", "./x/a.npz"):
-        add("one", path, "a")
-    assert columns("one") == ["arrays"]
-    for path, data in (("m/a.npz", "1"), ("m/c.npz", "1"), ("m/z.npz", "2")):  # the first two: the same test data
-        add("named", path, data)
-    assert columns("named") == ["arrays a.npz", "arrays z.npz"]
-    # A file whose name ends like another's is not of its column.
-    column = Column("arrays", "clean", "0-1 error", True, False, data="a.npz")
-    paths = ("x/a.npz", "a.npz", "xa.npz")
-    runs = [replace(_scored(0, 0.1), task="arrays", variant={"task.train": path}) for path in paths]
-    assert [belongs_to(one, column) for one in runs] == [True, True, False]
+    assert columns("one", ("x/a.npz", "1"), ("./x/a.npz", "1")) == ["arrays"]
+    # Names of the same test data; a file whose name ends like another's is not of its column.
+    assert columns("named", ("m/a.npz", "1"), ("m/c.npz", "1"), ("m/z.npz", "2")) == ["arrays a.npz", "arrays z.npz"]
+    assert columns("ends", ("a.npz", "1"), ("xa.npz", "2")) == ["arrays a.npz", "arrays xa.npz"]
+
+
+def test_runs_that_kept_no_alignment_step_are_shown_as_such(tmp_path):
+    for seed, steps in enumerate((0, 20, 60, 0)):
+        add_run(tmp_path, seed=seed, alignment={"steps": steps})
+        add_run(tmp_path, seed=seed, metric="none", alignment={"steps": 0})
+    text = report(tmp_path)
+    assert "2 of 4 unaligned" in text
+    kept = "minilm otdd full: alignment steps that selection kept, by seed: 0, 20, 60, 0; 2 of 4 runs kept 0 steps"
+    assert kept in text
+    assert "none full: alignment" not in text
 
 
 def test_the_newest_of_equal_experiments_counts(tmp_path):
-    add_run(tmp_path, value=0.5)
-    add_run(tmp_path, value=0.3)
-    add_run(tmp_path, value=0.1, state="failed")
+    for value, state in ((0.5, "completed"), (0.3, "completed"), (0.1, "failed")):
+        add_run(tmp_path, value=value, state=state)
     add_run(tmp_path, seed=1, value=0.5, identity="1" * 64)  # one seed with two identities
     add_run(tmp_path, seed=1, value=0.4, identity="2" * 64)
-    table = _table(tmp_path)
+    table = table_of(tmp_path)
     (cell,) = table.rows[0].cells
-    assert (cell.values, dict(cell.unfinished)) == ([0.3, 0.4], {"failed": 1})
-    assert len(table.superseded) == 1
+    assert (cell.values, dict(cell.unfinished), len(table.superseded)) == ([0.3, 0.4], {"failed": 1}, 1)
     assert any("1 older attempt does not count" in note for note in notes_of(table))
     assert any("seed 1: runs differ in something that no setting shows" in note for note in notes_of(table))
 
@@ -172,33 +153,282 @@ def test_the_newest_of_equal_experiments_counts(tmp_path):
         ({"splits": {"test": {"n": 497, "sha256": "b" * 64}}}, "2 different test sets"),
         ({"error": {"skipped": 2}}, "could not be scored"),
         ({"value": 0.95}, "not better than the best constant predictor: minilm otdd full"),
+        ({}, ""),
     ],
 )
 def test_what_limits_a_comparison_is_said(tmp_path, change, words):
     add_run(tmp_path, metric="none")
-    add_run(tmp_path, metric="otdd")
-    assert not any(words in note for note in notes_of(_table(tmp_path)))
-    add_run(tmp_path / "other", metric="none")
-    add_run(tmp_path / "other", metric="otdd", **change)
-    assert any(words in note for note in notes_of(_table(tmp_path / "other")))
+    add_run(tmp_path, metric="otdd", **change)
+    notes = " ".join(notes_of(table_of(tmp_path)))
+    assert words in notes
+    assert change or not re.search("different|could not|not better", notes)
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=2, max_size=6))
 @examples(40)
 def test_ranks_agree_with_scipy(values):
+    def cell(value):
+        score = Score("zero_one", value / 10, 10, 0, True, 0.9, False, "")
+        return Cell(runs=[Run(Path("0"), "t", "b", "s", "m", "f", 0, "clean", "0", "completed", score=score)])
+
     columns = [Column(str(place), "clean", "e", True, False) for place in range(3)]
     cells = {
-        (Method(str(place), "", "", ""), column): Cell(runs=[_scored(0, value / 10)])
+        (Method(str(place), "", "", ""), column): cell(value)
         for place, line in enumerate(values)
         for column, value in zip(columns, line, strict=True)
     }
-    cells[Method("x", "", "", ""), columns[0]] = Cell(runs=[_scored(0, 0.0)])
-    *rows, incomplete = table_of(Collection([], [], []), cells, columns).rows
+    cells[Method("x", "", "", ""), columns[0]] = cell(0)
+    *rows, incomplete = table_of_cells(Collection([], [], []), cells, columns).rows
     expected = rankdata(np.array(values), axis=0).mean(axis=1)
     assert [row.rank for row in rows] == pytest.approx(list(expected))
     assert incomplete.rank is None
+    assert [seeds_text(seeds) for seeds in ([0, 1, 2, 5], [3], [4, 2], [])] == ["0-2,5", "3", "2,4", ""]
 
 
-@pytest.mark.parametrize(("seeds", "text"), [([0, 1, 2, 5], "0-2,5"), ([3], "3"), ([4, 2], "2,4"), ([], "")])
-def test_seeds_text(seeds, text):
-    assert seeds_text(seeds) == text
+CONFIG = """\
+train:
+  lr: 0.0001
+  betas:
+  - 0.9
+  - 0.99
+align:
+  lr: 0.3
+  note: "#5: x"
+  select: null
+task:
+  lr: {a: 1}
+  data:
+    shape: 8 x 8
+"""
+
+
+def by(root, text):
+    return merged(collect([root]), text, Values())
+
+
+def names(table):
+    return [row[0] for row in layout_of(table).rows if row[0][0] not in ("trivial", "best baseline")]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two metrics with two learning rates; seed 2 is there for one rate only."""
+    for lr, shift in (("1e-3", 0.0), ("1e-4", 0.2)):
+        for metric, base in (("none", 0.4), ("otdd", 0.3)):
+            for seed in range(3 if lr == "1e-3" else 2):
+                value = base + shift + seed / 100
+                seconds = {"build": 1.0, "align": 2.0, "finetune": 10 * (1 - value), "baselines": 100.0}
+                add_run(tmp_path, metric=metric, seed=seed, value=value, variant={"train.lr": lr}, seconds=seconds)
+    return tmp_path
+
+
+def test_a_merged_error_is_the_mean_over_settings_of_seeds_that_all_have(tree):
+    table = by(tree, "metric")
+    assert names(table) == [["none"], ["otdd"]]
+    none, otdd = (row.cells[0] for row in table.rows)
+    assert none.by_seed == {0: pytest.approx(0.5), 1: pytest.approx(0.51)}  # means of 0.40 and 0.60, 0.41 and 0.61
+    assert (none.parts, none.partial, none.seeds) == (2, 1, [0, 1])
+    assert otdd.mean == pytest.approx((0.4 + 0.41) / 2)
+    assert "over 2 settings +1 of unmatched seeds" in str(layout_of(table).rows[0])
+    assert any(note.endswith("merged: train.lr") for note in notes_of(table))
+    assert not any("with care" in note for note in notes_of(table))
+    assert [row.rank for row in table.rows] == [2.0, 1.0]
+    # Seeds that no two settings share leave a hole; rows of unlike settings are to be compared with care.
+    add_run(tree, metric="mmd", body="swin", seed=0, variant={"train.lr": "1"})
+    add_run(tree, metric="mmd", body="swin", seed=1, variant={"train.lr": "2"})
+    table = by(tree, "metric")
+    assert table.rows[0].cells[0].mean is None
+    (note,) = [note for note in notes_of(table) if "with care" in note]
+    assert note == "rows are not of the same settings besides metric, so compare them with care: digits"
+
+
+def test_rows_by_a_setting_and_a_group_in_the_order_that_is_typed(tree):
+    table = by(tree, "train.lr,metric")
+    assert layout_of(table).names == ["train.lr", "metric"]
+    assert names(table) == [["1e-3", "none"], ["1e-4", "none"], ["1e-3", "otdd"], ["1e-4", "otdd"]]
+    assert all(row.cells[0].parts == 1 for row in table.rows)
+    assert len(by(tree, "seed").rows) == 3
+    words = ["report", tree, "--by", "metric,train.lr", "--where", "train.lr=1e-3", "--sort", "digits"]
+    rows = read_json(*words)["rows"]
+    assert [(row["metric"], row["settings"], row["cells"][0]["merged"]) for row in rows] == [
+        (metric, {"train.lr": "1e-3"}, 1) for metric in ("otdd", "none")
+    ]
+    assert "otdd" in report(tree, "--by", "metric", "--compare")
+
+
+def test_rows_are_sorted_by_a_task_a_rank_or_a_time(tree):
+    for metric, value in (("none", 0.1), ("otdd", 0.2)):
+        add_run(tree, task="ecg", metric=metric, value=value, variant={"train.lr": "1e-4"}, seconds={"build": 1.0})
+    table = table_of(tree)
+
+    def order(key):
+        rows = ordered(table, key).rows
+        return " ".join(f"{row.method.metric}@{dict(row.method.settings)['train.lr'][-1]}" for row in rows)
+
+    assert order("digits") == "otdd@3 none@3 otdd@4 none@4"
+    assert order("ecg")[:13] == "none@4 otdd@4"  # those without come last
+    assert order("rank")[:13] == "none@4 otdd@4"
+    assert order("time") == "none@4 otdd@4 none@3 otdd@3"
+    (note,) = [note for note in notes_of(ordered(table, "time")) if "mean time" in note]
+    assert note.startswith("rows by the mean time of a run's stages: minilm none full train.lr=1e-4 6.95 s")
+
+
+def test_runs_are_found_by_any_setting(tmp_path, monkeypatch):
+    """Runs that typed a setting, decided it, and left it as it was composed."""
+    decided = {"train.lr": {"value": 2e-4, "why": "data"}, "align.select": {"value": "last"}}
+    for metric, fields in (
+        ("typed", {"variant": {"train.lr": "1e-3"}}),
+        ("decided", {"decided": decided}),
+        ("left", {}),
+        ("damaged", {}),
+    ):
+        for seed in (0, 1):
+            path = add_run(tmp_path, metric=metric, seed=seed, **fields)
+            (path / "config.yaml").write_text(CONFIG if metric != "damaged" else "train: [")
+    for text, metrics in (
+        ("train.lr=0.001", {"typed"}),
+        ("train.lr=2e-4", {"decided"}),
+        ("train.lr=1e-4", {"left"}),
+        ("train.lr=0.0001,2e-4", {"decided", "left"}),
+        ("align.select=null", {"typed", "left"}),
+        ("align.select=last", {"decided"}),
+        ("train.betas=[0.9,0.99]", {"typed", "decided", "left"}),
+        ("task.data.shape=8 x 8", {"typed", "decided", "left"}),
+    ):
+        assert {run.metric for run in where(collect([tmp_path]), text).runs} == metrics, text
+    assert names(by(tmp_path, "train.lr")) == [["-"], ["0.0001"], ["0.0002"], ["1e-3"]]
+    # A setting is read once for runs that differ in the seed; one without an effect is read of every run.
+    read = []
+    monkeypatch.setattr("orca_cli.report.records.filters.settings.setting", lambda path, key: read.append(path) or 1)
+    where(collect([tmp_path]), "align.lr=1")
+    assert len(read) == 4
+    where(collect([tmp_path]), "keep_weights=1")
+    assert len(read) == 4 + 8
+
+
+def test_one_method_is_one_row_however_its_settings_are_typed(tmp_path):
+    """One experiment of six seeds for each metric; that of `none` was typed in four ways, one without the defaults."""
+    typed = ({"train.lr": "1e-3"}, {"train.lr": "0.001"}, {"train.lr": "1.0e-3", "train.clip": "1.0"}, {})
+    for metric, base in (("none", 0.4), ("otdd", 0.3)):
+        for seed in range(6):
+            variant = typed[seed % 4] if metric == "none" else {"train.lr": "0.001", "train.clip": "1.0"}
+            add_run(tmp_path, metric=metric, seed=seed, value=base, settings=metric.ljust(64, "0"), variant=variant)
+    add_run(tmp_path, metric="none", value=0.5, variant={"train.lr": "1e-4", "train.clip": "1.0"})
+    assert [(str(row.method), len(row.cells[0].values)) for row in table_of(tmp_path).rows] == [
+        ("minilm none full train.lr=1e-3", 6),
+        ("minilm none full train.lr=1e-4", 1),
+        ("minilm otdd full train.lr=1e-3", 6),
+    ]
+    (otdd,) = compared(tmp_path).overall
+    assert (otdd.pairs, otdd.points.mean) == (6, pytest.approx(10))
+    assert [row.cells[0].parts for row in by(tmp_path, "metric").rows] == [2, 1]
+
+
+def test_the_lowest_error_earns_its_mark_by_six_pairs_with_every_other(tmp_path):
+    def marks(metric, value, seeds):
+        for seed in seeds:
+            add_run(tmp_path, metric=metric, seed=seed, value=value)
+        cell = next(row.cells[0] for row in table_of(tmp_path).rows if row.method.metric == "a")
+        return cell.best, cell.earned
+
+    assert marks("a", 0.1, range(6)) == (True, False)  # alone
+    assert not any("fewer than 6" in note for note in notes_of(table_of(tmp_path)))
+    assert marks("b", 0.2, range(6, 12)) == (True, False)  # other seeds
+    assert marks("b", 0.2, range(5)) == (True, False)
+    assert marks("b", 0.2, [5]) == (True, True)
+    assert marks("c", 0.3, range(6)) == (True, False)  # then p is 2 * 2/2^6 = 0.0625
+    marks("a", 0.1, [6])
+    assert marks("c", 0.3, [6]) == (True, True)  # 2 * 2/2^7 = 0.031
+    assert marks("d", 0.1, range(5)) == (True, False)  # as good as a
+    assert "fewer than 6 seeds in 1 of 4 cells" in " ".join(notes_of(table_of(tmp_path)))
+
+
+def add(root, identity, labels, **fields):
+    """Write a run, unless its fields are left out, and call it a member of the study."""
+    if fields:
+        add_run(root, identity=identity, **fields)
+    studies.add(root, "small", [studies.Member(identity, {"set": "digits", "seed": "0"} | labels)])
+
+
+def study_table(root):
+    return build_table(select_study(collect([root]), [root], "small"))
+
+
+def means(root):
+    return {row.method.metric: [cell.mean for cell in row.cells] for row in study_table(root).rows}
+
+
+def test_sets_are_columns_and_arms_are_rows(tmp_path):
+    """Two sets of one task, the arms none and gaussian (a run of the metric moments), a seed each; and a foreign run."""
+    for set_, file, shift in (("arrows", "a.npz", 0.0), ("leaves", "b.npz", 0.2)):
+        for arm, metric, value in (("none", "none", 0.5), ("gaussian", "moments", 0.4)):
+            variant = {"task.train": file, "source.noise": arm, "embedder.max_tokens": "9"}
+            fields = {"task": "arrays", "metric": metric, "value": value + shift, "variant": variant}
+            add(tmp_path, f"{set_}-{arm}", {"set": set_, "metric": arm, "embedder": "patch"}, **fields)
+    add_run(tmp_path, task="arrays", metric="otdd", value=0.01, variant={"task.train": "a.npz"})
+    assert [column.task for column in study_table(tmp_path).columns] == ["arrows", "leaves"]
+    assert means(tmp_path) == {"none": [0.5, 0.7], "gaussian": [0.4, pytest.approx(0.6)]}
+    # What has no effect names no run: the same run, typed with and without it, is one.
+    arrows = {"set": "arrows", "embedder": "patch"}
+    for arm, typed in (("none", {}), ("gaussian", {"keep_weights": "true"}), ("gaussian", {"baselines": "none"})):
+        add(tmp_path, f"arrows-{arm}", arrows | {"metric": arm} | typed)
+    table = study_table(tmp_path)  # the embedder is the same, and files are the set's
+    assert all(row.method.settings == () and not any(cell.hidden for cell in row.cells) for row in table.rows)
+    (gaussian,) = compare(table, "metric", "none", 0.5).overall
+    assert (gaussian.arm, gaussian.sets, gaussian.pairs) == ("gaussian", 2, 2)
+    # One run under two names is in both rows.
+    add(tmp_path, "arrows-none", {"set": "leaves", "metric": "again"})
+    assert means(tmp_path) == {"none": [0.5, 0.7], "gaussian": [0.4, pytest.approx(0.6)], "again": [None, 0.5]}
+    # An axis that differs and has no field of its own is a setting.
+    add(tmp_path, "arrows-none", arrows | {"metric": "none", "embedder": "overlap"})
+    settings = {(row.method.metric, *row.method.settings) for row in study_table(tmp_path).rows}
+    assert {("none", ("embedder", "overlap")), ("none", ("embedder", "patch"))} <= settings
+
+
+def test_a_run_counts_once_though_a_value_of_the_study_was_typed_for_it(tmp_path):
+    for seed in range(3):
+        for arm, value in (("none", 0.5), ("otdd", 0.4)):
+            labels = {"metric": arm, "seed": str(seed), "baselines": "none"}
+            fields = {"metric": arm, "seed": seed, "value": value, "settings": arm * 20}
+            add(tmp_path, f"{arm}{seed}", labels | {"train.lr": "2e-4"}, **fields)
+            if seed < 2:
+                add(tmp_path, f"{arm}{seed}", labels)
+    assert [len(row.cells[0].values) for row in study_table(tmp_path).rows] == [3, 3]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_seeds_that_draw_their_samples_are_one_row(tmp_path, changed):
+    """Every seed has its own test data and settings; two test sets for one seed mean that a file has changed."""
+    for seed in range(3):
+        for arm, value in (("none", 0.5), ("otdd", 0.4 + 0.01 * seed)):
+            test = f"other{seed}" if changed and arm == "otdd" else f"test{seed}"
+            fields = {"metric": arm, "seed": seed, "value": value, "splits": {"test": {"n": 9, "sha256": test}}}
+            labels = {"metric": arm, "seed": str(seed)}
+            add(tmp_path, f"{arm}{seed}", labels, settings=f"{arm}{seed}" * 9, **fields)
+    table = study_table(tmp_path)
+    if changed:
+        assert all("test_set" in dict(row.method.settings) for row in table.rows)
+        return
+    assert means(tmp_path) == {"none": [0.5], "otdd": [pytest.approx(0.41)]}
+    (otdd,) = compare(table, "metric", "none", 0.5).overall
+    assert (otdd.sets, otdd.pairs) == (1, 3)
+    assert not any("test sets" in note for note in notes_of(table))
+    assert sorted(row.rank for row in table.rows) == [1, 2]
+
+
+def test_arms_of_a_study_are_pairs_whatever_they_set(tmp_path):
+    """A body is no part of an arm; an arm that is only begun with another metric is nobody's partner."""
+    for arm, metric, finetune, source, value in (
+        ("naive", "none", "full", "docs", 0.5),
+        ("fpt", "none", "layernorm", "docs", 0.6),
+        ("other_proxy", "otdd", "full", "tweets", 0.4),
+    ):
+        for body in ("minilm", "bert"):
+            fields = {"body": body, "metric": metric, "finetune": finetune, "source": source, "value": value}
+            add(tmp_path, f"{arm}-{metric}-{body}", {"arm": arm, "body": body}, **fields)
+    add(tmp_path, "begun", {"arm": "naive", "body": "bert", "metric": "zzz"}, body="bert", metric="zzz", state="failed")
+    comparison = compare(study_table(tmp_path), "arm", "naive", 0.5)
+    gains = {(block.arm, dict(block.others)["body"]): block.gains for block in comparison.blocks}
+    expected = {"fpt": -10.0, "other_proxy": 10.0}
+    assert gains == {(arm, body): [pytest.approx(expected[arm])] for arm in expected for body in ("minilm", "bert")}
+    assert comparison.unpaired == 0

@@ -1,4 +1,4 @@
-"""Small trees of run folders in the form that a run leaves them."""
+"""Small trees of run folders in the form that a run leaves them, and what a report makes of them."""
 
 from __future__ import annotations
 
@@ -10,34 +10,28 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from orca_cli.report.records.collect import collect
+from orca_cli.report.statistics.paired import compare
+from orca_cli.report.tables.table import build_table
+from tests.commands.called import read_text
+
+NATS = {"percent": False, "name": "nats"}
 _second = count()
 
 
+def digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 def add_run(
-    root: Path,
-    *,
-    task: str = "digits",
-    body: str = "minilm",
-    source: str = "stdlib_docs",
-    metric: str = "otdd",
-    finetune: str = "full",
-    seed: int = 0,
-    protocol: str = "clean",
-    state: str = "completed",
-    value: float | None = 0.1,
-    identity: str | None = None,
-    settings: str | None = None,
-    name: str | None = None,
-    error: dict[str, Any] | None = None,
-    variant: dict[str, str] | None = None,
-    **fields: Any,
-) -> Path:
+    root: Path, *, task="digits", body="minilm", source="stdlib_docs", metric="otdd", finetune="full", seed=0,
+    protocol="clean", state="completed", value: float | None = 0.1, identity=None, settings=None, name=None,
+    error=None, variant=None, **fields: Any,
+) -> Path:  # fmt: skip
     """Write the records of one run; `error` and `fields` replace entries of its result record."""
     names = {"task": task, "body": body, "source": source, "metric": metric, "finetune": finetune}
     variant = variant or {}
-    if identity is None:
-        words = json.dumps([names, seed, protocol, variant])
-        identity = hashlib.sha256(words.encode()).hexdigest()
+    identity = identity or digest([names, seed, protocol, variant])
     number = next(_second)
     stamp = f"2026-01-{number // 1440 % 28 + 1:02}_{number // 60 % 24:02}-{number % 60:02}-00.{number:06}"
     path = root / task / (name or f"{stamp}_{body}_{metric}_{finetune}_s{seed}_{identity[:8]}".replace("/", "-"))
@@ -49,7 +43,7 @@ def add_run(
         "seed": seed,
         "protocol": protocol,
         "identity": identity,
-        "settings": settings or hashlib.sha256(json.dumps([names, protocol, variant]).encode()).hexdigest(),
+        "settings": settings or digest([names, protocol, variant]),
         "variant": variant,
         "state": state,
     }
@@ -77,39 +71,30 @@ def details(seed: int = 0, *, metric: str = "otdd", epochs: int = 60) -> dict[st
     """Return fields of a result record for `add_run` as a real run has: curves, distances, times, choices, baselines."""
     is_aligned = metric != "none"
     wave = [1 + 0.05 * math.sin(place + seed) for place in range(epochs)]
-    align = [
-        {"epoch": place, "loss": 40 * 0.94**place * wave[place]}
-        | ({"heldout": 44 * 0.95**place} if place % 20 == 0 else {})
-        for place in range(epochs)
-    ]
+    align = [{"epoch": place, "loss": 40 * 0.94**place * wave[place]} for place in range(epochs)]
+    for line in align[::20]:
+        line["heldout"] = 44 * 0.95 ** line["epoch"]
     learning = [
         {"epoch": place, "step": 7 * place, "train_loss": 3.9 * 0.9**place * wave[place - 1]}
         | {"validation_error": 0.1 + 0.6 * 0.9**place * wave[place - 1], "validation_loss": None}
         for place in range(1, epochs + 1)
     ]
+    floor = {"mean": 2.0, "deviation": 1.0, "points": 256}
+    distances = {"before": 43.0 + seed, "after": 9.0, "floor": floor}
+    models = {"constant": (0.9, ""), "linear": (0.3, "C=0.001"), "forest": (0.2, "300 trees"), "minirocket": (0.05, "")}
+    text = "MiniRocket with ridge does better here by 5 points"
     return {
         "seconds": {"build": 1.0, "align": 12.0 * is_aligned, "finetune": 60.0 + seed, "baselines": 4.0},
-        "metric_value": {
-            "before": 43.0 + seed if is_aligned else None,
-            "after": 9.0 if is_aligned else None,
-            "floor": {"mean": 2.0, "deviation": 1.0, "points": 256} if is_aligned else None,
-        },
+        "metric_value": distances if is_aligned else dict.fromkeys(distances),
         "alignment": {"select": "auto", "steps": epochs * is_aligned, "tried": {}},
         "selected": {"by": "last", "epoch": epochs, "on": "nothing", "n": 0, "reason": None},
         "decided": {"train.lr": {"value": 2e-4, "why": "budget=normal"}},
         "curves": {"align": align if is_aligned else [], "finetune": learning},
         "parameters": {"embedder": 412800, "body": 10646784, "predictor": 20020, "trained": 442036},
         "baselines": {
-            "constant": {"error": 0.9, "seconds": 0.0},
-            "linear": {"error": 0.3, "seconds": 0.4, "about": "C=0.001"},
-            "forest": {"error": 0.2, "seconds": 1.7, "about": "300 trees"},
-            "minirocket": {"error": 0.05, "seconds": 1.3, "about": "alpha=0.001"},
+            name: {"error": error, "seconds": 0.4, "about": about} for name, (error, about) in models.items()
         },
-        "comparison": {
-            "baseline": "minirocket",
-            "is": "worse",
-            "text": "MiniRocket with ridge does better here by 5 points",
-        },
+        "comparison": {"baseline": "minirocket", "is": "worse", "text": text},
     }
 
 
@@ -123,3 +108,26 @@ def add_environment(run: Path, **fields: Any) -> None:
     keys = ("task", "body", "metric", "finetune", "seed")
     lines = [f"{key}={names[key]}" for key in keys] + [f"{key}={value}" for key, value in names["variant"].items()]
     (run / "overrides.txt").write_text("\n".join(lines) + "\n")
+
+
+def add_pairs(root, gains, *, base=0.5, metric="otdd", task="digits", seeds=None, typed=None, **fields) -> None:
+    """Write two runs for each gain, one of metric=none, with seeds from 0 on; `typed` are overrides of both."""
+    for seed, gain in zip(seeds or range(len(gains)), gains, strict=True):
+        for name, value in (("none", base), (metric, base - gain)):
+            path = add_run(root, task=task, seed=seed, metric=name, value=value, **fields)
+            if typed is not None:
+                words = [f"task={task}", f"metric={name}", *typed, f"seed={seed}"]
+                (path / "overrides.txt").write_text("\n".join(words) + "\n")
+
+
+def table_of(root):
+    return build_table(collect([root]))
+
+
+def compared(root, against="metric=none", margin=0.5, *origin):
+    return compare(table_of(root), *against.split("="), margin, *origin)
+
+
+def report(*words):
+    """Return what `orca report` prints as one line, without its folding."""
+    return " ".join(read_text("report", *words).split())

@@ -10,16 +10,8 @@ import numpy as np
 from orca_cli.interfaces import IGNORED_CLASS
 
 # Form of outputs and targets -> kind of a task that has them.
-FORMS = {
-    "classes": "classes",
-    "positions": "dense",
-    "labels": "labels",
-    "values": "values",
-    "fields": "dense",
-    "rolls": "dense",
-    "masks": "dense",
-    "maps": "dense",
-}
+FORMS = {"classes": "classes", "labels": "labels", "values": "values"}
+FORMS |= dict.fromkeys(("positions", "fields", "rolls", "masks", "maps"), "dense")
 _RECORDS = 20
 
 
@@ -56,7 +48,13 @@ class Case:
         shape = (len(targets), 4, *targets.shape[1:]) if has_classes else targets.shape  # the fourth never occurs
         outputs = rng.normal(3 * (self.form == "maps"), 2, shape)
         outputs = np.round(outputs / coarse) * coarse if coarse else outputs
-        missing = _missing(self.form, targets.shape, record, rng, unknown)
+        missing = rng.random(targets.shape) < unknown
+        if self.form == "labels":
+            missing = (rng.random((_RECORDS, *targets.shape[1:])) < unknown)[record]
+        elif self.form == "maps":
+            missing |= missing.swapaxes(2, 3)
+        elif self.form == "rolls":  # padding behind the frames of a piece
+            missing |= np.arange(targets.shape[2]) >= rng.integers(1, targets.shape[2] + 1, (len(targets), 1, 1))
         targets[missing] = IGNORED_CLASS if has_classes else np.nan
         if has_classes or self.form == "labels":
             outputs[rng.random(outputs.shape) < unknown / 5] = np.nan
@@ -90,20 +88,8 @@ def _targets(form: str, record: np.ndarray, rng: np.random.Generator) -> np.ndar
     return targets.astype(np.float32)
 
 
-def _missing(
-    form: str, shape: tuple[int, ...], record: np.ndarray, rng: np.random.Generator, unknown: float
-) -> np.ndarray:
-    if form == "labels":
-        return (rng.random((_RECORDS, *shape[1:])) < unknown)[record]
-    missing = rng.random(shape) < unknown
-    if form == "maps":
-        return missing | missing.swapaxes(2, 3)
-    if form == "rolls":  # padding behind the frames of a piece
-        missing |= np.arange(shape[2]) >= rng.integers(1, shape[2] + 1, (shape[0], 1, 1))
-    return missing
-
-
 _ZERO_ONE, _MACRO_F1 = ({"_target_": f"orca_cli.scoring.classification.{name}"} for name in ("ZeroOne", "MacroF1"))
+_BATCHES = {"size": 16, "batch": 5, "drop_tail": True}
 CASES = (
     *(Case(f"classification.{name}", form) for name in ("ZeroOne", "Balanced") for form in ("classes", "positions")),
     Case("classification.ClassAUROC", "classes"),
@@ -112,26 +98,18 @@ CASES = (
     Case("classification.MacroF1", "positions"),
     Case("multilabel.MeanAveragePrecision", "labels", {"by": "records"}),
     *(Case(f"multilabel.{name}", "labels") for name in ("MeanAveragePrecision", "MeanAUROC", "LabelMacroF1")),
-    *(
-        Case(f"values.{name}", form)
-        for name in ("RMSE", "MAE", "OneMinusR2", "NormalisedRMSE")
-        for form in ("values", "fields")
-    ),
+    *(Case(f"values.{name}", "values") for name in ("RMSE", "MAE", "OneMinusR2", "NormalisedRMSE")),
+    *(Case(f"values.{name}", "fields") for name in ("RMSE", "OneMinusR2")),
     *(Case(f"regression.{name}", "fields") for name in ("RelativeL2", "MeanSquared")),
     *(Case("sequences.NatsPerFrame", "rolls", {"count_padding": padding}) for padding in (False, True)),
     *(
         Case("masks.MaskError", "masks", {"report": report, "count_ignored": counted, "threshold": 0.6})
-        for report in ("balanced", "auroc", "fnr", "pixel_auroc")
-        for counted in (False, True)
+        for report, counted in (("balanced", True), ("auroc", False), ("fnr", True), ("pixel_auroc", False))
     ),
     *(
         Case("distances.LongRangeMAE", "maps", {"separation": 5, "threshold": 12.0, "symmetrize_twice": twice})
         for twice in (False, True)
     ),
     Case("chunks.ChunkMean", "classes", {"error": _ZERO_ONE, "size": 25, "batch": 10}),
-    Case(
-        "chunks.ChunkMean",
-        "classes",
-        {"error": _MACRO_F1 | {"by": "records"}, "size": 16, "batch": 5, "drop_tail": True},
-    ),
+    Case("chunks.ChunkMean", "classes", {"error": _MACRO_F1 | {"by": "records"}, **_BATCHES}),
 )

@@ -1,13 +1,11 @@
 """What every error of `orca_cli/scoring` has to be: its definition in NumPy, apart from the program; areas by scikit-learn.
 
-A formula takes the outputs, targets and records that an error takes, as arrays, and the settings of the error.
+A formula takes the outputs, targets and records that an error takes, as arrays, and the settings of the error. A value is a
+number, or None where it is undefined.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,69 +13,66 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from orca_cli.interfaces import IGNORED_CLASS
 
-Value = float | None
-Groups = np.ndarray | None
-
 
 class Expected(NamedTuple):
     """Fields as those of `orca_cli.interfaces.Score`."""
 
-    value: Value
+    value: float | None
     n: int
     skipped: int
-    others: dict[str, Value] = {}
+    others: dict[str, float | None] = {}
 
 
-def mean(values: Iterable[Value]) -> tuple[Value, int, int]:
+def mean(values):
     """Return the mean of the values that are defined, their number, and the number of the others."""
     every = [np.nan if value is None else value for value in values]
     defined = [float(value) for value in every if not np.isnan(value)]
     return (sum(defined) / len(defined) if defined else None), len(defined), len(every) - len(defined)
 
 
-def less_one(value: Value) -> Value:
+def less_one(value):
     return None if value is None else 1 - value
 
 
-def ratio(part: np.ndarray, among: np.ndarray) -> Value:
+def ratio(part, among):
     return float((part & among).sum() / among.sum()) if among.any() else None
 
 
-def finite(scores: np.ndarray) -> np.ndarray:
+def finite(scores):
     """Return scores as scikit-learn takes them: NaN is below all others."""
     return np.nan_to_num(scores.astype(np.float64), nan=-1e300)
 
 
-def area(scores: np.ndarray, present: np.ndarray) -> Value:
+def area(scores, present):
     return float(roc_auc_score(present, finite(scores))) if 0 < present.sum() < len(present) else None
 
 
-def precision(scores: np.ndarray, present: np.ndarray) -> Value:
+def precision(scores, present):
     return float(average_precision_score(present, finite(scores))) if present.any() else None
 
 
 # Classes. Rows are the samples or positions that count.
 
 
-def counted(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def counted(outputs, targets):
     """Return outputs [m, K], their classes (K for none, where an output is NaN) and the target classes, [m]."""
     known = targets != IGNORED_CLASS
     rows = np.moveaxis(outputs, 1, -1)[known]
     return rows, np.where(np.isnan(rows).any(1), rows.shape[1], rows.argmax(1)), targets[known]
 
 
-def zero_one(outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
+def zero_one(outputs, targets, groups):
     _, predicted, truth = counted(outputs, targets)
     return Expected(float(np.mean(predicted != truth)) if len(truth) else None, len(truth), targets.size - len(truth))
 
 
-def balanced(outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
+def balanced(outputs, targets, groups):
     rows, predicted, truth = counted(outputs, targets)
     recall, n, skipped = mean(ratio(predicted == k, truth == k) for k in range(rows.shape[1]))
     return Expected(less_one(recall), n, skipped)
 
 
-def class_auroc(outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
+def class_auroc(outputs, targets, groups):
     rows, _, truth = counted(outputs, targets)
     # The program's own softmax: its last bit decides whether two probabilities are equal.
     logs = torch.from_numpy(rows).double().log_softmax(1).numpy()
@@ -85,23 +80,14 @@ def class_auroc(outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Exp
     return Expected(less_one(value), n, skipped)
 
 
-def macro_f1(
-    outputs: np.ndarray,
-    targets: np.ndarray,
-    groups: Groups,
-    num_classes: int | None = None,
-    by: str = "samples",
-    also_first: int | None = None,
-) -> Expected:
+def macro_f1(outputs, targets, groups, num_classes=None, by="samples", also_first=None):
     rows, predicted, truth = counted(outputs, targets)
     classes = {"samples": (predicted, truth)}
     if groups is not None and targets.ndim == 1:
         records = groups[targets != IGNORED_CLASS]
-        votes = [vote(rows[records == one], predicted[records == one]) for one in np.unique(records)]
-        classes["records"] = (
-            np.array(votes, int),
-            np.array([truth[records == one][0] for one in np.unique(records)], int),
-        )
+        names = np.unique(records)
+        votes = [vote(rows[records == one], predicted[records == one]) for one in names]
+        classes["records"] = np.array(votes, int), np.array([truth[records == one][0] for one in names], int)
     k = num_classes or outputs.shape[1]
     scores = {
         (unit, first): mean(f1(guesses == c, true == c) for c in range(first))
@@ -113,12 +99,12 @@ def macro_f1(
     return Expected(less_one(value), n, skipped, {names[key]: less_one(one) for key, (one, _, _) in scores.items()})
 
 
-def f1(predicted: np.ndarray, present: np.ndarray) -> Value:
+def f1(predicted, present):
     total = predicted.sum() + present.sum()
     return float(2 * (predicted & present).sum() / total) if total else None
 
 
-def vote(rows: np.ndarray, predicted: np.ndarray) -> int:
+def vote(rows, predicted):
     """Return the class that most samples of a record have, of several the one with the largest mean; K for none."""
     k = rows.shape[1]
     count = np.bincount(predicted, minlength=k + 1)[:k]
@@ -129,18 +115,14 @@ def vote(rows: np.ndarray, predicted: np.ndarray) -> int:
 # Labels and masks.
 
 
-def over_labels(value: Callable[..., Value], outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
+def over_labels(value, outputs, targets, groups):
     known = ~np.isnan(targets)
     labels = [(outputs[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(outputs.shape[1])]
     average, n, skipped = mean(value(*label) for label in labels)
     return Expected(less_one(average), n, skipped)
 
 
-def label_f1(scores: np.ndarray, present: np.ndarray) -> Value:
-    return f1(scores > 0, present)
-
-
-def mean_average_precision(outputs: np.ndarray, targets: np.ndarray, groups: Groups, by: str = "samples") -> Expected:
+def mean_average_precision(outputs, targets, groups, by="samples"):
     by_unit = {"samples": over_labels(precision, outputs, targets, groups)}
     if groups is not None:
         members = [np.flatnonzero(groups == one) for one in np.unique(groups)]
@@ -150,19 +132,13 @@ def mean_average_precision(outputs: np.ndarray, targets: np.ndarray, groups: Gro
     return chosen._replace(others={f"1 - mAP of {unit}": other.value for unit, other in by_unit.items()})
 
 
-def mask_error(
-    outputs: np.ndarray,
-    targets: np.ndarray,
-    groups: Groups,
-    report: str = "auroc",
-    count_ignored: bool = False,
-    threshold: float = 0.5,
-) -> Expected:
+def mask_error(outputs, targets, groups, report="auroc", count_ignored=False, threshold=0.5):
     known = ~np.isnan(targets)
     if count_ignored:
         outputs, known = np.where(known, outputs, 0), np.ones_like(known)
     scores, present = outputs[known].astype(np.float64), targets[known] == 1
-    places = [(z[seen], y[seen] == 1) for z, y, seen in zip(*map(columns, (outputs, targets, known)), strict=True)]
+    by_place = (x.reshape(len(x), -1).T for x in (outputs, targets, known))
+    places = [(z[seen], y[seen] == 1) for z, y, seen in zip(*by_place, strict=True)]
     areas, defined, undefined = mean(area(*place) for place in places)
     misses, alarms = ratio(scores <= 0, present), ratio(scores > 0, ~present)
     errors = {
@@ -177,47 +153,42 @@ def mask_error(
     return Expected(value, n, total - n, dict(errors.values()))
 
 
-def columns(x: np.ndarray) -> np.ndarray:
-    return x.reshape(len(x), -1).T
-
-
 # Real values; targets of NaN do not count.
 
 
-def value_error(name: str, outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
-    errors: dict[str, list[Value]] = {"RMSE": [], "MAE": [], "1 - R2": [], "RMSE / deviation": []}
-    counts = []
+NAMES_OF_VALUES = {"RMSE": "RMSE", "MAE": "MAE", "OneMinusR2": "1 - R2", "NormalisedRMSE": "RMSE / deviation"}
+
+
+def value_error(name, outputs, targets, groups):
+    errors = []
     by_output = (np.moveaxis(x, 1, 0).reshape(x.shape[1], -1).astype(np.float64) for x in (outputs, targets))
     for z, y in zip(*by_output, strict=True):
         known = ~np.isnan(y)
         difference, true = (z - y)[known], y[known]
-        rmse = np.sqrt(np.mean(difference**2)) if known.any() else None
-        varies = known.any() and np.ptp(true) > 0
-        errors["RMSE"].append(rmse)
-        errors["MAE"].append(np.mean(np.abs(difference)) if known.any() else None)
-        errors["1 - R2"].append(rmse**2 / true.var() if varies else None)
-        errors["RMSE / deviation"].append(rmse / true.std() if varies else None)
-        counts.append(int(known.sum()))
-    n = sum(count for count, value in zip(counts, errors[name], strict=True) if value is not None)
-    means = {key: mean(values)[0] for key, values in errors.items()}
+        rmse, mae = (np.sqrt(np.mean(difference**2)), np.mean(np.abs(difference))) if known.any() else (None, None)
+        by_spread = (rmse**2 / true.var(), rmse / true.std()) if known.any() and np.ptp(true) > 0 else (None, None)
+        values = dict(zip(NAMES_OF_VALUES.values(), (rmse, mae, *by_spread), strict=True))
+        errors.append((values, int(known.sum())))
+    n = sum(count for values, count in errors if values[name] is not None)
+    means = {key: mean(values[key] for values, _ in errors)[0] for key in NAMES_OF_VALUES.values()}
     return Expected(means.pop(name), n, targets.size - n, means)
 
 
-def relative_l2(outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
-    def sample_error(z: np.ndarray, y: np.ndarray) -> Value:
+def relative_l2(outputs, targets, groups):
+    def sample_error(z, y):
         norm = np.sqrt(np.nansum(y**2))
         return float(np.sqrt(np.nansum((z - y) ** 2)) / norm) if norm > 0 else None
 
     return Expected(*mean(map(sample_error, outputs.astype(np.float64), targets.astype(np.float64))))
 
 
-def mean_squared(outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
+def mean_squared(outputs, targets, groups):
     difference = (outputs.astype(np.float64) - targets)[~np.isnan(targets)]
     n = len(difference)
     return Expected(float(np.mean(difference**2)) if n else None, n, targets.size - n)
 
 
-def nats_per_frame(outputs: np.ndarray, targets: np.ndarray, groups: Groups, count_padding: bool = False) -> Expected:
+def nats_per_frame(outputs, targets, groups, count_padding=False):
     known = ~np.isnan(targets)
     logits, truth = outputs.astype(np.float64), np.where(known, targets, 0)
     with np.errstate(invalid="ignore"):  # outputs of padding may be NaN
@@ -231,38 +202,24 @@ def nats_per_frame(outputs: np.ndarray, targets: np.ndarray, groups: Groups, cou
     return Expected(value, frames, total - frames, {"mean cross-entropy with padding": whole})
 
 
-def long_range_mae(
-    outputs: np.ndarray,
-    targets: np.ndarray,
-    groups: Groups,
-    separation: int = 24,
-    threshold: float = 8.0,
-    symmetrize_twice: bool = False,
-) -> Expected:
+def long_range_mae(outputs, targets, groups, separation, threshold, symmetrize_twice):
     below = 0.75 if symmetrize_twice else 0.5
 
-    def protein_error(z: np.ndarray, y: np.ndarray) -> Value:
+    def protein_error(z, y):
         pairs = [(i, j) for i, j in np.argwhere(y <= threshold) if j - i >= separation]
         return mean(abs(max(below * z[j, i] + (1 - below) * z[i, j], 0.01) - y[i, j]) for i, j in pairs)[0]
 
     return Expected(*mean(map(protein_error, outputs[:, 0].astype(np.float64), targets[:, 0].astype(np.float64))))
 
 
-def chunk_mean(
-    outputs: np.ndarray,
-    targets: np.ndarray,
-    groups: Groups,
-    error: dict[str, Any],
-    size: int = 1000,
-    batch: int = 1,
-    drop_tail: bool = False,
-) -> Expected:
+def chunk_mean(outputs, targets, groups, error, size, batch, drop_tail=False):
     """Batches are joined until they hold `size` samples; with `drop_tail`, their number times the last one's length counts."""
-    name, settings = error["_target_"].removeprefix("orca_cli.scoring."), dict(error)
-    del settings["_target_"]
-    arrays = [outputs, targets] + ([] if groups is None else [groups])
-    batches = [[x[start : start + batch] for x in arrays] for start in range(0, len(outputs), batch)]
-    chunks: list[list[list[np.ndarray]]] = [[]]
+    name = error["_target_"].removeprefix("orca_cli.scoring.")
+    settings = {key: value for key, value in error.items() if key != "_target_"}
+    batches = [
+        [x[start : start + batch] for x in (outputs, targets, groups)] for start in range(0, len(outputs), batch)
+    ]
+    chunks = [[]]
     for one in batches:
         chunks[-1].append(one)
         held = len(chunks[-1]) * len(one[0]) if drop_tail else sum(len(other[0]) for other in chunks[-1])
@@ -272,9 +229,8 @@ def chunk_mean(
     dropped = bool(tail and chunks and drop_tail)
     chunks += [tail] if tail and not dropped else []
 
-    def computed(parts: list[list[np.ndarray]]) -> Expected:
-        outputs, targets, *groups = (np.concatenate(x) for x in zip(*parts, strict=True))
-        return FORMULAS[name](outputs, targets, groups[0] if groups else None, **settings)
+    def computed(parts):
+        return FORMULAS[name](*(np.concatenate(x) for x in zip(*parts, strict=True)), **settings)
 
     whole = computed(batches)
     value, n, undefined = mean(computed(chunk).value for chunk in chunks)
@@ -283,18 +239,14 @@ def chunk_mean(
     return Expected(value, n, undefined + dropped, others)
 
 
-FORMULAS: dict[str, Callable[..., Expected]] = {
+FORMULAS = {f"values.{name}": partial(value_error, key) for name, key in NAMES_OF_VALUES.items()} | {
     "classification.ZeroOne": zero_one,
     "classification.Balanced": balanced,
     "classification.ClassAUROC": class_auroc,
     "classification.MacroF1": macro_f1,
     "multilabel.MeanAveragePrecision": mean_average_precision,
     "multilabel.MeanAUROC": partial(over_labels, area),
-    "multilabel.LabelMacroF1": partial(over_labels, label_f1),
-    "values.RMSE": partial(value_error, "RMSE"),
-    "values.MAE": partial(value_error, "MAE"),
-    "values.OneMinusR2": partial(value_error, "1 - R2"),
-    "values.NormalisedRMSE": partial(value_error, "RMSE / deviation"),
+    "multilabel.LabelMacroF1": partial(over_labels, lambda scores, present: f1(scores > 0, present)),
     "regression.RelativeL2": relative_l2,
     "regression.MeanSquared": mean_squared,
     "sequences.NatsPerFrame": nats_per_frame,

@@ -26,25 +26,22 @@ from tests.scoring.cases import CASES, FORMS
 from tests.scoring.formulas import FORMULAS
 
 NAN = float("nan")
-OF_NUMBERS = [case for case in CASES if case.form in ("values", "fields", "rolls", "masks", "maps")]
 
 
 def test_every_error_of_the_program_has_a_formula_and_cases():
-    modules = [
-        importlib.import_module(f"orca_cli.scoring.{one.name}") for one in pkgutil.iter_modules(scoring.__path__)
-    ]
+    modules = [f"orca_cli.scoring.{one.name}" for one in pkgutil.iter_modules(scoring.__path__)]
     errors = {
-        f"{module.__name__.rpartition('.')[2]}.{name}"
-        for module in modules
-        for name, kind in inspect.getmembers(module, inspect.isclass)
-        if kind.__module__ == module.__name__ and name[0] != "_" and hasattr(kind, "constant")
+        f"{name.rpartition('.')[2]}.{kind}"
+        for name in modules
+        for kind, part in inspect.getmembers(importlib.import_module(name), inspect.isclass)
+        if part.__module__ == name and kind[0] != "_" and hasattr(part, "constant")
     }
     assert errors == set(FORMULAS) == {case.name for case in CASES}
     assert {FORMS[case.form] for case in CASES} == set(KINDS)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@examples(8)
+@examples(6)
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.5, 3.0]), st.sampled_from([0.0, 0.2, 0.8, 1.0]))
 def test_every_error_is_what_its_formula_says(case, seed, coarse, unknown):
     arrays = case.drawn(seed, coarse, unknown)
@@ -71,36 +68,30 @@ def rivals(case, targets, constant):
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name != "chunks.ChunkMean"], ids=str)
-@pytest.mark.parametrize("unknown", [0.0, 0.2, 1.0])
-@pytest.mark.parametrize("seed", range(3))
-def test_no_other_constant_is_better_on_the_targets_that_it_is_made_of(case, unknown, seed):
-    outputs, targets, groups = case.drawn(seed, 0.0, unknown)
+def test_no_other_constant_is_better_on_the_targets_that_it_is_made_of(case):
     error = parts.build(case.node, "task.error")
-    constant = error.constant(targets, outputs.shape[1])
-    assert constant.shape == outputs.shape[1:]
-    assert np.isfinite(constant).all()
-    value = error(np.broadcast_to(constant, outputs.shape), targets, groups).value
     counts_unknown = case.settings.get("count_padding") or case.settings.get("count_ignored")
-    if unknown == 1.0:
-        assert value is None or counts_unknown
-    elif "records" not in case.settings.values() and not (unknown and counts_unknown):  # it is the best one of samples
-        for rival in rivals(case, targets, constant):
-            assert value <= error(np.broadcast_to(rival, outputs.shape), targets, groups).value + 1e-3
+    for seed, unknown in ((0, 0.0), (1, 0.2), (2, 1.0)):
+        outputs, targets, groups = case.drawn(seed, 0.0, unknown)
+        constant = error.constant(targets, outputs.shape[1])
+        assert constant.shape == outputs.shape[1:]
+        assert np.isfinite(constant).all()
+        value = error(np.broadcast_to(constant, outputs.shape), targets, groups).value
+        if unknown == 1.0:
+            assert value is None or counts_unknown
+        elif "records" not in case.settings.values() and not (unknown and counts_unknown):  # the best one of samples
+            for rival in rivals(case, targets, constant):
+                assert value <= error(np.broadcast_to(rival, outputs.shape), targets, groups).value + 1e-3
 
 
-def test_the_constant_of_classes_is_the_majority_of_each_position():
+def test_constants_and_errors_at_the_size_of_real_test_sets():
     assert ZeroOne().constant(np.array([2, 1, 2, IGNORED_CLASS, 0]), 3).tolist() == [0, 0, 1]
-    maps = np.array([[0, 1, IGNORED_CLASS], [0, 1, IGNORED_CLASS], [1, 1, IGNORED_CLASS]])
-    assert ZeroOne().constant(maps, 2).argmax(0).tolist() == [0, 1, 1]
     assert MeanSquared().constant(np.array([[[1.0, NAN]], [[3.0, NAN]]]), 1).tolist() == [[2.0, 2.0]]
-
-
-def test_errors_at_the_size_of_real_test_sets():
     assert MAE().constant(np.arange(2**24 + 3, dtype=np.float32)[:, None], 1).tolist() == [2**23 + 1]
     rng = np.random.default_rng(0)
-    outputs = rng.standard_normal((420, 1, 128, 128), np.float32)
+    outputs = rng.standard_normal((260, 1, 128, 128), np.float32)
     score = MaskError()(outputs, (rng.random(outputs.shape) < 0.01).astype(np.float32))
-    assert (score.n, score.value) == (6_881_280, pytest.approx(0.5, abs=0.005))
+    assert (score.n, score.value) == (outputs.size, pytest.approx(0.5, abs=0.006))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -111,15 +102,16 @@ def test_shapes_that_do_not_fit_are_refused(case):
             parts.build(case.node, "task.error")(wrong, targets, groups)
 
 
-@pytest.mark.parametrize("case", OF_NUMBERS, ids=str)
 @pytest.mark.parametrize("value", [NAN, float("inf")])
-def test_outputs_that_are_no_numbers_are_reported_where_they_count(case, value):
-    outputs, targets, groups = case.drawn(0, 0.0, 0.2)
-    targets[..., 0, -1] = 7.0  # near, and far apart in sequence
-    outputs[..., 0, -1] = value
-    if case.form != "masks" or value != value:  # a logit may be infinite
-        with pytest.raises(NonFiniteError, match=r"task\.error: \d+ outputs are NaN"):
-            parts.build(case.node, "task.error")(outputs, targets, groups)
+def test_outputs_that_are_no_numbers_are_reported_where_they_count(value):
+    for case in CASES:
+        outputs, targets, groups = case.drawn(0, 0.0, 0.2)
+        # A class may have a score of NaN, and a logit may be infinite.
+        if case.form in ("values", "fields", "rolls", "maps") or (case.form == "masks" and value != value):
+            targets[..., 0, -1] = 7.0  # near, and far apart in sequence
+            outputs[..., 0, -1] = value
+            with pytest.raises(NonFiniteError, match=r"task\.error: \d+ outputs are NaN"):
+                parts.build(case.node, "task.error")(outputs, targets, groups)
 
 
 @pytest.mark.parametrize("error", [MacroF1(by="records"), MeanAveragePrecision(by="records")])
@@ -136,32 +128,32 @@ def test_errors_of_records_need_records_that_agree(error):
             error(outputs, targets, groups)
     # As one figure among others it is left out where records have several targets.
     assert type(error)()(outputs, targets, mixed).others == {}
-    with pytest.raises(DataError, match="5 classes, but 2 outputs"):
-        MacroF1(num_classes=5)(outputs, np.zeros(3, int))
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
+def test_settings_out_of_range_are_refused():
+    for name, settings, message in (
         ("classification.MacroF1", {"by": "record"}, r"by: 'record'.*records"),
         ("masks.MaskError", {"report": "auc"}, "report: 'auc'.*auroc"),
         ("chunks.ChunkMean", {"error": CASES[0].node, "batch": 0}, "batch: 0"),
         ("chunks.ChunkMean", {"error": "F1"}, "error: 'F1' is not an error"),
-    ],
-)
-def test_settings_out_of_range_are_refused(name, settings, message):
-    with pytest.raises(ConfigError, match=rf"task\.error\.{message}"):
-        parts.build({"_target_": f"orca_cli.scoring.{name}", **settings}, "task.error")
+    ):
+        with pytest.raises(ConfigError, match=rf"task\.error\.{message}"):
+            parts.build({"_target_": f"orca_cli.scoring.{name}", **settings}, "task.error")
 
 
 OF_VALUES = ("rmse", "mae", "r2", "nrmse")
-# Kind, and whether its targets are classes -> short names of its errors, of its losses.
+# Kind, and whether its targets are classes -> short names of its errors, of its losses, and what both are by default.
 SHORT_NAMES = {
-    ("classes", True): (("zero_one", "balanced", "macro_f1", "auroc"), ("cross_entropy",)),
-    ("labels", False): (("map", "auroc", "macro_f1"), ("bce",)),
-    ("values", False): (OF_VALUES, ("mse", "huber", "mae")),
-    ("dense", False): ((*OF_VALUES, "mse", "relative_l2"), ("mse", "huber", "mae", "relative_l2")),
-    ("dense", True): (("zero_one", "balanced", "macro_f1"), ("cross_entropy",)),
+    ("classes", True): (("zero_one", "balanced", "macro_f1", "auroc"), ("cross_entropy",), ZeroOne, MaskedCrossEntropy),
+    ("labels", False): (("map", "auroc", "macro_f1"), ("bce",), MeanAveragePrecision, MaskedBCE),
+    ("values", False): (OF_VALUES, ("mse", "huber", "mae"), RMSE, MaskedMSE),
+    ("dense", False): (
+        (*OF_VALUES, "mse", "relative_l2"),
+        ("mse", "huber", "mae", "relative_l2"),
+        MeanSquared,
+        MaskedMSE,
+    ),
+    ("dense", True): (("zero_one", "balanced", "macro_f1"), ("cross_entropy",), ZeroOne, MaskedCrossEntropy),
 }
 
 
@@ -174,38 +166,24 @@ def test_every_short_name_is_a_part_that_is_lower_for_better_outputs(kind, integ
     good = torch.nn.functional.one_hot(y, 3).movedim(-1, 1).float() * 9 if integer else y.clone()
     good = (2 * good - 1) * 9 if kind == "labels" else good
     bad = good[torch.from_numpy(rng.permutation(40))]
-    for setting, names in zip(("error", "loss"), SHORT_NAMES[kind, integer], strict=True):
+    errors, losses, *defaults = SHORT_NAMES[kind, integer]
+    assert [type(default_error(kind, integer)), type(default_loss(kind, integer))] == defaults
+    for setting, names in (("error", errors), ("loss", losses)):
         with pytest.raises(ConfigError, match=rf"allowed: {', '.join(names)}, or a _target_ node"):
             short_names.node(setting, "f2", kind, integer)
         for name in names:
             part = parts.build(short_names.node(setting, name, kind, integer), f"task.{setting}")
-            if setting == "error":
-                low, high = (part(outputs.numpy(), y.numpy()).value for outputs in (good, bad))
-            else:
-                low, high = (part(outputs, y) for outputs in (good, bad))
-            assert low < 0.01 < 0.1 < high, name
+            pair = [part(z.numpy(), y.numpy()).value if setting == "error" else part(z, y) for z in (good, bad)]
+            assert pair[0] < 0.01 < 0.1 < pair[1], name
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_names_that_a_kind_does_not_have_are_refused_with_those_that_it_has():
+    for arguments, message in (
         (("error", "balance", "classes"), r"did you mean 'balanced'\? allowed: zero_one"),
         (("error", "rmse", "dense", True), r"'rmse' is not .* with integer targets"),
         (("error", "f1", None), r"task\.error: 'f1' is not a name of the errors"),
-    ],
-)
-def test_names_that_a_kind_does_not_have_are_refused_with_those_that_it_has(arguments, message):
-    with pytest.raises(ConfigError, match=message):
-        short_names.node(*arguments)
-
-
-def test_defaults_are_those_of_the_kind_and_of_what_its_targets_are():
-    kinds = {("classes", True): (ZeroOne, MaskedCrossEntropy), ("labels", False): (MeanAveragePrecision, MaskedBCE)}
-    kinds |= {("values", False): (RMSE, MaskedMSE), ("dense", False): (MeanSquared, MaskedMSE)}
-    for (kind, integer), parts_of_it in {**kinds, ("dense", True): (ZeroOne, MaskedCrossEntropy)}.items():
-        assert (type(default_error(kind, integer)), type(default_loss(kind, integer))) == parts_of_it
-    for default in (default_error, default_loss):
-        with pytest.raises(ConfigError, match="did you mean 'dense'"):
-            default("dens", True)
+    ):
+        with pytest.raises(ConfigError, match=message):
+            short_names.node(*arguments)
     # What only the data say is not refused before.
     assert short_names.node("error", "balanced", "dense") == short_names.node("error", "balanced", "dense", True)

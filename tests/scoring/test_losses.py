@@ -23,7 +23,7 @@ NAN = float("nan")
 WEIGHTS = [0.5, 2.0, 0.25, 7.0]
 
 
-def draw(*shape: int) -> torch.Tensor:
+def draw(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
 
 
@@ -46,10 +46,7 @@ LOSSES = {
     RelativeL2Loss(): (relative, False),
     NatsPerFrameLoss(): (lambda z, y: bce(z, y, reduction="none").sum(1).mean(), False),
     MaskedCrossEntropy(): (functional.cross_entropy, True),
-    MaskedCrossEntropy(WEIGHTS): (
-        lambda z, y: functional.cross_entropy(z, y, torch.tensor(WEIGHTS, dtype=torch.float64)),
-        True,
-    ),
+    MaskedCrossEntropy(WEIGHTS): (lambda z, y: functional.cross_entropy(z, y, torch.tensor(WEIGHTS).double()), True),
 }
 
 
@@ -104,15 +101,12 @@ def test_missing_entries_can_count_as_the_published_code_counts_them():
     assert not outputs.grad[ignored].any()
 
 
-@pytest.mark.parametrize(
-    ("loss", "settings", "message"),
-    [
-        ("MaskedCrossEntropy", {"weight": [1.0, 2.0, 3.0]}, r"weight: 3 weights, but 4 outputs"),
-        ("MaskedCrossEntropy", {"weight": [1, -1]}, r"weight\[1\]: -1 is out of range"),
-        ("MaskedBCE", {"positive_weight": [1.0, 2.0, 3.0]}, r"positive_weight: 3 weights, but 4 outputs"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(loss, settings, message):
-    targets = torch.tensor([0, 1, 2]) if loss == "MaskedCrossEntropy" else draw(3, 4)
-    with pytest.raises(ConfigError, match=rf"task\.loss\.{message}"):
-        parts.build({"_target_": f"orca_cli.scoring.losses.{loss}", **settings}, "task.loss")(draw(3, 4), targets)
+def test_weights_that_do_not_fit_are_refused():
+    for loss, key, weights, message in (
+        ("MaskedCrossEntropy", "weight", [1.0, 2.0, 3.0], "weight: 3 weights, but 4 outputs"),
+        ("MaskedCrossEntropy", "weight", [1, -1], r"weight\[1\]: -1 is out of range"),
+        ("MaskedBCE", "positive_weight", [1.0, 2.0, 3.0], "positive_weight: 3 weights, but 4 outputs"),
+    ):
+        targets = torch.tensor([0, 1, 2]) if key == "weight" else draw(3, 4)
+        with pytest.raises(ConfigError, match=rf"task\.loss\.{message}"):
+            parts.build({"_target_": f"orca_cli.scoring.losses.{loss}", key: weights}, "task.loss")(draw(3, 4), targets)

@@ -1,6 +1,7 @@
 """What trackers are given; event files, W&B without a connection and MLflow in a local database, where they are installed."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 from accelerate import PartialState
@@ -27,7 +28,6 @@ def needs(package):
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path):
-    """A tracker's folder in the run's, with accelerate started, as the run has it."""
     PartialState(cpu=True)
     path = tmp_path / "a-run" / "tracker"
     path.mkdir(parents=True)
@@ -53,18 +53,9 @@ def killed_and_resumed(make):
     second.ended("completed", RESULT)
 
 
-class Noted:
-    """Stands for one of accelerate's trackers."""
-
-    def __init__(self):
-        self.calls = []
-
-    def log(self, values, step=None):
-        self.calls.append((values, step))
-
-
 def test_lines_and_the_result_become_numbers_by_names_that_all_services_take():
-    noted, ends = Noted(), []
+    calls, ends = [], []
+    noted = SimpleNamespace(log=lambda values, step=None: calls.append((values, step)))  # one of accelerate's trackers
     curves = services.Curves(noted, ends.append, continues=False)
     curves.rewind("finetune", [{"epoch": 1, "member": 1, "lr": 0.1}])
     curves.record("finetune", {"epoch": 3, "step": 12, "validation_error": None, "note": "x", "done": True})
@@ -72,7 +63,7 @@ def test_lines_and_the_result_become_numbers_by_names_that_all_services_take():
     services.Curves(noted, ends.append, continues=False, has_steps=False).record("align", {"epoch": 2, "loss": 1.5})
     errors = {"final/test_error": 0.25, "final/test_F1 _macro_": 0.5}
     distances = {"final/distance_before": 2.0, "final/distance_after": 1.0}
-    assert noted.calls == [
+    assert calls == [
         ({"finetune/member_1/lr": 0.1}, 1),
         ({"finetune/step": 12}, 3),
         (errors | distances, None),
@@ -82,17 +73,13 @@ def test_lines_and_the_result_become_numbers_by_names_that_all_services_take():
 
 
 @needs("tensorboard")
-def test_event_files_have_every_point_and_the_settings_in_one_run(folder):
+def test_event_files_have_every_point_and_no_paths(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     killed_and_resumed(lambda: services.tensorboard(folder, SETTINGS))
-    assert all(path.name.startswith("events.out.tfevents.") for path in folder.iterdir())
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
-    curve = [(event.step, pytest.approx(event.value)) for event in events.Scalars("finetune/train_loss")]
-    assert curve == POINTS
-    assert {(event.step, event.value) for event in events.Scalars("align/loss")} == {(0, 2.0)}
-    assert events.Scalars("final/test_error")[0].value == 0.25
+    assert [(event.step, pytest.approx(event.value)) for event in events.Scalars("finetune/train_loss")] == POINTS
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"train.lr" in content
     assert b"/home/me" not in content
@@ -120,9 +107,8 @@ def test_wandb_offline_has_one_id_and_no_key(folder, monkeypatch):
     files = list(folder.rglob("*.wandb"))
     assert len({file.name for file in files}) == 1  # the id of the run
     content = b"".join(file.read_bytes() for file in files)
-    assert all(
-        name in content for name in (b"finetune/train_loss", b"finetune/epoch", b"final/test_error", b"train.lr")
-    )
+    names = (b"finetune/train_loss", b"finetune/epoch", b"final/test_error", b"train.lr")
+    assert all(name in content for name in names)
     assert b"/home/me" not in content
     assert not [file for file in folder.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from orca_cli.exceptions import MemoryExhaustedError
 from orca_cli.interfaces import IGNORED_CLASS
-from orca_cli.scoring import masked
+from orca_cli.scoring import losses
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, MaskedMSE
 from orca_cli.training.checkpoint import weights_sha256
 from orca_cli.training.loop import train_step
@@ -45,9 +45,9 @@ CASES = {
     "mse": (MaskedMSE(), NUMBERS),
     "cross-entropy, weighted": (MaskedCrossEntropy(WEIGHTS), CLASSES),
     "cross-entropy, weighted, a batch without a class": (MaskedCrossEntropy(WEIGHTS), SCARCE),
-    "huber": (masked.MaskedHuber(0.5), NUMBERS),
-    "relative": (masked.RelativeL2Loss(), NUMBERS),
-    "nats over padding": (masked.NatsPerFrameLoss(count_padding=True), BINARY),
+    "huber": (losses.MaskedHuber(0.5), NUMBERS),
+    "relative": (losses.RelativeL2Loss(), NUMBERS),
+    "nats over padding": (losses.NatsPerFrameLoss(count_padding=True), BINARY),
     "torch, a batch without a class": (nn.CrossEntropyLoss(), SCARCE),
     "torch, smooth": (nn.CrossEntropyLoss(weight=torch.tensor(WEIGHTS), label_smoothing=0.2), CLASSES),
     "torch, squares": (nn.MSELoss(), NUMBERS.nan_to_num()),

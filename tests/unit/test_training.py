@@ -9,6 +9,7 @@ from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, NonFiniteError
 from orca_cli.interfaces import Batch
 from orca_cli.training import checkpoint
+from orca_cli.training.checkpoint import weights_sha256 as sha256
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, train_step
 from orca_cli.training.schedule import BETAS, make_optimizer, step_decay, warmup_then_linear
@@ -28,21 +29,15 @@ def test_rate_rises_linearly_then_falls_linearly():
     rates = [warmup_then_linear(s, peak=1.0, warmup_steps=4, decay_steps=14) for s in range(15)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[5:] == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
-
-
-def test_step_decay_is_the_papers():
-    assert [step_decay(s, start=1.0, every=20, factor=0.2) for s in (0, 19, 20, 39, 40)] == pytest.approx(
-        [1, 1, 0.2, 0.2, 0.04]
-    )
+    decayed = [step_decay(s, start=1.0, every=20, factor=0.2) for s in (0, 19, 20, 39, 40)]
+    assert decayed == pytest.approx([1, 1, 0.2, 0.2, 0.04])
 
 
 class Pairs:
     """Samples of a regression, as interfaces.Samples."""
 
-    def __init__(self, n=12):
-        generator = torch.Generator().manual_seed(0)
-        self.x = torch.randn(n, 3, generator=generator)
-        self.y = torch.randn(n, 2, generator=generator)
+    x = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    y = torch.randn(12, 2, generator=torch.Generator().manual_seed(1))
 
     def __len__(self):
         return len(self.x)
@@ -65,7 +60,6 @@ class Model(nn.Module):
 
 
 def trainer(model, engine=None, name="adamw"):
-    """Return an engine, that of the CPU unless another is given, and the model's optimizer."""
     engine = engine or Engine(torch.device("cpu"), "fp32")
     optimizer = make_optimizer(name, model.parameters(), lr=0.1, weight_decay=0.0, momentum=0.9, betas=BETAS)
     return engine, engine.prepare(optimizer)
@@ -77,27 +71,12 @@ class Overflowing(nn.MSELoss):
         return super().forward(outputs, targets)
 
 
-def take(model, trained, steps, *, overflowing=(), order=None, samples=None, batch_size=12, clip=1.0):
+def take(model, trained, steps, *, overflowing=(), count=12, batch_size=12, clip=1.0):
     """Take steps; the gradient of some of them overflows."""
-    samples, order = samples or Pairs(), np.arange(12) if order is None else order
     for step in steps:
         loss = Overflowing() if step in overflowing else nn.MSELoss()
         settings = {"batch_size": batch_size, "clip": clip, "seed": 0, "step": step}
-        train_step(trained[0], model, trained[1], loss, samples, order, **settings)
-
-
-def sha256(model):
-    return checkpoint.weights_sha256(model.state_dict())
-
-
-@pytest.mark.parametrize("batch_size", [1, 5])
-def test_accumulation_does_not_change_the_step(batch_size):
-    whole, parts = Model(), Model()
-    for model, size in ((whole, 11), (parts, batch_size)):
-        order = np.arange(11)  # 11: the last batch is smaller than the others
-        take(model, trainer(model, name="sgd"), [0], order=order, batch_size=size, clip=0.05)
-    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+        train_step(trained[0], model, trained[1], loss, Pairs(), np.arange(count), **settings)
 
 
 def test_predict_keeps_the_order_of_the_split():
@@ -135,7 +114,7 @@ def test_resumed_training_has_the_same_bits(tmp_path, name):
     checkpoint.restore_optimizer(trained[1], saved.optimizer)
     trained[0].restore_scaler(saved.scaler)
     take(second, trained, range(5, 9), **over)
-    assert sha256(second) == sha256(straight)
+    assert sha256(second.state_dict()) == sha256(straight.state_dict())
 
 
 def save(folder, *steps, without_manifest=False):
@@ -145,31 +124,34 @@ def save(folder, *steps, without_manifest=False):
             (folder / f"step-{step:08}" / storage.MANIFEST).unlink()
 
 
+def test_accumulation_does_not_change_the_step():
+    whole, parts = Model(), Model()
+    for model, size in ((whole, 11), (parts, 5)):  # 11: the last batch is smaller than the others
+        take(model, trainer(model, name="sgd"), [0], count=11, batch_size=size, clip=0.05)
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+
+
 def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
-    save(tmp_path, 1, 2, 3)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
-    newest = tmp_path / "step-00000003" / "model.safetensors"
+    save(tmp_path / "a", 1, 2, 3)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["step-00000002", "step-00000003"]
+    newest = tmp_path / "a" / "step-00000003" / "model.safetensors"
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
     newest.write_bytes(content)
-    assert checkpoint.load_latest(tmp_path).step == 2
-
-
-def test_damaged_checkpoints_do_not_count_among_those_that_are_kept(tmp_path):
-    save(tmp_path, 4)
+    assert checkpoint.load_latest(tmp_path / "a").step == 2
+    # Damaged ones do not count among those that are kept.
+    save(tmp_path / "b", 4)
     for step in (8, 9):
-        save(tmp_path, step, without_manifest=True)
-        assert checkpoint.load_latest(tmp_path).step == 4
-    save(tmp_path, 5)
-    assert checkpoint.load_latest(tmp_path).step == 5
-    assert (tmp_path / "step-00000004").exists()
-
-
-def test_no_whole_checkpoint_is_an_error(tmp_path):
-    save(tmp_path, 1, without_manifest=True)
+        save(tmp_path / "b", step, without_manifest=True)
+        assert checkpoint.load_latest(tmp_path / "b").step == 4
+    save(tmp_path / "b", 5)
+    assert checkpoint.load_latest(tmp_path / "b").step == 5
+    assert (tmp_path / "b" / "step-00000004").exists()
+    save(tmp_path / "c", 1, without_manifest=True)
     for _ in range(2):  # a second call raises the same
         with pytest.raises(CheckpointError, match="no valid checkpoint found"):
-            checkpoint.load_latest(tmp_path)
+            checkpoint.load_latest(tmp_path / "c")
 
 
 @examples(20)
@@ -177,29 +159,21 @@ def test_no_whole_checkpoint_is_an_error(tmp_path):
 def test_weights_hash_tells_all_values_apart(values):
     base = {"w": torch.tensor(values), "v": torch.zeros(2, dtype=torch.bfloat16)}
     same = {name: value.clone() for name, value in reversed(base.items())}
-    assert checkpoint.weights_sha256(base) == checkpoint.weights_sha256(same)
-    assert checkpoint.weights_sha256(base) != checkpoint.weights_sha256(base | {"w": base["w"].view(-1, 1)})
+    assert sha256(base) == sha256(same)
+    assert sha256(base) != sha256(base | {"w": base["w"].view(-1, 1)})
 
 
-def test_every_optimizer_begins_with_the_first_scale():
+def test_an_overflow_is_left_out_but_not_for_ever_and_every_optimizer_begins_with_the_first_scale():
     """Members train one after the other; a run that resumes in a later one must meet the same scale."""
     model, engine = Model(), Scaled()
     begin = engine.scaler_state()
     take(model, trainer(model, engine), range(3), overflowing=[1])
     assert engine.scaler_state() != begin
-    trainer(model, engine)
+    trained = trainer(model, engine)
     assert engine.scaler_state() == begin
-
-
-def test_a_checkpoint_without_a_scale_is_not_gone_on_from():
-    with pytest.raises(CheckpointError, match="no gradient scale"):
-        Scaled().restore_scaler({})
-
-
-def test_a_gradient_that_is_not_finite_at_any_scale_ends_the_run():
-    """Steps that overflow are left out, but not for ever."""
-    model = Model()
-    before = sha256(model)
+    before = sha256(model.state_dict())
     with pytest.raises(NonFiniteError, match="gradient is"):
-        take(model, trainer(model, Scaled()), range(100), overflowing=range(100))
-    assert sha256(model) == before
+        take(model, trained, range(100), overflowing=range(100))
+    assert sha256(model.state_dict()) == before
+    with pytest.raises(CheckpointError, match="no gradient scale"):
+        engine.restore_scaler({})

@@ -1,0 +1,280 @@
+"""`--choose`, each arm at the rate that validation chose; `--baselines`, other people's results; options that make no sense."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import orca_cli
+from orca_cli.exceptions import DataError
+from orca_cli.report.rendering.console import Page
+from orca_cli.report.tables.layout import layout_of
+from orca_cli.report.tables.published import fitting, read
+from orca_cli.runs import studies
+from tests.commands.called import read_text, refused
+from tests.report.trees import add_run, report, table_of
+
+RATES = ("5e-5", "1e-4", "2e-4")
+# Validation errors of seed 0 by rate. Its test errors are reversed, so that choosing by them would give another rate.
+VALIDATION = {"none": (0.30, 0.20, 0.25), "otdd": (0.10, 0.15, 0.20)}
+# Test errors of the other seeds by rate.
+TEST = {"none": (0.55, 0.40, 0.35), "otdd": (0.30, 0.28, 0.26)}
+
+
+def add(root, metric, rate, seed, *, value, validation=None, on="validation", n=100, folds=None, **fields):
+    variant = {"train.lr": rate} | ({"train.folds": folds} if folds else {})
+    fields |= {"validation_error": value if validation is None else validation, "selected": {"on": on, "n": n}}
+    return add_run(root, metric=metric, seed=seed, value=value, variant=variant, **fields)
+
+
+def fill(root, **fields):
+    for metric, errors in VALIDATION.items():
+        for rate, validation, test in zip(RATES, errors, TEST[metric], strict=True):
+            add(root, metric, rate, 0, value=0.5 - validation, validation=validation, **fields)
+            for seed in (1, 2, 3):
+                add(root, metric, rate, seed, value=test + seed / 1000, validation=0.5 - validation, **fields)
+
+
+@pytest.fixture
+def chosen(tmp_path):
+    return lambda *words: report(tmp_path, "--choose", "train.lr", *words)
+
+
+def cells(text):
+    return {row["metric"]: row["cells"][0] for row in json.loads(text)["rows"]}
+
+
+def test_validation_of_the_lowest_seed_chooses_and_the_other_seeds_are_shown(tmp_path, chosen):
+    fill(tmp_path)
+    for rate in RATES:
+        add(tmp_path, "mmd", rate, 0, value=0.1)  # of equal errors the middle value counts; nothing is left to judge
+    arms = cells(chosen("--json"))
+    assert {metric: cell["chosen"] for metric, cell in arms.items()} == {"none": "1e-4", "otdd": "5e-5 (edge)"}
+    assert {metric: cell["mean"] for metric, cell in arms.items()} == pytest.approx({"none": 0.402, "otdd": 0.302})
+    assert all([one["seed"] for one in cell["values"]] == [1, 2, 3] for cell in arms.values())
+    text = chosen()
+    assert text.startswith("each arm at its own train.lr, chosen on validation, seed 0; judged by the other seeds ")
+    marked = "(edge): the lowest or highest train.lr that was run, so that a better one may lie beyond: "
+    assert f"{marked}digits minilm otdd full 5e-5" in text  # the other arm's is inside
+    assert "fewer than 50 validation samples" not in text
+    assert (
+        "nothing is left to judge, since no other seed was run at what was chosen: digits minilm mmd full 1e-4" in text
+    )
+
+
+def test_comparisons_are_of_what_was_chosen(tmp_path, chosen):
+    fill(tmp_path)
+    against = ("--against", "metric=none")
+    record = json.loads(chosen(*against, "--json"))
+    (pair,) = record["sets"]
+    assert (pair["seeds"], pair["chosen"]) == ([1, 2, 3], ["1e-4", "5e-5 (edge)"])
+    assert record["arms"][0]["points"]["mean"] == pytest.approx(10)
+    text, compared = chosen(*against), chosen("--compare")
+    assert "40.2 > 30.2, at 1e-4 > 5e-5 (edge)" in text
+    csv_text = read_text("report", tmp_path, "--choose", "train.lr", *against, "--format", "csv")
+    (line,) = [one for one in csv.DictReader(io.StringIO(csv_text)) if one["chosen"]]
+    assert (line["baseline_chosen"], line["chosen"]) == ("1e-4", "5e-5 (edge)")
+    assert "minilm none full: train.lr digits 1e-4 - minilm otdd full: train.lr digits 5e-5 (edge)" in compared
+    start = "each arm at its own train.lr"
+    assert [words.find(start) for words in (record["rates"], text, compared)] == [0, 0, 0]
+    assert [start in chosen("--format", form) for form in ("md", "latex", "html")] == [True] * 3
+
+
+def test_the_lowest_seed_that_most_values_have_chooses_and_those_without_are_left_out(tmp_path, chosen):
+    """In the first tree 2e-4 diverged on seed 0, and of 1e-3 there is another seed only."""
+    for rate, validation in (("5e-5", 0.3), ("1e-4", 0.2)):
+        for seed in (0, 1):
+            add(tmp_path, "otdd", rate, seed, value=0.4, validation=validation)
+    add(tmp_path, "otdd", "2e-4", 0, value=None, state="failed")
+    add(tmp_path, "otdd", "1e-3", 2, value=0.01)
+    for rate, seeds in (("1e-4", (0, 1, 2)), ("2e-4", (1, 2)), ("4e-4", (1, 2))):
+        for seed in seeds:
+            validation = 0.1 if rate == "2e-4" else 0.0 if seed != 1 else 0.2
+            add(tmp_path, "mmd", rate, seed, value=0.4, validation=validation)
+    text = chosen()
+    assert "at 1e-4 (edge)" in text
+    assert "left out of the choice, since no run of the seed has a validation error" in text
+    assert "digits minilm otdd full 2e-4, 1e-3 (seed 0)" in text
+    cell = cells(chosen("--json"))["mmd"]
+    assert (cell["chosen"], [one["seed"] for one in cell["values"]]) == ("2e-4", [2])
+
+
+def test_the_test_split_never_chooses(tmp_path, chosen):
+    """protocol=release validates on the test split, and a refit validates on nothing."""
+    fill(tmp_path)
+    for rate, on in (("4e-4", "test"), ("8e-4", "nothing")):
+        for seed in (0, 1):
+            path = add(tmp_path, "otdd", rate, seed, value=0.0, on=on)
+            record = json.loads((path / "result.json").read_text())
+            record |= {"validation_error": None} if on == "nothing" else {}
+            (path / "result.json").write_text(json.dumps(record))
+    text = chosen("--metric", "otdd")
+    assert "at 5e-5 (edge)" in text
+    assert "CHOSEN ON TEST" not in text
+    for rate in ("8e-4", "4e-4"):  # left out, with a note
+        assert f"digits minilm otdd full {rate} (seed 0)" in text
+
+
+def test_folds_choose_for_the_arm_without_and_few_samples_are_said(tmp_path, chosen):
+    """Five validation samples say 5e-5, folds over all training samples say 1e-4."""
+    fill(tmp_path, n=5)
+    text = chosen("--metric", "otdd")
+    assert "at 5e-5 (edge)" in text
+    assert "chosen by fewer than 50 validation samples" in text
+    for rate, validation in zip(RATES, (0.3, 0.2, 0.25), strict=True):
+        add(tmp_path, "otdd", rate, 0, value=0.9, validation=validation, on="folds", n=45, folds="5")
+    add(tmp_path, "otdd", "1e-4", 1, value=0.9, on="folds", n=45, folds="5")  # does not judge
+    cell = cells(chosen("--metric", "otdd", "--json"))["otdd"]
+    assert (cell["chosen"], cell["mean"]) == ("1e-4", pytest.approx(0.282))
+
+
+SHIPPED = Path(orca_cli.__file__).parents[1] / "docs" / "published.csv"
+COLUMNS = "task,method,error,source"
+
+
+@pytest.fixture
+def shown(tmp_path):
+    """Return the table of two tasks, one generated, with the results of a csv file."""
+    for metric, value in (("otdd", 0.126), ("none", 0.2)):
+        add_run(tmp_path / "runs", metric=metric, value=value)
+    error = {"percent": False, "name": "relative_l2"}
+    add_run(tmp_path / "runs", task="darcy", value=0.5, error=error, synthetic=True, size="small")
+
+    def with_others(text):
+        (tmp_path / "others.csv").write_text(text)
+        table = table_of(tmp_path / "runs")
+        return replace(table, published=fitting(read(tmp_path / "others.csv"), table, "others.csv"))
+
+    return with_others
+
+
+def test_rows_stand_between_the_own_and_the_trivial_with_their_sources(shown):
+    lines = "digits,forest,0.05,notes p. 3\ndarcy,FNO,0.008,Table 2\necg,CNN,0.28,Table 2\n"
+    layout = layout_of(shown(f"{COLUMNS}\n{lines}"))
+    *ours, forest, fno, trivial = layout.rows
+    assert trivial[0][0] == "trivial"
+    assert (forest[0][0], [entry.main for entry in forest[1]], forest[2]) == ("forest [1]", ["-", "5.0"], "")
+    assert (fno[0][0], [entry.main for entry in fno[1]]) == ("FNO [2]", ["0.008", "-"])
+    assert not any(entry.best for row in (forest, fno) for entry in row[1])
+    others = ["published, other protocol", "published, real data, ours are synthetic, other protocol"]
+    assert [row[0][3] for row in layout.rows] == ["ours"] * len(ours) + others + ["ours"]
+    assert "[1] reported by others, under their conditions: notes p. 3" in layout.notes
+
+
+def test_every_number_says_whose_it_is_and_of_what(shown):
+    page = shown("task,method,error,source,protocol\ndigits,forest,0.05,p. 3,clean\ndarcy,forest,0.008,p. 3,\n")
+    *_, forest, _ = layout_of(page).rows
+    # The two differ, so that each number says it itself: the paper's darcy is of real data, ours is generated.
+    assert forest[0][3] == "published"
+    assert [entry.rest for entry in forest[1]] == ["real data, ours are synthetic, other protocol", ""]
+    lines = list(csv.DictReader(io.StringIO(Page(page).text("csv"))))
+    assert {(line["origin"], line["task"]): line["tags"] for line in lines} == {
+        ("ours", "darcy"): "ours; synthetic data; protocol clean",
+        ("ours", "digits"): "ours; protocol clean",
+        ("published", "darcy"): "published; real data, ours are synthetic; other protocol",
+        ("published", "digits"): "published",
+    }
+    for form in ("md", "latex", "table", "json"):
+        assert "real data, ours are synthetic" in " ".join(Page(page).text(form).split()), form
+
+
+@pytest.mark.parametrize(
+    ("columns", "line", "message"),
+    [
+        ("task,method,error", "d,m,1", "no column 'source'"),
+        (COLUMNS, "digits,m,12 %,s", "line 2.*'12 %' is not a number.*0.1939"),
+        (COLUMNS, "digits,m,nan,s", "is not a number"),
+        (COLUMNS, "digits,m,0.1,", "'source' is empty"),
+        (COLUMNS, "digits,m,19.39,s", "error 19.39 is above 1.*0.1939"),
+        (COLUMNS, "digit,m,0.1,s", "no run is of a task.*did you mean 'digits'"),
+        (COLUMNS, "", "no line"),
+    ],
+)
+def test_what_is_wrong_is_reported_with_its_place(shown, columns, line, message):
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        shown(f"{columns}\n{line}\n")
+
+
+def test_the_shipped_results_name_tasks_that_exist_and_of_two_that_of_the_protocol_is_shown(tmp_path):
+    for task in {result.task for result in read(SHIPPED)}:
+        assert (SHIPPED.parents[1] / "conf" / "task" / f"{task}.yaml").is_file()
+    add_run(tmp_path, task="ninapro")
+    out = read_text("report", tmp_path, "--baselines", SHIPPED)
+    assert "einspace [2]" in out
+    assert "6.4" in out  # as many decimals as its own errors have
+    for protocol in ("paper", "clean"):
+        add_run(tmp_path / "digits", protocol=protocol)
+    (tmp_path / "two.csv").write_text(f"{COLUMNS},protocol\ndigits,X,0.11,p,paper\ndigits,X,0.22,p,clean\n")
+    table = table_of(tmp_path / "digits")
+    *_, others, _ = layout_of(replace(table, published=fitting(read(tmp_path / "two.csv"), table, ""))).rows
+    errors = zip([column.protocol for column in table.columns], [entry.main for entry in others[1]], strict=True)
+    assert (dict(errors), others[0][3]) == ({"paper": "11.0", "clean": "22.0"}, "published")
+
+
+AGAINST = ["--against", "metric=none"]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for metric, value in (("none", 0.5), ("otdd", 0.4)):
+        add_run(tmp_path / "runs", metric=metric, value=value)
+    studies.add(tmp_path / "runs", "small", [])
+    add_run(tmp_path / "unlike", metric="none", variant={"train.lr": "1e-3"})
+    add_run(tmp_path / "unlike", metric="otdd", variant={"train.lr": "1e-4"})
+    add_run(tmp_path / "seeds", metric="none", seed=0)
+    add_run(tmp_path / "seeds", metric="otdd", seed=1)
+    for rate in ("1e-3", "1e-4"):
+        add_run(tmp_path / "rates", variant={"train.lr": rate})
+    add_run(tmp_path / "alone", metric="otdd", seconds=None)
+    add_run(tmp_path / "alone", task="ecg", metric="mmd", seconds="soon")
+    (tmp_path / "others.csv").write_text("task,method,error,source\nnowhere,forest,0.05,notes\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--margin", "1"], 2, "--margin: applies only to a comparison; add --against metric=none"),
+        ([*AGAINST, "--margin", "-1"], 2, "--margin: -1.0 is out of range"),
+        (["--against", "metric"], 2, "--against: 'metric' is not KEY=VALUE"),
+        ([*AGAINST, "--compare"], 2, "--compare: does not go with --against"),
+        (["--open", "--format", "csv"], 2, "--open: shows a page; leave --json and --format out"),
+        (["--figures-as", "gif"], 2, "--figures-as: there is no figure format 'gif'"),
+        (["--by", "metric,metric"], 2, "--by: 'metric,metric' is not a list of keys"),
+        (["--by", "task"], 2, "--by: tasks are the columns"),
+        (["--by", "metrik"], 11, "--by: no run has 'metrik'; did you mean 'metric'?"),
+        (["--task", "digit"], 11, "--task: no run has task=digit; did you mean 'digits'?"),
+        (["--where", "nonsense=1"], 11, "it is none of the runs' settings"),
+        (["--study", "smal"], 11, "--study: no run belongs to a study 'smal'; did you mean 'small'?"),
+        (["--sort", "digit"], 11, "--sort: there is no 'digit'; did you mean 'digits'?"),
+        (["--baselines", "others.csv"], 11, "others.csv: no run is of a task in it (nowhere)"),
+        (["--against", "metric=otd"], 11, "--against: no run has metric=otd; did you mean 'otdd'?"),
+        (["--against", "seed=0"], 11, "--against: all runs have seed=0; run others as well"),
+        (["--against", "train.clip=1"], 11, "--against: the runs do not differ in 'train.clip'"),
+        (["unlike", *AGAINST], 11, "differ in train.lr as well; try --against train.lr=..., or narrow with --where"),
+        (["seeds", *AGAINST], 11, "no two runs of the same task and seed, on the same test data"),
+        (["alone", "--sort", "rank"], 11, "--sort: no row has a rank"),
+        (["--choose", "metric"], 2, "--choose: 'metric' is not a setting of an arm; such as --choose train.lr"),
+        (["unlike", "--choose", "train.lr"], 11, "--choose: every arm has one value of train.lr: nothing to choose"),
+        (["--choose", "train.rate"], 11, "--choose: no run has 'train.rate'"),
+        (["--choose", "train.lr", "--by", "train.lr"], 2, "--by: 'train.lr' is chosen; every arm has one train.lr"),
+        (["--choose", "train.lr", "--against", "train.lr=1e-3"], 2, "--against: 'train.lr' is chosen"),
+        (["rates", "--choose", "train.lr"], 11, "seed 0 is the only one at the train.lr that it chose, so nothing"),
+        (["nothing"], 11, "nothing: no such folder of runs"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tree, monkeypatch, words, code, message):
+    monkeypatch.chdir(tree)
+    words = words if (tree / words[0]).is_dir() or words[0] == "nothing" else ["runs", *words]
+    assert message in refused(code, "report", *words)
+
+
+def test_a_comparison_says_whether_its_arms_had_one_rate(tmp_path):
+    for name, rate in (("one", 0.0005), ("two", 0.001)):
+        for metric, value in (("none", 0.0005), ("otdd", rate)):
+            (add_run(tmp_path / name, metric=metric) / "config.yaml").write_text(f"train:\n  lr: {value}\n")
+    assert report(tmp_path / "one", *AGAINST).startswith("one rate for all arms: train.lr=0.0005 ")
+    assert report(tmp_path / "two", "--compare").startswith("arms at different rates, not chosen on validation")

@@ -18,13 +18,8 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _PATIENCE_S = 60.0
 _FLAGS = (
-    *("--headless", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu", "--hide-scrollbars"),
-    *(
-        "--disable-dev-shm-usage",
-        "--disable-extensions",
-        "--disable-background-networking",
-        "--proxy-server=127.0.0.1:9",
-    ),
+    "--headless --remote-debugging-pipe --no-first-run --disable-gpu --hide-scrollbars --disable-dev-shm-usage "
+    "--disable-extensions --disable-background-networking --proxy-server=127.0.0.1:9"
 )
 
 
@@ -124,7 +119,7 @@ def started(program: str) -> Iterator[Browser]:
     commands, answers = os.pipe(), os.pipe()  # what it reads; what it writes
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         sandbox = ["--no-sandbox"] if os.getuid() == 0 else []  # required as root
-        words = [program, *_FLAGS, *sandbox, f"--user-data-dir={profile}", "about:blank"]
+        words = [program, *_FLAGS.split(), *sandbox, f"--user-data-dir={profile}", "about:blank"]
         script = 'read_end=$1 write_end=$2; shift 2; eval "exec \\"\\$@\\" 3<&$read_end 4>&$write_end"'
         process = subprocess.Popen(
             ["bash", "-c", script, "bash", str(commands[0]), str(answers[1]), *words],

@@ -2,56 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import (
-    ASTConfig,
-    ASTModel,
-    BeitConfig,
-    BeitModel,
-    BertConfig,
-    BertModel,
-    BertTokenizerFast,
-    DebertaV2Config,
-    DebertaV2Model,
-    DeiTConfig,
-    DeiTModel,
-    Dinov2Config,
-    Dinov2Model,
-    DistilBertConfig,
-    DistilBertModel,
-    EsmConfig,
-    EsmModel,
-    GPT2Config,
-    GPT2Model,
-    GPT2TokenizerFast,
-    HubertConfig,
-    HubertModel,
-    LlamaConfig,
-    LlamaModel,
-    MistralConfig,
-    MistralModel,
-    ModernBertConfig,
-    ModernBertModel,
-    Qwen2Config,
-    Qwen2Model,
-    Qwen3Config,
-    Qwen3Model,
-    RobertaConfig,
-    RobertaModel,
-    SiglipConfig,
-    SiglipModel,
-    SwinConfig,
-    SwinModel,
-    T5Config,
-    T5EncoderModel,
-    ViTConfig,
-    ViTModel,
-    Wav2Vec2Config,
-    Wav2Vec2Model,
-)
+import transformers as hf
 
 SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parent.parent.parent / "shared"))
 _LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
@@ -60,43 +14,39 @@ _LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
 def _save_tokenizer(folder: Path, special: list[str]) -> None:
     words = [*special, *_LETTERS, *(f"##{letter}" for letter in _LETTERS), "the", "of", "a", "return", "list"]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
+    hf.BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
+
+
+def _save(folder: Path, seed: int, model_class, config) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    model_class(config).save_pretrained(folder)
+    return folder
 
 
 def save_tiny_bert(folder: Path, **changes) -> Path:
     """Save a BERT of 2 layers, width 32, 64 positions, with a tokenizer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(1)
-    settings = {
-        "vocab_size": 100,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "max_position_embeddings": 64,
-        "pad_token_id": 0,
-    }
-    BertModel(BertConfig(**settings | changes)).save_pretrained(folder)
+    _save(folder, 1, hf.BertModel, hf.BertConfig(**_BERT | {"pad_token_id": 0} | changes))
     _save_tokenizer(folder, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
     return folder
 
 
 def save_tiny_roberta(folder: Path) -> Path:
     """Save a RoBERTa of 2 layers, width 32, 66 positions (64 usable), with a tokenizer whose padding id is 1."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(2)
-    config = RobertaConfig(
-        vocab_size=100,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        max_position_embeddings=66,
-        pad_token_id=1,
-    )
-    RobertaModel(config).save_pretrained(folder)
+    _save(folder, 2, hf.RobertaModel, hf.RobertaConfig(**_BERT | {"max_position_embeddings": 66, "pad_token_id": 1}))
     _save_tokenizer(folder, ["[CLS]", "[PAD]", "[UNK]", "[SEP]", "[MASK]"])
     return folder
+
+
+def save_tiny_swin(folder: Path) -> Path:
+    """Save a Swin of 3 stages, width 16 to 64, 32 x 32 pixels, patch 4."""
+    sizes = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [1, 1, 1], "num_heads": [2, 2, 2]}
+    return _save(folder, 3, hf.SwinModel, hf.SwinConfig(**sizes, window_size=4, drop_path_rate=0.0))
+
+
+def save_tiny_vit(folder: Path) -> Path:
+    """Save a ViT of 2 layers, width 32, 32 x 32 pixels, patch 8 (16 patches and the classification token)."""
+    return _save(folder, 4, hf.ViTModel, hf.ViTConfig(**_IMAGE, hidden_dropout_prob=0.0))
 
 
 def _save_word_pieces(folder: Path) -> None:
@@ -108,66 +58,25 @@ def _save_byte_pairs(folder: Path) -> None:
     words = {word: number for number, word in enumerate([*_LETTERS, "\u0120", "<|endoftext|>"])}
     (folder / "vocab.json").write_text(json.dumps(words))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    GPT2TokenizerFast(
-        vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), unk_token="<|endoftext|>"
-    ).save_pretrained(folder)
+    places = {"vocab": str(folder / "vocab.json"), "merges": str(folder / "merges.txt")}
+    hf.GPT2TokenizerFast(**places, unk_token="<|endoftext|>").save_pretrained(folder)
 
 
-def save_tiny_swin(folder: Path) -> Path:
-    """Save a Swin of 3 stages, width 16 to 64, 32 x 32 pixels, patch 4."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(3)
-    config = SwinConfig(
-        image_size=32,
-        patch_size=4,
-        embed_dim=16,
-        depths=[1, 1, 1],
-        num_heads=[2, 2, 2],
-        window_size=4,
-        drop_path_rate=0.0,
-    )
-    SwinModel(config).save_pretrained(folder)
-    return folder
-
-
-def save_tiny_vit(folder: Path) -> Path:
-    """Save a ViT of 2 layers, width 32, 32 x 32 pixels, patch 8 (16 patches and the classification token)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(4)
-    config = ViTConfig(
-        image_size=32,
-        patch_size=8,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        hidden_dropout_prob=0.0,
-    )
-    ViTModel(config).save_pretrained(folder)
-    return folder
-
-
-_TEXT = {
+_BERT = {
     "vocab_size": 100,
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 48,
     "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
 }
+_TEXT = _BERT | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _MARKED = _TEXT | {"cls_token_id": 1, "sep_token_id": 2}
 _GROUPED = _TEXT | {"num_key_value_heads": 2}
-_IMAGE = {
-    "image_size": 32,
-    "patch_size": 8,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
+_SIZES = {
+    name: _BERT[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 }
+_IMAGE = {"image_size": 32, "patch_size": 8, **_SIZES}
 _DEBERTA = {
     "relative_attention": True,
     "pos_att_type": ["p2c", "c2p"],
@@ -195,41 +104,38 @@ _SPEECH = {
     "num_conv_pos_embeddings": 8,
     "num_conv_pos_embedding_groups": 4,
 }
-_SIZES = {
-    name: _IMAGE[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-}
 _MODELS = {
-    "gpt2": (GPT2Config(**_GPT2 | {"bos_token_id": 1, "eos_token_id": 2}), GPT2Model, _save_byte_pairs),
-    "smollm2": (LlamaConfig(**_GROUPED), LlamaModel, _save_byte_pairs),
-    "mistral": (MistralConfig(**_GROUPED, sliding_window=7), MistralModel, _save_byte_pairs),
-    "qwen2": (Qwen2Config(**_GROUPED), Qwen2Model, _save_byte_pairs),
-    "qwen3": (Qwen3Config(**_GROUPED, head_dim=8), Qwen3Model, _save_byte_pairs),
-    "modernbert": (ModernBertConfig(**_MARKED, local_attention=8), ModernBertModel, _save_word_pieces),
-    "deberta": (DebertaV2Config(**_TEXT | _DEBERTA), DebertaV2Model, _save_word_pieces),
-    "t5": (T5Config(**_T5), T5EncoderModel, _save_word_pieces),
-    "esm": (EsmConfig(**_TEXT | _ESM), EsmModel, _save_word_pieces),
-    "distilbert": (DistilBertConfig(**_DISTIL), DistilBertModel, _save_word_pieces),
-    "deit": (DeiTConfig(**_IMAGE), DeiTModel, None),
-    "beit": (BeitConfig(**_IMAGE | _BIASED), BeitModel, None),
-    "dinov2": (Dinov2Config(**_IMAGE | {"mlp_ratio": 2}), Dinov2Model, None),
+    "gpt2": (hf.GPT2Config(**_GPT2 | {"bos_token_id": 1, "eos_token_id": 2}), hf.GPT2Model, _save_byte_pairs),
+    "smollm2": (hf.LlamaConfig(**_GROUPED), hf.LlamaModel, _save_byte_pairs),
+    "mistral": (hf.MistralConfig(**_GROUPED, sliding_window=7), hf.MistralModel, _save_byte_pairs),
+    "qwen2": (hf.Qwen2Config(**_GROUPED), hf.Qwen2Model, _save_byte_pairs),
+    "qwen3": (hf.Qwen3Config(**_GROUPED, head_dim=8), hf.Qwen3Model, _save_byte_pairs),
+    "modernbert": (hf.ModernBertConfig(**_MARKED, local_attention=8), hf.ModernBertModel, _save_word_pieces),
+    "deberta": (hf.DebertaV2Config(**_TEXT | _DEBERTA), hf.DebertaV2Model, _save_word_pieces),
+    "t5": (hf.T5Config(**_T5), hf.T5EncoderModel, _save_word_pieces),
+    "esm": (hf.EsmConfig(**_TEXT | _ESM), hf.EsmModel, _save_word_pieces),
+    "distilbert": (hf.DistilBertConfig(**_DISTIL), hf.DistilBertModel, _save_word_pieces),
+    "deit": (hf.DeiTConfig(**_IMAGE), hf.DeiTModel, None),
+    "beit": (hf.BeitConfig(**_IMAGE | _BIASED), hf.BeitModel, None),
+    "dinov2": (hf.Dinov2Config(**_IMAGE | {"mlp_ratio": 2}), hf.Dinov2Model, None),
     "siglip": (
-        SiglipConfig(vision_config=_IMAGE, text_config=_TEXT | {"projection_size": 32}),
-        SiglipModel,
+        hf.SiglipConfig(vision_config=_IMAGE, text_config=_TEXT | {"projection_size": 32}),
+        hf.SiglipModel,
         None,
     ),
-    "ast": (ASTConfig(**_SIZES | _AST | {"patch_size": 8}), ASTModel, None),
+    "ast": (hf.ASTConfig(**_SIZES | _AST | {"patch_size": 8}), hf.ASTModel, None),
     "ast_overlapping": (
-        ASTConfig(**_SIZES | _AST | {"patch_size": 8, "frequency_stride": 5, "time_stride": 6}),
-        ASTModel,
+        hf.ASTConfig(**_SIZES | _AST | {"patch_size": 8, "frequency_stride": 5, "time_stride": 6}),
+        hf.ASTModel,
         None,
     ),
-    "wav2vec2": (Wav2Vec2Config(**_SIZES | _SPEECH), Wav2Vec2Model, None),
+    "wav2vec2": (hf.Wav2Vec2Config(**_SIZES | _SPEECH), hf.Wav2Vec2Model, None),
     "wav2vec2_large": (
-        Wav2Vec2Config(**_SIZES | _SPEECH, feat_extract_norm="layer", do_stable_layer_norm=True),
-        Wav2Vec2Model,
+        hf.Wav2Vec2Config(**_SIZES | _SPEECH, feat_extract_norm="layer", do_stable_layer_norm=True),
+        hf.Wav2Vec2Model,
         None,
     ),
-    "hubert": (HubertConfig(**_SIZES | _SPEECH), HubertModel, None),
+    "hubert": (hf.HubertConfig(**_SIZES | _SPEECH), hf.HubertModel, None),
 }
 
 
@@ -237,16 +143,14 @@ def save_tiny(name: str, folder: Path) -> Path:
     """Save a tiny model of the family that conf/body/NAME.yaml is of: 2 layers, width 32, 64 positions or 16 patches."""
     if name in _OWN:
         return _OWN[name](folder)
-    folder.mkdir(parents=True, exist_ok=True)
     config, model_class, save_tokenizer = _MODELS[name]
-    torch.manual_seed(6)
-    model_class(config).save_pretrained(folder)
+    _save(folder, 6, model_class, config)
     if save_tokenizer is not None:
         save_tokenizer(folder)
     return folder
 
 
-_OWN: dict[str, Callable[[Path], Path]] = {
+_OWN = {
     "minilm": save_tiny_bert,
     "bert": save_tiny_bert,
     "auto": save_tiny_bert,

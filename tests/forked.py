@@ -28,13 +28,7 @@ _START_S = 600.0  # it imports what takes 10 s on an idle machine, and minutes o
 
 
 class Case:
-    """One forked command line.
-
-    Args:
-        server: who forked it.
-        pid: its process, and its process group.
-        out, err: files with its standard output and standard error.
-    """
+    """One forked command line: `pid` is its process, and its process group."""
 
     def __init__(self, server: Server, pid: int, out: Path, err: Path) -> None:
         self._server, self.pid, self._out, self._err = server, pid, out, err
@@ -74,12 +68,7 @@ class Case:
 
 
 class Server:
-    """The process that forks; ends with the block.
-
-    Args:
-        folder: for what the forks write.
-        checkout: the folder whose `orca_cli` and `conf` they are to use.
-    """
+    """The process that forks; ends with the block. What forks write goes to `folder`; `checkout` has the program they call."""
 
     def __init__(self, folder: Path, checkout: Path = ROOT) -> None:
         self._folder, self._checkout, self._numbers = folder, checkout, count()
@@ -88,12 +77,9 @@ class Server:
 
     def __enter__(self) -> Server:
         variables = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{self._checkout}{os.pathsep}{ROOT}"}
+        command = [sys.executable, "-m", "tests.forked"]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.forked"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=variables,
-            cwd=self._checkout,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables, cwd=self._checkout
         )
         ready = self._message(_START_S)
         assert ready == {"ready": True}, f"the fork server was not ready in {_START_S:g} s: {ready}"
@@ -112,10 +98,9 @@ class Server:
         limits: Mapping[str, int] = _NOTHING,
         folder: Path | None = None,
     ) -> Case:
-        """Fork a child that calls the command line.
+        """Fork a child that calls the command line, `words` without the program's name.
 
         Args:
-            words: the command line without the program's name.
             more: environment variables beside the present ones.
             hook: "module:function:argument", called in the child before the command line, to inject faults.
             limits: names of the module resource, such as RLIMIT_FSIZE, and their new values.
@@ -174,20 +159,18 @@ class Server:
 
 def _serve() -> None:
     """Answer requests until standard input ends."""
-    for name in (
-        "torch",
-        "transformers",
-        "hydra",
-        "accelerate",
-        "ot",
-        "orca_cli.config.compose",
-        "orca_cli.commands.run",
-    ):
+    product = (
+        "config.compose",
+        "commands.run",
+        "stages.build",
+        "stages.align",
+        "stages.finetune",
+        "cli",
+        "commands.list",
+    )
+    names = ["torch", "transformers", "hydra", "accelerate", "ot", *(f"orca_cli.{name}" for name in product)]
+    for name in (*names, "tests.reliability.phases", "tests.reliability.workloads"):
         importlib.import_module(name)
-    for name in ("stages.build", "stages.align", "stages.finetune", "cli", "commands.list"):
-        importlib.import_module(f"orca_cli.{name}")
-    for name in ("phases", "workloads"):
-        importlib.import_module(f"tests.reliability.{name}")
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     os.set_blocking(readable, False)

@@ -1,6 +1,7 @@
 """The list of protocols says what the configuration does; the settings of training are those of the published code."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from orca_cli.commands.list import UNSET, departures
 from orca_cli.config import compose
 from orca_cli.config.configuration import config_dir
 from orca_cli.config.schema import GROUPS, lookup
-from orca_cli.interfaces import Batch
+from orca_cli.data.samples import ArraySamples
 from orca_cli.runs.settings import as_typed
 from orca_cli.scoring.classification import MacroF1, ZeroOne
 from orca_cli.scoring.multilabel import MeanAUROC, MeanAveragePrecision
@@ -40,23 +41,12 @@ def listed():
 
 
 @pytest.fixture(scope="module")
-def session():
-    with compose.session() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def composed(session):
-    """Return a function that composes a task with a protocol, on a body without its own settings."""
-    jobs = {}
-
-    def call(task, protocol):
-        if (task, protocol) not in jobs:
-            words = [f"task={task}", f"protocol={protocol}", "body=bert" if task != "digits" else "body=minilm"]
-            jobs[task, protocol] = session.compose(words)
-        return jobs[task, protocol]
-
-    return call
+def composed():
+    """Return a function from a task, a body and a protocol to the composed job."""
+    with compose.session() as session:
+        yield functools.cache(
+            lambda task, body, protocol: session.compose([f"task={task}", f"body={body}", f"protocol={protocol}"])
+        )
 
 
 def test_every_setting_of_the_protocols_is_listed():
@@ -78,13 +68,15 @@ def test_every_setting_of_the_protocols_is_listed():
             # As everywhere, the last one but for own data.
             same = key in ("protocol", "align.decay_every", "align.decay_factor", "predictor.init", "task.description")
             assert same or (task, key) in known, task
+    assert {task: sorted(BLOCKS[task]["departures"]) for task in TASKS} == dict.fromkeys(TASKS, ["paper", "release"])
 
 
 @pytest.mark.parametrize("protocol", NAMES)
 def test_the_list_says_what_a_run_is_given(composed, protocol):
     place = NAMES.index(protocol)
     for (task, key), values in listed().items():
-        job = composed(task or "ninapro", protocol)  # digits has settings of its own
+        # On a body without settings of its own; digits has settings for all others.
+        job = composed(task or "ninapro", "minilm" if task == "digits" else "bert", protocol)
         if key in GROUPS:
             assert job.choices[key] == values[place]
             continue
@@ -97,11 +89,6 @@ def test_the_list_says_what_a_run_is_given(composed, protocol):
         if reference := re.fullmatch(r"\$\{(.*)\}", expected):  # another setting's value
             expected = as_typed(lookup(job.config, reference[1]))
         assert as_typed(setting) == expected, (task, key)
-
-
-def test_every_task_of_the_paper_has_departures_of_both_kinds():
-    assert {task: sorted(BLOCKS[task]["departures"]) for task in TASKS} == dict.fromkeys(TASKS, ["paper", "release"])
-    assert len(TASKS) == 14
 
 
 def functions(path):
@@ -171,13 +158,11 @@ def trained(config):
 
 
 @pytest.mark.parametrize("row", table(CODE), ids=lambda row: row[0])
-def test_what_the_paper_says_is_done_and_the_rest_is_as_in_its_code(session, row):
+def test_what_the_paper_says_is_done_and_the_rest_is_as_in_its_code(composed, row):
     task, body, optimizer, lr, decay, momentum, second, *rest = row
     batch, accumulation, clip, epochs, end, most = map(number, rest)
     outcome = (optimizer, float(decay), number(momentum), batch, accumulation, clip)  # of its search
-    clean, paper, release = (
-        session.compose([f"task={task}", f"body={body}", f"protocol={name}"]).config for name in NAMES
-    )
+    clean, paper, release = (composed(task, body, name).config for name in NAMES)
     assert trained(clean) == trained(paper) == outcome
     assert clean.train.lr == float(lr) * (accumulation if task == "cifar100" else 1)  # sgd: of a mean and not of a sum
     assert paper.train.lr == paper.align.lr == float(lr)
@@ -195,40 +180,10 @@ def test_what_the_paper_says_is_done_and_the_rest_is_as_in_its_code(session, row
         assert (release.align.lr, release.align.weight_decay) == (pytest.approx(10 * float(other[1])), float(other[2]))
 
 
-def test_the_rate_that_is_typed_is_that_of_both_stages_in_the_paper(session):
-    config = session.compose(["task=deepsea", "protocol=paper", "train.lr=3e-5"]).config
-    assert config.train.lr == config.align.lr == 3e-5
-
-
-def test_the_page_has_every_tasks_settings_of_training(session):
-    def short(value):
-        return f"{value:g}".replace("e-0", "e-")
-
-    def step(train):
-        rates = f"{short(train.lr)}, {short(train.weight_decay)}"
-        return f"{train.optimizer} {rates}; {train.batch_size}x{train.accumulation}"
-
-    def epochs(train):
-        return f"{train.epochs}/{short(train.decay_epochs or train.epochs)}"
-
-    page = {cells[0]: cells[1:] for cells in rows() if len(cells) == 6 and re.match("Swin|RoBERTa", cells[1])}
-    assert sorted(page) == TASKS
-    for task, body, *_ in table(CODE):
-        words = [f"task={task}", f"body={body}"]
-        clean, paper, release = (session.compose([*words, f"protocol={name}"]).config for name in NAMES)
-        assert page[task] == [
-            {"swin": "Swin, 100", "roberta": "RoBERTa, 60"}[body],
-            step(paper.train),
-            epochs(clean.train),
-            f"{epochs(paper.train)}; {short(paper.align.lr)}",
-            f"{step(release.train)}; {epochs(release.train)}; {short(release.align.lr)}",
-        ]
-
-
 @pytest.mark.parametrize("row", table(RELEASE), ids=lambda row: row[0])
-def test_settings_of_training_are_those_of_the_release(session, row):
+def test_settings_of_training_are_those_of_the_release(composed, row):
     task, body, optimizer, lr, decay, momentum, *rest = row
-    config = session.compose([f"task={task}", f"body={body}", "protocol=release"]).config
+    config = composed(task, body, "release").config
     batch, accumulation, clip, epochs, align_epochs, end, warmup, most, tokens = map(number, rest)
     assert trained(config) == (optimizer, float(decay), number(momentum), batch, accumulation, clip)
     rate = 10 * float(lr) if float(lr) <= 1e-3 else float(lr)
@@ -252,23 +207,6 @@ def test_the_search_spaces_are_the_papers():
         assert space["fixed"]["train.epochs"] == {"swin": 100, "roberta": 60}[body]
 
 
-class Split:
-    """Samples with outputs for inputs."""
-
-    def __init__(self, y):
-        self.y = y
-        self.x = torch.randn(len(y), 4, generator=torch.Generator().manual_seed(0))
-
-    def __len__(self):
-        return len(self.y)
-
-    def batch(self, indices, augment=None):
-        return Batch(self.x[indices], self.y[indices])
-
-    def groups(self):
-        return np.arange(len(self)) // 7
-
-
 class Same(torch.nn.Module):
     def forward(self, x, valid=None):
         return x
@@ -278,9 +216,9 @@ class Same(torch.nn.Module):
 def test_errors_do_not_depend_on_how_they_are_evaluated(error):
     rng = np.random.default_rng(0)
     classes = isinstance(error, (ZeroOne, MacroF1))
-    y = torch.from_numpy(np.repeat(rng.integers(0, 4, 15), 7)[:101]) if classes else (torch.rand(101, 4) < 0.3).float()
-    samples, engine = Split(y), Engine(torch.device("cpu"), "fp32")
-    values = []
+    y = np.repeat(rng.integers(0, 4, 15), 7)[:101] if classes else (rng.random((101, 4)) < 0.3).astype(np.float32)
+    samples = ArraySamples(rng.normal(size=(101, 4)).astype(np.float32), y, groups=np.arange(101) // 7)
+    engine, values = Engine(torch.device("cpu"), "fp32"), []
     for size in (1, 10, 101):
         outputs, targets = predict(engine, Same(), samples, size)
         values.append(score(error, outputs, samples, targets))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -30,31 +31,20 @@ def test_wheel_carries_every_configuration(wheel):
 
 
 def test_installed_command_runs_from_another_folder(wheel, tmp_path):
-    # The environment sees this one's dependencies, but not its editable install of this project.
-    venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    site = next((venv / "lib").glob("python*")) / "site-packages"
-    outer = subprocess.run(
-        [sys.executable, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    subprocess.run([venv / "bin" / "pip", "install", "--quiet", "--no-deps", wheel], check=True)
-    (site / "dependencies.pth").write_text(f"{outer}\n")
-    for name in ("orca", "orca-transfer"):
-        done = subprocess.run([venv / "bin" / name, "list", "tasks"], cwd=tmp_path, capture_output=True, text=True)
+    """The environment sees this one's dependencies, but not its editable install of this project."""
+
+    def call(*words):
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        assert "digits" in done.stdout
-    where = subprocess.run(
-        [venv / "bin" / "python", "-c", "from orca_cli.config.configuration import config_dir; print(config_dir())"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert where.startswith(str(site))
-    done = subprocess.run(
-        [venv / "bin" / "orca", "run", "--dry-run"], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    venv = tmp_path / "venv"
+    call(sys.executable, "-m", "venv", venv)
+    site = next((venv / "lib").glob("python*")) / "site-packages"
+    call(venv / "bin" / "pip", "install", "--quiet", "--no-deps", wheel)
+    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    for name in ("orca", "orca-transfer"):
+        assert "digits" in call(venv / "bin" / name, "list", "tasks")
+    code = "from orca_cli.config.configuration import config_dir; print(config_dir())"
+    assert call(venv / "bin" / "python", "-c", code).startswith(str(site))
+    call(venv / "bin" / "orca", "run", "--dry-run")

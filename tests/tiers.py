@@ -27,11 +27,7 @@ def count(*, pr: int, nightly: int) -> int:
 
 
 class Scorecard:
-    """Figures for the published table. Tests still make their own assertions; nothing here makes one fail.
-
-    Args:
-        test: the test's name.
-    """
+    """Figures for the published table. Tests still make their own assertions; nothing here makes one fail."""
 
     def __init__(self, path: Path | None, test: str) -> None:
         self._path, self._test = path, test
@@ -43,14 +39,9 @@ class Scorecard:
         return cls(Path(path) if path else None, test)
 
     def add(self, figure: str, *, cases: int, passed: int, target: int, note: str = "") -> None:
-        """Say how many cases of a figure were tried and how many passed; figures of one name are added up.
+        """Say how many cases of a figure were tried, whose premise held, and how many passed; equal figures are added up.
 
-        Args:
-            figure: name of the row, the same words at every call.
-            cases: number tried whose premise held.
-            passed: number of those that passed.
-            target: cases that a nightly run of this test has to pass; the pr tier may try fewer.
-            note: what a reader has to know, such as a latency.
+        A nightly run has to pass `target`; the pr tier may try fewer. The note is what a reader has to know, such as a latency.
         """
         self._write(figure=figure, cases=cases, passed=passed, target=target, note=note)
 

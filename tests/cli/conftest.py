@@ -75,8 +75,7 @@ def environment(home, tmp_path, monkeypatch):
 def orca(environment, capfd, fork):
     """Call the command line in this process; returns (exit code, standard output, standard error).
 
-    A sweep by the program's own launcher is a process of its own, which forks: this one has computed too much for that, and
-    each of its jobs would be a new interpreter.
+    A sweep by the program's own launcher forks; this process has computed too much for that, so it is a fork by itself.
     """
 
     def call(*words):
@@ -149,10 +148,7 @@ def stopped(fork, environment):
 
 @pytest.fixture
 def fork(fork_server, environment):
-    """Start the command line in a fork of a process that has imported everything: 0.05 s instead of 5 s.
-
-    `fork(*words, more={}, hook="", limits={})` returns a `Case` (see tests/forked.py); its runs go to `environment`.
-    """
+    """Start the command line in a fork: `fork(*words, more={}, hook="", limits={})` returns a `Case`; see tests/forked.py."""
     started = []
 
     def call(*words, **settings):

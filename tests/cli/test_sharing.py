@@ -2,67 +2,36 @@
 
 import json
 import signal
-import threading
 
 import pytest
-import torch
 
-from orca_cli import experiment, storage, terminal
+from orca_cli import experiment, storage
 from orca_cli.config import compose
 from orca_cli.exceptions import DataError, InterruptionError
 from orca_cli.runs import claim
-from orca_cli.training.cache import Entry, cached
 
 
-def trajectories(cache):
-    return sorted(path for path in (cache / "alignments").iterdir() if path.is_dir())
-
-
-def test_one_alignment_serves_all_ways_of_fine_tuning(run, small, tmp_path):
+def test_one_alignment_serves_all_ways_of_fine_tuning_and_one_source_all_seeds(run, small, tmp_path):
     """The bits of a run do not depend on who computed its alignment."""
-    cache = tmp_path / "cache"
-    small = [*small, "train.epochs=1"]
+
+    def entries(kind="alignments"):
+        return len([path for path in (tmp_path / "cache" / kind).iterdir() if path.is_dir()])
+
+    small, cache = [*small, "train.epochs=1", "align.epochs=1"], f"paths.cache={tmp_path / 'cache'}"
     arms = [["finetune=full"], ["finetune=head", "train.lr=3e-4"]]
-    shared = [run(*small, *arm, f"paths.cache={cache}").result for arm in arms]
-    assert len(trajectories(cache)) == 1
+    shared = [run(*small, *arm, cache).result for arm in arms]
+    assert entries() == 1
     alone = run(*small, *arms[1], f"paths.cache={tmp_path / 'cold'}", "--force").result
     for key in ("weights_sha256", "error", "metric_value", "alignment", "splits"):
         assert shared[1][key] == alone[key], key
-    for other in (["seed=1"], ["align.lr=1e-3"], ["embedder.init=random"]):
-        before = len(trajectories(cache))
-        run(*small, *other, f"paths.cache={cache}")
-        assert len(trajectories(cache)) == before + 1, other
-
-
-def test_a_damaged_entry_is_computed_again(tmp_path, capfd):
-    terminal.configure_logging()
-    entry = tmp_path / "alignments" / "key"
-    cached(entry, lambda: Entry({"x": torch.arange(3.0)}))
-    content = bytearray((entry / "tensors.safetensors").read_bytes())
-    content[-3] ^= 4
-    (entry / "tensors.safetensors").write_bytes(content)
-    assert cached(entry, lambda: Entry({"x": torch.ones(3)})).tensors["x"].tolist() == [1, 1, 1]
-    assert "damaged cache entry" in capfd.readouterr().err
-
-
-def test_who_waits_for_another_process_says_so_and_takes_its_result(tmp_path, capfd):
-    terminal.configure_logging()
-    entry = tmp_path / "alignments" / "key"
-    cached(entry, lambda: Entry({"x": torch.arange(3.0)}))
-    held, free = threading.Event(), threading.Event()
-
-    def hold():
-        with storage.lock(entry.with_name("key.lock")):
-            held.set()
-            free.wait(1.5)
-
-    other = threading.Thread(target=hold)
-    other.start()
-    held.wait()
-    result = cached(entry, lambda: pytest.fail("computed although it was there"))
-    other.join()
-    assert result.tensors["x"].tolist() == [0, 1, 2]
-    assert capfd.readouterr().err.count("waiting for another process that computes the same alignments") == 1
+    for number, other in enumerate((["seed=1"], ["align.lr=1e-3"])):
+        run(*small, *other, cache)
+        assert entries() == number + 2, other
+    assert {kind: entries(kind) for kind in ("source_features", "metric_sources", "floors")} == {
+        "source_features": 1, "metric_sources": 1, "floors": 1
+    }  # fmt: skip
+    run(*small, "seed=1", "align.source_seed=null", cache)
+    assert entries("source_features") == 2
 
 
 class Listener:
@@ -129,11 +98,3 @@ def test_a_signal_that_a_library_takes_for_a_failure_is_an_interruption(environm
     outcome = experiment.run(job)
     assert (outcome.state, outcome.code) == ("interrupted", 143)
     assert json.loads((outcome.path / "status.json").read_text())["state"] == "interrupted"
-
-
-def test_scratch_draws_body_and_embedder_and_aligns_only_if_asked(run, small):
-    plain, aligned = (run(*small, "finetune=scratch", "train.epochs=1", *more) for more in ([], ["metric=otdd"]))
-    assert "the body is random, but its own embedding layer is not" in aligned.err
-    assert (plain.result["metric"], plain.result["metric_value"]["before"]) == ("none", None)
-    assert aligned.result["metric_value"]["before"] is not None
-    assert "init: random" in (plain.folder / "config.yaml").read_text()

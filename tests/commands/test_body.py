@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -61,19 +62,15 @@ def test_every_body_is_listed_with_where_it_is(cache):
 
 def test_bodies_of_the_users_own_and_damaged_caches_are_listed(cache, tmp_path):
     folder = save_tiny_swin(tmp_path / "mine")
-    body_folder = tmp_path / "conf" / "body"
-    body_folder.mkdir(parents=True)
-    start = "# @package _global_\n# Mine.\nbody:\n  _target_: orca_cli.models.bodies.swin.load\n"
-    (body_folder / "mine.yaml").write_text(f"{start}  checkpoint: {folder}\n")
-    (body_folder / "open.yaml").write_text(f"{start}  checkpoint: ???\n")
-    broken = add(cache, "roberta-base", lambda folder: save_tiny_bert(folder))
-    (broken / "config.json").write_text("{")
-    bodies = {
-        body["name"]: body for body in read_json("body", "list", "--config-dir", str(tmp_path / "conf"))["bodies"]
-    }
+    (tmp_path / "conf" / "body").mkdir(parents=True)
+    for name, checkpoint in (("mine", folder), ("open", "???")):
+        text = f"body:\n  _target_: orca_cli.models.bodies.swin.load\n  checkpoint: {checkpoint}\n"
+        (tmp_path / "conf" / "body" / f"{name}.yaml").write_text(f"# @package _global_\n# Mine.\n{text}")
+    (add(cache, "roberta-base") / "config.json").write_text("{")
+    listing = read_json("body", "list", "--config-dir", tmp_path / "conf")["bodies"]
+    bodies = {body["name"]: body for body in listing}
     assert (bodies["mine"]["state"], bodies["mine"]["family"], bodies["mine"]["code"]) == ("folder", "swin", "swin")
-    assert bodies["open"]["state"] == "to be given"
-    assert bodies["roberta"]["state"] == "incomplete"
+    assert (bodies["open"]["state"], bodies["roberta"]["state"]) == ("to be given", "incomplete")
 
 
 def test_get_says_what_is_here_and_that_the_hub_cannot_be_reached(cache):
@@ -87,62 +84,51 @@ def test_get_says_what_is_here_and_that_the_hub_cannot_be_reached(cache):
     assert "'no such' is neither a body nor a hub id" in refused(2, "body", "get", "no such")
 
 
-class Hub:
-    """A model hub with repositories {name: folder}; keeps the requested paths."""
+@contextmanager
+def hub(repositories):
+    """Serve repositories {name: folder} as a model hub does; the block gets its address and the requested paths."""
+    requests = []
 
-    def __init__(self, repositories):
-        hub = self
-        self.requests = []
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self):  # noqa: N802
-                path = self.path.partition("?")[0].lstrip("/")
-                hub.requests.append(path)
-                body, headers = hub.answer(path, repositories)
-                self.send_response(200 if body is not None else 404)
-                headers = headers | {"Content-Length": str(len(body or b""))}
-                if body is None:
-                    headers["X-Error-Code"] = "RepoNotFound"
-                for key, value in headers.items():
-                    self.send_header(key, value)
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(body or b"")
-
-            do_HEAD = do_GET  # noqa: N815
-
-            def log_message(self, *words):
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    @staticmethod
-    def answer(path, repositories):
-        if not path:
-            return b"", {}
+    def answer(path):
         for name, folder in repositories.items():
             files = sorted(folder.iterdir())
             about = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file.name} for file in files]}
             tree = [{"type": "file", "path": file.name, "size": file.stat().st_size, "oid": COMMIT} for file in files]
-            for start, answer in ((f"api/models/{name}/revision/", about), (f"api/models/{name}/tree/", tree)):
+            for start, record in ((f"api/models/{name}/revision/", about), (f"api/models/{name}/tree/", tree)):
                 if path.startswith(start):
-                    return json.dumps(answer).encode(), {"Content-Type": "application/json"}
+                    return json.dumps(record).encode(), {"Content-Type": "application/json"}
             file = folder / path.rpartition("/")[2]
             if path.startswith(f"{name}/resolve/") and file.is_file():
                 content = file.read_bytes()
                 return content, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
-        return None, {}
+        return None, {"X-Error-Code": "RepoNotFound"}
 
-    def __enter__(self):
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
 
-    def __exit__(self, *_):
-        self._http.shutdown()
-        self._http.server_close()
+        def do_GET(self):  # noqa: N802
+            path = self.path.partition("?")[0].lstrip("/")
+            requests.append(path)
+            body, headers = answer(path) if path else (b"", {})
+            self.send_response(200 if body is not None else 404)
+            for key, value in (headers | {"Content-Length": str(len(body or b""))}).items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body or b"")
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *words):
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{http.server_address[1]}", requests
+    finally:
+        http.shutdown()
+        http.server_close()
 
 
 def get(tmp_path, url, *words):
@@ -159,15 +145,15 @@ def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path):
     for folder in (whole, pickled):
         (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
         (folder / "modeling_own.py").write_text("raise SystemExit")
-    with Hub({"own/whole": whole, "own/pickled": pickled}) as hub:
-        done = get(tmp_path, hub.url, "own/whole", "own/pickled", "own/gone", "--json")
+    with hub({"own/whole": whole, "own/pickled": pickled}) as (url, requests):
+        done = get(tmp_path, url, "own/whole", "own/pickled", "own/gone", "--json")
     assert done.returncode == 11, done.stderr
     (fetched,) = json.loads(done.stdout)["bodies"]
     facts = [fetched[key] for key in ("action", "state", "family", "revision", "sha256")]
     assert facts == ["fetched", "cached", "bert", COMMIT, checkpoints.digest(whole)]
     copies = [folder / "model.safetensors" for folder in (Path(fetched["folder"]), whole)]
     assert storage.sha256_file(copies[0]) == storage.sha256_file(copies[1])
-    assert not [path for path in hub.requests if path.endswith((".bin", ".py"))]
+    assert not [path for path in requests if path.endswith((".bin", ".py"))]
     errors = [line for line in done.stderr.splitlines() if line.startswith("orca: error:")]
     assert len(errors) == 2
     assert "own/pickled: no *.safetensors; its weights may be pickled, which are not fetched" in errors[0]

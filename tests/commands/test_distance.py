@@ -7,7 +7,6 @@ import pytest
 
 from orca_cli.interfaces import Distance
 from orca_cli.prediction.comparison.distance import distance
-from orca_cli.prediction.comparison.points import cloud_of
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
 from tests.commands.called import call, read_json, refused
 
@@ -80,17 +79,6 @@ def test_an_interval_contains_the_value_and_has_the_width_of_the_draw():
     assert one.interval[0] < one.value < one.interval[1]
 
 
-def test_drawn_points_keep_their_labels_and_depend_on_the_seed():
-    y = np.random.default_rng(2).choice(3, size=80, p=[0.6, 0.3, 0.1])
-    x = 30.0 * np.eye(3)[y] + np.arange(80)[:, None] / 100
-    drawn = [cloud_of("x", x, np.array(["cat", "dog", "eel"])[y], points=40, seed=seed) for seed in (0, 0, 1)]
-    for cloud in drawn:
-        assert cloud.features.x.argmax(1).tolist() == cloud.features.labels.tolist()
-        assert (len(cloud.features.x.unique(dim=0)), cloud.available) == (40, 80)
-    assert drawn[0].features.x.equal(drawn[1].features.x)
-    assert not drawn[0].features.x.equal(drawn[2].features.x)
-
-
 def test_every_metric_and_arrays_through_the_function():
     x, y = X[:24], Y[:24]
     names = {one.metric for one in distance((x, y), (x + SHIFT, y), metrics=["all"]).metrics}
@@ -109,20 +97,6 @@ def test_what_people_read_says_what_was_measured_and_what_was_left_out_and_why(f
     _, out, _ = call("distance", *files, "--metric", "moments,otdd_by_class", "reg=0.5", "--ci", 4)
     for text in ("95 % interval", "squared, mean over dimensions", "to itself", "reg=0.5", "iterations", "60 points"):
         assert text in out
-    assert "left out" not in out
-
-
-@dataclass
-class _GivesUp:
-    """A metric whose solver ends without having solved."""
-
-    diagnostics: dict[str, float]
-
-    def prepare(self, source):
-        return {}
-
-    def distance(self, source, prepared, target):
-        return Distance(target.x.mean(), self.diagnostics)
 
 
 def test_words_are_those_of_a_run_and_json_says_what_was_compared(files):
@@ -138,54 +112,57 @@ def test_words_are_those_of_a_run_and_json_says_what_was_compared(files):
     assert (one["interval"], one["diagnostics"]["n"]) == (None, 30)
 
 
+@dataclass
+class GivesUp:
+    """A metric whose solver says how it has ended."""
+
+    diagnostics: dict[str, float]
+
+    def prepare(self, source):
+        return {}
+
+    def distance(self, source, prepared, target):
+        return Distance(target.x.mean(), self.diagnostics)
+
+
 TRY = "(marginal error 0.016, tolerance 0.01); try newton_steps=30 max_iterations=1000 or a larger tolerance"
-
-
 GAVE_UP = "the solver ended above its tolerance"
 
 
-@pytest.mark.parametrize(
-    ("metric", "diagnostics", "warning"),
-    [
+def test_a_solver_that_gave_up_is_one_warning_that_names_parameters_of_the_command(files, monkeypatch):
+    for metric, diagnostics, warning in (
         ("otdd_by_class", {"converged": 0.0, "marginal_error": 0.016}, f"otdd_by_class: {GAVE_UP} {TRY}\n"),
         ("moments", {"converged": 0.0}, f"moments: {GAVE_UP}\n"),
         ("otdd_by_class", {"converged": 1.0, "marginal_error": 0.009}, ""),
-        ("otdd_by_class", {"marginal_error": 0.5}, ""),
-    ],
-)
-def test_a_solver_that_gave_up_is_one_warning(metric, diagnostics, warning, files, monkeypatch):
-    monkeypatch.setattr("orca_cli.prediction.comparison.distance.parts.build", lambda node, what: _GivesUp(diagnostics))
-    for style in ((), ("--json",)):
-        _, out, err = call("distance", *files, "--metric", metric, *style)
-        assert err == warning
-        assert ("marginal_error" in out) == ("marginal_error" in diagnostics)
-
-
-@pytest.mark.parametrize("metric", ["otdd_by_class", "otdd_gaussian"])
-def test_the_warning_names_parameters_that_the_command_takes(metric, files, monkeypatch):
+    ):
+        monkeypatch.setattr(
+            "orca_cli.prediction.comparison.distance.parts.build", lambda node, what, given=diagnostics: GivesUp(given)
+        )
+        for style in ((), ("--json",)):
+            _, out, err = call("distance", *files, "--metric", metric, *style)
+            assert err == warning
+            assert ("marginal_error" in out) == ("marginal_error" in diagnostics)
     monkeypatch.setattr(
-        "orca_cli.prediction.comparison.distance.parts.build", lambda node, what: _GivesUp({"converged": 0.0})
+        "orca_cli.prediction.comparison.distance.parts.build", lambda node, what: GivesUp({"converged": 0.0})
     )
-    words = call("distance", *files, "--metric", metric)[2].partition("try ")[2].partition(" or ")[0].split()
-    assert len(words) == 2
-    assert "=60" in call("distance", *files, "--metric", metric, *words)[2]
-
-
-NAMED = ("stdlib_docs", "task=digits", "--points", 50, "source.size=80", "task.train_size=60")
+    for metric in ("otdd_by_class", "otdd_gaussian"):
+        words = call("distance", *files, "--metric", metric)[2].partition("try ")[2].partition(" or ")[0].split()
+        assert len(words) == 2
+        assert "=60" in call("distance", *files, "--metric", metric, *words)[2]
 
 
 def test_names_are_embedded_by_one_body(tmp_path):
-    body = ("--checkpoint", save_tiny_bert(tmp_path / "bert"), "--metric", "moments,otdd")
-    for features, width in (("tokens", 32), ("pooled", 32), ("sequence", 8 * 32)):
-        record = read_json("distance", *NAMED, *body, f"align.features={features}")
+    words = ["stdlib_docs", "task=digits", "--points", 50, "source.size=80", "task.train_size=60"]
+    words += ["--checkpoint", save_tiny_bert(tmp_path / "bert"), "--metric", "moments,otdd"]
+    for features, width in (("pooled", 32), ("sequence", 8 * 32)):
+        record = read_json("distance", *words, f"align.features={features}")
         assert record["a"]["width"] == record["b"]["width"] == width
         assert record["a"]["points"] == record["b"]["points"] == 50
         assert record["body"] == "minilm"
-        assert record["metrics"][0]["value"] > 0
-    plain = _values(read_json("distance", *NAMED, *body))
-    assert _values(read_json("distance", *NAMED, *body, "align.source_cloud=gaussian"))["moments"] != plain["moments"]
+    plain = _values(read_json("distance", *words))
+    assert _values(read_json("distance", *words, "align.source_cloud=gaussian"))["moments"] != plain["moments"]
     for key in ("source_labels", "target_labels"):
-        shuffled = _values(read_json("distance", *NAMED, *body, f"align.{key}=shuffled"))
+        shuffled = _values(read_json("distance", *words, f"align.{key}=shuffled"))
         assert shuffled["moments"] == plain["moments"]  # of the points alone
         assert shuffled["otdd"] != plain["otdd"]
 
@@ -197,57 +174,48 @@ def test_an_image_body_embeds_an_image_source_and_a_file_of_its_width(tmp_path):
     assert "modality" not in refused(10, "distance", "stdlib_docs", file, *words, "source.size=40")
 
 
-@pytest.mark.parametrize(
-    ("arrays", "code", "message"),
-    [
-        ({"x": X[:, :2], "y": Y}, 11, "width 3 and B of width 2"),
-        ({"x": X}, 11, "no array 'y'"),
-        ({"x": X, "y": Y[:5]}, 11, "one class label for each of 60"),
-        ({"x": X, "y": Y + 0.5}, 11, "not class labels"),
-        ({"x": X[:, 0], "y": Y}, 11, "[n, d]"),
-        ({"x": np.where(X > 25, np.nan, X), "y": Y}, 11, "NaN"),
-        ({"x": X * 1e300, "y": Y}, 11, "B: a number is NaN, infinite or beyond float32"),
-        ({"x": X, "y": np.array([object()] * 60)}, 12, "Python objects"),
-        ({"x": X, "y": 0 * Y}, 11, "needs 2 or more classes"),
-        (None, 11, "does not exist"),
-    ],
-)
-def test_bad_data_give_one_line(arrays, code, message, files, tmp_path):
-    if arrays is not None:
-        _saved(tmp_path / "bad.npz", **arrays)
-    assert message in refused(code, "distance", files[0], tmp_path / "bad.npz", "--metric", "transrate")
+BAD_DATA = {
+    "width 3 and B of width 2": {"x": X[:, :2], "y": Y},
+    "no array 'y'": {"x": X},
+    "one class label for each of 60": {"x": X, "y": Y[:5]},
+    "not class labels": {"x": X, "y": Y + 0.5},
+    "[n, d]": {"x": X[:, 0], "y": Y},
+    "NaN": {"x": np.where(X > 25, np.nan, X), "y": Y},
+    "B: a number is NaN, infinite or beyond float32": {"x": X * 1e300, "y": Y},
+    "Python objects": {"x": X, "y": np.array([object()] * 60)},
+    "needs 2 or more classes": {"x": X, "y": 0 * Y},
+}
 
 
-@pytest.mark.parametrize(
-    ("code", "message", "words"),
-    [
-        (10, "did you mean 'mmd'", ("--metric", "mdm")),
-        (10, "no such metric: 'none'", ("--metric", "none")),
-        (10, "no parameter 'sixe'; did you mean 'size'", ("sixe=1",)),
-        (10, "metric.size", ("size=0",)),
-        (10, "points: 1 is out of range", ("--points", "1")),
-        (10, "ci: 1 is out of range", ("--ci", "1")),
-        (10, "is not a device", ("--device", "tpu")),
-        (2, "third data set", ("c.npz",)),
-        (2, "seed: 'one' is not an integer", ("seed=one",)),
-        (10, "source.size=3: is about named data, and there are none", ("source.size=3",)),
-        (10, "align.source_cloud=gaussian: is about named data", ("align.source_cloud=gaussian",)),
-        (10, "embedder.max_tokens=3: is about named data", ("embedder.max_tokens=3",)),
-    ],
-)
-def test_bad_words_give_one_line(code, message, words, files):
-    assert message in refused(code, "distance", *files, *words)
+@pytest.mark.parametrize("message", BAD_DATA)
+def test_bad_data_give_one_line(message, files, tmp_path):
+    bad, code = _saved(tmp_path / "bad.npz", **BAD_DATA[message]), 12 if "objects" in message else 11
+    assert message in refused(code, "distance", files[0], bad, "--metric", "transrate")
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("a.npz", "digits"), "both a task and a source; write task=digits or source=digits"),
-        (("a.npz", "cifar1O"), "did you mean 'cifar10'"),
-        (("a.npz", "task=digit"), "did you mean 'digits'"),
-        (("stdlib_docs", "task=digits", "align.lr=1"), "has no effect on points; allowed: align.features, "),
-    ],
-)
-def test_names_that_are_unknown_or_stand_for_two_things(words, message, files, monkeypatch):
+BAD_WORDS = {
+    "--metric mdm": "did you mean 'mmd'",
+    "--metric none": "no such metric: 'none'",
+    "sixe=1": "no parameter 'sixe'; did you mean 'size'",
+    "size=0": "metric.size",
+    "--points 1": "points: 1 is out of range",
+    "--ci 1": "ci: 1 is out of range",
+    "--device tpu": "is not a device",
+    "source.size=3": "source.size=3: is about named data, and there are none",
+}
+BAD_NAMES = {
+    "a.npz digits": "both a task and a source; write task=digits or source=digits",
+    "a.npz cifar1O": "did you mean 'cifar10'",
+    "a.npz task=digit": "did you mean 'digits'",
+    "stdlib_docs task=digits align.lr=1": "has no effect on points; allowed: align.features, ",
+}
+
+
+def test_bad_words_and_names_give_one_line(files, monkeypatch):
     monkeypatch.chdir(files[0].parent)
-    assert message in refused(10, "distance", *words)
+    for words, message in BAD_WORDS.items():
+        assert message in refused(10, "distance", *files, *words.split())
+    assert "third data set" in refused(2, "distance", *files, "c.npz")
+    assert "seed: 'one' is not an integer" in refused(2, "distance", *files, "seed=one")
+    for words, message in BAD_NAMES.items():
+        assert message in refused(10, "distance", *words.split())

@@ -1,8 +1,10 @@
-"""`orca runs` as it is typed, on trees of records, with faults among them."""
+"""`orca runs` and `orca report` as they are typed, on trees of records, with faults among them."""
 
 import fcntl
 import json
 import os
+import shutil
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -91,12 +93,8 @@ def test_list_filters_by_typed_composed_and_decided_settings(root):
 
 
 def test_show_tells_result_decisions_baselines_and_files(root):
-    run = add_run(
-        root,
-        baselines={"linear": {"error": 0.25, "seconds": 1.0}},
-        comparison={"text": "better than linear by 15 points"},
-        decided={"train.lr": {"value": 2e-4, "why": "budget=normal"}},
-    )
+    facts = {"comparison": {"text": "better than linear"}, "baselines": {"linear": {"error": 0.25, "seconds": 1.0}}}
+    run = add_run(root, decided={"train.lr": {"value": 2e-4, "why": "budget=normal"}}, **facts)
     out = read_text("runs", "show", run.name[-8:])
     for text in ("zero_one 10.00 % on 497", "linear 25.00 %", "better than linear", "train.lr=0.0002 (budget=normal)"):
         assert text in out
@@ -105,16 +103,14 @@ def test_show_tells_result_decisions_baselines_and_files(root):
     assert record["files"] == {file.name: file.stat().st_size for file in sorted(run.iterdir())}
 
 
-@pytest.mark.parametrize(
-    ("content", "code", "message"),
-    [('{"schema": 1', 11, "not valid JSON"), ("[]", 11, "not a record"), ('{"schema": 99}', 21, "newer program")],
-)
-@pytest.mark.parametrize("verb", ["show", "diff"])
-def test_a_damaged_run_is_one_line(root, content, code, message, verb):
+def test_a_damaged_run_is_one_line(root):
     good, bad = add_run(root), add_run(root, seed=1)
-    (bad / "result.json").write_text(content)
-    assert message in refused(code, "runs", verb, bad, *([good] if verb == "diff" else []))
-    assert "no such run" in refused(11, "runs", verb, "missing", *([good] if verb == "diff" else []))
+    for verb, others in (("show", []), ("diff", [good])):
+        (bad / "result.json").write_text('{"schema": 1')
+        assert "not valid JSON" in refused(11, "runs", verb, bad, *others)
+        (bad / "result.json").write_text('{"schema": 99}')
+        assert "newer program" in refused(21, "runs", verb, bad, *others)
+        assert "no such run" in refused(11, "runs", verb, "missing", *others)
 
 
 def test_diff_shows_what_differs_and_nothing_else(root):
@@ -136,51 +132,38 @@ def test_diff_shows_what_differs_and_nothing_else(root):
 
 
 def test_diff_shows_data_that_were_changed_and_not_those_that_were_moved(root):
-    names = ("first", "edited", "moved", "weights")
-    runs = dict(zip(names, (_with_settings(add_run(root), "seed: 0\n") for _ in names), strict=True))
-    for name, path in {"edited": "/d/my.npz", "moved": "/e/my.npz", "first": "/d/my.npz"}.items():
-        digest = f"sha256:{(name == 'edited') * 'b' or 'a' * 64}"
-        (runs[name] / "env.json").write_text(json.dumps({"schema": 1, "files": {path: digest}}))
-    for name in ("edited", "weights"):
-        record = json.loads((runs[name] / "result.json").read_text())
-        (runs[name] / "result.json").write_text(json.dumps(record | {"identity": name}))
-    diff = read_json("runs", "diff", runs["first"], runs["edited"])
+    runs = [_with_settings(add_run(root, identity=name * 64), "seed: 0\n") for name in ("a", "b", "a")]
+    for run, path, digest in zip(runs, ("/d/my.npz", "/d/my.npz", "/e/my.npz"), ("a" * 64, "b", "a" * 64), strict=True):
+        (run / "env.json").write_text(json.dumps({"schema": 1, "files": {path: f"sha256:{digest}"}}))
+    first, edited, moved = runs
+    diff = read_json("runs", "diff", first, edited)
     assert diff["files"] == {"/d/my.npz": {"a": f"sha256:{'a' * 12}", "b": "sha256:b"}}
     assert (diff["settings"], diff["same_experiment"], diff["notes"]) == ({}, False, [])
-    diff = read_json("runs", "diff", runs["first"], runs["moved"])
+    diff = read_json("runs", "diff", first, moved)
     assert (diff["files"], diff["same_experiment"], diff["notes"]) == ({}, True, [])
-    out = read_text("runs", "diff", runs["first"], runs["weights"])
+    (edited / "env.json").unlink()
+    out = read_text("runs", "diff", first, edited)
     assert "two experiments" in out
     assert "the files cannot be compared" in out
-    assert "files: the same" not in out
-    (runs["weights"] / "env.json").write_bytes((runs["first"] / "env.json").read_bytes())
-    diff = read_json("runs", "diff", runs["first"], runs["weights"])
-    assert "not in their records" in diff["notes"][0]
+    (edited / "env.json").write_bytes((first / "env.json").read_bytes())
+    assert "not in their records" in read_json("runs", "diff", first, edited)["notes"][0]
 
 
-def test_rm_removes_the_run_and_nothing_else(root, tmp_path):
+def test_rm_asks_and_removes_the_run_and_nothing_else(root, tmp_path, monkeypatch):
     root.parent.joinpath("disk").mkdir()
     root.symlink_to(tmp_path / "disk")  # a folder of runs may be a link itself
     gone, kept = add_run(root), add_run(root, seed=1)
     half = root / "digits" / "2026-02-01_00-00-00.000000_minilm_otdd_full_s4_0123abcd"
     half.mkdir()
+    refused(2, "runs", "rm", gone.name, "--json")
+    monkeypatch.setattr(terminal, "confirmed", lambda question: False)
+    read_text("runs", "rm", gone.name)
+    assert gone.exists()
     record = read_json("runs", "rm", gone, half, gone.name, "--yes")
     assert [one["run"] for one in record["removed"]] == [gone.name, half.name]
     assert [path.name for path in (root / "digits").iterdir() if path.name[0] != "."] == [kept.name]
     assert not list(root.rglob(f"{storage.disk.TEMPORARY}*"))
     assert read_text("runs", "gc") == "nothing to collect\n"
-    refused(2, "runs", "gc", "--days", "-1")
-
-
-def test_rm_asks(root, monkeypatch):
-    run = add_run(root)
-    monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: SIM115 - closed with the test
-    assert "--yes" in call("runs", "rm", run.name)[2]
-    refused(2, "runs", "rm", run.name, "--json")
-    for answer in (False, True):
-        monkeypatch.setattr(terminal, "confirmed", lambda question, answer=answer: answer)
-        read_text("runs", "rm", run.name)
-        assert run.exists() is not answer
 
 
 def test_rm_leads_nowhere_else(root, tmp_path):
@@ -226,43 +209,35 @@ def _entry(cache, kind, name, days):
 
 
 def test_gc_is_dry_and_then_frees_what_it_said(root, tmp_path):
-    cache = tmp_path / "home" / "cache"
+    cache, elsewhere = tmp_path / "home" / "cache", tmp_path / "elsewhere"
     done, unfinished, future = add_run(root), add_run(root, seed=1, state="interrupted"), add_run(root, seed=2)
     for run in (done, unfinished, future):
         (run / "3_finetune" / "checkpoints" / "step-00000010").mkdir(parents=True)
         (run / "3_finetune" / "checkpoints" / "step-00000010" / "model.safetensors").write_bytes(b"x" * 500)
     (future / "result.json").write_text('{"schema": 2}')
-    (unfinished / "2_align").mkdir()
-    (unfinished / "2_align" / "MANIFEST.json.bad-2026-01-01").write_text("{")
-    half_removed = root / "digits" / ".tmp-del-7-run"
-    half_removed.mkdir()
-    _aged(half_removed, 1)
-    lease = root / ".sweeps" / "digits-0" / "jobs" / ".tmp-lease"
-    lease.parent.mkdir(parents=True)
-    lease.touch()
-    _aged(lease, 1)
-    (elsewhere := tmp_path / "elsewhere").mkdir()
-    (elsewhere / ".tmp-old").touch()
-    _aged(elsewhere / ".tmp-old", 1)
-    (root / ".searches").symlink_to(elsewhere)
+    half_removed, lease = root / "digits" / ".tmp-del-7-run", root / ".sweeps" / "digits-0" / "jobs" / ".tmp-lease"
+    aside, foreign = unfinished / "2_align" / "MANIFEST.json.bad-2026-01-01", cache / "datasets" / "mine"
+    for path in (half_removed, foreign):
+        path.mkdir(parents=True)
     being_written = root / "digits" / ".tmp-abc"
-    being_written.touch()
+    for path in (lease, aside, elsewhere / ".tmp-old", being_written):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for path in (half_removed, lease, elsewhere / ".tmp-old", foreign):
+        _aged(path, 100)
+    (root / ".searches").symlink_to(elsewhere)
     (done / "a.bad-2026").symlink_to(elsewhere)
     old, used = _entry(cache, "alignments", "a" * 32, 40), _entry(cache, "alignments", "b" * 32, 3)
     locked = _entry(cache, "floors", "c" * 32, 40)
-    foreign = cache / "datasets" / "mine"
-    foreign.mkdir(parents=True)
-    _aged(foreign, 100)
     expected = {
         done / "3_finetune" / "checkpoints": "checkpoints",
-        unfinished / "2_align" / "MANIFEST.json.bad-2026-01-01": "moved aside",
+        aside: "moved aside",
         half_removed: "interrupted write",
         lease: "interrupted write",
         old: "cache",
     }
     kept = [unfinished / "3_finetune" / "checkpoints", future / "3_finetune" / "checkpoints", being_written]
-    kept += [elsewhere / ".tmp-old"]
-    kept += [used, locked, foreign, done / "result.json", done / "a.bad-2026"]
+    kept += [elsewhere / ".tmp-old", used, locked, foreign, done / "result.json", done / "a.bad-2026"]
     with open(cache / "floors" / f"{'c' * 32}.lock", "r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for words in ([], ["--yes"]):
@@ -273,3 +248,39 @@ def test_gc_is_dry_and_then_frees_what_it_said(root, tmp_path):
             assert [path.exists() for path in expected] == [not words] * len(expected)
     assert all(path.exists() for path in kept)
     assert read_json("runs", "gc", "--days", "1000")["items"] == []
+
+
+def test_report_writes_files_and_reads_the_folder_that_the_environment_names(root, tmp_path, monkeypatch):
+    for number in range(20):
+        add_run(root, task=f"task{number:02}")
+    for form in ("table", "md", "csv", "json", "latex"):
+        assert read_text("report", "--format", form, "--out", tmp_path / "new" / form) == ""
+        assert "\x1b" not in (tmp_path / "new" / form).read_text()
+    text = read_text("report", "--format", "md")
+    assert text == (tmp_path / "new" / "md").read_text()
+    assert len(text.splitlines()[0].split("|")) == 3 + 20 + 2  # a wide report is not folded
+    assert [column["task"] for column in read_json("report", root, "--task", "task03")["columns"]] == ["task03"]
+    monkeypatch.delenv("ORCA_RUNS")
+    monkeypatch.chdir(tmp_path / "new")
+    assert refused(11, "report") == "orca: error: runs: no such folder of runs; make one with: orca run\n"
+
+
+def test_report_is_strict_where_runs_have_failed_or_are_broken(root):
+    for state, code in (("failed", 3), ("align", 3), ("interrupted", 0), ("completed", 0)):
+        path = add_run(root, state=state)
+        assert call("report", "--strict")[0] == code
+        assert call("report")[0] == 0
+        if state == "completed":
+            (path / "result.json").write_text("{")
+            assert call("report", "--strict")[0] == 3
+            assert "not valid JSON" in read_text("report")
+        shutil.rmtree(root / "digits")
+
+
+def test_an_output_that_has_only_ascii_gets_ascii(root):
+    add_run(root, body="caf\u00e9")
+    command = [sys.executable, "-m", "orca_cli", "report", str(root)]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert b"10.0 +- - (1)" in done.stdout
+    assert b"caf\\xe9" in done.stdout

@@ -30,21 +30,20 @@ LOGITS = RNG.normal(size=(30, 3)).astype(np.float32)
 @pytest.mark.parametrize("suffix", output.SUFFIXES)
 def test_the_same_for_parts_of_any_size(suffix, tmp_path):
     ids = [f"{i}.png" for i in range(30)]
-    for size in (1, 7, 30):
-        output.write(tmp_path / f"{size}{suffix}", parts(LOGITS, size), 30, decoder(), ids)
+    paths = [tmp_path / f"{size}{suffix}" for size in (1, 7, 30)]
+    for path in paths:
+        output.write(path, parts(LOGITS, int(path.stem)), 30, decoder(), ids)
     if suffix == ".parquet":
-        frames = [pd.read_parquet(tmp_path / f"{size}{suffix}") for size in (1, 7, 30)]
-        assert frames[0].equals(frames[1])
-        assert frames[0].equals(frames[2])
-        assert frames[0]["id"].tolist() == ids
+        first, *others = map(pd.read_parquet, paths)
+        assert all(first.equals(other) for other in others)
+        assert first["id"].tolist() == ids
     elif suffix == ".npz":
-        for size in (1, 7, 30):
-            arrays = np.load(tmp_path / f"{size}{suffix}")
+        for arrays in map(np.load, paths):
             assert np.array_equal(arrays["outputs"], LOGITS)
             assert arrays["id"].tolist() == ids
             np.testing.assert_allclose(arrays["probability"], torch.softmax(torch.from_numpy(LOGITS), 1), rtol=1e-5)
     else:
-        assert len({(tmp_path / f"{size}{suffix}").read_bytes() for size in (1, 7, 30)}) == 1
+        assert len({path.read_bytes() for path in paths}) == 1
 
 
 def test_maps_of_any_extent_are_written_in_parts(tmp_path):
@@ -92,7 +91,7 @@ def test_texts_in_csv_are_neither_formulas_nor_commands():
         assert list(csv.reader(io.StringIO(text))) == [["id", "p"], [shown, "0.5"]]
 
 
-@pytest.mark.parametrize("limit", [0, 10, 10**9])
+@pytest.mark.parametrize("limit", [10, 10**9])
 def test_outputs_are_kept_in_memory_or_in_a_file(limit):
     kept = output.Kept(limit)
     maps = RNG.normal(size=(20, 2, 5)).astype(np.float32)

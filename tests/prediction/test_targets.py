@@ -41,7 +41,7 @@ def test_labels_are_scored_as_whole_sets():
 
 
 @pytest.mark.parametrize("form", [TargetForm("maps", 2, extent=(5,)), TargetForm("values", 2)])
-@pytest.mark.parametrize("unknown", [0, 10, 40])
+@pytest.mark.parametrize("unknown", [10, 40])
 def test_numbers_are_scored_by_the_mean_r2_of_their_outputs(form, unknown):
     shape = (40, 2, 5) if form.kind == "maps" else (40, 2)
     targets = RNG.normal(size=shape)
@@ -57,7 +57,7 @@ def test_numbers_are_scored_by_the_mean_r2_of_their_outputs(form, unknown):
     assert decoder.classes is None
 
 
-@pytest.mark.parametrize(("mean", "std"), [(0.0, 1e-5), (1e6, 1.0), (0.0, 1.0)])
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1e-5), (1e6, 1.0)])
 def test_a_graph_that_gives_the_mean_alone_is_no_export(mean, std):
     scaled = SimpleNamespace(has_scale=True, scale_mean=torch.tensor([mean]), scale_std=torch.tensor([std]))
     expected = [mean + std * RNG.normal(size=(3, 1))]

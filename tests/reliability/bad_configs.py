@@ -63,38 +63,21 @@ AT_MOST_ONE = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of one file.
+    """One key of one file."""
 
-    Args:
-        file: where it stands, such as task/ecg.
-        base: overrides that choose the file.
-        key: dotted.
-        hint: the type that its value has to have; None where it is a node or the type says nothing.
-        many: whether the file needs -m.
-    """
-
-    file: str
-    base: tuple[str, ...]
-    key: str
-    hint: Any = None
-    many: bool = False
+    file: str  # where it stands, such as task/ecg
+    base: tuple[str, ...]  # words that choose the file
+    key: str  # dotted
+    hint: Any = None  # the type that its value has to have; None where it is a node or the type says nothing
 
 
 @dataclass(frozen=True)
 class Case:
-    """One wrong setting.
+    """One wrong setting."""
 
-    Args:
-        words: of the command line, behind `run`.
-        key: that the message has to name.
-        suggestion: what it has to propose; empty where it has to say what is allowed.
-        what: kind of fault, for the count.
-    """
-
-    words: tuple[str, ...]
-    key: str
-    suggestion: str = ""
-    what: str = ""
+    words: tuple[str, ...]  # of the command line, behind `run`
+    key: str  # that the message has to name
+    suggestion: str = ""  # what it has to propose; empty where it has to say what is allowed
 
 
 def settings() -> list[Setting]:
@@ -140,7 +123,7 @@ def _file_settings(group: str, name: str, content: dict[str, Any]) -> Iterator[S
         more = ["source.path=own.npz"] if "task.layout=image" in content.get("common", []) else []
         for key in content["axes"]:
             if "." in key:
-                yield Setting(name, (f"study={stem}", *more), key, _schema_hint(key), many=True)
+                yield Setting(name, ("-m", f"study={stem}", *more), key, _schema_hint(key))
         return
     node = content if group in ("source", "metric", "finetune", "tracker") else content.get(group)
     whole = {group: node} if isinstance(node, dict) else {}
@@ -177,64 +160,44 @@ def _schema_hint(key: str) -> Any:
 def typos(setting: Setting, draw: random.Random) -> Iterator[Case]:
     """Yield the key with a letter dropped, doubled or swapped with the next, typed plainly and with a plus."""
     parent, dot, name = setting.key.rpartition(".")
-    wrong = {
-        "dropped": lambda place: name[:place] + name[place + 1 :],
-        "doubled": lambda place: name[:place] + name[place] + name[place:],
-        "swapped": lambda place: name[:place] + name[place + 1] + name[place] + name[place + 2 :],
-    }
-    for what, change in wrong.items():
-        places = [i for i in range(len(name) - 1) if len(name) > 1 and name[i] != name[i + 1]]
-        if not places:
-            continue
-        changed = change(draw.choice(places))
+    places = [i for i in range(len(name) - 1) if name[i] != name[i + 1]]
+    if not places:
+        return
+    for change in ("dropped", "doubled", "swapped"):
+        i = draw.choice(places)
+        letters = {"dropped": "", "doubled": name[i] * 2, "swapped": name[i + 1] + name[i]}[change]
+        wrong = f"{parent}{dot}{name[:i]}{letters}{name[i + 1 + (change == 'swapped') :]}"
         for plus in ("", "+"):
-            # As the tables have it: a slip that gives another setting's name is none.
-            words = (*setting.base, f"{plus}{parent}{dot}{changed}=1")
-            flags = ("-m",) if setting.many else ()
-            yield Case((*flags, *words), f"{parent}{dot}{changed}", name, f"letter {what}")
+            yield Case((*setting.base, f"{plus}{wrong}=1"), wrong, name)
 
 
 def wrong_values(setting: Setting) -> Iterator[Case]:
     """Yield values of another type, and values out of range."""
-    hint = setting.hint
-    if hint is None:
+    if setting.hint is None:
         return
-    kinds = set(_kinds(hint))
-    values: dict[str, str] = {"dict": "{a:1}", "nan": "nan", "inf": "inf"}
-    if str in kinds or list in kinds:
-        values |= {"true": "true"}
-    if str in kinds and int not in kinds:
-        values |= {"int": "3", "float": "2.5"}
-    if bool in kinds:
-        values |= {"int": "3", "text": "maybe"}
-    if int in kinds or float in kinds:
-        values |= {"true": "true"}
-        if str not in kinds:
-            values |= {"text": "abc"}
-    if int in kinds and float not in kinds and str not in kinds:
-        values |= {"fraction": "2.5", "huge": "1" + "0" * 30}
-    if list not in kinds:
-        values |= {"list": "[1]"}
-    else:
-        values |= {"text": "abc"} | ({} if kinds & {int, float} else {"int": "3"})
-    if type(None) not in kinds:
-        values |= {"null": "null"}
-    values |= dict(_out_of_range(setting, kinds))
-    for what, value in values.items():
-        flags = ("-m",) if setting.many else ()
-        yield Case((*flags, *setting.base, f"{setting.key}={value}"), setting.key, "", what)
+    kinds = set(_kinds(setting.hint))
+    is_number, is_text, is_list = bool(kinds & {int, float}), str in kinds, list in kinds
+    is_word, is_whole = is_text and int not in kinds, int in kinds and float not in kinds and not is_text
+    values = {
+        "{a:1}": True, "nan": True, "inf": True, "[1]": not is_list, "null": type(None) not in kinds,
+        "true": is_text or is_list or is_number, "2.5": is_word or is_whole, "1" + "0" * 30: is_whole,
+        "3": is_word or bool in kinds or (is_list and not is_number), "maybe": bool in kinds and not is_list,
+        "abc": is_list or (is_number and not is_text),
+    }  # fmt: skip
+    for value in [*(value for value, is_wrong in values.items() if is_wrong), *_out_of_range(setting, kinds)]:
+        yield Case((*setting.base, f"{setting.key}={value}"), setting.key)
 
 
-def _out_of_range(setting: Setting, kinds: set[type]) -> Iterator[tuple[str, str]]:
+def _out_of_range(setting: Setting, kinds: set[type]) -> Iterator[str]:
     key, stem = setting.key, setting.file.rpartition("/")[2].partition("-")[0]
     if kinds & {int, float} and str not in kinds and key not in MAY_BE_NEGATIVE:
-        yield "negative", "-1"
+        yield "-1"
         if key not in MAY_BE_ZERO:
-            yield "zero", "0"
+            yield "0"
     if key in AT_MOST_ONE or f"{key}:{stem}" in AT_MOST_ONE:
-        yield "above one", "2"
+        yield "2"
     if str in kinds and int not in kinds and key not in FREE and (stem, key) not in FREE_IN:
-        yield "no such word", "no_such_word"
+        yield "no_such_word"
 
 
 def _kinds(hint: Any) -> Iterator[type]:

@@ -9,25 +9,25 @@ from pathlib import Path
 Damage = Callable[[Path], object]
 
 
+def rewrite(path: Path, content: bytes) -> None:
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
 def replaced(content: bytes) -> Damage:
     """Return a damage that replaces the content."""
+    return lambda path: rewrite(path, content)
 
-    def damage(path: Path) -> None:
-        path.unlink(missing_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
 
-    return damage
+def changed(change: Callable[[bytes], bytes]) -> Damage:
+    """Return a damage that changes the content."""
+    return lambda path: rewrite(path, change(path.read_bytes()))
 
 
 def cut(share: float) -> Damage:
     """Return a damage that keeps only the first part of the content."""
-
-    def damage(path: Path) -> None:
-        content = path.read_bytes()
-        replaced(content[: int(len(content) * share)])(path)
-
-    return damage
+    return changed(lambda content: content[: int(len(content) * share)])
 
 
 def folder(path: Path) -> None:
@@ -50,7 +50,6 @@ def pipe(path: Path) -> None:
 
 
 def flipped(path: Path, position: int, bit: int) -> None:
-    """Flip one bit."""
     content = bytearray(path.read_bytes())
     content[position] ^= 1 << bit
-    replaced(bytes(content))(path)
+    rewrite(path, bytes(content))

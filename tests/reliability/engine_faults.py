@@ -41,14 +41,7 @@ STEPS = 48
 
 
 class Bench:
-    """A folder with a tiny body, and drivers that are started in it.
-
-    Args:
-        folder: for all that is written.
-        on: the executor.
-        jobs: how many runs.
-        deadly: with the job that kills its worker every time.
-    """
+    """A folder with a tiny body, and drivers that are started in it; `deadly` is the job that kills its worker every time."""
 
     def __init__(self, folder: Path, on: str, jobs: int, *, deadly: bool = True) -> None:
         self.folder, self.on, self.jobs = folder, on, jobs
@@ -72,27 +65,17 @@ class Bench:
         log = open(self.folder / f"driver-{len(list(self.folder.glob('driver-*')))}.log", "w")  # noqa: SIM115
         return subprocess.Popen(command, env=variables, stdout=log, stderr=log, text=True, start_new_session=True)
 
-    def at_work(self) -> Iterator[tuple[Path, int]]:
-        """Yield (folder, process) of each run in stage 2 or 3 that has begun and that no fault has hit yet."""
-        for path in self.runs.glob("*/*/status.json"):
-            with suppress(ValueError, OSError):
-                status = json.loads(path.read_text())
-                has_begun = list(path.parent.glob("*/checkpoints/step-*")) or status["stage"] == "align"
-                is_young = int(status.get("step") or 0) < STEPS - 10
-                if (
-                    status["state"] in ("align", "finetune")
-                    and status["pid"] not in self.hit
-                    and has_begun
-                    and is_young
-                ):
-                    yield path.parent, status["pid"]
-
     def wait_for_work(self, driver: subprocess.Popen[str]) -> int:
-        """Return the process of a run that is in stage 2 or 3; 0 where the driver has ended."""
+        """Return the process of a run in stage 2 or 3 that no fault has hit yet; 0 where the driver has ended."""
         while driver.poll() is None:
-            for _, pid in self.at_work():
-                self.hit.add(pid)
-                return pid
+            for path in self.runs.glob("*/*/status.json"):
+                with suppress(ValueError, OSError):
+                    status = json.loads(path.read_text())
+                    has_begun = list(path.parent.glob("*/checkpoints/step-*")) or status["stage"] == "align"
+                    is_young = int(status.get("step") or 0) < STEPS - 10 and status["state"] in ("align", "finetune")
+                    if has_begun and is_young and status["pid"] not in self.hit:
+                        self.hit.add(status["pid"])
+                        return int(status["pid"])
             time.sleep(0.05)
         return 0
 
@@ -101,13 +84,15 @@ class Bench:
         pid = self.wait_for_work(driver)
         if not pid:
             return
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, FileNotFoundError):
             if fault == "disk":
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
             elif fault == "preempt":
                 os.kill(pid, signal.SIGUSR1)
             else:
-                os.kill(parent(pid) if fault == "worker" else pid, signal.SIGKILL)
+                stat = Path(f"/proc/{pid}/stat").read_text()
+                parent = int(stat.rpartition(")")[2].split()[1])  # a worker of the engine
+                os.kill(parent if fault == "worker" else pid, signal.SIGKILL)
             self.done.append(fault)
 
     def result(self, runs: Path) -> dict[int, dict[str, Any]]:
@@ -118,8 +103,7 @@ class Bench:
     def check(self) -> list[str]:
         """Return what differs from undisturbed runs, which are made here."""
         plain = self.folder / "undisturbed"
-        first = self.start(runs=plain, on="local")
-        assert first.wait() == 0
+        assert self.start(runs=plain, on="local").wait() == 0
         expected, got = self.result(plain), self.result(self.runs)
         problems = [f"seed {seed} is not completed" for seed in expected if seed not in got]
         folders = list(self.runs.glob("[!.]*/2*"))
@@ -131,11 +115,6 @@ class Bench:
             if record["weights_sha256"] != expected[seed]["weights_sha256"]:
                 problems.append(f"seed {seed} has other bits")
         return problems
-
-
-def parent(pid: int) -> int:
-    """Return the parent of a process: a worker of the engine."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @contextmanager
@@ -169,19 +148,18 @@ def run(bench: Bench, faults: list[str]) -> list[str]:
         for fault in faults:
             if fault in ("job", "worker", "disk", "preempt"):
                 bench.hit_job(driver, fault)
-            elif fault == "raylet":
-                if bench.wait_for_work(driver):
-                    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-                    bench.done.append(fault)
-            elif fault == "driver":
-                if bench.wait_for_work(driver):
-                    driver.kill()
-                    driver.wait()
-                    driver = bench.start(*at_once)
-                    bench.done.append(fault)
-            elif fault == "second driver":
+                continue
+            if fault == "second driver":
                 others.append(bench.start(*at_once))
-                bench.done.append(fault)
+            elif not bench.wait_for_work(driver):
+                continue
+            elif fault == "raylet":
+                cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            else:
+                driver.kill()
+                driver.wait()
+                driver = bench.start(*at_once)
+            bench.done.append(fault)
         codes = [one.wait() for one in (driver, *others)]
     expected_code = 3 if bench.deadly else 0
     problems = [f"a driver ended with {code}, not {expected_code}" for code in codes if code != expected_code]

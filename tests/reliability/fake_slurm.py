@@ -108,10 +108,9 @@ def supervise(root: Path, words: list[str]) -> int:
 
 
 def srun(root: Path, words: list[str]) -> int:
-    while words and words[0].startswith("--"):
+    while words[0].startswith("--"):
         words = words[1 if "=" in words[0] or words[0] == "--unbuffered" else 2 :]
-    os.execvp(words[0], words)
-    return 1
+    return os.execvp(words[0], words)
 
 
 def sacct(root: Path, words: list[str]) -> int:

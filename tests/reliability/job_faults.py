@@ -9,17 +9,14 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from orca_cli import experiment, signals, storage
+from orca_cli import experiment, signals
 from orca_cli.launching import process
 from orca_cli.runs.outcome import Outcome
 
 KINDS = ("raise", "exit", "exit without a word", "kill", "segfault", "memory", "hang", "deaf")
-STARTS = (
-    "ORCA_TEST_STARTS"  # environment variable: file that gets a line for each job that starts, and for each that ends
-)
+STARTS = "ORCA_TEST_STARTS"  # environment variable: file that gets a line for each start and each end of a job
 
 
 def default_signals(_: str) -> None:
@@ -46,21 +43,11 @@ def stages(argument: str) -> None:
         while time.monotonic() < end:
             time.sleep(0.01)
             signals.check()
-        error = {"name": "0-1 error", "value": 0.5, "n": 2, "skipped": 0, "percent": True, "others": {}}
-        curves = {"align": [], "finetune": [{"epoch": 1, "validation_error": 0.5}]}
-        run.write_result(
-            {
-                "error": error,
-                "pid": os.getpid(),
-                "curves": curves,
-                "selected": {"epoch": 1},
-                "metric_value": {"before": None, "after": None},
-                "splits": {"test": {"n": 2}},
-                "validation_error": 0.5,
-                "trivial_error": 0.5,
-                "seconds": {"finetune": 0.0},
-            }
-        )
+        record = {"error": {"name": "0-1 error", "value": 0.5, "n": 2, "skipped": 0, "percent": True, "others": {}}}
+        record |= {"pid": os.getpid(), "validation_error": 0.5, "trivial_error": 0.5, "seconds": {"finetune": 0.0}}
+        record |= {"curves": {"align": [], "finetune": [{"epoch": 1, "validation_error": 0.5}]}}
+        record |= {"selected": {"epoch": 1}, "metric_value": {"before": None, "after": None}}
+        run.write_result(record | {"splits": {"test": {"n": 2}}})
         _note(f"end {job.config.seed}")
         return Outcome("completed", path=run.path, result=run.result())
 
@@ -68,34 +55,36 @@ def stages(argument: str) -> None:
 
 
 def _note(text: str) -> None:
-    path = os.environ.get(STARTS)
-    if path:
+    if path := os.environ.get(STARTS):
         with open(path, "a", encoding="utf-8") as file:
             file.write(f"{text}\n")
 
 
 def _fail(kind: str) -> None:
-    if kind == "raise":
-        raise ZeroDivisionError("on purpose")
-    if kind == "exit":
-        sys.exit(7)
-    if kind == "exit without a word":
-        os._exit(0)
-    if kind in ("kill", "segfault"):
-        os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGSEGV)
-    if kind == "memory":
-        bytearray(2**62)
-    if kind == "deaf":
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    match kind:
+        case "raise":
+            raise ZeroDivisionError("on purpose")
+        case "exit":
+            sys.exit(7)
+        case "exit without a word":
+            os._exit(0)
+        case "kill" | "segfault":
+            os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGSEGV)
+        case "memory":
+            bytearray(2**62)
+        case "deaf":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     while kind in ("hang", "deaf"):
         time.sleep(0.05)
         if kind == "hang":
             signals.check()
 
 
-def without(name: str) -> None:
-    """Let a package be missing."""
-    sys.modules[name] = None  # type: ignore[assignment]
+def without(names: str) -> None:
+    """Let packages be missing: their names, with commas between."""
+    for name in filter(None, names.split(",")):
+        for module in [name, *(module for module in sys.modules if module.startswith(f"{name}."))]:
+            sys.modules[module] = None  # type: ignore[assignment]
 
 
 def together(argument: str) -> None:
@@ -114,8 +103,3 @@ def together(argument: str) -> None:
         return original(*words, **settings)
 
     experiment.run = run
-
-
-def is_free(run: Path) -> bool:
-    """Return whether no process holds a run."""
-    return not storage.is_locked(run / "lock")

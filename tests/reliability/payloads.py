@@ -14,6 +14,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -88,49 +89,37 @@ def payloads(canary: Path) -> dict[str, bytes]:
     inner, touch = str(canary.with_suffix(".inner")), ["touch", path]
     system, evil = name("os", "system"), Call("os", "system", command)
     module = Call("importlib", "import_module", "os")
+    partial = Call("functools", "partial", name("builtins", "print"))
     code = Call("marshal", "loads", marshal.dumps(compile(python, "x", "exec")))
-    call = {
-        "posix.system": Call("posix", "system", command),
-        "os.system": Call("os", "system", command),
-        "os.popen": Call("os", "popen", command),
-        "os.mkdir": Call("os", "mkdir", path),
-        "os.makedirs": Call("os", "makedirs", path),
-        "os.mkfifo": Call("os", "mkfifo", path),
-        "os.symlink": Call("os", "symlink", "/etc", path),
-        "os.open": Call("os", "open", path, 0o102),
-        "os.execv": Call("os", "execv", "/usr/bin/touch", touch),
-        "os.spawnv": Call("os", "spawnv", 0, "/usr/bin/touch", touch),
-        "os.posix_spawn": Call("os", "posix_spawn", "/usr/bin/touch", touch, {}),
-        "builtins.eval": Call("builtins", "eval", python),
-        "builtins.exec": Call("builtins", "exec", python),
-        "builtins.open": Call("builtins", "open", path, "w"),
-        "__builtin__.eval": Call("__builtin__", "eval", python),
-        "io.open": Call("io", "open", path, "w"),
-        "io.FileIO": Call("io", "FileIO", path, "w"),
-        "_io.open": Call("_io", "open", path, "w"),
-        "codecs.open": Call("codecs", "open", path, "w"),
-        "gzip.open": Call("gzip", "open", path, "wb"),
-        "bz2.BZ2File": Call("bz2", "BZ2File", path, "w"),
-        "lzma.LZMAFile": Call("lzma", "LZMAFile", path, "w"),
-        "zipfile.ZipFile": Call("zipfile", "ZipFile", path, "w"),
-        "tarfile.open": Call("tarfile", "open", path, "w"),
-        "logging.FileHandler": Call("logging", "FileHandler", path),
-        "subprocess.Popen": Call("subprocess", "Popen", touch),
-        "subprocess.run": Call("subprocess", "run", touch),
-        "subprocess.call": Call("subprocess", "call", touch),
-        "subprocess.check_output": Call("subprocess", "check_output", touch),
-        "subprocess.getoutput": Call("subprocess", "getoutput", command),
-        "pydoc.pipepager": Call("pydoc", "pipepager", "", command),
-        "shutil.copyfile": Call("shutil", "copyfile", "/dev/null", path),
-        "urllib.request.urlretrieve": Call("urllib.request", "urlretrieve", "file:///etc/hostname", path),
-        "timeit.timeit": Call("timeit", "timeit", python, "pass", name("time", "perf_counter"), 1),
-        "cProfile.run": Call("cProfile", "run", python),
-        "numpy.memmap": Call("numpy", "memmap", path, "u1", "w+", 0, (1,)),
-        "numpy.save": Call("numpy", "save", Call("builtins", "open", path, "wb"), 1),
-        "numpy.savetxt": Call("numpy", "savetxt", path, [1.0]),
-        "numpy.lib.format.open_memmap": Call("numpy.lib.format", "open_memmap", path, "w+", "u1", (1,)),
-        "numpy.f2py.crackfortran.myeval": Call("numpy.f2py.crackfortran", "myeval", python),
-        "numpy runstring": Call("numpy.testing._private.utils", "runstring", python, {}),
+    binary = "/usr/bin/touch"
+    alike = [
+        ("posix.system os.system os.popen subprocess.getoutput", (command,)),
+        ("os.mkdir os.makedirs os.mkfifo logging.FileHandler", (path,)),
+        ("builtins.open io.open io.FileIO _io.open codecs.open zipfile.ZipFile tarfile.open", (path, "w")),
+        ("bz2.BZ2File lzma.LZMAFile gzip.open", (path, "wb")),
+        ("builtins.eval builtins.exec __builtin__.eval cProfile.run numpy.f2py.crackfortran.myeval", (python,)),
+        ("subprocess.Popen subprocess.run subprocess.call subprocess.check_output", (touch,)),
+        ("os.execv", (binary, touch)), ("os.spawnv", (0, binary, touch)), ("os.posix_spawn", (binary, touch, {})),
+        ("os.open", (path, 0o102)), ("os.symlink", ("/etc", path)),
+        ("pydoc.pipepager", ("", command)), ("shutil.copyfile", ("/dev/null", path)),
+        ("urllib.request.urlretrieve", ("file:///etc/hostname", path)),
+        ("timeit.timeit", (python, "pass", name("time", "perf_counter"), 1)),
+        ("numpy.memmap", (path, "u1", "w+", 0, (1,))), ("numpy.lib.format.open_memmap", (path, "w+", "u1", (1,))),
+        ("numpy.save", (Call("builtins", "open", path, "wb"), 1)), ("numpy.savetxt", (path, [1.0])),
+        ("numpy.testing._private.utils.runstring", (python, {})),
+        ("pickle.loads _pickle.loads", (whole(evil),)), ("numpy.load", (inner, None, True)),
+        ("pandas.io.pickle.read_pickle joblib.load", (inner,)),
+        ("runpy.run_path", (str(canary.with_suffix(".py")),)),
+    ]  # fmt: skip
+    call: dict[str, Any] = {
+        title: Call(*title.rsplit(".", 1), *arguments) for titles, arguments in alike for title in titles.split()
+    }
+    # Their names as they have been counted.
+    names = {"numpy.testing._private.utils.runstring": "numpy runstring", "pickle.loads": "nested pickle"}
+    names |= {"_pickle.loads": "nested _pickle", "numpy.load": "nested numpy", "joblib.load": "nested joblib"}
+    names |= {"pandas.io.pickle.read_pickle": "nested unpickler"}
+    call = {names.get(title, title): value for title, value in call.items()}
+    call |= {
         "numpy and dots": called(stack_global("numpy", "lib._npyio_impl.os.system"), command),
         "pathlib and dots": called(stack_global("pathlib", "os.system"), command),
         "pkgutil.resolve_name": called(Call("pkgutil", "resolve_name", "os:system"), command),
@@ -138,25 +127,13 @@ def payloads(canary: Path) -> dict[str, bytes]:
         "getattr of a module": called(Call("builtins", "getattr", module, "system"), command),
         "__import__": called(Call("builtins", "getattr", Call("builtins", "__import__", "os"), "system"), command),
         "functools.partial": called(Call("functools", "partial", system, command)),
-        "partial by state": called(
-            Raw(
-                Call("functools", "partial", name("builtins", "print")).code()
-                + plain((system, (command,), {}, None))
-                + b"b"
-            )
-        ),
+        "partial by state": called(Raw(plain(partial) + plain((system, (command,), {}, None)) + b"b")),
         "operator.methodcaller": called(Call("operator", "methodcaller", "touch"), Call("pathlib", "Path", path)),
         "operator.attrgetter": called(called(Call("operator", "attrgetter", "system"), module), command),
         "map": Call("builtins", "list", Call("builtins", "map", system, [command])),
         "filter": Call("builtins", "list", Call("builtins", "filter", system, [command])),
         "map by NEWOBJ": Call("builtins", "list", Raw(b"cbuiltins\nmap\n" + plain((system, [command])) + b"\x81")),
         "code object": called(Call("types", "FunctionType", code, Raw(_GLOBALS))),
-        "nested pickle": Call("pickle", "loads", whole(evil)),
-        "nested _pickle": Call("_pickle", "loads", whole(evil)),
-        "nested unpickler": Call("pandas.io.pickle", "read_pickle", inner),
-        "nested numpy": Call("numpy", "load", inner, None, True),
-        "nested joblib": Call("joblib", "load", inner),
-        "runpy.run_path": Call("runpy", "run_path", str(canary.with_suffix(".py"))),
     }
     protocols = {"numpy and dots": 4, "pathlib and dots": 4, "__builtin__.eval": 2}
     contents = {title: whole(value, protocols.get(title, 3)) for title, value in call.items()}
@@ -202,10 +179,10 @@ def leaks(secret: Path) -> dict[str, bytes]:
     }
 
 
-def _npy_header(shape: tuple[int, ...]) -> bytes:
+def _npy_of_objects(content: bytes) -> bytes:
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "|O", "fortran_order": False, "shape": shape})
-    return buffer.getvalue()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|O", "fortran_order": False, "shape": (1,)})
+    return buffer.getvalue() + content
 
 
 def _zipped(path: Path, members: dict[str, bytes]) -> None:
@@ -226,15 +203,11 @@ def _torch_legacy(path: Path, content: bytes) -> None:
 
 
 def _matlab(path: Path, content: bytes) -> None:
-    import scipy.io
-
-    scipy.io.savemat(path, {"x": np.frombuffer(content, np.uint8)})
+    import_module("scipy.io").savemat(path, {"x": np.frombuffer(content, np.uint8)})
 
 
 def _hdf5(path: Path, content: bytes) -> None:
-    import h5py
-
-    with h5py.File(path, "w", userblock_size=512) as file:
+    with import_module("h5py").File(path, "w", userblock_size=512) as file:
         file["x"] = np.frombuffer(content, np.uint8)
         file["x"].attrs["MATLAB_class"] = np.bytes_("uint8")
 
@@ -246,18 +219,6 @@ def _lmdb(path: Path, content: bytes) -> None:
         transaction.put(b"0", content)
 
 
-def _load_torch(path: Path) -> Any:
-    import torch
-
-    return torch.load(path, weights_only=False)
-
-
-def _load_joblib(path: Path) -> Any:
-    import joblib
-
-    return joblib.load(path)
-
-
 def _load_lmdb(path: Path) -> Any:
     import lmdb as library
 
@@ -265,17 +226,13 @@ def _load_lmdb(path: Path) -> Any:
         return pickle.loads(transaction.get(b"0"))
 
 
-def _load_matlab(path: Path) -> Any:
-    import scipy.io
-
-    return pickle.loads(scipy.io.loadmat(path)["x"].tobytes())
-
-
 def _load_hdf5(path: Path) -> Any:
-    import h5py
-
-    with h5py.File(path) as file:
+    with import_module("h5py").File(path) as file:
         return pickle.loads(file["x"][()].tobytes())
+
+
+def _load_torch(path: Path) -> Any:
+    return import_module("torch").load(path, weights_only=False)
 
 
 def _load_numpy(path: Path) -> Any:
@@ -291,9 +248,9 @@ FORMS: dict[str, tuple[Callable[[Path, bytes], Any], str, Callable[[Path], Any]]
         lambda path: pickle.loads(gzip.decompress(path.read_bytes())),
     ),
     "pickle named npy": (Path.write_bytes, ".npy", _load_numpy),
-    "npy of objects": (lambda path, content: path.write_bytes(_npy_header((1,)) + content), ".npy", _load_numpy),
+    "npy of objects": (lambda path, content: path.write_bytes(_npy_of_objects(content)), ".npy", _load_numpy),
     "npz of objects": (
-        lambda path, content: _zipped(path, {"x.npy": _npy_header((1,)) + content}),
+        lambda path, content: _zipped(path, {"x.npy": _npy_of_objects(content)}),
         ".npz",
         lambda path: _load_numpy(path)["x"],
     ),
@@ -301,9 +258,13 @@ FORMS: dict[str, tuple[Callable[[Path, bytes], Any], str, Callable[[Path], Any]]
     "torch legacy": (_torch_legacy, ".pth", _load_torch),
     "weights": (_torch_zip, ".bin", _load_torch),
     "checkpoint": (_torch_legacy, ".ckpt", _load_torch),
-    "joblib": (Path.write_bytes, ".joblib", _load_joblib),
+    "joblib": (Path.write_bytes, ".joblib", lambda path: import_module("joblib").load(path)),
     "LMDB": (_lmdb, ".mdb", _load_lmdb),
-    "MATLAB 5": (_matlab, ".mat", _load_matlab),
+    "MATLAB 5": (
+        _matlab,
+        ".mat",
+        lambda path: pickle.loads(import_module("scipy.io").loadmat(path)["x"].tobytes()),
+    ),
     "MATLAB 7.3": (_hdf5, ".mat", _load_hdf5),
 }
 
@@ -319,14 +280,14 @@ def readings(form: str, path: Path) -> list[Callable[[], Any]]:
     if form == "npz of objects":
         return [lambda: arrays.read_arrays(path, ["x"]), lambda: arrays.open_arrays(path, "task.train")]
     if form == "LMDB":
-        return [lambda: _lmdb_value(path, unpickle_bytes), lambda: _lmdb_value(path, _loads_here)]
+
+        def here_by_bytes(content: bytes, where: str) -> Any:
+            return reader.read_bytes_here([content], [where])
+
+        return [lambda: _lmdb_value(path, unpickle_bytes), lambda: _lmdb_value(path, here_by_bytes)]
     if form.startswith("MATLAB"):
         return [lambda: matlab.read(path, ["x"]), lambda: matlab.read_here(text, ["x"])]
     return [lambda: unpickle(path), lambda: reader.read_here(text)]
-
-
-def _loads_here(content: bytes, where: str) -> Any:
-    return reader.read_bytes_here([content], [where])
 
 
 def _lmdb_value(path: Path, loads: Callable[[bytes, str], Any]) -> Any:

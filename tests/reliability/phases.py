@@ -34,7 +34,6 @@ _GPU: dict[str, Place] = {
     "batch": ("orca_cli.training.engine", "Engine.move"),
     "align": PHASES["align"],
 }
-_CUDA = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 15.77 GiB"
 
 
 def replace(place: Place, make: Callable[[Callable], Callable]) -> None:
@@ -66,12 +65,7 @@ def before(place: Place, number: int, act: Callable[[], object]) -> None:
 def mark(argument: str) -> None:
     """Touch a file at the n-th call of a phase's function, and linger a moment before it: "phase:n:file"."""
     phase, number, file = argument.split(":")
-
-    def touch() -> None:
-        Path(file).touch()
-        time.sleep(0.02)
-
-    before(PHASES[phase], int(number), touch)
+    before(PHASES[phase], int(number), lambda: (Path(file).touch(), time.sleep(0.02)))
 
 
 def starve(argument: str) -> None:
@@ -94,7 +88,7 @@ def exhaust(argument: str) -> None:
     place, number = argument.split(":")
 
     def fail() -> None:
-        raise torch.OutOfMemoryError(_CUDA)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has 15.77 GiB in all")
 
     # How many steps are timed before the run depends on the machine; the calls that count are the run's.
     replace(("orca_cli.stages.expected_time", "measure"), lambda original: lambda *words: None)
@@ -125,9 +119,9 @@ def _draw_by_count(place: Place, draw: str) -> None:
 
     def make(original: Callable) -> Callable:
         def call(seed: int, *names: Any) -> Any:
-            if names[:2] != ("finetune", draw):
-                return original(seed, *names)
-            return original(seed, "finetune", draw, seen.setdefault(names, len(seen)), *names[3:])
+            if names[:2] == ("finetune", draw):
+                names = (*names[:2], seen.setdefault(names, len(seen)), *names[3:])
+            return original(seed, *names)
 
         return call
 

@@ -6,7 +6,6 @@ import ctypes
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,12 +33,6 @@ def without_privileges(folder: str) -> None:
     os._exit(DENIED)
 
 
-def mount(folder: Path, *words: str) -> str:
-    """Mount something on a folder or file; returns why it cannot be, and "" where it is."""
-    done = subprocess.run(["mount", *words, str(folder)], capture_output=True, text=True)
-    return done.stderr.strip() or f"mount: {done.returncode}" if done.returncode else ""
-
-
 def tree(folder: Path) -> set[str]:
     """Return the paths of all that lies in a folder; links are not followed."""
     return {os.path.join(place, name) for place, folders, files in os.walk(folder) for name in (*folders, *files)}
@@ -61,28 +54,14 @@ def vanish(argument: str) -> None:
     before(PHASES[phase], int(number), go)
 
 
-def _replaced(run: Path, runs: Path) -> None:
-    run.rename(runs.parent / "elsewhere")
-    run.mkdir()
-
-
 VANISH: dict[str, Callable[[Path, Path], Any]] = {
     "deleted": lambda run, runs: shutil.rmtree(run),
     "renamed": lambda run, runs: run.rename(run.with_name("renamed")),
-    "replaced": _replaced,
+    "replaced": lambda run, runs: (run.rename(runs.parent / "elsewhere"), run.mkdir()),
     "all runs deleted": lambda run, runs: shutil.rmtree(runs),
     "all runs renamed": lambda run, runs: runs.rename(runs.with_name("elsewhere")),
     "task renamed": lambda run, runs: run.parent.rename(runs / "other"),
 }
-
-
-def broken_metric(_: str) -> None:
-    """Let stage 2 fail in a way that nobody foresaw."""
-
-    def fail() -> None:
-        raise KeyError("nobody foresaw this")
-
-    before(PHASES["metric"], 1, fail)
 
 
 def watch(log: str) -> None:

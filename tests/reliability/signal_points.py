@@ -40,10 +40,8 @@ def send(plan: str) -> None:
     """Carry out a plan; see `at`."""
     first, *later = plan.split("+")
     if later:
-        text = "".join(
-            f"sleep {delay}; date +%s.%N >{os.environ[SENT]}; kill -{name} {os.getpid()};"
-            for delay, name in zip(later[::2], later[1::2], strict=True)
-        )
+        delay, name = later
+        text = f"sleep {delay}; date +%s.%N >{os.environ[SENT]}; kill -{name} {os.getpid()}"
         subprocess.Popen(["sh", "-c", text])
     Path(os.environ[SENT]).write_text(str(time.time()))
     target = os.getppid() if first.startswith("^") else os.getpid()

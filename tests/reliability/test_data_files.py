@@ -1,6 +1,6 @@
 """Bad data files of every format through the readers of the tasks (rows F1, F2, F4, F5, F7, F8): one line that names the file.
 
-One case in five goes through the command line. The files are the synthetic ones of tests/benchmark_files.py, damaged.
+One case in ten goes through the command line. The files are the synthetic ones of tests/benchmark_files.py, damaged.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from orca_cli.data.arrays import reader as arrays
 from orca_cli.exceptions import OrcaError
 from tests import benchmark_files
 from tests.reliability import damages
+from tests.reliability.conftest import error_line
 from tests.reliability.damages import Damage
-from tests.reliability.processes import error_line
 from tests.tasks.test_bad_arrays import BAD, X, Y
 from tests.tasks.test_fixtures import SMALL
 from tests.untrusted.conftest import Quiet
@@ -55,31 +55,21 @@ FILES = {
 }
 
 
-def _packed(path: Path) -> None:
-    damages.replaced(gzip.compress(path.read_bytes()))(path)
-
-
 DAMAGE: dict[str, Damage] = {
     "missing": Path.unlink,
     "empty": damages.replaced(b""),
     "a folder": damages.folder,
     "a web page": damages.replaced(PAGE),
     "a pointer of Git LFS": damages.replaced(POINTER),
-    "packed by gzip": _packed,
+    "packed by gzip": damages.changed(gzip.compress),
     "cut in half": damages.cut(0.5),
     "random bytes": damages.replaced(bytes(np.random.default_rng(0).integers(0, 256, 3000, dtype=np.uint8))),
     "an image": damages.replaced(b"\x89PNG\r\n\x1a\n" + bytes(500)),
     "a link to itself": damages.loop,
 }
 # Half a table is a table, and a visit without the sky's level is one of its kinds.
-_RIGHT = {
-    ("csv", "cut in half"),
-    ("tsv", "cut in half"),
-    ("npy of a number", "cut in half"),
-    ("npy of a number", "missing"),
-    ("npy of a number", "a folder"),
-    ("npy of a number", "a link to itself"),
-}
+_RIGHT = {(form, "cut in half") for form in ("csv", "tsv", "npy of a number")}
+_RIGHT |= {("npy of a number", damage) for damage in ("missing", "a folder", "a link to itself")}
 CASES = [(form, damage) for form in FILES for damage in DAMAGE if (form, damage) not in _RIGHT]
 _NAMED = {"a web page": "web page", "a pointer of Git LFS": "Git LFS"}
 
@@ -92,20 +82,6 @@ def whole(tmp_path_factory):
     # homology reads its text twin where the database is missing: it has none here
     shutil.rmtree(folder / "homology" / "json", ignore_errors=True)
     return folder
-
-
-@pytest.fixture
-def damaged(whole, tmp_path):
-    """Give a copy of one task's files with one of them damaged; returns folder and file."""
-
-    def call(form: str, damage: str) -> tuple[Path, Path]:
-        task, name, *_ = FILES[form]
-        shutil.copytree(whole / task, tmp_path / "data" / task, copy_function=os.link)
-        path = tmp_path / "data" / task / name
-        DAMAGE[damage](path)
-        return tmp_path / "data", path
-
-    return call
 
 
 def use(task: str, data_folder: Path, cache_folder: Path) -> None:
@@ -124,18 +100,15 @@ def test_the_files_are_right_before_they_are_damaged(task, whole, tmp_path):
     use(task, whole, tmp_path / "cache")
 
 
-def command_error(request: pytest.FixtureRequest, *words: str, body: str = "bert") -> tuple[int, str]:
-    """Return the exit code and the error line of a run that must fail."""
-    fork, tiny = request.getfixturevalue("fork"), request.getfixturevalue("tiny")
-    case = fork("run", *words, f"body.checkpoint={tiny[body]}")
+def error_of(request: pytest.FixtureRequest, words: list[str], read: Callable[[], object] | None) -> tuple[int, str]:
+    """Return exit code and message of a run that must fail, or where `read` is given of that alone."""
+    if read is not None:
+        with pytest.raises(OrcaError) as caught:
+            read()
+        return caught.value.code, str(caught.value)
+    case = request.getfixturevalue("fork")("run", *words)
     code = case.wait(120)
     return code, error_line(case, code)
-
-
-def reading_error(read: Callable[[], object]) -> tuple[int, str]:
-    with pytest.raises(OrcaError) as caught:
-        read()
-    return caught.value.code, str(caught.value)
 
 
 def assert_reported(code: int, text: str, path: Path) -> None:
@@ -147,35 +120,37 @@ def assert_reported(code: int, text: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize(("form", "damage"), CASES, ids=lambda name: name.replace(" ", "-"))
-def test_damaged_files_are_reported(form, damage, damaged, tmp_path, request, scorecard):
+def test_damaged_files_are_reported(form, damage, whole, tmp_path, request, counted):
     """F7."""
-    task, _, _, early = FILES[form]
-    folder, path = damaged(form, damage)
-    if early and CASES.index((form, damage)) % 5 == 0:
-        settings = [f"task.{name}={value}" for name, value in SMALL.get(task, {}).items()]
-        settings += [f"task={task}", "metric=none", f"paths.data={folder}", f"paths.cache={tmp_path / 'cache'}"]
-        swin = task in ("darcy", "psicov", "spherical", "cifar100", "ninapro", "cosmic", "fsd50k")
-        body = "swin_tiny" if swin else "minilm"
-        code, message = command_error(request, *settings, f"body={body}", body="swin" if swin else "bert")
-    else:
-        code, message = reading_error(lambda: use(task, folder, tmp_path / "cache"))
+    task, name, is_text, early = FILES[form]
+    folder = tmp_path / "data"
+    path = folder / task / name
+    shutil.copytree(whole / task, folder / task, copy_function=os.link)
+    DAMAGE[damage](path)
+    swin = task in ("darcy", "psicov", "spherical", "cifar100", "ninapro", "cosmic", "fsd50k")
+    body = request.getfixturevalue("tiny")["swin" if swin else "bert"]
+    words = [f"task={task}", "metric=none", f"body={'swin_tiny' if swin else 'minilm'}", f"body.checkpoint={body}"]
+    words += [f"task.{key}={value}" for key, value in SMALL.get(task, {}).items()]
+    words += [f"paths.data={folder}", f"paths.cache={tmp_path / 'cache'}"]
+    typed = early and CASES.index((form, damage)) % 10 == 0
+    code, message = error_of(request, words, None if typed else lambda: use(task, folder, tmp_path / "cache"))
     assert_reported(code, message, path)
-    if damage in _NAMED and not FILES[form][2]:
+    if damage in _NAMED and not is_text:
         assert _NAMED[damage] in message
-    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+    counted(FIGURE)
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_values_are_reported(name, tmp_path, request, scorecard):
+def test_bad_values_are_reported(name, tmp_path, request, counted):
     """F1, F2, F4, F5, F8; what the messages say is checked in tests/tasks/test_bad_arrays.py."""
     changes, settings, _ = BAD[name]
     path = tmp_path / "mine.npz"
     np.savez(path, **{key: value for key, value in ({"x": X, "y": Y} | changes).items() if value is not None})
     parameters: dict[str, Any] = {"kind": "classes", "train": str(path)} | settings
-    if list(BAD).index(name) % 5 == 0:
-        words = [f"task.{key}={value}" for key, value in parameters.items()]
-        code, message = command_error(request, "task=arrays", *words)
-    else:
-        code, message = reading_error(lambda: arrays.load(tmp_path, Quiet(), **parameters))
+    words = ["task=arrays", f"body.checkpoint={request.getfixturevalue('tiny')['bert']}"]
+    words += [f"task.{key}={value}" for key, value in parameters.items()]
+    typed = list(BAD).index(name) % 10 == 0
+    read = None if typed else lambda: arrays.load(tmp_path, Quiet(), **parameters)
+    code, message = error_of(request, words, read)
     assert_reported(code, message, path)
-    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+    counted(FIGURE)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.test_configs import TASK, called  # noqa: F401 - a fixture
+from tests.reliability.test_configs import TASK
 
 SECRET = "hunter2-c0rrect-h0rse"
 FIGURE = "hostile configurations refused: nothing run, no secret shown"
@@ -15,7 +15,8 @@ FIGURE = "hostile configurations refused: nothing run, no secret shown"
 READER = "task:\n  _target_: orca_cli.data.arrays.load\n  kind: classes\n  train: own.npz\n"
 RUNS_IT = "    _target_: canary_part.touch\n"
 
-HYDRA = TASK + READER + "hydra:\n"
+MINE = TASK + READER
+HYDRA = MINE + "hydra:\n"
 CORPUS = "_target_: orca_cli.benchmarks.sources.conll.load\nsize: 9\n"
 NESTED = "  error:\n    _target_: orca_cli.scoring.chunks.ChunkMean\n    size: 1\n    batch: 1\n    error:\n  "
 
@@ -25,18 +26,16 @@ TASKS = {
     "target_is_eval": TASK + "task:\n  _target_: builtins.eval\n",
     "target_is_a_module_on_the_path": TASK + "task:\n  _target_: canary_part.touch\n",
     "target_through_a_module_of_ours": TASK + "task:\n  _target_: orca_cli.data.arrays.reader.np.save\n",
-    "target_in_a_loss": TASK + READER + "  loss:\n" + RUNS_IT,
-    "target_in_an_error": TASK + READER + "  error:\n" + RUNS_IT,
-    "target_nested_in_a_part_of_ours": TASK + READER + NESTED + RUNS_IT,
-    "secret_in_a_value": TASK + READER.replace("own.npz", "${oc.env:TOKEN}"),
-    "secret_decoded": TASK + READER.replace("own.npz", "${oc.decode:'${oc.env:TOKEN}'}"),
-    "secret_behind_another_interpolation": TASK + READER.replace("own.npz", "${task.kind}${oc.env:TOKEN}"),
-    "secret_by_selection": TASK + READER.replace("own.npz", "'${oc.select:nothing,${oc.env:TOKEN}}'"),
-    "secret_in_what_is_made": TASK + READER + "  data: '${oc.create:{homepage:${oc.env:TOKEN}}}'\n",
+    "target_in_a_loss": MINE + "  loss:\n" + RUNS_IT,
+    "target_in_an_error": MINE + "  error:\n" + RUNS_IT,
+    "target_nested_in_a_part_of_ours": MINE + NESTED + RUNS_IT,
+    "secret_in_a_value": MINE.replace("own.npz", "${oc.env:TOKEN}"),
+    "secret_decoded": MINE.replace("own.npz", "${oc.decode:'${oc.env:TOKEN}'}"),
+    "secret_behind_another_interpolation": MINE.replace("own.npz", "${task.kind}${oc.env:TOKEN}"),
+    "secret_by_selection": MINE.replace("own.npz", "'${oc.select:nothing,${oc.env:TOKEN}}'"),
+    "secret_in_what_is_made": MINE + "  data: '${oc.create:{homepage:${oc.env:TOKEN}}}'\n",
     **{
-        f"secret_by_a_name_elsewhere_{where}": TASK
-        + READER
-        + f"  data:\n    origin: oc.env\n    half: env\n    {text}\n"
+        f"secret_by_a_name_elsewhere_{where}": f"{TASK}{READER}  data:\n    origin: oc.env\n    half: env\n    {text}\n"
         for where, text in {
             "plainly": "homepage: '${${task.data.origin}:TOKEN}'",
             "in_half": "homepage: '${oc.${task.data.half}:TOKEN}'",
@@ -49,18 +48,16 @@ TASKS = {
         }.items()
     },
     "secret_as_a_default": "defaults:\n  - override /body: ${oc.env:TOKEN}\n" + READER,
-    "secret_in_a_key_that_is_unknown": TASK + READER + "  nothing: ${oc.env:TOKEN}\n",
-    "resolver_of_hydra": TASK + READER.replace("own.npz", "${hydra:runtime.cwd}"),
-    "runs_elsewhere": TASK + READER + "paths:\n  runs: ../../x\n",
-    "runs_elsewhere_by_hparams": TASK + READER + "  hparams: {clean: {minilm: {paths: {runs: ../../x}}}}\n",
-    "hydra_by_hparams": TASK + READER + "  hparams: {clean: {minilm: {hydra: {run: {dir: ../../x}}}}}\n",
-    "defaults_by_hparams": TASK
-    + READER
-    + "  hparams: {clean: {minilm: {defaults: [/metric@hydra.callbacks: none]}}}\n",
-    "target_by_hparams": TASK + READER + "  hparams: {clean: {minilm: {metric: {_target_: canary_part.touch}}}}\n",
-    "target_by_departures": TASK + READER + "  departures: {clean: {loss: {_target_: canary_part.touch}}}\n",
-    "secret_by_hparams": TASK + READER + "  hparams: {clean: {minilm: {body: {checkpoint: '${oc.env:TOKEN}'}}}}\n",
-    "cache_elsewhere": TASK + READER + "paths:\n  cache: /\n",
+    "secret_in_a_key_that_is_unknown": MINE + "  nothing: ${oc.env:TOKEN}\n",
+    "resolver_of_hydra": MINE.replace("own.npz", "${hydra:runtime.cwd}"),
+    "runs_elsewhere": MINE + "paths:\n  runs: ../../x\n",
+    "runs_elsewhere_by_hparams": MINE + "  hparams: {clean: {minilm: {paths: {runs: ../../x}}}}\n",
+    "hydra_by_hparams": MINE + "  hparams: {clean: {minilm: {hydra: {run: {dir: ../../x}}}}}\n",
+    "defaults_by_hparams": MINE + "  hparams: {clean: {minilm: {defaults: [/metric@hydra.callbacks: none]}}}\n",
+    "target_by_hparams": MINE + "  hparams: {clean: {minilm: {metric: {_target_: canary_part.touch}}}}\n",
+    "target_by_departures": MINE + "  departures: {clean: {loss: {_target_: canary_part.touch}}}\n",
+    "secret_by_hparams": MINE + "  hparams: {clean: {minilm: {body: {checkpoint: '${oc.env:TOKEN}'}}}}\n",
+    "cache_elsewhere": MINE + "paths:\n  cache: /\n",
     "hydra_run_folder": HYDRA + "  run:\n    dir: ../../x\n",
     "hydra_environment": HYDRA + "  job:\n    env_set: {LD_PRELOAD: x}\n",
     "hydra_callback": HYDRA + "  callbacks:\n    mine:\n  " + RUNS_IT,
@@ -127,7 +124,7 @@ def test_the_payload_fires_where_it_is_run(hostile):
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_folder_of_somebody_else(called, environment, hostile, tmp_path, counted, name):  # noqa: F811
+def test_folder_of_somebody_else(called, environment, hostile, tmp_path, counted, name):
     """H11: a folder of choices that does more than add choices."""
     path, content, words = FOLDERS[name]
     folder = tmp_path / "theirs"
@@ -135,7 +132,7 @@ def test_folder_of_somebody_else(called, environment, hostile, tmp_path, counted
     (folder / path).write_text(content)
     if name == "launcher_of_ones_own":
         (folder / "task").mkdir()
-        (folder / "task" / "mine.yaml").write_text(TASK + READER)
+        (folder / "task" / "mine.yaml").write_text(MINE)
     before = {path for path in tmp_path.rglob("*") if "modules" not in path.parts}
     code, error, _ = called("--config-dir", folder, *words)
     passed = code in (10, 12) and not hostile.exists() and SECRET not in error and "\n" not in error
@@ -144,7 +141,7 @@ def test_folder_of_somebody_else(called, environment, hostile, tmp_path, counted
     assert not environment.exists()
 
 
-def test_link_out_of_the_folder(called, tmp_path, counted):  # noqa: F811
+def test_link_out_of_the_folder(called, tmp_path, counted):
     """H11: a choice that is a link to a private file; its content is not shown."""
     private = tmp_path / "private.yaml"
     private.write_text(f"task: {{password: {SECRET}\n")
@@ -168,7 +165,7 @@ TYPED = [
 
 
 @pytest.mark.parametrize("word", TYPED)
-def test_words_copied_from_somebody_else(called, environment, hostile, counted, word):  # noqa: F811
+def test_words_copied_from_somebody_else(called, environment, hostile, counted, word):
     """H11: what a command that is copied from a page may not do."""
     code, error, _ = called(word)
     passed = code in (10, 12) and not hostile.exists()

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 from orca_cli.exceptions import ConfigError, DataError, NetworkError, OrcaError, UnsafeError
 from orca_cli.models import checkpoints
@@ -52,14 +55,14 @@ SAFETENSORS = {
 
 
 @pytest.mark.parametrize("title", SAFETENSORS)
-def test_hostile_safetensors_are_refused(title, tmp_path, scorecard):
+def test_hostile_safetensors_are_refused(title, tmp_path, counted):
     """H9."""
     folder = save_tiny_bert(tmp_path / "bert")
     (folder / "model.safetensors").write_bytes(SAFETENSORS[title])
     with pytest.raises((DataError, UnsafeError), match="bert") as caught:
         text.load(str(folder))
     assert "\n" not in str(caught.value)
-    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+    counted(FIGURE)
 
 
 class Payload:
@@ -76,8 +79,6 @@ def _pickled(folder: Path, canary: Path, *names: str) -> None:
 
 
 def _only_bin(folder: Path, canary: Path) -> None:
-    import torch
-
     (folder / "model.safetensors").unlink()
     torch.save({"a": Payload(canary)}, folder / "pytorch_model.bin")
 
@@ -141,9 +142,11 @@ REPOSITORIES = {
 
 
 @pytest.mark.parametrize("title", REPOSITORIES)
-def test_model_folders_run_nothing(title, tmp_path, scorecard):
+def test_model_folders_run_nothing(title, tmp_path, counted):
     """H10."""
     canary = tmp_path / "canary"
+    pickle.loads(pickle.dumps(Payload(canary)))  # the premise: it fires
+    canary.rmdir()
     folder = save_tiny_bert(tmp_path / "bert")
     change, expected = REPOSITORIES[title]
     change(folder, canary)
@@ -155,18 +158,11 @@ def test_model_folders_run_nothing(title, tmp_path, scorecard):
         assert SECRET not in str(caught.value)
     assert not canary.exists()
     assert "evil" not in sys.modules
-    scorecard.add(FIGURE, cases=1, passed=1, target=1)
-
-
-def test_the_payload_of_a_model_folder_would_have_fired(tmp_path):
-    pickle.loads(pickle.dumps(Payload(tmp_path / "canary")))
-    assert (tmp_path / "canary").is_dir()
+    counted(FIGURE)
 
 
 def test_missing_weights_are_reported(tmp_path):
     """transformers draws them at random and goes on."""
-    from safetensors.torch import load_file, save_file
-
     folder = save_tiny_bert(tmp_path / "bert")
     weights = load_file(folder / "model.safetensors")
     del weights["encoder.layer.1.output.dense.weight"]
@@ -175,28 +171,19 @@ def test_missing_weights_are_reported(tmp_path):
         text.load(str(folder))
 
 
-def test_the_revision_of_the_hub_is_known(tmp_path):
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    assert checkpoints.revision(tmp_path / "models--a--b" / "snapshots" / commit) == commit
-    assert checkpoints.revision(tmp_path / "snapshots" / commit) is None
-    assert checkpoints.revision(tmp_path / "models--a--b" / "snapshots" / "main") is None
-
-
 def test_a_pinned_revision_is_the_one_that_is_read(tmp_path, monkeypatch):
     """H10: two commits are in the hub's cache, and a tag; what is pinned is read, and recorded."""
-    from huggingface_hub import constants
-
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     repository = tmp_path / "models--own--model"
-    commits = {"first": "1" * 40, "second": "2" * 40}
-    for name, commit in commits.items():
-        save_tiny_bert(repository / "snapshots" / commit)
-        (repository / "refs").mkdir(exist_ok=True)
-        (repository / "refs" / name).write_text(commit)
-    (repository / "refs" / "main").write_text(commits["second"])
-    for suffix, commit in {"": "2", "@first": "1", f"@{commits['first']}": "1", "@second": "2"}.items():
-        assert checkpoints.revision(checkpoints.resolve(f"own/model{suffix}")) == commit * 40
+    (repository / "refs").mkdir(parents=True)
+    for name, digit in {"first": "1", "second": "2", "main": "2"}.items():
+        save_tiny_bert(repository / "snapshots" / (digit * 40))
+        (repository / "refs" / name).write_text(digit * 40)
+    for suffix, digit in {"": "2", "@first": "1", f"@{'1' * 40}": "1", "@second": "2"}.items():
+        assert checkpoints.revision(checkpoints.resolve(f"own/model{suffix}")) == digit * 40
+    for elsewhere in (tmp_path / "snapshots" / ("1" * 40), repository / "snapshots" / "main"):
+        assert checkpoints.revision(elsewhere) is None
     with pytest.raises(NetworkError, match="own/model@third"):
         checkpoints.resolve("own/model@third")
     with pytest.raises(ConfigError, match="no such folder"):

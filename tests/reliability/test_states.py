@@ -1,4 +1,4 @@
-"""States that are derived when a run is read and never written (section 4.3): running, dead, stale."""
+"""States that are derived when a run is read and never written (section 4.3), also where machines' clocks differ."""
 
 import json
 import os
@@ -8,78 +8,115 @@ import numpy as np
 import pytest
 
 from orca_cli import storage
+from orca_cli.runs.claim import DEAD_AFTER_S
 from tests.cli.conftest import run_folders
+from tests.commands.called import call
 from tests.report.trees import add_run
 
 FIGURE = "derived states of runs / told by report and doctor"
-ELSEWHERE = "another-machine"
 
 
-def state_in_report(orca, root):
-    code, out, err = orca("report", root, "--format", "json")
-    assert code == 0, err
-    (run,) = json.loads(out)["unfinished"]
-    return run["state"]
+def elsewhere(root, state="finetune", seed=0):
+    """Make a run that a process on another machine works on, whose lock is not seen from here."""
+    run = add_run(root, state=state, seed=seed)
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps(status | {"host": "another-machine", "pid": 4711}))
+    os.utime(run / "lock")  # its heartbeat
+    assert not storage.is_locked(run / "lock")  # the premise
+    return run
 
 
 WORKS = "a process works on this run"
-# name -> (state, host, age of the heartbeat, state in the report, exit code of doctor, what doctor says)
+# name -> (state, age of the heartbeat, state in the report, exit code of doctor, what doctor says)
 STATES = {
-    "killed_here": ("finetune", None, 0.0, "dead", 0, "state dead"),
-    "beats_elsewhere": ("finetune", ELSEWHERE, 1.0, "running", 20, WORKS),
-    "late_beat_elsewhere": ("finetune", ELSEWHERE, 2.5 * storage.HEARTBEAT_S, "running", 20, WORKS),
-    "no_beat_elsewhere": ("finetune", ELSEWHERE, 3.5 * storage.HEARTBEAT_S, "dead", 0, "state dead"),
-    "clock_of_elsewhere_ahead": ("finetune", ELSEWHERE, -5.0, "running", 20, WORKS),
+    "beats_elsewhere": ("finetune", 1.0, "running", 20, WORKS),
+    "no_beat_elsewhere": ("finetune", 3.5 * storage.HEARTBEAT_S, "dead", 0, "state dead"),
+    "clock_of_elsewhere_ahead": ("finetune", -5.0, "running", 20, WORKS),
     # The lock file of a run that has just failed is as fresh as that of one at work.
-    "ended_elsewhere": ("failed", ELSEWHERE, 0.0, "failed", 0, "state failed"),
+    "ended_elsewhere": ("failed", 0.0, "failed", 0, "state failed"),
 }
 
 
 @pytest.mark.parametrize("name", STATES)
 def test_a_run_that_says_it_is_at_work_or_has_ended(orca, tmp_path, counted, name):
     """A lock that is free here says nothing of a process on another machine; its heartbeat does."""
-    state, host, age, in_report, code, message = STATES[name]
-    run = add_run(tmp_path / "runs", state=state)
-    assert not storage.is_locked(run / "lock")  # the premise
-    if host:
-        status = json.loads((run / "status.json").read_text())
-        (run / "status.json").write_text(json.dumps(status | {"host": host}))
+    state, age, in_report, code, message = STATES[name]
+    run = elsewhere(tmp_path / "runs", state)
     os.utime(run / "lock", times=(time.time() - age,) * 2)
     before = (run / "status.json").read_bytes()
-    reported = state_in_report(orca, tmp_path / "runs")
+    (listed,) = json.loads(orca("report", tmp_path / "runs", "--format", "json")[1])["unfinished"]
     exit_code, out, err = orca("doctor", run)
+    reported = listed["state"]
     passed = (reported, exit_code) == (in_report, code) and message in out + err
     counted(FIGURE, passed, (reported, exit_code, out, err))
     assert (run / "status.json").read_bytes() == before
 
 
 @pytest.mark.slow
-def test_data_that_have_changed_are_reported(orca, environment, tiny, tmp_path, scorecard):
+def test_data_that_have_changed_are_reported(orca, environment, tiny, tmp_path, counted):
     """Stale: doctor names the file; it says nothing where the data are what they were, or not on this machine."""
-    rng = np.random.default_rng(0)
     file = tmp_path / "own.npz"
-    arrays = {"x": rng.normal(size=(60, 2, 9)).astype(np.float32), "y": np.arange(60) % 3}
+    arrays = {"x": np.random.default_rng(0).normal(size=(60, 2, 9)).astype(np.float32), "y": np.arange(60) % 3}
     np.savez(file, **arrays)
     words = ["task=arrays", "task.kind=classes", "task.train=own.npz", f"body.checkpoint={tiny['bert']}", "metric=none"]
     code, _, err = orca("run", *words, "train.epochs=1", "train.batch_size=8", "train.warmup_epochs=0")
     assert code == 0, err
     (run,) = run_folders(environment)
-    facts = file.stat()
+    facts, seen = file.stat(), []
 
-    def stale():
+    def look():
         code, out, err = orca("doctor", run, "--json")
         assert code == 0, err
         (record,) = json.loads(out)["runs"]
         assert any("stale" in note for note in record["notes"]) == bool(record["stale"])
-        return record["stale"]
+        seen.append(record["stale"])
 
-    unchanged = stale()
+    look()
     arrays["x"][7, 1, 3] += 1
     np.savez(file, **arrays)
     os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert file.stat().st_size == facts.st_size  # the premise: one value, same size and time
-    changed = stale()
+    look()
     file.unlink()
-    passed = (unchanged, changed, stale()) == ([], [str(file)], [])
-    scorecard.add(FIGURE, cases=2, passed=2 * int(passed), target=2)
-    assert passed, (unchanged, changed)
+    look()
+    counted(FIGURE, seen == [[], [str(file)], []], seen, cases=2, target=2)
+
+
+@pytest.fixture(params=[-7200.0, 7200.0], ids=["the server is behind", "the server is ahead"])
+def served(request, tmp_path, monkeypatch):
+    """A folder of runs whose file server has another clock; returns it and the server's time."""
+    set_times = os.utime
+    monkeypatch.setattr(
+        os,
+        "utime",
+        lambda path, times=None, **more: set_times(path, times or (time.time() + request.param,) * 2, **more),
+    )
+    monkeypatch.setenv("ORCA_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
+    return tmp_path / "runs", lambda: time.time() + request.param
+
+
+def test_what_another_machine_works_on_is_neither_removed_nor_collected(served):
+    root, now = served
+    run = elsewhere(root)
+    (run / ".tmp-being-written").write_text("x")
+    in_shared_folder = run.parent / ".tmp-also"
+    in_shared_folder.write_text("x")
+    os.utime(in_shared_folder)
+    code, _, err = call("runs", "rm", run, "--yes")
+    assert (code, "a process works on this run" in err) == (20, True)
+    assert call("runs", "gc", "--yes")[0] == 0
+    assert (run / ".tmp-being-written").exists()
+    assert in_shared_folder.exists()
+    (listed,) = json.loads(call("runs", "list", "--json")[1])["runs"]
+    assert listed["state"] == "running"
+    # Silent for long enough, by the server's clock: the other machine is dead.
+    for path, age in ((run / "lock", DEAD_AFTER_S + 1), (in_shared_folder, 3601)):
+        os.utime(path, (now() - age,) * 2)
+    assert call("runs", "gc", "--yes")[0] == 0
+    assert not (run / ".tmp-being-written").exists()
+    assert not in_shared_folder.exists()
+    assert call("runs", "rm", run, "--yes")[0] == 0
+    assert not run.exists()
+    ended = elsewhere(root, "failed", seed=1)  # its baselines may still be computed
+    assert call("runs", "rm", ended, "--yes")[0] == 20

@@ -1,12 +1,14 @@
 """What is done while faults are injected: everything of ours that is committed to a disk, small; and the faults.
 
-Each runs in a fork (see forked.py). It appends a word to the file `promises` for everything that it has said to be done, and
-ends with 0, or with the exit code of an expected failure. A traceback ends it with 1.
+Each runs in a fork. It writes to the file `promises` what it has said to be done, and ends with 0, the exit code of an
+expected failure, or 1 and a traceback.
 """
 
 from __future__ import annotations
 
+import builtins
 import errno
+import io
 import os
 import re
 import signal
@@ -22,17 +24,23 @@ from orca_cli.runs.directory import RunDirectory, RunName
 OWNER = "a" * 64
 NAME = RunName("digits", "minilm", "digits", "otdd", "full", 0, "clean", OWNER, "b" * 64, {})
 STEPS = 4
+CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "write")  # that `inject` can let fail
 
 
-def checkpoints(folder: Path, promise: Callable[[str], None]) -> None:
-    """Save four checkpoints; the oldest are dropped on the way."""
+def save(folder: Path, step: int, size: int) -> None:
+    """Save a checkpoint whose weights all are the number of its step."""
     import torch
 
     from orca_cli.training import checkpoint
 
+    tensors = {"w": torch.full((size,), float(step))}
+    checkpoint.save(folder, checkpoint.Checkpoint(step, tensors, tensors), owner=OWNER)
+
+
+def checkpoints(folder: Path, promise: Callable[[str], None]) -> None:
+    """Save four checkpoints; the oldest are dropped on the way."""
     for step in range(1, STEPS + 1):
-        tensors = {"w": torch.full((300,), float(step))}
-        checkpoint.save(folder / "checkpoints", checkpoint.Checkpoint(step, tensors, tensors), owner=OWNER)
+        save(folder / "checkpoints", step, 300)
         promise(f"step {step}")
 
 
@@ -72,40 +80,28 @@ WORKLOADS = {"checkpoints": checkpoints, "records": records, "cache": cache, "re
 
 
 def run(argument: str) -> None:
-    """Do a workload; `argument` is "name|folder|fault", the fault "traced" (wait for strace), "" or as in `inject`."""
-    name, place, fault = argument.split("|")
-    folder = Path(place)
-    descriptor = os.open(folder / "promises", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    """Do a workload once strace has attached, by calls that it injects no fault into; `argument` is "name|folder"."""
+    name, place = argument.split("|")
+    descriptor = os.open(f"{place}/promises", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def promise(text: str) -> None:
         os.pwrite(descriptor, text.encode() + b"\n", 0)  # a call of its own kind: no fault of the workload's hits it
 
-    if fault == "traced":
-        _wait_for_tracer()
-    elif fault:
-        inject(fault)
+    status = os.open("/proc/self/status", os.O_RDONLY)
+    while re.search(rb"TracerPid:\s+0\n", os.pread(status, 4096, 0)):
+        time.sleep(0.002)
+    os.close(status)
     code = 0
     try:
-        WORKLOADS[name](folder, promise)
-    except OrcaError as error:
-        code = error.code
-        os.pwrite(2, f"orca: error: {error}\n".encode(), 0)
+        WORKLOADS[name](Path(place), promise)
     except BaseException as error:  # noqa: BLE001 - the oracle wants to see it
-        known = storage.disk_error(error)  # as `orca run` does
+        known = error if isinstance(error, OrcaError) else storage.disk_error(error)  # as `orca run` does
         if known is None:
             traceback.print_exc()
         else:
             os.pwrite(2, f"orca: error: {known}\n".encode(), 0)
         code = 1 if known is None else known.code
     os._exit(code)
-
-
-def _wait_for_tracer() -> None:
-    """Wait until strace has attached, by calls that it injects no fault into."""
-    status = os.open("/proc/self/status", os.O_RDONLY)
-    while re.search(rb"TracerPid:\s+0\n", os.pread(status, 4096, 0)):
-        time.sleep(0.002)
-    os.close(status)
 
 
 def inject(fault: str) -> None:
@@ -115,7 +111,7 @@ def inject(fault: str) -> None:
     """
     name, when, kind = fault.split(":")
     first, lasting = int(when.rstrip("+")), when.endswith("+")
-    module, attribute = (__import__("builtins"), "open") if name == "write" else (os, name)
+    module, attribute = (builtins, "open") if name == "write" else (os, name)
     original = getattr(module, attribute)
     calls = 0
 
@@ -132,6 +128,4 @@ def inject(fault: str) -> None:
 
     setattr(module, attribute, faulty)
     if name == "write":  # pathlib opens by another name
-        import io
-
         io.open = faulty  # type: ignore[assignment]

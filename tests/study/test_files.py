@@ -95,15 +95,8 @@ def test_arms_of_a_set_train_in_the_same_way(composed, name):
 def test_a_study_takes_another_task_and_protocol(tmp_path):
     place(read("table3"), tmp_path)
     with compose.session() as session:
-        words = [
-            "study=table3",
-            f"paths.data={tmp_path}",
-            "task=ecg",
-            "arm=orca",
-            "seed=0",
-            "protocol=paper",
-            "train.lr=5e-4",
-        ]
+        words = ["study=table3", f"paths.data={tmp_path}", "task=ecg", "arm=orca", "seed=0", "protocol=paper"]
+        words.append("train.lr=5e-4")
         (job,) = session.expand(words).jobs
     assert (job.choices["task"], job.choices["body"], job.config.train.lr) == ("ecg", "roberta", 5e-4)
     assert job.choices["metric"] == "otdd"  # the arm's, not the protocol's

@@ -59,8 +59,9 @@ class Score:
 
     @property
     def baselines(self) -> list[tuple[str, float]]:
-        """Return name and error of the simple models, the constant left out."""
-        return [(one.name, one.error) for one in self.models if one.name != _CONSTANT]
+        """Return name and error of the simple models, the best first and the constant left out."""
+        models = [(one.name, one.error) for one in self.models if one.name != _CONSTANT]
+        return sorted(models, key=lambda model: model[1])
 
     @property
     def seconds(self) -> float | None:

@@ -25,7 +25,7 @@ from orca_cli.report.tables.layout import PLUS_MINUS, Entry, Layout, layout_of
 from orca_cli.report.tables.notes import clean, notes_of, seeds_text
 from orca_cli.report.tables.published import tags_of
 from orca_cli.report.tables.rows import time_of
-from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Published, Row, Table, bounds_of, score_of
+from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Published, Row, Table
 
 _PADDING = 2  # between two columns
 _LONGEST_NAME = 32
@@ -248,7 +248,7 @@ def _cell(cell: Cell, column: Column) -> dict[str, Any]:
         "values": [
             {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped, "seconds": score.seconds}
             | {"alignment_steps": score.steps, "run": str(run.path)}
-            for run, score in ((run, score_of(run)) for run in cell.runs)
+            for run, score in zip(cell.runs, cell.scores, strict=True)
         ],
         "unfinished": {state: count for state, count in sorted(cell.unfinished.items()) if count},
     }
@@ -257,10 +257,9 @@ def _cell(cell: Cell, column: Column) -> dict[str, Any]:
 def _csv_lines(table: Table) -> Iterator[dict[str, object]]:
     """Yield a line for each method and task; errors are as stored, so fractions where `percent` is true."""
     for row in table.rows:
-        every = zip(table.columns, row.cells, table.trivial, table.baselines, strict=True)
-        for column, cell, trivial, best in every:
-            low, high = trivial or (None, None)
-            least, most = bounds_of(best) or (None, None)
+        for place, (column, cell) in enumerate(zip(table.columns, row.cells, strict=True)):
+            low, high = table.trivial[place] or (None, None)
+            least, most = table.best_baseline(place) or (None, None)
             yield {
                 **vars(column),
                 **row.method.texts(),
@@ -274,7 +273,7 @@ def _csv_lines(table: Table) -> Iterator[dict[str, object]]:
                 "trivial_low": low,
                 "trivial_high": high,
                 "undefined": cell.undefined,
-                "baseline": ", ".join(best),
+                "baseline": ", ".join(table.baselines[place]),
                 "baseline_low": least,
                 "baseline_high": most,
                 "steps": " ".join(map(str, cell.steps)),

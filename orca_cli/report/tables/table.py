@@ -43,6 +43,11 @@ class Column:
         """Return what a reader knows the set by."""
         return f"{self.task} {self.data}".rstrip()
 
+    @property
+    def scale(self) -> float:
+        """Return what stored errors are multiplied by where they are shown."""
+        return 100.0 if self.percent else 1.0
+
 
 @dataclass(frozen=True, order=True)
 class Method:
@@ -74,13 +79,27 @@ class Cell:
     earned: bool = False  # and that is shown: see `earns`
     parts: int = 1  # how many settings it merges; see rows.py
 
+    def add(self, run: Run) -> None:
+        """Add a run; runs come from the oldest to the newest, and of one seed the newest counts."""
+        if run.state != "completed":
+            self.unfinished[run.state] += 1
+            return
+        self.hidden += [other for other in self.runs if other.seed == run.seed]
+        others = [other for other in self.runs if other.seed != run.seed]
+        self.runs = sorted([*others, run], key=lambda other: other.seed)
+
+    @property
+    def scores(self) -> list[Score]:
+        """Return the scores of its completed runs."""
+        return [score_of(run) for run in self.runs]
+
     @property
     def by_seed(self) -> dict[int, float]:
         """Return seed -> test error; of several parts their mean, for seeds that all of them have."""
         errors: dict[int, list[float]] = defaultdict(list)
-        for run in self.runs:
-            if (value := score_of(run).value) is not None:
-                errors[run.seed].append(value)
+        for run, score in zip(self.runs, self.scores, strict=True):
+            if score.value is not None:
+                errors[run.seed].append(score.value)
         return {
             seed: math.fsum(seed_errors) / len(seed_errors)
             for seed, seed_errors in sorted(errors.items())
@@ -108,12 +127,12 @@ class Cell:
     @property
     def untested(self) -> int:
         """Return the number of completed runs that left the test split closed (test=false)."""
-        return sum(not score_of(run).is_tested for run in self.runs)
+        return sum(not score.is_tested for score in self.scores)
 
     @property
     def undefined(self) -> int:
         """Return the number of completed runs whose error is undefined on their test split."""
-        return sum(score_of(run).value is None for run in self.runs) - self.untested
+        return sum(score.value is None for score in self.scores) - self.untested
 
     @property
     def partial(self) -> int:
@@ -123,7 +142,7 @@ class Cell:
     @property
     def steps(self) -> list[int]:
         """Return the alignment steps of the runs, in the order of seeds; empty unless all have recorded them."""
-        recorded = [steps for run in self.runs if (steps := score_of(run).steps) is not None]
+        recorded = [score.steps for score in self.scores if score.steps is not None]
         return recorded if len(recorded) == len(self.runs) and self.parts == 1 else []
 
     @property
@@ -197,6 +216,15 @@ class Table:
     heading: str = ""
     remarks: list[str] = field(default_factory=list)
 
+    def cells(self, place: int) -> list[Cell]:
+        """Return the cells of a column, from its place."""
+        return [row.cells[place] for row in self.rows]
+
+    def best_baseline(self, place: int) -> tuple[float, float] | None:
+        """Return the range of errors of a column's best simple models; None where no run has any."""
+        ranges = self.baselines[place].values()
+        return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
+
 
 def score_of(run: Run) -> Score:
     """Return the score of a completed run."""
@@ -204,19 +232,12 @@ def score_of(run: Run) -> Score:
     return run.score
 
 
-def bounds_of(baselines: dict[str, tuple[float, float]]) -> tuple[float, float] | None:
-    """Return the range of errors of a column's best simple models; None where no run has any."""
-    if not baselines:
-        return None
-    return min(low for low, _ in baselines.values()), max(high for _, high in baselines.values())
-
-
 def build_table(collection: Collection) -> Table:
     """Return the table of a collection; rows and columns are sorted by their names."""
     columns = columns_of(collection.runs)
     cells: dict[tuple[Method, Column], Cell] = defaultdict(Cell)
     for run, column, method in zip(collection.runs, columns, methods_of(collection.runs, columns), strict=True):
-        add(cells[method, column], run)
+        cells[method, column].add(run)
     return table_of(collection, cells, columns)
 
 
@@ -225,10 +246,19 @@ def table_of(collection: Collection, cells: dict[tuple[Method, Column], Cell], c
     columns = sorted(set(columns))
     methods = sorted({method for method, _ in cells})
     rows = [Row(method, [cells.get((method, column), Cell()) for column in columns]) for method in methods]
-    trivial = [_mark_best([row.cells[place] for row in rows]) for place in range(len(columns))]
+    trivial, baselines = [], []
+    for place in range(len(columns)):
+        column_cells = [row.cells[place] for row in rows]
+        _mark_best(column_cells)
+        scores = [score for cell in column_cells for score in cell.scores]
+        constant = [score.trivial for score in scores if score.trivial is not None]
+        trivial.append((min(constant), max(constant)) if constant else None)
+        errors: dict[str, list[float]] = defaultdict(list)
+        for name, error in (score.baselines[0] for score in scores if score.baselines):
+            errors[name].append(error)
+        baselines.append({name: (min(values), max(values)) for name, values in sorted(errors.items())})
     _rank(rows)
     unfinished = [run for run in collection.runs if run.state != "completed"]
-    baselines = [_best_baselines([row.cells[place] for row in rows]) for place in range(len(columns))]
     return Table(columns, rows, trivial, unfinished, collection.superseded, collection.broken, baselines=baselines)
 
 
@@ -254,23 +284,21 @@ def _data_names(runs: Sequence[Run]) -> list[str]:
     A data set is named by the path of its test data, or of its training data where `task.test` is not set: by the shortest end
     that no other set has. Paths whose newest runs were tested on the same data are one set, named by the first of them.
     """
-    paths = {id(run): path for run in runs if (path := _data_path(run))}
+    paths = [_data_path(run) for run in runs]
     data: dict[tuple[str, str], str] = {}  # task and path -> fingerprint of its test data, or the path itself
-    for run in runs:
-        if id(run) in paths:
-            place = (run.task, paths[id(run)])
-            data[place] = (run.score.test_set if run.score else "") or data.get(place, place[1])
+    for run, path in zip(runs, paths, strict=True):
+        if path:
+            data[run.task, path] = (run.score.test_set if run.score else "") or data.get((run.task, path), path)
     first: dict[tuple[str, str], str] = {}  # task and fingerprint -> path
     for (task, path), fingerprint in data.items():
         first.setdefault((task, fingerprint), path)
     counts = Counter(task for task, _ in first)
     ends = Counter((task, end) for (task, _), path in first.items() for end in _ends_of(path))
-
-    def name(task: str, path: str) -> str:
-        path = first[task, data[task, path]]
-        return next((end for end in _ends_of(path) if ends[task, end] == 1), path) if counts[task] > 1 else ""
-
-    return [name(run.task, paths[id(run)]) if id(run) in paths else "" for run in runs]
+    names = []
+    for run, path in zip(runs, paths, strict=True):
+        set_path = first[run.task, data[run.task, path]] if path and counts[run.task] > 1 else ""
+        names.append(next((end for end in _ends_of(set_path) if ends[run.task, end] == 1), set_path))
+    return names
 
 
 def _data_path(run: Run) -> str:
@@ -301,13 +329,12 @@ def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:
     the first digits of theirs, so that runs on the same data stay together.
     """
     variants = _variants(runs, columns)
-    by_column: dict[Column, list[dict[str, str]]] = defaultdict(list)
+    by_column: dict[Column, list[set[tuple[str, str]]]] = defaultdict(list)
     for variant, column in zip(variants, columns, strict=True):
-        by_column[column].append(variant)
+        by_column[column].append(set(variant.items()))
     shown = set[str]()
-    for group in by_column.values():
-        items: list[set[tuple[str, str]]] = [set(variant.items()) for variant in group]
-        shown |= {key for key, _ in set().union(*items) - items[0].intersection(*items)}
+    for items in by_column.values():
+        shown |= {key for key, _ in set[tuple[str, str]].union(*items) - set[tuple[str, str]].intersection(*items)}
     methods = []
     hashes: dict[tuple[Method, Column], list[str]] = defaultdict(list)
     for run, column, variant in zip(runs, columns, variants, strict=True):
@@ -351,14 +378,13 @@ def _merged(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, st
     """
     spelled = spelling(item for run in runs for item in run.variant.items())
     variants = [{key: spelled[key, canonical(value)] for key, value in run.variant.items()} for run in runs]
-    same = [
-        (column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path)
-        for run, column in zip(runs, columns, strict=True)
-    ]
     typed: dict[tuple[object, ...], dict[str, str]] = defaultdict(dict)
-    for place, variant in zip(same, variants, strict=True):
-        typed[place] |= {key: min(value, typed[place].get(key, value), key=_short) for key, value in variant.items()}
-    return [typed[place] for place in same]
+    merged = []
+    for run, column, variant in zip(runs, columns, variants, strict=True):
+        same = typed[column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path]
+        same |= {key: min(value, same.get(key, value), key=_short) for key, value in variant.items()}
+        merged.append(same)
+    return merged
 
 
 def spelling(items: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
@@ -374,27 +400,13 @@ def _short(text: str) -> tuple[int, str]:
     return len(text), text
 
 
-def add(cell: Cell, run: Run) -> None:
-    """Add a run; runs come from the oldest to the newest, and of one seed the newest counts."""
-    if run.state != "completed":
-        cell.unfinished[run.state] += 1
-        return
-    cell.hidden += [other for other in cell.runs if other.seed == run.seed]
-    others = [other for other in cell.runs if other.seed != run.seed]
-    cell.runs = sorted([*others, run], key=lambda other: other.seed)
-
-
-def _mark_best(cells: list[Cell]) -> tuple[float, float] | None:
-    """Mark the best cells of a column, and return the range of the best constant predictor's errors."""
-    means = [cell.mean for cell in cells if cell.mean is not None]
-    for cell in cells:
-        cell.best = cell.mean is not None and math.isclose(cell.mean, min(means), rel_tol=1e-12)
-        cell.earned = cell.best and earns(
-            cell, [other for other in cells if other is not cell and other.mean is not None]
-        )
-    scores = (score_of(run) for cell in cells for run in cell.runs)
-    trivial = [score.trivial for score in scores if score.trivial is not None]
-    return (min(trivial), max(trivial)) if trivial else None
+def _mark_best(cells: list[Cell]) -> None:
+    """Mark the best cells of a column."""
+    shown = [(cell, mean) for cell in cells if (mean := cell.mean) is not None]
+    lowest = min((mean for _, mean in shown), default=math.inf)
+    for cell, mean in shown:
+        cell.best = math.isclose(mean, lowest, rel_tol=1e-12)
+        cell.earned = cell.best and earns(cell, [other for other, _ in shown if other is not cell])
 
 
 def earns(cell: Cell, others: list[Cell]) -> bool:
@@ -416,17 +428,6 @@ def earns(cell: Cell, others: list[Cell]) -> bool:
     return max(holm(p)) <= LARGEST_P
 
 
-def _best_baselines(cells: list[Cell]) -> dict[str, tuple[float, float]]:
-    """Return the simple models that are the best of some run of a column, and the range of their errors there."""
-    errors_by_name: dict[str, list[float]] = defaultdict(list)
-    for cell in cells:
-        for run in cell.runs:
-            if baselines := score_of(run).baselines:
-                name, error = min(baselines, key=lambda pair: pair[1])
-                errors_by_name[name].append(error)
-    return {name: (min(errors), max(errors)) for name, errors in sorted(errors_by_name.items())}
-
-
 def _rank(rows: list[Row]) -> None:
     """Give the methods that have every column their mean rank among themselves; ties share the mean of their ranks.
 
@@ -436,10 +437,6 @@ def _rank(rows: list[Row]) -> None:
     columns = list(zip(*(row.cells for row in complete), strict=True))
     if len(complete) < 2 or any(mixed_test_sets(run for cell in cells for run in cell.runs) for cells in columns):
         return
-    ranks: dict[int, list[float]] = defaultdict(list)
-    for cells in columns:
-        means = [cell.mean for cell in cells if cell.mean is not None]
-        for row, rank in zip(complete, ranks_of(means), strict=True):
-            ranks[id(row)].append(rank)
-    for row in complete:
-        row.rank = statistics.fmean(ranks[id(row)])
+    ranks = [ranks_of([mean for cell in cells if (mean := cell.mean) is not None]) for cells in columns]
+    for row, row_ranks in zip(complete, zip(*ranks, strict=True), strict=True):
+        row.rank = statistics.fmean(row_ranks)

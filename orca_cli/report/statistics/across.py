@@ -72,14 +72,16 @@ def across(table: Table) -> Across:
     Raises:
         DataError: a task was measured in several ways, or on different test data.
     """
+    columns = table.columns
     shown = [row for row in table.rows if any(cell.mean is not None for cell in row.cells)]
     rows = dict(zip(names_of([row.method for row in shown]), shown, strict=True))
     means = {name: [cell.mean for cell in row.cells] for name, row in rows.items()}
-    counted = [place for place in range(len(table.columns)) if len(_errors_on(means, place)) > 1]
-    check_sets([table.columns[place] for place in counted], "--compare")
+    errors = [[mean for cell in table.cells(place) if (mean := cell.mean) is not None] for place in range(len(columns))]
+    counted = [place for place in range(len(columns)) if len(errors[place]) > 1]
+    check_sets([columns[place] for place in counted], "--compare")
     for place in counted:
         if tests := mixed_test_sets(run for row in shown for run in row.cells[place].runs):
-            what = f"the runs of {clean(table.columns[place].name)} were tested on {len(tests)} different test sets"
+            what = f"the runs of {clean(columns[place].name)} were tested on {len(tests)} different test sets"
             some = ", ".join(sorted(name[:8] for name in tests)[:5])
             raise DataError(what, where="--compare", hint=f"narrow with --where {TEST_SET}=..., one of {some}")
     ranks = mean_ranks(means)
@@ -88,28 +90,22 @@ def across(table: Table) -> Across:
     methods = sorted(order, key=lambda name: order[name]) if method_profiles else sorted(rows)
     few = methods if len(methods) <= MOST else []
     holes = {
-        name: [column.name for mean, column in zip(means[name], table.columns, strict=True) if mean is None]
+        name: [column.name for mean, column in zip(means[name], columns, strict=True) if mean is None]
         for name in methods
     }
-    lowest = [
-        (column.name, min(_errors_on(means, place))) for place, column in enumerate(table.columns) if place in counted
-    ]
+    lowest = [(columns[place].name, min(errors[place])) for place in counted]
     by_test = {name: [cell.by_test for cell in rows[name].cells] for name in few}
     return Across(
         methods,
-        table.columns,
-        [table.columns[place] for place in counted],
+        columns,
+        [columns[place] for place in counted],
         {name: lacking for name, lacking in holes.items() if lacking},
         [name for name, error in lowest if error <= 0],
         [name for name, error in lowest if error < 0],
         sorted(method_profiles, key=lambda one: methods.index(one.method)),
         ranks,
-        matrix(by_test, [column.percent for column in table.columns]),
+        matrix(by_test, [column.percent for column in columns]),
     )
-
-
-def _errors_on(means: Mapping[str, Sequence[float | None]], place: int) -> list[float]:
-    return [error for errors in means.values() if (error := errors[place]) is not None]
 
 
 def names_of(methods: Sequence[Method]) -> list[str]:

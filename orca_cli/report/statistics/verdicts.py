@@ -67,7 +67,7 @@ class Claim:
     @property
     def sentence(self) -> str:
         """Return all of it in one line, such as "otdd: undecided, ...; about 6 more seeds: orca run -m ..."."""
-        return f"{self.text}: {' ; '.join(self.commands)}" if self.commands else self.text
+        return ": ".join(filter(None, (self.text, " ; ".join(self.commands))))
 
 
 def claim_of(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> Claim:
@@ -151,10 +151,11 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
             "p: exact sign-flip test; Holm: corrected for the number of arms; least p: the smallest possible with as many "
             f"differences other than 0. Bold and *: {_MARKED}."
         ),
-        notes=["\n".join(clean(line, longest=2000) for line in (one.text, *one.commands)) for one in claims]
-        + _coverage(comparison)
-        + _negative(comparison)
-        + table.remarks,
+        notes=[
+            *("\n".join(clean(line, longest=2000) for line in (one.text, *one.commands)) for one in claims),
+            *_limits(comparison),
+            *table.remarks,
+        ],
         alarms=alarms_of(table),
         heading=table.heading,
     )
@@ -201,20 +202,15 @@ def corrected_of(comparison: Comparison) -> dict[int, float]:
     return {id(block): p for (block, _), p in zip(blocks, holm([effect.p for _, effect in blocks]), strict=True)}
 
 
-def _coverage(comparison: Comparison) -> list[str]:
-    """Return a note where arms cannot be compared with each other, since they were not run on the same; else nothing."""
-    coverage: dict[str, set[tuple[object, ...]]] = {one.arm: set() for one in comparison.overall}
-    for arm, covered in coverage.items():
-        covered |= {(block.column, block.others, block.seeds) for block in comparison.judged(arm)}
-    if len(set(map(frozenset, coverage.values()))) < 2:
-        return []
-    counts = ", ".join(f"{clean(arm)} {sum(len(seeds) for *_, seeds in covered)}" for arm, covered in coverage.items())  # type: ignore[misc,arg-type]
-    return [f"arms have pairs on different sets, settings or seeds, so compare no arm with another: {counts} pairs"]
-
-
-def _negative(comparison: Comparison) -> list[str]:
-    names = clean(", ".join(sorted(comparison.negative)))
-    return [f"left out over all sets, since an error below 0 has no per cent of it: {names}"] if names else []
+def _limits(comparison: Comparison) -> Iterator[str]:
+    """Yield why arms cannot be compared with each other, and what they are not judged by."""
+    blocks = {one.arm: comparison.judged(one.arm) for one in comparison.overall}
+    if len({frozenset((one.column, one.others, one.seeds) for one in judged) for judged in blocks.values()}) > 1:
+        counts = (f"{clean(arm)} {sum(len(one.seeds) for one in judged)}" for arm, judged in blocks.items())
+        why = "arms have pairs on different sets, settings or seeds, so compare no arm with another"
+        yield f"{why}: {', '.join(counts)} pairs"
+    if names := clean(", ".join(sorted(comparison.negative))):
+        yield f"left out over all sets, since an error below 0 has no per cent of it: {names}"
 
 
 def _overall_entries(one: Overall) -> list[Entry]:
@@ -239,7 +235,7 @@ def _judged_entry(one: Overall, effect: Effect | None, decimals: int) -> Entry:
 def _block_entry(block: Block, corrected: float) -> Entry:
     effect = block.effect
     assert effect is not None  # blocks without a pair are not shown
-    base, error = (block.scale * mean_of(values) for values in (block.baseline, block.errors))
+    base, error = (block.column.scale * mean_of(values) for values in (block.baseline, block.errors))
     places = 1 if block.column.percent else decimals_of([base, error])
     places = places if places is None else _decimals(effect, places)
     lost = f", {block.lost} without partner" if block.lost else ""

@@ -83,17 +83,15 @@ def all_charts(table: Table, comparison: Comparison | None) -> Iterator[Chart]:
 def errors(table: Table) -> Iterator[Dots]:
     """Yield a figure for each task: the mean error of every method, simple models and the best constant beside."""
     for place, column in enumerate(table.columns):
-        cells = [
-            (mean, row.method, row.cells[place]) for row in table.rows if (mean := row.cells[place].mean) is not None
-        ]
+        cells = {row.method: row.cells[place] for row in table.rows if row.cells[place].values}
         if not cells:
             continue
-        scale = 100.0 if column.percent else 1.0
-        names = names_of([method for _, method, _ in cells])
-        decimals = decimals_of([scale * mean for mean, *_ in cells])
+        scale, names = column.scale, names_of(list(cells))
+        means = {method: mean_of(cell.values) for method, cell in cells.items()}
+        decimals = decimals_of([scale * mean for mean in means.values()])
         rows = []
-        for mean, method, cell in sorted(cells, key=lambda one: one[0]):
-            values = [scale * value for value in cell.values]
+        for method, mean in sorted(means.items(), key=lambda pair: pair[1]):
+            values = [scale * value for value in cells[method].values]
             look, text = int(method.metric == "none"), f"{number(scale * mean, decimals)} (n = {len(values)})"
             rows.append(Dot(names[method], scale * mean, look, min(values), max(values), text))
         bounds = [(f"simple model: {clean(name)}", low, 3) for name, (low, _) in table.baselines[place].items()]
@@ -141,25 +139,22 @@ def over_tasks(overview: Across) -> Iterator[Chart]:
     """Yield performance profiles and mean ranks, where there are methods enough."""
     if not overview.profiles:
         return
-    yield _profiles(overview)
+    shown = overview.profiles[:_MOST_PROFILES]
+    series = []
+    for place, one in enumerate(shown):
+        corners = [(x, share) for x, share in one.points if x <= _WIDEST] + [(_WIDEST, one.share(_WIDEST))]
+        points = tuple((x, 100 * share, 100 * share, 100 * share) for x, share in corners)
+        series.append(Series(clean(one.method), points, place))
+    note = "Share of tasks on which a method's error is within this factor of the lowest; higher is better."
+    if len(shown) < (count := len(overview.profiles)):
+        note += f" The best {len(shown)} of {count} methods."
+    axes = ("times the lowest error", "share of tasks, %")
+    yield Lines("profiles", "Performance profiles", *axes, tuple(series), note, is_step=True)
     if overview.ranks.mean:
         ranks = sorted(overview.ranks.mean.items(), key=lambda pair: pair[1])
         rows = tuple(Dot(clean(name), rank, 0, text=f"{rank:.2f}") for name, rank in ranks)
         note = f"Mean over the {len(overview.ranks.tasks)} tasks on which every method has an error; 1 is best."
         yield Dots("ranks", "Mean rank", "rank (lower is better)", rows, note)
-
-
-def _profiles(overview: Across) -> Lines:
-    series = []
-    for place, one in enumerate(overview.profiles[:_MOST_PROFILES]):
-        corners = [(x, share) for x, share in one.points if x <= _WIDEST] + [(_WIDEST, one.share(_WIDEST))]
-        points = tuple((x, 100 * share, 100 * share, 100 * share) for x, share in corners)
-        series.append(Series(clean(one.method), points, place))
-    rest = len(overview.profiles) - len(series)
-    more = f" The best {len(series)} of {len(overview.profiles)} methods." if rest else ""
-    note = f"Share of tasks on which a method's error is within this factor of the lowest; higher is better.{more}"
-    axes = ("times the lowest error", "share of tasks, %")
-    return Lines("profiles", "Performance profiles", *axes, tuple(series), note, is_step=True)
 
 
 # What is drawn along epochs (a field of `Curves`), the names of its axes, and what marks mean.
@@ -186,7 +181,7 @@ def curves(groups: Sequence[Group], table: Table) -> Iterator[tuple[Column, Line
     for place, column in enumerate(table.columns):
         task_groups, title = by_column[column], title_of(column, table.columns)
         for kind, y, x, marks in _KINDS:
-            scale = 100.0 if kind == "validation" and column.percent else 1.0
+            scale = column.scale if kind == "validation" else 1.0
             # Distances of different metrics have nothing in common.
             metrics = sorted({group.method.metric for group in task_groups}) if kind == "distance" else [""]
             for order, metric in enumerate(metrics, 1):
@@ -204,11 +199,11 @@ def curves(groups: Sequence[Group], table: Table) -> Iterator[tuple[Column, Line
 
 def drawn(groups: Sequence[Group]) -> list[Group]:
     """Return the groups with curves: of every task the same number, as far as there is room."""
-    ranks: Counter[Column] = Counter()
+    seen: Counter[Column] = Counter()
     order = []
     for place, group in enumerate(groups):
-        order.append((ranks[group.column], place))
-        ranks[group.column] += 1
+        order.append((seen[group.column], place))
+        seen[group.column] += 1
     return [groups[place] for place in sorted(place for _, place in sorted(order)[:MOST_CURVES])]
 
 

@@ -19,8 +19,7 @@ from orca_cli import __version__
 from orca_cli.report.credits import CITATION, credits_of
 from orca_cli.report.figures.charts import Chart
 from orca_cli.report.figures.contents import groups_of
-from orca_cli.report.figures.strokes import style
-from orca_cli.report.figures.svg import draw
+from orca_cli.report.figures.svg import draw, style
 from orca_cli.report.page.sections import Section, sections
 from orca_cli.report.records.collect import Run
 from orca_cli.report.records.study_members import Origin
@@ -34,14 +33,7 @@ _ALWAYS = ("completed runs", "methods", "tasks")  # tiles that are shown with 0 
 
 
 def page(table: Table, comparison: Comparison | None, command: str, origin: Origin) -> str:
-    """Return the page; the same records give the same bytes.
-
-    Args:
-        table: of the runs.
-        comparison: of its methods; None without --against.
-        command: how the page was made, as it was typed.
-        origin: of the runs.
-    """
+    """Return the page, which names the command that made it; the same records give the same bytes."""
     groups = groups_of(table)
     runs = [run for row in table.rows for cell in row.cells for run in cell.runs]
     newest = max((run.path.name[:10] for run in runs), default="")

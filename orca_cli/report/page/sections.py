@@ -139,11 +139,10 @@ def _baselines(table: Table, groups: Sequence[Group]) -> Iterator[Block]:
     rows = []
     for column in table.columns:
         scores = [score_of(run) for group in groups if group.column == column for run in group.runs]
-        measured: dict[str, list[tuple[Baseline, float | None]]] = defaultdict(list)
-        for score in scores:
-            for model in score.models:
-                measured[model.name].append((model, score.value))
         errors = _errors([score.value for score in scores if score.value is not None], column)
+        measured: dict[str, list[tuple[Baseline, float | None]]] = defaultdict(list)
+        for model, value in ((model, score.value) for score in scores for model in score.models):
+            measured[model.name].append((model, value))
         for name, pairs in sorted(measured.items()):
             seconds = [model.seconds for model, _ in pairs if model.seconds is not None]
             is_better = [value < model.error for model, value in pairs if value is not None]

@@ -86,10 +86,9 @@ def where(collection: Collection, text: str, values: Values | None = None, optio
     """Return the runs whose key has a value, or one of several separated by commas; see `Values.lookup`.
 
     Args:
-        collection: the runs.
         text: KEY=VALUE; numbers are compared as numbers, so that 1e-4 finds 0.0001.
-        values: where values come from; default: new ones, which are read again.
-        option: that asks for them.
+        values: of runs, so that the settings of several calls are read once.
+        option: the command line's name for the text, for messages.
 
     Raises:
         UsageError: the text is not KEY=VALUE.

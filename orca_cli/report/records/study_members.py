@@ -20,12 +20,7 @@ SET = "set"  # the axis whose choices are the columns of a study's table
 
 
 def select_study(collection: Collection, folders: Sequence[Path], name: str) -> Collection:
-    """Return the runs that belong to a study.
-
-    Args:
-        collection: of the folders.
-        folders: of runs; each may hold a record of the study.
-        name: the study.
+    """Return the runs that belong to a study, of which each folder may hold a record.
 
     Raises:
         DataError: no folder has a record of it, or one is damaged.
@@ -88,8 +83,7 @@ class Origin:
     def besides(self, typed: Sequence[Mapping[str, str]]) -> list[str]:
         """Return what a command of the study has to say besides its axes: blanks, and the folder of data that all share.
 
-        Args:
-            typed: of runs that the new ones are to be like; see `details.typed_settings`.
+        `typed` are the `details.typed_settings` of runs that the new ones are to resemble.
         """
         words = []
         for key in self.blanks:
@@ -99,13 +93,7 @@ class Origin:
 
 
 def origin_of(folders: Sequence[Path], study: str | None, usual: Path) -> Origin:
-    """Return the origin of the runs in some folders.
-
-    Args:
-        folders: of runs.
-        study: whose runs are meant.
-        usual: where runs are by default.
-    """
+    """Return the origin of the runs in some folders, which belong to a study; `usual` is where runs are by default."""
     folder = str(folders[0]) if len(folders) == 1 and folders[0].resolve() != usual.resolve() else ""
     if study is None:
         return Origin(folder=folder)

@@ -41,13 +41,11 @@ class Across:
     Args:
         methods: names of the rows that have an error, best first: by mean rank where there is one, else by the first corner
             of the profile.
-        columns: the tasks.
-        counted: those that two methods or more have an error on.
+        counted: the columns that two methods or more have an error on.
         holes: method -> the tasks that it has no error on; only methods that lack some.
         without_ratio: those that count, but not in profiles, since an error is 0 or below.
         negative: those of them with an error below 0, which pairs leave out where gains are relative.
-        profiles, ranks: see there.
-        pairs: see there; empty for more than `MOST` methods.
+        pairs: empty for more than `MOST` methods.
     """
 
     methods: list[str]
@@ -168,8 +166,7 @@ class Ranks:
 def mean_ranks(errors: Mapping[str, Sequence[float | None]]) -> Ranks:
     """Return the mean ranks over the tasks on which every method has an error; a hole takes its task out, for all.
 
-    Args:
-        errors: method -> its error on every task, in the same order for all; None where it has none.
+    `errors`: method -> its error on every task, in the same order for all; None where it has none.
     """
     every = list(zip(*errors.values(), strict=True))
     tasks = tuple(place for place, task in enumerate(every) if None not in task)
@@ -205,7 +202,6 @@ class Profile:
     """One method's profile.
 
     Args:
-        method: its name.
         ratios: one for each task that counts, 1 or more, in rising order; infinity where the method has no error.
         missing: on how many of these tasks it has none.
     """
@@ -226,27 +222,20 @@ class Profile:
 
 
 def profiles(errors: Mapping[str, Sequence[float | None]]) -> list[Profile]:
-    """Return the profile of every method.
+    """Return the profile of every method, in their order; empty where no task counts.
 
-    Tasks count on which two or more methods have an error, the lowest above 0: nothing is a multiple of 0.
-
-    Args:
-        errors: method -> its error on every task, in the same order for all; None where it has none.
-
-    Returns:
-        In the order of `errors`; empty where no task counts.
+    Tasks count on which two or more methods have an error, the lowest above 0: nothing is a multiple of 0. `errors` are as in
+    `mean_ranks`.
     """
-    tasks = []
+    tasks: list[list[float]] = []
     for task in zip(*errors.values(), strict=True):
         defined = [value for value in task if value is not None]
         if len(defined) > 1 and min(defined) > 0:
-            tasks.append([math.inf if value is None else _ratio(value, min(defined)) for value in task])
+            lowest = min(defined)
+            errors_on = (math.inf if value is None else value for value in task)
+            tasks.append([1.0 if value <= lowest * (1 + _SAME) else value / lowest for value in errors_on])
     columns = zip(errors, zip(*tasks, strict=True), strict=True) if tasks else ()
     return [Profile(method, tuple(sorted(ratios)), ratios.count(math.inf)) for method, ratios in columns]
-
-
-def _ratio(value: float, lowest: float) -> float:
-    return 1.0 if value <= lowest * (1 + _SAME) else value / lowest
 
 
 @dataclass(frozen=True)
@@ -302,8 +291,7 @@ def matrix(errors: Mapping[str, Sequence[Mapping[Any, float]]], percent: Sequenc
     which a mean below 0 has none of.
 
     Args:
-        errors: method -> for every task, in the same order for all, seed, or seed and test data, -> error as
-            stored; empty where it has none.
+        errors: method -> for every task, in the same order for all, seed (or seed and test data) -> error as stored.
         percent: for every task, whether its error is a fraction that is shown as per cent.
     """
     methods = list(errors)
@@ -327,17 +315,8 @@ def matrix(errors: Mapping[str, Sequence[Mapping[Any, float]]], percent: Sequenc
 def _pair(row: str, column: str, tasks: Sequence[tuple[float, float, bool]], is_relative: bool) -> Pair:
     points = [100 * difference(other, error) for error, other, is_percent in tasks if is_percent]
     shares = [100 * relative(other, error) for error, other, _ in tasks]
+    wins, losses = sum(value > 0 for value in shares), sum(value < 0 for value in shares)
+    counts = (wins, len(shares) - wins - losses, losses)
     p, smallest = signed_rank(shares if is_relative else points)
-    return Pair(
-        row,
-        column,
-        len(tasks),
-        points=mean_of(points) if points else None,
-        relative=mean_of(shares),
-        wins=sum(value > 0 for value in shares),
-        ties=sum(value == 0 for value in shares),
-        losses=sum(value < 0 for value in shares),
-        p=p,
-        smallest=smallest,
-        is_relative=is_relative,
-    )
+    mean_points = mean_of(points) if points else None
+    return Pair(row, column, len(tasks), mean_points, mean_of(shares), *counts, p, smallest, is_relative=is_relative)

@@ -104,7 +104,6 @@ class Comparison:
     """Every arm against the baseline.
 
     Args:
-        axis, baseline: such as metric and none.
         margin: a mean gain of at most this, in points or in per cent of the error, counts as none.
         unpaired: completed runs, of all arms, without a partner.
         negative: names of sets with an error below 0, which arms are not judged by where that takes relative differences.
@@ -133,9 +132,7 @@ class Comparison:
 def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origin | None = None) -> Comparison:
     """Return the comparison of all methods that differ from others in an axis only.
 
-    Args:
-        axis, baseline: body, source, metric, finetune, or a setting, typed, decided or left as it is; and a value of it.
-        margin, origin: see `Comparison`.
+    The axis is body, source, metric, finetune, or a setting, typed, decided or left as it is; the baseline is a value of it.
 
     Raises:
         DataError: no row has that value, all have it, there is no pair, a run has several partners, or a set was measured in
@@ -194,15 +191,7 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
 
 
 def check_sets(columns: Iterable[Column], option: str) -> None:
-    """Refuse several columns of one set, such as two protocols of a task, which would count as several sets.
-
-    Args:
-        columns: those that methods are compared on.
-        option: that compares them.
-
-    Raises:
-        DataError: a set has several columns.
-    """
+    """Refuse (DataError) several columns of one set, such as two protocols of a task, which would count as several sets."""
     by_name: dict[str, list[Column]] = defaultdict(list)
     for column in columns:
         by_name[column.name].append(column)

@@ -51,11 +51,6 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
     With them come the first line of their table, and notes on what limits the choice. Of equal errors the middle value counts,
     the lower one of two. Errors of the test split never choose, not even where a protocol validates on it.
 
-    Args:
-        collection: the runs.
-        key: a setting, such as train.lr.
-        values: of the runs.
-
     Raises:
         UsageError: the key is not a setting of an arm.
         DataError: no run has it, every arm has one value of it, or no run is left that could judge.

@@ -22,12 +22,7 @@ _NONE = "-"
 
 
 def merged(collection: Collection, text: str, values: Values) -> Table:
-    """Return the table with a row for each combination of values of some keys.
-
-    Args:
-        collection: the runs.
-        text: the keys, with commas; groups or settings.
-        values: of the runs.
+    """Return the table with a row for each combination of values of some keys, groups or settings with commas between.
 
     Raises:
         UsageError: a key is empty, given twice, or the columns of the table.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError
@@ -111,8 +111,7 @@ def _verdicts(comparison: Comparison | None, table: Table) -> Iterator[Block]:
 
 
 def _results(table: Table) -> Iterator[Block]:
-    layout = layout_of(table)
-    if layout.rows:
+    if (layout := layout_of(table)).rows:
         shown = _layout_table(layout, "table-of-results", len(table.rows), holes=True)
         yield Block(text=layout.caption, table=shown, notes=layout.notes)
         yield Block(charts=list(contents.errors(table)))
@@ -147,24 +146,24 @@ def _baselines(table: Table, groups: Sequence[Group]) -> Iterator[Block]:
             seconds = [model.seconds for model, _ in pairs if model.seconds is not None]
             is_better = [value < model.error for model, value in pairs if value is not None]
             about = Counter(model.about for model, _ in pairs if model.about).most_common(1)
+            wins = f"{sum(is_better)} of {len(is_better)}"
             rows.append(
-                [
-                    Cell(title_of(column, table.columns)),
-                    Cell(name),
-                    _errors([model.error for model, _ in pairs], column),
-                    _number(mean_of(seconds) if seconds else None),
-                    errors,
-                    _number(mean_of(is_better) if is_better else None, f"{sum(is_better)} of {len(is_better)}"),
-                    Cell(about[0][0] if about else "", look="w"),
-                ]
+                {
+                    "task": Cell(title_of(column, table.columns)),
+                    "simple model": Cell(name),
+                    "its error": _errors([model.error for model, _ in pairs], column),
+                    "its seconds": _number(mean_of(seconds) if seconds else None),
+                    "runs' errors": errors,
+                    "runs that are better": _number(mean_of(is_better) if is_better else None, wins),
+                    "settings": Cell(about[0][0] if about else "", look="w"),
+                }
             )
-    heads = ("task", "simple model", "its error", "its seconds", "runs' errors", "runs that are better", "settings")
     text = (
         "Simple models on the same split of the same data, fitted beside the runs. Errors: lowest to highest over runs; per "
         "cent where the task's error is one."
     )
     if rows:
-        yield Block(text=text, table=_listing("table-of-baselines", heads, rows))
+        yield Block(text=text, table=_listing("table-of-baselines", rows))
 
 
 def _errors(values: Sequence[float], column: Column) -> Cell:
@@ -176,9 +175,7 @@ def _errors(values: Sequence[float], column: Column) -> Cell:
 
 
 def _error(value: float | None, column: Column) -> Cell:
-    if value is None or not column.percent:
-        return _number(value)
-    return _number(100 * value, "{:.2f}".format)
+    return _number(100 * value, "{:.2f}".format) if value is not None and column.percent else _number(value)
 
 
 def _curves(table: Table, groups: Sequence[Group]) -> Iterator[Block]:
@@ -206,16 +203,17 @@ def _times(table: Table, groups: Sequence[Group]) -> Iterator[Block]:
             means = {stage: mean_of(seconds) if seconds else None for stage, seconds in times.items()}
             align, finetune = means["align"], means["finetune"]
             ratio = align / finetune if align is not None and finetune else None
-            stages = [_number(mean, _seconds) for mean in means.values()]
-            names = [Cell(title_of(group.column, table.columns)), Cell(group.name), _number(len(timed), str)]
-            rows.append([*names, *stages, _number(ratio, "{:.2f}".format)])
+            rows.append(
+                {"task": Cell(title_of(group.column, table.columns)), "method": Cell(group.name)}
+                | {"runs": _number(len(timed), str)}
+                | {stage: _number(mean, _seconds) for stage, mean in means.items()}
+                | {"align / finetune": _number(ratio, "{:.2f}".format)}
+            )
     text = (
         "Wall time of each stage, mean over runs. What was taken from another run or from the cache took no time here."
     )
     if rows:
-        heads = ("task", "method", "runs", *details.STAGES, "align / finetune")
-        listing = _listing("table-of-times", heads, rows)
-        yield Block(text=text, charts=list(contents.times(groups)), table=listing)
+        yield Block(text=text, charts=list(contents.times(groups)), table=_listing("table-of-times", rows))
 
 
 def _seconds(value: float) -> str:
@@ -232,34 +230,30 @@ def _runs(table: Table, groups: Sequence[Group]) -> Iterator[Block]:
         score = score_of(run)
         decided = ", ".join(f"{key}={value}" for key, value in run.decided.items())
         rows.append(
-            [
-                Cell(f"{title_of(group.column, table.columns)}: {group.name}"),
-                _number(run.seed, str),
-                _error(score.value, group.column),
-                _error(score.validation, group.column),
-                _number(score.steps, str),
-                _distance(score),
-                _number(score.epoch, f"{score.epoch} ({score.chosen_by})"),
-                _number(score.times.get("align"), _seconds),
-                _number(score.times.get("finetune"), _seconds),
-                _number(score.test_reads, str),
-                Cell(decided if len(decided) <= 200 else f"{decided[:200]}..."),
-                Cell(run.path.name),
-            ]
+            {
+                "method": Cell(f"{title_of(group.column, table.columns)}: {group.name}"),
+                "seed": _number(run.seed, str),
+                "error": _error(score.value, group.column),
+                "validation": _error(score.validation, group.column),
+                "align steps": _number(score.steps, str),
+                "distance": _distance(score),
+                "epoch": _number(score.epoch, f"{score.epoch} ({score.chosen_by})"),
+                "align": _number(score.times.get("align"), _seconds),
+                "finetune": _number(score.times.get("finetune"), _seconds),
+                "test reads": _number(score.test_reads, str),
+                "decided by the run": Cell(decided if len(decided) <= 200 else f"{decided[:200]}..."),
+                "folder": Cell(run.path.name),
+            }
         )
     if not rows:
         return
-    heads = (
-        *("method", "seed", "error", "validation", "align steps", "distance", "epoch", "align", "finetune"),
-        *("test reads", "decided by the run", "folder"),
-    )
     text = (
         "Every completed run: its test error, what was kept of alignment and fine-tuning, and how often the test split was "
         "read. Errors in per cent where the task's is one. distance: before > after alignment (floor)."
     )
     if len(rows) < len(every):
         text += f" The first {len(rows)} of {len(every)} runs; --task, --metric and --where choose."
-    yield Block(text=text, table=_listing("table-of-runs", heads, rows, is_filtered=len(rows) >= _LEAST_FILTERED))
+    yield Block(text=text, table=_listing("table-of-runs", rows, is_filtered=len(rows) >= _LEAST_FILTERED))
 
 
 def _distance(score: Score) -> Cell:
@@ -276,22 +270,23 @@ def _holes(table: Table, origin: Origin) -> Iterator[Block]:
         yield Block(text="Nothing: every method has every seed of its task, and every run is completed.")
         return
     rows = [
-        [Cell(hole.what), Cell(hole.state), Cell(hole.reason, look="w"), Cell(hole.command, look="k")]
+        {"what": Cell(hole.what), "state": Cell(hole.state), "reason": Cell(hole.reason, look="w")}
+        | {"command that fills it": Cell(hole.command, look="k")}
         for hole in missing[:_MOST_ROWS]
     ]
     words = ", ".join(f"{count} {state}" for state, count in Counter(hole.state for hole in missing).items())
     more = f" The first {_MOST_ROWS} are listed." if len(missing) > _MOST_ROWS else ""
     text = f"{words}.{more} A command repeats no completed run, and resumes an interrupted one."
-    heads = ("what", "state", "reason", "command that fills it")
-    yield Block(text=text, table=_listing("table-of-holes", heads, rows))
+    yield Block(text=text, table=_listing("table-of-holes", rows))
 
 
 def _environment(groups: Sequence[Group]) -> Iterator[Block]:
-    """Yield in what the runs were made: versions, device, machine."""
+    """Yield the environments of the runs: versions, device, machine."""
     every = [details.environment(run.path) for group in groups for run in group.runs]
     counts = Counter(one for one in every if one is not None)
     rows = [
-        [Cell(python), Cell(device), Cell(machine, look="w"), Cell(packages, look="w"), _number(count, str)]
+        {"python": Cell(python), "device": Cell(device), "machine": Cell(machine, look="w")}
+        | {"packages": Cell(packages, look="w"), "runs": _number(count, str)}
         for (python, device, machine, packages), count in counts.most_common(_MOST_ENVIRONMENTS)
     ]
     if not rows:
@@ -300,8 +295,7 @@ def _environment(groups: Sequence[Group]) -> Iterator[Block]:
         yield Block(text="The runs were made in different environments: equal seeds do not give equal bits.")
     if unknown := every.count(None):
         yield Block(text=f"{unknown} runs do not say in what they were made.")
-    heads = ("python", "device", "machine", "packages", "runs")
-    yield Block(table=_listing("table-of-environments", heads, rows))
+    yield Block(table=_listing("table-of-environments", rows))
 
 
 def _number(value: float | None, shown: str | Callable[[float], str] = "{:.4g}".format) -> Cell:
@@ -311,14 +305,10 @@ def _number(value: float | None, shown: str | Callable[[float], str] = "{:.4g}".
     return Cell(shown if isinstance(shown, str) else shown(value), value, "n")
 
 
-def _listing(
-    name: str, heads: Iterable[str], rows: Sequence[Sequence[Cell]], *, is_filtered: bool = False
-) -> PageTable:
-    """Return a table with a row for each of one or more things; columns of numbers are sorted by them."""
-    looks = ("n" if cell.look == "n" else "" for cell in rows[0])
-    return PageTable(
-        name, [Cell(*pair) for pair in zip(heads, [None] * len(rows[0]), looks, strict=True)], rows, (), is_filtered
-    )
+def _listing(name: str, rows: Sequence[dict[str, Cell]], *, is_filtered: bool = False) -> PageTable:
+    """Return a table of one or more rows, header -> cell; columns of numbers are sorted by them."""
+    heads = [Cell(head, look="n" if cell.look == "n" else "") for head, cell in rows[0].items()]
+    return PageTable(name, heads, [list(row.values()) for row in rows], (), is_filtered)
 
 
 def _explained(layout: Layout, name: str) -> Block:

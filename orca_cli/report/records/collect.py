@@ -102,23 +102,22 @@ class Run:
     state: str  # completed, failed, interrupted, running, or dead (its process ended unexpectedly)
     reason: str = ""  # why it is not completed; empty if it is
     settings: str = ""  # hash of all settings except the seed; runs with different ones are never averaged
-    variant: dict[str, str] = field(
-        default_factory=dict
-    )  # overridden settings other than groups: {"train.epochs": "3"}
-    decided: dict[str, str] = field(
-        default_factory=dict
-    )  # what a completed run decided where its settings left it open
+    variant: dict[str, str] = field(default_factory=dict)  # overridden settings besides groups, {"train.epochs": "3"}
+    decided: dict[str, str] = field(default_factory=dict)  # by a completed run, where its settings left it open
     score: Score | None = None
     arm: str = ""  # its name in a study; arms count as separate methods, even with equal settings
     chosen: Chosen | None = None
     conf_names: tuple[str, str, str] = ("", "", "")  # task, source and body in conf/; a study may call them otherwise
 
     @property
+    def test_set(self) -> str:
+        """Return the SHA-256 of its test split; empty if not recorded."""
+        return "" if self.score is None else self.score.test_set
+
+    @property
     def choice(self) -> str:
         """Return what was chosen for it, marked where it is at the edge; empty where nothing was."""
-        return (
-            "" if self.chosen is None else f"{self.chosen.value} (edge)" if self.chosen.is_edge else self.chosen.value
-        )
+        return "" if self.chosen is None else self.chosen.value + " (edge)" * self.chosen.is_edge
 
 
 def mixed_test_sets(runs: Iterable[Run]) -> set[str]:
@@ -128,8 +127,8 @@ def mixed_test_sets(runs: Iterable[Run]) -> set[str]:
     """
     sets_by_seed: dict[int | None, set[str]] = defaultdict(set)
     for run in runs:
-        if run.score is not None and run.score.test_set:
-            sets_by_seed[run.seed if run.arm else None].add(run.score.test_set)
+        if run.test_set:
+            sets_by_seed[run.seed if run.arm else None].add(run.test_set)
     return set[str]().union(*(test_sets for test_sets in sets_by_seed.values() if len(test_sets) > 1))
 
 

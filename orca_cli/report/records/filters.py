@@ -38,7 +38,7 @@ class Values:
         In a study, its names of choices come first, and `set` is the task.
         """
         if key == TEST_SET:
-            return (run.score and run.score.test_set[:8]) or None
+            return run.test_set[:8] or None
         if key in FIELDS or key == SET:
             return str(getattr(run, "task" if key == SET else key))
         if key in run.variant:

@@ -8,6 +8,7 @@ that both have.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import statistics
 from collections import Counter
@@ -294,17 +295,14 @@ def matrix(errors: Mapping[str, Sequence[Mapping[Any, float]]], percent: Sequenc
         errors: method -> for every task, in the same order for all, seed (or seed and test data) -> error as stored.
         percent: for every task, whether its error is a fraction that is shown as per cent.
     """
-    methods = list(errors)
     compared = []
-    for place, one in enumerate(methods):
-        for other in methods[place + 1 :]:
-            tasks = []
-            for a, b, is_percent in zip(errors[one], errors[other], percent, strict=True):
-                if seeds := a.keys() & b.keys():
-                    error, other_error = (mean_of(by_seed[seed] for seed in seeds) for by_seed in (a, b))
-                    tasks += [(error, other_error, is_percent)] if min(error, other_error) >= 0 else []
-            if tasks:
-                compared.append((one, other, tasks))
+    for one, other in itertools.combinations(errors, 2):
+        tasks = []
+        for a, b, is_percent in zip(errors[one], errors[other], percent, strict=True):
+            if seeds := a.keys() & b.keys():
+                error, other_error = (mean_of(by_seed[seed] for seed in seeds) for by_seed in (a, b))
+                tasks += [(error, other_error, is_percent)] if min(error, other_error) >= 0 else []
+        compared += [(one, other, tasks)] if tasks else []
     is_relative = not all(is_percent for *_, tasks in compared for _, _, is_percent in tasks)
     pairs = [_pair(one, other, tasks, is_relative) for one, other, tasks in compared]
     corrected = holm([pair.p for pair in pairs])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from orca_cli.report.statistics.across import FACTORS, MOST, Across, Pair
+from orca_cli.report.statistics.across import FACTORS, MOST, Across
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
 from orca_cli.report.tables.layout import MISSING, Entry, Layout, alarms_of, excluded_runs, p_text
 from orca_cli.report.tables.notes import clean
@@ -85,7 +85,11 @@ def _profile_notes(overview: Across, table: Table) -> Iterator[str]:
 
 
 def _matrix(overview: Across) -> Layout:
-    cells = {(pair.row, pair.column): _pair_entry(pair) for pair in overview.pairs}
+    cells = {}
+    for pair in overview.pairs:
+        gain = round(pair.gain, 1) + 0.0  # -0.0 is shown as 0.0
+        counts = f"{pair.wins}/{pair.ties}/{pair.losses} {p_text(pair.p)}"
+        cells[pair.row, pair.column] = Entry(f"{gain:+.1f}", counts, pair.is_earned)
     count, is_relative = len(overview.pairs) // 2, overview.pairs[0].is_relative
     unit = "in % of the error" if is_relative else "in points"
     how = f"the difference {'over the mean of the two' if is_relative else 'of the'} errors"
@@ -103,12 +107,6 @@ def _matrix(overview: Across) -> Layout:
         rows.append(([str(place), clean(method)], entries, ""))
         columns.append([f"({place})", "gain", "w/t/l, p"])
     return Layout(["", "method"], columns, rows, caption, notes)
-
-
-def _pair_entry(pair: Pair) -> Entry:
-    gain = round(pair.gain, 1) + 0.0  # -0.0 is shown as 0.0
-    counts = f"{pair.wins}/{pair.ties}/{pair.losses} {p_text(pair.p)}"
-    return Entry(f"{'* ' if pair.is_earned else ''}{gain:+.1f}", counts, best=pair.is_earned)
 
 
 def csv_lines(overview: Across) -> Iterator[dict[str, object]]:

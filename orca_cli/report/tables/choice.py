@@ -16,7 +16,7 @@ from orca_cli.report.records.collect import Chosen, Collection, Run, Score
 from orca_cli.report.records.filters import FIELDS, Values, canonical, key_hint
 from orca_cli.report.records.study_members import SET
 from orca_cli.report.tables.notes import clean, seeds_text
-from orca_cli.report.tables.table import Column, Method, Table, columns_of, methods_of, spelling
+from orca_cli.report.tables.table import Column, Method, Table, placed, spelling
 
 RATE = "train.lr"
 FEW = 50  # validation samples: a choice by fewer is mostly luck
@@ -60,9 +60,8 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
     value_by_run = {id(run): value for run in collection.runs if (value := values.lookup(run, key)) is not None}
     if not value_by_run:
         raise DataError(f"no run has '{key}'", where="--choose", hint=key_hint(key, collection))
-    columns = columns_of(collection.runs)
     groups: dict[tuple[Column, Method], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run, column, method in zip(collection.runs, columns, methods_of(collection.runs, columns), strict=True):
+    for run, column, method in placed(collection.runs):
         if id(run) in value_by_run:
             settings = tuple(item for item in method.settings if item[0] not in (key, _FOLDS))
             groups[column, replace(method, settings=settings)][canonical(value_by_run[id(run)])].append(run)

@@ -23,9 +23,14 @@ Format = Callable[[float], str]
 class Entry:
     """One cell: its mean with deviation and n, what that leaves out, and whether it has earned to be marked."""
 
-    main: str
+    text: str
     rest: str = ""
     best: bool = False
+
+    @property
+    def main(self) -> str:
+        """Return the text with its mark."""
+        return f"* {self.text}" if self.best else self.text
 
 
 @dataclass(frozen=True)
@@ -124,11 +129,11 @@ def number(value: float, decimals: int | None) -> str:
 
 
 def _mean(cell: Cell, shown: Format, sign: str) -> str:
-    """Return "12.6 <sign> 0.8 (3)", with a star if it is earned; "-" for no value, and for the deviation of one seed."""
+    """Return "12.6 <sign> 0.8 (3)"; "-" for no value, and for the deviation of one seed."""
     if cell.mean is None:
         return MISSING
     deviation = MISSING if cell.deviation is None else shown(cell.deviation)
-    return f"{'* ' if cell.earned else ''}{shown(cell.mean)} {sign} {deviation} ({len(cell.values)})"
+    return f"{shown(cell.mean)} {sign} {deviation} ({len(cell.values)})"
 
 
 def _remainder(cell: Cell) -> str:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from orca_cli.exceptions import DataError, UsageError, suggest
 from orca_cli.report.records.collect import GROUPS, Collection
 from orca_cli.report.records.filters import Values, canonical, key_hint
-from orca_cli.report.tables.table import Cell, Column, Method, Row, Table, columns_of, methods_of, spelling, table_of
+from orca_cli.report.tables.table import Cell, Column, Method, Row, Table, placed, spelling, table_of
 
 ORDERS = ("name", "rank", "time")
 _NONE = "-"
@@ -39,9 +39,9 @@ def merged(collection: Collection, text: str, values: Values) -> Table:
     spelled = spelling(typed)
     if missing := [key for key in keys if runs and key not in dict(typed)]:
         raise DataError(f"no run has '{missing[0]}'", where="--by", hint=key_hint(missing[0], collection))
-    columns = columns_of(runs)
+    runs_placed = placed(runs)
     parts: dict[tuple[Method, Column], dict[Method, Cell]] = defaultdict(lambda: defaultdict(Cell))
-    for run, column, part, run_values in zip(runs, columns, methods_of(runs, columns), values_by_run, strict=True):
+    for (run, column, part), run_values in zip(runs_placed, values_by_run, strict=True):
         shown = {key: _NONE if value is None else spelled[key, canonical(value)] for key, value in run_values.items()}
         fields = {name: shown.get(name, "") for name in GROUPS}
         method = Method(**fields, settings=tuple((key, value) for key, value in shown.items() if key not in GROUPS))
@@ -55,7 +55,7 @@ def merged(collection: Collection, text: str, values: Values) -> Table:
             hidden=[run for cell in cells for run in cell.hidden],
             parts=max(1, sum(bool(cell.runs) for cell in cells)),
         )
-    return replace(table_of(collection, merged_cells, columns), by=keys)
+    return replace(table_of(collection, merged_cells, (column for _, column, _ in runs_placed)), by=keys)
 
 
 def ordered(table: Table, key: str) -> Table:

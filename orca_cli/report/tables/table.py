@@ -111,7 +111,7 @@ class Cell:
         """Return `by_seed` by the seed and the test data: errors of two methods are compared where both are the same."""
         sets: dict[int, set[str]] = defaultdict(set)
         for run in self.runs:
-            sets[run.seed].add(score_of(run).test_set)
+            sets[run.seed].add(run.test_set)
         return {(seed, *sorted(sets[seed])): value for seed, value in self.by_seed.items()}
 
     @property
@@ -234,11 +234,11 @@ def score_of(run: Run) -> Score:
 
 def build_table(collection: Collection) -> Table:
     """Return the table of a collection; rows and columns are sorted by their names."""
-    columns = columns_of(collection.runs)
+    runs = placed(collection.runs)
     cells: dict[tuple[Method, Column], Cell] = defaultdict(Cell)
-    for run, column, method in zip(collection.runs, columns, methods_of(collection.runs, columns), strict=True):
+    for run, column, method in runs:
         cells[method, column].add(run)
-    return table_of(collection, cells, columns)
+    return table_of(collection, cells, (column for _, column, _ in runs))
 
 
 def table_of(collection: Collection, cells: dict[tuple[Method, Column], Cell], columns: Iterable[Column]) -> Table:
@@ -262,7 +262,7 @@ def table_of(collection: Collection, cells: dict[tuple[Method, Column], Cell], c
     return Table(columns, rows, trivial, unfinished, collection.superseded, collection.broken, baselines=baselines)
 
 
-def columns_of(runs: Sequence[Run]) -> list[Column]:
+def _columns_of(runs: Sequence[Run]) -> list[Column]:
     """Return the column of each run; one without a score goes where its task's scores are."""
     columns = []
     for run, data in zip(runs, _data_names(runs), strict=True):
@@ -288,7 +288,7 @@ def _data_names(runs: Sequence[Run]) -> list[str]:
     data: dict[tuple[str, str], str] = {}  # task and path -> fingerprint of its test data, or the path itself
     for run, path in zip(runs, paths, strict=True):
         if path:
-            data[run.task, path] = (run.score.test_set if run.score else "") or data.get((run.task, path), path)
+            data[run.task, path] = run.test_set or data.get((run.task, path), path)
     first: dict[tuple[str, str], str] = {}  # task and fingerprint -> path
     for (task, path), fingerprint in data.items():
         first.setdefault((task, fingerprint), path)
@@ -321,13 +321,15 @@ def _ends_of(path: str) -> list[str]:
     return ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
 
 
-def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:
-    """Return the method of each run, named by the overridden settings that are not the same in all runs of some column.
+def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
+    """Return each run with its column and its method.
 
-    Runs of the same settings are one method, however these were typed. Where settings differ without an override, because a
-    file was changed, the name includes the first digits of their hash. Where test data differ, the names of all runs include
-    the first digits of theirs, so that runs on the same data stay together.
+    A method is named by the overridden settings that are not the same in all runs of some column; runs of the same settings are
+    one method, however these were typed. Where settings differ without an override, because a file was changed, the name
+    includes the first digits of their hash. Where test data differ, the names of all runs include the first digits of theirs,
+    so that runs on the same data stay together.
     """
+    columns = _columns_of(runs)
     variants = _variants(runs, columns)
     by_column: dict[Column, list[set[tuple[str, str]]]] = defaultdict(list)
     for variant, column in zip(variants, columns, strict=True):
@@ -335,20 +337,20 @@ def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:
     shown = set[str]()
     for items in by_column.values():
         shown |= {key for key, _ in set[tuple[str, str]].union(*items) - set[tuple[str, str]].intersection(*items)}
-    methods = []
+    named = []
     hashes: dict[tuple[Method, Column], list[str]] = defaultdict(list)
     for run, column, variant in zip(runs, columns, variants, strict=True):
         settings = tuple((key, variant[key]) for key in sorted(shown) if key in variant)
-        methods.append(Method(run.body, run.source, run.metric, run.finetune, settings))
-        hashes[methods[-1], column].append(run.settings)
-    return [
-        method
+        named.append((run, column, Method(run.body, run.source, run.metric, run.finetune, settings)))
+        hashes[named[-1][2], column].append(run.settings)
+    runs_placed = []
+    for run, column, method in named:
+        every = hashes[method, column]
         # In a study whose seeds draw the samples every run has settings of its own.
-        if len(set(cell_hashes := hashes[method, column])) == 1
-        or (run.arm and len(set(cell_hashes)) == len(cell_hashes))
-        else replace(method, settings=(*method.settings, ("settings", run.settings[:8])))
-        for run, column, method in zip(runs, columns, methods, strict=True)
-    ]
+        if len(set(every)) > 1 and not (run.arm and len(set(every)) == len(every)):
+            method = replace(method, settings=(*method.settings, ("settings", run.settings[:8])))
+        runs_placed.append((run, column, method))
+    return runs_placed
 
 
 def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
@@ -356,18 +358,16 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
 
     Settings that prepare the data (`task.gaps`, ...) change the recorded test data too, but already name the run.
     """
-    variants = _merged(runs, columns)
-    groups = [
-        (column, *sorted(item for item in variant.items() if item[0].startswith(TASK_PREFIX)))
-        for variant, column in zip(variants, columns, strict=True)
-    ]
+    grouped = []
     together: dict[tuple[object, ...], list[Run]] = defaultdict(list)
-    for run, group in zip(runs, groups, strict=True):
+    for run, column, variant in zip(runs, columns, _merged(runs, columns), strict=True):
+        group = (column, *sorted(item for item in variant.items() if item[0].startswith(TASK_PREFIX)))
+        grouped.append((run, variant, group))
         together[group].append(run)
     mixed = {group: mixed_test_sets(group_runs) for group, group_runs in together.items()}
     return [
-        variant | ({TEST_SET: run.score.test_set[:8]} if run.score and run.score.test_set in mixed[group] else {})
-        for run, variant, group in zip(runs, variants, groups, strict=True)
+        variant | ({TEST_SET: run.test_set[:8]} if run.test_set in mixed[group] else {})
+        for run, variant, group in grouped
     ]
 
 
@@ -377,12 +377,13 @@ def _merged(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, st
     Settings are the same if the hash of all of them is equal: one may be typed as 1e-3, as 0.001, or left at its default.
     """
     spelled = spelling(item for run in runs for item in run.variant.items())
-    variants = [{key: spelled[key, canonical(value)] for key, value in run.variant.items()} for run in runs]
     typed: dict[tuple[object, ...], dict[str, str]] = defaultdict(dict)
     merged = []
-    for run, column, variant in zip(runs, columns, variants, strict=True):
+    for run, column in zip(runs, columns, strict=True):
         same = typed[column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path]
-        same |= {key: min(value, same.get(key, value), key=_short) for key, value in variant.items()}
+        for key, value in run.variant.items():
+            text = spelled[key, canonical(value)]
+            same[key] = min(text, same.get(key, text), key=_short)
         merged.append(same)
     return merged
 

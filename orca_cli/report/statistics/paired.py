@@ -21,6 +21,7 @@ from orca_cli.report.tables.table import TASK_PREFIX, Cell, Column, Method, Tabl
 _ARM, _ARM_GROUPS = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
 _DECIDED = "decided"  # value of settings that were left open
 _ZERO = 1e-12
+_Names = frozenset[tuple[str, str]]  # fields and settings of a method
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,14 @@ class Block:
     """The pairs of one arm on one set, with all other settings the same.
 
     Args:
-        others: what names the method besides the axis.
+        others: fields and settings of the method besides the axis.
         seeds: those that both have.
         baseline, errors: by seed, as stored.
         lost: completed runs of the arm whose partner is missing.
         same: seeds whose two runs are the same computation, with equal final weights and errors; no pairs.
         runs: one of the baseline and one of the arm.
-        done: seeds with nothing left to run: `seeds`, `same`, those that chose, and those whose error is undefined though
-            both are completed.
+        done: seeds that need no further run: `seeds`, `same`, those that chose, and those for which both runs are completed
+            but an error is undefined.
     """
 
     column: Column
@@ -251,17 +252,11 @@ def _paired(block: Block, baseline: Cell, arm_cell: Cell, *, is_task_setting: bo
     )
 
 
-def _unpaired_hint(
-    bases: Iterable[frozenset[tuple[str, str]]], arms: Iterable[frozenset[tuple[str, str]]], baseline: str
-) -> str:
-    """Return in what the most alike methods with and without the baseline differ besides the axis.
-
-    Args:
-        bases, arms: what names the methods with the baseline, and the others; see `_others`.
-        baseline: such as metric=none.
-    """
+def _unpaired_hint(bases: set[_Names], arms: set[_Names], baseline: str) -> str:
+    """Return a hint that says in what the two most similar methods with and without the baseline differ besides the axis."""
     differences = [one ^ other for one in bases for other in arms]
-    keys = sorted({clean(key) for key, _ in min(differences, key=len, default=frozenset())})
+    nearest = min(differences, key=lambda items: (len(items), sorted(items)), default=_Names())
+    keys = sorted({clean(key) for key, _ in nearest})
     if TEST_SET in keys:
         return f"their test data differ, since a file was changed: run the same tasks and seeds with {baseline} again"
     if not keys:
@@ -270,9 +265,9 @@ def _unpaired_hint(
 
 
 def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:
-    """Return a method's value on an axis for one set, since defaults differ between sets; None where its runs do not record it.
+    """Return a method's value on an axis for one set (defaults differ between sets); None where its runs do not record it.
 
-    What a run decides itself differs between sets, so all methods that leave the setting open are one arm.
+    What runs decide themselves differs between sets, so all methods that leave the setting open are one arm.
     """
     if not (cell.runs or cell.unfinished):
         return None
@@ -286,14 +281,14 @@ def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:
 
 
 def _besides(axis: str, methods: Iterable[Method]) -> frozenset[str]:
-    """Return what pairs may differ in: the axis, what an arm of a study sets, and the source where the body implies it."""
+    """Return the keys in which pairs may differ: the axis, what an arm of a study sets, a source that the body implies."""
     pairs = {(method.body, method.source) for method in methods}
     is_implied = axis == "body" and len({body for body, _ in pairs}) == len(pairs)
     return frozenset((axis, *(_ARM_GROUPS if axis == _ARM else ()), *(("source",) if is_implied else ())))
 
 
 def _others(method: Method, besides: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """Return what names a method, apart from some keys."""
+    """Return the fields and settings of a method without some keys."""
     fields = {name: str(getattr(method, name)) for name in GROUPS} | dict(method.settings)
     return tuple(sorted((key, value) for key, value in fields.items() if key not in besides))
 

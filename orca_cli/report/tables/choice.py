@@ -25,7 +25,7 @@ _FOLDS = "train.folds"
 
 @dataclass(frozen=True)
 class _Arm:
-    """The runs of one arm on one set, and what chose.
+    """One arm on one set: the value chosen for it, and the runs that judge it.
 
     Args:
         seed: on which its value was chosen: the lowest that all values were run with, or else most of them.

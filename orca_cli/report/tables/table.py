@@ -108,7 +108,7 @@ class Cell:
 
     @property
     def by_test(self) -> dict[tuple[int | str, ...], float]:
-        """Return `by_seed` by the seed and the test data: errors of two methods are compared where both are the same."""
+        """Return seed and test data -> error, as `by_seed`: errors of two methods are compared where both keys are equal."""
         sets: dict[int, set[str]] = defaultdict(set)
         for run in self.runs:
             sets[run.seed].add(run.test_set)
@@ -152,7 +152,7 @@ class Cell:
 
     @property
     def choice(self) -> str:
-        """Return what was chosen for its runs (see choice.py); empty where nothing was."""
+        """Return the values chosen for its runs (see choice.py); empty where nothing was chosen."""
         return ", ".join(dict.fromkeys(run.choice for run in self.runs if run.choice))
 
     @property
@@ -411,7 +411,7 @@ def _mark_best(cells: list[Cell]) -> None:
 
 
 def earns(cell: Cell, others: list[Cell]) -> bool:
-    """Return whether a cell's error is shown to be lower than that of each other method of its column.
+    """Return whether a cell's error is demonstrably lower than that of each other method of its column.
 
     That takes six seeds or more in common with each, on the same test data, a lower mean over them, and p <= 0.05 by the
     exact sign-flip test, corrected for the number of other methods (Holm).

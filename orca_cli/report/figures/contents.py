@@ -198,7 +198,7 @@ def curves(groups: Sequence[Group], table: Table) -> Iterator[tuple[Column, Line
 
 
 def drawn(groups: Sequence[Group]) -> list[Group]:
-    """Return the groups with curves: of every task the same number, as far as there is room."""
+    """Return the groups whose curves are drawn, shared out evenly over the tasks."""
     seen: Counter[Column] = Counter()
     order = []
     for place, group in enumerate(groups):

@@ -58,7 +58,7 @@ _LONGEST_TITLE, _LONGEST_BESIDE = 52, 16  # characters: of a figure's title, of 
 
 
 class Drawing:
-    """What is drawn so far; it grows downwards, and to the right where something does not fit.
+    """A drawing that grows downwards, and to the right where something does not fit.
 
     Classes of the style sheet: f for faint texts, h for headings, t for texts that stand out from what they cover, g for the
     ground, l for lines, v for dotted ones, r and z for rules, a, b and m for areas, c0 to c7 for the colour of a look.

@@ -1,4 +1,4 @@
-"""Find run folders and the records of studies, and read them; writes nothing, and no damaged run stops it.
+"""Find run folders and read their records, without writing anything.
 
 A folder that looks like a run but cannot be read is listed with the reason, so that no run is silently lost.
 """
@@ -121,9 +121,9 @@ class Run:
 
 
 def mixed_test_sets(runs: Iterable[Run]) -> set[str]:
-    """Return the SHA-256 of the test data of runs that should have the same and do not; empty where all is well.
+    """Return the hashes of test data that differ between runs that should have the same; empty where all is well.
 
-    In a study a seed may draw the samples, so that runs of one seed should have the same there; elsewhere all runs.
+    All runs should have the same test data; in a study, where a seed may draw the samples, all runs of one seed.
     """
     sets_by_seed: dict[int | None, set[str]] = defaultdict(set)
     for run in runs:
@@ -142,7 +142,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Collection:
-    """Runs that count, in the order of their folders' names, older attempts that a newer folder replaces, broken folders."""
+    """Runs that count, in the order of their folders' names; older attempts replaced by newer ones; broken folders."""
 
     runs: list[Run]
     superseded: list[Run]

@@ -18,7 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orca_cli import terminal
-from orca_cli.report.statistics import across, across_layout, verdicts
+from orca_cli.report.statistics import across, verdicts
 from orca_cli.report.statistics.across import Across
 from orca_cli.report.statistics.paired import Comparison
 from orca_cli.report.tables.layout import PLUS_MINUS, Entry, Layout, layout_of
@@ -168,7 +168,7 @@ class Page:
         if self.comparison is not None:
             return _csv(verdicts.CSV_COLUMNS, verdicts.csv_lines(self.comparison))
         if self.across is not None:
-            return _csv(across_layout.CSV_COLUMNS, across_layout.csv_lines(self.across))
+            return _csv(across.CSV_COLUMNS, across.csv_lines(self.across))
         return _csv(CSV_COLUMNS, _csv_lines(self.table))
 
     def renderables(self, width: int) -> list[RenderableType]:
@@ -181,9 +181,7 @@ class Page:
     def _layouts(self, sign: str) -> list[Layout]:
         if self.comparison is not None:
             return verdicts.layouts_of(self.comparison, self.table, sign)
-        return (
-            [layout_of(self.table, sign)] if self.across is None else across_layout.layouts_of(self.across, self.table)
-        )
+        return [layout_of(self.table, sign)] if self.across is None else across.layouts_of(self.across, self.table)
 
     def record(self) -> dict[str, Any]:
         """Return it as a JSON-able record; `schema` counts up when its form changes."""

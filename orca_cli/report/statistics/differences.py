@@ -44,7 +44,7 @@ class Effect:
 
 
 def mean_of(values: Iterable[float]) -> float:
-    """Return the mean of one or more values, summed without loss."""
+    """Return the mean of one or more values, with an exactly rounded sum."""
     numbers = list(values)
     return math.fsum(numbers) / len(numbers)
 

@@ -1,7 +1,7 @@
 """Every arm at its own value of a setting: chosen on validation data of one seed, judged by the other seeds.
 
-An arm is all settings but the seed and the one that is chosen. Runs that differ from an arm in `train.folds` only choose for
-it, where they have every value, and do not judge: few validation samples cannot choose, folds validate on all training samples.
+An arm is all settings but the seed and the one that is chosen. Runs that differ from an arm only in `train.folds` may choose
+its value, if they cover every value, but never judge it: folds validate on all training samples, a split on few.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class _Arm:
         seed: on which its value was chosen: the lowest that all values were run with, or else most of them.
         samples: the fewest that validated a value; 0 if not recorded.
         lacking: values that cannot be chosen, since no run of that seed has a validation error.
-        value: the chosen one; empty where there is none.
-        is_edge: it is the lowest or the highest number of several.
-        judging: runs with that value, of other seeds.
+        value: the chosen value; empty if none could be chosen.
+        is_edge: whether it is the lowest or highest of several numbers.
+        judging: runs of other seeds with the chosen value.
     """
 
     name: str

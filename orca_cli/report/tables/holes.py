@@ -61,8 +61,8 @@ def _missing(table: Table, place: int, column: Column, origin: Origin) -> Iterat
         if seeds := sorted(every - {run.seed for run in runs} - unfinished):
             reason = f"other methods of this task have seed{'s' if len(every) > 1 else ''} {seeds_text(sorted(every))}"
             what = f"{column.name}: {method}, seed{'s' if len(seeds) > 1 else ''} {seeds_text(seeds)}"
-            like = runs or [run for cell in row.cells for run in cell.runs] or task_runs
-            command = _command(column, method, seeds, like, _common(task_runs), origin)
+            examples = runs or [run for cell in row.cells for run in cell.runs] or task_runs
+            command = _command(column, method, seeds, examples, _common(task_runs), origin)
             if command is not None:
                 yield Hole(clean(what), "not run", clean(reason), command)
 
@@ -80,22 +80,22 @@ def _command(
     column: Column,
     method: Method,
     seeds: Iterable[int],
-    like: Sequence[Run],
+    examples: Sequence[Run],
     task_settings: set[tuple[str, str]],
     origin: Origin,
 ) -> str | None:
     """Return the command that runs a method on a task; None where the study leaves that out.
 
-    Settings that all runs `like` it have are typed as well, those of the task as all of its runs have them.
+    It also types the settings that all examples of the method share, and those of the task that all of its runs share.
     """
-    common = {item for item in _common(like) if not item[0].startswith(TASK_PREFIX)}
+    common = {item for item in _common(examples) if not item[0].startswith(TASK_PREFIX)}
     common |= {item for item in task_settings if item[0].startswith(TASK_PREFIX)}
     settings = {**dict(sorted(common)), **dict(method.settings)}
     if settings.keys() & {"settings", TEST_SET}:  # a hash stands for a change that no override shows
         return ""
     fields = {key: str(getattr(method, key)) for key in GROUPS}
     chosen = ",".join(map(str, seeds))
-    typed = [typed_settings(path) for path in sorted(run.path for run in like)[:_MOST_READ]]
+    typed = [typed_settings(path) for path in sorted(run.path for run in examples)[:_MOST_READ]]
     if origin.study:
         named = {SET: column.task} | fields | settings
         words = {"study": origin.study}

@@ -109,7 +109,7 @@ def _settings_besides(keys: Collection[str], runs: Iterable[Run]) -> frozenset[t
 
 
 def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
-    """Yield the overridden settings that all runs of a column share and no row's name has, and in what its runs differ."""
+    """Yield the settings that all runs of a column share although no row's name has them, and how its runs differ."""
     runs = [run for _, cell in cells for run in cell.runs]
     common = set.intersection(*(set(run.variant.items()) for run in runs)) if runs else set()
     hidden = common - {setting for row, cell in cells if cell.runs for setting in row.method.settings}
@@ -131,7 +131,7 @@ def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
 
 
 def _doubts(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
-    """Yield what the errors of a column leave out, and which of them are worth little."""
+    """Yield what the errors of a column leave out, and which of them are no better than a simple model's."""
     scores = [score for _, cell in cells for score in cell.scores]
     skipped = sorted({score.skipped for score in scores})
     if skipped not in ([], [0]):

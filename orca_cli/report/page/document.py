@@ -1,4 +1,4 @@
-"""A report as one self-contained HTML page: no network, one style sheet and one script of its own, all else is text.
+"""A report as one self-contained HTML page: one style sheet, one script, text; nothing from the network.
 
 The policy in its head forbids everything but these two, which it knows by their hashes: whatever a run folder's names hold, a
 browser runs nothing else and fetches nothing. The template escapes every text, and control characters are written out.
@@ -44,8 +44,8 @@ _MOST_ROWS = 1000  # of a table with a row for each run
 _MOST_ENVIRONMENTS = 20
 _OPEN_TASKS = 3  # whose curves are shown without a click
 _LEAST_FILTERED = 5  # rows; of fewer a look is enough
-_SETTINGS = ("settings", "with")  # columns with several of key=value
-_NUMBER = re.compile(r"(?:\* )?([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")  # a star that a cell has earned is before it
+_SETTINGS = ("settings", "with")  # columns that hold several key=value
+_NUMBER = re.compile(r"(?:\* )?([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")  # after the star of a marked cell
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def _baselines(table: Table, groups: Sequence[Group]) -> Iterator[Block]:
 
 
 def _errors(values: Sequence[float], column: Column) -> Cell:
-    """Return a cell with the range of some errors; they are sorted by their mean."""
+    """Return a cell with the range of some errors, which is sorted by their mean."""
     if not values:
         return _number(None)
     shown = [_error(value, column).text for value in (min(values), max(values))]
@@ -298,7 +298,7 @@ def _seconds(value: float) -> str:
 
 
 def _runs(table: Table, groups: Sequence[Group]) -> Iterator[Block]:
-    """Yield a row for each completed run: error, what it chose, distance, time."""
+    """Yield a table of the completed runs: error, choices, distance, times."""
     every = [(group, run) for group in groups for run in group.runs]
     rows = []
     for group, run in every[:_MOST_ROWS]:
@@ -374,7 +374,7 @@ def _environment(groups: Sequence[Group]) -> Iterator[Block]:
 
 
 def _number(value: float | None, shown: str | Callable[[float], str] = "{:.4g}".format) -> Cell:
-    """Return a cell with a number, shown as a text or as a function makes it; or a dash for none."""
+    """Return a cell with a number, shown as the given text or formatted by a function; a dash for None."""
     if value is None:
         return Cell("–", look="n")
     return Cell(shown if isinstance(shown, str) else shown(value), value, "n")

@@ -121,7 +121,7 @@ def _order(value: str) -> tuple[float, str]:
 
 
 def _notes(arms: Sequence[_Arm], key: str, named: dict[str, str]) -> list[str]:
-    """Return what limits a choice, one note for each thing; `named` has values as they are shown."""
+    """Return one note for each limit of the choices; `named`: canonical value -> as shown."""
     luck = f"so mostly by luck ({_FOLDS}=5 on that seed validates on all)"
     validates = "no run of the seed has a validation error (missing, failed, or nothing validates)"
     limits = {
@@ -144,7 +144,7 @@ def _notes(arms: Sequence[_Arm], key: str, named: dict[str, str]) -> list[str]:
 
 
 def rates_of(table: Table) -> str:
-    """Return whether the arms of a table had one learning rate, for the first line of a comparison; empty if no run says."""
+    """Return a first line for comparisons that says if all arms had one learning rate; empty if no run records it."""
     values = Values()
     rates = []
     for place in range(len(table.columns)):

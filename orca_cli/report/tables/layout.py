@@ -14,8 +14,8 @@ from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Table
 
 PLUS_MINUS = "\u00b1"
 MISSING = "-"
-_ROUNDING = 1e-9  # deviations of a smaller part of the mean are 0 but for rounding
-_FROM = "from"  # the column that says whose a row's numbers are
+_ROUNDING = 1e-9  # smaller deviations, relative to the mean, are rounding errors
+_FROM = "from"  # the column that says who reports a row: ours or others
 Format = Callable[[float], str]
 
 
@@ -107,7 +107,7 @@ def decimals_of(means: list[float]) -> int | None:
 def _format(column: Column, cells: list[Cell]) -> Format:
     """Return how errors of a column are shown.
 
-    The smallest deviation is shown as more than 0, with at most nine decimals, unless it is rounding only.
+    With enough decimals, at most nine, for the smallest deviation that is more than a rounding error.
     """
     means = [mean * column.scale for cell in cells if (mean := cell.mean) is not None]
     least = _ROUNDING * max(map(abs, means), default=0.0)
@@ -176,12 +176,12 @@ def _named(label: str, origin: str, names: list[str]) -> list[str]:
 
 
 def _range(bounds: tuple[float, float] | None, shown: Format) -> str:
-    """Return an error that does not belong to a method, or its range over runs."""
+    """Return the error of a simple model, or its range over runs."""
     return MISSING if bounds is None else " to ".join(dict.fromkeys(map(shown, bounds)))
 
 
 def _name_columns(table: Table) -> list[str]:
-    """Return what names a method here: the source only if one body has several, settings only if some differ."""
+    """Return the columns that name a method: the source only if one body has several, settings only if some differ."""
     origin = [_FROM] if table.published else []
     if table.by:
         return [*table.by, *origin]
@@ -223,7 +223,7 @@ def alarms_of(table: Table) -> list[str]:
 
 
 def alarmed_of(columns: Sequence[Column]) -> frozenset[int]:
-    """Return the places of the columns that the test split chose the weights of."""
+    """Return the places of the columns whose weights the test split chose."""
     return frozenset(place for place, column in enumerate(columns) if column.chosen_on_test)
 
 

@@ -50,7 +50,7 @@ def column_names(columns: Sequence[Column]) -> list[str]:
 
 
 def data_words(column: Column) -> list[str]:
-    """Return words for the data of a column: whether they are synthetic, and their size."""
+    """Return words for the data of a column: synthetic, and their size."""
     return [*(["synthetic"] if column.synthetic else []), *([clean(column.size)] if column.size else [])]
 
 
@@ -66,7 +66,7 @@ def seeds_text(seeds: list[int]) -> str:
 
 
 def _order_notes(table: Table) -> Iterator[str]:
-    """Yield what ranks and the order of rows mean, and how many cells are of too few seeds to be marked."""
+    """Yield what ranks and the order of rows mean, and how many cells have too few seeds to be marked."""
     if ranked := sum(row.rank is not None for row in table.rows):
         tasks = "the task" if len(table.columns) == 1 else f"all {len(table.columns)} tasks"
         yield f"rank: mean over {tasks}, among the {ranked} of {len(table.rows)} methods that have a result for each"

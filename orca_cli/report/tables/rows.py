@@ -22,7 +22,7 @@ _NONE = "-"
 
 
 def merged(collection: Collection, text: str, values: Values) -> Table:
-    """Return the table with a row for each combination of values of some keys, groups or settings with commas between.
+    """Return the table with a row for each combination of values of some keys (groups or settings, separated by commas).
 
     Raises:
         UsageError: a key is empty, given twice, or the columns of the table.
@@ -59,7 +59,7 @@ def merged(collection: Collection, text: str, values: Values) -> Table:
 
 
 def ordered(table: Table, key: str) -> Table:
-    """Return the table with its rows by name, mean rank, time of a run, or error on a task; rows without come last.
+    """Return the table with its rows by name, mean rank, time of a run, or error on a task; rows without one come last.
 
     Raises:
         DataError: there is no such task, or no row has a rank or a time.
@@ -82,7 +82,7 @@ def ordered(table: Table, key: str) -> Table:
 
 
 def time_of(row: Row) -> float | None:
-    """Return the mean seconds of the three stages, each task counting once; None where no run says."""
+    """Return the mean seconds of the three stages, each task counting once; None if no run records them."""
     times = []
     for cell in row.cells:
         run_seconds = [score.seconds for score in cell.scores if score.seconds is not None]

@@ -40,7 +40,7 @@ class Column:
 
     @property
     def name(self) -> str:
-        """Return what a reader knows the set by."""
+        """Return the name of the data set for readers."""
         return f"{self.task} {self.data}".rstrip()
 
     @property
@@ -74,9 +74,9 @@ class Cell:
 
     runs: list[Run] = field(default_factory=list)  # completed, one per seed and part, in the order of seeds
     unfinished: Counter[str] = field(default_factory=Counter)  # state -> number of runs that are not completed
-    hidden: list[Run] = field(default_factory=list)  # do not count: a newer one has the same seed and visible settings
+    hidden: list[Run] = field(default_factory=list)  # not counted: a newer run has the same seed and visible settings
     best: bool = False  # its mean is the lowest of the column
-    earned: bool = False  # and that is shown: see `earns`
+    earned: bool = False  # and it is shown to be lower than all others: see `earns`
     parts: int = 1  # how many settings it merges; see rows.py
 
     def add(self, run: Run) -> None:
@@ -136,7 +136,7 @@ class Cell:
 
     @property
     def partial(self) -> int:
-        """Return the number of runs with an error whose seed not all parts have, so that they do not count."""
+        """Return the number of runs that do not count, since some part lacks their seed."""
         return len(self.runs) - self.undefined - self.untested - self.parts * len(self.by_seed)
 
     @property
@@ -147,7 +147,7 @@ class Cell:
 
     @property
     def unaligned(self) -> int:
-        """Return how many of its runs kept no alignment step although the metric is one; 0 for metric=none."""
+        """Return how many of its runs kept no alignment step although they have a metric; 0 for metric=none."""
         return 0 if any(run.metric == "none" for run in self.runs) else self.steps.count(0)
 
     @property
@@ -242,7 +242,7 @@ def build_table(collection: Collection) -> Table:
 
 
 def table_of(collection: Collection, cells: dict[tuple[Method, Column], Cell], columns: Iterable[Column]) -> Table:
-    """Return the table of some cells; `columns` are those of all runs of the collection."""
+    """Return the table of some cells; `columns` are those of all runs, including columns without a cell."""
     columns = sorted(set(columns))
     methods = sorted({method for method, _ in cells})
     rows = [Row(method, [cells.get((method, column), Cell()) for column in columns]) for method in methods]
@@ -263,7 +263,7 @@ def table_of(collection: Collection, cells: dict[tuple[Method, Column], Cell], c
 
 
 def _columns_of(runs: Sequence[Run]) -> list[Column]:
-    """Return the column of each run; one without a score goes where its task's scores are."""
+    """Return the column of each run; a run without a score goes to a column of its task that has scores."""
     columns = []
     for run, data in zip(runs, _data_names(runs), strict=True):
         one, marks = run.score, ("", False, False, False, "")
@@ -389,7 +389,7 @@ def _merged(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, st
 
 
 def spelling(items: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Return key and canonical value -> the shortest way in which it is typed."""
+    """Return (key, canonical value) -> the shortest of its spellings."""
     shortest: dict[tuple[str, str], str] = {}
     for key, value in items:
         place = (key, canonical(value))

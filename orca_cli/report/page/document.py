@@ -43,7 +43,7 @@ _ALWAYS = ("completed runs", "methods", "tasks")  # tiles that are shown with 0 
 _MOST_ROWS = 1000  # of a table with a row for each run
 _MOST_ENVIRONMENTS = 20
 _OPEN_TASKS = 3  # whose curves are shown without a click
-_LEAST_FILTERED = 5  # rows; of fewer a look is enough
+_LEAST_FILTERED = 5  # rows; shorter tables need no filter
 _SETTINGS = ("settings", "with")  # columns that hold several key=value
 _NUMBER = re.compile(r"(?:\* )?([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")  # after the star of a marked cell
 

@@ -20,7 +20,7 @@ from orca_cli.report.statistics.paired import Block, Comparison
 from orca_cli.report.statistics.verdicts import unit_of
 from orca_cli.report.tables.layout import decimals_of, number
 from orca_cli.report.tables.notes import clean, column_names
-from orca_cli.report.tables.table import Column, Method, Table, score_of
+from orca_cli.report.tables.table import Column, Method, Table
 
 MOST_CURVES = 60  # methods on tasks whose curves are drawn
 _MOST_IN_A_PLOT = 6
@@ -31,18 +31,14 @@ _WIDEST = 4.0  # factor over the lowest error
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one method on one task; `name` is unique on the task, `look` the same on all tasks."""
+    """The runs of one method on one task and their scores; `name` is unique on the task, `look` the same on all tasks."""
 
     column: Column
     method: Method
     name: str
     look: int
     runs: list[Run]
-
-    @property
-    def shown(self) -> list[Run]:
-        """Return the runs that a curve is the mean of."""
-        return self.runs[:_MOST_SEEDS]
+    scores: list[Score]
 
 
 def names_of(methods: Sequence[Method]) -> dict[Method, str]:
@@ -58,7 +54,8 @@ def groups_of(table: Table) -> list[Group]:
         rows = [(order, row) for order, row in enumerate(table.rows) if row.cells[place].runs]
         names = names_of([row.method for _, row in rows])
         for order, row in rows:
-            groups.append(Group(column, row.method, names[row.method], order, row.cells[place].runs))
+            cell = row.cells[place]
+            groups.append(Group(column, row.method, names[row.method], order, cell.runs, cell.scores))
     return groups
 
 
@@ -177,7 +174,7 @@ def curves(groups: Sequence[Group], table: Table) -> Iterator[tuple[Column, Line
     read: dict[Path, Curves] = {}
     for group in drawn(groups):
         by_column[group.column].append(group)
-        read |= {run.path: details.curves(run.path) for run in group.shown}
+        read |= {run.path: details.curves(run.path) for run in group.runs[:_MOST_SEEDS]}
     for place, column in enumerate(table.columns):
         task_groups, title = by_column[column], title_of(column, table.columns)
         for kind, y, x, marks in _KINDS:
@@ -208,8 +205,8 @@ def drawn(groups: Sequence[Group]) -> list[Group]:
 
 
 def _series(group: Group, read: Mapping[Path, Curves], kind: str, scale: float) -> Series:
-    shown, count = [score_of(run) for run in group.shown], len(group.runs)
-    curve = mean_curve(getattr(read[run.path], kind) for run in group.shown)
+    shown, count = group.scores[:_MOST_SEEDS], len(group.runs)
+    curve = mean_curve(getattr(read[run.path], kind) for run in group.runs[:_MOST_SEEDS])
     line = tuple((x, scale * mean, scale * low, scale * high) for x, mean, low, high in curve)
     floors = [one.floor for one in shown if one.floor is not None]
     at = {"distance": [one.steps for one in shown], "validation": [one.epoch for one in shown]}.get(kind, [])
@@ -233,7 +230,7 @@ def times(groups: Sequence[Group]) -> Iterator[Dots]:
     """Yield the mean time of stages 2 and 3 together of every method, over all its runs."""
     by_method: dict[Method, list[Score]] = defaultdict(list)
     for group in groups:
-        by_method[group.method] += [score_of(run) for run in group.runs]
+        by_method[group.method] += group.scores
     names, rows = names_of(list(by_method)), []
     for place, (method, scores) in enumerate(by_method.items()):
         align, finetune = (mean_of([one.times.get(stage, 0.0) for one in scores]) for stage in ("align", "finetune"))

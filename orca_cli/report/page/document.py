@@ -36,7 +36,7 @@ from orca_cli.report.statistics.verdicts import Claim, claim_of, layouts_of
 from orca_cli.report.tables.holes import holes_of
 from orca_cli.report.tables.layout import Entry, Layout, alarms_of, layout_of
 from orca_cli.report.tables.notes import clean
-from orca_cli.report.tables.table import Column, Table, score_of
+from orca_cli.report.tables.table import Column, Table
 
 _LONGEST = 2000  # characters of a text, such as a command
 _ALWAYS = ("completed runs", "methods", "tasks")  # tiles that are shown with 0 too
@@ -212,7 +212,7 @@ def _baselines(table: Table, groups: Sequence[Group]) -> Iterator[Block]:
     """Yield errors and seconds of simple models by task, and how often the runs are better."""
     rows = []
     for column in table.columns:
-        scores = [score_of(run) for group in groups if group.column == column for run in group.runs]
+        scores = [score for group in groups if group.column == column for score in group.scores]
         errors = _errors([score.value for score in scores if score.value is not None], column)
         measured: dict[str, list[tuple[Baseline, float | None]]] = defaultdict(list)
         for model, value in ((model, score.value) for score in scores for model in score.models):
@@ -273,7 +273,7 @@ def _times(table: Table, groups: Sequence[Group]) -> Iterator[Block]:
     """Yield the mean time of each stage by method and task, and the ratio of stages 2 and 3."""
     rows = []
     for group in groups:
-        if timed := [score.times for run in group.runs if (score := score_of(run)).times]:
+        if timed := [score.times for score in group.scores if score.times]:
             times = {stage: [one[stage] for one in timed if stage in one] for stage in details.STAGES}
             means = {stage: mean_of(seconds) if seconds else None for stage, seconds in times.items()}
             align, finetune = means["align"], means["finetune"]
@@ -299,10 +299,9 @@ def _seconds(value: float) -> str:
 
 def _runs(table: Table, groups: Sequence[Group]) -> Iterator[Block]:
     """Yield a table of the completed runs: error, choices, distance, times."""
-    every = [(group, run) for group in groups for run in group.runs]
+    every = [(group, *pair) for group in groups for pair in zip(group.runs, group.scores, strict=True)]
     rows = []
-    for group, run in every[:_MOST_ROWS]:
-        score = score_of(run)
+    for group, run, score in every[:_MOST_ROWS]:
         decided = ", ".join(f"{key}={value}" for key, value in run.decided.items())
         rows.append(
             {

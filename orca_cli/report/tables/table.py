@@ -91,7 +91,7 @@ class Cell:
     @property
     def scores(self) -> list[Score]:
         """Return the scores of its completed runs."""
-        return [score_of(run) for run in self.runs]
+        return [run.score for run in self.runs if run.score is not None]  # completed runs have one
 
     @property
     def by_seed(self) -> dict[int, float]:
@@ -224,12 +224,6 @@ class Table:
         """Return the range of errors of a column's best simple models; None where no run has any."""
         ranges = self.baselines[place].values()
         return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
-
-
-def score_of(run: Run) -> Score:
-    """Return the score of a completed run."""
-    assert run.score is not None  # only completed runs reach a cell
-    return run.score
 
 
 def build_table(collection: Collection) -> Table:

@@ -164,11 +164,12 @@ def _table(arguments: argparse.Namespace, folders: list[Path]) -> Table:
             collection = where(collection, f"{key}={','.join(names)}", values, f"--{key}")
     for text in arguments.where:
         collection = where(collection, text, values)
-    choice = None if arguments.choose is None else choose(collection, arguments.choose, values)
-    collection = collection if choice is None else choice.collection
+    heading, remarks = "", list[str]()
+    if arguments.choose is not None:
+        collection, heading, remarks = choose(collection, arguments.choose, values)
     table = build_table(collection) if arguments.by is None else merged(collection, arguments.by, values)
-    if choice is not None:
-        table = dataclasses.replace(table, choice=arguments.choose, heading=choice.heading, remarks=choice.notes)
+    if arguments.choose is not None:
+        table = dataclasses.replace(table, choice=arguments.choose, heading=heading, remarks=remarks)
     elif arguments.compare or (arguments.against and not arguments.against.startswith(f"{RATE}=")):
         table = dataclasses.replace(table, heading=rates_of(table))
     if arguments.sort is not None:

@@ -1,4 +1,4 @@
-"""What a report is made with, to be cited: the method, the data, the bodies' checkpoints, and under what each may be used."""
+"""What a report has to cite: the method, the data and the bodies' checkpoints, each with its licence."""
 
 from __future__ import annotations
 

@@ -23,12 +23,7 @@ _MOST_ROWS = 20  # labels or numbers
 
 @dataclass(frozen=True)
 class Picture:
-    """An answer as a Rich renderable: classes as a confusion matrix where it fits, everything else as numbers.
-
-    Args:
-        answer: what to show.
-        note: a last line, such as where the same is as a file.
-    """
+    """An answer as a Rich renderable, with a last line, such as the path of the same picture as a file."""
 
     answer: Answer
     note: str = ""

@@ -38,9 +38,7 @@ def _plain(value: float) -> float | None:
 class Confusion:
     """Classes: how often each class was predicted for samples of each class; predicted is the one with the highest output.
 
-    Args:
-        counts: [K, K] int64; rows are the true classes, columns the predicted ones.
-        names: K names.
+    `counts`: [K, K] int64; rows are the true classes, columns the predicted ones.
     """
 
     counts: np.ndarray
@@ -92,14 +90,9 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Labels:
-    """Label sets: of each label, how often it was there, predicted, and both; predicted means an output of at least 0.
+    """Label sets: for each label, how often it was present, predicted (an output of at least 0), and both: [K] int64.
 
-    Entries whose target is missing do not count.
-
-    Args:
-        n: number of samples.
-        present, predicted, both: [K] int64.
-        names: K names.
+    Entries whose target is missing do not count; `n` is the number of samples.
     """
 
     n: int
@@ -140,12 +133,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Number:
-    """One number of each sample, where its true value is known, in the task's own units.
-
-    Args:
-        name: of the number.
-        true, predicted: [n] float64.
-    """
+    """One number of each sample whose true value is known, in the task's own units; `true`, `predicted`: [n] float64."""
 
     name: str
     true: np.ndarray
@@ -193,11 +181,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Values:
-    """Numbers: what was predicted against what is true.
-
-    Args:
-        numbers: K of them.
-    """
+    """Numbers: what was predicted against what is true, for each of K outputs."""
 
     numbers: Sequence[Number]
 

@@ -8,8 +8,7 @@ import numpy as np
 
 from orca_cli.report.answer.numbers import MOST_CLASSES, Answer, Confusion, Labels, Number, Values, percent
 from orca_cli.report.figures.charts import Chart, Dot, Dots, Matrix, Scatter
-from orca_cli.report.figures.strokes import cut
-from orca_cli.report.figures.svg import draw_all
+from orca_cli.report.figures.svg import cut, draw_all
 
 FILE = "answer.svg"
 _LONGEST_NAME = 24
@@ -18,12 +17,7 @@ _MOST_PANELS = 12
 
 
 def draw(answer: Answer, title: str) -> str:
-    """Return an answer as the text of an SVG file.
-
-    Args:
-        answer: what to draw.
-        title: of the file, such as the name of the task; shown above the picture.
-    """
+    """Return an answer as the text of an SVG file; the title, such as the name of the task, stands above the picture."""
     charts: Sequence[Chart]
     if isinstance(answer, Confusion):
         what, note, charts = _confusion(answer)
@@ -36,27 +30,23 @@ def draw(answer: Answer, title: str) -> str:
 
 def _confusion(confusion: Confusion) -> tuple[str, str, list[Chart]]:
     names = [cut(name, _LONGEST_NAME) for name in confusion.names]
+    counts, shares = confusion.counts.tolist(), confusion.shares.tolist()
     share = confusion.correct / max(confusion.n, 1)
     what = f"{confusion.correct} of {confusion.n} test samples right ({100 * share:.2f} %)"
     if len(names) > MOST_CLASSES:
-        pairs = confusion.confused()
-        rows = []
+        pairs, rows = confusion.confused(), []
         for i, j in pairs:
-            text = f"{confusion.counts[i, j]} ({percent(float(confusion.shares[i, j]))})"
-            rows.append(Dot(f"{names[i]} → {names[j]}", 100 * float(confusion.shares[i, j]), 1, text=text))
+            text = f"{counts[i][j]} ({percent(shares[i][j])})"
+            rows.append(Dot(f"{names[i]} → {names[j]}", 100 * shares[i][j], 1, text=text))
         note = f"the most confused of {len(pairs)} pairs of classes"
         return what, note, [Dots("pairs", "", "share of the true class, %", tuple(rows), line=0.0)]
-    texts, shades = [], []
-    for i, (counts, shares) in enumerate(zip(confusion.counts, confusion.shares, strict=True)):
-        lines = [
-            f"{count}\n{percent(float(part))}" if len(names) <= _MOST_TALL else str(count)
-            for count, part in zip(counts, shares, strict=True)
-        ]
-        cells = [line if count else "" for line, count in zip(lines, counts, strict=True)]
-        texts.append((*cells, percent(confusion.recall[i])))
-        signed = [float(part if i == j else -part) if count else None
-                  for j, (count, part) in enumerate(zip(counts, shares, strict=True))]  # fmt: skip
-        shades.append((*signed, None))
+    texts: list[tuple[str, ...]] = []
+    shades: list[tuple[float | None, ...]] = []
+    for i, recall in enumerate(confusion.recall):
+        cells = list(enumerate(zip(counts[i], shares[i], strict=True)))
+        below = [f"\n{percent(part)}" if len(names) <= _MOST_TALL else "" for _, (_, part) in cells]
+        texts.append((*(f"{count}{below[j]}" if count else "" for j, (count, _) in cells), percent(recall)))
+        shades.append((*((part if i == j else -part) if count else None for j, (count, part) in cells), None))
     texts.append((*(percent(value, unit="") for value in confusion.precision), ""))
     shades.append((None,) * (len(names) + 1))
     matrix = Matrix("", "", (*names, "precision"), (*names, "recall"), tuple(texts), tuple(shades))

@@ -20,7 +20,7 @@ from orca_cli.report.statistics.paired import Block, Comparison
 from orca_cli.report.statistics.verdicts import unit_of
 from orca_cli.report.tables.layout import decimals_of, number
 from orca_cli.report.tables.notes import clean, column_names
-from orca_cli.report.tables.table import Column, Method, Table, score_of
+from orca_cli.report.tables.table import Column, Method, Table
 
 MOST_CURVES = 60  # methods on tasks whose curves are drawn
 _MOST_IN_A_PLOT = 6
@@ -31,18 +31,14 @@ _WIDEST = 4.0  # factor over the lowest error
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one method on one task; `name` is unique on the task, `look` the same on all tasks."""
+    """The runs of one method on one task and their scores; `name` is unique on the task, `look` the same on all tasks."""
 
     column: Column
     method: Method
     name: str
     look: int
     runs: list[Run]
-
-    @property
-    def shown(self) -> list[Run]:
-        """Return the runs that a curve is the mean of."""
-        return self.runs[:_MOST_SEEDS]
+    scores: list[Score]
 
 
 def names_of(methods: Sequence[Method]) -> dict[Method, str]:
@@ -58,7 +54,8 @@ def groups_of(table: Table) -> list[Group]:
         rows = [(order, row) for order, row in enumerate(table.rows) if row.cells[place].runs]
         names = names_of([row.method for _, row in rows])
         for order, row in rows:
-            groups.append(Group(column, row.method, names[row.method], order, row.cells[place].runs))
+            cell = row.cells[place]
+            groups.append(Group(column, row.method, names[row.method], order, cell.runs, cell.scores))
     return groups
 
 
@@ -83,17 +80,15 @@ def all_charts(table: Table, comparison: Comparison | None) -> Iterator[Chart]:
 def errors(table: Table) -> Iterator[Dots]:
     """Yield a figure for each task: the mean error of every method, simple models and the best constant beside."""
     for place, column in enumerate(table.columns):
-        cells = [
-            (mean, row.method, row.cells[place]) for row in table.rows if (mean := row.cells[place].mean) is not None
-        ]
+        cells = {row.method: row.cells[place] for row in table.rows if row.cells[place].values}
         if not cells:
             continue
-        scale = 100.0 if column.percent else 1.0
-        names = names_of([method for _, method, _ in cells])
-        decimals = decimals_of([scale * mean for mean, *_ in cells])
+        scale, names = column.scale, names_of(list(cells))
+        means = {method: mean_of(cell.values) for method, cell in cells.items()}
+        decimals = decimals_of([scale * mean for mean in means.values()])
         rows = []
-        for mean, method, cell in sorted(cells, key=lambda one: one[0]):
-            values = [scale * value for value in cell.values]
+        for method, mean in sorted(means.items(), key=lambda pair: pair[1]):
+            values = [scale * value for value in cells[method].values]
             look, text = int(method.metric == "none"), f"{number(scale * mean, decimals)} (n = {len(values)})"
             rows.append(Dot(names[method], scale * mean, look, min(values), max(values), text))
         bounds = [(f"simple model: {clean(name)}", low, 3) for name, (low, _) in table.baselines[place].items()]
@@ -141,25 +136,22 @@ def over_tasks(overview: Across) -> Iterator[Chart]:
     """Yield performance profiles and mean ranks, where there are methods enough."""
     if not overview.profiles:
         return
-    yield _profiles(overview)
+    shown = overview.profiles[:_MOST_PROFILES]
+    series = []
+    for place, one in enumerate(shown):
+        corners = [(x, share) for x, share in one.points if x <= _WIDEST] + [(_WIDEST, one.share(_WIDEST))]
+        points = tuple((x, 100 * share, 100 * share, 100 * share) for x, share in corners)
+        series.append(Series(clean(one.method), points, place))
+    note = "Share of tasks on which a method's error is within this factor of the lowest; higher is better."
+    if len(shown) < (count := len(overview.profiles)):
+        note += f" The best {len(shown)} of {count} methods."
+    axes = ("times the lowest error", "share of tasks, %")
+    yield Lines("profiles", "Performance profiles", *axes, tuple(series), note, is_step=True)
     if overview.ranks.mean:
         ranks = sorted(overview.ranks.mean.items(), key=lambda pair: pair[1])
         rows = tuple(Dot(clean(name), rank, 0, text=f"{rank:.2f}") for name, rank in ranks)
         note = f"Mean over the {len(overview.ranks.tasks)} tasks on which every method has an error; 1 is best."
         yield Dots("ranks", "Mean rank", "rank (lower is better)", rows, note)
-
-
-def _profiles(overview: Across) -> Lines:
-    series = []
-    for place, one in enumerate(overview.profiles[:_MOST_PROFILES]):
-        corners = [(x, share) for x, share in one.points if x <= _WIDEST] + [(_WIDEST, one.share(_WIDEST))]
-        points = tuple((x, 100 * share, 100 * share, 100 * share) for x, share in corners)
-        series.append(Series(clean(one.method), points, place))
-    rest = len(overview.profiles) - len(series)
-    more = f" The best {len(series)} of {len(overview.profiles)} methods." if rest else ""
-    note = f"Share of tasks on which a method's error is within this factor of the lowest; higher is better.{more}"
-    axes = ("times the lowest error", "share of tasks, %")
-    return Lines("profiles", "Performance profiles", *axes, tuple(series), note, is_step=True)
 
 
 # What is drawn along epochs (a field of `Curves`), the names of its axes, and what marks mean.
@@ -182,11 +174,11 @@ def curves(groups: Sequence[Group], table: Table) -> Iterator[tuple[Column, Line
     read: dict[Path, Curves] = {}
     for group in drawn(groups):
         by_column[group.column].append(group)
-        read |= {run.path: details.curves(run.path) for run in group.shown}
+        read |= {run.path: details.curves(run.path) for run in group.runs[:_MOST_SEEDS]}
     for place, column in enumerate(table.columns):
         task_groups, title = by_column[column], title_of(column, table.columns)
         for kind, y, x, marks in _KINDS:
-            scale = 100.0 if kind == "validation" and column.percent else 1.0
+            scale = column.scale if kind == "validation" else 1.0
             # Distances of different metrics have nothing in common.
             metrics = sorted({group.method.metric for group in task_groups}) if kind == "distance" else [""]
             for order, metric in enumerate(metrics, 1):
@@ -203,18 +195,18 @@ def curves(groups: Sequence[Group], table: Table) -> Iterator[tuple[Column, Line
 
 
 def drawn(groups: Sequence[Group]) -> list[Group]:
-    """Return the groups with curves: of every task the same number, as far as there is room."""
-    ranks: Counter[Column] = Counter()
+    """Return the groups whose curves are drawn, shared out evenly over the tasks."""
+    seen: Counter[Column] = Counter()
     order = []
     for place, group in enumerate(groups):
-        order.append((ranks[group.column], place))
-        ranks[group.column] += 1
+        order.append((seen[group.column], place))
+        seen[group.column] += 1
     return [groups[place] for place in sorted(place for _, place in sorted(order)[:MOST_CURVES])]
 
 
 def _series(group: Group, read: Mapping[Path, Curves], kind: str, scale: float) -> Series:
-    shown, count = [score_of(run) for run in group.shown], len(group.runs)
-    curve = mean_curve(getattr(read[run.path], kind) for run in group.shown)
+    shown, count = group.scores[:_MOST_SEEDS], len(group.runs)
+    curve = mean_curve(getattr(read[run.path], kind) for run in group.runs[:_MOST_SEEDS])
     line = tuple((x, scale * mean, scale * low, scale * high) for x, mean, low, high in curve)
     floors = [one.floor for one in shown if one.floor is not None]
     at = {"distance": [one.steps for one in shown], "validation": [one.epoch for one in shown]}.get(kind, [])
@@ -238,7 +230,7 @@ def times(groups: Sequence[Group]) -> Iterator[Dots]:
     """Yield the mean time of stages 2 and 3 together of every method, over all its runs."""
     by_method: dict[Method, list[Score]] = defaultdict(list)
     for group in groups:
-        by_method[group.method] += [score_of(run) for run in group.runs]
+        by_method[group.method] += group.scores
     names, rows = names_of(list(by_method)), []
     for place, (method, scores) in enumerate(by_method.items()):
         align, finetune = (mean_of([one.times.get(stage, 0.0) for one in scores]) for stage in ("align", "finetune"))

@@ -12,7 +12,7 @@ from orca_cli import storage
 from orca_cli.exceptions import UnavailableError, UsageError, suggest
 from orca_cli.report.figures import svg
 from orca_cli.report.figures.charts import Chart
-from orca_cli.report.figures.strokes import FAINT, GROUND, INK, LIGHT, RULE
+from orca_cli.report.figures.svg import FAINT, GROUND, INK, LIGHT, RULE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,7 +75,7 @@ def _converted(drawing: str, form: str, formats: Sequence[str]) -> bytes:
 
 
 def _add(axes: Axes, element: ElementTree.Element, order: int) -> None:
-    """Add an element of a drawing; see `strokes.Drawing` for its classes."""
+    """Add an element of a drawing; see `svg.Drawing` for its classes."""
     from matplotlib.patches import Circle, Polygon, Rectangle
 
     kind, facts = element.tag.rpartition("}")[2], element.attrib

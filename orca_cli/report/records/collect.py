@@ -1,4 +1,4 @@
-"""Find run folders and the records of studies, and read them; writes nothing, and no damaged run stops it.
+"""Find run folders and read their records, without writing anything.
 
 A folder that looks like a run but cannot be read is listed with the reason, so that no run is silently lost.
 """
@@ -24,8 +24,8 @@ from orca_cli.runs.settings import as_typed
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _ENDED = ("failed", "interrupted")
 _CONSTANT = "constant"  # the baseline that `trivial` is
-GROUPS = ("body", "source", "metric", "finetune")  # of conf/, besides the task: what a method is named by
-TEST_SET = "test_set"  # stands among settings where test data differ though no setting does, since a file was changed
+GROUPS = ("body", "source", "metric", "finetune")  # of conf/ that name a method, besides the task
+TEST_SET = "test_set"  # a pseudo-setting: test data differ though no setting does, since a file was changed
 Value = TypeVar("Value", str, int)
 
 
@@ -36,31 +36,32 @@ class Score:
     error_name: str
     value: float | None  # test error, lower is better; None if it is undefined on this test set
     n: int  # what the error is a mean over, such as the number of samples or classes
-    skipped: int  # how many of them the error could not be computed for
+    skipped: int  # items that the error could not be computed for
     percent: bool  # the error is a fraction, shown times 100
-    trivial: float | None  # error of the best constant predictor on the same test set; None if undefined
+    trivial: float | None  # error of the best constant predictor on this test set; None if undefined
     synthetic: bool
     test_set: str  # SHA-256 of the test split; empty if not recorded
     chosen_on_test: bool = False  # the test split chose the weights, so the error is too low
     steps: int | None = None  # alignment steps of the embedder that was chosen; None if not recorded
-    size: str = ""  # the word for number and size of the samples; empty if the task has no such words
+    size: str = ""  # the task's word for number and size of samples, such as small; empty if it has none
     models: tuple[Baseline, ...] = ()  # simple ones on the same test set, the constant included
     times: dict[str, float] = field(default_factory=dict)  # stage -> seconds; stages without a record are left out
-    validation: float | None = None  # error on what validates; None if nothing does, or it is undefined
+    validation: float | None = None  # validation error; None if nothing validates, or it is undefined
     validated_on: str = ""  # validation, folds, test or nothing
     validated_by: int = 0  # samples; 0 if not recorded
     weights: str = ""  # SHA-256 of the final weights: equal for runs that computed the same; empty if not recorded
     before: float | None = None  # the metric before stage 2
     after: float | None = None  # the metric after it
     floor: float | None = None  # mean of the metric between two halves of the source data
-    epoch: int | None = None  # whose weights are tested
+    epoch: int | None = None  # the epoch whose weights are tested
     chosen_by: str = ""  # the rule that chose the epoch
     test_reads: int | None = None
 
     @property
     def baselines(self) -> list[tuple[str, float]]:
-        """Return name and error of the simple models, the constant left out."""
-        return [(one.name, one.error) for one in self.models if one.name != _CONSTANT]
+        """Return name and error of the simple models, the best first and the constant left out."""
+        models = [(one.name, one.error) for one in self.models if one.name != _CONSTANT]
+        return sorted(models, key=lambda model: model[1])
 
     @property
     def seconds(self) -> float | None:
@@ -101,34 +102,33 @@ class Run:
     state: str  # completed, failed, interrupted, running, or dead (its process ended unexpectedly)
     reason: str = ""  # why it is not completed; empty if it is
     settings: str = ""  # hash of all settings except the seed; runs with different ones are never averaged
-    variant: dict[str, str] = field(
-        default_factory=dict
-    )  # overridden settings other than groups: {"train.epochs": "3"}
-    decided: dict[str, str] = field(
-        default_factory=dict
-    )  # what a completed run decided where its settings left it open
+    variant: dict[str, str] = field(default_factory=dict)  # overridden settings besides groups, {"train.epochs": "3"}
+    decided: dict[str, str] = field(default_factory=dict)  # by a completed run, where its settings left it open
     score: Score | None = None
     arm: str = ""  # its name in a study; arms count as separate methods, even with equal settings
     chosen: Chosen | None = None
     conf_names: tuple[str, str, str] = ("", "", "")  # task, source and body in conf/; a study may call them otherwise
 
     @property
+    def test_set(self) -> str:
+        """Return the SHA-256 of its test split; empty if not recorded."""
+        return "" if self.score is None else self.score.test_set
+
+    @property
     def choice(self) -> str:
-        """Return what was chosen for it, marked where it is at the edge; empty where nothing was."""
-        return (
-            "" if self.chosen is None else f"{self.chosen.value} (edge)" if self.chosen.is_edge else self.chosen.value
-        )
+        """Return the value chosen for it, marked if it is at the edge; empty if none was chosen."""
+        return "" if self.chosen is None else self.chosen.value + " (edge)" * self.chosen.is_edge
 
 
 def mixed_test_sets(runs: Iterable[Run]) -> set[str]:
-    """Return the SHA-256 of the test data of runs that should have the same and do not; empty where all is well.
+    """Return the hashes of test data that differ between runs that should have the same; empty where all is well.
 
-    In a study a seed may draw the samples, so that runs of one seed should have the same there; elsewhere all runs.
+    All runs should have the same test data; in a study, where a seed may draw the samples, all runs of one seed.
     """
     sets_by_seed: dict[int | None, set[str]] = defaultdict(set)
     for run in runs:
-        if run.score is not None and run.score.test_set:
-            sets_by_seed[run.seed if run.arm else None].add(run.score.test_set)
+        if run.test_set:
+            sets_by_seed[run.seed if run.arm else None].add(run.test_set)
     return set[str]().union(*(test_sets for test_sets in sets_by_seed.values() if len(test_sets) > 1))
 
 
@@ -142,7 +142,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Collection:
-    """Runs that count, in the order of their folders' names, older attempts that a newer folder replaces, broken folders."""
+    """Runs that count, in the order of their folders' names; older attempts replaced by newer ones; broken folders."""
 
     runs: list[Run]
     superseded: list[Run]
@@ -297,13 +297,11 @@ def _number(record: dict[str, Any], key: str) -> float | None:
     if key not in record:
         raise UnreadableError(f"{RESULT}: {key} is missing")
     value = record[key]
-    if value is None:
-        return None
-    if type(value) not in (int, float):
+    if value is not None and type(value) not in (int, float):
         raise UnreadableError(f"{RESULT}: {key} is not a number")
-    if not abs(value) <= 1e300:  # NaN as well
+    if value is not None and number(value) is None:
         raise UnreadableError(f"{RESULT}: {key} is not finite")
-    return float(value)
+    return number(value)
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What a run's records say beyond its error, read without complaint: what is missing or malformed is left out.
+"""What a run's records say beyond its error. Whatever is missing or malformed is left out.
 
 None of it is needed for a table of errors, so nothing here stops a report.
 """
@@ -36,7 +36,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Curves:
-    """Of one run: (epoch, metric on the training data) of stage 2; (epoch, loss) and (epoch, error) of stage 3."""
+    """Curves of one run: (epoch, metric on the training data) in stage 2, (epoch, loss) and (epoch, error) in stage 3."""
 
     distance: Points = ()
     loss: Points = ()
@@ -46,7 +46,7 @@ class Curves:
 def curves(path: Path) -> Curves:
     """Return the curves of a run's folder; empty where its record is missing or cannot be read.
 
-    They are most of the data: those of 10,000 runs would fill the memory, so they are read only where they are drawn.
+    They are read only where they are drawn, since those of 10,000 runs would fill the memory.
     """
     record = mapping(_record(path / RESULT).get("curves"))
     align, finetune = record.get("align"), record.get("finetune")
@@ -54,7 +54,7 @@ def curves(path: Path) -> Curves:
 
 
 def environment(path: Path) -> tuple[str, str, str, str] | None:
-    """Return in what the run of a folder was made: Python, device, machine, packages; None where it is not recorded."""
+    """Return a run's environment as texts: Python, device, machine, packages; None where it is not recorded."""
     record = _record(path / ENVIRONMENT)
     if not record:
         return None
@@ -77,16 +77,16 @@ def overrides(path: Path) -> list[str] | None:
 
 
 def typed_settings(path: Path) -> dict[str, str]:
-    """Return key -> value of what was typed for a run, besides its seed and folder; empty where its folder does not say.
+    """Return the settings typed for a run, without its seed and folder; empty where they are not recorded.
 
-    The folder is untrusted: options of the program are left out, only settings are kept.
+    The folder is untrusted: only settings are kept, no options of the program.
     """
     pairs = [line.partition("=") for line in overrides(path) or () if "=" in line and not line.startswith("-")]
     return {key: value for key, _, value in pairs if key not in ("seed", "paths.runs")}
 
 
 def shared_data(typed: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the override of the folder of data, where all runs have it and the same; see `typed_settings`."""
+    """Return the override `paths.data` as a list, if all runs have the same one; see `typed_settings`."""
     folders = {one.get("paths.data", "") for one in typed}
     return [f"paths.data={folders.pop()}"] if len(folders) == 1 and "" not in folders else []
 

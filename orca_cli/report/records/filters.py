@@ -1,4 +1,4 @@
-"""Which runs of a collection are meant: those with a value of a group, of any setting or of their state."""
+"""Selecting runs of a collection by the value of a group, of any setting, or by their state."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def pair(text: str, option: str) -> tuple[str, str]:
 
 
 class Values:
-    """The value of any key of a run, as it is typed; settings of runs that differ in the seed only are read once."""
+    """Looks up the value of any key of a run, as it would be typed; runs that differ in their seed only are read once."""
 
     def __init__(self) -> None:
         self._composed: dict[tuple[str, str], str | None] = {}
 
     def lookup(self, run: Run, key: str) -> str | None:
-        """Return a run's value of a group or a setting, typed, decided or left as it is; None where its folder does not say.
+        """Return a run's value of a group or a setting: typed, decided by the run, or the default; None if not recorded.
 
-        In a study, its names of choices come first, and `set` is the task.
+        In a study, the names of its choices come first, and `set` is the task.
         """
         if key == TEST_SET:
-            return (run.score and run.score.test_set[:8]) or None
+            return run.test_set[:8] or None
         if key in FIELDS or key == SET:
             return str(getattr(run, "task" if key == SET else key))
         if key in run.variant:
@@ -72,7 +72,7 @@ def _choice(group: str, target: Any) -> str | None:
 
 
 def key_hint(key: str, collection: Collection) -> str:
-    """Return what may have been meant by a key that no run has."""
+    """Return a hint for a key that no run has: a similar one, or how to list the settings."""
     keys = dict.fromkeys(FIELDS)
     for run in collection.runs:
         keys |= dict.fromkeys((*run.variant, *run.decided))
@@ -86,10 +86,9 @@ def where(collection: Collection, text: str, values: Values | None = None, optio
     """Return the runs whose key has a value, or one of several separated by commas; see `Values.lookup`.
 
     Args:
-        collection: the runs.
         text: KEY=VALUE; numbers are compared as numbers, so that 1e-4 finds 0.0001.
-        values: where values come from; default: new ones, which are read again.
-        option: that asks for them.
+        values: of runs, so that the settings of several calls are read once.
+        option: the command line's name for the text, for messages.
 
     Raises:
         UsageError: the text is not KEY=VALUE.
@@ -97,24 +96,20 @@ def where(collection: Collection, text: str, values: Values | None = None, optio
     """
     key, value = pair(text, option)
     values = values or Values()
-    value_by_run = {id(run): values.lookup(run, key) for run in (*collection.runs, *collection.superseded)}
-    spellings = {canonical(value): value for value in value_by_run.values() if value is not None}
+    every = [(run, values.lookup(run, key)) for run in (*collection.runs, *collection.superseded)]
+    spellings = {canonical(value): value for _, value in every if value is not None}
     names = [value] if canonical(value) in spellings else value.split(",")
     for name in sorted(name for name in names if canonical(name) not in spellings):
         hint = suggest(name, spellings.values()) if spellings else key_hint(key, collection)
         raise DataError(f"no run has {key}={name}", where=option, hint=hint)
-    selected = {canonical(name) for name in names}
-
-    def kept(runs: list[Run]) -> list[Run]:
-        return [
-            run for run in runs if (run_value := value_by_run[id(run)]) is not None and canonical(run_value) in selected
-        ]
-
-    return dataclasses.replace(collection, runs=kept(collection.runs), superseded=kept(collection.superseded))
+    names = [canonical(name) for name in names]
+    kept = {id(run) for run, run_value in every if run_value is not None and canonical(run_value) in names}
+    runs, superseded = ([run for run in group if id(run) in kept] for group in (collection.runs, collection.superseded))
+    return dataclasses.replace(collection, runs=runs, superseded=superseded)
 
 
 def canonical(text: str) -> str:
-    """Return a value as it is compared: numbers as numbers, so that 1e-4 is 0.0001, and False as false."""
+    """Return the form in which values are compared: 1e-4 and 0.0001 are the same, and so are False and false."""
     try:
         return repr(float(text))
     except ValueError:

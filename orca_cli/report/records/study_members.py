@@ -1,4 +1,4 @@
-"""The runs of a study under the names of its axes, and what a command that adds runs to a report's has to state."""
+"""The runs of a study, named by its axes, and what a command that adds runs to a report has to contain."""
 
 from __future__ import annotations
 
@@ -20,12 +20,7 @@ SET = "set"  # the axis whose choices are the columns of a study's table
 
 
 def select_study(collection: Collection, folders: Sequence[Path], name: str) -> Collection:
-    """Return the runs that belong to a study.
-
-    Args:
-        collection: of the folders.
-        folders: of runs; each may hold a record of the study.
-        name: the study.
+    """Return the runs that belong to a study, of which each folder may hold a record.
 
     Raises:
         DataError: no folder has a record of it, or one is damaged.
@@ -63,15 +58,15 @@ def _named(run: Run, labels: dict[str, str], axes: set[str]) -> Run:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the runs of a report come from: what a command that adds runs to them has to state.
+    """Where a report's runs come from, as far as a command that adds runs needs it.
 
     Args:
         study: the study that they belong to; empty for none.
-        axes: what the study calls them by: its axes, and the settings that were typed besides.
-        whole: for axes whose choices are known, their names.
-        blanks: settings that have to be typed with the study.
-        folder: of the runs, if it is not the usual one; empty if it is.
-        left_out: combinations of choices that the study does not make, axis -> names.
+        axes: the study's axes, and settings that were typed besides.
+        whole: axis -> names of all its choices, where these are known.
+        blanks: settings that the study leaves to the command line.
+        folder: of the runs; empty for the usual one.
+        left_out: combinations of choices that the study does not run, axis -> names.
     """
 
     study: str = ""
@@ -82,14 +77,13 @@ class Origin:
     left_out: tuple[Mapping[str, tuple[str, ...]], ...] = ()
 
     def makes(self, labels: Mapping[str, str]) -> bool:
-        """Return whether the study makes runs of some choices, axis -> name."""
+        """Return whether the study runs this combination of choices, axis -> name."""
         return not any(all(labels.get(axis) in names for axis, names in one.items()) for one in self.left_out)
 
     def besides(self, typed: Sequence[Mapping[str, str]]) -> list[str]:
-        """Return what a command of the study has to say besides its axes: blanks, and the folder of data that all share.
+        """Return the overrides that a command of the study needs besides its axes: blanks, and the shared folder of data.
 
-        Args:
-            typed: of runs that the new ones are to be like; see `details.typed_settings`.
+        `typed` are the `details.typed_settings` of runs that the new ones are to resemble.
         """
         words = []
         for key in self.blanks:
@@ -99,13 +93,7 @@ class Origin:
 
 
 def origin_of(folders: Sequence[Path], study: str | None, usual: Path) -> Origin:
-    """Return the origin of the runs in some folders.
-
-    Args:
-        folders: of runs.
-        study: whose runs are meant.
-        usual: where runs are by default.
-    """
+    """Return the origin of the runs in some folders, which belong to a study; `usual` is where runs are by default."""
     folder = str(folders[0]) if len(folders) == 1 and folders[0].resolve() != usual.resolve() else ""
     if study is None:
         return Origin(folder=folder)

@@ -18,14 +18,14 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orca_cli import terminal
-from orca_cli.report.statistics import across, across_layout, verdicts
+from orca_cli.report.statistics import across, verdicts
 from orca_cli.report.statistics.across import Across
 from orca_cli.report.statistics.paired import Comparison
 from orca_cli.report.tables.layout import PLUS_MINUS, Entry, Layout, layout_of
 from orca_cli.report.tables.notes import clean, notes_of, seeds_text
 from orca_cli.report.tables.published import tags_of
 from orca_cli.report.tables.rows import time_of
-from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Published, Row, Table, bounds_of, score_of
+from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Published, Row, Table
 
 _PADDING = 2  # between two columns
 _LONGEST_NAME = 32
@@ -168,7 +168,7 @@ class Page:
         if self.comparison is not None:
             return _csv(verdicts.CSV_COLUMNS, verdicts.csv_lines(self.comparison))
         if self.across is not None:
-            return _csv(across_layout.CSV_COLUMNS, across_layout.csv_lines(self.across))
+            return _csv(across.CSV_COLUMNS, across.csv_lines(self.across))
         return _csv(CSV_COLUMNS, _csv_lines(self.table))
 
     def renderables(self, width: int) -> list[RenderableType]:
@@ -181,9 +181,7 @@ class Page:
     def _layouts(self, sign: str) -> list[Layout]:
         if self.comparison is not None:
             return verdicts.layouts_of(self.comparison, self.table, sign)
-        return (
-            [layout_of(self.table, sign)] if self.across is None else across_layout.layouts_of(self.across, self.table)
-        )
+        return [layout_of(self.table, sign)] if self.across is None else across.layouts_of(self.across, self.table)
 
     def record(self) -> dict[str, Any]:
         """Return it as a JSON-able record; `schema` counts up when its form changes."""
@@ -248,7 +246,7 @@ def _cell(cell: Cell, column: Column) -> dict[str, Any]:
         "values": [
             {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped, "seconds": score.seconds}
             | {"alignment_steps": score.steps, "run": str(run.path)}
-            for run, score in ((run, score_of(run)) for run in cell.runs)
+            for run, score in zip(cell.runs, cell.scores, strict=True)
         ],
         "unfinished": {state: count for state, count in sorted(cell.unfinished.items()) if count},
     }
@@ -257,10 +255,9 @@ def _cell(cell: Cell, column: Column) -> dict[str, Any]:
 def _csv_lines(table: Table) -> Iterator[dict[str, object]]:
     """Yield a line for each method and task; errors are as stored, so fractions where `percent` is true."""
     for row in table.rows:
-        every = zip(table.columns, row.cells, table.trivial, table.baselines, strict=True)
-        for column, cell, trivial, best in every:
-            low, high = trivial or (None, None)
-            least, most = bounds_of(best) or (None, None)
+        for place, (column, cell) in enumerate(zip(table.columns, row.cells, strict=True)):
+            low, high = table.trivial[place] or (None, None)
+            least, most = table.best_baseline(place) or (None, None)
             yield {
                 **vars(column),
                 **row.method.texts(),
@@ -274,7 +271,7 @@ def _csv_lines(table: Table) -> Iterator[dict[str, object]]:
                 "trivial_low": low,
                 "trivial_high": high,
                 "undefined": cell.undefined,
-                "baseline": ", ".join(best),
+                "baseline": ", ".join(table.baselines[place]),
                 "baseline_low": least,
                 "baseline_high": most,
                 "steps": " ".join(map(str, cell.steps)),

@@ -27,10 +27,8 @@ class Effect:
     """The mean of n paired differences.
 
     Args:
-        n: how many.
-        mean: theirs.
         deviation: sample standard deviation; 0 for a single difference.
-        interval: 95 % interval of the mean; None for a single difference.
+        interval: of the mean, 95 %; None for a single difference.
         p: two-sided p of the sign-flip test: the share of sign patterns whose mean is at least as far from 0.
         smallest: the smallest p possible with this number of nonzero differences.
         nonzero: how many are not 0.
@@ -46,7 +44,7 @@ class Effect:
 
 
 def mean_of(values: Iterable[float]) -> float:
-    """Return the mean of one or more values, summed without loss."""
+    """Return the mean of one or more values, with an exactly rounded sum."""
     numbers = list(values)
     return math.fsum(numbers) / len(numbers)
 

@@ -1,4 +1,4 @@
-"""What would decide an undecided comparison: how many more seeds, and the command that runs them."""
+"""How many more seeds an undecided comparison needs, and the command that runs them."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Further:
 
 
 def further(one: Overall, comparison: Comparison) -> Further:
-    """Return what would decide about an arm.
+    """Return how many more seeds or sets would decide about an arm.
 
-    The rule, see `statistics.needed`: as many differences as have, if further ones are like those seen, a power of 80 % to give
-    Holm's p <= 0.05 (as if the arm were the first of all), or to show no effect beyond the margin; never fewer than can reach
-    that p at all, which are 6 for one arm. On one set the differences are seeds. On several they are sets, and more seeds
-    only make the mean of each set surer. Its variance is taken as that between sets, which stays, and that of a seed over the
-    number of seeds, which shrinks; with one seed per set the two cannot be separated, and all variance is attributed to seeds.
+    The rule (see `differences.needed`): if further differences resemble those seen, as many as give a power of 80 % for Holm's
+    p <= 0.05 (as if the arm were the first of all) or for no effect beyond the margin; never fewer than can reach that p at
+    all: 6 for one arm. On one set the differences are seeds. On several they are sets, and more seeds only make the mean of
+    each set more certain. The variance of such a mean is that between sets, which stays, plus that of a seed over the number of
+    seeds, which shrinks; with one seed per set the two cannot be separated, and all variance is attributed to seeds.
     """
     blocks = comparison.judged(one.arm)
     judged, largest = one.judged, LARGEST_P / len(comparison.overall)

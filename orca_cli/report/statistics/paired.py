@@ -21,6 +21,7 @@ from orca_cli.report.tables.table import TASK_PREFIX, Cell, Column, Method, Tabl
 _ARM, _ARM_GROUPS = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
 _DECIDED = "decided"  # value of settings that were left open
 _ZERO = 1e-12
+_Names = frozenset[tuple[str, str]]  # fields and settings of a method
 
 
 @dataclass(frozen=True)
@@ -28,36 +29,31 @@ class Block:
     """The pairs of one arm on one set, with all other settings the same.
 
     Args:
-        others: what names the method besides the axis.
+        others: fields and settings of the method besides the axis.
         seeds: those that both have.
         baseline, errors: by seed, as stored.
         lost: completed runs of the arm whose partner is missing.
         same: seeds whose two runs are the same computation, with equal final weights and errors; no pairs.
         runs: one of the baseline and one of the arm.
-        done: seeds with nothing left to run: `seeds`, `same`, those that chose, and those whose error is undefined though
-            both are completed.
+        done: seeds that need no further run: `seeds`, `same`, those that chose, and those for which both runs are completed
+            but an error is undefined.
     """
 
     column: Column
     arm: str
     others: tuple[tuple[str, str], ...]
-    seeds: tuple[int, ...]
-    baseline: tuple[float, ...]
-    errors: tuple[float, ...]
+    seeds: tuple[int, ...] = ()
+    baseline: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
     lost: int = 0
     same: int = 0
     runs: tuple[Run, ...] = ()
     done: frozenset[int] = frozenset()
 
     @property
-    def scale(self) -> float:
-        """Return what stored errors are multiplied by where they are shown."""
-        return 100.0 if self.column.percent else 1.0
-
-    @property
     def gains(self) -> list[float]:
         """Return the gains by seed, in points where the error is a per cent."""
-        return [self.scale * (base - error) for base, error in zip(self.baseline, self.errors, strict=True)]
+        return [self.column.scale * (base - error) for base, error in zip(self.baseline, self.errors, strict=True)]
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -109,7 +105,6 @@ class Comparison:
     """Every arm against the baseline.
 
     Args:
-        axis, baseline: such as metric and none.
         margin: a mean gain of at most this, in points or in per cent of the error, counts as none.
         unpaired: completed runs, of all arms, without a partner.
         negative: names of sets with an error below 0, which arms are not judged by where that takes relative differences.
@@ -138,24 +133,18 @@ class Comparison:
 def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origin | None = None) -> Comparison:
     """Return the comparison of all methods that differ from others in an axis only.
 
-    Args:
-        axis, baseline: body, source, metric, finetune, or a setting, typed, decided or left as it is; and a value of it.
-        margin, origin: see `Comparison`.
+    The axis is body, source, metric, finetune, or a setting, typed, decided or left as it is; the baseline is a value of it.
 
     Raises:
         DataError: no row has that value, all have it, there is no pair, a run has several partners, or a set was measured in
             several ways.
     """
     values = Values()
-    cells = [(row.method, place, cell) for row in table.rows for place, cell in enumerate(row.cells)]
-    raw_value_of = {
-        (method, place): value
-        for method, place, cell in cells
-        if (value := _value(method, cell, axis, values)) is not None
-    }
-    spelled = spelling((axis, value) for value in raw_value_of.values())
-    value_of = {cell: spelled[axis, canonical(value)] for cell, value in raw_value_of.items()}
-    baseline_cells = {cell for cell, value in value_of.items() if canonical(value) == canonical(baseline)}
+    cells = {(row.method, place): cell for row in table.rows for place, cell in enumerate(row.cells)}
+    typed = {key: value for key, cell in cells.items() if (value := _value(key[0], cell, axis, values)) is not None}
+    spelled = spelling((axis, value) for value in typed.values())
+    value_of = {key: spelled[axis, canonical(value)] for key, value in typed.items()}
+    baseline_cells = {key for key, value in value_of.items() if canonical(value) == canonical(baseline)}
     if not value_of:
         keys = {key for row in table.rows for key, _ in row.method.settings} | set(GROUPS)
         raise DataError(f"the runs do not differ in '{axis}'", where="--against", hint=suggest(axis, keys))
@@ -167,24 +156,29 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
         raise DataError(f"all runs have {axis}={baseline}", where="--against", hint=hint)
     besides = _besides(axis, [row.method for row in table.rows])
     partners: dict[tuple[object, ...], dict[Method, Cell]] = defaultdict(dict)
-    for method, place, cell in cells:
-        if (method, place) in baseline_cells and cell.by_seed:
-            partners[place, _others(method, besides)][method] = cell
-    blocks: list[Block] = []
-    for method, place, cell in cells:
-        arm = value_of.get((method, place))
-        if arm is not None and (method, place) not in baseline_cells and cell.by_seed:
-            others = _others(method, besides)
-            partner = _partner(partners[place, others], f"{axis}={baseline}")
-            column, is_task_setting = table.columns[place], axis.startswith(TASK_PREFIX)
-            blocks.append(_block(column, arm, others, partner, cell, is_task_setting=is_task_setting))
+    arms = []
+    for (method, place), arm in value_of.items():
+        others, cell = _others(method, besides), cells[method, place]
+        if cell.by_seed and (method, place) in baseline_cells:
+            partners[place, others][method] = cell
+        elif cell.by_seed:
+            arms.append((place, arm, others, cell))
+    blocks = []
+    for place, arm, others, cell in arms:
+        partner = _partner(partners[place, others], f"{axis}={baseline}")
+        block = Block(table.columns[place], arm, others)
+        blocks.append(_paired(block, partner, cell, is_task_setting=axis.startswith(TASK_PREFIX)))
     paired = [block for block in blocks if block.seeds]
-    if not paired and (same := sum(block.same for block in blocks)):
-        what = f"{same} of {same} pairs are the same computation (equal final weights and errors): none is left"
-        raise DataError(what, where="--against", hint=f"{axis} changed nothing in these runs")
     if not paired:
         what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
-        hint = _unpaired_hint(value_of, baseline_cells, f"{axis}={baseline}", besides)
+        bases, others_named = (
+            {frozenset(_others(method, besides)) for method, _ in keys}
+            for keys in (baseline_cells, value_of.keys() - baseline_cells)
+        )
+        hint = _unpaired_hint(bases, others_named, f"{axis}={baseline}")
+        if same := sum(block.same for block in blocks):
+            what = f"{same} of {same} pairs are the same computation (equal final weights and errors): none is left"
+            hint = f"{axis} changed nothing in these runs"
         raise DataError(what, where="--against", hint=hint)
     check_sets(dict.fromkeys(block.column for block in paired), "--against")
     is_relative = not all(block.column.percent for block in paired)
@@ -198,27 +192,17 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
 
 
 def check_sets(columns: Iterable[Column], option: str) -> None:
-    """Refuse several columns of one set, such as two protocols of a task, which would count as several sets.
-
-    Args:
-        columns: those that methods are compared on.
-        option: that compares them.
-
-    Raises:
-        DataError: a set has several columns.
-    """
+    """Refuse (DataError) several columns of one set, such as two protocols of a task, which would count as several sets."""
     by_name: dict[str, list[Column]] = defaultdict(list)
     for column in columns:
         by_name[column.name].append(column)
     for name, variants in by_name.items():
-        if len(variants) > 1:
+        if (count := len(variants)) > 1:
             key = next(key for key in vars(variants[0]) if len({getattr(column, key) for column in variants}) > 1)
             values = ", ".join(sorted({str(getattr(column, key)) for column in variants}))
-            what = clean(
-                f"{name} was measured in {len(variants)} ways ({key}: {values}), which would count as {len(variants)} sets"
-            )
+            what = f"{name} was measured in {count} ways ({key}: {values}), which would count as {count} sets"
             hint = "protocol=..." if key == "protocol" else "KEY=VALUE of a setting in which their runs differ"
-            raise DataError(what, where=option, hint=f"narrow with --where {hint}")
+            raise DataError(clean(what), where=option, hint=f"narrow with --where {hint}")
 
 
 def _partner(cells: Mapping[Method, Cell], name: str) -> Cell:
@@ -233,52 +217,46 @@ def _partner(cells: Mapping[Method, Cell], name: str) -> Cell:
         words = ", ".join(differ) or "something that no setting shows (such as a changed YAML file)"
         what = f"ambiguous reference: runs of {name} differ in {words}"
         folders = ", ".join(clean(cell.runs[0].path.name) for cell in cells.values())
-        hint = (
-            f"narrow with --where {differ[0]}=..."
-            if differ
-            else f"keep the runs of one of them (orca runs rm): {folders}"
-        )
-        raise DataError(what, where="--against", hint=hint)
+        keep = f"keep the runs of one of them (orca runs rm): {folders}"
+        raise DataError(what, where="--against", hint=f"narrow with --where {differ[0]}=..." if differ else keep)
     return next(iter(cells.values()), Cell())
 
 
-def _block(
-    column: Column,
-    arm: str,
-    others: tuple[tuple[str, str], ...],
-    baseline: Cell,
-    arm_cell: Cell,
-    *,
-    is_task_setting: bool,
-) -> Block:
-    """Return the pairs of two cells: runs of the same seed and test data, which a setting of the task may prepare otherwise."""
+def _paired(block: Block, baseline: Cell, arm_cell: Cell, *, is_task_setting: bool) -> Block:
+    """Return a block with the pairs of two cells: runs of the same seed and test data.
+
+    A setting of the task may prepare the test data otherwise, so that then the seed alone counts.
+    """
     base, arm_errors = baseline.by_seed, arm_cell.by_seed
     same = {int(seed) for seed, *_ in baseline.by_test.keys() & arm_cell.by_test.keys()}
     both = arm_errors.keys() & base.keys() if is_task_setting else same
-    weights = [{run.seed: run.score and run.score.weights for run in cell.runs} for cell in (baseline, arm_cell)]
-    equal = {seed for seed in both if weights[0][seed] and weights[0][seed] == weights[1][seed]}
-    equal = {seed for seed in equal if base[seed] == arm_errors[seed]}
+    weights, others = (
+        {run.seed: score.weights for run, score in zip(cell.runs, cell.scores, strict=True)}
+        for cell in (baseline, arm_cell)
+    )
+    equal = {
+        seed for seed in both if weights[seed] and weights[seed] == others[seed] and base[seed] == arm_errors[seed]
+    }
     seeds = tuple(sorted(both - equal))
-    errors = (tuple(base[seed] for seed in seeds), tuple(arm_errors[seed] for seed in seeds))
     runs = tuple(runs[0] for runs in (baseline.runs, arm_cell.runs) if runs)
-    completed = {run.seed for run in baseline.runs} & {run.seed for run in arm_cell.runs}
-    choosing = {run.chosen.seed for run in runs if run.chosen}
-    done = frozenset(completed - (arm_errors.keys() & base.keys())) | both | choosing
-    return Block(column, arm, others, seeds, *errors, len(arm_errors) - len(both), len(equal), runs, done)
+    undefined = (weights.keys() & others.keys()) - (arm_errors.keys() & base.keys())
+    return replace(
+        block,
+        seeds=seeds,
+        baseline=tuple(base[seed] for seed in seeds),
+        errors=tuple(arm_errors[seed] for seed in seeds),
+        lost=len(arm_errors) - len(both),
+        same=len(equal),
+        runs=runs,
+        done=frozenset(undefined | both | {run.chosen.seed for run in runs if run.chosen}),
+    )
 
 
-def _unpaired_hint(
-    value_of: Collection[tuple[Method, int]],
-    baseline_cells: Collection[tuple[Method, int]],
-    baseline: str,
-    besides: Collection[str],
-) -> str:
-    """Return in what the most alike methods with and without the baseline differ besides the axis."""
-    settings_of: dict[bool, set[frozenset[tuple[str, str]]]] = {True: set(), False: set()}
-    for cell in value_of:
-        settings_of[cell in baseline_cells].add(frozenset(_others(cell[0], besides)))
-    differences = [one ^ other for one in settings_of[True] for other in settings_of[False]]
-    keys = sorted({clean(key) for key, _ in min(differences, key=len, default=frozenset())})
+def _unpaired_hint(bases: set[_Names], arms: set[_Names], baseline: str) -> str:
+    """Return a hint that says in what the two most similar methods with and without the baseline differ besides the axis."""
+    differences = [one ^ other for one in bases for other in arms]
+    nearest = min(differences, key=lambda items: (len(items), sorted(items)), default=_Names())
+    keys = sorted({clean(key) for key, _ in nearest})
     if TEST_SET in keys:
         return f"their test data differ, since a file was changed: run the same tasks and seeds with {baseline} again"
     if not keys:
@@ -287,9 +265,9 @@ def _unpaired_hint(
 
 
 def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:
-    """Return a method's value on an axis for one set, since defaults differ between sets; None where its runs do not record it.
+    """Return a method's value on an axis for one set (defaults differ between sets); None where its runs do not record it.
 
-    What a run decides itself differs between sets, so all methods that leave the setting open are one arm.
+    What runs decide themselves differs between sets, so all methods that leave the setting open are one arm.
     """
     if not (cell.runs or cell.unfinished):
         return None
@@ -303,29 +281,30 @@ def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:
 
 
 def _besides(axis: str, methods: Iterable[Method]) -> frozenset[str]:
-    """Return what pairs may differ in: the axis, what an arm of a study sets, and the source where the body implies it."""
+    """Return the keys in which pairs may differ: the axis, what an arm of a study sets, a source that the body implies."""
     pairs = {(method.body, method.source) for method in methods}
     is_implied = axis == "body" and len({body for body, _ in pairs}) == len(pairs)
     return frozenset((axis, *(_ARM_GROUPS if axis == _ARM else ()), *(("source",) if is_implied else ())))
 
 
 def _others(method: Method, besides: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """Return what names a method, apart from some keys."""
+    """Return the fields and settings of a method without some keys."""
     fields = {name: str(getattr(method, name)) for name in GROUPS} | dict(method.settings)
     return tuple(sorted((key, value) for key, value in fields.items() if key not in besides))
 
 
 def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
     sets = by_column(blocks)
-    means = [mean_of(mean_of(block.gains) for block in set_blocks) for set_blocks in sets.values()]
-    named = [(mean, column.name) for mean, column in zip(means, sets, strict=True) if column.percent]
+    named = [(mean, column.name) for column, mean in mean_gains(blocks).items() if column.percent]
     percent = [mean for mean, _ in named]
     worst = min(named, default=None)
-    shares = [_relative(set_blocks) for set_blocks in sets.values()]
+    shares = []
+    for set_blocks in sets.values():
+        base = mean_of(mean_of(block.baseline) for block in set_blocks)
+        shares.append(100 * relative(base, mean_of(mean_of(block.errors) for block in set_blocks)))
     if len(sets) == 1:  # then seeds are what there is to judge by
-        (set_blocks,) = sets.values()
-        percent = differences_by_seed(set_blocks, False) if percent else []
-        shares = differences_by_seed(set_blocks, True)
+        percent = differences_by_seed(blocks, False) if percent else []
+        shares = differences_by_seed(blocks, True)
     seeds = [len(block.seeds) for block in blocks]
     return Overall(
         arm,
@@ -342,9 +321,14 @@ def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
 
 def counts(blocks: Iterable[Block]) -> tuple[int, int, int]:
     """Return on how many sets the mean gain of some blocks is above, at and below 0."""
-    means = [mean_of(mean_of(block.gains) for block in set_blocks) for set_blocks in by_column(blocks).values()]
+    means = mean_gains(blocks).values()
     wins, losses = sum(mean > _ZERO for mean in means), sum(mean < -_ZERO for mean in means)
     return wins, len(means) - wins - losses, losses
+
+
+def mean_gains(blocks: Iterable[Block]) -> dict[Column, float]:
+    """Return the mean gain on every set, over its blocks, each with the mean over its seeds."""
+    return {column: mean_of(mean_of(one.gains) for one in same) for column, same in by_column(blocks).items()}
 
 
 def by_column(blocks: Iterable[Block]) -> dict[Column, list[Block]]:
@@ -364,9 +348,3 @@ def differences_by_seed(blocks: Sequence[Block], is_relative: bool) -> list[floa
         for seed, value in zip(block.seeds, values, strict=True):
             by_seed[seed].append(value)
     return [mean_of(seed_values) for _, seed_values in sorted(by_seed.items())]
-
-
-def _relative(blocks: Sequence[Block]) -> float:
-    """Return the relative difference of the mean errors on a set, in per cent."""
-    base, error = (mean_of(mean_of(getattr(block, name)) for block in blocks) for name in ("baseline", "errors"))
-    return 100 * relative(base, error)

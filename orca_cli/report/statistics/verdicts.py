@@ -67,7 +67,7 @@ class Claim:
     @property
     def sentence(self) -> str:
         """Return all of it in one line, such as "otdd: undecided, ...; about 6 more seeds: orca run -m ..."."""
-        return f"{self.text}: {' ; '.join(self.commands)}" if self.commands else self.text
+        return ": ".join(filter(None, (self.text, " ; ".join(self.commands))))
 
 
 def claim_of(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> Claim:
@@ -81,9 +81,11 @@ def claim_of(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> Cl
         return _undecided(detail, one, comparison)
     low, high = effect.interval
     if is_sure(one) and low > 0:
-        return Claim(one.arm, "helps", f" by {effect.mean:.{places}f} {unit} {_ends(low, high, places)} ({facts})")
+        return Claim(one.arm, "helps", f" by {number(effect.mean, places)} {unit} {_ends(low, high, places)} ({facts})")
     if is_sure(one) and high < 0:
-        return Claim(one.arm, "harms", f" by {-effect.mean:.{places}f} {unit} {_ends(-high, -low, places)} ({facts})")
+        return Claim(
+            one.arm, "harms", f" by {number(-effect.mean, places)} {unit} {_ends(-high, -low, places)} ({facts})"
+        )
     if effect.n >= LEAST and (p := no_effect(effect, comparison.margin)) <= LARGEST_P:
         detail = f" beyond {sign}{comparison.margin:g} {unit} ({facts}; two one-sided t tests: p = {p_text(p)})"
         return Claim(one.arm, "no effect", detail)
@@ -105,10 +107,12 @@ def _ends(low: float, high: float, places: int | None) -> str:
     return f"[{', '.join(_unsigned_zero(number(value, places)) for value in (low, high))}]"
 
 
-def _decimals(effect: Effect, least: int) -> int:
+def _decimals(effect: Effect, least: int | None) -> int | None:
     """Return how many decimals show the first digit of a gain or of an end of its interval: at least some, at most nine."""
     size = max(map(abs, (effect.mean, *(effect.interval or ()))))
-    return min(9, max(least, -math.floor(math.log10(size)))) if size > _ROUNDING and math.isfinite(size) else least
+    if least is None or size <= _ROUNDING or not math.isfinite(size):
+        return least
+    return min(9, max(least, -math.floor(math.log10(size))))
 
 
 def is_sure(one: Overall) -> bool:
@@ -151,10 +155,11 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
             "p: exact sign-flip test; Holm: corrected for the number of arms; least p: the smallest possible with as many "
             f"differences other than 0. Bold and *: {_MARKED}."
         ),
-        notes=["\n".join(clean(line, longest=2000) for line in (one.text, *one.commands)) for one in claims]
-        + _coverage(comparison)
-        + _negative(comparison)
-        + table.remarks,
+        notes=[
+            *("\n".join(clean(line, longest=2000) for line in (one.text, *one.commands)) for one in claims),
+            *_limits(comparison),
+            *table.remarks,
+        ],
         alarms=alarms_of(table),
         heading=table.heading,
     )
@@ -201,58 +206,45 @@ def corrected_of(comparison: Comparison) -> dict[int, float]:
     return {id(block): p for (block, _), p in zip(blocks, holm([effect.p for _, effect in blocks]), strict=True)}
 
 
-def _coverage(comparison: Comparison) -> list[str]:
-    """Return a note where arms cannot be compared with each other, since they were not run on the same; else nothing."""
-    coverage: dict[str, set[tuple[object, ...]]] = {one.arm: set() for one in comparison.overall}
-    for arm, covered in coverage.items():
-        covered |= {(block.column, block.others, block.seeds) for block in comparison.judged(arm)}
-    if len(set(map(frozenset, coverage.values()))) < 2:
-        return []
-    counts = ", ".join(f"{clean(arm)} {sum(len(seeds) for *_, seeds in covered)}" for arm, covered in coverage.items())  # type: ignore[misc,arg-type]
-    return [f"arms have pairs on different sets, settings or seeds, so compare no arm with another: {counts} pairs"]
-
-
-def _negative(comparison: Comparison) -> list[str]:
-    names = clean(", ".join(sorted(comparison.negative)))
-    return [f"left out over all sets, since an error below 0 has no per cent of it: {names}"] if names else []
+def _limits(comparison: Comparison) -> Iterator[str]:
+    """Yield why arms cannot be compared with each other, and what they are not judged by."""
+    blocks = {one.arm: comparison.judged(one.arm) for one in comparison.overall}
+    if len({frozenset((one.column, one.others, one.seeds) for one in judged) for judged in blocks.values()}) > 1:
+        counts = (f"{clean(arm)} {sum(len(one.seeds) for one in judged)}" for arm, judged in blocks.items())
+        why = "arms have pairs on different sets, settings or seeds, so compare no arm with another"
+        yield f"{why}: {', '.join(counts)} pairs"
+    if names := clean(", ".join(sorted(comparison.negative))):
+        yield f"left out over all sets, since an error below 0 has no per cent of it: {names}"
 
 
 def _overall_entries(one: Overall) -> list[Entry]:
-    worst = MISSING if one.worst is None else f"{one.worst[1]:+.1f} {clean(one.worst[0])}"
     return [
         Entry(str(one.sets)),
         Entry(f"{one.wins}/{one.ties}/{one.losses}"),
-        _judged_entry(one, one.points, 2),
-        Entry(worst),
-        _judged_entry(one, one.relative, 1),
+        Entry(_with_interval(one.points, 2), best=is_sure(one) and not one.is_relative),
+        Entry(MISSING if one.worst is None else f"{one.worst[1]:+.1f} {clean(one.worst[0])}"),
+        Entry(_with_interval(one.relative, 1), best=is_sure(one) and one.is_relative),
         *(Entry(p_text(p)) for p in (one.judged.p, one.corrected, one.judged.smallest)),
     ]
-
-
-def _judged_entry(one: Overall, effect: Effect | None, decimals: int) -> Entry:
-    """Return a gain, marked if it is the one that the verdict is about and its sign is shown."""
-    is_marked = is_sure(one) and (decimals == 1) == one.is_relative
-    places = decimals if effect is None else _decimals(effect, decimals)
-    return Entry(("* " if is_marked else "") + _with_interval(effect, places), best=is_marked)
 
 
 def _block_entry(block: Block, corrected: float) -> Entry:
     effect = block.effect
     assert effect is not None  # blocks without a pair are not shown
-    base, error = (block.scale * mean_of(values) for values in (block.baseline, block.errors))
-    places = 1 if block.column.percent else decimals_of([base, error])
-    places = places if places is None else _decimals(effect, places)
+    base, error = (block.column.scale * mean_of(values) for values in (block.baseline, block.errors))
+    places = _decimals(effect, 1 if block.column.percent else decimals_of([base, error]))
     lost = f", {block.lost} without partner" if block.lost else ""
     lost += f", at {clean(' > '.join(block.choices))}" if any(block.choices) else ""
+    rest = f"{number(base, places)} > {number(error, places)}{lost}"
     is_marked = effect.n >= LEAST and corrected <= LARGEST_P
-    text = f"{'* ' if is_marked else ''}{_with_interval(effect, places)} ({effect.n})"
-    return Entry(text, f"{number(base, places)} > {number(error, places)}{lost}", is_marked)
+    return Entry(f"{_with_interval(effect, places)} ({effect.n})", rest, is_marked)
 
 
-def _with_interval(effect: Effect | None, places: int | None) -> str:
-    """Return "+1.2 [0.3, 2.2]"; without decimals, with three significant digits."""
+def _with_interval(effect: Effect | None, least: int | None) -> str:
+    """Return "+1.2 [0.3, 2.2]" with at least some decimals, or with three significant digits for None."""
     if effect is None:
         return MISSING
+    places = _decimals(effect, least)
     return _signed(effect.mean, places) + ("" if effect.interval is None else f" {_ends(*effect.interval, places)}")
 
 

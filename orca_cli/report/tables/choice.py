@@ -1,22 +1,22 @@
 """Every arm at its own value of a setting: chosen on validation data of one seed, judged by the other seeds.
 
-An arm is all settings but the seed and the one that is chosen. Runs that differ from an arm in `train.folds` only choose for
-it, where they have every value, and do not judge: few validation samples cannot choose, folds validate on all training samples.
+An arm is all settings but the seed and the one that is chosen. Runs that differ from an arm only in `train.folds` may choose
+its value, if they cover every value, but never judge it: folds validate on all training samples, a split on few.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, UsageError
-from orca_cli.report.records.collect import Chosen, Collection, Run
+from orca_cli.report.records.collect import Chosen, Collection, Run, Score
 from orca_cli.report.records.filters import FIELDS, Values, canonical, key_hint
 from orca_cli.report.records.study_members import SET
 from orca_cli.report.tables.notes import clean, seeds_text
-from orca_cli.report.tables.table import Column, Method, Table, columns_of, methods_of, spelling
+from orca_cli.report.tables.table import Column, Method, Table, placed, spelling
 
 RATE = "train.lr"
 FEW = 50  # validation samples: a choice by fewer is mostly luck
@@ -24,52 +24,32 @@ _FOLDS = "train.folds"
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What was chosen.
-
-    Args:
-        collection: of the runs that judge; each says what its arm chose.
-        heading: how that was done, for the first line of a table.
-        notes: what limits it.
-    """
-
-    collection: Collection
-    heading: str
-    notes: list[str]
-
-
-@dataclass(frozen=True)
 class _Arm:
-    """The runs of one arm on one set, and what chose.
+    """One arm on one set: the value chosen for it, and the runs that judge it.
 
     Args:
         seed: on which its value was chosen: the lowest that all values were run with, or else most of them.
-        errors: canonical value -> run that validates it.
+        samples: the fewest that validated a value; 0 if not recorded.
         lacking: values that cannot be chosen, since no run of that seed has a validation error.
-        value: the chosen one; empty where there is none.
-        is_edge: it is the lowest or the highest number of several.
-        judging: runs with that value, of other seeds.
+        value: the chosen value; empty if none could be chosen.
+        is_edge: whether it is the lowest or highest of several numbers.
+        judging: runs of other seeds with the chosen value.
     """
 
     name: str
     seed: int
-    errors: dict[str, Run]
+    samples: int
     lacking: list[str]
     value: str
     is_edge: bool
     judging: list[Run]
 
 
-def choose(collection: Collection, key: str, values: Values) -> Choice:
+def choose(collection: Collection, key: str, values: Values) -> tuple[Collection, str, list[str]]:
     """Return the runs that judge every arm at the value of a setting that has its lowest validation error.
 
-    Of equal errors the middle value counts, the lower one of two. Errors of the test split never choose, not even where a
-    protocol validates on it.
-
-    Args:
-        collection: the runs.
-        key: a setting, such as train.lr.
-        values: of the runs.
+    With them come the first line of their table, and notes on what limits the choice. Of equal errors the middle value counts,
+    the lower one of two. Errors of the test split never choose, not even where a protocol validates on it.
 
     Raises:
         UsageError: the key is not a setting of an arm.
@@ -80,9 +60,8 @@ def choose(collection: Collection, key: str, values: Values) -> Choice:
     value_by_run = {id(run): value for run in collection.runs if (value := values.lookup(run, key)) is not None}
     if not value_by_run:
         raise DataError(f"no run has '{key}'", where="--choose", hint=key_hint(key, collection))
-    columns = columns_of(collection.runs)
     groups: dict[tuple[Column, Method], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run, column, method in zip(collection.runs, columns, methods_of(collection.runs, columns), strict=True):
+    for run, column, method in placed(collection.runs):
         if id(run) in value_by_run:
             settings = tuple(item for item in method.settings if item[0] not in (key, _FOLDS))
             groups[column, replace(method, settings=settings)][canonical(value_by_run[id(run)])].append(run)
@@ -94,50 +73,40 @@ def choose(collection: Collection, key: str, values: Values) -> Choice:
     spelled = spelling((key, value) for value in value_by_run.values())
     named = {value: clean(text) for (_, value), text in spelled.items()}
     if not any(arm.judging for arm in arms):
-        chosen = "; ".join(f"{arm.name} {named.get(arm.value, 'nothing')}" for arm in arms)
-        what = f"seed {seeds} is the only one at the {key} that it chose, so nothing is left to judge ({chosen})"
+        choices = "; ".join(f"{arm.name} {named.get(arm.value, 'nothing')}" for arm in arms)
+        what = f"seed {seeds} is the only one at the {key} that it chose, so nothing is left to judge ({choices})"
         raise DataError(what, where="--choose", hint=f"run other seeds of these: orca run -m {key}=... seed=1,2,3")
-    judging = {id(run): _at(run, key, spelled[key, arm.value], arm) for arm in arms for run in arm.judging}
-    runs = [judging[id(run)] for run in collection.runs if id(run) in judging]
+    judged = {id(run): arm for arm in arms for run in arm.judging}
+    runs = []
+    for run, arm in ((run, judged[id(run)]) for run in collection.runs if id(run) in judged):
+        variant = {name: text for name, text in run.variant.items() if name != key}  # it no longer names the method
+        chosen = Chosen(key, spelled[key, arm.value], arm.seed, arm.is_edge)
+        runs.append(replace(run, variant=variant, chosen=chosen))
     heading = f"each arm at its own {key}, chosen on validation, seed {seeds}; judged by the other seeds"
-    return Choice(replace(collection, runs=runs), heading, [note for note in _notes(arms, key, named) if note])
-
-
-def _at(run: Run, key: str, value: str, arm: _Arm) -> Run:
-    """Return a run of an arm, whose name leaves out the setting that was chosen."""
-    variant = {name: text for name, text in run.variant.items() if name != key}
-    return replace(run, variant=variant, chosen=Chosen(key, value, arm.seed, arm.is_edge))
+    return replace(collection, runs=runs), heading, _notes(arms, key, named)
 
 
 def _arm(name: str, group: dict[str, list[Run]]) -> _Arm:
     counts = Counter(seed for runs in group.values() for seed in {run.seed for run in runs})
     seed = min(counts, key=lambda one: (-counts[one], one))
-    kinds = []
-    for is_folds in (True, False):
-        runs_by_value = {
-            value: [run for run in runs if _is_validated_on_folds(run) == is_folds] for value, runs in group.items()
-        }
-        validated = {
-            value: [run for run in runs if run.seed == seed and _validation(run) is not None]
-            for value, runs in runs_by_value.items()
-        }
-        kinds.append({value: runs[-1] for value, runs in validated.items() if runs})
-    errors = max(kinds, key=len)  # on a tie, folds
+    validated: dict[bool, dict[str, Score]] = {True: {}, False: {}}  # by whether folds did
+    for value, runs in group.items():
+        for run in runs:
+            score = run.score
+            if score and run.seed == seed and score.validated_on != "test" and score.validation is not None:
+                validated[_is_validated_on_folds(run)][value] = score  # of several the newest
+    errors = max(validated.values(), key=len)  # on a tie, folds
     order = sorted(errors, key=_order)
-    lowest = min((_validation(run) or 0.0 for run in errors.values()), default=0.0)
-    best = [value for value in order if math.isclose(_validation(errors[value]) or 0.0, lowest, abs_tol=1e-12)]
+    lowest = min((score.validation or 0.0 for score in errors.values()), default=0.0)
+    best = [value for value in order if math.isclose(errors[value].validation or 0.0, lowest, abs_tol=1e-12)]
     value = best[(len(best) - 1) // 2] if best else ""
     is_edge = len(order) > 1 and value in (order[0], order[-1]) and all(_order(one)[0] < math.inf for one in order)
     others = [run for run in group.get(value, ()) if run.seed != seed]
     is_plain = any(not _is_validated_on_folds(run) for runs in group.values() for run in runs)
     judging = [run for run in others if not (is_plain and _is_validated_on_folds(run))]
     lacking = sorted(group.keys() - errors.keys(), key=_order)
-    return _Arm(name, seed, errors, lacking, value, is_edge, judging)
-
-
-def _validation(run: Run) -> float | None:
-    """Return the validation error of a run; None where it has none, or the test split is what validates."""
-    return None if run.score is None or run.score.validated_on == "test" else run.score.validation
+    few = min((score.validated_by for score in errors.values()), default=0)
+    return _Arm(name, seed, few, lacking, value, is_edge, judging)
 
 
 def _is_validated_on_folds(run: Run) -> bool:
@@ -151,48 +120,36 @@ def _order(value: str) -> tuple[float, str]:
         return math.inf, value
 
 
-def _notes(arms: Sequence[_Arm], key: str, named: dict[str, str]) -> Iterable[str]:
-    """Yield what limits a choice, one note for each thing; `named` has values as they are shown."""
-    yield _note(
-        f"(edge): the lowest or highest {key} that was run, so that a better one may lie beyond",
-        [f"{arm.name} {named[arm.value]}" for arm in arms if arm.is_edge],
-    )
-    few = [(arm, min(run.score.validated_by for run in arm.errors.values() if run.score)) for arm in arms if arm.errors]
-    yield _note(
-        f"chosen by fewer than {FEW} validation samples, so mostly by luck ({_FOLDS}=5 on that seed validates on all)",
-        [f"{arm.name} ({count})" for arm, count in few if 0 < count < FEW],
-    )
-    yield _note(
-        "left out of the choice, since no run of the seed has a validation error (missing, failed, or nothing validates)",
-        [
-            f"{arm.name} {', '.join(named[value] for value in arm.lacking)} (seed {arm.seed})"
+def _notes(arms: Sequence[_Arm], key: str, named: dict[str, str]) -> list[str]:
+    """Return one note for each limit of the choices; `named`: canonical value -> as shown."""
+    luck = f"so mostly by luck ({_FOLDS}=5 on that seed validates on all)"
+    validates = "no run of the seed has a validation error (missing, failed, or nothing validates)"
+    limits = {
+        f"(edge): the lowest or highest {key} that was run, so that a better one may lie beyond": [
+            f"{arm.name} {named[arm.value]}" for arm in arms if arm.is_edge
+        ],
+        f"chosen by fewer than {FEW} validation samples, {luck}": [
+            f"{arm.name} ({arm.samples})" for arm in arms if 0 < arm.samples < FEW
+        ],
+        f"left out of the choice, since {validates}": [
+            f"{arm.name} {', '.join(map(named.__getitem__, arm.lacking))} (seed {arm.seed})"
             for arm in arms
             if arm.lacking
         ],
-    )
-    yield _note(
-        "nothing is left to judge, since no other seed was run at what was chosen",
-        [f"{arm.name} {named[arm.value]} (seed {arm.seed})" for arm in arms if arm.value and not arm.judging],
-    )
-
-
-def _note(reason: str, names: Sequence[str]) -> str:
-    return f"{reason}: {'; '.join(names)}" if names else ""
+        "nothing is left to judge, since no other seed was run at what was chosen": [
+            f"{arm.name} {named[arm.value]} (seed {arm.seed})" for arm in arms if arm.value and not arm.judging
+        ],
+    }
+    return [f"{reason}: {'; '.join(names)}" for reason, names in limits.items() if names]
 
 
 def rates_of(table: Table) -> str:
-    """Return whether the arms of a table had one learning rate, for the first line of a comparison; empty if no run says."""
+    """Return a first line for comparisons that says if all arms had one learning rate; empty if no run records it."""
     values = Values()
     rates = []
     for place in range(len(table.columns)):
-        runs = (row.cells[place].runs for row in table.rows)
-        rates.append(
-            {
-                canonical(rate)
-                for cell_runs in runs
-                if cell_runs and (rate := values.lookup(cell_runs[0], RATE)) is not None
-            }
-        )
+        typed = [values.lookup(cell.runs[0], RATE) for cell in table.cells(place) if cell.runs]
+        rates.append({canonical(rate) for rate in typed if rate is not None})
     if any(len(task_rates) > 1 for task_rates in rates):
         return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
     every = set[str]().union(*rates)

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
 from orca_cli.report.tables.notes import clean, data_words, notes_of, sources_of
 from orca_cli.report.tables.published import doubts_of
-from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Published, Table, bounds_of
+from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Table
 
 PLUS_MINUS = "\u00b1"
 MISSING = "-"
-_ROUNDING = 1e-9  # deviations of a smaller part of the mean are 0 but for rounding
-_FROM = "from"  # the column that says whose a row's numbers are
+_ROUNDING = 1e-9  # smaller deviations, relative to the mean, are rounding errors
+_FROM = "from"  # the column that says who reports a row: ours or others
+Format = Callable[[float], str]
 
 
 @dataclass(frozen=True)
 class Entry:
     """One cell: its mean with deviation and n, what that leaves out, and whether it has earned to be marked."""
 
-    main: str
+    text: str
     rest: str = ""
     best: bool = False
+
+    @property
+    def main(self) -> str:
+        """Return the text with its mark."""
+        return f"* {self.text}" if self.best else self.text
 
 
 @dataclass(frozen=True)
@@ -58,28 +64,23 @@ class Layout:
 
 def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
     """Return a table's texts; `sign` is between mean and deviation."""
-    scales = [100.0 if column.percent else 1.0 for column in table.columns]
-    decimals = []
-    for place, scale in enumerate(scales):
-        cells = [row.cells[place] for row in table.rows]
-        means = [mean * scale for cell in cells if (mean := cell.mean) is not None]
-        deviations = [deviation * scale for cell in cells if (deviation := cell.deviation)]
-        decimals.append(_with_deviations(decimals_of(means), means, deviations))
+    formats = [_format(column, table.cells(place)) for place, column in enumerate(table.columns)]
     names = _name_columns(table)
     rows = []
     for row in table.rows:
-        texts = [_mean(*facts, sign) for facts in zip(row.cells, scales, decimals, strict=True)]
-        entries = [Entry(text, _remainder(cell), cell.earned) for text, cell in zip(texts, row.cells, strict=True)]
+        cells = zip(row.cells, formats, strict=True)
+        entries = [Entry(_mean(cell, shown, sign), _remainder(cell), cell.earned) for cell, shown in cells]
         rank = MISSING if row.rank is None else f"{row.rank:.2f}"
         name_texts = {_FROM: "ours"} | row.method.texts() | dict(row.method.settings if table.by else ())
         rows.append(([clean(name_texts[name]) for name in names], entries, rank))
-    rows += _published(table, names, scales, decimals)
-    if any(table.baselines):
-        entries = [Entry(*_simple(*facts)) for facts in zip(table.baselines, scales, decimals, strict=True)]
-        rows.append((_named("best baseline", "ours", names), entries, ""))
-    if any(table.trivial):
-        entries = [Entry(_trivial(*facts)) for facts in zip(table.trivial, scales, decimals, strict=True)]
-        rows.append((_named("trivial", "ours", names), entries, ""))
+    rows += _published(table, names, formats)
+    best = [table.best_baseline(place) for place in range(len(formats))]
+    models = [f"({clean(', '.join(errors))})" if errors else "" for errors in table.baselines]
+    for label, ranges, below in (("best baseline", best, models), ("trivial", table.trivial, [""] * len(formats))):
+        if any(ranges):
+            facts = zip(ranges, formats, below, strict=True)
+            entries = [Entry(_range(bounds, shown), text) for bounds, shown, text in facts]
+            rows.append((_named(label, "ours", names), entries, ""))
     protocols = sorted({column.protocol for column in table.columns})
     return Layout(
         names=names,
@@ -103,13 +104,18 @@ def decimals_of(means: list[float]) -> int | None:
     return max(0, 2 - math.floor(math.log10(min(sizes))))
 
 
-def _with_deviations(decimals: int | None, means: list[float], deviations: list[float]) -> int | None:
-    """Return decimals with which the smallest deviation is more than 0, at most nine; what is rounding only does not count."""
+def _format(column: Column, cells: list[Cell]) -> Format:
+    """Return how errors of a column are shown.
+
+    With enough decimals, at most nine, for the smallest deviation that is more than a rounding error.
+    """
+    means = [mean * column.scale for cell in cells if (mean := cell.mean) is not None]
     least = _ROUNDING * max(map(abs, means), default=0.0)
-    sizes = [size for size in deviations if size > least]
-    if decimals is None or not sizes:
-        return decimals
-    return min(9, max(decimals, -math.floor(math.log10(min(sizes)))))
+    sizes = [size for cell in cells if (size := (cell.deviation or 0.0) * column.scale) > least]
+    decimals = decimals_of(means)
+    if decimals is not None and sizes:
+        decimals = min(9, max(decimals, -math.floor(math.log10(min(sizes)))))
+    return lambda value: number(value * column.scale, decimals)
 
 
 def p_text(value: float) -> str:
@@ -122,13 +128,12 @@ def number(value: float, decimals: int | None) -> str:
     return f"{value:.3g}" if decimals is None else f"{value:.{decimals}f}"
 
 
-def _mean(cell: Cell, scale: float, decimals: int | None, sign: str) -> str:
-    """Return "12.6 <sign> 0.8 (3)", with a star if it is earned; "-" for no value, and for the deviation of one seed."""
+def _mean(cell: Cell, shown: Format, sign: str) -> str:
+    """Return "12.6 <sign> 0.8 (3)"; "-" for no value, and for the deviation of one seed."""
     if cell.mean is None:
         return MISSING
-    deviation = MISSING if cell.deviation is None else number(cell.deviation * scale, decimals)
-    star = "* " if cell.earned else ""
-    return f"{star}{number(cell.mean * scale, decimals)} {sign} {deviation} ({len(cell.values)})"
+    deviation = MISSING if cell.deviation is None else shown(cell.deviation)
+    return f"{shown(cell.mean)} {sign} {deviation} ({len(cell.values)})"
 
 
 def _remainder(cell: Cell) -> str:
@@ -142,56 +147,41 @@ def _remainder(cell: Cell) -> str:
     words = [f"at {clean(cell.choice)}"] if cell.choice else []
     words += [f"over {cell.parts} settings"] if cell.parts > 1 else []
     words += [f"+{count} {state}" for state, count in counts.items() if count]
-    return " ".join([*words, *([f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else [])])
+    words += [f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else []
+    return " ".join(words)
 
 
-def _published(
-    table: Table, names: list[str], scales: list[float], decimals: list[int | None]
-) -> list[tuple[list[str], list[Entry], str]]:
+def _published(table: Table, names: list[str], formats: list[Format]) -> list[tuple[list[str], list[Entry], str]]:
     """Return a row for each method and source of others' results."""
     rows = []
     sources = sources_of(table)
     for method, source in dict.fromkeys((result.method, result.source) for result in table.published):
         results = [result for result in table.published if (result.method, result.source) == (method, source)]
-        nearest = [(column, _nearest(results, column)) for column in table.columns]
-        doubts = ["" if result is None else ", ".join(doubts_of(column, result)) for column, result in nearest]
-        shared = {text for text, (_, result) in zip(doubts, nearest, strict=True) if result is not None}
-        common = shared.pop() if len(shared) == 1 else ""
-        entries = [
-            Entry(MISSING if result is None else number(result.error * scale, places), "" if text == common else text)
-            for (_, result), text, scale, places in zip(nearest, doubts, scales, decimals, strict=True)
-        ]
+        entries, doubts = [], []
+        for column, shown in zip(table.columns, formats, strict=True):
+            on_task = [result for result in results if result.task == column.task]
+            nearest = [result for result in on_task if result.protocol == column.protocol] or on_task
+            doubts += [", ".join(doubts_of(column, result)) for result in nearest[:1]]
+            entries.append(Entry(shown(nearest[0].error), doubts[-1]) if nearest else Entry(MISSING))
+        common = doubts[0] if len(set(doubts)) == 1 else ""
+        entries = [replace(entry, rest="" if entry.rest == common else entry.rest) for entry in entries]
         label = f"{clean(method)} [{sources.index(source) + 1}]"
         origin = clean(", ".join(text for text in ("published", common) if text))
         rows.append((_named(label, origin, names), entries, ""))
     return rows
 
 
-def _nearest(results: list[Published], column: Column) -> Published | None:
-    """Return the result on a column's task, by its protocol if there is one; None without any."""
-    on_task = [result for result in results if result.task == column.task]
-    return max(on_task, key=lambda result: result.protocol == column.protocol, default=None)
-
-
 def _named(label: str, origin: str, names: list[str]) -> list[str]:
     return [label, *(origin if name == _FROM else "" for name in names[1:])]
 
 
-def _trivial(bounds: tuple[float, float] | None, scale: float, decimals: int | None) -> str:
-    """Return an error that does not belong to a method, or its range over runs."""
-    if bounds is None:
-        return MISSING
-    low, high = (number(bound * scale, decimals) for bound in bounds)
-    return low if low == high else f"{low} to {high}"
-
-
-def _simple(best: dict[str, tuple[float, float]], scale: float, decimals: int | None) -> tuple[str, str]:
-    """Return the error of the best simple model, or its range over runs, and its name."""
-    return _trivial(bounds_of(best), scale, decimals), f"({clean(', '.join(best))})" if best else ""
+def _range(bounds: tuple[float, float] | None, shown: Format) -> str:
+    """Return the error of a simple model, or its range over runs."""
+    return MISSING if bounds is None else " to ".join(dict.fromkeys(map(shown, bounds)))
 
 
 def _name_columns(table: Table) -> list[str]:
-    """Return what names a method here: the source only if one body has several, settings only if some differ."""
+    """Return the columns that name a method: the source only if one body has several, settings only if some differ."""
     origin = [_FROM] if table.published else []
     if table.by:
         return [*table.by, *origin]
@@ -233,7 +223,7 @@ def alarms_of(table: Table) -> list[str]:
 
 
 def alarmed_of(columns: Sequence[Column]) -> frozenset[int]:
-    """Return the places of the columns that the test split chose the weights of."""
+    """Return the places of the columns whose weights the test split chose."""
     return frozenset(place for place, column in enumerate(columns) if column.chosen_on_test)
 
 

@@ -40,8 +40,13 @@ class Column:
 
     @property
     def name(self) -> str:
-        """Return what a reader knows the set by."""
+        """Return the name of the data set for readers."""
         return f"{self.task} {self.data}".rstrip()
+
+    @property
+    def scale(self) -> float:
+        """Return what stored errors are multiplied by where they are shown."""
+        return 100.0 if self.percent else 1.0
 
 
 @dataclass(frozen=True, order=True)
@@ -69,18 +74,32 @@ class Cell:
 
     runs: list[Run] = field(default_factory=list)  # completed, one per seed and part, in the order of seeds
     unfinished: Counter[str] = field(default_factory=Counter)  # state -> number of runs that are not completed
-    hidden: list[Run] = field(default_factory=list)  # do not count: a newer one has the same seed and visible settings
+    hidden: list[Run] = field(default_factory=list)  # not counted: a newer run has the same seed and visible settings
     best: bool = False  # its mean is the lowest of the column
-    earned: bool = False  # and that is shown: see `earns`
+    earned: bool = False  # and it is shown to be lower than all others: see `earns`
     parts: int = 1  # how many settings it merges; see rows.py
+
+    def add(self, run: Run) -> None:
+        """Add a run; runs come from the oldest to the newest, and of one seed the newest counts."""
+        if run.state != "completed":
+            self.unfinished[run.state] += 1
+            return
+        self.hidden += [other for other in self.runs if other.seed == run.seed]
+        others = [other for other in self.runs if other.seed != run.seed]
+        self.runs = sorted([*others, run], key=lambda other: other.seed)
+
+    @property
+    def scores(self) -> list[Score]:
+        """Return the scores of its completed runs."""
+        return [run.score for run in self.runs if run.score is not None]  # completed runs have one
 
     @property
     def by_seed(self) -> dict[int, float]:
         """Return seed -> test error; of several parts their mean, for seeds that all of them have."""
         errors: dict[int, list[float]] = defaultdict(list)
-        for run in self.runs:
-            if (value := score_of(run).value) is not None:
-                errors[run.seed].append(value)
+        for run, score in zip(self.runs, self.scores, strict=True):
+            if score.value is not None:
+                errors[run.seed].append(score.value)
         return {
             seed: math.fsum(seed_errors) / len(seed_errors)
             for seed, seed_errors in sorted(errors.items())
@@ -89,10 +108,10 @@ class Cell:
 
     @property
     def by_test(self) -> dict[tuple[int | str, ...], float]:
-        """Return `by_seed` by the seed and the test data: errors of two methods are compared where both are the same."""
+        """Return seed and test data -> error, as `by_seed`: errors of two methods are compared where both keys are equal."""
         sets: dict[int, set[str]] = defaultdict(set)
         for run in self.runs:
-            sets[run.seed].add(score_of(run).test_set)
+            sets[run.seed].add(run.test_set)
         return {(seed, *sorted(sets[seed])): value for seed, value in self.by_seed.items()}
 
     @property
@@ -108,32 +127,32 @@ class Cell:
     @property
     def untested(self) -> int:
         """Return the number of completed runs that left the test split closed (test=false)."""
-        return sum(not score_of(run).is_tested for run in self.runs)
+        return sum(not score.is_tested for score in self.scores)
 
     @property
     def undefined(self) -> int:
         """Return the number of completed runs whose error is undefined on their test split."""
-        return sum(score_of(run).value is None for run in self.runs) - self.untested
+        return sum(score.value is None for score in self.scores) - self.untested
 
     @property
     def partial(self) -> int:
-        """Return the number of runs with an error whose seed not all parts have, so that they do not count."""
+        """Return the number of runs that do not count, since some part lacks their seed."""
         return len(self.runs) - self.undefined - self.untested - self.parts * len(self.by_seed)
 
     @property
     def steps(self) -> list[int]:
         """Return the alignment steps of the runs, in the order of seeds; empty unless all have recorded them."""
-        recorded = [steps for run in self.runs if (steps := score_of(run).steps) is not None]
+        recorded = [score.steps for score in self.scores if score.steps is not None]
         return recorded if len(recorded) == len(self.runs) and self.parts == 1 else []
 
     @property
     def unaligned(self) -> int:
-        """Return how many of its runs kept no alignment step although the metric is one; 0 for metric=none."""
+        """Return how many of its runs kept no alignment step although they have a metric; 0 for metric=none."""
         return 0 if any(run.metric == "none" for run in self.runs) else self.steps.count(0)
 
     @property
     def choice(self) -> str:
-        """Return what was chosen for its runs (see choice.py); empty where nothing was."""
+        """Return the values chosen for its runs (see choice.py); empty where nothing was chosen."""
         return ", ".join(dict.fromkeys(run.choice for run in self.runs if run.choice))
 
     @property
@@ -197,43 +216,48 @@ class Table:
     heading: str = ""
     remarks: list[str] = field(default_factory=list)
 
+    def cells(self, place: int) -> list[Cell]:
+        """Return the cells of a column, from its place."""
+        return [row.cells[place] for row in self.rows]
 
-def score_of(run: Run) -> Score:
-    """Return the score of a completed run."""
-    assert run.score is not None  # only completed runs reach a cell
-    return run.score
-
-
-def bounds_of(baselines: dict[str, tuple[float, float]]) -> tuple[float, float] | None:
-    """Return the range of errors of a column's best simple models; None where no run has any."""
-    if not baselines:
-        return None
-    return min(low for low, _ in baselines.values()), max(high for _, high in baselines.values())
+    def best_baseline(self, place: int) -> tuple[float, float] | None:
+        """Return the range of errors of a column's best simple models; None where no run has any."""
+        ranges = self.baselines[place].values()
+        return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
 
 
 def build_table(collection: Collection) -> Table:
     """Return the table of a collection; rows and columns are sorted by their names."""
-    columns = columns_of(collection.runs)
+    runs = placed(collection.runs)
     cells: dict[tuple[Method, Column], Cell] = defaultdict(Cell)
-    for run, column, method in zip(collection.runs, columns, methods_of(collection.runs, columns), strict=True):
-        add(cells[method, column], run)
-    return table_of(collection, cells, columns)
+    for run, column, method in runs:
+        cells[method, column].add(run)
+    return table_of(collection, cells, (column for _, column, _ in runs))
 
 
 def table_of(collection: Collection, cells: dict[tuple[Method, Column], Cell], columns: Iterable[Column]) -> Table:
-    """Return the table of some cells; `columns` are those of all runs of the collection."""
+    """Return the table of some cells; `columns` are those of all runs, including columns without a cell."""
     columns = sorted(set(columns))
     methods = sorted({method for method, _ in cells})
     rows = [Row(method, [cells.get((method, column), Cell()) for column in columns]) for method in methods]
-    trivial = [_mark_best([row.cells[place] for row in rows]) for place in range(len(columns))]
+    trivial, baselines = [], []
+    for place in range(len(columns)):
+        column_cells = [row.cells[place] for row in rows]
+        _mark_best(column_cells)
+        scores = [score for cell in column_cells for score in cell.scores]
+        constant = [score.trivial for score in scores if score.trivial is not None]
+        trivial.append((min(constant), max(constant)) if constant else None)
+        errors: dict[str, list[float]] = defaultdict(list)
+        for name, error in (score.baselines[0] for score in scores if score.baselines):
+            errors[name].append(error)
+        baselines.append({name: (min(values), max(values)) for name, values in sorted(errors.items())})
     _rank(rows)
     unfinished = [run for run in collection.runs if run.state != "completed"]
-    baselines = [_best_baselines([row.cells[place] for row in rows]) for place in range(len(columns))]
     return Table(columns, rows, trivial, unfinished, collection.superseded, collection.broken, baselines=baselines)
 
 
-def columns_of(runs: Sequence[Run]) -> list[Column]:
-    """Return the column of each run; one without a score goes where its task's scores are."""
+def _columns_of(runs: Sequence[Run]) -> list[Column]:
+    """Return the column of each run; a run without a score goes to a column of its task that has scores."""
     columns = []
     for run, data in zip(runs, _data_names(runs), strict=True):
         one, marks = run.score, ("", False, False, False, "")
@@ -254,23 +278,21 @@ def _data_names(runs: Sequence[Run]) -> list[str]:
     A data set is named by the path of its test data, or of its training data where `task.test` is not set: by the shortest end
     that no other set has. Paths whose newest runs were tested on the same data are one set, named by the first of them.
     """
-    paths = {id(run): path for run in runs if (path := _data_path(run))}
+    paths = [_data_path(run) for run in runs]
     data: dict[tuple[str, str], str] = {}  # task and path -> fingerprint of its test data, or the path itself
-    for run in runs:
-        if id(run) in paths:
-            place = (run.task, paths[id(run)])
-            data[place] = (run.score.test_set if run.score else "") or data.get(place, place[1])
+    for run, path in zip(runs, paths, strict=True):
+        if path:
+            data[run.task, path] = run.test_set or data.get((run.task, path), path)
     first: dict[tuple[str, str], str] = {}  # task and fingerprint -> path
     for (task, path), fingerprint in data.items():
         first.setdefault((task, fingerprint), path)
     counts = Counter(task for task, _ in first)
     ends = Counter((task, end) for (task, _), path in first.items() for end in _ends_of(path))
-
-    def name(task: str, path: str) -> str:
-        path = first[task, data[task, path]]
-        return next((end for end in _ends_of(path) if ends[task, end] == 1), path) if counts[task] > 1 else ""
-
-    return [name(run.task, paths[id(run)]) if id(run) in paths else "" for run in runs]
+    names = []
+    for run, path in zip(runs, paths, strict=True):
+        set_path = first[run.task, data[run.task, path]] if path and counts[run.task] > 1 else ""
+        names.append(next((end for end in _ends_of(set_path) if ends[run.task, end] == 1), set_path))
+    return names
 
 
 def _data_path(run: Run) -> str:
@@ -293,35 +315,36 @@ def _ends_of(path: str) -> list[str]:
     return ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
 
 
-def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:
-    """Return the method of each run, named by the overridden settings that are not the same in all runs of some column.
+def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
+    """Return each run with its column and its method.
 
-    Runs of the same settings are one method, however these were typed. Where settings differ without an override, because a
-    file was changed, the name includes the first digits of their hash. Where test data differ, the names of all runs include
-    the first digits of theirs, so that runs on the same data stay together.
+    A method is named by the overridden settings that are not the same in all runs of some column; runs of the same settings are
+    one method, however these were typed. Where settings differ without an override, because a file was changed, the name
+    includes the first digits of their hash. Where test data differ, the names of all runs include the first digits of theirs,
+    so that runs on the same data stay together.
     """
+    columns = _columns_of(runs)
     variants = _variants(runs, columns)
-    by_column: dict[Column, list[dict[str, str]]] = defaultdict(list)
+    by_column: dict[Column, list[set[tuple[str, str]]]] = defaultdict(list)
     for variant, column in zip(variants, columns, strict=True):
-        by_column[column].append(variant)
+        by_column[column].append(set(variant.items()))
     shown = set[str]()
-    for group in by_column.values():
-        items: list[set[tuple[str, str]]] = [set(variant.items()) for variant in group]
-        shown |= {key for key, _ in set().union(*items) - items[0].intersection(*items)}
-    methods = []
+    for items in by_column.values():
+        shown |= {key for key, _ in set[tuple[str, str]].union(*items) - set[tuple[str, str]].intersection(*items)}
+    named = []
     hashes: dict[tuple[Method, Column], list[str]] = defaultdict(list)
     for run, column, variant in zip(runs, columns, variants, strict=True):
         settings = tuple((key, variant[key]) for key in sorted(shown) if key in variant)
-        methods.append(Method(run.body, run.source, run.metric, run.finetune, settings))
-        hashes[methods[-1], column].append(run.settings)
-    return [
-        method
+        named.append((run, column, Method(run.body, run.source, run.metric, run.finetune, settings)))
+        hashes[named[-1][2], column].append(run.settings)
+    runs_placed = []
+    for run, column, method in named:
+        every = hashes[method, column]
         # In a study whose seeds draw the samples every run has settings of its own.
-        if len(set(cell_hashes := hashes[method, column])) == 1
-        or (run.arm and len(set(cell_hashes)) == len(cell_hashes))
-        else replace(method, settings=(*method.settings, ("settings", run.settings[:8])))
-        for run, column, method in zip(runs, columns, methods, strict=True)
-    ]
+        if len(set(every)) > 1 and not (run.arm and len(set(every)) == len(every)):
+            method = replace(method, settings=(*method.settings, ("settings", run.settings[:8])))
+        runs_placed.append((run, column, method))
+    return runs_placed
 
 
 def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
@@ -329,18 +352,16 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
 
     Settings that prepare the data (`task.gaps`, ...) change the recorded test data too, but already name the run.
     """
-    variants = _merged(runs, columns)
-    groups = [
-        (column, *sorted(item for item in variant.items() if item[0].startswith(TASK_PREFIX)))
-        for variant, column in zip(variants, columns, strict=True)
-    ]
+    grouped = []
     together: dict[tuple[object, ...], list[Run]] = defaultdict(list)
-    for run, group in zip(runs, groups, strict=True):
+    for run, column, variant in zip(runs, columns, _merged(runs, columns), strict=True):
+        group = (column, *sorted(item for item in variant.items() if item[0].startswith(TASK_PREFIX)))
+        grouped.append((run, variant, group))
         together[group].append(run)
     mixed = {group: mixed_test_sets(group_runs) for group, group_runs in together.items()}
     return [
-        variant | ({TEST_SET: run.score.test_set[:8]} if run.score and run.score.test_set in mixed[group] else {})
-        for run, variant, group in zip(runs, variants, groups, strict=True)
+        variant | ({TEST_SET: run.test_set[:8]} if run.test_set in mixed[group] else {})
+        for run, variant, group in grouped
     ]
 
 
@@ -350,19 +371,19 @@ def _merged(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, st
     Settings are the same if the hash of all of them is equal: one may be typed as 1e-3, as 0.001, or left at its default.
     """
     spelled = spelling(item for run in runs for item in run.variant.items())
-    variants = [{key: spelled[key, canonical(value)] for key, value in run.variant.items()} for run in runs]
-    same = [
-        (column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path)
-        for run, column in zip(runs, columns, strict=True)
-    ]
     typed: dict[tuple[object, ...], dict[str, str]] = defaultdict(dict)
-    for place, variant in zip(same, variants, strict=True):
-        typed[place] |= {key: min(value, typed[place].get(key, value), key=_short) for key, value in variant.items()}
-    return [typed[place] for place in same]
+    merged = []
+    for run, column in zip(runs, columns, strict=True):
+        same = typed[column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path]
+        for key, value in run.variant.items():
+            text = spelled[key, canonical(value)]
+            same[key] = min(text, same.get(key, text), key=_short)
+        merged.append(same)
+    return merged
 
 
 def spelling(items: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Return key and canonical value -> the shortest way in which it is typed."""
+    """Return (key, canonical value) -> the shortest of its spellings."""
     shortest: dict[tuple[str, str], str] = {}
     for key, value in items:
         place = (key, canonical(value))
@@ -374,31 +395,17 @@ def _short(text: str) -> tuple[int, str]:
     return len(text), text
 
 
-def add(cell: Cell, run: Run) -> None:
-    """Add a run; runs come from the oldest to the newest, and of one seed the newest counts."""
-    if run.state != "completed":
-        cell.unfinished[run.state] += 1
-        return
-    cell.hidden += [other for other in cell.runs if other.seed == run.seed]
-    others = [other for other in cell.runs if other.seed != run.seed]
-    cell.runs = sorted([*others, run], key=lambda other: other.seed)
-
-
-def _mark_best(cells: list[Cell]) -> tuple[float, float] | None:
-    """Mark the best cells of a column, and return the range of the best constant predictor's errors."""
-    means = [cell.mean for cell in cells if cell.mean is not None]
-    for cell in cells:
-        cell.best = cell.mean is not None and math.isclose(cell.mean, min(means), rel_tol=1e-12)
-        cell.earned = cell.best and earns(
-            cell, [other for other in cells if other is not cell and other.mean is not None]
-        )
-    scores = (score_of(run) for cell in cells for run in cell.runs)
-    trivial = [score.trivial for score in scores if score.trivial is not None]
-    return (min(trivial), max(trivial)) if trivial else None
+def _mark_best(cells: list[Cell]) -> None:
+    """Mark the best cells of a column."""
+    shown = [(cell, mean) for cell in cells if (mean := cell.mean) is not None]
+    lowest = min((mean for _, mean in shown), default=math.inf)
+    for cell, mean in shown:
+        cell.best = math.isclose(mean, lowest, rel_tol=1e-12)
+        cell.earned = cell.best and earns(cell, [other for other, _ in shown if other is not cell])
 
 
 def earns(cell: Cell, others: list[Cell]) -> bool:
-    """Return whether a cell's error is shown to be lower than that of each other method of its column.
+    """Return whether a cell's error is demonstrably lower than that of each other method of its column.
 
     That takes six seeds or more in common with each, on the same test data, a lower mean over them, and p <= 0.05 by the
     exact sign-flip test, corrected for the number of other methods (Holm).
@@ -416,17 +423,6 @@ def earns(cell: Cell, others: list[Cell]) -> bool:
     return max(holm(p)) <= LARGEST_P
 
 
-def _best_baselines(cells: list[Cell]) -> dict[str, tuple[float, float]]:
-    """Return the simple models that are the best of some run of a column, and the range of their errors there."""
-    errors_by_name: dict[str, list[float]] = defaultdict(list)
-    for cell in cells:
-        for run in cell.runs:
-            if baselines := score_of(run).baselines:
-                name, error = min(baselines, key=lambda pair: pair[1])
-                errors_by_name[name].append(error)
-    return {name: (min(errors), max(errors)) for name, errors in sorted(errors_by_name.items())}
-
-
 def _rank(rows: list[Row]) -> None:
     """Give the methods that have every column their mean rank among themselves; ties share the mean of their ranks.
 
@@ -436,10 +432,6 @@ def _rank(rows: list[Row]) -> None:
     columns = list(zip(*(row.cells for row in complete), strict=True))
     if len(complete) < 2 or any(mixed_test_sets(run for cell in cells for run in cell.runs) for cells in columns):
         return
-    ranks: dict[int, list[float]] = defaultdict(list)
-    for cells in columns:
-        means = [cell.mean for cell in cells if cell.mean is not None]
-        for row, rank in zip(complete, ranks_of(means), strict=True):
-            ranks[id(row)].append(rank)
-    for row in complete:
-        row.rank = statistics.fmean(ranks[id(row)])
+    ranks = [ranks_of([mean for cell in cells if (mean := cell.mean) is not None]) for cells in columns]
+    for row, row_ranks in zip(complete, zip(*ranks, strict=True), strict=True):
+        row.rank = statistics.fmean(row_ranks)

@@ -32,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Compute the error of finished runs again from their predictions, and compare with result.json."
     )
-    parser.epilog = EXAMPLES
     text = "a run's folder, its name, or the eight digits at its end"
     parser.add_argument("runs", nargs="+", metavar="RUN", help=text)
     add_allow_module(parser)

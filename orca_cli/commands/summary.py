@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,14 +26,6 @@ from orca_cli.terminal import Result
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed
 
-_STATES = {
-    "completed": "completed",
-    "skipped": "already completed (not run again)",
-    "failed": "failed",
-    "interrupted": "interrupted",
-    "not started": "not started",
-}
-
 
 def run_result(outcome: Outcome, *, alone: bool = False, pictured: bool = True) -> Result:
     """Return how one run ended, with the content of result.json; people see it only if the run was completed now.
@@ -47,7 +38,7 @@ def run_result(outcome: Outcome, *, alone: bool = False, pictured: bool = True) 
     is_new = outcome.state == "completed" and outcome.result
     failures = [] if outcome.failure is None else [outcome.failure.error]
     shown: list[RenderableType] = [terminal.facts(_result_rows(outcome))] if is_new else []
-    record = _record(outcome)
+    record = outcome_record(outcome)
     if alone and outcome.result and outcome.path is not None:
         answer = read_answer(outcome.path)
         record["answer"] = None if answer is None else answer.record()
@@ -64,30 +55,6 @@ def read_answer(run: Path) -> numbers.Answer | None:
     except OrcaError as error:  # the result stands without it
         terminal.log.warning(f"what the run predicted cannot be shown: {error}")
         return None
-
-
-def sweep_result(
-    labels: list[str], settings: list[str], outcomes: list[Outcome], failures: list[OrcaError], study: str = ""
-) -> Result:
-    """Return how the jobs of a sweep ended.
-
-    Args:
-        labels: of the jobs, such as [1/6].
-        settings: what distinguishes each job from the others.
-        outcomes: of the jobs.
-        failures: why the sweep is not completed.
-        study: its name; empty for other sweeps.
-    """
-    jobs = [{"settings": setting, **_record(outcome)} for setting, outcome in zip(settings, outcomes, strict=True)]
-    rows = []
-    for label, setting, outcome in zip(labels, settings, outcomes, strict=True):
-        note = error_text(outcome.result) if outcome.failure is None else str(outcome.failure.error)
-        ended = f"{outcome.state} ({outcome.code})" if outcome.code > 0 else outcome.state
-        rows.append([Text(cell, style="red" if outcome.code else "") for cell in (label, setting, ended, note)])
-    counts: Counter[str] = Counter(outcome.state for outcome in outcomes)
-    words = ", ".join(f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state])
-    text = f"sweep of {len(outcomes)} runs: {words}. Next: orca report{f' --study {study}' if study else ''}"
-    return Result({"schema": 1, "jobs": jobs}, [terminal.table(("job", "settings", "ended", ""), rows), text], failures)
 
 
 def start_table(job: Composed, summary: Summary) -> RenderableType:
@@ -220,7 +187,8 @@ def error_text(result: Mapping[str, Any]) -> str:
     return f"{error['name']} {percent_or_number(error['value'], error['percent'])}" if error else ""
 
 
-def _record(outcome: Outcome) -> dict[str, Any]:
+def outcome_record(outcome: Outcome) -> dict[str, Any]:
+    """Return how a run ended, for other programs."""
     failure = outcome.failure
     return {
         "state": outcome.state,

@@ -186,5 +186,7 @@ class Session:
                 for name in names_of(override):
                     if name in files:
                         configuration.content(files[name])  # raises where the file is not YAML
-                    elif name not in (allowed := variants.names(group, self._extra)):
+                        continue
+                    allowed = variants.variants(group, self._extra) if group in BLOCKS else files
+                    if name not in allowed:
                         raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))

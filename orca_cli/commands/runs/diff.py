@@ -10,7 +10,7 @@ from rich.console import RenderableType
 
 from orca_cli import terminal
 from orca_cli.commands.options import add_run
-from orca_cli.commands.runs.reading import one_run
+from orca_cli.commands.runs import one_run
 from orca_cli.exceptions import OrcaError
 from orca_cli.report.records.collect import Run
 from orca_cli.runs.directory import ENVIRONMENT, RESULT, read_or_empty

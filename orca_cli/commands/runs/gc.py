@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orca_cli import storage, terminal
-from orca_cli.commands.data.selection import size_text
+from orca_cli.commands.data import size_text
 from orca_cli.commands.options import check_at_least
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError

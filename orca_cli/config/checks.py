@@ -188,7 +188,7 @@ def check_method(config: Config, kind: str | None) -> None:
 
 def _check_inferred_kind(node: dict[str, Any], group: str) -> None:
     """Raise ConfigError where `kind` is null, and the reader does not infer it from the data."""
-    parameter = parts.parameters(node, group).get("kind")
+    parameter = inspect.signature(parts.resolve(node, group)).parameters.get("kind")
     if parameter is None or "None" not in str(parameter.annotation):
         hint = "allowed: what the task's file says; take it out of the command"
         raise ConfigError("null is not allowed", where=f"{group}.kind", hint=hint)

@@ -177,9 +177,9 @@ def protocols(extra: Path | None = None) -> list[str]:
 
 
 def departures(extra: Path | None = None) -> list[Departure]:
-    """Return all settings that differ between protocols, those for all tasks first; values as the files write them.
+    """Return all settings that differ between protocols, those for all tasks first, with values as the files have them.
 
-    Settings of training (`orca list hparams`) are not among them: they belong to a task on a body.
+    Settings of training (`orca list hparams`), which belong to a task on a body, are left out.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -211,7 +211,7 @@ def departures(extra: Path | None = None) -> list[Departure]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """Return dotted key -> value of a file of the whole package, with what it picks in other groups."""
+    """Return dotted key -> value of a file, with what it picks in other groups."""
     content = configuration.content(path)
     picks = configuration.picks(content.pop("defaults", None))
     content.pop("protocol", None)
@@ -228,7 +228,7 @@ def _parameters(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _chosen(listing: list[dict[str, Any]], names: Sequence[str], word: str) -> list[dict[str, Any]]:
-    """Return the entries of those names; of settings, also those of a part, such as `train`."""
+    """Return the entries of these names; among settings, a section such as `train` names all that it holds."""
     key = "key" if word == SETTINGS else "name"
     candidates = [str(entry[key]) for entry in listing]
     matches = [

@@ -57,7 +57,7 @@ def planned_runs(jobs: Sequence[Composed], *, force: bool) -> list[Planned]:
 
 
 def plan_result(first: Composed, summary: Summary, runs: Sequence[Planned], *, is_sweep: bool) -> Result:
-    """Return what a run or a sweep would do, and the summary, with `output_shape`, of stage 1 of its first run."""
+    """Return what a run or a sweep would do, and what stage 1 made of its first run: `summary`, with `output_shape`."""
     records = [one.record() for one in runs]
     left, estimates = _left(runs)
     expected_s = sum(one.seconds for one in estimates) if len(estimates) == len(left) else None

@@ -1,4 +1,4 @@
-"""`orca score`: the error of finished runs once more, from their saved predictions."""
+"""`orca score`: compute the errors of finished runs again from their saved predictions."""
 
 from __future__ import annotations
 

@@ -28,12 +28,12 @@ if TYPE_CHECKING:  # imports Hydra
 
 
 def run_result(outcome: Outcome, *, alone: bool = False, pictured: bool = True) -> Result:
-    """Return how one run ended, with the content of result.json; people see it only if the run was completed now.
+    """Return how one run ended, with the content of result.json; people see that only of a run that was completed just now.
 
     Args:
         outcome: of the run.
-        alone: not a job of a sweep: with what the run predicted for its test split.
-        pictured: show the predictions as a picture; the record has its numbers in any case.
+        alone: the run is no job of a sweep: add what it predicted for its test split.
+        pictured: show these predictions as a picture; the record has the numbers in any case.
     """
     is_new = outcome.state == "completed" and outcome.result
     failures = [] if outcome.failure is None else [outcome.failure.error]
@@ -49,16 +49,16 @@ def run_result(outcome: Outcome, *, alone: bool = False, pictured: bool = True) 
 
 
 def read_answer(run: Path) -> numbers.Answer | None:
-    """Return what a run predicted, for its picture; None if there is none, or if it cannot be read, which is logged."""
+    """Return a run's predictions for its picture; None where there are none, or (with a warning) none that can be read."""
     try:
         return numbers.read(run)
-    except OrcaError as error:  # the result stands without it
+    except OrcaError as error:
         terminal.log.warning(f"what the run predicted cannot be shown: {error}")
         return None
 
 
 def start_table(job: Composed, summary: Summary) -> RenderableType:
-    """Return what a run is about to do and what is odd about its data, in few lines; `build_table` has the rest."""
+    """Return what a run is about to do, and warnings about its data, in a few lines; `build_table` has the rest."""
     names, parameters, splits = job.choices, summary["parameters"], summary["splits"]
     total = sum(parameters[part] for part in ("embedder", "body", "predictor"))
     data = f"{splits['train']['n']:,} training, {splits['val']['n']:,} validation samples"
@@ -168,7 +168,7 @@ def _baseline(name: str, record: Mapping[str, Any], percent: bool) -> str:
 
 
 def _validation(result: Mapping[str, Any]) -> str:
-    """Return how the weights that were tested validate, and what chose them."""
+    """Return the validation error of the tested weights, and how these were chosen."""
     error, selected = result["error"], result["selected"]
     percent, on = error["percent"], selected.get("on")
     if on == "nothing":

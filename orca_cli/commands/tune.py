@@ -97,10 +97,10 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 
 def tuned(session: Session, arguments: argparse.Namespace) -> Composed:
-    """Search as the settings of `orca run tune=asha` say, and return the run with what was found.
+    """Search as the settings of `orca run tune=asha` say, and return the run with the best settings.
 
-    The search comes before stage 1 and not after it, as in the paper; that makes no difference, since stage 1 depends on
-    nothing that is searched for but the seed and the settings themselves.
+    In the paper the search comes after stage 1, here before it. The result is the same: a trial's stage 1 depends on
+    nothing but its seed and settings.
 
     Raises:
         InterruptionError: a signal asked to stop; the search goes on when the command is typed again.
@@ -123,7 +123,7 @@ def _in_full(overrides: Sequence[str]) -> list[str]:
 
 
 def _search(session: Session, overrides: Sequence[str], arguments: argparse.Namespace) -> list[_Arm]:
-    """Do the searches that overrides ask for, and write what they found."""
+    """Run the searches that overrides ask for, and write the settings that they find."""
     check_installed()
     arms = []
     for plan in plans.make(session, overrides, arguments.config_dir):
@@ -147,7 +147,7 @@ def _search(session: Session, overrides: Sequence[str], arguments: argparse.Name
 
 
 def _keep(arm: _Arm) -> None:
-    """Write the settings found, where they are better than those that were there."""
+    """Write the best settings, where they beat the settings as they are."""
     best = arm.search.best
     if best is None or best.settings is None or arm.search.defaults is None:
         return
@@ -167,10 +167,10 @@ def _keep(arm: _Arm) -> None:
 
 
 def hparams_path(folder: Path, name: str) -> Path:
-    """Return the path of a named settings file in the user's folder of settings.
+    """Return where the settings that a search finds go in the user's folder of settings.
 
     Raises:
-        ConfigError: there is such a file that no search wrote, or the program has settings of that name.
+        ConfigError: a file is there that no search wrote, or the program has settings of that name.
     """
     path = folder / "hparams" / f"{name}.yaml"
     if name in configuration.choices("hparams"):
@@ -186,7 +186,7 @@ def shown(arm: _Arm) -> Iterator[RenderableType]:
     keys, state = list(arm.plan.space.params), arm.search
     headers = ("trial", "state", "validation", *(key.removeprefix("train.") for key in keys), "note")
     yield terminal.table(headers, [_cells(one, keys, one is state.best) for one in state.trials])
-    yield Text(verdict(state), style="bold")
+    yield Text(_verdict(state), style="bold")
 
 
 def _cells(row: Trial, keys: Sequence[str], is_best: bool) -> list[Text]:
@@ -202,11 +202,7 @@ def _facts(state: Search) -> dict[str, Any]:
     return next((one.facts for one in state.trials if "error" in one.facts), {})
 
 
-def _error(state: Search, value: float) -> str:
-    return percent_or_number(value, bool(_facts(state).get("percent")))
-
-
-def verdict(state: Search) -> str:
+def _verdict(state: Search) -> str:
     """Return in a sentence whether the search was worth it."""
     best, plain, facts = state.best, state.defaults, _facts(state)
     counts = f"{len(state.trials)} trials: {state.count('completed')} completed, {state.count('stopped')} stopped early"
@@ -215,12 +211,13 @@ def verdict(state: Search) -> str:
     if best is None or best.error is None or plain is None or plain.error is None:
         return f"{counts}. Nothing can be said before the settings as they are have run (trial 0)."
     on = f"validation {facts['error']} on {facts['n']} samples"
+    lowest, usual = (percent_or_number(trial.error, bool(facts.get("percent"))) for trial in (best, plain))
     if best.settings is None:
-        return f"{counts}. No trial beats the settings as they are: {on} {_error(state, plain.error)}."
+        return f"{counts}. No trial beats the settings as they are: {on} {usual}."
     settings = " ".join(f"{key}={as_typed(value)}" for key, value in best.settings.items())
     return (
-        f"{counts}. Best: trial {best.number}, {settings}: {on} {_error(state, best.error)}, with the settings as they are"
-        f" {_error(state, plain.error)}. The lowest of many on the same samples is likely too low; the test error tells."
+        f"{counts}. Best: trial {best.number}, {settings}: {on} {lowest}, with the settings as they are {usual}. "
+        "The lowest of many on the same samples is likely too low; the test error tells."
     )
 
 
@@ -234,7 +231,7 @@ def _advice(arm: _Arm, command: str) -> str:
 
 
 def _next_command(arm: _Arm, arguments: argparse.Namespace) -> str:
-    """Return the command of a run with the settings found, or with those that were typed where none are better."""
+    """Return the command of a run with the settings that were written, or else with those that were typed."""
     rest = plans.without(arguments.overrides, *_SHORT, "tune", "hparams")
     words = ["orca", "run", *(["--config-dir", str(arm.path.parent.parent)] if arm.is_written else [])]
     if arm.plan.tune.per_arm:
@@ -258,14 +255,14 @@ def _record(arm: _Arm) -> dict[str, Any]:
         "trials": [one.record() for one in state.trials],
         "best": None if best is None else best.record(),
         "defaults": None if plain is None else plain.error,
-        "verdict": verdict(state),
+        "verdict": _verdict(state),
         "hparams": str(arm.path) if arm.is_written else None,
     }
 
 
 @dataclass
 class _Running:
-    """A trial whose seeds are run one after the other; the first one decides whether it is stopped."""
+    """A trial, whose seeds run one after the other; the curve of the first decides whether the trial is stopped."""
 
     arm: _Arm
     trial: Trial
@@ -304,7 +301,7 @@ class _Trials:
         return job
 
     def watch(self, job: Job, seen: Activity) -> bool:
-        """Return whether a trial falls behind by the curve of its first seed."""
+        """Return whether a trial falls behind the others, by the curve of its first seed."""
         running = self._by_job[job.name.identity]
         if running.seeds[0] != running.arm.plan.tune.seed or not seen.steps_of_member:
             return False
@@ -316,14 +313,14 @@ class _Trials:
         """Tell the search how a trial ended, or go on with its next seed.
 
         Raises:
-            OrcaError: the settings as they are cannot be run, so that no trial could.
+            OrcaError: trial 0, with the settings as they are, failed: no other would do better.
         """
         if (seen := activity(job.root, job.name)) is not None:
             self.watch(job, seen)  # what it wrote since the last look
         running, outcome = self._by_job.pop(job.name.identity), job_outcome(end)
         search, trial, name = running.arm.search, running.trial, self._name(running.arm, running.trial)
         error = None if outcome.failure is None else outcome.failure.error
-        if trial.note or isinstance(error, NonFiniteError):  # the latter is as bad as settings can be
+        if trial.note or isinstance(error, NonFiniteError):  # stopped, or diverged, which no settings can do worse
             trial.note = trial.note or str(error)
             if seen is not None:
                 RunDirectory(seen.path, job.name).drop_weights()

@@ -124,7 +124,7 @@ def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") 
 
 
 def part_node(config: object, name: str) -> dict[str, Any]:
-    """Return what of a group's node names a part and the part's own arguments."""
+    """Return a group's node without the settings that are not the part's own: `_target_` and the part's arguments."""
     words = PART_GROUPS[name].words
     return {key: value for key, value in getattr(config, name).items() if key not in words}
 
@@ -208,7 +208,7 @@ def _check_weights(config: Config) -> None:
 
 
 def _check_part(node: Any, key: str, group: PartGroup = _PLAIN, known: dict[str, Any] | None = None) -> Any:
-    """Check a node, and return the part where it is a class that needs nothing else; None for others."""
+    """Check a node; returns the part if it is a class that the program passes no arguments to, else None."""
     if not isinstance(node, dict):
         raise ConfigError(f"{node!r} is not a `_target_` node", where=key, hint="or leave it out")
     if not group.reserved and inspect.isclass(parts.resolve(node, key)):

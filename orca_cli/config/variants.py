@@ -47,7 +47,7 @@ class Variant:
 
 
 def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
-    """Return name -> file of a group of conf/, sorted by name; of `departures` and `hparams` also what tasks' files hold.
+    """Return name -> choice of a group of conf/, sorted by name; tasks' files hold some of `departures` and `hparams`.
 
     Raises:
         ConfigError, UnsafeError: a file cannot be read, a block is malformed, or a name is there twice.

@@ -54,19 +54,19 @@ def one_run(word: str) -> Run:
 
 
 def run_record(run: Run) -> dict[str, Any]:
-    """Return what a run is, for other programs."""
+    """Return what identifies a run, for other programs."""
     keys = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "identity", "variant", "state")
     return {key: getattr(run, key) for key in keys}
 
 
 def named_error(run: Run) -> str:
-    """Return a run's error with its name; empty unless it is completed."""
+    """Return a run's error with its name; empty unless the run is completed."""
     score = run.score
     return "" if score is None else f"{score.error_name} {percent_or_number(score.value, score.percent)}"
 
 
 def since(path: Path) -> datetime | None:
-    """Return when a run began, by its name; else when its folder changed; None where neither can be known."""
+    """Return when a run began, by its folder's name, else when the folder last changed; None where neither is known."""
     try:
         return begun(path) or datetime.fromtimestamp(os.lstat(path).st_mtime).astimezone()
     except OSError:

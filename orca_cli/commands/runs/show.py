@@ -112,5 +112,5 @@ def _rows(
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    """Return whether a value of a record is one that can be shown as a number."""
+    """Return whether a value of a record, which may be anything, can be shown as a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e300

@@ -32,7 +32,6 @@ SHARED = (STUDIES, ".searches", ".sweeps", ".tuned")
 CACHE, ASIDE, WRITE, CHECKPOINTS = "cache", "moved aside", "interrupted write", "checkpoints"
 _DAY_S = 86400.0
 _WRITING_S = 3600.0  # a process may still be writing a younger file
-DAYS = 30.0
 EXAMPLES = """\
 examples:
   orca runs gc                  what could be freed; nothing is changed
@@ -49,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Collect old caches, files moved aside, interrupted writes and superseded checkpoints."
     parser.add_argument("--yes", action="store_true", help="remove it; without this, only say what would be freed")
     text = "a cache entry is old once it was not used for N days; default: 30"
-    parser.add_argument("--days", type=float, default=DAYS, metavar="N", help=text)
+    parser.add_argument("--days", type=float, default=30.0, metavar="N", help=text)
 
 
 def execute(arguments: argparse.Namespace) -> Result:

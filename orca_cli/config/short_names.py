@@ -78,5 +78,6 @@ def node(setting: str, value: Any, kind: str | None, integer_targets: bool | Non
         close = suggest(value, names)
         allowed = f"allowed: {', '.join(names)}, or a _target_ node"
         hint = f"{close} {allowed}" if close.startswith("did you mean") else allowed
-        raise ConfigError(f"'{value}' is not a name of the {setting}s{scope}", where=f"task.{setting}", hint=hint)
+        plural = {"error": "errors", "loss": "losses"}[setting]
+        raise ConfigError(f"'{value}' is not a name of the {plural}{scope}", where=f"task.{setting}", hint=hint)
     return {TARGET: names[value]}

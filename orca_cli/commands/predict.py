@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import terminal
-from orca_cli.commands.options import add_allow_module
+from orca_cli.commands.options import add_allow_module, check_at_least
 from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import DataError, UsageError
 from orca_cli.terminal import Result
@@ -36,7 +36,6 @@ Nothing is fetched, and no training data are read."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Predict new data with a finished run or an exported one."
-    parser.epilog = EXAMPLES
     parser.add_argument("run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs")
     parser.add_argument("input", type=Path, metavar="INPUT", help="new data: a file or folder")
     text = "write to FILE.csv, FILE.parquet or FILE.npz; default: csv on standard output"
@@ -61,8 +60,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Write the predictions, and return what was predicted and the error."""
     if arguments.json and arguments.out is None:
         raise UsageError("needs a file for the predictions", where="--json", hint="add --out FILE")
-    if arguments.batch_size is not None and arguments.batch_size < 1:
-        raise UsageError(f"{arguments.batch_size} is out of range", where="--batch-size", hint="allowed: 1 or more")
+    check_at_least("--batch-size", arguments.batch_size, 1)
     terminal.configure_logging()
     from orca_cli.prediction import output
     from orca_cli.prediction.loading import open_model

@@ -54,7 +54,6 @@ counted in their cell and listed with the reason."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "A table of the results: methods as rows, tasks as columns, mean and deviation over seeds."
-    parser.epilog = EXAMPLES
     parser.add_argument(
         "runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs; default: $ORCA_RUNS, else ./runs"
     )

@@ -106,7 +106,7 @@ def execute(arguments: argparse.Namespace) -> Result:
             return _follow(team, arguments)
         code = 1
         try:
-            ended = _execute(arguments, team)
+            ended = _execute(arguments, place, team)
             shown = {"alone": place is None, "pictured": not arguments.quiet}
             result = run_result(ended, **shown) if isinstance(ended, Outcome) else ended
             code = result.code
@@ -145,7 +145,7 @@ def _follow(team: Team, arguments: argparse.Namespace) -> Result:
     return Result({}, code=code)
 
 
-def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Result:
+def _execute(arguments: argparse.Namespace, place: process.Place | None, team: Team | None) -> Outcome | Result:
     _check_options(arguments)
     time_limit_s = None if arguments.time_limit is None else _seconds(arguments.time_limit)
     from orca_cli.config import compose
@@ -163,15 +163,16 @@ def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Resu
             from orca_cli.commands import sweep
 
             return sweep.run(expansion, arguments, time_limit_s)
-        for text in arguments.overrides if arguments.job is None else ():
+        for text in arguments.overrides if place is None else ():
             key, _, value = text.partition("=")
             is_plain = not value.startswith(("[", "{", "'", '"'))
             if is_plain and ("," in value or value.startswith(("range(", "glob(", "choice("))):
                 raise UsageError(f"'{text}' names several values", where=key, hint="add -m for a sweep")
         job = session.compose(arguments.overrides)
         signals.check()
-        if arguments.job is not None:
-            _check_identity(job, process.Place.read(arguments.job))
+        if place is not None and place.identity and job.identity.run != place.identity:
+            hint = "its data files, the files of --config-dir and the program have to be the same on all machines"
+            raise ConfigError("is another experiment here than for the sweep", where=place.label, hint=hint)
         if job.config.tune.algorithm != "none" and not arguments.dry_run:
             from orca_cli.commands import tune
 
@@ -182,7 +183,7 @@ def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Resu
 
 
 def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = None) -> Outcome:
-    """Run one composed job, one of several on a GPU of its own, in this process or leading several.
+    """Run one composed job in this process, or leading a team; a job of a sweep takes a GPU of its own.
 
     Prints what stage 1 made, unless the result is to be JSON.
     """
@@ -196,16 +197,15 @@ def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = No
             terminal.print_result(start_table(job, summary))
 
     more: dict[str, Any] = {} if arguments.json else {"on_build": show_build}
-    outcome = experiment.run(
-        job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, team=team, **more
-    )
+    inexact = arguments.allow_inexact_resume
+    outcome = experiment.run(job, force=arguments.force, allow_inexact=inexact, team=team, **more)
     if outcome.failure is not None:
         print_traceback(arguments, outcome.failure.cause)
     return outcome
 
 
 def _take_gpu(job: Composed, arguments: argparse.Namespace) -> None:
-    """Take a GPU for one of several jobs, unless the run is completed or names its device."""
+    """Take a GPU for a job of a sweep, unless its run is completed already or names its device."""
     if not arguments.job or job.config.device not in ("auto", "cuda"):
         return
     earlier = claim.look(Path(job.config.paths.runs or ""), experiment.run_name(job))
@@ -219,21 +219,12 @@ def print_traceback(arguments: argparse.Namespace, cause: BaseException) -> None
         terminal.print_error("".join(traceback.format_exception(cause)))
 
 
-def _check_identity(job: Composed, place: process.Place) -> None:
-    """Refuse a job that is another experiment here than where it was composed."""
-    if place.identity and job.identity.run != place.identity:
-        hint = "its data files, the files of --config-dir and the program have to be the same on all machines"
-        raise ConfigError("is another experiment here than for the sweep", where=place.label, hint=hint)
-
-
 def _check_options(arguments: argparse.Namespace) -> None:
     """Refuse options and settings that have no effect."""
     check_engine(arguments)
-    typed = {"--on": arguments.on, "--at-once": arguments.at_once, "--threads": arguments.threads}
-    typed |= {"--gpus": arguments.gpus, "--time-limit": arguments.time_limit}
-    for option, value in typed.items():
-        if value is not None and not arguments.multirun:
-            raise UsageError("applies only to sweeps", where=option, hint="add -m")
+    for name in ("on", "at_once", "threads", "gpus", "time_limit"):
+        if getattr(arguments, name) is not None and not arguments.multirun:
+            raise UsageError("applies only to sweeps", where=f"--{name.replace('_', '-')}", hint="add -m")
     for text in arguments.overrides:
         if key_of(text).startswith(("hydra/launcher", "hydra.launcher")):
             hint = "type --on ray, --on slurm or --at-once N (docs/cluster.md)"

@@ -1,4 +1,4 @@
-"""`orca score`: the error of finished runs once more, from their saved predictions."""
+"""`orca score`: compute the errors of finished runs again from their saved predictions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from rich.text import Text
 
 from orca_cli import terminal
-from orca_cli.commands.options import add_allow_module
-from orca_cli.commands.runs.reading import one_run
+from orca_cli.commands.options import add_allow_module, add_run
+from orca_cli.commands.runs import one_run
 from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import ChecksumError, DataError, OrcaError
 from orca_cli.terminal import Result
@@ -32,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Compute the error of finished runs again from their predictions, and compare with result.json."
     )
-    parser.epilog = EXAMPLES
-    text = "a run's folder, its name, or the eight digits at its end"
-    parser.add_argument("runs", nargs="+", metavar="RUN", help=text)
+    add_run(parser, "runs", "+")
     add_allow_module(parser)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,27 +26,19 @@ from orca_cli.terminal import Result
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed
 
-_STATES = {
-    "completed": "completed",
-    "skipped": "already completed (not run again)",
-    "failed": "failed",
-    "interrupted": "interrupted",
-    "not started": "not started",
-}
-
 
 def run_result(outcome: Outcome, *, alone: bool = False, pictured: bool = True) -> Result:
-    """Return how one run ended, with the content of result.json; people see it only if the run was completed now.
+    """Return how one run ended, with the content of result.json; people see that only of a run that was completed just now.
 
     Args:
         outcome: of the run.
-        alone: not a job of a sweep: with what the run predicted for its test split.
-        pictured: show the predictions as a picture; the record has its numbers in any case.
+        alone: the run is no job of a sweep: add what it predicted for its test split.
+        pictured: show these predictions as a picture; the record has the numbers in any case.
     """
     is_new = outcome.state == "completed" and outcome.result
     failures = [] if outcome.failure is None else [outcome.failure.error]
     shown: list[RenderableType] = [terminal.facts(_result_rows(outcome))] if is_new else []
-    record = _record(outcome)
+    record = outcome_record(outcome)
     if alone and outcome.result and outcome.path is not None:
         answer = read_answer(outcome.path)
         record["answer"] = None if answer is None else answer.record()
@@ -58,40 +49,16 @@ def run_result(outcome: Outcome, *, alone: bool = False, pictured: bool = True) 
 
 
 def read_answer(run: Path) -> numbers.Answer | None:
-    """Return what a run predicted, for its picture; None if there is none, or if it cannot be read, which is logged."""
+    """Return a run's predictions for its picture; None where there are none, or (with a warning) none that can be read."""
     try:
         return numbers.read(run)
-    except OrcaError as error:  # the result stands without it
+    except OrcaError as error:
         terminal.log.warning(f"what the run predicted cannot be shown: {error}")
         return None
 
 
-def sweep_result(
-    labels: list[str], settings: list[str], outcomes: list[Outcome], failures: list[OrcaError], study: str = ""
-) -> Result:
-    """Return how the jobs of a sweep ended.
-
-    Args:
-        labels: of the jobs, such as [1/6].
-        settings: what distinguishes each job from the others.
-        outcomes: of the jobs.
-        failures: why the sweep is not completed.
-        study: its name; empty for other sweeps.
-    """
-    jobs = [{"settings": setting, **_record(outcome)} for setting, outcome in zip(settings, outcomes, strict=True)]
-    rows = []
-    for label, setting, outcome in zip(labels, settings, outcomes, strict=True):
-        note = error_text(outcome.result) if outcome.failure is None else str(outcome.failure.error)
-        ended = f"{outcome.state} ({outcome.code})" if outcome.code > 0 else outcome.state
-        rows.append([Text(cell, style="red" if outcome.code else "") for cell in (label, setting, ended, note)])
-    counts: Counter[str] = Counter(outcome.state for outcome in outcomes)
-    words = ", ".join(f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state])
-    text = f"sweep of {len(outcomes)} runs: {words}. Next: orca report{f' --study {study}' if study else ''}"
-    return Result({"schema": 1, "jobs": jobs}, [terminal.table(("job", "settings", "ended", ""), rows), text], failures)
-
-
 def start_table(job: Composed, summary: Summary) -> RenderableType:
-    """Return what a run is about to do and what is odd about its data, in few lines; `build_table` has the rest."""
+    """Return what a run is about to do, and warnings about its data, in a few lines; `build_table` has the rest."""
     names, parameters, splits = job.choices, summary["parameters"], summary["splits"]
     total = sum(parameters[part] for part in ("embedder", "body", "predictor"))
     data = f"{splits['train']['n']:,} training, {splits['val']['n']:,} validation samples"
@@ -201,7 +168,7 @@ def _baseline(name: str, record: Mapping[str, Any], percent: bool) -> str:
 
 
 def _validation(result: Mapping[str, Any]) -> str:
-    """Return how the weights that were tested validate, and what chose them."""
+    """Return the validation error of the tested weights, and how these were chosen."""
     error, selected = result["error"], result["selected"]
     percent, on = error["percent"], selected.get("on")
     if on == "nothing":
@@ -220,7 +187,8 @@ def error_text(result: Mapping[str, Any]) -> str:
     return f"{error['name']} {percent_or_number(error['value'], error['percent'])}" if error else ""
 
 
-def _record(outcome: Outcome) -> dict[str, Any]:
+def outcome_record(outcome: Outcome) -> dict[str, Any]:
+    """Return how a run ended, for other programs."""
     failure = outcome.failure
     return {
         "state": outcome.state,

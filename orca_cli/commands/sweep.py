@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
+
+from rich.text import Text
 
 from orca_cli import experiment, signals, storage, terminal
 from orca_cli.commands.engine import NOT_STARTED, Engine, job_outcome
-from orca_cli.commands.summary import sweep_result
+from orca_cli.commands.summary import error_text, outcome_record
 from orca_cli.config.compose import Composed, Sweep
 from orca_cli.exceptions import OrcaError, SweepError
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
 from orca_cli.runs import studies
 from orca_cli.runs.activity import Activity
-from orca_cli.runs.outcome import Outcome
+from orca_cli.runs.outcome import Outcome, State
 from orca_cli.terminal import Result
 
 
@@ -29,16 +34,12 @@ class _Jobs:
     settings: list[str]
     jobs: list[Composed]
     force: bool
-    outcomes: list[Outcome] = field(init=False)
-    _next: int = 0
-
-    def __post_init__(self) -> None:
-        self.outcomes = [NOT_STARTED for _ in self.jobs]
+    outcomes: list[Outcome]
+    places: Iterator[int]  # of the jobs that were not yet looked at
 
     def next(self) -> Job | None:
         """Return the next job that is not done yet."""
-        while self._next < len(self.jobs):
-            place, self._next = self._next, self._next + 1
+        for place in self.places:
             done = None if self.force else experiment.done_before(self.jobs[place])
             if done is None:
                 return self.engine.job(self.labels[place], self.jobs[place], self.settings[place])
@@ -59,13 +60,7 @@ class _Jobs:
 
 
 def run(sweep: Sweep, arguments: argparse.Namespace, time_limit_s: float | None) -> Result:
-    """Run all experiments, each in a process of its own.
-
-    Args:
-        sweep: the jobs.
-        arguments: the command line.
-        time_limit_s: of each job.
-    """
+    """Run all experiments, each in a process of its own that `time_limit_s` limits."""
     jobs = sweep.experiments
     same = len(sweep.jobs) - len(jobs)
     terminal.log.info(f"sweep of {len(jobs)} runs" + (f"; {same} more are the same experiments" if same else ""))
@@ -76,21 +71,18 @@ def run(sweep: Sweep, arguments: argparse.Namespace, time_limit_s: float | None)
     labels = [f"[{number}/{len(jobs)}]" for number in range(1, len(jobs) + 1)]
     digest = hashlib.sha256("".join(job.identity.run for job in jobs).encode()).hexdigest()[:8]
     engine = Engine(arguments, root, f"{sweep.study or jobs[0].choices['task']}-{digest}", time_limit_s)
-    work = _Jobs(engine, labels, _settings(jobs), jobs, arguments.force)
-    failure: OrcaError | None = None
+    outcomes, places = [NOT_STARTED] * len(jobs), iter(range(len(jobs)))
+    work = _Jobs(engine, labels, _settings(jobs), jobs, arguments.force, outcomes, places)
+    failures: list[OrcaError] = []
     try:
         engine.run(work, len(jobs))
-    except OrcaError as error:
-        failure = error
-    lost = sum(outcome.state not in ("completed", "skipped") for outcome in work.outcomes)
-    try:
         signals.check()
-        if failure is None and lost:
+        if lost := sum(outcome.state not in ("completed", "skipped") for outcome in outcomes):
             text = f"{lost} of {len(jobs)} runs are not completed"
-            failure = SweepError(text, where="sweep", hint="fix the cause and rerun the command")
-    except OrcaError as stop:
-        failure = failure or stop
-    return sweep_result(labels, work.settings, work.outcomes, [failure] if failure else [], sweep.study)
+            failures.append(SweepError(text, where="sweep", hint="fix the cause and rerun the command"))
+    except OrcaError as error:
+        failures.append(error)
+    return _result(work, failures, sweep.study)
 
 
 def _settings(jobs: list[Composed]) -> list[str]:
@@ -98,3 +90,18 @@ def _settings(jobs: list[Composed]) -> list[str]:
     named = [[f"{axis}={name}" for axis, name in job.labels.items()] or job.overrides for job in jobs]
     common = set.intersection(*map(set, named)) if len(jobs) > 1 else set()
     return [" ".join(text for text in texts if text not in common) for texts in named]
+
+
+def _result(work: _Jobs, failures: list[OrcaError], study: str) -> Result:
+    records, rows = [], []
+    for label, setting, outcome in zip(work.labels, work.settings, work.outcomes, strict=True):
+        records.append({"settings": setting, **outcome_record(outcome)})
+        note = error_text(outcome.result) if outcome.failure is None else str(outcome.failure.error)
+        ended = f"{outcome.state} ({outcome.code})" if outcome.code > 0 else outcome.state
+        rows.append([Text(cell, style="red" if outcome.code else "") for cell in (label, setting, ended, note)])
+    counts: Counter[str] = Counter(outcome.state for outcome in work.outcomes)
+    named = {"skipped": "already completed (not run again)"}
+    words = ", ".join(f"{counts[state]} {named.get(state, state)}" for state in get_args(State) if counts[state])
+    text = f"sweep of {len(records)} runs: {words}. Next: orca report{f' --study {study}' if study else ''}"
+    shown = [terminal.table(("job", "settings", "ended", ""), rows), text]
+    return Result({"schema": 1, "jobs": records}, shown, failures)

@@ -7,6 +7,7 @@ import copy
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +15,20 @@ import yaml
 from rich.console import RenderableType
 from rich.text import Text
 
-from orca_cli import signals, storage, terminal
-from orca_cli.commands.engine import Engine
+from orca_cli import exceptions, signals, storage, terminal
+from orca_cli.commands.engine import Engine, job_outcome
 from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine, check_engine
 from orca_cli.commands.summary import percent_or_number
-from orca_cli.commands.trials import Arm, Trials
 from orca_cli.config import configuration
 from orca_cli.config.schema import Tune
-from orca_cli.exceptions import ConfigError, OrcaError, SweepError
+from orca_cli.exceptions import ConfigError, InterruptionError, NonFiniteError, OrcaError, SweepError
 from orca_cli.launching import search_plan as plans
+from orca_cli.launching.driver import Job
+from orca_cli.launching.process import Ended
 from orca_cli.launching.search import FILE, Search, Trial, check_installed
+from orca_cli.runs.activity import Activity, activity
+from orca_cli.runs.directory import RunDirectory
+from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.settings import as_typed
 from orca_cli.terminal import Result
 
@@ -45,6 +50,16 @@ the command goes on where it was stopped or killed; with more trials it adds to 
 _FOLDER = ".tuned"  # in the folder of runs: what searches have found
 _OURS = "Found by orca tune"
 _SHORT = tuple(name for name in vars(Tune()) if name != "algorithm")  # settings that `orca tune` takes without `tune.`
+
+
+@dataclass
+class _Arm:
+    """One search of a command, and the file for the settings that it finds."""
+
+    plan: plans.Plan
+    search: Search
+    path: Path
+    is_written: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,10 +97,10 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 
 def tuned(session: Session, arguments: argparse.Namespace) -> Composed:
-    """Search as the settings of `orca run tune=asha` say, and return the run with what was found.
+    """Search as the settings of `orca run tune=asha` say, and return the run with the best settings.
 
-    The search comes before stage 1 and not after it, as in the paper; that makes no difference, since stage 1 depends on
-    nothing that is searched for but the seed and the settings themselves.
+    In the paper the search comes after stage 1, here before it. The result is the same: a trial's stage 1 depends on
+    nothing but its seed and settings.
 
     Raises:
         InterruptionError: a signal asked to stop; the search goes on when the command is typed again.
@@ -107,14 +122,14 @@ def _in_full(overrides: Sequence[str]) -> list[str]:
     return [*(word for word in words if word.partition("=")[0] not in ("tune", "tune.algorithm")), "tune=asha"]
 
 
-def _search(session: Session, overrides: Sequence[str], arguments: argparse.Namespace) -> list[Arm]:
-    """Do the searches that overrides ask for, and write what they found."""
+def _search(session: Session, overrides: Sequence[str], arguments: argparse.Namespace) -> list[_Arm]:
+    """Run the searches that overrides ask for, and write the settings that they find."""
     check_installed()
     arms = []
     for plan in plans.make(session, overrides, arguments.config_dir):
         folder = arguments.to or arguments.config_dir or plan.folder.parent.parent / _FOLDER
         path = hparams_path(folder, f"{plan.run}-{plan.arm}" if plan.tune.per_arm else plan.run)
-        arms.append(Arm(plan, Search(plan.name, plan.folder, plan.space, plan.tune), folder, path))
+        arms.append(_Arm(plan, Search(plan.name, plan.folder, plan.space, plan.tune), path))
     storage.check_writable(arms[0].plan.folder.parent)
     with ExitStack() as stack:
         for arm in arms:
@@ -124,15 +139,15 @@ def _search(session: Session, overrides: Sequence[str], arguments: argparse.Name
             terminal.log.info(f"search {arm.plan.name}: {about}")
         # The trials' runs are one another's neighbours, below the folder of all runs that jobs elsewhere see.
         engine = Engine(arguments, arms[0].plan.folder.parent.parent, arms[0].plan.name, is_quiet=True)
-        engine.run(Trials(arms, session, engine), sum(arm.plan.tune.trials for arm in arms))
+        engine.run(_Trials(arms, session, engine), sum(arm.plan.tune.trials for arm in arms))
         signals.check()
         for arm in arms:
             _keep(arm)
     return arms
 
 
-def _keep(arm: Arm) -> None:
-    """Write the settings found, where they are better than those that were there."""
+def _keep(arm: _Arm) -> None:
+    """Write the best settings, where they beat the settings as they are."""
     best = arm.search.best
     if best is None or best.settings is None or arm.search.defaults is None:
         return
@@ -148,14 +163,14 @@ def _keep(arm: Arm) -> None:
     about = f"search {arm.plan.name}, trial {best.number} of {len(arm.search.trials)}, on validation data only"
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     storage.write_text(arm.path, f"# @package _global_\n# {_OURS}: {about}\n{text}")
-    arm.written = True
+    arm.is_written = True
 
 
 def hparams_path(folder: Path, name: str) -> Path:
-    """Return the path of a named settings file in the user's folder of settings.
+    """Return where the settings that a search finds go in the user's folder of settings.
 
     Raises:
-        ConfigError: there is such a file that no search wrote, or the program has settings of that name.
+        ConfigError: a file is there that no search wrote, or the program has settings of that name.
     """
     path = folder / "hparams" / f"{name}.yaml"
     if name in configuration.choices("hparams"):
@@ -166,12 +181,12 @@ def hparams_path(folder: Path, name: str) -> Path:
     return path
 
 
-def shown(arm: Arm) -> Iterator[RenderableType]:
+def shown(arm: _Arm) -> Iterator[RenderableType]:
     """Yield the tables and the verdict of a search."""
     keys, state = list(arm.plan.space.params), arm.search
     headers = ("trial", "state", "validation", *(key.removeprefix("train.") for key in keys), "note")
     yield terminal.table(headers, [_cells(one, keys, one is state.best) for one in state.trials])
-    yield Text(verdict(state), style="bold")
+    yield Text(_verdict(state), style="bold")
 
 
 def _cells(row: Trial, keys: Sequence[str], is_best: bool) -> list[Text]:
@@ -187,11 +202,7 @@ def _facts(state: Search) -> dict[str, Any]:
     return next((one.facts for one in state.trials if "error" in one.facts), {})
 
 
-def _error(state: Search, value: float) -> str:
-    return percent_or_number(value, bool(_facts(state).get("percent")))
-
-
-def verdict(state: Search) -> str:
+def _verdict(state: Search) -> str:
     """Return in a sentence whether the search was worth it."""
     best, plain, facts = state.best, state.defaults, _facts(state)
     counts = f"{len(state.trials)} trials: {state.count('completed')} completed, {state.count('stopped')} stopped early"
@@ -200,17 +211,18 @@ def verdict(state: Search) -> str:
     if best is None or best.error is None or plain is None or plain.error is None:
         return f"{counts}. Nothing can be said before the settings as they are have run (trial 0)."
     on = f"validation {facts['error']} on {facts['n']} samples"
+    lowest, usual = (percent_or_number(trial.error, bool(facts.get("percent"))) for trial in (best, plain))
     if best.settings is None:
-        return f"{counts}. No trial beats the settings as they are: {on} {_error(state, plain.error)}."
+        return f"{counts}. No trial beats the settings as they are: {on} {usual}."
     settings = " ".join(f"{key}={as_typed(value)}" for key, value in best.settings.items())
     return (
-        f"{counts}. Best: trial {best.number}, {settings}: {on} {_error(state, best.error)}, with the settings as they are"
-        f" {_error(state, plain.error)}. The lowest of many on the same samples is likely too low; the test error tells."
+        f"{counts}. Best: trial {best.number}, {settings}: {on} {lowest}, with the settings as they are {usual}. "
+        "The lowest of many on the same samples is likely too low; the test error tells."
     )
 
 
-def _advice(arm: Arm, command: str) -> str:
-    if arm.written:
+def _advice(arm: _Arm, command: str) -> str:
+    if arm.is_written:
         return f"Written to {arm.path}. Next: {command}"
     best = arm.search.best
     if best is not None and best.settings is None:
@@ -218,18 +230,18 @@ def _advice(arm: Arm, command: str) -> str:
     return "Nothing is written yet. Next: the same command again."
 
 
-def _next_command(arm: Arm, arguments: argparse.Namespace) -> str:
-    """Return the command of a run with the settings found, or with those that were typed where none are better."""
+def _next_command(arm: _Arm, arguments: argparse.Namespace) -> str:
+    """Return the command of a run with the settings that were written, or else with those that were typed."""
     rest = plans.without(arguments.overrides, *_SHORT, "tune", "hparams")
-    words = ["orca", "run", *(["--config-dir", str(arm.folder)] if arm.written else [])]
+    words = ["orca", "run", *(["--config-dir", str(arm.path.parent.parent)] if arm.is_written else [])]
     if arm.plan.tune.per_arm:
         rest = [*(text for text in rest if not text.startswith("metric=")), f"metric={arm.plan.arm}"]
     words += [*rest, *(word for module in arguments.allow_module for word in ("--allow-module", module))]
     typed = [text for text in arguments.overrides if text.startswith("hparams=")]
-    return shlex.join([*words, *([f"hparams={arm.path.stem}"] if arm.written else typed)])
+    return shlex.join([*words, *([f"hparams={arm.path.stem}"] if arm.is_written else typed)])
 
 
-def _record(arm: Arm) -> dict[str, Any]:
+def _record(arm: _Arm) -> dict[str, Any]:
     state = arm.search
     best, plain = state.best, state.defaults
     return {
@@ -243,6 +255,116 @@ def _record(arm: Arm) -> dict[str, Any]:
         "trials": [one.record() for one in state.trials],
         "best": None if best is None else best.record(),
         "defaults": None if plain is None else plain.error,
-        "verdict": verdict(state),
-        "hparams": str(arm.path) if arm.written else None,
+        "verdict": _verdict(state),
+        "hparams": str(arm.path) if arm.is_written else None,
+    }
+
+
+@dataclass
+class _Running:
+    """A trial, whose seeds run one after the other; the curve of the first decides whether the trial is stopped."""
+
+    arm: _Arm
+    trial: Trial
+    seeds: list[int]
+    results: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class _Trials:
+    """The trials of some searches; see `driver.Work`."""
+
+    arms: list[_Arm]
+    session: Session
+    engine: Engine
+    _begun: list[_Running] = field(default_factory=list)  # with a seed to be run
+    _by_job: dict[str, _Running] = field(default_factory=dict)  # by the identity of the run
+
+    def next(self) -> Job | None:
+        """Return the next run: of a trial that has begun, else of a new one."""
+        if self._begun:
+            return self._job(self._begun.pop(0))
+        for arm in self.arms:
+            if (trial := arm.search.ask()) is not None:
+                drawn = " ".join(f"{key}={as_typed(value)}" for key, value in (trial.settings or {}).items())
+                terminal.log.info(f"{self._name(arm, trial)}: {drawn or 'the settings as they are'}")
+                return self._job(_Running(arm, trial, list(arm.plan.seeds)))
+        return None
+
+    def _name(self, arm: _Arm, trial: Trial) -> str:
+        return f"trial {trial.number}" + (f" of metric={arm.plan.arm}" if len(self.arms) > 1 else "")
+
+    def _job(self, running: _Running) -> Job:
+        overrides = running.arm.plan.overrides(running.trial.settings, running.seeds[0])
+        job = self.engine.job(f"[{self._name(running.arm, running.trial)}]", self.session.compose(overrides))
+        self._by_job[job.name.identity] = running
+        return job
+
+    def watch(self, job: Job, seen: Activity) -> bool:
+        """Return whether a trial falls behind the others, by the curve of its first seed."""
+        running = self._by_job[job.name.identity]
+        if running.seeds[0] != running.arm.plan.tune.seed or not seen.steps_of_member:
+            return False
+        lines = (line for line in seen.curve if line.get("validation_error") is not None)
+        curve = [(line["step"] / seen.steps_of_member, line["validation_error"]) for line in lines]
+        return running.arm.search.is_behind(running.trial, curve)
+
+    def ended(self, job: Job, end: Ended) -> None:
+        """Tell the search how a trial ended, or go on with its next seed.
+
+        Raises:
+            OrcaError: trial 0, with the settings as they are, failed: no other would do better.
+        """
+        if (seen := activity(job.root, job.name)) is not None:
+            self.watch(job, seen)  # what it wrote since the last look
+        running, outcome = self._by_job.pop(job.name.identity), job_outcome(end)
+        search, trial, name = running.arm.search, running.trial, self._name(running.arm, running.trial)
+        error = None if outcome.failure is None else outcome.failure.error
+        if trial.note or isinstance(error, NonFiniteError):  # stopped, or diverged, which no settings can do worse
+            trial.note = trial.note or str(error)
+            if seen is not None:
+                RunDirectory(seen.path, job.name).drop_weights()
+            search.tell(trial, None, _trial_facts(running.results))
+            terminal.log.info(f"{name}: {trial.note}")
+            return
+        if outcome.state == "not started" or isinstance(error, InterruptionError):
+            return  # the next command does it again
+        if error is None and outcome.result["validation_error"] is None:
+            error = exceptions.DataError(f"the validation {outcome.result['error']['name']} is undefined", where=name)
+        if error is not None:
+            self._fail(running, error, outcome, name)
+            return
+        running.results.append(outcome.result)
+        running.seeds.pop(0)
+        if running.seeds:
+            self._begun.append(running)
+            return
+        value = sum(float(result["validation_error"]) for result in running.results) / len(running.results)
+        facts = _trial_facts(running.results)
+        search.tell(trial, value, facts)
+        text = f"validation {facts['error']} {percent_or_number(value, facts['percent'])} in {facts['seconds']:.0f} s"
+        terminal.log.info(f"{name}: {text}")
+
+    def _fail(self, running: _Running, error: OrcaError, outcome: Outcome, name: str) -> None:
+        where = "" if outcome.path is None else f" ({outcome.path})"
+        running.arm.search.fail(running.trial, f"{error}{where}")
+        if running.trial.settings is None:
+            raise error
+        terminal.print_error(f"{name} failed: {error}")
+        if isinstance(error, exceptions.MemoryExhaustedError):
+            terminal.log.info("a smaller batch needs less memory; trials that fail are tried again by the next command")
+
+
+def _trial_facts(results: list[Any]) -> dict[str, Any]:
+    if not results:
+        return {}
+    first = results[0]
+    judged = first["selected"].get("n") or first["splits"].get("val", {}).get("n")
+    return {
+        "error": first["error"]["name"],
+        "percent": first["error"]["percent"],
+        "n": judged,
+        "seconds": round(sum(sum(result["seconds"].values()) for result in results), 1),
+        "errors": [result["validation_error"] for result in results],
+        "runs": [result["run_id"] for result in results],
     }

@@ -124,7 +124,7 @@ def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") 
 
 
 def part_node(config: object, name: str) -> dict[str, Any]:
-    """Return what of a group's node names a part and the part's own arguments."""
+    """Return a group's node without the settings that are not the part's own: `_target_` and the part's arguments."""
     words = PART_GROUPS[name].words
     return {key: value for key, value in getattr(config, name).items() if key not in words}
 
@@ -188,7 +188,7 @@ def check_method(config: Config, kind: str | None) -> None:
 
 def _check_inferred_kind(node: dict[str, Any], group: str) -> None:
     """Raise ConfigError where `kind` is null, and the reader does not infer it from the data."""
-    parameter = parts.parameters(node, group).get("kind")
+    parameter = inspect.signature(parts.resolve(node, group)).parameters.get("kind")
     if parameter is None or "None" not in str(parameter.annotation):
         hint = "allowed: what the task's file says; take it out of the command"
         raise ConfigError("null is not allowed", where=f"{group}.kind", hint=hint)
@@ -208,7 +208,7 @@ def _check_weights(config: Config) -> None:
 
 
 def _check_part(node: Any, key: str, group: PartGroup = _PLAIN, known: dict[str, Any] | None = None) -> Any:
-    """Check a node, and return the part where it is a class that needs nothing else; None for others."""
+    """Check a node; returns the part if it is a class that the program passes no arguments to, else None."""
     if not isinstance(node, dict):
         raise ConfigError(f"{node!r} is not a `_target_` node", where=key, hint="or leave it out")
     if not group.reserved and inspect.isclass(parts.resolve(node, key)):

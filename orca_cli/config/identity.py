@@ -13,7 +13,7 @@ from typing import Any
 from orca_cli.config.schema import GROUPS, METHOD_SETTINGS, WITHOUT_EFFECT
 from orca_cli.storage import sha256_file
 
-_HASH_BELOW = 2**30  # bytes; the files of a larger folder, and larger files, count by size and modification time
+_HASH_BELOW = 2**30  # bytes; larger files, and all files of a larger folder, count by size and modification time
 SHORT = 8
 
 

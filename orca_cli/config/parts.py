@@ -83,11 +83,6 @@ def check(
     _check_together(target, arguments | dict(known))
 
 
-def parameters(node: dict[str, Any], key: str) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of what a node names, by name; raises as `check`."""
-    return _parameters(resolve(node, key))
-
-
 def _check_together(target: Callable[..., Any], arguments: dict[str, Any]) -> None:
     checker = getattr(sys.modules[target.__module__], "check_settings", None)
     if inspect.isfunction(target) and inspect.isfunction(checker):

@@ -107,7 +107,7 @@ def fits(value: Any, hint: Any, limits: bool = True) -> bool:
 
 
 def takes_word(word: str, hint: Any) -> bool:
-    """Return whether a text is one of those that a setting is chosen from."""
+    """Return whether a word is among the texts that an annotation allows."""
     return word in _choices(hint)
 
 

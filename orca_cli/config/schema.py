@@ -368,8 +368,3 @@ def declared() -> dict[str, Any]:
         inner = typing.get_type_hints(section, include_extras=True) if is_dataclass(section) else {}
         hints |= {f"{name}.{key}": inner_hint for key, inner_hint in inner.items()} or {name: hint}
     return {key: hint for key, hint in hints.items() if hint is not Any}
-
-
-def is_section(key: str) -> bool:
-    """Return whether a dotted key names a group of the schema's settings, such as `train`."""
-    return any(name.startswith(f"{key}.") for name in declared())

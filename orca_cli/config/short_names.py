@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from orca_cli.config.parts import TARGET
@@ -53,12 +54,12 @@ _NAMES: dict[str, dict[str, dict[str, str]]] = {
 
 
 def node(setting: str, value: Any, kind: str | None, integer_targets: bool | None = None) -> Any:
-    """Return the `_target_` node that a short name stands for; other values as they are.
+    """Return the `_target_` node that a short name stands for; any other value as it is.
 
     Args:
         setting: error or loss.
         value: of task.error or task.loss.
-        kind: of the task; None where only its data say it.
+        kind: of the task; None where only its data tell.
         integer_targets: whether targets are integers; None where that is not known yet.
 
     Raises:
@@ -66,25 +67,17 @@ def node(setting: str, value: Any, kind: str | None, integer_targets: bool | Non
     """
     if not isinstance(value, str):
         return value
-    names = _kind_names(setting, kind, integer_targets)
+    tables = _NAMES[setting]
+    kinds: Iterable[str] = tables if kind is None or kind not in tables else (kind,)
+    if kind == "dense":
+        kinds = {None: (kind, _DENSE_CLASSES), False: (kind,), True: (_DENSE_CLASSES,)}[integer_targets]
+    names = {name: path for table in kinds for name, path in tables[table].items()}
     if value not in names:
         scope = "" if kind is None else f" of task.kind={kind}"
         scope += " with integer targets" if integer_targets and kind == "dense" else ""
         close = suggest(value, names)
         allowed = f"allowed: {', '.join(names)}, or a _target_ node"
         hint = f"{close} {allowed}" if close.startswith("did you mean") else allowed
-        raise ConfigError(f"'{value}' is not a name of the {setting}s{scope}", where=f"task.{setting}", hint=hint)
+        plural = {"error": "errors", "loss": "losses"}[setting]
+        raise ConfigError(f"'{value}' is not a name of the {plural}{scope}", where=f"task.{setting}", hint=hint)
     return {TARGET: names[value]}
-
-
-def _kind_names(setting: str, kind: str | None, integer_targets: bool | None) -> dict[str, str]:
-    tables = _NAMES[setting]
-    if kind == "dense" and integer_targets is not None:
-        return tables[_DENSE_CLASSES if integer_targets else kind]
-    kinds = {"dense": ("dense", _DENSE_CLASSES)}.get(str(kind), (kind,))
-    return {
-        name: path
-        for table_kind, table in tables.items()
-        if table_kind in kinds or kind not in tables
-        for name, path in table.items()
-    }

@@ -16,7 +16,7 @@
       task.path: orca data get {task}
 
 Where overrides of an arm have the same key, the later axis counts; what is typed on the command line beats them all. Where a
-study has sets, task=NAME on the command line is a set of its own in their place (`with_tasks`).
+study has sets, task=NAME on the command line takes their place: the set of that name, else the plain task.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,28 +95,23 @@ class Study:
             {key: str(text) for key, text in mapping(content.get("files"), f"{where}: files", _NAMED).items()},
         )
 
-    def narrowed(self, axis: str, names: Sequence[str], *, is_setting: bool) -> Study:
-        """Return the study with some choices of an axis.
+    def narrowed(self, axis: str, names: Sequence[str], setting: str = "") -> Study:
+        """Return the study with other choices of an axis.
 
         Args:
             axis: one of `axes`.
             names: what was typed for it.
-            is_setting: a name that is no choice is a value of the setting with the axis' name.
+            setting: a name that is no choice of the axis is a value of this setting; empty: it is an error.
 
         Raises:
             ConfigError: there is no such choice.
         """
         choices, chosen = self.axes[axis], {}
         for name in names:
-            if name not in choices and not is_setting:
+            if name not in choices and not setting:
                 raise ConfigError(f"study={self.name} has no {axis} '{name}'", where=axis, hint=suggest(name, choices))
-            chosen[name] = choices.get(name, (f"{axis}={name}",))
-        return Study(self.name, self.common, self.axes | {axis: chosen}, self.left_out, self.files)
-
-    def with_tasks(self, tasks: Sequence[str]) -> Study:
-        """Return the study with tasks in place of its sets: a set of that name if there is one, else the plain task."""
-        chosen = {task: self.axes[SET].get(task, (f"task={task}",)) for task in tasks}
-        return Study(self.name, self.common, self.axes | {SET: chosen}, self.left_out, self.files)
+            chosen[name] = choices.get(name, (f"{setting}={name}",))
+        return replace(self, axes=self.axes | {axis: chosen})
 
     def arms(self, typed: Mapping[str, Sequence[tuple[str, str]]], data_folder: Path) -> list[Arm]:
         """Return every arm that is not left out, the first axis slowest.

@@ -47,7 +47,7 @@ class Variant:
 
 
 def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
-    """Return name -> variant of `departures` or `hparams`, from tasks' files and files of their own, sorted by name.
+    """Return name -> choice of a group of conf/, sorted by name; tasks' files hold some of `departures` and `hparams`.
 
     Raises:
         ConfigError, UnsafeError: a file cannot be read, a block is malformed, or a name is there twice.
@@ -56,7 +56,7 @@ def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
         name: Variant(path, configuration.description(path), configuration.content(path))
         for name, path in configuration.choices(group, extra).items()
     }
-    for task, path in configuration.choices("task", extra).items():
+    for task, path in configuration.choices("task", extra).items() if group in BLOCKS else ():
         for block, name, text, settings in in_task(task, configuration.content(path), str(path)):
             if block == group and name in named:  # Hydra would take the file
                 what = f"the file of task={task} has its own '{name}'"
@@ -64,11 +64,6 @@ def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
             if block == group:
                 named[name] = Variant(path, text, settings)
     return dict(sorted(named.items()))
-
-
-def names(group: str, extra: Path | None = None) -> list[str]:
-    """Return what can be typed for a group of conf/, sorted; errors as those of `variants`."""
-    return list(variants(group, extra) if group in BLOCKS else configuration.choices(group, extra))
 
 
 def in_task(task: str, content: dict[str, Any], where: str) -> Iterator[tuple[str, str, str, dict[str, Any]]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from orca_cli import terminal
 from orca_cli.commands.body import named
-from orca_cli.commands.data.selection import size_text
+from orca_cli.commands.data import size_text
 from orca_cli.commands.options import add_config_dir
 from orca_cli.exceptions import ConfigError, DataError, InterruptionError, OrcaError, StorageError, UsageError
 from orca_cli.models import checkpoints

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 
 from orca_cli import terminal
 from orca_cli.commands.body import Named, named
-from orca_cli.commands.data.selection import size_text
+from orca_cli.commands.data import size_text
 from orca_cli.commands.options import add_config_dir
 from orca_cli.models import checkpoints
 from orca_cli.models.checkpoints import located

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import terminal
-from orca_cli.commands.data.selection import Selection, add_names, select
+from orca_cli.commands.data import Selection, add_names, select
 from orca_cli.commands.options import add_allow_module, check_at_least
 from orca_cli.config import parts
 from orca_cli.config.catalogue import DataSet

@@ -1,7 +1,7 @@
-"""Examine opened data before a run does: shapes, classes, NaN and infinite values, overlaps between splits.
+"""Examine data before a run does: shapes, classes, NaN and infinite values, overlaps between splits.
 
-Whatever would end a run, or make its error meaningless, is a problem; what is merely worth knowing is a warning. The test
-split is opened, but only compared and counted: nothing is chosen by it.
+A problem would end a run, or make its error meaningless; a warning is worth knowing. The test split is opened as well, but only
+to count and compare: nothing is chosen by it.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def _ones(targets: np.ndarray, num_outputs: int, *, may_differ: bool) -> tuple[n
 
     Args:
         targets: real, [n, K, *E] or, for one output, [n, *E].
-        may_differ: whether other targets are expected; reading stops at the first block that has one.
+        may_differ: other targets are expected, so that reading stops at the first block with one.
     """
     counts, wrong = np.zeros(num_outputs, dtype=np.int64), 0
     if num_outputs > 1 and targets.shape[1:2] != (num_outputs,):

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from orca_cli import storage, terminal
-from orca_cli.commands.data.selection import add_names, how_by_hand, select, size_text
+from orca_cli.commands.data import add_names, how_by_hand, select, size_text
 from orca_cli.config.catalogue import DataFile, DataSet
 from orca_cli.data import data_folder
 from orca_cli.exceptions import ChecksumError, InterruptionError, NetworkError, OrcaError, StorageError, UsageError
@@ -84,21 +84,18 @@ def execute(arguments: argparse.Namespace) -> Result:
     done: list[Got] = []
     failures: list[OrcaError] = []
     by_hand: list[str] = []
-    for entry in chosen.entries:
+    for entry in (entry for entry in chosen.entries if entry.files):
         files = [file for file in entry.files if arguments.file is None or fnmatchcase(file.path, arguments.file)]
-        if files:
-            got, failed = _get(entry, files, arguments, chosen.folder)
-            done += got
-            failures += failed
-            if any(isinstance(failure, NetworkError | ChecksumError) for failure in failed):
-                advice = f"orca data list {entry.name} shows all; {entry.group}.path=FOLDER reads another folder"
-                pages = (f"from {page}" for page in entry.pages)
-                by_hand.append(
-                    "\n  ".join([f"{entry.name} by hand: {how_by_hand(entry, chosen.folder)}", *pages, advice])
-                )
-        elif entry.files:
+        if not files:
             hint = f"it has {', '.join(file.path for file in entry.files)}"
             raise UsageError(f"no file of {entry.name} matches '{arguments.file}'", where="--file", hint=hint)
+        got, failed = _get(entry, files, arguments, chosen.folder)
+        done += got
+        failures += failed
+        if any(isinstance(failure, NetworkError | ChecksumError) for failure in failed):
+            how = f"{entry.name} by hand: {how_by_hand(entry, chosen.folder)}"
+            advice = f"orca data list {entry.name} shows all; {entry.group}.path=FOLDER reads another folder"
+            by_hand.append("\n  ".join([how, *(f"from {page}" for page in entry.pages), advice]))
     record = {
         "schema": 1,
         "files": [asdict(file) for file in done],
@@ -115,7 +112,7 @@ def execute(arguments: argparse.Namespace) -> Result:
 def _get(
     entry: DataSet, files: list[DataFile], arguments: argparse.Namespace, data: Path
 ) -> tuple[list[Got], list[OrcaError]]:
-    """Get what is missing; one file's failure does not affect the others. Each is reported as it ends."""
+    """Get the files that are missing; a failure does not keep the others back, and each file is reported at once."""
     reporter = terminal.LogReporter()
     done: list[Got] = []
     failures: list[OrcaError] = []

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from rich.console import RenderableType
 
 from orca_cli import terminal
-from orca_cli.commands.data.selection import add_names, how_by_hand, select, size_text
+from orca_cli.commands.data import add_names, how_by_hand, select, size_text
 from orca_cli.config.catalogue import GROUPS, DataFile, DataSet
 from orca_cli.data import data_folder
 from orca_cli.terminal import Result

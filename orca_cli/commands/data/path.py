@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from orca_cli.commands.data.selection import add_names, select
+from orca_cli.commands.data import add_names, select
 from orca_cli.terminal import Result
 
 EXAMPLES = """\

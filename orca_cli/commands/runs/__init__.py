@@ -1,6 +1,19 @@
-"""`orca runs`: the run folders themselves; each verb is a module of its own."""
+"""`orca runs`: the run folders themselves; each verb is a module of its own, and reads a run by `one_run`."""
 
 from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from orca_cli import storage
+from orca_cli.commands.summary import percent_or_number
+from orca_cli.exceptions import CheckpointError, DataError
+from orca_cli.report.records.collect import Run, collect
+from orca_cli.runs.directory import RESULT, STATUS
+from orca_cli.runs.naming import begun, named
+from orca_cli.runs.records import newer_schema
 
 VERBS = {
     "list": "all runs, the newest first: state, error, age, size",
@@ -19,3 +32,53 @@ examples:
   orca runs rm 1e791e76
   orca runs gc                              what could be freed; --yes frees it
   orca runs list --help                     more about each"""
+
+
+def one_run(word: str) -> Run:
+    """Return a run by its folder or name.
+
+    Raises:
+        DataError: there is none, or its records cannot be read.
+        CheckpointError: a newer program made it.
+    """
+    path = named(word)
+    collection = collect([path])
+    runs = [*collection.runs, *collection.superseded]
+    if [run.path for run in runs] == [path]:
+        return runs[0]
+    if runs or path not in [broken.path for broken in collection.broken]:
+        raise DataError("is not a run but a folder of runs", where=str(path), hint="orca runs list shows them")
+    if error := newer_schema(path / RESULT, path / STATUS):
+        raise CheckpointError(str(error), where=str(path), hint="use the newer program") from error
+    raise DataError(collection.broken[0].reason, where=str(path), hint="orca doctor RUN says what is damaged")
+
+
+def run_record(run: Run) -> dict[str, Any]:
+    """Return what identifies a run, for other programs."""
+    keys = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "identity", "variant", "state")
+    return {key: getattr(run, key) for key in keys}
+
+
+def named_error(run: Run) -> str:
+    """Return a run's error with its name; empty unless the run is completed."""
+    score = run.score
+    return "" if score is None else f"{score.error_name} {percent_or_number(score.value, score.percent)}"
+
+
+def since(path: Path) -> datetime | None:
+    """Return when a run began, by its folder's name, else when the folder last changed; None where neither is known."""
+    try:
+        return begun(path) or datetime.fromtimestamp(os.lstat(path).st_mtime).astimezone()
+    except OSError:
+        return None
+
+
+def age(moment: datetime | None) -> str:
+    """Return how long ago a moment was, such as 5 min or 3 days."""
+    if moment is None:
+        return ""
+    seconds = max(0.0, (storage.now() - moment).total_seconds())
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""`orca runs diff`: what two runs have not in common: settings, data, decisions, environment; their results side by side."""
+"""`orca runs diff`: where two runs differ in settings, data, decisions and environment; their results side by side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import RenderableType
 
 from orca_cli import terminal
 from orca_cli.commands.options import add_run
-from orca_cli.commands.runs.reading import one_run
+from orca_cli.commands.runs import one_run
 from orca_cli.exceptions import OrcaError
 from orca_cli.report.records.collect import Run
 from orca_cli.runs.directory import ENVIRONMENT, RESULT, read_or_empty
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> Result:
     """Return what differs."""
     runs = [one_run(arguments.first), one_run(arguments.second)]
-    notes: dict[str, str] = {}  # section -> why it is unknown, which is not the same as absent
+    notes: dict[str, str] = {}  # section -> why nothing is known of it
     results = [_results(run) for run in runs]
     sections = {
         "settings": _different(*_settings(runs, notes)),
@@ -75,7 +75,7 @@ def _settings(runs: Sequence[Run], notes: dict[str, str]) -> list[Values]:
 
 
 def _files(runs: Sequence[Run], notes: dict[str, str]) -> list[Values]:
-    """Return path -> digest of the data's files and folders whose content the other one of two runs has not read."""
+    """Return for each of two runs: path -> digest of the files and folders whose content the other has not read."""
     digests = []
     for run in runs:
         files = read_or_empty(run.path / ENVIRONMENT).get("files")
@@ -95,7 +95,7 @@ def _short(digest: str) -> str:
 
 
 def _different(a: Values, b: Values) -> Values:
-    """Return key -> {a, b} of what is not the same; an entry that one side lacks is left out of it."""
+    """Return key -> {a: value, b: value} where these differ; a side that lacks the key is left out."""
     differences = {}
     for key in a | b:
         if key not in a or key not in b or a[key] != b[key]:

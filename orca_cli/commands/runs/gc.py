@@ -1,7 +1,7 @@
-"""`orca runs gc`: what may go without loss of a result, and what that frees.
+"""`orca runs gc`: remove what no result needs, and say how much that frees.
 
-That is old cache entries, what was moved aside, interrupted writes, superseded checkpoints: nothing of a run that a process
-works on, nothing behind a link, and nothing in folders that the program did not make.
+These are old cache entries, files that were moved aside, leftovers of interrupted writes, and superseded checkpoints. Runs that
+a process works on, whatever lies behind a link, and folders that the program did not make are left alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orca_cli import storage, terminal
-from orca_cli.commands.data.selection import size_text
+from orca_cli.commands.data import size_text
 from orca_cli.commands.options import check_at_least
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError
@@ -31,8 +31,7 @@ CACHES = ("alignments", "baselines", "floors", "generated", "metric_sources", "s
 SHARED = (STUDIES, ".searches", ".sweeps", ".tuned")
 CACHE, ASIDE, WRITE, CHECKPOINTS = "cache", "moved aside", "interrupted write", "checkpoints"
 _DAY_S = 86400.0
-_WRITING_S = 3600.0  # a younger file may be one that a process is still writing
-DAYS = 30.0
+_WRITING_S = 3600.0  # a process may still be writing a younger file
 EXAMPLES = """\
 examples:
   orca runs gc                  what could be freed; nothing is changed
@@ -49,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Collect old caches, files moved aside, interrupted writes and superseded checkpoints."
     parser.add_argument("--yes", action="store_true", help="remove it; without this, only say what would be freed")
     text = "a cache entry is old once it was not used for N days; default: 30"
-    parser.add_argument("--days", type=float, default=DAYS, metavar="N", help=text)
+    parser.add_argument("--days", type=float, default=30.0, metavar="N", help=text)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
@@ -79,30 +78,22 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 @dataclass(frozen=True)
 class Leftover:
-    """One file or folder that may go.
-
-    Args:
-        path: the file or folder.
-        kind: cache, moved aside, interrupted write or checkpoints.
-        why: in words.
-        bytes: its size on disk.
-        run: the run that it is in; None outside runs.
-    """
+    """One file or folder that may be removed."""
 
     path: Path
-    kind: str
+    kind: str  # CACHE, ASIDE, WRITE or CHECKPOINTS
     why: str
-    bytes: int
-    run: Path | None = None
+    bytes: int  # on disk
+    run: Path | None = None  # that it is in
 
 
 def find(root: Path, cache: Path, days: float) -> list[Leftover]:
-    """Return what may go, by path; nothing is written.
+    """Return what may be removed, sorted by path; changes nothing.
 
     Args:
         root: folder of all runs.
         cache: folder of caches.
-        days: after which an entry of the cache that was not used is old.
+        days: a cache entry is old once it was not used for so long.
     """
     root, cache = Path(os.path.realpath(root)), Path(os.path.realpath(cache))
     leftovers = list(_folder_leftovers(root))
@@ -121,10 +112,10 @@ def find(root: Path, cache: Path, days: float) -> list[Leftover]:
 
 
 def remove(one: Leftover) -> bool:
-    """Remove a leftover; False where it is gone already, or in use since it was found.
+    """Remove a leftover; returns False where it is gone already.
 
     Raises:
-        LockedError: a process works on what it is in.
+        LockedError: a process now works on the run or the cache entry.
         StorageError: the disk refuses.
     """
     with ExitStack() as stack:
@@ -156,7 +147,7 @@ def _is_passing(path: Path) -> bool:
 
 
 def _folder_leftovers(folder: Path) -> Iterator[Leftover]:
-    """Yield what interrupted writes left directly in a folder that many processes write to, and what was moved aside in it."""
+    """Yield leftovers of interrupted writes, and what was moved aside, directly in a folder that many processes write to."""
     entries = _entries(folder)
     is_used = any(storage.is_locked(path) for path in entries if path.suffix == ".lock")
     for path in filter(_is_passing, entries):

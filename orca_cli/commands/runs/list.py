@@ -9,9 +9,9 @@ from typing import Any
 from rich.text import Text
 
 from orca_cli import storage, terminal
-from orca_cli.commands.data.selection import size_text
+from orca_cli.commands.data import size_text
 from orca_cli.commands.options import check_at_least
-from orca_cli.commands.runs.reading import age, named_error, run_record, since
+from orca_cli.commands.runs import age, named_error, run_record, since
 from orca_cli.config.configuration import default_folders
 from orca_cli.report.records.collect import Broken, Run, collect
 from orca_cli.report.records.filters import Values, where

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from orca_cli import storage, terminal
-from orca_cli.commands.data.selection import size_text
+from orca_cli.commands.data import size_text
 from orca_cli.commands.options import add_run
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError, UsageError

@@ -11,9 +11,9 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import storage, terminal
-from orca_cli.commands.data.selection import size_text
+from orca_cli.commands.data import size_text
 from orca_cli.commands.options import add_run
-from orca_cli.commands.runs.reading import age, named_error, one_run, run_record, since
+from orca_cli.commands.runs import age, named_error, one_run, run_record, since
 from orca_cli.commands.summary import decisions, percent_or_number, read_answer
 from orca_cli.report.answer.console import Picture
 from orca_cli.report.records.collect import Run
@@ -34,7 +34,7 @@ Nothing is computed or checked: orca score RUN computes the error again, orca do
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "One run: what it is, its result, decided settings, baselines, picture and files."
-    add_run(parser)
+    add_run(parser, "run")
     parser.add_argument("--no-picture", action="store_true", help="leave the picture of the predictions out")
 
 
@@ -112,5 +112,5 @@ def _rows(
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    """Return whether a value of a record is one that can be shown as a number."""
+    """Return whether a value of a record, which may be anything, can be shown as a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e300

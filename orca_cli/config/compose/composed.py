@@ -6,7 +6,6 @@ import functools
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -98,10 +97,12 @@ def checked(cfg: DictConfig, hydra: Any) -> Composed:
         setattr(config.paths, name, getattr(config.paths, name) or str(folder))
     names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}
     written: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations in them stay text
-    unresolved = OmegaConf.to_container(cfg, resolve=False)
-    interpolates_seed = re.search(r"\$\{\.*seed\b", repr(unresolved)) is not None
-    with _without_resolvers():
+    interpolates_seed = re.search(r"\$\{\.*seed\b", repr(typed)) is not None
+    resolvers, BaseContainer._resolvers = BaseContainer._resolvers, {}  # every call of a resolver raises
+    try:
         stored = _unread(content, cfg)
+    finally:
+        BaseContainer._resolvers = resolvers
     return Composed(config, content, stored, names, list(written), interpolates_seed)
 
 
@@ -127,22 +128,12 @@ def _nan_for_words(content: dict[str, Any], key: str = "") -> Iterator[str]:
             yield full
 
 
-@contextmanager
-def _without_resolvers() -> Iterator[None]:
-    """Inside the block, interpolations may only refer to other settings: every call of a resolver raises."""
-    kept, BaseContainer._resolvers = BaseContainer._resolvers, {}
-    try:
-        yield
-    finally:
-        BaseContainer._resolvers = kept
-
-
 def _unread(resolved: Any, node: Any) -> Any:
     """Return resolved settings, but leave those that need a resolver as text: no secret may get into a file.
 
     Args:
         resolved: plain values of the node.
-        node: a container of OmegaConf, inside `_without_resolvers`.
+        node: a container of OmegaConf, whose resolvers raise.
     """
     written: Any = OmegaConf.to_container(node, resolve=False)
     names = resolved if isinstance(resolved, dict) else range(len(resolved))

@@ -70,7 +70,7 @@ def check_typed(override: Override) -> None:
     if key.startswith("tracker."):
         checks.check_secrets(None, key)
     value = value.text if isinstance(value, QuotedString) else value
-    if schema.is_section(key) and key not in ALL_GROUPS:
+    if key not in ALL_GROUPS and any(name.startswith(f"{key}.") for name in schema.declared()):
         hint = f"give its settings one by one, such as {key}.NAME=..."
         raise ConfigError(f"{shown(value)} is not allowed", where=key, hint=hint)
     if key in schema.declared() and not (isinstance(value, str) and "${" in value):  # what is interpolated comes later

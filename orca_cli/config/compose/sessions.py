@@ -108,10 +108,10 @@ class Session:
             if not set(texts_of(override, preset.axes.get(key, ()))) <= set(preset.axes.get(key, ())):
                 self._check_choices([override])
             if key == "task" and key not in preset.axes and study.SET in preset.axes:
-                preset = preset.with_tasks(texts_of(override, choices("task", self._extra)))
+                preset = preset.narrowed(study.SET, texts_of(override, choices("task", self._extra)), "task")
             elif key in preset.axes:
-                names = texts_of(override, preset.axes[key])
-                preset = preset.narrowed(key, names, is_setting=key in (*ALL_GROUPS, *schema.declared()))
+                setting = key if key in (*ALL_GROUPS, *schema.declared()) else ""
+                preset = preset.narrowed(key, texts_of(override, preset.axes[key]), setting)
             elif override.is_delete():
                 typed[key] = [("null", str(override.input_line))]
             else:
@@ -186,5 +186,7 @@ class Session:
                 for name in names_of(override):
                     if name in files:
                         configuration.content(files[name])  # raises where the file is not YAML
-                    elif name not in (allowed := variants.names(group, self._extra)):
+                        continue
+                    allowed = variants.variants(group, self._extra) if group in BLOCKS else files
+                    if name not in allowed:
                         raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))

@@ -83,7 +83,10 @@ def execute(arguments: argparse.Namespace) -> Result:
     from orca_cli.config import compose
 
     with signals.deferred(), compose.session(arguments.config_dir) as session:
-        arms = _search(session, _in_full(arguments.overrides), arguments)
+        # What is `trials=20` here is `tune.trials=20` for `orca run`.
+        words = [f"tune.{text}" if text.partition("=")[0] in _SHORT else text for text in arguments.overrides]
+        words = [word for word in words if word.partition("=")[0] not in ("tune", "tune.algorithm")]
+        arms = _search(session, [*words, "tune=asha"], arguments)
         failures: list[OrcaError] = []
         if lost := sum(arm.search.count("failed") for arm in arms):
             hint = "fix the cause and rerun the command, which tries them again"
@@ -114,12 +117,6 @@ def tuned(session: Session, arguments: argparse.Namespace) -> Composed:
     if best is None or best.settings is None:
         return session.compose(arguments.overrides)
     return session.compose(plans.applied(arguments.overrides, arm.plan, best.settings))
-
-
-def _in_full(overrides: Sequence[str]) -> list[str]:
-    """Return overrides of `orca tune` as those of `orca run`: trials=20 is tune.trials=20."""
-    words = [f"tune.{text}" if text.partition("=")[0] in _SHORT else text for text in overrides]
-    return [*(word for word in words if word.partition("=")[0] not in ("tune", "tune.algorithm")), "tune=asha"]
 
 
 def _search(session: Session, overrides: Sequence[str], arguments: argparse.Namespace) -> list[_Arm]:

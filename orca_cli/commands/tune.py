@@ -54,11 +54,12 @@ _SHORT = tuple(name for name in vars(Tune()) if name != "algorithm")  # settings
 
 @dataclass
 class _Arm:
-    """One search of a command, and the file for the settings that it finds."""
+    """One search of a command, and where the settings that it finds go."""
 
     plan: plans.Plan
     search: Search
-    path: Path
+    folder: Path  # of settings
+    path: Path  # of the file in it
     is_written: bool = False
 
 
@@ -126,7 +127,7 @@ def _search(session: Session, overrides: Sequence[str], arguments: argparse.Name
     for plan in plans.make(session, overrides, arguments.config_dir):
         folder = arguments.to or arguments.config_dir or plan.folder.parent.parent / _FOLDER
         path = hparams_path(folder, f"{plan.run}-{plan.arm}" if plan.tune.per_arm else plan.run)
-        arms.append(_Arm(plan, Search(plan.name, plan.folder, plan.space, plan.tune), path))
+        arms.append(_Arm(plan, Search(plan.name, plan.folder, plan.space, plan.tune), folder, path))
     storage.check_writable(arms[0].plan.folder.parent)
     with ExitStack() as stack:
         for arm in arms:
@@ -230,7 +231,7 @@ def _advice(arm: _Arm, command: str) -> str:
 def _next_command(arm: _Arm, arguments: argparse.Namespace) -> str:
     """Return the command of a run with the settings that were written, or else with those that were typed."""
     rest = plans.without(arguments.overrides, *_SHORT, "tune", "hparams")
-    words = ["orca", "run", *(["--config-dir", str(arm.path.parent.parent)] if arm.is_written else [])]
+    words = ["orca", "run", *(["--config-dir", str(arm.folder)] if arm.is_written else [])]
     if arm.plan.tune.per_arm:
         rest = [*(text for text in rest if not text.startswith("metric=")), f"metric={arm.plan.arm}"]
     words += [*rest, *(word for module in arguments.allow_module for word in ("--allow-module", module))]

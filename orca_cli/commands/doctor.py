@@ -45,17 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Return what the check found; of runs, the exit code is that of the first one that is not intact."""
-    if not arguments.runs:
-        return _check_machine()
-    reports = [check(named(word)) for word in arguments.runs]
-    record = {"schema": 1, "runs": [vars(one) | {"path": str(one.path)} for one in reports]}
-    code = next((one.code for one in reports if one.code), 0)
-    return Result(record, [text for one in reports for text in _show(one)], code=code)
-
-
-def _check_machine() -> Result:
-    """Return what there is on this machine, and whether `orca run` can work; downloads nothing."""
+    """Return whether runs are intact, or else what is on this machine and whether `orca run` can work; downloads nothing."""
+    if arguments.runs:
+        reports = [check(named(word)) for word in arguments.runs]
+        record: dict[str, Any] = {"schema": 1, "runs": [vars(one) | {"path": str(one.path)} for one in reports]}
+        code = next((one.code for one in reports if one.code), 0)
+        return Result(record, [text for one in reports for text in _show(one)], code=code)
     machine = {
         "versions": versions(),  # None for a missing package
         "unmet": unmet_requirements(),

@@ -158,17 +158,13 @@ def _all_settings() -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Departure:
-    """A setting whose value depends on the protocol.
+    """A setting whose value depends on the protocol."""
 
-    Args:
-        task: the task that it is changed for; empty for all tasks.
-        key: dotted, as it is typed; a part's own key (`task.loss`) stands for its class.
-        values: protocol -> value, in the order of `protocols`; UNSET where neither the protocol nor the part's file sets it.
-    """
-
-    task: str
-    key: str
-    values: dict[str, Any]
+    task: str  # that it is changed for; empty for all tasks
+    key: str  # dotted, as it is typed; a part's own key (`task.loss`) stands for its class
+    values: dict[
+        str, Any
+    ]  # by protocol, in the order of `protocols`; UNSET where neither it nor the part's file has one
 
 
 def protocols(extra: Path | None = None) -> list[str]:

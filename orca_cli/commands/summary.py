@@ -31,9 +31,9 @@ def run_result(outcome: Outcome, *, alone: bool = False, pictured: bool = True) 
     """Return how one run ended, with the content of result.json; people see that only of a run that was completed just now.
 
     Args:
-        outcome: of the run.
-        alone: the run is no job of a sweep: add what it predicted for its test split.
-        pictured: show these predictions as a picture; the record has the numbers in any case.
+        outcome: how the run ended.
+        alone: the run is no job of a sweep: add its predictions for the test split.
+        pictured: show these as a picture; the record has the numbers in any case.
     """
     is_new = outcome.state == "completed" and outcome.result
     failures = [] if outcome.failure is None else [outcome.failure.error]

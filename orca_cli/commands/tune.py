@@ -54,11 +54,12 @@ _SHORT = tuple(name for name in vars(Tune()) if name != "algorithm")  # settings
 
 @dataclass
 class _Arm:
-    """One search of a command, and the file for the settings that it finds."""
+    """One search of a command, and where the settings that it finds go."""
 
     plan: plans.Plan
     search: Search
-    path: Path
+    folder: Path  # of settings
+    path: Path  # of the file in it
     is_written: bool = False
 
 
@@ -83,7 +84,10 @@ def execute(arguments: argparse.Namespace) -> Result:
     from orca_cli.config import compose
 
     with signals.deferred(), compose.session(arguments.config_dir) as session:
-        arms = _search(session, _in_full(arguments.overrides), arguments)
+        # What is `trials=20` here is `tune.trials=20` for `orca run`.
+        words = [f"tune.{text}" if text.partition("=")[0] in _SHORT else text for text in arguments.overrides]
+        words = [word for word in words if word.partition("=")[0] not in ("tune", "tune.algorithm")]
+        arms = _search(session, [*words, "tune=asha"], arguments)
         failures: list[OrcaError] = []
         if lost := sum(arm.search.count("failed") for arm in arms):
             hint = "fix the cause and rerun the command, which tries them again"
@@ -116,12 +120,6 @@ def tuned(session: Session, arguments: argparse.Namespace) -> Composed:
     return session.compose(plans.applied(arguments.overrides, arm.plan, best.settings))
 
 
-def _in_full(overrides: Sequence[str]) -> list[str]:
-    """Return overrides of `orca tune` as those of `orca run`: trials=20 is tune.trials=20."""
-    words = [f"tune.{text}" if text.partition("=")[0] in _SHORT else text for text in overrides]
-    return [*(word for word in words if word.partition("=")[0] not in ("tune", "tune.algorithm")), "tune=asha"]
-
-
 def _search(session: Session, overrides: Sequence[str], arguments: argparse.Namespace) -> list[_Arm]:
     """Run the searches that overrides ask for, and write the settings that they find."""
     check_installed()
@@ -129,7 +127,7 @@ def _search(session: Session, overrides: Sequence[str], arguments: argparse.Name
     for plan in plans.make(session, overrides, arguments.config_dir):
         folder = arguments.to or arguments.config_dir or plan.folder.parent.parent / _FOLDER
         path = hparams_path(folder, f"{plan.run}-{plan.arm}" if plan.tune.per_arm else plan.run)
-        arms.append(_Arm(plan, Search(plan.name, plan.folder, plan.space, plan.tune), path))
+        arms.append(_Arm(plan, Search(plan.name, plan.folder, plan.space, plan.tune), folder, path))
     storage.check_writable(arms[0].plan.folder.parent)
     with ExitStack() as stack:
         for arm in arms:
@@ -233,7 +231,7 @@ def _advice(arm: _Arm, command: str) -> str:
 def _next_command(arm: _Arm, arguments: argparse.Namespace) -> str:
     """Return the command of a run with the settings that were written, or else with those that were typed."""
     rest = plans.without(arguments.overrides, *_SHORT, "tune", "hparams")
-    words = ["orca", "run", *(["--config-dir", str(arm.path.parent.parent)] if arm.is_written else [])]
+    words = ["orca", "run", *(["--config-dir", str(arm.folder)] if arm.is_written else [])]
     if arm.plan.tune.per_arm:
         rest = [*(text for text in rest if not text.startswith("metric=")), f"metric={arm.plan.arm}"]
     words += [*rest, *(word for module in arguments.allow_module for word in ("--allow-module", module))]

@@ -19,17 +19,13 @@ SHORT = 8
 
 @dataclass(frozen=True)
 class Identity:
-    """What names an experiment.
+    """What names an experiment."""
 
-    Args:
-        run: SHA-256 of all that can change a result.
-        settings: the same with the seed left out: equal for runs that may be averaged over seeds.
-        files: absolute path -> digest of the task's and the source's files and folders that count by their content.
-    """
-
-    run: str
-    settings: str
-    files: dict[str, str]
+    run: str  # SHA-256 of all that can change a result
+    settings: str  # the same without the seed: equal for runs that may be averaged over seeds
+    files: dict[
+        str, str
+    ]  # absolute path -> digest of the task's and the source's files and folders that count by content
 
 
 def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path) -> Identity:

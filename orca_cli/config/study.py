@@ -45,17 +45,11 @@ Choices = dict[str, tuple[str, ...]]  # name -> overrides
 
 @dataclass(frozen=True)
 class Arm:
-    """One run of a study.
+    """One run of a study."""
 
-    Args:
-        labels: axis -> name of the choice, and what was typed besides; not part of the run's identity.
-        overrides: what to compose.
-        lacks: why it cannot run; empty if it can.
-    """
-
-    labels: dict[str, str]
+    labels: dict[str, str]  # axis -> name of the choice, and what was typed besides; not part of the run's identity
     overrides: list[str]
-    lacks: str = ""
+    lacks: str = ""  # why it cannot run; empty if it can
 
 
 @dataclass(frozen=True)
@@ -183,11 +177,6 @@ def _is_blank(text: str) -> bool:
 
 def _choices(axis: str, node: Any, where: str) -> Choices:
     """Return the choices of an axis, from a list of values or a mapping of names to overrides.
-
-    Args:
-        axis: its name.
-        node: as YAML has it.
-        where: the file, for messages.
 
     Raises:
         ConfigError: it is neither.

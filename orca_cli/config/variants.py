@@ -33,17 +33,11 @@ _SECTIONS = ("align", "augment", "body", "embedder", "finetune", "metric", "pred
 
 @dataclass(frozen=True)
 class Variant:
-    """Settings under a name that can be typed.
+    """Settings under a name that can be typed."""
 
-    Args:
-        path: the file that holds them.
-        description: one sentence.
-        settings: section -> settings, as they are written; with `defaults` where a file of its own picks in other groups.
-    """
-
-    path: Path
+    path: Path  # the file that holds them
     description: str
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # as they are written; with `defaults` where a file of its own picks in other groups
 
 
 def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
@@ -67,12 +61,7 @@ def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
 
 
 def in_task(task: str, content: dict[str, Any], where: str) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Yield block, name, description and settings of every variant in the content of a task's file.
-
-    Args:
-        task: its name.
-        content: of the file, as plain values.
-        where: for messages.
+    """Yield block, name, description and settings of every variant in the plain content of a task's file.
 
     Raises:
         ConfigError: a block is not a mapping, or has a section that a task's file may not set.

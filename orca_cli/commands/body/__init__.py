@@ -23,19 +23,12 @@ examples:
 
 @dataclass(frozen=True)
 class Named:
-    """A file in conf/body.
-
-    Args:
-        name: of the body.
-        description: first comment of the file.
-        code: the module in orca_cli/models/bodies that loads it.
-        checkpoint: hub id, package or folder; None where it has to be typed.
-    """
+    """A body of conf/body or of the user's own."""
 
     name: str
     description: str
-    code: str
-    checkpoint: str | None
+    code: str  # the module in orca_cli/models/bodies that loads it
+    checkpoint: str | None  # hub id, package or folder; None where it has to be typed
 
 
 def named(extra: Path | None = None) -> list[Named]:

@@ -35,22 +35,15 @@ _WHY = {
 
 @dataclass
 class Got:
-    """What was done for one file.
-
-    Args:
-        path: in the data set's folder.
-        action: downloaded; found (it was here); unpacked (its content was here, and size and SHA-256 are unknown).
-        trust: what the checksum was compared with, such as "verified" or "recorded".
-        unpacked: number of files that were unpacked.
-    """
+    """What was done for one file; size and SHA-256 are unknown where only its unpacked content was here."""
 
     data_set: str
     path: str
-    action: str
+    action: str  # downloaded, found (it was here) or unpacked (its content was here)
     bytes: int | None = None
     sha256: str | None = None
-    trust: str = ""
-    unpacked: int = 0
+    trust: str = ""  # how sure the checksum is, such as "verified" or "recorded"
+    unpacked: int = 0  # files
 
     def __str__(self) -> str:
         if self.sha256 is None or self.bytes is None:

@@ -88,13 +88,7 @@ class Leftover:
 
 
 def find(root: Path, cache: Path, days: float) -> list[Leftover]:
-    """Return what may be removed, sorted by path; changes nothing.
-
-    Args:
-        root: folder of all runs.
-        cache: folder of caches.
-        days: a cache entry is old once it was not used for so long.
-    """
+    """Return what may be removed, sorted by path, of the runs and of cache entries not used for some days; changes nothing."""
     root, cache = Path(os.path.realpath(root)), Path(os.path.realpath(cache))
     leftovers = list(_folder_leftovers(root))
     for folder in _folders(root):

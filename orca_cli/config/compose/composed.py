@@ -53,17 +53,13 @@ class Composed:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The jobs of a sweep.
-
-    Args:
-        jobs: composed and checked.
-        study: their study's name; empty for others.
-        absent: why arms of the study are not among the jobs -> number of runs.
-    """
+    """The jobs of a sweep."""
 
     jobs: list[Composed]
-    study: str = ""
-    absent: dict[str, int] = field(default_factory=dict)
+    study: str = ""  # empty where the sweep is no study
+    absent: dict[str, int] = field(
+        default_factory=dict
+    )  # why arms of the study are not among the jobs -> number of runs
 
     @functools.cached_property
     def experiments(self) -> list[Composed]:
@@ -75,12 +71,7 @@ class Sweep:
 
 
 def checked(cfg: DictConfig, hydra: Any) -> Composed:
-    """Return a composed configuration once its values are checked; ConfigError says which one is wrong.
-
-    Args:
-        cfg: without Hydra's own part.
-        hydra: that part.
-    """
+    """Return a composed configuration, `hydra` being Hydra's own part of it, or raise ConfigError for a wrong value."""
     try:
         if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise ConfigError("a value is needed", where=missing[0], hint=f"give {missing[0]}=...")

@@ -180,6 +180,30 @@ def test_what_the_paper_says_is_done_and_the_rest_is_as_in_its_code(composed, ro
         assert (release.align.lr, release.align.weight_decay) == (pytest.approx(10 * float(other[1])), float(other[2]))
 
 
+def test_the_page_has_every_tasks_settings_of_training(composed):
+    def short(value):
+        return f"{value:g}".replace("e-0", "e-")
+
+    def step(train):
+        rates = f"{short(train.lr)}, {short(train.weight_decay)}"
+        return f"{train.optimizer} {rates}; {train.batch_size}x{train.accumulation}"
+
+    def epochs(train):
+        return f"{train.epochs}/{short(train.decay_epochs or train.epochs)}"
+
+    page = {cells[0]: cells[1:] for cells in rows() if len(cells) == 6 and re.match("Swin|RoBERTa", cells[1])}
+    assert sorted(page) == TASKS
+    for task, body, *_ in table(CODE):
+        clean, paper, release = (composed(task, body, name).config for name in NAMES)
+        assert page[task] == [
+            {"swin": "Swin, 100", "roberta": "RoBERTa, 60"}[body],
+            step(paper.train),
+            epochs(clean.train),
+            f"{epochs(paper.train)}; {short(paper.align.lr)}",
+            f"{step(release.train)}; {epochs(release.train)}; {short(release.align.lr)}",
+        ]
+
+
 @pytest.mark.parametrize("row", table(RELEASE), ids=lambda row: row[0])
 def test_settings_of_training_are_those_of_the_release(composed, row):
     task, body, optimizer, lr, decay, momentum, *rest = row

@@ -162,9 +162,8 @@ class Departure:
 
     task: str  # that it is changed for; empty for all tasks
     key: str  # dotted, as it is typed; a part's own key (`task.loss`) stands for its class
-    values: dict[
-        str, Any
-    ]  # by protocol, in the order of `protocols`; UNSET where neither it nor the part's file has one
+    # By protocol, in the order of `protocols`; UNSET where neither it nor the part's file has one.
+    values: dict[str, Any]
 
 
 def protocols(extra: Path | None = None) -> list[str]:

@@ -23,9 +23,8 @@ class Identity:
 
     run: str  # SHA-256 of all that can change a result
     settings: str  # the same without the seed: equal for runs that may be averaged over seeds
-    files: dict[
-        str, str
-    ]  # absolute path -> digest of the task's and the source's files and folders that count by content
+    # Absolute path -> digest, of the task's and the source's files and folders that count by content.
+    files: dict[str, str]
 
 
 def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path) -> Identity:

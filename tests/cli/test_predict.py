@@ -114,7 +114,7 @@ CASES = {
     "values, an error by name": ("bert", "several values", (30,), "task.error=mae"),
     "maps, lora": ("swin", "maps", FLAT, *LORA, "metric=none"),
     "images, a deep prompt": ("vit", "classes", PICTURES, "finetune=prompt", "finetune.depth=deep", CLASS_TOKEN),
-    "several models": ("swin", "class maps", FLAT, "train.folds=2"),
+    "several models": ("bert", "class maps", SERIES, "train.folds=2"),
 }
 
 

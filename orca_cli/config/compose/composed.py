@@ -57,9 +57,8 @@ class Sweep:
 
     jobs: list[Composed]
     study: str = ""  # empty where the sweep is no study
-    absent: dict[str, int] = field(
-        default_factory=dict
-    )  # why arms of the study are not among the jobs -> number of runs
+    # Why arms of the study are not among the jobs -> number of runs.
+    absent: dict[str, int] = field(default_factory=dict)
 
     @functools.cached_property
     def experiments(self) -> list[Composed]:

@@ -301,7 +301,8 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
     if (groups := samples.groups()) is not None:  # errors per record cannot be computed again without these
         arrays["groups"] = np.asarray(groups)
     run.write_arrays("finetune", "predictions.npz", **arrays)
-    split = split_record(samples) | {"also_in_train": vars(overlap)}
+    shared = {"shared": overlap.shared, "of": overlap.samples, "complete": overlap.complete}
+    split = split_record(samples) | {"also_in_train": shared}
     return Tested(measured, trivial, split, reads, samples)
 
 

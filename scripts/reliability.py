@@ -54,7 +54,7 @@ HEADLINES = {
     "sweeps with a crashing job: all other jobs completed": ("sweeps with a failing job",),
     "power failures: every state the disk may be in is readable": ("states of a disk after a power failure",),
     "full disks: a clear error, then an exact resume": ("full disks",),
-    "failing system calls: nothing corrupted, nothing lost": ("faults in the storage", "system-call faults"),
+    "failing system calls: nothing corrupted, nothing lost": ("system-call faults",),
     "flipped bits and other damage to checkpoints: detected": ("flipped bits in checkpoints", "other damage to"),
     "invalid settings: refused with a clear error": ("bad configurations refused",),
     "hostile files: nothing executed, nothing leaked": ("hostile files",),

@@ -99,7 +99,7 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
     name = retired.current_target(name)
     module_name, attribute = name.rsplit(".", 1)
     if not _allowed(module_name):
-        what = f"'{name}' is outside {', '.join((*_PLUGINS, *_TORCH))}"
+        what = f"'{name}' is outside {', '.join((*_PLUGINS, *_TORCH))}, or within {' or '.join(_CLOSED)}"
         raise UnsafeError(what, where=where, hint=f"if you trust it, add --allow-module {module_name}")
     try:
         module = importlib.import_module(module_name)
@@ -129,7 +129,8 @@ def hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _allowed(module: str) -> bool:
-    return _is_within(module, (*_PLUGINS, *_TORCH, *_extra_modules)) and not _is_within(module, _CLOSED)
+    is_part = _is_within(module, (*_PLUGINS, *_TORCH)) and not _is_within(module, _CLOSED)
+    return is_part or _is_within(module, _extra_modules)
 
 
 def _is_within(module: str, roots: Iterable[str]) -> bool:

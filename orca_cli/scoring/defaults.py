@@ -44,4 +44,7 @@ def named_error(node: Any, kind: str, integer_targets: bool, chunk: int | None, 
     """
     node = short_names.node("error", node, kind, integer_targets)
     error: Error = default_error(kind, integer_targets) if node is None else parts.build(node, "task.error")
+    if not (hasattr(error, "name") and hasattr(error, "percent")):  # such as a loss
+        hint = "give a short name, or a class of orca_cli.scoring that measures a whole split"
+        raise ConfigError(f"{type(error).__name__} is not an error", where="task.error", hint=hint)
     return over_chunks(error, chunk, batch)

@@ -36,7 +36,7 @@ from orca_cli.training.engine import choose_device, limit_threads
 
 _FITTED = 2000  # samples that an embedder sees before any training
 _FITTED_AT_ONCE = 64
-_LOOKED_AT_TOKENS = 2**18  # of all samples that the embedder of a model sees that is not trained: about a second
+_DRY_TOKENS = 2**18  # that the embedder of a model that is never trained sees, in about a second
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def build(
         config: as composed.
         reporter: messages.
         earlier: what an earlier attempt of the run recorded; its decisions stand as long as the data are the same.
-        is_trained: False for a model that is only looked at: its embedder sees fewer samples of very many tokens.
+        is_trained: False for a dry run, whose embedder sees fewer samples of very many tokens.
 
     Raises:
         DataError: the data are missing or malformed.
@@ -128,7 +128,7 @@ def make_model(settings: Settings, task: TaskData, *, is_trained: bool = True) -
         causal=task.causal,
         seed=settings.seed,
     )
-    fit_embedder(model.embedder, task.train, settings.seed, math.inf if is_trained else _LOOKED_AT_TOKENS)
+    fit_embedder(model.embedder, task.train, settings.seed, math.inf if is_trained else _DRY_TOKENS)
     seeding.seed_torch(settings.seed, "build", "finetune")
     mode.apply(model)
     if ridge_start.is_wanted(settings, model) and getattr(model.embedder, "is_body_layer", False):
@@ -198,7 +198,7 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
 
 
 def fit_embedder(embedder: Any, samples: Samples, seed: int, most_tokens: float = math.inf) -> None:
-    """Call the embedder's `fit`, if it has one, with training inputs: all, or a seeded sample of them."""
+    """Call the embedder's `fit`, if it has one, with training inputs: all, or a seeded sample of about `most_tokens`."""
     if not hasattr(embedder, "fit"):
         return
     rows = np.arange(len(samples))

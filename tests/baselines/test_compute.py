@@ -251,7 +251,7 @@ WANTED = [
 ]
 
 
-def test_which_models_stand_beside_a_run_and_what_another_attempt_may_mend(monkeypatch):
+def test_which_models_a_run_is_compared_with_and_which_failures_are_tried_again(monkeypatch):
     for (*arguments, aeon), names in WANTED:
         monkeypatch.setattr(choice, "has_aeon", lambda aeon=aeon: aeon)
         assert choice.baseline_names(*arguments) == names.split(), arguments

@@ -46,7 +46,7 @@ def test_the_standard_error_is_that_of_the_paired_difference():
 VERDICTS = [
     (20, 60, 0, "forest", "better", r"10.0 points ± .* better than a random forest \(15.0 % in 2 s\)"),
     (60, 62, 100, "forest", "about as good", "a tie with a random forest"),
-    (60, 70, 0, "forest", "better", ""),  # two models that differ in few samples are told apart by fewer
+    (60, 70, 0, "forest", "better", ""),  # a difference in few samples counts when the two models disagree on few
     (60, 64, 0, "forest", "about as good", ""),  # between one and two standard errors
     (
         60,

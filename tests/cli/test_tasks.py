@@ -139,7 +139,7 @@ NEWS = "A NN I-NP O\nB NN I-NP I-{}\nc NN I-NP O\n\n"
 
 @pytest.fixture
 def example(tmp_path):
-    """The command that the program is for, with nothing but sizes typed beside it; alignment has its own settings."""
+    """The first example of the README, task=deepsea body=roberta, with only the sizes of training added."""
     data = tmp_path / "data"
     benchmark_files.make("deepsea", data)
     (data / "conll2003").mkdir()

@@ -1,4 +1,4 @@
-"""Rows I1 to I5: whatever is wrong in a configuration is told in one line, before anything is read or written."""
+"""Rows I1 to I5: whatever is wrong in a configuration is reported in one line, before anything is read or written."""
 
 import statistics
 

@@ -97,7 +97,7 @@ BATCHES = {
 
 @pytest.mark.parametrize("setting", BATCHES)
 def test_a_batch_larger_than_the_training_set_becomes_smaller(array_words, orca, environment, counted, setting):
-    """F8: told in one line, and the run is that of the smaller batch."""
+    """F8: reported in one line, and the run is that of the smaller batch."""
     words = [*array_words(x=X, y=Y), "metric=none", "train.refit=false"]
     code, _, err = orca(*words, setting)
     assert code == 0, err

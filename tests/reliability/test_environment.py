@@ -1,4 +1,4 @@
-"""J1 to J6: what a machine or its installation lacks is told in one line with the right code, before data are read."""
+"""J1 to J6: what a machine or its installation lacks is reported in one line with the right code, before data are read."""
 
 import os
 import platform

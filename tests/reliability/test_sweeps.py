@@ -132,7 +132,7 @@ def test_different_runs_have_folders_of_their_own(fork, tmp_path, counted, round
 
 @pytest.mark.parametrize("round_", range(count(pr=1, nightly=100)))
 def test_one_run_has_one_process(fork, tmp_path, counted, round_):
-    """E2: one goes on with the run, the others are told who has it."""
+    """E2: one goes on with the run, the others say which process has it."""
     runs = tmp_path / "together"
     first = fork(
         "run", "metric=none", "seed=0", f"paths.runs={runs}", hook="tests.reliability.job_faults:stages:0;0;kill"

@@ -15,7 +15,7 @@ from orca_cli.config import parts, short_names
 from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
 from orca_cli.interfaces import IGNORED_CLASS, KINDS
 from orca_cli.scoring.classification import MacroF1, ZeroOne
-from orca_cli.scoring.defaults import default_error
+from orca_cli.scoring.defaults import default_error, named_error
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, MaskedMSE, default_loss
 from orca_cli.scoring.masks import MaskError
 from orca_cli.scoring.multilabel import MeanAveragePrecision
@@ -139,6 +139,8 @@ def test_settings_out_of_range_are_refused():
     ):
         with pytest.raises(ConfigError, match=rf"task\.error\.{message}"):
             parts.build({"_target_": f"orca_cli.scoring.{name}", **settings}, "task.error")
+    with pytest.raises(ConfigError, match=r"task\.error: MaskedMSE is not an error"):
+        named_error({"_target_": "orca_cli.scoring.losses.MaskedMSE"}, "values", False, None, 8)
 
 
 OF_VALUES = ("rmse", "mae", "r2", "nrmse")

@@ -170,8 +170,10 @@ def test_rm_leads_nowhere_else(root, tmp_path):
     inside, outside = add_run(root), add_run(tmp_path / "other")
     (root / "away").symlink_to(outside.parent)
     (root / "digits" / outside.name).symlink_to(outside)
+    (root / "digits" / "link").symlink_to(inside)
     above = root / "digits" / ".." / ".." / "other" / "digits" / outside.name
-    for place in (outside, root / "away" / outside.name, root / "digits" / outside.name, above, root, tmp_path):
+    links = [root / "away" / outside.name, root / "digits" / outside.name, root / "digits" / "link"]
+    for place in (outside, *links, above, root, tmp_path):
         refused(12, "runs", "rm", "--yes", inside, place)
     refused(11, "runs", "rm", "--yes", inside, root / "digits")
     assert (outside / "result.json").exists()

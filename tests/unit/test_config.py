@@ -150,14 +150,14 @@ def test_what_is_no_part_is_reported(target, settings, error, message):
 @pytest.mark.parametrize(
     ("before", "now"),
     [
-        ("orca_cli.data.arrays.load", "orca_cli.data.arrays.reader"),
-        ("orca_cli.benchmarks.listops.load", "orca_cli.benchmarks.listops"),
-        ("orca_cli.data.targets.TargetForm", "orca_cli.data.targets"),
-        ("orca_cli.benchmarks.sources.digits.load", "orca_cli.benchmarks.sources.digits"),
-        ("orca_cli.models.finetuning.lora.LoRA", "orca_cli.models.finetuning.lora"),
-        ("orca_cli.models.augmentation.flip.Flip", "orca_cli.models.augmentation.flip"),
-        ("orca_cli.scoring.losses.MaskedMSE", "orca_cli.scoring.losses"),
-        ("orca_cli.runs.tracking.services.wandb", "orca_cli.runs.tracking.services"),
+        ("orca_cli.tasks.arrays.load", "orca_cli.data.arrays.reader"),
+        ("orca_cli.tasks.listops.load", "orca_cli.benchmarks.listops"),
+        ("orca_cli.tasks.shared.targets.TargetForm", "orca_cli.data.targets"),
+        ("orca_cli.sources.digits.load", "orca_cli.benchmarks.sources.digits"),
+        ("orca_cli.finetuning.lora.LoRA", "orca_cli.models.finetuning.lora"),
+        ("orca_cli.augmentation.flip.Flip", "orca_cli.models.augmentation.flip"),
+        ("orca_cli.losses.masked.MaskedMSE", "orca_cli.scoring.losses"),
+        ("orca_cli.tracking.services.wandb", "orca_cli.runs.tracking.services"),
     ],
 )
 def test_a_part_that_a_finished_run_names_is_found_where_it_is_now(before, now):

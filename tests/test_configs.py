@@ -143,9 +143,9 @@ def test_a_task_of_ones_own_holds_its_variants_itself(tmp_path):
         assert session.compose(["task=mine"]).config.train.lr == 1e-3
         assert session.compose(["task=mine", "protocol=paper"]).config.task["train_size"] == 50
     for name, expected in (("clean/mine-roberta", None), ("clean/mine-minilm", "rename it")):
-        own = tmp_path / "hparams" / f"{name}.yaml"
-        own.parent.mkdir(parents=True, exist_ok=True)
-        own.write_text("# @package _global_\n# Mine.\ntrain: {lr: 0.5}\n")
+        file = tmp_path / "hparams" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("# @package _global_\n# Mine.\ntrain: {lr: 0.5}\n")
         with (
             pytest.raises(ConfigError, match=expected) if expected else nullcontext(),
             compose.session(tmp_path) as session,

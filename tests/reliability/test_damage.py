@@ -180,17 +180,17 @@ def test_a_run_goes_on_exactly_from_the_checkpoint_before(fork, small, expected,
 
 def test_a_damaged_cache_entry_is_a_miss(tmp_path, scorecard):
     """D4: the entry is computed again, with the value of a cold cache; the damaged one is kept aside."""
-    truth = {"x": torch.arange(50.0), "labels": torch.arange(50)}
+    expected = {"x": torch.arange(50.0), "labels": torch.arange(50)}
     kinds = [kind for kind in CHANGES if not kind.endswith((" step", "name", "without it"))]
     cases = [(kind, name) for kind in kinds for name in ("tensors.safetensors", storage.MANIFEST)]
     for number, (kind, name) in enumerate(cases):
         entry = tmp_path / f"{number}" / "entry"
-        cached(entry, lambda: Entry(truth))
+        cached(entry, lambda: Entry(expected))
         CHANGES[kind](entry, name)
-        tensors = cached(entry, lambda: Entry(truth)).tensors
+        tensors = cached(entry, lambda: Entry(expected)).tensors
         storage.verify_folder(entry)
         assert list(entry.parent.glob("entry.bad-*")), (kind, name)
-        assert all(torch.equal(tensors[key], truth[key]) for key in truth), (kind, name)
+        assert all(torch.equal(tensors[key], expected[key]) for key in expected), (kind, name)
     scorecard.add("damaged cache entries / made again", cases=len(cases), passed=len(cases), target=len(cases))
 
 

@@ -94,6 +94,26 @@ def test_the_rival_is_the_one_that_validates_best_and_not_the_best_on_the_test_s
     assert against({"forest": Baseline(None)}, 52) is None
 
 
+def test_of_three_equally_good_models_few_are_called_better_or_worse():
+    """Run, linear model and forest err on 15 % of all samples, each on its own: a word but "about as good" is wrong.
+
+    Of one standard error and the better of both on the test split, a quarter of the words were wrong.
+    """
+    generator, words, count = np.random.default_rng(5), [], 250
+    for _ in range(count):
+        wrong = generator.random((3, N)) < 0.15
+        models = [torch.from_numpy(np.stack([~one, one], axis=1)).float() for one in wrong]
+        chosen = generator.binomial(100, 0.15, size=2) / 100
+        baselines = {
+            name: Baseline(float(wrong[place].mean()), float(chosen[place - 1]), outputs=models[place])
+            for place, name in ((1, "linear"), (2, "forest"))
+        }
+        comparison = verdict(ZeroOne(), float(wrong[0].mean()), models[0], TARGETS, None, baselines, [])
+        words.append(comparison["is"])
+    wrong_words = sum(word != "about as good" for word in words) / count
+    assert wrong_words < 0.08  # 4.4 %
+
+
 def test_errors_in_the_tasks_units():
     y = torch.from_numpy(RNG.normal(size=(N, 1))).float()
     baselines = {"linear": Baseline(float(RMSE()(0 * y.numpy(), y.numpy()).value), 1.0, 0.3, outputs=0 * y)}

@@ -1,6 +1,7 @@
 """The import order of docs/ARCHITECTURE.md, read from the source: levels import only from below, siblings never."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -54,9 +55,15 @@ def modules() -> list[Path]:
     return [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
 
 
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@functools.cache
 def imported(path: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -93,7 +100,7 @@ def test_no_function_is_longer_than_a_page():
     functions = [
         (f"{path.relative_to(ROOT)}: {node.name}", node.end_lineno - node.lineno + 1)
         for path in modules()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.FunctionDef)
     ]
     assert [(name, lines) for name, lines in functions if lines > LARGEST_FUNCTION] == []

@@ -225,9 +225,7 @@ def cached(
     *,
     waiting_for: str,
     say: Callable[[str], None],
-    warn: Callable[[str], None] | None = None,
     check: Callable[[], None],
-    lock_path: Path | None = None,
     contents: bool = True,
 ) -> Iterator[bool]:
     """Lock a cache entry for the block and yield whether it is whole; if it is not, the block must commit it.
@@ -239,9 +237,7 @@ def cached(
         path: folder of the entry; its name must determine its content.
         waiting_for: what another process does with the entry, such as "computes the same floors"; for messages.
         say: takes messages.
-        warn: takes warnings; None passes them to `say`.
         check: called every second of the wait; ends it by raising.
-        lock_path: file of the lock; None puts it beside the entry.
         contents: whether contents are verified; else only sizes are, which costs nothing for files of gigabytes.
 
     Raises:
@@ -253,15 +249,14 @@ def cached(
         announce()
         check()
 
-    lock_path = lock_path or path.with_name(f"{path.name}.lock")
+    lock_path = path.with_name(f"{path.name}.lock")
     with lock(lock_path, timeout_s=math.inf, what=f"cache entry {path.name}", while_waiting=wait):
         is_whole = path.exists()
         if is_whole:
             try:
                 verify_folder(path, contents=contents)
             except ChecksumError as error:
-                text = f"damaged cache entry, making it again: {error}"
-                say(f"warning: {text}") if warn is None else warn(text)
+                say(f"damaged cache entry, making it again: {error}")
                 quarantine(path)
                 is_whole = False
         yield is_whole

@@ -7,11 +7,10 @@ import os
 import stat
 import tarfile
 import tempfile
-import unicodedata
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Self
 
 from orca_cli import signals, storage
 from orca_cli.data.untrusted.first_bytes import GZIP, ZIP, first_bytes
@@ -27,25 +26,6 @@ _CHUNK = 2**20
 _MAX_HEADER = 2**20  # bytes of a tar's long names and attributes
 _CONTENT = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _ALLOWED = "allowed: tar, tar.gz, zip, and gzip of one file"
-_MAX_NAME, _MAX_PART, _MAX_DEPTH = 1024, 255, 32  # bytes of a path and of a part of it, as most file systems; parts
-
-
-def kind_of(path: Path) -> Literal["tar", "zip", "gzip"]:
-    """Return the kind of an archive by its content; a compressed tar is a tar. DataError: missing, or none of these."""
-    head = first_bytes(path, str(path), _ALLOWED, expected=(GZIP, *ZIP))
-    if head.startswith(ZIP):
-        return "zip"
-    packed = head.startswith(GZIP)
-    try:
-        with gzip.open(path) if packed else open(path, "rb") as file:
-            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape")
-    except tarfile.HeaderError as error:
-        if packed:
-            return "gzip"
-        raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED) from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot be read: {error}", where=str(path), hint="get the file again") from error
-    return "tar"
 
 
 def unpack(
@@ -74,13 +54,13 @@ def unpack(
         StorageError: the disk is too small or cannot be written.
         InterruptionError: a signal asked to stop.
     """
-    kind = kind_of(archive)
+    unpack_members = _unpacker(archive)
     beside = folder if folder.is_dir() else storage.make_folder(folder.parent)
     with storage.guarded(folder), tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=beside) as temporary:
-        job = _Job(archive, Path(temporary), max_bytes, members or (lambda name: True))
+        job = _Job(archive, Path(temporary), max_bytes, members)
         try:
             with reporter.track(f"unpacking {archive.name}, MiB", -(-job.size // _CHUNK)) as advance:
-                {"tar": _unpack_tar, "zip": _unpack_zip, "gzip": _unpack_gzip}[kind](job, advance)
+                unpack_members(job, advance)
         except DAMAGE as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # an error of the disk: storage explains it
@@ -91,54 +71,54 @@ def unpack(
     return [folder / path for path in job.written]
 
 
-class _Job:
-    """Writes members below a folder and enforces the bounds; no two members may name the same file."""
+def _unpacker(path: Path) -> Callable[[_Job, Callable[..., None]], None]:
+    """Return what unpacks an archive, by its content; a compressed tar is a tar. DataError: missing, or none of these."""
+    head = first_bytes(path, str(path), _ALLOWED)
+    if head.startswith(ZIP):
+        return _unpack_zip
+    packed = head.startswith(GZIP)
+    try:
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError as error:
+        if packed:
+            return _unpack_gzip
+        raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot be read: {error}", where=str(path), hint="get the file again") from error
+    return _unpack_tar
 
-    def __init__(self, archive: Path, temporary: Path, max_bytes: int, is_selected: Callable[[str], bool]) -> None:
+
+class _Job:
+    """Writes members below a folder and enforces the bounds."""
+
+    def __init__(
+        self, archive: Path, temporary: Path, max_bytes: int, is_selected: Callable[[str], bool] | None
+    ) -> None:
         self.archive, self.temporary, self.max_bytes, self.is_selected = archive, temporary, max_bytes, is_selected
         self.written: list[PurePosixPath] = []
         self.size = archive.stat().st_size
         self.bytes = self.count = 0
-        self._files: set[str] = set()
-        self._folders: dict[str, str] = {}  # folded -> as written
 
     def refused(self, what: str, member: str | None = None) -> UnsafeError:
         who = "" if member is None else f"member {ascii(member[:100])} "
         hint = "nothing was unpacked; get the archive from a source that you trust"
         return UnsafeError(f"{who}{what}", where=str(self.archive), hint=hint)
 
-    def member(self, name: str, folder: bool, size: int, special: bool = False) -> PurePosixPath | None:
+    def member(self, name: str, is_folder: bool, size: int, is_special: bool = False) -> PurePosixPath | None:
         """Check one member by its declared size; return its path if it is to be written."""
-        if special:
-            raise self.refused("is a link, a device or another special file", name)
         self.count += 1
         if self.count > _MAX_MEMBERS:
             raise self.refused(f"has more than {_MAX_MEMBERS} members")
-        path = self._path(name, folder)
-        if folder or not self.is_selected(str(path)):
+        path = PurePosixPath(name)
+        if is_special or not (path.parts or is_folder):
+            raise self.refused("is a link, a device or no file at all", name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or name[1:2] == ":" or not name.isprintable():
+            raise self.refused("leads out of the folder, or has an unsafe name", name)
+        if is_folder or not (self.is_selected is None or self.is_selected(str(path))):
             return None
         self.allow(size)
         storage.require_space(self.temporary, size, f"member {ascii(name[:100])}")
-        return path
-
-    def _path(self, name: str, folder: bool) -> PurePosixPath:
-        if problem := _problem(name):
-            raise self.refused(problem, name)
-        path = PurePosixPath(name)
-        if not path.parts and not folder:
-            raise self.refused("does not name a file", name)
-        for end in range(1, len(path.parts) + folder):
-            written = "/".join(path.parts[:end])
-            folded = _folded(written)
-            if folded in self._files:
-                raise self.refused("lies inside a file", name)
-            if self._folders.setdefault(folded, written) != written:
-                raise self.refused("differs from another folder only in case", name)
-        folded = _folded(str(path))
-        if not folder:
-            if folded in self._files or folded in self._folders:
-                raise self.refused("occurs twice, or differs only in case", name)
-            self._files.add(folded)
         return path
 
     def allow(self, more: int) -> None:
@@ -151,9 +131,13 @@ class _Job:
     def write(self, path: PurePosixPath, stream: IO[bytes] | gzip.GzipFile, size: int | None) -> None:
         """Write one file; its declared size is None where it is not known."""
         target = self.temporary / path
-        target.parent.mkdir(parents=True, exist_ok=True)
         done = 0
-        with open(target, "xb") as file:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.touch(exist_ok=False)  # the file system says which names are the same
+        except (FileExistsError, NotADirectoryError) as error:
+            raise self.refused("occurs twice, or lies inside a file", str(path)) from error
+        with open(target, "wb") as file:
             while chunk := stream.read(_CHUNK):
                 signals.check()
                 done += len(chunk)
@@ -163,26 +147,6 @@ class _Job:
         if size is not None and done != size:
             raise EOFError(f"member {ascii(str(path)[:100])} has {done:,} of {size:,} bytes")
         self.written.append(path)
-
-
-def _problem(name: str) -> str:
-    """Return why a member's name is refused by itself; empty if it is not."""
-    parts = name.split("/")
-    try:
-        too_long = len(name.encode()) > _MAX_NAME or any(len(part.encode()) > _MAX_PART for part in parts)
-    except UnicodeEncodeError:
-        return "is not text"
-    if too_long or len([part for part in parts if part not in ("", ".")]) > _MAX_DEPTH:
-        return "is too long or too deep"
-    if name.startswith("/") or "\\" in name or name[1:2] == ":":
-        return "is an absolute path, or one of another system"
-    if ".." in parts:
-        return "leads out of the folder"
-    return "" if name.isprintable() else "has control characters"
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 class _Counted:
@@ -240,23 +204,14 @@ class _Header(tarfile.TarInfo):
 
 
 def _unpack_zip(job: _Job, advance: Callable[..., None]) -> None:
-    done = total = 0
     with open_zip(job.archive, _MAX_MEMBERS, "zip archive") as archive:
-        chosen = []
-        # All are checked before the first is written: the directory of a zip has all sizes.
         for member in archive.infolist():
             special = stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR)
             path = job.member(member.filename, member.is_dir(), member.file_size, special)
             if path is not None:
-                total += member.file_size
-                job.allow(total)
-                chosen.append((path, member))
-        storage.require_space(job.temporary, total, f"unpacking {job.archive.name}")
-        for path, member in chosen:
-            with archive.open(member) as stream:
-                job.write(path, stream, member.file_size)
-            before, done = done, done + member.compress_size
-            advance(done // _CHUNK - before // _CHUNK)
+                with archive.open(member) as stream:
+                    job.write(path, stream, member.file_size)
+                advance(member.compress_size // _CHUNK)
 
 
 def _unpack_gzip(job: _Job, advance: Callable[..., None]) -> None:

@@ -9,7 +9,6 @@ more memory than the old one may use. See docs/decisions/0010-untrusted-files-in
 from __future__ import annotations
 
 import atexit
-import fcntl
 import importlib
 import importlib.util
 import math
@@ -47,17 +46,12 @@ _ENVIRONMENT = {
 _START = (
     "import sys; sys.path[:] = {path!r}; from orca_cli.data.untrusted.isolation import serve; serve(int(sys.argv[1]))"
 )
-_MEMORY = "memory"
 _CUT = 2000  # characters of a message
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
 class StoppedError(Exception):
     """There is no value; the message is a predicate, such as "failed: ZeroDivisionError: division by zero"."""
-
-
-class CrashedError(StoppedError):
-    """The process has ended, and not by one of its limits."""
 
 
 class OverTimeError(StoppedError):
@@ -109,7 +103,7 @@ def read(function: Callable[..., Any], where: str, size: int, *, limits: Limits 
 
 
 def isolated(function: Callable[..., Any], limits: Limits, where: str, **arguments: Any) -> Any:
-    """Return what a function returns, called in a process of its own; a crash after other calls gets a second try.
+    """Return what a function returns, called in a process of its own.
 
     Raises:
         StoppedError: there is no value.
@@ -118,9 +112,8 @@ def isolated(function: Callable[..., Any], limits: Limits, where: str, **argumen
     with _lock:
         is_confined = limits.memory > 0
         held = _running.get(is_confined)
-        if held is not None and held.usable and held.memory >= limits.memory:
-            with suppress(CrashedError):  # it may be the fault of an earlier call
-                return held.call(function, arguments, limits, where)
+        if held is not None and held.is_usable() and held.memory >= limits.memory:
+            return held.call(function, arguments, limits, where)
         if held is not None:
             held.end()
         _running[is_confined] = _Process(limits.memory)
@@ -129,11 +122,7 @@ def isolated(function: Callable[..., Any], limits: Limits, where: str, **argumen
 
 def check_installed(package: str, where: str, what: str, *, extra: str, otherwise: str = "") -> None:
     """Raise UnavailableError, which names the extra, where a package that reading needs is missing; nothing is imported."""
-    try:
-        is_installed = importlib.util.find_spec(package) is not None
-    except ValueError:  # its import is blocked
-        is_installed = False
-    if not is_installed:
+    if importlib.util.find_spec(package) is None:
         hint = f"pip install 'orca-transfer[{extra}]'{otherwise}"
         raise UnavailableError(f"reading {what} needs the package {package}", where=where, hint=hint)
 
@@ -152,7 +141,7 @@ class _Process:
     """
 
     def __init__(self, memory: int) -> None:
-        self.memory, self.usable = memory, True
+        self.memory, self._is_idle = memory, True
         # Python may need LD_LIBRARY_PATH to start.
         kept = {name: text for name, text in os.environ.items() if name == "LD_LIBRARY_PATH"}
         variables = _ENVIRONMENT | kept if memory else os.environ | dict.fromkeys(_THREADS, "1")
@@ -166,30 +155,36 @@ class _Process:
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         for descriptor in (self._to, self._from):
             os.set_blocking(descriptor, False)
-            with suppress(OSError, AttributeError):  # only slower
-                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, 2**20)
 
     def call(self, function: Callable[..., Any], arguments: dict[str, Any], limits: Limits, where: str) -> Any:
-        """Return what a function returns; after an error the process has to be replaced unless it is `usable`."""
-        self.usable = False  # until the whole answer has arrived
+        """Return what a function returns."""
+        self._is_idle = False  # until the whole answer has arrived
         self._where, self._limits, self._end = where, limits, time.monotonic() + limits.wait_s
-        request = {
-            "function": [function.__module__, function.__name__],
-            "arguments": arguments,
-            "folder": os.getcwd(),
-            "seconds": limits.seconds,
-        }
+        request = [function.__module__, function.__name__, arguments, os.getcwd(), limits.seconds]
         try:
             for part in transfer.pack(request):
                 self._send(memoryview(part).cast("B"))
-            answer = transfer.unpack(self.memory or _MOST_BYTES, self._fill)
-        except transfer.TransferError as error:
+            kind, content = transfer.unpack(self.memory or _MOST_BYTES, self._fill)
+            error = _error_of(*content) if kind == "error" else None
+        except (transfer.TransferError, ValueError, TypeError, LookupError) as malformed:
             self.end()
-            raise StoppedError(f"failed: its process returned a malformed response: {error}") from error
+            raise StoppedError(f"failed: its process returned a malformed response: {malformed}") from malformed
         except BaseException:
             self.end()  # it may still be at work
             raise
-        return self._value(answer)
+        self._is_idle = kind in ("value", "error")
+        if kind == "value":
+            return content
+        if error is not None:
+            raise error
+        if kind == "memory":
+            limit = f"its limit of {self.memory / 2**30:.1f} GiB of memory" if self.memory else "the free memory"
+            raise StoppedError(f"needs more than {limit}")
+        raise StoppedError(f"failed: {str(content)[:500]}")
+
+    def is_usable(self) -> bool:
+        """Return whether it lives, and waits for a call; after other errors than ours it has to be replaced."""
+        return self._is_idle and self._process.poll() is None
 
     def end(self) -> None:
         """End the process, whatever it does."""
@@ -201,22 +196,6 @@ class _Process:
         os.close(self._to)
         os.close(self._from)
         self._process.returncode = 0
-
-    def _value(self, answer: Any) -> Any:
-        kind, content = next(iter(answer.items())) if type(answer) is dict and len(answer) == 1 else ("", None)
-        self.usable = kind in ("value", "error")
-        if kind == "value":
-            return content
-        if kind == "failed" and content == _MEMORY:
-            limit = f"its limit of {self.memory / 2**30:.1f} GiB of memory" if self.memory else "the free memory"
-            raise StoppedError(f"needs more than {limit}")
-        if kind == "failed":
-            raise StoppedError(f"failed: {str(content)[:500]}")
-        if kind == "error" and type(content) is list and len(content) == 4 and all(type(t) is str for t in content):
-            error = getattr(exceptions, content[0], None)
-            if isinstance(error, type) and issubclass(error, OrcaError):
-                raise error(content[1], where=content[2], hint=content[3])
-        raise StoppedError("failed: its process returned a malformed response")
 
     def _fill(self, buffer: memoryview) -> None:
         if len(buffer) > 2**26:
@@ -248,7 +227,15 @@ class _Process:
         if code == -signal.SIGXCPU:
             return OverTimeError(f"needs more than its limit of {self._limits.seconds} s of computing time")
         name = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return CrashedError(f"failed: its process {name}")
+        return StoppedError(f"failed: its process {name}")
+
+
+def _error_of(name: str, what: str, where: str, hint: str) -> Exception:
+    """Return one of our errors, as the process wrote it; TypeError or KeyError where it wrote something else."""
+    kind = vars(exceptions)[name]
+    if not issubclass(kind, OrcaError):
+        raise TypeError(name)
+    return kind(str(what), where=str(where), hint=str(hint))
 
 
 def _forget() -> None:
@@ -285,28 +272,27 @@ def serve(memory: int) -> None:
 
     with suppress(EOFError):
         while True:
-            request = transfer.unpack(2**62, fill)
+            module, name, arguments, folder, seconds = transfer.unpack(2**62, fill)
             used = resource.getrusage(resource.RUSAGE_SELF)
             # From now on the kernel lets this process compute for this long.
-            _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + request["seconds"])
-            answers.writelines(_answer(request))
+            _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
+            answers.writelines(_answer(module, name, arguments, folder))
             answers.flush()
-            del request
+            del arguments
 
 
-def _answer(request: dict[str, Any]) -> list[Any]:
+def _answer(module: str, name: str, arguments: dict[str, Any], folder: str) -> list[Any]:
     """Return the parts of the answer: the value, or what prevents it."""
     try:
-        os.chdir(request["folder"])
-        module, name = request["function"]
-        return transfer.pack({"value": getattr(importlib.import_module(module), name)(**request["arguments"])})
+        os.chdir(folder)
+        return transfer.pack(["value", getattr(importlib.import_module(module), name)(**arguments)])
     except OrcaError as error:
         texts = [text[:_CUT] for text in (error.what, error.where, error.hint)]
-        return transfer.pack({"error": [type(error).__name__, *texts]})
+        return transfer.pack(["error", [type(error).__name__, *texts]])
     except MemoryError:
-        return transfer.pack({"failed": _MEMORY})
+        return transfer.pack(["memory", None])
     except Exception as error:  # noqa: BLE001 - a parser can fail in any way; the parent says so and names the file
-        return transfer.pack({"failed": f"{type(error).__name__}: {error}"[:_CUT]})
+        return transfer.pack(["failed", f"{type(error).__name__}: {error}"[:_CUT]])
 
 
 def _limit(what: int, value: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,15 @@ _LARGE = 2**28  # bytes of a memory map from which on its pages are released
 
 
 def check_memory(needed: int, where: str, hint: str = "store it as .npy, which is read in parts") -> None:
-    """Raise MemoryExhaustedError where fewer bytes are free than needed."""
-    free = _free_memory()
-    if free is not None and needed > free:
+    """Raise MemoryExhaustedError where Linux says that fewer bytes are free than needed."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return  # another system
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), needed)
+    if needed > free:
         what = f"the array needs {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free"
         raise MemoryExhaustedError(what, where=where, hint=hint)
-
-
-def _free_memory() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass  # not Linux: the physical memory is the next best bound
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 def release_pages(array: object) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import struct
 from dataclasses import dataclass
 from tokenize import TokenError
 from typing import IO, Literal
@@ -16,13 +15,10 @@ from orca_cli.exceptions import DataError, UnsafeError
 _MAX_HEADER = 10_000  # characters; NumPy's own bound
 _MAX_AXES = 32
 _LAST = 0x10FFFF  # of Unicode; NumPy takes any 32 bits for a character, and fails wherever such a text is used
-_READERS = {
-    (1, 0): ("<H", np.lib.format.read_array_header_1_0),
-    (2, 0): ("<I", np.lib.format.read_array_header_2_0),
-}
+_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # NumPy reads a header as Python text, so it raises what such reading raises.
 _PARSING = (SyntaxError, TokenError, RecursionError, MemoryError)
-_DAMAGE = (*_PARSING, ValueError, LookupError, EOFError, TypeError, struct.error)
+_DAMAGE = (*_PARSING, ValueError, LookupError, EOFError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ class Header:
 
 
 def read_header(file: IO[bytes], where: str, allowed: str, objects: bool = False) -> Header:
-    """Return the header at a file's position, the start of an array.
+    """Return the header of an array at a file's beginning; the file is read further than that.
 
     `allowed` is the hint that says which files are allowed; `objects`: whether the caller unpickles Python objects.
 
@@ -52,28 +48,21 @@ def read_header(file: IO[bytes], where: str, allowed: str, objects: bool = False
         UnsafeError: Python objects, where the caller does not take them.
     """
     try:
-        form, reader = _READERS[np.lib.format.read_magic(file)]
-        length = file.read(struct.calcsize(form))
-        if struct.unpack(form, length)[0] > _MAX_HEADER:  # NumPy compares it after it has read it
-            raise ValueError("the header is too long")
-        head = io.BytesIO(length + file.read(*struct.unpack(form, length)))
-        shape, fortran, dtype = reader(head, max_header_size=_MAX_HEADER)
-        offset = file.tell()
+        head = io.BytesIO(file.read(_MAX_HEADER))  # NumPy compares a header's length after it has read it
+        shape, fortran, dtype = _READERS[np.lib.format.read_magic(head)](head, max_header_size=_MAX_HEADER)
     except _DAMAGE as error:
         raise DataError("not a NumPy array: its header cannot be read", where=where, hint=allowed) from error
     if dtype.hasobject and not (objects and dtype == np.dtype(object)):
         what = "an array of Python objects; reading it would execute code of the file"
         hint = "store numbers or strings; sequences of several lengths as one padded array beside their `lengths`"
         raise UnsafeError(what, where=where, hint=hint)
-    if dtype.fields is not None or dtype.subdtype is not None or dtype.kind == "V":
-        raise DataError(f"dtype {dtype} has fields", where=where, hint="store plain arrays under one name each")
     # NumPy ignores empty axes when it checks that an array is not too large.
-    too_large = math.prod(size for size in shape if size) * dtype.itemsize >= 2**63 and 0 in shape
-    wrong = any(isinstance(size, bool) or size < 0 for size in shape) or len(shape) > _MAX_AXES or dtype.itemsize == 0
-    if wrong or too_large:
-        raise DataError(f"the header declares shape {shape}, dtype {dtype}", where=where, hint="write it again")
+    is_sized = all(type(size) is int and size >= 0 for size in shape) and len(shape) <= _MAX_AXES
+    if not is_sized or not 0 < math.prod(size for size in shape if size) * dtype.itemsize < 2**63 or dtype.kind == "V":
+        what = f"the header declares shape {shape}, dtype {dtype}"
+        raise DataError(what, where=where, hint="store plain arrays of numbers or strings, under one name each")
     size = 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
-    return Header(shape, "F" if fortran else "C", dtype, offset, size)
+    return Header(shape, "F" if fortran else "C", dtype, head.tell(), size)
 
 
 def checked_characters(array: np.ndarray, where: str = "") -> np.ndarray:

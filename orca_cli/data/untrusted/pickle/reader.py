@@ -93,7 +93,7 @@ def read_bytes_here(contents: list[bytes], wheres: list[str]) -> list[Any]:
 
 def checked_size(path: Path, max_bytes: int, gzipped: bool = False) -> int:
     """Return the size of a file in bytes; raises as `unpickle`."""
-    head = first_bytes(path, str(path), "a pickle is needed", expected=(GZIP,) if gzipped else ())
+    head = first_bytes(path, str(path), "a pickle is needed")
     size = path.stat().st_size
     if gzipped and not head.startswith(GZIP):
         raise DataError("not a gzip file", where=str(path), hint="get it again")
@@ -138,7 +138,7 @@ def _check_result(value: Any, finished: dict[int, tuple[int, int]], above: set[i
         inside = value.values()  # keys are plain
     elif type(value) in (list, tuple):
         inside = value
-    elif not isinstance(value, (*PLAIN, np.dtype)):
+    elif not isinstance(value, PLAIN):
         raise UnsafeError(f"the pickle leaves {getattr(value, 'name', type(value).__name__)} as a value")
     size, depth = 1 + len(inside), 1
     above.add(id(value))

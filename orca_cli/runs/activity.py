@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orca_cli import storage
 from orca_cli.runs.claim import look
 from orca_cli.runs.directory import STAGE_FOLDERS, SUMMARY, RunName, read_or_empty
 
@@ -49,24 +49,8 @@ def activity(root: Path, name: RunName) -> Activity | None:
     status, summary = run.status(), read_or_empty(run.stage("build") / SUMMARY)
     stage = str(status.get("stage") or "build")
     planned = summary.get("steps") or {}
-    lines = _lines(run.path / STAGE_FOLDERS[stage] / _CURVE) if stage in STAGE_FOLDERS else []
+    lines = storage.read_json_lines(run.path / STAGE_FOLDERS[stage] / _CURVE) if stage in STAGE_FOLDERS else []
     step = max([int(status.get("step") or 0), *(int(line.get("step") or 0) for line in lines)])
     first = [line for line in lines if line.get("member", 0) == 0] if stage == "finetune" else []
     each = int(planned.get("finetune") or 0) // int(summary.get("members") or 1)
     return Activity(run.path, str(status.get("host") or ""), stage, step, int(planned.get(stage) or 0), first, each)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a curve that another process may be writing."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    records = []
-    for line in text.splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:  # the last one, not yet complete
-            continue
-        records += [record] if isinstance(record, dict) else []
-    return records

@@ -70,12 +70,13 @@ def check(path: Path) -> Checked:
         raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
     try:
         _verify(report)
-        _look_around(report)
         _restore_status(report)
         _compare_data(report)
     except (NewerSchemaError, CheckpointError) as error:
         report.state, report.code = "of a newer program", CheckpointError.code
         report.notes.append(f"{error.what if isinstance(error, OrcaError) else error}; nothing was changed")
+    if read_or_empty(path / RESULT).get("inexact"):
+        report.notes.append("resumed inexactly: " + ", ".join(read_or_empty(path / RESULT)["inexact"]))
     if report.state in LIVING:
         report.notes.append(f"its process died in state {report.state}")
         report.state = "dead"
@@ -122,23 +123,6 @@ def _verify(report: Checked) -> None:
             report.damaged.append(f"{name}: {error}")
 
 
-def _look_around(report: Checked) -> None:
-    aside = sorted(str(file.relative_to(report.path)) for file in report.path.rglob("*") if storage.is_aside(file))
-    if aside:
-        report.notes.append(f"moved aside as damaged by earlier attempts: {', '.join(aside)}")
-    left = sum(storage.is_temporary(file) for file in report.path.rglob("*"))
-    if left:
-        report.notes.append(f"{left} temporary files of a killed process; the next attempt deletes them")
-    for stage in ("align", "finetune"):
-        if steps := _steps(report.path, stage):
-            report.notes.append(f"{stage}: checkpoints of steps {', '.join(map(str, steps))}")
-    if result := read_or_empty(report.path / RESULT):
-        if not (report.path / storage.MANIFEST).exists():
-            report.notes.append("completed, but its files were never sealed; rerun its command to seal them")
-        if result.get("inexact"):
-            report.notes.append(f"resumed inexactly: {', '.join(result['inexact'])} changed between its attempts")
-
-
 def _restore_status(report: Checked) -> None:
     """Rebuild status.json from the artifacts where it contradicts them."""
     path = report.path
@@ -167,20 +151,16 @@ def _restore_status(report: Checked) -> None:
     with storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"):
         if (path / STATUS).is_dir():
             storage.quarantine(path / STATUS)
-        RunDirectory(path, name).set_state(report.state, step=step, code=0 if completed else None, attempt=False)
+        RunDirectory(path, name).set_state(report.state, step=step, code=0 if completed else None)
     report.rebuilt = reason
 
 
 def _reached(path: Path) -> tuple[str, int | None]:
     """Return the last stage that an unfinished run has begun, and the step of its newest checkpoint."""
     for stage in ("finetune", "align", "build"):
-        if (path / STAGE_FOLDERS[stage]).exists():
-            return stage, max(_steps(path, stage), default=None)
+        if (folder := path / STAGE_FOLDERS[stage]).exists():
+            return stage, max(checkpoints(folder / CHECKPOINTS), default=None)
     return "created", None
-
-
-def _steps(path: Path, stage: str) -> list[int]:
-    return list(checkpoints(path / STAGE_FOLDERS[stage] / CHECKPOINTS))
 
 
 def _name(record: object) -> RunName | None:

@@ -40,11 +40,10 @@ FINGERPRINT = "fingerprint.json"
 _CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
-TRACKER = "tracker"
+TRACKER = "tracker"  # folder of a tracker's files: copies of the curves, written by others, and in no manifest
 FOR_RESUMING = (Path("2_align", CHECKPOINTS), Path("3_finetune", CHECKPOINTS))
 _ABSENT = "nothing"
 _WAYS = "start again with --force, or resume with --allow-inexact-resume"
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
 _STEP = re.compile(r"step-(\d{8,})")
 
@@ -87,8 +86,7 @@ class RunDirectory:
         self.path = path
         self.name = name
         self._allow_inexact = allow_inexact
-        self._attempt: dict[str, Any] | None = None
-        self._recorders: list[Recorder] = []
+        self.recorders: list[Recorder] = []  # take the lines of this run's curves
 
     def stage(self, stage: str) -> Path:
         """Return the folder of a stage: build, align or finetune."""
@@ -97,11 +95,6 @@ class RunDirectory:
     def part(self, path: Path) -> RunDirectory:
         """Return a folder in which a part of the run's work resumes by itself, without recorders."""
         return RunDirectory(path, self.name, allow_inexact=self._allow_inexact)
-
-    @property
-    def tracker(self) -> Path:
-        """Return the folder of a tracker's files: copies of the curves, written by others, and in no manifest."""
-        return self.path / TRACKER
 
     def status(self) -> dict[str, Any]:
         """Return the status record; empty where it is missing or unreadable."""
@@ -145,23 +138,19 @@ class RunDirectory:
             raise FingerprintError(what, where=self.path.name, hint=hint)
         return list(changed)
 
-    def attach(self, recorder: Recorder) -> None:
-        """Let a recorder take the lines of this run's curves."""
-        self._recorders.append(recorder)
-
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Give every recorder the next line of a stage's curve."""
-        for recorder in self._recorders:
+        for recorder in self.recorders:
             recorder.record(stage, line)
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
         """Make these lines every recorder's curve of a stage, when the stage starts or resumes."""
-        for recorder in self._recorders:
+        for recorder in self.recorders:
             recorder.rewind(stage, lines)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
         """Tell every recorder how the run ended; `result` is empty unless it is completed."""
-        for recorder in self._recorders:
+        for recorder in self.recorders:
             recorder.ended(state, result)
 
     def write_summary(self, stage: str, summary: dict[str, Any]) -> None:
@@ -231,7 +220,6 @@ class RunDirectory:
         step: int | None = None,
         code: int | None = None,
         error: Mapping[str, str] | None = None,
-        attempt: bool = True,
         is_repeat: bool = False,
     ) -> None:
         """Replace the status record.
@@ -241,19 +229,11 @@ class RunDirectory:
             step: progress inside a stage.
             code: exit code of a run that has ended.
             error: {"kind", "message", "hint"} of one that failed.
-            attempt: False for a process that only repairs records.
             is_repeat: the run repeats one that was completed (--force); remembered.
         """
         before = self.status()
         stage = state if state in STAGE_FOLDERS else before.get("stage")
         moment = storage.now().isoformat()
-        earlier = before.get("attempts")
-        attempts = earlier if isinstance(earlier, list) else []
-        if attempt and self._attempt is None:
-            self._attempt = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "started": moment}
-            attempts = [*attempts, self._attempt]
-        if code is not None and self._attempt is not None:
-            self._attempt |= {"ended": moment, "code": code}
         record = {
             "schema": SCHEMA,
             "run_id": self.path.name,
@@ -268,7 +248,6 @@ class RunDirectory:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "is_repeat": is_repeat or before.get("is_repeat", False),
-            "attempts": attempts if self._attempt is None else [*attempts[:-1], self._attempt],
         }
         storage.write_json(self.path / STATUS, record)
 
@@ -346,14 +325,6 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 24 else f"{text[:12]}..."
-
-
-def _boot() -> str | None:
-    """Return the id of this machine's boot, None if unknown."""
-    try:
-        return _BOOT.read_text(encoding="ascii").strip()
-    except OSError:
-        return None
 
 
 def read_or_empty(path: Path) -> dict[str, Any]:

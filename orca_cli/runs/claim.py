@@ -64,7 +64,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
     with alone(task_folder, name.identity[:SHORT]):
         path = (_find_repeat if force else find)(task_folder, name.identity)
         if path is None:
-            path = storage.claim_folder(task_folder, name.folder)
+            path = storage.make_folder(task_folder / name.folder())
         run = RunDirectory(path, name, allow_inexact=allow_inexact)
         with (
             storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"),

@@ -118,25 +118,21 @@ class RunDirectory:
         try:
             if any(progress for pattern in began for progress in self.path.glob(pattern)):
                 record = storage.read_checked_json(path)
-                inexact = {*record["inexact"], *self._changed(record["values"], values)}
+                start = record["values"]
+                both = {key: (start.get(key, _ABSENT), values.get(key, _ABSENT)) for key in sorted({*start, *values})}
+                changed = {key: pair for key, pair in both.items() if pair[0] != pair[1]}
+                if changed and not self._allow_inexact:
+                    changes = ", ".join(f"{key} ({old!s:.24}, now {new!s:.24})" for key, (old, new) in changed.items())
+                    threads = f"set OMP_NUM_THREADS={changed['threads'][0]}, " if "threads" in changed else ""
+                    what = f"cannot resume exactly; changed since the run started: {changes}"
+                    raise FingerprintError(what, where=self.path.name, hint=f"{threads}{_WAYS}")
+                inexact = {*record["inexact"], *changed}
         except ChecksumError as error:
             if not self._allow_inexact:
                 what = f"cannot check what this run started with: its record {error.what}"
                 raise FingerprintError(what, where=str(path), hint=_WAYS) from error
             inexact = {FINGERPRINT}
         storage.write_checked_json(path, {"schema": SCHEMA, "values": values, "inexact": sorted(inexact)})
-
-    def _changed(self, start: dict[str, Any], now: dict[str, Any]) -> list[str]:
-        both = {name: (start.get(name, _ABSENT), now.get(name, _ABSENT)) for name in sorted(start.keys() | now.keys())}
-        changed = {name: values for name, values in both.items() if values[0] != values[1]}
-        if changed and not self._allow_inexact:
-            changes = ", ".join(f"{name} ({_short(old)}, now {_short(new)})" for name, (old, new) in changed.items())
-            hint = _WAYS
-            if "threads" in changed and set(changed) <= {"threads", "blas_threads"}:
-                hint = f"set OMP_NUM_THREADS={changed['threads'][0]}, {_WAYS}"
-            what = f"cannot resume exactly; changed since the run started: {changes}"
-            raise FingerprintError(what, where=self.path.name, hint=hint)
-        return list(changed)
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Give every recorder the next line of a stage's curve."""
@@ -320,11 +316,6 @@ def checkpoints(folder: Path) -> dict[int, Path]:
     """Return step -> checkpoint, by step, of those in a stage's folder that were not moved aside as damaged."""
     named = [(path, _STEP.fullmatch(path.name)) for path in folder.glob("step-*")]
     return dict(sorted((int(name[1]), path) for path, name in named if name))
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else f"{text[:12]}..."
 
 
 def read_or_empty(path: Path) -> dict[str, Any]:

@@ -53,22 +53,15 @@ def add(root: Path, study: str, members: Sequence[Member]) -> None:
     path = path_of(root, study)
     storage.make_folder(path.parent)
     with storage.lock(path.with_suffix(".lock"), timeout_s=60.0, what=f"the record of study {study}"):
-        earlier = _earlier_members(root, study)
+        try:
+            earlier = read(root, study) if path.exists() else []
+        except DataError as error:
+            log.warning(f"{error}; it is moved aside")
+            storage.quarantine(path)
+            earlier = []
         merged = {tuple(sorted(member.labels.items())): member for member in (*earlier, *members)}
         records = [vars(member) for member in merged.values()]
         storage.write_json(path, {"schema": SCHEMA, "study": study, "runs": records})
-
-
-def _earlier_members(root: Path, study: str) -> list[Member]:
-    path = path_of(root, study)
-    if not path.exists():
-        return []
-    try:
-        return read(root, study)
-    except DataError as error:
-        log.warning(f"{error}; it is moved aside")
-        storage.quarantine(path)
-        return []
 
 
 def read(root: Path, study: str) -> list[Member]:
@@ -85,16 +78,13 @@ def read(root: Path, study: str) -> list[Member]:
         schema = record["schema"]
         if schema not in range(1, SCHEMA + 1):
             raise DataError(f"has schema {schema}, this program reads up to {SCHEMA}", where=str(path))
-        return [
-            Member(
-                str(one["identity"]),
-                {
-                    str(axis): str(metric_of(schema, name) if axis == "metric" else name)
-                    for axis, name in one["labels"].items()
-                },
-            )
-            for one in record["runs"]
-        ]
+        members = []
+        for one in record["runs"]:
+            labels = {str(axis): str(name) for axis, name in one["labels"].items()}
+            if "metric" in labels:
+                labels["metric"] = metric_of(schema, labels["metric"])
+            members.append(Member(str(one["identity"]), labels))
+        return members
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         hint = f"orca run -m study={study} writes it, and repeats no completed run"
         raise DataError(f"cannot be read: {type(error).__name__}", where=str(path), hint=hint) from error

@@ -109,8 +109,7 @@ def verify_folder(
         manifest["files"] = {name: entries[name] for name in only}
     for problem in _problems(path, manifest, extra_allowed or only is not None, contents):
         raise ChecksumError(problem, where=str(path))
-    owner: str = manifest["owner"]
-    return owner
+    return str(manifest["owner"])
 
 
 def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, list[str]]:
@@ -128,21 +127,15 @@ def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, li
 
 def _manifest(path: Path) -> dict[str, Any]:
     manifest = read_checked_json(path / MANIFEST)
-    schema = manifest.get("schema")
-    if schema != _SCHEMA:
-        raise CheckpointError(
-            f"its manifest has schema {schema}; this program reads {_SCHEMA}",
-            where=str(path),
-            hint="use a newer program",
-        )
+    if manifest.get("schema") != _SCHEMA:
+        what = f"its manifest has schema {manifest.get('schema')}; this program reads {_SCHEMA}"
+        raise CheckpointError(what, where=str(path), hint="use a newer program")
     files = manifest.get("files")
-    if not isinstance(files, dict) or not all(map(_is_inside, files)):
+    if not isinstance(files, dict) or any(
+        PurePath(name).is_absolute() or ".." in PurePath(name).parts for name in files
+    ):
         raise ChecksumError(f"{MANIFEST} names files outside the folder", where=str(path))
     return manifest
-
-
-def _is_inside(name: str) -> bool:
-    return not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
 
 
 def _problems(path: Path, manifest: dict[str, Any], extra_allowed: bool, contents: bool = True) -> Iterator[str]:

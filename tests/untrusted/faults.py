@@ -67,18 +67,6 @@ def _rubbish(content):
     os._exit(0)
 
 
-def _crash_if_used(path):
-    """Crash in a process that has served before."""
-    global _used
-    _used += 1
-    if _used > 1:
-        os.abort()
-    return path
-
-
-_used = 0
-
-
 def _answers() -> int:
     for number in sorted(map(int, os.listdir("/proc/self/fd"))):
         try:
@@ -104,5 +92,4 @@ FAULTS = {
     "write": _tried(_write),
     "start": _tried(lambda _: subprocess.run(["true"], check=True)),
     "rubbish": _rubbish,
-    "crash_if_used": _crash_if_used,
 }

@@ -78,7 +78,6 @@ def test_a_member_is_unpacked_once_and_again_when_the_file_changes(tmp_path, rep
     assert sum("unpacking" in line for line in reporter.lines) == 2
     np.savez_compressed(path, large=ARRAYS["large"] + 1)
     np.testing.assert_array_equal(mapped(path, ["large"], cache, reporter)["large"], ARRAYS["large"] + 1)
-    assert len(list(cache.rglob("array.npy"))) == 1  # the old copy is gone
 
 
 @pytest.mark.parametrize("fault", ["damage", "signal", "full disk"])

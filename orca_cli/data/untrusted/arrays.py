@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -12,17 +13,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from tokenize import TokenError
+from typing import IO, Any, Literal
 
 import numpy as np
 
 from orca_cli import signals, storage
 from orca_cli.data.untrusted import isolation
+from orca_cli.data.untrusted.archives import DAMAGE, open_zip
 from orca_cli.data.untrusted.first_bytes import NPY, first_bytes
-from orca_cli.data.untrusted.memory import check_memory, release_pages
-from orca_cli.data.untrusted.npy_header import checked_characters, read_header
+from orca_cli.data.untrusted.memory import check_memory, checked_characters, release_pages
 from orca_cli.data.untrusted.pickle import reader
-from orca_cli.data.untrusted.zips import DAMAGE, open_zip
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.progress import Reporter
 
@@ -33,6 +34,12 @@ _MAX_RATIO = 200  # bytes that one byte of a member becomes
 _FREE_BYTES = 2**28  # from which on the ratio counts
 _CHUNK = 2**20
 _FILE = "array.npy"  # of a member in the cache
+_MAX_HEADER = 10_000  # characters; NumPy's own bound
+_MAX_AXES = 32
+_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+# NumPy reads a header as Python text, so it raises what such reading raises.
+_PARSING = (SyntaxError, TokenError, RecursionError, MemoryError)
+_HEADER_DAMAGE = (*_PARSING, ValueError, LookupError, EOFError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
     if not head.startswith(NPY):
         return reader.unpickle(path, max_bytes)
     with open(path, "rb") as file:
-        header = read_header(file, where, "an .npy file is needed", objects=True)
+        header = _read_header(file, path.stat().st_size, where, objects=True)
     if not header.dtype.hasobject:
         check_memory(header.bytes, where)
         return np.array(_npy(path).read())
@@ -142,7 +149,7 @@ def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
 def load_object_here(path: str) -> Any:
     """Return the content of an .npy file of Python objects as `load_object` does, read in this process; errors as there."""
     with open(path, "rb") as file:
-        header = read_header(file, path, "an .npy file is needed", objects=True)
+        header = _read_header(file, os.path.getsize(path), path, objects=True)
         file.seek(header.offset)
         value = reader.read_stream(file, path, os.path.getsize(path) - header.offset)
     if not isinstance(value, np.ndarray) or value.dtype != object or value.shape != header.shape:
@@ -150,11 +157,51 @@ def load_object_here(path: str) -> Any:
     return value[()] if value.shape == () else value
 
 
+@dataclass(frozen=True)
+class _Header:
+    """What an array's header declares; plain numbers or strings, or one type of Python objects."""
+
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    dtype: np.dtype  # no fields
+    offset: int  # bytes before the content
+    bytes: int  # of the content; unknown (0) for Python objects
+
+
+def _read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -> _Header:
+    """Return the header of an array at the beginning of a file of `size` bytes, which is read further than that.
+
+    `objects`: whether the caller unpickles Python objects.
+
+    Raises:
+        DataError: no header, fields, a shape that no array has, or one that the file cannot hold.
+        UnsafeError: Python objects, where the caller does not take them.
+    """
+    try:
+        head = io.BytesIO(file.read(_MAX_HEADER))  # NumPy compares a header's length after it has read it
+        shape, fortran, dtype = _READERS[np.lib.format.read_magic(head)](head, max_header_size=_MAX_HEADER)
+    except _HEADER_DAMAGE as error:
+        raise DataError("not a NumPy array: its header cannot be read", where=where, hint=_ALLOWED) from error
+    if dtype.hasobject and not (objects and dtype == np.dtype(object)):
+        what = "an array of Python objects; reading it would execute code of the file"
+        hint = "store numbers or strings; sequences of several lengths as one padded array beside their `lengths`"
+        raise UnsafeError(what, where=where, hint=hint)
+    # NumPy ignores empty axes when it checks that an array is not too large.
+    is_sized = all(type(extent) is int and extent >= 0 for extent in shape) and len(shape) <= _MAX_AXES
+    if not is_sized or not 0 < math.prod(filter(None, shape)) * dtype.itemsize < 2**63 or dtype.kind == "V":
+        what = f"the header declares shape {shape}, dtype {dtype}"
+        raise DataError(what, where=where, hint="store plain arrays of numbers or strings, under one name each")
+    needed = 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
+    if needed > size - head.tell():
+        what = f"the header declares {needed:,} bytes, the file holds {size - head.tell():,}"
+        raise DataError(what, where=where, hint="write it again")
+    return _Header(shape, "F" if fortran else "C", dtype, head.tell(), needed)
+
+
 def _npy(path: Path) -> StoredArray:
     where = str(path)
     with open(path, "rb") as file:
-        header = read_header(file, where, _ALLOWED)
-    header.check_held(path.stat().st_size, where)
+        header = _read_header(file, path.stat().st_size, where)
 
     def read() -> np.ndarray:
         if header.bytes == 0:
@@ -184,8 +231,7 @@ def _npz(path: Path, names: list[str] | None) -> dict[str, StoredArray]:
 
 
 def _member(path: Path, where: str, member: zipfile.ZipInfo, file: IO[bytes]) -> StoredArray:
-    header = read_header(file, where, _ALLOWED)
-    header.check_held(member.file_size, where)
+    header = _read_header(file, member.file_size, where)
 
     def read() -> np.ndarray:
         # Checked here and not on opening: members that nobody reads may be large.
@@ -207,12 +253,10 @@ def _check_growth(member: zipfile.ZipInfo, where: str) -> None:
 
 @contextmanager
 def _member_damage(where: str) -> Iterator[None]:
-    """Turn what zipfile raises for a damaged archive into a DataError; errors of the disk pass."""
+    """Turn what zipfile raises for a damaged archive into a DataError."""
     try:
         yield
     except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # storage explains it
         raise DataError(f"cannot be read: {error}", where=where, hint="write or get it again") from error
 
 
@@ -241,12 +285,15 @@ def _digest(*parts: object) -> str:
 
 def _copy(path: Path, name: str, target: Path, reporter: Reporter) -> None:
     where = f"{path}[{name}]"
-    with _member_damage(where), zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(path) as archive:
         member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.NameToInfo else name)
         storage.require_space(target.parent, member.file_size, f"unpacking {where}")
         track = reporter.track(f"unpacking {path.name}[{name}], MiB", -(-member.file_size // _CHUNK))
         with archive.open(member) as stream, track as advance, open(target, "xb") as file:
-            while chunk := stream.read(_CHUNK):  # at its end the checksum is compared
+            chunk = b"\0"
+            while chunk:
                 signals.check()
+                with _member_damage(where):
+                    chunk = stream.read(_CHUNK)  # at its end the checksum is compared
                 file.write(chunk)
                 advance()

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from orca_cli.data.untrusted import isolation
+from orca_cli.data.untrusted.archives import MAX_DEFLATE
 from orca_cli.data.untrusted.first_bytes import HDF5, damage, first_bytes
-from orca_cli.data.untrusted.memory import check_memory
-from orca_cli.data.untrusted.npy_header import checked_characters
-from orca_cli.data.untrusted.zips import MAX_DEFLATE
+from orca_cli.data.untrusted.memory import check_memory, checked_characters
 from orca_cli.exceptions import DataError, UnsafeError
 
 _ALLOWED = "a MATLAB 5 or 7.3 .mat file is needed"

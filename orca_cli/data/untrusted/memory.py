@@ -1,4 +1,4 @@
-"""Memory: how much is free, checked before something large is read; and pages of files that were read, released again."""
+"""Arrays in memory: whether there is enough of it, pages of files that were read released again, texts checked."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.exceptions import MemoryExhaustedError
+from orca_cli.exceptions import DataError, MemoryExhaustedError
 
 _LARGE = 2**28  # bytes of a memory map from which on its pages are released
+_LAST = 0x10FFFF  # of Unicode; NumPy takes any 32 bits for a character, and fails wherever such a text is used
 
 
 def check_memory(needed: int, where: str, hint: str = "store it as .npy, which is read in parts") -> None:
@@ -37,3 +38,12 @@ def release_pages(array: object) -> None:
     read_only = isinstance(owner, np.memmap) and owner.mode == "r"
     if read_only and isinstance(pages, mmap.mmap) and len(pages) >= _LARGE and hasattr(mmap, "MADV_DONTNEED"):
         pages.madvise(mmap.MADV_DONTNEED)
+
+
+def checked_characters(array: np.ndarray, where: str = "") -> np.ndarray:
+    """Return the array; raise DataError if it holds texts with codes that are not Unicode characters."""
+    if array.dtype.kind == "U" and array.size:
+        codes = np.ascontiguousarray(array).reshape(-1).view(array.dtype.str[0] + "u4")
+        if int(codes.max()) > _LAST:
+            raise DataError("holds text with invalid characters", where=where, hint="get the file again")
+    return array

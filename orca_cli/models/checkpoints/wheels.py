@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_cli import signals, storage
+from orca_cli.data.untrusted.archives import DAMAGE, open_zip
 from orca_cli.data.untrusted.first_bytes import damage
-from orca_cli.data.untrusted.zips import DAMAGE, open_zip
 from orca_cli.exceptions import ChecksumError, DataError, NetworkError, UnavailableError, UnsafeError
 from orca_cli.models.checkpoints.config_file import CONFIG, KEY
 from orca_cli.models.checkpoints.packages import PACKAGED, Packaged, Wheel, made_folder

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.data.untrusted.npy_header import checked_characters
+from orca_cli.data.untrusted.memory import checked_characters
 from orca_cli.exceptions import UnsafeError
 
 _DTYPE = re.compile(r"[biufcSUO]\d{1,7}")

@@ -18,9 +18,9 @@ from typing import IO, Any
 import numpy as np
 
 from orca_cli.data.untrusted import isolation
+from orca_cli.data.untrusted.archives import MAX_DEFLATE
 from orca_cli.data.untrusted.first_bytes import GZIP, first_bytes
 from orca_cli.data.untrusted.pickle.machine import PLAIN, run
-from orca_cli.data.untrusted.zips import MAX_DEFLATE
 from orca_cli.exceptions import DataError, UnsafeError
 
 MAX_BYTES = 2**31

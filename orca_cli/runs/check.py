@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orca_cli import storage
 from orca_cli.config.identity import digest_of
-from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
+from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError
 from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import (
     CHECKPOINTS,
@@ -25,7 +25,9 @@ from orca_cli.runs.directory import (
     is_passing,
     read_or_empty,
 )
-from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
+from orca_cli.runs.records import UnreadableError, newer_schema, read_record
+
+_RECORDS = (RESULT, ENVIRONMENT, f"{STAGE_FOLDERS['build']}/{SUMMARY}")
 
 
 @dataclass
@@ -69,12 +71,14 @@ def check(path: Path) -> Checked:
     if is_worked_on(path, read_or_empty(path / STATUS)):
         raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
     try:
+        if newer := newer_schema(path / STATUS, *(path / name for name in _RECORDS)):
+            raise CheckpointError(str(newer))
         _verify(report)
         _restore_status(report)
         _compare_data(report)
-    except (NewerSchemaError, CheckpointError) as error:
+    except CheckpointError as error:
         report.state, report.code = "of a newer program", CheckpointError.code
-        report.notes.append(f"{error.what if isinstance(error, OrcaError) else error}; nothing was changed")
+        report.notes.append(f"{error.what}; nothing was changed")
     if read_or_empty(path / RESULT).get("inexact"):
         report.notes.append("resumed inexactly: " + ", ".join(read_or_empty(path / RESULT)["inexact"]))
     if report.state in LIVING:
@@ -114,11 +118,9 @@ def _verify(report: Checked) -> None:
                 report.files += 1
             except ChecksumError as error:
                 report.damaged.append(f"{file.relative_to(path)}: {error.what}")
-    for name in (RESULT, ENVIRONMENT, f"{STAGE_FOLDERS['build']}/{SUMMARY}"):
+    for name in _RECORDS:
         try:
             read_record(path / name)
-        except NewerSchemaError:
-            raise
         except (UnreadableError, OSError) as error:
             report.damaged.append(f"{name}: {error}")
 
@@ -126,28 +128,21 @@ def _verify(report: Checked) -> None:
 def _restore_status(report: Checked) -> None:
     """Rebuild status.json from the artifacts where it contradicts them."""
     path = report.path
-    completed = read_or_empty(path / RESULT)
-    try:
-        status = read_record(path / STATUS)
-        reason = "it was missing" if status is None else ""
-    except NewerSchemaError:
-        raise
-    except (UnreadableError, OSError) as error:
-        status, reason = None, str(error)
-    if status is not None:
-        report.state = str(status.get("state"))
-        name = _name(status)
-        if name is None or report.state not in STATES:
-            reason = "it lacked the run's name or state"
-        elif (report.state == "completed") != bool(completed) and (completed or not (path / RESULT).exists()):
-            reason = f"it said {report.state}, but the run is {'' if completed else 'not '}completed"
-    if not reason:
+    completed, status = read_or_empty(path / RESULT), read_or_empty(path / STATUS)
+    report.state = str(status.get("state") or "")
+    is_known = (report.state == "completed") == bool(completed) or ((path / RESULT).exists() and not completed)
+    if is_known and report.state in STATES and _name(status) is not None:
         return
+    reason = "it was wrong" if (path / STATUS).exists() else "it was missing"
     name = _name(completed) or _name(read_or_empty(path / ENVIRONMENT).get("run"))
     if name is None:
         report.damaged.append(f"{STATUS}: {reason}; {RESULT} and {ENVIRONMENT} cannot replace it: rerun the command")
         return
-    report.state, step = ("completed", None) if completed else _reached(path)
+    # An unfinished run has reached the last stage that it has begun, and the step of its newest checkpoint.
+    begun = [stage for stage, folder in STAGE_FOLDERS.items() if (path / folder).exists()]
+    report.state, step = "completed" if completed else begun[-1] if begun else "created", None
+    if begun and not completed:
+        step = max(checkpoints(path / STAGE_FOLDERS[begun[-1]] / CHECKPOINTS), default=None)
     with storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"):
         if (path / STATUS).is_dir():
             storage.quarantine(path / STATUS)
@@ -155,20 +150,11 @@ def _restore_status(report: Checked) -> None:
     report.rebuilt = reason
 
 
-def _reached(path: Path) -> tuple[str, int | None]:
-    """Return the last stage that an unfinished run has begun, and the step of its newest checkpoint."""
-    for stage in ("finetune", "align", "build"):
-        if (folder := path / STAGE_FOLDERS[stage]).exists():
-            return stage, max(checkpoints(folder / CHECKPOINTS), default=None)
-    return "created", None
-
-
 def _name(record: object) -> RunName | None:
     """Return the run's name from a record, None if incomplete."""
     if not isinstance(record, dict):
         return None
     kinds = {"seed": int, "variant": dict}
-    for key in RunName.__dataclass_fields__:
-        if not isinstance(record.get(key), kinds.get(key, str)):
-            return None
-    return RunName(**{key: record[key] for key in RunName.__dataclass_fields__})
+    values = {key: record.get(key) for key in RunName.__dataclass_fields__}
+    is_whole = all(isinstance(value, kinds.get(key, str)) for key, value in values.items())
+    return RunName(**values) if is_whole else None

@@ -104,11 +104,8 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
             stack.enter_context(storage.lock(holder.with_suffix(".lock"), timeout_s=1.0))
         except LockedError as error:
             who = read_or_empty(holder)
-            raise LockedError(
-                f"process {who.get('pid', 'unknown')} on {who.get('host', 'an unknown host')} works on this run ({identity})",
-                where=task_folder.name,
-                hint="wait for it to end",
-            ) from error
+            what = f"process {who.get('pid')} on {who.get('host')} works on this run ({identity})"
+            raise LockedError(what, where=task_folder.name, hint="wait for it to end") from error
         storage.write_json(holder, {"schema": SCHEMA, "pid": os.getpid(), "host": socket.gethostname()})
         yield
 

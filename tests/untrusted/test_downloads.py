@@ -116,7 +116,7 @@ def test_a_part_that_is_a_planted_link_is_not_written_through(get, begun, tmp_pa
 
 def test_a_body_of_unknown_length(web, get, tmp_path):
     web.routes["/a"] = chunked([CONTENT, CONTENT], False)
-    with refused("broke off", NetworkError):
+    with refused("Connection broken", NetworkError):
         get(f"{web.url}/a")
     assert not (tmp_path / "a.dat").exists()
     web.routes["/a"] = chunked([CONTENT, CONTENT], True)
@@ -210,6 +210,9 @@ def test_no_redirection_leads_from_https_to_http():
             response.status_code, response.raw = 302, io.BytesIO()
             response.headers["Location"] = "http://host/b" if url.startswith("https://") else "https://host/a"
             return response
+
+        def close(self):
+            pass
 
     for url in ("https://host/a", "http://host/b"):
         with (

@@ -150,6 +150,7 @@ def open_url(
         if scheme not in ("http", "https") or (secure and scheme == "http"):
             raise RefusedError(f"leads to '{url}', which is not followed")
         secure = scheme == "https"
+        connection.close()  # the server may have closed what is left open
         with _network(RefusedError):
             response = connection.get(url, headers=headers, stream=True, timeout=timeout_s, allow_redirects=False)
         with response:
@@ -236,7 +237,8 @@ def _write(part: Path, chunks: Iterator[bytes], reporter: Reporter, start: int, 
     done = start
     title = f"{part.name.removesuffix('.part')} (MB)"
     with open(part, "ab") as file, reporter.track(title, -(-(total or _MB) // _MB)) as advance:
-        advance(start // _MB)
+        if resumed := start // _MB:
+            advance(resumed)
         for chunk in chunks:
             signals.check()
             with storage.guarded(part):

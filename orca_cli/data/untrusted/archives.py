@@ -51,7 +51,7 @@ def unpack(
     Args:
         archive: tar, tar.gz, zip, or gzip of one file, whose name is the archive's without `.gz`.
         folder: created if it is missing.
-        reporter: shows the progress.
+        reporter: is told the archive's name.
         max_bytes: limit for all members together.
         members: whether a path inside the archive is wanted; the others are checked and not written.
 
@@ -63,12 +63,12 @@ def unpack(
         InterruptionError: a signal asked to stop.
     """
     unpack_members = _unpacker(archive)
+    reporter.say(f"unpacking {archive.name}")
     beside = folder if folder.is_dir() else storage.make_folder(folder.parent)
     with storage.guarded(folder), tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=beside) as temporary:
         job = _Job(archive, Path(temporary), max_bytes, members)
         try:
-            with reporter.track(f"unpacking {archive.name}, MiB", -(-job.size // _CHUNK)) as advance:
-                unpack_members(job, advance)
+            unpack_members(job)
         except DAMAGE as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # an error of the disk: storage explains it
@@ -79,7 +79,7 @@ def unpack(
     return [folder / path for path in job.written]
 
 
-def _unpacker(path: Path) -> Callable[[_Job, Callable[..., None]], None]:
+def _unpacker(path: Path) -> Callable[[_Job], None]:
     """Return what unpacks an archive, by its content; a compressed tar is a tar. DataError: missing, or none of these."""
     head = first_bytes(path, str(path), _ALLOWED)
     if head.startswith(ZIP):
@@ -157,29 +157,14 @@ class _Job:
         self.written.append(path)
 
 
-class _Counted:
-    """A file that reports how far it was read."""
-
-    def __init__(self, file: IO[bytes], advance: Callable[..., None]) -> None:
-        self._file, self._advance, self._done = file, advance, 0
-
-    def read(self, size: int = -1) -> bytes:
-        signals.check()
-        content = self._file.read(size)
-        self._advance((self._done + len(content)) // _CHUNK - self._done // _CHUNK)
-        self._done += len(content)
-        return content
-
-
-def _unpack_tar(job: _Job, advance: Callable[..., None]) -> None:
+def _unpack_tar(job: _Job) -> None:
     with open(job.archive, "rb") as file:
         packed = file.read(2) == GZIP
         file.seek(0)
-        inner: Any = _Counted(file, advance)
-        if packed:
-            inner = gzip.GzipFile(fileobj=inner)
+        inner: Any = gzip.GzipFile(fileobj=file) if packed else file
         with tarfile.open(fileobj=inner, mode="r|", bufsize=_CHUNK, errorlevel=2, tarinfo=_Header) as archive:
             for member in archive:
+                signals.check()
                 special = member.type not in (*_CONTENT, tarfile.DIRTYPE) or member.issparse()
                 path = job.member(member.name, member.isdir(), member.size, special)
                 if path is not None:
@@ -211,7 +196,7 @@ class _Header(tarfile.TarInfo):
         return header
 
 
-def _unpack_zip(job: _Job, advance: Callable[..., None]) -> None:
+def _unpack_zip(job: _Job) -> None:
     with open_zip(job.archive, _MAX_MEMBERS, "zip archive") as archive:
         for member in archive.infolist():
             special = stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR)
@@ -219,17 +204,14 @@ def _unpack_zip(job: _Job, advance: Callable[..., None]) -> None:
             if path is not None:
                 with archive.open(member) as stream:
                     job.write(path, stream, member.file_size)
-                advance(member.compress_size // _CHUNK)
 
 
-def _unpack_gzip(job: _Job, advance: Callable[..., None]) -> None:
+def _unpack_gzip(job: _Job) -> None:
     name = job.archive.name
     path = job.member(name[:-3] if name.lower().endswith(".gz") else f"{name}.unpacked", False, 0)
     if path is not None:
-        with open(job.archive, "rb") as file:
-            counted: Any = _Counted(file, advance)
-            with gzip.GzipFile(fileobj=counted) as stream:
-                job.write(path, stream, None)
+        with gzip.open(job.archive) as stream:
+            job.write(path, stream, None)
 
 
 def _place(temporary: Path, folder: Path, files: list[PurePosixPath]) -> None:

@@ -288,12 +288,11 @@ def _copy(path: Path, name: str, target: Path, reporter: Reporter) -> None:
     with zipfile.ZipFile(path) as archive:
         member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.NameToInfo else name)
         storage.require_space(target.parent, member.file_size, f"unpacking {where}")
-        track = reporter.track(f"unpacking {path.name}[{name}], MiB", -(-member.file_size // _CHUNK))
-        with archive.open(member) as stream, track as advance, open(target, "xb") as file:
+        reporter.say(f"unpacking {path.name}[{name}]")
+        with archive.open(member) as stream, open(target, "xb") as file:
             chunk = b"\0"
             while chunk:
                 signals.check()
                 with _member_damage(where):
                     chunk = stream.read(_CHUNK)  # at its end the checksum is compared
                 file.write(chunk)
-                advance()

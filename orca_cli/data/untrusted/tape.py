@@ -25,6 +25,7 @@ FORMS = tuple(str(Path(folder, f"{{}}.{ending}")) for ending in ("lmdb", "json")
 _SEQUENCE = re.compile(r"[A-Za-z]+")
 _MAX_JSON_BYTES = 2**30  # the largest real file has about 100 MB
 _MAX_RESIDUES = 100_000
+_MAX_VALUE = 2**22  # bytes of a record
 
 
 def proteins(place: Path) -> Iterator[tuple[str, int]]:
@@ -49,7 +50,7 @@ def _lmdb_records(place: Path) -> Iterator[Any]:
         raise DataError(f"'num_examples' is {str(total)[:20]}, not a count", where=str(place), hint=HINT)
 
     def contents() -> Iterator[tuple[bytes, str]]:
-        for index, content in enumerate(lmdb.read(place, map(str, range(total)))):
+        for index, content in enumerate(lmdb.read(place, map(str, range(total)), _MAX_VALUE)):
             if content is None:
                 raise DataError(f"has no protein {index} of {total}", where=str(place), hint=HINT)
             yield content, f"{place}[{index}]"

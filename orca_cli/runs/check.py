@@ -8,26 +8,12 @@ from pathlib import Path
 from orca_cli import storage
 from orca_cli.config.identity import digest_of
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError
+from orca_cli.runs import directory
 from orca_cli.runs.claim import LIVING, is_worked_on
-from orca_cli.runs.directory import (
-    CHECKPOINTS,
-    ENVIRONMENT,
-    FINGERPRINT,
-    LOCK,
-    RESULT,
-    STAGE_FOLDERS,
-    STATES,
-    STATUS,
-    SUMMARY,
-    RunDirectory,
-    RunName,
-    checkpoints,
-    is_passing,
-    read_or_empty,
-)
+from orca_cli.runs.directory import RunDirectory, RunName, checkpoints, is_passing, read_or_empty
 from orca_cli.runs.records import UnreadableError, newer_schema, read_record
 
-_RECORDS = (RESULT, ENVIRONMENT, f"{STAGE_FOLDERS['build']}/{SUMMARY}")
+_RECORDS = (directory.RESULT, directory.ENVIRONMENT, f"{directory.STAGE_FOLDERS['build']}/{directory.SUMMARY}")
 
 
 @dataclass
@@ -65,13 +51,13 @@ def check(path: Path) -> Checked:
     """
     if not path.is_dir():
         raise DataError("no such folder", where=str(path), hint="give a run's folder or its name")
-    if not any((path / name).exists() for name in (STATUS, RESULT, ENVIRONMENT)):
+    if not any((path / name).exists() for name in (directory.STATUS, directory.RESULT, directory.ENVIRONMENT)):
         raise DataError("not a run: it has no records", where=str(path), hint="rerun the command to start it")
     report = Checked(path)
-    if is_worked_on(path, read_or_empty(path / STATUS)):
+    if is_worked_on(path, read_or_empty(path / directory.STATUS)):
         raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
     try:
-        if newer := newer_schema(path / STATUS, *(path / name for name in _RECORDS)):
+        if newer := newer_schema(path / directory.STATUS, *(path / name for name in _RECORDS)):
             raise CheckpointError(str(newer))
         _verify(report)
         _restore_status(report)
@@ -79,8 +65,8 @@ def check(path: Path) -> Checked:
     except CheckpointError as error:
         report.state, report.code = "of a newer program", CheckpointError.code
         report.notes.append(f"{error.what}; nothing was changed")
-    if read_or_empty(path / RESULT).get("inexact"):
-        report.notes.append("resumed inexactly: " + ", ".join(read_or_empty(path / RESULT)["inexact"]))
+    if read_or_empty(path / directory.RESULT).get("inexact"):
+        report.notes.append("resumed inexactly: " + ", ".join(read_or_empty(path / directory.RESULT)["inexact"]))
     if report.state in LIVING:
         report.notes.append(f"its process died in state {report.state}")
         report.state = "dead"
@@ -91,7 +77,7 @@ def check(path: Path) -> Checked:
 
 def _compare_data(report: Checked) -> None:
     """Note which data files have changed since the run began; those that are not on this machine cannot be compared."""
-    files = read_or_empty(report.path / ENVIRONMENT).get("files")
+    files = read_or_empty(report.path / directory.ENVIRONMENT).get("files")
     for name, digest in sorted(files.items()) if isinstance(files, dict) else ():
         now = digest_of(Path(str(name)))
         if now is not None and now != digest:
@@ -112,7 +98,7 @@ def _verify(report: Checked) -> None:
         report.files += files
         report.damaged += [f"{name}: {problem}" for problem in problems]
     if not (path / storage.MANIFEST).exists():
-        for file in sorted(path.glob(f"*/{FINGERPRINT}")):
+        for file in sorted(path.glob(f"*/{directory.FINGERPRINT}")):
             try:
                 storage.read_checked_json(file)
                 report.files += 1
@@ -128,24 +114,25 @@ def _verify(report: Checked) -> None:
 def _restore_status(report: Checked) -> None:
     """Rebuild status.json from the artifacts where it contradicts them."""
     path = report.path
-    completed, status = read_or_empty(path / RESULT), read_or_empty(path / STATUS)
+    completed, status = read_or_empty(path / directory.RESULT), read_or_empty(path / directory.STATUS)
     report.state = str(status.get("state") or "")
-    is_known = (report.state == "completed") == bool(completed) or ((path / RESULT).exists() and not completed)
-    if is_known and report.state in STATES and _name(status) is not None:
+    is_lost = (path / directory.RESULT).exists() and not completed
+    is_known = is_lost or (report.state == "completed") == bool(completed)
+    if is_known and report.state in directory.STATES and _name(status) is not None:
         return
-    reason = "it was wrong" if (path / STATUS).exists() else "it was missing"
-    name = _name(completed) or _name(read_or_empty(path / ENVIRONMENT).get("run"))
+    reason = "it was wrong" if (path / directory.STATUS).exists() else "it was missing"
+    name = _name(completed) or _name(read_or_empty(path / directory.ENVIRONMENT).get("run"))
     if name is None:
-        report.damaged.append(f"{STATUS}: {reason}; {RESULT} and {ENVIRONMENT} cannot replace it: rerun the command")
+        report.damaged.append(f"status.json: {reason}; result.json and env.json cannot replace it: rerun the command")
         return
     # An unfinished run has reached the last stage that it has begun, and the step of its newest checkpoint.
-    begun = [stage for stage, folder in STAGE_FOLDERS.items() if (path / folder).exists()]
+    begun = [stage for stage, folder in directory.STAGE_FOLDERS.items() if (path / folder).exists()]
     report.state, step = "completed" if completed else begun[-1] if begun else "created", None
     if begun and not completed:
-        step = max(checkpoints(path / STAGE_FOLDERS[begun[-1]] / CHECKPOINTS), default=None)
-    with storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"):
-        if (path / STATUS).is_dir():
-            storage.quarantine(path / STATUS)
+        step = max(checkpoints(path / directory.STAGE_FOLDERS[begun[-1]] / directory.CHECKPOINTS), default=None)
+    with storage.lock(path / directory.LOCK, timeout_s=1.0, what=f"run {path.name}"):
+        if (path / directory.STATUS).is_dir():
+            storage.quarantine(path / directory.STATUS)
         RunDirectory(path, name).set_state(report.state, step=step, code=0 if completed else None)
     report.rebuilt = reason
 

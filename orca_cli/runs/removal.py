@@ -10,9 +10,8 @@ from pathlib import Path
 from orca_cli import storage
 from orca_cli.config.identity import SHORT
 from orca_cli.exceptions import DataError, LockedError, UnsafeError
-from orca_cli.runs.claim import alone, is_worked_on
+from orca_cli.runs.claim import alone, begun, is_worked_on
 from orca_cli.runs.directory import ENVIRONMENT, LOCK, RESULT, STATUS, read_or_empty
-from orca_cli.runs.naming import begun
 
 _RECORDS = (STATUS, RESULT, ENVIRONMENT)
 

@@ -153,8 +153,6 @@ class _Process:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
-        for descriptor in (self._to, self._from):
-            os.set_blocking(descriptor, False)
 
     def call(self, function: Callable[..., Any], arguments: dict[str, Any], limits: Limits, where: str) -> Any:
         """Return what a function returns."""
@@ -163,9 +161,13 @@ class _Process:
         request = [function.__module__, function.__name__, arguments, os.getcwd(), limits.seconds]
         try:
             for part in transfer.pack(request):
-                self._send(memoryview(part).cast("B"))
+                view = memoryview(part).cast("B")
+                while view:
+                    view = view[os.write(self._to, view) :]
             kind, content = transfer.unpack(self.memory or _MOST_BYTES, self._fill)
             error = _error_of(*content) if kind == "error" else None
+        except BrokenPipeError as broken:
+            raise self._ended() from broken
         except (transfer.TransferError, ValueError, TypeError, LookupError) as malformed:
             self.end()
             raise StoppedError(f"failed: its process returned a malformed response: {malformed}") from malformed
@@ -201,26 +203,14 @@ class _Process:
         if len(buffer) > 2**26:
             check_memory(len(buffer), self._where, hint="use a machine with more memory")
         while buffer:
-            self._wait([self._from], [])
-            count = os.readv(self._from, [buffer])
-            if count == 0:
-                raise self._ended()
-            buffer = buffer[count:]
-
-    def _send(self, part: memoryview) -> None:
-        while part:
-            self._wait([], [self._to])
-            try:
-                part = part[os.write(self._to, part) :]
-            except BrokenPipeError:
-                raise self._ended() from None
-
-    def _wait(self, readable: list[int], writable: list[int]) -> None:
-        signals.check()
-        while not any(select.select(readable, writable, [], _SLICE_S)):
-            if time.monotonic() > self._end:
-                raise OverTimeError(f"failed: its process gave no answer in {self._limits.wait_s:g} s")
             signals.check()
+            if select.select([self._from], [], [], _SLICE_S)[0]:
+                count = os.readv(self._from, [buffer])
+                if count == 0:
+                    raise self._ended()
+                buffer = buffer[count:]
+            elif time.monotonic() > self._end:
+                raise OverTimeError(f"failed: its process gave no answer in {self._limits.wait_s:g} s")
 
     def _ended(self) -> StoppedError:
         code = self._process.wait()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ TOLERANCE = 0.25  # by how much a size may differ from a rounded one in a descri
 _TRIES = 4  # of one address, without a MiB arriving between them
 _MB, _MIB = 10**6, 2**20
 _SPARE = 64 * _MIB  # bytes left free on the disk
-_HEAD = 512  # bytes that are looked at before anything is written
+_HEAD = 512  # bytes that are looked at
 _MAX_REDIRECTS = 5
 _CHUNK = 64 * 1024  # bytes
 PAUSE_S = 1.0  # before an address is tried again
@@ -196,51 +195,38 @@ def _transfer(
             raise CutOffError("the file begins anew")
         if code not in (200, 206):
             raise (CutOffError if code == 429 or code >= 500 else RefusedError)(f"HTTP {code} {response.reason}")
-        if code == 200:
-            start = 0
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-") or current not in (
-            validator,
-            "",
-        ):
+        follows = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        if code == 206 and not (follows and current in (validator, "")):
             raise RefusedError("answers with another part than the requested one")
+        start = start if code == 206 else 0
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isascii() and length.isdigit() else None
         if total is not None:
             if _differs(total, size):
                 raise RefusedError(f"has {total:,} bytes, where about {size:,} are expected")
             storage.require_space(part.parent, total - start + _SPARE, name)
-        chunks = _chunks(response)
+        encoding = response.headers.get("Content-Encoding", "identity").lower()
+        # Files that are packed are sometimes sent as their own encoding.
+        if encoding != "identity" and not name.endswith((".gz", ".tgz")):
+            raise RefusedError(f"answers in the encoding '{encoding}', which was not requested")
         if start == 0:
-            chunks = itertools.chain([_head(response, chunks, name)], chunks)
             storage.write_bytes(part, b"")  # before the notes name its origin
             storage.write_text(notes, f"{url}\n{current}")
-        _write(part, chunks, reporter, start, total)
+        _write(part, response, reporter, start, total)
     if total is not None and (arrived := _size(part)) != total:
         raise CutOffError(f"the connection broke off at {arrived:,} of {total:,} bytes")
 
 
-def _head(response: requests.Response, chunks: Iterator[bytes], name: str) -> bytes:
-    """Return the first bytes of an answer, checked."""
-    encoding = response.headers.get("Content-Encoding", "identity").lower()
-    if encoding != "identity" and not name.endswith((".gz", ".tgz")):  # those are sometimes sent as their own encoding
-        raise RefusedError(f"answers in the encoding '{encoding}', which was not requested")
-    head = b""
-    while len(head) < _HEAD and (chunk := next(chunks, b"")):
-        head += chunk
-    if problem := disguise(head, name):
-        raise RefusedError(f"answers with {problem}")
-    return head
-
-
-def _write(part: Path, chunks: Iterator[bytes], reporter: Reporter, start: int, total: int | None) -> None:
-    """Append chunks as they arrive, so that an interrupted download can be resumed."""
-    done = start
-    title = f"{part.name.removesuffix('.part')} (MB)"
+def _write(part: Path, response: requests.Response, reporter: Reporter, start: int, total: int | None) -> None:
+    """Append what arrives, as it was sent and as it comes, so that an interrupted download can be resumed."""
+    # read() would wait for a whole chunk from a slow server; old releases of urllib3 have no read1().
+    read = getattr(response.raw, "read1", response.raw.read)
+    done, chunk, title = start, b"\0", f"{part.name.removesuffix('.part')} (MB)"
     with open(part, "ab") as file, reporter.track(title, -(-(total or _MB) // _MB)) as advance:
-        if resumed := start // _MB:
-            advance(resumed)
-        for chunk in chunks:
+        while chunk:
             signals.check()
+            with _network(CutOffError):
+                chunk = read(_CHUNK, decode_content=False)
             with storage.guarded(part):
                 file.write(chunk)
             before, done = done // _MB, done + len(chunk)
@@ -248,22 +234,14 @@ def _write(part: Path, chunks: Iterator[bytes], reporter: Reporter, start: int, 
                 advance(done // _MB - before)
 
 
-def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """Yield what arrives, as it was sent."""
-    # read() would wait for a whole chunk from a slow server; old releases of urllib3 have no read1().
-    read = getattr(response.raw, "read1", response.raw.read)
-    while True:
-        with _network(CutOffError):
-            chunk = read(_CHUNK, decode_content=False)
-        if not chunk:
-            return
-        yield chunk
-
-
 def _verified(part: Path, size: int | None, sha256: str | None, md5: str | None) -> str:
-    """Return the SHA-256 of a complete download; delete it if its size or checksum is wrong."""
+    """Return the SHA-256 of a complete download; delete it if it is something else, or its size or checksum is wrong."""
     arrived, digest = _size(part), storage.sha256_file(part)
-    if _differs(arrived, size):
+    with open(part, "rb") as file:
+        problem = disguise(file.read(_HEAD), part.name.removesuffix(".part"))
+    if problem:
+        refusal = RefusedError(f"answers with {problem}")
+    elif _differs(arrived, size):
         refusal = RefusedError(f"gave {arrived:,} bytes, where about {size:,} are expected")
     elif sha256 is not None and digest != sha256.lower():
         refusal = MismatchError(f"gave a file of SHA-256 {digest}, not {sha256}")

@@ -14,7 +14,6 @@ from typing import Any
 from orca_cli import storage
 from orca_cli.exceptions import DataError
 from orca_cli.runs.records import metric_of
-from orca_cli.terminal import log
 
 FOLDER = ".studies"
 SCHEMA = 2  # as of `records.SCHEMA`
@@ -48,17 +47,13 @@ def add(root: Path, study: str, members: Sequence[Member]) -> None:
     """Record runs as a study's; each replaces an earlier run with the same labels.
 
     Raises:
+        DataError: the record of the study is damaged.
         StorageError: the folder cannot be written.
     """
     path = path_of(root, study)
     storage.make_folder(path.parent)
     with storage.lock(path.with_suffix(".lock"), timeout_s=60.0, what=f"the record of study {study}"):
-        try:
-            earlier = read(root, study) if path.exists() else []
-        except DataError as error:
-            log.warning(f"{error}; it is moved aside")
-            storage.quarantine(path)
-            earlier = []
+        earlier = read(root, study) if path.exists() else []
         merged = {tuple(sorted(member.labels.items())): member for member in (*earlier, *members)}
         records = [vars(member) for member in merged.values()]
         storage.write_json(path, {"schema": SCHEMA, "study": study, "runs": records})
@@ -86,5 +81,5 @@ def read(root: Path, study: str) -> list[Member]:
             members.append(Member(str(one["identity"]), labels))
         return members
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        hint = f"orca run -m study={study} writes it, and repeats no completed run"
+        hint = f"move it away; orca run -m study={study} writes it again, and repeats no completed run"
         raise DataError(f"cannot be read: {type(error).__name__}", where=str(path), hint=hint) from error

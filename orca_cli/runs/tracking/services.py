@@ -24,7 +24,6 @@ _NAMELESS = re.compile(r"[^\w./ -]")  # MLflow takes no other characters in name
 _KEY = "WANDB_API_KEY"
 _WAIT_S = 20  # how long W&B may wait for its server
 _STATES = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 
 
 class Curves:
@@ -148,8 +147,7 @@ def mlflow(
         experiment: that the run belongs to.
     """
     _need("mlflow")
-    for variable, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **_LIMITS}.items():
-        os.environ.setdefault(variable, value)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
     from accelerate.tracking import MLflowTracker
     from mlflow.exceptions import MlflowException

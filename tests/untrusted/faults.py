@@ -79,14 +79,12 @@ def _answers() -> int:
 
 FAULTS = {
     "segfault": lambda _: ctypes.string_at(0),
-    "leave": os._exit,
     "spin": _spin,
     "sleep": time.sleep,
     "nibble": _nibble,
     "error": _error,
     "ours": _ours,
     "echo": lambda value: value,
-    "object": lambda _: object(),
     "state": _state,
     "reach_out": _tried(lambda port: socket.create_connection(("127.0.0.1", port), 2).close()),
     "write": _tried(_write),

@@ -10,7 +10,7 @@ import scipy.io
 import scipy.sparse
 
 from orca_cli.data.untrusted import matlab
-from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.exceptions import DataError
 from tests.tasks.builders import refused
 
 h5py = pytest.importorskip("h5py")
@@ -127,22 +127,6 @@ def test_both_orders_of_bytes_and_smaller_types_are_read(order, tmp_path):
 def deflated(content):
     packed = zlib.compress(content)
     return struct.pack("<II", 15, len(packed)) + packed
-
-
-DAMAGED = "damaged MATLAB file"
-HOSTILE = {
-    "a shape a little too large": (variable("x", (2, 2), element(9, bytes(8))), DataError, DAMAGED),
-    "negative": (variable("x", (-1, 4), element(9, bytes(8))), UnsafeError, "shape"),
-    "struct": (variable("x", (1, 1), b"", kind=2), DataError, DAMAGED),
-    "bomb": (deflated(variable("x", (1, 2**24), element(9, bytes(2**27)))), UnsafeError, "than is read"),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_matlab_5_is_refused(name, tmp_path):
-    content, kind, message = HOSTILE[name]
-    with refused(rf"a\.mat: .*({message})", kind):
-        matlab.read(mat5(tmp_path / "a.mat", content), ["x"], max_bytes=2**26)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from orca_cli.progress import Reporter
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 MAX_DEFLATE = 1032  # bytes that one byte of deflate can become
 _TOTAL = zipfile._ECD_ENTRIES_TOTAL  # type: ignore[attr-defined]
-MAX_BYTES = 64 * 2**30
+_MAX_BYTES = 64 * 2**30
 _MAX_MEMBERS = 2_000_000
 _MAX_RATIO = 200  # bytes that one byte of the archive becomes, on average over the whole archive
 _FREE_RATIO = 2**28  # bytes from which on the ratio counts
@@ -36,13 +36,7 @@ _CONTENT = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _ALLOWED = "allowed: tar, tar.gz, zip, and gzip of one file"
 
 
-def unpack(
-    archive: Path,
-    folder: Path,
-    reporter: Reporter,
-    max_bytes: int = MAX_BYTES,
-    members: Callable[[str], bool] | None = None,
-) -> list[Path]:
+def unpack(archive: Path, folder: Path, reporter: Reporter, members: Callable[[str], bool] | None = None) -> list[Path]:
     """Unpack an archive into a folder and return the files, in the order of the archive.
 
     Everything is unpacked into a temporary folder first, so that a failure, a signal or a refusal leaves nothing
@@ -52,7 +46,6 @@ def unpack(
         archive: tar, tar.gz, zip, or gzip of one file, whose name is the archive's without `.gz`.
         folder: created if it is missing.
         reporter: is told the archive's name.
-        max_bytes: limit for all members together.
         members: whether a path inside the archive is wanted; the others are checked and not written.
 
     Raises:
@@ -66,7 +59,7 @@ def unpack(
     reporter.say(f"unpacking {archive.name}")
     beside = folder if folder.is_dir() else storage.make_folder(folder.parent)
     with storage.guarded(folder), tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=beside) as temporary:
-        job = _Job(archive, Path(temporary), max_bytes, members)
+        job = _Job(archive, Path(temporary), members)
         try:
             unpack_members(job)
         except DAMAGE as error:
@@ -100,10 +93,8 @@ def _unpacker(path: Path) -> Callable[[_Job], None]:
 class _Job:
     """Writes members below a folder and enforces the bounds."""
 
-    def __init__(
-        self, archive: Path, temporary: Path, max_bytes: int, is_selected: Callable[[str], bool] | None
-    ) -> None:
-        self.archive, self.temporary, self.max_bytes, self.is_selected = archive, temporary, max_bytes, is_selected
+    def __init__(self, archive: Path, temporary: Path, is_selected: Callable[[str], bool] | None) -> None:
+        self.archive, self.temporary, self.is_selected = archive, temporary, is_selected
         self.written: list[PurePosixPath] = []
         self.size = archive.stat().st_size
         self.bytes = self.count = 0
@@ -131,8 +122,8 @@ class _Job:
 
     def allow(self, more: int) -> None:
         total = self.bytes + more
-        if total > self.max_bytes:
-            raise self.refused(f"unpacks to more than {self.max_bytes:,} bytes")
+        if total > _MAX_BYTES:
+            raise self.refused(f"unpacks to more than {_MAX_BYTES:,} bytes")
         if total > max(_FREE_RATIO, self.size * _MAX_RATIO):
             raise self.refused(f"grows to more than {_MAX_RATIO} times its size, as bombs do")
 

@@ -231,21 +231,18 @@ def open_zip(path: Path, max_members: int, what: str) -> Iterator[zipfile.ZipFil
         UnsafeError: too many members, members that overlap, or that declare more than deflate can hold.
     """
     where = str(path)
-
-    def check_count(count: int) -> None:
-        if count > max_members:
-            raise UnsafeError(f"{count} members, at most {max_members} are read", where=where)
-
     try:
         with open(path, "rb") as file:
             record = zipfile._EndRecData(file)  # type: ignore[attr-defined] # as ZipFile does, without the directory
-        check_count(record[_TOTAL] if record else 0)
+        if record and record[_TOTAL] > max_members:
+            raise UnsafeError(f"{record[_TOTAL]} members, at most {max_members} are read", where=where)
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:
         raise DataError(f"not a readable {what}: {error}", where=where, hint="write or get it again") from error
     with archive:
         members = archive.infolist()
-        check_count(len(members))
+        if len(members) > max_members:
+            raise UnsafeError(f"{len(members)} members, at most {max_members} are read", where=where)
         for member in members:
             _check_member(member, where)
         if sum(member.compress_size for member in members) > path.stat().st_size:
@@ -257,10 +254,9 @@ def _check_member(member: zipfile.ZipInfo, where: str) -> None:
     who = f"member {ascii(member.filename[:100])}"
     if not member.filename:
         raise DataError("a member has no name", where=where, hint="get the file again")
-    if member.flag_bits & 1:
-        raise DataError(f"{who} is encrypted", where=where, hint="unpack it yourself first")
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(f"{who} has an unusual compression", where=where, hint="use np.savez, or unpack it")
+    if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        what = f"{who} is encrypted or has an unusual compression"
+        raise DataError(what, where=where, hint="use np.savez, or unpack it yourself first")
     if member.file_size > member.compress_size * MAX_DEFLATE + 1024:
         what = f"{who} declares {member.file_size:,} bytes, more than its {member.compress_size:,} can hold"
         raise UnsafeError(what, where=where, hint="get the file from a source that you trust")

@@ -11,11 +11,14 @@ from __future__ import annotations
 import atexit
 import importlib
 import importlib.util
+import json
 import math
 import os
+import re
 import resource
 import select
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -26,8 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from orca_cli import exceptions, signals
-from orca_cli.data.untrusted import transfer
 from orca_cli.data.untrusted.memory import check_memory
 from orca_cli.exceptions import OrcaError, UnavailableError, WorkerError
 
@@ -47,6 +51,10 @@ _START = (
     "import sys; sys.path[:] = {path!r}; from orca_cli.data.untrusted.isolation import serve; serve(int(sys.argv[1]))"
 )
 _CUT = 2000  # characters of a message
+_MAX_TEXT = 2**28
+_LENGTH = struct.Struct("<Q")
+_DTYPE = re.compile(r"[<>|][biufcSU][1-9]\d*")
+_MALFORMED = (ValueError, TypeError, LookupError, RecursionError, OverflowError)
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
@@ -87,7 +95,7 @@ def read(function: Callable[..., Any], where: str, size: int, *, limits: Limits 
         where: the file, for messages.
         size: of the file in bytes; decides how much memory and time there is.
         limits: instead of those that follow from the size.
-        arguments: of the function: see `transfer.pack`.
+        arguments: of the function: see `_pack`.
 
     Raises:
         OrcaError: as the function raises.
@@ -160,15 +168,15 @@ class _Process:
         self._where, self._limits, self._end = where, limits, time.monotonic() + limits.wait_s
         request = [function.__module__, function.__name__, arguments, os.getcwd(), limits.seconds]
         try:
-            for part in transfer.pack(request):
+            for part in _pack(request):
                 view = memoryview(part).cast("B")
                 while view:
                     view = view[os.write(self._to, view) :]
-            kind, content = transfer.unpack(self.memory or _MOST_BYTES, self._fill)
+            kind, content = _unpack(self.memory or _MOST_BYTES, self._fill)
             error = _error_of(*content) if kind == "error" else None
         except BrokenPipeError as broken:
             raise self._ended() from broken
-        except (transfer.TransferError, ValueError, TypeError, LookupError) as malformed:
+        except _MALFORMED as malformed:
             self.end()
             raise StoppedError(f"failed: its process returned a malformed response: {malformed}") from malformed
         except BaseException:
@@ -241,6 +249,103 @@ atexit.register(close)
 os.register_at_fork(after_in_child=_forget)
 
 
+# Values between the two processes: JSON that says what they are, then the bytes of texts and arrays. No pickle, and the
+# receiver trusts nothing: types and sizes are checked before anything is allocated.
+
+
+def _pack(value: Any) -> list[Any]:
+    """Return a value as the parts of a message, each with the buffer protocol.
+
+    Values: None, bool, int, float, text, bytes, NumPy's scalars and arrays (of objects too), and lists, tuples and dicts of
+    values; nothing may contain itself. TypeError or ValueError for any other value, and for more text than a message has.
+    """
+    contents: list[Any] = []
+    text = json.dumps(_node(value, contents)).encode("ascii")
+    if len(text) > _MAX_TEXT:
+        raise ValueError(f"more than {_MAX_TEXT:,} bytes of text")
+    return [_LENGTH.pack(len(text)), text, *contents]
+
+
+def _unpack(max_bytes: int, fill: Callable[[memoryview], None]) -> Any:
+    """Return the value of the next message, of which `fill` reads the next bytes into a buffer.
+
+    Raises one of _MALFORMED if it is malformed, or its arrays have more than `max_bytes` together.
+    """
+    left = max_bytes
+
+    def read(size: int) -> np.ndarray:
+        nonlocal left
+        if type(size) is not int or not 0 <= size <= left:
+            raise ValueError(f"{size} bytes, and {left:,} are allowed")
+        left -= size
+        content = np.empty(size, np.uint8)
+        if size:
+            fill(content.data)
+        return content
+
+    length = bytearray(_LENGTH.size)
+    fill(memoryview(length))
+    (size,) = _LENGTH.unpack(length)
+    if size > _MAX_TEXT:
+        raise ValueError(f"declares {size:,} bytes of text")
+    text = bytearray(size)
+    fill(memoryview(text))
+    return _value(json.loads(text), read)
+
+
+def _node(value: Any, contents: list[Any]) -> Any:
+    """Return a value as JSON takes it; its bytes and arrays are appended in the order in which they are met."""
+    if isinstance(value, np.generic):
+        return {"scalar": _node(np.array(value), contents)["array"]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, list):
+        return [_node(item, contents) for item in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_node(item, contents) for item in value]}
+    if isinstance(value, dict):
+        return {"dict": [[_node(key, contents), _node(item, contents)] for key, item in value.items()]}
+    if isinstance(value, bytes):
+        contents.append(value)
+        return {"bytes": len(value)}
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biufcSUO":
+        raise TypeError(f"a value of type {type(value).__name__} is not sent")
+    if value.dtype.kind == "O":
+        return {"objects": [list(value.shape), [_node(item, contents) for item in value.ravel()]]}
+    # One that is stored by columns is sent as it is in memory.
+    order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+    if value.size:
+        contents.append(np.ascontiguousarray(value.T if order == "F" else value).reshape(-1).view(np.uint8).data)
+    return {"array": [value.dtype.str, list(value.shape), order]}
+
+
+def _value(node: Any, read: Callable[[int], np.ndarray]) -> Any:
+    if type(node) is list:
+        return [_value(item, read) for item in node]
+    if type(node) is not dict:
+        return node
+    ((kind, content),) = node.items()
+    if kind == "tuple":
+        return tuple([_value(item, read) for item in content])
+    if kind == "dict":
+        return {_value(key, read): _value(item, read) for key, item in content}
+    if kind == "bytes":
+        return read(content).tobytes()
+    if kind == "objects":
+        shape, items = content
+        objects = np.empty(len(items), object)
+        for place, item in enumerate(items):
+            objects[place] = _value(item, read)
+        return objects.reshape(shape)
+    if kind not in ("array", "scalar"):
+        raise ValueError("an unknown kind of value")
+    dtype, shape, order = content
+    if not _DTYPE.fullmatch(dtype):
+        raise ValueError("an unknown type of array")
+    array = read(math.prod(shape) * np.dtype(dtype).itemsize).view(dtype).reshape(shape, order=order)
+    return array[()] if kind == "scalar" else array
+
+
 # What follows runs in the other process.
 
 
@@ -262,7 +367,7 @@ def serve(memory: int) -> None:
 
     with suppress(EOFError):
         while True:
-            module, name, arguments, folder, seconds = transfer.unpack(2**62, fill)
+            module, name, arguments, folder, seconds = _unpack(2**62, fill)
             used = resource.getrusage(resource.RUSAGE_SELF)
             # From now on the kernel lets this process compute for this long.
             _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
@@ -275,14 +380,14 @@ def _answer(module: str, name: str, arguments: dict[str, Any], folder: str) -> l
     """Return the parts of the answer: the value, or what prevents it."""
     try:
         os.chdir(folder)
-        return transfer.pack(["value", getattr(importlib.import_module(module), name)(**arguments)])
+        return _pack(["value", getattr(importlib.import_module(module), name)(**arguments)])
     except OrcaError as error:
         texts = [text[:_CUT] for text in (error.what, error.where, error.hint)]
-        return transfer.pack(["error", [type(error).__name__, *texts]])
+        return _pack(["error", [type(error).__name__, *texts]])
     except MemoryError:
-        return transfer.pack(["memory", None])
+        return _pack(["memory", None])
     except Exception as error:  # noqa: BLE001 - a parser can fail in any way; the parent says so and names the file
-        return transfer.pack(["failed", f"{type(error).__name__}: {error}"[:_CUT]])
+        return _pack(["failed", f"{type(error).__name__}: {error}"[:_CUT]])
 
 
 def _limit(what: int, value: int) -> None:

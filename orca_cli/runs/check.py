@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from orca_cli import storage
 from orca_cli.config.identity import digest_of
@@ -142,6 +143,6 @@ def _name(record: object) -> RunName | None:
     if not isinstance(record, dict):
         return None
     kinds = {"seed": int, "variant": dict}
-    values = {key: record.get(key) for key in RunName.__dataclass_fields__}
+    values: dict[str, Any] = {key: record.get(key) for key in RunName.__dataclass_fields__}
     is_whole = all(isinstance(value, kinds.get(key, str)) for key, value in values.items())
     return RunName(**values) if is_whole else None

@@ -36,7 +36,10 @@ _CHUNK = 2**20
 _FILE = "array.npy"  # of a member in the cache
 _MAX_HEADER = 10_000  # characters; NumPy's own bound
 _MAX_AXES = 32
-_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_READERS: dict[tuple[int, int], Callable[..., Any]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 # NumPy reads a header as Python text, so it raises what such reading raises.
 _PARSING = (SyntaxError, TokenError, RecursionError, MemoryError)
 _HEADER_DAMAGE = (*_PARSING, ValueError, LookupError, EOFError, TypeError)

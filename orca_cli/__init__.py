@@ -34,7 +34,7 @@ def load(
     from orca_cli.exceptions import DataError
     from orca_cli.prediction.loading import open_model
     from orca_cli.prediction.predictor import Predictor
-    from orca_cli.runs.naming import named
+    from orca_cli.runs.claim import named
     from orca_cli.runs.outcome import Outcome
 
     if not isinstance(run, Outcome):

@@ -20,7 +20,7 @@ from orca_cli.config import parts
 from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, interruption_in, process_error
 from orca_cli.progress import Silent
 from orca_cli.runs import claim
-from orca_cli.runs.directory import SUMMARY, RunDirectory, RunName, read_or_empty
+from orca_cli.runs.directory import SUMMARY, TRACKER, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.outcome import Failure, Outcome, State, ended_by
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 from orca_cli.runs.settings import flat
@@ -111,7 +111,7 @@ def train(
     device = choose_device(config.device)
     device = device if team is None else team.device(device)
     _write_settings(job, folder, str(device))
-    folder.attach(JsonLines(folder.stage))
+    folder.recorders.append(JsonLines(folder.stage))
     seconds: dict[str, float] = {}
     start = time.monotonic()
     with _timed(seconds, "build"):
@@ -149,17 +149,17 @@ def _track(job: Composed, folder: RunDirectory) -> None:
     node = job.config.tracker
     if node.get(parts.TARGET) is None:
         return
-    arguments = {"name": folder.path.name, "folder": folder.tracker, "store": folder.path.parent.parent}
+    arguments = {"name": folder.path.name, "folder": folder.path / TRACKER, "store": folder.path.parent.parent}
 
     def make() -> Any:
-        storage.make_folder(folder.tracker)
+        storage.make_folder(folder.path / TRACKER)
         return parts.build(node, "tracker", settings=dict(flat(job.stored)), **arguments)
 
     tracker = Guarded(make, node[parts.TARGET].rpartition(".")[2])
     tracker.start()
     for stage in ("align", "finetune"):
         tracker.rewind(stage, storage.read_json_lines(folder.stage(stage) / JSON_LINES))
-    folder.attach(tracker)
+    folder.recorders.append(tracker)
 
 
 def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:

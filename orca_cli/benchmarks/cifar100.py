@@ -18,7 +18,7 @@ from orca_cli.data.pixels import PixelSamples
 from orca_cli.data.published import entries, find, note
 from orca_cli.data.splits import describe, hold_out
 from orca_cli.data.untrusted.cifar import SIDE, LabelledImages, checked
-from orca_cli.data.untrusted.first_bytes import GZIP, first_bytes
+from orca_cli.data.untrusted.first_bytes import first_bytes
 from orca_cli.data.untrusted.pickle import unpickle, unpickle_bytes
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.interfaces import Reporter, TaskData
@@ -121,7 +121,7 @@ def _entries(place: Path, name: str, *keys: str) -> tuple[list[Any], str]:
 
 def _member(archive: Path, name: str) -> bytes:
     """Return one file of the archive, read in memory: nothing is unpacked."""
-    first_bytes(archive, str(archive), _AGAIN, expected=(GZIP,))
+    first_bytes(archive, str(archive), _AGAIN)
     try:
         with tarfile.open(archive, "r:*") as tar:
             for entry in tar:

@@ -31,7 +31,7 @@ from orca_cli.data.published import check_array, class_numbers, entries, find_fi
 from orca_cli.data.settings import check_rules
 from orca_cli.data.splits import describe, hold_out
 from orca_cli.data.untrusted.cifar import CIFAR10_NAMES, LabelledImages, read_cifar10
-from orca_cli.data.untrusted.first_bytes import GZIP, first_bytes
+from orca_cli.data.untrusted.first_bytes import first_bytes
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
@@ -111,7 +111,7 @@ def _published(data_folder: Path, path: str | None) -> tuple[str, Callable[[Path
     """Return what the published file is called in notes, what unpacks it, and what the result depends on."""
     hint = "task.origin=cifar100 or cifar10 projects real CIFAR images instead"
     (file,) = find_first(data_folder, "spherical", [[name] for name in _FILES], path, hint)
-    first_bytes(file, str(file), _AGAIN, expected=(GZIP,))
+    first_bytes(file, str(file), _AGAIN)
     return f"spherical CIFAR-100 from {file.name}", partial(_unpack, file), {"sha256": storage.sha256_file(file)}
 
 

@@ -18,8 +18,8 @@ from orca_cli import __version__, storage, terminal
 from orca_cli.config import configuration
 from orca_cli.exceptions import CheckpointError, OrcaError, StorageError, UnavailableError
 from orca_cli.runs.check import Checked, check
+from orca_cli.runs.claim import named
 from orca_cli.runs.environment import PACKAGES, requirements, unmet_requirements, version_of
-from orca_cli.runs.naming import named
 from orca_cli.terminal import Result
 
 _DISTRIBUTION = "orca-transfer"

@@ -1,4 +1,4 @@
-"""What `orca run --dry-run` shows: the runs of a command, which of them are done or left out, how long the rest takes."""
+"""What `orca run --dry-run` shows: the runs of a command, and which of them are done or left out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orca_cli.config.study import SET, absent_lines
 from orca_cli.experiment import Summary
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RunName
-from orca_cli.runs.durations import Expected, History, in_words
+from orca_cli.runs.settings import in_words
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
@@ -27,16 +27,14 @@ _WOULD = {"new": "run", "resume": "resume", "completed": "skip", "running": "wai
 _SHOWN = {"skip": "skip (completed)", "wait": "wait (it is running)"}
 _MOST_ROWS = 40
 _NAMES = ("task", "body", "metric", "finetune", "seed")
-_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run: what the command would do with it, the expected time (None: unknown or done), and its labels in a study."""
+    """A run: what the command would do with it, and its labels in a study."""
 
     name: RunName
     would: str
-    expected: Expected | None
     labels: Mapping[str, str]
 
     def record(self) -> dict[str, Any]:
@@ -46,25 +44,21 @@ class Planned:
 
 def planned_runs(jobs: Sequence[Composed], *, force: bool) -> list[Planned]:
     """Return what a command, with or without --force, would do with each of its runs."""
-    places = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
-    history = History(name.task_folder(root) for root, name in places)
     runs = []
-    for job, (root, name) in zip(jobs, places, strict=True):
+    for job in jobs:
         signals.check()
-        would = _WOULD[claim.peek(root, name, force=force)]
-        runs.append(Planned(name, would, None if would == "skip" else history.expected(name), job.labels))
+        name = experiment.run_name(job)
+        would = _WOULD[claim.peek(Path(job.config.paths.runs or ""), name, force=force)]
+        runs.append(Planned(name, would, job.labels))
     return runs
 
 
 def plan_result(first: Composed, summary: Summary, runs: Sequence[Planned], *, is_sweep: bool) -> Result:
     """Return what a run or a sweep would do, and what stage 1 made of its first run: `summary`, with `output_shape`."""
     records = [one.record() for one in runs]
-    left, estimates = _left(runs)
-    expected_s = sum(one.seconds for one in estimates) if len(estimates) == len(left) else None
-    source = "as runs like them took"
-    if expected_s is None and (seconds := summary.get("expected_s")):
-        expected_s = len(left) * sum(seconds.values())
-        source = "if each takes as long as the first on this machine" if len(left) > 1 else "on this machine"
+    left = _left(runs)
+    expected_s = left * sum((summary.get("expected_s") or {}).values()) or None
+    source = "if each takes as long as the first on this machine" if left > 1 else "on this machine"
     record = {"schema": 1, **({"jobs": records} if is_sweep else {"run": records[0]}), "build": dict(summary)}
     record["expected_s"] = expected_s
     words = [_SHOWN.get(one.would, one.would) for one in runs]
@@ -77,10 +71,9 @@ def plan_result(first: Composed, summary: Summary, runs: Sequence[Planned], *, i
     return Result(record, [build_table(first, summary), terminal.table(("would", *_NAMES), rows), files, total])
 
 
-def _left(runs: Sequence[Planned]) -> tuple[list[Planned], list[Expected]]:
-    """Return the runs that are still to be done, and the times that are known of them."""
-    left = [one for one in runs if one.would != "skip"]
-    return left, [one.expected for one in left if one.expected is not None]
+def _left(runs: Sequence[Planned]) -> int:
+    """Return the number of runs that are still to be done."""
+    return sum(one.would != "skip" for one in runs)
 
 
 def _count(runs: Sequence[Any]) -> str:
@@ -97,10 +90,6 @@ def _files(job: Composed, summary: Summary) -> str:
 
 def study_result(sweep: Sweep, runs: Sequence[Planned]) -> Result:
     """Return what a study's command would do; nothing is built."""
-    left, estimates = _left(runs)
-    like = len(frozenset().union(*(one.like for one in estimates)))
-    seconds = sum(one.seconds for one in estimates) if estimates or not left else None
-    unknown = len(left) - len(estimates)
     counts = Counter(one.would for one in runs)
     record = {
         "schema": 1,
@@ -108,22 +97,15 @@ def study_result(sweep: Sweep, runs: Sequence[Planned]) -> Result:
         "runs": len(runs),
         "would": {would: counts[would] for would in _WOULD.values()},
         "left_out": [{"runs": count, "reason": reason} for reason, count in sweep.absent.items()],
-        "expected": {"seconds": seconds, "runs": len(estimates), "from_runs": like, "unknown": unknown},
         "jobs": [one.record() | {"labels": one.labels} for one in runs],
     }
     shown: list[RenderableType] = []
     if runs:
-        shown.append(terminal.table(("set", "runs", "done", "left", "time"), _rows(runs)))
-    total = f"study {sweep.study}: {_count(runs)}, {counts['skip']} done, {len(left)} left"
+        shown.append(terminal.table(("set", "runs", "done", "left"), _rows(runs)))
+    total = f"study {sweep.study}: {_count(runs)}, {counts['skip']} done, {_left(runs)} left"
     if counts["resume"] or counts["wait"]:
         total += f" ({counts['resume']} to resume, {counts['wait']} running)"
     shown += [Text(total), *map(Text, absent_lines(sweep.absent))]
-    if left and seconds is None:
-        shown.append(Text(f"expected time: {_UNKNOWN}, as no finished run in this folder is like them"))
-    elif left and seconds is not None:
-        finished = f"{like} finished run{'s' if like > 1 else ''} like them (same task, body, finetune mode and steps)"
-        text = f"expected time: about {in_words(seconds)} one after the other, from {finished}"
-        shown.append(Text(f"{text}; {_UNKNOWN} for {unknown} of the {len(left)}" if unknown else text))
     return Result(record, shown)
 
 
@@ -134,9 +116,6 @@ def _rows(runs: Sequence[Planned]) -> list[tuple[str, ...]]:
         sets.setdefault(one.labels.get(SET, one.name.task), []).append(one)
     rows: list[tuple[str, ...]] = []
     for name, members in sets.items():
-        left, estimates = _left(members)
-        time = in_words(sum(one.seconds for one in estimates)) if estimates else _UNKNOWN if left else "-"
-        if estimates and len(estimates) < len(left):
-            time += f" + {len(left) - len(estimates)} {_UNKNOWN}"
-        rows.append((name, str(len(members)), str(len(members) - len(left)), str(len(left)), time))
+        left = _left(members)
+        rows.append((name, str(len(members)), str(len(members) - left), str(left)))
     return rows

@@ -114,7 +114,7 @@ def run_folder(word: str, *, best: bool) -> tuple[Path, str | None]:
         DataError: there is none.
     """
     from orca_cli.prediction.best import best_run
-    from orca_cli.runs.naming import named
+    from orca_cli.runs.claim import named
 
     if not best:
         return named(word), None

@@ -17,10 +17,9 @@ from orca_cli.report.answer import numbers, svg
 from orca_cli.report.answer.console import Picture
 from orca_cli.report.records.details import overrides
 from orca_cli.runs.directory import STAGE_FOLDERS
-from orca_cli.runs.durations import in_words
 from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.preprocessing import can_predict
-from orca_cli.runs.settings import as_typed
+from orca_cli.runs.settings import as_typed, in_words
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra

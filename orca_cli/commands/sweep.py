@@ -20,7 +20,7 @@ from orca_cli.exceptions import OrcaError, SweepError
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
 from orca_cli.runs import studies
-from orca_cli.runs.activity import Activity
+from orca_cli.runs.claim import Activity
 from orca_cli.runs.outcome import Outcome, State
 from orca_cli.terminal import Result
 

@@ -26,7 +26,7 @@ from orca_cli.launching import search_plan as plans
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
 from orca_cli.launching.search import FILE, Search, Trial, check_installed
-from orca_cli.runs.activity import Activity, activity
+from orca_cli.runs.claim import Activity, activity
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.settings import as_typed

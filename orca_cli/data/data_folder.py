@@ -135,7 +135,6 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
     from orca_cli.data.untrusted import archives  # reads formats that most data sets do not need
 
     content = _read(folder)  # before: an archive may hold a file of this name
-    reporter.say(f"unpacking {file.path}")
 
     def is_wanted(name: str) -> bool:
         return not file.only or any(fnmatchcase(name, pattern) for pattern in file.only)

@@ -21,7 +21,7 @@ from orca_cli.exceptions import FingerprintError, LockedError, OrcaError
 from orca_cli.launching.process import LOOK_EVERY_S, Command, Ended
 from orca_cli.launching.table import Table
 from orca_cli.runs import claim
-from orca_cli.runs.activity import Activity, activity
+from orca_cli.runs.claim import Activity, activity
 from orca_cli.runs.directory import RunName
 
 # Retries of a job, by what ended it. Any other cause is a failure.

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from orca_cli import storage
 from orca_cli.config.identity import digest_of
-from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
+from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError
+from orca_cli.runs import directory
 from orca_cli.runs.claim import LIVING, is_worked_on
-from orca_cli.runs.directory import (
-    CHECKPOINTS,
-    ENVIRONMENT,
-    FINGERPRINT,
-    LOCK,
-    RESULT,
-    STAGE_FOLDERS,
-    STATES,
-    STATUS,
-    SUMMARY,
-    RunDirectory,
-    RunName,
-    checkpoints,
-    is_passing,
-    read_or_empty,
-)
-from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
+from orca_cli.runs.directory import RunDirectory, RunName, checkpoints, is_passing, read_or_empty
+from orca_cli.runs.records import UnreadableError, newer_schema, read_record
+
+_RECORDS = (directory.RESULT, directory.ENVIRONMENT, f"{directory.STAGE_FOLDERS['build']}/{directory.SUMMARY}")
 
 
 @dataclass
@@ -63,19 +52,22 @@ def check(path: Path) -> Checked:
     """
     if not path.is_dir():
         raise DataError("no such folder", where=str(path), hint="give a run's folder or its name")
-    if not any((path / name).exists() for name in (STATUS, RESULT, ENVIRONMENT)):
+    if not any((path / name).exists() for name in (directory.STATUS, directory.RESULT, directory.ENVIRONMENT)):
         raise DataError("not a run: it has no records", where=str(path), hint="rerun the command to start it")
     report = Checked(path)
-    if is_worked_on(path, read_or_empty(path / STATUS)):
+    if is_worked_on(path, read_or_empty(path / directory.STATUS)):
         raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
     try:
+        if newer := newer_schema(path / directory.STATUS, *(path / name for name in _RECORDS)):
+            raise CheckpointError(str(newer))
         _verify(report)
-        _look_around(report)
         _restore_status(report)
         _compare_data(report)
-    except (NewerSchemaError, CheckpointError) as error:
+    except CheckpointError as error:
         report.state, report.code = "of a newer program", CheckpointError.code
-        report.notes.append(f"{error.what if isinstance(error, OrcaError) else error}; nothing was changed")
+        report.notes.append(f"{error.what}; nothing was changed")
+    if read_or_empty(path / directory.RESULT).get("inexact"):
+        report.notes.append("resumed inexactly: " + ", ".join(read_or_empty(path / directory.RESULT)["inexact"]))
     if report.state in LIVING:
         report.notes.append(f"its process died in state {report.state}")
         report.state = "dead"
@@ -86,7 +78,7 @@ def check(path: Path) -> Checked:
 
 def _compare_data(report: Checked) -> None:
     """Note which data files have changed since the run began; those that are not on this machine cannot be compared."""
-    files = read_or_empty(report.path / ENVIRONMENT).get("files")
+    files = read_or_empty(report.path / directory.ENVIRONMENT).get("files")
     for name, digest in sorted(files.items()) if isinstance(files, dict) else ():
         now = digest_of(Path(str(name)))
         if now is not None and now != digest:
@@ -107,80 +99,43 @@ def _verify(report: Checked) -> None:
         report.files += files
         report.damaged += [f"{name}: {problem}" for problem in problems]
     if not (path / storage.MANIFEST).exists():
-        for file in sorted(path.glob(f"*/{FINGERPRINT}")):
+        for file in sorted(path.glob(f"*/{directory.FINGERPRINT}")):
             try:
                 storage.read_checked_json(file)
                 report.files += 1
             except ChecksumError as error:
                 report.damaged.append(f"{file.relative_to(path)}: {error.what}")
-    for name in (RESULT, ENVIRONMENT, f"{STAGE_FOLDERS['build']}/{SUMMARY}"):
+    for name in _RECORDS:
         try:
             read_record(path / name)
-        except NewerSchemaError:
-            raise
         except (UnreadableError, OSError) as error:
             report.damaged.append(f"{name}: {error}")
-
-
-def _look_around(report: Checked) -> None:
-    aside = sorted(str(file.relative_to(report.path)) for file in report.path.rglob("*") if storage.is_aside(file))
-    if aside:
-        report.notes.append(f"moved aside as damaged by earlier attempts: {', '.join(aside)}")
-    left = sum(storage.is_temporary(file) for file in report.path.rglob("*"))
-    if left:
-        report.notes.append(f"{left} temporary files of a killed process; the next attempt deletes them")
-    for stage in ("align", "finetune"):
-        if steps := _steps(report.path, stage):
-            report.notes.append(f"{stage}: checkpoints of steps {', '.join(map(str, steps))}")
-    if result := read_or_empty(report.path / RESULT):
-        if not (report.path / storage.MANIFEST).exists():
-            report.notes.append("completed, but its files were never sealed; rerun its command to seal them")
-        if result.get("inexact"):
-            report.notes.append(f"resumed inexactly: {', '.join(result['inexact'])} changed between its attempts")
 
 
 def _restore_status(report: Checked) -> None:
     """Rebuild status.json from the artifacts where it contradicts them."""
     path = report.path
-    completed = read_or_empty(path / RESULT)
-    try:
-        status = read_record(path / STATUS)
-        reason = "it was missing" if status is None else ""
-    except NewerSchemaError:
-        raise
-    except (UnreadableError, OSError) as error:
-        status, reason = None, str(error)
-    if status is not None:
-        report.state = str(status.get("state"))
-        name = _name(status)
-        if name is None or report.state not in STATES:
-            reason = "it lacked the run's name or state"
-        elif (report.state == "completed") != bool(completed) and (completed or not (path / RESULT).exists()):
-            reason = f"it said {report.state}, but the run is {'' if completed else 'not '}completed"
-    if not reason:
+    completed, status = read_or_empty(path / directory.RESULT), read_or_empty(path / directory.STATUS)
+    report.state = str(status.get("state") or "")
+    is_lost = (path / directory.RESULT).exists() and not completed
+    is_known = is_lost or (report.state == "completed") == bool(completed)
+    if is_known and report.state in directory.STATES and _name(status) is not None:
         return
-    name = _name(completed) or _name(read_or_empty(path / ENVIRONMENT).get("run"))
+    reason = "it was wrong" if (path / directory.STATUS).exists() else "it was missing"
+    name = _name(completed) or _name(read_or_empty(path / directory.ENVIRONMENT).get("run"))
     if name is None:
-        report.damaged.append(f"{STATUS}: {reason}; {RESULT} and {ENVIRONMENT} cannot replace it: rerun the command")
+        report.damaged.append(f"status.json: {reason}; result.json and env.json cannot replace it: rerun the command")
         return
-    report.state, step = ("completed", None) if completed else _reached(path)
-    with storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"):
-        if (path / STATUS).is_dir():
-            storage.quarantine(path / STATUS)
-        RunDirectory(path, name).set_state(report.state, step=step, code=0 if completed else None, attempt=False)
+    # An unfinished run has reached the last stage that it has begun, and the step of its newest checkpoint.
+    begun = [stage for stage, folder in directory.STAGE_FOLDERS.items() if (path / folder).exists()]
+    report.state, step = "completed" if completed else begun[-1] if begun else "created", None
+    if begun and not completed:
+        step = max(checkpoints(path / directory.STAGE_FOLDERS[begun[-1]] / directory.CHECKPOINTS), default=None)
+    with storage.lock(path / directory.LOCK, timeout_s=1.0, what=f"run {path.name}"):
+        if (path / directory.STATUS).is_dir():
+            storage.quarantine(path / directory.STATUS)
+        RunDirectory(path, name).set_state(report.state, step=step, code=0 if completed else None)
     report.rebuilt = reason
-
-
-def _reached(path: Path) -> tuple[str, int | None]:
-    """Return the last stage that an unfinished run has begun, and the step of its newest checkpoint."""
-    for stage in ("finetune", "align", "build"):
-        if (path / STAGE_FOLDERS[stage]).exists():
-            return stage, max(_steps(path, stage), default=None)
-    return "created", None
-
-
-def _steps(path: Path, stage: str) -> list[int]:
-    return list(checkpoints(path / STAGE_FOLDERS[stage] / CHECKPOINTS))
 
 
 def _name(record: object) -> RunName | None:
@@ -188,7 +143,6 @@ def _name(record: object) -> RunName | None:
     if not isinstance(record, dict):
         return None
     kinds = {"seed": int, "variant": dict}
-    for key in RunName.__dataclass_fields__:
-        if not isinstance(record.get(key), kinds.get(key, str)):
-            return None
-    return RunName(**{key: record[key] for key in RunName.__dataclass_fields__})
+    values: dict[str, Any] = {key: record.get(key) for key in RunName.__dataclass_fields__}
+    is_whole = all(isinstance(value, kinds.get(key, str)) for key, value in values.items())
+    return RunName(**values) if is_whole else None

@@ -1,21 +1,31 @@
-"""Which folder a run has, found again by identity, and who works on it: one process at a time, on whatever machine."""
+"""Which folder a run has, by its identity or by what a user types, who works on it, and how far it is.
+
+One process works on a run at a time, on whatever machine.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from orca_cli import storage
+from orca_cli.config import configuration
 from orca_cli.config.identity import SHORT
-from orca_cli.exceptions import CheckpointError, LockedError
-from orca_cli.runs.directory import LOCK, RESULT, STAGE_FOLDERS, STATUS, RunDirectory, RunName, read_or_empty
+from orca_cli.exceptions import CheckpointError, DataError, LockedError
+from orca_cli.runs.directory import LOCK, RESULT, STAGE_FOLDERS, STATUS, SUMMARY, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.records import SCHEMA, newer_schema
 
 LIVING = ("created", *STAGE_FOLDERS)  # states of a run without a recorded end
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{6})_")
+_SHORT = re.compile(rf"[0-9a-f]{{{SHORT}}}")
+_CURVE = "metrics.jsonl"
 DEAD_AFTER_S = 3 * storage.HEARTBEAT_S  # without a heartbeat from another machine
 
 
@@ -64,7 +74,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
     with alone(task_folder, name.identity[:SHORT]):
         path = (_find_repeat if force else find)(task_folder, name.identity)
         if path is None:
-            path = storage.claim_folder(task_folder, name.folder)
+            path = storage.make_folder(task_folder / name.folder())
         run = RunDirectory(path, name, allow_inexact=allow_inexact)
         with (
             storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"),
@@ -104,11 +114,8 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
             stack.enter_context(storage.lock(holder.with_suffix(".lock"), timeout_s=1.0))
         except LockedError as error:
             who = read_or_empty(holder)
-            raise LockedError(
-                f"process {who.get('pid', 'unknown')} on {who.get('host', 'an unknown host')} works on this run ({identity})",
-                where=task_folder.name,
-                hint="wait for it to end",
-            ) from error
+            what = f"process {who.get('pid')} on {who.get('host')} works on this run ({identity})"
+            raise LockedError(what, where=task_folder.name, hint="wait for it to end") from error
         storage.write_json(holder, {"schema": SCHEMA, "pid": os.getpid(), "host": socket.gethostname()})
         yield
 
@@ -160,3 +167,75 @@ def peek(root: Path, name: RunName, *, force: bool = False) -> str:
     if is_held or (path is not None and is_worked_on(path, read_or_empty(path / STATUS))):
         return "running"
     return "new" if path is None else "resume"
+
+
+def named(word: str) -> Path:
+    """Return the folder that a word means, a run or (by its path alone) an export; of several runs of one identity the newest.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = Path(word).expanduser()
+    if path.is_dir():
+        return path
+    root = configuration.default_folders()["runs"]
+    folders: list[Path] = []
+    if path.name == word and word not in (".", ".."):
+        pattern = f"*_{word}" if _SHORT.fullmatch(word) else None
+        folders = [folder for folder in root.glob("*/*") if folder.name == word or (pattern and folder.match(pattern))]
+    if not folders:
+        hint = f"give the folder of a run or of an export, or the name of a run in {root} (ORCA_RUNS)"
+        raise DataError("no such run", where=word, hint=hint)
+    return max(folders, key=lambda folder: folder.name)
+
+
+def begun(path: Path) -> datetime | None:
+    """Return the local time in a run folder's name; None where there is none."""
+    match = _TIME.match(path.name)
+    try:
+        return datetime.strptime(match[1], "%Y-%m-%d_%H-%M-%S.%f").astimezone() if match else None
+    except ValueError:  # such as 99 minutes
+        return None
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a run's records say.
+
+    Args:
+        path: its folder.
+        host: where it runs or ran.
+        stage: build, align or finetune.
+        step: optimizer steps of the stage so far.
+        steps: of the whole stage; 0 while unknown.
+        curve: lines of stage 3 of its first member: epoch, step, validation_error and more.
+        steps_of_member: of stage 3, that each of its members takes; 0 while unknown.
+    """
+
+    path: Path
+    host: str
+    stage: str
+    step: int
+    steps: int
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    steps_of_member: int = 0
+
+    @property
+    def error(self) -> float | None:
+        """Return the latest validation error."""
+        return next((line["validation_error"] for line in reversed(self.curve) if "validation_error" in line), None)
+
+
+def activity(root: Path, name: RunName) -> Activity | None:
+    """Return how far a run is; None where it has no folder yet."""
+    run = look(root, name)
+    if run is None:
+        return None
+    status, summary = run.status(), read_or_empty(run.stage("build") / SUMMARY)
+    stage = str(status.get("stage") or "build")
+    planned = summary.get("steps") or {}
+    lines = storage.read_json_lines(run.path / STAGE_FOLDERS[stage] / _CURVE) if stage in STAGE_FOLDERS else []
+    step = max([int(status.get("step") or 0), *(int(line.get("step") or 0) for line in lines)])
+    first = [line for line in lines if line.get("member", 0) == 0] if stage == "finetune" else []
+    each = int(planned.get("finetune") or 0) // int(summary.get("members") or 1)
+    return Activity(run.path, str(status.get("host") or ""), stage, step, int(planned.get(stage) or 0), first, each)

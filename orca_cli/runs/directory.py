@@ -40,11 +40,10 @@ FINGERPRINT = "fingerprint.json"
 _CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
-TRACKER = "tracker"
+TRACKER = "tracker"  # folder of a tracker's files: copies of the curves, written by others, and in no manifest
 FOR_RESUMING = (Path("2_align", CHECKPOINTS), Path("3_finetune", CHECKPOINTS))
 _ABSENT = "nothing"
 _WAYS = "start again with --force, or resume with --allow-inexact-resume"
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
 _STEP = re.compile(r"step-(\d{8,})")
 
@@ -87,8 +86,7 @@ class RunDirectory:
         self.path = path
         self.name = name
         self._allow_inexact = allow_inexact
-        self._attempt: dict[str, Any] | None = None
-        self._recorders: list[Recorder] = []
+        self.recorders: list[Recorder] = []  # take the lines of this run's curves
 
     def stage(self, stage: str) -> Path:
         """Return the folder of a stage: build, align or finetune."""
@@ -97,11 +95,6 @@ class RunDirectory:
     def part(self, path: Path) -> RunDirectory:
         """Return a folder in which a part of the run's work resumes by itself, without recorders."""
         return RunDirectory(path, self.name, allow_inexact=self._allow_inexact)
-
-    @property
-    def tracker(self) -> Path:
-        """Return the folder of a tracker's files: copies of the curves, written by others, and in no manifest."""
-        return self.path / TRACKER
 
     def status(self) -> dict[str, Any]:
         """Return the status record; empty where it is missing or unreadable."""
@@ -125,7 +118,15 @@ class RunDirectory:
         try:
             if any(progress for pattern in began for progress in self.path.glob(pattern)):
                 record = storage.read_checked_json(path)
-                inexact = {*record["inexact"], *self._changed(record["values"], values)}
+                start = record["values"]
+                both = {key: (start.get(key, _ABSENT), values.get(key, _ABSENT)) for key in sorted({*start, *values})}
+                changed = {key: pair for key, pair in both.items() if pair[0] != pair[1]}
+                if changed and not self._allow_inexact:
+                    changes = ", ".join(f"{key} ({old!s:.24}, now {new!s:.24})" for key, (old, new) in changed.items())
+                    threads = f"set OMP_NUM_THREADS={changed['threads'][0]}, " if "threads" in changed else ""
+                    what = f"cannot resume exactly; changed since the run started: {changes}"
+                    raise FingerprintError(what, where=self.path.name, hint=f"{threads}{_WAYS}")
+                inexact = {*record["inexact"], *changed}
         except ChecksumError as error:
             if not self._allow_inexact:
                 what = f"cannot check what this run started with: its record {error.what}"
@@ -133,35 +134,19 @@ class RunDirectory:
             inexact = {FINGERPRINT}
         storage.write_checked_json(path, {"schema": SCHEMA, "values": values, "inexact": sorted(inexact)})
 
-    def _changed(self, start: dict[str, Any], now: dict[str, Any]) -> list[str]:
-        both = {name: (start.get(name, _ABSENT), now.get(name, _ABSENT)) for name in sorted(start.keys() | now.keys())}
-        changed = {name: values for name, values in both.items() if values[0] != values[1]}
-        if changed and not self._allow_inexact:
-            changes = ", ".join(f"{name} ({_short(old)}, now {_short(new)})" for name, (old, new) in changed.items())
-            hint = _WAYS
-            if "threads" in changed and set(changed) <= {"threads", "blas_threads"}:
-                hint = f"set OMP_NUM_THREADS={changed['threads'][0]}, {_WAYS}"
-            what = f"cannot resume exactly; changed since the run started: {changes}"
-            raise FingerprintError(what, where=self.path.name, hint=hint)
-        return list(changed)
-
-    def attach(self, recorder: Recorder) -> None:
-        """Let a recorder take the lines of this run's curves."""
-        self._recorders.append(recorder)
-
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Give every recorder the next line of a stage's curve."""
-        for recorder in self._recorders:
+        for recorder in self.recorders:
             recorder.record(stage, line)
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
         """Make these lines every recorder's curve of a stage, when the stage starts or resumes."""
-        for recorder in self._recorders:
+        for recorder in self.recorders:
             recorder.rewind(stage, lines)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
         """Tell every recorder how the run ended; `result` is empty unless it is completed."""
-        for recorder in self._recorders:
+        for recorder in self.recorders:
             recorder.ended(state, result)
 
     def write_summary(self, stage: str, summary: dict[str, Any]) -> None:
@@ -231,7 +216,6 @@ class RunDirectory:
         step: int | None = None,
         code: int | None = None,
         error: Mapping[str, str] | None = None,
-        attempt: bool = True,
         is_repeat: bool = False,
     ) -> None:
         """Replace the status record.
@@ -241,19 +225,11 @@ class RunDirectory:
             step: progress inside a stage.
             code: exit code of a run that has ended.
             error: {"kind", "message", "hint"} of one that failed.
-            attempt: False for a process that only repairs records.
             is_repeat: the run repeats one that was completed (--force); remembered.
         """
         before = self.status()
         stage = state if state in STAGE_FOLDERS else before.get("stage")
         moment = storage.now().isoformat()
-        earlier = before.get("attempts")
-        attempts = earlier if isinstance(earlier, list) else []
-        if attempt and self._attempt is None:
-            self._attempt = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "started": moment}
-            attempts = [*attempts, self._attempt]
-        if code is not None and self._attempt is not None:
-            self._attempt |= {"ended": moment, "code": code}
         record = {
             "schema": SCHEMA,
             "run_id": self.path.name,
@@ -268,7 +244,6 @@ class RunDirectory:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "is_repeat": is_repeat or before.get("is_repeat", False),
-            "attempts": attempts if self._attempt is None else [*attempts[:-1], self._attempt],
         }
         storage.write_json(self.path / STATUS, record)
 
@@ -341,19 +316,6 @@ def checkpoints(folder: Path) -> dict[int, Path]:
     """Return step -> checkpoint, by step, of those in a stage's folder that were not moved aside as damaged."""
     named = [(path, _STEP.fullmatch(path.name)) for path in folder.glob("step-*")]
     return dict(sorted((int(name[1]), path) for path, name in named if name))
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else f"{text[:12]}..."
-
-
-def _boot() -> str | None:
-    """Return the id of this machine's boot, None if unknown."""
-    try:
-        return _BOOT.read_text(encoding="ascii").strip()
-    except OSError:
-        return None
 
 
 def read_or_empty(path: Path) -> dict[str, Any]:

@@ -70,11 +70,9 @@ def check_requirements() -> None:
     """
     unmet = unmet_requirements()
     if unmet:
-        raise UnavailableError(
-            f"{', '.join(unmet)}: not what this program works with",
-            where="installation",
-            hint="pip install --upgrade orca-transfer, in an environment of its own",
-        )
+        what = f"{', '.join(unmet)}: not what this program works with"
+        hint = "pip install --upgrade orca-transfer, in an environment of its own"
+        raise UnavailableError(what, where="installation", hint=hint)
 
 
 def environment() -> dict[str, Any]:

@@ -10,9 +10,8 @@ from pathlib import Path
 from orca_cli import storage
 from orca_cli.config.identity import SHORT
 from orca_cli.exceptions import DataError, LockedError, UnsafeError
-from orca_cli.runs.claim import alone, is_worked_on
+from orca_cli.runs.claim import alone, begun, is_worked_on
 from orca_cli.runs.directory import ENVIRONMENT, LOCK, RESULT, STATUS, read_or_empty
-from orca_cli.runs.naming import begun
 
 _RECORDS = (STATUS, RESULT, ENVIRONMENT)
 
@@ -40,11 +39,14 @@ def check_removable(path: Path, root: Path) -> Path:
     if home not in real.parents:
         hint = "set ORCA_RUNS to its folder of runs to remove it"
         raise UnsafeError(f"leads out of the folder of runs, {home}", where=str(path), hint=hint)
-    is_hidden = any(part.startswith(".") for part in real.relative_to(home).parts)
-    if is_hidden or not is_run(real):
-        raise DataError("is not a run: it has no records", where=str(path), hint="orca runs list shows the runs")
-    if any(is_run(folder) for folder in real.parents if home in folder.parents):
-        raise DataError("is a part of a run", where=str(path), hint="give the run's own folder")
+    parents = [folder for folder in real.parents if home in folder.parents]
+    if (
+        any(part.startswith(".") for part in real.relative_to(home).parts)
+        or not is_run(real)
+        or any(map(is_run, parents))
+    ):
+        what = "is not a run: it has no records, or is a part of one"
+        raise DataError(what, where=str(path), hint="orca runs list shows the runs")
     _check_idle(real)
     return real
 

@@ -6,14 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orca_cli.config import configuration
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, SUMMARY, read_or_empty
 
 FILE = "config.yaml"
-_MOST_PLAIN = 2**16  # characters
-_NOT_PLAIN = tuple("&*!{|>%@`")
 
 
 def settings(path: Path) -> dict[str, Any]:
@@ -26,41 +22,8 @@ def settings(path: Path) -> dict[str, Any]:
 
 
 def setting(path: Path, key: str) -> Any:
-    """Return one of `settings`; a file as this program writes it is not parsed as a whole, since reports read many.
-
-    Raises:
-        ConfigError, UnsafeError: see `settings`.
-        KeyError: there is no such setting.
-    """
-    try:
-        text = _plain_value((path / FILE).read_text(encoding="utf-8"), key)
-    except (OSError, UnicodeDecodeError):
-        text = None
-    return settings(path)[key] if text is None else yaml.safe_load(text)
-
-
-def _plain_value(text: str, key: str) -> str | None:
-    """Return the text of a value that stands on one line in block style; None where it does not, or is not plainly one."""
-    if len(text) > _MOST_PLAIN:
-        return None
-    *parents, last = key.split(".")
-    lines = text.split("\n")
-    first = 0
-    for depth, name in enumerate((*parents, last)):
-        start = f"{'  ' * depth}{name}:"
-        for number in range(first, len(lines)):
-            line = lines[number]
-            if line.startswith(start) and (len(line) == len(start)) == (depth < len(parents)):
-                first = number + 1
-                break
-            if depth and not line.startswith("  " * depth):  # the parent's block has ended
-                return None
-        else:
-            return None
-    value = lines[first - 1].split(":", 1)[1] if ":" not in last else None
-    following = lines[first] if first < len(lines) else ""
-    is_continued = following.startswith("  " * (len(parents) + 1))
-    return value if value and not is_continued and value[1:2] not in _NOT_PLAIN else None
+    """Return one of `settings`; errors as there, and KeyError where there is no such setting."""
+    return settings(path)[key]
 
 
 def flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -90,3 +53,10 @@ def as_typed(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(as_typed, value))}]"
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def in_words(seconds: float) -> str:
+    """Return a time such as 40 s, 12 min or 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -14,7 +14,6 @@ from typing import Any
 from orca_cli import storage
 from orca_cli.exceptions import DataError
 from orca_cli.runs.records import metric_of
-from orca_cli.terminal import log
 
 FOLDER = ".studies"
 SCHEMA = 2  # as of `records.SCHEMA`
@@ -48,27 +47,16 @@ def add(root: Path, study: str, members: Sequence[Member]) -> None:
     """Record runs as a study's; each replaces an earlier run with the same labels.
 
     Raises:
+        DataError: the record of the study is damaged.
         StorageError: the folder cannot be written.
     """
     path = path_of(root, study)
     storage.make_folder(path.parent)
     with storage.lock(path.with_suffix(".lock"), timeout_s=60.0, what=f"the record of study {study}"):
-        earlier = _earlier_members(root, study)
+        earlier = read(root, study) if path.exists() else []
         merged = {tuple(sorted(member.labels.items())): member for member in (*earlier, *members)}
         records = [vars(member) for member in merged.values()]
         storage.write_json(path, {"schema": SCHEMA, "study": study, "runs": records})
-
-
-def _earlier_members(root: Path, study: str) -> list[Member]:
-    path = path_of(root, study)
-    if not path.exists():
-        return []
-    try:
-        return read(root, study)
-    except DataError as error:
-        log.warning(f"{error}; it is moved aside")
-        storage.quarantine(path)
-        return []
 
 
 def read(root: Path, study: str) -> list[Member]:
@@ -85,16 +73,13 @@ def read(root: Path, study: str) -> list[Member]:
         schema = record["schema"]
         if schema not in range(1, SCHEMA + 1):
             raise DataError(f"has schema {schema}, this program reads up to {SCHEMA}", where=str(path))
-        return [
-            Member(
-                str(one["identity"]),
-                {
-                    str(axis): str(metric_of(schema, name) if axis == "metric" else name)
-                    for axis, name in one["labels"].items()
-                },
-            )
-            for one in record["runs"]
-        ]
+        members = []
+        for one in record["runs"]:
+            labels = {str(axis): str(name) for axis, name in one["labels"].items()}
+            if "metric" in labels:
+                labels["metric"] = metric_of(schema, labels["metric"])
+            members.append(Member(str(one["identity"]), labels))
+        return members
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        hint = f"orca run -m study={study} writes it, and repeats no completed run"
+        hint = f"move it away; orca run -m study={study} writes it again, and repeats no completed run"
         raise DataError(f"cannot be read: {type(error).__name__}", where=str(path), hint=hint) from error

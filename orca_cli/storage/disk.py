@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -43,28 +43,20 @@ def _explain(path: Path, error: Exception) -> StorageError:
     number = getattr(error, "errno", None)
     if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):  # safetensors
         number = int(match[1])
-    free = _free_bytes(path)
+    free, where, hint = _free_bytes(path), str(path), "choose another folder"
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (number is None and free is not None and free < 2**20):
         left = f" ({free / _GIB:.2f} GiB free)" if free is not None else ""
-        return StorageError(f"no space left to write{left}", where=str(path), hint="free some space and repeat")
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StorageError("cannot be written: permission denied", where=str(path), hint="choose another folder")
-    if number in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
-        what = "a link that leads to no folder" if _is_broken_link(path) else "a file"
-        return StorageError(f"{what} stands where a folder is needed", where=str(path), hint="choose another folder")
-    if number == errno.ENAMETOOLONG:
-        text = str(path)
-        return StorageError(
-            f"the path is too long ({len(text)} characters)",
-            where=f"{text[:60]}...{text[-20:]}",
-            hint="choose a folder with a shorter name",
-        )
-    text = f"writing failed: {getattr(error, 'strerror', None) or error or type(error).__name__}"
-    return StorageError(text, where=str(path), hint="repair the disk, or choose another folder")
-
-
-def _is_broken_link(path: Path) -> bool:
-    return any(folder.is_symlink() and not os.path.isdir(folder) for folder in (path, *path.parents))
+        what, hint = f"no space left to write{left}", "free some space and repeat"
+    elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        what = "cannot be written: permission denied"
+    elif number in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
+        is_broken = any(one.is_symlink() and not os.path.isdir(one) for one in (path, *path.parents))
+        what = f"{'a link that leads to no folder' if is_broken else 'a file'} stands where a folder is needed"
+    elif number == errno.ENAMETOOLONG:
+        what, where = f"the path is too long ({len(where)} characters)", f"{where[:60]}...{where[-20:]}"
+    else:
+        what = f"writing failed: {getattr(error, 'strerror', None) or error or type(error).__name__}"
+    return StorageError(what, where=where, hint=hint)
 
 
 def _free_bytes(path: Path) -> int | None:
@@ -79,11 +71,8 @@ def _free_bytes(path: Path) -> int | None:
 
 def unreadable(path: Path, error: Exception) -> StorageError:
     """Return the failure for one of our files that exists but cannot be read."""
-    return StorageError(
-        f"cannot be read: {getattr(error, 'strerror', None) or error}",
-        where=str(path),
-        hint="repair the disk, or move the file away",
-    )
+    what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    return StorageError(what, where=str(path), hint="repair the disk, or move the file away")
 
 
 def fsync_folder(folder: Path) -> None:
@@ -136,11 +125,8 @@ def _node(folder: Path) -> tuple[int, int] | None:
 
 
 def _gone(folder: Path) -> StorageError:
-    return StorageError(
-        "was deleted, renamed or replaced while in use",
-        where=str(folder),
-        hint="put it back, or rerun the command to start over",
-    )
+    hint = "put it back, or rerun the command to start over"
+    return StorageError("was deleted, renamed or replaced while in use", where=str(folder), hint=hint)
 
 
 def make_folder(path: Path) -> Path:
@@ -187,27 +173,8 @@ def check_temporary() -> None:
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
-        raise StorageError(
-            "no folder for temporary files can be written", where="TMPDIR", hint="set TMPDIR to one that can"
-        ) from error
-
-
-def claim_folder(parent: Path, name: Callable[[], str]) -> Path:
-    """Create a new folder for this process alone; `name` is called again while its result is taken.
-
-    Raises:
-        StorageError: it cannot be created.
-    """
-    make_folder(parent)
-    while True:
-        path = parent / name()
-        with guarded(path):
-            try:
-                path.mkdir()
-            except FileExistsError:
-                continue
-            fsync_folder(parent)
-            return path
+        what = "no folder for temporary files can be written"
+        raise StorageError(what, where="TMPDIR", hint="set TMPDIR to one that can") from error
 
 
 def require_space(folder: Path, size: int, what: str = "") -> None:
@@ -218,11 +185,8 @@ def require_space(folder: Path, size: int, what: str = "") -> None:
     """
     free = _free_bytes(folder)
     if free is not None and free < size:
-        raise StorageError(
-            f"no space left{what and f' for {what}'}: {size / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free",
-            where=str(folder),
-            hint="free some space and repeat",
-        )
+        what = f"no space left{what and f' for {what}'}: {size / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free"
+        raise StorageError(what, where=str(folder), hint="free some space and repeat")
 
 
 def check_writable(path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from orca_cli.exceptions import ChecksumError
 from orca_cli.storage.disk import fsync_file, fsync_folder, guarded, make_folder, new_file, temporary_name, unreadable
@@ -71,24 +71,16 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
     with guarded(path):
         new = not path.exists()
         with open(path, "a+b") as file:
-            file.truncate(_end_of_lines(file))
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            if file.read(1) not in (b"", b"\n"):
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
         if new:
             fsync_folder(path.parent)
-
-
-def _end_of_lines(file: BinaryIO) -> int:
-    """Return where the last whole line of a file ends."""
-    size = file.seek(0, os.SEEK_END)
-    if size == 0:
-        return 0
-    file.seek(size - 1)
-    if file.read(1) == b"\n":
-        return size
-    file.seek(0)
-    return file.read().rfind(b"\n") + 1
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

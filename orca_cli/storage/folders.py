@@ -109,8 +109,7 @@ def verify_folder(
         manifest["files"] = {name: entries[name] for name in only}
     for problem in _problems(path, manifest, extra_allowed or only is not None, contents):
         raise ChecksumError(problem, where=str(path))
-    owner: str = manifest["owner"]
-    return owner
+    return str(manifest["owner"])
 
 
 def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, list[str]]:
@@ -128,21 +127,15 @@ def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, li
 
 def _manifest(path: Path) -> dict[str, Any]:
     manifest = read_checked_json(path / MANIFEST)
-    schema = manifest.get("schema")
-    if schema != _SCHEMA:
-        raise CheckpointError(
-            f"its manifest has schema {schema}; this program reads {_SCHEMA}",
-            where=str(path),
-            hint="use a newer program",
-        )
+    if manifest.get("schema") != _SCHEMA:
+        what = f"its manifest has schema {manifest.get('schema')}; this program reads {_SCHEMA}"
+        raise CheckpointError(what, where=str(path), hint="use a newer program")
     files = manifest.get("files")
-    if not isinstance(files, dict) or not all(map(_is_inside, files)):
+    if not isinstance(files, dict) or any(
+        PurePath(name).is_absolute() or ".." in PurePath(name).parts for name in files
+    ):
         raise ChecksumError(f"{MANIFEST} names files outside the folder", where=str(path))
     return manifest
-
-
-def _is_inside(name: str) -> bool:
-    return not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
 
 
 def _problems(path: Path, manifest: dict[str, Any], extra_allowed: bool, contents: bool = True) -> Iterator[str]:
@@ -225,9 +218,7 @@ def cached(
     *,
     waiting_for: str,
     say: Callable[[str], None],
-    warn: Callable[[str], None] | None = None,
     check: Callable[[], None],
-    lock_path: Path | None = None,
     contents: bool = True,
 ) -> Iterator[bool]:
     """Lock a cache entry for the block and yield whether it is whole; if it is not, the block must commit it.
@@ -239,9 +230,7 @@ def cached(
         path: folder of the entry; its name must determine its content.
         waiting_for: what another process does with the entry, such as "computes the same floors"; for messages.
         say: takes messages.
-        warn: takes warnings; None passes them to `say`.
         check: called every second of the wait; ends it by raising.
-        lock_path: file of the lock; None puts it beside the entry.
         contents: whether contents are verified; else only sizes are, which costs nothing for files of gigabytes.
 
     Raises:
@@ -253,15 +242,14 @@ def cached(
         announce()
         check()
 
-    lock_path = lock_path or path.with_name(f"{path.name}.lock")
+    lock_path = path.with_name(f"{path.name}.lock")
     with lock(lock_path, timeout_s=math.inf, what=f"cache entry {path.name}", while_waiting=wait):
         is_whole = path.exists()
         if is_whole:
             try:
                 verify_folder(path, contents=contents)
             except ChecksumError as error:
-                text = f"damaged cache entry, making it again: {error}"
-                say(f"warning: {text}") if warn is None else warn(text)
+                say(f"damaged cache entry, making it again: {error}")
                 quarantine(path)
                 is_whole = False
         yield is_whole

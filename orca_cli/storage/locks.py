@@ -94,9 +94,8 @@ def lock(
                 held.acquire(timeout=max(0.0, min(1.0, end - time.monotonic())))
             except filelock.Timeout as error:
                 if time.monotonic() >= end:
-                    raise LockedError(
-                        f"another process works on {what}", where=str(path), hint="wait for it to end"
-                    ) from error
+                    what = f"another process works on {what}"
+                    raise LockedError(what, where=str(path), hint="wait for it to end") from error
         if while_waiting is not None and not held.is_locked:
             while_waiting()
     try:

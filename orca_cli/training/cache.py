@@ -43,7 +43,7 @@ def cached(path: Path, compute: Callable[[], Entry], keep: Callable[[], bool] = 
         keep: whether computed content may be stored for others; asked afterwards.
     """
     waiting_for = f"computes the same {path.parent.name.replace('_', ' ')}"
-    with storage.cached(path, waiting_for=waiting_for, say=log.info, warn=log.warning, check=signals.check) as is_whole:
+    with storage.cached(path, waiting_for=waiting_for, say=log.info, check=signals.check) as is_whole:
         if is_whole:
             record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
             return Entry(storage.read_tensors(path / _TENSORS), record)

@@ -159,7 +159,7 @@ def test_what_was_computed_once_is_taken_from_the_cache(task, run, monkeypatch):
     ("failure", "reason"),
     [
         (
-            isolation.CrashedError("failed: its process was ended by SIGSEGV"),
+            isolation.StoppedError("failed: its process was ended by SIGSEGV"),
             "it failed: its process was ended by SIGSEGV",
         ),
         (isolation.OverTimeError("needs more"), "it needs more than 180 s"),

@@ -73,7 +73,7 @@ def test_two_processes_give_the_run_of_one(fork, together, environment, small, s
     assert [record["training"]["processes"] for record in results(environment)] == [2]
     assert "0-1 error" in pair[0].out
     assert (pair[1].out, pair[1].err) == ("", "")
-    assert json.loads((two / "status.json").read_text())["attempts"][0]["code"] == 0
+    assert json.loads((two / "status.json").read_text())["exit_code"] == 0
     repeated = together(*words)
     assert ended(repeated) == [0, 0]
     assert "already completed" in repeated[0].err

@@ -158,13 +158,11 @@ def test_dry_run_builds_and_trains_nothing(orca, environment, small):
 
 @pytest.mark.usefixtures("completed")
 def test_a_dry_run_says_whether_a_completed_run_is_repeated(orca, environment, small):
-    (result,) = results(environment)
     for flags, would in (([], "skip"), (["--force"], "run")):
         code, out, err = orca("run", "--dry-run", *flags, *small, "--json")
         assert code == 0, err
         plan = json.loads(out)
-        seconds = sum(result["seconds"].values()) if flags else 0
-        assert (plan["run"]["would"], plan["expected_s"]) == (would, pytest.approx(seconds))
+        assert plan["run"]["would"] == would
         assert plan["build"]["output_shape"] == [2, 10]
 
 

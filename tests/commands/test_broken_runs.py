@@ -68,7 +68,6 @@ RESULT: dict[str, Any] = {
 MORE: dict[str, dict[str, Any]] = {
     "result.json": RESULT,
     "status.json": {
-        "attempts": [{"pid": 1, "host": "x", "boot": None}],
         "state": "interrupted",
         "step": 3,
         "error": {"kind": "a", "message": "b"},

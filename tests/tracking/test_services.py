@@ -12,7 +12,7 @@ from orca_cli.runs.tracking.json_lines import short_curve
 
 SECRET = "k" * 40
 LINES = [{"epoch": epoch, "train_loss": 1 / epoch, "validation_error": None} for epoch in range(1, 5)]
-POINTS = [(epoch, 1 / epoch) for epoch in (1, 2, 3, 1, 2, 3, 3, 4)]  # a killed process may not have sent its last
+POINTS = [(epoch, 1 / epoch) for epoch in (1, 2, 3, 1, 2, 3, 3, 4)]  # a resumed run gives all again
 SETTINGS = {"train.lr": 0.5, "train.clip": None, "seed": 3, "task.text": "x" * 600, "paths.runs": "/home/me"}
 RESULT = {
     "error": {"value": 0.25, "others": {"F1 (macro)": 0.5, "undefined": None}},
@@ -56,11 +56,11 @@ def killed_and_resumed(make):
 def test_lines_and_the_result_become_numbers_by_names_that_all_services_take():
     calls, ends = [], []
     noted = SimpleNamespace(log=lambda values, step=None: calls.append((values, step)))  # one of accelerate's trackers
-    curves = services.Curves(noted, ends.append, continues=False)
+    curves = services.Curves(noted, ends.append)
     curves.rewind("finetune", [{"epoch": 1, "member": 1, "lr": 0.1}])
     curves.record("finetune", {"epoch": 3, "step": 12, "validation_error": None, "note": "x", "done": True})
     curves.ended("completed", RESULT)
-    services.Curves(noted, ends.append, continues=False, has_steps=False).record("align", {"epoch": 2, "loss": 1.5})
+    services.Curves(noted, ends.append, has_steps=False).record("align", {"epoch": 2, "loss": 1.5})
     errors = {"final/test_error": 0.25, "final/test_F1 _macro_": 0.5}
     distances = {"final/distance_before": 2.0, "final/distance_after": 1.0}
     assert calls == [

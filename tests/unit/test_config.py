@@ -349,7 +349,7 @@ def test_a_run_of_two_studies_is_in_both_and_one_of_other_settings_is_replaced(t
     assert studies.read(tmp_path, "two") == [studies.Member("aa", {"set": "x"})]
 
 
-def test_a_record_of_the_first_schema_is_read_and_a_damaged_one_moved_aside(tmp_path):
+def test_a_record_of_the_first_schema_is_read_and_a_damaged_one_refused(tmp_path):
     old, new = studies.Member("aa", {"metric": "otdd"}), studies.Member("bb", {"metric": "otdd"})
     studies.add(tmp_path, "one", [old])
     path = studies.path_of(tmp_path, "one")
@@ -357,7 +357,6 @@ def test_a_record_of_the_first_schema_is_read_and_a_damaged_one_moved_aside(tmp_
     studies.add(tmp_path, "one", [new])
     assert studies.read(tmp_path, "one") == [studies.Member("aa", {"metric": "otdd_by_class"}), new]
     path.write_text('{"schema": 1, "runs": [')
-    with pytest.raises(OrcaError, match="orca run -m study=one"):
-        studies.read(tmp_path, "one")
-    studies.add(tmp_path, "one", [new])
-    assert studies.read(tmp_path, "one") == [new]
+    for use in (lambda: studies.read(tmp_path, "one"), lambda: studies.add(tmp_path, "one", [new])):
+        with pytest.raises(OrcaError, match="move it away; orca run -m study=one"):
+            use()

@@ -3,7 +3,6 @@ import signal
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from orca_cli import signals
@@ -22,18 +21,6 @@ class Quiet:
     def track(self, description, total):
         self.lines.append(description)
         yield lambda steps=1, note="": None
-
-
-def damaged(content, rounds, cuts=0.3):
-    """Yield a content with one bit flipped, or cut off, and whether it was cut; the same ones at every run."""
-    generator = np.random.default_rng(0)
-    for _ in range(rounds):
-        if generator.random() < cuts:
-            yield content[: generator.integers(len(content))], True
-        else:
-            changed = bytearray(content)
-            changed[generator.integers(len(changed))] ^= 1 << int(generator.integers(8))
-            yield bytes(changed), False
 
 
 @contextmanager

@@ -67,18 +67,6 @@ def _rubbish(content):
     os._exit(0)
 
 
-def _crash_if_used(path):
-    """Crash in a process that has served before."""
-    global _used
-    _used += 1
-    if _used > 1:
-        os.abort()
-    return path
-
-
-_used = 0
-
-
 def _answers() -> int:
     for number in sorted(map(int, os.listdir("/proc/self/fd"))):
         try:
@@ -91,18 +79,15 @@ def _answers() -> int:
 
 FAULTS = {
     "segfault": lambda _: ctypes.string_at(0),
-    "leave": os._exit,
     "spin": _spin,
     "sleep": time.sleep,
     "nibble": _nibble,
     "error": _error,
     "ours": _ours,
     "echo": lambda value: value,
-    "object": lambda _: object(),
     "state": _state,
     "reach_out": _tried(lambda port: socket.create_connection(("127.0.0.1", port), 2).close()),
     "write": _tried(_write),
     "start": _tried(lambda _: subprocess.run(["true"], check=True)),
     "rubbish": _rubbish,
-    "crash_if_used": _crash_if_used,
 }

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from orca_cli.data.untrusted import lmdb as reader
-from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.exceptions import UnsafeError
 from tests.tasks.builders import refused
 
 lmdb = pytest.importorskip("lmdb")
@@ -54,10 +54,3 @@ def test_large_values_are_fetched_a_few_at_a_time(tmp_path):
             transaction.put(key.encode(), key.encode() * 2**20)
     assert len(reader.read_here(str(tmp_path / "data.mdb"), keys, 2**28)) == 8
     assert [value[:1].decode() for value in reader.read(tmp_path, keys)] == keys
-
-
-@pytest.mark.parametrize("size", [10, -4096])
-def test_a_file_cut_off_is_reported_at_once(size, database, tmp_path):
-    (tmp_path / "data.mdb").write_bytes((database[0] / "data.mdb").read_bytes()[:size])
-    with refused(r"data\.mdb: is (cut off|a damaged LMDB database)", DataError):
-        list(reader.read(tmp_path, ["0"]))

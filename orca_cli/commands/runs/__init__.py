@@ -11,8 +11,8 @@ from orca_cli import storage
 from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import CheckpointError, DataError
 from orca_cli.report.records.collect import Run, collect
+from orca_cli.runs.claim import begun, named
 from orca_cli.runs.directory import RESULT, STATUS
-from orca_cli.runs.naming import begun, named
 from orca_cli.runs.records import newer_schema
 
 VERBS = {

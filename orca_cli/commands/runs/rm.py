@@ -12,8 +12,8 @@ from orca_cli.commands.options import add_run
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError, UsageError
 from orca_cli.runs import removal
+from orca_cli.runs.claim import named
 from orca_cli.runs.directory import RESULT, STATUS, read_or_empty
-from orca_cli.runs.naming import named
 from orca_cli.terminal import Result
 
 EXAMPLES = """\

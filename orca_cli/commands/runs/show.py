@@ -18,8 +18,7 @@ from orca_cli.commands.summary import decisions, percent_or_number, read_answer
 from orca_cli.report.answer.console import Picture
 from orca_cli.report.records.collect import Run
 from orca_cli.runs.directory import RESULT, read_or_empty
-from orca_cli.runs.durations import in_words
-from orca_cli.runs.settings import decided
+from orca_cli.runs.settings import decided, in_words
 from orca_cli.terminal import Result
 
 EXAMPLES = """\

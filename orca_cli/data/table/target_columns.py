@@ -257,6 +257,4 @@ def _file_column(
 
 def _stored(values: np.ndarray, where: str) -> StoredArray:
     """Return an array that is in memory as if it were in a file."""
-    return StoredArray(
-        where, values.shape, values.dtype, lambda: values, lambda: lambda start, stop: values[start:stop]
-    )
+    return StoredArray(where, values.shape, values.dtype, lambda: values)

@@ -1,4 +1,7 @@
-"""Unpack tar, zip and gzip archives of unknown origin: plain files inside one folder, of bounded size, all or none."""
+"""Unpack tar, zip and gzip archives of unknown origin: plain files inside one folder, of bounded size, all or none.
+
+Zip archives, .npz files among them, are checked by their directory before a member is opened.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,23 @@ import os
 import stat
 import tarfile
 import tempfile
-import unicodedata
+import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Self
 
 from orca_cli import signals, storage
 from orca_cli.data.untrusted.first_bytes import GZIP, ZIP, first_bytes
-from orca_cli.data.untrusted.zips import DAMAGE, open_zip
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.progress import Reporter
 
-MAX_BYTES = 64 * 2**30
+# What zipfile and tarfile raise for damaged archives and for features that they lack.
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+MAX_DEFLATE = 1032  # bytes that one byte of deflate can become
+_TOTAL = zipfile._ECD_ENTRIES_TOTAL  # type: ignore[attr-defined]
+_MAX_BYTES = 64 * 2**30
 _MAX_MEMBERS = 2_000_000
 _MAX_RATIO = 200  # bytes that one byte of the archive becomes, on average over the whole archive
 _FREE_RATIO = 2**28  # bytes from which on the ratio counts
@@ -27,34 +34,9 @@ _CHUNK = 2**20
 _MAX_HEADER = 2**20  # bytes of a tar's long names and attributes
 _CONTENT = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _ALLOWED = "allowed: tar, tar.gz, zip, and gzip of one file"
-_MAX_NAME, _MAX_PART, _MAX_DEPTH = 1024, 255, 32  # bytes of a path and of a part of it, as most file systems; parts
 
 
-def kind_of(path: Path) -> Literal["tar", "zip", "gzip"]:
-    """Return the kind of an archive by its content; a compressed tar is a tar. DataError: missing, or none of these."""
-    head = first_bytes(path, str(path), _ALLOWED, expected=(GZIP, *ZIP))
-    if head.startswith(ZIP):
-        return "zip"
-    packed = head.startswith(GZIP)
-    try:
-        with gzip.open(path) if packed else open(path, "rb") as file:
-            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape")
-    except tarfile.HeaderError as error:
-        if packed:
-            return "gzip"
-        raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED) from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot be read: {error}", where=str(path), hint="get the file again") from error
-    return "tar"
-
-
-def unpack(
-    archive: Path,
-    folder: Path,
-    reporter: Reporter,
-    max_bytes: int = MAX_BYTES,
-    members: Callable[[str], bool] | None = None,
-) -> list[Path]:
+def unpack(archive: Path, folder: Path, reporter: Reporter, members: Callable[[str], bool] | None = None) -> list[Path]:
     """Unpack an archive into a folder and return the files, in the order of the archive.
 
     Everything is unpacked into a temporary folder first, so that a failure, a signal or a refusal leaves nothing
@@ -63,8 +45,7 @@ def unpack(
     Args:
         archive: tar, tar.gz, zip, or gzip of one file, whose name is the archive's without `.gz`.
         folder: created if it is missing.
-        reporter: shows the progress.
-        max_bytes: limit for all members together.
+        reporter: is told the archive's name.
         members: whether a path inside the archive is wanted; the others are checked and not written.
 
     Raises:
@@ -74,13 +55,13 @@ def unpack(
         StorageError: the disk is too small or cannot be written.
         InterruptionError: a signal asked to stop.
     """
-    kind = kind_of(archive)
+    unpack_members = _unpacker(archive)
+    reporter.say(f"unpacking {archive.name}")
     beside = folder if folder.is_dir() else storage.make_folder(folder.parent)
     with storage.guarded(folder), tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=beside) as temporary:
-        job = _Job(archive, Path(temporary), max_bytes, members or (lambda name: True))
+        job = _Job(archive, Path(temporary), members)
         try:
-            with reporter.track(f"unpacking {archive.name}, MiB", -(-job.size // _CHUNK)) as advance:
-                {"tar": _unpack_tar, "zip": _unpack_zip, "gzip": _unpack_gzip}[kind](job, advance)
+            unpack_members(job)
         except DAMAGE as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # an error of the disk: storage explains it
@@ -91,69 +72,71 @@ def unpack(
     return [folder / path for path in job.written]
 
 
-class _Job:
-    """Writes members below a folder and enforces the bounds; no two members may name the same file."""
+def _unpacker(path: Path) -> Callable[[_Job], None]:
+    """Return what unpacks an archive, by its content; a compressed tar is a tar. DataError: missing, or none of these."""
+    head = first_bytes(path, str(path), _ALLOWED)
+    if head.startswith(ZIP):
+        return _unpack_zip
+    packed = head.startswith(GZIP)
+    try:
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError as error:
+        if packed:
+            return _unpack_gzip
+        raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot be read: {error}", where=str(path), hint="get the file again") from error
+    return _unpack_tar
 
-    def __init__(self, archive: Path, temporary: Path, max_bytes: int, is_selected: Callable[[str], bool]) -> None:
-        self.archive, self.temporary, self.max_bytes, self.is_selected = archive, temporary, max_bytes, is_selected
+
+class _Job:
+    """Writes members below a folder and enforces the bounds."""
+
+    def __init__(self, archive: Path, temporary: Path, is_selected: Callable[[str], bool] | None) -> None:
+        self.archive, self.temporary, self.is_selected = archive, temporary, is_selected
         self.written: list[PurePosixPath] = []
         self.size = archive.stat().st_size
         self.bytes = self.count = 0
-        self._files: set[str] = set()
-        self._folders: dict[str, str] = {}  # folded -> as written
 
     def refused(self, what: str, member: str | None = None) -> UnsafeError:
         who = "" if member is None else f"member {ascii(member[:100])} "
         hint = "nothing was unpacked; get the archive from a source that you trust"
         return UnsafeError(f"{who}{what}", where=str(self.archive), hint=hint)
 
-    def member(self, name: str, folder: bool, size: int, special: bool = False) -> PurePosixPath | None:
+    def member(self, name: str, is_folder: bool, size: int, is_special: bool = False) -> PurePosixPath | None:
         """Check one member by its declared size; return its path if it is to be written."""
-        if special:
-            raise self.refused("is a link, a device or another special file", name)
         self.count += 1
         if self.count > _MAX_MEMBERS:
             raise self.refused(f"has more than {_MAX_MEMBERS} members")
-        path = self._path(name, folder)
-        if folder or not self.is_selected(str(path)):
+        path = PurePosixPath(name)
+        if is_special or not (path.parts or is_folder):
+            raise self.refused("is a link, a device or no file at all", name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or name[1:2] == ":" or not name.isprintable():
+            raise self.refused("leads out of the folder, or has an unsafe name", name)
+        if is_folder or not (self.is_selected is None or self.is_selected(str(path))):
             return None
         self.allow(size)
         storage.require_space(self.temporary, size, f"member {ascii(name[:100])}")
         return path
 
-    def _path(self, name: str, folder: bool) -> PurePosixPath:
-        if problem := _problem(name):
-            raise self.refused(problem, name)
-        path = PurePosixPath(name)
-        if not path.parts and not folder:
-            raise self.refused("does not name a file", name)
-        for end in range(1, len(path.parts) + folder):
-            written = "/".join(path.parts[:end])
-            folded = _folded(written)
-            if folded in self._files:
-                raise self.refused("lies inside a file", name)
-            if self._folders.setdefault(folded, written) != written:
-                raise self.refused("differs from another folder only in case", name)
-        folded = _folded(str(path))
-        if not folder:
-            if folded in self._files or folded in self._folders:
-                raise self.refused("occurs twice, or differs only in case", name)
-            self._files.add(folded)
-        return path
-
     def allow(self, more: int) -> None:
         total = self.bytes + more
-        if total > self.max_bytes:
-            raise self.refused(f"unpacks to more than {self.max_bytes:,} bytes")
+        if total > _MAX_BYTES:
+            raise self.refused(f"unpacks to more than {_MAX_BYTES:,} bytes")
         if total > max(_FREE_RATIO, self.size * _MAX_RATIO):
             raise self.refused(f"grows to more than {_MAX_RATIO} times its size, as bombs do")
 
     def write(self, path: PurePosixPath, stream: IO[bytes] | gzip.GzipFile, size: int | None) -> None:
         """Write one file; its declared size is None where it is not known."""
         target = self.temporary / path
-        target.parent.mkdir(parents=True, exist_ok=True)
         done = 0
-        with open(target, "xb") as file:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.touch(exist_ok=False)  # the file system says which names are the same
+        except (FileExistsError, NotADirectoryError) as error:
+            raise self.refused("occurs twice, or lies inside a file", str(path)) from error
+        with open(target, "wb") as file:
             while chunk := stream.read(_CHUNK):
                 signals.check()
                 done += len(chunk)
@@ -165,49 +148,14 @@ class _Job:
         self.written.append(path)
 
 
-def _problem(name: str) -> str:
-    """Return why a member's name is refused by itself; empty if it is not."""
-    parts = name.split("/")
-    try:
-        too_long = len(name.encode()) > _MAX_NAME or any(len(part.encode()) > _MAX_PART for part in parts)
-    except UnicodeEncodeError:
-        return "is not text"
-    if too_long or len([part for part in parts if part not in ("", ".")]) > _MAX_DEPTH:
-        return "is too long or too deep"
-    if name.startswith("/") or "\\" in name or name[1:2] == ":":
-        return "is an absolute path, or one of another system"
-    if ".." in parts:
-        return "leads out of the folder"
-    return "" if name.isprintable() else "has control characters"
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-class _Counted:
-    """A file that reports how far it was read."""
-
-    def __init__(self, file: IO[bytes], advance: Callable[..., None]) -> None:
-        self._file, self._advance, self._done = file, advance, 0
-
-    def read(self, size: int = -1) -> bytes:
-        signals.check()
-        content = self._file.read(size)
-        self._advance((self._done + len(content)) // _CHUNK - self._done // _CHUNK)
-        self._done += len(content)
-        return content
-
-
-def _unpack_tar(job: _Job, advance: Callable[..., None]) -> None:
+def _unpack_tar(job: _Job) -> None:
     with open(job.archive, "rb") as file:
         packed = file.read(2) == GZIP
         file.seek(0)
-        inner: Any = _Counted(file, advance)
-        if packed:
-            inner = gzip.GzipFile(fileobj=inner)
+        inner: Any = gzip.GzipFile(fileobj=file) if packed else file
         with tarfile.open(fileobj=inner, mode="r|", bufsize=_CHUNK, errorlevel=2, tarinfo=_Header) as archive:
             for member in archive:
+                signals.check()
                 special = member.type not in (*_CONTENT, tarfile.DIRTYPE) or member.issparse()
                 path = job.member(member.name, member.isdir(), member.size, special)
                 if path is not None:
@@ -239,34 +187,22 @@ class _Header(tarfile.TarInfo):
         return header
 
 
-def _unpack_zip(job: _Job, advance: Callable[..., None]) -> None:
-    done = total = 0
+def _unpack_zip(job: _Job) -> None:
     with open_zip(job.archive, _MAX_MEMBERS, "zip archive") as archive:
-        chosen = []
-        # All are checked before the first is written: the directory of a zip has all sizes.
         for member in archive.infolist():
             special = stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR)
             path = job.member(member.filename, member.is_dir(), member.file_size, special)
             if path is not None:
-                total += member.file_size
-                job.allow(total)
-                chosen.append((path, member))
-        storage.require_space(job.temporary, total, f"unpacking {job.archive.name}")
-        for path, member in chosen:
-            with archive.open(member) as stream:
-                job.write(path, stream, member.file_size)
-            before, done = done, done + member.compress_size
-            advance(done // _CHUNK - before // _CHUNK)
+                with archive.open(member) as stream:
+                    job.write(path, stream, member.file_size)
 
 
-def _unpack_gzip(job: _Job, advance: Callable[..., None]) -> None:
+def _unpack_gzip(job: _Job) -> None:
     name = job.archive.name
     path = job.member(name[:-3] if name.lower().endswith(".gz") else f"{name}.unpacked", False, 0)
     if path is not None:
-        with open(job.archive, "rb") as file:
-            counted: Any = _Counted(file, advance)
-            with gzip.GzipFile(fileobj=counted) as stream:
-                job.write(path, stream, None)
+        with gzip.open(job.archive) as stream:
+            job.write(path, stream, None)
 
 
 def _place(temporary: Path, folder: Path, files: list[PurePosixPath]) -> None:
@@ -282,3 +218,45 @@ def _place(temporary: Path, folder: Path, files: list[PurePosixPath]) -> None:
     for path, target in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary / path, target)
+
+
+@contextmanager
+def open_zip(path: Path, max_members: int, what: str) -> Iterator[zipfile.ZipFile]:
+    """Yield a zip archive whose directory is consistent. What fails inside the block is passed on (`DAMAGE`).
+
+    `max_members` is checked before the directory is read; `what` is the expected kind of file, for messages.
+
+    Raises:
+        DataError: damaged, encrypted, or of a compression other than stored and deflate.
+        UnsafeError: too many members, members that overlap, or that declare more than deflate can hold.
+    """
+    where = str(path)
+    try:
+        with open(path, "rb") as file:
+            record = zipfile._EndRecData(file)  # type: ignore[attr-defined] # as ZipFile does, without the directory
+        if record and record[_TOTAL] > max_members:
+            raise UnsafeError(f"{record[_TOTAL]} members, at most {max_members} are read", where=where)
+        archive = zipfile.ZipFile(path)
+    except DAMAGE as error:
+        raise DataError(f"not a readable {what}: {error}", where=where, hint="write or get it again") from error
+    with archive:
+        members = archive.infolist()
+        if len(members) > max_members:
+            raise UnsafeError(f"{len(members)} members, at most {max_members} are read", where=where)
+        for member in members:
+            _check_member(member, where)
+        if sum(member.compress_size for member in members) > path.stat().st_size:
+            raise UnsafeError("members lie over one another, as in a zip bomb", where=where)
+        yield archive
+
+
+def _check_member(member: zipfile.ZipInfo, where: str) -> None:
+    who = f"member {ascii(member.filename[:100])}"
+    if not member.filename:
+        raise DataError("a member has no name", where=where, hint="get the file again")
+    if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        what = f"{who} is encrypted or has an unusual compression"
+        raise DataError(what, where=where, hint="use np.savez, or unpack it yourself first")
+    if member.file_size > member.compress_size * MAX_DEFLATE + 1024:
+        what = f"{who} declares {member.file_size:,} bytes, more than its {member.compress_size:,} can hold"
+        raise UnsafeError(what, where=where, hint="get the file from a source that you trust")

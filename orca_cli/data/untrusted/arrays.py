@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from tokenize import TokenError
+from typing import IO, Any, Literal
 
 import numpy as np
 
 from orca_cli import signals, storage
 from orca_cli.data.untrusted import isolation
+from orca_cli.data.untrusted.archives import DAMAGE, open_zip
 from orca_cli.data.untrusted.first_bytes import NPY, first_bytes
-from orca_cli.data.untrusted.memory import check_memory, release_pages
-from orca_cli.data.untrusted.npy_header import Header, checked_characters, read_header
+from orca_cli.data.untrusted.memory import check_memory, checked_characters, release_pages
 from orca_cli.data.untrusted.pickle import reader
-from orca_cli.data.untrusted.zips import DAMAGE, open_zip
-from orca_cli.exceptions import ChecksumError, DataError, UnsafeError
+from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.progress import Reporter
 
 _ALLOWED = "allowed: .npz (x and y in one file) and .npy (task.train=x.npy task.labels=y.npy)"
@@ -33,6 +34,15 @@ _MAX_RATIO = 200  # bytes that one byte of a member becomes
 _FREE_BYTES = 2**28  # from which on the ratio counts
 _CHUNK = 2**20
 _FILE = "array.npy"  # of a member in the cache
+_MAX_HEADER = 10_000  # characters; NumPy's own bound
+_MAX_AXES = 32
+_READERS: dict[tuple[int, int], Callable[..., Any]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+# NumPy reads a header as Python text, so it raises what such reading raises.
+_PARSING = (SyntaxError, TokenError, RecursionError, MemoryError)
+_HEADER_DAMAGE = (*_PARSING, ValueError, LookupError, EOFError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -43,13 +53,22 @@ class StoredArray:
     shape: tuple[int, ...]  # as declared, and as the file's size allows
     dtype: np.dtype  # no objects, no fields
     read: Callable[[], np.ndarray]  # returns the array; a memory map where the file allows it
-    # Returns a reader of rows start..stop-1, which holds little more than these; ascending reads cost one pass.
-    rows: Callable[[], Callable[[int, int], np.ndarray]]
 
     @property
     def bytes(self) -> int:
         """Return the size of the content."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    def rows(self) -> Callable[[int, int], np.ndarray]:
+        """Return a reader of rows start..stop-1; of a memory map it holds little more than these."""
+        array = self.read()
+
+        def rows(start: int, stop: int) -> np.ndarray:
+            part = np.array(array[start:stop])
+            release_pages(array)
+            return part
+
+        return rows
 
 
 def open_arrays(path: Path, where: str) -> dict[str, StoredArray]:
@@ -63,10 +82,9 @@ def open_arrays(path: Path, where: str) -> dict[str, StoredArray]:
         MemoryExhaustedError: an array is larger than the free memory.
     """
     first_bytes(path, where, _ALLOWED)
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return {"": _npy(path)}
-    if suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return _npz(path, None)
     raise DataError(f"'{path.name}' has a suffix that is not read", where=where, hint=_ALLOWED)
 
@@ -92,8 +110,7 @@ def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Repor
     """Return read-only memory maps of arrays, so that files larger than the memory can be used.
 
     An .npy file, whose one array has the empty name, is mapped where it is. Members of an .npz are unpacked once, in parts,
-    into a folder of the cache, named by the file's path, size and time: a changed file is unpacked again and the old copy
-    deleted.
+    into a folder of the cache, named by the file's path, size and time: a changed file is unpacked again.
 
     Raises:
         DataError, UnsafeError: as `read_arrays`.
@@ -125,7 +142,7 @@ def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
     if not head.startswith(NPY):
         return reader.unpickle(path, max_bytes)
     with open(path, "rb") as file:
-        header = read_header(file, where, "an .npy file is needed", objects=True)
+        header = _read_header(file, path.stat().st_size, where, objects=True)
     if not header.dtype.hasobject:
         check_memory(header.bytes, where)
         return np.array(_npy(path).read())
@@ -135,18 +152,59 @@ def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
 def load_object_here(path: str) -> Any:
     """Return the content of an .npy file of Python objects as `load_object` does, read in this process; errors as there."""
     with open(path, "rb") as file:
-        header = read_header(file, path, "an .npy file is needed", objects=True)
+        header = _read_header(file, os.path.getsize(path), path, objects=True)
+        file.seek(header.offset)
         value = reader.read_stream(file, path, os.path.getsize(path) - header.offset)
     if not isinstance(value, np.ndarray) or value.dtype != object or value.shape != header.shape:
         raise DataError(f"does not hold the objects {header.shape} that its header declares", where=path)
     return value[()] if value.shape == () else value
 
 
+@dataclass(frozen=True)
+class _Header:
+    """What an array's header declares; plain numbers or strings, or one type of Python objects."""
+
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    dtype: np.dtype  # no fields
+    offset: int  # bytes before the content
+    bytes: int  # of the content; unknown (0) for Python objects
+
+
+def _read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -> _Header:
+    """Return the header of an array at the beginning of a file of `size` bytes, which is read further than that.
+
+    `objects`: whether the caller unpickles Python objects.
+
+    Raises:
+        DataError: no header, fields, a shape that no array has, or one that the file cannot hold.
+        UnsafeError: Python objects, where the caller does not take them.
+    """
+    try:
+        head = io.BytesIO(file.read(_MAX_HEADER))  # NumPy compares a header's length after it has read it
+        shape, fortran, dtype = _READERS[np.lib.format.read_magic(head)](head, max_header_size=_MAX_HEADER)
+    except _HEADER_DAMAGE as error:
+        raise DataError("not a NumPy array: its header cannot be read", where=where, hint=_ALLOWED) from error
+    if dtype.hasobject and not (objects and dtype == np.dtype(object)):
+        what = "an array of Python objects; reading it would execute code of the file"
+        hint = "store numbers or strings; sequences of several lengths as one padded array beside their `lengths`"
+        raise UnsafeError(what, where=where, hint=hint)
+    # NumPy ignores empty axes when it checks that an array is not too large.
+    is_sized = all(type(extent) is int and extent >= 0 for extent in shape) and len(shape) <= _MAX_AXES
+    if not is_sized or not 0 < math.prod(filter(None, shape)) * dtype.itemsize < 2**63 or dtype.kind == "V":
+        what = f"the header declares shape {shape}, dtype {dtype}"
+        raise DataError(what, where=where, hint="store plain arrays of numbers or strings, under one name each")
+    needed = 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
+    if needed > size - head.tell():
+        what = f"the header declares {needed:,} bytes, the file holds {size - head.tell():,}"
+        raise DataError(what, where=where, hint="write it again")
+    return _Header(shape, "F" if fortran else "C", dtype, head.tell(), needed)
+
+
 def _npy(path: Path) -> StoredArray:
     where = str(path)
     with open(path, "rb") as file:
-        header = read_header(file, where, _ALLOWED)
-    header.check_held(path.stat().st_size, where)
+        header = _read_header(file, path.stat().st_size, where)
 
     def read() -> np.ndarray:
         if header.bytes == 0:
@@ -154,42 +212,29 @@ def _npy(path: Path) -> StoredArray:
         array = np.memmap(path, header.dtype, "r", header.offset, header.shape, header.order)
         return checked_characters(array, where)
 
-    return StoredArray(where, header.shape, header.dtype, read, lambda: _rows_of(read()))
-
-
-def _rows_of(array: np.ndarray) -> Callable[[int, int], np.ndarray]:
-    def rows(start: int, stop: int) -> np.ndarray:
-        part = np.array(array[start:stop])
-        release_pages(array)
-        return part
-
-    return rows
+    return StoredArray(where, header.shape, header.dtype, read)
 
 
 def _npz(path: Path, names: list[str] | None) -> dict[str, StoredArray]:
     """Return the named arrays, or all where names is None."""
     arrays: dict[str, StoredArray] = {}
     with open_zip(path, _MAX_MEMBERS, ".npz file") as archive:
-        members: dict[str, zipfile.ZipInfo] = {}
-        for member in archive.infolist():
-            name = member.filename.removesuffix(".npy")
-            if members.setdefault(name, member) is not member:
-                raise UnsafeError(f"two arrays are named '{name}'", where=str(path), hint="write it again")
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        if len(members) < len(archive.infolist()):
+            raise UnsafeError("two arrays have one name", where=str(path), hint="write it again")
         for name in members if names is None else names:
             if name not in members:
                 held = ", ".join(sorted(members)[:10]) or "nothing"
                 raise DataError(f"holds no array '{name}'", where=str(path), hint=f"it holds: {held}")
             with _member_damage(f"{path}[{name}]"), archive.open(members[name]) as file:
-                arrays[name] = _member(path, name, members[name], file)
+                arrays[name] = _member(path, f"{path}[{name}]", members[name], file)
             if names is not None:
                 _check_growth(members[name], arrays[name].where)
     return arrays
 
 
-def _member(path: Path, name: str, member: zipfile.ZipInfo, file: IO[bytes]) -> StoredArray:
-    where = f"{path}[{name}]"
-    header = read_header(file, where, _ALLOWED)
-    header.check_held(member.file_size, where)
+def _member(path: Path, where: str, member: zipfile.ZipInfo, file: IO[bytes]) -> StoredArray:
+    header = _read_header(file, member.file_size, where)
 
     def read() -> np.ndarray:
         # Checked here and not on opening: members that nobody reads may be large.
@@ -200,71 +245,22 @@ def _member(path: Path, name: str, member: zipfile.ZipInfo, file: IO[bytes]) -> 
             stream.read(1)  # the checksum of a member is compared at its end
         return checked_characters(array, where)
 
-    def rows() -> Callable[[int, int], np.ndarray]:
-        if header.order == "F" and len(header.shape) > 1:  # a row lies all over the member
-            return _rows_of(read())
-        _check_growth(member, where)
-        return _MemberRows(path, member, header, where)
-
-    return StoredArray(where, header.shape, header.dtype, read, rows)
-
-
-class _MemberRows:
-    """Rows of a member of an .npz file, unpacked on the way; going back starts at its beginning again.
-
-    Args:
-        path, member: the archive, and its member.
-        header: of the member, in C order.
-        where: for messages.
-    """
-
-    def __init__(self, path: Path, member: zipfile.ZipInfo, header: Header, where: str) -> None:
-        self._path, self._member, self._header, self._where = path, member, header, where
-        self._row_bytes = math.prod(header.shape[1:]) * header.dtype.itemsize
-        self._stream: IO[bytes] | None = None
-        self._at = 0
-
-    def __call__(self, start: int, stop: int) -> np.ndarray:
-        count, last = stop - start, self._header.shape[0]
-        with _member_damage(self._where):
-            if self._stream is None or start < self._at:
-                with zipfile.ZipFile(self._path) as archive:
-                    self._stream, self._at = archive.open(self._member), 0
-                self._skip(self._stream, self._header.offset)
-            self._skip(self._stream, (start - self._at) * self._row_bytes)
-            content = self._stream.read(count * self._row_bytes)
-            self._at = stop
-            if len(content) < count * self._row_bytes:
-                raise EOFError("it ends before its array does")
-            if stop == last:
-                self._stream.read(1)  # the checksum of a member is compared at its end
-        part = np.frombuffer(content, self._header.dtype).reshape(count, *self._header.shape[1:])
-        return checked_characters(part, self._where)
-
-    @staticmethod
-    def _skip(stream: IO[bytes], size: int) -> None:
-        while size > 0:
-            chunk = stream.read(min(size, _CHUNK))
-            if not chunk:
-                raise EOFError("it ends before its array does")
-            size -= len(chunk)
-
-
-@contextmanager
-def _member_damage(where: str, hint: str = "write it again", writing: bool = False) -> Iterator[None]:
-    """Turn what zipfile raises for a damaged archive into a DataError; while writing, errors of the disk pass."""
-    try:
-        yield
-    except DAMAGE as error:
-        if writing and isinstance(error, OSError) and error.errno is not None:
-            raise  # storage explains it
-        raise DataError(f"cannot be read: {error}", where=where, hint=hint) from error
+    return StoredArray(where, header.shape, header.dtype, read)
 
 
 def _check_growth(member: zipfile.ZipInfo, where: str) -> None:
     if member.file_size > max(_FREE_BYTES, _MAX_RATIO * member.compress_size):
         what = f"grows to more than {_MAX_RATIO} times its size, as bombs do"
         raise UnsafeError(what, where=where, hint="store it uncompressed")
+
+
+@contextmanager
+def _member_damage(where: str) -> Iterator[None]:
+    """Turn what zipfile raises for a damaged archive into a DataError."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise DataError(f"cannot be read: {error}", where=where, hint="write or get it again") from error
 
 
 def _unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Reporter) -> Path:
@@ -277,21 +273,10 @@ def _unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Report
     label = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{path.stem}-{name}")[:60]
     parent = cache_folder / "unpacked" / f"{label}-{_digest(str(path.resolve()), name)}"
     folder = parent / _digest(state.st_size, state.st_mtime_ns)
-    with suppress(ChecksumError):  # a complete copy is read without a lock, which a read-only cache cannot hold
-        if folder.is_dir() and not folder.is_symlink():
-            storage.verify_folder(folder, contents=False)
-            return folder / _FILE
     with storage.cached(
-        folder,
-        waiting_for=f"unpacks {path.name}",
-        say=reporter.say,
-        check=signals.check,
-        lock_path=parent.with_name(f"{parent.name}.lock"),
-        contents=False,
+        folder, waiting_for=f"unpacks {path.name}", say=reporter.say, check=signals.check, contents=False
     ) as is_whole:
-        if not is_whole or folder.is_symlink():
-            if os.path.lexists(parent):  # copies of the archive as it was before, and incomplete ones
-                storage.remove(parent)
+        if not is_whole:
             with storage.commit_folder(folder) as temporary:
                 _copy(path, name, temporary / _FILE, reporter)
     return folder / _FILE
@@ -303,12 +288,14 @@ def _digest(*parts: object) -> str:
 
 def _copy(path: Path, name: str, target: Path, reporter: Reporter) -> None:
     where = f"{path}[{name}]"
-    with _member_damage(where, "write or get it again", writing=True), zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(path) as archive:
         member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.NameToInfo else name)
         storage.require_space(target.parent, member.file_size, f"unpacking {where}")
-        track = reporter.track(f"unpacking {path.name}[{name}], MiB", -(-member.file_size // _CHUNK))
-        with archive.open(member) as stream, track as advance, open(target, "xb") as file:
-            while chunk := stream.read(_CHUNK):  # at its end the checksum is compared
+        reporter.say(f"unpacking {path.name}[{name}]")
+        with archive.open(member) as stream, open(target, "xb") as file:
+            chunk = b"\0"
+            while chunk:
                 signals.check()
+                with _member_damage(where):
+                    chunk = stream.read(_CHUNK)  # at its end the checksum is compared
                 file.write(chunk)
-                advance()

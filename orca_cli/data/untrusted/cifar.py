@@ -84,18 +84,15 @@ def read_cifar10(
         return {part: checked(arrays[f"x_{part}"], arrays[f"y_{part}"], 10, f"{place}[{part}]") for part in parts}
     images = {}
     for part in parts:
-        batches = [_batch(place / name) for name in _BATCHES[part]]
+        batches = []
+        for file in (place / name for name in _BATCHES[part]):
+            signals.check()
+            record = unpickle(file, max_bytes=2**28)
+            if not isinstance(record, dict) or not {"data", "labels"} <= record.keys():
+                raise DataError("is not a batch of CIFAR-10: it has no 'data' and 'labels'", where=str(file))
+            batches.append(checked(record["data"], record["labels"], 10, str(file)))
         images[part] = LabelledImages(*(np.concatenate([getattr(batch, axis) for batch in batches]) for axis in "xy"))
     return images
-
-
-def _batch(path: Path) -> LabelledImages:
-    signals.check()
-    record = unpickle(path, max_bytes=2**28)
-    for name in ("data", "labels"):
-        if not isinstance(record, dict) or name not in record:
-            raise DataError(f"is not a batch of CIFAR-10: it has no '{name}'", where=str(path))
-    return checked(record["data"], record["labels"], 10, str(path))
 
 
 def _find(places: Sequence[Path], parts: Sequence[str]) -> Path | None:

@@ -13,16 +13,12 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
 NPY = b"\x93NUMPY"
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
-_AGAIN = "download the file again"
 _DISGUISES = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the data", "fetch the data with `git lfs pull`"),
-    (b"<!doctype", "a web page", _AGAIN),
-    (b"<html", "a web page", _AGAIN),
-    (b"<?xml", "an XML message, perhaps an error of the server", _AGAIN),
-    (GZIP, "a gzip archive", "unpack it first"),
-    (b"\x89hdf", "an HDF5 file", None),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file (`git lfs pull` fetches it)"),
+    (b"<!doctype", "a web page"),
+    (b"<html", "a web page"),
+    (b"<?xml", "an XML message, perhaps an error of the server"),
 )
-
 _MAGIC = {".npy": (NPY,), ".npz": ZIP, ".zip": ZIP, ".gz": (GZIP,), ".tgz": (GZIP,)}
 
 
@@ -37,48 +33,39 @@ def damage(where: str, what: str) -> Iterator[None]:
         raise DataError(f"is a damaged {what}: {error}"[:500], where=where, hint="get the file again") from error
 
 
-def first_bytes(path: Path, where: str, allowed: str, expected: tuple[bytes, ...] = ()) -> bytes:
+def first_bytes(path: Path, where: str, allowed: str) -> bytes:
     """Return the first 64 bytes of a file that exists, can be read and is not known to be something else.
 
     Args:
         path: the file.
         where: setting or file, for messages about a file that cannot be read.
         allowed: hint that says what is allowed.
-        expected: beginnings that the caller can read.
 
     Raises:
-        DataError: missing, a folder, unreadable, empty, or a web page, Git LFS pointer or archive in its place.
+        DataError: missing, a folder, unreadable, empty, or a web page or Git LFS pointer in its place.
     """
     try:
         with open(path, "rb") as file:
             head = file.read(64)
+    except FileNotFoundError as error:
+        what = "the file does not exist" if where == str(path) else f"no file '{path}'"
+        raise DataError(what, where=where, hint="check the name") from error
     except OSError as error:
-        what, advice = f"'{path}' cannot be read: {error.strerror}", "check its permissions"
-        if isinstance(error, IsADirectoryError):
-            what, advice = f"'{path}' is a folder", allowed
-        elif isinstance(error, FileNotFoundError):
-            what, advice = "the file does not exist" if where == str(path) else f"no file '{path}'", "check the name"
-        raise DataError(what, where=where, hint=advice) from error
-    if not head:
-        raise DataError("the file is empty", where=str(path), hint="write or download it again")
-    if not head.startswith(expected or (b"\0" * 65,)):
-        for start, what, hint in _DISGUISES:
-            if head.lstrip().lower().startswith(start):
-                raise DataError(f"this is {what}", where=str(path), hint=hint or allowed)
+        raise DataError(f"'{path}' cannot be read: {error.strerror}", where=where, hint=allowed) from error
+    if problem := disguise(head):
+        raise DataError(f"this is {problem}", where=str(path), hint=allowed)
     return head
 
 
-def disguise(head: bytes, name: str) -> str:
-    """Return what a download is by its first few hundred bytes, if its name says otherwise; else an empty text."""
-    suffix = Path(name).suffix.lower()
+def disguise(head: bytes, name: str = "") -> str:
+    """Return what a file is by its first few hundred bytes, if it is not data or not what its name says; else an empty text."""
     if not head:
         return "an empty file"
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and suffix not in (".xml", ".html", ".htm", ".svg"):
-        return "a web page or another document in markup"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the file that it points to"
-    magic = _MAGIC.get(suffix)
-    return f"not a {suffix} file (it begins with {head[:8]!r})" if magic and not head.startswith(magic) else ""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if found := [what for mark, what in _DISGUISES if start.startswith(mark)]:
+        return found[0]
+    magic = _MAGIC.get(Path(name).suffix.lower())
+    return f"not a file of its kind (it begins with {head[:8]!r})" if magic and not head.startswith(magic) else ""
 
 
 def read_text(path: Path, max_bytes: int, hint: str = "") -> str:

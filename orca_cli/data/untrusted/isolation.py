@@ -9,14 +9,16 @@ more memory than the old one may use. See docs/decisions/0010-untrusted-files-in
 from __future__ import annotations
 
 import atexit
-import fcntl
 import importlib
 import importlib.util
+import json
 import math
 import os
+import re
 import resource
 import select
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -27,8 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from orca_cli import exceptions, signals
-from orca_cli.data.untrusted import transfer
 from orca_cli.data.untrusted.memory import check_memory
 from orca_cli.exceptions import OrcaError, UnavailableError, WorkerError
 
@@ -47,17 +50,16 @@ _ENVIRONMENT = {
 _START = (
     "import sys; sys.path[:] = {path!r}; from orca_cli.data.untrusted.isolation import serve; serve(int(sys.argv[1]))"
 )
-_MEMORY = "memory"
 _CUT = 2000  # characters of a message
+_MAX_TEXT = 2**28
+_LENGTH = struct.Struct("<Q")
+_DTYPE = re.compile(r"[<>|][biufcSU][1-9]\d*")
+_MALFORMED = (ValueError, TypeError, LookupError, RecursionError, OverflowError)
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
 class StoppedError(Exception):
     """There is no value; the message is a predicate, such as "failed: ZeroDivisionError: division by zero"."""
-
-
-class CrashedError(StoppedError):
-    """The process has ended, and not by one of its limits."""
 
 
 class OverTimeError(StoppedError):
@@ -93,7 +95,7 @@ def read(function: Callable[..., Any], where: str, size: int, *, limits: Limits 
         where: the file, for messages.
         size: of the file in bytes; decides how much memory and time there is.
         limits: instead of those that follow from the size.
-        arguments: of the function: see `transfer.pack`.
+        arguments: of the function: see `_pack`.
 
     Raises:
         OrcaError: as the function raises.
@@ -109,7 +111,7 @@ def read(function: Callable[..., Any], where: str, size: int, *, limits: Limits 
 
 
 def isolated(function: Callable[..., Any], limits: Limits, where: str, **arguments: Any) -> Any:
-    """Return what a function returns, called in a process of its own; a crash after other calls gets a second try.
+    """Return what a function returns, called in a process of its own.
 
     Raises:
         StoppedError: there is no value.
@@ -118,9 +120,8 @@ def isolated(function: Callable[..., Any], limits: Limits, where: str, **argumen
     with _lock:
         is_confined = limits.memory > 0
         held = _running.get(is_confined)
-        if held is not None and held.usable and held.memory >= limits.memory:
-            with suppress(CrashedError):  # it may be the fault of an earlier call
-                return held.call(function, arguments, limits, where)
+        if held is not None and held.is_usable() and held.memory >= limits.memory:
+            return held.call(function, arguments, limits, where)
         if held is not None:
             held.end()
         _running[is_confined] = _Process(limits.memory)
@@ -129,11 +130,7 @@ def isolated(function: Callable[..., Any], limits: Limits, where: str, **argumen
 
 def check_installed(package: str, where: str, what: str, *, extra: str, otherwise: str = "") -> None:
     """Raise UnavailableError, which names the extra, where a package that reading needs is missing; nothing is imported."""
-    try:
-        is_installed = importlib.util.find_spec(package) is not None
-    except ValueError:  # its import is blocked
-        is_installed = False
-    if not is_installed:
+    if importlib.util.find_spec(package) is None:
         hint = f"pip install 'orca-transfer[{extra}]'{otherwise}"
         raise UnavailableError(f"reading {what} needs the package {package}", where=where, hint=hint)
 
@@ -152,7 +149,7 @@ class _Process:
     """
 
     def __init__(self, memory: int) -> None:
-        self.memory, self.usable = memory, True
+        self.memory, self._is_idle = memory, True
         # Python may need LD_LIBRARY_PATH to start.
         kept = {name: text for name, text in os.environ.items() if name == "LD_LIBRARY_PATH"}
         variables = _ENVIRONMENT | kept if memory else os.environ | dict.fromkeys(_THREADS, "1")
@@ -164,32 +161,40 @@ class _Process:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
-        for descriptor in (self._to, self._from):
-            os.set_blocking(descriptor, False)
-            with suppress(OSError, AttributeError):  # only slower
-                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, 2**20)
 
     def call(self, function: Callable[..., Any], arguments: dict[str, Any], limits: Limits, where: str) -> Any:
-        """Return what a function returns; after an error the process has to be replaced unless it is `usable`."""
-        self.usable = False  # until the whole answer has arrived
+        """Return what a function returns."""
+        self._is_idle = False  # until the whole answer has arrived
         self._where, self._limits, self._end = where, limits, time.monotonic() + limits.wait_s
-        request = {
-            "function": [function.__module__, function.__name__],
-            "arguments": arguments,
-            "folder": os.getcwd(),
-            "seconds": limits.seconds,
-        }
+        request = [function.__module__, function.__name__, arguments, os.getcwd(), limits.seconds]
         try:
-            for part in transfer.pack(request):
-                self._send(memoryview(part).cast("B"))
-            answer = transfer.unpack(self.memory or _MOST_BYTES, self._fill)
-        except transfer.TransferError as error:
+            for part in _pack(request):
+                view = memoryview(part).cast("B")
+                while view:
+                    view = view[os.write(self._to, view) :]
+            kind, content = _unpack(self.memory or _MOST_BYTES, self._fill)
+            error = _error_of(*content) if kind == "error" else None
+        except BrokenPipeError as broken:
+            raise self._ended() from broken
+        except _MALFORMED as malformed:
             self.end()
-            raise StoppedError(f"failed: its process returned a malformed response: {error}") from error
+            raise StoppedError(f"failed: its process returned a malformed response: {malformed}") from malformed
         except BaseException:
             self.end()  # it may still be at work
             raise
-        return self._value(answer)
+        self._is_idle = kind in ("value", "error")
+        if kind == "value":
+            return content
+        if error is not None:
+            raise error
+        if kind == "memory":
+            limit = f"its limit of {self.memory / 2**30:.1f} GiB of memory" if self.memory else "the free memory"
+            raise StoppedError(f"needs more than {limit}")
+        raise StoppedError(f"failed: {str(content)[:500]}")
+
+    def is_usable(self) -> bool:
+        """Return whether it lives, and waits for a call; after other errors than ours it has to be replaced."""
+        return self._is_idle and self._process.poll() is None
 
     def end(self) -> None:
         """End the process, whatever it does."""
@@ -202,53 +207,33 @@ class _Process:
         os.close(self._from)
         self._process.returncode = 0
 
-    def _value(self, answer: Any) -> Any:
-        kind, content = next(iter(answer.items())) if type(answer) is dict and len(answer) == 1 else ("", None)
-        self.usable = kind in ("value", "error")
-        if kind == "value":
-            return content
-        if kind == "failed" and content == _MEMORY:
-            limit = f"its limit of {self.memory / 2**30:.1f} GiB of memory" if self.memory else "the free memory"
-            raise StoppedError(f"needs more than {limit}")
-        if kind == "failed":
-            raise StoppedError(f"failed: {str(content)[:500]}")
-        if kind == "error" and type(content) is list and len(content) == 4 and all(type(t) is str for t in content):
-            error = getattr(exceptions, content[0], None)
-            if isinstance(error, type) and issubclass(error, OrcaError):
-                raise error(content[1], where=content[2], hint=content[3])
-        raise StoppedError("failed: its process returned a malformed response")
-
     def _fill(self, buffer: memoryview) -> None:
         if len(buffer) > 2**26:
             check_memory(len(buffer), self._where, hint="use a machine with more memory")
         while buffer:
-            self._wait([self._from], [])
-            count = os.readv(self._from, [buffer])
-            if count == 0:
-                raise self._ended()
-            buffer = buffer[count:]
-
-    def _send(self, part: memoryview) -> None:
-        while part:
-            self._wait([], [self._to])
-            try:
-                part = part[os.write(self._to, part) :]
-            except BrokenPipeError:
-                raise self._ended() from None
-
-    def _wait(self, readable: list[int], writable: list[int]) -> None:
-        signals.check()
-        while not any(select.select(readable, writable, [], _SLICE_S)):
-            if time.monotonic() > self._end:
-                raise OverTimeError(f"failed: its process gave no answer in {self._limits.wait_s:g} s")
             signals.check()
+            if select.select([self._from], [], [], _SLICE_S)[0]:
+                count = os.readv(self._from, [buffer])
+                if count == 0:
+                    raise self._ended()
+                buffer = buffer[count:]
+            elif time.monotonic() > self._end:
+                raise OverTimeError(f"failed: its process gave no answer in {self._limits.wait_s:g} s")
 
     def _ended(self) -> StoppedError:
         code = self._process.wait()
         if code == -signal.SIGXCPU:
             return OverTimeError(f"needs more than its limit of {self._limits.seconds} s of computing time")
         name = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return CrashedError(f"failed: its process {name}")
+        return StoppedError(f"failed: its process {name}")
+
+
+def _error_of(name: str, what: str, where: str, hint: str) -> Exception:
+    """Return one of our errors, as the process wrote it; TypeError or KeyError where it wrote something else."""
+    kind = vars(exceptions)[name]
+    if not issubclass(kind, OrcaError):
+        raise TypeError(name)
+    return kind(str(what), where=str(where), hint=str(hint))
 
 
 def _forget() -> None:
@@ -262,6 +247,103 @@ _running: dict[bool, _Process] = {}  # by whether it is confined
 _lock = threading.Lock()
 atexit.register(close)
 os.register_at_fork(after_in_child=_forget)
+
+
+# Values between the two processes: JSON that says what they are, then the bytes of texts and arrays. No pickle, and the
+# receiver trusts nothing: types and sizes are checked before anything is allocated.
+
+
+def _pack(value: Any) -> list[Any]:
+    """Return a value as the parts of a message, each with the buffer protocol.
+
+    Values: None, bool, int, float, text, bytes, NumPy's scalars and arrays (of objects too), and lists, tuples and dicts of
+    values; nothing may contain itself. TypeError or ValueError for any other value, and for more text than a message has.
+    """
+    contents: list[Any] = []
+    text = json.dumps(_node(value, contents)).encode("ascii")
+    if len(text) > _MAX_TEXT:
+        raise ValueError(f"more than {_MAX_TEXT:,} bytes of text")
+    return [_LENGTH.pack(len(text)), text, *contents]
+
+
+def _unpack(max_bytes: int, fill: Callable[[memoryview], None]) -> Any:
+    """Return the value of the next message, of which `fill` reads the next bytes into a buffer.
+
+    Raises one of _MALFORMED if it is malformed, or its arrays have more than `max_bytes` together.
+    """
+    left = max_bytes
+
+    def read(size: int) -> np.ndarray:
+        nonlocal left
+        if type(size) is not int or not 0 <= size <= left:
+            raise ValueError(f"{size} bytes, and {left:,} are allowed")
+        left -= size
+        content = np.empty(size, np.uint8)
+        if size:
+            fill(content.data)
+        return content
+
+    length = bytearray(_LENGTH.size)
+    fill(memoryview(length))
+    (size,) = _LENGTH.unpack(length)
+    if size > _MAX_TEXT:
+        raise ValueError(f"declares {size:,} bytes of text")
+    text = bytearray(size)
+    fill(memoryview(text))
+    return _value(json.loads(text), read)
+
+
+def _node(value: Any, contents: list[Any]) -> Any:
+    """Return a value as JSON takes it; its bytes and arrays are appended in the order in which they are met."""
+    if isinstance(value, np.generic):
+        return {"scalar": _node(np.array(value), contents)["array"]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, list):
+        return [_node(item, contents) for item in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_node(item, contents) for item in value]}
+    if isinstance(value, dict):
+        return {"dict": [[_node(key, contents), _node(item, contents)] for key, item in value.items()]}
+    if isinstance(value, bytes):
+        contents.append(value)
+        return {"bytes": len(value)}
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biufcSUO":
+        raise TypeError(f"a value of type {type(value).__name__} is not sent")
+    if value.dtype.kind == "O":
+        return {"objects": [list(value.shape), [_node(item, contents) for item in value.ravel()]]}
+    # One that is stored by columns is sent as it is in memory.
+    order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+    if value.size:
+        contents.append(np.ascontiguousarray(value.T if order == "F" else value).reshape(-1).view(np.uint8).data)
+    return {"array": [value.dtype.str, list(value.shape), order]}
+
+
+def _value(node: Any, read: Callable[[int], np.ndarray]) -> Any:
+    if type(node) is list:
+        return [_value(item, read) for item in node]
+    if type(node) is not dict:
+        return node
+    ((kind, content),) = node.items()
+    if kind == "tuple":
+        return tuple([_value(item, read) for item in content])
+    if kind == "dict":
+        return {_value(key, read): _value(item, read) for key, item in content}
+    if kind == "bytes":
+        return read(content).tobytes()
+    if kind == "objects":
+        shape, items = content
+        objects = np.empty(len(items), object)
+        for place, item in enumerate(items):
+            objects[place] = _value(item, read)
+        return objects.reshape(shape)
+    if kind not in ("array", "scalar"):
+        raise ValueError("an unknown kind of value")
+    dtype, shape, order = content
+    if not _DTYPE.fullmatch(dtype):
+        raise ValueError("an unknown type of array")
+    array = read(math.prod(shape) * np.dtype(dtype).itemsize).view(dtype).reshape(shape, order=order)
+    return array[()] if kind == "scalar" else array
 
 
 # What follows runs in the other process.
@@ -285,28 +367,27 @@ def serve(memory: int) -> None:
 
     with suppress(EOFError):
         while True:
-            request = transfer.unpack(2**62, fill)
+            module, name, arguments, folder, seconds = _unpack(2**62, fill)
             used = resource.getrusage(resource.RUSAGE_SELF)
             # From now on the kernel lets this process compute for this long.
-            _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + request["seconds"])
-            answers.writelines(_answer(request))
+            _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
+            answers.writelines(_answer(module, name, arguments, folder))
             answers.flush()
-            del request
+            del arguments
 
 
-def _answer(request: dict[str, Any]) -> list[Any]:
+def _answer(module: str, name: str, arguments: dict[str, Any], folder: str) -> list[Any]:
     """Return the parts of the answer: the value, or what prevents it."""
     try:
-        os.chdir(request["folder"])
-        module, name = request["function"]
-        return transfer.pack({"value": getattr(importlib.import_module(module), name)(**request["arguments"])})
+        os.chdir(folder)
+        return _pack(["value", getattr(importlib.import_module(module), name)(**arguments)])
     except OrcaError as error:
         texts = [text[:_CUT] for text in (error.what, error.where, error.hint)]
-        return transfer.pack({"error": [type(error).__name__, *texts]})
+        return _pack(["error", [type(error).__name__, *texts]])
     except MemoryError:
-        return transfer.pack({"failed": _MEMORY})
+        return _pack(["memory", None])
     except Exception as error:  # noqa: BLE001 - a parser can fail in any way; the parent says so and names the file
-        return transfer.pack({"failed": f"{type(error).__name__}: {error}"[:_CUT]})
+        return _pack(["failed", f"{type(error).__name__}: {error}"[:_CUT]])
 
 
 def _limit(what: int, value: int) -> None:

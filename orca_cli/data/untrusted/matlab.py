@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from orca_cli.data.untrusted import isolation
+from orca_cli.data.untrusted.archives import MAX_DEFLATE
 from orca_cli.data.untrusted.first_bytes import HDF5, damage, first_bytes
-from orca_cli.data.untrusted.memory import check_memory
-from orca_cli.data.untrusted.npy_header import checked_characters
-from orca_cli.data.untrusted.zips import MAX_DEFLATE
+from orca_cli.data.untrusted.memory import check_memory, checked_characters
 from orca_cli.exceptions import DataError, UnsafeError
 
 _ALLOWED = "a MATLAB 5 or 7.3 .mat file is needed"
@@ -33,33 +32,30 @@ _CLASSES = {
 }
 _FILTERS = {1, 2, 3}  # deflate, shuffle and fletcher32, which are part of HDF5; others are loaded as plug-ins
 _MAX_CHUNK = 2**30
-_MAX_DEPTH = 16
-_MAX_CELLS = 2_000_000
 
 
 def read(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
     """Return variables with MATLAB's axes and types.
 
-    Numbers get the type of their MATLAB class (double: float64; logical: bool), whatever smaller type the file stores them
-    in. Text becomes an array of strings, one per row. A cell array becomes an object array of arrays.
+    Real numbers get the type of their MATLAB class (double: float64; logical: bool), whatever smaller type the file stores
+    them in. A cell array becomes an object array of arrays. Text, an array of strings, is read from MATLAB 5 alone.
 
     Raises:
-        DataError: missing, damaged, MATLAB 4, or lacks a variable; a variable is a struct, sparse, a function or an object of
-            a class.
-        UnsafeError: more bytes than `max_bytes` together or than the file can hold, or (HDF5) cells nested too deep, links,
-            external files and filters that would load code.
+        DataError: missing, damaged, MATLAB 4, or lacks a variable; a variable is a struct, sparse, complex, a function or an
+            object of a class.
+        UnsafeError: more bytes than `max_bytes` together or than the file can hold, or (HDF5) links, external files and
+            filters that would load code.
         MemoryExhaustedError: a variable is larger than the free memory.
         UnavailableError: an HDF5 file, and h5py is not installed.
         WorkerError: the worker crashed on the file, or reached its memory or time limit.
     """
     where = str(path)
-    first_bytes(path, where, _ALLOWED, expected=(HDF5,))
+    first_bytes(path, where, _ALLOWED)
     if _is_hdf5(path):
         otherwise = ", or save the file with -v7"
         isolation.check_installed("h5py", where, "HDF5 (MATLAB 7.3)", extra="hdf5", otherwise=otherwise)
-    size, name_list = path.stat().st_size, list(names)
     variables: dict[str, np.ndarray] = isolation.read(
-        read_here, where, size, path=where, names=name_list, max_bytes=max_bytes
+        read_here, where, path.stat().st_size, path=where, names=list(names), max_bytes=max_bytes
     )
     return variables
 
@@ -84,40 +80,27 @@ def read_here(path: str, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> d
 def _read_matlab_5(path: str, names: list[str], max_bytes: int) -> dict[str, np.ndarray]:
     import scipy.io
 
-    try:
-        held = scipy.io.whosmat(path, appendmat=False, chars_as_strings=False)
-    except TypeError:  # SciPy cannot list a file with objects of classes, but it can read the rest of it
-        held = []
+    held = scipy.io.whosmat(path, appendmat=False, chars_as_strings=False)
     size, total = Path(path).stat().st_size, 0
     for name, shape, kind in held:
         if name in names:
             total += math.prod(shape) * np.dtype(_CLASSES.get(kind, "f8")).itemsize
             if min(shape, default=0) < 0 or math.prod(shape) > size * MAX_DEFLATE or total > max_bytes:
-                raise _refused(
-                    path, f"'{name}' declares the shape {shape}, more than the file can hold or than is read"
-                )
+                what = f"'{name}' declares the shape {shape}, more than the file can hold or than is read"
+                raise _refused(path, what)
             check_memory(total, path, hint=_MEMORY)
-
-    def load(name: str, mat_dtype: bool) -> Any:
-        return scipy.io.loadmat(path, appendmat=False, variable_names=[name], mat_dtype=mat_dtype).get(name)
-
-    variables = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", np.exceptions.ComplexWarning)  # the conversion would drop imaginary parts
+        values = scipy.io.loadmat(path, appendmat=False, variable_names=names, mat_dtype=True)
     for name in names:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", np.exceptions.ComplexWarning)
-            try:
-                value = load(name, mat_dtype=True)
-            except np.exceptions.ComplexWarning:  # SciPy's conversion to MATLAB's types drops imaginary parts
-                value = load(name, mat_dtype=False)
-        if value is None:
+        if name not in values:
             raise _missing(name, path, sorted(other for other, _, _ in held))
-        variables[name] = _plain(value, name, path)
-    return variables
+    return {name: _plain(values[name], name, path) for name in names}
 
 
 def _plain(value: Any, name: str, where: str) -> np.ndarray:
     """Return an array in this machine's byte order; refuse structs, objects, functions, sparse matrices, also in cells."""
-    if type(value) is not np.ndarray or value.dtype.kind not in "biufcUO":
+    if type(value) is not np.ndarray or value.dtype.kind not in "biufUO":
         what = f"'{ascii(name)[1:-1]}' is a {'struct' if isinstance(value, np.ndarray) else type(value).__name__}"
         raise DataError(what, where=where, hint="save it as an array of numbers or text, or as a cell array")
     for index in np.ndindex(value.shape if value.dtype.kind == "O" else 0):
@@ -144,7 +127,7 @@ class _Hdf5Reader:
     """Variables of an HDF5 file, with axes in MATLAB's order, the reverse of HDF5's."""
 
     def __init__(self, h5py: ModuleType, file: Any, where: str, max_bytes: int) -> None:
-        self._h5py, self._file, self._where, self._left, self._cells = h5py, file, where, max_bytes, 0
+        self._h5py, self._file, self._where, self._left = h5py, file, where, max_bytes
 
     def variable(self, name: str) -> np.ndarray:
         link = None if "/" in name else self._file.get(name, getlink=True)
@@ -152,29 +135,31 @@ class _Hdf5Reader:
             raise _missing(name, self._where, [other for other in self._file if not other.startswith("#")])
         if not isinstance(link, self._h5py.HardLink):
             raise _refused(self._where, f"'{name}' is a link to another place")
-        return self._value(self._file[name], name, 0)
+        return self._value(self._file[name], name)
 
-    def _value(self, node: Any, name: str, depth: int) -> np.ndarray:
+    def _value(self, node: Any, name: str) -> np.ndarray:
+        """Return a dataset, or an array of those that it refers to; one that refers to itself ends as damage."""
         if not isinstance(node, self._h5py.Dataset):
             raise DataError(f"'{name}' is a struct", where=self._where, hint="save it as an array or a cell array")
         self._check(node, name)
         kind = node.attrs.get("MATLAB_class")
         kind = kind.decode("ascii") if isinstance(kind, bytes) else ""
-        if node.attrs.get("MATLAB_empty", 0):
-            return self._empty(node, kind)
-        if self._h5py.check_ref_dtype(node.dtype) is not None:
-            return self._cell(node, name, depth)
-        data = self._numbers(node, name).T
-        if kind == "char":
-            if data.dtype.kind != "u":
-                raise DataError(f"'{name}' is text of an unknown form", where=self._where)
-            rows = ["".join(map(chr, row)) for row in data.reshape(-1, data.shape[-1]).tolist()]
-            return np.array(rows).reshape(data.shape[:-1])  # codes [..., n] as strings [...]
-        if kind in _CLASSES and data.dtype.kind != "c":
-            return data.astype(_CLASSES[kind], copy=False)
-        if kind and kind not in _CLASSES:
-            raise DataError(f"'{name}' is of class {ascii(kind)}", where=self._where, hint="save it as an array")
-        return data
+        is_cell = self._h5py.check_ref_dtype(node.dtype) is self._h5py.Reference
+        if node.attrs.get("MATLAB_empty", 0):  # its dataset holds the extents instead
+            shape = [int(extent) for extent in np.ravel(node[()])[:32]]
+            if 0 not in shape or not 0 <= min(shape) <= max(shape) <= 2**32:
+                raise DataError("an empty array has elements", where=self._where)
+            return np.empty(shape, "O" if kind == "cell" else _CLASSES.get(kind, "f8"))
+        if not is_cell and (node.dtype.kind not in "biuf" or kind not in (*_CLASSES, "")):
+            what = f"'{name}' has values of type {node.dtype} and class {ascii(kind)}"
+            raise DataError(what, where=self._where, hint="save it as real numbers, or with -v7")
+        data = np.asarray(node[()])
+        if is_cell:
+            cells = np.empty(data.shape, object)
+            for index in np.ndindex(data.shape):
+                cells[index] = self._value(self._file[data[index]], f"{name}{{...}}")
+            return cells.T
+        return data.T.astype(_CLASSES.get(kind, data.dtype.newbyteorder("=")), copy=False)
 
     def _check(self, dataset: Any, name: str) -> None:
         """Check where and how a dataset is stored, before a byte of it is read."""
@@ -197,32 +182,3 @@ class _Hdf5Reader:
             raise _refused(self._where, "the variables declare more bytes than are read")
         if size > 2**26:
             check_memory(size, self._where, hint=_MEMORY)
-
-    def _numbers(self, dataset: Any, name: str) -> np.ndarray:
-        dtype = dataset.dtype
-        is_complex = dtype.names is not None and set(dtype.names) == {"real", "imag"}
-        if dtype.kind not in "biuf" and not is_complex:
-            raise DataError(f"'{name}' has values of type {dtype}", where=self._where, hint="save it as numbers")
-        data = np.asarray(dataset[()])
-        return data["real"] + 1j * data["imag"] if is_complex else data.astype(dtype.newbyteorder("="), copy=False)
-
-    def _empty(self, dataset: Any, kind: str) -> np.ndarray:
-        """Return an array without elements; its dataset holds the extents instead."""
-        shape = [int(extent) for extent in self._numbers(dataset, "an empty array").ravel()[:32]]
-        if 0 not in shape or any(extent < 0 or extent > 2**32 for extent in shape):
-            raise DataError("an empty array has elements", where=self._where)
-        return np.empty(0, "U1") if kind == "char" else np.empty(shape, {"cell": "O", **_CLASSES}.get(kind, "f8"))
-
-    def _cell(self, dataset: Any, name: str, depth: int) -> np.ndarray:
-        if self._h5py.check_ref_dtype(dataset.dtype) is not self._h5py.Reference:
-            raise _refused(self._where, f"'{name}' refers to parts of arrays")
-        self._cells += dataset.size
-        if depth >= _MAX_DEPTH or self._cells > _MAX_CELLS:
-            raise _refused(self._where, "has too many cells, or nests them too deep")
-        references = dataset[()]
-        cells = np.empty(references.shape, object)
-        for index in np.ndindex(references.shape):
-            if not references[index]:
-                raise DataError(f"a cell of '{name}' refers to nothing", where=self._where)
-            cells[index] = self._value(self._file[references[index]], f"{name}{{...}}", depth + 1)
-        return cells.T

@@ -1,38 +1,29 @@
-"""Memory: how much is free, checked before something large is read; and pages of files that were read, released again."""
+"""Arrays in memory: whether there is enough of it, pages of files that were read released again, texts checked."""
 
 from __future__ import annotations
 
 import mmap
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from orca_cli.exceptions import MemoryExhaustedError
+from orca_cli.exceptions import DataError, MemoryExhaustedError
 
 _LARGE = 2**28  # bytes of a memory map from which on its pages are released
+_LAST = 0x10FFFF  # of Unicode; NumPy takes any 32 bits for a character, and fails wherever such a text is used
 
 
 def check_memory(needed: int, where: str, hint: str = "store it as .npy, which is read in parts") -> None:
-    """Raise MemoryExhaustedError where fewer bytes are free than needed."""
-    free = _free_memory()
-    if free is not None and needed > free:
+    """Raise MemoryExhaustedError where Linux says that fewer bytes are free than needed."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return  # another system
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), needed)
+    if needed > free:
         what = f"the array needs {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free"
         raise MemoryExhaustedError(what, where=where, hint=hint)
-
-
-def _free_memory() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass  # not Linux: the physical memory is the next best bound
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 def release_pages(array: object) -> None:
@@ -47,3 +38,12 @@ def release_pages(array: object) -> None:
     read_only = isinstance(owner, np.memmap) and owner.mode == "r"
     if read_only and isinstance(pages, mmap.mmap) and len(pages) >= _LARGE and hasattr(mmap, "MADV_DONTNEED"):
         pages.madvise(mmap.MADV_DONTNEED)
+
+
+def checked_characters(array: np.ndarray, where: str = "") -> np.ndarray:
+    """Return the array; raise DataError if it holds texts with codes that are not Unicode characters."""
+    if array.dtype.kind == "U" and array.size:
+        codes = np.ascontiguousarray(array).reshape(-1).view(array.dtype.str[0] + "u4")
+        if int(codes.max()) > _LAST:
+            raise DataError("holds text with invalid characters", where=where, hint="get the file again")
+    return array

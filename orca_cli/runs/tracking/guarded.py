@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from orca_cli import signals
 from orca_cli.exceptions import OrcaError
 from orca_cli.interfaces import Recorder
 from orca_cli.terminal import log
 
 _PATIENCE_S = 120.0  # imports on a cold disk, a database that is made, what is left to upload
-_LAST_S = 5.0  # of patience once the run has to stop
-_POLL_S = 0.05
-_STEPS = {"start": "its start", "record": "a line", "rewind": "a line", "ended": "the end of the run"}
+_LAST_S = 5.0  # of patience at the end of a run that is not completed
 
 
 class Guarded:
@@ -44,7 +40,7 @@ class Guarded:
         except RuntimeError as error:
             self._lose(str(error))
             return
-        if not self._wait(self._started, self._patience_s):
+        if not self._started.wait(self._patience_s):
             self._lose(f"has not started within {self._patience_s:g} s")
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
@@ -61,7 +57,7 @@ class Guarded:
             return
         self._calls.put(("ended", (state, result)))
         patience_s = self._patience_s if state == "completed" else min(_LAST_S, self._patience_s)
-        if not self._wait(self._done, patience_s):
+        if not self._done.wait(patience_s):
             self._lose(f"has not taken everything within {patience_s:g} s of the run's end")
 
     def _work(self) -> None:
@@ -75,7 +71,7 @@ class Guarded:
                 getattr(recorder, name)(*arguments)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - what a tracker raises is not the run's business
             text = str(error) if isinstance(error, OrcaError) else f"{type(error).__name__}: {error}"
-            self._lose(f"failed at {_STEPS[name]}: {' '.join(text.split())}")
+            self._lose(f"failed at '{name}': {' '.join(text.split())}")
             if recorder is not None:
                 with suppress(Exception, SystemExit):
                     recorder.ended("failed", {})
@@ -89,16 +85,3 @@ class Guarded:
             log.warning(
                 f"tracker {self._name}: {reason}; the run goes on without it, and has its curves in metrics.jsonl"
             )
-
-    @staticmethod
-    def _wait(event: threading.Event, seconds: float) -> bool:
-        """Return whether an event came in time; a signal that asks the run to stop shortens the wait."""
-        deadline = time.monotonic() + seconds
-        stopping_since = None
-        while not event.wait(_POLL_S):
-            now = time.monotonic()
-            if signals.pending() is not None:
-                stopping_since = stopping_since or now
-            if now > deadline or (stopping_since is not None and now > stopping_since + _LAST_S):
-                return False
-        return True

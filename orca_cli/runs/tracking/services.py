@@ -18,33 +18,28 @@ from orca_cli.exceptions import UnavailableError
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
 
-_AGAIN = 3  # lines that a killed process may not have sent
 _LONGEST = 500  # characters of a setting; MLflow refuses longer ones in some versions
 _NOT_SHOWN = ("tracker", "paths")  # where a run is written to, and what shows it
 _NAMELESS = re.compile(r"[^\w./ -]")  # MLflow takes no other characters in names
 _KEY = "WANDB_API_KEY"
 _WAIT_S = 20  # how long W&B may wait for its server
 _STATES = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 
 
 class Curves:
     """Gives every line to one of accelerate's trackers, at its epoch.
 
-    No tracker takes a line back: where a curve is rewound, the lines that follow come in addition.
+    No tracker takes a line back: where a curve is rewound, the lines that follow come in addition, and a resumed run gives
+    all lines again.
 
     Args:
         tracker: started, with the settings of the run.
         end: ends its run, given how ours ended.
-        continues: whether the tracker has the lines of earlier attempts, which the first `rewind` of each stage brings; the
-            last ones are given again.
         has_steps: whether lines go at a step; otherwise they have a number STAGE/epoch.
     """
 
-    def __init__(
-        self, tracker: GeneralTracker, end: Callable[[str], Any], *, continues: bool, has_steps: bool = True
-    ) -> None:
-        self._tracker, self._end, self._continues, self._has_steps = tracker, end, continues, has_steps
+    def __init__(self, tracker: GeneralTracker, end: Callable[[str], Any], *, has_steps: bool = True) -> None:
+        self._tracker, self._end, self._has_steps = tracker, end, has_steps
         self._line_counts: Counter[str] = Counter()
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
@@ -59,9 +54,7 @@ class Curves:
             self._tracker.log(values | {f"{stage}/epoch": epoch})
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Give the lines that the tracker does not have yet."""
-        if self._continues and stage not in self._line_counts:
-            self._line_counts[stage] = max(0, len(lines) - _AGAIN)
+        """Give the lines that this process has not given yet."""
         for line in lines[self._line_counts[stage] :]:
             self.record(stage, line)
 
@@ -90,12 +83,11 @@ def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Curves:
     _need("tensorboard")
     from accelerate.tracking import TensorBoardTracker
 
-    continues = any(folder.glob("events.out.tfevents.*"))
     tracker = TensorBoardTracker(folder.name, folder.parent)
     tracker.start()
     # Not `store_init_configuration`: it makes one more run of them, in a folder named after the time.
     tracker.tracker.add_hparams(_shown(settings), {}, run_name=".")
-    return Curves(tracker, lambda state: tracker.finish(), continues=continues)
+    return Curves(tracker, lambda state: tracker.finish())
 
 
 def wandb(
@@ -125,7 +117,6 @@ def wandb(
 
     quiet = wandb.Settings(silent=True, console="off", symlink=False, init_timeout=_WAIT_S, finish_timeout=_WAIT_S)
     identity = hashlib.sha256(name.encode()).hexdigest()[:16]
-    continues = any(folder.glob(f"wandb/*-{identity}"))
     where = {"dir": str(folder), "entity": entity, "mode": mode, "resume": "allow" if mode == "online" else None}
     tracker = WandBTracker(project, settings=quiet, id=identity, name=name, **where)
     tracker.start()
@@ -136,7 +127,7 @@ def wandb(
     def end(state: str) -> None:
         tracker.tracker.finish(exit_code=0 if state == "completed" else 1)
 
-    return Curves(tracker, end, continues=continues, has_steps=False)  # W&B's own steps cannot begin again
+    return Curves(tracker, end, has_steps=False)  # W&B's own steps cannot begin again
 
 
 def mlflow(
@@ -156,8 +147,7 @@ def mlflow(
         experiment: that the run belongs to.
     """
     _need("mlflow")
-    for variable, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **_LIMITS}.items():
-        os.environ.setdefault(variable, value)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
     from accelerate.tracking import MLflowTracker
     from mlflow.exceptions import MlflowException
@@ -177,7 +167,7 @@ def mlflow(
     if earlier is None:
         tracker.store_init_configuration(_shown(settings))  # parameters cannot be changed
     # Not the tracker's own `finish`, which always says FINISHED.
-    return Curves(tracker, lambda state: mlflow.end_run(_STATES.get(state, "FAILED")), continues=earlier is not None)
+    return Curves(tracker, lambda state: mlflow.end_run(_STATES.get(state, "FAILED")))
 
 
 def _need(package: str) -> None:

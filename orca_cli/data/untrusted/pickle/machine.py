@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import codecs
 import pickletools
-import struct
 from collections.abc import Callable
-from functools import partial
 from typing import IO, Any
 
 import numpy as np
@@ -23,11 +21,11 @@ _MAX_CONTAINERS = 1_000_000
 _LARGE = 2**26  # bytes of one value above which the free memory is checked
 _MAX_COPIES = 4  # bytes that are made out of each byte of the file
 _MAX_MADE = 2**20  # bytes that are made in any case
-_MAX_INTEGER = 1024  # bytes
+_MAX_INTEGER = 8192  # bits
 _MAX_KEY = 2**16  # letters of a key of a dict: equal ones are compared at every use
 _MAX_KEY_PARTS = 32
 
-PLAIN = (str, bytes, bytearray, int, float, bool, type(None), np.generic)
+PLAIN = (str, bytes, int, float, bool, type(None), np.generic)
 
 
 def run(stream: IO[bytes], limit: int, where: str, compressed: bool) -> Any:
@@ -36,7 +34,7 @@ def run(stream: IO[bytes], limit: int, where: str, compressed: bool) -> Any:
 
 
 class _Machine:
-    """The instructions of a pickle, one method each."""
+    """The instructions of a pickle, one method each; also the stream from which `pickletools` reads their arguments."""
 
     def __init__(self, stream: IO[bytes], limit: int, where: str, compressed: bool) -> None:
         self._stream, self._left, self._limit, self._where = stream, limit, limit, where
@@ -49,23 +47,27 @@ class _Machine:
     def run(self) -> Any:
         containers = 0
         for _ in range(_MAX_OPCODES):
-            code = self.take(1)[0]
-            containers += code in _MAKES_CONTAINER
-            if containers > _MAX_CONTAINERS:
-                raise UnsafeError(f"the pickle makes more than {_MAX_CONTAINERS:,} containers")
-            if code == 0x2E:  # STOP
+            opcode = pickletools.code2op.get(chr(self.read(1)[0]))  # type: ignore[attr-defined]
+            if opcode is None:
+                raise DataError("is not a pickle, or is damaged", hint="get the file again")
+            if opcode.name == "STOP":
                 if len(self._stack) != 1 or self._marked:
                     raise ValueError("values are left")
                 return self._stack[0]
-            if code not in _ACTIONS:
-                opcode = pickletools.code2op.get(chr(code))  # type: ignore[attr-defined]
-                if opcode is None:
-                    raise DataError("is not a pickle, or is damaged", hint="get the file again")
+            containers += opcode.name in _MAKES_CONTAINER
+            if containers > _MAX_CONTAINERS:
+                raise UnsafeError(f"the pickle makes more than {_MAX_CONTAINERS:,} containers")
+            if opcode.name == "STRING":  # `pickletools` takes ASCII alone
+                self.push(_quoted(self.readline()[:-1]))
+            elif opcode.name in _VALUES:
+                self.push(_value(opcode.arg.reader(self)))
+            elif opcode.name in _ACTIONS:
+                _ACTIONS[opcode.name](self, opcode.arg.reader(self) if opcode.arg else None)
+            else:
                 raise UnsafeError(f"the pickle uses {opcode.name}, which data files need not")
-            _ACTIONS[code](self)
         raise UnsafeError("the pickle has too many instructions")
 
-    def take(self, size: int) -> bytes:
+    def read(self, size: int) -> bytes:
         if size > self._left:
             raise UnsafeError(f"the pickle unpacks to more than {self._limit} bytes") if self._compressed else EOFError
         if size > _LARGE:
@@ -76,15 +78,12 @@ class _Machine:
             raise EOFError
         return content
 
-    def _line(self) -> bytes:
+    def readline(self) -> bytes:
         line = self._stream.readline(self._left)
         self._left -= len(line)
         if not line.endswith(b"\n"):
             raise EOFError
-        return line[:-1]
-
-    def _number(self, form: str) -> int:
-        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+        return line
 
     def _items(self) -> list[Any]:
         """Return what is above the last mark."""
@@ -106,12 +105,6 @@ class _Machine:
     def push(self, value: Any) -> None:
         self._stack.append(value)
 
-    def data(self, form: str, convert: Callable[[bytes], Any]) -> None:
-        size = self._number(form)
-        if size < 0:
-            raise ValueError(size)
-        self.push(convert(self.take(size)))
-
     def append(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not list:
@@ -125,13 +118,8 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Tuples of tuples that are shared hash in exponential time.
             parts = key if type(key) is tuple else (key,)
-            if len(parts) > _MAX_KEY_PARTS or not all(isinstance(part, PLAIN) for part in parts):
-                raise UnsafeError("the pickle has a dict whose key is neither a number nor a string")
-            # Numbers beyond 64 bits can all have one hash.
-            if any(abs(part) >= 2**63 for part in parts if isinstance(part, int)):
-                raise UnsafeError("the pickle has a dict whose key is a number beyond 64 bits")
-            if any(len(part) > _MAX_KEY for part in parts if isinstance(part, (str, bytes))):
-                raise UnsafeError(f"the pickle has a dict with a key of more than {_MAX_KEY:,} letters")
+            if len(parts) > _MAX_KEY_PARTS or not all(map(_is_plain_key, parts)):
+                raise UnsafeError("the pickle has a dict with a key that is no short text and no number below 64 bits")
             target[key] = value
 
     def put(self, index: int) -> None:
@@ -174,26 +162,23 @@ class _Machine:
             raise UnsafeError("the pickle sets the state of something that is not a new array")
 
 
-_latin = partial(str, encoding="latin-1")
-_utf8 = partial(str, encoding="utf-8", errors="surrogatepass")
-
-
-def _integer(content: bytes) -> int:
-    if len(content) > _MAX_INTEGER:
-        raise ValueError("a number of too many digits")
-    return int.from_bytes(content, "little", signed=True)
-
-
-def _integer_line(line: bytes) -> int | bool:
-    if line in (b"00", b"01"):
-        return line == b"01"
-    return int(line.removesuffix(b"L"))
+def _is_plain_key(part: Any) -> bool:
+    if isinstance(part, (str, bytes)):
+        return len(part) <= _MAX_KEY
+    return isinstance(part, PLAIN) and not (isinstance(part, int) and abs(part) >= 2**63)  # which can all have one hash
 
 
 def _quoted(line: bytes) -> str:
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         raise ValueError("a string without quotes")
-    return _latin(codecs.escape_decode(line[1:-1])[0])
+    return codecs.escape_decode(line[1:-1])[0].decode("latin-1")
+
+
+def _value(value: Any) -> Any:
+    """Return a number, a text or bytes as an instruction holds it; NumPy keeps arrays in a bytearray."""
+    if isinstance(value, int) and value.bit_length() > _MAX_INTEGER:
+        raise ValueError("a number of too many digits")
+    return bytes(value) if isinstance(value, bytearray) else value
 
 
 def _dict_of(machine: _Machine) -> None:
@@ -202,59 +187,40 @@ def _dict_of(machine: _Machine) -> None:
     machine.set_items(items)
 
 
-_MAKES_CONTAINER = frozenset(b"(]}lt\x85\x86\x87")
-_ACTIONS: dict[int, Callable[[_Machine], None]] = {
-    ord(letter): action
-    for letter, action in {
-        "\x80": lambda m: m.take(1),  # PROTO
-        "\x95": lambda m: m.take(8),  # FRAME
-        "(": _Machine.mark,
-        "N": lambda m: m.push(None),
-        "\x88": lambda m: m.push(True),
-        "\x89": lambda m: m.push(False),
-        "I": lambda m: m.push(_integer_line(m._line())),
-        "L": lambda m: m.push(_integer_line(m._line())),
-        "F": lambda m: m.push(float(m._line())),
-        "J": lambda m: m.push(m._number("<i")),
-        "K": lambda m: m.push(m._number("<B")),
-        "M": lambda m: m.push(m._number("<H")),
-        "G": lambda m: m.push(m._number(">d")),
-        "\x8a": lambda m: m.data("<B", _integer),  # LONG1
-        "\x8b": lambda m: m.data("<i", _integer),  # LONG4
-        "S": lambda m: m.push(_quoted(m._line())),
-        "T": lambda m: m.data("<i", _latin),  # BINSTRING
-        "U": lambda m: m.data("<B", _latin),  # SHORT_BINSTRING
-        "B": lambda m: m.data("<I", bytes),  # BINBYTES
-        "C": lambda m: m.data("<B", bytes),  # SHORT_BINBYTES
-        "\x8e": lambda m: m.data("<Q", bytes),  # BINBYTES8
-        "\x96": lambda m: m.data("<Q", bytearray),  # BYTEARRAY8
-        "V": lambda m: m.push(str(m._line(), "raw-unicode-escape")),  # UNICODE
-        "X": lambda m: m.data("<I", _utf8),  # BINUNICODE
-        "\x8c": lambda m: m.data("<B", _utf8),  # SHORT_BINUNICODE
-        "\x8d": lambda m: m.data("<Q", _utf8),  # BINUNICODE8
-        "]": lambda m: m.push([]),
-        "a": lambda m: m.append([m._stack.pop()]),
-        "e": lambda m: m.append(m._items()),
-        "l": lambda m: m.push(m._items()),
-        ")": lambda m: m.push(()),
-        "\x85": lambda m: m.push(tuple(m._last(1))),
-        "\x86": lambda m: m.push(tuple(m._last(2))),
-        "\x87": lambda m: m.push(tuple(m._last(3))),
-        "t": lambda m: m.push(tuple(m._items())),
-        "}": lambda m: m.push({}),
-        "d": _dict_of,
-        "s": lambda m: m.set_items(m._last(2)),
-        "u": lambda m: m.set_items(m._items()),
-        "p": lambda m: m.put(int(m._line())),
-        "q": lambda m: m.put(m._number("<B")),
-        "r": lambda m: m.put(m._number("<I")),
-        "\x94": lambda m: m.put(len(m._memo)),  # MEMOIZE
-        "g": lambda m: m.push(m._memo[int(m._line())]),
-        "h": lambda m: m.push(m._memo[m._number("<B")]),
-        "j": lambda m: m.push(m._memo[m._number("<I")]),
-        "c": lambda m: m.named(_utf8(m._line()), _utf8(m._line())),
-        "\x93": lambda m: m.named(*m._last(2)),  # STACK_GLOBAL
-        "R": _Machine.reduce,
-        "b": _Machine.build,
-    }.items()
+_MAKES_CONTAINER = frozenset(("MARK", "EMPTY_LIST", "EMPTY_DICT", "LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"))
+# Instructions whose argument is a value.
+_VALUES = frozenset(
+    (
+        *("INT", "LONG", "FLOAT", "BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1", "LONG4"),
+        *("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+        *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    )
+)
+_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
+    "PROTO": lambda m, _: None,
+    "FRAME": lambda m, _: None,
+    "MARK": lambda m, _: m.mark(),
+    "NONE": lambda m, _: m.push(None),
+    "NEWTRUE": lambda m, _: m.push(True),
+    "NEWFALSE": lambda m, _: m.push(False),
+    "EMPTY_LIST": lambda m, _: m.push([]),
+    "APPEND": lambda m, _: m.append([m._stack.pop()]),
+    "APPENDS": lambda m, _: m.append(m._items()),
+    "LIST": lambda m, _: m.push(m._items()),
+    "EMPTY_TUPLE": lambda m, _: m.push(()),
+    "TUPLE1": lambda m, _: m.push(tuple(m._last(1))),
+    "TUPLE2": lambda m, _: m.push(tuple(m._last(2))),
+    "TUPLE3": lambda m, _: m.push(tuple(m._last(3))),
+    "TUPLE": lambda m, _: m.push(tuple(m._items())),
+    "EMPTY_DICT": lambda m, _: m.push({}),
+    "DICT": lambda m, _: _dict_of(m),
+    "SETITEM": lambda m, _: m.set_items(m._last(2)),
+    "SETITEMS": lambda m, _: m.set_items(m._items()),
+    "MEMOIZE": lambda m, _: m.put(len(m._memo)),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda m, index: m.put(index)),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, index: m.push(m._memo[index])),
+    "GLOBAL": lambda m, name: m.named(*name.split(" ", 1)),
+    "STACK_GLOBAL": lambda m, _: m.named(*m._last(2)),
+    "REDUCE": lambda m, _: m.reduce(),
+    "BUILD": lambda m, _: m.build(),
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.data.untrusted.npy_header import checked_characters
+from orca_cli.data.untrusted.memory import checked_characters
 from orca_cli.exceptions import UnsafeError
 
 _DTYPE = re.compile(r"[biufcSUO]\d{1,7}")
@@ -47,11 +47,10 @@ def set_dtype(dtype: np.dtype, state: Any) -> None:
     if type(state) is not tuple or len(state) not in (8, 9):
         raise _refuse("has a dtype of an unknown version")
     order, subtype, names, fields, itemsize = state[1:6]
-    if subtype is not None or names is not None or fields is not None:
-        raise _refuse("has a dtype with fields")
-    if type(order) is not str or order not in ("<", ">", "|", "=") or type(itemsize) is not int:
-        raise _refuse("has a dtype that is not NumPy's")
-    if itemsize not in (-1, dtype.itemsize):
+    is_plain = subtype is None and names is None and fields is None
+    if not is_plain or type(order) is not str or order not in ("<", ">", "|", "="):
+        raise _refuse("has a dtype with fields, or one that is not NumPy's")
+    if type(itemsize) is not int or itemsize not in (-1, dtype.itemsize):
         raise _refuse("has a dtype of another size than it says")
     fresh_state = list(dtype.__reduce__()[2])
     if fresh_state[1] != "|" and order != "|":
@@ -61,10 +60,9 @@ def set_dtype(dtype: np.dtype, state: Any) -> None:
 
 def _shape(shape: Any, dtype: Any) -> int:
     """Return the number of elements."""
-    if not isinstance(dtype, np.dtype):
-        raise _refuse("has an array without dtype")
-    if type(shape) is not tuple or len(shape) > _MAX_AXES or any(type(n) is not int or n < 0 for n in shape):
-        raise _refuse("has an array without shape")
+    is_shape = type(shape) is tuple and len(shape) <= _MAX_AXES and all(type(n) is int and n >= 0 for n in shape)
+    if not (is_shape and isinstance(dtype, np.dtype)):
+        raise _refuse("has an array without shape or dtype")
     # NumPy ignores empty axes when it checks that an array is not too large.
     if math.prod(n for n in shape if n) * dtype.itemsize >= 2**63:
         raise _refuse("has an array larger than any memory")
@@ -72,7 +70,7 @@ def _shape(shape: Any, dtype: Any) -> int:
 
 
 def _empty(subtype: Any, shape: Any, code: Any) -> np.ndarray:
-    if subtype is not NDARRAY or type(shape) is not tuple or len(shape) != 1 or type(shape[0]) is not int or shape[0]:
+    if subtype is not NDARRAY or type(shape) is not tuple or shape != (0,):
         raise _refuse("makes an array otherwise than empty, to be filled by its state")
     return np.empty(0, dtype=np.int8)
 
@@ -89,8 +87,6 @@ def set_array(array: np.ndarray, state: Any) -> None:
             raise _refuse(f"has an array of {count * dtype.itemsize:,} bytes, and {len(content):,} are there")
     elif type(content) is not list or len(content) != count:
         raise _refuse("has an array of objects that are not all there")
-    if type(fortran) not in (bool, int):
-        raise _refuse("has an array without order")
     array.__setstate__((1, shape, dtype, bool(fortran), content))  # type: ignore[arg-type]
     checked_characters(array)
 
@@ -106,18 +102,11 @@ def _raw(content: Any) -> bytes:
 def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
     """Return what protocol 5 stores of a contiguous array."""
     count = _shape(shape, dtype)
-    if dtype.kind == "O" or type(content) not in (bytes, bytearray) or len(content) != count * dtype.itemsize:
+    if dtype.kind == "O" or type(content) is not bytes or len(content) != count * dtype.itemsize:
         raise _refuse("has an array whose content does not fit its shape")
-    if type(order) is not str or order not in ("C", "F", "K"):
-        raise _refuse("has an array without order")
     array = np.ndarray(shape, dtype, buffer=content if count else None, order="F" if order == "F" else "C")
     checked_characters(array)
-    if axes is None:
-        return array
-    is_plain = type(axes) is tuple and all(type(axis) is int for axis in axes)
-    if not is_plain or sorted(axes) != list(range(len(shape))):
-        raise _refuse("has an array whose axes are not axes")
-    return array.transpose(axes)
+    return array if axes is None else array.transpose(axes)
 
 
 def _scalar(dtype: Any, content: Any) -> Any:

@@ -12,21 +12,22 @@ import io
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from orca_cli.data.untrusted import isolation
+from orca_cli.data.untrusted.archives import MAX_DEFLATE
 from orca_cli.data.untrusted.first_bytes import GZIP, first_bytes
 from orca_cli.data.untrusted.pickle.machine import PLAIN, run
-from orca_cli.data.untrusted.zips import MAX_DEFLATE
 from orca_cli.exceptions import DataError, UnsafeError
 
 MAX_BYTES = 2**31
 _MAX_VALUES = 20_000_000  # of the result, counted as often as they are met
 _MAX_DEPTH = 100
-_BATCH, _BATCH_BYTES = 512, 2**23  # pickles in memory that are read at once
+_BATCH = 64  # pickles in memory that are read at once
 # A damaged pickle can break the machine at any place, and NumPy reports it in many ways.
 _FAILURES = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, TypeError, ValueError)
 _DAMAGE = (*_FAILURES, struct.error, zlib.error)
@@ -61,19 +62,12 @@ def unpickle_bytes(content: bytes, where: str) -> Any:
 
 
 def unpickle_each(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Any]:
-    """Yield the objects of many pickles in memory, each with its name for messages. Raises as `unpickle`."""
+    """Yield the objects of many small pickles in memory, each with its name for messages. Raises as `unpickle`."""
     ahead = iter(pairs)
-    while True:
-        batch: list[tuple[bytes, str]] = []
-        size = 0
-        while len(batch) < _BATCH and size < _BATCH_BYTES and (pair := next(ahead, None)) is not None:
-            batch.append(pair)
-            size += len(pair[0])
-        if not batch:
-            return
+    while batch := list(islice(ahead, _BATCH)):
         contents, wheres = [content for content, _ in batch], [where for _, where in batch]
         title = wheres[0] if len(wheres) == 1 else f"{wheres[0]} to {wheres[-1]}"
-        yield from isolation.read(read_bytes_here, title, size, contents=contents, wheres=wheres)
+        yield from isolation.read(read_bytes_here, title, sum(map(len, contents)), contents=contents, wheres=wheres)
 
 
 def read_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
@@ -93,7 +87,7 @@ def read_bytes_here(contents: list[bytes], wheres: list[str]) -> list[Any]:
 
 def checked_size(path: Path, max_bytes: int, gzipped: bool = False) -> int:
     """Return the size of a file in bytes; raises as `unpickle`."""
-    head = first_bytes(path, str(path), "a pickle is needed", expected=(GZIP,) if gzipped else ())
+    head = first_bytes(path, str(path), "a pickle is needed")
     size = path.stat().st_size
     if gzipped and not head.startswith(GZIP):
         raise DataError("not a gzip file", where=str(path), hint="get it again")
@@ -138,7 +132,7 @@ def _check_result(value: Any, finished: dict[int, tuple[int, int]], above: set[i
         inside = value.values()  # keys are plain
     elif type(value) in (list, tuple):
         inside = value
-    elif not isinstance(value, (*PLAIN, np.dtype)):
+    elif not isinstance(value, PLAIN):
         raise UnsafeError(f"the pickle leaves {getattr(value, 'name', type(value).__name__)} as a value")
     size, depth = 1 + len(inside), 1
     above.add(id(value))

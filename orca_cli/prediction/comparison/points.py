@@ -18,12 +18,13 @@ from orca_cli.config.catalogue import GROUPS
 from orca_cli.config.schema import Config
 from orca_cli.data.untrusted.arrays import read_arrays
 from orca_cli.exceptions import ConfigError, DataError, suggest
-from orca_cli.interfaces import Body, Features, Reporter, Samples, TaskData
+from orca_cli.interfaces import Body, Features, TaskData
 from orca_cli.models.assembly import build_model
 from orca_cli.models.transfer import TransferModel
 from orca_cli.stages.build import fit_embedder, load_body, read_source, read_task
 from orca_cli.stages.pseudo_labels import class_labels, shuffled
 from orca_cli.stages.source_features import UniformDraw, Wanted, select_points, source_features
+from orca_cli.terminal import LogReporter
 
 Data = str | Path | tuple[np.ndarray, np.ndarray]
 _POINT_KEYS = tuple(
@@ -43,31 +44,23 @@ class Cloud:
 
 
 def read(data: Data, *, points: int | None, seed: int) -> Cloud:
-    """Return the points of arrays x [n, ...] and y [n], or of an .npz file with them.
-
-    Raises:
-        DataError: as in `cloud_of`; the file or an array is missing or damaged.
-        UnsafeError: an array holds Python objects.
-    """
-    if isinstance(data, tuple):
-        return cloud_of("arrays", *data, points=points, seed=seed)
-    arrays = read_arrays(Path(data), ("x", "y"))
-    return cloud_of(str(data), arrays["x"], arrays["y"], points=points, seed=seed)
-
-
-def cloud_of(name: str, x: np.ndarray, y: np.ndarray, *, points: int | None, seed: int) -> Cloud:
-    """Return a seeded draw of points; the same rows for every data set of the same size.
+    """Return a seeded draw of points of arrays x and y, or of an .npz file with them; the same rows for equal sizes.
 
     Args:
-        name: for messages.
-        x: [n, ...], numbers; further axes are flattened.
-        y: [n], integers, bools or texts, or floats with integer values.
+        data: x [n, ...], numbers, whose further axes are flattened; y [n], integers, bools or texts, or floats with integer
+            values.
         points: upper bound on their number; None takes all.
         seed: of the draw.
 
     Raises:
-        DataError: other shapes or types, no points, or NaN or infinite values.
+        DataError: other shapes or types, no points, or NaN or infinite values; the file or an array is missing or damaged.
+        UnsafeError: an array holds Python objects.
     """
+    if isinstance(data, tuple):
+        name, (x, y) = "arrays", data
+    else:
+        arrays = read_arrays(Path(data), ("x", "y"))
+        name, x, y = str(data), arrays["x"], arrays["y"]
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim < 2 or x.size == 0 or x.dtype.kind not in "biuf":
         raise DataError(f"x is {x.dtype} {list(x.shape)}; needed: numbers [n, d] or [n, ...]", where=name)
@@ -102,14 +95,13 @@ class Embedding:
         seed: int,
         config_dir: Path | None,
         device: torch.device,
-        reporter: Reporter,
     ) -> None:
         """Compose the configurations of all names among `data`; arguments as in `distance`.
 
         Raises:
             ConfigError: an unknown name, or a setting that is not allowed.
         """
-        self._seed, self._device, self._reporter = seed, device, reporter
+        self._seed, self._device, self._reporter = seed, device, LogReporter()
         named = {entry: _named(entry, config_dir) for entry in data if not isinstance(entry, tuple)}
         chosen = {entry: pair for entry, pair in named.items() if pair is not None}
         self._configs: dict[Any, tuple[str, Config]] = {}
@@ -187,22 +179,15 @@ class Embedding:
         clusters = config.align.pseudo_labels or _PSEUDO_LABELS
         unshuffled = class_labels(task.kind, *targets, num_clusters=clusters, seed=self._seed)
         labels, _ = shuffled(unshuffled, self._seed) if config.align.target_labels == "shuffled" else unshuffled
-        x, rows = self._embed(model, task.train, config.align.features, limit)
-        return Features(x, torch.from_numpy(labels)[rows], int(labels.max()) + 1)
-
-    def _embed(self, model: TransferModel, samples: Samples, features: str, limit: int) -> tuple[Tensor, Tensor]:
-        """Return a uniform draw of at most `limit` points, and the sample of each."""
-        draw = UniformDraw(limit, seeding.torch_generator(self._seed, "distance", "task", features))
-        with self._reporter.track("target features", len(samples)) as advance:
-            for indices in np.array_split(np.arange(len(samples)), -(-len(samples) // _BATCH)):
-                batch = samples.batch(indices)
-                valid = None if batch.valid is None else batch.valid.to(self._device)
-                tokens = model.embed(batch.x.to(self._device), valid)
-                x, rows = select_points(tokens, features, model.embedder.layout.tokens)
-                draw.add(x.float(), torch.from_numpy(indices)[rows.cpu()])
-                advance(len(indices))
+        draw = UniformDraw(limit, seeding.torch_generator(self._seed, "distance", "task", config.align.features))
+        for indices in np.array_split(np.arange(len(task.train)), -(-len(task.train) // _BATCH)):
+            batch = task.train.batch(indices)
+            valid = None if batch.valid is None else batch.valid.to(self._device)
+            tokens = model.embed(batch.x.to(self._device), valid)
+            x, rows = select_points(tokens, config.align.features, model.embedder.layout.tokens)
+            draw.add(x.float(), torch.from_numpy(indices)[rows.cpu()])
         x, samples_of, _ = draw.drawn()
-        return x, samples_of
+        return Features(x, torch.from_numpy(labels)[samples_of], int(labels.max()) + 1)
 
 
 def _named(entry: str | Path, config_dir: Path | None) -> tuple[str, str] | None:

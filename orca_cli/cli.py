@@ -21,7 +21,7 @@ from orca_cli.training import ranks
 COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
     "tune": "a search for settings on validation data, with trials that are stopped early (ASHA)",
-    "predict": "new data by a finished run: csv, parquet or npz; the error where there are targets",
+    "predict": "new data by a finished run: csv or npz; the error where there are targets",
     "export": "one folder with all that a finished run needs to predict, and a model card",
     "score": "the error of a finished run once more, from its saved predictions, without the model",
     "runs": "the folders of runs: list, show, diff, rm, gc",

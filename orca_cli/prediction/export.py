@@ -15,15 +15,14 @@ It is checked against onnxruntime, or left out with the reason.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import importlib.util
 import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ from orca_cli.models.checkpoints import shareable_config
 from orca_cli.models.transfer import TransferModel
 from orca_cli.prediction.card import model_card
 from orca_cli.prediction.loading import Loaded
-from orca_cli.prediction.record import EXPORT, SETTINGS, ModelRecord, is_export
+from orca_cli.prediction.record import EXPORT, SETTINGS
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 
 _ROOM = 2**22  # bytes that an export takes besides its weights
@@ -76,10 +75,12 @@ def export(loaded: Loaded, target: Path, *, onnx: bool = False) -> str:
         raise DataError(f"cannot be exported: {what}", where=str(loaded.folder))
     if onnx:
         check_packages()
-    reason = ""
     sizes = [value.nbytes for member in loaded.members for value in member.state_dict().values()]
     storage.require_space(target.parent, sum(sizes) + _ROOM)
-    record = _portable(loaded.record)
+    record, reason = loaded.record, ""
+    checkpoint = str(record.body.get("checkpoint", ""))
+    if Path(checkpoint).expanduser().is_dir():  # of this machine
+        record = replace(record, body={**record.body, "checkpoint": Path(checkpoint).name})
     settings = configuration.content(loaded.folder / SETTINGS)
     settings.pop("paths", None)  # of this machine
     with storage.commit_folder(target, owner=str(record.result.get("identity", ""))) as folder:
@@ -97,18 +98,8 @@ def export(loaded: Loaded, target: Path, *, onnx: bool = False) -> str:
                 reason = str(error)
                 for left in folder.glob(f"{ONNX}*"):
                     storage.remove(left)
-        predictions = loaded.folder / "3_finetune" / "predictions.npz"
-        card = model_card(record, loaded, None if is_export(loaded.folder) else predictions)
-        storage.write_text(folder / "README.md", card)
+        storage.write_text(folder / "README.md", model_card(replace(loaded, record=record)))
     return reason
-
-
-def _portable(record: ModelRecord) -> ModelRecord:
-    """Return the record without the folder that the body's checkpoint had on this machine."""
-    name = str(record.body.get("checkpoint", ""))
-    if Path(name).expanduser().is_dir():
-        return replace(record, body={**record.body, "checkpoint": Path(name).name})
-    return record
 
 
 class NotExportedError(Exception):
@@ -147,10 +138,16 @@ def write_onnx(loaded: Loaded, path: Path) -> dict[str, Any]:
     shape = loaded.record.input_shape
     draws = seeding.torch_generator(0, "onnx")
     batches = [torch.randn((count, *shape), generator=draws) for count in _SIZES]
-    with contextlib.ExitStack() as stack:
-        for member in loaded.members:
-            stack.enter_context(_plain_attention(member.body))
+    # Plain products: torch's fused attention is not in every graph.
+    configs = [config for member in loaded.members if (config := getattr(member.body, "config", None)) is not None]
+    kept = [copy.copy(config._attn_implementation) for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = "eager"
         _export(model, batches[-1], path)
+    finally:
+        for config, implementation in zip(configs, kept, strict=True):
+            config._attn_implementation = implementation
     with torch.no_grad():
         expected = [model(x).numpy() for x in batches]
     outputs = _run(path, batches)
@@ -182,8 +179,11 @@ def check_same(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], mo
 
 
 def _export(model: nn.Module, x: Tensor, path: Path) -> None:
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    silenced = redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO())  # the exporter's own messages
     try:
-        with _silence():
+        with warnings.catch_warnings(action="ignore"), silenced[0], silenced[1]:
             torch.onnx.export(
                 model,
                 (x,),
@@ -196,12 +196,10 @@ def _export(model: nn.Module, x: Tensor, path: Path) -> None:
                 verbose=False,
             )
     except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        text = lines[0][:200] if lines else ""
-        raise NotExportedError(f"torch cannot export it: {type(cause).__name__}: {text}") from error
+        text = " ".join(str(error.__cause__ or error).split())[:200]
+        raise NotExportedError(f"torch cannot export it: {type(error).__name__}: {text}") from error
+    finally:
+        logging.disable(disabled)
 
 
 def _run(path: Path, batches: list[Tensor]) -> list[np.ndarray]:
@@ -212,35 +210,3 @@ def _run(path: Path, batches: list[Tensor]) -> list[np.ndarray]:
         return [session.run(["outputs"], {"x": x.numpy()})[0] for x in batches]
     except Exception as error:
         raise NotExportedError(f"onnxruntime cannot run it: {str(error).splitlines()[0][:200]}") from error
-
-
-@contextmanager
-def _plain_attention(body: Any) -> Iterator[None]:
-    """Let a body compute attention by plain products inside the block: torch's fused one is not in every graph."""
-    config = getattr(body, "config", None)
-    if config is None:
-        yield
-        return
-    before = copy.copy(config._attn_implementation)
-    config._attn_implementation = "eager"
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the exporter's own messages from standard output and error."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

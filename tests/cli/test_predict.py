@@ -150,7 +150,7 @@ def table(text):
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_the_three_forms_of_output_say_the_same(trained, orca, tmp_path):
+def test_all_forms_of_output_say_the_same(trained, orca, tmp_path):
     run = trained(*CASES["classes"])
     out, err = run.predict("--batch-size", 8)
     rows = table(out)
@@ -164,13 +164,12 @@ def test_the_three_forms_of_output_say_the_same(trained, orca, tmp_path):
     assert [row["prediction"] for row in rows] == named.tolist()
     wrong = f"0-1 error: {100 * np.mean(named != run.y[N:]):.2f} % on {TEST}"
     assert wrong in err
-    for suffix in ("csv", "parquet", "npz"):
+    for suffix in ("csv", "npz"):
         assert wrong in run.predict("--out", tmp_path / f"p.{suffix}")[0]
     assert (tmp_path / "p.csv").read_text() == out
-    frame, arrays = pd.read_parquet(tmp_path / "p.parquet"), np.load(tmp_path / "p.npz")
-    assert list(frame.columns) == list(rows[0])
-    assert frame["prediction"].tolist() == arrays["prediction"].tolist() == named.tolist()
-    np.testing.assert_array_equal(arrays["probability"], frame[["p_high", "p_low", "p_mid"]].to_numpy())
+    arrays = np.load(tmp_path / "p.npz")
+    assert arrays["prediction"].tolist() == named.tolist()
+    np.testing.assert_allclose(arrays["probability"], probabilities, rtol=1e-5)
     # Without targets there is no error, and nothing else changes.
     np.save("new.npy", run.x[N:])
     code, plain, err = orca("predict", run.path, "new.npy")
@@ -335,23 +334,12 @@ def test_the_model_card_says_what_the_run_found(trained, orca, tmp_path):
     card = (tmp_path / "model" / "README.md").read_text()
     result = run.result
     assert f"| 0-1 error | {100 * result['error']['value']:.2f} % |" in card
-    share, z = result["error"]["value"], 1.959964**2 / TEST  # the roots of (p - share)^2 = z p (1 - p)
-    low, high = sorted(np.roots([1 + z, -(2 * share + z), share**2]).real)
-    assert f"| 95 % interval over test samples | {100 * low:.2f} % to {100 * high:.2f} % |" in card
     assert f"| best constant predictor | {100 * result['trivial_error']:.2f} % |" in card
     for split in result["splits"].values():
         assert split["sha256"] in card
     texts = ("protocol clean", "seed 0", "metric=otdd", "`high`", result["weights_sha256"], "@inproceedings")
     assert all(text in card for text in texts)
     assert str(run.path) not in (tmp_path / "model" / "config.yaml").read_text()
-    run = trained(*CASES["maps, a part of the body"])
-    assert orca("export", run.path, tmp_path / "maps")[0] == 0
-    card = (tmp_path / "maps" / "README.md").read_text()
-    line = next(line for line in card.splitlines() if line.startswith("| 95 %"))
-    squares = ((run.expected - run.y[N:, None]) ** 2).reshape(TEST, -1).mean(axis=1)
-    error = squares.std() / np.sqrt(TEST)
-    ends = [squares.mean() - 1.96 * error, squares.mean() + 1.96 * error]
-    assert [float(text) for text in line.split("|")[2].split(" to ")] == pytest.approx(ends, abs=0.5 * error)
 
 
 def test_from_python(trained, environment, tiny):

@@ -111,9 +111,7 @@ def distance(
     with compose.session(config_dir) as session:
         nodes = _metric_nodes(session, metrics, settings, config_dir)
         kept = [text for text in settings if _is_embedding(text)]
-        embedding = Embedding(
-            session, [a, b], body=body, settings=kept, seed=seed, config_dir=config_dir, device=place
-        )
+        embedding = Embedding(session, [a, b], body=body, settings=kept, seed=seed, config_dir=config_dir, device=place)
         clouds = [embedding.cloud(data, points) or read(data, points=points, seed=seed) for data in (a, b)]
     first, second = _comparable([cloud.features for cloud in clouds], place)
     built = {name: parts.build(node, "metric") for name, node in nodes.items()}

@@ -245,7 +245,7 @@ def _with_checkpoint(
 def _assembled(record: ModelRecord, preprocessing: Preprocessing, body: Body) -> TransferModel:
     model = build_model(
         body=body,
-        kind=record.kind,  # type: ignore[arg-type] # the record checks it
+        kind=record.kind,
         input_shape=record.input_shape,
         num_outputs=record.num_outputs,
         embedder=parts.build(record.embedder, "embedder"),

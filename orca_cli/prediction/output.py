@@ -109,27 +109,19 @@ def write(out: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Seque
     Raises:
         StorageError: the file cannot be written.
     """
-    failures: list[Exception] = []
-
-    def passed() -> Iterator[np.ndarray]:
-        try:
-            yield from outputs
-        except Exception as error:
-            failures.append(error)
-            raise
 
     def into(path: Path) -> None:
         if out.suffix.lower() == ".npz":
-            _write_npz(path, passed(), decoder, ids)
+            _write_npz(path, outputs, decoder, ids)
         else:
             with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-                file.writelines(csv_lines(parts_of(passed(), decoder, ids)))
+                file.writelines(csv_lines(parts_of(outputs, decoder, ids)))
 
     try:
         storage.write_with(out, into)
-    except StorageError:
-        for failure in failures:  # of the model or its input, not of the disk
-            raise failure from None
+    except StorageError as error:
+        if error.__cause__ is not None and not isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None  # of the model or its input, not of the disk
         raise
 
 

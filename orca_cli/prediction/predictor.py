@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -68,26 +68,6 @@ class Predictor:
     def input_shape(self) -> tuple[int, ...]:
         """Return (C, *E), the shape of a sample as the model takes it."""
         return self.record.input_shape
-
-    @property
-    def n_features_in_(self) -> int:
-        """Return the numbers or columns of a sample, for tables and series of one channel; others have no such attribute."""
-        if (names := self._feature_names) is not None:
-            return len(names)
-        if len(self.input_shape) == 2 and self.input_shape[0] == 1:
-            return self.input_shape[1]
-        raise AttributeError(f"samples have the shape {self.input_shape}: see input_shape")
-
-    @property
-    def feature_names_in_(self) -> np.ndarray:
-        """Return the names of a table's columns, in order; other data have no such attribute."""
-        if self._feature_names is None:
-            raise AttributeError("only tables have columns")
-        return np.array(self._feature_names, dtype=object)
-
-    @property
-    def _feature_names(self) -> Sequence[str] | None:
-        return getattr(self.preprocessing, "feature_names", None)
 
     @property
     def classes_(self) -> np.ndarray:
@@ -168,7 +148,8 @@ class Predictor:
             MemoryExhaustedError: a batch does not fit.
         """
         size, device = self.batch_size, self.device
-        engine = Engine(device, self.precision)
+        setting = "fp32" if self.record.precision == "fp16" and device.type == "cpu" else self.record.precision
+        engine = Engine(device, choose_precision(setting, device, self.model.body.width))
         model = self.model.to(device).eval()
         starts = range(0, len(new), size)
         reads = (functools.partial(self._read, engine, new, start, min(start + size, len(new))) for start in starts)
@@ -208,14 +189,6 @@ class Predictor:
             self.remarks.update(remarks(raw))
         return engine.pin(Batch(x, torch.zeros(len(x)), valid))
 
-    @property
-    def precision(self) -> str:
-        """Return the precision of forward passes: the run's, or full where this device does not compute in it."""
-        setting = self.record.precision
-        if setting == "fp16" and self.device.type == "cpu":
-            setting = "fp32"
-        return choose_precision(setting, self.device, self.model.body.width)
-
     def measure(self, outputs: np.ndarray, targets: np.ndarray) -> Score:
         """Return the run's error of outputs [n, K, ...] and encoded targets [n, ...]."""
         return self.measured_error(outputs, np.asarray(targets), None)
@@ -253,18 +226,13 @@ class Predictor:
     def __sklearn_tags__(self) -> Any:
         from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
 
-        kind, several = self.decoder.estimator_type, self.record.num_outputs > 1
-        is_classifier, is_regressor = kind == "classifier", kind == "regressor"
+        kind, has_labels = self.decoder.estimator_type, self.kind == "labels"
         return Tags(
             estimator_type=kind,
-            target_tags=TargetTags(
-                required=True, multi_output=self.kind == "labels" or (is_regressor and several), single_output=True
-            ),
-            classifier_tags=ClassifierTags(multi_class=True, multi_label=self.kind == "labels")
-            if is_classifier
-            else None,
-            regressor_tags=RegressorTags() if is_regressor else None,
-            input_tags=InputTags(three_d_array=len(self.input_shape) == 2 and self.input_shape[0] > 1),
+            target_tags=TargetTags(required=True, multi_output=has_labels),
+            classifier_tags=ClassifierTags(multi_label=has_labels) if kind == "classifier" else None,
+            regressor_tags=RegressorTags() if kind == "regressor" else None,
+            input_tags=InputTags(),
             requires_fit=False,
         )
 

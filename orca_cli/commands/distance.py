@@ -17,7 +17,7 @@ from orca_cli.runs.settings import as_typed
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports torch
-    from orca_cli.prediction.comparison.distance import Comparison, Measured, Side
+    from orca_cli.prediction.distance import Comparison, Measured, Side
 
 _BOUNDS = ("newton_steps", "max_iterations")  # parameters that end a solver before it reaches its tolerance
 _WORDS = ("metric", "body", "seed", "device")  # settings of `orca run` that are options here as well
@@ -53,7 +53,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Return the distances."""
     settings = _take_words(arguments)
     terminal.configure_logging(quiet=True)
-    from orca_cli.prediction.comparison.distance import distance
+    from orca_cli.prediction.distance import distance
 
     comparison = distance(
         arguments.a,
@@ -104,8 +104,7 @@ def _take_words(arguments: argparse.Namespace) -> list[str]:
 
 
 def _side(side: Side) -> str:
-    drawn = f" of {side.available}" if side.available not in (None, side.points) else ""
-    return f"{side.name}: {side.points}{drawn} points of width {side.width}, {side.classes} classes"
+    return f"{side.name}: {side.points} points of width {side.width}, {side.classes} classes"
 
 
 def _lines(measured: Measured) -> Iterator[tuple[str, str]]:

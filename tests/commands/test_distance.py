@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from orca_cli.interfaces import Distance
-from orca_cli.prediction.comparison.distance import distance
+from orca_cli.prediction.distance import distance
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
 from tests.commands.called import call, read_json, refused
 
@@ -79,7 +79,7 @@ def test_words_are_those_of_a_run_and_json_says_what_was_compared(files):
     record, by_option = (read_json("distance", *files, *arguments, "--points", 30) for arguments in (words, options))
     assert _values(record) == _values(by_option)
     assert record["seed"] == 4
-    assert record["a"] == {"name": str(files[0]), "points": 30, "available": 60, "width": 3, "classes": 3}
+    assert record["a"] == {"name": str(files[0]), "points": 30, "width": 3, "classes": 3}
     (one,) = record["metrics"]
     assert one["parameters"] == {"bandwidth": "source", "unbiased": False, "chunk": 1024}
     assert "squared" in one["convention"]
@@ -110,14 +110,14 @@ def test_a_solver_that_gave_up_is_one_warning_that_names_parameters_of_the_comma
         ("otdd_by_class", {"converged": 1.0, "marginal_error": 0.009}, ""),
     ):
         monkeypatch.setattr(
-            "orca_cli.prediction.comparison.distance.parts.build", lambda node, what, given=diagnostics: GivesUp(given)
+            "orca_cli.prediction.distance.parts.build", lambda node, what, given=diagnostics: GivesUp(given)
         )
         for style in ((), ("--json",)):
             _, out, err = call("distance", *files, "--metric", metric, *style)
             assert err == warning
             assert ("marginal_error" in out) == ("marginal_error" in diagnostics)
     monkeypatch.setattr(
-        "orca_cli.prediction.comparison.distance.parts.build", lambda node, what: GivesUp({"converged": 0.0})
+        "orca_cli.prediction.distance.parts.build", lambda node, what: GivesUp({"converged": 0.0})
     )
     for metric in ("otdd_by_class", "otdd_gaussian"):
         words = call("distance", *files, "--metric", metric)[2].partition("try ")[2].partition(" or ")[0].split()

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import signals
-from orca_cli.baselines import choice, fitting
-from orca_cli.baselines.fitting import FitError, UnsuitableError
+from orca_cli.baselines import completion, models
 from orca_cli.baselines.inputs import Inputs
+from orca_cli.baselines.models import FitError
 from orca_cli.data.splits import folds
 from orca_cli.data.untrusted import isolation
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError
@@ -53,7 +53,6 @@ class Baseline:
         versions: package -> version.
         about: what was chosen in fitting, in words.
         reason: why there is no error; empty where there is one.
-        suits: False where no such model can be fitted to these data, whenever it is tried.
         outputs: for the test split; None where it failed. Not recorded.
     """
 
@@ -64,14 +63,13 @@ class Baseline:
     versions: Mapping[str, str] = field(default_factory=dict)
     about: str = ""
     reason: str = ""
-    suits: bool = True
     outputs: Tensor | None = None
 
     def record(self) -> dict[str, Any]:
         """Return it as result.json holds it."""
         if self.outputs is None:
-            return {"error": None, "reason": self.reason, "suits": self.suits}
-        return {key: value for key, value in vars(self).items() if key not in ("outputs", "suits") and value != ""}
+            return {"error": None, "reason": self.reason}
+        return {key: value for key, value in vars(self).items() if key != "outputs" and value != ""}
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Repor
     """Yield the baselines by name, in order; a failure becomes the baseline's `reason` and is reported.
 
     Args:
-        names: of `choice.NAMES`.
+        names: of `completion.NAMES`.
         subject: the run.
         cache: folder of everything that runs share.
         reporter: messages.
@@ -131,7 +129,7 @@ def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Repor
                 raise
             except (FitError, OrcaError, OSError, MemoryError, ValueError) as failure:
                 reason = " ".join(str(failure).split()) or type(failure).__name__
-                baseline = Baseline(None, reason=reason, suits=not isinstance(failure, UnsuitableError))
+                baseline = Baseline(None, reason=reason)
             if baseline.reason:
                 reporter.say(f"baselines: {name} was not computed: {baseline.reason}")
             yield name, baseline
@@ -142,13 +140,13 @@ def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Repor
 def _baseline(name: str, subject: Subject, inputs: Inputs, cache: Path) -> Baseline:
     splits = ["train", "val"][: len(subject.learned)]
     versions = _versions(name)
-    if name == choice.CONSTANT:
+    if name == completion.CONSTANT:
         entry = _constant(subject, inputs)
     else:
         entry = _entry(name, subject, inputs, cache, {"splits": splits, "versions": versions})
     outputs = entry.tensors["outputs"]
     measured = subject.error(outputs.numpy(), subject.targets.numpy(), subject.groups).value
-    count = inputs.num_samples if name == choice.CONSTANT else len(inputs.rows(_is_raw(name, subject.task)))
+    count = inputs.num_samples if name == completion.CONSTANT else len(inputs.rows(_is_raw(name, subject.task)))
     return Baseline(
         measured,
         _validation_error(subject.error, inputs, entry),
@@ -186,14 +184,14 @@ def _entry(name: str, subject: Subject, inputs: Inputs, cache: Path, facts: dict
         "balanced": isinstance(error, Balanced),
         "seed": _SEED,
     }
-    uses_model = name in (choice.FEATURES, choice.PROBE)
+    uses_model = name in (completion.FEATURES, completion.PROBE)
     if uses_model and task.kind == "dense":
-        raise UnsuitableError("dense outputs have a value at every position, and features are of whole samples")
+        raise FitError("dense outputs have a value at every position, and features are of whole samples")
     judge = "folds" if inputs.judge is None else subject.digests["val"]
     data = {split: subject.digests[split] for split in (*facts["splits"], "test")}
     key = [_REVISION, settings, data | {"shape": list(task.input_shape), "judge": judge}, facts["versions"]]
     if uses_model:
-        start = subject.start() if name == choice.PROBE else None
+        start = subject.start() if name == completion.PROBE else None
         part = start or subject.embedder
         key.append([weights_sha256(part.state_dict()), str(part), str(getattr(subject.embedder, "layout", None))])
 
@@ -211,7 +209,7 @@ def _entry(name: str, subject: Subject, inputs: Inputs, cache: Path, facts: dict
             raise FitError("no training sample has a target")
         fold = _folds(task, inputs, rows[kept]) if inputs.judge is None else None
         groups = inputs.groups(rows[kept])
-        limit_s = choice.LIMITS_S[name] * (1 if fold is None else 3)
+        limit_s = completion.LIMITS_S[name] * (1 if fold is None else 3)
         fit_result = fit(limit_s, **settings, x=x[kept], y=y[kept], groups=groups, fold=fold, new=new)
         outputs = torch.from_numpy(fit_result["outputs"])
         tensors = {"outputs": outputs[len(judged) :]}
@@ -228,7 +226,7 @@ def _entry(name: str, subject: Subject, inputs: Inputs, cache: Path, facts: dict
 
 
 def fit(limit_s: float, **request: Any) -> dict[str, Any]:
-    """Return what `fitting.fitted` returns for the same arguments, called in a process of its own.
+    """Return what `models.fitted` returns for the same arguments, called in a process of its own.
 
     Raises:
         FitError: it failed, crashed, or needs more than `limit_s` seconds of computing.
@@ -237,7 +235,7 @@ def fit(limit_s: float, **request: Any) -> dict[str, Any]:
     limits = isolation.Limits(math.ceil(limit_s), _WAIT * limit_s)
     try:
         fit_result: dict[str, Any] = isolation.isolated(
-            fitting.fit_here, limits, "baselines", parent=os.getpid(), request=request
+            models.fit_here, limits, "baselines", parent=os.getpid(), request=request
         )
     except isolation.OverTimeError as error:
         raise FitError(f"it needs more than {limit_s:g} s") from error
@@ -268,23 +266,23 @@ def _folds(task: TaskData, inputs: Inputs, rows: np.ndarray) -> np.ndarray | Non
 
 
 def _is_raw(name: str, task: TaskData) -> bool:
-    return name == choice.MINIROCKET or task.kind == "dense"
+    return name == completion.MINIROCKET or task.kind == "dense"
 
 
 def _versions(name: str) -> dict[str, str]:
-    if name == choice.MINIROCKET and not choice.has_aeon():
+    if name == completion.MINIROCKET and not completion.has_aeon():
         raise FitError("it needs the package aeon: pip install 'orca-transfer[peers]'")
     try:
-        return {package: version(package) for package in choice.PACKAGES[name]}
+        return {package: version(package) for package in completion.PACKAGES[name]}
     except PackageNotFoundError as error:
         raise FitError(f"the package {error.name} is not installed") from error
 
 
 def _form(task: TaskData, error: Error) -> str:
-    """Return the form of the targets, as `fitting.fitted` names it.
+    """Return the form of the targets, as `models.fitted` names it.
 
     Raises:
-        UnsuitableError: dense targets for which the best constant is the only baseline.
+        FitError: dense targets for which the best constant is the only baseline.
     """
     if task.kind != "dense":
         return task.kind
@@ -297,7 +295,7 @@ def _form(task: TaskData, error: Error) -> str:
         if not isinstance(error, _MEASURES_OF_NUMBERS) and np.isin(some[~np.isnan(some)], (0, 1)).all():
             form = "masks"
             if task.num_outputs > 1:
-                raise UnsuitableError("several labels at every position; the best constant is the only baseline")
+                raise FitError("several labels at every position; the best constant is the only baseline")
     if shape != extent:
-        raise UnsuitableError("outputs and inputs differ in extent; the best constant is the only baseline")
+        raise FitError("outputs and inputs differ in extent; the best constant is the only baseline")
     return form

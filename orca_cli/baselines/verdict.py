@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from orca_cli import seeding
-from orca_cli.baselines.choice import CONSTANT, FEATURES, NAMES
+from orca_cli.baselines.completion import CONSTANT, FEATURES, NAMES
 from orca_cli.baselines.compute import Baseline
-from orca_cli.config.schema import Config
 from orca_cli.exceptions import OrcaError
-from orca_cli.interfaces import Error, TaskData
+from orca_cli.interfaces import Error
 
 BEYOND = 2.0  # standard errors up to which a difference is none
 _RESAMPLES = 200
@@ -28,7 +27,6 @@ def verdict(
     targets: Tensor,
     groups: np.ndarray | None,
     baselines: Mapping[str, Baseline],
-    ways: Sequence[str],
     *,
     pretrained: bool = True,
 ) -> dict[str, Any] | None:
@@ -43,7 +41,6 @@ def verdict(
         outputs, targets: of the run, on the test split.
         groups: records of the test samples, or None.
         baselines: by name.
-        ways: settings to try where a baseline is better.
         pretrained: whether its body has pretrained weights.
 
     Returns:
@@ -72,7 +69,7 @@ def verdict(
     name = min(candidates, key=lambda name: candidates[name].validation_error or 0.0)
     comparison = {"baseline": name, **beside(name)}
     features = beside(FEATURES) if FEATURES in candidates else None
-    text = _text(error, name, baselines[name], comparison, ways)
+    text = _text(error, name, baselines[name], comparison)
     if features is not None and features["is"] in ("about as good", "worse"):
         figure = "" if name == FEATURES else f" ({_shown(baselines[FEATURES].error or 0.0, error.percent)})"
         text += f"; the {'pretrained ' * pretrained}body adds nothing to {NAMES[FEATURES]}{figure}"
@@ -115,23 +112,13 @@ def standard_error(
     return float(np.std(differences, ddof=1)) if len(differences) > resamples / 2 else None
 
 
-def ways(config: Config, task: TaskData) -> list[str]:
-    """Return the two settings, not yet in use, that are most likely to help a run that a baseline beats."""
-    settings = []
-    if config.budget != "thorough" and config.protocol == "clean":
-        settings.append("budget=thorough")
-    if "multiscale" not in str(config.embedder) and not task.causal:
-        settings.append("embedder=multiscale")
-    return [*settings, "more training data", "another body"][:2]
-
-
 def _members(groups: np.ndarray) -> list[np.ndarray]:
     """Return the samples of each record."""
     order = np.argsort(groups, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
 
 
-def _text(error: Error, name: str, best: Baseline, comparison: Mapping[str, Any], ways: Sequence[str]) -> str:
+def _text(error: Error, name: str, best: Baseline, comparison: Mapping[str, Any]) -> str:
     difference, deviation = comparison["difference"], comparison["standard_error"]
     apart = _shown(abs(difference), error.percent, " points")
     within = "" if deviation is None else f" ± {_shown(BEYOND * deviation, error.percent, '')}"
@@ -144,7 +131,7 @@ def _text(error: Error, name: str, best: Baseline, comparison: Mapping[str, Any]
         side = "below" if difference > 0 else "above"
         return f"the transfer's error is {apart} {side} that of {what}, and how sure that is cannot be computed"
     use = "" if name == CONSTANT else "use it, or "
-    return f"{what} does better here by {apart}{within}: {use}try {' or '.join(ways)}"
+    return f"{what} does better here by {apart}{within}: {use}try more training data or another body"
 
 
 def _beside(one: Baseline, name: str, error: Error) -> str:

@@ -48,7 +48,7 @@ Weights were chosen on: {chosen}. The test split was read {reads} time(s).
 |---|---|
 {errors}
 
-Lower is better; on {n} samples (skipped: {skipped}). One run of one seed.
+Lower is better; on {n} samples (skipped: {skipped}). One run of one seed.{comparison}
 
 ## Model and training
 
@@ -75,7 +75,9 @@ def model_card(loaded: Loaded) -> str:
     record, result = loaded.record, loaded.record.result
     targets = loaded.preprocessing.targets
     features = getattr(loaded.preprocessing, "feature_names", None)
-    splits, selected, error = (result.get(key) or {} for key in ("splits", "selected", "error"))
+    splits, selected, error, comparison = (
+        result.get(key) or {} for key in ("splits", "selected", "error", "comparison")
+    )
     members = f", {record.members} models averaged" if record.members > 1 else ""
     rows = [
         f"| {text} | {_md(split.get('n'))} | `{_code(split.get('sha256'))}` |"
@@ -96,6 +98,9 @@ def model_card(loaded: Loaded) -> str:
         errors="\n".join(_errors(result)),
         n=_md(error.get("n")),
         skipped=_md(error.get("skipped")),
+        comparison=f" Beside simple models on the same split: {_md(comparison['text'])}."
+        if "text" in comparison
+        else "",
         training="\n".join(f"* {line}" for line in _training(loaded)),
         citation=CITATION,
     )

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from orca_cli import seeding
-from orca_cli.baselines import choice, compute, fitting, inputs
+from orca_cli.baselines import completion, compute, inputs, models
 from orca_cli.baselines.inputs import Inputs
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.splits import folds
@@ -78,7 +78,7 @@ def messages():
 @pytest.fixture
 def run(tmp_path, messages, monkeypatch):
     """Compute baselines; models are fitted in this process: the same function, without the start of another one."""
-    isolated = lambda function, limits, where, parent, request: fitting.fitted(**request)  # noqa: E731
+    isolated = lambda function, limits, where, parent, request: models.fitted(**request)  # noqa: E731
     monkeypatch.setattr(isolation, "isolated", isolated)
 
     def call(task, names, error=None, *, with_validation=False, test=None, embedder=None, start=None):
@@ -253,8 +253,8 @@ WANTED = [
 
 def test_which_models_a_run_is_compared_with_and_which_failures_are_tried_again(monkeypatch):
     for (*arguments, aeon), names in WANTED:
-        monkeypatch.setattr(choice, "has_aeon", lambda aeon=aeon: aeon)
-        assert choice.baseline_names(*arguments) == names.split(), arguments
+        monkeypatch.setattr(completion, "has_aeon", lambda aeon=aeon: aeon)
+        assert completion.baseline_names(*arguments) == names.split(), arguments
     recorded = {
         "constant": {"error": 0.5, "validation_error": None},
         "linear": {"error": 0.5},  # as earlier programs recorded it
@@ -262,6 +262,6 @@ def test_which_models_a_run_is_compared_with_and_which_failures_are_tried_again(
         "features": {"error": None, "reason": "dense", "suits": False},
         "minirocket": {"error": None, "reason": "it needs the package aeon", "suits": True},
     }
-    assert choice.missing([*recorded], recorded) == ["linear", "forest", "minirocket"]
-    monkeypatch.setattr(choice, "has_aeon", lambda: False)
-    assert choice.missing([*recorded, "boosting"], recorded) == ["linear", "forest", "boosting"]
+    assert completion.missing([*recorded], recorded) == ["linear", "forest", "minirocket"]
+    monkeypatch.setattr(completion, "has_aeon", lambda: False)
+    assert completion.missing([*recorded, "boosting"], recorded) == ["linear", "forest", "boosting"]

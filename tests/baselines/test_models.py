@@ -16,8 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from orca_cli.baselines import models
-from orca_cli.baselines.features import pooled, table, width
-from orca_cli.baselines.fitting import fitted
+from orca_cli.baselines.inputs import pooled, table, width
+from orca_cli.baselines.models import fitted
 from orca_cli.interfaces import IGNORED_CLASS
 
 RNG = np.random.default_rng(0)

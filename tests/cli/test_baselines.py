@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
-from orca_cli.baselines import choice
+from orca_cli.baselines import completion
 from orca_cli.benchmarks import digits
 from orca_cli.runs.directory import keeps_weights
 from tests.cli.conftest import results, run_folders
@@ -28,8 +28,8 @@ def test_a_completed_run_gets_the_simple_models_beside_its_error_without_trainin
 ):
     """At first they take too long, which does not end the run."""
     with monkeypatch.context() as patch:
-        for name in choice.NAMES:
-            patch.setitem(choice.LIMITS_S, name, 0.003)
+        for name in completion.NAMES:
+            patch.setitem(completion.LIMITS_S, name, 0.003)
         first = run(*cold, "baselines=simple")
     assert "baselines: linear was not computed: it needs more than 0.009 s" in first.err
     assert first.result["baselines"]["forest"]["reason"] == "it needs more than 0.009 s"

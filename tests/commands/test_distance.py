@@ -116,9 +116,7 @@ def test_a_solver_that_gave_up_is_one_warning_that_names_parameters_of_the_comma
             _, out, err = call("distance", *files, "--metric", metric, *style)
             assert err == warning
             assert ("marginal_error" in out) == ("marginal_error" in diagnostics)
-    monkeypatch.setattr(
-        "orca_cli.prediction.distance.parts.build", lambda node, what: GivesUp({"converged": 0.0})
-    )
+    monkeypatch.setattr("orca_cli.prediction.distance.parts.build", lambda node, what: GivesUp({"converged": 0.0}))
     for metric in ("otdd_by_class", "otdd_gaussian"):
         words = call("distance", *files, "--metric", metric)[2].partition("try ")[2].partition(" or ")[0].split()
         assert len(words) == 2

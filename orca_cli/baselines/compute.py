@@ -34,7 +34,7 @@ from orca_cli.training.checkpoint import weights_sha256
 
 FOLDS = 5
 LEAST_JUDGES = 50  # validation samples; where there are fewer, folds of the training samples say which model is best
-_REVISION = 2  # of this package's computations; a change makes every cached entry a miss
+_REVISION = 3  # of this package's computations; a change makes every cached entry a miss
 _MOST_KEPT = 2**26  # values of outputs in a cache entry
 _MEASURES_OF_NUMBERS = (MeanSquared, RelativeL2, RMSE, MAE, OneMinusR2, NormalisedRMSE)
 _SEED = 0
@@ -79,7 +79,7 @@ class Subject:
     Args:
         task: its data.
         error: the task's own.
-        learned: the splits that its stage 3 trained on: training, or validation as well.
+        learned: what its stage 3 trained on: the training split, or validation as well.
         may_judge: whether the validation split is another one than these and the test split.
         embedder: as it was before any training, on the CPU.
         start: returns the whole model as it was before any training.
@@ -93,7 +93,7 @@ class Subject:
 
     task: TaskData
     error: Error
-    learned: Sequence[Samples]
+    learned: Samples
     may_judge: bool
     embedder: nn.Module
     start: Callable[[], TransferModel]
@@ -138,7 +138,7 @@ def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Repor
 
 
 def _baseline(name: str, subject: Subject, inputs: Inputs, cache: Path) -> Baseline:
-    splits = ["train", "val"][: len(subject.learned)]
+    splits = ["train", "val"] if len(subject.learned) > len(subject.task.train) else ["train"]
     versions = _versions(name)
     if name == completion.CONSTANT:
         entry = _constant(subject, inputs)
@@ -146,12 +146,12 @@ def _baseline(name: str, subject: Subject, inputs: Inputs, cache: Path) -> Basel
         entry = _entry(name, subject, inputs, cache, {"splits": splits, "versions": versions})
     outputs = entry.tensors["outputs"]
     measured = subject.error(outputs.numpy(), subject.targets.numpy(), subject.groups).value
-    count = inputs.num_samples if name == completion.CONSTANT else len(inputs.rows(_is_raw(name, subject.task)))
+    count = len(subject.learned) if name == completion.CONSTANT else len(inputs.rows(_is_raw(name, subject.task)))
     return Baseline(
         measured,
         _validation_error(subject.error, inputs, entry),
         entry.record["seconds"],
-        {"splits": splits, "n": count, "of": inputs.num_samples},
+        {"splits": splits, "n": count, "of": len(subject.learned)},
         versions,
         str(entry.record["about"]),
         reason="" if measured is not None else "undefined on this test split",
@@ -165,7 +165,7 @@ def _constant(subject: Subject, inputs: Inputs) -> Entry:
     held = subject.constant.expand(len(rows), *subject.constant.shape)
     if inputs.judge is None:
         rows = inputs.rows(raw=False)
-        fold, y = _folds(subject.task, inputs, rows), inputs.targets(rows)
+        fold, y = _folds(subject.task, inputs, rows), inputs.learned.targets()[rows]
         if fold is None:
             return Entry({"outputs": outputs}, {"seconds": 0.0, "about": ""})
         apart = [subject.error.constant(y[fold != i], subject.task.num_outputs) for i in range(FOLDS)]
@@ -203,12 +203,12 @@ def _entry(name: str, subject: Subject, inputs: Inputs, cache: Path, facts: dict
             x, new = inputs.raw if raw else inputs.table
         seconds = time.monotonic() - began if uses_model else 0.0
         rows, judged = inputs.rows(raw), inputs.judged(raw)
-        y = inputs.targets(rows)
+        y = inputs.learned.targets()[rows]
         kept = y >= 0 if settings["form"] == "classes" else np.ones(len(rows), bool)  # -100 stands for no class
         if not kept.any():
             raise FitError("no training sample has a target")
         fold = _folds(task, inputs, rows[kept]) if inputs.judge is None else None
-        groups = inputs.groups(rows[kept])
+        groups = _groups(inputs.learned, rows[kept])
         limit_s = completion.LIMITS_S[name] * (1 if fold is None else 3)
         fit_result = fit(limit_s, **settings, x=x[kept], y=y[kept], groups=groups, fold=fold, new=new)
         outputs = torch.from_numpy(fit_result["outputs"])
@@ -248,19 +248,22 @@ def _validation_error(error: Error, inputs: Inputs, entry: Entry) -> float | Non
     if "held_out" not in entry.tensors:
         return None
     rows = entry.tensors["rows"].numpy()
-    if inputs.judge is None:
-        targets, groups = inputs.targets(rows), inputs.groups(rows)
-    else:
-        records = inputs.judge.groups()
-        targets, groups = inputs.judge.targets()[rows], None if records is None else np.asarray(records)[rows]
+    judge = inputs.learned if inputs.judge is None else inputs.judge
+    targets, groups = judge.targets()[rows], _groups(judge, rows)
     return error(entry.tensors["held_out"].numpy(), targets, groups).value
+
+
+def _groups(samples: Samples, rows: np.ndarray) -> np.ndarray | None:
+    """Return the records that some samples are cut from; None where they stand alone."""
+    groups = samples.groups()
+    return None if groups is None else np.asarray(groups, np.int64)[rows]
 
 
 def _folds(task: TaskData, inputs: Inputs, rows: np.ndarray) -> np.ndarray | None:
     """Return the fold of each of these training samples; None where there are too few."""
-    classes = inputs.targets(rows) if task.kind == "classes" else None
+    classes = inputs.learned.targets()[rows] if task.kind == "classes" else None
     try:
-        return folds(len(rows), FOLDS, seed=_SEED, classes=classes, groups=inputs.groups(rows))
+        return folds(len(rows), FOLDS, seed=_SEED, classes=classes, groups=_groups(inputs.learned, rows))
     except DataError:
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -36,13 +36,13 @@ class Inputs:
     """The splits of a run as baselines see them; read when they are asked for.
 
     Args:
-        parts: the splits to learn from.
+        learned: the samples to learn from.
         judge: the split that says which model is best; None where folds of the others do.
         open_test: returns the test split.
         input_shape: of a sample.
     """
 
-    parts: Sequence[Samples]
+    learned: Samples
     judge: Samples | None
     open_test: Callable[[], Samples]
     input_shape: tuple[int, ...]
@@ -52,14 +52,9 @@ class Inputs:
         """Return the test split, opened when it is first needed."""
         return self.open_test()
 
-    @property
-    def num_samples(self) -> int:
-        """Return the number of training samples."""
-        return sum(map(len, self.parts))
-
     def rows(self, raw: bool) -> np.ndarray:
         """Return which training samples are used, ascending: all, or as many as there is room for, drawn at random."""
-        return self._drawn(self.num_samples, raw)
+        return self._drawn(len(self.learned), raw)
 
     def judged(self, raw: bool) -> np.ndarray:
         """Return which samples of the split that judges are used, likewise."""
@@ -122,45 +117,21 @@ class Inputs:
 
         return self._read(take, raw=False, at_once=_EMBEDDED_AT_ONCE)
 
-    def targets(self, rows: np.ndarray) -> np.ndarray:
-        """Return the targets of training samples."""
-        return np.concatenate([part.targets()[inside] for part, inside in self._by_part(rows)])
-
-    def groups(self, rows: np.ndarray) -> np.ndarray | None:
-        """Return the records that training samples are cut from, [n] int64, numbered apart in each split; None without."""
-        records, first = [], 0
-        for part, inside in self._by_part(rows):
-            groups = part.groups()
-            if groups is None:
-                return None
-            numbers = np.unique(groups, return_inverse=True)[1]
-            records.append(numbers[inside] + first)
-            first += len(groups)
-        return np.concatenate(records).astype(np.int64)
-
-    def _by_part(self, rows: np.ndarray) -> list[tuple[Samples, np.ndarray]]:
-        """Return each split with its own rows among those in use."""
-        starts = np.cumsum([0, *map(len, self.parts)])
-        return [
-            (part, rows[(rows >= start) & (rows < start + len(part))] - start)
-            for part, start in zip(self.parts, starts, strict=False)
-        ]
-
     def _read(
         self, take: Callable[[Batch], np.ndarray], *, raw: bool, at_once: int = 256
     ) -> tuple[np.ndarray, np.ndarray]:
         size = max(1, min(at_once, _BATCH_CELLS // math.prod(self.input_shape)))
         start = time.process_time()
-        new = [] if self.judge is None else [(self.judge, self.judged(raw))]
+        judge, every = self.judge or self.learned, np.arange(len(self.test))
         arrays = []
-        for splits in (self._by_part(self.rows(raw)), [*new, (self.test, np.arange(len(self.test)))]):
+        for splits in ([(self.learned, self.rows(raw))], [(judge, self.judged(raw)), (self.test, every)]):
             parts = []
-            for samples, inside in splits:
-                for first in range(0, len(inside), size):
+            for samples, rows in splits:
+                for first in range(0, len(rows), size):
                     signals.check()
                     if time.process_time() - start > _LIMIT_S:
                         raise FitError(f"reading the samples takes more than {_LIMIT_S} s of processor time")
-                    parts.append(take(samples.batch(inside[first : first + size])))
+                    parts.append(take(samples.batch(rows[first : first + size])))
             arrays.append(np.concatenate(parts))
         return arrays[0], arrays[1]
 

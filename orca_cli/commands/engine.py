@@ -126,14 +126,13 @@ class Engine:
         at_once, threads = self._arguments.at_once or math.inf, self._threads() or 1
         if self._on == "local":
             main = None if self._variables() else _program_to_fork(self._arguments)
-            with local.Local(self._arguments.at_once or 1, main, is_shown=self.is_shown).opened() as here:
-                yield here
+            yield local.Local(self._arguments.at_once or 1, main, is_shown=self.is_shown)
             return
         storage.make_folder(self._folder)
         try:
             executor: Ray | Slurm
             if self._on == "ray":
-                executor = Ray(threads, self._arguments.gpus, at_once, str(self._folder))
+                executor = Ray(threads, self._arguments.gpus, at_once)
             else:
                 share = self._arguments.gpus or 0.0
                 executor = Slurm(self._folder, f"orca-{self._name}", threads, share, at_once, self._time_limit_s)

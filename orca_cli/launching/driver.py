@@ -90,7 +90,6 @@ class _Attempt:
     job: Job
     handle: Any
     is_stopped: bool = False
-    pace: tuple[str, int, float] | None = None  # stage, step and moment of the first look, for the time left
 
 
 @dataclass
@@ -209,19 +208,15 @@ class Driver:
 
     def _look(self, attempt: _Attempt) -> list[str]:
         """Look at a running job, and stop it if the work says so; returns its row of the table."""
-        job, now = attempt.job, time.monotonic()
+        job = attempt.job
         label = f"{job.command.label} {job.settings}".strip()
         if (seen := activity(job.root, job.name)) is None:
-            return [label, "", "waiting", "", "", ""]
+            return [label, "", "waiting", "", ""]
         if not attempt.is_stopped and self.work.watch(job, seen):
             attempt.is_stopped = True
             self.executor.signal(attempt.handle, signal.SIGTERM)
-        if attempt.pace is None or attempt.pace[0] != seen.stage:
-            attempt.pace = (seen.stage, seen.step, now)
-        done, seconds = seen.step - attempt.pace[1], now - attempt.pace[2]
-        left = f"{seconds / done * (seen.steps - seen.step):.0f} s" if done > 0 and seen.steps else ""
-        error = "" if seen.error is None else f"{seen.error:.4g}"
-        return [label, seen.host, seen.stage, f"{seen.step}/{seen.steps}" if seen.steps else "", error, left]
+        step = f"{seen.step}/{seen.steps}" if seen.steps else ""
+        return [label, seen.host, seen.stage, step, "" if seen.error is None else f"{seen.error:.4g}"]
 
 
 def _reason(end: Ended) -> str:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from orca_cli import terminal
 
-_HEADERS = ("job", "where", "stage", "step", "error so far", "time left")
+_HEADERS = ("job", "where", "stage", "step", "error so far")
 _MOST_ROWS = 20
 _LINE_EVERY_S = 60.0
 

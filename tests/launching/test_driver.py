@@ -109,8 +109,8 @@ def forked(monkeypatch):
 
 
 def drive(work, at_once=1, main=fate):
-    with signals.deferred(), Local(at_once, main).opened() as local:
-        Driver(work, local, Table(len(work.jobs))).run()
+    with signals.deferred():
+        Driver(work, Local(at_once, main), Table(len(work.jobs))).run()
         return signals.pending()
 
 

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 from orca_cli import exceptions, experiment, signals, storage
 from orca_cli.exceptions import OrcaError
 from orca_cli.launching import local, process
-from orca_cli.launching.driver import Driver, Executor, Job, Work
+from orca_cli.launching.driver import Driver, Executor, Job, Table, Work
 from orca_cli.launching.process import Command, Ended
 from orca_cli.launching.ray import Ray
 from orca_cli.launching.slurm import Slurm
-from orca_cli.launching.table import Table
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.runs.outcome import Failure, Outcome, ended_by
 from orca_cli.training import gpus

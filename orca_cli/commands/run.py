@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine(parser, "with -m: ")
     text = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
     parser.add_argument("--time-limit", metavar="TIME", help=text)
-    parser.add_argument(process.OPTION, nargs=5, help=argparse.SUPPRESS)  # given by a driver to its jobs
+    parser.add_argument(process.OPTION, nargs=4, help=argparse.SUPPRESS)  # given by a driver to its jobs
 
 
 def execute(arguments: argparse.Namespace) -> Result:
@@ -93,7 +93,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         verbose=arguments.verbose,
         quiet=arguments.quiet,
         prefix=f"{place.label} " if place else "",
-        bars=place is None or place.is_alone,
+        bars=place is None,
     )
     rank = ranks.from_environment() if place is None else None
     with signals.deferred(insistent=place is None and (rank is None or rank.leads)):

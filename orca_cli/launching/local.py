@@ -27,8 +27,7 @@ class Local:
 
     def start(self, commands: Sequence[Command]) -> list[Process]:
         """Start processes."""
-        alone = self.at_once == 1
-        return [Process(one, main=self.main, is_alone=alone, is_shown=self.is_shown) for one in commands]
+        return [Process(one, main=self.main, is_shown=self.is_shown) for one in commands]
 
     def ended(self, handle: Process) -> Ended | None:
         """Return how a process ended; None while it runs."""

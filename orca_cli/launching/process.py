@@ -66,20 +66,18 @@ class Place:
         pipe: where the job reports how it ended.
         parent: the process that the job ends with.
         identity: hash of the run that the job has to be; empty for any.
-        is_alone: no other job runs at the same time, so it may draw on the terminal.
     """
 
     label: str
     pipe: int
     parent: int
     identity: str
-    is_alone: bool
 
     @classmethod
     def read(cls, values: Sequence[str]) -> Place:
         """Return what the option's values mean."""
-        label, pipe, parent, identity, is_alone = values
-        return cls(label, int(pipe), int(parent), identity, bool(int(is_alone)))
+        label, pipe, parent, identity = values
+        return cls(label, int(pipe), int(parent), identity)
 
 
 @dataclass(frozen=True)
@@ -109,20 +107,19 @@ class Process:
     Args:
         command: what to run.
         main: the program's main function if this process may be forked; None starts an interpreter.
-        is_alone: no other job runs at the same time.
         is_shown: it writes to this process' standard output and error; otherwise only the end of its errors is kept.
 
     Raises:
         StorageError: no process can be started.
     """
 
-    def __init__(self, command: Command, *, main: Main | None = None, is_alone: bool = False, is_shown: bool = False):
+    def __init__(self, command: Command, *, main: Main | None = None, is_shown: bool = False):
         self._readable, writable = os.pipe()
         self._deadline = time.monotonic() + (command.time_limit_s or math.inf)
         self._over_limit = False
         self._popen: subprocess.Popen[bytes] | None = None  # unless forked
         self._errors: IO[bytes] | None = None if is_shown else tempfile.TemporaryFile()  # noqa: SIM115
-        place = [command.label, str(writable), str(os.getpid()), command.identity, str(int(is_alone))]
+        place = [command.label, str(writable), str(os.getpid()), command.identity]
         words = [*command.words, OPTION, *place]
         torch = sys.modules.get("torch")  # a GPU driver does not work in a fork
         has_gpu = torch is not None and torch.cuda.is_initialized()

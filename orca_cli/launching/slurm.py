@@ -63,7 +63,6 @@ class Slurm:
         threads, gpus: of each job.
         at_once: jobs that are submitted at a time.
         time_limit_s: of each job; None for none.
-        cluster: of submitit; its "local" runs jobs on this machine, for tests.
     """
 
     folder: Path
@@ -72,7 +71,6 @@ class Slurm:
     gpus: float
     at_once: float
     time_limit_s: float | None = None
-    cluster: str = "slurm"
     name: str = "slurm"
     _executor: Any = None
     _last_query: float = -math.inf
@@ -90,11 +88,11 @@ class Slurm:
             hint = "pip install 'orca-transfer[slurm]'"
             raise UnavailableError("submitit is not installed", where="--on slurm", hint=hint) from error
         lacking = [one for one in ("sbatch", "srun", "sacct") if not shutil.which(one)]
-        if self.cluster == "slurm" and lacking:
+        if lacking:
             hint = "type it on a machine that submits SLURM jobs"
             raise UnavailableError(f"no SLURM here: {', '.join(lacking)} not found", where="--on slurm", hint=hint)
         storage.make_folder(self.folder)
-        self._executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
+        self._executor = submitit.AutoExecutor(folder=self.folder, cluster="slurm")
         limit = self.time_limit_s
         minutes = _ALLOCATION_MIN if limit is None else math.ceil((limit + GRACE_S + _WARNING_S) / 60)
         more = {"signal": f"{signals.preemption_signal().name.removeprefix('SIG')}@{_WARNING_S}", "requeue": True}
@@ -109,8 +107,7 @@ class Slurm:
         with ExitStack() as stack:
             with suppress(LockedError):  # of a driver of the same sweep that lives, whose jobs these are
                 stack.enter_context(storage.lock(self.folder.parent / f"{self.sweep}.lock"))
-                if self.cluster == "slurm":
-                    _call("scancel", "--me", "--state=PENDING", f"--name={self.sweep}")
+                _call("scancel", "--me", "--state=PENDING", f"--name={self.sweep}")
             yield self
 
     def start(self, commands: Sequence[Command]) -> list[_Submitted]:
@@ -154,8 +151,6 @@ class Slurm:
 
     def _state(self, job: Any) -> str:
         """Return SLURM's word for a job's state; asks for all jobs at once, and not often."""
-        if self.cluster != "slurm":
-            return str(job.state)
         if time.monotonic() - self._last_query > ASK_EVERY_S:
             job.watcher.update()
             self._last_query = time.monotonic()

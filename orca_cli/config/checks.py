@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orca_cli.config import parts, retired, short_names
+from orca_cli.config import parts, short_names
 from orca_cli.config.ranges import check_value
 from orca_cli.config.schema import NEEDED_GROUPS, Config, Train, declared, lookup
 from orca_cli.config.variants import BLOCKS
@@ -119,8 +119,7 @@ def _check_keys(content: dict[str, Any], known: dict[str, Any], prefix: str = ""
 def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") -> ConfigError:
     """Return the error for a key that a section does not have, with the closest one that it has."""
     key = f"{prefix}{name}"
-    hint = retired.SETTINGS.get(key) or suggest(str(name), map(str, known))
-    return ConfigError(f"no such setting: '{key}'{place}", where=key, hint=hint)
+    return ConfigError(f"no such setting: '{key}'{place}", where=key, hint=suggest(str(name), map(str, known)))
 
 
 def part_node(config: object, name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from orca_cli.config import parts, short_names
 from orca_cli.config.ranges import check_value
-from orca_cli.config.schema import NEEDED_GROUPS, Config, Train, declared, lookup
+from orca_cli.config.schema import NEEDED_GROUPS, Config, declared, lookup
 from orca_cli.config.variants import BLOCKS
 from orca_cli.exceptions import ConfigError, suggest
 
@@ -69,38 +69,35 @@ def check_settings(config: Config) -> None:
     for key, hint in declared().items():
         check_value(lookup(config, key), hint, key)
     train = config.train
-    if config.precision == "fp16" and config.device == "cpu":
-        raise ConfigError("fp16 needs a GPU, not device=cpu", where="precision", hint="use precision=fp32 or bf16")
-    if config.budget != Config.budget and config.protocol != "clean":
-        what = f"has no effect on protocol={config.protocol}, which sets the length of training itself"
-        raise ConfigError(what, where=f"budget={config.budget}", hint="give train.epochs=... instead")
-    if train.decay_epochs is not None and train.decay_epochs < (train.warmup_epochs or 0):
-        what = f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}"
-        raise ConfigError(what, where="train.decay_epochs", hint="allowed: train.warmup_epochs or more")
-    _check_selection(train)
-    if config.align.method == "mona" and train.compile:
-        what = "differentiates a step of the body twice, and compiled layers cannot be"
-        raise ConfigError(what, where="align.method=mona", hint="leave train.compile out")
-    if not config.test and train.validate_on == "test":
-        what = "contradicts train.validate_on=test, which opens the test split every epoch"
-        raise ConfigError(what, where="test=false", hint="use train.validate_on=validation")
-
-
-def _check_selection(train: Train) -> None:
-    """Raise ConfigError where settings of the choice of weights contradict each other."""
-    if train.folds == 1:
-        raise ConfigError("1 is not allowed", where="train.folds", hint="allowed: 0 (none), or 2 and more")
-    if train.folds and (train.members or 1) > 1:
-        what = f"contradicts train.folds={train.folds}, which fine-tunes a model for each fold"
-        raise ConfigError(what, where=f"train.members={train.members}", hint="leave one of them out")
-    uses = {f"train.folds={train.folds}": bool(train.folds), "train.refit=true": train.refit is True}
-    for setting in (name for name, used in uses.items() if used):
-        if train.select == "best":
-            what = "leaves no samples to choose by, and train.select=best chooses"
-            raise ConfigError(what, where=setting, hint="use train.select=last or auto, or leave one of them out")
-        if train.validate_on == "test":
-            what = "does not go with train.validate_on=test"
-            raise ConfigError(what, where=setting, hint="leave one of them out")
+    before = train.warmup_epochs or 0
+    folds, refit = f"train.folds={train.folds}", train.refit is True
+    apart = folds if train.folds else "train.refit=true"  # what leaves no samples to choose by
+    has_apart = bool(train.folds) or refit
+    on_test = train.validate_on == "test"
+    # Whether it is wrong, where, what, and what to do.
+    contradictions = [
+        (config.precision == "fp16" and config.device == "cpu", "precision",
+         "fp16 needs a GPU, not device=cpu", "use precision=fp32 or bf16"),
+        (config.budget != Config.budget and config.protocol != "clean", f"budget={config.budget}",
+         f"has no effect on protocol={config.protocol}, which sets the length of training itself",
+         "give train.epochs=... instead"),
+        (train.decay_epochs is not None and train.decay_epochs < before, "train.decay_epochs",
+         f"{train.decay_epochs} is before the end of train.warmup_epochs={before:g}",
+         "allowed: train.warmup_epochs or more"),
+        (train.folds == 1, "train.folds", "1 is not allowed", "allowed: 0 (none), or 2 and more"),
+        (train.folds > 0 and (train.members or 1) > 1, f"train.members={train.members}",
+         f"contradicts {folds}, which fine-tunes a model for each fold", "leave one of them out"),
+        (has_apart and train.select == "best", apart,
+         "leaves no samples to choose by, and train.select=best chooses", "leave one of them out"),
+        (has_apart and on_test, apart, "does not go with train.validate_on=test", "leave one of them out"),
+        (config.align.method == "mona" and train.compile, "align.method=mona",
+         "differentiates a step of the body twice, and compiled layers cannot be", "leave train.compile out"),
+        (not config.test and on_test, "test=false",
+         "contradicts train.validate_on=test, which opens the test split every epoch", "leave one of them out"),
+    ]  # fmt: skip
+    for is_wrong, where, what, hint in contradictions:
+        if is_wrong:
+            raise ConfigError(what, where=where, hint=hint)
 
 
 def _check_keys(content: dict[str, Any], known: dict[str, Any], prefix: str = "") -> None:

@@ -20,7 +20,7 @@ from orca_cli.config import checks, parts
 from orca_cli.config.compose.overrides import check_typed, refused
 from orca_cli.config.configuration import default_folders, key_of
 from orca_cli.config.identity import Identity, identify
-from orca_cli.config.ranges import fits
+from orca_cli.config.ranges import in_words
 from orca_cli.config.schema import GROUPS, Config, is_without_effect
 from orca_cli.exceptions import ConfigError
 
@@ -115,7 +115,7 @@ def _nan_for_words(content: dict[str, Any], key: str = "") -> Iterator[str]:
             continue
         if parts.TARGET in content and isinstance(value, float) and math.isnan(value):
             hint = parts.hints(parts.resolve(content, key)).get(name)
-            if fits("nan", hint) and not fits(value, hint):
+            if "nan" in re.split(r", | or ", in_words(hint)):
                 yield full
 
 

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -139,17 +139,25 @@ def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Repor
 
 def _baseline(name: str, subject: Subject, inputs: Inputs, cache: Path) -> Baseline:
     splits = ["train", "val"] if len(subject.learned) > len(subject.task.train) else ["train"]
-    versions = _versions(name)
+    if name == completion.MINIROCKET and not completion.has_aeon():
+        raise FitError("it needs the package aeon: pip install 'orca-transfer[peers]'")
+    versions = {package: version(package) for package in completion.PACKAGES[name]}
     if name == completion.CONSTANT:
         entry = _constant(subject, inputs)
     else:
         entry = _entry(name, subject, inputs, cache, {"splits": splits, "versions": versions})
     outputs = entry.tensors["outputs"]
     measured = subject.error(outputs.numpy(), subject.targets.numpy(), subject.groups).value
+    validation_error = None
+    if "held_out" in entry.tensors:
+        rows, judge = entry.tensors["rows"].numpy(), inputs.judge or inputs.learned
+        validation_error = subject.error(
+            entry.tensors["held_out"].numpy(), judge.targets()[rows], _groups(judge, rows)
+        ).value
     count = len(subject.learned) if name == completion.CONSTANT else len(inputs.rows(_is_raw(name, subject.task)))
     return Baseline(
         measured,
-        _validation_error(subject.error, inputs, entry),
+        validation_error,
         entry.record["seconds"],
         {"splits": splits, "n": count, "of": len(subject.learned)},
         versions,
@@ -244,15 +252,6 @@ def fit(limit_s: float, **request: Any) -> dict[str, Any]:
     return fit_result
 
 
-def _validation_error(error: Error, inputs: Inputs, entry: Entry) -> float | None:
-    if "held_out" not in entry.tensors:
-        return None
-    rows = entry.tensors["rows"].numpy()
-    judge = inputs.learned if inputs.judge is None else inputs.judge
-    targets, groups = judge.targets()[rows], _groups(judge, rows)
-    return error(entry.tensors["held_out"].numpy(), targets, groups).value
-
-
 def _groups(samples: Samples, rows: np.ndarray) -> np.ndarray | None:
     """Return the records that some samples are cut from; None where they stand alone."""
     groups = samples.groups()
@@ -270,15 +269,6 @@ def _folds(task: TaskData, inputs: Inputs, rows: np.ndarray) -> np.ndarray | Non
 
 def _is_raw(name: str, task: TaskData) -> bool:
     return name == completion.MINIROCKET or task.kind == "dense"
-
-
-def _versions(name: str) -> dict[str, str]:
-    if name == completion.MINIROCKET and not completion.has_aeon():
-        raise FitError("it needs the package aeon: pip install 'orca-transfer[peers]'")
-    try:
-        return {package: version(package) for package in completion.PACKAGES[name]}
-    except PackageNotFoundError as error:
-        raise FitError(f"the package {error.name} is not installed") from error
 
 
 def _form(task: TaskData, error: Error) -> str:

@@ -90,7 +90,10 @@ def standard_error(
         groups: [n], or None.
     """
     resamples = min(_RESAMPLES, _CELLS // max(1, outputs.numel()))
-    members = None if groups is None else _members(groups)
+    members = None
+    if groups is not None:  # the samples of each record
+        order = np.argsort(groups, kind="stable")
+        members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
     count = len(outputs) if members is None else len(members)
     if count < 2 or resamples < _LEAST:
         return None
@@ -112,17 +115,14 @@ def standard_error(
     return float(np.std(differences, ddof=1)) if len(differences) > resamples / 2 else None
 
 
-def _members(groups: np.ndarray) -> list[np.ndarray]:
-    """Return the samples of each record."""
-    order = np.argsort(groups, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
-
-
 def _text(error: Error, name: str, best: Baseline, comparison: Mapping[str, Any]) -> str:
     difference, deviation = comparison["difference"], comparison["standard_error"]
     apart = _shown(abs(difference), error.percent, " points")
     within = "" if deviation is None else f" ± {_shown(BEYOND * deviation, error.percent, '')}"
-    what = f"{NAMES[name]}{_beside(best, name, error)}"
+    shown = _shown(best.error or 0.0, error.percent)
+    if best.seconds is not None and name != CONSTANT:
+        shown += f" in {best.seconds:{'.0f' if best.seconds >= 10 else '.2g'}} s"
+    what = f"{NAMES[name]} ({shown})"
     if comparison["is"] == "better":
         return f"{apart}{within} better than {what}, the simple model that validates best"
     if comparison["is"] == "about as good":
@@ -132,13 +132,6 @@ def _text(error: Error, name: str, best: Baseline, comparison: Mapping[str, Any]
         return f"the transfer's error is {apart} {side} that of {what}, and how sure that is cannot be computed"
     use = "" if name == CONSTANT else "use it, or "
     return f"{what} does better here by {apart}{within}: {use}try more training data or another body"
-
-
-def _beside(one: Baseline, name: str, error: Error) -> str:
-    text = _shown(one.error or 0.0, error.percent)
-    if one.seconds is None or name == CONSTANT:
-        return f" ({text})"
-    return f" ({text} in {one.seconds:{'.0f' if one.seconds >= 10 else '.2g'}} s)"
 
 
 def _shown(value: float, percent: bool, unit: str = " %") -> str:

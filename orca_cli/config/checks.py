@@ -74,6 +74,8 @@ def check_settings(config: Config) -> None:
     apart = folds if train.folds else "train.refit=true"  # what leaves no samples to choose by
     has_apart = bool(train.folds) or refit
     on_test = train.validate_on == "test"
+    kind = lookup(config, "task.kind")
+    weights = "leave it out; class_weights are for classes, positive_weight for labels"
     # Whether it is wrong, where, what, and what to do.
     contradictions = [
         (config.precision == "fp16" and config.device == "cpu", "precision",
@@ -90,6 +92,12 @@ def check_settings(config: Config) -> None:
         (has_apart and train.select == "best", apart,
          "leaves no samples to choose by, and train.select=best chooses", "leave one of them out"),
         (has_apart and on_test, apart, "does not go with train.validate_on=test", "leave one of them out"),
+        (train.class_weights is not None and kind not in (None, "classes", "dense"), "train.class_weights",
+         f"does not apply to task.kind={kind}", weights),
+        (train.positive_weight is not None and kind not in (None, "labels", "dense"), "train.positive_weight",
+         f"does not apply to task.kind={kind}", weights),
+        (train.class_weights is not None and train.positive_weight is not None, "train.class_weights",
+         "given beside train.positive_weight", "give one of them"),
         (config.align.method == "mona" and train.compile, "align.method=mona",
          "differentiates a step of the body twice, and compiled layers cannot be", "leave train.compile out"),
         (not config.test and on_test, "test=false",
@@ -132,8 +140,8 @@ def check_parts(config: Config) -> None:
             raise ConfigError("a group of settings is needed", where=name, hint=f"orca list {name} shows the choices")
     if (weights := config.body.get("weights", "pretrained")) not in ("pretrained", "random"):
         raise ConfigError(f"'{weights}' is not allowed", where="body.weights", hint="allowed: pretrained, random")
-    _check_weights(config)
-    check_method(config, config.task.get("kind"))
+    kind = config.task.get("kind")
+    check_method(config, kind)
     for name, group in PART_GROUPS.items():
         node = getattr(config, name)
         for word in group.nested:
@@ -149,7 +157,7 @@ def check_parts(config: Config) -> None:
             if name == "metric":
                 _check_classes(part, config)
             if name == "augment":
-                check_augmentation(part, config.task.get("kind"))
+                check_augmentation(part, kind)
 
 
 def check_augmentation(part: Any, kind: str | None, extent: tuple[int, ...] = ()) -> None:
@@ -188,19 +196,6 @@ def _check_inferred_kind(node: dict[str, Any], group: str) -> None:
     if parameter is None or "None" not in str(parameter.annotation):
         hint = "allowed: what the task's file says; take it out of the command"
         raise ConfigError("null is not allowed", where=f"{group}.kind", hint=hint)
-
-
-def _check_weights(config: Config) -> None:
-    """Raise ConfigError where weights of classes or labels are given to a task of another kind."""
-    kinds = {"class_weights": ("classes", "dense"), "positive_weight": ("labels", "dense")}
-    kind = config.task.get("kind")
-    for (name, allowed), other in zip(kinds.items(), reversed(kinds), strict=True):
-        if kind is not None and kind not in allowed and getattr(config.train, name) is not None:
-            hint = f"for {kind} use train.{other}" if kind in kinds[other] else "take it out of the command"
-            raise ConfigError(f"does not apply to task.kind={kind}", where=f"train.{name}", hint=hint)
-    if config.train.class_weights is not None and config.train.positive_weight is not None:
-        what = "given beside train.positive_weight"
-        raise ConfigError(what, where="train.class_weights", hint="give one of them")
 
 
 def _check_part(node: Any, key: str, group: PartGroup = _PLAIN, known: dict[str, Any] | None = None) -> Any:

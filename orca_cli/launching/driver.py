@@ -260,7 +260,10 @@ class Driver:
             return False
         counts[cause] += 1
         again = f"trying it again ({counts[cause]} of {RETRIES[cause]} times)"
-        terminal.log.warning(f"{job.command.label} {_reason(end)}; {again}")
+        reason = end.lost or str((end.report.get("error") or {}).get("what") or f"exit code {end.status}")
+        if not end.lost and end.status is not None and end.status < 0:
+            reason = f"its process was killed by {signal.Signals(-end.status).name}"
+        terminal.log.warning(f"{job.command.label} {reason}; {again}")
         pause_s = PAUSE_S.get(cause, 0.0) * 2 ** (counts[cause] - 1)
         self._waiting.append((time.monotonic() + pause_s, job))
         return True
@@ -276,11 +279,3 @@ class Driver:
             self.executor.signal(attempt.handle, signal.SIGTERM)
         step = f"{seen.step}/{seen.steps}" if seen.steps else ""
         return [label, seen.host, seen.stage, step, "" if seen.error is None else f"{seen.error:.4g}"]
-
-
-def _reason(end: Ended) -> str:
-    if end.lost:
-        return end.lost
-    if end.status is not None and end.status < 0:
-        return f"its process was killed by {signal.Signals(-end.status).name}"
-    return str((end.report.get("error") or {}).get("what") or f"exit code {end.status}")

@@ -127,23 +127,18 @@ def _plan(session: Session, typed: dict[str, str], extra: Path | None) -> Plan:
     before = known[name].settings if name in known else {}
     plan = Plan("", arm, space, tune, kept, fixed, Path(), before, run)
     plain = session.compose(plan.overrides(None, tune.seed))
-    _check_space(session, plan)
+    columns = [[(key, value) for value in space.ends(key)] for key in space.params]
+    first = {key: space.ends(key)[0] for key in space.params}
+    try:  # so that a wrong value is refused before the first trial
+        for together in itertools.zip_longest(*columns):
+            session.compose(plan.overrides(first | dict(pair for pair in together if pair is not None), 0))
+    except ConfigError as error:
+        raise ConfigError(error.what, where=f"space={space.name}: {error.where}", hint=error.hint) from error
     rules = {key: getattr(tune, key) for key in ("sampler", "seeds", "seed", "reduction", "rungs")}
     parts = [plain.identity.settings, space.record(), fixed, rules]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     name = f"{run}-{arm}-{digest[:_SHORT]}"
     return replace(plan, name=name, folder=Path(job.config.paths.runs or "") / FOLDER / name)
-
-
-def _check_space(session: Session, plan: Plan) -> None:
-    """Compose the values of a space, so that a wrong one is refused before the first trial."""
-    columns = [[(key, value) for value in plan.space.ends(key)] for key in plan.space.params]
-    first = {key: plan.space.ends(key)[0] for key in plan.space.params}
-    try:
-        for together in itertools.zip_longest(*columns):
-            session.compose(plan.overrides(first | dict(pair for pair in together if pair is not None), 0))
-    except ConfigError as error:
-        raise ConfigError(error.what, where=f"space={plan.space.name}: {error.where}", hint=error.hint) from error
 
 
 def _as_overrides(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -135,7 +135,11 @@ class Slurm:
             end = Ended(**json.loads(handle.path.read_text(encoding="utf-8")))
             storage.remove(handle.path)
             return end
-        now, state = time.monotonic(), self._state(handle.job)
+        now, watcher = time.monotonic(), handle.job.watcher
+        if now - self._last_query > ASK_EVERY_S:  # for all jobs at once
+            watcher.update()
+            self._last_query = now
+        state = str(watcher.get_state(handle.job.job_id, mode="cache")).partition(" ")[0]
         if state in _ALIVE:
             handle.ended_since = None
             return None
@@ -148,13 +152,6 @@ class Slurm:
         error = OrcaError(what)
         error.code = code
         return Ended(code, failure_report(error))
-
-    def _state(self, job: Any) -> str:
-        """Return SLURM's word for a job's state; asks for all jobs at once, and not often."""
-        if time.monotonic() - self._last_query > ASK_EVERY_S:
-            job.watcher.update()
-            self._last_query = time.monotonic()
-        return str(job.watcher.get_state(job.job_id, mode="cache")).partition(" ")[0]
 
     def signal(self, handle: _Submitted, number: int) -> None:
         """Cancel a job, which saves its state. When the terminal is lost (SIGHUP) jobs stay: the next driver finds them."""

@@ -121,7 +121,10 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
         models: list[TransferModel] = []
         source: Path | None = None
         for name in names:
-            tensors = _trained(folder, f"{finetune.name}/{name}")
+            for file in (storage.MANIFEST, WEIGHTS):
+                own_file(folder, f"{finetune.name}/{name}/{file}")
+            storage.verify_folder(finetune / name)
+            tensors = storage.read_tensors(finetune / name / WEIGHTS)
             if models and source != config_folder:
                 models.append(twin(models[0], tensors))
                 with _described(str(folder)):
@@ -158,13 +161,6 @@ def _joined(models: list[TransferModel], preprocessing: Preprocessing) -> Transf
     return models[0] if len(models) == 1 else Ensemble(models, preprocessing.targets.kind).eval()
 
 
-def _trained(folder: Path, name: str) -> dict[str, Tensor]:
-    for file in (storage.MANIFEST, WEIGHTS):
-        own_file(folder, f"{name}/{file}")
-    storage.verify_folder(folder / name)
-    return storage.read_tensors(folder / name / WEIGHTS)
-
-
 def _architecture(record: ModelRecord, preprocessing: Preprocessing, body_folder: Path) -> TransferModel:
     """Return the model without memory for its weights, from the config.json in a folder."""
     with _described(str(body_folder)), architecture_only(), torch.device("meta"):
@@ -195,24 +191,18 @@ def _fill(model: TransferModel, tensors: Mapping[str, Tensor], node: dict[str, A
     aligned = {name: value.clone() for name, value in tensors.items()}
     with _described(str(folder)):
         model.load_state_dict(aligned, strict=True, assign=True)
-        _fill_buffers(model, node)
+        # Buffers that follow from the body's settings are not stored with the weights.
+        if empty := [name for name, buffer in model.body.named_buffers() if buffer.is_meta]:
+            aside = getattr(model.body, "embeddings", None)
+            if aside is not None and sum(value.numel() for value in aside.parameters()) > _MOST_EMBEDDINGS:
+                raise CheckpointError("the body's embedding layer is too large", where=str(folder))
+            with architecture_only("cpu"):
+                body: Any = load_body({**node, "weights": "pretrained"}, 0)
+                made = dict(body.named_buffers())
+            for name in empty:
+                owner, _, buffer_name = name.rpartition(".")
+                model.body.get_submodule(owner)._buffers[buffer_name] = made[name]
     return model.eval()
-
-
-def _fill_buffers(model: TransferModel, node: dict[str, Any]) -> None:
-    """Fill the body's buffers that follow from its settings and are not stored with the weights."""
-    empty = [name for name, buffer in model.body.named_buffers() if buffer.is_meta]
-    if not empty:
-        return
-    aside = getattr(model.body, "embeddings", None)
-    if aside is not None and sum(value.numel() for value in aside.parameters()) > _MOST_EMBEDDINGS:
-        raise CheckpointError("the body's embedding layer is too large", where=str(node["checkpoint"]))
-    with architecture_only("cpu"):
-        body: Any = load_body({**node, "weights": "pretrained"}, 0)
-        made = dict(body.named_buffers())
-    for name in empty:
-        owner, _, buffer_name = name.rpartition(".")
-        model.body.get_submodule(owner)._buffers[buffer_name] = made[name]
 
 
 def _with_checkpoint(

@@ -81,26 +81,18 @@ def csv_lines(parts: Iterable[Columns]) -> Iterator[str]:
         writer = csv.writer(text, lineterminator="\n")
         if number == 0:
             writer.writerow(map(_inert, columns))
-        writer.writerows(zip(*(_texts(column) for column in columns.values()), strict=True))
+        texts = [map(_inert if column.dtype.kind in "UO" else str, column.astype(str)) for column in columns.values()]
+        writer.writerows(zip(*texts, strict=True))
         yield text.getvalue()
-
-
-def _texts(column: np.ndarray) -> list[str]:
-    texts = column.astype(str).tolist()
-    return list(map(_inert, texts)) if column.dtype.kind in "UO" else texts
 
 
 def _inert(text: str) -> str:
     text = visible(text)
-    return f"'{text}" if len(text) > 1 and text.startswith(_FORMULA) and not _is_number(text) else text
-
-
-def _is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
-        return False
-    return True
+        return f"'{text}" if len(text) > 1 and text.startswith(_FORMULA) else text
+    return text
 
 
 def write(out: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> None:

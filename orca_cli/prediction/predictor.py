@@ -96,10 +96,7 @@ class Predictor:
         """Return what gives probabilities: [n, K], or [n, K, *E] for a class at every position; of numbers there are none."""
         if not self.decoder.has_probabilities:
             raise AttributeError("numbers have no probabilities")
-        return self._probabilities
-
-    def _probabilities(self, x: Any) -> np.ndarray:  # scikit-learn shows its name
-        return np.concatenate([self.decoder.probabilities(part) for part in self.stream(self.opened(x))])
+        return lambda x: np.concatenate([self.decoder.probabilities(part) for part in self.stream(self.opened(x))])
 
     def score(self, x: Any, y: Any = None) -> float:
         """Return scikit-learn's usual score, higher is better: accuracy for classes and labels, R2 for numbers.
@@ -203,7 +200,12 @@ class Predictor:
         if y is not None and self.decoder.is_map and getattr(self.preprocessing, "has_masks", False):
             what = "maps of padded samples say nothing of where the samples end"
             raise DataError(what, where="y", hint="give a file that holds both")
-        targets = new.targets() if y is None else self.preprocessing.targets.encode(_plain(y), "y")
+        if y is None:
+            targets = new.targets()
+        else:
+            values = np.asarray(y)  # pandas keeps text as objects
+            is_text = values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat)
+            targets = self.preprocessing.targets.encode(values.astype(str) if is_text else values, "y")
         if targets is None:
             raise DataError("has no targets", where=new.where, hint="give y")
         if len(targets) != len(new):
@@ -244,10 +246,3 @@ def _check_finite(outputs: np.ndarray, where: str, offset: int) -> None:
         what = f"the outputs of sample {offset + int(wrong.argmax())} are NaN or infinite"
         hint = "its inputs are too large for the model: correct them, or leave it out"
         raise DataError(what, where=where, hint=hint)
-
-
-def _plain(y: Any) -> np.ndarray:
-    """Return targets as an array; pandas keeps text as objects."""
-    values = np.asarray(y)
-    is_text = values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat)
-    return values.astype(str) if is_text else values

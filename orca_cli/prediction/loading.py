@@ -114,7 +114,11 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
         own_file(build, str(BODY_CONFIG))
         storage.verify_folder(folder, only=[f"{build.name}/{BODY_CONFIG}"])
     config_folder = body if has_config else None
-    attempts: list[Iterable[str]] = [record.weight_folders] if record.members > 1 else [("best",), ("last",)]
+    selected = record.result.get("selected")
+    word = "fold" if isinstance(selected, dict) and selected.get("folds") else "member"
+    # One by one: a stranger's record may speak of more members than memory could name.
+    several = (f"{word}-{number}" for number in range(record.members))
+    attempts: list[Iterable[str]] = [several] if record.members > 1 else [("best",), ("last",)]
     for names in attempts:
         if names == ("best",) and not os.path.lexists(finetune / "best"):
             continue  # nothing was validated

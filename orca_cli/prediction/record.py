@@ -98,13 +98,6 @@ class ModelRecord:
         # One by one: a stranger's record may speak of more members than memory could name.
         yield from (WEIGHTS if self.members == 1 else f"model-{i}.safetensors" for i in range(self.members))
 
-    @property
-    def weight_folders(self) -> Iterator[str]:
-        """Yield the names of the folders of a run's members in 3_finetune, where it has several."""
-        selected = self.result.get("selected")
-        is_folds = isinstance(selected, Mapping) and bool(selected.get("folds"))
-        yield from (f"{'fold' if is_folds else 'member'}-{i}" for i in range(self.members))
-
     def plain(self) -> dict[str, Any]:
         """Return the record as export.json holds it."""
         return {"schema": _SCHEMA, **asdict(self)}
@@ -169,7 +162,8 @@ def read_export(folder: Path) -> ModelRecord:
     """
     for path in folder.rglob("*"):
         if path.is_symlink() or not path.is_dir():
-            own_file(folder, str(path.relative_to(folder)), None if path.suffix == ".safetensors" else _LARGEST_RECORD)
+            is_record = path.suffix in (".json", ".yaml", ".md")
+            own_file(folder, str(path.relative_to(folder)), _LARGEST_RECORD if is_record else None)
     record = storage.read_checked_json(folder / EXPORT)
     number = record.pop("schema", None)
     if number != _SCHEMA:

@@ -17,7 +17,7 @@ from orca_cli.commands.plan import plan_result, planned_runs, study_result
 from orca_cli.commands.summary import run_result, start_table
 from orca_cli.config import study
 from orca_cli.config.configuration import key_of
-from orca_cli.exceptions import ConfigError, OrcaError, PreemptionError, UsageError
+from orca_cli.exceptions import ConfigError, OrcaError, UsageError
 from orca_cli.launching import process
 from orca_cli.runs import claim
 from orca_cli.runs.outcome import Outcome, ended_by
@@ -59,7 +59,7 @@ Repeating a command never repeats a completed run, and resumes an interrupted on
 
 Each job of a sweep runs in a process of its own; a crash in one does not affect the others. SIGTERM, SIGHUP and Ctrl-C
 save the state; a second Ctrl-C stops at once. SIGUSR1 (or the signal in ORCA_PREEMPTION_SIGNAL: USR1, USR2, TERM, HUP
-or XCPU) means preemption: the state is saved, the exit code is 75, and inside a SLURM job `scontrol requeue` is called.
+or XCPU) means preemption: the state is saved, and the exit code is 75.
 
 A job that was killed, preempted, or met a full disk, a lack of memory or a lost network is tried again some times. The same
 sweep typed on several machines with one folder of runs is shared between them. Jobs at the same time on a machine take a GPU
@@ -120,10 +120,6 @@ def execute(arguments: argparse.Namespace) -> Result:
         finally:
             if team is not None:
                 team.end(code)
-            if place is None and code == PreemptionError.code:
-                from orca_cli.launching import slurm
-
-                slurm.requeue()
         if place is not None and isinstance(ended, Outcome):
             from orca_cli.commands.engine import job_report
 

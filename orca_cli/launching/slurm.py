@@ -1,4 +1,4 @@
-"""The executor of SLURM, by submitit: arrays of jobs; and what a run does for itself inside a SLURM job.
+"""The executor of SLURM, by submitit: arrays of jobs.
 
 How long a job may run, its partition, account, memory and more are sbatch's own variables, such as SBATCH_TIMELIMIT and
 SBATCH_PARTITION. Ends come back as JSON files in the folder of runs; no result of another machine is unpickled.
@@ -10,7 +10,6 @@ import hashlib
 import importlib
 import json
 import math
-import os
 import shutil
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_cli import signals, storage, terminal
+from orca_cli import signals, storage
 from orca_cli.exceptions import (
     LockedError,
     MemoryExhaustedError,
@@ -107,7 +106,9 @@ class Slurm:
         with ExitStack() as stack:
             with suppress(LockedError):  # of a driver of the same sweep that lives, whose jobs these are
                 stack.enter_context(storage.lock(self.folder.parent / f"{self.sweep}.lock"))
-                _call("scancel", "--me", "--state=PENDING", f"--name={self.sweep}")
+                waiting = ["scancel", "--me", "--state=PENDING", f"--name={self.sweep}"]
+                with suppress(OSError, subprocess.TimeoutExpired):  # a needless job finds its run done
+                    subprocess.run(waiting, capture_output=True, timeout=_TIMEOUT_S, check=False)
             yield self
 
     def start(self, commands: Sequence[Command]) -> list[_Submitted]:
@@ -116,17 +117,18 @@ class Slurm:
         Raises:
             SweepError: SLURM refuses.
         """
-        submitted = []
+        submitted, failed = [], importlib.import_module("submitit").core.utils.FailedJobError
         try:
             with self._executor.batch():
                 for one in commands:
                     mark = hashlib.sha256(f"{one.identity}{storage.timestamp()}".encode()).hexdigest()[:16]
                     path = self.folder / f"{mark}.json"
                     submitted.append(_Submitted(self._executor.submit(attend_and_write, asdict(one), str(path)), path))
-        except subprocess.CalledProcessError as error:
-            raise _refused(error.output) from error
-        except importlib.import_module("submitit").core.utils.FailedJobError as error:
-            raise _refused(str(error)) from error
+        except (subprocess.CalledProcessError, failed) as error:
+            output = getattr(error, "output", None) or str(error)
+            text = output.decode(errors="replace") if isinstance(output, bytes) else output
+            what = f"SLURM refused the jobs: {' '.join(text.split())[-300:]}"
+            raise SweepError(what, where="--on slurm", hint="see SBATCH_... variables") from error
         return submitted
 
     def ended(self, handle: _Submitted) -> Ended | None:
@@ -162,36 +164,3 @@ class Slurm:
 def attend_and_write(order: Mapping[str, Any], path: str) -> None:
     """Run a command in a SLURM job, and write how it ended where the driver looks."""
     storage.write_json(Path(path), attend(order))
-
-
-def _refused(text: str | bytes | None) -> SweepError:
-    output = text.decode(errors="replace") if isinstance(text, bytes) else text or ""
-    return SweepError(
-        f"SLURM refused the jobs: {' '.join(output.split())[-300:]}",
-        where="--on slurm",
-        hint="see SBATCH_... variables",
-    )
-
-
-def requeue() -> None:
-    """Call `scontrol requeue` for the job that this process belongs to; do nothing outside SLURM.
-
-    The job's script runs again with the same command, which resumes in the same run folder.
-    """
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
-    if not job or os.environ.get("SLURM_PROCID", "0") != "0":  # only one of a job's processes asks
-        return
-    if failure := _call("scontrol", "requeue", job):
-        terminal.log.warning(f"SLURM job {job} could not be requeued ({failure}); submit it again to resume")
-    else:
-        terminal.log.info(f"SLURM job {job} is requeued and resumes where it stopped")
-
-
-def _call(name: str, *words: str) -> str:
-    """Call a command of SLURM; returns why that failed, empty if it did not."""
-    try:
-        done = subprocess.run([name, *words], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-        return (done.stderr.strip() or f"exit code {done.returncode}") if done.returncode else ""
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)

@@ -87,7 +87,8 @@ def explained(error: Exception, overrides: list[str], load: Callable[[list[str]]
         key = key_of(text)
         if text in groups or key.startswith("hydra"):
             continue
-        node, prefix = config, ""
+        node: Any = config
+        prefix = ""
         for name in key.split("."):
             if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
                 return ConfigError(f"no such setting: '{key}'", where=key, hint=f"{prefix[:-1]} is a single value")

@@ -84,10 +84,3 @@ def test_texts_in_csv_are_neither_formulas_nor_commands():
     for name, shown in (cases | {"-": "-"}).items():  # a class; alone it computes nothing
         text = "".join(output.csv_lines([{"id": np.array([name]), "p": np.array([0.5], np.float32)}]))
         assert list(csv.reader(io.StringIO(text))) == [["id", "p"], [shown, "0.5"]]
-
-
-def test_outputs_are_kept_in_a_file():
-    kept = output.Kept()
-    maps = RNG.normal(size=(20, 2, 5)).astype(np.float32)
-    assert np.array_equal(np.concatenate(list(kept.passing(parts(maps)))), maps)
-    assert np.array_equal(kept.whole(), maps)

@@ -4,7 +4,6 @@ import importlib.util
 import math
 
 import pytest
-import torch
 
 from orca_cli.config import compose, parts
 from orca_cli.config import search_space as spaces
@@ -103,16 +102,6 @@ def test_settings_of_a_method_count_where_it_is_chosen(name):
 
 
 needs_optuna = pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="the extra tune is not installed")
-
-
-def test_builds_nested_nodes_and_passes_what_is_accepted():
-    node = {
-        "_target_": "torch.nn.TransformerEncoder",
-        "encoder_layer": {"_target_": "torch.nn.TransformerEncoderLayer", "d_model": 4, "nhead": 1},
-    }
-    built = parts.build(node, "body", num_layers=2, unknown_to_it="ignored")
-    assert isinstance(built, torch.nn.TransformerEncoder)
-    assert len(built.layers) == 2
 
 
 TARGETS = [

@@ -129,7 +129,14 @@ def distance(
             session, [a, b], body=body, settings=kept, seed=seed, config_dir=config_dir, device=place
         )
         clouds = [embedding.points(data, points) or _read(data, points=points, seed=seed) for data in (a, b)]
-    first, second = _comparable(clouds, place)
+    first, second = (Features(one.x.to(place, torch.float32), one.labels.to(place), one.num_classes) for one in clouds)
+    for name, cloud in (("A", first), ("B", second)):
+        if not torch.isfinite(cloud.x).all():
+            raise DataError("a number is NaN, infinite or beyond float32", where=name, hint="use other units")
+    if first.x.shape[1] != second.x.shape[1]:
+        text = f"A has points of width {first.x.shape[1]} and B of width {second.x.shape[1]}"
+        hint = "use data of equal width, or names of tasks and sources, which are embedded by one body"
+        raise DataError(text, where="A, B", hint=hint)
     built = {name: parts.build(node, "metric") for name, node in nodes.items()}
     fewest = min(first.num_classes, second.num_classes)
     for name, metric in built.items():
@@ -142,21 +149,6 @@ def distance(
     ]
     measured = [_measure(name, nodes[name], metric, first, second, seed) for name, metric in built.items()]
     return Comparison(sides[0], sides[1], embedding.body_name, seed, measured)
-
-
-def _comparable(features: list[Features], device: torch.device) -> tuple[Features, Features]:
-    """Return both sides on the device; refuse numbers that are not finite, and points of different width."""
-    first, second = (
-        Features(one.x.to(device, torch.float32), one.labels.to(device), one.num_classes) for one in features
-    )
-    for name, cloud in (("A", first), ("B", second)):
-        if not torch.isfinite(cloud.x).all():
-            raise DataError("a number is NaN, infinite or beyond float32", where=name, hint="use other units")
-    if first.x.shape[1] != second.x.shape[1]:
-        text = f"A has points of width {first.x.shape[1]} and B of width {second.x.shape[1]}"
-        hint = "use data of equal width, or names of tasks and sources, which are embedded by one body"
-        raise DataError(text, where="A, B", hint=hint)
-    return first, second
 
 
 @torch.no_grad()
@@ -240,8 +232,7 @@ def _read(data: Data, *, points: int | None, seed: int) -> Features:
     if points is not None and points < len(x):
         generator = seeding.numpy_generator(seed, "distance", "points", len(x))
         rows = np.sort(generator.choice(len(x), size=points, replace=False))
-    kind = np.float32 if x.dtype in (np.float16, np.float32) else np.float64
-    chosen = torch.from_numpy(np.ascontiguousarray(x[rows].reshape(len(rows), -1), dtype=kind))
+    chosen = torch.from_numpy(np.ascontiguousarray(x[rows].reshape(len(rows), -1), dtype=np.float64))
     if not bool(torch.isfinite(chosen).all()):
         raise DataError("x has NaN or infinite values", where=name, hint="remove or replace them")
     return _compact(chosen, torch.from_numpy(np.unique(y[rows], return_inverse=True)[1]))

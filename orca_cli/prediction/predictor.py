@@ -42,6 +42,8 @@ class Predictor:
         batch_size: samples per forward pass; None takes that of the run, with which predictions keep its bits.
 
     Attributes:
+        kind: of the task's outputs, such as classes.
+        input_shape: (C, *E) of a sample as the model takes it.
         remarks: what was done to make samples fit, such as cutting long ones, with the number of samples so far.
     """
 
@@ -49,25 +51,12 @@ class Predictor:
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"{batch_size} is out of range", where="batch_size", hint="allowed: 1 or more")
         self.record, self.preprocessing, self.model = loaded.record, loaded.preprocessing, loaded.model
+        self.kind, self.input_shape = self.record.kind, tuple(self.record.input_shape)
         self.device = choose_device(device)
         self.batch_size = batch_size or loaded.record.batch_size
         self.loaded = loaded
         self.decoder = Decoder(self.preprocessing.targets, self.record.num_outputs)
         self.remarks: Counter[str] = Counter()
-
-    def __repr__(self) -> str:
-        record = self.record
-        return f"Predictor({record.name!r}, kind={record.kind!r}, input_shape={record.input_shape})"
-
-    @property
-    def kind(self) -> str:
-        """Return the kind of the task's outputs, such as classes."""
-        return self.record.kind
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Return (C, *E), the shape of a sample as the model takes it."""
-        return self.record.input_shape
 
     @property
     def classes_(self) -> np.ndarray:

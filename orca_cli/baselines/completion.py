@@ -52,13 +52,13 @@ def baseline_names(
     """
     if which == "none":
         return []
-    names = {CONSTANT, "linear", FEATURES}
+    names = {CONSTANT, "linear"}
     is_table = current_target(str(task.get("_target_"))) == _TABLE and not any(
         task.get(key) is not None for key in _SERIES
     )
     is_table = is_table or math.prod(input_shape[1:]) == 1
     if kind != "dense":
-        names |= {"forest", PROBE} | ({"boosting"} if is_table else set())
+        names |= {"forest", FEATURES, PROBE} | ({"boosting"} if is_table else set())
         if len(input_shape) == 2 and not is_table:
             is_quick = has_aeon() and samples * math.prod(input_shape) <= _SECONDS
             names |= {MINIROCKET} if which == "all" or is_quick else set()

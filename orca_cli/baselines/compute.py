@@ -193,8 +193,6 @@ def _entry(name: str, subject: Subject, inputs: Inputs, cache: Path, facts: dict
         "seed": _SEED,
     }
     uses_model = name in (completion.FEATURES, completion.PROBE)
-    if uses_model and task.kind == "dense":
-        raise FitError("dense outputs have a value at every position, and features are of whole samples")
     judge = "folds" if inputs.judge is None else subject.digests["val"]
     data = {split: subject.digests[split] for split in (*facts["splits"], "test")}
     key = [_REVISION, settings, data | {"shape": list(task.input_shape), "judge": judge}, facts["versions"]]

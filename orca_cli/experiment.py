@@ -246,7 +246,6 @@ def _with_baselines(
             *outputs[1:],
             digests,
             best_constant(built),
-            built.finetune.pretrained and built.plan.body.get("weights") != "random",
         )
 
     before = folder.result()

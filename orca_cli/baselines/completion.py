@@ -110,7 +110,7 @@ def complete(
         for name, one in compute.compute(every, subject, Path(config.paths.cache or ""), terminal.LogReporter()):
             baselines[name] = one
         answers, value = saved(folder), before["error"]["value"]
-        comparison = verdict.verdict(subject.error, value, *answers, baselines, pretrained=subject.pretrained)
+        comparison = verdict.verdict(subject.error, value, *answers, baselines)
     except Exception as error:  # noqa: BLE001 - the run is completed, whatever this is
         stop = interruption_in(error)
         why = error if isinstance(error, OrcaError) else f"{type(error).__name__}: {error}"

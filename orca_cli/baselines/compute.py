@@ -88,7 +88,6 @@ class Subject:
         groups: records of the test samples, [n], or None.
         digests: of the splits by name: train, val and test.
         constant: output of the best constant predictor, [K] or [K, *E].
-        pretrained: whether the run's body keeps pretrained weights.
     """
 
     task: TaskData
@@ -102,7 +101,6 @@ class Subject:
     groups: np.ndarray | None
     digests: Mapping[str, str]
     constant: Tensor
-    pretrained: bool = True
 
 
 def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Reporter) -> Iterator[tuple[str, Baseline]]:

@@ -27,8 +27,6 @@ def verdict(
     targets: Tensor,
     groups: np.ndarray | None,
     baselines: Mapping[str, Baseline],
-    *,
-    pretrained: bool = True,
 ) -> dict[str, Any] | None:
     """Return how a run compares with the baseline that validates best; None where nothing can be compared.
 
@@ -41,7 +39,6 @@ def verdict(
         outputs, targets: of the run, on the test split.
         groups: records of the test samples, or None.
         baselines: by name.
-        pretrained: whether its body has pretrained weights.
 
     Returns:
         baseline: name of the rival; difference: its error less the run's, above 0 where the run is better;
@@ -72,7 +69,7 @@ def verdict(
     text = _text(error, name, baselines[name], comparison)
     if features is not None and features["is"] in ("about as good", "worse"):
         figure = "" if name == FEATURES else f" ({_shown(baselines[FEATURES].error or 0.0, error.percent)})"
-        text += f"; the {'pretrained ' * pretrained}body adds nothing to {NAMES[FEATURES]}{figure}"
+        text += f"; the body adds nothing to {NAMES[FEATURES]}{figure}"
     return comparison | {"features": features, "text": text}
 
 

@@ -56,7 +56,7 @@ VERDICTS = [
         "worse",
         r"a random forest \(5.0 % in 2 s\) does better here by 10.0.*: use it, or try more",
     ),
-    (60, 20, 0, "features", "worse", "; the pretrained body adds nothing to a ridge on the embedder's features"),
+    (60, 20, 0, "features", "worse", "; the body adds nothing to a ridge on the embedder's features"),
     (60, 62, 0, "features", "about as good", r"a tie with a ridge on the embedder's features \(15.5 % in 2 s\)"),
 ]
 

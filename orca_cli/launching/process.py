@@ -89,7 +89,6 @@ class Ended:
         report: what it reported; empty if it could not.
         over_limit: it was stopped because it exceeded the time limit.
         lost: why its worker or its machine was lost, in words; empty if they were not.
-        host: where it ran.
         last_words: the end of what it wrote to standard error, if it could not report.
     """
 
@@ -97,7 +96,6 @@ class Ended:
     report: Mapping[str, Any] = field(default_factory=dict)
     over_limit: bool = False
     lost: str = ""
-    host: str = ""
     last_words: str = ""
 
 
@@ -180,7 +178,7 @@ class Process:
             self._errors.seek(0)
             last_words = "" if report else self._errors.read().decode(errors="replace").strip()[-_LAST_WORDS:]
             self._errors.close()
-        return Ended(status, report, self._over_limit, "", socket.gethostname(), last_words)
+        return Ended(status, report, self._over_limit, last_words=last_words)
 
 
 def attend(order: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,7 +193,7 @@ def attend(order: Mapping[str, Any]) -> dict[str, Any]:
     if command.seen and not os.path.exists(command.seen):
         hint = "set ORCA_RUNS to a folder that all machines see under the same path"
         error = ConfigError(f"{socket.gethostname()} does not see {command.seen}", where="paths.runs", hint=hint)
-        return asdict(Ended(error.code, failure_report(error), host=socket.gethostname()))
+        return asdict(Ended(error.code, failure_report(error)))
     process = Process(command)
     handlers = {}
     if threading.current_thread() is threading.main_thread():

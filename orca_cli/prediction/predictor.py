@@ -85,7 +85,10 @@ class Predictor:
         """Return what gives probabilities: [n, K], or [n, K, *E] for a class at every position; of numbers there are none."""
         if not self.decoder.has_probabilities:
             raise AttributeError("numbers have no probabilities")
-        return lambda x: np.concatenate([self.decoder.probabilities(part) for part in self.stream(self.opened(x))])
+        return self._probabilities
+
+    def _probabilities(self, x: Any) -> np.ndarray:  # scikit-learn looks for its name
+        return np.concatenate([self.decoder.probabilities(part) for part in self.stream(self.opened(x))])
 
     def score(self, x: Any, y: Any = None) -> float:
         """Return scikit-learn's usual score, higher is better: accuracy for classes and labels, R2 for numbers.

@@ -30,10 +30,12 @@ def test_a_completed_run_gets_the_simple_models_beside_its_error_without_trainin
     with monkeypatch.context() as patch:
         for name in completion.NAMES:
             patch.setitem(completion.LIMITS_S, name, 0.003)
-        late = run(*cold, "baselines=simple", f"paths.runs={tmp_path / 'late'}")
-    assert "baselines: linear was not computed: it needs more than 0.009 s" in late.err
-    assert late.result["baselines"]["forest"]["reason"] == "it needs more than 0.009 s"
-    assert late.result["comparison"]["baseline"] == "constant"
+        code, _, err = orca("run", *cold, "baselines=simple", f"paths.runs={tmp_path / 'late'}")
+    assert code == 0, err
+    assert "baselines: linear was not computed: it needs more than 0.009 s" in err
+    (late,) = results(tmp_path / "late")
+    assert late["baselines"]["forest"]["reason"] == "it needs more than 0.009 s"
+    assert late["comparison"]["baseline"] == "constant"
     first = run(*cold, "baselines=none")
     curve = (first.folder / "3_finetune" / "metrics.jsonl").read_bytes()
     done = run(*cold, "baselines=simple")

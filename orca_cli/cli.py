@@ -10,18 +10,18 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 
 from orca_cli import __version__, signals, storage, terminal
-from orca_cli.config import parts, retired
+from orca_cli.config import parts
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, UsageError, process_error, suggest
 from orca_cli.training import ranks
 
 COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
     "tune": "a search for settings on validation data, with trials that are stopped early (ASHA)",
-    "predict": "new data by a finished run: csv, parquet or npz; the error where there are targets",
+    "predict": "new data by a finished run: csv or npz; the error where there are targets",
     "export": "one folder with all that a finished run needs to predict, and a model card",
     "score": "the error of a finished run once more, from its saved predictions, without the model",
     "runs": "the folders of runs: list, show, diff, rm, gc",
@@ -120,7 +120,7 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
         terminal.print_result(f"orca {__version__}")
         return 0
     if words[0] not in COMMANDS:
-        raise UsageError(f"no such command: '{words[0]}'", hint=_replacement(words[0], COMMANDS))
+        raise UsageError(f"no such command: '{words[0]}'", hint=suggest(words[0], COMMANDS))
     name, words = words[0], words[1:]
     command = importlib.import_module(f"orca_cli.commands.{name}")
     if hasattr(command, "VERBS"):  # a command of several, such as `orca data get`: a module each
@@ -129,13 +129,10 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
             terminal.print_text(f"{usage}\n\ncommands:\n{_lines(command.VERBS)}\n\n{command.EXAMPLES}\n")
             return 0
         if words[0] not in command.VERBS:
-            hint = _replacement(words[0], command.VERBS, f"{name} ")
+            hint = suggest(words[0], command.VERBS)
             raise UsageError(f"no such command: '{name} {words[0]}'", hint=hint)
         name, verb, words = f"{name} {words[0]}", words[0], words[1:]
         command = importlib.import_module(f"{command.__name__}.{verb}")
-    for option in (word.partition("=")[0] for word in words):
-        if option.startswith("--") and (instead := retired.COMMANDS.get(f"{name} {option}")):
-            raise UsageError(f"no such option: '{option}'", hint=instead)
     layout = argparse.RawDescriptionHelpFormatter
     parser = _Parser(prog=f"orca {name}", epilog=command.EXAMPLES, formatter_class=layout)
     command.add_arguments(parser)
@@ -157,10 +154,6 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     with terminal.lost_output_allowed() if name == "run" else nullcontext():
         return terminal.render(result, as_json=arguments.json)
     return result.code  # the output was lost
-
-
-def _replacement(word: str, names: Iterable[str], prefix: str = "") -> str:
-    return retired.COMMANDS.get(f"{prefix}{word}") or suggest(word, names)
 
 
 def _lines(commands: dict[str, str]) -> str:

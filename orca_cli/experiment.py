@@ -235,19 +235,17 @@ def _with_baselines(
         if built_digests != {name: digests[name] for name in built_digests}:
             raise DataError("the data are not those of the run any more", where=folder.path.name)
         task, outputs = built.task, completion.saved(folder)
-        with_validation = len(built.learned) > len(task.train)
         return Subject(
             task,
             built.error,
-            [task.train, task.validation] if with_validation else [task.train],
-            not with_validation and built.plan.train.validate_on != "test",
+            built.learned,
+            len(built.learned) == len(task.train) and built.plan.train.validate_on != "test",
             built.embedder,
             lambda: make_model(built.plan, task)[0].to(choose_device(built.plan.device)),
             lambda: completion.opened(folder, task.open_test, digests["test"]) if samples is None else samples,
             *outputs[1:],
             digests,
             best_constant(built),
-            built.finetune.pretrained and built.plan.body.get("weights") != "random",
         )
 
     before = folder.result()

@@ -169,15 +169,6 @@ def test_all_values_of_a_search_space_can_be_set(path):
             assert not [key for key, value in typed.items() if str(lookup(job.config, key)) != str(value)]
 
 
-def test_a_study_is_a_preset_of_which_parts_can_be_typed():
-    words = ["study=features_vision", "source.path=images.npz", "metric=none", "align.features=tokens", "seed=3,4"]
-    with compose.session() as session:
-        jobs = session.expand(words).jobs
-    assert [(job.config.seed, job.config.align.lr) for job in jobs] == [(3, 1e-3), (4, 1e-3), (3, 1e-2), (4, 1e-2)]
-    assert {job.choices["metric"] for job in jobs} == {"none"}
-    assert {job.choices["body"] for job in jobs} == {"swin_tiny"}
-
-
 # What a task and a body bring with them: source, embedder, which parameters stage 3 trains, its rate (- by the budget).
 BROUGHT = """
 task=darcy      body=swin     cifar10   Patch full 1e-3

@@ -1,14 +1,16 @@
-"""The baselines of a completed run: which it lacks, and computing them into its record, now or when it is typed again."""
+"""Which simple models a run is compared with, which of them it lacks, and computing these into its record."""
 
 from __future__ import annotations
 
+import importlib.util
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import terminal
-from orca_cli.baselines import choice
+from orca_cli.config.retired import current_target
 from orca_cli.config.schema import Config
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError, interruption_in
 from orca_cli.runs.directory import SUMMARY, RunDirectory, read_or_empty
@@ -17,6 +19,55 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a run that lacks nothing
     from orca_cli.baselines.compute import Baseline, Subject
 
 PREDICTIONS = "predictions.npz"
+CONSTANT, FEATURES, PROBE, MINIROCKET = "constant", "features", "probe", "minirocket"
+# In the order in which they are computed and shown; among those that validate alike, the first one counts as the best.
+NAMES = {
+    CONSTANT: "the best constant",
+    "linear": "a linear model",
+    "forest": "a random forest",
+    "boosting": "gradient boosting",
+    FEATURES: "a ridge on the embedder's features",
+    PROBE: "a ridge on the features of the body as it starts",
+    MINIROCKET: "MiniRocket with ridge",
+}
+PACKAGES = dict.fromkeys(NAMES, ("scikit-learn",)) | {CONSTANT: (), MINIROCKET: ("aeon", "numba", "scikit-learn")}
+# Of computing, for one fit; the first MiniRocket on a machine is compiled.
+LIMITS_S = dict.fromkeys(NAMES, 60.0) | {MINIROCKET: 120.0}
+_SECONDS = 2**21  # values of the training inputs up to which MiniRocket takes seconds
+_TABLE = "orca_cli.data.table.load"
+_SERIES = ("sequence", "id")  # settings of a table whose samples are not single rows
+
+
+def baseline_names(
+    which: str, task: Mapping[str, Any], kind: str, input_shape: Sequence[int], samples: int
+) -> list[str]:
+    """Return the names of a run's baselines, in order.
+
+    Args:
+        which: none, simple or all.
+        task: its settings.
+        kind: of the targets.
+        input_shape: (C, *E).
+        samples: that the run trained on.
+    """
+    if which == "none":
+        return []
+    names = {CONSTANT, "linear"}
+    is_table = current_target(str(task.get("_target_"))) == _TABLE and not any(
+        task.get(key) is not None for key in _SERIES
+    )
+    is_table = is_table or math.prod(input_shape[1:]) == 1
+    if kind != "dense":
+        names |= {"forest", FEATURES, PROBE} | ({"boosting"} if is_table else set())
+        if len(input_shape) == 2 and not is_table:
+            is_quick = has_aeon() and samples * math.prod(input_shape) <= _SECONDS
+            names |= {MINIROCKET} if which == "all" or is_quick else set()
+    return [name for name in NAMES if name in names]
+
+
+def has_aeon() -> bool:
+    """Return whether MiniRocket is installed."""
+    return importlib.util.find_spec("aeon") is not None
 
 
 def lacking(config: Config, folder: RunDirectory, result: Mapping[str, Any]) -> list[str]:
@@ -24,10 +75,9 @@ def lacking(config: Config, folder: RunDirectory, result: Mapping[str, Any]) -> 
     splits, built = result.get("splits") or {}, read_or_empty(folder.stage("build") / SUMMARY)
     if "test" not in splits or not {"kind", "input_shape"} <= built.keys():
         return []
-    names = choice.baseline_names(
-        config.baselines, config.task, built["kind"], built["input_shape"], splits["train"]["n"]
-    )
-    return choice.missing(names, result.get("baselines") or {})
+    recorded, samples = result.get("baselines") or {}, splits["train"]["n"]
+    names = baseline_names(config.baselines, config.task, built["kind"], built["input_shape"], samples)
+    return [name for name in names if name not in recorded]
 
 
 def complete(
@@ -50,33 +100,27 @@ def complete(
     from orca_cli.baselines import compute, verdict
 
     start, stop = time.monotonic(), None
-    recorded = folder.result().get("baselines") or {}
+    before = folder.result()
+    recorded, comparison = before.get("baselines") or {}, before.get("comparison")
     baselines: dict[str, Baseline] = {}
-    comparison = folder.result().get("comparison")
     try:
         subject = make()
         # The sentence needs the outputs of all of them; those that were computed before come from the cache.
-        every = [name for name in choice.NAMES if name in (*names, *recorded)]
+        every = [name for name in NAMES if name in (*names, *recorded)]
         for name, one in compute.compute(every, subject, Path(config.paths.cache or ""), terminal.LogReporter()):
             baselines[name] = one
-        outputs, targets, groups = saved(folder)
-        error, ways = subject.error, verdict.ways(config, subject.task)
-        value = folder.result()["error"]["value"]
-        comparison = verdict.verdict(
-            error, value, outputs, targets, groups, baselines, ways, pretrained=subject.pretrained
-        )
+        answers, value = saved(folder), before["error"]["value"]
+        comparison = verdict.verdict(subject.error, value, *answers, baselines)
     except Exception as error:  # noqa: BLE001 - the run is completed, whatever this is
         stop = interruption_in(error)
-        left = ", ".join(name for name in names if name not in baselines) or "the comparison"
         why = error if isinstance(error, OrcaError) else f"{type(error).__name__}: {error}"
-        text = f"baselines: {' '.join(str(why).split())}" if stop is None else f"baselines: {stop.what} before {left}"
-        terminal.log.warning(f"{text}; the same command computes what is missing")
+        terminal.log.warning(f"baselines: {' '.join(str(why).split())}; the same command computes what is missing")
     if baselines:
         result = folder.result()
         new = {name: one.record() for name, one in baselines.items() if one.outputs is not None or name not in recorded}
         spent = result["seconds"].get("baselines", 0.0) + time.monotonic() - start
         seconds = result["seconds"] | {"baselines": round(spent, 2)}
-        ordered = {name: (recorded | new)[name] for name in choice.NAMES if name in recorded | new}
+        ordered = {name: (recorded | new)[name] for name in NAMES if name in recorded | new}
         folder.write_result(result | {"baselines": ordered, "comparison": comparison, "seconds": seconds})
     return stop
 

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import signals
-from orca_cli.baselines import choice, fitting
-from orca_cli.baselines.fitting import FitError, UnsuitableError
+from orca_cli.baselines import completion, models
 from orca_cli.baselines.inputs import Inputs
+from orca_cli.baselines.models import FitError
 from orca_cli.data.splits import folds
 from orca_cli.data.untrusted import isolation
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError
@@ -34,7 +34,7 @@ from orca_cli.training.checkpoint import weights_sha256
 
 FOLDS = 5
 LEAST_JUDGES = 50  # validation samples; where there are fewer, folds of the training samples say which model is best
-_REVISION = 2  # of this package's computations; a change makes every cached entry a miss
+_REVISION = 3  # of this package's computations; a change makes every cached entry a miss
 _MOST_KEPT = 2**26  # values of outputs in a cache entry
 _MEASURES_OF_NUMBERS = (MeanSquared, RelativeL2, RMSE, MAE, OneMinusR2, NormalisedRMSE)
 _SEED = 0
@@ -53,7 +53,6 @@ class Baseline:
         versions: package -> version.
         about: what was chosen in fitting, in words.
         reason: why there is no error; empty where there is one.
-        suits: False where no such model can be fitted to these data, whenever it is tried.
         outputs: for the test split; None where it failed. Not recorded.
     """
 
@@ -64,14 +63,13 @@ class Baseline:
     versions: Mapping[str, str] = field(default_factory=dict)
     about: str = ""
     reason: str = ""
-    suits: bool = True
     outputs: Tensor | None = None
 
     def record(self) -> dict[str, Any]:
         """Return it as result.json holds it."""
         if self.outputs is None:
-            return {"error": None, "reason": self.reason, "suits": self.suits}
-        return {key: value for key, value in vars(self).items() if key not in ("outputs", "suits") and value != ""}
+            return {"error": None, "reason": self.reason}
+        return {key: value for key, value in vars(self).items() if key != "outputs" and value != ""}
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Subject:
     Args:
         task: its data.
         error: the task's own.
-        learned: the splits that its stage 3 trained on: training, or validation as well.
+        learned: what its stage 3 trained on: the training split, or validation as well.
         may_judge: whether the validation split is another one than these and the test split.
         embedder: as it was before any training, on the CPU.
         start: returns the whole model as it was before any training.
@@ -90,12 +88,11 @@ class Subject:
         groups: records of the test samples, [n], or None.
         digests: of the splits by name: train, val and test.
         constant: output of the best constant predictor, [K] or [K, *E].
-        pretrained: whether the run's body keeps pretrained weights.
     """
 
     task: TaskData
     error: Error
-    learned: Sequence[Samples]
+    learned: Samples
     may_judge: bool
     embedder: nn.Module
     start: Callable[[], TransferModel]
@@ -104,14 +101,13 @@ class Subject:
     groups: np.ndarray | None
     digests: Mapping[str, str]
     constant: Tensor
-    pretrained: bool = True
 
 
 def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Reporter) -> Iterator[tuple[str, Baseline]]:
     """Yield the baselines by name, in order; a failure becomes the baseline's `reason` and is reported.
 
     Args:
-        names: of `choice.NAMES`.
+        names: of `completion.NAMES`.
         subject: the run.
         cache: folder of everything that runs share.
         reporter: messages.
@@ -131,7 +127,7 @@ def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Repor
                 raise
             except (FitError, OrcaError, OSError, MemoryError, ValueError) as failure:
                 reason = " ".join(str(failure).split()) or type(failure).__name__
-                baseline = Baseline(None, reason=reason, suits=not isinstance(failure, UnsuitableError))
+                baseline = Baseline(None, reason=reason)
             if baseline.reason:
                 reporter.say(f"baselines: {name} was not computed: {baseline.reason}")
             yield name, baseline
@@ -140,20 +136,28 @@ def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Repor
 
 
 def _baseline(name: str, subject: Subject, inputs: Inputs, cache: Path) -> Baseline:
-    splits = ["train", "val"][: len(subject.learned)]
-    versions = _versions(name)
-    if name == choice.CONSTANT:
+    splits = ["train", "val"] if len(subject.learned) > len(subject.task.train) else ["train"]
+    if name == completion.MINIROCKET and not completion.has_aeon():
+        raise FitError("it needs the package aeon: pip install 'orca-transfer[peers]'")
+    versions = {package: version(package) for package in completion.PACKAGES[name]}
+    if name == completion.CONSTANT:
         entry = _constant(subject, inputs)
     else:
         entry = _entry(name, subject, inputs, cache, {"splits": splits, "versions": versions})
     outputs = entry.tensors["outputs"]
     measured = subject.error(outputs.numpy(), subject.targets.numpy(), subject.groups).value
-    count = inputs.num_samples if name == choice.CONSTANT else len(inputs.rows(_is_raw(name, subject.task)))
+    validation_error = None
+    if "held_out" in entry.tensors:
+        rows, judge = entry.tensors["rows"].numpy(), inputs.judge or inputs.learned
+        validation_error = subject.error(
+            entry.tensors["held_out"].numpy(), judge.targets()[rows], _groups(judge, rows)
+        ).value
+    count = len(subject.learned) if name == completion.CONSTANT else len(inputs.rows(_is_raw(name, subject.task)))
     return Baseline(
         measured,
-        _validation_error(subject.error, inputs, entry),
+        validation_error,
         entry.record["seconds"],
-        {"splits": splits, "n": count, "of": inputs.num_samples},
+        {"splits": splits, "n": count, "of": len(subject.learned)},
         versions,
         str(entry.record["about"]),
         reason="" if measured is not None else "undefined on this test split",
@@ -167,7 +171,7 @@ def _constant(subject: Subject, inputs: Inputs) -> Entry:
     held = subject.constant.expand(len(rows), *subject.constant.shape)
     if inputs.judge is None:
         rows = inputs.rows(raw=False)
-        fold, y = _folds(subject.task, inputs, rows), inputs.targets(rows)
+        fold, y = _folds(subject.task, inputs, rows), inputs.learned.targets()[rows]
         if fold is None:
             return Entry({"outputs": outputs}, {"seconds": 0.0, "about": ""})
         apart = [subject.error.constant(y[fold != i], subject.task.num_outputs) for i in range(FOLDS)]
@@ -186,14 +190,12 @@ def _entry(name: str, subject: Subject, inputs: Inputs, cache: Path, facts: dict
         "balanced": isinstance(error, Balanced),
         "seed": _SEED,
     }
-    uses_model = name in (choice.FEATURES, choice.PROBE)
-    if uses_model and task.kind == "dense":
-        raise UnsuitableError("dense outputs have a value at every position, and features are of whole samples")
+    uses_model = name in (completion.FEATURES, completion.PROBE)
     judge = "folds" if inputs.judge is None else subject.digests["val"]
     data = {split: subject.digests[split] for split in (*facts["splits"], "test")}
     key = [_REVISION, settings, data | {"shape": list(task.input_shape), "judge": judge}, facts["versions"]]
     if uses_model:
-        start = subject.start() if name == choice.PROBE else None
+        start = subject.start() if name == completion.PROBE else None
         part = start or subject.embedder
         key.append([weights_sha256(part.state_dict()), str(part), str(getattr(subject.embedder, "layout", None))])
 
@@ -205,13 +207,13 @@ def _entry(name: str, subject: Subject, inputs: Inputs, cache: Path, facts: dict
             x, new = inputs.raw if raw else inputs.table
         seconds = time.monotonic() - began if uses_model else 0.0
         rows, judged = inputs.rows(raw), inputs.judged(raw)
-        y = inputs.targets(rows)
+        y = inputs.learned.targets()[rows]
         kept = y >= 0 if settings["form"] == "classes" else np.ones(len(rows), bool)  # -100 stands for no class
         if not kept.any():
             raise FitError("no training sample has a target")
         fold = _folds(task, inputs, rows[kept]) if inputs.judge is None else None
-        groups = inputs.groups(rows[kept])
-        limit_s = choice.LIMITS_S[name] * (1 if fold is None else 3)
+        groups = _groups(inputs.learned, rows[kept])
+        limit_s = completion.LIMITS_S[name] * (1 if fold is None else 3)
         fit_result = fit(limit_s, **settings, x=x[kept], y=y[kept], groups=groups, fold=fold, new=new)
         outputs = torch.from_numpy(fit_result["outputs"])
         tensors = {"outputs": outputs[len(judged) :]}
@@ -228,7 +230,7 @@ def _entry(name: str, subject: Subject, inputs: Inputs, cache: Path, facts: dict
 
 
 def fit(limit_s: float, **request: Any) -> dict[str, Any]:
-    """Return what `fitting.fitted` returns for the same arguments, called in a process of its own.
+    """Return what `models.fitted` returns for the same arguments, called in a process of its own.
 
     Raises:
         FitError: it failed, crashed, or needs more than `limit_s` seconds of computing.
@@ -237,7 +239,7 @@ def fit(limit_s: float, **request: Any) -> dict[str, Any]:
     limits = isolation.Limits(math.ceil(limit_s), _WAIT * limit_s)
     try:
         fit_result: dict[str, Any] = isolation.isolated(
-            fitting.fit_here, limits, "baselines", parent=os.getpid(), request=request
+            models.fit_here, limits, "baselines", parent=os.getpid(), request=request
         )
     except isolation.OverTimeError as error:
         raise FitError(f"it needs more than {limit_s:g} s") from error
@@ -246,45 +248,30 @@ def fit(limit_s: float, **request: Any) -> dict[str, Any]:
     return fit_result
 
 
-def _validation_error(error: Error, inputs: Inputs, entry: Entry) -> float | None:
-    if "held_out" not in entry.tensors:
-        return None
-    rows = entry.tensors["rows"].numpy()
-    if inputs.judge is None:
-        targets, groups = inputs.targets(rows), inputs.groups(rows)
-    else:
-        records = inputs.judge.groups()
-        targets, groups = inputs.judge.targets()[rows], None if records is None else np.asarray(records)[rows]
-    return error(entry.tensors["held_out"].numpy(), targets, groups).value
+def _groups(samples: Samples, rows: np.ndarray) -> np.ndarray | None:
+    """Return the records that some samples are cut from; None where they stand alone."""
+    groups = samples.groups()
+    return None if groups is None else np.asarray(groups, np.int64)[rows]
 
 
 def _folds(task: TaskData, inputs: Inputs, rows: np.ndarray) -> np.ndarray | None:
     """Return the fold of each of these training samples; None where there are too few."""
-    classes = inputs.targets(rows) if task.kind == "classes" else None
+    classes = inputs.learned.targets()[rows] if task.kind == "classes" else None
     try:
-        return folds(len(rows), FOLDS, seed=_SEED, classes=classes, groups=inputs.groups(rows))
+        return folds(len(rows), FOLDS, seed=_SEED, classes=classes, groups=_groups(inputs.learned, rows))
     except DataError:
         return None
 
 
 def _is_raw(name: str, task: TaskData) -> bool:
-    return name == choice.MINIROCKET or task.kind == "dense"
-
-
-def _versions(name: str) -> dict[str, str]:
-    if name == choice.MINIROCKET and not choice.has_aeon():
-        raise FitError("it needs the package aeon: pip install 'orca-transfer[peers]'")
-    try:
-        return {package: version(package) for package in choice.PACKAGES[name]}
-    except PackageNotFoundError as error:
-        raise FitError(f"the package {error.name} is not installed") from error
+    return name == completion.MINIROCKET or task.kind == "dense"
 
 
 def _form(task: TaskData, error: Error) -> str:
-    """Return the form of the targets, as `fitting.fitted` names it.
+    """Return the form of the targets, as `models.fitted` names it.
 
     Raises:
-        UnsuitableError: dense targets for which the best constant is the only baseline.
+        FitError: dense targets for which the best constant is the only baseline.
     """
     if task.kind != "dense":
         return task.kind
@@ -297,7 +284,7 @@ def _form(task: TaskData, error: Error) -> str:
         if not isinstance(error, _MEASURES_OF_NUMBERS) and np.isin(some[~np.isnan(some)], (0, 1)).all():
             form = "masks"
             if task.num_outputs > 1:
-                raise UnsuitableError("several labels at every position; the best constant is the only baseline")
+                raise FitError("several labels at every position; the best constant is the only baseline")
     if shape != extent:
-        raise UnsuitableError("outputs and inputs differ in extent; the best constant is the only baseline")
+        raise FitError("outputs and inputs differ in extent; the best constant is the only baseline")
     return form

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from orca_cli import seeding, signals
-from orca_cli.baselines import features
-from orca_cli.baselines.fitting import FitError, UnsuitableError
+from orca_cli.baselines.models import FitError
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
@@ -24,8 +23,11 @@ MOST_ROWS = 4096  # training samples
 MOST_CELLS = 2**26  # values of the inputs of one split, and of its targets
 _LIMIT_S = 120  # of processor time, so that other load does not decide which baselines a run has
 _BATCH_CELLS = 2**22
-_READ_FIRST = 64  # samples after which the total time can be estimated, to give up early
 _EMBEDDED_AT_ONCE = 32
+MOST_RAW = 4096  # values of an input that are features as they are
+_CELLS = 2**22  # of the table of the training samples
+_LEAST = 1024
+_BANDS = 16  # of a series' spectrum
 _SEED = 0  # not the run's: runs of all seeds share their baselines
 
 
@@ -34,13 +36,13 @@ class Inputs:
     """The splits of a run as baselines see them; read when they are asked for.
 
     Args:
-        parts: the splits to learn from.
+        learned: the samples to learn from.
         judge: the split that says which model is best; None where folds of the others do.
         open_test: returns the test split.
         input_shape: of a sample.
     """
 
-    parts: Sequence[Samples]
+    learned: Samples
     judge: Samples | None
     open_test: Callable[[], Samples]
     input_shape: tuple[int, ...]
@@ -50,14 +52,9 @@ class Inputs:
         """Return the test split, opened when it is first needed."""
         return self.open_test()
 
-    @property
-    def num_samples(self) -> int:
-        """Return the number of training samples."""
-        return sum(map(len, self.parts))
-
     def rows(self, raw: bool) -> np.ndarray:
         """Return which training samples are used, ascending: all, or as many as there is room for, drawn at random."""
-        return self._drawn(self.num_samples, raw)
+        return self._drawn(len(self.learned), raw)
 
     def judged(self, raw: bool) -> np.ndarray:
         """Return which samples of the split that judges are used, likewise."""
@@ -67,7 +64,7 @@ class Inputs:
         size = math.prod(self.input_shape)
         most = min(MOST_ROWS, MOST_CELLS // (2 * size)) if raw else MOST_ROWS
         if raw and most < min(count, 2):
-            raise UnsuitableError(f"an input of {size:,} values is too large for it")
+            raise FitError(f"an input of {size:,} values is too large for it")
         rows = np.arange(count)
         if count <= most:
             return rows
@@ -77,18 +74,18 @@ class Inputs:
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """Return features of the training samples in use, [n, F] float32, and of those that are judged and the test split."""
         rows = self.rows(raw=False)
-        most = features.width(len(rows), max(len(rows), len(self.test)), MOST_CELLS)
-        return self._read(lambda batch: features.table(*_arrays(batch), most), raw=False)
+        most = width(len(rows), max(len(rows), len(self.test)), MOST_CELLS)
+        return self._read(lambda batch: table(*_arrays(batch), most), raw=False)
 
     @functools.cached_property
     def raw(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the inputs of the same samples, [n, C, *E] and [m, C, *E], 0 at padding.
 
         Raises:
-            UnsuitableError: the test split is too large.
+            FitError: the test split is too large.
         """
         if len(self.test) * math.prod(self.input_shape) > 2 * MOST_CELLS:
-            raise UnsuitableError(f"the test split has more than {2 * MOST_CELLS:,} values, too many for it")
+            raise FitError(f"the test split has more than {2 * MOST_CELLS:,} values, too many for it")
         return self._read(lambda batch: _arrays(batch)[0], raw=True)
 
     def embedded(self, embedder: nn.Module) -> tuple[np.ndarray, np.ndarray]:
@@ -120,52 +117,105 @@ class Inputs:
 
         return self._read(take, raw=False, at_once=_EMBEDDED_AT_ONCE)
 
-    def targets(self, rows: np.ndarray) -> np.ndarray:
-        """Return the targets of training samples."""
-        return np.concatenate([part.targets()[inside] for part, inside in self._by_part(rows)])
-
-    def groups(self, rows: np.ndarray) -> np.ndarray | None:
-        """Return the records that training samples are cut from, [n] int64, numbered apart in each split; None without."""
-        records, first = [], 0
-        for part, inside in self._by_part(rows):
-            groups = part.groups()
-            if groups is None:
-                return None
-            numbers = np.unique(groups, return_inverse=True)[1]
-            records.append(numbers[inside] + first)
-            first += len(groups)
-        return np.concatenate(records).astype(np.int64)
-
-    def _by_part(self, rows: np.ndarray) -> list[tuple[Samples, np.ndarray]]:
-        """Return each split with its own rows among those in use."""
-        starts = np.cumsum([0, *map(len, self.parts)])
-        return [
-            (part, rows[(rows >= start) & (rows < start + len(part))] - start)
-            for part, start in zip(self.parts, starts, strict=False)
-        ]
-
     def _read(
         self, take: Callable[[Batch], np.ndarray], *, raw: bool, at_once: int = 256
     ) -> tuple[np.ndarray, np.ndarray]:
         size = max(1, min(at_once, _BATCH_CELLS // math.prod(self.input_shape)))
         start = time.process_time()
-        new = [] if self.judge is None else [(self.judge, self.judged(raw))]
-        arrays, read = [], 0
-        every = (self._by_part(self.rows(raw)), [*new, (self.test, np.arange(len(self.test)))])
-        total = sum(len(inside) for splits in every for _, inside in splits)
-        for splits in every:
+        judge, every = self.judge or self.learned, np.arange(len(self.test))
+        arrays = []
+        for splits in ([(self.learned, self.rows(raw))], [(judge, self.judged(raw)), (self.test, every)]):
             parts = []
-            for samples, inside in splits:
-                for first in range(0, len(inside), size):
+            for samples, rows in splits:
+                for first in range(0, len(rows), size):
                     signals.check()
-                    elapsed = time.process_time() - start
-                    if (elapsed * total / read if read > _READ_FIRST else elapsed) > _LIMIT_S:
+                    if time.process_time() - start > _LIMIT_S:
                         raise FitError(f"reading the samples takes more than {_LIMIT_S} s of processor time")
-                    parts.append(take(samples.batch(inside[first : first + size])))
-                    read += len(inside[first : first + size])
+                    parts.append(take(samples.batch(rows[first : first + size])))
             arrays.append(np.concatenate(parts))
         return arrays[0], arrays[1]
 
 
 def _arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
     return batch.x.numpy(), None if batch.valid is None else batch.valid.numpy()
+
+
+def width(rows: int, samples: int, most_cells: int) -> int:
+    """Return how many features there may be.
+
+    Args:
+        rows: training samples.
+        samples: of the larger split, which has to fit into `most_cells` values.
+    """
+    return min(max(_LEAST, min(MOST_RAW, _CELLS // max(1, rows))), max(1, most_cells // max(1, samples)))
+
+
+def table(x: np.ndarray, valid: np.ndarray | None, most: int) -> np.ndarray:
+    """Return features [B, F] float32, the same for equal shapes: all values, or summaries where these are more than `most`.
+
+    Summaries are means over a grid of cells, and of every channel mean, deviation, least and largest value, mean absolute step
+    along the last axis, and for series the logarithm of the power in bands of frequency. Where there is padding, the share of
+    positions that are not padding is a feature too.
+
+    Args:
+        x: [B, C, *E].
+        valid: [B, *E] bool, or None.
+        most: number of values up to which an input is taken as it is.
+    """
+    if math.prod(x.shape[1:]) <= most:
+        columns = [x.reshape(len(x), -1)]
+    else:
+        columns = _summaries(x, valid, most)
+    if valid is not None:
+        columns.append(valid.reshape(len(x), -1).mean(axis=1, keepdims=True))
+    return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+def _summaries(x: np.ndarray, valid: np.ndarray | None, most: int) -> list[np.ndarray]:
+    mask = np.ones((len(x), 1, *x.shape[2:]), dtype=bool) if valid is None else valid[:, None]
+    axes = tuple(range(2, x.ndim))
+    count = np.maximum(mask.sum(axis=axes), 1)
+    mean = x.sum(axis=axes) / count  # padding is 0
+    around = np.where(mask, x - mean.reshape(*mean.shape, *(1 for _ in axes)), 0)
+    columns = [
+        mean,
+        np.sqrt((around**2).sum(axis=axes) / count),
+        np.where(mask, x, np.inf).min(axis=axes, initial=np.inf, where=mask),
+        np.where(mask, x, -np.inf).max(axis=axes, initial=-np.inf, where=mask),
+    ]
+    if x.shape[-1] > 1:
+        both = mask[..., 1:] & mask[..., :-1]
+        steps = np.abs(np.diff(x, axis=-1))
+        columns.append(np.where(both, steps, 0).sum(axis=axes) / np.maximum(both.sum(axis=axes), 1))
+    if x.ndim == 3 and x.shape[2] >= 2 * _BANDS:
+        power = np.abs(np.fft.rfft(around, axis=2)) ** 2
+        edges = np.unique(np.geomspace(1, power.shape[2], _BANDS + 1).astype(int))
+        bands = [power[:, :, low:high].mean(axis=2) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        columns.append(np.log1p(np.stack(bands, axis=2)).reshape(len(x), -1))
+    columns = [np.where(np.isfinite(column), column, 0) for column in columns]  # samples of padding alone
+    left = most - sum(column.shape[1] for column in columns)
+    if left < x.shape[1]:  # the channels' own figures take all the room
+        flat = np.concatenate(columns, axis=1)
+        return [flat[:, : max(1, most)]]
+    return [*columns, pooled(x, mask, left // x.shape[1])]
+
+
+def pooled(x: np.ndarray, mask: np.ndarray, cells: int) -> np.ndarray:
+    """Return means over at most `cells` cells of every channel, [B, C * cells]; 0 where a cell is all padding."""
+    sizes = _grid(x.shape[2:], cells)
+    total, weight = x, np.broadcast_to(mask, (len(x), 1, *x.shape[2:])).astype(np.float32)
+    for axis, size in enumerate(sizes, 2):
+        starts = np.arange(size) * x.shape[axis] // size
+        total, weight = (np.add.reduceat(part, starts, axis=axis) for part in (total, weight))
+    return (total / np.maximum(weight, 1)).reshape(len(x), -1)
+
+
+def _grid(extent: tuple[int, ...], cells: int) -> list[int]:
+    """Return the number of cells along each axis, in proportion to its length, and at most `cells` together."""
+    sizes = list(extent)
+    while math.prod(sizes) > cells and max(sizes) > 1:
+        factor = (cells / math.prod(sizes)) ** (1 / sum(size > 1 for size in sizes))
+        largest = sizes.index(max(sizes))
+        shrunk = [max(1, int(size * factor)) for size in sizes]
+        sizes = shrunk if shrunk != sizes else [*sizes[:largest], sizes[largest] - 1, *sizes[largest + 1 :]]
+    return sizes

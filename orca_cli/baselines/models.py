@@ -1,4 +1,6 @@
-"""The simple models: logistic regression, ridge, forests, boosting and MiniRocket's features. Run in a process of their own.
+"""Fit one simple model and predict with it: logistic regression, ridge, forests, boosting, MiniRocket's features.
+
+`fit_here` is called in a process of its own by `compute`.
 
 For linear models, features are standardised by the training set. Where there are more features than samples, the table is
 rotated into the space that its rows span: the L2 penalty and the predictions are the same there, and the cost is that of as
@@ -7,13 +9,21 @@ many features as samples.
 
 from __future__ import annotations
 
+import importlib
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from orca_cli import signals
+
+_AT_ONCE = 2**22  # values of the inputs that are predicted at once
+# Imported before the clock starts.
+_PACKAGES = ("sklearn.linear_model", "sklearn.model_selection", "sklearn.ensemble")
+_AEON = "aeon.transformations.collection.convolution_based"
 FOLDS = 5
 CS = np.logspace(-4, 2, 7)  # of scikit-learn's LogisticRegression: the inverse of the penalty
 ALPHAS = np.logspace(-3, 5, 17)
@@ -26,6 +36,89 @@ _SHORTEST = 9  # steps: the length of MiniRocket's kernels; shorter series are p
 
 # From new inputs [m, ...] to outputs [m, K, ...], and in words what was chosen.
 Fitted = tuple[Callable[[np.ndarray], np.ndarray], str]
+
+
+class FitError(Exception):
+    """A model could not be fitted; the message says why."""
+
+
+def fit_here(parent: int, request: dict[str, Any]) -> dict[str, Any]:
+    """Return what `fitted` returns; this process ends with its parent, of that id, even in the middle."""
+    signals.end_with_parent(parent)
+    return fitted(**request)
+
+
+def fitted(
+    model: str,
+    form: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    new: np.ndarray,
+    fold: np.ndarray | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Fit a model and return its outputs for new samples.
+
+    Args:
+        model: a name in `choice.NAMES`.
+        form: of the targets: classes, labels, values; maps, class_maps or masks of dense ones.
+        x, y: training inputs (features [n, F]; series and dense inputs [n, C, *E]) and targets.
+        new: inputs of the same form.
+        fold: [n] int64, the fold of every training sample; None asks for no outputs for these.
+        settings: k, groups, causal, balanced and seed, see below and `windows`.
+
+    Returns:
+        outputs [m, K] or [m, K, *E] float32; seconds of computing them; about: what was chosen, in words; held_out: [n, ...],
+        for each training sample by a model of the other folds alone.
+    """
+    for package in (*_PACKAGES, *((_AEON,) if model == "minirocket" else ())):
+        importlib.import_module(package)
+    start = time.process_time()
+    predict, about = _fit(model, form, x, y, **settings)
+    fit_result: dict[str, Any] = {"outputs": _outputs(predict, form, new), "about": about}
+    fit_result["seconds"] = time.process_time() - start
+    if fold is not None:
+        groups = settings["groups"]
+        for number in np.unique(fold):
+            held = fold == number
+            fold_settings = settings | {"groups": None if groups is None else groups[~held]}
+            outputs = _outputs(_fit(model, form, x[~held], y[~held], **fold_settings)[0], form, x[held])
+            fit_result.setdefault("held_out", np.zeros((len(x), *outputs.shape[1:]), np.float32))[held] = outputs
+    return fit_result
+
+
+def _outputs(predict: Any, form: str, new: np.ndarray) -> np.ndarray:
+    step = max(1, _AT_ONCE // max(1, new[:1].size))
+    outputs = np.concatenate([predict(new[at : at + step]) for at in range(0, len(new), step)])
+    if form in ("labels", "masks"):
+        outputs = outputs - 0.5 if form == "labels" else outputs[:, 1:] - outputs[:, :1]  # above 0 where present
+    return outputs.astype(np.float32)
+
+
+def _fit(model: str, form: str, x: np.ndarray, y: np.ndarray, **settings: Any) -> Any:
+    from orca_cli.baselines import windows
+
+    k, groups, seed, balanced = (settings[name] for name in ("k", "groups", "seed", "balanced"))
+    if model == "minirocket":  # by aeon (Dempster et al. 2021); a ridge learns from the features
+        rocket = importlib.import_module(_AEON).MiniRocket(random_state=seed, n_jobs=1)
+        features, transform = rocket.fit_transform(_long_enough(x)), lambda new: rocket.transform(_long_enough(new))
+        predict, about = _fit("features", form, features, y, **settings)
+        return lambda new: predict(transform(new)), about
+    if form == "maps":
+        return windows.numbers(x, y, causal=settings["causal"], seed=seed)
+    if form in ("class_maps", "masks"):
+        truth = np.where(np.isnan(y[:, 0]), -1, y[:, 0] > 0.5).astype(np.int64) if form == "masks" else y
+        classes = 2 if form == "masks" else k
+        return windows.classes(x, truth, classes, causal=settings["causal"], balanced=balanced, seed=seed)
+    if model in ("forest", "boosting"):
+        if form == "classes":
+            return tree_classes(model, x, y, k, balanced=balanced, seed=seed)
+        return tree_numbers(model, x, y, seed=seed)
+    if form != "classes":
+        return ridge_numbers(x, y, groups)
+    if model in ("features", "probe"):
+        return ridge_classes(x, y, groups, k, balanced=balanced)
+    return logistic(x, y, groups, k, balanced=balanced, seed=seed)
 
 
 def logistic(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, balanced: bool, seed: int) -> Fitted:
@@ -167,17 +260,6 @@ def tree_numbers(model: str, x: np.ndarray, y: np.ndarray, *, seed: int) -> Fitt
 def _trees(samples: int) -> int:
     """Return the number of a forest's trees for this number of training samples."""
     return 300 if samples <= _SMALL else 100
-
-
-def rocket_features(x: np.ndarray, seed: int) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """Return MiniRocket's features [n, F] of training series [n, C, L], and what makes those of new series.
-
-    By aeon (Dempster et al. 2021); `ridge_classes` and `ridge_numbers` learn from them.
-    """
-    from aeon.transformations.collection.convolution_based import MiniRocket
-
-    rocket: Any = MiniRocket(random_state=seed, n_jobs=1)
-    return rocket.fit_transform(_long_enough(x)), lambda new: rocket.transform(_long_enough(new))
 
 
 def _long_enough(x: np.ndarray) -> np.ndarray:

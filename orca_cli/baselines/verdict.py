@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from orca_cli import seeding
-from orca_cli.baselines.choice import CONSTANT, FEATURES, NAMES
+from orca_cli.baselines.completion import CONSTANT, FEATURES, NAMES
 from orca_cli.baselines.compute import Baseline
-from orca_cli.config.schema import Config
 from orca_cli.exceptions import OrcaError
-from orca_cli.interfaces import Error, TaskData
+from orca_cli.interfaces import Error
 
 BEYOND = 2.0  # standard errors up to which a difference is none
 _RESAMPLES = 200
@@ -28,9 +27,6 @@ def verdict(
     targets: Tensor,
     groups: np.ndarray | None,
     baselines: Mapping[str, Baseline],
-    ways: Sequence[str],
-    *,
-    pretrained: bool = True,
 ) -> dict[str, Any] | None:
     """Return how a run compares with the baseline that validates best; None where nothing can be compared.
 
@@ -43,8 +39,6 @@ def verdict(
         outputs, targets: of the run, on the test split.
         groups: records of the test samples, or None.
         baselines: by name.
-        ways: settings to try where a baseline is better.
-        pretrained: whether its body has pretrained weights.
 
     Returns:
         baseline: name of the rival; difference: its error less the run's, above 0 where the run is better;
@@ -72,10 +66,10 @@ def verdict(
     name = min(candidates, key=lambda name: candidates[name].validation_error or 0.0)
     comparison = {"baseline": name, **beside(name)}
     features = beside(FEATURES) if FEATURES in candidates else None
-    text = _text(error, name, baselines[name], comparison, ways)
+    text = _text(error, name, baselines[name], comparison)
     if features is not None and features["is"] in ("about as good", "worse"):
         figure = "" if name == FEATURES else f" ({_shown(baselines[FEATURES].error or 0.0, error.percent)})"
-        text += f"; the {'pretrained ' * pretrained}body adds nothing to {NAMES[FEATURES]}{figure}"
+        text += f"; the body adds nothing to {NAMES[FEATURES]}{figure}"
     return comparison | {"features": features, "text": text}
 
 
@@ -93,7 +87,10 @@ def standard_error(
         groups: [n], or None.
     """
     resamples = min(_RESAMPLES, _CELLS // max(1, outputs.numel()))
-    members = None if groups is None else _members(groups)
+    members = None
+    if groups is not None:  # the samples of each record
+        order = np.argsort(groups, kind="stable")
+        members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
     count = len(outputs) if members is None else len(members)
     if count < 2 or resamples < _LEAST:
         return None
@@ -115,27 +112,14 @@ def standard_error(
     return float(np.std(differences, ddof=1)) if len(differences) > resamples / 2 else None
 
 
-def ways(config: Config, task: TaskData) -> list[str]:
-    """Return the two settings, not yet in use, that are most likely to help a run that a baseline beats."""
-    settings = []
-    if config.budget != "thorough" and config.protocol == "clean":
-        settings.append("budget=thorough")
-    if "multiscale" not in str(config.embedder) and not task.causal:
-        settings.append("embedder=multiscale")
-    return [*settings, "more training data", "another body"][:2]
-
-
-def _members(groups: np.ndarray) -> list[np.ndarray]:
-    """Return the samples of each record."""
-    order = np.argsort(groups, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
-
-
-def _text(error: Error, name: str, best: Baseline, comparison: Mapping[str, Any], ways: Sequence[str]) -> str:
+def _text(error: Error, name: str, best: Baseline, comparison: Mapping[str, Any]) -> str:
     difference, deviation = comparison["difference"], comparison["standard_error"]
     apart = _shown(abs(difference), error.percent, " points")
     within = "" if deviation is None else f" ± {_shown(BEYOND * deviation, error.percent, '')}"
-    what = f"{NAMES[name]}{_beside(best, name, error)}"
+    shown = _shown(best.error or 0.0, error.percent)
+    if best.seconds is not None and name != CONSTANT:
+        shown += f" in {best.seconds:{'.0f' if best.seconds >= 10 else '.2g'}} s"
+    what = f"{NAMES[name]} ({shown})"
     if comparison["is"] == "better":
         return f"{apart}{within} better than {what}, the simple model that validates best"
     if comparison["is"] == "about as good":
@@ -144,14 +128,7 @@ def _text(error: Error, name: str, best: Baseline, comparison: Mapping[str, Any]
         side = "below" if difference > 0 else "above"
         return f"the transfer's error is {apart} {side} that of {what}, and how sure that is cannot be computed"
     use = "" if name == CONSTANT else "use it, or "
-    return f"{what} does better here by {apart}{within}: {use}try {' or '.join(ways)}"
-
-
-def _beside(one: Baseline, name: str, error: Error) -> str:
-    text = _shown(one.error or 0.0, error.percent)
-    if one.seconds is None or name == CONSTANT:
-        return f" ({text})"
-    return f" ({text} in {one.seconds:{'.0f' if one.seconds >= 10 else '.2g'}} s)"
+    return f"{what} does better here by {apart}{within}: {use}try more training data or another body"
 
 
 def _shown(value: float, percent: bool, unit: str = " %") -> str:

@@ -17,7 +17,7 @@ from orca_cli.runs.settings import as_typed
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports torch
-    from orca_cli.prediction.comparison.distance import Comparison, Measured, Side
+    from orca_cli.prediction.distance import Comparison, Measured, Side
 
 _BOUNDS = ("newton_steps", "max_iterations")  # parameters that end a solver before it reaches its tolerance
 _WORDS = ("metric", "body", "seed", "device")  # settings of `orca run` that are options here as well
@@ -25,12 +25,10 @@ EXAMPLES = """\
 examples:
   orca distance a.npz b.npz                            arrays x (n, d) or (n, ...) and y (n,) in each
   orca distance a.npz b.npz metric=otdd,mmd reg=0.5    several metrics; a parameter goes to those that have it
-  orca distance a.npz b.npz metric=all --ci 50         with 95 % confidence intervals, from 50 random halves
   orca distance stdlib_docs task=digits body=minilm    embedded data; align.features=pooled, source.size=500, ...
   orca distance source=digits cifar10 body=swin_tiny   task= or source= if both have the name
 
-A is the source, B the target. The value of a data set against itself shows what a metric calls 0. An interval is shifted so
-that the mean over the halves equals the value, because fewer points give a different value on average."""
+A is the source, B the target. The value of a data set against itself shows what a metric calls 0."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,13 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("b", metavar="B", help="likewise: the target")
     text = "metric, body, seed, device as in orca run; a metric's parameters; how named data are embedded"
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=text)
-    parser.add_argument("--metric", default="otdd", metavar="NAMES", help="as metric=NAMES, or all; default: otdd")
+    parser.add_argument("--metric", default="otdd", metavar="NAMES", help="as metric=NAMES; default: otdd")
     text = "draw at most N points from each side; 0: all; default: 1000"
     parser.add_argument("--points", type=int, default=1000, metavar="N", help=text)
-    text = "95 %% confidence interval from N random halves; default: none"
-    parser.add_argument("--ci", type=int, default=0, metavar="N", help=text)
     parser.add_argument("--seed", default=0, help="of all draws; default: 0")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps; default: cpu")
     parser.add_argument("--body", metavar="NAME", help="embeds named data; default: the body that the task picks")
     parser.add_argument("--checkpoint", metavar="PATH", help="as body.checkpoint=PATH: hub id or folder")
@@ -58,7 +53,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Return the distances."""
     settings = _take_words(arguments)
     terminal.configure_logging(quiet=True)
-    from orca_cli.prediction.comparison.distance import distance
+    from orca_cli.prediction.distance import distance
 
     comparison = distance(
         arguments.a,
@@ -66,9 +61,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         metrics=[name.strip() for name in arguments.metric.split(",") if name.strip()],
         settings=settings,
         points=arguments.points or None,
-        repeats=arguments.ci,
         seed=arguments.seed,
-        dtype=arguments.dtype,
         device=arguments.device,
         body=arguments.body,
         config_dir=arguments.config_dir,
@@ -85,13 +78,11 @@ def _show(comparison: Comparison) -> Iterator[RenderableType]:
     rows = [
         ("A", _side(comparison.a)),
         ("B", _side(comparison.b)),
-        ("computed", f"{comparison.dtype}, seed {comparison.seed}{embedded}"),
+        ("computed", f"seed {comparison.seed}{embedded}"),
     ]
-    if comparison.left_out:
-        rows.append(("left out", "; ".join(f"{name}: {lack}" for name, lack in comparison.left_out.items())))
     yield _table(rows)
     for measured in comparison.metrics:
-        yield _table([("", ""), *_lines(measured, comparison.repeats)])
+        yield _table([("", ""), *_lines(measured)])
 
 
 def _take_words(arguments: argparse.Namespace) -> list[str]:
@@ -113,15 +104,11 @@ def _take_words(arguments: argparse.Namespace) -> list[str]:
 
 
 def _side(side: Side) -> str:
-    drawn = f" of {side.available}" if side.available not in (None, side.points) else ""
-    return f"{side.name}: {side.points}{drawn} points of width {side.width}, {side.classes} classes"
+    return f"{side.name}: {side.points} points of width {side.width}, {side.classes} classes"
 
 
-def _lines(measured: Measured, repeats: int) -> Iterator[tuple[str, str]]:
+def _lines(measured: Measured) -> Iterator[tuple[str, str]]:
     yield measured.metric, f"{_number(measured.value)}   ({measured.seconds:.2g} s)"
-    if measured.interval is not None and measured.halves_mean is not None:
-        low, high = map(_number, measured.interval)
-        yield "95 % interval", f"{low} to {high}; mean of {repeats} halves {_number(measured.halves_mean)}"
     if measured.convention:
         yield "convention", measured.convention
     yield "to itself", f"A {_number(measured.self_a)}, B {_number(measured.self_b)}"

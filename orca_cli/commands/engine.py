@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 from orca_cli import exceptions, experiment, signals, storage
 from orca_cli.exceptions import OrcaError
 from orca_cli.launching import local, process
-from orca_cli.launching.driver import Driver, Executor, Job, Work
+from orca_cli.launching.driver import Driver, Executor, Job, Table, Work
 from orca_cli.launching.process import Command, Ended
 from orca_cli.launching.ray import Ray
 from orca_cli.launching.slurm import Slurm
-from orca_cli.launching.table import Table
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.runs.outcome import Failure, Outcome, ended_by
 from orca_cli.training import gpus
@@ -126,14 +125,13 @@ class Engine:
         at_once, threads = self._arguments.at_once or math.inf, self._threads() or 1
         if self._on == "local":
             main = None if self._variables() else _program_to_fork(self._arguments)
-            with local.Local(self._arguments.at_once or 1, main, is_shown=self.is_shown).opened() as here:
-                yield here
+            yield local.Local(self._arguments.at_once or 1, main, is_shown=self.is_shown)
             return
         storage.make_folder(self._folder)
         try:
             executor: Ray | Slurm
             if self._on == "ray":
-                executor = Ray(threads, self._arguments.gpus, at_once, str(self._folder))
+                executor = Ray(threads, self._arguments.gpus, at_once)
             else:
                 share = self._arguments.gpus or 0.0
                 executor = Slurm(self._folder, f"orca-{self._name}", threads, share, at_once, self._time_limit_s)

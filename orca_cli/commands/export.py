@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run's folder or name, or a folder of runs with --best")
     parser.add_argument("folder", type=Path, metavar="DIR", help="the new folder")
     parser.add_argument("--best", action="store_true", help="of a folder of runs, take the best by validation")
-    text = "write model.onnx as well, checked against onnxruntime (extra `onnx`); left out, with the reason, where it cannot be"
+    text = "write model.onnx as well, checked against onnxruntime (extra `onnx`)"
     parser.add_argument("--onnx", action="store_true", help=text)
     add_checkpoint(parser)
     add_allow_module(parser)
@@ -39,11 +39,9 @@ def execute(arguments: argparse.Namespace) -> Result:
     folder, chosen = run_folder(arguments.run, best=arguments.best)
     loaded = open_model(folder, arguments.checkpoint)
     target = arguments.folder
-    reason = export(loaded, target, onnx=arguments.onnx)
-    if reason:
-        terminal.log.warning(f"no ONNX: {reason}")
+    export(loaded, target, onnx=arguments.onnx)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     record = {"schema": 1, "run": loaded.record.name, "chosen": chosen, "folder": str(target), "bytes": size}
-    record["onnx"] = {"written": arguments.onnx and not reason, "reason": reason or None}
+    record["onnx"] = arguments.onnx
     line = f"exported {loaded.record.name}: {target} ({size / 2**20:.1f} MiB)"
     return Result(record, [line, f"next: orca predict {target} INPUT"])

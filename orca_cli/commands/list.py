@@ -143,13 +143,12 @@ def _error(task: dict[str, Any]) -> str:
 
 
 def _all_settings() -> list[dict[str, Any]]:
-    """Return every key of the schema with type, default, what is allowed, and meaning."""
+    """Return every key of the schema with default, what is allowed, and meaning."""
     return [
         {
             "key": key,
-            "type": ranges.in_words(hint, limits=False),
             "default": schema.lookup(schema.Config(), key),
-            "allowed": ranges.limits_in_words(hint),
+            "allowed": ranges.in_words(hint),
             "meaning": ranges.meaning(hint),
         }
         for key, hint in schema.declared().items()
@@ -329,9 +328,7 @@ def _task_row(entry: dict[str, Any]) -> tuple[str, ...]:
 def _show_settings(listing: list[dict[str, Any]]) -> Iterator[RenderableType]:
     rows = []
     for entry in listing:
-        allowed = f" ({entry['allowed']})" if entry["allowed"] else ""
-        kind = entry["type"].removesuffix(" or null")
-        rows.append((entry["key"], kind, as_typed(entry["default"]), entry["meaning"] + allowed))
-    yield table(("setting", "type", "default", "meaning"), rows)
+        rows.append((entry["key"], as_typed(entry["default"]), f"{entry['meaning']} ({entry['allowed']})"))
+    yield table(("setting", "default", "meaning"), rows)
     groups = "task body source metric embedder finetune augment tracker tune hparams protocol study"
     yield Text(f"Groups: {groups}; their parameters: orca list GROUP NAME.")

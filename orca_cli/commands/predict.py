@@ -25,7 +25,7 @@ EXAMPLES = """\
 examples:
   orca predict runs/arrays/2026-11-25_... new.npz                the predictions as csv on standard output
   orca predict my_model new.csv --out predictions.csv            an exported run (orca export)
-  orca predict runs/arrays --best new.npz --out p.parquet        the run with the lowest validation error
+  orca predict runs/arrays --best new.npz --out p.npz            the run with the lowest validation error
   orca predict my_model pictures/ --out p.csv                    images: a folder, with or without class folders
   orca predict my_model all.npz --part test --out p.npz          x_test, or rows that an array `split` marks
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Predict new data with a finished run or an exported one."
     parser.add_argument("run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs")
     parser.add_argument("input", type=Path, metavar="INPUT", help="new data: a file or folder")
-    text = "write to FILE.csv, FILE.parquet or FILE.npz; default: csv on standard output"
+    text = "write to FILE.csv or FILE.npz; default: csv on standard output"
     parser.add_argument("--out", type=Path, metavar="FILE", help=text)
     parser.add_argument("--best", action="store_true", help="of a folder of runs, take the best by validation")
     parser.add_argument("--part", choices=PARTS, default="", help="of a file that holds several splits, take one")
@@ -80,7 +80,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         for text in output.csv_lines(output.parts_of(outputs, predictor.decoder, new.ids)):
             terminal.print_text(text)
     else:
-        output.write(arguments.out, outputs, len(new), predictor.decoder, new.ids)
+        output.write(arguments.out, outputs, predictor.decoder, new.ids)
     record: dict[str, Any] = {
         "schema": 1,
         "run": predictor.record.name,

@@ -17,7 +17,7 @@ from orca_cli.commands.plan import plan_result, planned_runs, study_result
 from orca_cli.commands.summary import run_result, start_table
 from orca_cli.config import study
 from orca_cli.config.configuration import key_of
-from orca_cli.exceptions import ConfigError, OrcaError, PreemptionError, UsageError
+from orca_cli.exceptions import ConfigError, OrcaError, UsageError
 from orca_cli.launching import process
 from orca_cli.runs import claim
 from orca_cli.runs.outcome import Outcome, ended_by
@@ -59,7 +59,7 @@ Repeating a command never repeats a completed run, and resumes an interrupted on
 
 Each job of a sweep runs in a process of its own; a crash in one does not affect the others. SIGTERM, SIGHUP and Ctrl-C
 save the state; a second Ctrl-C stops at once. SIGUSR1 (or the signal in ORCA_PREEMPTION_SIGNAL: USR1, USR2, TERM, HUP
-or XCPU) means preemption: the state is saved, the exit code is 75, and inside a SLURM job `scontrol requeue` is called.
+or XCPU) means preemption: the state is saved, and the exit code is 75.
 
 A job that was killed, preempted, or met a full disk, a lack of memory or a lost network is tried again some times. The same
 sweep typed on several machines with one folder of runs is shared between them. Jobs at the same time on a machine take a GPU
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine(parser, "with -m: ")
     text = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
     parser.add_argument("--time-limit", metavar="TIME", help=text)
-    parser.add_argument(process.OPTION, nargs=5, help=argparse.SUPPRESS)  # given by a driver to its jobs
+    parser.add_argument(process.OPTION, nargs=4, help=argparse.SUPPRESS)  # given by a driver to its jobs
 
 
 def execute(arguments: argparse.Namespace) -> Result:
@@ -93,7 +93,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         verbose=arguments.verbose,
         quiet=arguments.quiet,
         prefix=f"{place.label} " if place else "",
-        bars=place is None or place.is_alone,
+        bars=place is None,
     )
     rank = ranks.from_environment() if place is None else None
     with signals.deferred(insistent=place is None and (rank is None or rank.leads)):
@@ -120,10 +120,6 @@ def execute(arguments: argparse.Namespace) -> Result:
         finally:
             if team is not None:
                 team.end(code)
-            if place is None and code == PreemptionError.code:
-                from orca_cli.launching import slurm
-
-                slurm.requeue()
         if place is not None and isinstance(ended, Outcome):
             from orca_cli.commands.engine import job_report
 

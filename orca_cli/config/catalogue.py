@@ -112,12 +112,10 @@ def _checked(kind: type, block: Any, where: str, reserved: tuple[str, ...] = ())
     hints = {
         name: hint for name, hint in typing.get_type_hints(kind, include_extras=True).items() if name not in reserved
     }
-    if not isinstance(block, dict):
-        raise ConfigError("has to hold 'key: value' pairs", where=where, hint=f"allowed: {', '.join(hints)}")
     settings: dict[str, Any] = {}
-    for name, value in block.items():
+    for name, value in configuration.mapping(block, where, f"allowed: {', '.join(hints)}").items():
         if name not in hints:
-            raise ConfigError(f"no such key: '{name}'", where=where, hint=suggest(str(name), hints))
+            raise ConfigError(f"no such key: '{name}'", where=where, hint=suggest(name, hints))
         if hints[name] is str and isinstance(value, (int, float)):
             value = str(value)  # a shape of one number
         if value is not None:

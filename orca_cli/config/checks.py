@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orca_cli.config import parts, retired, short_names
+from orca_cli.config import parts, short_names
 from orca_cli.config.ranges import check_value
-from orca_cli.config.schema import NEEDED_GROUPS, Config, Train, declared, lookup
+from orca_cli.config.schema import NEEDED_GROUPS, Config, declared, lookup
 from orca_cli.config.variants import BLOCKS
 from orca_cli.exceptions import ConfigError, suggest
 
@@ -69,38 +69,43 @@ def check_settings(config: Config) -> None:
     for key, hint in declared().items():
         check_value(lookup(config, key), hint, key)
     train = config.train
-    if config.precision == "fp16" and config.device == "cpu":
-        raise ConfigError("fp16 needs a GPU, not device=cpu", where="precision", hint="use precision=fp32 or bf16")
-    if config.budget != Config.budget and config.protocol != "clean":
-        what = f"has no effect on protocol={config.protocol}, which sets the length of training itself"
-        raise ConfigError(what, where=f"budget={config.budget}", hint="give train.epochs=... instead")
-    if train.decay_epochs is not None and train.decay_epochs < (train.warmup_epochs or 0):
-        what = f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}"
-        raise ConfigError(what, where="train.decay_epochs", hint="allowed: train.warmup_epochs or more")
-    _check_selection(train)
-    if config.align.method == "mona" and train.compile:
-        what = "differentiates a step of the body twice, and compiled layers cannot be"
-        raise ConfigError(what, where="align.method=mona", hint="leave train.compile out")
-    if not config.test and train.validate_on == "test":
-        what = "contradicts train.validate_on=test, which opens the test split every epoch"
-        raise ConfigError(what, where="test=false", hint="use train.validate_on=validation")
-
-
-def _check_selection(train: Train) -> None:
-    """Raise ConfigError where settings of the choice of weights contradict each other."""
-    if train.folds == 1:
-        raise ConfigError("1 is not allowed", where="train.folds", hint="allowed: 0 (none), or 2 and more")
-    if train.folds and (train.members or 1) > 1:
-        what = f"contradicts train.folds={train.folds}, which fine-tunes a model for each fold"
-        raise ConfigError(what, where=f"train.members={train.members}", hint="leave one of them out")
-    uses = {f"train.folds={train.folds}": bool(train.folds), "train.refit=true": train.refit is True}
-    for setting in (name for name, used in uses.items() if used):
-        if train.select == "best":
-            what = "leaves no samples to choose by, and train.select=best chooses"
-            raise ConfigError(what, where=setting, hint="use train.select=last or auto, or leave one of them out")
-        if train.validate_on == "test":
-            what = "does not go with train.validate_on=test"
-            raise ConfigError(what, where=setting, hint="leave one of them out")
+    before = train.warmup_epochs or 0
+    folds, refit = f"train.folds={train.folds}", train.refit is True
+    apart = folds if train.folds else "train.refit=true"  # what leaves no samples to choose by
+    has_apart = bool(train.folds) or refit
+    on_test = train.validate_on == "test"
+    kind = lookup(config, "task.kind")
+    weights = "leave it out; class_weights are for classes, positive_weight for labels"
+    # Whether it is wrong, where, what, and what to do.
+    contradictions = [
+        (config.precision == "fp16" and config.device == "cpu", "precision",
+         "fp16 needs a GPU, not device=cpu", "use precision=fp32 or bf16"),
+        (config.budget != Config.budget and config.protocol != "clean", f"budget={config.budget}",
+         f"has no effect on protocol={config.protocol}, which sets the length of training itself",
+         "give train.epochs=... instead"),
+        (train.decay_epochs is not None and train.decay_epochs < before, "train.decay_epochs",
+         f"{train.decay_epochs} is before the end of train.warmup_epochs={before:g}",
+         "allowed: train.warmup_epochs or more"),
+        (train.folds == 1, "train.folds", "1 is not allowed", "allowed: 0 (none), or 2 and more"),
+        (train.folds > 0 and (train.members or 1) > 1, f"train.members={train.members}",
+         f"contradicts {folds}, which fine-tunes a model for each fold", "leave one of them out"),
+        (has_apart and train.select == "best", apart,
+         "leaves no samples to choose by, and train.select=best chooses", "leave one of them out"),
+        (has_apart and on_test, apart, "does not go with train.validate_on=test", "leave one of them out"),
+        (train.class_weights is not None and kind not in (None, "classes", "dense"), "train.class_weights",
+         f"does not apply to task.kind={kind}", weights),
+        (train.positive_weight is not None and kind not in (None, "labels", "dense"), "train.positive_weight",
+         f"does not apply to task.kind={kind}", weights),
+        (train.class_weights is not None and train.positive_weight is not None, "train.class_weights",
+         "given beside train.positive_weight", "give one of them"),
+        (config.align.method == "mona" and train.compile, "align.method=mona",
+         "differentiates a step of the body twice, and compiled layers cannot be", "leave train.compile out"),
+        (not config.test and on_test, "test=false",
+         "contradicts train.validate_on=test, which opens the test split every epoch", "leave one of them out"),
+    ]  # fmt: skip
+    for is_wrong, where, what, hint in contradictions:
+        if is_wrong:
+            raise ConfigError(what, where=where, hint=hint)
 
 
 def _check_keys(content: dict[str, Any], known: dict[str, Any], prefix: str = "") -> None:
@@ -119,8 +124,7 @@ def _check_keys(content: dict[str, Any], known: dict[str, Any], prefix: str = ""
 def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") -> ConfigError:
     """Return the error for a key that a section does not have, with the closest one that it has."""
     key = f"{prefix}{name}"
-    hint = retired.SETTINGS.get(key) or suggest(str(name), map(str, known))
-    return ConfigError(f"no such setting: '{key}'{place}", where=key, hint=hint)
+    return ConfigError(f"no such setting: '{key}'{place}", where=key, hint=suggest(str(name), map(str, known)))
 
 
 def part_node(config: object, name: str) -> dict[str, Any]:
@@ -136,8 +140,8 @@ def check_parts(config: Config) -> None:
             raise ConfigError("a group of settings is needed", where=name, hint=f"orca list {name} shows the choices")
     if (weights := config.body.get("weights", "pretrained")) not in ("pretrained", "random"):
         raise ConfigError(f"'{weights}' is not allowed", where="body.weights", hint="allowed: pretrained, random")
-    _check_weights(config)
-    check_method(config, config.task.get("kind"))
+    kind = config.task.get("kind")
+    check_method(config, kind)
     for name, group in PART_GROUPS.items():
         node = getattr(config, name)
         for word in group.nested:
@@ -153,7 +157,7 @@ def check_parts(config: Config) -> None:
             if name == "metric":
                 _check_classes(part, config)
             if name == "augment":
-                check_augmentation(part, config.task.get("kind"))
+                check_augmentation(part, kind)
 
 
 def check_augmentation(part: Any, kind: str | None, extent: tuple[int, ...] = ()) -> None:
@@ -192,19 +196,6 @@ def _check_inferred_kind(node: dict[str, Any], group: str) -> None:
     if parameter is None or "None" not in str(parameter.annotation):
         hint = "allowed: what the task's file says; take it out of the command"
         raise ConfigError("null is not allowed", where=f"{group}.kind", hint=hint)
-
-
-def _check_weights(config: Config) -> None:
-    """Raise ConfigError where weights of classes or labels are given to a task of another kind."""
-    kinds = {"class_weights": ("classes", "dense"), "positive_weight": ("labels", "dense")}
-    kind = config.task.get("kind")
-    for (name, allowed), other in zip(kinds.items(), reversed(kinds), strict=True):
-        if kind is not None and kind not in allowed and getattr(config.train, name) is not None:
-            hint = f"for {kind} use train.{other}" if kind in kinds[other] else "take it out of the command"
-            raise ConfigError(f"does not apply to task.kind={kind}", where=f"train.{name}", hint=hint)
-    if config.train.class_weights is not None and config.train.positive_weight is not None:
-        what = "given beside train.positive_weight"
-        raise ConfigError(what, where="train.class_weights", hint="give one of them")
 
 
 def _check_part(node: Any, key: str, group: PartGroup = _PLAIN, known: dict[str, Any] | None = None) -> Any:

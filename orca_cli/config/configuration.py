@@ -135,10 +135,12 @@ def content(path: Path) -> dict[str, Any]:
         if root is not None:
             _check_nodes(root, path)
         value = None if root is None else loader.construct_document(root)
-    except yaml.constructor.ConstructorError as error:
-        raise UnsafeError(f"asks for an object: {error.problem}", where=_place(path, error), hint=_PLAIN) from error
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(f"is not valid YAML: {error.problem}", where=_place(path, error)) from error
+        mark = error.problem_mark or error.context_mark
+        place = str(path) if mark is None else f"{path}:{mark.line + 1}"
+        if isinstance(error, yaml.constructor.ConstructorError):
+            raise UnsafeError(f"asks for an object: {error.problem}", where=place, hint=_PLAIN) from error
+        raise ConfigError(f"is not valid YAML: {error.problem}", where=place) from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"is not valid YAML: {error}", where=str(path)) from error
     except RecursionError as error:
@@ -155,11 +157,6 @@ def mapping(value: Any, where: str, hint: str = "write setting: value") -> dict[
     return {str(key): entry for key, entry in (value or {}).items()}
 
 
-def _place(path: Path, error: yaml.MarkedYAMLError) -> str:
-    mark = error.problem_mark or error.context_mark
-    return str(path) if mark is None else f"{path}:{mark.line + 1}"
-
-
 def _check_nodes(root: yaml.Node, path: Path) -> None:
     """Refuse keys that occur twice, and aliases that blow up: a file of 200 bytes can stand for 10^9 values."""
     sizes: dict[int, int] = {}  # of a node with all that its aliases stand for
@@ -171,25 +168,22 @@ def _check_nodes(root: yaml.Node, path: Path) -> None:
             raise UnsafeError("contains itself", where=where, hint=_PLAIN)
         if id(node) not in sizes:
             inside.add(id(node))
-            sizes[id(node)] = 1 + sum(map(size, _children(node, path)))
+            parts = list(node.value) if isinstance(node, yaml.CollectionNode) else []
+            if isinstance(node, yaml.MappingNode):
+                seen: set[str] = set()
+                for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                    if key.value in seen:
+                        place = f"{path}:{key.start_mark.line + 1}"
+                        raise ConfigError(f"duplicate key {key.value}", where=place, hint="keep one of them")
+                    seen.add(key.value)
+                parts = [part for pair in node.value for part in pair]
+            sizes[id(node)] = 1 + sum(map(size, parts))
             inside.discard(id(node))
             if sizes[id(node)] > _MOST_VALUES:
                 raise UnsafeError(f"stands for more than {_MOST_VALUES} values", where=where, hint=_PLAIN)
         return sizes[id(node)]
 
     size(root)
-
-
-def _children(node: yaml.Node, path: Path) -> list[yaml.Node]:
-    if not isinstance(node, yaml.MappingNode):
-        return list(node.value) if isinstance(node, yaml.SequenceNode) else []
-    seen: set[str] = set()
-    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-        if key.value in seen:
-            where = f"{path}:{key.start_mark.line + 1}"
-            raise ConfigError(f"duplicate key {key.value}", where=where, hint="keep one of them")
-        seen.add(key.value)
-    return [part for pair in node.value for part in pair]
 
 
 def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:

@@ -45,7 +45,11 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     if kept.get("test") is True:
         del kept["test"]  # as above
     if "align" in kept:
-        kept["align"] = _method_settings(kept["align"])
+        # Without what only other methods read, and without `method=orca`, which all early runs had.
+        method = kept["align"].get("method", "orca")
+        unread = {name for other, names in METHOD_SETTINGS.items() if other != method for name in names}
+        unread |= {"method"} if method == "orca" else set()
+        kept["align"] = {key: value for key, value in kept["align"].items() if key not in unread}
     kept["choices"] = {group: choices[group] for group in GROUPS}
     files: dict[str, str] = {}
     for part in ("task", "body", "source"):
@@ -68,13 +72,6 @@ _FOLDERS = (
     *("checkpoint", "path", "dataset", "table"),
     *("train", "validation", "test", "labels", "validation_labels", "test_labels"),
 )
-
-
-def _method_settings(align: dict[str, Any]) -> dict[str, Any]:
-    """Return `align` without what only other methods read; `method=orca`, which all early runs had, is left out too."""
-    method = align.get("method", "orca")
-    unread = {name for other, names in METHOD_SETTINGS.items() if other != method for name in names}
-    return {key: value for key, value in align.items() if key not in unread and (key, value) != ("method", "orca")}
 
 
 def _sha256(content: dict[str, Any]) -> str:
@@ -132,8 +129,12 @@ def digest_of(path: Path) -> str | None:
 
 def _files(path: Path) -> list[Path]:
     """Return all files in a folder and below it, sorted; linked folders, such as those of classes, belong to it."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
     files, seen = [], set()
-    for folder, inside, names in os.walk(path, followlinks=True, onerror=_raised):
+    for folder, inside, names in os.walk(path, followlinks=True, onerror=fail):
         facts = os.stat(folder)
         if (facts.st_dev, facts.st_ino) in seen:  # a link to a folder above
             inside.clear()
@@ -141,10 +142,6 @@ def _files(path: Path) -> list[Path]:
         seen.add((facts.st_dev, facts.st_ino))
         files += [file for name in names if (file := Path(folder) / name).is_file()]
     return sorted(files)
-
-
-def _raised(error: OSError) -> None:
-    raise error
 
 
 def _file_digest(path: Path, is_large: bool = False) -> str:

@@ -48,7 +48,6 @@ def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
     arguments |= {name: build(value, f"{key}.{name}") for name, value in arguments.items() if _is_node(value)}
     arguments |= {name: value for name, value in runtime.items() if name in _parameters(target)}
     _bind(target, arguments, key)
-    _check_together(target, arguments)
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
     try:
@@ -80,14 +79,6 @@ def check(
     for name in filter(lambda name: _is_node(arguments[name]), arguments):
         check(arguments[name], f"{key}.{name}")
     _bind(target, arguments, key, reserved, known, words)
-    _check_together(target, arguments | dict(known))
-
-
-def _check_together(target: Callable[..., Any], arguments: dict[str, Any]) -> None:
-    checker = getattr(sys.modules[target.__module__], "check_settings", None)
-    if inspect.isfunction(target) and inspect.isfunction(checker):
-        settings = {name: parameter.default for name, parameter in _parameters(target).items()} | arguments
-        checker(**{name: settings[name] for name in _parameters(checker)})
 
 
 def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
@@ -172,3 +163,7 @@ def _bind(
     for name, value in (arguments | {name: value for name, value in known.items() if value is not None}).items():
         if name in parameter_hints and not _is_node(value):
             check_value(value, parameter_hints[name], f"{key}.{name}")
+    checker = getattr(sys.modules[target.__module__], "check_settings", None)
+    if inspect.isfunction(target) and inspect.isfunction(checker):
+        settings = {name: parameter.default for name, parameter in parameters.items()} | arguments | dict(known)
+        checker(**{name: settings[name] for name in _parameters(checker)})

@@ -61,42 +61,34 @@ def check_value(value: Any, hint: Any, where: str) -> None:
     """Raise ConfigError, with what is allowed, for a value read from YAML that does not fit its annotation."""
     if fits(value, hint):
         return
-    annotation = _taken(hint)
-    plain = typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
+    plain = _taken(hint)
     members = typing.get_args(plain) if typing.get_origin(plain) in _UNIONS else (plain,)
     lists = [member for member in members if typing.get_origin(member) in (list, Sequence)]
     if len(lists) == 1 and isinstance(value, (list, tuple)):
         for place, item in enumerate(value):
             check_value(item, typing.get_args(lists[0])[0], f"{where}[{place}]")
-    allowed, words = f"allowed: {in_words(hint)}", _choices(hint)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if isinstance(value, str) and words:
-        closest = suggest(value, words)
-        what, allowed = "not allowed", f"{closest} {allowed}" if closest.startswith("did you") else allowed
-    else:
-        what = "out of range" if number and fits(type(value)(0), hint, limits=False) else "of the wrong type"
-        if isinstance(value, (bool, int, float)) and not words and fits(str(value), hint):  # such as a column named 1.5
-            quoted = f"'{value}'" if where.endswith("]") else f"\"{where}='{value}'\""
-            allowed = f"{allowed}; as text it needs quotes: {quoted}"
-    raise ConfigError(f"{shown(value)} is {what}", where=where, hint=allowed)
+    allowed = in_words(hint)
+    closest = suggest(value, re.split(r", | or ", allowed)) if isinstance(value, str) else ""
+    allowed = f"{closest} allowed: {allowed}" if closest.startswith("did you") else f"allowed: {allowed}"
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    raise ConfigError(f"{shown(value)} is {'out of range' if is_number else 'not allowed'}", where=where, hint=allowed)
 
 
-def fits(value: Any, hint: Any, limits: bool = True) -> bool:
+def fits(value: Any, hint: Any) -> bool:
     """Return whether a value read from YAML is what an annotation allows; annotations of other types allow everything.
 
-    A bool is not a number here, NaN and infinity are not settings, and whole numbers fit where fractions do. Without limits
-    only the type counts.
+    A bool is not a number here, NaN and infinity are not settings, and whole numbers fit where fractions do.
     """
     hint = _taken(hint)
     origin, members = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return fits(value, members[0], limits) and (not limits or all(_holds(value, limit) for limit in _limits(hint)))
+        return fits(value, members[0]) and all(_holds(value, limit) for limit in _limits(hint))
     if origin in _UNIONS:
-        return any(fits(value, member, limits) for member in members)
+        return any(fits(value, member) for member in members)
     if origin is typing.Literal:
         return any(value == member and type(value) is type(member) for member in members)
     if origin in (list, Sequence):
-        return isinstance(value, (list, tuple)) and all(fits(item, members[0], limits) for item in value)
+        return isinstance(value, (list, tuple)) and all(fits(item, members[0]) for item in value)
     if origin is tuple and members:
         return isinstance(value, (list, tuple)) and len(value) == len(members) and all(map(fits, value, members))
     if hint in (int, float):
@@ -106,42 +98,26 @@ def fits(value: Any, hint: Any, limits: bool = True) -> bool:
     return isinstance(value, hint) if hint in (bool, str, type(None)) else True
 
 
-def takes_word(word: str, hint: Any) -> bool:
-    """Return whether a word is among the texts that an annotation allows."""
-    return word in _choices(hint)
-
-
-def in_words(hint: Any, limits: bool = True) -> str:
-    """Return what an annotation allows, such as "int at least 1 or null"; without limits, its type alone."""
+def in_words(hint: Any) -> str:
+    """Return what an annotation allows, such as "int at least 1 or null"."""
     hint = _taken(hint)
     origin, members = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        if limits and any(isinstance(limit, OneOf) for limit in _limits(hint)):
-            return limits_in_words(hint)
-        bounds = _bounds_in_words(hint) if limits else ""
-        return " ".join(filter(None, (in_words(members[0], limits), bounds)))
+        limits = _limits(hint)
+        if words := [word for limit in limits if isinstance(limit, OneOf) for word in limit.words]:
+            return ", ".join(words)
+        bounds = [(limit, *_BOUNDS[type(limit)]) for limit in limits]
+        texts = [f"{word} {getattr(limit, name)}" for limit, word, name, _ in bounds]
+        return f"{in_words(members[0])} {' and '.join(texts)}".strip()
     if origin in _UNIONS:
-        return " or ".join(in_words(member, limits) for member in members)
+        return " or ".join(map(in_words, members))
     if origin is typing.Literal:
-        return ", ".join(map(str, members)) if limits else type(members[0]).__name__
-    each = f", each {limits_in_words(hint)}" if limits and limits_in_words(hint) else ""
+        return ", ".join(map(str, members))
     if origin in (list, Sequence):
-        return f"list of {in_words(members[0], False)}{each}"
+        return f"list of {in_words(members[0])}"
     if origin is tuple and members:
-        return f"[{', '.join(in_words(member, False) for member in members)}]{each}"
+        return f"[{', '.join(map(in_words, members))}]"
     return {type(None): "null", bool: "true or false"}.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-def limits_in_words(hint: Any) -> str:
-    """Return the bounds or choices of an annotation, such as "at least 1"; empty where it has none."""
-    if isinstance(annotation := _taken(hint), types.UnionType) and annotation is not hint:
-        return in_words(annotation)
-    if words := _choices(hint):
-        return ", ".join(words)
-    members = typing.get_args(hint)
-    if typing.get_origin(hint) is Annotated:
-        return _bounds_in_words(hint) or limits_in_words(members[0])
-    return next(filter(None, map(limits_in_words, members)), "")
 
 
 def meaning(hint: Any) -> str:
@@ -170,25 +146,8 @@ def _taken(hint: Any) -> Any:
     return next((item.hint for item in metadata if isinstance(item, Takes)), hint)
 
 
-def _bounds_in_words(hint: Any) -> str:
-    bounds = [(limit, *_BOUNDS[type(limit)]) for limit in _limits(hint) if not isinstance(limit, OneOf)]
-    return " and ".join(f"{word} {getattr(limit, name)}" for limit, word, name, _ in bounds)
-
-
 def _holds(value: Any, limit: Any) -> bool:
     if isinstance(limit, OneOf):
         return re.fullmatch(limit.pattern, value) is not None if limit.pattern else value in limit.words
     _, name, compare = _BOUNDS[type(limit)]
     return bool(compare(value, getattr(limit, name)))
-
-
-def _choices(hint: Any) -> list[str]:
-    """Return the texts that a setting is chosen from; none where it takes others as well."""
-    hint = _taken(hint)
-    origin, members = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        words = [word for limit in _limits(hint) if isinstance(limit, OneOf) for word in limit.words]
-        return words or _choices(members[0])
-    if origin is typing.Literal:
-        return list(map(str, members))
-    return [word for member in members for word in _choices(member)] if origin in _UNIONS else []

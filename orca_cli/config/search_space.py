@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,46 +104,23 @@ def _param(declaration: Any, where: str) -> Any:
     """Return what a parameter is drawn from."""
     from optuna import distributions
 
-    if isinstance(declaration, list):
-        if not declaration or not all(map(_is_plain, declaration)):
-            raise ConfigError("is not a list of single values", where=where, hint="such as [sgd, adamw]")
-        if len({json.dumps(value) for value in declaration}) < len(declaration):
-            raise ConfigError("has a value twice", where=where, hint="keep one of them")
-        return distributions.CategoricalDistribution(declaration)
-    if isinstance(declaration, dict):
-        return _range(declaration, where)
-    hint = "such as [1.0e-3, 1.0e-4], or {low: 1.0e-5, high: 1.0e-2, log: true}"
-    raise ConfigError("is neither a list of values nor a range", where=where, hint=hint)
-
-
-def _range(declaration: dict[Any, Any], where: str) -> Any:
-    from optuna import distributions
-
-    hint = "such as {low: 1.0e-5, high: 1.0e-2, log: true}; YAML reads 1e-5 as a text"
-    for key in declaration:
-        if key not in ("low", "high", "log", "step"):
-            raise ConfigError(f"a range has no '{key}'", where=where, hint="allowed: low, high, log, step")
-    numbers: dict[str, Any] = {
-        key: declaration.get(key) for key in ("low", "high", "step") if key != "step" or key in declaration
-    }
-    for value in numbers.values():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ConfigError(f"{value!r} is not a number", where=where, hint=hint)
-    low, high, step = numbers["low"], numbers["high"], numbers.get("step")
-    is_whole = isinstance(low, int) and isinstance(high, int)
-    if is_whole and isinstance(step, float):
-        raise ConfigError(f"step {step} is not whole", where=where, hint="or write an end as 1.0")
-    if low < high and step:  # the last step inside the range
-        high = low + math.floor((high - low) / step + 1e-9) * step
-    kind = distributions.IntDistribution if is_whole else distributions.FloatDistribution
-    more = {} if step is None else {"step": step}
+    hint = "such as [sgd, adamw], or {low: 1.0e-5, high: 1.0e-2, log: true}, above 0 and without step; YAML reads 1e-5 as text"
     try:
-        if low >= high or not isinstance(declaration.get("log", False), bool):
-            raise ValueError
-        return kind(low, high, log=declaration.get("log", False), **more)
-    except ValueError as error:
-        hint = "low has to be less than high, above 0 with log: true, which goes without step; a step is above 0"
-        raise ConfigError(f"{low}..{high} is not a range that can be drawn from", where=where, hint=hint) from error
+        if isinstance(declaration, list):
+            if not all(map(_is_plain, declaration)) or len(set(map(json.dumps, declaration))) < len(declaration):
+                raise ValueError("its values are not single ones, or not distinct")
+            return distributions.CategoricalDistribution(declaration)
+        numbers = [declaration[key] for key in ("low", "high", "step") if key != "step" or key in declaration]
+        if not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
+            raise ValueError("its ends are not numbers")
+        if type(declaration.get("log", False)) is not bool:
+            raise ValueError("log is true or false")
+        is_whole = all(type(one) is int for one in numbers)
+        kind = distributions.IntDistribution if is_whole else distributions.FloatDistribution
+        with warnings.catch_warnings(action="ignore"):  # the last step is the highest inside the range
+            return kind(**declaration)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{declaration} cannot be drawn from: {error}", where=where, hint=hint) from error
 
 
 def _is_plain(value: Any) -> bool:

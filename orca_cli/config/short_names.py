@@ -8,47 +8,42 @@ from typing import Any
 from orca_cli.config.parts import TARGET
 from orca_cli.exceptions import ConfigError, suggest
 
-_CLASSES, _LABELS = "orca_cli.scoring.classification", "orca_cli.scoring.multilabel"
-_VALUES, _FIELDS, _LOSSES = "orca_cli.scoring.values", "orca_cli.scoring.regression", "orca_cli.scoring.losses"
-_NUMBER_ERRORS = {
-    "rmse": f"{_VALUES}.RMSE",
-    "mae": f"{_VALUES}.MAE",
-    "r2": f"{_VALUES}.OneMinusR2",
-    "nrmse": f"{_VALUES}.NormalisedRMSE",
+_HOME = "orca_cli.scoring."
+_CLASSES = {
+    "zero_one": "classification.ZeroOne",
+    "balanced": "classification.Balanced",
+    "macro_f1": "classification.MacroF1",
 }
-_CLASS_ERRORS = {
-    "zero_one": f"{_CLASSES}.ZeroOne",
-    "balanced": f"{_CLASSES}.Balanced",
-    "macro_f1": f"{_CLASSES}.MacroF1",
+_NUMBERS = {
+    "rmse": "values.RMSE",
+    "mae": "values.MAE",
+    "r2": "values.OneMinusR2",
+    "nrmse": "values.NormalisedRMSE",
 }
-_NUMBER_LOSSES = {
-    "mse": f"{_LOSSES}.MaskedMSE",
-    "huber": f"{_LOSSES}.MaskedHuber",
-    "mae": f"{_LOSSES}.MaskedMAE",
+_LABELS = {
+    "map": "multilabel.MeanAveragePrecision",
+    "auroc": "multilabel.MeanAUROC",
+    "macro_f1": "multilabel.LabelMacroF1",
 }
-_CROSS_ENTROPY = {"cross_entropy": f"{_LOSSES}.MaskedCrossEntropy"}
-_DENSE_NUMBERS = {**_NUMBER_ERRORS, "mse": f"{_FIELDS}.MeanSquared", "relative_l2": f"{_FIELDS}.RelativeL2"}
+_ENTROPY = {"cross_entropy": "losses.MaskedCrossEntropy"}
+_NUMBER_LOSSES = {"mse": "losses.MaskedMSE", "huber": "losses.MaskedHuber", "mae": "losses.MaskedMAE"}
 
 # Setting -> kind -> name -> class. Dense targets are numbers, or a class at every position; only the data say which.
 _DENSE_CLASSES = "dense classes"
 _NAMES: dict[str, dict[str, dict[str, str]]] = {
     "error": {
-        "classes": {**_CLASS_ERRORS, "auroc": f"{_CLASSES}.ClassAUROC"},
-        "labels": {
-            "map": f"{_LABELS}.MeanAveragePrecision",
-            "auroc": f"{_LABELS}.MeanAUROC",
-            "macro_f1": f"{_LABELS}.LabelMacroF1",
-        },
-        "values": _NUMBER_ERRORS,
-        "dense": _DENSE_NUMBERS,
-        _DENSE_CLASSES: _CLASS_ERRORS,
+        "classes": {**_CLASSES, "auroc": "classification.ClassAUROC"},
+        "labels": _LABELS,
+        "values": _NUMBERS,
+        "dense": {**_NUMBERS, "mse": "regression.MeanSquared", "relative_l2": "regression.RelativeL2"},
+        _DENSE_CLASSES: _CLASSES,
     },
     "loss": {
-        "classes": _CROSS_ENTROPY,
-        "labels": {"bce": f"{_LOSSES}.MaskedBCE"},
+        "classes": _ENTROPY,
+        "labels": {"bce": "losses.MaskedBCE"},
         "values": _NUMBER_LOSSES,
-        "dense": {**_NUMBER_LOSSES, "relative_l2": f"{_LOSSES}.RelativeL2Loss"},
-        _DENSE_CLASSES: _CROSS_ENTROPY,
+        "dense": {**_NUMBER_LOSSES, "relative_l2": "losses.RelativeL2Loss"},
+        _DENSE_CLASSES: _ENTROPY,
     },
 }
 
@@ -78,6 +73,5 @@ def node(setting: str, value: Any, kind: str | None, integer_targets: bool | Non
         close = suggest(value, names)
         allowed = f"allowed: {', '.join(names)}, or a _target_ node"
         hint = f"{close} {allowed}" if close.startswith("did you mean") else allowed
-        plural = {"error": "errors", "loss": "losses"}[setting]
-        raise ConfigError(f"'{value}' is not a name of the {plural}{scope}", where=f"task.{setting}", hint=hint)
-    return {TARGET: names[value]}
+        raise ConfigError(f"'{value}' is not a name of this setting{scope}", where=f"task.{setting}", hint=hint)
+    return {TARGET: _HOME + names[value]}

@@ -11,9 +11,9 @@
         swin: [body=swin_tiny, body.checkpoint=???]   # ???: only the command line can give it, and it goes to this choice only
     except:                                        # arms that are left out
       - {body: swin, set: [arrows]}
-    files:                                         # settings that name files: how one gets them; {task}: the run's task
+    files:                                         # settings that name files: how one gets them
       task.train: python scripts/study_data.py --from FOLDER
-      task.path: orca data get {task}
+      task.path: orca data get NAME
 
 Where overrides of an arm have the same key, the later axis counts; what is typed on the command line beats them all. Where a
 study has sets, task=NAME on the command line takes their place: the set of that name, else the plain task.
@@ -79,8 +79,7 @@ class Study:
             raise ConfigError("a study needs axes", where=where, hint="such as axes: {seed: [0, 1, 2]}")
         read = {axis: _choices(axis, node, where) for axis, node in axes.items()}
         conditions = content.get("except") or []
-        if not isinstance(conditions, list):
-            raise ConfigError("is not a list", where=f"{where}: except", hint="such as - {axis: choice}")
+        conditions = conditions if isinstance(conditions, list) else [conditions]
         return cls(
             name,
             _overrides(content.get("common") or [], "common", where),
@@ -143,17 +142,12 @@ class Study:
         for key, text in merged.items():
             value = text.partition("=")[2].strip("'\"")
             if value == BLANK:
-                lacks.append(f"needs {key}=...: {self._how(key, merged) or 'give it on the command line'}")
+                lacks.append(f"needs {key}=...: {self.files.get(key, 'give it on the command line')}")
                 continue
             path = Path(value).expanduser()
             if key in self.files and not (path.exists() or (data_folder / path).exists()):
-                lacks.append(f"no {value} in the data folder {data_folder}: {self._how(key, merged)}")
+                lacks.append(f"no {value} in the data folder {data_folder}: {self.files[key]}")
         return "; ".join(lacks)
-
-    def _how(self, key: str, merged: Mapping[str, str]) -> str:
-        """Return how one gets the file that a setting names, with {KEY} replaced by the arm's own value of that key."""
-        values = {name: text.partition("=")[2].strip("'\"") for name, text in merged.items()}
-        return re.sub(r"\{([\w.]+)\}", lambda match: match[1].upper(), _filled(self.files.get(key, ""), values))
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str:

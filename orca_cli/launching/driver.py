@@ -7,19 +7,24 @@ another process works on is passed over, and looked at again until it has ended.
 
 from __future__ import annotations
 
+import logging
 import signal
+import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
 from orca_cli import exceptions, signals, terminal
 from orca_cli.exceptions import FingerprintError, LockedError, OrcaError
 from orca_cli.launching.process import LOOK_EVERY_S, Command, Ended
-from orca_cli.launching.table import Table
 from orca_cli.runs import claim
 from orca_cli.runs.claim import Activity, activity
 from orca_cli.runs.directory import RunName
@@ -35,6 +40,9 @@ _BY_CODE = {
 }
 _READ_EVERY_S = 1.0  # the records of running jobs
 _ELSEWHERE_S = 2.0  # between looks at a run that another process works on
+_HEADERS = ("job", "where", "stage", "step", "error so far")
+_MOST_ROWS = 20
+_LINE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -86,11 +94,61 @@ class Work(Protocol):
 
 
 @dataclass
+class Table:
+    """What is shown of a sweep or a search: drawn anew on a terminal; in a file, a line now and then.
+
+    Args:
+        total: how many jobs there are; 0 if that is not known.
+        is_drawn: on a terminal, where nothing else is written meanwhile.
+    """
+
+    total: int
+    is_drawn: bool = False
+    ended: Counter[str] = field(default_factory=Counter)  # by state
+    _live: Live | None = None
+    _next_line: float = field(default_factory=lambda: time.monotonic() + _LINE_EVERY_S)
+
+    @contextmanager
+    def shown(self) -> Iterator[Table]:
+        """Draw it inside the block."""
+        if not self.is_drawn:
+            yield self
+            return
+        handlers = [one for one in terminal.log.handlers if isinstance(one, logging.StreamHandler)]
+        # No thread of its own: with one, jobs could not be forked.
+        with Live(console=Console(file=sys.stderr, highlight=False), auto_refresh=False, transient=True) as self._live:
+            before = [one.setStream(sys.stderr) for one in handlers]  # so that lines of the log stand above the table
+            try:
+                yield self
+            finally:
+                for one, stream in zip(handlers, before, strict=True):
+                    one.setStream(stream)
+
+    def show(self, rows: Sequence[Sequence[str]], waiting: int) -> None:
+        """Show the running jobs.
+
+        Args:
+            rows: of them, with the cells of _HEADERS.
+            waiting: how many wait to be tried again, or for another process.
+        """
+        words = [f"{count} {state}" for state, count in self.ended.items()] + [f"{len(rows)} running"]
+        words += [f"{waiting} to be looked at again"] * bool(waiting)
+        text = f"{', '.join(words)}{f' of {self.total}' if self.total else ''}"
+        if self._live is not None:
+            with suppress(OSError):  # a terminal that was closed
+                drawn = Group(terminal.table(_HEADERS, rows[:_MOST_ROWS]), Text(text))
+                self._live.update(drawn, refresh=True)
+        elif rows and time.monotonic() > self._next_line:
+            self._next_line = time.monotonic() + _LINE_EVERY_S
+            for line in (text, *("  ".join(filter(None, row)) for row in rows[:_MOST_ROWS])):
+                terminal.log.info(line)
+
+
+@dataclass
 class _Attempt:
     job: Job
     handle: Any
     is_stopped: bool = False
-    pace: tuple[str, int, float] | None = None  # stage, step and moment of the first look, for the time left
 
 
 @dataclass
@@ -202,31 +260,22 @@ class Driver:
             return False
         counts[cause] += 1
         again = f"trying it again ({counts[cause]} of {RETRIES[cause]} times)"
-        terminal.log.warning(f"{job.command.label} {_reason(end)}; {again}")
+        reason = end.lost or str((end.report.get("error") or {}).get("what") or f"exit code {end.status}")
+        if not end.lost and end.status is not None and end.status < 0:
+            reason = f"its process was killed by {signal.Signals(-end.status).name}"
+        terminal.log.warning(f"{job.command.label} {reason}; {again}")
         pause_s = PAUSE_S.get(cause, 0.0) * 2 ** (counts[cause] - 1)
         self._waiting.append((time.monotonic() + pause_s, job))
         return True
 
     def _look(self, attempt: _Attempt) -> list[str]:
         """Look at a running job, and stop it if the work says so; returns its row of the table."""
-        job, now = attempt.job, time.monotonic()
+        job = attempt.job
         label = f"{job.command.label} {job.settings}".strip()
         if (seen := activity(job.root, job.name)) is None:
-            return [label, "", "waiting", "", "", ""]
+            return [label, "", "waiting", "", ""]
         if not attempt.is_stopped and self.work.watch(job, seen):
             attempt.is_stopped = True
             self.executor.signal(attempt.handle, signal.SIGTERM)
-        if attempt.pace is None or attempt.pace[0] != seen.stage:
-            attempt.pace = (seen.stage, seen.step, now)
-        done, seconds = seen.step - attempt.pace[1], now - attempt.pace[2]
-        left = f"{seconds / done * (seen.steps - seen.step):.0f} s" if done > 0 and seen.steps else ""
-        error = "" if seen.error is None else f"{seen.error:.4g}"
-        return [label, seen.host, seen.stage, f"{seen.step}/{seen.steps}" if seen.steps else "", error, left]
-
-
-def _reason(end: Ended) -> str:
-    if end.lost:
-        return end.lost
-    if end.status is not None and end.status < 0:
-        return f"its process was killed by {signal.Signals(-end.status).name}"
-    return str((end.report.get("error") or {}).get("what") or f"exit code {end.status}")
+        step = f"{seen.step}/{seen.steps}" if seen.steps else ""
+        return [label, seen.host, seen.stage, step, "" if seen.error is None else f"{seen.error:.4g}"]

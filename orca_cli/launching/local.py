@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from orca_cli.launching.process import Command, Ended, Main, Process
 
@@ -28,45 +24,18 @@ class Local:
     main: Main | None = None
     is_shown: bool = True
     name: str = "local"
-    _running: list[Process] = field(default_factory=list)
 
     def start(self, commands: Sequence[Command]) -> list[Process]:
         """Start processes."""
-        alone = self.at_once == 1
-        started = [Process(one, main=self.main, is_alone=alone, is_shown=self.is_shown) for one in commands]
-        self._running += started
-        return started
+        return [Process(one, main=self.main, is_shown=self.is_shown) for one in commands]
 
     def ended(self, handle: Process) -> Ended | None:
         """Return how a process ended; None while it runs."""
-        end = handle.ended()
-        if end is not None:
-            self._running.remove(handle)
-        return end
+        return handle.ended()
 
     def signal(self, handle: Process, number: int) -> None:
         """Send a signal to a process."""
         handle.signal(number)
-
-    @contextmanager
-    def opened(self) -> Iterator[Local]:
-        """Stop and continue the jobs with this process inside the block, as Ctrl-Z does with those of a group."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-
-        def stop(signum: int, frame: Any) -> None:
-            for one in self._running:
-                one.signal(signal.SIGSTOP)
-            os.kill(os.getpid(), signal.SIGSTOP)
-            for one in self._running:
-                one.signal(signal.SIGCONT)
-
-        previous = signal.signal(signal.SIGTSTP, stop)
-        try:
-            yield self
-        finally:
-            signal.signal(signal.SIGTSTP, previous)
 
 
 def shared_threads(at_once: float, threads: int | None) -> int | None:

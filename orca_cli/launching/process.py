@@ -66,20 +66,18 @@ class Place:
         pipe: where the job reports how it ended.
         parent: the process that the job ends with.
         identity: hash of the run that the job has to be; empty for any.
-        is_alone: no other job runs at the same time, so it may draw on the terminal.
     """
 
     label: str
     pipe: int
     parent: int
     identity: str
-    is_alone: bool
 
     @classmethod
     def read(cls, values: Sequence[str]) -> Place:
         """Return what the option's values mean."""
-        label, pipe, parent, identity, is_alone = values
-        return cls(label, int(pipe), int(parent), identity, bool(int(is_alone)))
+        label, pipe, parent, identity = values
+        return cls(label, int(pipe), int(parent), identity)
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,6 @@ class Ended:
         report: what it reported; empty if it could not.
         over_limit: it was stopped because it exceeded the time limit.
         lost: why its worker or its machine was lost, in words; empty if they were not.
-        host: where it ran.
         last_words: the end of what it wrote to standard error, if it could not report.
     """
 
@@ -99,7 +96,6 @@ class Ended:
     report: Mapping[str, Any] = field(default_factory=dict)
     over_limit: bool = False
     lost: str = ""
-    host: str = ""
     last_words: str = ""
 
 
@@ -109,33 +105,43 @@ class Process:
     Args:
         command: what to run.
         main: the program's main function if this process may be forked; None starts an interpreter.
-        is_alone: no other job runs at the same time.
         is_shown: it writes to this process' standard output and error; otherwise only the end of its errors is kept.
 
     Raises:
         StorageError: no process can be started.
     """
 
-    def __init__(self, command: Command, *, main: Main | None = None, is_alone: bool = False, is_shown: bool = False):
+    def __init__(self, command: Command, *, main: Main | None = None, is_shown: bool = False):
         self._readable, writable = os.pipe()
         self._deadline = time.monotonic() + (command.time_limit_s or math.inf)
         self._over_limit = False
         self._popen: subprocess.Popen[bytes] | None = None  # unless forked
         self._errors: IO[bytes] | None = None if is_shown else tempfile.TemporaryFile()  # noqa: SIM115
-        place = [command.label, str(writable), str(os.getpid()), command.identity, str(int(is_alone))]
+        place = [command.label, str(writable), str(os.getpid()), command.identity]
         words = [*command.words, OPTION, *place]
-        is_forked = main is not None and sys.platform == "linux" and not command.variables
+        torch = sys.modules.get("torch")  # a GPU driver does not work in a fork
+        has_gpu = torch is not None and torch.cuda.is_initialized()
+        is_forked = sys.platform == "linux" and not command.variables and not has_gpu and threading.active_count() == 1
         _flush()  # or a fork would write it once more
         signals.block()
         try:
-            if is_forked and threading.active_count() == 1 and not _has_gpu_driver():
-                assert main is not None
+            if main is not None and is_forked:
                 parent = os.getpid()
                 self.pid = os.fork()
                 if self.pid == 0:
                     _become(words, main, parent, self._errors)
             else:
-                self._popen = self._spawn(words, command, writable)
+                quiet = None if self._errors is None else subprocess.DEVNULL
+                self._popen = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "orca_cli", *words],
+                    env=os.environ | {"PYTHONPATH": search_path()} | command.variables,
+                    cwd=command.folder or None,
+                    pass_fds=(writable,),
+                    process_group=0,  # the terminal's signals reach only the parent, which passes them on once
+                    stdin=quiet,
+                    stdout=quiet,
+                    stderr=self._errors,
+                )
                 self.pid = self._popen.pid
         except OSError as error:
             os.close(self._readable)
@@ -143,18 +149,6 @@ class Process:
         finally:
             os.close(writable)
             signals.unblock()
-
-    def _spawn(self, words: list[str], command: Command, pipe: int) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "orca_cli", *words],
-            env=os.environ | {"PYTHONPATH": search_path()} | command.variables,
-            cwd=command.folder or None,
-            pass_fds=(pipe,),
-            process_group=0,  # the terminal's signals reach only the parent, which passes them on once
-            stdin=None if self._errors is None else subprocess.DEVNULL,
-            stdout=None if self._errors is None else subprocess.DEVNULL,
-            stderr=self._errors,
-        )
 
     def signal(self, number: int) -> None:
         """Send a signal to the job."""
@@ -171,9 +165,8 @@ class Process:
         else:
             done, wait_status = os.waitpid(self.pid, os.WNOHANG)
             status = os.waitstatus_to_exitcode(wait_status) if done else None
-        return None if status is None else self._reaped(status)
-
-    def _reaped(self, status: int) -> Ended:
+        if status is None:
+            return None
         os.set_blocking(self._readable, False)  # a process that the job left behind may hold the other end open
         try:
             report = json.loads(os.read(self._readable, _LONGEST))
@@ -185,7 +178,7 @@ class Process:
             self._errors.seek(0)
             last_words = "" if report else self._errors.read().decode(errors="replace").strip()[-_LAST_WORDS:]
             self._errors.close()
-        return Ended(status, report, self._over_limit, "", socket.gethostname(), last_words)
+        return Ended(status, report, self._over_limit, last_words=last_words)
 
 
 def attend(order: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,8 +191,9 @@ def attend(order: Mapping[str, Any]) -> dict[str, Any]:
     """
     command = Command(**order)
     if command.seen and not os.path.exists(command.seen):
-        error = unseen(socket.gethostname(), command.seen)
-        return asdict(Ended(error.code, failure_report(error), host=socket.gethostname()))
+        hint = "set ORCA_RUNS to a folder that all machines see under the same path"
+        error = ConfigError(f"{socket.gethostname()} does not see {command.seen}", where="paths.runs", hint=hint)
+        return asdict(Ended(error.code, failure_report(error)))
     process = Process(command)
     handlers = {}
     if threading.current_thread() is threading.main_thread():
@@ -215,12 +209,6 @@ def attend(order: Mapping[str, Any]) -> dict[str, Any]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def unseen(host: str, path: str) -> ConfigError:
-    """Return the failure of a machine that does not see the folder of runs."""
-    hint = "set ORCA_RUNS to a folder that all machines see under the same path"
-    return ConfigError(f"{host} does not see {path}", where="paths.runs", hint=hint)
 
 
 def failure_report(error: OrcaError, state: str = "failed", path: str | None = None) -> dict[str, Any]:
@@ -246,12 +234,6 @@ def search_path() -> str:
     return os.pathsep.join(outside)
 
 
-def _has_gpu_driver() -> bool:
-    """Return whether a GPU driver was initialised in this process, which does not work in a fork of it."""
-    torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda.is_initialized())
-
-
 def _become(words: list[str], main: Main, parent: int, errors: IO[bytes] | None) -> NoReturn:
     """Turn a fork into the job. Signals are blocked until the job handles them."""
     code = 1
@@ -263,7 +245,6 @@ def _become(words: list[str], main: Main, parent: int, errors: IO[bytes] | None)
         os.setpgid(0, 0)
         signals.end_with_parent(parent)
         signals.reset_in_fork()
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         code = main(words)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,10 +11,9 @@ from typing import Any
 
 from orca_cli import terminal
 from orca_cli.exceptions import ConfigError, NetworkError, UnavailableError
-from orca_cli.launching.process import Command, Ended, attend, search_path, unseen
+from orca_cli.launching.process import Command, Ended, attend, search_path
 
 ADDRESS = "RAY_ADDRESS"
-_LOOK_S = 120.0  # for a node to say whether it sees the folder of runs
 
 
 @dataclass
@@ -26,13 +24,11 @@ class Ray:
         threads: processors of each job.
         gpus: of each job, possibly a fraction; None for one if the cluster has any.
         at_once: jobs that are submitted at a time; Ray runs as many of them as it has room for.
-        seen: a file or folder that every node has to see.
     """
 
     threads: int
     gpus: float | None
     at_once: float
-    seen: str
     name: str = "ray"
     _ray: Any = None
     _task: Any = None
@@ -65,35 +61,17 @@ class Ray:
         try:
             resources = self._ray.cluster_resources()
             self.gpus = float("GPU" in resources) if self.gpus is None else self.gpus
-            self._check_size(self.gpus)
-            self._check_folder()
+            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            if not any(node.get("CPU", 0) >= self.threads and node.get("GPU", 0) >= self.gpus for node in nodes):
+                what = f"no node has {self.threads} processors and {self.gpus:g} GPUs for a job"
+                raise ConfigError(what, where="--threads, --gpus", hint="ask for less, or add such a node: ray start")
             # max_retries=0: the driver alone decides what is tried again.
             options = {"max_retries": 0, "num_cpus": self.threads, "num_gpus": self.gpus}
             self._task = self._ray.remote(**options)(attend)
-            terminal.log.info(f"Ray: {len(self._nodes())} nodes, {resources.get('CPU', 0):g} processors")
+            terminal.log.info(f"Ray: {len(nodes)} nodes, {resources.get('CPU', 0):g} processors")
             yield self
         finally:
             self._ray.shutdown()
-
-    def _nodes(self) -> list[dict[str, Any]]:
-        return [node for node in self._ray.nodes() if node["Alive"]]
-
-    def _check_size(self, gpus: float) -> None:
-        nodes = [node["Resources"] for node in self._nodes()]
-        if not any(node.get("CPU", 0) >= self.threads and node.get("GPU", 0) >= gpus for node in nodes):
-            what = f"no node has {self.threads} processors and {gpus:g} GPUs for a job"
-            raise ConfigError(what, where="--threads, --gpus", hint="ask for less, or add such a node: ray start")
-
-    def _check_folder(self) -> None:
-        strategy = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
-        look = self._ray.remote(max_retries=0, num_cpus=0)(_sees)
-        looks = [
-            look.options(scheduling_strategy=strategy(node["NodeID"], soft=False)).remote(self.seen)
-            for node in self._nodes()
-        ]
-        for host, sees in self._ray.get(self._ray.wait(looks, num_returns=len(looks), timeout=_LOOK_S)[0]):
-            if not sees:
-                raise unseen(host, self.seen)
 
     def start(self, commands: Sequence[Command]) -> list[Any]:
         """Submit commands."""
@@ -125,7 +103,3 @@ def _gone(what: str) -> NetworkError:
     hint = "see `ray status`, start it and rerun the command; without the variable a cluster of this machine is started"
     address = os.environ.get(ADDRESS)
     return NetworkError(f"the Ray cluster {what}", where=f"{ADDRESS}={address}" if address else "--on ray", hint=hint)
-
-
-def _sees(path: str) -> tuple[str, bool]:
-    return socket.gethostname(), os.path.exists(path)

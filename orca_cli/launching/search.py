@@ -130,20 +130,18 @@ class Search:
             self.trials = [Trial(0, None, {})]
         for one in self.trials:
             if one.state in ("completed", "stopped"):
-                self._study.add_trial(self._frozen(one))
+                states = optuna.trial.TrialState
+                frozen = optuna.trial.create_trial(
+                    state=states.COMPLETE if one.state == "completed" else states.PRUNED,
+                    value=one.error,
+                    params=one.params,
+                    distributions=self.space.params if one.params else {},
+                    intermediate_values={int(resource): error for resource, error in one.curve.items()},
+                    system_attrs=one.rungs,
+                )
+                self._study.add_trial(frozen)
             else:
                 one.state, one.note, one.curve, one.rungs = "waiting", "", {}, {}
-
-    def _frozen(self, one: Trial) -> Any:
-        optuna = _optuna()
-        return optuna.trial.create_trial(
-            state=optuna.trial.TrialState.COMPLETE if one.state == "completed" else optuna.trial.TrialState.PRUNED,
-            value=one.error,
-            params=one.params,
-            distributions=self.space.params if one.params else {},
-            intermediate_values={int(resource): error for resource, error in one.curve.items()},
-            system_attrs=one.rungs,
-        )
 
     def _write(self) -> None:
         record = {"schema": _SCHEMA, "draws": self._draws, "trials": [asdict(one) for one in self.trials]}

@@ -20,7 +20,7 @@ from orca_cli.launching.search import FOLDER
 from orca_cli.runs.settings import as_typed
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.config.compose import Composed, Session
+    from orca_cli.config.compose import Session
 
 _SHORT = 8
 # Settings of every trial: it is judged only on validation data that it did not train on. Its weights are not kept, since those
@@ -101,7 +101,13 @@ def _plan(session: Session, typed: dict[str, str], extra: Path | None) -> Plan:
     job = session.compose(list(typed.values()))
     tune = job.config.tune
     space = spaces.find(tune.space, extra)
-    _check(job, space, typed)
+    for key in space.params:
+        if key in typed:
+            hint = f"leave it out, or take {key} out of the space"
+            raise ConfigError(f"is searched by space={space.name}", where=typed[key], hint=hint)
+        if key.startswith(("align.", "metric.")) and not tune.per_arm:
+            what = f"{key} has no effect without alignment"
+            raise ConfigError(what, where=f"space={space.name}", hint="add tune.per_arm=true")
     # Without alignment nothing depends on its settings; so all arms share the search.
     left_out = ("metric", "metric.", "align.") if not tune.per_arm else ()
     kept = {
@@ -121,37 +127,18 @@ def _plan(session: Session, typed: dict[str, str], extra: Path | None) -> Plan:
     before = known[name].settings if name in known else {}
     plan = Plan("", arm, space, tune, kept, fixed, Path(), before, run)
     plain = session.compose(plan.overrides(None, tune.seed))
-    _check_space(session, plan)
+    columns = [[(key, value) for value in space.ends(key)] for key in space.params]
+    first = {key: space.ends(key)[0] for key in space.params}
+    try:  # so that a wrong value is refused before the first trial
+        for together in itertools.zip_longest(*columns):
+            session.compose(plan.overrides(first | dict(pair for pair in together if pair is not None), 0))
+    except ConfigError as error:
+        raise ConfigError(error.what, where=f"space={space.name}: {error.where}", hint=error.hint) from error
     rules = {key: getattr(tune, key) for key in ("sampler", "seeds", "seed", "reduction", "rungs")}
     parts = [plain.identity.settings, space.record(), fixed, rules]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     name = f"{run}-{arm}-{digest[:_SHORT]}"
     return replace(plan, name=name, folder=Path(job.config.paths.runs or "") / FOLDER / name)
-
-
-def _check(job: Composed, space: Space, typed: Mapping[str, str]) -> None:
-    """Refuse what contradicts a search."""
-    for key in space.params:
-        if key in typed:
-            hint = f"leave it out, or take {key} out of the space"
-            raise ConfigError(f"is searched by space={space.name}", where=typed[key], hint=hint)
-        if key.startswith(("align.", "metric.")) and not job.config.tune.per_arm:
-            what = f"{key} has no effect without alignment"
-            raise ConfigError(what, where=f"space={space.name}", hint="add tune.per_arm=true")
-    if job.config.train.refit is True:
-        what = "leaves no validation samples to judge by"
-        raise ConfigError(what, where="train.refit=true", hint="leave it out: the run after the search decides it")
-
-
-def _check_space(session: Session, plan: Plan) -> None:
-    """Compose the values of a space, so that a wrong one is refused before the first trial."""
-    columns = [[(key, value) for value in plan.space.ends(key)] for key in plan.space.params]
-    first = {key: plan.space.ends(key)[0] for key in plan.space.params}
-    try:
-        for together in itertools.zip_longest(*columns):
-            session.compose(plan.overrides(first | dict(pair for pair in together if pair is not None), 0))
-    except ConfigError as error:
-        raise ConfigError(error.what, where=f"space={plan.space.name}: {error.where}", hint=error.hint) from error
 
 
 def _as_overrides(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The executor of SLURM, by submitit: arrays of jobs; and what a run does for itself inside a SLURM job.
+"""The executor of SLURM, by submitit: arrays of jobs.
 
 How long a job may run, its partition, account, memory and more are sbatch's own variables, such as SBATCH_TIMELIMIT and
 SBATCH_PARTITION. Ends come back as JSON files in the folder of runs; no result of another machine is unpickled.
@@ -10,7 +10,6 @@ import hashlib
 import importlib
 import json
 import math
-import os
 import shutil
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_cli import signals, storage, terminal
+from orca_cli import signals, storage
 from orca_cli.exceptions import (
     LockedError,
     MemoryExhaustedError,
@@ -63,7 +62,6 @@ class Slurm:
         threads, gpus: of each job.
         at_once: jobs that are submitted at a time.
         time_limit_s: of each job; None for none.
-        cluster: of submitit; its "local" runs jobs on this machine, for tests.
     """
 
     folder: Path
@@ -72,7 +70,6 @@ class Slurm:
     gpus: float
     at_once: float
     time_limit_s: float | None = None
-    cluster: str = "slurm"
     name: str = "slurm"
     _executor: Any = None
     _last_query: float = -math.inf
@@ -90,11 +87,11 @@ class Slurm:
             hint = "pip install 'orca-transfer[slurm]'"
             raise UnavailableError("submitit is not installed", where="--on slurm", hint=hint) from error
         lacking = [one for one in ("sbatch", "srun", "sacct") if not shutil.which(one)]
-        if self.cluster == "slurm" and lacking:
+        if lacking:
             hint = "type it on a machine that submits SLURM jobs"
             raise UnavailableError(f"no SLURM here: {', '.join(lacking)} not found", where="--on slurm", hint=hint)
         storage.make_folder(self.folder)
-        self._executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
+        self._executor = submitit.AutoExecutor(folder=self.folder, cluster="slurm")
         limit = self.time_limit_s
         minutes = _ALLOCATION_MIN if limit is None else math.ceil((limit + GRACE_S + _WARNING_S) / 60)
         more = {"signal": f"{signals.preemption_signal().name.removeprefix('SIG')}@{_WARNING_S}", "requeue": True}
@@ -109,8 +106,9 @@ class Slurm:
         with ExitStack() as stack:
             with suppress(LockedError):  # of a driver of the same sweep that lives, whose jobs these are
                 stack.enter_context(storage.lock(self.folder.parent / f"{self.sweep}.lock"))
-                if self.cluster == "slurm":
-                    _call("scancel", "--me", "--state=PENDING", f"--name={self.sweep}")
+                waiting = ["scancel", "--me", "--state=PENDING", f"--name={self.sweep}"]
+                with suppress(OSError, subprocess.TimeoutExpired):  # a needless job finds its run done
+                    subprocess.run(waiting, capture_output=True, timeout=_TIMEOUT_S, check=False)
             yield self
 
     def start(self, commands: Sequence[Command]) -> list[_Submitted]:
@@ -119,17 +117,18 @@ class Slurm:
         Raises:
             SweepError: SLURM refuses.
         """
-        submitted = []
+        submitted, failed = [], importlib.import_module("submitit").core.utils.FailedJobError
         try:
             with self._executor.batch():
                 for one in commands:
                     mark = hashlib.sha256(f"{one.identity}{storage.timestamp()}".encode()).hexdigest()[:16]
                     path = self.folder / f"{mark}.json"
                     submitted.append(_Submitted(self._executor.submit(attend_and_write, asdict(one), str(path)), path))
-        except subprocess.CalledProcessError as error:
-            raise _refused(error.output) from error
-        except importlib.import_module("submitit").core.utils.FailedJobError as error:
-            raise _refused(str(error)) from error
+        except (subprocess.CalledProcessError, failed) as error:
+            output = getattr(error, "output", None) or str(error)
+            text = output.decode(errors="replace") if isinstance(output, bytes) else output
+            what = f"SLURM refused the jobs: {' '.join(text.split())[-300:]}"
+            raise SweepError(what, where="--on slurm", hint="see SBATCH_... variables") from error
         return submitted
 
     def ended(self, handle: _Submitted) -> Ended | None:
@@ -138,7 +137,11 @@ class Slurm:
             end = Ended(**json.loads(handle.path.read_text(encoding="utf-8")))
             storage.remove(handle.path)
             return end
-        now, state = time.monotonic(), self._state(handle.job)
+        now, watcher = time.monotonic(), handle.job.watcher
+        if now - self._last_query > ASK_EVERY_S:  # for all jobs at once
+            watcher.update()
+            self._last_query = now
+        state = str(watcher.get_state(handle.job.job_id, mode="cache")).partition(" ")[0]
         if state in _ALIVE:
             handle.ended_since = None
             return None
@@ -152,15 +155,6 @@ class Slurm:
         error.code = code
         return Ended(code, failure_report(error))
 
-    def _state(self, job: Any) -> str:
-        """Return SLURM's word for a job's state; asks for all jobs at once, and not often."""
-        if self.cluster != "slurm":
-            return str(job.state)
-        if time.monotonic() - self._last_query > ASK_EVERY_S:
-            job.watcher.update()
-            self._last_query = time.monotonic()
-        return str(job.watcher.get_state(job.job_id, mode="cache")).partition(" ")[0]
-
     def signal(self, handle: _Submitted, number: int) -> None:
         """Cancel a job, which saves its state. When the terminal is lost (SIGHUP) jobs stay: the next driver finds them."""
         if number != signal.SIGHUP:
@@ -170,36 +164,3 @@ class Slurm:
 def attend_and_write(order: Mapping[str, Any], path: str) -> None:
     """Run a command in a SLURM job, and write how it ended where the driver looks."""
     storage.write_json(Path(path), attend(order))
-
-
-def _refused(text: str | bytes | None) -> SweepError:
-    output = text.decode(errors="replace") if isinstance(text, bytes) else text or ""
-    return SweepError(
-        f"SLURM refused the jobs: {' '.join(output.split())[-300:]}",
-        where="--on slurm",
-        hint="see SBATCH_... variables",
-    )
-
-
-def requeue() -> None:
-    """Call `scontrol requeue` for the job that this process belongs to; do nothing outside SLURM.
-
-    The job's script runs again with the same command, which resumes in the same run folder.
-    """
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
-    if not job or os.environ.get("SLURM_PROCID", "0") != "0":  # only one of a job's processes asks
-        return
-    if failure := _call("scontrol", "requeue", job):
-        terminal.log.warning(f"SLURM job {job} could not be requeued ({failure}); submit it again to resume")
-    else:
-        terminal.log.info(f"SLURM job {job} is requeued and resumes where it stopped")
-
-
-def _call(name: str, *words: str) -> str:
-    """Call a command of SLURM; returns why that failed, empty if it did not."""
-    try:
-        done = subprocess.run([name, *words], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-        return (done.stderr.strip() or f"exit code {done.returncode}") if done.returncode else ""
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)

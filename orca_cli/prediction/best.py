@@ -35,8 +35,14 @@ def best_run(folder: Path) -> tuple[Path, str]:
         elif type(error) in (int, float) and math.isfinite(error):
             samples = selected.get("sha256") or result["splits"]["val"]["sha256"]
             validated.setdefault((str(samples), str(result["error"]["name"])), []).append((float(error), run.path))
+    if not validated and len(unvalidated) == 1:
+        return unvalidated[0], f"{unvalidated[0]}: the only run"
+    if not validated and unvalidated:
+        what = f"all {len(unvalidated)} runs trained on their validation samples, so that no validation error compares them"
+        raise DataError(what, where=str(folder), hint=_COMPARABLE)
     if not validated:
-        return _only(unvalidated, folder)
+        what = "holds no completed run that can predict, chosen on a validation split"
+        raise DataError(what, where=str(folder), hint="orca report shows the runs; give one by its folder")
     best = {key: min(runs, key=lambda run: run[0]) for key, runs in validated.items()}
     if len(best) > 1:
         names = ", ".join(path.name for _, path in best.values())
@@ -47,14 +53,3 @@ def best_run(folder: Path) -> tuple[Path, str]:
     text = f"{path}: {name} {lowest:.4g} on validation, the lowest of {count} runs"
     left_out = f"{len(unvalidated)} that trained on their validation samples are left out"
     return path, f"{text}; {left_out}: {_COMPARABLE}" if unvalidated else text
-
-
-def _only(runs: list[Path], folder: Path) -> tuple[Path, str]:
-    """Return the only run that trained on its validation samples; DataError where there are none or several."""
-    if len(runs) == 1:
-        return runs[0], f"{runs[0]}: the only run"
-    if runs:
-        what = f"all {len(runs)} runs trained on their validation samples, so that no validation error compares them"
-        raise DataError(what, where=str(folder), hint=_COMPARABLE)
-    what = "holds no completed run that can predict, chosen on a validation split"
-    raise DataError(what, where=str(folder), hint="orca report shows the runs; give one by its folder")

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from orca_cli import seeding
-from orca_cli.data.untrusted.arrays import read_arrays
-from orca_cli.exceptions import OrcaError
 from orca_cli.prediction.loading import Loaded
-from orca_cli.prediction.record import ModelRecord
 from orca_cli.report.credits import CHECKPOINT_LICENCES, CITATION
 from orca_cli.terminal import visible
 
 _SHOWN = 50  # classes named in a card
-_RESAMPLES = 1000
-_MOST_VALUES = 2**22  # of outputs that are resampled
-_USE = """\
+_CARD = """\
+---
+library_name: orca-transfer
+tags: [cross-modal-transfer, orca]
+---
+
+# {title}
+
+## Use
+
 ```
 pip install orca-transfer
 orca predict FOLDER new_data --out predictions.csv
@@ -31,172 +30,107 @@ import orca_cli
 model = orca_cli.load("FOLDER")   # a scikit-learn-like estimator
 model.predict(x)
 ```
+
+New data have the form of the training files; the model sees {shape} a sample (channels first){columns}.
+Outputs: {kind}, {outputs}{names}.
+
+## Data
+
+| split | samples | SHA-256 |
+|---|--:|---|
+{splits}
+
+Weights were chosen on: {chosen}. The test split was read {reads} time(s).
+
+## Result
+
+| | on the test split |
+|---|---|
+{errors}
+
+Lower is better; on {n} samples (skipped: {skipped}). One run of one seed.{comparison}
+
+## Model and training
+
+{training}
+
+## Limits
+
+* It was measured on data like its training data; on others (devices, sites, times) nothing is known.
+* Probabilities are the model's own and were not calibrated.
+* The test error was not used to choose this run, if it was chosen by validation (`--best` does).
+
+## Citation
+
+The method:
+
+```bibtex
+{citation}
+```
 """
 
 
-def model_card(record: ModelRecord, loaded: Loaded, predictions: Path | None) -> str:
-    """Return a model card as Markdown.
-
-    Args:
-        record: of the model.
-        loaded: the model.
-        predictions: file with the outputs and targets of the test split, for the error's interval; None where there is none.
-    """
-    result = record.result
-    title = f"{result.get('task')}: {record.kind} from {' x '.join(map(str, record.input_shape))}"
-    sections = {
-        "Use": _use(record, loaded),
-        "Data": _data(record),
-        "Result": _result(record, loaded, predictions),
-        "Model and training": _training(record, loaded),
-        "Limits": _limits(record),
-    }
-    lines = [f"---\nlibrary_name: orca-transfer\ntags: [cross-modal-transfer, orca]\n---\n\n# {_md(title)}\n"]
-    for heading, content in sections.items():
-        lines += [f"## {heading}", "", *content, ""]
-    lines += ["## Citation", "", "The method:", "", "```bibtex", CITATION, "```", ""]
-    return "\n".join(lines)
-
-
-def _use(record: ModelRecord, loaded: Loaded) -> Iterator[str]:
-    yield _USE
-    names = getattr(loaded.preprocessing, "feature_names", None)
-    shape = " x ".join(map(str, record.input_shape))
-    columns = f"; columns: {_listed(names)}" if names else ""
-    yield f"New data have the form of the training files; the model sees {shape} a sample (channels first){columns}."
-    yield ""
+def model_card(loaded: Loaded) -> str:
+    """Return a model card as Markdown; texts of the run, which may be a stranger's, are made inert."""
+    record, result = loaded.record, loaded.record.result
     targets = loaded.preprocessing.targets
-    k = record.num_outputs
-    yield f"Outputs: {record.kind}, {k}{f': {_listed(targets.names)}' if targets.names else ''}."
+    features = getattr(loaded.preprocessing, "feature_names", None)
+    splits, selected, error, comparison = (
+        result.get(key) or {} for key in ("splits", "selected", "error", "comparison")
+    )
+    members = f", {record.members} models averaged" if record.members > 1 else ""
+    rows = [
+        f"| {text} | {_md(split.get('n'))} | `{_code(split.get('sha256'))}` |"
+        for name, text in (("train", "training"), ("val", "validation"), ("test", "test"))
+        if (split := splits.get(name) or {})
+    ]
+    shape = " x ".join(map(str, record.input_shape))
+    return _CARD.format(
+        title=f"{_md(result.get('task'))}: {record.kind} from {shape}",
+        shape=shape,
+        columns=f"; columns: {_listed(features)}" if features else "",
+        kind=record.kind,
+        outputs=record.num_outputs,
+        names=f": {_listed(targets.names)}" if targets.names else "",
+        splits="\n".join(rows),
+        chosen=f"{_md(selected.get('on'))} ({_md(selected.get('by'))}{members})",
+        reads=_md(result.get("test_reads")),
+        errors="\n".join(_errors(result)),
+        n=_md(error.get("n")),
+        skipped=_md(error.get("skipped")),
+        comparison=f" Beside simple models on the same split: {_md(comparison['text'])}."
+        if "text" in comparison
+        else "",
+        training="\n".join(f"* {line}" for line in _training(loaded)),
+        citation=CITATION,
+    )
 
 
-def _data(record: ModelRecord) -> Iterator[str]:
-    result = record.result
-    splits = result.get("splits") or {}
-    yield "| split | samples | SHA-256 |"
-    yield "|---|--:|---|"
-    for name, text in (("train", "training"), ("val", "validation"), ("test", "test")):
-        split = splits.get(name) or {}
-        yield f"| {text} | {split.get('n')} | `{split.get('sha256')}` |"
-    yield ""
-    yield f"{_chosen(result.get('selected') or {})}; the test split was read {result.get('test_reads')} time(s)."
-    shared = (splits.get("test") or {}).get("also_in_train") or {}
-    if shared.get("shared"):
-        yield f"{shared['shared']} of {shared['of']} test inputs are in the training set as well: the error is optimistic."
-    if result.get("synthetic"):
-        yield "The data are synthetic."
-
-
-def _chosen(selected: Mapping[str, Any]) -> str:
-    """Return what the weights were chosen on."""
-    on, members = selected.get("on"), selected.get("members", 1)
-    if on == "nothing":
-        text = "Weights are those of the last step, trained on training and validation samples"
-    elif on == "folds":
-        text = f"Validated by {members} folds: each model on the samples that it was not trained on"
-    elif selected.get("by") == "last":
-        text = f"Weights are those of the last step, validated on the {_md(str(on))} split"
-    else:
-        text = f"Weights were chosen on the {_md(str(on))} split"
-    several = isinstance(members, int) and members > 1
-    return f"{text}; the outputs of {members} models are averaged" if several else text
-
-
-def _result(record: ModelRecord, loaded: Loaded, predictions: Path | None) -> Iterator[str]:
-    result = record.result
-    error = result.get("error") or {}
-    percent = error.get("percent") is True
-    yield "| | on the test split |"
-    yield "|---|---|"
-    value = error.get("value")
-    yield f"| {_md(str(error.get('name')))} | {_number(value, percent)} |"
-    bounds = None if value is None else interval(record, loaded, predictions)
-    text = "not computed" if bounds is None else f"{_number(bounds[0], percent)} to {_number(bounds[1], percent)}"
-    yield f"| 95 % interval over test samples | {text} |"
-    yield f"| best constant predictor | {_number(result.get('trivial_error'), percent)} |"
-    baselines = result.get("baselines")
+def _errors(result: Mapping[str, Any]) -> list[str]:
+    """Return the rows of the table of errors."""
+    error, baselines = result.get("error") or {}, result.get("baselines")
+    errors = {error.get("name"): error.get("value"), "best constant predictor": result.get("trivial_error")}
     for name, other in baselines.items() if isinstance(baselines, Mapping) else ():
-        simple = other.get("error") if isinstance(other, Mapping) else None
-        if name != "constant" and simple is not None:
-            yield f"| baseline: {_md(str(name))} | {_number(simple, percent)} |"
-    yield f"| validation error | {_number(result.get('validation_error'), percent)} |"
-    yield ""
-    comparison = result.get("comparison")
-    if isinstance(comparison, Mapping) and comparison.get("text"):
-        yield f"Beside simple models on the same split: {_md(str(comparison['text']))}."
-        yield ""
-    yield f"Lower is better; on {error.get('n')} (skipped: {error.get('skipped')}). One run of one seed."
+        if name != "constant" and isinstance(other, Mapping) and other.get("error") is not None:
+            errors[f"baseline: {name}"] = other["error"]
+    errors["validation error"] = result.get("validation_error")
+    percent = error.get("percent") is True
+    return [f"| {_md(name)} | {_number(value, percent)} |" for name, value in errors.items()]
 
 
-def interval(record: ModelRecord, loaded: Loaded, predictions: Path | None) -> tuple[float, float] | None:
-    """Return the 95 % interval of the test error over test samples; None where it cannot be computed.
-
-    Of a 0-1 error Wilson's; of others the percentile bootstrap's, from 1000 resamples of the test split.
-    """
-    from scipy.stats import binomtest
-
-    from orca_cli.prediction.predictor import Predictor
-
-    error = record.result["error"]
-    if error["name"] == "0-1 error" and record.kind == "classes":
-        wrong = binomtest(round(error["value"] * error["n"]), error["n"])
-        low, high = wrong.proportion_ci(0.95, method="wilson")
-        return float(low), float(high)
-    if predictions is None:
-        return None
-    try:
-        arrays = read_arrays(predictions, ("outputs", "targets"))
-    except OrcaError:
-        return None
-    outputs, targets = arrays["outputs"], arrays["targets"]
-    if not 2 <= len(outputs) <= _MOST_VALUES // max(1, outputs[0].size):
-        return None
-    predictor = Predictor(loaded, "cpu")
-    value = predictor.measure(outputs, targets).value
-    # Resamples of an error of 0 are all 0, which says nothing about its interval.
-    if not value or not math.isclose(value, error["value"], rel_tol=1e-6):
-        return None  # an error over records, whose members are not stored
-    generator = seeding.numpy_generator(0, "card")
-    resamples = max(100, min(_RESAMPLES, 2**26 // max(1, outputs.size)))
-    drawn = [generator.integers(len(outputs), size=len(outputs)) for _ in range(resamples)]
-    values = [predictor.measure(outputs[rows], targets[rows]).value for rows in drawn]
-    defined = [value for value in values if value is not None]
-    if len(defined) < resamples / 2:
-        return None
-    low, high = np.quantile(defined, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _training(record: ModelRecord, loaded: Loaded) -> Iterator[str]:
-    result = record.result
+def _training(loaded: Loaded) -> list[str]:
+    record, result = loaded.record, loaded.record.result
     checkpoint = str(record.body.get("checkpoint"))
-    licence = CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0])
+    licence = CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0], "see where it comes from")
+    names = ", ".join(f"{key}={_md(result.get(key))}" for key in ("task", "body", "source", "metric", "finetune"))
+    versions = ", ".join(f"{_md(key)} {_md(value)}" for key, value in record.environment.items() if value)
     parameters = sum(value.numel() for value in loaded.model.parameters())
-    yield f"* run: `{_code(record.name)}`, protocol {_md(str(result.get('protocol')))}, seed {record.seed}"
-    names = (f"{key}={_md(str(result.get(key)))}" for key in ("task", "body", "source", "metric", "finetune"))
-    yield f"* {', '.join(names)}; {parameters:,} parameters"
-    variant = result.get("variant")
-    if isinstance(variant, Mapping) and variant:
-        settings = ", ".join(f"`{_code(str(key) + '=' + str(value))}`" for key, value in variant.items())
-        yield f"* settings: {settings}"
-    yield "* all settings: config.yaml"
-    yield f"* body's checkpoint: `{_code(checkpoint)}`, SHA-256 `{record.checkpoint_sha256}`"
-    if licence:
-        yield f"* licence of the body's checkpoint: {licence} (as its page states it)"
-    else:
-        yield "* licence of the body's checkpoint: see where it comes from; these weights were made from it"
-    yield f"* weights: SHA-256 `{record.weights_sha256}`"
-    versions = ", ".join(f"{_md(str(key))} {_md(str(value))}" for key, value in record.environment.items() if value)
-    if versions:
-        yield f"* made with {versions}"
-
-
-def _limits(record: ModelRecord) -> Iterator[str]:
-    yield "* It was measured on data like its training data; on others (devices, sites, times) nothing is known."
-    yield "* The interval is over test samples. It does not cover the seed, the split, or samples that belong together."
-    if record.kind in ("classes", "labels"):
-        yield "* Probabilities are the model's own and were not calibrated."
-    yield "* The test error was not used to choose this run, if it was chosen by validation (`--best` does)."
+    return [
+        f"run: `{_code(record.name)}`, protocol {_md(result.get('protocol'))}, seed {record.seed}",
+        f"{names}; {parameters:,} parameters; all settings: config.yaml",
+        f"body's checkpoint: `{_code(checkpoint)}`, SHA-256 `{_code(record.checkpoint_sha256)}`; licence: {licence}",
+        f"weights: SHA-256 `{_code(record.weights_sha256)}`; made with {versions}",
+    ]
 
 
 def _number(value: Any, percent: bool) -> str:
@@ -206,14 +140,14 @@ def _number(value: Any, percent: bool) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"`{_code(str(name))}`" for name in names[:_SHOWN])
+    shown = ", ".join(f"`{_code(name)}`" for name in names[:_SHOWN])
     return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def _code(text: str) -> str:
-    return visible(text).replace("`", "'").replace("|", "/")
+def _code(text: Any) -> str:
+    return visible(str(text)).replace("`", "'").replace("|", "/")
 
 
-def _md(text: str) -> str:
+def _md(text: Any) -> str:
     """Return text of unknown origin in which Markdown and HTML find nothing."""
-    return "".join(f"\\{char}" if char in r"\`*_[]<>|#&~$" else char for char in visible(text))
+    return "".join(f"\\{char}" if char in r"\`*_[]<>|#&~$" else char for char in visible(str(text)))

@@ -97,8 +97,8 @@ def _open_export(folder: Path) -> Loaded:
         if layers > len(tensors):
             what = f"asks for {layers} layers, and there are {len(tensors)} weights"
             raise UnsafeError(what, where=str(folder / BODY_CONFIG), hint=_AGAIN)
-        models.append(_architecture(record, preprocessing, body))
-        _fill(models[-1], tensors, {**record.body, "checkpoint": str(body)}, folder)
+        model = _architecture(record, preprocessing, body)
+        models.append(_fill(model, tensors, {**record.body, "checkpoint": str(body)}, folder))
     return Loaded(record, preprocessing, _joined(models, preprocessing), folder, body)
 
 
@@ -111,21 +111,28 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
     preprocessing, body = load_preprocessing(build), build / BODY_CONFIG.parent
     has_config = (build / BODY_CONFIG).exists()
     if has_config:
-        name = str(BODY_CONFIG)
-        own_file(build, name)
-        storage.verify_folder(folder, only=[f"{build.name}/{name}"])
+        own_file(build, str(BODY_CONFIG))
+        storage.verify_folder(folder, only=[f"{build.name}/{BODY_CONFIG}"])
     config_folder = body if has_config else None
-    attempts: list[Iterable[str]] = [record.weight_folders] if record.members > 1 else [("best",), ("last",)]
+    selected = record.result.get("selected")
+    word = "fold" if isinstance(selected, dict) and selected.get("folds") else "member"
+    # One by one: a stranger's record may speak of more members than memory could name.
+    several = (f"{word}-{number}" for number in range(record.members))
+    attempts: list[Iterable[str]] = [several] if record.members > 1 else [("best",), ("last",)]
     for names in attempts:
         if names == ("best",) and not os.path.lexists(finetune / "best"):
             continue  # nothing was validated
         models: list[TransferModel] = []
         source: Path | None = None
         for name in names:
-            tensors = _trained(folder, f"{finetune.name}/{name}")
+            for file in (storage.MANIFEST, WEIGHTS):
+                own_file(folder, f"{finetune.name}/{name}/{file}")
+            storage.verify_folder(finetune / name)
+            tensors = storage.read_tensors(finetune / name / WEIGHTS)
             if models and source != config_folder:
                 models.append(twin(models[0], tensors))
-                _take(record, models[-1], tensors, folder)
+                with _described(str(folder)):
+                    load_trained_state(models[-1], tensors)
             else:
                 model, source = _member(record, preprocessing, folder, tensors, config_folder, body_checkpoint)
                 models.append(model)
@@ -144,31 +151,18 @@ def _member(
     body_checkpoint: str | None,
 ) -> tuple[TransferModel, Path | None]:
     """Return a model with a run's weights, and the folder with its body's config.json: `body`, or that of the checkpoint."""
-    may_be_whole = body is not None and check_modest(body) <= len(tensors)
-    model = _architecture(record, preprocessing, body) if body is not None and may_be_whole else None
-    if model is not None and set(model.state_dict()) == set(tensors):
-        _fill(model, tensors, {**record.body, "checkpoint": str(body)}, folder)
-        return model, body
+    if body is not None and check_modest(body) <= len(tensors):
+        model = _architecture(record, preprocessing, body)
+        if set(model.state_dict()) == set(tensors):
+            return _fill(model, tensors, {**record.body, "checkpoint": str(body)}, folder), body
     model, source = _with_checkpoint(record, preprocessing, folder, body_checkpoint)
-    _take(record, model, tensors, folder)
-    return model, source
-
-
-def _take(record: ModelRecord, model: TransferModel, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Give a model the weights that the run trained; the others are those of the body's checkpoint."""
-    with _described(str(folder)):
+    with _described(str(folder)):  # the weights that the run trained; the others are those of the body's checkpoint
         load_trained_state(model, tensors)
+    return model, source
 
 
 def _joined(models: list[TransferModel], preprocessing: Preprocessing) -> TransferModel | Ensemble:
     return models[0] if len(models) == 1 else Ensemble(models, preprocessing.targets.kind).eval()
-
-
-def _trained(folder: Path, name: str) -> dict[str, Tensor]:
-    for file in (storage.MANIFEST, WEIGHTS):
-        own_file(folder, f"{name}/{file}")
-    storage.verify_folder(folder / name)
-    return storage.read_tensors(folder / name / WEIGHTS)
 
 
 def _architecture(record: ModelRecord, preprocessing: Preprocessing, body_folder: Path) -> TransferModel:
@@ -178,8 +172,11 @@ def _architecture(record: ModelRecord, preprocessing: Preprocessing, body_folder
         return _assembled(record, preprocessing, body)
 
 
-def _fill(model: TransferModel, tensors: Mapping[str, Tensor], node: dict[str, Any], folder: Path) -> None:
+def _fill(model: TransferModel, tensors: Mapping[str, Tensor], node: dict[str, Any], folder: Path) -> TransferModel:
     """Load a model's weights only if names, shapes and types agree, so that a record cannot request more memory than they take.
+
+    Returns:
+        the model, in evaluation mode.
 
     Raises:
         CheckpointError: they do not agree.
@@ -190,62 +187,59 @@ def _fill(model: TransferModel, tensors: Mapping[str, Tensor], node: dict[str, A
         raise CheckpointError(what, where=str(folder), hint=_AGAIN)
     for name, value in expected.items():
         if (value.shape, value.dtype) != (tensors[name].shape, tensors[name].dtype):
-            what = f"'{name}' is {_form(tensors[name])}, the model's is {_form(value)}"
-            raise CheckpointError(what, where=str(folder), hint=_AGAIN)
+            theirs, ours = (
+                f"{str(one.dtype).removeprefix('torch.')} {tuple(one.shape)}" for one in (tensors[name], value)
+            )
+            raise CheckpointError(f"'{name}' is {theirs}, the model's is {ours}", where=str(folder), hint=_AGAIN)
     # Clone to align in memory: tensors start anywhere in the file, and unaligned matrix products may differ in the last bits.
     aligned = {name: value.clone() for name, value in tensors.items()}
     with _described(str(folder)):
         model.load_state_dict(aligned, strict=True, assign=True)
-        _fill_buffers(model, node)
-    model.eval()
-
-
-def _form(value: Tensor) -> str:
-    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-
-
-def _fill_buffers(model: TransferModel, node: dict[str, Any]) -> None:
-    """Fill the body's buffers that follow from its settings and are not stored with the weights."""
-    empty = [name for name, buffer in model.body.named_buffers() if buffer.is_meta]
-    if not empty:
-        return
-    aside = getattr(model.body, "embeddings", None)
-    if aside is not None and sum(value.numel() for value in aside.parameters()) > _MOST_EMBEDDINGS:
-        raise CheckpointError("the body's embedding layer is too large", where=str(node["checkpoint"]))
-    with architecture_only("cpu"):
-        body: Any = load_body({**node, "weights": "pretrained"}, 0)
-        made = dict(body.named_buffers())
-    for name in empty:
-        owner, _, buffer_name = name.rpartition(".")
-        model.body.get_submodule(owner)._buffers[buffer_name] = made[name]
+        # Buffers that follow from the body's settings are not stored with the weights.
+        if empty := [name for name, buffer in model.body.named_buffers() if buffer.is_meta]:
+            aside = getattr(model.body, "embeddings", None)
+            if aside is not None and sum(value.numel() for value in aside.parameters()) > _MOST_EMBEDDINGS:
+                raise CheckpointError("the body's embedding layer is too large", where=str(folder))
+            with architecture_only("cpu"):
+                body: Any = load_body({**node, "weights": "pretrained"}, 0)
+                made = dict(body.named_buffers())
+            for name in empty:
+                owner, _, buffer_name = name.rpartition(".")
+                model.body.get_submodule(owner)._buffers[buffer_name] = made[name]
+    return model.eval()
 
 
 def _with_checkpoint(
     record: ModelRecord, preprocessing: Preprocessing, folder: Path, body_checkpoint: str | None
 ) -> tuple[TransferModel, Path | None]:
     """Return the model with the weights of the body's checkpoint, before the run's own are loaded; and its folder."""
+    from huggingface_hub import constants
+
     node = {**record.body, **({"checkpoint": body_checkpoint} if body_checkpoint else {})}
     name = str(node.get("checkpoint", ""))
     hint = "give the checkpoint's folder with --checkpoint; an exported folder needs none"
     if "${" in name:
         raise DataError(f"names its body's checkpoint as {name}", where=str(folder), hint=hint)
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True  # nothing is fetched
+    try:
+        with _described(str(folder)):
+            body = load_body(node, record.seed)
+    except (ConfigError, DataError, NetworkError) as error:
+        what = f"the run trained a part of its body only and needs its checkpoint: {error.what}"
+        raise type(error)(what, where=error.where, hint=hint) from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
+    if body.checkpoint_digest != record.checkpoint_sha256:
+        what = "has changed since the run: other weights would give other predictions"
+        raise ChecksumError(what, where=f"body.checkpoint={name}", hint=hint)
     with _described(str(folder)):
-        try:
-            with _offline():
-                body = load_body(node, record.seed)
-        except (ConfigError, DataError, NetworkError) as error:
-            what = f"the run trained a part of its body only and needs its checkpoint: {error.what}"
-            raise type(error)(what, where=error.where, hint=hint) from error
-        if body.checkpoint_digest != record.checkpoint_sha256:
-            what = "has changed since the run: other weights would give other predictions"
-            raise ChecksumError(what, where=f"body.checkpoint={name}", hint=hint)
         return _assembled(record, preprocessing, body), getattr(body, "folder", None)
 
 
 def _assembled(record: ModelRecord, preprocessing: Preprocessing, body: Body) -> TransferModel:
     model = build_model(
         body=body,
-        kind=record.kind,  # type: ignore[arg-type] # the record checks it
+        kind=record.kind,
         input_shape=record.input_shape,
         num_outputs=record.num_outputs,
         embedder=parts.build(record.embedder, "embedder"),
@@ -270,22 +264,3 @@ def _described(where: str) -> Iterator[None]:
             raise
         what = f"does not describe a model: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise DataError(what, where=where, hint=_AGAIN) from error
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Keep the model hub's library off the network inside the block."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    variable = os.environ.get("HF_HUB_OFFLINE")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-        if variable is None:
-            del os.environ["HF_HUB_OFFLINE"]
-        else:
-            os.environ["HF_HUB_OFFLINE"] = variable

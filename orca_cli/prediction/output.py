@@ -1,4 +1,4 @@
-"""Predictions as csv, parquet or npz, written part by part; and outputs kept for an error over the whole set.
+"""Predictions as csv or npz, written part by part; and outputs kept for an error over the whole set.
 
 Columns: `id` (or `index`, from 0), then of classes `prediction` and a probability `p_CLASS` each, of labels 0 or 1 and a
 probability each, of numbers `prediction`, or a column each. Maps go into .npz only: `prediction`, and `outputs` as the model
@@ -10,22 +10,19 @@ from __future__ import annotations
 import csv
 import io
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from orca_cli import storage
-from orca_cli.exceptions import ConfigError, StorageError, UnavailableError
+from orca_cli.exceptions import ConfigError, StorageError
 from orca_cli.prediction.targets import Decoder
 from orca_cli.terminal import visible
 
-SUFFIXES = (".csv", ".parquet", ".npz")
+SUFFIXES = (".csv", ".npz")
 _ALLOWED = f"allowed: FILE{', FILE'.join(SUFFIXES)}"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_ROW_GROUP = 65_536
 
 Columns = dict[str, np.ndarray]
 
@@ -45,8 +42,6 @@ def check_output(out: Path | None, decoder: Decoder, source: Path) -> None:
         raise ConfigError(f"'{suffix}' is not written", where="--out", hint=_ALLOWED)
     if decoder.is_map and suffix != ".npz":
         raise ConfigError("dense outputs are maps, which a table has no place for", where="--out", hint="give FILE.npz")
-    if suffix == ".parquet":
-        _pyarrow()
 
 
 def columns_of(outputs: np.ndarray, decoder: Decoder, ids: Sequence[str] | None, start: int) -> Columns:
@@ -86,57 +81,39 @@ def csv_lines(parts: Iterable[Columns]) -> Iterator[str]:
         writer = csv.writer(text, lineterminator="\n")
         if number == 0:
             writer.writerow(map(_inert, columns))
-        writer.writerows(zip(*(_texts(column) for column in columns.values()), strict=True))
+        texts = [map(_inert if column.dtype.kind in "UO" else str, column.astype(str)) for column in columns.values()]
+        writer.writerows(zip(*texts, strict=True))
         yield text.getvalue()
-
-
-def _texts(column: np.ndarray) -> list[str]:
-    texts = column.astype(str).tolist()
-    return list(map(_inert, texts)) if column.dtype.kind in "UO" else texts
 
 
 def _inert(text: str) -> str:
     text = visible(text)
-    return f"'{text}" if len(text) > 1 and text.startswith(_FORMULA) and not _is_number(text) else text
-
-
-def _is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
-        return False
-    return True
+        return f"'{text}" if len(text) > 1 and text.startswith(_FORMULA) else text
+    return text
 
 
-def write(out: Path, outputs: Iterable[np.ndarray], count: int, decoder: Decoder, ids: Sequence[str] | None) -> None:
-    """Write the predictions of `count` samples to a file by its suffix, whole or not at all.
+def write(out: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> None:
+    """Write predictions to a file by its suffix, whole or not at all.
 
     Raises:
         StorageError: the file cannot be written.
     """
-    failures: list[Exception] = []
-
-    def passed() -> Iterator[np.ndarray]:
-        try:
-            yield from outputs
-        except Exception as error:
-            failures.append(error)
-            raise
 
     def into(path: Path) -> None:
         if out.suffix.lower() == ".npz":
-            _write_npz(path, passed(), count, decoder, ids)
-        elif out.suffix.lower() == ".parquet":
-            _write_parquet(path, parts_of(passed(), decoder, ids))
+            _write_npz(path, outputs, decoder, ids)
         else:
             with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-                file.writelines(csv_lines(parts_of(passed(), decoder, ids)))
+                file.writelines(csv_lines(parts_of(outputs, decoder, ids)))
 
     try:
         storage.write_with(out, into)
-    except StorageError:
-        for failure in failures:  # of the model or its input, not of the disk
-            raise failure from None
+    except StorageError as error:
+        if error.__cause__ is not None and not isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None  # of the model or its input, not of the disk
         raise
 
 
@@ -148,95 +125,43 @@ def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str]
         start += len(part)
 
 
-def _write_parquet(path: Path, parts: Iterable[Columns]) -> None:
-    pyarrow, parquet = _pyarrow()
-    writer: Any = None
-    try:
-        waiting: list[Any] = []
-        for columns in parts:
-            waiting.append(pyarrow.table(columns))
-            if writer is None:
-                writer = parquet.ParquetWriter(path, waiting[0].schema)
-            if sum(map(len, waiting)) >= _ROW_GROUP:
-                writer.write_table(pyarrow.concat_tables(waiting))
-                waiting.clear()
-        if waiting:
-            writer.write_table(pyarrow.concat_tables(waiting))
-    finally:
-        if writer is not None:
-            writer.close()
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        hint = "pip install 'orca-transfer[tables]', or give a .csv file"
-        raise UnavailableError(".parquet files need the package pyarrow", where="--out", hint=hint) from error
-    return pyarrow, parquet
-
-
-def _write_npz(
-    path: Path, outputs: Iterable[np.ndarray], count: int, decoder: Decoder, ids: Sequence[str] | None
-) -> None:
-    """Write outputs, predictions and probabilities; each grows in a file of its own, so that none is held whole."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=storage.TEMPORARY) as folder:
-        growing: dict[str, _Growing] = {}
-        for part in outputs:
-            arrays = {"outputs": part, "prediction": decoder.predictions(part)}
-            if decoder.has_probabilities and not decoder.is_map:
-                arrays["probability"] = decoder.probabilities(part)
-            for name, array in arrays.items():
-                if name not in growing:
-                    growing[name] = _Growing(Path(folder) / f"{name}.npy", (count, *array.shape[1:]), array.dtype)
-                growing[name].add(array)
-        for array_file in growing.values():
-            array_file.close()
-        with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
-            for name, array_file in growing.items():
-                archive.write(array_file.path, f"{name}.npy")
-            named = {"id": ids, "classes": decoder.classes, "names": decoder.names or None}
-            for name, values in named.items():
-                if values is not None:
-                    with archive.open(f"{name}.npy", "w") as member:
-                        np.lib.format.write_array(member, np.array(values), allow_pickle=False)
-
-
-class _Growing:
-    """An .npy file whose rows are appended; its shape is known from the start."""
-
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        self.path = path
-        self._file = open(path, "wb")  # noqa: SIM115 - closed by `close`
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_2_0(self._file, header)
-
-    def add(self, rows: np.ndarray) -> None:
-        self._file.write(np.ascontiguousarray(rows).tobytes())
-
-    def close(self) -> None:
-        self._file.close()
+def _write_npz(path: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> None:
+    """Write outputs, predictions and probabilities; the outputs lie in a file beside it until all are there."""
+    kept = Kept(path.parent)
+    for _ in kept.passing(outputs):
+        pass
+    whole = kept.whole()
+    arrays = {"outputs": whole, "prediction": decoder.predictions(whole)}
+    if decoder.has_probabilities and not decoder.is_map:
+        arrays["probability"] = decoder.probabilities(whole)
+    named = {"id": ids, "classes": decoder.classes, "names": decoder.names or None}
+    arrays |= {name: np.array(values) for name, values in named.items() if values is not None}
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)
 
 
 class Kept:
-    """Keeps streamed outputs for an error over the whole set: in memory, or in a temporary file beyond `in_memory` bytes."""
+    """Keeps streamed outputs in a temporary file, for what needs all of them.
 
-    def __init__(self, in_memory: int = 2**26) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=in_memory)  # noqa: SIM115 - it lives as long as this
+    Args:
+        folder: of the file; None for the machine's own.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._place = folder or Path(tempfile.gettempdir())
+        self._file = tempfile.TemporaryFile(dir=self._place)  # noqa: SIM115 - it lives as long as this
         self._shape: tuple[int, ...] = (0,)
 
     def passing(self, outputs: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield outputs unchanged, and keep them."""
         for part in outputs:
-            with storage.guarded(Path(tempfile.gettempdir())):
+            with storage.guarded(self._place):
                 self._file.write(part.tobytes())
             self._shape = (self._shape[0] + len(part), *part.shape[1:])
             yield part
 
     def whole(self) -> np.ndarray:
         """Return all that passed."""
-        with storage.guarded(Path(tempfile.gettempdir())):
-            self._file.rollover()
+        with storage.guarded(self._place):
             self._file.flush()
             return np.memmap(self._file, np.float32, "r", shape=self._shape)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,6 +42,8 @@ class Predictor:
         batch_size: samples per forward pass; None takes that of the run, with which predictions keep its bits.
 
     Attributes:
+        kind: of the task's outputs, such as classes.
+        input_shape: (C, *E) of a sample as the model takes it.
         remarks: what was done to make samples fit, such as cutting long ones, with the number of samples so far.
     """
 
@@ -49,45 +51,12 @@ class Predictor:
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"{batch_size} is out of range", where="batch_size", hint="allowed: 1 or more")
         self.record, self.preprocessing, self.model = loaded.record, loaded.preprocessing, loaded.model
+        self.kind, self.input_shape = self.record.kind, tuple(self.record.input_shape)
         self.device = choose_device(device)
         self.batch_size = batch_size or loaded.record.batch_size
         self.loaded = loaded
         self.decoder = Decoder(self.preprocessing.targets, self.record.num_outputs)
         self.remarks: Counter[str] = Counter()
-
-    def __repr__(self) -> str:
-        record = self.record
-        return f"Predictor({record.name!r}, kind={record.kind!r}, input_shape={record.input_shape})"
-
-    @property
-    def kind(self) -> str:
-        """Return the kind of the task's outputs, such as classes."""
-        return self.record.kind
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Return (C, *E), the shape of a sample as the model takes it."""
-        return self.record.input_shape
-
-    @property
-    def n_features_in_(self) -> int:
-        """Return the numbers or columns of a sample, for tables and series of one channel; others have no such attribute."""
-        if (names := self._feature_names) is not None:
-            return len(names)
-        if len(self.input_shape) == 2 and self.input_shape[0] == 1:
-            return self.input_shape[1]
-        raise AttributeError(f"samples have the shape {self.input_shape}: see input_shape")
-
-    @property
-    def feature_names_in_(self) -> np.ndarray:
-        """Return the names of a table's columns, in order; other data have no such attribute."""
-        if self._feature_names is None:
-            raise AttributeError("only tables have columns")
-        return np.array(self._feature_names, dtype=object)
-
-    @property
-    def _feature_names(self) -> Sequence[str] | None:
-        return getattr(self.preprocessing, "feature_names", None)
 
     @property
     def classes_(self) -> np.ndarray:
@@ -118,7 +87,7 @@ class Predictor:
             raise AttributeError("numbers have no probabilities")
         return self._probabilities
 
-    def _probabilities(self, x: Any) -> np.ndarray:  # scikit-learn shows its name
+    def _probabilities(self, x: Any) -> np.ndarray:  # scikit-learn looks for its name
         return np.concatenate([self.decoder.probabilities(part) for part in self.stream(self.opened(x))])
 
     def score(self, x: Any, y: Any = None) -> float:
@@ -168,7 +137,8 @@ class Predictor:
             MemoryExhaustedError: a batch does not fit.
         """
         size, device = self.batch_size, self.device
-        engine = Engine(device, self.precision)
+        setting = "fp32" if self.record.precision == "fp16" and device.type == "cpu" else self.record.precision
+        engine = Engine(device, choose_precision(setting, device, self.model.body.width))
         model = self.model.to(device).eval()
         starts = range(0, len(new), size)
         reads = (functools.partial(self._read, engine, new, start, min(start + size, len(new))) for start in starts)
@@ -208,14 +178,6 @@ class Predictor:
             self.remarks.update(remarks(raw))
         return engine.pin(Batch(x, torch.zeros(len(x)), valid))
 
-    @property
-    def precision(self) -> str:
-        """Return the precision of forward passes: the run's, or full where this device does not compute in it."""
-        setting = self.record.precision
-        if setting == "fp16" and self.device.type == "cpu":
-            setting = "fp32"
-        return choose_precision(setting, self.device, self.model.body.width)
-
     def measure(self, outputs: np.ndarray, targets: np.ndarray) -> Score:
         """Return the run's error of outputs [n, K, ...] and encoded targets [n, ...]."""
         return self.measured_error(outputs, np.asarray(targets), None)
@@ -230,7 +192,12 @@ class Predictor:
         if y is not None and self.decoder.is_map and getattr(self.preprocessing, "has_masks", False):
             what = "maps of padded samples say nothing of where the samples end"
             raise DataError(what, where="y", hint="give a file that holds both")
-        targets = new.targets() if y is None else self.preprocessing.targets.encode(_plain(y), "y")
+        if y is None:
+            targets = new.targets()
+        else:
+            values = np.asarray(y)  # pandas keeps text as objects
+            is_text = values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat)
+            targets = self.preprocessing.targets.encode(values.astype(str) if is_text else values, "y")
         if targets is None:
             raise DataError("has no targets", where=new.where, hint="give y")
         if len(targets) != len(new):
@@ -253,18 +220,13 @@ class Predictor:
     def __sklearn_tags__(self) -> Any:
         from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
 
-        kind, several = self.decoder.estimator_type, self.record.num_outputs > 1
-        is_classifier, is_regressor = kind == "classifier", kind == "regressor"
+        kind, has_labels = self.decoder.estimator_type, self.kind == "labels"
         return Tags(
             estimator_type=kind,
-            target_tags=TargetTags(
-                required=True, multi_output=self.kind == "labels" or (is_regressor and several), single_output=True
-            ),
-            classifier_tags=ClassifierTags(multi_class=True, multi_label=self.kind == "labels")
-            if is_classifier
-            else None,
-            regressor_tags=RegressorTags() if is_regressor else None,
-            input_tags=InputTags(three_d_array=len(self.input_shape) == 2 and self.input_shape[0] > 1),
+            target_tags=TargetTags(required=True, multi_output=has_labels),
+            classifier_tags=ClassifierTags(multi_label=has_labels) if kind == "classifier" else None,
+            regressor_tags=RegressorTags() if kind == "regressor" else None,
+            input_tags=InputTags(),
             requires_fit=False,
         )
 
@@ -276,10 +238,3 @@ def _check_finite(outputs: np.ndarray, where: str, offset: int) -> None:
         what = f"the outputs of sample {offset + int(wrong.argmax())} are NaN or infinite"
         hint = "its inputs are too large for the model: correct them, or leave it out"
         raise DataError(what, where=where, hint=hint)
-
-
-def _plain(y: Any) -> np.ndarray:
-    """Return targets as an array; pandas keeps text as objects."""
-    values = np.asarray(y)
-    is_text = values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat)
-    return values.astype(str) if is_text else values

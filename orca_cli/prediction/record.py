@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import stat
 import typing
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orca_cli import storage
 from orca_cli.config import configuration, parts, schema
 from orca_cli.config.practices import recorded_chunks
-from orca_cli.config.ranges import Count, check_value
+from orca_cli.config.ranges import Count, check_value, fits, shown
 from orca_cli.config.retired import current_target
-from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, OrcaError, UnsafeError
-from orca_cli.interfaces import KINDS
+from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, UnsafeError
+from orca_cli.interfaces import Kind
 from orca_cli.runs.directory import ENVIRONMENT, RESULT, STAGE_FOLDERS, STATUS, SUMMARY, read_or_empty
-from orca_cli.runs.preprocessing import ARRAYS_FILE, BODY_CONFIG, FILE
+from orca_cli.runs.preprocessing import ARRAYS_FILE, FILE
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
 
 EXPORT = "export.json"
@@ -64,9 +64,9 @@ class ModelRecord:
         environment: versions that it ran with.
     """
 
-    kind: str
-    input_shape: tuple[int, ...]
-    num_outputs: int
+    kind: Kind
+    input_shape: Sequence[Count]
+    num_outputs: Count
     seed: int
     pooling: str
     precision: str
@@ -75,24 +75,17 @@ class ModelRecord:
     body: dict[str, Any]
     finetune: dict[str, Any]
     error: dict[str, Any] | str | None
-    error_chunks: int | None
+    error_chunks: Count | None
     train_batch_size: int
     checkpoint_sha256: str
     weights_sha256: str
     result: Mapping[str, Any]
     environment: Mapping[str, Any] = field(default_factory=dict)
-    members: int = 1
+    members: Count = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"'{self.kind}' is not a kind")
-        if self.members < 1:
-            raise ValueError(f"{self.members} members")
-        for name, value in (("embedder", self.embedder), ("body", self.body), ("finetune", self.finetune)):
-            if not isinstance(value, dict):
-                raise TypeError(f"{name} is {value!r}")
-            check_node(value, name)
-        check_node(self.error, "error")
+        for group in _HOMES:
+            check_node(getattr(self, group), group)
 
     @property
     def name(self) -> str:
@@ -104,13 +97,6 @@ class ModelRecord:
         """Yield the names of an export's files of weights: the outputs of these models are averaged."""
         # One by one: a stranger's record may speak of more members than memory could name.
         yield from (WEIGHTS if self.members == 1 else f"model-{i}.safetensors" for i in range(self.members))
-
-    @property
-    def weight_folders(self) -> Iterator[str]:
-        """Yield the names of the folders of a run's members in 3_finetune, where it has several."""
-        selected = self.result.get("selected")
-        is_folds = isinstance(selected, Mapping) and bool(selected.get("folds"))
-        yield from (f"{'fold' if is_folds else 'member'}-{i}" for i in range(self.members))
 
     def plain(self) -> dict[str, Any]:
         """Return the record as export.json holds it."""
@@ -174,54 +160,29 @@ def read_export(folder: Path) -> ModelRecord:
         UnsafeError: it holds links, or names what is no part of a model.
         DataError: its record is not one.
     """
-    for name in (storage.MANIFEST, EXPORT, FILE, SETTINGS):
-        own_file(folder, name, _LARGEST_RECORD)
-    for name in (ARRAYS_FILE, str(BODY_CONFIG), *(path.name for path in folder.glob("model*.safetensors"))):
-        own_file(folder, name)
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not path.is_dir():
+            is_record = path.suffix in (".json", ".yaml", ".md")
+            own_file(folder, str(path.relative_to(folder)), _LARGEST_RECORD if is_record else None)
     record = storage.read_checked_json(folder / EXPORT)
     number = record.pop("schema", None)
     if number != _SCHEMA:
         what = f"schema {number} is of a newer program; this one reads up to {_SCHEMA}"
         raise CheckpointError(what, where=str(folder / EXPORT), hint=_NEWER)
-    _check_links(folder)
     storage.verify_folder(folder)
-    model_record = _record({"members": 1, **record}, str(folder / EXPORT))
-    for name in model_record.weight_files:
-        own_file(folder, name)
-    return model_record
-
-
-def _check_links(folder: Path) -> None:
-    for path, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            entry = Path(path) / name
-            if entry.is_symlink():
-                raise UnsafeError(
-                    "is a link, which could lead anywhere", where=str(entry), hint="copy what it leads to"
-                )
+    return _record({"members": 1, **record}, str(folder / EXPORT))
 
 
 def _record(values: Mapping[str, Any], where: str) -> ModelRecord:
-    try:
-        hints = typing.get_type_hints(ModelRecord)
-        names = {attribute.name for attribute in fields(ModelRecord)}
-        for name, value in values.items():
-            plain = typing.get_origin(hints[name]) or hints[name]
-            if plain in (str, int) and type(value) is not plain:
-                raise TypeError(f"{name} is {value!r}")
-        if missing := names - set(values):
-            raise KeyError(min(missing))
-        for name, key in _SETTINGS_OF.items():
-            check_value(values[name], schema.declared()[key], key)
-        check_value(values["error_chunks"], Count | None, "error_chunks")
-        shape = tuple(values["input_shape"])
-        if not shape or not all(type(size) is int and size > 0 for size in (*shape, values["num_outputs"])):
-            raise ValueError(f"input_shape is {shape}")
-        return ModelRecord(**{**values, "input_shape": shape})
-    except OrcaError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"is not a model's record: {type(error).__name__}: {error}", where=where) from error
+    hints = typing.get_type_hints(ModelRecord, include_extras=True)
+    for name in sorted(hints.keys() | values.keys()):
+        value = values.get(name)
+        is_node = name in ("embedder", "body", "finetune", "result", "environment")
+        if not (name in hints and name in values and fits(value, hints[name])) or (is_node and type(value) is not dict):
+            raise DataError(f"is not a model's record: {name} is {shown(value)}", where=where)
+    for name, key in _SETTINGS_OF.items():
+        check_value(values[name], schema.declared()[key], key)
+    return ModelRecord(**{**values, "input_shape": tuple(values["input_shape"])})
 
 
 def read_run(folder: Path) -> ModelRecord:
@@ -260,9 +221,7 @@ def read_run(folder: Path) -> ModelRecord:
         "error_chunks": recorded_chunks(settings),
         "weights_sha256": result.get("weights_sha256"),
         "result": result,
-        "members": selected.get("members", 1)
-        if isinstance(selected, Mapping)
-        else 1,  # one where it is older than these
+        "members": selected.get("members", 1) if isinstance(selected, Mapping) else 1,
         "environment": read_or_empty(folder / ENVIRONMENT).get("packages") or {},
     }
     return _record(values, str(folder))

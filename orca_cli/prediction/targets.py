@@ -81,13 +81,8 @@ class Decoder:
         if self.form == "labels":
             right = (((outputs >= 0) == (targets == 1)) | ~known).all(axis=1)
             return float(right[known.any(axis=1)].mean())
-        by_output = [
-            (outputs[:, k][row], targets[:, k][row]) for k in range(self.num_outputs) if (row := known[:, k]).any()
-        ]
-        return float(np.mean([_r2(*(values.astype(np.float64) for values in pair)) for pair in by_output]))
+        from sklearn.metrics import r2_score
 
-
-def _r2(predictions: np.ndarray, targets: np.ndarray) -> float:
-    """Return the coefficient of determination."""
-    rest, spread = ((predictions - targets) ** 2).sum(), ((targets - targets.mean()) ** 2).sum()
-    return float(1 - rest / spread) if spread > 0 else float(rest == 0)
+        targets, outputs = targets.astype(np.float64), outputs.astype(np.float64)
+        rows = [(k, known[:, k]) for k in range(self.num_outputs) if known[:, k].any()]
+        return float(np.mean([r2_score(targets[:, k][row], outputs[:, k][row]) for k, row in rows]))

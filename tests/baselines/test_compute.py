@@ -11,8 +11,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from orca_cli import seeding
-from orca_cli.baselines import choice, compute, fitting, inputs
+from orca_cli.baselines import completion, compute, inputs, models
 from orca_cli.baselines.inputs import Inputs
+from orca_cli.data.fraction import Joined
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.splits import folds
 from orca_cli.data.untrusted import isolation
@@ -78,7 +79,7 @@ def messages():
 @pytest.fixture
 def run(tmp_path, messages, monkeypatch):
     """Compute baselines; models are fitted in this process: the same function, without the start of another one."""
-    isolated = lambda function, limits, where, parent, request: fitting.fitted(**request)  # noqa: E731
+    isolated = lambda function, limits, where, parent, request: models.fitted(**request)  # noqa: E731
     monkeypatch.setattr(isolation, "isolated", isolated)
 
     def call(task, names, error=None, *, with_validation=False, test=None, embedder=None, start=None):
@@ -87,7 +88,7 @@ def run(tmp_path, messages, monkeypatch):
         subject = compute.Subject(
             task,
             error,
-            [task.train, task.validation] if with_validation else [task.train],
+            Joined([task.train, task.validation]) if with_validation else task.train,
             may_judge=not with_validation,
             embedder=embedder or Tokens(),
             start=lambda: start,
@@ -186,23 +187,12 @@ def test_large_training_sets_are_sampled_and_it_is_said(task, run, monkeypatch):
     monkeypatch.setattr(inputs, "MOST_ROWS", 20)
     baseline = run(task, ["linear"], with_validation=True)["linear"]
     assert baseline.trained_on == {"splits": ["train", "val"], "n": 20, "of": 45}
-    training_inputs = Inputs([task.train, task.validation], None, task.open_test, (2, 12))
+    training_inputs = Inputs(Joined([task.train, task.validation]), None, task.open_test, (2, 12))
     rows = training_inputs.rows(raw=False)
     expected = seeding.numpy_generator(0, "baselines", "samples").choice(45, 20, replace=False)
     assert rows.tolist() == sorted(expected.tolist())
     assert np.array_equal(training_inputs.table[0], FLAT[rows])
     assert np.array_equal(training_inputs.raw[0], X[rows])
-    assert np.array_equal(training_inputs.targets(rows), Y[rows])
-
-
-def test_records_of_two_splits_are_numbered_apart():
-    first = samples(slice(6), groups=np.array([5, 5, 5, 9, 9, 9]))
-    second = samples(slice(6, 10), groups=np.array([5, 5, 9, 9]))
-    groups = Inputs([first, second], None, lambda: first, (2, 12)).groups(np.array([0, 2, 3, 6, 7, 9]))
-    assert groups[0] == groups[1]
-    assert groups[3] == groups[4]
-    assert len(set(groups.tolist())) == 4
-    assert Inputs([first, samples(slice(6, 10))], None, lambda: first, (2, 12)).groups(np.arange(10)) is None
 
 
 def test_dense_outputs_have_a_linear_model_where_that_makes_sense(run, messages):
@@ -217,8 +207,6 @@ def test_dense_outputs_have_a_linear_model_where_that_makes_sense(run, messages)
     assert messages == []
     several = run(dense((X > 0).astype(np.float32)), ["linear"], NatsPerFrame())["linear"]
     assert "the best constant is the only baseline" in several.reason
-    features = run(dense(maps), ["features"], RelativeL2())["features"].record()
-    assert (features["error"], features["suits"]) == (None, False)
 
 
 def test_features_are_the_embedders_own_or_its_pooled_tokens_and_the_probe_is_of_what_the_predictor_sees(task, run):
@@ -230,7 +218,7 @@ def test_features_are_the_embedders_own_or_its_pooled_tokens_and_the_probe_is_of
     # Padding is left out, and a sample of padding alone has features too.
     valid = np.arange(12) < np.arange(1, 31)[:, None] % 12
     padded = ArraySamples(np.where(valid[:, None], X[:30], 99), Y[:30], valid=valid)
-    (learned, new) = Inputs([padded], None, lambda: padded, (2, 12)).embedded(Tokens())
+    (learned, new) = Inputs(padded, None, lambda: padded, (2, 12)).embedded(Tokens())
     assert learned[1] == pytest.approx([*X[1, :, :2].mean(1), *X[1, :, :2].max(1)])
     assert np.isfinite(learned).all()
     assert np.array_equal(learned, new)
@@ -244,24 +232,14 @@ WANTED = [
     (("simple", {}, "classes", (3, 99), 10, True), f"{NO_TABLE} minirocket"),
     (("simple", {}, "values", (3, 99), 10**5, True), NO_TABLE),
     (("all", {}, "values", (3, 99), 10**5, False), f"{NO_TABLE} minirocket"),
-    (("all", {}, "dense", (3, 99), 10, True), "constant linear features"),
+    (("all", {}, "dense", (3, 99), 10, True), "constant linear"),
     (("all", TABLE, "classes", (1, 9), 10, True), ALL),
     (("simple", TABLE | {"id": "patient"}, "values", (9, 7), 10, False), NO_TABLE),
     (("all", {}, "values", (9, 1), 10, True), ALL),
 ]
 
 
-def test_which_models_a_run_is_compared_with_and_which_failures_are_tried_again(monkeypatch):
+def test_which_models_a_run_is_compared_with(monkeypatch):
     for (*arguments, aeon), names in WANTED:
-        monkeypatch.setattr(choice, "has_aeon", lambda aeon=aeon: aeon)
-        assert choice.baseline_names(*arguments) == names.split(), arguments
-    recorded = {
-        "constant": {"error": 0.5, "validation_error": None},
-        "linear": {"error": 0.5},  # as earlier programs recorded it
-        "forest": {"error": None, "reason": "it was killed by SIGKILL", "suits": True},
-        "features": {"error": None, "reason": "dense", "suits": False},
-        "minirocket": {"error": None, "reason": "it needs the package aeon", "suits": True},
-    }
-    assert choice.missing([*recorded], recorded) == ["linear", "forest", "minirocket"]
-    monkeypatch.setattr(choice, "has_aeon", lambda: False)
-    assert choice.missing([*recorded, "boosting"], recorded) == ["linear", "forest", "boosting"]
+        monkeypatch.setattr(completion, "has_aeon", lambda aeon=aeon: aeon)
+        assert completion.baseline_names(*arguments) == names.split(), arguments

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
-from orca_cli.baselines import choice
+from orca_cli.baselines import completion
 from orca_cli.benchmarks import digits
 from orca_cli.runs.directory import keeps_weights
 from tests.cli.conftest import results, run_folders
@@ -26,17 +26,20 @@ def cold(small, tmp_path):
 def test_a_completed_run_gets_the_simple_models_beside_its_error_without_training_again(
     orca, run, cold, tmp_path, monkeypatch
 ):
-    """At first they take too long, which does not end the run."""
+    """At first there are none, or they take too long, which does not end the run."""
     with monkeypatch.context() as patch:
-        for name in choice.NAMES:
-            patch.setitem(choice.LIMITS_S, name, 0.003)
-        first = run(*cold, "baselines=simple")
-    assert "baselines: linear was not computed: it needs more than 0.009 s" in first.err
-    assert first.result["baselines"]["forest"]["reason"] == "it needs more than 0.009 s"
-    assert first.result["comparison"]["baseline"] == "constant"
+        for name in completion.NAMES:
+            patch.setitem(completion.LIMITS_S, name, 0.003)
+        code, _, err = orca("run", *cold, "baselines=simple", f"paths.runs={tmp_path / 'late'}")
+    assert code == 0, err
+    assert "baselines: linear was not computed: it needs more than 0.009 s" in err
+    (late,) = results(tmp_path / "late")
+    assert late["baselines"]["forest"]["reason"] == "it needs more than 0.009 s"
+    assert late["comparison"]["baseline"] == "constant"
+    first = run(*cold, "baselines=none")
     curve = (first.folder / "3_finetune" / "metrics.jsonl").read_bytes()
     done = run(*cold, "baselines=simple")
-    assert "computing the baselines that it lacks, linear, forest, features, probe" in done.err
+    assert "computing the baselines that it lacks, constant, linear, forest, features, probe" in done.err
     result, out = done.result, " ".join(done.out.split())
     assert done.folder == first.folder
     # The test split was opened once more, which is counted; all else is as it was.

@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orca_cli.config import retired
-
 RECORDED = Path(__file__).parent.parent / "recorded"
 KINDS = {
     json.loads((run / "1_build" / "summary.json").read_text())["kind"]: run.name
@@ -58,13 +56,3 @@ def test_an_export_predicts_as_it_did(orca, tmp_path):
     assert code == 0, err
     before, now = (np.load(path) for path in (RECORDED / "predicted" / "classes.npz", tmp_path / "new.npz"))
     np.testing.assert_allclose(now["probability"], before["probability"], rtol=1e-4, atol=1e-5)
-
-
-def test_what_is_retired_says_what_does_its_job_now(orca):
-    typed = [(command.split(), 2, hint) for command, hint in retired.COMMANDS.items()]
-    typed += [(["run", f"{key}=1"], 10, hint) for key, hint in retired.SETTINGS.items()]
-    for words, code, hint in typed:
-        actual, out, err = orca(*words)
-        assert (actual, out) == (code, ""), words
-        (line,) = err.splitlines()
-        assert hint in line

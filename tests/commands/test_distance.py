@@ -1,4 +1,4 @@
-"""`orca distance` as it is typed: known answers, JSON, intervals, embedded data, bad input."""
+"""`orca distance` as it is typed: known answers, JSON, embedded data, bad input."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from orca_cli.interfaces import Distance
-from orca_cli.prediction.comparison.distance import distance
+from orca_cli.prediction.distance import distance
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
 from tests.commands.called import call, read_json, refused
 
@@ -38,12 +38,12 @@ def _values(record):
 
 
 def test_shifted_copies_have_the_distances_of_the_shift(files):
-    record = read_json("distance", *files, "--metric", "otdd_by_class,otdd,moments,mmd,euclidean", "--dtype", "float64")
+    record = read_json("distance", *files, "--metric", "otdd_by_class,otdd,moments,mmd,euclidean")
     value = _values(record)
     # Every class is a copy, so W is the squared shift: 1/2 |shift|^2 + 1/2 |shift|^2. Moments: per dimension.
     assert value["otdd_by_class"] == pytest.approx(3 * SHIFT**2, rel=1e-3)
     assert value["otdd"] == pytest.approx(3 * SHIFT**2, rel=0.1)  # between small samples
-    assert value["moments"] == pytest.approx(SHIFT**2, rel=1e-9)
+    assert value["moments"] == pytest.approx(SHIFT**2, rel=1e-5)
     assert value["euclidean"] > SHIFT * 3**0.5
     assert 0 < value["mmd"] < 5
     for one in record["metrics"]:
@@ -53,49 +53,23 @@ def test_shifted_copies_have_the_distances_of_the_shift(files):
         elif one["metric"] == "otdd":
             assert max(map(abs, alike)) < 1  # of two samples, 0 in expectation
         else:
-            assert alike == pytest.approx([0, 0], abs=1e-3 if one["metric"] == "otdd_by_class" else 1e-9)
+            assert alike == pytest.approx([0, 0], abs=1e-3 if one["metric"] == "otdd_by_class" else 1e-6)
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(files):
     def value(seed):
-        (one,) = read_json("distance", *files, "--metric", "mmd", "--points", 20, "--ci", 5, "--seed", seed)["metrics"]
-        return [one["value"], *one["interval"]]
+        (one,) = read_json("distance", *files, "--metric", "mmd", "--points", 20, "--seed", seed)["metrics"]
+        return one["value"]
 
     assert value(1) == value(1)
     assert value(1) != value(2)
 
 
-def test_an_interval_contains_the_value_and_has_the_width_of_the_draw():
-    rng = np.random.default_rng(1)
-    clouds = [(rng.normal(size=(400, 2)) + shift, np.arange(400) % 2) for shift in (0.0, 1.0)]
-    (one,) = distance(*clouds, metrics=["moments"], repeats=200).metrics
-    low, high = one.interval
-    assert low < one.value < high
-    # The value is about the mean over two dimensions of (shift + e)^2, e the difference of two means of 400 points.
-    assert high - low == pytest.approx(2 * 1.96 * 2 * (2 / 400) ** 0.5 / 2**0.5, rel=0.35)
-    clouds = [(rng.normal(size=(100, 50)), np.arange(100) % 2) for _ in range(2)]
-    (one,) = distance(*clouds, metrics=["moments"], repeats=40).metrics
-    assert one.halves_mean > 1.5 * one.value  # and yet the interval lies around the value
-    assert one.interval[0] < one.value < one.interval[1]
-
-
-def test_every_metric_and_arrays_through_the_function():
-    x, y = X[:24], Y[:24]
-    names = {one.metric for one in distance((x, y), (x + SHIFT, y), metrics=["all"]).metrics}
-    assert {"otdd", "mmd", "transrate", "euclidean", "moments"} <= names
-    assert "none" not in names
-    # What is not defined for one class is left out of all.
-    comparison = distance((x, y), (x + SHIFT, 0 * y), metrics=["all"])
-    assert names - {one.metric for one in comparison.metrics} == {"transrate"} == set(comparison.left_out)
-
-
-def test_what_people_read_says_what_was_measured_and_what_was_left_out_and_why(files, tmp_path):
-    one = _saved(tmp_path / "one.npz", x=X, y=0 * Y)
-    _, out, _ = call("distance", files[0], one, "--metric", "all", "--points", 20)
-    (line,) = (line for line in out.splitlines() if "left out" in line)
-    assert "transrate: needs 2 or more classes, but A has 3, B has 1" in line
-    _, out, _ = call("distance", *files, "--metric", "moments,otdd_by_class", "reg=0.5", "--ci", 4)
-    for text in ("95 % interval", "squared, mean over dimensions", "to itself", "reg=0.5", "iterations", "60 points"):
+def test_arrays_through_the_function_and_what_people_read(files):
+    (one,) = distance((X[:24], Y[:24]), (X[:24] + SHIFT, Y[:24]), metrics=["moments"]).metrics
+    assert one.value == pytest.approx(SHIFT**2, rel=1e-5)
+    _, out, _ = call("distance", *files, "--metric", "moments,otdd_by_class", "reg=0.5")
+    for text in ("squared, mean over dimensions", "to itself", "reg=0.5", "iterations", "60 points"):
         assert text in out
 
 
@@ -104,12 +78,12 @@ def test_words_are_those_of_a_run_and_json_says_what_was_compared(files):
     options = ("--metric", "mmd", "bandwidth=source", "--seed", 4, "--device", "cpu")
     record, by_option = (read_json("distance", *files, *arguments, "--points", 30) for arguments in (words, options))
     assert _values(record) == _values(by_option)
-    assert (record["seed"], record["left_out"]) == (4, {})
-    assert record["a"] == {"name": str(files[0]), "points": 30, "available": 60, "width": 3, "classes": 3}
+    assert record["seed"] == 4
+    assert record["a"] == {"name": str(files[0]), "points": 30, "width": 3, "classes": 3}
     (one,) = record["metrics"]
     assert one["parameters"] == {"bandwidth": "source", "unbiased": False, "chunk": 1024}
     assert "squared" in one["convention"]
-    assert (one["interval"], one["diagnostics"]["n"]) == (None, 30)
+    assert one["diagnostics"]["n"] == 30
 
 
 @dataclass
@@ -136,15 +110,13 @@ def test_a_solver_that_gave_up_is_one_warning_that_names_parameters_of_the_comma
         ("otdd_by_class", {"converged": 1.0, "marginal_error": 0.009}, ""),
     ):
         monkeypatch.setattr(
-            "orca_cli.prediction.comparison.distance.parts.build", lambda node, what, given=diagnostics: GivesUp(given)
+            "orca_cli.prediction.distance.parts.build", lambda node, what, given=diagnostics: GivesUp(given)
         )
         for style in ((), ("--json",)):
             _, out, err = call("distance", *files, "--metric", metric, *style)
             assert err == warning
             assert ("marginal_error" in out) == ("marginal_error" in diagnostics)
-    monkeypatch.setattr(
-        "orca_cli.prediction.comparison.distance.parts.build", lambda node, what: GivesUp({"converged": 0.0})
-    )
+    monkeypatch.setattr("orca_cli.prediction.distance.parts.build", lambda node, what: GivesUp({"converged": 0.0}))
     for metric in ("otdd_by_class", "otdd_gaussian"):
         words = call("distance", *files, "--metric", metric)[2].partition("try ")[2].partition(" or ")[0].split()
         assert len(words) == 2
@@ -199,7 +171,6 @@ BAD_WORDS = {
     "sixe=1": "no parameter 'sixe'; did you mean 'size'",
     "size=0": "metric.size",
     "--points 1": "points: 1 is out of range",
-    "--ci 1": "ci: 1 is out of range",
     "--device tpu": "is not a device",
     "source.size=3": "source.size=3: is about named data, and there are none",
 }

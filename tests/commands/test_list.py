@@ -131,11 +131,11 @@ def test_settings_are_all_of_the_schema_with_their_meaning():
     entries = {entry["key"]: entry for entry in read_json("list", "settings")["settings"]}
     parts = {field.name for field in dataclasses.fields(schema.Config) if field.type != "Any"} | {"task"}
     assert {key.partition(".")[0] for key in entries} == parts
-    rate = {"default": None, "type": "float or null", "allowed": "above 0 and at most 1e+30"}
+    rate = {"default": None, "allowed": "float above 0 and at most 1e+30 or null"}
     assert rate.items() <= entries["train.lr"].items()
     assert entries["train.select"]["allowed"] == "auto, best, last"
     assert entries["train.warmup_epochs"]["meaning"].startswith("The learning rate rises linearly")
-    assert entries["align.decay_factor"]["allowed"] == "above 0 and at most 1"
+    assert entries["align.decay_factor"]["allowed"] == "float above 0 and at most 1"
     assert [key for key, entry in entries.items() if not entry["meaning"]] == []
 
 

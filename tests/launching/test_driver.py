@@ -13,10 +13,9 @@ import pytest
 
 from orca_cli import exceptions, signals
 from orca_cli.launching import process
-from orca_cli.launching.driver import RETRIES, Driver, Job
+from orca_cli.launching.driver import RETRIES, Driver, Job, Table
 from orca_cli.launching.local import Local
 from orca_cli.launching.process import Command, Place
-from orca_cli.launching.table import Table
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RunName
 
@@ -109,8 +108,8 @@ def forked(monkeypatch):
 
 
 def drive(work, at_once=1, main=fate):
-    with signals.deferred(), Local(at_once, main).opened() as local:
-        Driver(work, local, Table(len(work.jobs))).run()
+    with signals.deferred():
+        Driver(work, Local(at_once, main), Table(len(work.jobs))).run()
         return signals.pending()
 
 

@@ -4,7 +4,6 @@ import csv
 import io
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -32,12 +31,8 @@ def test_the_same_for_parts_of_any_size(suffix, tmp_path):
     ids = [f"{i}.png" for i in range(30)]
     paths = [tmp_path / f"{size}{suffix}" for size in (1, 7, 30)]
     for path in paths:
-        output.write(path, parts(LOGITS, int(path.stem)), 30, decoder(), ids)
-    if suffix == ".parquet":
-        first, *others = map(pd.read_parquet, paths)
-        assert all(first.equals(other) for other in others)
-        assert first["id"].tolist() == ids
-    elif suffix == ".npz":
+        output.write(path, parts(LOGITS, int(path.stem)), decoder(), ids)
+    if suffix == ".npz":
         for arrays in map(np.load, paths):
             assert np.array_equal(arrays["outputs"], LOGITS)
             assert arrays["id"].tolist() == ids
@@ -48,11 +43,11 @@ def test_the_same_for_parts_of_any_size(suffix, tmp_path):
 
 def test_maps_of_any_extent_are_written_in_parts(tmp_path):
     maps = RNG.normal(size=(20, 2, 4, 5)).astype(np.float32)
-    output.write(tmp_path / "maps.npz", parts(maps), 20, decoder("maps", 2, extent=(4, 5)), None)
+    output.write(tmp_path / "maps.npz", parts(maps), decoder("maps", 2, extent=(4, 5)), None)
     arrays = np.load(tmp_path / "maps.npz")
     assert sorted(arrays.files) == ["outputs", "prediction"]
     assert np.array_equal(arrays["prediction"], maps)
-    output.write(tmp_path / "classes.npz", parts(maps), 20, decoder("class_maps", 2, extent=(4, 5)), None)
+    output.write(tmp_path / "classes.npz", parts(maps), decoder("class_maps", 2, extent=(4, 5)), None)
     assert np.array_equal(np.load(tmp_path / "classes.npz")["prediction"], maps.argmax(1))
 
 
@@ -67,12 +62,12 @@ def test_work_that_fails_half_way_leaves_the_old_file_and_its_own_error(suffix, 
             raise error
 
         with pytest.raises(type(error)) as caught:
-            output.write(path, failing(), 30, decoder(), None)
+            output.write(path, failing(), decoder(), None)
         assert caught.value is error
         assert path.read_text() == "old"
         assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     with pytest.raises(StorageError, match="a file stands where a folder is needed"):
-        output.write(path / f"q{suffix}", parts(LOGITS), 30, decoder(), None)
+        output.write(path / f"q{suffix}", parts(LOGITS), decoder(), None)
 
 
 def test_labels_called_like_other_columns_keep_their_own():
@@ -89,11 +84,3 @@ def test_texts_in_csv_are_neither_formulas_nor_commands():
     for name, shown in (cases | {"-": "-"}).items():  # a class; alone it computes nothing
         text = "".join(output.csv_lines([{"id": np.array([name]), "p": np.array([0.5], np.float32)}]))
         assert list(csv.reader(io.StringIO(text))) == [["id", "p"], [shown, "0.5"]]
-
-
-@pytest.mark.parametrize("limit", [10, 10**9])
-def test_outputs_are_kept_in_memory_or_in_a_file(limit):
-    kept = output.Kept(limit)
-    maps = RNG.normal(size=(20, 2, 5)).astype(np.float32)
-    assert np.array_equal(np.concatenate(list(kept.passing(parts(maps)))), maps)
-    assert np.array_equal(kept.whole(), maps)

@@ -146,34 +146,21 @@ def test_sigint_twice_ends_at_once(trial, point, number):
     trial.ends_alike()
 
 
-@pytest.fixture
-def scontrol(tmp_path, monkeypatch):
-    """A fake `scontrol`; returns the file of its calls."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "scontrol").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path / "calls"}\n')
-    (tmp_path / "bin" / "scontrol").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    return tmp_path / "calls"
-
-
 @pytest.mark.parametrize(("point", "number"), cases(["transport", "step", "validation"], count(pr=2, nightly=10), 4))
 @pytest.mark.parametrize("plan", ["USR1", "USR1+0.5+TERM"][: count(pr=1, nightly=2)])
-def test_preemption_is_requeued_once_and_goes_on_in_the_same_folder(trial, scontrol, point, number, plan):
+def test_a_preempted_run_goes_on_in_the_same_folder(trial, point, number, plan):
     """B3."""
-    ids = {"SLURM_ARRAY_JOB_ID": "470", "SLURM_ARRAY_TASK_ID": "3"} if number % 2 else {}
-    code, err = trial.stopped(point, number, plan, SLURM_JOB_ID="4711", **ids)
+    code, err = trial.stopped(point, number, plan)
     assert code == 75, err
     assert "preempted by SIGUSR1" in err
-    assert scontrol.read_text().splitlines() == [f"requeue {'470_3' if ids else '4711'}"]
     assert trial.has_saved(75, saved_stage(point))
     trial.ends_alike(trial.latency)
 
 
-def test_the_signal_of_preemption_can_be_chosen(trial, scontrol):
+def test_the_signal_of_preemption_can_be_chosen(trial):
     """B3: sites differ."""
-    code, _ = trial.stopped("step", 2, "TERM", ORCA_PREEMPTION_SIGNAL="SIGTERM", SLURM_JOB_ID="1")
+    code, _ = trial.stopped("step", 2, "TERM", ORCA_PREEMPTION_SIGNAL="SIGTERM")
     assert code == 75
-    assert scontrol.read_text() == "requeue 1\n"
     case = trial.fork(ORCA_PREEMPTION_SIGNAL="KILL")
     assert case.wait() == 10
     assert "ORCA_PREEMPTION_SIGNAL: 'KILL' cannot be used; allowed: HUP, TERM, USR1, USR2, XCPU" in case.err

@@ -183,7 +183,7 @@ def test_names_that_a_kind_does_not_have_are_refused_with_those_that_it_has():
     for arguments, message in (
         (("error", "balance", "classes"), r"did you mean 'balanced'\? allowed: zero_one"),
         (("error", "rmse", "dense", True), r"'rmse' is not .* with integer targets"),
-        (("error", "f1", None), r"task\.error: 'f1' is not a name of the errors"),
+        (("error", "f1", None), r"task\.error: 'f1' is not a name of this setting"),
     ):
         with pytest.raises(ConfigError, match=message):
             short_names.node(*arguments)

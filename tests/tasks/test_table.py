@@ -190,7 +190,7 @@ LABELS = {"kind": "labels", "target": None}
     ("settings", "message"),
     [
         ({"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
-        ({"target": 1.5}, r"task\.target: 1\.5 is of the wrong type; .* needs quotes: \"task\.target='1\.5'\"$"),
+        ({"target": 1.5}, r"task\.target: 1\.5 is out of range; allowed: "),
         ({"kind": "values"}, r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes"),
         (LABELS | {"targets": ["row", "kind"]}, r"t\.csv\[row\]: '2' in row 3 is neither 0 nor 1"),
         ({"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),

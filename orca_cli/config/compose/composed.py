@@ -20,7 +20,7 @@ from orca_cli.config import checks, parts
 from orca_cli.config.compose.overrides import check_typed, refused
 from orca_cli.config.configuration import default_folders, key_of
 from orca_cli.config.identity import Identity, identify
-from orca_cli.config.ranges import takes_word
+from orca_cli.config.ranges import in_words
 from orca_cli.config.schema import GROUPS, Config, is_without_effect
 from orca_cli.exceptions import ConfigError
 
@@ -113,9 +113,10 @@ def _nan_for_words(content: dict[str, Any], key: str = "") -> Iterator[str]:
         if isinstance(value, dict):
             yield from _nan_for_words(value, full)
             continue
-        is_part_nan = parts.TARGET in content and isinstance(value, float) and math.isnan(value)
-        if is_part_nan and takes_word("nan", parts.hints(parts.resolve(content, key)).get(name)):
-            yield full
+        if parts.TARGET in content and isinstance(value, float) and math.isnan(value):
+            hint = parts.hints(parts.resolve(content, key)).get(name)
+            if "nan" in re.split(r", | or ", in_words(hint)):
+                yield full
 
 
 def _unread(resolved: Any, node: Any) -> Any:

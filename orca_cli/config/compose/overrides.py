@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import is_dataclass
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import yaml
@@ -18,7 +17,7 @@ from orca_cli.config import checks, schema
 from orca_cli.config.configuration import key_of
 from orca_cli.config.ranges import check_value, shown
 from orca_cli.config.schema import NEEDED_GROUPS, Config
-from orca_cli.exceptions import ConfigError, suggest
+from orca_cli.exceptions import ConfigError
 
 ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker", "augment", "tune")
 _QUOTING = "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: \"key='my value'\""
@@ -88,19 +87,19 @@ def explained(error: Exception, overrides: list[str], load: Callable[[list[str]]
         key = key_of(text)
         if text in groups or key.startswith("hydra"):
             continue
-        parent, _, name = key.rpartition(".")
-        node = OmegaConf.select(config, parent, throw_on_missing=False) if parent else config
-        if node is not None and not isinstance(node, DictConfig):
-            return ConfigError(f"no such setting: '{key}'", where=key, hint=f"{parent} is a single value")
-        if not isinstance(node, DictConfig):
-            return ConfigError(f"there is no '{parent}'", where=key, hint=suggest(parent, _keys(config)))
-        allowed = [word for word in node if word != "hydra"]
-        if name not in allowed and not text.startswith("+"):
-            return checks.unknown(name, allowed, f"{parent}." if parent else "")
+        node: Any = config
+        prefix = ""
+        for name in key.split("."):
+            if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+                return ConfigError(f"no such setting: '{key}'", where=key, hint=f"{prefix[:-1]} is a single value")
+            allowed, above = [str(word) for word in node if word != "hydra"], node
+            if name not in allowed and not (text.startswith("+") and f"{prefix}{name}" == key):
+                return checks.unknown(name, allowed, prefix)
+            node, prefix = above._get_node(name), f"{prefix}{name}."
         try:
             load([*groups, text])
         except UNREADABLE as cause:
-            if OmegaConf.is_list(node._get_node(name)):
+            if OmegaConf.is_list(node):
                 what = f"{text.partition('=')[2]} is not allowed"
                 return ConfigError(what, where=key, hint="allowed: a list, such as [a,b]")
             return ConfigError(_root_text(cause), where=key, hint="orca list settings shows types and defaults")
@@ -111,11 +110,13 @@ def _unknown_in_a_file(error: Exception) -> ConfigError | None:
     """Return the message for a file that sets a key the schema does not have; None for other failures."""
     text = _root_text(error)
     match, file = re.search(r"Key '([^']*)' not in '(\w+)'", text), re.search(r"In '([^']+)'", text)
-    nested = {f"{name}.": value for name, value in vars(Config()).items() if is_dataclass(value)}
-    for prefix, section in ({"": Config()} | nested).items():
-        if match is not None and match[2] == type(section).__name__:
-            return checks.unknown(match[1], vars(section), prefix, f" in {file[1]}.yaml" if file else "")
-    return None
+    sections = {"Config": ("", Config())} | {
+        type(one).__name__: (f"{name}.", one) for name, one in vars(Config()).items()
+    }
+    if match is None or match[2] not in sections:
+        return None
+    prefix, section = sections[match[2]]
+    return checks.unknown(match[1], vars(section), prefix, f" in {file[1]}.yaml" if file else "")
 
 
 def refused(error: BaseException) -> ConfigError:
@@ -132,11 +133,3 @@ def _root_text(error: BaseException) -> str:
     lines = map(str.strip, str(error).splitlines())
     kept = (line for line in lines if line and not re.match(r"(full_key|object_type|reference_type)\s*[:=]", line))
     return " ".join(kept) or type(error).__name__
-
-
-def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for name in (str(name) for name in node if name != "hydra"):
-        yield f"{prefix}{name}"
-        child = node._get_node(name)
-        if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing()):
-            yield from _keys(child, f"{prefix}{name}.")

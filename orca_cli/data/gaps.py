@@ -59,17 +59,6 @@ class Gaps:
                     result[sample, channel, gap] = between
         return result, flags
 
-    def note(self, missing: Missing) -> str:
-        """Return a note on missing values; empty where there are none."""
-        counts = missing.by_channel
-        if not missing.any():
-            return ""
-        becomes = "become the channel's training mean" if self.how == "mean" else "are interpolated in time"
-        flagged = f", flagged by {counted(len(self.flagged), 'more channel')}" if self.flagged else ""
-        number, affected = counts.sum(), np.count_nonzero(counts)
-        where = f"({100 * number / missing.values:.2g} %) in {affected} of {counted(len(counts), 'channel')}"
-        return f"{number} missing values {where} {becomes}{flagged} (task.gaps={self.how})"
-
 
 def with_indicators(shape: tuple[int, ...], gaps: Gaps | None) -> tuple[int, ...]:
     """Return the shape (C, *E) of inputs with the indicator channels of gaps."""
@@ -88,10 +77,6 @@ class Missing:
     by_channel: np.ndarray
     values: int
 
-    def any(self) -> bool:
-        """Return whether any value is missing."""
-        return bool(self.by_channel.any())
-
 
 def missing_by_channel(x: np.ndarray) -> np.ndarray:
     """Return how many values of each channel of inputs [B, C, *E] are NaN, [C] int64."""
@@ -100,14 +85,9 @@ def missing_by_channel(x: np.ndarray) -> np.ndarray:
     return np.isnan(x).sum(axis=(0, *range(2, x.ndim)))
 
 
-def count_missing(x: np.ndarray | Ragged, rows: np.ndarray | None = None) -> Missing:
-    """Return how many values are missing in some rows of [N, C, *E], all by default."""
-    rows = np.arange(len(x)) if rows is None else rows
-    steps = int(x.lengths[rows].sum()) if isinstance(x, Ragged) else len(rows) * int(np.prod(x.shape[2:]))
-    by_channel = np.zeros(x.shape[1], dtype=np.int64)
-    if x.dtype.kind == "f":
-        by_channel = sum(map(missing_by_channel, blocks(x, rows)), start=by_channel)
-    return Missing(by_channel, steps * x.shape[1])
+def has_missing(x: np.ndarray | Ragged) -> bool:
+    """Return whether a value of inputs [n, C, *E] is NaN."""
+    return x.dtype.kind == "f" and any(np.isnan(block).any() for block in blocks(x, np.arange(len(x))))
 
 
 def remarks(
@@ -130,15 +110,6 @@ def remarks(
         parts = (np.isnan(block).reshape(len(block), -1).any(1).sum() for block in blocks(x, np.arange(len(x))))
         counts[f"with missing values, filled by task.gaps={gaps.how}"] = int(sum(parts))
     return {what: count for what, count in counts.items() if count}
-
-
-def ending_note(x: np.ndarray | Ragged, rows: np.ndarray) -> list[str]:
-    """Return a warning about sequences of [N, C, L] whose last step is missing in all channels, of arrays without lengths."""
-    if isinstance(x, Ragged) or x.ndim != 3 or x.dtype.kind != "f":
-        return []
-    ending = int(np.isnan(x[rows, :, -1]).all(axis=1).sum())
-    what = f"warning: {ending} of {len(rows)} training sequences end in NaN"
-    return [f"{what}; if that is padding, set task.padding=nan"] if ending else []
 
 
 def fit_gaps(
@@ -166,8 +137,11 @@ def fit_gaps(
         what = f"channel {listed(empty)} has no known value in the training set, all are NaN"
         raise DataError(what, where=where, hint="remove it")
     flagged = tuple(int(channel) for channel in np.flatnonzero(missing.by_channel)) if indicator else ()
-    gaps = Gaps(how, means, flagged)
-    notes = [note] if (note := gaps.note(missing)) else []
-    if indicator and not flagged:
-        notes.append("warning: task.gap_indicator=true adds no channel: nothing is missing in training")
-    return gaps, notes
+    gaps, counts = Gaps(how, means, flagged), missing.by_channel
+    if not counts.any():
+        return gaps, []
+    becomes = "become the channel's training mean" if how == "mean" else "are interpolated in time"
+    added = f", flagged by {counted(len(flagged), 'more channel')}" if flagged else ""
+    share = f"{100 * counts.sum() / missing.values:.2g} %"
+    where = f"({share}) in {np.count_nonzero(counts)} of {counted(len(counts), 'channel')}"
+    return gaps, [f"{counts.sum()} missing values {where} {becomes}{added} (task.gaps={how})"]

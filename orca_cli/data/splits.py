@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from orca_cli.data.contents import joined
-from orca_cli.data.own_data import refuse_rows
+from orca_cli.data.own_data import refuse_entry, refuse_rows
 from orca_cli.exceptions import DataError
 from orca_cli.seeding import numpy_generator
 
@@ -36,10 +36,19 @@ class Split:
     test: np.ndarray
 
 
-def marked_rows(marks: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the rows of each split that texts [n] name, in any case or as 0, 1, 2, of the splits that have any."""
+def marked_rows(marks: np.ndarray, where: str, hint: str = "", for_training: bool = True) -> dict[str, np.ndarray]:
+    """Return the rows of each split that texts [n] name, in any case or as 0, 1, 2, of the splits that have any.
+
+    Raises:
+        DataError: a text names no split, or none names train, `for_training`; `hint` says what else to do.
+    """
     words = np.char.lower(np.char.strip(np.asarray(marks, dtype=str)))
     rows = {part: np.flatnonzero(np.isin(words, [*names, _NUMBERS[part]])) for part, names in PART_NAMES.items()}
+    wrong = ~np.isin(np.arange(len(words)), np.concatenate(list(rows.values())))
+    allowed = f"allowed: train, validation, test, or 0, 1, 2{hint}"
+    refuse_entry(wrong, np.asarray(marks), f"is not a split ({int(wrong.sum())} rows)", where, allowed)
+    if for_training and not len(rows["train"]):
+        raise DataError("no rows are for training", where=where, hint=f"mark some with train{hint}")
     return {part: chosen for part, chosen in rows.items() if len(chosen)}
 
 
@@ -68,13 +77,15 @@ def split(
         classes: [n] class of each sample; None draws without stratifying.
         keys: settings of the train, validation and test size, for messages.
     """
-    n_test, n_validation = _count(test, n), _count(validation, n)
+    n_test, n_validation = (
+        size if isinstance(size, int) else max(1, round(size * n)) if size else 0 for size in (test, validation)
+    )
     rest = n - n_test - n_validation
     n_train = rest if train is None else train
     if rest < 1 or n_train > rest:
         sizes = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
-        what, hint = f"{sizes} are more than the {n} samples in all", f"lower {', '.join(dict.fromkeys(keys))}"
-        raise DataError(what, where=keys[0], hint=hint)
+        what = f"{sizes} are more than the {n} samples in all"
+        raise DataError(what, where=keys[0], hint=f"lower {', '.join(keys)}")
     order = numpy_generator(seed, "split").permutation(n)
     if classes is not None:
         # Sorting by each sample's place within its class, as a fraction, spreads every class evenly over the order. The last
@@ -86,10 +97,6 @@ def split(
         # The sort is stable: samples with the same place stay in the random order.
         order = order[np.argsort(place[order], kind="stable")]
     return Split(np.sort(order[n - n_train :]), np.sort(order[n_test : n_test + n_validation]), np.sort(order[:n_test]))
-
-
-def _count(size: int | float, n: int) -> int:
-    return size if isinstance(size, int) else max(1, round(size * n)) if size else 0
 
 
 def draw(

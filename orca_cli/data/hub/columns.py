@@ -74,18 +74,11 @@ class ColumnLayout:
         return channels_first(np.asarray(value)[None], self.channels_last).shape[1:]
 
     def _stacked(self, values: Sequence[Any] | np.ndarray, rows: Sequence[int], where: str) -> np.ndarray:
-        if not isinstance(values, np.ndarray):
-            values = [np.asarray(value, dtype=np.float64) for value in values]
-            values = np.stack(values) if len({value.shape for value in values}) == 1 else values
-        if isinstance(values, np.ndarray) and values.dtype.kind == "f":
-            oriented = channels_first(values, self.channels_last)
-            if oriented.shape[1:] == self.shape:
-                return oriented
         for i, value in zip(rows, values, strict=True):
             if (shape := self._shape(value)) != self.shape:
                 what = f"row {i} has shape {shape}, the first training row {self.shape}"
                 raise DataError(what, where=where, hint="give task.length= to pad and cut sequences")
-        raise DataError("values are missing", where=where, hint="remove these rows")
+        return channels_first(np.stack([np.asarray(value, np.float64) for value in values]), self.channels_last)
 
     def _padded(self, values: list[np.ndarray], where: str) -> tuple[np.ndarray, np.ndarray]:
         x = np.zeros((len(values), *self.shape))
@@ -93,11 +86,9 @@ class ColumnLayout:
         for row, row_valid, value in zip(x, valid, values, strict=True):
             one = channels_first(value[None], self.channels_last)[0]
             if one.shape[:-1] != self.shape[:-1] or not one.shape[-1]:
-                expected = (*self.shape[:-1], "any length")
-                raise DataError(f"a row has shape {one.shape}, expected {expected}", where=where)
+                raise DataError(f"a row has shape {one.shape}, expected {self.shape[:-1]} and any length", where=where)
             length = min(one.shape[-1], self.shape[-1])
-            row[..., :length] = one[..., :length]
-            row_valid[..., :length] = True
+            row[..., :length], row_valid[..., :length] = one[..., :length], True
         return x, valid
 
     def _pixels(self, value: dict[str, Any], where: str) -> np.ndarray:
@@ -192,38 +183,24 @@ def raw_targets(kind: str, rows: Dataset, column: str, where: str, training_name
         kind: of the targets.
         rows, column: a split, and its column.
         where: split and column, for messages.
-        training_names: class names in the order of the training split's numbers, if it has some; other splits may number
-            the classes differently.
+        training_names: class names in the order of the training split's numbers, if it has some.
 
     Raises:
-        DataError: targets are missing, or of a class that training does not have.
+        DataError: targets are missing, or numbered otherwise than in training.
     """
-    names = class_names(kind, rows, column)
-    numbers = {name: number for number, name in enumerate(training_names or names)}
-    place = np.array([numbers.get(name, -1) for name in names], dtype=np.int64)  # -1: training has no such class
-    if names and kind == "labels":
-        return _multi_hot(rows, column, place, len(training_names or names), where)
-    array = np.asarray(rows.select_columns([column]).with_format("numpy")[:][column])
-    if array.dtype.kind == "O":
-        absent = [i for i, value in enumerate(array) if value is None]
-        if absent:
-            raise DataError(f"row {absent[0]} has no target", where=where, hint="remove such rows")
-    if kind == "labels" and (array.ndim != 2 or array.dtype.kind not in "biuf"):
-        what = f"holds {rows.features[column]}, not as many numbers 0 or 1 in each row"
-        hint = "make lists of classes List(ClassLabel(names=[...])) with cast_column, or store 0 and 1 for each class"
+    names, feature = class_names(kind, rows, column), rows.features[column]
+    if names and training_names and names != tuple(training_names):
+        what, hint = "numbers its classes otherwise than training", f"cast it to {', '.join(training_names)}"
         raise DataError(what, where=where, hint=hint)
-    if array.dtype.kind == "O":
-        if all(isinstance(value, str) for value in array):
-            return array.astype(str)
-        raise DataError("holds lists of several lengths", where=where, hint=f"its type is {rows.features[column]}")
-    if names and names != tuple(training_names or names) and array.dtype.kind in "iu":
-        unknown = [name for code, name in enumerate(names) if place[code] < 0 and (array == code).any()]
-        if unknown:
-            what = f"class '{unknown[0]}' is none of training"
-            raise DataError(what, where=where, hint=f"that has {', '.join(training_names)}")
-        in_range = (array >= 0) & (array < len(names))
-        array = np.where(in_range, place[np.where(in_range, array, 0)], array)
-    return array
+    if names and kind == "labels":
+        return _multi_hot(rows[column], len(names), where)
+    array = np.asarray(rows.select_columns([column]).with_format("numpy")[:][column])
+    if array.dtype.kind != "O":
+        return array
+    if kind != "labels" and all(isinstance(value, str) for value in array):
+        return array.astype(str)
+    hint = "remove rows without targets; labels are lists of List(ClassLabel(names=[...])), or 0 and 1 for each class"
+    raise DataError(f"holds {feature}, with missing targets or lists of several lengths", where=where, hint=hint)
 
 
 def class_names(kind: str, rows: Dataset, column: str) -> tuple[str, ...]:
@@ -235,13 +212,10 @@ def class_names(kind: str, rows: Dataset, column: str) -> tuple[str, ...]:
     return tuple(feature.names) if kind in ("classes", "labels") and isinstance(feature, datasets.ClassLabel) else ()
 
 
-def _multi_hot(rows: Dataset, column: str, place: np.ndarray, k: int, where: str) -> np.ndarray:
-    labels, most = np.zeros((len(rows), k), dtype=np.float32), len(place)
-    for i, present in enumerate(rows[column]):
-        if present is None or any(label is None or not 0 <= label < most for label in present):
-            raise DataError(f"row {i} has labels {present}, expected a list within 0..{most - 1}", where=where)
-        outputs = place[np.array(present, dtype=np.int64)]
-        if (outputs < 0).any():
-            raise DataError(f"row {i} has a label that training does not have", where=where)
-        labels[i, outputs] = 1
+def _multi_hot(values: Sequence[Sequence[int] | None], k: int, where: str) -> np.ndarray:
+    labels = np.zeros((len(values), k), dtype=np.float32)
+    for i, present in enumerate(values):
+        if present is None or any(label is None or not 0 <= label < k for label in present):
+            raise DataError(f"row {i} has labels {present}, expected a list within 0..{k - 1}", where=where)
+        labels[i, list(present)] = 1
     return labels

@@ -86,12 +86,9 @@ def _commit(dataset: str, revision: str | None) -> str:
 
     try:
         return str(HfApi().dataset_info(dataset, revision=revision, timeout=_TIMEOUT_S).sha)
-    except RepositoryNotFoundError as error:
-        raise ConfigError(
-            f"the hub has no data set '{dataset}'", where=KEY, hint="check its name, or log in"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ConfigError(f"'{dataset}' has no revision '{revision}'", where="task.revision") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        what = f"the hub has no data set '{dataset}'{f' with the revision {revision}' if revision else ''}"
+        raise ConfigError(what, where=KEY, hint="check its name and task.revision, or log in") from error
     except Exception as error:
         raise NetworkError(f"'{dataset}' could not be looked up: {error}", where=KEY, hint="try again") from error
 

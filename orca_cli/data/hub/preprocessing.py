@@ -103,15 +103,9 @@ def _split(splits: dict[str, Dataset], part: str, origin: str) -> str:
     """Return the name of the split that is asked for, or of the only one."""
     names = PART_NAMES[part] if part else splits if len(splits) == 1 else ()
     name = next((name for name in names if name in splits), None)
-    held = f"it holds {', '.join(splits)}"
-    if name is None and part:
-        raise DataError(f"has no split '{part}'", where=origin, hint=held)
-    if name is None:
-        parts = [part for part, words in PART_NAMES.items() if any(word in splits for word in words)]
-        option = f"--part {parts[-1]}" if parts else "a folder with one split"
-        raise DataError(f"holds {len(splits)} splits", where=origin, hint=f"{held}; name one by {option}")
-    if not len(splits[name]):
-        raise DataError("has no rows", where=f"{origin}[{name}]", hint=held)
+    if name is None or not len(splits[name]):
+        what = f"has no rows in a split '{part}'" if part else f"holds {len(splits)} splits, or none with rows"
+        raise DataError(what, where=origin, hint=f"it holds {', '.join(splits)}; name one by --part")
     return name
 
 

@@ -19,7 +19,7 @@ from orca_cli.data.gaps import Gaps, How, fit_gaps
 from orca_cli.data.hub.columns import ColumnLayout, class_names, image_source, infer_layout, open_column, raw_targets
 from orca_cli.data.hub.opening import open_dataset
 from orca_cli.data.hub.preprocessing import HubPreprocessing, HubSamples, row_blocks
-from orca_cli.data.own_data import check_column, cut_notes, described
+from orca_cli.data.own_data import check_column, described
 from orca_cli.data.samples import ChannelScale, streamed_channel_scale
 from orca_cli.data.settings import check_rules, fractions_rule, missing_targets_rule
 from orca_cli.data.splits import PART_NAMES, group_rows
@@ -144,12 +144,15 @@ class _Columns:
 
         def samples(part: str) -> HubSamples:
             owner = "train" if part in rows else part
-            targets = encoded if owner == "train" else self._targets(part, preprocessing, names)
+            targets = encoded
+            if owner != "train":
+                split, place = self.parts[part], self._places(part)[1]
+                targets = form.encode(raw_targets(self.kind, split, y, place, names), place)
             chosen = rows.get(part, np.arange(len(self.parts[owner])))
             values = open_column(self.parts[owner], x, bool(layout.image_mode))
             return HubSamples(values, preprocessing, targets, chosen, self._places(owner)[0], self.records.get(owner))
 
-        notes = [described(layout.shape), *_cuts(base, x, layout), *gap_notes, form.note(), *constants]
+        notes = [described(layout.shape), *gap_notes, form.note(), *constants]
         return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
 
     def _fit_scale(
@@ -172,26 +175,9 @@ class _Columns:
         filling, notes = fit_gaps(missing, layout.shape[1:], self.gaps, self.gap_indicator, scale.mean, x_place)
         return (scale, filling, notes, constants) if self.normalize else (None, filling, notes, [])
 
-    def _targets(self, part: str, preprocessing: HubPreprocessing, names: tuple[str, ...]) -> np.ndarray:
-        """Return the targets of a split of its own; report which of its inputs are cut."""
-        rows, (x, y), place = self.parts[part], self.names, self._places(part)[1]
-        targets = preprocessing.targets.encode(raw_targets(self.kind, rows, y, place, names), place)
-        for cut in _cuts(rows, x, preprocessing.layout):
-            self.reporter.say(f"{part} split: {cut}")
-        return targets
-
     def _places(self, part: str) -> tuple[str, str]:
         x, y = self.names
         return f"{self.where[part]}[{x}]", f"{self.where[part]}[{y}]"
-
-
-def _cuts(rows: Dataset, column: str, layout: ColumnLayout) -> list[str]:
-    """Return a note on the rows that are longer than the inputs."""
-    if not layout.padded:
-        return []
-    values = open_column(rows, column, False)
-    steps = [layout.steps(values(some)) for some in row_blocks(np.arange(len(rows)))]
-    return cut_notes(np.concatenate(steps), layout.shape[-1])
 
 
 def _contents(rows: Dataset, column: str, where: str) -> np.ndarray | None:

@@ -176,12 +176,6 @@ def opened(source: Path | BytesIO, where: str) -> Iterator[Any]:
         raise DataError(what, where=where, hint="save it again or remove it") from error
 
 
-def largest_of_16_bits(path: Path) -> int | None:
-    """Return the largest value of a grey image of 16 bits that can be decoded; None for other images."""
-    with _pillow()[0].open(path, formats=_FORMATS) as image:
-        return int(np.asarray(image).max()) if image.mode.startswith("I;16") else None
-
-
 def _flat(image: Any, image_module: Any, where: str) -> Any:
     """Return an image of 8 bits a channel without transparency, which becomes white.
 

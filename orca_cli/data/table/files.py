@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,9 +30,6 @@ _ALLOWED = "allowed: .csv, .tsv, .txt and .parquet"
 _TEXT = (".csv", ".tsv", ".txt")
 _PARQUET = (".parquet", ".pq")
 _DELIMITERS = (",", ";", "\t", "|")
-_NAMED = re.compile(r"sep=([^\w\"'\r\n])[\r\n]*")
-_LONGEST_NAMED = len("sep=;\r\n")
-_MARKS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"))
 _SNIFFED = 30  # records from which the delimiter is inferred
 _DAY = 86_400e9  # nanoseconds
 _MAX_COLUMNS = 100_000
@@ -48,17 +44,20 @@ class Table:
 
     Args:
         path: the file.
-        columns: distinct names, in the file's order; a column without one is called `column N`, counted from 1.
-        unnamed: those of them that have no name in the file.
+        header: names of the columns, in the file's order.
         delimiter: between fields; empty for .parquet.
         encoding: of the text; empty for .parquet.
     """
 
     path: Path
-    columns: tuple[str, ...]
-    unnamed: frozenset[str]
-    delimiter: str
-    encoding: str
+    header: tuple[str, ...]
+    delimiter: str = ""
+    encoding: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that can be read: row numbers that pandas wrote have none."""
+        return tuple(name for name in self.header if name and not name.startswith("__index_level_"))
 
     def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return columns [n] by name: numbers, or objects of type str, empty where missing.
@@ -71,7 +70,9 @@ class Table:
         if self.delimiter:
             needed = _TIMES_LARGER * self.path.stat().st_size
             check_memory(needed, str(self.path), "store it as .parquet, or as arrays (task=arrays)")
-            columns = as_columns(list(self.text_rows(names)), names)
+            rows = list(self._rows([self.header.index(name) for name in names]))
+            values = np.array(rows, dtype=object).reshape(len(rows), len(names))
+            columns = {name: values[:, i] for i, name in enumerate(names)}
         else:
             with _parquet(self.path) as parquet, parquet.ParquetFile(self.path) as file:
                 # A few bytes can declare a column of any length that repeats one value.
@@ -82,45 +83,17 @@ class Table:
             raise DataError("has no rows", where=str(self.path), hint="give a file with rows below its header")
         return columns
 
-    def count(self) -> int:
-        """Return the number of rows; of text files this is one pass, which finds lines of another width."""
-        if self.delimiter:
-            return sum(1 for _ in self.text_rows([]))
-        with _parquet(self.path) as parquet, parquet.ParquetFile(self.path) as file:
-            return int(file.metadata.num_rows)
-
-    def text_rows(self, names: Sequence[str]) -> Iterator[list[str]]:
-        """Yield the fields of each row of a text file."""
-        places, width = [self.columns.index(name) for name in names], len(self.columns)
-        records = _records(self.path, self.delimiter, self.encoding)
-        next(records, None)
-        for number, (line, record) in enumerate(records, start=1):
-            if len(record) != width:
-                what = f"line {line} has {len(record)} fields, the header has {width}"
+    def _rows(self, places: Sequence[int]) -> Iterator[list[str]]:
+        """Yield the fields in some places of each row of a text file."""
+        for number, (line, record) in enumerate(_records(self.path, self.delimiter, self.encoding)):
+            if len(record) != len(self.header):
+                what = f"line {line} has {len(record)} fields, the header has {len(self.header)}"
                 hint = "correct the line; quote fields that contain the delimiter"
                 raise DataError(what, where=str(self.path), hint=hint)
-            yield [record[place].strip() for place in places]
+            if number:
+                yield [record[place].strip() for place in places]
             if number % _POLLED == 0:
                 signals.check()
-
-    def batches(self, names: Sequence[str], rows: int) -> Iterator[Any]:
-        """Yield columns of a .parquet file as Arrow's record batches of at most `rows` rows."""
-        with _parquet(self.path) as parquet, parquet.ParquetFile(self.path) as file:
-            yield from file.iter_batches(rows, columns=list(names))
-
-    def joined(self, batches: Sequence[Any], names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Return columns of record batches, one or more, as `read` returns those of a file."""
-        import pyarrow
-
-        with _parquet(self.path):
-            frame = pyarrow.Table.from_batches(batches).to_pandas(ignore_metadata=True, date_as_object=False)
-        return plain_columns(frame, names, str(self.path))
-
-
-def as_columns(rows: Sequence[Sequence[str]], names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return fields by row as columns [n] of type object by name."""
-    values = np.array(rows, dtype=object).reshape(len(rows), len(names))
-    return {name: values[:, i] for i, name in enumerate(names)}
 
 
 def plain_columns(frame: pd.DataFrame, names: Sequence[str], where: str) -> dict[str, np.ndarray]:
@@ -160,7 +133,7 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
         path: the file.
         key: setting that names it, for messages.
         delimiter: one character, or `tab`; None infers it from the first records.
-        encoding: of the text; None reads UTF-8, and UTF-16 where the file says so.
+        encoding: of the text; None reads UTF-8.
         least: columns that the table has to have: one alone mostly means another delimiter.
 
     Raises:
@@ -168,23 +141,24 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
         UnavailableError: .parquet without pyarrow.
     """
     ending = path.suffix.lower()
-    first = first_bytes(path, key, _ALLOWED)
+    first_bytes(path, key, _ALLOWED)
     if ending in _PARQUET:
         with _parquet(path, "is not a readable .parquet file") as parquet:
-            names = tuple(parquet.read_schema(path, memory_map=True).names)
-        # pandas stores a row index under such a name; it is not a column of the table.
-        return _checked(
-            Table(path, names, frozenset(name for name in names if name.startswith("__index_level_")), "", "")
-        )
-    if ending not in _TEXT:
+            table = Table(path, tuple(parquet.read_schema(path, memory_map=True).names))
+    elif ending in _TEXT:
+        table = _text_table(path, delimiter, encoding or "utf-8-sig", least)  # a byte order mark is no text
+    else:
         raise DataError(f"'{path.name}' has an unsupported ending", where=key, hint=_ALLOWED)
-    # As UTF-8 with an optional byte order mark, which would else become part of the first name.
-    encoding = encoding or next((name for mark, name in _MARKS if first.startswith(mark)), "utf-8-sig")
-    try:
-        "".encode(encoding)
-    except (LookupError, TypeError, ValueError) as error:
-        hint = "give one such as utf-8, latin-1, cp1252 or utf-16"
-        raise ConfigError(f"{encoding!r} is not an encoding", where="task.encoding", hint=hint) from error
+    names = table.columns
+    if len(table.header) > _MAX_COLUMNS:
+        raise DataError(f"has {len(table.header):,} columns, at most {_MAX_COLUMNS:,} are read", where=str(path))
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise DataError(f"two columns are named '{twice}'", where=str(path), hint="give them distinct names")
+    return table
+
+
+def _text_table(path: Path, delimiter: str | None, encoding: str, least: int) -> Table:
     mark = "\t" if delimiter in ("tab", "\\t") else delimiter or ""
     if delimiter is None:
         mark = _inferred_delimiter(path, encoding)
@@ -193,34 +167,17 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
         raise ConfigError(f"{delimiter!r} is not a delimiter", where="task.delimiter", hint=hint)
     _, header = next(_records(path, mark, encoding), (0, []))
     if len(header) < least:
-        name = "".join(header)
-        what = f"has one column only, '{name if len(name) <= 60 else f'{name[:57]}...'}'"
         # Of the readers of tables only task=table has such settings.
         hint = "its first line names the columns; put commas between fields, or with task=table give task.delimiter="
-        raise DataError(what, where=str(path), hint=hint)
-    columns = tuple(name.strip() or f"column {i}" for i, name in enumerate(header, start=1))
-    unnamed = frozenset(column for column, name in zip(columns, header, strict=True) if not name.strip())
-    return _checked(Table(path, columns, unnamed, mark, encoding))
-
-
-def _checked(table: Table) -> Table:
-    names = table.columns
-    if len(names) > _MAX_COLUMNS:
-        raise DataError(f"has {len(names):,} columns, at most {_MAX_COLUMNS:,} are read", where=str(table.path))
-    if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise DataError(f"two columns are named '{twice}'", where=str(table.path), hint="give them distinct names")
-    return table
+        raise DataError(f"has one column only, '{''.join(header)[:60]}'", where=str(path), hint=hint)
+    return Table(path, tuple(name.strip() for name in header), mark, encoding)
 
 
 def _inferred_delimiter(path: Path, encoding: str) -> str:
-    """Return the delimiter that the file names, or that gives most of the first records the header's number of fields.
+    """Return the delimiter that gives most of the first records the header's number of fields.
 
     Of several that do equally well it is the one with the most fields; where none gives two fields or more, the comma.
     """
-    with _text(path, encoding) as (_, named):
-        if named:
-            return named
     best, delimiter = (0.5, math.inf), ","  # more than half
     for mark in _DELIMITERS:
         try:
@@ -236,29 +193,19 @@ def _inferred_delimiter(path: Path, encoding: str) -> str:
 def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each record ends, and its fields; empty lines are skipped."""
     csv.field_size_limit(_LONGEST_FIELD)
-    with _text(path, encoding) as (file, named):
-        before = 1 if named else 0
-        reader = csv.reader(file, delimiter=mark, skipinitialspace=True, strict=True)
-        try:
-            yield from ((reader.line_num + before, record) for record in reader if record)
-        except csv.Error as error:
-            what = f"is not a table: {error} at line {reader.line_num + before}"
-            raise DataError(what, where=str(path), hint="check its quotes") from error
-
-
-@contextmanager
-def _text(path: Path, encoding: str) -> Iterator[tuple[TextIO, str]]:
-    """Yield a text file, past a first line `sep=X` (from which Excel takes the delimiter), and X, or an empty text."""
+    hint = "store it as UTF-8, or with task=table give task.encoding=, such as latin-1"
     try:
         with open(path, encoding=encoding, newline="") as file:
-            named = _NAMED.fullmatch(file.readline(_LONGEST_NAMED))
-            if named is None:
-                file.seek(0)
-            yield file, "" if named is None else named[1]
+            reader = csv.reader(file, delimiter=mark, skipinitialspace=True, strict=True)
+            yield from ((reader.line_num, record) for record in reader if record)
+    except csv.Error as error:
+        what = f"is not a table: {error} at line {reader.line_num}"
+        raise DataError(what, where=str(path), hint="check its quotes") from error
     except UnicodeError as error:
-        what = f"is not text in {encoding.removesuffix('-sig')}"
-        hint = "store it as UTF-8, or with task=table give task.encoding=, such as latin-1"
-        raise DataError(what, where=str(path), hint=hint) from error
+        raise DataError(f"is not text in {encoding.removesuffix('-sig')}", where=str(path), hint=hint) from error
+    except (LookupError, ValueError) as error:
+        hint = "give one such as utf-8, latin-1, cp1252 or utf-16"
+        raise ConfigError(f"{encoding!r} is not an encoding", where="task.encoding", hint=hint) from error
 
 
 @contextmanager

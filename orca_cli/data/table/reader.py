@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +17,7 @@ from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.data.own_data import check_column, counted, file_paths, listed
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.settings import check_rules, fractions_rule, missing_targets_rule
-from orca_cli.data.splits import PART_NAMES, group_rows, marked_rows
+from orca_cli.data.splits import group_rows, marked_rows
 from orca_cli.data.table.columns import Column, fit_columns
 from orca_cli.data.table.files import Table, open_table
 from orca_cli.data.table.preprocessing import TablePreprocessing, per_sample
@@ -29,7 +28,7 @@ from orca_cli.data.targets import TargetForm, fit_targets
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 
-_SPLIT = "split"
+_SPLIT, _IGNORE = "split", "task.ignore=[split]"
 
 
 def load(
@@ -68,7 +67,7 @@ def load(
     Columns of numbers stay one feature each. Columns of text become one feature of 0 and 1 per text that training has,
     the rarer ones of many share one. Empty fields and ?, NA, N/A, NaN, null and none are missing: of numbers they become
     the training mean, of text a feature of their own. A column `split` of train, validation and test says which rows are
-    which, and is no feature; one of other entries is a feature, with a warning.
+    which, and is no feature.
 
     Raises:
         UnavailableError: .parquet without pyarrow.
@@ -260,57 +259,30 @@ def _choose(table: Table, settings: _Settings, ignore: list[str]) -> tuple[list[
     if "sequence" in named:
         kept, notes = [named["sequence"]], [f"not read beside the sequence: {listed(free)}"] if free else []
     else:
-        # Row numbers that a program wrote beside a table are not a property of the rows.
-        unnamed = [] if features else [name for name in free if name in table.unnamed]
-        kept = list(dict.fromkeys(features or [name for name in free if name not in unnamed]))
-        note = f"left out because unnamed: {listed(unnamed)}; name it in task.features to keep it"
-        notes = [note] if unnamed else []
+        kept, notes = list(dict.fromkeys(features or free)), []
     if not kept:
         hint = f"{table.path.name} has {listed(table.columns, 20)}"
         raise ConfigError("no column is left", where="task.features", hint=hint)
-    if not features and (like := next((name for name in kept if name.lower() == _SPLIT), None)):
-        what = f"call the column '{_SPLIT}', with the entries train, validation and test"
-        notes.append(f"warning: '{like}' is a feature; {what}, if it says which rows are which")
     return kept, notes
 
 
 def _marks(table: Table, taken: Container[str]) -> dict[str, np.ndarray]:
-    """Return the column `split` by its name if it has no other role and marks splits, else nothing.
-
-    At least half of its entries have to be names of splits: numbers alone may be a feature.
-
-    Raises:
-        DataError: other entries stand among them.
-    """
+    """Return the column `split` by its name, if it has no other role; DataError where it holds numbers."""
     if _SPLIT not in table.columns or _SPLIT in taken:
         return {}
     column = table.read([_SPLIT])[_SPLIT]
-    words = set(chain.from_iterable(PART_NAMES.values()))
-    if column.dtype.kind != "O" or 2 * sum(text.lower() in words for text in column) < len(column):
-        return {}
-    unknown = np.setdiff1d(np.arange(len(column)), np.concatenate(list(marked_rows(column).values())))
-    if len(unknown):
-        what = f"'{column[unknown[0]]}' in row {unknown[0] + 1} is not a split ({len(unknown)} rows)"
-        hint = f"allowed: train, validation, test, or 0, 1, 2; task.ignore=[{_SPLIT}] leaves the column out"
+    if any(str(entry).isdigit() for entry in column):
+        what, hint = "holds numbers", f"name train, validation and test, or leave it out with {_IGNORE}"
         raise DataError(what, where=f"{table.path}[{_SPLIT}]", hint=hint)
     return {_SPLIT: column}
 
 
 def _marked_rows(marks: Mapping[str, np.ndarray], supplied: Container[str], where: str) -> dict[str, np.ndarray]:
-    """Return the samples of each split that marks name.
-
-    Raises:
-        DataError: none is for training.
-        ConfigError: a split has a file as well.
-    """
-    rows = marked_rows(marks[_SPLIT]) if marks else {}
-    other = f"the column with task.ignore=[{_SPLIT}]"
-    if marks and "train" not in rows:
-        hint = f"mark rows with train, or leave out {other}"
-        raise DataError("no training rows", where=f"{where}[{_SPLIT}]", hint=hint)
+    """Return the samples of each split that marks name; ConfigError where a split has a file as well."""
+    rows = marked_rows(marks[_SPLIT], f"{where}[{_SPLIT}]", f"; {_IGNORE} leaves the column out") if marks else {}
     if doubled := [part for part in rows if part != "train" and part in supplied]:
         what = f"the column '{_SPLIT}' marks rows of this split too"
-        raise ConfigError(what, where=f"task.{doubled[0]}", hint=f"leave out the file, or {other}")
+        raise ConfigError(what, where=f"task.{doubled[0]}", hint=f"leave out the file, or the column with {_IGNORE}")
     return rows
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from orca_cli.data.blocks import Ragged
 from orca_cli.data.contents import hashes
 from orca_cli.data.own_data import refuse_entry, refuse_rows
-from orca_cli.data.table.columns import as_numbers, codes, codes_of_texts, decimal_mark
+from orca_cli.data.table.columns import as_numbers, codes, codes_of_texts
 from orca_cli.exceptions import DataError
 
 
@@ -25,13 +25,11 @@ class Grouped:
         names: [n] str.
         order: [m] rows, series after series, each by time.
         ends: [n], where each series ends in `order`.
-        equal_times: number of rows with the time of the one before.
     """
 
     names: np.ndarray
     order: np.ndarray
     ends: np.ndarray
-    equal_times: int
 
     @property
     def starts(self) -> np.ndarray:
@@ -113,8 +111,7 @@ def group_by(raw: Mapping[str, np.ndarray], id: str, time: str | None, where: st
     times = np.arange(len(ids)) if time is None else _times(raw[time], f"{where}[{time}]", decimal)
     order = np.lexsort((times, rank))  # stable: rows of one time keep their order
     ends = np.cumsum(np.bincount(rank))
-    equal = (np.diff(times[order]) == 0) & (np.diff(rank[order]) == 0)
-    return Grouped(names[by_first], order, ends, int(equal.sum()))
+    return Grouped(names[by_first], order, ends)
 
 
 def fit_series(
@@ -123,9 +120,6 @@ def fit_series(
     """Return how rows become series, from the training series alone, and notes on them; L is the longest's unless given."""
     sizes = (grouped.ends - grouped.starts)[train]
     notes = [f"{len(grouped.order)} rows are {len(grouped.names)} series of {sizes.min()} to {sizes.max()} steps"]
-    if grouped.equal_times:
-        what = f"{grouped.equal_times} rows have the {time} of another row of their series"
-        notes.append(f"warning: {what}; their order in the file is kept")
     return Series(id, time, length or int(sizes.max())), notes
 
 
@@ -154,7 +148,7 @@ def contents(
 
 def _times(values: np.ndarray, where: str, decimal: str) -> np.ndarray:
     """Return times as numbers [m]."""
-    times, wrong = as_numbers(values, decimal_mark(values, decimal))
+    times, wrong = as_numbers(values, decimal)
     if wrong.any():
         import pandas as pd
 

@@ -16,7 +16,6 @@ from orca_cli.exceptions import DataError
 
 _MOST_SYMBOLS = 128  # more of them are the letters of a language, or not symbols at all
 _MOST_SHOWN = 40
-_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,11 @@ class Symbols:
     def remarks(self, values: np.ndarray) -> dict[str, int]:
         """Return what `encode` does to make new texts fit, each with the number of rows."""
         absent = [set(text).difference(self.alphabet) for text in values]
-        named = sorted(set().union(*absent))[:_MOST_NAMED]
+        unknown = "".join(sorted(set().union(*absent)))[:_MOST_SHOWN]
         counts = {
-            f"longer than {self.length} symbols and cut at the end": sum(len(text) > self.length for text in values)
+            f"longer than {self.length} symbols and cut at the end": sum(len(text) > self.length for text in values),
+            f"with a symbol that training lacks ({unknown}): read as none of its symbols": sum(map(bool, absent)),
         }
-        for symbol in named:
-            what = f"with the symbol '{symbol}', which training lacks: read as none of its symbols"
-            counts[what] = sum(symbol in symbols for symbols in absent)
-        counts["with other symbols that training lacks"] = sum(bool(symbols.difference(named)) for symbols in absent)
         return {what: count for what, count in counts.items() if count}
 
 
@@ -81,15 +77,9 @@ def fit_symbols(
         what = f"holds {len(alphabet)} different characters, at most {_MOST_SYMBOLS} are read as symbols"
         raise DataError(what, where=f"{where}[{name}]", hint="a sequence has one symbol a character, such as ACGT")
     sizes = [len(text) for text in texts]
-    notes = [
-        f"{counted(len(alphabet), 'symbol')} in '{name}' ({alphabet[:_MOST_SHOWN]}), {min(sizes)} to {max(sizes)} a row"
-    ]
-    both = sorted(symbol for symbol in alphabet if symbol.islower() and symbol.upper() in alphabet)
-    if both:
-        notes.append(
-            f"warning: small and capital letters are different symbols, such as {both[0]} and {both[0].upper()}"
-        )
-    return Symbols(name, alphabet, length or max(sizes)), notes
+    shown = alphabet[:_MOST_SHOWN]
+    note = f"{counted(len(alphabet), 'symbol')} in '{name}' ({shown}), {min(sizes)} to {max(sizes)} a row"
+    return Symbols(name, alphabet, length or max(sizes)), [note]
 
 
 def _checked(values: np.ndarray, where: str) -> list[str]:

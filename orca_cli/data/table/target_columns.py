@@ -1,4 +1,4 @@
-"""The columns of a table that are to be predicted: their kind, and their values as targets; also of a table that names files.
+"""The columns of a table that are to be predicted: their kind, and their values as targets.
 
 DataError for values that are not of that kind.
 
@@ -9,26 +9,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from orca_cli.data.own_data import check_column, listed, refuse_entry, refuse_rows
-from orca_cli.data.table.columns import as_numbers, decimal_mark, has_decimal_commas, is_missing
-from orca_cli.data.table.files import Table
-from orca_cli.data.untrusted.arrays import StoredArray
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.data.own_data import listed, refuse_entry, refuse_rows
+from orca_cli.data.table.columns import are_like_numbers, as_numbers, is_missing
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
 
-_SPLIT = "split"
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
 _BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
 _MOST_CLASSES = 20  # different numbers that may be classes
-_POINTS = "beside \"task.decimal=','\" points part thousands: write its numbers with a comma"
 _ALLOW = "remove these rows, or set task.missing_targets=true to leave them out of the loss"
-_COMMAS = "write decimal points, or with task=table give \"task.decimal=','\""
+_NO_NUMBER = "correct it, with task=table give \"task.decimal=','\", or use task.kind=classes for names of classes"
 
 
 def infer_kind(
@@ -53,14 +47,10 @@ def infer_kind(
     column = values[names[0]]
     numbers, wrong = as_numbers(column, decimal)
     known = numbers[~np.isnan(numbers)]
-    is_text = column.dtype.kind not in "fiub"
-    what, place = "is a number only with a decimal", f"{where}[{names[0]}]"
-    if wrong.any() and has_decimal_commas(column, decimal):
-        hint = f"{_COMMAS}; task.kind=classes reads names of classes"
-        refuse_entry(wrong, column, f"{what} comma", place, hint)
-    if decimal_mark(column, decimal) != decimal:
-        refuse_entry(wrong, column, f"{what} point", place, f"{_POINTS}, or give task.kind=classes")
-    if wrong.any() or not len(known) or (is_text and any(_NAME.fullmatch(text) for text in column)):
+    if wrong.any() and are_like_numbers(column[wrong]):
+        refuse_entry(wrong, column, "is not a number", f"{where}[{names[0]}]", _NO_NUMBER)
+    is_named = column.dtype.kind == "O" and any(_NAME.fullmatch(text) for text in column)
+    if wrong.any() or not len(known) or is_named:
         return "classes", []
     if len(distinct := np.unique(known)) <= _MOST_CLASSES and (distinct == np.round(distinct)).all():
         return "classes", [f"{names[0]}: whole numbers read as classes (task.kind=values predicts the number)"]
@@ -126,11 +116,7 @@ def refuse_measurements(labels: np.ndarray, where: str) -> None:
 def _target_numbers(values: np.ndarray, decimal: str, where: str, missing: bool) -> np.ndarray:
     """Return a column as [n] float64; NaN for empty fields."""
     numbers, wrong = as_numbers(values, decimal)
-    if wrong.any():
-        hint = "correct it, or use task.kind=classes for names of classes"
-        hint = _COMMAS if has_decimal_commas(values, decimal) else hint
-        hint = _POINTS if decimal_mark(values, decimal) != decimal else hint
-        refuse_entry(wrong, values, "is not a number", where, hint)
+    refuse_entry(wrong, values, "is not a number", where, _NO_NUMBER)
     if not missing:
         refuse_rows(np.isnan(numbers), "target", where, _ALLOW)
     return numbers
@@ -139,8 +125,6 @@ def _target_numbers(values: np.ndarray, decimal: str, where: str, missing: bool)
 def _bits(values: np.ndarray, where: str, missing: bool) -> np.ndarray:
     """Return a label as [n] float64 of 0, 1 and, for empty fields, NaN."""
     bits, unread = _unread_bits(values)
-    if values.dtype.kind in "fiub":  # numbers are refused when they are encoded, with their place
-        bits, unread = values.astype(np.float64), np.zeros(len(values), dtype=bool)
     hint = "labels are 0 and 1, or false and true; for numbers use kind=values, for one class per row kind=classes"
     refuse_entry(unread, values, "is neither 0 nor 1", where, hint)
     if not missing:
@@ -156,107 +140,3 @@ def _unread_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.where(unread, np.nan, bits), unread
     bits = np.array([_BITS.get(text.lower(), np.nan) for text in values])
     return bits, np.isnan(bits) & ~np.array([is_missing(text) for text in values], dtype=bool)
-
-
-@dataclass(frozen=True)
-class ListedFiles:
-    """The files that a table names, in its order.
-
-    Args:
-        files: n of them, as the folder has them.
-        kind: of the targets.
-        y: targets as the table holds them: [n] class labels, or [n, K] bits or numbers.
-        outputs: names of the target columns.
-        group: the column of groups; None where there is none.
-        split: the column `split`; None where there is none.
-        notes: on the kind where it was inferred, and on files that the table does not name.
-    """
-
-    files: tuple[str, ...]
-    kind: Kind
-    y: StoredArray
-    outputs: tuple[str, ...]
-    group: StoredArray | None
-    split: StoredArray | None
-    notes: tuple[str, ...]
-
-
-def read_listed(
-    table: Table,
-    folder: Path,
-    place: Mapping[str, str],
-    what: str,
-    names: tuple[str | None, str | None, str | None],
-    keys: tuple[str, str],
-    kind: Kind | None,
-    missing: bool,
-    *,
-    must_exist: bool = False,
-) -> ListedFiles:
-    """Return the files that a table names, with their targets.
-
-    The table has a column of files, named or recognised by what it holds, and the target as its other column, or as named;
-    all others for labels and values. A column `split` says train, validation or test.
-
-    Args:
-        table, folder: of the files, and where these are.
-        place: names that a row may give a file -> the file.
-        what: what the files are, such as "an .npy file", for messages.
-        names: of the columns of files, targets and groups; None where they are not given.
-        keys: settings that name the first two, such as task.x and task.y.
-        kind, missing: of targets, None infers it as for tables; and whether targets may be empty.
-        must_exist: whether a named column of files or targets has to be there; else it is a guess.
-
-    Raises:
-        ConfigError: columns that cannot be told apart.
-        DataError: a file that is named does not exist, or the targets are not of that kind.
-    """
-    columns, where, (file, target, group) = table.read(table.columns), str(table.path), names
-    for key, name in zip(keys, (file, target), strict=True):
-        if must_exist and name is not None:
-            check_column(name, table.columns, key, table.path.name)
-    if group is not None:
-        check_column(group, table.columns, "task.group", table.path.name)
-    file = file if file is not None and file in columns else _file_column(columns, place, keys[0], folder, where)
-    others = [name for name in table.columns if name not in (file, _SPLIT, group) and name not in table.unnamed]
-    outputs = [target] if target is not None and target in others else others
-    if not outputs or (kind == "classes" and len(outputs) > 1):
-        problem = f"which column is the target? It has {listed(others) or 'no other column'}"
-        raise ConfigError(problem, where=where, hint=f"name it with {keys[1]}=COLUMN")
-    texts, file_place = list(map(str, columns[file])), f"{where}[{file}]"
-    if absent := [row for row, name in enumerate(texts) if name not in place]:
-        problem = f"'{texts[absent[0]]}' in row {absent[0] + 1} is not {what} of {folder} ({len(absent)} rows)"
-        raise DataError(problem, where=file_place, hint="correct the name, or remove the row")
-    files = tuple(place[name] for name in texts)
-    if len(set(files)) < len(files):
-        seen: set[str] = set()
-        twice = next(name for name in files if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise DataError(f"names '{twice}' twice", where=file_place, hint="remove one of the rows")
-    chosen, notes = (kind, []) if kind else infer_kind(columns, outputs, ".", where)
-    targets, origin = raw_targets(columns, chosen, outputs, missing, where, ".")
-    if chosen == "classes":
-        refuse_measurements(targets, origin)
-    if unnamed := len(set(place.values())) - len(files):
-        notes = [*notes, f"{unnamed} files of {folder.name} have no row in {table.path.name} and are not read"]
-    split = _stored(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]") if _SPLIT in table.columns else None
-    groups = None if group is None else _stored(columns[group].astype(str), f"{where}[{group}]")
-    return ListedFiles(files, chosen, _stored(targets, origin), tuple(outputs), groups, split, tuple(notes))
-
-
-def _file_column(
-    columns: Mapping[str, np.ndarray], place: Mapping[str, str], key: str, folder: Path, where: str
-) -> str:
-    """Return the first of the columns of which most entries are files."""
-    share = {name: float(np.mean([str(value) in place for value in values])) for name, values in columns.items()}
-    file = max(share, key=lambda name: share[name])
-    if share[file] == 0:
-        hint = f"name it with {key}=COLUMN; names may be without their ending"
-        raise ConfigError(f"no column names files of {folder}", where=where, hint=hint)
-    return file
-
-
-def _stored(values: np.ndarray, where: str) -> StoredArray:
-    """Return an array that is in memory as if it were in a file."""
-    return StoredArray(
-        where, values.shape, values.dtype, lambda: values, lambda: lambda start, stop: values[start:stop]
-    )

@@ -59,7 +59,6 @@ class Fitted:
         preprocessing, input_shape, targets: of all samples; (C, *E); and the form of their targets.
         samples: opens a split by its name, and reports what does not fit the training samples.
         notes: on what was learned; opening train and validation may add to them.
-        num_test: test samples, where that is known and noted.
     """
 
     preprocessing: Preprocessing
@@ -67,7 +66,6 @@ class Fitted:
     targets: TargetForm
     samples: Callable[[str], Samples]
     notes: Sequence[str]
-    num_test: int | None = None
 
 
 def assemble(
@@ -78,9 +76,6 @@ def assemble(
     fractions: tuple[float, float],
     split_seed: int,
     fit: Callable[[dict[str, np.ndarray]], Fitted],
-    *,
-    given: Sequence[str] = (),
-    origin: Sequence[str] = (),
 ) -> TaskData:
     """Return the task over a reader's samples, and report what was read after the reader's name.
 
@@ -90,8 +85,6 @@ def assemble(
         fractions: of the training samples that are drawn for validation and for test, where the data do not give these.
         split_seed: of the draw.
         fit: called with the samples of each split that the training data hold.
-        given: notes on splits that the data give.
-        origin: what the note starts with.
 
     Raises:
         DataError: nothing is left for training, or what `fit` refuses.
@@ -103,10 +96,8 @@ def assemble(
     fitted = fit(pool.rows | {part: train_rows[chosen] for part, chosen in drawn.items()})
     train, validation = fitted.samples("train"), fitted.samples("validation")
     counts = f"{len(train)} training and {len(validation)} validation {pool.unit}"
-    if fitted.num_test is not None:
-        counts = f"{len(train)} training, {len(validation)} validation and {fitted.num_test} test {pool.unit}"
     warnings = fitted.targets.warnings(train.targets())
-    note = "; ".join([*origin, counts, *drawn_notes, *given, *fitted.notes, *warnings])
+    note = "; ".join([counts, *drawn_notes, *fitted.notes, *warnings])
     reporter.say(f"{name}: {note}")
     return TaskData(
         kind=kind,

@@ -65,19 +65,6 @@ def with_indicators(shape: tuple[int, ...], gaps: Gaps | None) -> tuple[int, ...
     return (shape[0] + (0 if gaps is None else len(gaps.flagged)), *shape[1:])
 
 
-@dataclass(frozen=True)
-class Missing:
-    """How many of the values that were seen are NaN.
-
-    Args:
-        by_channel: [C] int64, the missing values of each channel.
-        values: number of all values, NaN included; padding does not count.
-    """
-
-    by_channel: np.ndarray
-    values: int
-
-
 def missing_by_channel(x: np.ndarray) -> np.ndarray:
     """Return how many values of each channel of inputs [B, C, *E] are NaN, [C] int64."""
     if x.dtype.kind != "f":
@@ -113,12 +100,12 @@ def remarks(
 
 
 def fit_gaps(
-    missing: Missing, extent: tuple[int, ...], how: How, indicator: bool, means: np.ndarray, where: str
+    missing: np.ndarray, extent: tuple[int, ...], how: How, indicator: bool, means: np.ndarray, where: str
 ) -> tuple[Gaps, list[str]]:
     """Return what takes the place of missing values, from those of the training rows, and notes on them.
 
     Args:
-        missing: of the training rows.
+        missing: [C] int64, of the training rows.
         extent: *E of the inputs.
         how: as in `Gaps`.
         indicator: whether channels with missing values in training get an indicator channel.
@@ -136,12 +123,9 @@ def fit_gaps(
     if len(empty):
         what = f"channel {listed(empty)} has no known value in the training set, all are NaN"
         raise DataError(what, where=where, hint="remove it")
-    flagged = tuple(int(channel) for channel in np.flatnonzero(missing.by_channel)) if indicator else ()
-    gaps, counts = Gaps(how, means, flagged), missing.by_channel
-    if not counts.any():
-        return gaps, []
+    flagged = tuple(int(channel) for channel in np.flatnonzero(missing)) if indicator else ()
+    gaps, number = Gaps(how, means, flagged), int(missing.sum())
     becomes = "become the channel's training mean" if how == "mean" else "are interpolated in time"
     added = f", flagged by {counted(len(flagged), 'more channel')}" if flagged else ""
-    share = f"{100 * counts.sum() / missing.values:.2g} %"
-    where = f"({share}) in {np.count_nonzero(counts)} of {counted(len(counts), 'channel')}"
-    return gaps, [f"{counts.sum()} missing values {where} {becomes}{added} (task.gaps={how})"]
+    where = f"in {np.count_nonzero(missing)} of {counted(len(missing), 'channel')}"
+    return gaps, [f"{number} missing values {where} {becomes}{added} (task.gaps={how})"] if number else []

@@ -14,7 +14,7 @@ import numpy as np
 
 from orca_cli.data.contents import joined
 from orca_cli.data.own_data import refuse_entry, refuse_rows
-from orca_cli.exceptions import DataError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.seeding import numpy_generator
 
 # How parts are called in names of arrays (x_train, x_val, ...), folders and splits, and in columns and arrays of marks.
@@ -122,11 +122,13 @@ def draw(
     missing = [part for part in fractions if part not in supplied]
     if not missing:
         return {"train": np.arange(total)}, []
-    is_grouped = groups is not None
+    is_grouped, keys = groups is not None, ("task.train", "task.validation_fraction", "task.test_fraction")
     groups, identical = joined(groups, contents())
     place, units, classes = _units(total, classes, groups)
     sizes = {part: float(fractions[part]) if part in missing else 0.0 for part in fractions}
-    keys = ("task.train", "task.validation_fraction", "task.test_fraction")
+    if sum(sizes.values()) >= 1:
+        what = " + ".join(map(str, sizes.values()))
+        raise ConfigError(f"{what} leaves nothing for training", where=keys[1], hint="allowed: a sum below 1")
     parts = split(units, validation=sizes["validation"], test=sizes["test"], seed=seed, classes=classes, keys=keys)
     rows = {part: np.flatnonzero(np.isin(place, getattr(parts, part))) for part in ("train", *missing)}
     how = [] if classes is None else ["stratified"]

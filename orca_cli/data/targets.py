@@ -19,7 +19,6 @@ from orca_cli.interfaces import IGNORED_CLASS, Scale
 
 _SHOWN = 8  # values named in a message
 _TWO_CLASSES = "provide data with two classes or more"
-_AS_FOUND = "leave task.num_classes out: any labels are classes then"
 _ONE_CLASS = "for one class per sample use kind=classes"
 
 
@@ -103,12 +102,9 @@ class TargetForm:
         if self.kind == "class_maps":
             return f"{k} classes at every position"
         if self.scale is not None:
-            names = self.names or (("",) if k == 1 else tuple(map(str, range(k))))
-            shown = [
-                f"{name} {mean:.4g} ± {std:.4g}".strip()
-                for name, mean, std in zip(names, self.scale.mean.tolist(), self.scale.std.tolist(), strict=True)
-            ]
-            return f"{counted(k, 'number')} a sample ({listed(shown, _SHOWN)})"
+            names = self.names or range(k)
+            shown = [f"{name} {mean:.4g}" for name, mean in zip(names, self.scale.mean.tolist(), strict=True)]
+            return f"{counted(k, 'number')} a sample (means: {listed(shown, _SHOWN)})"
         named = self.names and self.classes != tuple(range(k))
         return f"{k} {self.kind}" + (f" ({listed(self.names)})" if named else "")
 
@@ -190,22 +186,20 @@ def _class_map_form(
         what = f"all positions have class {present[0]}" if len(present) else "every position is ignored"
         raise DataError(what, where=where, hint=_TWO_CLASSES)
     k = num_classes or int(present[-1]) + 1
-    hint = "number the classes 0..K-1 without gaps; task.num_classes, if given, is K"
-    _check_none_missing(present, k, "position in the training set", where, hint)
+    if len(present) < k:
+        what = f"{k - len(present)} of the classes 0..{k - 1} have no position in the training set"
+        raise DataError(what, where=where, hint="number the classes without gaps; task.num_classes, if given, is K")
     return TargetForm("class_maps", k, extent=extent)
 
 
 def _classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tuple[int | str, ...]:
     """Return the classes that plain training labels [n] name: the labels that occur, or 0..K-1 where K is given."""
     values, counts = np.unique(labels, return_counts=True)
-    if num_classes is not None and values.dtype.kind in "iu":
-        what, hint = f"labels are not in 0..{num_classes - 1}", f"correct the labels, or {_AS_FOUND}"
-        _refuse((labels < 0) | (labels >= num_classes), labels, what, where, hint)
-        _check_none_missing(values, num_classes, "training sample", where, f"add samples, or {_AS_FOUND}")
-        values = np.arange(num_classes)
-    elif num_classes is not None and len(values) != num_classes:
-        what = f"{len(values)} different labels, but num_classes is {num_classes}"
-        raise DataError(what, where=where, hint=f"correct the labels, or {_AS_FOUND}")
+    is_whole = values.dtype.kind == "U" or (values[0], values[-1]) == (0, len(values) - 1)
+    if num_classes is not None and (len(values) != num_classes or not is_whole):
+        what = f"{len(values)} different training labels, {values[0]} to {values[-1]}, are not {num_classes} classes from 0 on"
+        hint = "correct the labels, or leave task.num_classes out: any labels are classes then"
+        raise DataError(what, where=where, hint=hint)
     if len(values) < 2:
         raise DataError(f"all {len(labels)} training labels are {values[0]!s}", where=where, hint=_TWO_CLASSES)
     # Numbers that are nearly all different.
@@ -214,15 +208,6 @@ def _classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tupl
         hint = "to predict numbers use kind=values, and check that this is the array of labels"
         raise DataError(what, where=where, hint=hint)
     return tuple(values.tolist())
-
-
-def _check_none_missing(present: np.ndarray, num_classes: int, unit: str, where: str, hint: str) -> None:
-    """Refuse classes 0..num_classes-1 of which some are not among `present` (distinct, in that range)."""
-    if len(present) < num_classes:
-        # A stray 10**12 must not ask for a list of as many classes.
-        first = np.setdiff1d(np.arange(min(num_classes, len(present) + _SHOWN)), present)[:_SHOWN]
-        what = f"class {', '.join(map(str, first))} has no {unit} ({num_classes - len(present)} classes have none)"
-        raise DataError(what, where=where, hint=hint)
 
 
 def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli.data.table.symbols import fit_symbols
+from orca_cli.data.table.series import fit_symbols
 from orca_cli.exceptions import ConfigError, DataError
 from tests.properties import examples
 from tests.tasks.builders import check_inputs, refused, reloaded, write_tables

@@ -42,18 +42,17 @@ class Names:
 
     def pair(self, arrays: dict[str, StoredArray], path: Path, ending: str = "") -> Pair:
         """Return the arrays whose names have an ending, such as `_train`."""
-        lengths = group = None
-        if self.lengths is not None and (self.needs_lengths or self.lengths + ending in arrays):
-            lengths = _named(arrays, self.lengths + ending, path)
-        if self.group is not None:
-            group = _named(arrays, self.group + ending, path, "task.group")
-        return Pair(_named(arrays, self.x + ending, path), _named(arrays, self.y + ending, path), lengths, group)
+        x, y = _named(arrays, self.x + ending, path), _named(arrays, self.y + ending, path)
+        lengths = arrays.get(f"{self.lengths}{ending}")
+        if self.needs_lengths:
+            lengths = _named(arrays, f"{self.lengths}{ending}", path)
+        return Pair(x, y, lengths, None if self.group is None else _named(arrays, self.group + ending, path))
 
 
-def _named(arrays: dict[str, StoredArray], name: str, path: Path, key: str = "") -> StoredArray:
+def _named(arrays: dict[str, StoredArray], name: str, path: Path) -> StoredArray:
     if name not in arrays:
-        named = f"{key}= names another one" if key else "name inputs and targets with task.x= and task.y="
-        raise DataError(f"no array '{name}'", where=str(path), hint=f"{_held(arrays)}; {named}")
+        hint = f"{_held(arrays)}; task.x, task.y, task.lengths and task.group name others"
+        raise DataError(f"no array '{name}'", where=str(path), hint=hint)
     return arrays[name]
 
 
@@ -78,6 +77,9 @@ def locate(
     """
     pairs: dict[str, Pair] = {}
     rows: dict[str, np.ndarray] = {}
+    if alone := [part for part, (file, labels) in files.items() if file is None and labels is not None]:
+        what, where = "given without its inputs", f"task.{alone[0]}_labels"
+        raise ConfigError(what, where=where, hint=f"give task.{alone[0]}=FILE.npy")
     for part, path in file_paths({part: file for part, (file, _) in files.items()}, data_folder).items():
         label_file, label_key = files[part][1], "task.labels" if part == "train" else f"task.{part}_labels"
         arrays = open_arrays(path, f"task.{part}")
@@ -105,10 +107,9 @@ def locate(
 def _check(pairs: dict[str, Pair]) -> None:
     """Refuse pairs without one row per sample, and lengths in only some splits: in the others padding would pass for data."""
     for pair in pairs.values():
-        _check_rows(pair.x, pair.y)
-        if pair.group is not None and pair.group.shape != pair.x.shape[:1]:
-            what = f"has shape {pair.group.shape}, expected {pair.x.shape[:1]}"
-            raise DataError(what, where=pair.group.where, hint="one group per sample")
+        _check_rows(pair.x, pair.y, pair.group)
+        if pair.group is not None and len(pair.group.shape) != 1:
+            raise DataError(f"has shape {pair.group.shape}", where=pair.group.where, hint="one group per sample")
     having = [part for part, pair in pairs.items() if pair.lengths is not None]
     lacking = [part for part in pairs if part not in having]
     if having and lacking:
@@ -117,13 +118,14 @@ def _check(pairs: dict[str, Pair]) -> None:
         raise DataError(what, where=pairs[lacking[0]].x.where, hint=hint)
 
 
-def _check_rows(x: StoredArray, y: StoredArray | None) -> None:
-    """Refuse inputs without samples, and targets of another number."""
+def _check_rows(x: StoredArray, *others: StoredArray | None) -> None:
+    """Refuse inputs without samples, and other arrays of another number."""
     if not x.shape or x.shape[0] == 0:
         raise DataError("no samples", where=x.where, hint="give a file with samples")
-    if y is not None and y.shape[:1] != x.shape[:1]:
-        what = f"shape {y.shape} does not match inputs of shape {x.shape}"
-        raise DataError(what, where=y.where, hint="inputs and targets need one row per sample")
+    for other in others:
+        if other is not None and other.shape[:1] != x.shape[:1]:
+            what = f"shape {other.shape} does not match inputs of shape {x.shape}"
+            raise DataError(what, where=other.where, hint="all arrays need one row per sample")
 
 
 def _from_training_npz(
@@ -131,10 +133,9 @@ def _from_training_npz(
 ) -> tuple[dict[str, Pair], dict[str, np.ndarray]]:
     """Return the parts with arrays of their own, and the rows of the parts that an array `split` marks."""
     pairs: dict[str, Pair] = {}
-    for part, words in PART_NAMES.items():
-        for word in words:
-            if f"{names.x}_{word}" in arrays and part not in pairs:
-                pairs[part] = names.pair(arrays, path, f"_{word}")
+    for part in PART_NAMES:
+        if ending := _ending(arrays, names.x, part):
+            pairs[part] = names.pair(arrays, path, ending)
     rows: dict[str, np.ndarray] = {}
     if "train" not in pairs or names.x in arrays:
         pair = names.pair(arrays, path)
@@ -143,6 +144,11 @@ def _from_training_npz(
             raise DataError(f"holds the {twice[0]} split twice", where=str(path), hint=_held(arrays))
         pairs["train"] = pair
     return pairs, rows
+
+
+def _ending(arrays: dict[str, StoredArray], name: str, part: str) -> str:
+    """Return the ending of the arrays of a split, such as `_val`; empty where the inputs of this name have none."""
+    return next((f"_{word}" for word in PART_NAMES[part] if f"{name}_{word}" in arrays), "")
 
 
 def _rows_of_splits(stored: StoredArray, shape: tuple[int, ...], for_training: bool = True) -> dict[str, np.ndarray]:
@@ -199,25 +205,17 @@ def locate_new(
     if part and "" in arrays:
         raise ConfigError("applies to .npz files", where="--part", hint=f"{path.name} holds one array")
     x_name, y_name, lengths_name = ("", "y", None) if "" in arrays else names
-    ending, rows = "", None
-    if part:
-        word = next((word for word in PART_NAMES[part] if f"{x_name}_{word}" in arrays), None)
-        if word is None and x_name in arrays and "split" in arrays:
-            rows = _rows_of_splits(arrays["split"], arrays[x_name].shape[:1], False).get(part)
-        if word is None and rows is None:
-            raise DataError(f"has no part '{part}'", where=str(path), hint=_held(arrays))
-        ending = "" if word is None else f"_{word}"
-    elif x_name not in arrays:
-        parts = [part for part, words in PART_NAMES.items() if any(f"{x_name}_{word}" in arrays for word in words)]
-        advice = f"take a part of it by --part {parts[-1]}" if parts else f"the model was trained on '{x_name}'"
-        raise DataError(f"no array '{x_name}'", where=str(path), hint=f"{_held(arrays)}; {advice}")
-    x, y, lengths = arrays[x_name + ending], arrays.get(y_name + ending), None
-    if lengths_name is not None:
-        lengths = arrays.get(lengths_name + ending)
-        if lengths is None:
-            hint = f"the model was trained on sequences with an array of lengths; {_held(arrays)}"
-            raise DataError(f"no array '{lengths_name + ending}'", where=str(path), hint=hint)
-    _check_rows(x, y)
-    if lengths is not None and lengths.shape != x.shape[:1]:
-        raise DataError(f"has shape {lengths.shape}, expected {x.shape[:1]}", where=lengths.where)
+    ending, rows = _ending(arrays, x_name, part) if part else "", None
+    if part and not ending and x_name in arrays and "split" in arrays:
+        rows = _rows_of_splits(arrays["split"], arrays[x_name].shape[:1], for_training=False).get(part)
+    if part and not ending and rows is None:
+        raise DataError(f"has no part '{part}'", where=str(path), hint=_held(arrays))
+    for name in (x_name, lengths_name):
+        if name is not None and name + ending not in arrays:
+            parts = [part for part in PART_NAMES if _ending(arrays, x_name, part)]
+            advice = f"take a part of it by --part {parts[-1]}" if parts else "the model was trained with it"
+            raise DataError(f"no array '{name}{ending}'", where=str(path), hint=f"{_held(arrays)}; {advice}")
+    x, y = arrays[x_name + ending], arrays.get(y_name + ending)
+    lengths = None if lengths_name is None else arrays[lengths_name + ending]
+    _check_rows(x, y, lengths)
     return x, y, lengths, rows

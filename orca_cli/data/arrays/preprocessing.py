@@ -146,13 +146,11 @@ class ArrayPreprocessing:
         lengths = self.padding.array if self.padding is not None and self.padding.marked_by == "lengths" else None
         x, y, stored_ends, rows = locate_new(path, where, (*self.names, lengths), part)
         self.check(x, x.where)
-        read, count, chosen = x.rows(), x.shape[0] if rows is None else len(rows), slice(None) if rows is None else rows
+        read, chosen = x.rows(), np.arange(x.shape[0]) if rows is None else rows
         ends = None if stored_ends is None else stored_ends.read()[chosen]
 
         def values(start: int, stop: int) -> np.ndarray:
-            if rows is None:
-                return read(start, stop)
-            part_rows = rows[start:stop]
+            part_rows = chosen[start:stop]
             return read(int(part_rows[0]), int(part_rows[-1]) + 1)[part_rows - part_rows[0]]
 
         def inputs(start: int, stop: int) -> Raw:
@@ -163,11 +161,11 @@ class ArrayPreprocessing:
                 return None
             target_ends = ends
             if target_ends is None and self.padding is not None and self._is_dense:
-                parts = (values(start, min(start + _PART, count)) for start in range(0, count, _PART))
-                target_ends = np.concatenate([self._ends(one, None, x.where) for one in parts])
+                starts = range(0, len(chosen), _PART)
+                target_ends = np.concatenate([self._ends(values(i, i + _PART), None, x.where) for i in starts])
             return self.encoded_targets(y.read()[chosen], y.where, target_ends)
 
-        return NewData(count, inputs, targets, x.where, None if rows is None else [str(row) for row in rows])
+        return NewData(len(chosen), inputs, targets, x.where, None if rows is None else [str(row) for row in rows])
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the samples of an array [n, ...] as in the files.

@@ -29,10 +29,10 @@ from orca_cli.data.arrays.preprocessing import (
 )
 from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.data.contents import hashes_of_rows
-from orca_cli.data.gaps import Gaps, How, fit_gaps, has_missing
-from orca_cli.data.own_data import counted, cut_notes, described
+from orca_cli.data.gaps import Gaps, How, fit_gaps, has_missing, remarks
+from orca_cli.data.own_data import counted, described
 from orca_cli.data.samples import ArraySamples, channel_scale
-from orca_cli.data.settings import check_rules, fractions_rule, missing_targets_rule
+from orca_cli.data.settings import check_rules
 from orca_cli.data.targets import fit_targets, plain_labels
 from orca_cli.data.untrusted.arrays import StoredArray
 from orca_cli.exceptions import ConfigError, DataError
@@ -74,6 +74,11 @@ def load(
     Raises:
         MemoryExhaustedError: an array does not fit into memory.
     """
+    array = f"'{group}' is the array of {'inputs' if group == x else 'targets'}"
+    check_rules(
+        (None not in (lengths, padding), "lengths", f"does not go with task.padding={padding}", "remove one of them"),
+        (group in (x, y), "group", array, "name the array that says which samples belong together"),
+    )
     files = {"train": (train, labels), "validation": (validation, validation_labels), "test": (test, test_labels)}
     names = Names(x, y, None if padding else lengths or LENGTHS, lengths is not None, group)
     base, rows, others = locate(files, names, data_folder)
@@ -83,45 +88,6 @@ def load(
         gaps, gap_indicator, normalize,
     )  # fmt: skip
     return assemble("arrays", reporter, kind, arrays.pool, (validation_fraction, test_fraction), split_seed, arrays.fit)
-
-
-def check_settings(
-    kind: str,
-    num_classes: int | None,
-    missing_targets: bool,
-    validation: str | None,
-    validation_labels: str | None,
-    test: str | None,
-    test_labels: str | None,
-    validation_fraction: float,
-    test_fraction: float,
-    lengths: str | None,
-    padding: Marks | None,
-    group: str | None,
-    x: str,
-    y: str,
-) -> None:
-    """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
-    labelled = {"validation": (validation, validation_labels), "test": (test, test_labels)}
-    array = f"'{group}' is the array of {'inputs' if group == x else 'targets'}"
-    is_counted = num_classes is not None and kind in ("labels", "values")
-    what, columns = f"does not apply to task.kind={kind}", "remove it: y has one column per output"
-    check_rules(
-        *(
-            (
-                file is None and labels is not None,
-                f"{part}_labels",
-                "given without its inputs",
-                f"give task.{part}=FILE.npy",
-            )
-            for part, (file, labels) in labelled.items()
-        ),
-        fractions_rule(validation_fraction, test_fraction, (validation, test)),
-        (is_counted, "num_classes", what, columns),
-        (None not in (lengths, padding), "lengths", f"does not go with task.padding={padding}", "remove one of them"),
-        (group in (x, y), "group", array, "name the array that says which samples belong together"),
-        missing_targets_rule(kind, missing_targets),
-    )
 
 
 @dataclass
@@ -178,10 +144,8 @@ class _Arrays:
             used = filling if has_gaps else None  # what has no gaps keeps its digest
             return ArraySamples(x, y, None, rows[part], preprocessing.scale, self._groups, used)
 
-        length = None if form.padding is None else form.padding.length
-        notes = [self._shape_note(learn), *cut_notes(self._ends, length), *gap_notes, form.targets.note(), *constants]
-        num_test = len(rows["test"]) if "test" in rows else self.others["test"].x.shape[0]
-        return Fitted(preprocessing, preprocessing.input_shape, form.targets, samples, notes, num_test)
+        notes = [self._shape_note(learn), *_cuts(form, self._ends), *gap_notes, form.targets.note(), *constants]
+        return Fitted(preprocessing, preprocessing.input_shape, form.targets, samples, notes)
 
     def _form(self, learn: np.ndarray) -> tuple[ArrayPreprocessing, np.ndarray]:
         """Return the preprocessing but for scale and means of gaps, and all targets, of the inputs' steps where dense."""
@@ -207,10 +171,10 @@ class _Arrays:
 
     def _open(self, part: str, preprocessing: ArrayPreprocessing, filling: Gaps) -> ArraySamples:
         """Read a split that has a file of its own, and report which of its sequences are cut."""
-        pair, padding = self.others[part], preprocessing.padding
+        pair = self.others[part]
         stored, ends = self._read(pair)
         x = preprocessing.oriented((stored, ends), pair.x.where)
-        for note in cut_notes(ends, None if padding is None else padding.length):
+        for note in _cuts(preprocessing, ends):
             self.reporter.say(f"{part} split: {note}")
         y = preprocessing.encoded_targets(pair.y.read(), pair.y.where, ends)
         used = filling if filling.flagged or has_missing(x) else None
@@ -236,6 +200,11 @@ class _Arrays:
         shortest, longest = int(self._ends[learn].min()), int(self._ends[learn].max())
         length = f"{longest} steps each" if shortest == longest else f"{shortest} to {longest} steps"
         return f"{note}{counted(self._sample[0], 'channel')} of {length}"
+
+
+def _cuts(form: ArrayPreprocessing, ends: np.ndarray | None) -> list[str]:
+    counts = {} if form.padding is None else remarks(ends, form.padding.length)
+    return [f"{counted(count, 'sample')} {what}" for what, count in counts.items()]
 
 
 def _input_sample(x: StoredArray, channels_last: bool) -> tuple[int, ...]:

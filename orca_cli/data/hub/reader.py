@@ -16,12 +16,20 @@ from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.data.contents import MOST_BYTES, hashes
 from orca_cli.data.gaps import Gaps, How, fit_gaps
-from orca_cli.data.hub.columns import ColumnLayout, class_names, image_source, infer_layout, open_column, raw_targets
 from orca_cli.data.hub.opening import open_dataset
-from orca_cli.data.hub.preprocessing import HubPreprocessing, HubSamples, row_blocks
+from orca_cli.data.hub.preprocessing import (
+    ColumnLayout,
+    HubPreprocessing,
+    HubSamples,
+    class_names,
+    image_source,
+    infer_layout,
+    open_column,
+    raw_targets,
+    row_blocks,
+)
 from orca_cli.data.own_data import check_column, described
 from orca_cli.data.samples import ChannelScale, streamed_channel_scale
-from orca_cli.data.settings import check_rules, fractions_rule, missing_targets_rule
 from orca_cli.data.splits import PART_NAMES, group_rows
 from orca_cli.data.targets import fit_targets
 from orca_cli.exceptions import ConfigError, DataError, suggest
@@ -80,24 +88,7 @@ def load(
         channels_last, normalize, missing_targets, gaps, gap_indicator,
     )  # fmt: skip
     fractions = validation_fraction, test_fraction
-    return assemble("hub", reporter, kind, columns.pool(), fractions, split_seed, columns.fit, origin=[origin])
-
-
-def check_settings(
-    kind: str,
-    length: int | None,
-    image_size: int | None,
-    validation_fraction: float,
-    test_fraction: float,
-    missing_targets: bool,
-) -> None:
-    """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
-    what = "applies to sequences, and task.image_size to images"
-    check_rules(
-        (None not in (length, image_size), "length", what, "give one of them"),
-        missing_targets_rule(kind, missing_targets),
-        fractions_rule(validation_fraction, test_fraction),
-    )
+    return assemble("hub", reporter, kind, columns.pool(), fractions, split_seed, columns.fit)
 
 
 @dataclass(frozen=True)
@@ -152,7 +143,7 @@ class _Columns:
             values = open_column(self.parts[owner], x, bool(layout.image_mode))
             return HubSamples(values, preprocessing, targets, chosen, self._places(owner)[0], self.records.get(owner))
 
-        notes = [described(layout.shape), *gap_notes, form.note(), *constants]
+        notes = [self.where["train"], described(layout.shape), *gap_notes, form.note(), *constants]
         return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
 
     def _fit_scale(

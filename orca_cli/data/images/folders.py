@@ -6,7 +6,6 @@ Folders: FOLDER/CLASS/*.png, possibly below folders train, val and test.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,8 @@ import numpy as np
 from orca_cli.data.images.files import SUFFIXES
 from orca_cli.data.own_data import check_column, file_path, listed, refuse_entry
 from orca_cli.data.splits import PART_NAMES, marked_rows
+from orca_cli.data.table.columns import infer_kind, raw_targets
 from orca_cli.data.table.files import open_table
-from orca_cli.data.table.target_columns import infer_kind, raw_targets, refuse_measurements
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind
 
@@ -155,19 +154,23 @@ def read_table(
 ) -> tuple[ImageTargets, dict[str, list[ImageFile]]]:
     """Return the targets of images that a table names, and the images of each split; arguments as those of `images.load`.
 
-    A row names an image by its path below the folder, or by its name alone where no other image has it, with or without its
-    ending. A column `split` marks splits; all rows are for training without one.
+    A row names an image by its path below the folder, with or without its ending. A column `split` marks splits; all rows are
+    for training without one.
 
     Raises:
         ConfigError: columns that cannot be told apart.
         DataError: an image that is named does not exist, no row is for training, or the targets are not of that kind.
     """
     opened = open_table(file_path(table, data_folder), "task.table", None, None)
-    columns, where, place = opened.read(opened.columns), str(opened.path), _images_by_name(folder)
+    columns, where = opened.read(opened.columns), str(opened.path)
+    paths = [path.relative_to(folder) for path in images_below(folder)]
+    counts = Counter(path.with_suffix("") for path in paths)
+    place = {str(path.with_suffix("")): path.as_posix() for path in paths if counts[path.with_suffix("")] == 1}
+    place |= {path.as_posix(): path.as_posix() for path in paths}
     for key, name in (("task.file", file), ("task.target", target)):
         if name is not None:
             check_column(name, opened.columns, key, opened.path.name)
-    file = file or _file_column(columns, place, folder, where)
+    file = file or opened.columns[0]
     outputs = [target] if target is not None else [name for name in opened.columns if name not in (file, _SPLIT)]
     if not outputs or (kind == "classes" and len(outputs) > 1):
         problem = f"which column is the target? It has {listed(outputs) or 'no other column'}"
@@ -181,8 +184,6 @@ def read_table(
         raise DataError(f"names '{twice[0]}' twice", where=file_where, hint="remove one of the rows")
     chosen, notes = (kind, []) if kind else infer_kind(columns, outputs, ".", where)
     y, origin = raw_targets(columns, chosen, outputs, missing, where, ".")
-    if chosen == "classes":
-        refuse_measurements(y, origin)
     if unnamed := len(set(place.values())) - len(names):
         notes = [*notes, f"{unnamed} images of {folder.name} have no row in {opened.path.name} and are not read"]
     rows = {"train": np.arange(len(names))}
@@ -191,28 +192,3 @@ def read_table(
     files = [ImageFile(folder / name, name, row) for row, name in enumerate(names)]
     held = ImageTargets(chosen, y, origin, () if chosen == "classes" else tuple(outputs), tuple(notes))
     return held, {part: [files[row] for row in members] for part, members in rows.items()}
-
-
-def _images_by_name(folder: Path) -> dict[str, str]:
-    """Return the path below the folder of the image that each name stands for."""
-    names = [path.relative_to(folder).as_posix() for path in images_below(folder)]
-    # What is more exact comes last and replaces what is less.
-    place: dict[str, str] = {}
-    for short in (
-        lambda name: Path(name).stem,
-        lambda name: Path(name).name,
-        lambda name: str(Path(name).with_suffix("")),
-    ):
-        counts = Counter(map(short, names))
-        place |= {short(name): name for name in names if counts[short(name)] == 1}
-    return place | {name: name for name in names}
-
-
-def _file_column(columns: Mapping[str, np.ndarray], place: Mapping[str, str], folder: Path, where: str) -> str:
-    """Return the first of the columns of which most entries are images."""
-    share = {name: np.mean([text in place for text in values.astype(str)]) for name, values in columns.items()}
-    file = max(share, key=lambda name: share[name])
-    if share[file] == 0:
-        hint = "name it with task.file=COLUMN; names may be without their ending"
-        raise ConfigError(f"no column names files of {folder}", where=where, hint=hint)
-    return file

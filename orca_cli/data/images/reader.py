@@ -25,9 +25,8 @@ from orca_cli.data.images.folders import ImageFile, ImageTargets, locate, new_im
 from orca_cli.data.own_data import listed
 from orca_cli.data.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.data.published import find
-from orca_cli.data.settings import check_rules, fractions_rule, missing_targets_rule
 from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
-from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.exceptions import ConfigError, DataError, UnsafeError
 from orca_cli.interfaces import NewData, Reporter, TaskData
 
 _LARGEST_SIDE = 224  # where no size is given: what most image bodies were trained on
@@ -111,6 +110,9 @@ def load(
         UnavailableError: Pillow is not installed.
     """
     folder = find(data_folder, "images", ["."], path)[0].resolve()
+    if table is None and not (file is target is None and kind in (None, "classes")):
+        what = "task.kind, task.file and task.target are of a table"
+        raise ConfigError(what, where="task.table", hint="give task.table=FILE.csv with a row for each image")
     if table is not None:
         held, parts = read_table(folder, table, data_folder, file, target, kind, missing_targets)
     else:
@@ -127,30 +129,6 @@ def load(
     images = _Images(str(folder), parts, held, table is None, hashes, survey, notes, views, missing_targets)
     fractions = validation_fraction, test_fraction
     return assemble("images", reporter, held.kind, images.pool, fractions, split_seed, images.fit)
-
-
-def check_settings(
-    kind: str | None,
-    table: str | None,
-    file: str | None,
-    target: str | None,
-    missing_targets: bool,
-    validation_fraction: float,
-    test_fraction: float,
-) -> None:
-    """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
-    column = "names a column of task.table", "give task.table=FILE.csv"
-    other_kind, listing = (
-        f"folders of images are classes, not {kind}",
-        "give task.table=FILE.csv with a row for each image",
-    )
-    check_rules(
-        (table is None and file is not None, "file", *column),
-        (table is None and target is not None, "target", *column),
-        (table is None and kind not in (None, "classes"), "kind", other_kind, listing),
-        missing_targets_rule("classes" if table is None else kind, missing_targets),
-        fractions_rule(validation_fraction, test_fraction),
-    )
 
 
 @dataclass
@@ -205,9 +183,7 @@ class _Images:
             return FileSamples(paths, names, encoded[part], [hashes[file] for file in parts[part]], view)
 
         form = f"{targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
-        return Fitted(
-            preprocessing, preprocessing.input_shape, targets, samples, [form, *self.notes], len(parts["test"])
-        )
+        return Fitted(preprocessing, preprocessing.input_shape, targets, samples, [form, *self.notes])
 
 
 def _bad_note(hashes: dict[ImageFile, str], reasons: dict[str, Any], on_bad: str) -> list[str]:

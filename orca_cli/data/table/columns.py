@@ -1,6 +1,6 @@
-"""Columns of a table as numbers: encoders fitted to the training rows, applied to the rows of every split.
+"""Columns of a table as numbers: encoders fitted to the training rows, applied to the rows of every split; and targets.
 
-Shapes: n rows, F features.
+Shapes: n rows, F features, K outputs.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orca_cli.data.own_data import MISSING_WORDS, TRUTHS, counted, listed, places_of_numbers, refuse_entry
+from orca_cli.data.own_data import MISSING_WORDS, counted, listed, refuse_entry, refuse_rows
 from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Kind
 
 OTHER, MISSING = "(other)", "(missing)"
 _SHOWN = 5  # columns named in a note
@@ -23,14 +24,19 @@ _LIKE_NUMBERS = re.compile(r"[+-]?[0-9.,]+")
 _POINTED = re.compile(
     r"[+-]?(([0-9]+\.[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[0-9]{1,3}(\.[0-9]{3})+(,[0-9]*)?)", re.IGNORECASE
 )
+_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
+_NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
+_BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
+_MOST_CLASSES = 20  # different numbers that may be classes
+_ALLOW = "remove these rows, or set task.missing_targets=true to leave them out of the loss"
+_NO_NUMBER = "correct it, with task=table give \"task.decimal=','\", or use task.kind=classes for names of classes"
 
 
 @dataclass(frozen=True)
 class Numeric:
     """A column of numbers: missing ones become `fill`, the training mean; then `mean` is subtracted and `std` divided by.
 
-    If `flagged`, a second feature is 1 where a number was missing, else 0. `decimal` is None but in old records, where it is
-    the column's own decimal mark. `truths`: training has only 0 and 1, which a text file may spell false and true.
+    If `flagged`, a second feature is 1 where a number was missing, else 0. `decimal` and `truths` are of old records.
     """
 
     name: str
@@ -48,7 +54,7 @@ class Numeric:
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, size] float32."""
-        numbers, wrong = self._numbers(values, decimal)
+        numbers, wrong = as_numbers(values, self.decimal or decimal)
         hint = "correct it, or leave the column out with task.ignore="
         what = "is not a number, but all training rows are"
         refuse_entry(wrong, values, what, f"{where}[{self.name}]", hint)
@@ -61,14 +67,8 @@ class Numeric:
 
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
         """Return which of new entries are replaced, [n] bool, and what happens to them."""
-        missing = np.isnan(self._numbers(values, decimal)[0])
+        missing = np.isnan(as_numbers(values, self.decimal or decimal)[0])
         return missing, f"without a number in '{self.name}': the training mean stands there"
-
-    def _numbers(self, values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return values as those of `as_numbers`."""
-        if self.truths and values.dtype.kind == "O":
-            values = np.array([TRUTHS.get(text.lower(), text) for text in values], dtype=object)
-        return as_numbers(values, self.decimal or decimal)
 
 
 @dataclass(frozen=True)
@@ -90,28 +90,26 @@ class Categorical:
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, number of categories] float32 of 0 and 1."""
-        chosen = self._places(values, decimal, where)
+        chosen = self._places(values, where)
         return (chosen[:, None] == np.arange(len(self.categories))).astype(np.float32)
 
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
         """Return which of new entries training lacks, [n] bool, and what happens to them."""
         learned = {i for i, category in enumerate(self.categories) if category != OTHER}
-        unknown = ~np.isin(self._places(values, decimal, where), list(learned))
+        unknown = ~np.isin(self._places(values, where), list(learned))
         return unknown, f"with a text in '{self.name}' that training lacks"
 
-    def _places(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
-        """Return the category of each entry, [n]; -1 for none. Numbers and truths are those that categories spell."""
+    def _places(self, values: np.ndarray, where: str) -> np.ndarray:
+        """Return the category of each entry, [n]; -1 for none."""
+        if values.dtype.kind != "O" and np.isnan(values.astype(np.float64)).all():
+            values = np.full(len(values), "", dtype=object)
+        if values.dtype.kind != "O":
+            what = f"holds numbers, and texts such as '{self.categories[0]}' in training"
+            raise DataError(what, where=f"{where}[{self.name}]", hint="give them as the texts of training")
         place = {category: i for i, category in enumerate(self.categories)}
         missing, other = place.get(MISSING, place.get(OTHER, -1)), place.get(OTHER, -1)
-        if values.dtype.kind == "O":
-            texts = (missing if is_missing(text) else place.get(text, other) for text in values)
-            return np.fromiter(texts, np.int64, len(values))
-        spelt = places_of_numbers([category.replace(decimal, ".") for category in self.categories])
-        if not spelt and not np.isnan(values.astype(np.float64)).all():
-            what = f"holds numbers, and texts such as '{self.categories[0]}' in training"
-            raise DataError(what, where=f"{where}[{self.name}]", hint="give the texts of training")
-        numbers = values.astype(np.float64).tolist()
-        return np.array([missing if one != one else spelt.get(one, other) for one in numbers], dtype=np.int64)
+        texts = (missing if is_missing(text) else place.get(text, other) for text in values)
+        return np.fromiter(texts, np.int64, len(values))
 
 
 Column = Numeric | Categorical
@@ -207,8 +205,7 @@ def _numeric(name: str, known: np.ndarray, normalize: bool, flagged: bool, where
     mean, std = float((known / scale).mean()) * scale, float((known / scale).std()) * scale
     if std <= _MAX_ROUNDING * abs(mean) or not normalize:
         std = 1.0
-    truths = bool(np.isin(known, (0, 1)).all())
-    return Numeric(name, mean, mean if normalize else 0.0, std, flagged, truths=truths)
+    return Numeric(name, mean, mean if normalize else 0.0, std, flagged)
 
 
 def _categorical(name: str, train: np.ndarray, most: int) -> Categorical:
@@ -248,3 +245,105 @@ def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray
 def is_missing(text: str) -> bool:
     """Return whether a field stands for a missing entry."""
     return text.lower() in MISSING_WORDS
+
+
+def infer_kind(
+    values: Mapping[str, np.ndarray], names: Sequence[str], decimal: str, where: str
+) -> tuple[Kind, list[str]]:
+    """Return the kind of the columns to be predicted, and a note on it: numbers are values, text is classes.
+
+    Whole numbers of at most 20 different values are classes, where there is one column. Several columns are labels if they
+    hold nothing but 0 and 1 (or false and true), or else numbers.
+
+    Raises:
+        DataError: one of several columns is text.
+    """
+    if len(names) > 1:
+        if all(not _unread_bits(values[name])[1].any() for name in names):
+            return "labels", [f"{listed(names)} read as labels (task.kind=values predicts numbers)"]
+        text = [name for name in names if as_numbers(values[name], decimal)[1].any()]
+        if text:
+            hint = "several columns are labels of 0 and 1, or numbers; give one with task.target="
+            raise DataError(f"'{text[0]}' holds text", where=f"{where}[{text[0]}]", hint=hint)
+        return "values", [f"{listed(names)} read as numbers to predict (task.kind=values)"]
+    column = values[names[0]]
+    numbers, wrong = as_numbers(column, decimal)
+    known = numbers[~np.isnan(numbers)]
+    if wrong.any() and are_like_numbers(column[wrong]):
+        refuse_entry(wrong, column, "is not a number", f"{where}[{names[0]}]", _NO_NUMBER)
+    is_named = column.dtype.kind == "O" and any(_NAME.fullmatch(text) for text in column)
+    if wrong.any() or not len(known) or is_named:
+        return "classes", []
+    if len(distinct := np.unique(known)) <= _MOST_CLASSES and (distinct == np.round(distinct)).all():
+        return "classes", [f"{names[0]}: whole numbers read as classes (task.kind=values predicts the number)"]
+    return "values", [f"{names[0]} read as numbers to predict (task.kind=values; task.kind=classes for classes)"]
+
+
+def raw_targets(
+    values: Mapping[str, np.ndarray],
+    kind: str,
+    names: Sequence[str],
+    missing: bool,
+    where: str,
+    decimal: str,
+    text: bool | None = None,
+) -> tuple[np.ndarray, str]:
+    """Return target columns as class labels [n], or as bits or numbers [n, K]; and their origin, for messages.
+
+    `text` says whether classes are text in the training rows; None infers it from the values.
+    """
+    if kind == "classes":
+        place = f"{where}[{names[0]}]"
+        return _class_labels(values[names[0]], place, text), place
+    if kind == "values":
+        columns = [_target_numbers(values[name], decimal, f"{where}[{name}]", missing) for name in names]
+        return np.stack(columns, axis=1), f"{where}[{names[0]}]" if len(names) == 1 else where
+    return np.stack([_bits(values[name], f"{where}[{name}]", missing) for name in names], axis=1), where
+
+
+def _class_labels(values: np.ndarray, where: str, text: bool | None) -> np.ndarray:
+    """Return class labels [n] as numbers where all of them are integers, or else as text.
+
+    In text only the form tells numbers from names: 1, 2 and 3.0 are integers, 01 and 1.5 are names.
+    """
+    if values.dtype.kind in "fiub":
+        refuse_rows(np.isnan(values.astype(np.float64)), "target", where, "remove these rows")
+        return values
+    refuse_rows(values == "", "target", where, "remove these rows")
+    if text is None:
+        text = not all(_INTEGER.fullmatch(value) for value in values)
+    if text:
+        return values.astype(str)
+    try:
+        return values.astype(np.float64)
+    except ValueError:
+        return values.astype(str)  # truths, or refused beside training labels that are numbers
+
+
+def _target_numbers(values: np.ndarray, decimal: str, where: str, missing: bool) -> np.ndarray:
+    """Return a column as [n] float64; NaN for empty fields."""
+    numbers, wrong = as_numbers(values, decimal)
+    refuse_entry(wrong, values, "is not a number", where, _NO_NUMBER)
+    if not missing:
+        refuse_rows(np.isnan(numbers), "target", where, _ALLOW)
+    return numbers
+
+
+def _bits(values: np.ndarray, where: str, missing: bool) -> np.ndarray:
+    """Return a label as [n] float64 of 0, 1 and, for empty fields, NaN."""
+    bits, unread = _unread_bits(values)
+    hint = "labels are 0 and 1, or false and true; for numbers use kind=values, for one class per row kind=classes"
+    refuse_entry(unread, values, "is neither 0 nor 1", where, hint)
+    if not missing:
+        refuse_rows(np.isnan(bits), "target", where, _ALLOW)
+    return bits
+
+
+def _unread_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a column as [n] float64 of 0 and 1, NaN elsewhere; and [n] bool, True for what is neither 0, 1 nor empty."""
+    if values.dtype.kind in "fiub":
+        bits = values.astype(np.float64)
+        unread = (bits != 0) & (bits != 1) & ~np.isnan(bits)
+        return np.where(unread, np.nan, bits), unread
+    bits = np.array([_BITS.get(text.lower(), np.nan) for text in values])
+    return bits, np.isnan(bits) & ~np.array([is_missing(text) for text in values], dtype=bool)

@@ -6,12 +6,10 @@ Functions raise DataError for files that are missing, empty, damaged or of anoth
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -30,7 +28,6 @@ _ALLOWED = "allowed: .csv, .tsv, .txt and .parquet"
 _TEXT = (".csv", ".tsv", ".txt")
 _PARQUET = (".parquet", ".pq")
 _DELIMITERS = (",", ";", "\t", "|")
-_SNIFFED = 30  # records from which the delimiter is inferred
 _DAY = 86_400e9  # nanoseconds
 _MAX_COLUMNS = 100_000
 _TIMES_LARGER = 12  # how much larger fields of text are in memory than in a file
@@ -132,7 +129,7 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
     Args:
         path: the file.
         key: setting that names it, for messages.
-        delimiter: one character, or `tab`; None infers it from the first records.
+        delimiter: one character, or `tab`; None takes the one that parts the header most often.
         encoding: of the text; None reads UTF-8.
         least: columns that the table has to have: one alone mostly means another delimiter.
 
@@ -161,7 +158,7 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
 def _text_table(path: Path, delimiter: str | None, encoding: str, least: int) -> Table:
     mark = "\t" if delimiter in ("tab", "\\t") else delimiter or ""
     if delimiter is None:
-        mark = _inferred_delimiter(path, encoding)
+        mark = max(_DELIMITERS, key=lambda mark: _header_width(path, mark, encoding))
     elif len(mark) != 1 or mark in "\"'\r\n" or mark.isalnum():
         hint = "allowed: one character such as ';', or tab"
         raise ConfigError(f"{delimiter!r} is not a delimiter", where="task.delimiter", hint=hint)
@@ -173,21 +170,11 @@ def _text_table(path: Path, delimiter: str | None, encoding: str, least: int) ->
     return Table(path, tuple(name.strip() for name in header), mark, encoding)
 
 
-def _inferred_delimiter(path: Path, encoding: str) -> str:
-    """Return the delimiter that gives most of the first records the header's number of fields.
-
-    Of several that do equally well it is the one with the most fields; where none gives two fields or more, the comma.
-    """
-    best, delimiter = (0.5, math.inf), ","  # more than half
-    for mark in _DELIMITERS:
-        try:
-            widths = [len(record) for _, record in islice(_records(path, mark, encoding), _SNIFFED)] or [0]
-        except DataError:  # quotes that make sense only with another delimiter
-            continue
-        rank = (widths.count(widths[0]) / len(widths), widths[0])
-        if widths[0] > 1 and rank > best:
-            best, delimiter = rank, mark
-    return delimiter
+def _header_width(path: Path, mark: str, encoding: str) -> int:
+    try:
+        return len(next(_records(path, mark, encoding), (0, []))[1])
+    except DataError:  # quotes that make sense only with another delimiter
+        return 0
 
 
 def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[str]]]:

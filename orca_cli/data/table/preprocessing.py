@@ -19,11 +19,9 @@ from orca_cli.data.blocks import Ragged
 from orca_cli.data.gaps import remarks
 from orca_cli.data.own_data import counted, listed
 from orca_cli.data.samples import read_inputs
-from orca_cli.data.table.columns import Column, as_numbers
+from orca_cli.data.table.columns import Column, as_numbers, raw_targets
 from orca_cli.data.table.files import open_table, plain_columns
-from orca_cli.data.table.series import Grouped, Series, group_by
-from orca_cli.data.table.symbols import Symbols
-from orca_cli.data.table.target_columns import raw_targets
+from orca_cli.data.table.series import Grouped, Series, Symbols, group_by
 from orca_cli.data.targets import TargetForm
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import NewData

@@ -5,7 +5,6 @@ Shapes: n rows, F features, K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,18 +13,16 @@ import numpy as np
 
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
-from orca_cli.data.own_data import check_column, counted, file_paths, listed
+from orca_cli.data.own_data import check_column, counted, file_paths, listed, refuse_entry
 from orca_cli.data.samples import ArraySamples
-from orca_cli.data.settings import check_rules, fractions_rule, missing_targets_rule
+from orca_cli.data.settings import check_rules
 from orca_cli.data.splits import group_rows, marked_rows
-from orca_cli.data.table.columns import Column, fit_columns
+from orca_cli.data.table.columns import Column, fit_columns, infer_kind, raw_targets
 from orca_cli.data.table.files import Table, open_table
 from orca_cli.data.table.preprocessing import TablePreprocessing, per_sample
-from orca_cli.data.table.series import contents, fit_series, group_by
-from orca_cli.data.table.symbols import fit_symbols
-from orca_cli.data.table.target_columns import infer_kind, raw_targets, refuse_measurements
+from orca_cli.data.table.series import contents, fit_series, fit_symbols, group_by
 from orca_cli.data.targets import TargetForm, fit_targets
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 
 _SPLIT, _IGNORE = "split", "task.ignore=[split]"
@@ -75,54 +72,15 @@ def load(
     """
     paths = file_paths({"train": train, "validation": validation, "test": test}, data_folder)
     tables = {part: open_table(path, f"task.{part}", delimiter, encoding) for part, path in paths.items()}
-    target_names = [str(target)] if targets is None else [str(name) for name in targets]
+    target_names = [str(name) for name in [*([] if target in (None, "") else [target]), *(targets or [])]]
     named = {key: str(name) for key, name in (("sequence", sequence), ("id", id), ("time", time)) if name is not None}
     settings = _Settings(
         kind, target_names, features or [], ignore or [], [] if group is None else [str(group)], named, length,
         normalize, max_categories, gap_indicator, missing_targets, delimiter, encoding, decimal,
     )  # fmt: skip
+    settings.check()
     rows, fractions = _Rows(settings, tables, reporter), (validation_fraction, test_fraction)
-    return assemble("table", reporter, rows.kind, rows.pool, fractions, split_seed, rows.fit, given=rows.given)
-
-
-def check_settings(
-    kind: str | None,
-    target: str | int | None,
-    targets: list[str] | None,
-    features: list[str] | None,
-    ignore: list[str] | None,
-    validation: str | None,
-    test: str | None,
-    validation_fraction: float,
-    test_fraction: float,
-    missing_targets: bool,
-    sequence: str | int | None,
-    id: str | int | None,
-    time: str | int | None,
-    length: int | None,
-) -> None:
-    """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
-    columns = {"target": target, "targets": targets}
-    allowed = {"classes": ("target",), "labels": ("targets",)}.get(str(kind), ("target", "targets"))
-    example = {"target": "COLUMN", "targets": "[COLUMN,COLUMN]"}[allowed[0]]
-    only = "a sequence of symbols is the only input: remove one of them"
-    series = "applies to series of several rows", "give task.id=COLUMN, which says what series a row is a step of"
-    one_kind = f"does not apply to task.kind={kind}", f"give task.{allowed[0]} instead"
-    all_targets = "give all columns to be predicted in task.targets, or one in task.target"
-    both = sorted({*(features or [])} & {*(ignore or [])})
-    no_target = all(columns[key] in (None, "", []) for key in allowed)
-    check_rules(
-        (sequence is not None and bool(id), "id", "does not go with task.sequence", only),
-        (sequence is not None and bool(features), "features", "does not go with task.sequence", only),
-        (time is not None and id is None, "time", *series),
-        (length is not None and id is None and sequence is None, "length", *series),
-        *((key not in allowed and name is not None, key, *one_kind) for key, name in columns.items()),
-        (target is not None and targets is not None, "target", "given beside task.targets", all_targets),
-        (no_target, allowed[0], "a value is needed", f"give task.{allowed[0]}={example}"),
-        (bool(both), "features", f"'{''.join(both[:1])}' is also in task.ignore", "remove it from one of them"),
-        missing_targets_rule(kind, missing_targets),
-        fractions_rule(validation_fraction, test_fraction, (validation, test)),
-    )
+    return assemble("table", reporter, rows.kind, rows.pool, fractions, split_seed, rows.fit)
 
 
 @dataclass(frozen=True)
@@ -144,60 +102,97 @@ class _Settings:
     encoding: str | None
     decimal: str
 
+    def check(self) -> None:
+        """Raise ConfigError where settings contradict each other."""
+        named, is_whole = self.named, not {"sequence", "id"} & self.named.keys()
+        alone = "a sequence of symbols is the only input: remove one of them"
+        series = "applies to series of several rows", "give task.id=COLUMN, which says what series a row is a step of"
+        check_rules(
+            ("sequence" in named and "id" in named, "id", "does not go with task.sequence", alone),
+            ("sequence" in named and bool(self.features), "features", "does not go with task.sequence", alone),
+            ("time" in named and "id" not in named, "time", *series),
+            (self.length is not None and is_whole, "length", *series),
+            (
+                not self.targets,
+                "target",
+                "a value is needed",
+                "give task.target=COLUMN, or task.targets=[COLUMN,COLUMN]",
+            ),
+            (
+                self.kind == "classes" and len(self.targets) > 1,
+                "targets",
+                "holds several columns",
+                "classes are one column",
+            ),
+        )
+
 
 class _Rows:
     """The rows of the training file, read, and how they become samples; those of other files, whose groups alone are read.
 
-    `given` is a note on splits that a column marks. Arguments are settings and tables of the splits that have a file.
+    Arguments are settings, and tables of the splits that have a file.
     """
 
     def __init__(self, settings: _Settings, tables: dict[str, Table], reporter: Reporter) -> None:
         self._settings, self._tables, self._reporter = settings, tables, reporter
         base, targets, named, group = tables["train"], settings.targets, settings.named, settings.group
-        marks = _marks(base, {*targets, *settings.features, *settings.ignore, *group, *named.values()})
+        taken = {*targets, *settings.features, *settings.ignore, *group, *named.values()}
+        marks = [_SPLIT] if _SPLIT in base.columns and _SPLIT not in taken else []
         self._chosen, self._left_out = _choose(base, settings, [*settings.ignore, *marks])
         self._read = [*self._chosen, *targets, *(named[key] for key in ("id", "time") if key in named)]
         for part, table in tables.items():
             for name in [*self._read, *group]:
                 check_column(name, table.columns, f"task.{part}", table.path.name)
-        self._columns, self._where = base.read([*self._read, *group]), str(base.path)
+        self._columns, self._where = base.read([*self._read, *group, *marks]), str(base.path)
         self._steps = None
         if "id" in named:
             self._steps = group_by(self._columns, named["id"], named.get("time"), self._where, settings.decimal)
-        self._values = per_sample(self._columns, targets, self._steps, self._where)
+        self._values = per_sample(self._columns, [*targets, *group, *marks], self._steps, self._where)
         self.kind: Kind
         self.kind, self._inferred = (settings.kind, []) if settings.kind else infer_kind(
             self._values, targets, settings.decimal, self._where
         )  # fmt: skip
-        check_rules(missing_targets_rule(self.kind, settings.missing_targets))
-        self.pool = self._pool(marks)
-        self.given = [f"splits as the column '{_SPLIT}' says"] if marks else []
-
-    def _pool(self, marks: dict[str, np.ndarray]) -> Pool:
-        """Return the samples, in the splits that marks name, and their groups."""
-        settings, tables, where, steps = self._settings, self._tables, self._where, self._steps
-        target, unit = self._values[settings.targets[0]], "rows" if steps is None else "series"
-        check_enough(len(target), unit, where)
-        self._records = _records(tables, settings.group[0], settings.named.get("id")) if settings.group else {}
-        rows = _marked_rows(per_sample(marks, list(marks), steps, where), tables, where)
-        for name, column in per_sample(self._columns, settings.group, steps, where).items():
-            places = {part: f"{where}[{name}] ({part})" for part in rows}
-            group_rows({part: column[members] for part, members in rows.items()}, places)
-        rows = {"train": np.arange(len(target))} | rows
-        learn, is_text = rows["train"], "sequence" in settings.named
-        return Pool(
+        target, unit = self._values[targets[0]], "rows" if self._steps is None else "series"
+        check_enough(len(target), unit, self._where)
+        rows = self._marked_rows() if marks else {"train": np.arange(len(target))}
+        self._records = self._groups(rows) if group else {}
+        learn, is_text = rows["train"], "sequence" in named
+        self.pool = Pool(
             unit, rows, tables, target.astype(str)[learn] if self.kind == "classes" else None,
-            self._records["train"][learn] if settings.group else None,
-            lambda: contents(self._columns, self._chosen, steps, learn, settings.decimal, is_text),
+            self._records["train"][learn] if group else None,
+            lambda: contents(self._columns, self._chosen, self._steps, learn, settings.decimal, is_text),
         )  # fmt: skip
+
+    def _marked_rows(self) -> dict[str, np.ndarray]:
+        """Return the samples of each split that the column `split` names."""
+        marks, where = self._values[_SPLIT], f"{self._where}[{_SPLIT}]"
+        hint = f"; {_IGNORE} leaves the column out"
+        numbers = np.array([str(mark).isdigit() for mark in marks])
+        refuse_entry(numbers, marks, "is a number", where, f"name train, validation and test{hint}")
+        rows = marked_rows(marks, where, hint)
+        if doubled := [part for part in rows if part != "train" and part in self._tables]:
+            what = f"the column '{_SPLIT}' marks rows of this split too"
+            raise ConfigError(what, where=f"task.{doubled[0]}", hint=f"leave out the file{hint}")
+        return rows
+
+    def _groups(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the number of each sample's group, split with a file -> [n]; `rows` are those of the training file."""
+        group, id = self._settings.group[0], self._settings.named.get("id")
+        values = {"train": self._values[group]}
+        places = {part: f"{self._where}[{group}] ({part})" for part in rows}
+        group_rows({part: values["train"][members] for part, members in rows.items()}, places)
+        for part, table in self._tables.items():
+            if part != "train":
+                columns, where = table.read([group] if id is None else [group, id]), str(table.path)
+                steps = None if id is None else group_by(columns, id, None, where, ".")
+                values[part] = per_sample(columns, [group], steps, where)[group]
+        return group_rows(values, {part: f"{table.path}[{group}]" for part, table in self._tables.items()})
 
     def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
         """Learn from the training rows how rows become samples; see `assemble`."""
         settings, columns, where, kind, learn = self._settings, self._columns, self._where, self.kind, rows["train"]
         missing, names = settings.missing_targets, settings.targets
         raw, place = raw_targets(self._values, kind, names, missing, where, settings.decimal)
-        if kind == "classes":
-            refuse_measurements(raw[learn], place)
         form = fit_targets(kind, raw, learn, place, names=() if kind == "classes" else tuple(names), missing=missing)
         preprocessing, fitted = self._fit_inputs(form, learn)
         x, y = preprocessing.features(columns, where), preprocessing.encoded_targets(columns, where)
@@ -242,55 +237,22 @@ class _Rows:
 
 
 def _choose(table: Table, settings: _Settings, ignore: list[str]) -> tuple[list[str], list[str]]:
-    """Return the input columns, and notes on columns that are left out by default or have a name like `split`."""
+    """Return the input columns, and a note on those that are left out."""
     targets, features, group, named = settings.targets, settings.features, settings.group, settings.named
-    target_key = "target" if len(targets) == 1 else "targets"
-    roles = {target_key: targets, "features": features, "ignore": ignore, "group": group}
+    roles = {"target": targets, "features": features, "ignore": ignore, "group": group}
     for key, names in (roles | {key: [name] for key, name in named.items()}).items():
         for name in names:
             check_column(name, table.columns, f"task.{key}", table.path.name)
     taken = [*targets, *group, *named.values()]
-    if doubled := [name for name in features if name in taken]:
-        what = f"'{doubled[0]}' is to be predicted, or says what belongs together"
+    if doubled := [name for name in features if name in (*taken, *ignore)]:
+        what = f"'{doubled[0]}' is to be predicted or ignored, or says what belongs together"
         raise ConfigError(what, where="task.features", hint="remove it from the features")
     if twice := [name for name in named.values() if taken.count(name) > 1 and name not in group]:
         raise ConfigError(f"column '{twice[0]}' is given two roles", where="task", hint="name different columns")
     free = [name for name in table.columns if name not in {*taken, *ignore}]
     if "sequence" in named:
-        kept, notes = [named["sequence"]], [f"not read beside the sequence: {listed(free)}"] if free else []
-    else:
-        kept, notes = list(dict.fromkeys(features or free)), []
-    if not kept:
+        return [named["sequence"]], [f"not read beside the sequence: {listed(free)}"] if free else []
+    if not (features or free):
         hint = f"{table.path.name} has {listed(table.columns, 20)}"
         raise ConfigError("no column is left", where="task.features", hint=hint)
-    return kept, notes
-
-
-def _marks(table: Table, taken: Container[str]) -> dict[str, np.ndarray]:
-    """Return the column `split` by its name, if it has no other role; DataError where it holds numbers."""
-    if _SPLIT not in table.columns or _SPLIT in taken:
-        return {}
-    column = table.read([_SPLIT])[_SPLIT]
-    if any(str(entry).isdigit() for entry in column):
-        what, hint = "holds numbers", f"name train, validation and test, or leave it out with {_IGNORE}"
-        raise DataError(what, where=f"{table.path}[{_SPLIT}]", hint=hint)
-    return {_SPLIT: column}
-
-
-def _marked_rows(marks: Mapping[str, np.ndarray], supplied: Container[str], where: str) -> dict[str, np.ndarray]:
-    """Return the samples of each split that marks name; ConfigError where a split has a file as well."""
-    rows = marked_rows(marks[_SPLIT], f"{where}[{_SPLIT}]", f"; {_IGNORE} leaves the column out") if marks else {}
-    if doubled := [part for part in rows if part != "train" and part in supplied]:
-        what = f"the column '{_SPLIT}' marks rows of this split too"
-        raise ConfigError(what, where=f"task.{doubled[0]}", hint=f"leave out the file, or the column with {_IGNORE}")
-    return rows
-
-
-def _records(tables: Mapping[str, Table], group: str, id: str | None) -> dict[str, np.ndarray]:
-    """Return the number of each sample's group, split -> [n]."""
-    values = {}
-    for part, table in tables.items():
-        columns, where = table.read([group] if id is None else [group, id]), str(table.path)
-        steps = None if id is None else group_by(columns, id, None, where, ".")
-        values[part] = per_sample(columns, [group], steps, where)[group]
-    return group_rows(values, {part: f"{table.path}[{group}]" for part, table in tables.items()})
+    return list(dict.fromkeys(features or free)), []

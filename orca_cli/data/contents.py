@@ -23,11 +23,7 @@ def hashes(contents: Iterable[bytes]) -> np.ndarray:
 def hashes_of_rows(x: np.ndarray, rows: np.ndarray, ends: np.ndarray | None = None, axis: int = 0) -> np.ndarray | None:
     """Return a hash of some samples [n] of inputs in one pass, block by block; None where there are more than 2 GiB.
 
-    Args:
-        x: N samples, possibly mapped from a file.
-        rows: [n] indices.
-        ends: [N], how many steps of a sequence count; None takes all.
-        axis: of the steps of a sample.
+    `ends` [N] says how many steps of a sequence count, on an axis of the sample; None takes all.
     """
     if len(rows) * x[:1].nbytes > MOST_BYTES:
         return None
@@ -48,12 +44,8 @@ def hashes_of_rows(x: np.ndarray, rows: np.ndarray, ends: np.ndarray | None = No
 def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.ndarray | None, str]:
     """Return groups of samples that must stay together, because of their group or of identical inputs, and a note.
 
-    Without identical inputs the groups are returned as they are. Nothing is joined where inputs repeat by nature: fewer than
-    30 of them, and fewer than half, are distinct, as in a table of two columns of categories.
-
-    Args:
-        groups: [n] integers; None where samples stand alone.
-        contents: [n] hashes of the inputs; None where there are too many to compare.
+    Groups and hashes of inputs are [n]; None where samples stand alone, or are too many to compare. Nothing is joined where
+    inputs repeat by nature: fewer than 30 of them, and fewer than half, are distinct, as in two columns of categories.
     """
     if contents is None:
         return groups, "too many inputs to be compared: identical ones may be in several splits"

@@ -85,10 +85,7 @@ def remarks(
 ) -> dict[str, int]:
     """Return what is done to make new samples fit, each with the number of samples.
 
-    Args:
-        steps: [n] of sequences that are cut at `length`; None where none is.
-        length: L.
-        gaps: what fills missing values, and `read` returns the samples [n, C, *E] with them; None where there are none.
+    Steps [n] are of sequences that are cut at L, or None; `read` returns the samples [n, C, *E] whose gaps are filled.
     """
     counts = {}
     if steps is not None:
@@ -107,10 +104,8 @@ def fit_gaps(
     Args:
         missing: [C] int64, of the training rows.
         extent: *E of the inputs.
-        how: as in `Gaps`.
-        indicator: whether channels with missing values in training get an indicator channel.
+        how, indicator: as in `Gaps`, and whether channels with missing values in training get an indicator channel.
         means: [C], over the known training values; NaN where there are none.
-        where: origin of the inputs, for messages.
 
     Raises:
         DataError: a channel has no known value in training.

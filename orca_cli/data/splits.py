@@ -64,16 +64,13 @@ def split(
 ) -> Split:
     """Return disjoint index sets; the test set depends on neither the validation nor the training size.
 
-    The samples are put into one random order in which every stretch holds each class in proportion. Test takes its
-    start, validation what follows, and train its end. So a smaller training set is a part of a larger one, and every
-    class has a training sample where there are as many training samples as classes.
+    The n samples are put into one random order in which every stretch holds each class in proportion. Test takes its start,
+    validation what follows, and train its end. So a smaller training set is a part of a larger one, and every class has a
+    training sample where there are as many training samples as classes.
 
     Args:
-        n: number of samples.
-        validation: a number of samples (int), or a fraction of n below 1 (float); 0 makes an empty set.
-        test: the same.
+        validation, test: a number of samples (int), or a fraction of n below 1 (float); 0 makes an empty set.
         train: number of samples; None takes the rest.
-        seed: of the order.
         classes: [n] class of each sample; None draws without stratifying.
         keys: settings of the train, validation and test size, for messages.
     """
@@ -108,15 +105,13 @@ def draw(
     groups: np.ndarray | None,
     contents: Callable[[], np.ndarray | None],
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the rows of the training data that each split takes, and notes on what was drawn.
+    """Return the rows of the n training samples that each split takes, and notes on what was drawn.
 
     Args:
-        total: n, rows of the training data.
         supplied: splits with data of their own, which are not drawn.
         fractions: validation, test -> part of the training data (of the groups, where there are any).
-        seed: of the draw.
         classes: [n] to stratify by; None draws without. A group counts as its most frequent class.
-        groups: [n], the group of each row; rows of a group are never in two splits. None where rows stand alone.
+        groups: [n]; rows of a group are never in two splits. None where rows stand alone.
         contents: returns a hash of each input [n]; identical inputs stay together, as groups do; see `contents.joined`.
     """
     missing = [part for part in fractions if part not in supplied]
@@ -140,16 +135,10 @@ def draw(
 def folds(
     n: int, count: int, *, seed: int = 0, classes: np.ndarray | None = None, groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the fold of each sample, [n] int64 in 0..count-1.
+    """Return the fold of each of n samples, [n] int64 in 0..count-1.
 
-    The sizes of the folds differ by 1 at most, and so do those of each class in them.
-
-    Args:
-        n: number of samples.
-        count: k, of folds.
-        seed: of the draw.
-        classes: [n] to stratify by; None draws without. A group counts as its most frequent class.
-        groups: [n], the group of each sample; a group is in one fold, and sizes count groups. None where samples stand alone.
+    The sizes of the folds differ by 1 at most, and so do those of each class [n] in them. A group [n] is in one fold, counts
+    as its most frequent class, and sizes count groups.
 
     Raises:
         DataError: there are fewer samples, or groups, than folds.

@@ -30,10 +30,9 @@ class TargetForm:
         kind: classes, labels, values, maps (real-valued) or class_maps (a class at every position).
         num_outputs: K; 0 while it is not known.
         names: K names of classes, labels or values, or empty.
-        classes: class i as it stands in the files, ascending; all integers, or all strings. Empty where the data number
-            classes by themselves, and for other kinds.
-        extent: *E, for maps.
-        channels_last: whether maps are (n, *E, K).
+        classes: class i as it stands in the files, ascending; all integers, or all strings. Empty for other kinds, and where
+            the data number classes by themselves.
+        extent, channels_last: *E of maps, and whether they are (n, *E, K).
         missing: whether labels and real-valued targets may be NaN.
         scale: of real-valued targets; None for other kinds.
     """
@@ -135,14 +134,8 @@ def fit_targets(
 
     Args:
         kind, y, where: classes, labels, values or dense; [N, ...] as in the data; and their origin, for messages.
-        rows: the training rows.
-        extent: of the inputs.
         names: of labels, of values, or of classes that the data number by themselves.
-        num_classes: K, or None to infer it; for classes.
-        channels_last, missing: as those of `TargetForm`.
-
-    Raises:
-        ConfigError: `num_classes` does not apply.
+        num_classes: K, or None to infer it; for classes. ConfigError for other kinds.
     """
     if kind == "classes" and names:
         return TargetForm("classes", len(names), names)

@@ -152,16 +152,6 @@ CONTRADICTIONS = [
     (["task=darcy", "task.path=there"], ["task.path", "task.origin"]),
     (["task=spherical", "task.images=there"], ["task.images", "task.origin"]),
     (["task=spherical", "task.origin=cifar10", "task.path=there"], ["task.path", "task.origin"]),
-    (
-        [*ARRAYS, "task.validation_fraction=0.6", "task.test_fraction=0.6"],
-        ["task.validation_fraction", "task.test_fraction"],
-    ),
-    ([*ARRAYS, "task.kind=labels", "task.num_classes=3"], ["task.num_classes", "task.kind=labels"]),
-    ([*ARRAYS, "task.missing_targets=true"], ["task.missing_targets", "task.kind=classes"]),
-    ([*ARRAYS, "task.train=a.npy", "task.test_labels=y.npy"], ["task.test_labels", "task.test="]),
-    ([*TABLE, "task.targets=[a,b]"], ["task.target: given beside task.targets"]),
-    ([*TABLE, "task.features=[a,b]", "task.ignore=[b]"], ["task.features", "task.ignore"]),
-    (["task=hub", *REQUIRED_SETTINGS["hub"], "task.length=5", "task.image_size=8"], ["task.length", "task.image_size"]),
 ]
 
 

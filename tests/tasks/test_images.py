@@ -278,7 +278,7 @@ def test_given_splits_are_taken_as_they_are(tmp_path, pets, read):
         read(folder)
     (folder / "test" / "cat" / "again.jpg").unlink()
     (folder / "test" / "eel").rename(folder / "test" / "ell")
-    with refused("class 'ell' of the test split has no training images; did you mean 'eel'", DataError):
+    with refused("2 labels have no training sample, the first is ell", DataError):
         read(folder)
 
 

@@ -65,12 +65,8 @@ def locate(
 ) -> tuple[Pair, dict[str, np.ndarray], dict[str, Pair]]:
     """Return the arrays that hold the training split, the rows of them that each split takes, and those of other splits.
 
-    Rows are given for train and for the splits that an array `split` marks. Only headers are read.
-
-    Args:
-        files: train, validation, test -> (file or None, file of its targets or None). Train has a file.
-        names: of the arrays in .npz files.
-        data_folder: relative file names that do not exist in the working folder are looked for here.
+    Rows are given for train and for the splits that an array `split` marks. Only headers are read. `files` has a file, or
+    None, and the file of its targets, or None, of each split.
 
     Raises:
         ConfigError: an .npy file without targets, a split that is given twice, or one file for two splits.
@@ -163,9 +159,6 @@ def read_groups(
 ) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
     """Return the group of each training array's row, [N] int64, -1 where no split has it, and of other splits' samples.
 
-    Args:
-        base, rows, others: as `locate` returns them.
-
     Raises:
         DataError: a group is in two splits, or a sample has none.
     """
@@ -189,13 +182,8 @@ def locate_new(
 ) -> tuple[StoredArray, StoredArray | None, StoredArray | None, np.ndarray | None]:
     """Return inputs, targets and lengths of new samples, of which only headers are read, and the rows that are requested.
 
-    Targets are None if the file has none, lengths if `names` or the file has none, rows if all are requested.
-
-    Args:
-        path: .npz file with inputs and possibly targets, or .npy file of inputs.
-        where: what names it, for messages.
-        names: of inputs, targets and, where sequences have some, lengths in .npz files.
-        part: train, validation or test: inputs called so (x_test), or rows that an array `split` marks; empty for all.
+    Targets are None if the file has none, lengths if `names` (of inputs, targets and lengths) has none, rows if all are
+    requested. A part is inputs called so (x_test), or rows that an array `split` marks; empty takes all.
 
     Raises:
         DataError: no such array or part, no samples, or targets of another number.

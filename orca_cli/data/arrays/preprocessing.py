@@ -38,13 +38,9 @@ _PART = 4096  # samples of which lengths are read at once
 
 @dataclass(frozen=True)
 class Padding:
-    """How the ends of sequences are given, and what all are brought to.
+    """How the ends of sequences are given, by lengths or by steps of NaN, and the L steps that all are brought to.
 
-    Args:
-        marked_by: lengths: beside the inputs, or by each one's own shape; nan: by steps of NaN.
-        length: L; longer sequences are cut at their end.
-        missing_targets: whether dense targets may be NaN before an end too.
-        array: name of the lengths in .npz files.
+    `missing_targets`: dense targets may be NaN before an end too. `array` is the name of the lengths in .npz files.
     """
 
     marked_by: Literal["lengths", "nan"]

@@ -121,14 +121,9 @@ def infer_layout(
     image_size: int | None,
     channels_last: bool,
 ) -> ColumnLayout:
-    """Return how a column becomes inputs, from its type and the training rows; other settings as those of `load`.
+    """Return how a column becomes inputs, from its type and the chosen training rows; other settings as those of `load`.
 
     Images are grey where all those of training are; the shape is that of the first one.
-
-    Args:
-        rows, column: of the data set's training split.
-        chosen: numbers of the rows that are for training.
-        where: split and column, for messages.
 
     Raises:
         ConfigError: a length for images, or an image size for numbers.
@@ -191,11 +186,7 @@ def open_column(rows: Dataset, column: str, is_image: bool) -> Callable[[np.ndar
 def raw_targets(kind: str, rows: Dataset, column: str, where: str, training_names: Sequence[str] = ()) -> np.ndarray:
     """Return a column as an array [n, ...] of numbers or text; for labels, lists of classes become [n, K] of 0 and 1.
 
-    Args:
-        kind: of the targets.
-        rows, column: a split, and its column.
-        where: split and column, for messages.
-        training_names: class names in the order of the training split's numbers, if it has some.
+    `training_names` are class names in the order of the training split's numbers, if it has some.
 
     Raises:
         DataError: targets are missing, or numbered otherwise than in training.
@@ -313,13 +304,8 @@ def _split(splits: dict[str, Dataset], part: str, origin: str) -> str:
 class HubSamples:
     """One split (see interfaces): targets in memory, inputs read from the mapped file on demand.
 
-    Args:
-        values: gives those of the input column (see `open_column`), of what the split is drawn from.
-        preprocessing: how they become inputs.
-        y: [N, ...] as Batch.y.
-        chosen: [n] indices of this split's rows.
-        where: split and column, for messages.
-        records: [N] int64, the record of each row; None where rows stand alone.
+    `values` gives those of the input column (see `open_column`) of N rows, of which the n of `chosen` are this split's; y
+    [N, ...] and the records [N] int64, or None, are of all.
     """
 
     values: Callable[[np.ndarray], np.ndarray | list]

@@ -153,16 +153,16 @@ class _Columns:
         is_image, x_place = bool(layout.image_mode), self._places("train")[0]
         if is_image and not self.normalize:
             return None, None, [], []
-        with self.reporter.track("reading training inputs", len(learn)) as advance:
-            values = open_column(self.parts["train"], self.names[0], is_image)
+        values = open_column(self.parts["train"], self.names[0], is_image)
 
-            def decoded() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        def decoded() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            with self.reporter.track("reading training inputs", len(learn)) as advance:
                 for some in row_blocks(learn):
                     inputs, valid = layout.decode(values(some), x_place, list(some))
                     yield inputs, ~np.isnan(inputs) if valid is None else ~np.isnan(inputs) & valid[:, None]
                     advance(len(some))
 
-            scale, missing, constants = streamed_channel_scale(decoded())
+        scale, missing, constants = streamed_channel_scale(decoded())
         filling, notes = fit_gaps(missing, layout.shape[1:], self.gaps, self.gap_indicator, scale.mean, x_place)
         return (scale, filling, notes, constants) if self.normalize else (None, filling, notes, [])
 
@@ -206,8 +206,7 @@ def _parts(splits: dict[str, Dataset], origin: str, names: dict[str, str | None]
             continue
         if name in taken:
             what = f"'{name}' is also task.{taken[name]}_split; its rows would be in both"
-            hint = "remove it and the split is drawn from the training rows"
-            raise ConfigError(what, where=f"task.{part}_split", hint=hint)
+            raise ConfigError(what, where=f"task.{part}_split", hint="remove it")
         taken[name], parts[part] = part, splits[name]
     if "train" not in parts:
         raise DataError("no training rows", where=origin, hint="provide a data set with training rows")

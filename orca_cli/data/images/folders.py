@@ -34,15 +34,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImageTargets:
-    """The targets that folders or a table give to images.
-
-    Args:
-        kind: of the targets.
-        y: [n] class labels, or [n, K] bits or numbers, as folders or table have them.
-        where: their origin, for messages.
-        outputs: names of the target columns of labels and values.
-        notes: on what was inferred or left out.
-    """
+    """The targets that folders or a table give to images: [n] class labels, or [n, K] bits or numbers, named by `outputs`."""
 
     kind: Kind
     y: np.ndarray

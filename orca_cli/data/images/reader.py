@@ -99,10 +99,9 @@ def load(
 ) -> TaskData:
     """Return images [n, C, S, S] of a folder, with one class for each folder of files, or with the targets of a table.
 
-    conf/task/images.yaml explains the settings. FOLDER/CLASS/*.png is split at random, every class in proportion and
-    identical files together; FOLDER/train/CLASS, FOLDER/val/CLASS and FOLDER/test/CLASS are taken as they are, and what is
-    missing of val and test is drawn from train. Images that a table does not name are not read. Every file is decoded once
-    before the run, so that a damaged one cannot end it half-way; the result is cached. See shared.assemble.
+    conf/task/images.yaml explains the settings. FOLDER/CLASS/*.png is split at random, identical files together; FOLDER/train,
+    FOLDER/val and FOLDER/test are taken as they are, and what is missing is drawn from train. Every file is decoded once before
+    the run, so that a damaged one cannot end it half-way; the result is cached. See `assemble`.
 
     Raises:
         DataError: also for identical files in two given splits, and for files that cannot be decoded.

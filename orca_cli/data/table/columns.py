@@ -6,6 +6,7 @@ Shapes: n rows, F features, K outputs.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -75,9 +76,7 @@ class Numeric:
 class Categorical:
     """A column of text: one feature of 0 and 1 per category; texts that training lacks are `(other)`, or else all 0.
 
-    Args:
-        name: of the column.
-        categories: the texts that are kept, ascending, then possibly (missing) and (other).
+    The categories are the texts that are kept, ascending, then possibly (missing) and (other).
     """
 
     name: str
@@ -127,37 +126,37 @@ def fit_columns(
 ) -> tuple[tuple[Column, ...], list[str]]:
     """Return how columns become features, from the training rows alone, and notes on what was filled or left out.
 
-    Args:
-        values, names: name -> column [n], and those that are features.
-        rows: the training rows.
-        normalize, max_categories, decimal, where: settings of the reader, and the file.
-        indicator: whether columns with missing numbers in training get a second feature that says where.
+    `names` are the features among the columns [n], and `indicator` says whether columns with missing numbers in training get a
+    second feature that says where.
     """
     columns: list[Column] = []
-    filled, flags = (
-        "missing numbers become the training mean",
-        ", flagged by one more feature each" if indicator else "",
-    )
-    remarks: dict[str, list[str]] = {}
+    filled = f"missing numbers become the training mean{', flagged by one more feature each' if indicator else ''}"
+    remarks: dict[str, list[str]] = defaultdict(list)
     for name in names:
         train = values[name][rows]
         numbers, wrong = as_numbers(train, decimal)
         unknown = np.isnan(numbers) & ~wrong
         if unknown.all():
-            remarks.setdefault("left out because empty in the training set", []).append(name)
+            remarks["left out because empty in the training set"].append(name)
         elif wrong.any():
-            columns.append(texts := _categorical(name, train, max_categories))
-            if OTHER in texts.categories:
-                remarks.setdefault(f"only the {max_categories} most frequent texts have a feature", []).append(name)
-            if _may_be_numbers(train, wrong):
+            missing = np.array([is_missing(text) for text in train])
+            texts, counts = np.unique(train[~missing].astype(str), return_counts=True)
+            kept = np.sort(texts[np.argsort(-counts, kind="stable")[:max_categories]])
+            marks = ([MISSING] if missing.any() else []) + ([OTHER] if len(kept) < len(texts) else [])
+            columns.append(Categorical(name, (*map(str, kept), *marks)))
+            if OTHER in marks:
+                remarks[f"only the {max_categories} most frequent texts have a feature"].append(name)
+            # One text alone among numbers, such as n.a., is mostly a missing entry, however frequent it is.
+            is_few = wrong.sum() <= (1 - _ALMOST_ALL) * len(train[~missing]) or len(set(train[wrong])) == 1 < len(texts)
+            if is_few or are_like_numbers(train[wrong]):
                 shown = f"{name} ('{train[wrong][0]}'; {int(wrong.sum())} of {len(train)} training rows)"
-                remarks.setdefault("warning: read as text, since not all of it are numbers", []).append(shown)
+                remarks["warning: read as text, since not all of it are numbers"].append(shown)
         else:
             columns.append(_numeric(name, numbers[~unknown], normalize, indicator and bool(unknown.any()), where))
             if unknown.any():
-                remarks.setdefault(f"{filled}{flags}, in training rows", []).append(f"{name} ({int(unknown.sum())})")
+                remarks[f"{filled}, in training rows"].append(f"{name} ({int(unknown.sum())})")
             if (numbers[~unknown] == numbers[~unknown][0]).all():
-                remarks.setdefault("warning: constant in the training set", []).append(name)
+                remarks["warning: constant in the training set"].append(name)
     if not columns:
         raise DataError("all columns are empty", where=where, hint="check task.features and task.ignore")
     num_numeric, size = sum(isinstance(column, Numeric) for column in columns), sum(column.size for column in columns)
@@ -166,32 +165,19 @@ def fit_columns(
     return tuple(columns), notes + [f"{text}: {listed(shown, _SHOWN)}" for text, shown in remarks.items()]
 
 
-def _may_be_numbers(train: np.ndarray, wrong: np.ndarray) -> bool:
-    """Return whether a column read as text may hold numbers: nearly all are, or the others look alike or like numbers."""
-    present = sum(not is_missing(text) for text in train)
-    # One text alone among numbers, such as n.a., is mostly a missing entry, however frequent it is.
-    is_few = wrong.sum() <= (1 - _ALMOST_ALL) * present or (wrong.sum() < present and len(set(train[wrong])) == 1)
-    return is_few or are_like_numbers(train[wrong])
-
-
 def are_like_numbers(texts: np.ndarray) -> bool:
     """Return whether texts may be numbers with other marks for decimals and thousands."""
     return all(_LIKE_NUMBERS.fullmatch(text) for text in texts)
 
 
-def codes(values: np.ndarray, decimal: str) -> np.ndarray:
-    """Return codes [n] int64, equal for equal entries: compared as numbers if all entries are numbers, else as text."""
-    numbers, wrong = as_numbers(values, decimal)
-    if wrong.any():
-        return codes_of_texts(values)
-    return np.where(np.isnan(numbers), np.nan, numbers + 0.0).view(np.int64)  # one NaN, and one zero
-
-
-def codes_of_texts(values: np.ndarray) -> np.ndarray:
-    """Return codes [n] int64, equal for equal texts."""
+def codes(values: np.ndarray, decimal: str, are_texts: bool) -> np.ndarray:
+    """Return codes [n] int64, equal for equal entries: as numbers if all entries are numbers and may be, else as text."""
     import pandas as pd
 
-    return pd.factorize(values)[0].astype(np.int64)
+    numbers, wrong = as_numbers(values, decimal)
+    if are_texts or wrong.any():
+        return pd.factorize(values)[0].astype(np.int64)
+    return np.where(np.isnan(numbers), np.nan, numbers + 0.0).view(np.int64)  # one NaN, and one zero
 
 
 def _numeric(name: str, known: np.ndarray, normalize: bool, flagged: bool, where: str) -> Numeric:
@@ -208,14 +194,6 @@ def _numeric(name: str, known: np.ndarray, normalize: bool, flagged: bool, where
     return Numeric(name, mean, mean if normalize else 0.0, std, flagged)
 
 
-def _categorical(name: str, train: np.ndarray, most: int) -> Categorical:
-    missing = np.array([is_missing(text) for text in train])
-    texts, counts = np.unique(train[~missing].astype(str), return_counts=True)
-    kept = np.sort(texts[np.argsort(-counts, kind="stable")[:most]])
-    marks = ([MISSING] if missing.any() else []) + ([OTHER] if len(kept) < len(texts) else [])
-    return Categorical(name, (*map(str, kept), *marks))
-
-
 def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray]:
     """Return values as [n] float64, NaN where missing, and [n] bool, True for text that is not a number.
 
@@ -229,11 +207,8 @@ def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray
     texts = values
     if decimal == ",":
         pointed = np.array([_POINTED.fullmatch(text) is not None for text in values], dtype=bool)
-        what, hint = (
-            "has points beside a decimal comma",
-            "write its numbers with a comma alone, or leave the column out",
-        )
-        refuse_entry(pointed, values, what, "task.decimal", hint)
+        hint = "write its numbers with a comma alone, or leave the column out"
+        refuse_entry(pointed, values, "has points beside a decimal comma", "task.decimal", hint)
         texts = np.array(["." if "." in text else text.replace(",", ".") for text in values], dtype=object)
     numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
     unread = np.flatnonzero(np.isnan(numbers))
@@ -259,7 +234,7 @@ def infer_kind(
         DataError: one of several columns is text.
     """
     if len(names) > 1:
-        if all(not _unread_bits(values[name])[1].any() for name in names):
+        if all(not _bits(values[name])[1].any() for name in names):
             return "labels", [f"{listed(names)} read as labels (task.kind=values predicts numbers)"]
         text = [name for name in names if as_numbers(values[name], decimal)[1].any()]
         if text:
@@ -295,10 +270,15 @@ def raw_targets(
     if kind == "classes":
         place = f"{where}[{names[0]}]"
         return _class_labels(values[names[0]], place, text), place
-    if kind == "values":
-        columns = [_target_numbers(values[name], decimal, f"{where}[{name}]", missing) for name in names]
-        return np.stack(columns, axis=1), f"{where}[{names[0]}]" if len(names) == 1 else where
-    return np.stack([_bits(values[name], f"{where}[{name}]", missing) for name in names], axis=1), where
+    columns = []
+    for name in names:
+        numbers, wrong = as_numbers(values[name], decimal) if kind == "values" else _bits(values[name])
+        what = "is not a number" if kind == "values" else "is neither 0 nor 1"
+        refuse_entry(wrong, values[name], what, f"{where}[{name}]", _NO_NUMBER)
+        if not missing:
+            refuse_rows(np.isnan(numbers), "target", f"{where}[{name}]", _ALLOW)
+        columns.append(numbers)
+    return np.stack(columns, axis=1), f"{where}[{names[0]}]" if len(names) == 1 else where
 
 
 def _class_labels(values: np.ndarray, where: str, text: bool | None) -> np.ndarray:
@@ -320,26 +300,7 @@ def _class_labels(values: np.ndarray, where: str, text: bool | None) -> np.ndarr
         return values.astype(str)  # truths, or refused beside training labels that are numbers
 
 
-def _target_numbers(values: np.ndarray, decimal: str, where: str, missing: bool) -> np.ndarray:
-    """Return a column as [n] float64; NaN for empty fields."""
-    numbers, wrong = as_numbers(values, decimal)
-    refuse_entry(wrong, values, "is not a number", where, _NO_NUMBER)
-    if not missing:
-        refuse_rows(np.isnan(numbers), "target", where, _ALLOW)
-    return numbers
-
-
-def _bits(values: np.ndarray, where: str, missing: bool) -> np.ndarray:
-    """Return a label as [n] float64 of 0, 1 and, for empty fields, NaN."""
-    bits, unread = _unread_bits(values)
-    hint = "labels are 0 and 1, or false and true; for numbers use kind=values, for one class per row kind=classes"
-    refuse_entry(unread, values, "is neither 0 nor 1", where, hint)
-    if not missing:
-        refuse_rows(np.isnan(bits), "target", where, _ALLOW)
-    return bits
-
-
-def _unread_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return a column as [n] float64 of 0 and 1, NaN elsewhere; and [n] bool, True for what is neither 0, 1 nor empty."""
     if values.dtype.kind in "fiub":
         bits = values.astype(np.float64)

@@ -6,6 +6,7 @@ Functions raise DataError for files that are missing, empty, damaged or of anoth
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,13 +38,9 @@ _POLLED = 100_000  # records between checks for signals
 
 @dataclass(frozen=True)
 class Table:
-    """A table in a file whose first record, or schema, was read.
+    """A table in a file whose first record, or schema, was read: the names of all its columns are `header`.
 
-    Args:
-        path: the file.
-        header: names of the columns, in the file's order.
-        delimiter: between fields; empty for .parquet.
-        encoding: of the text; empty for .parquet.
+    Delimiter and encoding are empty for .parquet.
     """
 
     path: Path
@@ -127,8 +124,7 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
     """Return the table in a file; only its header is read.
 
     Args:
-        path: the file.
-        key: setting that names it, for messages.
+        key: setting that names the file, for messages.
         delimiter: one character, or `tab`; None takes the one that parts the header most often.
         encoding: of the text; None reads UTF-8.
         least: columns that the table has to have: one alone mostly means another delimiter.
@@ -143,31 +139,27 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
         with _parquet(path, "is not a readable .parquet file") as parquet:
             table = Table(path, tuple(parquet.read_schema(path, memory_map=True).names))
     elif ending in _TEXT:
-        table = _text_table(path, delimiter, encoding or "utf-8-sig", least)  # a byte order mark is no text
+        encoding = encoding or "utf-8-sig"  # a byte order mark is no text
+        mark = "\t" if delimiter in ("tab", "\\t") else delimiter or ""
+        if delimiter is None:
+            mark = max(_DELIMITERS, key=lambda mark: _header_width(path, mark, encoding))
+        elif len(mark) != 1 or mark in "\"'\r\n" or mark.isalnum():
+            hint = "allowed: one character such as ';', or tab"
+            raise ConfigError(f"{delimiter!r} is not a delimiter", where="task.delimiter", hint=hint)
+        _, header = next(_records(path, mark, encoding), (0, []))
+        table = Table(path, tuple(name.strip() for name in header), mark, encoding)
     else:
         raise DataError(f"'{path.name}' has an unsupported ending", where=key, hint=_ALLOWED)
     names = table.columns
-    if len(table.header) > _MAX_COLUMNS:
-        raise DataError(f"has {len(table.header):,} columns, at most {_MAX_COLUMNS:,} are read", where=str(path))
-    if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise DataError(f"two columns are named '{twice}'", where=str(path), hint="give them distinct names")
-    return table
-
-
-def _text_table(path: Path, delimiter: str | None, encoding: str, least: int) -> Table:
-    mark = "\t" if delimiter in ("tab", "\\t") else delimiter or ""
-    if delimiter is None:
-        mark = max(_DELIMITERS, key=lambda mark: _header_width(path, mark, encoding))
-    elif len(mark) != 1 or mark in "\"'\r\n" or mark.isalnum():
-        hint = "allowed: one character such as ';', or tab"
-        raise ConfigError(f"{delimiter!r} is not a delimiter", where="task.delimiter", hint=hint)
-    _, header = next(_records(path, mark, encoding), (0, []))
-    if len(header) < least:
+    if table.delimiter and len(table.header) < least:
         # Of the readers of tables only task=table has such settings.
         hint = "its first line names the columns; put commas between fields, or with task=table give task.delimiter="
-        raise DataError(f"has one column only, '{''.join(header)[:60]}'", where=str(path), hint=hint)
-    return Table(path, tuple(name.strip() for name in header), mark, encoding)
+        raise DataError(f"has one column only, '{''.join(names)[:60]}'", where=str(path), hint=hint)
+    if len(table.header) > _MAX_COLUMNS:
+        raise DataError(f"has {len(table.header):,} columns, at most {_MAX_COLUMNS:,} are read", where=str(path))
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"two columns are named '{twice[0]}'", where=str(path), hint="give them distinct names")
+    return table
 
 
 def _header_width(path: Path, mark: str, encoding: str) -> int:

@@ -55,16 +55,12 @@ def load(
     time: str | int | None = None,
     length: Count | None = None,
 ) -> TaskData:
-    """Return a task over the rows of a table; a row is a sequence [1, F] with one feature a step. See shared.assemble.
+    """Return a task over the rows of a table; a row is a sequence [1, F] with one feature a step. See `assemble`.
 
-    conf/task/table.yaml explains the settings. With `sequence` a row is a sequence of symbols [V, L], one-hot, of which those
-    that training lacks are zeros, and other columns are not read. With `id` the rows of one id are a series [F, L] with one
-    row a step. Where their lengths differ, the shorter ones are padded and masked.
-
-    Columns of numbers stay one feature each. Columns of text become one feature of 0 and 1 per text that training has,
-    the rarer ones of many share one. Empty fields and ?, NA, N/A, NaN, null and none are missing: of numbers they become
-    the training mean, of text a feature of their own. A column `split` of train, validation and test says which rows are
-    which, and is no feature.
+    conf/task/table.yaml explains the settings. With `sequence` a row is a sequence of symbols [V, L], one-hot. With `id` the
+    rows of one id are a series [F, L] with one row a step. Shorter ones are padded and masked. Columns of text become one
+    feature of 0 and 1 per text of training. Empty fields and ?, NA, N/A, NaN, null and none are missing: of numbers they
+    become the training mean, of text a feature of their own. A column `split` of train, validation and test is no feature.
 
     Raises:
         UnavailableError: .parquet without pyarrow.

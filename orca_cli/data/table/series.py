@@ -14,7 +14,7 @@ from orca_cli.data.blocks import Ragged
 from orca_cli.data.contents import hashes
 from orca_cli.data.one_hot import one_hot
 from orca_cli.data.own_data import counted, refuse_entry, refuse_rows
-from orca_cli.data.table.columns import as_numbers, codes, codes_of_texts
+from orca_cli.data.table.columns import as_numbers, codes
 from orca_cli.exceptions import DataError
 
 _MOST_SYMBOLS = 128  # more of them are the letters of a language, or not symbols at all
@@ -23,12 +23,9 @@ _MOST_SHOWN = 40
 
 @dataclass(frozen=True)
 class Grouped:
-    """The series of a table, in the order in which their first rows stand there.
+    """The n series of a table of m rows, in the order in which their first rows stand there.
 
-    Args:
-        names: [n] str.
-        order: [m] rows, series after series, each by time.
-        ends: [n], where each series ends in `order`.
+    `order` has the rows, series after series, each by time, and `ends` [n] where each series ends in it.
     """
 
     names: np.ndarray
@@ -72,12 +69,9 @@ class Grouped:
 
 @dataclass(frozen=True)
 class Series:
-    """How the rows of a long table become series.
+    """How the rows of a long table become series: of one value of the column `id`, sorted by `time` (None keeps their order).
 
-    Args:
-        id: column that says which series a row belongs to.
-        time: column that the rows of a series are sorted by, numbers or times; None keeps the order of the table.
-        length: L; longer series are cut at their end.
+    Series longer than L, `length`, are cut at their end.
     """
 
     id: str
@@ -92,13 +86,8 @@ class Series:
     def assembled(self, features: np.ndarray, grouped: Grouped) -> Ragged:
         """Return the features [m, F] of the rows as series [n, F, L]."""
         starts, ends, order = grouped.starts, grouped.ends, grouped.order
-        return Ragged(
-            lambda one: features[order[starts[one] : ends[one]]].T,
-            ends - starts,
-            features.shape[1],
-            self.length,
-            features.dtype,
-        )
+        sizes, row = ends - starts, lambda one: features[order[starts[one] : ends[one]]].T
+        return Ragged(row, sizes, features.shape[1], self.length, features.dtype)
 
 
 def group_by(raw: Mapping[str, np.ndarray], id: str, time: str | None, where: str, decimal: str) -> Grouped:
@@ -107,15 +96,14 @@ def group_by(raw: Mapping[str, np.ndarray], id: str, time: str | None, where: st
     Raises:
         DataError: a row has no id or no time, or times that are neither numbers nor ISO 8601.
     """
+    import pandas as pd
+
     ids = raw[id].astype(str)
     refuse_rows(np.isin(ids, ("", "nan")), "series", f"{where}[{id}]", "fill them in, or remove these rows")
-    names, first, place = np.unique(ids, return_index=True, return_inverse=True)
-    by_first = np.argsort(first)
-    rank = np.argsort(by_first)[place]  # of each row's series, by its first row
+    rank, names = pd.factorize(ids)  # of each row's series, by its first row
     times = np.arange(len(ids)) if time is None else _times(raw[time], f"{where}[{time}]", decimal)
     order = np.lexsort((times, rank))  # stable: rows of one time keep their order
-    ends = np.cumsum(np.bincount(rank))
-    return Grouped(names[by_first], order, ends)
+    return Grouped(names, order, np.cumsum(np.bincount(rank)))
 
 
 def fit_series(
@@ -137,15 +125,10 @@ def contents(
 ) -> np.ndarray:
     """Return a hash of the entries of each sample [n], which is a row or a series of rows.
 
-    Args:
-        columns: name -> column [m].
-        names: columns that are inputs.
-        grouped: the series; None where rows are samples.
-        samples: [n] their numbers.
-        decimal: mark in numbers.
-        are_texts: whether entries are texts even where they spell numbers.
+    `names` are the columns that are inputs, `samples` [n] the numbers of rows or series, and `are_texts` says whether entries
+    are texts even where they spell numbers.
     """
-    entries = np.stack([codes_of_texts(columns[n]) if are_texts else codes(columns[n], decimal) for n in names], axis=1)
+    entries = np.stack([codes(columns[n], decimal, are_texts) for n in names], axis=1)
     rows = samples[:, None] if grouped is None else (grouped.rows_between(one, one + 1) for one in samples)
     return hashes(entries[one].tobytes() for one in rows)
 
@@ -167,12 +150,9 @@ def _times(values: np.ndarray, where: str, decimal: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Symbols:
-    """One-hot columns over the symbols of the training rows; a symbol that they lack becomes a column of zeros.
+    """One-hot columns over the symbols of the training rows, ascending; a symbol that they lack becomes a column of zeros.
 
-    Args:
-        name: of the column.
-        alphabet: the V symbols, ascending.
-        length: L; longer texts are cut at their end.
+    Texts longer than L, `length`, are cut at their end.
     """
 
     name: str
@@ -206,14 +186,7 @@ class Symbols:
 def fit_symbols(
     name: str, values: np.ndarray, rows: np.ndarray, length: int | None, where: str
 ) -> tuple[Symbols, list[str]]:
-    """Return how a column of text becomes inputs, from the training rows alone, and notes on it.
-
-    Args:
-        name: of the column.
-        values: [N] texts.
-        rows: the training rows.
-        length: L, or None for that of the longest training text.
-        where: the file.
+    """Return how a column of N texts becomes inputs, from the training rows alone, and a note; L is the longest's unless given.
 
     Raises:
         DataError: the column holds numbers, an empty text, or too many different characters.

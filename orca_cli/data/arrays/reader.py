@@ -34,7 +34,6 @@ from orca_cli.data.own_data import counted, described
 from orca_cli.data.samples import ArraySamples, channel_scale
 from orca_cli.data.settings import check_rules
 from orca_cli.data.targets import fit_targets, plain_labels
-from orca_cli.data.untrusted.arrays import StoredArray
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 
@@ -114,7 +113,11 @@ class _Arrays:
 
     def __post_init__(self) -> None:
         base, learn = self.base, self.rows["train"]
-        self._sample = _input_sample(base.x, self.channels_last)
+        check_dtype(base.x.dtype, base.x.where)
+        if not 2 <= len(base.x.shape) <= 5 or 0 in base.x.shape:
+            hint = "allowed: (n, L), (n, C, L), (n, C, H, W) and (n, C, D, H, W); with task.channels_last=true channels last"
+            raise DataError(f"inputs have shape {base.x.shape}", where=base.x.where, hint=hint)
+        self._sample = oriented_shape(base.x.shape[1:], self.channels_last)
         (values, ends), self._y = self._read(base), base.y.read()
         self._values, self._ends = values, ends
         classes = plain_labels(self._y, base.y.where)[learn] if self.kind == "classes" else None
@@ -205,12 +208,3 @@ class _Arrays:
 def _cuts(form: ArrayPreprocessing, ends: np.ndarray | None) -> list[str]:
     counts = {} if form.padding is None else remarks(ends, form.padding.length)
     return [f"{counted(count, 'sample')} {what}" for what, count in counts.items()]
-
-
-def _input_sample(x: StoredArray, channels_last: bool) -> tuple[int, ...]:
-    """Return the shape (C, *E) of training inputs in a file; DataError for other shapes and dtypes."""
-    check_dtype(x.dtype, x.where)
-    if not 2 <= len(x.shape) <= 5 or 0 in x.shape:
-        hint = "allowed: (n, L), (n, C, L), (n, C, H, W) and (n, C, D, H, W); with task.channels_last=true (n, L, C) and so on"
-        raise DataError(f"inputs have shape {x.shape}", where=x.where, hint=hint)
-    return oriented_shape(x.shape[1:], channels_last)

@@ -68,7 +68,14 @@ class ColumnLayout:
         rows = range(len(values)) if rows is None else rows
         valid = None
         if self.image_mode:
-            x = np.stack([self._pixels(value, f"{where}, row {i}") for i, value in zip(rows, values, strict=True)])
+            side, channels = None if self.image_size is None else self.image_size[0], self.shape[0]
+            places = [f"{where}, row {i}" for i in rows]
+            sources = [image_source(value, place) for value, place in zip(values, places, strict=True)]
+            pixels = [decode(one, side, channels, where=place) for one, place in zip(sources, places, strict=True)]
+            if odd := [i for i, one in enumerate(pixels) if one.shape != self.shape]:
+                what = f"has shape {pixels[odd[0]].shape}, the first training image {self.shape}"
+                raise DataError(what, where=places[odd[0]], hint="give task.image_size=SIDE to resize all")
+            x = np.stack(pixels) / 255
         elif self.padded:
             x, valid = self._padded([np.asarray(value, dtype=np.float64) for value in values], where)
         else:
@@ -102,14 +109,6 @@ class ColumnLayout:
             length = min(one.shape[-1], self.shape[-1])
             row[..., :length], row_valid[..., :length] = one[..., :length], True
         return x, valid
-
-    def _pixels(self, value: dict[str, Any], where: str) -> np.ndarray:
-        side = None if self.image_size is None else self.image_size[0]
-        pixels = decode(image_source(value, where), side, 1 if self.image_mode == "L" else 3, where=where) / 255
-        if pixels.shape != self.shape:
-            what = f"has shape {pixels.shape}, the first training image {self.shape}"
-            raise DataError(what, where=where, hint="give task.image_size=SIDE to resize all")
-        return pixels
 
 
 def infer_layout(

@@ -93,23 +93,15 @@ def locate(folder: Path) -> tuple[ImageTargets, dict[str, list[ImageFile]]]:
         loose = sum(_is_image(entry) for entry in folder.iterdir())
         what = f"holds {loose} images and no folders" if loose else "holds no folders of images"
         raise DataError(what, where=str(folder), hint=f"give each class a folder of its own: {_HINT}")
-    splits: dict[str, Path] = {}
-    for entry in inside:
-        part = next((part for part, names in PART_NAMES.items() if entry.name.lower() in names), None)
-        # A folder `train` that itself holds images is a class: the vehicle.
-        if part is None or not _folders(entry):
-            continue
-        if part in splits:
-            what = f"'{splits[part].name}' and '{entry.name}' are both the {part} split"
-            raise DataError(what, where=str(folder), hint="merge them")
-        splits[part] = entry
-    others = [entry.name for entry in inside if entry not in splits.values()]
-    if "train" in splits and others:
-        raise DataError(f"'{others[0]}' lies beside the splits but is not one", where=str(folder), hint=_HINT)
-    classes = {part: _folders(splits[part]) for part in PART_NAMES if part in splits}
+    # A folder `train` that itself holds images is a class: the vehicle.
+    named = [(part, entry) for part, names in PART_NAMES.items() for entry in inside if entry.name.lower() in names]
+    splits = {part: _folders(entry) for part, entry in named if _folders(entry)}
+    if "train" in splits and len(splits) < len(inside):
+        what = f"holds other folders than one for each split: {listed(entry.name for entry in inside)}"
+        raise DataError(what, where=str(folder), hint=_HINT)
     labels: list[str] = []
     left_out: list[Path] = []
-    class_folders = classes if "train" in splits else {"train": inside}
+    class_folders = splits if "train" in splits else {"train": inside}
     parts: dict[str, list[ImageFile]] = {part: [] for part in class_folders}
     for part, class_folder in ((part, one) for part, folders in class_folders.items() for one in folders):
         held = sorted(class_folder.iterdir())

@@ -152,7 +152,12 @@ class _Images:
         held, hashes, bad = self.held, self.hashes, self.survey["bad"]
         parts = {part: [file for file in files if hashes[file] not in bad] for part, files in self.given_parts.items()}
         self._parts, train_files = parts, parts["train"]
-        _check_apart(parts, hashes)
+        seen: dict[str, tuple[str, ImageFile]] = {}
+        for part, file in ((part, file) for part, files in parts.items() for file in files):
+            other, first = seen.setdefault(hashes[file], (part, file))
+            if other != part:
+                what = f"the same image as '{first.name}', which is in another split"
+                raise DataError(what, where=str(file.path), hint="delete one of the two")
         check_enough(len(train_files), "images", self.where)
         train_rows = [file.row for file in train_files]
         self.pool = Pool(
@@ -219,14 +224,3 @@ def _survey(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter
     survey_folder = folder_of(cache_folder, "image_survey", parameters, make, reporter)
     survey: dict[str, dict[str, Any]] = json.loads((survey_folder / "survey.json").read_text(encoding="utf-8"))
     return survey
-
-
-def _check_apart(parts: dict[str, list[ImageFile]], hashes: dict[ImageFile, str]) -> None:
-    """Refuse given splits that share images."""
-    seen: dict[str, tuple[str, ImageFile]] = {}
-    for part, chosen in parts.items():
-        for file in chosen:
-            other, first = seen.setdefault(hashes[file], (part, file))
-            if other != part:
-                what = f"the same image as '{first.name}', which is in another split"
-                raise DataError(what, where=str(file.path), hint="delete one of the two")

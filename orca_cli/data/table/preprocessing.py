@@ -163,27 +163,23 @@ def _given_columns(x: Any, names: Sequence[str], where: str) -> dict[str, np.nda
     import pandas as pd
 
     if isinstance(x, pd.Series) and set(names) & {str(name) for name in x.index}:
-        x = [x.to_dict()]
-    elif isinstance(x, Mapping) and x and all(np.ndim(entry) == 0 for entry in x.values()):
+        x = x.to_dict()
+    if isinstance(x, Mapping) and x and all(np.ndim(entry) == 0 for entry in x.values()):
         x = [x]
     try:
-        is_records = isinstance(x, (list, tuple)) and bool(x) and all(isinstance(row, Mapping) for row in x)
-        is_named = isinstance(x, Mapping) or hasattr(x, "columns") or is_records
-        frame = pd.DataFrame(x) if is_named else pd.DataFrame(np.asarray(x))
+        frame = pd.DataFrame(np.asarray(x) if hasattr(x, "__array__") and not hasattr(x, "columns") else x)
     except ValueError as error:  # columns of different lengths, or more than two axes
         hint = f"give rows with the columns {listed(names, _SHOWN)}"
         raise DataError(f"is not a table ({error})", where=where, hint=hint) from error
-    if is_named:
-        frame.columns = [str(name) for name in frame.columns]
-        _check_features(names, list(frame.columns), where)
-        twice = [name for name in names if list(frame.columns).count(name) > 1]
-        if twice:
-            raise DataError(f"two columns are named '{twice[0]}'", where=where, hint="give them distinct names")
-    else:
+    if isinstance(frame.columns, pd.RangeIndex):
         if frame.shape[1] != len(names):
             what = f"has {counted(frame.shape[1], 'column')}, the model takes {len(names)}"
             raise DataError(what, where=where, hint=f"in this order: {listed(names, _SHOWN)}")
         frame.columns = list(names)
+    frame.columns = [str(name) for name in frame.columns]
+    _check_features(names, list(frame.columns), where)
+    if twice := [name for name in names if list(frame.columns).count(name) > 1]:
+        raise DataError(f"two columns are named '{twice[0]}'", where=where, hint="give them distinct names")
     if not len(frame):
         raise DataError("has no rows", where=where, hint="give one row or more")
     return plain_columns(frame, names, where)

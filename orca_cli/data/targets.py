@@ -101,9 +101,7 @@ class TargetForm:
         if self.kind == "class_maps":
             return f"{k} classes at every position"
         if self.scale is not None:
-            names = self.names or range(k)
-            shown = [f"{name} {mean:.4g}" for name, mean in zip(names, self.scale.mean.tolist(), strict=True)]
-            return f"{counted(k, 'number')} a sample (means: {listed(shown, _SHOWN)})"
+            return f"{counted(k, 'number')} a sample" + (f" ({listed(self.names)})" if self.names else "")
         named = self.names and self.classes != tuple(range(k))
         return f"{k} {self.kind}" + (f" ({listed(self.names)})" if named else "")
 

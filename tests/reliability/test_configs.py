@@ -135,7 +135,6 @@ def test_files_that_hold_no_settings(called, environment, tmp_path, counted, nam
     assert not environment.exists()
 
 
-ARRAYS, TABLE = (["task=arrays", *REQUIRED_SETTINGS["arrays"]], ["task=table", *REQUIRED_SETTINGS["table"]])
 # Each names two settings that cannot both be meant, and the message names both.
 CONTRADICTIONS = [
     (["train.warmup_epochs=9", "train.decay_epochs=5"], ["train.decay_epochs", "train.warmup_epochs"]),

@@ -30,9 +30,8 @@ from orca_cli.interfaces import IGNORED_CLASS, NewData
 LENGTHS = "lengths"  # the array that is looked for
 Marks = Literal["lengths", "nan", "none"]
 NOT_PADDED = "task.padding=none reads them as they are"
-Raw = (
-    np.ndarray | tuple[np.ndarray, np.ndarray | None]
-)  # inputs as in the files, [n, ...], possibly with their lengths [n]
+# Inputs as in the files, [n, ...], possibly with their lengths [n].
+Raw = np.ndarray | tuple[np.ndarray, np.ndarray | None]
 _PART = 4096  # samples of which lengths are read at once
 
 

@@ -96,8 +96,6 @@ def _commit(dataset: str, revision: str | None) -> str:
 def _read(load: Callable[[], Any], where: str) -> dict[str, Dataset]:
     try:
         return _splits(load())
-    except (ConnectionError, TimeoutError) as error:
-        raise NetworkError(f"could not be fetched: {_first_line(error)}", where=where, hint="try again") from error
     except MemoryError:
         raise
     except Exception as error:
@@ -105,19 +103,18 @@ def _read(load: Callable[[], Any], where: str) -> dict[str, Dataset]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        if isinstance(cause, RuntimeError) and "scripts are no longer supported" in str(cause):
+        said = f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:300]
+        if isinstance(error, (ConnectionError, TimeoutError)):
+            raise NetworkError(f"could not be fetched: {said}", where=where, hint="try again") from error
+        if "scripts are no longer supported" in said:
             what = "comes with a script, which is not executed"
             raise UnsafeError(what, where=where, hint="give a folder with .parquet files only") from error
         hint = "task.config= names one of several configurations; files are .parquet, or what save_to_disk writes"
-        raise DataError(f"cannot be read: {_first_line(cause)}", where=where, hint=hint) from error
+        raise DataError(f"cannot be read: {said}", where=where, hint=hint) from error
 
 
 def _splits(loaded: Any) -> dict[str, Dataset]:
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def _library() -> ModuleType:

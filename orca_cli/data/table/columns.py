@@ -144,8 +144,6 @@ def fit_columns(
             kept = np.sort(texts[np.argsort(-counts, kind="stable")[:max_categories]])
             marks = ([MISSING] if missing.any() else []) + ([OTHER] if len(kept) < len(texts) else [])
             columns.append(Categorical(name, (*map(str, kept), *marks)))
-            if OTHER in marks:
-                remarks[f"only the {max_categories} most frequent texts have a feature"].append(name)
             # One text alone among numbers, such as n.a., is mostly a missing entry, however frequent it is.
             is_few = wrong.sum() <= (1 - _ALMOST_ALL) * len(train[~missing]) or len(set(train[wrong])) == 1 < len(texts)
             if is_few or are_like_numbers(train[wrong]):

@@ -70,20 +70,25 @@ def load(
     tables = {part: open_table(path, f"task.{part}", delimiter, encoding) for part, path in paths.items()}
     target_names = [str(name) for name in [*([] if target in (None, "") else [target]), *(targets or [])]]
     named = {key: str(name) for key, name in (("sequence", sequence), ("id", id), ("time", time)) if name is not None}
-    settings = _Settings(
-        kind, target_names, features or [], ignore or [], [] if group is None else [str(group)], named, length,
-        normalize, max_categories, gap_indicator, missing_targets, delimiter, encoding, decimal,
+    rows = _Rows(
+        tables, reporter, kind, target_names, features or [], ignore or [], [] if group is None else [str(group)], named,
+        length, normalize, max_categories, gap_indicator, missing_targets, delimiter, encoding, decimal,
     )  # fmt: skip
-    settings.check()
-    rows, fractions = _Rows(settings, tables, reporter), (validation_fraction, test_fraction)
+    fractions = validation_fraction, test_fraction
     return assemble("table", reporter, rows.kind, rows.pool, fractions, split_seed, rows.fit)
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """The arguments of `load` on the roles of columns and on samples; `named` has the columns of sequence, id and time."""
+@dataclass
+class _Rows:
+    """The rows of the training file, read, and how they become samples; those of other files, whose groups alone are read.
 
-    kind: Kind | None
+    Beside the tables of the splits that have a file are the arguments of `load` on the roles of columns and on samples;
+    `named` has the columns of sequence, id and time.
+    """
+
+    tables: dict[str, Table]
+    reporter: Reporter
+    given_kind: Kind | None
     targets: list[str]
     features: list[str]
     ignore: list[str]
@@ -98,7 +103,37 @@ class _Settings:
     encoding: str | None
     decimal: str
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
+        self._check()
+        tables, targets, named, group = self.tables, self.targets, self.named, self.group
+        base = tables["train"]
+        taken = {*targets, *self.features, *self.ignore, *group, *named.values()}
+        marks = [_SPLIT] if _SPLIT in base.columns and _SPLIT not in taken else []
+        self._chosen, self._left_out = self._choose([*self.ignore, *marks])
+        self._read = [*self._chosen, *targets, *(named[key] for key in ("id", "time") if key in named)]
+        for part, table in tables.items():
+            for name in [*self._read, *group]:
+                check_column(name, table.columns, f"task.{part}", table.path.name)
+        self._columns, self._where = base.read([*self._read, *group, *marks]), str(base.path)
+        self._steps = None
+        if "id" in named:
+            self._steps = group_by(self._columns, named["id"], named.get("time"), self._where, self.decimal)
+        self._values = per_sample(self._columns, [*targets, *group, *marks], self._steps, self._where)
+        self.kind, self._inferred = self.given_kind or "values", list[str]()
+        if self.given_kind is None:
+            self.kind, self._inferred = infer_kind(self._values, targets, self.decimal, self._where)
+        target, unit = self._values[targets[0]], "rows" if self._steps is None else "series"
+        check_enough(len(target), unit, self._where)
+        rows = self._marked_rows() if marks else {"train": np.arange(len(target))}
+        self._records = self._groups(rows) if group else {}
+        learn, is_text = rows["train"], "sequence" in named
+        self.pool = Pool(
+            unit, rows, tables, target.astype(str)[learn] if self.kind == "classes" else None,
+            self._records["train"][learn] if group else None,
+            lambda: contents(self._columns, self._chosen, self._steps, learn, self.decimal, is_text),
+        )  # fmt: skip
+
+    def _check(self) -> None:
         """Raise ConfigError where settings contradict each other."""
         named, is_whole = self.named, not {"sequence", "id"} & self.named.keys()
         alone = "a sequence of symbols is the only input: remove one of them"
@@ -108,56 +143,14 @@ class _Settings:
             ("sequence" in named and bool(self.features), "features", "does not go with task.sequence", alone),
             ("time" in named and "id" not in named, "time", *series),
             (self.length is not None and is_whole, "length", *series),
+            (not self.targets, "target", "a value is needed", "give task.target=COLUMN, or task.targets=[A,B]"),
             (
-                not self.targets,
-                "target",
-                "a value is needed",
-                "give task.target=COLUMN, or task.targets=[COLUMN,COLUMN]",
-            ),
-            (
-                self.kind == "classes" and len(self.targets) > 1,
+                self.given_kind == "classes" and len(self.targets) > 1,
                 "targets",
-                "holds several columns",
+                "holds several",
                 "classes are one column",
             ),
         )
-
-
-class _Rows:
-    """The rows of the training file, read, and how they become samples; those of other files, whose groups alone are read.
-
-    Arguments are settings, and tables of the splits that have a file.
-    """
-
-    def __init__(self, settings: _Settings, tables: dict[str, Table], reporter: Reporter) -> None:
-        self._settings, self._tables, self._reporter = settings, tables, reporter
-        base, targets, named, group = tables["train"], settings.targets, settings.named, settings.group
-        taken = {*targets, *settings.features, *settings.ignore, *group, *named.values()}
-        marks = [_SPLIT] if _SPLIT in base.columns and _SPLIT not in taken else []
-        self._chosen, self._left_out = _choose(base, settings, [*settings.ignore, *marks])
-        self._read = [*self._chosen, *targets, *(named[key] for key in ("id", "time") if key in named)]
-        for part, table in tables.items():
-            for name in [*self._read, *group]:
-                check_column(name, table.columns, f"task.{part}", table.path.name)
-        self._columns, self._where = base.read([*self._read, *group, *marks]), str(base.path)
-        self._steps = None
-        if "id" in named:
-            self._steps = group_by(self._columns, named["id"], named.get("time"), self._where, settings.decimal)
-        self._values = per_sample(self._columns, [*targets, *group, *marks], self._steps, self._where)
-        self.kind: Kind
-        self.kind, self._inferred = (settings.kind, []) if settings.kind else infer_kind(
-            self._values, targets, settings.decimal, self._where
-        )  # fmt: skip
-        target, unit = self._values[targets[0]], "rows" if self._steps is None else "series"
-        check_enough(len(target), unit, self._where)
-        rows = self._marked_rows() if marks else {"train": np.arange(len(target))}
-        self._records = self._groups(rows) if group else {}
-        learn, is_text = rows["train"], "sequence" in named
-        self.pool = Pool(
-            unit, rows, tables, target.astype(str)[learn] if self.kind == "classes" else None,
-            self._records["train"][learn] if group else None,
-            lambda: contents(self._columns, self._chosen, self._steps, learn, settings.decimal, is_text),
-        )  # fmt: skip
 
     def _marked_rows(self) -> dict[str, np.ndarray]:
         """Return the samples of each split that the column `split` names."""
@@ -166,29 +159,29 @@ class _Rows:
         numbers = np.array([str(mark).isdigit() for mark in marks])
         refuse_entry(numbers, marks, "is a number", where, f"name train, validation and test{hint}")
         rows = marked_rows(marks, where, hint)
-        if doubled := [part for part in rows if part != "train" and part in self._tables]:
+        if doubled := [part for part in rows if part != "train" and part in self.tables]:
             what = f"the column '{_SPLIT}' marks rows of this split too"
             raise ConfigError(what, where=f"task.{doubled[0]}", hint=f"leave out the file{hint}")
         return rows
 
     def _groups(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the number of each sample's group, split with a file -> [n]; `rows` are those of the training file."""
-        group, id = self._settings.group[0], self._settings.named.get("id")
+        group, id = self.group[0], self.named.get("id")
         values = {"train": self._values[group]}
         places = {part: f"{self._where}[{group}] ({part})" for part in rows}
         group_rows({part: values["train"][members] for part, members in rows.items()}, places)
-        for part, table in self._tables.items():
+        for part, table in self.tables.items():
             if part != "train":
                 columns, where = table.read([group] if id is None else [group, id]), str(table.path)
                 steps = None if id is None else group_by(columns, id, None, where, ".")
                 values[part] = per_sample(columns, [group], steps, where)[group]
-        return group_rows(values, {part: f"{table.path}[{group}]" for part, table in self._tables.items()})
+        return group_rows(values, {part: f"{table.path}[{group}]" for part, table in self.tables.items()})
 
     def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
         """Learn from the training rows how rows become samples; see `assemble`."""
-        settings, columns, where, kind, learn = self._settings, self._columns, self._where, self.kind, rows["train"]
-        missing, names = settings.missing_targets, settings.targets
-        raw, place = raw_targets(self._values, kind, names, missing, where, settings.decimal)
+        columns, where, kind, learn = self._columns, self._where, self.kind, rows["train"]
+        missing, names = self.missing_targets, self.targets
+        raw, place = raw_targets(self._values, kind, names, missing, where, self.decimal)
         form = fit_targets(kind, raw, learn, place, names=() if kind == "classes" else tuple(names), missing=missing)
         preprocessing, fitted = self._fit_inputs(form, learn)
         x, y = preprocessing.features(columns, where), preprocessing.encoded_targets(columns, where)
@@ -200,10 +193,10 @@ class _Rows:
                 split, origin = {name: columns[name][part_rows] for name in self._read}, where
                 made = ArraySamples(x, y, rows=rows[part], groups=self._records.get("train"))
             else:
-                split, origin = self._tables[part].read(self._read), str(self._tables[part].path)
+                split, origin = self.tables[part].read(self._read), str(self.tables[part].path)
                 part_x, part_y = preprocessing.features(split, origin), preprocessing.encoded_targets(split, origin)
                 made = ArraySamples(part_x, part_y, groups=self._records.get(part))
-            say = self._reporter.say if part == "test" else notes.append
+            say = self.reporter.say if part == "test" else notes.append
             for what, count in preprocessing.remarks(split, origin, training=part == "train").items():
                 say(f"{part} split: {counted(count, 'sample')} {what}")
             return made
@@ -212,43 +205,43 @@ class _Rows:
 
     def _fit_inputs(self, form: TargetForm, learn: np.ndarray) -> tuple[TablePreprocessing, list[str]]:
         """Return the preprocessing with these targets that the training samples learn, and notes on it."""
-        settings, columns, where, steps = self._settings, self._columns, self._where, self._steps
+        columns, where, steps = self._columns, self._where, self._steps
         encoders: tuple[Column, ...] = ()
-        symbols, series, named = None, None, settings.named
+        symbols, series, named = None, None, self.named
         if "sequence" in named:
             name = named["sequence"]
-            symbols, fitted = fit_symbols(name, columns[name], learn, settings.length, where)
+            symbols, fitted = fit_symbols(name, columns[name], learn, self.length, where)
         else:
             step_rows = learn if steps is None else steps.rows(learn)
             encoders, fitted = fit_columns(
-                columns, self._chosen, step_rows, settings.normalize, settings.max_categories, settings.decimal, where,
-                settings.gap_indicator,
+                columns, self._chosen, step_rows, self.normalize, self.max_categories, self.decimal, where,
+                self.gap_indicator,
             )  # fmt: skip
         if steps is not None:
-            series, seen = fit_series(steps, learn, named["id"], named.get("time"), settings.length)
+            series, seen = fit_series(steps, learn, named["id"], named.get("time"), self.length)
             fitted = [*seen, *fitted]
-        files = settings.delimiter, settings.encoding
-        targets = tuple(settings.targets)
-        return TablePreprocessing(encoders, settings.decimal, targets, form, *files, symbols, series), fitted
+        files = self.delimiter, self.encoding
+        targets = tuple(self.targets)
+        return TablePreprocessing(encoders, self.decimal, targets, form, *files, symbols, series), fitted
 
-
-def _choose(table: Table, settings: _Settings, ignore: list[str]) -> tuple[list[str], list[str]]:
-    """Return the input columns, and a note on those that are left out."""
-    targets, features, group, named = settings.targets, settings.features, settings.group, settings.named
-    roles = {"target": targets, "features": features, "ignore": ignore, "group": group}
-    for key, names in (roles | {key: [name] for key, name in named.items()}).items():
-        for name in names:
-            check_column(name, table.columns, f"task.{key}", table.path.name)
-    taken = [*targets, *group, *named.values()]
-    if doubled := [name for name in features if name in (*taken, *ignore)]:
-        what = f"'{doubled[0]}' is to be predicted or ignored, or says what belongs together"
-        raise ConfigError(what, where="task.features", hint="remove it from the features")
-    if twice := [name for name in named.values() if taken.count(name) > 1 and name not in group]:
-        raise ConfigError(f"column '{twice[0]}' is given two roles", where="task", hint="name different columns")
-    free = [name for name in table.columns if name not in {*taken, *ignore}]
-    if "sequence" in named:
-        return [named["sequence"]], [f"not read beside the sequence: {listed(free)}"] if free else []
-    if not (features or free):
-        hint = f"{table.path.name} has {listed(table.columns, 20)}"
-        raise ConfigError("no column is left", where="task.features", hint=hint)
-    return list(dict.fromkeys(features or free)), []
+    def _choose(self, ignore: list[str]) -> tuple[list[str], list[str]]:
+        """Return the input columns, and a note on those that are left out."""
+        table, features, named = self.tables["train"], self.features, self.named
+        targets, group = self.targets, self.group
+        roles = {"target": targets, "features": features, "ignore": ignore, "group": group}
+        for key, names in (roles | {key: [name] for key, name in named.items()}).items():
+            for name in names:
+                check_column(name, table.columns, f"task.{key}", table.path.name)
+        taken = [*targets, *group, *named.values()]
+        if doubled := [name for name in features if name in (*taken, *ignore)]:
+            what = f"'{doubled[0]}' is to be predicted or ignored, or says what belongs together"
+            raise ConfigError(what, where="task.features", hint="remove it from the features")
+        if twice := [name for name in named.values() if taken.count(name) > 1 and name not in group]:
+            raise ConfigError(f"column '{twice[0]}' is given two roles", where="task", hint="name different columns")
+        free = [name for name in table.columns if name not in {*taken, *ignore}]
+        if "sequence" in named:
+            return [named["sequence"]], [f"not read beside the sequence: {listed(free)}"] if free else []
+        if not (features or free):
+            hint = f"{table.path.name} has {listed(table.columns, 20)}"
+            raise ConfigError("no column is left", where="task.features", hint=hint)
+        return list(dict.fromkeys(features or free)), []

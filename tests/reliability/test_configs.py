@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from tests.reliability.bad_configs import CONF, REQUIRED_SETTINGS, Case, all_typos, all_wrong_values, sample
+from tests.reliability.bad_configs import CONF, Case, all_typos, all_wrong_values, sample
 from tests.tiers import count
 
 pytestmark = pytest.mark.slow

@@ -87,7 +87,14 @@ def target_maps(
     Raises:
         DataError: a file is missing.
     """
-    parameters = {"version": _MAPS_VERSION, "count": count, "files": _state(files), **settings}
+    state = hashlib.sha256()  # of names, sizes and times of change: reading gigabytes at every start would take minutes
+    for path in files:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+        state.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    parameters = {"version": _MAPS_VERSION, "count": count, "files": state.hexdigest(), **settings}
 
     def make(folder: Path) -> None:
         records = []
@@ -107,15 +114,3 @@ def target_maps(
     folder = folder_of(cache_folder, name, parameters, make, reporter)
     maps = np.load(folder / "targets.npy", mmap_mode="r", allow_pickle=False)
     return TargetMaps(maps, json.loads((folder / "records.json").read_text(encoding="utf-8")))
-
-
-def _state(files: Sequence[Path]) -> str:
-    """Return a SHA-256 over names, sizes and times of change: reading gigabytes at every start would take minutes."""
-    digest = hashlib.sha256()
-    for path in files:
-        try:
-            state = path.stat()
-        except OSError as error:
-            raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
-        digest.update(f"{path} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()

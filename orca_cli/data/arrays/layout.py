@@ -95,23 +95,16 @@ def locate(
             pairs, rows = _from_training_npz(arrays, names, path)
         else:
             pairs[part] = names.pair(arrays, path)
-    _check(pairs)
-    base = pairs.pop("train")
-    return base, rows or {"train": np.arange(base.x.shape[0])}, pairs
-
-
-def _check(pairs: dict[str, Pair]) -> None:
-    """Refuse pairs without one row per sample, and lengths in only some splits: in the others padding would pass for data."""
     for pair in pairs.values():
         _check_rows(pair.x, pair.y, pair.group)
         if pair.group is not None and len(pair.group.shape) != 1:
             raise DataError(f"has shape {pair.group.shape}", where=pair.group.where, hint="one group per sample")
-    having = [part for part, pair in pairs.items() if pair.lengths is not None]
-    lacking = [part for part in pairs if part not in having]
-    if having and lacking:
-        what = f"has no lengths, but the {having[0]} split has"
+    lacking = [pair.x.where for pair in pairs.values() if pair.lengths is None]
+    if 0 < len(lacking) < len(pairs):  # padding would pass for data
         hint = "add them to every split, or ignore them with task.padding=none"
-        raise DataError(what, where=pairs[lacking[0]].x.where, hint=hint)
+        raise DataError("has no lengths, but another split has", where=lacking[0], hint=hint)
+    base = pairs.pop("train")
+    return base, rows or {"train": np.arange(base.x.shape[0])}, pairs
 
 
 def _check_rows(x: StoredArray, *others: StoredArray | None) -> None:

@@ -195,7 +195,12 @@ def raw_targets(kind: str, rows: Dataset, column: str, where: str, training_name
         what, hint = "numbers its classes otherwise than training", f"cast it to {', '.join(training_names)}"
         raise DataError(what, where=where, hint=hint)
     if names and kind == "labels":
-        return _multi_hot(rows[column], len(names), where)
+        bits, most = np.zeros((len(rows), len(names)), dtype=np.float32), len(names) - 1
+        for i, present in enumerate(rows[column]):
+            if present is None or any(label is None or not 0 <= label <= most for label in present):
+                raise DataError(f"row {i} has labels {present}, expected a list within 0..{most}", where=where)
+            bits[i, list(present)] = 1
+        return bits
     array = np.asarray(rows.select_columns([column]).with_format("numpy")[:][column])
     if array.dtype.kind != "O":
         return array
@@ -212,15 +217,6 @@ def class_names(kind: str, rows: Dataset, column: str) -> tuple[str, ...]:
     feature = rows.features[column]
     feature = getattr(feature, "feature", None) if kind == "labels" else feature
     return tuple(feature.names) if kind in ("classes", "labels") and isinstance(feature, datasets.ClassLabel) else ()
-
-
-def _multi_hot(values: Sequence[Sequence[int] | None], k: int, where: str) -> np.ndarray:
-    labels = np.zeros((len(values), k), dtype=np.float32)
-    for i, present in enumerate(values):
-        if present is None or any(label is None or not 0 <= label < k for label in present):
-            raise DataError(f"row {i} has labels {present}, expected a list within 0..{k - 1}", where=where)
-        labels[i, list(present)] = 1
-    return labels
 
 
 @dataclass(frozen=True)
@@ -268,7 +264,11 @@ class HubPreprocessing:
         """
         folders = configuration.default_folders()
         splits, origin = open_dataset(str(path), self.config, None, folders["data"], folders["cache"])
-        name = _split(splits, part, origin)
+        names = PART_NAMES[part] if part else splits if len(splits) == 1 else ()
+        name = next((name for name in names if name in splits), "")
+        if not name or not len(splits[name]):
+            what = f"has no rows in a split '{part}'" if part else f"holds {len(splits)} splits, or none with rows"
+            raise DataError(what, where=origin, hint=f"it holds {', '.join(splits)}; name one by --part")
         rows, place, (x, y) = splits[name], f"{origin}[{name}]", self.columns
         check_column(x, rows.column_names, where, place)
         values = open_column(rows, x, bool(self.layout.image_mode))
@@ -287,16 +287,6 @@ class HubPreprocessing:
         if isinstance(x, np.ndarray) and x.dtype.kind in "iub":
             x = x.astype(np.float64)
         return NewData(len(x), lambda start, stop: x[start:stop], lambda: None, where)
-
-
-def _split(splits: dict[str, Dataset], part: str, origin: str) -> str:
-    """Return the name of the split that is asked for, or of the only one."""
-    names = PART_NAMES[part] if part else splits if len(splits) == 1 else ()
-    name = next((name for name in names if name in splits), None)
-    if name is None or not len(splits[name]):
-        what = f"has no rows in a split '{part}'" if part else f"holds {len(splits)} splits, or none with rows"
-        raise DataError(what, where=origin, hint=f"it holds {', '.join(splits)}; name one by --part")
-    return name
 
 
 @dataclass(frozen=True)

@@ -162,12 +162,13 @@ def opened(source: Path | BytesIO, where: str) -> Iterator[Any]:
     try:
         with image_module.open(source, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise _too_large(where, f"{image.width} x {image.height} pixels")
+                raise image_module.DecompressionBombError(f"{image.width} x {image.height} pixels")
             yield image
     except (OrcaError, MemoryError):
         raise
     except image_module.DecompressionBombError as error:
-        raise _too_large(where, "more pixels than are decoded") from error
+        hint = f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or remove it"
+        raise UnsafeError(f"the image is too large: {error}", where=where, hint=hint) from error
     except image_module.UnidentifiedImageError as error:
         hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
         raise DataError("is not a readable image", where=where, hint=hint) from error
@@ -192,11 +193,6 @@ def _flat(image: Any, image_module: Any, where: str) -> Any:
     white = image_module.new("RGBA", image.size, "white")
     white.alpha_composite(image.convert("RGBA"))
     return white
-
-
-def _too_large(where: str, what: str) -> UnsafeError:
-    hint = f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or remove it"
-    return UnsafeError(f"the image has {what}", where=where, hint=hint)
 
 
 def _pillow() -> tuple[Any, Any]:

@@ -266,8 +266,17 @@ def raw_targets(
     `text` says whether classes are text in the training rows; None infers it from the values.
     """
     if kind == "classes":
-        place = f"{where}[{names[0]}]"
-        return _class_labels(values[names[0]], place, text), place
+        labels, place = values[names[0]], f"{where}[{names[0]}]"
+        empty = labels == "" if labels.dtype.kind == "O" else np.isnan(labels.astype(np.float64))
+        refuse_rows(empty, "target", place, "remove these rows")
+        if labels.dtype.kind != "O":
+            return labels, place
+        if text is None:  # 1, 2 and 3.0 are integers, 01 and 1.5 are names
+            text = not all(_INTEGER.fullmatch(label) for label in labels)
+        try:
+            return labels.astype(str if text else np.float64), place
+        except ValueError:
+            return labels.astype(str), place  # refused beside training labels that are numbers
     columns = []
     for name in names:
         numbers, wrong = as_numbers(values[name], decimal) if kind == "values" else _bits(values[name])
@@ -277,25 +286,6 @@ def raw_targets(
             refuse_rows(np.isnan(numbers), "target", f"{where}[{name}]", _ALLOW)
         columns.append(numbers)
     return np.stack(columns, axis=1), f"{where}[{names[0]}]" if len(names) == 1 else where
-
-
-def _class_labels(values: np.ndarray, where: str, text: bool | None) -> np.ndarray:
-    """Return class labels [n] as numbers where all of them are integers, or else as text.
-
-    In text only the form tells numbers from names: 1, 2 and 3.0 are integers, 01 and 1.5 are names.
-    """
-    if values.dtype.kind in "fiub":
-        refuse_rows(np.isnan(values.astype(np.float64)), "target", where, "remove these rows")
-        return values
-    refuse_rows(values == "", "target", where, "remove these rows")
-    if text is None:
-        text = not all(_INTEGER.fullmatch(value) for value in values)
-    if text:
-        return values.astype(str)
-    try:
-        return values.astype(np.float64)
-    except ValueError:
-        return values.astype(str)  # truths, or refused beside training labels that are numbers
 
 
 def _bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

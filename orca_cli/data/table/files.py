@@ -64,7 +64,16 @@ class Table:
         if self.delimiter:
             needed = _TIMES_LARGER * self.path.stat().st_size
             check_memory(needed, str(self.path), "store it as .parquet, or as arrays (task=arrays)")
-            rows = list(self._rows([self.header.index(name) for name in names]))
+            places, rows = [self.header.index(name) for name in names], list[list[str]]()
+            for number, (line, record) in enumerate(_records(self.path, self.delimiter, self.encoding)):
+                if len(record) != len(self.header):
+                    what = f"line {line} has {len(record)} fields, the header has {len(self.header)}"
+                    hint = "correct the line; quote fields that contain the delimiter"
+                    raise DataError(what, where=str(self.path), hint=hint)
+                if number:
+                    rows.append([record[place].strip() for place in places])
+                if number % _POLLED == 0:
+                    signals.check()
             values = np.array(rows, dtype=object).reshape(len(rows), len(names))
             columns = {name: values[:, i] for i, name in enumerate(names)}
         else:
@@ -76,18 +85,6 @@ class Table:
         if not len(columns[names[0]]):
             raise DataError("has no rows", where=str(self.path), hint="give a file with rows below its header")
         return columns
-
-    def _rows(self, places: Sequence[int]) -> Iterator[list[str]]:
-        """Yield the fields in some places of each row of a text file."""
-        for number, (line, record) in enumerate(_records(self.path, self.delimiter, self.encoding)):
-            if len(record) != len(self.header):
-                what = f"line {line} has {len(record)} fields, the header has {len(self.header)}"
-                hint = "correct the line; quote fields that contain the delimiter"
-                raise DataError(what, where=str(self.path), hint=hint)
-            if number:
-                yield [record[place].strip() for place in places]
-            if number % _POLLED == 0:
-                signals.check()
 
 
 def plain_columns(frame: pd.DataFrame, names: Sequence[str], where: str) -> dict[str, np.ndarray]:

@@ -120,7 +120,8 @@ class TablePreprocessing:
         origin, targets = str(table.path), self.target_columns if set(self.target_columns) <= set(table.columns) else ()
         _check_features(names, table.columns, origin)
         columns = table.read([*names, *targets])
-        has_targets = any(not _is_empty(columns[name]) for name in targets)
+        numbers = [as_numbers(columns[name], ".") for name in targets]
+        has_targets = any(wrong.any() or not np.isnan(values).all() for values, wrong in numbers)
         inputs = {name: columns[name] for name in names}
         return self._new_data(inputs, lambda: self.encoded_targets(columns, origin) if has_targets else None, origin)
 
@@ -192,8 +193,3 @@ def _check_features(names: Sequence[str], columns: Sequence[str], where: str) ->
         close = suggest(missing[0], columns)
         hint = f"{close} " if close.startswith("did you mean") else ""
         raise DataError(what, where=where, hint=f"{hint}the model was trained on {listed(names, _SHOWN)}")
-
-
-def _is_empty(column: np.ndarray) -> bool:
-    numbers, wrong = as_numbers(column, ".")
-    return not wrong.any() and bool(np.isnan(numbers).all())

@@ -101,7 +101,14 @@ def group_by(raw: Mapping[str, np.ndarray], id: str, time: str | None, where: st
     ids = raw[id].astype(str)
     refuse_rows(np.isin(ids, ("", "nan")), "series", f"{where}[{id}]", "fill them in, or remove these rows")
     rank, names = pd.factorize(ids)  # of each row's series, by its first row
-    times = np.arange(len(ids)) if time is None else _times(raw[time], f"{where}[{time}]", decimal)
+    times = np.arange(len(ids))
+    if time is not None:
+        times, wrong = as_numbers(raw[time], decimal)
+        if wrong.any():
+            stamps = pd.to_datetime(pd.Series(raw[time]), utc=True, format="ISO8601", errors="coerce")
+            times = (stamps - pd.Timestamp(0, tz="utc")).dt.total_seconds().to_numpy(np.float64)
+        wrong, hint = np.isnan(times), "use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05"
+        refuse_entry(wrong, raw[time], f"is not a time ({int(wrong.sum())} rows)", f"{where}[{time}]", hint)
     order = np.lexsort((times, rank))  # stable: rows of one time keep their order
     return Grouped(names, order, np.cumsum(np.bincount(rank)))
 
@@ -131,21 +138,6 @@ def contents(
     entries = np.stack([codes(columns[n], decimal, are_texts) for n in names], axis=1)
     rows = samples[:, None] if grouped is None else (grouped.rows_between(one, one + 1) for one in samples)
     return hashes(entries[one].tobytes() for one in rows)
-
-
-def _times(values: np.ndarray, where: str, decimal: str) -> np.ndarray:
-    """Return times as numbers [m]."""
-    times, wrong = as_numbers(values, decimal)
-    if wrong.any():
-        import pandas as pd
-
-        stamps = pd.to_datetime(pd.Series(values), utc=True, format="ISO8601", errors="coerce")
-        wrong = stamps.isna().to_numpy()
-        times = (stamps - pd.Timestamp(0, tz="utc")).dt.total_seconds().to_numpy(np.float64)
-    wrong = wrong | np.isnan(times)
-    hint = "use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05"
-    refuse_entry(wrong, values, f"is not a time ({int(wrong.sum())} rows)", where, hint)
-    return times
 
 
 @dataclass(frozen=True)

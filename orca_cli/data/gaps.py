@@ -25,8 +25,7 @@ class Gaps:
     Args:
         how: mean: the channel's mean over the training set. linear: along a sequence, between the known values beside the gap;
             before the first and after the last one that value; the mean where a sample has no value of the channel.
-        fill: [C] float64, those means.
-        flagged: the I channels of which each gets an indicator channel, 1 where a value was missing, else 0.
+        fill, flagged: [C] float64, those means; and the I channels that get an indicator, 1 where a value was missing, else 0.
     """
 
     how: How

@@ -32,11 +32,9 @@ def folder_of(
     """Return a folder with the data that `parameters` determine; it is made where it is missing or damaged.
 
     Args:
-        cache_folder: where generated data are kept.
         name: of the task.
         parameters: all that the data depend on, with the version of the generator.
         make: fills an empty folder with files.
-        reporter: shows what is made or found damaged.
 
     Raises:
         StorageError, InterruptionError: nothing half-made remains.
@@ -76,13 +74,10 @@ def target_maps(
     One sample is held at a time, so memory does not grow with the split; the cache takes 4 H W bytes a sample.
 
     Args:
-        cache_folder, reporter: as those of `folder_of`.
         name: of the task and split, such as "psicov-train".
         settings: all besides the files that the maps and the records depend on.
         files: all that `read` reads; their names, sizes and times of change identify the array in the cache.
-        extent: (H, W).
-        read: gives the map [H, W] and the record of a sample by its number.
-        count: n, at least 1.
+        extent, read: (H, W); and what gives the map [H, W] and the record of a sample by its number.
 
     Raises:
         DataError: a file is missing.

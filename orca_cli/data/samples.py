@@ -47,9 +47,8 @@ class ArraySamples:
         y: [N, ...] as Batch.y.
         valid: [N, *E] bool, False where the input is padding; None where nothing is, or `x` knows.
         rows: [n] indices of this split's rows; None takes all.
-        scale: of the inputs' channels; None leaves them as they are.
         groups: [N] int64, the record that each row is cut from; None where rows stand alone.
-        gaps: how NaN in inputs becomes numbers; None where there is none.
+        scale, gaps: of the inputs' channels, and how NaN becomes numbers; None leaves them as they are.
     """
 
     def __init__(

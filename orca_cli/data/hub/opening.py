@@ -35,10 +35,9 @@ def open_dataset(
 
     Raises:
         ConfigError: neither a folder nor a hub id, a revision of a folder, or not on the hub.
-        DataError: the library cannot read the files.
+        DataError, UnsafeError: the library cannot read the files, or the data set comes with a script.
         NetworkError: the hub cannot be reached, and the cache does not have it.
         UnavailableError: the library is not installed, or too old.
-        UnsafeError: the data set comes with a script.
     """
     library = _library()
     cache = str(cache_folder / "datasets")

@@ -41,11 +41,8 @@ _BLOCK = 256  # rows that are decoded at once
 class ColumnLayout:
     """How values of a column become inputs [C, *E], `shape`, before they are scaled.
 
-    Args:
-        image_mode: L or RGB for images; empty for numbers.
-        image_size: (height, width) that images are resized to; None keeps theirs.
-        padded: whether shorter rows are padded with 0 and longer ones cut, on the last axis.
-        channels_last: whether channels are the last axis of numbers.
+    Images have a mode, L or RGB, which is empty for numbers, and are resized to (height, width) unless None. With `padded`
+    shorter rows are padded with 0 and longer ones cut, on the last axis; with channels last these are the last axis of numbers.
     """
 
     shape: tuple[int, ...]
@@ -60,10 +57,8 @@ class ColumnLayout:
         """Return inputs [B, C, *E] in float64, NaN where numbers are missing, and, where rows are padded, [B, *E] bool that is
         False at padding.
 
-        Args:
-            values: of B rows: lists or arrays of numbers, or images as {"bytes": ..., "path": ...}.
-            where: split and column, for messages.
-            rows: their numbers, for messages; None counts from 0.
+        Values are lists or arrays of numbers, or images as {"bytes": ..., "path": ...}; `where` and the numbers of their rows
+        (None counts from 0) are for messages.
         """
         rows = range(len(values)) if rows is None else rows
         valid = None

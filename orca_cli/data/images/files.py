@@ -37,17 +37,14 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class View:
-    """How files become inputs.
+    """How files become inputs of S pixels a side, `side`.
 
     Args:
-        side: S.
         channels: 3, or 1 for grey.
         crop: True cuts the largest square from the middle before resizing; False stretches the whole image.
-        mean: [C], of pixels in 0..1; None leaves them in 0..1.
-        std: [C], positive. Given exactly where `mean` is.
+        mean, std: [C], of pixels in 0..1, and positive; None leaves them in 0..1.
         larger: augmentation resizes to this many pixels per side and crops S of them; None resizes to S.
-        padding: pixels of zeros on every side before augmentation crops.
-        flip: whether augmentation mirrors every second image, on average.
+        padding, flip: pixels of zeros on every side before augmentation crops, and whether it mirrors every second image.
         frozen_seed: augmentation is drawn once for each file, from this seed, and always applied; None draws anew in every
             optimizer step.
     """
@@ -69,14 +66,10 @@ class View:
 
 @dataclass(frozen=True)
 class FileSamples:
-    """Samples (see interfaces) over image files.
+    """Samples (see interfaces) over n image files, which become inputs as the view says.
 
-    Args:
-        paths: n files.
-        names: n names that do not depend on where the files lie, for the digest.
-        y: [n, ...] as Batch.y.
-        hashes: n SHA-256 of the files' contents.
-        view: how they become inputs.
+    `names` do not depend on where the files lie, for the digest, and neither do `hashes`, the SHA-256 of their contents; y is
+    [n, ...] as Batch.y.
     """
 
     paths: Sequence[Path]

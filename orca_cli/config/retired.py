@@ -41,6 +41,7 @@ SETTINGS = {
     "train.longer_by": "give train.epochs=N",
     "train.loss_units": f"targets are scaled by their deviation; {_PROTOCOLS_ONLY} to leave them as they are",
     "train.accumulation_reduce": f"gradients are means over a step's samples; {_PROTOCOLS_ONLY} to add those of batches",
+    "task.on_bad": "remove image files that cannot be decoded, or save them again",
     "train.error_chunks": "errors are those of the whole split; averages over chunks are part of protocol=release",
 }
 

@@ -60,7 +60,16 @@ def _from_hub(
     library: ModuleType, dataset: str, config: str | None, revision: str | None, cache: str
 ) -> tuple[dict[str, Dataset], str]:
     if hub_answers():
-        commit = _commit(dataset, revision)
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+        try:  # so that all files are of one commit, and the record names it
+            commit = str(HfApi().dataset_info(dataset, revision=revision, timeout=_TIMEOUT_S).sha)
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            what = f"the hub has no data set '{dataset}'{f' with the revision {revision}' if revision else ''}"
+            raise ConfigError(what, where=KEY, hint="check its name and task.revision, or log in") from error
+        except Exception as error:
+            raise NetworkError(f"'{dataset}' could not be looked up: {error}", where=KEY, hint="try again") from error
         load = functools.partial(library.load_dataset, dataset, name=config, revision=commit, cache_dir=cache)
         return _read(load, dataset), f"{dataset}@{commit}"
     what = f"'{dataset}' is not on this machine and the hub cannot be reached"
@@ -76,20 +85,6 @@ def _from_hub(
     if revision is not None and not commit.startswith(revision):
         raise missing
     return splits, f"{dataset}@{commit}"
-
-
-def _commit(dataset: str, revision: str | None) -> str:
-    """Return the commit of a revision, so that all files are of one commit, and the record names it."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        return str(HfApi().dataset_info(dataset, revision=revision, timeout=_TIMEOUT_S).sha)
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        what = f"the hub has no data set '{dataset}'{f' with the revision {revision}' if revision else ''}"
-        raise ConfigError(what, where=KEY, hint="check its name and task.revision, or log in") from error
-    except Exception as error:
-        raise NetworkError(f"'{dataset}' could not be looked up: {error}", where=KEY, hint="try again") from error
 
 
 def _read(load: Callable[[], Any], where: str) -> dict[str, Dataset]:

@@ -22,11 +22,10 @@ from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.data.generated import folder_of
 from orca_cli.data.images.files import FileSamples, View, content_hashes, decode, pillow_version
 from orca_cli.data.images.folders import ImageFile, ImageTargets, locate, new_images, read_table
-from orca_cli.data.own_data import listed
 from orca_cli.data.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.data.published import find
 from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
-from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import NewData, Reporter, TaskData
 
 _LARGEST_SIDE = 224  # where no size is given: what most image bodies were trained on
@@ -91,7 +90,6 @@ def load(
     normalize: Literal["imagenet", "none"] = "imagenet",
     padding: Annotated[int, Interval(ge=0, le=1024)] = 0,
     flip: bool = False,
-    on_bad: Literal["error", "skip"] = "error",
     split_seed: Seed = 0,
     validation_fraction: Fraction = 0.15,
     test_fraction: Fraction = 0.15,
@@ -118,14 +116,13 @@ def load(
         held, parts = locate(folder)
     files = [file for part in parts.values() for file in part]
     hashes = dict(zip(files, content_hashes([file.path for file in files], reporter), strict=True))
-    survey = _survey(hashes, cache_folder, reporter)
-    notes = [*_bad_note(hashes, survey["bad"], on_bad), *held.notes]
+    sizes = _sizes(hashes, cache_folder, reporter)
     plain = View(size or 0, channels, fit == "crop")
     if normalize == "imagenet":
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
         plain = replace(plain, mean=mean, std=std)
     views = plain, replace(plain, padding=padding, flip=flip)
-    images = _Images(str(folder), parts, held, table is None, hashes, survey, notes, views, missing_targets)
+    images = _Images(str(folder), parts, held, table is None, hashes, sizes, views, missing_targets)
     fractions = validation_fraction, test_fraction
     return assemble("images", reporter, held.kind, images.pool, fractions, split_seed, images.fit)
 
@@ -134,24 +131,22 @@ def load(
 class _Images:
     """Files of images by split, with their targets, and how they become samples.
 
-    `hashes` and `survey` are of all files. Of `views`, the first is what test sees, the second what optimizer steps see; a side
+    Width and height are by content. Of `views`, the first is what test sees, the second what optimizer steps see; a side
     of 0 becomes that of the training images.
     """
 
     where: str
-    given_parts: dict[str, list[ImageFile]]
+    parts: dict[str, list[ImageFile]]
     held: ImageTargets
     from_folders: bool
     hashes: dict[ImageFile, str]
-    survey: dict[str, dict[str, Any]]
-    notes: list[str]
+    sizes: dict[str, tuple[int, int]]
     views: tuple[View, View]
     missing_targets: bool
 
     def __post_init__(self) -> None:
-        held, hashes, bad = self.held, self.hashes, self.survey["bad"]
-        parts = {part: [file for file in files if hashes[file] not in bad] for part, files in self.given_parts.items()}
-        self._parts, train_files = parts, parts["train"]
+        held, hashes, parts = self.held, self.hashes, self.parts
+        train_files = parts["train"]
         seen: dict[str, tuple[str, ImageFile]] = {}
         for part, file in ((part, file) for part, files in parts.items() for file in files):
             other, first = seen.setdefault(hashes[file], (part, file))
@@ -169,9 +164,9 @@ class _Images:
     def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
         """Learn from the training images how all become samples; see `assemble`."""
         hashes, held = self.hashes, self.held
-        drawn = {part: [self._parts["train"][row] for row in chosen] for part, chosen in rows.items()}
-        parts = self._parts | drawn
-        largest = max(max(self.survey["sizes"][hashes[file]]) for file in parts["train"])
+        drawn = {part: [self.parts["train"][row] for row in chosen] for part, chosen in rows.items()}
+        parts = self.parts | drawn
+        largest = max(max(self.sizes[hashes[file]]) for file in parts["train"])
         plain, augmented = (replace(view, side=view.side or min(_LARGEST_SIDE, largest)) for view in self.views)
         rows_by_part = {part: np.array([file.row for file in files]) for part, files in parts.items()}
         targets = fit_targets(
@@ -187,40 +182,24 @@ class _Images:
             return FileSamples(paths, names, encoded[part], [hashes[file] for file in parts[part]], view)
 
         form = f"{targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
-        return Fitted(preprocessing, preprocessing.input_shape, targets, samples, [form, *self.notes])
+        return Fitted(preprocessing, preprocessing.input_shape, targets, samples, [form, *held.notes])
 
 
-def _bad_note(hashes: dict[ImageFile, str], reasons: dict[str, Any], on_bad: str) -> list[str]:
-    """Return a warning about files that cannot be decoded, by their content; refuse them where they are not to be skipped."""
-    bad = [file for file, content in hashes.items() if content in reasons]
-    if bad and on_bad == "error":
-        reason = reasons[hashes[bad[0]]]
-        more = f", and {len(bad) - 1} more files ({listed([file.name for file in bad[1:]])})" if len(bad) > 1 else ""
-        hint = "save it again, or leave such files out with task.on_bad=skip"
-        error = UnsafeError if reason["unsafe"] else DataError
-        raise error(f"{reason['what']}{more}", where=str(bad[0].path), hint=hint)
-    what = f"warning: {len(bad)} files that cannot be decoded are left out"
-    return [f"{what}, such as {bad[0].name}"] if bad else []
-
-
-def _survey(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:
-    """Return, by content, width and height of each file that can be decoded ("sizes"), and why others cannot ("bad")."""
+def _sizes(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter) -> dict[str, tuple[int, int]]:
+    """Return width and height of each file, by content; files that cannot be decoded are refused as `decode` says."""
     contents = {content: file for file, content in hashes.items()}
     key = hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest()
 
     def make(folder: Path) -> None:
-        sizes, bad = {}, {}
+        sizes = {}
         with reporter.track("decoding every image once", len(contents)) as advance:
             for content, file in contents.items():
                 signals.check()
-                try:
-                    sizes[content] = decode(file.path, None, 3).shape[:0:-1]
-                except (DataError, UnsafeError) as error:
-                    bad[content] = {"what": error.what, "unsafe": isinstance(error, UnsafeError)}
+                sizes[content] = decode(file.path, None, 3).shape[:0:-1]
                 advance()
-        storage.write_json(folder / "survey.json", {"sizes": sizes, "bad": bad})
+        storage.write_json(folder / "sizes.json", sizes)
 
     parameters: dict[str, int | float | str] = {"version": _SURVEY_VERSION, "pillow": pillow_version(), "contents": key}
-    survey_folder = folder_of(cache_folder, "image_survey", parameters, make, reporter)
-    survey: dict[str, dict[str, Any]] = json.loads((survey_folder / "survey.json").read_text(encoding="utf-8"))
-    return survey
+    folder = folder_of(cache_folder, "image_survey", parameters, make, reporter)
+    sizes: dict[str, tuple[int, int]] = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
+    return sizes

@@ -89,17 +89,6 @@ class Categorical:
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, number of categories] float32 of 0 and 1."""
-        chosen = self._places(values, where)
-        return (chosen[:, None] == np.arange(len(self.categories))).astype(np.float32)
-
-    def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
-        """Return which of new entries training lacks, [n] bool, and what happens to them."""
-        learned = {i for i, category in enumerate(self.categories) if category != OTHER}
-        unknown = ~np.isin(self._places(values, where), list(learned))
-        return unknown, f"with a text in '{self.name}' that training lacks"
-
-    def _places(self, values: np.ndarray, where: str) -> np.ndarray:
-        """Return the category of each entry, [n]; -1 for none."""
         if values.dtype.kind != "O" and np.isnan(values.astype(np.float64)).all():
             values = np.full(len(values), "", dtype=object)
         if values.dtype.kind != "O":
@@ -108,7 +97,14 @@ class Categorical:
         place = {category: i for i, category in enumerate(self.categories)}
         missing, other = place.get(MISSING, place.get(OTHER, -1)), place.get(OTHER, -1)
         texts = (missing if is_missing(text) else place.get(text, other) for text in values)
-        return np.fromiter(texts, np.int64, len(values))
+        chosen = np.fromiter(texts, np.int64, len(values))
+        return (chosen[:, None] == np.arange(len(self.categories))).astype(np.float32)
+
+    def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
+        """Return which of new entries training lacks, [n] bool, and what happens to them."""
+        learned = [category != OTHER for category in self.categories]
+        unknown = ~self.encode(values, decimal, where)[:, learned].any(axis=1)
+        return unknown, f"with a text in '{self.name}' that training lacks"
 
 
 Column = Numeric | Categorical

@@ -115,14 +115,15 @@ class _Columns:
 
     def pool(self) -> Pool:
         """Return the training rows, from which missing splits are drawn."""
-        (x, y), base, place = self.names, self.parts["train"], self._places("train")[0]
+        (x, y), base, place = self.names, self.parts["train"], f"{self.where['train']}[{self.names[0]}]"
         classes = np.array(base[y]).astype(str) if self.kind == "classes" else None
         everything, groups = {"train": np.arange(len(base))}, self.records.get("train")
         return Pool("rows", everything, self.parts, classes, groups, lambda: _contents(base, x, place))
 
     def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
         """Learn from the training rows how values become samples; see `assemble`."""
-        (x, y), (x_place, y_place), base, learn = self.names, self._places("train"), self.parts["train"], rows["train"]
+        (x, y), base, learn, where = self.names, self.parts["train"], rows["train"], self.where
+        x_place, y_place = f"{where['train']}[{x}]", f"{where['train']}[{y}]"
         layout = infer_layout(base, x, learn, x_place, self.length, self.image_size, self.channels_last)
         names, raw = class_names(self.kind, base, y), raw_targets(self.kind, base, y, y_place)
         form = fit_targets(
@@ -130,45 +131,40 @@ class _Columns:
             channels_last=self.channels_last, missing=self.missing_targets,
         )  # fmt: skip
         encoded = form.encode(raw, y_place)
-        scale, filling, gap_notes, constants = self._fit_scale(layout, learn)
+        scale, filling, gap_notes, constants = self._fit_scale(layout, learn, x_place)
         preprocessing = HubPreprocessing(layout, form, scale, self.names, self.config, filling)
 
         def samples(part: str) -> HubSamples:
             owner = "train" if part in rows else part
             targets = encoded
             if owner != "train":
-                split, place = self.parts[part], self._places(part)[1]
-                targets = form.encode(raw_targets(self.kind, split, y, place, names), place)
+                place = f"{where[part]}[{y}]"
+                targets = form.encode(raw_targets(self.kind, self.parts[part], y, place, names), place)
             chosen = rows.get(part, np.arange(len(self.parts[owner])))
             values = open_column(self.parts[owner], x, bool(layout.image_mode))
-            return HubSamples(values, preprocessing, targets, chosen, self._places(owner)[0], self.records.get(owner))
+            return HubSamples(values, preprocessing, targets, chosen, f"{where[owner]}[{x}]", self.records.get(owner))
 
-        notes = [self.where["train"], described(layout.shape), *gap_notes, form.note(), *constants]
+        notes = [where["train"], described(layout.shape), *gap_notes, form.note(), *constants]
         return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
 
     def _fit_scale(
-        self, layout: ColumnLayout, learn: np.ndarray
+        self, layout: ColumnLayout, learn: np.ndarray, where: str
     ) -> tuple[ChannelScale | None, Gaps | None, list[str], list[str]]:
         """Return the scale of inputs, what fills their gaps, and notes on gaps and on constant channels."""
-        is_image, x_place = bool(layout.image_mode), self._places("train")[0]
-        if is_image and not self.normalize:
+        if layout.image_mode and not self.normalize:
             return None, None, [], []
-        values = open_column(self.parts["train"], self.names[0], is_image)
+        values = open_column(self.parts["train"], self.names[0], bool(layout.image_mode))
 
         def decoded() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             with self.reporter.track("reading training inputs", len(learn)) as advance:
                 for some in row_blocks(learn):
-                    inputs, valid = layout.decode(values(some), x_place, list(some))
+                    inputs, valid = layout.decode(values(some), where, list(some))
                     yield inputs, ~np.isnan(inputs) if valid is None else ~np.isnan(inputs) & valid[:, None]
                     advance(len(some))
 
         scale, missing, constants = streamed_channel_scale(decoded())
-        filling, notes = fit_gaps(missing, layout.shape[1:], self.gaps, self.gap_indicator, scale.mean, x_place)
+        filling, notes = fit_gaps(missing, layout.shape[1:], self.gaps, self.gap_indicator, scale.mean, where)
         return (scale, filling, notes, constants) if self.normalize else (None, filling, notes, [])
-
-    def _places(self, part: str) -> tuple[str, str]:
-        x, y = self.names
-        return f"{self.where[part]}[{x}]", f"{self.where[part]}[{y}]"
 
 
 def _contents(rows: Dataset, column: str, where: str) -> np.ndarray | None:

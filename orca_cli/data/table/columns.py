@@ -103,8 +103,8 @@ class Categorical:
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
         """Return which of new entries training lacks, [n] bool, and what happens to them."""
         learned = [category != OTHER for category in self.categories]
-        unknown = ~self.encode(values, decimal, where)[:, learned].any(axis=1)
-        return unknown, f"with a text in '{self.name}' that training lacks"
+        known = self.encode(values, decimal, where)[:, learned].sum(axis=1)
+        return known == 0, f"with a text in '{self.name}' that training lacks"
 
 
 Column = Numeric | Categorical

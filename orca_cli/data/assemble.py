@@ -1,18 +1,13 @@
 """How own data become a task: the one way for arrays, tables, images and the hub.
 
-1. A reader opens the files and says which samples there are, in which splits.
-2. Splits that the data do not give are drawn from the training samples (`splits.draw`).
-3. The reader's `fit` learns from the training samples alone how all become inputs and targets. That is the task's
-   preprocessing: it is kept beside the weights, and new data pass through its `inputs` and `targets` as the splits do.
-4. Splits are opened: train and validation at once, test at the end of a run.
+A reader opens the files and says which samples there are, in which splits. Splits that the data do not give are drawn from
+the training samples (`splits.draw`). The reader's `fit` learns from the training samples alone how all become inputs and
+targets: that is the task's preprocessing, kept beside the weights, and new data pass through it as the splits do. Train and
+validation are opened at once, test at the end of a run.
 
-Settings that these readers share: `kind` is classes, one of K a sample; labels, K times 0 or 1; values, K real numbers; or
-dense, a map or sequence of the inputs' extent. Fractions are of the training samples, or of their groups. Losses and errors
-do not count targets that are missing.
-
-Relative names are looked for in the working folder, then in data_folder. Shapes, classes and scales are inferred from the
-training split alone, and reported in the note. Data are refused with fewer than 10 training samples, NaN or infinity in
-inputs, one class only, or targets in another split that the training split does not have.
+`kind` is classes, one of K a sample; labels, K times 0 or 1; values, K real numbers; or dense, a map or sequence of the
+inputs' extent. Relative names are looked for in the working folder, then in data_folder. Data are refused with fewer than 10
+training samples, infinity in inputs, one class only, or targets in another split that the training split does not have.
 """
 
 from __future__ import annotations
@@ -34,13 +29,9 @@ _MIN_SAMPLES = 10
 class Pool:
     """The samples that a reader has, and what the draw of splits depends on.
 
-    Args:
-        unit: what samples are called in the note, such as "rows".
-        rows: train, and other splits that the training data mark -> their samples.
-        supplied: the splits with data of their own, and possibly those of `rows`.
-        classes: [n] of the training samples, to stratify by; None draws without.
-        groups: [n] of the training samples; samples of one group stay in one split. None where they stand alone.
-        contents: returns a hash of each training input [n], or None; identical inputs stay in one split.
+    `unit` is what samples are called in the note; `rows` are the samples of train and of other splits that the training data
+    mark, and `supplied` names the splits with data of their own. Of the training samples are `classes` [n] to stratify by and
+    `groups` [n] that stay together, or None, and what `contents` returns: a hash of each input [n], or None.
     """
 
     unit: str
@@ -55,11 +46,8 @@ class Pool:
 class Fitted:
     """What a reader learned from the training samples.
 
-    Args:
-        preprocessing, input_shape, targets: of all samples; (C, *E); and the form of their targets.
-        samples: opens a split by its name, and reports what does not fit the training samples.
-        notes: on what was learned; opening train and validation may add to them.
-        num_test: test samples, where that is known and noted.
+    `samples` opens a split by its name, and reports what does not fit the training samples; opening train and validation may
+    add to `notes`. `input_shape` is (C, *E).
     """
 
     preprocessing: Preprocessing
@@ -67,7 +55,6 @@ class Fitted:
     targets: TargetForm
     samples: Callable[[str], Samples]
     notes: Sequence[str]
-    num_test: int | None = None
 
 
 def assemble(
@@ -78,20 +65,13 @@ def assemble(
     fractions: tuple[float, float],
     split_seed: int,
     fit: Callable[[dict[str, np.ndarray]], Fitted],
-    *,
-    given: Sequence[str] = (),
-    origin: Sequence[str] = (),
 ) -> TaskData:
     """Return the task over a reader's samples, and report what was read after the reader's name.
 
     Args:
         name, kind, pool: of the reader, of the targets, and the samples.
-        reporter: takes the note.
         fractions: of the training samples that are drawn for validation and for test, where the data do not give these.
-        split_seed: of the draw.
         fit: called with the samples of each split that the training data hold.
-        given: notes on splits that the data give.
-        origin: what the note starts with.
 
     Raises:
         DataError: nothing is left for training, or what `fit` refuses.
@@ -103,10 +83,8 @@ def assemble(
     fitted = fit(pool.rows | {part: train_rows[chosen] for part, chosen in drawn.items()})
     train, validation = fitted.samples("train"), fitted.samples("validation")
     counts = f"{len(train)} training and {len(validation)} validation {pool.unit}"
-    if fitted.num_test is not None:
-        counts = f"{len(train)} training, {len(validation)} validation and {fitted.num_test} test {pool.unit}"
     warnings = fitted.targets.warnings(train.targets())
-    note = "; ".join([*origin, counts, *drawn_notes, *given, *fitted.notes, *warnings])
+    note = "; ".join([counts, *drawn_notes, *fitted.notes, *warnings])
     reporter.say(f"{name}: {note}")
     return TaskData(
         kind=kind,

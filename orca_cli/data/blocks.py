@@ -22,9 +22,7 @@ class Ragged:
     Args:
         row: returns sequence i as [C, l], with l at least its length.
         lengths: [N] integers, 1 or more; above L they are cut.
-        channels: C.
-        length: L.
-        dtype: of the values.
+        channels, length, dtype: C, L, and that of the values.
         storage: the array that rows are read from, whose pages are released after each read; None where there is none.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -20,27 +20,16 @@ def hashes(contents: Iterable[bytes]) -> np.ndarray:
     return np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64)
 
 
-def hashes_of_rows(
-    x: np.ndarray | Sequence[np.ndarray], rows: np.ndarray, ends: np.ndarray | None = None, axis: int = 0
-) -> np.ndarray | None:
+def hashes_of_rows(x: np.ndarray, rows: np.ndarray, ends: np.ndarray | None = None, axis: int = 0) -> np.ndarray | None:
     """Return a hash of some samples [n] of inputs in one pass, block by block; None where there are more than 2 GiB.
 
-    Args:
-        x: N samples of one shape, possibly mapped from a file, or of shapes of their own.
-        rows: [n] indices.
-        ends: [N], how many steps of a sequence count; None takes all.
-        axis: of the steps of a sample.
+    `ends` [N] says how many steps of a sequence count, on an axis of the sample; None takes all.
     """
-    size = sum(x[row].nbytes for row in rows) if not isinstance(x, np.ndarray) else len(rows) * x[:1].nbytes
-    if size > MOST_BYTES:
+    if len(rows) * x[:1].nbytes > MOST_BYTES:
         return None
 
     def contents() -> Iterator[bytes]:
-        stored = (
-            (row for block in blocks(x, rows) for row in block)
-            if isinstance(x, np.ndarray)
-            else map(x.__getitem__, rows)
-        )
+        stored = (row for block in blocks(x, rows) for row in block)
         for number, row in zip(rows, stored, strict=True):
             signals.check()
             if ends is None:
@@ -55,12 +44,8 @@ def hashes_of_rows(
 def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.ndarray | None, str]:
     """Return groups of samples that must stay together, because of their group or of identical inputs, and a note.
 
-    Without identical inputs the groups are returned as they are. Nothing is joined where inputs repeat by nature: fewer than
-    30 of them, and fewer than half, are distinct, as in a table of two columns of categories.
-
-    Args:
-        groups: [n] integers; None where samples stand alone.
-        contents: [n] hashes of the inputs; None where there are too many to compare.
+    Groups and hashes of inputs are [n]; None where samples stand alone, or are too many to compare. Nothing is joined where
+    inputs repeat by nature: fewer than 30 of them, and fewer than half, are distinct, as in two columns of categories.
     """
     if contents is None:
         return groups, "too many inputs to be compared: identical ones may be in several splits"

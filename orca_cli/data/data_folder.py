@@ -48,10 +48,8 @@ def state(entry: DataSet, data_folder: Path) -> str:
     data set's file does not say.
     """
     there = [is_there(file, data_folder / entry.name) for file in entry.files]
-    if there and all(there):
-        return "present"
-    if entry.origin == "files":
-        return "partly" if any(there) else "absent"
+    if entry.origin == "files" or (there and all(there)):
+        return "present" if there and all(there) else "partly" if any(there) else "absent"
     return _WITHOUT_FILES.get(entry.origin, "-")
 
 
@@ -63,14 +61,13 @@ def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Pa
         StorageError: the folder cannot be written.
         InterruptionError: a signal asked to stop.
     """
-    what = f"the data of {entry.name}"
+    what, folder = f"the data of {entry.name}", data_folder / entry.name
     say_once = cache(lambda: reporter.say(f"waiting for another process that uses {what}"))
 
     def wait() -> None:
         signals.check()
         say_once()
 
-    folder = data_folder / entry.name
     with storage.lock(folder / _LOCK, timeout_s=math.inf, what=what, while_waiting=wait):
         storage.clean_temporary(folder)
         yield folder

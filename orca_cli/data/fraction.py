@@ -55,10 +55,7 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
     """Return a task that trains on a part of its training split, with a note on it; the task itself where all are used.
 
     The part is drawn by the seed, every class in proportion, and a smaller one lies within a larger one. Validation and test
-    stay as they are, and so do means and deviations that the reader took from the whole training split.
-
-    Raises:
-        DataError: fewer than two samples would be left.
+    stay as they are, and so do means and deviations of the whole. DataError where fewer than two samples would be left.
     """
     if fraction is None:
         return task

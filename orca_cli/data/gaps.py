@@ -25,8 +25,7 @@ class Gaps:
     Args:
         how: mean: the channel's mean over the training set. linear: along a sequence, between the known values beside the gap;
             before the first and after the last one that value; the mean where a sample has no value of the channel.
-        fill: [C] float64, those means.
-        flagged: the I channels of which each gets an indicator channel, 1 where a value was missing, else 0.
+        fill, flagged: [C] float64, those means; and the I channels that get an indicator, 1 where a value was missing, else 0.
     """
 
     how: How
@@ -59,38 +58,10 @@ class Gaps:
                     result[sample, channel, gap] = between
         return result, flags
 
-    def note(self, missing: Missing) -> str:
-        """Return a note on missing values; empty where there are none."""
-        counts = missing.by_channel
-        if not missing.any():
-            return ""
-        becomes = "become the channel's training mean" if self.how == "mean" else "are interpolated in time"
-        flagged = f", flagged by {counted(len(self.flagged), 'more channel')}" if self.flagged else ""
-        number, affected = counts.sum(), np.count_nonzero(counts)
-        where = f"({100 * number / missing.values:.2g} %) in {affected} of {counted(len(counts), 'channel')}"
-        return f"{number} missing values {where} {becomes}{flagged} (task.gaps={self.how})"
-
 
 def with_indicators(shape: tuple[int, ...], gaps: Gaps | None) -> tuple[int, ...]:
     """Return the shape (C, *E) of inputs with the indicator channels of gaps."""
     return (shape[0] + (0 if gaps is None else len(gaps.flagged)), *shape[1:])
-
-
-@dataclass(frozen=True)
-class Missing:
-    """How many of the values that were seen are NaN.
-
-    Args:
-        by_channel: [C] int64, the missing values of each channel.
-        values: number of all values, NaN included; padding does not count.
-    """
-
-    by_channel: np.ndarray
-    values: int
-
-    def any(self) -> bool:
-        """Return whether any value is missing."""
-        return bool(self.by_channel.any())
 
 
 def missing_by_channel(x: np.ndarray) -> np.ndarray:
@@ -100,14 +71,9 @@ def missing_by_channel(x: np.ndarray) -> np.ndarray:
     return np.isnan(x).sum(axis=(0, *range(2, x.ndim)))
 
 
-def count_missing(x: np.ndarray | Ragged, rows: np.ndarray | None = None) -> Missing:
-    """Return how many values are missing in some rows of [N, C, *E], all by default."""
-    rows = np.arange(len(x)) if rows is None else rows
-    steps = int(x.lengths[rows].sum()) if isinstance(x, Ragged) else len(rows) * int(np.prod(x.shape[2:]))
-    by_channel = np.zeros(x.shape[1], dtype=np.int64)
-    if x.dtype.kind == "f":
-        by_channel = sum(map(missing_by_channel, blocks(x, rows)), start=by_channel)
-    return Missing(by_channel, steps * x.shape[1])
+def has_missing(x: np.ndarray | Ragged) -> bool:
+    """Return whether a value of inputs [n, C, *E] is NaN."""
+    return x.dtype.kind == "f" and any(np.isnan(block).any() for block in blocks(x, np.arange(len(x))))
 
 
 def remarks(
@@ -118,10 +84,7 @@ def remarks(
 ) -> dict[str, int]:
     """Return what is done to make new samples fit, each with the number of samples.
 
-    Args:
-        steps: [n] of sequences that are cut at `length`; None where none is.
-        length: L.
-        gaps: what fills missing values, and `read` returns the samples [n, C, *E] with them; None where there are none.
+    Steps [n] are of sequences that are cut at L, or None; `read` returns the samples [n, C, *E] whose gaps are filled.
     """
     counts = {}
     if steps is not None:
@@ -132,27 +95,16 @@ def remarks(
     return {what: count for what, count in counts.items() if count}
 
 
-def ending_note(x: np.ndarray | Ragged, rows: np.ndarray) -> list[str]:
-    """Return a warning about sequences of [N, C, L] whose last step is missing in all channels, of arrays without lengths."""
-    if isinstance(x, Ragged) or x.ndim != 3 or x.dtype.kind != "f":
-        return []
-    ending = int(np.isnan(x[rows, :, -1]).all(axis=1).sum())
-    what = f"warning: {ending} of {len(rows)} training sequences end in NaN"
-    return [f"{what}; if that is padding, set task.padding=nan"] if ending else []
-
-
 def fit_gaps(
-    missing: Missing, extent: tuple[int, ...], how: How, indicator: bool, means: np.ndarray, where: str
+    missing: np.ndarray, extent: tuple[int, ...], how: How, indicator: bool, means: np.ndarray, where: str
 ) -> tuple[Gaps, list[str]]:
     """Return what takes the place of missing values, from those of the training rows, and notes on them.
 
     Args:
-        missing: of the training rows.
+        missing: [C] int64, of the training rows.
         extent: *E of the inputs.
-        how: as in `Gaps`.
-        indicator: whether channels with missing values in training get an indicator channel.
+        how, indicator: as in `Gaps`, and whether channels with missing values in training get an indicator channel.
         means: [C], over the known training values; NaN where there are none.
-        where: origin of the inputs, for messages.
 
     Raises:
         DataError: a channel has no known value in training.
@@ -165,9 +117,9 @@ def fit_gaps(
     if len(empty):
         what = f"channel {listed(empty)} has no known value in the training set, all are NaN"
         raise DataError(what, where=where, hint="remove it")
-    flagged = tuple(int(channel) for channel in np.flatnonzero(missing.by_channel)) if indicator else ()
-    gaps = Gaps(how, means, flagged)
-    notes = [note] if (note := gaps.note(missing)) else []
-    if indicator and not flagged:
-        notes.append("warning: task.gap_indicator=true adds no channel: nothing is missing in training")
-    return gaps, notes
+    flagged = tuple(int(channel) for channel in np.flatnonzero(missing)) if indicator else ()
+    gaps, number = Gaps(how, means, flagged), int(missing.sum())
+    becomes = "become the channel's training mean" if how == "mean" else "are interpolated in time"
+    added = f", flagged by {counted(len(flagged), 'more channel')}" if flagged else ""
+    where = f"in {np.count_nonzero(missing)} of {counted(len(missing), 'channel')}"
+    return gaps, [f"{number} missing values {where} {becomes}{added} (task.gaps={how})"] if number else []

@@ -32,11 +32,9 @@ def folder_of(
     """Return a folder with the data that `parameters` determine; it is made where it is missing or damaged.
 
     Args:
-        cache_folder: where generated data are kept.
         name: of the task.
         parameters: all that the data depend on, with the version of the generator.
         make: fills an empty folder with files.
-        reporter: shows what is made or found damaged.
 
     Raises:
         StorageError, InterruptionError: nothing half-made remains.
@@ -76,18 +74,22 @@ def target_maps(
     One sample is held at a time, so memory does not grow with the split; the cache takes 4 H W bytes a sample.
 
     Args:
-        cache_folder, reporter: as those of `folder_of`.
         name: of the task and split, such as "psicov-train".
         settings: all besides the files that the maps and the records depend on.
         files: all that `read` reads; their names, sizes and times of change identify the array in the cache.
-        extent: (H, W).
-        read: gives the map [H, W] and the record of a sample by its number.
-        count: n, at least 1.
+        extent, read: (H, W); and what gives the map [H, W] and the record of a sample by its number.
 
     Raises:
         DataError: a file is missing.
     """
-    parameters = {"version": _MAPS_VERSION, "count": count, "files": _state(files), **settings}
+    state = hashlib.sha256()  # of names, sizes and times of change: reading gigabytes at every start would take minutes
+    for path in files:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+        state.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    parameters = {"version": _MAPS_VERSION, "count": count, "files": state.hexdigest(), **settings}
 
     def make(folder: Path) -> None:
         records = []
@@ -107,15 +109,3 @@ def target_maps(
     folder = folder_of(cache_folder, name, parameters, make, reporter)
     maps = np.load(folder / "targets.npy", mmap_mode="r", allow_pickle=False)
     return TargetMaps(maps, json.loads((folder / "records.json").read_text(encoding="utf-8")))
-
-
-def _state(files: Sequence[Path]) -> str:
-    """Return a SHA-256 over names, sizes and times of change: reading gigabytes at every start would take minutes."""
-    digest = hashlib.sha256()
-    for path in files:
-        try:
-            state = path.stat()
-        except OSError as error:
-            raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
-        digest.update(f"{path} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()

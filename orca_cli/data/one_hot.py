@@ -23,13 +23,9 @@ OverLength = Literal["truncate", "wrong", "drop"]
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences of one split, end to end.
+    """Sequences of one split, end to end: tokens [sum of lengths] uint8 in 0..V-1, and where each ends in them [n] int64.
 
-    Args:
-        tokens: [sum of lengths] uint8 in 0..V-1.
-        ends: [n] int64, where each sequence ends in `tokens`.
-        classes: [n] int64.
-        longer: [n] bool, True for sequences that do not fit into the input, cut already or not.
+    Their classes are [n] int64, and `longer` [n] bool those that do not fit into the input, cut already or not.
     """
 
     tokens: np.ndarray
@@ -40,12 +36,10 @@ class Sequences:
     def samples(
         self, name: str, num_symbols: int, length: int, mask: bool, over_length: OverLength, no_class: int | None = None
     ) -> SymbolSamples:
-        """Return samples of these sequences.
+        """Return samples of these sequences; the first arguments are those of `SymbolSamples`.
 
-        Args:
-            name, num_symbols, length, mask: as those of `SymbolSamples`.
-            over_length: what happens to longer sequences.
-            no_class: K, which no output can name, for the test split with over_length="wrong"; None for other splits.
+        `over_length` says what happens to longer sequences; `no_class` is K, which no output can name, for the test split with
+        over_length="wrong", and None for other splits.
         """
         sequences, fits = self, ~self.longer
         if over_length == "drop":
@@ -79,14 +73,10 @@ def one_hot(tokens: np.ndarray, ends: np.ndarray, num_symbols: int, length: int)
 
 
 class SymbolSamples(ArraySamples):
-    """Samples (see interfaces) over sequences stored end to end; one-hot columns are made batch by batch.
+    """Samples (see interfaces) over sequences stored end to end; one-hot columns [V, L] are made batch by batch.
 
-    Args:
-        name: of the task, for the digest.
-        sequences: of the split.
-        num_symbols: V, channels of the input.
-        length: L; of longer sequences the first L symbols are taken.
-        mask: whether the zero columns after the end of a sequence are marked as padding.
+    Of longer sequences the first L symbols are taken; with `mask` the zero columns after the end are marked as padding. The
+    name is that of the task, for the digest.
     """
 
     def __init__(self, name: str, sequences: Sequences, num_symbols: int, length: int, mask: bool) -> None:

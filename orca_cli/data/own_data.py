@@ -10,9 +10,7 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError, suggest
 
 MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in fields of tables
-TRUTHS = {"true": "1", "false": "0"}
 _SHOWN = 10  # names in a note
-_SHOWN_COLUMNS = 20
 
 
 def file_path(file: str, data_folder: Path) -> Path:
@@ -38,7 +36,7 @@ def check_column(name: str, columns: Sequence[str], key: str, where: str) -> Non
     """Raise DataError, with the closest name or all of them, where a column does not exist."""
     if name not in columns:
         close = suggest(name, columns)
-        hint = close if close.startswith("did you mean") else f"columns: {listed(columns, _SHOWN_COLUMNS)}"
+        hint = close if close.startswith("did you mean") else f"columns: {listed(columns)}"
         raise DataError(f"{where} has no column '{name}'", where=key, hint=hint)
 
 
@@ -56,20 +54,6 @@ def refuse_entry(wrong: np.ndarray, values: np.ndarray, what: str, where: str, h
         raise DataError(f"'{values[first]}' in row {first + 1} {what}", where=where, hint=hint)
 
 
-def number_of(text: str) -> float | None:
-    """Return the number that a text spells, true and false as 1 and 0; None for other texts."""
-    try:
-        return float(TRUTHS.get(text.lower(), text))
-    except ValueError:
-        return None
-
-
-def places_of_numbers(texts: Sequence[str]) -> dict[float, int]:
-    """Return the place of the text that spells each number; of several the shortest, such as 1 before 01 and true."""
-    spelt = sorted(((number_of(text), i) for i, text in enumerate(texts)), key=lambda one: -len(texts[one[1]]))
-    return {number: i for number, i in spelt if number is not None}
-
-
 def listed(names: Iterable[object], most: int = _SHOWN) -> str:
     """Return names with commas between, cut after the first ones."""
     texts = list(map(str, names))
@@ -84,11 +68,3 @@ def counted(count: int, word: str) -> str:
 def described(sample: tuple[int, ...]) -> str:
     """Return the shape (C, *E) of inputs in words."""
     return f"{counted(sample[0], 'channel')} of {' x '.join(map(str, sample[1:]))}"
-
-
-def cut_notes(steps: np.ndarray | None, length: int | None) -> list[str]:
-    """Return a note on the sequences, of `steps` [n], that are longer than `length`; none if all fit."""
-    if steps is None or length is None or not (longer := int((steps > length).sum())):
-        return []
-    advice = f"task.length={int(steps.max())} keeps them whole"
-    return [f"longer than {length} steps and cut at the end: {longer} of {len(steps)} samples ({advice})"]

@@ -55,14 +55,10 @@ def normalised(
 
 
 class PixelSamples(ArraySamples):
-    """Samples (see interfaces) over uint8 images in memory or in a mapped file; float32 batch by batch.
+    """Samples (see interfaces) over the n `rows` of uint8 images x [N, C, H, W] in memory or in a mapped file; y is [N] int64.
 
     Args:
-        x: [N, C, H, W] uint8.
-        y: [N] int64.
-        rows: [n] rows of this split.
-        mean: [C], of pixels in 0..1; None leaves them in 0..1.
-        std: [C], positive; given where `mean` is.
+        mean, std: [C], of pixels in 0..1, and positive; None leaves them in 0..1.
         padding: augmentation crops a window of H x W after this many pixels of zeros on every side.
         flip: whether augmentation mirrors every second image, on average.
         order: permutation of rows and of columns, applied last; None leaves them in order.

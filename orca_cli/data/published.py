@@ -12,12 +12,10 @@ from orca_cli.exceptions import DataError
 
 
 def find(data_folder: Path, task: str, names: Sequence[str], path: str | None = None, hint: str = "") -> list[Path]:
-    """Return the files or folders of a task.
+    """Return the files or folders of a task, by their names relative to its folder; all are needed.
 
     Args:
-        data_folder: where data sets lie, each in a folder with the task's name.
-        task: its name.
-        names: of the files, relative to the task's folder; all are needed.
+        data_folder, task: where data sets lie, each in a folder with the task's name.
         path: another folder, from the working folder or else from `data_folder`.
         hint: what else to do, besides how to get the files.
 
@@ -79,14 +77,11 @@ def entries(record: object, names: Sequence[str], where: str, hint: str = "") ->
 def check_array(
     array: object, shape: Sequence[int | str], where: str, hint: str = "", what: str = "", dtype: str = "numbers"
 ) -> np.ndarray:
-    """Return an array after a check of its type and shape.
+    """Return what a file holds after a check that it is an array of a type and shape.
 
     Args:
-        array: what a file holds.
         shape: a number for a fixed length, a name for one that is free but not 0; equal names are equal lengths.
-        where: file and entry, for messages.
-        hint: what to do where it has another form.
-        what: its name in messages; empty where `where` says it.
+        where, hint, what: file and entry; what to do; and its name in messages, empty where `where` says it.
         dtype: "numbers" for real numbers and booleans of any type, else the name of a dtype.
 
     Raises:

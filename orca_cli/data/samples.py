@@ -15,7 +15,7 @@ import torch
 
 from orca_cli import seeding, signals
 from orca_cli.data.blocks import Ragged, blocks
-from orca_cli.data.gaps import Gaps, Missing, missing_by_channel
+from orca_cli.data.gaps import Gaps, missing_by_channel
 from orca_cli.data.own_data import listed
 from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.interfaces import Batch, Samples, Scale
@@ -47,9 +47,8 @@ class ArraySamples:
         y: [N, ...] as Batch.y.
         valid: [N, *E] bool, False where the input is padding; None where nothing is, or `x` knows.
         rows: [n] indices of this split's rows; None takes all.
-        scale: of the inputs' channels; None leaves them as they are.
         groups: [N] int64, the record that each row is cut from; None where rows stand alone.
-        gaps: how NaN in inputs becomes numbers; None where there is none.
+        scale, gaps: of the inputs' channels, and how NaN becomes numbers; None leaves them as they are.
     """
 
     def __init__(
@@ -139,8 +138,8 @@ def read_inputs(
 
 def channel_scale(
     x: np.ndarray | Ragged, rows: np.ndarray, has_gaps: bool = False
-) -> tuple[ChannelScale, Missing, list[str]]:
-    """Return the scale of inputs [N, C, *E] over the training rows [n], their missing values, and a note on constant channels.
+) -> tuple[ChannelScale, np.ndarray, list[str]]:
+    """Return the scale of inputs [N, C, *E] over the training rows [n], missing values [C], and a note on constant channels.
 
     Padding does not count, and where there are gaps NaN does not; the mean of a channel of NaN alone is NaN then.
     """
@@ -155,7 +154,7 @@ def channel_scale(
     for block in blocks(x, rows):
         squares += ((block - centre) ** 2).sum(axis=axes)
     scale, constants = _scale(mean, squares / count)
-    return scale, Missing(np.zeros(x.shape[1], dtype=np.int64), count * x.shape[1]), constants
+    return scale, np.zeros(x.shape[1], dtype=np.int64), constants
 
 
 def _known_parts(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -170,7 +169,7 @@ def _known_parts(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[tuple[np.
 
 def streamed_channel_scale(
     parts: Iterable[tuple[np.ndarray, np.ndarray]],
-) -> tuple[ChannelScale, Missing, list[str]]:
+) -> tuple[ChannelScale, np.ndarray, list[str]]:
     """Return what `channel_scale` returns, of inputs that are decoded once, part by part.
 
     A part is x [B, C, *E], 0 at padding, and [B, C, *E] bool that is False at padding and gaps, which do not count. The mean
@@ -190,15 +189,14 @@ def streamed_channel_scale(
         count = count + size
         missing = missing + missing_by_channel(x)
     scale, constants = _scale(np.where(count > 0, mean, np.nan), squares / np.maximum(count, 1))
-    return scale, Missing(missing, int(count.sum() + missing.sum())), constants
+    return scale, missing, constants
 
 
 def _scale(mean: np.ndarray, variance: np.ndarray) -> tuple[ChannelScale, list[str]]:
     std = np.sqrt(variance)
     # Sums of many equal numbers are off by rounding; a deviation as small as that is not variation in the data.
     constant = std <= 1e-12 * np.abs(mean)
-    shown = listed(np.flatnonzero(constant))
-    note = f"warning: channel {shown} is constant in the training set and carries no information"
+    note = f"warning: channel {listed(np.flatnonzero(constant))} is constant in the training set"
     return ChannelScale(mean, np.where(constant, 1.0, std)), [note] if constant.any() else []
 
 

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 
 from orca_cli.data.contents import joined
-from orca_cli.data.own_data import refuse_rows
-from orca_cli.exceptions import DataError
+from orca_cli.data.own_data import refuse_entry, refuse_rows
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.seeding import numpy_generator
 
 # How parts are called in names of arrays (x_train, x_val, ...), folders and splits, and in columns and arrays of marks.
@@ -36,10 +36,19 @@ class Split:
     test: np.ndarray
 
 
-def marked_rows(marks: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the rows of each split that texts [n] name, in any case or as 0, 1, 2, of the splits that have any."""
+def marked_rows(marks: np.ndarray, where: str, hint: str = "", for_training: bool = True) -> dict[str, np.ndarray]:
+    """Return the rows of each split that texts [n] name, in any case or as 0, 1, 2, of the splits that have any.
+
+    Raises:
+        DataError: a text names no split, or none names train, `for_training`; `hint` says what else to do.
+    """
     words = np.char.lower(np.char.strip(np.asarray(marks, dtype=str)))
     rows = {part: np.flatnonzero(np.isin(words, [*names, _NUMBERS[part]])) for part, names in PART_NAMES.items()}
+    wrong = ~np.isin(np.arange(len(words)), np.concatenate(list(rows.values())))
+    allowed = f"allowed: train, validation, test, or 0, 1, 2{hint}"
+    refuse_entry(wrong, np.asarray(marks), f"is not a split ({int(wrong.sum())} rows)", where, allowed)
+    if for_training and not len(rows["train"]):
+        raise DataError("no rows are for training", where=where, hint=f"mark some with train{hint}")
     return {part: chosen for part, chosen in rows.items() if len(chosen)}
 
 
@@ -55,26 +64,25 @@ def split(
 ) -> Split:
     """Return disjoint index sets; the test set depends on neither the validation nor the training size.
 
-    The samples are put into one random order in which every stretch holds each class in proportion. Test takes its
-    start, validation what follows, and train its end. So a smaller training set is a part of a larger one, and every
-    class has a training sample where there are as many training samples as classes.
+    The n samples are put into one random order in which every stretch holds each class in proportion. Test takes its start,
+    validation what follows, and train its end. So a smaller training set is a part of a larger one, and every class has a
+    training sample where there are as many training samples as classes.
 
     Args:
-        n: number of samples.
-        validation: a number of samples (int), or a fraction of n below 1 (float); 0 makes an empty set.
-        test: the same.
+        validation, test: a number of samples (int), or a fraction of n below 1 (float); 0 makes an empty set.
         train: number of samples; None takes the rest.
-        seed: of the order.
         classes: [n] class of each sample; None draws without stratifying.
         keys: settings of the train, validation and test size, for messages.
     """
-    n_test, n_validation = _count(test, n), _count(validation, n)
+    n_test, n_validation = (
+        size if isinstance(size, int) else max(1, round(size * n)) if size else 0 for size in (test, validation)
+    )
     rest = n - n_test - n_validation
     n_train = rest if train is None else train
     if rest < 1 or n_train > rest:
         sizes = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
-        what, hint = f"{sizes} are more than the {n} samples in all", f"lower {', '.join(dict.fromkeys(keys))}"
-        raise DataError(what, where=keys[0], hint=hint)
+        what = f"{sizes} are more than the {n} samples in all"
+        raise DataError(what, where=keys[0], hint=f"lower {', '.join(keys)}")
     order = numpy_generator(seed, "split").permutation(n)
     if classes is not None:
         # Sorting by each sample's place within its class, as a fraction, spreads every class evenly over the order. The last
@@ -88,10 +96,6 @@ def split(
     return Split(np.sort(order[n - n_train :]), np.sort(order[n_test : n_test + n_validation]), np.sort(order[:n_test]))
 
 
-def _count(size: int | float, n: int) -> int:
-    return size if isinstance(size, int) else max(1, round(size * n)) if size else 0
-
-
 def draw(
     total: int,
     supplied: Container[str],
@@ -101,25 +105,25 @@ def draw(
     groups: np.ndarray | None,
     contents: Callable[[], np.ndarray | None],
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the rows of the training data that each split takes, and notes on what was drawn.
+    """Return the rows of the n training samples that each split takes, and notes on what was drawn.
 
     Args:
-        total: n, rows of the training data.
         supplied: splits with data of their own, which are not drawn.
         fractions: validation, test -> part of the training data (of the groups, where there are any).
-        seed: of the draw.
         classes: [n] to stratify by; None draws without. A group counts as its most frequent class.
-        groups: [n], the group of each row; rows of a group are never in two splits. None where rows stand alone.
+        groups: [n]; rows of a group are never in two splits. None where rows stand alone.
         contents: returns a hash of each input [n]; identical inputs stay together, as groups do; see `contents.joined`.
     """
     missing = [part for part in fractions if part not in supplied]
     if not missing:
         return {"train": np.arange(total)}, []
-    is_grouped = groups is not None
+    is_grouped, keys = groups is not None, ("task.train", "task.validation_fraction", "task.test_fraction")
     groups, identical = joined(groups, contents())
     place, units, classes = _units(total, classes, groups)
     sizes = {part: float(fractions[part]) if part in missing else 0.0 for part in fractions}
-    keys = ("task.train", "task.validation_fraction", "task.test_fraction")
+    if sum(sizes.values()) >= 1:
+        what = " + ".join(map(str, sizes.values()))
+        raise ConfigError(f"{what} leaves nothing for training", where=keys[1], hint="allowed: a sum below 1")
     parts = split(units, validation=sizes["validation"], test=sizes["test"], seed=seed, classes=classes, keys=keys)
     rows = {part: np.flatnonzero(np.isin(place, getattr(parts, part))) for part in ("train", *missing)}
     how = [] if classes is None else ["stratified"]
@@ -131,16 +135,10 @@ def draw(
 def folds(
     n: int, count: int, *, seed: int = 0, classes: np.ndarray | None = None, groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the fold of each sample, [n] int64 in 0..count-1.
+    """Return the fold of each of n samples, [n] int64 in 0..count-1.
 
-    The sizes of the folds differ by 1 at most, and so do those of each class in them.
-
-    Args:
-        n: number of samples.
-        count: k, of folds.
-        seed: of the draw.
-        classes: [n] to stratify by; None draws without. A group counts as its most frequent class.
-        groups: [n], the group of each sample; a group is in one fold, and sizes count groups. None where samples stand alone.
+    The sizes of the folds differ by 1 at most, and so do those of each class [n] in them. A group [n] is in one fold, counts
+    as its most frequent class, and sizes count groups.
 
     Raises:
         DataError: there are fewer samples, or groups, than folds.

@@ -12,16 +12,13 @@ from typing import Literal
 
 import numpy as np
 
-from orca_cli.data.own_data import MISSING_WORDS, counted, listed, number_of, places_of_numbers
+from orca_cli.data.own_data import counted, listed
 from orca_cli.data.samples import target_scale
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS, Scale
 
 _SHOWN = 8  # values named in a message
-_LIKE_MISSING = set(MISSING_WORDS) - {"", "null", "none"}  # none and null are names of classes more often
 _TWO_CLASSES = "provide data with two classes or more"
-_IGNORED = f"{IGNORED_CLASS} marks positions to ignore"
-_AS_FOUND = "leave task.num_classes out: any labels are classes then"
 _ONE_CLASS = "for one class per sample use kind=classes"
 
 
@@ -33,10 +30,9 @@ class TargetForm:
         kind: classes, labels, values, maps (real-valued) or class_maps (a class at every position).
         num_outputs: K; 0 while it is not known.
         names: K names of classes, labels or values, or empty.
-        classes: class i as it stands in the files, ascending; all integers, or all strings. Empty where the data number
-            classes by themselves, and for other kinds.
-        extent: *E, for maps.
-        channels_last: whether maps are (n, *E, K).
+        classes: class i as it stands in the files, ascending; all integers, or all strings. Empty for other kinds, and where
+            the data number classes by themselves.
+        extent, channels_last: *E of maps, and whether they are (n, *E, K).
         missing: whether labels and real-valued targets may be NaN.
         scale: of real-valued targets; None for other kinds.
     """
@@ -51,23 +47,24 @@ class TargetForm:
     scale: Scale | None = None
 
     def encode(self, y: np.ndarray, where: str) -> np.ndarray:
-        """Return targets of any split as Batch.y; numbers and booleans match the text classes that spell them."""
+        """Return targets of any split as Batch.y."""
         k = self.num_outputs
         if self.classes:
-            labels, values = plain_labels(_in_form_of(y, self.classes, where), where), np.array(self.classes)
+            labels, values = plain_labels(y, where), np.array(self.classes)
+            if labels.dtype.kind != values.dtype.kind:
+                hint = f"give them as in training, such as {self.classes[0]!r}"
+                raise DataError("labels are strings in one split and numbers in another", where=where, hint=hint)
             place = np.searchsorted(values, labels).clip(max=len(values) - 1)
             hint = "add training samples of that class, or remove these samples"
             _refuse(values[place] != labels, labels, "labels have no training sample", where, hint)
             return place.astype(np.int64)
+        if self.kind in ("classes", "class_maps") and y.dtype.kind not in "iub":  # a missing number makes all floats
+            raise DataError(f"targets have dtype {y.dtype}, those of the training set are integers", where=where)
         if self.kind == "classes":
-            if y.dtype.kind not in "iu":  # a missing number turns all into floats
-                raise DataError("classes are missing", where=where, hint="remove these samples")
             hint = "-1 marks hidden targets, such as those of a competition's test set: name another split"
             _refuse((y < 0) | (y >= k), y, f"samples have no class in 0..{k - 1}", where, hint)
             return y.astype(np.int64)
         if self.kind == "class_maps":
-            if y.dtype.kind not in "iub":
-                raise DataError(f"targets have dtype {y.dtype}, those of the training set are integers", where=where)
             return _encode_class_maps(y, self.extent, where, k)
         encoded = self._numbers(y, where)
         if k and encoded.shape[1] != k:
@@ -76,24 +73,18 @@ class TargetForm:
 
     def _numbers(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return labels or numbers as [n, K, *E] float32, and NaN where one is missing and that is allowed."""
-        extent = self.extent
-        if self.kind == "maps":
-            if self.channels_last and y.ndim == len(extent) + 2:
-                y = np.moveaxis(y, -1, 1)
-            if y.shape[1:] == extent:
-                y = y[:, None]
-            elif y.shape[2:] != extent:
-                shapes = f"(n, {', '.join(map(str, extent))}) or (n, K, {', '.join(map(str, extent))})"
-                hint = "dense targets have the extent of the inputs; for numbers per sample use kind=values"
-                raise DataError(f"dense targets have shape {y.shape}, expected {shapes}", where=where, hint=hint)
-        elif self.kind == "values":
-            y = y[:, None] if y.ndim == 1 else y
-            if y.ndim != 2 or y.shape[1] < 1:
-                hint = "for targets of the inputs' extent use kind=dense"
-                raise DataError(f"values have shape {y.shape}, expected (n,) or (n, K)", where=where, hint=hint)
-        elif y.ndim != 2 or y.shape[1] < 1:
-            hint = f"one column of 0 and 1 per label; {_ONE_CLASS}"
-            raise DataError(f"label sets have shape {y.shape}, expected (n, K)", where=where, hint=hint)
+        extent, is_map = self.extent, self.kind == "maps"
+        if is_map and self.channels_last and y.ndim == len(extent) + 2:
+            y = np.moveaxis(y, -1, 1)
+        if self.kind != "labels" and y.shape[1:] == extent:
+            y = y[:, None]
+        if y.ndim != len(extent) + 2 or y.shape[2:] != extent or not y.shape[1]:
+            name, alone = {"maps": "dense targets", "values": "values", "labels": "label sets"}[self.kind], ""
+            sizes = "".join(f", {size}" for size in extent)
+            if self.kind != "labels":
+                alone = f"(n{sizes or ','}) or "
+            hint = "dense targets have the extent of the inputs, values and labels one column per output"
+            raise DataError(f"{name} have shape {y.shape}, expected {alone}(n, K{sizes})", where=where, hint=hint)
         if y.dtype.kind not in "fiub":
             raise DataError(f"targets have dtype {y.dtype}", where=where, hint="allowed: real numbers")
         check_finite(y, where, allow_nan=self.missing)
@@ -110,22 +101,13 @@ class TargetForm:
         if self.kind == "class_maps":
             return f"{k} classes at every position"
         if self.scale is not None:
-            names = self.names or (("",) if k == 1 else tuple(map(str, range(k))))
-            shown = [
-                f"{name} {mean:.4g} ± {std:.4g}".strip()
-                for name, mean, std in zip(names, self.scale.mean.tolist(), self.scale.std.tolist(), strict=True)
-            ]
-            return f"{counted(k, 'number')} a sample ({listed(shown, _SHOWN)})"
+            return f"{counted(k, 'number')} a sample" + (f" ({listed(self.names)})" if self.names else "")
         named = self.names and self.classes != tuple(range(k))
         return f"{k} {self.kind}" + (f" ({listed(self.names)})" if named else "")
 
     def warnings(self, train_targets: np.ndarray) -> list[str]:
-        """Return warnings about labels that are never or always set in training, and classes that may mean a missing target."""
+        """Return warnings about labels that are never or always set in training."""
         warnings = []
-        for k, name in enumerate(self.names if self.kind == "classes" else ()):
-            if name.lower() in _LIKE_MISSING and (count := int((train_targets == k).sum())):
-                what = f"warning: '{name}' is a class ({counted(count, 'training sample')})"
-                warnings.append(f"{what}; if it stands for missing targets, remove these samples")
         for value, word in ((1, "positive"), (0, "negative")) if self.kind == "labels" else ():
             empty = np.flatnonzero(~(train_targets == value).any(axis=0))
             if len(empty):
@@ -150,14 +132,8 @@ def fit_targets(
 
     Args:
         kind, y, where: classes, labels, values or dense; [N, ...] as in the data; and their origin, for messages.
-        rows: the training rows.
-        extent: of the inputs.
         names: of labels, of values, or of classes that the data number by themselves.
-        num_classes: K, or None to infer it; for classes.
-        channels_last, missing: as those of `TargetForm`.
-
-    Raises:
-        ConfigError: `num_classes` does not apply.
+        num_classes: K, or None to infer it; for classes. ConfigError for other kinds.
     """
     if kind == "classes" and names:
         return TargetForm("classes", len(names), names)
@@ -196,27 +172,25 @@ def _class_map_form(
     y: np.ndarray, rows: np.ndarray, extent: tuple[int, ...], where: str, num_classes: int | None
 ) -> TargetForm:
     train = _encode_class_maps(y, extent, where, num_classes)[rows]
-    k, present = num_classes or int(train.max()) + 1, np.unique(train[train != IGNORED_CLASS])
+    present = np.unique(train[train != IGNORED_CLASS])
     if len(present) < 2:
         what = f"all positions have class {present[0]}" if len(present) else "every position is ignored"
-        raise DataError(what, where=where, hint=_TWO_CLASSES if len(present) else _IGNORED)
-    hint = "number the classes 0..K-1 without gaps; task.num_classes, if given, is K"
-    _check_none_missing(present, k, "position in the training set", where, hint)
+        raise DataError(what, where=where, hint=_TWO_CLASSES)
+    k = num_classes or int(present[-1]) + 1
+    if len(present) < k:
+        what = f"{k - len(present)} of the classes 0..{k - 1} have no position in the training set"
+        raise DataError(what, where=where, hint="number the classes without gaps; task.num_classes, if given, is K")
     return TargetForm("class_maps", k, extent=extent)
 
 
 def _classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tuple[int | str, ...]:
     """Return the classes that plain training labels [n] name: the labels that occur, or 0..K-1 where K is given."""
     values, counts = np.unique(labels, return_counts=True)
-    if num_classes is not None and values.dtype.kind in "iu":
-        outside = (labels < 0) | (labels >= num_classes)
-        what, hint = f"labels are not in 0..{num_classes - 1}", f"correct the labels, or {_AS_FOUND}"
-        _refuse(outside, labels, what, where, hint)
-        _check_none_missing(values, num_classes, "training sample", where, f"add samples, or {_AS_FOUND}")
-        values = np.arange(num_classes)
-    elif num_classes is not None and len(values) != num_classes:
-        what = f"{len(values)} different labels, but num_classes is {num_classes}"
-        raise DataError(what, where=where, hint=f"correct the labels, or {_AS_FOUND}")
+    is_whole = values.dtype.kind == "U" or (values[0], values[-1]) == (0, len(values) - 1)
+    if num_classes is not None and (len(values) != num_classes or not is_whole):
+        what = f"{len(values)} different training labels, {values[0]} to {values[-1]}, are not {num_classes} classes from 0 on"
+        hint = "correct the labels, or leave task.num_classes out: any labels are classes then"
+        raise DataError(what, where=where, hint=hint)
     if len(values) < 2:
         raise DataError(f"all {len(labels)} training labels are {values[0]!s}", where=where, hint=_TWO_CLASSES)
     # Numbers that are nearly all different.
@@ -225,37 +199,6 @@ def _classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tupl
         hint = "to predict numbers use kind=values, and check that this is the array of labels"
         raise DataError(what, where=where, hint=hint)
     return tuple(values.tolist())
-
-
-def _check_none_missing(present: np.ndarray, num_classes: int, unit: str, where: str, hint: str) -> None:
-    """Refuse classes 0..num_classes-1 of which some are not among `present` (distinct, in that range)."""
-    # The first missing ones lie below len(present) + _SHOWN: a stray 10**12 must not ask for a list of as many classes.
-    first = np.setdiff1d(np.arange(min(num_classes, len(present) + _SHOWN)), present)[:_SHOWN]
-    count = num_classes - len(present)
-    if count:
-        more = f" and {count - len(first)} more" if count > len(first) else ""
-        raise DataError(f"class {', '.join(map(str, first))}{more} has no {unit}", where=where, hint=hint)
-
-
-def _in_form_of(labels: np.ndarray, classes: tuple[int | str, ...], where: str) -> np.ndarray:
-    """Return labels as texts where classes are texts, or else as numbers.
-
-    Raises:
-        DataError: texts and numbers have nothing in common.
-    """
-    is_text = labels.dtype.kind in "SU"
-    if is_text == isinstance(classes[0], str):
-        return labels
-    places = places_of_numbers([str(name) for name in classes])
-    if is_text:
-        numbers = [number_of(text) for text in as_text(labels, where).ravel()]
-        if all(number is not None for number in numbers):
-            return np.array(numbers, dtype=np.float64).reshape(labels.shape)
-    elif places and labels.dtype.kind in "fiub":
-        names = [str(classes[places[value]]) if value in places else str(value) for value in labels.ravel().tolist()]
-        return np.array(names).reshape(labels.shape)
-    hint = f"give them as in training, such as {classes[0]!r}"
-    raise DataError("labels are strings in one split and numbers in another", where=where, hint=hint)
 
 
 def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
@@ -301,12 +244,10 @@ def _encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, 
         expected = f"(n, {', '.join(map(str, extent))})"
         what = f"integer targets have shape {labels.shape}, expected {expected}: a class at every position"
         raise DataError(what, where=where, hint="store real-valued targets as float32")
-    integers = _as_int64(labels, where)
-    wrong = (integers < 0) & (integers != IGNORED_CLASS)
-    if num_classes is not None:
-        wrong |= integers >= num_classes
-    allowed = "0 or more" if num_classes is None else f"in 0..{num_classes - 1}"
-    _refuse(wrong, integers, f"classes are not {allowed}", where, f"{_IGNORED}; check task.num_classes")
+    integers, most = _as_int64(labels, where), 2**53 if num_classes is None else num_classes - 1
+    wrong = ((integers < 0) | (integers > most)) & (integers != IGNORED_CLASS)
+    hint = f"{IGNORED_CLASS} marks positions to ignore; check task.num_classes"
+    _refuse(wrong, integers, f"classes are not in 0..{most}", where, hint)
     return integers
 
 

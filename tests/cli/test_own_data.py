@@ -155,7 +155,7 @@ def test_a_run_and_its_predictions(run_on, orca, refused, tmp_path, name):
         (tmp_path / "new.csv").write_text("dna\n" + "ACXG\n" * 30 + "ACGTACGTACGTACGT\nXTT\n")
         code, out, err = orca("predict", done.folder, "new.csv")
         assert (code, len(out.splitlines())) == (0, 33), err
-        assert "31 of them with the symbol 'X', which training lacks" in err
+        assert "31 of them with a symbol that training lacks (X)" in err
         assert "1 of them longer than 11 symbols and cut at the end" in err
 
 

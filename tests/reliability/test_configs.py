@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from tests.reliability.bad_configs import CONF, REQUIRED_SETTINGS, Case, all_typos, all_wrong_values, sample
+from tests.reliability.bad_configs import CONF, Case, all_typos, all_wrong_values, sample
 from tests.tiers import count
 
 pytestmark = pytest.mark.slow
@@ -135,7 +135,6 @@ def test_files_that_hold_no_settings(called, environment, tmp_path, counted, nam
     assert not environment.exists()
 
 
-ARRAYS, TABLE = (["task=arrays", *REQUIRED_SETTINGS["arrays"]], ["task=table", *REQUIRED_SETTINGS["table"]])
 # Each names two settings that cannot both be meant, and the message names both.
 CONTRADICTIONS = [
     (["train.warmup_epochs=9", "train.decay_epochs=5"], ["train.decay_epochs", "train.warmup_epochs"]),
@@ -152,16 +151,6 @@ CONTRADICTIONS = [
     (["task=darcy", "task.path=there"], ["task.path", "task.origin"]),
     (["task=spherical", "task.images=there"], ["task.images", "task.origin"]),
     (["task=spherical", "task.origin=cifar10", "task.path=there"], ["task.path", "task.origin"]),
-    (
-        [*ARRAYS, "task.validation_fraction=0.6", "task.test_fraction=0.6"],
-        ["task.validation_fraction", "task.test_fraction"],
-    ),
-    ([*ARRAYS, "task.kind=labels", "task.num_classes=3"], ["task.num_classes", "task.kind=labels"]),
-    ([*ARRAYS, "task.missing_targets=true"], ["task.missing_targets", "task.kind=classes"]),
-    ([*ARRAYS, "task.train=a.npy", "task.test_labels=y.npy"], ["task.test_labels", "task.test="]),
-    ([*TABLE, "task.targets=[a,b]"], ["task.target: given beside task.targets"]),
-    ([*TABLE, "task.features=[a,b]", "task.ignore=[b]"], ["task.features", "task.ignore"]),
-    (["task=hub", *REQUIRED_SETTINGS["hub"], "task.length=5", "task.image_size=8"], ["task.length", "task.image_size"]),
 ]
 
 

@@ -99,19 +99,13 @@ def hub_rows(datasets, n):
     number, text, tag = datasets.Value("float32"), datasets.Value("string"), datasets.ClassLabel(names=["u", "v", "w"])
     columns = {
         "series": ((draw.normal(3, 2, (n, 2, 6)) * [[1], [0.1]]).tolist(), [[number]]),
-        "constant": (np.tile([[1.5], [0.0]], (n, 1, 6)).tolist(), [[number]]),
-        "flat": ([[k, k + 1, 2 * k] for k in i], [datasets.Value("int16")]),
         "ragged": ([list(np.arange(k % 4 + 1) + 0.5) for k in i], [datasets.Value("float64")]),
         "grey": ([Image.fromarray(np.full((4, 5), k, np.uint8)) for k in i], datasets.Image()),
         "colour": ([Image.fromarray(np.full((6, 4, 3), k, np.uint8)) for k in i], datasets.Image()),
         "name": (i % 2, datasets.ClassLabel(names=["no", "yes"])),
         "word": ([["red", "green", "blue"][k % 3] for k in i], text),
         "tags": ([[0, 2] if k % 2 else [] for k in i], [tag]),
-        "words": ([["u", "w"] if k % 2 else ["v", "v"] for k in i], [text]),
-        "bits": ([[k % 2, 1 - k % 2] for k in i], [datasets.Value("int8")]),
         "map": (draw.normal(50, 9, (n, 6)).tolist(), [number]),
-        "person": (i // 4, datasets.Value("int32")),
-        "scalar": (i, number),
     }
     features = datasets.Features({name: feature for name, (_, feature) in columns.items()})
     return datasets.Dataset.from_dict({name: values for name, (values, _) in columns.items()}, features=features)

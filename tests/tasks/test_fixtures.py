@@ -124,7 +124,6 @@ def test_files_that_ask_for_code_are_refused_by_every_task(task, file, tmp_path,
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
     [
-        ("arrays", {"kind": "classes", "train": "x.npz", "lengths": "steps", "padding": "nan"}, "lengths: does not go"),
         ("darcy", {"stride": 35}, "stride"),  # divides 421 - 1, but not 85 - 1
         ("ecg", {"stride": 19}, "stride.*at least 20"),
         ("images", {}, "path: a value is needed"),

@@ -122,7 +122,7 @@ def frame(n=N):
 
 
 SAVE = {
-    "csv": lambda rows, path: rows.to_csv(path, index=False),
+    "csv": lambda rows, path: rows.to_csv(path, index=False, sep=";", decimal=","),
     "parquet": lambda rows, path: rows.replace("", None).to_parquet(path, row_group_size=9),
 }
 TRAINED_ON = ["weight", "age", "height", "same", "colour", "town"]
@@ -152,7 +152,7 @@ def test_tables_with_gaps_and_unknown_categories(ending, indicator, tmp_path, bu
 @pytest.fixture
 def table(tmp_path, build):
     """The preprocessing of a table."""
-    frame().to_csv(tmp_path / "train.csv", index=False)
+    SAVE["csv"](frame(), tmp_path / "train.csv")
     return reloaded(build("table", train="train.csv", features=["weight", "age", "colour"], **TABLE), tmp_path / "run")
 
 
@@ -161,7 +161,7 @@ NEW = frame(9)[["colour", "age", "weight"]].assign(other=1)
 
 def test_rows_in_other_forms_and_orders(table, tmp_path):
     expected = in_parts(table, table.given(NEW))[0]
-    NEW.to_csv(tmp_path / "new.csv", index=False, sep=";")
+    SAVE["csv"](NEW, tmp_path / "new.csv")
     opened = table.open(tmp_path / "new.csv", "INPUT")
     assert opened.targets() is None
     assert torch.equal(in_parts(table, opened)[0], expected)

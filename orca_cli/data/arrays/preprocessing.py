@@ -1,15 +1,15 @@
 """What the training arrays say about the inputs and targets of all splits, and of new data.
 
-Sequences may have different lengths. Where each ends is given by an array of lengths, by steps of NaN after it, or by sequences
-that are arrays of their own. Inputs are brought to one length, that of the longest training sequence unless another is given:
-longer ones lose their end, and what comes after an end is neither read nor learned from.
+Sequences may have different lengths. Where each ends is given by an array of lengths, or by steps of NaN after it. Inputs are
+brought to one length, that of the longest training sequence unless another is given: longer ones lose their end, and what
+comes after an end is neither read nor learned from.
 
 Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs; W steps in a file, l of a sequence alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,34 +17,29 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from orca_cli.data.arrays.layout import StoredRows, locate_new, open_folder
+from orca_cli.data.arrays.layout import locate_new
 from orca_cli.data.blocks import Ragged, blocks, channels_first
 from orca_cli.data.gaps import Gaps, remarks, with_indicators
-from orca_cli.data.own_data import counted, described
+from orca_cli.data.own_data import described
 from orca_cli.data.samples import ChannelScale, read_inputs
 from orca_cli.data.targets import TargetForm, check_finite
 from orca_cli.data.untrusted.arrays import StoredArray
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, NewData
 
 LENGTHS = "lengths"  # the array that is looked for
 Marks = Literal["lengths", "nan", "none"]
 NOT_PADDED = "task.padding=none reads them as they are"
-# Inputs as in the files, [n, ...], or sequences that are arrays of their own; possibly with their lengths [n].
-Values = np.ndarray | Sequence[np.ndarray]
-Raw = Values | tuple[Values, np.ndarray | None]
+# Inputs as in the files, [n, ...], possibly with their lengths [n].
+Raw = np.ndarray | tuple[np.ndarray, np.ndarray | None]
 _PART = 4096  # samples of which lengths are read at once
 
 
 @dataclass(frozen=True)
 class Padding:
-    """How the ends of sequences are given, and what all are brought to.
+    """How the ends of sequences are given, by lengths or by steps of NaN, and the L steps that all are brought to.
 
-    Args:
-        marked_by: lengths: beside the inputs, or by each one's own shape; nan: by steps of NaN.
-        length: L; longer sequences are cut at their end.
-        missing_targets: whether dense targets may be NaN before an end too.
-        array: name of the lengths in .npz files.
+    `missing_targets`: dense targets may be NaN before an end too. `array` is the name of the lengths in .npz files.
     """
 
     marked_by: Literal["lengths", "nan"]
@@ -63,20 +58,18 @@ class Padding:
         axis = 2 if y.ndim == 3 and not channels_last else 1
         steps = y.shape[axis]
         if (ends > steps).any():
-            first = int((ends > steps).argmax())
-            what = f"targets have {steps} steps and sample {first} has {ends[first]}"
+            what = f"targets have {steps} steps and sequences up to {ends.max()}"
             raise DataError(what, where=where, hint="dense targets have the extent of the inputs")
         is_class = y.dtype.kind in "iub"
         size = min(steps, self.length)
         shape = (*y.shape[:axis], self.length, *y.shape[axis + 1 :])
-        dtype = np.int64 if is_class else y.dtype
-        result = np.full(shape, IGNORED_CLASS if is_class else np.nan, dtype)
-        inside = (slice(None),) * axis
+        result = np.full(shape, IGNORED_CLASS if is_class else np.nan, np.int64 if is_class else y.dtype)
+        steps_kept = (*(slice(None),) * axis, slice(size))
         valid = (np.arange(size) < ends[:, None]).reshape(len(y), *(1,) * (axis - 1), size, *(1,) * (y.ndim - axis - 1))
-        kept = y[(*inside, slice(size))]
+        kept = y[steps_kept]
         if not is_class and not self.missing_targets:
             check_finite(np.where(valid, kept, 0), where)
-        result[(*inside, slice(size))] = np.where(valid, kept, result[(*inside, slice(size))])
+        result[steps_kept] = np.where(valid, kept, result[steps_kept])
         return result
 
 
@@ -112,22 +105,17 @@ class ArrayPreprocessing:
         """(C, *E) of a sample in the files."""
         return oriented_shape(self.stored_shape, self.channels_last)
 
-    def check(self, x: StoredArray | StoredRows | np.ndarray, where: str) -> None:
+    def check(self, x: StoredArray | np.ndarray, where: str) -> None:
         """Check shape and dtype of inputs, which may be in a file still."""
         check_dtype(x.dtype, where)
-        shape = tuple(x.shape[1:])
-        expected: tuple[int | str, ...] = self.stored_shape
-        actual: tuple[int | str, ...] = shape
-        if self.padding is not None:
-            steps = time_axis(self.stored_shape, self.channels_last)
-            expected = (*expected[:steps], "any", *expected[steps + 1 :])
-            actual = (*shape[:steps], "any", *shape[steps + 1 :]) if len(shape) == len(expected) else shape
-        if actual != expected:
-            what = f"samples have shape {shape}, those of the training set {_shown(expected)}"
-            hint = f"the model takes {described(self.file_shape)} a sample"
-            if self.padding is not None:
-                hint = f"the model takes {counted(self.file_shape[0], 'channel')} and any number of steps"
-            raise DataError(what, where=where, hint=hint)
+        shape, expected = tuple(x.shape[1:]), self.stored_shape
+        if self.padding is not None and len(shape) == len(expected):
+            axis = time_axis(expected, self.channels_last)
+            expected = (*expected[:axis], shape[axis], *expected[axis + 1 :])
+        if shape != expected:
+            what = f"samples have shape {shape}, those of the training set {self.stored_shape}"
+            steps = "" if self.padding is None else ", with any number of steps"
+            raise DataError(what, where=where, hint=f"the model takes {described(self.file_shape)} a sample{steps}")
 
     def oriented(self, raw: Raw, where: str) -> np.ndarray | Ragged:
         """Return inputs as [n, C, *E], without copying; `raw` as that of `inputs`. Gaps are NaN still."""
@@ -142,31 +130,22 @@ class ArrayPreprocessing:
         """Return inputs as Batch.x and Batch.valid.
 
         Args:
-            raw: an array [B, ...] as in the files. With padding also B arrays of different lengths, and either of them with
-                lengths [B], which an array has to have where NaN does not mark the ends.
+            raw: an array [B, ...] as in the files; with padding and unless NaN marks the ends, with the lengths [B].
             where: their origin, for messages.
         """
         x = self.oriented(raw, where)
         return read_inputs(x, np.arange(len(x)), self.scale, self.gaps)
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
-        """Return the samples of an .npz file, with targets where it has them, or of an .npy file or folder of inputs."""
-        if path.is_dir():
-            if part:
-                raise ConfigError("applies to .npz files", where="--part", hint="give a folder of these sequences")
-            stored, names = open_folder(path)
-            self.check(stored, stored.where)
-            return NewData(len(stored), lambda start, stop: stored[start:stop], lambda: None, stored.where, names)
+        """Return the samples of an .npz file, with targets where it has them, or of an .npy file of inputs."""
         lengths = self.padding.array if self.padding is not None and self.padding.marked_by == "lengths" else None
         x, y, stored_ends, rows = locate_new(path, where, (*self.names, lengths), part)
         self.check(x, x.where)
-        read, count, chosen = x.rows(), x.shape[0] if rows is None else len(rows), slice(None) if rows is None else rows
+        read, chosen = x.rows(), np.arange(x.shape[0]) if rows is None else rows
         ends = None if stored_ends is None else stored_ends.read()[chosen]
 
         def values(start: int, stop: int) -> np.ndarray:
-            if rows is None:
-                return read(start, stop)
-            part_rows = rows[start:stop]
+            part_rows = chosen[start:stop]
             return read(int(part_rows[0]), int(part_rows[-1]) + 1)[part_rows - part_rows[0]]
 
         def inputs(start: int, stop: int) -> Raw:
@@ -177,11 +156,11 @@ class ArrayPreprocessing:
                 return None
             target_ends = ends
             if target_ends is None and self.padding is not None and self._is_dense:
-                parts = (values(start, min(start + _PART, count)) for start in range(0, count, _PART))
-                target_ends = np.concatenate([self._ends(one, None, x.where) for one in parts])
+                starts = range(0, len(chosen), _PART)
+                target_ends = np.concatenate([self._ends(values(i, i + _PART), None, x.where) for i in starts])
             return self.encoded_targets(y.read()[chosen], y.where, target_ends)
 
-        return NewData(count, inputs, targets, x.where, None if rows is None else [str(row) for row in rows])
+        return NewData(len(chosen), inputs, targets, x.where, None if rows is None else [str(row) for row in rows])
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the samples of an array [n, ...] as in the files.
@@ -193,22 +172,20 @@ class ArrayPreprocessing:
         if self.padding is not None and isinstance(x, Mapping):
             needed = (self.names[0], self.padding.array)
             if absent := [name for name in needed if name not in x]:
-                hint = f"give {' and '.join(needed)}, or a list of arrays"
-                raise DataError(f"holds no '{absent[0]}'", where=where, hint=hint)
-            x, ends = x[needed[0]], np.asarray(x[needed[1]])
-            if ends.shape != (len(x),):
-                raise DataError(f"has shape {ends.shape}, expected {(len(x),)}", where=f"{where}[{needed[1]}]")
+                raise DataError(f"holds no '{absent[0]}'", where=where, hint=f"give {' and '.join(needed)}, or a list")
+            x, ends = np.asarray(x[needed[0]]), np.asarray(x[needed[1]])
+            if ends.shape != x.shape[:1]:
+                raise DataError(f"has shape {ends.shape}, expected {x.shape[:1]}", where=f"{where}[{needed[1]}]")
         # What converts itself, as tensors do, is one array, padded if its sequences have several lengths.
         x = np.asarray(x) if hasattr(x, "__array__") else x
-        if self.padding is not None and not (isinstance(x, np.ndarray) and x.dtype.kind != "O"):
-            values: Values = [np.asarray(row) for row in x]
-        else:
-            try:
+        try:
+            if self.padding is None or (isinstance(x, np.ndarray) and x.dtype.kind != "O"):
                 values = np.asarray(x)
-            except ValueError as error:
-                what = f"samples of different shapes: {error}"
-                raise DataError(what, where=where, hint="give one array") from error
-            self.check(values, where)
+            else:
+                values, ends = self._padded([np.asarray(row) for row in x], where)
+        except ValueError as error:
+            raise DataError(f"samples of different shapes: {error}", where=where, hint="give one array") from error
+        self.check(values, where)
 
         def inputs(start: int, stop: int) -> Raw:
             return values[start:stop] if ends is None else (values[start:stop], ends[start:stop])
@@ -234,38 +211,34 @@ class ArrayPreprocessing:
 
     def _assembled(self, raw: Raw, where: str) -> np.ndarray | Ragged:
         x, ends = raw if isinstance(raw, tuple) else (raw, None)
+        self.check(x, where)
+        first = channels_first(x, self.channels_last)
         if self.padding is None:
-            if ends is not None or not isinstance(x, np.ndarray):
-                what = "samples have lengths of their own, those of the training set one length"
-                raise DataError(what, where=where, hint=f"give one array (n, {_shown(self.stored_shape)[1:]}")
-            self.check(x, where)
-            return channels_first(x, self.channels_last)
-        if isinstance(x, np.ndarray):
-            self.check(x, where)
-            first = channels_first(x, self.channels_last)
-            ends = self._ends(x, ends, where)
-            return Ragged(lambda row: first[row], ends, first.shape[1], self.padding.length, x.dtype, storage=first)
-        for number, row in enumerate(x):
-            place = row.filename if isinstance(row, np.memmap) else f"{where}, sample {number}"
-            self.check(row[None], str(place))
-            if not row.size:
-                raise DataError("holds no steps", where=str(place), hint="remove this sample")
-        dtype = np.result_type(*{row.dtype for row in x})
+            return first
         ends = self._ends(x, ends, where)
-        length, channels = self.padding.length, self.file_shape[0]
-        return Ragged(lambda row: channels_first(x[row][None], self.channels_last)[0], ends, channels, length, dtype)
+        return Ragged(lambda row: first[row], ends, first.shape[1], self.padding.length, x.dtype, storage=first)
 
-    def _ends(self, x: Values, stated_lengths: np.ndarray | None, where: str) -> np.ndarray:
+    def _padded(self, rows: list[np.ndarray], where: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return sequences as one array, and their lengths; where NaN marks the ends, as one with NaN after each."""
+        for number, row in enumerate(rows):
+            self.check(row[None], f"{where}, sample {number}")
+        axis = time_axis(self.stored_shape, self.channels_last)
+        steps = np.array([row.shape[axis] for row in rows])
+        is_marked = self.padding is not None and self.padding.marked_by == "nan"
+        dtype = np.result_type(*(row.dtype for row in rows), *([np.float32] if is_marked else []))
+        shape = (len(rows), *self.stored_shape[:axis], steps.max(initial=0), *self.stored_shape[axis + 1 :])
+        x = np.full(shape, np.nan if is_marked else 0, dtype)
+        for one, row in zip(x, rows, strict=True):
+            one[(*(slice(None),) * axis, slice(row.shape[axis]))] = row
+        return x, None if is_marked else steps
+
+    def _ends(self, x: np.ndarray, lengths: np.ndarray | None, where: str) -> np.ndarray:
         """Return the lengths [n] of sequences as in the files."""
         assert self.padding is not None
-        if isinstance(x, np.ndarray) and stated_lengths is None and self.padding.marked_by == "lengths":
-            hint = (
-                f"give {self.names[0]} and {self.padding.array}, by name or in an .npz file; "
-                "or each sequence by itself, in a list or a folder of .npy files"
-            )
+        if lengths is None and self.padding.marked_by == "lengths":
+            hint = f"give {self.names[0]} and {self.padding.array}, by name or in an .npz file; or a list of sequences"
             raise DataError("has no lengths, and the model was trained with them", where=where, hint=hint)
-        lengths = None if stated_lengths is None else np.asarray(stated_lengths)
-        return sequence_ends(x, lengths, self.padding.marked_by, self.channels_last, where)
+        return sequence_ends(x, lengths, self.channels_last, where)
 
 
 def oriented_shape(sample: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
@@ -286,40 +259,28 @@ def check_dtype(dtype: np.dtype, where: str) -> None:
         raise DataError(f"inputs have dtype {dtype}", where=where, hint="allowed: real numbers, such as float32")
 
 
-def _shown(shape: tuple[int | str, ...]) -> str:
-    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
-
-
-def sequence_ends(x: Values, lengths: np.ndarray | None, marked_by: str, channels_last: bool, where: str) -> np.ndarray:
-    """Return the lengths [n] int64 of sequences as in the files: as given, up to a tail of NaN in all channels, or by shape.
+def sequence_ends(x: np.ndarray, lengths: np.ndarray | None, channels_last: bool, where: str) -> np.ndarray:
+    """Return the lengths [n] int64 of sequences as in the files: as given, or up to a tail of NaN in all channels.
 
     Raises:
         DataError: given lengths are not whole numbers, of at most a sequence's steps, or a sequence is all NaN.
     """
-    first: Values
-    if isinstance(x, np.ndarray):
-        first = channels_first(x, channels_last)
-        steps = np.full(len(x), first.shape[2])
-    else:
-        first = [channels_first(row[None], channels_last)[0] for row in x]
-        steps = np.array([row.shape[1] for row in first])
+    first = channels_first(x, channels_last)
     if lengths is not None:
         if lengths.shape != (len(x),) or lengths.dtype.kind not in "iuf":
             what = f"lengths have shape {lengths.shape} and dtype {lengths.dtype}, expected {len(x)} integers"
             raise DataError(what, where=where, hint=f"the number of steps of each sample; or {NOT_PADDED}")
-        wrong = ~((lengths >= 1) & (lengths <= steps) & (lengths == np.floor(lengths)))
+        wrong = ~((lengths >= 1) & (lengths <= first.shape[2]) & (lengths == np.floor(lengths)))
         if wrong.any():
             at = int(wrong.argmax())
-            what = f"{int(wrong.sum())} lengths are not in 1..{steps[at]}, the first is {lengths[at]} at index {at}"
+            what = (
+                f"{int(wrong.sum())} lengths are not in 1..{first.shape[2]}, the first is {lengths[at]} at index {at}"
+            )
             raise DataError(what, where=where, hint="count the steps of each sample")
         return lengths.astype(np.int64)
-    if marked_by != "nan":
-        return steps
-    parts = blocks(first, np.arange(len(x))) if isinstance(first, np.ndarray) else (row[None] for row in first)
-    present = (~np.isnan(part).all(axis=1) for part in parts)  # [B, W]
+    present = (~np.isnan(part).all(axis=1) for part in blocks(first, np.arange(len(x))))  # [B, W]
     ends = np.concatenate([np.where(one.any(1), one.shape[1] - one[:, ::-1].argmax(1), 0) for one in present])
     if not ends.all():
-        empty = ends == 0
-        what = f"{int(empty.sum())} samples hold nothing but NaN, the first at index {int(empty.argmax())}"
+        what = f"{int((ends == 0).sum())} samples hold nothing but NaN, the first at index {int((ends == 0).argmax())}"
         raise DataError(what, where=where, hint="remove these samples")
     return ends.astype(np.int64)

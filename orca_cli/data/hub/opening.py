@@ -35,10 +35,9 @@ def open_dataset(
 
     Raises:
         ConfigError: neither a folder nor a hub id, a revision of a folder, or not on the hub.
-        DataError: the library cannot read the files.
+        DataError, UnsafeError: the library cannot read the files, or the data set comes with a script.
         NetworkError: the hub cannot be reached, and the cache does not have it.
         UnavailableError: the library is not installed, or too old.
-        UnsafeError: the data set comes with a script.
     """
     library = _library()
     cache = str(cache_folder / "datasets")
@@ -61,7 +60,16 @@ def _from_hub(
     library: ModuleType, dataset: str, config: str | None, revision: str | None, cache: str
 ) -> tuple[dict[str, Dataset], str]:
     if hub_answers():
-        commit = _commit(dataset, revision)
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+        try:  # so that all files are of one commit, and the record names it
+            commit = str(HfApi().dataset_info(dataset, revision=revision, timeout=_TIMEOUT_S).sha)
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            what = f"the hub has no data set '{dataset}'{f' with the revision {revision}' if revision else ''}"
+            raise ConfigError(what, where=KEY, hint="check its name and task.revision, or log in") from error
+        except Exception as error:
+            raise NetworkError(f"'{dataset}' could not be looked up: {error}", where=KEY, hint="try again") from error
         load = functools.partial(library.load_dataset, dataset, name=config, revision=commit, cache_dir=cache)
         return _read(load, dataset), f"{dataset}@{commit}"
     what = f"'{dataset}' is not on this machine and the hub cannot be reached"
@@ -79,28 +87,9 @@ def _from_hub(
     return splits, f"{dataset}@{commit}"
 
 
-def _commit(dataset: str, revision: str | None) -> str:
-    """Return the commit of a revision, so that all files are of one commit, and the record names it."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        return str(HfApi().dataset_info(dataset, revision=revision, timeout=_TIMEOUT_S).sha)
-    except RepositoryNotFoundError as error:
-        raise ConfigError(
-            f"the hub has no data set '{dataset}'", where=KEY, hint="check its name, or log in"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ConfigError(f"'{dataset}' has no revision '{revision}'", where="task.revision") from error
-    except Exception as error:
-        raise NetworkError(f"'{dataset}' could not be looked up: {error}", where=KEY, hint="try again") from error
-
-
 def _read(load: Callable[[], Any], where: str) -> dict[str, Dataset]:
     try:
         return _splits(load())
-    except (ConnectionError, TimeoutError) as error:
-        raise NetworkError(f"could not be fetched: {_first_line(error)}", where=where, hint="try again") from error
     except MemoryError:
         raise
     except Exception as error:
@@ -108,19 +97,18 @@ def _read(load: Callable[[], Any], where: str) -> dict[str, Dataset]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        if isinstance(cause, RuntimeError) and "scripts are no longer supported" in str(cause):
+        said = f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:300]
+        if isinstance(error, (ConnectionError, TimeoutError)):
+            raise NetworkError(f"could not be fetched: {said}", where=where, hint="try again") from error
+        if "scripts are no longer supported" in said:
             what = "comes with a script, which is not executed"
             raise UnsafeError(what, where=where, hint="give a folder with .parquet files only") from error
         hint = "task.config= names one of several configurations; files are .parquet, or what save_to_disk writes"
-        raise DataError(f"cannot be read: {_first_line(cause)}", where=where, hint=hint) from error
+        raise DataError(f"cannot be read: {said}", where=where, hint=hint) from error
 
 
 def _splits(loaded: Any) -> dict[str, Dataset]:
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def _library() -> ModuleType:

@@ -16,12 +16,20 @@ from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.data.contents import MOST_BYTES, hashes
 from orca_cli.data.gaps import Gaps, How, fit_gaps
-from orca_cli.data.hub.columns import ColumnLayout, class_names, image_source, infer_layout, open_column, raw_targets
 from orca_cli.data.hub.opening import open_dataset
-from orca_cli.data.hub.preprocessing import HubPreprocessing, HubSamples, row_blocks
-from orca_cli.data.own_data import check_column, cut_notes, described
+from orca_cli.data.hub.preprocessing import (
+    ColumnLayout,
+    HubPreprocessing,
+    HubSamples,
+    class_names,
+    image_source,
+    infer_layout,
+    open_column,
+    raw_targets,
+    row_blocks,
+)
+from orca_cli.data.own_data import check_column, described
 from orca_cli.data.samples import ChannelScale, streamed_channel_scale
-from orca_cli.data.settings import check_rules, fractions_rule, missing_targets_rule
 from orca_cli.data.splits import PART_NAMES, group_rows
 from orca_cli.data.targets import fit_targets
 from orca_cli.exceptions import ConfigError, DataError, suggest
@@ -80,24 +88,7 @@ def load(
         channels_last, normalize, missing_targets, gaps, gap_indicator,
     )  # fmt: skip
     fractions = validation_fraction, test_fraction
-    return assemble("hub", reporter, kind, columns.pool(), fractions, split_seed, columns.fit, origin=[origin])
-
-
-def check_settings(
-    kind: str,
-    length: int | None,
-    image_size: int | None,
-    validation_fraction: float,
-    test_fraction: float,
-    missing_targets: bool,
-) -> None:
-    """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
-    what = "applies to sequences, and task.image_size to images"
-    check_rules(
-        (None not in (length, image_size), "length", what, "give one of them"),
-        missing_targets_rule(kind, missing_targets),
-        fractions_rule(validation_fraction, test_fraction),
-    )
+    return assemble("hub", reporter, kind, columns.pool(), fractions, split_seed, columns.fit)
 
 
 @dataclass(frozen=True)
@@ -124,14 +115,15 @@ class _Columns:
 
     def pool(self) -> Pool:
         """Return the training rows, from which missing splits are drawn."""
-        (x, y), base, place = self.names, self.parts["train"], self._places("train")[0]
+        (x, y), base, place = self.names, self.parts["train"], f"{self.where['train']}[{self.names[0]}]"
         classes = np.array(base[y]).astype(str) if self.kind == "classes" else None
         everything, groups = {"train": np.arange(len(base))}, self.records.get("train")
         return Pool("rows", everything, self.parts, classes, groups, lambda: _contents(base, x, place))
 
     def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
         """Learn from the training rows how values become samples; see `assemble`."""
-        (x, y), (x_place, y_place), base, learn = self.names, self._places("train"), self.parts["train"], rows["train"]
+        (x, y), base, learn, where = self.names, self.parts["train"], rows["train"], self.where
+        x_place, y_place = f"{where['train']}[{x}]", f"{where['train']}[{y}]"
         layout = infer_layout(base, x, learn, x_place, self.length, self.image_size, self.channels_last)
         names, raw = class_names(self.kind, base, y), raw_targets(self.kind, base, y, y_place)
         form = fit_targets(
@@ -139,59 +131,40 @@ class _Columns:
             channels_last=self.channels_last, missing=self.missing_targets,
         )  # fmt: skip
         encoded = form.encode(raw, y_place)
-        scale, filling, gap_notes, constants = self._fit_scale(layout, learn)
+        scale, filling, gap_notes, constants = self._fit_scale(layout, learn, x_place)
         preprocessing = HubPreprocessing(layout, form, scale, self.names, self.config, filling)
 
         def samples(part: str) -> HubSamples:
             owner = "train" if part in rows else part
-            targets = encoded if owner == "train" else self._targets(part, preprocessing, names)
+            targets = encoded
+            if owner != "train":
+                place = f"{where[part]}[{y}]"
+                targets = form.encode(raw_targets(self.kind, self.parts[part], y, place, names), place)
             chosen = rows.get(part, np.arange(len(self.parts[owner])))
             values = open_column(self.parts[owner], x, bool(layout.image_mode))
-            return HubSamples(values, preprocessing, targets, chosen, self._places(owner)[0], self.records.get(owner))
+            return HubSamples(values, preprocessing, targets, chosen, f"{where[owner]}[{x}]", self.records.get(owner))
 
-        notes = [described(layout.shape), *_cuts(base, x, layout), *gap_notes, form.note(), *constants]
+        notes = [where["train"], described(layout.shape), *gap_notes, form.note(), *constants]
         return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
 
     def _fit_scale(
-        self, layout: ColumnLayout, learn: np.ndarray
+        self, layout: ColumnLayout, learn: np.ndarray, where: str
     ) -> tuple[ChannelScale | None, Gaps | None, list[str], list[str]]:
         """Return the scale of inputs, what fills their gaps, and notes on gaps and on constant channels."""
-        is_image, x_place = bool(layout.image_mode), self._places("train")[0]
-        if is_image and not self.normalize:
+        if layout.image_mode and not self.normalize:
             return None, None, [], []
-        with self.reporter.track("reading training inputs", len(learn)) as advance:
-            values = open_column(self.parts["train"], self.names[0], is_image)
+        values = open_column(self.parts["train"], self.names[0], bool(layout.image_mode))
 
-            def decoded() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        def decoded() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            with self.reporter.track("reading training inputs", len(learn)) as advance:
                 for some in row_blocks(learn):
-                    inputs, valid = layout.decode(values(some), x_place, list(some))
+                    inputs, valid = layout.decode(values(some), where, list(some))
                     yield inputs, ~np.isnan(inputs) if valid is None else ~np.isnan(inputs) & valid[:, None]
                     advance(len(some))
 
-            scale, missing, constants = streamed_channel_scale(decoded())
-        filling, notes = fit_gaps(missing, layout.shape[1:], self.gaps, self.gap_indicator, scale.mean, x_place)
+        scale, missing, constants = streamed_channel_scale(decoded())
+        filling, notes = fit_gaps(missing, layout.shape[1:], self.gaps, self.gap_indicator, scale.mean, where)
         return (scale, filling, notes, constants) if self.normalize else (None, filling, notes, [])
-
-    def _targets(self, part: str, preprocessing: HubPreprocessing, names: tuple[str, ...]) -> np.ndarray:
-        """Return the targets of a split of its own; report which of its inputs are cut."""
-        rows, (x, y), place = self.parts[part], self.names, self._places(part)[1]
-        targets = preprocessing.targets.encode(raw_targets(self.kind, rows, y, place, names), place)
-        for cut in _cuts(rows, x, preprocessing.layout):
-            self.reporter.say(f"{part} split: {cut}")
-        return targets
-
-    def _places(self, part: str) -> tuple[str, str]:
-        x, y = self.names
-        return f"{self.where[part]}[{x}]", f"{self.where[part]}[{y}]"
-
-
-def _cuts(rows: Dataset, column: str, layout: ColumnLayout) -> list[str]:
-    """Return a note on the rows that are longer than the inputs."""
-    if not layout.padded:
-        return []
-    values = open_column(rows, column, False)
-    steps = [layout.steps(values(some)) for some in row_blocks(np.arange(len(rows)))]
-    return cut_notes(np.concatenate(steps), layout.shape[-1])
 
 
 def _contents(rows: Dataset, column: str, where: str) -> np.ndarray | None:
@@ -229,8 +202,7 @@ def _parts(splits: dict[str, Dataset], origin: str, names: dict[str, str | None]
             continue
         if name in taken:
             what = f"'{name}' is also task.{taken[name]}_split; its rows would be in both"
-            hint = "remove it and the split is drawn from the training rows"
-            raise ConfigError(what, where=f"task.{part}_split", hint=hint)
+            raise ConfigError(what, where=f"task.{part}_split", hint="remove it")
         taken[name], parts[part] = part, splits[name]
     if "train" not in parts:
         raise DataError("no training rows", where=origin, hint="provide a data set with training rows")

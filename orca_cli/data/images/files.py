@@ -37,17 +37,14 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class View:
-    """How files become inputs.
+    """How files become inputs of S pixels a side, `side`.
 
     Args:
-        side: S.
         channels: 3, or 1 for grey.
         crop: True cuts the largest square from the middle before resizing; False stretches the whole image.
-        mean: [C], of pixels in 0..1; None leaves them in 0..1.
-        std: [C], positive. Given exactly where `mean` is.
+        mean, std: [C], of pixels in 0..1, and positive; None leaves them in 0..1.
         larger: augmentation resizes to this many pixels per side and crops S of them; None resizes to S.
-        padding: pixels of zeros on every side before augmentation crops.
-        flip: whether augmentation mirrors every second image, on average.
+        padding, flip: pixels of zeros on every side before augmentation crops, and whether it mirrors every second image.
         frozen_seed: augmentation is drawn once for each file, from this seed, and always applied; None draws anew in every
             optimizer step.
     """
@@ -69,14 +66,10 @@ class View:
 
 @dataclass(frozen=True)
 class FileSamples:
-    """Samples (see interfaces) over image files.
+    """Samples (see interfaces) over n image files, which become inputs as the view says.
 
-    Args:
-        paths: n files.
-        names: n names that do not depend on where the files lie, for the digest.
-        y: [n, ...] as Batch.y.
-        hashes: n SHA-256 of the files' contents.
-        view: how they become inputs.
+    `names` do not depend on where the files lie, for the digest, and neither do `hashes`, the SHA-256 of their contents; y is
+    [n, ...] as Batch.y.
     """
 
     paths: Sequence[Path]
@@ -162,24 +155,19 @@ def opened(source: Path | BytesIO, where: str) -> Iterator[Any]:
     try:
         with image_module.open(source, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise _too_large(where, f"{image.width} x {image.height} pixels")
+                raise image_module.DecompressionBombError(f"{image.width} x {image.height} pixels")
             yield image
     except (OrcaError, MemoryError):
         raise
     except image_module.DecompressionBombError as error:
-        raise _too_large(where, "more pixels than are decoded") from error
+        hint = f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or remove it"
+        raise UnsafeError(f"the image is too large: {error}", where=where, hint=hint) from error
     except image_module.UnidentifiedImageError as error:
         hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
         raise DataError("is not a readable image", where=where, hint=hint) from error
     except Exception as error:  # noqa: BLE001 - damaged images raise almost anything from inside the decoders
         what = f"cannot be decoded ({error or type(error).__name__})"
         raise DataError(what, where=where, hint="save it again or remove it") from error
-
-
-def largest_of_16_bits(path: Path) -> int | None:
-    """Return the largest value of a grey image of 16 bits that can be decoded; None for other images."""
-    with _pillow()[0].open(path, formats=_FORMATS) as image:
-        return int(np.asarray(image).max()) if image.mode.startswith("I;16") else None
 
 
 def _flat(image: Any, image_module: Any, where: str) -> Any:
@@ -198,11 +186,6 @@ def _flat(image: Any, image_module: Any, where: str) -> Any:
     white = image_module.new("RGBA", image.size, "white")
     white.alpha_composite(image.convert("RGBA"))
     return white
-
-
-def _too_large(where: str, what: str) -> UnsafeError:
-    hint = f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or remove it"
-    return UnsafeError(f"the image has {what}", where=where, hint=hint)
 
 
 def _pillow() -> tuple[Any, Any]:

@@ -11,39 +11,48 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_cli.data.arrays.layout import rows_of_splits
 from orca_cli.data.images.files import SUFFIXES
-from orca_cli.data.own_data import file_path, listed
-from orca_cli.data.splits import PART_NAMES
+from orca_cli.data.own_data import check_column, file_path, listed, refuse_entry
+from orca_cli.data.splits import PART_NAMES, marked_rows
+from orca_cli.data.table.columns import infer_kind, raw_targets
 from orca_cli.data.table.files import open_table
-from orca_cli.data.table.target_columns import ListedFiles, read_listed
-from orca_cli.exceptions import DataError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind
 
+_SPLIT = "split"
 _HINT = "FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with val and test beside train"
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file; its name is the path below the data set's folder, its class the folder that it lies in.
-
-    `row` is that of the table of targets, where there is one; the class is then empty.
-    """
+    """An image file, its path below the data set's folder, and the row of its target."""
 
     path: Path
     name: str
-    class_name: str
-    row: int = -1
+    row: int
 
 
-def new_images(path: Path, where: str, part: str) -> list[ImageFile]:
-    """Return new image files, loose ones first; the class of each is its top folder, or empty if any image is loose.
+@dataclass(frozen=True)
+class ImageTargets:
+    """The targets that folders or a table give to images: [n] class labels, or [n, K] bits or numbers, named by `outputs`."""
+
+    kind: Kind
+    y: np.ndarray
+    where: str
+    outputs: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def new_images(path: Path, where: str, part: str) -> tuple[list[Path], list[str], list[str]]:
+    """Return new image files, loose ones first, their paths below the folder, and the class of each.
+
+    That is its top folder, or empty if any image is loose.
 
     Raises:
         DataError: no such file or folder, or no images.
     """
     if path.is_file() and not part:
-        return [ImageFile(path, path.name, "")]
+        return [path], [path.name], [""]
     if not path.is_dir():
         raise DataError(f"no folder of images '{path}'", where=where, hint="give a folder, or one image file")
     folder = path
@@ -53,15 +62,11 @@ def new_images(path: Path, where: str, part: str) -> list[ImageFile]:
         if folder == path:
             hint = f"it holds {listed(inside) or 'no folders'}"
             raise DataError(f"has no folder of the {part} split", where=str(path), hint=hint)
-    images = images_below(folder)
-    parts = {image: image.relative_to(folder).parts for image in images}
-    splits = {pieces[0].lower() if len(pieces) > 2 else "" for pieces in parts.values()}
-    if not part and splits <= {name for names in PART_NAMES.values() for name in names}:
-        what = f"holds splits, each with folders of its own: {listed(sorted(splits))}"
-        raise DataError(what, where=str(folder), hint="take one of them with --part")
+    parts = {image: image.relative_to(folder).parts for image in images_below(folder)}
+    images = sorted(parts, key=lambda image: (len(parts[image]) > 1, parts[image]))
     has_loose = any(len(pieces) == 1 for pieces in parts.values())
-    images.sort(key=lambda image: (len(parts[image]) > 1, parts[image]))
-    return [ImageFile(one, one.relative_to(path).as_posix(), "" if has_loose else parts[one][0]) for one in images]
+    names = [image.relative_to(path).as_posix() for image in images]
+    return images, names, ["" if has_loose else parts[image][0] for image in images]
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -81,29 +86,22 @@ def images_below(folder: Path) -> list[Path]:
     return images
 
 
-def locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:
-    """Return the image files by split, sorted by class and name, and a note on what was left out; no file is opened."""
+def locate(folder: Path) -> tuple[ImageTargets, dict[str, list[ImageFile]]]:
+    """Return the classes of the images in a folder's folders, and the images of each split, sorted by class and name."""
     inside = _folders(folder)
     if not inside:
         loose = sum(_is_image(entry) for entry in folder.iterdir())
         what = f"holds {loose} images and no folders" if loose else "holds no folders of images"
         raise DataError(what, where=str(folder), hint=f"give each class a folder of its own: {_HINT}")
-    splits: dict[str, Path] = {}
-    for entry in inside:
-        part = next((part for part, names in PART_NAMES.items() if entry.name.lower() in names), None)
-        # A folder `train` that itself holds images is a class: the vehicle.
-        if part is None or not _folders(entry):
-            continue
-        if part in splits:
-            what = f"'{splits[part].name}' and '{entry.name}' are both the {part} split"
-            raise DataError(what, where=str(folder), hint="merge them")
-        splits[part] = entry
-    others = [entry.name for entry in inside if entry not in splits.values()]
-    if "train" in splits and others:
-        raise DataError(f"'{others[0]}' lies beside the splits but is not one", where=str(folder), hint=_HINT)
-    classes = {part: _folders(splits[part]) for part in PART_NAMES if part in splits}
+    # A folder `train` that itself holds images is a class: the vehicle.
+    named = [(part, entry) for part, names in PART_NAMES.items() for entry in inside if entry.name.lower() in names]
+    splits = {part: _folders(entry) for part, entry in named if _folders(entry)}
+    if "train" in splits and len(splits) < len(inside):
+        what = f"holds other folders than one for each split: {listed(entry.name for entry in inside)}"
+        raise DataError(what, where=str(folder), hint=_HINT)
+    labels: list[str] = []
     left_out: list[Path] = []
-    class_folders = classes if "train" in splits else {"train": inside}
+    class_folders = splits if "train" in splits else {"train": inside}
     parts: dict[str, list[ImageFile]] = {part: [] for part in class_folders}
     for part, class_folder in ((part, one) for part, folders in class_folders.items() for one in folders):
         held = sorted(class_folder.iterdir())
@@ -112,9 +110,12 @@ def locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:
         if not images:
             hint = f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read"
             raise DataError("this class folder has no images", where=str(class_folder), hint=hint)
-        parts[part] += [ImageFile(path, path.relative_to(folder).as_posix(), class_folder.name) for path in images]
+        for path in images:
+            parts[part].append(ImageFile(path, path.relative_to(folder).as_posix(), len(labels)))
+            labels.append(class_folder.name)
     what = f"warning: {len(left_out)} other files or folders are left out"
-    return parts, [f"{what}, such as {left_out[0].relative_to(folder)}"] if left_out else []
+    notes = (f"{what}, such as {left_out[0].relative_to(folder)}",) if left_out else ()
+    return ImageTargets("classes", np.array(labels), str(folder), (), notes), parts
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -130,37 +131,48 @@ def read_table(
     folder: Path,
     table: str,
     data_folder: Path,
-    column: str | None,
+    file: str | None,
     target: str | None,
     kind: Kind | None,
     missing: bool,
-) -> tuple[ListedFiles, dict[str, list[ImageFile]]]:
-    """Return the images of a folder that a table names, and those of each split; arguments as those of `images.load`.
+) -> tuple[ImageTargets, dict[str, list[ImageFile]]]:
+    """Return the targets of images that a table names, and the images of each split; arguments as those of `images.load`.
 
-    A row names an image by its path below the folder, or by its name alone where no other image has it, with or without its
-    ending. A column `split` marks splits; all rows are for training without one.
+    A row names an image by its path below the folder, with or without its ending. A column `split` marks splits; all rows are
+    for training without one.
 
     Raises:
-        ConfigError, DataError: as `read_listed` says; the folder holds no images, or no row is for training.
+        ConfigError: columns that cannot be told apart.
+        DataError: an image that is named does not exist, no row is for training, or the targets are not of that kind.
     """
-    names = [path.relative_to(folder).as_posix() for path in images_below(folder)]
-    # What is more exact comes last and replaces what is less.
-    place: dict[str, str] = {}
-    for short in (
-        lambda name: Path(name).stem,
-        lambda name: Path(name).name,
-        lambda name: str(Path(name).with_suffix("")),
-    ):
-        counts = Counter(map(short, names))
-        place |= {short(name): name for name in names if counts[short(name)] == 1}
-    place |= {name: name for name in names}
     opened = open_table(file_path(table, data_folder), "task.table", None, None)
-    keys = "task.file", "task.target"
-    held = read_listed(opened, folder, place, "an image", (column, target, None), keys, kind, missing, must_exist=True)
-    rows = {"train": np.arange(len(held.files))}
-    if held.split is not None:
-        rows = rows_of_splits(held.split, (len(held.files),))
-        if "train" not in rows:
-            raise DataError("no training rows", where=held.split.where, hint="mark rows with train")
-    files = [ImageFile(folder / name, name, "", row) for row, name in enumerate(held.files)]
-    return held, {part: [files[row] for row in chosen] for part, chosen in rows.items()}
+    columns, where = opened.read(opened.columns), str(opened.path)
+    paths = [path.relative_to(folder) for path in images_below(folder)]
+    counts = Counter(path.with_suffix("") for path in paths)
+    place = {str(path.with_suffix("")): path.as_posix() for path in paths if counts[path.with_suffix("")] == 1}
+    place |= {path.as_posix(): path.as_posix() for path in paths}
+    for key, name in (("task.file", file), ("task.target", target)):
+        if name is not None:
+            check_column(name, opened.columns, key, opened.path.name)
+    file = file or opened.columns[0]
+    outputs = [target] if target is not None else [name for name in opened.columns if name not in (file, _SPLIT)]
+    if not outputs or (kind == "classes" and len(outputs) > 1):
+        problem = f"which column is the target? It has {listed(outputs) or 'no other column'}"
+        raise ConfigError(problem, where=where, hint="name it with task.target=COLUMN")
+    texts, file_where = columns[file].astype(str), f"{where}[{file}]"
+    absent = np.array([text not in place for text in texts])
+    hint = "correct the name, or remove the row"
+    refuse_entry(absent, texts, f"is not an image of {folder} ({int(absent.sum())} rows)", file_where, hint)
+    names = [place[text] for text in texts]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"names '{twice[0]}' twice", where=file_where, hint="remove one of the rows")
+    chosen, notes = (kind, []) if kind else infer_kind(columns, outputs, ".", where)
+    y, origin = raw_targets(columns, chosen, outputs, missing, where, ".")
+    if unnamed := len(set(place.values())) - len(names):
+        notes = [*notes, f"{unnamed} images of {folder.name} have no row in {opened.path.name} and are not read"]
+    rows = {"train": np.arange(len(names))}
+    if _SPLIT in columns:
+        rows = marked_rows(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]")
+    files = [ImageFile(folder / name, name, row) for row, name in enumerate(names)]
+    held = ImageTargets(chosen, y, origin, () if chosen == "classes" else tuple(outputs), tuple(notes))
+    return held, {part: [files[row] for row in members] for part, members in rows.items()}

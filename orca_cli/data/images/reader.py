@@ -20,29 +20,17 @@ from orca_cli import signals, storage
 from orca_cli.config.ranges import Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.data.generated import folder_of
-from orca_cli.data.images.files import (
-    FileSamples,
-    View,
-    content_hashes,
-    decode,
-    largest_of_16_bits,
-    pillow_version,
-)
-from orca_cli.data.images.folders import ImageFile, locate, new_images, read_table
-from orca_cli.data.own_data import listed
+from orca_cli.data.images.files import FileSamples, View, content_hashes, decode, pillow_version
+from orca_cli.data.images.folders import ImageFile, ImageTargets, locate, new_images, read_table
 from orca_cli.data.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.data.published import find
-from orca_cli.data.settings import check_rules, fractions_rule, missing_targets_rule
-from orca_cli.data.table.target_columns import ListedFiles
 from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
-from orca_cli.exceptions import DataError, UnsafeError, suggest
-from orca_cli.interfaces import Kind, NewData, Reporter, TaskData
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import NewData, Reporter, TaskData
 
 _LARGEST_SIDE = 224  # where no size is given: what most image bodies were trained on
 _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the means of ImageNet's three
-_SHOWN = 10  # files named in a message
-_SURVEY_VERSION = 2
-_LARGEST_OF_12_BITS = 2**12 - 1  # what cameras and scanners give, stored in 16 bits
+_SURVEY_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -69,18 +57,15 @@ class ImagePreprocessing:
         FOLDER/test/CLASS/*.png. Loose images, those in folders of which none is a class, and all where a table had the
         targets in training, have none.
         """
-        files = new_images(path, where, part)
-        paths, names = [file.path for file in files], [file.name for file in files]
+        paths, names, labels = new_images(path, where, part)
         # A record without `from_folders` may be of the numbers of a table.
         folders_name_classes = self.from_folders and self.targets.kind == "classes"
-        has_targets = folders_name_classes and any(file.class_name in self.targets.names for file in files)
+        has_targets = folders_name_classes and not set(labels).isdisjoint(self.targets.names)
 
         def targets() -> np.ndarray | None:
-            if not has_targets:
-                return None
-            return self.targets.encode(np.array([file.class_name for file in files]), str(path))
+            return self.targets.encode(np.array(labels), str(path)) if has_targets else None
 
-        return NewData(len(files), lambda start, stop: paths[start:stop], targets, str(path), names)
+        return NewData(len(paths), lambda start, stop: paths[start:stop], targets, str(path), names)
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the images of files, from a sequence of their paths."""
@@ -105,7 +90,6 @@ def load(
     normalize: Literal["imagenet", "none"] = "imagenet",
     padding: Annotated[int, Interval(ge=0, le=1024)] = 0,
     flip: bool = False,
-    on_bad: Literal["error", "skip"] = "error",
     split_seed: Seed = 0,
     validation_fraction: Fraction = 0.15,
     test_fraction: Fraction = 0.15,
@@ -113,10 +97,9 @@ def load(
 ) -> TaskData:
     """Return images [n, C, S, S] of a folder, with one class for each folder of files, or with the targets of a table.
 
-    conf/task/images.yaml explains the settings. FOLDER/CLASS/*.png is split at random, every class in proportion and
-    identical files together; FOLDER/train/CLASS, FOLDER/val/CLASS and FOLDER/test/CLASS are taken as they are, and what is
-    missing of val and test is drawn from train. Images that a table does not name are not read. Every file is decoded once
-    before the run, so that a damaged one cannot end it half-way; the result is cached. See shared.assemble.
+    conf/task/images.yaml explains the settings. FOLDER/CLASS/*.png is split at random, identical files together; FOLDER/train,
+    FOLDER/val and FOLDER/test are taken as they are, and what is missing is drawn from train. Every file is decoded once before
+    the run, so that a damaged one cannot end it half-way; the result is cached. See `assemble`.
 
     Raises:
         DataError: also for identical files in two given splits, and for files that cannot be decoded.
@@ -124,205 +107,99 @@ def load(
         UnavailableError: Pillow is not installed.
     """
     folder = find(data_folder, "images", ["."], path)[0].resolve()
-    held: ListedFiles | None = None
+    if table is None and not (file is target is None and kind in (None, "classes")):
+        what = "task.kind, task.file and task.target are of a table"
+        raise ConfigError(what, where="task.table", hint="give task.table=FILE.csv with a row for each image")
     if table is not None:
         held, parts = read_table(folder, table, data_folder, file, target, kind, missing_targets)
-        notes = list(held.notes)
     else:
-        parts, notes = locate(folder)
+        held, parts = locate(folder)
     files = [file for part in parts.values() for file in part]
     hashes = dict(zip(files, content_hashes([file.path for file in files], reporter), strict=True))
-    survey = _survey(hashes, cache_folder, reporter)
-    notes = [*_bad_note(hashes, survey["bad"], on_bad), *notes]
-    views = _views(size or 0, channels, fit == "crop", normalize, padding, flip)
-    images = _Images(folder, parts, held, hashes, survey, notes, views, missing_targets)
+    sizes = _sizes(hashes, cache_folder, reporter)
+    plain = View(size or 0, channels, fit == "crop")
+    if normalize == "imagenet":
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
+        plain = replace(plain, mean=mean, std=std)
+    views = plain, replace(plain, padding=padding, flip=flip)
+    images = _Images(str(folder), parts, held, table is None, hashes, sizes, views, missing_targets)
     fractions = validation_fraction, test_fraction
-    return assemble("images", reporter, images.kind, images.pool, fractions, split_seed, images.fit)
-
-
-def check_settings(
-    kind: str | None,
-    table: str | None,
-    file: str | None,
-    target: str | None,
-    missing_targets: bool,
-    validation_fraction: float,
-    test_fraction: float,
-) -> None:
-    """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
-    column = "names a column of task.table", "give task.table=FILE.csv"
-    other_kind, listing = (
-        f"folders of images are classes, not {kind}",
-        "give task.table=FILE.csv with a row for each image",
-    )
-    check_rules(
-        (table is None and file is not None, "file", *column),
-        (table is None and target is not None, "target", *column),
-        (table is None and kind not in (None, "classes"), "kind", other_kind, listing),
-        missing_targets_rule("classes" if table is None else kind, missing_targets),
-        fractions_rule(validation_fraction, test_fraction),
-    )
+    return assemble("images", reporter, held.kind, images.pool, fractions, split_seed, images.fit)
 
 
 @dataclass
 class _Images:
-    """Files of images by split, with targets that a table holds or that folders name, and how they become samples.
+    """Files of images by split, with their targets, and how they become samples.
 
-    `hashes` and `survey` are of all files. Of `views`, the first is what test sees, the second what optimizer steps see; a side
+    Width and height are by content. Of `views`, the first is what test sees, the second what optimizer steps see; a side
     of 0 becomes that of the training images.
     """
 
-    folder: Path
-    given_parts: dict[str, list[ImageFile]]
-    held: ListedFiles | None
+    where: str
+    parts: dict[str, list[ImageFile]]
+    held: ImageTargets
+    from_folders: bool
     hashes: dict[ImageFile, str]
-    survey: dict[str, dict[str, Any]]
-    notes: list[str]
+    sizes: dict[str, tuple[int, int]]
     views: tuple[View, View]
     missing_targets: bool
 
     def __post_init__(self) -> None:
-        folder, held, hashes, bad = self.folder, self.held, self.hashes, self.survey["bad"]
-        parts = {part: [file for file in files if hashes[file] not in bad] for part, files in self.given_parts.items()}
-        self.kind: Kind = "classes" if held is None else held.kind
-        self._parts, train_files = parts, parts["train"]
-        _check_apart(parts, hashes)
-        check_enough(len(train_files), "images", str(folder))
-        if held is None:
-            self._names, good = _class_names(parts, folder), [file for files in parts.values() for file in files]
-            self._raw, self._where = np.array([file.class_name for file in good]), str(folder)
-            self._rows = {file: row for row, file in enumerate(good)}
-        else:
-            self._raw, self._where, self._rows = held.y.read(), held.y.where, {file: file.row for file in hashes}
-        train_rows = [self._rows[file] for file in train_files]
+        held, hashes, parts = self.held, self.hashes, self.parts
+        train_files = parts["train"]
+        seen: dict[str, tuple[str, ImageFile]] = {}
+        for part, file in ((part, file) for part, files in parts.items() for file in files):
+            other, first = seen.setdefault(hashes[file], (part, file))
+            if other != part:
+                what = f"the same image as '{first.name}', which is in another split"
+                raise DataError(what, where=str(file.path), hint="delete one of the two")
+        check_enough(len(train_files), "images", self.where)
+        train_rows = [file.row for file in train_files]
         self.pool = Pool(
             "images", {"train": np.arange(len(train_files))}, parts,
-            plain_labels(self._raw, self._where)[train_rows] if self.kind == "classes" else None, None,
+            plain_labels(held.y, held.where)[train_rows] if held.kind == "classes" else None, None,
             lambda: np.array([hashes[file] for file in train_files]),
         )  # fmt: skip
 
     def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
         """Learn from the training images how all become samples; see `assemble`."""
-        hashes, survey, held = self.hashes, self.survey, self.held
-        drawn = {part: [self._parts["train"][row] for row in chosen] for part, chosen in rows.items()}
-        parts = self._parts | drawn
-        learn = parts["train"]
-        largest = max(max(survey["sizes"][hashes[file]]) for file in learn)
+        hashes, held = self.hashes, self.held
+        drawn = {part: [self.parts["train"][row] for row in chosen] for part, chosen in rows.items()}
+        parts = self.parts | drawn
+        largest = max(max(self.sizes[hashes[file]]) for file in parts["train"])
         plain, augmented = (replace(view, side=view.side or min(_LARGEST_SIDE, largest)) for view in self.views)
-        targets = self._fit_targets(learn)
-        encoded = targets.encode(self._raw, self._where)
-        preprocessing = ImagePreprocessing(plain, targets, held is None)
+        rows_by_part = {part: np.array([file.row for file in files]) for part, files in parts.items()}
+        targets = fit_targets(
+            held.kind, held.y, rows_by_part["train"], held.where, names=held.outputs, missing=self.missing_targets
+        )
+        encoded = {part: targets.encode(held.y[members], held.where) for part, members in rows_by_part.items()}
+        preprocessing = ImagePreprocessing(plain, targets, self.from_folders)
 
         def samples(part: str) -> FileSamples:
-            chosen = parts[part]
-            y, content = encoded[[self._rows[file] for file in chosen]], [hashes[file] for file in chosen]
+            paths, names = [file.path for file in parts[part]], [file.name for file in parts[part]]
             # Only optimizer steps augment, and those of a refit take validation as well.
             view = plain if part == "test" else augmented
-            return FileSamples([file.path for file in chosen], [file.name for file in chosen], y, content, view)
+            return FileSamples(paths, names, encoded[part], [hashes[file] for file in parts[part]], view)
 
         form = f"{targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
-        dark = _dark_note([survey["deep"][hashes[file]] for file in learn if hashes[file] in survey["deep"]])
-        texts = {file: file.class_name if held is None else str(self._raw[file.row].tolist()) for file in hashes}
-        notes = [form, *self.notes, *dark, *_contradictions(hashes, texts)]
-        return Fitted(preprocessing, preprocessing.input_shape, targets, samples, notes, len(parts["test"]))
-
-    def _fit_targets(self, learn: list[ImageFile]) -> TargetForm:
-        """Return the form of the targets that the training images have."""
-        if self.held is not None:
-            outputs, rows = () if self.kind == "classes" else self.held.outputs, np.array([file.row for file in learn])
-            return fit_targets(self.kind, self._raw, rows, self._where, names=outputs, missing=self.missing_targets)
-        if lost := set(self._names) - {file.class_name for file in learn}:
-            what = f"no image of class '{min(lost)}' is left for training"
-            raise DataError(what, where=str(self.folder), hint="provide more images of it")
-        return TargetForm("classes", len(self._names), self._names, self._names)
+        return Fitted(preprocessing, preprocessing.input_shape, targets, samples, [form, *held.notes])
 
 
-def _views(side: int, channels: int, crop: bool, normalize: str, padding: int, flip: bool) -> tuple[View, View]:
-    """Return how test sees images and how optimizer steps do."""
-    plain = View(side, channels, crop)
-    if normalize == "imagenet":
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
-        plain = replace(plain, mean=mean, std=std)
-    return plain, replace(plain, padding=padding, flip=flip)
-
-
-def _bad_note(hashes: dict[ImageFile, str], reasons: dict[str, Any], on_bad: str) -> list[str]:
-    """Return a warning about files that cannot be decoded, by their content; refuse them where they are not to be skipped."""
-    bad = [file for file, content in hashes.items() if content in reasons]
-    if bad and on_bad == "error":
-        reason = reasons[hashes[bad[0]]]
-        more = f", and {len(bad) - 1} more files ({', '.join(f.name for f in bad[1:_SHOWN])})" if len(bad) > 1 else ""
-        hint = "save it again, or leave such files out with task.on_bad=skip"
-        error = UnsafeError if reason["unsafe"] else DataError
-        raise error(f"{reason['what']}{more}", where=str(bad[0].path), hint=hint)
-    what = f"warning: {len(bad)} files that cannot be decoded are left out"
-    return [f"{what}, such as {bad[0].name}"] if bad else []
-
-
-def _survey(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:
-    """Return, by content, width and height of each file that can be decoded ("sizes"), the largest value of those of 16 bits
-    ("deep"), and why others cannot ("bad").
-    """
+def _sizes(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter) -> dict[str, tuple[int, int]]:
+    """Return width and height of each file, by content; files that cannot be decoded are refused as `decode` says."""
     contents = {content: file for file, content in hashes.items()}
     key = hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest()
 
     def make(folder: Path) -> None:
-        sizes, deep, bad = {}, {}, {}
+        sizes = {}
         with reporter.track("decoding every image once", len(contents)) as advance:
             for content, file in contents.items():
                 signals.check()
-                try:
-                    sizes[content] = decode(file.path, None, 3).shape[:0:-1]
-                    if (largest := largest_of_16_bits(file.path)) is not None:
-                        deep[content] = largest
-                except (DataError, UnsafeError) as error:
-                    bad[content] = {"what": error.what, "unsafe": isinstance(error, UnsafeError)}
+                sizes[content] = decode(file.path, None, 3).shape[:0:-1]
                 advance()
-        storage.write_json(folder / "survey.json", {"sizes": sizes, "deep": deep, "bad": bad})
+        storage.write_json(folder / "sizes.json", sizes)
 
     parameters: dict[str, int | float | str] = {"version": _SURVEY_VERSION, "pillow": pillow_version(), "contents": key}
-    survey_folder = folder_of(cache_folder, "image_survey", parameters, make, reporter)
-    survey: dict[str, dict[str, Any]] = json.loads((survey_folder / "survey.json").read_text(encoding="utf-8"))
-    return survey
-
-
-def _check_apart(parts: dict[str, list[ImageFile]], hashes: dict[ImageFile, str]) -> None:
-    """Refuse given splits that share images."""
-    seen: dict[str, tuple[str, ImageFile]] = {}
-    for part, chosen in parts.items():
-        for file in chosen:
-            other, first = seen.setdefault(hashes[file], (part, file))
-            if other != part:
-                what = f"the same image as '{first.name}', which is in another split"
-                raise DataError(what, where=str(file.path), hint="delete one of the two")
-
-
-def _class_names(parts: dict[str, list[ImageFile]], folder: Path) -> tuple[str, ...]:
-    """Return the names of the training images' classes; refuse given splits that have other classes."""
-    names = tuple(sorted({file.class_name for file in parts["train"]}))
-    for part, chosen in parts.items():
-        for file in chosen:
-            if file.class_name not in names:
-                what = f"class '{file.class_name}' of the {part} split has no training images"
-                raise DataError(what, where=str(file.path.parent), hint=suggest(file.class_name, names))
-    if len(names) < 2:
-        what = f"holds one class only, '{names[0]}'" if names else "holds no images"
-        raise DataError(what, where=str(folder), hint="provide folders of images for two classes or more")
-    return names
-
-
-def _dark_note(largest: Sequence[int]) -> list[str]:
-    """Return a warning where 16-bit training images, of these largest values, use the lowest of their bits alone."""
-    if not largest or max(largest) > _LARGEST_OF_12_BITS:
-        return []
-    what = f"warning: the 16-bit images hold values up to {max(largest)} of 65535"
-    return [f"{what}, which become {max(largest) // 256 + 1} of 256 grey levels: store them over the whole range"]
-
-
-def _contradictions(hashes: dict[ImageFile, str], target_texts: dict[ImageFile, str]) -> list[str]:
-    """Return a warning about identical images to which folders or a table give different targets."""
-    targets_by_content: dict[str, set[str]] = {}
-    for file, content in hashes.items():
-        targets_by_content.setdefault(content, set()).add(target_texts[file])
-    several = [sorted(targets) for targets in targets_by_content.values() if len(targets) > 1]
-    return [f"warning: {len(several)} images have several targets, such as {listed(several[0])}"] if several else []
+    folder = folder_of(cache_folder, "image_survey", parameters, make, reporter)
+    sizes: dict[str, tuple[int, int]] = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
+    return sizes

@@ -1,33 +1,43 @@
-"""Columns of a table as numbers: encoders fitted to the training rows, applied to the rows of every split.
+"""Columns of a table as numbers: encoders fitted to the training rows, applied to the rows of every split; and targets.
 
-Shapes: n rows, F features.
+Shapes: n rows, F features, K outputs.
 """
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from orca_cli.data.own_data import MISSING_WORDS, TRUTHS, counted, listed, places_of_numbers, refuse_entry
+from orca_cli.data.own_data import MISSING_WORDS, counted, listed, refuse_entry, refuse_rows
 from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Kind
 
 OTHER, MISSING = "(other)", "(missing)"
 _SHOWN = 5  # columns named in a note
 _MAX_ROUNDING = 1e-12
 _ALMOST_ALL = 0.9  # share of numbers from which on a column of text was probably meant as numbers
-_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(,[0-9]{3})+")  # 1,667 may be 1667
-_POINTED = re.compile(r"[+-]?[1-9][0-9]{0,2}(\.[0-9]{3})+(,[0-9]*)?")  # beside a decimal comma 1.667 is 1667
+_LIKE_NUMBERS = re.compile(r"[+-]?[0-9.,]+")
+# Beside a decimal comma 1.667 may be a fraction, or 1667.
+_POINTED = re.compile(
+    r"[+-]?(([0-9]+\.[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[0-9]{1,3}(\.[0-9]{3})+(,[0-9]*)?)", re.IGNORECASE
+)
+_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
+_NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
+_BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
+_MOST_CLASSES = 20  # different numbers that may be classes
+_ALLOW = "remove these rows, or set task.missing_targets=true to leave them out of the loss"
+_NO_NUMBER = "correct it, with task=table give \"task.decimal=','\", or use task.kind=classes for names of classes"
 
 
 @dataclass(frozen=True)
 class Numeric:
     """A column of numbers: missing ones become `fill`, the training mean; then `mean` is subtracted and `std` divided by.
 
-    If `flagged`, a second feature is 1 where a number was missing, else 0. `decimal` is the column's own decimal mark; None
-    takes the table's. `truths`: training has only 0 and 1, which a text file may spell false and true.
+    If `flagged`, a second feature is 1 where a number was missing, else 0. `decimal` and `truths` are of old records.
     """
 
     name: str
@@ -45,39 +55,28 @@ class Numeric:
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, size] float32."""
-        numbers, wrong = self._numbers(values, decimal)
+        numbers, wrong = as_numbers(values, self.decimal or decimal)
         hint = "correct it, or leave the column out with task.ignore="
         what = "is not a number, but all training rows are"
         refuse_entry(wrong, values, what, f"{where}[{self.name}]", hint)
-        _check_range(numbers, f"{where}[{self.name}]")
         missing = np.isnan(numbers)
         with np.errstate(over="ignore"):
             filled = ((np.where(missing, self.fill, numbers) - self.mean) / self.std).astype(np.float32)
-        if np.isinf(filled).any():
-            first = int(np.isinf(filled).argmax())
-            what = f"{numbers[first]:g} in row {first + 1} is too large beside the training rows (mean {self.fill:g})"
-            raise DataError(what, where=f"{where}[{self.name}]", hint="correct it, or leave it empty")
+        what, hint = f"is too large beside the training rows (mean {self.fill:g})", "correct it, or leave it empty"
+        refuse_entry(np.isinf(filled), values, what, f"{where}[{self.name}]", hint)
         return np.stack([filled, missing.astype(np.float32)], axis=1) if self.flagged else filled[:, None]
 
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
         """Return which of new entries are replaced, [n] bool, and what happens to them."""
-        missing = np.isnan(self._numbers(values, decimal)[0])
+        missing = np.isnan(as_numbers(values, self.decimal or decimal)[0])
         return missing, f"without a number in '{self.name}': the training mean stands there"
-
-    def _numbers(self, values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return values as those of `as_numbers`."""
-        if self.truths and values.dtype.kind == "O":
-            values = np.array([TRUTHS.get(text.lower(), text) for text in values], dtype=object)
-        return as_numbers(values, self.decimal or decimal)
 
 
 @dataclass(frozen=True)
 class Categorical:
     """A column of text: one feature of 0 and 1 per category; texts that training lacks are `(other)`, or else all 0.
 
-    Args:
-        name: of the column.
-        categories: the texts that are kept, ascending, then possibly (missing) and (other).
+    The categories are the texts that are kept, ascending, then possibly (missing) and (other).
     """
 
     name: str
@@ -90,28 +89,22 @@ class Categorical:
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, number of categories] float32 of 0 and 1."""
-        chosen = self._places(values, decimal, where)
+        if values.dtype.kind != "O" and np.isnan(values.astype(np.float64)).all():
+            values = np.full(len(values), "", dtype=object)
+        if values.dtype.kind != "O":
+            what = f"holds numbers, and texts such as '{self.categories[0]}' in training"
+            raise DataError(what, where=f"{where}[{self.name}]", hint="give them as the texts of training")
+        place = {category: i for i, category in enumerate(self.categories)}
+        missing, other = place.get(MISSING, place.get(OTHER, -1)), place.get(OTHER, -1)
+        texts = (missing if is_missing(text) else place.get(text, other) for text in values)
+        chosen = np.fromiter(texts, np.int64, len(values))
         return (chosen[:, None] == np.arange(len(self.categories))).astype(np.float32)
 
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
         """Return which of new entries training lacks, [n] bool, and what happens to them."""
-        learned = {i for i, category in enumerate(self.categories) if category != OTHER}
-        unknown = ~np.isin(self._places(values, decimal, where), list(learned))
-        return unknown, f"with a text in '{self.name}' that training lacks"
-
-    def _places(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
-        """Return the category of each entry, [n]; -1 for none. Numbers and truths are those that categories spell."""
-        place = {category: i for i, category in enumerate(self.categories)}
-        missing, other = place.get(MISSING, place.get(OTHER, -1)), place.get(OTHER, -1)
-        if values.dtype.kind == "O":
-            texts = (missing if is_missing(text) else place.get(text, other) for text in values)
-            return np.fromiter(texts, np.int64, len(values))
-        spelt = places_of_numbers([_with_point(category, decimal) for category in self.categories])
-        if not spelt and not np.isnan(values.astype(np.float64)).all():
-            what = f"holds numbers, and texts such as '{self.categories[0]}' in training"
-            raise DataError(what, where=f"{where}[{self.name}]", hint="give the texts of training")
-        numbers = values.astype(np.float64).tolist()
-        return np.array([missing if one != one else spelt.get(one, other) for one in numbers], dtype=np.int64)
+        learned = [category != OTHER for category in self.categories]
+        known = self.encode(values, decimal, where)[:, learned].sum(axis=1)
+        return known == 0, f"with a text in '{self.name}' that training lacks"
 
 
 Column = Numeric | Categorical
@@ -129,141 +122,88 @@ def fit_columns(
 ) -> tuple[tuple[Column, ...], list[str]]:
     """Return how columns become features, from the training rows alone, and notes on what was filled or left out.
 
-    Args:
-        values, names: name -> column [n], and those that are features.
-        rows: the training rows.
-        normalize, max_categories, decimal, where: settings of the reader, and the file.
-        indicator: whether columns with missing numbers in training get a second feature that says where.
+    `names` are the features among the columns [n], and `indicator` says whether columns with missing numbers in training get a
+    second feature that says where.
     """
-    flags = ", flagged by one more feature each," if indicator else ""
-    filled = f"missing numbers become the training mean{flags} in {{}} (training rows)"
-    capped, empty = (
-        "one feature per text for {}; other texts share one",
-        "left out because empty in the training set: {}",
-    )
-    pointed = "numbers with decimal points, unlike task.decimal: {}"
-    constant = "warning: constant in the training set: {}"
     columns: list[Column] = []
-    remarks: dict[str, list[str]] = {text: [] for text in (filled, capped, empty, pointed, constant)}
+    filled = f"missing numbers become the training mean{', flagged by one more feature each' if indicator else ''}"
+    remarks: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        mark = decimal_mark(train := values[name][rows], decimal)
-        numbers, wrong = as_numbers(train, mark)
+        train = values[name][rows]
+        numbers, wrong = as_numbers(train, decimal)
         unknown = np.isnan(numbers) & ~wrong
         if unknown.all():
-            remarks[empty].append(name)
+            remarks["left out because empty in the training set"].append(name)
         elif wrong.any():
-            texts, rare = _categorical(name, train, max_categories)
-            if rare:
-                remarks[capped].append(f"{name} (the {max_categories} most frequent of {rare + max_categories})")
-            if doubt := _doubt(name, train, wrong, decimal, rows):
-                remarks.setdefault(f"warning: read as text, {doubt[0]}: {{}}", []).append(doubt[1])
-            columns.append(texts)
+            missing = np.array([is_missing(text) for text in train])
+            texts, counts = np.unique(train[~missing].astype(str), return_counts=True)
+            kept = np.sort(texts[np.argsort(-counts, kind="stable")[:max_categories]])
+            marks = ([MISSING] if missing.any() else []) + ([OTHER] if len(kept) < len(texts) else [])
+            columns.append(Categorical(name, (*map(str, kept), *marks)))
+            # One text alone among numbers, such as n.a., is mostly a missing entry, however frequent it is.
+            is_few = wrong.sum() <= (1 - _ALMOST_ALL) * len(train[~missing]) or len(set(train[wrong])) == 1 < len(texts)
+            if is_few or are_like_numbers(train[wrong]):
+                shown = f"{name} ('{train[wrong][0]}'; {int(wrong.sum())} of {len(train)} training rows)"
+                remarks["warning: read as text, since not all of it are numbers"].append(shown)
         else:
-            _check_range(numbers, f"{where}[{name}]", rows)
-            column, is_constant = _numeric(name, numbers[~unknown], normalize)
-            column = replace(column, truths=bool(np.isin(numbers[~unknown], (0, 1)).all()))
-            if mark != decimal:
-                column = replace(column, decimal=mark)
-                remarks[pointed].append(name)
+            columns.append(_numeric(name, numbers[~unknown], normalize, indicator and bool(unknown.any()), where))
             if unknown.any():
-                column = replace(column, flagged=indicator)
-                remarks[filled].append(f"{name} ({int(unknown.sum())})")
-            if is_constant:
-                remarks[constant].append(name)
-            columns.append(column)
+                remarks[f"{filled}, in training rows"].append(f"{name} ({int(unknown.sum())})")
+            if (numbers[~unknown] == numbers[~unknown][0]).all():
+                remarks["warning: constant in the training set"].append(name)
     if not columns:
         raise DataError("all columns are empty", where=where, hint="check task.features and task.ignore")
     num_numeric, size = sum(isinstance(column, Numeric) for column in columns), sum(column.size for column in columns)
     become = f"{len(columns) - num_numeric} of text become {size} features"
     notes = [f"{counted(num_numeric, 'column')} of numbers and {become}"]
-    return tuple(columns), notes + [text.format(listed(shown, _SHOWN)) for text, shown in remarks.items() if shown]
+    return tuple(columns), notes + [f"{text}: {listed(shown, _SHOWN)}" for text, shown in remarks.items()]
 
 
-def _doubt(name: str, train: np.ndarray, wrong: np.ndarray, decimal: str, rows: np.ndarray) -> tuple[str, str] | None:
-    """Return why a column read as text may hold numbers, and its name with the evidence; None without a doubt."""
-    if has_decimal_commas(train, decimal):
-        return "but numbers with \"task.decimal=','\"", name
-    if decimal == "." and all(map(_is_grouped, train[wrong])):
-        return "since numbers have commas between thousands; remove these", name
-    count, first = int(wrong.sum()), int(wrong.argmax())
-    num_present = sum(not is_missing(text) for text in train)
-    # One text alone among numbers, such as n.a., is mostly a missing entry, however frequent it is.
-    if count > (1 - _ALMOST_ALL) * num_present and (count == num_present or len(set(train[wrong])) > 1):
-        return None
-    shown = f"{name} ('{train[first]}' in row {rows[first] + 1}; {count} of {len(train)} training rows)"
-    return "since not all of it are numbers; correct these entries, or leave them empty", shown
+def are_like_numbers(texts: np.ndarray) -> bool:
+    """Return whether texts may be numbers with other marks for decimals and thousands."""
+    return all(_LIKE_NUMBERS.fullmatch(text) for text in texts)
 
 
-def has_decimal_commas(values: np.ndarray, decimal: str) -> bool:
-    """Return whether a decimal comma makes all entries numbers, and the commas do not separate thousands."""
-    if decimal != "." or as_numbers(values, ",")[1].any():
-        return False
-    with_comma = [text for text in values if "," in text]
-    return bool(with_comma) and not all(map(_is_grouped, with_comma))
+def codes(values: np.ndarray, decimal: str, are_texts: bool) -> np.ndarray:
+    """Return codes [n] int64, equal for equal entries: as numbers if all entries are numbers and may be, else as text."""
+    import pandas as pd
 
-
-def codes(values: np.ndarray, decimal: str) -> np.ndarray:
-    """Return codes [n] int64, equal for equal entries: compared as numbers if all entries are numbers, else as text."""
-    numbers, wrong = as_numbers(values, decimal_mark(values, decimal))
-    if wrong.any():
-        return codes_of_texts(values)
+    numbers, wrong = as_numbers(values, decimal)
+    if are_texts or wrong.any():
+        return pd.factorize(values)[0].astype(np.int64)
     return np.where(np.isnan(numbers), np.nan, numbers + 0.0).view(np.int64)  # one NaN, and one zero
 
 
-def codes_of_texts(values: np.ndarray) -> np.ndarray:
-    """Return codes [n] int64, equal for equal texts."""
-    import pandas as pd
-
-    return pd.factorize(values)[0].astype(np.int64)
-
-
-def decimal_mark(values: np.ndarray, decimal: str) -> str:
-    """Return the decimal mark of a column: the table's, or a point if all entries are numbers only with points."""
-    if decimal == "." or not as_numbers(values, decimal)[1].any() or as_numbers(values, ".")[1].any():
-        return decimal
-    return "."
-
-
-def _is_grouped(text: str) -> bool:
-    return _GROUPED.fullmatch(text) is not None
-
-
-def _check_range(numbers: np.ndarray, where: str, rows: np.ndarray | None = None) -> None:
-    """Refuse numbers whose squares overflow; `rows` are those of the file, where these are not all."""
-    wrong = np.abs(numbers) > 1e300  # their squares have to stay finite in the deviation
+def _numeric(name: str, known: np.ndarray, normalize: bool, flagged: bool, where: str) -> Numeric:
+    """Return the column of known training values."""
+    wrong = np.abs(known) > 1e300  # their squares have to stay finite in the deviation
     if wrong.any():
-        first = int(wrong.argmax())
-        row = first if rows is None else rows[first]
-        what = f"{int(wrong.sum())} values are infinite or too large, the first is {numbers[first]} in row {row + 1}"
-        raise DataError(what, where=where, hint="correct them, or leave them empty")
-
-
-def _numeric(name: str, known: np.ndarray, normalize: bool) -> tuple[Numeric, bool]:
-    """Return the column, and whether the known training values are all the same."""
+        what = f"{int(wrong.sum())} values are infinite or too large, the first is {known[wrong][0]}"
+        raise DataError(what, where=f"{where}[{name}]", hint="correct them, or leave them empty")
     # Scaled first, so that neither the sum nor the squares of large numbers overflow.
     scale = float(np.abs(known).max()) or 1.0
     mean, std = float((known / scale).mean()) * scale, float((known / scale).std()) * scale
-    constant = std <= _MAX_ROUNDING * abs(mean)
-    return Numeric(name, mean, mean if normalize else 0.0, 1.0 if constant or not normalize else std), constant
-
-
-def _categorical(name: str, train: np.ndarray, most: int) -> tuple[Categorical, int]:
-    """Return the column, and how many texts share the feature `(other)`."""
-    missing = np.array([is_missing(text) for text in train])
-    texts, counts = np.unique(train[~missing].astype(str), return_counts=True)
-    kept = np.sort(texts[np.argsort(-counts, kind="stable")[:most]])
-    rare = len(texts) - len(kept)
-    marks = ([MISSING] if missing.any() else []) + ([OTHER] if rare else [])
-    return Categorical(name, (*map(str, kept), *marks)), rare
+    if std <= _MAX_ROUNDING * abs(mean) or not normalize:
+        std = 1.0
+    return Numeric(name, mean, mean if normalize else 0.0, std, flagged)
 
 
 def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return values as [n] float64, NaN where missing, and [n] bool, True for text that is not a number."""
+    """Return values as [n] float64, NaN where missing, and [n] bool, True for text that is not a number.
+
+    Raises:
+        DataError: a number has a decimal point, or points between thousands, beside a decimal comma.
+    """
     if values.dtype.kind in "fiub":
         return values.astype(np.float64), np.zeros(len(values), dtype=bool)
     import pandas as pd
 
-    texts = values if decimal == "." else np.array([_with_point(text, decimal) for text in values], dtype=object)
+    texts = values
+    if decimal == ",":
+        pointed = np.array([_POINTED.fullmatch(text) is not None for text in values], dtype=bool)
+        hint = "write its numbers with a comma alone, or leave the column out"
+        refuse_entry(pointed, values, "has points beside a decimal comma", "task.decimal", hint)
+        texts = np.array(["." if "." in text else text.replace(",", ".") for text in values], dtype=object)
     numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
     unread = np.flatnonzero(np.isnan(numbers))
     wrong = np.zeros(len(values), dtype=bool)
@@ -271,13 +211,84 @@ def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray
     return numbers, wrong
 
 
-def _with_point(text: str, decimal: str) -> str:
-    """Return the text of a number with a decimal point and no thousands separators; of other texts ".", which is no number."""
-    if decimal == "." or "." not in text:
-        return text.replace(decimal, ".")
-    return text.replace(".", "").replace(decimal, ".") if _POINTED.fullmatch(text) else "."
-
-
 def is_missing(text: str) -> bool:
     """Return whether a field stands for a missing entry."""
     return text.lower() in MISSING_WORDS
+
+
+def infer_kind(
+    values: Mapping[str, np.ndarray], names: Sequence[str], decimal: str, where: str
+) -> tuple[Kind, list[str]]:
+    """Return the kind of the columns to be predicted, and a note on it: numbers are values, text is classes.
+
+    Whole numbers of at most 20 different values are classes, where there is one column. Several columns are labels if they
+    hold nothing but 0 and 1 (or false and true), or else numbers.
+
+    Raises:
+        DataError: one of several columns is text.
+    """
+    if len(names) > 1:
+        if all(not _bits(values[name])[1].any() for name in names):
+            return "labels", [f"{listed(names)} read as labels (task.kind=values predicts numbers)"]
+        text = [name for name in names if as_numbers(values[name], decimal)[1].any()]
+        if text:
+            hint = "several columns are labels of 0 and 1, or numbers; give one with task.target="
+            raise DataError(f"'{text[0]}' holds text", where=f"{where}[{text[0]}]", hint=hint)
+        return "values", [f"{listed(names)} read as numbers to predict (task.kind=values)"]
+    column = values[names[0]]
+    numbers, wrong = as_numbers(column, decimal)
+    known = numbers[~np.isnan(numbers)]
+    if wrong.any() and are_like_numbers(column[wrong]):
+        refuse_entry(wrong, column, "is not a number", f"{where}[{names[0]}]", _NO_NUMBER)
+    is_named = column.dtype.kind == "O" and any(_NAME.fullmatch(text) for text in column)
+    if wrong.any() or not len(known) or is_named:
+        return "classes", []
+    if len(distinct := np.unique(known)) <= _MOST_CLASSES and (distinct == np.round(distinct)).all():
+        return "classes", [f"{names[0]}: whole numbers read as classes (task.kind=values predicts the number)"]
+    return "values", [f"{names[0]} read as numbers to predict (task.kind=values; task.kind=classes for classes)"]
+
+
+def raw_targets(
+    values: Mapping[str, np.ndarray],
+    kind: str,
+    names: Sequence[str],
+    missing: bool,
+    where: str,
+    decimal: str,
+    text: bool | None = None,
+) -> tuple[np.ndarray, str]:
+    """Return target columns as class labels [n], or as bits or numbers [n, K]; and their origin, for messages.
+
+    `text` says whether classes are text in the training rows; None infers it from the values.
+    """
+    if kind == "classes":
+        labels, place = values[names[0]], f"{where}[{names[0]}]"
+        empty = labels == "" if labels.dtype.kind == "O" else np.isnan(labels.astype(np.float64))
+        refuse_rows(empty, "target", place, "remove these rows")
+        if labels.dtype.kind != "O":
+            return labels, place
+        if text is None:  # 1, 2 and 3.0 are integers, 01 and 1.5 are names
+            text = not all(_INTEGER.fullmatch(label) for label in labels)
+        try:
+            return labels.astype(str if text else np.float64), place
+        except ValueError:
+            return labels.astype(str), place  # refused beside training labels that are numbers
+    columns = []
+    for name in names:
+        numbers, wrong = as_numbers(values[name], decimal) if kind == "values" else _bits(values[name])
+        what = "is not a number" if kind == "values" else "is neither 0 nor 1"
+        refuse_entry(wrong, values[name], what, f"{where}[{name}]", _NO_NUMBER)
+        if not missing:
+            refuse_rows(np.isnan(numbers), "target", f"{where}[{name}]", _ALLOW)
+        columns.append(numbers)
+    return np.stack(columns, axis=1), f"{where}[{names[0]}]" if len(names) == 1 else where
+
+
+def _bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a column as [n] float64 of 0 and 1, NaN elsewhere; and [n] bool, True for what is neither 0, 1 nor empty."""
+    if values.dtype.kind in "fiub":
+        bits = values.astype(np.float64)
+        unread = (bits != 0) & (bits != 1) & ~np.isnan(bits)
+        return np.where(unread, np.nan, bits), unread
+    bits = np.array([_BITS.get(text.lower(), np.nan) for text in values])
+    return bits, np.isnan(bits) & ~np.array([is_missing(text) for text in values], dtype=bool)

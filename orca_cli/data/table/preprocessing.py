@@ -1,4 +1,4 @@
-"""How the columns of a table become inputs and targets, of training and of new rows, which are read in parts.
+"""How the columns of a table become inputs and targets, of training and of new rows.
 
 DataError where columns differ from those of training.
 
@@ -7,9 +7,8 @@ Shapes: n rows, F features, K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,13 @@ from orca_cli.data.blocks import Ragged
 from orca_cli.data.gaps import remarks
 from orca_cli.data.own_data import counted, listed
 from orca_cli.data.samples import read_inputs
-from orca_cli.data.table.columns import Column, is_missing
-from orca_cli.data.table.files import Table, as_columns, open_table, plain_columns
-from orca_cli.data.table.series import Grouped, Series, group_by
-from orca_cli.data.table.symbols import Symbols
-from orca_cli.data.table.target_columns import raw_targets
+from orca_cli.data.table.columns import Column, as_numbers, raw_targets
+from orca_cli.data.table.files import open_table, plain_columns
+from orca_cli.data.table.series import Grouped, Series, Symbols, group_by
 from orca_cli.data.targets import TargetForm
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import NewData
 
-_PART = 4096  # rows that are read at once from .parquet
 _SHOWN = 20  # columns named in a message
 
 
@@ -121,49 +117,34 @@ class TablePreprocessing:
             raise ConfigError("does not apply to tables", where="--part", hint="give a file of these rows")
         names = self.feature_names
         table = open_table(path, where, self.delimiter, self.encoding, least=min(2, len(names)))
-        origin, has_targets = str(table.path), set(self.target_columns) <= set(table.columns)
-        _check_features(self.feature_names, table.columns, origin)
-        # The rows of a series may stand anywhere in the file.
-        whole = None if self.series is None else table.read([*names, *(self.target_columns if has_targets else ())])
-
-        def targets() -> np.ndarray | None:
-            if not has_targets:
-                return None
-            columns = table.read(list(self.target_columns)) if whole is None else whole
-            has_values = not all(_is_empty(columns[name]) for name in self.target_columns)
-            return self.encoded_targets(columns, origin) if has_values else None
-
-        if whole is not None:
-            return self._whole({name: whole[name] for name in names}, targets, origin)
-        count = table.count()
-        if count == 0:
-            raise DataError("has no rows", where=origin, hint="give a file with rows below its header")
-        return NewData(count, _Parts(table, names), targets, origin)
+        origin, targets = str(table.path), self.target_columns if set(self.target_columns) <= set(table.columns) else ()
+        _check_features(names, table.columns, origin)
+        columns = table.read([*names, *targets])
+        numbers = [as_numbers(columns[name], ".") for name in targets]
+        has_targets = any(wrong.any() or not np.isnan(values).all() for values, wrong in numbers)
+        inputs = {name: columns[name] for name in names}
+        return self._new_data(inputs, lambda: self.encoded_targets(columns, origin) if has_targets else None, origin)
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the samples of a pandas table, of a mapping of columns by name, or of an array [n, columns]; or one row.
 
-        A model for a column of symbols also takes a list of texts; one for series takes no array.
+        A model for a column of symbols also takes a list of texts.
         """
-        names = self.feature_names
-        if self.series is not None and not (isinstance(x, Mapping) or hasattr(x, "columns")):
-            what = f"is a {type(x).__name__}, which does not say which series a row is a step of"
-            raise DataError(what, where=where, hint=f"give a table with the columns {listed(names, _SHOWN)}")
-        return self._whole(_given_columns(x, names, where), lambda: None, where)
+        return self._new_data(_given_columns(x, self.feature_names, where), lambda: None, where)
 
-    def _whole(
+    def _new_data(
         self, columns: Mapping[str, np.ndarray], targets: Callable[[], np.ndarray | None], where: str
     ) -> NewData:
-        """Return the samples of columns in memory."""
         grouped = self.grouped(columns, where)
 
         def inputs(start: int, stop: int) -> dict[str, np.ndarray]:
             rows = slice(start, stop) if grouped is None else grouped.rows_between(start, stop)
             return {name: column[rows] for name, column in columns.items()}
 
-        if grouped is None:
-            return NewData(len(columns[self.feature_names[0]]), inputs, targets, where)
-        return NewData(len(grouped.names), inputs, targets, where, [str(name) for name in grouped.names])
+        count = len(next(iter(columns.values()))) if grouped is None else len(grouped.names)
+        return NewData(
+            count, inputs, targets, where, None if grouped is None else [str(name) for name in grouped.names]
+        )
 
 
 def per_sample(
@@ -183,27 +164,23 @@ def _given_columns(x: Any, names: Sequence[str], where: str) -> dict[str, np.nda
     import pandas as pd
 
     if isinstance(x, pd.Series) and set(names) & {str(name) for name in x.index}:
-        x = [x.to_dict()]
-    elif isinstance(x, Mapping) and x and all(np.ndim(entry) == 0 for entry in x.values()):
+        x = x.to_dict()
+    if isinstance(x, Mapping) and x and all(np.ndim(entry) == 0 for entry in x.values()):
         x = [x]
     try:
-        is_records = isinstance(x, (list, tuple)) and bool(x) and all(isinstance(row, Mapping) for row in x)
-        is_named = isinstance(x, Mapping) or hasattr(x, "columns") or is_records
-        frame = pd.DataFrame(x) if is_named else pd.DataFrame(np.asarray(x))
+        frame = pd.DataFrame(np.asarray(x) if hasattr(x, "__array__") and not hasattr(x, "columns") else x)
     except ValueError as error:  # columns of different lengths, or more than two axes
         hint = f"give rows with the columns {listed(names, _SHOWN)}"
         raise DataError(f"is not a table ({error})", where=where, hint=hint) from error
-    if is_named:
-        frame.columns = [str(name) for name in frame.columns]
-        _check_features(names, list(frame.columns), where)
-        twice = [name for name in names if list(frame.columns).count(name) > 1]
-        if twice:
-            raise DataError(f"two columns are named '{twice[0]}'", where=where, hint="give them distinct names")
-    else:
+    if isinstance(frame.columns, pd.RangeIndex):
         if frame.shape[1] != len(names):
             what = f"has {counted(frame.shape[1], 'column')}, the model takes {len(names)}"
             raise DataError(what, where=where, hint=f"in this order: {listed(names, _SHOWN)}")
         frame.columns = list(names)
+    frame.columns = [str(name) for name in frame.columns]
+    _check_features(names, list(frame.columns), where)
+    if twice := [name for name in names if list(frame.columns).count(name) > 1]:
+        raise DataError(f"two columns are named '{twice[0]}'", where=where, hint="give them distinct names")
     if not len(frame):
         raise DataError("has no rows", where=where, hint="give one row or more")
     return plain_columns(frame, names, where)
@@ -216,47 +193,3 @@ def _check_features(names: Sequence[str], columns: Sequence[str], where: str) ->
         close = suggest(missing[0], columns)
         hint = f"{close} " if close.startswith("did you mean") else ""
         raise DataError(what, where=where, hint=f"{hint}the model was trained on {listed(names, _SHOWN)}")
-
-
-def _is_empty(column: np.ndarray) -> bool:
-    if column.dtype.kind == "O":
-        return all(map(is_missing, column))
-    return bool(np.isnan(column.astype(np.float64)).all())
-
-
-class _Parts:
-    """Columns of rows start..stop-1 by name; going back starts at the first row again."""
-
-    def __init__(self, table: Table, names: Sequence[str]) -> None:
-        self._table, self._names = table, names
-        self._at = 0
-        self._rows: Iterator[Any] | None = None  # fields of a row each, or record batches
-        self._rest: Any = None  # of a batch of which not all was asked for
-
-    def __call__(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        table, names = self._table, self._names
-        if self._rows is None or start < self._at:
-            self._at, self._rest = 0, None
-            self._rows = table.text_rows(names) if table.delimiter else table.batches(names, _PART)
-        skipped, self._at = start - self._at, stop
-        if table.delimiter:
-            fields = list(islice(self._rows, skipped, skipped + stop - start))
-            columns, count = as_columns(fields, names), len(fields)
-        else:
-            batches = list(self._batches(self._rows, skipped, stop - start))
-            columns, count = table.joined(batches, names), sum(map(len, batches))
-        if count < stop - start:
-            raise DataError("has changed while it was read", where=str(table.path), hint="repeat the command")
-        return columns
-
-    def _batches(self, rows: Iterator[Any], skipped: int, count: int) -> Iterator[Any]:
-        """Yield the record batches of the next `count` rows after `skipped` ones."""
-        while count > 0:
-            batch = self._rest if self._rest is not None else next(rows, None)
-            if batch is None:
-                return
-            first, last = min(skipped, len(batch)), min(skipped + count, len(batch))
-            self._rest = batch.slice(last) if last < len(batch) else None
-            skipped -= first
-            count -= last - first
-            yield batch.slice(first, last - first)

@@ -5,9 +5,7 @@ Shapes: n rows, F features, K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -15,21 +13,19 @@ import numpy as np
 
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
-from orca_cli.data.own_data import check_column, counted, file_paths, listed
+from orca_cli.data.own_data import check_column, counted, file_paths, listed, refuse_entry
 from orca_cli.data.samples import ArraySamples
-from orca_cli.data.settings import check_rules, fractions_rule, missing_targets_rule
-from orca_cli.data.splits import PART_NAMES, group_rows, marked_rows
-from orca_cli.data.table.columns import Column, fit_columns
+from orca_cli.data.settings import check_rules
+from orca_cli.data.splits import group_rows, marked_rows
+from orca_cli.data.table.columns import Column, fit_columns, infer_kind, raw_targets
 from orca_cli.data.table.files import Table, open_table
 from orca_cli.data.table.preprocessing import TablePreprocessing, per_sample
-from orca_cli.data.table.series import contents, fit_series, group_by
-from orca_cli.data.table.symbols import fit_symbols
-from orca_cli.data.table.target_columns import infer_kind, raw_targets, refuse_measurements
+from orca_cli.data.table.series import contents, fit_series, fit_symbols, group_by
 from orca_cli.data.targets import TargetForm, fit_targets
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 
-_SPLIT = "split"
+_SPLIT, _IGNORE = "split", "task.ignore=[split]"
 
 
 def load(
@@ -59,16 +55,12 @@ def load(
     time: str | int | None = None,
     length: Count | None = None,
 ) -> TaskData:
-    """Return a task over the rows of a table; a row is a sequence [1, F] with one feature a step. See shared.assemble.
+    """Return a task over the rows of a table; a row is a sequence [1, F] with one feature a step. See `assemble`.
 
-    conf/task/table.yaml explains the settings. With `sequence` a row is a sequence of symbols [V, L], one-hot, of which those
-    that training lacks are zeros, and other columns are not read. With `id` the rows of one id are a series [F, L] with one
-    row a step. Where their lengths differ, the shorter ones are padded and masked.
-
-    Columns of numbers stay one feature each. Columns of text become one feature of 0 and 1 per text that training has,
-    the rarer ones of many share one. Empty fields and ?, NA, N/A, NaN, null and none are missing: of numbers they become
-    the training mean, of text a feature of their own. A column `split` of train, validation and test says which rows are
-    which, and is no feature; one of other entries is a feature, with a warning.
+    conf/task/table.yaml explains the settings. With `sequence` a row is a sequence of symbols [V, L], one-hot. With `id` the
+    rows of one id are a series [F, L] with one row a step. Shorter ones are padded and masked. Columns of text become one
+    feature of 0 and 1 per text of training. Empty fields and ?, NA, N/A, NaN, null and none are missing: of numbers they
+    become the training mean, of text a feature of their own. A column `split` of train, validation and test is no feature.
 
     Raises:
         UnavailableError: .parquet without pyarrow.
@@ -76,61 +68,27 @@ def load(
     """
     paths = file_paths({"train": train, "validation": validation, "test": test}, data_folder)
     tables = {part: open_table(path, f"task.{part}", delimiter, encoding) for part, path in paths.items()}
-    target_names = [str(target)] if targets is None else [str(name) for name in targets]
+    target_names = [str(name) for name in [*([] if target in (None, "") else [target]), *(targets or [])]]
     named = {key: str(name) for key, name in (("sequence", sequence), ("id", id), ("time", time)) if name is not None}
-    settings = _Settings(
-        kind, target_names, features or [], ignore or [], [] if group is None else [str(group)], named, length,
-        normalize, max_categories, gap_indicator, missing_targets, delimiter, encoding, decimal,
+    rows = _Rows(
+        tables, reporter, kind, target_names, features or [], ignore or [], [] if group is None else [str(group)], named,
+        length, normalize, max_categories, gap_indicator, missing_targets, delimiter, encoding, decimal,
     )  # fmt: skip
-    rows, fractions = _Rows(settings, tables, reporter), (validation_fraction, test_fraction)
-    return assemble("table", reporter, rows.kind, rows.pool, fractions, split_seed, rows.fit, given=rows.given)
+    fractions = validation_fraction, test_fraction
+    return assemble("table", reporter, rows.kind, rows.pool, fractions, split_seed, rows.fit)
 
 
-def check_settings(
-    kind: str | None,
-    target: str | int | None,
-    targets: list[str] | None,
-    features: list[str] | None,
-    ignore: list[str] | None,
-    validation: str | None,
-    test: str | None,
-    validation_fraction: float,
-    test_fraction: float,
-    missing_targets: bool,
-    sequence: str | int | None,
-    id: str | int | None,
-    time: str | int | None,
-    length: int | None,
-) -> None:
-    """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
-    columns = {"target": target, "targets": targets}
-    allowed = {"classes": ("target",), "labels": ("targets",)}.get(str(kind), ("target", "targets"))
-    example = {"target": "COLUMN", "targets": "[COLUMN,COLUMN]"}[allowed[0]]
-    only = "a sequence of symbols is the only input: remove one of them"
-    series = "applies to series of several rows", "give task.id=COLUMN, which says what series a row is a step of"
-    one_kind = f"does not apply to task.kind={kind}", f"give task.{allowed[0]} instead"
-    all_targets = "give all columns to be predicted in task.targets, or one in task.target"
-    both = sorted({*(features or [])} & {*(ignore or [])})
-    no_target = all(columns[key] in (None, "", []) for key in allowed)
-    check_rules(
-        (sequence is not None and bool(id), "id", "does not go with task.sequence", only),
-        (sequence is not None and bool(features), "features", "does not go with task.sequence", only),
-        (time is not None and id is None, "time", *series),
-        (length is not None and id is None and sequence is None, "length", *series),
-        *((key not in allowed and name is not None, key, *one_kind) for key, name in columns.items()),
-        (target is not None and targets is not None, "target", "given beside task.targets", all_targets),
-        (no_target, allowed[0], "a value is needed", f"give task.{allowed[0]}={example}"),
-        (bool(both), "features", f"'{''.join(both[:1])}' is also in task.ignore", "remove it from one of them"),
-        missing_targets_rule(kind, missing_targets),
-        fractions_rule(validation_fraction, test_fraction, (validation, test)),
-    )
+@dataclass
+class _Rows:
+    """The rows of the training file, read, and how they become samples; those of other files, whose groups alone are read.
 
+    Beside the tables of the splits that have a file are the arguments of `load` on the roles of columns and on samples;
+    `named` has the columns of sequence, id and time.
+    """
 
-@dataclass(frozen=True)
-class _Settings:
-    """The arguments of `load` on the roles of columns and on samples; `named` has the columns of sequence, id and time."""
-
-    kind: Kind | None
+    tables: dict[str, Table]
+    reporter: Reporter
+    given_kind: Kind | None
     targets: list[str]
     features: list[str]
     ignore: list[str]
@@ -145,60 +103,85 @@ class _Settings:
     encoding: str | None
     decimal: str
 
-
-class _Rows:
-    """The rows of the training file, read, and how they become samples; those of other files, whose groups alone are read.
-
-    `given` is a note on splits that a column marks. Arguments are settings and tables of the splits that have a file.
-    """
-
-    def __init__(self, settings: _Settings, tables: dict[str, Table], reporter: Reporter) -> None:
-        self._settings, self._tables, self._reporter = settings, tables, reporter
-        base, targets, named, group = tables["train"], settings.targets, settings.named, settings.group
-        marks = _marks(base, {*targets, *settings.features, *settings.ignore, *group, *named.values()})
-        self._chosen, self._left_out = _choose(base, settings, [*settings.ignore, *marks])
+    def __post_init__(self) -> None:
+        self._check()
+        tables, targets, named, group = self.tables, self.targets, self.named, self.group
+        base = tables["train"]
+        taken = {*targets, *self.features, *self.ignore, *group, *named.values()}
+        marks = [_SPLIT] if _SPLIT in base.columns and _SPLIT not in taken else []
+        self._chosen, self._left_out = self._choose([*self.ignore, *marks])
         self._read = [*self._chosen, *targets, *(named[key] for key in ("id", "time") if key in named)]
         for part, table in tables.items():
             for name in [*self._read, *group]:
                 check_column(name, table.columns, f"task.{part}", table.path.name)
-        self._columns, self._where = base.read([*self._read, *group]), str(base.path)
+        self._columns, self._where = base.read([*self._read, *group, *marks]), str(base.path)
         self._steps = None
         if "id" in named:
-            self._steps = group_by(self._columns, named["id"], named.get("time"), self._where, settings.decimal)
-        self._values = per_sample(self._columns, targets, self._steps, self._where)
-        self.kind: Kind
-        self.kind, self._inferred = (settings.kind, []) if settings.kind else infer_kind(
-            self._values, targets, settings.decimal, self._where
-        )  # fmt: skip
-        check_rules(missing_targets_rule(self.kind, settings.missing_targets))
-        self.pool = self._pool(marks)
-        self.given = [f"splits as the column '{_SPLIT}' says"] if marks else []
-
-    def _pool(self, marks: dict[str, np.ndarray]) -> Pool:
-        """Return the samples, in the splits that marks name, and their groups."""
-        settings, tables, where, steps = self._settings, self._tables, self._where, self._steps
-        target, unit = self._values[settings.targets[0]], "rows" if steps is None else "series"
-        check_enough(len(target), unit, where)
-        self._records = _records(tables, settings.group[0], settings.named.get("id")) if settings.group else {}
-        rows = _marked_rows(per_sample(marks, list(marks), steps, where), tables, where)
-        for name, column in per_sample(self._columns, settings.group, steps, where).items():
-            places = {part: f"{where}[{name}] ({part})" for part in rows}
-            group_rows({part: column[members] for part, members in rows.items()}, places)
-        rows = {"train": np.arange(len(target))} | rows
-        learn, is_text = rows["train"], "sequence" in settings.named
-        return Pool(
+            self._steps = group_by(self._columns, named["id"], named.get("time"), self._where, self.decimal)
+        self._values = per_sample(self._columns, [*targets, *group, *marks], self._steps, self._where)
+        self.kind, self._inferred = self.given_kind or "values", list[str]()
+        if self.given_kind is None:
+            self.kind, self._inferred = infer_kind(self._values, targets, self.decimal, self._where)
+        target, unit = self._values[targets[0]], "rows" if self._steps is None else "series"
+        check_enough(len(target), unit, self._where)
+        rows = self._marked_rows() if marks else {"train": np.arange(len(target))}
+        self._records = self._groups(rows) if group else {}
+        learn, is_text = rows["train"], "sequence" in named
+        self.pool = Pool(
             unit, rows, tables, target.astype(str)[learn] if self.kind == "classes" else None,
-            self._records["train"][learn] if settings.group else None,
-            lambda: contents(self._columns, self._chosen, steps, learn, settings.decimal, is_text),
+            self._records["train"][learn] if group else None,
+            lambda: contents(self._columns, self._chosen, self._steps, learn, self.decimal, is_text),
         )  # fmt: skip
+
+    def _check(self) -> None:
+        """Raise ConfigError where settings contradict each other."""
+        named, is_whole = self.named, not {"sequence", "id"} & self.named.keys()
+        alone = "a sequence of symbols is the only input: remove one of them"
+        series = "applies to series of several rows", "give task.id=COLUMN, which says what series a row is a step of"
+        check_rules(
+            ("sequence" in named and "id" in named, "id", "does not go with task.sequence", alone),
+            ("sequence" in named and bool(self.features), "features", "does not go with task.sequence", alone),
+            ("time" in named and "id" not in named, "time", *series),
+            (self.length is not None and is_whole, "length", *series),
+            (not self.targets, "target", "a value is needed", "give task.target=COLUMN, or task.targets=[A,B]"),
+            (
+                self.given_kind == "classes" and len(self.targets) > 1,
+                "targets",
+                "holds several",
+                "classes are one column",
+            ),
+        )
+
+    def _marked_rows(self) -> dict[str, np.ndarray]:
+        """Return the samples of each split that the column `split` names."""
+        marks, where = self._values[_SPLIT], f"{self._where}[{_SPLIT}]"
+        hint = f"; {_IGNORE} leaves the column out"
+        numbers = np.array([str(mark).isdigit() for mark in marks])
+        refuse_entry(numbers, marks, "is a number", where, f"name train, validation and test{hint}")
+        rows = marked_rows(marks, where, hint)
+        if doubled := [part for part in rows if part != "train" and part in self.tables]:
+            what = f"the column '{_SPLIT}' marks rows of this split too"
+            raise ConfigError(what, where=f"task.{doubled[0]}", hint=f"leave out the file{hint}")
+        return rows
+
+    def _groups(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the number of each sample's group, split with a file -> [n]; `rows` are those of the training file."""
+        group, id = self.group[0], self.named.get("id")
+        values = {"train": self._values[group]}
+        places = {part: f"{self._where}[{group}] ({part})" for part in rows}
+        group_rows({part: values["train"][members] for part, members in rows.items()}, places)
+        for part, table in self.tables.items():
+            if part != "train":
+                columns, where = table.read([group] if id is None else [group, id]), str(table.path)
+                steps = None if id is None else group_by(columns, id, None, where, ".")
+                values[part] = per_sample(columns, [group], steps, where)[group]
+        return group_rows(values, {part: f"{table.path}[{group}]" for part, table in self.tables.items()})
 
     def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
         """Learn from the training rows how rows become samples; see `assemble`."""
-        settings, columns, where, kind, learn = self._settings, self._columns, self._where, self.kind, rows["train"]
-        missing, names = settings.missing_targets, settings.targets
-        raw, place = raw_targets(self._values, kind, names, missing, where, settings.decimal)
-        if kind == "classes":
-            refuse_measurements(raw[learn], place)
+        columns, where, kind, learn = self._columns, self._where, self.kind, rows["train"]
+        missing, names = self.missing_targets, self.targets
+        raw, place = raw_targets(self._values, kind, names, missing, where, self.decimal)
         form = fit_targets(kind, raw, learn, place, names=() if kind == "classes" else tuple(names), missing=missing)
         preprocessing, fitted = self._fit_inputs(form, learn)
         x, y = preprocessing.features(columns, where), preprocessing.encoded_targets(columns, where)
@@ -210,10 +193,10 @@ class _Rows:
                 split, origin = {name: columns[name][part_rows] for name in self._read}, where
                 made = ArraySamples(x, y, rows=rows[part], groups=self._records.get("train"))
             else:
-                split, origin = self._tables[part].read(self._read), str(self._tables[part].path)
+                split, origin = self.tables[part].read(self._read), str(self.tables[part].path)
                 part_x, part_y = preprocessing.features(split, origin), preprocessing.encoded_targets(split, origin)
                 made = ArraySamples(part_x, part_y, groups=self._records.get(part))
-            say = self._reporter.say if part == "test" else notes.append
+            say = self.reporter.say if part == "test" else notes.append
             for what, count in preprocessing.remarks(split, origin, training=part == "train").items():
                 say(f"{part} split: {counted(count, 'sample')} {what}")
             return made
@@ -222,103 +205,43 @@ class _Rows:
 
     def _fit_inputs(self, form: TargetForm, learn: np.ndarray) -> tuple[TablePreprocessing, list[str]]:
         """Return the preprocessing with these targets that the training samples learn, and notes on it."""
-        settings, columns, where, steps = self._settings, self._columns, self._where, self._steps
+        columns, where, steps = self._columns, self._where, self._steps
         encoders: tuple[Column, ...] = ()
-        symbols, series, named = None, None, settings.named
+        symbols, series, named = None, None, self.named
         if "sequence" in named:
             name = named["sequence"]
-            symbols, fitted = fit_symbols(name, columns[name], learn, settings.length, where)
+            symbols, fitted = fit_symbols(name, columns[name], learn, self.length, where)
         else:
             step_rows = learn if steps is None else steps.rows(learn)
             encoders, fitted = fit_columns(
-                columns, self._chosen, step_rows, settings.normalize, settings.max_categories, settings.decimal, where,
-                settings.gap_indicator,
+                columns, self._chosen, step_rows, self.normalize, self.max_categories, self.decimal, where,
+                self.gap_indicator,
             )  # fmt: skip
         if steps is not None:
-            series, seen = fit_series(steps, learn, named["id"], named.get("time"), settings.length)
+            series, seen = fit_series(steps, learn, named["id"], named.get("time"), self.length)
             fitted = [*seen, *fitted]
-        files = settings.delimiter, settings.encoding
-        targets = tuple(settings.targets)
-        return TablePreprocessing(encoders, settings.decimal, targets, form, *files, symbols, series), fitted
+        files = self.delimiter, self.encoding
+        targets = tuple(self.targets)
+        return TablePreprocessing(encoders, self.decimal, targets, form, *files, symbols, series), fitted
 
-
-def _choose(table: Table, settings: _Settings, ignore: list[str]) -> tuple[list[str], list[str]]:
-    """Return the input columns, and notes on columns that are left out by default or have a name like `split`."""
-    targets, features, group, named = settings.targets, settings.features, settings.group, settings.named
-    target_key = "target" if len(targets) == 1 else "targets"
-    roles = {target_key: targets, "features": features, "ignore": ignore, "group": group}
-    for key, names in (roles | {key: [name] for key, name in named.items()}).items():
-        for name in names:
-            check_column(name, table.columns, f"task.{key}", table.path.name)
-    taken = [*targets, *group, *named.values()]
-    if doubled := [name for name in features if name in taken]:
-        what = f"'{doubled[0]}' is to be predicted, or says what belongs together"
-        raise ConfigError(what, where="task.features", hint="remove it from the features")
-    if twice := [name for name in named.values() if taken.count(name) > 1 and name not in group]:
-        raise ConfigError(f"column '{twice[0]}' is given two roles", where="task", hint="name different columns")
-    free = [name for name in table.columns if name not in {*taken, *ignore}]
-    if "sequence" in named:
-        kept, notes = [named["sequence"]], [f"not read beside the sequence: {listed(free)}"] if free else []
-    else:
-        # Row numbers that a program wrote beside a table are not a property of the rows.
-        unnamed = [] if features else [name for name in free if name in table.unnamed]
-        kept = list(dict.fromkeys(features or [name for name in free if name not in unnamed]))
-        note = f"left out because unnamed: {listed(unnamed)}; name it in task.features to keep it"
-        notes = [note] if unnamed else []
-    if not kept:
-        hint = f"{table.path.name} has {listed(table.columns, 20)}"
-        raise ConfigError("no column is left", where="task.features", hint=hint)
-    if not features and (like := next((name for name in kept if name.lower() == _SPLIT), None)):
-        what = f"call the column '{_SPLIT}', with the entries train, validation and test"
-        notes.append(f"warning: '{like}' is a feature; {what}, if it says which rows are which")
-    return kept, notes
-
-
-def _marks(table: Table, taken: Container[str]) -> dict[str, np.ndarray]:
-    """Return the column `split` by its name if it has no other role and marks splits, else nothing.
-
-    At least half of its entries have to be names of splits: numbers alone may be a feature.
-
-    Raises:
-        DataError: other entries stand among them.
-    """
-    if _SPLIT not in table.columns or _SPLIT in taken:
-        return {}
-    column = table.read([_SPLIT])[_SPLIT]
-    words = set(chain.from_iterable(PART_NAMES.values()))
-    if column.dtype.kind != "O" or 2 * sum(text.lower() in words for text in column) < len(column):
-        return {}
-    unknown = np.setdiff1d(np.arange(len(column)), np.concatenate(list(marked_rows(column).values())))
-    if len(unknown):
-        what = f"'{column[unknown[0]]}' in row {unknown[0] + 1} is not a split ({len(unknown)} rows)"
-        hint = f"allowed: train, validation, test, or 0, 1, 2; task.ignore=[{_SPLIT}] leaves the column out"
-        raise DataError(what, where=f"{table.path}[{_SPLIT}]", hint=hint)
-    return {_SPLIT: column}
-
-
-def _marked_rows(marks: Mapping[str, np.ndarray], supplied: Container[str], where: str) -> dict[str, np.ndarray]:
-    """Return the samples of each split that marks name.
-
-    Raises:
-        DataError: none is for training.
-        ConfigError: a split has a file as well.
-    """
-    rows = marked_rows(marks[_SPLIT]) if marks else {}
-    other = f"the column with task.ignore=[{_SPLIT}]"
-    if marks and "train" not in rows:
-        hint = f"mark rows with train, or leave out {other}"
-        raise DataError("no training rows", where=f"{where}[{_SPLIT}]", hint=hint)
-    if doubled := [part for part in rows if part != "train" and part in supplied]:
-        what = f"the column '{_SPLIT}' marks rows of this split too"
-        raise ConfigError(what, where=f"task.{doubled[0]}", hint=f"leave out the file, or {other}")
-    return rows
-
-
-def _records(tables: Mapping[str, Table], group: str, id: str | None) -> dict[str, np.ndarray]:
-    """Return the number of each sample's group, split -> [n]."""
-    values = {}
-    for part, table in tables.items():
-        columns, where = table.read([group] if id is None else [group, id]), str(table.path)
-        steps = None if id is None else group_by(columns, id, None, where, ".")
-        values[part] = per_sample(columns, [group], steps, where)[group]
-    return group_rows(values, {part: f"{table.path}[{group}]" for part, table in tables.items()})
+    def _choose(self, ignore: list[str]) -> tuple[list[str], list[str]]:
+        """Return the input columns, and a note on those that are left out."""
+        table, features, named = self.tables["train"], self.features, self.named
+        targets, group = self.targets, self.group
+        roles = {"target": targets, "features": features, "ignore": ignore, "group": group}
+        for key, names in (roles | {key: [name] for key, name in named.items()}).items():
+            for name in names:
+                check_column(name, table.columns, f"task.{key}", table.path.name)
+        taken = [*targets, *group, *named.values()]
+        if doubled := [name for name in features if name in (*taken, *ignore)]:
+            what = f"'{doubled[0]}' is to be predicted or ignored, or says what belongs together"
+            raise ConfigError(what, where="task.features", hint="remove it from the features")
+        if twice := [name for name in named.values() if taken.count(name) > 1 and name not in group]:
+            raise ConfigError(f"column '{twice[0]}' is given two roles", where="task", hint="name different columns")
+        free = [name for name in table.columns if name not in {*taken, *ignore}]
+        if "sequence" in named:
+            return [named["sequence"]], [f"not read beside the sequence: {listed(free)}"] if free else []
+        if not (features or free):
+            hint = f"{table.path.name} has {listed(table.columns, 20)}"
+            raise ConfigError("no column is left", where="task.features", hint=hint)
+        return list(dict.fromkeys(features or free)), []

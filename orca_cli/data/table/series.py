@@ -1,6 +1,6 @@
-"""Long tables: a row is one step of a series, and the rows with one value of a column are a series.
+"""Long tables, whose rows of one id are a series, a step each; and columns of text with one symbol a character.
 
-Shapes: m rows of the table, n series, F features of a step, L steps of the model's input.
+Shapes: m rows of the table, n series or texts, F features of a step, V symbols, L steps of the model's input.
 """
 
 from __future__ import annotations
@@ -12,26 +12,25 @@ import numpy as np
 
 from orca_cli.data.blocks import Ragged
 from orca_cli.data.contents import hashes
-from orca_cli.data.own_data import refuse_entry, refuse_rows
-from orca_cli.data.table.columns import as_numbers, codes, codes_of_texts, decimal_mark
+from orca_cli.data.one_hot import one_hot
+from orca_cli.data.own_data import counted, refuse_entry, refuse_rows
+from orca_cli.data.table.columns import as_numbers, codes
 from orca_cli.exceptions import DataError
+
+_MOST_SYMBOLS = 128  # more of them are the letters of a language, or not symbols at all
+_MOST_SHOWN = 40
 
 
 @dataclass(frozen=True)
 class Grouped:
-    """The series of a table, in the order in which their first rows stand there.
+    """The n series of a table of m rows, in the order in which their first rows stand there.
 
-    Args:
-        names: [n] str.
-        order: [m] rows, series after series, each by time.
-        ends: [n], where each series ends in `order`.
-        equal_times: number of rows with the time of the one before.
+    `order` has the rows, series after series, each by time, and `ends` [n] where each series ends in it.
     """
 
     names: np.ndarray
     order: np.ndarray
     ends: np.ndarray
-    equal_times: int
 
     @property
     def starts(self) -> np.ndarray:
@@ -70,12 +69,9 @@ class Grouped:
 
 @dataclass(frozen=True)
 class Series:
-    """How the rows of a long table become series.
+    """How the rows of a long table become series: of one value of the column `id`, sorted by `time` (None keeps their order).
 
-    Args:
-        id: column that says which series a row belongs to.
-        time: column that the rows of a series are sorted by, numbers or times; None keeps the order of the table.
-        length: L; longer series are cut at their end.
+    Series longer than L, `length`, are cut at their end.
     """
 
     id: str
@@ -90,13 +86,8 @@ class Series:
     def assembled(self, features: np.ndarray, grouped: Grouped) -> Ragged:
         """Return the features [m, F] of the rows as series [n, F, L]."""
         starts, ends, order = grouped.starts, grouped.ends, grouped.order
-        return Ragged(
-            lambda one: features[order[starts[one] : ends[one]]].T,
-            ends - starts,
-            features.shape[1],
-            self.length,
-            features.dtype,
-        )
+        sizes, row = ends - starts, lambda one: features[order[starts[one] : ends[one]]].T
+        return Ragged(row, sizes, features.shape[1], self.length, features.dtype)
 
 
 def group_by(raw: Mapping[str, np.ndarray], id: str, time: str | None, where: str, decimal: str) -> Grouped:
@@ -105,16 +96,21 @@ def group_by(raw: Mapping[str, np.ndarray], id: str, time: str | None, where: st
     Raises:
         DataError: a row has no id or no time, or times that are neither numbers nor ISO 8601.
     """
+    import pandas as pd
+
     ids = raw[id].astype(str)
     refuse_rows(np.isin(ids, ("", "nan")), "series", f"{where}[{id}]", "fill them in, or remove these rows")
-    names, first, place = np.unique(ids, return_index=True, return_inverse=True)
-    by_first = np.argsort(first)
-    rank = np.argsort(by_first)[place]  # of each row's series, by its first row
-    times = np.arange(len(ids)) if time is None else _times(raw[time], f"{where}[{time}]", decimal)
+    rank, names = pd.factorize(ids)  # of each row's series, by its first row
+    times = np.arange(len(ids))
+    if time is not None:
+        times, wrong = as_numbers(raw[time], decimal)
+        if wrong.any():
+            stamps = pd.to_datetime(pd.Series(raw[time]), utc=True, format="ISO8601", errors="coerce")
+            times = (stamps - pd.Timestamp(0, tz="utc")).dt.total_seconds().to_numpy(np.float64)
+        wrong, hint = np.isnan(times), "use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05"
+        refuse_entry(wrong, raw[time], f"is not a time ({int(wrong.sum())} rows)", f"{where}[{time}]", hint)
     order = np.lexsort((times, rank))  # stable: rows of one time keep their order
-    ends = np.cumsum(np.bincount(rank))
-    equal = (np.diff(times[order]) == 0) & (np.diff(rank[order]) == 0)
-    return Grouped(names[by_first], order, ends, int(equal.sum()))
+    return Grouped(names, order, np.cumsum(np.bincount(rank)))
 
 
 def fit_series(
@@ -123,9 +119,6 @@ def fit_series(
     """Return how rows become series, from the training series alone, and notes on them; L is the longest's unless given."""
     sizes = (grouped.ends - grouped.starts)[train]
     notes = [f"{len(grouped.order)} rows are {len(grouped.names)} series of {sizes.min()} to {sizes.max()} steps"]
-    if grouped.equal_times:
-        what = f"{grouped.equal_times} rows have the {time} of another row of their series"
-        notes.append(f"warning: {what}; their order in the file is kept")
     return Series(id, time, length or int(sizes.max())), notes
 
 
@@ -139,29 +132,74 @@ def contents(
 ) -> np.ndarray:
     """Return a hash of the entries of each sample [n], which is a row or a series of rows.
 
-    Args:
-        columns: name -> column [m].
-        names: columns that are inputs.
-        grouped: the series; None where rows are samples.
-        samples: [n] their numbers.
-        decimal: mark in numbers.
-        are_texts: whether entries are texts even where they spell numbers.
+    `names` are the columns that are inputs, `samples` [n] the numbers of rows or series, and `are_texts` says whether entries
+    are texts even where they spell numbers.
     """
-    entries = np.stack([codes_of_texts(columns[n]) if are_texts else codes(columns[n], decimal) for n in names], axis=1)
+    entries = np.stack([codes(columns[n], decimal, are_texts) for n in names], axis=1)
     rows = samples[:, None] if grouped is None else (grouped.rows_between(one, one + 1) for one in samples)
     return hashes(entries[one].tobytes() for one in rows)
 
 
-def _times(values: np.ndarray, where: str, decimal: str) -> np.ndarray:
-    """Return times as numbers [m]."""
-    times, wrong = as_numbers(values, decimal_mark(values, decimal))
-    if wrong.any():
-        import pandas as pd
+@dataclass(frozen=True)
+class Symbols:
+    """One-hot columns over the symbols of the training rows, ascending; a symbol that they lack becomes a column of zeros.
 
-        stamps = pd.to_datetime(pd.Series(values), utc=True, format="ISO8601", errors="coerce")
-        wrong = stamps.isna().to_numpy()
-        times = (stamps - pd.Timestamp(0, tz="utc")).dt.total_seconds().to_numpy(np.float64)
-    wrong = wrong | np.isnan(times)
-    hint = "use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05"
-    refuse_entry(wrong, values, f"is not a time ({int(wrong.sum())} rows)", where, hint)
-    return times
+    Texts longer than L, `length`, are cut at their end.
+    """
+
+    name: str
+    alphabet: str
+    length: int
+
+    def encode(self, values: np.ndarray, where: str) -> Ragged:
+        """Return texts [n] as [n, V, L] of 0 and 1.
+
+        Raises:
+            DataError: a text is empty, or the column holds numbers.
+        """
+        texts = _checked(values, f"{where}[{self.name}]")
+        points, alphabet = _code_points("".join(texts)), _code_points(self.alphabet)
+        place = np.searchsorted(alphabet, points).clip(max=len(alphabet) - 1)
+        codes = np.where(alphabet[place] == points, place, len(alphabet)).astype(np.uint8)  # V where unknown
+        ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        return one_hot(codes, ends, len(alphabet), self.length)
+
+    def remarks(self, values: np.ndarray) -> dict[str, int]:
+        """Return what `encode` does to make new texts fit, each with the number of rows."""
+        absent = [set(text).difference(self.alphabet) for text in values]
+        unknown = "".join(sorted(set().union(*absent)))[:_MOST_SHOWN]
+        counts = {
+            f"longer than {self.length} symbols and cut at the end": sum(len(text) > self.length for text in values),
+            f"with a symbol that training lacks ({unknown}): read as none of its symbols": sum(map(bool, absent)),
+        }
+        return {what: count for what, count in counts.items() if count}
+
+
+def fit_symbols(
+    name: str, values: np.ndarray, rows: np.ndarray, length: int | None, where: str
+) -> tuple[Symbols, list[str]]:
+    """Return how a column of N texts becomes inputs, from the training rows alone, and a note; L is the longest's unless given.
+
+    Raises:
+        DataError: the column holds numbers, an empty text, or too many different characters.
+    """
+    texts = list(np.array(_checked(values, f"{where}[{name}]"), dtype=object)[rows])
+    alphabet = "".join(sorted(set().union(*map(set, texts))))
+    if len(alphabet) > _MOST_SYMBOLS:
+        what = f"holds {len(alphabet)} different characters, at most {_MOST_SYMBOLS} are read as symbols"
+        raise DataError(what, where=f"{where}[{name}]", hint="a sequence has one symbol a character, such as ACGT")
+    sizes = [len(text) for text in texts]
+    shown = alphabet[:_MOST_SHOWN]
+    note = f"{counted(len(alphabet), 'symbol')} in '{name}' ({shown}), {min(sizes)} to {max(sizes)} a row"
+    return Symbols(name, alphabet, length or max(sizes)), [note]
+
+
+def _checked(values: np.ndarray, where: str) -> list[str]:
+    if values.dtype.kind != "O":
+        raise DataError("holds numbers, not text", where=where, hint="a sequence has one symbol a character")
+    refuse_rows(values == "", "sequence", where, "remove these rows")
+    return list(values)
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)

@@ -47,12 +47,10 @@ def load(
     extent = longest if length is None else length
     learned = [*train, *validation] if train_on_validation else train
     splits = (learned, validation, test)
-    counts = [f"{len(pieces)} ({sum(len(piece) - 1 for piece in pieces)} target frames)" for pieces in splits]
     cut = sum(len(piece) - 1 > extent for pieces in splits for piece in pieces)
     text = note(
-        f"JSB Chorales: {counts[0]} training, {counts[1]} validation and {counts[2]} test pieces, length {extent}",
+        f"JSB Chorales: {len(learned)} training and {len(validation)} validation pieces, length {extent}",
         f"{cut} longer pieces are cut" if cut else "",
-        "" if mask_padding else "padding is not masked",
         "" if causal else "warning: not causal, so every output sees its own target",
         overlap_warning(train_on_validation, f"{len(validation)} validation pieces"),
     )

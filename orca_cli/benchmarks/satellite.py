@@ -14,7 +14,6 @@ import numpy as np
 
 from orca_cli import signals
 from orca_cli.config.ranges import Count, Fraction, Seed
-from orca_cli.data.blocks import blocks
 from orca_cli.data.generated import folder_of
 from orca_cli.data.published import check_array, class_numbers, entries, file_identity, find, load_arrays, note
 from orca_cli.data.samples import ArraySamples
@@ -62,12 +61,9 @@ def load(
             raise DataError(f"{test.shape[2]} dates, {x.shape[2]} in training", where=str(files[1]), hint=_AGAIN)
         return ArraySamples(test, labels)
 
-    same = (block == block[:, :, :1] for block in blocks(x, np.arange(len(x))))
-    flat = sum(int(block.all(axis=(1, 2)).sum()) for block in same)
     text = note(
         f"Satellite: {describe(rows, held_out, 'stratified', split_seed)}",
         "each series normalised over time" if normalize == "series" else "values as they are",
-        f"{flat} of the {len(x)} series are constant" if flat else "",
     )
     reporter.say(text)
     return TaskData(
@@ -100,10 +96,9 @@ def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) 
                 block = data[start : start + _BLOCK]
                 # float32 is what the model takes: a number beyond its range is not finite there.
                 with np.errstate(over="ignore"):
-                    broken = np.flatnonzero(~np.isfinite(block.astype(np.float32)).all(axis=1))
-                if len(broken):
-                    what = f"series {start + broken[0]} has values that are NaN, infinite or beyond float32"
-                    raise DataError(what, where=where)
+                    is_finite = np.isfinite(block.astype(np.float32)).all()
+                if not is_finite:
+                    raise DataError("has values that are NaN, infinite or beyond float32", where=where)
                 values = z_scores(block) if normalize == "series" else block
                 stream.write(np.ascontiguousarray(values, "<f4").tobytes())
                 advance(len(block))

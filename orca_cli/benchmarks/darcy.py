@@ -55,6 +55,7 @@ def load(
     origin: Literal["generated", "files"] = "generated",
     path: str | None = None,
     size: Literal["small", "paper"] = "small",
+    nodes: Annotated[int, Ge(5)] | None = None,
     num_train: Annotated[int, Ge(2)] | None = None,
     num_validation: Count | None = None,
     num_test: Count | None = None,
@@ -69,14 +70,14 @@ def load(
     conf/task/darcy.yaml explains the settings. Training and validation are the first samples of ..._smooth1.mat in this
     order, test those of ..._smooth2.mat. The first generated samples do not depend on their number.
     """
-    nodes, stride, counts = SIZES[size]
+    default_nodes, stride, counts = SIZES[size]
     given = {"train": num_train, "validation": num_validation, "test": num_test}
     counts = counts | {part: count for part, count in given.items() if count is not None}
     if origin == "files":
         files = find(data_folder, "darcy", FILES, path, hint="task.origin=generated makes the data instead")
         read = _reader(counts, files, cache_folder, reporter)
     else:
-        read = _generator(nodes, stride, counts, data_seed, cache_folder, reporter)
+        read = _generator(nodes or default_nodes, stride, counts, data_seed, cache_folder, reporter)
     (permeability, u), validation = read("train"), read("validation")
     if train_on_validation:
         permeability, u = np.concatenate([permeability, validation[0]]), np.concatenate([u, validation[1]])
@@ -224,6 +225,9 @@ def _per_pixel(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), std.astype(np.float32)
 
 
-def check_settings(origin: str, path: str | None) -> None:
+def check_settings(origin: str, path: str | None, size: str, nodes: int | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
-    check_rules(files_rule(origin, path))
+    default, stride, _ = SIZES[size]
+    is_broken = nodes is not None and (origin == "files" or (nodes - 1) % stride > 0)
+    hint = f"with task.origin=generated task.nodes - 1 is divided by {stride}; the default is {default}"
+    check_rules(files_rule(origin, path), (is_broken, "nodes", f"{nodes} does not go with task.origin={origin}", hint))

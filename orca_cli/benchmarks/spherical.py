@@ -67,6 +67,7 @@ def load(
     other images and rotations, and is marked as synthetic. An .npz of CIFAR-10 holds x_train, y_train, x_test and y_test.
     """
     names: tuple[str, ...] = ()
+    parameters: dict[str, int | float | str]
     if origin == "file":
         hint = "task.origin=cifar10 projects real images instead"
         (file,) = find(data_folder, "spherical", [_FILE], path, hint)

@@ -23,8 +23,7 @@ from torch import Tensor
 
 from orca_cli.config.ranges import Count
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport.clouds import centred, half_squared_distances, prepare_nothing
-from orca_cli.metrics.transport.envelope import Solved, closed_form
+from orca_cli.metrics.transport.clouds import Solved, centred, closed_form, half_squared_distances, prepare_nothing
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,7 @@ class OTDD:
 
     @closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
-        """Return the distance; time grows with the smaller side, times `size` squared.
-
-        Diagnostics: pairs (of samples that were compared across), size (points of a sample), n, m.
-        """
+        """Return the distance; time grows with the smaller side, times `size` squared. No diagnostics."""
         x, z = centred(source.x.to(target.x.dtype), target.x)
         fewest = min(len(x), len(z))
         size = max(1, min(self.size, fewest // 2))
@@ -96,7 +92,7 @@ class OTDD:
         shaped += in_columns[:pairs]
         shaped[first] += in_rows[pairs + within :]
         shaped[second] += in_columns[pairs + within :]
-        return value, slope, {"pairs": float(pairs), "size": float(size)}
+        return value, slope, {}
 
 
 def _match(costs: Tensor) -> Tensor:

@@ -19,8 +19,15 @@ from torch import Tensor
 from orca_cli.config.ranges import Count
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import envelope
-from orca_cli.metrics.transport.clouds import centred, half_squared_distances, prepare_nothing
+from orca_cli.metrics.transport.clouds import (
+    Solved,
+    centred,
+    class_mass,
+    closed_form,
+    gradient,
+    half_squared_distances,
+    prepare_nothing,
+)
 from orca_cli.metrics.transport.label_distances import index_classes, pairs
 
 
@@ -38,11 +45,11 @@ class OTDDExact:
 
     prepare = prepare_nothing
 
-    @envelope.closed_form
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> envelope.Solved:
+    @closed_form
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
         """Return the distance; memory grows with n times m. NonFiniteError also where a program was not solved to the end.
 
-        Diagnostics: marginal_error (the outer plan's L1 error on the target's side), self_source (0 by definition), n, m.
+        Diagnostics: marginal_error (the outer plan's L1 error on the target's side).
         """
         x, z = centred(source.x.cpu().double(), target.x.cpu().double())
         cost = half_squared_distances(x, z)
@@ -58,11 +65,10 @@ class OTDDExact:
         weights = self._plan(cost + labels[rows][:, columns] / 2)
         error = float((weights.sum(0) - 1 / len(columns)).abs().sum())
         # W / 2 is the transport in half squared distances: every class pair's plan counts with the mass it is given.
-        mass = envelope.class_mass(weights, rows, columns, (k, l))
+        mass = class_mass(weights, rows, columns, (k, l))
         for (a, b), plan in plans.items():
             weights[sources.points(a)[:, None], targets.points(b)] += mass[a, b] * plan
-        slope = envelope.gradient(weights, x, z)
-        return (weights * cost).sum(), slope, {"marginal_error": error, "self_source": 0.0}
+        return (weights * cost).sum(), gradient(weights, x, z), {"marginal_error": error}
 
     def _plan(self, cost: Tensor) -> Tensor:
         """Return the optimal plan [p, q] between uniform weights, float64."""

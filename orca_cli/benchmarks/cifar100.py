@@ -14,13 +14,13 @@ import numpy as np
 
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.pixels import PixelSamples
-from orca_cli.data.published import entries, find, note
+from orca_cli.data.published import entries, find
 from orca_cli.data.splits import describe, hold_out
 from orca_cli.data.untrusted.cifar import SIDE, LabelledImages, checked
 from orca_cli.data.untrusted.first_bytes import GZIP, damage, first_bytes
 from orca_cli.data.untrusted.pickle import unpickle_bytes
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.interfaces import TaskData
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # of the training pixels in 0..1
 _CLASSES = 100
@@ -32,7 +32,6 @@ _PADDING = 4  # of the random crop in training
 
 def load(
     data_folder: Path,
-    reporter: Reporter,
     kind: Literal["classes"] = "classes",
     path: str | None = None,
     validation: Literal["stratified", "last"] = "stratified",
@@ -41,28 +40,21 @@ def load(
     train_on_validation: bool = False,
     split_seed: Seed = 0,
     augment: bool = True,
-    permute: bool = False,
 ) -> TaskData:
     """Return images [n, 3, 32, 32], normalised by the training pixels' mean and deviation, with 100 classes.
 
     conf/task/cifar100.yaml explains the settings. A tenth for validation gives 50 images a class, enough for a standard error
-    of 0.7 points; NAS-Bench-360 takes the last 10,000. Bit-reversed rows and columns (permute) destroy locality.
+    of 0.7 points; NAS-Bench-360 takes the last 10,000.
     """
     (archive,) = find(data_folder, "cifar100", [ARCHIVE], path)
     train = read(archive, "train")
     rows, held_out = hold_out(train.y, validation, validation_size, train_size, train_on_validation, split_seed)
-    order = bit_reversal(SIDE) if permute else None
 
     def samples(images: LabelledImages, chosen: np.ndarray | None = None, random: bool = False) -> PixelSamples:
         chosen = np.arange(len(images.y)) if chosen is None else chosen
         padding = _PADDING if random else 0
-        return PixelSamples(images.x, images.y, chosen, mean=MEAN, std=STD, padding=padding, flip=random, order=order)
+        return PixelSamples(images.x, images.y, chosen, mean=MEAN, std=STD, padding=padding, flip=random)
 
-    text = note(
-        f"CIFAR-100: {describe(rows, held_out, validation, split_seed)}",
-        "rows and columns in bit-reversed order" if permute else "",
-    )
-    reporter.say(text)
     return TaskData(
         kind="classes",
         input_shape=(3, SIDE, SIDE),
@@ -71,17 +63,9 @@ def load(
         validation=samples(train, held_out),
         open_test=lambda: samples(read(archive, "test")),
         class_names=class_names(archive),
-        note=text,
+        note=f"CIFAR-100: {describe(rows, held_out, validation, split_seed)}",
         validation_drawn=train_size is None and not train_on_validation,
     )
-
-
-def bit_reversal(size: int) -> np.ndarray:
-    """Return the permutation [size] that reads the bits of each index backwards, such as 0 4 2 6 1 5 3 7; size is 2^n."""
-    bits = size.bit_length() - 1
-    if size != 1 << bits:
-        raise ValueError(f"{size} is not a power of two")
-    return np.array([int(f"{index:0{bits}b}"[::-1], 2) if bits else 0 for index in range(size)])
 
 
 def read(archive: Path, name: str) -> LabelledImages:

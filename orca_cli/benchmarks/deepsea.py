@@ -45,11 +45,6 @@ def load(
     first = train.batch(np.arange(1))
     length, num_labels = first.x.shape[2], first.y.shape[1]
     validation = _read(file, "val", cache_folder, reporter, length, num_labels)
-    text = note(
-        f"DeepSEA: {len(train)} training and {len(validation)} validation sequences (the file's own splits)",
-        overlap_warning(train_on_validation, f"{len(validation)} validation sequences"),
-    )
-    reporter.say(text)
     return TaskData(
         kind="labels",
         input_shape=(_BASES, length),
@@ -57,7 +52,10 @@ def load(
         train=Joined([train, validation]) if train_on_validation else train,
         validation=validation,
         open_test=lambda: _read(file, "test", cache_folder, reporter, length, num_labels),
-        note=text,
+        note=note(
+            f"DeepSEA: {len(train)} training and {len(validation)} validation sequences (the file's own splits)",
+            overlap_warning(train_on_validation, f"{len(validation)} validation sequences"),
+        ),
     )
 
 

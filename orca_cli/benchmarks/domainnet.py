@@ -74,8 +74,6 @@ def load(
         test_hashes = content_hashes([folder / name for name in test.names], reporter)
         return samples(test, test_hashes, np.arange(len(test.names)), plain)
 
-    note = f"DomainNet, {domain}: {describe(rows, held_out, 'stratified', split_seed)}, {len(test.names)} test images"
-    reporter.say(note)
     return TaskData(
         kind="classes",
         input_shape=(3, _SIDE, _SIDE),
@@ -84,7 +82,7 @@ def load(
         validation=samples(train, hashes, held_out, plain),
         open_test=open_test,
         class_names=train.class_names,
-        note=note,
+        note=f"DomainNet, {domain}: {describe(rows, held_out, 'stratified', split_seed)}, {len(test.names)} test images",
         validation_drawn=train_size is None and not train_on_validation,
     )
 

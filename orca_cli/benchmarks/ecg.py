@@ -149,13 +149,6 @@ def load(
     equal = replace(training, strides=_STRIDES[:1] * len(CLASSES))
     evaluated = training if evaluation_strides == "class" else equal
     train, validation = Windows(records, learned, training), Windows(records, parts.validation, evaluated)
-    text = note(
-        f"ECG: {len(learned)} training, {len(parts.validation)} validation and {len(parts.test)} test records (split {split})",
-        f"{len(train)} training and {len(validation)} validation windows",
-        "records too short for a window are left out" if short == "drop" else "",
-        overlap_warning(train_on_validation, f"{len(parts.validation)} validation records"),
-    )
-    reporter.say(text)
     return TaskData(
         kind="classes",
         input_shape=(1, _WINDOW),
@@ -164,7 +157,12 @@ def load(
         validation=validation,
         open_test=lambda: Windows(records, parts.test, evaluated),
         class_names=CLASSES,
-        note=text,
+        note=note(
+            f"ECG: {len(learned)} training, {len(parts.validation)} validation and {len(parts.test)} test records",
+            f"{len(train)} training and {len(validation)} validation windows",
+            "records too short for a window are left out" if short == "drop" else "",
+            overlap_warning(train_on_validation, f"{len(parts.validation)} validation records"),
+        ),
     )
 
 
@@ -187,31 +185,25 @@ def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split
 
 def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
     parameters = {"version": _VERSION, **file_identity(file)}
-    folder = folder_of(cache_folder, "ecg", parameters, lambda folder: _write(folder, file, reporter), reporter)
+    folder = folder_of(cache_folder, "ecg", parameters, lambda folder: _write(folder, file), reporter)
     ends, classes, mean, std = load_arrays(folder, ["ends", "classes", "mean", "std"])
     (steps,) = load_arrays(folder, ["steps"], mapped=True)
     return Records(steps, ends, classes, mean, std)
 
 
-def _write(folder: Path, file: Path, reporter: Reporter) -> None:
+def _write(folder: Path, file: Path) -> None:
     recorded, labels = _open(file)
-    kind = np.result_type(*{signal.dtype for signal in recorded})
-    lengths = [len(signal) for signal in recorded]
     mean, std = np.zeros(len(labels)), np.ones(len(labels))
-    with open(folder / "steps.npy", "wb") as stream, reporter.track(f"reading {file.name}", len(labels)) as advance:
-        header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (sum(lengths),)}
-        np.lib.format.write_array_header_1_0(stream, header)
-        for row, signal in enumerate(recorded):
-            signals.check()
-            values = signal.astype(np.float64)
-            if not np.isfinite(values).all():
-                raise DataError(f"record {row} has values that are NaN or infinite", where=str(file))
-            mean[row], deviation = values.mean(), values.std()
-            if deviation > _ROUNDING * np.abs(values).max():
-                std[row] = deviation
-            stream.write(signal.astype(kind).tobytes())
-            advance()
-    arrays = {"ends": np.cumsum(lengths, dtype=np.int64), "classes": labels, "mean": mean, "std": std}
+    for row, signal in enumerate(recorded):
+        signals.check()
+        values = signal.astype(np.float64)
+        if not np.isfinite(values).all():
+            raise DataError(f"record {row} has values that are NaN or infinite", where=str(file))
+        mean[row], deviation = values.mean(), values.std()
+        if deviation > _ROUNDING * np.abs(values).max():
+            std[row] = deviation
+    ends = np.cumsum([len(signal) for signal in recorded], dtype=np.int64)
+    arrays = {"steps": np.concatenate(recorded), "ends": ends, "classes": labels, "mean": mean, "std": std}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
 

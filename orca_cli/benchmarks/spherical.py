@@ -88,8 +88,6 @@ def load(
         (x,), (y,) = load_arrays(folder, [f"{part}_x"], mapped=True), load_arrays(folder, [f"{part}_y"])
         return PixelSamples(x, y, np.arange(len(y)) if rows is None else rows)
 
-    note = f"{what}: {describe(rows, held_out, validation, split_seed)}"
-    reporter.say(note)
     return TaskData(
         kind="classes",
         input_shape=(3, _SIDE, _SIDE),
@@ -99,7 +97,7 @@ def load(
         open_test=lambda: samples("test"),
         synthetic=origin != "file",
         class_names=names,
-        note=note,
+        note=f"{what}: {describe(rows, held_out, validation, split_seed)}",
         validation_drawn=train_size is None and not train_on_validation,
     )
 

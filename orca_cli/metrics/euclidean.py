@@ -9,8 +9,6 @@ the mean distance of its own points, not 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -20,7 +18,6 @@ from orca_cli.metrics.transport.clouds import Solved, centred, closed_form, half
 _CHUNK = 4096  # source points that are compared with all target points at once
 
 
-@dataclass(frozen=True)
 class Euclidean:
     """Mean pairwise Euclidean distance, with the gradient in closed form.
 

@@ -12,7 +12,6 @@ The first term needs all n^2 pairs of the source and depends on the target throu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,7 +29,6 @@ _NODES = 48  # Chebyshev nodes of the first kind
 _ANGLES = [math.pi * (2 * index + 1) / (2 * _NODES) for index in range(_NODES)]
 
 
-@dataclass(frozen=True)
 class MMD:
     """Squared MMD with the gradient in closed form; the bandwidth is held constant in it, as the released code does.
 
@@ -65,7 +63,10 @@ class MMD:
         source_bandwidth = _mean_square(prepared["scatter"], n)
         origin = source.x[0].to(target.x.dtype)
         x, z = source.x.to(target.x.dtype) - origin, target.x - origin
-        bandwidth = _union(prepared, z, n)
+        points = z.double()
+        centre = points.mean(0)
+        between = (centre - prepared["mean"]).square().sum() * (n * m / (n + m))
+        bandwidth = _mean_square(prepared["scatter"] + (points - centre).square().sum() + between, n + m)
         if not math.isfinite(bandwidth):
             raise NonFiniteError("the bandwidth is not finite", where="metric", hint="lower the learning rate")
         if source_bandwidth == 0:
@@ -111,14 +112,6 @@ def _self_kernel(x: Tensor, bandwidths: list[float]) -> Tensor:
 def _mean_square(scatter: Tensor, points: int) -> float:
     """Return the mean squared distance between two different points; 0 for one point."""
     return 2 * float(scatter) / max(points - 1, 1)
-
-
-def _union(prepared: dict[str, Tensor], z: Tensor, n: int) -> float:
-    """Return the mean squared distance between two different points of n source points and the target's."""
-    z = z.double()
-    m, mean = len(z), z.mean(0)
-    between = (mean - prepared["mean"]).square().sum() * (n * m / (n + m))
-    return _mean_square(prepared["scatter"] + (z - mean).square().sum() + between, n + m)
 
 
 def _kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,6 @@ are not used: a target class is compared with the whole source.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -19,7 +17,6 @@ from orca_cli.metrics.transport.clouds import check_features, check_finite
 _EPS = 1e-12  # added to variances under the root, in squared units of the features
 
 
-@dataclass(frozen=True)
 class Moments:
     """Mean over dimensions of squared differences of mean and standard deviation.
 

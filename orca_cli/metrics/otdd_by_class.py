@@ -13,15 +13,7 @@ import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import label_distances
-from orca_cli.metrics.transport.clouds import (
-    Solved,
-    check_features,
-    closed_form,
-    double,
-    half_squared_distances,
-    resolved,
-)
+from orca_cli.metrics.transport import clouds, label_distances
 from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, class_plans, outer_plan, slope
 
 _ONCE = 0.3  # of the tolerance, for values that are computed once and kept: right to 1e-4 or so at the default
@@ -49,8 +41,8 @@ class OTDDByClass(Transport):
             labels_source: [k, k], W between source classes.
             self_term: OT_reg(source, source).
         """
-        check_features(source, "source")
-        (x,) = resolved(self.reg, source.x)
+        clouds.check_features(source, "source")
+        (x,) = clouds.resolved(self.reg, source.x)
         classes = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
         cost = label_distances.from_points(x)
         _, class_self = label_distances.solve_selves(classes, cost, self.solve_symmetric(self.reg / 2))
@@ -58,19 +50,19 @@ class OTDDByClass(Transport):
         above = label_distances.table(between, class_self, class_self)
         constants = {"class_self": class_self, "labels_source": above + above.T}
         constants["self_term"] = self.source_term(x, source.labels, constants["labels_source"])
-        return {name: double(value) for name, value in constants.items()}
+        return {name: clouds.double(value) for name, value in constants.items()}
 
-    @closed_form
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
+    @clouds.closed_form
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:
         """Return the distance; memory is that of the n x m cost and, while its classes are solved, of its largest block.
 
         Diagnostics: as of `Transport`.
         """
-        x, z = resolved(self.reg, source.x.to(target.x.dtype), target.x)
+        x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
         sources = label_distances.index_classes(source.labels, k, x.dtype)
         targets = label_distances.index_classes(target.labels, l, x.dtype)
-        cross, intra = half_squared_distances(x, z), half_squared_distances(z, z)
+        cross, intra = clouds.half_squared_distances(x, z), clouds.half_squared_distances(z, z)
         cross_cost, intra_cost = label_distances.from_matrix(cross), label_distances.from_matrix(intra)
 
         selves, target_self = label_distances.solve_selves(targets, intra_cost, self.solve_symmetric(self.reg / 2))

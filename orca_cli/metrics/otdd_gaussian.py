@@ -20,14 +20,7 @@ import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport.clouds import (
-    Solved,
-    check_features,
-    closed_form,
-    double,
-    half_squared_distances,
-    resolved,
-)
+from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.label_distances import ClassIndex, index_classes, pairs
 from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, outer_plan, slope
 
@@ -45,25 +38,25 @@ class OTDDGaussian(Transport):
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return self_term as in `OTDDByClass`; memory grows with n and the square of the largest class."""
-        check_features(source, "source")
-        (x,) = resolved(self.reg, source.x)
+        clouds.check_features(source, "source")
+        (x,) = clouds.resolved(self.reg, source.x)
         classes = index_classes(source.labels, source.num_classes, x.dtype)
         labels = x.new_zeros(source.num_classes, source.num_classes)
-        points = {label: double(x[classes.points(label)]) for label in classes.present}
+        points = {label: clouds.double(x[classes.points(label)]) for label in classes.present}
         for a, b in pairs(classes, classes):
             plan = coupling(points[a], points[b])
-            labels[a, b] = labels[b, a] = 2 * (plan * half_squared_distances(points[a], points[b])).sum()
-        return {"self_term": double(self.source_term(x, source.labels, labels))}
+            labels[a, b] = labels[b, a] = 2 * (plan * clouds.half_squared_distances(points[a], points[b])).sum()
+        return {"self_term": clouds.double(self.source_term(x, source.labels, labels))}
 
-    @closed_form
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
+    @clouds.closed_form
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:
         """Return the distance; memory is that of the n x m cost and, while classes are compared, of the largest block.
 
         Diagnostics: as of `Transport`, over the two outer problems.
         """
-        x, z = resolved(self.reg, source.x.to(target.x.dtype), target.x)
+        x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
-        cross, intra = half_squared_distances(x, z), half_squared_distances(z, z)
+        cross, intra = clouds.half_squared_distances(x, z), clouds.half_squared_distances(z, z)
         sources, targets = index_classes(source.labels, k, x.dtype), index_classes(target.labels, l, x.dtype)
         label_cross, slopes = _couplings(x, z, sources, targets)
         label_intra, intra_slopes = _couplings(z, z, targets, targets)
@@ -93,7 +86,7 @@ def _couplings(x: Tensor, z: Tensor, left: ClassIndex, right: ClassIndex) -> tup
     labels, slopes = x.new_zeros(len(left.counts), len(right.counts)), []
     for a, b in pairs(left, right):
         left_points, right_points = x[left.points(a)], z[right.points(b)]
-        plan = coupling(double(left_points), double(right_points)).to(x)
+        plan = coupling(clouds.double(left_points), clouds.double(right_points)).to(x)
         p, q = plan.shape
         # Rows of a coupling sum to 1 / p and columns to 1 / q.
         moved = plan.T @ left_points

@@ -43,9 +43,9 @@ def write_cifar100(folder: Path) -> dict:
     return records
 
 
-def test_cifar100_is_read_as_its_files_hold_it(tmp_path, reporter):
+def test_cifar100_is_read_as_its_files_hold_it(tmp_path):
     records = write_cifar100(tmp_path / "cifar100")
-    task = cifar100.load(tmp_path, reporter)
+    task = cifar100.load(tmp_path)
     assert (len(task.train), len(task.validation), task.class_names[3]) == (360, 40, "thing_3")
     batch = task.open_test().batch(np.array([5, 2]))
     pixels = records["test"]["data"][[5, 2]].reshape(2, 3, 32, 32) / 255
@@ -72,15 +72,6 @@ def test_augmentation_is_drawn_from_the_given_generator_only():
     for image, around in zip(first, padded, strict=True):
         windows = [around[:, top : top + 32, left : left + 32] for top in range(9) for left in range(9)]
         assert sum(np.array_equal(one, image) or np.array_equal(one, image[..., ::-1]) for one in windows) == 1
-
-
-def test_bit_reversed_rows_and_columns(tmp_path, reporter):
-    assert cifar100.bit_reversal(8).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
-    write_cifar100(tmp_path / "cifar100")
-    plain, permuted = (cifar100.load(tmp_path, reporter, permute=permute).validation for permute in (False, True))
-    order = cifar100.bit_reversal(32)
-    np.testing.assert_array_equal(every(permuted).x, every(plain).x[:, :, order][..., order])
-    assert plain.digest() != permuted.digest()
 
 
 def seen(image: np.ndarray, polar: float, azimuth: float) -> np.ndarray:

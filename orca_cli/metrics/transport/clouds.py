@@ -36,10 +36,9 @@ def check_features(features: Features, name: str) -> None:
     """
     x, labels = features.x, features.labels
     where = f"metric, {name} features"
-    if x.dim() != 2 or len(x) == 0 or x.dtype not in (torch.float32, torch.float64):
-        raise DataError(f"[n, d] float32 or float64 is needed, got {list(x.shape)} {x.dtype}", where=where)
-    if labels.shape != x.shape[:1]:
-        raise DataError(f"one label per point is needed, got {list(labels.shape)} for {len(x)} points", where=where)
+    if x.dim() != 2 or labels.shape != (len(x) or -1,) or x.dtype not in (torch.float32, torch.float64):
+        what = f"[n, d] float32 or float64 with n labels is needed, got {list(x.shape)} {x.dtype}, {list(labels.shape)}"
+        raise DataError(what, where=where)
     allowed = ((labels >= 0) & (labels < features.num_classes)).all()
     # The extremes are NaN or infinite if any entry is, and cost a fifth of looking at every one.
     finite = torch.isfinite(torch.stack(torch.aminmax(x.detach()))).all()

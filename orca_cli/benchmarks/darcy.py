@@ -147,11 +147,20 @@ def _reader(
         file = files[part == "test"]
 
         def make(folder: Path) -> None:
-            kept = {variable: _thinned(file, variable) for variable in ("coeff", "sol")}
-            if kept["coeff"].shape != kept["sol"].shape:
-                raise DataError(f"coeff is {kept['coeff'].shape}, sol is {kept['sol'].shape}", where=str(file))
-            np.save(folder / "permeability.npy", kept["coeff"])
-            np.save(folder / "pressure.npy", kept["sol"])
+            shapes = []
+            for variable, name in (("coeff", "permeability"), ("sol", "pressure")):
+                held = matlab.read(file, [variable])[variable]
+                values = check_array(held, ("N", "K", "K"), str(file), what=f"'{variable}'")
+                shapes.append(values.shape)
+                kept = np.ascontiguousarray(values[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)
+                if (values.shape[1] - 1) % _FILE_STRIDE or not np.isfinite(kept).all():
+                    what = (
+                        f"'{variable}' has values that are NaN or infinite, or {values.shape[1]} nodes instead of 421"
+                    )
+                    raise DataError(what, where=str(file), hint=_AGAIN)
+                np.save(folder / f"{name}.npy", kept)
+            if shapes[0] != shapes[1]:
+                raise DataError(f"coeff is {shapes[0]}, sol is {shapes[1]}", where=str(file), hint=_AGAIN)
 
         parameters = {"version": _VERSION, **file_identity(file), "stride": _FILE_STRIDE}
         folder = folder_of(cache_folder, "darcy_files", parameters, make, reporter)
@@ -165,16 +174,6 @@ def _reader(
         return np.array(permeability[start:stop]), np.array(u[start:stop])
 
     return read
-
-
-def _thinned(path: Path, variable: str) -> np.ndarray:
-    """Return the kept points of one variable, [N, s, s] float32; the rest is dropped."""
-    values = check_array(matlab.read(path, [variable])[variable], ("N", "K", "K"), str(path), what=f"'{variable}'")
-    kept = np.ascontiguousarray(values[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)
-    if (values.shape[1] - 1) % _FILE_STRIDE or not np.isfinite(kept).all():
-        what = f"'{variable}' has values that are NaN or infinite, or {values.shape[1]} nodes instead of 421"
-        raise DataError(what, where=str(path), hint=_AGAIN)
-    return kept
 
 
 def gaussian_field(nodes: int, generator: np.random.Generator) -> np.ndarray:

@@ -174,9 +174,9 @@ def _read_table(folder: Path, place: Path, names: Sequence[str]) -> Table:
     text = read_text(place, _MAX_TABLE_BYTES, _HINT)
     with damage(str(place), "table"):
         rows = pd.read_csv(io.StringIO(text), dtype=str, na_filter=False, usecols=["files", "labels", "ext"])
-    paths = [file.replace("\\", "/").split("/") for file in rows["files"]]
+    paths = [[part for part in file.replace("\\", "/").split("/") if part] for file in rows["files"]]
     codes, clips = pd.factorize(rows["ext"])
-    if not paths or any(".." in parts or not parts[-1] for parts in paths) or "" in clips:
+    if not paths or any(".." in parts or not parts for parts in paths) or "" in clips:
         raise DataError("has a row without a file below the folder, or without a clip", where=str(place), hint=_HINT)
     # The longest end of the first path that names a file; all other paths are cut to as many parts.
     ends = range(len(paths[0]), 0, -1)

@@ -23,6 +23,7 @@ from annotated_types import Ge
 from orca_cli import seeding, signals, storage
 from orca_cli.benchmarks.sources.balance import drawn_texts, facts_digest, find_file
 from orca_cli.config.ranges import CountOrZero, PlainName
+from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Examples, SourceData
 
@@ -92,7 +93,15 @@ def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
     """
     words: list[str] = []
     tags: list[str] = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    with damage(str(path), "text file"):
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError(f"has more than {_MAX_BYTES} bytes", where=str(path))
+        content = path.read_bytes()
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("latin-1")
+    for number, line in enumerate(text.replace("\r", "").split("\n"), start=1):
         if number % 100_000 == 0:
             signals.check()
         fields = [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
@@ -142,16 +151,3 @@ def _outside(parsed: Sequence[tuple[list[str], list[Span]]], count: int, seed: i
     generator = seeding.numpy_generator(seed, "source", "outside")
     order = [*generator.permutation(np.array(without, int)), *generator.permutation(np.array(others, int))]
     return {int(index) for index in order[:count]}
-
-
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"has more than {_MAX_BYTES} bytes", where=str(path))
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    try:
-        return content.decode("utf-8-sig").replace("\r", "")
-    except UnicodeDecodeError:
-        return content.decode("latin-1").replace("\r", "")

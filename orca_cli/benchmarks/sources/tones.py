@@ -24,7 +24,7 @@ _QUIETEST = 0.1  # peak amplitudes are drawn from here to 1
 
 
 def load(size: Annotated[int, Ge(20)], seed: int) -> SourceData:
-    """Return sounds [n, 8000] in -1..1 at 16,000 values a second, and the kind of each.
+    """Return sounds [n, 8000] at 16,000 values a second, of mean 0 and largest amplitude 0.1..1, and the kind of each.
 
     Args:
         size: n; as equally many of each kind as that allows.
@@ -36,20 +36,15 @@ def load(size: Annotated[int, Ge(20)], seed: int) -> SourceData:
         labels = np.arange(size, dtype=np.int64) % len(KINDS)
         for number, kind in enumerate(np.array(list(KINDS))[labels]):
             signals.check()
-            sounds[number] = _sound(str(kind), seeding.numpy_generator(seed, "source", "tones", number))
+            generator = seeding.numpy_generator(seed, "source", "tones", number)
+            pitch = float(np.exp(generator.uniform(np.log(_LOWEST), np.log(_HIGHEST))))
+            wave = KINDS[str(kind)](np.arange(LENGTH) / RATE, pitch, generator)
+            wave = wave - wave.mean()
+            loudness = float(np.exp(generator.uniform(np.log(_QUIETEST), 0.0)))
+            sounds[number] = loudness * wave / np.abs(wave).max()
         return Examples(sounds, labels, tuple(KINDS))
 
     return SourceData("audio", facts_digest("tones", _VERSION, size, seed, LENGTH, *KINDS), read)
-
-
-def _sound(kind: str, generator: np.random.Generator) -> np.ndarray:
-    """Return one sound [8000] of a kind, with mean 0 and a largest amplitude of 0.1..1."""
-    time = np.arange(LENGTH) / RATE
-    pitch = float(np.exp(generator.uniform(np.log(_LOWEST), np.log(_HIGHEST))))
-    wave = KINDS[kind](time, pitch, generator)
-    wave = wave - wave.mean()
-    loudness = float(np.exp(generator.uniform(np.log(_QUIETEST), 0.0)))
-    return (loudness * wave / np.abs(wave).max()).astype(np.float32)
 
 
 Kind = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]

@@ -27,6 +27,7 @@ from orca_cli.data.generated import folder_of
 from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
 from orca_cli.data.published import find_first, load_arrays, note
 from orca_cli.data.settings import check_rules, files_rule
+from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
@@ -224,26 +225,23 @@ def _read(path: Path, rows: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
             what, where=f"{path}, line {number}", hint="put the file of lra_release/listops-1000 there again"
         )
 
-    try:
-        with open(path, "rb") as file:
-            if file.readline(_MAX_LINE).split() != [b"Source", b"Target"]:
-                raise fault("the header is not Source and Target, separated by a tab")
-            for number, line in enumerate(iter(partial(file.readline, _MAX_LINE), b""), start=2):
-                if number % 1000 == 0:
-                    signals.check()
-                source, _, target = line.strip().partition(b"\t")
-                if len(target) != 1 or not target.isdigit():
-                    raise fault(f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 after a tab")
-                words = source.translate(None, b"()").split()
-                if wrong := [word for word in words if word not in _CHANNELS] or [b""] * (not words):
-                    what = f"{wrong[0][:20].decode(errors='replace')!r} is not a word of ListOps"
-                    raise fault(f"{what}; allowed: digits, [MIN, [MAX, [MED, [SM and ]")
-                texts.append(bytes(_CHANNELS[word] for word in words))
-                values.append(int(target))
-                if len(texts) == rows:
-                    break
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+    with damage(str(path), "table"), open(path, "rb") as file:
+        if file.readline(_MAX_LINE).split() != [b"Source", b"Target"]:
+            raise fault("the header is not Source and Target, separated by a tab")
+        for number, line in enumerate(iter(partial(file.readline, _MAX_LINE), b""), start=2):
+            if number % 1000 == 0:
+                signals.check()
+            source, _, target = line.strip().partition(b"\t")
+            if len(target) != 1 or not target.isdigit():
+                raise fault(f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 after a tab")
+            words = source.translate(None, b"()").split()
+            if wrong := [word for word in words if word not in _CHANNELS] or [b""] * (not words):
+                what = f"{wrong[0][:20].decode(errors='replace')!r} is not a word of ListOps"
+                raise fault(f"{what}; allowed: digits, [MIN, [MAX, [MED, [SM and ]")
+            texts.append(bytes(_CHANNELS[word] for word in words))
+            values.append(int(target))
+            if len(texts) == rows:
+                break
     if len(texts) < (rows or 1):
         what = f"has {len(texts)} rows, {rows or 1} requested"
         raise DataError(what, where=str(path), hint="get the file again, or ask for fewer rows")

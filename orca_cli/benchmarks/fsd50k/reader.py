@@ -125,10 +125,8 @@ class Sounds:
         digest.update(table.labels.tobytes())
         for row in np.unique(np.linspace(0, len(table.files) - 1, _SAMPLED_FILES).astype(int)):
             place = table.folder / table.files[row]
-            try:
+            with damage(str(place), ".wav file"):
                 digest.update(bytes.fromhex(storage.sha256_file(place)))
-            except OSError as error:
-                raise DataError(f"cannot be read ({error.strerror})", where=str(place), hint=_HINT) from error
         return digest.hexdigest()
 
 

@@ -28,7 +28,7 @@ from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
 from orca_cli.data.published import find_first, load_arrays, note
 from orca_cli.data.settings import check_rules, files_rule
 from orca_cli.data.untrusted.first_bytes import damage
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
 
@@ -52,7 +52,6 @@ _VERSION = 2
 # In the order of generation, so that a larger training set leaves the others as they are.
 _SPLITS = ("test", "validation", "train")
 _DRAWS = 2**16  # uniform numbers drawn at once; one call per number takes most of the time
-_MAX_TRIES = 100_000  # draws in a row without a new expression
 # What task.size stands for: numbers of samples, tokens of generated expressions, and tokens of the input for files. "paper"
 # has as many samples as the Long Range Arena's files have within 1,024 tokens.
 _SIZES = {
@@ -125,29 +124,16 @@ def load(
 def expressions(
     seed: int, *, max_depth: int, max_arity: int, min_length: int, max_length: int
 ) -> Iterator[tuple[bytes, int]]:
-    """Yield different expressions without end, as channels of VOCABULARY, each with its value.
-
-    Raises:
-        ConfigError: many draws in a row gave nothing new.
-    """
+    """Yield different expressions without end, as channels of VOCABULARY, each with its value."""
     uniform = _uniform(seed)
     seen: set[bytes] = set()
-    failures = 0
     while True:
         drawn = _draw(uniform, max_depth, max_arity, max_length)
-        key = b"" if drawn is None or len(drawn[0]) < min_length else hashlib.sha256(drawn[0]).digest()
-        if not key or key in seen:
-            failures += 1
-            if failures >= _MAX_TRIES:
-                what = f"{failures:,} draws in a row gave no new expression of {min_length}..{max_length} tokens"
-                raise ConfigError(what, where="task.num_train", hint="request fewer samples")
-            if failures % 1000 == 0:
-                signals.check()
-            continue
-        failures = 0
-        seen.add(key)
-        assert drawn is not None
-        yield bytes(drawn[0]), drawn[1]
+        if drawn is not None and len(drawn[0]) >= min_length:
+            key = hashlib.sha256(drawn[0]).digest()
+            if key not in seen:
+                seen.add(key)
+                yield bytes(drawn[0]), drawn[1]
 
 
 def _uniform(seed: int) -> Iterator[float]:

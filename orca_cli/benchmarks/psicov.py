@@ -152,10 +152,6 @@ class Proteins:
         what = {"proteins": self.proteins, "form": asdict(self._form), "records": self._targets.records}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
-    def num_cropped(self) -> int:
-        """Return how many proteins do not fit into the window."""
-        return sum(record["length"] + 2 * _PAD > self._form.window for record in self._targets.records)
-
     def scale(self) -> Scale:
         """Return mean and deviation of all known targets, one number each."""
         records = self._targets.records
@@ -214,7 +210,6 @@ def load(
     clipped = Form(window, crop, _CLIP_TRAIN, _CLIP_TRAIN if pad_in_loss else None)
     train = Proteins(root, "deepcov", [proteins[i] for i in chosen], clipped, cache_folder, reporter)
     validation = Proteins(root, "deepcov", [proteins[i] for i in parts.validation], whole, cache_folder, reporter)
-    cropped = train.num_cropped() + validation.num_cropped()
     return TaskData(
         kind="dense",
         input_shape=(_CHANNELS, window, window),
@@ -226,9 +221,6 @@ def load(
         note=note(
             f"{len(train)} training and {len(validation)} validation proteins of DeepCov, {len(lists['psicov'])} of PSICOV "
             "for test",
-            f"of {cropped} proteins a window of {window} is seen; of such ones the first {window - _PAD} residues are scored"
-            if cropped
-            else "",
             overlap_warning(train_on_validation, "validation proteins"),
         ),
     )

@@ -184,28 +184,25 @@ def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split
 
 
 def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
-    parameters = {"version": _VERSION, **file_identity(file)}
-    folder = folder_of(cache_folder, "ecg", parameters, lambda folder: _write(folder, file), reporter)
-    ends, classes, mean, std = load_arrays(folder, ["ends", "classes", "mean", "std"])
+    def make(folder: Path) -> None:
+        recorded, labels = _open(file)
+        mean, std = np.zeros(len(labels)), np.ones(len(labels))
+        for row, signal in enumerate(recorded):
+            signals.check()
+            values = signal.astype(np.float64)
+            if not np.isfinite(values).all():
+                raise DataError(f"record {row} has values that are NaN or infinite", where=str(file))
+            mean[row], deviation = values.mean(), values.std()
+            if deviation > _ROUNDING * np.abs(values).max():
+                std[row] = deviation
+        ends = np.cumsum([len(signal) for signal in recorded], dtype=np.int64)
+        arrays = {"steps": np.concatenate(recorded), "ends": ends, "classes": labels, "mean": mean, "std": std}
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+
+    folder = folder_of(cache_folder, "ecg", {"version": _VERSION, **file_identity(file)}, make, reporter)
     (steps,) = load_arrays(folder, ["steps"], mapped=True)
-    return Records(steps, ends, classes, mean, std)
-
-
-def _write(folder: Path, file: Path) -> None:
-    recorded, labels = _open(file)
-    mean, std = np.zeros(len(labels)), np.ones(len(labels))
-    for row, signal in enumerate(recorded):
-        signals.check()
-        values = signal.astype(np.float64)
-        if not np.isfinite(values).all():
-            raise DataError(f"record {row} has values that are NaN or infinite", where=str(file))
-        mean[row], deviation = values.mean(), values.std()
-        if deviation > _ROUNDING * np.abs(values).max():
-            std[row] = deviation
-    ends = np.cumsum([len(signal) for signal in recorded], dtype=np.int64)
-    arrays = {"steps": np.concatenate(recorded), "ends": ends, "classes": labels, "mean": mean, "std": std}
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
+    return Records(steps, *load_arrays(folder, ["ends", "classes", "mean", "std"]))
 
 
 def _open(file: Path) -> tuple[list[np.ndarray], np.ndarray]:

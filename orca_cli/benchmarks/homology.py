@@ -52,11 +52,20 @@ def load(
     places = find_first(data_folder, "homology", [[form.format(name) for name in names] for form in tape.FORMS], path)
 
     def read(place: Path) -> Sequences:
-        proteins = _encode(place, length)
-        if int(proteins.tokens.max()) >= symbols:
+        texts, folds, over = [], [], []
+        for number, (sequence, fold) in enumerate(tape.proteins(place)):
+            if number % 1000 == 0:
+                signals.check()
+            texts.append(encode(sequence, length))
+            folds.append(fold)
+            over.append(len(sequence) + 2 > length)
+        if not texts:
+            raise DataError("holds no proteins", where=str(place), hint=tape.HINT)
+        tokens, ends = end_to_end(texts)
+        if int(tokens.max()) >= symbols:
             what = f"residue Z has channel {symbols} and the input has {symbols} channels"
             raise DataError(what, where=str(place), hint="use task.symbols=30")
-        return proteins
+        return Sequences(tokens, ends, np.array(folds, np.int64), np.array(over, bool))
 
     form = ("homology", symbols, length, mask_padding, over_length)
     train, valid = read(places[0]), read(places[1])
@@ -81,20 +90,6 @@ def encode(sequence: str, length: int) -> bytes:
     """Return cls, the first length - 2 residues as channels of VOCABULARY, sep; small letters count as capitals."""
     residues = sequence[: length - 2].upper().encode("ascii", "replace").translate(_TABLE)
     return bytes((_CLS,)) + residues + bytes((_SEP,))
-
-
-def _encode(place: Path, length: int) -> Sequences:
-    """Return the proteins of a file, with cls and sep."""
-    texts, folds, over = [], [], []
-    for number, (sequence, fold) in enumerate(tape.proteins(place)):
-        if number % 1000 == 0:
-            signals.check()
-        texts.append(encode(sequence, length))
-        folds.append(fold)
-        over.append(len(sequence) + 2 > length)
-    if not texts:
-        raise DataError("holds no proteins", where=str(place), hint=tape.HINT)
-    return Sequences(*end_to_end(texts), np.array(folds, np.int64), np.array(over, bool))
 
 
 def _joined(a: Sequences, b: Sequences) -> Sequences:

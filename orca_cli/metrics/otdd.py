@@ -74,7 +74,8 @@ class OTDD:
         if self.labels:
             match, coupling = _match_labelled(costs, *paired(source.labels, target.labels))
         else:
-            match, coupling = _match(costs), None
+            columns = np.stack([_matched(cost)[1] for cost in costs.cpu().numpy()])
+            match, coupling = torch.from_numpy(columns).to(costs.device), None
         # Every pair of matched points counts once across, and minus a half within a side.
         weights = costs.new_tensor([1 / pairs] * pairs + [-0.5 / max(within, 1)] * 2 * within) / size
         value = (weights * costs.gather(2, match[:, :, None]).sum((1, 2))).sum()
@@ -93,11 +94,6 @@ class OTDD:
         shaped[first] += in_rows[pairs + within :]
         shaped[second] += in_columns[pairs + within :]
         return value, slope, {}
-
-
-def _match(costs: Tensor) -> Tensor:
-    """Return the column that an optimal matching gives to every row, [B, s] int64, for costs [B, s, s]."""
-    return torch.from_numpy(np.stack([_matched(cost)[1] for cost in costs.cpu().numpy()])).to(costs.device)
 
 
 def _match_labelled(costs: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

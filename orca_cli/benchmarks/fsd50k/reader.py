@@ -91,20 +91,17 @@ class Sounds:
         chunks = [sounds.read(self._table.folder / self._table.files[row]) for row in rows]
         features = sounds.log_mel(np.stack(chunks))
         for row, generator in enumerate(generators):
-            if generator is not None:
-                features[row] = self._changed(features[row], generator)
+            if generator is None:
+                continue
+            if generator.random() < _MASKING:
+                features[row] = sounds.mask(features[row], generator)
+            if generator.random() < _MIXING:
+                noise = self._noise[int(generator.integers(len(self._noise)))]
+                background = sounds.log_mel(sounds.read(noise, start=generator.random())[None])[0]
+                features[row] = sounds.mix(features[row], background, generator)
         x = np.pad(features, ((0, 0), (0, 0), (0, 1)))[:, None]
         labels = self._table.labels[self._clips[indices]].astype(np.float32)
         return Batch(torch.from_numpy(x), torch.from_numpy(labels))
-
-    def _changed(self, features: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        if generator.random() < _MASKING:
-            features = sounds.mask(features, generator)
-        if generator.random() < _MIXING:
-            place = self._noise[int(generator.integers(len(self._noise)))]
-            sound = sounds.read(place, start=generator.random())
-            features = sounds.mix(features, sounds.log_mel(sound[None])[0], generator)
-        return features
 
     def targets(self) -> np.ndarray:
         """Return the labels of every sample's clip, [n, K] float32."""

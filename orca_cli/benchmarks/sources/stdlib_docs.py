@@ -47,9 +47,11 @@ def load(size: int | None, seed: int) -> SourceData:
     if not (folder / "asyncio" / "__init__.py").is_file():
         what = "this Python has no source files of its standard library (zipped or stripped)"
         raise DataError(what, where=str(folder), hint="use another Python, or source=digits with an image body")
-    files = [(label, file) for label, package in enumerate(PACKAGES) for file in _files(folder, package)]
-    contents = [file.read_bytes() for _, file in files]
-    names = [(label, file.relative_to(folder).as_posix()) for label, file in files]
+    names: list[tuple[int, str]] = []  # of files but tests, in an order that does not depend on the disk
+    for label, package in enumerate(PACKAGES):
+        files = sorted(file.relative_to(folder).parts for file in (folder / package).rglob("*.py"))
+        names += [(label, "/".join(parts)) for parts in files if _TEST_FOLDERS.isdisjoint(parts[1:-1])]
+    contents = [(folder / name).read_bytes() for _, name in names]
 
     def read() -> Examples:
         texts: dict[tuple[str, int], None] = {}
@@ -71,12 +73,6 @@ def load(size: int | None, seed: int) -> SourceData:
 def check_settings(size: int | None) -> None:
     """Raise ConfigError for settings of `load` that contradict each other."""
     check_size(size, len(PACKAGES))
-
-
-def _files(folder: Path, package: str) -> list[Path]:
-    """Return the source files of a package but its tests, in an order that does not depend on the disk."""
-    files = sorted((folder / package).rglob("*.py"), key=lambda path: path.relative_to(folder / package).parts)
-    return [file for file in files if _TEST_FOLDERS.isdisjoint(file.relative_to(folder / package).parts[:-1])]
 
 
 def _texts(content: bytes) -> Iterator[str]:

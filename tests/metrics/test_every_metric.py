@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from orca_cli.config import configuration, parts
-from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
+from orca_cli.exceptions import DataError, NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.euclidean import Euclidean
 from orca_cli.metrics.moments import Moments
@@ -65,15 +65,6 @@ def test_equal_points_give_zero_and_no_gradient(name):
         x, z = torch.full((6, 3), constant, dtype=dtype), torch.full((4, 3), constant, dtype=dtype)
         assert value(VARIANTS[name], x, z) == pytest.approx(0, abs=1e-6)
         assert gradient(VARIANTS[name], x, z).abs().max() < 1e-6
-
-
-@pytest.mark.parametrize(
-    ("name", "key", "bad"),
-    [("otdd_by_class", "reg", float("nan")), ("otdd", "size", 0)],
-)
-def test_settings_that_are_not_allowed_are_named(name, key, bad):
-    with pytest.raises(ConfigError, match=rf"metric\.{key}: .*; allowed: "):
-        parts.build(configuration.content(FILES[name]) | {key: bad}, "metric")
 
 
 MALFORMED = {

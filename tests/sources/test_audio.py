@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy.signal import chirp
 
 from orca_cli.benchmarks.sources import recordings, tones
 from orca_cli.exceptions import DataError, UnsafeError
@@ -78,13 +77,3 @@ def test_whole_numbers_are_scaled(tmp_path):
 def test_recordings_of_another_form_are_refused(tmp_path, changes, error, message):
     with refused(message, error):
         read(save(tmp_path, **changes)).examples  # noqa: B018
-
-
-def test_a_chirp_is_scipys():
-    class Still:
-        def uniform(self, low, high):
-            return 0.0
-
-    time = np.arange(8000) / 16_000
-    expected = chirp(time, 150.0, time[-1], 900.0, method="logarithmic", phi=-90)
-    np.testing.assert_allclose(tones.KINDS["chirp_up"](time, 150.0, Still()), expected, atol=1e-6)

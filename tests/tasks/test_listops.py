@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from orca_cli.benchmarks.listops import VOCABULARY, expressions
-from orca_cli.exceptions import DataError, InterruptionError
+from orca_cli.exceptions import DataError
 from tests.tasks.builders import refused, splits
-from tests.untrusted.conftest import pending_signal
 
 SHORT = {"max_depth": 6, "max_arity": 5, "min_length": 5, "max_length": 40}
 FEW = {"num_train": 30, "num_validation": 10, "num_test": 10}
@@ -77,12 +76,6 @@ def test_the_bits_of_a_seed_stay_what_they_are(small):
     assert (task.train.targets() == more.train.targets()[:30]).all()
     assert task.train.digest() == "72619dde708a8081b45179f3425bccf20d7545356d5f2831ee2a9c7f86aa2c13"
     assert task.open_test().digest() == "beac66f6915abb09c0ad2f9f931c60c89eb9d596dce2379c03c437afb566726d"
-
-
-def test_a_signal_stops_the_generation_and_leaves_nothing(small, tmp_path):
-    with pending_signal(), refused(None, InterruptionError):
-        small()
-    assert [path.suffix for path in (tmp_path / "cache" / "generated").iterdir()] == [".lock"]
 
 
 ROWS = {

@@ -259,8 +259,7 @@ def _listops(place, rng):
 
 
 def _homology(place, rng):
-    """LMDB as in TAPE and its JSON twin in json/; the first training protein is longer than the input."""
-    (place / "json").mkdir()
+    """LMDB as in TAPE; the first training protein is longer than the input."""
     parts = {"train": 40, "valid": 8, "test_fold_holdout": 10, "test_family_holdout": 4, "test_superfamily_holdout": 4}
     for part, n in parts.items():
         proteins = []
@@ -270,7 +269,6 @@ def _homology(place, rng):
             letters = AMINO[5 * (number % 4) : 5 * (number % 4) + 5] + "XBZUO"[number % 5]
             primary = "".join(rng.choice(list(letters), length))
             proteins.append({"primary": primary, "protein_length": length, "id": f"d{number}", "fold_label": fold})
-        (place / "json" / f"remote_homology_{part}.json").write_text(json.dumps(proteins))
         folder = place / "remote_homology" / f"remote_homology_{part}.lmdb"
         folder.mkdir(parents=True)
         with lmdb.open(str(folder), map_size=2**24) as environment, environment.begin(write=True) as transaction:

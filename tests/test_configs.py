@@ -25,7 +25,7 @@ SMALL = {
     "digits": ["task.train_size=40"],
     "arrays": ["task.kind=classes"],
     "listops": ["task.num_train=40", "task.num_validation=20", "task.num_test=20"],
-    "darcy": ["task.num_train=4", "task.num_validation=4", "task.num_test=4", "task.nodes=21", "task.stride=4"],
+    "darcy": ["task.num_train=4", "task.num_validation=4", "task.num_test=4", "task.nodes=11"],
 }
 OWN = ("arrays", "images", "table", "hub")
 

@@ -14,8 +14,7 @@ Shapes: K nodes per side, s = (K - 1) / stride + 1 of them kept, n samples, N fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,32 +29,22 @@ from orca_cli.data.published import check_array, file_identity, find, load_array
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.settings import check_rules, files_rule
 from orca_cli.data.untrusted import matlab
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Scale, TaskData
 from orca_cli.seeding import numpy_generator
 
 FILES = ("piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat")  # training and test
-_VARIABLES = {"coeff": "permeability", "sol": "pressure"}
 HIGH, LOW = 12.0, 3.0  # permeabilities
 _ALPHA, _TAU = 2.0, 3.0  # smoothness and inverse length of the Gaussian field
 _EPS = 1e-5  # added to deviations, in the units of what they divide, as in the reference's normaliser
 _VERSION = 1
-_Read = Callable[[str], tuple[np.ndarray, np.ndarray]]  # part -> permeability and u, [n, s, s]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Grid and number of samples per part."""
-
-    nodes: int | None
-    stride: int
-    counts: dict[str, int]
-
-
-_SIZES = {
-    "small": _Plan(85, 2, {"train": 300, "validation": 50, "test": 50}),
-    "paper": _Plan(421, 5, {"train": 900, "validation": 100, "test": 100}),
+_AGAIN = "`orca data get darcy` fetches it again"
+# What task.size stands for: nodes, stride, and samples per part.
+SIZES = {
+    "small": (85, 2, {"train": 300, "validation": 50, "test": 50}),
+    "paper": (421, 5, {"train": 900, "validation": 100, "test": 100}),
 }
+_FILE_STRIDE = SIZES["paper"][1]
 
 
 def load(
@@ -67,7 +56,6 @@ def load(
     path: str | None = None,
     size: Literal["small", "paper"] = "small",
     nodes: Annotated[int, Ge(5)] | None = None,
-    stride: Count | None = None,
     num_train: Annotated[int, Ge(2)] | None = None,
     num_validation: Count | None = None,
     num_test: Count | None = None,
@@ -82,19 +70,24 @@ def load(
     conf/task/darcy.yaml explains the settings. Training and validation are the first samples of ..._smooth1.mat in this
     order, test those of ..._smooth2.mat. The first generated samples do not depend on their number.
     """
-    plan = _plan(origin, size, nodes, stride, {"train": num_train, "validation": num_validation, "test": num_test})
+    default_nodes, stride, counts = SIZES[size]
+    given = {"train": num_train, "validation": num_validation, "test": num_test}
+    counts = counts | {part: count for part, count in given.items() if count is not None}
     if origin == "files":
         files = find(data_folder, "darcy", FILES, path, hint="task.origin=generated makes the data instead")
-        read = _reader(plan, files, cache_folder, reporter)
+        read = _reader(counts, files, cache_folder, reporter)
     else:
-        read = _generator(plan, data_seed, cache_folder, reporter)
+        read = _generator(nodes or default_nodes, stride, counts, data_seed, cache_folder, reporter)
     (permeability, u), validation = read("train"), read("validation")
     if train_on_validation:
         permeability, u = np.concatenate([permeability, validation[0]]), np.concatenate([u, validation[1]])
     (centre, spread), (mean, std) = _per_pixel(permeability), _per_pixel(u)
 
     def samples(fields: np.ndarray, u: np.ndarray) -> ArraySamples:
-        return ArraySamples(_with_coordinates((fields - centre) / spread), u[:, None])
+        maps = (fields - centre) / spread
+        axis = np.linspace(0, 1, maps.shape[-1], dtype=np.float32)
+        grids = (np.broadcast_to(grid, maps.shape) for grid in np.meshgrid(axis, axis))
+        return ArraySamples(np.stack([maps, *grids], axis=1).astype(np.float32), u[:, None])
 
     extent = u.shape[-1]
     return TaskData(
@@ -108,23 +101,21 @@ def load(
         size=size if origin == "generated" else "",
         target_scale=Scale(torch.from_numpy(mean[None]), torch.from_numpy(std[None])),
         note=note(
-            _grid_note(origin, extent, plan.stride),
-            f"{len(u)} + {plan.counts['validation']} + {plan.counts['test']} samples",
+            "Darcy flow from files" if origin == "files" else "generated Darcy flow, without the spline step",
+            f"{len(u)} + {counts['validation']} + {counts['test']} samples of {extent} x {extent}",
             overlap_warning(train_on_validation, "validation samples"),
         ),
     )
 
 
-def _generator(plan: _Plan, data_seed: int, cache_folder: Path, reporter: Reporter) -> _Read:
-    """Generate all parts, unless the cache has them."""
-    nodes, stride = plan.nodes, plan.stride
-    assert nodes is not None
-    parameters: dict[str, int | float | str] = {"nodes": nodes, "stride": stride, "data_seed": data_seed}
-    parameters |= {f"num_{part}": count for part, count in plan.counts.items()}
+def _generator(
+    nodes: int, stride: int, counts: dict[str, int], data_seed: int, cache_folder: Path, reporter: Reporter
+) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
+    """Generate all parts, unless the cache has them; return what reads permeability and u of one, [n, s, s]."""
 
     def make(folder: Path) -> None:
-        with reporter.track("generating darcy", sum(plan.counts.values())) as advance:
-            for part, count in plan.counts.items():
+        with reporter.track("generating darcy", sum(counts.values())) as advance:
+            for part, count in counts.items():
                 fields, solutions = [], []
                 for index in range(count):
                     signals.check()
@@ -136,7 +127,9 @@ def _generator(plan: _Plan, data_seed: int, cache_folder: Path, reporter: Report
                 np.save(folder / f"{part}_high.npy", np.stack(fields))
                 np.save(folder / f"{part}_u.npy", np.stack(solutions))
 
-    folder = folder_of(cache_folder, "darcy", {"version": _VERSION, **parameters}, make, reporter)
+    parameters: dict[str, int | float | str] = {"nodes": nodes, "stride": stride, "data_seed": data_seed}
+    parameters |= {"version": _VERSION, **{f"num_{part}": count for part, count in counts.items()}}
+    folder = folder_of(cache_folder, "darcy", parameters, make, reporter)
 
     def read(part: str) -> tuple[np.ndarray, np.ndarray]:
         high, u = load_arrays(folder, [f"{part}_high", f"{part}_u"])
@@ -145,14 +138,35 @@ def _generator(plan: _Plan, data_seed: int, cache_folder: Path, reporter: Report
     return read
 
 
-def _reader(plan: _Plan, files: list[Path], cache_folder: Path, reporter: Reporter) -> _Read:
-    """Return what reads a part of the files."""
+def _reader(
+    counts: dict[str, int], files: list[Path], cache_folder: Path, reporter: Reporter
+) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
+    """Return what reads a part of the files, permeability and u [n, s, s] float32; every fifth point is in the cache."""
 
     def read(part: str) -> tuple[np.ndarray, np.ndarray]:
         file = files[part == "test"]
-        start = plan.counts["train"] if part == "validation" else 0
-        stop = start + plan.counts[part]
-        permeability, u = _fields(file, plan, cache_folder, reporter)
+
+        def make(folder: Path) -> None:
+            shapes = []
+            for variable, name in (("coeff", "permeability"), ("sol", "pressure")):
+                held = matlab.read(file, [variable])[variable]
+                values = check_array(held, ("N", "K", "K"), str(file), what=f"'{variable}'")
+                shapes.append(values.shape)
+                kept = np.ascontiguousarray(values[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)
+                if (values.shape[1] - 1) % _FILE_STRIDE or not np.isfinite(kept).all():
+                    what = (
+                        f"'{variable}' has values that are NaN or infinite, or {values.shape[1]} nodes instead of 421"
+                    )
+                    raise DataError(what, where=str(file), hint=_AGAIN)
+                np.save(folder / f"{name}.npy", kept)
+            if shapes[0] != shapes[1]:
+                raise DataError(f"coeff is {shapes[0]}, sol is {shapes[1]}", where=str(file), hint=_AGAIN)
+
+        parameters = {"version": _VERSION, **file_identity(file), "stride": _FILE_STRIDE}
+        folder = folder_of(cache_folder, "darcy_files", parameters, make, reporter)
+        permeability, u = load_arrays(folder, ["permeability", "pressure"], mapped=True)
+        start = counts["train"] if part == "validation" else 0
+        stop = start + counts[part]
         if stop > len(u):
             what = f"{file.name} holds {len(u)} samples, {stop} requested"
             hint = "lower task.num_train, task.num_validation or task.num_test"
@@ -160,44 +174,6 @@ def _reader(plan: _Plan, files: list[Path], cache_folder: Path, reporter: Report
         return np.array(permeability[start:stop]), np.array(u[start:stop])
 
     return read
-
-
-def _fields(path: Path, plan: _Plan, cache_folder: Path, reporter: Reporter) -> list[np.ndarray]:
-    """Return all permeabilities and pressures of a .mat file, both [N, s, s] float32, mapped from the cache."""
-
-    def make(folder: Path) -> None:
-        kept: dict[str, np.ndarray] = {}
-        with reporter.track(f"reading {path.name}", len(_VARIABLES)) as advance:
-            for variable in _VARIABLES:
-                kept[variable] = _thinned(path, variable, plan.stride)
-                advance()
-        if kept["coeff"].shape != kept["sol"].shape:
-            raise DataError(f"coeff is {kept['coeff'].shape}, sol is {kept['sol'].shape}", where=str(path))
-        for variable, name in _VARIABLES.items():
-            np.save(folder / f"{name}.npy", kept[variable])
-
-    parameters = {"version": _VERSION, **file_identity(path), "stride": plan.stride}
-    folder = folder_of(cache_folder, "darcy_files", parameters, make, reporter)
-    fields = load_arrays(folder, list(_VARIABLES.values()), mapped=True)
-    held = (fields[0].shape[-1] - 1) * plan.stride + 1
-    if plan.nodes not in (None, held):
-        what = f"{plan.nodes} nodes requested, {path.name} has {held}"
-        raise ConfigError(what, where="task.nodes", hint="use task.nodes=null")
-    return fields
-
-
-def _thinned(path: Path, variable: str, stride: int) -> np.ndarray:
-    """Return the kept points of one variable, [N, s, s] float32; the rest is dropped."""
-    values = check_array(matlab.read(path, [variable])[variable], ("N", "K", "K"), str(path), what=f"'{variable}'")
-    nodes = values.shape[1]
-    if (nodes - 1) % stride or nodes <= stride:
-        what = f"{stride} does not divide {nodes} - 1"
-        raise ConfigError(what, where="task.stride", hint="421 nodes go with stride 5")
-    kept = np.ascontiguousarray(values[:, ::stride, ::stride], dtype=np.float32)
-    if not np.isfinite(kept).all():
-        what = f"'{variable}' has values that are NaN or infinite"
-        raise DataError(what, where=str(path), hint="`orca data get darcy` fetches it again")
-    return kept
 
 
 def gaussian_field(nodes: int, generator: np.random.Generator) -> np.ndarray:
@@ -241,23 +217,6 @@ def solve(permeability: np.ndarray) -> np.ndarray:
     return u
 
 
-def _grid_note(origin: str, extent: int, stride: int) -> str:
-    held = (extent - 1) * stride + 1
-    grid = f"on {held} x {held} nodes, one in {stride} per axis kept ({extent} x {extent} maps)"
-    return (
-        f"Darcy flow from files {grid}"
-        if origin == "files"
-        else f"generated Darcy flow {grid}, without the spline step"
-    )
-
-
-def _with_coordinates(maps: np.ndarray) -> np.ndarray:
-    """Return [n, 3, s, s] float32: maps [n, s, s], and the coordinates of their points along columns and along rows."""
-    axis = np.linspace(0, 1, maps.shape[-1], dtype=np.float32)
-    grids = (np.broadcast_to(grid, maps.shape) for grid in np.meshgrid(axis, axis))
-    return np.stack([maps, *grids], axis=1).astype(np.float32)
-
-
 def _per_pixel(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and deviation [s, s] float32 over the samples, the deviation unbiased and positive."""
     mean = values.mean(axis=0, dtype=np.float64)
@@ -265,21 +224,9 @@ def _per_pixel(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), std.astype(np.float32)
 
 
-def check_settings(origin: str, path: str | None, size: str, nodes: int | None, stride: int | None) -> None:
+def check_settings(origin: str, path: str | None, size: str, nodes: int | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
-    plan = _plan(origin, size, nodes, stride)
-    grid, hint = (plan.nodes or 1) - 1, "421 nodes go with stride 5, 85 with 2"
-    what = f"{plan.stride} does not divide task.nodes - 1 = {grid}"
-    check_rules(files_rule(origin, path), (grid % plan.stride > 0, "stride", what, hint))
-
-
-def _plan(
-    origin: str, size: str, nodes: int | None, stride: int | None, counts: Mapping[str, int | None] = {}
-) -> _Plan:
-    """Return what the settings ask for; None stands for what `size` says."""
-    preset = _SIZES[size]
-    default_nodes, default_stride = (
-        (None, _SIZES["paper"].stride) if origin == "files" else (preset.nodes, preset.stride)
-    )
-    overrides = {part: count for part, count in counts.items() if count is not None}
-    return _Plan(nodes or default_nodes, stride or default_stride, preset.counts | overrides)
+    default, stride, _ = SIZES[size]
+    is_broken = nodes is not None and (origin == "files" or (nodes - 1) % stride > 0)
+    hint = f"with task.origin=generated task.nodes - 1 is divided by {stride}; the default is {default}"
+    check_rules(files_rule(origin, path), (is_broken, "nodes", f"{nodes} does not go with task.origin={origin}", hint))

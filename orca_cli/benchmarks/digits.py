@@ -26,7 +26,11 @@ def load(
 
     conf/task/digits.yaml explains the settings. As sequences [n, 8, 8], columns of an image are channels and rows are steps.
     """
-    digits = _read()
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    # 64 pixels and the class of every image, [n, 65], from scikit-learn's own file; importing it takes a second.
+    digits = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     # [n, rows, columns]; pixels are integers in 0..16
     images = (digits[:, :-1].reshape(-1, 8, 8) / 16).astype(np.float32)
     x = images[:, None] if layout == "image" else images.transpose(0, 2, 1)
@@ -43,11 +47,3 @@ def load(
         note=f"scikit-learn's digits as {layout}: {len(parts.train)} of {len(y)} samples for training",
         validation_drawn=train_size is None,
     )
-
-
-def _read() -> np.ndarray:
-    """Return 64 pixels and the class of every image, [n, 65], from scikit-learn's own file; importing it takes a second."""
-    package = importlib.util.find_spec("sklearn")
-    assert package is not None
-    assert package.origin is not None
-    return np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")

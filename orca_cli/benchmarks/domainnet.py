@@ -21,15 +21,18 @@ from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.interfaces import Reporter, TaskData
 
 _CLASSES = 40
+_LABELS = frozenset(map(str, range(_CLASSES)))
 _SIDE, _LARGER = 224, 256
 _MAX_LIST_BYTES = 64 * 2**20
+_AGAIN = "get the lists again"
 
 
 class _Listed(NamedTuple):
-    """The images of one list: n paths relative to the task's folder, and their classes [n] int64."""
+    """The images of one list: n paths relative to the task's folder, classes [n] int64, and the classes' folders."""
 
     names: list[str]
     y: np.ndarray
+    class_names: tuple[str, ...]
 
 
 def load(
@@ -53,7 +56,7 @@ def load(
     folder = lists[0].parent
     train, test = (_read(list_path, folder) for list_path in lists)
     if twice := set(train.names) & set(test.names):
-        raise DataError(f"'{min(twice)}' is in the training list too", where=str(lists[1]), hint="get the lists again")
+        raise DataError(f"'{min(twice)}' is in the training list too", where=str(lists[1]), hint=_AGAIN)
     hashes = content_hashes([folder / name for name in train.names], reporter)
     first, content = by_content(hashes)
     drawn = hold_out(train.y[first], "stratified", validation_size, train_size, train_on_validation, split_seed)
@@ -71,8 +74,6 @@ def load(
         test_hashes = content_hashes([folder / name for name in test.names], reporter)
         return samples(test, test_hashes, np.arange(len(test.names)), plain)
 
-    note = f"DomainNet, {domain}: {describe(rows, held_out, 'stratified', split_seed)}, {len(test.names)} test images"
-    reporter.say(note)
     return TaskData(
         kind="classes",
         input_shape=(3, _SIDE, _SIDE),
@@ -80,8 +81,8 @@ def load(
         train=samples(train, hashes, rows, plain if augment == "none" else random),
         validation=samples(train, hashes, held_out, plain),
         open_test=open_test,
-        class_names=_class_names(train, lists[0]),
-        note=note,
+        class_names=train.class_names,
+        note=f"DomainNet, {domain}: {describe(rows, held_out, 'stratified', split_seed)}, {len(test.names)} test images",
         validation_drawn=train_size is None and not train_on_validation,
     )
 
@@ -89,34 +90,25 @@ def load(
 def _read(path: Path, folder: Path) -> _Listed:
     """Return the images of one list; none of them is opened, all of them exist."""
     where = str(path)
-    lines = read_text(path, _MAX_LIST_BYTES, "get the list again").splitlines()
     names, labels = [], []
-    for number, line in enumerate(lines, start=1):
+    folders: dict[int, str] = {}
+    for number, line in enumerate(read_text(path, _MAX_LIST_BYTES, _AGAIN).splitlines(), start=1):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
-        if not name or not (label.isascii() and label.isdigit() and len(label) < 9) or int(label) >= _CLASSES:
-            what = f"line {number} is '{line[:80]}'; 'DOMAIN/CLASS/FILE LABEL' with a label in 0..{_CLASSES - 1} is expected"
-            raise DataError(what, where=where, hint="get the list again")
         parts = PurePosixPath(name).parts
-        if name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0] or "\0" in name:
+        if name.startswith("/") or ".." in parts or any(mark in name for mark in "\\:\0"):
             raise UnsafeError(f"line {number} names a file outside the folder: '{name[:80]}'", where=where)
+        if label not in _LABELS or len(parts) != 3:
+            what = f"line {number} is '{line[:80]}'; 'DOMAIN/CLASS/FILE LABEL' with a label in 0..{_CLASSES - 1} is expected"
+            raise DataError(what, where=where, hint=_AGAIN)
         names.append(name)
         labels.append(int(label))
+        if (folder_of_class := folders.setdefault(labels[-1], parts[1])) != parts[1]:
+            what = f"label {label} is given to '{folder_of_class}' and '{parts[1]}'"
+            raise DataError(what, where=where, hint=_AGAIN)
     if not names:
-        raise DataError("the list is empty", where=where, hint="get the list again")
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        what = f"{len(missing)} of {len(names)} images are missing, the first is '{missing[0]}'"
-        raise DataError(what, where=where, hint=f"unpack {PurePosixPath(missing[0]).parts[0]}.zip into {folder}")
-    return _Listed(names, np.array(labels, dtype=np.int64))
-
-
-def _class_names(listed: _Listed, path: Path) -> tuple[str, ...]:
-    """Return the classes' names, the folders that the images lie in."""
-    pairs = sorted(set(zip(listed.y.tolist(), (PurePosixPath(name).parent.name for name in listed.names), strict=True)))
-    names = dict(pairs)
-    for label, folder in pairs:
-        if names[label] != folder:
-            what = f"label {label} is given to '{names[label]}' and '{folder}'"
-            raise DataError(what, where=str(path), hint="get the list again")
-    return tuple(names.get(label, f"class {label}") for label in range(_CLASSES))
+        raise DataError("the list is empty", where=where, hint=_AGAIN)
+    find(folder, "domainnet", names, str(folder))
+    class_names = tuple(folders.get(label, f"class {label}") for label in range(_CLASSES))
+    return _Listed(names, np.array(labels, dtype=np.int64), class_names)

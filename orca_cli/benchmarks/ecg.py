@@ -13,25 +13,16 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge
 
 from orca_cli import signals
-from orca_cli.config.ranges import Count, Seed
+from orca_cli.config.ranges import Seed
 from orca_cli.data import splits
 from orca_cli.data.generated import folder_of
-from orca_cli.data.published import (
-    check_array,
-    entries,
-    file_identity,
-    find,
-    load_arrays,
-    note,
-    overlap_warning,
-)
+from orca_cli.data.published import check_array, entries, file_identity, find, load_arrays, note, overlap_warning
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter, TaskData
@@ -42,9 +33,9 @@ _MAX_BYTES = 2 * 2**30  # of the file, which has 150 MB
 _AGAIN = "`orca data get ecg` fetches it again"
 # A record whose deviation is below this fraction of its largest value is constant up to rounding.
 _ROUNDING = 1e-9
-# How many times denser the windows of each class are in training, so that rare rhythms give more of them.
-_CLOSER = (1, 6, 2, 20)
-_PART = 0.1  # of the records, for validation and for test
+_WINDOW = 1000  # steps
+# Steps between training windows of each class: denser where the rhythm is rare, so that it gives more of them.
+_STRIDES = (500, 83, 250, 25)
 
 
 @dataclass(frozen=True)
@@ -56,7 +47,6 @@ class Records:
     classes: np.ndarray  # [N] int64 in 0..3
     mean: np.ndarray  # [N] float64, of each record
     std: np.ndarray  # [N] float64, population deviation of each record; 1 where it is constant
-    constant: int  # number of records that are constant
 
     def lengths(self) -> np.ndarray:
         """Return the steps of every record [N]."""
@@ -90,9 +80,7 @@ class Windows:
         lengths = records.lengths()
         starts = [cut.starts(int(lengths[row]), int(records.classes[row])) for row in rows]
         self._starts = np.concatenate([np.empty(0, np.int64), *starts])
-        self._record_rows = np.repeat(
-            np.asarray(rows, dtype=np.int64), [len(window_starts) for window_starts in starts]
-        )
+        self._record_rows = np.repeat(np.asarray(rows, dtype=np.int64), list(map(len, starts)))
         self._padded = bool((lengths[self._record_rows] < cut.window).any())
 
     def __len__(self) -> int:
@@ -128,11 +116,6 @@ class Windows:
             digest.update(np.ascontiguousarray(self._records.signal(int(row))).tobytes())
         return digest.hexdigest()
 
-    def counts(self) -> str:
-        """Return the number of windows of every class in words."""
-        totals = np.bincount(self.targets(), minlength=len(CLASSES))
-        return ", ".join(f"{count} {name}" for name, count in zip(CLASSES, totals, strict=True))
-
 
 def load(
     data_folder: Path,
@@ -140,21 +123,20 @@ def load(
     reporter: Reporter,
     kind: Literal["classes"] = "classes",
     path: str | None = None,
-    window: Count = 1000,
-    stride: Annotated[int, Ge(20)] = 500,
     inclusive: bool = True,
     short: Literal["pad", "drop"] = "pad",
     evaluation_strides: Literal["equal", "class"] = "equal",
-    split: Literal["sklearn", "sklearn_90_10", "stratified"] = "sklearn",
+    split: Literal["sklearn", "sklearn_90_10"] = "sklearn",
     train_on_validation: bool = False,
     split_seed: Seed = 0,
 ) -> TaskData:
-    """Return windows [n, 1, W] with four classes: normal (N), atrial fibrillation (A), other rhythm (O), noise (~).
+    """Return windows [n, 1, 1000] with four classes: normal (N), atrial fibrillation (A), other rhythm (O), noise (~).
 
-    Training windows are stride / 1, 6, 2 and 20 apart for N, A, O and ~, which evens out the classes.
+    Training windows are 500, 83, 250 and 25 steps apart for N, A, O and ~, which evens out the classes.
 
-    conf/task/ecg.yaml explains the settings. A record of W steps has no window unless `inclusive`; padded records have zeros,
-    marked as padding. By strides of the class (published code) noise has up to 20 times its weight in validation and test.
+    conf/task/ecg.yaml explains the settings. A record of 1000 steps has no window unless `inclusive`; padded records have
+    zeros, marked as padding. By strides of the class (published code) noise has up to 20 times its weight in validation and
+    test.
 
     The split "sklearn" is scikit-learn's train_test_split with test_size 0.2 and then 0.5, both with random_state 0. Of
     "sklearn_90_10", test_size 0.1, validation is a ninth of the training records, stratified by `split_seed`.
@@ -163,33 +145,28 @@ def load(
     records = _read(file, cache_folder, reporter)
     parts = _split(records.classes, split, split_seed, str(file))
     learned = np.union1d(parts.train, parts.validation) if train_on_validation else parts.train
-    training = Cut(window, tuple(stride // closer for closer in _CLOSER), inclusive, short == "pad")
-    equal = replace(training, strides=(stride,) * len(CLASSES))
+    training = Cut(_WINDOW, _STRIDES, inclusive, short == "pad")
+    equal = replace(training, strides=_STRIDES[:1] * len(CLASSES))
     evaluated = training if evaluation_strides == "class" else equal
     train, validation = Windows(records, learned, training), Windows(records, parts.validation, evaluated)
-    text = note(
-        f"ECG: {len(learned)} training, {len(parts.validation)} validation and {len(parts.test)} test records (split {split})",
-        f"{len(train)} training windows ({train.counts()}), {len(validation)} validation windows ({validation.counts()})",
-        _left_out(records, evaluated),
-        f"{records.constant} records are constant and become zeros" if records.constant else "",
-        overlap_warning(train_on_validation, f"{len(parts.validation)} validation records"),
-    )
-    reporter.say(text)
     return TaskData(
         kind="classes",
-        input_shape=(1, window),
+        input_shape=(1, _WINDOW),
         num_outputs=len(CLASSES),
         train=train,
         validation=validation,
         open_test=lambda: Windows(records, parts.test, evaluated),
         class_names=CLASSES,
-        note=text,
+        note=note(
+            f"ECG: {len(learned)} training, {len(parts.validation)} validation and {len(parts.test)} test records",
+            f"{len(train)} training and {len(validation)} validation windows",
+            "records too short for a window are left out" if short == "drop" else "",
+            overlap_warning(train_on_validation, f"{len(parts.validation)} validation records"),
+        ),
     )
 
 
 def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split:
-    if how == "stratified":
-        return splits.split(len(classes), validation=_PART, test=_PART, seed=seed, classes=classes)
     if len(classes) < 10:
         raise DataError(f"{len(classes)} records are too few to split; at least 10 are needed", where=where)
     from sklearn.model_selection import train_test_split
@@ -197,41 +174,19 @@ def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split
     rows = np.arange(len(classes))
     # A published split, so the seed and the generator are not ours: random_state=0 gives the same records everywhere.
     if how == "sklearn":
-        train, rest = train_test_split(rows, test_size=2 * _PART, random_state=0)
+        train, rest = train_test_split(rows, test_size=0.2, random_state=0)
         validation, test = train_test_split(rest, test_size=0.5, random_state=0)
     else:
-        learned, test = train_test_split(rows, test_size=_PART, random_state=0)
+        learned, test = train_test_split(rows, test_size=0.1, random_state=0)
         inner = splits.split(len(learned), validation=1 / 9, test=0, seed=seed, classes=classes[learned])
         train, validation = learned[inner.train], learned[inner.validation]
     return splits.Split(np.sort(train), np.sort(validation), np.sort(test))
 
 
-def _left_out(records: Records, cut: Cut) -> str:
-    """Return in words what happens to records that are too short."""
-    lengths = records.lengths()
-    if dropped := sum(len(cut.starts(int(length), 0)) == 0 for length in lengths):
-        return f"warning: {dropped} of {len(lengths)} records are too short for a window and left out, test too"
-    short = int((lengths < cut.window).sum())
-    return f"{short} of {len(lengths)} records have less than {cut.window} steps and are padded" if short else ""
-
-
 def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
-    parameters = {"version": _VERSION, **file_identity(file)}
-    folder = folder_of(cache_folder, "ecg", parameters, lambda folder: _write(folder, file, reporter), reporter)
-    ends, classes, mean, std, constant = load_arrays(folder, ["ends", "classes", "mean", "std", "constant"])
-    (steps,) = load_arrays(folder, ["steps"], mapped=True)
-    return Records(steps, ends, classes, mean, std, int(constant))
-
-
-def _write(folder: Path, file: Path, reporter: Reporter) -> None:
-    recorded, labels = _open(file)
-    kind = np.result_type(*{signal.dtype for signal in recorded})
-    lengths = [len(signal) for signal in recorded]
-    mean, std = np.zeros(len(labels)), np.ones(len(labels))
-    constant = 0
-    with open(folder / "steps.npy", "wb") as stream, reporter.track(f"reading {file.name}", len(labels)) as advance:
-        header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (sum(lengths),)}
-        np.lib.format.write_array_header_1_0(stream, header)
+    def make(folder: Path) -> None:
+        recorded, labels = _open(file)
+        mean, std = np.zeros(len(labels)), np.ones(len(labels))
         for row, signal in enumerate(recorded):
             signals.check()
             values = signal.astype(np.float64)
@@ -240,30 +195,29 @@ def _write(folder: Path, file: Path, reporter: Reporter) -> None:
             mean[row], deviation = values.mean(), values.std()
             if deviation > _ROUNDING * np.abs(values).max():
                 std[row] = deviation
-            else:
-                constant += 1
-            stream.write(signal.astype(kind).tobytes())
-            advance()
-    arrays = {"ends": np.cumsum(lengths, dtype=np.int64), "classes": labels, "mean": mean, "std": std}
-    for name, array in (arrays | {"constant": np.array(constant)}).items():
-        np.save(folder / f"{name}.npy", array)
+        ends = np.cumsum([len(signal) for signal in recorded], dtype=np.int64)
+        arrays = {"steps": np.concatenate(recorded), "ends": ends, "classes": labels, "mean": mean, "std": std}
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+
+    folder = folder_of(cache_folder, "ecg", {"version": _VERSION, **file_identity(file)}, make, reporter)
+    (steps,) = load_arrays(folder, ["steps"], mapped=True)
+    return Records(steps, *load_arrays(folder, ["ends", "classes", "mean", "std"]))
 
 
 def _open(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
     """Return the records, each [steps], and their classes [N] int64."""
     where = str(file)
     data, names = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
-    for key, value in (("data", data), ("label", names)):
-        if not isinstance(value, (list, tuple)) and not (isinstance(value, np.ndarray) and value.ndim):
-            raise DataError(f"{key} is a {type(value).__name__}, not an array or list", where=where, hint=_AGAIN)
-    if len(data) != len(names) or not len(data):
-        raise DataError(f"{len(data)} records and {len(names)} labels", where=where, hint=_AGAIN)
+    is_list = [
+        isinstance(part, (list, tuple)) or (isinstance(part, np.ndarray) and part.ndim) for part in (data, names)
+    ]
+    if not all(is_list) or len(data) != len(names) or not len(data):
+        raise DataError("data and label are not two lists of one length", where=where, hint=_AGAIN)
     texts = [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
-    for row, text in enumerate(texts):
-        if text not in CLASSES:
-            what = f"label {text[:20]!r} of record {row} is unknown"
-            raise DataError(what, where=where, hint=f"allowed: {', '.join(CLASSES)}")
-    classes = np.array([CLASSES.index(text) for text in texts], dtype=np.int64)
+    if wrong := set(texts) - set(CLASSES):
+        what = f"label {min(wrong)[:20]!r} is unknown"
+        raise DataError(what, where=where, hint=f"allowed: {', '.join(CLASSES)}")
     recorded = []
     for row, record in enumerate(data):
         try:
@@ -271,4 +225,4 @@ def _open(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
         except ValueError:  # lists of different lengths
             signal = np.empty((0, 0))
         recorded.append(check_array(signal, ("steps",), where, _AGAIN, f"record {row}"))
-    return recorded, classes
+    return recorded, np.array([CLASSES.index(text) for text in texts], dtype=np.int64)

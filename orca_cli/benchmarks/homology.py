@@ -21,7 +21,7 @@ from orca_cli.data.published import find_first, note, overlap_warning
 from orca_cli.data.untrusted import tape
 from orca_cli.data.untrusted.tape import NUM_FOLDS
 from orca_cli.exceptions import DataError
-from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.interfaces import TaskData
 
 # TAPE's IUPAC vocabulary: the channel of a symbol is its id there. There is no J.
 VOCABULARY = ("pad", "mask", "cls", "sep", "unk", *"ABCDEFGHIKLMNOPQRSTUVWXYZ")
@@ -32,7 +32,6 @@ _TABLE = bytes(VOCABULARY.index(chr(byte)) if 65 <= byte <= 90 and byte != 74 el
 
 def load(
     data_folder: Path,
-    reporter: Reporter,
     kind: Literal["classes"] = "classes",
     path: str | None = None,
     test: Literal["fold_holdout", "superfamily_holdout", "family_holdout"] = "fold_holdout",
@@ -44,34 +43,36 @@ def load(
 ) -> TaskData:
     """Return proteins as one-hot columns [n, symbols, length]: cls, residues, sep; zero columns after it are padding.
 
-    Folds without a training protein are allowed in the other splits; `note` counts those of validation.
+    Folds without a training protein are allowed in the other splits.
 
     conf/task/homology.yaml explains the settings. Truncated proteins (see one_hot.OverLength) keep their first residues and
     their sep. Unmarked zero columns are averaged over in the pooling.
     """
     names = [f"remote_homology_{split}" for split in ("train", "valid", f"test_{test}")]
     places = find_first(data_folder, "homology", [[form.format(name) for name in names] for form in tape.FORMS], path)
-    unknown: list[str] = []
 
-    def read(place: Path, split: str) -> Sequences:
-        proteins, num_unknown = _encode(place, length, reporter)
-        if int(proteins.tokens.max()) >= symbols:
+    def read(place: Path) -> Sequences:
+        texts, folds, over = [], [], []
+        for number, (sequence, fold) in enumerate(tape.proteins(place)):
+            if number % 1000 == 0:
+                signals.check()
+            texts.append(encode(sequence, length))
+            folds.append(fold)
+            over.append(len(sequence) + 2 > length)
+        if not texts:
+            raise DataError("holds no proteins", where=str(place), hint=tape.HINT)
+        tokens, ends = end_to_end(texts)
+        if int(tokens.max()) >= symbols:
             what = f"residue Z has channel {symbols} and the input has {symbols} channels"
             raise DataError(what, where=str(place), hint="use task.symbols=30")
-        if num_unknown:
-            unknown.append(f"{num_unknown} in {split}")
-        return proteins
+        return Sequences(tokens, ends, np.array(folds, np.int64), np.array(over, bool))
 
     form = ("homology", symbols, length, mask_padding, over_length)
-    train, valid = read(places[0], "train"), read(places[1], "validation")
+    train, valid = read(places[0]), read(places[1])
     train_samples = (_joined(train, valid) if train_on_validation else train).samples(*form)
-    validation = valid.samples(*form)
-    absent = int((~np.isin(validation.targets(), train_samples.targets())).sum())
     text = note(
         f"TAPE remote homology, test on {test}",
-        f"{absent} of {len(validation)} validation proteins have a fold that no training protein has" if absent else "",
         longer_note({"train": train, "validation": valid}, length, "symbols", over_length),
-        f"residues read as unknown: {', '.join(unknown)}" if unknown else "",
         overlap_warning(train_on_validation, "validation proteins"),
     )
     return TaskData(
@@ -79,8 +80,8 @@ def load(
         input_shape=(symbols, length),
         num_outputs=NUM_FOLDS,
         train=train_samples,
-        validation=validation,
-        open_test=lambda: read(places[2], "test").samples(*form, no_class=NUM_FOLDS),
+        validation=valid.samples(*form),
+        open_test=lambda: read(places[2]).samples(*form, no_class=NUM_FOLDS),
         note=text,
     )
 
@@ -89,24 +90,6 @@ def encode(sequence: str, length: int) -> bytes:
     """Return cls, the first length - 2 residues as channels of VOCABULARY, sep; small letters count as capitals."""
     residues = sequence[: length - 2].upper().encode("ascii", "replace").translate(_TABLE)
     return bytes((_CLS,)) + residues + bytes((_SEP,))
-
-
-def _encode(place: Path, length: int, reporter: Reporter) -> tuple[Sequences, int]:
-    """Return the proteins of a file, with cls and sep, and the number of residues read as unknown."""
-    texts, folds, over, unknown = [], [], [], 0
-    with reporter.track(f"reading {place.name}", 1) as advance:
-        for number, (sequence, fold) in enumerate(tape.proteins(place)):
-            if number % 1000 == 0:
-                signals.check()
-            text = encode(sequence, length)
-            texts.append(text)
-            folds.append(fold)
-            over.append(len(sequence) + 2 > length)
-            unknown += text.count(_UNKNOWN)
-        advance()
-    if not texts:
-        raise DataError("holds no proteins", where=str(place), hint=tape.HINT)
-    return Sequences(*end_to_end(texts), np.array(folds, np.int64), np.array(over, bool)), unknown
 
 
 def _joined(a: Sequences, b: Sequences) -> Sequences:

@@ -18,7 +18,7 @@ from orca_cli.data.published import check_array, find, note, overlap_warning
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted import matlab
 from orca_cli.exceptions import DataError
-from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.interfaces import TaskData
 
 _PARTS = ("traindata", "validdata", "testdata")
 _KEYS = 88
@@ -28,7 +28,6 @@ _AGAIN = "`orca data get jsb` fetches it again"
 
 def load(
     data_folder: Path,
-    reporter: Reporter,
     kind: Literal["dense"] = "dense",
     path: str | None = None,
     length: Annotated[int, Interval(ge=1, le=_MOST_FRAMES)] | None = None,
@@ -44,19 +43,8 @@ def load(
     (file,) = find(data_folder, "jsb", ["JSB_Chorales.mat"], path)
     train, validation, test = (_pieces(file, part) for part in _PARTS)
     longest = max(len(piece) for pieces in (train, validation, test) for piece in pieces) - 1
-    extent = longest if length is None else length
+    extent = length or longest
     learned = [*train, *validation] if train_on_validation else train
-    splits = (learned, validation, test)
-    counts = [f"{len(pieces)} ({sum(len(piece) - 1 for piece in pieces)} target frames)" for pieces in splits]
-    cut = sum(len(piece) - 1 > extent for pieces in splits for piece in pieces)
-    text = note(
-        f"JSB Chorales: {counts[0]} training, {counts[1]} validation and {counts[2]} test pieces, length {extent}",
-        f"{cut} longer pieces are cut" if cut else "",
-        "" if mask_padding else "padding is not masked",
-        "" if causal else "warning: not causal, so every output sees its own target",
-        overlap_warning(train_on_validation, f"{len(validation)} validation pieces"),
-    )
-    reporter.say(text)
     return TaskData(
         kind="dense",
         input_shape=(_KEYS, extent),
@@ -65,7 +53,12 @@ def load(
         validation=_samples(validation, extent, mask_padding),
         open_test=lambda: _samples(_pieces(file, _PARTS[2]), extent, mask_padding),
         causal=causal,
-        note=text,
+        note=note(
+            f"JSB Chorales: {len(learned)} training and {len(validation)} validation pieces, length {extent}",
+            "longer pieces are cut" if longest > extent else "",
+            "" if causal else "warning: not causal, so every output sees its own target",
+            overlap_warning(train_on_validation, f"{len(validation)} validation pieces"),
+        ),
     )
 
 

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from annotated_types import Ge
 
 from orca_cli import signals
 from orca_cli.config.ranges import Count, Seed
@@ -28,7 +27,8 @@ from orca_cli.data.generated import folder_of
 from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
 from orca_cli.data.published import find_first, load_arrays, note
 from orca_cli.data.settings import check_rules, files_rule
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.data.untrusted.first_bytes import damage
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
 
@@ -37,7 +37,7 @@ from orca_cli.seeding import numpy_generator
 VOCABULARY = ("pad", "unk", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
 _CHANNELS = {token.encode(): channel for channel, token in enumerate(VOCABULARY) if channel > 1}
 _NAMES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
-_FOLDERS = ("", "listops-1000", "lra_release/listops-1000", "lra_release/lra_release/listops-1000")
+_FOLDERS = ("", "lra_release/listops-1000")
 _MAX_LINE = 2**20  # bytes; the longest real line has about 16,000
 _DIGIT = VOCABULARY.index("0")
 _MIN, _MAX, _MED, _SM, _CLOSE = (VOCABULARY.index(token) for token in VOCABULARY[-5:])
@@ -52,17 +52,14 @@ _VERSION = 2
 # In the order of generation, so that a larger training set leaves the others as they are.
 _SPLITS = ("test", "validation", "train")
 _DRAWS = 2**16  # uniform numbers drawn at once; one call per number takes most of the time
-_MAX_TRIES = 100_000  # draws in a row without a new expression
-# What task.size stands for. "paper" has as many samples as the Long Range Arena's files have within 1,024 tokens.
-SIZES = {
-    "small": {"num_train": 2000, "num_validation": 500, "num_test": 500, "min_length": 10, "max_length": 50},
-    "paper": {"num_train": 53670, "num_validation": 2000, "num_test": 1118, "min_length": 501, "max_length": 1024},
-    "lra": {"num_train": 96000, "num_validation": 2000, "num_test": 2000, "min_length": 501, "max_length": 1999},
+# What task.size stands for: numbers of samples, tokens of generated expressions, and tokens of the input for files. "paper"
+# has as many samples as the Long Range Arena's files have within 1,024 tokens.
+_SIZES = {
+    "small": ({"num_train": 2000, "num_validation": 500, "num_test": 500}, (10, 50), 1024),
+    "paper": ({"num_train": 53670, "num_validation": 2000, "num_test": 1118}, (501, 1024), 1024),
+    "lra": ({"num_train": 96000, "num_validation": 2000, "num_test": 2000}, (501, 1999), 1999),
 }
-_FILE_LENGTHS = {"small": 1024, "paper": 1024, "lra": 1999}  # lengths of the input for expressions from files
 _ARRAYS = ("tokens", "ends", "values")  # of a split, in the cache
-# tokens [sum of lengths] uint8, channels of VOCABULARY; ends [n] int64 of each expression in them; values [n] int64 in 0..9
-Expressions = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def load(
@@ -75,35 +72,37 @@ def load(
     num_train: Count | None = None,
     num_validation: Count | None = None,
     num_test: Count | None = None,
-    max_depth: Annotated[int, Ge(2)] = 10,
-    max_arity: Annotated[int, Ge(2)] = 10,
-    min_length: Count | None = None,
-    max_length: Count | None = None,
     data_seed: Seed = 0,
     path: str | None = None,
     test_file: Literal["test", "val"] = "test",
-    input_length: Count | None = None,
     over_length: OverLength = "truncate",
     mask_padding: bool = True,
 ) -> TaskData:
-    """Return expressions as one-hot columns [n, 17, input_length], with the real tokens marked as valid.
+    """Return expressions as one-hot columns [n, 17, L], with the real tokens marked as valid; L is the size's.
 
     conf/task/listops.yaml explains the settings. Truncated expressions mostly cannot be decided (see one_hot.OverLength).
     """
-    num_samples = _without_none(num_train=num_train, num_validation=num_validation, num_test=num_test)
-    sizes = SIZES[size] | num_samples | _without_none(min_length=min_length, max_length=max_length)
-    shortest, longest = sizes.pop("min_length"), sizes.pop("max_length")
-    length = input_length or (longest if origin == "generated" else _FILE_LENGTHS[size])
+    counts, (shortest, longest), length = _SIZES[size]
+    given = {"num_train": num_train, "num_validation": num_validation, "num_test": num_test}
+    places, folder = {}, Path()
     if origin == "files":
-        read = _reader(data_folder, path, num_samples, test_file, reporter)
+        names = _NAMES if test_file == "test" else _NAMES | {"test": _NAMES["validation"]}
+        options = [[str(Path(folder, name)) for name in names.values()] for folder in _FOLDERS]
+        files = find_first(data_folder, "listops", options, path, "task.origin=generated needs no files")
+        places = dict(zip(names, files, strict=True))
         what = f"ListOps of the Long Range Arena, {test_file} file as test split"
     else:
-        grammar = {"max_depth": max_depth, "max_arity": max_arity, "min_length": shortest, "max_length": longest}
-        read = _generated(cache_folder, sizes, grammar, data_seed, reporter)
-        what = f"generated ListOps expressions of {shortest}..{longest} tokens, depth {max_depth}, arity {max_arity}"
+        length = longest
+        grammar = {"max_depth": 10, "max_arity": 10, "min_length": shortest, "max_length": longest}
+        counts = counts | {name: count for name, count in given.items() if count is not None}
+        folder = _generated(cache_folder, counts, grammar, data_seed, reporter)
+        what = f"generated ListOps expressions of {shortest}..{longest} tokens"
 
     def sequences(split: str) -> Sequences:
-        tokens, ends, classes = read(split)
+        if origin == "files":
+            tokens, ends, classes = _read(places[split], given[f"num_{split}"])
+        else:
+            tokens, ends, classes = load_arrays(folder, [f"{split}_{part}" for part in _ARRAYS])
         return Sequences(tokens, ends, classes, np.diff(ends, prepend=0) > length)
 
     form = ("listops", len(VOCABULARY), length, mask_padding, over_length)
@@ -125,30 +124,16 @@ def load(
 def expressions(
     seed: int, *, max_depth: int, max_arity: int, min_length: int, max_length: int
 ) -> Iterator[tuple[bytes, int]]:
-    """Yield different expressions without end, as channels of VOCABULARY, each with its value.
-
-    Raises:
-        ConfigError: many draws in a row gave nothing new.
-    """
+    """Yield different expressions without end, as channels of VOCABULARY, each with its value."""
     uniform = _uniform(seed)
     seen: set[bytes] = set()
-    failures = 0
     while True:
         drawn = _draw(uniform, max_depth, max_arity, max_length)
-        key = b"" if drawn is None or len(drawn[0]) < min_length else hashlib.sha256(drawn[0]).digest()
-        if not key or key in seen:
-            failures += 1
-            if failures >= _MAX_TRIES:
-                what = f"{failures:,} draws in a row gave no new expression of {min_length}..{max_length} tokens"
-                hint = "allow more lengths or more depth (task.max_depth), or request fewer samples"
-                raise ConfigError(what, where="task.min_length", hint=hint)
-            if failures % 1000 == 0:
-                signals.check()
-            continue
-        failures = 0
-        seen.add(key)
-        assert drawn is not None
-        yield bytes(drawn[0]), drawn[1]
+        if drawn is not None and len(drawn[0]) >= min_length:
+            key = hashlib.sha256(drawn[0]).digest()
+            if key not in seen:
+                seen.add(key)
+                yield bytes(drawn[0]), drawn[1]
 
 
 def _uniform(seed: int) -> Iterator[float]:
@@ -189,8 +174,8 @@ def _draw(uniform: Iterator[float], max_depth: int, max_arity: int, max_length: 
 
 def _generated(
     cache_folder: Path, sizes: dict[str, int], grammar: dict[str, int], data_seed: int, reporter: Reporter
-) -> Callable[[str], Expressions]:
-    """Return what reads a split of the expressions that these settings determine; they are made where they are missing."""
+) -> Path:
+    """Return the folder of the expressions that these settings determine; they are made where they are missing."""
 
     def make(folder: Path) -> None:
         source = expressions(data_seed, **grammar)
@@ -208,87 +193,47 @@ def _generated(
                     np.save(folder / f"{split}_{part}.npy", array)
 
     parameters: dict[str, int | float | str] = {"version": _VERSION, "data_seed": data_seed, **sizes, **grammar}
-    folder = folder_of(cache_folder, "listops", parameters, make, reporter)
-
-    def read(split: str) -> Expressions:
-        tokens, ends, values = load_arrays(folder, [f"{split}_{part}" for part in _ARRAYS])
-        return tokens, ends, values
-
-    return read
+    return folder_of(cache_folder, "listops", parameters, make, reporter)
 
 
-def _reader(
-    data_folder: Path, path: str | None, num_samples: Mapping[str, int], test_file: str, reporter: Reporter
-) -> Callable[[str], Expressions]:
-    """Return what reads a split of the files; a missing file is refused at once, not when its split is read."""
-    names = _NAMES if test_file == "test" else _NAMES | {"test": _NAMES["validation"]}
-    distinct = sorted(set(names.values()))
-    options = [[str(Path(folder, name)) for name in distinct] for folder in _FOLDERS]
-    files = find_first(data_folder, "listops", options, path, "task.origin=generated needs no files")
-    by_name = dict(zip(distinct, files, strict=True))
-    places = {split: by_name[name] for split, name in names.items()}
-    return lambda split: _read(places[split], num_samples.get(f"num_{split}"), reporter)
+def _read(path: Path, rows: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the expressions of a file, the first `rows` of them or all.
 
-
-def _read(path: Path, rows: int | None, reporter: Reporter) -> Expressions:
-    """Return the expressions of a file, the first `rows` of them or all."""
+    They are tokens [sum of lengths] uint8, channels of VOCABULARY; where each expression ends in them [n] int64; their values
+    [n] int64 in 0..9.
+    """
     texts: list[bytes] = []
     values: list[int] = []
-    done = 0  # bytes since progress was shown
-    try:
-        with open(path, "rb") as file, reporter.track(f"reading {path.name}", path.stat().st_size) as advance:
-            header = file.readline(_MAX_LINE)
-            if [word.strip(b'"\r\n ') for word in header.split(b"\t")] != [b"Source", b"Target"]:
-                raise _fault(path, 1, "the header is not Source and Target, separated by a tab")
-            for number, line in enumerate(iter(partial(file.readline, _MAX_LINE), b""), start=2):
-                if line.strip():
-                    text, value = _row(path, number, line)
-                    texts.append(text)
-                    values.append(value)
-                done += len(line)
-                if number % 1000 == 0:
-                    signals.check()
-                    advance(done)
-                    done = 0
-                if len(texts) == rows:
-                    break
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    if not texts or (rows is not None and len(texts) < rows):
-        requested = f", {rows} requested" if rows else ""
-        what = f"has {len(texts)} rows{requested}"
+    number = 1
+
+    def fault(what: str) -> DataError:
+        return DataError(
+            what, where=f"{path}, line {number}", hint="put the file of lra_release/listops-1000 there again"
+        )
+
+    with damage(str(path), "table"), open(path, "rb") as file:
+        if file.readline(_MAX_LINE).split() != [b"Source", b"Target"]:
+            raise fault("the header is not Source and Target, separated by a tab")
+        for number, line in enumerate(iter(partial(file.readline, _MAX_LINE), b""), start=2):
+            if number % 1000 == 0:
+                signals.check()
+            source, _, target = line.strip().partition(b"\t")
+            if len(target) != 1 or not target.isdigit():
+                raise fault(f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 after a tab")
+            words = source.translate(None, b"()").split()
+            if wrong := [word for word in words if word not in _CHANNELS] or [b""] * (not words):
+                what = f"{wrong[0][:20].decode(errors='replace')!r} is not a word of ListOps"
+                raise fault(f"{what}; allowed: digits, [MIN, [MAX, [MED, [SM and ]")
+            texts.append(bytes(_CHANNELS[word] for word in words))
+            values.append(int(target))
+            if len(texts) == rows:
+                break
+    if len(texts) < (rows or 1):
+        what = f"has {len(texts)} rows, {rows or 1} requested"
         raise DataError(what, where=str(path), hint="get the file again, or ask for fewer rows")
     return *end_to_end(texts), np.array(values, np.int64)
 
 
-def _row(path: Path, number: int, line: bytes) -> tuple[bytes, int]:
-    source, tab, target = line.rstrip(b"\r\n").partition(b"\t")
-    value = target.strip(b'" ')
-    if not tab or len(value) != 1 or not value.isdigit():
-        shown = target[:20].decode(errors="replace")
-        raise _fault(path, number, f"{shown!r} is not a value; allowed: 0..9 after a tab")
-    try:
-        text = bytes(map(_CHANNELS.__getitem__, source.strip(b'"').translate(None, b"()").split()))
-    except KeyError as error:
-        word = bytes(error.args[0])[:20].decode(errors="replace")
-        allowed = "digits, [MIN, [MAX, [MED, [SM and ]"
-        raise _fault(path, number, f"{word!r} is not a word of ListOps; allowed: {allowed}") from error
-    if not text:
-        raise _fault(path, number, "the expression is empty")
-    return text, int(value)
-
-
-def _fault(path: Path, number: int, what: str) -> DataError:
-    return DataError(what, where=f"{path}, line {number}", hint="put the file of lra_release/listops-1000 there again")
-
-
-def _without_none(**settings: int | None) -> dict[str, int]:
-    return {name: value for name, value in settings.items() if value is not None}
-
-
-def check_settings(origin: str, path: str | None, size: str, min_length: int | None, max_length: int | None) -> None:
+def check_settings(origin: str, path: str | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
-    values = SIZES[size] | _without_none(min_length=min_length, max_length=max_length)
-    shortest, longest = values["min_length"], values["max_length"]
-    what, hint = f"{shortest} is above task.max_length={longest}", "allowed: min_length <= max_length"
-    check_rules(files_rule(origin, path), (shortest > longest, "min_length", what, hint))
+    check_rules(files_rule(origin, path))

@@ -14,7 +14,6 @@ import numpy as np
 
 from orca_cli import signals
 from orca_cli.config.ranges import Count, Fraction, Seed
-from orca_cli.data.blocks import blocks
 from orca_cli.data.generated import folder_of
 from orca_cli.data.published import check_array, class_numbers, entries, file_identity, find, load_arrays, note
 from orca_cli.data.samples import ArraySamples
@@ -62,14 +61,6 @@ def load(
             raise DataError(f"{test.shape[2]} dates, {x.shape[2]} in training", where=str(files[1]), hint=_AGAIN)
         return ArraySamples(test, labels)
 
-    same = (block == block[:, :, :1] for block in blocks(x, np.arange(len(x))))
-    flat = sum(int(block.all(axis=(1, 2)).sum()) for block in same)
-    text = note(
-        f"Satellite: {describe(rows, held_out, 'stratified', split_seed)}",
-        "each series normalised over time" if normalize == "series" else "values as they are",
-        f"{flat} of the {len(x)} series are constant" if flat else "",
-    )
-    reporter.say(text)
     return TaskData(
         kind="classes",
         input_shape=x.shape[1:],
@@ -78,7 +69,10 @@ def load(
         validation=ArraySamples(x, y, rows=held_out),
         open_test=open_test,
         class_names=tuple(str(label) for label in range(1, _CLASSES + 1)),
-        note=text,
+        note=note(
+            f"Satellite: {describe(rows, held_out, 'stratified', split_seed)}",
+            "each series normalised over time" if normalize == "series" else "values as they are",
+        ),
         validation_drawn=train_size is None and not train_on_validation,
     )
 
@@ -92,21 +86,16 @@ def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) 
         data, labels = entries(arrays.load_object(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
         check_array(data, ("N", "dates"), where, _AGAIN, "data")
         np.save(folder / "y.npy", class_numbers(labels, len(data), _CLASSES, where, first=1, hint=_AGAIN))
-        with open(folder / "x.npy", "wb") as stream, reporter.track(f"reading {file.name}", len(data)) as advance:
-            header = {"descr": "<f4", "fortran_order": False, "shape": (len(data), 1, data.shape[1])}
-            np.lib.format.write_array_header_1_0(stream, header)
-            for start in range(0, len(data), _BLOCK):
-                signals.check()
-                block = data[start : start + _BLOCK]
-                # float32 is what the model takes: a number beyond its range is not finite there.
-                with np.errstate(over="ignore"):
-                    broken = np.flatnonzero(~np.isfinite(block.astype(np.float32)).all(axis=1))
-                if len(broken):
-                    what = f"series {start + broken[0]} has values that are NaN, infinite or beyond float32"
-                    raise DataError(what, where=where)
-                values = z_scores(block) if normalize == "series" else block
-                stream.write(np.ascontiguousarray(values, "<f4").tobytes())
-                advance(len(block))
+        x = np.empty((len(data), 1, data.shape[1]), np.float32)
+        for start in range(0, len(data), _BLOCK):
+            signals.check()
+            block = data[start : start + _BLOCK]
+            # float32 is what the model takes: a number beyond its range is not finite there.
+            with np.errstate(over="ignore"):
+                if not np.isfinite(block.astype(np.float32)).all():
+                    raise DataError("has values that are NaN, infinite or beyond float32", where=where)
+            x[start : start + _BLOCK, 0] = z_scores(block) if normalize == "series" else block
+        np.save(folder / "x.npy", x)
 
     folder = folder_of(cache_folder, file.stem, parameters, make, reporter)
     return load_arrays(folder, ["x"], mapped=True)[0], load_arrays(folder, ["y"])[0]

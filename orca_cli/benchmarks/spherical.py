@@ -1,6 +1,6 @@
 """Spherical CIFAR-100: images projected onto a turned sphere, 3 x 60 x 60 on a grid of angles (Tu et al. 2022).
 
-Read from the published file, or generated from real CIFAR images by the same recipe.
+Read from the published file, or generated from CIFAR-10's images by the same recipe.
 
 The recipe is that of the generator of spherical MNIST (Cohen et al. 2018), applied to each channel: a Driscoll-Healy grid
 is turned at random, each of its points is sent along the ray from just above the north pole onto the plane below the
@@ -15,7 +15,6 @@ Shapes: grid 60 x 60, n images of C x S x S pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -23,21 +22,19 @@ from typing import Literal
 import numpy as np
 
 from orca_cli import signals, storage
-from orca_cli.benchmarks import cifar100
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.generated import folder_of
 from orca_cli.data.pixels import PixelSamples
-from orca_cli.data.published import check_array, class_numbers, entries, find_first, load_arrays
+from orca_cli.data.published import check_array, class_numbers, entries, find, load_arrays
 from orca_cli.data.settings import check_rules
 from orca_cli.data.splits import describe, hold_out
 from orca_cli.data.untrusted.cifar import CIFAR10_NAMES, LabelledImages, read_cifar10
 from orca_cli.data.untrusted.first_bytes import first_bytes
 from orca_cli.data.untrusted.pickle import unpickle
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
 
-_FILES = ("s2_cifar100.gz", "s2_cifar100")
+_FILE = "s2_cifar100.gz"
 _MAX_BYTES = 2**30  # the pickle has 648 MB
 _SIDE = 60  # points of the grid along both angles
 _CHUNK = 500  # consecutive images that share one rotation
@@ -55,12 +52,9 @@ def load(
     reporter: Reporter,
     kind: Literal["classes"] = "classes",
     path: str | None = None,
-    origin: Literal["file", "cifar100", "cifar10"] = "file",
+    origin: Literal["file", "cifar10"] = "file",
     images: str | None = None,
     data_seed: Seed = 0,
-    rotate: bool = True,
-    rescale: Literal["channel", "image"] = "channel",
-    normalize: Literal["none", "cifar"] = "none",
     validation: Literal["stratified", "last"] = "stratified",
     validation_size: Count | Fraction = 0.1,
     train_size: Count | None = None,
@@ -69,30 +63,31 @@ def load(
 ) -> TaskData:
     """Return images on the sphere [n, 3, 60, 60] (polar angle x azimuth) in 0..1, with 100 classes (10 of cifar10).
 
-    conf/task/spherical.yaml explains the settings. What is projected from CIFAR images, 50,000 and 10,000 of them or what
-    there is, is not the published data set, which has other rotations, and is marked as synthetic. An .npz of CIFAR-10 holds
-    x_train, y_train, x_test and y_test. Without a rotation the south pole is an image's centre.
+    conf/task/spherical.yaml explains the settings. What is projected from CIFAR-10 is not the published data set, which has
+    other images and rotations, and is marked as synthetic. An .npz of CIFAR-10 holds x_train, y_train, x_test and y_test.
     """
     names: tuple[str, ...] = ()
+    parameters: dict[str, int | float | str]
     if origin == "file":
-        what, make, parameters = _published(data_folder, path)
+        hint = "task.origin=cifar10 projects real images instead"
+        (file,) = find(data_folder, "spherical", [_FILE], path, hint)
+        first_bytes(file, str(file), _AGAIN)
+        make, parameters = partial(_unpack, file), {"sha256": storage.sha256_file(file)}
+        what = f"spherical CIFAR-100 from {_FILE}"
     else:
-        parts, names = _images(origin, data_folder, images)
+        parts, names = read_cifar10(data_folder, images, _PARTS, "task.images"), CIFAR10_NAMES
         digest = hashlib.sha256("".join(parts[part].digest() for part in _PARTS).encode()).hexdigest()
-        parameters = {"origin": origin, "images": digest, "data_seed": data_seed, "rotate": rotate, "rescale": rescale}
-        make = partial(_project, parts, data_seed, rotate, rescale == "channel", reporter)
-        what = f"generated: projection of {'CIFAR-10' if origin == 'cifar10' else 'CIFAR-100'} images onto the sphere"
+        parameters = {"origin": origin, "images": digest, "data_seed": data_seed, "rotate": True, "rescale": "channel"}
+        make = partial(_project, parts, data_seed, reporter)
+        what = "generated: projection of CIFAR-10 images onto the sphere"
     folder = folder_of(cache_folder, "spherical", {"version": _VERSION, **parameters}, make, reporter)
-    mean, std = (cifar100.MEAN, cifar100.STD) if normalize == "cifar" else (None, None)
     (y,) = load_arrays(folder, ["train_y"])
     rows, held_out = hold_out(y, validation, validation_size, train_size, train_on_validation, split_seed)
 
     def samples(part: str, rows: np.ndarray | None = None) -> PixelSamples:
         (x,), (y,) = load_arrays(folder, [f"{part}_x"], mapped=True), load_arrays(folder, [f"{part}_y"])
-        return PixelSamples(x, y, np.arange(len(y)) if rows is None else rows, mean=mean, std=std)
+        return PixelSamples(x, y, np.arange(len(y)) if rows is None else rows)
 
-    note = f"{what}: {describe(rows, held_out, validation, split_seed)}"
-    reporter.say(note)
     return TaskData(
         kind="classes",
         input_shape=(3, _SIDE, _SIDE),
@@ -102,22 +97,14 @@ def load(
         open_test=lambda: samples("test"),
         synthetic=origin != "file",
         class_names=names,
-        note=note,
+        note=f"{what}: {describe(rows, held_out, validation, split_seed)}",
         validation_drawn=train_size is None and not train_on_validation,
     )
 
 
-def _published(data_folder: Path, path: str | None) -> tuple[str, Callable[[Path], None], dict[str, int | float | str]]:
-    """Return what the published file is called in notes, what unpacks it, and what the result depends on."""
-    hint = "task.origin=cifar100 or cifar10 projects real CIFAR images instead"
-    (file,) = find_first(data_folder, "spherical", [[name] for name in _FILES], path, hint)
-    first_bytes(file, str(file), _AGAIN)
-    return f"spherical CIFAR-100 from {file.name}", partial(_unpack, file), {"sha256": storage.sha256_file(file)}
-
-
 def _unpack(file: Path, folder: Path) -> None:
     """Write PART_x.npy [N, 3, 60, 60] uint8 and PART_y.npy [N] int64 of the published file for train and test."""
-    record = unpickle(file, max_bytes=_MAX_BYTES, gzipped=file.suffix == ".gz")
+    record = unpickle(file, max_bytes=_MAX_BYTES, gzipped=True)
     for part, content in zip(_PARTS, entries(record, _PARTS, str(file), _AGAIN), strict=True):
         where = f"{file}[{part}]"
         x, y = entries(content, ("images", "labels"), where, _AGAIN)
@@ -126,21 +113,7 @@ def _unpack(file: Path, folder: Path) -> None:
         np.save(folder / f"{part}_y.npy", class_numbers(y, len(x), _CLASSES, where, hint=_AGAIN))
 
 
-def _images(origin: str, data_folder: Path, path: str | None) -> tuple[dict[str, LabelledImages], tuple[str, ...]]:
-    """Return the images to project, by part, and the names of their classes."""
-    if origin == "cifar10":
-        return read_cifar10(data_folder, path, _PARTS, "task.images"), CIFAR10_NAMES
-    try:
-        place = cifar100.locate(data_folder, path)
-    except DataError as error:
-        hint = "`orca data get cifar100` fetches the images; or name their folder with task.images=FOLDER"
-        raise DataError(error.what, where=f"task.images={path}" if path else error.where, hint=hint) from error
-    return {part: cifar100.read(place, part) for part in _PARTS}, cifar100.class_names(place)
-
-
-def _project(
-    parts: dict[str, LabelledImages], seed: int, rotate: bool, per_channel: bool, reporter: Reporter, folder: Path
-) -> None:
+def _project(parts: dict[str, LabelledImages], seed: int, reporter: Reporter, folder: Path) -> None:
     """Write the projected images as `_unpack` does."""
     for part, images in parts.items():
         shape = (len(images.y), 3, _SIDE, _SIDE)
@@ -149,8 +122,8 @@ def _project(
             for chunk, start in enumerate(range(0, len(images.x), _CHUNK)):
                 signals.check()
                 rows = slice(start, start + _CHUNK)
-                rotation = random_rotation(numpy_generator(seed, "spherical", part, chunk)) if rotate else None
-                result[rows] = project(images.x[rows], rotation, per_channel)
+                rotation = random_rotation(numpy_generator(seed, "spherical", part, chunk))
+                result[rows] = project(images.x[rows], rotation)
                 advance(len(result[rows]))
         result.flush()
         np.save(folder / f"{part}_y.npy", images.y)
@@ -161,7 +134,7 @@ def check_settings(origin: str, path: str | None, images: str | None) -> None:
     what = f"has no effect with task.origin={origin}"
     is_file, hint = origin == "file", "leave it out, or give task.origin="
     check_rules(
-        (is_file and images is not None, "images", what, f"{hint}cifar100 or cifar10"),
+        (is_file and images is not None, "images", what, f"{hint}cifar10"),
         (not is_file and path is not None, "path", what, f"{hint}file"),
     )
 
@@ -215,17 +188,12 @@ def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
     return result.reshape(*images.shape[:2], *where.shape[1:])
 
 
-def stretch(values: np.ndarray, per_channel: bool = True) -> np.ndarray:
-    """Return values [n, C, H, W] stretched to 0..255, each channel or each image by its own extremes; constants become 0."""
-    axes = (2, 3) if per_channel else (1, 2, 3)
-    low, high = values.min(axis=axes, keepdims=True), values.max(axis=axes, keepdims=True)
+def project(images: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Return images [n, C, S, S] as seen on the sphere, [n, C, 60, 60] uint8; all turned by one rotation [3, 3].
+
+    Each channel of an image is stretched to 0..255 by its own extremes; constants become 0.
+    """
+    values = sample(images, positions(np.einsum("ij,jab->iab", rotation, grid())))
+    low, high = values.min(axis=(2, 3), keepdims=True), values.max(axis=(2, 3), keepdims=True)
     span = np.where(high > low, high - low, 1)
     return ((values - low) / span * 255).astype(np.uint8)
-
-
-def project(images: np.ndarray, rotation: np.ndarray | None = None, per_channel: bool = True) -> np.ndarray:
-    """Return images [n, C, S, S] as seen on the sphere, [n, C, 60, 60] uint8; all turned by one rotation [3, 3]."""
-    points = grid()
-    if rotation is not None:
-        points = np.einsum("ij,jab->iab", rotation, points)
-    return stretch(sample(images, positions(points)), per_channel)

@@ -114,7 +114,7 @@ def _lines(measured: Measured) -> Iterator[tuple[str, str]]:
     yield "to itself", f"A {_number(measured.self_a)}, B {_number(measured.self_b)}"
     if measured.parameters:
         yield "parameters", " ".join(f"{key}={as_typed(value)}" for key, value in measured.parameters.items())
-    yield "solver", ", ".join(f"{key} {_number(value)}" for key, value in measured.diagnostics.items())
+    yield "solver", ", ".join(f"{key} {_number(value)}" for key, value in measured.diagnostics.items()) or "-"
 
 
 def _unsolved(measured: Measured) -> str:

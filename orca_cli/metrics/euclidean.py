@@ -9,19 +9,15 @@ the mean distance of its own points, not 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import torch
 from torch import Tensor
 
-from orca_cli.config.ranges import Count
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport.clouds import centred, half_squared_distances, prepare_nothing
-from orca_cli.metrics.transport.envelope import Solved, closed_form
+from orca_cli.metrics.transport.clouds import Solved, centred, closed_form, half_squared_distances, prepare_nothing
+
+_CHUNK = 4096  # source points that are compared with all target points at once
 
 
-@dataclass(frozen=True)
 class Euclidean:
     """Mean pairwise Euclidean distance, with the gradient in closed form.
 
@@ -31,28 +27,24 @@ class Euclidean:
 
     convention = "not squared, not halved; not 0 for a cloud against itself"
 
-    chunk: Annotated[Count, "Source points that are compared with all target points at once."] = 4096
-
     prepare = prepare_nothing
 
     @closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
-        """Return the distance; memory grows with `chunk` times m. Diagnostics: coinciding (pairs that count as equal), n, m."""
+        """Return the distance; memory grows with m. No diagnostics."""
         x, z = centred(source.x.to(target.x.dtype), target.x)
         # In units of the largest entry no square overflows, and none of what matters vanishes.
         unit = torch.maximum(x.abs().max(), z.abs().max())
         unit = torch.where(unit > 0, unit, 1)
         x, z, pairs = x / unit, z / unit, len(x) * len(z)
         total = torch.zeros((), dtype=torch.float64, device=z.device)
-        coinciding = torch.zeros((), dtype=torch.int64, device=z.device)
         gradient = torch.zeros_like(z)
-        for rows in x.split(self.chunk):
+        for rows in x.split(_CHUNK):
             squares = half_squared_distances(rows, z).mul_(2)
             size = rows.square().sum(1)[:, None] + z.square().sum(1)[None, :]
             apart = squares > 8 * torch.finfo(z.dtype).eps * size  # beyond rounding
             distances = torch.where(apart, squares, 0).sqrt()
             total += distances.sum(dtype=torch.float64)
-            coinciding += (~apart).sum()
             weights = torch.where(apart, 1 / distances, 0)  # of z_j - x_i in the gradient
             gradient += weights.sum(0)[:, None] * z - weights.T @ rows
-        return total / pairs * unit, gradient / pairs, {"coinciding": float(coinciding)}
+        return total / pairs * unit, gradient / pairs, {}

@@ -12,19 +12,16 @@ The first term needs all n^2 pairs of the source and depends on the target throu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from orca_cli.config.ranges import Count
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport.clouds import centred, check_features, half_squared_distances
-from orca_cli.metrics.transport.envelope import Solved, closed_form
+from orca_cli.metrics.transport.clouds import Solved, centred, check_features, closed_form, half_squared_distances
 
 _KERNELS = 5  # K of a point with itself
+_CHUNK = 1024  # points that are compared with all others at once
 _LARGEST_SCALE = 4.0
 _LOWEST, _HIGHEST = 1 / 4, 16.0  # tabulated bandwidths, in units of the source's own
 _MIDDLE, _RADIUS = math.log(_LOWEST * _HIGHEST) / 2, math.log(_HIGHEST / _LOWEST) / 2  # in log b
@@ -32,39 +29,24 @@ _NODES = 48  # Chebyshev nodes of the first kind
 _ANGLES = [math.pi * (2 * index + 1) / (2 * _NODES) for index in range(_NODES)]
 
 
-@dataclass(frozen=True)
 class MMD:
     """Squared MMD with the gradient in closed form; the bandwidth is held constant in it, as the released code does.
 
     Equal points, even all of them, give finite values: where the bandwidth would be 0 it is 1, which changes nothing for
     equal points. In float32 the value is off by about 1e-6.
 
-    With bandwidth=source the kernel is the same for every target, and the gradient is that of the value. The U-statistic may
-    be negative, and is not 0 for a cloud against itself; a cloud of a single point has no other pair and keeps its own. The
-    V-statistic is at least 0, and 0 for a cloud against itself.
+    A point's pair with itself counts (V-statistic, as in the released code): the value is at least 0, and 0 for a cloud
+    against itself.
     """
 
-    bandwidth: Annotated[
-        Literal["union", "source"],
-        "Mean squared distance that scales the kernels: of source and target (union, released code), or of the source alone.",
-    ] = "union"
-    unbiased: Annotated[
-        bool,
-        "Leave a point's pair with itself out of the means: true: U-statistic; false: V-statistic (released code).",
-    ] = False
-    chunk: Annotated[Count, "Points that are compared with all others at once."] = 1024
-
-    @property
-    def convention(self) -> str:
-        """What the value is, for people."""
-        return f"squared, sum of {_KERNELS} kernels, {'unbiased' if self.unbiased else 'biased'}"
+    convention = f"squared, sum of {_KERNELS} kernels, biased"
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return the source's constants; memory grows with n times `chunk`.
+        """Return the source's constants; memory grows with n.
 
         They are the mean [d], seen from the first point, so that equal points have differences of exactly 0; scatter, the sum
-        of squared distances from it; self_kernel, the mean of K over all pairs by bandwidth: [48], [1] with bandwidth=source.
+        of squared distances from it; self_kernel, the mean of K over all pairs by bandwidth: [48].
         """
         check_features(source, "source")
         x = (source.x - source.x[0]).double()
@@ -72,77 +54,64 @@ class MMD:
         scatter = (x - mean).square().sum()
         source_bandwidth = _mean_square(scatter, len(x))
         nodes = [source_bandwidth * math.exp(_MIDDLE + _RADIUS * math.cos(angle)) for angle in _ANGLES]
-        self_kernel = self._self_kernel(x, [source_bandwidth] if self.bandwidth == "source" else nodes)
-        return {"mean": mean, "scatter": scatter, "self_kernel": self_kernel}
+        return {"mean": mean, "scatter": scatter, "self_kernel": _self_kernel(x, nodes)}
 
     @closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
-        """Return the distance; memory grows with `chunk` times m. Diagnostics: bandwidth (b, squared units), n, m."""
+        """Return the distance; memory grows with m. No diagnostics."""
         n, m = len(source.x), len(target.x)
         source_bandwidth = _mean_square(prepared["scatter"], n)
         origin = source.x[0].to(target.x.dtype)
         x, z = source.x.to(target.x.dtype) - origin, target.x - origin
-        bandwidth = source_bandwidth if self.bandwidth == "source" else _union(prepared, z, n)
+        points = z.double()
+        centre = points.mean(0)
+        between = (centre - prepared["mean"]).square().sum() * (n * m / (n + m))
+        bandwidth = _mean_square(prepared["scatter"] + (points - centre).square().sum() + between, n + m)
         if not math.isfinite(bandwidth):
             raise NonFiniteError("the bandwidth is not finite", where="metric", hint="lower the learning rate")
-        if self.bandwidth == "source" or source_bandwidth == 0:
+        if source_bandwidth == 0:
             self_kernel = prepared["self_kernel"][0]
         elif _LOWEST <= bandwidth / source_bandwidth <= _HIGHEST:
             self_kernel = _interpolate(prepared["self_kernel"], bandwidth / source_bandwidth)
         else:
-            self_kernel = self._self_kernel(x.double(), [bandwidth])[0]
+            self_kernel = _self_kernel(x.double(), [bandwidth])[0]
 
         # In units of the root of b no square overflows or vanishes.
         unit = math.sqrt(bandwidth) or 1.0
         x, z = (cloud / unit for cloud in centred(x, z))
         cross = torch.zeros((), dtype=torch.float64, device=z.device)
         gradient = torch.zeros_like(z)
-        for rows in x.split(self.chunk):
+        for rows in x.split(_CHUNK):
             kernel, slope = _kernel(rows, z)
             cross += kernel.sum(dtype=torch.float64)
             gradient -= (slope.sum(0)[:, None] * z - slope.T @ rows).mul_(4 / (n * m))
         (z,) = centred(z - z[0])  # far from the source, small distances within the target keep their digits
         within = torch.zeros_like(cross)
-        pairs = m * (m - 1) if self.unbiased and m > 1 else m * m
-        for start in range(0, m, self.chunk):
-            rows = z[start : start + self.chunk]
+        for start in range(0, m, _CHUNK):
+            rows = z[start : start + _CHUNK]
             kernel, slope = _kernel(rows, z)
             within += kernel.sum(dtype=torch.float64)
-            gradient[start : start + self.chunk] += (slope.sum(1)[:, None] * rows - slope @ z).mul_(4 / pairs)
-        value = self._mean(self_kernel, n) + self._mean(within / m**2, m) - 2 * cross / (n * m)
-        return value, gradient / unit, {"bandwidth": bandwidth}
+            gradient[start : start + _CHUNK] += (slope.sum(1)[:, None] * rows - slope @ z).mul_(4 / (m * m))
+        return self_kernel + within / m**2 - 2 * cross / (n * m), gradient / unit, {}
 
-    def _mean(self, mean: Tensor, points: int) -> Tensor:
-        """Return the mean of K over all pairs, or over the pairs of different points where those are asked for."""
-        if not self.unbiased or points == 1:
-            return mean
-        return (mean * points - _KERNELS) / (points - 1)
 
-    def _self_kernel(self, x: Tensor, bandwidths: list[float]) -> Tensor:
-        """Return the mean of K over all pairs of points [n, d] at every bandwidth, in the dtype of x."""
-        (x,) = centred(x)
-        sums = x.new_zeros(len(bandwidths))
-        for start in range(0, len(x), self.chunk):
-            # Pairs are symmetric: a block of rows meets itself once, and what comes after it twice.
-            rows = x[start : start + self.chunk]
-            for columns, times in ((rows, 1), (x[start + self.chunk :], 2)):
-                squares = half_squared_distances(rows, columns).mul_(2)
-                for place, bandwidth in enumerate(bandwidths):
-                    sums[place] += times * _kernel_sum(squares, bandwidth)
-        return sums / len(x) ** 2
+def _self_kernel(x: Tensor, bandwidths: list[float]) -> Tensor:
+    """Return the mean of K over all pairs of points [n, d] at every bandwidth, in the dtype of x."""
+    (x,) = centred(x)
+    sums = x.new_zeros(len(bandwidths))
+    for start in range(0, len(x), _CHUNK):
+        # Pairs are symmetric: a block of rows meets itself once, and what comes after it twice.
+        rows = x[start : start + _CHUNK]
+        for columns, times in ((rows, 1), (x[start + _CHUNK :], 2)):
+            squares = half_squared_distances(rows, columns).mul_(2)
+            for place, bandwidth in enumerate(bandwidths):
+                sums[place] += times * _kernel_sum(squares, bandwidth)
+    return sums / len(x) ** 2
 
 
 def _mean_square(scatter: Tensor, points: int) -> float:
     """Return the mean squared distance between two different points; 0 for one point."""
     return 2 * float(scatter) / max(points - 1, 1)
-
-
-def _union(prepared: dict[str, Tensor], z: Tensor, n: int) -> float:
-    """Return the mean squared distance between two different points of n source points and the target's."""
-    z = z.double()
-    m, mean = len(z), z.mean(0)
-    between = (mean - prepared["mean"]).square().sum() * (n * m / (n + m))
-    return _mean_square(prepared["scatter"] + (z - mean).square().sum() + between, n + m)
 
 
 def _kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,18 +8,15 @@ are not used: a target class is compared with the whole source.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import torch
 from torch import Tensor
 
-from orca_cli.config.ranges import Positive
 from orca_cli.interfaces import Distance, Features
 from orca_cli.metrics.transport.clouds import check_features, check_finite
 
+_EPS = 1e-12  # added to variances under the root, in squared units of the features
 
-@dataclass(frozen=True)
+
 class Moments:
     """Mean over dimensions of squared differences of mean and standard deviation.
 
@@ -30,26 +27,24 @@ class Moments:
 
     convention = "squared, mean over dimensions, not halved"
 
-    eps: Annotated[Positive, "Added to variances under the root, in squared units of the features."] = 1e-12
-
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return the source's mean [d] and std [d], float64."""
         check_features(source, "source")
-        mean, std = self._moments(source.x)
+        mean, std = _moments(source.x)
         return {"mean": mean, "std": std}
 
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
-        """Return the distance. Diagnostics: mean_part and std_part, which add up to the value; m."""
+        """Return the distance. No diagnostics."""
         check_features(target, "target")
-        mean, std = self._moments(target.x)
+        mean, std = _moments(target.x)
         mean_part = (mean - prepared["mean"]).square().mean()
         std_part = (std - prepared["std"]).square().mean()
         value = (mean_part + std_part).to(target.x.dtype)
         check_finite(value)
-        parts = {"mean_part": float(mean_part.detach()), "std_part": float(std_part.detach())}
-        return Distance(value, parts | {"m": float(len(target.x))})
+        return Distance(value)
 
-    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = x.double()
-        return x.mean(0), (x.var(0, correction=0) + self.eps).sqrt()
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.double()
+    return x.mean(0), (x.var(0, correction=0) + _EPS).sqrt()

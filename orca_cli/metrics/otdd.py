@@ -23,8 +23,7 @@ from torch import Tensor
 
 from orca_cli.config.ranges import Count
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport.clouds import centred, half_squared_distances, prepare_nothing
-from orca_cli.metrics.transport.envelope import Solved, closed_form
+from orca_cli.metrics.transport.clouds import Solved, centred, closed_form, half_squared_distances, prepare_nothing
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,7 @@ class OTDD:
 
     @closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
-        """Return the distance; time grows with the smaller side, times `size` squared.
-
-        Diagnostics: pairs (of samples that were compared across), size (points of a sample), n, m.
-        """
+        """Return the distance; time grows with the smaller side, times `size` squared. No diagnostics."""
         x, z = centred(source.x.to(target.x.dtype), target.x)
         fewest = min(len(x), len(z))
         size = max(1, min(self.size, fewest // 2))
@@ -78,7 +74,8 @@ class OTDD:
         if self.labels:
             match, coupling = _match_labelled(costs, *paired(source.labels, target.labels))
         else:
-            match, coupling = _match(costs), None
+            columns = np.stack([_matched(cost)[1] for cost in costs.cpu().numpy()])
+            match, coupling = torch.from_numpy(columns).to(costs.device), None
         # Every pair of matched points counts once across, and minus a half within a side.
         weights = costs.new_tensor([1 / pairs] * pairs + [-0.5 / max(within, 1)] * 2 * within) / size
         value = (weights * costs.gather(2, match[:, :, None]).sum((1, 2))).sum()
@@ -96,12 +93,7 @@ class OTDD:
         shaped += in_columns[:pairs]
         shaped[first] += in_rows[pairs + within :]
         shaped[second] += in_columns[pairs + within :]
-        return value, slope, {"pairs": float(pairs), "size": float(size)}
-
-
-def _match(costs: Tensor) -> Tensor:
-    """Return the column that an optimal matching gives to every row, [B, s] int64, for costs [B, s, s]."""
-    return torch.from_numpy(np.stack([_matched(cost)[1] for cost in costs.cpu().numpy()])).to(costs.device)
+        return value, slope, {}
 
 
 def _match_labelled(costs: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

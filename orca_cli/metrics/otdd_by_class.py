@@ -9,22 +9,17 @@ are held, costs are differentiated, through |x_i - z_j|^2 and through every W th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Annotated
-
 import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import envelope, label_distances, problem
-from orca_cli.metrics.transport.clouds import check_features, double, half_squared_distances, resolved
+from orca_cli.metrics.transport import clouds, label_distances
 from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, class_plans, outer_plan, slope
 
 _ONCE = 0.3  # of the tolerance, for values that are computed once and kept: right to 1e-4 or so at the default
 
 
-@dataclass(frozen=True)
-class OTDDByClass:
+class OTDDByClass(Transport):
     """Debiased entropic OTDD with gradient through features and label distances.
 
     Reg is absolute, and the same for halved costs outside and unhalved ones inside label distances: features that are small
@@ -37,74 +32,47 @@ class OTDDByClass:
 
     convention = "squared, halved costs, entropic, debiased"
 
-    reg: problem.Reg = Transport.reg
-    tolerance: problem.Tolerance = Transport.tolerance
-    max_iterations: problem.MaxIterations = Transport.max_iterations
-    newton_points: problem.NewtonPoints = Transport.newton_points
-    newton_steps: problem.NewtonSteps = Transport.newton_steps
-    scaling: problem.Scaling = Transport.scaling
-    chunk: problem.Chunk = Transport.chunk
-    labels: Annotated[
-        bool, "Whether distances between classes enter the cost; without them it is a Sinkhorn divergence of points."
-    ] = True
-
-    @property
-    def _transport(self) -> Transport:
-        return Transport(**{field.name: getattr(self, field.name) for field in fields(Transport)})
-
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return the source's constants; memory grows with n times `chunk` and the square of the largest class.
+        """Return the source's constants; memory grows with n and the square of the largest class.
 
         Returns:
             class_self: [k], transport of each class to itself at reg / 2, halved costs.
             labels_source: [k, k], W between source classes.
             self_term: OT_reg(source, source).
-            self_source: OTDD(source, source) when its cross term gets one more update than the self term: 0
-                when converged.
-
-        With labels=false the first two are left out.
         """
-        check_features(source, "source")
-        transport = self._transport
-        (x,) = resolved(self.reg, source.x)
-        if not self.labels:
-            alike = x.new_zeros(source.num_classes, source.num_classes)
-            return {name: double(value) for name, value in transport.source_term(x, source.labels, alike).items()}
+        clouds.check_features(source, "source")
+        (x,) = clouds.resolved(self.reg, source.x)
         classes = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
         cost = label_distances.from_points(x)
-        _, class_self = label_distances.solve_selves(classes, cost, transport.solve_symmetric(self.reg / 2))
-        between = label_distances.solve_pairs(classes, classes, cost, transport.by_sinkhorn(self.reg / 2, _ONCE))
+        _, class_self = label_distances.solve_selves(classes, cost, self.solve_symmetric(self.reg / 2))
+        between = label_distances.solve_pairs(classes, classes, cost, self.by_sinkhorn(self.reg / 2, _ONCE))
         above = label_distances.table(between, class_self, class_self)
         constants = {"class_self": class_self, "labels_source": above + above.T}
-        constants |= transport.source_term(x, source.labels, constants["labels_source"])
-        return {name: double(value) for name, value in constants.items()}
+        constants["self_term"] = self.source_term(x, source.labels, constants["labels_source"])
+        return {name: clouds.double(value) for name, value in constants.items()}
 
-    @envelope.closed_form
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> envelope.Solved:
+    @clouds.closed_form
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:
         """Return the distance; memory is that of the n x m cost and, while its classes are solved, of its largest block.
 
-        Diagnostics: iterations and marginal_error (the largest over all problems), converged (1 where every problem reached
-        the tolerance, 0 where a bound ended one), self_source as in `prepare`, n, m.
+        Diagnostics: as of `Transport`.
         """
-        transport = self._transport
-        x, z = resolved(self.reg, source.x.to(target.x.dtype), target.x)
-        if not self.labels:
-            return self._point_divergence(prepared, source, target, x, z)
+        x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
         sources = label_distances.index_classes(source.labels, k, x.dtype)
         targets = label_distances.index_classes(target.labels, l, x.dtype)
-        cross, intra = half_squared_distances(x, z), half_squared_distances(z, z)
+        cross, intra = clouds.half_squared_distances(x, z), clouds.half_squared_distances(z, z)
         cross_cost, intra_cost = label_distances.from_matrix(cross), label_distances.from_matrix(intra)
 
-        selves, target_self = label_distances.solve_selves(targets, intra_cost, transport.solve_symmetric(self.reg / 2))
+        selves, target_self = label_distances.solve_selves(targets, intra_cost, self.solve_symmetric(self.reg / 2))
         # With one target class W is constant along the rows of the cost: it changes the value but not the plan, and the
         # plan's potentials are a good start for the pairs of classes.
-        outer = transport.outer(cross) if len(targets.present) == 1 else None
-        inside = transport.solve(self.reg / 2, outer.g if outer else None)
+        outer = self.outer(cross) if len(targets.present) == 1 else None
+        inside = self.solve(self.reg / 2, outer.g if outer else None)
         between = label_distances.solve_pairs(sources, targets, cross_cost, inside)
         label_cross = label_distances.table(between, prepared["class_self"].to(x), target_self)
-        within = label_distances.solve_pairs(targets, targets, intra_cost, transport.solve(self.reg / 2))
+        within = label_distances.solve_pairs(targets, targets, intra_cost, self.solve(self.reg / 2))
         label_intra = label_distances.table(within, target_self, target_self)
         label_intra = label_intra + label_intra.T
         # What is added to half squared distances in the costs is taken back where pairs of classes use them.
@@ -114,8 +82,8 @@ class OTDDByClass:
             shift = label_cross[source.labels].sum(1).mean() / 2
         else:
             beside_cross = label_cross / 2
-            outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross))
-        outer_self = transport.outer_to_itself(add_labels(intra, target.labels, target.labels, label_intra))
+            outer = self.outer(add_labels(cross, source.labels, target.labels, label_cross))
+        outer_self = self.outer_to_itself(add_labels(intra, target.labels, target.labels, label_intra))
         value = outer.value[0] + shift - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
 
         # The value's weight on a half squared distance between source and target is the outer plan, and each class pair's plan
@@ -139,16 +107,4 @@ class OTDDByClass:
         pairs_plan = class_plans(left, right, target.labels, target.labels, self.reg / 2, intra_mass)
         gradient -= slope([plan, pairs_plan], intra, z, z)
         solutions = [outer, outer_self, *(solution for _, solution in (*selves, *between, *within))]
-        return value, gradient, transport.diagnostics(solutions, prepared)
-
-    def _point_divergence(
-        self, prepared: dict[str, Tensor], source: Features, target: Features, x: Tensor, z: Tensor
-    ) -> envelope.Solved:
-        """Return the Sinkhorn divergence of points [n, d] and [m, d], without classes."""
-        transport = self._transport
-        cross, intra = half_squared_distances(x, z), half_squared_distances(z, z)
-        outer, outer_self = transport.outer(cross), transport.outer_to_itself(intra)
-        value = outer.value[0] - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
-        gradient = slope([outer_plan(outer, source.labels, target.labels, self.reg)], cross, x, z)
-        gradient -= slope([outer_plan(outer_self, target.labels, target.labels, self.reg)], intra, z, z)
-        return value, gradient, transport.diagnostics([outer, outer_self], prepared)
+        return value, gradient, self.diagnostics(solutions)

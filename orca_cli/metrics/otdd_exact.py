@@ -19,8 +19,7 @@ from torch import Tensor
 from orca_cli.config.ranges import Count
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import envelope
-from orca_cli.metrics.transport.clouds import centred, half_squared_distances, prepare_nothing
+from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.label_distances import index_classes, pairs
 
 
@@ -36,16 +35,16 @@ class OTDDExact:
 
     max_iterations: Annotated[Count, "Bound on the pivots of one linear program."] = 10_000_000
 
-    prepare = prepare_nothing
+    prepare = clouds.prepare_nothing
 
-    @envelope.closed_form
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> envelope.Solved:
+    @clouds.closed_form
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:
         """Return the distance; memory grows with n times m. NonFiniteError also where a program was not solved to the end.
 
-        Diagnostics: marginal_error (the outer plan's L1 error on the target's side), self_source (0 by definition), n, m.
+        Diagnostics: marginal_error (the outer plan's L1 error on the target's side).
         """
-        x, z = centred(source.x.cpu().double(), target.x.cpu().double())
-        cost = half_squared_distances(x, z)
+        x, z = clouds.centred(source.x.cpu().double(), target.x.cpu().double())
+        cost = clouds.half_squared_distances(x, z)
         rows, columns = source.labels.cpu(), target.labels.cpu()
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
         sources, targets = index_classes(rows, k, cost.dtype), index_classes(columns, l, cost.dtype)
@@ -58,11 +57,10 @@ class OTDDExact:
         weights = self._plan(cost + labels[rows][:, columns] / 2)
         error = float((weights.sum(0) - 1 / len(columns)).abs().sum())
         # W / 2 is the transport in half squared distances: every class pair's plan counts with the mass it is given.
-        mass = envelope.class_mass(weights, rows, columns, (k, l))
+        mass = clouds.class_mass(weights, rows, columns, (k, l))
         for (a, b), plan in plans.items():
             weights[sources.points(a)[:, None], targets.points(b)] += mass[a, b] * plan
-        slope = envelope.gradient(weights, x, z)
-        return (weights * cost).sum(), slope, {"marginal_error": error, "self_source": 0.0}
+        return (weights * cost).sum(), clouds.gradient(weights, x, z), {"marginal_error": error}
 
     def _plan(self, cost: Tensor) -> Tensor:
         """Return the optimal plan [p, q] between uniform weights, float64."""

@@ -16,22 +16,18 @@ dW/dz_j = 2 sum_i Q_ij (z_j - x_i). One point, or equal points, have covariance 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
 import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import envelope, problem
-from orca_cli.metrics.transport.clouds import check_features, double, half_squared_distances, resolved
+from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.label_distances import ClassIndex, index_classes, pairs
 from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, outer_plan, slope
 
 _Slopes = list[tuple[int, int, Tensor, Tensor]]  # a pair of classes, some points and the slope of half of W in them
 
 
-@dataclass(frozen=True)
-class OTDDGaussian:
+class OTDDGaussian(Transport):
     """Debiased entropic OTDD with Bures' formula between classes.
 
     The gradient goes through features and through W. A class without points carries no weight.
@@ -39,45 +35,35 @@ class OTDDGaussian:
 
     convention = "squared, halved costs, debiased, Gaussian classes"
 
-    reg: problem.Reg = Transport.reg
-    tolerance: problem.Tolerance = Transport.tolerance
-    max_iterations: problem.MaxIterations = Transport.max_iterations
-    newton_points: problem.NewtonPoints = Transport.newton_points
-    newton_steps: problem.NewtonSteps = Transport.newton_steps
-    scaling: problem.Scaling = Transport.scaling
-    chunk: problem.Chunk = Transport.chunk
-
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return self_term and self_source as in `OTDDByClass`; memory grows with n times `chunk` and the square of a class."""
-        check_features(source, "source")
-        (x,) = resolved(self.reg, source.x)
+        """Return self_term as in `OTDDByClass`; memory grows with n and the square of the largest class."""
+        clouds.check_features(source, "source")
+        (x,) = clouds.resolved(self.reg, source.x)
         classes = index_classes(source.labels, source.num_classes, x.dtype)
         labels = x.new_zeros(source.num_classes, source.num_classes)
-        points = {label: double(x[classes.points(label)]) for label in classes.present}
+        points = {label: clouds.double(x[classes.points(label)]) for label in classes.present}
         for a, b in pairs(classes, classes):
             plan = coupling(points[a], points[b])
-            labels[a, b] = labels[b, a] = 2 * (plan * half_squared_distances(points[a], points[b])).sum()
-        constants = Transport(**asdict(self)).source_term(x, source.labels, labels)
-        return {name: double(value) for name, value in constants.items()}
+            labels[a, b] = labels[b, a] = 2 * (plan * clouds.half_squared_distances(points[a], points[b])).sum()
+        return {"self_term": clouds.double(self.source_term(x, source.labels, labels))}
 
-    @envelope.closed_form
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> envelope.Solved:
+    @clouds.closed_form
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:
         """Return the distance; memory is that of the n x m cost and, while classes are compared, of the largest block.
 
-        Diagnostics: as of `OTDDByClass`, over the two outer problems.
+        Diagnostics: as of `Transport`, over the two outer problems.
         """
-        transport = Transport(**asdict(self))
-        x, z = resolved(self.reg, source.x.to(target.x.dtype), target.x)
+        x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
-        cross, intra = half_squared_distances(x, z), half_squared_distances(z, z)
+        cross, intra = clouds.half_squared_distances(x, z), clouds.half_squared_distances(z, z)
         sources, targets = index_classes(source.labels, k, x.dtype), index_classes(target.labels, l, x.dtype)
         label_cross, slopes = _couplings(x, z, sources, targets)
         label_intra, intra_slopes = _couplings(z, z, targets, targets)
         label_intra = label_intra + label_intra.T
 
-        outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross))
-        outer_self = transport.outer_to_itself(add_labels(intra, target.labels, target.labels, label_intra))
+        outer = self.outer(add_labels(cross, source.labels, target.labels, label_cross))
+        outer_self = self.outer_to_itself(add_labels(intra, target.labels, target.labels, label_intra))
         value = outer.value[0] - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
 
         plan = outer_plan(outer, source.labels, target.labels, self.reg)
@@ -88,7 +74,7 @@ class OTDDGaussian:
         mass = class_mass(plan, intra, (l, l))
         gradient -= slope([plan], intra, z, z)
         _add_slopes(gradient, intra_slopes, (mass + mass.T) / -2)
-        return value, gradient, transport.diagnostics([outer, outer_self], prepared)
+        return value, gradient, self.diagnostics([outer, outer_self])
 
 
 def _couplings(x: Tensor, z: Tensor, left: ClassIndex, right: ClassIndex) -> tuple[Tensor, _Slopes]:
@@ -100,7 +86,7 @@ def _couplings(x: Tensor, z: Tensor, left: ClassIndex, right: ClassIndex) -> tup
     labels, slopes = x.new_zeros(len(left.counts), len(right.counts)), []
     for a, b in pairs(left, right):
         left_points, right_points = x[left.points(a)], z[right.points(b)]
-        plan = coupling(double(left_points), double(right_points)).to(x)
+        plan = coupling(clouds.double(left_points), clouds.double(right_points)).to(x)
         p, q = plan.shape
         # Rows of a coupling sum to 1 / p and columns to 1 / q.
         moved = plan.T @ left_points

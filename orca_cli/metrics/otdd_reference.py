@@ -23,11 +23,11 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from orca_cli.config.ranges import Fraction, Positive
+from orca_cli.config.ranges import Positive
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import annealed, envelope, label_distances
+from orca_cli.metrics.transport import annealed, label_distances
 from orca_cli.metrics.transport.annealed import Annealing
-from orca_cli.metrics.transport.clouds import check_features, half_squared_distances, resolved
+from orca_cli.metrics.transport.clouds import Solved, check_features, closed_form, half_squared_distances, resolved
 from orca_cli.metrics.transport.label_distances import ClassIndex, Cost
 
 # Far below rounding, and high enough that no product becomes denormal, with which a CPU is many times slower.
@@ -47,24 +47,18 @@ class OTDDReference:
 
     convention = "squared, halved costs, debiased, annealed and stopped as in the released code"
 
-    reg: Annotated[Positive, "Entropic strength of the transport of points, in units of halved squared distances."] = (
-        0.1
-    )
-    label_reg: Annotated[Positive, "Entropic strength inside label distances, in units of squared distances."] = 0.1
-    scaling: Annotated[
-        Fraction, "Root of the ratio between two levels of annealing, which go from the squared diameter to reg."
-    ] = 0.5
+    reg: Annotated[
+        Positive,
+        "Entropic strength: of points in units of halved squared distances, inside label distances of squared ones.",
+    ] = 0.1
 
     @property
     def _outer(self) -> Annealing:
-        return Annealing(self.reg, self.scaling)
+        return Annealing(self.reg)
 
     @property
     def _inner(self) -> Annealing:
-        return Annealing(self.label_reg, self.scaling, unit=2)
-
-    def _resolved(self, *clouds: Tensor) -> tuple[Tensor, ...]:
-        return resolved(min(self.reg, self.label_reg / 2), *clouds)
+        return Annealing(self.reg, unit=2)
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
@@ -76,7 +70,7 @@ class OTDDReference:
             source_self: [1, 29], likewise of the whole source.
         """
         check_features(source, "source")
-        (x,) = self._resolved(source.x)
+        (x,) = resolved(self.reg / 2, source.x)
         low, high = _ranges(source)
         classes = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
         squares = _square_diameters(low, high, low, high).tolist()
@@ -102,14 +96,14 @@ class OTDDReference:
         class_self = torch.tensor(tables, dtype=torch.float64, device=x.device)
         return {"low": low, "high": high, "class_self": class_self, "source_self": table[None]}
 
-    @envelope.closed_form
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> envelope.Solved:
+    @closed_form
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
         """Return the distance; memory grows with n times m.
 
         Diagnostics: iterations (updates of the outer problem), marginal_error (L1 error of the outer plan on the source's
-        side, where the released code stops too early to be right), self_source (0: both sides take the same steps), n, m.
+        side, where the released code stops too early to be right).
         """
-        x, z = self._resolved(source.x.to(target.x.dtype), target.x)
+        x, z = resolved(self.reg / 2, source.x.to(target.x.dtype), target.x)
         n, m = len(x), len(z)
         cost, target_cost = half_squared_distances(x, z), half_squared_distances(z, z)
         sources = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
@@ -132,7 +126,7 @@ class OTDDReference:
         plan = plan.clamp_(min=_MIN_EXPONENT).exp_().div_(n * m)
         within = torch.softmax((target_f[0] - target_cost) / self.reg, dim=1) / m
         error = float((plan.sum(1) - 1 / n).abs().sum())
-        diagnostics = {"iterations": float(len(levels.step)), "marginal_error": error, "self_source": 0.0}
+        diagnostics = {"iterations": float(len(levels.step)), "marginal_error": error}
         return value[0] - target_self[0] - source_self, within @ z - plan.T @ x, diagnostics
 
     def _target_labels(

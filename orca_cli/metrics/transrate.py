@@ -26,8 +26,8 @@ class TransRate:
     """Negative TransRate of the target, differentiated by autograd in float64.
 
     Classes without a point do not count. With one class R(Z) = R(Z_1): value and gradient are 0, so a class-wise problem
-    teaches nothing, and several target classes have to be put into one problem (align.classes_per_problem). Without
-    `normalise` the value falls without bound as features grow.
+    teaches nothing, and several target classes have to be put into one problem (align.classes_per_problem). The centred
+    features are divided by their Frobenius norm, as the authors do.
     """
 
     convention = "negative TransRate in nats, of the target alone; 0 with one class"
@@ -35,23 +35,17 @@ class TransRate:
     of_target_alone = True
     least_classes = 2  # with one, the value says nothing
 
-    eps: Annotated[Positive, "Distortion of the coding rate, in squared units of the (normalised) features."] = 1e-4
-    normalise: Annotated[bool, "Divide the centred features by their Frobenius norm, as the authors do."] = True
+    eps: Annotated[Positive, "Distortion of the coding rate, in squared units of the normalised features."] = 1e-4
 
     prepare = prepare_nothing
 
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
-        """Return minus TransRate of the target; memory grows with min(m, d) squared.
-
-        Diagnostics: rate (of all features), class_rate (mean of the classes'), classes (with a point), m.
-        """
+        """Return minus TransRate of the target; memory grows with min(m, d) squared. No diagnostics."""
         check_features(target, "target")
         z = target.x.double()
         z = z - z.mean(0)
-        if self.normalise:
-            norm = torch.linalg.vector_norm(z)
-            if bool(norm > 0):  # equal points stay where they are, at 0
-                z = z / norm
+        norm = torch.linalg.vector_norm(z)
+        z = z / torch.where(norm > 0, norm, 1)  # equal points stay where they are, at 0
         present = torch.unique(target.labels)
         rate = self._coding_rate(z)
         if len(present) == 1:
@@ -60,8 +54,7 @@ class TransRate:
             class_rate = torch.stack([self._coding_rate(z[target.labels == label]) for label in present]).mean()
         value = (class_rate - rate).to(target.x.dtype)
         check_finite(value)
-        rates = {"rate": float(rate.detach()), "class_rate": float(class_rate.detach())}
-        return Distance(value, rates | {"classes": float(len(present)), "m": float(len(z))})
+        return Distance(value)
 
     def _coding_rate(self, z: Tensor) -> Tensor:
         n, d = z.shape

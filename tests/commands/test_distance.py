@@ -74,14 +74,14 @@ def test_arrays_through_the_function_and_what_people_read(files):
 
 
 def test_words_are_those_of_a_run_and_json_says_what_was_compared(files):
-    words = ("metric=mmd", "bandwidth=source", "seed=4", "device=cpu")
-    options = ("--metric", "mmd", "bandwidth=source", "--seed", 4, "--device", "cpu")
+    words = ("metric=otdd", "size=16", "seed=4", "device=cpu")
+    options = ("--metric", "otdd", "size=16", "--seed", 4, "--device", "cpu")
     record, by_option = (read_json("distance", *files, *arguments, "--points", 30) for arguments in (words, options))
     assert _values(record) == _values(by_option)
     assert record["seed"] == 4
     assert record["a"] == {"name": str(files[0]), "points": 30, "width": 3, "classes": 3}
     (one,) = record["metrics"]
-    assert one["parameters"] == {"bandwidth": "source", "unbiased": False, "chunk": 1024}
+    assert one["parameters"] == {"size": 16, "labels": True, "classes": 8}
     assert "squared" in one["convention"]
     assert one["diagnostics"]["n"] == 30
 

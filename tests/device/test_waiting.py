@@ -96,7 +96,7 @@ def test_transport_of_a_cloud_to_itself_waits_once_in_eight_iterations_and_annea
     assert total(transfers.reads) == solution.iterations / 8
     assert not transfers.writes
     cost, a, b = batch(device)
-    annealing = annealed.Annealing(0.05, 0.5)
+    annealing = annealed.Annealing(0.05)
     with counted() as transfers:
         levels = annealing.levels([4.0, 9.0, 25.0, 1.0, 2.0], cost)
         annealed.cross(cost, a, b, levels)

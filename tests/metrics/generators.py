@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 
-import numpy as np
 import torch
 from safetensors.torch import load, save
-from scipy.linalg import sqrtm
 
 from orca_cli.interfaces import Features
 from orca_cli.seeding import torch_generator
@@ -25,14 +23,6 @@ def known():
         (x, x[torch.randperm(20, generator=torch_generator(0, "order"))], 0.0),
         (one, other, sorted_squares.mean().item()),
     ]
-
-
-def gaussians(n, d=2):
-    """Samples of two Gaussians; the distance is Bures' between their sample moments."""
-    x, z = cloud(n, d, "x"), cloud(n, d, "z") @ torch.tensor([[2.0, 0.5], [0.0, 1.0]], dtype=torch.float64) + 3
-    s, t = np.cov(x.T.numpy()), np.cov(z.T.numpy())
-    bures = np.trace(s + t - 2 * sqrtm(sqrtm(s) @ t @ sqrtm(s)).real)
-    return x, z, float((x.mean(0) - z.mean(0)).square().sum() + bures)
 
 
 def labelled(n, d, k, *names, scale=1.0, spread=1.0):

@@ -40,7 +40,7 @@ def released(source, target, reg=REG):
 
 
 def ours(source, target, reg=REG):
-    return distance(OTDDReference(reg=reg, label_reg=reg), source, target).value
+    return distance(OTDDReference(reg), source, target).value
 
 
 def slope(function, source, target):
@@ -82,7 +82,7 @@ def test_shuffled_source_labels_move_the_value_and_not_the_gradient():
 
 @pytest.mark.parametrize(("d", "scale"), [(2, 0.3), (4, 1.0), (16, 0.3)])
 def test_self_terms_are_read_from_the_table_at_any_diameter(d, scale):
-    x, annealing = cloud(150, d, "x", scale=scale), Annealing(reg=0.1, scaling=0.5)
+    x, annealing = cloud(150, d, "x", scale=scale), Annealing(reg=0.1)
     cost = half_squared_distances(x, x)
     diameter = (x.amax(0) - x.amin(0)).square().sum().item()
     table = annealed.tabulate(lambda start, stop: cost[start:stop], 150, diameter, annealing, x).tolist()

@@ -33,7 +33,7 @@ SOURCE_BODIES = dict.fromkeys(("cifar10", "digits"), "swin_tiny") | dict.fromkey
 # Settings that may be any text.
 FREE = {
     "task.path", "task.train", "task.labels", "task.validation_labels", "task.test_labels",
-    "task.x", "task.y", "task.filter", "task.keys", "task.field", "task.dataset", "task.config", "task.revision",
+    "task.x", "task.y", "task.filter", "task.dataset", "task.config", "task.revision",
     "task.train_split", "task.validation_split", "task.test_split", "task.group", "task.target", "task.images",
     "body.checkpoint", "source.path", "source.name", "paths.runs", "paths.data", "paths.cache", "task.missing",
     "tracker.project", "tracker.entity", "tracker.uri", "tracker.experiment", "tune.space",
@@ -41,23 +41,20 @@ FREE = {
 }  # fmt: skip
 # Words that are texts in one task and choices in another.
 FREE_IN = {("arrays", "task.validation"), ("arrays", "task.test"), ("table", "task.validation"), ("table", "task.test")}
-# Settings that may be negative, and those that may be 0.
-MAY_BE_NEGATIVE = {"task.sky_low", "source.column"}
+# Settings that may be 0.
 MAY_BE_ZERO = {
     "seed", "align.source_seed",
-    "task.split_seed", "task.data_seed", "task.frozen_seed", "task.crop_start", "task.padding", "source.outside",
+    "task.split_seed", "task.data_seed", "task.crop_start", "task.padding", "source.outside",
     "align.epochs", "align.weight_decay", "align.classes_per_problem", "train.weight_decay",
     "align.inner_lr", "align.source_weight", "tune.rungs", "tune.seed",
     "train.momentum", "train.clip", "train.warmup_epochs", "train.checkpoint_s",
-    "task.masking", "task.mixing", "finetune.dropout",
-    "task.most_noise", "task.sky_high", "task.error.threshold", "metric.newton_points", "metric.newton_steps",
-    "metric.tolerance", "metric.scaling",
+    "finetune.dropout", "task.error.threshold", "metric.newton_points", "metric.newton_steps", "metric.tolerance",
 }  # fmt: skip
 # Settings that are fractions: 2 is too much for them.
 AT_MOST_ONE = {
-    "task.validation_fraction", "task.test_fraction", "task.masking", "task.mixing", "task.most_noise",
+    "task.validation_fraction", "task.test_fraction",
     "align.source_share", "align.mixed_until",
-    "train.momentum", "align.decay_factor", "task.error.threshold:cosmic", "metric.scaling",
+    "train.momentum", "align.decay_factor", "task.error.threshold:cosmic",
 }  # fmt: skip
 
 
@@ -190,7 +187,7 @@ def wrong_values(setting: Setting) -> Iterator[Case]:
 
 def _out_of_range(setting: Setting, kinds: set[type]) -> Iterator[str]:
     key, stem = setting.key, setting.file.rpartition("/")[2].partition("-")[0]
-    if kinds & {int, float} and str not in kinds and key not in MAY_BE_NEGATIVE:
+    if kinds & {int, float} and str not in kinds:
         yield "-1"
         if key not in MAY_BE_ZERO:
             yield "0"

@@ -79,8 +79,6 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for task in {task for task, *_ in FILES.values()}:
         benchmark_files.make(task, folder)
-    # homology reads its text twin where the database is missing: it has none here
-    shutil.rmtree(folder / "homology" / "json", ignore_errors=True)
     return folder
 
 

@@ -25,7 +25,7 @@ import pytest
 import scipy.io
 
 from orca_cli import storage
-from orca_cli.benchmarks.fsd50k import wav
+from orca_cli.benchmarks.fsd50k import sounds
 from orca_cli.benchmarks.sources import conll
 from orca_cli.data.table.files import open_table
 from orca_cli.data.untrusted import arrays, isolation, lmdb, matlab, tape
@@ -121,7 +121,7 @@ def _zip() -> bytes:
 def _wav(width: int) -> bytes:
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
-        file.setparams((2, width, 8000, 40, "NONE", ""))
+        file.setparams((2, width, sounds.RATE, 40, "NONE", ""))
         file.writeframes(bytes(RNG.integers(0, 256, 80 * width, dtype=np.uint8)))
     return buffer.getvalue()
 
@@ -150,8 +150,8 @@ def _read_table(path: Path) -> None:
 
 
 def _read_wav(path: Path) -> None:
-    sound = wav.read(path, 8000, 20)
-    assert sound.shape == (20,)
+    sound = sounds.read(path)
+    assert sound.shape == (sounds.RATE,)
     assert np.isfinite(sound).all()
 
 
@@ -193,7 +193,7 @@ FORMATS: dict[str, tuple[Callable[[Path], list[bytes]], str, Callable[[Path], An
     "tar": (lambda _: [_tar(False), _tar(True)], ".tar", _unpack, 300),
     "zip": (lambda _: [_zip()], ".zip", _unpack, 300),
     "csv": (lambda _: [CSV.encode(), CSV.replace(";", "\t").encode()], ".csv", _read_table, 400),
-    "wav": (lambda _: [*map(_wav, (2, 3, 1))], ".wav", _read_wav, 400),
+    "wav": (lambda _: [*map(_wav, (2, 4, 1))], ".wav", _read_wav, 400),
     "CoNLL": (lambda _: [CONLL.encode()], ".txt", _read_conll, 400),
     "JSON of proteins": (lambda _: [json.dumps(HOMOLOGY).encode()], ".json", lambda path: [*tape.proteins(path)], 400),
     "JSON manifest": (_manifest, ".json", storage.read_checked_json, 400),

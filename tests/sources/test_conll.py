@@ -7,12 +7,11 @@ from orca_cli.benchmarks.sources.conll import Span, load, sentences, spans
 from orca_cli.exceptions import DataError
 from tests.checkpoints import SHARED
 from tests.tasks.builders import refused
-from tests.untrusted.conftest import Quiet
 
 
 def read(folder, size=None, seed=0, **settings):
     settings = {"name": "conll2003", "files": ["eng.train", "train.txt"]} | settings
-    data = load(size, seed, Quiet(), folder, **settings)
+    data = load(size, seed, folder, **settings)
     assert data.examples  # faults of the file are found when it is read
     return data
 
@@ -83,33 +82,30 @@ def test_an_example_is_a_sentence_with_the_type_of_one_span(tmp_path):
     assert read(tmp_path, seed=1).digest != data.digest
 
 
-def test_the_span_alone_and_the_outside_are_examples_on_request(tmp_path):
+def test_the_outside_is_a_class_on_request(tmp_path):
     write(tmp_path, corpus())
-    data = read(tmp_path, example="span", outside=7)
+    data = read(tmp_path, outside=7)
     assert data.examples.class_names == ("LOC", "ORG", "PER", "O")
-    texts = dict.fromkeys(data.examples.class_names, ())
-    for text, label in zip(data.examples.inputs, data.examples.labels, strict=True):
-        texts[data.examples.class_names[label]] += (text,)
-    assert len(texts["O"]) == 7
-    # Sentences without an entity come first; then a stretch outside of others, which give no other example.
-    assert set(texts["O"]) >= {f"plain{k}" for k in range(5)}
-    assert all(len(text.split()) == 2 for text in texts["PER"])
+    pairs = zip(data.examples.inputs, data.examples.labels, strict=True)
+    texts = [text for text, label in pairs if data.examples.class_names[label] == "O"]
+    assert len(texts) == 7
+    # Sentences without an entity come first; then others, which give no other example.
+    assert set(texts) >= {f"plain{k}" for k in range(5)}
     balanced = read(tmp_path, size=20, outside=7)
     assert np.bincount(balanced.examples.labels).tolist() == [5, 5, 5, 5]
 
 
-def test_chunks_are_read_from_their_column(tmp_path):
+def test_the_file_itself_can_be_named(tmp_path):
     write(tmp_path, NEWS + "\n" + NEWS, name="eng.train")
-    data = read(tmp_path, column=2, example="span", path=str(tmp_path / "conll2003" / "eng.train"))
-    assert set(data.examples.class_names) <= {"NP", "VP", "ADVP"}
-    assert "Peter Blackburn" in data.examples.inputs
+    data = read(tmp_path, path=str(tmp_path / "conll2003" / "eng.train"))
+    assert set(data.examples.class_names) <= {"LOC", "MISC", "ORG", "PER"}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a N B-X\n\nword N X\n", "line 3: 'X' is not a tag; allowed: O, and B-"),
-        ("a N B-X\n\nb N B-X\n\nc N O\n", "1 types have two sentences or more; at least two are needed"),
+        ("a N B-X\n\nb N B-X\n\nc N O\n", "1 classes have two texts or more; at least two are needed"),
     ],
 )
 def test_what_cannot_be_read_is_reported(tmp_path, text, message):

@@ -10,14 +10,9 @@ from hypothesis import strategies as st
 
 from orca_cli.benchmarks.sources import cifar10, stdlib_docs
 from orca_cli.benchmarks.sources.balance import draw, facts_digest, shares
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from tests.properties import examples
 from tests.tasks.builders import refused
-from tests.untrusted.conftest import Quiet
-
-
-def docs(size, seed=0, packages=("http", "xml")):
-    return stdlib_docs.load(size, seed, Quiet(), packages=list(packages))
 
 
 @given(st.lists(st.integers(2, 50), min_size=2, max_size=8), st.integers(4, 300))
@@ -53,7 +48,7 @@ def test_the_digest_depends_on_the_form_borders_and_order_of_facts():
 
 
 def test_stdlib_docs_are_labelled_texts_without_repetition():
-    examples = stdlib_docs.load(None, 0, Quiet()).examples
+    examples = stdlib_docs.load(None, 0).examples
     assert len(set(examples.inputs)) == len(examples.inputs) == len(examples.labels)
     assert len(examples.class_names) == 8
     assert all(5 <= len(text.split()) <= 60 for text in examples.inputs)
@@ -62,11 +57,11 @@ def test_stdlib_docs_are_labelled_texts_without_repetition():
 
 
 def test_stdlib_docs_do_not_depend_on_the_order_of_folders(monkeypatch):
-    expected = docs(100).digest
+    expected = stdlib_docs.load(100, 0).digest
     rglob = Path.rglob
     monkeypatch.setattr(Path, "rglob", lambda self, pattern: reversed(list(rglob(self, pattern))))
-    assert docs(100).digest == expected
-    assert docs(100, seed=1).digest != expected
+    assert stdlib_docs.load(100, 0).digest == expected
+    assert stdlib_docs.load(100, 1).digest != expected
 
 
 def test_stdlib_docs_are_parsed_and_never_run(tmp_path, monkeypatch):
@@ -94,7 +89,7 @@ class C:
     (tmp_path / "email" / "template.py").write_text("not python {{")
     (tmp_path / "email" / "tests").mkdir()
     (tmp_path / "email" / "tests" / "case.py").write_text('"""Texts of tests are left out always."""')
-    data = docs(None, packages=["asyncio", "email"])
+    data = stdlib_docs.load(None, 0)
     # "Six seven eight nine ten." is in both packages, "Short." has too few words.
     assert list(data.examples.inputs) == [
         "One two three four five.",
@@ -103,12 +98,6 @@ class C:
         "Again words of another package.",
     ]
     assert not canary.exists()
-
-
-@pytest.mark.parametrize("packages", [["asyncio", "no_such"], ["../outside", "email"], ["email", "email"]])
-def test_names_that_are_no_packages_are_refused(packages):
-    with refused(r"source\.packages", ConfigError):
-        docs(100, packages=packages)
 
 
 def write_npz(folder, n=60, **changes):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from orca_cli.benchmarks.fsd50k import log_mel, wav
+from orca_cli.benchmarks.fsd50k import sounds
 from orca_cli.exceptions import DataError
 from tests.tasks.builders import refused
 
@@ -21,7 +21,7 @@ CLIPS = {
 
 def sound(seed, seconds=1.0):
     rng = np.random.default_rng(seed)
-    time = np.arange(int(seconds * log_mel.RATE)) / log_mel.RATE
+    time = np.arange(int(seconds * sounds.RATE)) / sounds.RATE
     return 0.3 * np.sin(2 * np.pi * rng.uniform(100, 5000) * time) + 0.05 * rng.normal(size=len(time))
 
 
@@ -32,7 +32,7 @@ def write(tmp_path):
     def call(place="fsd50k", prefix="/mnt/"):
         folder = tmp_path / place
         (folder / "noise_22050").mkdir(parents=True)
-        wavfile.write(folder / "noise_22050" / "n0.wav", log_mel.RATE, sound(99, 3.0).astype(np.float32))
+        wavfile.write(folder / "noise_22050" / "n0.wav", sounds.RATE, sound(99, 3.0).astype(np.float32))
         for split, table in CLIPS.items():
             (folder / "chunks" / split).mkdir(parents=True)
             rows = []
@@ -40,7 +40,7 @@ def write(tmp_path):
                 for k in range(count):
                     chunk = f"chunks/{split}/{clip}_{k}.wav"
                     samples = np.round(sound(int(clip) * 10 + k) * 32767).astype(np.int16)
-                    wavfile.write(folder / chunk, log_mel.RATE, samples)
+                    wavfile.write(folder / chunk, sounds.RATE, samples)
                     rows.append((k, f"{prefix}{chunk}", labels, clip))
             with open(folder / "chunks" / f"{split}.csv", "w", newline="") as file:
                 csv.writer(file).writerows([["", "files", "labels", "ext"], *sorted(rows)])
@@ -68,10 +68,10 @@ def expected(samples):
 
 
 def test_the_spectrogram_agrees_with_its_definition():
-    sounds = np.stack([sound(1), sound(2)])
-    spectrograms = log_mel.log_mel(sounds)
-    np.testing.assert_allclose(spectrograms, [expected(one.astype(np.float32)) for one in sounds], atol=2e-2)
-    assert (log_mel.log_mel(np.zeros((1, 22050))) == 0).all()  # silence is even, and finite
+    both = np.stack([sound(1), sound(2)])
+    spectrograms = sounds.log_mel(both)
+    np.testing.assert_allclose(spectrograms, [expected(one.astype(np.float32)) for one in both], atol=2e-2)
+    assert (sounds.log_mel(np.zeros((1, 22050))) == 0).all()  # silence is even, and finite
 
 
 def test_evaluation_has_every_chunk_and_knows_its_clip(write, build):
@@ -98,10 +98,6 @@ def test_training_draws_in_optimizer_steps_alone(write, build):
     assert (first != other).flatten(1).any(1).all()
     middle = build("fsd50k", augmentation=False)
     assert (middle.train.batch(clips, np.random.default_rng(0)).x == plain).all()
-    # Every chunk of a clip is drawn.
-    bare = build("fsd50k", masking=0, mixing=0).train
-    seen = {bare.batch(np.array([0]), np.random.default_rng(seed)).x.numpy().tobytes() for seed in range(20)}
-    assert len(seen) == 3
 
 
 def test_what_is_drawn_once_stays(write, build):
@@ -109,22 +105,20 @@ def test_what_is_drawn_once_stays(write, build):
     frozen = build("fsd50k", redraw=False).train
     first = frozen.batch(np.array([0, 2])).x
     assert (first == frozen.batch(np.array([2, 0]), np.random.default_rng(5)).x.flip(0)).all()
-    other = build("fsd50k", redraw=False, frozen_seed=1).train
-    assert (other.batch(np.array([0, 2])).x != first).any()
-    assert len({frozen.digest(), other.digest(), build("fsd50k").train.digest()}) == 3
+    assert frozen.digest() != build("fsd50k").train.digest()
 
 
 def test_masks_are_bounded_and_noise_is_a_mixture():
     features = np.random.default_rng(0).normal(size=(96, 101)).astype(np.float32)
     for seed in range(30):
-        masked = log_mel.mask(features, np.random.default_rng(seed))
+        masked = sounds.mask(features, np.random.default_rng(seed))
         changed = masked != features
         assert (masked[changed] == features.min()).all()
         assert changed.all(1).sum() <= 2 * 14 + 1
         assert changed.all(0).sum() <= 2 * 20 + 1
     noise = features[::-1]
     shares = [
-        float(np.mean((log_mel.mix(features, noise, 0.5, np.random.default_rng(seed)) - features) / (noise - features)))
+        float(np.mean((sounds.mix(features, noise, np.random.default_rng(seed)) - features) / (noise - features)))
         for seed in range(50)
     ]
     assert 0 <= min(shares) < 0.1
@@ -133,15 +127,15 @@ def test_masks_are_bounded_and_noise_is_a_mixture():
 
 @pytest.mark.parametrize("prefix", ["", "C:\\\\audio\\\\"])
 def test_the_start_of_a_path_in_a_table_does_not_matter(write, build, prefix):
-    write("fsd50k/audio", prefix)
+    write(prefix=prefix)
     assert build("fsd50k").validation.batch(np.array([0])).x.isfinite().all()
 
 
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("tr.csv", "/mnt/chunks/tr/11_0", "../../chunks/tr/11_0", "leaves the folder of the data"),
-        ("val.csv", "/mnt/chunks/val/20_1", "/mnt/chunks/val/none", "none.wav: .*no such file"),
+        ("tr.csv", "/mnt/chunks/tr/11_0", "../../chunks/tr/11_0", "a file below the folder"),
+        ("val.csv", "/mnt/chunks/val/20_1", "/mnt/chunks/val/none", "none.wav: the file does not exist"),
     ],
 )
 def test_wrong_tables_are_refused(write, build, name, old, new, message):
@@ -158,7 +152,11 @@ def test_codings_have_one_scale_and_sounds_the_length(tmp_path):
     values = (np.int16(16384), np.uint8(192), np.array([2**30] * 2, np.int32), np.float32(0.5))
     for value in values:
         wavfile.write(path, 22050, np.tile(value, (22050, *[1] * value.ndim)).astype(value.dtype))
-        np.testing.assert_allclose(wav.read(path, 22050, 100), np.full(100, 0.5, np.float32))
+        np.testing.assert_allclose(sounds.read(path), np.full(22050, 0.5, np.float32))
     wavfile.write(path, 22050, np.arange(5, dtype=np.float32))
-    assert wav.read(path, 22050, 7).tolist() == [0, 1, 2, 3, 4, 0, 1]
-    assert {wav.read(path, 22050, 3, start=i / 100)[0] for i in range(101)} == {0, 1, 2}
+    assert sounds.read(path)[:7].tolist() == [0, 1, 2, 3, 4, 0, 1]
+    wavfile.write(path, 22050, np.arange(22052, dtype=np.float32))
+    assert {sounds.read(path, start=i / 100)[0] for i in range(101)} == {0, 1, 2}
+    path.write_bytes(path.read_bytes()[:-5])
+    with refused("damaged .wav file", DataError):
+        sounds.read(path)

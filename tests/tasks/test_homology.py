@@ -51,33 +51,30 @@ def words(samples, index):
     return [VOCABULARY[i] for i in batch.x[0].argmax(dim=0)[batch.valid[0]]]
 
 
-def test_both_forms_of_the_files_give_the_same_samples(tmp_path, reporter):
+def test_both_forms_of_the_files_give_the_same_samples(tmp_path):
     write_json(tmp_path / "a" / "homology")
     write_lmdb(tmp_path / "b" / "homology" / "remote_homology")
-    texts, databases = load(tmp_path / "a", reporter), load(tmp_path / "b", reporter)
+    texts, databases = load(tmp_path / "a"), load(tmp_path / "b")
     assert texts.input_shape == databases.input_shape == (30, 1419)
     for part in ("train", "validation"):
         assert getattr(texts, part).digest() == getattr(databases, part).digest()
     assert texts.open_test().digest() == databases.open_test().digest()
     assert words(databases.train, 0) == ["cls", "M", "K", "V", "sep"]
-    assert "1 of 2 validation proteins have a fold that no training protein has" in databases.note
-    assert load(tmp_path / "b", reporter, test="family_holdout").open_test().targets().tolist() == [1194]
+    assert load(tmp_path / "b", test="family_holdout").open_test().targets().tolist() == [1194]
 
 
-def test_the_vocabulary_has_the_ids_of_tape(tmp_path, reporter):
+def test_the_vocabulary_has_the_ids_of_tape(tmp_path):
     known = {"pad": 0, "mask": 1, "cls": 2, "sep": 3, "unk": 4, "A": 5, "K": 14, "X": 27, "Y": 28, "Z": 29}
     assert {name: VOCABULARY.index(name) for name in known} == known
     assert [VOCABULARY[i] for i in encode("aJZ", 10)] == ["cls", "A", "unk", "Z", "sep"]
     write_json(tmp_path / "homology")
     with refused(r"remote_homology_train.*residue Z.*use task.symbols=30", DataError):
-        load(tmp_path, reporter, symbols=29)
+        load(tmp_path, symbols=29)
 
 
-def test_long_proteins_are_cut_counted_as_errors_or_dropped(tmp_path, reporter):
+def test_long_proteins_are_cut_counted_as_errors_or_dropped(tmp_path):
     write_json(tmp_path / "homology")
-    cut, wrong, dropped = (
-        load(tmp_path, reporter, length=7, over_length=word) for word in ("truncate", "wrong", "drop")
-    )
+    cut, wrong, dropped = (load(tmp_path, length=7, over_length=word) for word in ("truncate", "wrong", "drop"))
     assert words(cut.train, 1) == ["cls", "A", "C", "D", "E", "F", "sep"]
     assert words(cut.train, 2) == ["cls", "B", "O", "U", "X", "Z", "sep"]  # just fits
     assert cut.open_test().targets().tolist() == [0, 7]
@@ -86,9 +83,9 @@ def test_long_proteins_are_cut_counted_as_errors_or_dropped(tmp_path, reporter):
     assert dropped.open_test().targets().tolist() == [0]
 
 
-def test_validation_is_merged_on_request_alone(tmp_path, reporter):
+def test_validation_is_merged_on_request_alone(tmp_path):
     write_json(tmp_path / "homology")
-    apart, merged = load(tmp_path, reporter), load(tmp_path, reporter, train_on_validation=True, mask_padding=False)
+    apart, merged = load(tmp_path), load(tmp_path, train_on_validation=True, mask_padding=False)
     assert merged.train.targets().tolist() == [0, 7, 1194, 7, 3]
     batch = merged.train.batch(np.array([4]))
     assert batch.valid is None
@@ -105,10 +102,10 @@ def test_validation_is_merged_on_request_alone(tmp_path, reporter):
     ],
     ids=["protein", "fold", "attack"],
 )
-def test_wrong_databases_are_refused_and_run_nothing(tmp_path, reporter, change, error, message):
+def test_wrong_databases_are_refused_and_run_nothing(tmp_path, change, error, message):
     canary = tmp_path / "canary"
     write_lmdb(tmp_path / "homology", {"train": PROTEINS["train"]}, lambda held: change(held, canary))
     write_lmdb(tmp_path / "homology", {name: PROTEINS[name] for name in ("valid", "test_fold_holdout")})
     with refused(f"remote_homology_train.*{message}", error):
-        load(tmp_path, reporter)
+        load(tmp_path)
     assert not canary.exists()

@@ -6,10 +6,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-import torch
 
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.scoring.distances import LongRangeMAE
 from tests.tasks.builders import every, refused
 
 LENGTHS = {"deepcov": [12, 40, 9, 22, 15], "psicov": [14, 40]}  # at W = 32 proteins of 22 residues just fit
@@ -97,9 +95,9 @@ def test_channels_and_distances_lie_where_the_format_says(written, read):
 
 
 def test_training_distances_are_clipped_and_others_are_not(written, read):
-    task = read(clip_train=9.0)
-    assert np.nanmax(task.train.targets()) == 9
-    assert np.nanmax(task.validation.targets()) > 9
+    task = read()
+    assert np.nanmax(task.train.targets()) == 16
+    assert np.nanmax(task.validation.targets()) > 16
     known = task.train.targets()[~np.isnan(task.train.targets())]
     assert float(task.target_scale.mean) == pytest.approx(known.mean(), rel=1e-5)
 
@@ -141,13 +139,12 @@ def test_a_protein_that_does_not_fit_is_cropped_in_step_with_its_features(crop, 
     assert all(row == column for row, column in seen) == (crop == "diagonal")
 
 
-def test_splits_are_disjoint_and_test_is_the_official_list(written, tmp_path, reporter, read):
+def test_splits_are_disjoint_and_test_is_the_official_list(written, tmp_path, read):
     task = read()
     train, validation = set(task.train.proteins), set(task.validation.proteins)
     assert (len(train), len(validation)) == (3, 2)
     assert train | validation == set(written["deepcov"])
     assert task.open_test().proteins == tuple(written["psicov"])
-    assert "1 of 2 test proteins do not fit" in reporter.lines[-1]
     assert set(read(train_on_validation=True).train.proteins) == train | validation
     (tmp_path / "psicov" / "psicov.lst").write_text("0pxyA\n1dxyA\n")
     for kind in ("features", "distance"):
@@ -155,19 +152,6 @@ def test_splits_are_disjoint_and_test_is_the_official_list(written, tmp_path, re
         (tmp_path / "psicov" / "psicov" / kind / source.name).write_bytes(source.read_bytes())
     shared = read()
     assert "1dxyA" not in shared.train.proteins + shared.validation.proteins
-
-
-def test_every_protein_is_scored_over_its_own_length(tmp_path, read):
-    write(tmp_path / "psicov" / "protein", {"deepcov": [12, 15, 9], "psicov": [9, 20, 14]})  # as in the archive
-    batch = every(read(num_validation=1).open_test())
-    error = LongRangeMAE(separation=4, threshold=500.0)
-    # Off by one Angstrom inside a protein, by a thousand outside: only what is inside counts.
-    outputs, targets = torch.where(batch.valid[:, None], batch.y.nan_to_num() + 1, 1000.0).numpy(), batch.y.numpy()
-    assert error(outputs, targets).value == pytest.approx(1, abs=1e-4)
-    for index in range(3):
-        wrong = outputs.copy()
-        wrong[index, 0] += 3
-        assert error(wrong, targets).value == pytest.approx(2, abs=1e-4)  # every protein has the same weight
 
 
 def test_unknown_distances_are_no_targets(written, tmp_path, read):

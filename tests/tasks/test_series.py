@@ -146,7 +146,7 @@ def test_deepsea_is_never_held_in_memory(folder, build):
         ("ninapro", {"label_val": np.arange(7) + 12}, "label 18 at index 6"),
         ("ninapro", {"ninapro_train": np.zeros((36, 16, 52))}, r"expected numbers \(N, 52, 16\)"),
         ("satellite", {"labels": np.arange(240) % 24}, r"label 0 at index 0 is not an integer in 1..24"),
-        ("deepsea", {"x_train": np.full((30, 50, 4), 2)}, "sequence 0 has a row that is neither one-hot nor zero"),
+        ("deepsea", {"x_train": np.full((30, 50, 4), 2)}, "a row that is neither one-hot nor zero, in sequences 0"),
     ],
 )
 def test_other_forms_are_refused(folder, build, task, change, message):

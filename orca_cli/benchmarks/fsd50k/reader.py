@@ -12,33 +12,32 @@ gives its clip, so that an error per clip (MeanAveragePrecision with by=records)
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from orca_cli import signals, storage
-from orca_cli.benchmarks.fsd50k import log_mel, wav
-from orca_cli.config.ranges import Seed, Share
-from orca_cli.data.published import find_first
-from orca_cli.data.untrusted.first_bytes import read_text
+from orca_cli import storage
+from orca_cli.benchmarks.fsd50k import sounds
+from orca_cli.data.published import find
+from orca_cli.data.untrusted.first_bytes import damage, read_text
 from orca_cli.exceptions import DataError
-from orca_cli.interfaces import Batch, Reporter, TaskData
+from orca_cli.interfaces import Batch, TaskData
 from orca_cli.seeding import numpy_generator
 
 _MAPS = "chunks/lbl_map.json"
 _TABLES = {"train": "chunks/tr.csv", "validation": "chunks/val.csv", "test": "chunks/eval.csv"}
-_FOLDERS = ("", "audio", "data")
 _MAX_TABLE_BYTES = 2**29
 _MAX_LABELS = 10_000
 _SAMPLED_FILES = 64  # whose content enters the digest of a split
+_MASKING, _MIXING = 0.5, 0.75  # probabilities of masks and of background noise on a training sample
+_FROZEN_SEED = 0
 _HINT = "unpack the archive there again"
 
 
@@ -51,31 +50,6 @@ class Table:
     clips: np.ndarray  # [chunks] int64, ascending, the clip of each chunk
     labels: np.ndarray  # [clips, K] uint8 of 0 and 1
 
-    def digest(self, form: str) -> str:
-        """Return a SHA-256 over paths, clips, labels, and the bytes of some files, evenly spread; not of all 24 GB."""
-        digest = hashlib.sha256(f"fsd50k {form} {self.labels.shape}".encode())
-        for file in self.files:
-            digest.update(f"{file}\n".encode())
-        digest.update(self.clips.tobytes())
-        digest.update(self.labels.tobytes())
-        for row in np.unique(np.linspace(0, len(self.files) - 1, _SAMPLED_FILES).astype(int)):
-            place = self.folder / self.files[row]
-            try:
-                digest.update(bytes.fromhex(storage.sha256_file(place)))
-            except OSError as error:
-                raise DataError(f"cannot be read ({error.strerror})", where=str(place), hint=_HINT) from error
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What is random in training samples; arguments as those of `load`."""
-
-    masking: float
-    mixing: float
-    most_noise: float
-    frozen_seed: int | None  # None draws anew, in optimizer steps only
-
 
 class Sounds:
     """Samples (see interfaces) [n, 1, 96, 102], each heard through one chunk: of every clip, or every chunk of every clip.
@@ -83,12 +57,16 @@ class Sounds:
     Args:
         table: the manifest.
         by_clip: whether samples are clips; else they are chunks, the clips are their records, and nothing is drawn.
-        drawn: what is random; None for nothing: a clip is its middle chunk.
-        noise: files of background noise, at least one where `drawn` mixes.
+        drawn: "anew", in optimizer steps only; "once" for all; or "never": a clip is its middle chunk.
+        noise: files of background noise, at least one where anything is drawn.
     """
 
     def __init__(
-        self, table: Table, by_clip: bool = False, drawn: Augmentation | None = None, noise: Sequence[Path] = ()
+        self,
+        table: Table,
+        by_clip: bool = False,
+        drawn: Literal["anew", "once", "never"] = "never",
+        noise: Sequence[Path] = (),
     ) -> None:
         self._table, self._by_clip, self._drawn, self._noise = table, by_clip, drawn, noise
         self._clips = np.arange(len(table.labels)) if by_clip else table.clips
@@ -103,31 +81,27 @@ class Sounds:
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return spectrograms [B, 1, 96, 102] and labels [B, K]; chunks, masks and noise are drawn from `augment`."""
         indices = np.asarray(indices, dtype=np.int64)
-        generators: list[np.random.Generator | None] = [augment if self._drawn else None] * len(indices)
-        if self._drawn and self._drawn.frozen_seed is not None:
-            generators = [numpy_generator(self._drawn.frozen_seed, "fsd50k", int(clip)) for clip in indices]
+        generators = [augment if self._drawn == "anew" else None] * len(indices)
+        if self._drawn == "once":
+            generators = [numpy_generator(_FROZEN_SEED, "fsd50k", int(clip)) for clip in indices]
         rows = []
         for index, generator in zip(indices, generators, strict=True):
             start, end = int(self._starts[index]), int(self._ends[index])
             rows.append((start + end) // 2 if generator is None else int(generator.integers(start, end)))
-        places = [self._table.folder / self._table.files[row] for row in rows]
-        features = log_mel.log_mel(np.stack([wav.read(place, log_mel.RATE, log_mel.RATE) for place in places]))
+        chunks = [sounds.read(self._table.folder / self._table.files[row]) for row in rows]
+        features = sounds.log_mel(np.stack(chunks))
         for row, generator in enumerate(generators):
-            if generator is not None:
-                features[row] = self._changed(features[row], generator)
+            if generator is None:
+                continue
+            if generator.random() < _MASKING:
+                features[row] = sounds.mask(features[row], generator)
+            if generator.random() < _MIXING:
+                noise = self._noise[int(generator.integers(len(self._noise)))]
+                background = sounds.log_mel(sounds.read(noise, start=generator.random())[None])[0]
+                features[row] = sounds.mix(features[row], background, generator)
         x = np.pad(features, ((0, 0), (0, 0), (0, 1)))[:, None]
         labels = self._table.labels[self._clips[indices]].astype(np.float32)
         return Batch(torch.from_numpy(x), torch.from_numpy(labels))
-
-    def _changed(self, features: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        assert self._drawn is not None
-        if generator.random() < self._drawn.masking:
-            features = log_mel.mask(features, generator)
-        if generator.random() < self._drawn.mixing:
-            place = self._noise[int(generator.integers(len(self._noise)))]
-            sound = wav.read(place, log_mel.RATE, log_mel.RATE, start=generator.random())
-            features = log_mel.mix(features, log_mel.log_mel(sound[None])[0], self._drawn.most_noise, generator)
-        return features
 
     def targets(self) -> np.ndarray:
         """Return the labels of every sample's clip, [n, K] float32."""
@@ -138,45 +112,49 @@ class Sounds:
         return None if self._by_clip else self._clips
 
     def digest(self) -> str:
-        """Return a SHA-256 over the manifest, some of the sounds, and what is drawn."""
-        return self._table.digest(f"clips {self._drawn} {len(self._noise)}" if self._by_clip else "chunks")
+        """Return a SHA-256 over the manifest, what is drawn, and some of the sounds, evenly spread; not of all 24 GB."""
+        table = self._table
+        form = f"clips {self._drawn} {len(self._noise)}" if self._by_clip else "chunks"
+        digest = hashlib.sha256(f"fsd50k {form} {table.labels.shape}".encode())
+        for file in table.files:
+            digest.update(f"{file}\n".encode())
+        digest.update(table.clips.tobytes())
+        digest.update(table.labels.tobytes())
+        for row in np.unique(np.linspace(0, len(table.files) - 1, _SAMPLED_FILES).astype(int)):
+            place = table.folder / table.files[row]
+            with damage(str(place), ".wav file"):
+                digest.update(bytes.fromhex(storage.sha256_file(place)))
+        return digest.hexdigest()
 
 
 def load(
     data_folder: Path,
-    reporter: Reporter,
     kind: Literal["labels"] = "labels",
     path: str | None = None,
     augmentation: bool = True,
-    masking: Share = 0.5,
-    mixing: Share = 0.75,
-    most_noise: Share = 0.5,
     redraw: bool = True,
-    frozen_seed: Seed = 0,
 ) -> TaskData:
     """Return log-mel spectrograms [n, 1, 96, 102], the last column zero, and their labels [n, K] of 0 and 1.
 
     conf/task/fsd50k.yaml explains the settings. What is drawn once (redraw=false) stays for all epochs and for stage 2.
     """
-    options = [[str(Path(name, file)) for file in (*_TABLES.values(), _MAPS)] for name in _FOLDERS]
-    folder = find_first(data_folder, "fsd50k", options, path)[0].parents[1]
+    folder = find(data_folder, "fsd50k", [*_TABLES.values(), _MAPS], path)[0].parents[1]
     names = _label_names(folder / _MAPS)
-    noise: list[Path] = []
-    if augmentation and mixing > 0:
-        noise = sorted(place for place in (folder / "noise_22050").glob("*.wav") if place.is_file())
-        if not noise:
-            raise DataError("no .wav files", where=str(folder / "noise_22050"), hint=f"{_HINT}, or use task.mixing=0")
+    noise = sorted(place for place in (folder / "noise_22050").glob("*.wav") if place.is_file())
+    if augmentation and not noise:
+        raise DataError(
+            "no .wav files", where=str(folder / "noise_22050"), hint=f"{_HINT}, or use task.augmentation=false"
+        )
 
     def table(split: str) -> Table:
-        return _read_table(folder, folder / _TABLES[split], names, reporter)
+        return _read_table(folder, folder / _TABLES[split], names)
 
     train = table("train")
-    drawn = Augmentation(masking, mixing, most_noise, None if redraw else frozen_seed) if augmentation else None
     return TaskData(
         kind="labels",
-        input_shape=(1, log_mel.MELS, log_mel.FRAMES + 1),
+        input_shape=(1, sounds.MELS, sounds.FRAMES + 1),
         num_outputs=len(names),
-        train=Sounds(train, True, drawn, noise),
+        train=Sounds(train, True, ("anew" if redraw else "once") if augmentation else "never", noise),
         validation=Sounds(table("validation")),
         open_test=lambda: Sounds(table("test")),
         class_names=names,
@@ -184,69 +162,43 @@ def load(
     )
 
 
-def _read_table(folder: Path, place: Path, names: Sequence[str], reporter: Reporter) -> Table:
+def _read_table(folder: Path, place: Path, names: Sequence[str]) -> Table:
     """Read a manifest of files below `folder`, with the labels `names`; clips keep the order of their first rows."""
-    clips: dict[str, tuple[str, list[str]]] = {}  # clip -> labels as written, its files
-    reader = csv.DictReader(io.StringIO(read_text(place, _MAX_TABLE_BYTES, _HINT)))
+    import pandas as pd
 
-    def fault(what: str, in_row: bool = False) -> DataError:
-        return DataError(what, where=f"{place}, line {reader.line_num}" if in_row else str(place), hint=_HINT)
-
-    if not {"files", "labels", "ext"} <= set(reader.fieldnames or ()):
-        raise fault("the columns files, labels and ext are needed")
-    tail = 0
-    try:
-        with reporter.track(f"reading {place.name}", 1) as advance:
-            for count, row in enumerate(reader):
-                if count % 10_000 == 0:
-                    signals.check()
-                file, labels, clip = (row[name] or "" for name in ("files", "labels", "ext"))
-                if not file or not clip:
-                    raise fault("a field is empty", in_row=True)
-                parts = [part for part in PurePosixPath(file.replace("\\", "/")).parts if part not in ("/", ".")]
-                if ".." in parts or not parts:
-                    raise fault(f"'{file[:60]}' leaves the folder of the data", in_row=True)
-                # The longest tail of the first path that names a file; all other paths are cut to as many parts.
-                ends = range(len(parts), 0, -1)
-                tail = tail or next((size for size in ends if folder.joinpath(*parts[-size:]).is_file()), 0)
-                if not tail:
-                    raise fault(f"no end of '{'/'.join(parts)}', the first path, leads to a file below {folder}")
-                if clips.setdefault(clip, (labels, []))[0] != labels:
-                    raise fault(f"clip '{clip}' has other labels than in the rows before", in_row=True)
-                clips[clip][1].append("/".join(parts[-tail:]))
-            advance()
-    except csv.Error as error:
-        raise fault(f"is not a table ({error})", in_row=True) from error
-    if not clips:
-        raise fault("has no rows")
-    sizes = [len(chunks) for _, chunks in clips.values()]
-    files = [chunk for _, chunks in clips.values() for chunk in chunks]
-    encoded = _encoded({clip: labels for clip, (labels, _) in clips.items()}, names, place)
-    return Table(folder, files, np.repeat(np.arange(len(sizes)), sizes), encoded)
-
-
-def _encoded(clips: dict[str, str], names: Sequence[str], place: Path) -> np.ndarray:
-    """Return the labels [clips, K] uint8 of 0 and 1."""
-    numbers = {name: k for k, name in enumerate(names)}
+    text = read_text(place, _MAX_TABLE_BYTES, _HINT)
+    with damage(str(place), "table"):
+        rows = pd.read_csv(io.StringIO(text), dtype=str, na_filter=False, usecols=["files", "labels", "ext"])
+    paths = [[part for part in file.replace("\\", "/").split("/") if part] for file in rows["files"]]
+    codes, clips = pd.factorize(rows["ext"])
+    if not paths or any(".." in parts or not parts for parts in paths) or "" in clips:
+        raise DataError("has a row without a file below the folder, or without a clip", where=str(place), hint=_HINT)
+    # The longest end of the first path that names a file; all other paths are cut to as many parts.
+    ends = range(len(paths[0]), 0, -1)
+    tail = next((size for size in ends if folder.joinpath(*paths[0][-size:]).is_file()), 0)
+    if not tail:
+        what = f"no end of '{rows['files'][0]}', the first path, leads to a file below {folder}"
+        raise DataError(what, where=str(place), hint=_HINT)
+    order = codes.argsort(kind="stable")
+    codes, written = codes[order], rows["labels"].to_numpy()[order]
+    of_clips = written[np.searchsorted(codes, np.arange(len(clips)))]
+    if (written != of_clips[codes]).any():
+        raise DataError("has a clip with several sets of labels", where=str(place), hint=_HINT)
+    numbers = {name: number for number, name in enumerate(names)}
     multi_hot = np.zeros((len(clips), len(names)), np.uint8)
-    for index, (clip, labels) in enumerate(clips.items()):
+    for clip, labels in enumerate(of_clips):
         for label in map(str.strip, labels.split(",")):
             if label not in numbers:
-                what = f"clip '{clip}' has the label '{label[:40]}', which the map of labels does not have"
-                raise DataError(what, where=str(place), hint=_HINT)
-            multi_hot[index, numbers[label]] = 1
-    return multi_hot
+                raise DataError(f"label '{label[:40]}' is not in {_MAPS}", where=str(place), hint=_HINT)
+            multi_hot[clip, numbers[label]] = 1
+    return Table(folder, ["/".join(paths[row][-tail:]) for row in order], codes.astype(np.int64), multi_hot)
 
 
 def _label_names(place: Path) -> tuple[str, ...]:
     """Return the names of the labels by number, from a JSON map of names to the numbers 0..K-1."""
-    try:
+    with damage(str(place), "map of labels"):
         numbers = json.loads(read_text(place, _MAX_TABLE_BYTES, _HINT))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"is not JSON ({error})", where=str(place), hint=_HINT) from error
-    if not isinstance(numbers, dict) or not 0 < len(numbers) <= _MAX_LABELS:
-        raise DataError("is not a map from names of labels to numbers", where=str(place), hint=_HINT)
-    plain = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers.values())
-    if not plain or sorted(numbers.values()) != list(range(len(numbers))):
-        raise DataError(f"the numbers of the labels are not 0..{len(numbers) - 1}", where=str(place), hint=_HINT)
-    return tuple(sorted(numbers, key=numbers.__getitem__))
+        names = sorted(numbers, key=numbers.__getitem__)
+        if not 0 < len(names) <= _MAX_LABELS or [numbers[name] for name in names] != list(range(len(names))):
+            raise ValueError("the numbers of the labels are not 0..K-1")
+    return tuple(names)

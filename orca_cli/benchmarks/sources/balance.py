@@ -1,13 +1,59 @@
-"""What all source readers share: a balanced draw of examples, and a digest of what determines them."""
+"""What all source readers share: finding a file, a balanced draw of examples, and a digest of what determines them."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from orca_cli import seeding
 from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import Examples
+
+
+def find_file(data_folder: Path, name: str, files: Sequence[str], path: str | None, hint: str) -> Path:
+    """Return the first of a source's files that exists.
+
+    Args:
+        data_folder: where data sets lie.
+        name: of the source's folder in it.
+        files: names in that folder.
+        path: another folder, or the file itself, from the working folder or else from `data_folder`.
+        hint: what to do where there is none.
+
+    Raises:
+        DataError: there is none.
+    """
+    requested = Path(path).expanduser() if path else Path(name)
+    for folder in [requested, data_folder / requested] if path else [data_folder / requested]:
+        if folder.is_file():
+            return folder
+        for file in files:
+            if (folder / file).exists():
+                return folder / file
+    where = f"source.path={path}" if path else str(data_folder / name)
+    raise DataError(f"no file {' or '.join(files)}", where=where, hint=hint)
+
+
+def drawn_texts(pairs: Sequence[tuple[str, str]], size: int | None, seed: int, where: str, last: str = "") -> Examples:
+    """Return a draw from texts and their classes, of which those of one text are left out; class `last` comes last.
+
+    Raises:
+        DataError: fewer than two classes have two texts.
+    """
+    counts = Counter(name for _, name in pairs)
+    names = sorted((name for name in counts if counts[name] > 1), key=lambda name: (name == last, name))
+    if len(names) < 2:
+        what = f"{len(names)} classes have two texts or more; at least two are needed"
+        raise DataError(what, where=where, hint="give another file; metric=none needs no source")
+    number = {name: index for index, name in enumerate(names)}
+    kept = [(text, number[name]) for text, name in pairs if name in number]
+    labels = np.array([label for _, label in kept], dtype=np.int64)
+    chosen = draw(labels, size, seed)
+    return Examples([kept[i][0] for i in chosen], labels[chosen], tuple(names))
 
 
 def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:

@@ -5,27 +5,27 @@ and entity; CoNLL-2000 (Tjong Kim Sang and Buchholz 2000) word, part of speech a
 word and entity, separated by a tab. Sentences end at blank lines and at -DOCSTART-. The tags are IOB1, IOB2 or BIOES.
 
 One example is one sentence, and its class is the type of one span in it, such as `person` or `NP`, drawn uniformly from
-the sentence's spans. The text is the sentence (or the span alone), words joined by spaces, which the body's own tokenizer
+the sentence's spans. The text is the sentence, words joined by spaces, which the body's own tokenizer
 cuts into tokens: all of them, or their mean, carry the class of the span (align.features). The released code is said to
 follow Jawahar et al. 2019, who take the vectors at the two ends of 3,000 chunks and 500 stretches outside any.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge, Le
+from annotated_types import Ge
 
 from orca_cli import seeding, signals, storage
-from orca_cli.benchmarks.sources.balance import draw, facts_digest
-from orca_cli.config.ranges import Count, CountOrZero, PlainName
+from orca_cli.benchmarks.sources.balance import drawn_texts, facts_digest, find_file
+from orca_cli.config.ranges import CountOrZero, PlainName
+from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.exceptions import DataError
-from orca_cli.interfaces import Examples, Reporter, SourceData
+from orca_cli.interfaces import Examples, SourceData
 
 OUTSIDE = "O"
 _PREFIXES = "BIESLU"  # begin, inside, end, single; last and unit are other names of the last two
@@ -44,76 +44,64 @@ class Span:
 def load(
     size: Annotated[int, Ge(4)] | None,
     seed: int,
-    reporter: Reporter,
     data_folder: Path,
     name: PlainName,
     files: Sequence[PlainName],
     path: str | None = None,
-    column: Count | Annotated[int, Le(-1)] = -1,
-    example: Literal["sentence", "span"] = "sentence",
     outside: CountOrZero = 0,
 ) -> SourceData:
-    """Return texts and the type of one span of each.
+    """Return sentences and the type of one span of each; types of one sentence are left out.
 
     Args:
         size: balanced over the types; None for all.
         seed: of the draw of a span from each sentence and of the sentences.
-        reporter: shows progress, and gets a line on types that are left out.
         name: of the corpus, and of its folder in `data_folder`.
         files: possible names of the file of training sentences; the first that exists is read.
         path: another folder, or the file itself; from the working folder or else from `data_folder`.
-        column: of the tags, from 0, which holds the words; -1 is the last.
-        example: "sentence", or "span" for the words of the span alone.
-        outside: largest number of further examples of class O: a sentence without spans, or else a stretch of words outside
-            the spans of a sentence that then gives no other example.
+        outside: largest number of further examples of class O: a sentence without spans, or else one of which a stretch of
+            words outside all spans is meant, and which then gives no other example.
 
     Raises:
-        DataError: the file is missing, a line has no such column or tag, or fewer than two types have two sentences.
+        DataError: the file is missing, a line has no tag, or fewer than two types have two sentences.
     """
-    place = _find(data_folder, name, files, path)
-    facts = (storage.sha256_file(place), size, seed, name, column, example, outside)
+    hint = (
+        f"`orca data get {name}` fetches it, or says who hands it out; or give source.path=FOLDER or FILE; without it: "
+    )
+    place = find_file(data_folder, name, files, path, f"{hint}source=stdlib_docs, which needs no files, or metric=none")
 
     def read() -> Examples:
         examples: list[tuple[str, str]] = []  # text and type
-        with reporter.track(f"reading {place.name}", 1) as advance:
-            parsed = [(words, spans(tags)) for words, tags in sentences(place, column)]
-            chosen_outside = _outside(parsed, outside, seed)
-            for index, (words, inside) in enumerate(parsed):
-                candidates = _gaps(inside, len(words)) if index in chosen_outside else inside
-                if candidates:
-                    generator = seeding.numpy_generator(seed, "source", "span", index)
-                    span = candidates[int(generator.integers(len(candidates)))]
-                    chosen = words if example == "sentence" else words[span.start : span.end]
-                    examples.append((" ".join(chosen), span.type))
-            advance()
-        counts = Counter(kind for _, kind in examples)
-        rare = sorted(kind for kind, count in counts.items() if count < 2)
-        if rare:
-            reporter.say(f"{name}: left out {', '.join(rare)}, which have only one example")
-        names = sorted((kind for kind in counts if kind not in rare), key=lambda kind: (kind == OUTSIDE, kind))
-        if len(names) < 2:
-            what = f"{len(names)} types have two sentences or more; at least two are needed"
-            raise DataError(what, where=str(place), hint="check source.column")
-        examples = [(text, kind) for text, kind in examples if kind in names]
-        labels = np.array([names.index(kind) for _, kind in examples], dtype=np.int64)
-        drawn = draw(labels, size, seed)
-        return Examples([examples[i][0] for i in drawn], labels[drawn], tuple(names))
+        parsed = [(words, spans(tags)) for words, tags in sentences(place)]
+        chosen_outside = _outside(parsed, outside, seed)
+        for index, (words, inside) in enumerate(parsed):
+            candidates = _gaps(inside, len(words)) if index in chosen_outside else inside
+            if candidates:
+                generator = seeding.numpy_generator(seed, "source", "span", index)
+                examples.append((" ".join(words), candidates[int(generator.integers(len(candidates)))].type))
+        return drawn_texts(examples, size, seed, str(place), last=OUTSIDE)
 
-    return SourceData("text", facts_digest("conll", *facts), read)
+    return SourceData("text", facts_digest("conll", storage.sha256_file(place), size, seed, name, outside), read)
 
 
-def sentences(path: Path, column: int = -1) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield (words, tags) of each sentence of a file in UTF-8, or else Latin-1; `column` as in `load`.
+def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield (words, tags) of each sentence of a file in UTF-8, or else Latin-1: the first and the last column.
 
     Lines with a tab are separated by tabs alone, so that a word may hold a space; others by white space.
 
     Raises:
-        DataError: the file cannot be read, or a line has no such column or no valid tag.
+        DataError: the file cannot be read, or a line has no valid tag.
     """
     words: list[str] = []
     tags: list[str] = []
-    hint = f"source.column={column} counts from 0, and -1 is the last; column 0 holds the words"
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    with damage(str(path), "text file"):
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError(f"has more than {_MAX_BYTES} bytes", where=str(path))
+        content = path.read_bytes()
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("latin-1")
+    for number, line in enumerate(text.replace("\r", "").split("\n"), start=1):
         if number % 100_000 == 0:
             signals.check()
         fields = [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
@@ -122,14 +110,11 @@ def sentences(path: Path, column: int = -1) -> Iterator[tuple[list[str], list[st
                 yield words, tags
             words, tags = [], []
             continue
-        where = f"{path}, line {number}"
-        place = column if column >= 0 else len(fields) + column
-        if not 1 <= place < len(fields):
-            raise DataError(f"has {len(fields)} columns, none with tags", where=where, hint=hint)
-        tag = fields[place]
-        if tag != OUTSIDE and (tag[:1] not in _PREFIXES or tag[1:2] != "-" or len(tag) < 3):
-            what = f"'{tag[:20]}' is not a tag; allowed: O, and B-, I-, E-, S- with a type"
-            raise DataError(what, where=where, hint=hint)
+        tag = fields[-1]
+        is_tag = tag == OUTSIDE or (tag[:1] in _PREFIXES and tag[1:2] == "-" and len(tag) > 2)
+        if len(fields) < 2 or not is_tag:
+            what = f"'{tag[:20]}' is not a tag; allowed: O, and B-, I-, E-, S- with a type, in the last column"
+            raise DataError(what, where=f"{path}, line {number}", hint="get the file again")
         words.append(fields[0])
         tags.append(tag)
     if words:
@@ -166,31 +151,3 @@ def _outside(parsed: Sequence[tuple[list[str], list[Span]]], count: int, seed: i
     generator = seeding.numpy_generator(seed, "source", "outside")
     order = [*generator.permutation(np.array(without, int)), *generator.permutation(np.array(others, int))]
     return {int(index) for index in order[:count]}
-
-
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"has more than {_MAX_BYTES} bytes", where=str(path))
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    try:
-        return content.decode("utf-8-sig").replace("\r", "")
-    except UnicodeDecodeError:
-        return content.decode("latin-1").replace("\r", "")
-
-
-def _find(data_folder: Path, name: str, files: Sequence[str], path: str | None) -> Path:
-    requested = Path(path).expanduser() if path else None
-    folders = [requested, data_folder / requested] if requested else [data_folder / name]
-    for place in [place for folder in folders for place in (folder, *(folder / file for file in files))]:
-        if place.is_file():
-            return place
-    others = "" if name == "wnut17" else "source=wnut17, which `orca data get wnut17` fetches, "
-    raise DataError(
-        f"no file {' or '.join(files)}",
-        where=f"source.path={path}" if path else str(data_folder / name),
-        hint=f"put it there (`orca data get {name}` fetches it, or says who hands it out), or give source.path=FOLDER or FILE; "
-        f"without it: {others}source=stdlib_docs, which needs no files, or metric=none",
-    )

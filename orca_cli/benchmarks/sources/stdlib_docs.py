@@ -9,107 +9,73 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import itertools
 import sys
 import sysconfig
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from orca_cli import signals
 from orca_cli.benchmarks.sources.balance import check_size, draw, facts_digest
-from orca_cli.config.ranges import Count
-from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import Examples, Reporter, SourceData
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Examples, SourceData
 
 # Large packages that Linux distributions do not split off (as they do tkinter, idlelib, distutils, lib2to3, ensurepip).
 PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml")
-_DEFAULT = f"the default is [{', '.join(PACKAGES)}]"
 _TEST_FOLDERS = {"test", "tests", "__pycache__"}
+_FEWEST_WORDS, _MOST_WORDS = 5, 60  # shorter texts are left out, longer ones cut
 _ENOUGH_WORDS = 30  # paragraphs are added until a text has this many
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def load(
-    size: int | None,
-    seed: int,
-    reporter: Reporter,
-    packages: Sequence[str] = PACKAGES,
-    min_words: Count = 5,
-    max_words: Count = 60,
-) -> SourceData:
+def load(size: int | None, seed: int) -> SourceData:
     """Return docstrings as texts and the package that each comes from as its class.
 
-    A text is a docstring's first paragraphs, with white space collapsed. Repeated texts count once; texts that occur in
-    several packages say nothing about their class and are left out.
+    A text is a docstring's first paragraphs, of 5 to 60 words, with white space collapsed. Repeated texts count once; texts
+    that occur in several packages say nothing about their class and are left out.
 
     Args:
         size: balanced over the packages; None for all.
-        packages: at least two top-level packages of the standard library.
-        min_words: shorter texts are left out.
-        max_words: longer texts are cut; not below `min_words`.
 
     Raises:
-        ConfigError: names that are not packages of the standard library, or contradictory numbers.
         DataError: this installation has no source files of the standard library.
     """
-    # A name is joined to a path, so it must be a name and not a path.
-    wrong = [name for name in packages if not name.isidentifier()]
-    if wrong or len(set(packages)) < max(2, len(packages)):
-        what = f"{wrong[0]!r} is not the name of a package" if wrong else "at least two different packages are needed"
-        raise ConfigError(what, where="source.packages", hint=_DEFAULT)
     folder = Path(sysconfig.get_paths()["stdlib"])
     if not (folder / "asyncio" / "__init__.py").is_file():
         what = "this Python has no source files of its standard library (zipped or stripped)"
         raise DataError(what, where=str(folder), hint="use another Python, or source=digits with an image body")
-    files = [(label, file) for label, package in enumerate(packages) for file in _files(folder, package)]
-    contents = [file.read_bytes() for _, file in files]
-    names = [(label, file.relative_to(folder).as_posix()) for label, file in files]
+    names: list[tuple[int, str]] = []  # of files but tests, in an order that does not depend on the disk
+    for label, package in enumerate(PACKAGES):
+        files = sorted(file.relative_to(folder).parts for file in (folder / package).rglob("*.py"))
+        names += [(label, "/".join(parts)) for parts in files if _TEST_FOLDERS.isdisjoint(parts[1:-1])]
+    contents = [(folder / name).read_bytes() for _, name in names]
 
     def read() -> Examples:
-        examples: list[tuple[str, int]] = []
-        with reporter.track("reading docstrings", len(files)) as advance:
-            for label, group in itertools.groupby(zip(names, contents, strict=True), lambda pair: pair[0][0]):
-                texts: dict[str, None] = {}
-                for _, content in group:
-                    signals.check()
-                    texts |= dict.fromkeys(_texts(content, min_words, max_words))
-                    advance()
-                examples += [(text, label) for text in texts]
-        counts = Counter(text for text, _ in examples)
-        examples = [(text, label) for text, label in examples if counts[text] == 1]
+        texts: dict[tuple[str, int], None] = {}
+        for (label, _), content in zip(names, contents, strict=True):
+            signals.check()
+            texts |= dict.fromkeys((text, label) for text in _texts(content))
+        counts = Counter(text for text, _ in texts)
+        examples = [(text, label) for text, label in texts if counts[text] == 1]
         labels = np.array([label for _, label in examples], dtype=np.int64)
         chosen = draw(labels, size, seed)
-        return Examples([examples[i][0] for i in chosen], labels[chosen], tuple(packages))
+        return Examples([examples[i][0] for i in chosen], labels[chosen], PACKAGES)
 
     # Parsing takes seconds, and reading the files does not.
     contained = [hashlib.sha256(content).hexdigest() for content in contents]
-    return SourceData(
-        "text", facts_digest("stdlib_docs", size, seed, min_words, max_words, names, contained, sys.version), read
-    )
+    facts = (size, seed, _FEWEST_WORDS, _MOST_WORDS, names, contained, sys.version)
+    return SourceData("text", facts_digest("stdlib_docs", *facts), read)
 
 
-def check_settings(size: int | None, packages: Sequence[str], min_words: int, max_words: int) -> None:
+def check_settings(size: int | None) -> None:
     """Raise ConfigError for settings of `load` that contradict each other."""
-    if max_words < min_words:
-        what = f"{max_words} is below source.min_words={min_words}"
-        raise ConfigError(what, where="source.max_words", hint="allowed: source.min_words or more")
-    check_size(size, len(packages))
+    check_size(size, len(PACKAGES))
 
 
-def _files(folder: Path, package: str) -> list[Path]:
-    """Return the source files of a package but its tests, in an order that does not depend on the disk."""
-    if not (folder / package / "__init__.py").is_file():
-        what = f"'{package}' is not a package of this Python's standard library"
-        raise ConfigError(what, where="source.packages", hint=_DEFAULT)
-    files = sorted((folder / package).rglob("*.py"), key=lambda path: path.relative_to(folder / package).parts)
-    return [file for file in files if _TEST_FOLDERS.isdisjoint(file.relative_to(folder / package).parts[:-1])]
-
-
-def _texts(content: bytes, min_words: int, max_words: int) -> Iterator[str]:
+def _texts(content: bytes) -> Iterator[str]:
     """Yield the texts of a file in the order of their lines."""
     for docstring in _docstrings(content):
         words: list[str] = []
@@ -117,8 +83,8 @@ def _texts(content: bytes, min_words: int, max_words: int) -> Iterator[str]:
             words += paragraph.split()
             if len(words) >= _ENOUGH_WORDS:
                 break
-        if len(words) >= min_words:
-            yield " ".join(words[:max_words])
+        if len(words) >= _FEWEST_WORDS:
+            yield " ".join(words[:_MOST_WORDS])
 
 
 @functools.cache

@@ -9,55 +9,42 @@ from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge, Interval
+from annotated_types import Ge
 
 from orca_cli import seeding, signals
 from orca_cli.benchmarks.sources.balance import facts_digest
-from orca_cli.interfaces import Examples, Reporter, SourceData
+from orca_cli.interfaces import Examples, SourceData
 
 RATE = 16_000
+LENGTH = 8000  # of every sound
 _VERSION = 1  # of the generators below
 _LOWEST, _HIGHEST = 100.0, 1000.0  # pitch, Hz
 _PERIOD = 4096  # points of a stored period
 _QUIETEST = 0.1  # peak amplitudes are drawn from here to 1
 
 
-def load(
-    size: Annotated[int, Ge(20)],
-    seed: int,
-    reporter: Reporter,
-    seconds: Annotated[float, Interval(ge=0.1, le=1.0)] = 0.5,
-) -> SourceData:
-    """Return sounds [n, L] in -1..1 at 16,000 values a second, and the kind of each.
+def load(size: Annotated[int, Ge(20)], seed: int) -> SourceData:
+    """Return sounds [n, 8000] at 16,000 values a second, of mean 0 and largest amplitude 0.1..1, and the kind of each.
 
     Args:
         size: n; as equally many of each kind as that allows.
         seed: of all draws. A sound keeps its values when `size` grows.
-        seconds: length of every sound.
     """
-    length = round(seconds * RATE)
 
     def read() -> Examples:
-        sounds = np.empty((size, length), dtype=np.float32)
+        sounds = np.empty((size, LENGTH), dtype=np.float32)
         labels = np.arange(size, dtype=np.int64) % len(KINDS)
-        with reporter.track("generating sounds", size) as advance:
-            for number, kind in enumerate(np.array(list(KINDS))[labels]):
-                signals.check()
-                sounds[number] = sound(str(kind), length, seeding.numpy_generator(seed, "source", "tones", number))
-                advance()
+        for number, kind in enumerate(np.array(list(KINDS))[labels]):
+            signals.check()
+            generator = seeding.numpy_generator(seed, "source", "tones", number)
+            pitch = float(np.exp(generator.uniform(np.log(_LOWEST), np.log(_HIGHEST))))
+            wave = KINDS[str(kind)](np.arange(LENGTH) / RATE, pitch, generator)
+            wave = wave - wave.mean()
+            loudness = float(np.exp(generator.uniform(np.log(_QUIETEST), 0.0)))
+            sounds[number] = loudness * wave / np.abs(wave).max()
         return Examples(sounds, labels, tuple(KINDS))
 
-    return SourceData("audio", facts_digest("tones", _VERSION, size, seed, length, *KINDS), read)
-
-
-def sound(kind: str, length: int, generator: np.random.Generator) -> np.ndarray:
-    """Return one sound [length] of a kind, with mean 0 and a largest amplitude of 0.1..1."""
-    time = np.arange(length) / RATE
-    pitch = float(np.exp(generator.uniform(np.log(_LOWEST), np.log(_HIGHEST))))
-    wave = KINDS[kind](time, pitch, generator)
-    wave = wave - wave.mean()
-    loudness = float(np.exp(generator.uniform(np.log(_QUIETEST), 0.0)))
-    return (loudness * wave / np.abs(wave).max()).astype(np.float32)
+    return SourceData("audio", facts_digest("tones", _VERSION, size, seed, LENGTH, *KINDS), read)
 
 
 Kind = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]

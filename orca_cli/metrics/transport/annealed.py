@@ -28,6 +28,7 @@ from torch import Tensor
 
 from orca_cli.metrics.transport.sinkhorn import log_sum_exp
 
+_SCALING = 0.5  # root of the ratio between two levels
 _PERIODS = 4  # of a table
 _NODES = [
     (1 + math.cos(math.pi * (2 * index + 1) / 14)) / 2 for index in range(7)
@@ -52,13 +53,11 @@ class Annealing:
 
     Args:
         reg: final entropic strength, in units of the cost.
-        scaling: root of the ratio between two levels, 0..1, both excluded.
         unit: what half squared distances are multiplied with in the cost: 1 or 2; diameters are in units of the features, so
             that first levels are diameter^2 for the cost |x - z|^2 / 2 and for |x - z|^2 alike.
     """
 
     reg: float
-    scaling: float
     unit: float = 1.0
 
     def levels(self, squares: list[float], like: Tensor) -> Levels:
@@ -69,7 +68,7 @@ class Annealing:
         for square, count in zip(squares, counts, strict=True):
             # Of points this close any level makes one; 0 cannot be divided by.
             first = max(square, self.reg * 1e-6)
-            falling = [first * self.scaling ** (2 * place) for place in range(count)]
+            falling = [first * _SCALING ** (2 * place) for place in range(count)]
             padding = length - count - 2
             regs.append([first] * (padding + 1) + falling + [self.reg])
             steps.append([0.0] * padding + [0.5] * (count + 2))
@@ -78,7 +77,7 @@ class Annealing:
 
     def position(self, square: float) -> float:
         """Return u, the number of levels from the squared diameter down to reg; 0 where it is below."""
-        return math.log(square / self.reg) / (-2 * math.log(self.scaling)) if square > self.reg else 0.0
+        return math.log(square / self.reg) / (-2 * math.log(_SCALING)) if square > self.reg else 0.0
 
 
 def cross(cost: Tensor, a: Tensor, b: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,7 +140,7 @@ def tabulate(
     first = _period(annealing.position(square))
     periods = min(max(_REMEMBERED + 1 - first, 1), _PERIODS)
     places = [first - 1 + period + node for period in range(periods) for node in _NODES]
-    levels = annealing.levels([annealing.reg * annealing.scaling ** (-2 * place) for place in places], like)
+    levels = annealing.levels([annealing.reg * _SCALING ** (-2 * place) for place in places], like)
     means, _ = selves(as_rows(cost(0, points)) if points**2 <= _HELD_ELEMENTS else cost, points, levels)
     table = means.double().view(periods, len(_NODES))
     later = table[-1:].expand(_PERIODS - periods, -1)

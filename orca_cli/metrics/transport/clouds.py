@@ -1,15 +1,27 @@
-"""Clouds of points: what every metric checks of them, and their ground costs, half squared Euclidean distances.
+"""Clouds of points: what every metric checks of them, their ground costs, half squared Euclidean distances, and gradients.
 
+Gradients are by the envelope theorem: plans are held, costs are differentiated. Where a value is a sum of half squared
+distances with weights that the solver found,
+
+    value = sum_ij cross_ij |x_i - z_j|^2 / 2 + sum_jk own_jk |z_j - z_k|^2 / 2 + (entropies),
+
+its gradient in z is that of the distances alone. So metrics solve without autograd, and the gradient is attached afterwards.
 Clouds are [n, d] and [m, d].
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from orca_cli.exceptions import DataError, NonFiniteError, UnavailableError
-from orca_cli.interfaces import Features
+from orca_cli.interfaces import Distance, Features
+
+Solved = tuple[Tensor, Tensor, dict[str, float]]  # value, gradient in the target's features [m, d], diagnostics
 
 _NO_DOUBLE = ("mps",)  # kinds of devices without float64
 _HINT = "lower the learning rate"
@@ -24,10 +36,9 @@ def check_features(features: Features, name: str) -> None:
     """
     x, labels = features.x, features.labels
     where = f"metric, {name} features"
-    if x.dim() != 2 or len(x) == 0 or x.dtype not in (torch.float32, torch.float64):
-        raise DataError(f"[n, d] float32 or float64 is needed, got {list(x.shape)} {x.dtype}", where=where)
-    if labels.shape != x.shape[:1]:
-        raise DataError(f"one label per point is needed, got {list(labels.shape)} for {len(x)} points", where=where)
+    if x.dim() != 2 or labels.shape != (len(x) or -1,) or x.dtype not in (torch.float32, torch.float64):
+        what = f"[n, d] float32 or float64 with n labels is needed, got {list(x.shape)} {x.dtype}, {list(labels.shape)}"
+        raise DataError(what, where=where)
     allowed = ((labels >= 0) & (labels < features.num_classes)).all()
     # The extremes are NaN or infinite if any entry is, and cost a fifth of looking at every one.
     finite = torch.isfinite(torch.stack(torch.aminmax(x.detach()))).all()
@@ -93,6 +104,41 @@ def resolved(reg: float, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 def double(x: Tensor) -> Tensor:
     """Return a float64 copy, on the CPU where the device has no float64."""
     return (x.cpu() if x.device.type in _NO_DOUBLE else x).double()
+
+
+def gradient(cross: Tensor, x: Tensor, z: Tensor) -> Tensor:
+    """Return d value / dz, [m, d], for weights of pairs [n, m], source [n, d] and target [m, d]."""
+    return cross.sum(0)[:, None] * z - cross.T @ x
+
+
+def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Return what a plan [n, m] carries between classes, [k, l]; rows [n] and columns [m] are the points' classes."""
+    by_row = plan.new_zeros(shape[0], plan.shape[1]).index_add_(0, rows, plan)
+    return plan.new_zeros(shape).index_add_(1, columns, by_row)
+
+
+def closed_form(solve: Callable[[Any, Features, dict[str, Tensor], Features], Solved]) -> Callable[..., Distance]:
+    """Make the `distance` of a metric from a method that needs no autograd, because it returns the gradient as well.
+
+    Both clouds are checked. Value and gradient are cast to the dtype and device of the target's features; NonFiniteError is
+    raised where one of them is NaN or infinite.
+    """
+
+    @functools.wraps(solve)
+    def distance(self: Any, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
+        check_features(source, "source")
+        check_features(target, "target")
+        if source.x.shape[1] != target.x.shape[1]:
+            what = f"features of {source.x.shape[1]} and {target.x.shape[1]} dimensions cannot be compared"
+            raise DataError(what, where="metric", hint="both have to come from the same space")
+        with torch.no_grad():
+            value, slope, diagnostics = solve(self, source, prepared, target)
+        value, slope = value.to(target.x), slope.to(target.x)
+        check_finite(value, slope)
+        carrier = (target.x * slope).sum()  # carries the gradient, and adds exactly 0 to the value
+        return Distance(value + (carrier - carrier.detach()), diagnostics)
+
+    return distance
 
 
 def _half_squares(x: Tensor) -> Tensor:

@@ -17,42 +17,35 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from orca_cli.config.ranges import Count, CountOrZero, Fraction, Positive
-from orca_cli.metrics.transport import envelope, newton, sinkhorn
+from orca_cli.config.ranges import Count, CountOrZero, Positive
+from orca_cli.metrics.transport import clouds, newton, sinkhorn
 from orca_cli.metrics.transport.clouds import class_sizes, half_squared_distances
 from orca_cli.metrics.transport.sinkhorn import Solution
 
 _HELD_ELEMENTS = 2**26  # entries of the source's own cost that are held between iterations, 256 MB in float32
 _PIECE_ELEMENTS = 2**20  # of plans, 4 MB in float32: large enough for matrix products
 
-Reg = Annotated[Positive, "Entropic strength, absolute, in squared units of the features."]
-Tolerance = Annotated[  # 2 is the largest L1 distance of two distributions
-    float, Interval(ge=0, le=2), "L1 error of a plan's marginal at which a problem counts as solved."
-]
-MaxIterations = Annotated[
-    Count, "Bound on Sinkhorn's iterations at the final reg (self terms, targets of more than newton_points points)."
-]
-NewtonPoints = Annotated[
-    CountOrZero, "Transport onto at most N points is solved by Newton's method, beyond that by Sinkhorn's algorithm."
-]
-NewtonSteps = Annotated[Count, "Bound on Newton's steps at the final reg."]
-Scaling = Annotated[
-    Fraction, "Factor between the levels of annealing, which lower the strength from the largest cost to reg."
-]
-Chunk = Annotated[Count, "Rows of the source's own cost matrix that are computed at once."]
+_SCALING = 0.25  # factor between the levels of annealing, which lower the strength from the largest cost to reg
+_CHUNK = 1024  # rows of the source's own cost matrix that are computed at once
 
 
 @dataclass(frozen=True)
 class Transport:
-    """The solvers of a metric with its settings, and the problems that metrics have in common."""
+    """Settings and solvers of the metrics that transport points with entropy, and the problems that these have in common."""
 
-    reg: float = 0.1
-    tolerance: float = 1e-2
-    max_iterations: int = 500
-    newton_points: int = 512
-    newton_steps: int = 15
-    scaling: float = 0.25
-    chunk: int = 1024
+    reg: Annotated[Positive, "Entropic strength, absolute, in squared units of the features."] = 0.1
+    tolerance: Annotated[  # 2 is the largest L1 distance of two distributions
+        float, Interval(ge=0, le=2), "L1 error of a plan's marginal at which a problem counts as solved."
+    ] = 1e-2
+    max_iterations: Annotated[
+        Count,
+        "Bound on Sinkhorn's iterations at the final reg (self terms, targets of more than newton_points points).",
+    ] = 500
+    newton_points: Annotated[
+        CountOrZero,
+        "Transport onto at most N points is solved by Newton's method, beyond that by Sinkhorn's algorithm.",
+    ] = 512
+    newton_steps: Annotated[Count, "Bound on Newton's steps at the final reg."] = 15
 
     def solve(self, reg: float, start: Tensor | None = None) -> Callable[[Tensor, Tensor, Tensor], Solution]:
         """Return the solver (cost, a, b) -> solution at this reg.
@@ -60,7 +53,7 @@ class Transport:
         `start` has potentials g, [1, q], of a similar problem, for Newton's method.
         """
         newton_from = partial(
-            newton.solve, reg=reg, tolerance=self.tolerance, max_iterations=self.newton_steps, scaling=self.scaling
+            newton.solve, reg=reg, tolerance=self.tolerance, max_iterations=self.newton_steps, scaling=_SCALING
         )
 
         def solve(cost: Tensor, a: Tensor, b: Tensor) -> Solution:
@@ -94,20 +87,20 @@ class Transport:
         m = len(cost)
         return self.solve_symmetric(self.reg)(cost[None], cost.new_full((1, m), 1 / m))
 
-    def source_term(self, x: Tensor, labels: Tensor, label_source: Tensor) -> dict[str, Tensor]:
-        """Return self_term, OT_reg(source, source), and self_source, what one more update changes of it.
+    def source_term(self, x: Tensor, labels: Tensor, label_source: Tensor) -> Tensor:
+        """Return OT_reg(source, source).
 
         The cost, of points x [n, d] and W between their classes [k, k], is computed in chunks of rows, of which up to
         `_HELD_ELEMENTS` entries are kept between iterations.
         """
         n = len(x)
         a = x.new_full((1, n), 1 / n)
-        chunks = list(torch.arange(n, device=x.device).split(self.chunk))
+        chunks = list(torch.arange(n, device=x.device).split(_CHUNK))
 
         def compute(rows: Tensor) -> Tensor:
             return add_labels(half_squared_distances(x[rows], x), labels[rows], labels, label_source)
 
-        held = [compute(rows) for rows in chunks[: _HELD_ELEMENTS // (n * self.chunk)]]
+        held = [compute(rows) for rows in chunks[: _HELD_ELEMENTS // (n * _CHUNK)]]
 
         def softmin(f: Tensor) -> Tensor:
             costs = chain(held, map(compute, chunks[len(held) :]))
@@ -116,24 +109,26 @@ class Transport:
         f, update, _ = sinkhorn.symmetric_potential(
             softmin, a, self.reg, tolerance=self.tolerance, max_iterations=self.max_iterations
         )
-        value = (a * (f + update)).sum()
-        return {"self_term": value, "self_source": (a * (update + softmin(update))).sum() - value}
+        return (a * (f + update)).sum()
 
-    def diagnostics(self, solutions: list[Solution], prepared: dict[str, Tensor]) -> dict[str, float]:
-        """Return the diagnostics of a metric, from all problems that it solved."""
+    def diagnostics(self, solutions: list[Solution]) -> dict[str, float]:
+        """Return the diagnostics of a metric, from all problems that it solved.
+
+        They are iterations and marginal_error (the largest), and converged (1 where every problem reached the tolerance, 0
+        where a bound ended one).
+        """
         error = float(torch.stack([solution.error.max() for solution in solutions]).max())
         return {
             "iterations": float(max(solution.iterations for solution in solutions)),
             "marginal_error": error,
             "converged": float(error <= self.tolerance),
-            "self_source": float(prepared["self_source"]),
         }
 
     def by_sinkhorn(self, reg: float, slack: float = 1.0) -> Callable[[Tensor, Tensor, Tensor], Solution]:
         """Return the solver (cost, a, b) -> solution by Sinkhorn's algorithm, for `slack` times the tolerance."""
         tolerance = slack * self.tolerance
         return partial(
-            sinkhorn.solve, reg=reg, tolerance=tolerance, max_iterations=self.max_iterations, scaling=self.scaling
+            sinkhorn.solve, reg=reg, tolerance=tolerance, max_iterations=self.max_iterations, scaling=_SCALING
         )
 
 
@@ -185,7 +180,7 @@ def class_mass(plan: Plans, cost: Tensor, shape: tuple[int, int]) -> Tensor:
     """Return what a plan carries between classes, [k, l]."""
     mass = cost.new_zeros(shape)
     for _, some in sinkhorn.pieces(cost[None]):
-        mass += envelope.class_mass(plan.block(cost[some], some), plan.rows[some], plan.columns, shape)
+        mass += clouds.class_mass(plan.block(cost[some], some), plan.rows[some], plan.columns, shape)
     return mass
 
 
@@ -199,5 +194,5 @@ def slope(plans: Sequence[Plans], cost: Tensor, x: Tensor, z: Tensor) -> Tensor:
         weights = plans[0].block(cost[some], some)
         for plan in plans[1:]:
             weights += plan.block(cost[some], some)
-        result += envelope.gradient(weights, x[some], z)
+        result += clouds.gradient(weights, x[some], z)
     return result

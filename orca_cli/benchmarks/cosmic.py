@@ -1,6 +1,7 @@
 """Cosmic: where cosmic rays hit exposures of Hubble's ACS/WFC camera; deepCR's stamps (Zhang & Bloom 2020).
 
-Restricted to one filter, as NAS-Bench-360 (Tu et al. 2022) does. A dense task with one label, hit or not.
+Restricted to one filter, as NAS-Bench-360 (Tu et al. 2022) does. A dense task with one label, hit or not. The files lie in
+npy_train/ and npy_test/, below each <filter>/<proposal>/<visit>/ with stamps <exposure>_....npy and sky.npy.
 
 Shapes: n stamps, S pixels per side.
 """
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -18,18 +20,31 @@ import numpy as np
 import torch
 
 from orca_cli import signals
-from orca_cli.benchmarks.cosmic.files import FOLDERS, SKY, list_stamps, read_keys, read_sky, read_stamp, visit_key
 from orca_cli.config.ranges import Count, CountOrZero, Fraction, Seed
 from orca_cli.data.generated import target_maps
 from orca_cli.data.published import find, note, overlap_warning
-from orca_cli.data.settings import check_rules
+from orca_cli.data.untrusted import arrays
 from orca_cli.data.untrusted.memory import release_pages
-from orca_cli.exceptions import DataError
+from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.interfaces import Batch, Reporter, TaskData
 from orca_cli.seeding import numpy_generator
 
+_SKY = "sky.npy"
+_FOLDERS = {"train": "npy_train", "test": "npy_test"}
+_DEPTH = 5  # npy_train, filter, proposal, visit, file
+_MOST_BYTES = 64 * 2**20  # of a list of files
+_SKY_LOW, _SKY_HIGH = -0.9, 3.0  # the share of the sky's level that is added to an image is drawn from here
 _SAMPLED = 256  # stamps used for the statistics
 _NORMAL = 1.4826  # deviation of a normal distribution in units of its median absolute deviation
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """A cut-out of one exposure, [H, W] each."""
+
+    image: np.ndarray  # float32, counts
+    mask: np.ndarray  # float32, 1 where a cosmic ray hit
+    ignored: np.ndarray  # bool, where the mask is not known
 
 
 @dataclass(frozen=True)
@@ -38,10 +53,7 @@ class Form:
 
     start: int
     size: int
-    sky_low: float
-    sky_high: float
     sky_at_test: bool
-    ignored: str
     centre: float = 0.0
     spread: float = 1.0
 
@@ -53,11 +65,11 @@ class Stamps:
         self, root: Path, part: str, stamps: Sequence[PurePosixPath], form: Form, cache: Path, reporter: Reporter
     ):
         self._root, self.stamps, self._form = root, tuple(stamps), form
-        skies = sorted({(root / stamp).with_name(SKY) for stamp in stamps})
+        skies = sorted({(root / stamp).with_name(_SKY) for stamp in stamps})
         self._targets = target_maps(
             cache,
             f"cosmic-{part}",
-            {"start": form.start, "size": form.size, "ignored": form.ignored},
+            {"start": form.start, "size": form.size, "ignored": "missing"},
             [*(root / stamp for stamp in stamps), *(sky for sky in skies if sky.is_file())],
             (form.size, form.size),
             self._read,
@@ -75,7 +87,11 @@ class Stamps:
         x = np.empty((len(indices), 1, form.size, form.size), np.float32)
         for row, index in enumerate(indices):
             stamp = read_stamp(self._root / self.stamps[index], form.start, form.size)
-            sky = self._targets.records[index]["sky"] * self._amount(int(index), augment)
+            share = 0.0
+            if augment is not None or form.sky_at_test:
+                generator = augment or numpy_generator(0, "cosmic", "sky", str(self.stamps[index]))
+                share = float(generator.uniform(_SKY_LOW, _SKY_HIGH))
+            sky = self._targets.records[index]["sky"] * share
             # float64: the sky is large beside what remains after the centre is gone.
             normalised = (stamp.image.astype(np.float64) + sky - form.centre) / form.spread
             x[row, 0] = np.where(np.isfinite(stamp.image), normalised, 0.0)
@@ -89,33 +105,21 @@ class Stamps:
 
     def groups(self) -> np.ndarray:
         """Return the visit of each stamp, [n] int64."""
-        return np.unique([visit_key(stamp) for stamp in self.stamps], return_inverse=True)[1].astype(np.int64)
+        return np.unique([_visit(stamp) for stamp in self.stamps], return_inverse=True)[1].astype(np.int64)
 
     def digest(self) -> str:
         """Return a SHA-256 over names, form, and the content of the crops and skies as it was when the masks were read."""
         what = {"stamps": [str(s) for s in self.stamps], "form": asdict(self._form), "records": self._targets.records}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
-    def num_broken(self) -> int:
-        """Return how many pixels are not finite."""
-        return sum(record["broken"] for record in self._targets.records)
-
-    def _amount(self, index: int, augment: np.random.Generator | None) -> float:
-        if augment is None and not self._form.sky_at_test:
-            return 0.0
-        generator = augment or numpy_generator(0, "cosmic", "sky", str(self.stamps[index]))
-        return float(generator.uniform(self._form.sky_low, self._form.sky_high))
-
     def _read(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
         path = self._root / self.stamps[index]
         stamp = read_stamp(path, self._form.start, self._form.size)
-        broken = ~np.isfinite(stamp.image)
-        target = np.where(stamp.ignored, np.nan if self._form.ignored == "missing" else 0.0, stamp.mask)
-        target[broken] = np.nan
+        target = np.where(stamp.ignored, np.nan, stamp.mask)
         digest = hashlib.sha256()
         for plane in (stamp.image, stamp.mask, stamp.ignored):
             digest.update(plane.tobytes())
-        return target, {"sha256": digest.hexdigest(), "sky": read_sky(path), "broken": int(broken.sum())}
+        return target, {"sha256": digest.hexdigest(), "sky": read_sky(path)}
 
 
 def load(
@@ -125,14 +129,9 @@ def load(
     kind: Literal["dense"] = "dense",
     path: str | None = None,
     filter: str = "f435w",
-    keys: str | None = None,
-    field: str | None = None,
     crop_start: CountOrZero = 64,
     crop_size: Count = 128,
-    sky_low: float = -0.9,
-    sky_high: float = 3.0,
     sky_at_test: bool = False,
-    ignored: Literal["missing", "zero"] = "missing",
     normalize: bool = True,
     validation_fraction: Fraction = 0.1,
     validation_unit: Literal["visit", "exposure"] = "visit",
@@ -142,23 +141,20 @@ def load(
     """Return x [n, 1, S, S], an image, and y [n, 1, S, S], 1 where a cosmic ray hit, NaN where that is not known.
 
     The official test stamps are the test split. The stamps are those listed in train_dirs.npy and test_dirs.npy, if these
-    exist and no `keys` are given; otherwise all of the filter in npy_train/ and npy_test/.
+    exist; otherwise all of the filter in npy_train/ and npy_test/.
 
     conf/task/cosmic.yaml explains the settings. The masks take 4 S^2 bytes a stamp in the cache. Median and deviation are of
     256 seeded stamps, or of all; stars and hits are outliers and hardly move these. Whole visits keep a field of the sky in
     one split. Units are drawn until `validation_fraction` of the training stamps is met as closely as possible.
     """
-    form = Form(crop_start, crop_size, sky_low, sky_high, sky_at_test, ignored)
-    root = find(data_folder, "cosmic", list(FOLDERS.values()), path)[0].parent
-    taken = None if keys is None else read_keys(keys, field, root)
-    stamps, test_stamps = (list_stamps(root, part, filter, taken) for part in FOLDERS)
+    form = Form(crop_start, crop_size, sky_at_test)
+    root = find(data_folder, "cosmic", list(_FOLDERS.values()), path)[0].parent
+    stamps, test_stamps = (list_stamps(root, part, filter) for part in _FOLDERS)
     held_out = _held_out(stamps, validation_fraction, validation_unit, split_seed)
     learned = stamps if train_on_validation else [s for s in stamps if s not in held_out]
     form = _scaled(form, root, learned) if normalize else form
     train = Stamps(root, "train", learned, form, cache_folder, reporter)
     validation = Stamps(root, "validation", sorted(held_out), form, cache_folder, reporter)
-    broken = train.num_broken() + validation.num_broken()
-    visits = [len(np.unique(samples.groups())) for samples in (train, validation)]
     return TaskData(
         kind="dense",
         input_shape=(1, crop_size, crop_size),
@@ -168,32 +164,96 @@ def load(
         open_test=lambda: Stamps(root, "test", test_stamps, form, cache_folder, reporter),
         class_names=("cosmic ray",),
         note=note(
-            f"{len(train)} training stamps of {visits[0]} visits, {len(validation)} validation stamps of {visits[1]}, "
-            f"{len(test_stamps)} test stamps; filter {filter}, those {_choice(root, taken)}",
-            f"{broken} pixels are not finite and count nowhere" if broken else "",
+            f"{len(train)} training, {len(validation)} validation and {len(test_stamps)} test stamps of filter {filter}",
             overlap_warning(train_on_validation, "validation stamps"),
         ),
     )
 
 
-def _choice(root: Path, taken: Collection[str] | None) -> str:
-    """Return which stamps of the filter are used, for the note."""
-    if taken is not None:
-        return f"of the {len(taken)} visits in task.keys"
-    is_listed = all((root / f"{part}_dirs.npy").is_file() for part in FOLDERS)
-    return "listed in train_dirs.npy and test_dirs.npy" if is_listed else "in the folder, of all field types"
+def list_stamps(root: Path, part: str, band: str) -> list[PurePosixPath]:
+    """Return the stamps of a part ("train" or "test") in sorted order, relative to `root`.
+
+    These are the ones listed in `<part>_dirs.npy` if that file exists, else all in the folder; always of one filter, the
+    `band`. Of a listed path what comes before the folder is specific to the machine that wrote the list.
+
+    Raises:
+        DataError: there are no stamps, or the list names files of the other part or missing files.
+        UnsafeError: the list leads out of the folder.
+    """
+    folder, listed = _FOLDERS[part], root / f"{part}_dirs.npy"
+    if listed.is_file():
+        stamps = []
+        for name in np.asarray(arrays.load_object(listed, max_bytes=_MOST_BYTES)).reshape(-1):
+            parts = PurePosixPath(str(name)).parts
+            if ".." in parts:
+                raise UnsafeError(f"'{name}' leads out of the folder", where=str(listed), hint="remove the list")
+            stamp = PurePosixPath(*parts[-_DEPTH:])
+            if len(parts) < _DEPTH or stamp.parts[0] != folder or not (root / stamp).is_file():
+                what = f"'{name}' is not a file {folder}/filter/proposal/visit/file.npy that is there"
+                raise DataError(what, where=str(listed), hint="remove the list to use what the folder holds")
+            stamps.append(stamp)
+    else:
+        paths = (root / folder / band).glob("*/*/*.npy")
+        stamps = [PurePosixPath(path.relative_to(root).as_posix()) for path in paths if path.name != _SKY]
+    chosen = sorted({stamp for stamp in stamps if stamp.parts[1] == band})
+    if not chosen:
+        hint = f"task.filter is one of the folders in {folder}"
+        raise DataError(f"no stamp of filter {band}", where=str(root / folder), hint=hint)
+    return chosen
+
+
+def read_stamp(path: Path, start: int, size: int) -> Stamp:
+    """Return rows and columns start..start+size-1 of a stamp; pixels that are not finite are ignored.
+
+    The file holds [3, H, W] = image, mask, ignore; or [2, H, W] = image, mask.
+
+    Raises:
+        DataError: another shape, or a mask of other values than 0 and 1.
+    """
+    stored = arrays.open_arrays(path, str(path))[""]
+    shape = stored.shape
+    if len(shape) != 3 or shape[0] not in (2, 3) or stored.dtype.kind not in "fiub" or min(shape[1:]) < start + size:
+        what = f"{stored.dtype} {shape}, expected numbers (2 or 3, H, W) with H, W of {start + size} or more"
+        raise DataError(what, where=str(path), hint="lower task.crop_start or task.crop_size")
+    inside = slice(start, start + size)
+    planes = np.array(stored.read()[:, inside, inside], dtype=np.float32)
+    if not np.isin(planes[1:], (0, 1)).all():
+        raise DataError("a mask has other values than 0 and 1", where=str(path))
+    ignored = planes[2] == 1 if len(planes) == 3 else np.zeros(planes.shape[1:], bool)
+    return Stamp(planes[0], planes[1], ignored | ~np.isfinite(planes[0]))
+
+
+def read_sky(path: Path) -> float:
+    """Return the sky level of the exposure that a stamp is cut from, in counts; 0 where the visit has no sky.npy.
+
+    Raises:
+        DataError: the stamp's name does not begin with the exposure's number, or sky.npy has no finite level for it.
+    """
+    file = path.with_name(_SKY)
+    if not file.is_file():
+        return 0.0
+    levels = arrays.open_arrays(file, str(file))[""].read().reshape(-1)
+    number = re.match(r"\d+(?=_)", path.name)
+    exposure = int(number.group()) if number else 0
+    if levels.dtype.kind not in "fiu" or not 1 <= exposure <= len(levels) or not np.isfinite(levels[exposure - 1]):
+        what = f"has no level for '{path.name}': {levels.dtype} of {len(levels)} exposures, numbered from 1"
+        raise DataError(what, where=str(file), hint="names of stamps begin with the number of the exposure and _")
+    return float(levels[exposure - 1])
+
+
+def _visit(stamp: PurePosixPath) -> str:
+    return f"{stamp.parts[2]}_{stamp.parts[3]}"
 
 
 def _held_out(stamps: list[PurePosixPath], fraction: float, unit: str, seed: int) -> set[PurePosixPath]:
     """Return the validation stamps: units in a seeded order until the fraction is best met, at least one."""
     units: dict[str, list[PurePosixPath]] = {}
     for stamp in stamps:
-        units.setdefault(visit_key(stamp) if unit == "visit" else str(stamp), []).append(stamp)
+        units.setdefault(_visit(stamp) if unit == "visit" else str(stamp), []).append(stamp)
     if len(units) < 2:
+        what = f"{len(units)} {unit} cannot be split into training and validation"
         raise DataError(
-            f"{len(units)} {unit} cannot be split into training and validation",
-            where="task.validation_unit",
-            hint="use task.validation_unit=exposure" if unit == "visit" and len(stamps) > 1 else "give more stamps",
+            what, where="task.validation_unit", hint="use task.validation_unit=exposure or give more stamps"
         )
     names = sorted(units)
     target_count, chosen = fraction * len(stamps), set[PurePosixPath]()
@@ -219,12 +279,3 @@ def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:
     centre = float(np.median(pixels))
     spread = _NORMAL * float(np.median(np.abs(pixels - centre))) or float(pixels.std()) or 1.0
     return replace(form, centre=centre, spread=spread)
-
-
-def check_settings(keys: str | None, field: str | None, sky_low: float, sky_high: float) -> None:
-    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
-    hint = "give task.keys=FILE with lines such as: 12345_01 GAL"
-    check_rules(
-        (sky_low > sky_high, "sky_high", f"{sky_high} is below task.sky_low={sky_low}", "swap them"),
-        (keys is None and field is not None, "field", "field types come from a file of visits", hint),
-    )

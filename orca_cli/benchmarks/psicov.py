@@ -1,0 +1,310 @@
+"""PSICOV: distances between the residues of a protein from its sequence features; PDNET's files (Adhikari 2020).
+
+Trained on DeepCov's proteins, tested on PSICOV's 150, as NAS-Bench-360 (Tu et al. 2022) does. Dense regression in Angstrom.
+The folder has lists of proteins, and for each protein 57 feature maps and a distance map.
+
+Shapes: L residues of a protein, W positions per side of the window that all proteins are placed in, n proteins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge
+
+from orca_cli import storage
+from orca_cli.config.ranges import Count, Seed
+from orca_cli.data.generated import target_maps
+from orca_cli.data.published import check_array, entries, find, find_first, note, overlap_warning
+from orca_cli.data.splits import split
+from orca_cli.data.untrusted import arrays
+from orca_cli.data.untrusted.first_bytes import read_text
+from orca_cli.data.untrusted.memory import release_pages
+from orca_cli.data.untrusted.pickle import unpickle
+from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.interfaces import Batch, Reporter, Scale, TaskData
+
+_CHANNELS = 57
+_PAD = 5  # positions on every side of a protein
+_FARTHEST = 500.0  # Angstrom; beyond it a distance is a fault of the file
+_CLIP_TRAIN = 16.0  # Angstrom; larger distances are set to it in training targets
+_LARGEST = 100.0  # of the features' absolute values
+_NEAREST = 1.0  # Angstrom, smaller distances are set to it
+_MAX_BYTES = 256 * 2**20  # of one protein's file
+_MAX_LIST_BYTES = 16 * 2**20
+_PAIRS = ("ccmpred", "freecon", "potential")  # features of pairs of residues
+_COLLECTIONS = ("deepcov", "psicov")
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a protein lies in its window of W = size: residue i in row i + 5 - row_offset, column i + 5 - column_offset.
+
+    The offsets are those of the window in the padded map of L + 10 positions per side, in 0..L + 10 - W.
+    """
+
+    size: int
+    row_offset: int = 0
+    column_offset: int = 0
+
+    def place(self, block: np.ndarray, canvas: np.ndarray) -> None:
+        """Write what is seen of a block [..., L, L] into a canvas [..., W, W]."""
+        seen, shown = [], []
+        for offset in (self.row_offset, self.column_offset):
+            start, stop = max(0, offset - _PAD), min(block.shape[-1], offset - _PAD + self.size)
+            seen.append(slice(start, stop))
+            shown.append(slice(start + _PAD - offset, stop + _PAD - offset))
+        canvas[..., shown[0], shown[1]] = block[..., seen[0], seen[1]]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a distance map becomes a target."""
+
+    window: int
+    crop: str
+    clip: float  # distances above it are set to it, Angstrom
+    padded: float | None  # target outside the protein, Angstrom; None where padding has no target
+
+    def draw(self, length: int, generator: np.random.Generator) -> Window:
+        """Return a window into a protein of L residues; the first one where it fits."""
+        slack = length + 2 * _PAD - self.window
+        if slack <= 0:
+            return Window(self.window)
+        row = int(generator.integers(slack + 1))
+        column = row if self.crop == "diagonal" else int(generator.integers(slack + 1))
+        return Window(self.window, row, column)
+
+    def target(self, distances: np.ndarray, window: Window) -> np.ndarray:
+        """Return [W, W] float32, NaN where there is no target."""
+        canvas = np.full((self.window, self.window), np.nan if self.padded is None else self.padded, np.float32)
+        window.place(np.minimum(distances, np.float32(self.clip)), canvas)
+        return canvas
+
+
+class Proteins:
+    """Samples (see interfaces) of n proteins; features are read protein by protein, distances mapped from the cache."""
+
+    def __init__(
+        self, root: Path, collection: str, proteins: Sequence[str], form: Form, cache: Path, reporter: Reporter
+    ):
+        self.proteins, self._form = tuple(proteins), form
+        self._features = [root / collection / "features" / f"{name}.pkl" for name in proteins]
+        self._distances = [root / collection / "distance" / f"{name}-cb.npy" for name in proteins]
+        padded = -1.0 if form.padded is None else form.padded
+        self._targets = target_maps(
+            cache,
+            f"psicov-{collection}",
+            {"window": form.window, "clip": form.clip, "padded": padded},
+            [*self._features, *self._distances],
+            (form.window, form.window),
+            self._read,
+            len(self.proteins),
+            reporter,
+        )
+
+    def __len__(self) -> int:
+        return len(self.proteins)
+
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return x [B, 57, W, W] and y [B, 1, W, W]; with `augment`, windows of proteins that do not fit are drawn.
+
+        Raises:
+            DataError: a file changed since its distances were read, or is damaged.
+        """
+        size = self._form.window
+        x = np.zeros((len(indices), _CHANNELS, size, size), np.float32)
+        y = np.empty((len(indices), 1, size, size), np.float32)
+        valid = np.zeros((len(indices), size, size), bool)
+        for row, index in enumerate(np.asarray(indices, dtype=np.int64)):
+            features, length = read_features(self._features[index]), self._targets.records[index]["length"]
+            if features.shape[-1] != length:
+                raise DataError(f"{features.shape[-1]} residues, not {length}", where=str(self._features[index]))
+            window = Window(size) if augment is None else self._form.draw(length, augment)
+            window.place(features, x[row])
+            window.place(np.ones((length, length), bool), valid[row])
+            if window == Window(size):
+                y[row] = self._targets.maps[index]
+            else:
+                y[row, 0] = self._form.target(read_distances(self._distances[index]), window)
+        release_pages(self._targets.maps)
+        seen = torch.from_numpy(valid) if self._form.padded is None else None
+        return Batch(torch.from_numpy(x), torch.from_numpy(y), seen)
+
+    def targets(self) -> np.ndarray:
+        """Return [n, 1, W, W] float32, a memory map: the first window of every protein."""
+        return self._targets.maps
+
+    def groups(self) -> None:
+        """Return None: every protein stands alone."""
+
+    def digest(self) -> str:
+        """Return a SHA-256 over ids, form, and the content of all files as it was when their distances were read."""
+        what = {"proteins": self.proteins, "form": asdict(self._form), "records": self._targets.records}
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    def scale(self) -> Scale:
+        """Return mean and deviation of all known targets, one number each."""
+        records = self._targets.records
+        count, total, squares = (sum(record[name] for record in records) for name in ("count", "sum", "squares"))
+        mean = total / count
+        std = max(squares / count - mean**2, 0.0) ** 0.5 or 1.0
+        return Scale(torch.full((1, 1, 1), mean), torch.full((1, 1, 1), std))
+
+    def _read(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
+        distances = read_distances(self._distances[index])
+        target = self._form.target(distances, Window(self._form.window))
+        known = target[~np.isnan(target)].astype(np.float64)
+        if not len(known):
+            raise DataError("no distance is known", where=str(self._distances[index]))
+        contents = "".join(storage.sha256_file(paths[index]) for paths in (self._features, self._distances))
+        return target, {
+            "length": len(distances),
+            "sha256": hashlib.sha256(bytes.fromhex(contents)).hexdigest(),
+            "count": len(known),
+            "sum": float(known.sum()),
+            "squares": float((known**2).sum()),
+        }
+
+
+def load(
+    data_folder: Path,
+    cache_folder: Path,
+    reporter: Reporter,
+    kind: Literal["dense"] = "dense",
+    path: str | None = None,
+    window: Annotated[int, Ge(2 * _PAD + 2)] = 512,
+    crop: Literal["diagonal", "independent"] = "diagonal",
+    pad_in_loss: bool = False,
+    scale_targets: bool = True,
+    num_validation: Count = 100,
+    split_seed: Seed = 0,
+    train_on_validation: bool = False,
+) -> TaskData:
+    """Return x [n, 57, W, W] and y [n, 1, W, W], distances between C-beta atoms in Angstrom.
+
+    A protein lies at the top left of its window, 5 positions from the border; the rest of x is 0. Where L + 10 > W,
+    optimizer steps draw a window; everything else sees the first one. y is NaN outside the protein and where a distance is
+    unknown; in training it is 16 at most. Distances are read once, into float32 maps in the cache: 4 W^2 bytes a protein,
+    3.6 GB for DeepCov at W = 512; half precision would be off by up to 0.004 Angstrom at 8 Angstrom, where the error of the
+    task has its threshold.
+
+    conf/task/psicov.yaml explains the settings. One offset for rows and columns keeps a window a map of one stretch of the
+    chain against itself. With pad_in_loss training counts positions outside the protein, with target 16, and the model is
+    not told which they are; never in validation and test, where no distance is within the error's threshold.
+    """
+    root, lists = _find_proteins(data_folder, path)
+    proteins = [name for name in lists["deepcov"] if name not in set(lists["psicov"])]
+    parts = split(len(proteins), validation=num_validation, test=0, seed=split_seed, keys=("task.num_validation",) * 3)
+    chosen = range(len(proteins)) if train_on_validation else parts.train
+    whole = Form(window, crop, _FARTHEST, None)
+    clipped = Form(window, crop, _CLIP_TRAIN, _CLIP_TRAIN if pad_in_loss else None)
+    train = Proteins(root, "deepcov", [proteins[i] for i in chosen], clipped, cache_folder, reporter)
+    validation = Proteins(root, "deepcov", [proteins[i] for i in parts.validation], whole, cache_folder, reporter)
+    return TaskData(
+        kind="dense",
+        input_shape=(_CHANNELS, window, window),
+        num_outputs=1,
+        train=train,
+        validation=validation,
+        open_test=lambda: Proteins(root, "psicov", lists["psicov"], whole, cache_folder, reporter),
+        target_scale=train.scale() if scale_targets else None,
+        note=note(
+            f"{len(train)} training and {len(validation)} validation proteins of DeepCov, {len(lists['psicov'])} of PSICOV "
+            "for test",
+            overlap_warning(train_on_validation, "validation proteins"),
+        ),
+    )
+
+
+def read_features(path: Path) -> np.ndarray:
+    """Return the features of a protein, [57, L, L] float32.
+
+    Secondary structure (3), profile (22), solvent accessibility and entropy are two channels each: feature of the column's
+    residue, then of the row's. Then CCMpred, FreeContact and the statistical potential. NaN becomes 0.
+
+    The file is a pickle of a dict with seq (L letters), ss [3, L], pssm [L, 22], sa [L], entropy [L], ccmpred, freecon and
+    potential [L, L].
+
+    Raises:
+        DataError: a feature is missing, has another shape, or lies beyond +-100.
+        UnsafeError: the pickle contains anything but arrays.
+    """
+    stored = unpickle(path, max_bytes=_MAX_BYTES)
+    length = len(entries(stored, ["seq"], str(path))[0])
+    shapes = {"ss": (3, length), "pssm": (length, 22), "sa": (length,), "entropy": (length,)}
+    shapes |= dict.fromkeys(_PAIRS, (length, length))
+    features = {}
+    for name, shape in shapes.items():
+        values = check_array(stored.get(name), shape, str(path), what=f"'{name}'").astype(np.float32)
+        np.nan_to_num(values, copy=False, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        if np.abs(values).max(initial=0) > _LARGEST:
+            raise DataError(f"'{name}' has values beyond +-{_LARGEST:.0f}", where=str(path), hint="the file is damaged")
+        features[name] = values
+    residues = np.vstack([features["ss"], features["pssm"].T, features["sa"], features["entropy"]])  # [27, L]
+    maps = np.empty((_CHANNELS, length, length), np.float32)
+    pairs = 2 * len(residues)
+    maps[0:pairs:2] = residues[:, None, :]
+    maps[1:pairs:2] = residues[:, :, None]
+    maps[pairs:] = np.stack([features[name] for name in _PAIRS])
+    return maps
+
+
+def read_distances(path: Path) -> np.ndarray:
+    """Return the distances between C-beta atoms, [L, L] float32 in Angstrom, 1 or more; NaN where unknown.
+
+    The diagonal is the mean of its two neighbours in a row, at the ends the one neighbour. The file is an .npy of a pickled
+    tuple (L, sequence, map [L, L]).
+
+    Raises:
+        DataError: not such a tuple, another shape, fewer than 2 residues, or a distance that is infinite or above 500.
+        UnsafeError: the pickle contains anything but arrays.
+    """
+    stored = arrays.load_object(path, max_bytes=_MAX_BYTES)
+    parts = list(stored) if isinstance(stored, tuple | list) or np.shape(stored) == (3,) else []
+    if len(parts) != 3 or not isinstance(parts[0], int | np.integer) or parts[0] < 2:
+        what = "does not hold a tuple of length (2 or more), sequence and map"
+        raise DataError(what, where=str(path), hint="take the protein out of its list")
+    length = int(parts[0])
+    distances = check_array(parts[2], (length, length), str(path), what="'distances'").astype(np.float32)
+    if np.isinf(distances).any() or np.nanmax(distances, initial=0) > _FARTHEST:
+        raise DataError(f"holds distances above {_FARTHEST:.0f} Angstrom", where=str(path))
+    distances = np.maximum(distances, np.float32(_NEAREST))  # NaN stays NaN
+    inner = np.arange(1, length - 1)
+    distances[inner, inner] = (distances[inner, inner - 1] + distances[inner, inner + 1]) / 2
+    distances[0, 0], distances[-1, -1] = distances[0, 1], distances[-1, -2]
+    return distances
+
+
+def _find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str, list[str]]]:
+    """Return the folder with the lists, and the first word of every line of each; all files that they name exist.
+
+    The lists are in data_folder/psicov or `path`, or in protein/ below it, as in protein.zip.
+
+    Raises:
+        UnsafeError: an id leads out of the folder.
+    """
+    names = [f"{collection}.lst" for collection in _COLLECTIONS]
+    id_files = find_first(data_folder, "psicov", [names, [f"protein/{name}" for name in names]], path)
+    lists: dict[str, list[str]] = {}
+    for collection, file in zip(_COLLECTIONS, id_files, strict=True):
+        lines = read_text(file, _MAX_LIST_BYTES).splitlines()
+        lists[collection] = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+        if wrong := next((name for name in lists[collection] if not _ID.fullmatch(name)), None):
+            what = f"'{wrong[:40]}' is not the id of a protein"
+            raise UnsafeError(what, where=str(file), hint="letters, digits, _ . -")
+        if not lists[collection]:
+            raise DataError("lists no protein", where=str(file), hint="one id per line")
+    root, forms = id_files[0].parent, ("{}/features/{}.pkl", "{}/distance/{}-cb.npy")
+    files = [form.format(collection, name) for collection, ids in lists.items() for name in ids for form in forms]
+    find(root, "psicov", files, str(root), hint="or take the protein out of its list")
+    return root, lists

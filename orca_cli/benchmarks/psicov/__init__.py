@@ -1,3 +1,0 @@
-from orca_cli.benchmarks.psicov.reader import load
-
-__all__ = ["load"]

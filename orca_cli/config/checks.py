@@ -78,9 +78,6 @@ def check_settings(config: Config) -> None:
         what = f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}"
         raise ConfigError(what, where="train.decay_epochs", hint="allowed: train.warmup_epochs or more")
     _check_selection(train)
-    if config.align.method == "mona" and train.compile:
-        what = "differentiates a step of the body twice, and compiled layers cannot be"
-        raise ConfigError(what, where="align.method=mona", hint="leave train.compile out")
     if not config.test and train.validate_on == "test":
         what = "contradicts train.validate_on=test, which opens the test split every epoch"
         raise ConfigError(what, where="test=false", hint="use train.validate_on=validation")

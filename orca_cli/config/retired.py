@@ -37,6 +37,8 @@ SETTINGS = {
     "align.momentum": f"stage 2 uses AdamW; {_PROTOCOLS_ONLY} to use that of stage 3",
     "align.betas": f"stage 2 uses AdamW; {_PROTOCOLS_ONLY} to use those of stage 3",
     "train.adapt_rate": "a run trains at the rate that is set; orca tune searches for one",
+    "train.average": "a run keeps the weights of one step; train.members=N averages the outputs of several models",
+    "train.compile": "layers are not compiled; precision=bf16 makes steps faster where the device computes in it",
     "train.betas": "they are 0.9 and 0.98, as in the paper's code",
     "train.longer_by": "give train.epochs=N",
     "train.loss_units": f"targets are scaled by their deviation; {_PROTOCOLS_ONLY} to leave them as they are",

@@ -102,7 +102,7 @@ def train(
     from orca_cli.stages.build import build
     from orca_cli.stages.expected_time import planned
     from orca_cli.stages.finetune import Validated, finetune
-    from orca_cli.stages.following import lead
+    from orca_cli.stages.optimizer_steps import lead
     from orca_cli.stages.plan import is_minutes
     from orca_cli.training.cache import numerics
     from orca_cli.training.engine import Engine, choose_device, choose_precision
@@ -203,7 +203,7 @@ def completed_before(job: Composed, folder: RunDirectory) -> Outcome:
 
         if job.config.train.validate_on == "test":
             completion.count_read(folder)
-        train = replace(job.config.train, compile=False, gradient_checkpointing=False)
+        train = replace(job.config.train, gradient_checkpointing=False)
         with signals.immediate(), same_threads_after():
             return build(replace(job.config, train=train, device="cpu"), Silent(), folder.result())
 

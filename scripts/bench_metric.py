@@ -157,7 +157,7 @@ class Tokens:
         """Return target points of a draw of classes, equally many of each."""
         problem = replace(self.problem, settings=replace(self.problem.settings, max_samples=points))
         groups = problem.groups(problem.train, "bench", draw)
-        return problem.points(self._built.model, self._engine, problem.train, groups, "bench", draw)[0]
+        return problem.points(problem.train, groups, "bench", draw)[0]
 
     def step(self, metric: Metric, draw: int) -> Result:
         """Return value and gradient of one step of stage 2."""

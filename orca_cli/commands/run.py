@@ -130,13 +130,13 @@ def execute(arguments: argparse.Namespace) -> Result:
 def _follow(team: Team, arguments: argparse.Namespace) -> Result:
     """Share the work of the leading process, which also reports how the run ended."""
     from orca_cli.config import compose
-    from orca_cli.stages import following
+    from orca_cli.stages import optimizer_steps
 
     def settings() -> Config:
         with compose.session(arguments.config_dir) as session:
             return session.compose(arguments.overrides).config
 
-    code = following.share(team, settings)
+    code = optimizer_steps.share(team, settings)
     team.wait_for_the_end()
     return Result({}, code=code)
 
@@ -247,7 +247,7 @@ def _dry_run(jobs: list[Composed], *, is_sweep: bool, force: bool) -> Result:
     for job in jobs:
         choose_device(job.config.device)
     config, start, reporter = jobs[0].config, time.monotonic(), terminal.LogReporter()
-    built = build(config, reporter, is_trained=False)
+    built = build(config, reporter)
     shape, device = forward_once(built), choose_device(config.device)
     engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
     built = planned(config, built, engine, {}, time.monotonic() - start, reporter)

@@ -98,8 +98,6 @@ def check_settings(config: Config) -> None:
          f"does not apply to task.kind={kind}", weights),
         (train.class_weights is not None and train.positive_weight is not None, "train.class_weights",
          "given beside train.positive_weight", "give one of them"),
-        (config.align.method == "mona" and train.compile, "align.method=mona",
-         "differentiates a step of the body twice, and compiled layers cannot be", "leave train.compile out"),
         (not config.test and on_test, "test=false",
          "contradicts train.validate_on=test, which opens the test split every epoch", "leave one of them out"),
     ]  # fmt: skip

@@ -40,10 +40,9 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     """
     kept = {key: value for key, value in content.items() if key not in WITHOUT_EFFECT}
     kept["train"] = {key: value for key, value in content["train"].items() if f"train.{key}" not in WITHOUT_EFFECT}
-    if not kept["train"].get("compile"):
-        kept["train"].pop("compile", None)  # runs from before this setting keep their identity
+    kept["train"]["average"] = None  # runs from when it was a setting keep their identity
     if kept.get("test") is True:
-        del kept["test"]  # as above
+        del kept["test"]  # as do runs from before this setting
     if "align" in kept:
         # Without what only other methods read, and without `method=orca`, which all early runs had.
         method = kept["align"].get("method", "orca")

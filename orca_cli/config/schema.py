@@ -188,8 +188,7 @@ class Train:
     ] = None
     warmup_limit: Annotated[
         Fraction | None,
-        "... but over no larger part of the epochs than this: a longer warm-up is shortened, and the log says so. null: no"
-        " limit.",
+        "... but over no larger part of the epochs than this: a longer warm-up is shortened. null: no limit.",
     ] = 0.5
     decay_epochs: Annotated[
         Annotated[float, Ge(1)] | None,
@@ -226,10 +225,6 @@ class Train:
         "Fine-tune N models that differ in all random draws, those of embedder and alignment included; their outputs are"
         " averaged. null: by the budget.",
     ] = None
-    average: Annotated[
-        Fraction | None,
-        "The last part of the optimizer steps whose weights are averaged. null: the weights are those of one step.",
-    ] = None
     validate_on: Annotated[
         str,
         OneOf(("validation", "test")),
@@ -240,9 +235,6 @@ class Train:
         bool,
         "Keep only the inputs of the body's layers for the backward pass and compute the rest again: less memory, more time,"
         " the same bits.",
-    ] = False
-    compile: Annotated[
-        bool, "Compile the body's layers by torch.compile: faster steps after a slow start, other last bits."
     ] = False
 
 

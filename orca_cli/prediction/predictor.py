@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +23,7 @@ from orca_cli.prediction.targets import Decoder
 from orca_cli.progress import Silent
 from orca_cli.scoring.defaults import named_error
 from orca_cli.training.engine import Engine, choose_device, choose_precision
-from orca_cli.training.feed import Feed
+from orca_cli.training.loop import read_ahead
 from orca_cli.training.memory import governed_by
 
 _SILENT = Silent()
@@ -146,7 +147,7 @@ class Predictor:
         with (
             governed_by("--batch-size", advice),
             reporter.track("predicting", len(new)) as advance,
-            Feed(reads) as feed,
+            closing(read_ahead(reads)) as feed,
         ):
             more, count = True, 0
             while more:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from orca_cli import signals
 from orca_cli.config.practices import PRACTICES
@@ -30,11 +30,11 @@ from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
 from orca_cli.runs.tracking.json_lines import short_curve
 from orca_cli.stages.build import Built, cache_folder, has_alignment
-from orca_cli.stages.collapse import collapse
-from orca_cli.stages.compared import Compared, MetricObjective, compare, exact_value
+from orca_cli.stages.compared import Compared, compare, exact_value
 from orca_cli.stages.mona import Mona
 from orca_cli.stages.plan import Plan
-from orca_cli.stages.problem import embed
+from orca_cli.stages.problem import Problem, embed
+from orca_cli.stages.source_features import collapse
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry, cached, numerics
@@ -42,16 +42,16 @@ from orca_cli.training.engine import Engine
 from orca_cli.training.memory import governed_by
 from orca_cli.training.schedule import BETAS, make_optimizer, step_decay
 
-CACHE = "alignments"  # below the cache folder: a trajectory for each fingerprint
+_CACHE = "alignments"  # below the cache folder: a trajectory for each fingerprint
 _EMBEDDER = "embedder.safetensors"
 _COLUMNS = ("epoch", "loss", "heldout", "heldout_exact")
-_COLLAPSED = 0.1  # share of the earlier variance, or of the source's, below which a warning is due
+_COLLAPSED = 0.1  # part of the earlier variance below which a warning is due
 _BELOW_FLOOR = 2.0  # deviations of the floor: a warning beyond
 _VERSION = 8  # of what is stored; a change makes every cached entry a miss
 # Of `Align.largest_step`, for an embedder that begins as the body's own layer: larger steps lose what it knows (decision 0025).
 _KNOWN = 0.001
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
-Objective = MetricObjective | Mona  # what the steps descend
+Objective = Problem | Mona  # what the steps descend
 # Settings of align that only some methods read: these say so themselves.
 _METHOD_KEYS = ("method", *itertools.chain(*METHOD_SETTINGS.values()))
 
@@ -64,8 +64,8 @@ class Aligned:
         before: the metric on a fixed draw of training points, before the first step; None where nothing was minimised.
         after: the same after the last step.
         steps: taken.
-        collapse: name of a diagnostic (`stages/collapse.py`) -> its values "before" and "after" on held-out samples, and that
-            of the "source" where it has one.
+        collapse: name of a diagnostic (`source_features.collapse`) -> its values "before" and "after" on held-out samples, and
+            that of the "source" where it has one.
         floor: what as many fresh source points score: "mean", "deviation", "points"; empty where that is unknown.
         curve: distances per step, at most 100 lines.
         seconds: time for the steps, in the run that took them; may be another run (training/cache.py).
@@ -96,23 +96,28 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
         built.model.embedder.load_state_dict(checkpoint.read_weights(run.stage("align") / _EMBEDDER))
         return Aligned(**summary["aligned"])
     run.set_state("align", step=0)
-    if not built.finetune.pretrained or built.plan.body.get("weights") == "random":
-        log.info(
-            "align: the body is random, but its own embedding layer is not: the embedder is aligned with source data as the "
-            "pretrained body embeds them, and is then not trained from scratch (metric=none leaves this out)"
-        )
     start = time.monotonic()
     compared, trajectory, key = trained(built, engine, run, reporter)
-    aligned = _aligned(compared, trajectory)
-    _warn(aligned)
-    built.model.embedder.load_state_dict(trajectory.weights)
-    checkpoint.write_weights(run.stage("align") / _EMBEDDER, trajectory.weights)
+    weights, lines = trajectory.tensors, trajectory.record["lines"]
+    spread = {name: {"before": lines[0][name], "after": value} for name, value in trajectory.record["collapse"].items()}
+    for name, value in compared.source.spread.items():
+        spread[name]["source"] = value
+    before, after = trajectory.record["before"], trajectory.record["after"]
+    seconds, curve = round(sum(line["seconds"] for line in lines), 3), short_curve(lines, _COLUMNS)
+    aligned = Aligned(before, after, len(lines), spread, compared.floor, curve, seconds)
+    if _has_drawn_together(aligned, before, after):
+        log.warning(
+            "align: the tokens have drawn together, so that a lower distance is not closer; compare with metric=none, or lower "
+            "align.epochs"
+        )
+    built.model.embedder.load_state_dict(weights)
+    checkpoint.write_weights(run.stage("align") / _EMBEDDER, weights)
     run.write_summary(
         "align",
         {
             "aligned": asdict(aligned),
             "trajectory": key,
-            "embedder_sha256": checkpoint.weights_sha256(trajectory.weights),
+            "embedder_sha256": checkpoint.weights_sha256(weights),
             "seconds": time.monotonic() - start,
         },
     )
@@ -120,8 +125,8 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     return aligned
 
 
-def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> tuple[Compared, Trajectory, str]:
-    """Return what is compared, the trajectory, from the cache or made here, and its fingerprint.
+def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> tuple[Compared, Entry, str]:
+    """Return what is compared, the trajectory (see `Trainer.train`), from the cache or made here, and its fingerprint.
 
     Raises:
         UnavailableError: the device has no float64.
@@ -138,55 +143,23 @@ def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter)
         objective = objective_for(built, compared, engine)
         key = fingerprint(built, compared, objective, engine.device)
         run.check_fingerprint("align", {"trajectory": key})
-        entry = cached(
-            cache / CACHE / key,
-            lambda: Trainer(built, compared, objective, engine, run, reporter).train().to_entry(),
+        trajectory = cached(
+            cache / _CACHE / key,
+            lambda: Trainer(built, compared, objective, engine, run, reporter).train(),
             keep=lambda: not run.inexact(),
         )
-    trajectory = Trajectory(entry.tensors, **entry.record)
-    run.rewind("align", trajectory.lines)
+    run.rewind("align", trajectory.record["lines"])
     return compared, trajectory, key
 
 
-def _aligned(compared: Compared, trajectory: Trajectory) -> Aligned:
-    first = trajectory.lines[0]
-    collapse = {name: {"before": first[name], "after": value} for name, value in trajectory.collapse.items()}
-    for name, value in compared.source.spread.items():
-        collapse[name]["source"] = value
-    return Aligned(
-        trajectory.before,
-        trajectory.after,
-        len(trajectory.lines),
-        collapse,
-        floor=compared.floor,
-        curve=short_curve(trajectory.lines, _COLUMNS),
-        seconds=round(sum(line["seconds"] for line in trajectory.lines), 3),
-    )
-
-
-def _warn(aligned: Aligned) -> None:
-    """Warn where the distance fell too far, or the tokens became alike."""
-    before, after, floor = aligned.before, aligned.after, aligned.floor
-    assert before is not None
-    assert after is not None
-    if floor and after < min(before, floor["mean"] - _BELOW_FLOOR * floor["deviation"]):
-        log.warning(
-            "align: the distance is below what fresh source points score, so lower is not closer; the tokens have drawn "
-            "together: compare with metric=none, or lower align.epochs"
-        )
-    share = aligned.collapse["token_variance"]
-    if share["after"] < _COLLAPSED * share["before"]:
-        log.warning(
-            f"align: the tokens of a sample have become alike (share of variance {share['before']:.2g} before, "
-            f"{share['after']:.2g} after); compare with metric=none, or lower align.epochs"
-        )
+def _has_drawn_together(aligned: Aligned, before: float, after: float) -> bool:
+    """Return whether the metric fell below the floor, or little of the tokens' variance is left."""
+    floor, share = aligned.floor, aligned.collapse["token_variance"]
     spread = [aligned.collapse[name] for name in ("variance_within", "variance_between")]
     total = {when: sum(values[when] for values in spread) for when in ("before", "after", "source")}
-    if total["after"] < _COLLAPSED * min(total["before"], total["source"]):
-        log.warning(
-            f"align: the tokens have drawn together (variance {total['before']:.3g} before, {total['after']:.3g} after; "
-            f"the source's is {total['source']:.3g}); compare with metric=none, or lower align.epochs"
-        )
+    is_below = bool(floor) and after < min(before, floor["mean"] - _BELOW_FLOOR * floor["deviation"])
+    is_alike = share["after"] < _COLLAPSED * share["before"]
+    return is_below or is_alike or total["after"] < _COLLAPSED * min(total["before"], total["source"])
 
 
 @contextmanager
@@ -200,29 +173,6 @@ def trainable(embedder: nn.Module) -> Iterator[None]:
         for parameter, trained in before:
             parameter.requires_grad_(trained)
             parameter.grad = None
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """What one alignment leaves.
-
-    Args:
-        weights: of the embedder after the last step.
-        before, after: the metric on a fixed draw of training points, before the first step and after the last.
-        collapse: diagnostics of the aligned tokens on held-out samples (`stages/collapse.py`).
-        lines: the curve, a line per step.
-    """
-
-    weights: dict[str, Tensor]
-    before: float
-    after: float
-    collapse: dict[str, float]
-    lines: list[dict[str, Any]]
-
-    def to_entry(self) -> Entry:
-        """Return the trajectory as content of the cache: weights as tensors, the rest as a record."""
-        record = {name: value for name, value in vars(self).items() if name != "weights"}
-        return Entry(self.weights, record)
 
 
 def fingerprint(built: Built, compared: Compared, objective: Objective, device: torch.device) -> str:
@@ -258,14 +208,12 @@ def limited_rates(optimizer: torch.optim.Optimizer, embedder: nn.Module, setting
     A bias has that of its layer's weight, since it starts at 0.
     """
     (group,) = optimizer.param_groups
-    names = {id(parameter): name for name, parameter in embedder.named_parameters()}
     sizes = {name: float(value.detach().float().square().mean().sqrt()) for name, value in embedder.named_parameters()}
     optimizer.param_groups[:] = [group | {"params": [parameter]} for parameter in group["params"]]
     if settings.largest_step is None:
         return [1.0] * len(group["params"])
-    ordered_names = [names[id(parameter)] for parameter in group["params"]]
     largest = settings.largest_step * (_KNOWN if getattr(embedder, "is_body_layer", False) else 1.0)
-    roots = [sizes.get(f"{name.removesuffix('bias')}weight", sizes[name]) for name in ordered_names]
+    roots = [sizes.get(f"{name.removesuffix('bias')}weight", size) for name, size in sizes.items()]
     return [min(1.0, largest * root / settings.lr) if root > 0 else 1.0 for root in roots]
 
 
@@ -299,7 +247,7 @@ class Trainer:
         self._lines: list[dict[str, Any]] = []
         saved = self._saver.load()
         if saved is None:
-            self._before = compared.value(self._model, engine)
+            self._before = compared.problem.value(compared.problem.train)
         else:
             self._model.embedder.load_state_dict(saved.weights)
             checkpoint.restore_optimizer(self._optimizer, saved.optimizer)
@@ -307,8 +255,13 @@ class Trainer:
             reporter.say(f"align: resumed at step {self._step} of {plan.align.epochs}")
         run.rewind("align", self._lines)
 
-    def train(self) -> Trajectory:
+    def train(self) -> Entry:
         """Take the remaining steps, one per epoch.
+
+        Returns:
+            The embedder's weights after the last step; "before" and "after", the metric on a fixed draw of training points
+            before the first step and after the last; "collapse", diagnostics of the aligned tokens on held-out samples
+            (`source_features.collapse`); "lines", the curve, a line per step.
 
         Raises:
             NonFiniteError: a distance, a gradient or a token is NaN or infinite.
@@ -326,9 +279,9 @@ class Trainer:
                         self._save()
                     signals.check()
             self._save()  # so that a run that is killed from here on does not repeat the steps
-            after = self._compared.value(self._model, self._engine)
-            weights = checkpoint.snapshot(self._model.embedder)
-            return Trajectory(weights, self._before, after, self._diagnose(), self._lines)
+            after = self._compared.problem.value(self._compared.problem.train)
+            record = {"before": self._before, "after": after, "collapse": self._diagnose(), "lines": self._lines}
+            return Entry(checkpoint.snapshot(self._model.embedder), record)
         except InterruptionError:  # between two groups of classes: the weights are those of the last step
             self._save()
             raise
@@ -355,7 +308,12 @@ class Trainer:
         for group, share in zip(self._optimizer.param_groups, self._shares, strict=True):
             group["lr"] = lr * share
         try:
-            line: dict[str, Any] = {"epoch": self._step} | self._look()
+            line: dict[str, Any] = {"epoch": self._step}
+            if self._step % settings.check_every == 0:
+                compared = self._compared
+                line |= self._diagnose() | {"heldout": compared.problem.value(compared.heldout)}
+                if settings.exact:
+                    line["heldout_exact"] = exact_value(compared)
             model.train()
             self._optimizer.zero_grad()
             loss, diagnostics = self._objective.backward(self._step)
@@ -376,17 +334,6 @@ class Trainer:
         seconds = round(time.monotonic() - start, 3)
         return line | {"loss": loss, "lr": lr, "gradient_norm": norm, **diagnostics, "seconds": seconds}
 
-    def _look(self) -> dict[str, float]:
-        """Return what the embedder makes of held-out data: diagnostics and distances, at every `check_every`-th step."""
-        if self._step % self._settings.check_every:
-            return {}
-        compared = self._compared
-        diagnostics = self._diagnose()
-        diagnostics["heldout"] = compared.problem.value(self._model, self._engine, compared.heldout)
-        if self._settings.exact:
-            diagnostics["heldout_exact"] = exact_value(compared, self._model, self._engine)
-        return diagnostics
-
     @torch.no_grad()
     def _diagnose(self) -> dict[str, float]:
         """Return how the tokens of fixed held-out samples are spread."""
@@ -402,5 +349,6 @@ def objective_for(built: Built, compared: Compared, engine: Engine) -> Objective
         ConfigError: the method does not suit the finetune mode.
     """
     if built.plan.align.method == "mona":
-        return Mona(built, compared.data, engine)
-    return MetricObjective(built.model, compared, engine)
+        assert built.source is not None
+        return Mona(built, built.source, engine)
+    return compared.problem

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,13 +29,12 @@ from orca_cli.scoring.defaults import named_error
 from orca_cli.scoring.losses import default_loss
 from orca_cli.stages import ridge_start
 from orca_cli.stages.class_balance import uneven_note, weighted
-from orca_cli.stages.plan import Decided, Plan, Settings, decide, read_decisions, unused_budget
-from orca_cli.training.activations import checkpoint_layers, compile_layers
-from orca_cli.training.engine import choose_device, limit_threads
+from orca_cli.stages.plan import Decided, Plan, decide, read_decisions
+from orca_cli.training.engine import limit_threads
+from orca_cli.training.memory import checkpoint_layers
 
 _FITTED = 2000  # samples that an embedder sees before any training
 _FITTED_AT_ONCE = 64
-_DRY_TOKENS = 2**18  # that the embedder of a model that is never trained sees, in about a second
 
 
 @dataclass(frozen=True)
@@ -69,16 +67,13 @@ class Built:
     source: SourceData | None = None
 
 
-def build(
-    config: Config, reporter: Reporter, earlier: Mapping[str, Any] | None = None, *, is_trained: bool = True
-) -> Built:
+def build(config: Config, reporter: Reporter, earlier: Mapping[str, Any] | None = None) -> Built:
     """Read the data and build the transfer model.
 
     Args:
         config: as composed.
         reporter: messages.
         earlier: what an earlier attempt of the run recorded; its decisions stand as long as the data are the same.
-        is_trained: False for a dry run, whose embedder sees fewer samples of very many tokens.
 
     Raises:
         DataError: the data are missing or malformed.
@@ -89,32 +84,30 @@ def build(
     source = read_source(config, source_seed(config), reporter) if uses_source else None
     task = read_task(config, reporter)
     check_method(config, task.kind)
-    if note := uneven_note(task, config.train):
+    if note := uneven_note(task):
         reporter.say(f"build: {note}")
-    model, mode = make_model(config, task, is_trained=is_trained)
+    model, mode = make_model(config, task)
     limit_threads(sum(parameter.numel() for parameter in model.parameters()), model.embedder.layout.tokens)
     if config.train.gradient_checkpointing:
         checkpoint_layers(model.body)
-    if config.train.compile:
-        compile_layers(model.body, choose_device(config.device))
     splits = {"train": split_record(task.train), "val": split_record(task.validation)}
     plan = _plan(config, task, model, read_decisions(earlier or {}, splits))
-    if note := unused_budget(plan):
-        reporter.say(f"build: {note}")
-    learned = _augmented(config, task, plan.train.learned(task))
-    if note := plan.train.smaller_batch(plan.train.count_learned(task)):
-        reporter.say(f"build: {note}")
+    learned = plan.train.learned(task)
+    if config.augment.get(parts.TARGET) is not None:
+        augmentation: Augmentation = parts.build(config.augment, "augment")
+        check_augmentation(augmentation, task.kind, task.input_shape[1:])
+        learned = Augmented(learned, augmentation, measure(task.train, task.kind, config.seed))
     integer = not np.issubdtype(task.train.targets().dtype, np.floating)
-    loss = _part(config.task, "loss", task.kind, integer) or default_loss(task.kind, integer)
+    node = short_names.node("loss", config.task.get("loss"), task.kind, integer)
+    loss = default_loss(task.kind, integer) if node is None else parts.build(node, "task.loss")
     loss = weighted(loss, task, config.train)
     chunk = PRACTICES[config.protocol].error_chunks
     error = named_error(config.task.get("error"), task.kind, integer, chunk, plan.train.batch_size)
     summary = _summary(task, model, error) | {"splits": splits} | _training_summary(plan, task)
-    first = copy.deepcopy(model.embedder)
-    return Built(task, learned, plan, loss, error, model, first, mode, summary, source)
+    return Built(task, learned, plan, loss, error, model, copy.deepcopy(model.embedder), mode, summary, source)
 
 
-def make_model(settings: Settings, task: TaskData, *, is_trained: bool = True) -> tuple[TransferModel, Finetune]:
+def make_model(settings: Config, task: TaskData) -> tuple[TransferModel, Finetune]:
     """Load the body and build embedder and predictor for the task's shapes; the finetune mode is applied."""
     mode: Finetune = parts.build(settings.finetune, "finetune")
     model = build_model(
@@ -128,35 +121,21 @@ def make_model(settings: Settings, task: TaskData, *, is_trained: bool = True) -
         causal=task.causal,
         seed=settings.seed,
     )
-    fit_embedder(model.embedder, task.train, settings.seed, math.inf if is_trained else _DRY_TOKENS)
+    fit_embedder(model.embedder, task.train, settings.seed)
     seeding.seed_torch(settings.seed, "build", "finetune")
     mode.apply(model)
-    if ridge_start.is_wanted(settings, model) and getattr(model.embedder, "is_body_layer", False):
-        _keep_own_layer(model)
+    is_kept = ridge_start.is_wanted(settings, model) and getattr(model.embedder, "is_body_layer", False)
+    if is_kept and not all(parameter.requires_grad for parameter in model.body.parameters()):
+        # An embedder that is the body's own layer is frozen as the body is; its norm is trained where the body's are.
+        model.embedder.requires_grad_(False)
+        if all(parameter.requires_grad for norm in model.body.norms() for parameter in norm.parameters()):
+            model.embedder.norm.requires_grad_(True)
     return model, mode
-
-
-def _keep_own_layer(model: TransferModel) -> None:
-    """Freeze an embedder that is the body's own layer where the body is frozen; its norm is trained where the body's are."""
-    if all(parameter.requires_grad for parameter in model.body.parameters()):
-        return
-    model.embedder.requires_grad_(False)
-    if all(parameter.requires_grad for norm in model.body.norms() for parameter in norm.parameters()):
-        model.embedder.norm.requires_grad_(True)
-
-
-def _augmented(config: Config, task: TaskData, learned: Samples) -> Samples:
-    """Return what stage 3 trains on as optimizer steps see it."""
-    if config.augment.get(parts.TARGET) is None:
-        return learned
-    part: Augmentation = parts.build(config.augment, "augment")
-    check_augmentation(part, task.kind, task.input_shape[1:])
-    return Augmented(learned, part, measure(task.train, task.kind, config.seed))
 
 
 def with_train(built: Built, **changes: Any) -> Built:
     """Return what was built with other settings of stage 3."""
-    return replace(built, plan=built.plan.with_train(**changes))
+    return replace(built, plan=replace(built.plan, train=replace(built.plan.train, **changes)))
 
 
 def replanned(built: Built, config: Config, recorded: Decided) -> Built:
@@ -197,38 +176,37 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     return task
 
 
-def fit_embedder(embedder: Any, samples: Samples, seed: int, most_tokens: float = math.inf) -> None:
-    """Call the embedder's `fit`, if it has one, with training inputs: all, or a seeded sample of about `most_tokens`."""
+def fit_embedder(embedder: Any, samples: Samples, seed: int) -> None:
+    """Call the embedder's `fit`, if it has one, with training inputs: all, or a seeded sample of them."""
     if not hasattr(embedder, "fit"):
         return
     rows = np.arange(len(samples))
-    most = int(max(_FITTED_AT_ONCE, min(_FITTED, most_tokens // embedder.layout.tokens)))
-    if len(rows) > most:
-        rows = np.sort(seeding.numpy_generator(seed, "build", "fit").permutation(len(samples))[:most])
+    if len(rows) > _FITTED:
+        rows = np.sort(seeding.numpy_generator(seed, "build", "fit").permutation(len(samples))[:_FITTED])
     batches = (samples.batch(rows[start : start + _FITTED_AT_ONCE]) for start in range(0, len(rows), _FITTED_AT_ONCE))
     embedder.fit((batch.x, batch.valid) for batch in batches)
 
 
-def read_source(settings: Settings, seed: int, reporter: Reporter) -> SourceData:
+def read_source(settings: Config, seed: int, reporter: Reporter) -> SourceData:
     """Find the labelled examples of the body's own modality; `seed` is that of their draw."""
     reader = part_node(settings, "source")
     source: SourceData = parts.build(reader, "source", seed=seed, reporter=reporter, **_folders(settings))
     return source
 
 
-def source_seed(settings: Settings) -> int:
+def source_seed(settings: Config) -> int:
     """Return the seed of the draw of source examples."""
     return settings.seed if settings.align.source_seed is None else settings.align.source_seed
 
 
-def has_alignment(settings: Settings) -> bool:
+def has_alignment(settings: Config) -> bool:
     """Return whether stage 2 takes any step."""
     return (
         settings.metric.get(parts.TARGET) is not None and settings.align.epochs > 0 and settings.align.method != "pare"
     )
 
 
-def load_body(settings: Settings, *, pretrained: bool = True) -> Body:
+def load_body(settings: Config, *, pretrained: bool = True) -> Body:
     """Load the body; unless it is to keep its pretrained weights, they are drawn at random."""
     body = assembly.load_body(settings.body, settings.seed, pretrained=pretrained)
     body.source_resolution = settings.embedder.get("resolution", body.source_resolution)
@@ -240,27 +218,21 @@ def split_record(samples: Samples) -> dict[str, Any]:
     return {"n": len(samples), "sha256": samples.digest()}
 
 
-def _part(task: dict[str, Any], key: str, kind: str, integer_targets: bool) -> Any:
-    node = short_names.node(key, task.get(key), kind, integer_targets)
-    return None if node is None else parts.build(node, f"task.{key}")
-
-
-def cache_folder(settings: Settings) -> Path:
+def cache_folder(settings: Config) -> Path:
     """Return where computed source features, alignments and generated data are kept."""
     assert settings.paths.cache is not None
     return Path(settings.paths.cache)
 
 
-def _folders(settings: Settings) -> dict[str, Path]:
+def _folders(settings: Config) -> dict[str, Path]:
     assert settings.paths.data is not None
     return {"data_folder": Path(settings.paths.data), "cache_folder": cache_folder(settings)}
 
 
 def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, Any]:
     shapes = describe(model)
-    shapes["parameters"] = dict(shapes["parameters"]) | {
-        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad)
-    }
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    shapes["parameters"] = dict(shapes["parameters"]) | {"trained": trained}
     return {
         "kind": task.kind,
         "num_outputs": task.num_outputs,

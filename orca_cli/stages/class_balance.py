@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 import torch
 from torch import nn
@@ -13,11 +11,9 @@ from orca_cli.data.blocks import blocks
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Loss, TaskData
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy
-from orca_cli.stages.plan import TrainPlan
 
-_UNEVEN = 4  # ratio of the largest class to the smallest above which the counts are printed
-_SHOWN = 6  # classes in a note
-BALANCED = "balanced"
+_UNEVEN = 4  # ratio of the largest class to the smallest above which a note is due
+_CLASSES, _LABELS = "train.class_weights", "train.positive_weight"
 
 
 def counts(task: TaskData) -> np.ndarray:
@@ -38,95 +34,59 @@ def counts(task: TaskData) -> np.ndarray:
     return totals
 
 
-def uneven_note(task: TaskData, train: Train | TrainPlan) -> str:
-    """Return a note with the counts of classes or labels where they are uneven, and the settings to use; else empty."""
-    targets = task.train.targets()
-    if task.kind == "labels":
-        absent, present = counts(task)
-        ratio = np.maximum(absent, present) / np.maximum(np.minimum(absent, present), 1)
-        if ratio.max() <= _UNEVEN:
-            return ""
-        hint = "" if train.positive_weight else "; train.positive_weight=balanced makes present and absent weigh alike"
-        return f"samples that have each label, of {len(targets)}: {_listed(present, task.class_names)}{hint}"
-    if task.kind not in ("classes", "dense") or np.issubdtype(targets.dtype, np.floating):
+def uneven_note(task: TaskData) -> str:
+    """Return a note with the settings to use where some classes have many more training samples than others; else empty."""
+    if task.kind != "classes":
         return ""
-    class_counts = counts(task)
-    occurring = class_counts[class_counts > 0]
-    if not len(occurring) or occurring.max() <= _UNEVEN * occurring.min():
+    sizes = counts(task)
+    least, most = sizes[sizes > 0].min(initial=sizes.max()), sizes.max()
+    if most <= _UNEVEN * least:
         return ""
-    what = "training samples" if task.kind == "classes" else "positions"
-    hint = "" if train.class_weights else "; train.class_weights=balanced weighs them alike in the loss"
-    return f"{what} of each class: {_listed(class_counts, task.class_names)}{hint}, task.error=balanced in the error"
+    return (
+        f"classes have {least} to {most} training samples; train.class_weights=balanced weighs them alike in the loss, "
+        "task.error=balanced in the error"
+    )
 
 
-def weighted(loss: Loss, task: TaskData, train: Train | TrainPlan) -> Loss:
+def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
     """Return a loss with the weights of `train.class_weights` or `train.positive_weight`; the loss itself without either.
 
     Raises:
         ConfigError: it takes no such weights, or there are not as many as classes or labels.
     """
     if train.class_weights is not None:
-        key = "train.class_weights"
-        return _weighted_classes(loss, _chosen(train.class_weights, key, task, _balanced_classes), key)
-    if train.positive_weight is not None:
-        key = "train.positive_weight"
-        weights = _chosen(train.positive_weight, key, task, _balanced_labels)
-        if not isinstance(loss, MaskedBCE) or loss.positive_weight != 1:
-            raise _refused(loss, key, "bce")
-        return MaskedBCE(weights, loss.count_missing)
-    return loss
-
-
-def _balanced_classes(task: TaskData) -> np.ndarray:
-    """Return the weights [K] under which all classes that occur weigh alike, as scikit-learn's `balanced`."""
-    sizes = counts(task)
-    if sizes.ndim > 1:
-        hint = "for labels use train.positive_weight"
-        raise ConfigError("the targets of this task are not classes", where="train.class_weights", hint=hint)
-    return np.where(sizes > 0, sizes.sum() / ((sizes > 0).sum() * np.maximum(sizes, 1)), 1.0)
-
-
-def _balanced_labels(task: TaskData) -> np.ndarray:
-    """Return the weights [K] that give samples with a label the same total weight as samples without it."""
-    label_counts = counts(task)
-    if label_counts.ndim == 1:
-        hint = "for classes use train.class_weights"
-        raise ConfigError("the targets of this task are not labels", where="train.positive_weight", hint=hint)
-    absent, present = label_counts
-    return np.where((absent > 0) & (present > 0), absent / np.maximum(present, 1), 1.0)
-
-
-def _chosen(
-    setting: str | list[float], key: str, task: TaskData, balanced: Callable[[TaskData], np.ndarray]
-) -> list[float]:
-    if setting == BALANCED:
-        return [float(weight) for weight in balanced(task)]
-    weights = [float(weight) for weight in setting]
-    if len(weights) != task.num_outputs:
-        names = f": {', '.join(map(str, task.class_names))}" if 0 < len(task.class_names) <= 2 * _SHOWN else ""
-        what = f"{len(weights)} weights, but {task.num_outputs} outputs"
-        raise ConfigError(what, where=key, hint=f"give one for each, in their order{names}")
-    return weights
-
-
-def _weighted_classes(loss: Loss, weights: list[float], key: str) -> Loss:
-    if isinstance(loss, MaskedCrossEntropy) and loss.weight is None:
-        return MaskedCrossEntropy(weights)
-    if type(loss) is nn.CrossEntropyLoss and loss.weight is None and loss.reduction == "mean":
-        return nn.CrossEntropyLoss(
-            torch.tensor(weights), ignore_index=loss.ignore_index, label_smoothing=loss.label_smoothing
-        )
-    raise _refused(loss, key, "cross_entropy")
-
-
-def _refused(loss: Loss, key: str, name: str) -> ConfigError:
+        key, weights = _CLASSES, _chosen(train.class_weights, _CLASSES, task)
+        if isinstance(loss, MaskedCrossEntropy) and loss.weight is None:
+            return MaskedCrossEntropy(weights)
+        if type(loss) is nn.CrossEntropyLoss and loss.weight is None and loss.reduction == "mean":
+            smoothing = loss.label_smoothing
+            return nn.CrossEntropyLoss(torch.tensor(weights), ignore_index=loss.ignore_index, label_smoothing=smoothing)
+    elif train.positive_weight is not None:
+        key, weights = _LABELS, _chosen(train.positive_weight, _LABELS, task)
+        if isinstance(loss, MaskedBCE) and loss.positive_weight == 1:
+            return MaskedBCE(weights, loss.count_missing)
+    else:
+        return loss
     what = f"does not apply to the loss {type(loss).__name__}, or that has weights of its own"
-    return ConfigError(what, where=key, hint=f"use task.loss={name}")
+    raise ConfigError(what, where=key, hint="use task.loss=cross_entropy for classes, task.loss=bce for labels")
 
 
-def _listed(sample_counts: np.ndarray, names: Sequence[str]) -> str:
-    """Return counts by name from the rarest up; of many, the rarest and the most frequent ones."""
-    order = np.argsort(sample_counts, kind="stable")
-    texts = [f"{names[i] if len(names) == len(sample_counts) else i} {sample_counts[i]}" for i in order]
-    half = _SHOWN // 2
-    return ", ".join(texts if len(texts) <= _SHOWN else [*texts[:half], "...", *texts[-half:]])
+def _chosen(setting: str | list[float], key: str, task: TaskData) -> list[float]:
+    """Return a weight for each output, as typed or balanced: all classes that occur weigh alike, as scikit-learn's `balanced`;
+    samples with a label weigh as much as samples without it.
+    """
+    if setting != "balanced":
+        if len(setting) != task.num_outputs:
+            what = f"{len(setting)} weights, but {task.num_outputs} outputs"
+            raise ConfigError(what, where=key, hint="give one for each, in their order")
+        return [float(weight) for weight in setting]
+    sizes = counts(task)
+    if (sizes.ndim > 1) != (key == _LABELS):
+        hint = f"{_CLASSES} is for classes, {_LABELS} for labels"
+        raise ConfigError("does not go with the targets of this task", where=key, hint=hint)
+    if key == _LABELS:
+        absent, present = sizes
+        weights = np.where((absent > 0) & (present > 0), absent / np.maximum(present, 1), 1.0)
+    else:
+        weights = np.where(sizes > 0, sizes.sum() / ((sizes > 0).sum() * np.maximum(sizes, 1)), 1.0)
+    return [float(weight) for weight in weights]

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from orca_cli import seeding
 from orca_cli.config import parts
-from orca_cli.interfaces import Features, Metric, Reporter, SourceData
+from orca_cli.interfaces import Features, Metric, Reporter
 from orca_cli.metrics.otdd_exact import OTDDExact
-from orca_cli.models.transfer import TransferModel
-from orca_cli.stages.build import Built, cache_folder, read_source, source_seed
+from orca_cli.stages.build import Built, cache_folder, source_seed
 from orca_cli.stages.problem import Labelled, Problem, balanced_rows, measure
 from orca_cli.stages.pseudo_labels import class_labels, shuffled
-from orca_cli.stages.source_features import EmbeddedSource, Wanted, prepared_metric, settings_key, source_features
-from orca_cli.training.cache import Entry, cached
+from orca_cli.stages.source_features import EmbeddedSource, Wanted, prepared_metric, source_features
 from orca_cli.training.engine import Engine
 
 _EXACT_SOURCE_POINTS = 500
 _EXACT_TARGET_POINTS = 200
-FLOOR_DRAWS = 8
+_FLOOR_DRAWS = 8
 
 
 @dataclass(frozen=True)
@@ -34,74 +30,30 @@ class Compared:
         problem: the metric between groups of training classes and the source.
         heldout: the validation split, labelled.
         source: the embedded source.
-        data: the source's examples, read when they are asked for.
         floor: what the source itself scores, see `source_floor`.
     """
 
     problem: Problem
     heldout: Labelled
     source: EmbeddedSource
-    data: SourceData
     floor: dict[str, float]
-
-    def value(self, model: TransferModel, engine: Engine) -> float:
-        """Return the metric on a fixed draw of training points."""
-        return self.problem.value(model, engine, self.problem.train)
-
-
-class MetricObjective:
-    """The metric between target classes and source, summed over all problems (paper 3.2, Algorithm 1).
-
-    Attributes:
-        name: of its values, for people.
-    """
-
-    name = "distance"
-
-    def __init__(self, model: TransferModel, compared: Compared, engine: Engine) -> None:
-        """Take what is compared."""
-        self._model, self._problem, self._engine = model, compared.problem, engine
-
-    def facts(self) -> dict[str, Any]:
-        """Return, JSON-able, what its gradients depend on beside what every alignment does (`align.fingerprint`): nothing."""
-        return {}
-
-    def backward(self, step: int) -> tuple[float, dict[str, float]]:
-        """Add the gradients of all problems to the embedder's; returns their weighted sum, and the worst diagnostics.
-
-        Raises:
-            NonFiniteError: a value is NaN or infinite.
-        """
-        loss = 0.0
-        worst: dict[str, float] = {}
-        for distances in self._problem.parts(self._model, self._engine, self._problem.train, step):
-            part = torch.stack([weight * distance.value for weight, distance in distances]).sum()
-            part.backward()
-            loss += float(part.detach())
-            for name in ("iterations", "marginal_error"):
-                values = [distance.diagnostics[name] for _, distance in distances if name in distance.diagnostics]
-                if values:
-                    worst[name] = max(worst.get(name, 0.0), *values)
-        return loss, worst
 
 
 @torch.no_grad()
-def exact_value(compared: Compared, model: TransferModel, engine: Engine) -> float:
+def exact_value(compared: Compared) -> float:
     """Return the exact OTDD, by linear programming, between fixed samples of the held-out data and of the source (Figure 6).
 
     All classes are in one problem, of the same number of points for every metric: the figure compares their curves.
     """
     problem, heldout = compared.problem, compared.heldout
     problem = replace(problem, settings=replace(problem.settings, max_samples=_EXACT_TARGET_POINTS))
-    (target,) = problem.points(model, engine, heldout, [tuple(sorted(heldout.members))], "exact")
-    metric, source = OTDDExact(), _draw(problem.source, _EXACT_SOURCE_POINTS, problem.seed, "source")
+    (target,) = problem.points(heldout, [tuple(sorted(heldout.members))], "exact")
+    generator = seeding.numpy_generator(problem.seed, "align", "exact", "source")
+    points = problem.source
+    chosen = np.sort(generator.permutation(len(points.x))[:_EXACT_SOURCE_POINTS])
+    rows = torch.from_numpy(chosen).to(points.x.device)
+    source, metric = Features(points.x[rows], points.labels[rows], points.num_classes), OTDDExact()
     return float(metric.distance(source, metric.prepare(source), target).value)
-
-
-def _draw(points: Features, most: int, seed: int, name: str) -> Features:
-    generator = seeding.numpy_generator(seed, "align", "exact", name)
-    chosen = torch.from_numpy(np.sort(generator.permutation(len(points.x))[:most])).to(points.x.device)
-    return Features(points.x[chosen], points.labels[chosen], points.num_classes)
 
 
 def compare(built: Built, engine: Engine, reporter: Reporter) -> Compared:
@@ -120,8 +72,8 @@ def compare(built: Built, engine: Engine, reporter: Reporter) -> Compared:
         settings.source_cloud,
         settings.source_labels,
     )
-    data = read_source(plan, seed, reporter)
-    source = source_features(built.model.body, data, selection, engine.device, cache, reporter)
+    assert built.source is not None
+    source = source_features(built.model.body, built.source, selection, engine.device, cache, reporter)
     metric: Metric = parts.build(plan.metric, "metric")
     cloud, fresh = (
         Features(points.x.to(engine.device, torch.float32), points.labels.to(engine.device), points.num_classes)
@@ -139,15 +91,12 @@ def compare(built: Built, engine: Engine, reporter: Reporter) -> Compared:
     if settings.target_labels == "shuffled":
         labels = shuffled(labels, plan.seed)
     train, heldout = Labelled.from_labels(task.train, labels[0]), Labelled.from_labels(task.validation, labels[1])
-    problem = Problem(metric, cloud, prepared, train, settings, plan.seed)
-    floor = source_floor(problem, fresh, plan.metric, source.key, cache, built.model.embedder.layout.tokens, seed)
-    return Compared(problem, heldout, source, data, floor)
+    problem = Problem(built.model, engine, metric, cloud, prepared, train, settings, plan.seed)
+    return Compared(problem, heldout, source, source_floor(problem, fresh, seed))
 
 
 @torch.no_grad()
-def source_floor(
-    problem: Problem, fresh: Features, settings: dict[str, Any], key: str, cache: Path, tokens: int, seed: int
-) -> dict[str, float]:
+def source_floor(problem: Problem, fresh: Features, seed: int) -> dict[str, float]:
     """Measure what fresh source points score against the source, as many as the target's problems have on average.
 
     A distance below it does not mean closer: two draws of one distribution are that far apart.
@@ -155,9 +104,6 @@ def source_floor(
     Args:
         problem: weighted as the target is.
         fresh: source points, none of which is among the problem's.
-        settings, key: of metric and source, which name the entry of the cache.
-        cache: where it is kept.
-        tokens: of a target sample.
         seed: of the draws.
 
     Returns:
@@ -167,7 +113,7 @@ def source_floor(
     if getattr(problem.metric, "of_target_alone", False):
         return {}
     align_settings, train = problem.settings, problem.train
-    each = tokens if align_settings.features == "tokens" else 1
+    each = problem.model.embedder.layout.tokens if align_settings.features == "tokens" else 1
     groups = problem.groups(train, "floor")
     sizes = [sum(len(train.members[one]) for one in group) for group in groups]
     shares = np.array(sizes) / sum(sizes)
@@ -178,22 +124,17 @@ def source_floor(
     # One target class is one class, whatever the labels of its points say.
     labels = torch.zeros_like(fresh.labels) if problem.classes == 1 else fresh.labels
 
-    def compute() -> Entry:
-        values = []
-        for draw in range(FLOOR_DRAWS):
-            generator = seeding.numpy_generator(seed, "align", "floor", draw)
-            drawn = (
-                balanced_rows(fresh, points, problem.balanced, generator)
-                if problem.balanced
-                else generator.choice(len(fresh.x), size=points, replace=False)
-            )
-            rows = torch.from_numpy(drawn).to(fresh.x.device)
-            present, compact = torch.unique(labels[rows], return_inverse=True)
-            target = Features(fresh.x[rows], compact, len(present))
-            values.append(float(measure(problem.metric, problem.source, problem.prepared, target, generator).value))
-        return Entry({}, {"values": values})
-
-    name = settings_key(key, settings, problem.source, points, problem.classes == 1, problem.balanced)
-    values = cached(cache / "floors" / name, compute).record["values"]
+    values = []
+    for draw in range(_FLOOR_DRAWS):
+        generator = seeding.numpy_generator(seed, "align", "floor", draw)
+        drawn = (
+            balanced_rows(fresh, points, problem.balanced, generator)
+            if problem.balanced
+            else generator.choice(len(fresh.x), size=points, replace=False)
+        )
+        rows = torch.from_numpy(drawn).to(fresh.x.device)
+        present, compact = torch.unique(labels[rows], return_inverse=True)
+        target = Features(fresh.x[rows], compact, len(present))
+        values.append(float(measure(problem.metric, problem.source, problem.prepared, target, generator).value))
     deviation = float(np.std(values, ddof=1) * np.sqrt(np.square(shares).sum()))
     return {"mean": float(np.mean(values)), "deviation": deviation, "points": points}

@@ -5,7 +5,7 @@ Training and testing are two functions, so that a search can train and validate 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +24,10 @@ from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
 from orca_cli.runs.tracking.json_lines import short_curve
 from orca_cli.stages.align import Aligned
 from orca_cli.stages.build import Built, split_record
-from orca_cli.stages.following import open_to_all
-from orca_cli.stages.member_training import Fitted, Member, MemberTraining, Place, drawn_again, members_of
+from orca_cli.stages.member_training import Fitted, Member, MemberTraining, drawn_again, members_of
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
+from orca_cli.training.cache import Entry
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score
 
@@ -110,8 +110,6 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     """
     run.set_state("finetune")
     built.model.to(engine.device)
-    if note := built.plan.train.shortened_warmup():
-        reporter.say(f"finetune: {note}")
     stage = _Stage(built, engine, run, reporter)
     return stage.one() if len(stage.members) == 1 else stage.several()
 
@@ -121,7 +119,7 @@ class _Stage:
 
     def __init__(self, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> None:
         train = built.plan.train
-        self._train, self._built, self._engine, self._run, self._reporter = train, built, engine, run, reporter
+        self._settings, self._built, self._engine, self._run, self._reporter = train, built, engine, run, reporter
         self._owner = run.name.identity
         self.members = members_of(built)
         self._steps = [train.epochs * train.steps_per_epoch(len(member.samples)) for member in self.members]
@@ -134,7 +132,7 @@ class _Stage:
         built, saved = self._built, self._saver.load()
         self._run.rewind("finetune", [] if saved is None else saved.records["lines"])
         with self._reporter.track("finetune", self._steps[0]) as advance:
-            fitted = self._training(0, saved).train(advance)
+            fitted = self._train(0, saved, advance)
         folders = {"last": fitted.last} if fitted.best is None else {"last": fitted.last, "best": fitted.best}
         for name, weights in folders.items():
             checkpoint.commit_weights(self._run.stage("finetune") / name, weights, owner=self._owner)
@@ -157,55 +155,52 @@ class _Stage:
                     advance(self._steps[number], "")
                     continue
                 start = first
-                if number > 0 and not self._train.folds:  # with an embedder of its own
+                if number > 0 and not self._settings.folds:  # with an embedder of its own
                     part = self._run.part(self._run.stage("finetune") / CHECKPOINTS / f"start-{number}")
                     start = drawn_again(built, self._engine, part, seed=self.members[number].seed)
                 load_trained_state(built.model, start)
                 is_saved = saved is not None and saved.records["member"] == number
-                fitted = self._training(number, saved if is_saved else None).train(advance)
+                fitted = self._train(number, saved if is_saved else None, advance)
                 finished[number] = done = self._judged(self.members[number], fitted)
                 checkpoint.commit_weights(folder, fitted.chosen, owner=self._owner, finished=done)
         whole = [done for done in finished if done is not None]
-        model = self._ensemble([checkpoint.read_weights(folder / WEIGHTS) for folder in folders])
+        weights = [checkpoint.read_weights(folder / WEIGHTS) for folder in folders]
+        models = [built.model, *(twin(built.model, weights[0]) for _ in weights[1:])]
+        for one, state in zip(models, weights, strict=True):
+            load_trained_state(one, state)
+        integer = not np.issubdtype(built.task.train.targets().dtype, np.floating)
+        model = Ensemble(models, output_kind(built.task.kind, integer))
         curve = _mean_curve([done.record["lines"] for done in whole])
         epochs = [done.record["epoch"] for done in whole]
         return self._trained(model, self._validated(model, whole), epochs, curve)
 
-    def _training(self, number: int, saved: checkpoint.Checkpoint | None) -> MemberTraining:
-        """Prepare a member; resumes from its checkpoint where there is one."""
+    def _train(self, number: int, saved: checkpoint.Checkpoint | None, advance: Callable[[int, str], None]) -> Fitted:
+        """Train a member; resumes from its checkpoint where there is one."""
         if saved is not None:
             self._reporter.say(f"finetune: resumed at step {saved.step} of {sum(self._steps)}")
-        place = Place(number, sum(self._steps[:number]))
-        member, saver = self.members[number], self._saver
-        return MemberTraining(self._built, self._engine, self._run, member, saver, place, saved)
+        member, first_step = self.members[number], sum(self._steps[:number])
+        training = MemberTraining(self._built, self._engine, self._run, member, self._saver, first_step, saved)
+        return training.train(advance)
 
-    def _judged(self, member: Member, fitted: Fitted) -> checkpoint.Finished:
+    def _judged(self, member: Member, fitted: Fitted) -> Entry:
         """Return what is kept of a member, with its outputs for the fold that it has not seen."""
         record = {"epoch": fitted.epoch, "learned": len(member.samples), "lines": fitted.lines}
         if member.rows is None or member.held_out is None:
-            return checkpoint.Finished(record, {})
+            return Entry({}, record)
         built = self._built
         load_trained_state(built.model, fitted.chosen)
         with signals.immediate():
-            outputs, _ = predict(self._engine, built.model, member.held_out, self._train.eval_batch_size)
-        return checkpoint.Finished(record, {"outputs": outputs})
+            outputs, _ = predict(self._engine, built.model, member.held_out, self._settings.eval_batch_size)
+        return Entry({"outputs": outputs}, record)
 
-    def _ensemble(self, weights: list[Mapping[str, Tensor]]) -> Ensemble:
-        built = self._built
-        models = [built.model, *(twin(built.model, weights[0]) for _ in weights[1:])]
-        for model, state in zip(models, weights, strict=True):
-            load_trained_state(model, state)
-        integer = not np.issubdtype(built.task.train.targets().dtype, np.floating)
-        return Ensemble(models, output_kind(built.task.kind, integer))
-
-    def _validated(self, model: Ensemble, finished: list[checkpoint.Finished]) -> float | None:
+    def _validated(self, model: Ensemble, finished: list[Entry]) -> float | None:
         """Return the error of each sample's outputs by the member that has not seen it, or of all members together."""
         built, samples = self._built, self.members[0].held_out
         if samples is None:
             return None
         if self.members[0].rows is None:
             with signals.immediate():
-                outputs, targets = predict(self._engine, model, samples, self._train.eval_batch_size)
+                outputs, targets = predict(self._engine, model, samples, self._settings.eval_batch_size)
             return score(built.error, outputs, samples, targets).value
         rows = np.concatenate([member.rows for member in self.members if member.rows is not None])
         order = np.argsort(rows)
@@ -239,7 +234,7 @@ def choice_record(built: Built, epochs: list[int]) -> dict[str, Any]:
     Returns:
         by: best or last. rule: error or loss, null where nothing was chosen. epoch: one, or a list of several members' ones
         where they differ. on: validation, test, folds or nothing. n, sha256: of these samples. learned: how many samples were
-        trained on; refit: validation among them. folds, members, average: as set.
+        trained on; refit: validation among them. folds, members: as set.
     """
     train, learned = built.plan.train, built.learned
     on, judging = train.judged_on(built.task, learned)
@@ -257,7 +252,6 @@ def choice_record(built: Built, epochs: list[int]) -> dict[str, Any]:
         "refit": train.refit,
         "folds": train.folds,
         "members": train.models,
-        "average": train.average,
         "reason": UNCHOSEN if judging is None else None,
     }
 
@@ -266,11 +260,9 @@ def _mean_curve(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Return the mean of several members' curves, epoch by epoch; None where one has no value."""
     mean_lines = []
     for lines in zip(*curves, strict=True):
-        line = dict(lines[0])
-        for name in _MEANS:
-            values = [member_line[name] for member_line in lines]
-            line[name] = None if None in values else sum(values) / len(values)
-        mean_lines.append(line)
+        values = {name: [line[name] for line in lines] for name in _MEANS}
+        means = {name: None if None in numbers else sum(numbers) / len(numbers) for name, numbers in values.items()}
+        mean_lines.append(lines[0] | means)
     return mean_lines
 
 
@@ -287,7 +279,6 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
         samples = built.task.open_test()
         if len(samples) == 0:
             raise DataError("the test split is empty", where="task", hint="give more data or other split sizes")
-        open_to_all(engine, samples)
         overlap = count_shared(built.learned, samples, built.task.input_shape, built.plan.seed)
         outputs, targets = predict(engine, trained.model, samples, built.plan.train.eval_batch_size)
         measured = score(built.error, outputs, samples, targets)
@@ -308,30 +299,36 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
 
 def best_constant(built: Built) -> Tensor:
     """Return the output [K] or [K, *E] of the best constant predictor that what was trained on allows."""
-    targets = _some_targets(built.learned, built.plan.seed).numpy()
-    return torch.from_numpy(built.error.constant(targets, built.task.num_outputs))
-
-
-def _some_targets(samples: Samples, seed: int) -> Tensor:
-    """Return the training targets, or a seeded part of them where all would not fit into memory with room to work in."""
+    samples = built.learned
     targets = samples.targets()
     most = max(1, _WHOLE_TARGETS // max(1, targets[0].size))
-    if len(targets) > most:
-        rows = seeding.numpy_generator(seed, "finetune", "constant").permutation(len(targets))[:most]
+    if len(targets) > most:  # all would not fit into memory with room to work in
+        rows = seeding.numpy_generator(built.plan.seed, "finetune", "constant").permutation(len(targets))[:most]
         targets = targets[np.sort(rows)]
-    return torch.from_numpy(np.array(targets))
+    return torch.from_numpy(built.error.constant(np.array(targets), built.task.num_outputs))
 
 
 def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
     """Return the result record of a completed run; `tested` is None where the test split stays closed."""
     built, aligned, trained = validated.built, validated.aligned, validated.trained
-    plan = built.plan
+    plan, measured = built.plan, None if tested is None else tested.score
+    reason = "the test split stayed closed (test=false)"
+    if measured is not None:
+        reason = "" if measured.value is not None else f"undefined on all {measured.skipped} that it averages over"
     seconds = dict(validated.seconds)
     seconds["finetune"] += seconds.pop("test", 0.0)
     return {
         "synthetic": built.task.synthetic,
         "size": built.task.size,
-        "error": error_of(built, tested),
+        "error": {
+            "name": built.error.name,
+            "value": None if measured is None else measured.value,
+            "reason": reason or None,
+            "n": 0 if measured is None else measured.n,
+            "skipped": 0 if measured is None else measured.skipped,
+            "percent": built.error.percent,
+            "others": {} if measured is None else dict(measured.others),
+        },
         "validation_error": trained.validation_error,
         "trivial_error": None if tested is None else tested.trivial,
         "selected": trained.selected,
@@ -340,10 +337,8 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
         "training": {
             "warmup_epochs": built.summary["warmup_epochs"],
             "precision": validated.engine.precision,
-            "processes": validated.engine.cuts.processes,
-            "micro_batches": validated.engine.cuts.splits,
+            "processes": validated.engine.processes,
             "gradient_checkpointing": plan.train.gradient_checkpointing,
-            "compile": plan.train.compile,
         },
         "test_reads": 0 if tested is None else tested.reads,
         "splits": built.summary["splits"] | ({} if tested is None else {"test": tested.split}),
@@ -360,21 +355,4 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
         "parameters": built.summary["parameters"],
         "weights_sha256": trained.weights_sha256,
         "keep_weights": plan.keep_weights,
-    }
-
-
-def error_of(built: Built, tested: Tested | None) -> dict[str, Any]:
-    """Return the test error as result.json has it."""
-    error, score = built.error, None if tested is None else tested.score
-    reason = "the test split stayed closed (test=false)"
-    if score is not None:
-        reason = "" if score.value is not None else f"undefined on all {score.skipped} that it averages over"
-    return {
-        "name": error.name,
-        "value": None if score is None else score.value,
-        "reason": reason or None,
-        "n": 0 if score is None else score.n,
-        "skipped": 0 if score is None else score.skipped,
-        "percent": error.percent,
-        "others": {} if score is None else dict(score.others),
     }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,21 +33,6 @@ from orca_cli.training.loop import loss_values
 _SHARPNESS = 2.0  # t of the uniformity, as Wang and Isola have it
 
 
-@dataclass(frozen=True)
-class Outer:
-    """The outer loss at one step, and its gradient.
-
-    Args:
-        target: the target's loss before the inner step.
-        source: the source's loss after it.
-        gradients: of target + weight * source, one for each parameter of the embedder; None where it has no influence.
-    """
-
-    target: float
-    source: float
-    gradients: Sequence[Tensor | None]
-
-
 def outer(
     target_loss: Callable[[], Tensor],
     source_loss: Callable[[Mapping[str, Tensor]], Tensor],
@@ -57,7 +41,7 @@ def outer(
     *,
     rate: float,
     weight: float,
-) -> Outer:
+) -> tuple[float, float, Sequence[Tensor | None]]:
     """Return the outer loss and its exact gradient for the embedder.
 
     With g the gradient of the target's loss for the body, the source's loss S is taken at body - rate * g. Its gradient for
@@ -70,6 +54,10 @@ def outer(
         body, embedder: the parameters.
         rate: of the inner step.
         weight: of the source's loss.
+
+    Returns:
+        the target's loss before the inner step; the source's after it; the gradient of target + weight * source for each
+        parameter of the embedder, None where it has no influence.
     """
     value = target_loss()
     target_gradients = torch.autograd.grad(value, [*body.values(), *embedder], create_graph=True, allow_unused=True)
@@ -87,14 +75,14 @@ def outer(
         if step is not None and step.requires_grad and pull is not None
     ]
     if not products:
-        return Outer(float(value.detach()), float(source.detach()), first)
+        return float(value.detach()), float(source.detach()), first
     product = torch.stack(products).sum()
     second = torch.autograd.grad(product, list(embedder), allow_unused=True)
     gradients = [
         direct if indirect is None else -rate * weight * indirect + (0 if direct is None else direct)
         for direct, indirect in zip(first, second, strict=True)
     ]
-    return Outer(float(value.detach()), float(source.detach()), gradients)
+    return float(value.detach()), float(source.detach()), gradients
 
 
 def discriminability(features: Tensor) -> Tensor:
@@ -106,15 +94,10 @@ def discriminability(features: Tensor) -> Tensor:
     unit = functional.normalize(features, dim=1)
     halves = unit.chunk(2)
     alignment = (halves[0] - halves[1]).square().sum(1).mean()
-    uniformity = [_log_mean_potential(half) for half in halves]
+    rows, columns = torch.triu_indices(len(halves[0]), len(halves[0]), offset=1, device=unit.device)
+    squares = [(half[rows] - half[columns]).square().sum(1) for half in halves]
+    uniformity = [torch.logsumexp(-_SHARPNESS * square, 0) - math.log(len(rows)) for square in squares]
     return alignment + torch.stack(uniformity).mean()
-
-
-def _log_mean_potential(unit: Tensor) -> Tensor:
-    """Return the logarithm of the mean of exp(-t |a - b|^2) over pairs of rows."""
-    rows, columns = torch.triu_indices(len(unit), len(unit), offset=1, device=unit.device)
-    squared = (unit[rows] - unit[columns]).square().sum(1)
-    return torch.logsumexp(-_SHARPNESS * squared, 0) - math.log(len(rows))
 
 
 def pairs_of_classes(labels: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
@@ -143,7 +126,7 @@ def source_tokens(body: Body, examples: Examples, rows: np.ndarray) -> Tokens:
 
 
 class Mona:
-    """The objective of `align.method=mona`; it has the methods of `compared.MetricObjective`.
+    """The objective of `align.method=mona`; it has the methods by which `problem.Problem` is one.
 
     Raises:
         ConfigError: stage 3 trains nothing of the body, or a body that is random.
@@ -155,16 +138,14 @@ class Mona:
         """Find which of the body's parameters the inner step moves: those that stage 3 trains."""
         self._plan, self._built, self._source, self._engine = built.plan, built, source, engine
         self._body = {name: one for name, one in built.model.body.named_parameters() if one.requires_grad}
-        if not built.finetune.pretrained:
-            what = "keeps what a pretrained body knows, and this finetune mode begins with a random one"
-            raise ConfigError(what, where="align.method=mona", hint="use finetune=full, or align.method=orca")
-        if not self._body:
-            what = "looks at what training the body does to it, and this finetune mode trains nothing of the body"
-            raise ConfigError(what, where="align.method=mona", hint="use finetune=full or layernorm")
+        if not (self._body and built.finetune.pretrained):
+            what = "looks at what training does to a pretrained body, and this finetune mode trains none"
+            raise ConfigError(
+                what, where="align.method=mona", hint="use finetune=full or layernorm, or align.method=orca"
+            )
         if isinstance(built.loss, nn.Module):
             built.loss.to(engine.device)  # weights of classes
-        unit = loss_unit(built)
-        self._unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
+        self._unit = loss_unit(built, engine.device)
 
     def facts(self) -> dict[str, Any]:
         """Return the method's settings and all that the losses of the whole model depend on."""
@@ -188,7 +169,7 @@ class Mona:
         embedder = [one for one in model.embedder.parameters() if one.requires_grad]
         # Only the plain kernel of attention has a second derivative.
         with sdpa_kernel(SDPBackend.MATH):
-            losses = outer(
+            target, source, gradients = outer(
                 lambda: self._target_loss(step),
                 self._source_loss(step),
                 self._body,
@@ -196,12 +177,12 @@ class Mona:
                 rate=settings.inner_lr,
                 weight=settings.source_weight,
             )
-        loss = losses.target + settings.source_weight * losses.source
+        loss = target + settings.source_weight * source
         if not math.isfinite(loss):
-            raise NonFiniteError(f"the loss is {losses.target} on the target and {losses.source} on the source")
-        for parameter, gradient in zip(embedder, losses.gradients, strict=True):
+            raise NonFiniteError(f"the loss is {target} on the target and {source} on the source")
+        for parameter, gradient in zip(embedder, gradients, strict=True):
             parameter.grad = gradient
-        return loss, {"target_loss": losses.target, "source_loss": losses.source}
+        return loss, {"target_loss": target, "source_loss": source}
 
     def _target_loss(self, step: int) -> Tensor:
         train = self._built.task.train

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,16 +43,16 @@ class Labelled:
         """Index a split by class; labels [n]."""
         return cls(samples, {int(c): np.flatnonzero(labels == c) for c in np.unique(labels)})
 
-    def share(self, target_class: int) -> float:
-        """Return a class's share of the samples."""
-        return len(self.members[target_class]) / len(self.samples)
-
 
 @dataclass(frozen=True)
 class Problem:
     """Distance of groups of target classes to the whole source, weighted by the classes' shares (paper, Algorithm 1).
 
+    Attributes:
+        name: of its values, for people.
+
     Args:
+        model, engine: what embeds the target, on the run's device.
         metric: the distance.
         source: the source's points, on the run's device.
         prepared: what the metric computed from the source.
@@ -60,6 +61,10 @@ class Problem:
         seed: of the draws.
     """
 
+    name: ClassVar[str] = "distance"
+
+    model: TransferModel
+    engine: Engine
     metric: Metric
     source: Features
     prepared: dict[str, Tensor]
@@ -94,102 +99,103 @@ class Problem:
         size = self.classes or len(order)
         return [tuple(map(int, order[start : start + size])) for start in range(0, len(order), size)]
 
-    def parts(
-        self, model: TransferModel, engine: Engine, split: Labelled, *names: str | int
-    ) -> Iterator[list[tuple[float, Distance]]]:
+    def facts(self) -> dict[str, Any]:
+        """Return, JSON-able, what its gradients depend on beside what every alignment does (`align.fingerprint`): nothing."""
+        return {}
+
+    def backward(self, step: int) -> tuple[float, dict[str, float]]:
+        """Add the gradients of all groups to the embedder's; returns their weighted sum, and the worst diagnostics.
+
+        Raises:
+            NonFiniteError: a value is NaN or infinite.
+        """
+        loss = 0.0
+        worst: dict[str, float] = {}
+        for distances in self.parts(self.train, step):
+            part = torch.stack([weight * distance.value for weight, distance in distances]).sum()
+            part.backward()
+            loss += float(part.detach())
+            for name in ("iterations", "marginal_error"):
+                values = [distance.diagnostics[name] for _, distance in distances if name in distance.diagnostics]
+                if values:
+                    worst[name] = max(worst.get(name, 0.0), *values)
+        return loss, worst
+
+    def parts(self, split: Labelled, *names: str | int) -> Iterator[list[tuple[float, Distance]]]:
         """Yield (weight, distance) of every group of classes, on the points that `names` draw.
 
         Groups whose points are embedded together come in one list, and share a graph: their sum is to be differentiated.
 
         Raises:
-            NonFiniteError: a distance is NaN or infinite; the message has the group's number.
+            NonFiniteError: a distance is NaN or infinite.
         """
-        groups, number = self.groups(split, *names), 0
-        for some in _batched(groups, self._embedded_together(model)):
+        groups = self.groups(split, *names)
+        # Few enough are embedded together that their inputs and points take little memory.
+        inputs = min(self.size, self._readable) * math.prod(self.model.embedder.layout.input_shape)
+        together = max(1, min(_EMBEDDED_VALUES // inputs, _EMBEDDED_POINTS // self.size))
+        for start in range(0, len(groups), together):
+            some = groups[start : start + together]
             signals.check()
             distances = []
-            for group, points in zip(some, self.points(model, engine, split, some, *names), strict=True):
-                weight = 1.0 if self.balanced else sum(split.share(target_class) for target_class in group)
+            for group, points in zip(some, self.points(split, some, *names), strict=True):
+                weight = 1.0 if self.balanced else sum(len(split.members[one]) / len(split.samples) for one in group)
                 generator = seeding.numpy_generator(self.seed, "align", "pairing", *group, *names)
-                try:
-                    distances.append((weight, measure(self.metric, self.source, self.prepared, points, generator)))
-                except NonFiniteError as error:
-                    each = ", one for each target class" if self.classes == 1 else ""
-                    raise NonFiniteError(f"{error.what} in problem {number} (counted from 0{each})") from error
-                number += 1
+                distances.append((weight, measure(self.metric, self.source, self.prepared, points, generator)))
             yield distances
 
     @torch.no_grad()
-    def value(self, model: TransferModel, engine: Engine, split: Labelled) -> float:
+    def value(self, split: Labelled) -> float:
         """Return the weighted sum over all groups on a draw that is the same at every call.
 
         Raises:
             NonFiniteError: it is NaN or infinite.
         """
-        parts = self.parts(model, engine, split, "fixed")
+        parts = self.parts(split, "fixed")
         value = sum(weight * float(distance.value) for some in parts for weight, distance in some)
         if not math.isfinite(value):
             raise NonFiniteError(f"the distance is {value}", where="align", hint="try a smaller align.lr")
         return value
 
-    def points(
-        self,
-        model: TransferModel,
-        engine: Engine,
-        split: Labelled,
-        groups: Sequence[tuple[int, ...]],
-        *names: str | int,
-    ) -> list[Features]:
+    def points(self, split: Labelled, groups: Sequence[tuple[int, ...]], *names: str | int) -> list[Features]:
         """Embed a seeded draw of each group's classes: `max_samples` points in all, each class by its share.
 
         Raises:
             ConfigError: points are whole sequences, and of a class all drawn samples are shorter.
         """
-        draws, labels = [], []
-        readable = self._readable(model)
+        draws = []
         for group in groups:
-            for place, (target_class, most) in enumerate(
-                zip(group, self._shares(model, split, group, *names), strict=True)
-            ):
+            for target_class, most in zip(group, self._shares(split, group, *names), strict=True):
                 generator = seeding.numpy_generator(self.seed, "align", "samples", target_class, *names)
                 members = split.members[target_class]
-                size = min(most, len(members), readable)
-                drawn = np.sort(generator.choice(members, size=size, replace=False))
-                draws.append(Draw(drawn, most, generator))
-                labels.append(place)
-        embedded = embed_points(model, engine, split.samples, draws, self.settings.features)
+                size = min(most, len(members), self._readable)
+                draws.append(Draw(np.sort(generator.choice(members, size=size, replace=False)), most, generator))
+        embedded = embed_points(self.model, self.engine, split.samples, draws, self.settings.features)
         is_sequence = self.settings.features == "sequence"
         if is_sequence and any(draw.most and not len(cloud) for draw, cloud in zip(draws, embedded, strict=True)):
-            what = f"of some class no sample has all {model.embedder.layout.tokens} tokens"
+            what = f"of some class no sample has all {self.model.embedder.layout.tokens} tokens"
             raise ConfigError(what, where="align.features=sequence", hint="use align.features=tokens or pooled")
-        clouds = iter(embedded)
-        result, places = [], iter(labels)
+        clouds, result = iter(embedded), []
         for group in groups:
-            parts = [(next(clouds).to(self.source.x.dtype), next(places)) for _ in group]
-            numbers = [cloud.new_full((len(cloud),), place, dtype=torch.int64) for cloud, place in parts]
-            result.append(Features(torch.cat([cloud for cloud, _ in parts]), torch.cat(numbers), len(group)))
+            parts = [next(clouds).to(self.source.x.dtype) for _ in group]
+            numbers = [cloud.new_full((len(cloud),), place, dtype=torch.int64) for place, cloud in enumerate(parts)]
+            result.append(Features(torch.cat(parts), torch.cat(numbers), len(group)))
         return result
 
-    def _readable(self, model: TransferModel) -> int:
+    @property
+    def _readable(self) -> int:
         """Return how many samples of a class are read at most; where a sample is a point, as many as there are points."""
         if self.settings.features != "tokens":
             return self.size
-        return max(_LEAST_SAMPLES, _DRAWN_VALUES // math.prod(model.embedder.layout.input_shape))
+        return max(_LEAST_SAMPLES, _DRAWN_VALUES // math.prod(self.model.embedder.layout.input_shape))
 
-    def _embedded_together(self, model: TransferModel) -> int:
-        """Return how many groups are embedded at once: few enough that their inputs and points take little memory."""
-        each = self.size
-        inputs = min(each, self._readable(model)) * math.prod(model.embedder.layout.input_shape)
-        return max(1, min(_EMBEDDED_VALUES // inputs, _EMBEDDED_POINTS // each))
-
-    def _shares(self, model: TransferModel, split: Labelled, group: tuple[int, ...], *names: str | int) -> list[int]:
+    def _shares(self, split: Labelled, group: tuple[int, ...], *names: str | int) -> list[int]:
         """Return how many points each class of a group gives: `max_samples` in all, if there are as many.
 
         Equally many of each where the metric balances them. Else systematic sampling: every class has its share in expectation,
         and is never off by a whole point.
         """
         sizes = np.array([len(split.members[target_class]) for target_class in group], dtype=float)
-        each = model.embedder.layout.tokens if self.settings.features == "tokens" else 1
+        each = self.model.embedder.layout.tokens if self.settings.features == "tokens" else 1
         total = min(self.size, int(sizes.sum()) * each)
         if len(group) == 1:
             return [total]
@@ -218,11 +224,6 @@ def measure(
             source = _some(source, generator.choice(len(source.x), size=size, replace=False))
             target = _some(target, generator.permutation(len(target.x)))
     return metric.distance(source, prepared, target)
-
-
-def _batched(items: Sequence[tuple[int, ...]], size: int) -> Iterator[Sequence[tuple[int, ...]]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def balanced_rows(points: Features, size: int, most: int, generator: np.random.Generator) -> np.ndarray:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from orca_cli import seeding, signals
+from orca_cli.config.schema import Config
 from orca_cli.interfaces import Samples, Tokens
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
-from orca_cli.stages.plan import Settings
 from orca_cli.training.engine import Engine
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ _SCALES = np.logspace(-1, 2, 61)
 _CONSTANT = 1e-7  # deviation of a feature below which it is left out
 
 
-def is_wanted(settings: Settings, model: TransferModel) -> bool:
+def is_wanted(settings: Config, model: TransferModel) -> bool:
     """Return whether a run's predictor is to begin as a ridge (`predictor.init`)."""
     is_known = settings.predictor.init == "auto" and getattr(model.embedder, "is_body_layer", False)
     return isinstance(model.predictor, PooledPredictor) and (is_known or settings.predictor.init == "ridge")
 
 
 def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
-    """Give the predictor of a run its first weights; returns whether the samples allow it, else they stay as they are.
+    """Give the predictor of a run its first weights; returns whether that is wanted and the samples allow it, else they stay.
 
     Leaving one sample out chooses the penalty, whether the body's features, those that went past it or both alike are used,
     and for classes and labels how large the outputs are. Every feature counts as standardised.
@@ -51,7 +51,7 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
         samples: that stage 3 trains on, of which a seeded part is used where there are many.
         seed: of that draw.
     """
-    if not isinstance(built.model.predictor, PooledPredictor):
+    if not is_wanted(built.plan, built.model):
         return False
     rows = np.arange(len(samples))
     if len(rows) > _MOST:
@@ -63,10 +63,13 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
         return False
     blocks, places = _standardised(_seen(built.model, engine, samples, rows))
     weight, bias, held_out = _ridge(blocks, _ridge_targets(built, targets))
-    if built.task.kind != "values":
-        scale = _scale(built.loss, held_out, targets)
+    if built.task.kind != "values":  # the factor on the outputs at which the loss is lowest
+        measure: Any = copy.deepcopy(built.loss).cpu() if isinstance(built.loss, nn.Module) else built.loss
+        outputs = torch.from_numpy(held_out).float()
+        losses = [float(measure(float(scale) * outputs, targets)) for scale in _SCALES]
+        scale = float(_SCALES[int(np.nanargmin(losses))])
         weight, bias = scale * weight, scale * bias
-    _fill(built.model.predictor, weight, bias, places)
+    _fill(cast(PooledPredictor, built.model.predictor), weight, bias, places)
     return True
 
 
@@ -125,14 +128,6 @@ def _ridge(blocks: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndar
     held_out = best.cv_results_[..., int(np.argmin(np.abs(_PENALTIES - best.alpha_)))]
     weight = best.coef_.reshape(y.shape[1], -1).T * factors[:, None]
     return weight, np.atleast_1d(best.intercept_), held_out.reshape(y.shape)
-
-
-def _scale(loss: object, outputs: np.ndarray, targets: Tensor) -> float:
-    """Return the factor on outputs [n, K] at which the loss is lowest."""
-    measure = copy.deepcopy(loss).cpu() if isinstance(loss, nn.Module) else loss
-    values = torch.from_numpy(outputs).float()
-    losses = [float(measure(float(scale) * values, targets)) for scale in _SCALES]  # type: ignore[operator]
-    return float(_SCALES[int(np.nanargmin(losses))])
 
 
 @torch.no_grad()

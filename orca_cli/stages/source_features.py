@@ -1,4 +1,7 @@
-"""The source side of stage 2: what the body's own embedding layer makes of the source data, computed once and cached."""
+"""The source side of stage 2: what the body's own embedding layer makes of the source data, computed once and cached.
+
+Also how far apart tokens are within and between samples, of the source and of the target.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,14 @@ import torch
 from torch import Tensor
 
 from orca_cli import seeding, signals
-from orca_cli.exceptions import ConfigError
+from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Body, Examples, Features, Metric, Reporter, SourceData, Tokens
-from orca_cli.stages.collapse import Spread
 from orca_cli.training.cache import Entry, cached, numerics_key
 
 _BATCH = 64
 _VERSION = 3  # of what is stored; a change makes every cached entry a miss
 _FRESH = 1024  # further points, to measure what the source itself scores
 _RESTARTS = 3
-_NAMES = {"text": "texts", "image": "images", "audio": "sounds"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class EmbeddedSource:
     Args:
         cloud: the points that targets are compared with.
         fresh: further points of the same kind, none of which is in `cloud`; there may be none.
-        spread: variance_within and variance_between of all tokens (`stages/collapse.py`).
+        spread: variance_within and variance_between of all tokens, see `Spread`.
         key: identifies all of these.
     """
 
@@ -62,6 +63,62 @@ class Wanted:
     seed: int
     cloud: str = "embedded"
     labels: str = "given"
+
+
+@dataclass
+class Spread:
+    """Variance of tokens within and between samples, summed up batch by batch, in squared units of the features.
+
+    Both are sums over dimensions, and add up to the mean squared distance of tokens to the mean of all.
+    """
+
+    tokens: float = 0.0
+    squares: float = 0.0  # of all tokens
+    mean_squares: float = 0.0  # of the samples' means, weighted by their numbers of tokens
+    total: Tensor | float = 0.0  # sum of all tokens, [D]
+
+    @torch.no_grad()
+    def add(self, batch: Tokens) -> None:
+        """Take the samples of a batch; tokens that are padding do not count."""
+        x = torch.where(batch.mask.unsqueeze(-1), batch.x.double(), 0.0)  # [B, T, D]
+        counts = batch.mask.sum(1)
+        sums = x.sum(1)
+        self.tokens += float(counts.sum())
+        self.squares += float(x.square().sum())
+        self.mean_squares += float((sums.square().sum(1) / counts.clamp(min=1)).sum())
+        self.total = self.total + sums.sum(0)
+
+    def variances(self) -> dict[str, float]:
+        """Return variance_within (tokens around their sample's mean) and variance_between (those means around that of all)."""
+        if not self.tokens:
+            return {"variance_within": 0.0, "variance_between": 0.0}
+        grand = float((torch.as_tensor(self.total) / self.tokens).square().sum()) * self.tokens
+        return {
+            "variance_within": max(0.0, self.squares - self.mean_squares) / self.tokens,
+            "variance_between": max(0.0, self.mean_squares - grand) / self.tokens,
+        }
+
+
+@torch.no_grad()
+def collapse(tokens: Tokens) -> dict[str, float]:
+    """Return diagnostics of embedded samples.
+
+    Returns:
+        variance_within, variance_between: as in `Spread`; beside the source's they tell whether the tokens have drawn together.
+        token_variance: the first as a share of both; 0 where all tokens of a sample are alike, 1 where samples do not differ
+            in their means.
+
+    Raises:
+        NonFiniteError: a token is NaN or infinite.
+    """
+    if not bool(tokens.x.isfinite().all()):
+        raise NonFiniteError("a token of the embedder is NaN or infinite", where="align", hint="try a smaller align.lr")
+    centre = tokens.x[tokens.mask].double().mean(0)
+    spread = Spread()
+    spread.add(Tokens(tokens.x.double() - centre, tokens.mask, tokens.grid))
+    variances = spread.variances()
+    total = sum(variances.values())
+    return variances | {"token_variance": variances["variance_within"] / total if total > 0 else 0.0}
 
 
 def source_features(
@@ -105,7 +162,7 @@ def check_modality(body: Body, source: SourceData) -> None:
     """Raise ConfigError where a source is of another modality than the body."""
     if source.modality != body.modality:
         raise ConfigError(
-            f"this source is made of {_NAMES[source.modality]} and the body takes {_NAMES[body.modality]}",
+            f"this source is of the modality {source.modality}, and the body takes {body.modality}",
             where="source",
             hint="use source=stdlib_docs for text bodies, cifar10 or digits for image bodies, tones for audio bodies",
         )
@@ -129,13 +186,8 @@ def prepared_metric(
         source_key: as `source_features` returned it.
         cache_folder: where the entry is kept.
     """
-    key = settings_key(source_key, settings, source)
+    key = _key(source_key, json.dumps(settings, sort_keys=True), source.x.dtype, numerics_key(source.x.device))
     return cached(cache_folder / "metric_sources" / key, lambda: Entry(metric.prepare(source))).tensors
-
-
-def settings_key(source_key: str, settings: dict[str, Any], source: Features, *facts: Any) -> str:
-    """Return the cache key of what a metric with these settings computes from a source and further facts, on its device."""
-    return _key(source_key, json.dumps(settings, sort_keys=True), source.x.dtype, *facts, numerics_key(source.x.device))
 
 
 def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, Tensor]:

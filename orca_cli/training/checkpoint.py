@@ -22,6 +22,7 @@ from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, ChecksumError
 from orca_cli.runs.directory import checkpoints
 from orca_cli.terminal import log
+from orca_cli.training.cache import Entry
 
 _KEEP = 2
 _SCHEMA = 1
@@ -173,23 +174,8 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
 read_weights = storage.read_tensors  # of a file that `write_weights` wrote
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What is stored beside the weights of a finished member while other members still train.
-
-    Args:
-        record: plain values.
-        tensors: such as its outputs.
-    """
-
-    record: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-
-def commit_weights(
-    folder: Path, weights: Mapping[str, Tensor], *, owner: str, finished: Finished | None = None
-) -> None:
-    """Commit a folder with weights and a manifest, and what is kept beside them."""
+def commit_weights(folder: Path, weights: Mapping[str, Tensor], *, owner: str, finished: Entry | None = None) -> None:
+    """Commit a folder with weights and a manifest; beside them what is kept of a finished member while others still train."""
     with storage.commit_folder(folder, owner=owner) as temporary:
         save_file(_contiguous(weights), temporary / "model.safetensors")
         if finished is not None:
@@ -197,7 +183,7 @@ def commit_weights(
             storage.write_json(temporary / _RECORD, {"schema": _SCHEMA, **finished.record})
 
 
-def read_finished(folder: Path, *, owner: str) -> Finished | None:
+def read_finished(folder: Path, *, owner: str) -> Entry | None:
     """Return what was committed beside the weights in a folder; None if there is none, or it was damaged and moved aside."""
     if not folder.exists():
         return None
@@ -209,37 +195,26 @@ def read_finished(folder: Path, *, owner: str) -> Finished | None:
         log.warning(f"damaged, training it again: {error}")
         storage.quarantine(folder)
         return None
-    return Finished(record, storage.read_tensors(folder / _TENSORS))
+    return Entry(storage.read_tensors(folder / _TENSORS), record)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimizer's state as `flat` tensors; its settings come from the configuration."""
-    state = flat(optimizer.state_dict()["state"])
+    """Return an optimizer's state as tensors by names such as "5.exp_avg"; its settings come from the configuration."""
     return {
-        name: value.detach().cpu() if isinstance(value, Tensor) else torch.tensor(value)
-        for name, value in state.items()
+        f"{number}.{name}": value.detach().cpu() if isinstance(value, Tensor) else torch.tensor(value)
+        for number, group in optimizer.state_dict()["state"].items()
+        for name, value in group.items()
         if value is not None
     }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Give an optimizer the state that `optimizer_tensors` returned."""
-    state = by_number(tensors)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def flat(groups: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return numbered groups of tensors as one, by names such as "5.weight"."""
-    return {f"{number}.{name}": value for number, group in groups.items() for name, value in group.items()}
-
-
-def by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """Return the groups that `flat` was given."""
-    groups: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition(".")
-        groups.setdefault(int(number), {})[name] = value
-    return groups
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:

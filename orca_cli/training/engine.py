@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import gc
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +14,6 @@ from torch import Tensor, nn
 
 from orca_cli.exceptions import CheckpointError, ConfigError, UnavailableError
 from orca_cli.interfaces import Batch
-from orca_cli.training.pieces import Cuts
 from orca_cli.training.team import Team
 
 _BF16_WIDTH = 64  # bodies narrower than this gain nothing on a CPU
@@ -127,8 +124,8 @@ class Engine:
         mixed = {"fp32": "no"}.get(precision, precision)
         self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
         self.device, self.precision = device, precision
-        self.cuts = Cuts(rank=team.rank.number, processes=team.rank.size) if team is not None else Cuts()
         self.team = team
+        self.rank, self.processes = (0, 1) if team is None else (team.rank.number, team.rank.size)
         self._first_scale = self.scaler_state()
         torch.use_deterministic_algorithms(True, warn_only=True)
 
@@ -208,20 +205,6 @@ class Engine:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self.team.add_up([parameter.grad for parameter in used if parameter.grad is not None])
-
-    def split_further(self, batch_size: int) -> bool:
-        """Let every process take half as many samples at a time as before; returns False where that is not possible."""
-        if self.cuts.longest(batch_size) == 1:
-            return False
-        self.cuts = self.cuts.halved()
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # what is cached was cut for larger batches
-        return True
-
-    def restore_splits(self, splits: int) -> None:
-        """Take as few samples at a time as the run did when it was interrupted: dropout is drawn for each piece."""
-        self.cuts = dataclasses.replace(self.cuts, splits=max(splits, self.cuts.splits))
 
     def pin(self, batch: Batch) -> Batch:
         """Return the batch in pinned memory for a GPU, so that copies do not block the CPU; else the batch itself."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,15 +19,43 @@ from torch import Tensor, nn
 from orca_cli import seeding, signals
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Batch, Error, Loss, Samples, Score
-from orca_cli.models.ensemble import Ensemble, averaged
 from orca_cli.scoring.losses import counts_targets, is_sum, is_undefined, shares, weight_of
 from orca_cli.training.engine import Engine
-from orca_cli.training.feed import Feed
-from orca_cli.training.memory import StepMemoryError, governed_by
-from orca_cli.training.pieces import Piece, shares_of
+from orca_cli.training.memory import governed_by
+from orca_cli.training.pieces import Piece, pieces_of, shares_of
 
-PREDICT = "predict"  # an order; see `Team`
+T = TypeVar("T")
+
 _WAITING_BYTES = 2**26  # of outputs that wait on a GPU
+_AHEAD = 2  # batches that wait
+_READING = threading.Lock()  # two readers of one process share files, such as the splits of a task; one reads at a time
+
+
+def read_ahead(calls: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
+    """Yield the results of calls in their order; a thread makes them, at most two results ahead. Close it if not used up.
+
+    What a call returns must not depend on the moment. An exception comes out when its turn has come, as if the call were made
+    then, and ends the results.
+
+    Args:
+        calls: what to call, one after the other.
+    """
+
+    def read(call: Callable[[], T]) -> T:
+        with _READING:
+            return call()
+
+    thread = ThreadPoolExecutor(1, thread_name_prefix="orca-feed")
+    waiting: deque[Future[T]] = deque()
+    try:
+        for call in calls:
+            waiting.append(thread.submit(read, call))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -53,12 +85,12 @@ def read_step(
     samples: Samples, indices: np.ndarray, batch_size: int, *, seed: int, step: int
 ) -> Iterator[Callable[[], Batch]]:
     """Yield what reads the batches of one optimizer step; augmentation is drawn for each by the step and its place."""
+
+    def read(chosen: np.ndarray, part: int) -> Batch:
+        return samples.batch(chosen, seeding.numpy_generator(seed, "finetune", "augment", step, part))
+
     for part, chosen in enumerate(batches(indices, batch_size)):
-        yield functools.partial(_read, samples, chosen, seed, step, part)
-
-
-def _read(samples: Samples, chosen: np.ndarray, seed: int, step: int, part: int) -> Batch:
-    return samples.batch(chosen, seeding.numpy_generator(seed, "finetune", "augment", step, part))
+        yield functools.partial(read, chosen, part)
 
 
 def train_step(
@@ -80,9 +112,9 @@ def train_step(
 ) -> tuple[float, float]:
     """Take one optimizer step on the mean loss over `indices`; returns (loss, gradient norm before clipping).
 
-    The samples go through the model in batches of `batch_size`, or in pieces of them (`training/pieces.py`). Each one's mean
-    counts by what it averages over, its samples or its known targets, so cutting does not change the gradient. With
-    reduce="sum" the means of all batches are added. The gradient is clipped once, as a whole.
+    The samples go through the model in batches of `batch_size`, of which each process has a piece (`training/pieces.py`). Each
+    one's mean counts by what it averages over, its samples or its known targets, so cutting does not change the gradient.
+    With reduce="sum" the means of all batches are added. The gradient is clipped once, as a whole.
 
     Args:
         samples, indices: the training split, and the rows of this step.
@@ -94,23 +126,23 @@ def train_step(
 
     Raises:
         NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
-        StepMemoryError: a piece does not fit; the weights are as before.
     """
     model.train()
     optimizer.zero_grad()
     if prepared is None:
         prepared = (read() for read in read_step(samples, indices, batch_size, seed=seed, step=step))
-    pieces = engine.cuts.pieces([len(chosen) for chosen in batches(indices, batch_size)], batch_size)
+    sizes = [len(chosen) for chosen in batches(indices, batch_size)]
+    pieces = pieces_of(sizes, batch_size, engine.rank, engine.processes)
     prepared, shares, partner_shares = _shares(engine, loss, pieces, prepared, reduce)
 
     def gradient() -> dict[int, Tensor]:
         values = {}
-        for place, batch in _pieces_here(pieces, prepared):
-            part, share = pieces[place].part, (shares[place], partner_shares[place])
-            if any(share):  # without one there is nothing to learn from
-                seeding.seed_torch(seed, "finetune", "dropout", step, part)
-                with governed_by("train.batch_size", kind=StepMemoryError):
-                    values[place] = _add_gradient(engine, model, loss, batch, share, unit, mixer, part)
+        for number, batch in enumerate(prepared):  # each process reads all, so that augmentation draws the same
+            for place, piece in enumerate(pieces):
+                share = (shares[place], partner_shares[place])
+                if piece.batch == number and piece.is_own and any(share):  # without a share it teaches nothing
+                    seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)
+                    values[place] = _add_gradient(engine, model, loss, piece, batch, share, unit, mixer)
         return values
 
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -121,16 +153,6 @@ def train_step(
         raise _not_finite("gradient", norm, step, optimizer)
     optimizer.step()
     return total, norm
-
-
-def _pieces_here(pieces: Sequence[Piece], prepared: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
-    """Yield place and samples of the pieces of this process, which reads all batches, so that augmentation draws the same."""
-    place = 0
-    for number, batch in enumerate(prepared):
-        while place < len(pieces) and pieces[place].batch == number:
-            if pieces[place].is_own:
-                yield place, pieces[place].cut(batch)
-            place += 1
 
 
 def _shares(
@@ -165,16 +187,17 @@ def _add_gradient(
     engine: Engine,
     model: nn.Module,
     loss: Loss,
-    batch: Batch,
+    piece: Piece,
+    whole: Batch,
     shares: tuple[float, float],
     unit: float | Tensor,
     mixer: Mixer | None,
-    part: int,
 ) -> Tensor:
-    """Add the gradient of a batch's mean losses, own and partners', times their shares; returns their sum as it is reported."""
+    """Add the gradient of a piece's mean losses, own and partners', times their shares; returns their sum as it is reported."""
+    batch = piece.cut(whole)
     moved = engine.move(batch)
     with engine.autocast():
-        mixed = None if mixer is None else mixer(model, moved, part)
+        mixed = None if mixer is None else mixer(model, moved, piece.part)
         outputs = model(moved.x, moved.valid) if mixed is None else mixed.outputs
     terms = [(batch.y, moved.y, shares[0])]
     if batch.partner is not None and moved.partner is not None:
@@ -266,48 +289,22 @@ def predict(engine: Engine, model: nn.Module, samples: Samples, batch_size: int)
     Raises:
         MemoryExhaustedError: a batch does not fit.
     """
-    if engine.team is not None and len(samples) > batch_size and (place := engine.team.locate(samples)) is not None:
-        if isinstance(model, Ensemble):  # the others have one model
-            predictions = [predict(engine, member, samples, batch_size) for member in model.members]
-            return averaged([outputs for outputs, _ in predictions], model.kind), predictions[0][1]
-        with signals.postponed():
-            engine.team.order(PREDICT, split=place[0], size=batch_size)
-            engine.team.share({"rows": place[1]}, torch.device("cpu"))
-            engine.team.share_weights(model, engine.device)
-            parts = predict_part(engine, model, samples, batch_size)
-        return torch.cat([outputs for outputs, _ in parts]), torch.cat([targets for _, targets in parts])
-    return _predict(engine, model, samples, batches(np.arange(len(samples)), batch_size), batch_size)
-
-
-def predict_part(engine: Engine, model: nn.Module, samples: Samples, batch_size: int) -> list[tuple[Tensor, ...]]:
-    """Compute the part of a split that is this process's: whole batches, so that every sample counts once, in its order.
-
-    Returns:
-        outputs and targets of each process's part in the first process, nothing in the others.
-    """
-    assert engine.team is not None
-    rows = batches(np.arange(len(samples)), batch_size)
-    part = np.array_split(np.arange(len(rows)), engine.team.rank.size)[engine.team.rank.number]
-    return engine.team.collect(
-        lambda: _predict(engine, model, samples, [rows[number] for number in part], batch_size) if len(part) else ()
-    )
-
-
-@torch.no_grad()
-def _predict(
-    engine: Engine, model: nn.Module, samples: Samples, parts: Sequence[np.ndarray], batch_size: int
-) -> tuple[Tensor, Tensor]:
     model.eval()
     outputs: list[Tensor] = []
     waiting: list[Tensor] = []
     targets: list[Tensor] = []
     most = 0 if engine.device.type == "cpu" else _WAITING_BYTES
-    reads = (functools.partial(_pinned, engine, samples, rows) for rows in parts)
+
+    def read(rows: np.ndarray) -> tuple[Batch, Tensor]:
+        batch = samples.batch(rows)
+        return engine.pin(batch), batch.y  # targets stay as they were read
+
+    reads = (functools.partial(read, rows) for rows in batches(np.arange(len(samples)), batch_size))
     with (
         governed_by("train.eval_batch_size", f"use less than {batch_size}" if batch_size > 1 else "use a smaller body"),
-        Feed(reads) as feed,
+        closing(read_ahead(reads)) as results,
     ):
-        for batch, batch_targets in feed:
+        for batch, batch_targets in results:
             signals.check()
             moved = engine.move(batch)
             with engine.autocast():
@@ -319,12 +316,6 @@ def _predict(
                 waiting.clear()
         outputs.extend(output.cpu() for output in waiting)
         return torch.cat(outputs), torch.cat(targets)
-
-
-def _pinned(engine: Engine, samples: Samples, rows: np.ndarray) -> tuple[Batch, Tensor]:
-    """Return a batch to compute with, and its targets as they were read."""
-    batch = samples.batch(rows)
-    return engine.pin(batch), batch.y
 
 
 def score(error: Error, outputs: Tensor, samples: Samples, targets: Tensor) -> Score:

@@ -1,13 +1,18 @@
-"""Out of memory, reported with the setting that governs it."""
+"""Memory: layers that keep less, and what is said where it runs out."""
 
 from __future__ import annotations
 
 import errno
+import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from orca_cli.exceptions import MemoryExhaustedError
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from orca_cli.exceptions import ConfigError, MemoryExhaustedError
 
 # torch on CPU, CUDA and MPS; safetensors; C++; cuBLAS and cuDNN; oneDNN, whose whole message this is
 _WORDS = re.compile(
@@ -23,20 +28,13 @@ def is_exhausted(error: BaseException) -> bool:
     return isinstance(error, (RuntimeError, OSError)) and bool(_WORDS.search(str(error)))
 
 
-class StepMemoryError(MemoryExhaustedError):
-    """The gradient of an optimizer step does not fit; the weights are as before, so the step can be repeated in pieces."""
-
-
 @contextmanager
-def governed_by(
-    where: str, hint: str = "", *, kind: type[MemoryExhaustedError] = MemoryExhaustedError
-) -> Iterator[None]:
+def governed_by(where: str, hint: str = "") -> Iterator[None]:
     """Name the setting to lower if memory runs out inside the block; an inner block takes precedence.
 
     Args:
         where: the setting that governs most of the block's memory.
         hint: what to do.
-        kind: `StepMemoryError` tells a forward and backward pass that runs out of memory from other work that does.
 
     Raises:
         MemoryExhaustedError: memory ran out.
@@ -46,4 +44,28 @@ def governed_by(
     except (MemoryError, OSError, RuntimeError) as error:
         if not is_exhausted(error):
             raise
-        raise kind("not enough memory", where=where, hint=hint) from error
+        raise MemoryExhaustedError("not enough memory", where=where, hint=hint) from error
+
+
+def checkpoint_layers(body: nn.Module) -> None:
+    """Let the layers of a body keep only their inputs for the backward pass, and compute the rest once more in it.
+
+    The draws of dropout are repeated, and so are all bits; a step takes one more forward pass (Chen et al. 2016).
+
+    Raises:
+        ConfigError: transformers marks no layers of the family.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    marked = [module for module in body.modules() if isinstance(module, GradientCheckpointingLayer)]
+    innermost: list[Any] = [
+        module
+        for module in marked
+        if not any(inner is not module and isinstance(inner, GradientCheckpointingLayer) for inner in module.modules())
+    ]
+    if not innermost:
+        what, where = "this body does not tell where its layers are", "train.gradient_checkpointing"
+        raise ConfigError(what, where=where, hint=f"leave {where} out, or use another body")
+    for layer in innermost:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)

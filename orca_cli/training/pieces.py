@@ -1,13 +1,11 @@
-"""A batch of an optimizer step in pieces: one for each process, and smaller ones where memory is short.
+"""A batch of an optimizer step in pieces, one for each process of a run.
 
 A batch is read and augmented as a whole, and cut afterwards. So the samples of a step, and what is drawn for them, do not
-depend on how many pieces it goes through the model in. Dropout is drawn for each piece: without augmentation, batches in N
-pieces take the steps of N times the `train.accumulation` with an N-th of the `train.batch_size`.
+depend on how many processes share it. Dropout is drawn for each piece.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +28,7 @@ class Piece:
     part: int
     start: int
     stop: int
-    is_own: bool = True
+    is_own: bool
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -40,43 +38,21 @@ class Piece:
         return batch if len(self) == len(batch.x) else batch.mapped(lambda value: value[self.start : self.stop])
 
 
-@dataclass(frozen=True)
-class Cuts:
-    """How the batches of a run are cut.
+def pieces_of(sizes: Sequence[int], batch_size: int, rank: int, processes: int) -> list[Piece]:
+    """Return the pieces of a step that have samples, those of all processes, in order.
 
     Args:
+        sizes: of the step's batches; the last may be shorter.
+        batch_size: of a whole one.
         rank, processes: number of this process, and of all.
-        splits: pieces that each process cuts its part of a batch into.
     """
-
-    rank: int = 0
-    processes: int = 1
-    splits: int = 1
-
-    def pieces(self, sizes: Sequence[int], batch_size: int) -> list[Piece]:
-        """Return the pieces of a step that have samples, those of all processes, in order.
-
-        Args:
-            sizes: of the step's batches; the last may be shorter.
-            batch_size: of a whole one.
-        """
-        count = self.processes * self.splits
-        length = self.longest(batch_size)
-        places = range(self.rank * self.splits, (self.rank + 1) * self.splits)
-        return [
-            Piece(number, number * count + place, place * length, min((place + 1) * length, size), place in places)
-            for number, size in enumerate(sizes)
-            for place in range(count)
-            if place * length < size
-        ]
-
-    def longest(self, batch_size: int) -> int:
-        """Return how many samples the longest piece of a batch has."""
-        return -(-batch_size // (self.processes * self.splits))
-
-    def halved(self) -> Cuts:
-        """Return the cuts that make pieces half as long."""
-        return dataclasses.replace(self, splits=2 * self.splits)
+    length = -(-batch_size // processes)
+    return [
+        Piece(number, number * processes + place, place * length, min((place + 1) * length, size), place == rank)
+        for number, size in enumerate(sizes)
+        for place in range(processes)
+        if place * length < size
+    ]
 
 
 def shares_of(pieces: Sequence[Piece], weights: Sequence[float], *, in_batch: bool) -> list[float]:

@@ -69,11 +69,6 @@ def check_command(words: Sequence[str], rank: Rank) -> None:
     Raises:
         UsageError: another command than `run`, a sweep or a dry run.
     """
-    again = f"start it once, without torchrun or accelerate launch ({rank.size} processes now)"
-    if words[:1] != ["run"]:
-        raise UsageError("is done by one process", where=" ".join(["orca", *words[:1]]), hint=again)
-    if "--dry-run" in words:
-        raise UsageError("is done by one process", where="--dry-run", hint=again)
-    if "-m" in words or "--multirun" in words:
-        hint = f"{again}, or give each run a torchrun of its own, without -m"
-        raise UsageError("a sweep starts a process for each run itself", where="-m", hint=hint)
+    if words[:1] != ["run"] or {"--dry-run", "-m", "--multirun"} & set(words):
+        hint = f"start it once, without torchrun or accelerate launch ({rank.size} processes now)"
+        raise UsageError("is done by one process", where=" ".join(["orca", *words[:1]]), hint=hint)

@@ -22,17 +22,13 @@ import torch
 from torch import Tensor, distributed
 
 from orca_cli import exceptions, signals
-from orca_cli.data.fraction import Part
 from orca_cli.exceptions import ConfigError, InterruptionError, NetworkError, OrcaError, UnavailableError
-from orca_cli.interfaces import Samples
-from orca_cli.training.memory import StepMemoryError, is_exhausted
+from orca_cli.training.memory import is_exhausted
 from orca_cli.training.ranks import Rank
 
 _MEETING = datetime.timedelta(minutes=10)
 _WAITING = datetime.timedelta(days=30)  # for the next order, such as during stage 2
-_FRAME = 2**12  # bytes of an order that are sent at once
 _BUCKET = 2**26  # bytes of gradients that are added up at once
-_FINE, _SHORT_OF_MEMORY, _FAILED = 0, 1, 2
 _ENGINES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
 END = "end"
 
@@ -45,7 +41,6 @@ class Team:
     """The processes of a run, as one of them sees them.
 
     Attributes:
-        sets: splits that orders can name; the same in all processes.
         failure: the last one that all processes know of.
 
     Args:
@@ -58,7 +53,6 @@ class Team:
 
     def __init__(self, rank: Rank) -> None:
         self.rank = rank
-        self.sets: dict[str, Samples] = {}
         self.failure: Exception | None = None
         for name in _ENGINES:
             if os.environ.get(name, "").lower() in ("true", "1"):
@@ -102,26 +96,11 @@ class Team:
 
     def order(self, name: str, **facts: Any) -> None:
         """Send an order to all others; they are listening."""
-        content = json.dumps({"name": name, **facts}).encode()
-        frame = torch.zeros(_FRAME, dtype=torch.uint8)
-        frame[:8] = torch.tensor([len(content)]).view(torch.uint8)
-        first = content[: _FRAME - 8]
-        frame[8 : 8 + len(first)] = torch.frombuffer(bytearray(first), dtype=torch.uint8)
-        self._broadcast(frame)
-        if len(content) > len(first):
-            self._broadcast(torch.frombuffer(bytearray(content[len(first) :]), dtype=torch.uint8))
+        self._said({"name": name, **facts}, 0)
 
     def listen(self) -> dict[str, Any]:
         """Wait for the next order; returns its facts with its "name"."""
-        frame = torch.empty(_FRAME, dtype=torch.uint8)
-        self._broadcast(frame)
-        length = int(frame[:8].view(torch.int64))
-        content = bytes(frame[8 : 8 + length].numpy())
-        if length > len(content):
-            rest = torch.empty(length - len(content), dtype=torch.uint8)
-            self._broadcast(rest)
-            content += bytes(rest.numpy())
-        return json.loads(content)
+        return self._said({}, 0)
 
     def end(self, code: int) -> None:
         """Tell the others that the run is over, and the exit code; they leave when this process has."""
@@ -133,20 +112,6 @@ class Team:
         with contextlib.suppress(OrcaError):
             while True:
                 self.listen()
-
-    def locate(self, samples: Samples) -> tuple[str, Tensor] | None:
-        """Return the name of the split that contains some samples, and their rows in it; None if the others do not have it."""
-        for name, split in self.sets.items():
-            if samples is split:
-                return name, torch.arange(len(samples))
-            if isinstance(samples, Part) and samples.whole is split:
-                return name, torch.from_numpy(samples.rows.astype("int64"))
-        return None
-
-    def located(self, name: str, rows: Tensor) -> Samples:
-        """Return the samples that `locate` found."""
-        split = self.sets[name]
-        return split if len(rows) == len(split) else Part(split, rows.numpy())
 
     # Tensors
 
@@ -190,35 +155,6 @@ class Team:
                     one.copy_(summed.view_as(one))
                 bucket = []
 
-    def collect(self, work: Callable[[], tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
-        """Return the non-empty results of all processes, in order, in the first process; an empty list in the others.
-
-        Raises:
-            OrcaError: it failed in one of them; in this one it may be any exception.
-        """
-        pair: tuple[Tensor, ...] = ()
-        error: Exception | None = None
-        try:
-            pair = tuple(value.contiguous() for value in work())
-        except Exception as failure:  # noqa: BLE001 - the others wait for this process
-            error = failure
-        forms = [[str(value.dtype).removeprefix("torch."), list(value.shape)] for value in pair]
-        everyones = self._texts(json.dumps(forms))
-        self.gathered(lambda: _raised(error), 0)
-        if not self.leads:
-            for value in pair:
-                with _reaching_the_others():
-                    distributed.send(value.reshape(-1).view(torch.uint8), 0, group=self._all)
-            return []
-        parts = [pair]
-        for number in range(1, self.rank.size):
-            received = [torch.empty(shape, dtype=getattr(torch, name)) for name, shape in json.loads(everyones[number])]
-            for value in received:
-                with _reaching_the_others():
-                    distributed.recv(value.reshape(-1).view(torch.uint8), number, group=self._all)
-            parts.append(tuple(received))
-        return [part for part in parts if part]
-
     # Agreement
 
     def gathered(self, work: Callable[[], Mapping[int, float]], count: int) -> list[float]:
@@ -227,7 +163,6 @@ class Team:
         A signal that another process got reaches the first one.
 
         Raises:
-            StepMemoryError: in one of them the step did not fit.
             OrcaError: the work failed in one of them; in this one it may be any exception.
         """
         error: Exception | None = None
@@ -236,9 +171,8 @@ class Team:
             values = work()
         except Exception as failure:  # noqa: BLE001 - the others wait for this process
             error = failure
-        state = _FINE if error is None else _SHORT_OF_MEMORY if isinstance(error, StepMemoryError) else _FAILED
         row = torch.zeros(2 + count, dtype=torch.float64)
-        row[0], row[1] = state, signals.pending() or 0
+        row[0], row[1] = error is not None, signals.pending() or 0
         for place, value in values.items():
             row[2 + place] = value
         everyones = [torch.empty_like(row) for _ in range(self.rank.size)]
@@ -247,36 +181,21 @@ class Team:
         table = torch.stack(everyones)
         if self.leads and (numbers := [int(number) for number in table[1:, 1] if number]):
             signals.note(numbers[0])
-        if table[:, 0].any():
-            self._fail(table[:, 0].tolist(), error)
+        if (failed := table[:, 0]).any():
+            record = self._said(_record(error, self.rank), int(failed.nonzero()[0]))
+            self.failure = _rebuilt(record) if error is None else error
+            raise self.failure
         return table[:, 2:].sum(0).tolist()
 
-    def _fail(self, states: list[float], error: Exception | None) -> None:
-        texts = self._texts(json.dumps(_record(error, self.rank)))
-        if _FAILED not in states:
-            self.failure = error or StepMemoryError("not enough memory", where="train.batch_size")
-        elif error is not None and states[self.rank.number] == _FAILED:
-            self.failure = error
-        else:
-            self.failure = _rebuilt(json.loads(texts[states.index(_FAILED)]))
-        raise self.failure
-
-    def _texts(self, message: str) -> list[str]:
-        """Return the text of every process."""
-        content = torch.frombuffer(bytearray(message.encode() or b" "), dtype=torch.uint8)
-        lengths = [torch.empty(1, dtype=torch.int64) for _ in range(self.rank.size)]
+    def _said(self, facts: dict[str, Any], sender: int) -> dict[str, Any]:
+        """Return the facts of one process in all of them."""
+        content = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+        length = torch.tensor([len(content)])
         with _reaching_the_others():
-            distributed.all_gather(lengths, torch.tensor([len(content)]), group=self._all)
-        padded = torch.zeros(max(int(one) for one in lengths), dtype=torch.uint8)
-        padded[: len(content)] = content
-        everyones = [torch.empty_like(padded) for _ in range(self.rank.size)]
-        with _reaching_the_others():
-            distributed.all_gather(everyones, padded, group=self._all)
-        return [bytes(text[: int(size)].numpy()).decode() for text, size in zip(everyones, lengths, strict=True)]
-
-    def _broadcast(self, tensor: Tensor) -> None:
-        with _reaching_the_others():
-            distributed.broadcast(tensor, 0, group=self._all)
+            distributed.broadcast(length, sender, group=self._all)
+            received = content if self.rank.number == sender else torch.empty(int(length), dtype=torch.uint8)
+            distributed.broadcast(received, sender, group=self._all)
+        return json.loads(bytes(received.numpy()))
 
 
 @contextmanager
@@ -290,15 +209,11 @@ def _reaching_the_others() -> Iterator[None]:
         raise LostProcessError(what, where="torchrun", hint="rerun the same command to resume") from error
 
 
-def _raised(error: Exception | None) -> dict[int, float]:
-    if error is not None:
-        raise error
-    return {}
-
-
 def _record(error: Exception | None, rank: Rank) -> dict[str, str]:
     if isinstance(error, OrcaError):
         return {"kind": type(error).__name__, "what": error.what, "where": error.where, "hint": error.hint}
+    if error is not None and is_exhausted(error):
+        return {"kind": "MemoryExhaustedError", "what": "not enough memory", "where": "train.batch_size", "hint": ""}
     what = f"process {rank.number} of {rank.size}: unexpected {type(error).__name__}: {error}"
     return {"kind": "OrcaError", "what": what, "where": "", "hint": ""}
 

@@ -1,21 +1,16 @@
 """What a budget does to a run: what is decided and recorded, the time that is said before, and minutes."""
 
 import json
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from orca_cli import experiment
 from orca_cli.config import compose
-from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import DataError, OrcaError
 from orca_cli.stages import expected_time
-from orca_cli.stages.build import build, fit_embedder
-from orca_cli.stages.expected_time import Costs, expected, measure
-from orca_cli.stages.optimizer_steps import OptimizerSteps
+from orca_cli.stages.build import build
+from orca_cli.stages.expected_time import Costs, expected
 from orca_cli.terminal import LogReporter
-from tests.training.toy import engine
 
 NAMES = ("epochs", "members", "batch_size", "lr", "outer_rate", "warmup_epochs", "weight_decay", "clip")
 
@@ -37,7 +32,7 @@ def timed(monkeypatch):
     """Set the cost of the steps that are timed before a run; without costs none are timed."""
 
     def call(**costs):
-        measured = Costs(**({"sample": 0.0, "align": 0.0} | costs)) if costs else None
+        measured = Costs(**({"align": 0.0} | costs)) if costs else None
         monkeypatch.setattr(expected_time, "measure", lambda *_: measured)
 
     return call
@@ -91,8 +86,6 @@ def test_minutes_become_epochs_which_a_resumed_run_keeps_and_a_typed_one_repeats
 
 
 def test_minutes_that_are_too_short_train_an_epoch_and_many_end_with_the_longest_budget(planned, timed):
-    _, err = planned("budget=2", "train.epochs=3")
-    assert "does not change the number of steps: train.epochs=3 is set" in err
     timed(step=9.0)
     plan, err = planned("budget=0.1")
     assert plan["build"]["decided"]["train.epochs"]["value"] == 1
@@ -100,7 +93,6 @@ def test_minutes_that_are_too_short_train_an_epoch_and_many_end_with_the_longest
     timed(step=0.01)
     record = planned("budget=1e308")[0]["build"]
     assert (record["steps"]["finetune"], record["members"]) == (5 * 400, 5)
-    assert "no budget trains longer" in record["decided"]["train.members"]["why"]
 
 
 def test_minutes_that_are_enough_for_a_member_are_spent_on_further_ones(planned, timed):
@@ -114,46 +106,21 @@ def test_minutes_that_are_enough_for_a_member_are_spent_on_further_ones(planned,
 
 def test_the_expected_time_is_that_of_all_steps_and_validations_of_all_members(environment, bare):
     for words, per_epoch, members, aligned_again in (
-        (["task.validation_size=100"], 60 / 16 * 2 + 100 * 0.5, 1, 0),  # validated after every epoch
-        (["task.validation_size=5", "train.members=3"], 60 / 16 * 2 + 5 * 0.5, 3, 2),
-        (["task.validation_size=5", "train.folds=3"], 40 / 16 * 2 + 20 * 0.5, 3, 0),
+        (
+            ["task.validation_size=100"],
+            60 / 16 * 2 + 100 / 32,
+            1,
+            0,
+        ),  # a sample takes a quarter of the time in validation
+        (["task.validation_size=5", "train.members=3"], 60 / 16 * 2 + 5 / 32, 3, 2),
+        (["task.validation_size=5", "train.folds=3"], 40 / 16 * 2 + 20 / 32, 3, 0),
     ):
         with compose.session() as session:
             built = build(session.compose(typed(*bare, *words, "train.epochs=5")).config, LogReporter())
-        seconds = expected(built, Costs(step=2.0, sample=0.5, align=7.0))
-        tested = members * 0.5 * (60 + len(built.task.validation))
+        seconds = expected(built, Costs(step=2.0, align=7.0))
+        tested = members * (60 + len(built.task.validation)) / 32
         assert seconds["align"] == 7
         assert seconds["finetune"] == pytest.approx(5 * members * per_epoch + tested + 7 * aligned_again, rel=0.02)
-
-
-def test_a_slow_step_is_timed_with_some_of_its_samples(environment, bare, monkeypatch):
-    """A sample takes 0.4 s, a step of 16 of them 6.4 s: 6 are taken, where three whole steps are 48."""
-    clock, taken = [0.0], []
-
-    def take(plan, step):
-        taken.append(60 / plan.per_epoch)
-        clock[0] += 0.4 * taken[-1]
-
-    with compose.session() as session:
-        built = build(session.compose(typed(*bare, "train.batch_size=16", "train.epochs=5")).config, LogReporter())
-    monkeypatch.setattr(OptimizerSteps, "take", take)
-    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    costs = measure(built, engine(), LogReporter())
-    assert costs.step == pytest.approx(6.4, rel=0.1)
-    assert taken == pytest.approx([2, 4], rel=0.1)
-
-
-def test_a_dry_run_fits_an_embedder_on_fewer_samples_of_very_many_tokens():
-    seen = []
-
-    def fit(batches):
-        seen.append(sum(len(x) for x, _ in batches))
-
-    embedder = SimpleNamespace(layout=SimpleNamespace(tokens=2**11), fit=fit)
-    samples = ArraySamples(np.zeros((200, 1, 4), np.float32), np.zeros(200, np.int64))
-    fit_embedder(embedder, samples, 0)
-    fit_embedder(embedder, samples, 0, 2**18)
-    assert seen == [200, 128]
 
 
 def test_what_stage_2_cannot_do_is_not_blamed_on_the_timing(orca, environment, bare, monkeypatch):

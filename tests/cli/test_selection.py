@@ -16,7 +16,7 @@ from orca_cli.data.splits import draw
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.models.ensemble import averaged
 from orca_cli.scoring.classification import ZeroOne
-from orca_cli.training.averaging import RunningMean
+from orca_cli.stages.optimizer_steps import OptimizerSteps
 from tests.cli.conftest import curve, outputs, run_folders
 
 N, TEST = 40, 10
@@ -82,7 +82,7 @@ def test_a_sample_of_validation_changes_no_weight_without_a_refit(run):
 
 
 def test_several_models_predict_and_are_exported_with_the_bits_of_the_run(orca, run, tmp_path):
-    path, result = run("class maps", "train.members=2", "train.average=0.5", "finetune=layernorm", "precision=bf16")
+    path, result = run("class maps", "train.members=2", "finetune=layernorm", "precision=bf16")
     names = ["member-0", "member-1"]
     assert {folder.name for folder in (path / "3_finetune").iterdir() if folder.is_dir()} == set(names)
     weights = [load_file(path / "3_finetune" / name / "model.safetensors") for name in names]
@@ -144,7 +144,7 @@ def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(run
 def test_a_run_of_several_models_is_resumed_inside_one_and_repeats_none(run, environment, tmp_path, monkeypatch):
     """A step of training, and a comparison near the end of the alignment of the second member."""
     taken, stops = {"step": 0, "compared": 0}, {}
-    for name, owner, method in (("step", RunningMean, "add"), ("compared", OTDD, "distance")):
+    for name, owner, method in (("step", OptimizerSteps, "take"), ("compared", OTDD, "distance")):
         plain = getattr(owner, method)
 
         def counted(*words, name=name, original=plain):
@@ -154,7 +154,7 @@ def test_a_run_of_several_models_is_resumed_inside_one_and_repeats_none(run, env
             return original(*words)
 
         monkeypatch.setattr(owner, method, counted)
-    settings = [*ALIGNED, "train.members=2", "train.average=0.4", "train.checkpoint_s=0"]
+    settings = [*ALIGNED, "train.members=2", "train.checkpoint_s=0"]
     path, whole = run("classes", *settings, f"paths.cache={tmp_path / 'first'}")
     aside = environment.parent / "aside"
     shutil.move(path, aside)

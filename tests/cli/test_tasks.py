@@ -1,5 +1,7 @@
 """Every task of the paper from files in its original format; whole runs on other bodies and on a GPU."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 import torch
@@ -75,7 +77,7 @@ def test_every_task_is_read_in_three_splits_in_part_and_trained(command, environ
     if task not in ("fsd50k",):  # pieces of clips are drawn
         assert torch.equal(first.x, whole.train.batch(half.train.rows[:1]).x)
     before = [parameter.detach().clone() for parameter in built.model.parameters()]
-    with OptimizerSteps(built, Engine(choose_device("cpu"), "fp32"), samples=built.learned) as plan:
+    with closing(OptimizerSteps(built, Engine(choose_device("cpu"), "fp32"), built.learned, 0)) as plan:
         plan.take(0)
     after = list(built.model.parameters())
     assert all(parameter.isfinite().all() for parameter in after)

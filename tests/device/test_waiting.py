@@ -3,6 +3,8 @@
 First, that the emulated device keeps apart what CUDA keeps apart, and counts.
 """
 
+from contextlib import closing
+
 import pytest
 import torch
 
@@ -138,7 +140,7 @@ def test_a_step_of_stage_3_waits_once_for_its_result(device, words, environment,
         config = session.compose([*words("swin", (1, 8, 8), "dense", missing=0.3), *more]).config
     built = build(config, LogReporter())
     built.model.to(device)
-    with OptimizerSteps(built, Engine(device, "fp32")) as plan:
+    with closing(OptimizerSteps(built, Engine(device, "fp32"), built.task.train, 0)) as plan:
         plan.take(0)
         with counted() as transfers:
             plan.take(1)

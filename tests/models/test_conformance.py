@@ -21,8 +21,6 @@ from orca_cli.config.configuration import config_dir
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.prediction.export import export
 from orca_cli.prediction.loading import open_model
-from orca_cli.training.activations import cast_once
-from orca_cli.training.engine import Engine
 from tests.checkpoints import save_tiny
 from tests.models.conftest import build
 
@@ -136,22 +134,6 @@ def test_an_answer_depends_on_all_that_is_valid_and_on_nothing_else(body):
     model(x, valid).square().sum().backward()
     seen = x.grad.abs().sum(1) > 0
     assert torch.equal(seen, valid)
-
-
-def test_frozen_weights_that_are_cast_once_change_no_bit(body):
-    model = made(body)
-    body.requires_grad_(False)
-    x, valid = inputs((2, 30)), valid_part((2, 30), [30, 11, 5])
-    before, outputs_and_gradients = {name: value.clone() for name, value in body.state_dict().items()}, []
-    for precision in ("fp32", "bf16"):
-        with cast_once(body, precision), Engine(torch.device("cpu"), "bf16").autocast():
-            outputs = model(x, valid)
-            outputs.float().square().sum().backward()
-        outputs_and_gradients.append([outputs, *(weight.grad for weight in model.parameters() if weight.requires_grad)])
-        model.zero_grad()
-    assert all(map(torch.equal, *outputs_and_gradients))
-    assert all(value.dtype == before[name].dtype for name, value in body.state_dict().items())
-    assert all(torch.equal(value, before[name]) for name, value in body.state_dict().items())
 
 
 def test_all_its_weights_are_those_of_the_file(node, folder, tmp_path):

@@ -23,7 +23,7 @@ PHASES: dict[str, Place] = {
     "align": ("orca_cli.stages.align", "Trainer._epoch"),
     "checkpoint": ("orca_cli.training.checkpoint", "save_file"),
     "prune": ("orca_cli.storage", "remove"),
-    "finetune": ("orca_cli.training.averaging", "RunningMean.add"),  # once a step of training itself
+    "finetune": ("orca_cli.stages.optimizer_steps", "OptimizerSteps.take"),
     "validate": ("orca_cli.stages.member_training", "MemberTraining._end_epoch"),
     "test": ("orca_cli.stages.finetune", "test"),
     "result": ("orca_cli.runs.directory", "RunDirectory.write_result"),

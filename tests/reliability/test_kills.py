@@ -83,7 +83,7 @@ def test_lost_state_is_noticed(fork, small, expected, unfinished, scorecard):
 # Settings that keep state of their own between steps, epochs or stages.
 SETTINGS = [
     ["train.accumulation=2", "train.batch_size=8", "train.clip=0.5", "train.warmup_epochs=2"],
-    ["train.select=last", "train.folds=2", "train.average=0.5"],
+    ["train.select=last", "train.folds=2"],
     ["train.optimizer=sgd", "train.momentum=0.9", "train.select=last", "metric=mmd", "align.classes_per_problem=3"],
     ["align.check_every=1", "align.lr=1e-6", "finetune=layernorm", "precision=bf16"],
     ["metric=none", "finetune=scratch", "train.weight_decay=0.1"],

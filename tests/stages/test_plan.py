@@ -12,7 +12,7 @@ from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.stages.finetune import choice_record
 from orca_cli.stages.member_training import is_better, members_of
-from orca_cli.stages.plan import BEST_FROM, ERROR_FROM, Decision, Plan, decide, read_decisions
+from orca_cli.stages.plan import BEST_FROM, ERROR_FROM, decide, read_decisions
 
 NAMES = ("members", "epochs", "batch_size", "lr", "warmup_epochs", "weight_decay", "clip")
 MILLION = 1_000_000
@@ -59,10 +59,6 @@ def test_a_resumed_run_takes_what_it_recorded_and_nothing_changes_what_is_set():
     plan = decide(Config(train=Train(lr=0.5)), task(85), 25, parameters=MILLION, recorded=recorded)
     assert (plan.train.epochs, plan.decided["train.epochs"].why, plan.train.warmup_epochs) == (50, "once", 5)
     assert (plan.train.lr, "train.lr" in plan.decided) == (0.5, False)
-    with pytest.raises(ValueError, match="train.epochs=3 is set"):
-        Plan.from_settings(Config(train=Train(epochs=3)), {"train.epochs": Decision(4, "")})
-    with pytest.raises(ValueError, match="nothing decides train.batch_size"):
-        Plan.from_settings(Config(train=Train(epochs=3)), {})
 
 
 def test_small_sets_get_about_400_steps_and_large_ones_are_seen_whole():

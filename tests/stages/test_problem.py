@@ -65,19 +65,20 @@ LABELLED = Labelled.from_labels(Watched(), LABELS)
 
 
 def groups(metric, *names, **settings):
-    return Problem(metric, None, {}, LABELLED, Align(**settings), 0).groups(LABELLED, *names)
+    return Problem(None, None, metric, None, {}, LABELLED, Align(**settings), 0).groups(LABELLED, *names)
 
 
 def epoch(model, samples, features="pooled", step=0, **settings):
     """Return the target points, the weights and the gradient of one epoch of alignment."""
-    metric = Count()
+    metric, engine = Count(), Engine(torch.device("cpu"), "fp32")
     source = Features(torch.zeros(1, 16), torch.zeros(1, dtype=torch.long), 1)
     train = Labelled.from_labels(samples, samples.targets())
-    compared = Problem(metric, source, {}, train, Align(max_samples=8, features=features, **settings), seed=0)
+    compared = Problem(
+        model, engine, metric, source, {}, train, Align(max_samples=8, features=features, **settings), seed=0
+    )
     model.zero_grad()
-    engine = Engine(torch.device("cpu"), "fp32")
     weights = []
-    for some in compared.parts(model, engine, train, step):
+    for some in compared.parts(train, step):
         sum(weight * distance.value for weight, distance in some).backward()
         weights += [weight for weight, _ in some]
     return metric.targets, weights, model.embedder.convolution.weight.grad.clone()
@@ -181,20 +182,18 @@ def test_a_balanced_draw_has_equally_many_points_of_at_most_so_many_classes(size
     assert all(len(set(turn)) == len(turn) for turn in turns.tolist())
 
 
-def test_a_floor_is_of_a_metric_of_both_sides_and_not_shared_by_runs_with_other_classes_in_a_problem(tmp_path):
+def test_a_floor_is_of_a_metric_of_both_sides_and_of_as_many_points_as_a_problem_has(model):
     generator = torch.Generator().manual_seed(0)
     source = Features(torch.randn(400, 16, generator=generator), torch.arange(400) % 5, 5)
 
-    def floor(metric, cache, **settings):
-        compared = Problem(metric, source, metric.prepare(source), LABELLED, Align(**settings), seed=0)
-        return source_floor(compared, source, {}, "source", tmp_path / cache, 4, 0)
+    def floor(metric, **settings):
+        compared = Problem(model, None, metric, source, metric.prepare(source), LABELLED, Align(**settings), seed=0)
+        return source_floor(compared, source, 0)
 
-    everything = {"classes_per_problem": 0, "max_samples": 24}
-    alone = floor(OTDD(), "alone", **everything)
-    assert set(alone) == {"mean", "deviation", "points"}
-    assert floor(OTDD(), "shared", max_samples=24) != alone
-    assert floor(OTDD(), "shared", **everything) == alone
-    assert not floor(TransRate(), "other")
+    alone = floor(OTDD(), classes_per_problem=0, max_samples=24)
+    assert (set(alone), alone["points"]) == ({"mean", "deviation", "points"}, 24)
+    assert floor(OTDD(), max_samples=24) != alone
+    assert not floor(TransRate())
 
 
 def test_a_layer_of_small_weights_has_a_smaller_rate_and_its_bias_the_same():

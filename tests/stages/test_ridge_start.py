@@ -21,6 +21,7 @@ from tests.models.conftest import build
 from tests.training.toy import Pairs, engine
 
 PENALTIES = np.logspace(-3, 5, 33)
+WANTED = SimpleNamespace(predictor=SimpleNamespace(init="ridge"))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def started(body, y, kind, embedder, scale=None):
     model = build(body, kind=kind, input_shape=(3, 12), num_outputs=outputs, embedder=embedder, target_scale=scale)
     model.embedder.fit([(samples.x, None)])
     task = SimpleNamespace(kind=kind, num_outputs=outputs)
-    built = SimpleNamespace(model=model, task=task, loss=default_loss(kind, kind == "classes"))
+    built = SimpleNamespace(plan=WANTED, model=model, task=task, loss=default_loss(kind, kind == "classes"))
     return model, samples, ridge_start.start(built, engine(), samples, seed=0)
 
 
@@ -98,7 +99,7 @@ def test_samples_without_a_target_do_not_count_and_too_few_change_nothing(bodies
     assert is_started
     half, every, _ = started(bodies["bert"], y, "classes", Patch())
     task = SimpleNamespace(kind="classes", num_outputs=3)
-    built = SimpleNamespace(model=half, task=task, loss=default_loss("classes", True))
+    built = SimpleNamespace(plan=WANTED, model=half, task=task, loss=default_loss("classes", True))
     ridge_start.start(built, engine(), Part(every, np.arange(1, 40, 2)), seed=0)
     torch.testing.assert_close(half.predictor.state_dict(), model.predictor.state_dict())
 
@@ -107,7 +108,7 @@ def test_samples_without_a_target_do_not_count_and_too_few_change_nothing(bodies
     fresh = build(bodies["bert"], input_shape=(3, 12))
     assert torch.equal(few.predictor.linear.weight, fresh.predictor.linear.weight)
     dense = build(bodies["bert"], kind="dense", input_shape=(3, 12), num_outputs=2)
-    built = SimpleNamespace(model=dense, task=SimpleNamespace(kind="dense"))
+    built = SimpleNamespace(plan=WANTED, model=dense, task=SimpleNamespace(kind="dense"))
     assert not ridge_start.start(built, engine(), Pairs(torch.zeros(8, 2, 12), length=12), seed=0)
 
 

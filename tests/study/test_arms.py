@@ -1,5 +1,7 @@
 """What the arms of a study have in common, and what the settings that only arms use do."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 
@@ -31,7 +33,7 @@ def orders(words, monkeypatch, steps):
         built = build(job.config, LogReporter())
         taken.clear()
         engine = Engine(choose_device("cpu"), "fp32")
-        with optimizer_steps.OptimizerSteps(built, engine, samples=built.learned) as plan:
+        with closing(optimizer_steps.OptimizerSteps(built, engine, built.learned, built.plan.seed)) as plan:
             for step in range(steps):
                 plan.take(step)
         orders_by_arm[job.labels["arm"]] = list(taken)

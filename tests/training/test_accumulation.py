@@ -1,6 +1,6 @@
 """A step does not depend on how its samples are cut into batches and pieces, whatever is known of their targets.
 
-Pieces are for several processes or little memory; targets may be uneven, unknown, or mixed in twos.
+Pieces are for several processes; targets may be uneven, unknown, or mixed in twos.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from orca_cli.scoring import losses
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, MaskedMSE
 from orca_cli.training.checkpoint import weights_sha256
 from orca_cli.training.loop import train_step
-from orca_cli.training.pieces import Cuts
+from orca_cli.training.pieces import Piece, pieces_of, shares_of
 from tests.training.toy import Dense, Pairs, engine, gradient, optimizer, plan
 
 KNOWN = [18, 1, 0, 5, 18, 2, 9, 1]  # entries, out of 18, of each sample
@@ -71,12 +71,11 @@ class Mixed(Pairs):
         return batch if augment is None else dataclasses.replace(batch, partner=batch.y.roll(1, 0), share=SHARE)
 
 
-def step(loss, y, size=8, chosen=range(8), reduce="mean", splits=1, samples=Pairs):
+def step(loss, y, size=8, chosen=range(8), reduce="mean", samples=Pairs):
     """Return loss and gradient of one step; classes at positions and numbers have outputs at positions."""
-    model, used = Dense(3, flat=y.dim() == 1 or y.shape == (8, 3)), engine()
-    used.cuts = Cuts(splits=splits)
+    model = Dense(3, flat=y.dim() == 1 or y.shape == (8, 3))
     settings = {"batch_size": size, "clip": None, "seed": 0, "step": 0, "reduce": reduce}
-    value, _ = train_step(used, model, optimizer(model), loss, samples(y), np.asarray(chosen), **settings)
+    value, _ = train_step(engine(), model, optimizer(model), loss, samples(y), np.asarray(chosen), **settings)
     return value, gradient(model)
 
 
@@ -93,14 +92,10 @@ def test_accumulation_does_not_change_the_gradient_of_uneven_targets(loss, y):
 
 
 @pytest.mark.parametrize("name", ["bce", "cross-entropy, weighted"])
-def test_pieces_weigh_by_their_known_targets_and_the_released_code_adds_the_means_of_batches(name):
-    """The gradient of two batches in pieces is that of the two, also where the means of batches are added up."""
+def test_the_released_code_adds_the_means_of_batches(name):
     halves = [step(*CASES[name], 4, chosen)[1] for chosen in (range(4), range(4, 8))]
     for reduce, expected in (("mean", step(*CASES[name])[1]), ("sum", halves[0] + halves[1])):
-        whole = step(*CASES[name], 4, reduce=reduce)
-        torch.testing.assert_close(whole[1], expected, rtol=1e-5, atol=1e-7)
-        for splits in (2, 4):
-            same(step(*CASES[name], 4, reduce=reduce, splits=splits), whole)
+        torch.testing.assert_close(step(*CASES[name], 4, reduce=reduce)[1], expected, rtol=1e-5, atol=1e-7)
 
 
 def test_a_step_without_known_targets_trains_nothing():
@@ -114,13 +109,11 @@ def test_a_step_without_known_targets_trains_nothing():
 def test_loss_and_gradient_of_mixed_samples_are_those_of_both_targets_by_their_shares(loss, y):
     mixed, plain, other = step(loss, y, samples=Mixed), step(loss, y), step(loss, y.roll(1, 0))
     same(mixed, [SHARE * a + (1 - SHARE) * b for a, b in zip(plain, other, strict=True)])
-    for splits in (2, 8):  # a piece's partners may weigh more than its own targets, or less
-        same(step(loss, y, splits=splits, samples=Mixed), mixed)
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 4), st.sampled_from([1, 2, 4]))
-def test_every_sample_is_in_one_piece_of_one_process(sizes, processes, splits):
-    by_process = [Cuts(rank, processes, splits).pieces(sizes, max(sizes)) for rank in range(processes)]
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 4))
+def test_every_sample_is_in_one_piece_of_one_process(sizes, processes):
+    by_process = [pieces_of(sizes, max(sizes), rank, processes) for rank in range(processes)]
     for number, size in enumerate(sizes):
         rows = [
             row
@@ -133,55 +126,29 @@ def test_every_sample_is_in_one_piece_of_one_process(sizes, processes, splits):
     assert len({piece.part for piece in by_process[0]}) == len(by_process[0])
 
 
-CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-CPU = RuntimeError(
-    "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."
+def test_pieces_weigh_by_what_their_means_divide_by_in_the_step_or_in_their_batch():
+    pieces = [Piece(batch, 0, 0, size, True) for batch, size in ((0, 3), (0, 1), (1, 4))]
+    assert shares_of(pieces, [3, 1, 4], in_batch=False) == [3 / 8, 1 / 8, 1 / 2]
+    assert shares_of(pieces, [6, 0, 2], in_batch=True) == [1, 0, 1]
+    assert shares_of(pieces, [0, 0, 0], in_batch=True) == [3 / 4, 1 / 4, 1]  # nothing is known: by samples
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to ..."
+        ),
+        MemoryError(),
+    ],
+    ids=["cuda", "cpu", "python"],
 )
-
-
-class Narrow(Dense):
-    """Runs out of memory with more than `most` samples, from a call on; its dropout tells which draws are made."""
-
-    def __init__(self, most, error, start=0):
-        super().__init__(3, flat=True)
-        self.most, self.error, self.start, self.calls, self.sizes = most, error, start, 0, []
-
-    def forward(self, x, valid=None):
-        self.calls += 1
-        if len(x) > self.most and self.calls > self.start:
-            raise self.error
-        self.sizes.append(len(x))
-        return nn.functional.dropout(super().forward(x, valid), 0.3, self.training)
-
-
-def losses_of(model, **settings):
-    y = torch.randint(0, 3, (40,), generator=torch.Generator().manual_seed(0))
-    settings = {"batch_size": 16, "warmup_epochs": 0, "lr": 1e-2} | settings
-    with plan(model, Pairs(y), nn.CrossEntropyLoss(), **settings) as steps:
-        return [steps.take(step)[0] for step in range(6)]
-
-
-@pytest.mark.parametrize("error", [CUDA, CPU, MemoryError()], ids=["cuda", "cpu", "python"])
-def test_a_step_that_does_not_fit_is_that_of_smaller_batches(error, caplog):
-    """The losses equal, to the bit, those of a quarter of the batch accumulated four times; each halving warns once."""
-    short, small = Narrow(4, error), Narrow(99, error)
-    caplog.set_level("WARNING", "orca_cli")
-    assert losses_of(short) == losses_of(small, batch_size=4, accumulation=4)
-    assert weights_sha256(short.state_dict()) == weights_sha256(small.state_dict())
-    assert max(short.sizes) == 4
-    for before, after in ((16, 8), (8, 4)):
-        text = f"not enough memory for {before} samples at a time; from step 1 on {after} at a time"
-        assert sum(text in message for message in caplog.messages) == 1
-    # Memory that runs out on the way leaves the steps before as they were.
-    whole, late = losses_of(Narrow(99, error)), losses_of(Narrow(8, error, start=3))
-    assert late[:3] == whole[:3]
-    assert late[4] != whole[4]  # other draws of dropout: the premise of restoring them from a checkpoint
-
-
-def test_one_sample_that_does_not_fit_ends_the_run():
-    model = Narrow(0, CUDA)
+def test_a_batch_that_does_not_fit_is_refused_and_leaves_the_weights(error, monkeypatch):
+    model, samples = Dense(3, flat=True), Pairs(torch.arange(16) % 3)
     before = weights_sha256(model.state_dict())
-    with pytest.raises(MemoryExhaustedError, match="use a smaller body") as caught:
-        losses_of(model)
-    assert caught.value.where == "train.batch_size"
+    monkeypatch.setattr(model, "forward", lambda x, valid=None: (_ for _ in ()).throw(error))
+    with plan(model, samples, nn.CrossEntropyLoss()) as steps, pytest.raises(MemoryExhaustedError) as caught:
+        steps.take(0)
+    assert (caught.value.where, "use a smaller body" in caught.value.hint) == ("train.batch_size", True)
     assert weights_sha256(model.state_dict()) == before

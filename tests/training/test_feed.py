@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -9,8 +10,7 @@ from torch import nn
 
 from orca_cli.exceptions import DataError, MemoryExhaustedError
 from orca_cli.training.checkpoint import weights_sha256
-from orca_cli.training.feed import Feed
-from orca_cli.training.loop import predict
+from orca_cli.training.loop import predict, read_ahead
 from tests.training.toy import Dense, Pairs, engine, plan
 
 SOON = 20.0  # seconds to wait for what should happen at once
@@ -36,42 +36,29 @@ def numbered(n, made):
 
 def test_results_come_in_order_and_two_at_most_are_ready():
     made = []
-    with Feed(numbered(9, made)) as feed:
+    with closing(read_ahead(numbered(9, made))) as results:
         for taken in range(9):
-            assert until(lambda: len(made) == min(9, taken + 2))  # noqa: B023 - called at once
+            assert next(results) == taken
+            assert until(lambda: len(made) == min(9, taken + 3))  # noqa: B023 - called at once
             time.sleep(0.01)
-            assert len(made) == min(9, taken + 2)
-            assert next(feed) == taken
-        for _ in range(2):
-            with pytest.raises(StopIteration):
-                next(feed)
-    feed = Feed(numbered(100, []))
-    next(feed)
-    del feed  # the fixture looks
+            assert len(made) == min(9, taken + 3)
+        assert next(results, None) is None
+    results = read_ahead(numbered(100, []))
+    next(results)
+    del results  # the fixture looks
 
 
-def test_an_exception_comes_out_in_its_turn_and_ends_the_feed():
+def test_an_exception_comes_out_in_its_turn_and_ends_the_results():
     def calls():
         yield from numbered(3, [])
         yield lambda: 1 // 0
         yield lambda: 5
 
-    with Feed(calls()) as feed:
-        assert [next(feed) for _ in range(3)] == [0, 1, 2]
-        for _ in range(2):
-            with pytest.raises(ZeroDivisionError):
-                next(feed)
-
-
-def test_without_a_thread_the_results_are_the_same(monkeypatch):
-    def fail(self):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", fail)
-    made = []
-    with Feed(numbered(4, made)) as feed:
-        assert made == []
-        assert list(feed) == [0, 1, 2, 3]
+    with closing(read_ahead(calls())) as results:
+        assert [next(results) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+        assert next(results, None) is None
 
 
 class Faulty(Pairs):

@@ -1,13 +1,11 @@
-"""Which samples a step sees, at what rate, what the plan costs; and the mean of the weights over the last steps."""
+"""Which samples a step sees, and at what rate."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from orca_cli import seeding
-from orca_cli.training.averaging import RunningMean
 from tests.training.toy import Dense, Pairs, plan
 
 
@@ -36,8 +34,8 @@ def test_the_order_of_an_epoch_is_drawn_once_and_is_that_of_its_name(monkeypatch
 
 def rates(**settings):
     """Return the rates of 4 steps an epoch, as parts of the peak."""
-    steps = plan(Dense(1), zeros(8), nn.MSELoss(), batch_size=2, lr=1.0, **settings)
-    return [steps.rate(step) for step in range(settings["epochs"] * steps.per_epoch)]
+    with plan(Dense(1), zeros(8), nn.MSELoss(), batch_size=2, lr=1.0, **settings) as steps:
+        return [steps.rate(step) for step in range(settings["epochs"] * steps.per_epoch)]
 
 
 def test_a_warmup_longer_than_training_takes_half_of_it_unless_there_is_no_limit():
@@ -78,43 +76,3 @@ def test_all_but_the_body_and_its_own_layer_learn_at_the_outer_rate(is_body_laye
     for name, value in model.named_parameters():
         expected = (rate if name.startswith(known) else 10 * rate) * value.grad
         torch.testing.assert_close(before[name] - value.detach(), expected, rtol=1e-3, atol=1e-7)
-
-
-class Normed(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
-
-    def move(self, step):
-        """Change weights and buffers as an optimizer step does."""
-        self.layers(torch.randn(8, 3, generator=torch.Generator().manual_seed(step))).square().mean().backward()
-        torch.optim.SGD(self.parameters(), lr=0.1).step()
-        self.zero_grad()
-
-
-def test_averaged_weights_are_torchs_over_the_last_steps_and_the_same_bits_when_resumed():
-    model, torchs = Normed(), None
-    mean = RunningMean(model, model.state_dict(), range(4, 11))
-    for step in range(1, 11):
-        if step == 7:  # resumed, with the weights as they are
-            saved = {name: value.clone() for name, value in mean.state().items()}
-            resumed = RunningMean(model, model.state_dict(), range(4, 11))
-            resumed.restore(saved)
-        model.move(step)
-        mean.add(step)
-        if step >= 7:
-            resumed.add(step)
-        assert (not mean.state()) == (step < 4)
-        if step >= 4:
-            torchs = AveragedModel(model, use_buffers=True) if torchs is None else torchs
-            torchs.update_parameters(model)
-    expected, last = torchs.module.state_dict(), {name: value.clone() for name, value in model.state_dict().items()}
-    for name, value in mean.state().items():
-        assert torch.equal(value, resumed.state()[name]), name
-        if value.is_floating_point():
-            torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, check_dtype=False)
-    assert int(mean.state()["layers.1.num_batches_tracked"]) == 10
-    with resumed.in_place():
-        assert all(torch.equal(value, mean.state()[name]) for name, value in model.state_dict().items())
-    assert all(torch.equal(value, last[name]) for name, value in model.state_dict().items())

@@ -1,22 +1,17 @@
 """What `precision=auto` resolves to, and what half precision is used for."""
 
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
 from orca_cli.exceptions import UnavailableError
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text
-from orca_cli.models.finetuning.layernorm import LayerNorm
 from orca_cli.stages import align
 from orca_cli.training import engine as engines
-from orca_cli.training.activations import cast_once
 from orca_cli.training.engine import Engine, choose_device, choose_precision
 from tests.checkpoints import save_tiny_bert
-from tests.training.toy import Pairs, plan
 
 CPU = torch.device("cpu")
 
@@ -52,48 +47,6 @@ def test_half_precision_is_for_the_body_alone(tmp_path):
     assert seen == {"embedder": torch.float32, "body": torch.bfloat16, "predictor": torch.float32}
     torch.testing.assert_close(half, full, rtol=0.1, atol=0.02)
     assert (half != half.bfloat16()).float().mean() > 0.9
-
-
-def test_stage_3_casts_frozen_weights_once_and_takes_the_same_steps(tmp_path):
-    folder, weights, casts = save_tiny_bert(tmp_path), [], []
-    for is_context in (False, True):
-        model = build_model(body=text.load(str(folder)), kind="classes", input_shape=(3, 6), num_outputs=2, seed=0)
-        LayerNorm().apply(model)
-        steps = plan(model, Pairs([0, 1, 1, 0]), cross_entropy, precision="bf16", lr=1e-2)
-        with steps if is_context else nullcontext():
-            for step in range(3):
-                steps.take(step)
-            casts.append({value.dtype for value in model.body.parameters() if not value.requires_grad})
-        steps.close()
-        weights.append(model.state_dict())
-    assert casts == [{torch.float32}, {torch.bfloat16}]
-    assert all(map(torch.equal, *(one.values() for one in weights)))
-    assert {value.dtype for value in model.parameters()} == {torch.float32}
-
-
-class Tied(torch.nn.Module):
-    """A layer that is frozen, one that is trained, and one whose weight is an embedding's as well."""
-
-    def __init__(self):
-        super().__init__()
-        self.frozen, self.trained, self.tied = (torch.nn.Linear(4, 4) for _ in range(3))
-        self.norm, self.table = torch.nn.LayerNorm(4), torch.nn.Embedding(4, 4)
-        self.tied.weight = self.table.weight
-        self.requires_grad_(False)
-        self.trained.requires_grad_(True)
-
-
-def test_only_frozen_weights_of_linear_layers_alone_are_cast_and_only_for_a_while():
-    module = Tied()
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    with pytest.raises(KeyError), cast_once(module, "bf16"):  # noqa: PT012
-        half = {name for name, value in module.state_dict().items() if value.dtype == torch.bfloat16}
-        raise KeyError  # an error inside, too, ends it
-    assert half == {"frozen.weight", "frozen.bias", "tied.bias"}
-    assert {value.dtype for value in module.state_dict().values()} == {torch.float32}
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-    with cast_once(module, "fp32"):
-        assert {value.dtype for value in module.state_dict().values()} == {torch.float32}
 
 
 def test_mps_is_for_those_who_type_it_and_aligns_nothing(monkeypatch):

@@ -1,5 +1,6 @@
 """A small model and samples with any targets, for tests of optimizer steps."""
 
+from contextlib import closing, contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from orca_cli.config.schema import Align, Config, Train
 from orca_cli.interfaces import Batch
 from orca_cli.models.transfer import TransferModel
 from orca_cli.stages.optimizer_steps import OptimizerSteps
-from orca_cli.stages.plan import Plan
+from orca_cli.stages.plan import Plan, TrainPlan
 from orca_cli.training.engine import Engine
 from orca_cli.training.schedule import BETAS, make_optimizer
 
@@ -78,9 +79,11 @@ def optimizer(model, settings=SGD):
     return make_optimizer(settings.optimizer, model.parameters(), betas=BETAS, **rates)
 
 
-def plan(model, samples, loss, protocol="clean", align=None, source=None, precision="fp32", **settings):
-    """Return the steps of a run's stage 3."""
-    settings = Config(train=Train(**(SETTLED | settings)), protocol=protocol, align=align or Align())
-    task, decided = SimpleNamespace(train=samples), Plan.from_settings(settings, {})
-    built = SimpleNamespace(plan=decided, model=model, loss=loss, task=task, source=source)
-    return OptimizerSteps(built, Engine(torch.device("cpu"), precision))
+@contextmanager
+def plan(model, samples, loss, protocol="clean", align=None, source=None, **settings):
+    """Yield the steps of a run's stage 3."""
+    config = Config(train=Train(**(SETTLED | settings)), protocol=protocol, align=align or Align())
+    decided = Plan(**vars(config) | {"train": TrainPlan(**vars(config.train)), "decided": {}})
+    built = SimpleNamespace(plan=decided, model=model, loss=loss, source=source)
+    with closing(OptimizerSteps(built, engine(), samples, 0)) as steps:
+        yield steps

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import RenderableType
-from rich.text import Text
-
 from orca_cli import experiment, signals, terminal
 from orca_cli.commands.summary import build_table
-from orca_cli.config.study import SET, absent_lines
+from orca_cli.config.study import absent_lines
 from orca_cli.experiment import Summary
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RunName
@@ -24,10 +21,8 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed, Sweep
 
 _WOULD = {"new": "run", "resume": "resume", "completed": "skip", "running": "wait"}  # by `claim.peek`
-_SHOWN = {"skip": "skip (completed)", "wait": "wait (it is running)"}
 _MOST_ROWS = 40
 _NAMES = ("task", "body", "metric", "finetune", "seed")
-_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -59,49 +54,30 @@ def planned_runs(jobs: Sequence[Composed], *, force: bool) -> list[Planned]:
 def plan_result(first: Composed, summary: Summary, runs: Sequence[Planned], *, is_sweep: bool) -> Result:
     """Return what a run or a sweep would do, and what stage 1 made of its first run: `summary`, with `output_shape`."""
     records = [one.record() for one in runs]
-    left, estimates = _left(runs)
-    expected_s = sum(one.seconds for one in estimates) if len(estimates) == len(left) else None
-    source = "as runs like them took"
-    if expected_s is None and (seconds := summary.get("expected_s")):
-        expected_s = len(left) * sum(seconds.values())
-        source = "if each takes as long as the first on this machine" if len(left) > 1 else "on this machine"
+    left = [one for one in runs if one.would != "skip"]
+    seconds = [one.expected.seconds for one in left if one.expected is not None]
+    expected_s = sum(seconds) if len(seconds) == len(left) else None
+    if expected_s is None and (timed := summary.get("expected_s")):
+        expected_s = len(left) * sum(timed.values())
     record = {"schema": 1, **({"jobs": records} if is_sweep else {"run": records[0]}), "build": dict(summary)}
     record["expected_s"] = expected_s
-    words = [_SHOWN.get(one.would, one.would) for one in runs]
-    rows = [(word, *(str(getattr(one.name, key)) for key in _NAMES)) for word, one in zip(words, runs, strict=True)]
+    rows = [(one.would, *(str(getattr(one.name, key)) for key in _NAMES)) for one in runs]
     if len(rows) > _MOST_ROWS:
         rows[_MOST_ROWS:] = [("...", *("" for _ in _NAMES))]
-    total = f"{_count(runs)}: {', '.join(f'{count} {word}' for word, count in Counter(words).items())}"
-    total += f"; about {in_words(expected_s)}, {source}" if expected_s else ""
-    files = terminal.facts([("files", _files(first, summary))])
-    return Result(record, [build_table(first, summary), terminal.table(("would", *_NAMES), rows), files, total])
-
-
-def _left(runs: Sequence[Planned]) -> tuple[list[Planned], list[Expected]]:
-    """Return the runs that are still to be done, and the times that are known of them."""
-    left = [one for one in runs if one.would != "skip"]
-    return left, [one.expected for one in left if one.expected is not None]
-
-
-def _count(runs: Sequence[Any]) -> str:
-    return f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
-
-
-def _files(job: Composed, summary: Summary) -> str:
-    """Return the files that a run will write."""
-    aligned = ["2_align/{metrics.jsonl,embedder.safetensors,summary.json}"] if summary["steps"]["align"] else []
-    folders = "fold-*/" if job.config.train.folds else "member-*/" if summary["members"] > 1 else "best/,last/"
-    always = ("config.yaml overrides.txt env.json status.json result.json run.log", "1_build/summary.json")
-    return ", ".join((*always, *aligned, f"3_finetune/{{metrics.jsonl,{folders},predictions.npz,answer.svg}}"))
+    counts = Counter(one.would for one in runs)
+    total = f"{len(runs)} runs: {', '.join(f'{count} {word}' for word, count in counts.items())}"
+    total += f"; about {in_words(expected_s)}" if expected_s else ""
+    return Result(record, [build_table(first, summary), terminal.table(("would", *_NAMES), rows), total])
 
 
 def study_result(sweep: Sweep, runs: Sequence[Planned]) -> Result:
     """Return what a study's command would do; nothing is built."""
-    left, estimates = _left(runs)
-    like = len(frozenset().union(*(one.like for one in estimates)))
+    left = [one for one in runs if one.would != "skip"]
+    estimates = [one.expected for one in left if one.expected is not None]
     seconds = sum(one.seconds for one in estimates) if estimates or not left else None
     unknown = len(left) - len(estimates)
     counts = Counter(one.would for one in runs)
+    like = len(frozenset().union(*(one.like for one in estimates)))
     record = {
         "schema": 1,
         "study": sweep.study,
@@ -111,32 +87,8 @@ def study_result(sweep: Sweep, runs: Sequence[Planned]) -> Result:
         "expected": {"seconds": seconds, "runs": len(estimates), "from_runs": like, "unknown": unknown},
         "jobs": [one.record() | {"labels": one.labels} for one in runs],
     }
-    shown: list[RenderableType] = []
-    if runs:
-        shown.append(terminal.table(("set", "runs", "done", "left", "time"), _rows(runs)))
-    total = f"study {sweep.study}: {_count(runs)}, {counts['skip']} done, {len(left)} left"
-    if counts["resume"] or counts["wait"]:
-        total += f" ({counts['resume']} to resume, {counts['wait']} running)"
-    shown += [Text(total), *map(Text, absent_lines(sweep.absent))]
-    if left and seconds is None:
-        shown.append(Text(f"expected time: {_UNKNOWN}, as no finished run in this folder is like them"))
-    elif left and seconds is not None:
-        finished = f"{like} finished run{'s' if like > 1 else ''} like them (same task, body, finetune mode and steps)"
-        text = f"expected time: about {in_words(seconds)} one after the other, from {finished}"
-        shown.append(Text(f"{text}; {_UNKNOWN} for {unknown} of the {len(left)}" if unknown else text))
-    return Result(record, shown)
-
-
-def _rows(runs: Sequence[Planned]) -> list[tuple[str, ...]]:
-    """Return a row for each set, or task where the study has no sets."""
-    sets: dict[str, list[Planned]] = {}
-    for one in runs:
-        sets.setdefault(one.labels.get(SET, one.name.task), []).append(one)
-    rows: list[tuple[str, ...]] = []
-    for name, members in sets.items():
-        left, estimates = _left(members)
-        time = in_words(sum(one.seconds for one in estimates)) if estimates else _UNKNOWN if left else "-"
-        if estimates and len(estimates) < len(left):
-            time += f" + {len(left) - len(estimates)} {_UNKNOWN}"
-        rows.append((name, str(len(members)), str(len(members) - len(left)), str(len(left)), time))
-    return rows
+    total = f"study {sweep.study}: {len(runs)} runs, {counts['skip']} done, {len(left)} left"
+    if left:
+        time = "unknown" if seconds is None else f"about {in_words(seconds)} one after the other"
+        total += f"; expected time: {time}" + (f", and {unknown} runs of unknown time" if estimates and unknown else "")
+    return Result(record, [total, *absent_lines(sweep.absent)])

@@ -18,9 +18,9 @@ from orca_cli.runs.records import newer_schema
 VERBS = {
     "list": "all runs, the newest first: state, error, age, size",
     "show": "one run: what it is, result, decided settings, baselines, picture, files",
-    "diff": "two runs side by side: settings, decisions, results, environment",
+    "diff": "two runs side by side: settings that differ, results",
     "rm": "remove runs, after a question",
-    "gc": "what may go: old caches, files moved aside, leftovers of interrupted writes",
+    "gc": "what may go: old caches, leftovers of interrupted writes",
 }
 ABOUT = "The folders of runs: find, look at, compare and remove them."
 EXAMPLES = """\

@@ -12,7 +12,6 @@ from orca_cli.commands.options import add_run
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError, UsageError
 from orca_cli.runs import removal
-from orca_cli.runs.directory import RESULT, STATUS, read_or_empty
 from orca_cli.runs.naming import named
 from orca_cli.terminal import Result
 
@@ -42,11 +41,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     if not arguments.yes:
         if arguments.json:
             raise UsageError("removes only with --yes", where="--json")
-        rows = []
-        for path, size in sizes.items():
-            state = "completed" if read_or_empty(path / RESULT) else read_or_empty(path / STATUS).get("state", "")
-            rows.append((os.path.relpath(path), str(state), size_text(size)))
-        terminal.print_result(terminal.table(("run", "state", "size"), rows))
+        rows = [(os.path.relpath(path), size_text(size)) for path, size in sizes.items()]
+        terminal.print_result(terminal.table(("run", "size"), rows))
         if not terminal.confirmed(f"remove {len(sizes)} run{'s' * (len(sizes) != 1)} for good?"):
             return Result({"schema": 1, "removed": []}, ["nothing was removed"])
     removed: list[dict[str, object]] = []

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 
 from orca_cli import __version__, signals, storage, terminal
@@ -43,7 +43,6 @@ examples:
   orca run -m metric=otdd,none seed=0,1,2    a sweep
   orca report                                the table of all results
   orca predict RUN new.npz --out p.csv       apply a run to new data
-  orca data list                             the data sets: which are here, where the others come from
   orca run --help                            more examples
 
 Settings are KEY=VALUE; `orca list` shows them. Every command takes --json. On desktops where `orca` is the
@@ -84,7 +83,13 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - an expected failure or a bug: one line, and the traceback on request
         if wants_traceback and not isinstance(error, MemoryError):
             traceback.print_exc()
-        failure = _failure(error)
+        if isinstance(error, OrcaError):
+            failure = error
+        elif isinstance(error, MemoryError):
+            failure = MemoryExhaustedError("not enough memory")
+        else:
+            bug = OrcaError(f"unexpected {type(error).__name__}: {error}", hint="--traceback shows where")
+            failure = process_error(error) or bug
     terminal.print_error(f"orca: error: {failure}")
     if rank is not None and not rank.leads:
         time.sleep(ranks.LAUNCHER_EXITS_S)  # torchrun kills the other ranks once one exits: let rank 0 print first
@@ -102,15 +107,6 @@ def _wait_briefly() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's OpenMP, as in torch on Linux: spin briefly, then sleep
 
 
-def _failure(error: Exception) -> OrcaError:
-    if isinstance(error, OrcaError):
-        return error
-    if isinstance(error, MemoryError):
-        return MemoryExhaustedError("not enough memory")
-    text = f"unexpected {type(error).__name__}: {error}"
-    return process_error(error) or OrcaError(text, hint="--traceback shows where")
-
-
 def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., int] | None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         about = "Cross-modal transfer of pretrained transformers (ORCA)."
@@ -120,7 +116,8 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
         terminal.print_result(f"orca {__version__}")
         return 0
     if words[0] not in COMMANDS:
-        raise UsageError(f"no such command: '{words[0]}'", hint=_replacement(words[0], COMMANDS))
+        hint = retired.COMMANDS.get(words[0]) or suggest(words[0], COMMANDS)
+        raise UsageError(f"no such command: '{words[0]}'", hint=hint)
     name, words = words[0], words[1:]
     command = importlib.import_module(f"orca_cli.commands.{name}")
     if hasattr(command, "VERBS"):  # a command of several, such as `orca data get`: a module each
@@ -129,7 +126,7 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
             terminal.print_text(f"{usage}\n\ncommands:\n{_lines(command.VERBS)}\n\n{command.EXAMPLES}\n")
             return 0
         if words[0] not in command.VERBS:
-            hint = _replacement(words[0], command.VERBS, f"{name} ")
+            hint = retired.COMMANDS.get(f"{name} {words[0]}") or suggest(words[0], command.VERBS)
             raise UsageError(f"no such command: '{name} {words[0]}'", hint=hint)
         name, verb, words = f"{name} {words[0]}", words[0], words[1:]
         command = importlib.import_module(f"{command.__name__}.{verb}")
@@ -157,10 +154,6 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     with terminal.lost_output_allowed() if name == "run" else nullcontext():
         return terminal.render(result, as_json=arguments.json)
     return result.code  # the output was lost
-
-
-def _replacement(word: str, names: Iterable[str], prefix: str = "") -> str:
-    return retired.COMMANDS.get(f"{prefix}{word}") or suggest(word, names)
 
 
 def _lines(commands: dict[str, str]) -> str:

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -214,16 +213,8 @@ def _error(signum: int) -> InterruptionError:
 
 
 def end_with_parent(parent: int) -> None:
-    """Kill this process when its parent, of that process id, ends: nothing that is killed leaves jobs behind."""
+    """Kill this process when its parent, of that process id, ends: nothing that is killed leaves jobs behind (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    else:
-        threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _watch_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os.kill(os.getpid(), signal.SIGKILL)

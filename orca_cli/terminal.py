@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingC
 from rich.table import Table
 from rich.text import Text
 
-from orca_cli.exceptions import OrcaError, UsageError
+from orca_cli.exceptions import OrcaError
 
 log = logging.getLogger("orca_cli")
 _LINE_EVERY_S = 15.0
@@ -161,21 +161,6 @@ def print_error(text: str) -> None:
         print(f"{_prefix}{shown}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def confirmed(question: str) -> bool:
-    """Ask on the terminal; anything but y or yes is a no.
-
-    Raises:
-        UsageError: there is nobody to ask.
-    """
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError(
-            "there is no terminal to ask on", where="--yes", hint="add --yes to go ahead without a question"
-        )
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
 class LogReporter:
     """A `progress.Reporter` for people and log files."""
 
@@ -209,21 +194,14 @@ class LogReporter:
 
 
 def _line_advance(description: str, total: int) -> Callable[..., None]:
-    last = time.monotonic()
-    done = 0
-    first: tuple[float, int] | None = None  # of the first call: a resumed run's earlier steps took no time
+    last, done = time.monotonic(), 0
 
     def advance(steps: int = 1, note: str = "") -> None:
-        nonlocal done, last, first
+        nonlocal done, last
         done += steps
-        moment = time.monotonic()
-        first = first or (moment, done)
-        if moment - last >= _LINE_EVERY_S and done < total:
-            last = moment
-            left = ""
-            if done > first[1]:
-                left = f", about {(moment - first[0]) / (done - first[1]) * (total - done):.0f} s left"
-            log.info(f"{description}: {done}/{total}{left}{'  ' + note if note else ''}")
+        if time.monotonic() - last >= _LINE_EVERY_S and done < total:
+            last = time.monotonic()
+            log.info(f"{description}: {done}/{total}{'  ' + note if note else ''}")
 
     return advance
 

@@ -27,7 +27,7 @@ COMMANDS = {
     "runs": "the folders of runs: list, show, diff, rm, gc",
     "report": "a table of the results: methods as rows, tasks as columns",
     "distance": "the distance between two labelled data sets, by any metric",
-    "data": "the data sets: list, get, check, path",
+    "data": "the data sets: list, get, check",
     "body": "the pretrained bodies: list, get for offline machines",
     "list": "what you can choose from: tasks, bodies, sources, metrics, embedders, studies, settings and more",
     "doctor": "check this machine: versions, devices, folders, extras; check the files of a run",

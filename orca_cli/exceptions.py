@@ -26,18 +26,10 @@ class OrcaError(Exception):
         super().__init__(what)
         self.what, self.where, self.hint = what, where, hint
 
-    def __reduce__(self) -> tuple:
-        # Exceptions cross process borders (launchers); keyword-only arguments need this.
-        return _rebuild, (type(self), self.what, self.where, self.hint)
-
     def __str__(self) -> str:
         where = f"{self.where}: " if self.where else ""
         hint = f"; {self.hint}" if self.hint else ""
         return " ".join(f"{where}{self.what}{hint}".split())
-
-
-def _rebuild(kind: type[OrcaError], what: str, where: str, hint: str) -> OrcaError:
-    return kind(what, where=where, hint=hint)
 
 
 class UsageError(OrcaError):

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
-from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -174,10 +174,8 @@ class LogReporter:
         if not (_has_bars and sys.stderr.isatty()):
             yield _line_advance(description, total)
             return
-        times = (TimeElapsedColumn(), TimeRemainingColumn())
-        columns = ("{task.description}", BarColumn(bar_width=24), "{task.completed}/{task.total}", *times)
-        console = Console(file=sys.stderr, highlight=False)
-        progress = Progress(*columns, "{task.fields[note]}", console=console, transient=True)
+        columns = (*Progress.get_default_columns(), "{task.fields[note]}")
+        progress = Progress(*columns, console=Console(file=sys.stderr, highlight=False), transient=True)
         progress.start()
         try:
             task = progress.add_task(escape(f"{_prefix}{visible(description)}"), total=total, note="")

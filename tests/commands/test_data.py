@@ -138,8 +138,7 @@ def test_list_says_what_is_there_and_where_from(here, mine, orca, state):
         assert words in out
     assert f"ask me for {mine} https://three.org/drive" in " ".join(out.split())
     assert orca("list", "mien")[2] == "orca: error: NAME: there is no task or source 'mien'; did you mean 'mine'?\n"
-    assert orca("path", "mine")[:2] == (0, f"{mine}\n")
-    assert orca("path", "mine", f"paths.data={here}/other")[1] == f"{here}/other/mine\n"
+    assert f"{here}/other/mine" in orca("list", "mine", f"paths.data={here}/other")[1]
     assert orca("get", "mine", "seed=1")[0] == 2
     code, out, _ = orca("get", "digits")
     assert (code, out.count("nothing to download")) == (0, 2)

@@ -18,7 +18,6 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.padding import Padding
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
@@ -95,14 +94,14 @@ def stdout() -> Console:
     return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=200)
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]], indent: int = 0) -> RenderableType:
+def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> RenderableType:
     """Return a table whose first column is not folded; texts are never read as markup. Empty headers are not shown."""
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(headers))
     for place, header in enumerate(headers):
         drawn.add_column(header, overflow="fold", no_wrap=place == 0, style="cyan" if place == 0 else "")
     for row in rows:
         drawn.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
-    return Padding(drawn, (0, 0, 0, indent)) if indent else drawn
+    return drawn
 
 
 def facts(rows: Iterable[tuple[str, str | Text]]) -> RenderableType:
@@ -130,8 +129,6 @@ def _shown(thing: RenderableType) -> RenderableType:
         return Text(visible(thing.removesuffix("\n"), kept="\n\t"))
     if isinstance(thing, Text) and thing.plain != visible(thing.plain, kept="\n\t"):
         return Text(visible(thing.plain, kept="\n\t"), style=thing.style)
-    if isinstance(thing, Padding):
-        _shown(thing.renderable)
     if isinstance(thing, Table):
         for column in thing.columns:
             column._cells = [_shown(cell) for cell in column._cells]

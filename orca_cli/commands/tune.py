@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from rich.console import RenderableType
 from rich.text import Text
 
@@ -139,18 +141,20 @@ def _search(session: Session, overrides: Sequence[str], arguments: argparse.Name
 
 def _keep(arm: _Arm) -> None:
     """Write the best settings, where they beat the settings as they are."""
-    from omegaconf import OmegaConf
-
     best = arm.search.best
     if best is None or best.settings is None or arm.search.defaults is None:
         return
     # Start from the settings that the trials used; what was found replaces their values.
-    content = OmegaConf.create(arm.plan.before)
+    content = copy.deepcopy(arm.plan.before)
     for key, value in arm.plan.run_settings(best.settings).items():
-        OmegaConf.update(content, key, value)
+        *parents, last = key.split(".")
+        node = content
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = value
     storage.make_folder(arm.path.parent)
     about = f"search {arm.plan.name}, trial {best.number} of {len(arm.search.trials)}, on validation data only"
-    storage.write_text(arm.path, f"# @package _global_\n# {_OURS}: {about}\n{OmegaConf.to_yaml(content)}")
+    storage.write_text(arm.path, f"# @package _global_\n# {_OURS}: {about}\n{yaml.safe_dump(content, sort_keys=False)}")
     arm.is_written = True
 
 

@@ -171,8 +171,8 @@ class LogReporter:
         if not (_has_bars and sys.stderr.isatty()):
             yield _line_advance(description, total)
             return
-        columns = (*Progress.get_default_columns(), "{task.fields[note]}")
-        progress = Progress(*columns, console=Console(file=sys.stderr, highlight=False), transient=True)
+        console = Console(file=sys.stderr, highlight=False)
+        progress = Progress(*Progress.get_default_columns(), "{task.fields[note]}", console=console, transient=True)
         progress.start()
         try:
             task = progress.add_task(escape(f"{_prefix}{visible(description)}"), total=total, note="")

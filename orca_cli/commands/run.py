@@ -54,8 +54,8 @@ examples:
   orca run -m seed='range(40)' --on ray             on a Ray cluster; --on slurm on SLURM (docs/cluster.md)
 
 Repeating a command never repeats a completed run, and resumes an interrupted one from its last checkpoint.
-SIGTERM, SIGHUP and Ctrl-C save the state; a second Ctrl-C stops at once. SIGUSR1 (or the signal in ORCA_PREEMPTION_SIGNAL:
-USR1, USR2, TERM, HUP or XCPU) means preemption: the state is saved, the exit code is 75, and a SLURM job is requeued.
+SIGTERM, SIGHUP and Ctrl-C save the state; a second Ctrl-C stops at once. SIGUSR1 means preemption: the state is saved, the
+exit code is 75, and a SLURM job is requeued.
 
 Each job of a sweep runs in a process of its own. The same sweep typed on several machines with one folder of runs is shared
 between them (docs/cluster.md)."""

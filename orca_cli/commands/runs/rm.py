@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from orca_cli import storage
 from orca_cli.commands.data import size_text
@@ -35,10 +36,10 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Remove the runs, and return which ones were; without --yes which ones would be."""
     root = Path(default_folders()["runs"])
     paths = dict.fromkeys(removal.check_removable(named(word), root) for word in arguments.runs)
-    removed: list[dict[str, object]] = []
+    removed: list[dict[str, Any]] = []
     failures: list[OrcaError] = []
     for path in paths:
-        entry = {"run": path.name, "path": str(path), "bytes": storage.size(path)}
+        entry: dict[str, Any] = {"run": path.name, "path": str(path), "bytes": storage.size(path)}
         try:
             if arguments.yes:
                 removal.remove(path, root)

@@ -65,11 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Search for settings on validation data: ASHA, as in the paper's Appendix A.3.3."
     text = f"settings, as of `orca run`; {', '.join(_SHORT)} are those of the search"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
-    add_config_dir(parser, "space/x.yaml, task/x.yaml, ...; what is found is written there")
+    add_config_dir(parser, "space/x.yaml, ...; what is found is written there, else into .tuned below the runs")
     add_allow_module(parser)
     add_engine(parser)
-    text = "folder of settings for what is found; default: that of --config-dir, else .tuned below the runs"
-    parser.add_argument("--to", type=Path, metavar="DIR", help=text)
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
 
@@ -105,7 +103,6 @@ def tuned(session: Session, arguments: argparse.Namespace) -> Composed:
         InterruptionError: a signal asked to stop; the search goes on when the command is typed again.
         OrcaError: nothing was found, since the settings as they are cannot be run.
     """
-    arguments.to = None
     (arm,) = _search(session, arguments.overrides, arguments)
     with terminal.lost_output_allowed():
         terminal.print_result(*shown(arm))
@@ -120,7 +117,7 @@ def _search(session: Session, overrides: Sequence[str], arguments: argparse.Name
     check_installed()
     arms = []
     for plan in plans.make(session, overrides, arguments.config_dir):
-        folder = arguments.to or arguments.config_dir or plan.folder.parent.parent / _FOLDER
+        folder = arguments.config_dir or plan.folder.parent.parent / _FOLDER
         path = hparams_path(folder, f"{plan.run}-{plan.arm}" if plan.tune.per_arm else plan.run)
         arms.append(_Arm(plan, Search(plan.name, plan.folder, plan.space, plan.tune), path))
     storage.check_writable(arms[0].plan.folder.parent)
@@ -168,7 +165,7 @@ def hparams_path(folder: Path, name: str) -> Path:
     if name in configuration.choices("hparams"):
         raise ConfigError(f"the program has its own '{name}'", where=str(path), hint="give your task another name")
     if path.exists() and not configuration.description(path).startswith(_OURS):
-        hint = "move it, or give another folder by --to"
+        hint = "move it, or give another --config-dir"
         raise ConfigError("was not written by a search", where=str(path), hint=hint)
     return path
 

@@ -211,11 +211,10 @@ def warn_once(handler: logging.Handler, what: str) -> None:
     handler.handleError = failed  # type: ignore[method-assign]
 
 
-def configure_logging(*, verbose: bool = False, quiet: bool = False, prefix: str = "", bars: bool = True) -> None:
+def configure_logging(*, quiet: bool = False, prefix: str = "", bars: bool = True) -> None:
     """Send the program's log to standard error, one plain line per message.
 
     Args:
-        verbose: log more.
         quiet: log warnings only.
         prefix: starts every line, also of results and errors, when several processes write to one terminal.
         bars: show progress as a bar on a terminal; otherwise, and in a file, as a line now and then.
@@ -228,4 +227,4 @@ def configure_logging(*, verbose: bool = False, quiet: bool = False, prefix: str
     handler.setFormatter(logging.Formatter(f"{prefix.replace('%', '%%')}%(message)s"))
     log.handlers = [handler]
     log.propagate = False
-    log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)

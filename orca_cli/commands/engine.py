@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # imports Hydra
 
 FOLDER = ".sweeps"  # in the folder of runs: what executors leave there while they work
 NOT_STARTED = Outcome("not started")
-_FORWARDED = ("force", "allow_inexact_resume", "verbose", "quiet", "traceback", "json")  # options without a value
+_FORWARDED = ("force", "allow_inexact_resume", "quiet", "traceback", "json")  # options without a value
 _TRAVELLING = ("ORCA_", "HF_", "TRANSFORMERS_")  # environment variables that jobs on other machines inherit
 # Imported before the first fork, so that no job has to: that takes seconds. None of them computes or looks for a GPU.
 _HEAVY = (
@@ -68,7 +68,7 @@ class Engine:
         self._arguments, self._root, self._name, self._time_limit_s = arguments, root.absolute(), name, time_limit_s
         self._is_quiet = is_quiet
         self._on = getattr(arguments, "on", None) or "local"
-        self._is_drawn = sys.stderr.isatty() and not (arguments.verbose or arguments.quiet)
+        self._is_drawn = sys.stderr.isatty() and not arguments.quiet
         self.is_shown = self._on == "local" and not self._is_drawn  # jobs print here themselves
         self._folder = self._root / FOLDER / f"{storage.timestamp()}-{name}"
 

@@ -35,7 +35,6 @@ _FLAGS = {
     "runs and their time",
     "--force": "repeat completed runs, in a new folder",
     "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
-    "-v --verbose": "log more",
     "-q --quiet": "log warnings only, and leave the picture of the answer out",
 }
 
@@ -84,12 +83,8 @@ def execute(arguments: argparse.Namespace) -> Result:
         signals.end_with_parent(place.parent)
         if arguments.json:  # the sweep prints the record of all jobs
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    terminal.configure_logging(
-        verbose=arguments.verbose,
-        quiet=arguments.quiet,
-        prefix=f"{place.label} " if place else "",
-        bars=place is None or place.is_alone,
-    )
+    prefix, has_bars = f"{place.label} " if place else "", place is None or place.is_alone
+    terminal.configure_logging(quiet=arguments.quiet, prefix=prefix, bars=has_bars)
     rank = ranks.from_environment() if place is None else None
     with signals.deferred(insistent=place is None and (rank is None or rank.leads)):
         team: Team | None = None

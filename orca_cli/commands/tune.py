@@ -68,14 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_dir(parser, "space/x.yaml, ...; what is found is written there, else into .tuned below the runs")
     add_allow_module(parser)
     add_engine(parser)
-    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Search, and return what was found."""
     check_engine(arguments)
-    terminal.configure_logging(verbose=arguments.verbose, quiet=arguments.quiet)
+    terminal.configure_logging(quiet=arguments.quiet)
     from orca_cli.config import compose
 
     with signals.deferred(), compose.session(arguments.config_dir) as session:

@@ -106,7 +106,9 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     yield "validation", _validation(result)
     beside = []
     for name, one in result.get("baselines", {}).items():
-        if name != "constant" and one.get("suits", True):
+        if name != "constant" and one.get("suits", True) and one["error"] is None:
+            beside.append(f"{name}: not computed")
+        elif name != "constant" and one.get("suits", True):
             fitted = one["trained_on"]
             some = "" if fitted["n"] == fitted["of"] else f" (on {fitted['n']} of {fitted['of']} training samples)"
             beside.append(f"{name} {percent_or_number(one['error'], error['percent'])}{some}")

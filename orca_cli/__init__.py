@@ -37,13 +37,10 @@ def load(
     from orca_cli.runs.claim import named
     from orca_cli.runs.outcome import Outcome
 
-    if not isinstance(run, Outcome):
-        folder = named(str(run))
-    elif run.path is not None and run.state in ("completed", "skipped"):  # maybe stopped later, among its baselines
-        folder = run.path
-    else:
+    if isinstance(run, Outcome) and (run.path is None or run.state not in ("completed", "skipped")):
         failure = "" if run.failure is None else f": {run.failure.error}"
         raise DataError(f"the run has {run.state}{failure}", where="run", hint="only completed runs predict")
+    folder = named(str(run.path if isinstance(run, Outcome) else run))
     return Predictor(open_model(folder, checkpoint), device, batch_size)
 
 

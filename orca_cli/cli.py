@@ -27,7 +27,7 @@ COMMANDS = {
     "runs": "the folders of runs: list, show, diff, rm, gc",
     "report": "a table of the results: methods as rows, tasks as columns",
     "distance": "the distance between two labelled data sets, by any metric",
-    "data": "the data sets: list, get, check, path",
+    "data": "the data sets: list, get, check",
     "body": "the pretrained bodies: list, get for offline machines",
     "list": "what you can choose from: tasks, bodies, sources, metrics, embedders, studies, settings and more",
     "doctor": "check this machine: versions, devices, folders, extras; check the files of a run",
@@ -43,7 +43,6 @@ examples:
   orca run -m metric=otdd,none seed=0,1,2    a sweep
   orca report                                the table of all results
   orca predict RUN new.npz --out p.csv       apply a run to new data
-  orca data list                             the data sets: which are here, where the others come from
   orca run --help                            more examples
 
 Settings are KEY=VALUE; `orca list` shows them. Every command takes --json. On desktops where `orca` is the
@@ -84,7 +83,13 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - an expected failure or a bug: one line, and the traceback on request
         if wants_traceback and not isinstance(error, MemoryError):
             traceback.print_exc()
-        failure = _failure(error)
+        if isinstance(error, OrcaError):
+            failure = error
+        elif isinstance(error, MemoryError):
+            failure = MemoryExhaustedError("not enough memory")
+        else:
+            bug = OrcaError(f"unexpected {type(error).__name__}: {error}", hint="--traceback shows where")
+            failure = process_error(error) or bug
     terminal.print_error(f"orca: error: {failure}")
     if rank is not None and not rank.leads:
         time.sleep(ranks.LAUNCHER_EXITS_S)  # torchrun kills the other ranks once one exits: let rank 0 print first
@@ -100,15 +105,6 @@ def _wait_briefly() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's OpenMP, as in torch on Linux: spin briefly, then sleep
-
-
-def _failure(error: Exception) -> OrcaError:
-    if isinstance(error, OrcaError):
-        return error
-    if isinstance(error, MemoryError):
-        return MemoryExhaustedError("not enough memory")
-    text = f"unexpected {type(error).__name__}: {error}"
-    return process_error(error) or OrcaError(text, hint="--traceback shows where")
 
 
 def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., int] | None) -> int:

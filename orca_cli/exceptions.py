@@ -26,18 +26,10 @@ class OrcaError(Exception):
         super().__init__(what)
         self.what, self.where, self.hint = what, where, hint
 
-    def __reduce__(self) -> tuple:
-        # Exceptions cross process borders (launchers); keyword-only arguments need this.
-        return _rebuild, (type(self), self.what, self.where, self.hint)
-
     def __str__(self) -> str:
         where = f"{self.where}: " if self.where else ""
         hint = f"; {self.hint}" if self.hint else ""
         return " ".join(f"{where}{self.what}{hint}".split())
-
-
-def _rebuild(kind: type[OrcaError], what: str, where: str, hint: str) -> OrcaError:
-    return kind(what, where=where, hint=hint)
 
 
 class UsageError(OrcaError):
@@ -134,12 +126,14 @@ class InterruptionError(OrcaError):
     """A signal asked to stop; the state was saved where there was one. Exit code 128 + signal."""
 
     code = 128 + signal.SIGINT
+    verb = "stopped"
 
     @classmethod
     def by(cls, signum: int) -> InterruptionError:
-        """Return the error for one signal number: SIGINT gives exit code 130, SIGTERM 143, SIGHUP 129."""
-        error = cls(f"stopped by {signal.Signals(signum).name}", hint="rerun the same command to resume")
-        error.code = 128 + signum
+        """Return the error for one signal number: SIGINT gives exit code 130, SIGTERM 143, SIGHUP 129; preemption 75."""
+        error = cls(f"{cls.verb} by {signal.Signals(signum).name}", hint="rerun the same command to resume")
+        if cls is InterruptionError:
+            error.code = 128 + signum
         return error
 
 
@@ -147,11 +141,7 @@ class PreemptionError(InterruptionError):
     """The signal of preemption asked to stop; the state was saved, and a scheduler should start the command again."""
 
     code = os.EX_TEMPFAIL
-
-    @classmethod
-    def by(cls, signum: int) -> PreemptionError:
-        """Return the error for the signal that a scheduler sends; its exit code is the same for every signal."""
-        return cls(f"preempted by {signal.Signals(signum).name}", hint="rerun the same command to resume")
+    verb = "preempted"
 
 
 def process_error(error: BaseException) -> MemoryExhaustedError | None:
@@ -174,8 +164,6 @@ def interruption_in(error: BaseException) -> InterruptionError | None:
 def suggest(word: str, allowed: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the closest allowed word, else the list of what is allowed."""
     words = sorted(allowed)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    close = close or [other for other in words if sorted(other) == sorted(word)]  # two letters swapped in a short word
-    if close:
+    if close := difflib.get_close_matches(word, words, n=1, cutoff=0.6):
         return f"did you mean '{close[0]}'?"
     return f"allowed: {', '.join(words)}" if words else "nothing is allowed here"

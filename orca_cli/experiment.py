@@ -57,7 +57,13 @@ def run(
     """
     name, root = run_name(job), Path(job.config.paths.runs or "")
     try:
-        _check_device(job, None if force else claim.look(root, name))
+        # Before a folder is made or an earlier one touched; a completed run needs no device, and torch takes seconds to import.
+        device, precision = job.config.device, job.config.precision
+        is_open = device not in ("auto", "cpu") or precision == "fp16"
+        if is_open and not ((earlier := None if force else claim.look(root, name)) and earlier.result()):
+            from orca_cli.training.engine import check_precision, choose_device
+
+            check_precision(choose_device(device), precision)
         with (
             signals.deferred(),
             signals.watched(),
@@ -97,7 +103,9 @@ def train(
     Raises:
         OrcaError: an expected failure of a stage.
     """
+    from orca_cli.config import compose
     from orca_cli.models.checkpoints import shareable_config
+    from orca_cli.runs.environment import environment
     from orca_cli.stages.align import align
     from orca_cli.stages.build import build
     from orca_cli.stages.expected_time import planned
@@ -110,7 +118,9 @@ def train(
     config, reporter = job.config, terminal.LogReporter()
     device = choose_device(config.device)
     device = device if team is None else team.device(device)
-    _write_settings(job, folder, str(device))
+    storage.write_text(folder.path / "config.yaml", compose.to_yaml(job.stored))
+    storage.write_text(folder.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides))
+    folder.write_environment(environment() | {"device": str(device), "files": job.identity.files})
     folder.recorders.append(JsonLines(folder.stage))
     seconds: dict[str, float] = {}
     start = time.monotonic()
@@ -261,7 +271,9 @@ def _attempt(
     on_build: Callable[[Summary], None],
     team: Team | None,
 ) -> Outcome:
+    """Complete a run, or record in its folder why it failed; the traceback of a bug goes into error.log."""
     from orca_cli.training.engine import same_threads_after
+    from orca_cli.training.memory import is_exhausted
 
     try:
         with same_threads_after():
@@ -273,8 +285,18 @@ def _attempt(
             storage.check_held(folder.path)
         except OrcaError as gone:  # which can cause any other failure, and leaves no place to record it
             return ended_by(gone, error, folder.path)
-        stage = folder.status().get("stage") or "build"
-        return _recorded(folder, ended_by(_expected_failure(error, stage) or _bug(folder, error), error, folder.path))
+        failure: OrcaError | None = error if isinstance(error, OrcaError) else None
+        if failure is None and is_exhausted(error):
+            where, hint = folder.status().get("stage") or "build", "free some, or use a smaller body or less data"
+            failure = MemoryExhaustedError("not enough memory", where=where, hint=hint)
+        failure = failure or process_error(error) or storage.disk_error(error)
+        if failure is None:
+            path, hint = folder.path / "error.log", "--traceback shows where"
+            with suppress(OrcaError):
+                storage.write_text(path, "".join(traceback.format_exception(error)))
+                hint = f"the traceback is in {path}"
+            failure = OrcaError(f"unexpected {type(error).__name__}: {error}", where=folder.path.name, hint=hint)
+        return _recorded(folder, ended_by(failure, error, folder.path))
 
 
 def _complete(
@@ -302,56 +324,6 @@ def _complete(
         outcome = _with_baselines(job, folder, names, lambda: validated.built, tested.samples)
     folder.ended("completed", outcome.result)
     return outcome
-
-
-def _check_device(job: Composed, earlier: RunDirectory | None) -> None:
-    """Refuse a device that is absent, or a precision that it lacks, before a folder is made or an earlier one touched.
-
-    Args:
-        job: what to run.
-        earlier: the folder of the same run, if any; a completed one needs no device.
-    """
-    config = job.config
-    unconditional = config.device in ("auto", "cpu") and config.precision != "fp16"
-    if unconditional or (earlier is not None and earlier.result()):
-        return  # without torch, whose import takes seconds
-    from orca_cli.training.engine import check_precision, choose_device
-
-    check_precision(choose_device(config.device), config.precision)
-
-
-def _write_settings(job: Composed, folder: RunDirectory, device: str) -> None:
-    """Write the run's settings and environment."""
-    from orca_cli.config import compose
-    from orca_cli.runs.environment import environment
-
-    storage.write_text(folder.path / "config.yaml", compose.to_yaml(job.stored))
-    storage.write_text(folder.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides))
-    folder.write_environment(environment() | {"device": device, "files": job.identity.files})
-
-
-def _expected_failure(error: BaseException, stage: str) -> OrcaError | None:
-    """Return an exception of a stage as an expected failure, None for a bug."""
-    from orca_cli.training.memory import is_exhausted
-
-    if isinstance(error, OrcaError):
-        return error
-    if is_exhausted(error):
-        return MemoryExhaustedError(
-            "not enough memory", where=stage, hint="free some, or use a smaller body or less data"
-        )
-    return process_error(error) or storage.disk_error(error)
-
-
-def _bug(folder: RunDirectory, error: BaseException) -> OrcaError:
-    """Keep the traceback of an unexpected failure in the run's folder, and return the line to print."""
-    path = folder.path / "error.log"
-    try:
-        storage.write_text(path, "".join(traceback.format_exception(error)))
-        hint = f"the traceback is in {path}"
-    except OrcaError:
-        hint = "--traceback shows where"
-    return OrcaError(f"unexpected {type(error).__name__}: {error}", where=folder.path.name, hint=hint)
 
 
 def _recorded(folder: RunDirectory, outcome: Outcome) -> Outcome:

@@ -11,37 +11,21 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from orca_cli.exceptions import ConfigError, InterruptionError, PreemptionError, suggest
+from orca_cli.exceptions import InterruptionError, PreemptionError
 
-PREEMPTION = "ORCA_PREEMPTION_SIGNAL"  # environment variable; which signal a scheduler sends differs from site to site
-_PREEMPTION_CHOICES = ("USR1", "USR2", "TERM", "HUP", "XCPU")
+PREEMPTION = signal.SIGUSR1  # by which a scheduler announces that it takes the machine away
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
 
 _pending: int | None = None
-_preemption: int = signal.SIGUSR1
 _deferred = False
 _insistent = True
 _immediate = False
-
-
-def preemption_signal() -> signal.Signals:
-    """Return the signal by which a scheduler announces that it takes the machine away; SIGUSR1 unless the environment says.
-
-    Raises:
-        ConfigError: ORCA_PREEMPTION_SIGNAL names no signal that can be used.
-    """
-    name = os.environ.get(PREEMPTION) or "USR1"
-    short = name.upper().removeprefix("SIG")
-    if short not in _PREEMPTION_CHOICES:
-        raise ConfigError(f"'{name}' cannot be used", where=PREEMPTION, hint=suggest(short, _PREEMPTION_CHOICES))
-    return signal.Signals[f"SIG{short}"]
 
 
 @contextmanager
@@ -50,17 +34,13 @@ def deferred(*, insistent: bool = True) -> Iterator[None]:
 
     Args:
         insistent: a second SIGINT ends the process at once. A job of a sweep leaves that to the sweep.
-
-    Raises:
-        ConfigError: ORCA_PREEMPTION_SIGNAL names no signal that can be used.
     """
-    global _pending, _preemption, _deferred, _insistent
+    global _pending, _deferred, _insistent
     if _deferred or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _preemption = preemption_signal()
     _pending, _deferred, _insistent = None, True, insistent
-    numbers = {*_STOPPING, _preemption}
+    numbers = {*_STOPPING, PREEMPTION}
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         numbers.discard(signal.SIGHUP)
     previous = {number: signal.signal(number, _set) for number in numbers}
@@ -143,7 +123,7 @@ def _watch(readable: int, is_stopping: bool) -> None:
         for number in numbers:
             if is_stopping and number == signal.SIGINT:
                 _leave()
-            is_stopping = is_stopping or number in (*_STOPPING, _preemption)
+            is_stopping = is_stopping or number in (*_STOPPING, PREEMPTION)
 
 
 def _leave() -> None:
@@ -178,12 +158,12 @@ def _raise(signum: int, frame: FrameType | None) -> None:
 
 def block() -> None:
     """Hold the signals back, so that none is lost while a process is started; they arrive at `unblock`."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPPING, _preemption})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPPING, PREEMPTION})
 
 
 def unblock() -> None:
     """Let the signals arrive that `block` held back, here or in the process that started this one."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOPPING, _preemption})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOPPING, PREEMPTION})
 
 
 def reset_in_fork() -> None:
@@ -210,20 +190,12 @@ def check() -> None:
 
 
 def _error(signum: int) -> InterruptionError:
-    return (PreemptionError if signum == _preemption else InterruptionError).by(signum)
+    return (PreemptionError if signum == PREEMPTION else InterruptionError).by(signum)
 
 
 def end_with_parent(parent: int) -> None:
-    """Kill this process when its parent, of that process id, ends: nothing that is killed leaves jobs behind."""
+    """Kill this process when its parent, of that process id, ends: nothing that is killed leaves jobs behind (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    else:
-        threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _watch_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os.kill(os.getpid(), signal.SIGKILL)

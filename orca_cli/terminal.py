@@ -18,12 +18,11 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.padding import Padding
-from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from orca_cli.exceptions import OrcaError, UsageError
+from orca_cli.exceptions import OrcaError
 
 log = logging.getLogger("orca_cli")
 _LINE_EVERY_S = 15.0
@@ -95,14 +94,14 @@ def stdout() -> Console:
     return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=200)
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]], indent: int = 0) -> RenderableType:
+def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> RenderableType:
     """Return a table whose first column is not folded; texts are never read as markup. Empty headers are not shown."""
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(headers))
     for place, header in enumerate(headers):
         drawn.add_column(header, overflow="fold", no_wrap=place == 0, style="cyan" if place == 0 else "")
     for row in rows:
         drawn.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
-    return Padding(drawn, (0, 0, 0, indent)) if indent else drawn
+    return drawn
 
 
 def facts(rows: Iterable[tuple[str, str | Text]]) -> RenderableType:
@@ -130,8 +129,6 @@ def _shown(thing: RenderableType) -> RenderableType:
         return Text(visible(thing.removesuffix("\n"), kept="\n\t"))
     if isinstance(thing, Text) and thing.plain != visible(thing.plain, kept="\n\t"):
         return Text(visible(thing.plain, kept="\n\t"), style=thing.style)
-    if isinstance(thing, Padding):
-        _shown(thing.renderable)
     if isinstance(thing, Table):
         for column in thing.columns:
             column._cells = [_shown(cell) for cell in column._cells]
@@ -161,21 +158,6 @@ def print_error(text: str) -> None:
         print(f"{_prefix}{shown}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def confirmed(question: str) -> bool:
-    """Ask on the terminal; anything but y or yes is a no.
-
-    Raises:
-        UsageError: there is nobody to ask.
-    """
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError(
-            "there is no terminal to ask on", where="--yes", hint="add --yes to go ahead without a question"
-        )
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
 class LogReporter:
     """A `progress.Reporter` for people and log files."""
 
@@ -189,10 +171,8 @@ class LogReporter:
         if not (_has_bars and sys.stderr.isatty()):
             yield _line_advance(description, total)
             return
-        times = (TimeElapsedColumn(), TimeRemainingColumn())
-        columns = ("{task.description}", BarColumn(bar_width=24), "{task.completed}/{task.total}", *times)
         console = Console(file=sys.stderr, highlight=False)
-        progress = Progress(*columns, "{task.fields[note]}", console=console, transient=True)
+        progress = Progress(*Progress.get_default_columns(), "{task.fields[note]}", console=console, transient=True)
         progress.start()
         try:
             task = progress.add_task(escape(f"{_prefix}{visible(description)}"), total=total, note="")
@@ -209,21 +189,14 @@ class LogReporter:
 
 
 def _line_advance(description: str, total: int) -> Callable[..., None]:
-    last = time.monotonic()
-    done = 0
-    first: tuple[float, int] | None = None  # of the first call: a resumed run's earlier steps took no time
+    last, done = time.monotonic(), 0
 
     def advance(steps: int = 1, note: str = "") -> None:
-        nonlocal done, last, first
+        nonlocal done, last
         done += steps
-        moment = time.monotonic()
-        first = first or (moment, done)
-        if moment - last >= _LINE_EVERY_S and done < total:
-            last = moment
-            left = ""
-            if done > first[1]:
-                left = f", about {(moment - first[0]) / (done - first[1]) * (total - done):.0f} s left"
-            log.info(f"{description}: {done}/{total}{left}{'  ' + note if note else ''}")
+        if time.monotonic() - last >= _LINE_EVERY_S and done < total:
+            last = time.monotonic()
+            log.info(f"{description}: {done}/{total}{'  ' + note if note else ''}")
 
     return advance
 
@@ -238,11 +211,10 @@ def warn_once(handler: logging.Handler, what: str) -> None:
     handler.handleError = failed  # type: ignore[method-assign]
 
 
-def configure_logging(*, verbose: bool = False, quiet: bool = False, prefix: str = "", bars: bool = True) -> None:
+def configure_logging(*, quiet: bool = False, prefix: str = "", bars: bool = True) -> None:
     """Send the program's log to standard error, one plain line per message.
 
     Args:
-        verbose: log more.
         quiet: log warnings only.
         prefix: starts every line, also of results and errors, when several processes write to one terminal.
         bars: show progress as a bar on a terminal; otherwise, and in a file, as a line now and then.
@@ -255,4 +227,4 @@ def configure_logging(*, verbose: bool = False, quiet: bool = False, prefix: str
     handler.setFormatter(logging.Formatter(f"{prefix.replace('%', '%%')}%(message)s"))
     log.handlers = [handler]
     log.propagate = False
-    log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)

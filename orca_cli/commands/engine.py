@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # imports Hydra
 
 FOLDER = ".sweeps"  # in the folder of runs: what executors leave there while they work
 NOT_STARTED = Outcome("not started")
-_FORWARDED = ("force", "allow_inexact_resume", "verbose", "quiet", "traceback", "json")  # options without a value
+_FORWARDED = ("force", "allow_inexact_resume", "quiet", "traceback", "json")  # options without a value
 _TRAVELLING = ("ORCA_", "HF_", "TRANSFORMERS_")  # environment variables that jobs on other machines inherit
 # Imported before the first fork, so that no job has to: that takes seconds. None of them computes or looks for a GPU.
 _HEAVY = (
@@ -67,7 +67,7 @@ class Engine:
         self._arguments, self._root, self._name, self._time_limit_s = arguments, root.absolute(), name, time_limit_s
         self._is_quiet = is_quiet
         self._on = getattr(arguments, "on", None) or "local"
-        self._is_drawn = sys.stderr.isatty() and not (arguments.verbose or arguments.quiet)
+        self._is_drawn = sys.stderr.isatty() and not arguments.quiet
         self.is_shown = self._on == "local" and not self._is_drawn  # jobs print here themselves
         self._folder = self._root / FOLDER / f"{storage.timestamp()}-{name}"
 
@@ -124,7 +124,13 @@ class Engine:
     def _executor(self) -> Iterator[Executor]:
         at_once, threads = self._arguments.at_once or math.inf, self._threads() or 1
         if self._on == "local":
-            main = None if self._variables() else _program_to_fork(self._arguments)
+            main: process.Main | None = self._arguments.program
+            # Jobs are new interpreters where they need other variables, or where the user's modules may have started threads.
+            if self._variables() or self._arguments.allow_module:
+                main = None
+            for name in _HEAVY if main is not None else ():
+                signals.check()
+                importlib.import_module(name)
             yield local.Local(self._arguments.at_once or 1, main, is_shown=self.is_shown)
             return
         storage.make_folder(self._folder)
@@ -142,18 +148,6 @@ class Engine:
                 storage.remove(self._folder)
 
 
-def _program_to_fork(arguments: argparse.Namespace) -> process.Main | None:
-    """Return the program's main function after importing what jobs need; None if jobs must be new interpreters."""
-    # The user's modules may have started threads when they were imported.
-    if arguments.allow_module or arguments.program is None:
-        return None
-    for name in _HEAVY:
-        signals.check()
-        importlib.import_module(name)
-    main: process.Main = arguments.program
-    return main
-
-
 def job_report(outcome: Outcome) -> dict[str, Any]:
     """Return what a job reports to its driver, which reads the result from the run's folder."""
     path = None if outcome.path is None else str(outcome.path)
@@ -166,41 +160,43 @@ def job_outcome(end: Ended) -> Outcome:
     """Return how a job's run ended, by what the job reported, or else by its exit status."""
     if end.report:
         return _reported(end)
-    if end.lost:
-        return _failed(end.lost)
-    if end.status is None:
+    if not end.lost and end.status is None:
         return NOT_STARTED
-    if end.over_limit:
-        return _failed("exceeded --time-limit and had to be killed")
-    if end.status >= 0:
-        detail = f": {end.last_words.splitlines()[-1]}" if end.last_words else ""
-        return _failed(f"the process exited with code {end.status}{detail}", code=end.status or 1)
-    name = signal.Signals(-end.status).name
-    if -end.status == signals.pending():
-        stopped = exceptions.InterruptionError(f"stopped by {name} before it began")
+    code, status = 1, end.status or 0
+    if end.lost:
+        text = end.lost
+    elif end.over_limit:
+        text = "exceeded --time-limit and had to be killed"
+    elif status >= 0:
+        code = status or 1
+        text = f"the process exited with code {status}: {(end.last_words.splitlines() or ['no output'])[-1]}"
+    elif -status == signals.pending():
+        stopped = exceptions.InterruptionError(f"stopped by {signal.Signals(-status).name} before it began")
         return Outcome("interrupted", signals.exit_code(), failure=Failure(stopped, stopped))
-    hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-    return _failed(f"the process was killed by {name}{hint}")
+    else:
+        hint = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
+        text = f"the process was killed by {signal.Signals(-status).name}{hint}"
+    error = OrcaError(text)
+    error.code = code
+    return ended_by(error)
 
 
 def _reported(end: Ended) -> Outcome:
     report = end.report
     path = None if report["path"] is None else Path(report["path"])
-    if end.over_limit and report["state"] == "interrupted":
-        return _failed("exceeded --time-limit; the state is saved", code=report["code"], path=path)
-    failure, result = None, {}
-    if (facts := report.get("error")) is not None:
+    state, failure, result = report["state"], None, {}
+    facts = report.get("error")
+    if end.over_limit and state == "interrupted":
+        state, facts = (
+            "failed",
+            {"kind": "OrcaError", "what": "exceeded --time-limit; the state is saved", "where": "", "hint": ""},
+        )
+    if facts is not None:
         kind = getattr(exceptions, facts["kind"], OrcaError)
         error = kind(facts["what"], where=facts["where"], hint=facts["hint"])
         error.code = report["code"]
         failure = Failure(error, error)
     # A completed run may come with a failure: its baselines may have been stopped.
-    if path is not None and report["state"] in ("completed", "skipped"):
+    if path is not None and state in ("completed", "skipped"):
         result = read_or_empty(path / RESULT)
-    return Outcome(report["state"], report["code"], path, result, failure)
-
-
-def _failed(text: str, *, code: int = 1, path: Path | None = None) -> Outcome:
-    error = OrcaError(text)
-    error.code = code
-    return ended_by(error, path=path)
+    return Outcome(state, report["code"], path, result, failure)

@@ -43,5 +43,4 @@ def execute(arguments: argparse.Namespace) -> Result:
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     record = {"schema": 1, "run": loaded.record.name, "chosen": chosen, "folder": str(target), "bytes": size}
     record["onnx"] = arguments.onnx
-    line = f"exported {loaded.record.name}: {target} ({size / 2**20:.1f} MiB)"
-    return Result(record, [line, f"next: orca predict {target} INPUT"])
+    return Result(record, [f"exported {loaded.record.name}: {target} ({size / 2**20:.1f} MiB)"])

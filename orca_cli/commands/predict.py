@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # imports torch
     from orca_cli.interfaces import NewData
 
 PARTS = ("train", "validation", "test")
-_MOST_REMARKS = 10
 
 EXAMPLES = """\
 examples:
@@ -91,11 +90,18 @@ def execute(arguments: argparse.Namespace) -> Result:
         "remarks": dict(predictor.remarks),
         "error": None,
     }
+    lines = [f"{len(new)} samples predicted by {predictor.record.name}"]
+    lines += [f"{count} of them {what}" for what, count in predictor.remarks.items()]
     if targets is not None:
         error, score = predictor.measured_error, predictor.measure(kept.whole(), targets)
         record["error"] = {"name": error.name, "percent": error.percent, "value": score.value}
         record["error"] |= {"n": score.n, "skipped": score.skipped}
-    return _result(record, arguments.out)
+        lines.append(f"{error.name}: {percent_or_number(score.value, error.percent)} on {score.n}")
+    if arguments.out is None:  # standard output has the predictions
+        for line in lines:
+            terminal.log.info(line)
+        return Result(record)
+    return Result(record, lines)
 
 
 def _targets(new: NewData) -> np.ndarray | None:
@@ -121,19 +127,3 @@ def run_folder(word: str, *, best: bool) -> tuple[Path, str | None]:
     folder, reason = best_run(Path(word).expanduser())
     terminal.log.info(f"best: {reason}")
     return folder, reason
-
-
-def _result(record: dict[str, Any], out: Path | None) -> Result:
-    error = record["error"]
-    lines = [f"{record['samples']} samples predicted by {record['run']}" + (f": {out}" if out else "")]
-    remarks = sorted(record["remarks"].items(), key=lambda remark: -remark[1])
-    lines += [f"{count} of them {what}" for what, count in remarks[:_MOST_REMARKS]]
-    if more := remarks[_MOST_REMARKS:]:
-        lines.append(f"and {len(more)} more remarks, on {more[0][1]} or fewer of them each (--json has all)")
-    if error is not None:
-        lines.append(f"{error['name']}: {percent_or_number(error['value'], error['percent'])} on {error['n']}")
-    if out is None:  # standard output has the predictions
-        for line in lines:
-            terminal.log.info(line)
-        return Result(record)
-    return Result(record, lines)

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from orca_cli import experiment, signals, terminal
 from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine, check_engine
 from orca_cli.commands.plan import plan_result, planned_runs, study_result
-from orca_cli.commands.summary import run_result, start_table
+from orca_cli.commands.summary import build_table, run_result
 from orca_cli.config import study
-from orca_cli.config.configuration import key_of
 from orca_cli.exceptions import ConfigError, OrcaError, UsageError
 from orca_cli.launching import process
 from orca_cli.runs import claim
@@ -36,7 +35,6 @@ _FLAGS = {
     "runs and their time",
     "--force": "repeat completed runs, in a new folder",
     "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
-    "-v --verbose": "log more",
     "-q --quiet": "log warnings only, and leave the picture of the answer out",
 }
 
@@ -47,8 +45,7 @@ examples:
   orca run task=arrays task.kind=classes task.train=my.npz    your own arrays x and y; shapes and classes inferred
   orca run budget=quick                             a quarter of the steps; thorough, or a number of minutes
   orca run --dry-run task=darcy body=swin_tiny      shapes, parameters, steps, time; trains nothing
-  orca run -m metric=otdd,none seed=0,1,2   a sweep of six runs; repeated, it runs only what is missing
-  orca run -m seed='range(5)' finetune='glob(*)'    ranges, and all choices of a group
+  orca run -m metric=otdd,none seed=0,1,2           a sweep of six runs; repeated, it runs only what is missing
   orca run tune=asha task=digits                    search for settings first, on validation data (orca tune --help)
   orca run -m study=alignment metric=none,otdd seed=0         a part of a study (orca list studies); --dry-run counts it
   orca run --config-dir my_conf task=mine           my_conf/task/mine.yaml
@@ -56,14 +53,11 @@ examples:
   orca run -m seed='range(40)' --on ray             on a Ray cluster; --on slurm on SLURM (docs/cluster.md)
 
 Repeating a command never repeats a completed run, and resumes an interrupted one from its last checkpoint.
+SIGTERM, SIGHUP and Ctrl-C save the state; a second Ctrl-C stops at once. SIGUSR1 means preemption: the state is saved, the
+exit code is 75.
 
-Each job of a sweep runs in a process of its own; a crash in one does not affect the others. SIGTERM, SIGHUP and Ctrl-C
-save the state; a second Ctrl-C stops at once. SIGUSR1 (or the signal in ORCA_PREEMPTION_SIGNAL: USR1, USR2, TERM, HUP
-or XCPU) means preemption: the state is saved, and the exit code is 75.
-
-A job that was killed, preempted, or met a full disk, a lack of memory or a lost network is tried again some times. The same
-sweep typed on several machines with one folder of runs is shared between them. Jobs at the same time on a machine take a GPU
-each and wait for a free one; --gpus 0.5 lets two share one."""
+Each job of a sweep runs in a process of its own. The same sweep typed on several machines with one folder of runs is shared
+between them (docs/cluster.md)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,12 +83,8 @@ def execute(arguments: argparse.Namespace) -> Result:
         signals.end_with_parent(place.parent)
         if arguments.json:  # the sweep prints the record of all jobs
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    terminal.configure_logging(
-        verbose=arguments.verbose,
-        quiet=arguments.quiet,
-        prefix=f"{place.label} " if place else "",
-        bars=place is None,
-    )
+    prefix = f"{place.label} " if place else ""
+    terminal.configure_logging(quiet=arguments.quiet, prefix=prefix, bars=place is None)
     rank = ranks.from_environment() if place is None else None
     with signals.deferred(insistent=place is None and (rank is None or rank.leads)):
         team: Team | None = None
@@ -142,7 +132,10 @@ def _follow(team: Team, arguments: argparse.Namespace) -> Result:
 
 
 def _execute(arguments: argparse.Namespace, place: process.Place | None, team: Team | None) -> Outcome | Result:
-    _check_options(arguments)
+    check_engine(arguments)
+    for name in ("on", "at_once", "threads", "gpus", "time_limit"):
+        if getattr(arguments, name) is not None and not arguments.multirun:
+            raise UsageError("applies only to sweeps", where=f"--{name.replace('_', '-')}", hint="add -m")
     time_limit_s = None if arguments.time_limit is None else _seconds(arguments.time_limit)
     from orca_cli.config import compose
 
@@ -183,14 +176,17 @@ def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = No
 
     Prints what stage 1 made, unless the result is to be JSON.
     """
-    try:
-        _take_gpu(job, arguments)
-    except OrcaError as error:
-        return ended_by(error)
+    if arguments.job and job.config.device in ("auto", "cuda"):
+        earlier = claim.look(Path(job.config.paths.runs or ""), experiment.run_name(job))
+        try:
+            if arguments.force or earlier is None or not earlier.result():
+                gpus.take(gpus.visible())
+        except OrcaError as error:
+            return ended_by(error)
 
     def show_build(summary: dict[str, Any]) -> None:
         with terminal.lost_output_allowed():
-            terminal.print_result(start_table(job, summary))
+            terminal.print_result(build_table(job, summary))
 
     more: dict[str, Any] = {} if arguments.json else {"on_build": show_build}
     inexact = arguments.allow_inexact_resume
@@ -200,31 +196,10 @@ def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = No
     return outcome
 
 
-def _take_gpu(job: Composed, arguments: argparse.Namespace) -> None:
-    """Take a GPU for a job of a sweep, unless its run is completed already or names its device."""
-    if not arguments.job or job.config.device not in ("auto", "cuda"):
-        return
-    earlier = claim.look(Path(job.config.paths.runs or ""), experiment.run_name(job))
-    if arguments.force or earlier is None or not earlier.result():
-        gpus.take(gpus.visible())
-
-
 def print_traceback(arguments: argparse.Namespace, cause: BaseException) -> None:
     """Print where in the program a failure came from, if --traceback asks for it."""
     if arguments.traceback:
         terminal.print_error("".join(traceback.format_exception(cause)))
-
-
-def _check_options(arguments: argparse.Namespace) -> None:
-    """Refuse options and settings that have no effect."""
-    check_engine(arguments)
-    for name in ("on", "at_once", "threads", "gpus", "time_limit"):
-        if getattr(arguments, name) is not None and not arguments.multirun:
-            raise UsageError("applies only to sweeps", where=f"--{name.replace('_', '-')}", hint="add -m")
-    for text in arguments.overrides:
-        if key_of(text).startswith(("hydra/launcher", "hydra.launcher")):
-            hint = "type --on ray, --on slurm or --at-once N (docs/cluster.md)"
-            raise UsageError("Hydra's launchers are not used", where=text, hint=hint)
 
 
 def _seconds(text: str) -> float:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rich.text import Text
-
 from orca_cli import terminal
 from orca_cli.commands.options import add_allow_module, add_run
 from orca_cli.commands.runs import one_run
@@ -38,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return the recorded and the computed error of each run."""
-    records, failures = [], []
+    records, rows, failures = [], [], []
     for word in arguments.runs:
         try:
             record = _scored(word)
@@ -46,18 +44,14 @@ def execute(arguments: argparse.Namespace) -> Result:
             failures.append(error)
             continue
         records.append(record)
-        if not record["equal"]:
-            what = f"{record['error']['name']} is {record['error']['computed']}, {record['error']['recorded']} in result.json"
-            if record["different"] != [record["error"]["name"]]:
-                what = f"not as in result.json: {', '.join(record['different'])}"
+        different = ", ".join(record["different"])
+        if different:
+            what = f"not as in result.json: {different}"
             failures.append(ChecksumError(what, where=record["run"], hint="orca doctor RUN says which files changed"))
-    rows = []
-    for record in records:
-        error_record, style = record["error"], "" if record["equal"] else "red"
-        texts = [percent_or_number(error_record[key], record["percent"]) for key in ("recorded", "computed")]
-        verdict = "equal" if record["equal"] else f"different: {', '.join(record['different'])}"
+        texts = [percent_or_number(record["error"][key], record["percent"]) for key in ("recorded", "computed")]
+        verdict = f"different: {different}" if different else "equal"
         verdict += f"; not saved for: {', '.join(record['missing'])}" if record["missing"] else ""
-        rows.append([Text(record["run"]), Text(error_record["name"]), *map(Text, texts), Text(verdict, style=style)])
+        rows.append((record["run"], record["error"]["name"], *texts, verdict))
     shown = [terminal.table(("run", "error", "result.json", "computed", ""), rows)] if rows else []
     return Result({"schema": 1, "runs": records}, shown, failures)
 

@@ -72,7 +72,11 @@ def run(sweep: Sweep, arguments: argparse.Namespace, time_limit_s: float | None)
     digest = hashlib.sha256("".join(job.identity.run for job in jobs).encode()).hexdigest()[:8]
     engine = Engine(arguments, root, f"{sweep.study or jobs[0].choices['task']}-{digest}", time_limit_s)
     outcomes, places = [NOT_STARTED] * len(jobs), iter(range(len(jobs)))
-    work = _Jobs(engine, labels, _settings(jobs), jobs, arguments.force, outcomes, places)
+    # What distinguishes each job from the others: the choices of a study, or the overrides, that not all have.
+    named = [[f"{axis}={name}" for axis, name in job.labels.items()] or job.overrides for job in jobs]
+    common = set.intersection(*map(set, named)) if len(jobs) > 1 else set()
+    settings = [" ".join(text for text in texts if text not in common) for texts in named]
+    work = _Jobs(engine, labels, settings, jobs, arguments.force, outcomes, places)
     failures: list[OrcaError] = []
     try:
         engine.run(work, len(jobs))
@@ -82,17 +86,10 @@ def run(sweep: Sweep, arguments: argparse.Namespace, time_limit_s: float | None)
             failures.append(SweepError(text, where="sweep", hint="fix the cause and rerun the command"))
     except OrcaError as error:
         failures.append(error)
-    return _result(work, failures, sweep.study)
+    return _result(work, failures)
 
 
-def _settings(jobs: list[Composed]) -> list[str]:
-    """Return what distinguishes each job from the others: the choices of a study, or the overrides, that not all have."""
-    named = [[f"{axis}={name}" for axis, name in job.labels.items()] or job.overrides for job in jobs]
-    common = set.intersection(*map(set, named)) if len(jobs) > 1 else set()
-    return [" ".join(text for text in texts if text not in common) for texts in named]
-
-
-def _result(work: _Jobs, failures: list[OrcaError], study: str) -> Result:
+def _result(work: _Jobs, failures: list[OrcaError]) -> Result:
     records, rows = [], []
     for label, setting, outcome in zip(work.labels, work.settings, work.outcomes, strict=True):
         records.append({"settings": setting, **outcome_record(outcome)})
@@ -100,8 +97,7 @@ def _result(work: _Jobs, failures: list[OrcaError], study: str) -> Result:
         ended = f"{outcome.state} ({outcome.code})" if outcome.code > 0 else outcome.state
         rows.append([Text(cell, style="red" if outcome.code else "") for cell in (label, setting, ended, note)])
     counts: Counter[str] = Counter(outcome.state for outcome in work.outcomes)
-    named = {"skipped": "already completed (not run again)"}
+    named = {"skipped": "already completed"}
     words = ", ".join(f"{counts[state]} {named.get(state, state)}" for state in get_args(State) if counts[state])
-    text = f"sweep of {len(records)} runs: {words}. Next: orca report{f' --study {study}' if study else ''}"
-    shown = [terminal.table(("job", "settings", "ended", ""), rows), text]
+    shown = [terminal.table(("job", "settings", "ended", ""), rows), f"sweep of {len(records)} runs: {words}"]
     return Result({"schema": 1, "jobs": records}, shown, failures)

@@ -28,7 +28,6 @@ from orca_cli.launching.process import Ended
 from orca_cli.launching.search import FILE, Search, Trial, check_installed
 from orca_cli.runs.claim import Activity, activity
 from orca_cli.runs.directory import RunDirectory
-from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.settings import as_typed
 from orca_cli.terminal import Result
 
@@ -39,7 +38,6 @@ EXAMPLES = """\
 examples:
   orca tune task=digits trials=20                       the defaults, and 19 trials of the space `small`
   orca tune task=digits trials=20 --at-once 2           two trials at a time; they share the threads
-  orca tune task=digits trials=20 --on ray              on a Ray cluster; --on slurm on SLURM
   orca tune task=ecg space=paper_roberta trials=50      the paper's space for text bodies; or a YAML file of yours
   orca tune task=digits trials=20 seeds=3               a trial is the mean over three seeds
   orca tune task=digits metric=none,otdd per_arm=true   a search for each metric, with as many trials
@@ -58,8 +56,7 @@ class _Arm:
 
     plan: plans.Plan
     search: Search
-    folder: Path  # of settings
-    path: Path  # of the file in it
+    path: Path  # DIR/hparams/NAME.yaml
     is_written: bool = False
 
 
@@ -68,19 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Search for settings on validation data: ASHA, as in the paper's Appendix A.3.3."
     text = f"settings, as of `orca run`; {', '.join(_SHORT)} are those of the search"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
-    add_config_dir(parser, "space/x.yaml, task/x.yaml, ...; what is found is written there")
+    add_config_dir(parser, "space/x.yaml, ...; what is found is written there, else into .tuned below the runs")
     add_allow_module(parser)
     add_engine(parser)
-    text = "folder of settings for what is found; default: that of --config-dir, else .tuned below the runs"
-    parser.add_argument("--to", type=Path, metavar="DIR", help=text)
-    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Search, and return what was found."""
     check_engine(arguments)
-    terminal.configure_logging(verbose=arguments.verbose, quiet=arguments.quiet)
+    terminal.configure_logging(quiet=arguments.quiet)
     from orca_cli.config import compose
 
     with signals.deferred(), compose.session(arguments.config_dir) as session:
@@ -92,12 +86,10 @@ def execute(arguments: argparse.Namespace) -> Result:
         if lost := sum(arm.search.count("failed") for arm in arms):
             hint = "fix the cause and rerun the command, which tries them again"
             failures.append(SweepError(f"{lost} trials failed", where="tune", hint=hint))
-        commands = [_next_command(arm, arguments) for arm in arms]
-        renderables: list[RenderableType] = []
-        for arm, command in zip(arms, commands, strict=True):
-            renderables += [*shown(arm), Text(_advice(arm, command)), Text("")]
-        searches = [_record(arm) | {"next": command} for arm, command in zip(arms, commands, strict=True)]
-        return Result({"schema": 1, "searches": searches}, renderables[:-1], failures)
+        renderables = [thing for arm in arms for thing in shown(arm)]
+        searches = [_record(arm) | {"next": _next_command(arm, arguments)} for arm in arms]
+        renderables += [f"Next: {search['next']}" for search in searches if search["best"] is not None]
+        return Result({"schema": 1, "searches": searches}, renderables, failures)
 
 
 def tuned(session: Session, arguments: argparse.Namespace) -> Composed:
@@ -110,7 +102,6 @@ def tuned(session: Session, arguments: argparse.Namespace) -> Composed:
         InterruptionError: a signal asked to stop; the search goes on when the command is typed again.
         OrcaError: nothing was found, since the settings as they are cannot be run.
     """
-    arguments.to = None
     (arm,) = _search(session, arguments.overrides, arguments)
     with terminal.lost_output_allowed():
         terminal.print_result(*shown(arm))
@@ -125,9 +116,9 @@ def _search(session: Session, overrides: Sequence[str], arguments: argparse.Name
     check_installed()
     arms = []
     for plan in plans.make(session, overrides, arguments.config_dir):
-        folder = arguments.to or arguments.config_dir or plan.folder.parent.parent / _FOLDER
+        folder = arguments.config_dir or plan.folder.parent.parent / _FOLDER
         path = hparams_path(folder, f"{plan.run}-{plan.arm}" if plan.tune.per_arm else plan.run)
-        arms.append(_Arm(plan, Search(plan.name, plan.folder, plan.space, plan.tune), folder, path))
+        arms.append(_Arm(plan, Search(plan.name, plan.folder, plan.space, plan.tune), path))
     storage.check_writable(arms[0].plan.folder.parent)
     with ExitStack() as stack:
         for arm in arms:
@@ -159,8 +150,7 @@ def _keep(arm: _Arm) -> None:
         node[last] = value
     storage.make_folder(arm.path.parent)
     about = f"search {arm.plan.name}, trial {best.number} of {len(arm.search.trials)}, on validation data only"
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    storage.write_text(arm.path, f"# @package _global_\n# {_OURS}: {about}\n{text}")
+    storage.write_text(arm.path, f"# @package _global_\n# {_OURS}: {about}\n{yaml.safe_dump(content, sort_keys=False)}")
     arm.is_written = True
 
 
@@ -174,69 +164,53 @@ def hparams_path(folder: Path, name: str) -> Path:
     if name in configuration.choices("hparams"):
         raise ConfigError(f"the program has its own '{name}'", where=str(path), hint="give your task another name")
     if path.exists() and not configuration.description(path).startswith(_OURS):
-        hint = "move it, or give another folder by --to"
+        hint = "move it, or give another --config-dir"
         raise ConfigError("was not written by a search", where=str(path), hint=hint)
     return path
 
 
 def shown(arm: _Arm) -> Iterator[RenderableType]:
-    """Yield the tables and the verdict of a search."""
+    """Yield the table and the verdict of a search."""
     keys, state = list(arm.plan.space.params), arm.search
-    headers = ("trial", "state", "validation", *(key.removeprefix("train.") for key in keys), "note")
-    yield terminal.table(headers, [_cells(one, keys, one is state.best) for one in state.trials])
-    yield Text(_verdict(state), style="bold")
-
-
-def _cells(row: Trial, keys: Sequence[str], is_best: bool) -> list[Text]:
-    style = "bold" if is_best else "red" if row.state == "failed" else "dim" if row.state == "stopped" else ""
-    error = "" if row.error is None else percent_or_number(row.error, row.facts.get("percent", True))
-    drawn = ["as they are", *[""] * (len(keys) - 1)]
-    if row.settings is not None:
-        drawn = [as_typed(row.settings.get(key)) for key in keys]
-    return [Text(cell, style=style) for cell in (str(row.number), row.state, error, *drawn, row.note)]
+    rows = []
+    for one in state.trials:
+        style = "bold" if one is state.best else "red" if one.state == "failed" else ""
+        error = "" if one.error is None else percent_or_number(one.error, one.facts.get("percent", True))
+        drawn = ["as they are", *[""] * (len(keys) - 1)]
+        if one.settings is not None:
+            drawn = [as_typed(one.settings.get(key)) for key in keys]
+        rows.append([Text(cell, style=style) for cell in (str(one.number), one.state, error, *drawn, one.note)])
+    yield terminal.table(("trial", "state", "validation", *(key.removeprefix("train.") for key in keys), "note"), rows)
+    yield Text(_verdict(arm), style="bold")
 
 
 def _facts(state: Search) -> dict[str, Any]:
     return next((one.facts for one in state.trials if "error" in one.facts), {})
 
 
-def _verdict(state: Search) -> str:
+def _verdict(arm: _Arm) -> str:
     """Return in a sentence whether the search was worth it."""
+    state = arm.search
     best, plain, facts = state.best, state.defaults, _facts(state)
-    counts = f"{len(state.trials)} trials: {state.count('completed')} completed, {state.count('stopped')} stopped early"
-    for word in ("failed", "running", "waiting"):
-        counts += f", {state.count(word)} {word}" if state.count(word) else ""
     if best is None or best.error is None or plain is None or plain.error is None:
-        return f"{counts}. Nothing can be said before the settings as they are have run (trial 0)."
+        return "Nothing can be said before the settings as they are have run (trial 0)."
     on = f"validation {facts['error']} on {facts['n']} samples"
     lowest, usual = (percent_or_number(trial.error, bool(facts.get("percent"))) for trial in (best, plain))
     if best.settings is None:
-        return f"{counts}. No trial beats the settings as they are: {on} {usual}."
-    settings = " ".join(f"{key}={as_typed(value)}" for key, value in best.settings.items())
+        return f"No trial beats the settings as they are: {on} {usual}."
     return (
-        f"{counts}. Best: trial {best.number}, {settings}: {on} {lowest}, with the settings as they are {usual}. "
-        "The lowest of many on the same samples is likely too low; the test error tells."
+        f"Best: trial {best.number}, {on} {lowest}, with the settings as they are {usual} (likely too low, as the lowest of "
+        f"many; the test error tells). Written to {arm.path}."
     )
-
-
-def _advice(arm: _Arm, command: str) -> str:
-    if arm.is_written:
-        return f"Written to {arm.path}. Next: {command}"
-    best = arm.search.best
-    if best is not None and best.settings is None:
-        return f"Nothing is written. Next: {command}"
-    return "Nothing is written yet. Next: the same command again."
 
 
 def _next_command(arm: _Arm, arguments: argparse.Namespace) -> str:
     """Return the command of a run with the settings that were written, or else with those that were typed."""
-    rest = plans.without(arguments.overrides, *_SHORT, "tune", "hparams")
-    words = ["orca", "run", *(["--config-dir", str(arm.folder)] if arm.is_written else [])]
+    rest = plans.without(arguments.overrides, *_SHORT, "tune", *(["hparams"] if arm.is_written else []))
     if arm.plan.tune.per_arm:
         rest = [*(text for text in rest if not text.startswith("metric=")), f"metric={arm.plan.arm}"]
-    words += [*rest, *(word for module in arguments.allow_module for word in ("--allow-module", module))]
-    typed = [text for text in arguments.overrides if text.startswith("hparams=")]
-    return shlex.join([*words, *([f"hparams={arm.path.stem}"] if arm.is_written else typed)])
+    written = ["--config-dir", str(arm.path.parent.parent), f"hparams={arm.path.stem}"] if arm.is_written else []
+    return shlex.join(["orca", "run", *rest, *written])
 
 
 def _record(arm: _Arm) -> dict[str, Any]:
@@ -253,7 +227,7 @@ def _record(arm: _Arm) -> dict[str, Any]:
         "trials": [one.record() for one in state.trials],
         "best": None if best is None else best.record(),
         "defaults": None if plain is None else plain.error,
-        "verdict": _verdict(state),
+        "verdict": _verdict(arm),
         "hparams": str(arm.path) if arm.is_written else None,
     }
 
@@ -330,7 +304,10 @@ class _Trials:
         if error is None and outcome.result["validation_error"] is None:
             error = exceptions.DataError(f"the validation {outcome.result['error']['name']} is undefined", where=name)
         if error is not None:
-            self._fail(running, error, outcome, name)
+            search.fail(trial, str(error) if outcome.path is None else f"{error} ({outcome.path})")
+            if trial.settings is None:
+                raise error
+            terminal.print_error(f"{name} failed: {error}")
             return
         running.results.append(outcome.result)
         running.seeds.pop(0)
@@ -342,15 +319,6 @@ class _Trials:
         search.tell(trial, value, facts)
         text = f"validation {facts['error']} {percent_or_number(value, facts['percent'])} in {facts['seconds']:.0f} s"
         terminal.log.info(f"{name}: {text}")
-
-    def _fail(self, running: _Running, error: OrcaError, outcome: Outcome, name: str) -> None:
-        where = "" if outcome.path is None else f" ({outcome.path})"
-        running.arm.search.fail(running.trial, f"{error}{where}")
-        if running.trial.settings is None:
-            raise error
-        terminal.print_error(f"{name} failed: {error}")
-        if isinstance(error, exceptions.MemoryExhaustedError):
-            terminal.log.info("a smaller batch needs less memory; trials that fail are tried again by the next command")
 
 
 def _trial_facts(results: list[Any]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Slurm:
         self._executor = submitit.AutoExecutor(folder=self.folder, cluster="slurm")
         limit = self.time_limit_s
         minutes = _ALLOCATION_MIN if limit is None else math.ceil((limit + GRACE_S + _WARNING_S) / 60)
-        more = {"signal": f"{signals.preemption_signal().name.removeprefix('SIG')}@{_WARNING_S}", "requeue": True}
+        more = {"signal": f"{signals.PREEMPTION.name.removeprefix('SIG')}@{_WARNING_S}", "requeue": True}
         if self.gpus:
             more["gpus"] = math.ceil(self.gpus)
         self._executor.update_parameters(

@@ -32,6 +32,7 @@ SETTINGS = {
     # Before the data are read.
     "task=arrays task.kind=dense task.train=absent.npz augment=series": ["augment", "task.kind=dense"],
     "study=alignment": ["add -m"],
+    "-m hydra/launcher=joblib seed=0,1": ["hydra/launcher", "is not for the command line", "--on"],
     # In one job of a sweep, before the first.
     "-m task=digits train.epochs=1,abc": ["train.epochs"],
 }
@@ -50,7 +51,6 @@ USAGE = {
     "run --at-once 2": "--at-once: applies only to sweeps; add -m",
     "run -m --at-once 0 seed=0,1": "--at-once: 0 is out of range; allowed: 1 or more",
     "run -m --time-limit soon seed=0,1": "--time-limit: 'soon' is not a time; such as 90s, 30m, 8h or 2d",
-    "run -m hydra/launcher=joblib seed=0,1": "hydra/launcher=joblib: Hydra's launchers are not used; type --on ray, --on slurm",
     "run -m --gpus 2 seed=0,1": "--gpus: 2 is out of range; allowed: 0 to 1; several GPUs for one run: torchrun",
 }
 

@@ -160,4 +160,4 @@ def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path):
     assert "own/gone: the hub has no 'own/gone'" in errors[1]
     again = get(tmp_path, "http://127.0.0.1:9", "own/whole")  # the hub has gone
     assert again.returncode == 0, again.stderr
-    assert f"here already, bert, {fetched['bytes'] // 1000} kB, revision {COMMIT}" in again.stdout
+    assert f"found, bert, {fetched['bytes'] // 1000} kB, revision {COMMIT}" in again.stdout

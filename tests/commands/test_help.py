@@ -44,7 +44,10 @@ check(sys.argv[2], sys.argv[-1:])
 def test_no_help_and_no_command_about_records_loads_anything_heavy(tmp_path, monkeypatch):
     """A score of predictions loads no body."""
     monkeypatch.setenv("ORCA_RUNS", str(tmp_path))
-    runs = [add_run(tmp_path, seed=seed, **details(seed)).name for seed in (0, 1)]
+    folders = [add_run(tmp_path, seed=seed, **details(seed)) for seed in (0, 1)]
+    for folder in folders:
+        (folder / "config.yaml").write_text("seed: 0\n")
+    runs = [folder.name for folder in folders]
     lines = [f"report --format {form}" for form in ("table", "csv", "html")] + ["list", "list tasks", "list settings"]
     lines += ["runs list", f"runs show {runs[0]}", f"runs diff {' '.join(runs)}", "runs gc", f"runs rm --yes {runs[0]}"]
     lines.append(f"score {_add(tmp_path, 'values.RMSE')}")

@@ -157,15 +157,6 @@ def test_a_preempted_run_goes_on_in_the_same_folder(trial, point, number, plan):
     trial.ends_alike(trial.latency)
 
 
-def test_the_signal_of_preemption_can_be_chosen(trial):
-    """B3: sites differ."""
-    code, _ = trial.stopped("step", 2, "TERM", ORCA_PREEMPTION_SIGNAL="SIGTERM")
-    assert code == 75
-    case = trial.fork(ORCA_PREEMPTION_SIGNAL="KILL")
-    assert case.wait() == 10
-    assert "ORCA_PREEMPTION_SIGNAL: 'KILL' cannot be used; allowed: HUP, TERM, USR1, USR2, XCPU" in case.err
-
-
 @pytest.mark.parametrize("name", ["INT", "USR1", *["TERM", "HUP"][: count(pr=0, nightly=2)]] * count(pr=1, nightly=5))
 def test_signals_to_the_group_of_a_sweep(trial, counted, name):
     """B4: the running job saves once, the sweep says so, and no process is left."""

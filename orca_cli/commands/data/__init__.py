@@ -16,7 +16,6 @@ VERBS = {
     "list": "licence, size and addresses of each data set, and whether it is here",
     "get": "download what can be downloaded; resumes where it was interrupted",
     "check": "open the data and look: shapes, classes, NaN, overlaps between splits",
-    "path": "print the folder of a data set",
 }
 ABOUT = "The data sets of tasks and sources: list, download and check them."
 EXAMPLES = """\
@@ -27,7 +26,7 @@ examples:
   orca data check deepsea              open it and look
   orca data get --help                 more about each
 
-Data are stored in $ORCA_HOME/data, one folder each: orca data path."""
+Data are stored in $ORCA_HOME/data, one folder each."""
 
 
 @dataclass(frozen=True)

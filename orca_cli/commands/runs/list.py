@@ -53,8 +53,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     records = [_record(one, one.path in replaced) for one in entries[: arguments.latest]]
     total = sum(record["bytes"] for record in records)
     count = f"{len(records)} of {len(entries)}" if len(records) < len(entries) else str(len(entries))
-    left_out = len(collection.broken) if arguments.where else 0
-    text = f"{count} runs, {size_text(total)}" + (f"; {left_out} cannot be read and are left out" if left_out else "")
+    text = f"{count} runs, {size_text(total)}"
     rows = []
     for record in records:
         is_good = record["state"] in ("completed", "running")

@@ -1,25 +1,24 @@
-"""`orca runs rm`: remove runs, after a question."""
+"""`orca runs rm`: remove runs; without --yes it only says which."""
 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
+from typing import Any
 
-from orca_cli import storage, terminal
+from orca_cli import storage
 from orca_cli.commands.data import size_text
 from orca_cli.commands.options import add_run
 from orca_cli.config.configuration import default_folders
-from orca_cli.exceptions import OrcaError, UsageError
+from orca_cli.exceptions import OrcaError
 from orca_cli.runs import removal
 from orca_cli.runs.claim import named
-from orca_cli.runs.directory import RESULT, STATUS, read_or_empty
 from orca_cli.terminal import Result
 
 EXAMPLES = """\
 examples:
-  orca runs rm 1e791e76                     by the eight digits that its name ends with; asks first
-  orca runs rm --yes runs/digits/2026-...   without a question
+  orca runs rm 1e791e76                     what would be removed: by the eight digits that its name ends with
+  orca runs rm --yes runs/digits/2026-...   remove it
   orca runs rm --yes 1e791e76 66f1304e      several
 
 Only folders of runs in $ORCA_RUNS, else ./runs, are removed, never through a link, and none that a process works on: if one
@@ -30,35 +29,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Remove runs with all their files."
     add_run(parser, "runs", "+")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--yes", action="store_true", help="remove them; without this, only say what would be removed")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Remove the runs, and return which ones were."""
+    """Remove the runs, and return which ones were; without --yes which ones would be."""
     root = Path(default_folders()["runs"])
-    paths = list(dict.fromkeys(map(named, arguments.runs)))
-    real = list(dict.fromkeys(removal.check_removable(path, root) for path in paths))
-    sizes = {path: storage.size(path) for path in real}
-    if not arguments.yes:
-        if arguments.json:
-            raise UsageError("removes only with --yes", where="--json")
-        rows = []
-        for path, size in sizes.items():
-            state = "completed" if read_or_empty(path / RESULT) else read_or_empty(path / STATUS).get("state", "")
-            rows.append((os.path.relpath(path), str(state), size_text(size)))
-        terminal.print_result(terminal.table(("run", "state", "size"), rows))
-        if not terminal.confirmed(f"remove {len(sizes)} run{'s' * (len(sizes) != 1)} for good?"):
-            return Result({"schema": 1, "removed": []}, ["nothing was removed"])
-    removed: list[dict[str, object]] = []
+    paths = dict.fromkeys(removal.check_removable(named(word), root) for word in arguments.runs)
+    removed: list[dict[str, Any]] = []
     failures: list[OrcaError] = []
-    freed = 0
-    for path, size in sizes.items():
+    for path in paths:
+        entry: dict[str, Any] = {"run": path.name, "path": str(path), "bytes": storage.size(path)}
         try:
-            removal.remove(path, root)
+            if arguments.yes:
+                removal.remove(path, root)
+            removed.append(entry)
         except OrcaError as error:
             failures.append(error)
-            continue
-        freed += size
-        removed.append({"run": path.name, "path": str(path), "bytes": size})
-    text = f"removed {len(removed)} run{'s' * (len(removed) != 1)}, {size_text(freed)}"
-    return Result({"schema": 1, "removed": removed}, [text] if removed else [], failures)
+    shown = [
+        f"{'removed' if arguments.yes else 'would remove'} {one['path']}, {size_text(one['bytes'])}" for one in removed
+    ]
+    shown += [] if arguments.yes else ["--yes removes what is listed, for good"]
+    return Result({"schema": 1, "dry": not arguments.yes, "removed": removed}, shown, failures)

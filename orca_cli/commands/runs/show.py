@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -18,7 +18,7 @@ from orca_cli.commands.summary import decisions, percent_or_number, read_answer
 from orca_cli.report.answer.console import Picture
 from orca_cli.report.records.collect import Run
 from orca_cli.runs.directory import RESULT, read_or_empty
-from orca_cli.runs.settings import decided, in_words
+from orca_cli.runs.settings import decided
 from orca_cli.terminal import Result
 
 EXAMPLES = """\
@@ -63,19 +63,12 @@ def execute(arguments: argparse.Namespace) -> Result:
 def _files(path: Path) -> dict[str, int]:
     """Return name -> bytes of a run's files; folders below a stage's as one."""
     sizes = {}
-    for entry in _entries(path):
-        for one in _entries(entry) or [entry]:
+    for entry in sorted(path.iterdir()):
+        inner = sorted(entry.iterdir()) if entry.is_dir() and not entry.is_symlink() else []
+        for one in inner or [entry]:
             slash = "/" if one.is_dir() and not one.is_symlink() else ""
             sizes[f"{one.relative_to(path)}{slash}"] = storage.size(one)
     return sizes
-
-
-def _entries(path: Path) -> list[Path]:
-    """Return what a folder holds; nothing for a file, a link, and what cannot be read."""
-    try:
-        return sorted(path.iterdir()) if not path.is_symlink() else []
-    except OSError:
-        return []
 
 
 def _rows(
@@ -95,21 +88,9 @@ def _rows(
     skipped = f", {score.skipped} skipped" if score.skipped else ""
     test = Text(named_error(run), style="bold")
     yield "test", test.append(f" on {score.n}{skipped} (best constant predictor: {trivial})", "not bold")
-    validation = result.get("validation_error")
-    if _is_number(validation):
-        yield "validation", percent_or_number(validation, score.percent)
     if score.baselines:
         each = (f"{name} {percent_or_number(value, score.percent)}" for name, value in score.baselines)
         yield "baselines", ", ".join(each)
     comparison = result.get("comparison")
     if isinstance(comparison, dict) and comparison.get("text"):
         yield "compared", str(comparison["text"])
-    seconds = result.get("seconds")
-    if isinstance(seconds, dict):
-        durations = {stage: value for stage, value in seconds.items() if _is_number(value)}
-        yield "time", ", ".join(f"{stage} {in_words(value)}" for stage, value in durations.items())
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    """Return whether a value of a record, which may be anything, can be shown as a number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e300

@@ -61,8 +61,9 @@ def check_typed(override: Override) -> None:
     key = override.key_or_group
     if re.match(r"(task|source)\.data(\.|$)|task\.(departures|hparams)(\.|$)", key):
         raise ConfigError("is file metadata, not a setting", where=key, hint="take it out of the command")
-    if key.startswith("hydra") and not re.match(r"hydra[./]launcher(\.|$)", key):
-        raise ConfigError("is not for the command line", where=key, hint="runs go to paths.runs; -m sweeps")
+    if key.startswith("hydra"):
+        hint = "runs go to paths.runs, -m sweeps, --on names a cluster"
+        raise ConfigError("is not for the command line", where=key, hint=hint)
     if override.is_delete() or override.is_sweep_override():
         return
     value = override.value()

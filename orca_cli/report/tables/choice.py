@@ -144,17 +144,10 @@ def _notes(arms: Sequence[_Arm], key: str, named: dict[str, str]) -> list[str]:
 
 
 def rates_of(table: Table) -> str:
-    """Return a first line for comparisons that says if all arms had one learning rate; empty if no run records it."""
+    """Return a first line for comparisons that says that arms of a set had different learning rates; else empty."""
     values = Values()
-    rates = []
     for place in range(len(table.columns)):
         typed = [values.lookup(cell.runs[0], RATE) for cell in table.cells(place) if cell.runs]
-        rates.append({canonical(rate) for rate in typed if rate is not None})
-    if any(len(task_rates) > 1 for task_rates in rates):
-        return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
-    every = set[str]().union(*rates)
-    if not every:
-        return ""
-    return (
-        f"one rate for all arms: {RATE}={float(every.pop()):g}" if len(every) == 1 else "one rate for all arms of a set"
-    )
+        if len({canonical(rate) for rate in typed if rate is not None}) > 1:
+            return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
+    return ""

@@ -22,9 +22,6 @@ COMMANDS = {
     "report --curves": "curves are in orca report --format html, and in each run's metrics.jsonl",
     "report --open": "orca report --format html --out page.html writes the page",
     "report --by": "--where keeps the runs of one value; a row is a method",
-    "report --sort": "rows are in the order of their names; the page of --format html sorts them by a click",
-    "report --margin": "a mean gain within 0.5 points, or 0.5 per cent of the error, counts as none",
-    "report --figures-as": "figures are SVG files, which drawing programs convert",
 }
 
 _ALWAYS_ALL_STEPS = "alignment takes all its align.epochs steps; metric=none leaves it out"

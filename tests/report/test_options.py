@@ -239,7 +239,7 @@ def tree(tmp_path):
         (["--against", "metric=otd"], 11, "--against: no run has metric=otd; did you mean 'otdd'?"),
         (["--against", "seed=0"], 11, "--against: all runs have seed=0; run others as well"),
         (["--against", "train.clip=1"], 11, "--against: the runs do not differ in 'train.clip'"),
-        (["unlike", *AGAINST], 11, "differ in train.lr as well; try --against train.lr=..., or narrow with --where"),
+        (["unlike", *AGAINST], 11, "differ in nothing but 'metric'; run the same tasks and seeds with metric=none"),
         (["seeds", *AGAINST], 11, "no two runs of the same task and seed, on the same test data"),
         (["--choose", "metric"], 2, "--choose: 'metric' is not a setting of an arm; such as --choose train.lr"),
         (["unlike", "--choose", "train.lr"], 11, "--choose: every arm has one value of train.lr: nothing to choose"),

@@ -67,16 +67,6 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """What was chosen for the arm of a run, on which seed; `is_edge`: the lowest or highest value that was run."""
-
-    key: str
-    value: str
-    seed: int
-    is_edge: bool
-
-
-@dataclass(frozen=True)
 class Run:
     """One run according to its records."""
 
@@ -96,17 +86,12 @@ class Run:
     decided: dict[str, str] = field(default_factory=dict)  # by a completed run, where its settings left it open
     score: Score | None = None
     arm: str = ""  # its name in a study; arms count as separate methods, even with equal settings
-    chosen: Chosen | None = None
+    choice: str = ""  # the value chosen for its arm, marked if it is at the edge (tables/choice.py); empty for none
 
     @property
     def test_set(self) -> str:
         """Return the SHA-256 of its test split; empty if not recorded."""
         return "" if self.score is None else self.score.test_set
-
-    @property
-    def choice(self) -> str:
-        """Return the value chosen for it, marked if it is at the edge; empty if none was chosen."""
-        return "" if self.chosen is None else self.chosen.value + " (edge)" * self.chosen.is_edge
 
 
 def mixed_test_sets(runs: Iterable[Run]) -> set[str]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.records.collect import GROUPS, TEST_SET
+from orca_cli.report.records.collect import GROUPS
 from orca_cli.report.records.filters import Values, canonical
 from orca_cli.report.statistics.differences import Effect, effect, holm, mean_of, relative
 from orca_cli.report.tables.notes import clean
@@ -20,7 +20,6 @@ from orca_cli.report.tables.table import TASK_PREFIX, Cell, Column, Method, Tabl
 _ARM, _ARM_GROUPS = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
 _DECIDED = "decided"  # value of settings that were left open
 _ZERO = 1e-12
-_Names = frozenset[tuple[str, str]]  # fields and settings of a method
 
 
 @dataclass(frozen=True)
@@ -155,11 +154,7 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     paired = [block for block in blocks if block.seeds]
     if not paired:
         what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
-        bases, others_named = (
-            {frozenset(_others(method, besides)) for method, _ in keys}
-            for keys in (baseline_cells, value_of.keys() - baseline_cells)
-        )
-        hint = _unpaired_hint(bases, others_named, f"{axis}={baseline}")
+        hint = f"run the same tasks and seeds with {axis}={baseline}; 'orca runs diff' says in what two runs differ"
         if same := sum(block.same for block in blocks):
             what = f"{same} of {same} pairs are the same computation (equal final weights and errors): none is left"
             hint = f"{axis} changed nothing in these runs"
@@ -182,11 +177,9 @@ def check_sets(columns: Iterable[Column], option: str) -> None:
         by_name[column.name].append(column)
     for name, variants in by_name.items():
         if (count := len(variants)) > 1:
-            key = next(key for key in vars(variants[0]) if len({getattr(column, key) for column in variants}) > 1)
-            values = ", ".join(sorted({str(getattr(column, key)) for column in variants}))
-            what = f"{name} was measured in {count} ways ({key}: {values}), which would count as {count} sets"
-            hint = "protocol=..." if key == "protocol" else "KEY=VALUE of a setting in which their runs differ"
-            raise DataError(clean(what), where=option, hint=f"narrow with --where {hint}")
+            what = f"{name} was measured in {count} ways, which would count as {count} sets"
+            hint = "narrow with --where protocol=..., or another setting in which its runs differ"
+            raise DataError(clean(what), where=option, hint=hint)
 
 
 def _partner(cells: Mapping[Method, Cell], name: str) -> Cell:
@@ -197,12 +190,9 @@ def _partner(cells: Mapping[Method, Cell], name: str) -> Cell:
             runs of the same value differ in what no setting shows.
     """
     if len(cells) > 1:
-        differ = [key for key in _ARM_GROUPS if len({getattr(method, key) for method in cells}) > 1]
-        words = ", ".join(differ) or "something that no setting shows (such as a changed YAML file)"
-        what = f"ambiguous reference: runs of {name} differ in {words}"
         folders = ", ".join(clean(cell.runs[0].path.name) for cell in cells.values())
-        keep = f"keep the runs of one of them (orca runs rm): {folders}"
-        raise DataError(what, where="--against", hint=f"narrow with --where {differ[0]}=..." if differ else keep)
+        hint = f"narrow with --where, or keep the runs of one of them (orca runs rm): {folders}"
+        raise DataError(f"ambiguous reference: several methods have {name}", where="--against", hint=hint)
     return next(iter(cells.values()), Cell())
 
 
@@ -231,18 +221,6 @@ def _paired(block: Block, baseline: Cell, arm_cell: Cell, *, is_task_setting: bo
         same=len(equal),
         choices=tuple(cell.runs[0].choice for cell in (baseline, arm_cell) if cell.runs),
     )
-
-
-def _unpaired_hint(bases: set[_Names], arms: set[_Names], baseline: str) -> str:
-    """Return a hint that says in what the two most similar methods with and without the baseline differ besides the axis."""
-    differences = [one ^ other for one in bases for other in arms]
-    nearest = min(differences, key=lambda items: (len(items), sorted(items)), default=_Names())
-    keys = sorted({clean(key) for key, _ in nearest})
-    if TEST_SET in keys:
-        return f"their test data differ, since a file was changed: run the same tasks and seeds with {baseline} again"
-    if not keys:
-        return f"run the same tasks and seeds with {baseline}"
-    return f"they differ in {', '.join(keys)} as well; try --against {keys[-1]}=..., or narrow with --where"
 
 
 def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:

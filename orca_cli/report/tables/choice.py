@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, UsageError
-from orca_cli.report.records.collect import Chosen, Collection, Run, Score
+from orca_cli.report.records.collect import Collection, Run, Score
 from orca_cli.report.records.filters import FIELDS, Values, canonical, key_hint
 from orca_cli.report.records.study_members import SET
 from orca_cli.report.tables.notes import clean, seeds_text
@@ -80,8 +80,7 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
     runs = []
     for run, arm in ((run, judged[id(run)]) for run in collection.runs if id(run) in judged):
         variant = {name: text for name, text in run.variant.items() if name != key}  # it no longer names the method
-        chosen = Chosen(key, spelled[key, arm.value], arm.seed, arm.is_edge)
-        runs.append(replace(run, variant=variant, chosen=chosen))
+        runs.append(replace(run, variant=variant, choice=spelled[key, arm.value] + " (edge)" * arm.is_edge))
     heading = f"each arm at its own {key}, chosen on validation, seed {seeds}; judged by the other seeds"
     return replace(collection, runs=runs), heading, _notes(arms, key, named)
 

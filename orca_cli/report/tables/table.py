@@ -272,12 +272,6 @@ def _data_path(run: Run) -> str:
     return " ".join(filter(None, (path.strip("'\"").rstrip("/"), run.variant.get("task.config"))))
 
 
-def belongs_to(run: Run, column: Column) -> bool:
-    """Return whether a run has a column's task, protocol and data."""
-    is_named = not column.data or f"/{_data_path(run)}".endswith(f"/{column.data}")
-    return (run.task, run.protocol) == (column.task, column.protocol) and is_named
-
-
 def _ends_of(path: str) -> list[str]:
     """Return the ends of a path, the shortest first."""
     parts = path.split("/")

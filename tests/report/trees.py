@@ -72,8 +72,6 @@ def details(seed: int = 0, *, metric: str = "otdd", epochs: int = 60) -> dict[st
     is_aligned = metric != "none"
     wave = [1 + 0.05 * math.sin(place + seed) for place in range(epochs)]
     align = [{"epoch": place, "loss": 40 * 0.94**place * wave[place]} for place in range(epochs)]
-    for line in align[::20]:
-        line["heldout"] = 44 * 0.95 ** line["epoch"]
     learning = [
         {"epoch": place, "step": 7 * place, "train_loss": 3.9 * 0.9**place * wave[place - 1]}
         | {"validation_error": 0.1 + 0.6 * 0.9**place * wave[place - 1], "validation_loss": None}
@@ -92,18 +90,6 @@ def details(seed: int = 0, *, metric: str = "otdd", epochs: int = 60) -> dict[st
         "parameters": {"embedder": 412800, "body": 10646784, "predictor": 20020, "trained": 442036},
         "baselines": {name: {"error": error, "seconds": 0.4} for name, error in models.items()},
     }
-
-
-def add_environment(run: Path, **fields: Any) -> None:
-    """Write a run's environment and overrides."""
-    packages = {"orca-transfer": "0.1.0", "torch": "2.13.0+cpu", "numpy": "2.3.5"}
-    record = {"schema": 1, "python": "3.11.7", "platform": "Linux-6.1", "machine": "x86_64", "processors": 2}
-    record |= {"threads": "1", "device": "cpu", "packages": packages}
-    (run / "env.json").write_text(json.dumps(record | fields))
-    names = json.loads((run / "status.json").read_text())
-    keys = ("task", "body", "metric", "finetune", "seed")
-    lines = [f"{key}={names[key]}" for key in keys] + [f"{key}={value}" for key, value in names["variant"].items()]
-    (run / "overrides.txt").write_text("\n".join(lines) + "\n")
 
 
 def add_pairs(root, gains, *, base=0.5, metric="otdd", task="digits", **fields) -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests import browser  # noqa: E402
-from tests.report.trees import add_environment, add_run, details  # noqa: E402
+from tests.report.trees import add_run, details  # noqa: E402
 
 TASKS = ("darcy", "deepsea", "digits", "ecg", "jsb", "listops", "ninapro", "satellite", "spherical", "cosmic")
 METRICS = ("otdd", "otdd_gaussian", "mmd", "moments", "none")
@@ -49,7 +49,7 @@ def make(folder: Path, count: int) -> None:
         state = "failed" if number % 97 == 96 else "completed"
         variant = {"train.lr": f"{1e-4 * (rate + 1):.0e}"}
         names = {"task": task, "metric": metric, "variant": variant, "state": state}
-        add_environment(add_run(folder, seed=seed, value=value, **names, **details(seed, metric=metric)))
+        add_run(folder, seed=seed, value=value, **names, **details(seed, metric=metric))
 
 
 def measure(*words: str) -> str:

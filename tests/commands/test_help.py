@@ -12,7 +12,6 @@ from tests.commands.test_score import _add
 from tests.report.trees import add_run, details
 
 HEAVY = {"torch", "transformers", "ot", "hydra", "omegaconf", "pandas", "scipy", "sklearn", "requests", "optuna"}
-HEAVY |= {"matplotlib"}
 LINES = [f"{name} --help" for name in COMMANDS]
 for group in ("runs", "data", "body"):
     LINES += [f"{group} {verb} --help" for verb in importlib.import_module(f"orca_cli.commands.{group}").VERBS]

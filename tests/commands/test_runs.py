@@ -246,5 +246,5 @@ def test_an_output_that_has_only_ascii_gets_ascii(root):
     command = [sys.executable, "-m", "orca_cli", "report", str(root)]
     done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0, done.stderr
-    assert b"10.0 +- - (1)" in done.stdout
+    assert b"10.0 \\xb1 - (1)" in done.stdout
     assert b"caf\\xe9" in done.stdout

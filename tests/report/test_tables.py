@@ -1,27 +1,18 @@
-"""Tables by hand: means, deviations, ranks and what is kept apart; rows merged by keys; the runs of a study by its axes."""
+"""Tables by hand: means, deviations and what is kept apart; the runs of a study by its axes."""
 
 import math
 import re
-from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import rankdata
 
-from orca_cli.report.records.collect import Collection, Run, Score, collect
-from orca_cli.report.records.filters import Values, where
+from orca_cli.report.records.collect import collect
+from orca_cli.report.records.filters import where
 from orca_cli.report.records.study_members import select_study
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.notes import notes_of, seeds_text
-from orca_cli.report.tables.rows import merged, ordered
-from orca_cli.report.tables.table import Cell, Column, Method, build_table
-from orca_cli.report.tables.table import table_of as table_of_cells
+from orca_cli.report.tables.table import build_table
 from orca_cli.runs import studies
-from tests.commands.called import read_json
-from tests.properties import examples
 from tests.report.trees import add_run, compared, report, table_of
 
 
@@ -49,7 +40,7 @@ def test_two_methods_two_tasks_by_hand(tmp_path):
     # Squares of the deviations: 9 + 1 + 16 (1e-4); sample variance 13e-4.
     assert (otdd.cells[1].deviation, otdd.cells[0].deviation) == (pytest.approx(math.sqrt(13e-4)), None)
     assert [[cell.best for cell in row.cells] for row in (none, otdd)] == [[True, False], [False, True]]
-    assert (none.rank, otdd.rank, table.trivial) == (1.5, 1.5, [(0.9, 0.9), (0.9, 0.9)])
+    assert table.trivial == [(0.9, 0.9), (0.9, 0.9)]
 
 
 def test_runs_without_an_error_are_counted_by_what_they_lack(tmp_path):
@@ -61,8 +52,8 @@ def test_runs_without_an_error_are_counted_by_what_they_lack(tmp_path):
     (row,) = (table := table_of(tmp_path)).rows
     cell, other = row.cells
     # One whose test split stayed closed is not called undefined.
-    assert (cell.values, cell.untested, cell.undefined, cell.partial, cell.best) == ([0.3], 1, 1, 0, True)
-    assert (cell.seeds, table.trivial) == ([0], [None, None])
+    assert (cell.values, cell.untested, cell.undefined, cell.best) == ([0.3], 1, 1, True)
+    assert (list(cell.by_seed), table.trivial) == ([0], [None, None])
     assert dict(cell.unfinished) == {"failed": 1, "dead": 1, "interrupted": 1}
     assert (other.mean, other.best, dict(other.unfinished)) == (None, False, {"failed": 1})
     assert "+1 undefined +1 not tested" in layout_of(table).rows[0][1][0].rest
@@ -115,7 +106,6 @@ def test_own_data_sets_are_columns_of_their_own(tmp_path):
     assert columns("three", *three, metrics=metrics) == ["arrays a.npz", "arrays x/b.npz", "arrays y/b.npz"]
     (otdd,) = compared(tmp_path / "three").overall
     assert (otdd.sets, otdd.wins, otdd.ties, otdd.losses) == (3, 1, 1, 1)
-    assert otdd.worst == ("arrays y/b.npz", pytest.approx(-10))
     assert columns("one", ("x/a.npz", "1"), ("./x/a.npz", "1")) == ["arrays"]
     # Names of the same test data; a file whose name ends like another's is not of its column.
     assert columns("named", ("m/a.npz", "1"), ("m/c.npz", "1"), ("m/z.npz", "2")) == ["arrays a.npz", "arrays z.npz"]
@@ -128,9 +118,7 @@ def test_runs_that_kept_no_alignment_step_are_shown_as_such(tmp_path):
         add_run(tmp_path, seed=seed, metric="none", alignment={"steps": 0})
     text = report(tmp_path)
     assert "2 of 4 unaligned" in text
-    kept = "minilm otdd full: alignment steps that selection kept, by seed: 0, 20, 60, 0; 2 of 4 runs kept 0 steps"
-    assert kept in text
-    assert "none full: alignment" not in text
+    assert text.count("unaligned") == 1  # not of metric=none
 
 
 def test_the_newest_of_equal_experiments_counts(tmp_path):
@@ -141,7 +129,7 @@ def test_the_newest_of_equal_experiments_counts(tmp_path):
     table = table_of(tmp_path)
     (cell,) = table.rows[0].cells
     assert (cell.values, dict(cell.unfinished), len(table.superseded)) == ([0.3, 0.4], {"failed": 1}, 1)
-    assert any("1 older attempt does not count" in note for note in notes_of(table))
+    assert any("older attempts that do not count" in note for note in notes_of(table))
     assert any("seed 1: runs differ in something that no setting shows" in note for note in notes_of(table))
 
 
@@ -164,24 +152,7 @@ def test_what_limits_a_comparison_is_said(tmp_path, change, words):
     assert change or not re.search("different|could not|not better", notes)
 
 
-@given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=2, max_size=6))
-@examples(40)
-def test_ranks_agree_with_scipy(values):
-    def cell(value):
-        score = Score("zero_one", value / 10, 10, 0, True, 0.9, False, "")
-        return Cell(runs=[Run(Path("0"), "t", "b", "s", "m", "f", 0, "clean", "0", "completed", score=score)])
-
-    columns = [Column(str(place), "clean", "e", True, False) for place in range(3)]
-    cells = {
-        (Method(str(place), "", "", ""), column): cell(value)
-        for place, line in enumerate(values)
-        for column, value in zip(columns, line, strict=True)
-    }
-    cells[Method("x", "", "", ""), columns[0]] = cell(0)
-    *rows, incomplete = table_of_cells(Collection([], [], []), cells, columns).rows
-    expected = rankdata(np.array(values), axis=0).mean(axis=1)
-    assert [row.rank for row in rows] == pytest.approx(list(expected))
-    assert incomplete.rank is None
+def test_seeds_are_said_in_short():
     assert [seeds_text(seeds) for seeds in ([0, 1, 2, 5], [3], [4, 2], [])] == ["0-2,5", "3", "2,4", ""]
 
 
@@ -202,78 +173,7 @@ task:
 """
 
 
-def by(root, text):
-    return merged(collect([root]), text, Values())
-
-
-def names(table):
-    return [row[0] for row in layout_of(table).rows if row[0][0] not in ("trivial", "best baseline")]
-
-
-@pytest.fixture
-def tree(tmp_path):
-    """Two metrics with two learning rates; seed 2 is there for one rate only."""
-    for lr, shift in (("1e-3", 0.0), ("1e-4", 0.2)):
-        for metric, base in (("none", 0.4), ("otdd", 0.3)):
-            for seed in range(3 if lr == "1e-3" else 2):
-                value = base + shift + seed / 100
-                seconds = {"build": 1.0, "align": 2.0, "finetune": 10 * (1 - value), "baselines": 100.0}
-                add_run(tmp_path, metric=metric, seed=seed, value=value, variant={"train.lr": lr}, seconds=seconds)
-    return tmp_path
-
-
-def test_a_merged_error_is_the_mean_over_settings_of_seeds_that_all_have(tree):
-    table = by(tree, "metric")
-    assert names(table) == [["none"], ["otdd"]]
-    none, otdd = (row.cells[0] for row in table.rows)
-    assert none.by_seed == {0: pytest.approx(0.5), 1: pytest.approx(0.51)}  # means of 0.40 and 0.60, 0.41 and 0.61
-    assert (none.parts, none.partial, none.seeds) == (2, 1, [0, 1])
-    assert otdd.mean == pytest.approx((0.4 + 0.41) / 2)
-    assert "over 2 settings +1 of unmatched seeds" in str(layout_of(table).rows[0])
-    assert any(note.endswith("merged: train.lr") for note in notes_of(table))
-    assert not any("with care" in note for note in notes_of(table))
-    assert [row.rank for row in table.rows] == [2.0, 1.0]
-    # Seeds that no two settings share leave a hole; rows of unlike settings are to be compared with care.
-    add_run(tree, metric="mmd", body="swin", seed=0, variant={"train.lr": "1"})
-    add_run(tree, metric="mmd", body="swin", seed=1, variant={"train.lr": "2"})
-    table = by(tree, "metric")
-    assert table.rows[0].cells[0].mean is None
-    (note,) = [note for note in notes_of(table) if "with care" in note]
-    assert note == "rows are not of the same settings besides metric, so compare them with care: digits"
-
-
-def test_rows_by_a_setting_and_a_group_in_the_order_that_is_typed(tree):
-    table = by(tree, "train.lr,metric")
-    assert layout_of(table).names == ["train.lr", "metric"]
-    assert names(table) == [["1e-3", "none"], ["1e-4", "none"], ["1e-3", "otdd"], ["1e-4", "otdd"]]
-    assert all(row.cells[0].parts == 1 for row in table.rows)
-    assert len(by(tree, "seed").rows) == 3
-    words = ["report", tree, "--by", "metric,train.lr", "--where", "train.lr=1e-3", "--sort", "digits"]
-    rows = read_json(*words)["rows"]
-    assert [(row["metric"], row["settings"], row["cells"][0]["merged"]) for row in rows] == [
-        (metric, {"train.lr": "1e-3"}, 1) for metric in ("otdd", "none")
-    ]
-    assert "otdd" in report(tree, "--by", "metric", "--compare")
-
-
-def test_rows_are_sorted_by_a_task_a_rank_or_a_time(tree):
-    for metric, value in (("none", 0.1), ("otdd", 0.2)):
-        add_run(tree, task="ecg", metric=metric, value=value, variant={"train.lr": "1e-4"}, seconds={"build": 1.0})
-    table = table_of(tree)
-
-    def order(key):
-        rows = ordered(table, key).rows
-        return " ".join(f"{row.method.metric}@{dict(row.method.settings)['train.lr'][-1]}" for row in rows)
-
-    assert order("digits") == "otdd@3 none@3 otdd@4 none@4"
-    assert order("ecg")[:13] == "none@4 otdd@4"  # those without come last
-    assert order("rank")[:13] == "none@4 otdd@4"
-    assert order("time") == "none@4 otdd@4 none@3 otdd@3"
-    (note,) = [note for note in notes_of(ordered(table, "time")) if "mean time" in note]
-    assert note.startswith("rows by the mean time of a run's stages: minilm none full train.lr=1e-4 6.95 s")
-
-
-def test_runs_are_found_by_any_setting(tmp_path, monkeypatch):
+def test_runs_are_found_by_any_setting(tmp_path):
     """Runs that typed a setting, decided it, and left it as it was composed."""
     decided = {"train.lr": {"value": 2e-4, "why": "data"}, "align.select": {"value": "last"}}
     for metric, fields in (
@@ -296,14 +196,6 @@ def test_runs_are_found_by_any_setting(tmp_path, monkeypatch):
         ("task.data.shape=8 x 8", {"typed", "decided", "left"}),
     ):
         assert {run.metric for run in where(collect([tmp_path]), text).runs} == metrics, text
-    assert names(by(tmp_path, "train.lr")) == [["-"], ["0.0001"], ["0.0002"], ["1e-3"]]
-    # A setting is read once for runs that differ in the seed; one without an effect is read of every run.
-    read = []
-    monkeypatch.setattr("orca_cli.report.records.filters.settings.setting", lambda path, key: read.append(path) or 1)
-    where(collect([tmp_path]), "align.lr=1")
-    assert len(read) == 4
-    where(collect([tmp_path]), "keep_weights=1")
-    assert len(read) == 4 + 8
 
 
 def test_one_method_is_one_row_however_its_settings_are_typed(tmp_path):
@@ -320,8 +212,7 @@ def test_one_method_is_one_row_however_its_settings_are_typed(tmp_path):
         ("minilm otdd full train.lr=1e-3", 6),
     ]
     (otdd,) = compared(tmp_path).overall
-    assert (otdd.pairs, otdd.points.mean) == (6, pytest.approx(10))
-    assert [row.cells[0].parts for row in by(tmp_path, "metric").rows] == [2, 1]
+    assert (otdd.pairs, otdd.gain.mean) == (6, pytest.approx(10))
 
 
 def test_the_lowest_error_earns_its_mark_by_six_pairs_with_every_other(tmp_path):
@@ -374,7 +265,7 @@ def test_sets_are_columns_and_arms_are_rows(tmp_path):
         add(tmp_path, f"arrows-{arm}", arrows | {"metric": arm} | typed)
     table = study_table(tmp_path)  # the embedder is the same, and files are the set's
     assert all(row.method.settings == () and not any(cell.hidden for cell in row.cells) for row in table.rows)
-    (gaussian,) = compare(table, "metric", "none", 0.5).overall
+    (gaussian,) = compare(table, "metric", "none").overall
     assert (gaussian.arm, gaussian.sets, gaussian.pairs) == ("gaussian", 2, 2)
     # One run under two names is in both rows.
     add(tmp_path, "arrows-none", {"set": "leaves", "metric": "again"})
@@ -410,10 +301,9 @@ def test_seeds_that_draw_their_samples_are_one_row(tmp_path, changed):
         assert all("test_set" in dict(row.method.settings) for row in table.rows)
         return
     assert means(tmp_path) == {"none": [0.5], "otdd": [pytest.approx(0.41)]}
-    (otdd,) = compare(table, "metric", "none", 0.5).overall
+    (otdd,) = compare(table, "metric", "none").overall
     assert (otdd.sets, otdd.pairs) == (1, 3)
     assert not any("test sets" in note for note in notes_of(table))
-    assert sorted(row.rank for row in table.rows) == [1, 2]
 
 
 def test_arms_of_a_study_are_pairs_whatever_they_set(tmp_path):
@@ -427,7 +317,7 @@ def test_arms_of_a_study_are_pairs_whatever_they_set(tmp_path):
             fields = {"body": body, "metric": metric, "finetune": finetune, "source": source, "value": value}
             add(tmp_path, f"{arm}-{metric}-{body}", {"arm": arm, "body": body}, **fields)
     add(tmp_path, "begun", {"arm": "naive", "body": "bert", "metric": "zzz"}, body="bert", metric="zzz", state="failed")
-    comparison = compare(study_table(tmp_path), "arm", "naive", 0.5)
+    comparison = compare(study_table(tmp_path), "arm", "naive")
     gains = {(block.arm, dict(block.others)["body"]): block.gains for block in comparison.blocks}
     expected = {"fpt": -10.0, "other_proxy": 10.0}
     assert gains == {(arm, body): [pytest.approx(expected[arm])] for arm in expected for body in ("minilm", "bert")}

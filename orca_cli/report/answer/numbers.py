@@ -71,21 +71,15 @@ class Confusion:
         return _ratio(self.counts.diagonal(), self.counts.sum(axis=0))
 
     def confused(self) -> list[tuple[int, int]]:
-        """Return the pairs (true, predicted) of different classes that occur: most samples first, then largest share."""
+        """Return the pairs (true, predicted) of different classes that occur, those with the most samples first."""
         pairs = np.argwhere((self.counts > 0) & ~np.eye(len(self.counts), dtype=bool))
-        keys = ((-int(self.counts[i, j]), -float(self.shares[i, j]), int(i), int(j)) for i, j in pairs)
-        return [key[2:] for key in sorted(keys)]
+        return sorted(((int(i), int(j)) for i, j in pairs), key=lambda pair: (-int(self.counts[pair]), pair))
 
     def record(self) -> dict[str, Any]:
-        """Return the numbers for other programs: of more than `MOST_CLASSES` classes, only the counts that are not 0."""
+        """Return the numbers for other programs; a matrix of more than `MOST_CLASSES` classes is left out."""
         record: dict[str, Any] = {"kind": "classes", "n": self.n, "correct": self.correct, "names": list(self.names)}
         record |= {"recall": [*map(_plain, self.recall)], "precision": [*map(_plain, self.precision)]}
-        if len(self.names) <= MOST_CLASSES:
-            record["confusion"] = self.counts.tolist()
-        else:
-            pairs = self.confused()
-            record["confused"] = [{"true": i, "predicted": j, "count": int(self.counts[i, j])} for i, j in pairs]
-        return record
+        return record | ({"confusion": self.counts.tolist()} if len(self.names) <= MOST_CLASSES else {})
 
 
 @dataclass(frozen=True)
@@ -164,14 +158,12 @@ class Number:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Return the range to draw, for both axes: of the true values, and of predictions up to a quarter beyond."""
+        """Return the range to draw, for both axes: of the true values, and a quarter of it beyond."""
         if not len(self.true):
             return 0.0, 1.0
         low, high = float(self.true.min()), float(self.true.max())
-        span = high - low or abs(high) or 1.0
-        low = min(low, max(float(self.predicted.min()), low - span / 4))
-        high = max(high, min(float(self.predicted.max()), high + span / 4))
-        return (low, high) if high > low else (low - span / 2, high + span / 2)
+        room = (high - low or abs(high) or 1.0) / 4
+        return low - room, high + room
 
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs."""
@@ -261,11 +253,11 @@ _READERS: dict[str, Callable[[Iterator[tuple[np.ndarray, np.ndarray]], Sequence[
 }
 
 
-def percent(share: float, decimals: int = 0, unit: str = " %") -> str:
+def percent(share: float, decimals: int = 0) -> str:
     """Return a share in per cent; one strictly between 0 and 1 is never rounded to 0 or 100."""
     if np.isnan(share):
         return "-"
     lowest = 10.0**-decimals
     value = 100 * share
     shown = min(max(round(value, decimals), lowest), 100 - lowest) if 0 < share < 1 else value
-    return f"{shown:.{decimals}f}{unit}"
+    return f"{shown:.{decimals}f} %"

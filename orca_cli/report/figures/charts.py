@@ -1,6 +1,6 @@
 """What a figure shows, apart from how it is drawn (see svg.py).
 
-A look is a number: each has a colour, and a dash or a marker besides, so that a figure is readable without colours.
+A look is a number: each has a colour, and neighbours differ in their dash, so that lines are readable without colours.
 """
 
 from __future__ import annotations
@@ -19,20 +19,18 @@ class Series:
     Args:
         points: x, y, and the lowest and highest y that y stands for.
         look: see the module.
-        chosen: x that is marked as the chosen one; None for none.
         level: a horizontal line that belongs to it, such as the floor of a distance; None for none.
     """
 
     name: str
     points: tuple[tuple[float, float, float, float], ...]
     look: int
-    chosen: float | None = None
     level: float | None = None
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines over a common x. `is_log`: of y; `is_step`: y holds until the next x."""
+    """Lines over a common x. `is_step`: y holds until the next x."""
 
     name: str
     title: str
@@ -40,7 +38,6 @@ class Lines:
     y: str
     series: tuple[Series, ...]
     note: str = ""
-    is_log: bool = False
     is_step: bool = False
 
 
@@ -70,17 +67,16 @@ class Dots:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Cells of texts, which may have two lines.
+    """Counts of true classes (rows) that were predicted as others (columns), both in the order of `classes`.
 
-    `shades` run from -1 to 1: above 0 is good (the row is better, the class is right); None leaves a cell without colour.
+    `shares` are the counts as shares of their row, 0 to 1, which a cell's colour shows: one for right, one for wrong.
     """
 
     name: str
     title: str
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    texts: tuple[tuple[str, ...], ...]
-    shades: tuple[tuple[float | None, ...], ...]
+    classes: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+    shares: tuple[tuple[float, ...], ...]
     note: str = ""
 
 
@@ -110,16 +106,6 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     step = next(factor * size for factor in (1, 2, 2.5, 5, 10) if factor * size >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [place * step for place in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Return powers of ten in an interval, at most five, or 1, 2 and 5 times them where there would be fewer than two."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    tens = [10.0**place for place in range(first, last + 1) if low * 0.999 <= 10.0**place <= high * 1.001]
-    if len(tens) >= 2:
-        return tens[:: -(-len(tens) // 5)]
-    finer = (factor * 10.0**place for place in range(first - 1, last + 1) for factor in (1, 2, 5))
-    return [value for value in finer if low * 0.999 <= value <= high * 1.001]
 
 
 def bounds(values: Iterable[float], *, margin: float = 0.04) -> tuple[float, float]:

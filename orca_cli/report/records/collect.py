@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.records.details import Baseline, baselines, mapping, number, seconds_by_stage, text, whole
+from orca_cli.report.records.details import baselines, mapping, number, seconds_by_stage, whole
 from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, STATUS
 from orca_cli.runs.records import UnreadableError, read_record
@@ -23,7 +23,6 @@ from orca_cli.runs.settings import as_typed
 
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _ENDED = ("failed", "interrupted")
-_CONSTANT = "constant"  # the baseline that `trivial` is
 GROUPS = ("body", "source", "metric", "finetune")  # of conf/ that name a method, besides the task
 TEST_SET = "test_set"  # a pseudo-setting: test data differ though no setting does, since a file was changed
 Value = TypeVar("Value", str, int)
@@ -44,7 +43,7 @@ class Score:
     chosen_on_test: bool = False  # the test split chose the weights, so the error is too low
     steps: int | None = None  # alignment steps of the embedder that was chosen; None if not recorded
     size: str = ""  # the task's word for number and size of samples, such as small; empty if it has none
-    models: tuple[Baseline, ...] = ()  # simple ones on the same test set, the constant included
+    baselines: list[tuple[str, float]] = field(default_factory=list)  # simple models on the same test set, best first
     times: dict[str, float] = field(default_factory=dict)  # stage -> seconds; stages without a record are left out
     validation: float | None = None  # validation error; None if nothing validates, or it is undefined
     validated_on: str = ""  # validation, folds, test or nothing
@@ -53,15 +52,6 @@ class Score:
     before: float | None = None  # the metric before stage 2
     after: float | None = None  # the metric after it
     floor: float | None = None  # mean of the metric between two halves of the source data
-    epoch: int | None = None  # the epoch whose weights are tested
-    chosen_by: str = ""  # the rule that chose the epoch
-    test_reads: int | None = None
-
-    @property
-    def baselines(self) -> list[tuple[str, float]]:
-        """Return name and error of the simple models, the best first and the constant left out."""
-        models = [(one.name, one.error) for one in self.models if one.name != _CONSTANT]
-        return sorted(models, key=lambda model: model[1])
 
     @property
     def seconds(self) -> float | None:
@@ -74,16 +64,6 @@ class Score:
     def is_tested(self) -> bool:
         """Return whether the test split was opened; a run with test=false leaves it closed."""
         return self.value is not None or self.n + self.skipped > 0
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What was chosen for the arm of a run, on which seed; `is_edge`: the lowest or highest value that was run."""
-
-    key: str
-    value: str
-    seed: int
-    is_edge: bool
 
 
 @dataclass(frozen=True)
@@ -106,18 +86,12 @@ class Run:
     decided: dict[str, str] = field(default_factory=dict)  # by a completed run, where its settings left it open
     score: Score | None = None
     arm: str = ""  # its name in a study; arms count as separate methods, even with equal settings
-    chosen: Chosen | None = None
-    conf_names: tuple[str, str, str] = ("", "", "")  # task, source and body in conf/; a study may call them otherwise
+    choice: str = ""  # the value chosen for its arm, marked if it is at the edge (tables/choice.py); empty for none
 
     @property
     def test_set(self) -> str:
         """Return the SHA-256 of its test split; empty if not recorded."""
         return "" if self.score is None else self.score.test_set
-
-    @property
-    def choice(self) -> str:
-        """Return the value chosen for it, marked if it is at the edge; empty if none was chosen."""
-        return "" if self.chosen is None else self.chosen.value + " (edge)" * self.chosen.is_edge
 
 
 def mixed_test_sets(runs: Iterable[Run]) -> set[str]:
@@ -256,7 +230,7 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         chosen_on_test=selected.get("on") == "test",
         steps=whole(mapping(result.get("alignment")).get("steps")),
         size=str(result.get("size") or ""),
-        models=baselines(result),
+        baselines=baselines(result),
         times=seconds_by_stage(result),
         validation=number(result.get("validation_error")),
         validated_on=str(selected.get("on") or ""),
@@ -265,9 +239,6 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         before=number(distance.get("before")),
         after=number(distance.get("after")),
         floor=number(mapping(distance.get("floor")).get("mean")),
-        epoch=whole(selected.get("epoch")),
-        chosen_by=text(selected.get("by")),
-        test_reads=whole(result.get("test_reads")),
     )
     decided = {
         str(key): as_typed(one["value"])
@@ -280,7 +251,6 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
 def _run(path: Path, record: dict[str, Any], name: str, **fields: Any) -> Run:
     variant = {str(key): str(value) for key, value in mapping(record.get("variant")).items()}
     fields |= {key: _required(record, key, name, str) for key in ("task", *GROUPS, "protocol", "identity")}
-    fields["conf_names"] = tuple(text(record.get(key)) for key in ("task", "source", "body"))
     settings = str(record.get("settings") or "")
     return Run(path, seed=_required(record, "seed", name, int), settings=settings, variant=variant, **fields)
 

@@ -6,32 +6,22 @@ None of it is needed for a table of errors, so nothing here stops a report.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_cli.runs.directory import ENVIRONMENT, RESULT
+from orca_cli.runs.directory import RESULT, STAGE_FOLDERS
 from orca_cli.runs.records import UnreadableError, read_record
 
 OVERRIDES = "overrides.txt"
-STAGES = ("build", "align", "finetune", "baselines")
+_CONSTANT = "constant"  # the simple model whose error is recorded as trivial too
 _MOST_POINTS = 200
-_MOST_NAMES = 50  # of packages, decisions, baselines
+_MOST_NAMES = 50  # of simple models
 _LONGEST = 200
 _MOST_OVERRIDES = 2**16  # bytes
 
 Points = tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """A simple model on a run's split: its error as stored, and the seconds it took; None if not recorded."""
-
-    name: str
-    error: float
-    seconds: float | None
-    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,22 +38,13 @@ def curves(path: Path) -> Curves:
 
     They are read only where they are drawn, since those of 10,000 runs would fill the memory.
     """
-    record = mapping(_record(path / RESULT).get("curves"))
-    align, finetune = record.get("align"), record.get("finetune")
+    try:
+        record = read_record(path / RESULT) or {}
+    except (UnreadableError, OSError):
+        return Curves()
+    recorded = mapping(record.get("curves"))
+    align, finetune = recorded.get("align"), recorded.get("finetune")
     return Curves(_points(align, "loss"), _points(finetune, "train_loss"), _points(finetune, "validation_error"))
-
-
-def environment(path: Path) -> tuple[str, str, str, str] | None:
-    """Return a run's environment as texts: Python, device, machine, packages; None where it is not recorded."""
-    record = _record(path / ENVIRONMENT)
-    if not record:
-        return None
-    python, platform, processors, threads, device = (
-        text(record.get(key)) for key in ("python", "platform", "processors", "threads", "device")
-    )
-    machine = f"{platform}, {processors} processors, {threads or 'default'} threads"
-    packages = (f"{name} {text(version)}" for name, version in _entries(record.get("packages")) if version)
-    return f"python {python}", device or "-", machine, ", ".join(packages)
 
 
 def overrides(path: Path) -> list[str] | None:
@@ -76,35 +57,20 @@ def overrides(path: Path) -> list[str] | None:
     return content.splitlines() if len(content) <= _MOST_OVERRIDES else None
 
 
-def typed_settings(path: Path) -> dict[str, str]:
-    """Return the settings typed for a run, without its seed and folder; empty where they are not recorded.
-
-    The folder is untrusted: only settings are kept, no options of the program.
-    """
-    pairs = [line.partition("=") for line in overrides(path) or () if "=" in line and not line.startswith("-")]
-    return {key: value for key, _, value in pairs if key not in ("seed", "paths.runs")}
-
-
-def shared_data(typed: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the override `paths.data` as a list, if all runs have the same one; see `typed_settings`."""
-    folders = {one.get("paths.data", "") for one in typed}
-    return [f"paths.data={folders.pop()}"] if len(folders) == 1 and "" not in folders else []
-
-
 def seconds_by_stage(result: Mapping[str, Any]) -> dict[str, float]:
     """Return stage -> wall time of a result's record; stages whose time is not recorded are left out."""
-    recorded = {stage: number(mapping(result.get("seconds")).get(stage)) for stage in STAGES}
+    recorded = {stage: number(mapping(result.get("seconds")).get(stage)) for stage in STAGE_FOLDERS}
     return {stage: seconds for stage, seconds in recorded.items() if seconds is not None and seconds >= 0}
 
 
-def baselines(result: Mapping[str, Any]) -> tuple[Baseline, ...]:
-    """Return the simple models of a result's record, the constant included; those without an error are left out."""
+def baselines(result: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return name and error of the simple models of a result's record, the best first and the constant left out."""
     models = []
-    for name, entry in _entries(result.get("baselines")):
-        record = mapping(entry)
-        if (error := number(record.get("error"))) is not None:
-            models.append(Baseline(name, error, number(record.get("seconds")), text(record.get("about"))))
-    return tuple(models)
+    for name, entry in list(mapping(result.get("baselines")).items())[:_MOST_NAMES]:
+        error = number(mapping(entry).get("error"))
+        if error is not None and name != _CONSTANT:
+            models.append((text(name), error))
+    return sorted(models, key=lambda model: model[1])
 
 
 def number(value: Any) -> float | None:
@@ -139,17 +105,6 @@ def mean_curve(curves: Iterable[Points]) -> list[tuple[float, float, float, floa
         if 2 * len(values) > len(curves_by_x):
             means.append((x, math.fsum(values) / len(values), min(values), max(values)))
     return means
-
-
-def _record(path: Path) -> dict[str, Any]:
-    try:
-        return read_record(path) or {}
-    except (UnreadableError, OSError):
-        return {}
-
-
-def _entries(value: Any) -> list[tuple[str, Any]]:
-    return [(text(key), entry) for key, entry in mapping(value).items()][:_MOST_NAMES]
 
 
 def _points(lines: Any, name: str) -> Points:

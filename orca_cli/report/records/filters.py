@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from typing import Any
 
@@ -73,11 +72,7 @@ def _choice(group: str, target: Any) -> str | None:
 
 def key_hint(key: str, collection: Collection) -> str:
     """Return a hint for a key that no run has: a similar one, or how to list the settings."""
-    keys = dict.fromkeys(FIELDS)
-    for run in collection.runs:
-        keys |= dict.fromkeys((*run.variant, *run.decided))
-    with contextlib.suppress(OrcaError, IndexError):
-        keys |= dict.fromkeys(settings.settings(collection.runs[-1].path))
+    keys = dict.fromkeys((*FIELDS, *(name for run in collection.runs for name in (*run.variant, *run.decided))))
     hint = suggest(key, keys)
     return hint if hint.startswith("did") else "it is none of the runs' settings; orca runs show RUN lists them"
 

@@ -1,4 +1,4 @@
-"""The report on a terminal: Rich tables that fit its width, with as many tasks side by side as fit."""
+"""The report in each of its formats but the page: for a terminal, Markdown, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import csv
 import io
 import json
 import re
-import sys
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
@@ -21,11 +21,9 @@ from orca_cli import terminal
 from orca_cli.report.statistics import across, verdicts
 from orca_cli.report.statistics.across import Across
 from orca_cli.report.statistics.paired import Comparison
-from orca_cli.report.tables.layout import PLUS_MINUS, Entry, Layout, layout_of
+from orca_cli.report.tables.layout import ALARM, Entry, Layout, layout_of
 from orca_cli.report.tables.notes import clean, notes_of, seeds_text
-from orca_cli.report.tables.published import tags_of
-from orca_cli.report.tables.rows import time_of
-from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Published, Row, Table
+from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Table
 
 _PADDING = 2  # between two columns
 _LONGEST_NAME = 32
@@ -35,18 +33,12 @@ _FILE_WIDTH = 140
 def renderables(layout: Layout, width: int) -> list[RenderableType]:
     """Return what to print on a console of `width` characters; names from the disk are never read as markup."""
     shown: list[RenderableType] = []
-    width = max(width, 40)
     shown += [Text(layout.heading, style="bold"), Text("")] if layout.heading else []
-    if 2 * _names_width(layout) > width:
-        layout = _with_one_name(layout)
     for places in _blocks(layout, width):
         shown += [_table(layout, places), Text("")]
     shown += [Text(alarm, style="bold red") for alarm in layout.alarms]
-    if layout.caption:
-        shown.append(Text(layout.caption))
-    for note in layout.notes:
-        sentence, *commands = note.split("\n")
-        shown += [Text(f"- {sentence}{':' if commands else ''}"), *(f"    {command}" for command in commands)]
+    shown += [Text(layout.caption)] if layout.caption else []
+    shown += [Text(f"- {note}") for note in layout.notes]
     if layout.problems:
         shown += [Text(""), Text("Not in the means:", style="bold")]
     for state, reason, folder in layout.problems:
@@ -59,28 +51,19 @@ def plain(layout: Layout) -> str:
     file = io.StringIO()
     console = Console(file=file, width=_FILE_WIDTH, color_system=None, highlight=False)
     for thing in renderables(layout, _FILE_WIDTH):
-        console.print(Text(thing) if isinstance(thing, str) else thing, soft_wrap=isinstance(thing, str))
+        console.print(thing)
     return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
-
-
-def _with_one_name(layout: Layout) -> Layout:
-    """Return the layout with one column for a method's name, its settings on a line below."""
-    below = "settings" in layout.names
-    rows = []
-    for names, entries, rank in layout.rows:
-        first = " ".join(name for name in (names[:-1] if below else names) if name)
-        rows.append(([f"{first}\n  {names[-1]}" if below and names[-1] else first], entries, rank))
-    return replace(layout, names=["method"], rows=rows)
 
 
 def _blocks(layout: Layout, width: int) -> list[list[int]]:
     """Return the task columns in groups that fit side by side; the names of the methods are repeated for each."""
     if not layout.rows:
         return []
-    room = free = width - _names_width(layout) - (_width(["rank"]) if layout.ranked else 0)
+    names = zip(layout.names, *(names for names, _ in layout.rows), strict=True)
+    room = free = width - sum(map(_width, names))
     blocks: list[list[int]] = [[]]
     for place, header in enumerate(layout.columns):
-        entries = [entries[place] for _, entries, _ in layout.rows]
+        entries = [entries[place] for _, entries in layout.rows]
         needed = _width([*header, *(text for entry in entries for text in (entry.main, entry.rest))])
         if blocks[-1] and needed > room:
             blocks.append([])
@@ -88,11 +71,6 @@ def _blocks(layout: Layout, width: int) -> list[list[int]]:
         blocks[-1].append(place)
         room -= needed
     return blocks
-
-
-def _names_width(layout: Layout) -> int:
-    texts = zip(layout.names, *(names for names, _, _ in layout.rows), strict=True)
-    return sum(_width([line for text in column for line in text.split("\n")]) for column in texts)
 
 
 def _width(texts: Iterable[str]) -> int:
@@ -106,17 +84,11 @@ def _table(layout: Layout, places: list[int]) -> RichTable:
     for place in places:
         task, *lines = layout.columns[place]
         header = Text(task, style="bold")
-        for level, line in enumerate(lines, 1):
-            alarm = place in layout.alarmed and level == len(lines)
-            header.append(f"\n{line}", style="bold red" if alarm else "dim")
+        for line in lines:
+            header.append(f"\n{line}", style="bold red" if line == ALARM else "dim")
         table.add_column(header, justify="right", overflow="fold", max_width=_LONGEST_NAME)
-    ranked = layout.ranked and places[-1] == len(layout.columns) - 1
-    if ranked:
-        table.add_column(Text("rank"), justify="right")
-    for place, (names, entries, rank) in enumerate(layout.rows):
-        is_simple = place >= len(layout.rows) - 2 and names[0] in ("best baseline", "trivial")
-        cells = [*(Text(name) for name in names), *(_entry(entries[place]) for place in places)]
-        table.add_row(*cells, *([Text(rank)] if ranked else []), style="dim" if is_simple else "")
+    for names, entries in layout.rows:
+        table.add_row(*map(Text, names), *(_entry(entries[place]) for place in places))
     return table
 
 
@@ -129,8 +101,8 @@ FORMATS = ("table", "md", "csv", "json", "latex")
 CSV_COLUMNS = (
     *("task", "error", "percent", "protocol", "synthetic", "size", "chosen_on_test"),
     *("body", "source", "metric", "finetune", "settings"),
-    *("mean", "standard_deviation", "n", "seeds", "best", "rank", "trivial_low", "trivial_high", "undefined", "steps"),
-    *("baseline", "baseline_low", "baseline_high", "earned", "seconds", "origin", "tags"),
+    *("mean", "standard_deviation", "n", "seeds", "best", "trivial_low", "trivial_high", "undefined", "steps"),
+    *("baseline", "baseline_low", "baseline_high", "earned", "seconds", "origin"),
     *UNFINISHED,
     *("data", "chosen"),
 )
@@ -164,7 +136,7 @@ class Page:
         if form == "json":
             return terminal.to_json(self.record())
         if form != "csv":
-            return "\n".join(map({"md": _markdown, "latex": _latex, "table": plain}[form], self._layouts(PLUS_MINUS)))
+            return "\n".join(map({"md": _markdown, "latex": _latex, "table": plain}[form], self._layouts()))
         if self.comparison is not None:
             return _csv(verdicts.CSV_COLUMNS, verdicts.csv_lines(self.comparison))
         if self.across is not None:
@@ -172,16 +144,16 @@ class Page:
         return _csv(CSV_COLUMNS, _csv_lines(self.table))
 
     def renderables(self, width: int) -> list[RenderableType]:
-        """Return it for a terminal of `width` characters whose encoding is that of standard output."""
+        """Return it for a terminal of `width` characters."""
         shown: list[RenderableType] = []
-        for layout in self._layouts(_sign()):
+        for layout in self._layouts():
             shown += [*([Text("")] if shown else []), *renderables(layout, width)]
         return shown
 
-    def _layouts(self, sign: str) -> list[Layout]:
+    def _layouts(self) -> list[Layout]:
         if self.comparison is not None:
-            return verdicts.layouts_of(self.comparison, self.table, sign)
-        return [layout_of(self.table, sign)] if self.across is None else across.layouts_of(self.across, self.table)
+            return verdicts.layouts_of(self.comparison, self.table)
+        return [layout_of(self.table)] if self.across is None else across.layouts_of(self.across, self.table)
 
     def record(self) -> dict[str, Any]:
         """Return it as a JSON-able record; `schema` counts up when its form changes."""
@@ -191,18 +163,9 @@ class Page:
         return (_record(self.table) if self.across is None else across.record_of(self.across)) | rates
 
 
-def _sign() -> str:
-    """Return the plus-minus sign, or +- where standard output cannot print it."""
-    try:
-        PLUS_MINUS.encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return "+-"
-    return PLUS_MINUS
-
-
 def _record(table: Table) -> dict[str, Any]:
     return {
-        "schema": 1,
+        "schema": 2,
         "columns": [
             {**vars(column), "trivial": list(bounds) if bounds else None, "baselines": best}
             for column, bounds, best in zip(table.columns, table.trivial, table.baselines, strict=True)
@@ -211,7 +174,6 @@ def _record(table: Table) -> dict[str, Any]:
             {
                 **vars(row.method),
                 "settings": dict(row.method.settings),
-                "rank": row.rank,
                 "cells": [_cell(*pair) for pair in zip(row.cells, table.columns, strict=True)],
             }
             for row in table.rows
@@ -222,10 +184,7 @@ def _record(table: Table) -> dict[str, Any]:
         ],
         "broken": [{"run": str(entry.path), "reason": entry.reason} for entry in table.broken],
         "superseded": [str(run.path) for run in table.superseded],
-        "published": [
-            {**vars(result), "tags": {column.protocol: tags_of(column, result) for column in _columns(table, result)}}
-            for result in table.published
-        ],
+        "published": [vars(result) for result in table.published],
         "notes": notes_of(table),
     }
 
@@ -240,9 +199,7 @@ def _cell(cell: Cell, column: Column) -> dict[str, Any]:
         "n": len(cell.values),
         "best": cell.best,
         "earned": cell.earned,
-        "merged": cell.parts,
         "chosen": cell.choice,
-        "tags": tags_of(column),
         "values": [
             {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped, "seconds": score.seconds}
             | {"alignment_steps": score.steps, "run": str(run.path)}
@@ -258,16 +215,15 @@ def _csv_lines(table: Table) -> Iterator[dict[str, object]]:
         for place, (column, cell) in enumerate(zip(table.columns, row.cells, strict=True)):
             low, high = table.trivial[place] or (None, None)
             least, most = table.best_baseline(place) or (None, None)
+            times = [score.seconds for score in cell.scores if score.seconds is not None]
             yield {
                 **vars(column),
                 **row.method.texts(),
                 **_cell(cell, column),
-                "rank": row.rank,
                 "error": column.error_name,
-                "seeds": seeds_text(cell.seeds),
+                "seeds": seeds_text(list(cell.by_seed)),
                 "origin": "ours",
-                "tags": "; ".join(tags_of(column)),
-                "seconds": time_of(Row(row.method, [cell])),
+                "seconds": statistics.fmean(times) if times else None,
                 "trivial_low": low,
                 "trivial_high": high,
                 "undefined": cell.undefined,
@@ -278,14 +234,9 @@ def _csv_lines(table: Table) -> Iterator[dict[str, object]]:
                 **{state: cell.unfinished[state] for state in UNFINISHED},
             }
     for result in table.published:
-        for column in _columns(table, result):
-            fields = vars(column) | {"error": column.error_name, "mean": result.error}
-            fields |= {"origin": "published", "tags": "; ".join(tags_of(column, result))}
+        for column in (column for column in table.columns if column.task == result.task):
+            fields = vars(column) | {"error": column.error_name, "mean": result.error, "origin": "published"}
             yield fields | {"body": result.method, "settings": f"published: {result.source}"}
-
-
-def _columns(table: Table, result: Published) -> list[Column]:
-    return [column for column in table.columns if column.task == result.task]
 
 
 def _csv(columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> str:
@@ -310,19 +261,13 @@ def _markdown(layout: Layout) -> str:
     """Return a pipe table with the best results in bold, the caption, the notes and the problems."""
     lines = [f"**{_md(layout.heading)}**", ""] if layout.heading else []
     if layout.rows:
-        tasks = ["<br>".join(header) for header in _headers(layout, _md, _red)]
-        head = [*map(_md, layout.names), *tasks, *(["rank"] if layout.ranked else [])]
-        rule = [*(":--" for _ in layout.names), *("--:" for _ in head[len(layout.names) :])]
+        head = [*map(_md, layout.names), *("<br>".join(header) for header in _headers(layout, _md, _red))]
+        rule = [*(":--" for _ in layout.names), *("--:" for _ in layout.columns)]
         body = _rows(layout, _md, lambda text: f"**{text}**")
         lines += [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)] + [""]
     lines += [line for alarm in layout.alarms for line in (_red(f"**{_md(alarm)}**"), "")]
     lines += [_md(layout.caption), ""] if layout.caption else []
-    for note in layout.notes:
-        sentence, *commands = note.split("\n")
-        lines += [
-            f"- {_md(sentence)}{':' if commands else ''}",
-            *(f"  `` {command} ``" for command in commands),
-        ]
+    lines += [f"- {_md(note)}" for note in layout.notes]
     if layout.problems:
         lines += ["", "Not in the means:", ""]
         lines += [f"- {_md(state)}: {_md(reason)} ({_md(path)})" for state, reason, path in layout.problems]
@@ -334,27 +279,22 @@ def _latex(layout: Layout) -> str:
     lines = [f"% {layout.heading}"] if layout.heading else []
     lines += [r"% needs \usepackage{booktabs}" + (r" and \usepackage{xcolor}" if layout.alarms else "")]
     if layout.rows:
-        alignment = "l" * len(layout.names) + "r" * (len(layout.columns) + layout.ranked)
-        lines += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
+        lines += [rf"\begin{{tabular}}{{{'l' * len(layout.names)}{'r' * len(layout.columns)}}}", r"\toprule"]
         headers = _headers(layout, _tex, lambda text: rf"\textcolor{{red}}{{{text}}}")
         *levels, last = zip_longest(*headers, fillvalue="")
-        first, rank = ["" for _ in layout.names], ["rank"] if layout.ranked else []
-        lines += [_tex_row([*first, *level, *("" for _ in rank)]) for level in levels]
-        lines += [_tex_row([*map(_tex, layout.names), *last, *rank]), r"\midrule"]
+        lines += [_tex_row([*("" for _ in layout.names), *level]) for level in levels]
+        lines += [_tex_row([*map(_tex, layout.names), *last]), r"\midrule"]
         lines += [_tex_row(row) for row in _rows(layout, _tex, lambda text: rf"\textbf{{{text}}}")]
         lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [r"\\[1ex] \textcolor{red}{" + _tex(alarm) + "}" for alarm in layout.alarms]
-    lines += [f"% {line}" for text in (layout.caption, *layout.notes) for line in text.split("\n") if line]
+    lines += [f"% {line}" for line in (layout.caption, *layout.notes) if line]
     lines += [f"% {state}: {reason} ({path})" for state, reason, path in layout.problems]
     return "\n".join(lines) + "\n"
 
 
 def _headers(layout: Layout, escape: Callable[[str], str], red: Callable[[str], str]) -> list[list[str]]:
-    """Return the lines of every column's header, the last one in red if it is an alarm."""
-    return [
-        [*map(escape, lines), red(escape(last)) if place in layout.alarmed else escape(last)]
-        for place, (*lines, last) in enumerate(layout.columns)
-    ]
+    """Return the lines of every column's header, alarms in red."""
+    return [[red(escape(line)) if line == ALARM else escape(line) for line in lines] for lines in layout.columns]
 
 
 def _rows(layout: Layout, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:
@@ -362,10 +302,7 @@ def _rows(layout: Layout, escape: Callable[[str], str], bold: Callable[[str], st
         main = bold(escape(entry.main)) if entry.best else escape(entry.main)
         return f"{main} {escape(entry.rest)}" if entry.rest else main
 
-    return [
-        [*map(escape, names), *map(cell, entries), *([escape(rank)] if layout.ranked else [])]
-        for names, entries, rank in layout.rows
-    ]
+    return [[*map(escape, names), *map(cell, entries)] for names, entries in layout.rows]
 
 
 def _red(text: str) -> str:

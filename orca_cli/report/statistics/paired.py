@@ -11,9 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.records.collect import GROUPS, TEST_SET, Run
+from orca_cli.report.records.collect import GROUPS
 from orca_cli.report.records.filters import Values, canonical
-from orca_cli.report.records.study_members import Origin
 from orca_cli.report.statistics.differences import Effect, effect, holm, mean_of, relative
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import TASK_PREFIX, Cell, Column, Method, Table, spelling
@@ -21,7 +20,6 @@ from orca_cli.report.tables.table import TASK_PREFIX, Cell, Column, Method, Tabl
 _ARM, _ARM_GROUPS = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
 _DECIDED = "decided"  # value of settings that were left open
 _ZERO = 1e-12
-_Names = frozenset[tuple[str, str]]  # fields and settings of a method
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,7 @@ class Block:
         baseline, errors: by seed, as stored.
         lost: completed runs of the arm whose partner is missing.
         same: seeds whose two runs are the same computation, with equal final weights and errors; no pairs.
-        runs: one of the baseline and one of the arm.
-        done: seeds that need no further run: `seeds`, `same`, those that chose, and those for which both runs are completed
-            but an error is undefined.
+        choices: what was chosen for the baseline and for the arm; see `Run.choice`.
     """
 
     column: Column
@@ -47,18 +43,12 @@ class Block:
     errors: tuple[float, ...] = ()
     lost: int = 0
     same: int = 0
-    runs: tuple[Run, ...] = ()
-    done: frozenset[int] = frozenset()
+    choices: tuple[str, ...] = ()
 
     @property
     def gains(self) -> list[float]:
         """Return the gains by seed, in points where the error is a per cent."""
         return [self.column.scale * (base - error) for base, error in zip(self.baseline, self.errors, strict=True)]
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """Return what was chosen for the baseline and for the arm; see `Run.choice`."""
-        return tuple(run.choice for run in self.runs)
 
     @property
     def effect(self) -> Effect | None:
@@ -74,11 +64,8 @@ class Overall:
         sets: how many.
         seeds: of the sets, fewest and most.
         wins, ties, losses: sets by the sign of their mean gain.
-        points: mean gain over the sets whose error is a per cent; None without one.
-        relative: mean over all sets of the relative difference of the mean errors, in per cent (`differences.relative`).
-        worst: name and mean gain, in points, of the set with the lowest; None without a set whose error is a per cent.
-        corrected: Holm's p over the arms, of `points` if all sets have them, else of `relative`.
-        is_relative: the verdict is about `relative`.
+        gain: mean over sets, of gains in points or of relative differences in per cent; see `Comparison.is_relative`.
+        holm_p: Holm's p over the arms.
     """
 
     arm: str
@@ -88,16 +75,8 @@ class Overall:
     wins: int
     ties: int
     losses: int
-    points: Effect | None
-    relative: Effect
-    worst: tuple[str, float] | None = None
-    corrected: float = 1.0
-    is_relative: bool = False
-
-    @property
-    def judged(self) -> Effect:
-        """Return the effect that the verdict is about."""
-        return self.relative if self.is_relative or self.points is None else self.points
+    gain: Effect
+    holm_p: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -105,20 +84,24 @@ class Comparison:
     """Every arm against the baseline.
 
     Args:
-        margin: a mean gain of at most this, in points or in per cent of the error, counts as none.
         unpaired: completed runs, of all arms, without a partner.
+        is_relative: arms are judged by relative differences of mean errors (`differences.relative`), since the error of some
+            set is no per cent; else by gains in points.
         negative: names of sets with an error below 0, which arms are not judged by where that takes relative differences.
-        origin: of the runs, for commands that add to them; None where there are to be none.
     """
 
     axis: str
     baseline: str
-    margin: float
     blocks: list[Block]
     overall: list[Overall]
     unpaired: int
-    origin: Origin | None = None
+    is_relative: bool
     negative: frozenset[str] = frozenset()
+
+    @property
+    def unit(self) -> str:
+        """Return the unit of the gains that arms are judged by."""
+        return "% of the error" if self.is_relative else "points"
 
     @property
     def same(self) -> int:
@@ -130,7 +113,7 @@ class Comparison:
         return [one for one in self.blocks if one.arm == arm and one.seeds and one.column.name not in self.negative]
 
 
-def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origin | None = None) -> Comparison:
+def compare(table: Table, axis: str, baseline: str) -> Comparison:
     """Return the comparison of all methods that differ from others in an axis only.
 
     The axis is body, source, metric, finetune, or a setting, typed, decided or left as it is; the baseline is a value of it.
@@ -171,11 +154,7 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
     paired = [block for block in blocks if block.seeds]
     if not paired:
         what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
-        bases, others_named = (
-            {frozenset(_others(method, besides)) for method, _ in keys}
-            for keys in (baseline_cells, value_of.keys() - baseline_cells)
-        )
-        hint = _unpaired_hint(bases, others_named, f"{axis}={baseline}")
+        hint = f"run the same tasks and seeds with {axis}={baseline}; 'orca runs diff' says in what two runs differ"
         if same := sum(block.same for block in blocks):
             what = f"{same} of {same} pairs are the same computation (equal final weights and errors): none is left"
             hint = f"{axis} changed nothing in these runs"
@@ -184,11 +163,11 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
     is_relative = not all(block.column.percent for block in paired)
     negative = {block.column.name for block in paired if is_relative and min(*block.baseline, *block.errors) < 0}
     lost = sum(block.lost for block in blocks)
-    whole = Comparison(axis, baseline, margin, blocks, [], lost, origin, frozenset(negative))
+    whole = Comparison(axis, baseline, blocks, [], lost, is_relative, frozenset(negative))
     by_arm = {arm: whole.judged(arm) for arm in dict.fromkeys(one.arm for one in blocks)}
     overall = [_overall(arm, arm_blocks, is_relative) for arm, arm_blocks in by_arm.items() if arm_blocks]
-    corrected = holm([one.judged.p for one in overall])
-    return replace(whole, overall=[replace(one, corrected=p) for one, p in zip(overall, corrected, strict=True)])
+    corrected = holm([one.gain.p for one in overall])
+    return replace(whole, overall=[replace(one, holm_p=p) for one, p in zip(overall, corrected, strict=True)])
 
 
 def check_sets(columns: Iterable[Column], option: str) -> None:
@@ -198,11 +177,9 @@ def check_sets(columns: Iterable[Column], option: str) -> None:
         by_name[column.name].append(column)
     for name, variants in by_name.items():
         if (count := len(variants)) > 1:
-            key = next(key for key in vars(variants[0]) if len({getattr(column, key) for column in variants}) > 1)
-            values = ", ".join(sorted({str(getattr(column, key)) for column in variants}))
-            what = f"{name} was measured in {count} ways ({key}: {values}), which would count as {count} sets"
-            hint = "protocol=..." if key == "protocol" else "KEY=VALUE of a setting in which their runs differ"
-            raise DataError(clean(what), where=option, hint=f"narrow with --where {hint}")
+            what = f"{name} was measured in {count} ways, which would count as {count} sets"
+            hint = "narrow with --where protocol=..., or another setting in which its runs differ"
+            raise DataError(clean(what), where=option, hint=hint)
 
 
 def _partner(cells: Mapping[Method, Cell], name: str) -> Cell:
@@ -213,12 +190,9 @@ def _partner(cells: Mapping[Method, Cell], name: str) -> Cell:
             runs of the same value differ in what no setting shows.
     """
     if len(cells) > 1:
-        differ = [key for key in _ARM_GROUPS if len({getattr(method, key) for method in cells}) > 1]
-        words = ", ".join(differ) or "something that no setting shows (such as a changed YAML file)"
-        what = f"ambiguous reference: runs of {name} differ in {words}"
         folders = ", ".join(clean(cell.runs[0].path.name) for cell in cells.values())
-        keep = f"keep the runs of one of them (orca runs rm): {folders}"
-        raise DataError(what, where="--against", hint=f"narrow with --where {differ[0]}=..." if differ else keep)
+        hint = f"narrow with --where, or keep the runs of one of them (orca runs rm): {folders}"
+        raise DataError(f"ambiguous reference: several methods have {name}", where="--against", hint=hint)
     return next(iter(cells.values()), Cell())
 
 
@@ -228,7 +202,7 @@ def _paired(block: Block, baseline: Cell, arm_cell: Cell, *, is_task_setting: bo
     A setting of the task may prepare the test data otherwise, so that then the seed alone counts.
     """
     base, arm_errors = baseline.by_seed, arm_cell.by_seed
-    same = {int(seed) for seed, *_ in baseline.by_test.keys() & arm_cell.by_test.keys()}
+    same = {seed for seed, _ in baseline.by_test.keys() & arm_cell.by_test.keys()}
     both = arm_errors.keys() & base.keys() if is_task_setting else same
     weights, others = (
         {run.seed: score.weights for run, score in zip(cell.runs, cell.scores, strict=True)}
@@ -238,8 +212,6 @@ def _paired(block: Block, baseline: Cell, arm_cell: Cell, *, is_task_setting: bo
         seed for seed in both if weights[seed] and weights[seed] == others[seed] and base[seed] == arm_errors[seed]
     }
     seeds = tuple(sorted(both - equal))
-    runs = tuple(runs[0] for runs in (baseline.runs, arm_cell.runs) if runs)
-    undefined = (weights.keys() & others.keys()) - (arm_errors.keys() & base.keys())
     return replace(
         block,
         seeds=seeds,
@@ -247,21 +219,8 @@ def _paired(block: Block, baseline: Cell, arm_cell: Cell, *, is_task_setting: bo
         errors=tuple(arm_errors[seed] for seed in seeds),
         lost=len(arm_errors) - len(both),
         same=len(equal),
-        runs=runs,
-        done=frozenset(undefined | both | {run.chosen.seed for run in runs if run.chosen}),
+        choices=tuple(cell.runs[0].choice for cell in (baseline, arm_cell) if cell.runs),
     )
-
-
-def _unpaired_hint(bases: set[_Names], arms: set[_Names], baseline: str) -> str:
-    """Return a hint that says in what the two most similar methods with and without the baseline differ besides the axis."""
-    differences = [one ^ other for one in bases for other in arms]
-    nearest = min(differences, key=lambda items: (len(items), sorted(items)), default=_Names())
-    keys = sorted({clean(key) for key, _ in nearest})
-    if TEST_SET in keys:
-        return f"their test data differ, since a file was changed: run the same tasks and seeds with {baseline} again"
-    if not keys:
-        return f"run the same tasks and seeds with {baseline}"
-    return f"they differ in {', '.join(keys)} as well; try --against {keys[-1]}=..., or narrow with --where"
 
 
 def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:
@@ -294,52 +253,28 @@ def _others(method: Method, besides: Collection[str]) -> tuple[tuple[str, str], 
 
 
 def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
-    sets = by_column(blocks)
-    named = [(mean, column.name) for column, mean in mean_gains(blocks).items() if column.percent]
-    percent = [mean for mean, _ in named]
-    worst = min(named, default=None)
-    shares = []
-    for set_blocks in sets.values():
-        base = mean_of(mean_of(block.baseline) for block in set_blocks)
-        shares.append(100 * relative(base, mean_of(mean_of(block.errors) for block in set_blocks)))
-    if len(sets) == 1:  # then seeds are what there is to judge by
-        percent = differences_by_seed(blocks, False) if percent else []
-        shares = differences_by_seed(blocks, True)
-    seeds = [len(block.seeds) for block in blocks]
-    return Overall(
-        arm,
-        len(sets),
-        sum(seeds),
-        (min(seeds), max(seeds)),
-        *counts(blocks),
-        points=effect(percent) if percent else None,
-        relative=effect(shares),
-        worst=worst and (worst[1], worst[0]),
-        is_relative=is_relative,
-    )
-
-
-def counts(blocks: Iterable[Block]) -> tuple[int, int, int]:
-    """Return on how many sets the mean gain of some blocks is above, at and below 0."""
-    means = mean_gains(blocks).values()
-    wins, losses = sum(mean > _ZERO for mean in means), sum(mean < -_ZERO for mean in means)
-    return wins, len(means) - wins - losses, losses
-
-
-def mean_gains(blocks: Iterable[Block]) -> dict[Column, float]:
-    """Return the mean gain on every set, over its blocks, each with the mean over its seeds."""
-    return {column: mean_of(mean_of(one.gains) for one in same) for column, same in by_column(blocks).items()}
-
-
-def by_column(blocks: Iterable[Block]) -> dict[Column, list[Block]]:
-    """Return the blocks of every set."""
     sets: dict[Column, list[Block]] = defaultdict(list)
     for block in blocks:
         sets[block.column].append(block)
-    return dict(sets)
+    means = [mean_of(mean_of(block.gains) for block in set_blocks) for set_blocks in sets.values()]
+    wins, losses = sum(mean > _ZERO for mean in means), sum(mean < -_ZERO for mean in means)
+    differences = means
+    if len(sets) == 1:  # then seeds are what there is to judge by
+        differences = _differences_by_seed(blocks, is_relative)
+    elif is_relative:
+        differences = []
+        for set_blocks in sets.values():
+            base, error = (
+                mean_of(mean_of(errors) for errors in side)
+                for side in zip(*((block.baseline, block.errors) for block in set_blocks), strict=True)
+            )
+            differences.append(100 * relative(base, error))
+    seeds = [len(block.seeds) for block in blocks]
+    ties = len(means) - wins - losses
+    return Overall(arm, len(sets), sum(seeds), (min(seeds), max(seeds)), wins, ties, losses, gain=effect(differences))
 
 
-def differences_by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:
+def _differences_by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:
     """Return, for each seed, the mean over the blocks of a set that have it: of gains, or of relative differences."""
     by_seed: dict[int, list[float]] = defaultdict(list)
     for block in blocks:

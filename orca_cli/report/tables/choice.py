@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, UsageError
-from orca_cli.report.records.collect import Chosen, Collection, Run, Score
+from orca_cli.report.records.collect import Collection, Run, Score
 from orca_cli.report.records.filters import FIELDS, Values, canonical, key_hint
 from orca_cli.report.records.study_members import SET
 from orca_cli.report.tables.notes import clean, seeds_text
@@ -80,8 +80,7 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
     runs = []
     for run, arm in ((run, judged[id(run)]) for run in collection.runs if id(run) in judged):
         variant = {name: text for name, text in run.variant.items() if name != key}  # it no longer names the method
-        chosen = Chosen(key, spelled[key, arm.value], arm.seed, arm.is_edge)
-        runs.append(replace(run, variant=variant, chosen=chosen))
+        runs.append(replace(run, variant=variant, choice=spelled[key, arm.value] + " (edge)" * arm.is_edge))
     heading = f"each arm at its own {key}, chosen on validation, seed {seeds}; judged by the other seeds"
     return replace(collection, runs=runs), heading, _notes(arms, key, named)
 
@@ -144,17 +143,10 @@ def _notes(arms: Sequence[_Arm], key: str, named: dict[str, str]) -> list[str]:
 
 
 def rates_of(table: Table) -> str:
-    """Return a first line for comparisons that says if all arms had one learning rate; empty if no run records it."""
+    """Return a first line for comparisons that says that arms of a set had different learning rates; else empty."""
     values = Values()
-    rates = []
     for place in range(len(table.columns)):
         typed = [values.lookup(cell.runs[0], RATE) for cell in table.cells(place) if cell.runs]
-        rates.append({canonical(rate) for rate in typed if rate is not None})
-    if any(len(task_rates) > 1 for task_rates in rates):
-        return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
-    every = set[str]().union(*rates)
-    if not every:
-        return ""
-    return (
-        f"one rate for all arms: {RATE}={float(every.pop()):g}" if len(every) == 1 else "one rate for all arms of a set"
-    )
+        if len({canonical(rate) for rate in typed if rate is not None}) > 1:
+            return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
+    return ""

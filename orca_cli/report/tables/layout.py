@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
 from orca_cli.report.tables.notes import clean, data_words, notes_of, sources_of
-from orca_cli.report.tables.published import doubts_of
 from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Table
 
 PLUS_MINUS = "\u00b1"
 MISSING = "-"
+ALARM = "CHOSEN ON TEST"  # a line above a column whose errors are too low; shown in red
 _ROUNDING = 1e-9  # smaller deviations, relative to the mean, are rounding errors
-_FROM = "from"  # the column that says who reports a row: ours or others
 Format = Callable[[float], str]
 
 
@@ -40,58 +39,58 @@ class Layout:
     Args:
         names: headers of the columns that name a method.
         columns: headers of the tasks, as lines: task, error, marks.
-        rows: names, cells and rank; the last rows are the best simple model's and the best constant predictor's.
+        rows: names and cells; the last rows are the best simple model's and the best constant predictor's.
         caption: below it.
-        notes: one line each; further lines are commands, never folded.
-        ranked: whether any row has a rank.
+        notes: one line each.
         problems: state, reason and folder of runs that are not completed or cannot be read.
         alarms: what makes numbers wrong; shown in red.
-        alarmed: places of the columns whose last header line is an alarm.
         heading: the first line, above it; empty for none.
     """
 
     names: list[str]
     columns: list[list[str]]
-    rows: list[tuple[list[str], list[Entry], str]]
+    rows: list[tuple[list[str], list[Entry]]]
     caption: str = ""
     notes: list[str] = field(default_factory=list)
-    ranked: bool = False
     problems: list[tuple[str, str, str]] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
-    alarmed: frozenset[int] = frozenset()
     heading: str = ""
 
 
-def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
-    """Return a table's texts; `sign` is between mean and deviation."""
+def layout_of(table: Table) -> Layout:
+    """Return a table's texts."""
     formats = [_format(column, table.cells(place)) for place, column in enumerate(table.columns)]
-    names = _name_columns(table)
+    methods = [row.method for row in table.rows]
+    sources = Counter(body for body, _ in {(method.body, method.source) for method in methods})
+    names = ["body", "metric", "finetune"]
+    if any(count > 1 for count in sources.values()):  # a body has several
+        names.insert(1, "source")
+    if any(method.settings for method in methods):
+        names.append("settings")
     rows = []
     for row in table.rows:
         cells = zip(row.cells, formats, strict=True)
-        entries = [Entry(_mean(cell, shown, sign), _remainder(cell), cell.earned) for cell, shown in cells]
-        rank = MISSING if row.rank is None else f"{row.rank:.2f}"
-        name_texts = {_FROM: "ours"} | row.method.texts() | dict(row.method.settings if table.by else ())
-        rows.append(([clean(name_texts[name]) for name in names], entries, rank))
-    rows += _published(table, names, formats)
+        entries = [Entry(_mean(cell, shown), _remainder(cell), cell.earned) for cell, shown in cells]
+        texts = row.method.texts()
+        rows.append(([clean(texts[name]) for name in names], entries))
+    rest = [""] * (len(names) - 1)
+    rows += [([label, *rest], entries) for label, entries in _published(table, formats)]
     best = [table.best_baseline(place) for place in range(len(formats))]
     models = [f"({clean(', '.join(errors))})" if errors else "" for errors in table.baselines]
     for label, ranges, below in (("best baseline", best, models), ("trivial", table.trivial, [""] * len(formats))):
         if any(ranges):
             facts = zip(ranges, formats, below, strict=True)
             entries = [Entry(_range(bounds, shown), text) for bounds, shown, text in facts]
-            rows.append((_named(label, "ours", names), entries, ""))
+            rows.append(([label, *rest], entries))
     protocols = sorted({column.protocol for column in table.columns})
     return Layout(
         names=names,
         columns=[header(column, len(protocols) > 1) for column in table.columns],
         rows=rows,
-        ranked=any(row.rank is not None for row in table.rows),
-        caption=_caption(protocols, table, sign) if rows else "",
+        caption=_caption(protocols, table) if rows else "",
         notes=[clean(note, longest=2000) for note in notes_of(table)],
         problems=excluded_runs(table),
         alarms=alarms_of(table),
-        alarmed=alarmed_of(table.columns),
         heading=table.heading,
     )
 
@@ -128,12 +127,12 @@ def number(value: float, decimals: int | None) -> str:
     return f"{value:.3g}" if decimals is None else f"{value:.{decimals}f}"
 
 
-def _mean(cell: Cell, shown: Format, sign: str) -> str:
-    """Return "12.6 <sign> 0.8 (3)"; "-" for no value, and for the deviation of one seed."""
+def _mean(cell: Cell, shown: Format) -> str:
+    """Return "12.6 ± 0.8 (3)"; "-" for no value, and for the deviation of one seed."""
     if cell.mean is None:
         return MISSING
     deviation = MISSING if cell.deviation is None else shown(cell.deviation)
-    return f"{shown(cell.mean)} {sign} {deviation} ({len(cell.values)})"
+    return f"{shown(cell.mean)} {PLUS_MINUS} {deviation} ({len(cell.values)})"
 
 
 def _remainder(cell: Cell) -> str:
@@ -141,38 +140,29 @@ def _remainder(cell: Cell) -> str:
     counts = {
         "undefined": cell.undefined,
         "not tested": cell.untested,
-        "of unmatched seeds": cell.partial,
         **{state: cell.unfinished[state] for state in UNFINISHED},
     }
     words = [f"at {clean(cell.choice)}"] if cell.choice else []
-    words += [f"over {cell.parts} settings"] if cell.parts > 1 else []
     words += [f"+{count} {state}" for state, count in counts.items() if count]
     words += [f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else []
     return " ".join(words)
 
 
-def _published(table: Table, names: list[str], formats: list[Format]) -> list[tuple[list[str], list[Entry], str]]:
-    """Return a row for each method and source of others' results."""
+def _published(table: Table, formats: list[Format]) -> list[tuple[str, list[Entry]]]:
+    """Return name and cells of a row for each method and source of others' results."""
     rows = []
     sources = sources_of(table)
     for method, source in dict.fromkeys((result.method, result.source) for result in table.published):
         results = [result for result in table.published if (result.method, result.source) == (method, source)]
-        entries, doubts = [], []
+        entries = []
         for column, shown in zip(table.columns, formats, strict=True):
             on_task = [result for result in results if result.task == column.task]
             nearest = [result for result in on_task if result.protocol == column.protocol] or on_task
-            doubts += [", ".join(doubts_of(column, result)) for result in nearest[:1]]
-            entries.append(Entry(shown(nearest[0].error), doubts[-1]) if nearest else Entry(MISSING))
-        common = doubts[0] if len(set(doubts)) == 1 else ""
-        entries = [replace(entry, rest="" if entry.rest == common else entry.rest) for entry in entries]
-        label = f"{clean(method)} [{sources.index(source) + 1}]"
-        origin = clean(", ".join(text for text in ("published", common) if text))
-        rows.append((_named(label, origin, names), entries, ""))
+            doubts = [*(["real data, ours are synthetic"] if column.synthetic else [])]
+            doubts += ["other protocol"] if nearest and nearest[0].protocol != column.protocol else []
+            entries.append(Entry(shown(nearest[0].error), ", ".join(doubts)) if nearest else Entry(MISSING))
+        rows.append((f"{clean(method)} [{sources.index(source) + 1}]", entries))
     return rows
-
-
-def _named(label: str, origin: str, names: list[str]) -> list[str]:
-    return [label, *(origin if name == _FROM else "" for name in names[1:])]
 
 
 def _range(bounds: tuple[float, float] | None, shown: Format) -> str:
@@ -180,29 +170,17 @@ def _range(bounds: tuple[float, float] | None, shown: Format) -> str:
     return MISSING if bounds is None else " to ".join(dict.fromkeys(map(shown, bounds)))
 
 
-def _name_columns(table: Table) -> list[str]:
-    """Return the columns that name a method: the source only if one body has several, settings only if some differ."""
-    origin = [_FROM] if table.published else []
-    if table.by:
-        return [*table.by, *origin]
-    methods = [row.method for row in table.rows]
-    sources = Counter(body for body, _ in {(method.body, method.source) for method in methods})
-    source = ["source"] if any(count > 1 for count in sources.values()) else []
-    settings = ["settings"] if any(method.settings for method in methods) else []
-    return ["body", *source, "metric", "finetune", *origin, *settings]
-
-
 def header(column: Column, with_protocol: bool) -> list[str]:
     """Return the lines above a column: task, error, marks."""
     error = clean(column.error_name) or "no result yet"
     marks = [clean(column.protocol)] if with_protocol else []
     marks += [", ".join(words)] if (words := data_words(column)) else []
-    marks += ["CHOSEN ON TEST"] if column.chosen_on_test else []
+    marks += [ALARM] if column.chosen_on_test else []
     return [clean(column.name), f"{error}, %" if column.percent else error, *marks]
 
 
-def _caption(protocols: list[str], table: Table, sign: str) -> str:
-    text = f"Test error, lower is better: mean {sign} sample standard deviation over seeds (number of seeds)."
+def _caption(protocols: list[str], table: Table) -> str:
+    text = f"Test error, lower is better: mean {PLUS_MINUS} sample standard deviation over seeds (number of seeds)."
     trivial = " best baseline: of simple models on the same split." if any(table.baselines) else ""
     trivial += " trivial: the best constant predictor." if any(table.trivial) else ""
     protocol = f" Protocol: {clean(protocols[0])}." if len(protocols) == 1 else ""
@@ -211,8 +189,7 @@ def _caption(protocols: list[str], table: Table, sign: str) -> str:
         "(exact sign-flip test, Holm over the others)."
     )
     marked = any(cell.earned for row in table.rows for cell in row.cells)
-    ours = " Published: other people's, see the notes; all else is ours." if table.published else ""
-    return f"{text}{bold if marked else ''}{trivial}{ours}{protocol}"
+    return f"{text}{bold if marked else ''}{trivial}{protocol}"
 
 
 def alarms_of(table: Table) -> list[str]:
@@ -220,11 +197,6 @@ def alarms_of(table: Table) -> list[str]:
     chosen = sorted({f"{clean(one.task)} ({clean(one.protocol)})" for one in table.columns if one.chosen_on_test})
     text = "these errors are too low and not comparable with others"
     return [f"The test split chose the weights of {', '.join(chosen)}: {text}."] if chosen else []
-
-
-def alarmed_of(columns: Sequence[Column]) -> frozenset[int]:
-    """Return the places of the columns whose weights the test split chose."""
-    return frozenset(place for place, column in enumerate(columns) if column.chosen_on_test)
 
 
 def excluded_runs(table: Table) -> list[tuple[str, str, str]]:

@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.tables.table import Column, Published, Table
+from orca_cli.report.tables.table import Published, Table
 
 COLUMNS = ("task", "method", "error", "source")
 _MOST_BYTES = 2**24
@@ -53,22 +53,6 @@ def _result(line: dict[str, str | None], where: str) -> Published:
         raise DataError(f"error '{fields['error']}' is not a number", where=where, hint="such as 0.1939 for 19.39 %")
     protocol = (line.get("protocol") or "").strip()
     return Published(fields["task"], fields["method"], error, fields["source"], protocol)
-
-
-def tags_of(column: Column, result: Published | None = None) -> list[str]:
-    """Return tags for the origin of a number in a column: ours or published, its data, its protocol.
-
-    Published results are of real data.
-    """
-    if result is None:
-        return ["ours", *(["synthetic data"] if column.synthetic else []), f"protocol {column.protocol}"]
-    return ["published", *doubts_of(column, result)]
-
-
-def doubts_of(column: Column, result: Published) -> list[str]:
-    """Return why a published result may not be compared with ours in a column; nothing if it may."""
-    same = result.protocol == column.protocol
-    return [*(["real data, ours are synthetic"] if column.synthetic else []), *([] if same else ["other protocol"])]
 
 
 def fitting(results: list[Published], table: Table, where: str) -> list[Published]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from orca_cli.report.records.collect import TEST_SET, Broken, Collection, Run, Score, mixed_test_sets
 from orca_cli.report.records.filters import canonical
-from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, ranks_of, sign_flip
+from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, sign_flip
 
 _USER_DATA = ("arrays", "table", "images", "hub")  # tasks whose data are named by settings
 _NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")
@@ -77,7 +77,6 @@ class Cell:
     hidden: list[Run] = field(default_factory=list)  # not counted: a newer run has the same seed and visible settings
     best: bool = False  # its mean is the lowest of the column
     earned: bool = False  # and it is shown to be lower than all others: see `earns`
-    parts: int = 1  # how many settings it merges; see rows.py
 
     def add(self, run: Run) -> None:
         """Add a run; runs come from the oldest to the newest, and of one seed the newest counts."""
@@ -94,30 +93,15 @@ class Cell:
         return [run.score for run in self.runs if run.score is not None]  # completed runs have one
 
     @property
+    def by_test(self) -> dict[tuple[int, str], float]:
+        """Return seed and test data -> test error: errors of two methods are compared where both keys are equal."""
+        scored = zip(self.runs, self.scores, strict=True)
+        return {(run.seed, run.test_set): score.value for run, score in scored if score.value is not None}
+
+    @property
     def by_seed(self) -> dict[int, float]:
-        """Return seed -> test error; of several parts their mean, for seeds that all of them have."""
-        errors: dict[int, list[float]] = defaultdict(list)
-        for run, score in zip(self.runs, self.scores, strict=True):
-            if score.value is not None:
-                errors[run.seed].append(score.value)
-        return {
-            seed: math.fsum(seed_errors) / len(seed_errors)
-            for seed, seed_errors in sorted(errors.items())
-            if len(seed_errors) == self.parts
-        }
-
-    @property
-    def by_test(self) -> dict[tuple[int | str, ...], float]:
-        """Return seed and test data -> error, as `by_seed`: errors of two methods are compared where both keys are equal."""
-        sets: dict[int, set[str]] = defaultdict(set)
-        for run in self.runs:
-            sets[run.seed].add(run.test_set)
-        return {(seed, *sorted(sets[seed])): value for seed, value in self.by_seed.items()}
-
-    @property
-    def seeds(self) -> list[int]:
-        """Return the seeds that it is the mean of, in order."""
-        return list(self.by_seed)
+        """Return seed -> test error, in the order of seeds."""
+        return {seed: value for (seed, _), value in self.by_test.items()}
 
     @property
     def values(self) -> list[float]:
@@ -135,15 +119,10 @@ class Cell:
         return sum(score.value is None for score in self.scores) - self.untested
 
     @property
-    def partial(self) -> int:
-        """Return the number of runs that do not count, since some part lacks their seed."""
-        return len(self.runs) - self.undefined - self.untested - self.parts * len(self.by_seed)
-
-    @property
     def steps(self) -> list[int]:
         """Return the alignment steps of the runs, in the order of seeds; empty unless all have recorded them."""
         recorded = [score.steps for score in self.scores if score.steps is not None]
-        return recorded if len(recorded) == len(self.runs) and self.parts == 1 else []
+        return recorded if len(recorded) == len(self.runs) else []
 
     @property
     def unaligned(self) -> int:
@@ -168,11 +147,10 @@ class Cell:
 
 @dataclass
 class Row:
-    """One method's cells, in the order of the columns, and its average rank; None if a column is missing."""
+    """One method's cells, in the order of the columns."""
 
     method: Method
     cells: list[Cell]
-    rank: float | None = None
 
 
 @dataclass(frozen=True)
@@ -197,9 +175,8 @@ class Table:
     """Everything that a report shows.
 
     For each column, `trivial` is the range of the best constant predictor's errors, and `baselines` the best simple models of
-    its runs: name -> range of their errors. `by` are the keys that name rows, where these merge runs of several settings
-    (see rows.py), `order` is what rows are sorted by, if not by name. `choice` is the setting that each arm chose its value of
-    (see choice.py), `heading` the first line, and `remarks` are notes of any view of it.
+    its runs: name -> range of their errors. `choice` is the setting that each arm chose its value of (see choice.py), `heading`
+    the first line, and `remarks` are notes of any view of it.
     """
 
     columns: list[Column]
@@ -210,8 +187,6 @@ class Table:
     broken: list[Broken]
     published: list[Published] = field(default_factory=list)
     baselines: list[dict[str, tuple[float, float]]] = field(default_factory=list)
-    by: tuple[str, ...] = ()
-    order: str = ""
     choice: str = ""
     heading: str = ""
     remarks: list[str] = field(default_factory=list)
@@ -232,12 +207,7 @@ def build_table(collection: Collection) -> Table:
     cells: dict[tuple[Method, Column], Cell] = defaultdict(Cell)
     for run, column, method in runs:
         cells[method, column].add(run)
-    return table_of(collection, cells, (column for _, column, _ in runs))
-
-
-def table_of(collection: Collection, cells: dict[tuple[Method, Column], Cell], columns: Iterable[Column]) -> Table:
-    """Return the table of some cells; `columns` are those of all runs, including columns without a cell."""
-    columns = sorted(set(columns))
+    columns = sorted({column for _, column, _ in runs})
     methods = sorted({method for method, _ in cells})
     rows = [Row(method, [cells.get((method, column), Cell()) for column in columns]) for method in methods]
     trivial, baselines = [], []
@@ -251,7 +221,6 @@ def table_of(collection: Collection, cells: dict[tuple[Method, Column], Cell], c
         for name, error in (score.baselines[0] for score in scores if score.baselines):
             errors[name].append(error)
         baselines.append({name: (min(values), max(values)) for name, values in sorted(errors.items())})
-    _rank(rows)
     unfinished = [run for run in collection.runs if run.state != "completed"]
     return Table(columns, rows, trivial, unfinished, collection.superseded, collection.broken, baselines=baselines)
 
@@ -301,12 +270,6 @@ def _data_path(run: Run) -> str:
         return ""
     path = next((run.variant[key] for key in _NAMES_OF_DATA if key in run.variant), "")
     return " ".join(filter(None, (path.strip("'\"").rstrip("/"), run.variant.get("task.config"))))
-
-
-def belongs_to(run: Run, column: Column) -> bool:
-    """Return whether a run has a column's task, protocol and data."""
-    is_named = not column.data or f"/{_data_path(run)}".endswith(f"/{column.data}")
-    return (run.task, run.protocol) == (column.task, column.protocol) and is_named
 
 
 def _ends_of(path: str) -> list[str]:
@@ -421,17 +384,3 @@ def earns(cell: Cell, others: list[Cell]) -> bool:
         if p[-1] > LARGEST_P:  # Holm's is not lower
             return False
     return max(holm(p)) <= LARGEST_P
-
-
-def _rank(rows: list[Row]) -> None:
-    """Give the methods that have every column their mean rank among themselves; ties share the mean of their ranks.
-
-    There is none where their test data differ.
-    """
-    complete = [row for row in rows if all(cell.mean is not None for cell in row.cells)]
-    columns = list(zip(*(row.cells for row in complete), strict=True))
-    if len(complete) < 2 or any(mixed_test_sets(run for cell in cells for run in cell.runs) for cells in columns):
-        return
-    ranks = [ranks_of([mean for cell in cells if (mean := cell.mean) is not None]) for cells in columns]
-    for row, row_ranks in zip(complete, zip(*ranks, strict=True), strict=True):
-        row.rank = statistics.fmean(row_ranks)

@@ -33,7 +33,6 @@ from orca_cli.interfaces.model import (
     Role,
     TokenLayout,
     Tokens,
-    TransferParts,
 )
 from orca_cli.interfaces.objectives import Distance, Error, Features, Loss, Metric, Recorder, Score
 from orca_cli.progress import Reporter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -209,25 +209,6 @@ class Body(Protocol):
         """Redraw all weights from torch's global generator, as the architecture's own initialisation does."""
 
 
-class TransferParts(Protocol):
-    """A transfer model as finetune modes see it; an nn.Module with three parts."""
-
-    @property
-    def embedder(self) -> nn.Module:
-        """Return f."""
-
-    @property
-    def body(self) -> Body:
-        """Return g."""
-
-    @property
-    def predictor(self) -> nn.Module:
-        """Return h."""
-
-    def requires_grad_(self, requires_grad: bool = True) -> object:
-        """Set requires_grad of every parameter."""
-
-
 class Finetune(Protocol):
     """Which parameters stage 3 trains.
 
@@ -237,10 +218,13 @@ class Finetune(Protocol):
 
     pretrained: bool
 
-    def apply(self, model: TransferParts) -> None:
+    def apply(self, model: Any) -> None:
         """Set requires_grad on every parameter, adding parameters first where the mode has its own; idempotent.
 
         First values of parameters of its own are drawn from torch's global generator.
+
+        Args:
+            model: a transfer model, an nn.Module with the parts `embedder`, `body` and `predictor`.
 
         Raises:
             ConfigError: the mode does not suit the body or the inputs.

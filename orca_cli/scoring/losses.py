@@ -23,6 +23,17 @@ class _Masked(nn.Module):
 
     count_missing = False
 
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
+        _check_shapes(outputs, targets)
+        known = ~targets.isnan()
+        loss = self.of(torch.where(known, outputs - targets.nan_to_num(nan=0.0), 0.0))
+        return _masked_mean(loss, torch.ones_like(known) if self.count_missing else known)
+
+    def of(self, difference: Tensor) -> Tensor:
+        """Return the loss of each entry by its output less its target."""
+        raise NotImplementedError
+
     def weight_of(self, targets: Tensor) -> int:
         """Return the number of entries that enter the average."""
         return targets.numel() if self.count_missing else int((~targets.isnan()).sum())
@@ -70,22 +81,17 @@ class MaskedMSE(_Masked):
         super().__init__()
         self.count_missing = count_missing
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
-        _check_shapes(outputs, targets)
-        known = ~targets.isnan()
-        squares = torch.where(known, outputs - targets.nan_to_num(nan=0.0), 0.0).square()
-        return _masked_mean(squares, torch.ones_like(known) if self.count_missing else known)
+    def of(self, difference: Tensor) -> Tensor:
+        """Return the squares."""
+        return difference.square()
 
 
 class MaskedMAE(_Masked):
     """Mean over the entries whose target is not NaN of |output - target|, in units of the targets given."""
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
-        _check_shapes(outputs, targets)
-        known = ~targets.isnan()
-        return _masked_mean((outputs - targets.nan_to_num(nan=0.0)).abs(), known)
+    def of(self, difference: Tensor) -> Tensor:
+        """Return the absolute values."""
+        return difference.abs()
 
 
 class MaskedHuber(_Masked):
@@ -99,12 +105,9 @@ class MaskedHuber(_Masked):
         super().__init__()
         self.delta = delta
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
-        _check_shapes(outputs, targets)
-        known = ~targets.isnan()
-        loss = functional.huber_loss(outputs, targets.nan_to_num(nan=0.0), reduction="none", delta=self.delta)
-        return _masked_mean(loss, known)
+    def of(self, difference: Tensor) -> Tensor:
+        """Return the losses."""
+        return functional.huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=self.delta)
 
 
 class MaskedCrossEntropy(nn.Module):

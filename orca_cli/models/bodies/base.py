@@ -22,6 +22,15 @@ from orca_cli.interfaces import EmbedderInit, Modality, Role, Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.geometry import input_grid, resize, resize_positions
 
+# The names that families of transformers give their linear layers; c_attn and Wqkv are query, key and value in one.
+_LINEARS: dict[Role, str] = {
+    "query": r"\.(q|q_proj|query|query_proj|c_attn|Wqkv)",
+    "key": r"\.(k|k_proj|key|key_proj|c_attn|Wqkv)",
+    "value": r"\.(v|v_proj|value|value_proj|c_attn|Wqkv)",
+    "output": r"\.(o|o_proj|out_proj|attn\.c_proj|attn\.Wo|attention\.output\.dense)",
+    "feed_forward": r"\.(mlp\.\w+|fc1|fc2|w[io](_\d)?|(\d+\.|feed_forward\.)(intermediate|output)(\.|_)dense)",
+}
+
 
 class PretrainedBody(nn.Module, ABC):
     """A transformers model without its embedding layer; a Body (interfaces).
@@ -47,7 +56,7 @@ class PretrainedBody(nn.Module, ABC):
     can_be_causal = False
     needs_prefix = False
     takes_prefix = True
-    linears: ClassVar[Mapping[Role, str]] = {}
+    linears: ClassVar[Mapping[Role, str]] = _LINEARS
     layer_list: ClassVar[str] = ""
 
     def __init__(self, model: Any, folder: Path, embeddings: nn.Module, *, max_tokens: int, width: int) -> None:
@@ -171,15 +180,12 @@ class TextBody(SequenceBody):
         if weights.is_meta:  # the values come later, from a model that has such a token; only the shape counts
             return weights.new_empty(1, self.width)
         number = self._tokenizer.cls_token_id
-        if number is None:
-            return None
-        device = next(self.embeddings.parameters()).device
-        return self.embeddings(torch.tensor([[number]], device=device))[0]
+        return None if number is None else self.embeddings(torch.tensor([[number]], device=weights.device))[0]
 
     def embedder_init(self) -> EmbedderInit:
         """Return a norm that gives tokens the words' mean and deviation, for models without a norm of their inputs."""
-        words = getattr(self.embeddings, "word_embeddings", self.embeddings)
-        return EmbedderInit(norm=_like_words(words.weight))
+        words = getattr(self.embeddings, "word_embeddings", self.embeddings).weight
+        return EmbedderInit(norm=norm_of(words.mean(0), words.std(0)))
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
@@ -268,24 +274,23 @@ class ImageBody(PretrainedBody):
 
 
 @torch.no_grad()
-def _like_words(words: Tensor) -> nn.LayerNorm:
-    """Return a norm whose outputs have mean and deviation, per dimension, of word embeddings [N, D].
+def norm_of(mean: Tensor, deviation: Tensor) -> nn.LayerNorm:
+    """Return a norm whose outputs have this mean and deviation [D].
 
-    Bodies without a norm of their inputs compute in the words' scale, which differs by orders of magnitude between families.
+    Bodies without a norm of their inputs compute in their own scale, which differs by orders of magnitude between families.
     """
-    norm = nn.LayerNorm(words.shape[1], device=words.device)
-    norm.weight.copy_(words.std(0))
-    norm.bias.copy_(words.mean(0))
+    norm = nn.LayerNorm(len(mean), device=mean.device)
+    norm.weight.copy_(deviation)
+    norm.bias.copy_(mean)
     return norm
 
 
 def preparation(folder: Path) -> dict[str, Any]:
     """Return how a checkpoint's images or sounds become inputs, by its preprocessor_config.json; empty where it has none."""
     try:
-        content = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return dict(json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def pixel_statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -59,13 +59,6 @@ class DecoderBody(TextBody):
 
     model: nn.Module
     can_be_causal: bool = True
-    linears = {  # ends of names; in GPT-2 one layer gives query, key and value
-        "query": r"\.(c_attn|q_proj)",
-        "key": r"\.(c_attn|k_proj)",
-        "value": r"\.(c_attn|v_proj)",
-        "output": r"\.(attn\.c_proj|o_proj)",
-        "feed_forward": r"\.mlp\.\w+",
-    }
 
     def __init__(
         self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int, causal_fix: CausalFix

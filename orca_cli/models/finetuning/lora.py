@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from annotated_types import Interval
 
 from orca_cli.config.ranges import Count, Positive
-from orca_cli.interfaces import Role, TransferParts
+from orca_cli.interfaces import Role
 from orca_cli.models.finetuning import injection
 from orca_cli.models.finetuning.state import train_parts
+from orca_cli.models.transfer import TransferModel
 
 _PREFIX = "lora_"  # what peft calls the parts of a layer that it adds
 
@@ -34,11 +35,9 @@ class LoRA:
         dropout: Annotated[float, Interval(ge=0, lt=1), "Dropout of the updates' inputs."] = 0.0,
         roles: Annotated[Sequence[Role], "Which linear layers are updated."] = ("query", "value"),
     ) -> None:
-        injection.check_roles(roles)
-        self._rank, self._alpha, self._dropout = rank, alpha, dropout
-        self._roles = tuple(roles)
+        self._rank, self._alpha, self._dropout, self._roles = rank, alpha, dropout, roles
 
-    def apply(self, model: TransferParts) -> None:
+    def apply(self, model: TransferModel) -> None:
         """Make embedder, predictor and the updates trainable, and nothing else; adds the updates where there are none.
 
         Raises:
@@ -46,17 +45,14 @@ class LoRA:
             UnavailableError: peft is not installed.
         """
         if not injection.added(model.body, _PREFIX):
-            injection.need_peft("lora")
             injection.inject(model.body, injection.names_of(model.body, self._roles), self._settings)
         train_parts(model, injection.added(model.body, _PREFIX))
 
     def _settings(self, names: dict[str, str]) -> Any:
         from peft import LoraConfig
 
+        alpha: Any = self._alpha  # peft declares whole numbers
+        targets = list(names.values())
         return LoraConfig(
-            r=self._rank,
-            lora_alpha=cast("Any", self._alpha),
-            lora_dropout=self._dropout,
-            target_modules=list(names.values()),
-            bias="none",
+            r=self._rank, lora_alpha=alpha, lora_dropout=self._dropout, target_modules=targets, bias="none"
         )

@@ -25,7 +25,6 @@ from orca_cli.interfaces.data import (
     TaskData,
 )
 from orca_cli.interfaces.model import (
-    Body,
     Embedder,
     EmbedderInit,
     Finetune,

@@ -8,7 +8,8 @@ from typing import Any
 from orca_cli import seeding
 from orca_cli.config import parts
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import Body, Embedder, Kind, Scale, TokenLayout
+from orca_cli.interfaces import Embedder, Kind, Scale, TokenLayout
+from orca_cli.models.bodies.base import Body
 from orca_cli.models.embedders.patch import Patch
 from orca_cli.models.geometry import layout
 from orca_cli.models.predictors import DensePredictor, PooledPredictor

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from orca_cli import seeding, signals
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import Body, Examples, Features, Metric, Reporter, SourceData, Tokens
+from orca_cli.interfaces import Examples, Features, Metric, Reporter, SourceData, Tokens
+from orca_cli.models.bodies.base import Body
 from orca_cli.stages.collapse import Spread
 from orca_cli.training.cache import Entry, cached, numerics_key
 

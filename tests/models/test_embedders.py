@@ -25,15 +25,13 @@ def _ends(layout):
 
 
 def test_a_token_sees_its_patch_and_one_patch_on_either_side(load_body):
+    """In more dimensions too: with patches of 2, one inside sees 6 positions along each axis, the one in the corner 4."""
     embedder = build(load_body("bert"), input_shape=(2, 18), embedder=Overlap("random", max_tokens=5)).embedder
     assert (embedder.kernel, embedder.layout.kernel, embedder.layout.tokens) == (12, 4, 5)
     position = torch.arange(18)
     expected = [(position >= 4 * (token - 1)) & (position < 4 * (token + 2)) for token in range(5)]
     assert torch.equal(seen(embedder, (2, 18)), torch.stack(expected))
 
-
-def test_in_more_dimensions_a_token_sees_all_its_neighbours(load_body):
-    """Patches of 2 along each axis: one inside sees 6 positions along each, the one in the corner 4."""
     embedder = build(load_body("bert"), input_shape=(1, 6, 6, 6), embedder=Overlap("random", 27)).embedder
     assert embedder.layout.grid == (3, 3, 3)
     places = seen(embedder, (1, 6, 6, 6))

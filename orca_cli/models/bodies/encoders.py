@@ -38,8 +38,9 @@ def load(
 
 
 class EncoderBody(TextBody):
-    """An encoder whose positions are relative, so that the embedder has none."""
+    """An encoder whose positions are relative, so that the embedder has none; `part` is what reads the tokens."""
 
+    part = "model"
     can_be_causal = True
 
     def __init__(self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int) -> None:
@@ -49,6 +50,11 @@ class EncoderBody(TextBody):
         sizes = {"max_tokens": min(max_tokens, longest), "width": config.hidden_size}
         words = getattr(model, "embeddings", None) or model.get_input_embeddings()
         super().__init__(model, folder, words, max_source_tokens=max_source_tokens, **sizes)
+
+    def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
+        """Return the last norm's outputs."""
+        attention = self.attention_mask(x, mask, causal=causal)
+        return self.get_submodule(self.part)(inputs_embeds=x, attention_mask=attention).last_hidden_state
 
 
 class ModernBertBody(EncoderBody):
@@ -100,7 +106,7 @@ class DebertaBody(EncoderBody):
 class T5Body(EncoderBody):
     """The encoder stack of a T5 model."""
 
-    stack: nn.Module
+    part = "stack"
 
     @staticmethod
     def trained(model: Any) -> dict[str, nn.Module]:
@@ -108,16 +114,9 @@ class T5Body(EncoderBody):
         model.encoder.embed_tokens = None
         return {"stack": model.encoder}
 
-    def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
-        """Return the last norm's outputs."""
-        attention = self.attention_mask(x, mask, causal=causal)
-        return self.stack(inputs_embeds=x, attention_mask=attention).last_hidden_state
-
 
 class EsmBody(EncoderBody):
     """All of an ESM-2 model but words and contacts."""
-
-    model: nn.Module
 
     def __init__(self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int) -> None:
         if model.config.position_embedding_type != "rotary" or model.config.emb_layer_norm_before:
@@ -130,11 +129,6 @@ class EsmBody(EncoderBody):
         """Return the model without words, and without what predicts contacts from attention."""
         model.embeddings = model.contact_head = None
         return {"model": model}
-
-    def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
-        """Return the last norm's outputs."""
-        attention = self.attention_mask(x, mask, causal=causal)
-        return self.model(inputs_embeds=x, attention_mask=attention).last_hidden_state
 
 
 class _Given(nn.Module):

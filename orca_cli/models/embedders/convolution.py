@@ -67,12 +67,12 @@ class ConvolutionEmbedder(nn.Module):
         self.class_token = None if prefix is None else nn.Parameter((prefix if len(prefix) > 1 else prefix[0]).clone())
         self._patch: EmbedderInit | None = None  # until `fit` has seen the inputs' range
         if init == "pretrained":
-            self._start_from(body, first_position=0 if prefix is None else len(prefix))
+            with torch.no_grad():
+                self._start_from(body, first_position=0 if prefix is None else len(prefix))
         else:
             for name, values in self.norm.named_parameters():
                 nn.init.constant_(values, float(name == "weight"))
 
-    @torch.no_grad()
     def _start_from(self, body: EmbedderInit, first_position: int) -> None:
         if self.positions is not None and body.positions is not None:
             positions = body.positions[first_position:]

@@ -17,6 +17,8 @@ from orca_cli.config.ranges import NotNegative, Positive
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import IGNORED_CLASS, KINDS, Loss
 
+_OF_TORCH = (nn.CrossEntropyLoss, nn.NLLLoss)
+
 
 class _Masked(nn.Module):
     """A loss that averages over the entries whose target is not NaN, or over all of them."""
@@ -129,13 +131,12 @@ class MaskedCrossEntropy(nn.Module):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of logits [B, K] against classes [B], or [B, K, *E] against [B, *E]."""
-        known = targets != IGNORED_CLASS
-        if self.weights is None:
-            loss = functional.cross_entropy(outputs, targets, ignore_index=IGNORED_CLASS, reduction="none")
-            return loss.sum() / known.sum().clamp_min(1)
-        weights = self.weights.to(outputs)
-        _check_count(len(weights), outputs.shape[1], "task.loss.weight")
+        known, weights = targets != IGNORED_CLASS, None if self.weights is None else self.weights.to(outputs)
+        if weights is not None:
+            _check_count(len(weights), outputs.shape[1], "task.loss.weight")
         loss = functional.cross_entropy(outputs, targets, weights, ignore_index=IGNORED_CLASS, reduction="none")
+        if weights is None:
+            return loss.sum() / known.sum().clamp_min(1)
         total = torch.where(known, weights[targets.clamp_min(0)], 0.0).sum()
         return loss.sum() / total.where(total > 0, 1.0)
 
@@ -234,7 +235,7 @@ def _masked_mean(loss: Tensor, known: Tensor) -> Tensor:
 
 def counts_targets(loss: Loss) -> bool:
     """Return whether a loss divides by its known targets, of which batches of one size may hold different numbers."""
-    return hasattr(loss, "weight_of") or isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss))
+    return hasattr(loss, "weight_of") or isinstance(loss, _OF_TORCH)
 
 
 def is_sum(loss: Loss) -> bool:
@@ -244,9 +245,8 @@ def is_sum(loss: Loss) -> bool:
 
 def is_undefined(loss: Loss, targets: Tensor) -> bool:
     """Return whether a loss of these targets is NaN: torch's mean cross-entropy where no class is known."""
-    if not isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) or targets.is_floating_point() or is_sum(loss):
-        return False
-    return bool((targets == loss.ignore_index).all())
+    is_of_classes = isinstance(loss, _OF_TORCH) and not targets.is_floating_point() and not is_sum(loss)
+    return is_of_classes and bool((targets == loss.ignore_index).all())
 
 
 def weight_of(loss: Loss, targets: Tensor) -> float:
@@ -257,7 +257,7 @@ def weight_of(loss: Loss, targets: Tensor) -> float:
     """
     if hasattr(loss, "weight_of"):
         return float(loss.weight_of(targets))
-    if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and not targets.is_floating_point():
+    if isinstance(loss, _OF_TORCH) and not targets.is_floating_point():
         known = targets[targets != loss.ignore_index]
         return float(len(known)) if loss.weight is None else loss.weight.to(targets.device)[known].sum().item()
     return float(len(targets))

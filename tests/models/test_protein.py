@@ -82,7 +82,7 @@ def test_a_pickle_that_runs_code_is_refused(package, tmp_path, recorded):
     trap = Attack(tmp_path / "canary")
     if recorded:
         package(lambda content: content | {"trap": trap})
-        error, message = DataError, "not a file of plain tensors"
+        error, message = DataError, "does not hold the model's weights"
     else:
         torch.save({"trap": trap}, package())
         error, message = ChecksumError, r"pytorch_model\.bin: .*differ from the published ones"

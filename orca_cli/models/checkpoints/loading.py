@@ -93,7 +93,8 @@ def _architecture(kind: Any, folder: Path, device: str, attention: str | None) -
     options = {} if attention is None else {"attn_implementation": attention}
     with _blamed_on(str(folder / CONFIG), "describes no model"), torch.device(device):
         config = kind.config_class.from_pretrained(folder, local_files_only=True)
-        return kind._from_config(config, dtype=torch.float32, **without_pooler(kind), **options)
+        model = kind._from_config(config, dtype=torch.float32, **without_pooler(kind), **options)
+    return model
 
 
 @contextmanager
@@ -133,7 +134,7 @@ def _fill(model: nn.Module, file: Path, packaged: Packaged) -> None:
     """
     import torch
 
-    with _blamed_on(str(file), "is not a file of plain tensors"):
+    with _blamed_on(str(file), "does not hold the model's weights"):
         stored: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
         used = [name for name in stored if not name.startswith(packaged.left_out)]
         model.load_state_dict({name.removeprefix(packaged.prefix): stored[name] for name in used})

@@ -61,7 +61,7 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     if packaged is not None and packaged.weights.endswith(".bin"):
         model = _architecture(kind, folder, "cpu", settings.get("attn_implementation"))
         _fill(model, folder / packaged.weights, packaged)
-        return model.eval(), folder
+        return model, folder
     with _blamed_on(str(folder), "the checkpoint cannot be read"):
         model, report = kind.from_pretrained(folder, output_loading_info=True, **without_pooler(kind), **settings)
     # transformers draws missing weights at random, and only logs it.
@@ -94,7 +94,7 @@ def _architecture(kind: Any, folder: Path, device: str, attention: str | None) -
     with _blamed_on(str(folder / CONFIG), "describes no model"), torch.device(device):
         config = kind.config_class.from_pretrained(folder, local_files_only=True)
         model = kind._from_config(config, dtype=torch.float32, **without_pooler(kind), **options)
-    return model
+    return model.eval()
 
 
 @contextmanager

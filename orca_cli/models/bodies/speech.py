@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orca_cli import signals
 from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import EmbedderInit, Tokens
@@ -70,7 +69,6 @@ class SpeechBody(SequenceBody):
         self.embeddings.to(self.device).eval()
         pieces = []
         for part in waves.split(max(1, _AT_ONCE // waves.shape[1])):
-            signals.check()
             hidden = self.embeddings["convolutions"](part).transpose(1, 2)
             projected = self.embeddings["projection"](hidden)
             pieces.append(projected[0] if isinstance(projected, tuple) else projected)  # wav2vec 2.0 returns both

@@ -106,14 +106,10 @@ class Embedder(Protocol):
         can_be_causal: whether a token sees nothing beyond the positions that it stands for.
     """
 
-    @property
-    def max_tokens(self) -> int | None: ...  # noqa: D102
-    @property
-    def pooled_tokens(self) -> int | None: ...  # noqa: D102
-    @property
-    def resolution(self) -> Resolution: ...  # noqa: D102
-    @property
-    def can_be_causal(self) -> bool: ...  # noqa: D102
+    max_tokens: int | None
+    pooled_tokens: int | None
+    resolution: Resolution
+    can_be_causal: bool
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
         """Return the layer; random weights are drawn from torch's global generator.

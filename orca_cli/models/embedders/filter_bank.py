@@ -68,7 +68,11 @@ class FilterBank(nn.Module):
         reach = _TAPS[axes] // 2
         powers = (2**scale for scale in range(scales))
         spacings = list(itertools.takewhile(lambda spacing: spacing == 1 or 2 * reach * spacing < max(extent), powers))
-        centres = _filter_positions(layout, min(layout.kernel, _PLACES[axes]))  # [T, M, axes]
+        each = min(layout.kernel, _PLACES[axes])  # places within a patch, along each axis; some lie beyond the end
+        within = np.array(
+            list(itertools.product([int((i + 0.5) * layout.kernel / each) for i in range(each)], repeat=axes))
+        )
+        centres = np.array(list(np.ndindex(*layout.grid)))[:, None] * layout.kernel + within  # [T, M, axes]
         around = np.array(list(itertools.product(range(-reach, reach + 1), repeat=axes)))  # [taps, axes]
         # [scales, T, M, taps, axes]
         windows = np.stack([centres[:, :, None] + spacing * around for spacing in spacings])
@@ -203,13 +207,6 @@ def _scaled(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
 
 def _share(features: int) -> float:
     return min(1.0, math.sqrt(_WIDE / features))
-
-
-def _filter_positions(layout: TokenLayout, each: int) -> np.ndarray:
-    """Return the positions [T, M, axes] at which filters are evaluated, `each` per axis and patch; some lie beyond the end."""
-    offsets = [int((place + 0.5) * layout.kernel / each) for place in range(each)]
-    within = np.array(list(itertools.product(offsets, repeat=len(layout.grid))))
-    return np.array(list(np.ndindex(*layout.grid)))[:, None] * layout.kernel + within
 
 
 def _numbered(positions: np.ndarray, extent: tuple[int, ...]) -> Tensor:

@@ -73,7 +73,7 @@ def _snapshot(checkpoint: str) -> Path | None:
     try:
         commit = (repository / "refs" / (reference or "main")).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
-        commit = reference
+        commit = reference or "main"
     folder = repository / "snapshots" / commit
     return folder if commit.isalnum() and folder.is_dir() else None
 

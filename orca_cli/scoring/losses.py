@@ -245,8 +245,9 @@ def is_sum(loss: Loss) -> bool:
 
 def is_undefined(loss: Loss, targets: Tensor) -> bool:
     """Return whether a loss of these targets is NaN: torch's mean cross-entropy where no class is known."""
-    is_of_classes = isinstance(loss, _OF_TORCH) and not targets.is_floating_point() and not is_sum(loss)
-    return is_of_classes and bool((targets == loss.ignore_index).all())
+    if not isinstance(loss, _OF_TORCH) or targets.is_floating_point() or is_sum(loss):
+        return False
+    return bool((targets == loss.ignore_index).all())
 
 
 def weight_of(loss: Loss, targets: Tensor) -> float:

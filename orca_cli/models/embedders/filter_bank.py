@@ -18,7 +18,6 @@ from orca_cli.interfaces import TokenLayout
 # By number of axes: taps of a filter, and positions of a patch at which filters are evaluated, along each axis.
 _TAPS = {1: 9, 2: 3, 3: 3}
 _PLACES = {1: 16, 2: 4, 3: 2}
-_THRESHOLDS = 1.0  # they are spread over -1 to 1 deviation of an answer
 _FLAT = 0.03  # deviations of the data below which a window counts as flat
 _CONSTANT = 1e-4  # deviation of a feature below which it is not divided by it
 _FARTHEST = 5.0  # deviations from its mean that a feature may be
@@ -33,7 +32,7 @@ class FilterBank(nn.Module):
     """Features [B, T, D] of a batch's canvas: of every token, and of the whole sample, the same for all its tokens.
 
     The filters are random and stay as they are; `fit` standardises their features over training data, and two linear layers,
-    which are trained, take them to the body's width. Without a width only whole samples have features (`sample_features`).
+    which are trained, take them to the body's width. Without a width only whole samples have features.
 
     Args:
         layout: how inputs become tokens.
@@ -168,8 +167,8 @@ class FilterBank(nn.Module):
         is_valid = functional.pad(valid.flatten(1), (0, 1))[:, self.places]  # [B, T, M]
         weight = is_valid.unsqueeze(-1).to(x.dtype)
         count = weight.sum(-2).clamp(min=1)
-        # Computed here, not in __init__: a model whose weights come from a file is built without values.
-        threshold = torch.linspace(-_THRESHOLDS, _THRESHOLDS, self.weight.shape[1], device=x.device)
+        # Over -1 to 1 deviation of an answer. Not in __init__: a model whose weights come from a file is built without values.
+        threshold = torch.linspace(-1.0, 1.0, self.weight.shape[1], device=x.device)
         lowest = torch.where(is_valid.unsqueeze(-1), 0.0, -math.inf)
         token_filters, token_parts, sample_parts = self._token_filters, [], []
         for taps, filters in zip(self.taps, self.weight, strict=True):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from orca_cli.interfaces import Role
-from orca_cli.models.finetuning import injection
+from orca_cli.models.finetuning.lora import added, inject, names_of
 from orca_cli.models.finetuning.state import train_parts
 from orca_cli.models.transfer import TransferModel
 
@@ -38,10 +38,10 @@ class IA3:
             ConfigError: the body has no linear layers of these roles.
             UnavailableError: peft is not installed.
         """
-        if not injection.added(model.body, _PREFIX):
+        if not added(model.body, _PREFIX):
             every = model.body.linear_names("feed_forward")
             last = {re.sub(r"(.*\.\d+)\..*", r"\1", name): name for name in every}.values()  # of each numbered block
-            names = [name for name in injection.names_of(model.body, self._roles) if name not in every or name in last]
+            names = [name for name in names_of(model.body, self._roles) if name not in every or name in last]
 
             def settings(layer_keys: dict[str, str]) -> Any:
                 from peft import IA3Config
@@ -49,5 +49,5 @@ class IA3:
                 ends = [layer_keys[name] for name in names if name in last]
                 return IA3Config(target_modules=list(layer_keys.values()), feedforward_modules=ends)
 
-            injection.inject(model.body, names, settings)
-        train_parts(model, injection.added(model.body, _PREFIX))
+            inject(model.body, names, settings)
+        train_parts(model, added(model.body, _PREFIX))

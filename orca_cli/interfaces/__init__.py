@@ -25,7 +25,6 @@ from orca_cli.interfaces.data import (
     TaskData,
 )
 from orca_cli.interfaces.model import (
-    Body,
     Embedder,
     EmbedderInit,
     Finetune,
@@ -33,7 +32,6 @@ from orca_cli.interfaces.model import (
     Role,
     TokenLayout,
     Tokens,
-    TransferParts,
 )
 from orca_cli.interfaces.objectives import Distance, Error, Features, Loss, Metric, Recorder, Score
 from orca_cli.progress import Reporter

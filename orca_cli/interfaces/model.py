@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
-
-import numpy as np
-
-from orca_cli.interfaces.data import Modality
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:  # takes seconds to import, and names types only
     from torch import Tensor, nn
@@ -111,14 +106,10 @@ class Embedder(Protocol):
         can_be_causal: whether a token sees nothing beyond the positions that it stands for.
     """
 
-    @property
-    def max_tokens(self) -> int | None: ...  # noqa: D102
-    @property
-    def pooled_tokens(self) -> int | None: ...  # noqa: D102
-    @property
-    def resolution(self) -> Resolution: ...  # noqa: D102
-    @property
-    def can_be_causal(self) -> bool: ...  # noqa: D102
+    max_tokens: int | None
+    pooled_tokens: int | None
+    resolution: Resolution
+    can_be_causal: bool
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
         """Return the layer; random weights are drawn from torch's global generator.
@@ -135,99 +126,6 @@ Role = Literal["query", "key", "value", "output", "feed_forward"]
 Resolution = Literal["input", "body"]
 
 
-class Body(Protocol):
-    """A pretrained transformer between an embedder and a predictor; an nn.Module. Paper 3.1, g.
-
-    Attributes:
-        modality: "text", "image" or "audio": what its own embedding layer takes.
-        width: D, width of the tokens that it takes.
-        feature_width: F, width of the features that it returns.
-        max_tokens: S, the longest sequence that it takes, prefix tokens included.
-        canvas: (height, width) that inputs are brought to before they are cut into tokens; None for bodies that take
-            sequences.
-        source_resolution: "input" or "body", as `Embedder.resolution`: at which it embeds source images.
-        downsampling: how much coarser the grid of its features is than that of its tokens, per axis; 1 for text.
-        can_be_causal: whether it can keep a feature from depending on later tokens.
-        needs_prefix: True where its prefix tokens always stand before the others, False where only pooling asks for them.
-        takes_prefix: whether other tokens than its own may stand before those of the grid. They do not count towards
-            `max_tokens` where positions are the embedder's (`EmbedderInit.positions`).
-        checkpoint_digest: SHA-256 of the weights as loaded; identifies them in caches and records.
-        preparation_digest: SHA-256 of what the checkpoint says about how data become inputs: tokenizer, pixel statistics.
-    """
-
-    modality: Modality
-    width: int
-    feature_width: int
-    max_tokens: int
-    canvas: tuple[int, int] | None
-    source_resolution: str
-    downsampling: int
-    can_be_causal: bool
-    needs_prefix: bool
-    takes_prefix: bool
-    checkpoint_digest: str
-    preparation_digest: str
-
-    def __call__(self, tokens: Tokens) -> Tokens:
-        """Return features [B, P + T', F] with their mask and grid; T' = T / downsampling**2 for maps."""
-
-    def canvas_for(
-        self, input_shape: tuple[int, ...], max_tokens: int | None
-    ) -> tuple[tuple[int, int] | None, int | None]:
-        """Return the canvas for inputs of shape (C, *E) at `resolution=input`, and the tokens that it is cut into at most.
-
-        Args:
-            input_shape: (C, L), (C, H, W) or (C, D, H, W).
-            max_tokens: upper bound that is set; None for the body's own choice.
-        """
-
-    def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
-        """Return its own embedding layer's output for source examples, in evaluation mode, without gradient or prefix."""
-
-    def embedder_init(self) -> EmbedderInit:
-        """Return the weights that an embedder can start from, as copies."""
-
-    def prefix_tokens(self) -> Tensor | None:
-        """Return the embedded tokens [P, D] that it expects before all others, classification token first, or None."""
-
-    def norms(self) -> list[nn.Module]:
-        """Return all normalisation layers, of any kind."""
-
-    def linear_names(self, role: Role) -> list[str]:
-        """Return the names, as in `named_modules`, of the nn.Linear layers with a role; empty where it has none of them."""
-
-    def layer_names(self) -> list[str]:
-        """Return the names of its transformer layers in order; empty where the family does not tell.
-
-        Each takes hidden states [B, P + T, D] as its first positional argument.
-        """
-
-    def requires_grad_(self, requires_grad: bool = True) -> object:
-        """Set requires_grad of every parameter."""
-
-    def reset_weights(self) -> None:
-        """Redraw all weights from torch's global generator, as the architecture's own initialisation does."""
-
-
-class TransferParts(Protocol):
-    """A transfer model as finetune modes see it; an nn.Module with three parts."""
-
-    @property
-    def embedder(self) -> nn.Module:
-        """Return f."""
-
-    @property
-    def body(self) -> Body:
-        """Return g."""
-
-    @property
-    def predictor(self) -> nn.Module:
-        """Return h."""
-
-    def requires_grad_(self, requires_grad: bool = True) -> object:
-        """Set requires_grad of every parameter."""
-
-
 class Finetune(Protocol):
     """Which parameters stage 3 trains.
 
@@ -237,10 +135,13 @@ class Finetune(Protocol):
 
     pretrained: bool
 
-    def apply(self, model: TransferParts) -> None:
+    def apply(self, model: Any) -> None:
         """Set requires_grad on every parameter, adding parameters first where the mode has its own; idempotent.
 
         First values of parameters of its own are drawn from torch's global generator.
+
+        Args:
+            model: a transfer model, an nn.Module with the parts `embedder`, `body` and `predictor`.
 
         Raises:
             ConfigError: the mode does not suit the body or the inputs.

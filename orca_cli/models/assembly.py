@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from orca_cli import seeding
 from orca_cli.config import parts
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import Body, Embedder, Kind, Scale, TokenLayout
+from orca_cli.interfaces import Embedder, Kind, Scale, TokenLayout
+from orca_cli.models.bodies.base import Body
 from orca_cli.models.embedders.patch import Patch
 from orca_cli.models.geometry import layout
 from orca_cli.models.predictors import DensePredictor, PooledPredictor
@@ -61,7 +62,7 @@ def build_model(
         ConfigError: more tokens are asked for than the body takes, it has no prefix token to pool, or a part cannot keep the
             future out of a causal task.
     """
-    embedder = embedder or Patch()
+    embedder = embedder or cast("Embedder", Patch())
     pools_prefix = pooling == "class_token" and kind != "dense"
     prefix = body.prefix_tokens() if pools_prefix or body.needs_prefix else None
     if pools_prefix and prefix is None:

@@ -31,7 +31,7 @@ class Ensemble(nn.Module):
 
     @property
     def body(self) -> Any:
-        """Return the body of the first member, a Body (interfaces); those of the others have the same form."""
+        """Return the body of the first member, a Body (bodies.base); those of the others have the same form."""
         return self.members[0].body
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -12,16 +12,11 @@ from torch import Tensor, nn
 from orca_cli.interfaces import Scale, Tokens
 
 
-def _full_precision(device: torch.device, is_mixed: bool) -> AbstractContextManager[Any]:
-    """Return the context in which autocast, where it is on, does nothing."""
-    return torch.autocast(device.type, enabled=False) if is_mixed else nullcontext()
-
-
 class TransferModel(nn.Module):
     """Embedder, body and predictor, with the task's scale at the end.
 
     Args:
-        embedder, body, predictor: f, which an Embedder (interfaces) returned, g, a Body, and h.
+        embedder, body, predictor: f, which an Embedder (interfaces) returned, g, a Body (bodies.base), and h.
         scale: maps raw outputs to the task's units.
         causal: whether an output may see inputs at its own and at earlier positions only.
     """
@@ -64,34 +59,33 @@ class TransferModel(nn.Module):
         outputs of a regression, and embedder and predictor are a small part of the work.
         """
         features = self.features(x, valid)
-        with _full_precision(x.device, _is_mixed(x.device)):
+        with _full_precision(x.device):
             outputs = self.predictor(features)
         return outputs * self.scale_std + self.scale_mean if self.has_scale else outputs
 
     def features(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
         """Return the body's features [B, P + T', F] in full precision, those of the prefix first; 0 at padding."""
-        is_mixed = _is_mixed(x.device)
-        with _full_precision(x.device, is_mixed):
-            joined = self._joined(x, valid)
-        features = replace(self.body(joined), samples=joined.samples)
-        if is_mixed:
-            features = replace(features, x=features.x.float())
-        if valid is None:
-            return features
-        # What a body computes at padding depends on the other samples of the batch; outputs must not.
-        return replace(features, x=features.x.masked_fill(~features.mask.unsqueeze(-1), 0.0))
-
-    def _joined(self, x: Tensor, valid: Tensor | None) -> Tokens:
-        """Return the embedder's tokens after those of the prefix."""
-        tokens = self.embed(x, valid)
-        joined, mask, length = tokens.x, tokens.mask, 0
-        if self.embedder.class_token is not None:
-            prefix = self.embedder.class_token.view(-1, joined.shape[-1])
-            length = len(prefix)
-            joined = torch.cat([prefix.expand(x.shape[0], -1, -1), joined], dim=1)
-            mask = torch.cat([mask.new_ones(x.shape[0], length), mask], dim=1)
-        return Tokens(joined, mask, tokens.grid, self.causal, length, tokens.samples)
+        with _full_precision(x.device):
+            tokens = self.embed(x, valid)
+            joined, mask, length = tokens.x, tokens.mask, 0
+            if self.embedder.class_token is not None:
+                prefix = self.embedder.class_token.view(-1, joined.shape[-1])
+                length = len(prefix)
+                joined = torch.cat([prefix.expand(x.shape[0], -1, -1), joined], dim=1)
+                mask = torch.cat([mask.new_ones(x.shape[0], length), mask], dim=1)
+        features = self.body(Tokens(joined, mask, tokens.grid, self.causal, length))
+        outputs = features.x.float() if _is_mixed(x.device) else features.x
+        if (
+            valid is not None
+        ):  # what a body computes at padding depends on the other samples of the batch; outputs must not
+            outputs = outputs.masked_fill(~features.mask.unsqueeze(-1), 0.0)
+        return replace(features, x=outputs, samples=tokens.samples)
 
 
 def _is_mixed(device: torch.device) -> bool:
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context in which autocast, where it is on, does nothing."""
+    return torch.autocast(device.type, enabled=False) if _is_mixed(device) else nullcontext()

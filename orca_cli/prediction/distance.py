@@ -22,8 +22,9 @@ from orca_cli.config.catalogue import GROUPS
 from orca_cli.config.schema import Config
 from orca_cli.data.untrusted.arrays import read_arrays
 from orca_cli.exceptions import ConfigError, DataError, suggest
-from orca_cli.interfaces import Body, Features, Metric, TaskData
+from orca_cli.interfaces import Features, Metric, TaskData
 from orca_cli.models.assembly import build_model
+from orca_cli.models.bodies.base import Body
 from orca_cli.models.transfer import TransferModel
 from orca_cli.stages.build import fit_embedder, load_body, read_source, read_task
 from orca_cli.stages.problem import measure

@@ -27,8 +27,9 @@ from orca_cli.exceptions import (
     UnsafeError,
     process_error,
 )
-from orca_cli.interfaces import Body, Finetune, Preprocessing
+from orca_cli.interfaces import Finetune, Preprocessing
 from orca_cli.models.assembly import build_model, load_body
+from orca_cli.models.bodies.base import Body
 from orca_cli.models.checkpoints import architecture_only, check_modest
 from orca_cli.models.ensemble import Ensemble, twin
 from orca_cli.models.finetuning.state import load_trained_state

@@ -9,15 +9,6 @@ from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Error, Score
 
 
-def over_chunks(error: Error, size: int | None, batch: int) -> Error:
-    """Return the error as a protocol reports it: averaged over chunks of `size` samples, or as it is where `size` is None.
-
-    One that is an average over chunks itself stays as it is, and so does one by records, which a chunk would cut apart.
-    """
-    is_whole = size is None or isinstance(error, ChunkMean) or getattr(error, "by", "") == "records"
-    return error if is_whole else ChunkMean(error, size or 0, batch)
-
-
 class ChunkMean:
     """Unweighted mean of another error over consecutive chunks of a split; only for comparison with published numbers.
 

@@ -9,7 +9,7 @@ import numpy as np
 from orca_cli.config.ranges import Count
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Score
-from orca_cli.scoring import checks, ranking
+from orca_cli.scoring import checks
 
 
 class ZeroOne:
@@ -81,7 +81,7 @@ class ClassAUROC(ZeroOne):
         # The last bit of a softmax decides which samples are tied, so recorded errors are found again by torch's alone.
         logs = torch.from_numpy(np.ascontiguousarray(outputs)).double().log_softmax(dim=1).numpy()
         scores, truth = np.moveaxis(logs, 1, -1)[counted], targets[counted]
-        areas = [ranking.auroc(scores[:, k], truth == k) for k in range(outputs.shape[1])]
+        areas = [checks.auroc(scores[:, k], truth == k) for k in range(outputs.shape[1])]
         defined = [area for area in areas if area is not None]
         value = 1.0 - sum(defined) / len(defined) if defined else None
         return Score(value, len(defined), len(areas) - len(defined))

@@ -7,7 +7,7 @@ from typing import Any
 from orca_cli.config import parts, short_names
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.interfaces import KINDS, Error
-from orca_cli.scoring.chunks import over_chunks
+from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.classification import ZeroOne
 from orca_cli.scoring.multilabel import MeanAveragePrecision
 from orca_cli.scoring.regression import MeanSquared
@@ -47,4 +47,6 @@ def named_error(node: Any, kind: str, integer_targets: bool, chunk: int | None, 
     if not (hasattr(error, "name") and hasattr(error, "percent")):  # such as a loss
         hint = "give a short name, or a class of orca_cli.scoring that measures a whole split"
         raise ConfigError(f"{type(error).__name__} is not an error", where="task.error", hint=hint)
-    return over_chunks(error, chunk, batch)
+    # One that is an average over chunks itself stays as it is, and so does one by records, which a chunk would cut apart.
+    is_whole = chunk is None or isinstance(error, ChunkMean) or getattr(error, "by", "") == "records"
+    return error if is_whole else ChunkMean(error, chunk or 0, batch)

@@ -17,11 +17,24 @@ from orca_cli.config.ranges import NotNegative, Positive
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import IGNORED_CLASS, KINDS, Loss
 
+_OF_TORCH = (nn.CrossEntropyLoss, nn.NLLLoss)
+
 
 class _Masked(nn.Module):
     """A loss that averages over the entries whose target is not NaN, or over all of them."""
 
     count_missing = False
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
+        _check_shapes(outputs, targets)
+        known = ~targets.isnan()
+        loss = self.of(torch.where(known, outputs - targets.nan_to_num(nan=0.0), 0.0))
+        return _masked_mean(loss, torch.ones_like(known) if self.count_missing else known)
+
+    def of(self, difference: Tensor) -> Tensor:
+        """Return the loss of each entry by its output less its target."""
+        raise NotImplementedError
 
     def weight_of(self, targets: Tensor) -> int:
         """Return the number of entries that enter the average."""
@@ -70,22 +83,17 @@ class MaskedMSE(_Masked):
         super().__init__()
         self.count_missing = count_missing
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
-        _check_shapes(outputs, targets)
-        known = ~targets.isnan()
-        squares = torch.where(known, outputs - targets.nan_to_num(nan=0.0), 0.0).square()
-        return _masked_mean(squares, torch.ones_like(known) if self.count_missing else known)
+    def of(self, difference: Tensor) -> Tensor:
+        """Return the squares."""
+        return difference.square()
 
 
 class MaskedMAE(_Masked):
     """Mean over the entries whose target is not NaN of |output - target|, in units of the targets given."""
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
-        _check_shapes(outputs, targets)
-        known = ~targets.isnan()
-        return _masked_mean((outputs - targets.nan_to_num(nan=0.0)).abs(), known)
+    def of(self, difference: Tensor) -> Tensor:
+        """Return the absolute values."""
+        return difference.abs()
 
 
 class MaskedHuber(_Masked):
@@ -99,12 +107,9 @@ class MaskedHuber(_Masked):
         super().__init__()
         self.delta = delta
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
-        _check_shapes(outputs, targets)
-        known = ~targets.isnan()
-        loss = functional.huber_loss(outputs, targets.nan_to_num(nan=0.0), reduction="none", delta=self.delta)
-        return _masked_mean(loss, known)
+    def of(self, difference: Tensor) -> Tensor:
+        """Return the losses."""
+        return functional.huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=self.delta)
 
 
 class MaskedCrossEntropy(nn.Module):
@@ -126,13 +131,12 @@ class MaskedCrossEntropy(nn.Module):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of logits [B, K] against classes [B], or [B, K, *E] against [B, *E]."""
-        known = targets != IGNORED_CLASS
-        if self.weights is None:
-            loss = functional.cross_entropy(outputs, targets, ignore_index=IGNORED_CLASS, reduction="none")
-            return loss.sum() / known.sum().clamp_min(1)
-        weights = self.weights.to(outputs)
-        _check_count(len(weights), outputs.shape[1], "task.loss.weight")
+        known, weights = targets != IGNORED_CLASS, None if self.weights is None else self.weights.to(outputs)
+        if weights is not None:
+            _check_count(len(weights), outputs.shape[1], "task.loss.weight")
         loss = functional.cross_entropy(outputs, targets, weights, ignore_index=IGNORED_CLASS, reduction="none")
+        if weights is None:
+            return loss.sum() / known.sum().clamp_min(1)
         total = torch.where(known, weights[targets.clamp_min(0)], 0.0).sum()
         return loss.sum() / total.where(total > 0, 1.0)
 
@@ -231,7 +235,7 @@ def _masked_mean(loss: Tensor, known: Tensor) -> Tensor:
 
 def counts_targets(loss: Loss) -> bool:
     """Return whether a loss divides by its known targets, of which batches of one size may hold different numbers."""
-    return hasattr(loss, "weight_of") or isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss))
+    return hasattr(loss, "weight_of") or isinstance(loss, _OF_TORCH)
 
 
 def is_sum(loss: Loss) -> bool:
@@ -241,7 +245,7 @@ def is_sum(loss: Loss) -> bool:
 
 def is_undefined(loss: Loss, targets: Tensor) -> bool:
     """Return whether a loss of these targets is NaN: torch's mean cross-entropy where no class is known."""
-    if not isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) or targets.is_floating_point() or is_sum(loss):
+    if not isinstance(loss, _OF_TORCH) or targets.is_floating_point() or is_sum(loss):
         return False
     return bool((targets == loss.ignore_index).all())
 
@@ -254,7 +258,7 @@ def weight_of(loss: Loss, targets: Tensor) -> float:
     """
     if hasattr(loss, "weight_of"):
         return float(loss.weight_of(targets))
-    if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and not targets.is_floating_point():
+    if isinstance(loss, _OF_TORCH) and not targets.is_floating_point():
         known = targets[targets != loss.ignore_index]
         return float(len(known)) if loss.weight is None else loss.weight.to(targets.device)[known].sum().item()
     return float(len(targets))

@@ -9,8 +9,7 @@ import numpy as np
 
 from orca_cli.config.ranges import Fraction
 from orca_cli.interfaces import Score
-from orca_cli.scoring import ranking
-from orca_cli.scoring.checks import check_fit, check_numbers
+from orca_cli.scoring import checks
 
 Report = Literal["auroc", "balanced", "fnr", "pixel_auroc"]
 
@@ -50,17 +49,17 @@ class MaskError:
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error of logits [n, 1, H, W]; `n` and `skipped` count pixels, or positions for pixel_auroc."""
         fits = outputs.ndim > 1 and outputs.shape == targets.shape
-        check_fit(fits, outputs, targets, "logits and targets of one shape (n, 1, H, W)")
+        checks.check_fit(fits, outputs, targets, "logits and targets of one shape (n, 1, H, W)")
         pixels = math.prod(targets.shape[1:])
         scores, known = outputs.reshape(len(outputs), pixels), ~np.isnan(targets).reshape(len(targets), pixels)
         present = targets.reshape(known.shape) > 0.5
         if self._count_ignored:
             scores, known = np.where(known, scores, 0.0), np.ones_like(known)
         pooled, truth = scores[known], present[known]
-        check_numbers(np.isnan(pooled), "NaN")
-        areas = ranking.column_aurocs(scores, present, known)
+        checks.check_numbers(np.isnan(pooled), "NaN")
+        areas = checks.column_aurocs(scores, present, known)
         defined = areas[~np.isnan(areas)]
-        area, positive = ranking.auroc(pooled, truth), pooled > 0
+        area, positive = checks.auroc(pooled, truth), pooled > 0
         misses, alarms = _rate(~positive, truth), _rate(positive, ~truth)
         values = {
             "auroc": None if area is None else 1 - area,

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from orca_cli.interfaces import Score
-from orca_cli.scoring import checks, ranking
+from orca_cli.scoring import checks
 
 
 class MeanAveragePrecision:
@@ -35,13 +35,13 @@ class MeanAveragePrecision:
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count labels."""
-        scores = {"samples": _mean_over_labels(outputs, targets, ranking.average_precision)}
+        scores = {"samples": _mean_over_labels(outputs, targets, checks.average_precision)}
         if groups is not None:
             first, record = checks.numbered(groups, len(outputs))
             record_targets = checks.shared(targets, first, record)
             if record_targets is not None:
                 means = checks.sums_by_record(outputs, record, len(first)) / np.bincount(record)[:, None]
-                scores["records"] = _mean_over_labels(means, record_targets, ranking.average_precision)
+                scores["records"] = _mean_over_labels(means, record_targets, checks.average_precision)
         if self.by not in scores:
             raise checks.missing(groups)
         score = scores.pop(self.by)
@@ -49,7 +49,7 @@ class MeanAveragePrecision:
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K]: the training frequency of every label; any constant has the same error."""
-        return _frequencies(train_targets)
+        return checks.mean_by_position(train_targets)
 
 
 class MeanAUROC:
@@ -64,11 +64,11 @@ class MeanAUROC:
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count labels."""
-        return _mean_over_labels(outputs, targets, ranking.auroc)
+        return _mean_over_labels(outputs, targets, checks.auroc)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K]: the training frequency of every label; any constant has an error of 0.5."""
-        return _frequencies(train_targets)
+        return checks.mean_by_position(train_targets)
 
 
 class LabelMacroF1:
@@ -105,9 +105,3 @@ def _mean_over_labels(
     defined = [v for v in values if v is not None]
     mean = 1.0 - sum(defined) / len(defined) if defined else None
     return Score(mean, len(defined), len(values) - len(defined))
-
-
-def _frequencies(targets: np.ndarray) -> np.ndarray:
-    """Return the frequency of every label, [K]; 0 for a label that is unknown in all training samples."""
-    known = ~np.isnan(targets)
-    return (np.where(known, targets, 0.0).sum(0) / np.maximum(known.sum(0), 1)).astype(np.float32)

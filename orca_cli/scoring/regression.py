@@ -7,7 +7,9 @@ import math
 import numpy as np
 
 from orca_cli.interfaces import Score
-from orca_cli.scoring.checks import check_fit, check_numbers, mean_by_position
+from orca_cli.scoring.checks import differences, mean_by_position
+
+_TAKES = "outputs and real-valued targets of one shape (n, K, *E)"
 
 
 class RelativeL2:
@@ -21,11 +23,11 @@ class RelativeL2:
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count samples."""
-        difference, target = _differences(outputs, targets)
-        norm = np.linalg.norm(target, axis=1)
+        difference, known = differences(outputs, targets, _TAKES)
+        norm = np.linalg.norm(_flat(np.where(known, targets, 0.0)), axis=1)
         counted = norm > 0
         n = int(counted.sum())
-        value = float((np.linalg.norm(difference, axis=1)[counted] / norm[counted]).mean()) if n else None
+        value = float((np.linalg.norm(_flat(difference), axis=1)[counted] / norm[counted]).mean()) if n else None
         return Score(value, n, len(norm) - n)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
@@ -60,9 +62,9 @@ class MeanSquared:
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count entries."""
-        difference, _ = _differences(outputs, targets)
-        n = int((~np.isnan(targets)).sum())
-        return Score(float(np.square(difference).sum()) / n if n else None, n, targets.size - n)
+        difference, known = differences(outputs, targets, _TAKES)
+        n = int(known.sum())
+        return Score(float(np.square(_flat(difference)).sum()) / n if n else None, n, targets.size - n)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K, *E]: the mean of the training targets at every position; the overall mean where none is known."""
@@ -72,17 +74,6 @@ class MeanSquared:
 def _flat(x: np.ndarray) -> np.ndarray:
     """Return [n, entries] float64."""
     return x.reshape(len(x), math.prod(x.shape[1:])).astype(np.float64)
-
-
-def _differences(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return output - target and target, [n, entries] float64, zero where the target is NaN."""
-    fits = outputs.shape == targets.shape and targets.dtype.kind == "f"
-    check_fit(fits, outputs, targets, "outputs and real-valued targets of one shape (n, K, *E)")
-    target = _flat(targets)
-    known = ~np.isnan(target)
-    difference = np.where(known, _flat(outputs) - target, 0.0)
-    check_numbers(~np.isfinite(difference))
-    return difference, np.where(known, target, 0.0)
 
 
 def _distances(target: np.ndarray, known: np.ndarray, constant: np.ndarray) -> np.ndarray:

@@ -6,37 +6,10 @@ and an output without a known target is skipped. These are scikit-learn's, with 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-
 import numpy as np
 
 from orca_cli.interfaces import Score
-from orca_cli.scoring.checks import check_fit, check_numbers, mean_by_position
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """Of every output, [K]: number of known targets, sums of absolute and squared differences, and of squares about the
-    mean of the targets."""
-
-    known: np.ndarray
-    absolute: np.ndarray
-    squared: np.ndarray
-    spread: np.ndarray
-
-
-def _unexplained(sums: _Sums) -> np.ndarray:
-    # Undefined where all targets are equal: nothing is to be explained.
-    return sums.squared / np.where(sums.spread > 0, sums.spread, np.nan)
-
-
-_ALL: dict[str, Callable[[_Sums], np.ndarray]] = {
-    "RMSE": lambda sums: np.sqrt(sums.squared / sums.known),
-    "MAE": lambda sums: sums.absolute / sums.known,
-    "1 - R2": _unexplained,
-    "RMSE / deviation": lambda sums: np.sqrt(_unexplained(sums)),
-}
+from orca_cli.scoring.checks import differences, mean_by_position
 
 
 class _Values:
@@ -47,11 +20,28 @@ class _Values:
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` counts known targets, `skipped` the others, and all of outputs for which it is undefined."""
-        sums = _sums(outputs, targets)
+        takes = "outputs and real-valued targets of one shape (n, K) or (n, K, *E)"
+        difference, known = (np.moveaxis(x, 1, 0).reshape(x.shape[1], -1) for x in differences(outputs, targets, takes))
+        target = np.moveaxis(targets, 1, 0).reshape(known.shape).astype(np.float64)
+        count = known.sum(1)
+        mean = np.where(known, target, 0.0).sum(1) / np.maximum(count, 1)
+        around = np.where(known, target - mean[:, None], 0.0)
+        # Equal targets differ from their computed mean by rounding.
+        around[np.abs(around) <= 1e-12 * np.abs(mean)[:, None]] = 0.0
+        squares, spread = np.square(difference).sum(1), np.square(around).sum(1)
         with np.errstate(invalid="ignore"):  # of outputs without a known target
-            scores = {name: _mean(formula(sums), sums.known, targets.size) for name, formula in _ALL.items()}
-        score = scores.pop(self.name)
-        return replace(score, others={name: other.value for name, other in scores.items()})
+            # Undefined where all targets are equal: nothing is to be explained.
+            unexplained = squares / np.where(spread > 0, spread, np.nan)
+            values = {
+                "RMSE": np.sqrt(squares / count),
+                "MAE": np.abs(difference).sum(1) / count,
+                "1 - R2": unexplained,
+                "RMSE / deviation": np.sqrt(unexplained),
+            }
+        n = int(count[~np.isnan(values[self.name])].sum())
+        defined = {name: each[~np.isnan(each)] for name, each in values.items()}
+        others = {name: float(each.mean()) if len(each) else None for name, each in defined.items()}
+        return Score(others.pop(self.name), n, targets.size - n, others)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K, *E]: the mean of the training targets at every position; the overall mean where none is known."""
@@ -96,29 +86,3 @@ def _median(targets: np.ndarray) -> np.ndarray:
     """Return the lower median over the first axis of what is known; NaN where nothing is."""
     middle = np.maximum((~np.isnan(targets)).sum(0) - 1, 0) // 2
     return np.take_along_axis(np.sort(targets, axis=0), middle[None], 0)[0]  # NaN are sorted to the end
-
-
-def _sums(outputs: np.ndarray, targets: np.ndarray) -> _Sums:
-    fits = outputs.shape == targets.shape and targets.dtype.kind == "f" and targets.ndim > 1
-    check_fit(fits, outputs, targets, "outputs and real-valued targets of one shape (n, K) or (n, K, *E)")
-    target = _by_output(targets)
-    known = ~np.isnan(target)
-    difference = np.where(known, _by_output(outputs) - target, 0.0)
-    check_numbers(~np.isfinite(difference))
-    count = known.sum(1)
-    mean = np.where(known, target, 0.0).sum(1) / np.maximum(count, 1)
-    around = np.where(known, target - mean[:, None], 0.0)
-    # Equal targets differ from their computed mean by rounding.
-    around[np.abs(around) <= 1e-12 * np.abs(mean)[:, None]] = 0.0
-    return _Sums(count, np.abs(difference).sum(1), np.square(difference).sum(1), np.square(around).sum(1))
-
-
-def _by_output(x: np.ndarray) -> np.ndarray:
-    """Return [K, entries] float64."""
-    return np.moveaxis(x, 1, 0).reshape(x.shape[1], x[:, :1].size).astype(np.float64)
-
-
-def _mean(per_output: np.ndarray, known: np.ndarray, total: int) -> Score:
-    defined = ~np.isnan(per_output)
-    n = int(known[defined].sum())
-    return Score(float(per_output[defined].mean()) if defined.any() else None, n, total - n)

@@ -19,10 +19,11 @@ from orca_cli.config.practices import PRACTICES
 from orca_cli.config.schema import Config
 from orca_cli.data.fraction import with_fraction
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import Augmentation, Body, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
+from orca_cli.interfaces import Augmentation, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.models import assembly
 from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.augmentation.samples import Augmented, measure
+from orca_cli.models.bodies.base import Body
 from orca_cli.models.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.defaults import named_error

@@ -21,7 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from orca_cli import seeding, signals
 from orca_cli.config.schema import METHOD_SETTINGS
 from orca_cli.exceptions import ConfigError, NonFiniteError
-from orca_cli.interfaces import Body, Examples, SourceData, Tokens
+from orca_cli.interfaces import Examples, SourceData, Tokens
+from orca_cli.models.bodies.base import Body
 from orca_cli.models.predictors import pooled
 from orca_cli.stages.build import Built
 from orca_cli.stages.optimizer_steps import loss_unit

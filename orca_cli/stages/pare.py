@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from orca_cli import seeding
 from orca_cli.config.schema import Align
-from orca_cli.interfaces import Batch, Body, SourceData, Tokens
+from orca_cli.interfaces import Batch, SourceData, Tokens
+from orca_cli.models.bodies.base import Body
 from orca_cli.models.predictors import pooled
 from orca_cli.stages.source_features import check_modality, embed_examples
 from orca_cli.training.loop import Mixed, Mixer

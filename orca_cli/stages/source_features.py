@@ -17,7 +17,8 @@ from torch import Tensor
 
 from orca_cli import seeding, signals
 from orca_cli.exceptions import ConfigError, NonFiniteError
-from orca_cli.interfaces import Body, Examples, Features, Metric, Reporter, SourceData, Tokens
+from orca_cli.interfaces import Examples, Features, Metric, Reporter, SourceData, Tokens
+from orca_cli.models.bodies.base import Body
 from orca_cli.training.cache import Entry, cached, numerics_key
 
 _BATCH = 64

@@ -16,9 +16,9 @@ from transformers import (
 
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Tokens
-from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import auto, spectrogram, speech
 from tests.checkpoints import save_tiny
+from tests.models.conftest import build
 
 
 def sounds(count, length):
@@ -28,8 +28,7 @@ def sounds(count, length):
 
 
 @pytest.mark.parametrize("name", ["wav2vec2", "wav2vec2_large", "hubert"])
-def test_waveforms_have_the_features_that_transformers_gives_them(name, family, monkeypatch):
-    monkeypatch.setattr(speech, "_AT_ONCE", 7000)  # two of the three sounds at a time
+def test_waveforms_have_the_features_that_transformers_gives_them(name, family):
     body, x = speech.load(str(family(name))).eval(), sounds(3, 3000)
     values = Wav2Vec2FeatureExtractor()(list(x), sampling_rate=16_000, return_tensors="pt").input_values
     with torch.no_grad():
@@ -121,7 +120,7 @@ def test_a_short_sound_has_those_tokens_that_see_some_of_it(name, columns, tmp_p
 def test_a_map_of_one_channel_starts_as_a_spectrogram_does(family):
     """The embedder starts as the model's own patch embedding, positions included."""
     body = spectrogram.load(str(family("ast"))).eval()
-    model = build_model(body=body, kind="classes", input_shape=(1, 32, 32), num_outputs=2, seed=0).eval()
+    model = build(body, input_shape=(1, 32, 32)).eval()
     x = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = AutoModel.from_pretrained(family("ast")).eval()(x[:, 0].transpose(1, 2)).last_hidden_state

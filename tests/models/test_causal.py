@@ -4,16 +4,15 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError
-from orca_cli.models.assembly import build_model
 from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
+from tests.models.conftest import build
 
 STEPS = 12
 
 
-def build(body, causal, **settings):
-    shapes = {"kind": "dense", "input_shape": (5, STEPS), "num_outputs": 4, "seed": 0}
-    return build_model(body=body, causal=causal, **(shapes | settings)).eval()
+def made(body, causal, **settings):
+    return build(body, causal=causal, **({"kind": "dense", "input_shape": (5, STEPS)} | settings)).eval()
 
 
 def seen(model, valid):
@@ -29,21 +28,21 @@ def seen(model, valid):
 def test_no_frame_sees_the_future(load_body, name, real):
     valid = (torch.arange(STEPS) < real)[None]
     past = torch.ones(real, real, dtype=torch.bool).tril()
-    causal = seen(build(load_body(name), True), valid)[:real, :real]
+    causal = seen(made(load_body(name), True), valid)[:real, :real]
     assert not (causal & ~past).any()
     assert causal[-1].all()
     if name in ("bert", "roberta"):
         assert torch.equal(causal, past)
-        assert seen(build(load_body(name), False), valid)[:real, :real].all()  # the premise: it could see the future
+        assert seen(made(load_body(name), False), valid)[:real, :real].all()  # the premise: it could see the future
 
 
 def test_what_would_leak_is_refused(load_body):
     for name in ("swin", "vit"):
         with pytest.raises(ConfigError, match="whole input at once"):
-            build(load_body(name), True)
+            made(load_body(name), True)
     with pytest.raises(ConfigError, match="embedder: .* beyond its own step; use embedder=patch"):
-        build(load_body("bert"), True, embedder=Overlap())
+        made(load_body("bert"), True, embedder=Overlap())
     with pytest.raises(ConfigError, match=f"{STEPS} steps in 6 tokens"):
-        build(load_body("bert"), True, embedder=Patch(max_tokens=6))
+        made(load_body("bert"), True, embedder=Patch(max_tokens=6))
     with pytest.raises(ConfigError, match="dense outputs"):
-        build(load_body("bert"), True, kind="classes")
+        made(load_body("bert"), True, kind="classes")

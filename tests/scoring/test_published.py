@@ -6,7 +6,6 @@ import pytest
 from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.classification import ZeroOne
 from orca_cli.scoring.distances import LongRangeMAE
-from orca_cli.scoring.masks import MaskError
 
 NAN = float("nan")
 
@@ -22,14 +21,6 @@ def test_averaging_a_map_with_its_transpose_in_place_twice_is_three_quarters():
     target[0, 0, 1, 4] = 5.0
     score = LongRangeMAE(separation=1, symmetrize_twice=True)(output[None, None], target)
     assert score.value == pytest.approx(abs(twice[1, 4] - 5.0))
-
-
-def test_the_released_error_of_masks_is_half_of_both_rates():
-    # 2 positives, one missed; 4 negatives, one false alarm; 2 ignored pixels become true negatives.
-    outputs = np.array([1.0, -1.0, 3.0, -1.0, -2.0, -3.0, 9.0, 9.0]).reshape(1, 1, 2, 4)
-    targets = np.array([1, 1, 0, 0, 0, 0, NAN, NAN]).reshape(1, 1, 2, 4)
-    assert MaskError("balanced")(outputs, targets).value == pytest.approx((1 / 2 + 1 / 4) / 2)
-    assert MaskError("balanced", count_ignored=True)(outputs, targets).value == pytest.approx((1 / 2 + 1 / 6) / 2)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 
 from orca_cli.config.ranges import Fraction
 from orca_cli.interfaces import Batch, InputFacts
-from orca_cli.models.augmentation.samples import as_array
+from orca_cli.models.augmentation.samples import as_array, per_channel
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,14 @@ class Crop:
         extent = np.array(x.shape[2:])
         most = np.round(self.padding * extent).astype(np.int64)
         offsets = generator.integers(-most, most + 1, size=(len(x), len(extent)))
-        old_valid = None if batch.valid is None else batch.valid.numpy()
-        valid = None if old_valid is None else np.zeros_like(old_valid)
-        fill = facts.mean if valid is None else np.zeros(x.shape[1])  # what is padding holds zeros
-        moved = np.empty_like(x)
-        moved[:] = fill.reshape(-1, *(1,) * len(extent))
+        moved = np.zeros_like(x)  # what is padding holds zeros
+        valid = None if batch.valid is None else torch.zeros_like(batch.valid)
+        if valid is None:
+            moved[:] = per_channel(facts.mean, x)
         for sample, offset in enumerate(offsets):
             target = tuple(slice(max(0, d), n + min(0, d)) for d, n in zip(offset, extent, strict=True))
             source = tuple(slice(max(0, -d), n + min(0, -d)) for d, n in zip(offset, extent, strict=True))
             moved[sample][(slice(None), *target)] = x[sample][(slice(None), *source)]
-            if valid is not None and old_valid is not None:
-                valid[sample][target] = old_valid[sample][source]
-        return replace(
-            batch, x=torch.from_numpy(moved), valid=batch.valid if valid is None else torch.from_numpy(valid)
-        )
+            if valid is not None and batch.valid is not None:
+                valid[sample][target] = batch.valid[sample][source]
+        return replace(batch, x=torch.from_numpy(moved), valid=valid)

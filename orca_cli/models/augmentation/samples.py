@@ -62,26 +62,22 @@ def measure(samples: Samples, kind: Kind, seed: int) -> InputFacts:
     """
     generator = seeding.numpy_generator(seed, "augment", "facts")
     rows = np.sort(generator.permutation(len(samples))[:_MEASURED])
-    total, count, squares = np.zeros(1), 0.0, np.zeros(1)
-    parts = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
-    for part in parts:
-        x, is_data = _values(samples.batch(part))
-        total = total + np.where(is_data, x, 0).sum(axis=(0, 2))
-        count += float(is_data.sum())
-    mean = total / max(count, 1)
-    for part in parts:
-        x, is_data = _values(samples.batch(part))
-        squares = squares + (np.where(is_data, x - mean[:, None], 0) ** 2).sum(axis=(0, 2))
-    deviation = np.sqrt(squares / max(count, 1))
+
+    def mean_of(power: int, centre: np.ndarray) -> np.ndarray:
+        total, count = np.zeros(1), 0.0
+        for start in range(0, len(rows), _AT_ONCE):
+            batch = samples.batch(rows[start : start + _AT_ONCE])
+            x = batch.x.numpy().astype(np.float64).reshape(*batch.x.shape[:2], -1)
+            valid = (
+                np.ones((len(x), x.shape[2]), bool) if batch.valid is None else batch.valid.numpy().reshape(len(x), -1)
+            )
+            total = total + (np.where(valid[:, None], x - centre[:, None], 0) ** power).sum(axis=(0, 2))
+            count += float(valid.sum())
+        return total / max(count, 1)
+
+    mean = mean_of(1, np.zeros(1))
+    deviation = np.sqrt(mean_of(2, mean))
     return InputFacts(kind, mean, np.where(deviation <= _CONSTANT * np.abs(mean), 0.0, deviation))
-
-
-def _values(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """Return inputs [B, C, positions] in float64, and [B, 1, positions] bool, which of them are data."""
-    x = batch.x.numpy().astype(np.float64).reshape(*batch.x.shape[:2], -1)
-    if batch.valid is None:
-        return x, np.ones((len(x), 1, x.shape[2]), dtype=bool)
-    return x, batch.valid.numpy().reshape(len(x), 1, -1)
 
 
 def as_array(batch: Batch) -> np.ndarray:

@@ -28,10 +28,9 @@ class Several:
     """
 
     def __init__(self, probability: Share = 0.5, **parts: Augmentation | None) -> None:
-        for name, part in parts.items():
-            if not (part is None or callable(part)):
-                hint = "give a `_target_` node, or null"
-                raise ConfigError(f"{part!r} is not an augmentation", where=f"augment.{name}", hint=hint)
+        if wrong := [name for name, part in parts.items() if not (part is None or callable(part))]:
+            hint = "give a `_target_` node, or null"
+            raise ConfigError(f"{parts[wrong[0]]!r} is not an augmentation", where=f"augment.{wrong[0]}", hint=hint)
         mixing = [name for name, part in parts.items() if getattr(part, "whole_batch", False)]
         if len(mixing) > 1:
             what = f"{' and '.join(mixing)} would mix what is mixed already"
@@ -42,10 +41,8 @@ class Several:
     @property
     def refused(self) -> Mapping[str, str]:
         """Return the kinds that a part is not for."""
-        reasons: dict[str, str] = {}
-        for name, part in self._parts.items():
-            reasons |= {kind: f"{name}: {why}" for kind, why in getattr(part, "refused", {}).items()}
-        return reasons
+        parts = self._parts.items()
+        return {kind: f"{name}: {why}" for name, part in parts for kind, why in getattr(part, "refused", {}).items()}
 
     @property
     def dimensions(self) -> tuple[int, ...]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 import pkgutil
 from types import ModuleType
 from typing import Annotated
 
 from annotated_types import Ge
 
+from orca_cli.config import parts
 from orca_cli.config.ranges import Count
-from orca_cli.exceptions import ConfigError
 from orca_cli.models import bodies, checkpoints
-from orca_cli.models.bodies.base import PretrainedBody
+from orca_cli.models.bodies.base import Body
 
 check_settings = checkpoints.check_name  # before anything is read
 
@@ -24,7 +23,7 @@ def load(
     max_source_tokens: Annotated[int, Ge(3), "as in the family's own body; null: its default"] | None = None,
     max_tokens: Annotated[Count, "as in the family's own body; null: its default"] | None = None,
     causal_fix: Annotated[str, "of decoders: none, flip or double; null: none"] | None = None,
-) -> PretrainedBody:
+) -> Body:
     """Load a checkpoint from a hub id or a local folder by the code for its family.
 
     Raises:
@@ -32,15 +31,11 @@ def load(
         DataError, UnsafeError, ChecksumError, NetworkError: as `checkpoints.load_model` says.
     """
     modules = families()
-    family = checkpoints.family(checkpoint, tuple(modules))
+    target = f"{modules[checkpoints.family(checkpoint, tuple(modules))].__name__}.load"
     settings = {"max_source_tokens": max_source_tokens, "max_tokens": max_tokens, "causal_fix": causal_fix}
-    settings = {name: value for name, value in settings.items() if value is not None}
-    parameters = inspect.signature(modules[family].load).parameters
-    if unknown := sorted(set(settings) - set(parameters)):
-        allowed = [name for name in parameters if name != "checkpoint"]
-        hint = f"it has {', '.join(allowed)}" if allowed else "it has no settings"
-        raise ConfigError(f"bodies of family '{family}' have no such setting", where=f"body.{unknown[0]}", hint=hint)
-    return modules[family].load(checkpoint, **settings)
+    given = {name: value for name, value in settings.items() if value is not None}
+    body: Body = parts.build({"_target_": target, "checkpoint": checkpoint, **given}, "body")
+    return body
 
 
 @functools.cache

@@ -22,22 +22,44 @@ from orca_cli.interfaces import EmbedderInit, Modality, Role, Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.geometry import input_grid, resize, resize_positions
 
+# The names that families of transformers give their linear layers; c_attn and Wqkv are query, key and value in one.
+_LINEARS: dict[Role, str] = {
+    "query": r"\.(q|q_proj|query|query_proj|c_attn|Wqkv)",
+    "key": r"\.(k|k_proj|key|key_proj|c_attn|Wqkv)",
+    "value": r"\.(v|v_proj|value|value_proj|c_attn|Wqkv)",
+    "output": r"\.(o|o_proj|out_proj|attn\.c_proj|attn\.Wo|attention\.output\.dense)",
+    "feed_forward": r"\.(mlp\.\w+|fc1|fc2|w[io](_\d)?|(\d+\.|feed_forward\.)(intermediate|output)(\.|_)dense)",
+}
 
-class PretrainedBody(nn.Module, ABC):
-    """A transformers model without its embedding layer; a Body (interfaces).
+
+class Body(nn.Module, ABC):
+    """A pretrained transformer between embedder and predictor (paper 3.1, g): a transformers model without its input layer.
 
     The embedding layer is kept aside: it embeds the source and is neither trained nor stored with checkpoints.
 
     A family gives `forward`, `embedder_init` and, where they differ from the defaults below, `trained`, `linears` (role ->
     regular expression for the end of the names of its nn.Linear layers), `layer_list` (the name of the list of its layers) and
-    attributes of `interfaces.Body`.
+    attributes.
 
     Args:
         model: a transformers model, without pooler.
         folder: where it was read from.
         embeddings: its embedding layer.
-        max_tokens: S, prefix tokens included.
-        width: D; F as well, unless the family sets `feature_width`.
+        max_tokens: S, the longest sequence that it takes, prefix tokens included.
+        width: D, of the tokens that it takes; F, of its features, as well, unless the family sets `feature_width`.
+
+    Attributes:
+        modality: "text", "image" or "audio": what its own embedding layer takes.
+        canvas: (height, width) that inputs are brought to before they are cut into tokens; None for bodies that take
+            sequences.
+        source_resolution: "input" or "body", as `Embedder.resolution`: at which it embeds source images.
+        downsampling: how much coarser the grid of its features is than that of its tokens, per axis; 1 for text.
+        can_be_causal: whether it can keep a feature from depending on later tokens.
+        needs_prefix: True where its prefix tokens always stand before the others, False where only pooling asks for them.
+        takes_prefix: whether other tokens than its own may stand before those of the grid. They do not count towards
+            `max_tokens` where positions are the embedder's (`EmbedderInit.positions`).
+        checkpoint_digest: SHA-256 of the weights as loaded; identifies them in caches and records.
+        preparation_digest: SHA-256 of what the checkpoint says about how data become inputs: tokenizer, pixel statistics.
     """
 
     modality: Modality
@@ -47,7 +69,7 @@ class PretrainedBody(nn.Module, ABC):
     can_be_causal = False
     needs_prefix = False
     takes_prefix = True
-    linears: ClassVar[Mapping[Role, str]] = {}
+    linears: ClassVar[Mapping[Role, str]] = _LINEARS
     layer_list: ClassVar[str] = ""
 
     def __init__(self, model: Any, folder: Path, embeddings: nn.Module, *, max_tokens: int, width: int) -> None:
@@ -77,21 +99,34 @@ class PretrainedBody(nn.Module, ABC):
         return next(self.parameters()).device
 
     @abstractmethod
+    def forward(self, tokens: Tokens) -> Tokens:
+        """Return features [B, P + T', F] with their mask and grid; T' = T / downsampling**2 for maps."""
+
+    @abstractmethod
+    def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
+        """Return its own embedding layer's output for source examples, in evaluation mode, without gradient or prefix."""
+
+    @abstractmethod
     def embedder_init(self) -> EmbedderInit:
         """Return the weights that an embedder can start from, as copies."""
 
     def prefix_tokens(self) -> Tensor | None:
-        """Return the embedded tokens [P, D] that stand before all others; None where there are none."""
+        """Return the embedded tokens [P, D] that stand before all others, classification token first, or None."""
         return None
 
     def canvas_for(
         self, input_shape: tuple[int, ...], max_tokens: int | None
     ) -> tuple[tuple[int, int] | None, int | None]:
-        """Return the canvas for inputs of this shape, and the tokens that it is cut into at most; here the body's own."""
+        """Return the canvas for inputs of shape (C, *E) at `resolution=input`, and the tokens that it is cut into at most.
+
+        Args:
+            input_shape: (C, L), (C, H, W) or (C, D, H, W).
+            max_tokens: upper bound that is set; None for the body's own choice.
+        """
         return self.canvas, max_tokens
 
     def norms(self) -> list[nn.Module]:
-        """Return all normalisation layers."""
+        """Return all normalisation layers, of any kind."""
         return [module for module in self.modules() if type(module).__name__.endswith("Norm")]
 
     def linear_names(self, role: Role) -> list[str]:
@@ -102,7 +137,10 @@ class PretrainedBody(nn.Module, ABC):
         return [name for name, part in self.named_modules() if isinstance(part, nn.Linear) and ending.search(name)]
 
     def layer_names(self) -> list[str]:
-        """Return the names of the layers in order; empty where the family does not name it."""
+        """Return the names of its transformer layers in order; empty where the family does not tell.
+
+        Each takes hidden states [B, P + T, D] as its first positional argument.
+        """
         if not self.layer_list:
             return []
         return [f"{self.layer_list}.{number}" for number, _ in self.get_submodule(self.layer_list).named_children()]
@@ -121,7 +159,7 @@ class PretrainedBody(nn.Module, ABC):
         return create_bidirectional_mask(self.config, x, mask.to(torch.int64), and_mask_function=and_mask)
 
 
-class SequenceBody(PretrainedBody):
+class SequenceBody(Body):
     """A body that takes sequences; a family also gives `encode`."""
 
     @abstractmethod
@@ -171,15 +209,12 @@ class TextBody(SequenceBody):
         if weights.is_meta:  # the values come later, from a model that has such a token; only the shape counts
             return weights.new_empty(1, self.width)
         number = self._tokenizer.cls_token_id
-        if number is None:
-            return None
-        device = next(self.embeddings.parameters()).device
-        return self.embeddings(torch.tensor([[number]], device=device))[0]
+        return None if number is None else self.embeddings(torch.tensor([[number]], device=weights.device))[0]
 
     def embedder_init(self) -> EmbedderInit:
         """Return a norm that gives tokens the words' mean and deviation, for models without a norm of their inputs."""
-        words = getattr(self.embeddings, "word_embeddings", self.embeddings)
-        return EmbedderInit(norm=_like_words(words.weight))
+        words = getattr(self.embeddings, "word_embeddings", self.embeddings).weight
+        return EmbedderInit(norm=norm_of(words.mean(0), words.std(0)))
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
@@ -195,7 +230,7 @@ class TextBody(SequenceBody):
         return tokenizer
 
 
-class ImageBody(PretrainedBody):
+class ImageBody(Body):
     """A body that takes maps.
 
     Attributes:
@@ -268,24 +303,23 @@ class ImageBody(PretrainedBody):
 
 
 @torch.no_grad()
-def _like_words(words: Tensor) -> nn.LayerNorm:
-    """Return a norm whose outputs have mean and deviation, per dimension, of word embeddings [N, D].
+def norm_of(mean: Tensor, deviation: Tensor) -> nn.LayerNorm:
+    """Return a norm whose outputs have this mean and deviation [D].
 
-    Bodies without a norm of their inputs compute in the words' scale, which differs by orders of magnitude between families.
+    Bodies without a norm of their inputs compute in their own scale, which differs by orders of magnitude between families.
     """
-    norm = nn.LayerNorm(words.shape[1], device=words.device)
-    norm.weight.copy_(words.std(0))
-    norm.bias.copy_(words.mean(0))
+    norm = nn.LayerNorm(len(mean), device=mean.device)
+    norm.weight.copy_(deviation)
+    norm.bias.copy_(mean)
     return norm
 
 
 def preparation(folder: Path) -> dict[str, Any]:
     """Return how a checkpoint's images or sounds become inputs, by its preprocessor_config.json; empty where it has none."""
     try:
-        content = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return dict(json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def pixel_statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -59,13 +59,6 @@ class DecoderBody(TextBody):
 
     model: nn.Module
     can_be_causal: bool = True
-    linears = {  # ends of names; in GPT-2 one layer gives query, key and value
-        "query": r"\.(c_attn|q_proj)",
-        "key": r"\.(c_attn|k_proj)",
-        "value": r"\.(c_attn|v_proj)",
-        "output": r"\.(attn\.c_proj|o_proj)",
-        "feed_forward": r"\.mlp\.\w+",
-    }
 
     def __init__(
         self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int, causal_fix: CausalFix
@@ -104,7 +97,11 @@ class DecoderBody(TextBody):
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool, prefix: int = 0) -> Tensor:
         """Return the last norm's outputs; the first `prefix` tokens are not reversed."""
         if self.causal_fix == "flip":
-            order = reversed_order(mask, prefix)
+            places, lengths = torch.arange(mask.shape[1], device=mask.device).expand_as(mask), _lengths(mask)
+            is_reversed = (places >= prefix) & (places < lengths)
+            order = torch.where(
+                is_reversed, prefix + lengths - 1 - places, places
+            )  # from `prefix` to the last real token
             features = self._read(torch.cat([x, _in_order(x, order)]), torch.cat([mask, mask.gather(1, order)]))
             batch = x.shape[0]  # neither len nor chunk: an exported graph leaves it open
             return (features[:batch] + _in_order(features[batch:], order)) / 2
@@ -119,14 +116,6 @@ class DecoderBody(TextBody):
     def _read(self, x: Tensor, mask: Tensor) -> Tensor:
         arguments = {"inputs_embeds": x, "attention_mask": mask.to(torch.int64), "use_cache": False}
         return self.model(**arguments).last_hidden_state
-
-
-def reversed_order(mask: Tensor, prefix: int = 0) -> Tensor:
-    """Return [B, T] int64, which token stands where once each sample is reversed from `prefix` to its last real token."""
-    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-    lengths = _lengths(mask)
-    is_reversed = (places >= prefix) & (places < lengths)
-    return torch.where(is_reversed, prefix + lengths - 1 - places, places)
 
 
 def _lengths(mask: Tensor) -> Tensor:

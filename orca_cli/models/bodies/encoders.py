@@ -38,36 +38,29 @@ def load(
 
 
 class EncoderBody(TextBody):
-    """An encoder whose positions are relative, so that the embedder has none; `longest` is what it was trained on."""
+    """An encoder whose positions are relative, so that the embedder has none; `part` is what reads the tokens."""
 
+    part = "model"
     can_be_causal = True
 
     def __init__(self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int) -> None:
-        sizes = {"max_tokens": min(max_tokens, self.longest(model.config)), "width": model.config.hidden_size}
-        super().__init__(model, folder, self.input_layer(model), max_source_tokens=max_source_tokens, **sizes)
+        config = model.config
+        # T5's positions have no bound: what counts is the length in pretraining.
+        longest = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 512
+        sizes = {"max_tokens": min(max_tokens, longest), "width": config.hidden_size}
+        words = getattr(model, "embeddings", None) or model.get_input_embeddings()
+        super().__init__(model, folder, words, max_source_tokens=max_source_tokens, **sizes)
 
-    @staticmethod
-    def longest(config: Any) -> int:
-        """Return how many tokens the model takes."""
-        return int(config.max_position_embeddings)
-
-    @staticmethod
-    def input_layer(model: Any) -> nn.Module:
-        """Return what embeds words."""
-        return model.embeddings
+    def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
+        """Return the last norm's outputs."""
+        attention = self.attention_mask(x, mask, causal=causal)
+        return self.get_submodule(self.part)(inputs_embeds=x, attention_mask=attention).last_hidden_state
 
 
 class ModernBertBody(EncoderBody):
     """All of a ModernBERT model but words and their norm, with which the embedder starts."""
 
     model: nn.Module
-    linears = {
-        "query": r"\.Wqkv",  # one layer gives query, key and value
-        "key": r"\.Wqkv",
-        "value": r"\.Wqkv",
-        "output": r"\.attn\.Wo",
-        "feed_forward": r"\.mlp\.W[io]",
-    }
 
     @staticmethod
     def trained(model: Any) -> dict[str, nn.Module]:
@@ -95,13 +88,6 @@ class DebertaBody(EncoderBody):
 
     encoder: nn.Module
     can_be_causal = False  # the convolution of its larger models sees the next token
-    linears = {
-        "query": r"\.query_proj",
-        "key": r"\.key_proj",
-        "value": r"\.value_proj",
-        "output": r"attention\.output\.dense",
-        "feed_forward": r"\d\.(intermediate|output)\.dense",
-    }
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the encoder's outputs."""
@@ -120,24 +106,7 @@ class DebertaBody(EncoderBody):
 class T5Body(EncoderBody):
     """The encoder stack of a T5 model."""
 
-    stack: nn.Module
-    linears = {
-        "query": r"\.q",
-        "key": r"\.k",
-        "value": r"\.v",
-        "output": r"\.o",
-        "feed_forward": r"\.w[io](_\d)?",
-    }
-
-    @staticmethod
-    def longest(config: Any) -> int:
-        """Return the length in pretraining; its positions are relative and have no bound."""
-        return int(getattr(config, "n_positions", None) or 512)
-
-    @staticmethod
-    def input_layer(model: Any) -> nn.Module:
-        """Return the words."""
-        return model.get_input_embeddings()
+    part = "stack"
 
     @staticmethod
     def trained(model: Any) -> dict[str, nn.Module]:
@@ -145,23 +114,9 @@ class T5Body(EncoderBody):
         model.encoder.embed_tokens = None
         return {"stack": model.encoder}
 
-    def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
-        """Return the last norm's outputs."""
-        attention = self.attention_mask(x, mask, causal=causal)
-        return self.stack(inputs_embeds=x, attention_mask=attention).last_hidden_state
-
 
 class EsmBody(EncoderBody):
     """All of an ESM-2 model but words and contacts."""
-
-    model: nn.Module
-    linears = {
-        "query": r"\.query",
-        "key": r"\.key",
-        "value": r"\.value",
-        "output": r"attention\.output\.dense",
-        "feed_forward": r"\d\.(intermediate|output)\.dense",
-    }
 
     def __init__(self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int) -> None:
         if model.config.position_embedding_type != "rotary" or model.config.emb_layer_norm_before:
@@ -174,11 +129,6 @@ class EsmBody(EncoderBody):
         """Return the model without words, and without what predicts contacts from attention."""
         model.embeddings = model.contact_head = None
         return {"model": model}
-
-    def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
-        """Return the last norm's outputs."""
-        attention = self.attention_mask(x, mask, causal=causal)
-        return self.model(inputs_embeds=x, attention_mask=attention).last_hidden_state
 
 
 class _Given(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from orca_cli.interfaces import EmbedderInit, Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.bodies.base import preparation
-from orca_cli.models.bodies.vit import ViTBody, load_layers
+from orca_cli.models.bodies.vit import ViTBody
 
 CLASSES = {"audio-spectrogram-transformer": "ASTModel"}
 _WINDOW, _HOP = 400, 160  # values that a frame of a spectrogram stands for, and from one frame to the next
@@ -23,7 +24,7 @@ check_settings = checkpoints.check_name  # before anything is read
 
 def load(checkpoint: str) -> SpectrogramBody:
     """Load an AST from a hub id or a local folder; raises what `checkpoints.load_model` does."""
-    return SpectrogramBody(*load_layers(CLASSES, checkpoint))
+    return SpectrogramBody(*checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa"))
 
 
 class SpectrogramBody(ViTBody):
@@ -32,8 +33,7 @@ class SpectrogramBody(ViTBody):
     modality = "audio"
 
     def __init__(self, model: Any, folder: Path) -> None:
-        rows, columns = model.embeddings.get_shape(model.config)
-        model.embeddings.patch_embeddings.num_patches = rows * columns
+        model.embeddings.patch_embeddings.num_patches = math.prod(model.embeddings.get_shape(model.config))
         super().__init__(model, folder)
 
     @staticmethod
@@ -44,8 +44,7 @@ class SpectrogramBody(ViTBody):
     @property
     def patch_grid(self) -> tuple[int, int]:
         """Return (rows, columns) of the model's own patches."""
-        rows, columns = self.embeddings.get_shape(self.config)
-        return rows, columns
+        return tuple(self.embeddings.get_shape(self.config))
 
     def embedder_init(self) -> EmbedderInit:
         """Return filter, norm and positions; the statistics of pixels say nothing of spectrograms."""
@@ -74,7 +73,12 @@ class SpectrogramBody(ViTBody):
         columns = self._columns(1 + (sounds.shape[1] - _WINDOW) // _HOP)
         frames = self.config.patch_size + (columns - 1) * self.config.time_stride
         sizes = {"num_mel_bins": self.config.num_mel_bins, "max_length": frames}
-        extract = ASTFeatureExtractor(**sizes, **_statistics(self.folder))
+        # As those of AudioSet where the checkpoint does not say how they were normalised.
+        settings = preparation(self.folder)
+        known = {
+            key: settings[key] for key in ("mean", "std", "do_normalize") if isinstance(settings.get(key), int | float)
+        }
+        extract = ASTFeatureExtractor(**sizes, **known)
         values = extract(list(sounds), sampling_rate=extract.sampling_rate, return_tensors="np")["input_values"]
         self.embeddings.to(self.device).eval()
         x, grid = self.embed_patches(torch.from_numpy(values).to(self.device))
@@ -83,13 +87,3 @@ class SpectrogramBody(ViTBody):
     def _columns(self, frames: int) -> int:
         """Return how many patches begin within the first frames."""
         return min(self.patch_grid[1], -(-frames // int(self.config.time_stride)))
-
-
-def _statistics(folder: Path) -> dict[str, Any]:
-    """Return how a checkpoint's spectrograms were normalised; as those of AudioSet where it does not say."""
-    settings = preparation(folder)
-    try:
-        statistics = {name: float(settings[name]) for name in ("mean", "std")}
-        return statistics | {"do_normalize": bool(settings.get("do_normalize", True))}
-    except (ValueError, KeyError, TypeError):
-        return {}

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orca_cli import signals
 from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import EmbedderInit, Tokens
 from orca_cli.models import checkpoints
-from orca_cli.models.bodies.base import SequenceBody, preparation
+from orca_cli.models.bodies.base import SequenceBody, norm_of, preparation
 
 CLASSES = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel"}
 _AT_ONCE = 2**16  # values of sounds, 4 s: the first convolution makes 100 numbers of each
@@ -43,13 +42,6 @@ class SpeechBody(SequenceBody):
     encoder: nn.Module
     modality = "audio"
     layer_list = "encoder.layers"
-    linears = {
-        "query": r"\.q_proj",
-        "key": r"\.k_proj",
-        "value": r"\.v_proj",
-        "output": r"\.out_proj",
-        "feed_forward": r"feed_forward\.(intermediate|output)_dense",
-    }
 
     def __init__(self, model: Any, folder: Path, max_tokens: int) -> None:
         if getattr(model.config, "conv_pos_batch_norm", False):
@@ -77,28 +69,20 @@ class SpeechBody(SequenceBody):
         self.embeddings.to(self.device).eval()
         pieces = []
         for part in waves.split(max(1, _AT_ONCE // waves.shape[1])):
-            signals.check()
             hidden = self.embeddings["convolutions"](part).transpose(1, 2)
             projected = self.embeddings["projection"](hidden)
             pieces.append(projected[0] if isinstance(projected, tuple) else projected)  # wav2vec 2.0 returns both
         x = torch.cat(pieces)
         return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=self.device), (x.shape[1],))
 
+    @torch.no_grad()
     def embedder_init(self) -> EmbedderInit:
         """Return a norm that gives tokens about the mean and deviation of the projection's outputs."""
-        return EmbedderInit(norm=_like_projection(self.embeddings["projection"]))
-
-
-@torch.no_grad()
-def _like_projection(layer: Any) -> nn.LayerNorm:
-    """Return a norm with the outputs' mean and deviation, per dimension, if no input goes with another.
-
-    What is projected went through a norm: up to its gain and shift, an input has mean 0 and deviation 1, and their sum is 0.
-    """
-    weight, bias = layer.projection.weight, layer.projection.bias
-    normalised = getattr(layer, "layer_norm", None)
-    gain = weight if normalised is None else weight * normalised.weight
-    norm = nn.LayerNorm(len(weight), device=weight.device)
-    norm.weight.copy_(gain.std(1) * gain.shape[1] ** 0.5)
-    norm.bias.copy_(bias if normalised is None else weight @ normalised.bias + bias)
-    return norm
+        # What is projected went through a norm: up to its gain and shift, an input has mean 0 and deviation 1, and their
+        # sum is 0. So the outputs have these statistics if no input goes with another.
+        layer = self.embeddings["projection"]
+        weight, bias = layer.projection.weight, layer.projection.bias
+        normalised = getattr(layer, "layer_norm", None)
+        gain = weight if normalised is None else weight * normalised.weight
+        mean = bias if normalised is None else weight @ normalised.bias + bias
+        return EmbedderInit(norm=norm_of(mean, gain.std(1) * gain.shape[1] ** 0.5))

@@ -33,14 +33,6 @@ class SwinBody(ImageBody):
     encoder: nn.Module
     norm: nn.Module
     takes_prefix = False  # a token outside the map belongs to no window
-    # The second names are those of transformers before 5.6.
-    linears = {
-        "query": r"\.(q_proj|query)",
-        "key": r"\.(k_proj|key)",
-        "value": r"\.(v_proj|value)",
-        "output": r"\.(o_proj|attention\.output\.dense)",
-        "feed_forward": r"\.(fc1|fc2|\d\.intermediate\.dense|\d\.output\.dense)",
-    }
 
     def __init__(self, model: Any, folder: Path) -> None:
         tokens = math.prod(model.embeddings.patch_grid)

@@ -33,13 +33,6 @@ class BertBody(TextBody):
     encoder: nn.Module
     can_be_causal = True
     layer_list = "encoder.layer"
-    linears = {
-        "query": r"\.query",
-        "key": r"\.key",
-        "value": r"\.value",
-        "output": r"attention\.output\.dense",
-        "feed_forward": r"\d\.(intermediate|output)\.dense",
-    }
 
     def __init__(self, model: Any, folder: Path, max_source_tokens: int) -> None:
         config = model.config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +30,9 @@ check_settings = checkpoints.check_name  # before anything is read
 
 def load(checkpoint: str) -> ViTBody:
     """Load a vision transformer from a hub id or a local folder; raises what `checkpoints.load_model` does."""
-    model, folder = load_layers(CLASSES, checkpoint)
-    return _BODIES.get(model.config.model_type, ViTBody)(model, folder)
-
-
-def load_layers(classes: Mapping[str, str], checkpoint: str) -> tuple[Any, Path]:
-    """Return what `checkpoints.load_model` does; ConfigError where the installed transformers has the layers elsewhere."""
-    model, folder = checkpoints.load_model(classes, checkpoint, attn_implementation="sdpa")
-    family = model.config.model_type
-    try:
-        model.get_submodule(_LAYERS.get(family, "layers"))
-    except AttributeError as error:
-        what = f"the installed transformers is too old for {type(model).__name__}"
-        raise ConfigError(what, where="body", hint="pip install -U transformers") from error
-    return model, folder
+    model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
+    kinds: dict[str, type[ViTBody]] = {"beit": BeitBody, "siglip_vision_model": SiglipBody}
+    return kinds.get(model.config.model_type, ViTBody)(model, folder)
 
 
 class ViTBody(ImageBody):
@@ -53,13 +41,6 @@ class ViTBody(ImageBody):
     layers: nn.ModuleList
     norm: nn.Module
     layer_list = "layers"
-    linears = {
-        "query": r"\.q_proj",
-        "key": r"\.k_proj",
-        "value": r"\.v_proj",
-        "output": r"\.(o_proj|out_proj)",
-        "feed_forward": r"\.mlp\.\w+",
-    }
 
     def __init__(self, model: Any, folder: Path) -> None:
         prefix, patches = len(_prefix(model.embeddings)), model.embeddings.patch_embeddings.num_patches
@@ -70,7 +51,11 @@ class ViTBody(ImageBody):
     def trained(model: Any) -> dict[str, nn.Module]:
         """Return layers and last norm."""
         family = model.config.model_type
-        layers = model.get_submodule(_LAYERS.get(family, "layers"))
+        try:
+            layers = model.get_submodule(_LAYERS.get(family, "layers"))
+        except AttributeError as error:
+            what = f"the installed transformers is too old for {type(model).__name__}"
+            raise ConfigError(what, where="body", hint="pip install -U transformers") from error
         return {"layers": layers, "norm": model.get_submodule(_NORMS.get(family, "layernorm"))}
 
     def forward(self, tokens: Tokens) -> Tokens:
@@ -130,9 +115,6 @@ class SiglipBody(ViTBody):
         layer.patch_embeddings.projection, layer.patch_embeddings.num_patches = layer.patch_embedding, layer.num_patches
         layer.position_embeddings = nn.Parameter(layer.position_embedding.weight.detach().unsqueeze(0))
         super().__init__(model, folder)
-
-
-_BODIES: dict[str, type[ViTBody]] = {"beit": BeitBody, "siglip_vision_model": SiglipBody}
 
 
 def _prefix(embeddings: Any) -> list[Tensor]:

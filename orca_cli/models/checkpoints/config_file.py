@@ -58,35 +58,27 @@ def check_modest(folder: Path) -> int:
         DataError: the file is unreadable.
         UnsafeError: it holds a number that no model has.
     """
-    content = read_config(folder)
     try:
-        largest = max((abs(number) for number in _numbers(content)), default=0)
-        layers = _depth(content)
+        numbers = list(_numbers(read_config(folder)))
     except RecursionError as error:
         raise DataError(f"{CONFIG} is unreadable", where=str(folder)) from error
+    # rope_theta is a wavelength, in the millions for long texts; nothing grows with it.
+    largest = max((abs(number) for key, number in numbers if key != "rope_theta"), default=0)
     if largest > _LARGEST_NUMBER:
         raise UnsafeError(f"holds the number {largest}", where=str(folder / CONFIG), hint="no model has that size")
-    return layers
+    return sum(number for key, number in numbers if key in _DEPTHS)  # of models within it too, as SigLIP's two towers
 
 
-def _depth(content: Any) -> int:
-    """Return the layers of a model and of the models within it, such as the two towers of SigLIP."""
-    if not isinstance(content, dict):
-        return 0
-    layers = sum(sum(_numbers(content[key])) for key in _DEPTHS if key in content)
-    return layers + sum(map(_depth, content.values()))
-
-
-def _numbers(value: Any) -> Iterator[int]:
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
+    """Yield every whole number with the key that it stands under."""
     if isinstance(value, int) and not isinstance(value, bool):
-        yield value
+        yield key, value
     elif isinstance(value, list):
         for item in value:
-            yield from _numbers(item)
+            yield from _numbers(item, key)
     elif isinstance(value, dict):
-        for key, item in value.items():
-            if key != "rope_theta":  # a wavelength, in the millions for long texts; nothing grows with it
-                yield from _numbers(item)
+        for name, item in value.items():
+            yield from _numbers(item, name)
 
 
 def shareable_config(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from orca_cli.exceptions import DataError, process_error
 from orca_cli.models.checkpoints.config_file import CONFIG, check_family, check_modest
-from orca_cli.models.checkpoints.packages import PACKAGED
+from orca_cli.models.checkpoints.packages import PACKAGED, Packaged
 from orca_cli.models.checkpoints.resolution import resolve
 
 if TYPE_CHECKING:  # commands that only look at checkpoints import no torch
     from torch import Tensor, nn
 
-_SHOWN = 3
 _architecture_on: ContextVar[str | None] = ContextVar("architecture_on", default=None)
 
 
@@ -61,14 +60,10 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     packaged = PACKAGED.get(checkpoint)
     if packaged is not None and packaged.weights.endswith(".bin"):
         model = _architecture(kind, folder, "cpu", settings.get("attn_implementation"))
-        _fill(model, folder / packaged.weights, packaged.prefix, packaged.left_out)
-        return model.eval(), folder
-    try:
+        _fill(model, folder / packaged.weights, packaged)
+        return model, folder
+    with _blamed_on(str(folder), "the checkpoint cannot be read"):
         model, report = kind.from_pretrained(folder, output_loading_info=True, **without_pooler(kind), **settings)
-    except Exception as error:  # noqa: BLE001 - both libraries raise their own types
-        if isinstance(error, MemoryError) or "allocate memory" in str(error) or process_error(error):
-            raise  # not the checkpoint's fault
-        raise DataError(f"the checkpoint cannot be read: {error}", where=str(folder)) from error
     # transformers draws missing weights at random, and only logs it.
     wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if wrong:
@@ -95,15 +90,22 @@ def _architecture(kind: Any, folder: Path, device: str, attention: str | None) -
     import torch
 
     check_modest(folder)
-    try:
+    options = {} if attention is None else {"attn_implementation": attention}
+    with _blamed_on(str(folder / CONFIG), "describes no model"), torch.device(device):
         config = kind.config_class.from_pretrained(folder, local_files_only=True)
-        options = {} if attention is None else {"attn_implementation": attention}
-        with torch.device(device):
-            return kind._from_config(config, dtype=torch.float32, **without_pooler(kind), **options)
-    except Exception as error:  # noqa: BLE001 - transformers raises many types for invalid settings
+        model = kind._from_config(config, dtype=torch.float32, **without_pooler(kind), **options)
+    return model.eval()
+
+
+@contextmanager
+def _blamed_on(where: str, what: str) -> Iterator[None]:
+    """Turn whatever transformers, safetensors or torch raise for a file into a DataError, unless the machine is at fault."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - each library raises its own types
         if isinstance(error, MemoryError) or "allocate memory" in str(error) or process_error(error):
             raise
-        raise DataError(f"describes no model: {error}", where=str(folder / CONFIG)) from error
+        raise DataError(f"{what}: {' '.join(str(error).split())[:300]}", where=where) from error
 
 
 def without_pooler(kind: type) -> dict[str, bool]:
@@ -121,50 +123,18 @@ def family(checkpoint: str, families: tuple[str, ...]) -> str:
     return check_family(folder_of(checkpoint), families)
 
 
-def _fill(model: nn.Module, file: Path, prefix: str, left_out: Sequence[str]) -> None:
-    """Load a torch file into a model: every tensor of the model is required, and only those named in `left_out` may be extra.
+def _fill(model: nn.Module, file: Path, packaged: Packaged) -> None:
+    """Load a torch file into a model: every tensor is required, and no others than those in `left_out` may be extra.
 
-    Args:
-        model: a transformers model without pooler.
-        file: a state dict of plain tensors.
-        prefix: of the model's tensors in the file, such as "bert.".
-        left_out: beginnings of the names, in the file, of tensors that the model has no use for, such as heads.
+    Such a file is a pickle. Its SHA-256 was compared with the recorded one before; torch's own reader of plain tensors
+    (`weights_only=True`), which builds nothing else, is a second barrier.
 
     Raises:
         DataError: the file cannot be read, lacks a tensor, has one more, or one of another shape.
     """
-    stored = _pickled(file)
-    expected = model.state_dict()
-    used = {name: value for name, value in stored.items() if not name.startswith(tuple(left_out))}
-    tensors = {name.removeprefix(prefix): value for name, value in used.items() if name.startswith(prefix)}
-    extra = sorted(name for name in used if not name.startswith(prefix) or name.removeprefix(prefix) not in expected)
-    missing = sorted(f"{prefix}{name}" for name in expected if name not in tensors)
-    wrong = sorted(
-        f"{prefix}{name}" for name in tensors.keys() & expected.keys() if tensors[name].shape != expected[name].shape
-    )
-    for what, names in (("lacks", missing), ("also holds", extra), ("has another shape of", wrong)):
-        if names:
-            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            hint = "install the version of the package that the extra names"
-            raise DataError(f"{what} {', '.join(names[:_SHOWN])}{more}", where=str(file), hint=hint)
-    model.load_state_dict(tensors)
-
-
-def _pickled(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a torch file by their names; anything else in it is refused.
-
-    Such a file is a pickle. Its SHA-256 was compared with the recorded one before; torch's own reader of plain tensors
-    (`weights_only=True`), which builds nothing else, is a second barrier.
-    """
     import torch
 
-    try:
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        if isinstance(error, MemoryError):
-            raise
-        reason = str(error).partition("\n")[0][:100]
-        raise DataError(f"is not a file of plain tensors ({reason})", where=str(file)) from error
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise DataError("is not a dict of tensors", where=str(file))
-    return {str(name): value for name, value in content.items()}
+    with _blamed_on(str(file), "does not hold the model's weights"):
+        stored: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+        used = [name for name in stored if not name.startswith(packaged.left_out)]
+        model.load_state_dict({name.removeprefix(packaged.prefix): stored[name] for name in used})

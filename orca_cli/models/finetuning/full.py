@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orca_cli.interfaces import TransferParts
+from orca_cli.models.transfer import TransferModel
 
 
 class Full:
@@ -10,6 +10,6 @@ class Full:
 
     pretrained = True
 
-    def apply(self, model: TransferParts) -> None:
+    def apply(self, model: TransferModel) -> None:
         """Make every parameter trainable."""
         model.requires_grad_(True)

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from orca_cli.interfaces import Body, Role, TransferParts
-from orca_cli.models.finetuning import injection
+from orca_cli.interfaces import Role
+from orca_cli.models.finetuning.lora import added, inject, names_of
 from orca_cli.models.finetuning.state import train_parts
+from orca_cli.models.transfer import TransferModel
 
 _PREFIX = "ia3_l"  # what peft calls the factors of a layer
 
@@ -28,36 +29,25 @@ class IA3:
     def __init__(
         self, roles: Annotated[Sequence[Role], "Which layers get factors."] = ("key", "value", "feed_forward")
     ) -> None:
-        injection.check_roles(roles)
-        self._roles = tuple(roles)
+        self._roles = roles
 
-    def apply(self, model: TransferParts) -> None:
+    def apply(self, model: TransferModel) -> None:
         """Make embedder, predictor and the factors trainable, and nothing else; adds the factors where there are none.
 
         Raises:
             ConfigError: the body has no linear layers of these roles.
             UnavailableError: peft is not installed.
         """
-        if not injection.added(model.body, _PREFIX):
-            injection.need_peft("ia3")
-            self._add(model.body)
-        train_parts(model, injection.added(model.body, _PREFIX))
+        if not added(model.body, _PREFIX):
+            every = model.body.linear_names("feed_forward")
+            last = {re.sub(r"(.*\.\d+)\..*", r"\1", name): name for name in every}.values()  # of each numbered block
+            names = [name for name in names_of(model.body, self._roles) if name not in every or name in last]
 
-    def _add(self, body: Body) -> None:
-        every = body.linear_names("feed_forward")
-        last = set(last_of_networks(every))
-        names = [name for name in injection.names_of(body, self._roles) if name not in every or name in last]
+            def settings(layer_keys: dict[str, str]) -> Any:
+                from peft import IA3Config
 
-        def settings(layer_keys: dict[str, str]) -> Any:
-            from peft import IA3Config
+                ends = [layer_keys[name] for name in names if name in last]
+                return IA3Config(target_modules=list(layer_keys.values()), feedforward_modules=ends)
 
-            ends = [layer_keys[name] for name in names if name in last]
-            return IA3Config(target_modules=list(layer_keys.values()), feedforward_modules=ends)
-
-        injection.inject(body, names, settings)
-
-
-def last_of_networks(names: Sequence[str]) -> list[str]:
-    """Return, of the feed-forward layers of numbered blocks in order, the last of each block."""
-    last = {re.sub(r"(.*\.\d+)\..*", r"\1", name): name for name in names}
-    return list(last.values())
+            inject(model.body, names, settings)
+        train_parts(model, added(model.body, _PREFIX))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orca_cli.interfaces import TransferParts
 from orca_cli.models.finetuning.state import train_parts
+from orca_cli.models.transfer import TransferModel
 
 
 class LayerNorm:
@@ -11,6 +11,6 @@ class LayerNorm:
 
     pretrained = True
 
-    def apply(self, model: TransferParts) -> None:
+    def apply(self, model: TransferModel) -> None:
         """Make embedder, predictor and the body's norms trainable, and nothing else."""
         train_parts(model, model.body.norms())

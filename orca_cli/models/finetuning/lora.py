@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, cast
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, get_args
 
 from annotated_types import Interval
+from torch import nn
 
 from orca_cli.config.ranges import Count, Positive
-from orca_cli.interfaces import Role, TransferParts
-from orca_cli.models.finetuning import injection
+from orca_cli.exceptions import ConfigError, UnavailableError
+from orca_cli.interfaces import Role
 from orca_cli.models.finetuning.state import train_parts
+from orca_cli.models.transfer import TransferModel
 
 _PREFIX = "lora_"  # what peft calls the parts of a layer that it adds
 
@@ -34,29 +37,68 @@ class LoRA:
         dropout: Annotated[float, Interval(ge=0, lt=1), "Dropout of the updates' inputs."] = 0.0,
         roles: Annotated[Sequence[Role], "Which linear layers are updated."] = ("query", "value"),
     ) -> None:
-        injection.check_roles(roles)
-        self._rank, self._alpha, self._dropout = rank, alpha, dropout
-        self._roles = tuple(roles)
+        self._rank, self._alpha, self._dropout, self._roles = rank, alpha, dropout, roles
 
-    def apply(self, model: TransferParts) -> None:
+    def apply(self, model: TransferModel) -> None:
         """Make embedder, predictor and the updates trainable, and nothing else; adds the updates where there are none.
 
         Raises:
             ConfigError: the body has no linear layers of these roles.
             UnavailableError: peft is not installed.
         """
-        if not injection.added(model.body, _PREFIX):
-            injection.need_peft("lora")
-            injection.inject(model.body, injection.names_of(model.body, self._roles), self._settings)
-        train_parts(model, injection.added(model.body, _PREFIX))
+        if not added(model.body, _PREFIX):
+            inject(model.body, names_of(model.body, self._roles), self._settings)
+        train_parts(model, added(model.body, _PREFIX))
 
     def _settings(self, names: dict[str, str]) -> Any:
         from peft import LoraConfig
 
+        alpha: Any = self._alpha  # peft declares whole numbers
+        targets = list(names.values())
         return LoraConfig(
-            r=self._rank,
-            lora_alpha=cast("Any", self._alpha),
-            lora_dropout=self._dropout,
-            target_modules=list(names.values()),
-            bias="none",
+            r=self._rank, lora_alpha=alpha, lora_dropout=self._dropout, target_modules=targets, bias="none"
         )
+
+
+def names_of(body: Any, roles: Sequence[Role]) -> list[str]:
+    """Return the names of a body's linear layers with some roles, each once.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    names = list(dict.fromkeys(name for role in roles for name in body.linear_names(role)))
+    if not names:
+        what = f"this body has no linear layers of the roles {', '.join(roles)}"
+        allowed = [role for role in get_args(Role) if body.linear_names(role)] or ["none; use finetune=layernorm"]
+        raise ConfigError(what, where="finetune.roles", hint=f"allowed for this body: {', '.join(allowed)}")
+    return names
+
+
+def inject(body: Any, names: Sequence[str], settings: Callable[[dict[str, str]], Any]) -> None:
+    """Put peft's layers in the place of some of a body's.
+
+    Args:
+        body: changed in place.
+        names: of its layers.
+        settings: gives peft's configuration; it is called with name -> what the layer is called there.
+
+    Raises:
+        UnavailableError: peft is not installed.
+    """
+    if importlib.util.find_spec("peft") is None:
+        hint = "pip install 'orca-transfer[lora]'"
+        raise UnavailableError("finetune=lora and ia3 need the package peft", where="finetune", hint=hint)
+    from peft import inject_adapter_in_model
+
+    # Give peft only the layers: for a whole model it would change the targets by transformers' model type. It matches names
+    # by their ends, so no name may be the end of another.
+    layer_keys = {name: f"{number:06d}" for number, name in enumerate(names)}
+    layers = nn.ModuleDict({layer_keys[name]: body.get_submodule(name) for name in names})
+    inject_adapter_in_model(settings(layer_keys), layers)
+    for name in names:
+        body.set_submodule(name, layers[layer_keys[name]])
+
+
+def added(body: Any, prefix: str) -> list[nn.Module]:
+    """Return the parts of a body whose last name starts with peft's prefix."""
+    return [part for name, part in body.named_modules() if name.rpartition(".")[2].startswith(prefix)]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import Tokens, TransferParts
+from orca_cli.interfaces import Tokens
 from orca_cli.models.finetuning.state import train_parts
+from orca_cli.models.transfer import TransferModel
 
 _NAME = "prompt"
 
@@ -39,46 +40,36 @@ class Prompt:
     ) -> None:
         self._tokens, self._depth, self._train_embedder = tokens, depth, train_embedder
 
-    def apply(self, model: TransferParts) -> None:
+    def apply(self, model: TransferModel) -> None:
         """Make prompt, predictor and, where set, embedder trainable, and nothing else; adds the prompt where there is none.
 
         Raises:
             ConfigError: the body takes no further tokens, or not as many, or does not tell its layers (deep).
         """
-        body = cast("nn.Module", model.body)
-        if not hasattr(body, _NAME):
-            self._add(model, body)
-        prompts = [part for part in body.modules() if isinstance(part, PromptTokens)]
+        if not hasattr(model.body, _NAME):
+            self._add(model.body, model.embedder)
+        prompts = [part for part in model.body.modules() if isinstance(part, PromptTokens)]
         train_parts(model, prompts, embedder=self._train_embedder)
 
-    def _add(self, model: TransferParts, body: nn.Module) -> None:
-        if not model.body.takes_prefix:
+    def _add(self, body: Any, embedder: Any) -> None:
+        if not body.takes_prefix:
             what = "this body attends by windows or position biases of its map, and takes no tokens before those of the input"
             hint = "use finetune=visual_prompt, or another body such as body=vit or body=minilm"
             raise ConfigError(what, where="finetune", hint=hint)
-        self._check_length(model)
-        later = [body.get_submodule(name) for name in model.body.layer_names()[1:]]
-        if self._depth == "deep" and not model.body.layer_names():
-            hint = "use finetune.depth=shallow"
-            raise ConfigError("this body does not tell its layers", where="finetune.depth", hint=hint)
-        width, prefix = model.body.width, cast("Any", model.embedder).class_token
-        start = 0 if prefix is None else prefix.numel() // width
-        body.add_module(_NAME, PromptTokens(self._tokens, width, start))
-        body.register_forward_pre_hook(_insert)
-        for layer in later if self._depth == "deep" else ():
-            layer.add_module(_NAME, PromptTokens(self._tokens, width, start))
-            layer.register_forward_pre_hook(_replace)
-
-    def _check_length(self, model: TransferParts) -> None:
-        """Refuse more tokens than a body takes that numbers them itself; positions of an embedder leave room for a prompt."""
-        embedder, body = cast("Any", model.embedder), model.body
-        if body.embedder_init().positions is not None:
-            return
-        prefix_length = 0 if embedder.class_token is None else embedder.class_token.numel() // body.width
-        room = body.max_tokens - self._tokens - prefix_length
-        if embedder.layout.tokens > room:
+        start = 0 if embedder.class_token is None else embedder.class_token.numel() // body.width
+        room = body.max_tokens - self._tokens - start
+        # Positions of an embedder leave room for a prompt; a body without them numbers its tokens itself.
+        if body.embedder_init().positions is None and embedder.layout.tokens > room:
             what = f"a prompt of {self._tokens} beside {embedder.layout.tokens} tokens is more than the body takes"
             raise ConfigError(what, where="finetune.tokens", hint=f"use embedder.max_tokens={max(1, room)}")
+        names = body.layer_names()
+        if self._depth == "deep" and not names:
+            hint = "use finetune.depth=shallow"
+            raise ConfigError("this body does not tell its layers", where="finetune.depth", hint=hint)
+        later = [body.get_submodule(name) for name in names[1:]] if self._depth == "deep" else []
+        for place, hook in ((body, _insert), *((layer, _replace) for layer in later)):
+            place.add_module(_NAME, PromptTokens(self._tokens, body.width, start))
+            place.register_forward_pre_hook(hook)
 
 
 class PromptTokens(nn.Module):
@@ -94,10 +85,6 @@ class PromptTokens(nn.Module):
         bound = math.sqrt(3 / width)
         self.start = start
         self.x = nn.Parameter(torch.empty(length, width).uniform_(-bound, bound))
-
-    def extra_repr(self) -> str:
-        """Return length, width and place."""
-        return f"{len(self.x)}, {self.x.shape[1]}, start={self.start}"
 
     def joined(self, x: Tensor, stop: int) -> Tensor:
         """Return sequences [B, ...] with the tokens in place of x[:, start:stop]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orca_cli.interfaces import TransferParts
+from orca_cli.models.transfer import TransferModel
 
 
 class Scratch:
@@ -13,6 +13,6 @@ class Scratch:
 
     pretrained = False
 
-    def apply(self, model: TransferParts) -> None:
+    def apply(self, model: TransferModel) -> None:
         """Make every parameter trainable."""
         model.requires_grad_(True)

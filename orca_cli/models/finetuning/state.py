@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor, nn
 
 from orca_cli.exceptions import CheckpointError
-from orca_cli.interfaces import TransferParts
+from orca_cli.models.transfer import TransferModel
 
 _BODY = "body."
 
 
-def train_parts(model: TransferParts, parts: Iterable[nn.Module | nn.Parameter] = (), *, embedder: bool = True) -> None:
+def train_parts(model: TransferModel, parts: Iterable[nn.Module | nn.Parameter] = (), *, embedder: bool = True) -> None:
     """Make the predictor, some other parts and, unless `embedder` is False, the embedder trainable, and nothing else."""
     model.requires_grad_(False)
     model.predictor.requires_grad_(True)

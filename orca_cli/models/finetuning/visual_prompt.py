@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import TransferParts
 from orca_cli.models.finetuning.state import train_parts
+from orca_cli.models.transfer import TransferModel
 
 _NAME = "border"
 
@@ -34,25 +34,22 @@ class VisualPrompt:
     ) -> None:
         self._width, self._train_embedder = width, train_embedder
 
-    def apply(self, model: TransferParts) -> None:
+    def apply(self, model: TransferModel) -> None:
         """Make border, predictor and, where set, embedder trainable, and nothing else; adds the border where there is none.
 
         Raises:
             ConfigError: inputs are not images (C, H, W) of at least 3 x 3.
         """
-        module = cast("nn.Module", model)
-        if not hasattr(module, _NAME):
-            self._add(module, cast("Any", model.embedder).layout.input_shape)
-        train_parts(model, [module.get_submodule(_NAME)], embedder=self._train_embedder)
-
-    def _add(self, model: nn.Module, shape: tuple[int, ...]) -> None:
-        if len(shape) != 3 or min(shape[1:]) < 3:
-            what = f"a border is for images (C, H, W) of at least 3 x 3, and inputs are {shape}"
-            raise ConfigError(what, where="finetune", hint="use finetune=prompt")
-        shorter = min(shape[1:])
-        width = min(max(1, round(self._width * shorter)), (shorter - 1) // 2)
-        model.add_module(_NAME, Border(shape[0], shape[1], shape[2], width))
-        model.register_forward_pre_hook(_add_border)
+        if not hasattr(model, _NAME):
+            shape = model.embedder.layout.input_shape
+            if len(shape) != 3 or min(shape[1:]) < 3:
+                what = f"a border is for images (C, H, W) of at least 3 x 3, and inputs are {shape}"
+                raise ConfigError(what, where="finetune", hint="use finetune=prompt")
+            shorter = min(shape[1:])
+            width = min(max(1, round(self._width * shorter)), (shorter - 1) // 2)
+            model.add_module(_NAME, Border(shape[0], shape[1], shape[2], width))
+            model.register_forward_pre_hook(_add_border)
+        train_parts(model, [model.get_submodule(_NAME)], embedder=self._train_embedder)
 
 
 class Border(nn.Module):

@@ -296,7 +296,7 @@ class _Embedding:
     def _loaded(self, config: Config) -> Body:
         if self._body is None:
             self._body = load_body(config)
-            self._body.to(self._device)  # type: ignore[attr-defined]
+            self._body.to(self._device)
         return self._body
 
     def _source(self, config: Config, limit: int) -> Features:

@@ -64,7 +64,7 @@ def load(
     gaps: How = "mean",
     gap_indicator: bool = False,
 ) -> TaskData:
-    """Return a task over arrays in files; conf/task/arrays.yaml explains the settings. See shared.assemble.
+    """Return a task over arrays in files; conf/task/arrays.yaml explains the settings. See `assemble`.
 
     An .npz file holds arrays x and y, and possibly `split` [n] of train/validation/test (or 0/1/2); or x_train, y_train,
     x_val, ... . An .npy file holds x, and another one y. Inputs [n, L] become [n, 1, L]. Of a split with a file of its own,

@@ -64,7 +64,7 @@ def load(
     gaps: How = "mean",
     gap_indicator: bool = False,
 ) -> TaskData:
-    """Return a task over two columns of a data set, read from the mapped file batch by batch. See shared.assemble.
+    """Return a task over two columns of a data set, read from the mapped file batch by batch. See `assemble`.
 
     conf/task/hub.yaml explains the settings. Inputs are a column of lists (L), nested lists (C, L) or (C, H, W), or images,
     which become 1 or 3 channels in 0..1.

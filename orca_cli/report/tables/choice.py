@@ -143,10 +143,12 @@ def _notes(arms: Sequence[_Arm], key: str, named: dict[str, str]) -> list[str]:
 
 
 def rates_of(table: Table) -> str:
-    """Return a first line for comparisons that says that arms of a set had different learning rates; else empty."""
-    values = Values()
+    """Return a first line for comparisons that says which learning rates the arms had; empty if no run records one."""
+    values, every = Values(), set[str]()
     for place in range(len(table.columns)):
         typed = [values.lookup(cell.runs[0], RATE) for cell in table.cells(place) if cell.runs]
-        if len({canonical(rate) for rate in typed if rate is not None}) > 1:
+        rates = {canonical(rate) for rate in typed if rate is not None}
+        if len(rates) > 1:
             return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
-    return ""
+        every |= rates
+    return "one rate for all arms" if every else ""

@@ -135,6 +135,9 @@ def fit_targets(
         names: of labels, of values, or of classes that the data number by themselves.
         num_classes: K, or None to infer it; for classes. ConfigError for other kinds.
     """
+    if kind == "classes" and missing:
+        hint = "remove it, and samples without a class from the data"
+        raise ConfigError("does not apply to task.kind=classes", where="task.missing_targets", hint=hint)
     if kind == "classes" and names:
         return TargetForm("classes", len(names), names)
     if kind == "classes":

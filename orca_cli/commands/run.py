@@ -222,7 +222,7 @@ def _dry_run(jobs: list[Composed], *, is_sweep: bool, force: bool) -> Result:
     for job in jobs:
         choose_device(job.config.device)
     config, start, reporter = jobs[0].config, time.monotonic(), terminal.LogReporter()
-    built = build(config, reporter)
+    built = build(config, reporter, is_trained=False)
     shape, device = forward_once(built), choose_device(config.device)
     engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
     built = planned(config, built, engine, {}, time.monotonic() - start, reporter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from orca_cli.training.memory import checkpoint_layers
 
 _FITTED = 2000  # samples that an embedder sees before any training
 _FITTED_AT_ONCE = 64
+_DRY_TOKENS = 2**18  # that the embedder of a model that is never trained sees, in about a second
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,16 @@ class Built:
     source: SourceData | None = None
 
 
-def build(config: Config, reporter: Reporter, earlier: Mapping[str, Any] | None = None) -> Built:
+def build(
+    config: Config, reporter: Reporter, earlier: Mapping[str, Any] | None = None, *, is_trained: bool = True
+) -> Built:
     """Read the data and build the transfer model.
 
     Args:
         config: as composed.
         reporter: messages.
         earlier: what an earlier attempt of the run recorded; its decisions stand as long as the data are the same.
+        is_trained: False for a dry run, whose embedder sees fewer samples of very many tokens.
 
     Raises:
         DataError: the data are missing or malformed.
@@ -87,7 +92,7 @@ def build(config: Config, reporter: Reporter, earlier: Mapping[str, Any] | None 
     check_method(config, task.kind)
     if note := uneven_note(task):
         reporter.say(f"build: {note}")
-    model, mode = make_model(config, task)
+    model, mode = make_model(config, task, is_trained=is_trained)
     limit_threads(sum(parameter.numel() for parameter in model.parameters()), model.embedder.layout.tokens)
     if config.train.gradient_checkpointing:
         checkpoint_layers(model.body)
@@ -108,7 +113,7 @@ def build(config: Config, reporter: Reporter, earlier: Mapping[str, Any] | None 
     return Built(task, learned, plan, loss, error, model, copy.deepcopy(model.embedder), mode, summary, source)
 
 
-def make_model(settings: Config, task: TaskData) -> tuple[TransferModel, Finetune]:
+def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> tuple[TransferModel, Finetune]:
     """Load the body and build embedder and predictor for the task's shapes; the finetune mode is applied."""
     mode: Finetune = parts.build(settings.finetune, "finetune")
     model = build_model(
@@ -122,7 +127,7 @@ def make_model(settings: Config, task: TaskData) -> tuple[TransferModel, Finetun
         causal=task.causal,
         seed=settings.seed,
     )
-    fit_embedder(model.embedder, task.train, settings.seed)
+    fit_embedder(model.embedder, task.train, settings.seed, math.inf if is_trained else _DRY_TOKENS)
     seeding.seed_torch(settings.seed, "build", "finetune")
     mode.apply(model)
     is_kept = ridge_start.is_wanted(settings, model) and getattr(model.embedder, "is_body_layer", False)
@@ -177,13 +182,14 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     return task
 
 
-def fit_embedder(embedder: Any, samples: Samples, seed: int) -> None:
-    """Call the embedder's `fit`, if it has one, with training inputs: all, or a seeded sample of them."""
+def fit_embedder(embedder: Any, samples: Samples, seed: int, most_tokens: float = math.inf) -> None:
+    """Call the embedder's `fit`, if it has one, with training inputs: all, or a seeded sample of about `most_tokens`."""
     if not hasattr(embedder, "fit"):
         return
     rows = np.arange(len(samples))
-    if len(rows) > _FITTED:
-        rows = np.sort(seeding.numpy_generator(seed, "build", "fit").permutation(len(samples))[:_FITTED])
+    most = int(max(_FITTED_AT_ONCE, min(_FITTED, most_tokens // embedder.layout.tokens)))
+    if len(rows) > most:
+        rows = np.sort(seeding.numpy_generator(seed, "build", "fit").permutation(len(samples))[:most])
     batches = (samples.batch(rows[start : start + _FITTED_AT_ONCE]) for start in range(0, len(rows), _FITTED_AT_ONCE))
     embedder.fit((batch.x, batch.valid) for batch in batches)
 

@@ -33,6 +33,8 @@ from orca_cli.training.memory import governed_by
 
 _STEPS = 4  # that are timed at most; the first, which is slower, counts only where it is the only one
 _ENOUGH_S = 4.0  # no more steps are timed after this time
+_SLOW_S = 1.0  # a step of a few samples that takes longer is timed once
+_FIRST_SAMPLES = 2  # of a step; they double until one is slow
 _STILL = 1e-30  # a learning rate that leaves the weights finite
 _FORWARD = 4  # assumed cost of a training step over a forward pass, per sample
 _USED = 0.9  # of a budget of minutes; the rest is for what is not timed
@@ -96,8 +98,18 @@ def _step_size(built: Built, count: int) -> int:
 
 
 def _step(built: Built, engine: Engine) -> float:
-    """Return the seconds of an optimizer step, the mean of a few; they leave the weights as they are."""
-    most = min(_STEPS, max(1, len(built.learned) // _step_size(built, len(built.learned))))
+    """Return the seconds of an optimizer step; one that is slow with a few of its samples is timed with these alone."""
+    fitted, some = built.plan.train.fitted(len(built.learned)), _FIRST_SAMPLES
+    while some < fitted.batch_size:
+        seconds = _steps(with_train(built, batch_size=some, accumulation=1), engine, 1)
+        if seconds > _SLOW_S:
+            return seconds * fitted.batch_size / some * fitted.accumulation
+        some *= 2
+    return _steps(built, engine, min(_STEPS, max(1, len(built.learned) // _step_size(built, len(built.learned)))))
+
+
+def _steps(built: Built, engine: Engine, most: int) -> float:
+    """Return the mean seconds of at most some steps, which leave the weights as they are."""
     seconds: list[float] = []
     with closing(OptimizerSteps(with_train(built, lr=_STILL), engine, built.learned, built.plan.seed)) as steps:
         while len(seconds) < most and sum(seconds) < _ENOUGH_S:

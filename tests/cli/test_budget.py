@@ -1,14 +1,17 @@
 """What a budget does to a run: what is decided and recorded, the time that is said before, and minutes."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from orca_cli import experiment
 from orca_cli.config import compose
+from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import DataError, OrcaError
 from orca_cli.stages import expected_time
-from orca_cli.stages.build import build
+from orca_cli.stages.build import build, fit_embedder
 from orca_cli.stages.expected_time import Costs, expected
 from orca_cli.terminal import LogReporter
 
@@ -121,6 +124,19 @@ def test_the_expected_time_is_that_of_all_steps_and_validations_of_all_members(e
         tested = members * (60 + len(built.task.validation)) / 32
         assert seconds["align"] == 7
         assert seconds["finetune"] == pytest.approx(5 * members * per_epoch + tested + 7 * aligned_again, rel=0.02)
+
+
+def test_a_dry_run_fits_an_embedder_on_fewer_samples_of_very_many_tokens():
+    seen = []
+
+    def fit(batches):
+        seen.append(sum(len(x) for x, _ in batches))
+
+    embedder = SimpleNamespace(layout=SimpleNamespace(tokens=2**11), fit=fit)
+    samples = ArraySamples(np.zeros((200, 1, 4), np.float32), np.zeros(200, np.int64))
+    fit_embedder(embedder, samples, 0)
+    fit_embedder(embedder, samples, 0, 2**18)
+    assert seen == [200, 128]
 
 
 def test_what_stage_2_cannot_do_is_not_blamed_on_the_timing(orca, environment, bare, monkeypatch):

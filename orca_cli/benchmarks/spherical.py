@@ -1,6 +1,6 @@
 """Spherical CIFAR-100: images projected onto a turned sphere, 3 x 60 x 60 on a grid of angles (Tu et al. 2022).
 
-Read from the published file, or generated from CIFAR-10's images by the same recipe.
+Read from the published file, or generated from CIFAR images by the same recipe.
 
 The recipe is that of the generator of spherical MNIST (Cohen et al. 2018), applied to each channel: a Driscoll-Healy grid
 is turned at random, each of its points is sent along the ray from just above the north pole onto the plane below the
@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 
 from orca_cli import signals, storage
+from orca_cli.benchmarks import cifar100
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.generated import folder_of
 from orca_cli.data.pixels import PixelSamples
@@ -52,7 +53,7 @@ def load(
     reporter: Reporter,
     kind: Literal["classes"] = "classes",
     path: str | None = None,
-    origin: Literal["file", "cifar10"] = "file",
+    origin: Literal["file", "cifar100", "cifar10"] = "file",
     images: str | None = None,
     data_seed: Seed = 0,
     validation: Literal["stratified", "last"] = "stratified",
@@ -63,23 +64,27 @@ def load(
 ) -> TaskData:
     """Return images on the sphere [n, 3, 60, 60] (polar angle x azimuth) in 0..1, with 100 classes (10 of cifar10).
 
-    conf/task/spherical.yaml explains the settings. What is projected from CIFAR-10 is not the published data set, which has
-    other images and rotations, and is marked as synthetic. An .npz of CIFAR-10 holds x_train, y_train, x_test and y_test.
+    conf/task/spherical.yaml explains the settings. What is projected from CIFAR images is not the published data set, which
+    has other rotations, and is marked as synthetic. An .npz of CIFAR-10 holds x_train, y_train, x_test and y_test.
     """
     names: tuple[str, ...] = ()
     parameters: dict[str, int | float | str]
     if origin == "file":
-        hint = "task.origin=cifar10 projects real images instead"
+        hint = "task.origin=cifar100 or cifar10 projects real images instead"
         (file,) = find(data_folder, "spherical", [_FILE], path, hint)
         first_bytes(file, str(file), _AGAIN)
         make, parameters = partial(_unpack, file), {"sha256": storage.sha256_file(file)}
         what = f"spherical CIFAR-100 from {_FILE}"
     else:
-        parts, names = read_cifar10(data_folder, images, _PARTS, "task.images"), CIFAR10_NAMES
+        if origin == "cifar10":
+            parts, names = read_cifar10(data_folder, images, _PARTS, "task.images"), CIFAR10_NAMES
+        else:
+            (archive,) = find(data_folder, "cifar100", [cifar100.ARCHIVE], images)
+            parts, names = {part: cifar100.read(archive, part) for part in _PARTS}, cifar100.class_names(archive)
         digest = hashlib.sha256("".join(parts[part].digest() for part in _PARTS).encode()).hexdigest()
         parameters = {"origin": origin, "images": digest, "data_seed": data_seed, "rotate": True, "rescale": "channel"}
         make = partial(_project, parts, data_seed, reporter)
-        what = "generated: projection of CIFAR-10 images onto the sphere"
+        what = f"generated: projection of {origin} images onto the sphere"
     folder = folder_of(cache_folder, "spherical", {"version": _VERSION, **parameters}, make, reporter)
     (y,) = load_arrays(folder, ["train_y"])
     rows, held_out = hold_out(y, validation, validation_size, train_size, train_on_validation, split_seed)
@@ -134,7 +139,7 @@ def check_settings(origin: str, path: str | None, images: str | None) -> None:
     what = f"has no effect with task.origin={origin}"
     is_file, hint = origin == "file", "leave it out, or give task.origin="
     check_rules(
-        (is_file and images is not None, "images", what, f"{hint}cifar10"),
+        (is_file and images is not None, "images", what, f"{hint}cifar100 or cifar10"),
         (not is_file and path is not None, "path", what, f"{hint}file"),
     )
 

@@ -157,6 +157,12 @@ def test_spherical_is_projected_from_images_on_request(tmp_path, build):
     assert 0.3 < (every(test).x.numpy() == 0).all(axis=(0, 1)).mean() < 0.7
 
 
+def test_spherical_cifar100_is_projected_from_the_archive(tmp_path, reporter):
+    write_cifar100(tmp_path / "cifar100")
+    task = spherical.load(tmp_path, tmp_path / "cache", reporter, origin="cifar100", validation_size=40)
+    assert (task.num_outputs, task.class_names[3], task.synthetic) == (100, "thing_3", True)
+
+
 def write_image(path: Path, seed: int, size=(20, 14)):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)

@@ -9,17 +9,20 @@ are held, costs are differentiated, through |x_i - z_j|^2 and through every W th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import clouds, label_distances
+from orca_cli.metrics.transport import clouds, label_distances, problem
 from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, class_plans, outer_plan, slope
 
 _ONCE = 0.3  # of the tolerance, for values that are computed once and kept: right to 1e-4 or so at the default
 
 
-class OTDDByClass(Transport):
+@dataclass(frozen=True)
+class OTDDByClass:
     """Debiased entropic OTDD with gradient through features and label distances.
 
     Reg is absolute, and the same for halved costs outside and unhalved ones inside label distances: features that are small
@@ -32,6 +35,16 @@ class OTDDByClass(Transport):
 
     convention = "squared, halved costs, entropic, debiased"
 
+    reg: problem.Reg = Transport.reg
+    tolerance: problem.Tolerance = Transport.tolerance
+    max_iterations: problem.MaxIterations = Transport.max_iterations
+    newton_points: problem.NewtonPoints = Transport.newton_points
+    newton_steps: problem.NewtonSteps = Transport.newton_steps
+
+    @property
+    def _transport(self) -> Transport:
+        return Transport(self.reg, self.tolerance, self.max_iterations, self.newton_points, self.newton_steps)
+
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return the source's constants; memory grows with n and the square of the largest class.
@@ -42,14 +55,15 @@ class OTDDByClass(Transport):
             self_term: OT_reg(source, source).
         """
         clouds.check_features(source, "source")
+        transport = self._transport
         (x,) = clouds.resolved(self.reg, source.x)
         classes = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
         cost = label_distances.from_points(x)
-        _, class_self = label_distances.solve_selves(classes, cost, self.solve_symmetric(self.reg / 2))
-        between = label_distances.solve_pairs(classes, classes, cost, self.by_sinkhorn(self.reg / 2, _ONCE))
+        _, class_self = label_distances.solve_selves(classes, cost, transport.solve_symmetric(self.reg / 2))
+        between = label_distances.solve_pairs(classes, classes, cost, transport.by_sinkhorn(self.reg / 2, _ONCE))
         above = label_distances.table(between, class_self, class_self)
         constants = {"class_self": class_self, "labels_source": above + above.T}
-        constants["self_term"] = self.source_term(x, source.labels, constants["labels_source"])
+        constants["self_term"] = transport.source_term(x, source.labels, constants["labels_source"])
         return {name: clouds.double(value) for name, value in constants.items()}
 
     @clouds.closed_form
@@ -58,6 +72,7 @@ class OTDDByClass(Transport):
 
         Diagnostics: as of `Transport`.
         """
+        transport = self._transport
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
         sources = label_distances.index_classes(source.labels, k, x.dtype)
@@ -65,14 +80,14 @@ class OTDDByClass(Transport):
         cross, intra = clouds.half_squared_distances(x, z), clouds.half_squared_distances(z, z)
         cross_cost, intra_cost = label_distances.from_matrix(cross), label_distances.from_matrix(intra)
 
-        selves, target_self = label_distances.solve_selves(targets, intra_cost, self.solve_symmetric(self.reg / 2))
+        selves, target_self = label_distances.solve_selves(targets, intra_cost, transport.solve_symmetric(self.reg / 2))
         # With one target class W is constant along the rows of the cost: it changes the value but not the plan, and the
         # plan's potentials are a good start for the pairs of classes.
-        outer = self.outer(cross) if len(targets.present) == 1 else None
-        inside = self.solve(self.reg / 2, outer.g if outer else None)
+        outer = transport.outer(cross) if len(targets.present) == 1 else None
+        inside = transport.solve(self.reg / 2, outer.g if outer else None)
         between = label_distances.solve_pairs(sources, targets, cross_cost, inside)
         label_cross = label_distances.table(between, prepared["class_self"].to(x), target_self)
-        within = label_distances.solve_pairs(targets, targets, intra_cost, self.solve(self.reg / 2))
+        within = label_distances.solve_pairs(targets, targets, intra_cost, transport.solve(self.reg / 2))
         label_intra = label_distances.table(within, target_self, target_self)
         label_intra = label_intra + label_intra.T
         # What is added to half squared distances in the costs is taken back where pairs of classes use them.
@@ -82,8 +97,8 @@ class OTDDByClass(Transport):
             shift = label_cross[source.labels].sum(1).mean() / 2
         else:
             beside_cross = label_cross / 2
-            outer = self.outer(add_labels(cross, source.labels, target.labels, label_cross))
-        outer_self = self.outer_to_itself(add_labels(intra, target.labels, target.labels, label_intra))
+            outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross))
+        outer_self = transport.outer_to_itself(add_labels(intra, target.labels, target.labels, label_intra))
         value = outer.value[0] + shift - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
 
         # The value's weight on a half squared distance between source and target is the outer plan, and each class pair's plan
@@ -107,4 +122,4 @@ class OTDDByClass(Transport):
         pairs_plan = class_plans(left, right, target.labels, target.labels, self.reg / 2, intra_mass)
         gradient -= slope([plan, pairs_plan], intra, z, z)
         solutions = [outer, outer_self, *(solution for _, solution in (*selves, *between, *within))]
-        return value, gradient, self.diagnostics(solutions)
+        return value, gradient, transport.diagnostics(solutions)

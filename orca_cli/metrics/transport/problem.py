@@ -29,23 +29,28 @@ _SCALING = 0.25  # factor between the levels of annealing, which lower the stren
 _CHUNK = 1024  # rows of the source's own cost matrix that are computed at once
 
 
+Reg = Annotated[Positive, "Entropic strength, absolute, in squared units of the features."]
+Tolerance = Annotated[  # 2 is the largest L1 distance of two distributions
+    float, Interval(ge=0, le=2), "L1 error of a plan's marginal at which a problem counts as solved."
+]
+MaxIterations = Annotated[
+    Count, "Bound on Sinkhorn's iterations at the final reg (self terms, targets of more than newton_points points)."
+]
+NewtonPoints = Annotated[
+    CountOrZero, "Transport onto at most N points is solved by Newton's method, beyond that by Sinkhorn's algorithm."
+]
+NewtonSteps = Annotated[Count, "Bound on Newton's steps at the final reg."]
+
+
 @dataclass(frozen=True)
 class Transport:
-    """Settings and solvers of the metrics that transport points with entropy, and the problems that these have in common."""
+    """Solvers of the metrics that transport points with entropy, and the problems that these have in common."""
 
-    reg: Annotated[Positive, "Entropic strength, absolute, in squared units of the features."] = 0.1
-    tolerance: Annotated[  # 2 is the largest L1 distance of two distributions
-        float, Interval(ge=0, le=2), "L1 error of a plan's marginal at which a problem counts as solved."
-    ] = 1e-2
-    max_iterations: Annotated[
-        Count,
-        "Bound on Sinkhorn's iterations at the final reg (self terms, targets of more than newton_points points).",
-    ] = 500
-    newton_points: Annotated[
-        CountOrZero,
-        "Transport onto at most N points is solved by Newton's method, beyond that by Sinkhorn's algorithm.",
-    ] = 512
-    newton_steps: Annotated[Count, "Bound on Newton's steps at the final reg."] = 15
+    reg: Reg = 0.1
+    tolerance: Tolerance = 1e-2
+    max_iterations: MaxIterations = 500
+    newton_points: NewtonPoints = 512
+    newton_steps: NewtonSteps = 15
 
     def solve(self, reg: float, start: Tensor | None = None) -> Callable[[Tensor, Tensor, Tensor], Solution]:
         """Return the solver (cost, a, b) -> solution at this reg.

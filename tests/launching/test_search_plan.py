@@ -38,6 +38,7 @@ def make(session):
         (["tune.space=range"], "space=range: train.batch_size: 0 is out of range; allowed"),
         (["tune.space=fixed"], "did you mean 'epochs'"),
         (["tune.space=rates", "train.lr=0.1"], "train.lr=0.1: is searched by space=rates"),
+        (["tune.space=rates", "train.refit=true"], "train.refit=true: leaves no validation samples"),
         (["tune.space=rates", "metric=none,otdd"], "metric=none,otdd: names several metrics"),
     ],
 )

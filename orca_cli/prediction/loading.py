@@ -240,7 +240,7 @@ def _assembled(record: ModelRecord, preprocessing: Preprocessing, body: Body) ->
     model = build_model(
         body=body,
         kind=record.kind,
-        input_shape=record.input_shape,
+        input_shape=tuple(record.input_shape),
         num_outputs=record.num_outputs,
         embedder=parts.build(record.embedder, "embedder"),
         pooling=record.pooling,

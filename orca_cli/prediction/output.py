@@ -12,6 +12,7 @@ import io
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -131,7 +132,7 @@ def _write_npz(path: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids:
     for _ in kept.passing(outputs):
         pass
     whole = kept.whole()
-    arrays = {"outputs": whole, "prediction": decoder.predictions(whole)}
+    arrays: dict[str, Any] = {"outputs": whole, "prediction": decoder.predictions(whole)}
     if decoder.has_probabilities and not decoder.is_map:
         arrays["probability"] = decoder.probabilities(whole)
     named = {"id": ids, "classes": decoder.classes, "names": decoder.names or None}

@@ -56,7 +56,7 @@ def test_training_is_a_call_that_leaves_the_test_split_closed(environment, job, 
     listener = Listener()
     opened = []
     with claim.claim(environment, experiment.run_name(job)) as folder:
-        folder.attach(listener)
+        folder.recorders.append(listener)
         validated = experiment.train(job, folder)
         original = validated.built.task.open_test
         object.__setattr__(validated.built.task, "open_test", lambda: opened.append(1) or original())

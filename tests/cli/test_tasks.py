@@ -171,7 +171,10 @@ def test_the_example_is_aligned_with_its_bodys_own_source_and_trained_in_full(ex
 def test_a_source_without_its_files_is_refused_before_anything_is_read(refused, tmp_path):
     """Neither the task's files nor the body's are there, and what is missing first is said first."""
     for words, texts in (
-        ("task=deepsea body=roberta", ["conll2003: no file eng.train or train.txt", "source=wnut17", "stdlib_docs"]),
+        (
+            "task=deepsea body=roberta",
+            ["conll2003: no file eng.train or train.txt", "orca data get conll2003", "stdlib_docs"],
+        ),
         ("--dry-run task=spherical body=swin", ["CIFAR-10 is not there", "orca data get cifar10", "source=digits"]),
     ):
         refused(11, ["run", *words.split(), f"paths.data={tmp_path}"], "source.path=", *texts)

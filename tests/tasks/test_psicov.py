@@ -6,8 +6,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 
 from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.scoring.distances import LongRangeMAE
 from tests.tasks.builders import every, refused
 
 LENGTHS = {"deepcov": [12, 40, 9, 22, 15], "psicov": [14, 40]}  # at W = 32 proteins of 22 residues just fit
@@ -152,6 +154,19 @@ def test_splits_are_disjoint_and_test_is_the_official_list(written, tmp_path, re
         (tmp_path / "psicov" / "psicov" / kind / source.name).write_bytes(source.read_bytes())
     shared = read()
     assert "1dxyA" not in shared.train.proteins + shared.validation.proteins
+
+
+def test_every_protein_is_scored_over_its_own_length(tmp_path, read):
+    write(tmp_path / "psicov" / "protein", {"deepcov": [12, 15, 9], "psicov": [9, 20, 14]})  # as in the archive
+    batch = every(read(num_validation=1).open_test())
+    error = LongRangeMAE(separation=4, threshold=500.0)
+    # Off by one Angstrom inside a protein, by a thousand outside: only what is inside counts.
+    outputs, targets = torch.where(batch.valid[:, None], batch.y.nan_to_num() + 1, 1000.0).numpy(), batch.y.numpy()
+    assert error(outputs, targets).value == pytest.approx(1, abs=1e-4)
+    for index in range(3):
+        wrong = outputs.copy()
+        wrong[index, 0] += 3
+        assert error(wrong, targets).value == pytest.approx(2, abs=1e-4)  # every protein has the same weight
 
 
 def test_unknown_distances_are_no_targets(written, tmp_path, read):

@@ -155,9 +155,9 @@ def cases(folder: Path) -> Iterator[tuple[str, Command]]:
         words = [*digits, "train.epochs=12", "train.checkpoint_s=0", *more]
         yield name, Command(words, kill_at=40)
     recorded = str(Path(__file__).parent.parent / "tests" / "recorded" / "arrays")
-    forms = ["", *(f"--format {form}" for form in ("csv", "markdown", "latex"))]
+    forms = ["", *(f"--format {form}" for form in ("csv", "md", "latex"))]
     for more_words in (*forms, "--against metric=none", "--compare", "--json"):
-        yield f"report {more_words}".strip(), Command(["report", "--runs", recorded, *more_words.split()])
+        yield f"report {more_words}".strip(), Command(["report", recorded, *more_words.split()])
 
 
 def _arrays(folder: Path, kind: str, shape: list[int]) -> Path:

@@ -130,6 +130,7 @@ def test_the_conformance_test_takes_the_new_body(checkout):
     assert re.search(r"\d\d passed", done.stdout)
 
 
+@pytest.mark.slow
 def test_a_study_is_one_yaml(orca):
     few = ["body.checkpoint=path/to/checkpoint", *QUICK]
     out = orca("run", "-m", "study=gestures", "seed=0", *few)

@@ -9,7 +9,7 @@ the decisions that it recorded.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass, replace
 from typing import Any, NamedTuple
 
 from orca_cli.config.schema import Config, Train
@@ -51,9 +51,16 @@ def read_decisions(record: Mapping[str, Any], splits: Mapping[str, Any]) -> Deci
     return {key: Decision(one["value"], one["why"]) for key, one in record.get("decided", {}).items()}
 
 
+def _set_once(plan: Any, name: str, value: Any) -> None:
+    # A frozen dataclass cannot have the fields of settings, which Hydra needs to be open.
+    if name in vars(plan):
+        raise FrozenInstanceError(f"cannot assign to field '{name}'")
+    object.__setattr__(plan, name, value)
+
+
 @dataclass(kw_only=True)
 class TrainPlan(Train):
-    """The settings of stage 3, decided; `select_by` is "auto" where `select` is "last", which reads none."""
+    """The settings of stage 3, decided and frozen; `select_by` is "auto" where `select` is "last", which reads none."""
 
     epochs: int
     batch_size: int
@@ -64,6 +71,7 @@ class TrainPlan(Train):
     clip: float
     members: int
     refit: bool
+    __setattr__ = _set_once
 
     @property
     def models(self) -> int:
@@ -120,7 +128,7 @@ class TrainPlan(Train):
 
 @dataclass(kw_only=True)
 class Plan(Config):
-    """The settings of a run, with those of stage 3 decided.
+    """The settings of a run, with those of stage 3 decided; frozen.
 
     Args:
         decided: what was open, and why it is as it is.
@@ -128,6 +136,7 @@ class Plan(Config):
 
     train: TrainPlan
     decided: Decided
+    __setattr__ = _set_once
 
 
 class _Length(NamedTuple):
@@ -192,9 +201,10 @@ def decide(
     train, decided = TrainPlan(**vars(config.train)), dict[str, Decision]()  # what is open is set below
 
     def settle(name: str, value: Any, why: str) -> None:
+        nonlocal train
         if getattr(train, name) in _OPEN:
             decided[f"train.{name}"] = (recorded or {}).get(f"train.{name}", Decision(value, why))
-            setattr(train, name, decided[f"train.{name}"].value)
+            train = replace(train, **{name: decided[f"train.{name}"].value})
 
     count = len(task.validation)
     settle("select", *_select(train, count))

@@ -94,6 +94,7 @@ def test_the_rival_is_the_one_that_validates_best_and_not_the_best_on_the_test_s
     assert against({"forest": Baseline(None)}, 52) is None
 
 
+@pytest.mark.slow
 def test_of_three_equally_good_models_few_are_called_better_or_worse():
     """Run, linear model and forest err on 15 % of all samples, each on its own: a word but "about as good" is wrong.
 

@@ -10,6 +10,7 @@ from orca_cli.terminal import LogReporter
 from tests.cli.conftest import curve
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("features", "classes"), [("pooled", 0), ("sequence", "null")])
 def test_each_kind_of_point_is_aligned_by_any_number_of_classes_in_a_problem(run, small, features, classes):
     settings = [f"align.features={features}", f"align.classes_per_problem={classes}", "align.epochs=6"]
@@ -37,6 +38,7 @@ def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exac
     assert 0 < floor["deviation"] < floor["mean"] < done.result["metric_value"]["before"]
 
 
+@pytest.mark.slow
 def test_alignment_below_the_floor_is_warned_of(run, small):
     """Biased transport draws the target together: its distance falls below that of the source's own points."""
     far = ["metric=otdd_by_class", "align.epochs=60", "align.lr=3e-2", "embedder=patch", "align.check_every=100"]

@@ -79,6 +79,7 @@ def test_a_completed_run_gets_the_simple_models_beside_its_error_without_trainin
     assert shown["rows"][0]["settings"] == {}
 
 
+@pytest.mark.slow
 def test_tables_have_boosting_which_learns_from_what_the_run_learned_from_and_the_model_card_lists_them(
     orca, run, tiny, tmp_path
 ):
@@ -100,6 +101,7 @@ def test_tables_have_boosting_which_learns_from_what_the_run_learned_from_and_th
     assert "Beside simple models on the same split: " in card
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_stopped_among_baselines_ends_as_stopped_and_typed_again_has_them(run, fork, cold, environment):
     """The job that was at it is completed, the next one is not started."""
     hook = "tests.reliability.signal_points:at:baseline,2,^INT"

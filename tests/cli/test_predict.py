@@ -382,6 +382,7 @@ def test_from_python(trained, environment, tiny):
         orca_cli.load(failed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["classes", "several models"])
 def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path, name):
     runtime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")

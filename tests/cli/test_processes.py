@@ -62,6 +62,7 @@ def ended(cases):
     return [case.wait(240) for case in cases]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_run_of_one(fork, together, environment, small, still, tmp_path):
     """Splits and last batches that two do not divide, through both forms of a step: with and without known targets to count."""
     words = ["run", *small, f"body.checkpoint={still}", *UNEVEN, "train.members=2", "train.epochs=2"]

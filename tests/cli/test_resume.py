@@ -55,6 +55,7 @@ PARTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_a_resumed_run_has_the_same_bits_whatever_it_is_made_of(run, stopped, small, tmp_path, name):
     words, pattern = PARTS[name]

@@ -141,6 +141,7 @@ def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(run
     assert shown in " ".join(run.shown.split())
 
 
+@pytest.mark.slow
 def test_a_run_of_several_models_is_resumed_inside_one_and_repeats_none(run, environment, tmp_path, monkeypatch):
     """A step of training, and a comparison near the end of the alignment of the second member."""
     taken, stops = {"step": 0, "compared": 0}, {}

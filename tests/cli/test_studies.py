@@ -45,6 +45,7 @@ def ended(orca):
     return call
 
 
+@pytest.mark.slow
 def test_a_study_from_the_dry_run_to_the_comparison(ended, words, environment, tmp_path):
     plan = ended("run", *words, "seed=0", "metric=short", "--dry-run", "--json")
     assert [job["metric"] for job in plan["jobs"]] == ["moments"]

@@ -57,6 +57,7 @@ def trial_runs(environment):
     return sorted((search_folder(environment) / "runs" / "digits").glob("2*"))
 
 
+@pytest.mark.slow
 def test_a_killed_search_does_no_trial_twice_and_the_next_run_trains_as_its_best_trial(fork, environment, words):
     """Nothing of a search opens the test split; the run after it does."""
     case = fork("tune", *words, *SEARCH, "metric=none")

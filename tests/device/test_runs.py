@@ -68,6 +68,7 @@ def test_every_family_of_bodies_and_kind_of_targets(run, words, on_device, body,
     assert np.isfinite(done.result["error"]["value"])
 
 
+@pytest.mark.slow
 def test_a_run_resumed_in_both_stages_has_the_same_bits(
     orca, run, environment, words, on_device, monkeypatch, tmp_path
 ):

@@ -84,6 +84,7 @@ def test_no_other_constant_is_better_on_the_targets_that_it_is_made_of(case):
                 assert value <= error(np.broadcast_to(rival, outputs.shape), targets, groups).value + 1e-3
 
 
+@pytest.mark.slow
 def test_constants_and_errors_at_the_size_of_real_test_sets():
     assert ZeroOne().constant(np.array([2, 1, 2, IGNORED_CLASS, 0]), 3).tolist() == [0, 0, 1]
     assert MeanSquared().constant(np.array([[[1.0, NAN]], [[3.0, NAN]]]), 1).tolist() == [[2.0, 2.0]]

@@ -43,6 +43,8 @@ def test_everything_that_is_open_is_decided_and_what_is_set_is_not():
     assert all(getattr(plan.train, key.removeprefix("train.")) == one.value for key, one in plan.decided.items())
     assert plan.decided["train.epochs"].why == "budget=normal: 85 samples of 25 tokens, 10 M parameters"
     assert composed == Config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan.train.lr = 1.0
     for name in NAMES:
         value = {"members": 2, "epochs": 3, "batch_size": 5, "lr": 7.0}.get(name, 0.0)
         plan = plan_for(**{name: value})

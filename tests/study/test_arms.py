@@ -40,6 +40,7 @@ def orders(words, monkeypatch, steps):
     return orders_by_arm
 
 
+@pytest.mark.slow
 def test_arms_of_a_seed_see_the_same_samples_in_the_same_order(body, monkeypatch, tmp_path):
     monkeypatch.setenv("ORCA_HOME", str(tmp_path))
     (tmp_path / "data" / "wnut17").mkdir(parents=True)

@@ -66,6 +66,7 @@ def arms_of(study):
     return [axis for axis in study.axes if axis not in (SET, "seed")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPER)
 def test_every_arm_and_every_set_composes_and_no_two_runs_are_the_same(composed, name):
     study = read(name)

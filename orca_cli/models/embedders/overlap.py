@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from orca_cli.models.embedders.patch import Patch
+from torch import Tensor, nn
+
+from orca_cli.config.ranges import Count
+from orca_cli.interfaces import EmbedderInit, Resolution, TokenLayout
+from orca_cli.models.embedders.convolution import ConvolutionEmbedder
 
 
 @dataclass(frozen=True)
-class Overlap(Patch):
+class Overlap:
     """Kernel of three strides, centred on the patch that a token stands for; an Embedder (interfaces).
 
     Beyond the input's ends a token sees zeros, and so it does where the input is padding. The body's patch filter, if any,
@@ -19,5 +23,12 @@ class Overlap(Patch):
         init, resolution, max_tokens: as in `patch.Patch`.
     """
 
+    init: Literal["pretrained", "random"] = "pretrained"
+    max_tokens: Count | None = None
+    resolution: Resolution = "body"
+    pooled_tokens: ClassVar[None] = None
     can_be_causal: ClassVar[bool] = False
-    reach: ClassVar[int] = 1
+
+    def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
+        """Return the layer."""
+        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=1)

@@ -1,5 +1,7 @@
 """The paper's embedder: a token for every patch, convolved with kernel = stride (paper 3.1, f)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -26,8 +28,7 @@ class Patch:
     resolution: Resolution = "body"
     pooled_tokens: ClassVar[None] = None
     can_be_causal: ClassVar[bool] = True
-    reach: ClassVar[int] = 0
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
         """Return the layer."""
-        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=self.reach)
+        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix)

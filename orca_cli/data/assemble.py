@@ -84,8 +84,8 @@ def assemble(
     train, validation = fitted.samples("train"), fitted.samples("validation")
     counts = f"{len(train)} training and {len(validation)} validation {pool.unit}"
     warnings = fitted.targets.warnings(train.targets())
-    note = "; ".join([counts, *drawn_notes, *fitted.notes, *warnings])
-    reporter.say(f"{name}: {note}")
+    note = "; ".join([*drawn_notes, *fitted.notes, *warnings])
+    reporter.say(f"{name}: {counts}; {note}")
     return TaskData(
         kind=kind,
         input_shape=fitted.input_shape,

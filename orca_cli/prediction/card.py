@@ -40,7 +40,7 @@ Outputs: {kind}, {outputs}{names}.
 |---|--:|---|
 {splits}
 
-Weights were chosen on: {chosen}. The test split was read {reads} time(s).
+{chosen}. The test split was read {reads} time(s).
 
 ## Result
 
@@ -78,7 +78,6 @@ def model_card(loaded: Loaded) -> str:
     splits, selected, error, comparison = (
         result.get(key) or {} for key in ("splits", "selected", "error", "comparison")
     )
-    members = f", {record.members} models averaged" if record.members > 1 else ""
     rows = [
         f"| {text} | {_md(split.get('n'))} | `{_code(split.get('sha256'))}` |"
         for name, text in (("train", "training"), ("val", "validation"), ("test", "test"))
@@ -93,7 +92,7 @@ def model_card(loaded: Loaded) -> str:
         outputs=record.num_outputs,
         names=f": {_listed(targets.names)}" if targets.names else "",
         splits="\n".join(rows),
-        chosen=f"{_md(selected.get('on'))} ({_md(selected.get('by'))}{members})",
+        chosen=_chosen(selected),
         reads=_md(result.get("test_reads")),
         errors="\n".join(_errors(result)),
         n=_md(error.get("n")),
@@ -104,6 +103,20 @@ def model_card(loaded: Loaded) -> str:
         training="\n".join(f"* {line}" for line in _training(loaded)),
         citation=CITATION,
     )
+
+
+def _chosen(selected: Mapping[str, Any]) -> str:
+    """Return what the weights were chosen on."""
+    on, members = selected.get("on"), selected.get("members", 1)
+    if on == "nothing":
+        text = "Weights are those of the last step, trained on training and validation samples"
+    elif on == "folds":
+        text = f"Validated by {_md(members)} folds: each model on the samples that it was not trained on"
+    elif selected.get("by") == "last":
+        text = f"Weights are those of the last step, validated on the {_md(on)} split"
+    else:
+        text = f"Weights were chosen on the {_md(on)} split"
+    return f"{text}; the outputs of {members} models are averaged" if isinstance(members, int) and members > 1 else text
 
 
 def _errors(result: Mapping[str, Any]) -> list[str]:

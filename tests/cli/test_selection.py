@@ -92,7 +92,7 @@ def test_several_models_predict_and_are_exported_with_the_bits_of_the_run(orca, 
     code, _, err = orca("export", path, tmp_path / "model")
     assert code == 0, err
     assert len(list((tmp_path / "model").glob("model-*.safetensors"))) == 2
-    assert "2 models averaged" in (tmp_path / "model" / "README.md").read_text()
+    assert "the outputs of 2 models are averaged" in (tmp_path / "model" / "README.md").read_text()
     shutil.move(path, tmp_path / "gone")
     assert orca("predict", tmp_path / "model", "test.npz", "--out", "p.npz")[0] == 0
     assert np.array_equal(np.load("p.npz")["outputs"], outputs(tmp_path / "gone"))

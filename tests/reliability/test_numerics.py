@@ -193,7 +193,6 @@ def test_no_alignment_step_is_taken_with_values_that_are_not_finite(
     (line,) = [line for line in err.splitlines() if line.startswith("orca: error: ")]
     fault = r"a feature is NaN or infinite" if what == "distance" else "the gradient of the distance is (nan|-?inf)"
     assert re.search(rf"align, epoch {step}: {fault}.*, with a rate of 0.01; .*align\.lr", line), line
-    assert what == "gradient" or f"in problem {problem} " in line
     (run,) = run_folders(environment)
     kept = sorted((run / "2_align" / "checkpoints").glob("step-*"))
     assert [path.name for path in kept] == [f"step-{number:08d}" for number in range(max(1, step - 1), step + 1)]

@@ -164,6 +164,8 @@ def interruption_in(error: BaseException) -> InterruptionError | None:
 def suggest(word: str, allowed: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the closest allowed word, else the list of what is allowed."""
     words = sorted(allowed)
-    if close := difflib.get_close_matches(word, words, n=1, cutoff=0.6):
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    close = close or [other for other in words if sorted(other) == sorted(word)]  # two letters swapped in a short word
+    if close:
         return f"did you mean '{close[0]}'?"
     return f"allowed: {', '.join(words)}" if words else "nothing is allowed here"

@@ -1,6 +1,6 @@
 """A fork server: one process imports torch, transformers and hydra, runs no tensor operation, and forks per case.
 
-As a program (`python -m tests.forked`) it is the server: one JSON request a line on standard input, one
+As a program (`python -m tests.forked [MODULE ...]`) it is the server: one JSON request a line on standard input, one
 JSON answer a line on standard output. `Server` and `Case` are the test's side of it.
 """
 
@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
@@ -68,16 +68,19 @@ class Case:
 
 
 class Server:
-    """The process that forks; ends with the block. What forks write goes to `folder`; `checkout` has the program they call."""
+    """The process that forks; ends with the block.
 
-    def __init__(self, folder: Path, checkout: Path = ROOT) -> None:
-        self._folder, self._checkout, self._numbers = folder, checkout, count()
+    What forks write goes to `folder`; `checkout` has the program they call; `imports` are modules that they need beside it.
+    """
+
+    def __init__(self, folder: Path, checkout: Path = ROOT, imports: Sequence[str] = ()) -> None:
+        self._folder, self._checkout, self._imports, self._numbers = folder, checkout, imports, count()
         self._ended: dict[int, int] = {}
         self._unread = b""
 
     def __enter__(self) -> Server:
         variables = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{self._checkout}{os.pathsep}{ROOT}"}
-        command = [sys.executable, "-m", "tests.forked"]
+        command = [sys.executable, "-m", "tests.forked", *self._imports]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables, cwd=self._checkout
         )
@@ -169,7 +172,7 @@ def _serve() -> None:
         "commands.list",
     )
     names = ["torch", "transformers", "hydra", "accelerate", "ot", *(f"orca_cli.{name}" for name in product)]
-    for name in (*names, "tests.reliability.phases", "tests.reliability.workloads"):
+    for name in (*names, "tests.reliability.phases", "tests.reliability.workloads", *sys.argv[1:]):
         importlib.import_module(name)
     readable, writable = os.pipe()
     os.set_blocking(writable, False)

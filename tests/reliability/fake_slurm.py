@@ -1,7 +1,8 @@
 """A SLURM of one machine for tests: sbatch, srun, sacct, scancel and scontrol, which write down what they are asked.
 
 `install(folder)` returns the variables with which a process finds them. Each job is a folder FOLDER/jobs/ID with `script`,
-`environment`, `state` and, once it runs, `pid`. A job's supervisor starts it when fewer than SLOTS others run.
+`environment`, `state` and, once it runs, `pid`. A job's supervisor starts it when fewer than SLOTS others run and the queue
+is not held (`hold`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = "FAKE_SLURM"
 SLOTS = 2
+HELD = "held"  # while this file exists no job starts
 COMMANDS = ("sbatch", "srun", "sacct", "scancel", "scontrol")
 
 
@@ -46,6 +50,16 @@ def end(folder: Path, job: str, state: str) -> None:
     path = folder / "jobs" / job
     write(path, "state", state)
     os.killpg(int(read(path, "pid")), signal.SIGKILL)
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Let no further job start within the block."""
+    (folder / HELD).touch()
+    try:
+        yield
+    finally:
+        (folder / HELD).unlink()
 
 
 def command_lines(folder: Path) -> list[list[str]]:
@@ -92,7 +106,8 @@ def supervise(root: Path, words: list[str]) -> int:
             fcntl.flock(file, fcntl.LOCK_EX)
             if read(job, "state") != "PENDING":
                 return 0
-            if sum(read(one, "state") == "RUNNING" for one in (root / "jobs").iterdir()) < SLOTS:
+            is_held = (root / HELD).exists()
+            if not is_held and sum(read(one, "state") == "RUNNING" for one in (root / "jobs").iterdir()) < SLOTS:
                 write(job, "state", "RUNNING")
                 break
         time.sleep(0.1)

@@ -6,6 +6,7 @@ instead). Tests show that first, in a process that is thrown away.
 
 from __future__ import annotations
 
+import copyreg
 import gzip
 import io
 import marshal
@@ -267,6 +268,17 @@ FORMS: dict[str, tuple[Callable[[Path, bytes], Any], str, Callable[[Path], Any]]
     ),
     "MATLAB 7.3": (_hdf5, ".mat", _load_hdf5),
 }
+
+
+def trust(argument: str) -> None:
+    """Load FORM:PATH as a program that trusts it, print the value or the error, and end the process; a hook of forks."""
+    form, _, path = argument.partition(":")
+    copyreg.add_extension(*EXTENSION)
+    try:
+        print(FORMS[form][2](Path(path)), flush=True)  # noqa: T201
+    except Exception as error:  # noqa: BLE001 - whatever a trusting program meets is what the test then shows
+        print(repr(error), flush=True)  # noqa: T201
+    os._exit(0)
 
 
 def readings(form: str, path: Path) -> list[Callable[[], Any]]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import copyreg
 import importlib.util
 import os
-import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ import pytest
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import OrcaError, UnsafeError
 from tests.cli.conftest import ROOT
+from tests.forked import Server
 from tests.reliability import payloads
 from tests.tiers import count
 
@@ -37,36 +35,19 @@ def write(form: str, folder: Path, content: bytes) -> Path:
     return path
 
 
-def trusted(form: str, path: Path) -> bytes:
+@pytest.fixture(scope="module")
+def trusted(tmp_path_factory):
     """Read a file as a program that trusts it, in a fork, which may end as it likes; returns the value or the error as text."""
-    # A fork may inherit a lock of a thread that it does not have, and then waits for ever: another one is tried.
-    for _ in range(3):
-        readable, writable = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.setsid()
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                os.dup2(1, 2)
-                copyreg.add_extension(*payloads.EXTENSION)
-                os.write(writable, str(payloads.FORMS[form][2](path)).encode()[:4000])
-            except Exception as error:  # noqa: BLE001  (whatever a trusting program meets is what the test then shows)
-                os.write(writable, repr(error).encode()[:4000])
-            finally:
-                os._exit(0)
-        os.close(writable)
-        end = time.monotonic() + 20
-        while (alive := os.waitpid(pid, os.WNOHANG) == (0, 0)) and time.monotonic() < end:
-            time.sleep(0.001)
-        if alive:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        os.set_blocking(readable, False)
-        with open(readable, "rb", buffering=0) as pipe:
-            content = pipe.read(4000) or b""
-        if not alive:
-            break
-    return content
+    needed = ("torch", "pandas", "joblib", "scipy.io", "h5py", "lmdb", "numpy.f2py.crackfortran", payloads.__name__)
+    installed = [name for name in needed if importlib.util.find_spec(name.partition(".")[0])]
+
+    def read(form: str, path: Path) -> str:
+        case = server.start([], hook=f"{payloads.__name__}:trust:{form}:{path}")
+        case.wait()
+        return f"{case.out}{case.err}"
+
+    with Server(tmp_path_factory.mktemp("trusted"), imports=installed) as server:
+        yield read
 
 
 def appears(canary: Path) -> bool:
@@ -77,16 +58,8 @@ def appears(canary: Path) -> bool:
     return os.path.lexists(canary)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _imported():
-    """What the unsafe loaders import is imported once, and not in every fork."""
-    for name in ("torch", "pandas", "joblib", "scipy.io", "h5py", "lmdb", "numpy.f2py.crackfortran"):
-        with suppress(ImportError):
-            importlib.import_module(name)
-
-
 @pytest.mark.parametrize("title", PAYLOADS)
-def test_pickles_run_nothing(title, tmp_path, counted):
+def test_pickles_run_nothing(title, tmp_path, counted, trusted):
     """H1."""
     canary = tmp_path / "canary"
     content = payloads.payloads(canary)[title]
@@ -95,8 +68,8 @@ def test_pickles_run_nothing(title, tmp_path, counted):
     for step in range(_EACH):
         form = FORMS[(PAYLOADS.index(title) + step) % len(FORMS)]
         path = write(form, tmp_path, content)
-        trusted(form, path)
-        assert appears(canary), f"the premise does not hold: {title} in {form}"
+        shown = trusted(form, path)
+        assert appears(canary), f"the premise does not hold: {title} in {form}: {shown}"
         canary.rmdir() if canary.is_dir() and not canary.is_symlink() else canary.unlink()
         before = sorted(tmp_path.iterdir())
         refusals: list[OrcaError] = []
@@ -122,14 +95,14 @@ def test_pickles_run_nothing(title, tmp_path, counted):
 
 
 @pytest.mark.parametrize("title", payloads.leaks(Path("secret")))
-def test_pickles_read_nothing(title, tmp_path, counted):
+def test_pickles_read_nothing(title, tmp_path, counted, trusted):
     """H1: what a secret file holds comes back neither as a value nor in a message."""
     secret = tmp_path / "secret"
     secret.write_text("hunter2\n")
     content = payloads.leaks(secret)[title]
     for form in ("pickle", "npy of objects"):
         path = write(form, tmp_path, content)
-        assert b"hunter2" in trusted(form, path)
+        assert "hunter2" in trusted(form, path)
         for read in payloads.readings(form, path):
             with pytest.raises(UnsafeError) as caught:
                 read()

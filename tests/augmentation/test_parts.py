@@ -15,16 +15,18 @@ from orca_cli.config.configuration import config_dir
 from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import KINDS, Batch, InputFacts
-from orca_cli.models.augmentation.channel_dropout import ChannelDropout
-from orca_cli.models.augmentation.crop import Crop
-from orca_cli.models.augmentation.flip import Flip
-from orca_cli.models.augmentation.jitter import Jitter
-from orca_cli.models.augmentation.mixup import Mixup
 from orca_cli.models.augmentation.samples import Augmented, measure
-from orca_cli.models.augmentation.scale import Scale
 from orca_cli.models.augmentation.several import Several
-from orca_cli.models.augmentation.time_mask import TimeMask
-from orca_cli.models.augmentation.window_slice import WindowSlice
+from orca_cli.models.augmentation.transforms import (
+    ChannelDropout,
+    Crop,
+    Flip,
+    Jitter,
+    Mixup,
+    Scale,
+    TimeMask,
+    WindowSlice,
+)
 from tests.properties import examples
 
 FILES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((config_dir() / "augment").glob("*.yaml"))}

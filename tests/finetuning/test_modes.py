@@ -13,17 +13,10 @@ from orca_cli.exceptions import CheckpointError, ConfigError
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import auto
 from orca_cli.models.ensemble import twin
-from orca_cli.models.finetuning.bitfit import BitFit
-from orca_cli.models.finetuning.frozen import Frozen
-from orca_cli.models.finetuning.full import Full
-from orca_cli.models.finetuning.head import Head
-from orca_cli.models.finetuning.ia3 import IA3
-from orca_cli.models.finetuning.layernorm import LayerNorm
-from orca_cli.models.finetuning.lora import LoRA
-from orca_cli.models.finetuning.prompt import Prompt
-from orca_cli.models.finetuning.scratch import Scratch
+from orca_cli.models.finetuning.adapters import IA3, LoRA
+from orca_cli.models.finetuning.prompts import Prompt, VisualPrompt
 from orca_cli.models.finetuning.state import load_trained_state, trained_state
-from orca_cli.models.finetuning.visual_prompt import VisualPrompt
+from orca_cli.models.finetuning.subsets import BitFit, Frozen, Full, Head, LayerNorm, Scratch
 from tests.checkpoints import save_tiny
 
 BODIES = [path.stem for path in (config_dir() / "body").glob("*.yaml")]

@@ -5,9 +5,7 @@ import pytest
 import torch
 
 from orca_cli.models.embedders.filter_bank import FilterBank
-from orca_cli.models.embedders.multiscale import Multiscale
-from orca_cli.models.embedders.overlap import Overlap
-from orca_cli.models.embedders.patch import Patch
+from orca_cli.models.embedders.patches import Multiscale, Overlap, Patch
 from orca_cli.models.geometry import layout
 from tests.models.conftest import build
 

@@ -11,8 +11,8 @@ from orca_cli.exceptions import ConfigError, UnsafeError
 from orca_cli.interfaces import Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.bodies import auto, decoders
-from orca_cli.models.embedders.patch import Patch
-from orca_cli.models.finetuning.prompt import Prompt
+from orca_cli.models.embedders.patches import Patch
+from orca_cli.models.finetuning.prompts import Prompt
 from orca_cli.prediction.export import write_onnx
 from tests.models.conftest import build
 

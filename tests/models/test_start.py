@@ -8,9 +8,7 @@ import torch
 from transformers import AutoModel
 
 from orca_cli.models.bodies import auto
-from orca_cli.models.embedders.multiscale import Multiscale
-from orca_cli.models.embedders.overlap import Overlap
-from orca_cli.models.embedders.patch import Patch
+from orca_cli.models.embedders.patches import Multiscale, Overlap, Patch
 from orca_cli.models.geometry import input_grid
 from tests.checkpoints import SHARED
 from tests.models.conftest import build

@@ -8,9 +8,7 @@ from orca_cli.interfaces import Scale, Tokens
 from orca_cli.models.assembly import describe
 from orca_cli.models.bodies import text
 from orca_cli.models.embedders.convolution import spread_filter
-from orca_cli.models.embedders.multiscale import Multiscale
-from orca_cli.models.embedders.overlap import Overlap
-from orca_cli.models.embedders.patch import Patch
+from orca_cli.models.embedders.patches import Multiscale, Overlap, Patch
 from tests.models.conftest import build
 
 SHAPES = [(1, 1), (57, 130), (2, 1, 200), (2, 5, 6, 7)]

@@ -60,24 +60,18 @@ def case(kind, shape, *, padded=False, seed=0):
     return Batch(torch.from_numpy(x), torch.from_numpy(y), valid), facts
 
 
-def applies(part, kind, extent):
-    try:
-        check_augmentation(part, kind, extent)
-    except ConfigError:
-        return False
-    return True
-
-
 ONE, TWO = ([st.integers(1, most) for most in (5, 4, *extent)] for extent in ((12,), (9, 9)))
 SHAPES = st.tuples(*ONE) | st.tuples(*TWO)
 
 
 @pytest.mark.parametrize("name", NODES)
 @given(st.sampled_from(KINDS), SHAPES, st.booleans(), st.integers(0, 99))
-@examples(40)
+@examples(25)
 def test_forms_padding_and_the_given_batch_stay_and_the_generator_decides(name, kind, shape, padded, seed):
     part = part_of(name)
-    if not applies(part, kind, shape[2:]):
+    try:
+        check_augmentation(part, kind, shape[2:])
+    except ConfigError:
         assert kind == "dense" or len(shape) - 2 not in getattr(part, "dimensions", (1, 2, 3))
         return
     batch, facts = case(kind, shape, padded=padded, seed=seed)
@@ -100,21 +94,16 @@ def test_forms_padding_and_the_given_batch_stay_and_the_generator_decides(name, 
         assert kind == "dense" or torch.equal(augmented.y, batch.y)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "extent", "message"),
-    [
-        ("window_slice", "dense", (8,), "task.kind=dense: targets at positions would not move"),
-        ("crop", "dense", (8, 8), "no target for what the crop adds"),
-        ("mixup", "dense", (8, 8), "mixture"),
-        ("flip", "classes", (8,), "is for images and volumes, and inputs are series"),
-        ("time_mask", "classes", (8, 8), "is for series, and inputs are images"),
-    ],
-)
-def test_what_would_make_targets_wrong_is_refused_in_one_line(name, kind, extent, message):
-    with pytest.raises(ConfigError, match=message) as caught:
-        check_augmentation(part_of(name), kind, extent)
-    assert "\n" not in str(caught.value)
-    assert "augment=none" in str(caught.value)
+def test_what_would_make_targets_wrong_is_refused_in_one_line():
+    for name, kind, extent, message in (
+        ("window_slice", "dense", (8,), "task.kind=dense: targets at positions would not move.*augment=none"),
+        ("crop", "dense", (8, 8), "no target for what the crop adds.*augment=none"),
+        ("mixup", "dense", (8, 8), "mixture.*augment=none"),
+        ("flip", "classes", (8,), "is for images and volumes, and inputs are series.*augment=none"),
+        ("time_mask", "classes", (8, 8), "is for series, and inputs are images.*augment=none"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_augmentation(part_of(name), kind, extent)
 
 
 def test_noise_and_scaling_have_the_strength_in_units_of_each_channel():

@@ -118,39 +118,30 @@ def test_a_mode_trains_what_it_says_and_a_checkpoint_of_it_brings_the_model_back
     assert not torch.equal(other(x), outputs)
 
 
-def merge_lora(plain, adapted):
+def merge_lora(layer, adapted, _):
     """The definition: W + (alpha / rank) B A."""
-    paths = [path for role in ("query", "value") for path in plain.linear_names(role)]
-    for path in paths:
-        layer = adapted.get_submodule(path)
-        assert layer.lora_A["default"].weight.shape[0] == 2
-        plain.get_submodule(path).weight += 3.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
-    return len(paths)
+    layer.weight += 3.0 * adapted.lora_B["default"].weight @ adapted.lora_A["default"].weight
 
 
-def merge_ia3(plain, adapted):
+def merge_ia3(layer, adapted, role):
     """The definition: rows of keys and values, columns of the last layer of each feed-forward network."""
-    rows = [*plain.linear_names("key"), *plain.linear_names("value")]
-    for path in rows:
-        factors, layer = adapted.get_submodule(path).ia3_l["default"], plain.get_submodule(path)
-        layer.weight *= factors
-        layer.bias *= factors[:, 0] if layer.bias is not None else 1
-    columns = [path for path, part in adapted.named_modules() if getattr(part, "is_feedforward", False)]
-    for path in columns:
-        layer = plain.get_submodule(path)
-        assert layer.in_features > layer.out_features
-        layer.weight *= adapted.get_submodule(path).ia3_l["default"]
-    return len(rows) + len(columns)
+    factors = adapted.ia3_l["default"]
+    layer.weight *= factors
+    if role != "feed_forward" and layer.bias is not None:
+        layer.bias *= factors[:, 0]
 
 
 @needs_peft
 @pytest.mark.parametrize("name", ["bert", "swin"])
 @pytest.mark.parametrize(
-    ("mode", "merge", "ending"),
-    [(lambda: LoRA(rank=2, alpha=6.0), merge_lora, ".lora_A"), (IA3, merge_ia3, ".ia3_l")],
+    ("mode", "merge", "roles"),
+    [
+        (lambda: LoRA(rank=2, alpha=6.0), merge_lora, ("query", "value")),
+        (IA3, merge_ia3, ("key", "value", "feed_forward")),
+    ],
     ids=["lora", "ia3"],
 )
-def test_a_mode_of_peft_starts_as_the_frozen_model_and_can_be_merged(make, name, mode, merge, ending):
+def test_a_mode_of_peft_starts_as_the_frozen_model_and_can_be_merged(make, name, mode, merge, roles):
     x, model, plain = inputs(name), make(name), make(name)
     mode().apply(model)
     Head().apply(plain)  # torch chooses kernels by whether a gradient is needed
@@ -158,9 +149,15 @@ def test_a_mode_of_peft_starts_as_the_frozen_model_and_can_be_merged(make, name,
     step(model, x)
     expected = model(x).detach()
     assert not torch.allclose(expected, plain(x))
-    model.body, adapted = plain.body, model.body
+    model.body, adapted, count = plain.body, model.body, 0
     with torch.no_grad():
-        assert merge(plain.body, adapted) == len([path for path, _ in adapted.named_modules() if path.endswith(ending)])
+        for role in roles:
+            for path in plain.body.linear_names(role):
+                layer = plain.body.get_submodule(path)
+                if role != "feed_forward" or layer.in_features > layer.out_features:  # the last of the network
+                    merge(layer, adapted.get_submodule(path), role)
+                    count += 1
+    assert count == sum(name.rpartition(".")[2] in ("lora_A", "ia3_l") for name, _ in adapted.named_modules())
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
 
 

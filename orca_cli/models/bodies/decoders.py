@@ -107,7 +107,7 @@ class DecoderBody(TextBody):
             length, steps = _lengths(mask), mask.shape[1]
             slots = torch.arange(2 * steps, device=mask.device).expand(mask.shape[0], -1)
             order = torch.where(slots < length, slots, slots - length).clamp(max=steps - 1)
-            features = self._read(_in_order(x, order), mask.gather(1, order) & (slots < 2 * length))
+            features = self._read(_in_order(x, order), mask.gather(1, order))
             return _in_order(features, slots[:, :steps] + length)
         return self._read(x, mask)
 

@@ -67,6 +67,7 @@ def test_the_room_behind_a_sample_does_not_matter(fix, family):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_exported_decoder_takes_batches_of_any_size(family):
     model, x = build(decoders.load(str(family("gpt2")), causal_fix="flip")).eval(), torch.randn(3, 2, 20)

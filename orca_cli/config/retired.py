@@ -17,8 +17,24 @@ _MOVED = {
     "orca_cli.tracking.": "orca_cli.runs.tracking.",
 }
 
+# File of orca_cli/models -> the files that it was before.
+_MERGED = {
+    "augmentation.transforms": "channel_dropout crop flip jitter mixup scale time_mask window_slice",
+    "embedders.patches": "patch overlap multiscale",
+    "finetuning.adapters": "lora ia3",
+    "finetuning.prompts": "prompt visual_prompt",
+    "finetuning.subsets": "full scratch layernorm bitfit frozen head",
+}
+_MOVED_FILES = {
+    f"orca_cli.models.{now.partition('.')[0]}.{before}.": f"orca_cli.models.{now}."
+    for now, files in _MERGED.items()
+    for before in files.split()
+}
+
 
 def current_target(name: str) -> str:
     """Return the dotted name that a `_target_` has now."""
-    moved = next((before for before in _MOVED if name.startswith(before)), "")
-    return _MOVED.get(moved, "") + name.removeprefix(moved)
+    for moved in (_MOVED, _MOVED_FILES):
+        before = next((prefix for prefix in moved if name.startswith(prefix)), "")
+        name = moved.get(before, "") + name.removeprefix(before)
+    return name

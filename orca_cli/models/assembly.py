@@ -10,7 +10,7 @@ from orca_cli.config import parts
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Embedder, Kind, Scale, TokenLayout
 from orca_cli.models.bodies.base import Body
-from orca_cli.models.embedders.patch import Patch
+from orca_cli.models.embedders.patches import Patch
 from orca_cli.models.geometry import layout
 from orca_cli.models.predictors import DensePredictor, PooledPredictor
 from orca_cli.models.transfer import TransferModel

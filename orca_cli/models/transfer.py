@@ -75,9 +75,7 @@ class TransferModel(nn.Module):
                 mask = torch.cat([mask.new_ones(x.shape[0], length), mask], dim=1)
         features = self.body(Tokens(joined, mask, tokens.grid, self.causal, length))
         outputs = features.x.float() if _is_mixed(x.device) else features.x
-        if (
-            valid is not None
-        ):  # what a body computes at padding depends on the other samples of the batch; outputs must not
+        if valid is not None:  # what a body computes at padding depends on the batch's other samples; outputs must not
             outputs = outputs.masked_fill(~features.mask.unsqueeze(-1), 0.0)
         return replace(features, x=outputs, samples=tokens.samples)
 

@@ -46,7 +46,7 @@ def test_resumed_run_has_the_same_bits(run, stopped, environment, small, tmp_pat
 
 
 LORA = [] if importlib.util.find_spec("peft") is None else ["finetune=lora", "finetune.dropout=0.1"]
-AUGMENTED = ["augment=series", "+augment.mixup={_target_:orca_cli.models.augmentation.mixup.Mixup}"]
+AUGMENTED = ["augment=series", "+augment.mixup={_target_:orca_cli.models.augmentation.transforms.Mixup}"]
 # name -> (settings, when it is killed): whatever has a state, or draws of its own, beside the weights.
 PARTS = {
     "mona": (["align.method=mona", "align.inner_samples=6", "embedder=patch"], ALIGNING),

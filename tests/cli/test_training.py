@@ -79,7 +79,7 @@ def test_only_optimizer_steps_see_augmented_samples(run, small):
     Parts that change some samples, and one that mixes a whole batch.
     """
     still = [*small, "metric=moments", "train.lr=1e-30", "train.epochs=1", "train.select=best"]
-    mixup = "+augment.mixup={_target_:orca_cli.models.augmentation.mixup.Mixup}"
+    mixup = "+augment.mixup={_target_:orca_cli.models.augmentation.transforms.Mixup}"
     plain, augmented = run(*still), run(*still, "augment=series", mixup)
     assert plain.result["augment"] is None
     names = ["jitter", "scale", "window_slice", "time_mask", "channel_dropout", "mixup"]

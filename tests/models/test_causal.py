@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError
-from orca_cli.models.embedders.overlap import Overlap
-from orca_cli.models.embedders.patch import Patch
+from orca_cli.models.embedders.patches import Overlap, Patch
 from tests.models.conftest import build
 
 STEPS = 12

@@ -5,9 +5,7 @@ import pytest
 import torch
 
 from orca_cli.models.embedders.filter_bank import FilterBank
-from orca_cli.models.embedders.multiscale import Multiscale
-from orca_cli.models.embedders.overlap import Overlap
-from orca_cli.models.embedders.patch import Patch
+from orca_cli.models.embedders.patches import Multiscale, Overlap, Patch
 from orca_cli.models.geometry import layout
 from tests.models.conftest import build
 
@@ -41,29 +39,36 @@ def test_a_token_sees_its_patch_and_one_patch_on_either_side(load_body):
 
 @pytest.mark.parametrize("name", ["swin", "vit"])
 def test_overlap_starts_as_the_body_s_own_patch_embedding(load_body, name):
-    settings = {"input_shape": (5, 40, 40)}
-    x = torch.randn(2, 5, 40, 40)
-    patch, overlap = (build(load_body(name), embedder=made, **settings).embedder for made in (Patch(), Overlap()))
+    body, x = load_body(name), torch.randn(2, 5, 40, 40)
+    patch, overlap, drawn = (
+        build(body, embedder=made, input_shape=(5, 40, 40)).embedder for made in (Patch(), Overlap(), Overlap("random"))
+    )
     assert overlap.convolution.weight.shape[-1] == 3 * patch.convolution.weight.shape[-1]
     torch.testing.assert_close(overlap(x).x, patch(x).x, rtol=1e-4, atol=1e-5)
-    random = build(load_body(name), embedder=Overlap("random"), **settings).embedder
-    assert random.convolution.weight.abs().amin() > 0
+    assert drawn.convolution.weight.abs().amin() > 0
 
 
 @pytest.mark.parametrize("name", ["bert", "swin", "vit"])
-@pytest.mark.parametrize("embedder_class", [Patch, Overlap, Multiscale])
-def test_single_tokens_are_those_of_the_whole_sample(load_body, name, embedder_class):
-    """With positions, padding and an extent that is no multiple of the kernel."""
-    shape = (2, 5, 7, 6)
-    embedder = build(load_body(name), input_shape=shape, embedder=embedder_class("random")).embedder
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(4, *shape, generator=generator)
-    valid = torch.ones(4, *shape[1:], dtype=torch.bool)
+@pytest.mark.parametrize("shape", [(1, 1), (57, 130), (2, 1, 200), (2, 5, 7, 6)], ids=str)
+def test_every_body_takes_every_shape(load_body, name, shape):
+    """Tokens lie where those of plain patches lie, single ones are those of the whole, gradients reach both new ends."""
+    body, generator = load_body(name), torch.Generator().manual_seed(0)
+    x, valid = torch.randn(3, *shape, generator=generator), torch.ones(3, *shape[1:], dtype=torch.bool)
     valid[1:, ..., shape[-1] // 2 :] = False
-    whole = embedder(x, valid)
-    rows = torch.randint(4, (30,), generator=generator)
-    places = torch.randint(embedder.layout.tokens, (30,), generator=generator)
-    torch.testing.assert_close(embedder.tokens_at(x, valid, rows, places), whole.x[rows, places], rtol=1e-4, atol=1e-5)
+    settings = {"kind": "dense", "input_shape": shape, "num_outputs": 5}
+    patches = build(body, **settings).embed(x, valid)
+    rows, places = (torch.randint(most, (30,), generator=generator) for most in (3, patches.x.shape[1]))
+    for made in (Patch("random"), Overlap("random"), Multiscale("random", pooled_tokens=10**6, filters=4)):
+        model = build(body, embedder=made, **settings)
+        tokens, outputs = model.embed(x, valid), model(x, valid)
+        assert (tokens.x.shape, tokens.grid) == (patches.x.shape, patches.grid)
+        assert torch.equal(tokens.mask, patches.mask)
+        some = model.embedder.tokens_at(x, valid, rows, places)
+        torch.testing.assert_close(some, tokens.x[rows, places], rtol=1e-4, atol=1e-5)
+        assert outputs.shape == (3, 5, *shape[1:])
+        outputs.square().sum().backward()
+        grads = [p.grad for p in (*model.embedder.parameters(), *model.predictor.parameters())]
+        assert all(grad is not None and torch.isfinite(grad).all() for grad in grads)
 
 
 def bank_of_features(shape, *, max_tokens, filters=3, scales=2, token_filters=None, seed=0):
@@ -134,8 +139,6 @@ def test_the_values_of_a_short_sequence_are_features_of_the_sample():
 @torch.no_grad()
 def test_a_feature_far_from_all_of_training_counts_as_five_deviations():
     bank = bank_of_features((1, 40), max_tokens=5)
-    bank.fit(
-        [(torch.randn(50, 1, 40, generator=torch.Generator().manual_seed(0)), torch.ones(50, 40, dtype=torch.bool))]
-    )
+    bank.fit([(torch.randn(50, 1, 40), torch.ones(50, 40, dtype=torch.bool))])
     far = bank(1e6 * torch.ones(1, 1, 40).cumsum(2), torch.ones(1, 40, dtype=torch.bool))[0]
     assert far.abs().max() == 5

@@ -8,32 +8,24 @@ from torch import nn
 from orca_cli.models.ensemble import Ensemble, averaged, twin
 
 
-def draws(*shape):
-    return list(3 * torch.randn((3, *shape), generator=torch.Generator().manual_seed(0)))
+@pytest.mark.parametrize("kind", ["classes", "class_maps", "labels"])
+def test_classes_and_labels_have_the_mean_of_the_probabilities(kind):
+    def probability(logits):
+        return logits.double().sigmoid() if kind == "labels" else logits.double().softmax(1)
+
+    shape = (3, 5, 4, 7) if kind == "class_maps" else (3, 5, 4)
+    outputs = list(3 * torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    expected = torch.stack([probability(output) for output in outputs]).mean(0)
+    np.testing.assert_allclose(probability(averaged(outputs, kind)), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 7)])
-def test_classes_have_the_mean_of_the_probabilities(shape):
-    outputs = draws(*shape)
-    kind = "classes" if len(shape) == 2 else "class_maps"
-    expected = torch.stack([output.double().softmax(1) for output in outputs]).mean(0)
-    np.testing.assert_allclose(averaged(outputs, kind).double().softmax(1), expected, rtol=1e-5)
-    # By hand: one model is sure of the first class, two lean to the second.
+def test_known_means():
+    """One model is sure of the first class, two lean to the second; two are as sure as can be; numbers."""
     sure, lean = torch.tensor([[9.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     combined = averaged([sure, lean, lean], "classes")
     p = (1 / (1 + np.exp(-9)) + 2 / (1 + np.e)) / 3
     assert float(combined[0, 0] - combined[0, 1]) == pytest.approx(np.log(p / (1 - p)), rel=1e-5)
-
-
-def test_labels_have_the_mean_of_each_ones_probability_however_sure():
-    outputs = draws(5, 4)
-    expected = torch.stack([output.double().sigmoid() for output in outputs]).mean(0)
-    np.testing.assert_allclose(averaged(outputs, "labels").double().sigmoid(), expected, rtol=1e-5)
-    sure = torch.tensor([[200.0, -200.0]])
-    assert averaged([sure, sure], "labels").tolist() == sure.tolist()
-
-
-def test_numbers_have_their_mean():
+    assert averaged([torch.tensor([[200.0, -200.0]])] * 2, "labels").tolist() == [[200.0, -200.0]]
     assert averaged([torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 0.0]])], "values").tolist() == [[2.0, 2.0]]
 
 

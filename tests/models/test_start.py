@@ -1,24 +1,24 @@
 """An image body begins with its own features: patch layer, positions, class token and pixel statistics are its own."""
 
 import functools
+import json
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, Dinov2Config, Dinov2Model, SwinConfig, SwinModel
 
+from orca_cli.exceptions import DataError
 from orca_cli.models.bodies import auto
-from orca_cli.models.embedders.multiscale import Multiscale
-from orca_cli.models.embedders.overlap import Overlap
-from orca_cli.models.embedders.patch import Patch
+from orca_cli.models.embedders.patches import Multiscale, Overlap, Patch
 from orca_cli.models.geometry import input_grid
-from tests.checkpoints import SHARED
+from tests.checkpoints import save_tiny
 from tests.models.conftest import build
 
-CASES = [("vit", "patch"), ("vit", "overlap"), ("vit", "multiscale")]
-CASES += [(name, "overlap") for name in ("deit", "beit", "dinov2", "siglip")]
-SWIN = SHARED / "models" / "swin-micro-cifar10"
 EMBEDDERS = {"patch": Patch, "overlap": Overlap, "multiscale": functools.partial(Multiscale, skip=True, filters=4)}
+CASES = [*(("vit", name) for name in EMBEDDERS), *((name, "overlap") for name in ("deit", "beit", "dinov2", "siglip"))]
+SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+STAGES = {"embed_dim": 16, "depths": [1, 1, 1], "num_heads": [2, 2, 2]}
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
@@ -34,10 +34,10 @@ def made(body, x, embedder="patch", **settings):
     return model
 
 
-def whole(family, folder, pixels, **settings):
+def whole(folder, pixels):
     """Return what transformers' own model makes of normalised pixels."""
     model = AutoModel.from_pretrained(folder).eval()
-    return getattr(model, "vision_model", model)(pixels, **settings).last_hidden_state
+    return getattr(model, "vision_model", model)(pixels).last_hidden_state
 
 
 @torch.no_grad()
@@ -47,29 +47,23 @@ def test_step_0_gives_the_body_s_own_features(load_body, family, name, embedder)
     body = load_body(name)
     x = images(3, 3, *body.canvas)
     model = made(body, x, embedder, max_tokens=np.prod(body.patch_grid))
-    expected = whole(name, family(name), (x - MEAN) / STD)
-    torch.testing.assert_close(model.features(x).x, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.features(x).x, whole(family(name), (x - MEAN) / STD), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not SWIN.exists(), reason=f"no {SWIN}")
-def test_a_swin_begins_with_its_own_features():
-    """Of images of 32 x 32, whose 8 x 8 patches its windows need."""
-    x = images(3, 3, 32, 32)
-    model = made(auto.load(str(SWIN)), x)
-    torch.testing.assert_close(model.features(x).x, whole("swin", SWIN, (x - MEAN) / STD), rtol=1e-4, atol=1e-4)
-
-
-@torch.no_grad()
-def test_at_another_size_positions_are_those_that_transformers_interpolates(load_body, family):
-    body = load_body("dinov2")
-    size = 2 * body.patch
+@pytest.mark.parametrize(
+    ("model_class", "config", "size", "tokens"),
+    [
+        (Dinov2Model, Dinov2Config(**SIZES, mlp_ratio=2, image_size=518, patch_size=14), 224, 256),
+        (SwinModel, SwinConfig(**STAGES, image_size=32, patch_size=4, window_size=2), 32, None),
+    ],
+    ids=["16 x 16 of 37 x 37 positions are interpolated", "windows need the whole of a small map"],
+)
+def test_at_its_own_rule_an_image_has_the_features_that_transformers_gives(tmp_path, model_class, config, size, tokens):
+    model_class(config).save_pretrained(tmp_path)
     x = images(2, 3, size, size)
-    assert (size, size) != body.canvas
-    model = made(body, x, max_tokens=4)
-    torch.testing.assert_close(
-        model.features(x).x, whole("dinov2", family("dinov2"), (x - MEAN) / STD), rtol=1e-4, atol=1e-4
-    )
+    model = made(auto.load(str(tmp_path)), x, max_tokens=tokens)
+    torch.testing.assert_close(model.features(x).x, whole(tmp_path, (x - MEAN) / STD), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -78,6 +72,23 @@ def test_inputs_that_are_no_pixels_are_taken_as_normalised(load_body):
     x = 3 * images(3, 3, *body.canvas) - 1
     plain = build(body, input_shape=tuple(x.shape[1:]), embedder=Patch()).eval()
     torch.testing.assert_close(made(body, x).embed(x).x, plain.embed(x).x, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_pixel_statistics_are_those_of_the_checkpoint_or_refused(tmp_path):
+    folder = save_tiny("vit", tmp_path)
+
+    def start(content):
+        (folder / "preprocessor_config.json").write_text(content)
+        return auto.load(str(folder)).embedder_init()
+
+    said = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    assert [start(json.dumps(said)).pixel_mean, start("{}").pixel_std] == [(0.1, 0.2, 0.3), (0.229, 0.224, 0.225)]
+    for wrong in ([0.5], ["a", "b", "c"], [1, 1, 0]):
+        with pytest.raises(DataError, match=r"preprocessor_config\.json: image_mean and image_std are not"):
+            start(json.dumps(said | {"image_std": wrong}))
+    with pytest.raises(DataError, match=r"preprocessor_config\.json: is unreadable"):
+        start('{"image_mean": [0.5')
 
 
 @pytest.mark.parametrize(
@@ -91,16 +102,12 @@ def test_an_input_is_worth_as_many_patches_as_it_has_detail(shape, grid):
 
 
 @torch.no_grad()
-def test_source_images_are_embedded_at_the_resolution_of_the_target(load_body):
-    body = load_body("vit")
-    x = images(2, 3, 8, 8)
+def test_source_images_are_embedded_at_the_resolution_of_the_target(family):
+    """Of 2 x 2 pixels, each of which becomes a patch; the body's positions are of 4 x 4."""
+    body, x = auto.load(str(family("vit"))), images(2, 3, 2, 2)
     body.source_resolution = "input"
-    try:
-        tokens = body.embed_source(x.numpy())
-    finally:
-        body.source_resolution = "body"
-    model = made(body, x)
-    assert tokens.grid == model.embedder.layout.grid
+    tokens, model = body.embed_source(x.numpy()), made(body, x)
+    assert tokens.grid == model.embedder.layout.grid == (2, 2)
     torch.testing.assert_close(tokens.x, model.embed(x).x, rtol=1e-4, atol=1e-4)
 
 

@@ -3,36 +3,14 @@ import shutil
 import pytest
 import torch
 
-from orca_cli.exceptions import DataError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Scale, Tokens
 from orca_cli.models.assembly import describe
 from orca_cli.models.bodies import text
+from orca_cli.models.checkpoints import located
 from orca_cli.models.embedders.convolution import spread_filter
-from orca_cli.models.embedders.multiscale import Multiscale
-from orca_cli.models.embedders.overlap import Overlap
-from orca_cli.models.embedders.patch import Patch
+from orca_cli.models.embedders.patches import Patch
 from tests.models.conftest import build
-
-SHAPES = [(1, 1), (57, 130), (2, 1, 200), (2, 5, 6, 7)]
-EMBEDDERS = {"patch": Patch(), "overlap": Overlap(), "multiscale": Multiscale(pooled_tokens=10**6, filters=4)}
-
-
-@pytest.mark.parametrize("name", ["bert", "swin", "vit"])
-@pytest.mark.parametrize("made", EMBEDDERS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_every_body_takes_every_shape(load_body, name, made, shape):
-    """Whatever the embedder, tokens lie where those of plain patches lie, and gradients reach both new ends."""
-    body, x = load_body(name), torch.randn(2, *shape)
-    for kind, expected_shape in (("classes", (2, 5)), ("dense", (2, 5, *shape[1:]))):
-        settings = {"kind": kind, "input_shape": shape, "num_outputs": 5}
-        model, plain = (build(body, embedder=one, **settings) for one in (EMBEDDERS[made], Patch()))
-        tokens, patches = model.embed(x), plain.embed(x)
-        assert (tokens.x.shape, tokens.grid) == (patches.x.shape, patches.grid)
-        outputs = model(x)
-        assert outputs.shape == expected_shape
-        outputs.square().sum().backward()
-        grads = [p.grad for p in (*model.embedder.parameters(), *model.predictor.parameters())]
-        assert all(grad is not None and torch.isfinite(grad).all() for grad in grads)
 
 
 def test_spread_filter_answers_like_the_pretrained_one():
@@ -76,11 +54,20 @@ def test_the_word_embeddings_are_not_trained_or_stored(load_body):
 
 
 def test_broken_checkpoints_are_reported(family, tmp_path):
+    """Damaged weights, and no tokenizer, in whose place transformers puts one that knows no word."""
     torn = shutil.copytree(family("bert"), tmp_path / "torn")
+    for name in ("vocab.txt", "tokenizer.json"):
+        (torn / name).unlink()
+    with pytest.raises(DataError, match="no usable tokenizer.*save the tokenizer into the same folder"):
+        text.load(str(torn)).embed_source(["the list"])
     content = (torn / "model.safetensors").read_bytes()
     (torn / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="cannot be read"):
         text.load(str(torn))
+    for name in ("~nobody-has-this-name/x", "a" * 5000):
+        assert located.find(name).state == "missing"
+        with pytest.raises(ConfigError, match=r"body\.checkpoint: no such folder"):
+            text.load(name)
 
 
 def test_the_first_weights_are_those_of_the_seed(load_body):
@@ -92,3 +79,20 @@ def test_the_first_weights_are_those_of_the_seed(load_body):
     assert all(map(torch.equal, first.values(), again.values()))
     for name in ("embedder.convolution.weight", "predictor.linear.weight"):
         assert not torch.equal(first[name], other[name])
+
+
+def test_random_embedders_have_the_papers_form(load_body):
+    """Xavier weights, a norm of 1 and 0, positions N(0, 0.02); nothing of the body's."""
+    for name in ("bert", "vit"):
+        body = load_body(name)
+        for value in body.embeddings.parameters():
+            value.fill_(2.0)
+        embedder = build(body, input_shape=(3, 32, 32), embedder=Patch("random")).embedder
+        deviation = (
+            4 / (3 + 32) / embedder.kernel**2
+        ) ** 0.5  # of 3 and 32 times as many weights, with a gain of 2**0.5
+        assert not embedder.is_body_layer
+        assert float(embedder.convolution.weight.detach().std()) == pytest.approx(deviation, rel=0.1)
+        assert float(embedder.positions.detach().std()) == pytest.approx(0.02, rel=0.1)
+        assert not embedder.convolution.bias.any()
+        assert all(torch.equal(v, torch.full_like(v, n == "weight")) for n, v in embedder.norm.named_parameters())

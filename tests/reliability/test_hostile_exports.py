@@ -121,8 +121,9 @@ def manifest(folder: Path, name: str) -> None:
     record(folder, storage.MANIFEST, files=files | {name: entry})
 
 
-PATCH = "orca_cli.models.embedders.patch.Patch"
-MULTISCALE = "orca_cli.models.embedders.multiscale.Multiscale"  # that of the run
+SUBSETS = "orca_cli.models.finetuning.subsets"
+PATCH = "orca_cli.models.embedders.patches.Patch"
+MULTISCALE = "orca_cli.models.embedders.patches.Multiscale"  # that of the run
 
 
 def other_shape(folder: Path) -> None:
@@ -215,7 +216,7 @@ def part_only(folder: Path) -> None:
 OBJECT = "seed: !!python/object/apply:os.mkdir [canary]"
 RUNS = {
     "a reader as embedder": (lambda f: yaml(f, MULTISCALE, READER["_target_"]), True, 12, "is no embedder"),
-    "a system call as finetune": (lambda f: yaml(f, "orca_cli.models.finetuning.full.Full", "os.system"), True, 12, "outside"),
+    "a system call as finetune": (lambda f: yaml(f, f"{SUBSETS}.Full", "os.system"), True, 12, "outside"),
     "an object of Python": (lambda f: yaml(f, "seed: 0", OBJECT), True, 12, "asks for an object"),
     "a checkpoint by a secret": (part_only, True, 11, "${oc.env:TOKEN}"),
     "a stage through a link": (lambda f: linked(f, "1_build"), True, 12, "is a link"),

@@ -11,8 +11,7 @@ import orca_cli
 from orca_cli.data.fraction import Part
 from orca_cli.interfaces import Scale
 from orca_cli.models.bodies import auto
-from orca_cli.models.embedders.multiscale import Multiscale
-from orca_cli.models.embedders.patch import Patch
+from orca_cli.models.embedders.patches import Multiscale, Patch
 from orca_cli.models.predictors import pooled
 from orca_cli.scoring.losses import default_loss
 from orca_cli.stages import ridge_start

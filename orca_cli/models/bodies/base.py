@@ -222,6 +222,10 @@ class TextBody(SequenceBody):
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
+            # Without these files transformers makes a tokenizer that knows no word.
+            names = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+            if not any((self.folder / name).is_file() for name in names):
+                raise FileNotFoundError(f"none of {', '.join(sorted(names))}")
         except Exception as error:
             what = "the checkpoint has no usable tokenizer, which is needed to embed source texts"
             hint = "save the tokenizer into the same folder"
@@ -315,17 +319,33 @@ def norm_of(mean: Tensor, deviation: Tensor) -> nn.LayerNorm:
 
 
 def preparation(folder: Path) -> dict[str, Any]:
-    """Return how a checkpoint's images or sounds become inputs, by its preprocessor_config.json; empty where it has none."""
+    """Return how a checkpoint's images or sounds become inputs, by its preprocessor_config.json; empty where it has none.
+
+    Raises:
+        DataError: the file is unreadable.
+    """
+    file = folder / "preprocessor_config.json"
     try:
-        return dict(json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise DataError("is unreadable", where=str(file)) from error
 
 
 def pixel_statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation that a checkpoint's images were normalised with; ImageNet's where it does not say."""
+    """Return mean and deviation that a checkpoint's images were normalised with; ImageNet's where it does not say.
+
+    Raises:
+        DataError: it says something else.
+    """
     settings = preparation(folder)
     try:
-        return tuple(settings["image_mean"]), tuple(settings["image_std"])
+        mean, deviation = tuple(settings["image_mean"]), tuple(settings["image_std"])
     except (KeyError, TypeError):
         return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    numbers = [value for value in mean + deviation if isinstance(value, int | float)]
+    if not len(mean) == len(deviation) == 3 or len(numbers) != 6 or min(numbers[3:]) <= 0:
+        what = "image_mean and image_std are not three numbers each, the latter positive"
+        raise DataError(what, where=str(folder / "preprocessor_config.json"))
+    return mean, deviation

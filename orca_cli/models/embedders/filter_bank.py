@@ -37,7 +37,7 @@ class FilterBank(nn.Module):
     Args:
         layout: how inputs become tokens.
         width: D, or None.
-        filters, token_filters, scales, values: as in `multiscale.Multiscale`.
+        filters, token_filters, scales, values: as in `patches.Multiscale`.
     """
 
     token: nn.Linear

@@ -5,46 +5,24 @@ import importlib.util
 
 import pytest
 import torch
-import yaml
 
-from orca_cli.config import parts
-from orca_cli.config.configuration import config_dir
 from orca_cli.exceptions import CheckpointError, ConfigError
-from orca_cli.models.assembly import build_model
-from orca_cli.models.bodies import auto
 from orca_cli.models.ensemble import twin
-from orca_cli.models.finetuning.bitfit import BitFit
-from orca_cli.models.finetuning.frozen import Frozen
-from orca_cli.models.finetuning.full import Full
-from orca_cli.models.finetuning.head import Head
-from orca_cli.models.finetuning.ia3 import IA3
-from orca_cli.models.finetuning.layernorm import LayerNorm
-from orca_cli.models.finetuning.lora import LoRA
-from orca_cli.models.finetuning.prompt import Prompt
-from orca_cli.models.finetuning.scratch import Scratch
+from orca_cli.models.finetuning.adapters import IA3, LoRA
+from orca_cli.models.finetuning.prompts import Prompt, VisualPrompt
 from orca_cli.models.finetuning.state import load_trained_state, trained_state
-from orca_cli.models.finetuning.visual_prompt import VisualPrompt
-from tests.checkpoints import save_tiny
+from orca_cli.models.finetuning.subsets import BitFit, Frozen, Full, Head, LayerNorm, Scratch
+from tests.models.conftest import build
 
-BODIES = [path.stem for path in (config_dir() / "body").glob("*.yaml")]
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="the extra lora is not installed")
-SHAPES = {"bert": (2, 40), "swin": (3, 12, 12), "vit": (3, 12, 12)}
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    root = tmp_path_factory.mktemp("bodies")
-    return {name: str(save_tiny(name, root / name)) for name in SHAPES}
+SHAPES = {"bert": (2, 40), "gpt2": (2, 40), "swin": (3, 12, 12), "vit": (3, 12, 12)}
 
 
 @pytest.fixture
-def make(checkpoints):
-    def model(name, kind="classes", pooling="mean", **more):
-        body = auto.load(checkpoints[name])
-        settings = {"kind": kind, "input_shape": SHAPES[name], "num_outputs": 3, "pooling": pooling, "seed": 0}
-        return build_model(body=body, **settings | more).eval()
-
-    return model
+def make(load_body):
+    return lambda name, kind="classes", **more: build(
+        load_body(name), kind=kind, input_shape=SHAPES[name], **more
+    ).eval()
 
 
 def inputs(name, n=4):
@@ -140,39 +118,30 @@ def test_a_mode_trains_what_it_says_and_a_checkpoint_of_it_brings_the_model_back
     assert not torch.equal(other(x), outputs)
 
 
-def merge_lora(plain, adapted):
+def merge_lora(layer, adapted, _):
     """The definition: W + (alpha / rank) B A."""
-    paths = [path for role in ("query", "value") for path in plain.linear_names(role)]
-    for path in paths:
-        layer = adapted.get_submodule(path)
-        assert layer.lora_A["default"].weight.shape[0] == 2
-        plain.get_submodule(path).weight += 3.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
-    return len(paths)
+    layer.weight += 3.0 * adapted.lora_B["default"].weight @ adapted.lora_A["default"].weight
 
 
-def merge_ia3(plain, adapted):
+def merge_ia3(layer, adapted, role):
     """The definition: rows of keys and values, columns of the last layer of each feed-forward network."""
-    rows = [*plain.linear_names("key"), *plain.linear_names("value")]
-    for path in rows:
-        factors, layer = adapted.get_submodule(path).ia3_l["default"], plain.get_submodule(path)
-        layer.weight *= factors
-        layer.bias *= factors[:, 0] if layer.bias is not None else 1
-    columns = [path for path, part in adapted.named_modules() if getattr(part, "is_feedforward", False)]
-    for path in columns:
-        layer = plain.get_submodule(path)
-        assert layer.in_features > layer.out_features
-        layer.weight *= adapted.get_submodule(path).ia3_l["default"]
-    return len(rows) + len(columns)
+    factors = adapted.ia3_l["default"]
+    layer.weight *= factors
+    if role != "feed_forward" and layer.bias is not None:
+        layer.bias *= factors[:, 0]
 
 
 @needs_peft
 @pytest.mark.parametrize("name", ["bert", "swin"])
 @pytest.mark.parametrize(
-    ("mode", "merge", "ending"),
-    [(lambda: LoRA(rank=2, alpha=6.0), merge_lora, ".lora_A"), (IA3, merge_ia3, ".ia3_l")],
+    ("mode", "merge", "roles"),
+    [
+        (lambda: LoRA(rank=2, alpha=6.0), merge_lora, ("query", "value")),
+        (IA3, merge_ia3, ("key", "value", "feed_forward")),
+    ],
     ids=["lora", "ia3"],
 )
-def test_a_mode_of_peft_starts_as_the_frozen_model_and_can_be_merged(make, name, mode, merge, ending):
+def test_a_mode_of_peft_starts_as_the_frozen_model_and_can_be_merged(make, name, mode, merge, roles):
     x, model, plain = inputs(name), make(name), make(name)
     mode().apply(model)
     Head().apply(plain)  # torch chooses kernels by whether a gradient is needed
@@ -180,9 +149,15 @@ def test_a_mode_of_peft_starts_as_the_frozen_model_and_can_be_merged(make, name,
     step(model, x)
     expected = model(x).detach()
     assert not torch.allclose(expected, plain(x))
-    model.body, adapted = plain.body, model.body
+    model.body, adapted, count = plain.body, model.body, 0
     with torch.no_grad():
-        assert merge(plain.body, adapted) == len([path for path, _ in adapted.named_modules() if path.endswith(ending)])
+        for role in roles:
+            for path in plain.body.linear_names(role):
+                layer = plain.body.get_submodule(path)
+                if role != "feed_forward" or layer.in_features > layer.out_features:  # the last of the network
+                    merge(layer, adapted.get_submodule(path), role)
+                    count += 1
+    assert count == sum(name.rpartition(".")[2] in ("lora_A", "ia3_l") for name, _ in adapted.named_modules())
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -215,16 +190,21 @@ def test_padding_and_the_future_stay_out_with_a_prompt(make):
     assert not torch.allclose(causal(x)[..., 20:], causal(later)[..., 20:])
 
 
-def test_a_body_that_cannot_take_a_mode_says_why(make, monkeypatch):
+def test_a_body_that_cannot_take_a_mode_says_why(make):
     with pytest.raises(ConfigError, match=r"for images .* inputs are \(2, 40\); use finetune=prompt"):
         VisualPrompt().apply(make("bert"))
     model = make("bert")
     model.body.linears = {"output": model.body.linears["output"]}
     with pytest.raises(ConfigError, match="no linear layers of the roles query, value; allowed for this body: output"):
         LoRA().apply(model)
-    monkeypatch.setattr(type(model.body), "layer_list", "")
+    model.body.layer_list = ""
     with pytest.raises(ConfigError, match="does not tell its layers; use finetune.depth=shallow"):
         Prompt(depth="deep").apply(model)
+    with pytest.raises(ConfigError, match="takes no tokens before those of the input; use finetune=visual_prompt"):
+        Prompt().apply(make("swin"))
+    for tokens, hint in ((40, "embedder.max_tokens=24"), (64, "fewer")):  # 40 and 64 beside 40, of 64
+        with pytest.raises(ConfigError, match=f"a prompt of {tokens} beside 40 tokens .* takes; use {hint}"):
+            Prompt(tokens=tokens).apply(make("gpt2"))
     state = trained_state(model)
     Head().apply(model)
     with pytest.raises(CheckpointError, match="does not fit the model"):
@@ -244,34 +224,3 @@ def test_a_border_starts_as_the_frozen_model_and_is_seen_by_all_outputs(make, na
     moved[..., 2:-2, 2:-2] = x[..., 2:-2, 2:-2]  # 0.134 of 12 pixels
     assert torch.equal(model(x), plain(moved))
     assert torch.equal(model.embed(x).x, plain.embed(x).x)  # stage 2 does not see it
-
-
-# What refuses: windows every prompt, bodies without a list of layers deep ones, bodies without biases their training.
-NO_BIASES = {"t5", "smollm2", "mistral", "qwen3", "modernbert"}
-LAYERS_LISTED = {"bert", "roberta", "antiberty", "vit", "deit", "dinov2", "siglip", "ast", "wav2vec2"}
-
-
-@pytest.mark.parametrize("name", sorted(set(BODIES) - {"auto", "minilm", "swin_tiny", "dinov2_small"}))
-def test_every_body_takes_a_mode_or_refuses_it(name, tmp_path):
-    node = yaml.safe_load((config_dir() / "body" / f"{name}.yaml").read_text())["body"]
-    node |= {"checkpoint": str(save_tiny(name, tmp_path))}
-    modes = {"bitfit": BitFit(), "shallow": Prompt(tokens=4), "deep": Prompt(tokens=4, depth="deep")}
-    if importlib.util.find_spec("peft") is not None:
-        modes |= {"lora": LoRA(rank=2), "ia3": IA3()}
-    refused, x = set(), torch.randn((2, 3, 6, 6), generator=torch.Generator().manual_seed(0))
-    for key, mode in modes.items():
-        body = parts.build(dict(node), "body")
-        model = build_model(body=body, kind="dense", input_shape=(3, 6, 6), num_outputs=2, seed=0).eval()
-        try:
-            mode.apply(model)
-        except ConfigError:
-            refused.add(key)
-            continue
-        step(model.eval(), x)
-        step(model, x)
-        assert model(x).shape == (2, 2, 6, 6)
-        gradients = [value.grad for key, value in trained(model).items() if key.startswith("body.")]
-        assert any(grad is not None and grad.abs().sum() > 0 for grad in gradients)
-    expected = {"bitfit"} if name in NO_BIASES else set()
-    expected |= {"shallow", "deep"} if name in ("swin", "beit") else set()
-    assert refused == expected | (set() if name in LAYERS_LISTED else {"deep"})

@@ -1,4 +1,4 @@
-"""Overlapping patches and, added to them, what filters of several scales answer in the patch and in the whole sample."""
+"""The embedders (interfaces): patches side by side, overlapping ones, and overlapping ones with filters of several scales."""
 
 from __future__ import annotations
 
@@ -15,8 +15,52 @@ from orca_cli.models.geometry import coarse
 
 
 @dataclass(frozen=True)
+class Patch:
+    """A token for every patch, convolved with kernel = stride (paper 3.1, f).
+
+    Args:
+        init: whether norm, positions and patch filter start from the body's or at random.
+        resolution: at which a body of images takes an input: "input", with few patches for a small one, or "body", with as many
+            as in pretraining.
+        max_tokens: upper bound on the tokens of a sample; by default what the resolution says, or the body's own maximum.
+    """
+
+    init: Literal["pretrained", "random"] = "pretrained"
+    max_tokens: Count | None = None
+    resolution: Resolution = "body"
+    pooled_tokens: ClassVar[None] = None
+    can_be_causal: ClassVar[bool] = True
+
+    def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
+        """Return the layer."""
+        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """As many tokens, each of which also sees its neighbours' patches: a kernel of three strides, centred on its own.
+
+    Beyond the input's ends a token sees zeros, and so it does where the input is padding. The body's patch filter, if any,
+    starts in the centre of the kernel with zeros around it: the first answers are those of `Patch`.
+
+    Args:
+        init, resolution, max_tokens: as in `Patch`.
+    """
+
+    init: Literal["pretrained", "random"] = "pretrained"
+    max_tokens: Count | None = None
+    resolution: Resolution = "body"
+    pooled_tokens: ClassVar[None] = None
+    can_be_causal: ClassVar[bool] = False
+
+    def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
+        """Return the layer."""
+        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=1)
+
+
+@dataclass(frozen=True)
 class Multiscale:
-    """Kernel of three strides, as in `overlap.Overlap`, with a bank of dilated filters added to it; an Embedder (interfaces).
+    """`Overlap` and, added to it, what dilated filters answer in the patch and in the whole sample.
 
     What tells classes apart is often which shapes occur, at what scale and how often. Every filter is compared with the
     shape of the input around some positions of the patch, as a correlation, which is free of level and size. Features are
@@ -25,8 +69,8 @@ class Multiscale:
     values of a short sequence or the means of few patches), standardised, are added to every token.
 
     Args:
-        init: as in `patch.Patch`, of norm, positions and patch filter; the bank is random.
-        resolution, max_tokens: as in `patch.Patch`.
+        init: as in `Patch`, of norm, positions and patch filter; the bank is random.
+        resolution, max_tokens: as in `Patch`.
         pooled_tokens: ... and where a sample has one answer, this: so few suffice, and a step's cost grows with their number.
         filters: per scale, all of which give features of the whole sample.
         token_filters: how many of them also give features of a token.

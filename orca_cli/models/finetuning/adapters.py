@@ -1,8 +1,9 @@
-"""Low-rank updates of the body's linear layers, the embedder and the predictor are trained (LoRA, Hu et al. 2022), by peft."""
+"""LoRA and IA3, by peft: small factors in a body's linear layers are trained, with the embedder and the predictor."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, get_args
 
@@ -15,11 +16,12 @@ from orca_cli.interfaces import Role
 from orca_cli.models.finetuning.state import train_parts
 from orca_cli.models.transfer import TransferModel
 
-_PREFIX = "lora_"  # what peft calls the parts of a layer that it adds
+# What peft calls the parts that it adds to a layer.
+_LORA, _IA3 = "lora_", "ia3_l"
 
 
 class LoRA:
-    """Add (alpha / rank) B A to the weights of linear layers, with B = 0 at the start, and train A, B, embedder and predictor.
+    """Add (alpha / rank) B A to the weights of linear layers, B = 0 at the start, and train A and B (Hu et al. 2022).
 
     Args:
         rank: of every update.
@@ -46,9 +48,9 @@ class LoRA:
             ConfigError: the body has no linear layers of these roles.
             UnavailableError: peft is not installed.
         """
-        if not added(model.body, _PREFIX):
-            inject(model.body, names_of(model.body, self._roles), self._settings)
-        train_parts(model, added(model.body, _PREFIX))
+        if not _added(model.body, _LORA):
+            _inject(model.body, _names_of(model.body, self._roles), self._settings)
+        train_parts(model, _added(model.body, _LORA))
 
     def _settings(self, names: dict[str, str]) -> Any:
         from peft import LoraConfig
@@ -60,7 +62,46 @@ class LoRA:
         )
 
 
-def names_of(body: Any, roles: Sequence[Role]) -> list[str]:
+class IA3:
+    """Multiply activations by vectors, 1 at the start, and train these (Liu et al. 2022).
+
+    What an attention layer returns is multiplied, and what the last linear layer of a feed-forward network takes (equation 3
+    and section 3.3 of the paper). Where one layer gives query, key and value, all three are multiplied.
+
+    Args:
+        roles: of the layers; a body knows which these are.
+    """
+
+    pretrained = True
+
+    def __init__(
+        self, roles: Annotated[Sequence[Role], "Which layers get factors."] = ("key", "value", "feed_forward")
+    ) -> None:
+        self._roles = roles
+
+    def apply(self, model: TransferModel) -> None:
+        """Make embedder, predictor and the factors trainable, and nothing else; adds the factors where there are none.
+
+        Raises:
+            ConfigError: the body has no linear layers of these roles.
+            UnavailableError: peft is not installed.
+        """
+        if not _added(model.body, _IA3):
+            every = model.body.linear_names("feed_forward")
+            last = {re.sub(r"(.*\.\d+)\..*", r"\1", name): name for name in every}.values()  # of each numbered block
+            names = [name for name in _names_of(model.body, self._roles) if name not in every or name in last]
+
+            def settings(layer_keys: dict[str, str]) -> Any:
+                from peft import IA3Config
+
+                ends = [layer_keys[name] for name in names if name in last]
+                return IA3Config(target_modules=list(layer_keys.values()), feedforward_modules=ends)
+
+            _inject(model.body, names, settings)
+        train_parts(model, _added(model.body, _IA3))
+
+
+def _names_of(body: Any, roles: Sequence[Role]) -> list[str]:
     """Return the names of a body's linear layers with some roles, each once.
 
     Raises:
@@ -74,7 +115,7 @@ def names_of(body: Any, roles: Sequence[Role]) -> list[str]:
     return names
 
 
-def inject(body: Any, names: Sequence[str], settings: Callable[[dict[str, str]], Any]) -> None:
+def _inject(body: Any, names: Sequence[str], settings: Callable[[dict[str, str]], Any]) -> None:
     """Put peft's layers in the place of some of a body's.
 
     Args:
@@ -99,6 +140,6 @@ def inject(body: Any, names: Sequence[str], settings: Callable[[dict[str, str]],
         body.set_submodule(name, layers[layer_keys[name]])
 
 
-def added(body: Any, prefix: str) -> list[nn.Module]:
+def _added(body: Any, prefix: str) -> list[nn.Module]:
     """Return the parts of a body whose last name starts with peft's prefix."""
     return [part for name, part in body.named_modules() if name.rpartition(".")[2].startswith(prefix)]

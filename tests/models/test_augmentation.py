@@ -15,16 +15,18 @@ from orca_cli.config.configuration import config_dir
 from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import KINDS, Batch, InputFacts
-from orca_cli.models.augmentation.channel_dropout import ChannelDropout
-from orca_cli.models.augmentation.crop import Crop
-from orca_cli.models.augmentation.flip import Flip
-from orca_cli.models.augmentation.jitter import Jitter
-from orca_cli.models.augmentation.mixup import Mixup
 from orca_cli.models.augmentation.samples import Augmented, measure
-from orca_cli.models.augmentation.scale import Scale
 from orca_cli.models.augmentation.several import Several
-from orca_cli.models.augmentation.time_mask import TimeMask
-from orca_cli.models.augmentation.window_slice import WindowSlice
+from orca_cli.models.augmentation.transforms import (
+    ChannelDropout,
+    Crop,
+    Flip,
+    Jitter,
+    Mixup,
+    Scale,
+    TimeMask,
+    WindowSlice,
+)
 from tests.properties import examples
 
 FILES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((config_dir() / "augment").glob("*.yaml"))}
@@ -58,24 +60,18 @@ def case(kind, shape, *, padded=False, seed=0):
     return Batch(torch.from_numpy(x), torch.from_numpy(y), valid), facts
 
 
-def applies(part, kind, extent):
-    try:
-        check_augmentation(part, kind, extent)
-    except ConfigError:
-        return False
-    return True
-
-
 ONE, TWO = ([st.integers(1, most) for most in (5, 4, *extent)] for extent in ((12,), (9, 9)))
 SHAPES = st.tuples(*ONE) | st.tuples(*TWO)
 
 
 @pytest.mark.parametrize("name", NODES)
 @given(st.sampled_from(KINDS), SHAPES, st.booleans(), st.integers(0, 99))
-@examples(40)
+@examples(25)
 def test_forms_padding_and_the_given_batch_stay_and_the_generator_decides(name, kind, shape, padded, seed):
     part = part_of(name)
-    if not applies(part, kind, shape[2:]):
+    try:
+        check_augmentation(part, kind, shape[2:])
+    except ConfigError:
         assert kind == "dense" or len(shape) - 2 not in getattr(part, "dimensions", (1, 2, 3))
         return
     batch, facts = case(kind, shape, padded=padded, seed=seed)
@@ -98,21 +94,16 @@ def test_forms_padding_and_the_given_batch_stay_and_the_generator_decides(name, 
         assert kind == "dense" or torch.equal(augmented.y, batch.y)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "extent", "message"),
-    [
-        ("window_slice", "dense", (8,), "task.kind=dense: targets at positions would not move"),
-        ("crop", "dense", (8, 8), "no target for what the crop adds"),
-        ("mixup", "dense", (8, 8), "mixture"),
-        ("flip", "classes", (8,), "is for images and volumes, and inputs are series"),
-        ("time_mask", "classes", (8, 8), "is for series, and inputs are images"),
-    ],
-)
-def test_what_would_make_targets_wrong_is_refused_in_one_line(name, kind, extent, message):
-    with pytest.raises(ConfigError, match=message) as caught:
-        check_augmentation(part_of(name), kind, extent)
-    assert "\n" not in str(caught.value)
-    assert "augment=none" in str(caught.value)
+def test_what_would_make_targets_wrong_is_refused_in_one_line():
+    for name, kind, extent, message in (
+        ("window_slice", "dense", (8,), "task.kind=dense: targets at positions would not move.*augment=none"),
+        ("crop", "dense", (8, 8), "no target for what the crop adds.*augment=none"),
+        ("mixup", "dense", (8, 8), "mixture.*augment=none"),
+        ("flip", "classes", (8,), "is for images and volumes, and inputs are series.*augment=none"),
+        ("time_mask", "classes", (8, 8), "is for series, and inputs are images.*augment=none"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_augmentation(part_of(name), kind, extent)
 
 
 def test_noise_and_scaling_have_the_strength_in_units_of_each_channel():

@@ -1,4 +1,4 @@
-"""Learned tokens before those of the input, and the predictor, are trained (VPT, Jia et al. 2022; paper A.6)."""
+"""Prompting (paper A.6): learned tokens before those of the input, or a learned border around images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from orca_cli.config.ranges import Count
@@ -15,11 +16,13 @@ from orca_cli.interfaces import Tokens
 from orca_cli.models.finetuning.state import train_parts
 from orca_cli.models.transfer import TransferModel
 
-_NAME = "prompt"
+# Names of what is added to a body or its layers, and to a model. Hooks are module-level functions, so that a copy of a model
+# calls them with its own parts.
+_PROMPT, _BORDER = "prompt", "border"
 
 
 class Prompt:
-    """Put learned tokens between the prefix and the tokens of the input; body and prefix stay as they are.
+    """Put learned tokens between the prefix and the tokens of the input (VPT, Jia et al. 2022); the body stays as it is.
 
     The prompt is part of the prefix: neither pooling nor a dense output reads its features. It has no positions of its own;
     a body that numbers its tokens itself numbers the prompt too. Stage 2 does not see it.
@@ -46,7 +49,7 @@ class Prompt:
         Raises:
             ConfigError: the body takes no further tokens, or not as many, or does not tell its layers (deep).
         """
-        if not hasattr(model.body, _NAME):
+        if not hasattr(model.body, _PROMPT):
             self._add(model.body, model.embedder)
         prompts = [part for part in model.body.modules() if isinstance(part, PromptTokens)]
         train_parts(model, prompts, embedder=self._train_embedder)
@@ -61,14 +64,15 @@ class Prompt:
         # Positions of an embedder leave room for a prompt; a body without them numbers its tokens itself.
         if body.embedder_init().positions is None and embedder.layout.tokens > room:
             what = f"a prompt of {self._tokens} beside {embedder.layout.tokens} tokens is more than the body takes"
-            raise ConfigError(what, where="finetune.tokens", hint=f"use embedder.max_tokens={max(1, room)}")
+            hint = f"use embedder.max_tokens={room}" if room > 0 else "use fewer"
+            raise ConfigError(what, where="finetune.tokens", hint=hint)
         names = body.layer_names()
         if self._depth == "deep" and not names:
             hint = "use finetune.depth=shallow"
             raise ConfigError("this body does not tell its layers", where="finetune.depth", hint=hint)
         later = [body.get_submodule(name) for name in names[1:]] if self._depth == "deep" else []
         for place, hook in ((body, _insert), *((layer, _replace) for layer in later)):
-            place.add_module(_NAME, PromptTokens(self._tokens, body.width, start))
+            place.add_module(_PROMPT, PromptTokens(self._tokens, body.width, start))
             place.register_forward_pre_hook(hook)
 
 
@@ -92,7 +96,6 @@ class PromptTokens(nn.Module):
         return torch.cat([x[:, : self.start], tokens, x[:, stop:]], dim=1)
 
 
-# Module-level functions, so that a copy of the model calls them with its own parts.
 def _insert(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
     tokens, prompt = arguments[0], body.prompt
     length, start = len(prompt.x), prompt.start
@@ -104,3 +107,65 @@ def _insert(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
 def _replace(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     prompt = layer.prompt
     return (prompt.joined(arguments[0], prompt.start + len(prompt.x)), *arguments[1:])
+
+
+class VisualPrompt:
+    """Add one learned border, 0 at first, to every image (VP, Bahng et al. 2022); the body stays as it is.
+
+    The border is added at the task's own resolution, before an image is resized to that of the body. Stage 2 does not see it.
+
+    Args:
+        width: of the border, as a share of the image's shorter side; 30 of 224 pixels in the original.
+        train_embedder: whether the embedder is trained as well; false is prompting as in the paper.
+    """
+
+    pretrained = True
+
+    def __init__(
+        self,
+        width: Annotated[float, Interval(gt=0, lt=0.5), "Share of the image's shorter side."] = 0.134,
+        train_embedder: Annotated[bool, "Whether the embedder is trained too."] = True,
+    ) -> None:
+        self._width, self._train_embedder = width, train_embedder
+
+    def apply(self, model: TransferModel) -> None:
+        """Make border, predictor and, where set, embedder trainable, and nothing else; adds the border where there is none.
+
+        Raises:
+            ConfigError: inputs are not images (C, H, W) of at least 3 x 3.
+        """
+        if not hasattr(model, _BORDER):
+            shape = model.embedder.layout.input_shape
+            if len(shape) != 3 or min(shape[1:]) < 3:
+                what = f"a border is for images (C, H, W) of at least 3 x 3, and inputs are {shape}"
+                raise ConfigError(what, where="finetune", hint="use finetune=prompt")
+            shorter = min(shape[1:])
+            width = min(max(1, round(self._width * shorter)), (shorter - 1) // 2)
+            model.add_module(_BORDER, Border(shape[0], shape[1], shape[2], width))
+            model.register_forward_pre_hook(_add_border)
+        train_parts(model, [model.get_submodule(_BORDER)], embedder=self._train_embedder)
+
+
+class Border(nn.Module):
+    """What is added to the outer w pixels of images [B, C, H, W]: 2 C w (H + W - 2 w) numbers, 0 at first.
+
+    Args:
+        channels, height, width: C, H, W.
+        border: w, less than half of the shorter side.
+    """
+
+    def __init__(self, channels: int, height: int, width: int, border: int) -> None:
+        super().__init__()
+        inner = height - 2 * border
+        self._inside = (channels, inner, width - 2 * border)
+        self.top, self.bottom = (nn.Parameter(torch.zeros(channels, border, width)) for _ in range(2))
+        self.left, self.right = (nn.Parameter(torch.zeros(channels, inner, border)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the images with the border added."""
+        rows = torch.cat([self.left, self.left.new_zeros(self._inside), self.right], dim=2)
+        return x + torch.cat([self.top, rows, self.bottom], dim=1)
+
+
+def _add_border(model: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (model.border(arguments[0]), *arguments[1:])

@@ -1,0 +1,218 @@
+"""The augmentations (interfaces): of any input first, then of series, then of images and volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orca_cli.config.ranges import Fraction, Positive, Share
+from orca_cli.interfaces import Batch, InputFacts
+from orca_cli.models.augmentation.samples import as_array, per_channel, positions, with_inputs
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Adds independent Gaussian noise to every value.
+
+    Args:
+        strength: deviation of the noise, in units of each channel's own.
+    """
+
+    strength: Positive = 0.1
+
+    def __call__(self, batch: Batch, generator: np.random.Generator, facts: InputFacts) -> Batch:
+        """Return the batch with noise on its inputs."""
+        x = as_array(batch)
+        noise = generator.standard_normal(x.shape, dtype=np.float32)
+        return with_inputs(batch, x + noise * per_channel(self.strength * facts.deviation, x))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiplies each channel of each sample by a factor of its own, about the channel's mean.
+
+    Args:
+        strength: deviation of the factor's logarithm: 0.1 makes most factors 0.8 to 1.2.
+    """
+
+    strength: Positive = 0.1
+
+    def __call__(self, batch: Batch, generator: np.random.Generator, facts: InputFacts) -> Batch:
+        """Return the batch with its channels scaled."""
+        x = as_array(batch)
+        drawn = generator.standard_normal(x.shape[:2])
+        factors = np.exp(self.strength * np.clip(drawn, -3, 3)).astype(np.float32)
+        mean = per_channel(facts.mean, x)
+        return with_inputs(batch, mean + (x - mean) * factors.reshape(*x.shape[:2], *(1,) * (x.ndim - 2)))
+
+
+@dataclass(frozen=True)
+class ChannelDropout:
+    """Replaces whole channels by their means.
+
+    A sample keeps one channel at least, so inputs of one channel stay as they are.
+
+    Args:
+        probability: of each channel of each sample.
+    """
+
+    probability: Fraction = 0.1
+
+    def __call__(self, batch: Batch, generator: np.random.Generator, facts: InputFacts) -> Batch:
+        """Return the batch with some channels hidden."""
+        x = as_array(batch)
+        drawn = generator.random(x.shape[:2])
+        hidden = drawn < self.probability
+        hidden[np.arange(len(x)), drawn.argmax(axis=1)] = False  # that which is the last to be hidden
+        hidden = hidden.reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
+        return with_inputs(batch, np.where(hidden, per_channel(facts.mean, x), x))
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Mixes each sample with another one of its batch.
+
+    One share is drawn for a batch, from a Beta distribution; a sample's own part is the larger one. Numbers are mixed as the
+    inputs are. For classes and labels the loss is the mean of both targets' losses by the same shares, which serves every
+    loss. A sample keeps its length: beyond the end of the other one, the channels' means are mixed in.
+
+    Args:
+        alpha: both parameters of the distribution; small ones make most mixtures nearly pure.
+    """
+
+    alpha: Positive = 0.2
+    whole_batch: ClassVar[bool] = True
+    refused: ClassVar[Mapping[str, str]] = {"dense": "the map of a mixture is not the mixture of maps"}
+
+    def __call__(self, batch: Batch, generator: np.random.Generator, facts: InputFacts) -> Batch:
+        """Return the batch mixed, with the partners' targets unless the targets are mixed too."""
+        share = float(generator.beta(self.alpha, self.alpha))
+        share = max(share, 1 - share)
+        order = torch.from_numpy(generator.permutation(len(batch.x)))
+        x = as_array(batch)
+        partner = batch.x[order].numpy()
+        if batch.valid is not None:
+            partner = np.where(batch.valid[order].numpy()[:, None], partner, per_channel(facts.mean, x))
+        mixed = with_inputs(batch, np.float32(share) * x + np.float32(1 - share) * partner)
+        if facts.kind == "values":
+            return replace(mixed, y=share * batch.y + (1 - share) * batch.y[order])
+        return replace(mixed, partner=batch.y[order], share=share)
+
+
+@dataclass(frozen=True)
+class TimeMask:
+    """Replaces a stretch of each series by its channels' means.
+
+    Args:
+        longest: of a stretch, as a part of the series; each is drawn from 0 to there.
+    """
+
+    longest: Fraction = 0.2
+    dimensions: ClassVar[tuple[int, ...]] = (1,)
+
+    def __call__(self, batch: Batch, generator: np.random.Generator, facts: InputFacts) -> Batch:
+        """Return the batch with a stretch of each series hidden."""
+        x = as_array(batch)
+        mean = facts.mean.astype(np.float32)[:, None]
+        for sample, (size, start) in enumerate(generator.random((len(x), 2))):
+            places = positions(batch, sample)
+            length = round(self.longest * size * len(places))
+            first = int(start * (len(places) - length + 1))
+            x[sample][:, places[first : first + length]] = mean
+        return with_inputs(batch, x)
+
+
+@dataclass(frozen=True)
+class WindowSlice:
+    """Cuts a window out of each series and resizes it to the series' own length.
+
+    All channels are cut alike. Values between two steps are interpolated linearly, so it is for measurements and not for
+    symbols. Of padded series only the data are cut and stretched.
+
+    Args:
+        least: smallest window, as a part of the series; each is drawn from there to the whole.
+    """
+
+    least: Fraction = 0.8
+    dimensions: ClassVar[tuple[int, ...]] = (1,)
+    refused: ClassVar[Mapping[str, str]] = {"dense": "targets at positions would not move with the inputs"}
+
+    def __call__(self, batch: Batch, generator: np.random.Generator, facts: InputFacts) -> Batch:
+        """Return the batch with a window of each series in its place."""
+        x = as_array(batch)
+        drawn = generator.random((len(x), 2))
+        for sample, (size, start) in enumerate(drawn):
+            places = positions(batch, sample)
+            last = len(places) - 1
+            if last < 1:
+                continue
+            span = last * (self.least + (1 - self.least) * size)
+            sampled = (last - span) * start + np.linspace(0, span, len(places))
+            below = np.minimum(sampled.astype(np.int64), last - 1)
+            part = (sampled - below).astype(np.float32)
+            series = x[sample][:, places]
+            x[sample][:, places] = series[:, below] * (1 - part) + series[:, below + 1] * part
+        return with_inputs(batch, x)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Moves each image by a random offset: a crop of it after padding with its channels' means.
+
+    Where inputs are padded, what is padding moves with the image.
+
+    Args:
+        padding: largest offset along each axis, as a part of its length; 0.125 are 4 of 32 pixels.
+    """
+
+    padding: Fraction = 0.125
+    dimensions: ClassVar[tuple[int, ...]] = (2, 3)
+    refused: ClassVar[Mapping[str, str]] = {"dense": "there is no target for what the crop adds at the border"}
+
+    def __call__(self, batch: Batch, generator: np.random.Generator, facts: InputFacts) -> Batch:
+        """Return the batch with its images moved."""
+        x = as_array(batch)
+        extent = np.array(x.shape[2:])
+        most = np.round(self.padding * extent).astype(np.int64)
+        offsets = generator.integers(-most, most + 1, size=(len(x), len(extent)))
+        moved = np.zeros_like(x)  # what is padding holds zeros
+        valid = None if batch.valid is None else torch.zeros_like(batch.valid)
+        if valid is None:
+            moved[:] = per_channel(facts.mean, x)
+        for sample, offset in enumerate(offsets):
+            target = tuple(slice(max(0, d), n + min(0, d)) for d, n in zip(offset, extent, strict=True))
+            source = tuple(slice(max(0, -d), n + min(0, -d)) for d, n in zip(offset, extent, strict=True))
+            moved[sample][(slice(None), *target)] = x[sample][(slice(None), *source)]
+            if valid is not None and batch.valid is not None:
+                valid[sample][target] = batch.valid[sample][source]
+        return replace(batch, x=torch.from_numpy(moved), valid=valid)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Mirrors images from left to right, and dense targets with them.
+
+    It is for images whose mirror image is as good an example: not for text, digits, or maps with a direction.
+
+    Args:
+        probability: of each image.
+    """
+
+    probability: Share = 0.5
+    dimensions: ClassVar[tuple[int, ...]] = (2, 3)
+
+    def __call__(self, batch: Batch, generator: np.random.Generator, facts: InputFacts) -> Batch:
+        """Return the batch with some images mirrored."""
+        chosen = torch.from_numpy(generator.random(len(batch.x)) < self.probability)
+
+        def mirrored(value: Tensor) -> Tensor:
+            return torch.where(chosen.reshape(-1, *(1,) * (value.ndim - 1)), value.flip(-1), value)
+
+        y = mirrored(batch.y) if facts.kind == "dense" else batch.y
+        valid = None if batch.valid is None else mirrored(batch.valid)
+        return replace(batch, x=mirrored(batch.x), y=y, valid=valid)

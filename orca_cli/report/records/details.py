@@ -14,12 +14,10 @@ from typing import Any
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS
 from orca_cli.runs.records import UnreadableError, read_record
 
-OVERRIDES = "overrides.txt"
 _CONSTANT = "constant"  # the simple model whose error is recorded as trivial too
 _MOST_POINTS = 200
 _MOST_NAMES = 50  # of simple models
 _LONGEST = 200
-_MOST_OVERRIDES = 2**16  # bytes
 
 Points = tuple[tuple[float, float], ...]
 
@@ -45,16 +43,6 @@ def curves(path: Path) -> Curves:
     recorded = mapping(record.get("curves"))
     align, finetune = recorded.get("align"), recorded.get("finetune")
     return Curves(_points(align, "loss"), _points(finetune, "train_loss"), _points(finetune, "validation_error"))
-
-
-def overrides(path: Path) -> list[str] | None:
-    """Return the overrides that a run was started with; None where they are not recorded."""
-    try:
-        with open(path / OVERRIDES, "rb") as file:
-            content = file.read(_MOST_OVERRIDES + 1).decode()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return content.splitlines() if len(content) <= _MOST_OVERRIDES else None
 
 
 def seconds_by_stage(result: Mapping[str, Any]) -> dict[str, float]:

@@ -1,7 +1,5 @@
 """`--choose`, each arm at the rate that validation chose; `--baselines`, other people's results; options that make no sense."""
 
-import csv
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.published import fitting, read
 from orca_cli.runs import studies
 from tests.commands.called import read_text, refused
-from tests.report.trees import add_run, report, table_of
+from tests.report.trees import RELATIVE, add_arms, add_run, csv_lines, report, table_of
 
 RATES = ("5e-5", "1e-4", "2e-4")
 # Validation errors of seed 0 by rate. Its test errors are reversed, so that choosing by them would give another rate.
@@ -26,8 +24,8 @@ TEST = {"none": (0.55, 0.40, 0.35), "otdd": (0.30, 0.28, 0.26)}
 
 def add(root, metric, rate, seed, *, value, validation=None, on="validation", n=100, folds=None, **fields):
     variant = {"train.lr": rate} | ({"train.folds": folds} if folds else {})
-    fields |= {"validation_error": value if validation is None else validation, "selected": {"on": on, "n": n}}
-    return add_run(root, metric=metric, seed=seed, value=value, variant=variant, **fields)
+    measured = {"validation_error": value if validation is None else validation, "selected": {"on": on, "n": n}}
+    add_run(root, metric=metric, seed=seed, value=value, variant=variant, **measured | fields)
 
 
 def fill(root, **fields):
@@ -60,9 +58,8 @@ def test_validation_of_the_lowest_seed_chooses_and_the_other_seeds_are_shown(tmp
     marked = "(edge): the lowest or highest train.lr that was run, so that a better one may lie beyond: "
     assert f"{marked}digits minilm otdd full 5e-5" in text  # the other arm's is inside
     assert "fewer than 50 validation samples" not in text
-    assert (
-        "nothing is left to judge, since no other seed was run at what was chosen: digits minilm mmd full 1e-4" in text
-    )
+    unjudged = "nothing is left to judge, since no other seed was run at what was chosen: digits minilm mmd full 1e-4"
+    assert unjudged in text
 
 
 def test_comparisons_are_of_what_was_chosen(tmp_path, chosen):
@@ -75,7 +72,7 @@ def test_comparisons_are_of_what_was_chosen(tmp_path, chosen):
     text, compared = chosen(*against), chosen("--compare")
     assert "40.2 > 30.2, at 1e-4 > 5e-5 (edge)" in text
     csv_text = read_text("report", tmp_path, "--choose", "train.lr", *against, "--format", "csv")
-    (line,) = [one for one in csv.DictReader(io.StringIO(csv_text)) if one["chosen"]]
+    (line,) = [one for one in csv_lines(csv_text) if one["chosen"]]
     assert (line["baseline_chosen"], line["chosen"]) == ("1e-4", "5e-5 (edge)")
     assert "minilm none full: train.lr digits 1e-4 - minilm otdd full: train.lr digits 5e-5 (edge)" in compared
     start = "each arm at its own train.lr"
@@ -105,12 +102,9 @@ def test_the_lowest_seed_that_most_values_have_chooses_and_those_without_are_lef
 def test_the_test_split_never_chooses(tmp_path, chosen):
     """protocol=release validates on the test split, and a refit validates on nothing."""
     fill(tmp_path)
-    for rate, on in (("4e-4", "test"), ("8e-4", "nothing")):
-        for seed in (0, 1):
-            path = add(tmp_path, "otdd", rate, seed, value=0.0, on=on)
-            record = json.loads((path / "result.json").read_text())
-            record |= {"validation_error": None} if on == "nothing" else {}
-            (path / "result.json").write_text(json.dumps(record))
+    for seed in (0, 1):
+        add(tmp_path, "otdd", "4e-4", seed, value=0.0, on="test")
+        add(tmp_path, "otdd", "8e-4", seed, value=0.0, validation_error=None, on="nothing")
     text = chosen("--metric", "otdd")
     assert "at 5e-5 (edge)" in text
     assert "CHOSEN ON TEST" not in text
@@ -138,10 +132,8 @@ COLUMNS = "task,method,error,source"
 @pytest.fixture
 def shown(tmp_path):
     """Return the table of two tasks, one generated, with the results of a csv file."""
-    for metric, value in (("otdd", 0.126), ("none", 0.2)):
-        add_run(tmp_path / "runs", metric=metric, value=value)
-    error = {"percent": False, "name": "relative_l2"}
-    add_run(tmp_path / "runs", task="darcy", value=0.5, error=error, synthetic=True, size="small")
+    add_arms(tmp_path / "runs", arms={"otdd": 0.126, "none": 0.2})
+    add_run(tmp_path / "runs", task="darcy", value=0.5, error=RELATIVE, synthetic=True, size="small")
 
     def with_others(text):
         (tmp_path / "others.csv").write_text(text)
@@ -164,20 +156,23 @@ def test_rows_stand_between_the_own_and_the_trivial_with_their_sources(shown):
     assert "[1] reported by others, under their conditions: notes p. 3" in layout.notes
 
 
-def test_others_are_in_every_format(shown):
-    table = shown("task,method,error,source,protocol\ndigits,forest,0.05,p. 3,clean\ndarcy,forest,0.008,p. 3,\n")
-    lines = list(csv.DictReader(io.StringIO(Page(table).text("csv"))))
-    others = {line["task"]: line["mean"] for line in lines if line["origin"] == "published"}
-    assert others == {"darcy": "0.008", "digits": "0.05"}
-    assert [one["error"] for one in json.loads(Page(table).text("json"))["published"]] == [0.05, 0.008]
+def test_others_are_in_every_format_and_of_two_that_of_the_columns_protocol(shown):
+    lines = "digits,forest,0.9,p. 3,paper\ndigits,forest,0.05,p. 3,clean\ndarcy,forest,0.008,p. 3,\n"
+    table = shown(f"{COLUMNS},protocol\n{lines}")
+    assert [entry.main for entry in layout_of(table).rows[-2][1]] == ["0.008", "5.0"]
+    others = [line for line in csv_lines(Page(table).text("csv")) if line["origin"] == "published"]
+    assert [(line["task"], line["mean"]) for line in others] == [
+        ("digits", "0.9"),
+        ("digits", "0.05"),
+        ("darcy", "0.008"),
+    ]
+    assert [one["error"] for one in json.loads(Page(table).text("json"))["published"]] == [0.9, 0.05, 0.008]
     for form in ("md", "latex", "table"):
-        text = Page(table).text(form)
-        assert text.count("other protocol") == 1, form  # digits was measured by ours
+        assert Page(table).text(form).count("other protocol") == 1, form  # digits was measured by ours
 
 
-@pytest.mark.parametrize(
-    ("columns", "line", "message"),
-    [
+def test_what_is_wrong_is_reported_with_its_place(shown):
+    for columns, line, message in (
         ("task,method,error", "d,m,1", "no column 'source'"),
         (COLUMNS, "digits,m,12 %,s", "line 2.*'12 %' is not a number.*0.1939"),
         (COLUMNS, "digits,m,nan,s", "is not a number"),
@@ -185,27 +180,18 @@ def test_others_are_in_every_format(shown):
         (COLUMNS, "digits,m,19.39,s", "error 19.39 is above 1.*0.1939"),
         (COLUMNS, "digit,m,0.1,s", "no run is of a task.*did you mean 'digits'"),
         (COLUMNS, "", "no line"),
-    ],
-)
-def test_what_is_wrong_is_reported_with_its_place(shown, columns, line, message):
-    with pytest.raises(DataError, match=f"(?s){message}"):
-        shown(f"{columns}\n{line}\n")
+    ):
+        with pytest.raises(DataError, match=f"(?s){message}"):
+            shown(f"{columns}\n{line}\n")
 
 
-def test_the_shipped_results_name_tasks_that_exist_and_of_two_that_of_the_protocol_is_shown(tmp_path):
+def test_the_shipped_results_name_tasks_that_exist(tmp_path):
     for task in {result.task for result in read(SHIPPED)}:
         assert (SHIPPED.parents[1] / "conf" / "task" / f"{task}.yaml").is_file()
     add_run(tmp_path, task="ninapro")
     out = read_text("report", tmp_path, "--baselines", SHIPPED)
     assert "einspace [2]" in out
     assert "6.4" in out  # as many decimals as its own errors have
-    for protocol in ("paper", "clean"):
-        add_run(tmp_path / "digits", protocol=protocol)
-    (tmp_path / "two.csv").write_text(f"{COLUMNS},protocol\ndigits,X,0.11,p,paper\ndigits,X,0.22,p,clean\n")
-    table = table_of(tmp_path / "digits")
-    *_, others, _ = layout_of(replace(table, published=fitting(read(tmp_path / "two.csv"), table, ""))).rows
-    errors = zip([column.protocol for column in table.columns], [entry.main for entry in others[1]], strict=True)
-    assert dict(errors) == {"paper": "11.0", "clean": "22.0"}
 
 
 AGAINST = ["--against", "metric=none"]
@@ -213,14 +199,10 @@ AGAINST = ["--against", "metric=none"]
 
 @pytest.fixture
 def tree(tmp_path):
-    for metric, value in (("none", 0.5), ("otdd", 0.4)):
-        add_run(tmp_path / "runs", metric=metric, value=value)
+    add_arms(tmp_path / "runs")
     studies.add(tmp_path / "runs", "small", [])
-    add_run(tmp_path / "unlike", metric="none", variant={"train.lr": "1e-3"})
-    add_run(tmp_path / "unlike", metric="otdd", variant={"train.lr": "1e-4"})
-    add_run(tmp_path / "seeds", metric="none", seed=0)
-    add_run(tmp_path / "seeds", metric="otdd", seed=1)
-    for rate in ("1e-3", "1e-4"):
+    for rate, metric in (("1e-3", "none"), ("1e-4", "otdd")):
+        add_run(tmp_path / "unlike", metric=metric, variant={"train.lr": rate})
         add_run(tmp_path / "rates", variant={"train.lr": rate})
     (tmp_path / "others.csv").write_text("task,method,error,source\nnowhere,forest,0.05,notes\n")
     return tmp_path
@@ -240,7 +222,6 @@ def tree(tmp_path):
         (["--against", "seed=0"], 11, "--against: all runs have seed=0; run others as well"),
         (["--against", "train.clip=1"], 11, "--against: the runs do not differ in 'train.clip'"),
         (["unlike", *AGAINST], 11, "differ in nothing but 'metric'; run the same tasks and seeds with metric=none"),
-        (["seeds", *AGAINST], 11, "no two runs of the same task and seed, on the same test data"),
         (["--choose", "metric"], 2, "--choose: 'metric' is not a setting of an arm; such as --choose train.lr"),
         (["unlike", "--choose", "train.lr"], 11, "--choose: every arm has one value of train.lr: nothing to choose"),
         (["--choose", "train.rate"], 11, "--choose: no run has 'train.rate'"),
@@ -256,8 +237,10 @@ def test_what_makes_no_sense_is_refused(tree, monkeypatch, words, code, message)
 
 
 def test_a_comparison_says_whether_its_arms_had_one_rate(tmp_path):
-    for name, rate in (("one", 0.0005), ("two", 0.001)):
-        for metric, value in (("none", 0.0005), ("otdd", rate)):
-            (add_run(tmp_path / name, metric=metric) / "config.yaml").write_text(f"train:\n  lr: {value}\n")
-    assert report(tmp_path / "one", *AGAINST).startswith("one rate for all arms ")
-    assert report(tmp_path / "two", "--compare").startswith("arms at different rates, not chosen on validation")
+    trees = (("one", "a", 1, 1), ("by set", "a", 1, 1), ("by set", "b", 2, 2), ("unlike", "a", 1, 2))
+    for tree, task, *rates in trees:
+        for metric, rate in zip(("none", "otdd"), rates, strict=True):
+            (add_run(tmp_path / tree, task=task, metric=metric) / "config.yaml").write_text(f"train:\n  lr: {rate}\n")
+    assert report(tmp_path / "one", *AGAINST).startswith("one rate for all arms gain ")
+    assert report(tmp_path / "by set", *AGAINST).startswith("one rate for all arms of a set gain ")
+    assert report(tmp_path / "unlike", "--compare").startswith("arms at different rates, not chosen on validation")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from orca_cli.exceptions import DataError
 from orca_cli.report.figures.charts import LOOKS, Chart, Dot, Dots, Lines, Series
@@ -118,7 +118,7 @@ def gains(comparison: Comparison) -> Iterator[Dots]:
             gain = block.effect
             assert gain is not None  # it has seeds
             low, high = gain.interval or (gain.mean, gain.mean)
-            text = f"{gain_text(replace(gain, interval=None), 1)} (n = {gain.n})"
+            text = f"{gain_text(gain, 1).split()[0]} (n = {gain.n})"
             sets.append(Dot(clean(_label(block, blocks)), gain.mean, 0, low, high, text))
         if sets:
             note = "Dot: mean over seeds; line: 95 % t interval."

@@ -57,7 +57,7 @@ def baselines(result: Mapping[str, Any]) -> list[tuple[str, float]]:
     for name, entry in list(mapping(result.get("baselines")).items())[:_MOST_NAMES]:
         error = number(mapping(entry).get("error"))
         if error is not None and name != _CONSTANT:
-            models.append((text(name), error))
+            models.append((name[:_LONGEST], error))
     return sorted(models, key=lambda model: model[1])
 
 
@@ -76,11 +76,6 @@ def whole(value: Any) -> int | None:
 def mapping(value: Any) -> Mapping[str, Any]:
     """Return a record, or an empty one for anything else."""
     return value if isinstance(value, dict) else {}
-
-
-def text(value: Any) -> str:
-    """Return a value as a text that is not too long; empty for none."""
-    return "" if value is None else str(value)[:_LONGEST]
 
 
 def mean_curve(curves: Iterable[Points]) -> list[tuple[float, float, float, float]]:

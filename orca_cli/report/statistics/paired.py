@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.records.collect import GROUPS
@@ -51,7 +52,7 @@ class Block:
         """Return the gains by seed, in points where the error is a per cent."""
         return [self.column.scale * (base - error) for base, error in zip(self.baseline, self.errors, strict=True)]
 
-    @property
+    @cached_property
     def effect(self) -> Effect | None:
         """Return the mean gain; None without a pair."""
         return effect(self.gains) if self.seeds else None

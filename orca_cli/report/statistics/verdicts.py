@@ -63,7 +63,7 @@ def claim_of(one: Overall, comparison: Comparison) -> Claim:
     facts = f"{n}, p = {p_text(one.holm_p)}" + (f" corrected for {arms} arms" if arms > 1 else "")
     places = _decimals(gain, 1)
     if gain.interval is None:
-        return Claim(one.arm, "undecided", f", {_signed(gain.mean, places)} {unit} in the only pair ({n})")
+        return Claim(one.arm, "undecided", f", {number(gain.mean, places, '+')} {unit} in the only pair ({n})")
     low, high = gain.interval
     if is_sure(one) and low > 0:
         return Claim(one.arm, "helps", f" by {number(gain.mean, places)} {unit} {_ends(low, high, places)} ({facts})")
@@ -74,7 +74,7 @@ def claim_of(one: Overall, comparison: Comparison) -> Claim:
         detail = f" beyond {PLUS_MINUS}{MARGIN:g} {unit} ({facts}; two one-sided t tests: p = {p_text(p)})"
         return Claim(one.arm, "no effect", detail)
     few = "; too few differences to reach p = 0.05" if gain.smallest * arms > LARGEST_P else ""
-    detail = f", {_signed(gain.mean, places)} {unit} {_ends(low, high, places)} ({facts}{few})"
+    detail = f", {number(gain.mean, places, '+')} {unit} {_ends(low, high, places)} ({facts}{few})"
     return Claim(one.arm, "undecided", detail)
 
 
@@ -183,7 +183,7 @@ def _block_entry(block: Block, corrected: float) -> Entry:
 def gain_text(effect: Effect, least: int | None) -> str:
     """Return "+1.2 [0.3, 2.2]" with at least some decimals, or with three significant digits for None."""
     places = _decimals(effect, least)
-    return _signed(effect.mean, places) + ("" if effect.interval is None else f" {_ends(*effect.interval, places)}")
+    return number(effect.mean, places, "+") + ("" if effect.interval is None else f" {_ends(*effect.interval, places)}")
 
 
 def _decimals(effect: Effect, least: int | None) -> int | None:
@@ -195,16 +195,7 @@ def _decimals(effect: Effect, least: int | None) -> int | None:
 
 
 def _ends(low: float, high: float, places: int | None) -> str:
-    return f"[{', '.join(_unsigned_zero(number(value, places)) for value in (low, high))}]"
-
-
-def _signed(value: float, places: int | None) -> str:
-    text = _unsigned_zero(number(value, places))
-    return text if text.startswith("-") else f"+{text}"
-
-
-def _unsigned_zero(text: str) -> str:
-    return text.removeprefix("-") if float(text) == 0 else text
+    return f"[{number(low, places)}, {number(high, places)}]"
 
 
 def record_of(comparison: Comparison) -> dict[str, Any]:

@@ -11,15 +11,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.records.collect import GROUPS
-from orca_cli.report.records.filters import Values, canonical
+from orca_cli.exceptions import DataError, UsageError, suggest
+from orca_cli.report.records.collect import GROUPS, TEST_SET
+from orca_cli.report.records.filters import FIELDS, Values, canonical
+from orca_cli.report.records.study_members import SET
 from orca_cli.report.statistics.differences import Effect, effect, holm, mean_of, relative
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import TASK_PREFIX, Cell, Column, Method, Table, spelling
 from orca_cli.terminal import counted
 
 _ARM, _ARM_GROUPS = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
+_COMMON = (*(name for name in FIELDS if name not in GROUPS), SET, TEST_SET)  # to both runs of a pair
 _DECIDED = "decided"  # value of settings that were left open
 _ZERO = 1e-12
 
@@ -121,9 +123,14 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     The axis is body, source, metric, finetune, or a setting, typed, decided or left as it is; the baseline is a value of it.
 
     Raises:
+        UsageError: the axis is what pairs have in common, such as the seed.
         DataError: no row has that value, all have it, there is no pair, a run has several partners, or a set was measured in
             several ways.
     """
+    if axis in _COMMON:
+        raise UsageError(
+            f"'{axis}' is not a setting of an arm", where="--against", hint="such as --against metric=none"
+        )
     values = Values()
     cells = {(row.method, place): cell for row in table.rows for place, cell in enumerate(row.cells)}
     typed = {key: value for key, cell in cells.items() if (value := _value(key[0], cell, axis, values)) is not None}

@@ -105,7 +105,7 @@ ONE_SET = [  # gains of its seeds -> what is said
     ((0.001, -0.001, 0.0), "undecided, "),
     ((0.1, 0.11, 0.12, 0.13, 0.1), "[9.6, 12.8] (n = 5 seeds, one set, p = 0.062; too few differences to"),
     ((0.1, 0.11, 0.0, 0.13, 0.1, 0.0), "p = 0.12; too few differences to reach p = 0.05)"),
-    ((0.1,), "in the only pair (n = 1 seed, one set)"),
+    ((0.1,), "+10.0 points, a single difference (n = 1 seed, one set)"),
 ]
 
 

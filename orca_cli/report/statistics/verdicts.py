@@ -63,7 +63,7 @@ def claim_of(one: Overall, comparison: Comparison) -> Claim:
     facts = f"{n}, p = {p_text(one.holm_p)}" + (f" corrected for {arms} arms" if arms > 1 else "")
     places = _decimals(gain, 1)
     if gain.interval is None:
-        return Claim(one.arm, "undecided", f", {number(gain.mean, places, '+')} {unit} in the only pair ({n})")
+        return Claim(one.arm, "undecided", f", {number(gain.mean, places, '+')} {unit}, a single difference ({n})")
     low, high = gain.interval
     if is_sure(one) and low > 0:
         return Claim(one.arm, "helps", f" by {number(gain.mean, places)} {unit} {_ends(low, high, places)} ({facts})")

@@ -66,8 +66,11 @@ def test_classes_are_counted_part_by_part_and_samples_without_a_class_do_not_cou
     np.testing.assert_allclose(matrix.recall, [share(predicted[true == k] == k) for k in range(600)])
     assert (matrix.correct, matrix.n) == ((true == predicted).sum(), len(true))
     assert "confusion" not in matrix.record()  # of so many classes
-    few = numbers.read(run("classes", np.eye(2)[[0, 0, 1]], np.zeros(3, np.int64), ("a", "b"))).record()
-    assert json.loads(json.dumps(few, allow_nan=False)) == {
+    few = numbers.read(run("classes", np.eye(2)[[0, 0, 1]], np.zeros(3, np.int64), ("a", "b")))
+    assert re.search(r"\n0 a +2 1 ", printed(few, 80))  # true classes are rows
+    cells = re.findall(r'<rect [^>]* y="([\d.]+)"[^>]*/><text[^>]*>(\d+)<', svg.draw(few, ""))
+    assert cells == [(cells[0][0], "2"), (cells[0][0], "1")]
+    assert json.loads(json.dumps(few.record(), allow_nan=False)) == {
         **{"kind": "classes", "n": 3, "correct": 2, "names": ["a", "b"]},
         **{"recall": [2 / 3, None], "precision": [1.0, 0.0], "confusion": [[2, 1], [0, 0]]},
     }

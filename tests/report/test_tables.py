@@ -258,13 +258,14 @@ def test_sets_are_columns_and_arms_are_rows(tmp_path):
 
 def test_a_run_counts_once_though_a_value_of_the_study_was_typed_for_it(tmp_path):
     for seed in range(3):
-        for arm, value in (("none", 0.5), ("otdd", 0.4)):
+        for arm, value, typed in (("none", 0.5, {"train.lr": "2e-4"}), ("otdd", 0.4, {})):
             labels = {"metric": arm, "seed": str(seed), "baselines": "none"}
             fields = {"metric": arm, "seed": seed, "value": value, "settings": arm * 20}
-            add(tmp_path, f"{arm}{seed}", labels | {"train.lr": "2e-4"}, **fields)
-            if seed < 2:
-                add(tmp_path, f"{arm}{seed}", labels)
-    assert [len(row.cells[0].values) for row in study_table(tmp_path).rows] == [3, 3]
+            add(tmp_path, f"{arm}{seed}", labels | typed, **fields)
+            add(tmp_path, f"{arm}{seed}", labels)
+    assert rows(study_table(tmp_path)) == [("minilm none full", 0.5), ("minilm otdd full", pytest.approx(0.4))]
+    (otdd,) = compare(study_table(tmp_path), "metric", "none").overall
+    assert otdd.pairs == 3
 
 
 def test_seeds_that_draw_their_samples_are_one_row(tmp_path):

@@ -126,7 +126,7 @@ def execute(arguments: argparse.Namespace) -> Result:
 def _table(arguments: argparse.Namespace, folders: list[Path]) -> Table:
     """Return the table of the runs that the options leave."""
     key = arguments.choose
-    if key is not None and key == (arguments.against or "").partition("=")[0]:
+    if key and key == (arguments.against or "").partition("=")[0]:
         hint = f"every arm has one {key}: leave out --choose or --against"
         raise UsageError(f"'{key}' is chosen", where="--against", hint=hint)
     collection = collect(folders)

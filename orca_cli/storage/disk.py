@@ -156,7 +156,7 @@ def make_folder(path: Path) -> Path:
 
 def temporary_name(path: Path) -> Path:
     """Return a name beside `path` that nobody can foresee, for what is not complete yet."""
-    return path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}")
+    return path.parent / f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"  # of "." too, which has no name
 
 
 def new_file(path: Path) -> int:

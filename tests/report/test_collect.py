@@ -6,8 +6,6 @@ import os
 import time
 from pathlib import Path
 
-import pytest
-
 from orca_cli import storage
 from orca_cli.report.records import collect as module
 from orca_cli.report.records.collect import collect
@@ -16,73 +14,53 @@ from tests.report.trees import add_run
 RUN = "2026-02-01_10-00-00.000000_minilm_otdd_full_s9_00000000"
 
 
-def _edit(**changes):
-    """Return a function that replaces keys of a result record; `error_value` and the like reach into `error`."""
-
-    def edit(path):
-        record = json.loads((path / "result.json").read_text())
-        for key, value in changes.items():
-            inner = key.removeprefix("error_")
-            (record if inner == key else record["error"])[inner] = value
-        (path / "result.json").write_text(json.dumps(record))
-
-    return edit
+def status(text):
+    return lambda result: result.with_name("status.json").write_text(text)
 
 
-def _result(content):
-    return lambda path: (path / "result.json").write_bytes(content)
-
-
-def _instead(put):
-    """Return a function that replaces the result; `put` takes its path."""
-
-    def change(path):
-        (path / "result.json").unlink()
-        put(path / "result.json")
-
-    return change
-
-
-def _status(text):
-    return _instead(lambda result: result.with_name("status.json").write_text(text))
-
-
-_DEEP = {"train.epochs": {"value": functools.reduce(lambda inner, _: [inner], range(900), 1)}}
-DAMAGES = {
-    "empty folder": (lambda path: [file.unlink() for file in path.iterdir()], "no status.json"),
-    "cut off": (lambda path: os.truncate(path / "result.json", 100), "not valid JSON"),
-    "binary": (_result(b"\xff\xfe\x00"), "not valid JSON"),
-    "deep nesting": (_result(b"[" * 200_000), "not valid JSON"),
-    "deep nesting of a value": (_edit(decided=_DEEP), "nested too deeply"),
-    "a list": (_status("[1, 2]"), "not a record but list"),
-    "newer schema": (_edit(schema=99), "schema 99 is of a newer program"),
-    "no schema": (_edit(schema=None), "schema is None"),
-    "NaN": (_edit(error_value=float("nan")), "value is not finite"),
-    "infinity": (_edit(trivial_error=float("inf")), "trivial_error is not finite"),
-    "huge integer": (_edit(error_value=10**400), "value is not finite"),
-    "seed is text": (_edit(seed="0"), "seed is not a whole number"),
-    "no task": (_edit(task=None), "task is missing"),
-    "error is text": (_edit(error="0.1"), "error is missing"),
-    "value is text": (_edit(error_value="0.1"), "value is not a number"),
-    "not completed": (_edit(state="failed"), "state is 'failed'"),
-    "completed without a result": (_instead(lambda result: None), "but there is no result.json"),
-    "unknown state": (_status('{"schema": 1, "state": "dancing"}'), "unknown state 'dancing'"),
-    "named pipe": (_instead(os.mkfifo), "not a file"),
-    "symlink loop": (_instead(lambda result: result.symlink_to(result.name)), "symbolic links"),
-    "far too large": (_result(b" " * 2**21), "far too large"),
+DEEP = {"train.epochs": {"value": functools.reduce(lambda inner, _: [inner], range(900), 1)}}
+DAMAGES = {  # fields of a record, the content of its file, or what a function puts in its place
+    "empty folder": (lambda result: [file.unlink() for file in result.parent.iterdir()], "no status.json"),
+    "cut off": (b'{"schema": 2, "run_id"', "not valid JSON"),
+    "binary": (b"\xff\xfe\x00", "not valid JSON"),
+    "deep nesting": (b"[" * 200_000, "not valid JSON"),
+    "deep nesting of a value": ({"decided": DEEP}, "nested too deeply"),
+    "a list": (status("[1, 2]"), "not a record but list"),
+    "newer schema": ({"schema": 99}, "schema 99 is of a newer program"),
+    "no schema": ({"schema": None}, "schema is None"),
+    "NaN": ({"error": {"value": float("nan")}}, "value is not a finite number"),
+    "infinity": ({"trivial_error": float("inf")}, "trivial_error is not a finite number"),
+    "huge integer": ({"error": {"value": 10**400}}, "value is not a finite number"),
+    "seed is text": ({"seed": "0"}, "seed is not a whole number"),
+    "no metric": ({"metric": None}, "metric is missing"),
+    "error is text": (b'{"schema": 2, "state": "completed", "error": "0.1"}', "error is missing"),
+    "value is text": ({"error": {"value": "0.1"}}, "value is not a finite number"),
+    "not completed": (b'{"schema": 2, "state": "failed"}', "state is 'failed'"),
+    "completed without a result": (lambda result: None, "but there is no result.json"),
+    "unknown state": (status('{"schema": 1, "state": "dancing"}'), "unknown state 'dancing'"),
+    "named pipe": (os.mkfifo, "not a file"),
+    "symlink loop": (lambda result: result.symlink_to(result.name), "symbolic links"),
+    "far too large": (b" " * 2**21, "far too large"),
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_broken_run_is_listed_with_its_reason(tmp_path, damage):
-    change, words = DAMAGES[damage]
+def test_broken_runs_are_listed_with_their_reasons(tmp_path):
     add_run(tmp_path, value=0.25)
-    change(add_run(tmp_path, seed=9, name=RUN))
+    for number, (damage, _) in enumerate(DAMAGES.values()):
+        fields = damage if isinstance(damage, dict) else {}
+        result = add_run(tmp_path, name=f"{RUN}{number:02}", **{"seed": 9} | fields) / "result.json"
+        if isinstance(damage, bytes):
+            result.write_bytes(damage)
+        elif not fields:
+            result.unlink()
+            damage(result)
     collection = collect([tmp_path])
     assert [run.score.value for run in collection.runs] == [0.25]
-    (broken,) = collection.broken
-    assert broken.path == tmp_path / "digits" / RUN
-    assert words in broken.reason
+    assert [broken.path for broken in collection.broken] == [
+        tmp_path / "digits" / f"{RUN}{number:02}" for number in range(len(DAMAGES))
+    ]
+    for broken, (damage, (_, words)) in zip(collection.broken, DAMAGES.items(), strict=True):
+        assert words in broken.reason, damage
 
 
 def test_a_living_run_is_running_and_a_killed_one_dead(tmp_path):
@@ -143,8 +121,7 @@ def test_foreign_entries_and_loops_are_passed_over_and_a_run_counts_once_by_what
 
 def test_a_folder_without_permission_is_listed(tmp_path, monkeypatch):
     add_run(tmp_path)
-    path = add_run(tmp_path, seed=9)
-    scandir = os.scandir
+    path, scandir = add_run(tmp_path, seed=9), os.scandir
 
     def refuse(folder):
         if Path(folder) == path:

@@ -13,10 +13,10 @@ from orca_cli.report.figures.contents import all_charts
 from orca_cli.report.records.collect import collect
 from orca_cli.report.records.details import curves, mean_curve
 from tests.commands.called import call
-from tests.report.trees import add_run, compared, details, table_of
+from tests.properties import examples
+from tests.report.trees import add_pairs, add_run, compared, details, table_of
 
 SPACE = "{http://www.w3.org/2000/svg}"
-FINITE = st.floats(-1e6, 1e6)
 NAME = "\"><script>&\x00\ud800'"
 EVERY_KIND = [
     Lines("lines", NAME, NAME, NAME, (Series(NAME, ((0, 1, 1, 1), (1, 2, 2, 2)), 0),), NAME),
@@ -30,14 +30,16 @@ def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path):
     for metric in ("otdd", "none"):
         for seed in range(3):
             value = 0.1 + 0.1 * (metric == "none") + seed / 100
-            add_run(tmp_path, metric=metric, seed=seed, value=value, **details(seed, metric=metric))
-    charts = list(all_charts(table_of(tmp_path), compared(tmp_path)))
+            add_run(tmp_path / "runs", metric=metric, seed=seed, value=value, **details(seed, metric=metric))
+    charts = list(all_charts(table_of(tmp_path / "runs"), compared(tmp_path / "runs")))
     names = [chart.name for chart in charts]
     assert len(set(names)) == len(names)
-    kinds = {re.sub(r"(-\d+)+$", "", name) for name in names}
-    assert kinds == {"gains", "errors", "distance", "loss", "validation"}
+    assert {re.sub(r"(-\d+)+$", "", name) for name in names} == {"gains", "errors", "distance", "loss", "validation"}
+    words = ("report", tmp_path / "runs", "--against", "metric=none", "--figures", tmp_path / "figures")
+    assert call(*words)[0] == 0
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{name}.svg" for name in names}
     for chart in charts:
-        root = ET.fromstring(svg.draw(chart))
+        root = ET.fromstring((tmp_path / "figures" / f"{chart.name}.svg").read_bytes())
         assert root.attrib["aria-label"].startswith(chart.title)
         assert root.find(f".//{SPACE}title") is None
         assert float(root.get("height", "0")) > 60
@@ -47,7 +49,14 @@ def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path):
         assert "<script>" in "".join(root.itertext())
 
 
-@given(st.lists(FINITE, min_size=2, max_size=30))
+def test_a_single_pair_is_drawn_without_an_interval(tmp_path):
+    add_pairs(tmp_path, [0.1])
+    over, by_set, *_ = all_charts(table_of(tmp_path), compared(tmp_path))
+    assert [chart.rows[0].text for chart in (over, by_set)] == ["+10.0", "+10.0 (n = 1)"]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))
+@examples(20)
 def test_a_line_goes_down_where_its_values_do(values):
     points = tuple((float(place), value, value, value) for place, value in enumerate(values))
     root = ET.fromstring(svg.draw(Lines("n", "t", "x", "y", (Series("s", points, 0),))))
@@ -59,11 +68,8 @@ def test_a_line_goes_down_where_its_values_do(values):
     assert (drawn[0][1] - drawn[-1][1]) / 170 == pytest.approx(rise, abs=0.01)
 
 
-def test_ticks_are_round_and_inside():
+def test_ticks_are_round_and_a_mean_curve_has_the_extremes_of_its_seeds():
     assert (ticks(-0.3, 1.1), ticks(3, 3)) == (pytest.approx([0, 0.5, 1]), [3])
-
-
-def test_a_mean_curve_has_the_extremes_of_its_seeds():
     values = (((0.0, 1.0), (1.0, 2.0)), ((0.0, 3.0), (1.0, 6.0)), ((0.0, 5.0),))
     assert mean_curve(values) == [(0.0, 3.0, 1.0, 5.0), (1.0, 4.0, 2.0, 6.0)]
     assert mean_curve([((0.0, 1.0),), ((1.0, 1.0),), ()]) == []
@@ -81,10 +87,3 @@ def test_values_that_are_not_numbers_are_left_out(tmp_path):
     assert curves(path).loss == ((2.0, 3.0),)
     assert (run.score.times, run.score.seconds, run.score.before) == ({"build": 2.0}, None, None)
     assert run.score.baselines == [("linear", 3.5)]
-
-
-def test_figures_are_written_as_svg(tmp_path):
-    add_run(tmp_path / "runs", **details(0))
-    assert call("report", tmp_path / "runs", "--figures", tmp_path / "figures")[0] == 0
-    names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {"errors-1.svg", "distance-1-1.svg", "loss-1-1.svg", "validation-1-1.svg"}

@@ -1,7 +1,6 @@
 """`--choose`, each arm at the rate that validation chose; `--baselines`, other people's results; options that make no sense."""
 
-import csv
-import io
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,9 @@ from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.published import fitting, read
 from orca_cli.runs import studies
 from tests.commands.called import read_text, refused
-from tests.report.trees import add_run, report, table_of
+from tests.report.trees import RELATIVE, add_arms, add_run, csv_lines, report, table_of
 
+AGAINST = ["--against", "metric=none"]
 RATES = ("5e-5", "1e-4", "2e-4")
 # Validation errors of seed 0 by rate. Its test errors are reversed, so that choosing by them would give another rate.
 VALIDATION = {"none": (0.30, 0.20, 0.25), "otdd": (0.10, 0.15, 0.20)}
@@ -24,111 +24,90 @@ VALIDATION = {"none": (0.30, 0.20, 0.25), "otdd": (0.10, 0.15, 0.20)}
 TEST = {"none": (0.55, 0.40, 0.35), "otdd": (0.30, 0.28, 0.26)}
 
 
-def add(root, metric, rate, seed, *, value, validation=None, on="validation", n=100, folds=None, **fields):
+def add_rated(root, task, metric, rate, seed, value, validation=None, on="validation", n=100, folds=None, **fields):
     variant = {"train.lr": rate} | ({"train.folds": folds} if folds else {})
-    fields |= {"validation_error": value if validation is None else validation, "selected": {"on": on, "n": n}}
-    return add_run(root, metric=metric, seed=seed, value=value, variant=variant, **fields)
+    measured = {"validation_error": value if validation is None else validation, "selected": {"on": on, "n": n}}
+    add_run(root, task=task, metric=metric, seed=seed, value=value, variant=variant, **measured | fields)
 
 
-def fill(root, **fields):
-    for metric, errors in VALIDATION.items():
-        for rate, validation, test in zip(RATES, errors, TEST[metric], strict=True):
-            add(root, metric, rate, 0, value=0.5 - validation, validation=validation, **fields)
-            for seed in (1, 2, 3):
-                add(root, metric, rate, seed, value=test + seed / 1000, validation=0.5 - validation, **fields)
-
-
-@pytest.fixture
-def chosen(tmp_path):
-    return lambda *words: report(tmp_path, "--choose", "train.lr", *words)
-
-
-def cells(text):
-    return {row["metric"]: row["cells"][0] for row in json.loads(text)["rows"]}
-
-
-def test_validation_of_the_lowest_seed_chooses_and_the_other_seeds_are_shown(tmp_path, chosen):
-    fill(tmp_path)
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory):
+    """Return runs of five tasks at several rates."""
+    root = tmp_path_factory.mktemp("rated")
+    add = functools.partial(add_rated, root)
+    for task, n in (("plain", 100), ("tested", 100), ("few", 5), ("folds", 5)):
+        for metric, errors in VALIDATION.items():
+            for rate, validation, test in zip(RATES, errors, TEST[metric], strict=True):
+                add(task, metric, rate, 0, 0.5 - validation, validation, n=n)
+                for seed in (1, 2, 3):
+                    add(task, metric, rate, seed, test + seed / 1000, 0.5 - validation, n=n)
     for rate in RATES:
-        add(tmp_path, "mmd", rate, 0, value=0.1)  # of equal errors the middle value counts; nothing is left to judge
-    arms = cells(chosen("--json"))
-    assert {metric: cell["chosen"] for metric, cell in arms.items()} == {"none": "1e-4", "otdd": "5e-5 (edge)"}
-    assert {metric: cell["mean"] for metric, cell in arms.items()} == pytest.approx({"none": 0.402, "otdd": 0.302})
-    assert all([one["seed"] for one in cell["values"]] == [1, 2, 3] for cell in arms.values())
-    text = chosen()
-    assert text.startswith("each arm at its own train.lr, chosen on validation, seed 0; judged by the other seeds ")
-    marked = "(edge): the lowest or highest train.lr that was run, so that a better one may lie beyond: "
-    assert f"{marked}digits minilm otdd full 5e-5" in text  # the other arm's is inside
-    assert "fewer than 50 validation samples" not in text
-    assert (
-        "nothing is left to judge, since no other seed was run at what was chosen: digits minilm mmd full 1e-4" in text
-    )
+        add("plain", "mmd", rate, 0, 0.1)  # of equal errors the middle value counts; nothing is left to judge
+    for seed in (0, 1):  # protocol=release validates on the test split, a refit on nothing
+        add("tested", "otdd", "4e-4", seed, 0.0, on="test")
+        add("tested", "otdd", "8e-4", seed, 0.0, on="nothing", validation_error=None)
+    # Five samples say 5e-5, all training samples 1e-4.
+    for rate, validation in zip(RATES, (0.3, 0.2, 0.25), strict=True):
+        add("folds", "otdd", rate, 0, 0.9, validation, on="folds", n=45, folds="5")
+    add("folds", "otdd", "1e-4", 1, 0.9, on="folds", n=45, folds="5")  # does not judge
+    for rate, validation in (("5e-5", 0.3), ("1e-4", 0.2)):
+        for seed in (0, 1):
+            add("sparse", "otdd", rate, seed, 0.4, validation)
+    add("sparse", "otdd", "2e-4", 0, None, state="failed")
+    add("sparse", "otdd", "1e-3", 2, 0.01)
+    for rate, seeds in (("1e-4", (0, 1, 2)), ("2e-4", (1, 2)), ("4e-4", (1, 2))):
+        for seed in seeds:
+            add("sparse", "mmd", rate, seed, 0.4, 0.1 if rate == "2e-4" else 0.0 if seed != 1 else 0.2)
+    return root
 
 
-def test_comparisons_are_of_what_was_chosen(tmp_path, chosen):
-    fill(tmp_path)
-    against = ("--against", "metric=none")
-    record = json.loads(chosen(*against, "--json"))
+def test_validation_of_the_lowest_seed_that_most_values_have_chooses_and_the_other_seeds_are_shown(rated):
+    rows = json.loads(report(rated, "--choose", "train.lr", "--json"))["rows"]
+    cells = {(cell["task"], row["metric"]): cell for row in rows for cell in row["cells"] if cell["values"]}
+    assert {place: (cell["chosen"], cell["mean"], len(cell["values"])) for place, cell in cells.items()} == {
+        **{(task, "none"): ("1e-4", pytest.approx(0.402), 3) for task in ("plain", "tested", "few", "folds")},
+        **{(task, "otdd"): ("5e-5 (edge)", pytest.approx(0.302), 3) for task in ("plain", "tested", "few")},
+        ("folds", "otdd"): ("1e-4", pytest.approx(0.282), 3),
+        ("sparse", "otdd"): ("1e-4 (edge)", 0.4, 1),
+        ("sparse", "mmd"): ("2e-4", 0.4, 1),
+    }
+    assert [one["seed"] for one in cells["plain", "otdd"]["values"]] == [1, 2, 3]
+    assert [one["seed"] for one in cells["sparse", "mmd"]["values"]] == [2]
+    text = report(rated, "--choose", "train.lr")
+    assert text.startswith("each arm at its own train.lr, chosen on validation, seed 0-1; judged by the other seeds ")
+    assert "CHOSEN ON TEST" not in text
+    edge = "(edge): the lowest or highest train.lr that was run, so that a better one may lie beyond"
+    for start, arms in {
+        edge: [f"{task} minilm otdd full 5e-5" for task in ("few", "plain")] + ["sparse minilm otdd full 1e-4"],
+        "chosen by fewer than 50 validation samples": [f"{task} minilm none full (5)" for task in ("few", "folds")],
+        "left out of the choice, since no run of the seed has a validation error": [
+            "sparse minilm otdd full 2e-4, 1e-3 (seed 0)",
+            *(f"tested minilm otdd full {rate} (seed 0)" for rate in ("4e-4", "8e-4")),
+        ],
+        "nothing is left to judge, since no other seed was run at what was chosen": ["plain minilm mmd full 1e-4"],
+    }.items():
+        (said,) = [note for note in text.split(" - ") if note.startswith(start)]
+        assert not [arm for arm in arms if arm not in said], said
+        assert "plain minilm none full" not in said
+
+
+def test_comparisons_are_of_what_was_chosen(rated):
+    def chosen(*words):
+        return report(rated, "--task", "plain", "--choose", "train.lr", *words)
+
+    record = json.loads(chosen(*AGAINST, "--json"))
     (pair,) = record["sets"]
     assert (pair["seeds"], pair["chosen"]) == ([1, 2, 3], ["1e-4", "5e-5 (edge)"])
     assert record["arms"][0]["gain"]["mean"] == pytest.approx(10)
-    text, compared = chosen(*against), chosen("--compare")
+    text, compared = chosen(*AGAINST), chosen("--compare")
     assert "40.2 > 30.2, at 1e-4 > 5e-5 (edge)" in text
-    csv_text = read_text("report", tmp_path, "--choose", "train.lr", *against, "--format", "csv")
-    (line,) = [one for one in csv.DictReader(io.StringIO(csv_text)) if one["chosen"]]
+    csv_text = read_text("report", rated, "--task", "plain", "--choose", "train.lr", *AGAINST, "--format", "csv")
+    (line,) = [one for one in csv_lines(csv_text) if one["chosen"]]
     assert (line["baseline_chosen"], line["chosen"]) == ("1e-4", "5e-5 (edge)")
-    assert "minilm none full: train.lr digits 1e-4 - minilm otdd full: train.lr digits 5e-5 (edge)" in compared
+    assert "minilm none full: train.lr plain 1e-4 - minilm otdd full: train.lr plain 5e-5 (edge)" in compared
     start = "each arm at its own train.lr"
     assert [words.find(start) for words in (record["rates"], text, compared)] == [0, 0, 0]
     assert [start in chosen("--format", form) for form in ("md", "latex", "html")] == [True] * 3
-
-
-def test_the_lowest_seed_that_most_values_have_chooses_and_those_without_are_left_out(tmp_path, chosen):
-    """In the first tree 2e-4 diverged on seed 0, and of 1e-3 there is another seed only."""
-    for rate, validation in (("5e-5", 0.3), ("1e-4", 0.2)):
-        for seed in (0, 1):
-            add(tmp_path, "otdd", rate, seed, value=0.4, validation=validation)
-    add(tmp_path, "otdd", "2e-4", 0, value=None, state="failed")
-    add(tmp_path, "otdd", "1e-3", 2, value=0.01)
-    for rate, seeds in (("1e-4", (0, 1, 2)), ("2e-4", (1, 2)), ("4e-4", (1, 2))):
-        for seed in seeds:
-            validation = 0.1 if rate == "2e-4" else 0.0 if seed != 1 else 0.2
-            add(tmp_path, "mmd", rate, seed, value=0.4, validation=validation)
-    text = chosen()
-    assert "at 1e-4 (edge)" in text
-    assert "left out of the choice, since no run of the seed has a validation error" in text
-    assert "digits minilm otdd full 2e-4, 1e-3 (seed 0)" in text
-    cell = cells(chosen("--json"))["mmd"]
-    assert (cell["chosen"], [one["seed"] for one in cell["values"]]) == ("2e-4", [2])
-
-
-def test_the_test_split_never_chooses(tmp_path, chosen):
-    """protocol=release validates on the test split, and a refit validates on nothing."""
-    fill(tmp_path)
-    for rate, on in (("4e-4", "test"), ("8e-4", "nothing")):
-        for seed in (0, 1):
-            path = add(tmp_path, "otdd", rate, seed, value=0.0, on=on)
-            record = json.loads((path / "result.json").read_text())
-            record |= {"validation_error": None} if on == "nothing" else {}
-            (path / "result.json").write_text(json.dumps(record))
-    text = chosen("--metric", "otdd")
-    assert "at 5e-5 (edge)" in text
-    assert "CHOSEN ON TEST" not in text
-    for rate in ("8e-4", "4e-4"):  # left out, with a note
-        assert f"digits minilm otdd full {rate} (seed 0)" in text
-
-
-def test_folds_choose_for_the_arm_without_and_few_samples_are_said(tmp_path, chosen):
-    """Five validation samples say 5e-5, folds over all training samples say 1e-4."""
-    fill(tmp_path, n=5)
-    text = chosen("--metric", "otdd")
-    assert "at 5e-5 (edge)" in text
-    assert "chosen by fewer than 50 validation samples" in text
-    for rate, validation in zip(RATES, (0.3, 0.2, 0.25), strict=True):
-        add(tmp_path, "otdd", rate, 0, value=0.9, validation=validation, on="folds", n=45, folds="5")
-    add(tmp_path, "otdd", "1e-4", 1, value=0.9, on="folds", n=45, folds="5")  # does not judge
-    cell = cells(chosen("--metric", "otdd", "--json"))["otdd"]
-    assert (cell["chosen"], cell["mean"]) == ("1e-4", pytest.approx(0.282))
 
 
 SHIPPED = Path(orca_cli.__file__).parents[1] / "docs" / "published.csv"
@@ -138,10 +117,8 @@ COLUMNS = "task,method,error,source"
 @pytest.fixture
 def shown(tmp_path):
     """Return the table of two tasks, one generated, with the results of a csv file."""
-    for metric, value in (("otdd", 0.126), ("none", 0.2)):
-        add_run(tmp_path / "runs", metric=metric, value=value)
-    error = {"percent": False, "name": "relative_l2"}
-    add_run(tmp_path / "runs", task="darcy", value=0.5, error=error, synthetic=True, size="small")
+    add_arms(tmp_path / "runs", arms={"otdd": 0.126, "none": 0.2})
+    add_run(tmp_path / "runs", task="darcy", value=0.5, error=RELATIVE, synthetic=True, size="small")
 
     def with_others(text):
         (tmp_path / "others.csv").write_text(text)
@@ -164,20 +141,23 @@ def test_rows_stand_between_the_own_and_the_trivial_with_their_sources(shown):
     assert "[1] reported by others, under their conditions: notes p. 3" in layout.notes
 
 
-def test_others_are_in_every_format(shown):
-    table = shown("task,method,error,source,protocol\ndigits,forest,0.05,p. 3,clean\ndarcy,forest,0.008,p. 3,\n")
-    lines = list(csv.DictReader(io.StringIO(Page(table).text("csv"))))
-    others = {line["task"]: line["mean"] for line in lines if line["origin"] == "published"}
-    assert others == {"darcy": "0.008", "digits": "0.05"}
-    assert [one["error"] for one in json.loads(Page(table).text("json"))["published"]] == [0.05, 0.008]
+def test_others_are_in_every_format_and_of_two_that_of_the_columns_protocol(shown):
+    lines = "digits,forest,0.9,p. 3,paper\ndigits,forest,0.05,p. 3,clean\ndarcy,forest,0.008,p. 3,\n"
+    table = shown(f"{COLUMNS},protocol\n{lines}")
+    assert [entry.main for entry in layout_of(table).rows[-2][1]] == ["0.008", "5.0"]
+    others = [line for line in csv_lines(Page(table).text("csv")) if line["origin"] == "published"]
+    assert [(line["task"], line["mean"]) for line in others] == [
+        ("digits", "0.9"),
+        ("digits", "0.05"),
+        ("darcy", "0.008"),
+    ]
+    assert [one["error"] for one in json.loads(Page(table).text("json"))["published"]] == [0.9, 0.05, 0.008]
     for form in ("md", "latex", "table"):
-        text = Page(table).text(form)
-        assert text.count("other protocol") == 1, form  # digits was measured by ours
+        assert Page(table).text(form).count("other protocol") == 1, form  # digits was measured by ours
 
 
-@pytest.mark.parametrize(
-    ("columns", "line", "message"),
-    [
+def test_what_is_wrong_is_reported_with_its_place(shown):
+    for columns, line, message in (
         ("task,method,error", "d,m,1", "no column 'source'"),
         (COLUMNS, "digits,m,12 %,s", "line 2.*'12 %' is not a number.*0.1939"),
         (COLUMNS, "digits,m,nan,s", "is not a number"),
@@ -185,42 +165,26 @@ def test_others_are_in_every_format(shown):
         (COLUMNS, "digits,m,19.39,s", "error 19.39 is above 1.*0.1939"),
         (COLUMNS, "digit,m,0.1,s", "no run is of a task.*did you mean 'digits'"),
         (COLUMNS, "", "no line"),
-    ],
-)
-def test_what_is_wrong_is_reported_with_its_place(shown, columns, line, message):
-    with pytest.raises(DataError, match=f"(?s){message}"):
-        shown(f"{columns}\n{line}\n")
+    ):
+        with pytest.raises(DataError, match=f"(?s){message}"):
+            shown(f"{columns}\n{line}\n")
 
 
-def test_the_shipped_results_name_tasks_that_exist_and_of_two_that_of_the_protocol_is_shown(tmp_path):
+def test_the_shipped_results_name_tasks_that_exist(tmp_path):
     for task in {result.task for result in read(SHIPPED)}:
         assert (SHIPPED.parents[1] / "conf" / "task" / f"{task}.yaml").is_file()
     add_run(tmp_path, task="ninapro")
     out = read_text("report", tmp_path, "--baselines", SHIPPED)
     assert "einspace [2]" in out
     assert "6.4" in out  # as many decimals as its own errors have
-    for protocol in ("paper", "clean"):
-        add_run(tmp_path / "digits", protocol=protocol)
-    (tmp_path / "two.csv").write_text(f"{COLUMNS},protocol\ndigits,X,0.11,p,paper\ndigits,X,0.22,p,clean\n")
-    table = table_of(tmp_path / "digits")
-    *_, others, _ = layout_of(replace(table, published=fitting(read(tmp_path / "two.csv"), table, ""))).rows
-    errors = zip([column.protocol for column in table.columns], [entry.main for entry in others[1]], strict=True)
-    assert dict(errors) == {"paper": "11.0", "clean": "22.0"}
-
-
-AGAINST = ["--against", "metric=none"]
 
 
 @pytest.fixture
 def tree(tmp_path):
-    for metric, value in (("none", 0.5), ("otdd", 0.4)):
-        add_run(tmp_path / "runs", metric=metric, value=value)
+    add_arms(tmp_path / "runs")
     studies.add(tmp_path / "runs", "small", [])
-    add_run(tmp_path / "unlike", metric="none", variant={"train.lr": "1e-3"})
-    add_run(tmp_path / "unlike", metric="otdd", variant={"train.lr": "1e-4"})
-    add_run(tmp_path / "seeds", metric="none", seed=0)
-    add_run(tmp_path / "seeds", metric="otdd", seed=1)
-    for rate in ("1e-3", "1e-4"):
+    for rate, metric in (("1e-3", "none"), ("1e-4", "otdd")):
+        add_run(tmp_path / "unlike", metric=metric, variant={"train.lr": rate})
         add_run(tmp_path / "rates", variant={"train.lr": rate})
     (tmp_path / "others.csv").write_text("task,method,error,source\nnowhere,forest,0.05,notes\n")
     return tmp_path
@@ -237,10 +201,11 @@ def tree(tmp_path):
         (["--study", "smal"], 11, "--study: no run belongs to a study 'smal'; did you mean 'small'?"),
         (["--baselines", "others.csv"], 11, "others.csv: no run is of a task in it (nowhere)"),
         (["--against", "metric=otd"], 11, "--against: no run has metric=otd; did you mean 'otdd'?"),
-        (["--against", "seed=0"], 11, "--against: all runs have seed=0; run others as well"),
+        (["--against", "seed=0"], 2, "--against: 'seed' is not a setting of an arm; such as --against metric=none"),
+        (["--against", "body=minilm"], 11, "--against: all runs have body=minilm; run others as well"),
+        (["--out", "."], 30, "orca: error: .: writing failed"),
         (["--against", "train.clip=1"], 11, "--against: the runs do not differ in 'train.clip'"),
         (["unlike", *AGAINST], 11, "differ in nothing but 'metric'; run the same tasks and seeds with metric=none"),
-        (["seeds", *AGAINST], 11, "no two runs of the same task and seed, on the same test data"),
         (["--choose", "metric"], 2, "--choose: 'metric' is not a setting of an arm; such as --choose train.lr"),
         (["unlike", "--choose", "train.lr"], 11, "--choose: every arm has one value of train.lr: nothing to choose"),
         (["--choose", "train.rate"], 11, "--choose: no run has 'train.rate'"),
@@ -256,8 +221,10 @@ def test_what_makes_no_sense_is_refused(tree, monkeypatch, words, code, message)
 
 
 def test_a_comparison_says_whether_its_arms_had_one_rate(tmp_path):
-    for name, rate in (("one", 0.0005), ("two", 0.001)):
-        for metric, value in (("none", 0.0005), ("otdd", rate)):
-            (add_run(tmp_path / name, metric=metric) / "config.yaml").write_text(f"train:\n  lr: {value}\n")
-    assert report(tmp_path / "one", *AGAINST).startswith("one rate for all arms ")
-    assert report(tmp_path / "two", "--compare").startswith("arms at different rates, not chosen on validation")
+    trees = (("one", "a", 1, 1), ("by set", "a", 1, 1), ("by set", "b", 2, 2), ("unlike", "a", 1, 2))
+    for tree, task, *rates in trees:
+        for metric, rate in zip(("none", "otdd"), rates, strict=True):
+            (add_run(tmp_path / tree, task=task, metric=metric) / "config.yaml").write_text(f"train:\n  lr: {rate}\n")
+    assert report(tmp_path / "one", *AGAINST).startswith("one rate for all arms gain ")
+    assert report(tmp_path / "by set", *AGAINST).startswith("one rate for all arms of a set gain ")
+    assert report(tmp_path / "unlike", "--compare").startswith("arms at different rates, not chosen on validation")

@@ -2,18 +2,16 @@
 
 import base64
 import hashlib
-import json
 import re
 from html.parser import HTMLParser
 
 import pytest
 
 from orca_cli.report.page.document import page
+from orca_cli.report.tables.layout import ALARM
 from tests import browser
 from tests.commands.called import read_text
-from tests.report.trees import add_run, compared, details, table_of
-
-HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'&lt;</title></style>\u202e\x1b]0;x\x07-->"
+from tests.report.trees import HOSTILE, add_run, compared, details, hostile, table_of
 
 
 class Document(HTMLParser):
@@ -31,9 +29,6 @@ class Document(HTMLParser):
         if tag not in ("meta", "img", "br", "hr", "input", "link"):
             self.open.append(tag)
 
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
@@ -42,23 +37,27 @@ class Document(HTMLParser):
             self.text += data
 
 
-def fill(root, *, tasks, seeds):
-    for place in range(tasks):
-        for metric, gain in (("otdd", 0.05), ("mmd", 0.02), ("moments", 0.01), ("none", 0.0)):
-            for seed in range(seeds):
-                value = 0.3 + 0.02 * place - gain + 0.003 * seed
-                fields = {"metric": metric, "seed": seed, "value": value} | details(seed, metric=metric)
-                add_run(root, task=f"task{place}", **fields)
-    return root
-
-
 def page_of(root, against=""):
     return page(table_of(root), compared(root, against) if against else None, "orca report --format html", "")
 
 
-def test_a_hundred_runs_are_one_small_file_that_can_fetch_nothing(tmp_path):
-    text = page_of(fill(tmp_path, tasks=5, seeds=5), "metric=none")
-    assert text == page_of(tmp_path, "metric=none")  # the same bytes every time
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Return a hundred completed runs, and a failed one: five tasks, four methods, five seeds."""
+    root = tmp_path_factory.mktemp("page")
+    for place in range(5):
+        for metric, gain in (("otdd", 0.05), ("mmd", 0.02), ("moments", 0.01), ("none", 0.0)):
+            for seed in range(5):
+                value = 0.3 + 0.02 * place - gain + 0.003 * seed
+                fields = {"metric": metric, "seed": seed, "value": value} | details(seed, metric=metric)
+                add_run(root, task=f"task{place}", **fields)
+    add_run(root, task="task0", metric="mmd", seed=7, state="failed")
+    return root
+
+
+def test_a_hundred_runs_are_one_small_file_that_can_fetch_nothing(root):
+    text = page_of(root, "metric=none")
+    assert text == page_of(root, "metric=none")  # the same bytes every time
     assert len(text.encode()) < 500_000
     document = Document(text)
     sections = ("Verdicts", "Set by set", "Results", "Over all tasks", "Curves", "Runs")
@@ -80,37 +79,35 @@ def test_a_hundred_runs_are_one_small_file_that_can_fetch_nothing(tmp_path):
     assert not re.search(r"url\(|@import", text)
 
 
-def test_names_from_run_folders_stay_names(tmp_path):
-    fields = details(0)
-    fields["baselines"] = {HOSTILE: {"error": 0.3}}
-    fields |= dict.fromkeys(("body", "source", "finetune", "protocol", "size"), HOSTILE)
-    for number, (metric, state) in enumerate((("none", "completed"), (HOSTILE, "completed"), ("x", "failed"))):
-        name = f"2026-01-01_00-00-0{number}.000000_x"
-        names = {"task": "t", "metric": metric, "state": state, "name": name}
-        run = add_run(tmp_path, **names, variant={HOSTILE: HOSTILE}, error={"name": HOSTILE}, **fields)
-        for record in filter(lambda path: path.exists(), (run / "status.json", run / "result.json")):
-            content = json.loads(record.read_text())
-            error = content.get("error") or {"kind": HOSTILE, "message": HOSTILE}
-            record.write_text(json.dumps(content | {"task": HOSTILE, "error": error}))
-    text = page(table_of(tmp_path), compared(tmp_path), f"orca report {HOSTILE}", HOSTILE)
-    tags = [tag for tag, _ in Document(text).elements]
+@pytest.fixture(scope="module")
+def hostile_page(tmp_path_factory):
+    root = tmp_path_factory.mktemp("hostile")
+    return page(hostile(root), compared(root), f"orca report {HOSTILE}", HOSTILE)
+
+
+def test_names_from_run_folders_stay_names(hostile_page):
+    tags = [tag for tag, _ in Document(hostile_page).elements]
     assert [tags.count(tag) for tag in ("script", "style", "img")] == [1, 1, 0]
-    assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", text)
-    assert "<script>alert(1)</script>" in Document(text).text
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", hostile_page)
+    assert "<script>alert(1)</script>" in Document(hostile_page).text
 
 
 def test_the_command_writes_the_page(tmp_path, monkeypatch):
-    for number in range(61):
-        add_run(tmp_path / "many", task=f"task{number}", **details(0, epochs=2))
-    add_run(tmp_path / "runs", **details(0))
-    add_run(tmp_path / "runs", seed=2, state="failed")
+    add_run(tmp_path / "many", task="task00", **details(0, epochs=2))
+    for number in range(1, 61):
+        add_run(tmp_path / "many", task=f"task{number:02}")
     monkeypatch.chdir(tmp_path)
     assert "Curves of 60 of 61 methods on tasks are drawn" in read_text("report", "many", "--format", "html")
+    add_run(tmp_path / "runs", selected={"on": "test"})
+    add_run(tmp_path / "runs", seed=2, state="failed")
     read_text("report", "runs", "--format", "html", "--out", "page.html")
     page_text = (tmp_path / "page.html").read_text()
     assert page_text.startswith("<!DOCTYPE html>")
     assert "--out page.html" in page_text
-    assert "NonFiniteError: the loss became NaN" in Document(page_text).text
+    document = Document(page_text)
+    assert "NonFiniteError: the loss became NaN" in document.text
+    marked = [tag for tag, facts in document.elements if facts.get("class") == "alarm"]
+    assert (marked, ALARM in document.text) == (["p", "small"], True)  # the test split chose
 
 
 PROGRAM = browser.path()
@@ -146,12 +143,9 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("page")
-    root = fill(folder / "runs", tasks=3, seeds=3)
-    add_run(root, task="task0", metric="mmd", seed=7, state="failed")
-    (folder / "page.html").write_text(page_of(root, "metric=none"))
-    return (folder / "page.html").as_uri()
+def address(root):
+    (root / "page.html").write_text(page_of(root, "metric=none"))
+    return (root / "page.html").as_uri()
 
 
 @pytest.mark.parametrize(("width", "dark"), [(380, True), (1280, False)])
@@ -170,29 +164,26 @@ def test_it_fits_the_window_and_texts_and_figures_stand_out(chromium, address, w
 
 
 def test_tables_sort_by_a_click_and_a_filter_leaves_the_rows_with_its_words(chromium, address):
+    def sorted_by(place):
+        chromium.value(f"document.querySelector('#table-of-runs thead th:nth-child({place + 1}) button').click()")
+        column = f"Array.from(document.getElementById('table-of-runs').tBodies[0].rows, row => row.cells[{place}].textContent)"
+        return chromium.value(column)
+
     chromium.open(address)
-    column = "Array.from(document.getElementById('table-of-runs').tBodies[0].rows, row => row.cells[2].textContent)"
-    click = "document.querySelector('#table-of-runs thead th:nth-child(3) button').click()"
-    shown = lambda: [float(text) for text in chromium.value(column)]  # noqa: E731
-    before = shown()
-    assert before != sorted(before)
-    chromium.value(click)
-    assert shown() == sorted(before)
-    chromium.value(click)
-    assert shown() == sorted(before, reverse=True)
+    errors = list(map(float, sorted_by(2)))
+    assert errors == sorted(errors)
+    assert list(map(float, sorted_by(2))) == errors[::-1]
+    assert (folders := sorted_by(8)) == sorted(folders)  # a folder's name only begins with a number
     chromium.value(
         "(box => { box.value = 'task1 MMD'; box.dispatchEvent(new Event('input')) })"
         "(document.querySelector('input[data-for=table-of-runs]'))"
     )
     rows = "Array.from(document.querySelectorAll('#table-of-runs tbody tr'))"
-    assert chromium.value(f"{rows}.filter(row => row.offsetHeight > 0).length") == 3
+    assert chromium.value(f"{rows}.filter(row => row.offsetHeight > 0).length") == 5
 
 
-def test_hostile_names_run_nothing(chromium, tmp_path):
-    for seed in range(2):
-        name = f"2026-01-01_00-00-00.00000{seed}_x"
-        add_run(tmp_path, task="t", body=HOSTILE, metric=HOSTILE, seed=seed, name=name, **details(seed))
-    (tmp_path / "page.html").write_text(page_of(tmp_path))
+def test_hostile_names_run_nothing(chromium, hostile_page, tmp_path):
+    (tmp_path / "page.html").write_text(hostile_page)
     chromium.open((tmp_path / "page.html").as_uri())
     assert chromium.errors == []
     assert chromium.value("[document.scripts.length, document.images.length]") == [1, 0]

@@ -1,14 +1,11 @@
 """Paired comparisons: against numbers computed by hand, and what is said about them."""
 
-import csv
-import io
-
 import pytest
 
 from orca_cli.exceptions import DataError
 from orca_cli.report.statistics.verdicts import claim_of, layouts_of
 from tests.commands.called import read_json, read_text, refused
-from tests.report.trees import NATS, add_pairs, add_run, compared, report, table_of
+from tests.report.trees import NATS, add_arms, add_pairs, add_run, compared, csv_lines, report, table_of
 
 SETS = "abcdefgh"
 
@@ -24,9 +21,9 @@ def layouts(root):
 
 def test_pairs_by_seed_and_all_other_settings_by_hand(tmp_path):
     for lr, shift in (("1e-3", 0.0), ("1e-4", 0.1)):
-        for seed, (none, otdd) in enumerate([(0.50, 0.40), (0.60, 0.45), (0.40, 0.45)]):
-            add_run(tmp_path, seed=seed, metric="none", value=none + shift, variant={"train.lr": lr})
-            add_run(tmp_path, seed=seed, metric="otdd", value=otdd + 2 * shift, variant={"train.lr": lr})
+        none, otdd = (0.50, 0.60, 0.40), (0.40, 0.45, 0.45)
+        arms = {"none": [value + shift for value in none], "otdd": [value + 2 * shift for value in otdd]}
+        add_arms(tmp_path, arms=arms, variant={"train.lr": lr})
     add_run(tmp_path, seed=3, metric="otdd", value=0.01, variant={"train.lr": "1e-3"})  # no partner of seed 3
     comparison = compared(tmp_path)
     gains = {dict(block.others)["train.lr"]: block.gains for block in comparison.blocks}
@@ -34,6 +31,9 @@ def test_pairs_by_seed_and_all_other_settings_by_hand(tmp_path):
     (otdd,) = comparison.overall
     assert (comparison.unpaired, otdd.gain.mean) == (1, pytest.approx(5 / 3))  # by seed: 5, 10, -10
     assert (otdd.sets, otdd.pairs, otdd.gain.n) == (1, 6, 3)
+    for seed in range(6):  # a seed counts whatever settings it was run with
+        add_arms(tmp_path / "apart", seeds=[seed], variant={"train.lr": "1e-3" if seed % 3 else "1e-4"})
+    assert "(n = 6 seeds, one set, p = 0.031)" in sentence(tmp_path / "apart")
 
 
 def test_over_sets_each_set_counts_once_whatever_its_seeds(tmp_path):
@@ -105,25 +105,21 @@ ONE_SET = [  # gains of its seeds -> what is said
     ((0.001, -0.001, 0.0), "undecided, "),
     ((0.1, 0.11, 0.12, 0.13, 0.1), "[9.6, 12.8] (n = 5 seeds, one set, p = 0.062; too few differences to"),
     ((0.1, 0.11, 0.0, 0.13, 0.1, 0.0), "p = 0.12; too few differences to reach p = 0.05)"),
-    ((0.1,), "in the only pair (n = 1 seed, one set)"),
+    ((0.1,), "+10.0 points, a single difference (n = 1 seed, one set)"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("sets", "phrase"),
-    [([[gain] * 2 for gain in gains], phrase) for gains, phrase in TWO_SEEDS]
-    + [([gains], phrase) for gains, phrase in ONE_SET],
-)
-def test_what_is_said_about_an_arm(tmp_path, sets, phrase):
-    for task, gains in zip(SETS, sets, strict=False):
-        add_pairs(tmp_path, gains, task=task)
-    assert phrase in sentence(tmp_path)
+def test_what_is_said_about_an_arm(tmp_path):
+    cases = [([[gain] * 2 for gain in gains], phrase) for gains, phrase in TWO_SEEDS]
+    for number, (sets, phrase) in enumerate([*cases, *(([gains], phrase) for gains, phrase in ONE_SET)]):
+        for task, gains in zip(SETS, sets, strict=False):
+            add_pairs(tmp_path / str(number), gains, task=task)
+        assert phrase in sentence(tmp_path / str(number))
 
 
 def test_bodies_with_a_source_of_their_own_are_an_axis(tmp_path):
     for body, source, value in (("minilm", "docs", 0.5), ("swin", "cifar10", 0.4)):
-        for metric in ("none", "otdd"):
-            add_run(tmp_path, body=body, source=source, metric=metric, value=value)
+        add_arms(tmp_path, arms={"none": value, "otdd": value}, body=body, source=source)
     (swin,) = compared(tmp_path, "body=minilm").overall
     assert (swin.arm, swin.pairs, swin.gain.mean) == ("swin", 2, pytest.approx(10))
     add_run(tmp_path, body="swin", source="digits", value=0.3)  # which of the two is the body's?
@@ -137,10 +133,8 @@ def test_more_arms_need_a_smaller_p_and_only_gains_that_are_shown_are_marked(tmp
     assert compared(tmp_path / "arms").overall[0].holm_p == 2 / 64
     for task in SETS[:6]:
         add_run(tmp_path / "arms", task=task, metric="mmd", value=0.48)
-    assert [(one.arm, one.holm_p) for one in compared(tmp_path / "arms").overall] == [
-        ("mmd", 4 / 64),
-        ("otdd", 4 / 64),
-    ]
+    holm = {one.arm: one.holm_p for one in compared(tmp_path / "arms").overall}
+    assert holm == {"mmd": 4 / 64, "otdd": 4 / 64}
     assert "too few differences to reach" in sentence(tmp_path / "arms")  # nor can they after the correction
     for task, count in (("a", 6), ("b", 5), ("c", 8)):
         add_pairs(tmp_path / "some", [0.1 + seed / 100 for seed in range(count)], task=task)
@@ -167,17 +161,17 @@ def test_pairs_that_are_the_same_computation_are_left_out(tmp_path):
     comparison = compared(tmp_path / "some")
     block = comparison.blocks[0]
     assert (block.seeds, block.gains, comparison.unpaired) == ((2, 3), pytest.approx([10, 0]), 0)
-    left_out = "2 of {} pairs are the same computation (equal final weights"
-    assert left_out.format(4) + "): left out" in report(tmp_path / "some", "--against", "metric=none")
-    assert left_out.format(2) in refused(11, "report", tmp_path / "all", "--against", "metric=none")
+    same = "as the same computation (equal final weights): 2"
+    assert f"left out of 4 pairs, {same}" in report(tmp_path / "some", "--against", "metric=none")
+    refusal = refused(11, "report", tmp_path / "all", "--against", "metric=none")
+    assert "no pair is left: 2 pairs of the same computation (equal final weights and errors)" in refusal
 
 
 def test_runs_on_other_test_data_are_no_partners(tmp_path):
     """A file was changed between the runs of two arms."""
-    for seed in range(6):
-        for metric, value, data in (("none", 0.4, "a"), ("otdd", 0.3, "b")):
-            splits = {"test": {"n": 497, "sha256": data * 64}}
-            add_run(tmp_path, seed=seed, metric=metric, value=value + seed / 100, splits=splits)
+    for metric, value, data in (("none", 0.4, "a"), ("otdd", 0.3, "b")):
+        splits = {"test": {"n": 497, "sha256": data * 64}}
+        add_arms(tmp_path, arms={metric: [value + seed / 100 for seed in range(6)]}, splits=splits)
     with pytest.raises(DataError, match="no two runs of the same task and seed, on the same test data, differ"):
         compared(tmp_path)
     rows = table_of(tmp_path).rows
@@ -186,14 +180,14 @@ def test_runs_on_other_test_data_are_no_partners(tmp_path):
 
 
 def test_all_formats_hold_the_same_numbers(tmp_path):
-    for task, gain in zip(SETS[:6], (0.02, 0.03, 0.01, 0.02, 0.03, 0.025), strict=True):
+    for task, gain in zip(SETS, (0.02, 0.03, 0.01, 0.02, 0.03, 0.025), strict=False):
         add_pairs(tmp_path, [gain, gain + 0.001], task=task)
     add_pairs(tmp_path, [1.0, 2.0], base=10.0, task="nats", error=NATS)
     words = ["report", tmp_path, "--against", "metric=none"]
     record = read_json(*words)
     (arm,) = record["arms"]
     assert (arm["arm"], arm["sets"], arm["wins"], record["unit"]) == ("otdd", 7, 7, "% of the error")
-    lines = list(csv.DictReader(io.StringIO(read_text(*words, "--format", "csv"))))
+    lines = csv_lines(read_text(*words, "--format", "csv"))
     assert [line["task"] for line in lines] == [*SETS[:6], "nats", "all sets"]
     assert float(lines[-1]["gain"]) == arm["gain"]["mean"]
     assert float(lines[6]["gain"]) == pytest.approx(1.5)
@@ -211,7 +205,5 @@ def test_small_gains_are_shown_as_more_than_zero_and_gains_by_rounding_as_zero(t
     add_pairs(tmp_path / "nats", [0.0001 + seed * 2e-6 for seed in range(6)], base=0.0003, error=NATS)
     assert "+0.000105 [0.00010" in layouts(tmp_path / "nats")[1].rows[0][1][0].main
     assert sentence(tmp_path / "points").startswith("otdd: helps by 0.02 points [0.02, 0.02] (")
-    for seed, (base, value) in enumerate([(0.1 + 0.2, 0.3), (0.5, 0.4), (0.4, 0.5)]):
-        add_run(tmp_path / "rounded", seed=seed, metric="none", value=base)
-        add_run(tmp_path / "rounded", seed=seed, value=value)
+    add_arms(tmp_path / "rounded", arms={"none": [0.1 + 0.2, 0.5, 0.4], "otdd": [0.3, 0.4, 0.5]})
     assert layouts(tmp_path / "rounded")[1].rows[0][1][0].main == "+0.0 [-24.8, 24.8] (3)"

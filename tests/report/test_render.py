@@ -1,6 +1,5 @@
 """The formats: what is shown, that it can be read back, and that names from the disk stay names."""
 
-import csv
 import io
 import json
 import re
@@ -15,28 +14,20 @@ from orca_cli.report.rendering.console import CSV_COLUMNS, FORMATS, Page
 from orca_cli.report.tables.layout import decimals_of
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Cell, Column, Method, Row, Table
-from tests.report.trees import add_run, table_of
-
-HOSTILE = "=cmd()|[/red]x[/blue]\x1b[31m\n\u202e\\end{tabular}<script>&_%$#^~{}`*"
+from tests.properties import examples
+from tests.report.trees import HOSTILE, RELATIVE, add_arms, add_run, csv_lines, hostile, table_of
 
 
 @pytest.fixture
 def table(tmp_path):
-    for seed, value in enumerate((0.118, 0.126, 0.134)):
-        add_run(tmp_path, seed=seed, value=value)
+    add_arms(tmp_path, arms={"otdd": [0.118, 0.126, 0.134], "none": 0.2})
     add_run(tmp_path, seed=3, state="failed")
-    add_run(tmp_path, metric="none", value=0.2)
-    error = {"percent": False, "name": "relative_l2"}
-    add_run(tmp_path, task="darcy", value=0.5, error=error, synthetic=True, size="small")
+    add_run(tmp_path, task="darcy", value=0.5, error=RELATIVE, synthetic=True, size="small")
     return table_of(tmp_path)
 
 
 def markdown_cells(line):
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-
-
-def csv_rows(table):
-    return list(csv.DictReader(io.StringIO(Page(table).text("csv"))))
 
 
 def printed(table, width, **console):
@@ -49,9 +40,10 @@ def printed(table, width, **console):
 def test_text_formats_show_means_with_n_and_what_failed(table, tmp_path):
     text = Page(table).text("md")
     rows = [markdown_cells(line) for line in text.splitlines() if line.startswith("|")]
-    for seed in range(4, 10):  # what is shown to be best is bold with a star
-        add_run(tmp_path / "earned", seed=seed, value=0.1 + seed / 1000)
-        add_run(tmp_path / "earned", seed=seed, metric="none", value=0.2)
+    # What is shown to be best is bold with a star.
+    add_arms(
+        tmp_path / "earned", arms={"otdd": [0.1 + seed / 1000 for seed in range(4, 10)], "none": 0.2}, seeds=range(6)
+    )
     for form, star in (("md", "**\\* 10.7"), ("latex", r"\textbf{{*} 10.7"), ("table", "* 10.7")):
         assert star in Page(table_of(tmp_path / "earned")).text(form)
     columns = ["darcy<br>relative_l2<br>synthetic, small", "digits<br>zero_one, %"]
@@ -71,7 +63,7 @@ def test_text_formats_show_means_with_n_and_what_failed(table, tmp_path):
 
 
 def test_csv_and_json_have_raw_numbers(table):
-    rows = csv_rows(table)
+    rows = csv_lines(Page(table).text("csv"))
     assert (len(rows), tuple(rows[0])) == (4, CSV_COLUMNS)
     (row,) = [row for row in rows if row["task"] == "digits" and row["metric"] == "otdd"]
     assert (float(row["mean"]), float(row["standard_deviation"])) == pytest.approx((0.126, 0.008))
@@ -89,36 +81,29 @@ def test_csv_and_json_have_raw_numbers(table):
 @pytest.mark.parametrize("width", [72, 140])
 def test_the_terminal_shows_every_cell_whole_within_its_width(tmp_path, width):
     for task in ("darcy", "deepsea", "digits", "ecg", "listops", "ninapro", "satellite"):
-        for place, metric in enumerate(("none", "otdd_gaussian")):
-            for seed in range(2):
-                add_run(tmp_path, task=task, metric=metric, seed=seed, value=0.1 + place / 10 + seed / 100)
+        add_arms(tmp_path, task=task, arms={"none": [0.1, 0.11], "otdd_gaussian": [0.2, 0.21]})
     text = printed(table_of(tmp_path), width, color_system=None)
     assert max(map(len, text.splitlines())) <= width
     assert text.count("10.5 \u00b1 0.7 (2)") == text.count("20.5 \u00b1 0.7 (2)") == 7
 
 
 def test_hostile_names_stay_names(tmp_path):
-    names = {"task": "digits", "body": HOSTILE, "name": "2026-01-01_00-00-00.000000_x", "protocol": HOSTILE}
-    add_run(tmp_path, **names, metric=HOSTILE, variant={HOSTILE: HOSTILE}, error={"name": HOSTILE})
-    add_run(tmp_path, body="minilm", protocol=HOSTILE)
-    path = add_run(tmp_path, body="minilm", seed=1, state="failed", protocol=HOSTILE)
-    status = json.loads((path / "status.json").read_text())
-    (path / "status.json").write_text(json.dumps(status | {"error": {"kind": "X", "message": HOSTILE}}))
-    hostile = table_of(tmp_path)
-    lines = [line for line in Page(hostile).text("md").splitlines() if line.startswith("|")]
-    assert {len(markdown_cells(line)) for line in lines} == {6}
+    page = Page(hostile(tmp_path))
+    lines = [line for line in page.text("md").splitlines() if line.startswith("|")]
+    assert {len(markdown_cells(line)) for line in lines} == {4}
     assert not any(re.search(r"(?<!\\)<(?!br>)", line) for line in lines)
-    rows = [line for line in Page(hostile).text("latex").splitlines() if not line.startswith("%")]
+    rows = [line for line in page.text("latex").splitlines() if not line.startswith("%")]
     assert [line for line in rows if r"\end{tabular}" in line] == [r"\end{tabular}"]
-    for row in csv_rows(hostile):
+    for row in csv_lines(page.text("csv")):
         assert not any(field.startswith(("=", "+", "-", "@")) for field in row.values())
-    assert "[/red]x[/blue]\\x1b" in Page(hostile).text("table")
-    assert {row["body"] for row in json.loads(Page(hostile).text("json"))["rows"]} == {HOSTILE, "minilm"}
+    assert "[/red]x[/blue]\\x1b" in page.text("table")
+    assert {row["body"] for row in json.loads(page.text("json"))["rows"]} == {HOSTILE}
     for form in FORMATS:  # nor do they move the cursor
-        assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", Page(hostile).text(form)), form
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", page.text(form)), form
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8")) | st.text())
+@examples(30)
 def test_any_text_is_one_printable_line_and_in_latex_has_no_bare_specials(text):
     cleaned = clean(text)
     assert len(cleaned.splitlines()) <= 1

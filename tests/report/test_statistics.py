@@ -1,7 +1,5 @@
-"""Intervals and exact tests, and methods over tasks: by hand and against scipy and statsmodels."""
+"""Intervals and exact tests, and methods over tasks: by hand and against scipy."""
 
-import csv
-import io
 import itertools
 import math
 
@@ -10,19 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from orca_cli.exceptions import DataError
+from orca_cli.report.figures.contents import names_of
 from orca_cli.report.page.document import page
 from orca_cli.report.records.collect import collect
 from orca_cli.report.records.filters import where
 from orca_cli.report.statistics.across import MOST, across, mean_ranks, pairs_of, profiles
+from orca_cli.report.statistics.across import names_of as across_names
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, effect, holm, interval, no_effect, sign_flip
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.table import build_table
 from tests.commands.called import read_json, read_text
 from tests.properties import examples
-from tests.report.trees import NATS, add_run, compared, report, table_of
+from tests.report.trees import NATS, add_arms, add_run, compared, csv_lines, report, table_of
 
 SKEWED = [1, 2, 3, 4, 9, 30]
 
@@ -41,37 +40,32 @@ def test_no_effect_is_two_one_sided_t_tests():
         assert no_effect(effect(values), 20.0) == pytest.approx(max(ends))
     assert no_effect(effect([0.1] * 6), 0.5) == 0.0
     assert no_effect(effect([0.6] * 6), 0.5) == no_effect(effect([0.1]), 0.5) == 1.0
-    # Of normal differences whose mean is the margin it is said in 5 % at most; the bound adds three standard errors.
-    effects = [effect(list(values)) for values in np.random.default_rng(12).normal(0.5, 0.3, size=(1000, 12))]
-    assert np.mean([no_effect(one, 0.5) <= 0.05 for one in effects]) <= 0.07
 
 
 def test_exact_tests_by_hand():
     # Of the 8 sums of 1, 2 and 4 with signs, +-7 are as far from 0 as 7; +-7 and +-5 as far as 1 - 2 - 4 = -5.
-    assert sign_flip([1, 2, 4]) == (2 / 8, 2 / 8)
-    assert sign_flip([1, -2, -4]) == (4 / 8, 2 / 8)
+    assert (sign_flip([1, 2, 4]), sign_flip([1, -2, -4])) == ((2 / 8, 2 / 8), (4 / 8, 2 / 8))
     assert sign_flip([0.1, 0.2, -0.3]) == (1.0, 2 / 8)  # a sum of 0, up to rounding
     assert sign_flip([0, 0]) == (1.0, 1.0)
     assert sign_flip([1.0] * LEAST)[0] <= LARGEST_P < sign_flip([1.0] * (LEAST - 1))[0]
     # Many differences are tested by drawn signs, close to the normal limit.
-    values = list(np.random.default_rng(3).normal(0.25, 1, size=80))
+    values = list(np.random.default_rng(3).normal(0.3, 1, size=25))
     p, smallest = sign_flip(values)
-    assert p == pytest.approx(2 * stats.norm.sf(abs(sum(values)) / math.hypot(*values)), abs=0.005)
+    assert p == pytest.approx(2 * stats.norm.sf(abs(sum(values)) / math.hypot(*values)), abs=0.03)
     assert smallest == 1 / 100_001
 
 
 @given(st.lists(st.integers(1, 400), min_size=2, max_size=9, unique=True), st.randoms(use_true_random=False))
-@examples(40)
+@examples(15)
 def test_exact_tests_count_every_pattern_of_signs(sizes, random):
     values = [random.choice((-1, 1)) * size for size in sizes]
     sums = np.array(list(itertools.product((-1, 1), repeat=len(values)))) @ np.array(values) / 7
     assert sign_flip([value / 7 for value in values])[0] == np.mean(np.abs(sums) >= abs(sum(values)) / 7 - 1e-9)
 
 
-def test_holm_is_that_of_statsmodels():
-    for count in (1, 2, 5, 12):
-        p = (np.random.default_rng(count).random(count) ** 3).round(2)  # with ties
-        assert holm(list(p)) == pytest.approx(list(multipletests(p, method="holm")[1]))
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.02, 0.02, 0.6]) == pytest.approx([1.0, 0.08, 0.08, 1.0])  # with ties
     assert holm([]) == []
 
 
@@ -93,7 +87,7 @@ def test_profiles_and_ranks_by_hand():
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=3, max_size=6))
-@examples(40)
+@examples(15)
 def test_mean_ranks_and_friedman_are_scipys(rows):
     ranks = mean_ranks({str(place): [float(value) for value in row] for place, row in enumerate(rows)})
     expected = stats.rankdata(np.array(rows), axis=0).mean(axis=1)
@@ -102,6 +96,23 @@ def test_mean_ranks_and_friedman_are_scipys(rows):
         assert ranks.friedman == pytest.approx(stats.friedmanchisquare(*rows).pvalue)
     else:
         assert ranks.friedman is None
+
+
+def test_methods_of_equal_name_are_told_apart_by_their_source(tmp_path):
+    for source in ("docs", "tweets"):
+        for task in "ab":
+            add_run(tmp_path / "sources", task=task, source=source)
+            add_run(tmp_path / "three", task=task, source=source)
+            add_run(tmp_path / "three", task=task, source=source, metric="none", variant={"train.lr": source})
+    assert across(table_of(tmp_path / "sources")).methods == [
+        "minilm otdd full source=docs",
+        "minilm otdd full source=tweets",
+    ]
+    three = [row.method for row in table_of(tmp_path / "three").rows]
+    assert across_names(three) == [
+        *("none train.lr=docs", "otdd source=docs", "none train.lr=tweets", "otdd source=tweets"),
+    ]
+    assert list(names_of(three[1:2]).values()) == ["otdd"]  # in figures
 
 
 def by_seed(rows):
@@ -127,11 +138,10 @@ def test_pairs_by_hand():
 
 def test_a_table_with_a_hole_is_the_same_in_all_formats(tmp_path):
     for place, task in enumerate("stuvwxyz"):
-        for seed in range(3):
-            for metric, gain in (("otdd", 0.1), ("none", 0.0), ("mmd", 0.05)):
-                if (task, metric) != ("z", "mmd"):
-                    value = 0.5 + place / 100 - gain - seed / 1000 * place
-                    add_run(tmp_path, task=task, seed=seed, metric=metric, value=value)
+        for metric, gain in (("otdd", 0.1), ("none", 0.0), ("mmd", 0.05)):
+            if (task, metric) != ("z", "mmd"):
+                errors = [0.5 + place / 100 - gain - seed / 1000 * place for seed in range(3)]
+                add_arms(tmp_path, task=task, arms={metric: errors})
     add_run(tmp_path, task="alone", value=0.1)
     comparison = across(table_of(tmp_path))
     assert [column.task for column in comparison.counted] == list("stuvwxyz")  # not the task of one method
@@ -146,8 +156,7 @@ def test_a_table_with_a_hole_is_the_same_in_all_formats(tmp_path):
     record = read_json(*words)
     assert record["methods"] == comparison.methods
     assert record["profiles"][1]["ratios"][-1] is None  # the hole
-    lines = list(csv.DictReader(io.StringIO(read_text(*words, "--format", "csv"))))
-    gain = next(line for line in lines if line["measure"] == "gain")
+    gain = next(line for line in csv_lines(read_text(*words, "--format", "csv")) if line["measure"] == "gain")
     assert float(gain["value"]) == record["pairs"][0]["gain"]
     phrases = ("8/0/0", "a missing error counts as infinitely bad in the profile: mmd (z)", "over the 7 of 9 tasks")
     phrases += ("tasks with an error of one method at most do not count: alone",)
@@ -159,12 +168,10 @@ def test_a_table_with_a_hole_is_the_same_in_all_formats(tmp_path):
 def test_what_cannot_be_compared_is_said(tmp_path):
     add_run(tmp_path / "one")
     assert "nothing to compare" in report(tmp_path / "one", "--compare")
-    for number in range(MOST + 1):
-        add_run(tmp_path / "many", metric=f"m{number:02}", value=0.1 + number / 1000)
+    add_arms(tmp_path / "many", arms={f"m{number:02}": 0.1 + number / 1000 for number in range(MOST + 1)})
     assert f"pairs are left out: {MOST + 1} methods" in report(tmp_path / "many", "--compare")
     for task, value, error in (("zero", 0.0, None), ("below", -3.0, NATS), ("plain", 0.2, None)):
-        for metric, more in (("none", 0.1), ("otdd", 0.0)):
-            add_run(tmp_path / "low", task=task, metric=metric, value=value + more, error=error)
+        add_arms(tmp_path / "low", task=task, arms={"none": value + 0.1, "otdd": value}, error=error)
     text = report(tmp_path / "low", "--compare")
     assert "a lowest error of 0 or below has no multiples and does not count" in text
     assert "otdd none +120.0 2 2/0/0" in text  # of three tasks one is below 0
@@ -174,9 +181,9 @@ def test_what_cannot_be_compared_is_said(tmp_path):
 def test_a_task_measured_in_two_ways_is_not_two_sets(tmp_path):
     for task in "ab":
         for protocol in ("clean", "paper"):
-            for metric, value in (("none", 0.5), ("otdd", 0.4)):
-                add_run(tmp_path, task=task, protocol=protocol, metric=metric, value=value)
-                add_run(tmp_path / "data", metric=metric, splits={"test": {"n": 497, "sha256": metric * 16}})
+            add_arms(tmp_path, task=task, protocol=protocol)
+    for metric in ("none", "otdd"):
+        add_run(tmp_path / "data", metric=metric, splits={"test": {"n": 497, "sha256": metric * 16}})
     ways = r"a was measured in 2 ways, which would count as 2 sets; narrow with --where protocol="
     with pytest.raises(DataError, match=f"--compare: {ways}"):
         across(table_of(tmp_path))

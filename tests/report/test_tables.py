@@ -13,26 +13,24 @@ from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.notes import notes_of, seeds_text
 from orca_cli.report.tables.table import build_table
 from orca_cli.runs import studies
-from tests.report.trees import add_run, compared, report, table_of
+from tests.report.trees import RELATIVE, add_arms, add_run, compared, report, table_of
+
+
+def rows(table):
+    return [(str(row.method), *(cell.mean for cell in row.cells)) for row in table.rows]
 
 
 def test_a_small_deviation_is_shown_as_more_than_zero(tmp_path):
-    for seed in range(2):
-        add_run(tmp_path, seed=seed, value=0.25 + seed * 0.00002)
-        add_run(tmp_path, seed=seed, value=0.5, metric="none")
-        add_run(tmp_path, seed=seed, value=0.3 + seed * 1e-14, task="rounded")
+    add_arms(tmp_path, arms={"otdd": [0.25, 0.25002], "none": [0.5, 0.5]})
+    add_arms(tmp_path, arms={"otdd": [0.3, 0.3 + 1e-14]}, task="rounded")
     none, otdd = (row[1] for row in layout_of(table_of(tmp_path)).rows[:2])
     assert [entry.main for entry in otdd] == ["25.001 \u00b1 0.001 (2)", "30.0 \u00b1 0.0 (2)"]
     assert none[0].main == "50.000 \u00b1 0.000 (2)"
 
 
 def test_two_methods_two_tasks_by_hand(tmp_path):
-    for seed, (otdd, none) in enumerate(((0.10, 0.20), (0.12, 0.22), (0.17, 0.24))):
-        add_run(tmp_path, seed=seed, value=otdd)
-        add_run(tmp_path, seed=seed, value=none, metric="none")
-    error = {"percent": False, "name": "relative_l2"}
-    add_run(tmp_path, task="darcy", value=0.5, error=error)
-    add_run(tmp_path, task="darcy", value=0.4, error=error, metric="none")
+    add_arms(tmp_path, arms={"otdd": [0.10, 0.12, 0.17], "none": [0.20, 0.22, 0.24]})
+    add_arms(tmp_path, arms={"otdd": 0.5, "none": 0.4}, task="darcy", error=RELATIVE)
     table = table_of(tmp_path)
     assert [column.task for column in table.columns] == ["darcy", "digits"]
     none, otdd = table.rows
@@ -52,9 +50,8 @@ def test_runs_without_an_error_are_counted_by_what_they_lack(tmp_path):
     (row,) = (table := table_of(tmp_path)).rows
     cell, other = row.cells
     # One whose test split stayed closed is not called undefined.
-    assert (cell.values, cell.untested, cell.undefined, cell.best) == ([0.3], 1, 1, True)
-    assert (list(cell.by_seed), table.trivial) == ([0], [None, None])
-    assert dict(cell.unfinished) == {"failed": 1, "dead": 1, "interrupted": 1}
+    assert (cell.by_seed, cell.untested, cell.undefined, cell.best) == ({0: 0.3}, 1, 1, True)
+    assert (table.trivial, dict(cell.unfinished)) == ([None, None], {"failed": 1, "dead": 1, "interrupted": 1})
     assert (other.mean, other.best, dict(other.unfinished)) == (None, False, {"failed": 1})
     assert "+1 undefined +1 not tested" in layout_of(table).rows[0][1][0].rest
     assert sorted(run.state for run in table.unfinished) == ["dead", "failed", "failed", "interrupted"]
@@ -66,16 +63,17 @@ def test_runs_that_differ_in_a_setting_are_never_averaged(tmp_path):
     add_run(tmp_path, value=0.2, seed=1, settings="b" * 64)  # a default was changed between two seeds
     add_run(tmp_path, seed=1, value=0.3, variant={"train.epochs": "3"})
     add_run(tmp_path, seed=2, state="failed", variant={"train.epochs": "3"})
-    add_run(tmp_path, value=0.2, body="swin", source="cifar10", variant={"train.lr": "1"})
-    add_run(tmp_path, value=0.6, body="swin", source="digits", variant={"train.lr": "1"})
+    for source, value in (("cifar10", 0.2), ("digits", 0.6)):
+        add_run(tmp_path, value=value, body="swin", source=source, variant={"train.lr": "1"})
     table = table_of(tmp_path)
-    assert [(str(row.method), row.method.source, row.cells[0].mean) for row in table.rows] == [
-        ("minilm otdd full settings=aaaaaaaa", "stdlib_docs", 0.1),
-        ("minilm otdd full settings=bbbbbbbb", "stdlib_docs", 0.2),
-        ("minilm otdd full train.epochs=3", "stdlib_docs", 0.3),
-        ("swin otdd full train.lr=1", "cifar10", 0.2),
-        ("swin otdd full train.lr=1", "digits", 0.6),
+    assert rows(table) == [
+        ("minilm otdd full settings=aaaaaaaa", 0.1),
+        ("minilm otdd full settings=bbbbbbbb", 0.2),
+        ("minilm otdd full train.epochs=3", 0.3),
+        ("swin otdd full train.lr=1", 0.2),
+        ("swin otdd full train.lr=1", 0.6),
     ]
+    assert [row.method.source for row in table.rows[3:]] == ["cifar10", "digits"]
     assert table.rows[2].cells[0].unfinished["failed"] == 1
     add_run(tmp_path / "shared", variant={"train.epochs": "3"})
     add_run(tmp_path / "shared", task="ecg")
@@ -84,26 +82,23 @@ def test_runs_that_differ_in_a_setting_are_never_averaged(tmp_path):
 
 
 def test_protocols_error_names_and_synthetic_data_get_columns_of_their_own(tmp_path):
-    add_run(tmp_path, value=0.1)
-    add_run(tmp_path, value=0.2, protocol="paper")
-    add_run(tmp_path, value=0.3, seed=1, error={"name": "f1"})
-    add_run(tmp_path, value=0.4, seed=2, synthetic=True)
-    (row,) = table_of(tmp_path).rows
-    assert sorted(cell.mean or 0.0 for cell in row.cells) == [0.1, 0.2, 0.3, 0.4]
+    for seed, fields in enumerate(({}, {"protocol": "paper"}, {"error": {"name": "f1"}}, {"synthetic": True})):
+        add_run(tmp_path, value=seed / 10, seed=seed, **fields)
+    ((_, *means),) = rows(table_of(tmp_path))
+    assert sorted(means) == [0.0, 0.1, 0.2, 0.3]
 
 
 def test_own_data_sets_are_columns_of_their_own(tmp_path):
-    def columns(name, *sets, metrics=(("otdd", 0.1),)):
+    def columns(name, *sets):
         for path, data in sets:
             variant = {"task.train": path, "task.kind": "classes"}
             splits = {"test": {"n": 497, "sha256": data * 64}}
-            for metric, value in metrics:
-                value += int(data) / 10 if metric == "otdd" else 0
-                add_run(tmp_path / name, task="arrays", metric=metric, value=value, variant=variant, splits=splits)
+            arms = {"none": 0.5, "otdd": 0.3 + int(data) / 10}
+            add_arms(tmp_path / name, task="arrays", arms=arms, variant=variant, splits=splits)
         return [column.name for column in table_of(tmp_path / name).columns]
 
-    three, metrics = (("x/a.npz", "1"), ("x/b.npz", "2"), ("y/b.npz", "3")), (("none", 0.5), ("otdd", 0.3))
-    assert columns("three", *three, metrics=metrics) == ["arrays a.npz", "arrays x/b.npz", "arrays y/b.npz"]
+    three = (("x/a.npz", "1"), ("x/b.npz", "2"), ("y/b.npz", "3"))
+    assert columns("three", *three) == ["arrays a.npz", "arrays x/b.npz", "arrays y/b.npz"]
     (otdd,) = compared(tmp_path / "three").overall
     assert (otdd.sets, otdd.wins, otdd.ties, otdd.losses) == (3, 1, 1, 1)
     assert columns("one", ("x/a.npz", "1"), ("./x/a.npz", "1")) == ["arrays"]
@@ -129,43 +124,33 @@ def test_the_newest_of_equal_experiments_counts(tmp_path):
     table = table_of(tmp_path)
     (cell,) = table.rows[0].cells
     assert (cell.values, dict(cell.unfinished), len(table.superseded)) == ([0.3, 0.4], {"failed": 1}, 1)
-    assert any("older attempts that do not count" in note for note in notes_of(table))
-    assert any("seed 1: runs differ in something that no setting shows" in note for note in notes_of(table))
+    notes = " ".join(notes_of(table))
+    assert "older attempts that do not count" in notes
+    assert "seed 1: runs differ in something that no setting shows" in notes
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"seed": 4}, "methods have different seeds: 0, but minilm otdd full (4)"),
-        ({"error": {"n": 400}}, "different numbers of items (400, 497)"),
-        ({"splits": {"test": {"n": 497, "sha256": "b" * 64}}}, "2 different test sets"),
-        ({"error": {"skipped": 2}}, "could not be scored"),
-        ({"value": 0.95}, "not better than the best constant predictor: minilm otdd full"),
-        ({}, ""),
-    ],
-)
-def test_what_limits_a_comparison_is_said(tmp_path, change, words):
-    add_run(tmp_path, metric="none")
-    add_run(tmp_path, metric="otdd", **change)
-    notes = " ".join(notes_of(table_of(tmp_path)))
-    assert words in notes
-    assert change or not re.search("different|could not|not better", notes)
-
-
-def test_seeds_are_said_in_short():
+def test_what_limits_a_comparison_is_said(tmp_path):
+    for number, (change, words) in enumerate(
+        (
+            ({"seed": 4}, "methods have different seeds: 0, but minilm otdd full (4)"),
+            ({"error": {"n": 400}}, "different numbers of items (400, 497)"),
+            ({"splits": {"test": {"n": 497, "sha256": "b" * 64}}}, "2 different test sets"),
+            ({"error": {"skipped": 2}}, "could not be scored"),
+            ({"value": 0.95}, "not better than the best constant predictor: minilm otdd full"),
+            ({}, ""),
+        )
+    ):
+        add_run(tmp_path / str(number), metric="none")
+        add_run(tmp_path / str(number), metric="otdd", **change)
+        notes = " ".join(notes_of(table_of(tmp_path / str(number))))
+        assert words in notes
+        assert change or not re.search("different|could not|not better", notes)
     assert [seeds_text(seeds) for seeds in ([0, 1, 2, 5], [3], [4, 2], [])] == ["0-2,5", "3", "2,4", ""]
 
 
 CONFIG = """\
-train:
-  lr: 0.0001
-  betas:
-  - 0.9
-  - 0.99
-align:
-  lr: 0.3
-  note: "#5: x"
-  select: null
+train: {lr: 0.0001, betas: [0.9, 0.99]}
+align: {lr: 0.3, note: "#5: x", select: null}
 task:
   lr: {a: 1}
   data:
@@ -176,15 +161,11 @@ task:
 def test_runs_are_found_by_any_setting(tmp_path):
     """Runs that typed a setting, decided it, and left it as it was composed."""
     decided = {"train.lr": {"value": 2e-4, "why": "data"}, "align.select": {"value": "last"}}
-    for metric, fields in (
-        ("typed", {"variant": {"train.lr": "1e-3"}}),
-        ("decided", {"decided": decided}),
-        ("left", {}),
-        ("damaged", {}),
-    ):
-        for seed in (0, 1):
-            path = add_run(tmp_path, metric=metric, seed=seed, **fields)
-            (path / "config.yaml").write_text(CONFIG if metric != "damaged" else "train: [")
+    for seed in (0, 1):
+        for metric, fields in (("typed", {"variant": {"train.lr": "1e-3"}}), ("decided", {"decided": decided})):
+            (add_run(tmp_path, metric=metric, seed=seed, **fields) / "config.yaml").write_text(CONFIG)
+        for metric, config in (("left", CONFIG), ("damaged", "train: [")):
+            (add_run(tmp_path, metric=metric, seed=seed) / "config.yaml").write_text(config)
     for text, metrics in (
         ("train.lr=0.001", {"typed"}),
         ("train.lr=2e-4", {"decided"}),
@@ -201,10 +182,10 @@ def test_runs_are_found_by_any_setting(tmp_path):
 def test_one_method_is_one_row_however_its_settings_are_typed(tmp_path):
     """One experiment of six seeds for each metric; that of `none` was typed in four ways, one without the defaults."""
     typed = ({"train.lr": "1e-3"}, {"train.lr": "0.001"}, {"train.lr": "1.0e-3", "train.clip": "1.0"}, {})
-    for metric, base in (("none", 0.4), ("otdd", 0.3)):
-        for seed in range(6):
-            variant = typed[seed % 4] if metric == "none" else {"train.lr": "0.001", "train.clip": "1.0"}
-            add_run(tmp_path, metric=metric, seed=seed, value=base, settings=metric.ljust(64, "0"), variant=variant)
+    for seed in range(6):
+        for metric, value, variant in (("none", 0.4, typed[seed % 4]), ("otdd", 0.3, typed[2])):
+            settings = metric.ljust(64, "0")
+            add_run(tmp_path, metric=metric, seed=seed, value=value, settings=settings, variant=variant)
     add_run(tmp_path, metric="none", value=0.5, variant={"train.lr": "1e-4", "train.clip": "1.0"})
     assert [(str(row.method), len(row.cells[0].values)) for row in table_of(tmp_path).rows] == [
         ("minilm none full train.lr=1e-3", 6),
@@ -217,8 +198,7 @@ def test_one_method_is_one_row_however_its_settings_are_typed(tmp_path):
 
 def test_the_lowest_error_earns_its_mark_by_six_pairs_with_every_other(tmp_path):
     def marks(metric, value, seeds):
-        for seed in seeds:
-            add_run(tmp_path, metric=metric, seed=seed, value=value)
+        add_arms(tmp_path, arms={metric: value}, seeds=seeds)
         cell = next(row.cells[0] for row in table_of(tmp_path).rows if row.method.metric == "a")
         return cell.best, cell.earned
 
@@ -278,29 +258,28 @@ def test_sets_are_columns_and_arms_are_rows(tmp_path):
 
 def test_a_run_counts_once_though_a_value_of_the_study_was_typed_for_it(tmp_path):
     for seed in range(3):
-        for arm, value in (("none", 0.5), ("otdd", 0.4)):
+        for arm, value, typed in (("none", 0.5, {"train.lr": "2e-4"}), ("otdd", 0.4, {})):
             labels = {"metric": arm, "seed": str(seed), "baselines": "none"}
             fields = {"metric": arm, "seed": seed, "value": value, "settings": arm * 20}
-            add(tmp_path, f"{arm}{seed}", labels | {"train.lr": "2e-4"}, **fields)
-            if seed < 2:
-                add(tmp_path, f"{arm}{seed}", labels)
-    assert [len(row.cells[0].values) for row in study_table(tmp_path).rows] == [3, 3]
+            add(tmp_path, f"{arm}{seed}", labels | typed, **fields)
+            add(tmp_path, f"{arm}{seed}", labels)
+    assert rows(study_table(tmp_path)) == [("minilm none full", 0.5), ("minilm otdd full", pytest.approx(0.4))]
+    (otdd,) = compare(study_table(tmp_path), "metric", "none").overall
+    assert otdd.pairs == 3
 
 
-@pytest.mark.parametrize("changed", [False, True])
-def test_seeds_that_draw_their_samples_are_one_row(tmp_path, changed):
+def test_seeds_that_draw_their_samples_are_one_row(tmp_path):
     """Every seed has its own test data and settings; two test sets for one seed mean that a file has changed."""
-    for seed in range(3):
-        for arm, value in (("none", 0.5), ("otdd", 0.4 + 0.01 * seed)):
-            test = f"other{seed}" if changed and arm == "otdd" else f"test{seed}"
-            fields = {"metric": arm, "seed": seed, "value": value, "splits": {"test": {"n": 9, "sha256": test}}}
-            labels = {"metric": arm, "seed": str(seed)}
-            add(tmp_path, f"{arm}{seed}", labels, settings=f"{arm}{seed}" * 9, **fields)
+    for root, other in ((tmp_path, "test"), (tmp_path / "changed", "other")):
+        for seed in range(3):
+            for arm, value, test in (("none", 0.5, "test"), ("otdd", 0.4 + 0.01 * seed, other)):
+                splits = {"test": {"n": 9, "sha256": f"{test}{seed}"}}
+                labels = {"metric": arm, "seed": str(seed)}
+                fields = {"metric": arm, "seed": seed, "value": value, "splits": splits}
+                add(root, f"{arm}{seed}", labels, settings=f"{arm}{seed}" * 9, **fields)
+    assert all("test_set" in dict(row.method.settings) for row in study_table(tmp_path / "changed").rows)
     table = study_table(tmp_path)
-    if changed:
-        assert all("test_set" in dict(row.method.settings) for row in table.rows)
-        return
-    assert means(tmp_path) == {"none": [0.5], "otdd": [pytest.approx(0.41)]}
+    assert rows(table) == [("minilm none full", 0.5), ("minilm otdd full", pytest.approx(0.41))]
     (otdd,) = compare(table, "metric", "none").overall
     assert (otdd.sets, otdd.pairs) == (1, 3)
     assert not any("test sets" in note for note in notes_of(table))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import math
 import socket
@@ -16,6 +18,7 @@ from orca_cli.report.tables.table import build_table
 from tests.commands.called import read_text
 
 NATS = {"percent": False, "name": "nats"}
+RELATIVE = {"percent": False, "name": "relative_l2"}
 _second = count()
 
 
@@ -77,26 +80,46 @@ def details(seed: int = 0, *, metric: str = "otdd", epochs: int = 60) -> dict[st
         | {"validation_error": 0.1 + 0.6 * 0.9**place * wave[place - 1], "validation_loss": None}
         for place in range(1, epochs + 1)
     ]
-    floor = {"mean": 2.0, "deviation": 1.0, "points": 256}
-    distances = {"before": 43.0 + seed, "after": 9.0, "floor": floor}
+    distances = {"before": 43.0 + seed, "after": 9.0, "floor": {"mean": 2.0, "deviation": 1.0, "points": 256}}
     models = {"constant": 0.9, "linear": 0.3, "forest": 0.2, "minirocket": 0.05}
     return {
         "seconds": {"build": 1.0, "align": 12.0 * is_aligned, "finetune": 60.0 + seed, "baselines": 4.0},
         "metric_value": distances if is_aligned else dict.fromkeys(distances),
         "alignment": {"select": "auto", "steps": epochs * is_aligned, "tried": {}},
         "selected": {"by": "last", "epoch": epochs, "on": "nothing", "n": 0, "reason": None},
-        "decided": {"train.lr": {"value": 2e-4, "why": "budget=normal"}},
         "curves": {"align": align if is_aligned else [], "finetune": learning},
-        "parameters": {"embedder": 412800, "body": 10646784, "predictor": 20020, "trained": 442036},
         "baselines": {name: {"error": error, "seconds": 0.4} for name, error in models.items()},
     }
 
 
-def add_pairs(root, gains, *, base=0.5, metric="otdd", task="digits", **fields) -> None:
-    """Write two runs for each gain, one of metric=none, with seeds from 0 on."""
-    for seed, gain in enumerate(gains):
-        for name, value in (("none", base), (metric, base - gain)):
-            add_run(root, task=task, seed=seed, metric=name, value=value, **fields)
+def add_arms(root, *, seeds=(0,), arms=None, **fields) -> None:
+    """Write a run for each metric and seed; `arms` (default: of none and otdd): metric -> its error, or its errors by seed."""
+    for metric, errors in (arms or {"none": 0.5, "otdd": 0.4}).items():
+        by_seed = enumerate(errors) if isinstance(errors, list) else [(seed, errors) for seed in seeds]
+        for seed, value in by_seed:
+            add_run(root, metric=metric, seed=seed, value=value, **fields)
+
+
+def add_pairs(root, gains, *, base=0.5, **fields) -> None:
+    """Write two runs for each gain, of none and of otdd, with seeds from 0 on."""
+    add_arms(root, arms={"none": [base] * len(gains), "otdd": [base - gain for gain in gains]}, **fields)
+
+
+HOSTILE = "=cmd()|[/red]x[/blue]\x1b]0;x\x07\n\u202e\\end{tabular}\"'--></title></style><script>alert(1)</script>&lt;_%$#^~{}`*"
+
+
+def hostile(root):
+    """Return the table of runs that have HOSTILE for all names: two completed ones with pictures of it, and a failed one."""
+    fields = details(0) | {"baselines": {HOSTILE: {"error": 0.3}}}
+    fields |= dict.fromkeys(("body", "source", "finetune", "protocol", "size"), HOSTILE)
+    for number, (metric, state) in enumerate((("none", "completed"), (HOSTILE, "completed"), ("x", "failed"))):
+        names = {"task": "t", "metric": metric, "state": state, "name": f"2026-01-01_00-00-0{number}.000000_x"}
+        run = add_run(root, **names, variant={HOSTILE: HOSTILE}, error={"name": HOSTILE}, **fields)
+        for record in filter(Path.exists, (run / "status.json", run / "result.json")):
+            content = json.loads(record.read_text())
+            error = content.get("error") or {"kind": HOSTILE, "message": HOSTILE}
+            record.write_text(json.dumps(content | {"task": HOSTILE, "error": error}))
+    return table_of(root)
 
 
 def table_of(root):
@@ -110,3 +133,7 @@ def compared(root, against="metric=none"):
 def report(*words):
     """Return what `orca report` prints as one line, without its folding."""
     return " ".join(read_text("report", *words).split())
+
+
+def csv_lines(text):
+    return list(csv.DictReader(io.StringIO(text)))

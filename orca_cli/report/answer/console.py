@@ -56,11 +56,12 @@ def _confusion(confusion: Confusion, console: Console, options: ConsoleOptions) 
         return
     yield Text(right, style="bold")
     if pairs := confusion.confused():
+        counted = terminal.counted(len(pairs), "pair")
         named = (
             f"{_cut(confusion.names[i])} -> {_cut(confusion.names[j])} {confusion.counts[i, j]}"
             for i, j in pairs[:_MOST_PAIRS]
         )
-        yield Text(f"most confused (true -> predicted), of {len(pairs)} pairs of classes: {', '.join(named)}")
+        yield Text(f"most confused (true -> predicted), of {counted} of classes: {', '.join(named)}")
 
 
 def _matrix(confusion: Confusion) -> Table:
@@ -81,8 +82,9 @@ def _matrix(confusion: Confusion) -> Table:
 
 def _labels(labels: Labels) -> Iterable[RenderableType]:
     order = labels.worst()[:_MOST_ROWS]
+    count = terminal.counted(labels.n, "test sample")
     which = f"the {len(order)} of {len(labels.names)} labels with the lowest F1"
-    yield Text.assemble((f"{labels.n} test samples", "bold"), f"; {which}; predicted: probability of 50 % or more")
+    yield Text.assemble((count, "bold"), f"; {which}; predicted: probability of 50 % or more")
     rows = []
     for k in order:
         shares = (percent(values[k]) for values in (labels.precision, labels.recall, labels.f1))

@@ -198,12 +198,17 @@ def read(run: Path) -> Answer | None:
         return None
     arrays = open_arrays(path, str(path))
     outputs, targets = (arrays.get(name) for name in ("outputs", "targets"))
-    if outputs is None or targets is None or len(outputs.shape) != 2 or outputs.shape[:1] != targets.shape[:1]:
+    if outputs is None or targets is None or not _fit(outputs, targets, str(summary["kind"])):
         raise DataError("does not hold the predictions of a run", where=str(path), hint="run it again with --force")
-    names = summary.get("class_names")
-    k = outputs.shape[1]
+    names, k = summary.get("class_names"), outputs.shape[1]
     class_names: Iterable[object] = names if isinstance(names, list) and len(names) == k else range(k)
     return reader(_blocks(outputs, targets), tuple(visible(str(name)) for name in class_names))
+
+
+def _fit(outputs: StoredArray, targets: StoredArray, kind: str) -> bool:
+    """Return whether arrays are outputs [n, K] and targets, [n] for classes and [n, K] else, as a run of a kind has them."""
+    is_matrix = len(outputs.shape) == 2 and 0 not in outputs.shape and outputs.dtype.kind == "f"
+    return is_matrix and targets.shape == outputs.shape[: 1 + (kind != "classes")] and targets.dtype.kind in "fiu"
 
 
 def _blocks(outputs: StoredArray, targets: StoredArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

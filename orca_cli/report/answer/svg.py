@@ -7,6 +7,7 @@ import numpy as np
 from orca_cli.report.answer.numbers import MOST_CLASSES, Answer, Confusion, Labels, Number, Values, percent
 from orca_cli.report.figures.charts import Chart, Dot, Dots, Matrix, Scatter
 from orca_cli.report.figures.svg import draw_all
+from orca_cli.terminal import counted
 
 FILE = "answer.svg"
 _MOST_PANELS = 12
@@ -20,7 +21,9 @@ def draw(answer: Answer, title: str) -> str:
         what = f"{answer.correct} of {answer.n} test samples right ({100 * share:.2f} %)"
         note, charts = _confusion(answer)
     elif isinstance(answer, Labels):
-        what = f"precision, recall and F1 of {len(answer.names)} labels on {answer.n} test samples"
+        what = (
+            f"precision, recall and F1 of {counted(len(answer.names), 'label')} on {counted(answer.n, 'test sample')}"
+        )
         note = "the lowest F1 first; line: from precision to recall; predicted: probability of 50 % or more"
         charts = [_labels(answer)]
     else:
@@ -39,7 +42,7 @@ def _confusion(confusion: Confusion) -> tuple[str, list[Chart]]:
         Dot(f"{names[i]} → {names[j]}", 100 * shares[i][j], 1, text=f"{counts[i][j]} ({percent(shares[i][j])})")
         for i, j in pairs
     )
-    note = f"the most confused of {len(pairs)} pairs of classes"
+    note = f"the most confused of {counted(len(pairs), 'pair')} of classes"
     return note, [Dots("pairs", "", "share of the true class, %", rows, line=0.0)]
 
 
@@ -57,7 +60,8 @@ def _labels(labels: Labels) -> Dots:
 def _values(values: Values) -> tuple[str, list[Chart]]:
     shown = values.numbers[:_MOST_PANELS]
     some = f"; the first {len(shown)} of {len(values.numbers)} numbers" if len(shown) < len(values.numbers) else ""
-    what = f"predicted against true on {max(len(number.true) for number in values.numbers)} test samples{some}"
+    most = max(len(number.true) for number in values.numbers)
+    what = f"predicted against true on {counted(most, 'test sample')}{some}"
     return what, [_scatter(number) for number in shown]
 
 

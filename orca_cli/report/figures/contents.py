@@ -15,6 +15,7 @@ from orca_cli.report.statistics import across
 from orca_cli.report.statistics.across import Across
 from orca_cli.report.statistics.differences import mean_of
 from orca_cli.report.statistics.paired import Block, Comparison
+from orca_cli.report.statistics.verdicts import gain_text
 from orca_cli.report.tables.layout import decimals_of, number
 from orca_cli.report.tables.notes import clean, column_names
 from orca_cli.report.tables.table import Column, Method, Table
@@ -105,8 +106,7 @@ def gains(comparison: Comparison) -> Iterator[Dots]:
     rows = []
     for one in comparison.overall:
         low, high = one.gain.interval or (one.gain.mean, one.gain.mean)
-        text = f"{one.gain.mean:+.1f} [{low:.1f}, {high:.1f}]"
-        rows.append(Dot(clean(one.arm), one.gain.mean, 0, low, high, text))
+        rows.append(Dot(clean(one.arm), one.gain.mean, 0, low, high, gain_text(one.gain, 1)))
     base = clean(f"{comparison.axis}={comparison.baseline}")
     if rows:
         note = "Dot: mean over sets; line: 95 % t interval; right of 0: lower error."
@@ -118,7 +118,7 @@ def gains(comparison: Comparison) -> Iterator[Dots]:
             gain = block.effect
             assert gain is not None  # it has seeds
             low, high = gain.interval or (gain.mean, gain.mean)
-            text = f"{gain.mean:+.1f} (n = {gain.n})"
+            text = f"{gain_text(gain, 1).split()[0]} (n = {gain.n})"
             sets.append(Dot(clean(_label(block, blocks)), gain.mean, 0, low, high, text))
         if sets:
             note = "Dot: mean over seeds; line: 95 % t interval."

@@ -27,7 +27,7 @@ from orca_cli.report.figures.svg import draw, style
 from orca_cli.report.statistics import across
 from orca_cli.report.statistics.paired import Comparison
 from orca_cli.report.statistics.verdicts import layouts_of
-from orca_cli.report.tables.layout import MISSING, Entry, Layout, layout_of
+from orca_cli.report.tables.layout import ALARM, MISSING, Entry, Layout, layout_of
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Column, Table
 
@@ -74,6 +74,7 @@ def page(table: Table, comparison: Comparison | None, command: str, study: str) 
         command=command,
         version=__version__,
         sections=sections,
+        ALARM=ALARM,
         citation=CITATION.splitlines(),
     )
 

@@ -2,9 +2,9 @@
 // Sorts tables by a click on a header, and hides rows that lack the words of the filter. Without it everything is readable.
 (() => {
   const key = (row, place) => {
-    const text = row.cells[place].firstChild?.textContent.trim() ?? "";
-    const number = parseFloat(text.replace(/^\* /, ""));
-    return place === 0 || Number.isNaN(number) ? text : number;
+    const text = (row.cells[place].firstChild?.textContent ?? "").trim();
+    const word = text.replace(/^\* /, "").split(" ")[0]; // a folder's name only begins with a number
+    return place === 0 || word === "" || Number.isNaN(Number(word)) ? text : Number(word);
   };
   const compare = (a, b) => {
     if (typeof a === "number" && typeof b === "number") return a - b;

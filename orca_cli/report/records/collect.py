@@ -266,12 +266,9 @@ def _required(record: dict[str, Any], key: str, name: str, kind: type[Value]) ->
 def _number(record: dict[str, Any], key: str) -> float | None:
     if key not in record:
         raise UnreadableError(f"{RESULT}: {key} is missing")
-    value = record[key]
-    if value is not None and type(value) not in (int, float):
-        raise UnreadableError(f"{RESULT}: {key} is not a number")
-    if value is not None and number(value) is None:
-        raise UnreadableError(f"{RESULT}: {key} is not finite")
-    return number(value)
+    if record[key] is not None and number(record[key]) is None:
+        raise UnreadableError(f"{RESULT}: {key} is not a finite number")
+    return number(record[key])
 
 
 def _reason(error: Exception) -> str:

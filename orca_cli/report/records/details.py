@@ -14,12 +14,10 @@ from typing import Any
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS
 from orca_cli.runs.records import UnreadableError, read_record
 
-OVERRIDES = "overrides.txt"
 _CONSTANT = "constant"  # the simple model whose error is recorded as trivial too
 _MOST_POINTS = 200
 _MOST_NAMES = 50  # of simple models
 _LONGEST = 200
-_MOST_OVERRIDES = 2**16  # bytes
 
 Points = tuple[tuple[float, float], ...]
 
@@ -47,16 +45,6 @@ def curves(path: Path) -> Curves:
     return Curves(_points(align, "loss"), _points(finetune, "train_loss"), _points(finetune, "validation_error"))
 
 
-def overrides(path: Path) -> list[str] | None:
-    """Return the overrides that a run was started with; None where they are not recorded."""
-    try:
-        with open(path / OVERRIDES, "rb") as file:
-            content = file.read(_MOST_OVERRIDES + 1).decode()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return content.splitlines() if len(content) <= _MOST_OVERRIDES else None
-
-
 def seconds_by_stage(result: Mapping[str, Any]) -> dict[str, float]:
     """Return stage -> wall time of a result's record; stages whose time is not recorded are left out."""
     recorded = {stage: number(mapping(result.get("seconds")).get(stage)) for stage in STAGE_FOLDERS}
@@ -69,7 +57,7 @@ def baselines(result: Mapping[str, Any]) -> list[tuple[str, float]]:
     for name, entry in list(mapping(result.get("baselines")).items())[:_MOST_NAMES]:
         error = number(mapping(entry).get("error"))
         if error is not None and name != _CONSTANT:
-            models.append((text(name), error))
+            models.append((name[:_LONGEST], error))
     return sorted(models, key=lambda model: model[1])
 
 
@@ -88,11 +76,6 @@ def whole(value: Any) -> int | None:
 def mapping(value: Any) -> Mapping[str, Any]:
     """Return a record, or an empty one for anything else."""
     return value if isinstance(value, dict) else {}
-
-
-def text(value: Any) -> str:
-    """Return a value as a text that is not too long; empty for none."""
-    return "" if value is None else str(value)[:_LONGEST]
 
 
 def mean_curve(curves: Iterable[Points]) -> list[tuple[float, float, float, float]]:

@@ -18,7 +18,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import TEST_SET, mixed_test_sets
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, mean_of, relative, sign_flip
 from orca_cli.report.statistics.paired import check_sets
-from orca_cli.report.tables.layout import MISSING, Entry, Layout, alarms_of, excluded_runs, p_text
+from orca_cli.report.tables.layout import MISSING, Entry, Layout, alarms_of, excluded_runs, number, p_text
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Column, Method, Table
 
@@ -276,9 +276,8 @@ def _profile_notes(overview: Across) -> Iterator[str]:
 def _pairs(overview: Across) -> Layout:
     rows = []
     for pair in overview.pairs:
-        gain = round(pair.gain, 1) + 0.0  # -0.0 is shown as 0.0
         texts = [str(pair.tasks), f"{pair.wins}/{pair.ties}/{pair.losses}", p_text(pair.p), p_text(pair.holm_p)]
-        entries = [Entry(f"{gain:+.1f}", best=pair.is_earned), *map(Entry, texts)]
+        entries = [Entry(number(pair.gain, 1, "+"), best=pair.is_earned), *map(Entry, texts)]
         rows.append(([clean(pair.method), clean(pair.other)], entries))
     columns = [["gain", "% of the error"], ["tasks"], ["wins/ties/losses"], ["p"], ["p, Holm"]]
     caption = (

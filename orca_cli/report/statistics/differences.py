@@ -66,19 +66,13 @@ def no_effect(observed: Effect, margin: float) -> float:
     return float(stdtr(observed.n - 1, -distance * math.sqrt(observed.n) / observed.deviation))
 
 
-def difference(base: float, error: float) -> float:
-    """Return base - error; 0 where they differ by rounding only."""
-    return 0.0 if math.isclose(base, error, rel_tol=_SAME) else base - error
-
-
 def relative(base: float, error: float) -> float:
-    """Return the difference over the mean of both errors, in [-2, 2].
+    """Return the difference over the mean of both errors, in [-2, 2]; 0 where they differ by rounding only.
 
     It orders pairs as log(base / error) does and is about as large for small ones, but an error of 0 has one too. Errors are 0
     or more: below, it means nothing.
     """
-    gain = difference(base, error)
-    return 2 * gain / (abs(base) + abs(error)) if gain else 0.0
+    return 0.0 if math.isclose(base, error, rel_tol=_SAME) else 2 * (base - error) / (abs(base) + abs(error))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:

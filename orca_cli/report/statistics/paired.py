@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.records.collect import GROUPS
-from orca_cli.report.records.filters import Values, canonical
+from orca_cli.exceptions import DataError, UsageError, suggest
+from orca_cli.report.records.collect import GROUPS, TEST_SET
+from orca_cli.report.records.filters import FIELDS, Values, canonical
+from orca_cli.report.records.study_members import SET
 from orca_cli.report.statistics.differences import Effect, effect, holm, mean_of, relative
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import TASK_PREFIX, Cell, Column, Method, Table, spelling
+from orca_cli.terminal import counted
 
 _ARM, _ARM_GROUPS = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
+_COMMON = (*(name for name in FIELDS if name not in GROUPS), SET, TEST_SET)  # to both runs of a pair
 _DECIDED = "decided"  # value of settings that were left open
 _ZERO = 1e-12
 
@@ -50,7 +54,7 @@ class Block:
         """Return the gains by seed, in points where the error is a per cent."""
         return [self.column.scale * (base - error) for base, error in zip(self.baseline, self.errors, strict=True)]
 
-    @property
+    @cached_property
     def effect(self) -> Effect | None:
         """Return the mean gain; None without a pair."""
         return effect(self.gains) if self.seeds else None
@@ -62,7 +66,7 @@ class Overall:
 
     Args:
         sets: how many.
-        seeds: of the sets, fewest and most.
+        seeds: of a set, fewest and most; on a single set the differences that its arm is judged by.
         wins, ties, losses: sets by the sign of their mean gain.
         gain: mean over sets, of gains in points or of relative differences in per cent; see `Comparison.is_relative`.
         holm_p: Holm's p over the arms.
@@ -119,9 +123,14 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     The axis is body, source, metric, finetune, or a setting, typed, decided or left as it is; the baseline is a value of it.
 
     Raises:
+        UsageError: the axis is what pairs have in common, such as the seed.
         DataError: no row has that value, all have it, there is no pair, a run has several partners, or a set was measured in
             several ways.
     """
+    if axis in _COMMON:
+        raise UsageError(
+            f"'{axis}' is not a setting of an arm", where="--against", hint="such as --against metric=none"
+        )
     values = Values()
     cells = {(row.method, place): cell for row in table.rows for place, cell in enumerate(row.cells)}
     typed = {key: value for key, cell in cells.items() if (value := _value(key[0], cell, axis, values)) is not None}
@@ -156,7 +165,7 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
         what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
         hint = f"run the same tasks and seeds with {axis}={baseline}; 'orca runs diff' says in what two runs differ"
         if same := sum(block.same for block in blocks):
-            what = f"{same} of {same} pairs are the same computation (equal final weights and errors): none is left"
+            what = f"no pair is left: {counted(same, 'pair')} of the same computation (equal final weights and errors)"
             hint = f"{axis} changed nothing in these runs"
         raise DataError(what, where="--against", hint=hint)
     check_sets(dict.fromkeys(block.column for block in paired), "--against")
@@ -269,9 +278,9 @@ def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
                 for side in zip(*((block.baseline, block.errors) for block in set_blocks), strict=True)
             )
             differences.append(100 * relative(base, error))
-    seeds = [len(block.seeds) for block in blocks]
-    ties = len(means) - wins - losses
-    return Overall(arm, len(sets), sum(seeds), (min(seeds), max(seeds)), wins, ties, losses, gain=effect(differences))
+    seeds = [len({seed for block in set_blocks for seed in block.seeds}) for set_blocks in sets.values()]
+    pairs, ties = sum(len(block.seeds) for block in blocks), len(means) - wins - losses
+    return Overall(arm, len(sets), pairs, (min(seeds), max(seeds)), wins, ties, losses, gain=effect(differences))
 
 
 def _differences_by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:

@@ -23,6 +23,7 @@ from orca_cli.report.tables.layout import (
 )
 from orca_cli.report.tables.notes import clean, seeds_text
 from orca_cli.report.tables.table import Table
+from orca_cli.terminal import counted
 
 MARGIN = 0.5  # points, or per cent of the error: a mean gain within it counts as none
 _ROUNDING = 1e-9  # gains below are 0 but for rounding
@@ -57,13 +58,12 @@ def claim_of(one: Overall, comparison: Comparison) -> Claim:
     """Return what is known about an arm."""
     gain, unit, arms = one.gain, comparison.unit, len(comparison.overall)
     low_seeds, high_seeds = one.seeds
-    count = f"{low_seeds} to {high_seeds}" if low_seeds < high_seeds else str(high_seeds)
-    seeds = f"{count} seed{'s' if high_seeds > 1 else ''}"
+    seeds = (f"{low_seeds} to " if low_seeds < high_seeds else "") + counted(high_seeds, "seed")
     n = f"n = {seeds}, one set" if one.sets == 1 else f"n = {one.sets} sets x {seeds}"
     facts = f"{n}, p = {p_text(one.holm_p)}" + (f" corrected for {arms} arms" if arms > 1 else "")
     places = _decimals(gain, 1)
     if gain.interval is None:
-        return Claim(one.arm, "undecided", f", {_signed(gain.mean, places)} {unit} in the only pair ({n})")
+        return Claim(one.arm, "undecided", f", {number(gain.mean, places, '+')} {unit}, a single difference ({n})")
     low, high = gain.interval
     if is_sure(one) and low > 0:
         return Claim(one.arm, "helps", f" by {number(gain.mean, places)} {unit} {_ends(low, high, places)} ({facts})")
@@ -74,7 +74,7 @@ def claim_of(one: Overall, comparison: Comparison) -> Claim:
         detail = f" beyond {PLUS_MINUS}{MARGIN:g} {unit} ({facts}; two one-sided t tests: p = {p_text(p)})"
         return Claim(one.arm, "no effect", detail)
     few = "; too few differences to reach p = 0.05" if gain.smallest * arms > LARGEST_P else ""
-    detail = f", {_signed(gain.mean, places)} {unit} {_ends(low, high, places)} ({facts}{few})"
+    detail = f", {number(gain.mean, places, '+')} {unit} {_ends(low, high, places)} ({facts}{few})"
     return Claim(one.arm, "undecided", detail)
 
 
@@ -90,7 +90,7 @@ def layouts_of(comparison: Comparison, table: Table) -> list[Layout]:
     for one in comparison.overall:
         texts = [p_text(p) for p in (one.gain.p, one.holm_p, one.gain.smallest)]
         texts = [str(one.sets), f"{one.wins}/{one.ties}/{one.losses}", *texts]
-        entries = [Entry(_with_interval(one.gain, 1), best=is_sure(one)), *map(Entry, texts)]
+        entries = [Entry(gain_text(one.gain, 1), best=is_sure(one)), *map(Entry, texts)]
         rows.append(([clean(one.arm)], entries))
     first = Layout(
         names=[axis],
@@ -127,13 +127,18 @@ def _by_set(comparison: Comparison, table: Table) -> Layout:
     common = ", ".join(f"{name}={value}" for name, value in sorted(shared))
     notes = [f"all with {clean(common, longest=2000)}"] if common else []
     if few := sum(len(block.seeds) < LEAST for block in blocks):
-        notes.append(f"fewer than {LEAST} seeds in {few} of {len(blocks)} gains: so few cannot reach p = 0.05")
+        notes.append(
+            f"fewer than {LEAST} seeds in {few} of {counted(len(blocks), 'gain')}: so few cannot reach p = 0.05"
+        )
     axis, baseline = clean(comparison.axis), clean(comparison.baseline)
     if comparison.same:
         every = comparison.same + sum(len(block.seeds) for block in blocks)
-        notes.append(f"{comparison.same} of {every} pairs are the same computation (equal final weights): left out")
+        notes.append(
+            f"left out of {counted(every, 'pair')}, as the same computation (equal final weights): {comparison.same}"
+        )
     if comparison.unpaired:
-        notes.append(f"{comparison.unpaired} completed runs have no partner with {axis}={baseline} and are left out")
+        lost = counted(comparison.unpaired, "completed run")
+        notes.append(f"{lost} without a partner of {axis}={baseline}: left out")
     return Layout(
         names=[axis, "with"],
         columns=[header(column, len({column.protocol for column in columns}) > 1) for column in columns],
@@ -172,13 +177,13 @@ def _block_entry(block: Block, corrected: float) -> Entry:
     lost += f", at {clean(' > '.join(block.choices))}" if any(block.choices) else ""
     rest = f"{number(base, places)} > {number(error, places)}{lost}"
     is_marked = effect.n >= LEAST and corrected <= LARGEST_P
-    return Entry(f"{_with_interval(effect, places)} ({effect.n})", rest, is_marked)
+    return Entry(f"{gain_text(effect, places)} ({effect.n})", rest, is_marked)
 
 
-def _with_interval(effect: Effect, least: int | None) -> str:
+def gain_text(effect: Effect, least: int | None) -> str:
     """Return "+1.2 [0.3, 2.2]" with at least some decimals, or with three significant digits for None."""
     places = _decimals(effect, least)
-    return _signed(effect.mean, places) + ("" if effect.interval is None else f" {_ends(*effect.interval, places)}")
+    return number(effect.mean, places, "+") + ("" if effect.interval is None else f" {_ends(*effect.interval, places)}")
 
 
 def _decimals(effect: Effect, least: int | None) -> int | None:
@@ -190,16 +195,7 @@ def _decimals(effect: Effect, least: int | None) -> int | None:
 
 
 def _ends(low: float, high: float, places: int | None) -> str:
-    return f"[{', '.join(_unsigned_zero(number(value, places)) for value in (low, high))}]"
-
-
-def _signed(value: float, places: int | None) -> str:
-    text = _unsigned_zero(number(value, places))
-    return text if text.startswith("-") else f"+{text}"
-
-
-def _unsigned_zero(text: str) -> str:
-    return text.removeprefix("-") if float(text) == 0 else text
+    return f"[{number(low, places)}, {number(high, places)}]"
 
 
 def record_of(comparison: Comparison) -> dict[str, Any]:

@@ -151,4 +151,4 @@ def rates_of(table: Table) -> str:
         if len(rates) > 1:
             return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
         every |= rates
-    return "one rate for all arms" if every else ""
+    return "" if not every else "one rate for all arms" if len(every) == 1 else "one rate for all arms of a set"

@@ -122,9 +122,9 @@ def p_text(value: float) -> str:
     return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 
 
-def number(value: float, decimals: int | None) -> str:
-    """Return a number with fixed decimals, or with three significant digits."""
-    return f"{value:.3g}" if decimals is None else f"{value:.{decimals}f}"
+def number(value: float, decimals: int | None, sign: str = "") -> str:
+    """Return a number with fixed decimals, or with three significant digits for None; `sign`: + for one before gains too."""
+    return f"{value:{sign}z.3g}" if decimals is None else f"{value:{sign}z.{decimals}f}"
 
 
 def _mean(cell: Cell, shown: Format) -> str:

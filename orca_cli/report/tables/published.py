@@ -15,18 +15,15 @@ from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.tables.table import Published, Table
 
 COLUMNS = ("task", "method", "error", "source")
-_MOST_BYTES = 2**24
 
 
 def read(path: Path) -> list[Published]:
     """Return the results of a file, in its order.
 
     Raises:
-        DataError: it is missing, too large or not text, a column is missing, or a field is empty or no number.
+        DataError: it is missing or not text, a column is missing, or a field is empty or no number.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise DataError("is too large for a table of results", where=str(path))
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = csv.DictReader(file, skipinitialspace=True)
             header = lines.fieldnames or []

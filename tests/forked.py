@@ -79,7 +79,8 @@ class Server:
         self._unread = b""
 
     def __enter__(self) -> Server:
-        variables = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{self._checkout}{os.pathsep}{ROOT}"}
+        variables = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(self._folder / "hub")}
+        variables |= {"PYTHONPATH": f"{self._checkout}{os.pathsep}{ROOT}"}
         command = [sys.executable, "-m", "tests.forked", *self._imports]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables, cwd=self._checkout
@@ -178,7 +179,9 @@ def _serve() -> None:
     from orca_cli.config import compose
 
     with compose.session() as session:  # what Hydra's parser learns at the first overrides takes as long as a short run
-        session.compose(["metric=none", "align.lr=1e-3", "train.epochs=3", "source.size=99", "paths.runs=a/b", "seed=1"])
+        session.compose(
+            ["metric=none", "align.lr=1e-3", "train.epochs=3", "source.size=99", "paths.runs=a/b", "seed=1"]
+        )
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     os.set_blocking(readable, False)

@@ -148,6 +148,8 @@ class Slurm:
         handle.ended_since = handle.ended_since or now
         if now - handle.ended_since < LATE_S:
             return None
+        if state == "CANCELLED" and signals.pending() is not None:
+            return Ended(None)  # withdrawn by this driver before it began
         what = f"SLURM ended it: {state}"
         if (code := _CODES.get(state)) is None:
             return Ended(None, lost=what)

@@ -48,10 +48,19 @@ def fate(words):
         faulthandler.disable()  # the tests' own
         os.kill(os.getpid(), signal.Signals[f"SIG{kind}"])
     with signals.deferred(insistent=False):
-        while kind == "deaf" or not signals.pending():
+        an_hour_passes(notes)
+        while not signals.pending():
             time.sleep(0.01)
+        while kind == "deaf":
+            an_hour_passes(notes)
+            time.sleep(1)
         process.report(place.pipe, {"state": "interrupted", "code": signals.exit_code(), "path": None})
     return signals.exit_code()
+
+
+def an_hour_passes(notes):
+    """Let a driver believe that; see `test_a_job_whose_time_is_up...`."""
+    (notes.parent / f"hour-{os.getpid()}-{time.monotonic_ns()}").touch()
 
 
 class Jobs:
@@ -145,8 +154,9 @@ def test_each_cause_has_its_count(tmp_path, monkeypatch):
 
 
 def test_a_job_whose_time_is_up_is_asked_and_then_killed_and_not_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "GRACE_S", 0.3)
-    work = Jobs(tmp_path, "waits", "deaf", "says", time_limit_s=2.0)
+    hours = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * len(list(tmp_path.glob("hour-*"))))
+    monkeypatch.setattr(process, "time", hours)
+    work = Jobs(tmp_path, "waits", "deaf", "says", time_limit_s=1800.0)
     drive(work)
     interrupted, deaf, after = work.in_order()
     assert (interrupted.status, interrupted.report["state"], interrupted.over_limit) == (143, "interrupted", True)

@@ -51,9 +51,9 @@ def fate(words):
         an_hour_passes(notes)
         while not signals.pending():
             time.sleep(0.01)
-        while kind == "deaf":
+        if kind == "deaf":
             an_hour_passes(notes)
-            time.sleep(1)
+            time.sleep(600)
         process.report(place.pipe, {"state": "interrupted", "code": signals.exit_code(), "path": None})
     return signals.exit_code()
 

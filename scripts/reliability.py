@@ -39,7 +39,7 @@ ABOUT = ("orca_cli/storage/*.py", "orca_cli/data/untrusted/**/*.py", "orca_cli/r
          "orca_cli/training/checkpoint.py", "tests/reliability/*.py")  # fmt: skip
 TOLERANCE = 0.25
 SCHEMA = 3
-LONGEST = ("test_engines.py", "test_signals.py", "test_kills.py")
+LONGEST = ("test_engines.py", "test_signals.py", "test_sweeps.py")
 # Targets that no single test has.
 WHOLE_TARGETS = {
     "examples of properties / held": 40_000,

@@ -148,7 +148,7 @@ def test_sigint_twice_ends_at_once(trial, point, number):
     trial.ends_alike()
 
 
-@pytest.mark.parametrize(("point", "number"), cases(["transport", "step", "validation"], count(pr=2, nightly=10), 4))
+@pytest.mark.parametrize(("point", "number"), cases(["step", "transport", "validation"], count(pr=1, nightly=10), 4))
 @pytest.mark.parametrize("plan", ["USR1", "USR1+0.5+TERM"][: count(pr=1, nightly=2)])
 def test_a_preempted_run_goes_on_in_the_same_folder(trial, point, number, plan):
     """B3."""

@@ -223,6 +223,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp())
     folder.mkdir(exist_ok=True, parents=True)
+    os.environ["OMP_NUM_THREADS"] = "1"  # before the server loads torch: the number of threads decides the last bits
     with Server(folder) as server:
         bench, begun = Bench(server, folder, arguments.on, arguments.jobs), time.monotonic()
         problems = run(bench, FAULTS[arguments.on])

@@ -39,11 +39,15 @@ def at(argument: str) -> None:
 def send(plan: str) -> None:
     """Carry out a plan; see `at`."""
     first, *later = plan.split("+")
-    if later:
-        delay, name = later
-        subprocess.Popen(["sh", "-c", f"sleep {delay}; kill -{name} {os.getpid()}"])
     Path(os.environ[SENT]).touch()
     target = os.getppid() if first.startswith("^") else os.getpid()
-    os.kill(target, signal.Signals[f"SIG{first.removeprefix('^')}"])
-    if later and first == "INT":
+    if not later:
+        os.kill(target, signal.Signals[f"SIG{first.removeprefix('^')}"])
+        return
+    delay, second = later
+    script = f"kill -{first} {target}; echo; sleep {delay}; kill -{second} {target}"
+    shell = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE)
+    assert shell.stdout is not None
+    shell.stdout.readline()
+    if first == "INT":
         hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)

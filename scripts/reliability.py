@@ -69,7 +69,8 @@ def run(tier: str, commands: list[list[str]]) -> tuple[int, list[dict[str, Any]]
     with tempfile.TemporaryDirectory(prefix="orca-reliability-") as folder:
         figures, record = Path(folder) / "figures", Path(folder) / "outcomes"
         variables = os.environ | {"ORCA_TIER": tier, "ORCA_SCORECARD": str(figures)}
-        code, results = 0, {}
+        code = 0
+        results: Outcomes = {}
         start = time.monotonic()
         for words in commands:
             command = [sys.executable, "-m", "pytest", *words, f"--junit-xml={record}"]

@@ -14,7 +14,7 @@ import pytest
 
 from orca_cli import storage
 from orca_cli.cli import main
-from tests.cli.conftest import ROOT, environment, fork, home, orca, run_folders, small, start, tiny  # noqa: F401 - fixtures
+from tests.cli.conftest import ROOT, environment, fork, home, orca, refused, run_folders, small, start, tiny  # noqa: F401 - fixtures
 from tests.tiers import Scorecard
 
 

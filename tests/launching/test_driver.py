@@ -218,7 +218,7 @@ def test_a_job_that_a_stopped_driver_withdrew_from_slurms_queue_was_not_started(
 
 
 def until(condition):
-    end = time.monotonic() + 600
+    end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)

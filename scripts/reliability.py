@@ -39,6 +39,7 @@ ABOUT = ("orca_cli/storage/*.py", "orca_cli/data/untrusted/**/*.py", "orca_cli/r
          "orca_cli/training/checkpoint.py", "tests/reliability/*.py")  # fmt: skip
 TOLERANCE = 0.25
 SCHEMA = 3
+LONGEST = ("test_engines.py", "test_signals.py", "test_sweeps.py")
 # Targets that no single test has.
 WHOLE_TARGETS = {
     "examples of properties / held": 40_000,
@@ -68,7 +69,8 @@ def run(tier: str, commands: list[list[str]]) -> tuple[int, list[dict[str, Any]]
     with tempfile.TemporaryDirectory(prefix="orca-reliability-") as folder:
         figures, record = Path(folder) / "figures", Path(folder) / "outcomes"
         variables = os.environ | {"ORCA_TIER": tier, "ORCA_SCORECARD": str(figures)}
-        code, results = 0, {}
+        code = 0
+        results: Outcomes = {}
         start = time.monotonic()
         for words in commands:
             command = [sys.executable, "-m", "pytest", *words, f"--junit-xml={record}"]
@@ -81,9 +83,12 @@ def run(tier: str, commands: list[list[str]]) -> tuple[int, list[dict[str, Any]]
 
 def commands(arguments: argparse.Namespace) -> list[list[str]]:
     """Return what to call pytest with."""
-    # Tests of one file share what they count, so a file stays in one process.
-    shared = ["-n", str(arguments.workers), "--dist", "loadfile"] if arguments.workers > 1 else []
-    faults = ["tests/reliability", "-m", "not gpu and not wheel", *shared]
+    # Tests of one file share what they count and compare with, so a file stays in one process; the longest come first.
+    shared = (
+        ["-n", str(arguments.workers), "--dist", "loadfile", "--no-loadscope-reorder"] if arguments.workers > 1 else []
+    )
+    files = sorted(SUITE.glob("test_*.py"), key=lambda path: (path.name not in LONGEST, path.name))
+    faults = [*(str(path.relative_to(ROOT)) for path in files), "-m", "not gpu and not wheel", *shared]
     properties = ["tests", "--ignore=tests/reliability", "-m", "hypothesis and not gpu and not wheel", *shared]
     if arguments.words or arguments.tier == "pr":  # the plain tests try the properties, with the same few examples
         return [[*faults, *arguments.words]]

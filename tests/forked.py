@@ -1,4 +1,4 @@
-"""A fork server: one process imports torch, transformers and hydra, runs no tensor operation, and forks per case.
+"""A fork server: one process imports all that a run does, runs no tensor operation, and forks per case.
 
 As a program (`python -m tests.forked [MODULE ...]`) it is the server: one JSON request a line on standard input, one
 JSON answer a line on standard output. `Server` and `Case` are the test's side of it.
@@ -79,7 +79,8 @@ class Server:
         self._unread = b""
 
     def __enter__(self) -> Server:
-        variables = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{self._checkout}{os.pathsep}{ROOT}"}
+        variables = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(self._folder / "hub")}
+        variables |= {"PYTHONPATH": f"{self._checkout}{os.pathsep}{ROOT}"}
         command = [sys.executable, "-m", "tests.forked", *self._imports]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables, cwd=self._checkout
@@ -171,9 +172,16 @@ def _serve() -> None:
         "cli",
         "commands.list",
     )
-    names = ["torch", "transformers", "hydra", "accelerate", "ot", *(f"orca_cli.{name}" for name in product)]
+    packages = ["torch", "transformers.models.bert.modeling_bert", "hydra", "accelerate", "ot"]
+    names = [*packages, *(f"orca_cli.{name}" for name in product)]
     for name in (*names, "tests.reliability.phases", "tests.reliability.workloads", *sys.argv[1:]):
         importlib.import_module(name)
+    from orca_cli.config import compose
+
+    with compose.session() as session:  # what Hydra's parser learns at the first overrides takes as long as a short run
+        session.compose(
+            ["metric=none", "align.lr=1e-3", "train.epochs=3", "source.size=99", "paths.runs=a/b", "seed=1"]
+        )
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     os.set_blocking(readable, False)

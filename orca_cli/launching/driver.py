@@ -132,7 +132,7 @@ class Table:
             waiting: how many wait to be tried again, or for another process.
         """
         words = [f"{count} {state}" for state, count in self.ended.items()] + [f"{len(rows)} running"]
-        words += [f"{waiting} to be looked at again"] * bool(waiting)
+        words += [f"{waiting} waiting for a retry or for another process"] * bool(waiting)
         text = f"{', '.join(words)}{f' of {self.total}' if self.total else ''}"
         if self._live is not None:
             with suppress(OSError):  # a terminal that was closed
@@ -160,7 +160,7 @@ class Driver:
     table: Table
     _running: list[_Attempt] = field(default_factory=list)
     _waiting: list[tuple[float, Job]] = field(default_factory=list)  # (moment of the next try, job)
-    # By the run's identity: how often what has ended its attempts.
+    # By the run's identity: how often each cause has ended an attempt.
     _counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     _is_passed_on: bool = False
     _has_more: bool = True

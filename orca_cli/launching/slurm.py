@@ -88,7 +88,7 @@ class Slurm:
             raise UnavailableError("submitit is not installed", where="--on slurm", hint=hint) from error
         lacking = [one for one in ("sbatch", "srun", "sacct") if not shutil.which(one)]
         if lacking:
-            hint = "type it on a machine that submits SLURM jobs"
+            hint = "run it on a machine that can submit SLURM jobs"
             raise UnavailableError(f"no SLURM here: {', '.join(lacking)} not found", where="--on slurm", hint=hint)
         storage.make_folder(self.folder)
         self._executor = submitit.AutoExecutor(folder=self.folder, cluster="slurm")
@@ -128,7 +128,8 @@ class Slurm:
             output = getattr(error, "output", None) or str(error)
             text = output.decode(errors="replace") if isinstance(output, bytes) else output
             what = f"SLURM refused the jobs: {' '.join(text.split())[-300:]}"
-            raise SweepError(what, where="--on slurm", hint="see SBATCH_... variables") from error
+            hint = "options of sbatch are set by variables such as SBATCH_PARTITION"
+            raise SweepError(what, where="--on slurm", hint=hint) from error
         return submitted
 
     def ended(self, handle: _Submitted) -> Ended | None:
@@ -148,6 +149,8 @@ class Slurm:
         handle.ended_since = handle.ended_since or now
         if now - handle.ended_since < LATE_S:
             return None
+        if state == "CANCELLED" and signals.pending() is not None:
+            return Ended(None)  # withdrawn by this driver before it began
         what = f"SLURM ended it: {state}"
         if (code := _CODES.get(state)) is None:
             return Ended(None, lost=what)

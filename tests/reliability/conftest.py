@@ -14,7 +14,7 @@ import pytest
 
 from orca_cli import storage
 from orca_cli.cli import main
-from tests.cli.conftest import ROOT, environment, fork, home, orca, run_folders, small, start, tiny  # noqa: F401 - fixtures
+from tests.cli.conftest import ROOT, environment, fork, home, orca, refused, run_folders, small, start, tiny  # noqa: F401 - fixtures
 from tests.tiers import Scorecard
 
 
@@ -70,7 +70,7 @@ def process(environment):  # noqa: F811
         variables |= {"PYTHONPATH": str(ROOT)} | (more or {})
         start_s = time.monotonic()
         command = [*before, sys.executable, "-m", "orca_cli", *map(str, words)]
-        done = subprocess.run(command, env=variables, stderr=subprocess.PIPE, text=True, timeout=180, **settings)
+        done = subprocess.run(command, env=variables, stderr=subprocess.PIPE, text=True, timeout=600, **settings)
         return done.returncode, done.stderr, time.monotonic() - start_s
 
     return call
@@ -104,7 +104,7 @@ def reports_error(result, code, *words):
 
 def error_line(case, code):
     """Wait for a forked case that has to fail with a code; returns its error line, the only one, without a traceback."""
-    assert case.wait(240) == code, (case.poll(), case.err)
+    assert case.wait(600) == code, (case.poll(), case.err)
     (line,) = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
     assert "Traceback" not in case.err
     assert "--- Logging error ---" not in case.err
@@ -145,7 +145,7 @@ def outcome(run: Path) -> dict:
 
 def completed(fork, words, runs: Path) -> dict:  # noqa: F811
     case = fork("run", *words, f"paths.runs={runs}")
-    assert case.wait(240) == 0, case.err
+    assert case.wait(600) == 0, case.err
     assert "Traceback" not in case.err
     (run,) = run_folders(runs)
     assert not list(run.rglob(".tmp-*"))
@@ -153,18 +153,10 @@ def completed(fork, words, runs: Path) -> dict:  # noqa: F811
     return outcome(run)
 
 
-def killed(fork, words, runs: Path, phase: str, number: int, delay_s: float) -> bool:  # noqa: F811
-    """Start a run and kill it in a phase; returns whether it was."""
-    mark = runs.parent / "mark"
-    mark.unlink(missing_ok=True)
-    hook = f"tests.reliability.phases:mark:{phase}:{number}:{mark}"
-    case = fork("run", *words, f"paths.runs={runs}", hook=hook)
-    deadline = time.monotonic() + 240
-    while not mark.exists() and case.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    time.sleep(delay_s)
-    case.kill()
-    return case.poll() == -signal.SIGKILL
+def killed(fork, words, runs: Path, phase: str, number: int, delay_s: float = 0.0) -> bool:  # noqa: F811
+    """Start a run that is killed in a phase; returns whether it was, and did not end before."""
+    case = fork("run", *words, f"paths.runs={runs}", hook=f"tests.reliability.phases:kill:{phase}:{number}:{delay_s}")
+    return case.wait(600) in (-signal.SIGKILL, -signal.SIGALRM)
 
 
 @pytest.fixture(scope="session")
@@ -173,7 +165,7 @@ def uninterrupted(fork_server, home, small, tmp_path_factory):  # noqa: F811
     runs = tmp_path_factory.mktemp("uninterrupted")
     words = ["run", *small, *SHORT, "baselines=none", f"paths.runs={runs}"]
     case = fork_server.start(words, more={"ORCA_HOME": str(home)})
-    assert case.wait(240) == 0, case.err
+    assert case.wait(600) == 0, case.err
     return run_folders(runs)[0]
 
 

@@ -1,4 +1,4 @@
-"""A SLURM of one machine for tests: sbatch, srun, sacct, scancel and scontrol, which write down what they are asked.
+"""A SLURM of one machine for tests: sbatch, srun, sacct, scancel and scontrol, as far as submitit asks.
 
 `install(folder)` returns the variables with which a process finds them. Each job is a folder FOLDER/jobs/ID with `script`,
 `environment`, `state` and, once it runs, `pid`. A job's supervisor starts it when fewer than SLOTS others run and the queue
@@ -8,7 +8,6 @@ is not held (`hold`).
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import signal
@@ -16,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = "FAKE_SLURM"
@@ -36,13 +35,15 @@ def install(folder: Path) -> dict[str, str]:
     return {ROOT: str(folder), "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
 
-def running(folder: Path) -> dict[str, int]:
-    """Return the jobs that run now: id -> the process that submitit started, whose child is the program's."""
-    pids = {}
-    for job in (folder / "jobs").iterdir():
-        if read(job, "state") == "RUNNING" and (pid := read(job, "pid")):
-            pids[job.name] = int(pid)
-    return pids
+def jobs(folder: Path, state: str = "") -> list[str]:
+    """Return the ids of all jobs, or of those in a state."""
+    return [job.name for job in (folder / "jobs").iterdir() if state in ("", read(job, "state"))]
+
+
+def job_of(folder: Path, pid: int) -> str:
+    """Return the running job that a process belongs to."""
+    session = str(os.getsid(pid))
+    return next(job for job in jobs(folder, "RUNNING") if read(folder / "jobs" / job, "pid") == session)
 
 
 def end(folder: Path, job: str, state: str) -> None:
@@ -50,6 +51,15 @@ def end(folder: Path, job: str, state: str) -> None:
     path = folder / "jobs" / job
     write(path, "state", state)
     os.killpg(int(read(path, "pid")), signal.SIGKILL)
+
+
+def close(folder: Path) -> None:
+    """End all jobs."""
+    for job in jobs(folder, "PENDING"):
+        write(folder / "jobs" / job, "state", "CANCELLED")
+    for job in jobs(folder, "RUNNING"):
+        with suppress(ProcessLookupError):
+            end(folder, job, "CANCELLED")
 
 
 @contextmanager
@@ -60,12 +70,6 @@ def hold(folder: Path) -> Iterator[None]:
         yield
     finally:
         (folder / HELD).unlink()
-
-
-def command_lines(folder: Path) -> list[list[str]]:
-    """Return the command lines that were typed."""
-    path = folder / "asked"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def read(job: Path, name: str) -> str:
@@ -154,7 +158,4 @@ def scontrol(root: Path, words: list[str]) -> int:
 
 if __name__ == "__main__":
     here = Path(os.environ[ROOT])
-    if sys.argv[1] != "supervise":
-        with open(here / "asked", "a") as file:
-            file.write(f"{json.dumps(sys.argv[1:])}\n")
     sys.exit(globals()[sys.argv[1]](here, sys.argv[2:]))

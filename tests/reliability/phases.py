@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import resource
-import time
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,10 +63,16 @@ def before(place: Place, number: int, act: Callable[[], object]) -> None:
     replace(place, make)
 
 
-def mark(argument: str) -> None:
-    """Touch a file at the n-th call of a phase's function, and linger a moment before it: "phase:n:file"."""
-    phase, number, file = argument.split(":")
-    before(PHASES[phase], int(number), lambda: (Path(file).touch(), time.sleep(0.02)))
+def kill(argument: str) -> None:
+    """Kill the process so many seconds after the n-th call of a phase's function: "phase:n:seconds"."""
+    phase, number, seconds = argument.split(":")
+
+    def act() -> None:
+        if float(seconds) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        signal.setitimer(signal.ITIMER_REAL, float(seconds))  # its signal ends the process just so
+
+    before(PHASES[phase], int(number), act)
 
 
 def starve(argument: str) -> None:

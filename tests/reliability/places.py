@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,22 @@ VANISH: dict[str, Callable[[Path, Path], Any]] = {
     "all runs renamed": lambda run, runs: runs.rename(runs.with_name("elsewhere")),
     "task renamed": lambda run, runs: run.parent.rename(runs / "other"),
 }
+
+
+def errors_to(place: str) -> None:
+    """Write standard error to a full disk, or into a pipe whose reader has ended."""
+    readable, writable = os.pipe()
+    os.close(readable)
+    os.dup2(os.open("/dev/full", os.O_WRONLY) if place == "full disk" else writable, 2)
+
+
+def without_temporary(mark: str) -> None:
+    """Let there be no folder for temporary files; `mark` is made where Python finds none."""
+    tempfile.tempdir, tempfile._candidate_tempdir_list = None, lambda: ["/nowhere"]  # type: ignore[attr-defined]
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        Path(mark).touch()
 
 
 def watch(log: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 from tests.reliability.phases import PHASES, before
@@ -21,15 +21,15 @@ POINTS = PHASES | {
     "result": ("orca_cli.runs.directory", "RunDirectory.finish"),  # the result is written, and nothing removed
     "report": ("orca_cli.report.records.collect", "_read_run"),
 }
-SENT = "ORCA_TEST_SENT"  # environment variable: file that gets the moment of the last signal, seconds since 1970
+SENT = "ORCA_TEST_SENT"  # environment variable: file that is made once a signal is sent
 
 
 def at(argument: str) -> None:
     """Send signals when a function is entered for the n-th time.
 
     Args:
-        argument: POINT,N,PLAN; a plan such as TERM, INT+0.3+INT (the second 0.3 s later, while one operation of torch of many
-            seconds is under way) or STOP+1+CONT. ^INT alone goes to the parent, as Ctrl-C in a terminal does to a driver.
+        argument: POINT,N,PLAN; a plan such as TERM, INT+0.3+INT (the second 0.3 s later, within one operation of a library
+            that takes hours) or STOP+1+CONT. ^INT alone goes to the parent, as Ctrl-C in a terminal does to a driver.
     """
     point, number, plan = argument.split(",")
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may themselves run under nohup
@@ -39,15 +39,15 @@ def at(argument: str) -> None:
 def send(plan: str) -> None:
     """Carry out a plan; see `at`."""
     first, *later = plan.split("+")
-    if later:
-        delay, name = later
-        text = f"sleep {delay}; date +%s.%N >{os.environ[SENT]}; kill -{name} {os.getpid()}"
-        subprocess.Popen(["sh", "-c", text])
-    Path(os.environ[SENT]).write_text(str(time.time()))
+    Path(os.environ[SENT]).touch()
     target = os.getppid() if first.startswith("^") else os.getpid()
-    os.kill(target, signal.Signals[f"SIG{first.removeprefix('^')}"])
-    if later and first == "INT":
-        import torch
-
-        matrix = torch.zeros(8000, 8000)
-        torch.mm(matrix, matrix)
+    if not later:
+        os.kill(target, signal.Signals[f"SIG{first.removeprefix('^')}"])
+        return
+    delay, second = later
+    script = f"kill -{first} {target}; echo; sleep {delay}; kill -{second} {target}"
+    shell = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE)
+    assert shell.stdout is not None
+    shell.stdout.readline()
+    if first == "INT":
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)

@@ -1,81 +1,72 @@
 """A sweep by each executor while jobs, workers, nodes and drivers are killed; `engine_faults` does it with 40 jobs."""
 
 import importlib.util
-import subprocess
-import time
-from pathlib import Path
 
 import pytest
 
 from orca_cli.exceptions import ConfigError
 from orca_cli.launching.process import attend
 from tests.reliability import fake_slurm
-from tests.reliability.engine_faults import Bench, engine, run
+from tests.reliability.engine_faults import FAULTS, Bench, engine, run
+from tests.tiers import count
 
 pytestmark = pytest.mark.slow
 
 NEEDS = {"local": "json", "ray": "ray", "slurm": "submitit"}
-FAULTS = {
-    "local": ["job", "second driver", "disk", "driver"],
-    "ray": ["job", "worker", "raylet", "driver"],
-    "slurm": ["job", "preempt", "worker", "driver"],
-}
+# SLURM has its own in the pr tier, below.
+FEW = {"local": ["job", "second driver", "disk", "driver"], "ray": ["worker", "driver", "raylet"], "slurm": []}
+SWEEPS = count(pr={on: faults for on, faults in FEW.items() if faults}, nightly=FAULTS)
 
 
 @pytest.fixture
-def bench(request, tmp_path):
+def bench(request, fork_server, tmp_path):
     if importlib.util.find_spec(NEEDS[request.param]) is None:
         pytest.skip(f"the extra {request.param} is not installed")
-    return Bench(tmp_path, request.param, 6)
+    return Bench(fork_server, tmp_path, request.param, count(pr=2, nightly=6))
 
 
-@pytest.mark.parametrize("bench", FAULTS, indirect=True)
-def test_six_runs_survive_what_is_lost_with_the_bits_of_undisturbed_ones(bench, scorecard):
-    problems = run(bench, FAULTS[bench.on])
-    assert not problems, "\n".join([*problems, *(path.read_text() for path in bench.folder.glob("driver-*.log"))])
-    assert bench.done == FAULTS[bench.on]  # the premise
-    logs = "".join(path.read_text() for path in bench.folder.glob("driver-*.log"))
-    assert not bench.deadly or "1 of 7 runs are not completed" in logs  # the one that kills its worker every time
-    scorecard.add(
-        f"sweeps on {bench.on} with faults / every run completed once with its bits", cases=1, passed=1, target=1
-    )
+@pytest.fixture
+def held(bench, scorecard):
+    """Count a sweep, with whose end there must be no problems."""
+
+    def call(problems):
+        assert not problems, "\n".join([*problems, bench.logs()])
+        # The one that kills its worker every time is given up.
+        assert not bench.deadly or f"1 of {bench.jobs + 1} runs are not completed" in bench.logs()
+        figure = f"sweeps on {bench.on} with faults / every run completed once with its bits"
+        scorecard.add(figure, cases=1, passed=1, target=1)
+
+    return call
+
+
+@pytest.mark.parametrize("bench", SWEEPS, indirect=True)
+def test_a_sweep_survives_what_is_lost_with_the_bits_of_an_undisturbed_one(bench, held):
+    held(run(bench, SWEEPS[bench.on]))
+    assert bench.done == SWEEPS[bench.on]  # the premise
 
 
 @pytest.mark.parametrize("bench", ["slurm"], indirect=True)
-def test_jobs_are_arrays_and_what_a_dead_driver_left_in_the_queue_is_withdrawn(bench):
-    bench.deadly = False
-    with engine(bench):
-        slurm = bench.folder / "slurm"
+def test_jobs_are_arrays_and_what_slurm_or_a_dead_driver_ends_is_done_again(bench, held):
+    bench.jobs = 3
+    with engine(bench) as slurm:
         driver = bench.start("--gpus", "1", "--time-limit", "1h")
-        assert bench.wait_for_work(driver)
-        driver.kill()
-        driver.wait()
-        assert sum(words[0] == "sbatch" for words in fake_slurm.command_lines(slurm)) == 1
-        script = next((slurm / "jobs").iterdir()).joinpath("script").read_text()
-        for line in ("array=0-5%6", "cpus-per-task=1", "gpus=1", "job-name=orca-digits-", "signal=USR1@120", "time=63"):
+        bench.held(2)
+        script = (slurm / "jobs" / "1000_3" / "script").read_text()  # of the last of four jobs
+        for line in ("array=0-3%4", "cpus-per-task=1", "gpus=1", "job-name=orca-digits-", "signal=USR1@120", "time=63"):
             assert f"#SBATCH --{line}" in script, script
+        bench.hit_job("preempt")
+        ended = bench.held(2)[0]  # which have both places, so that others wait
+        left = bench.wait(lambda: fake_slurm.jobs(slurm, "PENDING"))
         with fake_slurm.hold(slurm):
-            left = {job for job in (slurm / "jobs").iterdir() if fake_slurm.read(job, "state") == "PENDING"}
-            assert left
-            fake_slurm.end(slurm, next(iter(fake_slurm.running(slurm))), "NODE_FAIL")  # while nobody watches
-            again, end = bench.start(), time.monotonic() + 300
-            while time.monotonic() < end and any(fake_slurm.read(job, "state") == "PENDING" for job in left):
-                time.sleep(0.05)
-            assert time.monotonic() < end, (bench.folder / "driver-1.log").read_text()
-        fake_slurm.end(slurm, second_drivers_job(slurm, again), "PREEMPTED")  # by a site that cancels
-        assert again.wait() == 0, (bench.folder / "driver-1.log").read_text()
-    assert bench.check() == []
-    assert "SLURM ended it: PREEMPTED; trying it again" in (bench.folder / "driver-1.log").read_text()
-
-
-def second_drivers_job(slurm: Path, driver: subprocess.Popen[str]) -> str:
-    """Return a running job of the second array, once there is one: jobs of the first may still be running."""
-    while driver.poll() is None:
-        for job in fake_slurm.running(slurm):
-            if int(job.split("_")[0]) > 1000:
-                return job
-        time.sleep(0.05)
-    raise AssertionError("the second driver ended before a job of its array was seen")
+            bench.kill(driver)
+            fake_slurm.end(slurm, fake_slurm.job_of(slurm, ended), "NODE_FAIL")  # while nobody watches
+            before = set(fake_slurm.jobs(slurm))
+            bench.start()
+            bench.wait(lambda: not set(left) & set(fake_slurm.jobs(slurm, "PENDING")))  # it withdraws them
+        of_the_second = bench.wait(lambda: {fake_slurm.job_of(slurm, pid) for pid in bench.held()} - before)
+        fake_slurm.end(slurm, of_the_second.pop(), "PREEMPTED")  # by a site that cancels
+        held(bench.finish() + bench.problems())
+    assert "SLURM ended it: PREEMPTED; trying it again" in bench.drivers[1].err
 
 
 def test_a_machine_that_does_not_see_the_folder_of_runs_says_so(tmp_path):

@@ -94,13 +94,13 @@ def traced(fork, name, folder, log, *more):
     """Do a workload under strace; returns (exit code, standard error)."""
     folder.mkdir()
     case = fork("list", hook=f"tests.reliability.workloads:run:{name}|{folder}")
-    end = time.monotonic() + 30
+    end = time.monotonic() + 600
     while not (folder / "promises").exists():  # else the faults would hit what the fork does before its work
         assert time.monotonic() < end, case.poll()
         time.sleep(0.002)
     command = ["strace", "-p", str(case.pid), "-o", str(log), "-e", f"trace={','.join(CALLS)}", *more]
-    tracer = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    code = case.wait(30)
+    tracer = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    code = case.wait(600)
     assert "ttach" in tracer.stderr or log.exists(), tracer.stderr
     return code, case.err
 
@@ -121,7 +121,7 @@ def why_no_strace() -> str:
     if shutil.which("strace") is None:
         return "strace is not installed"
     command = ["strace", "-o", "/dev/null", "-e", "inject=fsync:error=EIO", "true"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     return f"strace cannot trace here: {done.stderr.strip()[-100:]}" if done.returncode else ""
 
 

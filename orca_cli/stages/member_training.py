@@ -34,9 +34,7 @@ from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score, whole_loss
 
-_MIXING = (
-    "mixing:"  # before the names of weights of `OptimizerSteps.mixing` in a checkpoint, which stand beside the best
-)
+_MIXING = "mixing:"  # prefix of the weights of `OptimizerSteps.mixing` in a checkpoint, which stand beside the best
 
 
 @dataclass(frozen=True)
@@ -159,9 +157,7 @@ class MemberTraining:
         self._total = plan.train.epochs * plan.train.steps_per_epoch(len(member.samples))
         self._steps = OptimizerSteps(built, engine, member.samples, member.seed)
         self._step, self._loss_sum, self._best_epoch = 0, 0.0, 0
-        self._start: dict[str, Any] | None = (
-            None  # what the weights before any step validate with, if these may be chosen
-        )
+        self._start: dict[str, Any] | None = None  # of the weights before any step, if they may be chosen
         self._lines: list[dict[str, Any]] = []
         self._best: Mapping[str, Tensor] = {}
         if saved is not None:

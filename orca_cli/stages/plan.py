@@ -140,8 +140,10 @@ class Plan(Config):
 
 
 class _Length(NamedTuple):
-    """How long stage 3 trains at budget=normal: so many steps, or passes over the samples if that is longer, but no more than
-    `most_steps` unless a single pass takes more; and the batch size of a step.
+    """How long stage 3 trains at budget=normal, and with which batch size.
+
+    It takes `steps` steps, or as many as `passes` over the samples take if these are more; at most `most_steps`, or those of a
+    single pass where that takes more.
     """
 
     steps: int

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orca_cli.config.ranges import NotNegative, Positive
-from orca_cli.exceptions import ConfigError, DataError, suggest
-from orca_cli.interfaces import IGNORED_CLASS, KINDS, Loss
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import IGNORED_CLASS, Loss
 
 _OF_TORCH = (nn.CrossEntropyLoss, nn.NLLLoss)
 
@@ -198,13 +198,7 @@ class NatsPerFrameLoss(nn.Module):
 
 
 def default_loss(kind: str, integer_targets: bool) -> nn.Module:
-    """Return the loss of a task that names none; dense takes cross-entropy at every position where targets are integers.
-
-    Raises:
-        ConfigError: an unknown kind.
-    """
-    if kind not in KINDS:
-        raise ConfigError(f"'{kind}' is not a kind", where="task.kind", hint=suggest(kind, KINDS))
+    """Return the loss of a task that names none; dense takes cross-entropy at every position where targets are integers."""
     if kind == "labels":
         return MaskedBCE()
     real = kind == "values" or (kind == "dense" and not integer_targets)

@@ -150,7 +150,7 @@ def planned(
         config: as composed.
         built: with everything else decided.
         engine: the device.
-        earlier: the summary that an earlier attempt of this run wrote; empty for none. Its decisions stand.
+        earlier: the summary that an earlier attempt of this run wrote; empty for none. Its decisions and expected times stand.
         spent_s: seconds that the run has taken so far.
         reporter: messages.
 
@@ -158,7 +158,7 @@ def planned(
         MemoryExhaustedError: a batch does not fit.
     """
     if read_decisions(earlier, built.summary["splits"]):
-        return built
+        return replace(built, summary=built.summary | {"expected_s": earlier.get("expected_s")})
     costs = measure(built, engine, reporter)
     if costs is None:
         return built

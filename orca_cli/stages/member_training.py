@@ -153,7 +153,7 @@ class MemberTraining:
         plan = built.plan
         self._train, self._built, self._engine, self._run = plan.train, built, engine, run
         self._member, self._saver, self._first_step = member, saver, first_step
-        self._is_start_fitted = ridge_start.start(built, engine, member.samples, member.seed)
+        self._is_start_fitted = saved is None and ridge_start.start(built, engine, member.samples, member.seed)
         self._total = plan.train.epochs * plan.train.steps_per_epoch(len(member.samples))
         self._steps = OptimizerSteps(built, engine, member.samples, member.seed)
         self._step, self._loss_sum, self._best_epoch = 0, 0.0, 0

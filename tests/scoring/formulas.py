@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from orca_cli.interfaces import IGNORED_CLASS
 
@@ -100,8 +100,7 @@ def macro_f1(outputs, targets, groups, num_classes=None, by="samples", also_firs
 
 
 def f1(predicted, present):
-    total = predicted.sum() + present.sum()
-    return float(2 * (predicted & present).sum() / total) if total else None
+    return f1_score(present, predicted) if predicted.any() or present.any() else None
 
 
 def vote(rows, predicted):
@@ -216,24 +215,21 @@ def chunk_mean(outputs, targets, groups, error, size, batch, drop_tail=False):
     """Batches are joined until they hold `size` samples; with `drop_tail`, their number times the last one's length counts."""
     name = error["_target_"].removeprefix("orca_cli.scoring.")
     settings = {key: value for key, value in error.items() if key != "_target_"}
-    batches = [
-        [x[start : start + batch] for x in (outputs, targets, groups)] for start in range(0, len(outputs), batch)
-    ]
+    rows = np.arange(len(outputs))
     chunks = [[]]
-    for one in batches:
+    for one in (rows[start : start + batch] for start in range(0, len(rows), batch)):
         chunks[-1].append(one)
-        held = len(chunks[-1]) * len(one[0]) if drop_tail else sum(len(other[0]) for other in chunks[-1])
-        if held >= size:
+        if (len(chunks[-1]) * len(one) if drop_tail else sum(map(len, chunks[-1]))) >= size:
             chunks.append([])
     tail = chunks.pop()
     dropped = bool(tail and chunks and drop_tail)
     chunks += [tail] if tail and not dropped else []
 
-    def computed(parts):
-        return FORMULAS[name](*(np.concatenate(x) for x in zip(*parts, strict=True)), **settings)
+    def computed(some):
+        return FORMULAS[name](outputs[some], targets[some], groups[some], **settings)
 
-    whole = computed(batches)
-    value, n, undefined = mean(computed(chunk).value for chunk in chunks)
+    whole = computed(rows)
+    value, n, undefined = mean(computed(np.concatenate(chunk)).value for chunk in chunks)
     error_name = {"classification.ZeroOne": "0-1 error", "classification.MacroF1": "1 - macro F1 of records"}[name]
     others = {f"{key}, whole split": other for key, other in ({error_name: whole.value} | whole.others).items()}
     return Expected(value, n, undefined + dropped, others)

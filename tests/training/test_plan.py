@@ -49,15 +49,13 @@ def test_a_warmup_longer_than_training_takes_half_of_it_unless_there_is_no_limit
     assert max(rates(epochs=3, warmup_epochs=5, warmup_limit=None)) < 0.6
 
 
-@pytest.mark.parametrize(
-    ("configured", "n", "taken"), [((32, 1), 28, (28, 1)), ((16, 5), 60, (12, 5)), ((1, 100), 7, (1, 7))]
-)
-def test_a_step_asks_for_no_more_samples_than_there_are(configured, n, taken):
-    samples = zeros(n)
-    with plan(Dense(1), samples, nn.MSELoss(), batch_size=configured[0], accumulation=configured[1]) as steps:
-        assert steps.per_epoch == -(-n // (taken[0] * taken[1]))
-        assert len(steps.take(0)[1]) == min(n, taken[0] * taken[1])
-    assert len(samples.read[0]) == taken[0]
+def test_a_step_asks_for_no_more_samples_than_there_are():
+    for (size, accumulation), n, taken in (((32, 1), 28, (28, 1)), ((16, 5), 60, (12, 5)), ((1, 100), 7, (1, 7))):
+        samples = zeros(n)
+        with plan(Dense(1), samples, nn.MSELoss(), batch_size=size, accumulation=accumulation) as steps:
+            assert steps.per_epoch == -(-n // (taken[0] * taken[1]))
+            assert len(steps.take(0)[1]) == min(n, taken[0] * taken[1])
+        assert len(samples.read[0]) == taken[0]
 
 
 @pytest.mark.parametrize("is_body_layer", [False, True])

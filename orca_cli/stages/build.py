@@ -147,13 +147,10 @@ def make_loss(config: Config, task: TaskData) -> Loss:
     integer = not np.issubdtype(targets.dtype, np.floating)
     node = short_names.node("loss", config.task.get("loss"), task.kind, integer)
     loss: Loss = default_loss(task.kind, integer) if node is None else parts.build(node, "task.loss")
-    if not (integer or counts_targets(loss)):  # a loss of torch would be NaN at the first sample without a target
-        if any(np.isnan(block).any() for block in blocks(targets, np.arange(len(targets)))):
-            what, hint = (
-                f"{type(loss).__name__} does not leave out unknown targets",
-                "use a loss of orca_cli.scoring.losses",
-            )
-            raise ConfigError(what, where="task.loss", hint=hint)
+    counts_all = not (integer or counts_targets(loss))  # such as torch's, NaN at the first sample without a target
+    if counts_all and any(np.isnan(block).any() for block in blocks(targets, np.arange(len(targets)))):
+        what = f"{type(loss).__name__} does not leave out unknown targets"
+        raise ConfigError(what, where="task.loss", hint="use a loss of orca_cli.scoring.losses")
     return weighted(loss, task, config.train)
 
 

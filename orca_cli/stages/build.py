@@ -38,7 +38,7 @@ from orca_cli.training.memory import checkpoint_layers
 
 _FITTED = 2000  # samples that an embedder sees before any training
 _FITTED_AT_ONCE = 64
-_DRY_TOKENS = 2**18  # that the embedder of a model that is never trained sees, in about a second
+_DRY_TOKENS = 2**18  # that an embedder sees in a dry run, in about a second
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def make_loss(config: Config, task: TaskData) -> Loss:
     counts_all = not (integer or counts_targets(loss))  # such as torch's, NaN at the first sample without a target
     if counts_all and any(np.isnan(block).any() for block in blocks(targets, np.arange(len(targets)))):
         what = f"{type(loss).__name__} does not leave out unknown targets"
-        raise ConfigError(what, where="task.loss", hint="use a loss of orca_cli.scoring.losses")
+        raise ConfigError(what, where="task.loss", hint="give a short name, or a class of orca_cli.scoring.losses")
     return weighted(loss, task, config.train)
 
 

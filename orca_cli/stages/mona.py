@@ -140,7 +140,7 @@ class Mona:
         self._plan, self._built, self._source, self._engine = built.plan, built, source, engine
         self._body = {name: one for name, one in built.model.body.named_parameters() if one.requires_grad}
         if not (self._body and built.finetune.pretrained):
-            what = "looks at what training does to a pretrained body, and this finetune mode trains none"
+            what = "needs a pretrained body that stage 3 trains, and this finetune mode has none"
             raise ConfigError(
                 what, where="align.method=mona", hint="use finetune=full or layernorm, or align.method=orca"
             )

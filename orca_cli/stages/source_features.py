@@ -163,7 +163,7 @@ def check_modality(body: Body, source: SourceData) -> None:
     """Raise ConfigError where a source is of another modality than the body."""
     if source.modality != body.modality:
         raise ConfigError(
-            f"this source is of the modality {source.modality}, and the body takes {body.modality}",
+            f"the source holds {source.modality} data, but the body takes {body.modality}",
             where="source",
             hint="use source=stdlib_docs for text bodies, cifar10 or digits for image bodies, tones for audio bodies",
         )

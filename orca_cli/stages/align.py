@@ -107,8 +107,8 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     aligned = Aligned(before, after, len(lines), spread, compared.floor, curve, seconds)
     if _has_drawn_together(aligned, before, after):
         log.warning(
-            "align: the tokens have drawn together, so a lower distance does not mean a better match; compare with metric=none, "
-            "or lower align.epochs"
+            "align: the tokens have drawn together, so a lower distance does not mean a better match; "
+            "compare with metric=none, or lower align.epochs"
         )
     built.model.embedder.load_state_dict(weights)
     checkpoint.write_weights(run.stage("align") / _EMBEDDER, weights)

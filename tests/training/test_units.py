@@ -9,7 +9,7 @@ from orca_cli.scoring.losses import MaskedMSE, RelativeL2Loss
 from orca_cli.training.checkpoint import weights_sha256
 from tests.training.toy import Dense, Pairs, gradient, plan
 
-STEPS = 40
+STEPS = 60
 X = Pairs(torch.zeros(64)).x.double()
 # [64, 2, 6], linear in the inputs of `Pairs`; one channel has three times the deviation of the other.
 TARGETS = torch.stack([X[:, 0] + 0.5 * X[:, 1], 3 * X[:, 2] - X[:, 0]], dim=1) + 2.0

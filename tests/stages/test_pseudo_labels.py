@@ -65,8 +65,8 @@ def targets(form, content, region, rng):
         y = np.where(rng.random((200, 40)) < 0.9, content[:, None] * 3, rng.integers(0, 4, (200, 40)))
     else:
         y = (10 + content[:, None] + 0.3 * rng.normal(size=(200, 40))).astype(np.float32)
-    for half in (0, 1):  # one of two quarters is unknown, by the region of the sample
-        y[region == half, 10 * half : 10 * half + 10] = -100 if form == "unknown classes" else np.nan
+    for half in (0, 1):  # one of two halves is unknown, by the region of the sample
+        y[region == half, 20 * half : 20 * half + 20] = -100 if form == "unknown classes" else np.nan
     return "dense", y if form == "unknown classes" else y[:, None]
 
 

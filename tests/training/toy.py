@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from orca_cli.config.schema import Align, Config, Train
+from orca_cli.config.schema import Align, Config, Predictor, Train
 from orca_cli.interfaces import Batch
 from orca_cli.models.transfer import TransferModel
 from orca_cli.stages.optimizer_steps import OptimizerSteps
@@ -78,7 +78,8 @@ def optimizer(model):
 @contextmanager
 def plan(model, samples, loss, protocol="clean", align=None, source=None, **settings):
     """Yield the steps of a run's stage 3."""
-    config = Config(train=Train(**(SETTLED | settings)), protocol=protocol, align=align or Align())
+    train, predictor = Train(**(SETTLED | settings)), Predictor(init="auto")
+    config = Config(train=train, protocol=protocol, align=align or Align(), predictor=predictor)
     decided = Plan(**vars(config) | {"train": TrainPlan(**vars(config.train)), "decided": {}})
     built = SimpleNamespace(plan=decided, model=model, loss=loss, source=source)
     with closing(OptimizerSteps(built, engine(), samples, 0)) as steps:

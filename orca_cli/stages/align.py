@@ -191,7 +191,7 @@ def fingerprint(built: Built, compared: Compared, objective: Objective, device: 
         "first_weights": checkpoint.weights_sha256(built.model.embedder.state_dict()),
         "seed": plan.seed,
         "numerics": numerics(device),
-    } | objective.facts()
+    } | (objective.facts() if isinstance(objective, Mona) else {})
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 

@@ -177,11 +177,8 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     reader = part_node(config, "task")
     task: TaskData = parts.build(reader, "task", kind=config.task.get("kind"), reporter=reporter, **_folders(config))
     if not isinstance(task, TaskData):
-        raise ConfigError(
-            f"gives a {type(task).__name__}, not a task's data",
-            where="task._target_",
-            hint="name a function that returns TaskData",
-        )
+        what = f"gives a {type(task).__name__}, not a task's data"
+        raise ConfigError(what, where="task._target_", hint="name a function that returns TaskData")
     kind = config.task.get("kind")
     if task.kind not in KINDS:
         raise ConfigError(f"'{task.kind}' is not a kind", where="task.kind", hint=suggest(task.kind, KINDS))

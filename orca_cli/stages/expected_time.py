@@ -13,8 +13,8 @@ import statistics
 import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 
@@ -41,17 +41,11 @@ _USED = 0.9  # of a budget of minutes; the rest covers what is not timed
 _EPOCHS, _MEMBERS = "train.epochs", "train.members"
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Seconds that the parts of a run take on this machine.
+class Costs(NamedTuple):
+    """Seconds that the parts of a run take on this machine."""
 
-    Args:
-        step: an optimizer step of stage 3, with the whole batch.
-        align: stage 2, all of it.
-    """
-
-    step: float
-    align: float
+    step: float  # an optimizer step of stage 3, with the whole batch
+    align: float  # stage 2, all of it
 
 
 def measure(built: Built, engine: Engine, reporter: Reporter) -> Costs | None:

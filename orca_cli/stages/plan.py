@@ -140,10 +140,8 @@ class Plan(Config):
 
 
 class _Length(NamedTuple):
-    """How long stage 3 trains at budget=normal, and with which batch size.
-
-    It takes `steps` steps, or as many as `passes` over the samples take if these are more; at most `most_steps`, or those of a
-    single pass where that takes more.
+    """Batch size and length of stage 3 at budget=normal: `steps`, or the steps of `passes` over the samples if these are more;
+    at most `most_steps`, but always one pass.
     """
 
     steps: int

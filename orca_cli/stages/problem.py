@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -98,10 +98,6 @@ class Problem:
             return [tuple(map(int, order[: self.balanced]))]
         size = self.classes or len(order)
         return [tuple(map(int, order[start : start + size])) for start in range(0, len(order), size)]
-
-    def facts(self) -> dict[str, Any]:
-        """Return, JSON-able, what its gradients depend on beside what every alignment does (`align.fingerprint`): nothing."""
-        return {}
 
     def backward(self, step: int) -> tuple[float, dict[str, float]]:
         """Add the gradients of all groups to the embedder's; returns their weighted sum, and the worst diagnostics.

@@ -175,14 +175,7 @@ read_weights = storage.read_tensors  # of a file that `write_weights` wrote
 
 
 def commit_weights(folder: Path, weights: Mapping[str, Tensor], *, owner: str, finished: Entry | None = None) -> None:
-    """Commit a folder with weights and a manifest.
-
-    Args:
-        folder: to commit.
-        weights: go into model.safetensors.
-        owner: identity of the run.
-        finished: what to keep of a finished member while others still train; `read_finished` returns it.
-    """
+    """Commit a folder with weights and a manifest; of a member, also what `read_finished` returns while others still train."""
     with storage.commit_folder(folder, owner=owner) as temporary:
         save_file(_contiguous(weights), temporary / "model.safetensors")
         if finished is not None:

@@ -28,7 +28,7 @@ def device_of(run):
 
 def test_a_run_agrees_with_the_cpu_and_predicts_on_both(run, orca, words, on_device, monkeypatch, tmp_path):
     """What was trained there has the same bits there again; an export is made for both."""
-    command = [*words("swin", (1, 8, 8)), "align.epochs=1"]
+    command = [*words("swin", (1, 8, 8)), "align.epochs=1", "train.epochs=1"]
     ours = run(*command).folder
     with monkeypatch.context() as patch:
         patch.setattr(engine, "choose_device", lambda setting: torch.device("cpu"))

@@ -1,7 +1,7 @@
-"""Losses that leave out unknown targets, and weights of labels; outputs and targets of two shapes are a DataError.
+"""Losses that leave out unknown targets; outputs and targets that do not fit together are a DataError.
 
 A batch without any known target has loss zero and gradient zero, so that one empty batch does not end a run. `weight_of`
-returns what the mean over a batch divides by; see `weights`.
+returns what the mean over a batch divides by.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orca_cli.config.ranges import NotNegative, Positive
-from orca_cli.exceptions import ConfigError, DataError, suggest
-from orca_cli.interfaces import IGNORED_CLASS, KINDS, Loss
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import IGNORED_CLASS, Loss
 
 _OF_TORCH = (nn.CrossEntropyLoss, nn.NLLLoss)
 
@@ -25,16 +25,10 @@ class _Masked(nn.Module):
 
     count_missing = False
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
-        _check_shapes(outputs, targets)
+    def mean(self, losses: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean of the losses of all entries over those that count."""
         known = ~targets.isnan()
-        loss = self.of(torch.where(known, outputs - targets.nan_to_num(nan=0.0), 0.0))
-        return _masked_mean(loss, torch.ones_like(known) if self.count_missing else known)
-
-    def of(self, difference: Tensor) -> Tensor:
-        """Return the loss of each entry by its output less its target."""
-        raise NotImplementedError
+        return _masked_mean(losses, torch.ones_like(known) if self.count_missing else known)
 
     def weight_of(self, targets: Tensor) -> int:
         """Return the number of entries that enter the average."""
@@ -59,16 +53,16 @@ class MaskedBCE(_Masked):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of logits [B, K] or [B, K, *E] against 0 and 1 of the same shape."""
+        _check_shapes(outputs, targets, outputs.shape)
         weight = self.weights.to(outputs)
         if weight.ndim:
             _check_count(len(weight), outputs.shape[1], "task.loss.positive_weight")
             weight = weight.reshape(-1, *(1,) * (outputs.ndim - 2))
-        known = ~targets.isnan()
         if self.count_missing:
-            outputs, known = torch.where(known, outputs, 0.0), torch.ones_like(known)
+            outputs = torch.where(targets.isnan(), 0.0, outputs)
         truth = targets.nan_to_num(nan=0.0)
-        loss = functional.binary_cross_entropy_with_logits(outputs, truth, pos_weight=weight, reduction="none")
-        return _masked_mean(loss, known)
+        losses = functional.binary_cross_entropy_with_logits(outputs, truth, pos_weight=weight, reduction="none")
+        return self.mean(losses, targets)
 
 
 class MaskedMSE(_Masked):
@@ -83,17 +77,17 @@ class MaskedMSE(_Masked):
         super().__init__()
         self.count_missing = count_missing
 
-    def of(self, difference: Tensor) -> Tensor:
-        """Return the squares."""
-        return difference.square()
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
+        return self.mean(_difference(outputs, targets).square(), targets)
 
 
 class MaskedMAE(_Masked):
     """Mean over the entries whose target is not NaN of |output - target|, in units of the targets given."""
 
-    def of(self, difference: Tensor) -> Tensor:
-        """Return the absolute values."""
-        return difference.abs()
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
+        return self.mean(_difference(outputs, targets).abs(), targets)
 
 
 class MaskedHuber(_Masked):
@@ -107,9 +101,11 @@ class MaskedHuber(_Masked):
         super().__init__()
         self.delta = delta
 
-    def of(self, difference: Tensor) -> Tensor:
-        """Return the losses."""
-        return functional.huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=self.delta)
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
+        difference = _difference(outputs, targets)
+        losses = functional.huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=self.delta)
+        return self.mean(losses, targets)
 
 
 class MaskedCrossEntropy(nn.Module):
@@ -131,6 +127,8 @@ class MaskedCrossEntropy(nn.Module):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of logits [B, K] against classes [B], or [B, K, *E] against [B, *E]."""
+        takes = "logits (B, K, *E) and classes (B, *E)"
+        _check_shapes(outputs, targets, outputs.shape[:1] + outputs.shape[2:], takes)
         known, weights = targets != IGNORED_CLASS, None if self.weights is None else self.weights.to(outputs)
         if weights is not None:
             _check_count(len(weights), outputs.shape[1], "task.loss.weight")
@@ -161,12 +159,9 @@ class RelativeL2Loss(nn.Module):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of outputs [B, K, *E] against targets of the same shape."""
-        _check_shapes(outputs, targets)
-        known = ~targets.isnan()
-        target = targets.nan_to_num(nan=0.0)
-        difference = torch.where(known, outputs - target, 0.0)
-        counted = known.flatten(1).any(dim=1)
-        ratio = difference.flatten(1).norm(dim=1) / (target.flatten(1).norm(dim=1) + self.eps)
+        counted = (~targets.isnan()).flatten(1).any(dim=1)
+        norm = targets.nan_to_num(nan=0.0).flatten(1).norm(dim=1)
+        ratio = _difference(outputs, targets).flatten(1).norm(dim=1) / (norm + self.eps)
         return _masked_mean(ratio, counted) if self.reduction == "mean" else torch.where(counted, ratio, 0.0).sum()
 
     def weight_of(self, targets: Tensor) -> int:
@@ -190,7 +185,7 @@ class NatsPerFrameLoss(nn.Module):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of logits [B, K, L] against 0 and 1 of the same shape."""
-        _check_shapes(outputs, targets)
+        _check_shapes(outputs, targets, outputs.shape)
         known = ~targets.isnan()
         nats = functional.binary_cross_entropy_with_logits(outputs, targets.nan_to_num(nan=0.0), reduction="none")
         if self.count_padding:
@@ -203,24 +198,26 @@ class NatsPerFrameLoss(nn.Module):
 
 
 def default_loss(kind: str, integer_targets: bool) -> nn.Module:
-    """Return the loss of a task that names none; dense takes cross-entropy at every position where targets are integers.
-
-    Raises:
-        ConfigError: an unknown kind.
-    """
-    if kind not in KINDS:
-        raise ConfigError(f"'{kind}' is not a kind", where="task.kind", hint=suggest(kind, KINDS))
+    """Return the loss of a task that names none; dense takes cross-entropy at every position where targets are integers."""
     if kind == "labels":
         return MaskedBCE()
     real = kind == "values" or (kind == "dense" and not integer_targets)
     return MaskedMSE() if real else MaskedCrossEntropy()
 
 
-def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
+def _check_shapes(
+    outputs: Tensor, targets: Tensor, expected: torch.Size, takes: str = "outputs and targets of one shape (B, K, *E)"
+) -> None:
     # [B, H, W] against [B, 1, H, W] would broadcast to [B, B, H, W] and train on other samples' targets.
-    if outputs.shape != targets.shape:
+    if targets.shape != expected:
         what = f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}"
-        raise DataError(what, where="task.loss", hint="this loss takes outputs and targets of one shape (B, K, *E)")
+        raise DataError(what, where="task.loss", hint=f"this loss takes {takes}")
+
+
+def _difference(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return output - target, zero where the target is NaN."""
+    _check_shapes(outputs, targets, outputs.shape)
+    return torch.where(targets.isnan(), 0.0, outputs - targets.nan_to_num(nan=0.0))
 
 
 def _check_count(weights: int, outputs: int, where: str) -> None:
@@ -253,7 +250,7 @@ def is_undefined(loss: Loss, targets: Tensor) -> bool:
 def weight_of(loss: Loss, targets: Tensor) -> float:
     """Return what a loss's mean over a batch with these targets divides by, up to a factor of its own.
 
-    The losses of `masked` know their known targets, and for torch's cross-entropy it is the known classes, each with
+    The losses of this module know their known targets, and for torch's cross-entropy it is the known classes, each with
     its class's weight. Other losses average over samples.
     """
     if hasattr(loss, "weight_of"):

@@ -107,8 +107,8 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     aligned = Aligned(before, after, len(lines), spread, compared.floor, curve, seconds)
     if _has_drawn_together(aligned, before, after):
         log.warning(
-            "align: the tokens have drawn together, so that a lower distance is not closer; compare with metric=none, or lower "
-            "align.epochs"
+            "align: the tokens have drawn together, so a lower distance does not mean a better match; "
+            "compare with metric=none, or lower align.epochs"
         )
     built.model.embedder.load_state_dict(weights)
     checkpoint.write_weights(run.stage("align") / _EMBEDDER, weights)
@@ -191,7 +191,7 @@ def fingerprint(built: Built, compared: Compared, objective: Objective, device: 
         "first_weights": checkpoint.weights_sha256(built.model.embedder.state_dict()),
         "seed": plan.seed,
         "numerics": numerics(device),
-    } | objective.facts()
+    } | (objective.facts() if isinstance(objective, Mona) else {})
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 

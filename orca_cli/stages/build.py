@@ -18,9 +18,10 @@ from orca_cli.config import parts, short_names
 from orca_cli.config.checks import check_augmentation, check_method, part_node
 from orca_cli.config.practices import PRACTICES
 from orca_cli.config.schema import Config
+from orca_cli.data.blocks import blocks
 from orca_cli.data.fraction import with_fraction
-from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import Augmentation, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
+from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.interfaces import KINDS, Augmentation, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.models import assembly
 from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.augmentation.samples import Augmented, measure
@@ -28,7 +29,7 @@ from orca_cli.models.bodies.base import Body
 from orca_cli.models.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.defaults import named_error
-from orca_cli.scoring.losses import default_loss
+from orca_cli.scoring.losses import counts_targets, default_loss
 from orca_cli.stages import ridge_start
 from orca_cli.stages.class_balance import uneven_note, weighted
 from orca_cli.stages.plan import Decided, Plan, decide, read_decisions
@@ -37,7 +38,7 @@ from orca_cli.training.memory import checkpoint_layers
 
 _FITTED = 2000  # samples that an embedder sees before any training
 _FITTED_AT_ONCE = 64
-_DRY_TOKENS = 2**18  # that the embedder of a model that is never trained sees, in about a second
+_DRY_TOKENS = 2**18  # that an embedder sees in a dry run, in about a second
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,7 @@ def build(
         augmentation: Augmentation = parts.build(config.augment, "augment")
         check_augmentation(augmentation, task.kind, task.input_shape[1:])
         learned = Augmented(learned, augmentation, measure(task.train, task.kind, config.seed))
-    integer = not np.issubdtype(task.train.targets().dtype, np.floating)
-    node = short_names.node("loss", config.task.get("loss"), task.kind, integer)
-    loss = default_loss(task.kind, integer) if node is None else parts.build(node, "task.loss")
-    loss = weighted(loss, task, config.train)
+    integer, loss = not np.issubdtype(task.train.targets().dtype, np.floating), make_loss(config, task)
     chunk = PRACTICES[config.protocol].error_chunks
     error = named_error(config.task.get("error"), task.kind, integer, chunk, plan.train.batch_size)
     summary = _summary(task, model, error) | {"splits": splits} | _training_summary(plan, task)
@@ -139,6 +137,23 @@ def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> 
     return model, mode
 
 
+def make_loss(config: Config, task: TaskData) -> Loss:
+    """Return what stage 3 minimises.
+
+    Raises:
+        ConfigError: it does not take the targets of the task, or not the weights that are set.
+    """
+    targets = task.train.targets()
+    integer = not np.issubdtype(targets.dtype, np.floating)
+    node = short_names.node("loss", config.task.get("loss"), task.kind, integer)
+    loss: Loss = default_loss(task.kind, integer) if node is None else parts.build(node, "task.loss")
+    counts_all = not (integer or counts_targets(loss))  # such as torch's, NaN at the first sample without a target
+    if counts_all and any(np.isnan(block).any() for block in blocks(targets, np.arange(len(targets)))):
+        what = f"{type(loss).__name__} does not leave out unknown targets"
+        raise ConfigError(what, where="task.loss", hint="give a short name, or a class of orca_cli.scoring.losses")
+    return weighted(loss, task, config.train)
+
+
 def with_train(built: Built, **changes: Any) -> Built:
     """Return what was built with other settings of stage 3."""
     return replace(built, plan=replace(built.plan, train=replace(built.plan.train, **changes)))
@@ -162,12 +177,11 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     reader = part_node(config, "task")
     task: TaskData = parts.build(reader, "task", kind=config.task.get("kind"), reporter=reporter, **_folders(config))
     if not isinstance(task, TaskData):
-        raise ConfigError(
-            f"gives a {type(task).__name__}, not a task's data",
-            where="task._target_",
-            hint="name a function that returns TaskData",
-        )
+        what = f"gives a {type(task).__name__}, not a task's data"
+        raise ConfigError(what, where="task._target_", hint="name a function that returns TaskData")
     kind = config.task.get("kind")
+    if task.kind not in KINDS:
+        raise ConfigError(f"'{task.kind}' is not a kind", where="task.kind", hint=suggest(task.kind, KINDS))
     if kind not in (None, task.kind):
         raise ConfigError(f"the data are of kind '{task.kind}', not '{kind}'", where="task.kind")
     fraction = config.task.get("train_fraction")

@@ -83,7 +83,7 @@ def _chosen(setting: str | list[float], key: str, task: TaskData) -> list[float]
     sizes = counts(task)
     if (sizes.ndim > 1) != (key == _LABELS):
         hint = f"{_CLASSES} is for classes, {_LABELS} for labels"
-        raise ConfigError("does not go with the targets of this task", where=key, hint=hint)
+        raise ConfigError("does not fit the targets of this task", where=key, hint=hint)
     if key == _LABELS:
         absent, present = sizes
         weights = np.where((absent > 0) & (present > 0), absent / np.maximum(present, 1), 1.0)

@@ -13,8 +13,8 @@ import statistics
 import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 
@@ -31,27 +31,21 @@ from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.memory import governed_by
 
-_STEPS = 4  # that are timed at most; the first, which is slower, counts only where it is the only one
-_ENOUGH_S = 4.0  # no more steps are timed after this time
-_SLOW_S = 1.0  # a step of a few samples that takes longer is timed once
+_STEPS = 4  # to time at most; the first is slower, and counts only where it is the only one
+_ENOUGH_S = 4.0  # after which no further step is timed
+_SLOW_S = 1.0  # a step of a few samples that takes longer stands for a whole one
 _FIRST_SAMPLES = 2  # of a step; they double until one is slow
 _STILL = 1e-30  # a learning rate that leaves the weights finite
 _FORWARD = 4  # assumed cost of a training step over a forward pass, per sample
-_USED = 0.9  # of a budget of minutes; the rest is for what is not timed
+_USED = 0.9  # of a budget of minutes; the rest covers what is not timed
 _EPOCHS, _MEMBERS = "train.epochs", "train.members"
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Seconds that the parts of a run take on this machine.
+class Costs(NamedTuple):
+    """Seconds that the parts of a run take on this machine."""
 
-    Args:
-        step: an optimizer step of stage 3, with the whole batch.
-        align: stage 2, all of it.
-    """
-
-    step: float
-    align: float
+    step: float  # an optimizer step of stage 3, with the whole batch
+    align: float  # stage 2, all of it
 
 
 def measure(built: Built, engine: Engine, reporter: Reporter) -> Costs | None:
@@ -150,7 +144,7 @@ def planned(
         config: as composed.
         built: with everything else decided.
         engine: the device.
-        earlier: the summary that an earlier attempt of this run wrote; empty for none. Its decisions stand.
+        earlier: the summary that an earlier attempt of this run wrote; empty for none. Its decisions and expected times stand.
         spent_s: seconds that the run has taken so far.
         reporter: messages.
 
@@ -158,7 +152,7 @@ def planned(
         MemoryExhaustedError: a batch does not fit.
     """
     if read_decisions(earlier, built.summary["splits"]):
-        return built
+        return replace(built, summary=built.summary | {"expected_s": earlier.get("expected_s")})
     costs = measure(built, engine, reporter)
     if costs is None:
         return built
@@ -179,7 +173,7 @@ def _fitting(built: Built, costs: Costs, spent_s: float, reporter: Reporter) -> 
     one = plan.train.models * _epoch(built, costs)
     left = 60 * plan.budget * _USED - spent_s - seconds(epochs=0)
     if left < one:
-        reporter.say(f"build: {budget} is too short: one epoch takes about {one:.2g} s; it is trained nonetheless")
+        reporter.say(f"build: {budget} is too short: one epoch takes about {one:.2g} s, and one is trained anyway")
     epochs, members = max(1, int(min(left / one, whole))), 1
     if _MEMBERS in decided and not plan.train.folds:
         members += max(0, int(min((left - whole * one) / (seconds(members=2) - seconds()), MOST_MEMBERS - 1)))

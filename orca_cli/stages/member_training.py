@@ -34,9 +34,7 @@ from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score, whole_loss
 
-_MIXING = (
-    "mixing:"  # before the names of weights of `OptimizerSteps.mixing` in a checkpoint, which stand beside the best
-)
+_MIXING = "mixing:"  # prefix of the weights of `OptimizerSteps.mixing` in a checkpoint, which stand beside the best
 
 
 @dataclass(frozen=True)
@@ -155,13 +153,11 @@ class MemberTraining:
         plan = built.plan
         self._train, self._built, self._engine, self._run = plan.train, built, engine, run
         self._member, self._saver, self._first_step = member, saver, first_step
-        self._is_start_fitted = ridge_start.start(built, engine, member.samples, member.seed)
+        self._is_start_fitted = saved is None and ridge_start.start(built, engine, member.samples, member.seed)
         self._total = plan.train.epochs * plan.train.steps_per_epoch(len(member.samples))
         self._steps = OptimizerSteps(built, engine, member.samples, member.seed)
         self._step, self._loss_sum, self._best_epoch = 0, 0.0, 0
-        self._start: dict[str, Any] | None = (
-            None  # what the weights before any step validate with, if these may be chosen
-        )
+        self._start: dict[str, Any] | None = None  # of the weights before any step, if they may be chosen
         self._lines: list[dict[str, Any]] = []
         self._best: Mapping[str, Tensor] = {}
         if saved is not None:

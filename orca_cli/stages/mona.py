@@ -127,7 +127,7 @@ def source_tokens(body: Body, examples: Examples, rows: np.ndarray) -> Tokens:
 
 
 class Mona:
-    """The objective of `align.method=mona`; it has the methods by which `problem.Problem` is one.
+    """The objective of `align.method=mona`; `name` and `backward` are as those of `problem.Problem`, the other one.
 
     Raises:
         ConfigError: stage 3 trains nothing of the body, or a body that is random.
@@ -140,10 +140,9 @@ class Mona:
         self._plan, self._built, self._source, self._engine = built.plan, built, source, engine
         self._body = {name: one for name, one in built.model.body.named_parameters() if one.requires_grad}
         if not (self._body and built.finetune.pretrained):
-            what = "looks at what training does to a pretrained body, and this finetune mode trains none"
-            raise ConfigError(
-                what, where="align.method=mona", hint="use finetune=full or layernorm, or align.method=orca"
-            )
+            what = "needs a pretrained body that stage 3 trains, and this finetune mode has none"
+            hint = "use finetune=full or layernorm, or align.method=orca"
+            raise ConfigError(what, where="align.method=mona", hint=hint)
         if isinstance(built.loss, nn.Module):
             built.loss.to(engine.device)  # weights of classes
         self._unit = loss_unit(built, engine.device)

@@ -226,7 +226,7 @@ def share(team: Team, settings: Callable[[], Config]) -> int:
         for name, split in built.summary["splits"].items():
             first = order["splits"][name]
             if split != first:
-                what = f"process {team.rank.number} reads other data than process 0: {split['n']} samples, and {first['n']}"
+                what = f"process {team.rank.number} reads other data than process 0: {split['n']} samples, not {first['n']}"
                 raise DataError(what, where=f"task ({name})", hint="give all processes the same paths.data")
         made.append((built, Engine(device, order["precision"], team)))
         return {}
@@ -249,7 +249,7 @@ def lead(team: Team, built: Built, engine: Engine) -> None:
         OrcaError: one of them cannot, or has read other data.
     """
     if built.plan.align.method == "pare":
-        what = "trains a mixing beside the model, which several processes do not share"
+        what = "trains more than the model, which several processes do not support"
         raise ConfigError(what, where="align.method=pare", hint="start one process")
     team.order("build", precision=engine.precision, **{name: built.summary[name] for name in ("splits", "decided")})
     team.gathered(lambda: {}, 0)

@@ -140,8 +140,8 @@ class Plan(Config):
 
 
 class _Length(NamedTuple):
-    """How long stage 3 trains at budget=normal: so many steps, or passes over the samples if that is longer, but no more than
-    `most_steps` unless a single pass takes more; and the batch size of a step.
+    """Batch size and length of stage 3 at budget=normal: `steps`, or the steps of `passes` over the samples if these are more;
+    at most `most_steps`, but always one pass.
     """
 
     steps: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -98,10 +98,6 @@ class Problem:
             return [tuple(map(int, order[: self.balanced]))]
         size = self.classes or len(order)
         return [tuple(map(int, order[start : start + size])) for start in range(0, len(order), size)]
-
-    def facts(self) -> dict[str, Any]:
-        """Return, JSON-able, what its gradients depend on beside what every alignment does (`align.fingerprint`): nothing."""
-        return {}
 
     def backward(self, step: int) -> tuple[float, dict[str, float]]:
         """Add the gradients of all groups to the embedder's; returns their weighted sum, and the worst diagnostics.
@@ -273,20 +269,16 @@ def embed_points(
     Of tokens, only those that are drawn are embedded where the embedder can do that (its `tokens_at`).
     """
     indices = np.concatenate([draw.indices for draw in draws])
-    ends = np.cumsum([len(draw.indices) for draw in draws])
     tokens_at = getattr(model.embedder, "tokens_at", None)
     if features != "tokens" or tokens_at is None:
-        points, sample_numbers = select_points(
-            embed(model, engine, samples, indices), features, model.embedder.layout.tokens
-        )
-        cuts = np.searchsorted(sample_numbers.cpu().numpy(), [0, *ends])
-        chosen = [draw.choose(stop - start) + start for draw, start, stop in zip(draws, cuts, cuts[1:], strict=False)]
+        tokens = embed(model, engine, samples, indices)
+        points, owners = select_points(tokens, features, model.embedder.layout.tokens)
+        chosen = _chosen(draws, owners.cpu().numpy())
         return [points[torch.from_numpy(rows).to(points.device)] for rows in chosen]
     batches = list(_batches(model, engine, samples, indices))
     masks = [model.embedder.mask(batch.x, batch.valid) for batch in batches]
     rows, places = torch.cat(masks).cpu().numpy().nonzero()
-    cuts = np.searchsorted(rows, [0, *ends])
-    chosen = [draw.choose(stop - start) + start for draw, start, stop in zip(draws, cuts, cuts[1:], strict=False)]
+    chosen = _chosen(draws, rows)
     kept = np.concatenate(chosen)
     rows, places = rows[kept], places[kept]
     clouds, first = [], 0
@@ -296,6 +288,12 @@ def embed_points(
         clouds.append(tokens_at(batch.x, batch.valid, *where))
         first += len(batch.x)
     return list(torch.cat(clouds).split([len(some) for some in chosen]))
+
+
+def _chosen(draws: Sequence[Draw], owners: np.ndarray) -> list[np.ndarray]:
+    """Return the points that each draw chooses; `owners` are the places of the samples that they belong to, in order."""
+    cuts = np.searchsorted(owners, np.cumsum([0, *(len(draw.indices) for draw in draws)]))
+    return [draw.choose(stop - start) + start for draw, start, stop in zip(draws, cuts, cuts[1:], strict=False)]
 
 
 def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray) -> Tokens:

@@ -162,11 +162,9 @@ def source_features(
 def check_modality(body: Body, source: SourceData) -> None:
     """Raise ConfigError where a source is of another modality than the body."""
     if source.modality != body.modality:
-        raise ConfigError(
-            f"this source is of the modality {source.modality}, and the body takes {body.modality}",
-            where="source",
-            hint="use source=stdlib_docs for text bodies, cifar10 or digits for image bodies, tones for audio bodies",
-        )
+        hint = "use source=stdlib_docs for text bodies, cifar10 or digits for image bodies, tones for audio bodies"
+        what = f"the source holds {source.modality} data, but the body takes {body.modality}"
+        raise ConfigError(what, where="source", hint=hint)
 
 
 def embed_examples(body: Body, examples: Examples, rows: np.ndarray) -> Tokens:
@@ -259,10 +257,9 @@ def _embed(body: Body, source: SourceData, selection: Wanted, reporter: Reporter
             held += len(x)
             advance(stop - start)
     if held < 2:
+        what = f"only {held} source examples have the {selection.length} tokens that a target sample has"
         raise ConfigError(
-            f"only {held} source examples have the {selection.length} tokens that a target sample has",
-            where="align.features",
-            hint="use align.features=tokens, or a lower embedder.max_tokens",
+            what, where="align.features", hint="use align.features=tokens, or a lower embedder.max_tokens"
         )
     x, labels, rank = draw.drawn()
     in_cloud = torch.zeros(len(rank), dtype=torch.bool)

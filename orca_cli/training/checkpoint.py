@@ -175,7 +175,7 @@ read_weights = storage.read_tensors  # of a file that `write_weights` wrote
 
 
 def commit_weights(folder: Path, weights: Mapping[str, Tensor], *, owner: str, finished: Entry | None = None) -> None:
-    """Commit a folder with weights and a manifest; beside them what is kept of a finished member while others still train."""
+    """Commit a folder with weights and a manifest; of a member, also what `read_finished` returns while others still train."""
     with storage.commit_folder(folder, owner=owner) as temporary:
         save_file(_contiguous(weights), temporary / "model.safetensors")
         if finished is not None:
@@ -184,7 +184,7 @@ def commit_weights(folder: Path, weights: Mapping[str, Tensor], *, owner: str, f
 
 
 def read_finished(folder: Path, *, owner: str) -> Entry | None:
-    """Return what was committed beside the weights in a folder; None if there is none, or it was damaged and moved aside."""
+    """Return the record of a finished member; None where it is not finished, or its folder was damaged and moved aside."""
     if not folder.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Memory: layers that keep less, and what is said where it runs out."""
+"""Memory: gradient checkpointing, and the message where memory runs out."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def checkpoint_layers(body: nn.Module) -> None:
         if not any(inner is not module and isinstance(inner, GradientCheckpointingLayer) for inner in module.modules())
     ]
     if not innermost:
-        what, where = "this body does not tell where its layers are", "train.gradient_checkpointing"
+        what, where = "transformers does not mark the layers of this body", "train.gradient_checkpointing"
         raise ConfigError(what, where=where, hint=f"leave {where} out, or use another body")
     for layer in innermost:
         layer.gradient_checkpointing = True

@@ -51,7 +51,7 @@ def from_environment() -> Rank | None:
     if size <= 1:
         return None
     if not 0 <= number < size:
-        raise UsageError(f"{number} of WORLD_SIZE={size}", where="RANK", hint="use torchrun")
+        raise UsageError(f"{number} is not in 0..{size - 1} (WORLD_SIZE={size})", where="RANK", hint="use torchrun")
     return Rank(number, size, local, here)
 
 

@@ -47,7 +47,7 @@ class Team:
         rank: of this process.
 
     Raises:
-        ConfigError: accelerate was told to split the model, which this program does not do.
+        ConfigError: accelerate is configured to split the model, which this program does not support.
         NetworkError: the other processes do not answer.
     """
 
@@ -56,7 +56,7 @@ class Team:
         self.failure: Exception | None = None
         for name in _ENGINES:
             if os.environ.get(name, "").lower() in ("true", "1"):
-                what = "accelerate launch was told to split the model over processes, and here each has all of it"
+                what = "accelerate launch is configured to split the model over processes; here each process holds all of it"
                 raise ConfigError(what, where=name, hint="use accelerate launch --multi_gpu")
         _share_processors(rank)
         both = torch.cuda.is_available() and distributed.is_nccl_available()

@@ -78,6 +78,7 @@ def test_minutes_become_epochs_which_a_resumed_run_keeps_and_a_typed_one_repeats
         assert orca("run", *words)[0] == 1
     monkeypatch.setattr(expected_time, "measure", lambda *_: pytest.fail("timed again"))
     first = run(*words)
+    assert first.result["expected_s"]["finetune"] > 0
     decision = first.result["decided"]["train.epochs"]
     epochs = decision["value"]
     assert 5 <= epochs <= 7  # of 3.75 steps, 2 s each, in nine tenths of a minute

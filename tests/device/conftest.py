@@ -12,7 +12,7 @@ from tests.cli.conftest import environment, fork, home, orca, run, small, tiny  
 from tests.device.emulated import emulated
 
 RUN = [
-    "source.size=120", "align.epochs=2", "align.source_points=60", "align.max_samples=6", "align.check_every=1",
+    "source.size=60", "align.epochs=2", "align.source_points=60", "align.max_samples=6", "align.check_every=1",
     "align.exact=true", "align.classes_per_problem=0", "train.epochs=2", "train.warmup_epochs=0",
     "train.batch_size=4", "train.accumulation=2", "train.clip=0.5", "train.lr=1e-3",
 ]  # fmt: skip
@@ -33,14 +33,14 @@ def on_device(device, monkeypatch):
 
 
 def _arrays(path, shape, targets, missing=0.0):
-    """Write 40 samples; targets are classes, labels [n, 3], or a map of the input's extent."""
+    """Write 24 samples; targets are classes, labels [n, 3], or a map of the input's extent."""
     draw = np.random.default_rng(0)
-    classes = np.arange(40) % 2
-    x = draw.normal(size=(40, *shape)).astype(np.float32) + classes.reshape(-1, *[1] * len(shape))
+    classes = np.arange(24) % 2
+    x = draw.normal(size=(24, *shape)).astype(np.float32) + classes.reshape(-1, *[1] * len(shape))
     if targets == "classes":
         y = classes
     elif targets == "labels":
-        y = (draw.random((40, 3)) < 0.4).astype(np.float32)
+        y = (draw.random((24, 3)) < 0.4).astype(np.float32)
     else:
         y = x.mean(1) * 3 + 1
     if missing:

@@ -4,23 +4,14 @@ A formula takes the outputs, targets and records that an error takes, as arrays,
 number, or None where it is undefined.
 """
 
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from orca_cli.interfaces import IGNORED_CLASS
-
-
-class Expected(NamedTuple):
-    """Fields as those of `orca_cli.interfaces.Score`."""
-
-    value: float | None
-    n: int
-    skipped: int
-    others: dict[str, float | None] = {}
+from orca_cli.interfaces import IGNORED_CLASS, Score
 
 
 def mean(values):
@@ -63,13 +54,13 @@ def counted(outputs, targets):
 
 def zero_one(outputs, targets, groups):
     _, predicted, truth = counted(outputs, targets)
-    return Expected(float(np.mean(predicted != truth)) if len(truth) else None, len(truth), targets.size - len(truth))
+    return Score(float(np.mean(predicted != truth)) if len(truth) else None, len(truth), targets.size - len(truth))
 
 
 def balanced(outputs, targets, groups):
     rows, predicted, truth = counted(outputs, targets)
     recall, n, skipped = mean(ratio(predicted == k, truth == k) for k in range(rows.shape[1]))
-    return Expected(less_one(recall), n, skipped)
+    return Score(less_one(recall), n, skipped)
 
 
 def class_auroc(outputs, targets, groups):
@@ -77,7 +68,7 @@ def class_auroc(outputs, targets, groups):
     # The program's own softmax: its last bit decides whether two probabilities are equal.
     logs = torch.from_numpy(rows).double().log_softmax(1).numpy()
     value, n, skipped = mean(area(logs[:, k], truth == k) for k in range(rows.shape[1]))
-    return Expected(less_one(value), n, skipped)
+    return Score(less_one(value), n, skipped)
 
 
 def macro_f1(outputs, targets, groups, num_classes=None, by="samples", also_first=None):
@@ -96,12 +87,11 @@ def macro_f1(outputs, targets, groups, num_classes=None, by="samples", also_firs
     }
     value, n, skipped = scores.pop((by, k))
     names = {key: f"1 - macro F1 of {key[0]}" + ("" if key[1] == k else f", classes 0-{key[1] - 1}") for key in scores}
-    return Expected(less_one(value), n, skipped, {names[key]: less_one(one) for key, (one, _, _) in scores.items()})
+    return Score(less_one(value), n, skipped, {names[key]: less_one(one) for key, (one, _, _) in scores.items()})
 
 
 def f1(predicted, present):
-    total = predicted.sum() + present.sum()
-    return float(2 * (predicted & present).sum() / total) if total else None
+    return f1_score(present, predicted) if predicted.any() or present.any() else None
 
 
 def vote(rows, predicted):
@@ -119,7 +109,7 @@ def over_labels(value, outputs, targets, groups):
     known = ~np.isnan(targets)
     labels = [(outputs[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(outputs.shape[1])]
     average, n, skipped = mean(value(*label) for label in labels)
-    return Expected(less_one(average), n, skipped)
+    return Score(less_one(average), n, skipped)
 
 
 def mean_average_precision(outputs, targets, groups, by="samples"):
@@ -129,7 +119,7 @@ def mean_average_precision(outputs, targets, groups, by="samples"):
         pooled = np.stack([outputs[one].astype(np.float64).mean(0) for one in members])
         by_unit["records"] = over_labels(precision, pooled, np.stack([targets[one[0]] for one in members]), None)
     chosen = by_unit.pop(by)
-    return chosen._replace(others={f"1 - mAP of {unit}": other.value for unit, other in by_unit.items()})
+    return replace(chosen, others={f"1 - mAP of {unit}": other.value for unit, other in by_unit.items()})
 
 
 def mask_error(outputs, targets, groups, report="auroc", count_ignored=False, threshold=0.5):
@@ -150,7 +140,7 @@ def mask_error(outputs, targets, groups, report="auroc", count_ignored=False, th
     _, value = errors.pop(report)
     n, total = (defined, defined + undefined) if report == "pixel_auroc" else (len(scores), known.size)
     n = 0 if value is None else n
-    return Expected(value, n, total - n, dict(errors.values()))
+    return Score(value, n, total - n, dict(errors.values()))
 
 
 # Real values; targets of NaN do not count.
@@ -171,7 +161,7 @@ def value_error(name, outputs, targets, groups):
         errors.append((values, int(known.sum())))
     n = sum(count for values, count in errors if values[name] is not None)
     means = {key: mean(values[key] for values, _ in errors)[0] for key in NAMES_OF_VALUES.values()}
-    return Expected(means.pop(name), n, targets.size - n, means)
+    return Score(means.pop(name), n, targets.size - n, means)
 
 
 def relative_l2(outputs, targets, groups):
@@ -179,13 +169,13 @@ def relative_l2(outputs, targets, groups):
         norm = np.sqrt(np.nansum(y**2))
         return float(np.sqrt(np.nansum((z - y) ** 2)) / norm) if norm > 0 else None
 
-    return Expected(*mean(map(sample_error, outputs.astype(np.float64), targets.astype(np.float64))))
+    return Score(*mean(map(sample_error, outputs.astype(np.float64), targets.astype(np.float64))))
 
 
 def mean_squared(outputs, targets, groups):
     difference = (outputs.astype(np.float64) - targets)[~np.isnan(targets)]
     n = len(difference)
-    return Expected(float(np.mean(difference**2)) if n else None, n, targets.size - n)
+    return Score(float(np.mean(difference**2)) if n else None, n, targets.size - n)
 
 
 def nats_per_frame(outputs, targets, groups, count_padding=False):
@@ -198,8 +188,8 @@ def nats_per_frame(outputs, targets, groups, count_padding=False):
     whole = float(nats.mean()) if np.isfinite(nats).all() else None
     total = targets.shape[0] * targets.shape[2]
     if count_padding:
-        return Expected(whole, total, 0, {"nats per frame": value})
-    return Expected(value, frames, total - frames, {"mean cross-entropy with padding": whole})
+        return Score(whole, total, 0, {"nats per frame": value})
+    return Score(value, frames, total - frames, {"mean cross-entropy with padding": whole})
 
 
 def long_range_mae(outputs, targets, groups, separation, threshold, symmetrize_twice):
@@ -209,34 +199,31 @@ def long_range_mae(outputs, targets, groups, separation, threshold, symmetrize_t
         pairs = [(i, j) for i, j in np.argwhere(y <= threshold) if j - i >= separation]
         return mean(abs(max(below * z[j, i] + (1 - below) * z[i, j], 0.01) - y[i, j]) for i, j in pairs)[0]
 
-    return Expected(*mean(map(protein_error, outputs[:, 0].astype(np.float64), targets[:, 0].astype(np.float64))))
+    return Score(*mean(map(protein_error, outputs[:, 0].astype(np.float64), targets[:, 0].astype(np.float64))))
 
 
 def chunk_mean(outputs, targets, groups, error, size, batch, drop_tail=False):
     """Batches are joined until they hold `size` samples; with `drop_tail`, their number times the last one's length counts."""
     name = error["_target_"].removeprefix("orca_cli.scoring.")
     settings = {key: value for key, value in error.items() if key != "_target_"}
-    batches = [
-        [x[start : start + batch] for x in (outputs, targets, groups)] for start in range(0, len(outputs), batch)
-    ]
+    rows = np.arange(len(outputs))
     chunks = [[]]
-    for one in batches:
+    for one in (rows[start : start + batch] for start in range(0, len(rows), batch)):
         chunks[-1].append(one)
-        held = len(chunks[-1]) * len(one[0]) if drop_tail else sum(len(other[0]) for other in chunks[-1])
-        if held >= size:
+        if (len(chunks[-1]) * len(one) if drop_tail else sum(map(len, chunks[-1]))) >= size:
             chunks.append([])
     tail = chunks.pop()
     dropped = bool(tail and chunks and drop_tail)
     chunks += [tail] if tail and not dropped else []
 
-    def computed(parts):
-        return FORMULAS[name](*(np.concatenate(x) for x in zip(*parts, strict=True)), **settings)
+    def computed(some):
+        return FORMULAS[name](outputs[some], targets[some], groups[some], **settings)
 
-    whole = computed(batches)
-    value, n, undefined = mean(computed(chunk).value for chunk in chunks)
+    whole = computed(rows)
+    value, n, undefined = mean(computed(np.concatenate(chunk)).value for chunk in chunks)
     error_name = {"classification.ZeroOne": "0-1 error", "classification.MacroF1": "1 - macro F1 of records"}[name]
     others = {f"{key}, whole split": other for key, other in ({error_name: whole.value} | whole.others).items()}
-    return Expected(value, n, undefined + dropped, others)
+    return Score(value, n, undefined + dropped, others)
 
 
 FORMULAS = {f"values.{name}": partial(value_error, key) for name, key in NAMES_OF_VALUES.items()} | {

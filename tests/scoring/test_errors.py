@@ -85,34 +85,33 @@ def test_no_other_constant_is_better_on_the_targets_that_it_is_made_of(case):
 
 
 @pytest.mark.slow
-def test_constants_and_errors_at_the_size_of_real_test_sets():
-    assert ZeroOne().constant(np.array([2, 1, 2, IGNORED_CLASS, 0]), 3).tolist() == [0, 0, 1]
-    assert MeanSquared().constant(np.array([[[1.0, NAN]], [[3.0, NAN]]]), 1).tolist() == [[2.0, 2.0]]
-    assert MAE().constant(np.arange(2**24 + 3, dtype=np.float32)[:, None], 1).tolist() == [2**23 + 1]
+def test_areas_at_the_size_of_real_test_sets():
     rng = np.random.default_rng(0)
     outputs = rng.standard_normal((260, 1, 128, 128), np.float32)
     score = MaskError()(outputs, (rng.random(outputs.shape) < 0.01).astype(np.float32))
     assert (score.n, score.value) == (outputs.size, pytest.approx(0.5, abs=0.006))
 
 
+def test_constants_of_positions_without_a_target_are_those_of_all():
+    assert ZeroOne().constant(np.array([2, 1, 2, IGNORED_CLASS, 0]), 3).tolist() == [0, 0, 1]
+    assert MeanSquared().constant(np.array([[[1.0, NAN]], [[3.0, NAN]]]), 1).tolist() == [[2.0, 2.0]]
+    assert MAE().constant(np.array([[[1.0, NAN]], [[3.0, NAN]], [[7.0, NAN]]]), 1).tolist() == [[3.0, 3.0]]
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_shapes_that_do_not_fit_are_refused(case):
-    outputs, targets, groups = case.drawn(0)
-    for wrong in (outputs[:, 0], outputs[:, None]):  # (n, H, W) against (n, 1, H, W) would broadcast to (n, n, H, W)
+def test_outputs_that_are_no_numbers_are_reported_where_they_count(case):
+    """And those whose shape does not fit: (n, H, W) against (n, 1, H, W) would broadcast to (n, n, H, W)."""
+    error, (outputs, targets, groups) = parts.build(case.node, "task.error"), case.drawn(0, 0.0, 0.2)
+    for wrong in (outputs[:, 0], outputs[:, None]):
         with pytest.raises(DataError, match=r"task\.error: outputs .* do not fit .* targets"):
-            parts.build(case.node, "task.error")(wrong, targets, groups)
-
-
-@pytest.mark.parametrize("value", [NAN, float("inf")])
-def test_outputs_that_are_no_numbers_are_reported_where_they_count(value):
-    for case in CASES:
-        outputs, targets, groups = case.drawn(0, 0.0, 0.2)
-        # A class may have a score of NaN, and a logit may be infinite.
-        if case.form in ("values", "fields", "rolls", "maps") or (case.form == "masks" and value != value):
-            targets[..., 0, -1] = 7.0  # near, and far apart in sequence
-            outputs[..., 0, -1] = value
-            with pytest.raises(NonFiniteError, match=r"task\.error: \d+ outputs are NaN"):
-                parts.build(case.node, "task.error")(outputs, targets, groups)
+            error(wrong, targets, groups)
+    # A class may have a score of NaN, and a logit may be infinite.
+    is_number = case.form in ("values", "fields", "rolls", "maps")
+    for value in (NAN, float("inf")) if is_number else (NAN,) if case.form == "masks" else ():
+        targets[..., 0, -1] = 7.0  # near, and far apart in sequence
+        outputs[..., 0, -1] = value
+        with pytest.raises(NonFiniteError, match=r"task\.error: \d+ outputs are NaN"):
+            error(outputs, targets, groups)
 
 
 @pytest.mark.parametrize("error", [MacroF1(by="records"), MeanAveragePrecision(by="records")])
@@ -131,7 +130,7 @@ def test_errors_of_records_need_records_that_agree(error):
     assert type(error)()(outputs, targets, mixed).others == {}
 
 
-def test_settings_out_of_range_are_refused():
+def test_settings_out_of_range_and_names_that_a_kind_does_not_have_are_refused():
     for name, settings, message in (
         ("classification.MacroF1", {"by": "record"}, r"by: 'record'.*records"),
         ("masks.MaskError", {"report": "auc"}, "report: 'auc'.*auroc"),
@@ -142,6 +141,15 @@ def test_settings_out_of_range_are_refused():
             parts.build({"_target_": f"orca_cli.scoring.{name}", **settings}, "task.error")
     with pytest.raises(ConfigError, match=r"task\.error: MaskedMSE is not an error"):
         named_error({"_target_": "orca_cli.scoring.losses.MaskedMSE"}, "values", False, None, 8)
+    for arguments, message in (
+        (("error", "balance", "classes"), r"did you mean 'balanced'\? allowed: zero_one"),
+        (("error", "rmse", "dense", True), r"'rmse' is not .* with integer targets"),
+        (("error", "f1", None), r"task\.error: 'f1' is not a name of this setting"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            short_names.node(*arguments)
+    # What only the data say is not refused before.
+    assert short_names.node("error", "balanced", "dense") == short_names.node("error", "balanced", "dense", True)
 
 
 OF_VALUES = ("rmse", "mae", "r2", "nrmse")
@@ -178,15 +186,3 @@ def test_every_short_name_is_a_part_that_is_lower_for_better_outputs(kind, integ
             part = parts.build(short_names.node(setting, name, kind, integer), f"task.{setting}")
             pair = [part(z.numpy(), y.numpy()).value if setting == "error" else part(z, y) for z in (good, bad)]
             assert pair[0] < 0.01 < 0.1 < pair[1], name
-
-
-def test_names_that_a_kind_does_not_have_are_refused_with_those_that_it_has():
-    for arguments, message in (
-        (("error", "balance", "classes"), r"did you mean 'balanced'\? allowed: zero_one"),
-        (("error", "rmse", "dense", True), r"'rmse' is not .* with integer targets"),
-        (("error", "f1", None), r"task\.error: 'f1' is not a name of this setting"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            short_names.node(*arguments)
-    # What only the data say is not refused before.
-    assert short_names.node("error", "balanced", "dense") == short_names.node("error", "balanced", "dense", True)

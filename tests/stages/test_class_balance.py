@@ -1,5 +1,6 @@
 """Rare classes and labels: what is said of them, and how the loss weighs them."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from orca_cli.config.schema import Train
+from orca_cli.config.schema import Config, Train
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, MaskedMSE
+from orca_cli.stages.build import make_loss
 from orca_cli.stages.class_balance import uneven_note, weighted
 
 NAN = float("nan")
@@ -51,10 +53,17 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("loss", "task_data", "settings", "message"), REFUSED)
-def test_what_cannot_be_weighed_is_refused(loss, task_data, settings, message):
-    with pytest.raises(ConfigError, match=message):
-        weighted(loss, task_data, Train(**settings))
+def test_what_cannot_be_weighed_is_refused():
+    for loss, task_data, settings, message in REFUSED:
+        with pytest.raises(ConfigError, match=message):
+            weighted(loss, task_data, Train(**settings))
+
+
+def test_a_loss_that_counts_unknown_targets_is_refused_where_there_are_some():
+    config = Config(task={"loss": {"_target_": "torch.nn.L1Loss"}})
+    for gap, is_refused in ((np.nan, True), (0.5, False)):
+        with pytest.raises(ConfigError, match="L1Loss does not leave out unknown") if is_refused else nullcontext():
+            make_loss(config, task(np.where(np.eye(3), gap, 1.0), "values"))
 
 
 def test_uneven_classes_are_counted_with_the_settings_to_use():

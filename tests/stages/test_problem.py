@@ -15,8 +15,8 @@ from orca_cli.models.bodies import swin
 from orca_cli.stages import align, problem
 from orca_cli.stages.compared import source_floor
 from orca_cli.stages.problem import Labelled, Problem
-from orca_cli.training.engine import Engine
 from tests.checkpoints import save_tiny_swin
+from tests.training.toy import engine
 
 LABELS = np.array([0] * 20 + [1] * 3 + [2] * 9)
 SIZE = 5 * 40 * 40  # numbers of one input
@@ -68,14 +68,12 @@ def groups(metric, *names, **settings):
     return Problem(None, None, metric, None, {}, LABELLED, Align(**settings), 0).groups(LABELLED, *names)
 
 
-def epoch(model, samples, features="pooled", step=0, **settings):
+def epoch(model, samples, features="pooled", step=0, **more):
     """Return the target points, the weights and the gradient of one epoch of alignment."""
-    metric, engine = Count(), Engine(torch.device("cpu"), "fp32")
+    metric, settings = Count(), Align(max_samples=8, features=features, **more)
     source = Features(torch.zeros(1, 16), torch.zeros(1, dtype=torch.long), 1)
     train = Labelled.from_labels(samples, samples.targets())
-    compared = Problem(
-        model, engine, metric, source, {}, train, Align(max_samples=8, features=features, **settings), seed=0
-    )
+    compared = Problem(model, engine(), metric, source, {}, train, settings, seed=0)
     model.zero_grad()
     weights = []
     for some in compared.parts(train, step):
@@ -92,7 +90,7 @@ def same(one, other):
     assert one[2].abs().max() > 0
 
 
-def test_a_class_gives_exactly_as_many_samples_as_it_may_and_no_other_is_read(model):
+def test_a_class_gives_exactly_as_many_samples_as_it_may_and_no_other_is_read(model, monkeypatch):
     samples = Watched()
     clouds, weights, _ = epoch(model, samples)
     assert sorted(len(points.x) for points in clouds) == [3, 8, 8]
@@ -101,43 +99,34 @@ def test_a_class_gives_exactly_as_many_samples_as_it_may_and_no_other_is_read(mo
     assert np.bincount(LABELS[samples.read]).tolist() == [8, 3, 8]
     epoch(model, samples, step=1)
     assert samples.batches[0] != samples.batches[1]  # other samples in another epoch
+    # Of large samples fewer are read, and give as many tokens.
+    monkeypatch.setattr(problem, "_DRAWN_VALUES", 3 * SIZE)
+    monkeypatch.setattr(problem, "_LEAST_SAMPLES", 1)
+    large = Watched()
+    assert [len(points.x) for points in epoch(model, large, "tokens")[0]] == [8, 8, 8]
+    assert np.bincount(LABELS[large.read]).tolist() == [3, 3, 3]
 
 
-def test_large_samples_are_embedded_a_few_at_a_time_with_the_same_gradient(model, monkeypatch):
-    at_once, pieces = Watched(), Watched()
-    whole = epoch(model, at_once, features="tokens")
-    monkeypatch.setattr(problem, "_EMBEDDED_VALUES", 2 * SIZE + 1)
-    same(whole, epoch(model, pieces, features="tokens"))
-    assert (max(map(len, at_once.batches)), max(map(len, pieces.batches))) == (19, 2)
-
-
-def test_tokens_that_are_left_out_are_not_computed_and_change_nothing(model, monkeypatch):
-    """The points and the gradient are those of embedding whole samples and choosing from their tokens."""
+def test_only_drawn_tokens_are_computed_and_a_few_large_samples_at_a_time_with_the_same_gradient(model, monkeypatch):
+    """The points and the gradient are those of embedding whole samples at once and choosing from their tokens."""
     tokens_at, computed = type(model.embedder).tokens_at, []
     monkeypatch.setattr(
         type(model.embedder), "tokens_at", lambda *words: computed.append(len(words[3])) or tokens_at(*words)
     )
-    chosen = epoch(model, Watched(), "tokens")
+    at_once, pieces = Watched(), Watched()
+    chosen = epoch(model, at_once, "tokens")
     assert sum(computed) == sum(len(points.x) for points in chosen[0]) == 24
+    monkeypatch.setattr(problem, "_EMBEDDED_VALUES", 2 * SIZE + 1)
+    same(chosen, epoch(model, pieces, "tokens"))
+    assert (max(map(len, at_once.batches)), max(map(len, pieces.batches))) == (19, 2)
     monkeypatch.delattr(type(model.embedder), "tokens_at")
     same(chosen, epoch(model, Watched(), "tokens"))
 
 
-def test_fewer_of_large_samples_are_read_and_give_as_many_tokens(model, monkeypatch):
-    monkeypatch.setattr(problem, "_DRAWN_VALUES", 3 * SIZE)
-    monkeypatch.setattr(problem, "_LEAST_SAMPLES", 1)
-    for features, counts in (("tokens", [3, 3, 3]), ("pooled", [8, 3, 8])):
-        samples = Watched()
-        clouds, _, _ = epoch(model, samples, features)
-        assert np.bincount(LABELS[samples.read]).tolist() == counts
-        assert sorted(len(points.x) for points in clouds) == ([8, 8, 8] if features == "tokens" else [3, 8, 8])
-
-
-@pytest.mark.parametrize("features", ["tokens", "pooled"])
-def test_classes_have_their_shares_inside_a_problem(model, features):
+def test_classes_have_their_shares_inside_a_problem(model):
     shares = np.zeros(3)
     for step in range(25):
-        (cloud,), weights, _ = epoch(model, Watched(), features, step, classes_per_problem=0)
+        (cloud,), weights, _ = epoch(model, Watched(), "tokens", step, classes_per_problem=0)
         counts = cloud.labels.bincount(minlength=3).numpy()
         assert counts.sum() == 8  # max_samples
         order = seeding.numpy_generator(0, "align", "order", step).permutation(3)

@@ -53,38 +53,30 @@ def test_classes_are_their_own_labels():
     assert [labels.tolist() for labels in classes] == [[3, 1, 2], [1]]
 
 
-def unknown_quarters(y, region, unknown):
-    """Make one of two quarters of targets [n, 40] unknown, by the region of the sample."""
-    for half in (0, 1):
-        y[region == half, 10 * half : 10 * half + 10] = unknown
-    return y
+def targets(form, content, region, rng):
+    """Return kind and targets of 200 samples that follow `content`, beside what must not decide their clusters."""
+    if form == "a channel of large values":
+        small, large = content[:, None] + 0.1 * rng.normal(size=(200, 20)), 1e4 * rng.normal(size=(200, 20))
+        return "dense", np.stack([small, large], 1).astype(np.float32)
+    if form == "a number of large values":
+        small, large = content + 0.05 * rng.normal(size=200), 1e3 * rng.normal(size=200)
+        return "values", np.stack([small, large], axis=1).astype(np.float32)
+    if form == "unknown classes":
+        y = np.where(rng.random((200, 40)) < 0.9, content[:, None] * 3, rng.integers(0, 4, (200, 40)))
+    else:
+        y = (10 + content[:, None] + 0.3 * rng.normal(size=(200, 40))).astype(np.float32)
+    for half in (0, 1):  # one of two halves is unknown, by the region of the sample
+        y[region == half, 20 * half : 20 * half + 20] = -100 if form == "unknown classes" else np.nan
+    return "dense", y if form == "unknown classes" else y[:, None]
 
 
-def numbers(content, region, rng):
-    y = 10 + content[:, None] + 0.3 * rng.normal(size=(200, 40))
-    return "dense", unknown_quarters(y, region, np.nan)[:, None].astype(np.float32)
-
-
-def classes_at_positions(content, region, rng):
-    y = np.where(rng.random((200, 40)) < 0.9, content[:, None] * 3, rng.integers(0, 4, (200, 40)))
-    return "dense", unknown_quarters(y, region, -100)
-
-
-def a_channel_of_large_values(content, region, rng):
-    y = np.stack([content[:, None] + 0.1 * rng.normal(size=(200, 20)), 1e4 * rng.normal(size=(200, 20))], 1)
-    return "dense", y.astype(np.float32)
-
-
-def a_number_of_large_values(content, region, rng):
-    y = np.stack([content + 0.05 * rng.normal(size=200), 1e3 * rng.normal(size=200)], axis=1)
-    return "values", y.astype(np.float32)
-
-
-@pytest.mark.parametrize("make", [numbers, classes_at_positions, a_channel_of_large_values, a_number_of_large_values])
-def test_neither_what_is_unknown_nor_a_large_unit_decides_the_clusters(make):
+@pytest.mark.parametrize(
+    "form", ["unknown numbers", "unknown classes", "a channel of large values", "a number of large values"]
+)
+def test_neither_what_is_unknown_nor_a_large_unit_decides_the_clusters(form):
     rng = np.random.default_rng(1)
     content, region = rng.integers(0, 2, (2, 200))
-    kind, y = make(content, region, rng)
+    kind, y = targets(form, content, region, rng)
     labels, _ = class_labels(kind, y, y[:1], num_clusters=2, seed=0)
     agreement = np.mean(labels == content)
     assert max(agreement, 1 - agreement) > 0.99

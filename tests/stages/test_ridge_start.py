@@ -28,15 +28,16 @@ def bodies(tmp_path_factory):
     return {name: auto.load(str(save_tiny(name, tmp_path_factory.mktemp(name)))) for name in ("bert", "vit")}
 
 
-def started(body, y, kind, embedder, scale=None):
-    """Return a model whose predictor was started, its samples, and whether that was possible."""
+def started(body, y, kind, embedder, scale=None, rows=None):
+    """Return a model whose predictor was started on some rows of its samples, these, and whether that was possible."""
     samples = Pairs(y, length=12)
     outputs = 3 if kind == "classes" else y.shape[1]
     model = build(body, kind=kind, input_shape=(3, 12), num_outputs=outputs, embedder=embedder, target_scale=scale)
     model.embedder.fit([(samples.x, None)])
     task = SimpleNamespace(kind=kind, num_outputs=outputs)
     built = SimpleNamespace(plan=WANTED, model=model, task=task, loss=default_loss(kind, kind == "classes"))
-    return model, samples, ridge_start.start(built, engine(), samples, seed=0)
+    used = samples if rows is None else Part(samples, rows)
+    return model, samples, ridge_start.start(built, engine(), used, seed=0)
 
 
 def standard(x):
@@ -59,26 +60,21 @@ def ridge(model, x, targets):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "embedder"),
-    [
-        ("classes", "bert", Patch()),
-        ("classes", "vit", Multiscale(filters=4, skip=True)),
-        ("labels", "bert", Patch()),
-        ("values", "vit", Multiscale(filters=4, skip=True)),
-    ],
+    ("kind", "name"), [("classes", "bert"), ("classes", "vit"), ("labels", "bert"), ("values", "vit")]
 )
-def test_outputs_are_those_of_a_ridge_up_to_one_factor(bodies, kind, name, embedder):
-    generator, scale = torch.Generator().manual_seed(0), None
+def test_outputs_are_those_of_a_ridge_up_to_one_factor(bodies, kind, name):
+    y, scale = torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), None
     if kind == "classes":
-        y = torch.randint(3, (40,), generator=generator)
+        y = (y[:, 0] > 0).long() + (y[:, 1] > 0).long()
         targets = np.eye(3)[y.numpy()]
     elif kind == "labels":
-        y = (torch.randn(40, 2, generator=generator) > 0).float()
+        y = (y > 0).float()
         targets = 2 * y.numpy() - 1
     else:
-        y = 50 + 7 * torch.randn(40, 2, generator=generator)
+        y = 50 + 7 * y
         scale = Scale(y.mean(0), y.std(0))
         targets = ((y - scale.mean) / scale.std).numpy()
+    embedder = Patch() if name == "bert" else Multiscale(filters=4, skip=True)
     model, samples, is_started = started(bodies[name], y, kind, embedder, scale)
     assert is_started
     with torch.no_grad():
@@ -92,46 +88,34 @@ def test_outputs_are_those_of_a_ridge_up_to_one_factor(bodies, kind, name, embed
 
 
 def test_samples_without_a_target_do_not_count_and_too_few_change_nothing(bodies):
-    y = torch.randint(3, (40,), generator=torch.Generator().manual_seed(0))
+    body, y, known = bodies["bert"], torch.arange(40) % 3, np.arange(1, 40, 2)
     unknown = torch.where(torch.arange(40) % 2 == 0, -100, y)
-    model, _, is_started = started(bodies["bert"], unknown, "classes", Patch())
-    assert is_started
-    half, every, _ = started(bodies["bert"], y, "classes", Patch())
-    task = SimpleNamespace(kind="classes", num_outputs=3)
-    built = SimpleNamespace(plan=WANTED, model=half, task=task, loss=default_loss("classes", True))
-    ridge_start.start(built, engine(), Part(every, np.arange(1, 40, 2)), seed=0)
-    torch.testing.assert_close(half.predictor.state_dict(), model.predictor.state_dict())
-
-    few, _, is_started = started(bodies["bert"], torch.tensor([0, 1, 2, -100]), "classes", Patch())
+    some, alone = (
+        started(body, targets, "classes", Patch(), rows=rows) for targets, rows in ((unknown, None), (y, known))
+    )
+    assert some[2]
+    torch.testing.assert_close(some[0].predictor.state_dict(), alone[0].predictor.state_dict())
+    few, _, is_started = started(body, torch.tensor([0, 1, 2, -100]), "classes", Patch())
     assert not is_started
-    fresh = build(bodies["bert"], input_shape=(3, 12))
-    assert torch.equal(few.predictor.linear.weight, fresh.predictor.linear.weight)
-    dense = build(bodies["bert"], kind="dense", input_shape=(3, 12), num_outputs=2)
-    built = SimpleNamespace(plan=WANTED, model=dense, task=SimpleNamespace(kind="dense"))
-    assert not ridge_start.start(built, engine(), Pairs(torch.zeros(8, 2, 12), length=12), seed=0)
-
-
-def sets(folder):
-    """Write training, validation and test samples of three classes that a linear model tells apart in part."""
-    generator = np.random.default_rng(0)
-    y = np.arange(330) % 3
-    x = generator.normal(size=(330, 1, 24)) + 0.7 * np.sin(np.arange(24) * (1 + y[:, None, None]) / 3)
-    parts = {"train": slice(0, 120), "val": slice(120, 230), "test": slice(230, 330)}
-    arrays = {f"{name}_{part}": value[rows] for part, rows in parts.items() for name, value in (("x", x), ("y", y))}
-    np.savez(folder / "sets.npz", **arrays)
-    return folder / "sets.npz"
+    assert torch.equal(few.predictor.linear.weight, build(body, input_shape=(3, 12)).predictor.linear.weight)
+    dense = SimpleNamespace(plan=WANTED, model=build(body, kind="dense", input_shape=(3, 12), num_outputs=2))
+    assert not ridge_start.start(dense, engine(), Pairs(torch.zeros(8, 2, 12), length=12), seed=0)
 
 
 def test_a_run_that_training_makes_worse_ends_where_it_began(tmp_path, monkeypatch):
     """At a rate that destroys the model, and at one that leaves it as it is: the same predictions, those before any step."""
-    checkpoint = save_tiny_bert(tmp_path / "bert")
+    draw, y = np.random.default_rng(0), np.arange(330) % 3
+    x = draw.normal(size=(330, 1, 24)) + 0.7 * np.sin(np.arange(24) * (1 + y[:, None, None]) / 3)
+    parts = {"train": slice(0, 120), "val": slice(120, 230), "test": slice(230, 330)}
+    arrays = {f"{name}_{part}": value[rows] for part, rows in parts.items() for name, value in (("x", x), ("y", y))}
+    np.savez(tmp_path / "sets.npz", **arrays)
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
-    words = ["task=arrays", "task.kind=classes", f"task.train={sets(tmp_path)}", f"body.checkpoint={checkpoint}"]
-    words += ["metric=none", "baselines=none", "train.epochs=2", "embedder.filters=8", "predictor.init=ridge"]
-    runs = []
-    for name, rate in (("worse", 3.0), ("still", 1e-12)):
-        runs.append(orca_cli.run(*words, f"train.lr={rate}", f"paths.runs={tmp_path / name}"))
-        assert runs[-1].state == "completed", runs[-1].failure
+    words = ["task=arrays", "task.kind=classes", f"task.train={tmp_path / 'sets.npz'}", "metric=none", "baselines=none"]
+    words += [f"body.checkpoint={save_tiny_bert(tmp_path / 'bert')}", "predictor.init=ridge", "embedder.filters=8"]
+    runs = [
+        orca_cli.run(*words, "train.epochs=1", f"train.lr={rate}", f"paths.runs={tmp_path / name}")
+        for name, rate in (("worse", 3.0), ("still", 1e-12))
+    ]
     worse, still = (one.result for one in runs)
     assert worse["selected"]["epoch"] == 0
     assert worse["validation_error"] == pytest.approx(still["validation_error"])

@@ -51,17 +51,15 @@ def test_every_token_that_is_not_padding_is_a_point_with_its_label(tmp_path):
 
 def test_a_draw_is_seeded_of_the_size_asked_for_and_leaves_fresh_points(tmp_path):
     source = embedded(tmp_path, points=50)
-    again, other, whole = (embedded(tmp_path / "x", **one) for one in ({"points": 50}, {"points": 50, "seed": 1}, {}))
+    other, whole = (embedded(tmp_path, **one) for one in ({"points": 50, "seed": 1}, {}))
     assert (len(source.cloud.x), len(source.fresh.x)) == (50, 130)
-    assert torch.equal(source.cloud.x, again.cloud.x)
+    assert torch.equal(source.cloud.x, embedded(tmp_path / "anew", points=50).cloud.x)
     assert not torch.equal(source.cloud.x, other.cloud.x)
     assert source.key != other.key
     both = torch.cat([source.cloud.x, source.fresh.x])
     assert torch.equal(both[:, 0].sort().values, whole.cloud.x[:, 0].sort().values)
     assert torch.equal(source.fresh.x[:, 0].long() % 5, source.fresh.labels)
-
-
-def test_the_draw_does_not_depend_on_how_much_is_held_at_once():
+    # Nor does a draw depend on how much is held at once.
     points, drawn = torch.arange(90), []
     for size in (5, 90):
         draw = UniformDraw(7, torch.Generator().manual_seed(0))
@@ -115,17 +113,13 @@ def tokens(x, mask=None):
     return Tokens(x, mask, (x.shape[1],))
 
 
-def test_collapse_has_the_share_of_variance_between_tokens_and_the_number_of_directions():
+def test_collapse_has_the_share_of_variance_between_tokens_and_what_drawing_together_takes_of_it():
     x = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(0))
     assert collapse(tokens(x[:, :1].expand(6, 5, 4)))["token_variance"] == pytest.approx(0, abs=1e-12)
     assert collapse(tokens(x - x.mean(1, keepdim=True)))["token_variance"] == pytest.approx(1)
     mask = torch.arange(5).expand(6, 5) < 3
     padded = torch.where(mask.unsqueeze(-1), x, 1e6)
     assert collapse(tokens(padded, mask)) == pytest.approx(collapse(tokens(x[:, :3])))
-
-
-def test_drawing_together_is_seen_although_shares_do_not_change():
-    x = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(0))
     before, after = collapse(tokens(x)), collapse(tokens(x / 3 + 7))
     assert after["token_variance"] == pytest.approx(before["token_variance"], rel=1e-5)
     for name in ("variance_within", "variance_between"):

@@ -49,12 +49,7 @@ def test_results_come_in_order_and_two_at_most_are_ready():
 
 
 def test_an_exception_comes_out_in_its_turn_and_ends_the_results():
-    def calls():
-        yield from numbered(3, [])
-        yield lambda: 1 // 0
-        yield lambda: 5
-
-    with closing(read_ahead(calls())) as results:
+    with closing(read_ahead(iter([*numbered(3, []), lambda: 1 // 0, lambda: 5]))) as results:
         assert [next(results) for _ in range(3)] == [0, 1, 2]
         with pytest.raises(ZeroDivisionError):
             next(results)
@@ -74,48 +69,32 @@ class Faulty(Pairs):
         return super().batch(indices, augment)
 
 
-@pytest.mark.parametrize(
-    ("error", "seen", "where"),
-    [
-        (DataError("a damaged file", where="x"), DataError, "x"),
-        (MemoryError(), MemoryExhaustedError, "train.batch_size"),
-    ],
-)
-def test_an_error_of_a_batch_ends_the_step_that_needs_it(error, seen, where):
-    model = Dense(1)
+@pytest.mark.parametrize("error", [DataError("a damaged file", where="x"), MemoryError()])
+def test_an_error_of_a_batch_ends_the_step_that_needs_it(error):
+    model, is_memory = Dense(1), isinstance(error, MemoryError)
+    seen = MemoryExhaustedError if is_memory else DataError
     with plan(model, Faulty(40, 5, error), nn.MSELoss(), batch_size=2, accumulation=2) as steps:
         steps.take(0)
         steps.take(1)
         before = weights_sha256(model.state_dict())
-        with pytest.raises(seen) as caught:
+        with pytest.raises(seen, match=r"train\.batch_size" if is_memory else "x: a damaged file"):
             steps.take(2)
     assert weights_sha256(model.state_dict()) == before
-    assert caught.value.where == where
-    if seen is MemoryExhaustedError:  # an error of a validation batch is that of its split
-        with pytest.raises(seen) as caught:
+    if is_memory:  # one of a validation batch is that of its split
+        with pytest.raises(seen, match=r"train\.eval_batch_size"):
             predict(engine(), Dense(1), Faulty(9, 1, error), 2)
-        assert caught.value.where == "train.eval_batch_size"
 
 
-class Patient(Dense):
-    """Does not return before the batch after its own has been read."""
-
-    def __init__(self, samples):
-        super().__init__(1)
-        self.samples, self.calls = samples, 0
-
-    def forward(self, x, valid=None):
-        self.calls += 1
-        assert until(lambda: len(self.samples.read) > min(self.calls, 4))
-        return super().forward(x, valid)
-
-
-def test_the_next_batch_is_read_while_a_step_computes_and_none_beyond_the_last():
+def test_the_next_batches_are_read_while_a_step_computes_and_none_beyond_the_last():
     samples = Pairs(np.zeros((10, 1, 6), np.float32))
-    with plan(Patient(samples), samples, nn.MSELoss(), batch_size=2, epochs=1) as steps:
-        for step in range(5):
+    with plan(Dense(1), samples, nn.MSELoss(), batch_size=2, epochs=1) as steps:
+        for step, count in enumerate((3, 4, 5, 5, 5)):
             steps.take(step)
+            assert until(lambda: len(samples.read) == count)  # noqa: B023 - called at once
         time.sleep(0.02)
     assert len(samples.read) == 5
     samples.read.clear()
-    predict(engine(), Patient(samples), samples, 2)
+    model, ahead = Dense(1), []
+    model.register_forward_pre_hook(lambda *_: ahead.append(until(lambda: len(samples.read) > min(len(ahead) + 1, 4))))
+    predict(engine(), model, samples, 2)
+    assert ahead == [True] * 5

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -26,30 +27,25 @@ def job(tmp_path):
         pid = os.fork()
         if pid == 0:
             code = 1
-            try:
-                with signals.deferred():
+            with suppress(BaseException):
+                with suppress(signals.InterruptionError), signals.deferred():
                     (tmp_path / f"ready-{number}").touch()
                     name = gpus.take(names, folder)
                     begun = time.monotonic()
                     assert name == gpus.take(names, folder) == os.environ["CUDA_VISIBLE_DEVICES"]
                     time.sleep(seconds)
                     (tmp_path / f"job-{number}").write_text(f"{name} {begun} {time.monotonic()}")
-                    code = 0
-            except signals.InterruptionError:
                 code = 0
-            finally:
-                os._exit(code)
+            os._exit(code)
         started.append(pid)
         until((tmp_path / f"ready-{number}").exists)
         return pid
 
     yield start
     for pid in started:
-        try:
+        with suppress(ProcessLookupError, ChildProcessError):
             os.kill(pid, 9)
             os.waitpid(pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
 
 
 def wait(pid, code=0):
@@ -58,7 +54,7 @@ def wait(pid, code=0):
 
 def test_no_gpu_has_more_jobs_at_a_time_than_it_may(job, tmp_path, monkeypatch):
     monkeypatch.setenv(gpus.JOBS_PER_GPU, "2")
-    for pid in [job(number, ["0", "GPU-5d/a"], 0.5) for number in range(6)]:
+    for pid in [job(number, ["0", "GPU-5d/a"], 0.2) for number in range(6)]:
         wait(pid)
     jobs = [(tmp_path / f"job-{number}").read_text().split() for number in range(6)]
     assert {name for name, _, _ in jobs} == {"0", "GPU-5d/a"}
@@ -98,10 +94,8 @@ def test_the_number_of_places_and_the_folder_are_checked(tmp_path, monkeypatch):
 def test_jobs_of_slurm_number_their_own_gpus(job, tmp_path, monkeypatch):
     """GPU 0 of one job is not that of another; outside of jobs it is that of the machine."""
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
-    for name in ("17", "18", ""):
+    for name in ("17", "18", ""):  # empty as well as absent
         monkeypatch.setenv("SLURM_JOB_ID", name)
-        if not name:
-            monkeypatch.delenv("SLURM_JOB_ID")
         job(name, ["0"], 20.0, folder=None)
     until(lambda: len(list(tmp_path.rglob("*.lock"))) == 3)
     assert len({path.parent for path in tmp_path.rglob("*.lock")}) == 3

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from orca_cli import seeding
+from orca_cli.models.predictors import PooledPredictor
 from tests.training.toy import Dense, Pairs, plan
 
 
@@ -49,30 +50,34 @@ def test_a_warmup_longer_than_training_takes_half_of_it_unless_there_is_no_limit
     assert max(rates(epochs=3, warmup_epochs=5, warmup_limit=None)) < 0.6
 
 
-@pytest.mark.parametrize(
-    ("configured", "n", "taken"), [((32, 1), 28, (28, 1)), ((16, 5), 60, (12, 5)), ((1, 100), 7, (1, 7))]
-)
-def test_a_step_asks_for_no_more_samples_than_there_are(configured, n, taken):
-    samples = zeros(n)
-    with plan(Dense(1), samples, nn.MSELoss(), batch_size=configured[0], accumulation=configured[1]) as steps:
-        assert steps.per_epoch == -(-n // (taken[0] * taken[1]))
-        assert len(steps.take(0)[1]) == min(n, taken[0] * taken[1])
-    assert len(samples.read[0]) == taken[0]
+def test_a_step_asks_for_no_more_samples_than_there_are():
+    for (size, accumulation), n, taken in (((32, 1), 28, (28, 1)), ((16, 5), 60, (12, 5)), ((1, 100), 7, (1, 7))):
+        samples = zeros(n)
+        with plan(Dense(1), samples, nn.MSELoss(), batch_size=size, accumulation=accumulation) as steps:
+            assert steps.per_epoch == -(-n // (taken[0] * taken[1]))
+            assert len(steps.take(0)[1]) == min(n, taken[0] * taken[1])
+        assert len(samples.read[0]) == taken[0]
 
 
 @pytest.mark.parametrize("is_body_layer", [False, True])
 def test_all_but_the_body_and_its_own_layer_learn_at_the_outer_rate(is_body_layer):
-    """After a step of SGD without momentum every parameter has moved by its rate times its gradient."""
+    """After a step of SGD without momentum every parameter has moved by its rate times its gradient.
+
+    A predictor behind the body's own layer starts as a ridge, and so learns at the rate of the body.
+    """
     model = Dense(2, flat=True)
     model.body, model.embedder = model.layers.pop(0), nn.Conv1d(3, 3, 1)
     model.embedder.is_body_layer = is_body_layer
-    model.forward = lambda x, valid=None: model.layers(model.body(model.embedder(x))).mean(dim=2)
+    model.predictor = PooledPredictor(2, 2, "mean")
+    model.forward = lambda x, valid=None: model.predictor.linear(
+        model.layers(model.body(model.embedder(x))).mean(dim=2)
+    )
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     settings = {"optimizer": "sgd", "momentum": 0.0, "lr": 0.01, "warmup_epochs": 0, "outer_rate": 10.0}
     with plan(model, Pairs(torch.zeros(8, 2)), nn.MSELoss(), **settings) as steps:
         steps.take(0)
         rate = steps.rate(0)
-    known = ("body.", "embedder.") if is_body_layer else ("body.",)
+    known = ("body.", "embedder.", "predictor.") if is_body_layer else ("body.",)
     for name, value in model.named_parameters():
         expected = (rate if name.startswith(known) else 10 * rate) * value.grad
         torch.testing.assert_close(before[name] - value.detach(), expected, rtol=1e-3, atol=1e-7)

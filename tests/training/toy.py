@@ -7,18 +7,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from orca_cli.config.schema import Align, Config, Train
+from orca_cli.config.schema import Align, Config, Predictor, Train
 from orca_cli.interfaces import Batch
 from orca_cli.models.transfer import TransferModel
 from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.stages.plan import Plan, TrainPlan
 from orca_cli.training.engine import Engine
-from orca_cli.training.schedule import BETAS, make_optimizer
 
 # Of the paper, as far as settings are open.
 SETTLED = {"outer_rate": 1.0, "epochs": 60, "batch_size": 32, "lr": 1e-4, "weight_decay": 0.0, "warmup_epochs": 5}
 SETTLED |= {"clip": 0, "members": 1, "select": "last", "refit": False}
-SGD = Train(optimizer="sgd", lr=0.1, weight_decay=0.0)
 
 
 class Pairs:
@@ -73,16 +71,15 @@ def engine():
     return Engine(torch.device("cpu"), "fp32")
 
 
-def optimizer(model, settings=SGD):
-    """Return the optimizer of stage 3 with some settings of `train`."""
-    rates = {"lr": settings.lr, "weight_decay": settings.weight_decay, "momentum": settings.momentum}
-    return make_optimizer(settings.optimizer, model.parameters(), betas=BETAS, **rates)
+def optimizer(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
 
 
 @contextmanager
 def plan(model, samples, loss, protocol="clean", align=None, source=None, **settings):
     """Yield the steps of a run's stage 3."""
-    config = Config(train=Train(**(SETTLED | settings)), protocol=protocol, align=align or Align())
+    train, predictor = Train(**(SETTLED | settings)), Predictor(init="auto")
+    config = Config(train=train, protocol=protocol, align=align or Align(), predictor=predictor)
     decided = Plan(**vars(config) | {"train": TrainPlan(**vars(config.train)), "decided": {}})
     built = SimpleNamespace(plan=decided, model=model, loss=loss, source=source)
     with closing(OptimizerSteps(built, engine(), samples, 0)) as steps:

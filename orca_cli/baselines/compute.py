@@ -245,6 +245,8 @@ def fit(limit_s: float, **request: Any) -> dict[str, Any]:
         raise FitError(f"it needs more than {limit_s:g} s") from error
     except isolation.StoppedError as error:
         raise FitError(f"it {error}") from error
+    if not all(np.isfinite(fit_result[name]).all() for name in ("outputs", "held_out") if name in fit_result):
+        raise FitError("its outputs are NaN or infinite")
     return fit_result
 
 

@@ -69,7 +69,7 @@ class Stamps:
         self._targets = target_maps(
             cache,
             f"cosmic-{part}",
-            {"start": form.start, "size": form.size, "ignored": "missing"},
+            {"start": form.start, "size": form.size},
             [*(root / stamp for stamp in stamps), *(sky for sky in skies if sky.is_file())],
             (form.size, form.size),
             self._read,

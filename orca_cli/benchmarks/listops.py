@@ -217,6 +217,8 @@ def _read(path: Path, rows: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
         for number, line in enumerate(iter(partial(file.readline, _MAX_LINE), b""), start=2):
             if number % 1000 == 0:
                 signals.check()
+            if not line.strip():
+                continue
             source, _, target = line.strip().partition(b"\t")
             if len(target) != 1 or not target.isdigit():
                 raise fault(f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 after a tab")

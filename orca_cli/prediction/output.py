@@ -127,7 +127,7 @@ def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str]
 
 
 def _write_npz(path: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> None:
-    """Write outputs, predictions and probabilities; the outputs lie in a file beside it until all are there."""
+    """Write outputs, predictions and probabilities; a temporary file collects the outputs, which come batch by batch."""
     kept = Kept(path.parent)
     for _ in kept.passing(outputs):
         pass

@@ -40,16 +40,12 @@ def test_gradient_is_that_of_finite_differences_at_a_constant_bandwidth():
         assert quotient == pytest.approx((slope * move).sum().item(), abs=1e-8)
 
 
-@examples(15)
+@examples(10)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 12), m=st.integers(1, 12), d=st.integers(1, 5))
-def test_properties(seed, n, m, d):
-    x, z, metric = cloud(n, d, seed, "x"), cloud(m, d, seed, "z", scale=2.0), MMD()
-    expected = value(metric, x, z)
-    assert expected >= -1e-12
-    assert value(metric, x, x) == pytest.approx(0, abs=1e-12)
-    for one, other in ((z, x), (x.flip(0), z.flip(0)), (x + 3, z + 3), (x * 1e3, z * 1e3)):
-        assert value(metric, one, other) == pytest.approx(expected, abs=1e-12)
-    for one, other in ((z, torch.zeros_like(x)), (torch.zeros_like(x), z)):  # a constant cloud among them
+def test_small_and_constant_clouds(seed, n, m, d):
+    x, z = cloud(n, d, seed, "x"), cloud(m, d, seed, "z", scale=2.0)
+    assert value(MMD(), x, z) == pytest.approx(definition(x, z)[0], abs=1e-12)
+    for one, other in ((z, torch.zeros_like(x)), (torch.zeros_like(x), z)):
         assert np.isfinite(value(MMD(), one, other))
         assert gradient(MMD(), one, other).isfinite().all()
 

@@ -5,15 +5,11 @@ import itertools
 import pytest
 import torch
 from geomloss import SamplesLoss
-from hypothesis import given
-from hypothesis import strategies as st
 
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd_by_class import OTDDByClass
-from orca_cli.seeding import torch_generator
 from tests.metrics.generators import changed, cloud, cosine, distance, gradient, known, labelled, unlabelled, value
-from tests.properties import examples
 
 EXACT = {"tolerance": 1e-10, "newton_steps": 300, "max_iterations": 3000}
 
@@ -51,23 +47,6 @@ def test_value_agrees_with_geomloss(k, m, newton_points):
 def test_one_class_each_is_transport_plus_label_distance(x, z, expected):
     # c = |x - z|^2 / 2 + W / 2 with W constant: the value is W/2 + W/2 at small reg.
     assert value(OTDDByClass(reg=0.005), unlabelled(x), unlabelled(z)) == pytest.approx(expected, rel=0.02, abs=1e-6)
-
-
-@examples(4)
-@given(seed=st.integers(0, 10**6), k=st.integers(1, 3), m=st.integers(1, 3), d=st.integers(1, 5))
-def test_properties(seed, k, m, d):
-    metric = OTDDByClass(reg=1.0, **EXACT)
-    source, target = labelled(9, d, k, seed, "source"), labelled(7, d, m, seed, "target")
-    expected = value(metric, source, target)
-    assert expected >= -1e-8
-    assert value(metric, source, source) == pytest.approx(0, abs=1e-8)
-    order = torch.randperm(7, generator=torch_generator(seed, "order"))
-    # In another order and place, with other names of classes, of which some have no point.
-    other = Features(target.x[order] + 5, 2 * target.labels[order] + 1, 2 * m + 2)
-    renamed = Features(source.x + 5, k - 1 - source.labels, k)
-    assert value(metric, other, renamed) == pytest.approx(expected, abs=1e-8)
-    scaled = [changed(part, lambda x: 3 * x) for part in (source, target)]
-    assert value(OTDDByClass(reg=9.0, **EXACT), *scaled) == pytest.approx(9 * expected, abs=1e-7)
 
 
 def test_defaults_are_near_the_converged_problem_in_float32():

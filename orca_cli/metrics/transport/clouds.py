@@ -36,7 +36,8 @@ def check_features(features: Features, name: str) -> None:
     """
     x, labels = features.x, features.labels
     where = f"metric, {name} features"
-    if x.dim() != 2 or labels.shape != (len(x) or -1,) or x.dtype not in (torch.float32, torch.float64):
+    is_cloud = x.dim() == 2 and len(x) > 0 and labels.shape == x.shape[:1]
+    if not is_cloud or x.dtype not in (torch.float32, torch.float64):
         what = f"[n, d] float32 or float64 with n labels is needed, got {list(x.shape)} {x.dtype}, {list(labels.shape)}"
         raise DataError(what, where=where)
     allowed = ((labels >= 0) & (labels < features.num_classes)).all()

@@ -37,9 +37,8 @@ GRADIENTS = {
     "otdd_gaussian, 2 to 3": (GAUSSIAN, (40, 2), (30, 3), 2, 1e-4, WITHIN_SOLVER),
     "otdd_gaussian, few points": (GAUSSIAN, (15, 3), (9, 2), 8, 1e-4, WITHIN_SOLVER),
     "otdd_gaussian, single points": (GAUSSIAN, (9, 2), (7, 5), 3, 1e-4, WITHIN_SOLVER),
-    "otdd_by_class, sinkhorn, 3 to 1": (SINKHORN, (30, 3), (12, 1), 3, 1e-4, WITHIN_SOLVER),
-    "otdd_by_class, newton, 2 to 4": (NEWTON, (13, 2), (17, 4), 3, 1e-4, WITHIN_SOLVER),
-    "otdd_by_class, newton, 4 to 2": (NEWTON, (9, 4), (30, 2), 3, 1e-4, WITHIN_SOLVER),
+    "otdd_by_class, sinkhorn, 3 to 1": (SINKHORN, (14, 3), (8, 1), 3, 1e-4, WITHIN_SOLVER),
+    "otdd_by_class, newton, 4 to 3": (NEWTON, (9, 4), (17, 3), 3, 1e-4, WITHIN_SOLVER),
     "transrate": (TransRate(1e-2), (5, 1), (12, 3), 3, 1e-5, {"rel": 1e-6, "abs": 1e-7}),
     "transrate, few points": (TransRate(1e-2), (5, 1), (6, 2), 9, 1e-5, {"rel": 1e-6, "abs": 1e-7}),
 }

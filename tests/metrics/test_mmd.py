@@ -26,9 +26,11 @@ def definition(x, z, bandwidth=None):
 CLOUDS = {"near": (1.0, 0.5), "wide": (3.0, 0.0), "narrow": (0.01, 0.0), "far": (1.0, 40.0)}
 
 
-@pytest.mark.parametrize(("scale", "shift"), CLOUDS.values(), ids=CLOUDS)
-def test_value_is_that_of_the_definition(scale, shift):
-    for n, m in ((23, 11), (1030, 11), (11, 1030)):  # beyond 1,024 points are compared in pieces
+@pytest.mark.parametrize("name", CLOUDS)
+def test_value_is_that_of_the_definition(name):
+    scale, shift = CLOUDS[name]
+    # Beyond 1,024 points are compared in pieces.
+    for n, m in ((23, 11), *(((1030, 11), (11, 1030)) if name == "near" else ())):
         x, z = cloud(n, 4, "x"), cloud(m, 4, "z", scale=scale) + shift
         assert value(MMD(), x, z) == pytest.approx(definition(x, z)[0], abs=1e-12)
 

@@ -253,9 +253,7 @@ def _held_out(stamps: list[PurePosixPath], fraction: float, unit: str, seed: int
         units.setdefault(_visit(stamp) if unit == "visit" else str(stamp), []).append(stamp)
     if len(units) < 2:
         what = f"{len(units)} {unit} cannot be split into training and validation"
-        raise DataError(
-            what, where="task.validation_unit", hint="use task.validation_unit=exposure or give more stamps"
-        )
+        raise DataError(what, where="task.validation_unit", hint="use exposure, or give more stamps")
     names = sorted(units)
     target_count, chosen = fraction * len(stamps), set[PurePosixPath]()
     for place in numpy_generator(seed, "cosmic", "validation").permutation(len(names))[:-1]:

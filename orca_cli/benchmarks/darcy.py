@@ -232,10 +232,9 @@ def check_settings(origin: str, path: str | None, size: str, nodes: int | None) 
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
     default, stride, _ = SIZES[size]
     hint = "leave it out, or give task.origin=generated"
-    what = f"{nodes} is not a multiple of {stride} plus 1"
-    every = f"with task.size={size} one node in {stride} is kept, of {default} by default"
+    every = f"one node in {stride} is kept: give a multiple of {stride} plus 1, such as {default}"
     check_rules(
         files_rule(origin, path),
         (nodes is not None and origin == "files", "nodes", "has no effect with task.origin=files", hint),
-        (nodes is not None and (nodes - 1) % stride > 0, "nodes", what, every),
+        (nodes is not None and (nodes - 1) % stride > 0, "nodes", f"{nodes} is out of range", every),
     )

@@ -207,9 +207,7 @@ def _read(path: Path, rows: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
     number = 1
 
     def fault(what: str) -> DataError:
-        return DataError(
-            what, where=f"{path}, line {number}", hint="put the file of lra_release/listops-1000 there again"
-        )
+        return DataError(what, where=f"{path}, line {number}", hint="get the file of lra_release/listops-1000 again")
 
     with damage(str(path), "table"), open(path, "rb") as file:
         if file.readline(_MAX_LINE).split() != [b"Source", b"Target"]:

@@ -12,12 +12,7 @@ from orca_cli.exceptions import DataError
 
 
 def find(
-    data_folder: Path,
-    task: str,
-    names: Sequence[str],
-    path: str | None = None,
-    hint: str = "",
-    key: str = "task.path",
+    data_folder: Path, task: str, names: Sequence[str], path: str | None = None, hint: str = "", key: str = "task.path"
 ) -> list[Path]:
     """Return the files or folders of a task, by their names relative to its folder; all are needed.
 
@@ -39,9 +34,10 @@ def find(
     missing = [name for name in names if not is_there(folder, name)]
     if missing:
         more = f" ({len(missing)} of {len(names)} files are missing)" if len(names) > 1 else ""
-        advice = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
-        hint = f"{advice}; or give {key}=FOLDER" + (f"; {hint}" if hint else "")
-        raise DataError(f"no file '{missing[0]}'{more}", where=str(folder), hint=hint)
+        get = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
+        raise DataError(
+            f"no file '{missing[0]}'{more}", where=str(folder), hint=note(get, f"or give {key}=FOLDER", hint)
+        )
     return [folder / name for name in names]
 
 
@@ -131,7 +127,7 @@ def class_numbers(labels: object, n: int, num_classes: int, where: str, first: i
 
 
 def note(*parts: str) -> str:
-    """Return a task's note: its parts, without the empty ones, in one line."""
+    """Return parts of a task's note, or of a hint, in one line and without the empty ones."""
     return "; ".join(part for part in parts if part)
 
 

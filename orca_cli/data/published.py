@@ -33,11 +33,9 @@ def find(
             raise DataError(f"no folder '{requested}'", where=key, hint="give the folder that holds the task's files")
     missing = [name for name in names if not is_there(folder, name)]
     if missing:
-        more = f" ({len(missing)} of {len(names)} files are missing)" if len(names) > 1 else ""
+        what = f"no file '{missing[0]}'" + (f" ({len(missing)} of {len(names)} are missing)" if len(names) > 1 else "")
         get = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
-        raise DataError(
-            f"no file '{missing[0]}'{more}", where=str(folder), hint=note(get, f"or give {key}=FOLDER", hint)
-        )
+        raise DataError(what, where=str(folder), hint=note(get, f"or give {key}=FOLDER", hint))
     return [folder / name for name in names]
 
 

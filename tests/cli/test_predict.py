@@ -287,16 +287,16 @@ def test_the_best_of_a_folder_is_chosen_by_validation(trained, orca, environment
         best_run(environment)
 
 
-def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, completed_once, environment, tmp_path):
+def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, environment, tmp_path):
     run = trained(*CASES["classes"])
     np.save(tmp_path / "short.npy", run.x[N:, :, :7])
     np.savez(tmp_path / "unseen.npz", x=run.x[N:], y=np.array(["low"] * (TEST - 1) + ["huge"]))
     np.save(tmp_path / "inf.npy", np.where(np.arange(TEST)[:, None, None] == 11, np.inf, run.x[N:]))
     np.save(tmp_path / "huge.npy", np.where(np.arange(TEST)[:, None, None] == 11, 3e38, run.x[N:]))
-    unfinished = tmp_path / "unfinished"
-    shutil.copytree(run.path, unfinished)
-    (unfinished / "result.json").unlink()
-    digits = next(completed_once[0].glob("digits/2*"))
+    unfinished, bare = tmp_path / "unfinished", tmp_path / "bare"
+    for folder, missing in ((unfinished, "result.json"), (bare, "1_build/preprocessing.json")):
+        shutil.copytree(run.path, folder)
+        (folder / missing).unlink()
     test = run.folder / "test.npz"
     for words, code, text in (
         ([run.path, tmp_path / "short.npy"], 11, "samples have shape (2, 7), those of the training set (2, 20)"),
@@ -311,7 +311,7 @@ def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, 
         ([unfinished, test], 11, "the run is not completed (state: completed)"),
         ([tmp_path, test], 11, "neither a run nor an export"),
         (["no-such-run", test], 11, "no such run"),
-        ([digits, test], 11, "the task 'digits' keeps no preprocessing"),
+        ([bare, test], 11, "the task 'arrays' keeps no preprocessing"),
         ([tmp_path / "empty", test, "--best"], 11, "no such folder of runs"),
         ([run.path, test, "--checkpoint", tiny["long"]], 13, "has changed since the run: other weights would give"),
     ):

@@ -208,9 +208,10 @@ def _entry(name: str, subject: Subject, inputs: Inputs, cache: Path, facts: dict
         seconds = time.monotonic() - began if uses_model else 0.0
         rows, judged = inputs.rows(raw), inputs.judged(raw)
         y = inputs.learned.targets()[rows]
-        kept = y >= 0 if settings["form"] == "classes" else np.ones(len(rows), bool)  # -100 stands for no class
-        if not kept.any():
+        known = ~np.isnan(y) if y.dtype.kind == "f" else y >= 0  # -100 stands for no class
+        if not known.any():
             raise FitError("no training sample has a target")
+        kept = known if settings["form"] == "classes" else np.ones(len(rows), bool)
         fold = _folds(task, inputs, rows[kept]) if inputs.judge is None else None
         groups = _groups(inputs.learned, rows[kept])
         limit_s = completion.LIMITS_S[name] * (1 if fold is None else 3)

@@ -180,8 +180,8 @@ def _summaries(x: np.ndarray, valid: np.ndarray | None, most: int) -> list[np.nd
     columns = [
         mean,
         np.sqrt((around**2).sum(axis=axes) / count),
-        np.where(mask, x, np.inf).min(axis=axes, initial=np.inf, where=mask),
-        np.where(mask, x, -np.inf).max(axis=axes, initial=-np.inf, where=mask),
+        x.min(axis=axes, initial=np.inf, where=mask),
+        x.max(axis=axes, initial=-np.inf, where=mask),
     ]
     if x.shape[-1] > 1:
         both = mask[..., 1:] & mask[..., :-1]

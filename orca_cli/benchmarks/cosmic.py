@@ -34,6 +34,7 @@ _FOLDERS = {"train": "npy_train", "test": "npy_test"}
 _DEPTH = 5  # npy_train, filter, proposal, visit, file
 _MOST_BYTES = 64 * 2**20  # of a list of files
 _SKY_LOW, _SKY_HIGH = -0.9, 3.0  # the share of the sky's level that is added to an image is drawn from here
+_AGAIN = "unpack the archive there again"
 _SAMPLED = 256  # stamps used for the statistics
 _NORMAL = 1.4826  # deviation of a normal distribution in units of its median absolute deviation
 
@@ -69,7 +70,7 @@ class Stamps:
         self._targets = target_maps(
             cache,
             f"cosmic-{part}",
-            {"start": form.start, "size": form.size, "ignored": "missing"},
+            {"start": form.start, "size": form.size},
             [*(root / stamp for stamp in stamps), *(sky for sky in skies if sky.is_file())],
             (form.size, form.size),
             self._read,
@@ -210,7 +211,7 @@ def read_stamp(path: Path, start: int, size: int) -> Stamp:
     Raises:
         DataError: another shape, or a mask of other values than 0 and 1.
     """
-    stored = arrays.open_arrays(path, str(path))[""]
+    stored = arrays.open_arrays(path, str(path), _AGAIN)[""]
     shape = stored.shape
     if len(shape) != 3 or shape[0] not in (2, 3) or stored.dtype.kind not in "fiub" or min(shape[1:]) < start + size:
         what = f"{stored.dtype} {shape}, expected numbers (2 or 3, H, W) with H, W of {start + size} or more"
@@ -218,7 +219,7 @@ def read_stamp(path: Path, start: int, size: int) -> Stamp:
     inside = slice(start, start + size)
     planes = np.array(stored.read()[:, inside, inside], dtype=np.float32)
     if not np.isin(planes[1:], (0, 1)).all():
-        raise DataError("a mask has other values than 0 and 1", where=str(path))
+        raise DataError("a mask has other values than 0 and 1", where=str(path), hint=_AGAIN)
     ignored = planes[2] == 1 if len(planes) == 3 else np.zeros(planes.shape[1:], bool)
     return Stamp(planes[0], planes[1], ignored | ~np.isfinite(planes[0]))
 
@@ -232,7 +233,7 @@ def read_sky(path: Path) -> float:
     file = path.with_name(_SKY)
     if not file.is_file():
         return 0.0
-    levels = arrays.open_arrays(file, str(file))[""].read().reshape(-1)
+    levels = arrays.open_arrays(file, str(file), _AGAIN)[""].read().reshape(-1)
     number = re.match(r"\d+(?=_)", path.name)
     exposure = int(number.group()) if number else 0
     if levels.dtype.kind not in "fiu" or not 1 <= exposure <= len(levels) or not np.isfinite(levels[exposure - 1]):
@@ -252,9 +253,7 @@ def _held_out(stamps: list[PurePosixPath], fraction: float, unit: str, seed: int
         units.setdefault(_visit(stamp) if unit == "visit" else str(stamp), []).append(stamp)
     if len(units) < 2:
         what = f"{len(units)} {unit} cannot be split into training and validation"
-        raise DataError(
-            what, where="task.validation_unit", hint="use task.validation_unit=exposure or give more stamps"
-        )
+        raise DataError(what, where="task.validation_unit", hint="use exposure, or give more stamps")
     names = sorted(units)
     target_count, chosen = fraction * len(stamps), set[PurePosixPath]()
     for place in numpy_generator(seed, "cosmic", "validation").permutation(len(names))[:-1]:

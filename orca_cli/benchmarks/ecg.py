@@ -191,7 +191,7 @@ def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
             signals.check()
             values = signal.astype(np.float64)
             if not np.isfinite(values).all():
-                raise DataError(f"record {row} has values that are NaN or infinite", where=str(file))
+                raise DataError(f"record {row} has values that are NaN or infinite", where=str(file), hint=_AGAIN)
             mean[row], deviation = values.mean(), values.std()
             if deviation > _ROUNDING * np.abs(values).max():
                 std[row] = deviation

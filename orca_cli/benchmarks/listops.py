@@ -207,9 +207,7 @@ def _read(path: Path, rows: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
     number = 1
 
     def fault(what: str) -> DataError:
-        return DataError(
-            what, where=f"{path}, line {number}", hint="put the file of lra_release/listops-1000 there again"
-        )
+        return DataError(what, where=f"{path}, line {number}", hint="get the file of lra_release/listops-1000 again")
 
     with damage(str(path), "table"), open(path, "rb") as file:
         if file.readline(_MAX_LINE).split() != [b"Source", b"Target"]:
@@ -217,6 +215,8 @@ def _read(path: Path, rows: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
         for number, line in enumerate(iter(partial(file.readline, _MAX_LINE), b""), start=2):
             if number % 1000 == 0:
                 signals.check()
+            if not line.strip():
+                continue
             source, _, target = line.strip().partition(b"\t")
             if len(target) != 1 or not target.isdigit():
                 raise fault(f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 after a tab")

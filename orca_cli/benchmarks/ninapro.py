@@ -47,7 +47,7 @@ def load(
         check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), _AGAIN)
         classes = class_numbers(y, len(x), _CLASSES, str(labels), hint=_AGAIN)
         if not np.isfinite(x).all():
-            raise DataError("has values that are NaN or infinite", where=str(inputs))
+            raise DataError("has values that are NaN or infinite", where=str(inputs), hint=_AGAIN)
         return x.transpose(0, 2, 1), classes
 
     (x, y), validation = read("train"), read("val")

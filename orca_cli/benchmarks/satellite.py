@@ -93,7 +93,7 @@ def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) 
             # float32 is what the model takes: a number beyond its range is not finite there.
             with np.errstate(over="ignore"):
                 if not np.isfinite(block.astype(np.float32)).all():
-                    raise DataError("has values that are NaN, infinite or beyond float32", where=where)
+                    raise DataError("has values that are NaN, infinite or beyond float32", where=where, hint=_AGAIN)
             x[start : start + _BLOCK, 0] = z_scores(block) if normalize == "series" else block
         np.save(folder / "x.npy", x)
 

@@ -79,10 +79,10 @@ def load(
         if origin == "cifar10":
             parts, names = read_cifar10(data_folder, images, _PARTS, "task.images"), CIFAR10_NAMES
         else:
-            (archive,) = find(data_folder, "cifar100", [cifar100.ARCHIVE], images)
+            (archive,) = find(data_folder, "cifar100", [cifar100.ARCHIVE], images, key="task.images")
             parts, names = {part: cifar100.read(archive, part) for part in _PARTS}, cifar100.class_names(archive)
         digest = hashlib.sha256("".join(parts[part].digest() for part in _PARTS).encode()).hexdigest()
-        parameters = {"origin": origin, "images": digest, "data_seed": data_seed, "rotate": True, "rescale": "channel"}
+        parameters = {"origin": origin, "images": digest, "data_seed": data_seed}
         make = partial(_project, parts, data_seed, reporter)
         what = f"generated: projection of {origin} images onto the sphere"
     folder = folder_of(cache_folder, "spherical", {"version": _VERSION, **parameters}, make, reporter)

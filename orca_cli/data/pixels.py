@@ -61,7 +61,6 @@ class PixelSamples(ArraySamples):
         mean, std: [C], of pixels in 0..1, and positive; None leaves them in 0..1.
         padding: augmentation crops a window of H x W after this many pixels of zeros on every side.
         flip: whether augmentation mirrors every second image, on average.
-        order: permutation of rows and of columns, applied last; None leaves them in order.
     """
 
     def __init__(
@@ -74,11 +73,10 @@ class PixelSamples(ArraySamples):
         std: tuple[float, ...] | None = None,
         padding: int = 0,
         flip: bool = False,
-        order: np.ndarray | None = None,
     ) -> None:
         super().__init__(x, y, rows=rows)
         self._pixel_mean, self._pixel_std = mean, std
-        self._padding, self._flip, self._order = padding, flip, order
+        self._padding, self._flip = padding, flip
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices; cropped and flipped at random where `augment` is given."""
@@ -89,12 +87,9 @@ class PixelSamples(ArraySamples):
             images = random_crop(images, (images.shape[2], images.shape[3]), self._padding, augment)
         if augment is not None and self._flip:
             images = random_flip(images, augment)
-        if self._order is not None:
-            images = images[:, :, self._order][..., self._order]
         return Batch(normalised(images, self._pixel_mean, self._pixel_std), torch.from_numpy(self._y[rows]))
 
     def digest(self) -> str:
-        """Return a SHA-256 over images, targets, normalisation and order."""
-        order = None if self._order is None else self._order.tolist()
-        text = f"{super().digest()} {self._pixel_mean} {self._pixel_std} {order}"
+        """Return a SHA-256 over images, targets and normalisation."""
+        text = f"{super().digest()} {self._pixel_mean} {self._pixel_std} None"  # the order of pixels, once a setting
         return hashlib.sha256(text.encode()).hexdigest()

@@ -11,32 +11,38 @@ import numpy as np
 from orca_cli.exceptions import DataError
 
 
-def find(data_folder: Path, task: str, names: Sequence[str], path: str | None = None, hint: str = "") -> list[Path]:
+def find(
+    data_folder: Path, task: str, names: Sequence[str], path: str | None = None, hint: str = "", key: str = "task.path"
+) -> list[Path]:
     """Return the files or folders of a task, by their names relative to its folder; all are needed.
 
     Args:
         data_folder, task: where data sets lie, each in a folder with the task's name.
         path: another folder, from the working folder or else from `data_folder`.
         hint: what else to do, besides how to get the files.
+        key: the setting that gives `path`.
 
     Raises:
-        DataError: a file is missing.
+        DataError: a file is missing, or a folder stands in its place.
     """
     folder = data_folder / task
     if path is not None:
         requested = Path(path).expanduser()
         folder = requested if requested.is_dir() else data_folder / requested
         if not folder.is_dir():
-            hint = "give the folder that holds the task's files"
-            raise DataError(f"no folder '{requested}'", where="task.path", hint=hint)
-    places = [folder / name for name in names]
-    missing = [name for name, place in zip(names, places, strict=True) if not place.exists()]
+            raise DataError(f"no folder '{requested}'", where=key, hint="give the folder that holds the task's files")
+    missing = [name for name in names if not is_there(folder, name)]
     if missing:
-        more = f" ({len(missing)} of {len(names)} files are missing)" if len(names) > 1 else ""
-        advice = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
-        hint = f"{advice}; or give task.path=FOLDER" + (f"; {hint}" if hint else "")
-        raise DataError(f"no file '{missing[0]}'{more}", where=str(folder), hint=hint)
-    return places
+        what = f"no file '{missing[0]}'" + (f" ({len(missing)} of {len(names)} are missing)" if len(names) > 1 else "")
+        get = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
+        raise DataError(what, where=str(folder), hint=note(get, f"or give {key}=FOLDER", hint))
+    return [folder / name for name in names]
+
+
+def is_there(folder: Path, name: str) -> bool:
+    """Return whether a folder holds a file of this name; names without a suffix, or with .lmdb, are those of folders too."""
+    place = folder / name
+    return place.is_file() or (place.is_dir() and Path(name).suffix in ("", ".lmdb"))
 
 
 def find_first(
@@ -119,7 +125,7 @@ def class_numbers(labels: object, n: int, num_classes: int, where: str, first: i
 
 
 def note(*parts: str) -> str:
-    """Return a task's note: its parts, without the empty ones, in one line."""
+    """Return parts of a task's note, or of a hint, in one line and without the empty ones."""
     return "; ".join(part for part in parts if part)
 
 

@@ -38,9 +38,11 @@ def check_output(out: Path | None, decoder: Decoder, source: Path) -> None:
     """
     if out is not None and out.exists() and source.exists() and out.samefile(source):
         raise ConfigError("is the input, which would be lost", where="--out", hint="name another file")
+    if out is not None and out.is_dir():
+        raise ConfigError(f"'{out}' is a folder", where="--out", hint=_ALLOWED)
     suffix = ".csv" if out is None else out.suffix.lower()
     if suffix not in SUFFIXES:
-        raise ConfigError(f"'{suffix}' is not written", where="--out", hint=_ALLOWED)
+        raise ConfigError(f"'{out}' has a suffix that is not written, or none", where="--out", hint=_ALLOWED)
     if decoder.is_map and suffix != ".npz":
         raise ConfigError("dense outputs are maps, which a table has no place for", where="--out", hint="give FILE.npz")
 
@@ -127,7 +129,7 @@ def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str]
 
 
 def _write_npz(path: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> None:
-    """Write outputs, predictions and probabilities; the outputs lie in a file beside it until all are there."""
+    """Write outputs, predictions and probabilities; a temporary file collects the outputs, which come batch by batch."""
     kept = Kept(path.parent)
     for _ in kept.passing(outputs):
         pass

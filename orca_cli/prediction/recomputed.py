@@ -95,7 +95,7 @@ def recompute(run: Path) -> Recomputed:
 
 def _saved(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return outputs, targets and, where the samples are cut from records, the record of each sample."""
-    stored = open_arrays(path, str(path))
+    stored = open_arrays(path, str(path), _AGAIN)
     arrays = {name: np.asarray(stored[name].read()) for name in stored if stored[name].dtype.kind in "fiu"}
     counts = [arrays[name].shape[:1] for name in ("outputs", "targets") if name in arrays]
     if len(counts) < 2 or not counts[0] or counts[0] != counts[1]:

@@ -207,6 +207,8 @@ def test_dense_outputs_have_a_linear_model_where_that_makes_sense(run, messages)
     assert messages == []
     several = run(dense((X > 0).astype(np.float32)), ["linear"], NatsPerFrame())["linear"]
     assert "the best constant is the only baseline" in several.reason
+    unknown = dense(np.where(np.arange(60)[:, None, None] < 30, np.nan, X[:, :1] > 0).astype(np.float32))
+    assert run(unknown, ["linear"], MaskError())["linear"].reason == "no training sample has a target"
 
 
 def test_features_are_the_embedders_own_or_its_pooled_tokens_and_the_probe_is_of_what_the_predictor_sees(task, run):

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 from sklearn.base import is_classifier, is_regressor
 from sklearn.metrics import get_scorer, log_loss, r2_score
 from sklearn.utils.validation import check_is_fitted
@@ -26,8 +25,8 @@ from tests.cli.conftest import outputs, run_folders, without_baselines
 
 N, TEST = 60, 20
 QUICK = [
-    "source.size=160", "align.epochs=2", "align.source_points=100", "align.max_samples=16", "align.pseudo_labels=3",
-    "train.epochs=2", "train.warmup_epochs=1", "train.batch_size=16", "train.lr=1e-3", "train.eval_batch_size=8",
+    "source.size=160", "align.epochs=1", "align.source_points=100", "align.max_samples=16", "align.pseudo_labels=3",
+    "train.epochs=1", "train.warmup_epochs=0.5", "train.batch_size=16", "train.lr=1e-3", "train.eval_batch_size=8",
 ]  # fmt: skip
 
 
@@ -51,11 +50,12 @@ KINDS = {"maps": "dense", "class maps": "dense", "several values": "values"}  # 
 
 @dataclass
 class Trained:
-    """A run, at `path`, on files in `folder`, and the command line."""
+    """A run, at `path`, on files in `folder`, made with these words, and the command line."""
 
     orca: Callable
     folder: Path
     path: Path
+    words: list[str]
     x: np.ndarray
     y: np.ndarray
 
@@ -91,10 +91,11 @@ def make(fork_server, home, tiny, tmp_path_factory):
         words += [f"task.{split}={folder / split}.npz" for split in ("train", "test")]
         words.append(f"body.checkpoint={folder / 'checkpoint'}")
         places = {"ORCA_RUNS": str(folder / "runs"), "ORCA_HOME": str(home), "COLUMNS": "100"}
-        case = fork_server.start(without_baselines(["run", *words]), more=places)
+        _, *words = without_baselines(["run", *words])
+        case = fork_server.start(["run", *words], more=places)
         assert case.wait(180) == 0, case.err
         (path,) = run_folders(folder / "runs")
-        return folder, path, x, y
+        return folder, path, words, x, y
 
     return call
 
@@ -118,6 +119,21 @@ CASES = {
 }
 
 
+def check_card(run, export):
+    """Check that the model card of an export says what the run found, and that no path of this machine is in it."""
+    card, result = (export / "README.md").read_text(), run.result
+    percent = result["error"]["percent"]
+    for name, number in (
+        (result["error"]["name"], result["error"]["value"]),
+        ("best constant predictor", result["trivial_error"]),
+    ):
+        assert f"| {name} | {100 * number:.2f} % |" in card if percent else f"| {name} | {number:.4g} |" in card
+    texts = ("protocol clean", "seed 0", f"metric={result['metric']}", result["weights_sha256"], "@inproceedings")
+    assert all(text in card for text in (*texts, *(split["sha256"] for split in result["splits"].values())))
+    assert ("`high`" in card) == (run.y.dtype.kind == "U")
+    assert str(run.path) not in card + (export / "config.yaml").read_text()
+
+
 # The bits of several models: test_selection.py.
 @pytest.mark.parametrize("name", [name for name in CASES if name != "several models"])
 def test_the_test_split_has_the_bits_of_the_run(trained, orca, refused, request, tmp_path, monkeypatch, name):
@@ -128,6 +144,7 @@ def test_the_test_split_has_the_bits_of_the_run(trained, orca, refused, request,
     assert shown["error"]["value"] == pytest.approx(run.result["error"]["value"], abs=1e-12)
     code, _, err = orca("export", run.path, tmp_path / "model")
     assert code == 0, err
+    check_card(run, tmp_path / "model")
     # Elsewhere: no checkpoint, no training data, no run, no network, another working folder.
     shutil.move(tmp_path / "model", tmp_path / "moved")
     shutil.copy(run.folder / "test.npz", tmp_path)
@@ -220,38 +237,18 @@ def test_tables(run, orca, refused, tiny):
     assert model.score(frame[N:], frame["target"][N:]) == model.score("test.csv")
 
 
-def test_folders_of_images(run, orca, tmp_path, tiny):
-    for number, (part, label) in enumerate((part, label) for part in ("train", "test") for label in ("cat", "dog")):
-        folder = tmp_path / "pets" / part / label
-        folder.mkdir(parents=True)
-        for k in range(12 if part == "train" else 4):
-            pixels = np.random.default_rng(k + 100 * number).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{k}.png")
-    words = ["task.path=pets", "body=swin_tiny", f"body.checkpoint={tiny['swin']}", "source=digits"]
-    path = run("task=images", *words, *QUICK).folder
-    _, out, err = orca("predict", path, "pets", "--part", "test")
-    assert [row["id"] for row in table(out)][:2] == ["test/cat/0.png", "test/cat/1.png"]
-    assert "0-1 error" in err
-    assert orca("predict", path, "pets/test", "--out", "p.npz")[0] == 0
-    assert np.array_equal(np.load("p.npz")["outputs"], outputs(path))
-
-
-def test_a_run_without_its_weights_is_compared_and_does_not_predict(tiny, run, orca, refused, environment):
-    x, y = inputs(SERIES)
-    np.savez("train.npz", x=x, y=y)
-    words = ["task=arrays", "task.kind=classes", "task.train=train.npz", *QUICK, "train.select=best"]
-    words.append(f"body.checkpoint={tiny['bert']}")
-    first = run(*words, "keep_weights=false")
+def test_a_run_without_its_weights_is_compared_and_does_not_predict(trained, run, orca, refused, environment):
+    kept = trained(*CASES["classes"])
+    first = run(*kept.words, "keep_weights=false")
     assert "orca predict" not in first.out
     assert not list((first.folder / "3_finetune").rglob("*.safetensors"))
     assert orca("doctor", first.folder)[0] == 0
     assert "otdd" in orca("report")[1]
-    refused(11, ["predict", first.folder, "train.npz"], "kept no weights", "--force keep_weights=true")
-    refused(11, ["predict", environment, "train.npz", "--best"], "holds no completed run that can predict")
-    assert "already completed" in run(*words).err  # the same experiment
-    second = run(*words, "--force", "keep_weights=true")
-    assert orca("predict", environment, "train.npz", "--best", "--out", "p.npz")[0] == 0
-    assert first.result["weights_sha256"] == second.result["weights_sha256"]
+    test = kept.folder / "test.npz"
+    refused(11, ["predict", first.folder, test], "kept no weights", "--force keep_weights=true")
+    refused(11, ["predict", environment, test, "--best"], "holds no completed run that can predict")
+    assert "already completed" in run(*kept.words).err  # the same experiment
+    assert first.result["weights_sha256"] == kept.result["weights_sha256"]
 
 
 def test_the_best_of_a_folder_is_chosen_by_validation(trained, orca, environment, tmp_path):
@@ -290,30 +287,31 @@ def test_the_best_of_a_folder_is_chosen_by_validation(trained, orca, environment
         best_run(environment)
 
 
-def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, completed_once, environment, tmp_path):
+def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, environment, tmp_path):
     run = trained(*CASES["classes"])
     np.save(tmp_path / "short.npy", run.x[N:, :, :7])
     np.savez(tmp_path / "unseen.npz", x=run.x[N:], y=np.array(["low"] * (TEST - 1) + ["huge"]))
     np.save(tmp_path / "inf.npy", np.where(np.arange(TEST)[:, None, None] == 11, np.inf, run.x[N:]))
     np.save(tmp_path / "huge.npy", np.where(np.arange(TEST)[:, None, None] == 11, 3e38, run.x[N:]))
-    unfinished = tmp_path / "unfinished"
-    shutil.copytree(run.path, unfinished)
-    (unfinished / "result.json").unlink()
-    digits = next(completed_once[0].glob("digits/2*"))
+    unfinished, bare = tmp_path / "unfinished", tmp_path / "bare"
+    for folder, missing in ((unfinished, "result.json"), (bare, "1_build/preprocessing.json")):
+        shutil.copytree(run.path, folder)
+        (folder / missing).unlink()
     test = run.folder / "test.npz"
     for words, code, text in (
         ([run.path, tmp_path / "short.npy"], 11, "samples have shape (2, 7), those of the training set (2, 20)"),
         ([run.path, tmp_path / "unseen.npz"], 11, "1 labels have no training sample, the first is huge at index 19"),
         ([run.path, tmp_path / "inf.npy", "--out", "p.csv"], 11, "inf.npy, counted from sample 8: 40 values are"),
         ([run.path, tmp_path / "huge.npy", "--out", "p.csv"], 11, "huge.npy: the outputs of sample 11 are NaN or inf"),
-        ([run.path, test, "--out", "p.txt"], 10, "'.txt' is not written; allowed: FILE.csv, FILE.npz"),
+        ([run.path, test, "--out", "p.txt"], 10, "'p.txt' has a suffix that is not written, or none; allowed"),
+        ([run.path, test, "--out", unfinished], 10, "unfinished' is a folder; allowed: FILE.csv, FILE.npz"),
         ([run.path, tmp_path / "unseen.npz", "--out", tmp_path / "unseen.npz"], 10, "--out: is the input"),
         ([run.path, test, "--json"], 2, "add --out FILE"),
         ([run.path, test, "--device", "cuda:7"], 14, "'cuda:7' is not on this machine"),
         ([unfinished, test], 11, "the run is not completed (state: completed)"),
         ([tmp_path, test], 11, "neither a run nor an export"),
         (["no-such-run", test], 11, "no such run"),
-        ([digits, test], 11, "the task 'digits' keeps no preprocessing"),
+        ([bare, test], 11, "the task 'arrays' keeps no preprocessing"),
         ([tmp_path / "empty", test, "--best"], 11, "no such folder of runs"),
         ([run.path, test, "--checkpoint", tiny["long"]], 13, "has changed since the run: other weights would give"),
     ):
@@ -326,21 +324,7 @@ def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, 
     assert refused(10, ["export", run.path, tmp_path / "unfinished"], "exists already") == ""
 
 
-def test_the_model_card_says_what_the_run_found(trained, orca, tmp_path):
-    run = trained(*CASES["classes"])
-    assert orca("export", run.path, tmp_path / "model")[0] == 0
-    card = (tmp_path / "model" / "README.md").read_text()
-    result = run.result
-    assert f"| 0-1 error | {100 * result['error']['value']:.2f} % |" in card
-    assert f"| best constant predictor | {100 * result['trivial_error']:.2f} % |" in card
-    for split in result["splits"].values():
-        assert split["sha256"] in card
-    texts = ("protocol clean", "seed 0", "metric=otdd", "`high`", result["weights_sha256"], "@inproceedings")
-    assert all(text in card for text in texts)
-    assert str(run.path) not in (tmp_path / "model" / "config.yaml").read_text()
-
-
-def test_from_python(trained, environment, tiny):
+def test_from_python(trained, monkeypatch, tmp_path):
     run = trained(*CASES["classes"])
     x, y = run.x[N:], run.y[N:]
     model = orca_cli.load(run.path)
@@ -366,28 +350,27 @@ def test_from_python(trained, environment, tiny):
         model.predict(x[:0])
     other = orca_cli.load(run.path, batch_size=3)
     np.testing.assert_allclose(other.outputs(x), run.expected, rtol=1e-4, atol=1e-5)
-    words = ["task=arrays", "task.kind=dense", "task.train=maps.npz", f"body.checkpoint={tiny['bert']}", *QUICK]
-    np.savez("maps.npz", x=run.x[:N], y=2 * run.x[:N, 0])
-    outcome = orca_cli.run(*words)
-    assert (outcome.state, outcome.code) == ("completed", 0)
-    assert orca_cli.run(*words).state == "skipped"
-    maps = orca_cli.load(dataclasses.replace(outcome, code=143))  # stopped among its baselines, and completed
-    predicted, expected = maps.predict(run.x[N:]), 2 * run.x[N:, :1]
+    run = trained(*CASES["maps, a part of the body"])
+    monkeypatch.setenv("ORCA_RUNS", str(run.folder / "runs"))
+    outcome = orca_cli.run(*run.words)
+    assert (outcome.state, outcome.code, outcome.path) == ("skipped", 0, run.path)
+    maps = orca_cli.load(dataclasses.replace(outcome, state="completed", code=143))  # stopped among its baselines
+    predicted, expected = maps.predict(run.x[N:]), run.y[N:, None]
     assert maps.score(run.x[N:], expected) == pytest.approx(r2_score(expected.ravel(), predicted.ravel()), rel=1e-5)
     assert not hasattr(maps, "classes_")
     assert not hasattr(maps, "predict_proba")
-    failed = orca_cli.run(*[word.replace("maps.npz", "none.npz") for word in words])
+    monkeypatch.setenv("ORCA_RUNS", str(tmp_path / "runs"))
+    failed = orca_cli.run(*[word.replace("train.npz", "none.npz") for word in run.words])
     assert (failed.state, failed.code) == ("failed", 11)
     with pytest.raises(DataError, match="the run has failed"):
         orca_cli.load(failed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["classes", "several models"])
-def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path, name):
+def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
-    run = trained(*CASES[name])
+    run = trained(*CASES["several models"])
     code, out, err = orca("export", run.path, tmp_path / "model", "--onnx", "--json")
     assert code == 0, err
     assert json.loads(out)["onnx"] is True

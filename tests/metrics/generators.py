@@ -1,4 +1,4 @@
-"""Clouds of points, those of known squared 2-Wasserstein distance as (x, z, distance), and what every test asks a metric."""
+"""Clouds of points, and what every test asks a metric."""
 
 from dataclasses import replace
 
@@ -11,18 +11,6 @@ from orca_cli.seeding import torch_generator
 
 def cloud(n, d, *names, scale=1.0):
     return torch.randn(n, d, generator=torch_generator(0, *names), dtype=torch.float64) * scale
-
-
-def known():
-    """Clouds of known distance: single points, shifted and permuted copies, and lines, whose sorted points are matched."""
-    x, z, one, other = cloud(20, 3, "x"), cloud(1, 3, "z"), cloud(25, 1, "x"), cloud(25, 1, "z", scale=2.0) + 1
-    sorted_squares = (one.sort(0)[0] - other.sort(0)[0]).square()
-    return [
-        (x[:1], z, (x[:1] - z).square().sum().item()),
-        (x, x + 2.0, 12.0),
-        (x, x[torch.randperm(20, generator=torch_generator(0, "order"))], 0.0),
-        (one, other, sorted_squares.mean().item()),
-    ]
 
 
 def labelled(n, d, k, *names, scale=1.0, spread=1.0):

@@ -1,4 +1,4 @@
-"""What is asked of every metric alike: gradients against finite differences, equal points, and what is refused."""
+"""What is asked of every metric alike: gradients by finite differences, invariances, equal points, what is refused."""
 
 from dataclasses import replace
 
@@ -9,13 +9,15 @@ from orca_cli.config import configuration, parts
 from orca_cli.exceptions import DataError, NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.euclidean import Euclidean
+from orca_cli.metrics.mmd import MMD
 from orca_cli.metrics.moments import Moments
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.metrics.otdd_by_class import OTDDByClass
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.metrics.otdd_gaussian import OTDDGaussian
+from orca_cli.metrics.otdd_reference import OTDDReference
 from orca_cli.metrics.transrate import TransRate
-from tests.metrics.generators import cloud, difference_quotients, gradient, labelled, value
+from tests.metrics.generators import changed, cloud, difference_quotients, gradient, labelled, value
 
 FILES = {name: path for name, path in configuration.choices("metric").items() if name != "none"}
 TRANSPORT = {"reg": 0.5, "tolerance": 1e-10, "newton_steps": 300, "max_iterations": 3000}
@@ -35,9 +37,8 @@ GRADIENTS = {
     "otdd_gaussian, 2 to 3": (GAUSSIAN, (40, 2), (30, 3), 2, 1e-4, WITHIN_SOLVER),
     "otdd_gaussian, few points": (GAUSSIAN, (15, 3), (9, 2), 8, 1e-4, WITHIN_SOLVER),
     "otdd_gaussian, single points": (GAUSSIAN, (9, 2), (7, 5), 3, 1e-4, WITHIN_SOLVER),
-    "otdd_by_class, sinkhorn, 3 to 1": (SINKHORN, (30, 3), (12, 1), 3, 1e-4, WITHIN_SOLVER),
-    "otdd_by_class, newton, 2 to 4": (NEWTON, (13, 2), (17, 4), 3, 1e-4, WITHIN_SOLVER),
-    "otdd_by_class, newton, 4 to 2": (NEWTON, (9, 4), (30, 2), 3, 1e-4, WITHIN_SOLVER),
+    "otdd_by_class, sinkhorn, 3 to 1": (SINKHORN, (14, 3), (8, 1), 3, 1e-4, WITHIN_SOLVER),
+    "otdd_by_class, newton, 4 to 3": (NEWTON, (9, 4), (17, 3), 3, 1e-4, WITHIN_SOLVER),
     "transrate": (TransRate(1e-2), (5, 1), (12, 3), 3, 1e-5, {"rel": 1e-6, "abs": 1e-7}),
     "transrate, few points": (TransRate(1e-2), (5, 1), (6, 2), 9, 1e-5, {"rel": 1e-6, "abs": 1e-7}),
 }
@@ -50,6 +51,41 @@ def test_gradient_is_that_of_finite_differences(name):
     slope = gradient(metric, source, target)
     for move, quotient in difference_quotients(lambda x: value(metric, source, replace(target, x=x)), target.x, step):
         assert quotient == pytest.approx((slope * move).sum().item(), **tolerance)
+
+
+# name -> (metric, the metric of points that are 3 times as far apart, by which factor it is larger there)
+INVARIANT = {
+    "euclidean": (Euclidean(), Euclidean(), 3),
+    "moments": (Moments(), Moments(), 9),
+    "mmd": (MMD(), MMD(), 1),
+    "transrate": (TransRate(), TransRate(), 1),
+    "otdd_exact": (OTDDExact(), OTDDExact(), 9),
+    "otdd_gaussian": (replace(GAUSSIAN, reg=2), replace(GAUSSIAN, reg=18), 9),
+    "otdd_by_class, sinkhorn": (replace(SINKHORN, reg=2), replace(SINKHORN, reg=18), 9),
+    "otdd_by_class, newton": (replace(NEWTON, reg=2), replace(NEWTON, reg=18), 9),
+    "otdd_reference": (OTDDReference(), None, 1),
+}
+
+
+@pytest.mark.parametrize("name", INVARIANT)
+@pytest.mark.parametrize(("n", "k", "m", "classes", "d"), [(11, 3, 8, 2, 3), (6, 1, 9, 4, 7)])
+def test_order_place_names_of_classes_and_side_do_not_matter(name, n, k, m, classes, d):
+    metric, of_scaled, factor = INVARIANT[name]
+    source, target = labelled(n, d, k, "source", spread=2), labelled(m, d, classes, "target")
+    expected, close = value(metric, source, target), {"rel": 1e-6, "abs": 1e-7}
+    # Some of the names of classes have no point.
+    other = Features(source.x.flip(0) + 5, 2 * (k - 1 - source.labels).flip(0), 2 * k)
+    moved = Features(target.x.flip(0) + 5, target.labels.flip(0) + 1, classes + 2)
+    assert value(metric, other, moved) == pytest.approx(expected, **close)
+    if name == "otdd_reference":  # knows its sides by their order
+        return
+    if name != "transrate":  # of the target alone
+        assert value(metric, moved, other) == pytest.approx(expected, **close)
+        assert expected > 0
+    if name not in ("transrate", "euclidean"):
+        assert value(metric, source, source) == pytest.approx(0, abs=1e-6)
+    scaled = [changed(part, lambda x: -3 * x) for part in (source, target)]
+    assert value(of_scaled, *scaled) == pytest.approx(factor * expected, **close)
 
 
 def built(name):

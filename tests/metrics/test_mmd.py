@@ -26,9 +26,11 @@ def definition(x, z, bandwidth=None):
 CLOUDS = {"near": (1.0, 0.5), "wide": (3.0, 0.0), "narrow": (0.01, 0.0), "far": (1.0, 40.0)}
 
 
-@pytest.mark.parametrize(("scale", "shift"), CLOUDS.values(), ids=CLOUDS)
-def test_value_is_that_of_the_definition(scale, shift):
-    for n, m in ((23, 11), (1030, 11), (11, 1030)):  # beyond 1,024 points are compared in pieces
+@pytest.mark.parametrize("name", CLOUDS)
+def test_value_is_that_of_the_definition(name):
+    scale, shift = CLOUDS[name]
+    # Beyond 1,024 points are compared in pieces.
+    for n, m in ((23, 11), *(((1030, 11), (11, 1030)) if name == "near" else ())):
         x, z = cloud(n, 4, "x"), cloud(m, 4, "z", scale=scale) + shift
         assert value(MMD(), x, z) == pytest.approx(definition(x, z)[0], abs=1e-12)
 
@@ -40,16 +42,12 @@ def test_gradient_is_that_of_finite_differences_at_a_constant_bandwidth():
         assert quotient == pytest.approx((slope * move).sum().item(), abs=1e-8)
 
 
-@examples(15)
+@examples(10)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 12), m=st.integers(1, 12), d=st.integers(1, 5))
-def test_properties(seed, n, m, d):
-    x, z, metric = cloud(n, d, seed, "x"), cloud(m, d, seed, "z", scale=2.0), MMD()
-    expected = value(metric, x, z)
-    assert expected >= -1e-12
-    assert value(metric, x, x) == pytest.approx(0, abs=1e-12)
-    for one, other in ((z, x), (x.flip(0), z.flip(0)), (x + 3, z + 3), (x * 1e3, z * 1e3)):
-        assert value(metric, one, other) == pytest.approx(expected, abs=1e-12)
-    for one, other in ((z, torch.zeros_like(x)), (torch.zeros_like(x), z)):  # a constant cloud among them
+def test_small_and_constant_clouds(seed, n, m, d):
+    x, z = cloud(n, d, seed, "x"), cloud(m, d, seed, "z", scale=2.0)
+    assert value(MMD(), x, z) == pytest.approx(definition(x, z)[0], abs=1e-12)
+    for one, other in ((z, torch.zeros_like(x)), (torch.zeros_like(x), z)):
         assert np.isfinite(value(MMD(), one, other))
         assert gradient(MMD(), one, other).isfinite().all()
 

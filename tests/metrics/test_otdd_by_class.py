@@ -5,22 +5,18 @@ import itertools
 import pytest
 import torch
 from geomloss import SamplesLoss
-from hypothesis import given
-from hypothesis import strategies as st
 
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd_by_class import OTDDByClass
-from orca_cli.seeding import torch_generator
-from tests.metrics.generators import changed, cloud, cosine, distance, gradient, known, labelled, unlabelled, value
-from tests.properties import examples
+from tests.metrics.generators import changed, cloud, cosine, distance, gradient, labelled, unlabelled, value
 
 EXACT = {"tolerance": 1e-10, "newton_steps": 300, "max_iterations": 3000}
 
 
 def geomloss_divergence(x, z, reg):
     """Debiased, for the cost |x - z|^2 / 2."""
-    return SamplesLoss("sinkhorn", p=2, blur=reg**0.5, scaling=0.99, debias=True, backend="tensorized")(x, z).item()
+    return SamplesLoss("sinkhorn", p=2, blur=reg**0.5, scaling=0.95, debias=True, backend="tensorized")(x, z).item()
 
 
 def geomloss_otdd(source, target, reg):
@@ -36,7 +32,7 @@ def geomloss_otdd(source, target, reg):
 
     starts = ((source, 0), (target, source.num_classes))
     joined = [torch.cat([f.x, (f.labels + start)[:, None].double()], 1) for f, start in starts]
-    settings = {"p": 2, "blur": reg**0.5, "scaling": 0.99, "debias": True, "diameter": 20.0}
+    settings = {"p": 2, "blur": reg**0.5, "scaling": 0.95, "debias": True, "diameter": 20.0}
     return SamplesLoss("sinkhorn", cost=cost, backend="tensorized", **settings)(*joined).item()
 
 
@@ -47,31 +43,15 @@ def test_value_agrees_with_geomloss(k, m, newton_points):
     assert ours == pytest.approx(geomloss_otdd(source, target, 0.5), rel=5e-4)
 
 
-@pytest.mark.parametrize(("x", "z", "expected"), known())
-def test_one_class_each_is_transport_plus_label_distance(x, z, expected):
-    # c = |x - z|^2 / 2 + W / 2 with W constant: the value is W/2 + W/2 at small reg.
-    assert value(OTDDByClass(reg=0.005), unlabelled(x), unlabelled(z)) == pytest.approx(expected, rel=0.02, abs=1e-6)
-
-
-@examples(4)
-@given(seed=st.integers(0, 10**6), k=st.integers(1, 3), m=st.integers(1, 3), d=st.integers(1, 5))
-def test_properties(seed, k, m, d):
-    metric = OTDDByClass(reg=1.0, **EXACT)
-    source, target = labelled(9, d, k, seed, "source"), labelled(7, d, m, seed, "target")
-    expected = value(metric, source, target)
-    assert expected >= -1e-8
-    assert value(metric, source, source) == pytest.approx(0, abs=1e-8)
-    order = torch.randperm(7, generator=torch_generator(seed, "order"))
-    # In another order and place, with other names of classes, of which some have no point.
-    other = Features(target.x[order] + 5, 2 * target.labels[order] + 1, 2 * m + 2)
-    renamed = Features(source.x + 5, k - 1 - source.labels, k)
-    assert value(metric, other, renamed) == pytest.approx(expected, abs=1e-8)
-    scaled = [changed(part, lambda x: 3 * x) for part in (source, target)]
-    assert value(OTDDByClass(reg=9.0, **EXACT), *scaled) == pytest.approx(9 * expected, abs=1e-7)
+def test_one_class_each_is_transport_plus_label_distance():
+    # c = |x - z|^2 / 2 + W / 2 with W constant: the value is W/2 + W/2 at small reg. Sorted points are matched on a line.
+    x, z = cloud(25, 1, "x"), cloud(25, 1, "z", scale=2.0) + 1
+    expected = (x.sort(0)[0] - z.sort(0)[0]).square().mean().item()
+    assert value(OTDDByClass(reg=0.005), x, z) == pytest.approx(expected, rel=0.02)
 
 
 def test_defaults_are_near_the_converged_problem_in_float32():
-    source, target = labelled(150, 32, 5, "source", scale=2), labelled(48, 32, 3, "target", scale=2)
+    source, target = labelled(60, 16, 4, "source", scale=2), labelled(24, 16, 2, "target", scale=2)
     single, exact = [changed(part, torch.Tensor.float) for part in (source, target)], OTDDByClass(**EXACT)
     assert value(OTDDByClass(), *single) == pytest.approx(value(exact, source, target), rel=1e-3)
     assert cosine(gradient(OTDDByClass(), *single), gradient(exact, source, target)) > 0.995

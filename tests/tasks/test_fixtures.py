@@ -73,7 +73,7 @@ def test_classes_are_known_without_reading_the_items(read, monkeypatch):
     assert [len(task.train.targets()) for task in tasks] == [12, 4, 40]
 
 
-@pytest.mark.parametrize("task", ["psicov", "satellite"])
+@pytest.mark.parametrize("task", ["psicov", "satellite", "spherical"])
 def test_files_are_read_once_and_again_when_they_change(task, tmp_path, read, reporter):
     digests, generated = [], []
     for seed in (0, 0, 1):
@@ -88,9 +88,18 @@ def test_files_are_read_once_and_again_when_they_change(task, tmp_path, read, re
 
 
 @pytest.mark.parametrize("task", benchmark_files.TASKS)
-def test_missing_files_are_named_with_the_way_to_get_them(task, build):
-    with refused(f"no (file|folder) '.*orca data get {task}", DataError):
-        build(task, **{"origin": "files"} if task in ("listops", "darcy") else {})
+def test_missing_files_are_named_with_the_way_to_get_them(task, build, tmp_path):
+    settings = {"origin": "files"} if task in ("listops", "darcy") else {}
+    with refused(f"no file '.*orca data get {task}.*task.path=FOLDER", DataError) as caught:
+        build(task, **settings)
+    place = tmp_path / task / str(caught.value).split("'")[1]
+    place.mkdir(parents=True)
+    if place.suffix not in ("", ".lmdb"):  # a folder in a file's place
+        with refused(f"no file '.*{place.name}'.*orca data get {task}", DataError):
+            build(task, **settings)
+    if task == "spherical":
+        with refused("task.images: no folder 'nowhere'", DataError):
+            build(task, origin="cifar100", images="nowhere")
 
 
 @pytest.mark.parametrize(

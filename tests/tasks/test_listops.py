@@ -110,7 +110,7 @@ def words_of(samples, index):
     return [VOCABULARY[i] for i in batch.x[0].argmax(dim=0)[batch.valid[0]]]
 
 
-@pytest.mark.parametrize("newline", ["\r\n", "\n"])
+@pytest.mark.parametrize("newline", ["\r\n", "\n\n"])  # blank lines are passed over
 def test_files_are_read_without_parentheses_and_with_closing_brackets(write, from_files, newline):
     write("listops/lra_release/listops-1000", newline)
     task = from_files()

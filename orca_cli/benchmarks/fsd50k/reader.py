@@ -142,9 +142,8 @@ def load(
     names = _label_names(folder / _MAPS)
     noise = sorted(place for place in (folder / "noise_22050").glob("*.wav") if place.is_file())
     if augmentation and not noise:
-        raise DataError(
-            "no .wav files", where=str(folder / "noise_22050"), hint=f"{_HINT}, or use task.augmentation=false"
-        )
+        hint = f"{_HINT}, or use task.augmentation=false"
+        raise DataError("no .wav files", where=str(folder / "noise_22050"), hint=hint)
 
     def table(split: str) -> Table:
         return _read_table(folder, folder / _TABLES[split], names)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_cli import seeding
+from orca_cli.data.published import is_there
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Examples
 
@@ -32,7 +33,7 @@ def find_file(data_folder: Path, name: str, files: Sequence[str], path: str | No
         if folder.is_file():
             return folder
         for file in files:
-            if (folder / file).exists():
+            if is_there(folder, file):
                 return folder / file
     where = f"source.path={path}" if path else str(data_folder / name)
     raise DataError(f"no file {' or '.join(files)}", where=where, hint=hint)

@@ -64,10 +64,8 @@ def load(
     Raises:
         DataError: the file is missing, a line has no tag, or fewer than two types have two sentences.
     """
-    hint = (
-        f"`orca data get {name}` fetches it, or says who hands it out; or give source.path=FOLDER or FILE; without it: "
-    )
-    place = find_file(data_folder, name, files, path, f"{hint}source=stdlib_docs, which needs no files, or metric=none")
+    hint = f"`orca data get {name}` fetches it, or says who hands it out; or give source.path=FOLDER or FILE"
+    place = find_file(data_folder, name, files, path, f"{hint}; source=stdlib_docs and metric=none need no files")
 
     def read() -> Examples:
         examples: list[tuple[str, str]] = []  # text and type

@@ -43,9 +43,7 @@ def load_table(
     Raises:
         DataError: the file is missing or malformed, or fewer than two classes have two sequences.
     """
-    hint = (
-        "give source.path=FILE.csv with columns 'sequence' and 'label', or source=proteins; metric=none needs no source"
-    )
+    hint = "give source.path=FILE.csv with columns 'sequence' and 'label', or source=proteins, or metric=none"
     place = find_file(data_folder, "peptides", ["peptides.csv"], path, hint)
     facts = (storage.sha256_file(place), size, seed, sequence, label)
     return SourceData(

@@ -40,14 +40,15 @@ def load(size: Annotated[int, Ge(4)] | None, seed: int, data_folder: Path, path:
         if not is_label or not is_sound or x.ndim != 2 or len(x) != len(y) or x.shape[1] < _SHORTEST:
             what = f"x is {x.dtype} {x.shape}, y is {y.dtype} {y.shape}"
             raise DataError(what, where=str(place), hint=f"expected: {_FORM}, with L of {_SHORTEST} or more")
-        if x.dtype == np.int16:
-            x = x.astype(np.float32) / np.float32(2**15)
-        elif not np.abs(x).max(initial=0) <= 1:  # NaN as well
+        if x.dtype.kind == "f" and not -1 <= x.min(initial=0) <= x.max(initial=0) <= 1:  # NaN as well
             what = "holds numbers beyond -1..1, or NaN"
             raise DataError(what, where=f"{place}[x]", hint="divide by the largest value that is possible")
         names, labels = np.unique(y, return_inverse=True)
         labels = labels.astype(np.int64)
         chosen = draw(labels, size, seed)
-        return Examples(x[chosen].astype(np.float32), labels[chosen], tuple(map(str, names)))
+        sounds = x[chosen].astype(np.float32)  # only what is drawn, for memory
+        if x.dtype == np.int16:
+            sounds /= np.float32(2**15)
+        return Examples(sounds, labels[chosen], tuple(map(str, names)))
 
     return SourceData("audio", facts_digest("recordings", storage.sha256_file(place), size, seed), read)

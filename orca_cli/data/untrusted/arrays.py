@@ -71,22 +71,22 @@ class StoredArray:
         return rows
 
 
-def open_arrays(path: Path, where: str) -> dict[str, StoredArray]:
+def open_arrays(path: Path, where: str, allowed: str = _ALLOWED) -> dict[str, StoredArray]:
     """Return the arrays of a file by name; a .npy file's one array has the empty name.
 
-    `where` is the setting that names the file, for messages.
+    `where` is the setting that names the file, for messages; `allowed` the hint where it is none.
 
     Raises:
         DataError: missing, empty, cut off, or not such a file.
         UnsafeError: an array of Python objects: reading it would execute code.
         MemoryExhaustedError: an array is larger than the free memory.
     """
-    first_bytes(path, where, _ALLOWED)
+    first_bytes(path, where, allowed)
     if path.suffix.lower() == ".npy":
         return {"": _npy(path)}
     if path.suffix.lower() == ".npz":
         return _npz(path, None)
-    raise DataError(f"'{path.name}' has a suffix that is not read", where=where, hint=_ALLOWED)
+    raise DataError(f"'{path.name}' has a suffix that is not read", where=where, hint=allowed)
 
 
 def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:

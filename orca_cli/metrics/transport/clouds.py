@@ -36,7 +36,7 @@ def check_features(features: Features, name: str) -> None:
     """
     x, labels = features.x, features.labels
     where = f"metric, {name} features"
-    if x.dim() != 2 or labels.shape != (len(x) or -1,) or x.dtype not in (torch.float32, torch.float64):
+    if x.dim() != 2 or not len(x) or labels.shape != x.shape[:1] or x.dtype not in (torch.float32, torch.float64):
         what = f"[n, d] float32 or float64 with n labels is needed, got {list(x.shape)} {x.dtype}, {list(labels.shape)}"
         raise DataError(what, where=where)
     allowed = ((labels >= 0) & (labels < features.num_classes)).all()

@@ -30,6 +30,7 @@ from orca_cli.data.hub.preprocessing import (
 )
 from orca_cli.data.own_data import check_column, described
 from orca_cli.data.samples import ChannelScale, streamed_channel_scale
+from orca_cli.data.settings import check_rules
 from orca_cli.data.splits import PART_NAMES, group_rows
 from orca_cli.data.targets import fit_targets
 from orca_cli.exceptions import ConfigError, DataError, suggest
@@ -73,6 +74,8 @@ def load(
         NetworkError: the data set is not in the hub's cache and the hub cannot be reached.
         UnavailableError: the package `datasets` is not installed.
     """
+    column = f"'{group}' is the column of {'inputs' if group == x else 'targets'}"
+    check_rules((group in (x, y), "group", column, "name the column that says which rows belong together"))
     splits, origin = open_dataset(dataset, config, revision, data_folder, cache_folder)
     parts = _parts(splits, origin, {"train": train_split, "validation": validation_split, "test": test_split})
     where = {part: f"{origin}[{part}]" for part in parts}
@@ -80,6 +83,8 @@ def load(
         for key, column in (("x", x), ("y", y), ("group", group)):
             if column is not None:
                 check_column(column, rows.column_names, f"task.{key}", where[part])
+                if key == "group" or (key == "y" and kind == "classes"):
+                    _check_entries(rows, column, f"{where[part]}[{column}]")
     check_enough(len(parts["train"]), "rows", origin)
     groups = {} if group is None else {part: np.array(rows[group]) for part, rows in parts.items()}
     records = group_rows(groups, {part: f"{place}[{group}]" for part, place in where.items()})
@@ -187,6 +192,16 @@ def _contents(rows: Dataset, column: str, where: str) -> np.ndarray | None:
                     yield b"" if array.dtype.kind == "O" else f"{array.shape}".encode() + array.tobytes()
 
     return hashes(contents())
+
+
+def _check_entries(rows: Dataset, column: str, where: str) -> None:
+    """Raise DataError where a column holds lists, images or the like."""
+    import datasets
+
+    if not isinstance(rows.features[column], (datasets.Value, datasets.ClassLabel)):
+        raise DataError(
+            f"holds {rows.features[column]}", where=where, hint="allowed: a number, text or class in each row"
+        )
 
 
 def _parts(splits: dict[str, Dataset], origin: str, names: dict[str, str | None]) -> dict[str, Dataset]:

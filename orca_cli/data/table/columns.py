@@ -27,7 +27,8 @@ _POINTED = re.compile(
 )
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
-_BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
+_TRUTHS = {"false": 0.0, "true": 1.0}
+_BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "no": 0.0, "yes": 1.0} | _TRUTHS
 _MOST_CLASSES = 20  # different numbers that may be classes
 _ALLOW = "remove these rows, or set task.missing_targets=true to leave them out of the loss"
 _NO_NUMBER = "correct it, with task=table give \"task.decimal=','\", or use task.kind=classes for names of classes"
@@ -37,7 +38,8 @@ _NO_NUMBER = "correct it, with task=table give \"task.decimal=','\", or use task
 class Numeric:
     """A column of numbers: missing ones become `fill`, the training mean; then `mean` is subtracted and `std` divided by.
 
-    If `flagged`, a second feature is 1 where a number was missing, else 0. `decimal` and `truths` are of old records.
+    If `flagged`, a second feature is 1 where a number was missing, else 0. `truths`: training has only 0 and 1, which text may
+    spell false and true. `decimal` is of old records.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Numeric:
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, size] float32."""
-        numbers, wrong = as_numbers(values, self.decimal or decimal)
+        numbers, wrong = self._numbers(values, decimal)
         hint = "correct it, or leave the column out with task.ignore="
         what = "is not a number, but all training rows are"
         refuse_entry(wrong, values, what, f"{where}[{self.name}]", hint)
@@ -68,8 +70,13 @@ class Numeric:
 
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
         """Return which of new entries are replaced, [n] bool, and what happens to them."""
-        missing = np.isnan(as_numbers(values, self.decimal or decimal)[0])
+        missing = np.isnan(self._numbers(values, decimal)[0])
         return missing, f"without a number in '{self.name}': the training mean stands there"
+
+    def _numbers(self, values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return values as those of `as_numbers`."""
+        numbers, wrong = as_numbers(values, self.decimal or decimal)
+        return _bits(values) if self.truths and wrong.any() else (numbers, wrong)
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,11 @@ class Categorical:
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, number of categories] float32 of 0 and 1."""
-        if values.dtype.kind != "O" and np.isnan(values.astype(np.float64)).all():
-            values = np.full(len(values), "", dtype=object)
+        if values.dtype.kind != "O":
+            spelt = {_TRUTHS[text.lower()]: text for text in self.categories if text.lower() in _TRUTHS}
+            known = ~np.isnan(values.astype(np.float64))
+            if np.isin(values[known], list(spelt)).all():  # of a typed file, where training was text
+                values = np.array([spelt.get(value, "") for value in values], dtype=object)
         if values.dtype.kind != "O":
             what = f"holds numbers, and texts such as '{self.categories[0]}' in training"
             raise DataError(what, where=f"{where}[{self.name}]", hint="give them as the texts of training")
@@ -185,7 +195,8 @@ def _numeric(name: str, known: np.ndarray, normalize: bool, flagged: bool, where
     mean, std = float((known / scale).mean()) * scale, float((known / scale).std()) * scale
     if std <= _MAX_ROUNDING * abs(mean) or not normalize:
         std = 1.0
-    return Numeric(name, mean, mean if normalize else 0.0, std, flagged)
+    truths = bool(np.isin(known, (0, 1)).all())
+    return Numeric(name, mean, mean if normalize else 0.0, std, flagged, truths=truths)
 
 
 def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray]:

@@ -66,9 +66,26 @@ def load(
         UnavailableError: .parquet without pyarrow.
         MemoryExhaustedError: a file does not fit into memory.
     """
+    has_target, whole_rows = target not in (None, ""), sequence is None and id is None
+    target_names = [str(target)] if has_target else [str(name) for name in targets or []]
+    beside_sequence = "does not go with task.sequence", "a sequence of symbols is the only input: remove one of them"
+    by_id = "give task.id=COLUMN, which says what series a row is a step of"
+    by_column = f"name the column of symbols by task.sequence, or {by_id}"
+    one_or_all = "name one column by task.target, or all of them by task.targets=[A,B]"
+    is_grouped_by_target = group is not None and str(group) in target_names
+    check_rules(
+        (has_target and bool(targets), "targets", "does not go with task.target", one_or_all),
+        (not target_names, "target", "a value is needed", "give task.target=COLUMN, or task.targets=[A,B]"),
+        (len({*target_names}) < len(target_names), "targets", "names a column twice", "remove one of them"),
+        (kind == "classes" and len(target_names) > 1, "targets", "holds several", "classes are one column"),
+        (is_grouped_by_target, "group", "is to be predicted", "name the column that says which rows belong together"),
+        (sequence is not None and id is not None, "id", *beside_sequence),
+        (sequence is not None and bool(features), "features", *beside_sequence),
+        (time is not None and id is None, "time", "applies to series of several rows", by_id),
+        (length is not None and whole_rows, "length", "applies to sequences and series", by_column),
+    )
     paths = file_paths({"train": train, "validation": validation, "test": test}, data_folder)
     tables = {part: open_table(path, f"task.{part}", delimiter, encoding) for part, path in paths.items()}
-    target_names = [str(name) for name in [*([] if target in (None, "") else [target]), *(targets or [])]]
     named = {key: str(name) for key, name in (("sequence", sequence), ("id", id), ("time", time)) if name is not None}
     rows = _Rows(
         tables, reporter, kind, target_names, features or [], ignore or [], [] if group is None else [str(group)], named,
@@ -104,7 +121,6 @@ class _Rows:
     decimal: str
 
     def __post_init__(self) -> None:
-        self._check()
         tables, targets, named, group = self.tables, self.targets, self.named, self.group
         base = tables["train"]
         taken = {*targets, *self.features, *self.ignore, *group, *named.values()}
@@ -132,25 +148,6 @@ class _Rows:
             self._records["train"][learn] if group else None,
             lambda: contents(self._columns, self._chosen, self._steps, learn, self.decimal, is_text),
         )  # fmt: skip
-
-    def _check(self) -> None:
-        """Raise ConfigError where settings contradict each other."""
-        named, is_whole = self.named, not {"sequence", "id"} & self.named.keys()
-        alone = "a sequence of symbols is the only input: remove one of them"
-        series = "applies to series of several rows", "give task.id=COLUMN, which says what series a row is a step of"
-        check_rules(
-            ("sequence" in named and "id" in named, "id", "does not go with task.sequence", alone),
-            ("sequence" in named and bool(self.features), "features", "does not go with task.sequence", alone),
-            ("time" in named and "id" not in named, "time", *series),
-            (self.length is not None and is_whole, "length", *series),
-            (not self.targets, "target", "a value is needed", "give task.target=COLUMN, or task.targets=[A,B]"),
-            (
-                self.given_kind == "classes" and len(self.targets) > 1,
-                "targets",
-                "holds several",
-                "classes are one column",
-            ),
-        )
 
     def _marked_rows(self) -> dict[str, np.ndarray]:
         """Return the samples of each split that the column `split` names."""

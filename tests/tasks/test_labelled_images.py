@@ -49,11 +49,6 @@ def test_numbers_of_a_table_are_predicted_from_images(read):
     assert read(TABLE.assign(age=LEVEL / 4)).train.digest() != task.train.digest()
 
 
-def test_a_row_may_name_a_file_without_its_ending(read):
-    other = TABLE.assign(image=[name.removesuffix(".png") for name in NAMES])
-    assert read(TABLE).train.digest() == read(other).train.digest()
-
-
 def test_classes_and_labels_stand_in_a_table_too(read):
     table = TABLE.assign(age=np.where(LEVEL > 120, "old", "young"))
     task = read(table)

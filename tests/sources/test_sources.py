@@ -4,7 +4,6 @@ import sysconfig
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from tests.properties import examples
 from tests.tasks.builders import refused
 
 
+@examples(30)
 @given(st.lists(st.integers(2, 50), min_size=2, max_size=8), st.integers(4, 300))
 def test_shares_are_as_equal_as_the_data_allow(available, size):
     available = np.array(available)
@@ -110,15 +110,12 @@ def test_cifar10_from_an_archive(tmp_path):
     assert examples.labels.tolist() == arrays["y_train"].tolist()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"x_train": np.zeros((60, 32, 32, 3), np.uint8)}, r"uint8 \(60, 32, 32, 3\); expected uint8 \(N, 3, 32, 32\)"),
+def test_wrong_cifar10_arrays_are_refused(tmp_path):
+    for changes, message in (
+        ({"x_train": np.zeros((60, 32, 32, 3), np.uint8)}, r"uint8 .*; expected uint8 \(N, 3, 32, 32\)"),
         ({"y_train": np.arange(59) % 10}, r"labels are int64 \(59,\); expected integers \(60,\)"),
         ({"y_train": np.full(60, 11)}, "label 11 at index 0 is not in 0..9"),
-    ],
-)
-def test_wrong_cifar10_arrays_are_refused(tmp_path, changes, message):
-    write_npz(tmp_path, **changes)
-    with refused(f"cifar10.npz.*{message}", DataError):
-        cifar10.load(100, 0, tmp_path)
+    ):
+        write_npz(tmp_path, **changes)
+        with refused(f"cifar10.npz.*{message}", DataError):
+            cifar10.load(100, 0, tmp_path)

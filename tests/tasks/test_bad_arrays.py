@@ -45,7 +45,6 @@ BAD = {
     "dense extent": ({"y": np.zeros((N, 6))}, {"kind": "dense"}, r"expected \(n, 5\) or \(n, K, 5\)"),
     "dense integer channels": ({"y": np.zeros((N, 3, 5), int)}, {"kind": "dense"}, "store real-valued targets"),
     "dense negative class": ({"y": changed(MAPS % 3, (4, 4), -1)}, {"kind": "dense"}, r"first is -1 at index \(4, 4\)"),
-    "dense text": ({"y": np.full((N, 5), "a"), "lengths": Y + 2}, {"kind": "dense"}, r"\[y\]: targets have dtype <U1"),
     "dense one class": ({"y": np.zeros((N, 5), int)}, {"kind": "dense"}, "all positions have class 0"),
     "dense far class": ({"y": FAR}, {"kind": "dense"}, r"\d+ of the classes 0\.\.\d+ have no position"),
     "classes beyond memory": ({}, {"num_classes": 10**13}, "are not 10000000000000 classes from 0 on"),

@@ -121,13 +121,7 @@ def test_files_that_ask_for_code_are_refused_by_every_task(task, file, tmp_path,
     assert not canary.exists()
 
 
-@pytest.mark.parametrize(
-    ("task", "settings", "message"),
-    [
-        ("darcy", {"nodes": 84}, "nodes"),
-        ("images", {}, "path: a value is needed"),
-    ],
-)
-def test_settings_that_a_task_cannot_have_are_refused_before_a_file_is_looked_at(task, settings, message, check):
-    with refused(f"task.{message}", ConfigError):
-        check(task, **settings)
+def test_settings_that_a_task_cannot_have_are_refused_before_a_file_is_looked_at(check):
+    for task, settings, message in (("darcy", {"nodes": 84}, "nodes"), ("images", {}, "path: a value is needed")):
+        with refused(f"task.{message}", ConfigError):
+            check(task, **settings)

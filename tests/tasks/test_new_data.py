@@ -92,19 +92,17 @@ def arrays(tmp_path, build):
     return reloaded(build("arrays", kind="classes", train="train.npz"), tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("content", "part", "message"),
-    [
+def test_arrays_that_do_not_fit(arrays, tmp_path):
+    parts = {"x_train": X, "x_test": X[:9]}
+    for content, part, message in (
         ({"x": X[:, :1]}, "", r"\(1, 5\), those of the training set \(2, 5\)"),
-        ({"x_train": X, "x_test": X[:9]}, "", "holds x_test, x_train; take a part of it by --part test"),
-        ({"x_train": X, "x_test": X[:9]}, "validation", "has no part 'validation'"),
+        (parts, "", "holds x_test, x_train; take a part of it by --part test"),
+        (parts, "validation", "has no part 'validation'"),
         ({"x": X[:3], "y": np.array(["a", "z", "b"])}, "", "the first is z at index 1"),
-    ],
-)
-def test_arrays_that_do_not_fit(content, part, message, arrays, tmp_path):
-    np.savez(tmp_path / "new.npz", **content)
-    with refused(message, DataError):
-        arrays.open(tmp_path / "new.npz", "INPUT", part).targets()
+    ):
+        np.savez(tmp_path / "new.npz", **content)
+        with refused(message, DataError):
+            arrays.open(tmp_path / "new.npz", "INPUT", part).targets()
 
 
 def frame(n=N):
@@ -169,29 +167,19 @@ def test_truths_of_a_typed_file_are_those_of_a_text_file(ending, tmp_path, build
         in_parts(preprocessing, preprocessing.given(TRUTHS.assign(on=2 if ending == "csv" else "2.x")))
 
 
-@pytest.fixture
-def table(tmp_path, build):
-    """The preprocessing of a table."""
+def test_rows_that_do_not_fit(tmp_path, build):
     SAVE["csv"](frame(), tmp_path / "train.csv")
-    return reloaded(build("table", train="train.csv", features=["weight", "age", "colour"], **TABLE), tmp_path / "run")
-
-
-NEW = frame(9)[["colour", "age", "weight"]].assign(other=1)
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (NEW.rename(columns={"weight": "weigth"}), r"did you mean 'weigth'\? the model was trained on"),
-        (NEW[:0], "has no rows"),
+    preprocessing = reloaded(build("table", train="train.csv", features=["weight", "age", "colour"], **TABLE), tmp_path)
+    new, lengths = frame(9)[["colour", "age", "weight"]], {"weight": [1.0, 2.0], "age": [1], "colour": ["red"]}
+    for rows, message in (
+        (new.rename(columns={"weight": "weigth"}), r"did you mean 'weigth'\? the model was trained on"),
+        (new[:0], "has no rows"),
         (np.zeros((4, 2)), "has 2 columns, the model takes 3; in this order: weight, age, colour"),
-        (pd.concat([NEW, NEW["age"]], axis=1), "two columns are named 'age'"),
-        ({"weight": [1.0, 2.0], "age": [1], "colour": ["red"]}, "is not a table .* with the columns weight, age, col"),
-    ],
-)
-def test_rows_that_do_not_fit(table, rows, message):
-    with refused(message, DataError):
-        table.given(rows)
+        (pd.concat([new, new["age"]], axis=1), "two columns are named 'age'"),
+        (lengths, "is not a table .* with the columns weight, age, col"),
+    ):
+        with refused(message, DataError):
+            preprocessing.given(rows)
 
 
 def pictures(root, parts):

@@ -116,12 +116,11 @@ def test_several_columns_are_labels(read):
 @pytest.mark.parametrize(
     ("target", "names"),
     [
-        (np.array([3, 10, 7])[np.arange(N) % 3], ("3", "7", "10")),
-        (np.array(["01", "1", "NA"])[np.arange(N) % 3], ("01", "1", "NA")),
-        (np.arange(N) % 21, None),
+        (np.array([3, 10, 7])[np.arange(N) % 3], ("3", "7", "10")),  # whole numbers
+        (np.array(["01", "1", "NA"])[np.arange(N) % 3], ("01", "1", "NA")),  # zeros in front
+        (np.arange(N) % 21, None),  # many whole numbers
         (np.arange(N) % 3 / 2, None),
     ],
-    ids=["whole numbers", "zeros in front", "many whole numbers", "fractions"],
 )
 def test_the_kind_is_that_of_the_column_to_be_predicted(read, target, names):
     task = read(frame().assign(kind=target), features=["row"], normalize=False)
@@ -151,54 +150,36 @@ def test_the_test_file_is_read_at_the_end_only_but_its_header_at_once(read, tmp_
 
 
 HEAD, MANY = b"a,b,kind\n", b"".join(b"1,2,%d.25\n" % i for i in range(60))
+CLASSES, NONE, LABELS = {"kind": "classes"}, {"target": None}, {"kind": "labels", "target": None}
+BAD = [
+    (HEAD + b"1,2,x\n1,2\n" * 20, {}, r"t\.csv: line 3 has 2 fields, the header has 3"),
+    (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is not a table: .* check its quotes"),
+    (HEAD + b"1,\xff,x\n" * 20, {}, r"is not text in utf-8; store it as UTF-8, or .* task\.encoding="),
+    (b"kind\n" + b"x\n" * 20, {}, "has one column only, 'kind'; .*task.delimiter"),
+    (HEAD + b"1,inf,x\n2,3,y\n" * 20, {}, r"t\.csv\[b\]: \d+ values are infinite or too large"),
+    (HEAD + MANY, CLASSES, r"\[kind\]: 42 different labels in 42 .* do not look like classes; .*kind=values"),
+    (frame(), {"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
+    (frame(), {"target": 1.5}, r"task\.target: 1\.5 is out of range; allowed: "),
+    (frame(), {"kind": "values"}, r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes"),
+    (frame(), LABELS | {"targets": ["row", "kind"]}, r"t\.csv\[row\]: '2' in row 3 is neither 0 nor 1"),
+    (frame(), {"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),
+    (frame(), {"encoding": "utf-9"}, r"task\.encoding: 'utf-9' is not an encoding"),
+    (frame(), {"targets": ["row"]}, r"task\.targets: does not go with task\.target; name one column"),
+    (frame(), NONE, r"task\.target: a value is needed"),
+    (frame(), NONE | {"targets": ["row", "row"]}, r"task\.targets: names a column twice"),
+    (frame(), NONE | CLASSES | {"targets": ["row", "code"]}, r"task\.targets: holds several"),
+    (frame(), {"group": "kind"}, r"task\.group: is to be predicted; name the column that says"),
+    (frame(), {"sequence": "colour", "id": "patient"}, r"task\.id: does not go with task\.sequence"),
+    (frame(), {"sequence": "colour", "features": ["row"]}, r"task\.features: does not go with task\.sequence"),
+    (frame(), {"time": "row"}, r"task\.time: applies to series .* give task\.id=COLUMN"),
+    (frame(), {"length": 4}, r"task\.length: applies to sequences and series; .*task\.sequence, or give task\.id="),
+]
 
 
-@pytest.mark.parametrize(
-    ("content", "settings", "message"),
-    [
-        (HEAD + b"1,2,x\n1,2\n" * 20, {}, r"t\.csv: line 3 has 2 fields, the header has 3"),
-        (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is not a table: .* check its quotes"),
-        (HEAD + b"1,\xff,x\n" * 20, {}, r"is not text in utf-8; store it as UTF-8, or .* task\.encoding="),
-        (b"kind\n" + b"x\n" * 20, {}, "has one column only, 'kind'; .*task.delimiter"),
-        (HEAD + b"1,inf,x\n2,3,y\n" * 20, {}, r"t\.csv\[b\]: \d+ values are infinite or too large"),
-        (
-            HEAD + MANY,
-            {"kind": "classes"},
-            r"\[kind\]: 42 different labels in 42 .* do not look like classes; .*kind=values",
-        ),
-    ],
-)
-def test_malformed_tables_are_refused_in_one_line(read, content, settings, message):
-    with refused(message):
-        read(content, **settings)
-
-
-LABELS = {"kind": "labels", "target": None}
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
-        ({"target": 1.5}, r"task\.target: 1\.5 is out of range; allowed: "),
-        ({"kind": "values"}, r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes"),
-        (LABELS | {"targets": ["row", "kind"]}, r"t\.csv\[row\]: '2' in row 3 is neither 0 nor 1"),
-        ({"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),
-        ({"encoding": "utf-9"}, r"task\.encoding: 'utf-9' is not an encoding"),
-        ({"targets": ["row"]}, r"task\.targets: does not go with task\.target; name one column"),
-        ({"target": None}, r"task\.target: a value is needed"),
-        ({"target": None, "targets": ["row", "row"]}, r"task\.targets: names a column twice"),
-        ({"target": None, "targets": ["row", "code"], "kind": "classes"}, r"task\.targets: holds several"),
-        ({"group": "kind"}, r"task\.group: is to be predicted; name the column that says"),
-        ({"sequence": "colour", "id": "patient"}, r"task\.id: does not go with task\.sequence"),
-        ({"time": "row"}, r"task\.time: applies to series .* give task\.id=COLUMN"),
-        ({"length": 4}, r"task\.length: applies to sequences and series; .*task\.sequence, or give task\.id="),
-        ({"validation_fraction": 0.5, "test_fraction": 0.5}, r"task\.validation_fraction: 0\.5 \+ 0\.5 leaves nothing"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(read, settings, message):
+@pytest.mark.parametrize(("content", "settings", "message"), BAD)
+def test_tables_and_settings_that_do_not_fit_are_refused_in_one_line(read, content, settings, message):
     with refused(message, (ConfigError, DataError)):
-        read(frame(), **settings)
+        read(content, **settings)
 
 
 TYPES = {
@@ -248,6 +229,7 @@ def test_a_column_of_splits_that_cannot_be_honoured_is_refused(read):
         (["train"] * 59 + ["trian"], {}, r"t.csv\[split\]: 'trian' in row 60 is not a split \(1 rows\)"),
         (["train"] * 59 + [""], {}, r"t.csv\[split\]: '' in row 60 is not a split \(1 rows\)"),
         ("test", {}, "no rows are for training"),
+        (["train"] * 9 + ["test"] * 51, {}, "t.csv: too few rows: 9; provide 10 or more for training"),
         (odd, {}, "'0' in row 1 is a number"),
         (np.where(odd, "train", "test"), {"group": "patient"}, "group 'p0' is also in"),
     ):
@@ -283,5 +265,6 @@ def test_texts_beyond_the_bound_share_a_feature_and_so_do_unknown_ones(read, tmp
     table = frame().assign(town=[f"town {min(i % 10, 7)}" for i in range(N)])
     frame(20, 100).assign(town="nowhere").to_csv(tmp_path / "test.csv", index=False)
     task = read(table, features=["town"], max_categories=3, test="test.csv")
+    assert task.preprocessing.columns[0].categories[2:] == ("town 7", "(other)")  # the most frequent one is kept
     assert every(task.open_test()).x[:, 0].tolist() == [[0, 0, 0, 1]] * 20
     assert not every(read(table, features=["town"], test="test.csv").open_test()).x.any()

@@ -74,8 +74,8 @@ def load(
         NetworkError: the data set is not in the hub's cache and the hub cannot be reached.
         UnavailableError: the package `datasets` is not installed.
     """
-    column = f"'{group}' is the column of {'inputs' if group == x else 'targets'}"
-    check_rules((group in (x, y), "group", column, "name the column that says which rows belong together"))
+    role = f"'{group}' is the column of {'inputs' if group == x else 'targets'}"
+    check_rules((group in (x, y), "group", role, "name the column that says which rows belong together"))
     splits, origin = open_dataset(dataset, config, revision, data_folder, cache_folder)
     parts = _parts(splits, origin, {"train": train_split, "validation": validation_split, "test": test_split})
     where = {part: f"{origin}[{part}]" for part in parts}

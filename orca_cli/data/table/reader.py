@@ -139,8 +139,8 @@ class _Rows:
         if self.given_kind is None:
             self.kind, self._inferred = infer_kind(self._values, targets, self.decimal, self._where)
         target, unit = self._values[targets[0]], "rows" if self._steps is None else "series"
-        check_enough(len(target), unit, self._where)
         rows = self._marked_rows() if marks else {"train": np.arange(len(target))}
+        check_enough(len(rows["train"]), unit, self._where)
         self._records = self._groups(rows) if group else {}
         learn, is_text = rows["train"], "sequence" in named
         self.pool = Pool(

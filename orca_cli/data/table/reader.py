@@ -20,7 +20,7 @@ from orca_cli.data.splits import group_rows, marked_rows
 from orca_cli.data.table.columns import Column, fit_columns, infer_kind, raw_targets
 from orca_cli.data.table.files import Table, open_table
 from orca_cli.data.table.preprocessing import TablePreprocessing, per_sample
-from orca_cli.data.table.series import contents, fit_series, fit_symbols, group_by
+from orca_cli.data.table.series import Series, contents, fit_symbols, group_by
 from orca_cli.data.targets import TargetForm, fit_targets
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Kind, Reporter, TaskData
@@ -215,8 +215,10 @@ class _Rows:
                 self.gap_indicator,
             )  # fmt: skip
         if steps is not None:
-            series, seen = fit_series(steps, learn, named["id"], named.get("time"), self.length)
-            fitted = [*seen, *fitted]
+            sizes = (steps.ends - steps.starts)[learn]
+            series = Series(named["id"], named.get("time"), self.length or int(sizes.max()))
+            seen = f"{len(steps.order)} rows are {len(steps.names)} series of {sizes.min()} to {sizes.max()} steps"
+            fitted = [seen, *fitted]
         files = self.delimiter, self.encoding
         targets = tuple(self.targets)
         return TablePreprocessing(encoders, self.decimal, targets, form, *files, symbols, series), fitted

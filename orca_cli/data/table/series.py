@@ -113,15 +113,6 @@ def group_by(raw: Mapping[str, np.ndarray], id: str, time: str | None, where: st
     return Grouped(names, order, np.cumsum(np.bincount(rank)))
 
 
-def fit_series(
-    grouped: Grouped, train: np.ndarray, id: str, time: str | None, length: int | None
-) -> tuple[Series, list[str]]:
-    """Return how rows become series, from the training series alone, and notes on them; L is the longest's unless given."""
-    sizes = (grouped.ends - grouped.starts)[train]
-    notes = [f"{len(grouped.order)} rows are {len(grouped.names)} series of {sizes.min()} to {sizes.max()} steps"]
-    return Series(id, time, length or int(sizes.max())), notes
-
-
 def contents(
     columns: Mapping[str, np.ndarray],
     names: Sequence[str],

@@ -100,17 +100,14 @@ def test_the_outside_is_a_class_on_request(tmp_path):
     assert np.bincount(balanced.examples.labels).tolist() == [5, 5, 5, 5]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_what_cannot_be_read_is_reported(tmp_path):
+    for text, message in (
         ("a N B-X\n\nword N X\n", "line 3: 'X' is not a tag; allowed: O, and B-"),
         ("a N B-X\n\nb N B-X\n\nc N O\n", "1 classes have two texts or more; at least two are needed"),
-    ],
-)
-def test_what_cannot_be_read_is_reported(tmp_path, text, message):
-    write(tmp_path, text)
-    with refused(message, DataError):
-        read(tmp_path)
+    ):
+        write(tmp_path, text)
+        with refused(message, DataError):
+            read(tmp_path)
     with refused(r"conll2003: no file eng.train or train.txt.*source\.path=", DataError):
         read(tmp_path / "elsewhere")
 

@@ -24,7 +24,6 @@ PART_NAMES = {
     "test": ("test", "testing"),
 }
 _NUMBERS = {"train": "0", "validation": "1", "test": "2"}  # of marks alone
-_KEYS = ("task.train_size", "task.validation_size", "task.test_size")
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def split(
     train: int | None = None,
     seed: int = 0,
     classes: np.ndarray | None = None,
-    keys: tuple[str, ...] = _KEYS,
+    keys: tuple[str, ...] = ("task.train_size", "task.validation_size", "task.test_size"),
 ) -> Split:
     """Return disjoint index sets; the test set depends on neither the validation nor the training size.
 

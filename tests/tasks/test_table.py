@@ -164,15 +164,15 @@ BAD = [
     (frame(), LABELS | {"targets": ["row", "kind"]}, r"t\.csv\[row\]: '2' in row 3 is neither 0 nor 1"),
     (frame(), {"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),
     (frame(), {"encoding": "utf-9"}, r"task\.encoding: 'utf-9' is not an encoding"),
-    (frame(), {"targets": ["row"]}, r"task\.targets: does not go with task\.target; name one column"),
+    (frame(), {"targets": ["row"]}, r"task\.targets: does not go with task\.target; remove one"),
     (frame(), NONE, r"task\.target: a value is needed"),
     (frame(), NONE | {"targets": ["row", "row"]}, r"task\.targets: names a column twice"),
     (frame(), NONE | CLASSES | {"targets": ["row", "code"]}, r"task\.targets: holds several"),
-    (frame(), {"group": "kind"}, r"task\.group: is to be predicted; name the column that says"),
+    (frame(), {"group": "kind"}, r"task\.group: is to be predicted; name another column"),
     (frame(), {"sequence": "colour", "id": "patient"}, r"task\.id: does not go with task\.sequence"),
     (frame(), {"sequence": "colour", "features": ["row"]}, r"task\.features: does not go with task\.sequence"),
-    (frame(), {"time": "row"}, r"task\.time: applies to series .* give task\.id=COLUMN"),
-    (frame(), {"length": 4}, r"task\.length: applies to sequences and series; .*task\.sequence, or give task\.id="),
+    (frame(), {"time": "row"}, r"task\.time: needs task\.id; name the column that says"),
+    (frame(), {"length": 4}, r"task\.length: needs task\.sequence or task\.id"),
 ]
 
 

@@ -112,8 +112,11 @@ def _from_npy(x: StoredArray, path: Path, label_path: Path | None, label_key: st
         (names.group is not None, "group", "applies to .npz files", hint),
     )
     if label_path is None:
-        hint = f"give {label_key}=FILE.npy, or store both in an .npz file"
-        raise ConfigError(f"{path.name} is one array, without targets", where=label_key, hint=hint)
+        what, hint = (
+            f"{path.name} is one array, without targets",
+            f"give {label_key}=FILE.npy, or store both in an .npz file",
+        )
+        raise ConfigError(what, where=label_key, hint=hint)
     labels = open_arrays(label_path, label_key)
     return Pair(x, labels[""] if "" in labels else _named(labels, names.y, label_path))
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _BLOCK = 256  # rows that are decoded at once
+Values = Sequence[Any] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,8 @@ class ColumnLayout:
 
     def steps(self, values: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Return how many steps each of B rows of numbers has in the data, [B] int64."""
-        return np.array(
-            [channels_first(_numbers(value, "")[None], self.channels_last).shape[-1] for value in values],
-            dtype=np.int64,
-        )
+        rows = (channels_first(_numbers(value, "")[None], self.channels_last) for value in values)
+        return np.array([row.shape[-1] for row in rows], dtype=np.int64)
 
     def _stacked(self, values: Sequence[Any] | np.ndarray, rows: Sequence[int], where: str) -> np.ndarray:
         arrays = [_numbers(value, f"{where}, row {i}") for i, value in zip(rows, values, strict=True)]
@@ -94,9 +93,7 @@ class ColumnLayout:
                 raise DataError(what, where=where, hint="give task.length= to pad and cut sequences")
         return channels_first(np.stack(arrays), self.channels_last)
 
-    def _padded(
-        self, values: Sequence[Any] | np.ndarray, rows: Sequence[int], where: str
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _padded(self, values: Values, rows: Sequence[int], where: str) -> tuple[np.ndarray, np.ndarray]:
         x = np.zeros((len(values), *self.shape))
         valid = np.zeros((len(values), *self.shape[1:]), dtype=bool)
         for row, row_valid, i, value in zip(x, valid, rows, values, strict=True):

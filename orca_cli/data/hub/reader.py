@@ -77,14 +77,18 @@ def load(
     role = f"'{group}' is the column of {'inputs' if group == x else 'targets'}"
     check_rules((group in (x, y), "group", role, "name the column that says which rows belong together"))
     splits, origin = open_dataset(dataset, config, revision, data_folder, cache_folder)
+    import datasets
+
     parts = _parts(splits, origin, {"train": train_split, "validation": validation_split, "test": test_split})
     where = {part: f"{origin}[{part}]" for part in parts}
     for part, rows in parts.items():
         for key, column in (("x", x), ("y", y), ("group", group)):
             if column is not None:
                 check_column(column, rows.column_names, f"task.{key}", where[part])
-                if key == "group" or (key == "y" and kind == "classes"):
-                    _check_entries(rows, column, f"{where[part]}[{column}]")
+                is_list = not isinstance(rows.features[column], (datasets.Value, datasets.ClassLabel))
+                if is_list and (key == "group" or (key == "y" and kind == "classes")):
+                    place, hint = f"{where[part]}[{column}]", "allowed: a number, text or class in each row"
+                    raise DataError(f"holds {rows.features[column]}", where=place, hint=hint)
     check_enough(len(parts["train"]), "rows", origin)
     groups = {} if group is None else {part: np.array(rows[group]) for part, rows in parts.items()}
     records = group_rows(groups, {part: f"{place}[{group}]" for part, place in where.items()})
@@ -192,16 +196,6 @@ def _contents(rows: Dataset, column: str, where: str) -> np.ndarray | None:
                     yield b"" if array.dtype.kind == "O" else f"{array.shape}".encode() + array.tobytes()
 
     return hashes(contents())
-
-
-def _check_entries(rows: Dataset, column: str, where: str) -> None:
-    """Raise DataError where a column holds lists, images or the like."""
-    import datasets
-
-    if not isinstance(rows.features[column], (datasets.Value, datasets.ClassLabel)):
-        raise DataError(
-            f"holds {rows.features[column]}", where=where, hint="allowed: a number, text or class in each row"
-        )
 
 
 def _parts(splits: dict[str, Dataset], origin: str, names: dict[str, str | None]) -> dict[str, Dataset]:

@@ -38,8 +38,8 @@ _NO_NUMBER = "correct it, with task=table give \"task.decimal=','\", or use task
 class Numeric:
     """A column of numbers: missing ones become `fill`, the training mean; then `mean` is subtracted and `std` divided by.
 
-    If `flagged`, a second feature is 1 where a number was missing, else 0. `truths`: training has only 0 and 1, which text may
-    spell false and true. `decimal` is of old records.
+    If `flagged`, a second feature is 1 where a number was missing, else 0. With `truths`, training has only 0 and 1, and text
+    may spell them. `decimal` is of old records.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Numeric:
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, size] float32."""
-        numbers, wrong = self._numbers(values, decimal)
+        numbers, wrong = as_numbers(values, self.decimal or decimal, self.truths)
         hint = "correct it, or leave the column out with task.ignore="
         what = "is not a number, but all training rows are"
         refuse_entry(wrong, values, what, f"{where}[{self.name}]", hint)
@@ -70,13 +70,8 @@ class Numeric:
 
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
         """Return which of new entries are replaced, [n] bool, and what happens to them."""
-        missing = np.isnan(self._numbers(values, decimal)[0])
+        missing = np.isnan(as_numbers(values, self.decimal or decimal, self.truths)[0])
         return missing, f"without a number in '{self.name}': the training mean stands there"
-
-    def _numbers(self, values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return values as those of `as_numbers`."""
-        numbers, wrong = as_numbers(values, self.decimal or decimal)
-        return _bits(values) if self.truths and wrong.any() else (numbers, wrong)
 
 
 @dataclass(frozen=True)
@@ -152,7 +147,7 @@ def fit_columns(
             columns.append(Categorical(name, (*map(str, kept), *marks)))
             # One text alone among numbers, such as n.a., is mostly a missing entry, however frequent it is.
             is_few = wrong.sum() <= (1 - _ALMOST_ALL) * len(train[~missing]) or len(set(train[wrong])) == 1 < len(texts)
-            if is_few or are_like_numbers(train[wrong]):
+            if is_few or all(map(_LIKE_NUMBERS.fullmatch, train[wrong])):
                 shown = f"{name} ('{train[wrong][0]}'; {int(wrong.sum())} of {len(train)} training rows)"
                 remarks["warning: read as text, since not all of it are numbers"].append(shown)
         else:
@@ -167,11 +162,6 @@ def fit_columns(
     become = f"{len(columns) - num_numeric} of text become {size} features"
     notes = [f"{counted(num_numeric, 'column')} of numbers and {become}"]
     return tuple(columns), notes + [f"{text}: {listed(shown, _SHOWN)}" for text, shown in remarks.items()]
-
-
-def are_like_numbers(texts: np.ndarray) -> bool:
-    """Return whether texts may be numbers with other marks for decimals and thousands."""
-    return all(_LIKE_NUMBERS.fullmatch(text) for text in texts)
 
 
 def codes(values: np.ndarray, decimal: str, are_texts: bool) -> np.ndarray:
@@ -199,8 +189,8 @@ def _numeric(name: str, known: np.ndarray, normalize: bool, flagged: bool, where
     return Numeric(name, mean, mean if normalize else 0.0, std, flagged, truths=truths)
 
 
-def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return values as [n] float64, NaN where missing, and [n] bool, True for text that is not a number.
+def as_numbers(values: np.ndarray, decimal: str, truths: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Return values as [n] float64, NaN where missing, and [n] bool, True for text that is not a number, nor a truth.
 
     Raises:
         DataError: a number has a decimal point, or points between thousands, beside a decimal comma.
@@ -219,7 +209,7 @@ def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray
     unread = np.flatnonzero(np.isnan(numbers))
     wrong = np.zeros(len(values), dtype=bool)
     wrong[unread] = [not is_missing(text) for text in values[unread]]
-    return numbers, wrong
+    return _bits(values) if truths and wrong.any() else (numbers, wrong)
 
 
 def is_missing(text: str) -> bool:
@@ -249,7 +239,7 @@ def infer_kind(
     column = values[names[0]]
     numbers, wrong = as_numbers(column, decimal)
     known = numbers[~np.isnan(numbers)]
-    if wrong.any() and are_like_numbers(column[wrong]):
+    if wrong.any() and all(map(_LIKE_NUMBERS.fullmatch, column[wrong])):
         refuse_entry(wrong, column, "is not a number", f"{where}[{names[0]}]", _NO_NUMBER)
     is_named = column.dtype.kind == "O" and any(_NAME.fullmatch(text) for text in column)
     if wrong.any() or not len(known) or is_named:

@@ -66,23 +66,19 @@ def load(
         UnavailableError: .parquet without pyarrow.
         MemoryExhaustedError: a file does not fit into memory.
     """
-    has_target, whole_rows = target not in (None, ""), sequence is None and id is None
-    target_names = [str(target)] if has_target else [str(name) for name in targets or []]
-    beside_sequence = "does not go with task.sequence", "a sequence of symbols is the only input: remove one of them"
-    by_id = "give task.id=COLUMN, which says what series a row is a step of"
-    by_column = f"name the column of symbols by task.sequence, or {by_id}"
-    one_or_all = "name one column by task.target, or all of them by task.targets=[A,B]"
-    is_grouped_by_target = group is not None and str(group) in target_names
+    has_target, names = target not in (None, ""), [str(name) for name in targets or []]
+    target_names = [str(target)] if has_target else names
+    alone = "a sequence of symbols is the only input: remove one of them"
     check_rules(
-        (has_target and bool(targets), "targets", "does not go with task.target", one_or_all),
+        (has_target and bool(names), "targets", "does not go with task.target", "remove one of them"),
         (not target_names, "target", "a value is needed", "give task.target=COLUMN, or task.targets=[A,B]"),
-        (len({*target_names}) < len(target_names), "targets", "names a column twice", "remove one of them"),
+        (len({*names}) < len(names), "targets", "names a column twice", "remove one of them"),
         (kind == "classes" and len(target_names) > 1, "targets", "holds several", "classes are one column"),
-        (is_grouped_by_target, "group", "is to be predicted", "name the column that says which rows belong together"),
-        (sequence is not None and id is not None, "id", *beside_sequence),
-        (sequence is not None and bool(features), "features", *beside_sequence),
-        (time is not None and id is None, "time", "applies to series of several rows", by_id),
-        (length is not None and whole_rows, "length", "applies to sequences and series", by_column),
+        (group is not None and str(group) in target_names, "group", "is to be predicted", "name another column"),
+        (sequence is not None and id is not None, "id", "does not go with task.sequence", alone),
+        (sequence is not None and bool(features), "features", "does not go with task.sequence", alone),
+        (time is not None and id is None, "time", "needs task.id", "name the column that says what series a row is in"),
+        (length is not None and sequence is id is None, "length", "needs task.sequence or task.id", "name its column"),
     )
     paths = file_paths({"train": train, "validation": validation, "test": test}, data_folder)
     tables = {part: open_table(path, f"task.{part}", delimiter, encoding) for part, path in paths.items()}
@@ -91,8 +87,7 @@ def load(
         tables, reporter, kind, target_names, features or [], ignore or [], [] if group is None else [str(group)], named,
         length, normalize, max_categories, gap_indicator, missing_targets, delimiter, encoding, decimal,
     )  # fmt: skip
-    fractions = validation_fraction, test_fraction
-    return assemble("table", reporter, rows.kind, rows.pool, fractions, split_seed, rows.fit)
+    return assemble("table", reporter, rows.kind, rows.pool, (validation_fraction, test_fraction), split_seed, rows.fit)
 
 
 @dataclass

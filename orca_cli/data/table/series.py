@@ -78,11 +78,6 @@ class Series:
     time: str | None
     length: int
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns that are read."""
-        return [self.id] if self.time is None else [self.id, self.time]
-
     def assembled(self, features: np.ndarray, grouped: Grouped) -> Ragged:
         """Return the features [m, F] of the rows as series [n, F, L]."""
         starts, ends, order = grouped.starts, grouped.ends, grouped.order

@@ -14,9 +14,6 @@ from orca_cli.data.splits import split
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Samples, TaskData
 
-_KEY = "task.train_fraction"
-_LEAST = 2
-
 
 @dataclass(frozen=True)
 class Part:
@@ -62,14 +59,14 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
     total = len(task.train)
     count = max(1, round(fraction * total))
     classes = np.asarray(task.train.targets()) if task.kind == "classes" else None
-    if count < _LEAST:
+    if count < 2:
         what = f"{fraction:g} leaves {count} of {total} training samples"
-        raise DataError(what, where=_KEY, hint=f"at least {_LEAST} are needed")
+        raise DataError(what, where="task.train_fraction", hint="at least 2 are needed")
     drawn = split(
         total, validation=0, test=0, train=count, seed=seeding.derive(seed, "train_fraction"), classes=classes
     )
     how = "" if classes is None else ", every class in proportion"
-    note = f"{count} of {total} training samples are used ({_KEY}={fraction:g}{how})"
+    note = f"{count} of {total} training samples are used (task.train_fraction={fraction:g}{how})"
     if classes is not None and (lost := len(np.unique(classes)) - len(np.unique(classes[drawn.train]))):
         note += f", which leaves {lost} classes without any"
     return replace(task, train=Part(task.train, drawn.train), note=f"{task.note}; {note}" if task.note else note)

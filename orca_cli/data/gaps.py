@@ -64,13 +64,6 @@ def with_indicators(shape: tuple[int, ...], gaps: Gaps | None) -> tuple[int, ...
     return (shape[0] + (0 if gaps is None else len(gaps.flagged)), *shape[1:])
 
 
-def missing_by_channel(x: np.ndarray) -> np.ndarray:
-    """Return how many values of each channel of inputs [B, C, *E] are NaN, [C] int64."""
-    if x.dtype.kind != "f":
-        return np.zeros(x.shape[1], dtype=np.int64)
-    return np.isnan(x).sum(axis=(0, *range(2, x.ndim)))
-
-
 def has_missing(x: np.ndarray | Ragged) -> bool:
     """Return whether a value of inputs [n, C, *E] is NaN."""
     return x.dtype.kind == "f" and any(np.isnan(block).any() for block in blocks(x, np.arange(len(x))))

@@ -41,8 +41,7 @@ def folder_of(
     """
     text = json.dumps(parameters, sort_keys=True)
     path = cache_folder / "generated" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    waiting_for = f"generates {name}"
-    with storage.cached(path, waiting_for=waiting_for, say=reporter.say, check=signals.check) as is_whole:
+    with storage.cached(path, waiting_for=f"generates {name}", say=reporter.say, check=signals.check) as is_whole:
         if not is_whole:
             reporter.say(f"generating {name} once into {path}")
             with storage.commit_folder(path) as temporary:

@@ -21,14 +21,14 @@ def file_path(file: str, data_folder: Path) -> Path:
 
 
 def file_paths(files: dict[str, str | None], data_folder: Path) -> dict[str, Path]:
-    """Return the path of each split that has a file; raise ConfigError where two have the same one."""
-    paths = {part: file_path(file, data_folder) for part, file in files.items() if file is not None}
+    """Return the path of each split's setting that has a file; raise ConfigError where two have the same one."""
+    paths = {key: file_path(file, data_folder) for key, file in files.items() if file is not None}
     seen: dict[Path, str] = {}
-    for part, path in paths.items():
-        if (first := seen.setdefault(path.resolve(), part)) != part:
+    for key, path in paths.items():
+        if (first := seen.setdefault(path.resolve(), key)) != key:
             what = f"'{path}' is also the file of task.{first}; its samples would be in both splits"
             hint = "name another file, or omit this one and the split is drawn from the training file"
-            raise ConfigError(what, where=f"task.{part}", hint=hint)
+            raise ConfigError(what, where=f"task.{key}", hint=hint)
     return paths
 
 

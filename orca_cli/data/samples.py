@@ -15,7 +15,7 @@ import torch
 
 from orca_cli import seeding, signals
 from orca_cli.data.blocks import Ragged, blocks
-from orca_cli.data.gaps import Gaps, missing_by_channel
+from orca_cli.data.gaps import Gaps
 from orca_cli.data.own_data import listed
 from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.interfaces import Batch, Samples, Scale
@@ -187,7 +187,7 @@ def streamed_channel_scale(
         squares = squares + (around**2).sum(axis=axes) + (part_mean - mean) ** 2 * count * size / total
         mean = mean + (part_mean - mean) * size / total
         count = count + size
-        missing = missing + missing_by_channel(x)
+        missing = missing + (np.isnan(x).sum(axis=axes) if x.dtype.kind == "f" else 0)
     scale, constants = _scale(np.where(count > 0, mean, np.nan), squares / np.maximum(count, 1))
     return scale, missing, constants
 

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from orca_cli.data.contents import joined
-from orca_cli.data.own_data import refuse_entry, refuse_rows
+from orca_cli.data.own_data import counted, refuse_entry, refuse_rows
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.seeding import numpy_generator
 
@@ -24,7 +24,6 @@ PART_NAMES = {
     "test": ("test", "testing"),
 }
 _NUMBERS = {"train": "0", "validation": "1", "test": "2"}  # of marks alone
-_KEYS = ("task.train_size", "task.validation_size", "task.test_size")
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def split(
     train: int | None = None,
     seed: int = 0,
     classes: np.ndarray | None = None,
-    keys: tuple[str, str, str] = _KEYS,
+    keys: tuple[str, ...] = ("task.train_size", "task.validation_size", "task.test_size"),
 ) -> Split:
     """Return disjoint index sets; the test set depends on neither the validation nor the training size.
 
@@ -72,7 +71,7 @@ def split(
         validation, test: a number of samples (int), or a fraction of n below 1 (float); 0 makes an empty set.
         train: number of samples; None takes the rest.
         classes: [n] class of each sample; None draws without stratifying.
-        keys: settings of the train, validation and test size, for messages.
+        keys: settings of the sizes, for messages.
     """
     n_test, n_validation = (
         size if isinstance(size, int) else max(1, round(size * n)) if size else 0 for size in (test, validation)
@@ -117,13 +116,16 @@ def draw(
     missing = [part for part in fractions if part not in supplied]
     if not missing:
         return {"train": np.arange(total)}, []
-    is_grouped, keys = groups is not None, ("task.train", "task.validation_fraction", "task.test_fraction")
+    is_grouped, keys = groups is not None, ("task.validation_fraction", "task.test_fraction")
     groups, identical = joined(groups, contents())
     place, units, classes = _units(total, classes, groups)
     sizes = {part: float(fractions[part]) if part in missing else 0.0 for part in fractions}
     if sum(sizes.values()) >= 1:
         what = " + ".join(map(str, sizes.values()))
-        raise ConfigError(f"{what} leaves nothing for training", where=keys[1], hint="allowed: a sum below 1")
+        raise ConfigError(f"{what} leaves nothing for training", where=keys[0], hint="allowed: a sum below 1")
+    if is_grouped and units <= len(missing):
+        what = f"{counted(units, 'group')} cannot fill {1 + len(missing)} splits: {', '.join(['train', *missing])}"
+        raise DataError(what, where="task.group", hint="name a group with more values, or give files of these splits")
     parts = split(units, validation=sizes["validation"], test=sizes["test"], seed=seed, classes=classes, keys=keys)
     rows = {part: np.flatnonzero(np.isin(place, getattr(parts, part))) for part in ("train", *missing)}
     how = [] if classes is None else ["stratified"]

@@ -146,7 +146,8 @@ def fit_targets(
     if kind == "dense" and y.dtype.kind in "iub":
         return _class_map_form(y, rows, extent, where, num_classes)
     if num_classes is not None:
-        raise ConfigError("applies only to classes", where="task.num_classes", hint=f"remove it: {where} says it")
+        hint = f"remove it: {where} says how many outputs there are"
+        raise ConfigError("applies only to classes", where="task.num_classes", hint=hint)
     is_dense = kind == "dense"
     form = TargetForm(
         "labels" if kind == "labels" else "maps" if is_dense else "values",

@@ -1,7 +1,6 @@
 """Sounds as sources: generated ones are repeatable, and their kinds differ; own recordings are read as they are, or refused."""
 
 import numpy as np
-import pytest
 
 from orca_cli.benchmarks.sources import recordings, tones
 from orca_cli.exceptions import DataError, UnsafeError
@@ -45,7 +44,7 @@ def test_waves_have_the_harmonics_of_their_form():
         np.testing.assert_allclose(amplitudes / amplitudes[200], expected, atol=2e-3, err_msg=kind)
 
 
-def test_recordings_are_drawn_and_named(tmp_path):
+def test_recordings_are_drawn_named_and_scaled(tmp_path):
     arrays = np.load(path := save(tmp_path, y=np.array(["dog", "cat", "cow"] * 4)))
     examples = read(path).examples
     assert tuple(examples.class_names) == ("cat", "cow", "dog")
@@ -54,26 +53,20 @@ def test_recordings_are_drawn_and_named(tmp_path):
     part = read(path, size=6, seed=3)
     assert np.bincount(part.examples.labels).tolist() == [2, 2, 2]
     assert len({part.digest, read(path).digest, read(path, size=6).digest}) == 3
-
-
-def test_whole_numbers_are_scaled(tmp_path):
     x = np.round(SOUNDS * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
     sounds = read(save(tmp_path, x=x)).examples.inputs
     assert sounds.dtype == np.float32
     np.testing.assert_allclose(sounds, SOUNDS, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
+def test_recordings_of_another_form_are_refused(tmp_path):
+    for changes, error, message in (
         ({"x": np.where(SOUNDS[1, 1] == SOUNDS, np.nan, SOUNDS)}, DataError, r"own\.npz\[x\]: .* or NaN"),
         ({"x": SOUNDS + 1.5}, DataError, r"beyond -1\.\.1.*divide by the largest"),
         ({"x": SOUNDS.astype(int)}, DataError, r"x is int64 .*expected: x \[n, L\] at 16,000 .*int16"),
         ({"x": np.zeros((12, 399))}, DataError, "with L of 400 or more"),
         ({"y": np.arange(12) / 7}, DataError, r"y is float64 \(12,\)"),
         ({"x": np.array([{}] * 12, dtype=object)}, UnsafeError, r"own\.npz"),
-    ],
-)
-def test_recordings_of_another_form_are_refused(tmp_path, changes, error, message):
-    with refused(message, error):
-        read(save(tmp_path, **changes)).examples  # noqa: B018
+    ):
+        with refused(message, error):
+            read(save(tmp_path, **changes)).examples  # noqa: B018

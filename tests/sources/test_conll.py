@@ -61,6 +61,9 @@ def test_sentences_end_at_blank_lines_and_documents(tmp_path):
     assert list(sentences(tmp_path / "conll2003" / "train.txt")) == expected
 
 
+KINDS = ("LOC", "ORG", "PER")
+
+
 def corpus(count=40):
     """Sentence k: one or two entities of types by k, words that name it."""
     lines = []
@@ -74,18 +77,20 @@ def corpus(count=40):
 def test_an_example_is_a_sentence_with_the_type_of_one_span(tmp_path):
     write(tmp_path, corpus())
     data = read(tmp_path)
-    assert data.examples.class_names == ("LOC", "ORG", "PER")
+    assert data.examples.class_names == KINDS
     assert list(data.examples.inputs) == [f"w{k} a{k} b{k} c{k} ." for k in range(40)]
     drawn = [data.examples.class_names[label] for label in data.examples.labels]
     assert all(name in (("PER", "LOC", "ORG")[k % 3], ("LOC", "ORG")[k % 2]) for k, name in enumerate(drawn))
     assert {drawn[k] for k in range(0, 40, 6)} == {"PER", "LOC"}  # both spans of such sentences are drawn
     assert read(tmp_path, seed=1).digest != data.digest
+    write(tmp_path, NEWS + "\n" + NEWS, name="other")
+    assert set(read(tmp_path, path=str(tmp_path / "conll2003/other")).examples.class_names) <= {*KINDS, "MISC"}
 
 
 def test_the_outside_is_a_class_on_request(tmp_path):
     write(tmp_path, corpus())
     data = read(tmp_path, outside=7)
-    assert data.examples.class_names == ("LOC", "ORG", "PER", "O")
+    assert data.examples.class_names == (*KINDS, "O")
     pairs = zip(data.examples.inputs, data.examples.labels, strict=True)
     texts = [text for text, label in pairs if data.examples.class_names[label] == "O"]
     assert len(texts) == 7
@@ -95,23 +100,14 @@ def test_the_outside_is_a_class_on_request(tmp_path):
     assert np.bincount(balanced.examples.labels).tolist() == [5, 5, 5, 5]
 
 
-def test_the_file_itself_can_be_named(tmp_path):
-    write(tmp_path, NEWS + "\n" + NEWS, name="eng.train")
-    data = read(tmp_path, path=str(tmp_path / "conll2003" / "eng.train"))
-    assert set(data.examples.class_names) <= {"LOC", "MISC", "ORG", "PER"}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_what_cannot_be_read_is_reported(tmp_path):
+    for text, message in (
         ("a N B-X\n\nword N X\n", "line 3: 'X' is not a tag; allowed: O, and B-"),
         ("a N B-X\n\nb N B-X\n\nc N O\n", "1 classes have two texts or more; at least two are needed"),
-    ],
-)
-def test_what_cannot_be_read_is_reported(tmp_path, text, message):
-    write(tmp_path, text)
-    with refused(message, DataError):
-        read(tmp_path)
+    ):
+        write(tmp_path, text)
+        with refused(message, DataError):
+            read(tmp_path)
     (tmp_path / "elsewhere" / "conll2003" / "train.txt").mkdir(parents=True)  # a folder in the file's place
     with refused(r"conll2003: no file eng.train or train.txt.*source\.path=", DataError):
         read(tmp_path / "elsewhere")

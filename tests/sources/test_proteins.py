@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pytest
 
 from orca_cli.benchmarks.sources.proteins import load_homology, load_table
 from orca_cli.exceptions import ConfigError, DataError
@@ -29,17 +28,14 @@ def test_rows_are_sequences_and_classes_and_na_is_a_peptide(tmp_path):
     assert tuple(data.examples.class_names) == ("0", "1")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_malformed_tables_are_one_line(tmp_path):
+    for text, message in (
         ("seqence,label\nAC,1\n", r"source\.sequence: .*did you mean 'seqence'"),
         ("sequence,label\nAC,1\nA-C,0\n", r"own\.csv, row 2: 'A-C' is not a sequence of letters"),
         ("sequence,label\nAC,1\nAD,\n", r"row 2: 'AD' .*or has no 'label'"),
-    ],
-)
-def test_malformed_tables_are_one_line(tmp_path, text, message):
-    with refused(message, DataError):
-        load_table(None, 0, tmp_path, table(tmp_path, text)).examples  # noqa: B018
+    ):
+        with refused(message, DataError):
+            load_table(None, 0, tmp_path, table(tmp_path, text)).examples  # noqa: B018
 
 
 def proteins(folder, folds):

@@ -4,7 +4,6 @@ import sysconfig
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from tests.properties import examples
 from tests.tasks.builders import refused
 
 
+@examples(30)
 @given(st.lists(st.integers(2, 50), min_size=2, max_size=8), st.integers(4, 300))
 def test_shares_are_as_equal_as_the_data_allow(available, size):
     available = np.array(available)
@@ -47,23 +47,6 @@ def test_the_digest_depends_on_the_form_borders_and_order_of_facts():
     assert facts_digest("a", np.arange(3)) == facts_digest("a", np.arange(3))
 
 
-def test_stdlib_docs_are_labelled_texts_without_repetition():
-    examples = stdlib_docs.load(None, 0).examples
-    assert len(set(examples.inputs)) == len(examples.inputs) == len(examples.labels)
-    assert len(examples.class_names) == 8
-    assert all(5 <= len(text.split()) <= 60 for text in examples.inputs)
-    place = list(examples.inputs).index("The asyncio package, tracking PEP 3156.")
-    assert examples.class_names[examples.labels[place]] == "asyncio"
-
-
-def test_stdlib_docs_do_not_depend_on_the_order_of_folders(monkeypatch):
-    expected = stdlib_docs.load(100, 0).digest
-    rglob = Path.rglob
-    monkeypatch.setattr(Path, "rglob", lambda self, pattern: reversed(list(rglob(self, pattern))))
-    assert stdlib_docs.load(100, 0).digest == expected
-    assert stdlib_docs.load(100, 1).digest != expected
-
-
 def test_stdlib_docs_are_parsed_and_never_run(tmp_path, monkeypatch):
     canary = tmp_path / "canary"
     trap = f'''"""One two three four five."""
@@ -74,14 +57,20 @@ def f():
 def g():
     """Third text of this package."""
 '''
-    other = '''"""Words of another package here."""
+    other = (
+        '''"""Words of another package here."""
 class A:
     """Six seven eight nine ten."""
 class B:
     """Again words of another package."""
 class C:
     """Short."""
+class D:
+    """'''
+        + "long " * 70
+        + '''"""
 '''
+    )
     for name, text in {"asyncio": trap, "email": other}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(text)
@@ -90,13 +79,19 @@ class C:
     (tmp_path / "email" / "tests").mkdir()
     (tmp_path / "email" / "tests" / "case.py").write_text('"""Texts of tests are left out always."""')
     data = stdlib_docs.load(None, 0)
+    assert stdlib_docs.load(None, 1).digest != data.digest
+    rglob = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: reversed(list(rglob(self, pattern))))
+    assert stdlib_docs.load(None, 0).digest == data.digest
     # "Six seven eight nine ten." is in both packages, "Short." has too few words.
     assert list(data.examples.inputs) == [
         "One two three four five.",
         "Third text of this package.",
         "Words of another package here.",
         "Again words of another package.",
+        " ".join(["long"] * 60),
     ]
+    assert [data.examples.class_names[label] for label in data.examples.labels] == ["asyncio"] * 2 + ["email"] * 3
     assert not canary.exists()
 
 
@@ -115,15 +110,12 @@ def test_cifar10_from_an_archive(tmp_path):
     assert examples.labels.tolist() == arrays["y_train"].tolist()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"x_train": np.zeros((60, 32, 32, 3), np.uint8)}, r"uint8 \(60, 32, 32, 3\); expected uint8 \(N, 3, 32, 32\)"),
+def test_wrong_cifar10_arrays_are_refused(tmp_path):
+    for changes, message in (
+        ({"x_train": np.zeros((60, 32, 32, 3), np.uint8)}, r"uint8 .*; expected uint8 \(N, 3, 32, 32\)"),
         ({"y_train": np.arange(59) % 10}, r"labels are int64 \(59,\); expected integers \(60,\)"),
         ({"y_train": np.full(60, 11)}, "label 11 at index 0 is not in 0..9"),
-    ],
-)
-def test_wrong_cifar10_arrays_are_refused(tmp_path, changes, message):
-    write_npz(tmp_path, **changes)
-    with refused(f"cifar10.npz.*{message}", DataError):
-        cifar10.load(100, 0, tmp_path)
+    ):
+        write_npz(tmp_path, **changes)
+        with refused(f"cifar10.npz.*{message}", DataError):
+            cifar10.load(100, 0, tmp_path)

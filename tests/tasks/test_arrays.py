@@ -88,10 +88,10 @@ def test_several_values_have_a_scale_each_in_any_unit_and_may_be_missing(read, r
     y = rng.normal(size=(N, 3)) * [1e30, 1e-30, 1e-4]
     y[::4, 1] = np.nan
     task = read({"x": X, "y": y}, kind="values", missing_targets=True, normalize=False)
-    known, rows = every(task.train).y.numpy(), rows_of(task.train)
-    np.testing.assert_array_equal(known, y[rows].astype(np.float32))
-    assert task.target_scale.mean.tolist() == pytest.approx(np.nanmean(y[rows], axis=0).tolist(), rel=1e-5)
-    assert task.target_scale.std.tolist() == pytest.approx(np.nanstd(y[rows], axis=0).tolist(), rel=1e-5)
+    known, scale = y[rows_of(task.train)], task.target_scale
+    np.testing.assert_array_equal(every(task.train).y, known.astype(np.float32))
+    for value, statistic in ((scale.mean, np.nanmean), (scale.std, np.nanstd)):
+        assert value.tolist() == pytest.approx(statistic(known, axis=0).tolist(), rel=1e-5)
 
 
 def test_large_offsets_and_constant_channels_survive_normalisation(read, rng):

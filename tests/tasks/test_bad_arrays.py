@@ -18,6 +18,8 @@ def changed(array, index, value, dtype=None):
 
 
 MAPS = np.arange(N * 5).reshape(N, 5)
+FAR = changed(MAPS % 2, (slice(None), 0), 2**40)
+KNOWN = {"kind": "values", "missing_targets": True}
 BAD = {
     "channel of nan": ({"x": changed(X, (slice(None), 1), np.nan)}, {}, r"\[x\]: channel 1 has no known value in the"),
     "infinity in x": ({"x": changed(X, 3, -np.inf)}, {}, r"\[x\]: 10 values .* index \(3, 0, 0\)"),
@@ -39,20 +41,12 @@ BAD = {
     "values of maps": ({"y": X}, {"kind": "values"}, r"values have shape \(40, 2, 5\), expected \(n,\) or \(n, K\)"),
     "nan in values": ({"y": changed(Y, 2, np.nan, float)}, {"kind": "values"}, r"\[y\]: 1 values .* index \(2, 0\)"),
     "equal values": ({"y": Y * 0 + 0.5}, {"kind": "values"}, r"all 28 training targets are \[0.5\]"),
-    "output unknown": (
-        {"y": np.stack([Y, np.full(N, np.nan)], axis=1)},
-        {"kind": "values", "missing_targets": True},
-        "output 1 has no training target",
-    ),
+    "output unknown": ({"y": np.stack([Y, Y * np.nan], 1)}, KNOWN, "output 1 has no training target"),
     "dense extent": ({"y": np.zeros((N, 6))}, {"kind": "dense"}, r"expected \(n, 5\) or \(n, K, 5\)"),
     "dense integer channels": ({"y": np.zeros((N, 3, 5), int)}, {"kind": "dense"}, "store real-valued targets"),
     "dense negative class": ({"y": changed(MAPS % 3, (4, 4), -1)}, {"kind": "dense"}, r"first is -1 at index \(4, 4\)"),
     "dense one class": ({"y": np.zeros((N, 5), int)}, {"kind": "dense"}, "all positions have class 0"),
-    "dense far class": (
-        {"y": changed(MAPS % 2, (slice(None), 0), 2**40)},
-        {"kind": "dense"},
-        r"\d+ of the classes 0\.\.\d+ have no position",
-    ),
+    "dense far class": ({"y": FAR}, {"kind": "dense"}, r"\d+ of the classes 0\.\.\d+ have no position"),
     "classes beyond memory": ({}, {"num_classes": 10**13}, "are not 10000000000000 classes from 0 on"),
     "label beyond int64": ({"y": Y * 1e30}, {}, r"30 labels are beyond 2\*\*53, the first is 1e\+30 at index 1"),
     "label of bytes": ({"y": np.array([b"a", b"b", b"c", b"\xff"])[Y]}, {}, r"\[y\]: holds bytes that are not text"),
@@ -74,29 +68,24 @@ def test_bad_arrays_are_named_in_one_line(name, tmp_path, build):
         build("arrays", **{"kind": "classes", "train": "mine.npz"} | settings)
 
 
-@pytest.mark.parametrize(
-    ("split", "kind", "y", "other", "message"),
-    [
-        (
-            "test",
-            "classes",
-            Y,
-            {"x": X[..., :4]},
-            r"\[x\]: samples have shape \(2, 4\), those of the training set \(2, 5\)",
-        ),
-        ("test", "classes", Y, {"y": np.char.add("a", Y.astype(str))}, r"\[y\]: labels are strings in one split and"),
-        ("validation", "classes", Y, {"x": changed(X, (7, 1, 2), np.inf)}, r"\[x\]: 1 values .* index \(7, 1, 2\)"),
-        (
-            "test",
-            "labels",
-            np.eye(4)[Y],
-            {"y": np.eye(4)[Y][:, :3]},
-            r"\[y\]: targets have 3 columns, those of .* set 4",
-        ),
-        ("test", "dense", MAPS % 2, {"y": X[:, 0]}, r"\[y\]: targets have dtype float32, those .* integers"),
-        ("validation", "dense", MAPS % 2, {"y": np.full((N, 5), 2)}, r"\[y\]: 200 classes are not in 0\.\.1"),
-    ],
-)
+BITS = np.eye(4)[Y]
+OTHERS = [
+    (
+        "test",
+        "classes",
+        Y,
+        {"x": X[..., :4]},
+        r"\[x\]: samples have shape \(2, 4\), those of the training set \(2, 5\)",
+    ),
+    ("test", "classes", Y, {"y": np.char.add("a", Y.astype(str))}, r"\[y\]: labels are strings in one split and"),
+    ("validation", "classes", Y, {"x": changed(X, (7, 1, 2), np.inf)}, r"\[x\]: 1 values .* index \(7, 1, 2\)"),
+    ("test", "labels", BITS, {"y": BITS[:, :3]}, r"\[y\]: targets have 3 columns, those of .* set 4"),
+    ("test", "dense", MAPS % 2, {"y": X[:, 0]}, r"\[y\]: targets have dtype float32, those .* integers"),
+    ("validation", "dense", MAPS % 2, {"y": np.full((N, 5), 2)}, r"\[y\]: 200 classes are not in 0\.\.1"),
+]
+
+
+@pytest.mark.parametrize(("split", "kind", "y", "other", "message"), OTHERS)
 def test_a_split_of_another_form_is_named(split, kind, y, other, message, tmp_path, build):
     np.savez(tmp_path / "mine.npz", x=X, y=y)
     np.savez(tmp_path / "other.npz", **{"x": X, "y": y} | other)
@@ -104,11 +93,32 @@ def test_a_split_of_another_form_is_named(split, kind, y, other, message, tmp_pa
         build("arrays", kind=kind, train="mine.npz", **{split: "other.npz"}).open_test()
 
 
-def test_one_file_for_two_splits_is_refused(tmp_path, build):
-    np.savez(tmp_path / "mine.npz", x=X, y=Y)
+APART = {"train": "x.npy", "labels": "y.npy"}
+CONTRADICTIONS = [
+    ({"validation": "link.npz"}, "validation: .*link.npz' is also the file of task.train"),
+    (APART | {"test": "y.npy", "test_labels": "y.npy"}, "test_labels: '.*y.npy' is also the file of task.labels"),
+    ({"train": "x.npy"}, "labels: x.npy is one array, without targets; give task.labels=FILE.npy"),
+    (APART | {"group": "g"}, "group: applies to .npz files"),
+    (APART | {"lengths": "n"}, "lengths: applies to .npz files"),
+    ({"labels": "y.npy"}, "labels: applies to .npy files; mine.npz holds its own targets"),
+    ({"validation_labels": "y.npy"}, "validation_labels: given without its inputs; give task.validation=FILE.npy"),
+    ({"kind": "values", "num_classes": 4}, "num_classes: applies only to classes; remove it: .* how many outputs"),
+    ({"padding": "nan", "lengths": "n"}, "lengths: does not go with task.padding=nan"),
+    ({"padding": "lengths"}, "padding: 'lengths' is not allowed; allowed: nan, none or null"),
+    ({"group": "x"}, "group: 'x' is the array of inputs; name the array that says"),
+    ({"group": "two"}, "group: 2 groups cannot fill 3 splits: train, validation, test"),
+    ({"validation_fraction": 0.6, "test_fraction": 0.4}, "validation_fraction: 0.6 . 0.4 leaves nothing .* below 1"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), CONTRADICTIONS)
+def test_settings_that_contradict_each_other_are_refused_by_name(settings, message, tmp_path, build):
+    np.savez(tmp_path / "mine.npz", x=X, y=Y, two=np.arange(N) % 2)
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y)
     (tmp_path / "link.npz").symlink_to("mine.npz")
-    with refused(r"task\.validation: .*link\.npz' is also the file of task\.train", ConfigError):
-        build("arrays", kind="classes", train="mine.npz", validation="link.npz")
+    with refused(rf"task\.{message}", (ConfigError, DataError)):
+        build("arrays", **{"kind": "classes", "train": "mine.npz"} | settings)
 
 
 def test_what_cannot_be_held_or_must_not_be_loaded_is_refused(tmp_path, build, little_memory):

@@ -100,12 +100,11 @@ def test_validation_is_merged_on_request_alone(tmp_path):
         (lambda held, canary: held.update({"0": pickle.dumps(record("MK", 1195))}), DataError, r"allowed: 0\.\.1194"),
         (lambda held, canary: held.update({"1": pickle.dumps(Attack(canary))}), UnsafeError, r".lmdb\[1\]"),
     ],
-    ids=["protein", "fold", "attack"],
 )
 def test_wrong_databases_are_refused_and_run_nothing(tmp_path, change, error, message):
-    canary = tmp_path / "canary"
-    write_lmdb(tmp_path / "homology", {"train": PROTEINS["train"]}, lambda held: change(held, canary))
-    write_lmdb(tmp_path / "homology", {name: PROTEINS[name] for name in ("valid", "test_fold_holdout")})
+    canary, folder = tmp_path / "canary", tmp_path / "homology"
+    write_lmdb(folder, {"train": PROTEINS["train"]}, lambda held: change(held, canary))
+    write_lmdb(folder, {name: PROTEINS[name] for name in ("valid", "test_fold_holdout")})
     with refused(f"remote_homology_train.*{message}", error):
         load(tmp_path)
     assert not canary.exists()

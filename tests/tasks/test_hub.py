@@ -75,23 +75,14 @@ def test_targets_of_every_kind(read):
     assert every(task.train).x.equal(every(task.train).y)
 
 
-def renamed(dataset, names):
-    """Return a split whose labels `tags` have the same names in another order, or fewer."""
-    old = dataset.features["tags"].feature.names
-    features = dataset.features | {"tags": datasets.List(datasets.ClassLabel(names=names))}
-    features = datasets.Features(features)
-    return dataset.map(lambda row: {"tags": [names.index(old[one]) for one in row["tags"]]}, features=features)
-
-
 def test_classes_that_another_split_numbers_otherwise_are_refused(read, tmp_path):
-    def saved(name, test):
-        datasets.DatasetDict(train=rows(), validation=rows(12), test=test).save_to_disk(tmp_path / name)
-        return read(str(tmp_path / name), y="tags", kind="labels")
-
-    plain = read("two", y="tags", kind="labels")
-    assert [len(plain.train), len(plain.validation), len(plain.open_test())] == [40, 12, 11]
+    task = read("two", y="tags", kind="labels")
+    assert list(map(len, splits(task))) == [40, 12, 11]
+    features = datasets.Features({"series": ROWS.features["series"], "tags": [datasets.ClassLabel(names=["w", "u"])]})
+    other = datasets.Dataset.from_dict({"series": ROWS["series"][:11], "tags": [[1, 0]] * 11}, features=features)
+    datasets.DatasetDict(train=rows(), validation=rows(12), test=other).save_to_disk(tmp_path / "other")
     with refused("numbers its classes otherwise than training; cast it to u, v, w", DataError):
-        saved("other", renamed(rows(11), ["w", "u"])).open_test()
+        read(str(tmp_path / "other"), y="tags", kind="labels").open_test()
 
 
 def test_damaged_files_and_missing_values_are_reported(read, folder):
@@ -109,8 +100,14 @@ def test_damaged_files_and_missing_values_are_reported(read, folder):
         put(folder / "odd", train=datasets.Dataset.from_dict(columns))
         with refused(message, DataError):  # row 30 is for training
             read("odd", x="x", y="y", validation_fraction=0.03, test_fraction=0.03)
-    with refused(r"task\.x: .*\[train\] has no column 'serie'; did you mean 'series'"):
-        read(x="serie")
+    for settings, message in (
+        ({"x": "serie"}, r"task\.x: .*\[train\] has no column 'serie'; did you mean 'series'"),
+        ({"y": "tags"}, r"\[train\]\[tags\]: holds List.*; allowed: a number, text or class in each row"),
+        ({"group": "ragged"}, r"\[train\]\[ragged\]: holds List.*; allowed: a number, text or class"),
+        ({"group": "name"}, r"task\.group: 'name' is the column of targets; name the column"),
+    ):
+        with refused(message):
+            read(**settings)
 
 
 def test_scripts_of_a_folder_are_not_executed(read, folder, tmp_path):

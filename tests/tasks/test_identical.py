@@ -83,13 +83,13 @@ def test_groups_are_in_one_split_and_counted(form, build, tmp_path):
     assert f"{N // 4} groups kept together" in task.note
 
 
-@examples(40)
+@examples(20)
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=60, max_size=80))
 def test_groups_and_identical_inputs_are_joined_where_they_meet_and_nowhere_else(pairs):
     groups, copies = np.array(pairs).T
     joined, _ = contents.joined(groups, copies)
-    near = (groups[:, None] == groups) | (copies[:, None] == copies)
-    for _ in pairs:  # what can be reached
-        near = near @ near
+    near = ((groups[:, None] == groups) | (copies[:, None] == copies)).astype(np.float32)
+    for _ in range(7):  # what can be reached in up to 2^7 steps
+        near = (near @ near > 0).astype(np.float32)
     few = len(set(copies)) < 30 and 2 * len(set(copies)) < len(copies)  # they repeat by nature
-    assert np.array_equal(joined[:, None] == joined, groups[:, None] == groups if few else near)
+    assert np.array_equal(joined[:, None] == joined, groups[:, None] == groups if few else near > 0)

@@ -35,7 +35,7 @@ def evaluate(words):
 
 def test_values_agree_with_a_recursive_evaluator():
     seen = set()
-    for text, value in itertools.islice(expressions(3, **SHORT), 400):
+    for text, value in itertools.islice(expressions(3, **SHORT), 200):
         words = [VOCABULARY[token] for token in text]
         assert 5 <= len(words) <= 40
         result, depth, arity = evaluate(words)
@@ -43,17 +43,17 @@ def test_values_agree_with_a_recursive_evaluator():
         assert depth <= 6
         assert 2 <= arity <= 5
         seen.add(text)
-    assert len(seen) == 400
+    assert len(seen) == 200
 
 
 def test_the_long_range_arena_setting_has_its_statistics():
-    drawn = list(itertools.islice(expressions(0, max_depth=10, max_arity=10, min_length=501, max_length=1999), 1000))
+    drawn = list(itertools.islice(expressions(0, max_depth=10, max_arity=10, min_length=501, max_length=1999), 500))
     lengths = np.array([len(text) for text, _ in drawn])
     frequencies = np.bincount([value for _, value in drawn], minlength=10) / len(drawn)
     # Measured on the published generator's grammar: 0..9 as below, mean length 1038, 54 % up to 1000 tokens.
     expected = [0.168, 0.091, 0.081, 0.080, 0.089, 0.085, 0.075, 0.076, 0.089, 0.167]
-    assert np.abs(frequencies - expected).max() < 0.042  # 3.6 standard errors
-    assert abs(lengths.mean() - 1038) < 45
+    assert np.abs(frequencies - expected).max() < 0.06  # 3.6 standard errors
+    assert abs(lengths.mean() - 1038) < 64
 
 
 @pytest.fixture

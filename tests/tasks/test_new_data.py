@@ -9,6 +9,7 @@ from PIL import Image
 from orca_cli import storage
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
+from tests.tasks.builders import build as build_in
 from tests.tasks.builders import check_inputs, check_same, every, hub_rows, in_parts, refused, reloaded
 
 N = 60
@@ -91,19 +92,17 @@ def arrays(tmp_path, build):
     return reloaded(build("arrays", kind="classes", train="train.npz"), tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("content", "part", "message"),
-    [
+def test_arrays_that_do_not_fit(arrays, tmp_path):
+    parts = {"x_train": X, "x_test": X[:9]}
+    for content, part, message in (
         ({"x": X[:, :1]}, "", r"\(1, 5\), those of the training set \(2, 5\)"),
-        ({"x_train": X, "x_test": X[:9]}, "", "holds x_test, x_train; take a part of it by --part test"),
-        ({"x_train": X, "x_test": X[:9]}, "validation", "has no part 'validation'"),
+        (parts, "", "holds x_test, x_train; take a part of it by --part test"),
+        (parts, "validation", "has no part 'validation'"),
         ({"x": X[:3], "y": np.array(["a", "z", "b"])}, "", "the first is z at index 1"),
-    ],
-)
-def test_arrays_that_do_not_fit(content, part, message, arrays, tmp_path):
-    np.savez(tmp_path / "new.npz", **content)
-    with refused(message, DataError):
-        arrays.open(tmp_path / "new.npz", "INPUT", part).targets()
+    ):
+        np.savez(tmp_path / "new.npz", **content)
+        with refused(message, DataError):
+            arrays.open(tmp_path / "new.npz", "INPUT", part).targets()
 
 
 def frame(n=N):
@@ -133,56 +132,54 @@ TABLE = {"target": "kind", "decimal": ",", "max_categories": 3}
 def test_tables_with_gaps_and_unknown_categories(ending, indicator, tmp_path, build):
     new = frame()[40:]
     new.iloc[0, 0], new.iloc[1, 5], new.iloc[2, 2], new.iloc[3, 4] = np.nan, "nowhere", "", "violet"
-    for name, rows in (("train", frame()[:40]), ("test", new)):
-        SAVE[ending](rows, tmp_path / f"{name}.{ending}")
-    task = build("table", train=f"train.{ending}", test=f"test.{ending}", gap_indicator=indicator, **TABLE)
+    files = [tmp_path / f"{name}.{ending}" for name in ("train", "test", "bare")]
+    for path, rows in zip(files, (frame()[:40], new, new[TRAINED_ON[::-1]].assign(other=1)), strict=True):
+        SAVE[ending](rows, path)
+    task = build("table", train=files[0].name, test=files[1].name, gap_indicator=indicator, **TABLE)
     preprocessing = rebuilt(task, tmp_path / "run")
-    opened = preprocessing.open(tmp_path / f"test.{ending}", "INPUT")
+    opened, bare = (preprocessing.open(path, "INPUT") for path in files[1:])
     check_same(preprocessing, opened, task.open_test())
+    assert bare.targets() is None
     whole = in_parts(preprocessing, opened)[0]
-    assert torch.equal(
-        in_parts(preprocessing, opened, size=3)[0], in_parts(preprocessing, opened, size=20)[0]
-    )  # read again
+    for size in (3, 20):  # read again
+        assert torch.equal(in_parts(preprocessing, bare, size)[0], whole)
     assert torch.equal(preprocessing.inputs(opened.inputs(17, 19))[0], whole[17:19])  # some are skipped
     rows = new[TRAINED_ON]
     for x in (new, rows[rows.columns[::-1]], {name: list(new[name]) for name in new}, rows.to_numpy()):
         assert torch.equal(in_parts(preprocessing, preprocessing.given(x))[0], whole)
+    for x in (new.iloc[5], new.iloc[5].to_dict(), new[5:6].to_dict("records")):
+        assert torch.equal(in_parts(preprocessing, preprocessing.given(x))[0], whole[5:6])
 
 
-@pytest.fixture
-def table(tmp_path, build):
-    """The preprocessing of a table."""
+TRUTHS = pd.DataFrame({"on": np.arange(N) % 3 == 0, "kind": np.array(["yes", "no"])[np.arange(N) % 2]})
+
+
+@pytest.mark.parametrize("ending", SAVE)
+def test_truths_of_a_typed_file_are_those_of_a_text_file(ending, tmp_path, build):
+    for name in SAVE:
+        SAVE[name](TRUTHS, tmp_path / f"t.{name}")
+    preprocessing = reloaded(build("table", train=f"t.{ending}", target="kind"), tmp_path / "run")
+    opened = [preprocessing.open(tmp_path / f"t.{name}", "INPUT") for name in SAVE]
+    first, *others = (in_parts(preprocessing, new)[0] for new in (*opened, preprocessing.given(TRUTHS)))
+    assert all(torch.equal(first, other) for other in others)
+    assert torch.equal(first[:, 0, -1] == first[0, 0, -1], torch.tensor(TRUTHS["on"]))
+    with refused(r"\[on\]: .*training", DataError):
+        in_parts(preprocessing, preprocessing.given(TRUTHS.assign(on=2 if ending == "csv" else "2.x")))
+
+
+def test_rows_that_do_not_fit(tmp_path, build):
     SAVE["csv"](frame(), tmp_path / "train.csv")
-    return reloaded(build("table", train="train.csv", features=["weight", "age", "colour"], **TABLE), tmp_path / "run")
-
-
-NEW = frame(9)[["colour", "age", "weight"]].assign(other=1)
-
-
-def test_rows_in_other_forms_and_orders(table, tmp_path):
-    expected = in_parts(table, table.given(NEW))[0]
-    SAVE["csv"](NEW, tmp_path / "new.csv")
-    opened = table.open(tmp_path / "new.csv", "INPUT")
-    assert opened.targets() is None
-    assert torch.equal(in_parts(table, opened)[0], expected)
-    for one in (NEW.iloc[0], NEW.iloc[0].to_dict()):
-        assert torch.equal(in_parts(table, table.given(one))[0], expected[:1])
-    assert torch.equal(in_parts(table, table.given(NEW[:2].to_dict("records")))[0], expected[:2])
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (NEW.rename(columns={"weight": "weigth"}), r"did you mean 'weigth'\? the model was trained on"),
-        (NEW[:0], "has no rows"),
+    preprocessing = reloaded(build("table", train="train.csv", features=["weight", "age", "colour"], **TABLE), tmp_path)
+    new, lengths = frame(9)[["colour", "age", "weight"]], {"weight": [1.0, 2.0], "age": [1], "colour": ["red"]}
+    for rows, message in (
+        (new.rename(columns={"weight": "weigth"}), r"did you mean 'weigth'\? the model was trained on"),
+        (new[:0], "has no rows"),
         (np.zeros((4, 2)), "has 2 columns, the model takes 3; in this order: weight, age, colour"),
-        (pd.concat([NEW, NEW["age"]], axis=1), "two columns are named 'age'"),
-        ({"weight": [1.0, 2.0], "age": [1], "colour": ["red"]}, "is not a table .* with the columns weight, age, col"),
-    ],
-)
-def test_rows_that_do_not_fit(table, rows, message):
-    with refused(message, DataError):
-        table.given(rows)
+        (pd.concat([new, new["age"]], axis=1), "two columns are named 'age'"),
+        (lengths, "is not a table .* with the columns weight, age, col"),
+    ):
+        with refused(message, DataError):
+            preprocessing.given(rows)
 
 
 def pictures(root, parts):
@@ -219,30 +216,38 @@ HUB = {
 }
 
 
-@pytest.mark.parametrize("name", HUB)
-def test_rows_of_the_hub(name, tmp_path, build, monkeypatch):
+@pytest.fixture(scope="module")
+def hub_folder(tmp_path_factory):
     datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
-    monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
-    x, y, kind, settings = HUB[name]
-    rows = hub_rows(datasets, N)
+    root, rows = tmp_path_factory.mktemp("hub"), hub_rows(datasets, N)
     test = rows.select(range(40, N))
+    for folder, parts in {"data": {"train": rows.select(range(40)), "test": test}, "new": {"train": test}}.items():
+        (root / folder).mkdir()
+        for split, part in parts.items():
+            kept = part.remove_columns(["word", "tags", "map"]) if folder == "new" else part
+            kept.to_parquet(root / folder / f"{split}.parquet")
+    return root
 
-    def write(folder, split, part):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        part.to_parquet(tmp_path / folder / f"{split}.parquet")
 
-    write("data", "train", rows.select(range(40)))
-    write("data", "test", test)
-    task = build("hub", dataset="data", x=x, y=y, kind=kind, **settings)
-    preprocessing = rebuilt(task, tmp_path / "run")
-    new = preprocessing.open(tmp_path / "data", "INPUT", "test")
-    check_same(preprocessing, new, task.open_test())
-    write("new", "train", test.remove_columns(y))
-    plain = preprocessing.open(tmp_path / "new", "INPUT")
+@pytest.mark.parametrize("name", HUB)
+def test_rows_of_the_hub(name, tmp_path, hub_folder, reporter, monkeypatch):
+    monkeypatch.setenv("ORCA_HOME", str(hub_folder))  # its cache too
+    x, y, kind, settings = HUB[name]
+    task = build_in("hub", hub_folder, reporter, dataset="data", x=x, y=y, kind=kind, **settings)
+    preprocessing, test = rebuilt(task, tmp_path / "run"), task.open_test()
+    check_same(preprocessing, preprocessing.open(hub_folder / "data", "INPUT", "test"), test)
+    plain = preprocessing.open(hub_folder / "new", "INPUT")
     assert plain.targets() is None
-    assert torch.equal(in_parts(preprocessing, plain)[0], every(task.open_test()).x)
-    if x in ("series", "ragged"):
-        check_inputs(in_parts(preprocessing, preprocessing.given(test[x])), task.open_test())
+    assert torch.equal(in_parts(preprocessing, plain)[0], every(test).x)
+    if x == "grey":
+        with refused("x, row 0: holds no image", DataError):
+            in_parts(preprocessing, preprocessing.given(["a.png"]))
+        return
+    values = [rows.tolist() for rows in plain.inputs(0, len(plain))]
+    check_inputs(in_parts(preprocessing, preprocessing.given(values)), test)
+    for odd, message in ((3, "is not a list of rows"), ([[[1, 2], [1]]], "x, row 0: is not an array of numbers")):
+        with refused(message, DataError):
+            in_parts(preprocessing, preprocessing.given(odd))
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,6 @@ def features(length, rng):
     }
 
 
-def distances(length, rng):
-    points = np.cumsum(rng.normal(size=(length, 3)) * 3, axis=0)
-    return np.linalg.norm(points[:, None] - points, axis=2)
-
-
 def write(root, lengths=LENGTHS):
     """Write PDNET's layout; returns what lies in it: collection -> id -> (features, distances)."""
     rng = np.random.default_rng(0)
@@ -44,7 +39,8 @@ def write(root, lengths=LENGTHS):
         written[collection] = {}
         for number, length in enumerate(sizes):
             name = f"{number}{collection[0]}xyA"
-            parts = features(length, rng), distances(length, rng)
+            values, points = features(length, rng), np.cumsum(rng.normal(size=(length, 3)) * 3, axis=0)
+            parts = values, np.linalg.norm(points[:, None] - points, axis=2)
             written[collection][name] = parts
             put(root, collection, name, *parts)
         lines = [f"{name} {len(parts[1])}" for name, parts in written[collection].items()]
@@ -96,21 +92,17 @@ def test_channels_and_distances_lie_where_the_format_says(written, read):
     assert targets[6, 6] == pytest.approx((targets[6, 5] + targets[6, 7]) / 2)
 
 
-def test_training_distances_are_clipped_and_others_are_not(written, read):
-    task = read()
+def test_training_distances_are_clipped_and_others_are_not_and_padding_counts_on_request(written, read):
+    task, released = read(), read(pad_in_loss=True)
     assert np.nanmax(task.train.targets()) == 16
     assert np.nanmax(task.validation.targets()) > 16
     known = task.train.targets()[~np.isnan(task.train.targets())]
     assert float(task.target_scale.mean) == pytest.approx(known.mean(), rel=1e-5)
-
-
-def test_padding_can_count_in_training_as_it_was_released(written, read):
-    task = read(pad_in_loss=True)
-    batch = every(task.train)
+    batch = every(released.train)
     assert batch.valid is None
     assert not batch.y.isnan().any()
     assert (batch.y[:, 0, :5] == 16).all()
-    assert np.isnan(task.validation.targets()[:, 0, :5]).all()  # the error must not count padding
+    assert np.isnan(released.validation.targets()[:, 0, :5]).all()  # the error must not count padding
 
 
 @pytest.mark.parametrize("crop", ["diagonal", "independent"])
@@ -125,12 +117,8 @@ def test_a_protein_that_does_not_fit_is_cropped_in_step_with_its_features(crop, 
     seen = set()
     for seed in range(40):
         batch = task.train.batch(np.array([0, index]), np.random.default_rng(seed))
-        row, column = next(
-            (r, c)
-            for r in range(19)
-            for c in range(19)
-            if np.array_equal(batch.x[1, 54], padded["x"][r : r + WINDOW, c : c + WINDOW])
-        )
+        row, column = np.argwhere(padded["x"] == batch.x[1, 54, 16, 16].item())[0] - 16
+        np.testing.assert_array_equal(batch.x[1, 54], padded["x"][row : row + WINDOW, column : column + WINDOW])
         seen.add((row, column))
         expected = padded["y"][row : row + WINDOW, column : column + WINDOW].astype(np.float32)
         apart = np.subtract.outer(np.arange(row, row + WINDOW), np.arange(column, column + WINDOW)) != 0
@@ -176,22 +164,16 @@ def test_unknown_distances_are_no_targets(written, tmp_path, read):
     assert every(read().open_test()).y[0, 0, 5:19, 5:19].isnan().nonzero().tolist() == [[3, 9]]
 
 
-@pytest.mark.parametrize(
-    ("values", "scale", "what"),
-    [
+def test_files_that_are_not_what_they_say_and_lists_that_lead_elsewhere_are_refused(written, tmp_path, read):
+    arrays, distance = written["deepcov"]["0dxyA"]
+    for values, scale, what in (
         ({"sa": np.zeros(3)}, 1, r"'sa' is float64 \(3,\); expected numbers \(12,\)"),
         ({"entropy": np.full(12, 1e3)}, 1, r"beyond \+-100"),
         ({}, 1e4, "above 500 Angstrom"),
-    ],
-)
-def test_files_that_are_not_what_they_say_are_refused(values, scale, what, written, tmp_path, read):
-    arrays, distance = written["deepcov"]["0dxyA"]
-    put(tmp_path / "psicov", "deepcov", "0dxyA", arrays | values, distance * scale)
-    with refused(what, DataError):
-        read(train_on_validation=True).train.batch(np.array([0]))
-
-
-def test_lists_that_lead_elsewhere_are_refused(written, tmp_path, read):
+    ):
+        put(tmp_path / "psicov", "deepcov", "0dxyA", arrays | values, distance * scale)
+        with refused(what, DataError):
+            read(train_on_validation=True).train.batch(np.array([0]))
     for line, kind, what in (("../../etc/x", UnsafeError, "not the id"), ("", DataError, "lists no protein")):
         (tmp_path / "psicov" / "psicov.lst").write_text(line + "\n")
         with refused(what, kind):
@@ -199,13 +181,13 @@ def test_lists_that_lead_elsewhere_are_refused(written, tmp_path, read):
 
 
 def test_proteins_are_read_one_at_a_time(tmp_path, read):
-    """A protein takes 15 MB in a window of 256, so that all would take 300 MB."""
+    """A protein takes 15 MB in a window of 256, so that all would take 150 MB."""
     write(tmp_path / "psicov")
     root = tmp_path / "psicov" / "deepcov"
-    for number in range(20):
+    for number in range(10):
         os.link(root / "features" / "1dxyA.pkl", root / "features" / f"copy{number}.pkl")
         os.link(root / "distance" / "1dxyA-cb.npy", root / "distance" / f"copy{number}-cb.npy")
-    (tmp_path / "psicov" / "deepcov.lst").write_text("\n".join(f"copy{number}" for number in range(20)))
+    (tmp_path / "psicov" / "deepcov.lst").write_text("\n".join(f"copy{number}" for number in range(10)))
     tracemalloc.start()
     task = read(window=256)
     task.train.digest()

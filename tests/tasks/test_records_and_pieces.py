@@ -15,32 +15,26 @@ from tests.checkpoints import SHARED
 from tests.tasks.builders import every, refused, splits
 
 
-class Ecg:
-    """Writes and reads challenge2017.pkl; record r has the values 1000 r + its own course."""
-
-    def __init__(self, folder, reporter):
-        self.folder, self.reporter = folder, reporter
-        (folder / "data" / "ecg").mkdir(parents=True)
-
-    def write(self, lengths, labels, **changes):
-        times = [np.arange(length) for length in lengths]
-        self.records = [(1000 * r + 200 * np.sin(t / 7) + t % 5).astype(np.int16) for r, t in enumerate(times)]
-        content = {"data": [record.tolist() for record in self.records], "label": labels} | changes
-        (self.folder / "data" / "ecg" / "challenge2017.pkl").write_bytes(pickle.dumps(content, protocol=2))
-
-    def load(self, **settings):
-        return ecg.load(self.folder / "data", self.folder / "cache", self.reporter, **settings)
-
-    def expected(self, row, start, window=1000):
-        """Return the window, [W], and its mask."""
-        record = self.records[row].astype(float)
-        part = ((record - record.mean()) / record.std())[start : start + window]
-        return np.pad(part, (0, window - len(part))), np.arange(window) < len(part)
-
-
 @pytest.fixture
 def heart(tmp_path, reporter):
-    return Ecg(tmp_path, reporter)
+    """Return a function that writes challenge2017.pkl, and returns one that reads it; record r has values about 1000 r."""
+
+    def write(lengths, labels):
+        times = [np.arange(length) for length in lengths]
+        records = [(1000 * r + 200 * np.sin(t / 7) + t % 5).astype(np.int16) for r, t in enumerate(times)]
+        content = {"data": [record.tolist() for record in records], "label": labels}
+        (tmp_path / "data" / "ecg").mkdir(parents=True)
+        (tmp_path / "data" / "ecg" / "challenge2017.pkl").write_bytes(pickle.dumps(content, protocol=2))
+        return records, lambda **settings: ecg.load(tmp_path / "data", tmp_path / "cache", reporter, **settings)
+
+    return write
+
+
+def window(record, start, size=1000):
+    """Return the window of a record, [W], and its mask."""
+    values = record.astype(float)
+    part = ((values - values.mean()) / values.std())[start : start + size]
+    return np.pad(part, (0, size - len(part))), np.arange(size) < len(part)
 
 
 # Traps: shorter than a window, exactly one, one step more, exactly three half windows, and long ones.
@@ -49,9 +43,8 @@ LABELS = ["N", "A", "O", "~", "A", "N"] * 5
 
 
 def test_windows_are_z_scored_by_their_record_and_short_records_padded(heart):
-    heart.write(LENGTHS, LABELS)
-    task = heart.load()
-    seen = []
+    records, load = heart(LENGTHS, LABELS)
+    task, seen = load(), []
     for samples in splits(task):
         batch, rows = every(samples), samples.groups()
         assert np.array_equal(samples.targets(), [ecg.CLASSES.index(LABELS[row]) for row in rows])
@@ -62,7 +55,7 @@ def test_windows_are_z_scored_by_their_record_and_short_records_padded(heart):
             starts += range(0, last + 1, strides[ecg.CLASSES.index(LABELS[row])])
         assert len(starts) == len(samples)
         for index, (row, start) in enumerate(zip(rows, starts, strict=True)):
-            values, mask = heart.expected(row, start)
+            values, mask = window(records[row], start)
             assert np.allclose(batch.x[index, 0], values, atol=1e-4)
             assert np.array_equal(batch.valid[index] if batch.valid is not None else np.ones(1000), mask)
         seen.append(set(rows.tolist()))
@@ -71,8 +64,9 @@ def test_windows_are_z_scored_by_their_record_and_short_records_padded(heart):
 
 
 def test_the_published_cut_loses_last_windows_and_short_records(heart):
-    heart.write(LENGTHS, LABELS)
-    published = heart.load(inclusive=False, short="drop", evaluation_strides="class", split="sklearn_90_10")
+    published = heart(LENGTHS, LABELS)[1](
+        inclusive=False, short="drop", evaluation_strides="class", split="sklearn_90_10"
+    )
     learned, test = train_test_split(np.arange(30), test_size=0.1, random_state=0)
     counts = dict.fromkeys(range(30), 0)
     for samples in splits(published):
@@ -90,8 +84,7 @@ def test_the_published_cut_loses_last_windows_and_short_records(heart):
 
 
 def test_the_default_split_is_the_benchmarks(heart):
-    heart.write([1200] * 40, ["N", "A", "O", "~"] * 10)
-    task = heart.load()
+    task = heart([1200] * 40, ["N", "A", "O", "~"] * 10)[1]()
     train, rest = train_test_split(np.arange(40), test_size=0.2, random_state=0)
     validation, test = train_test_split(rest, test_size=0.5, random_state=0)
     for samples, rows in ((task.train, train), (task.validation, validation), (task.open_test(), test)):

@@ -71,12 +71,10 @@ def test_a_table_becomes_sequences_of_features_in_three_disjoint_stratified_spli
     assert [digest == normalised.train.digest() for digest in others] == [True, False]
 
 
+TYPED = {"code": "int", "colour": "category"}
 FORMATS = {
-    "t.parquet": (lambda table: table.assign(code=table.code.astype(int), colour=table.colour.astype("category")), {}),
-    "semicolons.csv": (
-        lambda table: table.to_csv(sep=";", decimal=",", index=False).encode("utf-8-sig"),
-        {"decimal": ","},
-    ),
+    "t.parquet": (lambda table: table.astype(TYPED), {}),
+    "semicolons.csv": (lambda table: table.to_csv(sep=";", decimal=",").encode("utf-8-sig"), {"decimal": ","}),
     "utf16.tsv": (lambda table: table.to_csv(index=False, sep="\t").encode("utf-16"), {"encoding": "utf-16"}),
     "latin.txt": (lambda table: table.to_csv(index=False, sep="|").encode("latin-1"), {"encoding": "latin-1"}),
 }
@@ -95,13 +93,13 @@ def test_missing_fields_become_the_training_mean_or_a_text_of_their_own(read):
     table.loc[::5, "weight"] = None
     table.loc[1::5, "colour"] = "?"
     table["nothing"] = ""
-    task = read(table, features=["weight", "colour", "nothing", "row"], normalize=False)
+    task = read(table, features=["weight", "colour", "nothing", "row"], normalize=False, gap_indicator=True)
     x, rows = in_order(task), column(task.train, -1).astype(int)
     assert x[0, 0] == pytest.approx(np.mean([row * 7 % 23 + 0.5 for row in rows if row % 5]))
-    assert x[1, 1:5].tolist() == [0, 0, 0, 1]  # blue, green, red, missing
+    np.testing.assert_array_equal(x[:, 1], np.arange(N) % 5 == 0)  # nothing is missing in `row`, the last column
+    assert x[1, 2:6].tolist() == [0, 0, 0, 1]  # blue, green, red, missing
+    assert x.shape == (N, 7)
     assert f"weight ({(rows % 5 == 0).sum()})" in task.note
-    numbered = read(frame().to_csv().encode())  # a column of row numbers without a name
-    assert numbered.input_shape == read(frame()).input_shape
 
 
 def test_several_columns_are_labels(read):
@@ -118,12 +116,11 @@ def test_several_columns_are_labels(read):
 @pytest.mark.parametrize(
     ("target", "names"),
     [
-        (np.array([3, 10, 7])[np.arange(N) % 3], ("3", "7", "10")),
-        (np.array(["01", "1", "NA"])[np.arange(N) % 3], ("01", "1", "NA")),
-        (np.arange(N) % 21, None),
+        (np.array([3, 10, 7])[np.arange(N) % 3], ("3", "7", "10")),  # whole numbers
+        (np.array(["01", "1", "NA"])[np.arange(N) % 3], ("01", "1", "NA")),  # zeros in front
+        (np.arange(N) % 21, None),  # many whole numbers
         (np.arange(N) % 3 / 2, None),
     ],
-    ids=["whole numbers", "zeros in front", "many whole numbers", "fractions"],
 )
 def test_the_kind_is_that_of_the_column_to_be_predicted(read, target, names):
     task = read(frame().assign(kind=target), features=["row"], normalize=False)
@@ -135,14 +132,6 @@ def test_the_kind_is_that_of_the_column_to_be_predicted(read, target, names):
     else:
         assert (task.kind, task.class_names) == ("classes", names)
         assert [task.class_names[k] for k in task.train.targets()] == list(map(str, target[rows]))
-
-
-def test_an_indicator_says_where_numbers_were_missing(read):
-    gaps = np.arange(N) % 6 == 0
-    table = frame().assign(weight=np.where(gaps, np.nan, frame().weight))
-    task = read(table, features=["row", "weight"], normalize=False, gap_indicator=True)
-    assert task.input_shape == (1, 3)  # nothing is missing in the other column
-    np.testing.assert_array_equal(in_order(task, 0)[:, 2], gaps)
 
 
 def test_the_test_file_is_read_at_the_end_only_but_its_header_at_once(read, tmp_path):
@@ -160,62 +149,56 @@ def test_the_test_file_is_read_at_the_end_only_but_its_header_at_once(read, tmp_
         read(frame(), test="test.csv")
 
 
-HEAD = b"a,b,kind\n"
+HEAD, MANY = b"a,b,kind\n", b"".join(b"1,2,%d.25\n" % i for i in range(60))
+CLASSES, NONE, LABELS = {"kind": "classes"}, {"target": None}, {"kind": "labels", "target": None}
+BAD = [
+    (HEAD + b"1,2,x\n1,2\n" * 20, {}, r"t\.csv: line 3 has 2 fields, the header has 3"),
+    (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is not a table: .* check its quotes"),
+    (HEAD + b"1,\xff,x\n" * 20, {}, r"is not text in utf-8; store it as UTF-8, or .* task\.encoding="),
+    (b"kind\n" + b"x\n" * 20, {}, "has one column only, 'kind'; .*task.delimiter"),
+    (HEAD + b"1,inf,x\n2,3,y\n" * 20, {}, r"t\.csv\[b\]: \d+ values are infinite or too large"),
+    (HEAD + MANY, CLASSES, r"\[kind\]: 42 different labels in 42 .* do not look like classes; .*kind=values"),
+    (frame(), {"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
+    (frame(), {"target": 1.5}, r"task\.target: 1\.5 is out of range; allowed: "),
+    (frame(), {"kind": "values"}, r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes"),
+    (frame(), LABELS | {"targets": ["row", "kind"]}, r"t\.csv\[row\]: '2' in row 3 is neither 0 nor 1"),
+    (frame(), {"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),
+    (frame(), {"encoding": "utf-9"}, r"task\.encoding: 'utf-9' is not an encoding"),
+    (frame(), {"targets": ["row"]}, r"task\.targets: does not go with task\.target; remove one"),
+    (frame(), NONE, r"task\.target: a value is needed"),
+    (frame(), NONE | {"targets": ["row", "row"]}, r"task\.targets: names a column twice"),
+    (frame(), NONE | CLASSES | {"targets": ["row", "code"]}, r"task\.targets: holds several"),
+    (frame(), {"group": "kind"}, r"task\.group: is to be predicted; name another column"),
+    (frame(), {"sequence": "colour", "id": "patient"}, r"task\.id: does not go with task\.sequence"),
+    (frame(), {"sequence": "colour", "features": ["row"]}, r"task\.features: does not go with task\.sequence"),
+    (frame(), {"time": "row"}, r"task\.time: needs task\.id; name the column that says"),
+    (frame(), {"length": 4}, r"task\.length: needs task\.sequence or task\.id"),
+]
 
 
-@pytest.mark.parametrize(
-    ("content", "settings", "message"),
-    [
-        (HEAD + b"1,2,x\n1,2\n" * 20, {}, r"t\.csv: line 3 has 2 fields, the header has 3"),
-        (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is not a table: .* check its quotes"),
-        (HEAD + b"1,\xff,x\n" * 20, {}, r"is not text in utf-8; store it as UTF-8, or .* task\.encoding="),
-        (b"kind\n" + b"x\n" * 20, {}, "has one column only, 'kind'; .*task.delimiter"),
-        (HEAD + b"1,inf,x\n2,3,y\n" * 20, {}, r"t\.csv\[b\]: \d+ values are infinite or too large"),
-        (
-            HEAD + b"".join(b"1,2,%d.25\n" % i for i in range(60)),
-            {"kind": "classes"},
-            r"t\.csv\[kind\]: 42 different labels in 42 training samples do not look like classes; .*kind=values",
-        ),
-    ],
-)
-def test_malformed_tables_are_refused_in_one_line(read, content, settings, message):
-    with refused(message):
+@pytest.mark.parametrize(("content", "settings", "message"), BAD)
+def test_tables_and_settings_that_do_not_fit_are_refused_in_one_line(read, content, settings, message):
+    with refused(message, (ConfigError, DataError)):
         read(content, **settings)
 
 
-LABELS = {"kind": "labels", "target": None}
+TYPES = {
+    "beyond nanoseconds": (
+        np.array(["2024-01-02", "9999-12-31", "0001-01-01"], "datetime64[us]"),
+        [19724, 2932896, -719162],
+    ),
+    "truths": (np.array([True, False, False]), [1, 0, 0]),
+    "beyond int64": (np.array([1, 2**63, 2**64 - 1], np.uint64), [1, 2**63, 2**64]),
+    "nullable": (pd.array([4, 5, 2], dtype="Int64"), [4, 5, 2]),
+}
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
-        ({"target": 1.5}, r"task\.target: 1\.5 is out of range; allowed: "),
-        ({"kind": "values"}, r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes"),
-        (LABELS | {"targets": ["row", "kind"]}, r"t\.csv\[row\]: '2' in row 3 is neither 0 nor 1"),
-        ({"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),
-        ({"encoding": "utf-9"}, r"task\.encoding: 'utf-9' is not an encoding"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(read, settings, message):
-    with refused(message, (ConfigError, DataError)):
-        read(frame(), **settings)
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (np.array(["2024-01-02", "9999-12-31", "0001-01-01"], "datetime64[us]"), [19724, 2932896, -719162]),
-        (np.array([True, False, False]), [1, 0, 0]),
-        (np.array([1, 2**63, 2**64 - 1], np.uint64), [1, 2**63, 2**64]),
-        (pd.array([4, 5, 2], dtype="Int64"), [4, 5, 2]),
-    ],
-    ids=["beyond nanoseconds", "truths", "beyond int64", "nullable"],
-)
-def test_typed_columns_of_a_parquet_are_numbers(read, values, expected):
-    rows = pd.Series(values).take(np.arange(N) % 3).reset_index(drop=True)
-    x = in_order(read(frame().assign(typed=rows), "t.parquet", features=["typed", "row"], normalize=False))
-    assert x[:, 0].tolist() == np.tile(np.float32(expected), N // 3).tolist()
+def test_typed_columns_of_a_parquet_are_numbers(read):
+    columns = {name: pd.Series(values).take(np.arange(N) % 3) for name, (values, _) in TYPES.items()}
+    table = frame().assign(**{name: column.reset_index(drop=True) for name, column in columns.items()})
+    x = in_order(read(table, "t.parquet", features=[*TYPES, "row"], normalize=False))
+    for place, (_, expected) in enumerate(TYPES.values()):
+        assert x[:, place].tolist() == np.tile(np.float32(expected), N // 3).tolist()
 
 
 def test_points_beside_a_decimal_comma_are_refused(read):
@@ -240,20 +223,18 @@ def test_a_column_of_splits_is_honoured_and_is_no_feature(read):
     assert "split" in read(frame().assign(split=marks), features=["row", "split"]).preprocessing.feature_names
 
 
-@pytest.mark.parametrize(
-    ("marks", "settings", "message"),
-    [
+def test_a_column_of_splits_that_cannot_be_honoured_is_refused(read):
+    odd = np.arange(N) % 2
+    for marks, settings, message in (
         (["train"] * 59 + ["trian"], {}, r"t.csv\[split\]: 'trian' in row 60 is not a split \(1 rows\)"),
         (["train"] * 59 + [""], {}, r"t.csv\[split\]: '' in row 60 is not a split \(1 rows\)"),
         ("test", {}, "no rows are for training"),
-        (np.arange(N) % 3, {}, "'0' in row 1 is a number"),
-        (np.where(np.arange(N) % 2, "left", "right"), {}, "'right' in row 1 is not a split"),
-        (np.where(np.arange(N) % 2, "train", "test"), {"group": "patient"}, "group 'p0' is also in"),
-    ],
-)
-def test_a_column_of_splits_that_cannot_be_honoured_is_refused(read, marks, settings, message):
-    with refused(message, DataError):
-        read(frame().assign(split=marks), **settings)
+        (["train"] * 9 + ["test"] * 51, {}, "t.csv: too few rows: 9; provide 10 or more for training"),
+        (odd, {}, "'0' in row 1 is a number"),
+        (np.where(odd, "train", "test"), {"group": "patient"}, "group 'p0' is also in"),
+    ):
+        with refused(message, DataError):
+            read(frame().assign(split=marks), **settings)
 
 
 def test_what_new_rows_lack_is_counted(read):
@@ -284,5 +265,6 @@ def test_texts_beyond_the_bound_share_a_feature_and_so_do_unknown_ones(read, tmp
     table = frame().assign(town=[f"town {min(i % 10, 7)}" for i in range(N)])
     frame(20, 100).assign(town="nowhere").to_csv(tmp_path / "test.csv", index=False)
     task = read(table, features=["town"], max_categories=3, test="test.csv")
+    assert task.preprocessing.columns[0].categories[2:] == ("town 7", "(other)")  # the most frequent one is kept
     assert every(task.open_test()).x[:, 0].tolist() == [[0, 0, 0, 1]] * 20
     assert not every(read(table, features=["town"], test="test.csv").open_test()).x.any()

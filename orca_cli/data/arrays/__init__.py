@@ -1,3 +1,1 @@
-from orca_cli.data.arrays.reader import load
-
-__all__ = ["load"]
+from orca_cli.data.arrays.reader import load as load

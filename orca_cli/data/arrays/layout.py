@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_cli.data.own_data import file_path, file_paths
+from orca_cli.data.own_data import file_paths
+from orca_cli.data.settings import check_rules
 from orca_cli.data.splits import PART_NAMES, group_rows, marked_rows
 from orca_cli.data.targets import as_text
 from orca_cli.data.untrusted.arrays import StoredArray, open_arrays
@@ -73,23 +74,19 @@ def locate(
     """
     pairs: dict[str, Pair] = {}
     rows: dict[str, np.ndarray] = {}
+    label_keys = {part: "labels" if part == "train" else f"{part}_labels" for part in files}
+    label_paths = file_paths({label_keys[part]: labels for part, (_, labels) in files.items()}, data_folder)
     if alone := [part for part, (file, labels) in files.items() if file is None and labels is not None]:
-        what, where = "given without its inputs", f"task.{alone[0]}_labels"
-        raise ConfigError(what, where=where, hint=f"give task.{alone[0]}=FILE.npy")
+        hint = f"give task.{alone[0]}=FILE.npy"
+        raise ConfigError("given without its inputs", where=f"task.{label_keys[alone[0]]}", hint=hint)
     for part, path in file_paths({part: file for part, (file, _) in files.items()}, data_folder).items():
-        label_file, label_key = files[part][1], "task.labels" if part == "train" else f"task.{part}_labels"
+        label_key, label_path = f"task.{label_keys[part]}", label_paths.get(label_keys[part])
         arrays = open_arrays(path, f"task.{part}")
         if part in pairs or part in rows:
             raise ConfigError("the training file already holds this split", where=f"task.{part}", hint="remove it")
         if "" in arrays:
-            if names.needs_lengths or names.group is not None or label_file is None:
-                hint = f"give {label_key}=FILE.npy with its targets, or store all in an .npz file"
-                what = f"{path.name} is one array, without targets, lengths and groups"
-                raise ConfigError(what, where=label_key, hint=hint)
-            label_path = file_path(label_file, data_folder)
-            labels = open_arrays(label_path, label_key)
-            pairs[part] = Pair(arrays[""], labels[""] if "" in labels else _named(labels, names.y, label_path))
-        elif label_file is not None:
+            pairs[part] = _from_npy(arrays[""], path, label_path, label_key, names)
+        elif label_path is not None:
             raise ConfigError("applies to .npy files", where=label_key, hint=f"{path.name} holds its own targets")
         elif part == "train":
             pairs, rows = _from_training_npz(arrays, names, path)
@@ -105,6 +102,23 @@ def locate(
         raise DataError("has no lengths, but another split has", where=lacking[0], hint=hint)
     base = pairs.pop("train")
     return base, rows or {"train": np.arange(base.x.shape[0])}, pairs
+
+
+def _from_npy(x: StoredArray, path: Path, label_path: Path | None, label_key: str, names: Names) -> Pair:
+    """Return the inputs of an .npy file and the targets of another file."""
+    hint = f"{path.name} is one array: store all in an .npz file"
+    check_rules(
+        (names.needs_lengths, "lengths", "applies to .npz files", hint),
+        (names.group is not None, "group", "applies to .npz files", hint),
+    )
+    if label_path is None:
+        what, hint = (
+            f"{path.name} is one array, without targets",
+            f"give {label_key}=FILE.npy, or store both in an .npz file",
+        )
+        raise ConfigError(what, where=label_key, hint=hint)
+    labels = open_arrays(label_path, label_key)
+    return Pair(x, labels[""] if "" in labels else _named(labels, names.y, label_path))
 
 
 def _check_rows(x: StoredArray, *others: StoredArray | None) -> None:

@@ -28,7 +28,6 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, NewData
 
 LENGTHS = "lengths"  # the array that is looked for
-Marks = Literal["lengths", "nan", "none"]
 NOT_PADDED = "task.padding=none reads them as they are"
 # Inputs as in the files, [n, ...], possibly with their lengths [n].
 Raw = np.ndarray | tuple[np.ndarray, np.ndarray | None]
@@ -53,7 +52,7 @@ class Padding:
         Raises:
             DataError: they have fewer steps than a sequence has, or NaN before an end where targets may not be missing.
         """
-        if y.ndim not in (2, 3):
+        if y.ndim not in (2, 3) or y.dtype.kind not in "fiub":
             return y  # of a form that is refused elsewhere
         axis = 2 if y.ndim == 3 and not channels_last else 1
         steps = y.shape[axis]
@@ -183,7 +182,7 @@ class ArrayPreprocessing:
                 values = np.asarray(x)
             else:
                 values, ends = self._padded([np.asarray(row) for row in x], where)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise DataError(f"samples of different shapes: {error}", where=where, hint="give one array") from error
         self.check(values, where)
 

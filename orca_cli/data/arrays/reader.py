@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge
@@ -20,7 +20,6 @@ from orca_cli.data.arrays.preprocessing import (
     LENGTHS,
     NOT_PADDED,
     ArrayPreprocessing,
-    Marks,
     Padding,
     check_dtype,
     oriented_shape,
@@ -58,7 +57,7 @@ def load(
     channels_last: bool = False,
     missing_targets: bool = False,
     lengths: str | None = None,
-    padding: Marks | None = None,
+    padding: Literal["nan", "none"] | None = None,
     length: Count | None = None,
     group: str | None = None,
     gaps: How = "mean",
@@ -105,7 +104,7 @@ class _Arrays:
     num_classes: int | None
     channels_last: bool
     missing_targets: bool
-    padding: Marks | None
+    padding: Literal["nan", "none"] | None
     length: int | None
     gaps: How
     gap_indicator: bool

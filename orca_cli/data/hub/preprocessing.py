@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _BLOCK = 256  # rows that are decoded at once
+Values = Sequence[Any] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class ColumnLayout:
                 raise DataError(what, where=places[odd[0]], hint="give task.image_size=SIDE to resize all")
             x = np.stack(pixels) / 255
         elif self.padded:
-            x, valid = self._padded([np.asarray(value, dtype=np.float64) for value in values], where)
+            x, valid = self._padded(values, rows, where)
         else:
             x = self._stacked(values, rows, where)
         for i, row in zip(rows, x, strict=True):
@@ -81,29 +82,36 @@ class ColumnLayout:
 
     def steps(self, values: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Return how many steps each of B rows of numbers has in the data, [B] int64."""
-        return np.array([self._shape(value)[-1] for value in values], dtype=np.int64)
-
-    def _shape(self, value: Any) -> tuple[int, ...]:
-        """Return the shape (C, *E) of a row of numbers."""
-        return channels_first(np.asarray(value)[None], self.channels_last).shape[1:]
+        rows = (channels_first(_numbers(value, "")[None], self.channels_last) for value in values)
+        return np.array([row.shape[-1] for row in rows], dtype=np.int64)
 
     def _stacked(self, values: Sequence[Any] | np.ndarray, rows: Sequence[int], where: str) -> np.ndarray:
-        for i, value in zip(rows, values, strict=True):
-            if (shape := self._shape(value)) != self.shape:
+        arrays = [_numbers(value, f"{where}, row {i}") for i, value in zip(rows, values, strict=True)]
+        for i, array in zip(rows, arrays, strict=True):
+            if (shape := channels_first(array[None], self.channels_last).shape[1:]) != self.shape:
                 what = f"row {i} has shape {shape}, the first training row {self.shape}"
                 raise DataError(what, where=where, hint="give task.length= to pad and cut sequences")
-        return channels_first(np.stack([np.asarray(value, np.float64) for value in values]), self.channels_last)
+        return channels_first(np.stack(arrays), self.channels_last)
 
-    def _padded(self, values: list[np.ndarray], where: str) -> tuple[np.ndarray, np.ndarray]:
+    def _padded(self, values: Values, rows: Sequence[int], where: str) -> tuple[np.ndarray, np.ndarray]:
         x = np.zeros((len(values), *self.shape))
         valid = np.zeros((len(values), *self.shape[1:]), dtype=bool)
-        for row, row_valid, value in zip(x, valid, values, strict=True):
-            one = channels_first(value[None], self.channels_last)[0]
+        for row, row_valid, i, value in zip(x, valid, rows, values, strict=True):
+            one = channels_first(_numbers(value, f"{where}, row {i}")[None], self.channels_last)[0]
             if one.shape[:-1] != self.shape[:-1] or not one.shape[-1]:
-                raise DataError(f"a row has shape {one.shape}, expected {self.shape[:-1]} and any length", where=where)
+                what = f"row {i} has shape {one.shape}, expected {self.shape[:-1]} and any length"
+                raise DataError(what, where=where, hint="correct this row, or remove it")
             length = min(one.shape[-1], self.shape[-1])
             row[..., :length], row_valid[..., :length] = one[..., :length], True
         return x, valid
+
+
+def _numbers(value: Any, where: str) -> np.ndarray:
+    """Return a row of numbers as float64, NaN where one is missing."""
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError("is not an array of numbers", where=where, hint="allowed: lists of equal lengths") from error
 
 
 def infer_layout(
@@ -157,10 +165,12 @@ def infer_layout(
     return ColumnLayout(shape, padded=length is not None, channels_last=channels_last)
 
 
-def image_source(value: dict[str, Any] | None, where: str) -> BytesIO | Path:
-    """Return the content or the local file of an image that a row holds."""
-    if not value or not (value.get("bytes") or value.get("path")):
-        raise DataError("holds no image", where=where, hint="remove this row")
+def image_source(value: Any, where: str) -> BytesIO | Path:
+    """Return the content or the local file of an image that a row holds, as {"bytes": ..., "path": ...}."""
+    if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
+        raise DataError(
+            "holds no image", where=where, hint="remove this row; an image is {'path': FILE}, or its 'bytes'"
+        )
     return BytesIO(value["bytes"]) if value.get("bytes") else Path(value["path"])
 
 
@@ -278,7 +288,9 @@ class HubPreprocessing:
         return NewData(len(rows), lambda start, stop: values(np.arange(start, stop)), encoded, f"{place}[{x}]")
 
     def given(self, x: Any, where: str = "x") -> NewData:
-        """Return rows from the values of the input column: a list of lists or arrays, or one array."""
+        """Return rows from the values of the input column: a list of lists, arrays or images, or one array."""
+        if not hasattr(x, "__len__") or isinstance(x, (str, dict)):
+            raise DataError("is not a list of rows", where=where, hint="give the values of the input column")
         if isinstance(x, np.ndarray) and x.dtype.kind in "iub":
             x = x.astype(np.float64)
         return NewData(len(x), lambda start, stop: x[start:stop], lambda: None, where)

@@ -30,6 +30,7 @@ from orca_cli.data.hub.preprocessing import (
 )
 from orca_cli.data.own_data import check_column, described
 from orca_cli.data.samples import ChannelScale, streamed_channel_scale
+from orca_cli.data.settings import check_rules
 from orca_cli.data.splits import PART_NAMES, group_rows
 from orca_cli.data.targets import fit_targets
 from orca_cli.exceptions import ConfigError, DataError, suggest
@@ -73,13 +74,21 @@ def load(
         NetworkError: the data set is not in the hub's cache and the hub cannot be reached.
         UnavailableError: the package `datasets` is not installed.
     """
+    role = f"'{group}' is the column of {'inputs' if group == x else 'targets'}"
+    check_rules((group in (x, y), "group", role, "name the column that says which rows belong together"))
     splits, origin = open_dataset(dataset, config, revision, data_folder, cache_folder)
+    import datasets
+
     parts = _parts(splits, origin, {"train": train_split, "validation": validation_split, "test": test_split})
     where = {part: f"{origin}[{part}]" for part in parts}
     for part, rows in parts.items():
         for key, column in (("x", x), ("y", y), ("group", group)):
             if column is not None:
                 check_column(column, rows.column_names, f"task.{key}", where[part])
+                is_list = not isinstance(rows.features[column], (datasets.Value, datasets.ClassLabel))
+                if is_list and (key == "group" or (key == "y" and kind == "classes")):
+                    place, hint = f"{where[part]}[{column}]", "allowed: a number, text or class in each row"
+                    raise DataError(f"holds {rows.features[column]}", where=place, hint=hint)
     check_enough(len(parts["train"]), "rows", origin)
     groups = {} if group is None else {part: np.array(rows[group]) for part, rows in parts.items()}
     records = group_rows(groups, {part: f"{place}[{group}]" for part, place in where.items()})

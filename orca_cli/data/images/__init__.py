@@ -1,3 +1,1 @@
-from orca_cli.data.images.reader import load
-
-__all__ = ["load"]
+from orca_cli.data.images.reader import load as load

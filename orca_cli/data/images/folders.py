@@ -75,11 +75,8 @@ def images_below(folder: Path) -> list[Path]:
     Raises:
         DataError: there are none.
     """
-
-    def is_hidden(path: Path) -> bool:
-        return any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-
-    images = [path for path in sorted(folder.rglob("*")) if _is_image(path) and not is_hidden(path)]
+    names = {path: path.relative_to(folder).parts for path in sorted(folder.rglob("*")) if _is_image(path)}
+    images = [path for path, parts in names.items() if not any(part.startswith((".", "__MACOSX")) for part in parts)]
     if not images:
         hint = f"allowed: {' '.join(SUFFIXES)}, in the folder or in folders in it"
         raise DataError("holds no images", where=str(folder), hint=hint)

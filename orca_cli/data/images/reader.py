@@ -69,7 +69,7 @@ class ImagePreprocessing:
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the images of files, from a sequence of their paths."""
-        if isinstance(x, (str, Path)) or not all(isinstance(path, (str, Path)) for path in x):
+        if isinstance(x, str) or not hasattr(x, "__iter__") or not all(isinstance(path, (str, Path)) for path in x):
             raise DataError("is not a list of image files", where=where, hint="give their paths")
         paths = [Path(path) for path in x]
         return NewData(len(paths), lambda start, stop: paths[start:stop], lambda: None, where, list(map(str, paths)))

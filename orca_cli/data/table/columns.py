@@ -27,7 +27,8 @@ _POINTED = re.compile(
 )
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
-_BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
+_TRUTHS = {"false": 0.0, "true": 1.0}
+_BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "no": 0.0, "yes": 1.0} | _TRUTHS
 _MOST_CLASSES = 20  # different numbers that may be classes
 _ALLOW = "remove these rows, or set task.missing_targets=true to leave them out of the loss"
 _NO_NUMBER = "correct it, with task=table give \"task.decimal=','\", or use task.kind=classes for names of classes"
@@ -37,7 +38,8 @@ _NO_NUMBER = "correct it, with task=table give \"task.decimal=','\", or use task
 class Numeric:
     """A column of numbers: missing ones become `fill`, the training mean; then `mean` is subtracted and `std` divided by.
 
-    If `flagged`, a second feature is 1 where a number was missing, else 0. `decimal` and `truths` are of old records.
+    If `flagged`, a second feature is 1 where a number was missing, else 0. With `truths`, training has only 0 and 1, and text
+    may spell them. `decimal` is of old records.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Numeric:
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, size] float32."""
-        numbers, wrong = as_numbers(values, self.decimal or decimal)
+        numbers, wrong = as_numbers(values, self.decimal or decimal, self.truths)
         hint = "correct it, or leave the column out with task.ignore="
         what = "is not a number, but all training rows are"
         refuse_entry(wrong, values, what, f"{where}[{self.name}]", hint)
@@ -68,7 +70,7 @@ class Numeric:
 
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
         """Return which of new entries are replaced, [n] bool, and what happens to them."""
-        missing = np.isnan(as_numbers(values, self.decimal or decimal)[0])
+        missing = np.isnan(as_numbers(values, self.decimal or decimal, self.truths)[0])
         return missing, f"without a number in '{self.name}': the training mean stands there"
 
 
@@ -89,8 +91,11 @@ class Categorical:
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, number of categories] float32 of 0 and 1."""
-        if values.dtype.kind != "O" and np.isnan(values.astype(np.float64)).all():
-            values = np.full(len(values), "", dtype=object)
+        if values.dtype.kind != "O":
+            spelt = {_TRUTHS[text.lower()]: text for text in self.categories if text.lower() in _TRUTHS}
+            known = ~np.isnan(values.astype(np.float64))
+            if np.isin(values[known], list(spelt)).all():  # of a typed file, where training was text
+                values = np.array([spelt.get(value, "") for value in values], dtype=object)
         if values.dtype.kind != "O":
             what = f"holds numbers, and texts such as '{self.categories[0]}' in training"
             raise DataError(what, where=f"{where}[{self.name}]", hint="give them as the texts of training")
@@ -142,7 +147,7 @@ def fit_columns(
             columns.append(Categorical(name, (*map(str, kept), *marks)))
             # One text alone among numbers, such as n.a., is mostly a missing entry, however frequent it is.
             is_few = wrong.sum() <= (1 - _ALMOST_ALL) * len(train[~missing]) or len(set(train[wrong])) == 1 < len(texts)
-            if is_few or are_like_numbers(train[wrong]):
+            if is_few or all(map(_LIKE_NUMBERS.fullmatch, train[wrong])):
                 shown = f"{name} ('{train[wrong][0]}'; {int(wrong.sum())} of {len(train)} training rows)"
                 remarks["warning: read as text, since not all of it are numbers"].append(shown)
         else:
@@ -157,11 +162,6 @@ def fit_columns(
     become = f"{len(columns) - num_numeric} of text become {size} features"
     notes = [f"{counted(num_numeric, 'column')} of numbers and {become}"]
     return tuple(columns), notes + [f"{text}: {listed(shown, _SHOWN)}" for text, shown in remarks.items()]
-
-
-def are_like_numbers(texts: np.ndarray) -> bool:
-    """Return whether texts may be numbers with other marks for decimals and thousands."""
-    return all(_LIKE_NUMBERS.fullmatch(text) for text in texts)
 
 
 def codes(values: np.ndarray, decimal: str, are_texts: bool) -> np.ndarray:
@@ -185,11 +185,12 @@ def _numeric(name: str, known: np.ndarray, normalize: bool, flagged: bool, where
     mean, std = float((known / scale).mean()) * scale, float((known / scale).std()) * scale
     if std <= _MAX_ROUNDING * abs(mean) or not normalize:
         std = 1.0
-    return Numeric(name, mean, mean if normalize else 0.0, std, flagged)
+    truths = bool(np.isin(known, (0, 1)).all())
+    return Numeric(name, mean, mean if normalize else 0.0, std, flagged, truths=truths)
 
 
-def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return values as [n] float64, NaN where missing, and [n] bool, True for text that is not a number.
+def as_numbers(values: np.ndarray, decimal: str, truths: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Return values as [n] float64, NaN where missing, and [n] bool, True for text that is not a number, nor a truth.
 
     Raises:
         DataError: a number has a decimal point, or points between thousands, beside a decimal comma.
@@ -208,7 +209,7 @@ def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray
     unread = np.flatnonzero(np.isnan(numbers))
     wrong = np.zeros(len(values), dtype=bool)
     wrong[unread] = [not is_missing(text) for text in values[unread]]
-    return numbers, wrong
+    return _bits(values) if truths and wrong.any() else (numbers, wrong)
 
 
 def is_missing(text: str) -> bool:
@@ -238,7 +239,7 @@ def infer_kind(
     column = values[names[0]]
     numbers, wrong = as_numbers(column, decimal)
     known = numbers[~np.isnan(numbers)]
-    if wrong.any() and are_like_numbers(column[wrong]):
+    if wrong.any() and all(map(_LIKE_NUMBERS.fullmatch, column[wrong])):
         refuse_entry(wrong, column, "is not a number", f"{where}[{names[0]}]", _NO_NUMBER)
     is_named = column.dtype.kind == "O" and any(_NAME.fullmatch(text) for text in column)
     if wrong.any() or not len(known) or is_named:

@@ -64,7 +64,8 @@ class TablePreprocessing:
         """Names of the columns that inputs are made of, in order; of series, those that say what belongs together come last."""
         if self.symbols is not None:
             return (self.symbols.name,)
-        return (*(column.name for column in self.columns), *(self.series.columns if self.series else ()))
+        ids = () if self.series is None else (self.series.id, self.series.time)
+        return (*(column.name for column in self.columns), *(name for name in ids if name is not None))
 
     def features(self, raw: Mapping[str, np.ndarray], where: str) -> np.ndarray | Ragged:
         """Return samples as [n, C, L], from columns [m] by name as `files.Table.read` gives them."""

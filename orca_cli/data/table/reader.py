@@ -20,7 +20,7 @@ from orca_cli.data.splits import group_rows, marked_rows
 from orca_cli.data.table.columns import Column, fit_columns, infer_kind, raw_targets
 from orca_cli.data.table.files import Table, open_table
 from orca_cli.data.table.preprocessing import TablePreprocessing, per_sample
-from orca_cli.data.table.series import contents, fit_series, fit_symbols, group_by
+from orca_cli.data.table.series import Series, contents, fit_symbols, group_by
 from orca_cli.data.targets import TargetForm, fit_targets
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Kind, Reporter, TaskData
@@ -66,16 +66,28 @@ def load(
         UnavailableError: .parquet without pyarrow.
         MemoryExhaustedError: a file does not fit into memory.
     """
+    has_target, names = target not in (None, ""), [str(name) for name in targets or []]
+    target_names = [str(target)] if has_target else names
+    alone = "a sequence of symbols is the only input: remove one of them"
+    check_rules(
+        (has_target and bool(names), "targets", "does not go with task.target", "remove one of them"),
+        (not target_names, "target", "a value is needed", "give task.target=COLUMN, or task.targets=[A,B]"),
+        (len({*names}) < len(names), "targets", "names a column twice", "remove one of them"),
+        (kind == "classes" and len(target_names) > 1, "targets", "holds several", "classes are one column"),
+        (group is not None and str(group) in target_names, "group", "is to be predicted", "name another column"),
+        (sequence is not None and id is not None, "id", "does not go with task.sequence", alone),
+        (sequence is not None and bool(features), "features", "does not go with task.sequence", alone),
+        (time is not None and id is None, "time", "needs task.id", "name the column that says what series a row is in"),
+        (length is not None and sequence is id is None, "length", "needs task.sequence or task.id", "name its column"),
+    )
     paths = file_paths({"train": train, "validation": validation, "test": test}, data_folder)
     tables = {part: open_table(path, f"task.{part}", delimiter, encoding) for part, path in paths.items()}
-    target_names = [str(name) for name in [*([] if target in (None, "") else [target]), *(targets or [])]]
     named = {key: str(name) for key, name in (("sequence", sequence), ("id", id), ("time", time)) if name is not None}
     rows = _Rows(
         tables, reporter, kind, target_names, features or [], ignore or [], [] if group is None else [str(group)], named,
         length, normalize, max_categories, gap_indicator, missing_targets, delimiter, encoding, decimal,
     )  # fmt: skip
-    fractions = validation_fraction, test_fraction
-    return assemble("table", reporter, rows.kind, rows.pool, fractions, split_seed, rows.fit)
+    return assemble("table", reporter, rows.kind, rows.pool, (validation_fraction, test_fraction), split_seed, rows.fit)
 
 
 @dataclass
@@ -104,7 +116,6 @@ class _Rows:
     decimal: str
 
     def __post_init__(self) -> None:
-        self._check()
         tables, targets, named, group = self.tables, self.targets, self.named, self.group
         base = tables["train"]
         taken = {*targets, *self.features, *self.ignore, *group, *named.values()}
@@ -123,8 +134,8 @@ class _Rows:
         if self.given_kind is None:
             self.kind, self._inferred = infer_kind(self._values, targets, self.decimal, self._where)
         target, unit = self._values[targets[0]], "rows" if self._steps is None else "series"
-        check_enough(len(target), unit, self._where)
         rows = self._marked_rows() if marks else {"train": np.arange(len(target))}
+        check_enough(len(rows["train"]), unit, self._where)
         self._records = self._groups(rows) if group else {}
         learn, is_text = rows["train"], "sequence" in named
         self.pool = Pool(
@@ -132,25 +143,6 @@ class _Rows:
             self._records["train"][learn] if group else None,
             lambda: contents(self._columns, self._chosen, self._steps, learn, self.decimal, is_text),
         )  # fmt: skip
-
-    def _check(self) -> None:
-        """Raise ConfigError where settings contradict each other."""
-        named, is_whole = self.named, not {"sequence", "id"} & self.named.keys()
-        alone = "a sequence of symbols is the only input: remove one of them"
-        series = "applies to series of several rows", "give task.id=COLUMN, which says what series a row is a step of"
-        check_rules(
-            ("sequence" in named and "id" in named, "id", "does not go with task.sequence", alone),
-            ("sequence" in named and bool(self.features), "features", "does not go with task.sequence", alone),
-            ("time" in named and "id" not in named, "time", *series),
-            (self.length is not None and is_whole, "length", *series),
-            (not self.targets, "target", "a value is needed", "give task.target=COLUMN, or task.targets=[A,B]"),
-            (
-                self.given_kind == "classes" and len(self.targets) > 1,
-                "targets",
-                "holds several",
-                "classes are one column",
-            ),
-        )
 
     def _marked_rows(self) -> dict[str, np.ndarray]:
         """Return the samples of each split that the column `split` names."""
@@ -218,8 +210,10 @@ class _Rows:
                 self.gap_indicator,
             )  # fmt: skip
         if steps is not None:
-            series, seen = fit_series(steps, learn, named["id"], named.get("time"), self.length)
-            fitted = [*seen, *fitted]
+            sizes = (steps.ends - steps.starts)[learn]
+            series = Series(named["id"], named.get("time"), self.length or int(sizes.max()))
+            seen = f"{len(steps.order)} rows are {len(steps.names)} series of {sizes.min()} to {sizes.max()} steps"
+            fitted = [seen, *fitted]
         files = self.delimiter, self.encoding
         targets = tuple(self.targets)
         return TablePreprocessing(encoders, self.decimal, targets, form, *files, symbols, series), fitted

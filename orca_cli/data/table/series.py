@@ -78,11 +78,6 @@ class Series:
     time: str | None
     length: int
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns that are read."""
-        return [self.id] if self.time is None else [self.id, self.time]
-
     def assembled(self, features: np.ndarray, grouped: Grouped) -> Ragged:
         """Return the features [m, F] of the rows as series [n, F, L]."""
         starts, ends, order = grouped.starts, grouped.ends, grouped.order
@@ -111,15 +106,6 @@ def group_by(raw: Mapping[str, np.ndarray], id: str, time: str | None, where: st
         refuse_entry(wrong, raw[time], f"is not a time ({int(wrong.sum())} rows)", f"{where}[{time}]", hint)
     order = np.lexsort((times, rank))  # stable: rows of one time keep their order
     return Grouped(names, order, np.cumsum(np.bincount(rank)))
-
-
-def fit_series(
-    grouped: Grouped, train: np.ndarray, id: str, time: str | None, length: int | None
-) -> tuple[Series, list[str]]:
-    """Return how rows become series, from the training series alone, and notes on them; L is the longest's unless given."""
-    sizes = (grouped.ends - grouped.starts)[train]
-    notes = [f"{len(grouped.order)} rows are {len(grouped.names)} series of {sizes.min()} to {sizes.max()} steps"]
-    return Series(id, time, length or int(sizes.max())), notes
 
 
 def contents(

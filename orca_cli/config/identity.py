@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orca_cli.config.retired import with_retired
 from orca_cli.config.schema import GROUPS, METHOD_SETTINGS, WITHOUT_EFFECT
 from orca_cli.storage import sha256_file
 
@@ -40,7 +41,11 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     """
     kept = {key: value for key, value in content.items() if key not in WITHOUT_EFFECT}
     kept["train"] = {key: value for key, value in content["train"].items() if f"train.{key}" not in WITHOUT_EFFECT}
-    kept["train"]["average"] = None  # runs from when it was a setting keep their identity
+    # Runs from when these were settings keep their identity.
+    kept["train"]["average"] = None
+    kept |= {
+        part: with_retired(kept[part]) for part in ("task", "source", "metric") if isinstance(kept.get(part), dict)
+    }
     if kept.get("test") is True:
         del kept["test"]  # as do runs from before this setting
     if "align" in kept:

@@ -272,6 +272,7 @@ ARCHIVES: dict[str, Callable[[Path], Path]] = {
     "a tar that declares a terabyte": lambda path: tarred(path.with_suffix(".tar"), "a", 2**40),
     "a long name of a terabyte": lambda path: tarred(path.with_suffix(".tar"), "././@LongLink", 2**40),
     "2 MB become 2 GB": lambda path: gzipped(path.with_suffix(".gz"), 2**31),
+    "a gigabyte behind a tar": lambda path: gzipped(path.with_suffix(".gz"), 2**30, tarfile.TarInfo("a").tobuf()),
     "a zip of 2 GB": lambda path: zeros_npz(path.with_suffix(".zip"), 2**31),
     "members over one another": lambda path: overlapping(path.with_suffix(".zip")),
 }

@@ -1,6 +1,6 @@
 """Bad data files of every format through the readers of the tasks (rows F1, F2, F4, F5, F7, F8): one line that names the file.
 
-One case in ten goes through the command line. The files are the synthetic ones of tests/benchmark_files.py, damaged.
+A few cases go through the command line. The files are the synthetic ones of tests/benchmark_files.py, damaged.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tests.reliability.conftest import error_line
 from tests.reliability.damages import Damage
 from tests.tasks.test_bad_arrays import BAD, X, Y
 from tests.tasks.test_fixtures import SMALL
+from tests.tiers import count
 from tests.untrusted.conftest import Quiet
 
 pytestmark = pytest.mark.slow
@@ -71,6 +72,7 @@ DAMAGE: dict[str, Damage] = {
 _RIGHT = {(form, "cut in half") for form in ("csv", "tsv", "npy of a number")}
 _RIGHT |= {("npy of a number", damage) for damage in ("missing", "a folder", "a link to itself")}
 CASES = [(form, damage) for form in FILES for damage in DAMAGE if (form, damage) not in _RIGHT]
+_TYPED = count(pr=40, nightly=10)  # one case in so many is typed
 _NAMED = {"a web page": "web page", "a pointer of Git LFS": "Git LFS"}
 
 
@@ -130,7 +132,7 @@ def test_damaged_files_are_reported(form, damage, whole, tmp_path, request, coun
     words = [f"task={task}", "metric=none", f"body={'swin_tiny' if swin else 'minilm'}", f"body.checkpoint={body}"]
     words += [f"task.{key}={value}" for key, value in SMALL.get(task, {}).items()]
     words += [f"paths.data={folder}", f"paths.cache={tmp_path / 'cache'}"]
-    typed = early and CASES.index((form, damage)) % 10 == 0
+    typed = early and CASES.index((form, damage)) % _TYPED == 0
     code, message = error_of(request, words, None if typed else lambda: use(task, folder, tmp_path / "cache"))
     assert_reported(code, message, path)
     if damage in _NAMED and not is_text:
@@ -147,7 +149,7 @@ def test_bad_values_are_reported(name, tmp_path, request, counted):
     parameters: dict[str, Any] = {"kind": "classes", "train": str(path)} | settings
     words = ["task=arrays", f"body.checkpoint={request.getfixturevalue('tiny')['bert']}"]
     words += [f"task.{key}={value}" for key, value in parameters.items()]
-    typed = list(BAD).index(name) % 10 == 0
+    typed = list(BAD).index(name) % _TYPED == 0
     read = None if typed else lambda: arrays.load(tmp_path, Quiet(), **parameters)
     code, message = error_of(request, words, read)
     assert_reported(code, message, path)

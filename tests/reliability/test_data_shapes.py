@@ -95,7 +95,7 @@ BATCHES = {
 }
 
 
-@pytest.mark.parametrize("setting", BATCHES)
+@pytest.mark.parametrize("setting", list(BATCHES)[: count(pr=1, nightly=2)])
 def test_a_batch_larger_than_the_training_set_becomes_smaller(array_words, orca, environment, counted, setting):
     """F8: the run is that of the smaller batch."""
     words = [*array_words(x=X, y=Y), "metric=none", "train.refit=false"]

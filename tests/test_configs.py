@@ -1,5 +1,6 @@
 """Every YAML file under conf/ is composed, checked and built on a tiny body."""
 
+import importlib.util
 import shutil
 from contextlib import nullcontext
 
@@ -88,17 +89,24 @@ def files_needed():
     return {path.stem for path in FILES if path.parts[0] == "task" and path.stem not in (*SMALL, *OWN)}
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in FILES if len(path.parts) == 2 and path.parts[0] not in ("space", "study")], ids=str
-)
-def test_composes_checks_and_builds(path, tiny, own_data, tmp_path, monkeypatch):
-    if path.stem in ("lora", "ia3"):
-        pytest.importorskip("peft", reason="the extra lora is not installed")
-    monkeypatch.setenv("ORCA_HOME", str(tmp_path))
-    overrides = overrides_for(path, own_data)
-    with compose.session() as session:
-        body = session.compose(overrides).choices["body"]
-        job = session.compose([*overrides, f"body.checkpoint={tiny[body]}", "train.batch_size=4"])
+CHOICES = [path for path in FILES if len(path.parts) == 2 and path.parts[0] not in ("space", "study")]
+if importlib.util.find_spec("peft") is None:  # the extra lora is not installed
+    CHOICES = [path for path in CHOICES if path.stem not in ("lora", "ia3")]
+
+
+@pytest.fixture(scope="module")
+def jobs(tiny, own_data, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch, compose.session() as session:
+        patch.setenv("ORCA_HOME", str(tmp_path_factory.mktemp("home")))
+        made = {path: session.compose([*overrides_for(path, own_data), "train.batch_size=4"]) for path in CHOICES}
+    for job in made.values():
+        job.config.body["checkpoint"] = str(tiny[job.choices["body"]])
+    return made
+
+
+@pytest.mark.parametrize("path", CHOICES, ids=str)
+def test_composes_checks_and_builds(path, jobs):
+    job = jobs[path]
     about = job.config.source["data"]
     if about.get("files") or about.get("origin") == "own":
         job.config.metric.pop("_target_", None)  # nothing is aligned: files of the source are not here

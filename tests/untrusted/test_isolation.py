@@ -212,11 +212,11 @@ LIES = [
 ]
 
 
-@pytest.mark.parametrize("content", LIES, ids=range(len(LIES)))
-def test_answers_that_lie_are_refused(ask, content):
+def test_answers_that_lie_are_refused(ask):
     """A parser that was taken over can answer what it likes."""
-    with pytest.raises(WorkerError, match=r"^a\.bin: "):
-        ask("rubbish", content)
+    for number, content in enumerate(LIES):
+        with pytest.raises(WorkerError, match=r"^a\.bin: "):
+            pytest.fail(f"lie {number}: {ask('rubbish', content)!r}")
     assert ask("echo", 1) == 1
 
 

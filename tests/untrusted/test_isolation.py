@@ -117,6 +117,14 @@ def test_a_worker_that_was_ended_is_replaced(ask):
     assert ask("echo", "on") == "on"
 
 
+def test_a_worker_that_reads_nothing_is_given_up(ask):
+    held = pid(ask)
+    os.kill(held, signal.SIGSTOP)
+    with refused("no answer in 0.3 s", WorkerError):
+        ask("echo", bytes(2**20), limits=Limits(1, 0.3, LITTLE))
+    assert not _lives(held)
+
+
 def test_an_error_of_ours_is_the_same_error(ask):
     before = pid(ask)
     with pytest.raises(DataError, match=r"^some\.file: is wrong; mend it$"):

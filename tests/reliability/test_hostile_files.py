@@ -145,7 +145,7 @@ def test_the_kernel_sees_no_other_program_file_or_connection(tmp_path, counted, 
         not_run("hostile files under strace", "strace is missing or not allowed here")
     lines = []
     contents = list(payloads.payloads(tmp_path / "canary").values())
-    for number, content in enumerate(contents[: count(pr=3 * len(FORMS), nightly=len(contents))]):
+    for number, content in enumerate(contents[:: count(pr=3, nightly=1)]):
         form, folder = FORMS[number % len(FORMS)], tmp_path / str(number)
         folder.mkdir()
         lines.append(f"{form}\t{write(form, folder, content)}")

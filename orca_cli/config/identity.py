@@ -43,9 +43,7 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     kept["train"] = {key: value for key, value in content["train"].items() if f"train.{key}" not in WITHOUT_EFFECT}
     # Runs from when these were settings keep their identity.
     kept["train"]["average"] = None
-    kept |= {
-        part: with_retired(kept[part]) for part in ("task", "source", "metric") if isinstance(kept.get(part), dict)
-    }
+    kept |= {part: with_retired(kept[part]) for part in ("task", "source", "metric") if part in kept}
     if kept.get("test") is True:
         del kept["test"]  # as do runs from before this setting
     if "align" in kept:

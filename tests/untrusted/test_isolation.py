@@ -41,13 +41,11 @@ def pid(ask) -> int:
     return ask("state")["pid"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"), [("segfault", "ended by SIGSEGV"), ("error", "failed: ZeroDivisionError: deep inside")]
-)
-def test_crashes_are_reported_and_the_next_file_is_read(ask, kind, message):
-    with refused(rf"a\.bin: .*{message}", WorkerError) as caught:
-        ask(kind)
-    assert caught.value.code == 33
+def test_crashes_are_reported_and_the_next_file_is_read(ask):
+    for kind, message in (("segfault", "ended by SIGSEGV"), ("error", "failed: ZeroDivisionError: deep inside")):
+        with refused(rf"a\.bin: .*{message}", WorkerError) as caught:
+            ask(kind)
+        assert caught.value.code == 33
     assert ask("echo", [1]) == [1]
 
 
@@ -109,8 +107,11 @@ def test_it_has_no_network(ask):
         assert ask("reach_out", port) == "OSError"
 
 
-def test_a_worker_that_was_ended_is_replaced(ask):
+def test_a_worker_leaves_signals_of_the_terminal_to_its_parent_and_is_replaced_once_it_was_ended(ask):
     held = pid(ask)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(held, number)
+    assert pid(ask) == held
     os.kill(held, signal.SIGKILL)
     while _lives(held):
         time.sleep(0.05)
@@ -185,13 +186,6 @@ def test_a_signal_ends_the_wait(ask):
         pass
     assert not _lives(held)
     assert ask("echo", 1) == 1
-
-
-def test_it_leaves_signals_of_the_terminal_to_its_parent(ask):
-    held = pid(ask)
-    os.kill(held, signal.SIGINT)
-    os.kill(held, signal.SIGTERM)
-    assert pid(ask) == held
 
 
 def message(value, *contents) -> bytes:

@@ -21,6 +21,8 @@ import scipy.io
 import scipy.io.wavfile
 from PIL import Image
 
+from tests.untrusted.pickles import python2
+
 AMINO = "ACDEFGHIKLMNPQRSTVWY"
 
 
@@ -65,25 +67,10 @@ def _cifar100(place, rng):
     }
     with tarfile.open(place / "cifar-100-python.tar.gz", "w:gz") as archive:
         for name, record in members.items():
-            content = io.BytesIO()
-            _Python2Pickler(content, protocol=2).dump(record)
+            content = python2(record)
             member = tarfile.TarInfo(f"cifar-100-python/{name}")
-            member.size = content.tell()
-            content.seek(0)
-            archive.addfile(member, content)
-
-
-class _Python2Pickler(pickle._Pickler):
-    """Writes texts and bytes as the byte strings of Python 2, which made the published files."""
-
-    dispatch = dict(pickle._Pickler.dispatch)
-
-    def _save_string(self, value):
-        data = value.encode("latin1") if isinstance(value, str) else value
-        self.write(pickle.BINSTRING + len(data).to_bytes(4, "little") + data)
-        self.memoize(value)
-
-    dispatch[str] = dispatch[bytes] = _save_string
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
 
 
 def _spherical(place, rng):

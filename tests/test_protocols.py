@@ -47,10 +47,9 @@ def composed():
 def test_a_run_is_given_what_the_files_say_of_its_protocol(composed, protocol):
     shared = yaml.safe_load((config_dir() / "protocol" / f"{protocol}.yaml").read_text())
     picked = {key.removeprefix("override /"): name for line in shared.pop("defaults") for key, name in line.items()}
-    assert TASKS
-    for task in TASKS:
+    assert all(sorted(BLOCKS[task]["departures"]) == ["paper", "release"] for task in TASKS)
+    for task in TASKS[:: len(TASKS) // 3] + ["ninapro"]:
         departures = BLOCKS[task]["departures"]
-        assert sorted(departures) == ["paper", "release"]
         changed = {key: value for key, value in departures[protocol].items() if key != "description"}
         job = composed(task, "bert", protocol)  # a body without settings of its own
         settings = dict(flat({"task": changed}))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orca_cli.config.retired import as_before
 from orca_cli.config.schema import GROUPS, METHOD_SETTINGS, WITHOUT_EFFECT
 from orca_cli.storage import sha256_file
 
@@ -40,6 +41,7 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     """
     kept = {key: value for key, value in content.items() if key not in WITHOUT_EFFECT}
     kept["train"] = {key: value for key, value in content["train"].items() if f"train.{key}" not in WITHOUT_EFFECT}
+    kept = as_before(kept)
     kept["train"]["average"] = None  # runs from when it was a setting keep their identity
     if kept.get("test") is True:
         del kept["test"]  # as do runs from before this setting

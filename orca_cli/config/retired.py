@@ -1,6 +1,8 @@
-"""Where parts have moved to, for the settings of finished runs and exported models."""
+"""Where parts have moved to, and which settings they had, for finished runs and exported models."""
 
 from __future__ import annotations
+
+from typing import Any
 
 # Package of parts -> where they are now. The first that fits counts.
 _MOVED = {
@@ -17,24 +19,64 @@ _MOVED = {
     "orca_cli.tracking.": "orca_cli.runs.tracking.",
 }
 
-# File of orca_cli/models -> the files that it was before.
+# File of orca_cli/models -> the parts in it, by the files that they were in.
 _MERGED = {
-    "augmentation.transforms": "channel_dropout crop flip jitter mixup scale time_mask window_slice",
-    "embedders.patches": "patch overlap multiscale",
-    "finetuning.adapters": "lora ia3",
-    "finetuning.prompts": "prompt visual_prompt",
-    "finetuning.subsets": "full scratch layernorm bitfit frozen head",
+    "augmentation.transforms": "channel_dropout.ChannelDropout crop.Crop flip.Flip jitter.Jitter mixup.Mixup "
+    "scale.Scale time_mask.TimeMask window_slice.WindowSlice",
+    "embedders.patches": "patch.Patch overlap.Overlap multiscale.Multiscale",
+    "finetuning.adapters": "lora.LoRA ia3.IA3",
+    "finetuning.prompts": "prompt.Prompt visual_prompt.VisualPrompt",
+    "finetuning.subsets": "full.Full scratch.Scratch layernorm.LayerNorm bitfit.BitFit frozen.Frozen head.Head",
 }
-_MOVED_FILES = {
-    f"orca_cli.models.{now.partition('.')[0]}.{before}.": f"orca_cli.models.{now}."
-    for now, files in _MERGED.items()
-    for before in files.split()
+_NOW = {
+    f"orca_cli.models.{file.partition('.')[0]}.{part}": f"orca_cli.models.{file}.{part.partition('.')[2]}"
+    for file, listed in _MERGED.items()
+    for part in listed.split()
+}
+_BEFORE = {now: before for before, now in _NOW.items()}
+
+_ANNEALED = {"scaling": 0.25, "chunk": 1024}
+_LISTOPS = {"max_depth": 10, "max_arity": 10, "min_length": None, "max_length": None, "input_length": None}
+_PACKAGES = ["asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml"]
+# Part -> settings that it no longer has, as the files in conf/ had them. What they did then is what the part does now.
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "benchmarks.cifar100.load": {"permute": False},
+    "benchmarks.cosmic.load": {"keys": None, "field": None, "sky_low": -0.9, "sky_high": 3.0, "ignored": "missing"},
+    "benchmarks.darcy.load": {"stride": None},
+    "benchmarks.ecg.load": {"window": 1000, "stride": 500},
+    "benchmarks.fsd50k.load": {"masking": 0.5, "mixing": 0.75, "most_noise": 0.5, "frozen_seed": 0},
+    "benchmarks.listops.load": _LISTOPS,
+    "benchmarks.psicov.load": {"clip_train": 16.0},
+    "benchmarks.sources.conll.load": {"column": -1, "example": "sentence"},
+    "benchmarks.sources.recordings.load": {"rate": 16000},
+    "benchmarks.sources.stdlib_docs.load": {"packages": _PACKAGES, "min_words": 5, "max_words": 60},
+    "benchmarks.sources.tones.load": {"seconds": 0.5},
+    "benchmarks.spherical.load": {"rotate": True, "rescale": "channel", "normalize": "none"},
+    "data.images.load": {"on_bad": "error"},
+    "metrics.euclidean.Euclidean": {"chunk": 4096},
+    "metrics.mmd.MMD": {"bandwidth": "union", "unbiased": False, "chunk": 1024},
+    "metrics.moments.Moments": {"eps": 1e-12},
+    "metrics.otdd_by_class.OTDDByClass": {**_ANNEALED, "labels": True},
+    "metrics.otdd_gaussian.OTDDGaussian": _ANNEALED,
+    "metrics.otdd_reference.OTDDReference": {"label_reg": 0.1, "scaling": 0.5},
+    "metrics.transrate.TransRate": {"normalise": True},
 }
 
 
 def current_target(name: str) -> str:
     """Return the dotted name that a `_target_` has now."""
-    for moved in (_MOVED, _MOVED_FILES):
-        before = next((prefix for prefix in moved if name.startswith(prefix)), "")
-        name = moved.get(before, "") + name.removeprefix(before)
-    return name
+    moved = next((before for before in _MOVED if name.startswith(before)), "")
+    name = _MOVED.get(moved, "") + name.removeprefix(moved)
+    return _NOW.get(name, name)
+
+
+def as_before(settings: Any) -> Any:
+    """Return settings with the names and the settings that their parts had, so that a run keeps its identity."""
+    if isinstance(settings, list):
+        return [as_before(one) for one in settings]
+    if not isinstance(settings, dict):
+        return settings
+    target = settings.get("_target_")
+    lost = _SETTINGS.get(str(target).removeprefix("orca_cli."), {})
+    before = {"_target_": _BEFORE[target]} if target in _BEFORE else {}
+    return lost | {key: as_before(value) for key, value in settings.items()} | before

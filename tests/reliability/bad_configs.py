@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import random
 import typing
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -226,8 +227,11 @@ def all_wrong_values() -> list[Case]:
 
 
 def sample(cases: list[Case], number: int) -> list[Case]:
-    """Return `number` cases, drawn with a fixed seed, in their order; all of them if there are fewer."""
-    if number >= len(cases):
-        return cases
-    chosen = sorted(random.Random(1).sample(range(len(cases)), number))
-    return [cases[place] for place in chosen]
+    """Return `number` cases, or all, drawn with a fixed seed: as many with a plus as without, and of each wrong value alike."""
+    turns: Counter[tuple[bool, str]] = Counter()
+    ranked = []
+    for case in random.Random(1).sample(cases, len(cases)):
+        form = case.words[-1].startswith("+"), case.words[-1].partition("=")[2]
+        turns[form] += 1
+        ranked.append((turns[form], case))
+    return [case for _, case in sorted(ranked, key=lambda pair: pair[0])[:number]]

@@ -20,7 +20,7 @@ import pytest
 
 from orca_cli.data.untrusted import arrays, isolation, lmdb, matlab
 from orca_cli.data.untrusted.archives import unpack
-from orca_cli.data.untrusted.pickle import reader, unpickle
+from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError, MemoryExhaustedError, UnsafeError, WorkerError
 from tests.untrusted.conftest import Quiet
 from tests.untrusted.faults import fault
@@ -73,9 +73,6 @@ PICKLES: dict[str, Callable[[], bytes]] = {
     "two million dicts": lambda: b"(" + b"}" * 2 * 10**6 + b"l.",
     "five million instructions": lambda: b"N0" * 5 * 10**6,
     "hash of tuples of tuples": lambda: nested_tuples(60),
-    "lists of lists twice": lambda: (
-        b"(]q\x00" + b"".join(b"]q%ch%cah%ca" % (i, i - 1, i - 1) for i in range(1, 60)) + b"l."
-    ),
     "keys with one hash": lambda: b"\x80\x02}(" + colliding(150_000) + b"u.",
     "a long key again and again": lambda: (
         b"\x80\x02" + text(MIB) + b"q\x010" + text(MIB) + b"q\x020}" + b"h\x01Nsh\x02Ns" * 200_000 + b"."
@@ -129,7 +126,7 @@ def zipped(path: Path, members: dict[str, bytes], kind: int = zipfile.ZIP_DEFLAT
 
 
 def zeros_npz(path: Path, size: int) -> Path:
-    """A megabyte that becomes a gigabyte."""
+    """A thousandth of the zeros that it becomes."""
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
         archive.open("x.npy", "w", force_zip64=True) as file,
@@ -162,7 +159,7 @@ def lying(path: Path, declared: int) -> Path:
 
 
 NPZ: dict[str, Callable[[Path], Path]] = {
-    "1 MB becomes 1 GB": lambda path: zeros_npz(path, 1024 * MIB),
+    "0.5 MB become 0.5 GB": lambda path: zeros_npz(path, 512 * MIB),
     "a header beyond the file": lambda path: zipped(path, {"x.npy": header("(200000000000,)")}),
     "members over one another": overlapping,
     "declares less than is there": lambda path: lying(path, 1000),
@@ -170,7 +167,7 @@ NPZ: dict[str, Callable[[Path], Path]] = {
     "60,000 members declared": lambda path: written(
         path, b"PK\x05\x06" + struct.pack("<4H2IH", 0, 0, 60_000, 60_000, 2**31, 0, 0)
     ),
-    "100,000 members": lambda path: zipped(path, {f"{i}.npy": b"" for i in range(100_000)}, zipfile.ZIP_STORED),
+    "2,000 members": lambda path: zipped(path, {f"{i}.npy": b"" for i in range(2000)}, zipfile.ZIP_STORED),
     "a zip in a zip": lambda path: zipped(path, {"x.npy": zipped(path, {"x.npy": bytes(32 * MIB)}).read_bytes()}),
     "weights that are deflated": lambda path: zipped(
         path, {"a/data.pkl": bytes(64 * MIB), "a/data/0": bytes(64 * MIB)}
@@ -203,7 +200,7 @@ MATLAB: dict[str, Callable[[Path], Path]] = {
     "a name of 64 MB": lambda path: mat5(
         path, deflated(struct.pack("<II", 14, 64 * MIB) + element(1, b"a" * 64 * MIB))
     ),
-    "2 MB become 2 GB of another variable": lambda path: mat5(path, _deflated_zeros(2**31)),
+    "0.5 MB become 0.5 GB of another variable": lambda path: mat5(path, _deflated_zeros(2**29)),
     "HDF5 shape": lambda path: h5(path, shape=(2**40, 2**10), dtype="f8", chunks=(1, 2**10)),
     "HDF5 part of 2 GB": lambda path: h5(path, shape=(2**33,), dtype="u1", chunks=(2**31,), compression="gzip"),
     "HDF5 of 2**50 references": lambda path: h5(path, shape=(2**50,), dtype="i8", chunks=(2**10,), fillvalue=1),
@@ -271,8 +268,9 @@ def gzipped(path: Path, size: int, head: bytes = b"") -> Path:
 ARCHIVES: dict[str, Callable[[Path], Path]] = {
     "a tar that declares a terabyte": lambda path: tarred(path.with_suffix(".tar"), "a", 2**40),
     "a long name of a terabyte": lambda path: tarred(path.with_suffix(".tar"), "././@LongLink", 2**40),
-    "2 MB become 2 GB": lambda path: gzipped(path.with_suffix(".gz"), 2**31),
-    "a zip of 2 GB": lambda path: zeros_npz(path.with_suffix(".zip"), 2**31),
+    "0.5 MB become 0.5 GB": lambda path: gzipped(path.with_suffix(".gz"), 2**29),
+    "0.5 GB behind a tar": lambda path: gzipped(path.with_suffix(".gz"), 2**29, tarfile.TarInfo("a").tobuf()),
+    "a zip of 0.5 GB": lambda path: zeros_npz(path.with_suffix(".zip"), 2**29),
     "members over one another": lambda path: overlapping(path.with_suffix(".zip")),
 }
 
@@ -316,21 +314,25 @@ GZIPPED = {
 }
 
 
-def read_mapped(path: Path) -> Any:
-    return {name: array.read() for name, array in arrays.open_arrays(path, "s").items()}["x"]
+def read_both_ways(path: Path) -> None:
+    """Read an .npz file as a whole, and its members one by one, of which each has to be refused."""
+    with pytest.raises((DataError, UnsafeError), match=path.name):
+        arrays.read_arrays(path, ["x"])
+    for array in arrays.open_arrays(path, "s").values():
+        array.read()
 
 
-# What is read, and the ending of its files -> what writes each of them, what reads it, and the limit of memory.
-# SciPy inflates 128 KiB at a time, which become 132 MiB at most.
 def bombs(contents: dict[str, Any], write: Callable[[Path, Any], Path]) -> dict[str, Callable[[Path], Path]]:
     return {name: lambda path, content=content: write(path, content) for name, content in contents.items()}
 
 
+# What is read, and the ending of its files -> what writes each of them, what reads it, and the limit of memory.
+# SciPy inflates 128 KiB at a time, which become 132 MiB at most.
 FAMILIES: dict[tuple[str, str], tuple[dict[str, Callable[[Path], Path]], Callable[[Path], Any], int]] = {
     ("pickle", ".pkl"): (bombs(PICKLES, lambda path, make: written(path, make())), unpickle, _LIMIT),
     ("pickle in gzip", ".gz"): (
-        bombs(GZIPPED, lambda path, head: gzipped(path, 2**30, head)),
-        lambda path: unpickle(path, max_bytes=2**28, gzipped=True),
+        bombs(GZIPPED, lambda path, head: gzipped(path, 2**29, head)),
+        lambda path: unpickle(path, max_bytes=2**27, gzipped=True),
         _LIMIT,
     ),
     ("npy", ".npy"): (
@@ -338,8 +340,7 @@ FAMILIES: dict[tuple[str, str], tuple[dict[str, Callable[[Path], Path]], Callabl
         lambda path: arrays.open_arrays(path, "task.train"),
         _SMALL,
     ),
-    ("npz", ".npz"): (NPZ, lambda path: arrays.read_arrays(path, ["x"]), _SMALL),
-    ("npz in parts", ".npz"): (NPZ, read_mapped, _SMALL),
+    ("npz", ".npz"): (NPZ, read_both_ways, _SMALL),
     ("MATLAB", ".mat"): (MATLAB, lambda path: matlab.read(path, ["x"]), 6 * _SMALL),
     ("LMDB", ".mdb"): (bombs(LMDB, lmdb_file), lambda path: list(lmdb.read(path, map(str, range(300)))), _SMALL),
     ("archive", ""): (ARCHIVES, lambda path: unpack(path, path.parent / "out", Quiet()), _SMALL),
@@ -361,19 +362,6 @@ def test_bombs_are_defused(family, ending, name, tmp_path, counted):
     assert used < limit, f"{used / MIB:.0f} MiB: {caught.value}"
     assert seconds < _SECONDS, f"{seconds:.1f} s: {caught.value}"
     assert not (tmp_path / "out").exists()
-    counted(FIGURE)
-
-
-def test_the_kernel_stops_the_worker(tmp_path, counted):
-    """The last line: what our own bounds let through meets the limit of the kernel."""
-    path = tmp_path / "bomb.pkl"
-    path.write_bytes(pickle.dumps(bytes(200 * MIB)))
-    isolation.close()
-    limits = isolation.Limits(60, 600, 201 * MIB)
-    with pytest.raises(WorkerError, match=r"bomb\.pkl: reading it needs more than its limit of 0\.2 GiB") as caught:
-        isolation.read(reader.read_here, str(path), 0, limits=limits, path=str(path))
-    assert caught.value.code == 33
-    isolation.close()
     counted(FIGURE)
 
 

@@ -74,7 +74,7 @@ def test_every_flipped_bit_is_detected(step_that_loads, names, scorecard):
     def flip(path: Path) -> None:
         flipped(path, generator.randrange(path.stat().st_size), generator.randrange(8))
 
-    cases = count(pr=200, nightly=1000)
+    cases = count(pr=60, nightly=1000)
     chosen = [names[case % len(names)] for case in range(cases)]
     used = [step_that_loads(lambda step, name=name: flip(step / name)) for name in chosen]
     scorecard.add("flipped bits in checkpoints / detected", cases=cases, passed=used.count(1), target=1000)
@@ -152,11 +152,23 @@ def test_damage_of_every_kind_is_detected(step_that_loads, names, scorecard):
     assert detected == cases
 
 
+@pytest.fixture(scope="module")
+def killed_runs(fork_server, home, small, tmp_path_factory):
+    """The folder of runs with one that was killed in stage 3."""
+    runs = tmp_path_factory.mktemp("killed") / "runs"
+
+    def start(*words, **settings):
+        return fork_server.start([*words, "baselines=none"], more={"ORCA_HOME": str(home)}, **settings)
+
+    assert killed(start, [*small, *SHORT], runs, "finetune", 7, 0.0)
+    return runs
+
+
 @pytest.mark.slow
-def test_a_run_goes_on_exactly_from_the_checkpoint_before(fork, small, expected, tmp_path, counted):
+def test_a_run_goes_on_exactly_from_the_checkpoint_before(fork, small, killed_runs, expected, tmp_path, counted):
     """D1, D3: through the command line: the previous checkpoint is used and the bits are the same; with none whole, 21."""
     runs, worse = tmp_path / "runs", tmp_path / "worse"
-    assert killed(fork, [*small, *SHORT], runs, "finetune", 7, 0.0)
+    shutil.copytree(killed_runs, runs)
     (run,) = run_folders(runs)
     *earlier, last = sorted((run / "3_finetune" / "checkpoints").glob("step-*"))
     assert earlier
@@ -223,11 +235,9 @@ STATUSES: dict[str, Damage] = {
 
 
 @pytest.mark.slow
-def test_a_lost_status_is_made_anew(fork, small, tmp_path, capsys, scorecard):
+def test_a_lost_status_is_made_anew(killed_runs, tmp_path, capsys, scorecard):
     """D5: the report says broken, doctor makes it anew, and the run goes on."""
-    runs = tmp_path / "runs"
-    assert killed(fork, [*small, *SHORT], runs, "finetune", 6, 0.0)
-    (run,) = run_folders(runs)
+    (run,) = run_folders(killed_runs)
     before = json.loads((run / "status.json").read_text())
     assert before["state"] == "finetune"
     right = []

@@ -1,6 +1,6 @@
 """Bad data files of every format through the readers of the tasks (rows F1, F2, F4, F5, F7, F8): one line that names the file.
 
-One case in ten goes through the command line. The files are the synthetic ones of tests/benchmark_files.py, damaged.
+A few cases go through the command line. The files are the synthetic ones of tests/benchmark_files.py, damaged.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orca_cli.data.arrays import reader as arrays
 from orca_cli.exceptions import OrcaError
 from tests import benchmark_files
+from tests.forked import Case
 from tests.reliability import damages
 from tests.reliability.conftest import error_line
 from tests.reliability.damages import Damage
 from tests.tasks.test_bad_arrays import BAD, X, Y
 from tests.tasks.test_fixtures import SMALL
+from tests.tiers import count
 from tests.untrusted.conftest import Quiet
 
 pytestmark = pytest.mark.slow
@@ -71,6 +72,7 @@ DAMAGE: dict[str, Damage] = {
 _RIGHT = {(form, "cut in half") for form in ("csv", "tsv", "npy of a number")}
 _RIGHT |= {("npy of a number", damage) for damage in ("missing", "a folder", "a link to itself")}
 CASES = [(form, damage) for form in FILES for damage in DAMAGE if (form, damage) not in _RIGHT]
+_TYPED = count(pr=40, nightly=10)  # one case in so many is typed
 _NAMED = {"a web page": "web page", "a pointer of Git LFS": "Git LFS"}
 
 
@@ -98,13 +100,9 @@ def test_the_files_are_right_before_they_are_damaged(task, whole, tmp_path):
     use(task, whole, tmp_path / "cache")
 
 
-def error_of(request: pytest.FixtureRequest, words: list[str], read: Callable[[], object] | None) -> tuple[int, str]:
-    """Return exit code and message of a run that must fail, or where `read` is given of that alone."""
-    if read is not None:
-        with pytest.raises(OrcaError) as caught:
-            read()
-        return caught.value.code, str(caught.value)
-    case = request.getfixturevalue("fork")("run", *words)
+def typed_error(fork: Callable[..., Case], words: list[str]) -> tuple[int, str]:
+    """Return exit code and message of a run that must fail."""
+    case = fork("run", *words)
     code = case.wait(120)
     return code, error_line(case, code)
 
@@ -118,37 +116,37 @@ def assert_reported(code: int, text: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize(("form", "damage"), CASES, ids=lambda name: name.replace(" ", "-"))
-def test_damaged_files_are_reported(form, damage, whole, tmp_path, request, counted):
+def test_damaged_files_are_reported(form, damage, whole, tmp_path, fork, tiny, counted):
     """F7."""
     task, name, is_text, early = FILES[form]
     folder = tmp_path / "data"
     path = folder / task / name
     shutil.copytree(whole / task, folder / task, copy_function=os.link)
     DAMAGE[damage](path)
-    swin = task in ("darcy", "psicov", "spherical", "cifar100", "ninapro", "cosmic", "fsd50k")
-    body = request.getfixturevalue("tiny")["swin" if swin else "bert"]
-    words = [f"task={task}", "metric=none", f"body={'swin_tiny' if swin else 'minilm'}", f"body.checkpoint={body}"]
-    words += [f"task.{key}={value}" for key, value in SMALL.get(task, {}).items()]
-    words += [f"paths.data={folder}", f"paths.cache={tmp_path / 'cache'}"]
-    typed = early and CASES.index((form, damage)) % 10 == 0
-    code, message = error_of(request, words, None if typed else lambda: use(task, folder, tmp_path / "cache"))
+    if early and CASES.index((form, damage)) % _TYPED == 0:
+        swin = task in ("darcy", "psicov", "spherical", "cifar100", "ninapro", "cosmic", "fsd50k")
+        words = [f"task={task}", "metric=none", f"body={'swin_tiny' if swin else 'minilm'}"]
+        words += [f"task.{key}={value}" for key, value in SMALL.get(task, {}).items()]
+        words += [f"paths.data={folder}", f"paths.cache={tmp_path / 'cache'}"]
+        code, message = typed_error(fork, [*words, f"body.checkpoint={tiny['swin' if swin else 'bert']}"])
+    else:
+        with pytest.raises(OrcaError) as caught:
+            use(task, folder, tmp_path / "cache")
+        code, message = caught.value.code, str(caught.value)
     assert_reported(code, message, path)
     if damage in _NAMED and not is_text:
         assert _NAMED[damage] in message
     counted(FIGURE)
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_values_are_reported(name, tmp_path, request, counted):
-    """F1, F2, F4, F5, F8; what the messages say is checked in tests/tasks/test_bad_arrays.py."""
+@pytest.mark.parametrize("name", list(BAD)[:: count(pr=30, nightly=1)])
+def test_bad_values_are_reported(name, tmp_path, fork, tiny, counted):
+    """F1, F2, F4, F5, F8, typed; tests/tasks/test_bad_arrays.py reads them all and checks what the messages say."""
     changes, settings, _ = BAD[name]
     path = tmp_path / "mine.npz"
     np.savez(path, **{key: value for key, value in ({"x": X, "y": Y} | changes).items() if value is not None})
     parameters: dict[str, Any] = {"kind": "classes", "train": str(path)} | settings
-    words = ["task=arrays", f"body.checkpoint={request.getfixturevalue('tiny')['bert']}"]
+    words = ["task=arrays", f"body.checkpoint={tiny['bert']}"]
     words += [f"task.{key}={value}" for key, value in parameters.items()]
-    typed = list(BAD).index(name) % 10 == 0
-    read = None if typed else lambda: arrays.load(tmp_path, Quiet(), **parameters)
-    code, message = error_of(request, words, read)
-    assert_reported(code, message, path)
+    assert_reported(*typed_error(fork, words), path)
     counted(FIGURE)

@@ -84,7 +84,12 @@ TARS: dict[str, list[Entry]] = {
     "null in a name": [entry("a\0/../../outside/new")],
     "same name twice": [entry("a"), entry("a", content=b"y")],
     "file as folder": [entry("a"), entry("a/new")],
+    "instead of a folder": [entry("a/b"), entry("a")],
     "escape sequence": [entry("\x1b]0;x\x07../outside/new")],
+    "drive": [entry("C:new")],
+    "another encoding": [entry("\udce9")],
+    "sparse": [entry("a", tarfile.GNUTYPE_SPARSE)],
+    "unknown kind": [entry("a", b"Z")],
 }
 
 
@@ -97,18 +102,20 @@ def write_tar(path: Path, members: list[Entry], outside: Path) -> None:
             archive.addfile(member, io.BytesIO(content))
 
 
-def assert_refused_or_inside(archive: Path, folder: Path) -> None:
+# What is written where it belongs, and what is refused only where its members are wanted; the rest is refused in any case.
+HARMLESS = ("null in a name", "setuid", "folder and file")
+MEETING = ("same name twice", "file as folder", "instead of a folder")
+
+
+def assert_refused_or_inside(archive: Path, folder: Path, title: str) -> None:
     """Unpack; whatever was written is a plain file or a folder inside, without special permissions."""
-    try:
-        unpack(archive, folder, Quiet())
-    except OrcaError as error:
-        refusal = error
-    else:
-        refusal = None
-    if refusal:
-        assert refusal.code in (11, 12), refusal
-        assert "\n" not in str(refusal)
-        assert SECRET not in str(refusal)
+    for wanted in (None, lambda name: title in (*MEETING, *HARMLESS)):
+        if title in HARMLESS:
+            unpack(archive, folder, Quiet(), wanted)
+            continue
+        with pytest.raises(UnsafeError, match=rf"{archive.name}: member '[^\x1b\n]*$") as caught:
+            unpack(archive, folder, Quiet(), wanted)
+        assert SECRET not in str(caught.value)
         assert not folder.exists()
     for path in folder.rglob("*"):
         assert not path.is_symlink()
@@ -152,8 +159,7 @@ def test_archives_write_nothing_elsewhere(form, title, tmp_path, outside, counte
         write_tar(archive, TARS[title], outside)
     if form == "tar.gz":
         archive.write_bytes(gzip.compress(archive.read_bytes()))
-    assert_refused_or_inside(archive, tmp_path / "target")
-    assert (tmp_path / "target").exists() or title != "setuid"
+    assert_refused_or_inside(archive, tmp_path / "target", title)
     assert {path.name for path in tmp_path.iterdir()} - {"target"} == {archive.name, "outside"}
     counted(FIGURE)
 
@@ -209,8 +215,6 @@ HDF5: dict[str, Callable[[Any, Path], Any]] = {
     "cell of external storage": lambda file, out: _referred(file, _external(file, "y", out)),
     "a filter to be loaded": _with_filter,
     "a cell in itself": lambda file, out: _referred(file),
-    "shape without content": lambda file, out: file.create_dataset("x", (2**40, 8), "u1", chunks=(1, 8)),
-    "one huge part": lambda file, out: file.create_dataset("x", (2**33,), "u1", chunks=(2**31,), compression="gzip"),
     "a group": lambda file, out: file.create_group("x"),
     "text of variable length": lambda file, out: file.create_dataset("x", data=["a" * 10**6]),
     "region of an array": lambda file, out: file.create_dataset("x", (2**20,), h5py.regionref_dtype),

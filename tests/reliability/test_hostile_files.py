@@ -24,8 +24,8 @@ FIGURE = "hostile files: executions, escapes, leaks"
 NEEDED = {"LMDB": "lmdb", "MATLAB 5": "scipy", "MATLAB 7.3": "h5py", "joblib": "joblib"}
 FORMS = [form for form in payloads.FORMS if importlib.util.find_spec(NEEDED.get(form, "numpy"))]
 PAYLOADS = list(payloads.payloads(Path("canary")))
-# Every payload in some formats: the formats take turns, so that each meets every kind of payload.
-_EACH = count(pr=4, nightly=len(FORMS))
+# Every payload in some formats; the formats take turns.
+_EACH = count(pr=1, nightly=len(FORMS))
 
 
 def write(form: str, folder: Path, content: bytes) -> Path:
@@ -140,11 +140,12 @@ for line in sys.stdin:
 
 
 def test_the_kernel_sees_no_other_program_file_or_connection(tmp_path, counted, not_run):
-    """H1: strace over all payloads: programs started, connections made, files opened that are none of ours."""
+    """H1: strace over payloads in every form: programs started, connections made, files opened that are none of ours."""
     if subprocess.run(["strace", "true"], capture_output=True, check=False).returncode:
         not_run("hostile files under strace", "strace is missing or not allowed here")
     lines = []
-    for number, content in enumerate(payloads.payloads(tmp_path / "canary").values()):
+    contents = list(payloads.payloads(tmp_path / "canary").values())
+    for number, content in enumerate(contents[:: count(pr=3, nightly=1)]):
         form, folder = FORMS[number % len(FORMS)], tmp_path / str(number)
         folder.mkdir()
         lines.append(f"{form}\t{write(form, folder, content)}")

@@ -97,8 +97,12 @@ def test_settings_of_a_method_count_where_it_is_chosen(name):
     ):
         settings = align | {"method": method}
         assert (name({}, align=settings) == name({}, align=settings | {key: value})) is same, (method, key)
-    # Runs from before there was a choice of method are the same experiment.
+    # Runs from before there was a choice of method are the same experiment, as are those with settings that are retired.
     assert name({}, align={"lr": 0.01}) == name({}, align=align)
+    load, old = {"_target_": "orca_cli.data.images.load"}, {"average": None}
+    assert name(load) == name(load | {"on_bad": "error"}, train=old) != name(load | {"on_bad": "skip"})
+    mmd = {"_target_": "orca_cli.metrics.mmd.MMD"}
+    assert name({}, metric=mmd) == name({}, metric=mmd | {"bandwidth": "union", "unbiased": False, "chunk": 1024})
 
 
 needs_optuna = pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="the extra tune is not installed")

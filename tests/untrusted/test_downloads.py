@@ -119,6 +119,8 @@ def test_a_body_of_unknown_length(web, get, tmp_path):
     with refused("Connection broken", NetworkError):
         get(f"{web.url}/a")
     assert not (tmp_path / "a.dat").exists()
+    with refused("gives more than the 600,000 bytes that are expected", NetworkError):
+        get(f"{web.url}/a", size=600_000)
     web.routes["/a"] = chunked([CONTENT, CONTENT], True)
     get(f"{web.url}/a", content=CONTENT * 2)
 

@@ -41,13 +41,11 @@ def pid(ask) -> int:
     return ask("state")["pid"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"), [("segfault", "ended by SIGSEGV"), ("error", "failed: ZeroDivisionError: deep inside")]
-)
-def test_crashes_are_reported_and_the_next_file_is_read(ask, kind, message):
-    with refused(rf"a\.bin: .*{message}", WorkerError) as caught:
-        ask(kind)
-    assert caught.value.code == 33
+def test_crashes_are_reported_and_the_next_file_is_read(ask):
+    for kind, message in (("segfault", "ended by SIGSEGV"), ("error", "failed: ZeroDivisionError: deep inside")):
+        with refused(rf"a\.bin: .*{message}", WorkerError) as caught:
+            ask(kind)
+        assert caught.value.code == 33
     assert ask("echo", [1]) == [1]
 
 
@@ -109,12 +107,23 @@ def test_it_has_no_network(ask):
         assert ask("reach_out", port) == "OSError"
 
 
-def test_a_worker_that_was_ended_is_replaced(ask):
+def test_a_worker_leaves_signals_of_the_terminal_to_its_parent_and_is_replaced_once_it_was_ended(ask):
     held = pid(ask)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(held, number)
+    assert pid(ask) == held
     os.kill(held, signal.SIGKILL)
     while _lives(held):
         time.sleep(0.05)
     assert ask("echo", "on") == "on"
+
+
+def test_a_worker_that_reads_nothing_is_given_up(ask):
+    held = pid(ask)
+    os.kill(held, signal.SIGSTOP)
+    with refused("no answer in 0.3 s", WorkerError):
+        ask("echo", bytes(2**20), limits=Limits(1, 0.3, LITTLE))
+    assert not _lives(held)
 
 
 def test_an_error_of_ours_is_the_same_error(ask):
@@ -179,13 +188,6 @@ def test_a_signal_ends_the_wait(ask):
     assert ask("echo", 1) == 1
 
 
-def test_it_leaves_signals_of_the_terminal_to_its_parent(ask):
-    held = pid(ask)
-    os.kill(held, signal.SIGINT)
-    os.kill(held, signal.SIGTERM)
-    assert pid(ask) == held
-
-
 def message(value, *contents) -> bytes:
     text = json.dumps(value).encode()
     return struct.pack("<Q", len(text)) + text + b"".join(contents)
@@ -212,11 +214,11 @@ LIES = [
 ]
 
 
-@pytest.mark.parametrize("content", LIES, ids=range(len(LIES)))
-def test_answers_that_lie_are_refused(ask, content):
+def test_answers_that_lie_are_refused(ask):
     """A parser that was taken over can answer what it likes."""
-    with pytest.raises(WorkerError, match=r"^a\.bin: "):
-        ask("rubbish", content)
+    for number, content in enumerate(LIES):
+        with pytest.raises(WorkerError, match=r"^a\.bin: "):
+            pytest.fail(f"lie {number}: {ask('rubbish', content)!r}")
     assert ask("echo", 1) == 1
 
 

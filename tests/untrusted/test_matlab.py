@@ -129,20 +129,19 @@ def deflated(content):
     return struct.pack("<II", 15, len(packed)) + packed
 
 
-@pytest.mark.parametrize(
-    ("inner", "what"), [({"a": 1}, "is a struct"), (scipy.sparse.csc_array(np.eye(2)), "is a csc_")]
-)
+NOT_PLAIN = [
+    ({"a": 1}, "is a struct"),
+    (scipy.sparse.csc_array(np.eye(2)), "is a csc_"),
+    (np.array([[1 + 2j]]), "complex"),
+]
+
+
+@pytest.mark.parametrize(("inner", "what"), NOT_PLAIN, ids=lambda value: str(value)[:9])
 def test_what_is_not_a_plain_array_is_refused(inner, what, tmp_path):
     scipy.io.savemat(tmp_path / "a.mat", {"x": inner, "y": cells(np.eye(2), cells(inner, np.eye(2)))})
-    for name, place in (("x", "x"), ("y", r"y\{\.\.\.\}\{\.\.\.\}")):
-        with refused(rf"a\.mat: '{place}' {what}", DataError):
+    for name, place in (("x", "'x' "), ("y", r"'y\{\.\.\.\}\{\.\.\.\}' ")):
+        with refused(rf"a\.mat: {'.*' if what == 'complex' else place}{what}", DataError):
             matlab.read(tmp_path / "a.mat", [name])
-
-
-def test_complex_numbers_are_refused(tmp_path):
-    scipy.io.savemat(tmp_path / "a.mat", {"x": np.array([[1 + 2j, 3]])})
-    with refused(r"a\.mat: .*complex", DataError):
-        matlab.read(tmp_path / "a.mat", ["x"])
 
 
 CONTENTS = [("struct", "is a struct"), ("names", "values of type object"), ("complex", "values of type complex")]

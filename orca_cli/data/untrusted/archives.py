@@ -45,7 +45,7 @@ def unpack(archive: Path, folder: Path, reporter: Reporter, members: Callable[[s
     Args:
         archive: tar, tar.gz, zip, or gzip of one file, whose name is the archive's without `.gz`.
         folder: created if it is missing.
-        reporter: is told the archive's name.
+        reporter: shows the archive's name.
         members: whether a path inside the archive is wanted; the others are checked and not written.
 
     Raises:
@@ -116,12 +116,12 @@ class _Job:
             raise self.refused("leads out of the folder, or has an unsafe name", name)
         if is_folder or not (self.is_selected is None or self.is_selected(str(path))):
             return None
-        self.allow(size)
+        self.allow(self.bytes + size)
         storage.require_space(self.temporary, size, f"member {ascii(name[:100])}")
         return path
 
-    def allow(self, more: int) -> None:
-        total = self.bytes + more
+    def allow(self, total: int) -> None:
+        """Check a number of unpacked bytes."""
         if total > _MAX_BYTES:
             raise self.refused(f"unpacks to more than {_MAX_BYTES:,} bytes")
         if total > max(_FREE_RATIO, self.size * _MAX_RATIO):
@@ -140,22 +140,35 @@ class _Job:
             while chunk := stream.read(_CHUNK):
                 signals.check()
                 done += len(chunk)
-                self.allow(len(chunk))
                 self.bytes += len(chunk)
+                self.allow(self.bytes)
                 file.write(chunk)
         if size is not None and done != size:
             raise EOFError(f"member {ascii(str(path)[:100])} has {done:,} of {size:,} bytes")
         self.written.append(path)
 
 
+class _Stream:
+    """The bytes of a tar; members that are not wanted, and what follows the last one, count as well."""
+
+    def __init__(self, file: IO[bytes] | gzip.GzipFile, job: _Job) -> None:
+        self._file, self._job, self._bytes = file, job, 0
+
+    def read(self, size: int) -> bytes:
+        signals.check()
+        content = self._file.read(size)
+        self._bytes += len(content)
+        self._job.allow(self._bytes)
+        return content
+
+
 def _unpack_tar(job: _Job) -> None:
     with open(job.archive, "rb") as file:
         packed = file.read(2) == GZIP
         file.seek(0)
-        inner: Any = gzip.GzipFile(fileobj=file) if packed else file
+        inner: Any = _Stream(gzip.GzipFile(fileobj=file) if packed else file, job)
         with tarfile.open(fileobj=inner, mode="r|", bufsize=_CHUNK, errorlevel=2, tarinfo=_Header) as archive:
             for member in archive:
-                signals.check()
                 special = member.type not in (*_CONTENT, tarfile.DIRTYPE) or member.issparse()
                 path = job.member(member.name, member.isdir(), member.size, special)
                 if path is not None:

@@ -212,12 +212,14 @@ def _transfer(
         if start == 0:
             storage.write_bytes(part, b"")  # before the notes name its origin
             storage.write_text(notes, f"{url}\n{current}")
-        _write(part, response, reporter, start, total)
+        _write(part, response, reporter, start, total, size)
     if total is not None and (arrived := _size(part)) != total:
         raise CutOffError(f"the connection broke off at {arrived:,} of {total:,} bytes")
 
 
-def _write(part: Path, response: requests.Response, reporter: Reporter, start: int, total: int | None) -> None:
+def _write(
+    part: Path, response: requests.Response, reporter: Reporter, start: int, total: int | None, size: int | None
+) -> None:
     """Append what arrives, as it was sent and as it comes, so that an interrupted download can be resumed."""
     # read() would wait for a whole chunk from a slow server; old releases of urllib3 have no read1().
     read = getattr(response.raw, "read1", response.raw.read)
@@ -230,7 +232,11 @@ def _write(part: Path, response: requests.Response, reporter: Reporter, start: i
             with storage.guarded(part):
                 file.write(chunk)
             before, done = done // _MB, done + len(chunk)
+            if total is None and size is not None and done > (1 + TOLERANCE) * size:
+                part.unlink()
+                raise RefusedError(f"gives more than the {size:,} bytes that are expected")
             if done // _MB > before:
+                storage.require_space(part.parent, _SPARE, part.name)
                 advance(done // _MB - before)
 
 

@@ -161,6 +161,7 @@ class _Process:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
+        os.set_blocking(self._to, False)  # a process that reads nothing ends at its limit too
 
     def call(self, function: Callable[..., Any], arguments: dict[str, Any], limits: Limits, where: str) -> Any:
         """Return what a function returns."""
@@ -171,6 +172,7 @@ class _Process:
             for part in _pack(request):
                 view = memoryview(part).cast("B")
                 while view:
+                    self._wait([], [self._to])
                     view = view[os.write(self._to, view) :]
             kind, content = _unpack(self.memory or _MOST_BYTES, self._fill)
             error = _error_of(*content) if kind == "error" else None
@@ -211,13 +213,17 @@ class _Process:
         if len(buffer) > 2**26:
             check_memory(len(buffer), self._where, hint="use a machine with more memory")
         while buffer:
+            self._wait([self._from], [])
+            count = os.readv(self._from, [buffer])
+            if count == 0:
+                raise self._ended()
+            buffer = buffer[count:]
+
+    def _wait(self, readable: list[int], writable: list[int]) -> None:
+        signals.check()
+        while not any(select.select(readable, writable, [], _SLICE_S)):
             signals.check()
-            if select.select([self._from], [], [], _SLICE_S)[0]:
-                count = os.readv(self._from, [buffer])
-                if count == 0:
-                    raise self._ended()
-                buffer = buffer[count:]
-            elif time.monotonic() > self._end:
+            if time.monotonic() > self._end:
                 raise OverTimeError(f"failed: its process gave no answer in {self._limits.wait_s:g} s")
 
     def _ended(self) -> StoppedError:

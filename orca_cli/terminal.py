@@ -109,6 +109,11 @@ def facts(rows: Iterable[tuple[str, str | Text]]) -> RenderableType:
     return table(("", ""), rows)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as 1 run or 2 runs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def print_result(*things: RenderableType) -> None:
     """Print results on standard output: Rich renderables, and texts without folding, each with a line break."""
     console = stdout()

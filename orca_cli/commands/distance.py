@@ -13,7 +13,7 @@ from orca_cli import terminal
 from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.exceptions import UsageError
 from orca_cli.runs.settings import as_typed
-from orca_cli.terminal import Result
+from orca_cli.terminal import Result, counted
 
 if TYPE_CHECKING:  # imports torch
     from orca_cli.prediction.distance import Comparison, Side
@@ -93,4 +93,4 @@ def _show(comparison: Comparison) -> Iterator[RenderableType]:
 
 
 def _side(side: Side) -> str:
-    return f"{side.name}: {side.points} points of width {side.width}, {side.classes} classes"
+    return f"{side.name}: {counted(side.points, 'point')} of width {side.width}, {side.classes} classes"

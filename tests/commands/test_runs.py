@@ -123,7 +123,7 @@ def test_diff_shows_settings_that_differ_and_results(root):
     assert (diff["settings"], diff["same_experiment"]) == (expected, False)
     assert diff["results"]["zero_one"] == {"a": 0.1, "b": 0.2}
     other = _with_settings(add_run(root, identity="b" * 64), text, decided)
-    assert "content of data files" in read_text("runs", "diff", first, other)
+    assert "no setting differs" in read_text("runs", "diff", first, other)
     assert read_json("runs", "diff", first, first)["same_experiment"]
     (second / "config.yaml").write_text("train: [")
     assert "config.yaml" in refused(10, "runs", "diff", first, second)

@@ -35,7 +35,7 @@ def test_six_runs_survive_what_is_lost_with_the_bits_of_undisturbed_ones(bench, 
     assert not problems, "\n".join([*problems, *(path.read_text() for path in bench.folder.glob("driver-*.log"))])
     assert bench.done == FAULTS[bench.on]  # the premise
     logs = "".join(path.read_text() for path in bench.folder.glob("driver-*.log"))
-    assert not bench.deadly or "1 of 7 runs are not completed" in logs  # the one that kills its worker every time
+    assert not bench.deadly or "1 of 7 runs is not completed" in logs  # the one that kills its worker every time
     scorecard.add(
         f"sweeps on {bench.on} with faults / every run completed once with its bits", cases=1, passed=1, target=1
     )

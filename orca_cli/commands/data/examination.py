@@ -30,9 +30,9 @@ def check_task(config: Config, reporter: Reporter, samples: int, problems: list[
 
     Args:
         config: the settings of a run.
-        reporter: is told how far it is.
-        samples: that are read of a split; targets are counted in full.
-        problems: what is wrong is added here.
+        reporter: shows progress.
+        samples: the most that are read of a split; targets are counted in full.
+        problems: gets a line for everything that is wrong.
 
     Returns:
         JSON-able: kind, shapes, per split counts, ranges and classes, overlaps.
@@ -62,7 +62,7 @@ def check_task(config: Config, reporter: Reporter, samples: int, problems: list[
         known, read = set(hashes[first]), len(hashes[second])
         shared = sum(digest in known for digest in hashes[second])
         if shared >= max(1, _OVERLAP * read):
-            problems.append(f"{shared} of {read} samples of {second} are also in {first}")
+            problems.append(f"{shared} of {read} samples of {second} also in {first}")
         overlaps.append({"first": first, "second": second, "shared": shared, "of": read})
     shapes = {"kind": task.kind, "input_shape": list(task.input_shape), "num_outputs": task.num_outputs}
     return {**shapes, "synthetic": task.synthetic, "note": task.note, "splits": splits, "overlaps": overlaps}
@@ -79,10 +79,10 @@ def check_source(config: Config, reporter: Reporter, problems: list[str]) -> dic
     split: dict[str, Any] = {"n": len(inputs)}
     shape: list[int] = []
     if isinstance(inputs, np.ndarray):
-        shape, split["inputs"] = list(inputs.shape[1:]), _range([inputs], "", problems)
+        shape, split["inputs"] = list(inputs.shape[1:]), _range([inputs], "all", problems)
     if len(inputs) != len(labels):
-        problems.append(f"{len(inputs)} inputs and {len(labels)} labels")
-    split["classes"] = _classes(labels, len(names), "labels", problems)
+        problems.append(f"all: {len(inputs)} inputs and {len(labels)} labels")
+    split["classes"] = _classes(labels, len(names), "all", problems)
     return {"kind": source.modality, "input_shape": shape, "num_outputs": len(names), "splits": {"all": split}}
 
 

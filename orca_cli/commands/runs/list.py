@@ -53,7 +53,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     records = [_record(one, one.path in replaced) for one in entries[: arguments.latest]]
     total = sum(record["bytes"] for record in records)
     count = f"{len(records)} of {len(entries)}" if len(records) < len(entries) else str(len(entries))
-    text = f"{count} runs, {size_text(total)}"
+    text = f"{count} {'run' if len(entries) == 1 else 'runs'}, {size_text(total)}"
     rows = []
     for record in records:
         is_good = record["state"] in ("completed", "running")

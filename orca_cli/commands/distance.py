@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", help=".npz file, or name of a task or source: the source")
     parser.add_argument("b", metavar="B", help="likewise: the target")
     text = "metric (default: otdd), seed, device (cpu), body; a metric's parameters; how named data are embedded"
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=text)
+    parser.add_argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help=text)
     text = "draw at most N points from each side; 0: all; default: 1000"
     parser.add_argument("--points", type=int, default=1000, metavar="N", help=text)
     add_config_dir(parser, "metric/x.yaml, task/x.yaml, ...")

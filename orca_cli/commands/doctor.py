@@ -78,7 +78,8 @@ def _lines(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield name, version or "missing"
     devices, weights = machine["devices"], machine["weights"]
     if cpu := devices["cpu"]:
-        yield "cpu", "{processors} processors, {threads} threads used, {memory_gib} GiB memory".format(**cpu)
+        used = f"{counted(cpu['processors'] or 1, 'processor')}, {counted(cpu['threads'], 'thread')} used"
+        yield "cpu", f"{used}, {cpu['memory_gib']} GiB memory"
         yield "cuda", "; ".join("{name}, {memory_gib} GiB".format(**card) for card in devices["cuda"]) or "none"
         yield "mps", "available" if devices["mps"] else "none"
     for name, folder in machine["folders"].items():

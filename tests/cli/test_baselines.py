@@ -85,7 +85,7 @@ def test_tables_have_boosting_which_learns_from_what_the_run_learned_from_and_th
 ):
     """The sign of a product is nothing to a linear model, and easy for trees."""
     rng = np.random.default_rng(0)
-    rows = [f"{a:.3f},{b:.3f},{'yes' if a * b > 0 else 'no'}" for a, b in rng.normal(size=(400, 2))]
+    rows = [f"{a:.3f},{b:.3f},{'yes' if a * b > 0 else 'no'}" for a, b in rng.normal(size=(200, 2))]
     (tmp_path / "own.csv").write_text("\n".join(["a,b,c", *rows]))
     words = ["task=table", "task.train=own.csv", "task.target=c", *SHORT, "baselines=simple", "train.refit=true"]
     done = run(*words, f"body.checkpoint={tiny['bert']}", "source.size=160")

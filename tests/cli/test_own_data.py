@@ -39,8 +39,11 @@ def learned(done, share=1.0):
     return done.result["error"]["value"] < share * done.result["trivial_error"]
 
 
+# A smooth volume is to be given back with its sign changed: what is learned has to come out where it went in.
+AXES = np.meshgrid(*(np.linspace(0, 1, size) for size in (4, 6, 5)), indexing="ij")
+VOLUMES = np.einsum("nk,kdhw->ndhw", np.random.default_rng(0).normal(size=(N, 3)), AXES)[:, None]
 MAPS, SERIES = RNG.normal(size=(80, 1, 7, 11)), RNG.normal(size=(80, 2, 23))
-# name -> (body, kind, settings, arrays): every kind, in 1-D and 2-D, on every family.
+# name -> (body, kind, settings, arrays): every kind, in one to three dimensions, on every family.
 COMBINATIONS = {
     "classes of maps": ("vit", "classes", [], {"x": MAPS, "y": (MAPS.mean((1, 2, 3)) > 0).astype(int)}),
     "labels of series": (
@@ -51,6 +54,7 @@ COMBINATIONS = {
     ),
     "series": ("vit", "dense", [], {"x": SERIES, "y": 100 + 5 * SERIES.cumsum(2)}),
     "class maps": ("swin", "dense", [], {"x": MAPS, "y": (MAPS[:, 0] > 0).astype(int)}),
+    "volumes": ("bert", "dense", ["metric=none"], {"x": VOLUMES, "y": -VOLUMES}),
 }
 
 
@@ -59,7 +63,7 @@ def test_own_data_of_every_kind_on_every_family(run_on, name):
     body, kind, more, arrays = COMBINATIONS[name]
     done = run_on(f"task.kind={kind}", "train.epochs=6", "train.batch_size=8", *more, body=body, **arrays)
     assert callable(load_preprocessing(done.folder / "1_build").inputs)
-    assert learned(done, 0.8), done.out
+    assert learned(done, 0.5 if name == "volumes" else 0.8), done.out
 
 
 def test_several_numbers_in_units_of_their_own_with_another_error_and_loss_by_name(run_on):
@@ -130,17 +134,13 @@ def long_table(folder):
     return ["task=table", "task.train=own.csv", "task.id=who", "task.time=t", "task.target=kind"], "own.csv"
 
 
-FORMS = {
-    "lengths": length_arrays,
-    "symbols": symbol_table,
-    "long table": long_table,
-}
+FORMS = {"lengths": length_arrays, "symbols": symbol_table, "long table": long_table}
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_run_and_its_predictions(run_on, orca, refused, tmp_path, name):
     words, file = FORMS[name](tmp_path)
-    done = run_on(*words, "train.epochs=6", "train.batch_size=8", "train.lr=1e-3", "align.source_points=200")
+    done = run_on(*words, "train.epochs=3", "train.batch_size=8", "train.lr=1e-3", "align.source_points=200")
     assert learned(done)
     code, out, err = orca("predict", done.folder, file)
     assert code == 0, err
@@ -159,12 +159,3 @@ def test_a_run_and_its_predictions(run_on, orca, refused, tmp_path, name):
         assert (code, len(out.splitlines())) == (0, 33), err
         assert "31 of them with a symbol that training lacks (X)" in err
         assert "1 of them longer than 11 symbols and cut at the end" in err
-
-
-def test_dense_outputs_of_volumes(run_on):
-    """A smooth volume is to be given back with its sign changed: what is learned has to come out where it went in."""
-    axes = np.meshgrid(*(np.linspace(0, 1, size) for size in (4, 6, 5)), indexing="ij")
-    x = np.einsum("nk,kdhw->ndhw", np.random.default_rng(0).normal(size=(N, 3)), axes)[:, None]
-    done = run_on("task.kind=dense", "metric=none", "train.epochs=6", "train.batch_size=8", x=x, y=-x)
-    assert learned(done, 0.5)
-    assert outputs(done.folder).shape == (6, 1, 4, 6, 5)

@@ -58,7 +58,9 @@ def trial_runs(environment):
 
 
 @pytest.mark.slow
-def test_a_killed_search_does_no_trial_twice_and_the_next_run_trains_as_its_best_trial(fork, environment, words):
+def test_a_killed_search_does_no_trial_twice_and_the_next_run_trains_as_its_best_trial(
+    fork, environment, words, user_folder
+):
     """Nothing of a search opens the test split; the run after it does."""
     case = fork("tune", *words, *SEARCH, "metric=none")
     wait_for(case, "trial 1: train.lr")
@@ -71,7 +73,7 @@ def test_a_killed_search_does_no_trial_twice_and_the_next_run_trains_as_its_best
     assert case.wait(300) == 0, case.err
     assert "trial 0: " not in case.err
     (tested,) = results(environment)
-    again = fork("tune", *words, *SEARCH, "metric=none", "--json")
+    again = fork("tune", *words, *SEARCH, "metric=none", "--allow-module", "json", "--json")
     assert again.wait(60) == 0, again.err
     (search,) = json.loads(again.out)["searches"]
     assert [trial["state"] for trial in search["trials"]] == ["completed"] * 2
@@ -96,6 +98,7 @@ def test_a_killed_search_does_no_trial_twice_and_the_next_run_trains_as_its_best
     command = search["next"].split()
     assert command[:2] == ["orca", "run"]
     assert "hparams=digits-minilm" in command
+    assert command[-4:] == ["--config-dir", str(user_folder), "--allow-module", "json"]
     case = fork(*(word for word in command[1:] if word != "metric=none"), "metric=none", "baselines=none")
     assert case.wait(120) == 0, case.err
     assert "already completed" in case.err

@@ -1,10 +1,10 @@
 """`orca runs` and `orca report` as they are typed, on trees of records, with faults among them."""
 
 import fcntl
+import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from orca_cli import storage
+from orca_cli.cli import main
 from tests.commands.called import call, read_json, read_text, refused
+from tests.reliability import places
 from tests.report.trees import add_run
 
 
@@ -87,6 +89,8 @@ def test_list_filters_by_typed_composed_and_decided_settings(root):
     assert names("--where", "train.clip=null") == {composed.name}
     assert names("--where", "metric=otdd", "--where", "seed=0,1") == {typed.name, composed.name}
     assert names("--where", "state=completed", "--latest", "1") == {decided.name}
+    for words, count in ((["seed=0"], "1 run, "), (["seed=0,1", "--latest", "1"], "1 of 2 runs, ")):
+        assert read_text("runs", "list", "--where", *words).splitlines()[-1].startswith(count)
     assert "no run has train.lr=3" in refused(11, "runs", "list", "--where", "train.lr=3")
     refused(2, "runs", "list", "--where", "train.lr")
     refused(2, "runs", "list", "--latest", "0")
@@ -101,6 +105,17 @@ def test_show_tells_result_decisions_baselines_and_files(root):
     record = read_json("runs", "show", run)["run"]
     assert record["result"] == json.loads((run / "result.json").read_text())
     assert record["files"] == {file.name: file.stat().st_size for file in sorted(run.iterdir())}
+
+
+def test_show_passes_over_a_folder_that_cannot_be_read(root, fork_server):
+    closed = add_run(root) / "3_finetune"
+    closed.mkdir(mode=0)
+    case = fork_server.start(
+        ["runs", "show", closed.parent.name], hook=f"{places.__name__}:without_privileges:{closed}"
+    )
+    assert case.wait(60) == 0, case.err
+    assert "3_finetune" in case.out
+    closed.chmod(0o700)
 
 
 def test_a_damaged_run_is_one_line(root):
@@ -241,10 +256,12 @@ def test_report_is_strict_where_runs_have_failed_or_are_broken(root):
         shutil.rmtree(root / "digits")
 
 
-def test_an_output_that_has_only_ascii_gets_ascii(root):
+def test_an_output_that_has_only_ascii_gets_ascii(root, monkeypatch):
     add_run(root, body="caf\u00e9")
-    command = [sys.executable, "-m", "orca_cli", "report", str(root)]
-    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 0, done.stderr
-    assert b"10.0 \\xb1 - (1)" in done.stdout
-    assert b"caf\\xe9" in done.stdout
+    with io.TextIOWrapper(io.BytesIO(), encoding="ascii") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert main(["report", str(root)]) == 0
+        out.flush()
+        text = out.buffer.getvalue()
+    assert b"10.0 \\xb1 - (1)" in text
+    assert b"caf\\xe9" in text

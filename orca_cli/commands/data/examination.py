@@ -62,7 +62,7 @@ def check_task(config: Config, reporter: Reporter, samples: int, problems: list[
         known, read = set(hashes[first]), len(hashes[second])
         shared = sum(digest in known for digest in hashes[second])
         if shared >= max(1, _OVERLAP * read):
-            problems.append(f"{shared} of {read} samples of {second} also in {first}")
+            problems.append(f"{shared} of {read} samples of {second} {'is' if shared == 1 else 'are'} also in {first}")
         overlaps.append({"first": first, "second": second, "shared": shared, "of": read})
     shapes = {"kind": task.kind, "input_shape": list(task.input_shape), "num_outputs": task.num_outputs}
     return {**shapes, "synthetic": task.synthetic, "note": task.note, "splits": splits, "overlaps": overlaps}

@@ -15,7 +15,7 @@ from orca_cli.commands.runs import age, named_error, run_record, since
 from orca_cli.config.configuration import default_folders
 from orca_cli.report.records.collect import Broken, Run, collect
 from orca_cli.report.records.filters import Values, where
-from orca_cli.terminal import Result
+from orca_cli.terminal import Result, counted
 
 EXAMPLES = """\
 examples:
@@ -52,8 +52,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     entries = sorted(entries, key=lambda one: moment.timestamp() if (moment := since(one.path)) else 0.0, reverse=True)
     records = [_record(one, one.path in replaced) for one in entries[: arguments.latest]]
     total = sum(record["bytes"] for record in records)
-    count = f"{len(records)} of {len(entries)}" if len(records) < len(entries) else str(len(entries))
-    text = f"{count} {'run' if len(entries) == 1 else 'runs'}, {size_text(total)}"
+    some = f"{len(records)} of " if len(records) < len(entries) else ""
+    text = f"{some}{counted(len(entries), 'run')}, {size_text(total)}"
     rows = []
     for record in records:
         is_good = record["state"] in ("completed", "running")

@@ -9,6 +9,8 @@ from orca_cli.stages.build import build
 from orca_cli.terminal import LogReporter
 from tests.cli.conftest import curve
 
+FALLS_TO = 0.5  # of the exact distance before alignment
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("features", "classes"), [("pooled", 0), ("sequence", "null")])
@@ -26,7 +28,7 @@ def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exac
     measured = {"token_variance", "variance_within", "variance_between", "heldout", "heldout_exact"}
     for line in epochs:
         assert set(line) == (always | measured if line["epoch"] in (0, 5) else always)
-    assert epochs[5]["heldout_exact"] < epochs[0]["heldout_exact"]
+    assert epochs[5]["heldout_exact"] < FALLS_TO * epochs[0]["heldout_exact"]
     assert epochs[5]["heldout"] < epochs[0]["heldout"]
     for name, values in done.result["alignment"]["collapse"].items():
         assert values["before"] == epochs[0][name]
@@ -67,10 +69,7 @@ def test_one_rate_serves_metrics_whose_gradients_differ(run, small):
     assert max(raw) > 10 * min(raw)
 
 
-FALLS_TO = 0.5  # of the exact distance before alignment
-
-
-METRICS = ["otdd", "otdd_by_class", "otdd_exact", "otdd_reference", "otdd_gaussian"]
+METRICS = ["otdd", "otdd_exact", "otdd_reference", "otdd_gaussian"]  # and otdd_by_class above
 
 
 @pytest.mark.slow

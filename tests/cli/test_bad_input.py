@@ -153,12 +153,7 @@ SEQUENCE = ["metric=otdd", "align.features=sequence", "source.size=160"]
 BAD_DATA = {
     "nan": (11, {"x": np.full((60, 3, 9), np.nan)}, [], ["own.npz", "channel 0, 1, 2 has no known value"]),
     "objects": (12, {"x": np.array([{}] * 60, dtype=object)}, [], ["own.npz[x]: an array of Python objects"]),
-    "weights": (
-        10,
-        {"y": NAMES},
-        ["train.class_weights=[1,2]"],
-        ["2 weights, but 3 outputs", "in their order"],
-    ),
+    "weights": (10, {"y": NAMES}, ["train.class_weights=[1,2]"], ["2 weights, but 3 outputs", "in their order"]),
     "series flipped": (10, {"y": MAPS}, ["task.kind=dense", "augment=flip", "--dry-run"], ["inputs are series"]),
     "whole sequences": (
         10,

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from orca_cli import storage
+from orca_cli import storage, terminal
 from orca_cli.cli import main
 from tests.commands.called import call, read_json, read_text, refused
 from tests.reliability import places
@@ -94,6 +95,21 @@ def test_list_filters_by_typed_composed_and_decided_settings(root):
     assert "no run has train.lr=3" in refused(11, "runs", "list", "--where", "train.lr=3")
     refused(2, "runs", "list", "--where", "train.lr")
     refused(2, "runs", "list", "--latest", "0")
+
+
+def test_list_can_be_read_on_80_columns(root, monkeypatch):
+    run, failed = (
+        add_run(root, variant={"train.lr": "1e-4", "train.epochs": "3"}),
+        add_run(root, seed=1, state="failed"),
+    )
+    wide = read_text("runs", "list")
+    monkeypatch.setattr(terminal, "stdout", lambda: Console(file=sys.stdout, highlight=False, width=80))
+    narrow = read_text("runs", "list")
+    assert run.name in wide
+    for name, text in ((run.name, "train.lr=1e-4 train.epochs=3"), (failed.name, "NonFiniteError")):
+        (line,) = (line for line in narrow.splitlines() if line.startswith(f"{name[-8:]}  ") and text in line)
+        assert text in wide
+    assert "zero_one 10.00 %" in narrow
 
 
 def test_show_tells_result_decisions_baselines_and_files(root):

@@ -54,7 +54,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         else:
             others.append(text)
     if not words["seed"].isdecimal():
-        raise UsageError(f"'{words['seed']}' is not an integer", where="seed", hint="such as seed=0")
+        raise UsageError(f"'{words['seed']}' is not an integer from 0 on", where="seed", hint="such as seed=0")
     terminal.configure_logging(quiet=True)
     from orca_cli.prediction.distance import distance
 

@@ -19,6 +19,7 @@ from orca_cli.commands.data.examination import examine_split
 from orca_cli.config import catalogue
 from orca_cli.data.data_folder import CHECKSUMS
 from orca_cli.data.samples import ArraySamples
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import TaskData
 from orca_cli.terminal import LogReporter
 from tests import benchmark_files
@@ -338,6 +339,23 @@ def test_check_reports_numbers_that_are_none():
         "train: 1 NaN and 1 infinite numbers in the targets",
         "train: 2 targets that are neither 0 nor 1 nor NaN",
     ]
+
+
+class Reversed(ArraySamples):
+    """Samples whose list of targets has another order than their batches."""
+
+    def targets(self):
+        return super().targets()[::-1].copy()
+
+
+def test_check_finds_a_reader_that_does_not_keep_its_word():
+    split, problems = Reversed(np.ones((6, 1, 4), np.float32), np.arange(6) % 2), []
+    task = TaskData("classes", (1, 4), 2, split, split, lambda: split)
+    examine_split(task, "train", split, np.arange(6), LogReporter(), problems)
+    assert problems == ["train: batches have other targets than the list of targets"]
+    task = TaskData("classes", (1, 5), 2, split, split, lambda: split)
+    with pytest.raises(DataError, match=r"inputs of shape \(1, 4\), but the task announces \(1, 5\)"):
+        examine_split(task, "train", split, np.arange(6), LogReporter(), problems)
 
 
 @pytest.mark.parametrize("task", ["jsb", "satellite"])

@@ -167,6 +167,8 @@ def test_bad_words_and_names_give_one_line(files, monkeypatch):
         assert message in refused(10, "distance", *files, *words.split())
     assert "third data set" in refused(2, "distance", *files, "c.npz")
     assert "are required: A, B;" in refused(2, "distance")
-    assert "seed: 'one' is not an integer" in refused(2, "distance", *files, "seed=one")
+    assert all(
+        "is not an integer from 0 on" in refused(2, "distance", *files, f"seed={text}") for text in ("one", "-1")
+    )
     for words, message in BAD_NAMES.items():
         assert message in refused(10, "distance", *words.split())

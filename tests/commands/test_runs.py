@@ -221,7 +221,8 @@ def test_gc_is_dry_and_then_frees_what_it_said(root, tmp_path):
     cache, elsewhere = tmp_path / "home" / "cache", tmp_path / "elsewhere"
     done = add_run(root)
     half_removed, foreign = root / "digits" / ".tmp-del-7-run", cache / "datasets" / "mine"
-    for path in (half_removed, foreign, elsewhere / ".tmp-old"):
+    damaged = root / "digits.bad-2026-01-01"
+    for path in (half_removed, foreign, elsewhere / ".tmp-old", damaged / ".tmp-1"):
         path.mkdir(parents=True)
         _aged(path, 100)
     (root / "linked").symlink_to(elsewhere)
@@ -231,13 +232,19 @@ def test_gc_is_dry_and_then_frees_what_it_said(root, tmp_path):
     aside.touch()
     old, used = _entry(cache, "alignments", "a" * 32, 40), _entry(cache, "alignments", "b" * 32, 3)
     locked = _entry(cache, "floors", "c" * 32, 40)
-    expected = {aside: "interrupted write", half_removed: "interrupted write", old: "cache"}
+    expected = {
+        damaged: "interrupted write",
+        aside: "interrupted write",
+        half_removed: "interrupted write",
+        old: "cache",
+    }
     kept = [being_written, elsewhere / ".tmp-old", used, locked, foreign, done, root / "digits" / "a.bad-2026"]
     with open(cache / "floors" / f"{'c' * 32}.lock", "r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for words in ([], ["--yes"]):
             record = read_json("runs", "gc", *words)
             assert {Path(one["path"]): one["kind"] for one in record["items"]} == expected
+            assert len(record["items"]) == len(expected)
             assert record["dry"] is not bool(words)
             assert record["bytes"] >= 1000
             assert [path.exists() for path in expected] == [not words] * len(expected)

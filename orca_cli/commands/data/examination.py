@@ -17,7 +17,7 @@ from orca_cli import seeding, signals
 from orca_cli.config.schema import Config
 from orca_cli.data.blocks import blocks
 from orca_cli.data.samples import input_hashes
-from orca_cli.exceptions import OrcaError
+from orca_cli.exceptions import DataError, OrcaError
 from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
 from orca_cli.stages.build import read_source, read_task
 
@@ -94,18 +94,28 @@ def examine_split(
     if len(targets) != n:
         problems.append(f"{name}: {n} samples and {len(targets)} targets")
     hashes: list[bytes] = []
+    differing = 0  # batches
     size = max(1, min(256, _BATCH_BYTES // (4 * max(1, math.prod(task.input_shape)))))
 
     def inputs() -> Iterator[np.ndarray]:
+        nonlocal differing
         with reporter.track(f"reading {name}", len(rows)) as advance:
             for start in range(0, len(rows), size):
                 signals.check()
-                batch = split.batch(rows[start : start + size])
+                indices = rows[start : start + size]
+                batch = split.batch(indices)
+                shape, y = tuple(batch.x.shape[1:]), batch.y.numpy()
+                if shape != tuple(task.input_shape):
+                    raise DataError(f"inputs of shape {shape}, but the task announces {task.input_shape}", where=name)
+                expected = np.asarray(targets[indices], dtype=y.dtype)
+                differing += not np.array_equal(y, expected, equal_nan=np.issubdtype(y.dtype, np.floating))
                 hashes.extend(input_hashes(batch))
                 advance(len(batch.x))
                 yield batch.x.numpy()
 
     record: dict[str, Any] = {"n": n, "inputs": _range(inputs(), name, problems), "read": len(hashes)}
+    if differing:
+        problems.append(f"{name}: batches have other targets than the list of targets")
     if not np.issubdtype(targets.dtype, np.floating):
         record["classes"] = _classes(targets, task.num_outputs, name, problems, may_ignore=task.kind == "dense")
         return record, hashes

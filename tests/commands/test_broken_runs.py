@@ -1,6 +1,6 @@
 """Records with wrong values among good ones: listed, passed over, never fatal, by all commands.
 
-Damaged folders: tests/report/test_collect.py and tests/reliability/test_reports.py.
+Damaged folders: tests/report/test_collect.py.
 """
 
 import copy

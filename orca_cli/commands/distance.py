@@ -13,7 +13,7 @@ from orca_cli import terminal
 from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.exceptions import UsageError
 from orca_cli.runs.settings import as_typed
-from orca_cli.terminal import Result
+from orca_cli.terminal import Result, counted
 
 if TYPE_CHECKING:  # imports torch
     from orca_cli.prediction.distance import Comparison, Side
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", help=".npz file, or name of a task or source: the source")
     parser.add_argument("b", metavar="B", help="likewise: the target")
     text = "metric (default: otdd), seed, device (cpu), body; a metric's parameters; how named data are embedded"
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=text)
+    parser.add_argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help=text)
     text = "draw at most N points from each side; 0: all; default: 1000"
     parser.add_argument("--points", type=int, default=1000, metavar="N", help=text)
     add_config_dir(parser, "metric/x.yaml, task/x.yaml, ...")
@@ -54,7 +54,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         else:
             others.append(text)
     if not words["seed"].isdecimal():
-        raise UsageError(f"'{words['seed']}' is not an integer", where="seed", hint="such as seed=0")
+        raise UsageError(f"'{words['seed']}' is not an integer from 0 on", where="seed", hint="such as seed=0")
     terminal.configure_logging(quiet=True)
     from orca_cli.prediction.distance import distance
 
@@ -93,4 +93,4 @@ def _show(comparison: Comparison) -> Iterator[RenderableType]:
 
 
 def _side(side: Side) -> str:
-    return f"{side.name}: {side.points} points of width {side.width}, {side.classes} classes"
+    return f"{side.name}: {counted(side.points, 'point')} of width {side.width}, {side.classes} classes"

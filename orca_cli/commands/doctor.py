@@ -14,12 +14,13 @@ from typing import Any
 from rich.text import Text
 
 from orca_cli import __version__, storage, terminal
+from orca_cli.commands.body import named as named_bodies
 from orca_cli.config import configuration
-from orca_cli.exceptions import CheckpointError, OrcaError, StorageError, UnavailableError
+from orca_cli.exceptions import CheckpointError, ConfigError, OrcaError, StorageError, UnavailableError
 from orca_cli.runs.check import Checked, check
 from orca_cli.runs.claim import named
 from orca_cli.runs.environment import PACKAGES, requirements, unmet_requirements, version_of
-from orca_cli.terminal import Result
+from orca_cli.terminal import Result, counted
 
 _DISTRIBUTION = "orca-transfer"
 _GIB = 2**30
@@ -77,12 +78,16 @@ def _lines(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield name, version or "missing"
     devices, weights = machine["devices"], machine["weights"]
     if cpu := devices["cpu"]:
-        yield "cpu", "{processors} processors, {threads} threads used, {memory_gib} GiB memory".format(**cpu)
+        used = f"{counted(cpu['processors'] or 1, 'processor')}, {counted(cpu['threads'], 'thread')} used"
+        yield "cpu", f"{used}, {cpu['memory_gib']} GiB memory"
         yield "cuda", "; ".join("{name}, {memory_gib} GiB".format(**card) for card in devices["cuda"]) or "none"
         yield "mps", "available" if devices["mps"] else "none"
     for name, folder in machine["folders"].items():
         yield f"{name} folder", f"{folder['path']}: {folder['problem'] or 'writable'}, {folder['free_gib']} GiB free"
-    yield "default body", f"{weights['body']} ({weights['checkpoint']}): {weights['from'] or weights['problem']}"
+    yield (
+        "default body",
+        f"{weights['body'] or 'unknown'} ({weights['checkpoint'] or 'no checkpoint'}): {weights['from'] or weights['problem']}",
+    )
 
 
 def versions() -> dict[str, str | None]:
@@ -134,10 +139,14 @@ def weights() -> dict[str, Any]:
     from orca_cli.models import checkpoints
     from orca_cli.models.checkpoints import located
 
-    body = str(configuration.default_choices()["body"])
-    checkpoint = configuration.content(configuration.choices("body")[body])["body"]["checkpoint"]
+    body = checkpoint = None
     record = {"body": body, "checkpoint": checkpoint, "found": False, "from": "", "folder": None, "problem": ""}
     try:
+        body = configuration.default_choices().get("body")
+        checkpoint = next((one.checkpoint for one in named_bodies() if one.name == body), None)
+        record |= {"body": body, "checkpoint": checkpoint}
+        if checkpoint is None:
+            raise ConfigError("names no checkpoint", where=f"conf/body/{body}.yaml", hint="install the program again")
         place, packaged = located.find(checkpoint), checkpoints.PACKAGED.get(checkpoint)
         if place.state == "package" and packaged is not None:
             folder = checkpoints.resolve(checkpoint)
@@ -165,4 +174,4 @@ def _show(report: Checked) -> Iterator[str]:
     state = f"{len(report.damaged)} damaged" if report.damaged else "intact"
     state = "not checked" if report.code == CheckpointError.code else state
     advice = "; run its command again, with --force if it is completed" if report.damaged else ""
-    yield f"  {state}: {report.files} files compared with their checksums; state {report.state}{advice}"
+    yield f"  {state}: {counted(report.files, 'file')} compared by checksum; state {report.state}{advice}"

@@ -172,7 +172,8 @@ def job_outcome(end: Ended) -> Outcome:
         text = f"the process exited with code {status}: {(end.last_words.splitlines() or ['no output'])[-1]}"
     elif -status == signals.pending():
         stopped = exceptions.InterruptionError(f"stopped by {signal.Signals(-status).name} before it began")
-        return Outcome("interrupted", signals.exit_code(), failure=Failure(stopped, stopped))
+        stopped.code = signals.exit_code()
+        return ended_by(stopped)
     else:
         hint = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
         text = f"the process was killed by {signal.Signals(-status).name}{hint}"

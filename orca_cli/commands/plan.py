@@ -15,7 +15,7 @@ from orca_cli.experiment import Summary
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RunName
 from orca_cli.runs.settings import in_words
-from orca_cli.terminal import Result
+from orca_cli.terminal import Result, counted
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed, Sweep
@@ -60,7 +60,7 @@ def plan_result(first: Composed, summary: Summary, runs: Sequence[Planned], *, i
     if len(rows) > _MOST_ROWS:
         rows[_MOST_ROWS:] = [("...", *("" for _ in _NAMES))]
     counts = Counter(one.would for one in runs)
-    total = f"{len(runs)} runs: {', '.join(f'{count} {word}' for word, count in counts.items())}"
+    total = f"{counted(len(runs), 'run')}: {', '.join(f'{count} {word}' for word, count in counts.items())}"
     total += f"; about {in_words(expected_s)}" if expected_s else ""
     return Result(record, [build_table(first, summary), terminal.table(("would", *_NAMES), rows), total])
 
@@ -77,5 +77,5 @@ def study_result(sweep: Sweep, runs: Sequence[Planned]) -> Result:
         "jobs": [one.record() | {"labels": one.labels} for one in runs],
     }
     left = sum(one.would != "skip" for one in runs)
-    total = f"study {sweep.study}: {len(runs)} runs, {counts['skip']} done, {left} left"
+    total = f"study {sweep.study}: {counted(len(runs), 'run')}, {counts['skip']} done, {left} left"
     return Result(record, [total, *absent_lines(sweep.absent)])

@@ -11,7 +11,7 @@ from orca_cli import terminal
 from orca_cli.commands.options import add_allow_module, check_at_least
 from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import DataError, UsageError
-from orca_cli.terminal import Result
+from orca_cli.terminal import Result, counted
 
 if TYPE_CHECKING:  # imports torch
     import numpy as np
@@ -90,7 +90,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         "remarks": dict(predictor.remarks),
         "error": None,
     }
-    lines = [f"{len(new)} samples predicted by {predictor.record.name}"]
+    lines = [f"{counted(len(new), 'sample')} predicted by {predictor.record.name}"]
     lines += [f"{count} of them {what}" for what, count in predictor.remarks.items()]
     if targets is not None:
         error, score = predictor.measured_error, predictor.measure(kept.whole(), targets)

@@ -25,7 +25,7 @@ from orca_cli.report.tables import published
 from orca_cli.report.tables.choice import RATE, choose, rates_of
 from orca_cli.report.tables.table import Table, build_table
 from orca_cli.runs import studies
-from orca_cli.terminal import Result
+from orca_cli.terminal import Result, counted
 
 EXAMPLES = """\
 examples:
@@ -93,7 +93,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     failures: list[OrcaError] = []
     failed = sum(run.state in ("failed", "dead") for run in table.unfinished)
     if arguments.strict and (failed or table.broken):
-        text = f"{failed} runs failed and {len(table.broken)} cannot be read"
+        text = f"{counted(failed, 'run')} failed and {len(table.broken)} cannot be read"
         failures.append(SweepError(text, where="--strict", hint="they are listed below the table"))
     comparison = None if arguments.against is None else compare(table, *pair(arguments.against, "--against"))
     page = Page(table, comparison, across(table) if arguments.compare else None)
@@ -101,7 +101,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         charts = contents.all_charts(table, comparison)
         for chart in charts:
             storage.write_text(arguments.figures / f"{chart.name}.svg", draw(chart))
-        terminal.print_error(f"written: {len(charts)} figures in {arguments.figures}")
+        terminal.print_error(f"written: {counted(len(charts), 'figure')} in {arguments.figures}")
     form = "json" if arguments.json else arguments.format
     if form == "html":
         from orca_cli.report.page import document

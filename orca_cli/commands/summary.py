@@ -18,7 +18,7 @@ from orca_cli.runs.directory import STAGE_FOLDERS
 from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.runs.settings import as_typed
-from orca_cli.terminal import Result
+from orca_cli.terminal import Result, counted
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed
@@ -99,7 +99,7 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     if split := result["splits"].get("test"):
         skipped = f", {error['skipped']} skipped" if error["skipped"] else ""
         trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], error['percent'])})"
-        text = f" on {split['n']} samples{skipped} {trivial}"
+        text = f" on {counted(split['n'], 'sample')}{skipped} {trivial}"
         yield "test", Text(error_text(result), style="bold").append(text, "not bold")
     else:
         yield "test", f"none: {error['reason']}"

@@ -22,7 +22,7 @@ from orca_cli.launching.process import Ended
 from orca_cli.runs import studies
 from orca_cli.runs.claim import Activity
 from orca_cli.runs.outcome import Outcome, State
-from orca_cli.terminal import Result
+from orca_cli.terminal import Result, counted
 
 
 @dataclass
@@ -63,7 +63,7 @@ def run(sweep: Sweep, arguments: argparse.Namespace, time_limit_s: float | None)
     """Run all experiments, each in a process of its own that `time_limit_s` limits."""
     jobs = sweep.experiments
     same = len(sweep.jobs) - len(jobs)
-    terminal.log.info(f"sweep of {len(jobs)} runs" + (f"; {same} more are the same experiments" if same else ""))
+    terminal.log.info(f"sweep of {counted(len(jobs), 'run')}" + (f"; repeats left out: {same}" if same else ""))
     root = Path(jobs[0].config.paths.runs or "")
     storage.check_writable(root)
     if sweep.study:
@@ -82,7 +82,7 @@ def run(sweep: Sweep, arguments: argparse.Namespace, time_limit_s: float | None)
         engine.run(work, len(jobs))
         signals.check()
         if lost := sum(outcome.state not in ("completed", "skipped") for outcome in outcomes):
-            text = f"{lost} of {len(jobs)} runs are not completed"
+            text = f"{lost} of {counted(len(jobs), 'run')} {'is' if lost == 1 else 'are'} not completed"
             failures.append(SweepError(text, where="sweep", hint="fix the cause and rerun the command"))
     except OrcaError as error:
         failures.append(error)
@@ -99,5 +99,8 @@ def _result(work: _Jobs, failures: list[OrcaError]) -> Result:
     counts: Counter[str] = Counter(outcome.state for outcome in work.outcomes)
     named = {"skipped": "already completed"}
     words = ", ".join(f"{counts[state]} {named.get(state, state)}" for state in get_args(State) if counts[state])
-    shown = [terminal.table(("job", "settings", "ended", ""), rows), f"sweep of {len(records)} runs: {words}"]
+    shown = [
+        terminal.table(("job", "settings", "ended", ""), rows),
+        f"sweep of {counted(len(records), 'run')}: {words}",
+    ]
     return Result({"schema": 1, "jobs": records}, shown, failures)

@@ -29,7 +29,7 @@ from orca_cli.launching.search import FILE, Search, Trial, check_installed
 from orca_cli.runs.claim import Activity, activity
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.runs.settings import as_typed
-from orca_cli.terminal import Result
+from orca_cli.terminal import Result, counted
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed, Session
@@ -85,7 +85,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         failures: list[OrcaError] = []
         if lost := sum(arm.search.count("failed") for arm in arms):
             hint = "fix the cause and rerun the command, which tries them again"
-            failures.append(SweepError(f"{lost} trials failed", where="tune", hint=hint))
+            failures.append(SweepError(f"{counted(lost, 'trial')} failed", where="tune", hint=hint))
         renderables = [thing for arm in arms for thing in shown(arm)]
         searches = [_record(arm) | {"next": _next_command(arm, arguments)} for arm in arms]
         renderables += [f"Next: {search['next']}" for search in searches if search["best"] is not None]
@@ -124,7 +124,7 @@ def _search(session: Session, overrides: Sequence[str], arguments: argparse.Name
         for arm in arms:
             stack.enter_context(arm.search.opened())
             done, tune = arm.search.count("completed", "stopped"), arm.plan.tune
-            about = f"{tune.trials} trials of space={arm.plan.space.name}, {done} done; in {arm.plan.folder}"
+            about = f"{counted(tune.trials, 'trial')} of space={arm.plan.space.name}, {done} done; in {arm.plan.folder}"
             terminal.log.info(f"search {arm.plan.name}: {about}")
         # The trials' runs are one another's neighbours, below the folder of all runs that jobs elsewhere see.
         engine = Engine(arguments, arms[0].plan.folder.parent.parent, arms[0].plan.name, is_quiet=True)
@@ -194,7 +194,7 @@ def _verdict(arm: _Arm) -> str:
     best, plain, facts = state.best, state.defaults, _facts(state)
     if best is None or best.error is None or plain is None or plain.error is None:
         return "Nothing can be said before the settings as they are have run (trial 0)."
-    on = f"validation {facts['error']} on {facts['n']} samples"
+    on = f"validation {facts['error']} on {counted(facts['n'], 'sample')}"
     lowest, usual = (percent_or_number(trial.error, bool(facts.get("percent"))) for trial in (best, plain))
     if best.settings is None:
         return f"No trial beats the settings as they are: {on} {usual}."
@@ -209,8 +209,11 @@ def _next_command(arm: _Arm, arguments: argparse.Namespace) -> str:
     rest = plans.without(arguments.overrides, *_SHORT, "tune", *(["hparams"] if arm.is_written else []))
     if arm.plan.tune.per_arm:
         rest = [*(text for text in rest if not text.startswith("metric=")), f"metric={arm.plan.arm}"]
-    written = ["--config-dir", str(arm.path.parent.parent), f"hparams={arm.path.stem}"] if arm.is_written else []
-    return shlex.join(["orca", "run", *rest, *written])
+    folder = arm.path.parent.parent if arm.is_written else arguments.config_dir
+    rest += [f"hparams={arm.path.stem}"] if arm.is_written else []
+    rest += [] if folder is None else ["--config-dir", str(folder)]
+    rest += [word for module in arguments.allow_module for word in ("--allow-module", module)]
+    return shlex.join(["orca", "run", *rest])
 
 
 def _record(arm: _Arm) -> dict[str, Any]:

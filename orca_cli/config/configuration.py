@@ -70,7 +70,10 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def default_choices() -> dict[str, str]:
     """Return group -> file that a run takes unless another is typed or picked, as conf/config.yaml lists them."""
-    lines = content(config_dir() / "config.yaml")["defaults"]
+    path = config_dir() / "config.yaml"
+    lines = content(path).get("defaults")
+    if not isinstance(lines, list):
+        raise ConfigError("has no list 'defaults'", where=str(path), hint="install the program again")
     return {group: name for line in lines if isinstance(line, dict) for group, name in line.items()}
 
 

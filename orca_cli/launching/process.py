@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any, NoReturn
 
-from orca_cli import signals, terminal
+from orca_cli import signals
 from orca_cli.exceptions import ConfigError, OrcaError, StorageError
 
 GRACE_S = 60.0  # from the SIGTERM, upon which a job saves its state, to the SIGKILL
@@ -222,10 +222,8 @@ def report(pipe: int, record: Mapping[str, Any]) -> None:
     """Report, in a job, how it ends, if the process that started it still listens."""
     content = json.dumps(record).encode()
     if len(content) <= _LONGEST:
-        try:
+        with suppress(OSError):
             os.write(pipe, content)
-        except OSError as error:
-            terminal.log.debug(f"nobody listens: {error}")
 
 
 def search_path() -> str:

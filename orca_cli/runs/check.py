@@ -8,8 +8,8 @@ from typing import Any
 
 from orca_cli import storage
 from orca_cli.config.identity import digest_of
-from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError
-from orca_cli.runs import directory
+from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
+from orca_cli.runs import directory, settings
 from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import RunDirectory, RunName, checkpoints, is_passing, read_or_empty
 from orca_cli.runs.records import UnreadableError, newer_schema, read_record
@@ -105,6 +105,11 @@ def _verify(report: Checked) -> None:
                 report.files += 1
             except ChecksumError as error:
                 report.damaged.append(f"{file.relative_to(path)}: {error.what}")
+        if (path / settings.FILE).exists():
+            try:
+                settings.settings(path)
+            except OrcaError as error:
+                report.damaged.append(f"{settings.FILE}: {error.what}")
     for name in _RECORDS:
         try:
             read_record(path / name)

@@ -9,6 +9,8 @@ from orca_cli.stages.build import build
 from orca_cli.terminal import LogReporter
 from tests.cli.conftest import curve
 
+FALLS_TO = 0.5  # of the exact distance before alignment
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("features", "classes"), [("pooled", 0), ("sequence", "null")])
@@ -26,7 +28,7 @@ def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exac
     measured = {"token_variance", "variance_within", "variance_between", "heldout", "heldout_exact"}
     for line in epochs:
         assert set(line) == (always | measured if line["epoch"] in (0, 5) else always)
-    assert epochs[5]["heldout_exact"] < epochs[0]["heldout_exact"]
+    assert epochs[5]["heldout_exact"] < FALLS_TO * epochs[0]["heldout_exact"]
     assert epochs[5]["heldout"] < epochs[0]["heldout"]
     for name, values in done.result["alignment"]["collapse"].items():
         assert values["before"] == epochs[0][name]
@@ -41,11 +43,11 @@ def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exac
 @pytest.mark.slow
 def test_alignment_below_the_floor_is_warned_of(run, small):
     """Biased transport draws the target together: its distance falls below that of the source's own points."""
-    far = ["metric=otdd_by_class", "align.epochs=60", "align.lr=3e-2", "embedder=patch", "align.check_every=100"]
+    far = ["metric=otdd_by_class", "align.epochs=20", "align.lr=0.1", "embedder=patch", "align.check_every=100"]
     done = run(*small, *far, "train.epochs=1")
     assert "the tokens have drawn together" in done.err
     assert done.result["metric_value"]["after"] < done.result["metric_value"]["floor"]["mean"]
-    assert done.result["alignment"]["steps"] == 60
+    assert done.result["alignment"]["steps"] == 20
 
 
 def test_one_rate_serves_metrics_whose_gradients_differ(run, small):
@@ -67,12 +69,11 @@ def test_one_rate_serves_metrics_whose_gradients_differ(run, small):
     assert max(raw) > 10 * min(raw)
 
 
-FALLS_TO = 0.8  # of the exact distance before alignment
+METRICS = ["otdd", "otdd_exact", "otdd_reference", "otdd_gaussian"]  # and otdd_by_class above
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("metric", ["otdd", "otdd_by_class", "otdd_exact", "otdd_reference", "otdd_gaussian"])
-@pytest.mark.parametrize("task", ["digits", "darcy"])
+@pytest.mark.parametrize(("task", "metric"), [*(("digits", metric) for metric in METRICS), ("darcy", "otdd")])
 def test_every_dataset_distance_lowers_the_exact_one_on_held_out_data(run, small, tiny, task, metric):
     if task == "darcy":
         sizes = ["task.num_train=60", "task.num_validation=40", "task.num_test=20", "task.nodes=41", "source.size=200"]
@@ -80,8 +81,8 @@ def test_every_dataset_distance_lowers_the_exact_one_on_held_out_data(run, small
         words += ["align.source_points=200", "align.max_samples=32"]
     else:
         words = small
-    settings = ["align.epochs=31", "align.check_every=10", "align.exact=true", "align.largest_step=null"]
+    settings = ["align.epochs=11", "align.check_every=10", "align.exact=true", "align.largest_step=null"]
     done = run(*words, f"metric={metric}", *settings, "train.epochs=1")
     exact = [line["heldout_exact"] for line in curve(done.folder, "2_align") if "heldout_exact" in line]
-    assert len(exact) == 4
+    assert len(exact) == 2
     assert exact[-1] < FALLS_TO * exact[0], exact

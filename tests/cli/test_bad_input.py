@@ -10,13 +10,9 @@ from tests.cli.conftest import run_folders
 ARRAYS = ["task=arrays", "task.kind=classes", "train.epochs=1", "align.epochs=1", "train.batch_size=8", "metric=none"]
 
 
-# What is typed after `orca run` -> what the line has to contain.
+# What is typed after `orca run` -> what the line has to contain; more is in tests/reliability/test_configs.py.
 SETTINGS = {
     "task=digit": ["task", "did you mean 'digits'?"],
-    "seeed=1": ["seeed", "did you mean 'seed'?"],
-    "train.epoch=3": ["train.epoch", "did you mean 'epochs'?"],
-    "train.epochs=0": ["train.epochs", "out of range", "at least 1"],
-    "train.class_weights=balance": ["train.class_weights", "did you mean 'balanced'?"],
     "train.class_weights=[1,-2]": ["train.class_weights[1]", "-2 is out of range", "at least 0"],
     "train.positive_weight=balanced": ["train.positive_weight: does not apply to task.kind=classes", "class_weights"],
     "task.error=f1": ["task.error", "'f1'", "macro_f1", "task.kind=classes"],
@@ -25,13 +21,13 @@ SETTINGS = {
     "=1": ["no such setting"],
     "~finetune": ["finetune", "one choice is needed"],
     "train.lr=${oc.env:ORCA_NO_SUCH}": ["train.lr", "ORCA_NO_SUCH"],
-    "train.epochs=${train.epochs}": ["train.epochs", "Recursive"],
     "-m finetune=glob(zzz*)": ["no choice fits"],
     "task=arrays task.kind=classes": ["task.train", "a value is needed"],
     "body._target_=os.system": ["body._target_", "--allow-module os"],
     # Before the data are read.
     "task=arrays task.kind=dense task.train=absent.npz augment=series": ["augment", "task.kind=dense"],
     "study=alignment": ["add -m"],
+    "--config-dir nowhere": ["nowhere"],
     "-m hydra/launcher=joblib seed=0,1": ["hydra/launcher", "is not for the command line", "--on"],
     # In one job of a sweep, before the first.
     "-m task=digits train.epochs=1,abc": ["train.epochs"],
@@ -62,15 +58,12 @@ def test_usage(refused, environment):
 
 
 SWIN = ["body=swin_tiny", "source=digits", "task.layout=image", "body.checkpoint={swin}"]
-MONA = "align.method=mona"
 # name -> (code, overrides beside a small run, words of the line): seen when the parts are there, or when they are built.
 BUILT = {
     "absent device": (14, ["device=cuda:7"], ["device", "device=cpu"]),
     "no such device": (10, ["device=gpu"], ["device", "auto, cpu, cuda"]),
     "a source of texts": (10, ["body=auto", "body.checkpoint={hubert}"], ["the body takes audio", "tones for audio"]),
-    "one class": (10, ["metric=transrate", "align.classes_per_problem=1"], ["align.classes_per_problem", "=0"]),
     "a prompt of windows": (10, [*SWIN, "finetune=prompt"], ["attends by windows", "finetune=visual_prompt"]),
-    "mona without stage 2": (10, [MONA, "metric=none"], [f"{MONA}: trains the embedder in stage 2, which metric=none"]),
     "a file in the way": (30, ["paths.runs={file}"], ["file stands where a folder"]),
     "a closed test split": (10, ["test=false", "train.validate_on=test"], ["train.validate_on"]),
 }
@@ -102,20 +95,6 @@ def test_an_engine_that_is_missing(fork, small_run):
         assert case.wait(60) == 14, case.err
         assert f"orca: error: --on {extra}: " in case.err
         assert f"pip install 'orca-transfer[{extra}]'" in case.err
-
-
-def test_bad_configuration_file_of_ones_own(refused, tmp_path):
-    """More of them are in tests/reliability/test_configs.py."""
-    path = tmp_path / "my_conf" / "task" / "mine.yaml"
-    path.parent.mkdir(parents=True)
-    for text, code, words in (
-        ("task:\n\tkind: classes\n", 10, ["mine.yaml:2"]),
-        ("a: !!python/object/apply:os.getcwd []\n", 12, ["mine.yaml"]),
-        ("_target_: orca_cli.benchmarks.digits.load\n1: 2\n", 10, ["task.1", "no parameter"]),
-    ):
-        path.write_text(text)
-        refused(code, ["run", "--dry-run", "--config-dir", tmp_path / "my_conf", "task=mine"], *words)
-    refused(10, ["run", "--config-dir", "nowhere"], "nowhere")
 
 
 def test_module_of_ones_own_that_cannot_be_imported(refused, tmp_path, monkeypatch):
@@ -153,12 +132,7 @@ SEQUENCE = ["metric=otdd", "align.features=sequence", "source.size=160"]
 BAD_DATA = {
     "nan": (11, {"x": np.full((60, 3, 9), np.nan)}, [], ["own.npz", "channel 0, 1, 2 has no known value"]),
     "objects": (12, {"x": np.array([{}] * 60, dtype=object)}, [], ["own.npz[x]: an array of Python objects"]),
-    "weights": (
-        10,
-        {"y": NAMES},
-        ["train.class_weights=[1,2]"],
-        ["2 weights, but 3 outputs", "in their order"],
-    ),
+    "weights": (10, {"y": NAMES}, ["train.class_weights=[1,2]"], ["2 weights, but 3 outputs", "in their order"]),
     "series flipped": (10, {"y": MAPS}, ["task.kind=dense", "augment=flip", "--dry-run"], ["inputs are series"]),
     "whole sequences": (
         10,

@@ -39,8 +39,11 @@ def learned(done, share=1.0):
     return done.result["error"]["value"] < share * done.result["trivial_error"]
 
 
+# A smooth volume is to be given back with its sign changed: what is learned has to come out where it went in.
+AXES = np.meshgrid(*(np.linspace(0, 1, size) for size in (4, 6, 5)), indexing="ij")
+VOLUMES = np.einsum("nk,kdhw->ndhw", np.random.default_rng(0).normal(size=(N, 3)), AXES)[:, None]
 MAPS, SERIES = RNG.normal(size=(80, 1, 7, 11)), RNG.normal(size=(80, 2, 23))
-# name -> (body, kind, settings, arrays): every kind, in 1-D and 2-D, on every family.
+# name -> (body, kind, settings, arrays): every kind, in one to three dimensions, on every family.
 COMBINATIONS = {
     "classes of maps": ("vit", "classes", [], {"x": MAPS, "y": (MAPS.mean((1, 2, 3)) > 0).astype(int)}),
     "labels of series": (
@@ -51,20 +54,23 @@ COMBINATIONS = {
     ),
     "series": ("vit", "dense", [], {"x": SERIES, "y": 100 + 5 * SERIES.cumsum(2)}),
     "class maps": ("swin", "dense", [], {"x": MAPS, "y": (MAPS[:, 0] > 0).astype(int)}),
+    "volumes": ("bert", "dense", ["metric=none"], {"x": VOLUMES, "y": -VOLUMES}),
 }
 
 
 @pytest.mark.parametrize("name", COMBINATIONS)
 def test_own_data_of_every_kind_on_every_family(run_on, name):
     body, kind, more, arrays = COMBINATIONS[name]
-    done = run_on(f"task.kind={kind}", "train.epochs=25", "train.batch_size=8", *more, body=body, **arrays)
+    done = run_on(f"task.kind={kind}", "train.epochs=6", "train.batch_size=8", *more, body=body, **arrays)
     assert callable(load_preprocessing(done.folder / "1_build").inputs)
-    assert learned(done), done.out
+    assert learned(done, 0.5 if name == "volumes" else 0.8), done.out
 
 
 def test_several_numbers_in_units_of_their_own_with_another_error_and_loss_by_name(run_on):
     two = np.stack([SIGNAL, 1e6 * SIGNAL], axis=1)
-    result = run_on("task.kind=values", "task.error=r2", "task.loss=huber", x=X, y=two).result
+    result = run_on(
+        "task.kind=values", "task.error=r2", "task.loss=huber", "metric=none", "train.epochs=3", x=X, y=two
+    ).result
     assert (result["error"]["name"], result["error"]["n"]) == ("1 - R2", 2 * 36)
     assert result["error"]["value"] < 0.5
     assert result["trivial_error"] == pytest.approx(1, abs=0.2)
@@ -78,7 +84,7 @@ def test_numbers_are_predicted_from_images(run_on, tmp_path):
         Image.fromarray((level + noise).clip(0, 255).astype(np.uint8)).save(tmp_path / "photos" / f"{level}.png")
     pd.DataFrame({"file": levels, "grams": levels * 2.5}).to_csv(tmp_path / "grams.csv", index=False)
     words = ["task=images", "task.path=photos", "task.table=grams.csv", "task.error=mae", "paths.data=."]
-    done = run_on(*words, "metric=none", "train.epochs=20", body="swin")
+    done = run_on(*words, "metric=none", "train.epochs=12", body="swin")
     error, stored = done.result["error"], np.load(done.folder / "3_finetune/predictions.npz")
     assert (error["name"], set(error["others"])) == ("MAE", {"RMSE", "1 - R2", "RMSE / deviation"})
     absolute = np.abs(stored["outputs"].astype(np.float64) - stored["targets"])
@@ -89,7 +95,7 @@ def test_numbers_are_predicted_from_images(run_on, tmp_path):
 def test_gaps_are_filled_alike_in_training_and_in_prediction(run_on, orca):
     x = X.copy()
     x[np.random.default_rng(3).random(x.shape) < 0.1] = np.nan
-    settings = ["task.kind=values", "task.gaps=linear", "task.gap_indicator=true", "metric=none"]
+    settings = ["task.kind=values", "task.gaps=linear", "task.gap_indicator=true", "metric=none", "train.epochs=3"]
     done = run_on(*settings, x=x, y=SIGNAL, split=np.repeat(["train", "val", "test"], 80))
     assert "are interpolated in time, flagged by 2 more channels (task.gaps=linear)" in done.err
     assert learned(done, 0.6)
@@ -128,17 +134,13 @@ def long_table(folder):
     return ["task=table", "task.train=own.csv", "task.id=who", "task.time=t", "task.target=kind"], "own.csv"
 
 
-FORMS = {
-    "lengths": length_arrays,
-    "symbols": symbol_table,
-    "long table": long_table,
-}
+FORMS = {"lengths": length_arrays, "symbols": symbol_table, "long table": long_table}
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_run_and_its_predictions(run_on, orca, refused, tmp_path, name):
     words, file = FORMS[name](tmp_path)
-    done = run_on(*words, "train.epochs=6", "train.batch_size=8", "train.lr=1e-3", "align.source_points=200")
+    done = run_on(*words, "train.epochs=3", "train.batch_size=8", "train.lr=1e-3", "align.source_points=200")
     assert learned(done)
     code, out, err = orca("predict", done.folder, file)
     assert code == 0, err
@@ -157,12 +159,3 @@ def test_a_run_and_its_predictions(run_on, orca, refused, tmp_path, name):
         assert (code, len(out.splitlines())) == (0, 33), err
         assert "31 of them with a symbol that training lacks (X)" in err
         assert "1 of them longer than 11 symbols and cut at the end" in err
-
-
-def test_dense_outputs_of_volumes(run_on):
-    """A smooth volume is to be given back with its sign changed: what is learned has to come out where it went in."""
-    axes = np.meshgrid(*(np.linspace(0, 1, size) for size in (4, 6, 5)), indexing="ij")
-    x = np.einsum("nk,kdhw->ndhw", np.random.default_rng(0).normal(size=(N, 3)), axes)[:, None]
-    done = run_on("task.kind=dense", "metric=none", "train.epochs=15", "train.batch_size=8", x=x, y=-x)
-    assert learned(done, 0.5)
-    assert outputs(done.folder).shape == (6, 1, 4, 6, 5)

@@ -9,6 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from orca_cli.benchmarks.digits import load
+from orca_cli.config import compose
+from orca_cli.stages.build import build
+from orca_cli.terminal import LogReporter
 from tests.cli.conftest import curve, results, run_folders
 
 RUN_FILES = {
@@ -84,34 +87,39 @@ def weights(done):
     return load_file(done.folder / "3_finetune/last/model.safetensors")
 
 
-STILL = ["train.lr=1e-30", "train.epochs=1"]  # with a learning rate of (nearly) nothing the last weights are the first
+@pytest.fixture
+def begins(small):
+    """Return a function from overrides to the weights that a run begins with."""
 
+    def call(*words):
+        with compose.session() as session:
+            model = build(session.compose([*map(str, small), *words]).config, LogReporter()).model
+        return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
-def test_all_arms_start_from_the_same_weights(run, small):
-    """Metric and finetune must not matter, but for scratch, whose body is random."""
-    arms = ["metric=none"], ["metric=otdd", "align.lr=1e-30"], ["metric=none", "finetune=scratch"]
-    first, second, scratch = (weights(run(*small, *STILL, *arm)) for arm in arms)
-    for name in first:
-        np.testing.assert_allclose(first[name], second[name], rtol=0, atol=1e-20, err_msg=name)
-    weight = "body.encoder.layer.0.attention.self.query.weight"
-    assert not np.array_equal(first[weight], scratch[weight])
-    assert np.array_equal(first["predictor.linear.weight"], scratch["predictor.linear.weight"])
+    return call
 
 
 BANK = ("weight", "token_mean", "token_deviation", "sample_mean", "sample_deviation")  # of filters, which are fixed
 
 
-def test_frozen_parameters_stay(run, small):
-    words = [*small, "finetune=layernorm", "align.epochs=1"]
-    first, second = (weights(run(*words, f"train.epochs={epochs}")) for epochs in (1, 2))
-    changed = {name for name in first if not np.array_equal(first[name], second[name])}
-    expected = {name for name in first if "LayerNorm" in name or name.startswith(("predictor.", "embedder."))}
+def test_all_arms_start_from_the_same_weights_and_frozen_ones_stay(run, begins, small):
+    """Metric and finetune must not matter, but for scratch, whose body is random."""
+    words = ["finetune=layernorm", "align.epochs=1", "train.epochs=1", "train.warmup_epochs=0"]
+    first, second, scratch = begins("metric=none"), begins(*words), begins("metric=none", "finetune=scratch")
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    query = "body.encoder.layer.0.attention.self.query.weight"
+    assert not np.array_equal(first[query], scratch[query])
+    assert np.array_equal(first["predictor.linear.weight"], scratch["predictor.linear.weight"])
+    last = weights(run(*small, *words))
+    changed = {name for name in last if not np.array_equal(first[name], last[name])}
+    expected = {name for name in last if "LayerNorm" in name or name.startswith(("predictor.", "embedder."))}
     assert changed == expected - {f"embedder.beside.{name}" for name in BANK}
 
 
-def test_the_scale_of_features_is_that_of_the_training_split(run, small):
+def test_the_scale_of_features_is_that_of_the_training_split(begins):
     """The last features of a sample are the means of its patches: here pixels, channel by channel."""
-    tensors = weights(run(*small, "embedder=multiscale", "metric=none", "train.epochs=1"))
+    tensors = begins("embedder=multiscale")
     train = load(train_size=60, validation_size=40, test_size=50).train
     pixels = train.batch(np.arange(60)).x.flatten(1).numpy()
     np.testing.assert_allclose(tensors["embedder.beside.sample_mean"][-64:], pixels.mean(0), rtol=1e-4, atol=1e-6)
@@ -176,7 +184,13 @@ def test_own_configuration_folder(orca, run, environment, small, tmp_path):
         "# @package _global_\n# Mine.\ndefaults:\n  - override /body: minilm\n"
         f"task:\n  _target_: orca_cli.data.arrays.load\n  kind: classes\n  train: {tmp_path / 'own.npz'}\n"
     )
-    words = ["--config-dir", folder, "task=own", *(word for word in small if not word.startswith("task"))]
+    words = [
+        "--config-dir",
+        folder,
+        "task=own",
+        *(word for word in small if not word.startswith("task")),
+        "metric=none",
+    ]
     assert run(*words).result["task"] == "own"
     # The same name with other content is another experiment.
     np.savez(tmp_path / "own.npz", x=rng.normal(size=(80, 3, 11)), y=y)

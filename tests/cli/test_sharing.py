@@ -49,7 +49,9 @@ class Listener:
 @pytest.fixture
 def job(environment, small):
     with compose.session() as session:
-        return session.compose([str(word) for word in small])
+        return session.compose(
+            [*map(str, small), "baselines=none", "align.epochs=1", "train.epochs=1", "train.warmup_epochs=0"]
+        )
 
 
 def test_training_is_a_call_that_leaves_the_test_split_closed(environment, job, monkeypatch):

@@ -57,7 +57,7 @@ def test_a_study_from_the_dry_run_to_the_comparison(ended, words, environment, t
     out = ended("run", *words, "seed=0", "set=waves", "--dry-run")  # nothing to run is an answer too
     assert "2 runs left out: no study/waves.npz" in out
 
-    assert "sweep of 1 runs: 1 completed" in ended("run", *words, "seed=0", "metric=short")
+    assert "sweep of 1 run: 1 completed" in ended("run", *words, "seed=0", "metric=short")
     y = np.arange(80) % 2
     (tmp_path / "study").mkdir()
     plan = ended("run", *words, "set=steps", "metric=short", "--dry-run", "--json")

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +16,6 @@ from tests.checkpoints import save_tiny_bert, save_tiny_swin
 from tests.commands.called import call, read_json, read_text, refused
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -131,33 +127,43 @@ def hub(repositories):
         http.server_close()
 
 
-def get(tmp_path, url, *words):
-    removed = ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
-    environment = {key: value for key, value in os.environ.items() if key not in removed}
-    environment |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
-    command = [sys.executable, "-m", "orca_cli", "body", "get", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120)
+@pytest.fixture
+def get(tmp_path, monkeypatch):
+    """Return `orca body get` with an empty cache and the hub at an address."""
+
+    def call_at(url, *words):
+        places = {
+            "ENDPOINT": url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+        }
+        settings = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
+        for name, value in (places | settings).items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        return call("body", "get", *words)
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return call_at
 
 
-def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path):
+def test_get_fetches_safe_files_alone_and_records_the_commit(get, tmp_path):
     whole, pickled = save_tiny_bert(tmp_path / "whole"), save_tiny_bert(tmp_path / "pickled")
     (pickled / "model.safetensors").unlink()
     for folder in (whole, pickled):
         (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
         (folder / "modeling_own.py").write_text("raise SystemExit")
     with hub({"own/whole": whole, "own/pickled": pickled}) as (url, requests):
-        done = get(tmp_path, url, "own/whole", "own/pickled", "own/gone", "--json")
-    assert done.returncode == 11, done.stderr
-    (fetched,) = json.loads(done.stdout)["bodies"]
+        code, out, err = get(url, "own/whole", "own/pickled", "own/gone", "--json")
+    assert code == 11, err
+    (fetched,) = json.loads(out)["bodies"]
     facts = [fetched[key] for key in ("action", "state", "family", "revision", "sha256")]
     assert facts == ["fetched", "cached", "bert", COMMIT, checkpoints.digest(whole)]
     copies = [folder / "model.safetensors" for folder in (Path(fetched["folder"]), whole)]
     assert storage.sha256_file(copies[0]) == storage.sha256_file(copies[1])
     assert not [path for path in requests if path.endswith((".bin", ".py"))]
-    errors = [line for line in done.stderr.splitlines() if line.startswith("orca: error:")]
+    errors = [line for line in err.splitlines() if line.startswith("orca: error:")]
     assert len(errors) == 2
     assert "own/pickled: no *.safetensors; its weights may be pickled, which are not fetched" in errors[0]
     assert "own/gone: the hub has no 'own/gone'" in errors[1]
-    again = get(tmp_path, "http://127.0.0.1:9", "own/whole")  # the hub has gone
-    assert again.returncode == 0, again.stderr
-    assert f"found, bert, {fetched['bytes'] // 1000} kB, revision {COMMIT}" in again.stdout
+    code, out, err = get("http://127.0.0.1:9", "own/whole")  # the hub has gone
+    assert code == 0, err
+    assert f"found, bert, {fetched['bytes'] // 1000} kB, revision {COMMIT}" in out

@@ -1,6 +1,6 @@
 """Records with wrong values among good ones: listed, passed over, never fatal, by all commands.
 
-Damaged folders: tests/report/test_collect.py and tests/reliability/test_reports.py.
+Damaged folders: tests/report/test_collect.py.
 """
 
 import copy
@@ -67,11 +67,7 @@ RESULT: dict[str, Any] = {
 }
 MORE: dict[str, dict[str, Any]] = {
     "result.json": RESULT,
-    "status.json": {
-        "state": "interrupted",
-        "step": 3,
-        "error": {"kind": "a", "message": "b"},
-    },
+    "status.json": {"state": "interrupted", "step": 3, "error": {"kind": "a", "message": "b"}},
     "env.json": {"schema": 1, "python": "3", "packages": {"torch": "1"}, "command": ["a"], "files": {"/x": "y"}},
     "1_build/summary.json": {"decided": {"train.lr": {"value": 0.1, "why": "x"}}, "num_outputs": 3},
 }

@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+import shutil
 
 import pytest
 
 from orca_cli import storage
+from orca_cli.config import configuration
 from orca_cli.data.untrusted import downloads
 from orca_cli.models import checkpoints
 from orca_cli.runs.claim import claim
 from orca_cli.runs.directory import RunDirectory, RunName
 from tests.commands.called import call, read_json, read_text, refused
 
+CONF = configuration.config_dir()
 CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -58,6 +61,20 @@ def test_a_working_machine(tmp_path, monkeypatch):
     assert "ORCA_HOME" in verdict(30)
 
 
+def test_a_damaged_configuration_of_the_program_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(configuration, "config_dir", lambda: tmp_path / "conf")
+    damaged = (
+        ("body/minilm.yaml", "body: ["),
+        ("body/minilm.yaml", "body: 3"),
+        ("config.yaml", "defaults:"),
+        ("config.yaml", "1"),
+    )
+    for name, text in damaged:
+        shutil.copytree(CONF, tmp_path / "conf", dirs_exist_ok=True)
+        (tmp_path / "conf" / name).write_text(text)
+        assert name in verdict(14)
+
+
 def test_weights(packaged, tmp_path, monkeypatch):
     (packaged / "model.safetensors").write_bytes(b"Weights")
     assert "differ from the published ones" in verdict(14)
@@ -92,7 +109,7 @@ def test_a_run_that_is_whole_is_found_by_folder_and_name(run):
     before = (run / "status.json").read_bytes()
     for word in (run, run.name):
         out = read_text("doctor", word)
-        assert "intact: 4 files compared with their checksums; state completed" in out
+        assert "intact: 4 files compared by checksum; state completed" in out
         assert "resumed inexactly: threads" in out
     (record,) = read_json("doctor", run.name)["runs"]
     assert (record["code"], record["damaged"]) == (0, [])
@@ -105,6 +122,11 @@ def test_a_run_that_is_whole_is_found_by_folder_and_name(run):
 
 def test_a_damaged_file_is_named(run):
     """Damage anywhere: tests/reliability/test_damage.py."""
+    (run / "config.yaml").write_text("train: [")  # of a run that no manifest seals yet
+    (run / "MANIFEST.json").rename(run / "1_aside.json")
+    code, out, _ = call("doctor", run)
+    assert (code, "  damaged: config.yaml: is not valid YAML" in out) == (13, True), out
+    (run / "1_aside.json").rename(run / "MANIFEST.json")
     file = run / "3_finetune" / "best" / "model.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])

@@ -55,12 +55,9 @@ def test_no_help_and_no_command_about_records_loads_anything_heavy(tmp_path, mon
     assert done.returncode == 0, done.stderr
 
 
-def test_help_of_all_commands_names_each():
+def test_help_of_all_commands_names_each_and_an_unknown_one_is_answered_with_the_nearest():
     for words in ([], ["--help"], ["help"]):
         text = read_text(*words)
         assert all(f"\n  {name} " in text for name in COMMANDS)
-
-
-def test_an_unknown_command_is_answered_with_the_nearest():
     for words in (["data", "gt"], ["lst"]):
         assert "did you mean '" in refused(2, *words)

@@ -1,19 +1,22 @@
 """`orca runs` and `orca report` as they are typed, on trees of records, with faults among them."""
 
 import fcntl
+import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from orca_cli import storage
+from orca_cli import storage, terminal
+from orca_cli.cli import main
 from tests.commands.called import call, read_json, read_text, refused
+from tests.reliability import places
 from tests.report.trees import add_run
 
 
@@ -87,9 +90,26 @@ def test_list_filters_by_typed_composed_and_decided_settings(root):
     assert names("--where", "train.clip=null") == {composed.name}
     assert names("--where", "metric=otdd", "--where", "seed=0,1") == {typed.name, composed.name}
     assert names("--where", "state=completed", "--latest", "1") == {decided.name}
+    for words, count in ((["seed=0"], "1 run, "), (["seed=0,1", "--latest", "1"], "1 of 2 runs, ")):
+        assert read_text("runs", "list", "--where", *words).splitlines()[-1].startswith(count)
     assert "no run has train.lr=3" in refused(11, "runs", "list", "--where", "train.lr=3")
     refused(2, "runs", "list", "--where", "train.lr")
     refused(2, "runs", "list", "--latest", "0")
+
+
+def test_list_can_be_read_on_80_columns(root, monkeypatch):
+    run, failed = (
+        add_run(root, variant={"train.lr": "1e-4", "train.epochs": "3"}),
+        add_run(root, seed=1, state="failed"),
+    )
+    wide = read_text("runs", "list")
+    monkeypatch.setattr(terminal, "stdout", lambda: Console(file=sys.stdout, highlight=False, width=80))
+    narrow = read_text("runs", "list")
+    assert run.name in wide
+    for name, text in ((run.name, "train.lr=1e-4 train.epochs=3"), (failed.name, "NonFiniteError")):
+        (line,) = (line for line in narrow.splitlines() if line.startswith(f"{name[-8:]}  ") and text in line)
+        assert text in wide
+    assert "zero_one 10.00 %" in narrow
 
 
 def test_show_tells_result_decisions_baselines_and_files(root):
@@ -101,6 +121,17 @@ def test_show_tells_result_decisions_baselines_and_files(root):
     record = read_json("runs", "show", run)["run"]
     assert record["result"] == json.loads((run / "result.json").read_text())
     assert record["files"] == {file.name: file.stat().st_size for file in sorted(run.iterdir())}
+
+
+def test_show_passes_over_a_folder_that_cannot_be_read(root, fork_server):
+    closed = add_run(root) / "3_finetune"
+    closed.mkdir(mode=0)
+    case = fork_server.start(
+        ["runs", "show", closed.parent.name], hook=f"{places.__name__}:without_privileges:{closed}"
+    )
+    assert case.wait(60) == 0, case.err
+    assert "3_finetune" in case.out
+    closed.chmod(0o700)
 
 
 def test_a_damaged_run_is_one_line(root):
@@ -123,7 +154,7 @@ def test_diff_shows_settings_that_differ_and_results(root):
     assert (diff["settings"], diff["same_experiment"]) == (expected, False)
     assert diff["results"]["zero_one"] == {"a": 0.1, "b": 0.2}
     other = _with_settings(add_run(root, identity="b" * 64), text, decided)
-    assert "content of data files" in read_text("runs", "diff", first, other)
+    assert "no setting differs" in read_text("runs", "diff", first, other)
     assert read_json("runs", "diff", first, first)["same_experiment"]
     (second / "config.yaml").write_text("train: [")
     assert "config.yaml" in refused(10, "runs", "diff", first, second)
@@ -190,7 +221,8 @@ def test_gc_is_dry_and_then_frees_what_it_said(root, tmp_path):
     cache, elsewhere = tmp_path / "home" / "cache", tmp_path / "elsewhere"
     done = add_run(root)
     half_removed, foreign = root / "digits" / ".tmp-del-7-run", cache / "datasets" / "mine"
-    for path in (half_removed, foreign, elsewhere / ".tmp-old"):
+    damaged = root / "digits.bad-2026-01-01"
+    for path in (half_removed, foreign, elsewhere / ".tmp-old", damaged / ".tmp-1"):
         path.mkdir(parents=True)
         _aged(path, 100)
     (root / "linked").symlink_to(elsewhere)
@@ -200,13 +232,19 @@ def test_gc_is_dry_and_then_frees_what_it_said(root, tmp_path):
     aside.touch()
     old, used = _entry(cache, "alignments", "a" * 32, 40), _entry(cache, "alignments", "b" * 32, 3)
     locked = _entry(cache, "floors", "c" * 32, 40)
-    expected = {aside: "interrupted write", half_removed: "interrupted write", old: "cache"}
+    expected = {
+        damaged: "interrupted write",
+        aside: "interrupted write",
+        half_removed: "interrupted write",
+        old: "cache",
+    }
     kept = [being_written, elsewhere / ".tmp-old", used, locked, foreign, done, root / "digits" / "a.bad-2026"]
     with open(cache / "floors" / f"{'c' * 32}.lock", "r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for words in ([], ["--yes"]):
             record = read_json("runs", "gc", *words)
             assert {Path(one["path"]): one["kind"] for one in record["items"]} == expected
+            assert len(record["items"]) == len(expected)
             assert record["dry"] is not bool(words)
             assert record["bytes"] >= 1000
             assert [path.exists() for path in expected] == [not words] * len(expected)
@@ -241,10 +279,12 @@ def test_report_is_strict_where_runs_have_failed_or_are_broken(root):
         shutil.rmtree(root / "digits")
 
 
-def test_an_output_that_has_only_ascii_gets_ascii(root):
+def test_an_output_that_has_only_ascii_gets_ascii(root, monkeypatch):
     add_run(root, body="caf\u00e9")
-    command = [sys.executable, "-m", "orca_cli", "report", str(root)]
-    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 0, done.stderr
-    assert b"10.0 \\xb1 - (1)" in done.stdout
-    assert b"caf\\xe9" in done.stdout
+    with io.TextIOWrapper(io.BytesIO(), encoding="ascii") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert main(["report", str(root)]) == 0
+        out.flush()
+        text = out.buffer.getvalue()
+    assert b"10.0 \\xb1 - (1)" in text
+    assert b"caf\\xe9" in text

@@ -14,7 +14,7 @@ from orca_cli.commands.options import add_allow_module, check_at_least
 from orca_cli.config.catalogue import DataSet
 from orca_cli.data import data_folder
 from orca_cli.exceptions import ChecksumError, DataError, OrcaError, StorageError
-from orca_cli.terminal import Result
+from orca_cli.terminal import Result, counted
 
 _FEW = 12  # classes whose counts are shown one by one
 EXAMPLES = """\
@@ -64,7 +64,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         if problems := record["problems"]:
             failures.append(DataError("; ".join(problems), where=entry.name))
         # Now: the result is lost if the next one is interrupted.
-        terminal.log.info(f"{entry.name}: {len(problems)} problems found")
+        terminal.log.info(f"{entry.name}: {counted(len(problems), 'problem')} found")
     shown = [terminal.facts(_lines(record)) for record in records]
     return Result({"schema": 1, "data_sets": records}, shown, failures)
 
@@ -118,7 +118,7 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "note", record["note"]
     yield from (("file", f"{file['path']}: SHA-256 {(file['sha256'] or 'none')[:12]}") for file in record["files"])
     for name, split in record["splits"].items():
-        words = [f"{split['n']} samples"]
+        words = [counted(split["n"], "sample")]
         for what in ("inputs", "targets"):
             if (numbers := split.get(what)) is not None and numbers["min"] is not None:
                 words.append(f"{what} {numbers['min']:.4g} to {numbers['max']:.4g}, {numbers['nan']} NaN")

@@ -17,7 +17,7 @@ from orca_cli import seeding, signals
 from orca_cli.config.schema import Config
 from orca_cli.data.blocks import blocks
 from orca_cli.data.samples import input_hashes
-from orca_cli.exceptions import OrcaError
+from orca_cli.exceptions import DataError, OrcaError
 from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
 from orca_cli.stages.build import read_source, read_task
 
@@ -30,9 +30,9 @@ def check_task(config: Config, reporter: Reporter, samples: int, problems: list[
 
     Args:
         config: the settings of a run.
-        reporter: is told how far it is.
-        samples: that are read of a split; targets are counted in full.
-        problems: what is wrong is added here.
+        reporter: shows progress.
+        samples: the most that are read of a split; targets are counted in full.
+        problems: gets a line for everything that is wrong.
 
     Returns:
         JSON-able: kind, shapes, per split counts, ranges and classes, overlaps.
@@ -62,7 +62,7 @@ def check_task(config: Config, reporter: Reporter, samples: int, problems: list[
         known, read = set(hashes[first]), len(hashes[second])
         shared = sum(digest in known for digest in hashes[second])
         if shared >= max(1, _OVERLAP * read):
-            problems.append(f"{shared} of {read} samples of {second} are also in {first}")
+            problems.append(f"{shared} of {read} samples of {second} {'is' if shared == 1 else 'are'} also in {first}")
         overlaps.append({"first": first, "second": second, "shared": shared, "of": read})
     shapes = {"kind": task.kind, "input_shape": list(task.input_shape), "num_outputs": task.num_outputs}
     return {**shapes, "synthetic": task.synthetic, "note": task.note, "splits": splits, "overlaps": overlaps}
@@ -79,10 +79,10 @@ def check_source(config: Config, reporter: Reporter, problems: list[str]) -> dic
     split: dict[str, Any] = {"n": len(inputs)}
     shape: list[int] = []
     if isinstance(inputs, np.ndarray):
-        shape, split["inputs"] = list(inputs.shape[1:]), _range([inputs], "", problems)
+        shape, split["inputs"] = list(inputs.shape[1:]), _range([inputs], "all", problems)
     if len(inputs) != len(labels):
-        problems.append(f"{len(inputs)} inputs and {len(labels)} labels")
-    split["classes"] = _classes(labels, len(names), "labels", problems)
+        problems.append(f"all: {len(inputs)} inputs and {len(labels)} labels")
+    split["classes"] = _classes(labels, len(names), "all", problems)
     return {"kind": source.modality, "input_shape": shape, "num_outputs": len(names), "splits": {"all": split}}
 
 
@@ -94,18 +94,28 @@ def examine_split(
     if len(targets) != n:
         problems.append(f"{name}: {n} samples and {len(targets)} targets")
     hashes: list[bytes] = []
+    differing = 0  # batches
     size = max(1, min(256, _BATCH_BYTES // (4 * max(1, math.prod(task.input_shape)))))
 
     def inputs() -> Iterator[np.ndarray]:
+        nonlocal differing
         with reporter.track(f"reading {name}", len(rows)) as advance:
             for start in range(0, len(rows), size):
                 signals.check()
-                batch = split.batch(rows[start : start + size])
+                indices = rows[start : start + size]
+                batch = split.batch(indices)
+                shape, y = tuple(batch.x.shape[1:]), batch.y.numpy()
+                if shape != tuple(task.input_shape):
+                    raise DataError(f"inputs of shape {shape}, but the task announces {task.input_shape}", where=name)
+                expected = np.asarray(targets[indices], dtype=y.dtype)
+                differing += not np.array_equal(y, expected, equal_nan=np.issubdtype(y.dtype, np.floating))
                 hashes.extend(input_hashes(batch))
                 advance(len(batch.x))
                 yield batch.x.numpy()
 
     record: dict[str, Any] = {"n": n, "inputs": _range(inputs(), name, problems), "read": len(hashes)}
+    if differing:
+        problems.append(f"{name}: batches have other targets than the list of targets")
     if not np.issubdtype(targets.dtype, np.floating):
         record["classes"] = _classes(targets, task.num_outputs, name, problems, may_ignore=task.kind == "dense")
         return record, hashes

@@ -12,7 +12,7 @@ from orca_cli.config.catalogue import DataFile, DataSet
 from orca_cli.data import data_folder
 from orca_cli.exceptions import ChecksumError, InterruptionError, NetworkError, OrcaError, StorageError
 from orca_cli.progress import Reporter
-from orca_cli.terminal import Result
+from orca_cli.terminal import Result, counted
 
 EXAMPLES = """\
 examples:
@@ -41,7 +41,9 @@ class Got:
         text = "here" if self.action == "found" else self.action
         if self.sha256 is not None:
             text += f", {size_text(self.bytes)}, SHA-256 {self.sha256[:12]} {self.trust}"
-        return f"{self.data_set}/{self.path}: {text}" + (f", {self.unpacked} files unpacked" if self.unpacked else "")
+        return f"{self.data_set}/{self.path}: {text}" + (
+            f", {counted(self.unpacked, 'file')} unpacked" if self.unpacked else ""
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

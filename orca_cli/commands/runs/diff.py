@@ -44,7 +44,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     shown: list[RenderableType] = [f"{side}  {run.path}" for side, run in runs.items()]
     shown.append("the same experiment" if is_same else "two experiments")
     if not is_same and not sections["settings"]:
-        shown.append("what makes them two is no setting: the content of data files, or weights")
+        shown.append("no setting differs: the data files or the weights do")
     for name, section in sections.items():
         rows = [(key, *(_text(values.get(side, "-")) for side in "ab")) for key, values in section.items()]
         shown += ["", terminal.table((name, "a", "b"), rows) if rows else f"{name}: the same"]

@@ -47,6 +47,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     folders = default_folders()
     root, cache = (Path(os.path.realpath(folders[name])) for name in ("runs", "cache"))
     tasks = [path for path in _entries(root) if path.is_dir() and path.name[0] != "." and not is_run(path)]
+    tasks = [path for path in tasks if not storage.is_aside(path)]  # which goes as a whole
     found = [(path, "interrupted write") for folder in (root, *tasks) for path in _left_over(folder)]
     for folder in (cache / name for name in CACHES if not (cache / name).is_symlink()):
         found += [(path, "interrupted write") for path in _left_over(folder)]

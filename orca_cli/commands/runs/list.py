@@ -15,8 +15,9 @@ from orca_cli.commands.runs import age, named_error, run_record, since
 from orca_cli.config.configuration import default_folders
 from orca_cli.report.records.collect import Broken, Run, collect
 from orca_cli.report.records.filters import Values, where
-from orca_cli.terminal import Result
+from orca_cli.terminal import Result, counted
 
+_WIDE = 120  # columns of a terminal; on fewer, runs have the ends of their names, and settings stand below the table
 EXAMPLES = """\
 examples:
   orca runs list                                all runs of ./runs (or $ORCA_RUNS)
@@ -52,18 +53,25 @@ def execute(arguments: argparse.Namespace) -> Result:
     entries = sorted(entries, key=lambda one: moment.timestamp() if (moment := since(one.path)) else 0.0, reverse=True)
     records = [_record(one, one.path in replaced) for one in entries[: arguments.latest]]
     total = sum(record["bytes"] for record in records)
-    count = f"{len(records)} of {len(entries)}" if len(records) < len(entries) else str(len(entries))
-    text = f"{count} runs, {size_text(total)}"
-    rows = []
+    some = f"{len(records)} of " if len(records) < len(entries) else ""
+    text = f"{some}{counted(len(entries), 'run')}, {size_text(total)}"
+    rows, below = [], []
+    is_narrow = terminal.stdout().width < _WIDE
     for record in records:
         is_good = record["state"] in ("completed", "running")
         state = Text(f"({record['state']})" if record["replaced"] else record["state"], style="" if is_good else "red")
         note = " ".join(f"{key}={value}" for key, value in record.get("variant", {}).items())
         error = "" if record["error"] is None else record["error"]["text"]
-        cells = (error, record["age"], size_text(record["bytes"]), note if is_good else record["reason"])
-        rows.append((record["run"], record.get("task", ""), state, *cells))
+        note = note if is_good else record["reason"]
+        cells = [record["run"], record.get("task", ""), state, error, record["age"], size_text(record["bytes"]), note]
+        if is_narrow:
+            cells[0] = record["run"].rpartition("_")[2]
+            below += [f"{cells[0]}  {note}"] if note else []
+            del cells[6:]
+        rows.append(cells)
     headers = ("run", "task", "state", "error", "age", "size", "settings or reason")
-    return Result({"schema": 1, "runs": records}, [terminal.table(headers, rows), text])
+    table = terminal.table(headers[:6] if is_narrow else headers, rows)
+    return Result({"schema": 1, "runs": records}, [table, *below, text])
 
 
 def _record(one: Run | Broken, replaced: bool) -> dict[str, Any]:

@@ -63,12 +63,20 @@ def execute(arguments: argparse.Namespace) -> Result:
 def _files(path: Path) -> dict[str, int]:
     """Return name -> bytes of a run's files; folders below a stage's as one."""
     sizes = {}
-    for entry in sorted(path.iterdir()):
-        inner = sorted(entry.iterdir()) if entry.is_dir() and not entry.is_symlink() else []
+    for entry in _entries(path):
+        inner = _entries(entry) if entry.is_dir() and not entry.is_symlink() else []
         for one in inner or [entry]:
             slash = "/" if one.is_dir() and not one.is_symlink() else ""
             sizes[f"{one.relative_to(path)}{slash}"] = storage.size(one)
     return sizes
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what a folder holds; nothing where it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _rows(

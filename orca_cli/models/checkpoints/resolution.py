@@ -18,7 +18,6 @@ from orca_cli.data.untrusted.downloads import hub_answers
 from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnsafeError
 from orca_cli.models.checkpoints.config_file import CONFIG, KEY
 from orca_cli.models.checkpoints.packages import PACKAGED, absent, packaged_folder
-from orca_cli.terminal import log
 
 _TIMEOUT_S = 8
 _HUB_ID = r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?(@\w[\w./-]{0,95})?"
@@ -97,7 +96,7 @@ def _from_hub(name: str) -> Path:
     except errors.HFValidationError as error:
         raise ConfigError(f"'{name}' is neither a folder nor a hub id", where=KEY) from error
     except errors.LocalEntryNotFoundError:
-        log.debug(f"'{name}' is not in the hub's cache")
+        pass  # not in the hub's cache
     hint = f"give {KEY}=FOLDER"
     if packaged := PACKAGED.get(model):
         hint = f"pip install 'orca-transfer[{packaged.extra}]' or {hint}"

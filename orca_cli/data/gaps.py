@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 
 from orca_cli.data.blocks import Ragged, blocks
-from orca_cli.data.own_data import counted, listed
+from orca_cli.data.own_data import listed
 from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.terminal import counted
 
 How = Literal["mean", "linear"]
 

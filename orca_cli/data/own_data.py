@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.terminal import counted
 
 MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in fields of tables
 _SHOWN = 10  # names in a note
@@ -58,11 +59,6 @@ def listed(names: Iterable[object], most: int = _SHOWN) -> str:
     """Return names with commas between, cut after the first ones."""
     texts = list(map(str, names))
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
-
-
-def counted(count: int, word: str) -> str:
-    """Return a number with its noun, such as "1 channel" and "2 channels"."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def described(sample: tuple[int, ...]) -> str:

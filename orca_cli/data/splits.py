@@ -13,9 +13,10 @@ from typing import Literal
 import numpy as np
 
 from orca_cli.data.contents import joined
-from orca_cli.data.own_data import counted, refuse_entry, refuse_rows
+from orca_cli.data.own_data import refuse_entry, refuse_rows
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.seeding import numpy_generator
+from orca_cli.terminal import counted
 
 # How parts are called in names of arrays (x_train, x_val, ...), folders and splits, and in columns and arrays of marks.
 PART_NAMES = {

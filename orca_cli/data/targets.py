@@ -12,10 +12,11 @@ from typing import Literal
 
 import numpy as np
 
-from orca_cli.data.own_data import counted, listed
+from orca_cli.data.own_data import listed
 from orca_cli.data.samples import target_scale
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS, Scale
+from orca_cli.terminal import counted
 
 _SHOWN = 8  # values named in a message
 _TWO_CLASSES = "provide data with two classes or more"

@@ -101,6 +101,8 @@ def test_settings_of_a_method_count_where_it_is_chosen(name):
     assert name({}, align={"lr": 0.01}) == name({}, align=align)
     load, old = {"_target_": "orca_cli.data.images.load"}, {"average": None}
     assert name(load) == name(load | {"on_bad": "error"}, train=old) != name(load | {"on_bad": "skip"})
+    now, then = (f"orca_cli.models.finetuning.{file}.LoRA" for file in ("adapters", "lora"))
+    assert name({}, finetune={"_target_": now}) == name({}, finetune={"_target_": then})
     mmd = {"_target_": "orca_cli.metrics.mmd.MMD"}
     assert name({}, metric=mmd) == name({}, metric=mmd | {"bandwidth": "union", "unbiased": False, "chunk": 1024})
 

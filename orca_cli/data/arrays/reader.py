@@ -29,12 +29,13 @@ from orca_cli.data.arrays.preprocessing import (
 from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.data.contents import hashes_of_rows
 from orca_cli.data.gaps import Gaps, How, fit_gaps, has_missing, remarks
-from orca_cli.data.own_data import counted, described
+from orca_cli.data.own_data import described
 from orca_cli.data.samples import ArraySamples, channel_scale
 from orca_cli.data.settings import check_rules
 from orca_cli.data.targets import fit_targets, plain_labels
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
+from orca_cli.terminal import counted
 
 
 def load(

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orca_cli.data.own_data import MISSING_WORDS, counted, listed, refuse_entry, refuse_rows
+from orca_cli.data.own_data import MISSING_WORDS, listed, refuse_entry, refuse_rows
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
+from orca_cli.terminal import counted
 
 OTHER, MISSING = "(other)", "(missing)"
 _SHOWN = 5  # columns named in a note

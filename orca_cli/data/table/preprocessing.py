@@ -17,7 +17,7 @@ from torch import Tensor
 
 from orca_cli.data.blocks import Ragged
 from orca_cli.data.gaps import remarks
-from orca_cli.data.own_data import counted, listed
+from orca_cli.data.own_data import listed
 from orca_cli.data.samples import read_inputs
 from orca_cli.data.table.columns import Column, as_numbers, raw_targets
 from orca_cli.data.table.files import open_table, plain_columns
@@ -25,6 +25,7 @@ from orca_cli.data.table.series import Grouped, Series, Symbols, group_by
 from orca_cli.data.targets import TargetForm
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import NewData
+from orca_cli.terminal import counted
 
 _SHOWN = 20  # columns named in a message
 

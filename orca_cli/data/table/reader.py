@@ -13,7 +13,7 @@ import numpy as np
 
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
-from orca_cli.data.own_data import check_column, counted, file_paths, listed, refuse_entry
+from orca_cli.data.own_data import check_column, file_paths, listed, refuse_entry
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.settings import check_rules
 from orca_cli.data.splits import group_rows, marked_rows
@@ -24,6 +24,7 @@ from orca_cli.data.table.series import Series, contents, fit_symbols, group_by
 from orca_cli.data.targets import TargetForm, fit_targets
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Kind, Reporter, TaskData
+from orca_cli.terminal import counted
 
 _SPLIT, _IGNORE = "split", "task.ignore=[split]"
 

@@ -13,9 +13,10 @@ import numpy as np
 from orca_cli.data.blocks import Ragged
 from orca_cli.data.contents import hashes
 from orca_cli.data.one_hot import one_hot
-from orca_cli.data.own_data import counted, refuse_entry, refuse_rows
+from orca_cli.data.own_data import refuse_entry, refuse_rows
 from orca_cli.data.table.columns import as_numbers, codes
 from orca_cli.exceptions import DataError
+from orca_cli.terminal import counted
 
 _MOST_SYMBOLS = 128  # more of them are the letters of a language, or not symbols at all
 _MOST_SHOWN = 40

@@ -129,7 +129,7 @@ REPOSITORIES = {
         _changed("tokenizer_config.json", with_code=True, auto_map={"AutoTokenizer": ["evil.Model", "evil.Model"]}),
         None,
     ),
-    "pickles for the tokenizer": (_tokenizer_pickle, None),
+    "pickles for the tokenizer": (_tokenizer_pickle, DataError),
     "a kernel of the hub": (_changed("config.json", attn_implementation="someone/kernel"), UnsafeError),
     "a quantiser": (
         _changed("config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
@@ -154,7 +154,7 @@ def test_model_folders_run_nothing(title, tmp_path, counted):
         text.load(str(folder)).embed_source(["a list"])
     else:
         with pytest.raises(expected) as caught:
-            text.load(str(folder))
+            text.load(str(folder)).embed_source(["a list"])
         assert SECRET not in str(caught.value)
     assert not canary.exists()
     assert "evil" not in sys.modules

@@ -43,7 +43,7 @@ def make(folder: Path, count: int) -> None:
     per_cell = -(-count // (len(TASKS) * len(METRICS)))
     for number in range(count):
         place, cell = divmod(number, len(TASKS) * len(METRICS))
-        task, metric = TASKS[cell % len(TASKS)], METRICS[cell // len(TASKS)]
+        task, metric = TASKS[cell // len(METRICS)], METRICS[cell % len(METRICS)]
         rate, seed = divmod(place, min(per_cell, 20))
         value = 0.1 + 0.03 * METRICS.index(metric) + 0.01 * TASKS.index(task) + 0.001 * seed
         state = "failed" if number % 97 == 96 else "completed"

@@ -40,7 +40,7 @@ def walk(cases, called, scorecard):
 
 def test_mistyped_keys(called, environment, scorecard):
     """I1, I5: every key of every shipped file, one letter dropped, doubled or swapped."""
-    cases = sample(all_typos(), count(pr=14, nightly=1500))
+    cases = sample(all_typos(), count(pr=40, nightly=1500))
     suggested = [error.partition("did you mean")[2] for error in walk(cases, called, scorecard)]
     right = sum(f"'{case.suggestion}'" in text for case, text in zip(cases, suggested, strict=True))
     scorecard.add("closest setting suggested", cases=len(cases), passed=right, target=500)
@@ -50,7 +50,7 @@ def test_mistyped_keys(called, environment, scorecard):
 
 def test_wrong_types_and_values_out_of_range(called, environment, scorecard):
     """I2, I5: every key with each type that is not its own, and with values beyond its bounds."""
-    walk(sample(all_wrong_values(), count(pr=40, nightly=2600)), called, scorecard)
+    walk(sample(all_wrong_values(), count(pr=110, nightly=2600)), called, scorecard)
     assert not environment.exists()
 
 

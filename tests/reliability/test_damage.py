@@ -74,7 +74,7 @@ def test_every_flipped_bit_is_detected(step_that_loads, names, scorecard):
     def flip(path: Path) -> None:
         flipped(path, generator.randrange(path.stat().st_size), generator.randrange(8))
 
-    cases = count(pr=60, nightly=1000)
+    cases = count(pr=200, nightly=1000)
     chosen = [names[case % len(names)] for case in range(cases)]
     used = [step_that_loads(lambda step, name=name: flip(step / name)) for name in chosen]
     scorecard.add("flipped bits in checkpoints / detected", cases=cases, passed=used.count(1), target=1000)

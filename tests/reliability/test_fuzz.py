@@ -198,7 +198,7 @@ FORMATS: dict[str, tuple[Callable[[Path], list[bytes]], str, Callable[[Path], An
     "JSON manifest": (_manifest, ".json", storage.read_checked_json),
     "config.json": (lambda _: [json.dumps(CONFIG).encode()], "/config.json", _check_family),
 }
-PR, NIGHTLY = 100, 100_000
+PR, NIGHTLY = 300, 100_000
 
 
 def mutated(content: bytes, draw: random.Random) -> bytes:

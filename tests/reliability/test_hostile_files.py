@@ -25,7 +25,7 @@ NEEDED = {"LMDB": "lmdb", "MATLAB 5": "scipy", "MATLAB 7.3": "h5py", "joblib": "
 FORMS = [form for form in payloads.FORMS if importlib.util.find_spec(NEEDED.get(form, "numpy"))]
 PAYLOADS = list(payloads.payloads(Path("canary")))
 # Every payload in some formats; the formats take turns.
-_EACH = count(pr=1, nightly=len(FORMS))
+_EACH = count(pr=4, nightly=len(FORMS))
 
 
 def write(form: str, folder: Path, content: bytes) -> Path:

@@ -1,8 +1,10 @@
 """Clouds of points, and what every test asks a metric."""
 
+import itertools
 from dataclasses import replace
 
 import torch
+from geomloss import SamplesLoss
 from safetensors.torch import load, save
 
 from orca_cli.interfaces import Features
@@ -54,6 +56,27 @@ def gradient(metric, source, target):
 
 def cosine(one, other):
     return torch.nn.functional.cosine_similarity(one.flatten().double(), other.flatten().double(), dim=0).item()
+
+
+def squares(x, y):
+    return (x[:, :, None] - y[:, None]).square().sum(-1)
+
+
+def geomloss_otdd(source, target, reg, **annealing):
+    """The dataset distance by geomloss alone: labels are one more coordinate and W is a table of numbers."""
+    settings = {"loss": "sinkhorn", "p": 2, "blur": reg**0.5, "backend": "tensorized"} | annealing
+    k, l = source.num_classes, target.num_classes  # noqa: E741
+    clouds = [f.x.detach()[f.labels == c] for f in (source, target) for c in range(f.num_classes)]
+    table = torch.zeros(k + l, k + l, dtype=source.x.dtype)
+    for a, b in itertools.combinations(range(k + l), 2):
+        table[a, b] = table[b, a] = SamplesLoss(cost=squares, **settings)(clouds[a], clouds[b]).item()
+
+    def cost(x, y):
+        rows, columns = x[..., -1].long(), y[..., -1].long()
+        return squares(x[..., :-1], y[..., :-1]) / 2 + table[rows[:, :, None], columns[:, None]] / 2
+
+    joined = [torch.cat([f.x, (f.labels + start)[:, None].to(f.x)], 1) for f, start in ((source, 0), (target, k))]
+    return SamplesLoss(cost=cost, **settings)(*joined)
 
 
 def difference_quotients(function, x, step):

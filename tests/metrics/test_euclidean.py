@@ -1,4 +1,4 @@
-"""Mean Euclidean distance, moments, TransRate: against SciPy, NumPy and the formula; single, equal and coinciding points."""
+"""Mean Euclidean distance, moments, TransRate, MMD: against SciPy, NumPy and the formulas; coinciding points; float32."""
 
 import numpy as np
 import pytest
@@ -8,15 +8,26 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from orca_cli.metrics.euclidean import Euclidean
+from orca_cli.metrics.mmd import MMD
 from orca_cli.metrics.moments import Moments
 from orca_cli.metrics.transrate import TransRate
-from tests.metrics.generators import cloud, gradient, labelled, value
+from tests.metrics.generators import cloud, difference_quotients, gradient, labelled, value
 from tests.properties import examples
 
 
 def moments_distance(x, z):
     x, z = np.asarray(x), np.asarray(z)
     return np.mean((x.mean(0) - z.mean(0)) ** 2 + (x.std(0) - z.std(0)) ** 2)
+
+
+def mmd_definition(x, z, bandwidth=None):
+    """Value and bandwidth, as the formula reads."""
+    joined = np.concatenate([x, z])
+    squares = ((joined[:, None] - joined[None]) ** 2).sum(-1)
+    n, count = len(x), len(joined)
+    bandwidth = squares.sum() / (count * (count - 1)) if bandwidth is None else bandwidth
+    kernel = sum(np.exp(-squares / (scale * bandwidth)) for scale in (0.25, 0.5, 1, 2, 4))
+    return kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean(), bandwidth
 
 
 @examples(20)
@@ -26,6 +37,21 @@ def test_values_agree_with_scipy_and_numpy(seed, n, m, d):
     assert value(Euclidean(), x, z) == pytest.approx(cdist(x, z).mean(), rel=1e-10)
     # The root of eps stands in for the deviation of a single point.
     assert value(Moments(), x, z) == pytest.approx(moments_distance(x, z), rel=1e-5)
+    assert value(MMD(), x, z) == pytest.approx(mmd_definition(x, z)[0], abs=1e-12)
+
+
+# In pieces beyond 1,024 points; the bandwidth of the far cloud lies outside what is tabulated.
+@pytest.mark.parametrize(("n", "m", "scale", "shift"), [(1030, 11, 1, 0.5), (11, 1030, 1, 0.5), (23, 11, 1, 40)])
+def test_mmd_of_many_and_of_distant_points_is_that_of_the_definition(n, m, scale, shift):
+    x, z = cloud(n, 4, "x"), cloud(m, 4, "z", scale=scale) + shift
+    assert value(MMD(), x, z) == pytest.approx(mmd_definition(x, z)[0], abs=1e-12)
+
+
+def test_gradient_of_mmd_is_that_of_finite_differences_at_a_constant_bandwidth():
+    x, z = cloud(17, 3, "x"), cloud(9, 3, "z") + 1
+    slope, held = gradient(MMD(), x, z), mmd_definition(x, z)[1]
+    for move, quotient in difference_quotients(lambda z: mmd_definition(x, z, held)[0], z, 1e-5):
+        assert quotient == pytest.approx((slope * move).sum().item(), abs=1e-8)
 
 
 def test_points_on_top_of_each_other_have_no_part_in_the_gradient():
@@ -44,11 +70,17 @@ def test_float32_neither_overflows_nor_vanishes(scale):
     torch.testing.assert_close(gradient(Euclidean(), x * scale, z * scale), gradient(Euclidean(), x, z))
 
 
-SOURCE = labelled(5, 2, 1, "source")
+@pytest.mark.parametrize(("scale", "shift"), [(1e-20, 100.0), (1.0, 100.0), (1e15, 0.0)])
+def test_mmd_in_float32_is_near_float64_at_any_scale_and_place(scale, shift):
+    x, z = (cloud(60, 5, "x") + shift).float(), (cloud(20, 5, "z") + shift + 1).float()
+    exact = value(MMD(), x.double(), z.double())
+    assert value(MMD(), x * scale, z * scale) == pytest.approx(exact, abs=3e-5)
+    slope = gradient(MMD(), x * scale, z * scale) * scale
+    torch.testing.assert_close(slope.double(), gradient(MMD(), x.double(), z.double()), rtol=1e-2, atol=1e-6)
 
 
-def definition(target, eps):
-    """TransRate by eigenvalues, as the formula reads."""
+def transrate_definition(target, eps):
+    """By eigenvalues, as the formula reads."""
     z = target.x.numpy() - target.x.numpy().mean(0)
     z = z / np.sqrt(np.trace(z.T @ z))
 
@@ -59,13 +91,10 @@ def definition(target, eps):
     return rate(z) - np.mean([rate(rows) for rows in classes])
 
 
-# Fewer points than dimensions, more, and classes on both sides.
-@pytest.mark.parametrize(("n", "d", "k"), [(30, 4, 3), (9, 20, 3), (24, 7, 4), (12, 3, 1)])
+# Fewer points than dimensions, more, and a single class.
+@pytest.mark.parametrize(("n", "d", "k"), [(30, 4, 3), (9, 20, 3), (12, 3, 1)])
 def test_transrate_is_that_of_the_formula(n, d, k):
     target = labelled(n, d, k, "target", spread=2)
     for eps in (1e-4, 0.5):
-        expected = -definition(target, eps)
-        assert value(TransRate(eps), SOURCE, target) == pytest.approx(expected, rel=1e-9, abs=1e-9)
-    if k == 1:
-        assert expected == pytest.approx(0, abs=1e-9)
-        assert gradient(TransRate(), SOURCE, target).abs().max() < 1e-6
+        expected = -transrate_definition(target, eps)
+        assert value(TransRate(eps), labelled(5, 2, 1, "source"), target) == pytest.approx(expected, rel=1e-9, abs=1e-9)

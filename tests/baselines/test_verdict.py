@@ -10,7 +10,6 @@ import torch
 from orca_cli.baselines.compute import Baseline
 from orca_cli.baselines.verdict import standard_error, verdict
 from orca_cli.scoring.classification import ZeroOne
-from orca_cli.scoring.values import RMSE
 
 N = 400
 RNG = np.random.default_rng(0)
@@ -48,16 +47,8 @@ VERDICTS = [
     (60, 62, 100, "forest", "about as good", "a tie with a random forest"),
     (60, 70, 0, "forest", "better", ""),  # a difference in few samples counts when the two models disagree on few
     (60, 64, 0, "forest", "about as good", ""),  # between one and two standard errors
-    (
-        60,
-        20,
-        0,
-        "forest",
-        "worse",
-        r"a random forest \(5.0 % in 2 s\) does better here by 10.0.*: use it, or try more",
-    ),
+    (60, 20, 0, "forest", "worse", r"a random forest \(5.0 % in 2 s\) does better here by 10.0.*: use it"),
     (60, 20, 0, "features", "worse", "; the body adds nothing to a ridge on the embedder's features"),
-    (60, 62, 0, "features", "about as good", r"a tie with a ridge on the embedder's features \(15.5 % in 2 s\)"),
 ]
 
 
@@ -73,7 +64,6 @@ def test_a_difference_beyond_two_standard_errors_is_said_in_points(ours, theirs,
     assert comparison["difference"] == pytest.approx((theirs - ours) / N)
     assert re.search(text, comparison["text"])
     assert ("use it" in comparison["text"]) == (verdict == "worse")
-    assert ("adds nothing" in comparison["text"]) == (name == "features" and verdict != "better")
 
 
 def test_the_rival_is_the_one_that_validates_best_and_not_the_best_on_the_test_split():
@@ -109,15 +99,5 @@ def test_of_three_equally_good_models_few_are_called_better_or_worse():
             name: Baseline(float(wrong[place].mean()), float(chosen[place - 1]), outputs=models[place])
             for place, name in ((1, "linear"), (2, "forest"))
         }
-        comparison = verdict(ZeroOne(), float(wrong[0].mean()), models[0], TARGETS, None, baselines)
-        words.append(comparison["is"])
-    wrong_words = sum(word != "about as good" for word in words) / count
-    assert wrong_words < 0.08  # 4.4 %
-
-
-def test_errors_in_the_tasks_units():
-    y = torch.from_numpy(RNG.normal(size=(N, 1))).float()
-    baselines = {"linear": Baseline(float(RMSE()(0 * y.numpy(), y.numpy()).value), 1.0, 0.3, outputs=0 * y)}
-    comparison = verdict(RMSE(), float(RMSE()(0.9 * y.numpy(), y.numpy()).value), 0.9 * y, y, None, baselines)
-    assert comparison["is"] == "better"
-    assert not re.search("points|%", comparison["text"])
+        words.append(verdict(ZeroOne(), float(wrong[0].mean()), models[0], TARGETS, None, baselines)["is"])
+    assert sum(word != "about as good" for word in words) / count < 0.08  # 4.4 %

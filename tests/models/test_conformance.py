@@ -94,13 +94,10 @@ def changed(folder, place, change):
     return str(place)
 
 
-def noisy(tensors, deviation=0.05):
-    generator = torch.Generator().manual_seed(7)
+def noisy(tensors):
+    generator, floating = torch.Generator().manual_seed(7), torch.is_floating_point
     noise = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in tensors.items()}
-    return {
-        name: tensor + deviation * noise[name] if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-    }
+    return {name: value + 0.05 * noise[name] if floating(value) else value for name, value in tensors.items()}
 
 
 def test_takes_inputs_of_any_shape_and_every_weight_is_used(body):
@@ -186,15 +183,12 @@ def test_the_source_is_embedded_without_gradient(body, source):
     assert prefix.shape[1] == body.width if prefix is not None else not body.needs_prefix
 
 
-def test_random_weights_are_all_drawn_by_the_seed_and_leave_the_source(name, body, node, source):
+def test_random_weights_are_all_drawn_by_the_seed_and_leave_the_source(body, node, source):
     first, again = (load_body(node | {"weights": "random"}, seed=0).eval() for _ in range(2))
     for before, drawn, same in zip(body.parameters(), first.parameters(), again.parameters(), strict=True):
         assert torch.equal(drawn, same)
         assert drawn.dim() == 1 or not torch.equal(before, drawn)
     assert torch.equal(first.embed_source(source).x, body.embed_source(source).x)
-    if name in ("bert", "vit"):
-        other = load_body(node | {"weights": "random"}, seed=1)
-        assert not all(map(torch.equal, first.parameters(), other.parameters()))
 
 
 def test_takes_a_finetune_mode_or_refuses_it(name, body):

@@ -10,31 +10,13 @@ from orca_cli.models.geometry import layout
 from tests.models.conftest import build
 
 
-def seen(embedder, shape):
-    """Return [T, *E] bool: which positions each token depends on."""
-    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    maps = embedder.convolution(torch.nn.functional.pad(x, _ends(embedder.layout))).flatten(2)[0]
-    rows = [torch.autograd.grad(value.sum(), x, retain_graph=True)[0][0].abs().sum(0) for value in maps.T]
-    return torch.stack(rows) > 0
-
-
-def _ends(layout):
-    return [p for a, b in zip(layout.padded[::-1], layout.extent[::-1], strict=True) for p in (0, a - b)]
-
-
 def test_a_token_sees_its_patch_and_one_patch_on_either_side(load_body):
-    """In more dimensions too: with patches of 2, one inside sees 6 positions along each axis, the one in the corner 4."""
-    embedder = build(load_body("bert"), input_shape=(2, 18), embedder=Overlap("random", max_tokens=5)).embedder
+    embedder = build(load_body("bert"), input_shape=(2, 20), embedder=Overlap("random", max_tokens=5)).embedder
     assert (embedder.kernel, embedder.layout.kernel, embedder.layout.tokens) == (12, 4, 5)
-    position = torch.arange(18)
-    expected = [(position >= 4 * (token - 1)) & (position < 4 * (token + 2)) for token in range(5)]
-    assert torch.equal(seen(embedder, (2, 18)), torch.stack(expected))
-
-    embedder = build(load_body("bert"), input_shape=(1, 6, 6, 6), embedder=Overlap("random", 27)).embedder
-    assert embedder.layout.grid == (3, 3, 3)
-    places = seen(embedder, (1, 6, 6, 6))
-    assert places[0].sum() == 4**3
-    assert places[13].all()
+    x, position = torch.randn(1, 2, 20, requires_grad=True), torch.arange(20)
+    for token, answer in enumerate(embedder.convolution(x)[0].sum(0)):
+        seen = torch.autograd.grad(answer, x, retain_graph=True)[0][0].abs().sum(0) > 0
+        assert torch.equal(seen, (position >= 4 * (token - 1)) & (position < 4 * (token + 2)))
 
 
 @pytest.mark.parametrize("name", ["swin", "vit"])
@@ -71,12 +53,11 @@ def test_every_body_takes_every_shape(load_body, name, shape):
         assert all(grad is not None and torch.isfinite(grad).all() for grad in grads)
 
 
-def bank_of_features(shape, *, max_tokens, filters=3, scales=2, token_filters=None, seed=0):
+def bank_of_features():
     """Return a bank that gives each token its own features as they are, and nothing of the sample's."""
-    cut = layout(shape, max_tokens=max_tokens, canvas=None)
-    features = sum(8 * 2**scale < shape[1] for scale in range(scales)) * (2 * filters + 1)
-    torch.manual_seed(seed)
-    bank = FilterBank(cut, features, filters=filters, token_filters=token_filters or filters, scales=scales)
+    torch.manual_seed(0)
+    cut = layout((2, 40), max_tokens=5, canvas=None)
+    bank = FilterBank(cut, 14, filters=3, token_filters=3, scales=2)
     torch.nn.init.eye_(bank.token.weight)
     torch.nn.init.zeros_(bank.sample.weight)
     return bank
@@ -85,7 +66,7 @@ def bank_of_features(shape, *, max_tokens, filters=3, scales=2, token_filters=No
 @torch.no_grad()
 def test_a_filter_answers_with_its_correlation_with_the_window():
     """Against numpy: the largest answer of a token and its share above the threshold; two channels, taps 1 and 2 apart."""
-    bank = bank_of_features((2, 40), max_tokens=5)
+    bank = bank_of_features()
     x = torch.randn(1, 2, 40, generator=torch.Generator().manual_seed(0))
     features = bank(x, torch.ones(1, 40, dtype=torch.bool))[0][0, 2]  # positions 16 to 23
     for scale, spacing in enumerate((1, 2)):
@@ -106,7 +87,7 @@ def test_a_filter_answers_with_its_correlation_with_the_window():
 @torch.no_grad()
 def test_features_have_mean_0_and_deviation_1_over_what_a_bank_was_fitted_to():
     """In batches, with padding; what stands in padding, or in a sample without any data, does not count."""
-    bank = bank_of_features((2, 40), max_tokens=5)
+    bank = bank_of_features()
     x = 30 + 7 * torch.randn(50, 2, 40, generator=torch.Generator().manual_seed(0))
     valid = torch.ones(50, 40, dtype=torch.bool)
     valid[10:20, 16:] = False
@@ -134,11 +115,3 @@ def test_the_values_of_a_short_sequence_are_features_of_the_sample():
     bank.fit([(x, valid)])
     expected = (x.flatten(1) - x.flatten(1).mean(0)) / x.flatten(1).std(0, correction=0)
     torch.testing.assert_close(bank(x, valid)[1][:, -80:], expected, rtol=1e-3, atol=1e-3)
-
-
-@torch.no_grad()
-def test_a_feature_far_from_all_of_training_counts_as_five_deviations():
-    bank = bank_of_features((1, 40), max_tokens=5)
-    bank.fit([(torch.randn(50, 1, 40), torch.ones(50, 40, dtype=torch.bool))])
-    far = bank(1e6 * torch.ones(1, 1, 40).cumsum(2), torch.ones(1, 40, dtype=torch.bool))[0]
-    assert far.abs().max() == 5

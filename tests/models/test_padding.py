@@ -1,10 +1,13 @@
-"""Padding: whatever stands in it, outputs and the tokens that stage 2 compares are the same, to the bit."""
+"""Whatever stands in padding, outputs and the tokens of stage 2 are the same; no causal output sees later inputs."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from orca_cli.data.samples import ArraySamples
+from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Tokens
 from orca_cli.models.embedders.patches import Multiscale, Overlap, Patch
 from orca_cli.stages.problem import Draw, embed_points
@@ -14,9 +17,9 @@ EMBEDDERS = {"patch": Patch, "overlap": Overlap, "multiscale": Multiscale}
 GARBAGE = (float("nan"), float("inf"), -1e30, 5.0)
 
 
-def padded(shape, lengths, seed=0):
+def padded(shape, lengths):
     """Return inputs [B, *shape] and [B, *E] bool, False from each sample's length on, counted row by row."""
-    x = torch.randn(len(lengths), *shape, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(len(lengths), *shape, generator=torch.Generator().manual_seed(0))
     positions = torch.arange(int(np.prod(shape[1:]))).reshape(shape[1:])
     return x, torch.stack([positions < length for length in lengths])
 
@@ -53,14 +56,6 @@ def test_a_swin_takes_padded_tokens_as_zeros(load_body):
     assert torch.equal(zeros, nines)
 
 
-class Whole:
-    """Stands for an engine: everything stays on the CPU."""
-
-    @staticmethod
-    def move(batch):
-        return batch
-
-
 @pytest.mark.parametrize("made", EMBEDDERS)
 @pytest.mark.parametrize("features", ["tokens", "pooled"])
 def test_stage_2_compares_valid_tokens_only(load_body, made, features):
@@ -72,7 +67,46 @@ def test_stage_2_compares_valid_tokens_only(load_body, made, features):
         values = x.masked_fill(~valid.unsqueeze(1), garbage).numpy()
         samples = ArraySamples(values, np.zeros(4, np.int64), valid.numpy())
         draws = [Draw(np.array([i]), 100, np.random.default_rng(0)) for i in range(4)]
-        clouds.append(embed_points(model, Whole, samples, draws, features))
+        clouds.append(embed_points(model, SimpleNamespace(move=lambda batch: batch), samples, draws, features))
     sizes = [-(-length // 4) if features == "tokens" else 1 for length in lengths]
     assert [len(cloud) for cloud in clouds[0]] == sizes
     assert all(torch.equal(*pair) for pair in zip(*clouds, strict=True))
+
+
+STEPS = 12
+
+
+def causal_model(body, causal, **settings):
+    return build(body, causal=causal, kind="dense", input_shape=(5, STEPS), **settings).eval()
+
+
+def seen(model, valid):
+    """Return [STEPS, STEPS] bool: whether the output at a row's position depends on the input at a column's."""
+    x = torch.randn(1, 5, STEPS, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    outputs = model(x, valid)[0].sum(0)
+    rows = [torch.autograd.grad(value, x, retain_graph=True)[0][0].abs().sum(0) for value in outputs]
+    return torch.stack(rows) > 0
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "modernbert", "t5"])
+@pytest.mark.parametrize("real", [STEPS, 7])
+def test_no_frame_sees_the_future(load_body, name, real):
+    valid = (torch.arange(STEPS) < real)[None]
+    past = torch.ones(real, real, dtype=torch.bool).tril()
+    causal = seen(causal_model(load_body(name), True), valid)[:real, :real]
+    assert not (causal & ~past).any()
+    assert causal[-1].all()
+    if name in ("bert", "roberta"):
+        assert torch.equal(causal, past)
+        assert seen(causal_model(load_body(name), False), valid)[
+            :real, :real
+        ].all()  # the premise: it could see the future
+
+
+def test_what_would_leak_is_refused(load_body):
+    with pytest.raises(ConfigError, match="whole input at once"):
+        causal_model(load_body("vit"), True)
+    with pytest.raises(ConfigError, match="embedder: .* beyond its own step; use embedder=patch"):
+        causal_model(load_body("bert"), True, embedder=Overlap())
+    with pytest.raises(ConfigError, match=f"{STEPS} steps in 6 tokens"):
+        causal_model(load_body("bert"), True, embedder=Patch(max_tokens=6))

@@ -50,17 +50,15 @@ def test_step_0_gives_the_body_s_own_features(load_body, family, name, embedder)
     torch.testing.assert_close(model.features(x).x, whole(family(name), (x - MEAN) / STD), rtol=1e-4, atol=1e-4)
 
 
+# 16 x 16 of 37 x 37 positions are interpolated; windows need the whole of a small map.
+DINO = Dinov2Model(Dinov2Config(**SIZES, mlp_ratio=2, image_size=518, patch_size=14))
+SWIN = SwinModel(SwinConfig(**STAGES, image_size=32, patch_size=4, window_size=2))
+
+
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("model_class", "config", "size", "tokens"),
-    [
-        (Dinov2Model, Dinov2Config(**SIZES, mlp_ratio=2, image_size=518, patch_size=14), 224, 256),
-        (SwinModel, SwinConfig(**STAGES, image_size=32, patch_size=4, window_size=2), 32, None),
-    ],
-    ids=["16 x 16 of 37 x 37 positions are interpolated", "windows need the whole of a small map"],
-)
-def test_at_its_own_rule_an_image_has_the_features_that_transformers_gives(tmp_path, model_class, config, size, tokens):
-    model_class(config).save_pretrained(tmp_path)
+@pytest.mark.parametrize(("saved", "size", "tokens"), [(DINO, 224, 256), (SWIN, 32, None)])
+def test_at_its_own_rule_an_image_has_the_features_that_transformers_gives(tmp_path, saved, size, tokens):
+    saved.save_pretrained(tmp_path)
     x = images(2, 3, size, size)
     model = made(auto.load(str(tmp_path)), x, max_tokens=tokens)
     torch.testing.assert_close(model.features(x).x, whole(tmp_path, (x - MEAN) / STD), rtol=1e-4, atol=1e-4)
@@ -84,21 +82,15 @@ def test_pixel_statistics_are_those_of_the_checkpoint_or_refused(tmp_path):
 
     said = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
     assert [start(json.dumps(said)).pixel_mean, start("{}").pixel_std] == [(0.1, 0.2, 0.3), (0.229, 0.224, 0.225)]
-    for wrong in ([0.5], ["a", "b", "c"], [1, 1, 0]):
+    for wrong in ([0.5], [1, 1, 0]):
         with pytest.raises(DataError, match=r"preprocessor_config\.json: image_mean and image_std are not"):
             start(json.dumps(said | {"image_std": wrong}))
-    with pytest.raises(DataError, match=r"preprocessor_config\.json: is unreadable"):
-        start('{"image_mean": [0.5')
 
 
-@pytest.mark.parametrize(
-    ("shape", "grid"),
-    [((3, 64, 64), (8, 8)), ((1, 8, 8), (8, 8)), ((3, 1000, 1000), (37, 37)), ((2, 16, 8, 8), (8, 8))],
-    ids=str,
-)
-def test_an_input_is_worth_as_many_patches_as_it_has_detail(shape, grid):
+def test_an_input_is_worth_as_many_patches_as_it_has_detail():
     """For patches of 14 and 37 x 37 positions: at most 64 up to 64 x 64, and never fewer pixels than there are, if they fit."""
-    assert input_grid(shape, patch=14, most=(37, 37), least=1, max_tokens=None) == grid
+    for shape, most in (((3, 64, 64), 8), ((1, 8, 8), 8), ((3, 1000, 1000), 37), ((2, 16, 8, 8), 8)):
+        assert input_grid(shape, patch=14, most=(37, 37), least=1, max_tokens=None) == (most, most)
 
 
 @torch.no_grad()
@@ -109,18 +101,3 @@ def test_source_images_are_embedded_at_the_resolution_of_the_target(family):
     tokens, model = body.embed_source(x.numpy()), made(body, x)
     assert tokens.grid == model.embedder.layout.grid == (2, 2)
     torch.testing.assert_close(tokens.x, model.embed(x).x, rtol=1e-4, atol=1e-4)
-
-
-def test_features_of_whole_samples_reach_the_predictor_past_the_body_and_train(load_body):
-    body, x = load_body("vit"), torch.randn(4, 2, 20)
-    model = build(body, embedder=Multiscale(skip=True)).eval()
-    with torch.no_grad():
-        assert model.predictor.skip.weight.eq(0).all()
-        model.predictor.skip.weight.normal_()
-        features = model.features(x)
-        expected = model.predictor.linear(model.predictor.pool(features))
-        expected += model.embedder.sample_features(x, None) @ model.predictor.skip.weight.T
-        torch.testing.assert_close(model(x), expected)
-    model(x).square().sum().backward()
-    assert model.predictor.skip.weight.grad.abs().sum() > 0
-    assert [name for name, _ in model.embedder.named_parameters() if name.startswith("beside.")] == []

@@ -1,15 +1,17 @@
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import Scale, Tokens
+from orca_cli.interfaces import Scale
 from orca_cli.models.assembly import describe
 from orca_cli.models.bodies import text
 from orca_cli.models.checkpoints import located
 from orca_cli.models.embedders.convolution import spread_filter
 from orca_cli.models.embedders.patches import Patch
+from orca_cli.models.ensemble import averaged
 from tests.models.conftest import build
 
 
@@ -21,23 +23,12 @@ def test_spread_filter_answers_like_the_pretrained_one():
     for channels in (6, 57):
         spread = spread_filter(patch, channels, 4)
         torch.testing.assert_close(torch.nn.functional.conv2d(gray.expand(1, channels, 4, 4), spread), expected)
-    for patch_channels, channels in ((1, 1), (1, 5), (3, 2), (3, 7)):
+    for patch_channels, channels in ((1, 5), (3, 2)):
         spread = spread_filter(patch[:, :1].repeat(1, patch_channels, 1, 1), channels, 4)
         torch.testing.assert_close(spread.sum((1, 2, 3)), patch_channels * patch[:, 0].sum((1, 2)))
     constant = torch.ones(1, 3, 8, 8)
     answer = torch.nn.functional.conv2d(constant, spread_filter(patch, 3, 8), stride=8)
     torch.testing.assert_close(answer, patch.sum((1, 2, 3)).view(1, 6, 1, 1), rtol=1e-3, atol=1e-3)
-
-
-def test_class_token_stands_first_and_is_read(load_body):
-    body = load_body("bert")
-    model = build(body, pooling="class_token", input_shape=(2, 63)).eval()
-    torch.testing.assert_close(model.embedder.positions[0], body.embeddings.position_embeddings.weight[1])
-    x = torch.randn(1, 2, 63)
-    tokens = model.embed(x)
-    joined = torch.cat([body.prefix_tokens()[None], tokens.x], 1)
-    features = body(Tokens(joined, torch.ones(1, 64, dtype=torch.bool), (63,), prefix=1)).x
-    torch.testing.assert_close(model(x), model.predictor.linear(features[:, 0]))
 
 
 def test_scale_gives_the_tasks_units(load_body):
@@ -88,11 +79,31 @@ def test_random_embedders_have_the_papers_form(load_body):
         for value in body.embeddings.parameters():
             value.fill_(2.0)
         embedder = build(body, input_shape=(3, 32, 32), embedder=Patch("random")).embedder
-        deviation = (
-            4 / (3 + 32) / embedder.kernel**2
-        ) ** 0.5  # of 3 and 32 times as many weights, with a gain of 2**0.5
+        # Of 3 and 32 times as many weights, with a gain of 2**0.5.
+        deviation = (4 / (3 + 32) / embedder.kernel**2) ** 0.5
         assert not embedder.is_body_layer
         assert float(embedder.convolution.weight.detach().std()) == pytest.approx(deviation, rel=0.1)
         assert float(embedder.positions.detach().std()) == pytest.approx(0.02, rel=0.1)
         assert not embedder.convolution.bias.any()
         assert all(torch.equal(v, torch.full_like(v, n == "weight")) for n, v in embedder.norm.named_parameters())
+
+
+@pytest.mark.parametrize("kind", ["classes", "class_maps", "labels"])
+def test_classes_and_labels_have_the_mean_of_the_probabilities(kind):
+    def probability(logits):
+        return logits.double().sigmoid() if kind == "labels" else logits.double().softmax(1)
+
+    shape = (3, 5, 4, 7) if kind == "class_maps" else (3, 5, 4)
+    outputs = list(3 * torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    expected = torch.stack([probability(output) for output in outputs]).mean(0)
+    np.testing.assert_allclose(probability(averaged(outputs, kind)), expected, rtol=1e-5)
+
+
+def test_known_means():
+    """One model is sure of the first class, two lean to the second; two are as sure as can be; numbers."""
+    sure, lean = torch.tensor([[9.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    combined = averaged([sure, lean, lean], "classes")
+    p = (1 / (1 + np.exp(-9)) + 2 / (1 + np.e)) / 3
+    assert float(combined[0, 0] - combined[0, 1]) == pytest.approx(np.log(p / (1 - p)), rel=1e-5)
+    assert averaged([torch.tensor([[200.0, -200.0]])] * 2, "labels").tolist() == [[200.0, -200.0]]
+    assert averaged([torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 0.0]])], "values").tolist() == [[2.0, 2.0]]

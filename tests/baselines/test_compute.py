@@ -71,7 +71,7 @@ def messages():
 
 @pytest.fixture
 def run(tmp_path, messages, monkeypatch):
-    """Compute baselines; models are fitted in this process: the same function, without the start of another one."""
+    """Compute baselines; models are fitted in this process."""
     monkeypatch.setattr(isolation, "isolated", lambda *_, request: models.fitted(**request))
 
     def call(task, names, error=None, *, with_validation=False, test=None, start=None):
@@ -148,13 +148,11 @@ def test_what_was_computed_once_is_taken_from_the_cache(task, run, monkeypatch):
             other()
 
 
-@pytest.mark.parametrize(
-    ("failure", "reason"),
-    [
-        (isolation.StoppedError("failed: ended by SIGSEGV"), "it failed: ended by SIGSEGV"),
-        (isolation.OverTimeError("needs more"), "it needs more than 180 s"),
-    ],
-)
+CRASH = isolation.StoppedError("failed: ended by SIGSEGV"), "it failed: ended by SIGSEGV"
+OVER_TIME = isolation.OverTimeError("needs more"), "it needs more than 180 s"
+
+
+@pytest.mark.parametrize(("failure", "reason"), [CRASH, OVER_TIME])
 def test_a_failure_is_reported_and_the_others_go_on(task, run, messages, monkeypatch, failure, reason):
     computed = isolation.isolated
 

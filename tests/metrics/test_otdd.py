@@ -1,14 +1,23 @@
-"""OTDD between equal small samples: known answers, agreement with POT, what labels do."""
+"""Dataset distances against POT, NumPy and SciPy: between equal samples, of Gaussian classes, by an exact program."""
 
 import numpy as np
 import ot
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
+from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd import OTDD
+from orca_cli.metrics.otdd_exact import OTDDExact
+from orca_cli.metrics.otdd_gaussian import OTDDGaussian, coupling
+from orca_cli.metrics.transport.clouds import half_squared_distances
 from orca_cli.seeding import numpy_generator
-from tests.metrics.generators import cloud, cosine, gradient, labelled, value
+from tests.metrics.generators import cloud, cosine, distance, gradient, labelled, value
+from tests.properties import examples
 
 
 def sample_distance(a, b, labels):
@@ -43,32 +52,6 @@ def test_value_is_that_of_exact_transport_between_consecutive_samples(n, m, size
     assert value(OTDD(size, labels), source, target) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("labels", [False, True])
-def test_draws_of_one_distribution_have_value_and_gradient_zero_on_average(labels):
-    metric, values, slopes = OTDD(32, labels), [], []
-    for draw in range(60):
-        sides = []
-        for name in ("source", "target"):
-            classes = torch.from_numpy(numpy_generator(draw, name).integers(0, 3, 64))
-            centres = 2 * torch.nn.functional.one_hot(classes, 8).double()
-            sides.append(Features(cloud(64, 8, name, draw) + centres, classes, 3))
-        values.append(value(metric, *sides))
-        # Transport between samples of unequal size asks for a contraction towards the mean.
-        slopes.append((gradient(metric, *sides) * sides[1].x).sum().item())
-    for seen in (values, slopes):
-        assert abs(np.mean(seen)) < 3 * np.std(seen) / len(seen) ** 0.5
-
-
-def test_labels_force_the_pairing_that_points_alone_would_not_take():
-    # 0 and 1 are nearest to 0.1 and 0.9, but each belongs with the class whose other member is on its side.
-    far = 100.0
-    source = Features(torch.tensor([[0.0], [far], [1.0], [-far]] * 2).double(), torch.tensor([0, 0, 1, 1] * 2), 2)
-    target = Features(torch.tensor([[0.9], [far], [0.1], [-far]] * 2).double(), torch.tensor([0, 0, 1, 1] * 2), 2)
-    assert value(OTDD(labels=False), source, target) == pytest.approx((0.1**2 + 0.1**2) / 2 / 4)
-    # Of four points two are 0.9 off, and every one of them adds half of W = 0.9^2 / 2.
-    assert value(OTDD(), source, target) == pytest.approx(2 * 0.9**2 / 2 / 4 + 0.9**2 / 2 / 2)
-
-
 def test_the_labels_of_the_source_reach_the_gradient():
     source, target = labelled(128, 6, 4, "x", spread=3), labelled(128, 6, 4, "z")
     order = torch.from_numpy(numpy_generator(0, "order").permutation(128))
@@ -82,3 +65,72 @@ def test_single_points_are_compared_across_alone():
     x, z = cloud(1, 3, "x"), cloud(1, 3, "z")
     for labels, factor in ((False, 0.5), (True, 1)):
         assert value(OTDD(labels=labels), x, z) == pytest.approx(factor * (x - z).square().sum().item())
+
+
+def covariance(x):
+    return np.cov(x.T.numpy(), bias=True).reshape(x.shape[1], x.shape[1])
+
+
+def bures_by_eigenvalues(x, z):
+    products = np.linalg.eigvals(covariance(x) @ covariance(z)).real.clip(min=0)
+    spread = np.trace(covariance(x) + covariance(z)) - 2 * np.sqrt(products).sum()
+    return (x.mean(0) - z.mean(0)).square().sum().item() + spread
+
+
+@examples(20)
+@given(seed=st.integers(0, 10**6), p=st.integers(1, 12), q=st.integers(1, 12), d=st.integers(1, 15))
+def test_coupling_costs_what_bures_formula_says(seed, p, q, d):
+    x, z = cloud(p, d, seed, "x"), cloud(q, d, seed, "z", scale=2.0) + 1
+    plan = coupling(x, z)
+    ours = 2 * (plan * half_squared_distances(x, z)).sum().item()
+    assert ours == pytest.approx(bures_by_eigenvalues(x, z), rel=1e-5)
+    assert plan.sum(0).numpy() == pytest.approx(np.full(q, 1 / q), abs=1e-12)
+    assert plan.sum(1).numpy() == pytest.approx(np.full(p, 1 / p), abs=1e-12)
+
+
+def test_one_class_each_is_transport_plus_bures():
+    # W is constant, so it adds half of itself to the transport of points without labels.
+    source, target = labelled(40, 3, 1, "source"), labelled(25, 3, 1, "target", scale=2.0)
+    points = ot.emd2([], [], half_squared_distances(source.x, target.x).numpy())
+    expected = points + bures_by_eigenvalues(source.x, target.x) / 2
+    metric = OTDDGaussian(reg=0.005, tolerance=1e-10, newton_steps=300, max_iterations=3000)
+    assert value(metric, source, target) == pytest.approx(expected, rel=5e-3)
+
+
+def assigned(cost):
+    """The optimal transport between uniform weights as an assignment: every point is repeated until counts agree."""
+    n, m = cost.shape
+    copies = np.lcm(n, m)
+    repeated = cost.repeat(copies // n, 0).repeat(copies // m, 1)
+    rows, columns = linear_sum_assignment(repeated)
+    return repeated[rows, columns].mean()
+
+
+def assigned_otdd(source, target):
+    x, z, rows, columns = (part.numpy() for part in (source.x, target.x, source.labels, target.labels))
+    squares = cdist(x, z, "sqeuclidean")
+    total = squares / 2
+    for a in np.unique(rows):
+        for b in np.unique(columns):
+            block = np.ix_(rows == a, columns == b)
+            total[block] += assigned(squares[block]) / 2
+    return assigned(total)
+
+
+@examples(15)
+@given(st.integers(0, 10**6), st.integers(4, 12), st.integers(4, 8), st.integers(1, 4), st.integers(1, 3))
+def test_the_exact_distance_is_that_of_assignment(seed, n, m, k, classes):
+    source, target = labelled(n, 3, k, seed, "source", spread=2), labelled(m, 3, classes, seed, "target")
+    assert value(OTDDExact(), source, target) == pytest.approx(assigned_otdd(source, target), rel=1e-9)
+
+
+def test_float32_far_from_the_origin_classes_without_points_and_an_unsolved_program():
+    source, target = labelled(20, 3, 2, "source"), labelled(9, 3, 3, "target")
+    shift = torch.full((3,), 100.0)
+    moved = [Features((part.x + shift).float(), part.labels + 1, 5) for part in (source, target)]
+    result = distance(OTDDExact(), *moved)
+    assert result.value.dtype == torch.float32
+    assert result.value.item() == pytest.approx(value(OTDDExact(), source, target), rel=1e-4)
+    assert result.diagnostics["marginal_error"] < 1e-12
+    with pytest.raises(NonFiniteError, match=r"metric\.max_iterations"):
+        distance(OTDDExact(max_iterations=3), labelled(60, 3, 2, "source"), labelled(40, 3, 2, "target"))

@@ -38,9 +38,8 @@ def test_agrees_with_pot(name, n, m):
     a, b = random_weights(n, "a"), random_weights(m, "b")
     cost, reg = half_squared_distances(x, z), 0.2
     solution = SOLVERS[name](cost[None], a, b, reg, **EXACT)
-    plan = ot.sinkhorn(
-        a[0].numpy(), b[0].numpy(), cost.numpy(), reg, method="sinkhorn_log", stopThr=1e-13, numItermax=50000
-    )
+    settings = {"method": "sinkhorn_log", "stopThr": 1e-13, "numItermax": 50000}
+    plan = ot.sinkhorn(a[0].numpy(), b[0].numpy(), cost.numpy(), reg, **settings)
     ours = plans(cost[None], solution, a, b, reg)[0]
     np.testing.assert_allclose(ours.numpy(), plan, atol=1e-8)
     entropy = (plan * np.log(np.clip(plan, 1e-300, None) / (a[0][:, None] * b).numpy())).sum()
@@ -65,7 +64,6 @@ def test_padding_gets_no_mass_and_an_unsolved_problem_says_so(name):
     torch.testing.assert_close(plan[:1, :14, :10], alone_plan, rtol=1e-7, atol=1e-10)
     assert float(plan[:, 14:].sum() + plan[:, :, 10:].sum()) < 1e-12
     assert solution.value[0].item() == pytest.approx(alone.value.item(), abs=1e-9)
-    # An unsolved problem says so.
     x, z = cloud(30, 3, "x", scale=10), cloud(20, 3, "z", scale=10)
     cost, weights = half_squared_distances(x, z)[None], (uniform(1, 30), uniform(1, 20))
     solution = SOLVERS[name](cost, *weights, 0.01, tolerance=1e-9, max_iterations=1, scaling=0.01)

@@ -21,13 +21,6 @@ def test_kernel_is_the_smallest_that_fits(extent, max_tokens):
     assert kernel == 1 or math.prod(token_grid(extent, kernel - 1)) > max_tokens
 
 
-@given(length=st.integers(1, 100_000))
-def test_fold_holds_the_sequence_with_less_than_a_row_to_spare(length):
-    rows, columns = fold_shape(length)
-    assert 0 <= rows * columns - length < rows
-    assert abs(rows - columns) <= 1
-
-
 def test_the_papers_examples():
     assert layout((4, 1000), max_tokens=512, canvas=None).kernel == 2  # DeepSEA, RoBERTa
     swin = layout((3, 85, 85), max_tokens=3136, canvas=(224, 224))  # Darcy, Swin base

@@ -20,9 +20,7 @@ SHAPES = {"bert": (2, 40), "gpt2": (2, 40), "swin": (3, 12, 12), "vit": (3, 12, 
 
 @pytest.fixture
 def make(load_body):
-    return lambda name, kind="classes", **more: build(
-        load_body(name), kind=kind, input_shape=SHAPES[name], **more
-    ).eval()
+    return lambda name, **more: build(load_body(name), input_shape=SHAPES[name], **more).eval()
 
 
 def inputs(name, n=4):
@@ -54,18 +52,19 @@ MODES = {
 
 def without_adapters(model):
     """Return the names that each mode without parameters of its own trains."""
+
+    def of_body(kind):
+        modules = ((path, part) for path, part in model.body.named_modules() if isinstance(part, kind))
+        return {f"body.{path}.{key}" for path, part in modules for key, _ in part.named_parameters()}
+
     everything = {name for name, _ in model.named_parameters()}
-    body = [(f"body.{path}", part) for path, part in model.body.named_modules()]
-    norms = {
-        f"{path}.{key}" for path, part in body if isinstance(part, torch.nn.LayerNorm) for key in part.state_dict()
-    }
-    linears = {f"{path}.bias" for path, part in body if isinstance(part, torch.nn.Linear) and part.bias is not None}
+    norms, linears = of_body(torch.nn.LayerNorm), of_body(torch.nn.Linear)
     new = {name for name in everything if not name.startswith("body.")}
     return {
         Full: everything,
         Scratch: everything,
         LayerNorm: new | norms,
-        BitFit: new | linears | {name for name in norms if name.endswith(".bias")},
+        BitFit: new | {name for name in norms | linears if name.endswith(".bias")},
         Frozen: new,
         Head: {name for name in everything if name.startswith("predictor.")},
     }
@@ -169,14 +168,14 @@ def test_a_deep_prompt_replaces_what_the_layer_before_made_of_the_last_one(make)
 
 
 def test_padding_and_the_future_stay_out_with_a_prompt(make):
-    model = make("bert", "dense")
+    model = make("bert", kind="dense")
     Prompt(tokens=3, depth="deep").apply(model)
     valid = torch.ones(4, 40, dtype=torch.bool)
     valid[:, 25:] = False
     x = inputs("bert")
     changed = torch.where(valid[:, None], x, 9.0)
     torch.testing.assert_close(model(x, valid)[..., :25], model(changed, valid)[..., :25])
-    causal = make("bert", "dense", causal=True)
+    causal = make("bert", kind="dense", causal=True)
     Prompt(tokens=3, depth="deep").apply(causal)
     later = x.clone()
     later[..., 20:] += 1.0
@@ -203,7 +202,7 @@ def test_a_body_that_cannot_take_a_mode_says_why(make):
 
 @pytest.mark.parametrize(("name", "kind"), [("swin", "dense"), ("vit", "classes")])
 def test_a_border_starts_as_the_frozen_model_and_is_seen_by_all_outputs(make, name, kind):
-    x, model, plain = inputs(name), make(name, kind), make(name, kind)
+    x, model, plain = inputs(name), make(name, kind=kind), make(name, kind=kind)
     VisualPrompt().apply(model)
     Head().apply(plain)  # torch chooses kernels by whether a gradient is needed
     assert torch.equal(model(x), plain(x))

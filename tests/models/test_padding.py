@@ -8,7 +8,6 @@ import torch
 
 from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import Tokens
 from orca_cli.models.embedders.patches import Multiscale, Overlap, Patch
 from orca_cli.stages.problem import Draw, embed_points
 from tests.models.conftest import build
@@ -45,15 +44,6 @@ def test_garbage_in_padding_changes_nothing(load_body, name, made, kind, shape):
             assert torch.equal(model.embed(dirty, valid).x, tokens.x)
             assert torch.equal(model.embedder.tokens_at(dirty, valid, rows, places), some)
     assert torch.isfinite(expected).all()
-
-
-@torch.no_grad()
-def test_a_swin_takes_padded_tokens_as_zeros(load_body):
-    """Whatever they hold; its windows take no mask."""
-    body, mask = load_body("swin").eval(), torch.arange(64) < torch.tensor([[64], [20]])
-    x = torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(0))
-    zeros, nines = (body(Tokens(x.masked_fill(~mask.unsqueeze(-1), value), mask, (8, 8))).x for value in (0.0, 9.0))
-    assert torch.equal(zeros, nines)
 
 
 @pytest.mark.parametrize("made", EMBEDDERS)

@@ -51,47 +51,35 @@ def test_every_tensor_of_the_file_is_in_the_body_and_the_package_is_not_imported
     body = protein.load("antiberty")
     expected = package.model.state_dict()
     tensors = body.state_dict() | {f"embeddings.{name}": value for name, value in body.embeddings.state_dict().items()}
-    assert tensors.keys() == expected.keys()
-    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    torch.testing.assert_close(dict(tensors), dict(expected), rtol=0, atol=0)
     assert "tiny_antiberty" not in sys.modules
 
 
-def test_a_missing_or_extra_tensor_is_refused(package):
-    value = "encoder.layer.1.attention.self.value.weight"
+def test_missing_and_extra_tensors_pickles_that_run_code_and_packages_without_weights_are_refused(package, tmp_path):
+    """A pickle even if its checksum is the recorded one; any other file is not opened."""
+
+    def refused(error, message):
+        with pytest.raises(error, match=message):
+            protein.load("antiberty")
+
+    value, trap = "encoder.layer.1.attention.self.value.weight", Attack(tmp_path / "canary")
     package(lambda content: {key: tensor for key, tensor in content.items() if key != f"bert.{value}"})
-    with pytest.raises(DataError, match=value):
-        protein.load("antiberty")
+    refused(DataError, value)
     package(lambda content: content | {"bert.encoder.layer.2.more": torch.ones(2)})
-    with pytest.raises(DataError, match=r"Unexpected key.*encoder\.layer\.2"):
-        protein.load("antiberty")
-
-
-@pytest.mark.parametrize("recorded", [True, False])
-def test_a_pickle_that_runs_code_is_refused(package, tmp_path, recorded):
-    """A pickle is refused even if its checksum matches the recorded one; any other file is not opened."""
-    trap = Attack(tmp_path / "canary")
-    if recorded:
-        package(lambda content: content | {"trap": trap})
-        error, message = DataError, "does not hold the model's weights"
-    else:
-        torch.save({"trap": trap}, package())
-        error, message = ChecksumError, r"pytorch_model\.bin: .*differ from the published ones"
-    with pytest.raises(error, match=message):
-        protein.load("antiberty")
+    refused(DataError, r"Unexpected key.*encoder\.layer\.2")
+    package(lambda content: content | {"trap": trap})
+    refused(DataError, "does not hold the model's weights")
+    torch.save({"trap": trap}, package())
+    refused(ChecksumError, r"pytorch_model\.bin: .*differ from the published ones")
     assert not (tmp_path / "canary").exists()
-
-
-def test_a_package_without_weights_names_the_extra_and_asks_no_hub(package, monkeypatch):
     package().unlink()  # as in release 1.0 of antiberty
-    with pytest.raises(UnavailableError, match=r"not on this machine.*pip install 'orca-transfer\[protein\]'"):
-        protein.load("antiberty")
+    refused(UnavailableError, r"not on this machine.*pip install 'orca-transfer\[protein\]'")
 
 
 def test_residues_are_tokens_and_others_are_unknown(package):
     package()
     body = protein.load("antiberty", max_source_tokens=6)
     tokens = body.embed_source(["ACY", "aB", "ACDEFGHIK"])
-    # [CLS], residues, [SEP], padding
     numbers = torch.tensor([[2, 5, 6, 24, 3, 0], [2, 5, 1, 3, 0, 0], [2, 5, 6, 7, 8, 3]])
     with torch.no_grad():
         torch.testing.assert_close(tokens.x, body.embeddings(input_ids=numbers))

@@ -12,7 +12,6 @@ from orca_cli.config.study import SET, Study
 ROOT = Path(__file__).parents[2]
 PAPER = ("table2", "table3", "table4", "table5", "table7", "table9", "table10")
 PAPER += ("figure4", "figure5", "figure6", "ablate")
-RATE = "5e-4"  # which all arms have
 
 
 def read(name):
@@ -43,7 +42,7 @@ def test_arms_and_sets_compose_no_two_runs_are_the_same_and_arms_train_alike(nam
     place(study, tmp_path)
     words = [f"study={name}", "seed=0", f"paths.data={tmp_path}"]
     words += [f"body.checkpoint={tmp_path}"] if "body.checkpoint" in study.files else []
-    words += [f"train.lr={RATE}"] if "train.lr" in study.axes else []
+    words += ["train.lr=5e-4"] if "train.lr" in study.axes else []
     arms = [f"{axis}={next(iter(study.axes[axis]))}" for axis in arms_of(study) if axis not in ("body", "train.lr")]
     with compose.session() as session:
         expansions = [session.expand([*words, *more]) for more in ([f"set={next(iter(study.axes[SET]))}"], arms)]
@@ -62,27 +61,7 @@ def test_arms_and_sets_compose_no_two_runs_are_the_same_and_arms_train_alike(nam
     assert {job.choices["finetune"] for job in first_set if job.config.embedder["init"] == "random"} <= {"scratch"}
 
 
-def test_a_study_takes_another_task_and_protocol(tmp_path):
-    place(read("table3"), tmp_path)
-    with compose.session() as session:
-        words = ["study=table3", f"paths.data={tmp_path}", "task=ecg", "arm=orca", "seed=0", "protocol=paper"]
-        words.append("train.lr=5e-4")
-        (job,) = session.expand(words).jobs
-    assert (job.choices["task"], job.choices["body"], job.config.train.lr) == ("ecg", "roberta", 5e-4)
-    assert job.choices["metric"] == "otdd"  # the arm's, not the protocol's
-
-
 def test_the_page_lists_every_study_of_the_paper_with_its_number_of_runs(tmp_path):
     page = (ROOT / "docs" / "studies.md").read_text()
     rows = set(re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\| (\d+) \|", page, flags=re.M))
     assert {(name, str(len(read(name).arms({}, tmp_path)))) for name in PAPER} <= rows
-
-
-def test_data_that_are_not_there_are_left_out_with_the_command_that_gets_them(tmp_path, monkeypatch):
-    monkeypatch.setenv("ORCA_HOME", str(tmp_path))
-    with compose.session() as session:
-        sweep = session.expand(["study=table2", "seed=0", "arm=naive"], may_be_empty=True)
-    assert {job.labels[SET] for job in sweep.jobs} == {"digits", "listops"}
-    for task in ("deepsea", "ecg", "cosmic", "psicov", "satellite"):
-        (reason,) = (reason for reason in sweep.absent if f"no {task} in the data folder" in reason)
-        assert "orca data get" in reason

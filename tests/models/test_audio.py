@@ -5,12 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    ASTFeatureExtractor,
-    AutoModel,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2ForCTC,
-)
+from transformers import ASTFeatureExtractor, AutoModel, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
 from orca_cli.interfaces import Tokens
 from orca_cli.models.bodies import auto, spectrogram, speech

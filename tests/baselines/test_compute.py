@@ -47,6 +47,11 @@ class Tokens(nn.Module):
         return SimpleNamespace(x=x.transpose(1, 2), mask=mask)
 
 
+class Knowing(Tokens):
+    def sample_features(self, x, valid):
+        return x[:, :1, 0]
+
+
 class Start(nn.Module):
     """A model whose predictor sees the inputs' means."""
 
@@ -74,7 +79,7 @@ def run(tmp_path, messages, monkeypatch):
     """Compute baselines; models are fitted in this process."""
     monkeypatch.setattr(isolation, "isolated", lambda *_, request: models.fitted(**request))
 
-    def call(task, names, error=None, *, with_validation=False, test=None, start=None):
+    def call(task, names, error=None, *, with_validation=False, test=None, embedder=None, start=None):
         error, test = error or ZeroOne(), test or task.open_test()
         digests = {"train": task.train.digest(), "val": task.validation.digest(), "test": test.digest()}
         subject = compute.Subject(
@@ -82,7 +87,7 @@ def run(tmp_path, messages, monkeypatch):
             error,
             Joined([task.train, task.validation]) if with_validation else task.train,
             may_judge=not with_validation,
-            embedder=Tokens(),
+            embedder=embedder or Tokens(),
             start=lambda: start,
             open_test=lambda: test,
             targets=torch.from_numpy(test.targets()),
@@ -192,9 +197,10 @@ def test_dense_outputs_have_a_linear_model_where_that_makes_sense(run, messages)
     assert run(unknown, ["linear"], MaskError())["linear"].reason == "no training sample has a target"
 
 
-def test_features_are_the_embedders_pooled_tokens_and_the_probe_is_of_what_the_predictor_sees(task, run):
-    baseline = run(task, ["features"])["features"]
-    assert baseline.outputs.numpy() == pytest.approx(ridge(POOLED[:30], Y[:30], POOLED[45:]), abs=1e-4)
+def test_features_are_the_embedders_own_or_its_pooled_tokens_and_the_probe_is_of_what_the_predictor_sees(task, run):
+    for embedder, features in ((Tokens(), POOLED), (Knowing(), X[:, :1, 0])):
+        baseline = run(task, ["features"], embedder=embedder)["features"]
+        assert baseline.outputs.numpy() == pytest.approx(ridge(features[:30], Y[:30], features[45:]), abs=1e-4)
     probe = run(task, ["probe"], start=Start(1.0))["probe"]
     assert probe.outputs.numpy() == pytest.approx(ridge(X[:30].mean(2), Y[:30], X[45:].mean(2)), abs=1e-4)
     # Padding is left out, and a sample of padding alone has features too.

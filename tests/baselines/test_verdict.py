@@ -12,7 +12,6 @@ from orca_cli.baselines.verdict import standard_error, verdict
 from orca_cli.scoring.classification import ZeroOne
 
 N = 400
-RNG = np.random.default_rng(0)
 TARGETS = torch.zeros(N, dtype=torch.int64)
 
 

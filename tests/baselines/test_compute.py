@@ -77,7 +77,7 @@ def messages():
 @pytest.fixture
 def run(tmp_path, messages, monkeypatch):
     """Compute baselines; models are fitted in this process."""
-    monkeypatch.setattr(isolation, "isolated", lambda *_, request: models.fitted(**request))
+    monkeypatch.setattr(isolation, "isolated", lambda *_, request, **more: models.fitted(**request))
 
     def call(task, names, error=None, *, with_validation=False, test=None, embedder=None, start=None):
         error, test = error or ZeroOne(), test or task.open_test()

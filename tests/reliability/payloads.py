@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copyreg
 import gzip
-import io
 import marshal
 import operator
 import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -50,11 +50,11 @@ def plain(value: Any) -> bytes:
     return pickle.dumps(value, protocol=3)[2:-1]
 
 
+@dataclass
 class Raw:
     """Instructions as they are."""
 
-    def __init__(self, content: bytes) -> None:
-        self.content = content
+    content: bytes
 
 
 def whole(value: Any, protocol: int = 2) -> bytes:
@@ -70,7 +70,6 @@ def stack_global(module: str, attribute: str) -> Raw:
 
 
 def called(function: Any, *arguments: Any) -> Raw:
-    """Return the call of what a value is."""
     return Raw(plain(function) + plain(arguments) + b"R")
 
 
@@ -115,11 +114,6 @@ def payloads(canary: Path) -> dict[str, bytes]:
     call: dict[str, Any] = {
         title: Call(*title.rsplit(".", 1), *arguments) for titles, arguments in alike for title in titles.split()
     }
-    # Their names as they have been counted.
-    names = {"numpy.testing._private.utils.runstring": "numpy runstring", "pickle.loads": "nested pickle"}
-    names |= {"_pickle.loads": "nested _pickle", "numpy.load": "nested numpy", "joblib.load": "nested joblib"}
-    names |= {"pandas.io.pickle.read_pickle": "nested unpickler"}
-    call = {names.get(title, title): value for title, value in call.items()}
     call |= {
         "numpy and dots": called(stack_global("numpy", "lib._npyio_impl.os.system"), command),
         "pathlib and dots": called(stack_global("pathlib", "os.system"), command),
@@ -134,7 +128,7 @@ def payloads(canary: Path) -> dict[str, bytes]:
         "map": Call("builtins", "list", Call("builtins", "map", system, [command])),
         "filter": Call("builtins", "list", Call("builtins", "filter", system, [command])),
         "map by NEWOBJ": Call("builtins", "list", Raw(b"cbuiltins\nmap\n" + plain((system, [command])) + b"\x81")),
-        "code object": called(Call("types", "FunctionType", code, Raw(_GLOBALS))),
+        "code object": called(Call("types", "FunctionType", code, Raw(b"cbuiltins\nglobals\n)R"))),
     }
     protocols = {"numpy and dots": 4, "pathlib and dots": 4, "__builtin__.eval": 2}
     contents = {title: whole(value, protocols.get(title, 3)) for title, value in call.items()}
@@ -158,7 +152,6 @@ def payloads(canary: Path) -> dict[str, bytes]:
     return contents
 
 
-_GLOBALS = b"cbuiltins\nglobals\n)R"
 EXTENSION = ("os", "system", 0xF0)  # what a program may have registered with copyreg
 
 
@@ -180,24 +173,24 @@ def leaks(secret: Path) -> dict[str, bytes]:
     }
 
 
-def _npy_of_objects(content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "|O", "fortran_order": False, "shape": (1,)})
-    return buffer.getvalue() + content
+def _npy(content: bytes) -> bytes:
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}".ljust(117) + b"\n"
+    return b"\x93NUMPY\1\0" + bytes([len(header), 0]) + header + content
 
 
-def _zipped(path: Path, members: dict[str, bytes]) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
+def zipped(path: Path, members: dict[str, bytes], kind: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", kind) as archive:
         for member, content in members.items():
             archive.writestr(member, content)
+    return path
 
 
 def _torch_zip(path: Path, content: bytes) -> None:
-    _zipped(path, {"a/data.pkl": content, "a/version": b"3\n", "a/byteorder": b"little", "a/.format_version": b"1"})
+    members = {"a/data.pkl": content, "a/version": b"3\n", "a/byteorder": b"little", "a/.format_version": b"1"}
+    zipped(path, members, zipfile.ZIP_STORED)
 
 
 def _torch_legacy(path: Path, content: bytes) -> None:
-    # Magic number, protocol, system, then what is stored, then the keys of storages.
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     heads = [pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, system)]
     path.write_bytes(b"".join(heads) + content + pickle.dumps([], protocol=2))
@@ -214,17 +207,13 @@ def _hdf5(path: Path, content: bytes) -> None:
 
 
 def _lmdb(path: Path, content: bytes) -> None:
-    import lmdb as library
-
-    with library.open(str(path), map_size=2**20, subdir=False) as database, database.begin(write=True) as transaction:
-        transaction.put(b"0", content)
+    with import_module("lmdb").open(str(path), map_size=2**20, subdir=False) as file, file.begin(write=True) as change:
+        change.put(b"0", content)
 
 
 def _load_lmdb(path: Path) -> Any:
-    import lmdb as library
-
-    with library.open(str(path), subdir=False, readonly=True, lock=False) as database, database.begin() as transaction:
-        return pickle.loads(transaction.get(b"0"))
+    with import_module("lmdb").open(str(path), subdir=False, readonly=True, lock=False) as database:
+        return pickle.loads(database.begin().get(b"0"))
 
 
 def _load_hdf5(path: Path) -> Any:
@@ -237,7 +226,8 @@ def _load_torch(path: Path) -> Any:
 
 
 def _load_numpy(path: Path) -> Any:
-    return np.load(path, allow_pickle=True)
+    loaded = np.load(path, allow_pickle=True)
+    return loaded["x"] if path.suffix == ".npz" else loaded
 
 
 # Formats that a pickle can lie in: how such a file is written, its ending, and how programs read it that trust it.
@@ -249,12 +239,8 @@ FORMS: dict[str, tuple[Callable[[Path, bytes], Any], str, Callable[[Path], Any]]
         lambda path: pickle.loads(gzip.decompress(path.read_bytes())),
     ),
     "pickle named npy": (Path.write_bytes, ".npy", _load_numpy),
-    "npy of objects": (lambda path, content: path.write_bytes(_npy_of_objects(content)), ".npy", _load_numpy),
-    "npz of objects": (
-        lambda path, content: _zipped(path, {"x.npy": _npy_of_objects(content)}),
-        ".npz",
-        lambda path: _load_numpy(path)["x"],
-    ),
+    "npy of objects": (lambda path, content: path.write_bytes(_npy(content)), ".npy", _load_numpy),
+    "npz of objects": (lambda path, content: zipped(path, {"x.npy": _npy(content)}), ".npz", _load_numpy),
     "torch": (_torch_zip, ".pt", _load_torch),
     "torch legacy": (_torch_legacy, ".pth", _load_torch),
     "weights": (_torch_zip, ".bin", _load_torch),
@@ -292,17 +278,10 @@ def readings(form: str, path: Path) -> list[Callable[[], Any]]:
     if form == "npz of objects":
         return [lambda: arrays.read_arrays(path, ["x"]), lambda: arrays.open_arrays(path, "task.train")]
     if form == "LMDB":
-
-        def here_by_bytes(content: bytes, where: str) -> Any:
-            return reader.read_bytes_here([content], [where])
-
-        return [lambda: _lmdb_value(path, unpickle_bytes), lambda: _lmdb_value(path, here_by_bytes)]
+        return [
+            lambda: unpickle_bytes(*lmdb.read(path, ["0"]), text),
+            lambda: reader.read_bytes_here(list(lmdb.read(path, ["0"])), [text]),
+        ]
     if form.startswith("MATLAB"):
         return [lambda: matlab.read(path, ["x"]), lambda: matlab.read_here(text, ["x"])]
     return [lambda: unpickle(path), lambda: reader.read_here(text)]
-
-
-def _lmdb_value(path: Path, loads: Callable[[bytes, str], Any]) -> Any:
-    (content,) = lmdb.read(path, ["0"])
-    assert content is not None
-    return loads(content, str(path))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import shutil
 import stat
 import tarfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +37,19 @@ def outside(tmp_path):
     assert contents(folder) == before
 
 
-def contents(folder: Path) -> dict[Path, bytes | str]:
-    def content(path: Path) -> bytes | str:
-        return os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else "folder"
-
-    return {path: content(path) for path in folder.rglob("*")}
+def contents(folder: Path) -> dict[Path, object]:
+    files = {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+    return files | {path: path.readlink() for path in files if path.is_symlink()}
 
 
-Entry = tuple[str, bytes, str, bytes, int]
-
-
-def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", content: bytes = b"x", mode: int = 0o644) -> Entry:
+def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", content: bytes = b"x", mode: int = 0o644) -> Any:
     return name, kind, link, content, mode
 
 
 LONG = "/".join(["d" * 200] * 20)
 LINK, HARD, FOLDER = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE
 # `{out}` is the folder that nothing may touch.
-TARS: dict[str, list[Entry]] = {
+TARS: dict[str, list[Any]] = {
     "parent": [entry("../outside/new")],
     "parent inside": [entry("a/../../outside/new")],
     "absolute": [entry("{out}/new")],
@@ -90,10 +85,11 @@ TARS: dict[str, list[Entry]] = {
     "another encoding": [entry("\udce9")],
     "sparse": [entry("a", tarfile.GNUTYPE_SPARSE)],
     "unknown kind": [entry("a", b"Z")],
+    "setuid": [entry("a", mode=0o6777)],  # no special permission is taken over
 }
 
 
-def write_tar(path: Path, members: list[Entry], outside: Path) -> None:
+def write_tar(path: Path, members: list[Any], outside: Path) -> None:
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for name, kind, link, content, mode in members:
             member = tarfile.TarInfo(name.replace("{out}", str(outside)))
@@ -105,25 +101,6 @@ def write_tar(path: Path, members: list[Entry], outside: Path) -> None:
 # What is written where it belongs, and what is refused only where its members are wanted; the rest is refused in any case.
 HARMLESS = ("null in a name", "setuid", "folder and file")
 MEETING = ("same name twice", "file as folder", "instead of a folder")
-
-
-def assert_refused_or_inside(archive: Path, folder: Path, title: str) -> None:
-    """Unpack; whatever was written is a plain file or a folder inside, without special permissions."""
-    for wanted in (None, lambda name: title in (*MEETING, *HARMLESS)):
-        if title in HARMLESS:
-            unpack(archive, folder, Quiet(), wanted)
-            continue
-        with pytest.raises(UnsafeError, match=rf"{archive.name}: member '[^\x1b\n]*$") as caught:
-            unpack(archive, folder, Quiet(), wanted)
-        assert SECRET not in str(caught.value)
-        assert not folder.exists()
-    for path in folder.rglob("*"):
-        assert not path.is_symlink()
-        assert path.is_file() or path.is_dir()
-        assert not path.stat().st_mode & (stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX)
-        assert SECRET.encode() not in (path.read_bytes() if path.is_file() else b"")
-
-
 ZIPS = {
     "parent": {"../outside/new": 0},
     "absolute": {"/{out}/new": 0},
@@ -144,35 +121,40 @@ def write_zip(path: Path, members: dict[str, int], outside: Path) -> None:
             file.writestr(member, str(outside / "secret"))
 
 
-# No special permission is taken over.
-TARS["setuid"] = [entry("a", mode=0o6777)]
+LED_OUT = [("tar", title) for title in ("parent", "absolute", "link out and through it", "link to the parent")]
 ARCHIVES = [(form, title) for form in ("tar", "tar.gz") for title in TARS] + [("zip", title) for title in ZIPS]
 
 
 @pytest.mark.parametrize(("form", "title"), ARCHIVES)
 def test_archives_write_nothing_elsewhere(form, title, tmp_path, outside, counted):
-    """H6."""
-    archive = tmp_path / f"a.{form}"
+    """H6: whatever was written is a plain file or a folder inside, without special permissions."""
+    archive, folder = tmp_path / f"a.{form}", tmp_path / "target"
     if form == "zip":
         write_zip(archive, ZIPS[title], outside)
     else:
         write_tar(archive, TARS[title], outside)
+    if (form, title) in LED_OUT:  # the premise: tarfile itself reaches the folder outside
+        folder.mkdir()
+        with tarfile.open(archive) as file:
+            file.extractall(folder, filter="fully_trusted")
+        (outside / "new").unlink()
+        shutil.rmtree(folder)
     if form == "tar.gz":
         archive.write_bytes(gzip.compress(archive.read_bytes()))
-    assert_refused_or_inside(archive, tmp_path / "target", title)
+    for wanted in (None, lambda name: title in (*MEETING, *HARMLESS)):
+        if title in HARMLESS:
+            unpack(archive, folder, Quiet(), wanted)
+            continue
+        with pytest.raises(UnsafeError, match=rf"{archive.name}: member '[^\x1b\n]*$") as caught:
+            unpack(archive, folder, Quiet(), wanted)
+        assert SECRET not in str(caught.value)
+        assert not folder.exists()
+    for path, content in contents(folder).items():
+        assert isinstance(content, bytes) or (content is False and path.is_dir())
+        assert not path.stat().st_mode & (stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX)
+        assert SECRET.encode() not in (content or b"")
     assert {path.name for path in tmp_path.iterdir()} - {"target"} == {archive.name, "outside"}
     counted(FIGURE)
-
-
-@pytest.mark.parametrize("title", ["parent", "absolute", "link out and through it", "link to the parent"])
-def test_tarfile_itself_would_have_been_led_out(title, tmp_path, outside):
-    """The premise: without a filter the same archives reach the folder outside."""
-    write_tar(tmp_path / "a.tar", TARS[title], outside)
-    (tmp_path / "target").mkdir()
-    with tarfile.open(tmp_path / "a.tar") as archive:
-        archive.extractall(tmp_path / "target", filter="fully_trusted")
-    assert (outside / "new").exists()
-    (outside / "new").unlink()
 
 
 h5py = pytest.importorskip("h5py")
@@ -180,7 +162,7 @@ h5py = pytest.importorskip("h5py")
 
 def _virtual(file: Any, outside: Path) -> None:
     layout = h5py.VirtualLayout((4, 4), "u1")
-    layout[:] = h5py.VirtualSource(str(outside / "secret.h5"), "x", (4, 4))
+    layout[:] = h5py.VirtualSource(outside / "secret.h5", "x", (4, 4))
     file.create_virtual_dataset("x", layout)
 
 
@@ -189,15 +171,6 @@ def _with_filter(file: Any, outside: Path) -> None:
     plan.set_chunk((4, 4))
     plan.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, ())
     h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_UINT8, h5py.h5s.create_simple((4, 4)), plan)
-
-
-def _referred(file: Any, inner: Any = None) -> None:
-    file.create_dataset("x", (1, 1), h5py.ref_dtype)
-    file["x"][0, 0] = (inner or file["x"]).ref
-
-
-def _external(file: Any, name: str, outside: Path) -> Any:
-    return file.create_dataset(name, (7,), "u1", external=[(str(outside / "secret"), 0, 7)])
 
 
 def _linked_group(file: Any, outside: Path) -> None:
@@ -210,12 +183,9 @@ HDF5: dict[str, Callable[[Any, Path], Any]] = {
     "soft link": lambda file, out: file.__setitem__("x", h5py.SoftLink("/y")),
     "soft link through another file": _linked_group,
     "links in a circle": lambda file, out: file.update(x=h5py.SoftLink("/y"), y=h5py.SoftLink("/x")),
-    "external storage": lambda file, out: _external(file, "x", out),
+    "external storage": lambda file, out: file.create_dataset("x", (7,), "u1", external=[(out / "secret", 0, 7)]),
     "virtual data": _virtual,
-    "cell of external storage": lambda file, out: _referred(file, _external(file, "y", out)),
     "a filter to be loaded": _with_filter,
-    "a cell in itself": lambda file, out: _referred(file),
-    "a group": lambda file, out: file.create_group("x"),
     "text of variable length": lambda file, out: file.create_dataset("x", data=["a" * 10**6]),
     "region of an array": lambda file, out: file.create_dataset("x", (2**20,), h5py.regionref_dtype),
 }
@@ -245,25 +215,14 @@ def _commit(path: Path) -> None:
         (temporary / "secret").write_text("a")
 
 
-WRITERS: dict[str, Callable[[Path], object]] = {
-    "json": lambda path: storage.write_json(path, {"a": 1}),
-    "text": lambda path: storage.write_text(path, "a"),
-    "bytes": lambda path: storage.write_bytes(path, b"a"),
-    "folder": _commit,
-    "removal": storage.remove,
-}
-
-
-@pytest.mark.parametrize("action", WRITERS)
+@pytest.mark.parametrize("write", [lambda path: storage.write_json(path, {"a": 1}), _commit, storage.remove])
 @pytest.mark.parametrize("target", ["secret", "."])
-def test_links_planted_where_something_is_written_are_not_followed(action, target, tmp_path, outside, counted):
+def test_links_planted_where_something_is_written_are_not_followed(write, target, tmp_path, outside, counted):
     """H14."""
     link = tmp_path / "out"
     link.symlink_to(outside / target)
-    try:
-        WRITERS[action](link)
-    except (OrcaError, OSError) as error:
-        assert SECRET not in str(error)  # noqa: PT017 - refusing is as good as replacing the link
+    with suppress(OrcaError, OSError):  # refusing is as good as replacing the link
+        write(link)
     counted(FIGURE)
 
 

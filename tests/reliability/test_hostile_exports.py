@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
-from torch.nn import functional
 
 from orca_cli import storage
 from orca_cli.exceptions import OrcaError
@@ -26,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 SECRET = "hunter2-c0rrect-h0rse"
 SETTINGS = [
-    "task=arrays", "task.kind=classes", "task.train=train.npz", "source.size=160", "align.epochs=1",
+    "task=arrays", "task.kind=classes", "source.size=160", "align.epochs=1",
     "align.source_points=100", "align.max_samples=8", "align.pseudo_labels=3", "train.epochs=1", "train.warmup_epochs=0",
     "train.batch_size=16", "train.select=best", "finetune=full",
 ]  # fmt: skip
@@ -40,39 +38,24 @@ def made(fork_server, home, tiny, tmp_path_factory):
     np.savez(root / "train.npz", x=x, y=np.array(["no", "yes"])[y])
     np.save(root / "new.npy", x[:9])
     variables = {"ORCA_RUNS": str(root / "runs"), "ORCA_HOME": str(home)}
-    words = [word.replace("train.npz", str(root / "train.npz")) for word in SETTINGS]
-    case = fork_server.start(["run", *words, f"body.checkpoint={tiny['bert']}"], more=variables)
+    more = [f"body.checkpoint={tiny['bert']}", f"task.train={root / 'train.npz'}"]
+    case = fork_server.start(["run", *SETTINGS, *more], more=variables)
     assert case.wait(120) == 0, case.err
     (run,) = (root / "runs" / "arrays").glob("2*")
-    shutil.copytree(run, root / "run")
-    case = fork_server.start(["export", str(run), str(root / "export")], more=variables)
+    run.rename(root / "run")
+    case = fork_server.start(["export", str(root / "run"), str(root / "export")], more=variables)
     assert case.wait(60) == 0, case.err
     return root
 
 
 @pytest.fixture
 def stranger(made, tmp_path):
-    """Return a folder with copies of the run and the export, new.npy, and a folder outside with a secret."""
-    shutil.copytree(made / "run", tmp_path / "run")
-    shutil.copytree(made / "export", tmp_path / "export")
+    """Return a folder with copies of the run and the export, and a folder outside with a secret."""
+    for name in ("run", "export"):
+        shutil.copytree(made / name, tmp_path / name)
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret.txt").write_text(SECRET)
-    np.save(tmp_path / "new.npy", np.random.default_rng(0).normal(size=(50, 2, 12)))
     return tmp_path
-
-
-@pytest.fixture
-def predict(stranger, fork):
-    """Return a call that predicts by the export, or the run, and returns exit code, output and errors."""
-
-    def call(name="export", **more):
-        case = fork("predict", stranger / name, stranger / "new.npy", **more)
-        code = case.wait(60)
-        assert "Traceback" not in case.err
-        assert case.err.count("orca: error:") == bool(code), case.err
-        return code, case.out, case.err
-
-    return call
 
 
 def reseal(folder: Path) -> None:
@@ -99,10 +82,9 @@ def config(folder: Path, **changes) -> None:
 
 def linked(folder: Path, name: str) -> None:
     """Put a link to a file outside in a file's place; what it leads to is what stood there."""
-    path = folder / name
-    place = folder.parent / "outside" / path.name
-    shutil.move(path, place)
-    path.symlink_to(place)
+    place = folder.parent / "outside" / Path(name).name
+    (folder / name).rename(place)
+    (folder / name).symlink_to(place)
 
 
 def weights(folder: Path, change) -> None:
@@ -117,116 +99,76 @@ def wide(tensors) -> None:
 
 
 def manifest(folder: Path, name: str) -> None:
-    secret = folder.parent / "outside" / "secret.txt"
     files = storage.read_checked_json(folder / storage.MANIFEST)["files"]
-    entry = {"size": len(SECRET), "sha256": storage.sha256_file(secret)}
-    record(folder, storage.MANIFEST, files=files | {name: entry})
+    digest = storage.sha256_file(folder.parent / "outside" / "secret.txt")
+    record(folder, storage.MANIFEST, files=files | {name: {"size": len(SECRET), "sha256": digest}})
 
 
-SUBSETS = "orca_cli.models.finetuning.subsets"
 PATCH = "orca_cli.models.embedders.patches.Patch"
 MULTISCALE = "orca_cli.models.embedders.patches.Multiscale"  # that of the run
-
-
-def other_shape(folder: Path) -> None:
-    """A model for longer samples than its preprocessing gives: one more token, of two channels, in the embedder."""
-
-    def longer(tensors) -> None:
-        tensors["embedder.positions"] = torch.zeros(13, tensors["embedder.positions"].shape[1])
-        for name in ("sample_mean", "sample_deviation", "sample.weight"):
-            tensors[f"embedder.beside.{name}"] = functional.pad(tensors[f"embedder.beside.{name}"], (0, 2))
-
-    weights(folder, longer)
-    record(folder, input_shape=[2, 13])
 
 
 READER = {"_target_": "orca_cli.data.arrays.load", "kind": "classes", "train": "OUTSIDE/secret.txt"}
 NESTED = {"_target_": PATCH, "init": READER}
 FILTERS = {"_target_": MULTISCALE, "filters": 10**12}
-RESOLVE = {"_target_": "orca_cli.models.checkpoints.resolve", "checkpoint": "x"}
 TRACKER, SAMPLES = "orca_cli.runs.tracking.json_lines.JsonLines", "orca_cli.data.images.files.FileSamples"
 SYSTEM = {"_target_": "os.system", "command": "touch canary"}
-THROUGH_OURS = {"_target_": "orca_cli.storage.folders.shutil.rmtree"}
 # name -> (what is done to the export, whether its manifest is then written anew, exit codes, a part of the message)
 EXPORTS = {
     "a reader as embedder": (lambda f: record(f, embedder=READER), True, 12, "is no embedder"),
     "a system call as embedder": (lambda f: record(f, embedder=SYSTEM), True, 12, "outside"),
-    "eval as finetune": (lambda f: record(f, finetune={"_target_": "builtins.eval"}), True, 12, "outside"),
-    "a module through ours": (lambda f: record(f, embedder=THROUGH_OURS), True, 12, "is no embedder"),
     "a trillion filters": (lambda f: record(f, embedder=FILTERS), True, 21, "the model's is"),
     "a nested reader": (lambda f: record(f, embedder=NESTED), True, 12, "is no embedder"),
-    "another function of bodies": (lambda f: record(f, body=RESOLVE), True, 12, "is no body"),
     "torch.hub as body": (lambda f: record(f, body={"_target_": "torch.hub.load", "repo": "a/b"}), True, 12, "is no body"),
-    "torch.nn as body": (lambda f: record(f, body={"_target_": "torch.nn.Linear", "in_features": 1}), True, 12, "is no body"),
     "a tracker as finetune": (lambda f: record(f, finetune={"_target_": TRACKER}), True, 12, "is no finetune"),
     "a reader as error": (lambda f: record(f, error=READER), True, 12, "is no error"),
     "no class as preprocessing": (lambda f: record(f, "preprocessing.json", target="shutil.rmtree"), True, 12, "outside"),
     "samples as preprocessing": (lambda f: record(f, "preprocessing.json", target=SAMPLES), True, 11, "does not accept"),
     "weights through a link": (lambda f: linked(f, "model.safetensors"), True, 12, "is a link"),
-    "preprocessing through a link": (lambda f: linked(f, "preprocessing.json"), True, 12, "is a link"),
-    "settings through a link": (lambda f: linked(f, "config.yaml"), True, 12, "is a link"),
     "a body through a link": (lambda f: linked(f, "body"), True, 12, "is a link"),
-    "a card through a link": (lambda f: linked(f, "README.md"), True, 12, "is a link"),
     "a link that nothing names": (lambda f: (f / "more").symlink_to("/etc"), False, 12, "is a link"),
     "weights that are a pipe": (lambda f: damages.pipe(f / "model.safetensors"), False, 12, "is not a file"),
     "a manifest that leads up": (lambda f: manifest(f, "../outside/secret.txt"), False, 13, "outside the folder"),
     "a manifest that leads away": (lambda f: manifest(f, f"{f.parent}/outside/secret.txt"), False, 13, "outside the folder"),
     "code of the body's maker": (lambda f: config(f, auto_map={"AutoModel": "evil.Model"}), True, 12, "third-party code"),
-    "a kernel of the hub": (lambda f: config(f, attn_implementation="someone/kernel"), True, 12, "third-party code"),
-    "a quantiser": (lambda f: config(f, quantization_config={"quant_method": "evil"}), True, 12, "third-party code"),
     "a body of another family": (lambda f: config(f, model_type="gpt2"), True, 10, "is of family 'gpt2'"),
     "a body of terabytes": (lambda f: config(f, hidden_size=10**9), True, 12, "no model has that size"),
     "a body of gigabytes": (lambda f: config(f, intermediate_size=10**6), True, 21, "the model's is"),
     "a body of a million layers": (lambda f: config(f, num_hidden_layers=10**6), True, 12, "asks for 1000000 layers"),
-    "a billion labels": (lambda f: config(f, num_labels=10**9), True, 12, "no model has that size"),
-    "no heads": (lambda f: config(f, num_attention_heads=0), True, 11, "describes no model"),
     "an unknown activation": (lambda f: config(f, hidden_act="os.system"), True, 11, "describes no model"),
     "inputs of terabytes": (lambda f: record(f, input_shape=[2**40, 12]), True, (11, 21), "export"),
-    "inputs of another shape": (other_shape, True, 11, "become inputs of shape (2, 12), the model takes (2, 13)"),
-    "inputs of no shape": (lambda f: record(f, input_shape=["a"]), True, 11, "is not a model's record"),
-    "a billion outputs": (lambda f: record(f, num_outputs=10**9), True, 21, "the model's is"),
-    "an unknown precision": (lambda f: record(f, precision="fp99"), True, 10, "'fp99' is not allowed"),
-    "a batch of nothing": (lambda f: record(f, batch_size=0), True, 10, "out of range"),
-    "an unknown kind": (lambda f: record(f, kind="code"), True, 11, "is not a model's record"),
     "a record with more": (lambda f: record(f, command="touch canary"), True, 11, "is not a model's record"),
     "a record of gigabytes": (lambda f: os.truncate(f / "export.json", 2**33), False, 12, "far too large"),
     "a record that is deep": (lambda f: (f / "export.json").write_text("[" * 10**5), True, 13, "is damaged"),
     "weights of another type": (lambda f: weights(f, wide), True, 21, "is float64"),
     "weights that lack one": (lambda f: weights(f, lambda t: t.pop("predictor.linear.bias")), True, 21, "only in the model"),
-    "weights with one more": (lambda f: weights(f, lambda t: t.update(more=torch.zeros(1))), True, 21, "only in the weights"),
     "a newer record": (lambda f: record(f, schema=2), True, 21, "schema 2 is of a newer program"),
-    "a newer manifest": (lambda f: record(f, storage.MANIFEST, schema=2), False, 21, "schema 2"),
     "an extra file": (lambda f: (f / "evil.py").write_text("import os; os.mkdir('canary')"), False, 13, "does not belong"),
 }  # fmt: skip
 
 
 def yaml(folder: Path, old: str, new: str) -> None:
-    path = folder / "config.yaml"
-    text = path.read_text()
+    text = (folder / "config.yaml").read_text()
     assert old in text
-    path.write_text(text.replace(old, new))
+    (folder / "config.yaml").write_text(text.replace(old, new))
 
 
 def part_only(folder: Path) -> None:
     """Make a run look as if it had trained a part of its body only, and name the checkpoint by a secret."""
     (folder / "1_build" / "body" / "config.json").unlink()
-    lines = (folder / "config.yaml").read_text().splitlines()
-    lines = ["  checkpoint: ${oc.env:TOKEN}" if line.startswith("  checkpoint: ") else line for line in lines]
-    (folder / "config.yaml").write_text("\n".join(lines))
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(re.sub("^  checkpoint: .*", "  checkpoint: ${oc.env:TOKEN}", text, flags=re.M))
 
 
 OBJECT = "seed: !!python/object/apply:os.mkdir [canary]"
 RUNS = {
     "a reader as embedder": (lambda f: yaml(f, MULTISCALE, READER["_target_"]), True, 12, "is no embedder"),
-    "a system call as finetune": (lambda f: yaml(f, f"{SUBSETS}.Full", "os.system"), True, 12, "outside"),
     "an object of Python": (lambda f: yaml(f, "seed: 0", OBJECT), True, 12, "asks for an object"),
     "a checkpoint by a secret": (part_only, True, 11, "${oc.env:TOKEN}"),
     "a stage through a link": (lambda f: linked(f, "1_build"), True, 12, "is a link"),
     "weights through a link": (lambda f: linked(f, "3_finetune/best/model.safetensors"), True, 12, "is a link"),
-    "a result through a link": (lambda f: linked(f, "result.json"), True, 12, "is a link"),
     "a newer result": (lambda f: plain(f, "result.json", schema=99), True, 21, "schema 99 is of a newer program"),
     "settings that were changed": (lambda f: yaml(f, "seed: 0", "seed: 1"), False, 13, "has changed"),
-    "settings of another seed": (lambda f: yaml(f, "precision: auto", "precision: fp99"), True, 10, "fp99"),
 }  # fmt: skip
 
 
@@ -234,19 +176,20 @@ STRANGE = {(kind, name): case for kind, cases in (("export", EXPORTS), ("run", R
 
 
 @pytest.mark.parametrize(("kind", "name"), STRANGE)
-def test_folders_of_strangers(kind, name, stranger, predict, counted):
+def test_folders_of_strangers(kind, name, made, stranger, fork, counted):
     change, sealed, codes, message = STRANGE[kind, name]
     change(stranger / kind)
     if sealed:
         reseal(stranger / kind)
     log = stranger / "events"
-    start = time.monotonic()
-    code, out, err = predict(kind, hook=f"tests.reliability.places:watch:{log}", more={"TOKEN": SECRET})
-    assert time.monotonic() - start < 30
-    assert code in (codes if isinstance(codes, tuple) else (codes,)), err
-    assert message in err
-    assert out == ""
-    assert SECRET not in err
+    hook = f"tests.reliability.places:watch:{log}"
+    case = fork("predict", stranger / kind, made / "new.npy", hook=hook, more={"TOKEN": SECRET})
+    assert case.wait(30) in (codes if isinstance(codes, tuple) else (codes,)), case.err
+    assert "Traceback" not in case.err
+    assert case.err.count("orca: error:") == 1
+    assert message in case.err
+    assert case.out == ""
+    assert SECRET not in case.err
     assert not (Path.cwd() / "canary").exists()
     events = log.read_text().splitlines()
     assert events
@@ -263,9 +206,8 @@ def test_an_honest_export_reads_itself_and_the_input(made, fork, home, tiny, tmp
     assert len(case.out.splitlines()) == 10
     events = log.read_text().splitlines()
     assert all(event.startswith("open") for event in events), events
-    data = [event for event in events if str(made) in event and str(made / "export") not in event]
-    assert data
-    assert {event for event in data if "new.npy" not in event} == set()
+    others = [event for event in events if str(made) in event and str(made / "export") not in event]
+    assert {"new.npy" in event for event in others} == {True}
     assert not [event for event in events if any(str(path) in event for path in (home, *tiny.values()))]
 
 
@@ -286,29 +228,16 @@ def refusal(stranger: Path) -> int:
 def test_every_flipped_bit_and_missing_file_is_found(stranger, scorecard):
     rng = np.random.default_rng(0)
     files = [path for path in sorted((stranger / "export").rglob("*")) if path.is_file()]
-    refused = 0
+    each = count(pr=1, nightly=10)
     for path in files:
         content = path.read_bytes()
-        for _ in range(count(pr=1, nightly=10)):
+        for _ in range(each):
             damages.flipped(path, int(rng.integers(len(content))), int(rng.integers(8)))
             assert refusal(stranger) in (12, 13, 21), path.name
-            refused += 1
             path.write_bytes(content)
         path.unlink()
         assert refusal(stranger) in (11, 13), path.name
         path.write_bytes(content)
     open_model(stranger / "export")
+    refused = each * len(files)
     scorecard.add("flipped bits in exports / detected", cases=refused, passed=refused, target=len(files) * 10)
-
-
-def test_names_of_classes_command_neither_terminal_nor_spreadsheet(stranger, predict):
-    folder, names = stranger / "export", ["\x1b[2J=1", "=cmd|' /C calc'!A0"]
-    values = storage.read_checked_json(folder / "preprocessing.json")["values"]
-    values["targets"] |= {"names": names, "classes": names}
-    record(folder, "preprocessing.json", values=values)
-    reseal(folder)
-    code, out, err = predict()
-    assert code == 0, err
-    assert "\x1b" not in out + err
-    cells = [cell for line in out.splitlines() for cell in line.split(",")]
-    assert not [cell for cell in cells if cell.strip('"').startswith("=")]

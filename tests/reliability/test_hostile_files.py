@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import OrcaError, UnsafeError
 from tests.cli.conftest import ROOT
 from tests.forked import Server
@@ -52,10 +51,11 @@ def trusted(tmp_path_factory):
 
 def appears(canary: Path) -> bool:
     """Wait a moment for a file that another process may be making."""
-    end = time.monotonic() + 2
-    while not os.path.lexists(canary) and time.monotonic() < end:
+    for _ in range(1000):
+        if os.path.lexists(canary):
+            return True
         time.sleep(0.002)
-    return os.path.lexists(canary)
+    return False
 
 
 @pytest.mark.parametrize("title", PAYLOADS)
@@ -84,8 +84,7 @@ def test_pickles_run_nothing(title, tmp_path, counted, trusted):
             executions += canary.exists()
         for refusal in refusals:
             assert refusal.code in (11, 12), refusal
-            assert path.name in str(refusal)
-            assert "\n" not in str(refusal)
+            assert (path.name in str(refusal), "\n" in str(refusal)) == (True, False)
         if form in ("pickle", "gzip", "LMDB", "npy of objects", "joblib", "pickle named npy"):
             assert isinstance(refusals[0], UnsafeError)
         executions += os.path.lexists(canary)
@@ -108,18 +107,6 @@ def test_pickles_read_nothing(title, tmp_path, counted, trusted):
                 read()
             assert "hunter2" not in str(caught.value)
     counted(FIGURE, cases=2, target=2)
-
-
-def test_the_requested_name_is_reported(tmp_path):
-    path = tmp_path / "data.pkl"
-    names = ["numpy.f2py.crackfortran.myeval", "os.system", "numpy.memmap"]
-    contents = {name: payloads.whole(payloads.Call(*name.rsplit(".", 1), "x")) for name in names}
-    dotted = payloads.stack_global("numpy", "lib._npyio_impl.os.system")
-    contents["numpy.lib._npyio_impl.os.system"] = payloads.whole(dotted, 4)
-    for name, content in contents.items():
-        path.write_bytes(content)
-        with pytest.raises(UnsafeError, match=f"asks for {name}"):
-            unpickle(path)
 
 
 _CALLS = "trace=execve,connect,openat,mkdir,symlink,mknod,mknodat"

@@ -8,18 +8,19 @@ import pickle
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import constants
-from safetensors.torch import load_file, save_file
 
-from orca_cli.exceptions import ConfigError, DataError, NetworkError, OrcaError, UnsafeError
+from orca_cli.exceptions import DataError, NetworkError, OrcaError, UnsafeError
 from orca_cli.models import checkpoints
 from orca_cli.models.bodies import text
 from tests.checkpoints import save_tiny_bert
+from tests.reliability.payloads import Reduced
 from tests.reliability.test_hostile_files import FIGURE
 
 SECRET = "hunter2"
@@ -47,9 +48,6 @@ SAFETENSORS = {
     "unknown type": safetensors({"a": tensor([1], 0, 4, "PICKLE")}, bytes(4)),
     "same name twice": safetensors(b'{"a": %s, "a": %s}' % ((json.dumps(tensor([1], 0, 4)).encode(),) * 2), bytes(4)),
     "deep": safetensors(b"[" * 100_000 + b"]" * 100_000),
-    "pickle": pickle.dumps({"a": 1}),
-    "zip": b"PK\x03\x04" + bytes(100),
-    "web page": b"<!doctype html><html></html>",
     "weights of others": safetensors({"a": tensor([1], 0, 4)}, bytes(4)),
 }
 
@@ -65,33 +63,23 @@ def test_hostile_safetensors_are_refused(title, tmp_path, counted):
     counted(FIGURE)
 
 
-class Payload:
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.canary),)
-
-
 def _pickled(folder: Path, canary: Path, *names: str) -> None:
-    for name in names or ("pytorch_model.bin",):
-        (folder / name).write_bytes(pickle.dumps(Payload(canary)))
+    for name in ("pytorch_model.bin", *names):
+        (folder / name).write_bytes(pickle.dumps(Reduced(os.mkdir, str(canary))))
 
 
 def _only_bin(folder: Path, canary: Path) -> None:
     (folder / "model.safetensors").unlink()
-    torch.save({"a": Payload(canary)}, folder / "pytorch_model.bin")
+    torch.save({"a": Reduced(os.mkdir, str(canary))}, folder / "pytorch_model.bin")
 
 
-def _changed(name: str, *, with_code: bool = False, **changes: Any) -> Callable[[Path, Path], None]:
+def _changed(name: str, **changes: Any) -> Callable[[Path, Path], None]:
     """Return the change of a JSON file, with a module beside it that leaves a trace when it is imported."""
 
     def change(folder: Path, canary: Path) -> None:
-        path = folder / name
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-        if with_code:
-            code = f"import os\nos.mkdir({str(canary)!r})\nclass Model: pass\nclass Config: pass\n"
-            (folder / "evil.py").write_text(code)
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | changes))
+        code = f"import os\nos.mkdir({str(canary)!r})\nclass Model: pass\nclass Config: pass\n"
+        (folder / "evil.py").write_text(code)
 
     return change
 
@@ -99,15 +87,14 @@ def _changed(name: str, *, with_code: bool = False, **changes: Any) -> Callable[
 def _tokenizer_pickle(folder: Path, canary: Path) -> None:
     for path in (*folder.glob("*token*"), folder / "vocab.txt"):
         path.unlink()
-    names = ("tokenizer.pkl", "vocab.pkl", "vocab.bin", "added_tokens.pkl", "pretrained_vocab_file.bin")
-    _pickled(folder, canary, *names)
+    _pickled(folder, canary, "tokenizer.pkl", "vocab.pkl", "vocab.bin", "added_tokens.pkl", "pretrained_vocab_file.bin")
 
 
 def _index(folder: Path, canary: Path) -> None:
     (folder / "model.safetensors").rename(folder / "part.safetensors")
     weights = {"embeddings.word_embeddings.weight": "../secret.bin", "a": "pytorch_model.bin"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weights}))
-    _pickled(folder, canary, "pytorch_model.bin", "../secret.bin")
+    _pickled(folder, canary, "../secret.bin")
 
 
 def _links(folder: Path, canary: Path) -> None:
@@ -118,24 +105,17 @@ def _links(folder: Path, canary: Path) -> None:
         (folder / name).symlink_to(secret)
 
 
+CODE = {"AutoModel": "evil.Model", "AutoConfig": "evil.Config", "AutoTokenizer": ["evil.Model", "evil.Model"]}
+QUANTISER = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 REPOSITORIES = {
     "only .bin": (_only_bin, UnsafeError),
     "a .bin beside safetensors": (_pickled, None),
-    "code for the model": (
-        _changed("config.json", with_code=True, auto_map={"AutoModel": "evil.Model", "AutoConfig": "evil.Config"}),
-        UnsafeError,
-    ),
-    "code for the tokenizer": (
-        _changed("tokenizer_config.json", with_code=True, auto_map={"AutoTokenizer": ["evil.Model", "evil.Model"]}),
-        None,
-    ),
+    "code for the model": (_changed("config.json", auto_map=CODE), UnsafeError),
+    "code for the tokenizer": (_changed("tokenizer_config.json", auto_map=CODE), None),
     "pickles for the tokenizer": (_tokenizer_pickle, DataError),
     "a kernel of the hub": (_changed("config.json", attn_implementation="someone/kernel"), UnsafeError),
-    "a quantiser": (
-        _changed("config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
-        UnsafeError,
-    ),
-    "another family": (_changed("config.json", with_code=True, model_type="../../evil"), OrcaError),
+    "a quantiser": (_changed("config.json", quantization_config=QUANTISER), UnsafeError),
+    "another family": (_changed("config.json", model_type="../../evil"), OrcaError),
     "an index to other files": (_index, DataError),
     "links": (_links, DataError),
 }
@@ -145,30 +125,17 @@ REPOSITORIES = {
 def test_model_folders_run_nothing(title, tmp_path, counted):
     """H10."""
     canary = tmp_path / "canary"
-    pickle.loads(pickle.dumps(Payload(canary)))  # the premise: it fires
+    pickle.loads(pickle.dumps(Reduced(os.mkdir, str(canary))))  # the premise: it fires
     canary.rmdir()
     folder = save_tiny_bert(tmp_path / "bert")
     change, expected = REPOSITORIES[title]
     change(folder, canary)
-    if expected is None:
+    with pytest.raises(expected) if expected else nullcontext() as caught:
         text.load(str(folder)).embed_source(["a list"])
-    else:
-        with pytest.raises(expected) as caught:
-            text.load(str(folder)).embed_source(["a list"])
-        assert SECRET not in str(caught.value)
+    assert SECRET not in str(caught and caught.value)
     assert not canary.exists()
     assert "evil" not in sys.modules
     counted(FIGURE)
-
-
-def test_missing_weights_are_reported(tmp_path):
-    """transformers draws them at random and goes on."""
-    folder = save_tiny_bert(tmp_path / "bert")
-    weights = load_file(folder / "model.safetensors")
-    del weights["encoder.layer.1.output.dense.weight"]
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(DataError, match=r"1 of the model's weights .*encoder\.layer\.1\.output\.dense\.weight"):
-        text.load(str(folder))
 
 
 def test_a_pinned_revision_is_the_one_that_is_read(tmp_path, monkeypatch):
@@ -182,9 +149,5 @@ def test_a_pinned_revision_is_the_one_that_is_read(tmp_path, monkeypatch):
         (repository / "refs" / name).write_text(digit * 40)
     for suffix, digit in {"": "2", "@first": "1", f"@{'1' * 40}": "1", "@second": "2"}.items():
         assert checkpoints.revision(checkpoints.resolve(f"own/model{suffix}")) == digit * 40
-    for elsewhere in (tmp_path / "snapshots" / ("1" * 40), repository / "snapshots" / "main"):
-        assert checkpoints.revision(elsewhere) is None
     with pytest.raises(NetworkError, match="own/model@third"):
         checkpoints.resolve("own/model@third")
-    with pytest.raises(ConfigError, match="no such folder"):
-        checkpoints.check_name("own/model@a b")

@@ -10,14 +10,13 @@ import dataclasses
 import inspect
 import random
 import typing
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from orca_cli.config import parts, variants
+from orca_cli.config import parts
 from orca_cli.config.configuration import config_dir
 from orca_cli.config.schema import Config
 
@@ -83,12 +82,8 @@ def settings() -> list[Setting]:
     all_settings = list(_schema(Config, ""))
     for path in sorted(CONF.rglob("*.yaml")):
         group, name = path.parent.relative_to(CONF).parts[:1], path.relative_to(CONF).with_suffix("").as_posix()
-        if group and group[0] != "space":
+        if group and group[0] not in ("space", "hparams", "departures"):
             all_settings += _file_settings(group[0], name, yaml.safe_load(path.read_text()) or {})
-    for block in variants.BLOCKS:
-        for name, variant in variants.variants(block).items():
-            if "/" in name:  # the others are files
-                all_settings += _file_settings(block, f"{block}/{name}", variant.settings)
     return all_settings
 
 
@@ -111,21 +106,14 @@ def _file_settings(group: str, name: str, content: dict[str, Any]) -> Iterator[S
         base += ["body.checkpoint=own"]
     elif group == "source" and stem in SOURCE_BODIES:
         base = [f"body={SOURCE_BODIES[stem]}", *base]
-    elif group in ("hparams", "departures"):
-        task, _, body = stem.partition("-")
-        protocol = name.split("/")[1] if name.count("/") == 2 else "clean"
-        base = [f"task={task}", f"protocol={protocol}"] if "-" in stem or group == "departures" else []
-        base += [f"body={body}"] if body else []
-        base += [] if base else [f"hparams={stem}"]
     if group == "study":
         more = ["source.path=own.npz"] if "task.layout=image" in content.get("common", []) else []
         for key in content["axes"]:
             if "." in key:
-                yield Setting(name, ("-m", f"study={stem}", *more), key, _schema_hint(key))
+                yield Setting(name, ("-m", f"study={stem}", *more), key)
         return
-    node = content if group in ("source", "metric", "finetune", "tracker") else content.get(group)
-    whole = {group: node} if isinstance(node, dict) else {}
-    if group in ("hparams", "protocol", "departures"):
+    whole = {group: content if group in ("source", "metric", "finetune", "tracker") else content.get(group)}
+    if group == "protocol":
         whole = {key: value for key, value in content.items() if key not in ("defaults", "protocol", "hydra")}
     for top, subtree in whole.items():
         if isinstance(subtree, dict):
@@ -145,26 +133,17 @@ def _node_settings(name: str, base: tuple[str, ...], prefix: str, node: dict[str
         if isinstance(value, dict):
             yield from _node_settings(name, base, full, value)
         elif full not in ("task.loss", "task.error"):
-            yield Setting(name, base, full, hints.get(key, _schema_hint(full)))
-
-
-def _schema_hint(key: str) -> Any:
-    hint: Any = Config
-    for name in key.split("."):
-        hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
-    return hint
+            yield Setting(name, base, full, hints.get(key))
 
 
 def typos(setting: Setting, draw: random.Random) -> Iterator[Case]:
     """Yield the key with a letter dropped, doubled or swapped with the next, typed plainly and with a plus."""
     parent, dot, name = setting.key.rpartition(".")
     places = [i for i in range(len(name) - 1) if name[i] != name[i + 1]]
-    if not places:
-        return
-    for change in ("dropped", "doubled", "swapped"):
+    for change in range(3 if places else 0):
         i = draw.choice(places)
-        letters = {"dropped": "", "doubled": name[i] * 2, "swapped": name[i + 1] + name[i]}[change]
-        wrong = f"{parent}{dot}{name[:i]}{letters}{name[i + 1 + (change == 'swapped') :]}"
+        letters, rest = (("", i + 1), (name[i] * 2, i + 1), (name[i + 1] + name[i], i + 2))[change]
+        wrong = f"{parent}{dot}{name[:i]}{letters}{name[rest:]}"
         for plus in ("", "+"):
             yield Case((*setting.base, f"{plus}{wrong}=1"), wrong, name)
 
@@ -200,12 +179,11 @@ def _out_of_range(setting: Setting, kinds: set[type]) -> Iterator[str]:
 
 def _kinds(hint: Any) -> Iterator[type]:
     """Yield the plain types in an annotation; list for any sequence."""
-    arguments = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         yield str
     elif origin in (typing.Union, getattr(__import__("types"), "UnionType", None)):
-        for argument in arguments:
+        for argument in typing.get_args(hint):
             yield from _kinds(argument)
     elif origin is not None:
         yield list
@@ -227,11 +205,5 @@ def all_wrong_values() -> list[Case]:
 
 
 def sample(cases: list[Case], number: int) -> list[Case]:
-    """Return `number` cases, or all, drawn with a fixed seed: as many with a plus as without, and of each wrong value alike."""
-    turns: Counter[tuple[bool, str]] = Counter()
-    ranked = []
-    for case in random.Random(1).sample(cases, len(cases)):
-        form = case.words[-1].startswith("+"), case.words[-1].partition("=")[2]
-        turns[form] += 1
-        ranked.append((turns[form], case))
-    return [case for _, case in sorted(ranked, key=lambda pair: pair[0])[:number]]
+    """Return `number` cases, or all, drawn with a fixed seed."""
+    return random.Random(1).sample(cases, min(number, len(cases)))

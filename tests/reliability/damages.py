@@ -11,7 +11,6 @@ Damage = Callable[[Path], object]
 
 def rewrite(path: Path, content: bytes) -> None:
     path.unlink(missing_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
 

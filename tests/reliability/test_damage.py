@@ -8,7 +8,6 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,11 +20,12 @@ from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry, cached
 from tests.cli.conftest import run_folders
 from tests.reliability import damages
-from tests.reliability.conftest import SHORT, completed, killed, outcome
+from tests.reliability.conftest import SHORT, completed, error_line, killed, outcome
 from tests.reliability.damages import Damage, flipped
 from tests.tiers import count
 
 OWNER = "o" * 64
+NAMES = (storage.MANIFEST, "kept.safetensors", "model.safetensors", "optimizer.safetensors", "trainer.json")
 
 
 def weights_of(step: int) -> torch.Tensor:
@@ -44,13 +44,13 @@ def two_checkpoints(folder: Path) -> None:
 def step_that_loads(tmp_path):
     """Damage the newer of two checkpoints; returns the number of the one that is then used."""
     two_checkpoints(tmp_path / "whole")
+    assert {path.name for path in (tmp_path / "whole" / "step-00000002").iterdir()} == set(NAMES)
 
-    def call(change: Callable[[Path], object]) -> int:
+    def call(change: Damage) -> int:
         folder = tmp_path / "damaged"
         shutil.copytree(tmp_path / "whole", folder)
         change(folder / "step-00000002")
         loaded = checkpoint.load_latest(folder, owner=OWNER)
-        assert loaded is not None
         assert torch.equal(loaded.weights["w"], weights_of(loaded.step)), "damaged weights were used"
         assert loaded.records == {"lines": [loaded.step]}
         shutil.rmtree(folder)
@@ -59,47 +59,20 @@ def step_that_loads(tmp_path):
     return call
 
 
-@pytest.fixture
-def names(tmp_path, step_that_loads):
-    """The files of a checkpoint."""
-    files = sorted(path.name for path in (tmp_path / "whole" / "step-00000002").iterdir())
-    assert {"model.safetensors", "optimizer.safetensors", "kept.safetensors", "trainer.json"} < set(files)
-    return files
-
-
-def test_every_flipped_bit_is_detected(step_that_loads, names, scorecard):
+def test_every_flipped_bit_is_detected(step_that_loads, scorecard):
     """D1: any bit of any file of a checkpoint; the one before is used."""
-    generator = random.Random(2)
+    generator, cases = random.Random(2), count(pr=200, nightly=1000)
 
     def flip(path: Path) -> None:
         flipped(path, generator.randrange(path.stat().st_size), generator.randrange(8))
 
-    cases = count(pr=200, nightly=1000)
-    chosen = [names[case % len(names)] for case in range(cases)]
-    used = [step_that_loads(lambda step, name=name: flip(step / name)) for name in chosen]
+    used = [step_that_loads(lambda step: flip(step / NAMES[case % len(NAMES)])) for case in range(cases)]  # noqa: B023
     scorecard.add("flipped bits in checkpoints / detected", cases=cases, passed=used.count(1), target=1000)
     assert used == [1] * cases
 
 
 def _damaged(damage: Damage) -> Callable[[Path, str], object]:
     return lambda step, name: damage(step / name)
-
-
-def _swap(step: Path, name: str) -> None:
-    other = step.with_name("step-00000001") / name
-    (step / name).write_bytes(other.read_bytes())
-
-
-def _without_entry(step: Path, name: str) -> None:
-    _listed(step, lambda files: files.pop(name, None))
-    (step / name).unlink()
-
-
-def _listed(step: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the files of a manifest."""
-    manifest = json.loads((step / storage.MANIFEST).read_text())
-    change(manifest["files"])
-    (step / storage.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def _honest_but_short(step: Path, name: str) -> None:
@@ -111,56 +84,47 @@ def _honest_but_short(step: Path, name: str) -> None:
     storage.seal(step, [file for file in step.iterdir() if file.name != storage.MANIFEST], owner=owner)
 
 
-def _renamed(step: Path, name: str) -> None:
-    shutil.rmtree(step)
-    step.with_name("step-00000001").rename(step)
-    two_checkpoints(step.with_name("again"))
-    step.with_name("again").joinpath("step-00000001").rename(step.with_name("step-00000001"))
-    shutil.rmtree(step.with_name("again"))
+def _another_digest(step: Path, name: str) -> None:
+    manifest = json.loads((step / storage.MANIFEST).read_text())
+    (manifest["files"].get(name) or next(iter(manifest["files"].values()))).update(sha256="0" * 64)
+    (step / storage.MANIFEST).write_text(json.dumps(manifest))
 
 
 CHANGES: dict[str, Callable[[Path, str], object]] = {
     "empty": _damaged(damages.cut(0)),
-    "cut after a tenth": _damaged(damages.cut(0.1)),
     "cut in the middle": _damaged(damages.cut(0.5)),
-    "without its last bytes": _damaged(damages.cut(0.99)),
     "zeros at the end": _damaged(damages.changed(lambda old: old[: len(old) // 2] + bytes(len(old) - len(old) // 2))),
     "missing": _damaged(Path.unlink),
     "a folder": _damaged(damages.folder),
-    "of the other step": _swap,
+    "of the other step": lambda step, name: shutil.copy(step.with_name("step-00000001") / name, step / name),
     "with a file too many": lambda step, name: (step / f"{name}.old").write_bytes(b"x"),
     "with appended bytes": _damaged(damages.changed(lambda old: old + b"\0")),
-    "left out of the manifest": _without_entry,
-    "another digest in the manifest": lambda step, name: _listed(
-        step, lambda files: (files.get(name) or next(iter(files.values()))).update(sha256="0" * 64)
-    ),
+    "another digest in the manifest": _another_digest,
     "sealed again without it": _honest_but_short,
-    "a checkpoint under another step's name": _renamed,
+    "a checkpoint under another step's name": lambda step, name: shutil.copytree(
+        step.with_name("step-00000001"), step, dirs_exist_ok=True
+    ),
     "text": _damaged(damages.replaced(b"version https://git-lfs.github.com/spec/v1\n")),
 }
 
 
-def test_damage_of_every_kind_is_detected(step_that_loads, names, scorecard):
+def test_damage_of_every_kind_is_detected(step_that_loads, scorecard):
     """D2."""
-    cases = [(kind, name) for kind in CHANGES for name in names]
-    detected = [
-        (kind, name)
-        for kind, name in cases
-        if step_that_loads(lambda step: CHANGES[kind](step, name)) == 1  # noqa: B023
-    ]
-    scorecard.add("other damage to checkpoints / detected", cases=len(cases), passed=len(detected), target=len(cases))
-    assert detected == cases
+    cases = [(kind, name) for kind in CHANGES for name in NAMES]
+    missed = [case for case in cases if step_that_loads(lambda step: CHANGES[case[0]](step, case[1])) != 1]  # noqa: B023
+    passed = len(cases) - len(missed)
+    scorecard.add("other damage to checkpoints / detected", cases=len(cases), passed=passed, target=len(cases))
+    assert not missed
 
 
 @pytest.fixture(scope="module")
 def killed_runs(fork_server, home, small, tmp_path_factory):
-    """The folder of runs with one that was killed in stage 3."""
     runs = tmp_path_factory.mktemp("killed") / "runs"
 
     def start(*words, **settings):
         return fork_server.start([*words, "baselines=none"], more={"ORCA_HOME": str(home)}, **settings)
 
-    assert killed(start, [*small, *SHORT], runs, "finetune", 7, 0.0)
+    assert killed(start, [*small, *SHORT], runs, "finetune", 7)
     return runs
 
 
@@ -180,10 +144,7 @@ def test_a_run_goes_on_exactly_from_the_checkpoint_before(fork, small, killed_ru
     assert outcome(run) == expected
     for step in earlier:
         flipped(worse / step.relative_to(runs) / "model.safetensors", 4000, 5)
-    case = fork("run", *small, *SHORT, f"paths.runs={worse}")
-    assert case.wait(240) == 21
-    line = case.err.strip().splitlines()[-1]
-    assert line.startswith("orca: error: ")
+    line = error_line(fork("run", *small, *SHORT, f"paths.runs={worse}"), 21)
     assert "3_finetune/checkpoints: no valid checkpoint found; delete this folder to restart the stage" in line
     shutil.rmtree(worse / last.parent.relative_to(runs))
     assert completed(fork, [*small, *SHORT], worse) == expected
@@ -216,21 +177,10 @@ STATUSES: dict[str, Damage] = {
     "cut off": damages.changed(lambda old: old[:60]),
     "binary": damages.replaced(random.Random(0).randbytes(200) + b"\xff"),
     "a list": damages.replaced(b"[]"),
-    "a number": damages.replaced(b"3"),
-    "null": damages.replaced(b"null"),
-    "an empty record": damages.replaced(b"{}"),
-    "nested": damages.replaced(b"[" * 200_000),
     "huge": lambda path: os.truncate(path, 2**30),
     "no schema": damages.replaced(b'{"state": "align"}'),
-    "schema is text": damages.replaced(b'{"schema": "1", "state": "align"}'),
-    "no names": damages.replaced(b'{"schema": 1, "state": "align"}'),
-    "names are numbers": _edit(task=3, body=[], seed="0"),
     "state is a list": _edit(state=["align"]),
-    "completed, which it is not": _edit(state="completed"),
-    "latin-1": damages.replaced('{"schema": 1, "state": "é"}'.encode("latin-1")),
     "a folder": damages.folder,
-    "two records": damages.changed(lambda old: old * 2),
-    "half overwritten": damages.changed(lambda old: b"x" * 50 + old[50:]),
 }
 
 
@@ -246,16 +196,17 @@ def test_a_lost_status_is_made_anew(killed_runs, tmp_path, capsys, scorecard):
         shutil.copytree(run, copy)
         change(copy / "status.json")
         listed = collect([tmp_path / "copy"])
-        is_reported = len(listed.broken) == 1 and listed.runs == []
-        code, out = main(["doctor", str(copy)]), capsys.readouterr().out
+        is_right = len(listed.broken) == 1 and listed.runs == [] and main(["doctor", str(copy)]) == 0
         (after,) = collect([tmp_path / "copy"]).runs
         status = json.loads((copy / "status.json").read_text())
         keys = ("task", "seed", "identity", "settings", "variant", "state", "step")
         is_same = all(status[key] == before[key] for key in keys)
-        if is_reported and code == 0 and "status.json was restored" in out and after.state == "dead" and is_same:
+        if is_right and "status.json was restored" in capsys.readouterr().out and after.state == "dead" and is_same:
             right.append(kind)
         shutil.rmtree(tmp_path / "copy")
-    scorecard.add("broken status records / told and made anew", cases=len(STATUSES), passed=len(right), target=20)
+    scorecard.add(
+        "broken status records / told and made anew", cases=len(STATUSES), passed=len(right), target=len(STATUSES)
+    )
     assert right == list(STATUSES)
 
 
@@ -268,8 +219,8 @@ def test_doctor_finds_damage_anywhere_and_a_run_of_a_newer_program_is_left_alone
     shutil.copytree(uninterrupted, finished)
     assert main(["doctor", str(finished)]) == 0
     assert "intact: " in capsys.readouterr().out
-    paths = [path for path in sorted(finished.rglob("*")) if path.is_file()]
-    files = [path for path in paths if str(path.relative_to(finished)) not in ("status.json", "lock", "run.log")]
+    changing = {finished / name for name in ("status.json", "lock", "run.log")}
+    files = [path for path in sorted(finished.rglob("*")) if path.is_file() and path not in changing]
     assert len(files) > 15
     detected = []
     for path in files:
@@ -284,8 +235,6 @@ def test_doctor_finds_damage_anywhere_and_a_run_of_a_newer_program_is_left_alone
     (finished / "result.json").unlink()
     _edit(schema=SCHEMA + 1)(finished / "status.json")
     newer = (finished / "status.json").read_bytes()
-    case = fork("run", *small, *SHORT, f"paths.runs={finished.parent.parent}")
-    assert case.wait(120) == 21
-    assert "newer program" in case.err
+    assert "newer program" in error_line(fork("run", *small, *SHORT, f"paths.runs={finished.parent.parent}"), 21)
     assert main(["doctor", str(finished)]) == 21
     assert (finished / "status.json").read_bytes() == newer

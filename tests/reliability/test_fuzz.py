@@ -49,25 +49,9 @@ def saved(write: Callable[[io.BytesIO], object]) -> bytes:
     return buffer.getvalue()
 
 
-def _npz() -> bytes:
-    return saved(lambda file: np.savez_compressed(file, x=RNG.normal(size=(6, 5)), y=np.arange(6), names=["a", "bc"]))
-
-
-def _npy() -> bytes:
-    return saved(lambda file: np.save(file, RNG.normal(size=(3, 4)).astype(np.float32)))
-
-
-def _objects() -> np.ndarray:
-    return np.array([np.arange(5.0), "text", None, {"a": (1, 2.5, b"x")}, np.float32(1)], dtype=object)
-
-
-def _object_npy() -> bytes:
-    return saved(lambda file: np.save(file, _objects(), allow_pickle=True))
-
-
-def _pickle(protocol: int) -> bytes:
-    value = {"data": list(_objects()), "label": np.array(["N", "~"]), "t": (1, [2**70, -1.5])}
-    return pickle.dumps(value | {"f": np.asfortranarray(np.eye(3))}, protocol=protocol)
+ITEMS = [np.arange(5.0), "text", None, {"a": (1, 2.5, b"x")}, np.float32(1)]
+OBJECTS = np.array(ITEMS, dtype=object)
+RECORD = {"data": ITEMS, "label": np.array(["N", "~"]), "t": (1, [2**70, -1.5]), "f": np.asfortranarray(np.eye(3))}
 
 
 def _mat5(compressed: bool) -> bytes:
@@ -77,16 +61,14 @@ def _mat5(compressed: bool) -> bytes:
     return saved(lambda file: scipy.io.savemat(file, values, do_compression=compressed))
 
 
-def _hdf5() -> bytes:
+def _hdf5(buffer: io.BytesIO) -> None:
     h5py = pytest.importorskip("h5py")
-    buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file.create_dataset("x", data=np.arange(64.0).reshape(8, 8), chunks=(4, 8), compression="gzip", shuffle=True)
         file["x"].attrs["MATLAB_class"] = np.bytes_("double")
         file["#refs#/a"] = np.arange(3.0)
         file.create_dataset("c", (1, 1), h5py.ref_dtype)[0, 0] = file["#refs#/a"].ref
         file["c"].attrs["MATLAB_class"] = np.bytes_("cell")
-    return buffer.getvalue()
 
 
 def _lmdb(folder: Path) -> bytes:
@@ -94,43 +76,35 @@ def _lmdb(folder: Path) -> bytes:
     place = folder / "seed.mdb"
     with library.open(str(place), map_size=2**20, subdir=False) as database, database.begin(write=True) as transaction:
         for i in range(60):
-            transaction.put(str(i).encode(), bytes(RNG.integers(0, 256, 9000 if i == 7 else 60, dtype=np.uint8)))
+            transaction.put(str(i).encode(), RNG.bytes(9000 if i == 7 else 60))
     return place.read_bytes()
 
 
-def _tar(packed: bool) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+def _tar(file: io.BytesIO) -> None:
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, content in {"a/x.txt": b"hello", "é" * 60: b"1" * 700, "a/" + "n" * 150: b""}.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    return gzip.compress(buffer.getvalue()) if packed else buffer.getvalue()
 
 
-def _zip() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+def _zip(file: io.BytesIO) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/x.txt", b"hello" * 50)
         archive.writestr("y", b"")
         archive.writestr("é", b"1", zipfile.ZIP_STORED)
-    return buffer.getvalue()
 
 
 def _wav(width: int) -> bytes:
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setparams((2, width, sounds.RATE, 40, "NONE", ""))
-        file.writeframes(bytes(RNG.integers(0, 256, 80 * width, dtype=np.uint8)))
+        file.writeframes(RNG.bytes(80 * width))
     return buffer.getvalue()
 
 
 def _read_npz(path: Path) -> Any:
     return [array.read() for array in arrays.open_arrays(path, "task.train").values()]
-
-
-def _read_lmdb(path: Path) -> None:
-    list(lmdb.read(path, [*map(str, range(60)), "zz"]))
 
 
 def _unpack(path: Path) -> None:
@@ -166,37 +140,47 @@ def _manifest(folder: Path) -> list[bytes]:
     return [(folder / "manifest").read_bytes()]
 
 
-def _read_matlab(path: Path, names: str) -> None:
-    for name in names:
-        matlab.read(path, [name], 2**24)
-
-
-def _read_conll(path: Path) -> None:
-    for _, tags in conll.sentences(path):
-        conll.spans(tags)
-
-
-def _check_family(path: Path) -> None:
-    checkpoints.check_family(path.parent, ("bert",))
-
-
 # Format -> what returns seeds (files that are valid), ending, reader.
 FORMATS: dict[str, tuple[Callable[[Path], list[bytes]], str, Callable[[Path], Any]]] = {
-    "npz": (lambda _: [_npz()], ".npz", _read_npz),
-    "npy": (lambda _: [_npy()], ".npy", _read_npz),
-    "object npy": (lambda _: [_object_npy()], ".npy", lambda path: arrays.load_object_here(str(path))),
-    "pkl": (lambda _: [*map(_pickle, range(6))], ".pkl", lambda path: reader.read_here(str(path))),
-    "mat 5": (lambda _: [_mat5(False), _mat5(True)], ".mat", lambda path: _read_matlab(path, "xct")),
-    "mat 7.3 (HDF5)": (lambda _: [_hdf5()], ".mat", lambda path: _read_matlab(path, "xc")),
-    "LMDB": (lambda folder: [_lmdb(folder)], ".mdb", _read_lmdb),
-    "tar": (lambda _: [_tar(False), _tar(True)], ".tar", _unpack),
-    "zip": (lambda _: [_zip()], ".zip", _unpack),
+    "npz": (
+        lambda _: [saved(lambda file: np.savez_compressed(file, x=np.eye(6, 5), names=["a", "bc"]))],
+        ".npz",
+        _read_npz,
+    ),
+    "npy": (lambda _: [saved(lambda file: np.save(file, np.eye(3, 4, dtype=np.float32)))], ".npy", _read_npz),
+    "object npy": (
+        lambda _: [saved(lambda file: np.save(file, OBJECTS, allow_pickle=True))],
+        ".npy",
+        lambda path: arrays.load_object_here(str(path)),
+    ),
+    "pkl": (lambda _: [pickle.dumps(RECORD, i) for i in range(6)], ".pkl", lambda path: reader.read_here(str(path))),
+    "mat 5": (
+        lambda _: [_mat5(False), _mat5(True)],
+        ".mat",
+        lambda path: [matlab.read(path, [name], 2**24) for name in "xct"],
+    ),
+    "mat 7.3 (HDF5)": (
+        lambda _: [saved(_hdf5)],
+        ".mat",
+        lambda path: [matlab.read(path, [name], 2**24) for name in "xc"],
+    ),
+    "LMDB": (lambda folder: [_lmdb(folder)], ".mdb", lambda path: [*lmdb.read(path, [*map(str, range(60)), "zz"])]),
+    "tar": (lambda _: [saved(_tar), gzip.compress(saved(_tar))], ".tar", _unpack),
+    "zip": (lambda _: [saved(_zip)], ".zip", _unpack),
     "csv": (lambda _: [CSV.encode(), CSV.replace(";", "\t").encode()], ".csv", _read_table),
     "wav": (lambda _: [*map(_wav, (2, 4, 1))], ".wav", _read_wav),
-    "CoNLL": (lambda _: [CONLL.encode()], ".txt", _read_conll),
+    "CoNLL": (
+        lambda _: [CONLL.encode()],
+        ".txt",
+        lambda path: [conll.spans(tags) for _, tags in conll.sentences(path)],
+    ),
     "JSON of proteins": (lambda _: [json.dumps(HOMOLOGY).encode()], ".json", lambda path: [*tape.proteins(path)]),
     "JSON manifest": (_manifest, ".json", storage.read_checked_json),
-    "config.json": (lambda _: [json.dumps(CONFIG).encode()], "/config.json", _check_family),
+    "config.json": (
+        lambda _: [json.dumps(CONFIG).encode()],
+        "/config.json",
+        lambda path: checkpoints.check_family(path.parent, ("bert",)),
+    ),
 }
 PR, NIGHTLY = 300, 100_000
 
@@ -207,12 +191,9 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
     for _ in range(draw.choice((1, 1, 2, 4))):
         if not changed:
             break
-        size = len(changed)
-        near = min(size, 160)
-        place = draw.choice(
-            (draw.randrange(size), draw.randrange(size), draw.randrange(near), size - 1 - draw.randrange(near))
-        )
-        kind = draw.randrange(9)
+        size, kind = len(changed), draw.randrange(9)
+        near = draw.randrange(min(size, 160))
+        place = draw.choice((draw.randrange(size), draw.randrange(size), near, size - 1 - near))
         if kind < 2:
             changed[place] ^= 1 << draw.randrange(8)
         elif kind < 4:
@@ -260,5 +241,4 @@ def test_mutated_files_give_a_value_or_an_error_of_ours(name, tmp_path, counted)
             raise AssertionError(f"{name}, input {i}: {type(error).__name__}: {error}; {content[:2000]!r}") from error
         assert time.process_time() - start < _SECONDS, f"{name}, input {i} takes too long: {content[:2000]!r}"
     assert values < number  # the changes do matter
-    note = f"{crashes} crashes of the worker"
-    counted(f"fuzz inputs, {name}", cases=number, target=NIGHTLY, note=note)
+    counted(f"fuzz inputs, {name}", cases=number, target=NIGHTLY, note=f"{crashes} crashes of the worker")

@@ -1,12 +1,8 @@
 """The emulated device (`emulated.py`) as the device that a run finds, and the small runs of tests/cli."""
 
-import itertools
-
 import numpy as np
 import pytest
-import torch
 
-from orca_cli.stages import expected_time
 from orca_cli.training import engine
 from tests.cli.conftest import environment, fork, home, orca, run, small, tiny  # noqa: F401 - fixtures
 from tests.device.emulated import emulated
@@ -20,14 +16,12 @@ RUN = [
 
 @pytest.fixture
 def device():
-    """The emulated device exists."""
     with emulated() as emulated_device:
         yield emulated_device
 
 
 @pytest.fixture
 def on_device(device, monkeypatch):
-    """Every run of the test computes on the emulated device."""
     monkeypatch.setattr(engine, "choose_device", lambda setting: device)
     return device
 
@@ -35,13 +29,11 @@ def on_device(device, monkeypatch):
 def _arrays(path, shape, targets, missing=0.0):
     """Write 24 samples; targets are classes, labels [n, 3], or a map of the input's extent."""
     draw = np.random.default_rng(0)
-    classes = np.arange(24) % 2
-    x = draw.normal(size=(24, *shape)).astype(np.float32) + classes.reshape(-1, *[1] * len(shape))
-    if targets == "classes":
-        y = classes
-    elif targets == "labels":
+    y = np.arange(24) % 2
+    x = draw.normal(size=(24, *shape)).astype(np.float32) + y.reshape(-1, *[1] * len(shape))
+    if targets == "labels":
         y = (draw.random((24, 3)) < 0.4).astype(np.float32)
-    else:
+    elif targets == "dense":
         y = x.mean(1) * 3 + 1
     if missing:
         y[draw.random(y.shape) < missing] = np.nan
@@ -64,16 +56,3 @@ def words(tiny, tmp_path):  # noqa: F811 - the fixture
         ]  # fmt: skip
 
     return command
-
-
-def fail_at(patch, number):
-    """Let optimizer step `number` of a run fail (timing steps not counted); a lower rate does not help."""
-    patch.setattr(expected_time, "measure", lambda *words: None)
-    calls, step = itertools.count(1), torch.optim.AdamW.step
-
-    def broken(*words, **settings):
-        if next(calls) == number:
-            raise RuntimeError("test")
-        return step(*words, **settings)
-
-    patch.setattr(torch.optim.AdamW, "step", broken)

@@ -38,21 +38,19 @@ _READ_BY_NAME = {
 }  # fmt: skip
 
 
-class Transfers:
+class Transfers(NamedTuple):
     """What made the host wait, by the place in the program that asked for it: values read, blocking copies written."""
 
-    def __init__(self) -> None:
-        self.reads: Counter[str] = Counter()
-        self.writes: Counter[str] = Counter()
+    reads: Counter[str]
+    writes: Counter[str]
 
 
-_counts = [Transfers()]
+_counts: list[Transfers] = []
 
 
 @contextmanager
 def counted() -> Iterator[Transfers]:
-    """Count the transfers inside the block."""
-    _counts.append(Transfers())
+    _counts.append(Transfers(Counter(), Counter()))
     try:
         yield _counts[-1]
     finally:
@@ -87,18 +85,15 @@ class DeviceTensor(torch.Tensor):
         return tensor
 
     def tolist(self) -> Any:
-        """As in torch, whose own refuses what wraps a tensor."""
         return self.cpu().tolist()
 
     def numpy(self, *, force: bool = False) -> Any:
-        """As in torch: refused, unless the copy to the CPU is asked for."""
         if not force:
             raise TypeError(f"can't convert {DEVICE} device type tensor to numpy. Use Tensor.cpu() first.")
         return self.cpu().numpy()
 
     @property
     def data(self) -> torch.Tensor:
-        """As in torch."""
         return self.detach()
 
     @data.setter
@@ -125,8 +120,6 @@ class DeviceTensor(torch.Tensor):
 
 
 class _Facts(NamedTuple):
-    """What an operation's schema says."""
-
     aliases: bool  # some result shares memory with an argument
     written: list[tuple[int, str]]  # places and names of the arguments that it writes to
     takes_numbers: bool  # single numbers may come from the CPU
@@ -234,7 +227,6 @@ def _copy_from(source, destination, non_blocking=False):
 
 @contextmanager
 def emulated() -> Iterator[torch.device]:
-    """Let the device exist inside the block."""
     library = torch.library.Library("aten", "IMPL")
     library.impl("empty.memory_format", _empty, "Lazy")
     library.impl("empty_strided", _empty_strided, "Lazy")

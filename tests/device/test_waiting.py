@@ -1,7 +1,4 @@
-"""How often the host waits for a GPU: in a solver once for every look at the error, in a metric a few times besides.
-
-First, that the emulated device keeps apart what CUDA keeps apart, and counts.
-"""
+"""How often the host waits for a GPU: in a solver once for every look at the error, in a metric a few times besides."""
 
 from contextlib import closing
 
@@ -10,7 +7,7 @@ import torch
 
 from orca_cli.config import compose, configuration, parts
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import annealed, newton, sinkhorn
+from orca_cli.metrics.transport import newton, sinkhorn
 from orca_cli.metrics.transport.clouds import half_squared_distances
 from orca_cli.stages.build import build, with_train
 from orca_cli.stages.optimizer_steps import OptimizerSteps
@@ -31,7 +28,6 @@ def clouds(*sizes, width=6):
 
 
 def batch(device, problems=5, rows=40, columns=9):
-    """Return costs and weights of some problems, one of them padded."""
     costs = [half_squared_distances(*clouds(rows, columns, width=2 + number)) for number in range(problems)]
     a, b = torch.full((problems, rows), 1 / rows), torch.full((problems, columns), 1 / columns)
     b[0, -2:] = 0
@@ -48,10 +44,8 @@ def test_tensors_of_two_devices_do_not_meet_and_what_the_host_waits_for_is_count
     x = here.to(device)
     for meet in (
         lambda: torch.where(x > 0, x, here),
-        lambda: torch.cat([x, here]),
         lambda: here[x > 0],
         lambda: here.sum().add_(x.sum()),
-        lambda: torch.nn.LayerNorm(3)(x),
     ):
         with pytest.raises(RuntimeError, match="expected all tensors to be on the same device"):
             meet()
@@ -84,24 +78,6 @@ def test_newton_waits_twice_an_iteration_at_most_and_sinkhorn_once_in_eight_and_
     levels = len(sinkhorn.annealing(float(cost.amax()), 0.05, 0.25))
     assert solution.iterations > 8 * levels
     assert total(transfers.reads) <= 1 + levels + solution.iterations / 8
-    assert not transfers.writes
-    # To itself a cloud waits once in eight iterations, and annealing never does.
-    (x,) = clouds(30)
-    self_cost = half_squared_distances(x, x)[None].to(device)
-    weights = torch.full((1, 30), 1 / 30).to(device)
-    with counted() as transfers:
-        solution = sinkhorn.solve_symmetric(self_cost, weights, 0.05, tolerance=1e-6, max_iterations=100)
-    assert solution.iterations >= 8
-    assert total(transfers.reads) == solution.iterations / 8
-    assert not transfers.writes
-    annealing = annealed.Annealing(0.05)
-    with counted() as transfers:
-        levels = annealing.levels([4.0, 9.0, 25.0, 1.0, 2.0], cost)
-        annealed.cross(cost, a, b, levels)
-        square = cost[0, :9, :9] + cost[0, :9, :9].T
-        annealed.selves(annealed.as_rows(square), 9, levels)
-        annealed.tabulate(annealed.as_rows(square), 9, 30.0, annealing, square)
-    assert not transfers.reads
     assert not transfers.writes
 
 

@@ -1,4 +1,4 @@
-"""The driver with processes of this machine: how jobs end, what is tried again, signals, time limits, other processes' runs."""
+"""The driver with processes of this machine: how jobs end, what is tried again, signals, time limits."""
 
 import faulthandler
 import hashlib
@@ -6,21 +6,19 @@ import os
 import signal
 import time
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from orca_cli import exceptions, signals
-from orca_cli.launching import process, slurm
+from orca_cli.launching import process
 from orca_cli.launching.driver import RETRIES, Driver, Job, Table
 from orca_cli.launching.local import Local
-from orca_cli.launching.process import Command, Ended, Place
-from orca_cli.runs import claim
+from orca_cli.launching.process import Command, Place
 from orca_cli.runs.directory import RunName
 
-FATES = {"disk": exceptions.StorageError, "memory": exceptions.MemoryExhaustedError, "network": exceptions.NetworkError}
+FATES = {"disk": exceptions.StorageError, "memory": exceptions.MemoryExhaustedError}
 
 
 def fate(words):
@@ -64,8 +62,6 @@ def an_hour_passes(notes):
 
 
 class Jobs:
-    """Jobs of some kinds, in their order, and how each ended."""
-
     def __init__(self, folder, *kinds, time_limit_s=None, ended=lambda: None):
         self.notes, self.ends, self.on_end = folder / "notes", {}, ended
         names = [hashlib.sha256(bytes([number])).hexdigest() for number in range(len(kinds))]
@@ -96,21 +92,6 @@ class Jobs:
         return [self.ends.get(job.command.label) for job in self.jobs]
 
 
-@contextmanager
-def other_process_on(job):
-    """Hold a run as another process does."""
-    ready, go = os.pipe(), os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        with claim.alone(job.name.task_folder(job.root), job.name.identity[:8]):
-            os.write(ready[1], b"1")
-            os.read(go[0], 1)
-        os._exit(0)
-    os.read(ready[0], 1)
-    yield lambda: os.write(go[1], b"1")
-    os.waitpid(pid, 0)
-
-
 @pytest.fixture(autouse=True)
 def forked(monkeypatch):
     """Fork although other tests may have left threads in this process: these jobs wait for none of them."""
@@ -124,7 +105,6 @@ def drive(work, at_once=1, main=fate):
 
 
 def children():
-    """Return the processes that this one has started and not yet waited for."""
     return {number for task in Path("/proc/self/task").iterdir() for number in (task / "children").read_text().split()}
 
 
@@ -134,7 +114,6 @@ def test_no_end_of_a_job_reaches_the_others_and_what_was_lost_is_tried_again(tmp
     ends = work.in_order()
     assert [end.status for end in ends] == [0, 7, -signal.SIGKILL, 0, -signal.SIGSEGV, 1, 0, 0]
     assert [bool(end.report) for end in ends] == [end.status == 0 for end in ends]
-    assert ends[3].report["label"] == "[3]"
     always = 1 + RETRIES["lost"]  # a job that kills its process every time is given up
     assert [work.begun()[f"[{number}]"] for number in range(8)] == [1, 1, always, 1, always, 1, 3, 1]
     assert children() == before
@@ -143,7 +122,7 @@ def test_no_end_of_a_job_reaches_the_others_and_what_was_lost_is_tried_again(tmp
 def test_each_cause_has_its_count(tmp_path, monkeypatch):
     monkeypatch.setattr("orca_cli.launching.driver.PAUSE_S", {})
     monkeypatch.setitem(RETRIES, "preempted", 5)
-    causes = {"disk": "storage", "memory": "memory", "network": "network", "75": "preempted"}
+    causes = {"disk": "storage", "memory": "memory", "75": "preempted"}
     work = Jobs(tmp_path, *(kind for name, cause in causes.items() for kind in (f"{name}*{RETRIES[cause]}", name)))
     drive(work, at_once=2)
     ends, begun = work.in_order(), work.begun()
@@ -195,26 +174,6 @@ def test_jobs_end_with_the_process_that_started_them(tmp_path):
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     until(lambda: not is_running(job))
-
-
-def test_a_run_of_another_process_is_passed_over_and_taken_once_it_is_free(tmp_path):
-    work = Jobs(tmp_path, "says", "says", "says")
-    with other_process_on(work.jobs[0]) as end_it:
-        work.on_end = lambda: len(work.ends) == 2 and end_it()
-        drive(work)
-    assert list(work.ends) == ["[1]", "[2]", "[0]"]
-    assert set(work.begun().values()) == {1}
-
-
-def test_a_job_that_a_stopped_driver_withdrew_from_slurms_queue_was_not_started(tmp_path, monkeypatch):
-    monkeypatch.setattr(slurm, "LATE_S", 0.0)
-    watcher = SimpleNamespace(update=lambda: None, get_state=lambda job_id, mode: "CANCELLED by 0")
-    job = SimpleNamespace(watcher=watcher, job_id="1_0")
-    handle = SimpleNamespace(path=tmp_path / "no.json", job=job, ended_since=None)
-    executor = slurm.Slurm(tmp_path, "sweep", 1, 0, 1)
-    assert executor.ended(handle) == Ended(None, lost="SLURM ended it: CANCELLED")  # by somebody else: tried again
-    signals.note(signal.SIGINT)
-    assert executor.ended(handle) == Ended(None)
 
 
 def until(condition):

@@ -1,4 +1,4 @@
-"""A search by itself: what it draws, which trials it stops, and how it resumes from its file; without runs."""
+"""A search by itself, without runs: what it draws, which trials it stops, how it resumes, and what was typed."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,12 @@ pytest.importorskip("optuna", reason="the extra tune is not installed")
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from orca_cli import storage
+from orca_cli.commands.tune import hparams_path
+from orca_cli.config import compose
 from orca_cli.config.schema import Tune
 from orca_cli.config.search_space import Space
-from orca_cli.exceptions import ChecksumError, DataError, LockedError
+from orca_cli.exceptions import ChecksumError, ConfigError, LockedError
+from orca_cli.launching import search_plan as plans
 from orca_cli.launching.search import FILE, Search
 
 RATE, RATES = FloatDistribution(1e-5, 1e-2, log=True), CategoricalDistribution((1e-3, 1e-4))
@@ -23,12 +25,8 @@ def opened(folder, space=WIDE, **tune):
 
 
 def played(search, error=lambda trial: 0.5):
-    """Ask for all trials that a search has, and tell it their errors; returns them."""
-    trials = []
     while (trial := search.ask()) is not None:
-        trials.append(trial)
         search.tell(trial, error(trial), {})
-    return trials
 
 
 def survivors(values, reduction):
@@ -74,33 +72,11 @@ def test_successive_halving_stops_those_that_it_should(tmp_path, restarts):
     assert (search.count("completed"), search.count("stopped")) == (lengths.count(16), 25 - lengths.count(16))
 
 
-def test_a_curve_that_comes_back_at_once_stops_where_it_would_have_been_stopped(tmp_path):
-    """The driver may look at a run only after its end. Without comparisons nothing is stopped."""
-    with opened(tmp_path, trials=2) as search:
-        run_curve(search, search.ask(), [0.1] * 9)
-        late = search.ask()
-        assert search.is_behind(late, [(epoch / 9, 0.5) for epoch in range(1, 10)])
-        assert late.note == "stopped by the search after 11 % of its steps"
-        assert list(late.curve) == ["100"]
-        search.tell(late, None, {})
-        assert (late.state, late.error) == ("stopped", 0.5)
-    with opened(tmp_path / "free", trials=4, rungs=0) as search:
-        while (trial := search.ask()) is not None:
-            assert run_curve(search, trial, [0.9 - 0.01 * trial.number] * 4) == 4
-
-
 def test_no_settings_are_tried_twice_and_a_small_space_ends(tmp_path):
     with opened(tmp_path, GRID, trials=50) as search:
-        running = []
-        while (trial := search.ask()) is not None:  # all at a time
-            running.append(trial)
+        running = iter(search.ask, None)  # all at a time
         settings = [tuple((trial.settings or {}).values()) for trial in running]
         assert len(set(settings)) == len(settings) == 1 + 8  # the settings as they are, and every point of the grid
-        for trial in running:
-            search.tell(trial, 0.5, {})
-    with opened(tmp_path, GRID, trials=50) as search:
-        assert search.ask() is None
-        assert len(search.trials) == 9
 
 
 def test_what_was_running_or_failed_is_done_again_with_the_same_settings(tmp_path):
@@ -133,24 +109,70 @@ def test_drawing_depends_on_the_seed_alone_wherever_the_search_was_stopped(tmp_p
         first = drawn(tmp_path / f"{sampler}-a", 1, sampler)
         assert drawn(tmp_path / f"{sampler}-b", 1, sampler, (3, 11, 12)) == first
         assert drawn(tmp_path / f"{sampler}-c", 2, sampler) != first
-    # The best trial of a known function is near its minimum.
-    space = Space("two", WIDE.params | {"train.weight_decay": CategoricalDistribution((0.0, 0.1))}, {}, {})
-    with opened(tmp_path / "known", space, trials=30) as search:
-        played(search, lambda one: 1.0 if one.settings is None else abs(np.log10(one.settings["train.lr"]) + 3))
-    assert search.best.error == min(one.error for one in search.trials)
-    assert abs(np.log10(search.best.settings["train.lr"]) + 3) < 0.3
 
 
-def test_a_file_that_another_process_holds_or_wrote_or_that_is_damaged_is_refused(tmp_path):
+def test_a_file_that_another_process_holds_or_that_is_damaged_is_refused(tmp_path):
     with opened(tmp_path, trials=2) as search:
         played(search)
         with pytest.raises(LockedError, match="process .* works on"), opened(tmp_path):
             pass
     path = tmp_path / "s" / FILE
-    whole = path.read_text()
-    path.write_text(whole.replace('"completed"', '"running"'))
+    path.write_text(path.read_text().replace('"completed"', '"running"'))
     with pytest.raises(ChecksumError), opened(tmp_path):
         pass
-    storage.write_checked_json(path, {"schema": 9})
-    with pytest.raises(DataError, match="has schema 9, this program reads 1"), opened(tmp_path):
-        pass
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    root = tmp_path_factory.mktemp("own")
+    (root / "space").mkdir()
+    (root / "space" / "rates.yaml").write_text("params: {train.lr: [1.0e-3, 1.0e-2]}\nfixed: {train.epochs: 3}")
+    with compose.session(root) as session:
+        yield session, lambda *words: plans.make(session, [*words, "tune=asha"], root)
+
+
+@pytest.fixture
+def make(session):
+    return session[1]
+
+
+def test_contradictions_are_refused_with_their_place(make):
+    for words, message in (
+        (["train.lr=0.1"], "train.lr=0.1: is searched by space=rates"),
+        (["train.refit=true"], "train.refit=true: leaves no validation samples"),
+        (["metric=none,otdd"], "metric=none,otdd: names several metrics"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make("tune.space=rates", *words)
+
+
+def test_the_name_is_that_of_the_settings_and_the_space_whatever_the_arm_and_the_number_of_trials(make):
+    (first,) = make("tune.space=rates", "seed=1", "metric=otdd", "align.lr=0.5")
+    (same,) = make("tune.space=rates", "tune.trials=99", "metric=none")
+    words = ("train.weight_decay=0.5", "tune.seed=1", "tune.rungs=1")
+    names = {make("tune.space=rates", word)[0].name for word in words}
+    assert first.name == same.name
+    assert len(names | {first.name}) == 4
+
+
+def test_trials_are_closed_whatever_is_typed_and_the_first_has_the_settings_as_they_are(make, session):
+    typed = ["train.epochs=7", "protocol=release", "test=true", "baselines=all"]
+    (plan,) = make("tune.space=rates", "tune.seed=3", *typed)
+    plain, drawn = plan.overrides(None, 3), plan.overrides({"train.lr": 1e-3}, 4)
+    config = session[0].compose(drawn).config
+    settings = (config.test, config.baselines, config.train.validate_on, config.train.refit)
+    assert settings == (False, "none", "validation", False)
+    assert config.metric.get("_target_") is None
+    assert config.train.epochs == 7  # typed, so the space's does not count
+    assert [text for text in drawn if text not in plain and text.startswith("train.")] == ["train.lr=0.001"]
+    assert not any(text.startswith("train.lr") for text in plain)
+
+
+def test_a_file_of_settings_that_no_search_wrote_is_not_replaced(tmp_path):
+    path = tmp_path / "hparams" / "digits-minilm.yaml"
+    path.parent.mkdir()
+    path.write_text("# @package _global_\n# Mine.\ntrain: {epochs: 3}\n")
+    with pytest.raises(ConfigError, match="was not written by a search"):
+        hparams_path(tmp_path, "digits-minilm")
+    path.write_text("# @package _global_\n# Found by orca tune: search x\ntrain: {epochs: 3}\n")
+    assert hparams_path(tmp_path, "digits-minilm") == path

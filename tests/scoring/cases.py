@@ -25,7 +25,6 @@ class Case:
 
     @property
     def node(self) -> dict[str, Any]:
-        """Return it as `task.error` has it."""
         return {"_target_": f"orca_cli.scoring.{self.name}", **self.settings}
 
     def __str__(self) -> str:
@@ -34,10 +33,7 @@ class Case:
     def drawn(self, seed: int, coarse: float = 0.0, unknown: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return float32 outputs, targets and the record [n] of each sample; samples of a record share classes and labels.
 
-        Args:
-            seed: of the draw.
-            coarse: outputs are multiples of it, so that many are equal; 0 for outputs that all differ.
-            unknown: fraction of targets that are unknown.
+        Outputs are multiples of `coarse`, so that many are equal; a fraction `unknown` of the targets is unknown.
         """
         rng = np.random.default_rng(seed)
         names = rng.choice(1000, _RECORDS, replace=False) - 500

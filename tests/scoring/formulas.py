@@ -42,9 +42,6 @@ def precision(scores, present):
     return float(average_precision_score(present, finite(scores))) if present.any() else None
 
 
-# Classes. Rows are the samples or positions that count.
-
-
 def counted(outputs, targets):
     """Return outputs [m, K], their classes (K for none, where an output is NaN) and the target classes, [m]."""
     known = targets != IGNORED_CLASS
@@ -102,9 +99,6 @@ def vote(rows, predicted):
     return max(range(k), key=lambda c: (count[c], voting[:, c].mean(), -c)) if count.any() else k
 
 
-# Labels and masks.
-
-
 def over_labels(value, outputs, targets, groups):
     known = ~np.isnan(targets)
     labels = [(outputs[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(outputs.shape[1])]
@@ -141,9 +135,6 @@ def mask_error(outputs, targets, groups, report="auroc", count_ignored=False, th
     n, total = (defined, defined + undefined) if report == "pixel_auroc" else (len(scores), known.size)
     n = 0 if value is None else n
     return Score(value, n, total - n, dict(errors.values()))
-
-
-# Real values; targets of NaN do not count.
 
 
 NAMES_OF_VALUES = {"RMSE": "RMSE", "MAE": "MAE", "OneMinusR2": "1 - R2", "NormalisedRMSE": "RMSE / deviation"}
@@ -202,30 +193,6 @@ def long_range_mae(outputs, targets, groups, separation, threshold, symmetrize_t
     return Score(*mean(map(protein_error, outputs[:, 0].astype(np.float64), targets[:, 0].astype(np.float64))))
 
 
-def chunk_mean(outputs, targets, groups, error, size, batch, drop_tail=False):
-    """Batches are joined until they hold `size` samples; with `drop_tail`, their number times the last one's length counts."""
-    name = error["_target_"].removeprefix("orca_cli.scoring.")
-    settings = {key: value for key, value in error.items() if key != "_target_"}
-    rows = np.arange(len(outputs))
-    chunks = [[]]
-    for one in (rows[start : start + batch] for start in range(0, len(rows), batch)):
-        chunks[-1].append(one)
-        if (len(chunks[-1]) * len(one) if drop_tail else sum(map(len, chunks[-1]))) >= size:
-            chunks.append([])
-    tail = chunks.pop()
-    dropped = bool(tail and chunks and drop_tail)
-    chunks += [tail] if tail and not dropped else []
-
-    def computed(some):
-        return FORMULAS[name](outputs[some], targets[some], groups[some], **settings)
-
-    whole = computed(rows)
-    value, n, undefined = mean(computed(np.concatenate(chunk)).value for chunk in chunks)
-    error_name = {"classification.ZeroOne": "0-1 error", "classification.MacroF1": "1 - macro F1 of records"}[name]
-    others = {f"{key}, whole split": other for key, other in ({error_name: whole.value} | whole.others).items()}
-    return Score(value, n, undefined + dropped, others)
-
-
 FORMULAS = {f"values.{name}": partial(value_error, key) for name, key in NAMES_OF_VALUES.items()} | {
     "classification.ZeroOne": zero_one,
     "classification.Balanced": balanced,
@@ -239,5 +206,4 @@ FORMULAS = {f"values.{name}": partial(value_error, key) for name, key in NAMES_O
     "sequences.NatsPerFrame": nats_per_frame,
     "masks.MaskError": mask_error,
     "distances.LongRangeMAE": long_range_mae,
-    "chunks.ChunkMean": chunk_mean,
 }

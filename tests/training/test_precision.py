@@ -1,17 +1,14 @@
-"""What `precision=auto` resolves to, and what half precision is used for."""
+"""What `precision=auto` resolves to, what half precision is used for, and what gradient checkpointing keeps."""
 
-from types import SimpleNamespace
-
-import pytest
 import torch
 
-from orca_cli.exceptions import UnavailableError
+from orca_cli.interfaces import Tokens
 from orca_cli.models.assembly import build_model
-from orca_cli.models.bodies import text
-from orca_cli.stages import align
+from orca_cli.models.bodies import swin, text
 from orca_cli.training import engine as engines
-from orca_cli.training.engine import Engine, choose_device, choose_precision
-from tests.checkpoints import save_tiny_bert
+from orca_cli.training.engine import Engine, choose_precision
+from orca_cli.training.memory import checkpoint_layers
+from tests.checkpoints import save_tiny_bert, save_tiny_swin
 
 CPU = torch.device("cpu")
 
@@ -49,10 +46,33 @@ def test_half_precision_is_for_the_body_alone(tmp_path):
     assert (half != half.bfloat16()).float().mean() > 0.9
 
 
-def test_mps_is_for_those_who_type_it_and_aligns_nothing(monkeypatch):
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert [choose_device(device).type for device in ("auto", "mps")] == ["cpu", "mps"]
-    engine = SimpleNamespace(device=torch.device("mps"))
-    with pytest.raises(UnavailableError, match="mps has no float64; use device=cpu, or metric=none"):
-        align.trained(None, engine, None, None)
+def passed(body, tokens):
+    """Return outputs, gradients and the bytes that are kept for the backward pass, with dropout on."""
+    kept = {}
+    body.train().requires_grad_(True)
+    torch.manual_seed(5)
+
+    def keep(value):
+        kept[value.data_ptr()] = value.nbytes
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        outputs = body(tokens).x
+    outputs.square().sum().backward()
+    weights = {parameter.data_ptr() for parameter in body.parameters()}
+    gradients = {name: value.grad for name, value in body.named_parameters() if value.grad is not None}
+    return outputs.detach(), gradients, sum(size for place, size in kept.items() if place not in weights)
+
+
+def test_gradient_checkpointing_keeps_less_and_changes_no_bit(tmp_path):
+    folder = str(save_tiny_swin(tmp_path))
+    body, plain = swin.load(folder), swin.load(folder)
+    x = torch.randn(3, 64, body.width, generator=torch.Generator().manual_seed(0))
+    tokens = Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool), (8, 8))
+    outputs, gradients, size = passed(plain, tokens)
+    checkpoint_layers(body)
+    again, others, less = passed(body, tokens)
+    assert torch.equal(outputs, again)
+    assert gradients.keys() == others.keys()
+    assert all(torch.equal(value, others[name]) for name, value in gradients.items())
+    assert less < size / 2, (less, size)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 from orca_cli.interfaces import Scale
 from orca_cli.scoring.losses import MaskedMSE, RelativeL2Loss
@@ -15,33 +14,27 @@ X = Pairs(torch.zeros(64)).x.double()
 TARGETS = torch.stack([X[:, 0] + 0.5 * X[:, 1], 3 * X[:, 2] - X[:, 0]], dim=1) + 2.0
 
 
-AXES = (0, 2)  # the second where there are positions
-
-
 def scaled(y):
-    """Return a model whose outputs have the mean and the deviation of targets."""
-    wide, axes = y.double(), AXES[: y.dim() - 1]
-    mean, std = wide.mean(axes, keepdim=True)[0], wide.std(axes, correction=0, keepdim=True)[0]
-    return Dense(2, flat=y.dim() == 2, scale=Scale(mean.float(), std.float()))
+    mean, std = y.double().mean((0, 2), keepdim=True)[0], y.double().std((0, 2), correction=0, keepdim=True)[0]
+    return Dense(2, scale=Scale(mean.float(), std.float()))
 
 
-def trained(units, loss=None, targets=TARGETS, **settings):
+def trained(units, loss=None, **settings):
     """Return mean squared errors / those of the mean, [K], after some steps, the losses, and the model."""
-    y = (targets * torch.as_tensor(units)).float()
+    y = (TARGETS * units).float()
     model = scaled(y)
     settings = {"batch_size": 16, "epochs": STEPS // 4, "warmup_epochs": 0, "lr": 1e-2} | settings
     with plan(model, Pairs(y), loss or MaskedMSE(), **settings) as steps:
         losses = [steps.take(step)[0] for step in range(STEPS)]
-    axes = AXES[: y.dim() - 1]
     with torch.no_grad():
-        squares = (model(Pairs(y).x).double() - y).square().mean(axes)
-    return squares / y.double().var(axes, correction=0), losses, model
+        squares = (model(Pairs(y).x).double() - y).square().mean((0, 2))
+    return squares / y.double().var((0, 2), correction=0), losses, model
 
 
 SGD = {"optimizer": "sgd", "lr": 3e-2, "clip": 1.0}
 
 
-@pytest.mark.parametrize(("loss", "settings"), [(MaskedMSE(), {}), (nn.L1Loss(), SGD), (RelativeL2Loss(), SGD)])
+@pytest.mark.parametrize(("loss", "settings"), [(MaskedMSE(), {}), (RelativeL2Loss(), SGD)])
 def test_targets_in_any_unit_are_learned_alike(loss, settings):
     """In units that are powers of two to the last bit, and with the loss in the task's units."""
     error, losses, model = trained(1.0, loss, **settings)
@@ -51,15 +44,6 @@ def test_targets_in_any_unit_are_learned_alike(loss, settings):
         _, reported, other = trained(2.0**80)  # squares exceed float32
         assert weights_sha256(other.layers.state_dict()) == weights_sha256(model.layers.state_dict())
         assert reported[-1] / 4.0**80 == pytest.approx(losses[-1], rel=1e-5)
-
-
-def test_several_numbers_a_sample_are_learned_alike_whatever_the_unit_of_each():
-    means = X.mean(2)
-    y = torch.stack([means[:, 0] + 0.5 * means[:, 1], means[:, 2] - means[:, 0]], dim=1) + 2.0
-    (alike, losses, _), (error, others, _) = (trained(units, targets=y) for units in ([1.0, 1.0], [1e-4, 1e4]))
-    assert (alike < 0.5).all()  # the premise: it learns
-    torch.testing.assert_close(error, alike, rtol=2e-2, atol=1e-4)
-    assert others == pytest.approx(losses, rel=2e-2)  # in deviations: the outputs have no unit in common
 
 
 def first_gradient(units=1.0, **settings):
@@ -77,5 +61,4 @@ def test_the_papers_protocol_adds_gradients_of_batches_and_keeps_the_tasks_units
     torch.testing.assert_close(first_gradient(**four), clean, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(first_gradient(protocol="paper", **four), 4 * paper, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(clean / clean.norm(), paper / paper.norm(), rtol=1e-3, atol=1e-6)
-    assert first_gradient(1e-6).norm() > 1e-2
     assert first_gradient(1e-6, protocol="paper").norm() < 1e-8

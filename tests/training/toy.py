@@ -63,7 +63,6 @@ class Dense(nn.Module):
 
 
 def gradient(model):
-    """Return the gradient of a whole model as one vector."""
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 

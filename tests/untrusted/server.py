@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -52,14 +52,12 @@ class Server:
         path: str,
         content: bytes,
         *,
-        etag: str | None = '"1"',
+        etag: str = '"1"',
         ranges: bool = True,
-        cuts: list[int] | None = None,
-        kind: str = "application/octet-stream",
-        more: dict[str, str] | None = None,
+        cuts: Iterable[int] = (),
     ) -> str:
         """Serve a file, and return its address; the first answers break off after so many bytes as `cuts` say."""
-        cuts = list(cuts or [])
+        ends = list(cuts)
 
         def answer(handler: BaseHTTPRequestHandler) -> None:
             start = 0
@@ -68,15 +66,13 @@ class Server:
                 start = int(requested.removeprefix("bytes=").rstrip("-"))
             handler.send_response(206 if start else 200)
             body = content[start:]
-            headers = {"Content-Type": kind, "Content-Length": str(len(body)), **(more or {})}
-            if etag:
-                headers["ETag"] = etag
+            headers = {"Content-Type": "application/zip", "Content-Length": str(len(body)), "ETag": etag}
             if start:
                 headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             for name, value in headers.items():
                 handler.send_header(name, value)
             handler.end_headers()
-            body = body[: cuts.pop(0)] if cuts else body
+            body = body[: ends.pop(0)] if ends else body
             handler.wfile.write(body)
             self.sent += len(body)
 

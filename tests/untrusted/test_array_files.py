@@ -1,13 +1,23 @@
-"""Arrays of .npy and .npz files: read and mapped as NumPy reads them; headers that lie are refused before anything is made."""
+"""Arrays of .npy and .npz files, read and mapped as NumPy reads them; what stays of maps in memory; LMDB.
+
+Hostile files are in tests/reliability.
+"""
 
 import os
 import pickle
+import random
+import resource
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from orca_cli.data.blocks import blocks
+from orca_cli.data.samples import ArraySamples
+from orca_cli.data.untrusted import lmdb, memory
 from orca_cli.data.untrusted.arrays import load_object, mapped, read_arrays
 from orca_cli.exceptions import DataError, InterruptionError, StorageError, UnsafeError
 from tests.tasks.builders import refused
@@ -79,7 +89,7 @@ def test_a_failed_or_interrupted_unpacking_leaves_nothing(fault, tmp_path, repor
     assert not list(cache.rglob(".tmp-*"))
 
 
-def test_objects_that_numpy_saved_come_back(tmp_path):
+def test_objects_that_numpy_saved_come_back_as_many_as_declared(tmp_path):
     path, triple = tmp_path / "x.npy", np.empty(3, object)
     triple[:] = [5, "ACDEF", np.eye(5)]
     for saved in ({"label": [1, 2]}, np.arange(3)):
@@ -89,11 +99,81 @@ def test_objects_that_numpy_saved_come_back(tmp_path):
     length, sequence, distances = load_object(path)
     assert (length, sequence, distances.tolist()) == (5, "ACDEF", np.eye(5).tolist())
 
-
-def test_another_number_of_objects_than_declared_is_refused(tmp_path):
-    """Hostile objects are in tests/reliability/test_hostile_files.py."""
-    path, header = tmp_path / "x.npy", b"{'descr': '|O', 'fortran_order': False, 'shape': (9,)}".ljust(63) + b"\n"
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (9,)}".ljust(63) + b"\n"
     content = pickle.dumps(np.array([None, 1], dtype=object))
     path.write_bytes(b"\x93NUMPY\x01\x00\x40\x00" + header + content)
     with refused(r"does not hold the objects \(9,\)", DataError):
         load_object(path)
+
+
+MIB = 2**20
+
+
+def mapped_mib():
+    """Resident pages of files, in MiB."""
+    return int(Path("/proc/self/statm").read_text().split()[2]) * resource.getpagesize() / MIB
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Return a function that makes a file of zeros, with a hole in place of most of them."""
+
+    def make(mib):
+        np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.int64, (mib * MIB // 8192, 2, 512))[3] = 5
+        return tmp_path / "x.npy"
+
+    return make
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are counted by Linux's /proc")
+@pytest.mark.parametrize("mib", [257, 64])
+def test_reading_all_of_a_large_map_leaves_none_of_it(mib, file):
+    x = np.load(file(mib), mmap_mode="r")
+    samples = ArraySamples(x.transpose(0, 2, 1), np.zeros(len(x)))  # a view of the map, as readers have
+    before = mapped_mib()
+    for start in range(0, len(x), 64):
+        samples.batch(np.arange(start, start + 64).clip(max=len(x) - 1))
+    samples.digest()
+    for _ in blocks(x, np.arange(len(x))):
+        pass
+    grown = mapped_mib() - before
+    assert grown < 8 if mib > 256 else grown > 50  # else the bound above would prove nothing
+    assert x[3].min() == 5
+
+
+def test_pages_of_other_arrays_are_left_alone(file):
+    for array in (np.arange(6).reshape(2, 3)[:, 1:], np.load(file(257), mmap_mode="c")):
+        array[0] = -1  # private changes of a map would be lost with their pages
+        memory.release_pages(array)
+        assert (array[0] == -1).all()
+
+
+def write_lmdb(folder):
+    """Write and delete records in several transactions, so that pages are freed and used again."""
+    draw, expected = random.Random(0), {}
+    with pytest.importorskip("lmdb").open(str(folder), map_size=2**26) as environment:
+        for _ in range(3):
+            with environment.begin(write=True) as transaction:
+                for i in range(800):
+                    key = str(draw.randrange(10**6))
+                    value = draw.randbytes(draw.choice([0, 5, 3000, 20_000, 2**20]) if i % 40 == 0 else 60)
+                    transaction.put(key.encode(), value)
+                    expected[key] = value
+                for key in draw.sample(sorted(expected), 100):
+                    transaction.delete(key.encode())
+                    del expected[key]
+    return expected
+
+
+def test_values_of_lmdb_come_back_and_nothing_is_written(tmp_path):
+    folder = tmp_path / "train.lmdb"
+    expected = write_lmdb(folder)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    first, large = next(iter(expected)), next(key for key, value in expected.items() if len(value) == 20_000)
+    for path in (folder, folder / "data.mdb"):
+        assert dict(zip(expected, lmdb.read(path, expected), strict=True)) == expected
+        absent = ["nothing", "~", "0000", first, "9999999"]
+        assert list(lmdb.read(path, absent)) == [None, None, None, expected[first], None]
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    with refused(r"data\.mdb: a value has 20,000 bytes", UnsafeError):
+        list(lmdb.read(folder, [large], max_value=10_000))

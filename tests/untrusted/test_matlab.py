@@ -129,31 +129,25 @@ def deflated(content):
     return struct.pack("<II", 15, len(packed)) + packed
 
 
-NOT_PLAIN = [
-    ({"a": 1}, "is a struct"),
-    (scipy.sparse.csc_array(np.eye(2)), "is a csc_"),
-    (np.array([[1 + 2j]]), "complex"),
-]
+NOT_PLAIN = {
+    r"'{name}(\{{\.\.\.\}})*' is a struct": {"a": 1},
+    r"'{name}(\{{\.\.\.\}})*' is a csc_": scipy.sparse.csc_array(np.eye(2)),
+    "complex": np.array([[1 + 2j]]),
+}
 
 
-@pytest.mark.parametrize(("inner", "what"), NOT_PLAIN, ids=lambda value: str(value)[:9])
-def test_what_is_not_a_plain_array_is_refused(inner, what, tmp_path):
-    scipy.io.savemat(tmp_path / "a.mat", {"x": inner, "y": cells(np.eye(2), cells(inner, np.eye(2)))})
-    for name, place in (("x", "'x' "), ("y", r"'y\{\.\.\.\}\{\.\.\.\}' ")):
-        with refused(rf"a\.mat: {'.*' if what == 'complex' else place}{what}", DataError):
-            matlab.read(tmp_path / "a.mat", [name])
-
-
-CONTENTS = [("struct", "is a struct"), ("names", "values of type object"), ("complex", "values of type complex")]
-
-
-@pytest.mark.parametrize(("name", "message"), CONTENTS)
-def test_other_contents_of_hdf5_are_refused(name, message, tmp_path):
+def test_what_is_not_a_plain_array_is_refused(tmp_path):
     path = tmp_path / "a.mat"
+    for message, inner in NOT_PLAIN.items():
+        scipy.io.savemat(path, {"x": inner, "y": cells(np.eye(2), cells(inner, np.eye(2)))})
+        for name in ("x", "y"):
+            with refused(rf"a\.mat: .*{message.format(name=name)}", DataError):
+                matlab.read(path, [name])
     write_hdf5(path, {"maps": VALUES["maps"]})
     with h5py.File(path, "a") as file:
         file.create_group("struct")
         file["names"] = ["a", "b"]
         file["complex"] = np.array([1j])
-    with refused(message, DataError):
-        matlab.read(path, [name])
+    for name, message in (("struct", "is a struct"), ("names", "type object"), ("complex", "type complex")):
+        with refused(message, DataError):
+            matlab.read(path, [name])

@@ -35,10 +35,6 @@ def make(task: str, folder: Path, seed: int = 0) -> None:
     globals()[f"_{task}"](place, np.random.default_rng(seed))
 
 
-def _labels(n, classes):
-    return np.arange(n) % classes
-
-
 def _stripes(rng, labels, shape):
     """Bytes whose brightness tells the label."""
     brightness = 20 + 200 * labels / max(1, labels.max())
@@ -55,7 +51,7 @@ def _objects(values):
 def _cifar100(place, rng):
     members = {}
     for name, n in (("train", 200), ("test", 100)):
-        fine = _labels(n, 100)
+        fine = np.arange(n) % 100
         members[name] = {
             "filenames": [f"{name}_{i}.png" for i in range(n)],
             "batch_label": "synthetic",
@@ -73,7 +69,7 @@ def _cifar100(place, rng):
 
 
 def _spherical(place, rng):
-    labels = {"train": _labels(200, 100), "test": _labels(100, 100)}
+    labels = {"train": np.arange(200) % 100, "test": np.arange(100) % 100}
     parts = {part: {"images": _stripes(rng, y, (3, 60, 60)), "labels": y} for part, y in labels.items()}
     with gzip.open(place / "s2_cifar100.gz", "wb", compresslevel=1) as file:
         pickle.dump(parts, file)
@@ -144,7 +140,7 @@ def _cosmic(place, rng):
 
 def _ninapro(place, rng):
     for name, n in (("train", 90), ("val", 36), ("test", 36)):
-        labels = _labels(n, 18)
+        labels = np.arange(n) % 18
         data = rng.normal(size=(n, 52, 16)) * 0.1 + labels[:, None, None] / 18
         np.save(place / f"ninapro_{name}.npy", data.astype(np.float16))
         np.save(place / f"label_{name}.npy", labels)
@@ -191,7 +187,7 @@ def _ecg(place, rng):
 
 def _satellite(place, rng):
     for name, n in (("train", 240), ("test", 48)):
-        labels = 1 + _labels(n, 24)
+        labels = 1 + np.arange(n) % 24
         phase = 2 * np.pi * labels[:, None] / 24
         data = 500 + 100 * np.sin(np.arange(46) / 5 + phase) + 10 * rng.normal(size=(n, 46))
         np.save(place / f"satellite_{name}.npy", np.array({"data": data, "label": labels}, dtype=object))
@@ -256,7 +252,7 @@ def _homology(place, rng):
 
 def _domainnet(place, rng):
     for split, n in (("train", 80), ("test", 40)):
-        labels = _labels(n, 40)
+        labels = np.arange(n) % 40
         lines = []
         for number, (label, image) in enumerate(zip(labels, _stripes(rng, labels, (48, 64, 3)), strict=True)):
             path = Path("sketch") / f"class_{label:02}" / f"sketch_{split}_{number:03}.jpg"

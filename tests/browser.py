@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -27,7 +27,7 @@ def path() -> str | None:
 
 
 class Browser:
-    """One page in a browser: what its console and its network did is kept in `errors` and `requests`."""
+    """One page in a browser, opened at once: what its console and its network did is in `errors` and `requests`."""
 
     def __init__(self, process: subprocess.Popen[bytes], commands: int, answers: int) -> None:
         self._process, self._commands, self._answers = process, commands, answers
@@ -36,9 +36,6 @@ class Browser:
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._events: list[str] = []
-
-    def start(self) -> None:
-        """Open a page and listen to it."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -123,15 +120,12 @@ def started(program: str) -> Iterator[Browser]:
         os.close(commands[0])
         os.close(answers[1])
         try:
-            browser = Browser(process, commands[1], answers[0])
-            browser.start()
-            yield browser
+            yield Browser(process, commands[1], answers[0])
         finally:
             process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.wait()
             os.close(commands[1])
             os.close(answers[0])

@@ -1,6 +1,5 @@
 """When two runs are the same experiment, what a `_target_` and a search space may name, and which runs a study stands for."""
 
-import importlib.util
 import math
 
 import pytest
@@ -27,16 +26,16 @@ def name(tmp_path, monkeypatch):
 
 
 def test_weights_count_by_content_and_a_folder_that_a_word_matches_by_chance_does_not(tmp_path, name):
-    for folder in ("mymodel", "classes"):
-        (tmp_path / folder).mkdir()
-
-    def with_files(weights, chance):
-        (tmp_path / "mymodel" / "model.safetensors").write_bytes(weights)
-        (tmp_path / "classes" / "notes").write_bytes(chance)
+    def with_files(weights=b"1", data=b"1", chance=b"1"):
+        for folder, content in (("mymodel", weights), ("series", data), ("classes", chance)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / "file").write_bytes(content)
         # "." and "/" of a table's symbols are folders as well.
-        return name({"kind": "classes", "decimal": ".", "delimiter": "/"}, body={"checkpoint": "mymodel"})
+        task = {"kind": "classes", "decimal": ".", "delimiter": "/", "labels": "series"}
+        return name(task, body={"checkpoint": "mymodel"})
 
-    assert with_files(b"1", b"1") == with_files(b"1", b"2") != with_files(b"2", b"2")
+    assert len({with_files(), with_files(chance=b"2"), with_files(weights=b"2"), with_files(data=b"2")}) == 3
+    assert with_files() == with_files(chance=b"2")
 
 
 def test_a_folder_of_folders_counts_by_all_that_is_in_it_links_too(tmp_path, monkeypatch, name):
@@ -96,9 +95,6 @@ def test_settings_of_a_method_count_where_it_is_chosen(name):
     assert name({}, metric=mmd) == name({}, metric=mmd | {"bandwidth": "union", "unbiased": False, "chunk": 1024})
 
 
-needs_optuna = pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="the extra tune is not installed")
-
-
 TARGETS = ["os.system", "builtins.eval", "orca_cli.storage.remove", "orca_cli.benchmarks.digits.np.save"]
 TARGETS += ["torch.hub.load", "torch.nn.Module.__init__.__globals__", "orca_cli.metrics.otdd.torch.load"]
 NO_PARTS = [
@@ -146,8 +142,8 @@ WRONG = {
 }
 
 
-@needs_optuna
 def test_a_wrong_space_is_refused_with_the_file_and_what_is_allowed(tmp_path):
+    pytest.importorskip("optuna")
     path = tmp_path / "mine.yaml"
     for text, message in WRONG.items():
         path.write_text(text)
@@ -156,8 +152,8 @@ def test_a_wrong_space_is_refused_with_the_file_and_what_is_allowed(tmp_path):
         assert caught.value.hint
 
 
-@needs_optuna
 def test_a_space_is_looked_for_in_both_folders_and_its_continuous_numbers_are_rounded(tmp_path):
+    pytest.importorskip("optuna")
     (tmp_path / "space").mkdir()
     text = "{train.lr: {low: 1.0e-5, high: 1.0}, train.epochs: {low: 1, high: 4096}, train.clip: [0.12345]}"
     (tmp_path / "space" / "mine.yaml").write_text(f"params: {text}")
@@ -192,11 +188,11 @@ files:
 
 @pytest.fixture
 def read(tmp_path):
-    (tmp_path / "study").mkdir()
-
     def written(name, text):
-        (tmp_path / "study" / f"{name}.yaml").write_text(text)
-        return Study.read(name, tmp_path / "study" / f"{name}.yaml")
+        path = tmp_path / "study" / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return Study.read(name, path)
 
     return written
 
@@ -242,7 +238,7 @@ def test_an_arm_without_its_file_or_a_value_that_must_be_typed_is_named_with_wha
     assert bodies == ["swin", "swin"]  # not to the other body
 
 
-def test_the_command_line_narrows_axes_by_name_and_a_task_takes_the_place_of_the_sets(expand):
+def test_the_command_line_narrows_axes_by_name_and_a_task_takes_the_place_of_the_sets(read, expand):
     sweep = expand("set=image,digits", "seed=1")
     names = ("image", "digits")
     assert [job.labels for job in sweep.jobs] == [{"seed": "1", "set": name, "body": "minilm"} for name in names]
@@ -251,6 +247,9 @@ def test_the_command_line_narrows_axes_by_name_and_a_task_takes_the_place_of_the
     named, other = expand("task=digits,listops", "seed=0").jobs
     assert named.overrides == expand("set=digits", "seed=0").jobs[0].overrides
     assert (other.choices["task"], other.labels["set"]) == ("listops", "listops")
+    read("metrics", "axes:\n  metric: {none: metric=none, halves: [metric=minibatch_ot, metric.size=32]}\n")
+    (job,) = expand("study=metrics", "metric=halves").jobs  # which no metric is called
+    assert job.config.metric["size"] == 32
 
 
 def test_arms_that_differ_in_the_seed_are_what_composing_each_would_give(expand):
@@ -278,21 +277,12 @@ def test_a_file_that_is_not_a_study_is_refused(read):
             read("bad", text)
 
 
-def test_a_choice_of_an_axis_need_not_be_one_of_the_group_with_its_name(read, expand):
-    read("metrics", "axes:\n  metric: {none: metric=none, halves: [metric=minibatch_ot, metric.size=32]}\n")
-    (job,) = expand("study=metrics", "metric=halves").jobs
-    assert job.config.metric["size"] == 32
-    with pytest.raises(ConfigError, match="metric"):
-        expand("study=metrics", "metric=halve")
-
-
 def test_a_run_of_two_studies_is_in_both_and_one_of_other_settings_is_replaced(tmp_path):
-    first = studies.Member("aa", {"set": "digits", "seed": "0"})
-    studies.add(tmp_path, "one", [first, studies.Member("bb", {"set": "own", "seed": "0"})])
-    studies.add(tmp_path, "two", [studies.Member("aa", {"set": "x"})])
-    studies.add(tmp_path, "one", [studies.Member("cc", {"set": "own", "seed": "0"})])
-    assert studies.read(tmp_path, "one") == [first, studies.Member("cc", {"set": "own", "seed": "0"})]
-    assert studies.read(tmp_path, "two") == [studies.Member("aa", {"set": "x"})]
+    first, second, third = (studies.Member(name, {"set": label}) for name, label in ("ad", "bo", "co"))
+    studies.add(tmp_path, "one", [first, second])
+    studies.add(tmp_path, "two", [first])
+    studies.add(tmp_path, "one", [third])
+    assert (studies.read(tmp_path, "one"), studies.read(tmp_path, "two")) == ([first, third], [first])
 
 
 def test_a_record_of_the_first_schema_is_read_and_a_damaged_one_refused(tmp_path):

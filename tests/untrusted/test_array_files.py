@@ -106,29 +106,21 @@ def test_objects_that_numpy_saved_come_back_as_many_as_declared(tmp_path):
         load_object(path)
 
 
-MIB = 2**20
-
-
 def mapped_mib():
     """Resident pages of files, in MiB."""
-    return int(Path("/proc/self/statm").read_text().split()[2]) * resource.getpagesize() / MIB
+    return int(Path("/proc/self/statm").read_text().split()[2]) * resource.getpagesize() / 2**20
 
 
-@pytest.fixture
-def file(tmp_path):
-    """Return a function that makes a file of zeros, with a hole in place of most of them."""
-
-    def make(mib):
-        np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.int64, (mib * MIB // 8192, 2, 512))[3] = 5
-        return tmp_path / "x.npy"
-
-    return make
+def file(tmp_path, mib):
+    """Make a file of zeros, with a hole in place of most of them."""
+    np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.int64, (mib * 128, 2, 512))[3] = 5
+    return tmp_path / "x.npy"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are counted by Linux's /proc")
 @pytest.mark.parametrize("mib", [257, 64])
-def test_reading_all_of_a_large_map_leaves_none_of_it(mib, file):
-    x = np.load(file(mib), mmap_mode="r")
+def test_reading_all_of_a_large_map_leaves_none_of_it(mib, tmp_path):
+    x = np.load(file(tmp_path, mib), mmap_mode="r")
     samples = ArraySamples(x.transpose(0, 2, 1), np.zeros(len(x)))  # a view of the map, as readers have
     before = mapped_mib()
     for start in range(0, len(x), 64):
@@ -141,8 +133,8 @@ def test_reading_all_of_a_large_map_leaves_none_of_it(mib, file):
     assert x[3].min() == 5
 
 
-def test_pages_of_other_arrays_are_left_alone(file):
-    for array in (np.arange(6).reshape(2, 3)[:, 1:], np.load(file(257), mmap_mode="c")):
+def test_pages_of_other_arrays_are_left_alone(tmp_path):
+    for array in (np.arange(6).reshape(2, 3)[:, 1:], np.load(file(tmp_path, 257), mmap_mode="c")):
         array[0] = -1  # private changes of a map would be lost with their pages
         memory.release_pages(array)
         assert (array[0] == -1).all()

@@ -11,6 +11,7 @@ from orca_cli.data.untrusted import downloads
 from orca_cli.data.untrusted.downloads import RefusedError, fetch, open_url
 from orca_cli.exceptions import ChecksumError, NetworkError
 from tests.tasks.builders import refused
+from tests.untrusted.conftest import Quiet
 from tests.untrusted.server import chunked, drip, serving, status
 
 CONTENT = bytes(range(256)) * 2000  # half a MB
@@ -32,21 +33,14 @@ def get(tmp_path, reporter, monkeypatch):
     def call(*urls, content=None, **settings):
         download = fetch(tmp_path / "a.dat", urls, settings.pop("reporter", reporter), **settings)
         assert content is None or (tmp_path / "a.dat").read_bytes() == content
-        assert left(tmp_path) == ["a.dat"]
+        assert [path.name for path in tmp_path.iterdir()] == ["a.dat"]
         return download
 
     return call
 
 
-def left(tmp_path):
-    return sorted(path.name for path in tmp_path.iterdir())
-
-
-class Impatient:
+class Impatient(Quiet):
     """A reporter whose user presses Ctrl-C when some of the file is here."""
-
-    def say(self, text):
-        pass
 
     @contextmanager
     def track(self, description, total):
@@ -138,7 +132,7 @@ def test_what_is_no_file_is_never_saved_and_the_next_address_is_asked(web, get, 
     web.routes["/x"], words = PAGES[case]
     with refused(f"{web.url}/x.*{words}", NetworkError):
         get(f"{web.url}/x")
-    assert left(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
     web.routes["/y"] = status(302, b"", Location=web.file("/good", CONTENT))
     get(f"{web.url}/x", f"{web.url}/y", content=CONTENT, sha256=SHA)
     assert any(words in line for line in reporter.lines)
@@ -148,7 +142,7 @@ def test_a_wrong_checksum_leaves_nothing(web, get, tmp_path):
     wrong = web.file("/wrong", b"0" + CONTENT)
     with refused("SHA-256", ChecksumError):
         get(wrong, sha256=SHA)
-    assert left(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
     with refused(None, NetworkError):  # not the checksum alone
         get(wrong, f"{web.url}/none", sha256=SHA)
     assert get(wrong, web.file("/right", CONTENT), sha256=SHA).url.endswith("/right")

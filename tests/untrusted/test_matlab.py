@@ -97,20 +97,14 @@ def element(kind, content, order="<"):
 
 
 def variable(name, shape, content, kind=6, order="<"):
-    return element(
-        14,
-        element(6, struct.pack(f"{order}II", kind, 0), order)
-        + element(5, struct.pack(f"{order}{len(shape)}i", *shape), order)
-        + element(1, name.encode(), order)
-        + content,
-        order,
-    )
+    head = element(6, struct.pack(f"{order}II", kind, 0), order)
+    head += element(5, struct.pack(f"{order}{len(shape)}i", *shape), order) + element(1, name.encode(), order)
+    return element(14, head + content, order)
 
 
 def mat5(path, *variables, order="<"):
-    path.write_bytes(
-        b"MATLAB 5.0".ljust(124) + (b"\x00\x01IM" if order == "<" else b"\x01\x00MI") + b"".join(variables)
-    )
+    mark = b"\x00\x01IM" if order == "<" else b"\x01\x00MI"
+    path.write_bytes(b"MATLAB 5.0".ljust(124) + mark + b"".join(variables))
     return path
 
 

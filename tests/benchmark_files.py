@@ -1,7 +1,6 @@
-"""Tiny SYNTHETIC files in the original format of every task of the paper.
+"""Tiny SYNTHETIC files in the original format of every task of the paper: their names, keys, dtypes, orders and traps.
 
-They have the names, keys, dtypes, orders and traps of the published ones and nothing of their content: random signals of which
-the targets are simple functions, so that a model can learn something.
+Of their content they have nothing: random signals of which the targets are simple functions, so that a model can learn.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ _FLAGS = (
 
 
 def path() -> str | None:
-    """Return the browser's program; None where there is none."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
@@ -68,13 +67,13 @@ class Browser:
         self.call("Page.navigate", url=address)
         while "Page.loadEventFired" not in self._events:
             self._read()
-        # For `value`; the page's own scripts do not start now.
-        self.call("Emulation.setScriptExecutionDisabled", value=False)
+        self.call(
+            "Emulation.setScriptExecutionDisabled", value=False
+        )  # for `value`; those of the page do not start now
         self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
         return time.monotonic() - start
 
     def value(self, expression: str) -> Any:
-        """Evaluate an expression in the page and return its value."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")

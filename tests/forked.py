@@ -34,17 +34,15 @@ class Case:
         self._server, self.pid, self._out, self._err = server, pid, out, err
 
     def poll(self) -> int | None:
-        """Return the exit code, -N where signal N ended it, None while it lives."""
+        """Return the exit code, -N where signal N ended it, None while it lives; `wait` waits for it."""
         return self._server.ended(self.pid, 0.0)
 
     def wait(self, timeout_s: float = 180.0) -> int:
-        """Return the exit code, -N where signal N ended it."""
         code = self._server.ended(self.pid, timeout_s)
         assert code is not None, f"still running after {timeout_s} s: {self.err}"
         return code
 
     def send(self, number: int) -> None:
-        """Send a signal to the process alone."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -58,12 +56,10 @@ class Case:
 
     @property
     def out(self) -> str:
-        """Return what it has written to standard output so far."""
         return self._out.read_text(errors="replace")
 
     @property
     def err(self) -> str:
-        """Return what it has written to standard error so far."""
         return self._err.read_text(errors="replace")
 
 
@@ -122,7 +118,6 @@ class Server:
         raise AssertionError("the fork server does not answer")
 
     def ended(self, pid: int, timeout_s: float) -> int | None:
-        """Return how a child ended, None where it still lives after `timeout_s`."""
         end = time.monotonic() + timeout_s
         while pid not in self._ended:
             message = self._message(max(0.0, end - time.monotonic()))

@@ -74,7 +74,6 @@ CHOICES = [path for path in FILES if len(path.parts) == 2 and path.parts[0] not 
 if importlib.util.find_spec("peft") is None:  # the extra lora is not installed
     CHOICES = [path for path in CHOICES if path.stem not in ("lora", "ia3")]
 
-
 # All are composed; of bodies, those are built here that tests/models/test_conformance.py does not build.
 BUILT = [path for path in CHOICES if path.parts[0] != "body" or path.stem in ("auto", "minilm", "swin", "swin_tiny")]
 
@@ -169,14 +168,12 @@ task=darcy      body=swin     cifar10   Patch full 1e-3
 task=deepsea    body=roberta  conll2003 Patch full 1e-4
 task=deepsea    body=swin     cifar10   Patch full -
 task=listops    body=minilm   stdlib_docs Patch full 3e-4
-task=darcy      body=swin_tiny cifar10  Patch full 2e-3
 task=digits     body=roberta  stdlib_docs Overlap full -
 arrays          body=roberta  stdlib_docs Multiscale layernorm -
 images          body=swin     digits    Patch full -
 task=deepsea    protocol=release conll2003 Patch full 1e-5
 task=deepsea    source=stdlib_docs stdlib_docs Patch full 1e-4
 arrays          body=roberta,source=conll2003 conll2003 Multiscale layernorm -
-images          body=vit,source.size=100 digits Patch full -
 """
 
 

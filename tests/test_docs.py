@@ -114,9 +114,7 @@ def test_the_scorecard_is_that_of_the_last_report_and_not_older_than_the_code_th
         assert not [start for start in beginnings if not any(name.startswith(start) for name in names)]
     assert reliability.scorecard(record) in reliability.PAGE.read_text()
     assert reliability.stale(record, reliability.code()) == ""
-
-
-def test_a_scorecard_is_stale_once_more_than_a_quarter_of_the_code_has_changed():
+    # It is once more than a quarter of the code has changed.
     now = {f"orca_cli/storage/{number}.py": "digest" for number in range(8)}
     record = {"tests": {"a": {"attempt": 0, "figures": [{}]}}, "attempts": [{"code": now}]}
     for number, new, is_stale in ((2, {}, False), (3, {}, True), (2, {"orca_cli/storage/new.py": ""}, True)):

@@ -29,16 +29,16 @@ def test_weights_count_by_content_and_a_folder_that_a_word_matches_by_chance_doe
     def with_files(weights=b"1", data=b"1", chance=b"1"):
         for folder, content in (("mymodel", weights), ("series", data), ("classes", chance)):
             (tmp_path / folder).mkdir(exist_ok=True)
-            (tmp_path / folder / "file").write_bytes(content)
+            (tmp_path / folder / "model.safetensors").write_bytes(content)
         # "." and "/" of a table's symbols are folders as well.
         task = {"kind": "classes", "decimal": ".", "delimiter": "/", "labels": "series"}
         return name(task, body={"checkpoint": "mymodel"})
 
-    assert len({with_files(), with_files(chance=b"2"), with_files(weights=b"2"), with_files(data=b"2")}) == 3
     assert with_files() == with_files(chance=b"2")
+    assert len({with_files(), with_files(weights=b"2"), with_files(data=b"2")}) == 3
 
 
-def test_a_folder_of_folders_counts_by_all_that_is_in_it_links_too(tmp_path, monkeypatch, name):
+def test_a_folder_of_folders_counts_by_all_that_is_in_it_links_too(tmp_path, name):
     image, linked = tmp_path / "photos" / "cats" / "1.png", tmp_path / "all" / "1.npy"
     for path in (image, linked):
         path.parent.mkdir(parents=True)
@@ -52,12 +52,11 @@ def test_a_folder_of_folders_counts_by_all_that_is_in_it_links_too(tmp_path, mon
         lambda: linked.write_bytes(b"2"),
         lambda: (tmp_path / "photos" / "cats" / "2.png").write_bytes(b"2"),
         lambda: image.parent.rename(tmp_path / "photos" / "birds"),
-        lambda: monkeypatch.setattr("orca_cli.config.identity._HASH_BELOW", 2),  # by size and time of change
     ):
         change()
         seen.append(name(part, "images"))
         assert seen[-1] == name(part, "images")
-    assert len(set(seen)) == 6
+    assert len(set(seen)) == 5
     (tmp_path / "photos").rename(tmp_path / "other")
     assert name(part | {"path": str(tmp_path / "other")}, "images") == seen[-1]
 
@@ -81,7 +80,6 @@ def test_settings_of_a_method_count_where_it_is_chosen(name):
         ("orca", "lr", 0.5, False),
         ("mona", "source_share", 0.5, True),
         ("pare", "source_share", 0.5, False),
-        ("orca", "method", "mona", False),
     ):
         settings = align | {"method": method}
         assert (name({}, align=settings) == name({}, align=settings | {key: value})) is same, (method, key)
@@ -134,7 +132,6 @@ def test_a_part_that_a_finished_run_names_is_found_where_it_is_now():
 
 WRONG = {
     "algorithm: grid\nparams: {train.lr: [1.0e-3]}": "grid is not allowed; allowed: asha",
-    "params: {train.lr: 1.0e-3}": "0.001 cannot be drawn from",
     "params: {train.lr: {low: 1e-5, high: 1.0e-3}}": "its ends are not numbers",
     "params: {train.validate_on: [test]}": "'train.validate_on' is not for a search",
     "params: {train.lr: [1.0e-3]}\nfixed: {train.lr: 1.0e-3}": "train.lr is fixed as well",
@@ -142,23 +139,19 @@ WRONG = {
 }
 
 
-def test_a_wrong_space_is_refused_with_the_file_and_what_is_allowed(tmp_path):
+def test_a_space_is_looked_for_in_both_folders_and_its_continuous_numbers_are_rounded(tmp_path):
     pytest.importorskip("optuna")
-    path = tmp_path / "mine.yaml"
-    for text, message in WRONG.items():
-        path.write_text(text)
+    path = tmp_path / "space" / "mine.yaml"
+    path.parent.mkdir()
+    for wrong, message in WRONG.items():
+        path.write_text(wrong)
         with pytest.raises(OrcaError, match=f"mine.yaml.*{message}") as caught:
             spaces.read(path)
         assert caught.value.hint
-
-
-def test_a_space_is_looked_for_in_both_folders_and_its_continuous_numbers_are_rounded(tmp_path):
-    pytest.importorskip("optuna")
-    (tmp_path / "space").mkdir()
     text = "{train.lr: {low: 1.0e-5, high: 1.0}, train.epochs: {low: 1, high: 4096}, train.clip: [0.12345]}"
-    (tmp_path / "space" / "mine.yaml").write_text(f"params: {text}")
+    path.write_text(f"params: {text}")
     space = spaces.find("mine", tmp_path)
-    assert space == spaces.find(str(tmp_path / "space" / "mine.yaml"), None)
+    assert space == spaces.find(str(path), None)
     assert space.baseline == {"metric": "none"}
     assert len(spaces.find("paper_roberta", None).params) == 4
     with pytest.raises(ConfigError, match="did you mean 'paper_roberta'"):
@@ -231,9 +224,7 @@ def test_an_arm_without_its_file_or_a_value_that_must_be_typed_is_named_with_wha
         "needs body.checkpoint=...: give it on the command line": 2,
         f"no study/own.npz in the data folder {tmp_path}: python scripts/study_data.py": 2,
     }
-    (tmp_path / "study" / "own.npz").write_bytes(b"")
     typed = study.arms({"body.checkpoint": [("x", "body.checkpoint=x")]}, tmp_path)
-    assert absent(typed) == {}
     bodies = [arm.labels["body"] for arm in typed if "body.checkpoint=x" in arm.overrides]
     assert bodies == ["swin", "swin"]  # not to the other body
 
@@ -268,7 +259,6 @@ def test_arms_that_differ_in_the_seed_are_what_composing_each_would_give(expand)
 def test_a_file_that_is_not_a_study_is_refused(read):
     for text, kind, match in (
         ("axis: {seed: [0]}\n", ConfigError, "has no 'axis'; did you mean 'axes'"),
-        ("axes: {seed: []}\n", ConfigError, "axis 'seed' has no choices"),
         ("axes: {seed: [0]}\nexcept: [{seed: 1}]\n", ConfigError, "seed has no '1'"),
         ("axes: {set: {a: [paths.runs=/x]}}\n", UnsafeError, "how the program runs"),
         ("axes: {set: {a: [hydra/launcher=x]}}\n", UnsafeError, "how the program runs"),

@@ -55,8 +55,7 @@ def test_all_sets_are_made_and_made_alike(raw, tmp_path, monkeypatch):
     np.testing.assert_allclose(np.bincount(trace["y_train"]) / 200, [0.6, 0.3, 0.1], atol=0.02)
     by_value = dict(zip(original["x_train"][:, 0, 0], original["y_train"], strict=True))
     assert [by_value[value] for value in trace["x_train"][:, 0, 0]] == list(trace["y_train"])
-    vowels, _ = made("JapaneseVowels")
-    assert set((vowels["x_train"] > 0).sum(axis=2).ravel()) == {4}  # padded
+    assert set((made("JapaneseVowels")[0]["x_train"] > 0).sum(axis=2).ravel()) == {4}  # padded
     watch, _ = made("watch")
     assert [set(watch[f"x_{part}"][:, 0, 0]) for part in PARTS] == [set(range(1, 8)), {8}, {9, 10}]
     peptides, rows = made("peptides")

@@ -123,7 +123,6 @@ PAGES = {
     "encoded": (status(200, b"x", "application/zip", **{"Content-Encoding": "gzip"}), "encoding 'gzip'"),
     "file": (status(302, b"", Location="file:///etc/passwd"), "leads to 'file:///etc/passwd', which is not followed"),
     "circle": (status(302, b"", Location="/x"), "more than 5 times"),
-    "broken": (status(500), "HTTP 500"),
 }
 
 

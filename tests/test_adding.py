@@ -110,7 +110,6 @@ def test_the_conformance_test_takes_the_new_body(checkout):
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-x", *words]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
-    assert "9 passed" in done.stdout
 
 
 @pytest.mark.slow

@@ -117,7 +117,6 @@ TYPED = [
     (["task=deepsea", "protocol=paper", "task.loss.positive_weight=2"], "task.loss.positive_weight", 2),
     (["task=deepsea", "protocol=paper", "task.train_on_validation=false"], "task.train_on_validation", False),
     (["task=deepsea", "hparams=clean/ecg-roberta"], "train.lr", 5e-4),  # of another task
-    (["task=deepsea", "~hparams"], "train.lr", None),
     (["task=deepsea", "protocol=paper", "~departures"], "task.train_on_validation", False),
 ]
 

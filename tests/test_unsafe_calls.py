@@ -92,7 +92,6 @@ def test_the_program_has_no_unsafe_call():
 
 UNSAFE = """
 import pickle
-from joblib import load
 from scipy.io import loadmat
 scipy.io.loadmat(p)
 np.load(p)

@@ -261,7 +261,6 @@ def test_a_file_that_is_not_a_study_is_refused(read):
         ("axis: {seed: [0]}\n", ConfigError, "has no 'axis'; did you mean 'axes'"),
         ("axes: {seed: [0]}\nexcept: [{seed: 1}]\n", ConfigError, "seed has no '1'"),
         ("axes: {set: {a: [paths.runs=/x]}}\n", UnsafeError, "how the program runs"),
-        ("axes: {set: {a: [hydra/launcher=x]}}\n", UnsafeError, "how the program runs"),
     ):
         with pytest.raises(kind, match=match):
             read("bad", text)

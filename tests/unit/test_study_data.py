@@ -61,7 +61,6 @@ def test_all_sets_are_made_and_made_alike(raw, tmp_path, monkeypatch):
     peptides, rows = made("peptides")
     assert len(set.union(*rows.values())) == sum(len(peptides[f"y_{part}"]) for part in PARTS)  # each is in one split
     assert made("cifar10", "study")[1]["train"].isdisjoint(made("cifar10_source", "study")[1]["train"])
-    # Every seed draws samples anew.
     for name in ("Trace", "watch", "peptides"):
         draws = [made(name, f"study/{seed}") for seed in range(study_data.SEEDS)]
         assert len({frozenset(rows["test"]) for _, rows in draws}) == study_data.SEEDS, name

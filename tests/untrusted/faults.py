@@ -16,10 +16,11 @@ def fault(kind: str, argument: Any = None) -> Any:
     return FAULTS[kind](argument)
 
 
-def _spin(held, size):
+def _spin(size):
     """Never end, and hold ever more memory."""
+    held = []
     while True:
-        held.append(bytearray(size))
+        held += [bytearray(size)] if size else []
 
 
 def _raise(error):
@@ -59,8 +60,8 @@ def _rubbish(content):
 
 FAULTS = {
     "segfault": lambda _: ctypes.string_at(0),
-    "spin": lambda _: _spin([], 0),
-    "nibble": lambda _: _spin([], 2**24),
+    "spin": lambda _: _spin(0),
+    "nibble": lambda _: _spin(2**24),
     "sleep": time.sleep,
     "error": lambda _: _raise(ZeroDivisionError("deep inside")),
     "ours": lambda _: _raise(DataError("is wrong", where="some.file", hint="mend it")),

@@ -1,7 +1,4 @@
-"""Arrays of .npy and .npz files, read and mapped as NumPy reads them; what stays of maps in memory; LMDB.
-
-Hostile files are in tests/reliability.
-"""
+"""Arrays of .npy and .npz files, what stays of their maps in memory, and LMDB; hostile files are in tests/reliability."""
 
 import os
 import pickle

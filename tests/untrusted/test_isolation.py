@@ -23,7 +23,7 @@ from orca_cli.exceptions import DataError, InterruptionError, MemoryExhaustedErr
 from tests.tasks.builders import refused
 from tests.untrusted.faults import fault
 
-ROOT = Path(__file__).parent.parent.parent
+LITTLE = 2**29
 
 
 @pytest.fixture
@@ -51,9 +51,6 @@ def test_crashes_are_reported_and_the_next_file_is_read_and_errors_of_ours_are_t
     with pytest.raises(DataError, match=r"^some\.file: is wrong; mend it$"):
         ask("ours")
     assert pid(ask) == held
-
-
-LITTLE = 2**29
 
 
 def test_limits_end_the_reading(ask):
@@ -153,7 +150,9 @@ def test_it_ends_with_its_parent(ask):
         "print(isolation.read(fault, 'a', 0, kind='state')['pid'], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
     assert done.returncode == -signal.SIGKILL
     until_it_has_ended(int(done.stdout))
 

@@ -27,14 +27,13 @@ VALUES = {
     "maps": RNG.normal(size=(3, 4, 5)),
     "large": RNG.normal(size=(300, 500)).astype(np.float32),
     "small": np.arange(6, dtype=np.int16).reshape(2, 3),
-    "wide": np.array([[2**63, 1]], np.uint64),
     "logical": np.array([[True, False]]),
     "none": np.zeros((0, 3)),
     "songs": cells(np.eye(2, dtype="u1"), np.arange(5.0)[None], np.zeros((0, 0))),
     "nested": cells(cells(np.ones((1, 1)), np.ones((2, 1))), np.ones((1, 2)), shape=(2, 1)),
 }
 TEXTS = {"text": np.array(["hello"]), "rows": np.array(["ab ", "cdé"])}
-KINDS = {"f8": "double", "f4": "single", "i2": "int16", "u8": "uint64", "u1": "uint8"}
+KINDS = {"f8": "double", "f4": "single", "i2": "int16", "u1": "uint8"}
 
 
 def write_hdf5(path, values):

@@ -18,8 +18,6 @@ from tests.tasks.builders import refused
 PAYLOADS = [
     pickle.dumps(SimpleNamespace(a=1), protocol=2),  # with a state
     b"c__builtin__\ngetattr\n(cnumpy\ndtype\nS'mro'\ntR.",
-    b"cnumpy\nndarray\n(I5\ntR.",
-    b"cnumpy\ndtype\n.",
     b"cnumpy\ndtype\n(S'f8'\nI00\nI01\ntR.",
     b"c_codecs\nencode\n(Vtouch\nVrot13\ntR.",
     b"\x80\x05\x97.",  # a buffer out of band

@@ -92,7 +92,6 @@ def test_objects_that_numpy_saved_come_back_as_many_as_declared(tmp_path):
     np.save(path, triple, allow_pickle=True)
     length, sequence, distances = load_object(path)
     assert (length, sequence, distances.tolist()) == (5, "ACDEF", np.eye(5).tolist())
-
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (9,)}".ljust(63) + b"\n"
     content = pickle.dumps(np.array([None, 1], dtype=object))
     path.write_bytes(b"\x93NUMPY\x01\x00\x40\x00" + header + content)

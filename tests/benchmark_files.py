@@ -1,7 +1,6 @@
-"""Tiny SYNTHETIC files in the original format of every task of the paper.
+"""Tiny SYNTHETIC files in the original format of every task of the paper: their names, keys, dtypes, orders and traps.
 
-They have the names, keys, dtypes, orders and traps of the published ones and nothing of their content: random signals of which
-the targets are simple functions, so that a model can learn something.
+Of their content they have nothing: random signals of which the targets are simple functions, so that a model can learn.
 """
 
 from __future__ import annotations
@@ -24,17 +23,15 @@ from PIL import Image
 from tests.untrusted.pickles import python2
 
 AMINO = "ACDEFGHIKLMNPQRSTVWY"
+TASKS = ["cifar100", "spherical", "darcy", "psicov", "cosmic", "ninapro", "fsd50k", "ecg", "satellite", "deepsea"]
+TASKS += ["jsb", "listops", "homology", "domainnet"]
 
 
 def make(task: str, folder: Path, seed: int = 0) -> None:
     """Write the files of one of TASKS below folder/task; `folder` is what `paths.data` names."""
     place = folder / task
     place.mkdir(parents=True, exist_ok=True)
-    TASKS[task](place, np.random.default_rng(seed))
-
-
-def _labels(n, classes):
-    return np.arange(n) % classes
+    globals()[f"_{task}"](place, np.random.default_rng(seed))
 
 
 def _stripes(rng, labels, shape):
@@ -53,7 +50,7 @@ def _objects(values):
 def _cifar100(place, rng):
     members = {}
     for name, n in (("train", 200), ("test", 100)):
-        fine = _labels(n, 100)
+        fine = np.arange(n) % 100
         members[name] = {
             "filenames": [f"{name}_{i}.png" for i in range(n)],
             "batch_label": "synthetic",
@@ -61,10 +58,7 @@ def _cifar100(place, rng):
             "coarse_labels": (fine // 5).tolist(),
             "data": _stripes(rng, fine, (3072,)),
         }
-    members["meta"] = {
-        "fine_label_names": [f"class_{i}" for i in range(100)],
-        "coarse_label_names": [f"group_{i}" for i in range(20)],
-    }
+    members["meta"] = {f"{kind}_label_names": [f"{kind}_{i}" for i in range(100)] for kind in ("fine", "coarse")}
     with tarfile.open(place / "cifar-100-python.tar.gz", "w:gz") as archive:
         for name, record in members.items():
             content = python2(record)
@@ -74,7 +68,7 @@ def _cifar100(place, rng):
 
 
 def _spherical(place, rng):
-    labels = {"train": _labels(200, 100), "test": _labels(100, 100)}
+    labels = {"train": np.arange(200) % 100, "test": np.arange(100) % 100}
     parts = {part: {"images": _stripes(rng, y, (3, 60, 60)), "labels": y} for part, y in labels.items()}
     with gzip.open(place / "s2_cifar100.gz", "wb", compresslevel=1) as file:
         pickle.dump(parts, file)
@@ -82,13 +76,11 @@ def _spherical(place, rng):
 
 def _darcy(place, rng, size=41):
     """Squares of 5 x 5 nodes of either coefficient, so that no two samples are alike on every fifth node."""
-    for n, name, save in (
-        (24, "piececonst_r421_N1024_smooth1.mat", scipy.io.savemat),
-        (6, "piececonst_r421_N1024_smooth2.mat", _save_hdf5),
-    ):
+    for n, part, save in ((24, 1, scipy.io.savemat), (6, 2, _save_hdf5)):
         squares = rng.normal(size=(n, -(-size // 5), -(-size // 5))).repeat(5, 1).repeat(5, 2)[:, :size, :size]
         coefficient = np.where(squares > 0, 12.0, 3.0)
-        save(place / name, {"coeff": coefficient, "sol": 0.01 / coefficient + 1e-4 * rng.random((n, size, size))})
+        path = place / f"piececonst_r421_N1024_smooth{part}.mat"
+        save(path, {"coeff": coefficient, "sol": 0.01 / coefficient + 1e-4 * rng.random((n, size, size))})
 
 
 def _save_hdf5(path, content):
@@ -116,16 +108,15 @@ def _psicov(place, rng):
             hidden = (hidden + hidden.T) / 2
             # A ring of 30 residues: neighbours in space far apart in sequence; the diagonal is below 1, as in the files.
             distances = (20 * np.abs(np.sin(np.pi * steps / 30)) + 2 * hidden).astype(np.float32)
-            features = {
-                "seq": "".join(rng.choice(list(AMINO), length)),
-                "sa": rng.random(length),
-                "entropy": rng.random(length),
-                "ss": rng.random((3, length)),
-                "pssm": rng.random((length, 22)),
-                "ccmpred": hidden,
-                "freecon": hidden**2,
-                "potential": rng.random((length, length)),
+            features = {"seq": "".join(rng.choice(list(AMINO), length)), "ccmpred": hidden, "freecon": hidden**2}
+            shapes = {
+                "sa": length,
+                "entropy": length,
+                "ss": (3, length),
+                "pssm": (length, 22),
+                "potential": hidden.shape,
             }
+            features |= {feature: rng.random(shape) for feature, shape in shapes.items()}
             (root / "features" / f"{name}.pkl").write_bytes(pickle.dumps(features))
             np.save(root / "distance" / f"{name}-cb.npy", _objects([length, features["seq"], distances]))
 
@@ -136,10 +127,9 @@ def _cosmic(place, rng):
         for visit in range(visits):
             folder = place / split / "f435w" / f"1{visit:04}" / f"0{visit}"
             folder.mkdir(parents=True)
-            exposures = 3
             if visit % 2 == 0:
-                np.save(folder / "sky.npy", rng.uniform(10, 20, exposures))
-            for exposure in range(1, exposures + 1):
+                np.save(folder / "sky.npy", rng.uniform(10, 20, 3))
+            for exposure in range(1, 4):
                 mask = rng.random((256, 256)) < 0.05
                 planes = [rng.normal(30, 3, (256, 256)) + 400 * mask, mask]
                 if visit != 1:
@@ -149,7 +139,7 @@ def _cosmic(place, rng):
 
 def _ninapro(place, rng):
     for name, n in (("train", 90), ("val", 36), ("test", 36)):
-        labels = _labels(n, 18)
+        labels = np.arange(n) % 18
         data = rng.normal(size=(n, 52, 16)) * 0.1 + labels[:, None, None] / 18
         np.save(place / f"ninapro_{name}.npy", data.astype(np.float16))
         np.save(place / f"label_{name}.npy", labels)
@@ -188,17 +178,15 @@ def _ecg(place, rng):
         length = (900, 1500, 1000, 2600, 3100, 2000)[number % 6]
         label = number % 4
         beats = np.sin(2 * np.pi * np.arange(length) * (1 + label) / 100)
-        is_constant = number == 5
-        records.append(
-            np.full(length, 7) if is_constant else (300 * beats + 30 * rng.normal(size=length)).astype(np.int16)
-        )
+        record = (300 * beats + 30 * rng.normal(size=length)).astype(np.int16)
+        records.append(np.full(length, 7) if number == 5 else record)
         labels.append("NAO~"[label])
     (place / "challenge2017.pkl").write_bytes(pickle.dumps({"data": _objects(records), "label": labels}))
 
 
 def _satellite(place, rng):
     for name, n in (("train", 240), ("test", 48)):
-        labels = 1 + _labels(n, 24)
+        labels = 1 + np.arange(n) % 24
         phase = 2 * np.pi * labels[:, None] / 24
         data = 500 + 100 * np.sin(np.arange(46) / 5 + phase) + 10 * rng.normal(size=(n, 46))
         np.save(place / f"satellite_{name}.npy", np.array({"data": data, "label": labels}, dtype=object))
@@ -223,10 +211,7 @@ def _jsb(place, rng):
         pieces = []
         for length in lengths:
             notes = 40 + np.cumsum(rng.integers(-1, 2, length))
-            piece = np.zeros((length, 88), np.uint8)
-            piece[np.arange(length), notes] = 1
-            piece[np.arange(length), notes + 4] = 1
-            pieces.append(piece)
+            pieces.append(np.eye(88, dtype=np.uint8)[notes] + np.eye(88, dtype=np.uint8)[notes + 4])
         cells[name] = _objects(pieces)[None]
     scipy.io.savemat(place / "JSB_Chorales.mat", cells)
 
@@ -266,7 +251,7 @@ def _homology(place, rng):
 
 def _domainnet(place, rng):
     for split, n in (("train", 80), ("test", 40)):
-        labels = _labels(n, 40)
+        labels = np.arange(n) % 40
         lines = []
         for number, (label, image) in enumerate(zip(labels, _stripes(rng, labels, (48, 64, 3)), strict=True)):
             path = Path("sketch") / f"class_{label:02}" / f"sketch_{split}_{number:03}.jpg"
@@ -274,21 +259,3 @@ def _domainnet(place, rng):
             Image.fromarray(image).save(place / path, quality=95)
             lines.append(f"{path.as_posix()} {label}\n")
         (place / f"sketch_{split}_mini.txt").write_text("".join(lines))
-
-
-TASKS = {
-    "cifar100": _cifar100,
-    "spherical": _spherical,
-    "darcy": _darcy,
-    "psicov": _psicov,
-    "cosmic": _cosmic,
-    "ninapro": _ninapro,
-    "fsd50k": _fsd50k,
-    "ecg": _ecg,
-    "satellite": _satellite,
-    "deepsea": _deepsea,
-    "jsb": _jsb,
-    "listops": _listops,
-    "homology": _homology,
-    "domainnet": _domainnet,
-}

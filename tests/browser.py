@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -22,12 +22,11 @@ _FLAGS = (
 
 
 def path() -> str | None:
-    """Return the browser's program; None where there is none."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Browser:
-    """One page in a browser: what its console and its network did is kept in `errors` and `requests`."""
+    """One page in a browser, opened at once: what its console and its network did is in `errors` and `requests`."""
 
     def __init__(self, process: subprocess.Popen[bytes], commands: int, answers: int) -> None:
         self._process, self._commands, self._answers = process, commands, answers
@@ -36,9 +35,6 @@ class Browser:
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._events: list[str] = []
-
-    def start(self) -> None:
-        """Open a page and listen to it."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -71,13 +67,13 @@ class Browser:
         self.call("Page.navigate", url=address)
         while "Page.loadEventFired" not in self._events:
             self._read()
-        # For `value`; the page's own scripts do not start now.
-        self.call("Emulation.setScriptExecutionDisabled", value=False)
+        self.call(
+            "Emulation.setScriptExecutionDisabled", value=False
+        )  # for `value`; those of the page do not start now
         self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
         return time.monotonic() - start
 
     def value(self, expression: str) -> Any:
-        """Evaluate an expression in the page and return its value."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
@@ -123,15 +119,12 @@ def started(program: str) -> Iterator[Browser]:
         os.close(commands[0])
         os.close(answers[1])
         try:
-            browser = Browser(process, commands[1], answers[0])
-            browser.start()
-            yield browser
+            yield Browser(process, commands[1], answers[0])
         finally:
             process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.wait()
             os.close(commands[1])
             os.close(answers[0])

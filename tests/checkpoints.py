@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parent.parent.pare
 _LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
 
 
-def _save_tokenizer(folder: Path, special: list[str]) -> None:
+def _save_tokenizer(folder: Path, special: Sequence[str] = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")) -> None:
     words = [*special, *_LETTERS, *(f"##{letter}" for letter in _LETTERS), "the", "of", "a", "return", "list"]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     hf.BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
@@ -49,10 +50,6 @@ def save_tiny_vit(folder: Path) -> Path:
     return _save(folder, 4, hf.ViTModel, hf.ViTConfig(**_IMAGE, hidden_dropout_prob=0.0))
 
 
-def _save_word_pieces(folder: Path) -> None:
-    _save_tokenizer(folder, ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"])
-
-
 def _save_byte_pairs(folder: Path) -> None:
     """Save a tokenizer that has neither padding nor classification token."""
     words = {word: number for number, word in enumerate([*_LETTERS, "\u0120", "<|endoftext|>"])}
@@ -73,69 +70,40 @@ _BERT = {
 _TEXT = _BERT | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _MARKED = _TEXT | {"cls_token_id": 1, "sep_token_id": 2}
 _GROUPED = _TEXT | {"num_key_value_heads": 2}
-_SIZES = {
-    name: _BERT[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-}
+_SIZES = {key: _BERT[key] for key in _BERT if key not in ("vocab_size", "max_position_embeddings")}
 _IMAGE = {"image_size": 32, "patch_size": 8, **_SIZES}
-_DEBERTA = {
-    "relative_attention": True,
-    "pos_att_type": ["p2c", "c2p"],
-    "position_buckets": 16,
-    "norm_rel_ebd": "layer_norm",
-    "share_att_key": True,
-    "position_biased_input": False,
-    "type_vocab_size": 0,
-}
+_DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16, "share_att_key": True}
+_DEBERTA |= {"norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0}
 _T5 = {"vocab_size": 100, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
-_BIASED = {
-    "use_relative_position_bias": True,
-    "use_absolute_position_embeddings": False,
-    "use_mean_pooling": True,
-    "drop_path_rate": 0.0,
-}
+_BIASED = {"use_relative_position_bias": True, "use_absolute_position_embeddings": False, "use_mean_pooling": True}
 _GPT2 = {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "resid_pdrop": 0.0}
 _ESM = {"pad_token_id": 0, "mask_token_id": 4, "position_embedding_type": "rotary", "emb_layer_norm_before": False}
 _DISTIL = {"vocab_size": 100, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64}
-_AST = {"num_mel_bins": 32, "max_length": 32, "frequency_stride": 8, "time_stride": 8}
-_SPEECH = {
-    "conv_dim": [16, 16],
-    "conv_kernel": [10, 80],
-    "conv_stride": [5, 64],
-    "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 4,
-}
+_SIGLIP = {"vision_config": _IMAGE, "text_config": _TEXT | {"projection_size": 32}}
+_AST = _SIZES | {"num_mel_bins": 32, "max_length": 32, "patch_size": 8, "frequency_stride": 8, "time_stride": 8}
+_SPEECH = _SIZES | {"conv_dim": [16, 16], "conv_kernel": [10, 80], "conv_stride": [5, 64]}
+_SPEECH |= {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4}
+_STABLE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
 _MODELS = {
     "gpt2": (hf.GPT2Config(**_GPT2 | {"bos_token_id": 1, "eos_token_id": 2}), hf.GPT2Model, _save_byte_pairs),
     "smollm2": (hf.LlamaConfig(**_GROUPED), hf.LlamaModel, _save_byte_pairs),
     "mistral": (hf.MistralConfig(**_GROUPED, sliding_window=7), hf.MistralModel, _save_byte_pairs),
     "qwen2": (hf.Qwen2Config(**_GROUPED), hf.Qwen2Model, _save_byte_pairs),
     "qwen3": (hf.Qwen3Config(**_GROUPED, head_dim=8), hf.Qwen3Model, _save_byte_pairs),
-    "modernbert": (hf.ModernBertConfig(**_MARKED, local_attention=8), hf.ModernBertModel, _save_word_pieces),
-    "deberta": (hf.DebertaV2Config(**_TEXT | _DEBERTA), hf.DebertaV2Model, _save_word_pieces),
-    "t5": (hf.T5Config(**_T5), hf.T5EncoderModel, _save_word_pieces),
-    "esm": (hf.EsmConfig(**_TEXT | _ESM), hf.EsmModel, _save_word_pieces),
-    "distilbert": (hf.DistilBertConfig(**_DISTIL), hf.DistilBertModel, _save_word_pieces),
+    "modernbert": (hf.ModernBertConfig(**_MARKED, local_attention=8), hf.ModernBertModel, _save_tokenizer),
+    "deberta": (hf.DebertaV2Config(**_TEXT | _DEBERTA), hf.DebertaV2Model, _save_tokenizer),
+    "t5": (hf.T5Config(**_T5), hf.T5EncoderModel, _save_tokenizer),
+    "esm": (hf.EsmConfig(**_TEXT | _ESM), hf.EsmModel, _save_tokenizer),
+    "distilbert": (hf.DistilBertConfig(**_DISTIL), hf.DistilBertModel, _save_tokenizer),
     "deit": (hf.DeiTConfig(**_IMAGE), hf.DeiTModel, None),
-    "beit": (hf.BeitConfig(**_IMAGE | _BIASED), hf.BeitModel, None),
+    "beit": (hf.BeitConfig(**_IMAGE | _BIASED, drop_path_rate=0.0), hf.BeitModel, None),
     "dinov2": (hf.Dinov2Config(**_IMAGE | {"mlp_ratio": 2}), hf.Dinov2Model, None),
-    "siglip": (
-        hf.SiglipConfig(vision_config=_IMAGE, text_config=_TEXT | {"projection_size": 32}),
-        hf.SiglipModel,
-        None,
-    ),
-    "ast": (hf.ASTConfig(**_SIZES | _AST | {"patch_size": 8}), hf.ASTModel, None),
-    "ast_overlapping": (
-        hf.ASTConfig(**_SIZES | _AST | {"patch_size": 8, "frequency_stride": 5, "time_stride": 6}),
-        hf.ASTModel,
-        None,
-    ),
-    "wav2vec2": (hf.Wav2Vec2Config(**_SIZES | _SPEECH), hf.Wav2Vec2Model, None),
-    "wav2vec2_large": (
-        hf.Wav2Vec2Config(**_SIZES | _SPEECH, feat_extract_norm="layer", do_stable_layer_norm=True),
-        hf.Wav2Vec2Model,
-        None,
-    ),
-    "hubert": (hf.HubertConfig(**_SIZES | _SPEECH), hf.HubertModel, None),
+    "siglip": (hf.SiglipConfig(**_SIGLIP), hf.SiglipModel, None),
+    "ast": (hf.ASTConfig(**_AST), hf.ASTModel, None),
+    "ast_overlapping": (hf.ASTConfig(**_AST | {"frequency_stride": 5, "time_stride": 6}), hf.ASTModel, None),
+    "wav2vec2": (hf.Wav2Vec2Config(**_SPEECH), hf.Wav2Vec2Model, None),
+    "wav2vec2_large": (hf.Wav2Vec2Config(**_SPEECH | _STABLE), hf.Wav2Vec2Model, None),
+    "hubert": (hf.HubertConfig(**_SPEECH), hf.HubertModel, None),
 }
 
 
@@ -151,13 +119,9 @@ def save_tiny(name: str, folder: Path) -> Path:
 
 
 _OWN = {
-    "minilm": save_tiny_bert,
-    "bert": save_tiny_bert,
-    "auto": save_tiny_bert,
-    "antiberty": save_tiny_bert,
+    **dict.fromkeys(("minilm", "bert", "auto", "antiberty"), save_tiny_bert),
+    **dict.fromkeys(("swin", "swin_tiny"), save_tiny_swin),
     "dinov2_small": lambda folder: save_tiny("dinov2", folder),
     "roberta": save_tiny_roberta,
-    "swin": save_tiny_swin,
-    "swin_tiny": save_tiny_swin,
     "vit": save_tiny_vit,
 }

@@ -20,11 +20,9 @@ Tree = dict[int, bytes | dict[str, int]]
 
 @dataclass
 class Recorder:
-    """All states that a disk can be in while some work is done below `root`.
+    """All states that a disk can be in while some work is done below `root`, an empty folder, taken to be on the disk.
 
-    Args:
-        root: an empty folder, taken to be on the disk.
-        skip: predicate on paths whose fsync is omitted, as a faulty program would.
+    `skip` is a predicate on paths whose fsync is omitted, as a faulty program would.
     """
 
     root: Path
@@ -72,16 +70,13 @@ class Recorder:
                 os.close(descriptor)
 
     def _is_skipped(self, descriptor: int) -> bool:
-        path = os.readlink(f"/proc/self/fd/{descriptor}")
-        skipped = self.skip(path)
+        skipped = self.skip(os.readlink(f"/proc/self/fd/{descriptor}"))
         self.skipped += skipped
         return skipped
 
     def _force(self, descriptor: int) -> None:
         inode = os.fstat(descriptor).st_ino
-        now = self._tree()
-        if inode in now:
-            self._durable[inode] = now[inode]
+        self._durable |= {number: node for number, node in self._tree().items() if number == inode}
 
     def _tree(self) -> Tree:
         """Return what is below the root now; a descriptor on each inode keeps its number from being used again."""
@@ -91,17 +86,14 @@ class Recorder:
             path = waiting.pop()
             descriptor = os.open(path, os.O_RDONLY)
             inode = os.fstat(descriptor).st_ino
-            if inode in self._held:
+            if self._held.setdefault(inode, descriptor) != descriptor:
                 os.close(descriptor)
-            else:
-                self._held[inode] = descriptor
             if stat.S_ISDIR(os.stat(path).st_mode):
                 names = os.listdir(path)
                 tree[inode] = {name: os.stat(f"{path}/{name}").st_ino for name in names}
                 waiting += [f"{path}/{name}" for name in names]
             else:
-                with open(path, "rb") as file:
-                    tree[inode] = file.read()
+                tree[inode] = Path(path).read_bytes()
         return tree
 
     def _keep_states(self) -> None:

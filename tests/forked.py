@@ -34,17 +34,15 @@ class Case:
         self._server, self.pid, self._out, self._err = server, pid, out, err
 
     def poll(self) -> int | None:
-        """Return the exit code, -N where signal N ended it, None while it lives."""
+        """Return the exit code, -N where signal N ended it, None while it lives; `wait` waits for it."""
         return self._server.ended(self.pid, 0.0)
 
     def wait(self, timeout_s: float = 180.0) -> int:
-        """Return the exit code, -N where signal N ended it."""
         code = self._server.ended(self.pid, timeout_s)
         assert code is not None, f"still running after {timeout_s} s: {self.err}"
         return code
 
     def send(self, number: int) -> None:
-        """Send a signal to the process alone."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -58,12 +56,10 @@ class Case:
 
     @property
     def out(self) -> str:
-        """Return what it has written to standard output so far."""
         return self._out.read_text(errors="replace")
 
     @property
     def err(self) -> str:
-        """Return what it has written to standard error so far."""
         return self._err.read_text(errors="replace")
 
 
@@ -104,56 +100,40 @@ class Server:
     ) -> Case:
         """Fork a child that calls the command line, `words` without the program's name.
 
-        Args:
-            more: environment variables beside the present ones.
-            hook: "module:function:argument", called in the child before the command line, to inject faults.
-            limits: names of the module resource, such as RLIMIT_FSIZE, and their new values.
-            folder: to work in; by default that of this process.
+        `more` are environment variables; a hook "module:function:argument" is called in the child before the command line,
+        to inject faults; `limits` has names of the module resource, such as RLIMIT_FSIZE; `folder` is where it works.
         """
         assert self._process.stdin is not None
         number = next(self._numbers)
         out, err = self._folder / f"{number}.out", self._folder / f"{number}.err"
-        request = {
-            "words": words,
-            "variables": dict(os.environ | more),
-            "folder": str(folder or os.getcwd()),
-            "out": str(out),
-            "err": str(err),
-            "hook": hook,
-            "limits": dict(limits),
-        }
+        request = {"words": words, "variables": dict(os.environ | more), "folder": str(folder or os.getcwd())}
+        request |= {"out": str(out), "err": str(err), "hook": hook, "limits": dict(limits)}
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
-        while True:
-            message = self._message(30.0)
-            assert message is not None, "the fork server does not answer"
+        while (message := self._message(30.0)) is not None:
             if "pid" in message:
                 self._ended.pop(message["pid"], None)
                 return Case(self, message["pid"], out, err)
-            self._note(message)
+            self._ended[message["ended"]] = message["code"]
+        raise AssertionError("the fork server does not answer")
 
     def ended(self, pid: int, timeout_s: float) -> int | None:
-        """Return how a child ended, None where it still lives after `timeout_s`."""
         end = time.monotonic() + timeout_s
         while pid not in self._ended:
             message = self._message(max(0.0, end - time.monotonic()))
             if message is None:
                 return None
-            self._note(message)
+            self._ended[message["ended"]] = message["code"]
         return self._ended[pid]
-
-    def _note(self, message: dict[str, Any]) -> None:
-        self._ended[message["ended"]] = message["code"]
 
     def _message(self, timeout_s: float) -> dict[str, Any] | None:
         """Return the server's next message, None where none comes in time."""
         assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
         end = time.monotonic() + timeout_s
         while b"\n" not in self._unread:
-            if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
+            if not select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
                 return None
-            more = os.read(descriptor, 65536)
+            more = os.read(self._process.stdout.fileno(), 65536)
             assert more, "the fork server has ended"
             self._unread += more
         line, _, self._unread = self._unread.partition(b"\n")
@@ -163,25 +143,15 @@ class Server:
 
 def _serve() -> None:
     """Answer requests until standard input ends."""
-    product = (
-        "config.compose",
-        "commands.run",
-        "stages.build",
-        "stages.align",
-        "stages.finetune",
-        "cli",
-        "commands.list",
-    )
-    packages = ["torch", "transformers.models.bert.modeling_bert", "hydra", "accelerate", "ot"]
-    names = [*packages, *(f"orca_cli.{name}" for name in product)]
-    for name in (*names, "tests.reliability.phases", "tests.reliability.workloads", *sys.argv[1:]):
+    ours = ["config.compose", "commands.run", "stages.build", "stages.align", "stages.finetune", "cli", "commands.list"]
+    names = ["torch", "transformers.models.bert.modeling_bert", "hydra", "accelerate", "ot"]
+    names += [*(f"orca_cli.{name}" for name in ours), "tests.reliability.phases", "tests.reliability.workloads"]
+    for name in (*names, *sys.argv[1:]):
         importlib.import_module(name)
     from orca_cli.config import compose
 
     with compose.session() as session:  # what Hydra's parser learns at the first overrides takes as long as a short run
-        session.compose(
-            ["metric=none", "align.lr=1e-3", "train.epochs=3", "source.size=99", "paths.runs=a/b", "seed=1"]
-        )
+        session.compose(["metric=none", "align.lr=1e-3", "source.size=99", "paths.runs=a/b", "seed=1"])
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     os.set_blocking(readable, False)
@@ -212,14 +182,9 @@ def _tell(message: dict[str, Any]) -> None:
 
 
 def _reap() -> None:
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        _tell({"ended": pid, "code": os.waitstatus_to_exitcode(status)})
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            _tell({"ended": ended[0], "code": os.waitstatus_to_exitcode(ended[1])})
 
 
 def _fork(request: dict[str, Any], pipe: tuple[int, int]) -> None:
@@ -255,7 +220,7 @@ def _become(request: dict[str, Any], pipe: tuple[int, int]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for descriptor in pipe:
         os.close(descriptor)
-    for number, name in ((0, os.devnull), (1, request["out"]), (2, request["err"])):
+    for number, name in enumerate((os.devnull, request["out"], request["err"])):
         opened = os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(opened, number)
         os.close(opened)

@@ -22,18 +22,10 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "adding.md").read_text()
 # Path -> content for every "`path`" line that is followed by a code block.
 FILES = dict(re.findall(r"^`([\w/.]+)`\n\n```(?:yaml|python)\n(.*?)```", PAGE, flags=re.S | re.M))
-QUICK = [
-    "source.size=100", "align.epochs=1", "align.source_points=50", "align.max_samples=8", "train.batch_size=8",
-    "baselines=none",
-]  # fmt: skip
-LISTED = {
-    "tasks": {"gestures", "ramps"},
-    "bodies": {"bert_small", "distilbert"},
-    "embedders": {"wide"},
-    "metrics": {"mean_shift"},
-    "finetune": {"values"},
-    "augmentations": {"invert"},
-}
+QUICK = ["source.size=100", "align.epochs=1", "align.source_points=50", "align.max_samples=8", "train.batch_size=8"]
+QUICK += ["baselines=none"]
+LISTED = {"tasks": {"gestures", "ramps"}, "bodies": {"bert_small", "distilbert"}, "embedders": {"wide"}}
+LISTED |= {"metrics": {"mean_shift"}, "finetune": {"values"}, "augmentations": {"invert"}}
 
 
 @pytest.fixture(scope="module")
@@ -54,40 +46,31 @@ def checkout(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(checkout, tmp_path_factory):
-    with Server(tmp_path_factory.mktemp("forked"), checkout) as server:
-        yield server
+def orca(checkout, tmp_path_factory):
+    """Call the command line of the copy; returns its standard output."""
+    places = {"HOME": str(checkout), "ORCA_HOME": str(checkout / "home"), "ORCA_RUNS": str(checkout / "runs")}
+    with pytest.MonkeyPatch.context() as patch, Server(tmp_path_factory.mktemp("forked"), checkout) as server:
+        patch.delenv("PYTHONPATH", raising=False)
+
+        def call(*words):
+            case = server.start(list(words), more=places, folder=checkout)
+            assert case.wait(400) == 0, case.err
+            return case.out
+
+        yield call
 
 
-@pytest.fixture
-def orca(server, checkout, tmp_path, monkeypatch):
-    """Call the command line of the copy; returns its standard output. Runs of one test go into a folder of its own."""
-    monkeypatch.chdir(checkout)
-    monkeypatch.delenv("PYTHONPATH", raising=False)
-    places = {"HOME": str(checkout), "ORCA_HOME": str(checkout / "home"), "ORCA_RUNS": str(tmp_path / "runs")}
-
-    def call(*words):
-        case = server.start(list(words), more=places)
-        assert case.wait(400) == 0, case.err
-        return case.out
-
-    return call
-
-
-def test_what_is_added_is_listed(orca):
+def test_a_task_body_embedder_metric_mode_augmentation_and_tracker_are_listed_and_in_one_run(orca, checkout):
+    assert len(FILES) == 17  # each is used by a test of this file
     for group, names in LISTED.items():
         entries = json.loads(orca("list", group, "--config-dir", "my_conf", "--json"))[group]
         assert names <= {entry["name"] for entry in entries}
-
-
-def test_a_task_body_embedder_metric_mode_augmentation_and_tracker_in_one_run(orca, tmp_path):
-    assert len(FILES) == 17  # each is used by a test of this file
     words = ["--config-dir", "my_conf", "task=gestures", "body=bert_small", "embedder=wide", "embedder.max_tokens=4"]
     words += ["metric=mean_shift", "finetune=values", "augment=invert", "train.epochs=2", *QUICK]
     out = orca("run", *words, "tracker=losses")
     for text in ("width 32", "4 tokens", "before alignment", "finetune=values"):
         assert text in out
-    (run,) = tmp_path.glob("runs/*/*/result.json")
+    (run,) = (path for path in checkout.glob("runs/*/*/result.json") if "gestures" in str(path))
     assert json.loads(run.read_text())["augment"]["probability"] == 0.5
     (weights,) = run.parent.glob("3_finetune/*/model.safetensors")
     with safe_open(weights, "pt") as file:
@@ -127,7 +110,6 @@ def test_the_conformance_test_takes_the_new_body(checkout):
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-x", *words]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
-    assert "9 passed" in done.stdout
 
 
 @pytest.mark.slow
@@ -140,9 +122,7 @@ def test_a_study_is_one_yaml(orca):
 
 
 def test_the_page_names_the_commands():
-    texts = ["--config-dir my_conf task=gestures", "body=distilbert", "embedder=wide embedder.max_tokens=4"]
-    texts += ["metric=mean_shift", "-m finetune=full,values", "augment=invert", "tracker=losses"]
-    lines = [*(f"run {text}" for text in texts), "run -m study=gestures seed=0"]
-    assert not [
-        line for line in (*lines, "report --study gestures --against metric=none") if f"orca {line}" not in PAGE
-    ]
+    lines = ["run --config-dir my_conf task=gestures", "run body=distilbert", "run embedder=wide embedder.max_tokens=4"]
+    lines += ["run metric=mean_shift", "run augment=invert", "run tracker=losses", "run -m study=gestures seed=0"]
+    lines += ["run -m finetune=full,values", "report --study gestures --against metric=none"]
+    assert [line for line in lines if f"orca {line}" not in PAGE] == []

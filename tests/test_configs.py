@@ -1,8 +1,6 @@
 """Every YAML file under conf/ is composed, checked and built on a tiny body."""
 
 import importlib.util
-import shutil
-from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -55,16 +53,12 @@ def own_data(tmp_path_factory):
 
 
 def overrides_for(path, own_data):
-    group, name = path.parts[0], path.stem
-    if group == "hparams":
-        task, dash, body = name.partition("-")
-        picked = [f"task={task}", f"body={body}", *SMALL.get(task, [])] if dash else SMALL["digits"]
-        return [*picked, f"hparams={name}"]
+    group, name = path.parts
+    name = name.removesuffix(".yaml")
     words = [f"{group}={name}"]
-    if group == "source" and name in ("cifar10", "digits"):
-        words += ["body=swin_tiny"]
-    if group == "source" and name in ("tones", "recordings"):
-        words += ["body=wav2vec2"]
+    if group == "source":
+        bodies = {"cifar10": "swin_tiny", "digits": "swin_tiny", "tones": "wav2vec2", "recordings": "wav2vec2"}
+        words += [f"body={bodies[name]}"] if name in bodies else []
     if (group, name) == ("body", "auto"):
         words += ["body.checkpoint=."]  # any folder: it has none by default
     if group in ("augment", "finetune") and name in ("flip", "crop", "images", "visual_prompt"):
@@ -76,15 +70,9 @@ def overrides_for(path, own_data):
     return words
 
 
-def files_needed():
-    """Return the tasks that cannot be read without files; whole runs on such files are in tests/cli/test_tasks.py."""
-    return {path.stem for path in FILES if path.parts[0] == "task" and path.stem not in (*SMALL, *OWN)}
-
-
 CHOICES = [path for path in FILES if len(path.parts) == 2 and path.parts[0] not in ("space", "study")]
 if importlib.util.find_spec("peft") is None:  # the extra lora is not installed
     CHOICES = [path for path in CHOICES if path.stem not in ("lora", "ia3")]
-
 
 # All are composed; of bodies, those are built here that tests/models/test_conformance.py does not build.
 BUILT = [path for path in CHOICES if path.parts[0] != "body" or path.stem in ("auto", "minilm", "swin", "swin_tiny")]
@@ -111,7 +99,7 @@ def test_composes_checks_and_builds(path, jobs):
     about = job.config.source["data"]
     if about.get("files") or about.get("origin") == "own":
         job.config.metric.pop("_target_", None)  # nothing is aligned: files of the source are not here
-    if path.parts[0] == "task" and path.stem in files_needed():
+    if path.parts[0] == "task" and path.stem not in (*SMALL, *OWN):  # they are read in tests/cli/test_tasks.py
         with pytest.raises(DataError, match=f"orca data get {path.stem}"):
             build(job.config, LogReporter())
         return
@@ -129,7 +117,6 @@ TYPED = [
     (["task=deepsea", "protocol=paper", "task.loss.positive_weight=2"], "task.loss.positive_weight", 2),
     (["task=deepsea", "protocol=paper", "task.train_on_validation=false"], "task.train_on_validation", False),
     (["task=deepsea", "hparams=clean/ecg-roberta"], "train.lr", 5e-4),  # of another task
-    (["task=deepsea", "~hparams"], "train.lr", None),
     (["task=deepsea", "protocol=paper", "~departures"], "task.train_on_validation", False),
 ]
 
@@ -141,40 +128,36 @@ def test_what_is_typed_beats_what_a_tasks_file_says_for_a_protocol():
 
 
 def test_a_task_of_ones_own_holds_its_variants_itself(tmp_path):
-    (tmp_path / "task").mkdir()
-    head = "# @package _global_\n# Mine.\ndefaults: [override /body: minilm]\n"
-    task = f"{head}task:\n  _target_: orca_cli.benchmarks.digits.load\n"
-    block = "  hparams: {clean: {minilm: {train: {lr: 1e-3}}}}\n"
-    (tmp_path / "task" / "mine.yaml").write_text(
-        task + "  kind: classes\n  departures: {paper: {train_size: 50}}\n" + block
-    )
-    with compose.session(tmp_path) as session:
-        assert session.compose(["task=mine"]).config.train.lr == 1e-3
-        assert session.compose(["task=mine", "protocol=paper"]).config.task["train_size"] == 50
-    for name, expected in (("clean/mine-roberta", None), ("clean/mine-minilm", "rename it")):
-        file = tmp_path / "hparams" / f"{name}.yaml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("# @package _global_\n# Mine.\ntrain: {lr: 0.5}\n")
-        with (
-            pytest.raises(ConfigError, match=expected) if expected else nullcontext(),
-            compose.session(tmp_path) as session,
-        ):
-            assert session.compose(["task=mine", "body=roberta"]).config.train.lr == 0.5
-    shutil.rmtree(tmp_path / "hparams")
-    (tmp_path / "task" / "mine.yaml").write_text(task + "  kind: classes\n")
-    with compose.session(tmp_path) as session:
-        assert session.compose(["task=mine"]).config.train.lr is None
+    def composed(*words):
+        with compose.session(tmp_path) as session:
+            return session.compose(["task=mine", *words]).config
+
+    task = "# @package _global_\n# Mine.\ndefaults: [override /body: minilm]\n"
+    task += "task:\n  _target_: orca_cli.benchmarks.digits.load\n  kind: classes\n"
+    block = "  departures: {paper: {train_size: 50}}\n  hparams: {clean: {minilm: {train: {lr: 1e-3}}}}\n"
+    files = {"task/mine": task, "hparams/clean/mine-roberta": "# @package _global_\n# Mine.\ntrain: {lr: 0.5}\n"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / f"{name}.yaml").write_text(text)
+    assert composed().train.lr is None
+    assert composed("body=roberta").train.lr == 0.5
+    (tmp_path / "task" / "mine.yaml").write_text(task + block)
+    assert composed().train.lr == 1e-3
+    assert composed("protocol=paper").task["train_size"] == 50
+    (tmp_path / "hparams" / "clean" / "mine-minilm.yaml").write_text("# @package _global_\ntrain: {lr: 0.5}\n")
+    with pytest.raises(ConfigError, match="rename it"):
+        composed()
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "space"], ids=str)
 def test_all_values_of_a_search_space_can_be_set(path):
     space = spaces.read(CONF / path)
-    fixed = [f"{key}={value}" for key, value in (space.fixed | space.baseline).items()]
     ends = {key: space.ends(key) for key in space.params}
     with compose.session() as session:
         for number in range(max(map(len, ends.values()))):
             typed = {key: values[min(number, len(values) - 1)] for key, values in ends.items()}
-            (job,) = session.expand([*fixed, *(f"{key}={value}" for key, value in typed.items())]).jobs
+            words = [f"{key}={value}" for key, value in (space.fixed | space.baseline | typed).items()]
+            (job,) = session.expand(words).jobs
             assert not [key for key, value in typed.items() if str(lookup(job.config, key)) != str(value)]
 
 
@@ -184,14 +167,12 @@ task=darcy      body=swin     cifar10   Patch full 1e-3
 task=deepsea    body=roberta  conll2003 Patch full 1e-4
 task=deepsea    body=swin     cifar10   Patch full -
 task=listops    body=minilm   stdlib_docs Patch full 3e-4
-task=darcy      body=swin_tiny cifar10  Patch full 2e-3
 task=digits     body=roberta  stdlib_docs Overlap full -
 arrays          body=roberta  stdlib_docs Multiscale layernorm -
 images          body=swin     digits    Patch full -
 task=deepsea    protocol=release conll2003 Patch full 1e-5
 task=deepsea    source=stdlib_docs stdlib_docs Patch full 1e-4
 arrays          body=roberta,source=conll2003 conll2003 Multiscale layernorm -
-images          body=vit,source.size=100 digits Patch full -
 """
 
 

@@ -33,10 +33,8 @@ def test_every_path_of_the_architecture_page_exists():
 
 
 def test_exit_codes_are_unique_and_documented():
-    kinds = [
-        kind for _, kind in inspect.getmembers(exceptions, inspect.isclass) if issubclass(kind, exceptions.OrcaError)
-    ]
-    codes = [kind.code for kind in kinds]
+    kinds = [kind for _, kind in inspect.getmembers(exceptions, inspect.isclass)]
+    codes = [kind.code for kind in kinds if issubclass(kind, exceptions.OrcaError)]
     assert len(codes) == len(set(codes))
     table = (ROOT / "docs" / "runs.md").read_text().split("## Exit codes")[1].split("##")[0]
     documented = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, flags=re.M) for code in row.split(",")}
@@ -116,37 +114,23 @@ def test_the_scorecard_is_that_of_the_last_report_and_not_older_than_the_code_th
         assert not [start for start in beginnings if not any(name.startswith(start) for name in names)]
     assert reliability.scorecard(record) in reliability.PAGE.read_text()
     assert reliability.stale(record, reliability.code()) == ""
-
-
-def test_a_scorecard_is_stale_once_more_than_a_quarter_of_the_code_has_changed():
+    # It is once more than a quarter of the code has changed.
     now = {f"orca_cli/storage/{number}.py": "digest" for number in range(8)}
     record = {"tests": {"a": {"attempt": 0, "figures": [{}]}}, "attempts": [{"code": now}]}
-    for number, new, is_stale in (
-        (0, {}, False),
-        (2, {}, False),
-        (3, {}, True),
-        (2, {"orca_cli/storage/new.py": ""}, True),
-    ):
+    for number, new, is_stale in ((2, {}, False), (3, {}, True), (2, {"orca_cli/storage/new.py": ""}, True)):
         other = dict.fromkeys(list(now)[:number], "other") | new
         assert ("have changed" in reliability.stale(record, now | other)) == is_stale, other
     assert reliability.stale(record | {"attempts": [{}]}, now)
 
 
-def examples(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / "cluster.md").read_text(), flags=re.S | re.M)
-
-
-def test_the_shell_examples_of_the_cluster_page_are_shell():
-    scripts = examples("sh")
+def test_the_examples_of_the_cluster_page_are_shell_and_their_commands_accepted():
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    scripts, documents = (re.findall(rf"^```{kind}\n(.*?)^```$", page, flags=re.S | re.M) for kind in ("sh", "yaml"))
+    kuberay, other = map(yaml.safe_load, documents)
     assert len(scripts) >= 4
-    for text in [*scripts, *(yaml.safe_load(text)["run"] for text in examples("yaml") if "\nrun:" in text)]:
+    for text in (*scripts, other["run"]):
         done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), text
-
-
-def test_the_commands_of_the_cluster_page_are_accepted():
-    page = (ROOT / "docs" / "cluster.md").read_text()
-    kuberay, _ = map(yaml.safe_load, examples("yaml"))
     assert kuberay["spec"]["workerGroupSpecs"][0]["template"] == kuberay["spec"]["headGroupSpec"]["template"]
     lines = re.findall(r"orca (run -m task=digits [^>\n]*?)(?: >|\"$|$)", page, flags=re.M)
     assert {word for line in lines for word in line.split() if word.startswith("-")} >= {"--on", "--threads", "--gpus"}

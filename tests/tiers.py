@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 TIERS = ("pr", "nightly")
@@ -29,14 +28,13 @@ def count(*, pr: int, nightly: int) -> int:
 class Scorecard:
     """Figures for the published table. Tests still make their own assertions; nothing here makes one fail."""
 
-    def __init__(self, path: Path | None, test: str) -> None:
-        self._path, self._test = path, test
+    def __init__(self, test: str) -> None:
+        self._path, self._test = os.environ.get("ORCA_SCORECARD"), test
 
     @classmethod
     def for_test(cls, test: str) -> Scorecard:
         """Return the scorecard of a test, which writes where the environment says, or nowhere."""
-        path = os.environ.get("ORCA_SCORECARD")
-        return cls(Path(path) if path else None, test)
+        return cls(test)
 
     def add(self, figure: str, *, cases: int, passed: int, target: int, note: str = "") -> None:
         """Say how many cases of a figure were tried, whose premise held, and how many passed; equal figures are added up.
@@ -50,7 +48,6 @@ class Scorecard:
         self._write(figure=figure, not_run=reason)
 
     def _write(self, **record: Any) -> None:
-        if self._path is not None:
-            line = json.dumps(record | {"test": self._test, "tier": tier()}) + "\n"
+        if self._path:
             with open(self._path, "a", encoding="utf-8") as file:
-                file.write(line)
+                file.write(json.dumps(record | {"test": self._test, "tier": tier()}) + "\n")

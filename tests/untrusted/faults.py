@@ -4,8 +4,9 @@ import ctypes
 import os
 import resource
 import socket
-import subprocess
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from orca_cli.exceptions import DataError
@@ -15,23 +16,15 @@ def fault(kind: str, argument: Any = None) -> Any:
     return FAULTS[kind](argument)
 
 
-def _spin(_):
-    while True:
-        pass
-
-
-def _nibble(_):
+def _spin(size):
+    """Never end, and hold ever more memory."""
     held = []
     while True:
-        held.append(bytearray(2**24))
+        held += [bytearray(size)] if size else []
 
 
-def _error(_):
-    raise ZeroDivisionError("deep inside")
-
-
-def _ours(_):
-    raise DataError("is wrong", where="some.file", hint="mend it")
+def _raise(error):
+    raise error
 
 
 def _state(_):
@@ -41,11 +34,6 @@ def _state(_):
         "variables": dict(os.environ),
         "limits": {name: resource.getrlimit(getattr(resource, name))[0] for name in dir(resource) if "RLIMIT" in name},
     }
-
-
-def _write(path):
-    with open(path, "w") as file:
-        file.write("x")
 
 
 def _tried(action):
@@ -62,32 +50,24 @@ def _tried(action):
 
 
 def _rubbish(content):
-    # Descriptor of the answers: the one that is a copy of what standard output was.
-    os.write(_answers(), content)
-    os._exit(0)
-
-
-def _answers() -> int:
+    """Write to the descriptor of the answers: the first pipe, which is a copy of what standard output was."""
     for number in sorted(map(int, os.listdir("/proc/self/fd"))):
-        try:
+        with suppress(OSError):
             if number > 2 and os.readlink(f"/proc/self/fd/{number}").startswith("pipe:"):
-                return number
-        except OSError:
-            continue
-    raise LookupError
+                os.write(number, content)
+                os._exit(0)
 
 
 FAULTS = {
     "segfault": lambda _: ctypes.string_at(0),
-    "spin": _spin,
+    "spin": lambda _: _spin(0),
+    "nibble": lambda _: _spin(2**24),
     "sleep": time.sleep,
-    "nibble": _nibble,
-    "error": _error,
-    "ours": _ours,
+    "error": lambda _: _raise(ZeroDivisionError("deep inside")),
+    "ours": lambda _: _raise(DataError("is wrong", where="some.file", hint="mend it")),
     "echo": lambda value: value,
     "state": _state,
     "reach_out": _tried(lambda port: socket.create_connection(("127.0.0.1", port), 2).close()),
-    "write": _tried(_write),
-    "start": _tried(lambda _: subprocess.run(["true"], check=True)),
+    "write": _tried(lambda path: Path(path).write_text("x")),
     "rubbish": _rubbish,
 }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -48,35 +48,22 @@ class Server:
             self._http.server_close()
 
     def file(
-        self,
-        path: str,
-        content: bytes,
-        *,
-        etag: str | None = '"1"',
-        ranges: bool = True,
-        cuts: list[int] | None = None,
-        kind: str = "application/octet-stream",
-        more: dict[str, str] | None = None,
+        self, path: str, content: bytes, *, etag: str = '"1"', ranges: bool = True, cuts: Iterable[int] = ()
     ) -> str:
         """Serve a file, and return its address; the first answers break off after so many bytes as `cuts` say."""
-        cuts = list(cuts or [])
+        ends = list(cuts)
 
         def answer(handler: BaseHTTPRequestHandler) -> None:
             start = 0
             requested = handler.headers.get("Range")
             if requested and ranges and handler.headers.get("If-Range") == etag:
                 start = int(requested.removeprefix("bytes=").rstrip("-"))
-            handler.send_response(206 if start else 200)
             body = content[start:]
-            headers = {"Content-Type": kind, "Content-Length": str(len(body)), **(more or {})}
-            if etag:
-                headers["ETag"] = etag
+            headers = {"Content-Type": "application/zip", "Content-Length": str(len(body)), "ETag": etag}
             if start:
                 headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            for name, value in headers.items():
-                handler.send_header(name, value)
-            handler.end_headers()
-            body = body[: cuts.pop(0)] if cuts else body
+            respond(handler, 206 if start else 200, headers)
+            body = body[: ends.pop(0)] if ends else body
             handler.wfile.write(body)
             self.sent += len(body)
 
@@ -84,14 +71,19 @@ class Server:
         return self.url + path
 
 
+def respond(handler: BaseHTTPRequestHandler, code: int, headers: dict[str, str]) -> None:
+    handler.send_response(code)
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+
+
 def status(code: int, body: bytes = b"<html>no</html>", kind: str = "text/html", **headers: str) -> Route:
     """Return an answer of a status and a page."""
+    headers = {"Content-Type": kind, "Content-Length": str(len(body)), **headers}
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(code)
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **headers}.items():
-            handler.send_header(name, value)
-        handler.end_headers()
+        respond(handler, code, headers)
         handler.wfile.write(body)
 
     return answer
@@ -101,13 +93,9 @@ def chunked(chunks: list[bytes], is_whole: bool) -> Route:
     """Return an answer of unannounced length; it breaks off before its end unless it is whole."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
-        for chunk in chunks:
+        respond(handler, 200, {"Transfer-Encoding": "chunked"})
+        for chunk in [*chunks, b""] if is_whole else chunks:
             handler.wfile.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
-        if is_whole:
-            handler.wfile.write(b"0\r\n\r\n")
 
     return answer
 
@@ -116,17 +104,13 @@ def drip(length: int, interval_s: float, head: bytes = b"") -> Route:
     """Return an answer that announces `length` bytes and sends one now and then."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(length))
-        handler.end_headers()
-        try:
+        respond(handler, 200, {"Content-Length": str(length)})
+        with suppress(OSError):  # the client has gone
             handler.wfile.write(head)
             for _ in range(length):
                 time.sleep(interval_s)
                 handler.wfile.write(b"x")
                 handler.wfile.flush()
-        except OSError:
-            pass  # the client has gone
 
     return answer
 

@@ -1,18 +1,17 @@
 """Downloads against a server that misbehaves: what arrives is the file or nothing."""
 
-import gzip
 import hashlib
 import io
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import pytest
 import requests
 
 from orca_cli.data.untrusted import downloads
 from orca_cli.data.untrusted.downloads import RefusedError, fetch, open_url
-from orca_cli.exceptions import ChecksumError, NetworkError, StorageError
+from orca_cli.exceptions import ChecksumError, NetworkError
 from tests.tasks.builders import refused
+from tests.untrusted.conftest import Quiet
 from tests.untrusted.server import chunked, drip, serving, status
 
 CONTENT = bytes(range(256)) * 2000  # half a MB
@@ -34,21 +33,14 @@ def get(tmp_path, reporter, monkeypatch):
     def call(*urls, content=None, **settings):
         download = fetch(tmp_path / "a.dat", urls, settings.pop("reporter", reporter), **settings)
         assert content is None or (tmp_path / "a.dat").read_bytes() == content
-        assert left(tmp_path) == ["a.dat"]
+        assert [path.name for path in tmp_path.iterdir()] == ["a.dat"]
         return download
 
     return call
 
 
-def left(tmp_path):
-    return sorted(path.name for path in tmp_path.iterdir())
-
-
-class Impatient:
+class Impatient(Quiet):
     """A reporter whose user presses Ctrl-C when some of the file is here."""
-
-    def say(self, text):
-        pass
 
     @contextmanager
     def track(self, description, total):
@@ -62,9 +54,9 @@ class Impatient:
 def begun(web, get, tmp_path):
     """Begin a download and break it off; returns the address, the content and the number of bytes that are here."""
 
-    def call(**settings):
+    def call():
         content = CONTENT * 4
-        url = web.file("/a", content, **settings)
+        url = web.file("/a", content)
         with pytest.raises(KeyboardInterrupt):
             get(url, reporter=Impatient())
         part = (tmp_path / "a.dat.part").read_bytes()
@@ -85,23 +77,9 @@ def test_a_connection_that_breaks_off_is_gone_on_with(web, get):
     assert web.sent == len(CONTENT)  # nothing came twice
 
 
-def test_an_interrupted_download_goes_on_at_the_next_call(web, get, begun):
-    url, content, size = begun()
-    get(url, content=content)
-    assert web.requests[-1][1]["Range"] == f"bytes={size}-"
-
-
-@pytest.mark.parametrize(
-    ("before", "change"),
-    [
-        ({}, {"etag": '"2"'}),
-        ({}, {"ranges": False}),
-        ({"etag": 'W/"1"'}, {"etag": 'W/"1"'}),  # a weak ETag does not identify the bytes
-    ],
-    ids=str,
-)
-def test_what_cannot_be_gone_on_with_begins_anew(web, get, begun, before, change):
-    _, content, _ = begun(**before)
+@pytest.mark.parametrize("change", [{"etag": '"2"'}, {"ranges": False}])
+def test_what_cannot_be_gone_on_with_begins_anew(web, get, begun, change):
+    _, content, _ = begun()
     new = bytes(reversed(content))
     get(web.file("/a", new, **change), content=new)
 
@@ -114,7 +92,10 @@ def test_a_part_that_is_a_planted_link_is_not_written_through(get, begun, tmp_pa
     assert linked.stat().st_size == size
 
 
-def test_a_body_of_unknown_length(web, get, tmp_path):
+def test_a_body_of_another_or_of_unknown_length(web, get, tmp_path):
+    url = web.file("/b", CONTENT)
+    with refused("512,000 bytes, where about 860,000,000 are expected", NetworkError):
+        get(url, size=860_000_000)
     web.routes["/a"] = chunked([CONTENT, CONTENT], False)
     with refused("Connection broken", NetworkError):
         get(f"{web.url}/a")
@@ -123,6 +104,7 @@ def test_a_body_of_unknown_length(web, get, tmp_path):
         get(f"{web.url}/a", size=600_000)
     web.routes["/a"] = chunked([CONTENT, CONTENT], True)
     get(f"{web.url}/a", content=CONTENT * 2)
+    get(url, size=500_000)  # rounded, as in a description
 
 
 def test_a_part_of_another_content_is_refused(web, get, begun):
@@ -138,13 +120,9 @@ PAGES = {
     "page": (status(200, b"<!DOCTYPE html>login", "text/html"), "a web page"),
     "page without its type": (status(200, b"\n <HTML>quota", "application/octet-stream"), "a web page"),
     "pointer": (status(200, b"version https://git-lfs.github.com/spec/v1\noid", "text/plain"), "Git LFS"),
-    "encoded": (
-        status(200, gzip.compress(b"x"), "application/octet-stream", **{"Content-Encoding": "gzip"}),
-        "encoding 'gzip'",
-    ),
+    "encoded": (status(200, b"x", "application/zip", **{"Content-Encoding": "gzip"}), "encoding 'gzip'"),
     "file": (status(302, b"", Location="file:///etc/passwd"), "leads to 'file:///etc/passwd', which is not followed"),
     "circle": (status(302, b"", Location="/x"), "more than 5 times"),
-    "broken": (status(500), "HTTP 500"),
 }
 
 
@@ -153,7 +131,7 @@ def test_what_is_no_file_is_never_saved_and_the_next_address_is_asked(web, get, 
     web.routes["/x"], words = PAGES[case]
     with refused(f"{web.url}/x.*{words}", NetworkError):
         get(f"{web.url}/x")
-    assert left(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
     web.routes["/y"] = status(302, b"", Location=web.file("/good", CONTENT))
     get(f"{web.url}/x", f"{web.url}/y", content=CONTENT, sha256=SHA)
     assert any(words in line for line in reporter.lines)
@@ -163,38 +141,16 @@ def test_a_wrong_checksum_leaves_nothing(web, get, tmp_path):
     wrong = web.file("/wrong", b"0" + CONTENT)
     with refused("SHA-256", ChecksumError):
         get(wrong, sha256=SHA)
-    assert left(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
     with refused(None, NetworkError):  # not the checksum alone
         get(wrong, f"{web.url}/none", sha256=SHA)
     assert get(wrong, web.file("/right", CONTENT), sha256=SHA).url.endswith("/right")
-
-
-def test_a_file_of_another_size_is_refused_before_it_is_read(web, get):
-    url = web.file("/a", CONTENT)
-    with refused("512,000 bytes, where about 860,000,000 are expected", NetworkError):
-        get(url, size=860_000_000)
-    get(url, size=500_000)  # rounded, as in a description
 
 
 def test_a_silent_server_is_given_up(web, get):
     web.routes["/slow"] = drip(10, 5)
     with refused(r"[Tt]imed out", NetworkError):
         get(f"{web.url}/slow", timeout_s=0.15)
-
-
-def test_a_busy_server_is_asked_again(web, get):
-    url = web.file("/a", CONTENT)
-    good, answers = web.routes["/a"], [status(503), status(429)]
-    web.routes["/a"] = lambda handler: (answers.pop() if answers else good)(handler)
-    get(url, content=CONTENT)
-
-
-def test_a_full_disk_is_said_before_a_byte_is_written(web, get, monkeypatch, tmp_path):
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2**18))
-    url = web.file("/a", CONTENT)
-    with refused(r"no space left for a\.dat: .* needed", StorageError):
-        get(url)
-    assert not (tmp_path / "a.dat.part").exists()
 
 
 def test_passwords_of_the_user_stay_here(web, get, tmp_path_factory, monkeypatch):
@@ -210,15 +166,12 @@ def test_no_redirection_leads_from_https_to_http():
         def get(self, url, **settings):
             response = requests.Response()
             response.status_code, response.raw = 302, io.BytesIO()
-            response.headers["Location"] = "http://host/b" if url.startswith("https://") else "https://host/a"
+            response.headers["Location"] = "http://host/b"
             return response
 
         def close(self):
             pass
 
-    for url in ("https://host/a", "http://host/b"):
-        with (
-            pytest.raises(RefusedError, match="'http://host/b', which is not followed"),
-            open_url(Connection(), url, {}, 1.0),
-        ):
-            pass
+    connection = open_url(Connection(), "https://host/a", {}, 1.0)
+    with pytest.raises(RefusedError, match="'http://host/b', which is not followed"), connection:
+        pass

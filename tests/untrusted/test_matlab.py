@@ -27,14 +27,13 @@ VALUES = {
     "maps": RNG.normal(size=(3, 4, 5)),
     "large": RNG.normal(size=(300, 500)).astype(np.float32),
     "small": np.arange(6, dtype=np.int16).reshape(2, 3),
-    "wide": np.array([[2**63, 1]], np.uint64),
     "logical": np.array([[True, False]]),
     "none": np.zeros((0, 3)),
     "songs": cells(np.eye(2, dtype="u1"), np.arange(5.0)[None], np.zeros((0, 0))),
     "nested": cells(cells(np.ones((1, 1)), np.ones((2, 1))), np.ones((1, 2)), shape=(2, 1)),
 }
 TEXTS = {"text": np.array(["hello"]), "rows": np.array(["ab ", "cdé"])}
-KINDS = {"f8": "double", "f4": "single", "i2": "int16", "u8": "uint64", "u1": "uint8"}
+KINDS = {"f8": "double", "f4": "single", "i2": "int16", "u1": "uint8"}
 
 
 def write_hdf5(path, values):
@@ -97,20 +96,14 @@ def element(kind, content, order="<"):
 
 
 def variable(name, shape, content, kind=6, order="<"):
-    return element(
-        14,
-        element(6, struct.pack(f"{order}II", kind, 0), order)
-        + element(5, struct.pack(f"{order}{len(shape)}i", *shape), order)
-        + element(1, name.encode(), order)
-        + content,
-        order,
-    )
+    head = element(6, struct.pack(f"{order}II", kind, 0), order)
+    head += element(5, struct.pack(f"{order}{len(shape)}i", *shape), order) + element(1, name.encode(), order)
+    return element(14, head + content, order)
 
 
 def mat5(path, *variables, order="<"):
-    path.write_bytes(
-        b"MATLAB 5.0".ljust(124) + (b"\x00\x01IM" if order == "<" else b"\x01\x00MI") + b"".join(variables)
-    )
+    mark = b"\x00\x01IM" if order == "<" else b"\x01\x00MI"
+    path.write_bytes(b"MATLAB 5.0".ljust(124) + mark + b"".join(variables))
     return path
 
 
@@ -129,31 +122,25 @@ def deflated(content):
     return struct.pack("<II", 15, len(packed)) + packed
 
 
-NOT_PLAIN = [
-    ({"a": 1}, "is a struct"),
-    (scipy.sparse.csc_array(np.eye(2)), "is a csc_"),
-    (np.array([[1 + 2j]]), "complex"),
-]
+NOT_PLAIN = {
+    r"'{name}(\{{\.\.\.\}})*' is a struct": {"a": 1},
+    r"'{name}(\{{\.\.\.\}})*' is a csc_": scipy.sparse.csc_array(np.eye(2)),
+    "complex": np.array([[1 + 2j]]),
+}
 
 
-@pytest.mark.parametrize(("inner", "what"), NOT_PLAIN, ids=lambda value: str(value)[:9])
-def test_what_is_not_a_plain_array_is_refused(inner, what, tmp_path):
-    scipy.io.savemat(tmp_path / "a.mat", {"x": inner, "y": cells(np.eye(2), cells(inner, np.eye(2)))})
-    for name, place in (("x", "'x' "), ("y", r"'y\{\.\.\.\}\{\.\.\.\}' ")):
-        with refused(rf"a\.mat: {'.*' if what == 'complex' else place}{what}", DataError):
-            matlab.read(tmp_path / "a.mat", [name])
-
-
-CONTENTS = [("struct", "is a struct"), ("names", "values of type object"), ("complex", "values of type complex")]
-
-
-@pytest.mark.parametrize(("name", "message"), CONTENTS)
-def test_other_contents_of_hdf5_are_refused(name, message, tmp_path):
+def test_what_is_not_a_plain_array_is_refused(tmp_path):
     path = tmp_path / "a.mat"
+    for message, inner in NOT_PLAIN.items():
+        scipy.io.savemat(path, {"x": inner, "y": cells(np.eye(2), cells(inner, np.eye(2)))})
+        for name in ("x", "y"):
+            with refused(rf"a\.mat: .*{message.format(name=name)}", DataError):
+                matlab.read(path, [name])
     write_hdf5(path, {"maps": VALUES["maps"]})
     with h5py.File(path, "a") as file:
         file.create_group("struct")
         file["names"] = ["a", "b"]
         file["complex"] = np.array([1j])
-    with refused(message, DataError):
-        matlab.read(path, [name])
+    for name, message in (("struct", "is a struct"), ("names", "type object"), ("complex", "type complex")):
+        with refused(message, DataError):
+            matlab.read(path, [name])

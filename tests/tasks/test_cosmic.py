@@ -11,28 +11,6 @@ VISITS = {"train": ["10_1", "10_2", "11_a3", "12_1", "13_x"], "test": ["20_1"]}
 SKIES = np.array([100.0, 200.0])
 
 
-def write(root, per_visit=2):
-    """Write deepCR's layout; returns path relative to root -> planes. Odd visits have no sky.npy and 2 planes."""
-    rng = np.random.default_rng(0)
-    written = {}
-    for part, keys in VISITS.items():
-        for place, key in enumerate(keys):
-            proposal, visit = key.split("_")
-            for band in ("f435w", "f814w"):
-                folder = root / f"npy_{part}" / band / proposal / visit
-                folder.mkdir(parents=True)
-                if place % 2 == 0:
-                    np.save(folder / "sky.npy", SKIES)
-                for number in range(per_visit):
-                    image = rng.normal(1000, 10, (16, 16))
-                    image[6, 6] = 1e6  # a star
-                    mask, ignore = rng.random((16, 16)) < 0.1, rng.random((16, 16)) < 0.1
-                    planes = np.stack([image, mask, ignore][: 3 - place % 2]).astype(np.float32)
-                    np.save(folder / f"{number % 2 + 1}_{number}.npy", planes)
-                    written[f"npy_{part}/{band}/{proposal}/{visit}/{number % 2 + 1}_{number}.npy"] = planes
-    return written
-
-
 @pytest.fixture
 def read(build):
     def call(**settings):
@@ -43,7 +21,24 @@ def read(build):
 
 @pytest.fixture
 def written(tmp_path):
-    return write(tmp_path / "cosmic")
+    """Write deepCR's layout; returns path relative to root -> planes. Odd visits have no sky.npy and 2 planes."""
+    root, rng, written = tmp_path / "cosmic", np.random.default_rng(0), {}
+    for part, keys in VISITS.items():
+        for place, key in enumerate(keys):
+            for band in ("f435w", "f814w"):
+                folder = root / f"npy_{part}" / band / key.replace("_", "/")
+                folder.mkdir(parents=True)
+                if place % 2 == 0:
+                    np.save(folder / "sky.npy", SKIES)
+                for number in range(2):
+                    image = rng.normal(1000, 10, (16, 16))
+                    image[6, 6] = 1e6  # a star
+                    mask, ignore = rng.random((16, 16)) < 0.1, rng.random((16, 16)) < 0.1
+                    planes = np.stack([image, mask, ignore][: 3 - place % 2]).astype(np.float32)
+                    path = folder / f"{number + 1}_{number}.npy"
+                    np.save(path, planes)
+                    written[str(path.relative_to(root))] = planes
+    return written
 
 
 def names(samples):
@@ -125,18 +120,17 @@ def test_lists_name_the_stamps_where_they_exist(written, tmp_path, read):
     assert names(task.open_test()) == ["npy_test/f435w/20/1/1_0.npy"]
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "what", "error"),
-    [
-        ("npy_train/f435w/10/1/1_0.npy", np.full((2, 16, 16), 2.0), "1_0.npy.*a mask has other values", DataError),
+def test_files_that_are_not_what_they_say_are_refused(written, tmp_path, read):
+    for file, content, what, error in (
         ("train_dirs.npy", ["./cosmic/npy_train/../../f435w/1/1/x.npy"], "leads out", UnsafeError),
         ("train_dirs.npy", ["./cosmic/npy_test/f435w/20/1/1_0.npy"], "is not a file npy_train", DataError),
-    ],
-)
-def test_files_that_are_not_what_they_say_are_refused(file, content, what, error, written, tmp_path, read):
-    np.save(tmp_path / "cosmic" / file, content)
-    with refused(what, error):
-        read()
+        ("npy_train/f435w/10/1/1_0.npy", np.full((2, 16, 16), 2.0), "1_0.npy.*a mask has other values", DataError),
+    ):
+        path = tmp_path / "cosmic" / file
+        np.save(path, content)
+        with refused(what, error):
+            read()
+        path.unlink()
 
 
 def test_broken_pixels_count_nowhere(written, tmp_path, read):

@@ -29,8 +29,8 @@ def sound(seed, seconds=1.0):
 def write(tmp_path):
     """Write the archive's folders; chunks of clip 12 are interleaved with those of others."""
 
-    def call(place="fsd50k", prefix="/mnt/"):
-        folder = tmp_path / place
+    def call(prefix="/mnt/"):
+        folder = tmp_path / "fsd50k"
         (folder / "noise_22050").mkdir(parents=True)
         wavfile.write(folder / "noise_22050" / "n0.wav", sounds.RATE, sound(99, 3.0).astype(np.float32))
         for split, table in CLIPS.items():
@@ -98,14 +98,10 @@ def test_training_draws_in_optimizer_steps_alone(write, build):
     assert (first != other).flatten(1).any(1).all()
     middle = build("fsd50k", augmentation=False)
     assert (middle.train.batch(clips, np.random.default_rng(0)).x == plain).all()
-
-
-def test_what_is_drawn_once_stays(write, build):
-    write()
     frozen = build("fsd50k", redraw=False).train
-    first = frozen.batch(np.array([0, 2])).x
+    first = frozen.batch(np.array([0, 2])).x  # drawn once, and the same in every step
     assert (first == frozen.batch(np.array([2, 0]), np.random.default_rng(5)).x.flip(0)).all()
-    assert frozen.digest() != build("fsd50k").train.digest()
+    assert frozen.digest() != task.train.digest()
 
 
 def test_masks_are_bounded_and_noise_is_a_mixture():
@@ -117,34 +113,28 @@ def test_masks_are_bounded_and_noise_is_a_mixture():
         assert changed.all(1).sum() <= 2 * 14 + 1
         assert changed.all(0).sum() <= 2 * 20 + 1
     noise = features[::-1]
-    shares = [
-        float(np.mean((sounds.mix(features, noise, np.random.default_rng(seed)) - features) / (noise - features)))
-        for seed in range(50)
-    ]
+    mixtures = [sounds.mix(features, noise, np.random.default_rng(seed)) for seed in range(50)]
+    shares = [float(np.mean((mixture - features) / (noise - features))) for mixture in mixtures]
     assert 0 <= min(shares) < 0.1
     assert 0.4 < max(shares) <= 0.5
 
 
-@pytest.mark.parametrize("prefix", ["", "C:\\\\audio\\\\"])
-def test_the_start_of_a_path_in_a_table_does_not_matter(write, build, prefix):
-    write(prefix=prefix)
+def test_the_start_of_a_path_in_a_table_does_not_matter(write, build):
+    write(prefix="C:\\\\audio\\\\")
     assert build("fsd50k").validation.batch(np.array([0])).x.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("name", "old", "new", "message"),
-    [
-        ("tr.csv", "/mnt/chunks/tr/11_0", "../../chunks/tr/11_0", "a file below the folder"),
+def test_wrong_tables_are_refused(write, build):
+    folder = write() / "chunks"
+    for name, old, new, message in (
         ("val.csv", "/mnt/chunks/val/20_1", "/mnt/chunks/val/none", "none.wav: the file does not exist"),
-    ],
-)
-def test_wrong_tables_are_refused(write, build, name, old, new, message):
-    file = write() / "chunks" / name
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new, 1))
-    with refused(message, DataError):
-        build("fsd50k").validation.batch(np.arange(3))
+        ("tr.csv", "/mnt/chunks/tr/11_0", "../../chunks/tr/11_0", "a file below the folder"),
+    ):
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1))
+        with refused(message, DataError):
+            build("fsd50k").validation.batch(np.arange(3))
 
 
 def test_codings_have_one_scale_and_sounds_the_length(tmp_path):

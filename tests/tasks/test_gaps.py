@@ -56,7 +56,6 @@ def test_indicators_say_where_values_were_missing(read):
     assert task.input_shape == (C + 2, L)  # one for each channel with gaps in training
     filled = whole(task)
     np.testing.assert_array_equal(filled[:, C:], HOLES[:, :2])
-    np.testing.assert_array_equal(filled[:, :C], whole(read(GAPPY, gaps="linear")))
     assert read(np.where(HOLES & ~TRAIN[:, None, None], np.nan, X), gap_indicator=True).input_shape == (C, L)
 
 
@@ -77,8 +76,7 @@ def test_new_samples_are_filled_by_what_training_says(read):
     task = read(X)  # no gaps in training
     filled, _ = task.preprocessing.inputs(np.where(HOLES, np.nan, X)[:5])
     plain, _ = task.preprocessing.inputs(X[:5])
-    assert not filled.numpy()[HOLES[:5]].any()
-    assert torch.equal(filled[~torch.from_numpy(HOLES[:5])], plain[~torch.from_numpy(HOLES[:5])])
+    assert torch.equal(filled, torch.where(torch.from_numpy(HOLES[:5]), 0, plain))
     assert task.preprocessing.remarks(GAPPY[:5]) == {
         "with missing values, filled by task.gaps=mean": int(HOLES[:5].any(axis=(1, 2)).sum())
     }

@@ -43,16 +43,9 @@ def table(folder):
 
 
 def series(folder):
-    columns = {
-        "id": np.repeat(np.arange(len(ROWS)), 6),
-        "a": X[ROWS, 0].ravel(),
-        "b": X[ROWS, 1].ravel(),
-        "y": np.repeat(Y, 6),
-        "patient": np.repeat(PATIENTS, 6),
-    }
-    pd.DataFrame(columns).to_csv(folder / "t.csv", index=False)
-    settings = {"kind": "classes", "target": "y", "id": "id", "features": ["a", "b"], "normalize": False}
-    return "table", {"train": "t.csv"} | settings
+    columns = {"id": np.arange(len(ROWS)).repeat(6), "a": X[ROWS, 0].ravel(), "b": X[ROWS, 1].ravel()}
+    pd.DataFrame(columns | {"y": Y.repeat(6)}).to_csv(folder / "t.csv", index=False)
+    return "table", {"train": "t.csv", "kind": "classes", "target": "y", "id": "id", "normalize": False}
 
 
 def hub(folder):

@@ -1,11 +1,9 @@
 """Tasks of images: what readers give is what the files hold, augmentation is drawn where it is asked for, faults are named."""
 
 import gzip
-import io
 import pickle
 import shutil
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,43 +13,25 @@ from orca_cli.benchmarks import cifar100, domainnet, spherical
 from orca_cli.data.images.files import decode
 from orca_cli.data.pixels import PixelSamples, random_crop, random_flip
 from orca_cli.exceptions import DataError, UnsafeError
+from tests import benchmark_files
 from tests.tasks.builders import every, refused, splits
-from tests.untrusted.pickles import python2
-
-
-def write_cifar100(folder: Path) -> dict:
-    rng = np.random.default_rng(0)
-    records = {
-        name: {
-            "data": rng.integers(0, 256, (n, 3072), dtype=np.uint8),
-            "fine_labels": (np.arange(n) * 7 % 100).tolist(),
-        }
-        for name, n in (("train", 200), ("test", 50))
-    }
-    records["meta"] = {"fine_label_names": [f"thing_{i}" for i in range(100)]}
-    folder.mkdir(parents=True)
-    with tarfile.open(folder / "cifar-100-python.tar.gz", "w:gz") as tar:
-        for name, record in records.items():
-            content = python2(record)
-            member = tarfile.TarInfo(f"cifar-100-python/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return records
 
 
 def test_cifar100_is_read_as_its_files_hold_it_and_projected_on_request(tmp_path, reporter):
-    records = write_cifar100(tmp_path / "cifar100")
+    benchmark_files.make("cifar100", tmp_path)
+    with tarfile.open(tmp_path / "cifar100" / "cifar-100-python.tar.gz") as archive:
+        record = pickle.load(archive.extractfile("cifar-100-python/test"), encoding="latin1")
     task = cifar100.load(tmp_path)
-    assert (len(task.train), len(task.validation), task.class_names[3]) == (180, 20, "thing_3")
+    assert (len(task.train), len(task.validation), task.class_names[3]) == (180, 20, "class_3")
     batch = task.open_test().batch(np.array([5, 2]))
-    pixels = records["test"]["data"][[5, 2]].reshape(2, 3, 32, 32) / 255
+    pixels = record["data"][[5, 2]].reshape(2, 3, 32, 32) / 255
     mean, std = (np.array(values).reshape(3, 1, 1) for values in (cifar100.MEAN, cifar100.STD))
     np.testing.assert_allclose(batch.x.numpy(), (pixels - mean) / std, atol=1e-5)
-    assert batch.y.tolist() == [35, 14]
+    assert batch.y.tolist() == [5, 2]
     both = np.concatenate([every(part).x for part in (task.train, task.validation)])
     assert len(np.unique(both.reshape(200, -1), axis=0)) == 200
     task = spherical.load(tmp_path, tmp_path / "cache", reporter, origin="cifar100", validation_size=20)
-    assert (task.num_outputs, task.class_names[3], task.synthetic) == (100, "thing_3", True)
+    assert (task.num_outputs, task.class_names[3], task.synthetic) == (100, "class_3", True)
 
 
 def test_augmentation_is_drawn_from_the_given_generator_only():
@@ -120,28 +100,15 @@ def test_rotations_are_uniform():
     assert np.abs((turns**2).mean(axis=0) - 1 / 3).max() < 0.03
 
 
-def test_spherical_file_is_read_once_and_kept(tmp_path, reporter):
-    rng = np.random.default_rng(3)
-    record = {
-        part: {"images": rng.integers(0, 256, (size, 3, 60, 60), dtype=np.uint8), "labels": np.arange(size) % 20}
-        for part, size in (("train", 40), ("test", 20))
-    }
-    (tmp_path / "spherical").mkdir()
-    (tmp_path / "spherical" / "s2_cifar100.gz").write_bytes(gzip.compress(pickle.dumps(record, protocol=3)))
-    for _ in range(2):
-        task = spherical.load(tmp_path, tmp_path / "cache", reporter, validation_size=20)
-    assert sum("generating" in line for line in reporter.lines) == 1
-    batch = task.open_test().batch(np.array([3, 19]), np.random.default_rng(0))
-    np.testing.assert_allclose(batch.x.numpy() * 255, record["test"]["images"][[3, 19]], atol=1e-4)
+def test_spherical_is_read_from_its_file_or_projected_from_images(tmp_path, build):
+    benchmark_files.make("spherical", tmp_path)
+    record = pickle.loads(gzip.decompress((tmp_path / "spherical" / "s2_cifar100.gz").read_bytes()))["test"]
+    batch = build("spherical", validation_size=20).open_test().batch(np.array([3, 19]), np.random.default_rng(0))
+    np.testing.assert_allclose(batch.x.numpy() * 255, record["images"][[3, 19]], atol=1e-4)
     assert batch.y.tolist() == [3, 19]
 
-
-def test_spherical_is_projected_from_images_on_request(tmp_path, build):
-    rng = np.random.default_rng(0)
-    sizes = {"train": 60, "test": 20}
-    arrays = {f"x_{part}": rng.integers(0, 256, (n, 3, 32, 32), np.uint8) for part, n in sizes.items()}
-    arrays |= {f"y_{part}": np.arange(n) % 10 for part, n in sizes.items()}
-    np.savez(tmp_path / "small.npz", **arrays)
+    x, y = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), np.uint8), np.arange(80) % 10
+    np.savez(tmp_path / "small.npz", x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
     settings = {"origin": "cifar10", "images": "small.npz"}
     task, again, other = (build("spherical", **settings, data_seed=seed) for seed in (0, 0, 1))
     assert task.train.digest() == again.train.digest() != other.train.digest()
@@ -151,43 +118,31 @@ def test_spherical_is_projected_from_images_on_request(tmp_path, build):
     assert 0.3 < (every(test).x.numpy() == 0).all(axis=(0, 1)).mean() < 0.7
 
 
-def write_image(path: Path, seed: int, size=(20, 14)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-
-
 @pytest.fixture
 def domain(tmp_path):
-    folder = tmp_path / "domainnet"
-    for part, numbers in (("train", range(10)), ("test", range(100, 103))):
-        lines = []
-        for label, name in enumerate(("airplane", "apple", "bear")):
-            for i in numbers:
-                write_image(folder / "sketch" / name / f"sketch_{i:03}.png", seed=1000 * label + i, size=(40, 30))
-                lines.append(f"sketch/{name}/sketch_{i:03}.png {label}")
-        (folder / f"sketch_{part}_mini.txt").write_text("\n".join(lines) + "\n")
-    shutil.copy(folder / "sketch/bear/sketch_000.png", folder / "sketch/bear/sketch_001.png")
+    benchmark_files.make("domainnet", tmp_path)
+    folder = tmp_path / "domainnet" / "sketch"
+    shutil.copy(folder / "class_02/sketch_train_002.jpg", folder / "class_02/sketch_train_042.jpg")
     return folder
 
 
 def test_domainnet_is_read_from_its_lists(tmp_path, reporter, domain):
-    task = domainnet.load(tmp_path, reporter, validation_size=6)
+    task = domainnet.load(tmp_path, reporter, validation_size=10)
     assert (task.num_outputs, task.input_shape) == (40, (3, 224, 224))
     test = task.open_test()
-    assert test.targets().tolist() == [0] * 3 + [1] * 3 + [2] * 3
-    with Image.open(domain / "sketch/apple/sketch_101.png") as image:
+    assert test.targets().tolist() == list(range(40))
+    with Image.open(domain / "class_04/sketch_test_004.jpg") as image:
         resized = np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR))
     expected = (resized / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(test.batch(np.array([4])).x[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
     train, validation = ([x.tobytes() for x in every(part).x.numpy()] for part in (task.train, task.validation))
-    assert not set(train) & set(validation)  # the two identical bears are in the same split
+    assert not set(train) & set(validation)  # the two identical ones are in the same split
 
 
 def test_domainnet_augmentation_is_fresh_unless_frozen(tmp_path, reporter, domain):
     rows = np.array([2, 0])
     fresh, frozen, none = (
-        domainnet.load(tmp_path, reporter, validation_size=6, augment=how).train for how in ("fresh", "frozen", "none")
+        domainnet.load(tmp_path, reporter, validation_size=10, augment=how).train for how in ("fresh", "frozen", "none")
     )
     np.testing.assert_array_equal(fresh.batch(rows).x, none.batch(rows).x)
     one, two = (fresh.batch(rows, np.random.default_rng(seed)).x.numpy() for seed in (1, 2))
@@ -198,13 +153,13 @@ def test_domainnet_augmentation_is_fresh_unless_frozen(tmp_path, reporter, domai
 
 
 def test_domainnet_lists_are_not_trusted(build, domain):
-    twice = "sketch/bear/sketch_000.png 1\nsketch/apple/sketch_000.png 1"
+    twice = "sketch/class_02/sketch_train_002.jpg 1\nsketch/class_01/sketch_train_001.jpg 1"
     for line, error, text in (
         ("../outside.png 0", UnsafeError, "line 1 names a file outside"),
-        (twice, DataError, "given to 'bear' and 'apple'"),
-        ("sketch/bear/sketch_100.png 2", DataError, "training list too"),
+        (twice, DataError, "given to 'class_02' and 'class_01'"),
+        ("sketch/class_02/sketch_test_002.jpg 2", DataError, "training list too"),
     ):
-        (domain / "sketch_train_mini.txt").write_text(line)
+        (domain.parent / "sketch_train_mini.txt").write_text(line)
         with refused(text, error):
             build("domainnet", validation_size=1, train_size=1)
 
@@ -213,8 +168,10 @@ def test_domainnet_lists_are_not_trusted(build, domain):
 def pets(tmp_path):
     folder = tmp_path / "pets"
     for label, name in enumerate(("cat", "dog", "eel")):
+        (folder / name).mkdir(parents=True)
         for i in range(12):
-            write_image(folder / name / f"{i:02}.{'jpg' if i % 2 else 'png'}", seed=100 * label + i)
+            pixels = np.random.default_rng(100 * label + i).integers(0, 256, (14, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i:02}.{'jpg' if i % 2 else 'png'}")
     return folder
 
 

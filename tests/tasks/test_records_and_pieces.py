@@ -11,6 +11,7 @@ from sklearn.model_selection import train_test_split
 from orca_cli.benchmarks import ecg, jsb
 from orca_cli.exceptions import DataError
 from orca_cli.scoring.sequences import NatsPerFrame
+from tests import benchmark_files
 from tests.checkpoints import SHARED
 from tests.tasks.builders import every, refused, splits
 
@@ -91,23 +92,13 @@ def test_the_default_split_is_the_benchmarks(heart):
         assert set(samples.groups()) == set(rows)
 
 
-def write_pieces(folder, lengths):
-    """Return the pieces of each split; lengths by split."""
-    (folder / "jsb").mkdir(parents=True, exist_ok=True)
-    written, rng = {}, np.random.default_rng(0)
-    for name, sizes in lengths.items():
-        cells = np.empty((1, len(sizes)), dtype=object)
-        for place, size in enumerate(sizes):
-            cells[0, place] = rng.integers(0, 2, (size, 88)).astype(np.uint8)
-        written[name] = cells
-    scipy.io.savemat(folder / "jsb" / "JSB_Chorales.mat", written)
-    return {name: list(cells[0]) for name, cells in written.items()}
-
-
 def test_a_target_is_the_next_frame_and_padding_is_marked(tmp_path):
-    pieces = write_pieces(tmp_path, {"traindata": [5, 2, 5], "validdata": [3], "testdata": [9, 4]})
+    benchmark_files.make("jsb", tmp_path)
+    path = tmp_path / "jsb" / "JSB_Chorales.mat"
+    content = {name: cells for name, cells in scipy.io.loadmat(path).items() if name.endswith("data")}
+    pieces = {name: list(cells[0]) for name, cells in content.items()}
     task = jsb.load(tmp_path)
-    assert (task.kind, task.input_shape, task.num_outputs, task.causal) == ("dense", (88, 8), 88, True)
+    assert (task.kind, task.input_shape, task.num_outputs, task.causal) == ("dense", (88, 59), 88, True)
     for name, samples in (("traindata", task.train), ("validdata", task.validation), ("testdata", task.open_test())):
         batch = every(samples)
         for row, piece in enumerate(pieces[name]):
@@ -116,13 +107,14 @@ def test_a_target_is_the_next_frame_and_padding_is_marked(tmp_path):
             assert np.array_equal(batch.y[row, :, :size], piece[1:].T)
             assert not batch.x[row, :, size:].any()
             assert batch.y[row, :, size:].isnan().all()
-            assert batch.valid[row].tolist() == [True] * size + [False] * (8 - size)
+            assert batch.valid[row].tolist() == [True] * size + [False] * (59 - size)
 
     published = jsb.load(tmp_path, length=4, mask_padding=False, causal=False, train_on_validation=True)
     assert every(published.train).valid is None
     assert np.array_equal(every(published.open_test()).y[0], pieces["testdata"][0][1:5].T)
 
-    write_pieces(tmp_path, {"traindata": [5, 1], "validdata": [3], "testdata": [9]})
+    content["traindata"][0, 1] = content["traindata"][0, 1][:1]
+    scipy.io.savemat(path, content)
     with refused("piece 1 has 1 frames", DataError):
         jsb.load(tmp_path)
 

@@ -47,7 +47,7 @@ def test_numbers_of_a_table_are_predicted_from_images(read):
     assert read(TABLE.assign(age=LEVEL / 4)).train.digest() != task.train.digest()
 
 
-def test_classes_and_labels_stand_in_a_table_too(read):
+def test_classes_and_labels_stand_in_a_table_too_and_what_does_not_fit_is_refused(read):
     task = read(TABLE.assign(age=np.where(LEVEL > 120, "old", "young")))
     assert (task.kind, task.class_names) == ("classes", ("old", "young"))
     for samples in splits(task):
@@ -58,8 +58,6 @@ def test_classes_and_labels_stand_in_a_table_too(read):
     assert (task.kind, task.class_names) == ("labels", ("age", "even"))
     assert y.tolist() == np.stack([level > 120, level % 2 == 0], axis=1).astype(float).tolist()
 
-
-def test_tables_that_do_not_fit_are_refused_in_one_line(read):
     for table, settings, message in (
         (TABLE.assign(extra=1), {"kind": "classes"}, "which column is the target.*task.target=COLUMN"),
         (TABLE.replace(NAMES[1], "no/1.png"), {}, r"\[image\]: 'no/1.png' in row 2 is not an image"),

@@ -144,24 +144,14 @@ def test_the_test_file_is_read_at_the_end_only_but_its_header_at_once(read, tmp_
         read(frame(), test="test.csv")
 
 
-HEAD, MANY = b"a,b,kind\n", b"".join(b"1,2,%d.25\n" % i for i in range(60))
+HEAD = b"a,b,kind\n"
 BAD = [
     (HEAD + b"1,2,x\n1,2\n" * 20, {}, r"t\.csv: line 3 has 2 fields, the header has 3"),
     (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is not a table: .* check its quotes"),
     (HEAD + b"1,\xff,x\n" * 20, {}, r"is not text in utf-8; store it as UTF-8, or .* task\.encoding="),
     (HEAD + b"1,inf,x\n2,3,y\n" * 20, {}, r"t\.csv\[b\]: \d+ values are infinite or too large"),
-    (
-        HEAD + MANY,
-        {"kind": "classes"},
-        r"\[kind\]: 42 different labels in 42 .* do not look like classes; .*kind=values",
-    ),
     (frame(), {"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
     (frame(), {"kind": "values"}, r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes"),
-    (
-        frame(),
-        {"kind": "labels", "target": None, "targets": ["row", "kind"]},
-        r"t\.csv\[row\]: '2' in row 3 is neither 0 nor 1",
-    ),
     (frame(), {"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),
     (frame(), {"targets": ["row"]}, r"task\.targets: does not go with task\.target; remove one"),
     (frame(), {"group": "kind"}, r"task\.group: is to be predicted; name another column"),
@@ -215,17 +205,6 @@ def test_a_column_of_splits_is_honoured_and_is_no_feature_or_refused(read):
     ):
         with refused(message, DataError):
             read(frame().assign(split=marks), **settings)
-
-
-def test_what_new_rows_lack_is_counted(read):
-    task = read(frame(), features=["weight", "colour"])
-    columns = {"weight": np.array(["1", "", "2"], object), "colour": np.array(["red", "pink", ""], object)}
-    assert task.preprocessing.remarks(columns) == {
-        "without a number in 'weight': the training mean stands there": 1,
-        "with a text in 'colour' that training lacks": 2,
-    }
-    with refused(r"new\[weight\]: '1e\+40' in row 2 is too large beside the training rows \(mean ", DataError):
-        task.preprocessing.features({"weight": np.array([1e30, 1e40]), "colour": np.array(["red"] * 2)}, "new")
 
 
 def test_several_numbers_are_values_and_may_be_missing_with_a_decimal_comma(read):

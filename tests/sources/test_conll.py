@@ -74,21 +74,10 @@ def test_an_example_is_a_sentence_with_the_type_of_one_span(tmp_path):
     assert all(name in (("PER", "LOC", "ORG")[k % 3], ("LOC", "ORG")[k % 2]) for k, name in enumerate(drawn))
     assert {drawn[k] for k in range(0, 40, 6)} == {"PER", "LOC"}  # both spans of such sentences are drawn
     assert read(tmp_path, seed=1).digest != data.digest
+    balanced = read(tmp_path, size=20, outside=7).examples
+    assert (balanced.class_names, np.bincount(balanced.labels).tolist()) == ((*KINDS, "O"), [5, 5, 5, 5])
     write(tmp_path, NEWS + "\n" + NEWS, name="other")
     assert "MISC" in read(tmp_path, path=str(tmp_path / "conll2003/other")).examples.class_names
-
-
-def test_the_outside_is_a_class_on_request(tmp_path):
-    write(tmp_path, corpus())
-    data = read(tmp_path, outside=7)
-    assert data.examples.class_names == (*KINDS, "O")
-    pairs = zip(data.examples.inputs, data.examples.labels, strict=True)
-    texts = [text for text, label in pairs if data.examples.class_names[label] == "O"]
-    assert len(texts) == 7
-    # Sentences without an entity come first; then others, which give no other example.
-    assert set(texts) >= {f"plain{k}" for k in range(5)}
-    balanced = read(tmp_path, size=20, outside=7)
-    assert np.bincount(balanced.examples.labels).tolist() == [5, 5, 5, 5]
 
 
 def test_what_cannot_be_read_is_reported(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from orca_cli.benchmarks.sources import cifar10, stdlib_docs
 from orca_cli.benchmarks.sources.balance import draw, facts_digest, shares
 from orca_cli.benchmarks.sources.proteins import load_homology, load_table
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from tests.properties import examples
 from tests.tasks.builders import refused
 
@@ -129,5 +129,3 @@ def test_the_largest_folds_of_the_homology_file(tmp_path):
     expected = {record["primary"]: record["fold_label"] for record in records if record["fold_label"] in (2, 9)}
     folds = [int(data.examples.class_names[label].split()[1]) for label in data.examples.labels]
     assert dict(zip(data.examples.inputs, folds, strict=True)) == expected
-    with refused(r"source\.size", ConfigError):
-        load_homology(4, 0, tmp_path, folds=3).examples  # noqa: B018

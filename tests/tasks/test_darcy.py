@@ -72,6 +72,8 @@ def test_samples_have_normalised_inputs_grids_and_physical_targets(tmp_path, rep
     scale = task.target_scale
     np.testing.assert_allclose(scale.mean, batch.y.mean(dim=0), rtol=1e-4, atol=1e-8)
     np.testing.assert_allclose(scale.std, batch.y.std(dim=0) + 1e-5, rtol=1e-4)
+    both = load(tmp_path, reporter, **FEW, train_on_validation=True).train.targets()
+    np.testing.assert_array_equal(both, np.concatenate([task.train.targets(), task.validation.targets()]))
     more = load(tmp_path, reporter, **FEW | {"num_train": 9})  # leaves the first ones as they are
     assert (task.train.targets() == more.train.targets()[:8]).all()
     assert not np.array_equal(more.open_test().targets()[:3], more.validation.targets())
@@ -91,13 +93,6 @@ def test_files_give_normalised_permeability_and_pressure(tmp_path, reporter):
     np.testing.assert_allclose(last.targets()[:, 0], test["sol"][:4, ::5, ::5], rtol=1e-6)
     expected = (test["coeff"][:4, ::5, ::5] - centre) / spread
     np.testing.assert_allclose(every(last).x[:, 0], expected, rtol=1e-5, atol=1e-5)
-
-
-def test_the_paper_trains_on_the_validation_samples_too(tmp_path, reporter):
-    apart, both = (load(tmp_path, reporter, **FEW, train_on_validation=word) for word in (False, True))
-    expected = np.concatenate([apart.train.targets(), apart.validation.targets()])
-    np.testing.assert_array_equal(both.train.targets(), expected)
-    np.testing.assert_allclose(both.target_scale.mean[0], expected[:, 0].mean(axis=0), rtol=1e-5)
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path, reporter):

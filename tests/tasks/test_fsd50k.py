@@ -101,15 +101,12 @@ def test_the_start_of_a_path_in_a_table_does_not_matter(folder, build):
 
 
 def test_wrong_tables_are_refused(folder, build):
-    for name, old, new, message in (
-        ("val.csv", "/mnt/chunks/val/1101_1", "/mnt/chunks/val/none", "none.wav: the file does not exist"),
-        ("tr.csv", "/mnt/chunks/tr/1001_0", "../../chunks/tr/1001_0", "a file below the folder"),
-    ):
-        text = (folder / name).read_text()
-        assert old in text
-        (folder / name).write_text(text.replace(old, new, 1))
-        with refused(message, DataError):
-            build("fsd50k").validation.batch(np.arange(3))
+    (folder / "val" / "1101_1.wav").unlink()
+    with refused("1101_1.wav: the file does not exist", DataError):
+        build("fsd50k").validation.batch(np.arange(3))
+    (folder / "tr.csv").write_text((folder / "tr.csv").read_text().replace("/mnt/chunks/tr/1001_0", "../../x", 1))
+    with refused("a file below the folder", DataError):
+        build("fsd50k")
 
 
 def test_codings_have_one_scale_and_sounds_the_length(tmp_path):

@@ -1,7 +1,6 @@
 """PSICOV over the synthetic files in PDNET's format: channels, windows, masks, wrong files."""
 
 import pickle
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -64,6 +63,9 @@ def test_channels_and_distances_lie_where_the_format_says(root, read):
     np.testing.assert_allclose(targets[upper], np.maximum(distance, 1)[upper], rtol=1e-6)
     assert targets[0, 0] == targets[0, 1]
     assert targets[6, 6] == pytest.approx((targets[6, 5] + targets[6, 7]) / 2)
+    distance[3, 9] = np.nan  # not known, so no target
+    put(root, "psicov", "ps0A", arrays, distance)
+    assert every(read().open_test()).y[0, 0, 5:49, 5:49].isnan().nonzero().tolist() == [[3, 9]]
 
 
 def test_training_distances_are_clipped_and_others_are_not_and_padding_counts_on_request(root, read):
@@ -136,13 +138,6 @@ def test_every_protein_is_scored_over_its_own_length(root, read):
         assert error(wrong, targets).value == pytest.approx(2.5, abs=1e-4)  # every protein has the same weight
 
 
-def test_unknown_distances_are_no_targets(root, read):
-    values, distance = held(root, "psicov", "ps0A")
-    distance[3, 9] = np.nan
-    put(root, "psicov", "ps0A", values, distance)
-    assert every(read().open_test()).y[0, 0, 5:49, 5:49].isnan().nonzero().tolist() == [[3, 9]]
-
-
 def test_files_that_are_not_what_they_say_and_lists_that_lead_elsewhere_are_refused(root, read):
     arrays, distance = held(root, "deepcov", "de0A")
     for values, scale, what in (
@@ -157,18 +152,3 @@ def test_files_that_are_not_what_they_say_and_lists_that_lead_elsewhere_are_refu
         (root / "psicov.lst").write_text(line + "\n")
         with refused(what, kind):
             read()
-
-
-def test_proteins_are_read_one_at_a_time(root, read):
-    """A protein takes 15 MB in a window of 256, so that all would take 150 MB."""
-    for number in range(10):
-        put(root, "deepcov", f"copy{number}", *held(root, "deepcov", "de2A"))
-    (root / "deepcov.lst").write_text("\n".join(f"copy{number}" for number in range(10)))
-    tracemalloc.start()
-    task = read(window=256)
-    task.train.digest()
-    for index in range(len(task.train)):
-        task.train.batch(np.array([index]), np.random.default_rng(0))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 60e6

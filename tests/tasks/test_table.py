@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError, DataError
-from tests.tasks.builders import every, refused, splits, write_tables
+from tests.tasks.builders import every, refused, splits
 
 N = 60
 
@@ -33,8 +33,8 @@ def read(tmp_path, build):
         if isinstance(table, bytes):
             path.write_bytes(table)
         else:
-            pytest.importorskip("pyarrow" if name.endswith(".parquet") else "pandas")
-            write_tables(tmp_path, path.suffix[1:], **{path.stem: table})
+            write = table.to_parquet if name.endswith(".parquet") else table.to_csv
+            write(path, index=False)
         return build("table", train=name, target=target, **settings)
 
     return call
@@ -70,21 +70,19 @@ def test_a_table_becomes_sequences_of_features_in_three_disjoint_stratified_spli
     assert read(frame(), features=["weight", "colour"], split_seed=1).train.digest() != normalised.train.digest()
 
 
-TYPED = {"code": "int", "colour": "category"}
 FORMATS = {
-    "t.parquet": (lambda table: table.astype(TYPED), {}),
+    "t.parquet": (lambda table: table.astype({"code": "int", "colour": "category"}), {}),
     "semicolons.csv": (lambda table: table.to_csv(sep=";", decimal=",").encode("utf-8-sig"), {"decimal": ","}),
     "utf16.tsv": (lambda table: table.to_csv(index=False, sep="\t").encode("utf-16"), {"encoding": "utf-16"}),
     "latin.txt": (lambda table: table.to_csv(index=False, sep="|").encode("latin-1"), {"encoding": "latin-1"}),
 }
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_formats_hold_the_same_table(read, name):
+def test_formats_hold_the_same_table(read):
     table = frame().replace({"colour": "red"}, "r\u00f6t")
-    write, settings = FORMATS[name]
-    task, plain = read(write(table), name, **settings), read(table)
-    assert every(task.train).x.equal(every(plain.train).x)
+    plain = every(read(table).train).x
+    for name, (write, settings) in FORMATS.items():
+        assert every(read(write(table), name, **settings).train).x.equal(plain)
 
 
 def test_missing_fields_become_the_training_mean_or_a_text_of_their_own(read):
@@ -152,8 +150,6 @@ BAD = [
     (HEAD + b"1,inf,x\n2,3,y\n" * 20, {}, r"t\.csv\[b\]: \d+ values are infinite or too large"),
     (frame(), {"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
     (frame(), {"kind": "values"}, r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes"),
-    (frame(), {"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),
-    (frame(), {"targets": ["row"]}, r"task\.targets: does not go with task\.target; remove one"),
     (frame(), {"group": "kind"}, r"task\.group: is to be predicted; name another column"),
     (frame(), {"sequence": "colour", "id": "patient"}, r"task\.id: does not go with task\.sequence"),
 ]
@@ -184,10 +180,8 @@ def test_points_beside_a_decimal_comma_are_refused(read):
     for odd in ("1.5", "1.234,5"):
         with refused(f"task.decimal: '{odd}' in row 1 has points beside a decimal comma", DataError):
             read(frame().assign(weight=odd), decimal=",", features=["weight"])
-    dates = frame().assign(weight=[f"{1 + i % 9},5" for i in range(N)], day=["01.02.2024", "02.02.2024"] * (N // 2))
-    task = read(dates, decimal=",", features=["weight", "day"], normalize=False)
-    assert task.input_shape == (1, 3)
-    assert set(column(task.train)) <= {value + 0.5 for value in range(1, 10)}
+    dates = frame().assign(day=["01.02.2024", "02.02.2024"] * (N // 2))
+    assert read(dates, decimal=",", features=["day"]).input_shape == (1, 2)
 
 
 def test_a_column_of_splits_is_honoured_and_is_no_feature_or_refused(read):
@@ -217,12 +211,3 @@ def test_several_numbers_are_values_and_may_be_missing_with_a_decimal_comma(read
     targets = np.concatenate([samples.targets()[:, 0] for samples in splits(task)])
     assert np.isnan(targets).sum() == 9
     assert sorted(targets[~np.isnan(targets)]) == [i + 0.5 for i in range(N) if i % 7]
-
-
-def test_texts_beyond_the_bound_share_a_feature_and_so_do_unknown_ones(read, tmp_path):
-    table = frame().assign(town=[f"town {min(i % 10, 7)}" for i in range(N)])
-    frame(20, 100).assign(town="nowhere").to_csv(tmp_path / "test.csv", index=False)
-    task = read(table, features=["town"], max_categories=3, test="test.csv")
-    assert task.preprocessing.columns[0].categories[2:] == ("town 7", "(other)")  # the most frequent one is kept
-    assert every(task.open_test()).x[:, 0].tolist() == [[0, 0, 0, 1]] * 20
-    assert not every(read(table, features=["town"], test="test.csv").open_test()).x.any()

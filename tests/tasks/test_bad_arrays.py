@@ -84,11 +84,9 @@ def test_a_split_of_another_form_is_named(split, kind, y, other, message, tmp_pa
         build("arrays", kind=kind, train="mine.npz", **{split: "other.npz"}).open_test()
 
 
-APART = {"train": "x.npy", "labels": "y.npy"}
 CONTRADICTIONS = [
     ({"validation": "link.npz"}, "validation: .*link.npz' is also the file of task.train"),
     ({"train": "x.npy"}, "labels: x.npy is one array, without targets; give task.labels=FILE.npy"),
-    (APART | {"group": "g"}, "group: applies to .npz files"),
     ({"kind": "values", "num_classes": 4}, "num_classes: applies only to classes; remove it: .* how many outputs"),
     ({"group": "two"}, "group: 2 groups cannot fill 3 splits: train, validation, test"),
     ({"validation_fraction": 0.6, "test_fraction": 0.4}, "validation_fraction: 0.6 . 0.4 leaves nothing .* below 1"),

@@ -23,10 +23,9 @@ def rebuilt(task, folder):
         assert (folder / "again" / name).read_bytes() == (folder / name).read_bytes()
     assert tuple(preprocessing.targets.names) == tuple(task.class_names)
     assert preprocessing.input_shape == task.input_shape
-    scales = preprocessing.targets.scale, task.target_scale
-    assert scales == (None, None) or all(
-        getattr(scales[0], name).equal(getattr(scales[1], name)) for name in ("mean", "std")
-    )
+    held, scale = preprocessing.targets.scale, task.target_scale
+    assert (held is None) == (scale is None)
+    assert scale is None or (held.mean.equal(scale.mean) and held.std.equal(scale.std))
     return preprocessing
 
 

@@ -103,8 +103,8 @@ def test_wrong_databases_are_refused_and_run_nothing(tmp_path):
         )
     ):
         folder = tmp_path / str(number)
-        write_lmdb(folder / "homology", PROTEINS)
         write_lmdb(folder / "homology", {"train": PROTEINS["train"]}, change)
+        write_lmdb(folder / "homology", {name: PROTEINS[name] for name in ("valid", "test_fold_holdout")})
         with refused(f"remote_homology_train.*{message}", error):
             load(folder)
     assert not canary.exists()

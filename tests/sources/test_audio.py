@@ -29,18 +29,13 @@ def test_generated_sounds_are_balanced_bounded_and_the_same_every_time():
     assert len({data.digest, tones.load(60, 0).digest, tones.load(40, 1).digest}) == 3
 
 
-def spectrum(kind, pitch=200.0):
-    """Return magnitudes by Hz of one second of a kind."""
-    time = np.arange(16_000) / 16_000
-    return np.abs(np.fft.rfft(tones.KINDS[kind](time, pitch, np.random.default_rng(0)))) / 8000
-
-
 def test_waves_have_the_harmonics_of_their_form():
     """Known series: a sawtooth has all harmonics as 1 / n, a square wave the odd ones, a sine the first."""
     for kind, orders in {"sine": [1], "square": range(1, 40, 2), "sawtooth": range(1, 40)}.items():
         expected = np.zeros(8001)
         expected[[200 * n for n in orders]] = [1 / n for n in orders]
-        amplitudes = spectrum(kind)
+        sound = tones.KINDS[kind](np.arange(16_000) / 16_000, 200.0, np.random.default_rng(0))
+        amplitudes = np.abs(np.fft.rfft(sound)) / 8000
         np.testing.assert_allclose(amplitudes / amplitudes[200], expected, atol=2e-3, err_msg=kind)
 
 
@@ -63,9 +58,6 @@ def test_recordings_of_another_form_are_refused(tmp_path):
     for changes, error, message in (
         ({"x": np.where(SOUNDS[1, 1] == SOUNDS, np.nan, SOUNDS)}, DataError, r"own\.npz\[x\]: .* or NaN"),
         ({"x": SOUNDS + 1.5}, DataError, r"beyond -1\.\.1.*divide by the largest"),
-        ({"x": SOUNDS.astype(int)}, DataError, r"x is int64 .*expected: x \[n, L\] at 16,000 .*int16"),
-        ({"x": np.zeros((12, 399))}, DataError, "with L of 400 or more"),
-        ({"y": np.arange(12) / 7}, DataError, r"y is float64 \(12,\)"),
         ({"x": np.array([{}] * 12, dtype=object)}, UnsafeError, r"own\.npz"),
     ):
         with refused(message, error):

@@ -1,5 +1,6 @@
 """Sources: what they hold, that they are the same every time, and what is said where files are missing or wrong."""
 
+import json
 import sysconfig
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from orca_cli.benchmarks.sources import cifar10, stdlib_docs
 from orca_cli.benchmarks.sources.balance import draw, facts_digest, shares
+from orca_cli.benchmarks.sources.proteins import load_homology, load_table
 from orca_cli.exceptions import DataError
 from tests.properties import examples
 from tests.tasks.builders import refused
@@ -51,26 +53,16 @@ def test_stdlib_docs_are_parsed_and_never_run(tmp_path, monkeypatch):
     canary = tmp_path / "canary"
     trap = f'''"""One two three four five."""
 open({str(canary)!r}, "w")
-def f():
-    """Six  seven
+def f(): """Six  seven
     eight nine ten."""
-def g():
-    """Third text of this package."""
+def g(): """Third text of this package."""
 '''
-    other = (
-        '''"""Words of another package here."""
-class A:
-    """Six seven eight nine ten."""
-class B:
-    """Again words of another package."""
-class C:
-    """Short."""
-class D:
-    """'''
-        + "long " * 70
-        + '''"""
+    other = f'''"""Words of another package here."""
+class A: """Six seven eight nine ten."""
+class B: """Again words of another package."""
+class C: """Short."""
+class D: """{"long " * 70}"""
 '''
-    )
     for name, text in {"asyncio": trap, "email": other}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(text)
@@ -79,10 +71,9 @@ class D:
     (tmp_path / "email" / "tests").mkdir()
     (tmp_path / "email" / "tests" / "case.py").write_text('"""Texts of tests are left out always."""')
     data = stdlib_docs.load(None, 0)
-    assert stdlib_docs.load(None, 1).digest != data.digest
     rglob = Path.rglob
     monkeypatch.setattr(Path, "rglob", lambda self, pattern: reversed(list(rglob(self, pattern))))
-    assert stdlib_docs.load(None, 0).digest == data.digest
+    assert stdlib_docs.load(None, 0).digest == data.digest != stdlib_docs.load(None, 1).digest
     # "Six seven eight nine ten." is in both packages, "Short." has too few words.
     assert list(data.examples.inputs) == [
         "One two three four five.",
@@ -95,27 +86,46 @@ class D:
     assert not canary.exists()
 
 
-def write_npz(folder, n=60, **changes):
-    rng = np.random.default_rng(0)
-    arrays = {"x_train": rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8), "y_train": np.arange(n) % 10} | changes
-    (folder / "cifar10").mkdir(exist_ok=True)
-    np.savez(folder / "cifar10" / "cifar10.npz", **arrays)
-    return arrays
-
-
-def test_cifar10_from_an_archive(tmp_path):
-    arrays = write_npz(tmp_path)
+def test_cifar10_is_what_its_archive_holds_or_refused(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (60, 3, 32, 32), dtype=np.uint8)
+    arrays, path = {"x_train": x, "y_train": np.arange(60) % 10}, tmp_path / "cifar10" / "cifar10.npz"
+    path.parent.mkdir()
+    np.savez(path, **arrays)
     examples = cifar10.load(None, 0, tmp_path).examples
-    np.testing.assert_array_equal(np.round(examples.inputs * 255), arrays["x_train"])
+    np.testing.assert_array_equal(np.round(examples.inputs * 255), x)
     assert examples.labels.tolist() == arrays["y_train"].tolist()
-
-
-def test_wrong_cifar10_arrays_are_refused(tmp_path):
     for changes, message in (
         ({"x_train": np.zeros((60, 32, 32, 3), np.uint8)}, r"uint8 .*; expected uint8 \(N, 3, 32, 32\)"),
-        ({"y_train": np.arange(59) % 10}, r"labels are int64 \(59,\); expected integers \(60,\)"),
         ({"y_train": np.full(60, 11)}, "label 11 at index 0 is not in 0..9"),
     ):
-        write_npz(tmp_path, **changes)
+        np.savez(path, **arrays | changes)
         with refused(f"cifar10.npz.*{message}", DataError):
             cifar10.load(100, 0, tmp_path)
+
+
+def test_rows_of_a_table_are_proteins_and_classes_and_na_is_a_peptide(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("sequence,label\nNA,1\nglw,1\nGLW,1\nNULL,0\nMKV,0\nAAA,0\nAAA,1\n")
+    examples = load_table(None, 0, tmp_path, str(path)).examples
+    assert list(examples.inputs) == ["NA", "GLW", "NULL", "MKV"]
+    assert (examples.labels.tolist(), tuple(examples.class_names)) == ([1, 1, 0, 0], ("0", "1"))
+    for text, message in (
+        ("seqence,label\nAC,1\n", r"source\.sequence: .*did you mean 'seqence'"),
+        ("sequence,label\nAC,1\nA-C,0\n", r"own\.csv, row 2: 'A-C' is not a sequence of letters"),
+    ):
+        path.write_text(text)
+        with refused(message, DataError):
+            load_table(None, 0, tmp_path, str(path)).examples  # noqa: B018
+
+
+def test_the_largest_folds_of_the_homology_file(tmp_path):
+    letters = np.random.default_rng(1).choice(list("ACDEFGHIKLMNPQRSTVWY"), (13, 20))
+    folds = [5] * 3 + [9] * 4 + [2] * 3 + [7] * 2 + [1]
+    records = [{"primary": "".join(row), "fold_label": fold} for row, fold in zip(letters, folds, strict=True)]
+    (tmp_path / "homology").mkdir()
+    (tmp_path / "homology" / "remote_homology_train.json").write_text(json.dumps(records))
+    data = load_homology(None, 0, tmp_path, folds=2)
+    assert tuple(data.examples.class_names) == ("fold 2", "fold 9")  # 2 and 5 are as large; the smaller number
+    expected = {record["primary"]: record["fold_label"] for record in records if record["fold_label"] in (2, 9)}
+    folds = [int(data.examples.class_names[label].split()[1]) for label in data.examples.labels]
+    assert dict(zip(data.examples.inputs, folds, strict=True)) == expected

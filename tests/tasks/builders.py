@@ -32,14 +32,6 @@ def splits(task):
     return task.train, task.validation, task.open_test()
 
 
-def check_apart(task):
-    """Check that no group of samples is in two splits; returns the groups of each split."""
-    groups = [set(samples.groups()) for samples in splits(task)]
-    assert all(groups)
-    assert sum(map(len, groups)) == len(set.union(*groups))
-    return groups
-
-
 @contextmanager
 def refused(message, error=OrcaError):
     """Expect one of this program's errors, with a message of one line; yields what pytest.raises yields."""
@@ -109,14 +101,3 @@ def hub_rows(datasets, n):
     }
     features = datasets.Features({name: feature for name, (_, feature) in columns.items()})
     return datasets.Dataset.from_dict({name: values for name, (values, _) in columns.items()}, features=features)
-
-
-def write_tables(folder, suffix="csv", **tables):
-    """Write pandas tables, and return the files by the names of their splits; None is left out."""
-    files = {}
-    for name, table in tables.items():
-        if table is not None:
-            files[name] = f"{name}.{suffix}"
-            write = table.to_parquet if suffix == "parquet" else table.to_csv
-            write(folder / files[name], index=False)
-    return files

@@ -1,6 +1,5 @@
 import pytest
 
-from orca_cli.config import parts
 from tests.tasks import builders
 from tests.untrusted.conftest import Quiet, little_memory  # noqa: F401 - a fixture
 
@@ -16,16 +15,5 @@ def build(tmp_path, reporter):
 
     def call(name, **settings):
         return builders.build(name, tmp_path, reporter, **settings)
-
-    return call
-
-
-@pytest.fixture
-def check():
-    """Return a function that checks a task's settings without reading any data."""
-
-    def call(task, **settings):
-        node = {"_target_": builders.target(task), **settings}
-        parts.check(node, "task", reserved=("data_folder", "cache_folder", "reporter"))
 
     return call

@@ -7,13 +7,9 @@ import torch
 from tests.tasks.builders import every, splits
 
 N = 60
-X = np.random.default_rng(0).normal(3, 2, (N, 2, 5)).astype(np.float32)
+RNG = np.random.default_rng(0)
+X = RNG.normal(3, 2, (N, 2, 5)).astype(np.float32)
 Y = np.arange(N) % 3
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(1)
 
 
 @pytest.fixture
@@ -50,33 +46,28 @@ def test_one_file_becomes_three_disjoint_stratified_normalised_splits(read, repo
     assert every(normalised.validation).x.mean().abs() > 1e-4  # the training set's statistics, not its own
 
 
-@pytest.mark.parametrize(
-    ("labels", "names"),
-    [
-        (Y * 2.0 + 1, ("1", "3", "5")),
-        (Y.astype(">i2")[:, None], ("0", "1", "2")),
-        (np.array(["\u00e4".encode(), b"b", b"c"])[Y], ("b", "c", "\u00e4")),
-    ],
-)
-def test_labels_of_any_name_become_0_to_k(read, labels, names):
-    task = read({"x": X, "y": labels}, normalize=False)
-    assert tuple(task.class_names) == names
-    for label, target in zip(np.ravel(labels)[rows_of(task.train)], task.train.targets(), strict=True):
-        text = label.decode() if isinstance(label, bytes) else label
-        assert names[target] == (text if isinstance(text, str) else str(int(text)))
+def test_labels_of_any_name_become_0_to_k(read):
+    for labels, names, order in (
+        (Y * 2.0 + 1, ("1", "3", "5"), [0, 1, 2]),
+        (Y.astype(">i2")[:, None], ("0", "1", "2"), [0, 1, 2]),
+        (np.array(["\u00e4".encode(), b"b", b"c"])[Y], ("b", "c", "\u00e4"), [2, 0, 1]),
+    ):
+        task = read({"x": X, "y": labels}, normalize=False)
+        assert tuple(task.class_names) == names
+        assert task.train.targets().tolist() == np.array(order)[Y[rows_of(task.train)]].tolist()
 
 
-def test_dense_targets_are_real_valued_or_a_class_at_every_position(read, rng):
-    real = rng.normal(50, 10, (N, 5))
+def test_dense_targets_are_real_valued_or_a_class_at_every_position(read):
+    real = RNG.normal(50, 10, (N, 5))
     task = read({"x": X, "y": real}, kind="dense")
     batch = every(task.train)
     assert batch.y.shape == (42, 1, 5)
     assert task.target_scale.mean.item() == pytest.approx(batch.y.mean().item(), rel=1e-5)
     assert task.target_scale.std.item() == pytest.approx(batch.y.std(correction=0).item(), rel=1e-5)
-    last = rng.normal(size=(N, 5, 4))
+    last = RNG.normal(size=(N, 5, 4))
     assert read({"x": X.transpose(0, 2, 1), "y": last}, kind="dense", channels_last=True).num_outputs == 4
 
-    positions = rng.integers(0, 3, (N, 5))
+    positions = RNG.integers(0, 3, (N, 5))
     positions[0, 0] = -100
     task = read({"x": X, "y": positions}, kind="dense")
     assert task.num_outputs == 3
@@ -84,8 +75,8 @@ def test_dense_targets_are_real_valued_or_a_class_at_every_position(read, rng):
     assert every(task.train).y.dtype == torch.int64
 
 
-def test_several_values_have_a_scale_each_in_any_unit_and_may_be_missing(read, rng):
-    y = rng.normal(size=(N, 3)) * [1e30, 1e-30, 1e-4]
+def test_several_values_have_a_scale_each_in_any_unit_and_may_be_missing(read):
+    y = RNG.normal(size=(N, 3)) * [1e30, 1e-30, 1e-4]
     y[::4, 1] = np.nan
     task = read({"x": X, "y": y}, kind="values", missing_targets=True, normalize=False)
     known, scale = y[rows_of(task.train)], task.target_scale
@@ -94,8 +85,8 @@ def test_several_values_have_a_scale_each_in_any_unit_and_may_be_missing(read, r
         assert value.tolist() == pytest.approx(statistic(known, axis=0).tolist(), rel=1e-5)
 
 
-def test_large_offsets_and_constant_channels_survive_normalisation(read, rng):
-    signal = rng.normal(size=(N, 1, 5))
+def test_large_offsets_and_constant_channels_survive_normalisation(read):
+    signal = RNG.normal(size=(N, 1, 5))
     plain, shifted = (every(read({"x": x, "y": Y}).train).x for x in (signal, signal + 1e9))
     # float32 has steps of 64 at 1e9, float64 of 1e-7.
     assert torch.allclose(plain, shifted, atol=1e-5)

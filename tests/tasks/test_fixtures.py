@@ -11,7 +11,7 @@ import torch
 
 from orca_cli.benchmarks import psicov
 from orca_cli.benchmarks.fsd50k import sounds
-from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+from orca_cli.exceptions import DataError, UnsafeError
 from tests import benchmark_files
 from tests.tasks.builders import Attack, build, every, refused, splits
 
@@ -73,11 +73,11 @@ def test_classes_are_known_without_reading_the_items(read, monkeypatch):
     assert [len(task.train.targets()) for task in tasks] == [12, 4, 70]
 
 
-@pytest.mark.parametrize("task", ["psicov", "satellite", "spherical"])
+@pytest.mark.parametrize("task", ["psicov", "spherical"])
 def test_files_are_read_once_and_again_when_they_change(task, tmp_path, read, reporter):
     digests, generated = [], []
-    for seed in (0, 0, 1):
-        if seed or not digests:
+    for seed in (0, None, 1):
+        if seed is not None:
             shutil.rmtree(tmp_path / task, ignore_errors=True)
             benchmark_files.make(task, tmp_path, seed)
         reporter.lines.clear()
@@ -90,16 +90,13 @@ def test_files_are_read_once_and_again_when_they_change(task, tmp_path, read, re
 @pytest.mark.parametrize("task", benchmark_files.TASKS)
 def test_missing_files_are_named_with_the_way_to_get_them(task, build, tmp_path):
     settings = {"origin": "files"} if task in ("listops", "darcy") else {}
-    with refused(f"no file '.*orca data get {task}.*task.path=FOLDER", DataError) as caught:
-        build(task, **settings)
-    place = tmp_path / task / str(caught.value).split("'")[1]
-    place.mkdir(parents=True)
-    if place.suffix not in ("", ".lmdb"):  # a folder in a file's place
-        with refused(f"no file '.*{place.name}'.*orca data get {task}", DataError):
+    for _ in range(2):  # the second time a folder is in a file's place
+        with refused(f"no file '.*orca data get {task}.*task.path=FOLDER", DataError) as caught:
             build(task, **settings)
-    if task == "spherical":
-        with refused("task.images: no folder 'nowhere'", DataError):
-            build(task, origin="cifar100", images="nowhere")
+        place = tmp_path / task / str(caught.value).split("'")[1]
+        if place.suffix in ("", ".lmdb") or place.exists():
+            break
+        place.mkdir(parents=True)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +125,3 @@ def test_files_that_ask_for_code_are_refused_by_every_task(task, file, tmp_path,
     with refused(None, UnsafeError):
         some(read(task, tmp_path, train_on_validation=True))
     assert not canary.exists()
-
-
-def test_settings_that_a_task_cannot_have_are_refused_before_a_file_is_looked_at(check):
-    for task, settings, message in (("darcy", {"nodes": 84}, "nodes"), ("images", {}, "path: a value is needed")):
-        with refused(f"task.{message}", ConfigError):
-            check(task, **settings)

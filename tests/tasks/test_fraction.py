@@ -55,15 +55,11 @@ def test_a_part_gives_the_samples_of_the_whole_and_is_that_of_the_seed():
         with_fraction(task(), 0.001, 0)
 
 
-def numbered(start, stop, masked=False, groups=None):
-    """Return samples whose inputs and targets are their numbers."""
-    x = np.arange(start, stop, dtype=np.float32)[:, None, None] * np.ones((1, 1, 4), np.float32)
-    valid = np.tile(np.arange(4) < 3, (stop - start, 1)) if masked else None
-    return ArraySamples(x, np.arange(start, stop), valid, groups=groups)
-
-
 def test_samples_of_joined_splits_come_in_the_order_that_is_asked_for_with_their_masks():
-    joined = Joined([numbered(0, 5), numbered(5, 7, masked=True), numbered(7, 11)])
+    numbers, mask = np.arange(11), np.tile(np.arange(4) < 3, (2, 1))
+    x = numbers[:, None, None].astype(np.float32) * np.ones((1, 1, 4), np.float32)
+    parts = ((0, 5, None), (5, 7, mask), (7, 11, None))
+    joined = Joined([ArraySamples(x[i:j], numbers[i:j], valid) for i, j, valid in parts])
     assert joined.targets().tolist() == list(range(len(joined))) == list(range(11))
     assert joined.groups() is None
     for rows in ([10, 0, 6, 5, 4, 7, 0], [6], [3, 2]):

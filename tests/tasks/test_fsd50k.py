@@ -1,22 +1,16 @@
 """FSD50K: the spectrogram against a direct computation; chunks and clips; what is random and what is not; wrong files."""
 
-import csv
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.io import wavfile
 
 from orca_cli.benchmarks.fsd50k import sounds
 from orca_cli.exceptions import DataError
+from tests import benchmark_files
 from tests.tasks.builders import refused
-
-NAMES = {"Bark": 1, "Rain": 0, "Speech": 2}
-CLIPS = {
-    "tr": {"10": ("Bark,Rain", 3), "11": ("Speech", 1), "12": ("Rain", 2)},
-    "val": {"20": ("Bark", 2), "21": ("Rain", 1)},
-    "eval": {"30": ("Speech,Bark", 1), "31": ("Rain", 3)},
-}
 
 
 def sound(seed, seconds=1.0):
@@ -26,28 +20,9 @@ def sound(seed, seconds=1.0):
 
 
 @pytest.fixture
-def write(tmp_path):
-    """Write the archive's folders; chunks of clip 12 are interleaved with those of others."""
-
-    def call(place="fsd50k", prefix="/mnt/"):
-        folder = tmp_path / place
-        (folder / "noise_22050").mkdir(parents=True)
-        wavfile.write(folder / "noise_22050" / "n0.wav", sounds.RATE, sound(99, 3.0).astype(np.float32))
-        for split, table in CLIPS.items():
-            (folder / "chunks" / split).mkdir(parents=True)
-            rows = []
-            for clip, (labels, count) in table.items():
-                for k in range(count):
-                    chunk = f"chunks/{split}/{clip}_{k}.wav"
-                    samples = np.round(sound(int(clip) * 10 + k) * 32767).astype(np.int16)
-                    wavfile.write(folder / chunk, sounds.RATE, samples)
-                    rows.append((k, f"{prefix}{chunk}", labels, clip))
-            with open(folder / "chunks" / f"{split}.csv", "w", newline="") as file:
-                csv.writer(file).writerows([["", "files", "labels", "ext"], *sorted(rows)])
-        (folder / "chunks" / "lbl_map.json").write_text(json.dumps(NAMES))
-        return folder
-
-    return call
+def folder(tmp_path):
+    benchmark_files.make("fsd50k", tmp_path)
+    return tmp_path / "fsd50k" / "chunks"
 
 
 def expected(samples):
@@ -74,22 +49,22 @@ def test_the_spectrogram_agrees_with_its_definition():
     assert (sounds.log_mel(np.zeros((1, 22050))) == 0).all()  # silence is even, and finite
 
 
-def test_evaluation_has_every_chunk_and_knows_its_clip(write, build):
-    folder = write()
+def test_evaluation_has_every_chunk_and_knows_its_clip(folder, build):
+    table = pd.read_csv(folder / "eval.csv", dtype=str)  # sorted by chunk now, not by clip
+    table.sort_values("files", key=lambda files: files.str[-5:], kind="stable").to_csv(folder / "eval.csv", index=False)
+    (folder / "lbl_map.json").write_text(json.dumps({f"label_{i}": 199 - i for i in range(200)}))
     task = build("fsd50k")
     assert task.input_shape == (1, 96, 102)
-    assert task.class_names == ("Rain", "Bark", "Speech")
+    assert task.class_names == tuple(f"label_{199 - i}" for i in range(200))
     test = task.open_test()
-    # The table is sorted by chunk, not by clip: chunks of a clip are put together.
-    assert test.groups().tolist() == [0, 1, 1, 1]
-    batch = test.batch(np.array([3, 0]), np.random.default_rng(0))
+    assert test.groups().tolist() == [0, 1, 1, 2, 2, 2, 3]  # chunks of a clip are put together
+    batch = test.batch(np.array([5, 0]), np.random.default_rng(0))
     assert (batch.x[..., 101] == 0).all()
-    _, last = wavfile.read(folder / "chunks" / "eval" / "31_2.wav")
+    _, last = wavfile.read(folder / "eval" / "1202_2.wav")
     np.testing.assert_allclose(batch.x[0, 0, :, :101], expected(last / 32768), atol=2e-2)
 
 
-def test_training_draws_in_optimizer_steps_alone(write, build):
-    write()
+def test_training_draws_in_optimizer_steps_alone(folder, build):
     task = build("fsd50k")
     clips = np.arange(3)
     plain = task.train.batch(clips).x
@@ -98,14 +73,10 @@ def test_training_draws_in_optimizer_steps_alone(write, build):
     assert (first != other).flatten(1).any(1).all()
     middle = build("fsd50k", augmentation=False)
     assert (middle.train.batch(clips, np.random.default_rng(0)).x == plain).all()
-
-
-def test_what_is_drawn_once_stays(write, build):
-    write()
     frozen = build("fsd50k", redraw=False).train
-    first = frozen.batch(np.array([0, 2])).x
+    first = frozen.batch(np.array([0, 2])).x  # drawn once, and the same in every step
     assert (first == frozen.batch(np.array([2, 0]), np.random.default_rng(5)).x.flip(0)).all()
-    assert frozen.digest() != build("fsd50k").train.digest()
+    assert frozen.digest() != task.train.digest()
 
 
 def test_masks_are_bounded_and_noise_is_a_mixture():
@@ -117,34 +88,25 @@ def test_masks_are_bounded_and_noise_is_a_mixture():
         assert changed.all(1).sum() <= 2 * 14 + 1
         assert changed.all(0).sum() <= 2 * 20 + 1
     noise = features[::-1]
-    shares = [
-        float(np.mean((sounds.mix(features, noise, np.random.default_rng(seed)) - features) / (noise - features)))
-        for seed in range(50)
-    ]
+    mixtures = [sounds.mix(features, noise, np.random.default_rng(seed)) for seed in range(50)]
+    shares = [float(np.mean((mixture - features) / (noise - features))) for mixture in mixtures]
     assert 0 <= min(shares) < 0.1
     assert 0.4 < max(shares) <= 0.5
 
 
-@pytest.mark.parametrize("prefix", ["", "C:\\\\audio\\\\"])
-def test_the_start_of_a_path_in_a_table_does_not_matter(write, build, prefix):
-    write(prefix=prefix)
+def test_the_start_of_a_path_in_a_table_does_not_matter(folder, build):
+    for path in folder.glob("*.csv"):
+        path.write_text(path.read_text().replace("/mnt/", "C:\\audio\\"))
     assert build("fsd50k").validation.batch(np.array([0])).x.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("name", "old", "new", "message"),
-    [
-        ("tr.csv", "/mnt/chunks/tr/11_0", "../../chunks/tr/11_0", "a file below the folder"),
-        ("val.csv", "/mnt/chunks/val/20_1", "/mnt/chunks/val/none", "none.wav: the file does not exist"),
-    ],
-)
-def test_wrong_tables_are_refused(write, build, name, old, new, message):
-    file = write() / "chunks" / name
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new, 1))
-    with refused(message, DataError):
+def test_wrong_tables_are_refused(folder, build):
+    (folder / "val" / "1101_1.wav").unlink()
+    with refused("1101_1.wav: the file does not exist", DataError):
         build("fsd50k").validation.batch(np.arange(3))
+    (folder / "tr.csv").write_text((folder / "tr.csv").read_text().replace("/mnt/chunks/tr/1001_0", "../../x", 1))
+    with refused("a file below the folder", DataError):
+        build("fsd50k")
 
 
 def test_codings_have_one_scale_and_sounds_the_length(tmp_path):

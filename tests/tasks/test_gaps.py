@@ -56,8 +56,6 @@ def test_indicators_say_where_values_were_missing(read):
     assert task.input_shape == (C + 2, L)  # one for each channel with gaps in training
     filled = whole(task)
     np.testing.assert_array_equal(filled[:, C:], HOLES[:, :2])
-    np.testing.assert_array_equal(filled[:, :C], whole(read(GAPPY, gaps="linear")))
-    assert read(np.where(HOLES & ~TRAIN[:, None, None], np.nan, X), gap_indicator=True).input_shape == (C, L)
 
 
 def test_gaps_inside_sequences_of_different_lengths_are_filled_and_padding_is_not(read):
@@ -71,15 +69,3 @@ def test_gaps_inside_sequences_of_different_lengths_are_filled_and_padding_is_no
     assert torch.isfinite(batch.x).all()
     assert not batch.x.numpy()[:, C:][~np.broadcast_to(inside[TRAIN][:, None], (20, 2, L))].any()
     np.testing.assert_array_equal(batch.x[:, C:] == 1, HOLES[TRAIN][:, :2] & inside[TRAIN][:, None])
-
-
-def test_new_samples_are_filled_by_what_training_says(read):
-    task = read(X)  # no gaps in training
-    filled, _ = task.preprocessing.inputs(np.where(HOLES, np.nan, X)[:5])
-    plain, _ = task.preprocessing.inputs(X[:5])
-    assert not filled.numpy()[HOLES[:5]].any()
-    assert torch.equal(filled[~torch.from_numpy(HOLES[:5])], plain[~torch.from_numpy(HOLES[:5])])
-    assert task.preprocessing.remarks(GAPPY[:5]) == {
-        "with missing values, filled by task.gaps=mean": int(HOLES[:5].any(axis=(1, 2)).sum())
-    }
-    assert task.preprocessing.remarks(X[:5]) == {}

@@ -85,26 +85,26 @@ def test_long_proteins_are_cut_counted_as_errors_or_dropped(tmp_path):
 
 def test_validation_is_merged_on_request_alone(tmp_path):
     write_json(tmp_path / "homology")
-    apart, merged = load(tmp_path), load(tmp_path, train_on_validation=True, mask_padding=False)
+    merged = load(tmp_path, train_on_validation=True, mask_padding=False)
     assert merged.train.targets().tolist() == [0, 7, 1194, 7, 3]
     batch = merged.train.batch(np.array([4]))
     assert batch.valid is None
     assert [VOCABULARY[i] for i in batch.x[0, :, :6].argmax(dim=0)] == ["cls", *"AAAA", "sep"]
-    assert merged.validation.targets().tolist() == apart.validation.targets().tolist()
+    assert merged.validation.targets().tolist() == load(tmp_path).validation.targets().tolist()
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        (lambda held, canary: held.pop("1"), DataError, "has no protein 1 of 3"),
-        (lambda held, canary: held.update({"0": pickle.dumps(record("MK", 1195))}), DataError, r"allowed: 0\.\.1194"),
-        (lambda held, canary: held.update({"1": pickle.dumps(Attack(canary))}), UnsafeError, r".lmdb\[1\]"),
-    ],
-)
-def test_wrong_databases_are_refused_and_run_nothing(tmp_path, change, error, message):
-    canary, folder = tmp_path / "canary", tmp_path / "homology"
-    write_lmdb(folder, {"train": PROTEINS["train"]}, lambda held: change(held, canary))
-    write_lmdb(folder, {name: PROTEINS[name] for name in ("valid", "test_fold_holdout")})
-    with refused(f"remote_homology_train.*{message}", error):
-        load(tmp_path)
+def test_wrong_databases_are_refused_and_run_nothing(tmp_path):
+    canary = tmp_path / "canary"
+    for number, (change, error, message) in enumerate(
+        (
+            (lambda held: held.pop("1"), DataError, "has no protein 1 of 3"),
+            (lambda held: held.update({"0": pickle.dumps(record("MK", 1195))}), DataError, r"allowed: 0\.\.1194"),
+            (lambda held: held.update({"1": pickle.dumps(Attack(canary))}), UnsafeError, r".lmdb\[1\]"),
+        )
+    ):
+        folder = tmp_path / str(number)
+        write_lmdb(folder / "homology", {"train": PROTEINS["train"]}, change)
+        write_lmdb(folder / "homology", {name: PROTEINS[name] for name in ("valid", "test_fold_holdout")})
+        with refused(f"remote_homology_train.*{message}", error):
+            load(folder)
     assert not canary.exists()

@@ -8,6 +8,7 @@ import pytest
 
 from orca_cli.benchmarks.listops import VOCABULARY, expressions
 from orca_cli.exceptions import DataError
+from tests import benchmark_files
 from tests.tasks.builders import refused, splits
 
 SHORT = {"max_depth": 6, "max_arity": 5, "min_length": 5, "max_length": 40}
@@ -56,13 +57,8 @@ def test_the_long_range_arena_setting_has_its_statistics():
     assert abs(lengths.mean() - 1038) < 64
 
 
-@pytest.fixture
-def small(build):
-    return lambda **settings: build("listops", **FEW | settings)
-
-
-def test_samples_are_one_hot_tokens_with_a_mask(small):
-    task = small()
+def test_samples_are_one_hot_tokens_with_a_mask(build):
+    task = build("listops", **FEW)
     batch = task.validation.batch(np.array([7, 0]))
     assert (batch.x.sum(dim=1) == batch.valid).all()  # one token where valid, nothing where not
     assert (batch.x[:, :2] == 0).all()  # pad and unk
@@ -70,39 +66,12 @@ def test_samples_are_one_hot_tokens_with_a_mask(small):
         assert evaluate(words_of(task.validation, index))[0] == batch.y[row] == task.validation.targets()[index]
 
 
-def test_the_bits_of_a_seed_stay_what_they_are(small):
-    task, more = small(), small(num_train=40)
+def test_the_bits_of_a_seed_stay_what_they_are(build):
+    task, more = build("listops", **FEW), build("listops", **FEW | {"num_train": 40})
     assert task.validation.digest() == more.validation.digest()
     assert (task.train.targets() == more.train.targets()[:30]).all()
     assert task.train.digest() == "72619dde708a8081b45179f3425bccf20d7545356d5f2831ee2a9c7f86aa2c13"
     assert task.open_test().digest() == "beac66f6915abb09c0ad2f9f931c60c89eb9d596dce2379c03c437afb566726d"
-
-
-ROWS = {
-    "train": [("( ( ( [MAX 3 ) 9 ) ] )", 9), ("( ( ( [SM ( ( ( [MIN 8 ) 4 ) ] ) ) 7 ) ] )", 1), ("5", 5)],
-    "val": [("( ( ( ( [MED 1 ) 2 ) 6 ) ] )", 2), ("( ( ( [MIN 8 ) 9 ) ] )", 8)],
-    "test": [("( ( ( [SM 8 ) 9 ) ] )", 7), ("( ( ( ( ( [MAX 0 ) 2 ) 1 ) 1 ) ] )", 2)],
-}
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Write the rows as the files of the Long Range Arena; returns the folder."""
-
-    def call(place="listops", newline="\r\n", rows=ROWS):
-        folder = tmp_path / place
-        folder.mkdir(parents=True)
-        for split, pairs in rows.items():
-            lines = ["Source\tTarget", *(f"{source}\t{value}" for source, value in pairs)]
-            (folder / f"basic_{split}.tsv").write_bytes((newline.join(lines) + newline).encode())
-        return folder
-
-    return call
-
-
-@pytest.fixture
-def from_files(build):
-    return lambda **settings: build("listops", origin="files", **settings)
 
 
 def words_of(samples, index):
@@ -110,33 +79,44 @@ def words_of(samples, index):
     return [VOCABULARY[i] for i in batch.x[0].argmax(dim=0)[batch.valid[0]]]
 
 
-@pytest.mark.parametrize("newline", ["\r\n", "\n\n"])  # blank lines are passed over
-def test_files_are_read_without_parentheses_and_with_closing_brackets(write, from_files, newline):
-    write("listops/lra_release/listops-1000", newline)
-    task = from_files()
-    assert words_of(task.train, 1) == ["[SM", "[MIN", "8", "4", "]", "7", "]"]
-    for samples in splits(task):
-        for index, value in enumerate(samples.targets()):
-            assert evaluate(words_of(samples, index))[0] == value
+@pytest.fixture
+def folder(tmp_path):
+    """Write the files of the Long Range Arena, the last expression of each too long; as the archive has them."""
+    benchmark_files.make("listops", tmp_path)
+    place = tmp_path / "listops" / "lra_release" / "listops-1000"
+    place.mkdir(parents=True)
+    for path in (tmp_path / "listops").glob("*.tsv"):
+        path.rename(place / path.name)
+    return place
 
 
-def test_over_length_expressions_are_cut_counted_as_errors_or_dropped(write, from_files):
-    long = "( ( [MAX " + "1 ) " * 1030 + "] )", 1
-    write(rows=ROWS | {"train": [*ROWS["train"], long], "test": [*ROWS["test"], long]})
-    cut, wrong, dropped = (from_files(over_length=word) for word in ("truncate", "wrong", "drop"))
-    assert words_of(cut.train, 3) == ["[MAX", *["1"] * 1023]
-    assert cut.open_test().targets().tolist() == [7, 2, 1]
+def test_files_are_read_without_parentheses_and_with_closing_brackets(folder, build):
+    rows = ["Source\tTarget", "( ( ( [SM ( ( ( [MIN 8 ) 4 ) ] ) ) 7 ) ] )\t1", "5\t5", ""]
+    for newline in ("\r\n", "\n\n"):  # blank lines are passed over
+        (folder / "basic_train.tsv").write_bytes(newline.join(rows).encode())
+        task = build("listops", origin="files", over_length="drop")
+        assert words_of(task.train, 0) == ["[SM", "[MIN", "8", "4", "]", "7", "]"]
+        for samples in splits(task):
+            for index, value in enumerate(samples.targets()):
+                assert evaluate(words_of(samples, index))[0] == value
+
+
+def test_over_length_expressions_are_cut_counted_as_errors_or_dropped(folder, build):
+    cut, wrong, dropped = (build("listops", origin="files", over_length=word) for word in ("truncate", "wrong", "drop"))
+    first, *digits = words_of(cut.train, 59)
+    assert (first, len(digits), set(digits) <= set("0123456789")) == ("[SM", 1023, True)
+    before = [part.targets().tolist() for part in splits(cut)]
     # Only the test split, and a class that no output has: neither a loss nor an alignment sees it.
-    assert [part.targets().tolist() for part in splits(wrong)] == [[9, 1, 5, 1], [2, 8], [7, 2, 10]]
-    assert [part.targets().tolist() for part in splits(dropped)] == [[9, 1, 5], [2, 8], [7, 2]]
+    assert [part.targets().tolist() for part in splits(wrong)] == [*before[:2], [*before[2][:-1], 10]]
+    assert [part.targets().tolist() for part in splits(dropped)] == [values[:-1] for values in before]
 
 
-def test_rows_that_are_no_expressions_are_refused(write, from_files):
-    file = write() / "basic_train.tsv"
+def test_rows_that_are_no_expressions_are_refused(folder, build):
+    file = folder / "basic_train.tsv"
     for line, message in (
         ("( ( [AVG 3 ) ] )\t3", r"basic_train.tsv, line 5: '\[AVG' is not a word of ListOps; allowed: digits, \[MIN"),
         ("( ( [MAX 1 ) ] )\t12", "line 5: '12' is not a value"),
     ):
         file.write_text("Source\tTarget\n" + "5\t5\n" * 3 + line)
         with refused(message, DataError):
-            from_files()
+            build("listops", origin="files")

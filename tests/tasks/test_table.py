@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError, DataError
-from tests.tasks.builders import every, refused, splits, write_tables
+from tests.tasks.builders import every, refused, splits
 
 N = 60
 
@@ -33,8 +33,8 @@ def read(tmp_path, build):
         if isinstance(table, bytes):
             path.write_bytes(table)
         else:
-            pytest.importorskip("pyarrow" if name.endswith(".parquet") else "pandas")
-            write_tables(tmp_path, path.suffix[1:], **{path.stem: table})
+            write = table.to_parquet if name.endswith(".parquet") else table.to_csv
+            write(path, index=False)
         return build("table", train=name, target=target, **settings)
 
     return call
@@ -67,25 +67,22 @@ def test_a_table_becomes_sequences_of_features_in_three_disjoint_stratified_spli
     assert x[:, 0].mean().abs() < 1e-5
     assert x[:, 0].std(correction=0) == pytest.approx(1, abs=1e-5)
     assert set(x[:, 1:].unique().tolist()) == {0, 1}
-    others = (read(frame(), features=["weight", "colour"], split_seed=seed).train.digest() for seed in (0, 1))
-    assert [digest == normalised.train.digest() for digest in others] == [True, False]
+    assert read(frame(), features=["weight", "colour"], split_seed=1).train.digest() != normalised.train.digest()
 
 
-TYPED = {"code": "int", "colour": "category"}
 FORMATS = {
-    "t.parquet": (lambda table: table.astype(TYPED), {}),
+    "t.parquet": (lambda table: table.astype({"code": "int", "colour": "category"}), {}),
     "semicolons.csv": (lambda table: table.to_csv(sep=";", decimal=",").encode("utf-8-sig"), {"decimal": ","}),
     "utf16.tsv": (lambda table: table.to_csv(index=False, sep="\t").encode("utf-16"), {"encoding": "utf-16"}),
     "latin.txt": (lambda table: table.to_csv(index=False, sep="|").encode("latin-1"), {"encoding": "latin-1"}),
 }
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_formats_hold_the_same_table(read, name):
+def test_formats_hold_the_same_table(read):
     table = frame().replace({"colour": "red"}, "r\u00f6t")
-    write, settings = FORMATS[name]
-    task, plain = read(write(table), name, **settings), read(table)
-    assert every(task.train).x.equal(every(plain.train).x)
+    plain = every(read(table).train).x
+    for name, (write, settings) in FORMATS.items():
+        assert every(read(write(table), name, **settings).train).x.equal(plain)
 
 
 def test_missing_fields_become_the_training_mean_or_a_text_of_their_own(read):
@@ -113,25 +110,21 @@ def test_several_columns_are_labels(read):
         read(table, target=None, kind="labels", targets=["a", "b"])
 
 
-@pytest.mark.parametrize(
-    ("target", "names"),
-    [
-        (np.array([3, 10, 7])[np.arange(N) % 3], ("3", "7", "10")),  # whole numbers
-        (np.array(["01", "1", "NA"])[np.arange(N) % 3], ("01", "1", "NA")),  # zeros in front
-        (np.arange(N) % 21, None),  # many whole numbers
-        (np.arange(N) % 3 / 2, None),
-    ],
-)
-def test_the_kind_is_that_of_the_column_to_be_predicted(read, target, names):
-    task = read(frame().assign(kind=target), features=["row"], normalize=False)
-    rows = column(task.train).astype(int)
-    if names is None:
-        assert (task.kind, task.num_outputs, task.class_names) == ("values", 1, ("kind",))
-        np.testing.assert_allclose(task.train.targets()[:, 0], target[rows], rtol=1e-6)
-        assert task.target_scale.std.tolist() == pytest.approx([target[rows].std()], rel=1e-5)
-    else:
-        assert (task.kind, task.class_names) == ("classes", names)
-        assert [task.class_names[k] for k in task.train.targets()] == list(map(str, target[rows]))
+def test_the_kind_is_that_of_the_column_to_be_predicted(read):
+    for target, kind, names in (
+        (np.array([3, 10, 7])[np.arange(N) % 3], "classes", ("3", "7", "10")),  # whole numbers
+        (np.array(["01", "1", "NA"])[np.arange(N) % 3], "classes", ("01", "1", "NA")),  # zeros in front
+        (np.arange(N) % 21, "values", ("kind",)),  # many whole numbers
+        (np.arange(N) % 3 / 2, "values", ("kind",)),
+    ):
+        task = read(frame().assign(kind=target), features=["row"], normalize=False)
+        assert (task.kind, task.class_names) == (kind, names)
+        held, expected = task.train.targets(), target[column(task.train).astype(int)]
+        if kind == "values":
+            np.testing.assert_allclose(held[:, 0], expected, rtol=1e-6)
+            assert task.target_scale.std.tolist() == pytest.approx([expected.std()], rel=1e-5)
+        else:
+            assert [names[k] for k in held] == list(map(str, expected))
 
 
 def test_the_test_file_is_read_at_the_end_only_but_its_header_at_once(read, tmp_path):
@@ -149,109 +142,66 @@ def test_the_test_file_is_read_at_the_end_only_but_its_header_at_once(read, tmp_
         read(frame(), test="test.csv")
 
 
-HEAD, MANY = b"a,b,kind\n", b"".join(b"1,2,%d.25\n" % i for i in range(60))
-CLASSES, NONE, LABELS = {"kind": "classes"}, {"target": None}, {"kind": "labels", "target": None}
+HEAD = b"a,b,kind\n"
 BAD = [
     (HEAD + b"1,2,x\n1,2\n" * 20, {}, r"t\.csv: line 3 has 2 fields, the header has 3"),
     (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is not a table: .* check its quotes"),
     (HEAD + b"1,\xff,x\n" * 20, {}, r"is not text in utf-8; store it as UTF-8, or .* task\.encoding="),
-    (b"kind\n" + b"x\n" * 20, {}, "has one column only, 'kind'; .*task.delimiter"),
     (HEAD + b"1,inf,x\n2,3,y\n" * 20, {}, r"t\.csv\[b\]: \d+ values are infinite or too large"),
-    (HEAD + MANY, CLASSES, r"\[kind\]: 42 different labels in 42 .* do not look like classes; .*kind=values"),
     (frame(), {"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
-    (frame(), {"target": 1.5}, r"task\.target: 1\.5 is out of range; allowed: "),
     (frame(), {"kind": "values"}, r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes"),
-    (frame(), LABELS | {"targets": ["row", "kind"]}, r"t\.csv\[row\]: '2' in row 3 is neither 0 nor 1"),
-    (frame(), {"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),
-    (frame(), {"encoding": "utf-9"}, r"task\.encoding: 'utf-9' is not an encoding"),
-    (frame(), {"targets": ["row"]}, r"task\.targets: does not go with task\.target; remove one"),
-    (frame(), NONE, r"task\.target: a value is needed"),
-    (frame(), NONE | {"targets": ["row", "row"]}, r"task\.targets: names a column twice"),
-    (frame(), NONE | CLASSES | {"targets": ["row", "code"]}, r"task\.targets: holds several"),
-    (frame(), {"group": "kind"}, r"task\.group: is to be predicted; name another column"),
-    (frame(), {"sequence": "colour", "id": "patient"}, r"task\.id: does not go with task\.sequence"),
-    (frame(), {"sequence": "colour", "features": ["row"]}, r"task\.features: does not go with task\.sequence"),
-    (frame(), {"time": "row"}, r"task\.time: needs task\.id; name the column that says"),
-    (frame(), {"length": 4}, r"task\.length: needs task\.sequence or task\.id"),
 ]
 
 
-@pytest.mark.parametrize(("content", "settings", "message"), BAD)
-def test_tables_and_settings_that_do_not_fit_are_refused_in_one_line(read, content, settings, message):
-    with refused(message, (ConfigError, DataError)):
-        read(content, **settings)
-
-
-TYPES = {
-    "beyond nanoseconds": (
-        np.array(["2024-01-02", "9999-12-31", "0001-01-01"], "datetime64[us]"),
-        [19724, 2932896, -719162],
-    ),
-    "truths": (np.array([True, False, False]), [1, 0, 0]),
-    "beyond int64": (np.array([1, 2**63, 2**64 - 1], np.uint64), [1, 2**63, 2**64]),
-    "nullable": (pd.array([4, 5, 2], dtype="Int64"), [4, 5, 2]),
-}
+def test_tables_and_settings_that_do_not_fit_are_refused_in_one_line(read):
+    for content, settings, message in BAD:
+        with refused(message, (ConfigError, DataError)):
+            read(content, **settings)
 
 
 def test_typed_columns_of_a_parquet_are_numbers(read):
-    columns = {name: pd.Series(values).take(np.arange(N) % 3) for name, (values, _) in TYPES.items()}
-    table = frame().assign(**{name: column.reset_index(drop=True) for name, column in columns.items()})
-    x = in_order(read(table, "t.parquet", features=[*TYPES, "row"], normalize=False))
-    for place, (_, expected) in enumerate(TYPES.values()):
-        assert x[:, place].tolist() == np.tile(np.float32(expected), N // 3).tolist()
+    days = np.array(["2024-01-02", "9999-12-31", "0001-01-01"], "datetime64[us]")  # beyond nanoseconds
+    types = [
+        (days, [19724, 2932896, -719162]),
+        (np.array([True, False, False]), [1, 0, 0]),
+        (np.array([1, 2**63, 2**64 - 1], np.uint64), [1, 2**63, 2**64]),
+        (pd.array([4, 5, 2], dtype="Int64"), [4, 5, 2]),
+    ]
+    names = [f"c{place}" for place in range(len(types))]
+    columns = [pd.Series(values).take(np.arange(N) % 3).reset_index(drop=True) for values, _ in types]
+    table = frame().assign(**dict(zip(names, columns, strict=True)))
+    x = in_order(read(table, "t.parquet", features=[*names, "row"], normalize=False))
+    np.testing.assert_array_equal(x[:, :-1], np.tile(np.float32([numbers for _, numbers in types]), N // 3).T)
 
 
 def test_points_beside_a_decimal_comma_are_refused(read):
-    for odd in ("1.5", "1.234", "1.234,5", "1.234.567"):
+    for odd in ("1.5", "1.234,5"):
         with refused(f"task.decimal: '{odd}' in row 1 has points beside a decimal comma", DataError):
             read(frame().assign(weight=odd), decimal=",", features=["weight"])
-    dates = frame().assign(weight=[f"{1 + i % 9},5" for i in range(N)], day=["01.02.2024", "02.02.2024"] * (N // 2))
-    task = read(dates, decimal=",", features=["weight", "day"], normalize=False)
-    assert task.input_shape == (1, 3)
-    assert set(column(task.train)) <= {value + 0.5 for value in range(1, 10)}
+    dates = frame().assign(day=["01.02.2024", "02.02.2024"] * (N // 2))
+    assert read(dates, decimal=",", features=["day"]).input_shape == (1, 2)
 
 
-def test_a_column_of_splits_is_honoured_and_is_no_feature(read):
+def test_a_column_of_splits_is_honoured_and_is_no_feature_or_refused(read):
     marks = np.array(["train"] * 40 + ["val"] * 8 + ["Test"] * 12)
     task = read(frame().assign(split=marks), normalize=False)
     assert [column(samples).tolist() for samples in splits(task)] == [
         list(range(*rows)) for rows in ((0, 40), (40, 48), (48, 60))
     ]
     assert "split" not in task.preprocessing.feature_names
-    partly = read(frame().assign(split=np.where(marks == "val", "train", marks)), normalize=False)
-    assert column(partly.open_test()).tolist() == list(range(48, 60))
     assert "split" in read(frame().assign(split=marks), features=["row", "split"]).preprocessing.feature_names
-
-
-def test_a_column_of_splits_that_cannot_be_honoured_is_refused(read):
-    odd = np.arange(N) % 2
     for marks, settings, message in (
         (["train"] * 59 + ["trian"], {}, r"t.csv\[split\]: 'trian' in row 60 is not a split \(1 rows\)"),
-        (["train"] * 59 + [""], {}, r"t.csv\[split\]: '' in row 60 is not a split \(1 rows\)"),
-        ("test", {}, "no rows are for training"),
         (["train"] * 9 + ["test"] * 51, {}, "t.csv: too few rows: 9; provide 10 or more for training"),
-        (odd, {}, "'0' in row 1 is a number"),
-        (np.where(odd, "train", "test"), {"group": "patient"}, "group 'p0' is also in"),
+        (np.where(np.arange(N) % 2, "train", "test"), {"group": "patient"}, "group 'p0' is also in"),
     ):
         with refused(message, DataError):
             read(frame().assign(split=marks), **settings)
 
 
-def test_what_new_rows_lack_is_counted(read):
-    task = read(frame(), features=["weight", "colour"])
-    columns = {"weight": np.array(["1", "", "2"], object), "colour": np.array(["red", "pink", ""], object)}
-    assert task.preprocessing.remarks(columns) == {
-        "without a number in 'weight': the training mean stands there": 1,
-        "with a text in 'colour' that training lacks": 2,
-    }
-    with refused(r"new\[weight\]: '1e\+40' in row 2 is too large beside the training rows \(mean ", DataError):
-        task.preprocessing.features({"weight": np.array([1e30, 1e40]), "colour": np.array(["red"] * 2)}, "new")
-
-
 def test_several_numbers_are_values_and_may_be_missing_with_a_decimal_comma(read):
-    table = frame().assign(b=np.arange(N) * 37 % 59 * 1e3, c=np.arange(N) * 1e-5 % 7e-5)
-    task = read(table, target=None, targets=["b", "c"], features=["row"])
-    assert (task.kind, task.num_outputs, task.class_names) == ("values", 2, ("b", "c"))
+    task = read(frame().assign(b=np.arange(N) * 37 % 59 * 1e3), target=None, targets=["weight", "b"], features=["row"])
+    assert (task.kind, task.num_outputs, task.class_names) == ("values", 2, ("weight", "b"))
     numbers = frame().assign(kind=[f"{i},5" if i % 7 else "NA" for i in range(N)])
     with refused(r"t\.csv\[kind\]: 9 rows have no target, the first is row 1; .*missing_targets", DataError):
         read(numbers, decimal=",", features=["row"])
@@ -259,12 +209,3 @@ def test_several_numbers_are_values_and_may_be_missing_with_a_decimal_comma(read
     targets = np.concatenate([samples.targets()[:, 0] for samples in splits(task)])
     assert np.isnan(targets).sum() == 9
     assert sorted(targets[~np.isnan(targets)]) == [i + 0.5 for i in range(N) if i % 7]
-
-
-def test_texts_beyond_the_bound_share_a_feature_and_so_do_unknown_ones(read, tmp_path):
-    table = frame().assign(town=[f"town {min(i % 10, 7)}" for i in range(N)])
-    frame(20, 100).assign(town="nowhere").to_csv(tmp_path / "test.csv", index=False)
-    task = read(table, features=["town"], max_categories=3, test="test.csv")
-    assert task.preprocessing.columns[0].categories[2:] == ("town 7", "(other)")  # the most frequent one is kept
-    assert every(task.open_test()).x[:, 0].tolist() == [[0, 0, 0, 1]] * 20
-    assert not every(read(table, features=["town"], test="test.csv").open_test()).x.any()

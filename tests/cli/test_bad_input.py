@@ -15,7 +15,6 @@ SETTINGS = {
     "train.lr=${oc.env:ORCA_NO_SUCH}": ["train.lr", "ORCA_NO_SUCH"],
     "task=arrays task.kind=classes": ["task.train", "a value is needed"],
     "body._target_=os.system": ["body._target_", "--allow-module os"],
-    # Before the data are read.
     "task=arrays task.kind=dense task.train=absent.npz augment=series": ["augment", "task.kind=dense"],
     "study=alignment": ["add -m"],
     "--config-dir nowhere": ["nowhere"],

@@ -37,7 +37,8 @@ def trial_runs(environment):
 def test_a_killed_search_does_no_trial_twice_and_the_next_run_trains_as_its_best_trial(fork, environment, words):
     """Nothing of a search opens the test split; the run after it does."""
     case = fork("tune", *words, *SEARCH, "metric=none")
-    while len(trial_runs(environment)) < 2 and case.poll() is None:  # the second has begun
+    end = time.monotonic() + 300
+    while len(trial_runs(environment)) < 2 and time.monotonic() < end:  # the second has begun
         time.sleep(0.02)
     case.send(signal.SIGKILL)
     assert case.wait(60) == -signal.SIGKILL

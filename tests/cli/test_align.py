@@ -12,14 +12,6 @@ from tests.cli.conftest import curve
 FALLS_TO = 0.5  # of the exact distance before alignment
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("features", "classes"), [("pooled", 0), ("sequence", "null")])
-def test_each_kind_of_point_is_aligned_by_any_number_of_classes_in_a_problem(run, small, features, classes):
-    settings = [f"align.features={features}", f"align.classes_per_problem={classes}", "align.epochs=6"]
-    values = run(*small, *settings, "train.epochs=1").result["metric_value"]
-    assert values["after"] < values["before"]
-
-
 def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exact_distance(run, small):
     exactly = ["align.exact=true", "align.largest_step=null", "train.epochs=1"]
     done = run(*small, "metric=otdd_by_class", "align.epochs=6", "align.check_every=5", *exactly)
@@ -54,7 +46,6 @@ def test_one_rate_serves_metrics_whose_gradients_differ(run, small):
     """Under SGD a first step is as long as its gradient: without a scale, metrics would differ by their units."""
     sgd = ["protocol=paper", "source=stdlib_docs", "train.optimizer=sgd", "train.momentum=0"]
     sgd += ["align.features=tokens", "align.epochs=1", "train.epochs=1"]
-
     with compose.session() as session:
         before = build(session.compose([*small, *sgd]).config, LogReporter()).model.embedder.state_dict()
     moved = {}
@@ -69,20 +60,11 @@ def test_one_rate_serves_metrics_whose_gradients_differ(run, small):
     assert max(raw) > 10 * min(raw)
 
 
-METRICS = ["otdd", "otdd_exact", "otdd_reference", "otdd_gaussian"]  # and otdd_by_class above
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "metric"), [*(("digits", metric) for metric in METRICS), ("darcy", "otdd")])
-def test_every_dataset_distance_lowers_the_exact_one_on_held_out_data(run, small, tiny, task, metric):
-    if task == "darcy":
-        sizes = ["task.num_train=60", "task.num_validation=40", "task.num_test=20", "task.nodes=41", "source.size=200"]
-        words = ["task=darcy", f"body.checkpoint={tiny['swin']}", "source=digits", *sizes, "train.batch_size=8"]
-        words += ["align.source_points=200", "align.max_samples=32"]
-    else:
-        words = small
+@pytest.mark.parametrize("metric", ["otdd", "otdd_exact", "otdd_reference", "otdd_gaussian"])  # otdd_by_class: above
+def test_every_dataset_distance_lowers_the_exact_one_on_held_out_data(run, small, metric):
     settings = ["align.epochs=11", "align.check_every=10", "align.exact=true", "align.largest_step=null"]
-    done = run(*words, f"metric={metric}", *settings, "train.epochs=1")
+    done = run(*small, f"metric={metric}", *settings, "train.epochs=1")
     exact = [line["heldout_exact"] for line in curve(done.folder, "2_align") if "heldout_exact" in line]
     assert len(exact) == 2
     assert exact[-1] < FALLS_TO * exact[0], exact

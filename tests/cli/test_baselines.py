@@ -1,6 +1,5 @@
 """Baselines of whole runs through the command line."""
 
-import json
 import os
 
 import numpy as np
@@ -21,27 +20,20 @@ def cold(small, tmp_path):
 
 def test_a_completed_run_gets_the_simple_models_beside_its_error_without_training_again(orca, run, cold, tmp_path):
     first = run(*cold, "baselines=none")
-    curve = (first.folder / "3_finetune" / "metrics.jsonl").read_bytes()
     done = run(*cold, "baselines=simple")
     assert "computing the baselines that it lacks, constant, linear, forest, features, probe" in done.err
-    result, out = done.result, " ".join(done.out.split())
+    result = done.result
     assert done.folder == first.folder
-    # The test split was opened once more, which is counted; all else is as it was.
-    assert (first.result["test_reads"], result["test_reads"]) == (1, 2)
+    assert (first.result["test_reads"], result["test_reads"]) == (1, 2)  # opened once more, which is counted
     new = {"baselines", "comparison", "test_reads", "seconds"}
     assert {key for key in result if result[key] != first.result[key]} == new
-    assert (first.folder / "3_finetune" / "metrics.jsonl").read_bytes() == curve
     assert orca("doctor", first.folder)[0] == 0
-    for which in ("simple", "none"):  # they are no part of the experiment
-        assert "already completed, not run again" in run(*cold, f"baselines={which}").err
+    assert "already completed, not run again" in run(*cold, "baselines=none").err  # they are no part of the experiment
 
-    forest = result["baselines"]["forest"]
-    assert forest["trained_on"] == {"splits": ["train"], "n": 60, "of": 60}
+    assert result["baselines"]["forest"]["trained_on"] == {"splits": ["train"], "n": 60, "of": 60}
     assert result["baselines"]["constant"]["error"] == result["trivial_error"]
-    # A barely trained model loses, and that is said.
-    assert result["comparison"]["is"] == "worse"
-    assert result["comparison"]["text"] in out
-    assert f"forest {100 * forest['error']:.2f} %" in out
+    assert result["comparison"]["is"] == "worse"  # barely trained as it is
+    assert result["comparison"]["text"] in " ".join(done.out.split())
 
     cache = tmp_path / "cache" / "baselines"
     entries = set(cache.iterdir())
@@ -52,11 +44,6 @@ def test_a_completed_run_gets_the_simple_models_beside_its_error_without_trainin
     assert set(cache.iterdir()) == entries
     other = run(*cold, "seed=1", "baselines=simple").result["baselines"]
     assert {name for name, one in result["baselines"].items() if other[name] != one} == {"features", "probe"}
-
-    shown = json.loads(orca("report", "--json")[1])
-    best = min(("linear", "forest", "features", "probe"), key=lambda name: result["baselines"][name]["error"])
-    assert result["baselines"][best]["error"] in shown["columns"][0]["baselines"][best]
-    assert shown["rows"][0]["settings"] == {}
 
 
 @pytest.mark.slow
@@ -83,7 +70,6 @@ def test_tables_have_boosting_which_learns_from_what_the_run_learned_from_and_th
 
 @pytest.mark.slow
 def test_a_sweep_that_is_stopped_among_baselines_ends_as_stopped_and_typed_again_has_them(run, fork, cold, environment):
-    """The job that was at it is completed, the next one is not started."""
     hook = "tests.reliability.signal_points:at:baseline,2,^INT"
     case = fork("run", "-m", *cold, "seed=0,1", "baselines=simple", hook=hook, more={SENT: os.devnull})
     assert case.wait() == 130

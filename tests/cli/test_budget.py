@@ -1,17 +1,14 @@
 """What a budget does to a run: what is decided and recorded, the time that is said before, and minutes."""
 
 import json
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from orca_cli import experiment
 from orca_cli.config import compose
-from orca_cli.data.samples import ArraySamples
-from orca_cli.exceptions import DataError, OrcaError
+from orca_cli.exceptions import OrcaError
 from orca_cli.stages import expected_time
-from orca_cli.stages.build import build, fit_embedder
+from orca_cli.stages.build import build
 from orca_cli.stages.expected_time import Costs, expected
 from orca_cli.terminal import LogReporter
 
@@ -80,28 +77,18 @@ def test_minutes_become_epochs_which_a_resumed_run_keeps_and_a_typed_one_repeats
     monkeypatch.setattr(expected_time, "measure", lambda *_: pytest.fail("timed again"))
     first = run(*words)
     assert first.result["expected_s"]["finetune"] > 0
-    decision = first.result["decided"]["train.epochs"]
-    epochs = decision["value"]
+    epochs = first.result["decided"]["train.epochs"]["value"]
     assert 5 <= epochs <= 7  # of 3.75 steps, 2 s each, in nine tenths of a minute
-    assert "machine" in decision["why"]
-    assert f"train.epochs={epochs}" in decision["why"]
     timed()
     second = run(*typed(*bare, "task.validation_size=5", f"train.epochs={epochs}"))
     assert first.result["weights_sha256"] == second.result["weights_sha256"]
 
 
-def test_minutes_that_are_too_short_train_an_epoch_and_many_end_with_the_longest_budget(planned, timed):
-    timed(step=9.0)
-    plan, err = planned("budget=0.1")
-    assert plan["build"]["decided"]["train.epochs"]["value"] == 1
-    assert "too short" in err
-    timed(step=0.01)
-    record = planned("budget=1e308")[0]["build"]
-    assert (record["steps"]["finetune"], record["members"]) == (5 * 400, 5)
-
-
 def test_minutes_that_are_enough_for_a_member_are_spent_on_further_ones(planned, timed):
     """An epoch of 60 samples takes 18.75 s, 100 of them are 400 steps, and each member is aligned anew; 99 minutes are used."""
+    timed(step=9.0)
+    plan, err = planned("budget=0.1")
+    assert (plan["build"]["decided"]["train.epochs"]["value"], "too short" in err) == (1, True)
     timed(step=5.0, align=200.0)
     for words, members, epochs in (([], 2, 100), (["train.folds=3"], 3, 133)):
         record = planned("metric=minibatch_ot", "budget=110", "task.validation_size=5", *words)[0]["build"]
@@ -122,28 +109,3 @@ def test_the_expected_time_is_that_of_all_steps_and_validations_of_all_members(e
         tested = members * (60 + len(built.task.validation)) / 32
         assert seconds["align"] == 7
         assert seconds["finetune"] == pytest.approx(5 * members * per_epoch + tested + 7 * aligned_again, rel=0.02)
-
-
-def test_a_dry_run_fits_an_embedder_on_fewer_samples_of_very_many_tokens():
-    seen = []
-
-    def fit(batches):
-        seen.append(sum(len(x) for x, _ in batches))
-
-    embedder = SimpleNamespace(layout=SimpleNamespace(tokens=2**11), fit=fit)
-    samples = ArraySamples(np.zeros((200, 1, 4), np.float32), np.zeros(200, np.int64))
-    fit_embedder(embedder, samples, 0)
-    fit_embedder(embedder, samples, 0, 2**18)
-    assert seen == [200, 128]
-
-
-def test_what_stage_2_cannot_do_is_not_blamed_on_the_timing(orca, environment, bare, monkeypatch):
-    def fails(*_):
-        raise DataError("no source", where="source")
-
-    for module in ("align", "expected_time"):
-        monkeypatch.setattr(f"orca_cli.stages.{module}.compare", fails)
-    words = [word for word in bare if not word.startswith("metric")]
-    code, out, _ = orca("run", "--dry-run", *words)
-    assert (code, "; about " in out) == (0, True)
-    assert orca("run", *words)[0] == DataError.code

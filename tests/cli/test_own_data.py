@@ -1,4 +1,4 @@
-"""Own data of every kind and form through all stages on tiny bodies, and what the runs predict: kinds, shapes, gaps, units."""
+"""Own data of every form through all stages on tiny bodies, and what the runs predict: shapes, gaps, lengths."""
 
 import csv
 import io
@@ -43,37 +43,20 @@ def learned(done, share=1.0):
 AXES = np.meshgrid(*(np.linspace(0, 1, size) for size in (4, 6, 5)), indexing="ij")
 VOLUMES = np.einsum("nk,kdhw->ndhw", np.random.default_rng(0).normal(size=(N, 3)), AXES)[:, None]
 MAPS, SERIES = RNG.normal(size=(80, 1, 7, 11)), RNG.normal(size=(80, 2, 23))
-# name -> (body, kind, settings, arrays): every kind, in one to three dimensions, on every family.
+# name -> (body, kind, settings, arrays)
 COMBINATIONS = {
     "classes of maps": ("vit", "classes", [], {"x": MAPS, "y": (MAPS.mean((1, 2, 3)) > 0).astype(int)}),
-    "labels of series": (
-        "bert",
-        "labels",
-        ["embedder=overlap", "embedder.max_tokens=20"],
-        {"x": SERIES, "y": (SERIES[:, :, :5].mean(2) > 0).astype(int)},
-    ),
     "series": ("vit", "dense", [], {"x": SERIES, "y": 100 + 5 * SERIES.cumsum(2)}),
-    "class maps": ("swin", "dense", [], {"x": MAPS, "y": (MAPS[:, 0] > 0).astype(int)}),
     "volumes": ("bert", "dense", ["metric=none"], {"x": VOLUMES, "y": -VOLUMES}),
 }
 
 
 @pytest.mark.parametrize("name", COMBINATIONS)
-def test_own_data_of_every_kind_on_every_family(run_on, name):
+def test_own_data_of_one_to_three_dimensions_are_learned(run_on, name):
     body, kind, more, arrays = COMBINATIONS[name]
     done = run_on(f"task.kind={kind}", "train.epochs=6", "train.batch_size=8", *more, body=body, **arrays)
     assert callable(load_preprocessing(done.folder / "1_build").inputs)
     assert learned(done, 0.5 if name == "volumes" else 0.8), done.out
-
-
-def test_several_numbers_in_units_of_their_own_with_another_error_and_loss_by_name(run_on):
-    two = np.stack([SIGNAL, 1e6 * SIGNAL], axis=1)
-    result = run_on(
-        "task.kind=values", "task.error=r2", "task.loss=huber", "metric=none", "train.epochs=3", x=X, y=two
-    ).result
-    assert (result["error"]["name"], result["error"]["n"]) == ("1 - R2", 2 * 36)
-    assert result["error"]["value"] < 0.5
-    assert result["trivial_error"] == pytest.approx(1, abs=0.2)
 
 
 def test_numbers_are_predicted_from_images(run_on, tmp_path):
@@ -84,12 +67,7 @@ def test_numbers_are_predicted_from_images(run_on, tmp_path):
         Image.fromarray((level + noise).clip(0, 255).astype(np.uint8)).save(tmp_path / "photos" / f"{level}.png")
     pd.DataFrame({"file": levels, "grams": levels * 2.5}).to_csv(tmp_path / "grams.csv", index=False)
     words = ["task=images", "task.path=photos", "task.table=grams.csv", "task.error=mae", "paths.data=."]
-    done = run_on(*words, "metric=none", "train.epochs=12", body="swin")
-    error, stored = done.result["error"], np.load(done.folder / "3_finetune/predictions.npz")
-    assert (error["name"], set(error["others"])) == ("MAE", {"RMSE", "1 - R2", "RMSE / deviation"})
-    absolute = np.abs(stored["outputs"].astype(np.float64) - stored["targets"])
-    assert absolute.mean() == pytest.approx(error["value"])
-    assert learned(done, 0.5)
+    assert learned(run_on(*words, "metric=none", "train.epochs=12", body="swin"), 0.5)
 
 
 def test_gaps_are_filled_alike_in_training_and_in_prediction(run_on, orca):
@@ -109,13 +87,10 @@ def series():
     return RNG.normal(size=(N, 2, 12)) + 3 * Y[:, None, None], ends
 
 
-ARRAYS = ["task=arrays", "task.kind=classes", "task.train=own.npz"]
-
-
 def length_arrays(folder):
     x, ends = series()
     np.savez(folder / "own.npz", x=np.where(np.arange(12) < ends[:, None, None], x, 99), y=Y, lengths=ends)
-    return ARRAYS, "own.npz"
+    return ["task=arrays", "task.kind=classes", "task.train=own.npz"], "own.npz"
 
 
 def symbol_table(folder):
@@ -138,24 +113,12 @@ FORMS = {"lengths": length_arrays, "symbols": symbol_table, "long table": long_t
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_a_run_and_its_predictions(run_on, orca, refused, tmp_path, name):
+def test_a_run_and_its_predictions(run_on, orca, tmp_path, name):
     words, file = FORMS[name](tmp_path)
     done = run_on(*words, "train.epochs=3", "train.batch_size=8", "train.lr=1e-3", "align.source_points=200")
     assert learned(done)
     code, out, err = orca("predict", done.folder, file)
     assert code == 0, err
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert len(rows) == N
     places = [int(row["id"]) for row in rows] if name == "long table" else range(N)
     assert np.mean([int(row["prediction"]) != Y[place] for row, place in zip(rows, places, strict=True)]) < 0.25
-    if name == "lengths":
-        np.save("bare.npy", series()[0])
-        message = "bare.npy: has no lengths, and the model was trained with them"
-        refused(11, ["predict", done.folder, "bare.npy", "--out", "p.csv"], message)
-        assert not (tmp_path / "p.csv").exists()
-    if name == "symbols":
-        (tmp_path / "new.csv").write_text("dna\n" + "ACXG\n" * 30 + "ACGTACGTACGTACGT\nXTT\n")
-        code, out, err = orca("predict", done.folder, "new.csv")
-        assert (code, len(out.splitlines())) == (0, 33), err
-        assert "31 of them with a symbol that training lacks (X)" in err
-        assert "1 of them longer than 11 symbols and cut at the end" in err

@@ -122,15 +122,12 @@ CASES = {
 def check_card(run, export):
     """Check that the model card of an export says what the run found, and that no path of this machine is in it."""
     card, result = (export / "README.md").read_text(), run.result
-    percent = result["error"]["percent"]
-    for name, number in (
-        (result["error"]["name"], result["error"]["value"]),
-        ("best constant predictor", result["trivial_error"]),
-    ):
-        assert f"| {name} | {100 * number:.2f} % |" in card if percent else f"| {name} | {number:.4g} |" in card
-    texts = ("protocol clean", "seed 0", f"metric={result['metric']}", result["weights_sha256"], "@inproceedings")
-    assert all(text in card for text in (*texts, *(split["sha256"] for split in result["splits"].values())))
-    assert ("`high`" in card) == (run.y.dtype.kind == "U")
+    name, value = result["error"]["name"], result["error"]["value"]
+    shown = f"{100 * value:.2f} %" if result["error"]["percent"] else f"{value:.4g}"
+    assert f"| {name} | {shown} |" in card
+    assert all(
+        text in card for text in (result["weights_sha256"], *(one["sha256"] for one in result["splits"].values()))
+    )
     assert str(run.path) not in card + (export / "config.yaml").read_text()
 
 
@@ -166,12 +163,11 @@ def table(text):
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_all_forms_of_output_say_the_same(trained, orca, tmp_path):
+def test_all_forms_of_output_say_the_same(trained, tmp_path):
     run = trained(*CASES["classes"])
     out, err = run.predict("--batch-size", 8)
     rows = table(out)
     assert list(rows[0]) == ["index", "prediction", "p_high", "p_low", "p_mid"]
-    assert [row["index"] for row in rows] == [str(i) for i in range(TEST)]
     wide = run.expected.astype(np.float64)
     probabilities = np.exp(wide) / np.exp(wide).sum(axis=1, keepdims=True)
     printed = np.array([[float(row[f"p_{name}"]) for name in ("high", "low", "mid")] for row in rows])
@@ -186,16 +182,11 @@ def test_all_forms_of_output_say_the_same(trained, orca, tmp_path):
     arrays = np.load(tmp_path / "p.npz")
     assert arrays["prediction"].tolist() == named.tolist()
     np.testing.assert_allclose(arrays["probability"], probabilities, rtol=1e-5)
-    # Without targets there is no error, and nothing else changes.
-    np.save("new.npy", run.x[N:])
-    code, plain, err = orca("predict", run.path, "new.npy")
-    assert (code, plain) == (0, out)
-    assert "error" not in err
     plain, err = run.predict("--no-targets")
     assert (plain, "0-1 error" in err) == (out, False)
 
 
-def test_outputs_of_other_kinds(trained, refused, tmp_path):
+def test_outputs_of_other_kinds(trained, refused):
     run = trained(*CASES["labels of a random body, bf16"])
     rows = table(run.predict()[0])
     assert list(rows[0]) == ["index", "0", "1", "p_0", "p_1"]
@@ -206,17 +197,13 @@ def test_outputs_of_other_kinds(trained, refused, tmp_path):
     model = orca_cli.load(run.path)
     assert is_regressor(model)
     assert model.predict(run.x[N:]).tolist() == run.expected.tolist()
-    score = model.score(run.x[N:], run.y[N:])
-    assert score == pytest.approx(r2_score(run.y[N:], run.expected), rel=1e-4)
-    assert get_scorer("r2")(model, run.x[N:], run.y[N:]) == pytest.approx(score, rel=1e-4)
+    assert model.score(run.x[N:], run.y[N:]) == pytest.approx(r2_score(run.y[N:], run.expected), rel=1e-4)
     run = trained(*CASES["maps, a part of the body"])
-    for more in ([], ["--out", tmp_path / "p.csv"]):
-        words = ["predict", run.path, run.folder / "test.npz", *more]
-        assert refused(10, words, "maps, which a table has no place for; give FILE.npz") == ""
-    assert not list(tmp_path.glob("p.*"))
+    words = ["predict", run.path, run.folder / "test.npz"]
+    assert refused(10, words, "maps, which a table has no place for; give FILE.npz") == ""
 
 
-def test_tables(run, orca, refused, tiny):
+def test_tables(run, orca, tiny):
     i = np.arange(N + TEST)
     frame = pd.DataFrame(
         {"a": i % 7 + 0.5, "b": np.array(["x", "y", "z"])[i % 3], "target": np.array(["no", "yes"])[i % 2]}
@@ -227,11 +214,6 @@ def test_tables(run, orca, refused, tiny):
     path = run("task=table", *words, *QUICK).folder
     assert orca("predict", path, "test.csv", "--out", "p.npz")[0] == 0
     assert np.array_equal(np.load("p.npz")["outputs"], outputs(path))
-    frame[N:].assign(a=np.nan).to_csv("gaps.csv", index=False)
-    _, out, _ = orca("predict", path, "gaps.csv", "--out", "p.csv")
-    assert f"{TEST} of them without a number in 'a': the training mean stands there" in out
-    frame[N:].drop(columns="b").to_csv("bad.csv", index=False)
-    refused(11, ["predict", path, "bad.csv"], "bad.csv: has no column 'b'; the model was trained on a, b")
     model = orca_cli.load(path)
     assert model.predict(frame[N:]).tolist() == np.load("p.npz")["prediction"].tolist()
     assert model.score(frame[N:], frame["target"][N:]) == model.score("test.csv")
@@ -240,10 +222,8 @@ def test_tables(run, orca, refused, tiny):
 def test_a_run_without_its_weights_is_compared_and_does_not_predict(trained, run, orca, refused, environment):
     kept = trained(*CASES["classes"])
     first = run(*kept.words, "keep_weights=false")
-    assert "orca predict" not in first.out
     assert not list((first.folder / "3_finetune").rglob("*.safetensors"))
     assert orca("doctor", first.folder)[0] == 0
-    assert "otdd" in orca("report")[1]
     test = kept.folder / "test.npz"
     refused(11, ["predict", first.folder, test], "kept no weights", "--force keep_weights=true")
     refused(11, ["predict", environment, test, "--best"], "holds no completed run that can predict")
@@ -268,8 +248,7 @@ def test_the_best_of_a_folder_is_chosen_by_validation(trained, orca, environment
 
     shutil.copytree(run.path, environment / "arrays" / run.path.name)
     code, out, err = orca("predict", environment, run.folder / "test.npz", "--best", "--out", "p.npz", "--json")
-    assert code == 0, err
-    assert (json.loads(out)["run"], "the only run" in json.loads(out)["chosen"]) == (run.path.name, True)
+    assert (code, json.loads(out)["run"]) == (0, run.path.name), err
     assert orca("export", environment, tmp_path / "model", "--best")[0] == 0
     assert json.loads((tmp_path / "model" / "export.json").read_text())["result"]["run_id"] == run.path.name
     add(1, None, on="nothing")
@@ -277,11 +256,10 @@ def test_the_best_of_a_folder_is_chosen_by_validation(trained, orca, environment
         best_run(environment)
     add(2, 0.3, test=0.0)
     lowest = add(3, 0.1)
-    add(4, 0.2)
     add(5, 0.0, on="test")
     path, why = best_run(environment)
     assert path.name == lowest
-    assert "the lowest of 3 runs; 2 that trained on their validation samples are left out" in why
+    assert "the lowest of 2 runs; 2 that trained on their validation samples are left out" in why
     add(6, 0.2, samples="b")
     with pytest.raises(DataError, match="validated on 2 different sets of data or errors"):
         best_run(environment)
@@ -291,33 +269,25 @@ def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, 
     run = trained(*CASES["classes"])
     np.save(tmp_path / "short.npy", run.x[N:, :, :7])
     np.savez(tmp_path / "unseen.npz", x=run.x[N:], y=np.array(["low"] * (TEST - 1) + ["huge"]))
-    np.save(tmp_path / "inf.npy", np.where(np.arange(TEST)[:, None, None] == 11, np.inf, run.x[N:]))
     np.save(tmp_path / "huge.npy", np.where(np.arange(TEST)[:, None, None] == 11, 3e38, run.x[N:]))
-    unfinished, bare = tmp_path / "unfinished", tmp_path / "bare"
-    for folder, missing in ((unfinished, "result.json"), (bare, "1_build/preprocessing.json")):
-        shutil.copytree(run.path, folder)
-        (folder / missing).unlink()
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(run.path, unfinished)
+    (unfinished / "result.json").unlink()
     test = run.folder / "test.npz"
     for words, code, text in (
         ([run.path, tmp_path / "short.npy"], 11, "samples have shape (2, 7), those of the training set (2, 20)"),
         ([run.path, tmp_path / "unseen.npz"], 11, "1 labels have no training sample, the first is huge at index 19"),
-        ([run.path, tmp_path / "inf.npy", "--out", "p.csv"], 11, "inf.npy, counted from sample 8: 40 values are"),
         ([run.path, tmp_path / "huge.npy", "--out", "p.csv"], 11, "huge.npy: the outputs of sample 11 are NaN or inf"),
         ([run.path, test, "--out", "p.txt"], 10, "'p.txt' has a suffix that is not written, or none; allowed"),
-        ([run.path, test, "--out", unfinished], 10, "unfinished' is a folder; allowed: FILE.csv, FILE.npz"),
         ([run.path, tmp_path / "unseen.npz", "--out", tmp_path / "unseen.npz"], 10, "--out: is the input"),
         ([run.path, test, "--json"], 2, "add --out FILE"),
-        ([run.path, test, "--device", "cuda:7"], 14, "'cuda:7' is not on this machine"),
         ([unfinished, test], 11, "the run is not completed (state: completed)"),
         ([tmp_path, test], 11, "neither a run nor an export"),
-        (["no-such-run", test], 11, "no such run"),
-        ([bare, test], 11, "the task 'arrays' keeps no preprocessing"),
         ([tmp_path / "empty", test, "--best"], 11, "no such folder of runs"),
         ([run.path, test, "--checkpoint", tiny["long"]], 13, "has changed since the run: other weights would give"),
     ):
         assert refused(code, ["predict", *words], text) == ""
-    assert not list(tmp_path.glob("p.*"))
-    assert not list(tmp_path.glob(".tmp-*"))
+    assert not [*tmp_path.glob("p.*"), *tmp_path.glob(".tmp-*")]
     shutil.copytree(run.path, environment / "arrays" / run.path.name)
     assert orca("predict", run.path.name, test)[0] == 0  # by its name
     assert orca("predict", run.path, tmp_path / "unseen.npz", "--no-targets")[0] == 0
@@ -332,22 +302,16 @@ def test_from_python(trained, monkeypatch, tmp_path):
     assert not is_regressor(model)
     check_is_fitted(model)
     assert model.classes_.tolist() == ["high", "low", "mid"]
-    assert (model.input_shape, model.kind) == (SERIES, "classes")
     assert model.predict(x).tolist() == model.classes_[run.expected.argmax(axis=1)].tolist()
     np.testing.assert_array_equal(model.outputs(x), run.expected)
     probabilities = model.predict_proba(x)
-    assert probabilities.shape == (TEST, 3)
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     accuracy = np.mean(model.predict(x) == y)
     assert model.score(x, y) == accuracy == get_scorer("accuracy")(model, x, y)
-    assert model.score(run.folder / "test.npz") == accuracy
     assert get_scorer("neg_log_loss")(model, x, y) == pytest.approx(-log_loss(y, probabilities))
     assert model.error(x, y).value == run.result["error"]["value"]
-    for words in ((x[:, :, :9], y), (x,), (x, y[:3])):
+    for words in ((x[:, :, :9], y), (x,), (x, y[:3]), (x[:0], y[:0])):
         with pytest.raises(DataError):
             model.score(*words)
-    with pytest.raises(DataError, match="x: no samples; give one or more"):
-        model.predict(x[:0])
     other = orca_cli.load(run.path, batch_size=3)
     np.testing.assert_allclose(other.outputs(x), run.expected, rtol=1e-4, atol=1e-5)
     run = trained(*CASES["maps, a part of the body"])
@@ -357,8 +321,6 @@ def test_from_python(trained, monkeypatch, tmp_path):
     maps = orca_cli.load(dataclasses.replace(outcome, state="completed", code=143))  # stopped among its baselines
     predicted, expected = maps.predict(run.x[N:]), run.y[N:, None]
     assert maps.score(run.x[N:], expected) == pytest.approx(r2_score(expected.ravel(), predicted.ravel()), rel=1e-5)
-    assert not hasattr(maps, "classes_")
-    assert not hasattr(maps, "predict_proba")
     monkeypatch.setenv("ORCA_RUNS", str(tmp_path / "runs"))
     failed = orca_cli.run(*[word.replace("train.npz", "none.npz") for word in run.words])
     assert (failed.state, failed.code) == ("failed", 11)
@@ -371,9 +333,8 @@ def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
     run = trained(*CASES["several models"])
-    code, out, err = orca("export", run.path, tmp_path / "model", "--onnx", "--json")
+    code, _, err = orca("export", run.path, tmp_path / "model", "--onnx")
     assert code == 0, err
-    assert json.loads(out)["onnx"] is True
     session = runtime.InferenceSession(str(tmp_path / "model" / "model.onnx"))
     model = orca_cli.load(tmp_path / "model")
     x = model.preprocessing.inputs(run.x[N:])[0].numpy()
@@ -383,17 +344,61 @@ def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path):
     assert np.array_equal(run.outputs(tmp_path / "model"), run.expected)  # attention is as it was
 
 
-def test_onnx_that_cannot_be_is_refused_and_nothing_is_left(trained, orca, refused, tmp_path, monkeypatch):
+def test_onnx_that_cannot_be_is_refused_and_nothing_is_left(trained, refused, tmp_path, monkeypatch):
     run = trained(*CASES["classes"])
-    with monkeypatch.context() as patch:
 
-        def failing(*_, **__):
-            raise RuntimeError("no such operator")
+    def failing(*_, **__):
+        raise RuntimeError("no such operator")
 
-        patch.setattr("torch.onnx.export", failing)
-        message = "--onnx: cannot be written as ONNX: RuntimeError: no such operator; leave it out"
-        refused(11, ["export", run.path, tmp_path / "model", "--onnx"], message)
+    monkeypatch.setattr("torch.onnx.export", failing)
+    message = "--onnx: cannot be written as ONNX: RuntimeError: no such operator; leave it out"
+    refused(11, ["export", run.path, tmp_path / "model", "--onnx"], message)
     assert not (tmp_path / "model").exists()
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
-    refused(14, ["export", run.path, tmp_path / "other", "--onnx"], "pip install 'orca-transfer[onnx]'")
-    assert not (tmp_path / "other").exists()
+
+
+# Written at commit f375517 by `orca run task=arrays` for each kind (what was typed is in `overrides.txt`, settings that are
+# retired among it), `orca predict RUN new.npz` and `orca export`: runs that an earlier program recorded stay readable.
+RECORDED = Path(__file__).parent.parent / "recorded"
+RECORDED_KINDS = {
+    json.loads((run / "1_build" / "summary.json").read_text())["kind"]: run.name
+    for run in (RECORDED / "arrays").iterdir()
+}
+
+
+@pytest.fixture
+def recorded(environment):
+    """A copy of the runs, where this test's runs go; returns kind -> folder."""
+    shutil.copytree(RECORDED / "arrays", environment / "arrays")
+    return {kind: environment / "arrays" / name for kind, name in RECORDED_KINDS.items()}
+
+
+def test_report_shows_their_errors(orca, recorded):
+    code, out, err = orca("report", "--json")
+    assert code == 0, err
+    for run in recorded.values():
+        assert run.name in out
+        assert str(json.loads((run / "result.json").read_text())["error"]["value"]) in out
+
+
+@pytest.mark.parametrize("kind", RECORDED_KINDS)
+def test_their_predictions_and_errors_are_what_they_were(orca, recorded, kind, tmp_path):
+    code, _, err = orca("predict", recorded[kind], RECORDED / "new.npz", "--out", tmp_path / "new.npz")
+    assert code == 0, err
+    before, now = (np.load(path) for path in (RECORDED / "predicted" / f"{kind}.npz", tmp_path / "new.npz"))
+    assert set(now) == set(before)
+    for name in before:
+        if before[name].dtype.kind == "f":
+            np.testing.assert_allclose(now[name], before[name], rtol=1e-4, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(now[name], before[name])
+    code, out, err = orca("score", recorded[kind], "--json")
+    assert code == 0, err
+    assert json.loads(out)["runs"][0]["equal"]
+
+
+def test_an_export_predicts_as_it_did(orca, tmp_path):
+    shutil.copytree(RECORDED / "exported", tmp_path / "exported")
+    code, _, err = orca("predict", tmp_path / "exported", RECORDED / "new.npz", "--out", tmp_path / "new.npz")
+    assert code == 0, err
+    before, now = (np.load(path) for path in (RECORDED / "predicted" / "classes.npz", tmp_path / "new.npz"))
+    np.testing.assert_allclose(now["probability"], before["probability"], rtol=1e-4, atol=1e-5)

@@ -6,16 +6,20 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
 from orca_cli import storage
 from tests.checkpoints import save_tiny_bert
-from tests.cli.conftest import ROOT, curve, results, run_folders, without_baselines
+from tests.cli.conftest import ROOT, curve, results, run_folders, wait_for, without_baselines
 
 UNEVEN = ["task.validation_size=33", "task.test_size=45", "train.eval_batch_size=7", "task.train_size=59"]
 CLOSE = {"rel": 2e-5, "abs": 1e-7}  # float32 sums in another order, over a dozen steps
+AT_STEP = "digits/*/3_finetune/checkpoints/step-00000001"
+
+
+def ended(cases):
+    return [case.wait(240) for case in cases]
 
 
 @pytest.fixture(scope="session")
@@ -41,27 +45,6 @@ def together(fork):
     return call
 
 
-def until(condition, timeout_s):
-    """Wait for a condition; returns whether it came."""
-    end = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.02)
-    return condition()
-
-
-def assert_same_run(one, two):
-    """Two run folders hold the same curve, to rounding, and the same errors."""
-    for line, other in zip(curve(one), curve(two), strict=True):
-        assert other == {key: pytest.approx(value, **CLOSE) for key, value in line.items()}
-    records = [json.loads((folder / "result.json").read_text()) for folder in (one, two)]
-    for key in ("error", "validation_error", "trivial_error", "splits", "selected", "test_reads"):
-        assert records[0][key] == records[1][key], key
-
-
-def ended(cases):
-    return [case.wait(240) for case in cases]
-
-
 @pytest.mark.slow
 def test_two_processes_give_the_run_of_one(fork, together, environment, small, still, tmp_path):
     """Splits and last batches that two do not divide, through both forms of a step: with and without known targets to count."""
@@ -70,25 +53,34 @@ def test_two_processes_give_the_run_of_one(fork, together, environment, small, s
     pair = together(*words)
     assert ended([alone, *pair]) == [0, 0, 0], pair[0].err
     (one,), (two,) = run_folders(tmp_path / "one"), run_folders(environment)
-    assert_same_run(one, two)
-    assert [record["training"]["processes"] for record in results(environment)] == [2]
+    for line, other in zip(curve(one), curve(two), strict=True):
+        assert other == {key: pytest.approx(value, **CLOSE) for key, value in line.items()}
+    (first,), (second,) = results(tmp_path / "one"), results(environment)
+    for key in ("error", "validation_error", "trivial_error", "splits", "selected", "test_reads"):
+        assert first[key] == second[key], key
+    assert second["training"]["processes"] == 2
     assert "0-1 error" in pair[0].out
     assert (pair[1].out, pair[1].err) == ("", "")
-    assert json.loads((two / "status.json").read_text())["exit_code"] == 0
     repeated = together(*words)
     assert ended(repeated) == [0, 0]
     assert "already completed" in repeated[0].err
-    assert len(run_folders(environment)) == 1
 
 
 @pytest.mark.slow
 def test_a_signal_to_any_process_ends_all_and_the_run_resumes(fork, together, environment, small, still, tmp_path):
-    words = ["run", *small, *UNEVEN, f"body.checkpoint={still}", "metric=none", "train.epochs=4"]
-    words.append("train.checkpoint_s=0")
+    words = [
+        "run",
+        *small,
+        *UNEVEN,
+        f"body.checkpoint={still}",
+        "metric=none",
+        "train.epochs=4",
+        "train.checkpoint_s=0",
+    ]
     whole = together(*words, f"paths.runs={tmp_path / 'whole'}")
     assert ended(whole) == [0, 0], whole[0].err
     pair = together(*words)
-    assert until(lambda: list(environment.glob("*/*/3_finetune/checkpoints/step-*")), 400)
+    wait_for(environment, AT_STEP, pair[0])
     os.kill(pair[1].pid, signal.SIGTERM)
     assert ended(pair) == [143, 143], pair[0].err
     assert "stopped by SIGTERM" in pair[0].err
@@ -101,16 +93,16 @@ def test_a_signal_to_any_process_ends_all_and_the_run_resumes(fork, together, en
     assert ended(again) == [0, 0], again[0].err
     assert "resumed at step" in again[0].err
     (one,), (two,) = run_folders(tmp_path / "whole"), run_folders(environment)
-    sums = [json.loads((run / "result.json").read_text())["weights_sha256"] for run in (one, two)]
     assert curve(one) == curve(two)
-    assert sums[0] == sums[1]
+    (first,), (second,) = results(tmp_path / "whole"), results(environment)
+    assert first["weights_sha256"] == second["weights_sha256"]
 
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_run(together, environment, small, still):
     words = ["run", *small, f"body.checkpoint={still}", "metric=none", "train.epochs=100", "train.checkpoint_s=0"]
     pair = together(*words)
-    assert until(lambda: list(environment.glob("*/*/3_finetune/checkpoints/step-*")), 400)
+    wait_for(environment, AT_STEP, pair[0])
     os.kill(pair[1].pid, signal.SIGKILL)
     assert pair[0].wait(60) == 1
     (folder,) = run_folders(environment)

@@ -1,4 +1,4 @@
-"""Files of predictions are whole or absent, whatever ends the work; outputs are kept for errors of any size."""
+"""Files of predictions are whole or absent, whatever ends the work; predictions and scores against scikit-learn's."""
 
 import csv
 import io
@@ -6,6 +6,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, r2_score
 
 from orca_cli.data.targets import TargetForm
 from orca_cli.exceptions import DataError, StorageError
@@ -41,16 +42,6 @@ def test_the_same_for_parts_of_any_size(suffix, tmp_path):
         assert len({path.read_bytes() for path in paths}) == 1
 
 
-def test_maps_of_any_extent_are_written_in_parts(tmp_path):
-    maps = RNG.normal(size=(20, 2, 4, 5)).astype(np.float32)
-    output.write(tmp_path / "maps.npz", parts(maps), decoder("maps", 2, extent=(4, 5)), None)
-    arrays = np.load(tmp_path / "maps.npz")
-    assert sorted(arrays.files) == ["outputs", "prediction"]
-    assert np.array_equal(arrays["prediction"], maps)
-    output.write(tmp_path / "classes.npz", parts(maps), decoder("class_maps", 2, extent=(4, 5)), None)
-    assert np.array_equal(np.load(tmp_path / "classes.npz")["prediction"], maps.argmax(1))
-
-
 @pytest.mark.parametrize("suffix", output.SUFFIXES)
 def test_work_that_fails_half_way_leaves_the_old_file_and_its_own_error(suffix, tmp_path):
     path = tmp_path / f"p{suffix}"
@@ -84,3 +75,46 @@ def test_texts_in_csv_are_neither_formulas_nor_commands():
     for name, shown in (cases | {"-": "-"}).items():  # a class; alone it computes nothing
         text = "".join(output.csv_lines([{"id": np.array([name]), "p": np.array([0.5], np.float32)}]))
         assert list(csv.reader(io.StringIO(text))) == [["id", "p"], [shown, "0.5"]]
+
+
+def test_classes_in_the_form_of_the_data():
+    logits = RNG.normal(size=(50, 3)).astype(np.float32)
+    for classes, expected in (((-5, 5, 70), [-5, 5, 70]), (("a", "b", "ä"), ["a", "b", "ä"])):
+        decoder = Decoder(TargetForm("classes", 3, tuple(map(str, classes)), classes), 3)
+        assert decoder.classes.tolist() == expected
+        assert decoder.predictions(logits).tolist() == [expected[k] for k in logits.argmax(1)]
+        targets = RNG.integers(0, 3, 50)
+        assert decoder.score(logits, targets) == accuracy_score(targets, logits.argmax(1))
+    assert Decoder(TargetForm("class_maps", 3, extent=(4,)), 3).classes.tolist() == [0, 1, 2]
+    huge = np.array([[1e4, -1e4, 0.0]])
+    assert decoder.probabilities(huge).tolist() == [[1.0, 0.0, 0.0]]
+
+
+def test_labels_are_scored_as_whole_sets():
+    logits, targets = RNG.normal(size=(50, 4)).astype(np.float32), RNG.integers(0, 2, (50, 4)).astype(np.float32)
+    targets[:20] = logits[:20] > 0
+    decoder = Decoder(TargetForm("labels", 4), 4)
+    assert decoder.score(logits, targets) == accuracy_score(targets, logits >= 0)
+    unknown = targets.copy()
+    unknown[:, 1] = np.nan
+    kept = [0, 2, 3]
+    assert decoder.score(logits, unknown) == accuracy_score(targets[:, kept], (logits >= 0)[:, kept])
+    unknown[1:], unknown[0, 0] = np.nan, logits[0, 0] < 0
+    assert decoder.score(logits, unknown) == 0.0  # what is unknown is neither right nor wrong
+
+
+@pytest.mark.parametrize("form", [TargetForm("maps", 2, extent=(5,)), TargetForm("values", 2)])
+@pytest.mark.parametrize("unknown", [10, 40])
+def test_numbers_are_scored_by_the_mean_r2_of_their_outputs(form, unknown):
+    shape = (40, 2, 5) if form.kind == "maps" else (40, 2)
+    targets = RNG.normal(size=shape)
+    outputs = targets + RNG.normal(size=shape) * 0.3
+    targets[:10, 0] = targets[:unknown, 1] = np.nan  # where all of an output are unknown, the other one alone counts
+    counted = [k for k in (0, 1) if not np.isnan(targets[:, k]).all()]
+    rows = [~np.isnan(targets[:, k].ravel()) for k in counted]
+    by_output = [
+        r2_score(targets[:, k].ravel()[row], outputs[:, k].ravel()[row]) for k, row in zip(counted, rows, strict=True)
+    ]
+    decoder = Decoder(form, 2)
+    assert decoder.score(outputs, targets) == pytest.approx(np.mean(by_output))
+    assert decoder.classes is None

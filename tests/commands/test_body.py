@@ -4,7 +4,8 @@ import hashlib
 import json
 import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -34,26 +35,21 @@ def add(cache, name, save=save_tiny_bert, commit=COMMIT):
 
 
 def test_every_body_is_listed_with_where_it_is(cache):
-    listing = read_json("body", "list")
-    assert [body["name"] for body in listing["bodies"]] == sorted(choices("body"))
-    bodies = {body["name"]: body for body in listing["bodies"]}
-    assert bodies["swin_tiny"]["state"] == "missing"
-    assert bodies["antiberty"]["extra"] == "protein"
+    bodies = {body["name"]: body for body in read_json("body", "list")["bodies"]}
+    assert list(bodies) == sorted(choices("body"))
+    assert (bodies["swin_tiny"]["state"], bodies["antiberty"]["extra"]) == ("missing", "protein")
     folder = add(cache, "microsoft/swin-tiny-patch4-window7-224", save_tiny_swin)
     add(cache, "own/other")
     add(cache, "own/pickled", lambda folder: folder.mkdir(parents=True))
     listing = read_json("body", "list")
     swin = next(body for body in listing["bodies"] if body["name"] == "swin_tiny")
     assert (swin["state"], swin["family"], swin["revision"]) == ("cached", "swin", COMMIT)
-    files = ("config.json", "model.safetensors")
-    assert swin["bytes"] == sum((folder / name).stat().st_size for name in files)
+    assert swin["bytes"] == sum((folder / name).stat().st_size for name in ("config.json", "model.safetensors"))
     assert [(one["checkpoint"], one["family"]) for one in listing["others"]] == [("own/other", "bert")]
     here = {body["name"] for body in read_json("body", "list", "--here")["bodies"]}
-    assert "swin_tiny" in here
+    assert here >= {"swin_tiny"}
     assert "roberta" not in here
-    out = read_text("body", "list")
-    assert f"cached {COMMIT[:8]}" in out
-    assert "missing: `orca body get NAME`" in out
+    assert f"cached {COMMIT[:8]}" in read_text("body", "list")
 
 
 def test_bodies_of_the_users_own_and_damaged_caches_are_listed(cache, tmp_path):
@@ -81,77 +77,52 @@ def test_get_says_what_is_here_and_that_the_hub_cannot_be_reached(cache):
 
 
 @contextmanager
-def hub(repositories):
-    """Serve repositories {name: folder} as a model hub does; the block gets its address and the requested paths."""
+def hub(root, names):
+    """Serve the folders of repositories as a model hub does; the block gets its address and the requested paths."""
+    for name in names:
+        files = list((root / name / "resolve" / COMMIT).iterdir())
+        tree = [{"type": "file", "path": file.name, "size": file.stat().st_size, "oid": COMMIT} for file in files]
+        about = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file.name} for file in files]}
+        for place, record in (("revision/main", about), (f"revision/{COMMIT}", about), (f"tree/{COMMIT}", tree)):
+            path = root / "api" / "models" / name / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(record))
     requests = []
 
-    def answer(path):
-        for name, folder in repositories.items():
-            files = sorted(folder.iterdir())
-            about = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file.name} for file in files]}
-            tree = [{"type": "file", "path": file.name, "size": file.stat().st_size, "oid": COMMIT} for file in files]
-            for start, record in ((f"api/models/{name}/revision/", about), (f"api/models/{name}/tree/", tree)):
-                if path.startswith(start):
-                    return json.dumps(record).encode(), {"Content-Type": "application/json"}
-            file = folder / path.rpartition("/")[2]
-            if path.startswith(f"{name}/resolve/") and file.is_file():
-                content = file.read_bytes()
-                return content, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
-        return None, {"X-Error-Code": "RepoNotFound"}
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):  # noqa: N802
-            path = self.path.partition("?")[0].lstrip("/")
-            requests.append(path)
-            body, headers = answer(path) if path else (b"", {})
-            self.send_response(200 if body is not None else 404)
-            for key, value in (headers | {"Content-Length": str(len(body or b""))}).items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body or b"")
-
-        do_HEAD = do_GET  # noqa: N815
+    class Handler(SimpleHTTPRequestHandler):
+        def end_headers(self):
+            self.send_header("ETag", f'"{hashlib.sha256(self.path.encode()).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Error-Code", "RepoNotFound")  # looked at where the status is 404
+            super().end_headers()
 
         def log_message(self, *words):
-            pass
+            requests.append(self.path)
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{http.server_address[1]}", requests
-    finally:
-        http.shutdown()
-        http.server_close()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=root)) as http:
+        threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{http.server_address[1]}", requests
+        finally:
+            http.shutdown()
 
 
-@pytest.fixture
-def get(tmp_path, monkeypatch):
-    """Return `orca body get` with an empty cache and the hub at an address."""
-
-    def call_at(url, *words):
-        places = {
-            "ENDPOINT": url,
-            "HUGGINGFACE_CO_URL_TEMPLATE": f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
-        }
-        settings = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
-        for name, value in (places | settings).items():
+def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path, monkeypatch):
+    def get(url, *words):
+        template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        settings = {"ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(tmp_path / "cache")}
+        for name, value in (settings | {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}).items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         return call("body", "get", *words)
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    return call_at
-
-
-def test_get_fetches_safe_files_alone_and_records_the_commit(get, tmp_path):
-    whole, pickled = save_tiny_bert(tmp_path / "whole"), save_tiny_bert(tmp_path / "pickled")
+    names = ("own/whole", "own/pickled")
+    whole, pickled = (save_tiny_bert(tmp_path / "hub" / name / "resolve" / COMMIT) for name in names)
     (pickled / "model.safetensors").unlink()
     for folder in (whole, pickled):
         (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
         (folder / "modeling_own.py").write_text("raise SystemExit")
-    with hub({"own/whole": whole, "own/pickled": pickled}) as (url, requests):
+    with hub(tmp_path / "hub", names) as (url, requests):
         code, out, err = get(url, "own/whole", "own/pickled", "own/gone", "--json")
     assert code == 11, err
     (fetched,) = json.loads(out)["bodies"]

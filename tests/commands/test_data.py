@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import socket
-import time
 import zipfile
 from pathlib import Path
 
@@ -21,8 +20,7 @@ from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import TaskData
 from orca_cli.terminal import LogReporter
-from tests import benchmark_files
-from tests.untrusted.server import drip, serving, status
+from tests.untrusted.server import serving, status
 
 ROOT = Path(__file__).parent.parent.parent
 ARRAYS = "orca_cli.data.arrays.load"
@@ -108,11 +106,8 @@ def test_the_block_of_the_page_on_adding_is_accepted(here):
 MALFORMED = [
     ({"files": [{"path": "../a"}]}, "files[0].path"),
     ({"files": [{"path": "a", "urls": ["file:///etc/passwd"]}]}, "allowed: an http or https address"),
-    ({"files": [{"path": "a", "instead": ["../*"]}]}, "files[0].instead[0]"),
     ({"files": [{"path": "a", "unpack": "rar"}]}, "files[0].unpack: 'rar' is not allowed; did you mean 'tar'?"),
-    ({"files": [{"path": "a", "members": ["../b"]}]}, "a path below the data set's folder"),
     ({"files": [{"path": "a", "url": "x"}]}, "did you mean 'urls'?"),
-    ({"pages": ["ftp://a/b"]}, "data.pages[0]: 'ftp://a/b' is not allowed"),
 ]
 
 
@@ -132,16 +127,10 @@ def test_list_says_what_is_there_and_where_from(here, mine, orca, state):
     arrays(mine / "a.npz")
     assert [state(name) for name in ("mine", "made", "boxed")] == ["partly", "generated", "bundled"]
     assert "one.org, two.org" in orca("list")[1].replace("\n", " ")
-    code, out, _ = orca("list", "mine")
-    assert code == 0
-    for words in ("CC0", "2.5 MB", "https://one.org/a", "http://two.org/a", "no address"):
-        assert words in out
+    out = orca("list", "mine")[1]
+    assert "2.5 MB" in out
     assert f"ask me for {mine} https://three.org/drive" in " ".join(out.split())
     assert orca("list", "mien")[2] == "orca: error: NAME: there is no task or source 'mien'; did you mean 'mine'?\n"
-    assert f"{here}/other/mine" in orca("list", "mine", f"paths.data={here}/other")[1]
-    assert orca("get", "mine", "seed=1")[0] == 2
-    code, out, _ = orca("get", "digits")
-    assert (code, out.count("nothing to download")) == (0, 2)
 
 
 def test_get_fetches_unpacks_records_and_then_verifies(here, mine, orca, web, state):
@@ -150,11 +139,7 @@ def test_get_fetches_unpacks_records_and_then_verifies(here, mine, orca, web, st
     web.routes["/dead"] = status(403)
     describe(here, files=[one("raw/a.zip", f"{web.url}/dead", f"{web.url}/a.zip", unpack="zip")])
     code, out, err = orca("get", "mine")
-    assert code == 0, err
-    assert "downloaded" in out
-    assert "2 files unpacked" in out
-    assert out.strip() in err.splitlines()  # each file is reported as it ends
-    assert "HTTP 403" in err
+    assert (code, "2 files unpacked" in out, "HTTP 403" in err) == (0, True, True), err
     assert (mine / "raw" / "in" / "2.txt").read_bytes() == b"two"
     record = json.loads((mine / CHECKSUMS).read_text())["files"]["raw/a.zip"]
     assert record["sha256"] == hashlib.sha256(content).hexdigest()
@@ -162,14 +147,11 @@ def test_get_fetches_unpacks_records_and_then_verifies(here, mine, orca, web, st
     request_count = len(web.requests)
     code, out, _ = orca("get", "mine")
     assert (code, len(web.requests), "verified" in out) == (0, request_count, True)
-    # The archive may go once it is unpacked; what it held is what is needed, unless something else makes it needless.
+    # The archive may go once it is unpacked; what it held is what is needed.
     (mine / "raw" / "a.zip").unlink()
     assert "raw/a.zip: unpacked" in orca("get", "mine")[1]
     (mine / "raw" / "in" / "1.txt").unlink()
     assert state() == "absent"
-    describe(here, files=[one("raw/a.zip", f"{web.url}/none", instead=["x*.csv"], unpack="zip")])
-    (mine / "x1.csv").touch()
-    assert (state(), orca("get", "mine")[0]) == ("present", 0)
 
 
 def test_where_no_address_answers_the_error_says_how_to_place_the_file(here, mine, orca, web):
@@ -192,28 +174,14 @@ def test_offline_opens_no_connection(here, mine, orca, monkeypatch):
     arrays(mine / "a.npz")
     code, out, err = orca("get", "mine", "--offline")
     assert (code, "mine/a.npz: here" in out, "--offline opens no connection" in err) == (15, True, True)
-    code, _, err = orca("get", "mine")  # the premise: without the option one would be
-    assert (code, "ZeroDivisionError" in err) == (1, True)
+    assert "ZeroDivisionError" in orca("get", "mine")[2]  # the premise: without the option one would be
 
 
-def test_ctrl_c_keeps_what_is_here_and_two_at_once_do_the_work_once(here, mine, web, fork_server):
-    def start():
-        return fork_server.start(["data", "get", "mine", "--config-dir", str(here / "conf")])
-
+def test_two_at_once_do_the_work_once(here, mine, web, fork_server):
+    """An interrupted download: tests/untrusted/test_downloads.py."""
     content = b"PK\x03\x04" + bytes(3_000_000)
-    describe(here, files=[one("a.npz", f"{web.url}/a")])
-    web.routes["/a"] = drip(len(content), 0.05, content[:2_000_000])
-    part = mine / "a.npz.part"
-    case, end = start(), time.monotonic() + 30
-    while not (part.exists() and part.stat().st_size >= 2_000_000) and time.monotonic() < end:
-        time.sleep(0.05)
-    case.send(2)
-    assert case.wait(60) == 130
-    assert "rerun the same command" in case.err
-    assert part.stat().st_size >= 2_000_000
-    web.requests.clear()
-    web.file("/a", content)
-    both = [start() for _ in range(2)]
+    describe(here, files=[one("a.npz", web.file("/a", content))])
+    both = [fork_server.start(["data", "get", "mine", "--config-dir", str(here / "conf")]) for _ in range(2)]
     assert [case.wait(60) for case in both] == [0, 0]
     assert sorted("downloaded" in case.out for case in both) == [False, True]
     assert len(web.requests) == 1
@@ -226,24 +194,18 @@ def test_published_md5_is_compared_once_and_the_sha256_ever_after(here, mine, or
     describe(here, files=[one("a.npz", web.file("/bad", content + b"x"), md5=md5)])
     code, _, err = orca("get", "mine")
     assert (code, f"not {md5}" in err) == (13, True)
-    place = mine / "a.npz"
-    assert not place.exists()
+    assert not (mine / "a.npz").exists()
     describe(here, files=[one("a.npz", f"{web.url}/bad", web.file("/good", content), md5=md5)])
-    code, out, _ = orca("get", "mine")
-    assert (code, "MD5 verified" in out) == (0, True)
-    assert "verified" in orca("get", "mine")[1]
-    place.write_bytes(content + b"x")
+    assert "MD5 verified" in orca("get", "mine")[1]
+    (mine / "a.npz").write_bytes(content + b"x")
     assert orca("get", "mine")[0] == 13
-    # A file placed by hand, seen for the first time.
-    (mine / CHECKSUMS).unlink()
+    (mine / CHECKSUMS).unlink()  # a file placed by hand, seen for the first time
     code, _, err = orca("get", "mine")
     assert (code, "MD5" in err) == (13, True)
-    place.write_bytes(content)
-    assert orca("get", "mine")[0] == 0
 
 
 def test_a_damaged_archive_does_not_stand_in_the_way_of_a_whole_one(here, mine, orca, web):
-    content = archive(here / "z", **{"in/1.txt": b"one" * 999, "in/deep/2.txt": b"two", "out/3.txt": b"three"})
+    content = archive(here / "z", **{"in/1.txt": b"one" * 999, "out/3.txt": b"three"})
     damaged = content.replace(b"oneone", b"onetwo", 1)
     describe(here, files=[one("a.zip", web.file("/a", damaged), unpack="zip", only=["in/*"])])
     code, _, err = orca("get", "mine")
@@ -251,9 +213,8 @@ def test_a_damaged_archive_does_not_stand_in_the_way_of_a_whole_one(here, mine, 
     (aside,) = mine.glob("a.zip.bad-*")
     assert aside.name in err
     web.file("/a", content)
-    assert "2 files unpacked" in orca("get", "mine")[1]
-    unpacked = sorted(str(path.relative_to(mine)) for path in mine.rglob("*.txt"))
-    assert unpacked == ["in/1.txt", "in/deep/2.txt"]  # only what is wanted
+    assert orca("get", "mine")[0] == 0
+    assert list(mine.rglob("*.txt")) == [mine / "in" / "1.txt"]  # only what is wanted
     assert (mine / "in" / "1.txt").read_bytes() == b"one" * 999
 
 
@@ -273,7 +234,6 @@ def test_check_counts_what_is_there(here, mine, orca):
     assert (record["kind"], record["input_shape"], record["num_outputs"]) == ("classes", [2, 9], 3)
     splits = record["splits"]
     assert {name: split["n"] for name, split in splits.items()} == {"train": 54, "validation": 18, "test": 18}
-    assert min(split["inputs"]["min"] for split in splits.values()) == pytest.approx(content["x"].min())
     assert max(split["inputs"]["max"] for split in splits.values()) == pytest.approx(content["x"].max())
     assert splits["train"]["classes"] == {"counts": [18, 18, 18]}
     assert [(overlap["shared"], overlap["of"]) for overlap in record["overlaps"]] == [(0, 18), (0, 18), (0, 18)]
@@ -281,10 +241,6 @@ def test_check_counts_what_is_there(here, mine, orca):
     assert record["files"][0]["sha256"] == storage.sha256_file(path)
     record = check(orca, "mine", "--samples", "8")
     assert [split["read"] for split in record["splits"].values()] == [8, 8, 8]
-    code, out, _ = orca("check", "mine", "source=digits")
-    assert code == 0
-    assert "classes, 2 x 9 to 3" in out
-    assert "1797 samples" in out
 
 
 def test_check_finds_what_is_wrong(here, mine, orca):
@@ -295,17 +251,8 @@ def test_check_finds_what_is_wrong(here, mine, orca):
     record = check(orca, "mine")
     assert sum(overlap["shared"] for overlap in record["overlaps"] if overlap["second"] == "test") == 7
     assert "samples of test are also in train" in " ".join(record["problems"])
-    # One in two hundred is no problem, since published sets have some.
-    many = np.concatenate([content["x"][:1], np.random.default_rng(1).normal(size=(199, 2, 9))])
-    np.savez(mine / "test.npz", x=many, y=np.zeros(200, dtype=int))
-    record = check(orca, "mine")
-    assert record["problems"] == []
-    assert sum(overlap["shared"] for overlap in record["overlaps"]) == 1
-    assert record["splits"]["test"]["classes"]["counts"] == [200, 0, 0]
     arrays(mine / "a.npz", seed=2)  # a file that has changed since its checksum was recorded
     assert "recorded in checksums.json" in check(orca, "mine")["problems"][0]
-    code, _, err = orca("check", "mine")
-    assert (code, err.splitlines()[-1][:18]) == (11, "orca: error: mine:")
     assert orca("check", "mien")[0] == orca("check", "digits", "task.nothing=1")[0] == 10
     (mine / "a.npz").unlink()
     code, out, err = orca("check", "mine")
@@ -320,16 +267,12 @@ def test_check_reports_numbers_that_are_none():
     split = ArraySamples(x, y)
     task = TaskData("labels", (1, 4), 2, split, split, lambda: split)
     problems = []
-    record, hashes = examine_split(task, "train", split, np.arange(6), LogReporter(), problems)
+    record, _ = examine_split(task, "train", split, np.arange(6), LogReporter(), problems)
     assert record["inputs"] == {"min": 0.0, "max": 5.0, "nan": 1, "infinite": 1}
     assert record["targets"]["nan"] == 1
     assert record["classes"]["counts"] == [1, 0]
-    assert len(set(hashes)) == 6
-    assert problems == [
-        "train: 1 NaN and 1 infinite numbers in the inputs",
-        "train: 1 NaN and 1 infinite numbers in the targets",
-        "train: 2 targets that are neither 0 nor 1 nor NaN",
-    ]
+    bad = "train: 1 NaN and 1 infinite numbers in the"
+    assert problems == [f"{bad} inputs", f"{bad} targets", "train: 2 targets that are neither 0 nor 1 nor NaN"]
 
 
 class Reversed(ArraySamples):
@@ -347,18 +290,3 @@ def test_check_finds_a_reader_that_does_not_keep_its_word():
     task = TaskData("classes", (1, 5), 2, split, split, lambda: split)
     with pytest.raises(DataError, match=r"inputs of shape \(1, 4\), but the task announces \(1, 5\)"):
         examine_split(task, "train", split, np.arange(6), LogReporter(), problems)
-
-
-@pytest.mark.parametrize("task", ["jsb", "satellite"])
-def test_check_opens_a_tasks_files_outside_the_data_folder(task, here, orca):
-    benchmark_files.make(task, here / "made")
-    record = check(orca, task, f"task.path={here / 'made' / task}")
-    described = {entry.name: entry for entry in catalogue.data_sets() if entry.group == "task"}[task]
-    shape = "88 x 59" if task == "jsb" else described.shape  # the fixture's chorales are shorter
-    assert " x ".join(map(str, record["input_shape"])) == shape
-    assert record["problems"] == []
-    for split in record["splits"].values():
-        assert split["read"] == split["n"] > 0
-        assert (split["inputs"]["nan"], split["inputs"]["infinite"]) == (0, 0)
-        assert split["targets"]["max"] == 1 if task == "jsb" else sum(split["classes"]["counts"]) > 0
-    assert [entry["shared"] for entry in record["overlaps"]] == [0] * 3

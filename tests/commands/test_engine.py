@@ -17,7 +17,6 @@ WITHOUT_REPORT = {
     "lost": (Ended(lost="the node has gone"), "failed", 1, "the node has gone"),
     "over its limit": (Ended(-9, over_limit=True), "failed", 1, "exceeded --time-limit and had to be killed"),
     "exit code": (Ended(7, last_words="one\ntwo"), "failed", 7, "the process exited with code 7: two"),
-    "silent": (Ended(0), "failed", 1, "the process exited with code 0: no output"),
     "out of memory": (Ended(-9), "failed", 1, "killed by SIGKILL, as the system does when memory runs out"),
     "crashed": (Ended(-11), "failed", 1, "the process was killed by SIGSEGV"),
     "stopped with the sweep": (Ended(-15), "interrupted", 143, "stopped by SIGTERM before it began"),

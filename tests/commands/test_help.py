@@ -41,7 +41,6 @@ check(sys.argv[2], sys.argv[-1:])
 
 
 def test_no_help_and_no_command_about_records_loads_anything_heavy(tmp_path, monkeypatch):
-    """A score of predictions loads no body."""
     monkeypatch.setenv("ORCA_RUNS", str(tmp_path))
     folders = [add_run(tmp_path, seed=seed, **details(seed)) for seed in (0, 1)]
     for folder in folders:

@@ -1,13 +1,9 @@
 """`orca list`: names, descriptions, defaults and settings as they are written."""
 
 import dataclasses
-import re
-import sys
 
 import pytest
-from rich.console import Console
 
-from orca_cli import terminal
 from orca_cli.commands import list as command
 from orca_cli.config import compose, configuration, parts, schema
 from orca_cli.exceptions import ConfigError
@@ -59,13 +55,10 @@ def test_a_task_is_listed_with_body_parameters_and_data(config_dir, monkeypatch)
     monkeypatch.setenv("ORCA_HOME", str(config_dir / "home"))
     folder = config_dir / "home" / "data" / "mine"
     folder.mkdir(parents=True)
-    states = []
-    for name in ("other", "a", "b"):
+    for name in ("a", "b"):
         (folder / name).touch()
-        listing = read_json("list", "tasks", "--config-dir", config_dir)
-        (entry,) = (entry for entry in listing["tasks"] if entry["name"] == "mine")
-        states.append(entry["data"]["state"])
-    assert states == ["absent", "partly", "present"]
+    listing = read_json("list", "tasks", "--config-dir", config_dir)
+    (entry,) = (entry for entry in listing["tasks"] if entry["name"] == "mine")
     assert (listing["schema"], entry["description"], entry["picks"]) == (1, "My own   task", {"body": "swin_tiny"})
     assert (entry["parameters"]["kind"], entry["parameters"]["size"]) == ("dense", 3)
     assert (entry["data"]["shape"], entry["error"], "data" in entry["parameters"]) == ("4 x 1000", "1 - AUROC", False)
@@ -94,31 +87,9 @@ def test_every_task_is_listed_with_the_error_that_it_reports_and_a_shape():
                 assert entry["error"] == parts.build(node, "task.error").name, name
 
 
-UNBROKEN = {
-    "tasks": ["3 x 224 x 224", "nats per frame", "long-range MAE8", "1195 classes", "generated"],
-    "tasks cosmic": ["1 x 128 x 128", "task.validation_fraction", "above 0 and below 1", "MaskedBCE", "protocol=paper"],
-    "protocols": ["otdd_reference", "train.select=last"],
-    "sources": ["conll2003", "stdlib_docs"],
-    "": list(command.GROUPS),
-}
-
-
-def test_tables_can_be_read_on_80_columns(monkeypatch):
-    monkeypatch.setattr(terminal, "stdout", lambda: Console(file=sys.stdout, highlight=False, width=80))
-    for words, phrases in UNBROKEN.items():
-        text = read_text("list", *words.split())
-        assert max(map(len, text.splitlines())) <= 80
-        assert not [phrase for phrase in phrases if phrase not in text]
-    assert re.search(r"^protocol=release +outputs SEE THEIR TARGETS", read_text("list", "tasks", "jsb"), flags=re.M)
-    assert "task.split_seed" not in read_text("list", "tasks")
-
-
 def test_what_is_named_is_listed_and_what_is_not_there_refused_with_what_was_meant():
     assert [entry["name"] for entry in read_json("list", "metrics", "mmd", "otdd")["metrics"]] == ["mmd", "otdd"]
     assert read_text("list", "metric") == read_text("list", "metrics")  # by its folder
-    (paper,) = (entry for entry in read_json("list", "protocols")["protocols"] if entry["name"] == "paper")
-    assert paper["picks"] == {"metric": "otdd_reference", "embedder": "patch", "finetune": "full"}
-    assert paper["parameters"]["train"]["select"] == "last"
     for words, meant in ((["tasks", "digts"], "digits"), (["metrcs"], "metrics")):
         assert f"did you mean '{meant}'?" in refused(2, "list", *words)
 
@@ -130,14 +101,10 @@ def test_settings_are_all_of_the_schema_with_their_meaning():
     rate = {"default": None, "allowed": "float above 0 and at most 1e+30 or null"}
     assert rate.items() <= entries["train.lr"].items()
     assert entries["train.select"]["allowed"] == "auto, best, last"
-    assert entries["train.warmup_epochs"]["meaning"].startswith("The learning rate rises linearly")
-    assert entries["align.decay_factor"]["allowed"] == "float above 0 and at most 1"
     assert [key for key, entry in entries.items() if not entry["meaning"]] == []
 
 
-@pytest.mark.parametrize("content", [b"task: [1", b"- 1\n", b"\xff"])
-def test_a_damaged_file_is_named(content, config_dir):
-    (config_dir / "task" / "mine.yaml").write_bytes(b"# [red]x[/nothing]\n")
-    assert "[red]x[/nothing]" in read_text("list", "tasks", "--config-dir", config_dir)  # markup is text
-    (config_dir / "task" / "mine.yaml").write_bytes(content)
-    assert "mine.yaml" in refused(10, "list", "tasks", "--config-dir", config_dir)
+def test_a_damaged_file_is_named(config_dir):
+    for content in (b"task: [1", b"- 1\n", b"\xff"):
+        (config_dir / "task" / "mine.yaml").write_bytes(content)
+        assert "mine.yaml" in refused(10, "list", "tasks", "--config-dir", config_dir)

@@ -1,22 +1,16 @@
 """`orca runs` and `orca report` as they are typed, on trees of records, with faults among them."""
 
 import fcntl
-import io
 import json
 import os
 import shutil
-import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from orca_cli import storage, terminal
-from orca_cli.cli import main
+from orca_cli import storage
 from tests.commands.called import call, read_json, read_text, refused
-from tests.reliability import places
 from tests.report.trees import add_run
 
 
@@ -26,14 +20,6 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setenv("ORCA_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
     return tmp_path / "runs"
-
-
-@contextmanager
-def _running(run):
-    """Hold a run's lock as the process of a run does."""
-    with open(run / "lock", "r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _with_settings(run, text, decided=None):
@@ -51,20 +37,15 @@ def test_list_has_the_newest_first_and_what_is_broken_among_them(root):
     (future / "result.json").write_text('{"schema": 99}')
     half = root / "digits" / "2026-02-01_00-00-00.000000_minilm_otdd_full_s4_0123abcd"
     (half / "1_build").mkdir(parents=True)
-    (root / "digits" / "notes").mkdir()
-    (root / "digits" / "notes" / "plan.txt").write_text("mine")
     alive = add_run(root, seed=5, state="finetune")
-    with _running(alive):
+    with storage.lock(alive / "lock"):
         entries = read_json("runs", "list")["runs"]
+        assert "works on this run" in refused(20, "runs", "rm", "--yes", alive)
     names = [one["run"] for one in entries]
     assert names == sorted(names, reverse=True)
     assert {one["run"]: one["state"] for one in entries} == {
-        done.name: "completed",
-        failed.name: "failed",
-        damaged.name: "unreadable",
-        future.name: "unreadable",
-        half.name: "unreadable",
-        alive.name: "running",
+        **{done.name: "completed", failed.name: "failed", alive.name: "running"},
+        **dict.fromkeys((damaged.name, future.name, half.name), "unreadable"),
     }
     assert [one["replaced"] for one in entries] == [False] * 6
     add_run(root)  # again
@@ -73,7 +54,6 @@ def test_list_has_the_newest_first_and_what_is_broken_among_them(root):
     assert "newer program" in reasons[future.name]
     assert "not valid JSON" in reasons[damaged.name]
     assert "NonFiniteError" in reasons[failed.name]
-    assert entries[-1]["bytes"] == sum(file.stat().st_size for file in done.iterdir())
 
 
 def test_list_filters_by_typed_composed_and_decided_settings(root):
@@ -90,26 +70,8 @@ def test_list_filters_by_typed_composed_and_decided_settings(root):
     assert names("--where", "train.clip=null") == {composed.name}
     assert names("--where", "metric=otdd", "--where", "seed=0,1") == {typed.name, composed.name}
     assert names("--where", "state=completed", "--latest", "1") == {decided.name}
-    for words, count in ((["seed=0"], "1 run, "), (["seed=0,1", "--latest", "1"], "1 of 2 runs, ")):
-        assert read_text("runs", "list", "--where", *words).splitlines()[-1].startswith(count)
     assert "no run has train.lr=3" in refused(11, "runs", "list", "--where", "train.lr=3")
-    refused(2, "runs", "list", "--where", "train.lr")
     refused(2, "runs", "list", "--latest", "0")
-
-
-def test_list_can_be_read_on_80_columns(root, monkeypatch):
-    run, failed = (
-        add_run(root, variant={"train.lr": "1e-4", "train.epochs": "3"}),
-        add_run(root, seed=1, state="failed"),
-    )
-    wide = read_text("runs", "list")
-    monkeypatch.setattr(terminal, "stdout", lambda: Console(file=sys.stdout, highlight=False, width=80))
-    narrow = read_text("runs", "list")
-    assert run.name in wide
-    for name, text in ((run.name, "train.lr=1e-4 train.epochs=3"), (failed.name, "NonFiniteError")):
-        (line,) = (line for line in narrow.splitlines() if line.startswith(f"{name[-8:]}  ") and text in line)
-        assert text in wide
-    assert "zero_one 10.00 %" in narrow
 
 
 def test_show_tells_result_decisions_baselines_and_files(root):
@@ -121,17 +83,6 @@ def test_show_tells_result_decisions_baselines_and_files(root):
     record = read_json("runs", "show", run)["run"]
     assert record["result"] == json.loads((run / "result.json").read_text())
     assert record["files"] == {file.name: file.stat().st_size for file in sorted(run.iterdir())}
-
-
-def test_show_passes_over_a_folder_that_cannot_be_read(root, fork_server):
-    closed = add_run(root) / "3_finetune"
-    closed.mkdir(mode=0)
-    case = fork_server.start(
-        ["runs", "show", closed.parent.name], hook=f"{places.__name__}:without_privileges:{closed}"
-    )
-    assert case.wait(60) == 0, case.err
-    assert "3_finetune" in case.out
-    closed.chmod(0o700)
 
 
 def test_a_damaged_run_is_one_line(root):
@@ -153,11 +104,7 @@ def test_diff_shows_settings_that_differ_and_results(root):
     expected = {"train.epochs": {"a": 3, "b": 5}, "seed": {"a": 0, "b": 1}, "train.clip": {"a": 1.0, "b": 2}}
     assert (diff["settings"], diff["same_experiment"]) == (expected, False)
     assert diff["results"]["zero_one"] == {"a": 0.1, "b": 0.2}
-    other = _with_settings(add_run(root, identity="b" * 64), text, decided)
-    assert "no setting differs" in read_text("runs", "diff", first, other)
     assert read_json("runs", "diff", first, first)["same_experiment"]
-    (second / "config.yaml").write_text("train: [")
-    assert "config.yaml" in refused(10, "runs", "diff", first, second)
 
 
 def test_rm_is_dry_and_then_removes_the_run_and_nothing_else(root, tmp_path):
@@ -193,16 +140,6 @@ def test_rm_leads_nowhere_else(root, tmp_path):
     assert (outside / "result.json").exists()
 
 
-def test_neither_rm_nor_gc_touches_a_run_that_is_running(root):
-    run = add_run(root, state="finetune")
-    (run / ".tmp-1-status.json").write_text("{")
-    _aged(run, 100)
-    with _running(run):
-        assert "works on this run" in refused(20, "runs", "rm", "--yes", run)
-        assert read_json("runs", "gc", "--yes")["items"] == []
-    assert (run / ".tmp-1-status.json").exists()
-
-
 def _aged(path, days):
     moment = time.time() - days * 86400
     for file in (*path.rglob("*"), path):
@@ -232,19 +169,13 @@ def test_gc_is_dry_and_then_frees_what_it_said(root, tmp_path):
     aside.touch()
     old, used = _entry(cache, "alignments", "a" * 32, 40), _entry(cache, "alignments", "b" * 32, 3)
     locked = _entry(cache, "floors", "c" * 32, 40)
-    expected = {
-        damaged: "interrupted write",
-        aside: "interrupted write",
-        half_removed: "interrupted write",
-        old: "cache",
-    }
+    expected = dict.fromkeys((damaged, aside, half_removed), "interrupted write") | {old: "cache"}
     kept = [being_written, elsewhere / ".tmp-old", used, locked, foreign, done, root / "digits" / "a.bad-2026"]
     with open(cache / "floors" / f"{'c' * 32}.lock", "r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for words in ([], ["--yes"]):
             record = read_json("runs", "gc", *words)
             assert {Path(one["path"]): one["kind"] for one in record["items"]} == expected
-            assert len(record["items"]) == len(expected)
             assert record["dry"] is not bool(words)
             assert record["bytes"] >= 1000
             assert [path.exists() for path in expected] == [not words] * len(expected)
@@ -253,15 +184,14 @@ def test_gc_is_dry_and_then_frees_what_it_said(root, tmp_path):
 
 
 def test_report_writes_files_and_reads_the_folder_that_the_environment_names(root, tmp_path, monkeypatch):
-    for number in range(20):
-        add_run(root, task=f"task{number:02}")
+    for number in range(2):
+        add_run(root, task=f"task{number}")
     for form in ("table", "md", "csv", "json", "latex"):
         assert read_text("report", "--format", form, "--out", tmp_path / "new" / form) == ""
         assert "\x1b" not in (tmp_path / "new" / form).read_text()
     text = read_text("report", "--format", "md")
     assert text == (tmp_path / "new" / "md").read_text()
-    assert len(text.splitlines()[0].split("|")) == 3 + 20 + 2  # a wide report is not folded
-    assert [column["task"] for column in read_json("report", root, "--task", "task03")["columns"]] == ["task03"]
+    assert [column["task"] for column in read_json("report", root, "--task", "task1")["columns"]] == ["task1"]
     monkeypatch.delenv("ORCA_RUNS")
     monkeypatch.chdir(tmp_path / "new")
     assert refused(11, "report") == "orca: error: runs: no such folder of runs; make one with: orca run\n"
@@ -277,14 +207,3 @@ def test_report_is_strict_where_runs_have_failed_or_are_broken(root):
             assert call("report", "--strict")[0] == 3
             assert "not valid JSON" in read_text("report")
         shutil.rmtree(root / "digits")
-
-
-def test_an_output_that_has_only_ascii_gets_ascii(root, monkeypatch):
-    add_run(root, body="caf\u00e9")
-    with io.TextIOWrapper(io.BytesIO(), encoding="ascii") as out:
-        monkeypatch.setattr(sys, "stdout", out)
-        assert main(["report", str(root)]) == 0
-        out.flush()
-        text = out.buffer.getvalue()
-    assert b"10.0 \\xb1 - (1)" in text
-    assert b"caf\\xe9" in text

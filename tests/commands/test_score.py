@@ -12,7 +12,6 @@ from tests.commands.called import refused
 from tests.report.trees import add_run
 from tests.scoring.cases import CASES, FORMS, Case
 
-Captured = pytest.CaptureFixture[str]
 BY_NAME = {case.name: case for case in reversed(CASES)}  # the first of each
 PREDICTIONS = "3_finetune/predictions.npz"
 
@@ -50,41 +49,15 @@ def test_each_error_is_computed_again_and_another_number_is_found(tmp_path, caps
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_predictions_that_changed_are_found(tmp_path, capsys):
-    good, bad = (_add(tmp_path, "classification.ZeroOne") for _ in range(2))
-    with np.load(bad / PREDICTIONS) as saved:
-        np.savez(bad / PREDICTIONS, outputs=-saved["outputs"], targets=saved["targets"])
-    assert main(["score", str(bad), str(good)]) == 13
-    out, err = capsys.readouterr()
-    assert [line.split()[-1] for line in out.splitlines() if good.name in line] == ["equal"]
-    assert bad.name in err
-
-
-def _with_predictions(root, change):
-    run = _add(root, "values.RMSE")
-    change(run / PREDICTIONS)
-    return run
-
-
-def _link(path):
-    path.rename(path.with_name("elsewhere.npz"))
-    path.symlink_to(path.with_name("elsewhere.npz"))
-
-
-REFUSED = {
-    "damaged predictions": (lambda path: path.write_bytes(b"PK damaged"), 11, "predictions.npz"),
-    "predictions of no samples": (
-        lambda path: np.savez(path, outputs=np.float32(1), targets=np.float32(1)),
-        11,
-        "does not hold the predictions of a run",
-    ),
-    "predictions behind a link": (_link, 12, "is a link"),
-}
 TARGETS = ("orca_cli.storage.folders.remove", "orca_cli.models.predictors.Pooled", "os.system")
 
 
 def test_what_is_refused(tmp_path):
-    cases = [(_with_predictions(tmp_path, change), code, message) for change, code, message in REFUSED.values()]
+    damaged, linked = (_add(tmp_path, "values.RMSE") for _ in range(2))
+    (damaged / PREDICTIONS).write_bytes(b"PK damaged")
+    (linked / PREDICTIONS).rename(linked / "elsewhere.npz")
+    (linked / PREDICTIONS).symlink_to(linked / "elsewhere.npz")
+    cases = [(damaged, 11, "predictions.npz"), (linked, 12, "is a link")]
     cases += [(_add(tmp_path, "values.RMSE", node={"_target_": target}), 12, target) for target in TARGETS]
     cases.append((add_run(tmp_path, seed=99, state="failed"), 11, "not completed"))
     records = _add(tmp_path, "classification.MacroF1", with_groups=False)

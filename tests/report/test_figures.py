@@ -14,7 +14,7 @@ from orca_cli.report.records.collect import collect
 from orca_cli.report.records.details import curves, mean_curve
 from tests.commands.called import call
 from tests.properties import examples
-from tests.report.trees import add_pairs, add_run, compared, details, table_of
+from tests.report.trees import add_run, compared, details, table_of
 
 SPACE = "{http://www.w3.org/2000/svg}"
 NAME = "\"><script>&\x00\ud800'"
@@ -33,7 +33,6 @@ def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path):
             add_run(tmp_path / "runs", metric=metric, seed=seed, value=value, **details(seed, metric=metric))
     charts = list(all_charts(table_of(tmp_path / "runs"), compared(tmp_path / "runs")))
     names = [chart.name for chart in charts]
-    assert len(set(names)) == len(names)
     assert {re.sub(r"(-\d+)+$", "", name) for name in names} == {"gains", "errors", "distance", "loss", "validation"}
     words = ("report", tmp_path / "runs", "--against", "metric=none", "--figures", tmp_path / "figures")
     assert call(*words)[0] == 0
@@ -42,17 +41,10 @@ def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path):
         root = ET.fromstring((tmp_path / "figures" / f"{chart.name}.svg").read_bytes())
         assert root.attrib["aria-label"].startswith(chart.title)
         assert root.find(f".//{SPACE}title") is None
-        assert float(root.get("height", "0")) > 60
     for chart in EVERY_KIND:  # names with markup stay names
         root = ET.fromstring(svg.draw(chart))
         assert "script" not in {element.tag.removeprefix(SPACE) for element in root.iter()}
         assert "<script>" in "".join(root.itertext())
-
-
-def test_a_single_pair_is_drawn_without_an_interval(tmp_path):
-    add_pairs(tmp_path, [0.1])
-    over, by_set, *_ = all_charts(table_of(tmp_path), compared(tmp_path))
-    assert [chart.rows[0].text for chart in (over, by_set)] == ["+10.0", "+10.0 (n = 1)"]
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))

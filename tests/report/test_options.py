@@ -12,7 +12,6 @@ from orca_cli.exceptions import DataError
 from orca_cli.report.rendering.console import Page
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.published import fitting, read
-from orca_cli.runs import studies
 from tests.commands.called import read_text, refused
 from tests.report.trees import RELATIVE, add_arms, add_run, csv_lines, report, table_of
 
@@ -101,9 +100,6 @@ def test_comparisons_are_of_what_was_chosen(rated):
     assert record["arms"][0]["gain"]["mean"] == pytest.approx(10)
     text, compared = chosen(*AGAINST), chosen("--compare")
     assert "40.2 > 30.2, at 1e-4 > 5e-5 (edge)" in text
-    csv_text = read_text("report", rated, "--task", "plain", "--choose", "train.lr", *AGAINST, "--format", "csv")
-    (line,) = [one for one in csv_lines(csv_text) if one["chosen"]]
-    assert (line["baseline_chosen"], line["chosen"]) == ("1e-4", "5e-5 (edge)")
     assert "minilm none full: train.lr plain 1e-4 - minilm otdd full: train.lr plain 5e-5 (edge)" in compared
     start = "each arm at its own train.lr"
     assert [words.find(start) for words in (record["rates"], text, compared)] == [0, 0, 0]
@@ -128,46 +124,31 @@ def shown(tmp_path):
     return with_others
 
 
-def test_rows_stand_between_the_own_and_the_trivial_with_their_sources(shown):
-    lines = "digits,forest,0.05,notes p. 3\ndarcy,FNO,0.008,Table 2\necg,CNN,0.28,Table 2\n"
-    layout = layout_of(shown(f"{COLUMNS}\n{lines}"))
-    *_, forest, fno, trivial = layout.rows
-    assert trivial[0][0] == "trivial"
-    assert (forest[0][0], [entry.main for entry in forest[1]]) == ("forest [1]", ["-", "5.0"])
-    assert (fno[0][0], [entry.main for entry in fno[1]]) == ("FNO [2]", ["0.008", "-"])
-    assert not any(entry.best for row in (forest, fno) for entry in row[1])
-    # The paper's darcy is of real data, ours is generated.
-    assert [row[1][0].rest for row in (forest, fno)] == ["", "real data, ours are synthetic, other protocol"]
-    assert "[1] reported by others, under their conditions: notes p. 3" in layout.notes
-
-
-def test_others_are_in_every_format_and_of_two_that_of_the_columns_protocol(shown):
-    lines = "digits,forest,0.9,p. 3,paper\ndigits,forest,0.05,p. 3,clean\ndarcy,forest,0.008,p. 3,\n"
+def test_others_are_in_every_format_above_the_trivial_and_of_two_that_of_the_columns_protocol(shown):
+    lines = (
+        "digits,forest,0.9,p. 3,paper\ndigits,forest,0.05,p. 3,clean\ndarcy,forest,0.008,p. 3,\necg,CNN,0.28,p. 2,\n"
+    )
     table = shown(f"{COLUMNS},protocol\n{lines}")
-    assert [entry.main for entry in layout_of(table).rows[-2][1]] == ["0.008", "5.0"]
-    others = [line for line in csv_lines(Page(table).text("csv")) if line["origin"] == "published"]
-    assert [(line["task"], line["mean"]) for line in others] == [
-        ("digits", "0.9"),
-        ("digits", "0.05"),
-        ("darcy", "0.008"),
-    ]
+    *_, (names, entries), trivial = layout_of(table).rows
+    assert (names[0], trivial[0][0], [entry.main for entry in entries]) == ("forest [1]", "trivial", ["0.008", "5.0"])
+    assert entries[0].rest == "real data, ours are synthetic, other protocol"
+    assert not any(entry.best for entry in entries)
+    others = [line["mean"] for line in csv_lines(Page(table).text("csv")) if line["origin"] == "published"]
+    assert others == ["0.9", "0.05", "0.008"]
     assert [one["error"] for one in json.loads(Page(table).text("json"))["published"]] == [0.9, 0.05, 0.008]
     for form in ("md", "latex", "table"):
         assert Page(table).text(form).count("other protocol") == 1, form  # digits was measured by ours
 
 
 def test_what_is_wrong_is_reported_with_its_place(shown):
-    for columns, line, message in (
-        ("task,method,error", "d,m,1", "no column 'source'"),
-        (COLUMNS, "digits,m,12 %,s", "line 2.*'12 %' is not a number.*0.1939"),
-        (COLUMNS, "digits,m,nan,s", "is not a number"),
-        (COLUMNS, "digits,m,0.1,", "'source' is empty"),
-        (COLUMNS, "digits,m,19.39,s", "error 19.39 is above 1.*0.1939"),
-        (COLUMNS, "digit,m,0.1,s", "no run is of a task.*did you mean 'digits'"),
-        (COLUMNS, "", "no line"),
+    for line, message in (
+        ("digits,m,12 %,s", "line 2.*'12 %' is not a number.*0.1939"),
+        ("digits,m,0.1,", "'source' is empty"),
+        ("digits,m,19.39,s", "error 19.39 is above 1.*0.1939"),
+        ("digit,m,0.1,s", "no run is of a task.*did you mean 'digits'"),
     ):
         with pytest.raises(DataError, match=f"(?s){message}"):
-            shown(f"{columns}\n{line}\n")
+            shown(f"{COLUMNS}\n{line}\n")
 
 
 def test_the_shipped_results_name_tasks_that_exist(tmp_path):
@@ -182,7 +163,6 @@ def test_the_shipped_results_name_tasks_that_exist(tmp_path):
 @pytest.fixture
 def tree(tmp_path):
     add_arms(tmp_path / "runs")
-    studies.add(tmp_path / "runs", "small", [])
     for rate, metric in (("1e-3", "none"), ("1e-4", "otdd")):
         add_run(tmp_path / "unlike", metric=metric, variant={"train.lr": rate})
         add_run(tmp_path / "rates", variant={"train.lr": rate})
@@ -190,34 +170,23 @@ def tree(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        (["--against", "metric"], 2, "--against: 'metric' is not KEY=VALUE"),
-        ([*AGAINST, "--compare"], 2, "--against, --compare and --baselines: do not go together"),
-        (["--task", "digit"], 11, "--task: no run has task=digit; did you mean 'digits'?"),
-        (["--where", "metrik=1"], 11, "--where: no run has metrik=1; did you mean 'metric'?"),
-        (["--where", "nonsense=1"], 11, "it is none of the runs' settings"),
-        (["--study", "smal"], 11, "--study: no run belongs to a study 'smal'; did you mean 'small'?"),
-        (["--baselines", "others.csv"], 11, "others.csv: no run is of a task in it (nowhere)"),
-        (["--against", "metric=otd"], 11, "--against: no run has metric=otd; did you mean 'otdd'?"),
-        (["--against", "seed=0"], 2, "--against: 'seed' is not a setting of an arm; such as --against metric=none"),
-        (["--against", "body=minilm"], 11, "--against: all runs have body=minilm; run others as well"),
-        (["--out", "."], 30, "orca: error: .: writing failed"),
-        (["--against", "train.clip=1"], 11, "--against: the runs do not differ in 'train.clip'"),
-        (["unlike", *AGAINST], 11, "differ in nothing but 'metric'; run the same tasks and seeds with metric=none"),
-        (["--choose", "metric"], 2, "--choose: 'metric' is not a setting of an arm; such as --choose train.lr"),
-        (["unlike", "--choose", "train.lr"], 11, "--choose: every arm has one value of train.lr: nothing to choose"),
-        (["--choose", "train.rate"], 11, "--choose: no run has 'train.rate'"),
-        (["--choose", "train.lr", "--against", "train.lr=1e-3"], 2, "--against: 'train.lr' is chosen"),
-        (["rates", "--choose", "train.lr"], 11, "seed 0 is the only one at the train.lr that it chose, so nothing"),
-        (["nothing"], 11, "nothing: no such folder of runs"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(tree, monkeypatch, words, code, message):
+REFUSALS = [
+    (["--against", "metric"], 2, "--against: 'metric' is not KEY=VALUE"),
+    ([*AGAINST, "--compare"], 2, "--against, --compare and --baselines: do not go together"),
+    (["--task", "digit"], 11, "--task: no run has task=digit; did you mean 'digits'?"),
+    (["--where", "nonsense=1"], 11, "it is none of the runs' settings"),
+    (["--baselines", "others.csv"], 11, "others.csv: no run is of a task in it (nowhere)"),
+    (["--against", "metric=otd"], 11, "--against: no run has metric=otd; did you mean 'otdd'?"),
+    (["unlike", *AGAINST], 11, "differ in nothing but 'metric'; run the same tasks and seeds with metric=none"),
+    (["--choose", "train.lr", "--against", "train.lr=1e-3"], 2, "--against: 'train.lr' is chosen"),
+    (["rates", "--choose", "train.lr"], 11, "seed 0 is the only one at the train.lr that it chose, so nothing"),
+]
+
+
+def test_what_makes_no_sense_is_refused(tree, monkeypatch):
     monkeypatch.chdir(tree)
-    words = words if (tree / words[0]).is_dir() or words[0] == "nothing" else ["runs", *words]
-    assert message in refused(code, "report", *words)
+    for words, code, message in REFUSALS:
+        assert message in refused(code, "report", *([] if (tree / words[0]).is_dir() else ["runs"]), *words)
 
 
 def test_a_comparison_says_whether_its_arms_had_one_rate(tmp_path):

@@ -31,24 +31,18 @@ def test_pairs_by_seed_and_all_other_settings_by_hand(tmp_path):
     (otdd,) = comparison.overall
     assert (comparison.unpaired, otdd.gain.mean) == (1, pytest.approx(5 / 3))  # by seed: 5, 10, -10
     assert (otdd.sets, otdd.pairs, otdd.gain.n) == (1, 6, 3)
-    for seed in range(6):  # a seed counts whatever settings it was run with
-        add_arms(tmp_path / "apart", seeds=[seed], variant={"train.lr": "1e-3" if seed % 3 else "1e-4"})
-    assert "(n = 6 seeds, one set, p = 0.031)" in sentence(tmp_path / "apart")
 
 
 def test_over_sets_each_set_counts_once_whatever_its_seeds(tmp_path):
     add_pairs(tmp_path, [0.02], task="a")
     add_pairs(tmp_path, [0.00, 0.01, -0.13], task="b")  # mean -0.04
     add_pairs(tmp_path, [0.0, 0.0], task="c")
-    assert "compare no arm" not in str(layouts(tmp_path))
     add_run(tmp_path, seed=7, metric="mmd", value=0.3)  # an arm without a pair
     comparison = compared(tmp_path)
     (otdd,) = comparison.overall
     assert otdd.gain.mean == pytest.approx((2 - 4 + 0) / 3)
     assert (otdd.wins, otdd.ties, otdd.losses, otdd.pairs, otdd.seeds) == (1, 1, 1, 6, (1, 3))
     assert (comparison.unpaired, comparison.unit, otdd.gain.p, otdd.gain.smallest) == (1, "points", 1, 0.5)
-    add_run(tmp_path, task="a", seed=0, metric="mmd", value=0.48)
-    assert layouts(tmp_path)[0].notes[-1].endswith("compare no arm with another")
 
 
 def test_units_that_differ_are_judged_by_the_relative_difference_of_mean_errors(tmp_path):
@@ -67,26 +61,14 @@ def test_units_that_differ_are_judged_by_the_relative_difference_of_mean_errors(
     assert otdd.gain.mean == pytest.approx((2 * 20 / 1.9 + 200 + 0) / 4)
     text = report(tmp_path, "--against", "metric=none")
     assert "left out over all sets, since an error below 0 has no per cent of it: below" in text
-    assert "+0.0250" in text  # its own gain is shown
 
 
 def test_runs_that_leave_a_setting_open_are_an_arm(tmp_path):
-    multiscale = "embedder:\n  _target_: orca_cli.models.embedders.multiscale.Multiscale\n"
     for seed in range(2):
-        for name, config, variant, decided in (
-            ("left", f"train:\n  lr: 0.0001\n{multiscale}", {"train.lr": "1e-3"}, {}),
-            ("part", multiscale, {"embedder": "patch"}, {}),
-            ("decided", "", {"train.epochs": "3"}, {"decided": {"train.epochs": {"value": 7, "why": ""}}}),
-        ):
-            (add_run(tmp_path / name, seed=seed, value=0.3, **decided) / "config.yaml").write_text(config)
-            add_run(tmp_path / name, seed=seed, value=0.4, variant=variant)
-    for name, against, other, gain in (
-        ("left", "train.lr=1e-3", "0.0001", 10),
-        ("left", "train.lr=1e-4", "1e-3", -10),  # what nobody typed
-        ("part", "embedder=patch", "multiscale", 10),
-        ("decided", "train.epochs=3", "decided", 10),
-    ):
-        (arm,) = compared(tmp_path / name, against).overall
+        (add_run(tmp_path, seed=seed, value=0.3) / "config.yaml").write_text("train:\n  lr: 0.0001\n")
+        add_run(tmp_path, seed=seed, value=0.4, variant={"train.lr": "1e-3"})
+    for against, other, gain in (("train.lr=1e-3", "0.0001", 10), ("train.lr=1e-4", "1e-3", -10)):
+        (arm,) = compared(tmp_path, against).overall
         assert (arm.arm, arm.gain.mean, arm.pairs) == (other, pytest.approx(gain), 2), against
 
 
@@ -94,15 +76,12 @@ HELPS = (0.020, 0.019, 0.021, 0.018, 0.022, 0.020, 0.017, 0.023)
 NOTHING = (0.001, -0.001, 0.002, -0.002, 0.001, -0.001, 0.001, -0.001)
 TWO_SEEDS = [  # gains of the sets -> what is said
     (HELPS, "helps by 2.0 points ["),
-    ([-gain for gain in HELPS], "harms by 2.0 points [1."),
     (NOTHING, "points (n = 8 sets x 2 seeds, p = 1.00; two one-sided t tests: p = 1.1e-05)"),
     ((0.05, -0.05, 0.08, -0.02, 0.01, -0.09, 0.10, 0.03), "undecided, +1.4 points [-"),
-    ((-0.05, *[0.0] * 7), "undecided, -0.6 points [-2.1, 0.9]"),
     ((0.02, 0.02, 0.02), "too few differences to reach p = 0.05)"),
 ]
 ONE_SET = [  # gains of its seeds -> what is said
     ((0.001, -0.001, 0.0, 0.001, -0.001, 0.0), "no effect beyond ±0.5 points"),
-    ((0.001, -0.001, 0.0), "undecided, "),
     ((0.1, 0.11, 0.12, 0.13, 0.1), "[9.6, 12.8] (n = 5 seeds, one set, p = 0.062; too few differences to"),
     ((0.1, 0.11, 0.0, 0.13, 0.1, 0.0), "p = 0.12; too few differences to reach p = 0.05)"),
     ((0.1,), "+10.0 points, a single difference (n = 1 seed, one set)"),
@@ -142,11 +121,6 @@ def test_more_arms_need_a_smaller_p_and_only_gains_that_are_shown_are_marked(tmp
     assert not any(entry.best for _, entries in over.rows for entry in entries)  # three sets
     # p = 2/2^6, 2/2^5 and 2/2^8; after Holm's correction 2 * 2/2^6 = 0.0625, 0.0625 and 3 * 2/2^8 = 0.023.
     assert [entry.best for entry in by_set.rows[0][1]] == [False, False, True]
-    assert by_set.rows[0][1][2].main.startswith("* +")
-    assert "fewer than 6 seeds in 1 of 3 gains" in " ".join(by_set.notes)
-    add_pairs(tmp_path / "alone", [0.1 + seed / 100 for seed in range(6)])
-    over, _ = layouts(tmp_path / "alone")
-    assert [entry.best for entry in over.rows[0][1]] == [True, *[False] * 5]  # the gain alone
 
 
 def test_pairs_that_are_the_same_computation_are_left_out(tmp_path):
@@ -190,20 +164,7 @@ def test_all_formats_hold_the_same_numbers(tmp_path):
     lines = csv_lines(read_text(*words, "--format", "csv"))
     assert [line["task"] for line in lines] == [*SETS[:6], "nats", "all sets"]
     assert float(lines[-1]["gain"]) == arm["gain"]["mean"]
-    assert float(lines[6]["gain"]) == pytest.approx(1.5)
-    over = [lines[-1][key] for key in ("unit", "sets", "n", "pairs", "wins", "ties", "losses")]
-    assert over == ["% of the error", "7", "7", "14", "7", "0", "0"]
     for form in ("md", "latex", "table"):
         text = report(*words[1:], "--format", form)
         assert "7/0/0" in text
         assert "otdd: helps by" in text
-
-
-def test_small_gains_are_shown_as_more_than_zero_and_gains_by_rounding_as_zero(tmp_path):
-    for task in SETS[:6]:
-        add_pairs(tmp_path / "points", [0.0002 + seed * 1e-6 for seed in range(6)], base=0.003, task=task)
-    add_pairs(tmp_path / "nats", [0.0001 + seed * 2e-6 for seed in range(6)], base=0.0003, error=NATS)
-    assert "+0.000105 [0.00010" in layouts(tmp_path / "nats")[1].rows[0][1][0].main
-    assert sentence(tmp_path / "points").startswith("otdd: helps by 0.02 points [0.02, 0.02] (")
-    add_arms(tmp_path / "rounded", arms={"none": [0.1 + 0.2, 0.5, 0.4], "otdd": [0.3, 0.4, 0.5]})
-    assert layouts(tmp_path / "rounded")[1].rows[0][1][0].main == "+0.0 [-24.8, 24.8] (3)"

@@ -52,14 +52,11 @@ def test_text_formats_show_means_with_n_and_what_failed(table, tmp_path):
     assert rows[3] == ["minilm", "otdd", "full", "0.500 \u00b1 - (1)", "12.6 \u00b1 0.8 (3) +1 failed"]
     assert rows[4] == ["trivial", "", "", "0.900", "90.0"]
     assert "NonFiniteError: the loss became NaN" in text
-    assert "Protocol: clean." in text
     text = Page(table).text("latex")
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     rows = [line for line in body.splitlines() if line.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {4}
-    assert r"\begin{tabular}{lllrr}" in text
     assert r"12.6 $\pm$ 0.8 (3) +1 failed" in text
-    assert r"zero\_one, \%" in text
 
 
 def test_csv_and_json_have_raw_numbers(table):
@@ -68,8 +65,6 @@ def test_csv_and_json_have_raw_numbers(table):
     (row,) = [row for row in rows if row["task"] == "digits" and row["metric"] == "otdd"]
     assert (float(row["mean"]), float(row["standard_deviation"])) == pytest.approx((0.126, 0.008))
     assert (row["n"], row["seeds"], row["best"], row["failed"], row["percent"]) == ("3", "0-2", "true", "1", "true")
-    (empty,) = [row for row in rows if row["task"] == "darcy" and row["metric"] == "none"]
-    assert (empty["mean"], empty["standard_deviation"], empty["n"]) == ("", "", "0")
     record = json.loads(Page(table).text("json"))
     cell = record["rows"][1]["cells"][1]
     assert [(one["seed"], one["value"]) for one in cell["values"]] == list(enumerate((0.118, 0.126, 0.134)))
@@ -88,18 +83,13 @@ def test_the_terminal_shows_every_cell_whole_within_its_width(tmp_path, width):
 
 
 def test_hostile_names_stay_names(tmp_path):
+    """Control characters and formulas: tests/reliability/test_output.py."""
     page = Page(hostile(tmp_path))
     lines = [line for line in page.text("md").splitlines() if line.startswith("|")]
     assert {len(markdown_cells(line)) for line in lines} == {4}
-    assert not any(re.search(r"(?<!\\)<(?!br>)", line) for line in lines)
     rows = [line for line in page.text("latex").splitlines() if not line.startswith("%")]
     assert [line for line in rows if r"\end{tabular}" in line] == [r"\end{tabular}"]
-    for row in csv_lines(page.text("csv")):
-        assert not any(field.startswith(("=", "+", "-", "@")) for field in row.values())
-    assert "[/red]x[/blue]\\x1b" in page.text("table")
     assert {row["body"] for row in json.loads(page.text("json"))["rows"]} == {HOSTILE}
-    for form in FORMATS:  # nor do they move the cursor
-        assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", page.text(form)), form
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8")) | st.text())

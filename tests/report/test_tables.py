@@ -6,11 +6,10 @@ import re
 import pytest
 
 from orca_cli.report.records.collect import collect
-from orca_cli.report.records.filters import where
 from orca_cli.report.records.study_members import select_study
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.layout import layout_of
-from orca_cli.report.tables.notes import notes_of, seeds_text
+from orca_cli.report.tables.notes import notes_of
 from orca_cli.report.tables.table import build_table
 from orca_cli.runs import studies
 from tests.report.trees import RELATIVE, add_arms, add_run, compared, report, table_of
@@ -18,14 +17,6 @@ from tests.report.trees import RELATIVE, add_arms, add_run, compared, report, ta
 
 def rows(table):
     return [(str(row.method), *(cell.mean for cell in row.cells)) for row in table.rows]
-
-
-def test_a_small_deviation_is_shown_as_more_than_zero(tmp_path):
-    add_arms(tmp_path, arms={"otdd": [0.25, 0.25002], "none": [0.5, 0.5]})
-    add_arms(tmp_path, arms={"otdd": [0.3, 0.3 + 1e-14]}, task="rounded")
-    none, otdd = (row[1] for row in layout_of(table_of(tmp_path)).rows[:2])
-    assert [entry.main for entry in otdd] == ["25.001 \u00b1 0.001 (2)", "30.0 \u00b1 0.0 (2)"]
-    assert none[0].main == "50.000 \u00b1 0.000 (2)"
 
 
 def test_two_methods_two_tasks_by_hand(tmp_path):
@@ -55,7 +46,6 @@ def test_runs_without_an_error_are_counted_by_what_they_lack(tmp_path):
     assert (other.mean, other.best, dict(other.unfinished)) == (None, False, {"failed": 1})
     assert "+1 undefined +1 not tested" in layout_of(table).rows[0][1][0].rest
     assert sorted(run.state for run in table.unfinished) == ["dead", "failed", "failed", "interrupted"]
-    assert any("became NaN" in run.reason for run in table.unfinished)
 
 
 def test_runs_that_differ_in_a_setting_are_never_averaged(tmp_path):
@@ -75,10 +65,6 @@ def test_runs_that_differ_in_a_setting_are_never_averaged(tmp_path):
     ]
     assert [row.method.source for row in table.rows[3:]] == ["cifar10", "digits"]
     assert table.rows[2].cells[0].unfinished["failed"] == 1
-    add_run(tmp_path / "shared", variant={"train.epochs": "3"})
-    add_run(tmp_path / "shared", task="ecg")
-    assert len(table_of(tmp_path / "shared").rows) == 1
-    assert "digits: all runs with train.epochs=3" in notes_of(table_of(tmp_path / "shared"))
 
 
 def test_protocols_error_names_and_synthetic_data_get_columns_of_their_own(tmp_path):
@@ -102,9 +88,7 @@ def test_own_data_sets_are_columns_of_their_own(tmp_path):
     (otdd,) = compared(tmp_path / "three").overall
     assert (otdd.sets, otdd.wins, otdd.ties, otdd.losses) == (3, 1, 1, 1)
     assert columns("one", ("x/a.npz", "1"), ("./x/a.npz", "1")) == ["arrays"]
-    # Names of the same test data; a file whose name ends like another's is not of its column.
     assert columns("named", ("m/a.npz", "1"), ("m/c.npz", "1"), ("m/z.npz", "2")) == ["arrays a.npz", "arrays z.npz"]
-    assert columns("ends", ("a.npz", "1"), ("xa.npz", "2")) == ["arrays a.npz", "arrays xa.npz"]
 
 
 def test_runs_that_kept_no_alignment_step_are_shown_as_such(tmp_path):
@@ -135,8 +119,6 @@ def test_what_limits_a_comparison_is_said(tmp_path):
             ({"seed": 4}, "methods have different seeds: 0, but minilm otdd full (4)"),
             ({"error": {"n": 400}}, "different numbers of items (400, 497)"),
             ({"splits": {"test": {"n": 497, "sha256": "b" * 64}}}, "2 different test sets"),
-            ({"error": {"skipped": 2}}, "could not be scored"),
-            ({"value": 0.95}, "not better than the best constant predictor: minilm otdd full"),
             ({}, ""),
         )
     ):
@@ -145,38 +127,6 @@ def test_what_limits_a_comparison_is_said(tmp_path):
         notes = " ".join(notes_of(table_of(tmp_path / str(number))))
         assert words in notes
         assert change or not re.search("different|could not|not better", notes)
-    assert [seeds_text(seeds) for seeds in ([0, 1, 2, 5], [3], [4, 2], [])] == ["0-2,5", "3", "2,4", ""]
-
-
-CONFIG = """\
-train: {lr: 0.0001, betas: [0.9, 0.99]}
-align: {lr: 0.3, note: "#5: x", select: null}
-task:
-  lr: {a: 1}
-  data:
-    shape: 8 x 8
-"""
-
-
-def test_runs_are_found_by_any_setting(tmp_path):
-    """Runs that typed a setting, decided it, and left it as it was composed."""
-    decided = {"train.lr": {"value": 2e-4, "why": "data"}, "align.select": {"value": "last"}}
-    for seed in (0, 1):
-        for metric, fields in (("typed", {"variant": {"train.lr": "1e-3"}}), ("decided", {"decided": decided})):
-            (add_run(tmp_path, metric=metric, seed=seed, **fields) / "config.yaml").write_text(CONFIG)
-        for metric, config in (("left", CONFIG), ("damaged", "train: [")):
-            (add_run(tmp_path, metric=metric, seed=seed) / "config.yaml").write_text(config)
-    for text, metrics in (
-        ("train.lr=0.001", {"typed"}),
-        ("train.lr=2e-4", {"decided"}),
-        ("train.lr=1e-4", {"left"}),
-        ("train.lr=0.0001,2e-4", {"decided", "left"}),
-        ("align.select=null", {"typed", "left"}),
-        ("align.select=last", {"decided"}),
-        ("train.betas=[0.9,0.99]", {"typed", "decided", "left"}),
-        ("task.data.shape=8 x 8", {"typed", "decided", "left"}),
-    ):
-        assert {run.metric for run in where(collect([tmp_path]), text).runs} == metrics, text
 
 
 def test_one_method_is_one_row_however_its_settings_are_typed(tmp_path):
@@ -203,15 +153,12 @@ def test_the_lowest_error_earns_its_mark_by_six_pairs_with_every_other(tmp_path)
         return cell.best, cell.earned
 
     assert marks("a", 0.1, range(6)) == (True, False)  # alone
-    assert not any("fewer than 6" in note for note in notes_of(table_of(tmp_path)))
     assert marks("b", 0.2, range(6, 12)) == (True, False)  # other seeds
     assert marks("b", 0.2, range(5)) == (True, False)
     assert marks("b", 0.2, [5]) == (True, True)
     assert marks("c", 0.3, range(6)) == (True, False)  # then p is 2 * 2/2^6 = 0.0625
     marks("a", 0.1, [6])
     assert marks("c", 0.3, [6]) == (True, True)  # 2 * 2/2^7 = 0.031
-    assert marks("d", 0.1, range(5)) == (True, False)  # as good as a
-    assert "fewer than 6 seeds in 1 of 4 cells" in " ".join(notes_of(table_of(tmp_path)))
 
 
 def add(root, identity, labels, **fields):
@@ -247,37 +194,19 @@ def test_sets_are_columns_and_arms_are_rows(tmp_path):
     assert all(row.method.settings == () and not any(cell.hidden for cell in row.cells) for row in table.rows)
     (gaussian,) = compare(table, "metric", "none").overall
     assert (gaussian.arm, gaussian.sets, gaussian.pairs) == ("gaussian", 2, 2)
-    # One run under two names is in both rows.
-    add(tmp_path, "arrows-none", {"set": "leaves", "metric": "again"})
-    assert means(tmp_path) == {"none": [0.5, 0.7], "gaussian": [0.4, pytest.approx(0.6)], "again": [None, 0.5]}
     # An axis that differs and has no field of its own is a setting.
     add(tmp_path, "arrows-none", arrows | {"metric": "none", "embedder": "overlap"})
     settings = {(row.method.metric, *row.method.settings) for row in study_table(tmp_path).rows}
     assert {("none", ("embedder", "overlap")), ("none", ("embedder", "patch"))} <= settings
 
 
-def test_a_run_counts_once_though_a_value_of_the_study_was_typed_for_it(tmp_path):
-    for seed in range(3):
-        for arm, value, typed in (("none", 0.5, {"train.lr": "2e-4"}), ("otdd", 0.4, {})):
-            labels = {"metric": arm, "seed": str(seed), "baselines": "none"}
-            fields = {"metric": arm, "seed": seed, "value": value, "settings": arm * 20}
-            add(tmp_path, f"{arm}{seed}", labels | typed, **fields)
-            add(tmp_path, f"{arm}{seed}", labels)
-    assert rows(study_table(tmp_path)) == [("minilm none full", 0.5), ("minilm otdd full", pytest.approx(0.4))]
-    (otdd,) = compare(study_table(tmp_path), "metric", "none").overall
-    assert otdd.pairs == 3
-
-
 def test_seeds_that_draw_their_samples_are_one_row(tmp_path):
-    """Every seed has its own test data and settings; two test sets for one seed mean that a file has changed."""
-    for root, other in ((tmp_path, "test"), (tmp_path / "changed", "other")):
-        for seed in range(3):
-            for arm, value, test in (("none", 0.5, "test"), ("otdd", 0.4 + 0.01 * seed, other)):
-                splits = {"test": {"n": 9, "sha256": f"{test}{seed}"}}
-                labels = {"metric": arm, "seed": str(seed)}
-                fields = {"metric": arm, "seed": seed, "value": value, "splits": splits}
-                add(root, f"{arm}{seed}", labels, settings=f"{arm}{seed}" * 9, **fields)
-    assert all("test_set" in dict(row.method.settings) for row in study_table(tmp_path / "changed").rows)
+    """Every seed has its own test data and settings."""
+    for seed in range(3):
+        for arm, value in (("none", 0.5), ("otdd", 0.4 + 0.01 * seed)):
+            fields = {"metric": arm, "seed": seed, "value": value, "settings": f"{arm}{seed}" * 9}
+            fields["splits"] = {"test": {"n": 9, "sha256": f"test{seed}"}}
+            add(tmp_path, f"{arm}{seed}", {"metric": arm, "seed": str(seed)}, **fields)
     table = study_table(tmp_path)
     assert rows(table) == [("minilm none full", 0.5), ("minilm otdd full", pytest.approx(0.41))]
     (otdd,) = compare(table, "metric", "none").overall

@@ -21,7 +21,7 @@ from tests.tiers import count
 
 FIGURE = "signals: saved and resumed exactly"
 SHORT = ["metric=otdd_by_class", "align.epochs=3", "train.epochs=3"]  # a distance for every class of every step
-CODES = {"TERM": 143, "INT": 130, "HUP": 129, "USR1": 75}
+CODES = {"TERM": 143, "INT": 130, "HUP": 129, "USR1": 75, "USR1+0.5+TERM": 75}
 # Point -> how often it is entered in such a run, at least.
 TIMES = {"compose": 1, "features": 1, "transport": 3, "step": 12, "validation": 3, "checkpoint": 4}
 
@@ -36,11 +36,12 @@ def reference():
 
 @pytest.fixture
 def trial(fork, home, small, tmp_path, reference, counted):
-    """Runs of the same experiment, each case in a folder of its own."""
     return Trial(fork, home, [*small, *SHORT], tmp_path, reference, counted)
 
 
 class Trial:
+    """Runs of the same experiment, each case in a folder of its own."""
+
     def __init__(self, fork, home, words, folder, reference, counted):
         self._fork, self._home, self.words, self._folder = fork, home, words, folder
         self._reference, self._counted, self.gate = reference, counted, folder / "gate"
@@ -74,11 +75,11 @@ class Trial:
         assert "Traceback" not in case.err, case.err
         return code, case.err
 
-    def has_saved(self, code, stage):
-        """Whether the status and the checkpoints say that the run stopped where it was."""
+    def has_saved(self, code, point):
+        """Whether the status and, once there was a step, the checkpoints say that the run stopped where it was."""
         (run,) = run_folders(self.runs)
         status = json.loads((run / "status.json").read_text())
-        saved = stage is None or bool(list((run / stage / "checkpoints").glob("step-*")))
+        saved = point not in ("step", "validation") or bool(list(run.glob("3_finetune/checkpoints/step-*")))
         return (status["state"], status["exit_code"]) == ("interrupted", code) and saved
 
     def ends_alike(self):
@@ -91,71 +92,43 @@ class Trial:
         self._counted(FIGURE, all(result[key] == self._reference[key] for key in keys), result, target=0)
 
 
-def saved_stage(point):
-    """The stage whose checkpoint has to be there, None where there was no step yet."""
-    return "3_finetune" if point in ("step", "validation") else None
-
-
-def cases(points, number, seed):
-    """A seeded choice of (point, which time): every point equally often."""
+def cases(plan, points, number, seed):
+    """A seeded choice of (plan, point, which time): every point equally often."""
     generator = random.Random(seed)
-    return [(point, generator.randint(1, TIMES[point])) for point in (points * number)[:number]]
+    return [(plan, point, generator.randint(1, TIMES[point])) for point in (points * number)[:number]]
 
 
-SAVED = [("TERM", *case) for case in cases(list(TIMES), count(pr=6, nightly=48), seed=1)]
-SAVED += [("INT", *case) for case in cases(list(TIMES)[::-1], count(pr=1, nightly=20), seed=2)]
-SAVED += [("HUP", *case) for case in cases(["transport", "step"], count(pr=1, nightly=4), seed=5)]
+SAVED = [
+    *cases("TERM", list(TIMES), count(pr=6, nightly=56), seed=1),
+    *cases("INT", list(TIMES)[::-1], count(pr=1, nightly=20), seed=2),
+    *cases("HUP", ["transport", "step"], count(pr=1, nightly=4), seed=5),
+    *cases("USR1", ["step", "transport", "validation"], count(pr=1, nightly=10), seed=4),
+    *cases("USR1+0.5+TERM", ["step", "transport", "validation"], count(pr=0, nightly=10), seed=4),
+]
 
 
-@pytest.mark.parametrize(("name", "point", "number"), SAVED)
-def test_a_signal_in_any_phase_saves(trial, name, point, number):
-    """B1, B2, B5."""
-    code, err = trial.stopped(point, number, name)
-    assert code == CODES[name], err
-    assert "rerun the same command" in err
-    assert point == "compose" or trial.has_saved(code, saved_stage(point))
+@pytest.mark.parametrize(("plan", "point", "number"), SAVED)
+def test_a_signal_in_any_phase_saves(trial, plan, point, number):
+    """B1, B2, B3, B5."""
+    code, err = trial.stopped(point, number, plan)
+    assert code == CODES[plan], err
+    assert ("preempted by SIGUSR1" if code == 75 else "rerun the same command") in err
+    assert point == "compose" or trial.has_saved(code, point)
     trial.ends_alike()
-
-
-@pytest.mark.parametrize("phase", ["align", "finetune"][: count(pr=1, nightly=2)] * count(pr=1, nightly=8))
-def test_sigterm_from_outside_to_the_command_as_it_is_typed(start, trial, tmp_path, phase):
-    """B1, the one case in five that goes through the real command line."""
-    words = ["run", *trial.words, f"paths.runs={trial.runs}", "train.checkpoint_s=0"]
-    process = start(*words, more=with_site(tmp_path / "site", held_code(trial.gate, phase)))
-    wait_for(trial.gate, "[0-9]*", process, 600)
-    process.terminate()
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == 143, err
-    assert trial.has_saved(143, {"align": "2_align", "finetune": "3_finetune"}[phase])
-    trial.ends_alike()
-
-
-def held_code(gate, phase="finetune"):
-    return f"from tests.reliability import job_faults\njob_faults.hold({str(gate)!r}, {phase!r})"
 
 
 @pytest.mark.parametrize(
-    ("point", "number"), cases(["transport", "checkpoint", "step"], count(pr=2, nightly=20), seed=3)
+    ("plan", "point", "number"),
+    cases("INT+0.3+INT", ["transport", "checkpoint", "step"], count(pr=2, nightly=20), seed=3),
 )
-def test_sigint_twice_ends_at_once(trial, point, number):
+def test_sigint_twice_ends_at_once(trial, plan, point, number):
     """B2: also inside one operation of a library that takes hours, and during a save; what was committed is whole.
 
     In a validation the first signal ends the run before a second one can come.
     """
-    code, err = trial.stopped(point, number, "INT+0.3+INT")
+    code, err = trial.stopped(point, number, plan)
     assert code == 130, err
     assert "second SIGINT" in err
-    trial.ends_alike()
-
-
-@pytest.mark.parametrize(("point", "number"), cases(["step", "transport", "validation"], count(pr=1, nightly=10), 4))
-@pytest.mark.parametrize("plan", ["USR1", "USR1+0.5+TERM"][: count(pr=1, nightly=2)])
-def test_a_preempted_run_goes_on_in_the_same_folder(trial, point, number, plan):
-    """B3."""
-    code, err = trial.stopped(point, number, plan)
-    assert code == 75, err
-    assert "preempted by SIGUSR1" in err
-    assert trial.has_saved(75, saved_stage(point))
     trial.ends_alike()
 
 
@@ -183,7 +156,8 @@ def test_a_terminal_that_is_closed(trial, tmp_path, counted):
     words = ["run", *trial.words, f"paths.runs={trial.runs}", "train.checkpoint_s=0"]
     pid, terminal = pty.fork()
     if pid == 0:
-        variables = os.environ | {"TERM": "xterm"} | with_site(tmp_path / "site", held_code(trial.gate))
+        held = f"from tests.reliability import job_faults\njob_faults.hold({str(trial.gate)!r})"
+        variables = os.environ | {"TERM": "xterm"} | with_site(tmp_path / "site", held)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os.execve(sys.executable, [sys.executable, "-m", "orca_cli", *words], variables)
     os.set_blocking(terminal, False)
@@ -195,13 +169,15 @@ def test_a_terminal_that_is_closed(trial, tmp_path, counted):
         time.sleep(0.05)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
-    counted(FIGURE, trial.has_saved(129, "3_finetune"), target=0)
+    counted(FIGURE, trial.has_saved(129, "step"), target=0)
 
 
-@pytest.mark.parametrize(("point", "number"), cases(["transport", "step"], count(pr=1, nightly=5), seed=6))
-def test_a_stop_and_its_end_change_nothing(trial, point, number):
+@pytest.mark.parametrize(
+    ("plan", "point", "number"), cases("STOP+1+CONT", ["transport", "step"], count(pr=1, nightly=5), seed=6)
+)
+def test_a_stop_and_its_end_change_nothing(trial, plan, point, number):
     """B5."""
-    code, err = trial.stopped(point, number, "STOP+1+CONT")
+    code, err = trial.stopped(point, number, plan)
     assert code == 0, err
     assert "resumed" not in err
     trial.ends_alike()

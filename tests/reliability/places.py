@@ -59,9 +59,7 @@ VANISH: dict[str, Callable[[Path, Path], Any]] = {
     "deleted": lambda run, runs: shutil.rmtree(run),
     "renamed": lambda run, runs: run.rename(run.with_name("renamed")),
     "replaced": lambda run, runs: (run.rename(runs.parent / "elsewhere"), run.mkdir()),
-    "all runs deleted": lambda run, runs: shutil.rmtree(runs),
     "all runs renamed": lambda run, runs: runs.rename(runs.with_name("elsewhere")),
-    "task renamed": lambda run, runs: run.parent.rename(runs / "other"),
 }
 
 

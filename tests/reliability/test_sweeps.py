@@ -138,7 +138,7 @@ def test_one_run_has_one_process(fork, start_together, tmp_path, counted, round_
     assert len(run_folders(runs)) == 1
     (runs / HELD).touch()
     cases = start_together(runs, [0] * RACERS)
-    wait_until(lambda: sum(case.poll() is None for case in cases) == 1, *cases)
+    wait_until(lambda: sum(case.poll() is None for case in cases) <= 1, *cases)
     (runs / HELD).unlink()
     codes = [case.wait(600) for case in cases]
     assert sorted(codes) == [0] + [20] * (RACERS - 1), [case.err for case in cases]

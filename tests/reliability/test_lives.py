@@ -1,9 +1,8 @@
-"""Random lives of one run (section 6, state machine): trained, killed, robbed of its disk, damaged, reported, resumed.
+"""Random lives of one run (section 6, state machine): trained, killed, robbed of its disk, damaged, examined, resumed.
 
-Each attempt is a process that claims the run, goes on from its newest checkpoint and commits further ones, through the
-program's own modules; a fault hits any of its system calls. What an attempt has said to be done is written to a file that no
-fault reaches. After every event: nothing with a final name is torn (I1), nothing promised is lost (I2), there is one folder
-(I4), and the state follows from the one before.
+Each attempt is a process that claims the run, goes on from its newest checkpoint and commits further ones; a fault hits any of
+its system calls. What it has said to be done is written to a file that no fault reaches. After every event nothing with a
+final name is torn (I1), nothing promised is lost (I2), and there is one folder (I4).
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from orca_cli import storage
 from orca_cli.exceptions import ChecksumError, OrcaError
-from orca_cli.report.records.collect import collect
 from orca_cli.runs.check import check
 from orca_cli.runs.claim import claim
 from orca_cli.training import checkpoint
@@ -32,15 +30,9 @@ from tests.reliability.damages import flipped
 from tests.reliability.workloads import CALLS, NAME, OWNER, inject, save
 from tests.tiers import count
 
-FAULTS = st.one_of(
-    st.just(""),
-    st.builds(
-        "{}:{}:{}".format,
-        st.sampled_from(CALLS),
-        st.one_of(st.sampled_from(range(1, 21)), st.sampled_from(range(1, 21)).map("{}+".format)),
-        st.sampled_from(("KILL", "ENOSPC", "EIO")),
-    ),
-)
+KINDS, WHEN = st.sampled_from(("KILL", "ENOSPC", "EIO")), st.sampled_from(range(1, 21))
+ONE = st.builds("{}:{}{}:{}".format, st.sampled_from(CALLS), WHEN, st.sampled_from(("", "+")), KINDS)
+FAULTS = st.just("") | ONE
 STORAGE = 30
 
 
@@ -60,10 +52,6 @@ class Life(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         shutil.rmtree(self.root)
-
-    def _tree(self) -> dict[Path, bytes]:
-        """Return what all files hold but the one that an examination may make anew."""
-        return {path: path.read_bytes() for path in self.root.rglob("[!s]*") if path.is_file()}
 
     @property
     def runs(self) -> list[Path]:
@@ -147,34 +135,17 @@ class Life(RuleBasedStateMachine):
         self.promises.write_text(str(int(whole[-2].name[5:])))
 
     @precondition(lambda self: self.runs)
-    @rule(content=st.sampled_from((None, b"", b"{", b'{"schema": 1}', b"\xff" * 100)))
-    def loses_its_status(self, content: bytes | None) -> None:
-        path = self.runs[0] / "status.json"
-        path.unlink(missing_ok=True)
-        if content is not None:
-            path.write_bytes(content)
+    @rule(content=st.sampled_from((b"", b"{", b'{"schema": 1}', b"\xff" * 100)))
+    def loses_its_status(self, content: bytes) -> None:
+        (self.runs[0] / "status.json").write_bytes(content)
 
-    @precondition(
-        lambda self: self.runs and any((self.runs[0] / name).exists() for name in ("status.json", "result.json"))
-    )
+    @precondition(lambda self: self.runs and (self.runs[0] / "status.json").exists())
     @rule()
     def is_examined(self) -> None:
-        before = self._tree()
         examination = check(self.runs[0])
-        assert self._tree() == before
         damage = [line for line in examination.damaged if "env.json cannot replace it" not in line]
         assert bool(damage) == bool(self.damaged), examination
-        if (self.runs[0] / "env.json").exists():
-            assert json.loads((self.runs[0] / "status.json").read_text())["state"]
         assert not self.completed or examination.state == "completed"
-
-    @precondition(lambda self: self.runs)
-    @rule()
-    def is_reported(self) -> None:
-        report = collect([self.root / "runs"])
-        assert len(report.runs) + len(report.broken) == 1
-        assert not report.superseded
-        assert not self.completed or not report.runs or report.runs[0].state == "completed"
 
     @invariant()
     def nothing_is_torn_lost_or_doubled(self) -> None:

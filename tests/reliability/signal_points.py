@@ -25,11 +25,10 @@ SENT = "ORCA_TEST_SENT"  # environment variable: file that is made once a signal
 
 
 def at(argument: str) -> None:
-    """Send signals when a function is entered for the n-th time.
+    """Send signals when a function is entered for the n-th time: "POINT,N,PLAN".
 
-    Args:
-        argument: POINT,N,PLAN; a plan such as TERM, INT+0.3+INT (the second 0.3 s later, within one operation of a library
-            that takes hours) or STOP+1+CONT. ^INT alone goes to the parent, as Ctrl-C in a terminal does to a driver.
+    A plan is such as TERM, INT+0.3+INT (the second 0.3 s later, within one operation of a library that takes hours) or
+    STOP+1+CONT. ^INT alone goes to the parent, as Ctrl-C in a terminal does to a driver.
     """
     point, number, plan = argument.split(",")
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may themselves run under nohup

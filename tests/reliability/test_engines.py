@@ -57,12 +57,13 @@ def test_jobs_are_arrays_and_what_slurm_or_a_dead_driver_ends_is_done_again(benc
         bench.hit_job("preempt")
         ended = bench.held(2)[0]  # which have both places, so that others wait
         left = bench.wait(lambda: fake_slurm.jobs(slurm, "PENDING"))
-        with fake_slurm.hold(slurm):
-            bench.kill(driver)
-            fake_slurm.end(slurm, fake_slurm.job_of(slurm, ended), "NODE_FAIL")  # while nobody watches
-            before = set(fake_slurm.jobs(slurm))
-            bench.start()
-            bench.wait(lambda: not set(left) & set(fake_slurm.jobs(slurm, "PENDING")))  # it withdraws them
+        (slurm / fake_slurm.HELD).touch()
+        bench.kill(driver)
+        fake_slurm.end(slurm, fake_slurm.job_of(slurm, ended), "NODE_FAIL")  # while nobody watches
+        before = set(fake_slurm.jobs(slurm))
+        bench.start()
+        bench.wait(lambda: not set(left) & set(fake_slurm.jobs(slurm, "PENDING")))  # it withdraws them
+        (slurm / fake_slurm.HELD).unlink()
         of_the_second = bench.wait(lambda: {fake_slurm.job_of(slurm, pid) for pid in bench.held()} - before)
         fake_slurm.end(slurm, of_the_second.pop(), "PREEMPTED")  # by a site that cancels
         held(bench.finish() + bench.problems())

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tests.checkpoints import save_tiny_bert
 from tests.cli.conftest import results
@@ -112,12 +113,6 @@ class Bench:
             parent = int(stat.rpartition(")")[2].split()[1])  # a worker of the engine
             os.kill(parent if fault == "worker" else pid, signal.SIGKILL)
 
-    def kill(self, driver: Case) -> None:
-        """Kill a driver while its jobs run."""
-        self.held()
-        driver.send(signal.SIGKILL)
-        driver.wait()
-
     def finish(self) -> list[str]:
         """Let all jobs go on; returns the problems of the drivers that were not killed."""
         (self._held / HELD).unlink()
@@ -152,17 +147,15 @@ def engine(bench: Bench, nodes: int = 1) -> Iterator[Any]:
         elif bench.on == "ray":
             from ray.cluster_utils import Cluster
 
-            before = os.environ.get("PYTHONPATH", "")
-            os.environ["PYTHONPATH"] = bench.path
-            cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-            try:
-                for _ in range(nodes):
-                    cluster.add_node(num_cpus=1)
-                bench.variables["RAY_ADDRESS"] = cluster.address
-                yield cluster
-            finally:
-                os.environ["PYTHONPATH"] = before
-                cluster.shutdown()
+            with patch.dict(os.environ, PYTHONPATH=bench.path):
+                cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+                try:
+                    for _ in range(nodes):
+                        cluster.add_node(num_cpus=1)
+                    bench.variables["RAY_ADDRESS"] = cluster.address
+                    yield cluster
+                finally:
+                    cluster.shutdown()
         else:
             yield None
     finally:
@@ -184,7 +177,9 @@ def run(bench: Bench, faults: list[str]) -> list[str]:
                 bench.held(1 + len(cluster.worker_nodes))  # one on every node
                 cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
             elif fault == "driver":
-                bench.kill(driver)
+                bench.held()
+                driver.send(signal.SIGKILL)
+                driver.wait()
                 driver = bench.start()
             else:
                 bench.hit_job(fault)

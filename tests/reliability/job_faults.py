@@ -18,7 +18,6 @@ from orca_cli.launching import process, slurm
 from orca_cli.runs.outcome import Outcome
 from tests.reliability.phases import PHASES, before
 
-KINDS = ("raise", "exit", "exit without a word", "kill", "segfault", "memory", "hang", "deaf")
 STARTS = "ORCA_TEST_STARTS"  # environment variable: file that gets a line for each start and each end of a job
 HANGS = "hangs"  # such a line
 HELD = "held"  # while this file is in a folder, jobs wait; for jobs without stages it is the folder of runs

@@ -12,14 +12,12 @@ from tests.reliability.phases import PHASES, before
 
 POINTS = PHASES | {
     "compose": ("orca_cli.config.compose", "session"),
-    "download": ("orca_cli.data.untrusted.downloads", "_write"),
     "features": ("orca_cli.stages.source_features", "_embed"),
     "transport": PHASES["align"],  # not the timing before it
     "step": PHASES["finetune"],
     "validation": ("orca_cli.stages.member_training", "predict"),
     "baseline": ("orca_cli.baselines.compute", "fit"),
     "result": ("orca_cli.runs.directory", "RunDirectory.finish"),  # the result is written, and nothing removed
-    "report": ("orca_cli.report.records.collect", "_read_run"),
 }
 SENT = "ORCA_TEST_SENT"  # environment variable: file that is made once a signal is sent
 

@@ -1,6 +1,7 @@
 """A sweep by each executor while jobs, workers, nodes and drivers are killed; `engine_faults` does it with 40 jobs."""
 
 import importlib.util
+import signal
 
 import pytest
 
@@ -13,9 +14,8 @@ from tests.tiers import count
 pytestmark = pytest.mark.slow
 
 NEEDS = {"local": "json", "ray": "ray", "slurm": "submitit"}
-# SLURM has its own in the pr tier, below.
-FEW = {"local": ["job", "second driver", "disk", "driver"], "ray": ["worker", "driver", "raylet"], "slurm": []}
-SWEEPS = count(pr={on: faults for on, faults in FEW.items() if faults}, nightly=FAULTS)
+FEW = {"local": ["job", "second driver", "disk", "driver"], "ray": ["worker", "driver", "raylet"]}  # SLURM's are below
+SWEEPS = count(pr=FEW, nightly=FAULTS)
 
 
 @pytest.fixture
@@ -58,7 +58,8 @@ def test_jobs_are_arrays_and_what_slurm_or_a_dead_driver_ends_is_done_again(benc
         ended = bench.held(2)[0]  # which have both places, so that others wait
         left = bench.wait(lambda: fake_slurm.jobs(slurm, "PENDING"))
         (slurm / fake_slurm.HELD).touch()
-        bench.kill(driver)
+        driver.send(signal.SIGKILL)
+        driver.wait()
         fake_slurm.end(slurm, fake_slurm.job_of(slurm, ended), "NODE_FAIL")  # while nobody watches
         before = set(fake_slurm.jobs(slurm))
         bench.start()

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 
-import numpy as np
 import pytest
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +11,6 @@ from rich.text import Text
 from orca_cli import terminal
 from orca_cli.exceptions import DataError
 from orca_cli.terminal import visible
-from tests.report.trees import add_run
 
 FIGURE = "names that would command a terminal, browser or spreadsheet"
 NAMES = {
@@ -56,39 +51,6 @@ def test_errors_logs_and_tables_show_names_as_they_are(name, capfd, scorecard):
     if text.isprintable():
         assert text in out
     scorecard.add(FIGURE, cases=1, passed=1, target=1)
-
-
-def test_reports_show_names_as_they_are(tmp_path, orca, scorecard):
-    for seed, text in enumerate(NAMES.values()):
-        path = add_run(tmp_path / "tree", seed=seed)
-        for record in ("status.json", "result.json"):
-            content = json.loads((path / record).read_text())
-            changed = content | {"body": text, "task": text, "variant": {"task.train": text}}
-            (path / record).write_text(json.dumps(changed))
-    for form in ("table", "md", "csv", "json", "latex"):
-        code, out, err = orca("report", tmp_path / "tree", "--format", form)
-        assert code == 0, err
-        assert not _COMMANDS.search(out.replace("\n", "")), repr(out)
-        if form == "md":
-            assert not re.search(r"(?<!\\)<", out.replace("<br>", ""))
-        if form == "latex":
-            assert not [line for line in out.splitlines() if "\\input" in line and not line.startswith("%")]
-        if form == "csv":
-            cells = [cell for row in csv.reader(io.StringIO(out)) for cell in row]
-            assert not [cell for cell in cells if cell[:1] in tuple("=+@\t\r") or re.match(r"-[^0-9]|-\d+\+", cell)]
-        if form == "json":
-            json.loads(out)
-    scorecard.add(FIGURE, cases=len(NAMES), passed=len(NAMES), target=len(NAMES))
-
-
-@pytest.mark.parametrize("name", ["a\x1b[31m\n.npz", "[bold]a[red].npz"])
-def test_names_of_files_reach_the_command_line_as_they_are(tmp_path, orca, counted, name):
-    path = tmp_path / name
-    np.savez(path, **{"x": np.zeros(3), "\x1b[31my": np.zeros(3)})
-    code, out, err = orca("run", "task=arrays", "task.kind=classes", f'task.train="{path}"')
-    assert code in (10, 11), err
-    assert "Traceback" not in err
-    counted(FIGURE, not _COMMANDS.search((out + err).replace("\n", "")), err)
 
 
 def test_plain_text_is_left_alone():

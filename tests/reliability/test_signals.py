@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -28,34 +29,27 @@ TIMES = {"compose": 1, "features": 1, "transport": 3, "step": 12, "validation": 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def reference():
-    """The result of a run that nothing interrupted; filled by the first test that needs it."""
-    return {}
-
-
 @pytest.fixture
-def trial(fork, home, small, tmp_path, reference, counted):
-    return Trial(fork, home, [*small, *SHORT], tmp_path, reference, counted)
+def trial(fork, home, small, tmp_path, counted):
+    return Trial(fork, home, [*small, *SHORT], tmp_path, counted)
 
 
 class Trial:
     """Runs of the same experiment, each case in a folder of its own."""
 
-    def __init__(self, fork, home, words, folder, reference, counted):
+    reference = MappingProxyType({})  # the result of one that nothing interrupted
+
+    def __init__(self, fork, home, words, folder, counted):
         self._fork, self._home, self.words, self._folder = fork, home, words, folder
-        self._reference, self._counted, self.gate = reference, counted, folder / "gate"
+        self._counted, self.gate = counted, folder / "gate"
         self.gate.mkdir()
         (self.gate / HELD).touch()
-        if not reference:
-            self.new_folder("reference")
+        self.runs = folder / "reference"
+        if not Trial.reference:
             assert self.fork().wait(600) == 0
-            reference.update(results(self.runs)[0])
-        self.new_folder("runs")
-
-    def new_folder(self, name):
-        self.runs = self._folder / name
-        for entry in self._home.rglob("alignments"):  # else there is no alignment to be stopped in
+            (Trial.reference,) = results(self.runs)
+        self.runs = folder / "runs"
+        for entry in home.rglob("alignments"):  # else there is no alignment to be stopped in
             shutil.rmtree(entry)
 
     def fork(self, *words, hook="", **more):
@@ -89,7 +83,7 @@ class Trial:
         (run,), (result,) = run_folders(self.runs), results(self.runs)
         assert not list(run.rglob(".tmp-*"))
         keys = ("weights_sha256", "error", "validation_error", "metric_value", "splits")
-        self._counted(FIGURE, all(result[key] == self._reference[key] for key in keys), result, target=0)
+        self._counted(FIGURE, all(result[key] == self.reference[key] for key in keys), result, target=0)
 
 
 def cases(plan, points, number, seed):
@@ -122,10 +116,7 @@ def test_a_signal_in_any_phase_saves(trial, plan, point, number):
     cases("INT+0.3+INT", ["transport", "checkpoint", "step"], count(pr=2, nightly=20), seed=3),
 )
 def test_sigint_twice_ends_at_once(trial, plan, point, number):
-    """B2: also inside one operation of a library that takes hours, and during a save; what was committed is whole.
-
-    In a validation the first signal ends the run before a second one can come.
-    """
+    """B2: also inside one operation of a library that takes hours, and during a save; what was committed is whole."""
     code, err = trial.stopped(point, number, plan)
     assert code == 130, err
     assert "second SIGINT" in err

@@ -8,14 +8,12 @@ import pytest
 
 from orca_cli import storage
 from tests.cli.conftest import results, run_folders
-from tests.reliability.job_faults import GO, HANGS, HELD, KINDS, STARTS, lives
+from tests.reliability.job_faults import GO, HANGS, HELD, STARTS, lives
 from tests.tiers import count
 
 FIGURE = "sweeps with a failing job / no other job lost"
-STOPPED = "sweeps stopped and typed again / none lost, none twice"
 RACERS = 8
 DISTINCT = "simultaneous starts / distinct folders"
-ALONE = "rounds of 8 processes on one run / one worked, 7 were told who"
 HOOK = "tests.reliability.job_faults:"
 # What the table says of a job, and the code beside it.
 MESSAGES = {
@@ -30,13 +28,13 @@ MESSAGES = {
 }
 # The faults of each sweep, by place: all in one, or each at every place.
 JOBS = count(pr=12, nightly=9)
-ALL = [dict(zip((1, 2, 3, 5, 6, 7, 8, 10), KINDS, strict=True))]
-SWEEPS = count(pr=ALL, nightly=[{place: kind} for kind in KINDS for place in range(JOBS)])
+ALL = [dict(zip((1, 2, 3, 5, 6, 7, 8, 10), MESSAGES, strict=True))]
+SWEEPS = count(pr=ALL, nightly=[{place: kind} for kind in MESSAGES for place in range(JOBS)])
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("faults", SWEEPS, ids=lambda faults: "-".join(f"{kind}{at}" for at, kind in faults.items()))
+@pytest.mark.parametrize("faults", SWEEPS)
 def test_jobs_fail_and_no_other_is_lost(fork, environment, tmp_path, counted, monkeypatch, faults):
     """K1."""
     monkeypatch.setenv("COLUMNS", "200")
@@ -80,7 +78,7 @@ def test_a_sweep_is_stopped_and_typed_again(fork, environment, tmp_path, counted
     assert ends == [f"end {seed}" for seed in range(5)]
     assert len(results(environment)) == len(run_folders(environment)) == 5
     assert f"{5 - place} completed" in again.out
-    counted(STOPPED, target=0)
+    counted("sweeps stopped and typed again / none lost, none twice", target=0)
 
 
 @pytest.mark.parametrize("bad", ["train.lr=1,abc", "metric=otdd,otd", "train.lrr=1,2"])
@@ -149,4 +147,4 @@ def test_one_run_has_one_process(fork, start_together, tmp_path, counted, round_
         if code == 20:
             assert f"process {winner} on " in case.err
             assert len(case.err.splitlines()) == 1
-    counted(ALONE, target=100 if round_ == 0 else 0)
+    counted("rounds of 8 processes on one run / one worked, 7 were told who", target=100 if round_ == 0 else 0)

@@ -25,7 +25,6 @@ from tests.tiers import count
 
 CALLS = ("openat", "write", "fsync", "rename", "mkdir", "unlink", "unlinkat", "rmdir")
 FAULTS = ("KILL", "ENOSPC", "EIO")
-# What the operating system may say of a fault of the disk, and what the program may make of it.
 STORAGE = 30
 
 

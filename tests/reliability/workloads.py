@@ -1,7 +1,6 @@
 """What is done while faults are injected: everything of ours that is committed to a disk, small; and the faults.
 
-Each runs in a fork. It writes to the file `promises` what it has said to be done, and ends with 0, the exit code of an
-expected failure, or 1 and a traceback.
+Each runs in a fork, writes to the file `promises` what it has said to be done, and ends as `orca run` would.
 """
 
 from __future__ import annotations

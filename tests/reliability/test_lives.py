@@ -129,11 +129,6 @@ class Life(RuleBasedStateMachine):
         self.damaged.add(whole[-1].name)
         self.promises.write_text(str(int(whole[-2].name[5:])))
 
-    @precondition(lambda self: self.runs)
-    @rule(content=st.sampled_from((b"", b"{", b'{"schema": 1}', b"\xff" * 100)))
-    def loses_its_status(self, content: bytes) -> None:
-        (self.runs[0] / "status.json").write_bytes(content)
-
     @invariant()
     def nothing_is_torn_lost_or_doubled(self) -> None:
         assert len(self.runs) <= 1

@@ -38,7 +38,6 @@ def jobs(folder: Path, state: str = "") -> list[str]:
 
 
 def job_of(folder: Path, pid: int) -> str:
-    """Return the running job that a process belongs to."""
     session = str(os.getsid(pid))
     return next(job for job in jobs(folder, "RUNNING") if read(folder / "jobs" / job, "pid") == session)
 
@@ -50,7 +49,6 @@ def end(folder: Path, job: str, state: str) -> None:
 
 
 def close(folder: Path) -> None:
-    """End all jobs."""
     for job in jobs(folder, "PENDING"):
         write(folder / "jobs" / job, "state", "CANCELLED")
     for job in jobs(folder, "RUNNING"):

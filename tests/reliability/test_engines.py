@@ -31,7 +31,6 @@ def held(bench, scorecard):
 
     def call(problems):
         assert not problems, "\n".join([*problems, bench.logs()])
-        # The one that kills its worker every time is given up.
         assert not bench.deadly or f"1 of {bench.jobs + 1} runs is not completed" in bench.logs()
         figure = f"sweeps on {bench.on} with faults / every run completed once with its bits"
         scorecard.add(figure, cases=1, passed=1, target=1)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from orca_cli import storage
-from orca_cli.exceptions import ChecksumError
+from orca_cli.exceptions import CheckpointError, ChecksumError
 from orca_cli.training import checkpoint
 from tests.crashes import Recorder
 from tests.reliability import workloads
@@ -58,7 +58,10 @@ def problems(name: str, folder: Path) -> list[str]:
 def is_there(folder: Path, promise: str) -> bool:
     what, _, which = promise.partition(" ")
     if what == "step":
-        loaded = checkpoint.load_latest(folder / "checkpoints", owner=workloads.OWNER)
+        try:
+            loaded = checkpoint.load_latest(folder / "checkpoints", owner=workloads.OWNER)
+        except CheckpointError:  # there are some, and none is valid
+            return False
         if loaded is None or loaded.step < int(which):
             return False
         return torch.equal(loaded.weights["w"], torch.full((300,), float(loaded.step)))
@@ -131,7 +134,7 @@ def test_every_system_call_fails_once(name, fork, tmp_path, not_run, scorecard):
         shutil.rmtree(folder)
     scorecard.add(figure, cases=tried, passed=tried - len(bad), target=125)
     assert tried >= 0.8 * len(chosen)
-    assert bad == {}
+    assert not bad
 
 
 FSYNCS = [r"safetensors$", r"trainer\.json$", r"MANIFEST\.json$", r"\.tmp-[^/]*-step-\d+$", r"checkpoints$", r"run$", r"disk$",

@@ -94,7 +94,7 @@ def cases(plan, points, number, seed):
 
 
 SAVED = [
-    *cases("TERM", list(TIMES), count(pr=6, nightly=56), seed=1),
+    *cases("TERM", list(TIMES), count(pr=6, nightly=86), seed=1),
     *cases("INT", list(TIMES)[::-1], count(pr=1, nightly=20), seed=2),
     *cases("HUP", ["transport", "step"], count(pr=1, nightly=4), seed=5),
     *cases("USR1", ["step", "transport", "validation"], count(pr=1, nightly=10), seed=4),

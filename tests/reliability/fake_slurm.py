@@ -1,8 +1,7 @@
 """A SLURM of one machine for tests: sbatch, srun, sacct, scancel and scontrol, as far as submitit asks.
 
-`install(folder)` returns the variables with which a process finds them. Each job is a folder FOLDER/jobs/ID with `script`,
-`environment`, `state` and, once it runs, `pid`. A job's supervisor starts it when fewer than SLOTS others run and the queue
-is not held (`hold`).
+Each job is a folder FOLDER/jobs/ID with `script`, `name`, `state` and, once it runs, `pid`. A job's supervisor starts it when
+fewer than SLOTS others run and the queue is not held by a file FOLDER/held.
 """
 
 from __future__ import annotations
@@ -14,21 +13,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = "FAKE_SLURM"
 SLOTS = 2
-HELD = "held"  # while this file exists no job starts
-COMMANDS = ("sbatch", "srun", "sacct", "scancel", "scontrol")
+HELD = "held"
 
 
 def install(folder: Path) -> dict[str, str]:
     """Write the commands into a folder; returns the variables that put them on the path."""
     (folder / "bin").mkdir(parents=True)
     (folder / "jobs").mkdir()
-    for name in COMMANDS:
+    for name in ("sbatch", "srun", "sacct", "scancel", "scontrol"):
         path = folder / "bin" / name
         path.write_text(f'#!/bin/sh\nexec {sys.executable} -P {__file__} {name} "$@"\n')
         path.chmod(0o755)
@@ -41,35 +38,22 @@ def jobs(folder: Path, state: str = "") -> list[str]:
 
 
 def job_of(folder: Path, pid: int) -> str:
-    """Return the running job that a process belongs to."""
     session = str(os.getsid(pid))
     return next(job for job in jobs(folder, "RUNNING") if read(folder / "jobs" / job, "pid") == session)
 
 
 def end(folder: Path, job: str, state: str) -> None:
     """End a job as SLURM does when its node fails, or when a site cancels what it preempts."""
-    path = folder / "jobs" / job
-    write(path, "state", state)
-    os.killpg(int(read(path, "pid")), signal.SIGKILL)
+    write(folder / "jobs" / job, "state", state)
+    os.killpg(int(read(folder / "jobs" / job, "pid")), signal.SIGKILL)
 
 
 def close(folder: Path) -> None:
-    """End all jobs."""
     for job in jobs(folder, "PENDING"):
         write(folder / "jobs" / job, "state", "CANCELLED")
     for job in jobs(folder, "RUNNING"):
         with suppress(ProcessLookupError):
             end(folder, job, "CANCELLED")
-
-
-@contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Let no further job start within the block."""
-    (folder / HELD).touch()
-    try:
-        yield
-    finally:
-        (folder / HELD).unlink()
 
 
 def read(job: Path, name: str) -> str:
@@ -88,7 +72,7 @@ def sbatch(root: Path, words: list[str]) -> int:
     script = Path(words[-1]).read_text()
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, flags=re.M))
     number = str(1000 + len({job.name.split("_")[0] for job in (root / "jobs").iterdir()}))
-    size = re.match(r"0-(\d+)", options.get("array", "").strip("'\""))
+    size = re.match(r"0-(\d+)", options.get("array", "").strip("'\""))  # submitit submits one job without an array
     names = [f"{number}_{task}" for task in range(int(size[1]) + 1)] if size else [number]
     for name in names:
         job = root / "jobs" / name
@@ -110,8 +94,7 @@ def supervise(root: Path, words: list[str]) -> int:
             fcntl.flock(file, fcntl.LOCK_EX)
             if read(job, "state") != "PENDING":
                 return 0
-            is_held = (root / HELD).exists()
-            if not is_held and sum(read(one, "state") == "RUNNING" for one in (root / "jobs").iterdir()) < SLOTS:
+            if not (root / HELD).exists() and len(jobs(root, "RUNNING")) < SLOTS:
                 write(job, "state", "RUNNING")
                 break
         time.sleep(0.1)

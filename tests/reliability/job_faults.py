@@ -18,10 +18,7 @@ from orca_cli.launching import process, slurm
 from orca_cli.runs.outcome import Outcome
 from tests.reliability.phases import PHASES, before
 
-KINDS = ("raise", "exit", "exit without a word", "kill", "segfault", "memory", "hang", "deaf")
 STARTS = "ORCA_TEST_STARTS"  # environment variable: file that gets a line for each start and each end of a job
-
-
 HANGS = "hangs"  # such a line
 HELD = "held"  # while this file is in a folder, jobs wait; for jobs without stages it is the folder of runs
 GO = "go"
@@ -33,12 +30,12 @@ def driver(folder: str) -> None:
     slurm.ASK_EVERY_S, slurm.LATE_S = 1.0, 1.0
 
 
-def hold(folder: str, phase: str = "finetune") -> None:
-    """Let every job wait before its second step of stage 3, or epoch of stage 2, with a checkpoint of the first.
+def hold(folder: str) -> None:
+    """Let every job wait before its second step of stage 3, with a checkpoint of the first.
 
     It says so by a file FOLDER/PID (`held_jobs`), and goes on once that or FOLDER/held is taken away, or it is to stop.
     """
-    default_signals("")
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal; the tests may themselves run under nohup
 
     def wait() -> None:
         gate, mark = Path(folder) / HELD, Path(folder) / str(os.getpid())
@@ -47,7 +44,7 @@ def hold(folder: str, phase: str = "finetune") -> None:
             while gate.exists() and mark.exists() and signals.pending() is None:
                 time.sleep(0.02)
 
-    before(PHASES[phase], 2, wait)
+    before(PHASES["finetune"], 2, wait)
 
 
 def held_jobs(folder: Path) -> list[int]:
@@ -64,19 +61,9 @@ def lives(pid: int | str) -> bool:
         return False
 
 
-def default_signals(_: str) -> None:
-    """Take signals as in a terminal; the tests may themselves run under nohup."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 def stages(argument: str) -> None:
-    """Replace the stages of a run.
-
-    Args:
-        argument: SEED=KIND,...: how the jobs of some seeds fail; empty for none.
-    """
+    """Replace the stages of a run; the argument is SEED=KIND,...: how the jobs of some seeds fail."""
     faults = dict(pair.split("=") for pair in argument.split(",") if pair)
-    default_signals("")
     process.time = SimpleNamespace(monotonic=_hours_later, sleep=time.sleep)
 
     def complete(job: Any, run: Any, *_: Any) -> Outcome:
@@ -99,8 +86,7 @@ def stages(argument: str) -> None:
 def _hours_later() -> float:
     """Return the driver's time: whenever a job has said that it hangs, hours have passed."""
     path = Path(os.environ.get(STARTS, os.devnull))
-    hours = path.read_text().count(HANGS) if path.exists() else 0
-    return time.monotonic() + 36_000 * hours
+    return time.monotonic() + (36_000 * path.read_text().count(HANGS) if path.exists() else 0)
 
 
 def _note(text: str) -> None:

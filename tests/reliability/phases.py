@@ -1,7 +1,4 @@
-"""Faults at the n-th call of a chosen function of a run; functions that take one text are hooks of the fork server.
-
-The fork server (see forked.py) calls them in the child: they change the program there alone.
-"""
+"""Faults at the n-th call of a chosen function of a run; functions that take one text are hooks of the fork server."""
 
 from __future__ import annotations
 
@@ -153,17 +150,13 @@ def _forget_best(loaded: Any) -> None:
     loaded.records["lines"] = [line | {"validation_error": -1.0} for line in loaded.records["lines"]]
 
 
-def _move_weights(loaded: Any) -> None:
-    loaded.weights = {name: value * (1 + 1e-6) for name, value in loaded.weights.items()}
-
-
 LOST: dict[str, Callable[[], None]] = {
     "optimizer": lambda: replace(("orca_cli.training.checkpoint", "restore_optimizer"), lambda _: lambda *words: None),
     "rate": _lose_rate,
     "dropout": lambda: _draw_by_count(("orca_cli.training.loop", "seeding.seed_torch"), "dropout"),
     "order": lambda: _draw_by_count(("orca_cli.stages.optimizer_steps", "seeding.numpy_generator"), "order"),
     "position": lambda: _change_checkpoint(lambda loaded: setattr(loaded, "step", loaded.step - 1)),
-    "weights": lambda: _change_checkpoint(_move_weights),
+    "weights": lambda: _change_checkpoint(lambda loaded: next(iter(loaded.weights.values())).mul_(1 + 1e-6)),
     "best": lambda: _change_checkpoint(_forget_best),
     "loss": lambda: _change_checkpoint(lambda loaded: loaded.records.update(loss_sum=0.0)),
 }

@@ -20,10 +20,7 @@ DENIED = 70  # exit code of the harness where a premise does not hold
 
 
 def without_privileges(folder: str) -> None:
-    """Give up root's right to pass over permissions, and see that `folder` cannot be written then.
-
-    The process stays uid 0, so it can still read the program; it can no longer change what others own.
-    """
+    """Give up root's right to pass over permissions, and see that `folder`, which is another's, cannot be written then."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
     if os.geteuid() == 0 and ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)()) != 0:
         os._exit(DENIED)
@@ -40,10 +37,7 @@ def tree(folder: Path) -> set[str]:
 
 
 def vanish(argument: str) -> None:
-    """Take a run's folder away at the n-th call of a phase's function: "phase:n:how:runs:mark".
-
-    The paths that are left below the parent of `runs` are written to `mark` just after.
-    """
+    """Take a run's folder away at the n-th call of a phase ("phase:n:how:runs:mark"); what is left is written to `mark`."""
     phase, number, how, place, mark = argument.split(":")
     runs = Path(place)
 
@@ -59,9 +53,7 @@ VANISH: dict[str, Callable[[Path, Path], Any]] = {
     "deleted": lambda run, runs: shutil.rmtree(run),
     "renamed": lambda run, runs: run.rename(run.with_name("renamed")),
     "replaced": lambda run, runs: (run.rename(runs.parent / "elsewhere"), run.mkdir()),
-    "all runs deleted": lambda run, runs: shutil.rmtree(runs),
     "all runs renamed": lambda run, runs: runs.rename(runs.with_name("elsewhere")),
-    "task renamed": lambda run, runs: run.parent.rename(runs / "other"),
 }
 
 

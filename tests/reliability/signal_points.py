@@ -12,24 +12,21 @@ from tests.reliability.phases import PHASES, before
 
 POINTS = PHASES | {
     "compose": ("orca_cli.config.compose", "session"),
-    "download": ("orca_cli.data.untrusted.downloads", "_write"),
     "features": ("orca_cli.stages.source_features", "_embed"),
     "transport": PHASES["align"],  # not the timing before it
     "step": PHASES["finetune"],
     "validation": ("orca_cli.stages.member_training", "predict"),
     "baseline": ("orca_cli.baselines.compute", "fit"),
     "result": ("orca_cli.runs.directory", "RunDirectory.finish"),  # the result is written, and nothing removed
-    "report": ("orca_cli.report.records.collect", "_read_run"),
 }
 SENT = "ORCA_TEST_SENT"  # environment variable: file that is made once a signal is sent
 
 
 def at(argument: str) -> None:
-    """Send signals when a function is entered for the n-th time.
+    """Send signals when a function is entered for the n-th time: "POINT,N,PLAN".
 
-    Args:
-        argument: POINT,N,PLAN; a plan such as TERM, INT+0.3+INT (the second 0.3 s later, within one operation of a library
-            that takes hours) or STOP+1+CONT. ^INT alone goes to the parent, as Ctrl-C in a terminal does to a driver.
+    A plan is such as TERM, INT+0.3+INT (the second 0.3 s later, within one operation of a library that takes hours) or
+    STOP+1+CONT. ^INT alone goes to the parent, as Ctrl-C in a terminal does to a driver.
     """
     point, number, plan = argument.split(",")
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may themselves run under nohup

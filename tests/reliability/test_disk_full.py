@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -15,27 +12,22 @@ import torch
 from orca_cli import storage
 from orca_cli.exceptions import StorageError
 from orca_cli.training import checkpoint
-from tests.cli.conftest import run_folders
-from tests.reliability.conftest import SHORT, completed, error_line, killed
+from tests.reliability.conftest import SHORT, completed, error_line
 from tests.tiers import count
 
 FIGURE = "full disks (small file system) / code 30, then exact"
-
-
-def assert_no_space(case) -> None:
-    """Wait for a run, which has to fail for lack of disk space."""
-    assert re.search(r"no space left.* free", error_line(case, 30))
 
 
 @pytest.mark.slow
 def test_files_that_may_not_grow(fork, small, expected, tmp_path, scorecard):
     """C1: RLIMIT_FSIZE at many sizes: 30, what was committed is intact, and without the limit it ends exactly."""
     cases = count(pr=2, nightly=30)
-    for case in range(cases):
-        runs = tmp_path / f"runs-{case}"
+    for number in range(cases):
+        runs = tmp_path / f"runs-{number}"
         # From the size of a record to that of half a checkpoint; what a process prints has to go into a file as well.
-        limit = int(2_000 * (60_000 / 2_000) ** (case / max(cases - 1, 1)))
-        assert_no_space(fork("run", *small, *SHORT, f"paths.runs={runs}", limits={"RLIMIT_FSIZE": limit}))
+        limit = int(2_000 * (60_000 / 2_000) ** (number / max(cases - 1, 1)))
+        case = fork("run", *small, *SHORT, f"paths.runs={runs}", limits={"RLIMIT_FSIZE": limit})
+        assert re.search(r"no space left.* free", error_line(case, 30))
         for manifest in runs.rglob(storage.MANIFEST):
             storage.verify_folder(manifest.parent, extra_allowed=True)
         assert completed(fork, [*small, *SHORT], runs) == expected, limit
@@ -45,10 +37,9 @@ def test_files_that_may_not_grow(fork, small, expected, tmp_path, scorecard):
 @pytest.fixture
 def small_disk(tmp_path, mounted):
     """Return a function that gives a file system of so many bytes; it is unmounted at the end."""
-    numbers = itertools.count()
 
     def call(size: int) -> Path:
-        folder = tmp_path / f"disk-{next(numbers)}"
+        folder = tmp_path / f"disk-{size}"
         folder.mkdir()
         mounted(FIGURE, folder, "-t", "tmpfs", "-o", f"size={size}", "tmpfs")
         return folder
@@ -57,18 +48,17 @@ def small_disk(tmp_path, mounted):
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills(fork, small, expected, small_disk, tmp_path, scorecard):
+def test_a_disk_that_fills(fork, small, expected, small_disk, scorecard):
     """C1: a file system of many sizes: 30, and once it has grown the run ends exactly."""
     cases = count(pr=1, nightly=30)
     passed = 0
     for case in range(cases):
         size = 64 * 1024 * (2 + case)
         disk = small_disk(size)
-        assert os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize <= size
         limited = fork("run", *small, *SHORT, f"paths.runs={disk}")
         if limited.wait(600) == 0:  # there was room for all of it; nothing was tested
             continue
-        assert_no_space(limited)
+        assert re.search(r"no space left.* free", error_line(limited, 30))
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         assert completed(fork, [*small, *SHORT], disk) == expected
         passed += 1
@@ -85,21 +75,3 @@ def test_a_checkpoint_without_room_is_not_begun(small_disk, monkeypatch, counted
         with pytest.raises(StorageError, match=r"no space left: [\d.]+ MiB needed, [\d.]+ MiB free"):
             checkpoint.save(disk / "checkpoints", checkpoint.Checkpoint(1, big, {}))
         counted("saves without room / refused before writing", not list(disk.rglob("*")))
-
-
-@pytest.mark.slow
-def test_a_full_disk_in_the_middle_loses_nothing(fork, small, expected, small_disk, tmp_path):
-    """C1: it fills after checkpoints were made; they are what the run goes on from."""
-    disk = small_disk(64 * 2**20)
-    assert killed(fork, [*small, *SHORT], disk / "runs", "finetune", 6)
-    ballast = disk / "ballast"
-    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-    ballast.write_bytes(bytes(free))
-    assert os.statvfs(disk).f_bavail == 0
-    (run,) = run_folders(disk / "runs")
-    before = sorted((run / "3_finetune" / "checkpoints").glob("step*"))
-    assert_no_space(fork("run", *small, *SHORT, f"paths.runs={disk / 'runs'}"))
-    assert sorted((run / "3_finetune" / "checkpoints").glob("step*")) == before
-    assert json.loads((run / "status.json").read_text())["identity"]
-    ballast.unlink()
-    assert completed(fork, [*small, *SHORT], disk / "runs") == expected

@@ -1,6 +1,7 @@
 """A sweep by each executor while jobs, workers, nodes and drivers are killed; `engine_faults` does it with 40 jobs."""
 
 import importlib.util
+import signal
 
 import pytest
 
@@ -13,9 +14,8 @@ from tests.tiers import count
 pytestmark = pytest.mark.slow
 
 NEEDS = {"local": "json", "ray": "ray", "slurm": "submitit"}
-# SLURM has its own in the pr tier, below.
-FEW = {"local": ["job", "second driver", "disk", "driver"], "ray": ["worker", "driver", "raylet"], "slurm": []}
-SWEEPS = count(pr={on: faults for on, faults in FEW.items() if faults}, nightly=FAULTS)
+FEW = {"local": ["job", "second driver", "disk", "driver"], "ray": ["worker", "driver", "raylet"]}  # SLURM's are below
+SWEEPS = count(pr=FEW, nightly=FAULTS)
 
 
 @pytest.fixture
@@ -31,7 +31,6 @@ def held(bench, scorecard):
 
     def call(problems):
         assert not problems, "\n".join([*problems, bench.logs()])
-        # The one that kills its worker every time is given up.
         assert not bench.deadly or f"1 of {bench.jobs + 1} runs is not completed" in bench.logs()
         figure = f"sweeps on {bench.on} with faults / every run completed once with its bits"
         scorecard.add(figure, cases=1, passed=1, target=1)
@@ -57,12 +56,14 @@ def test_jobs_are_arrays_and_what_slurm_or_a_dead_driver_ends_is_done_again(benc
         bench.hit_job("preempt")
         ended = bench.held(2)[0]  # which have both places, so that others wait
         left = bench.wait(lambda: fake_slurm.jobs(slurm, "PENDING"))
-        with fake_slurm.hold(slurm):
-            bench.kill(driver)
-            fake_slurm.end(slurm, fake_slurm.job_of(slurm, ended), "NODE_FAIL")  # while nobody watches
-            before = set(fake_slurm.jobs(slurm))
-            bench.start()
-            bench.wait(lambda: not set(left) & set(fake_slurm.jobs(slurm, "PENDING")))  # it withdraws them
+        (slurm / fake_slurm.HELD).touch()
+        driver.send(signal.SIGKILL)
+        driver.wait()
+        fake_slurm.end(slurm, fake_slurm.job_of(slurm, ended), "NODE_FAIL")  # while nobody watches
+        before = set(fake_slurm.jobs(slurm))
+        bench.start()
+        bench.wait(lambda: not set(left) & set(fake_slurm.jobs(slurm, "PENDING")))  # it withdraws them
+        (slurm / fake_slurm.HELD).unlink()
         of_the_second = bench.wait(lambda: {fake_slurm.job_of(slurm, pid) for pid in bench.held()} - before)
         fake_slurm.end(slurm, of_the_second.pop(), "PREEMPTED")  # by a site that cancels
         held(bench.finish() + bench.problems())

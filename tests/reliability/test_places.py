@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
+import re
 
 import pytest
 
@@ -17,7 +17,6 @@ from tests.tiers import count
 WORDS = ["run", "task=arrays", "task.kind=classes", "task.train=nowhere.npz"]
 LOGGED = [word for word in SHORT if word != "--quiet"]
 HERE = "read-only, missing or odd places for runs / told before any work, or used"
-GONE = "run's folder deleted, renamed or replaced under it / told, nothing made anew"
 LOGS = "log that cannot be written / run goes on, one warning"
 
 
@@ -26,27 +25,22 @@ def file(folder):
     return folder / "place"
 
 
-def link(folder, target):
+def loop(folder):
     (folder / "back").symlink_to(folder / "place")
-    (folder / "place").symlink_to(target)
+    (folder / "place").symlink_to(folder / "back")
     return folder / "place"
 
 
-FILE, LONG, LINK = "a file stands where a folder is needed", "the path is too long", "a link that leads to no folder"
 # name -> (exit code, part of the line, what makes the place); 11: it is used, as one that is not there is made
 PLACES = {
     "read-only disk": (30, "cannot be written", None),
     "folder of another": (30, "cannot be written", None),
     "missing": (11, "nowhere.npz", lambda folder: folder / "place" / "a" / "b"),
-    "file": (30, FILE, file),
-    "below a file": (30, FILE, lambda folder: file(folder) / "runs"),
-    "4096 characters": (30, LONG, lambda folder: folder / "/".join(["d" * 99] * 41)),
-    "name of 300 characters": (30, LONG, lambda folder: folder / ("d" * 300)),
+    "file": (30, "a file stands where a folder is needed", lambda folder: file(folder) / "runs"),
+    "4096 characters": (30, "the path is too long", lambda folder: folder / "/".join(["d" * 99] * 41)),
     "not UTF-8, typed": (10, "is not an override", lambda folder: folder / os.fsdecode(b"place\xff")),
     "not UTF-8, in ORCA_RUNS": (11, "nowhere.npz", lambda folder: folder / os.fsdecode(b"place\xff")),
-    "loop of links": (30, LINK, lambda folder: link(folder, folder / "back")),
-    "link to nothing": (30, LINK, lambda folder: link(folder, "/nowhere/at/all")),
-    "below /proc": (30, "/proc/nowhere", lambda folder: Path("/proc/nowhere")),
+    "loop of links": (30, "a link that leads to no folder", loop),
 }
 
 
@@ -85,17 +79,15 @@ def test_a_place_that_cannot_hold_runs(fork, tmp_path, mounted, not_run, counted
     new = places.tree(tmp_path) - before
     if code == 11:
         (run,) = run_folders(place)
-        assert all(path.startswith(str(tmp_path / place.relative_to(tmp_path).parts[0])) for path in new)
         assert json.loads((run / "env.json").read_text())["packages"]["torch"]
     counted(HERE, code == 11 or not new, new)
 
 
-WHEN = ("align", "finetune", "build", "test")
-WAYS = [(how, when) for when in WHEN for how in places.VANISH]
+WAYS = [(how, when) for when in ("align", "finetune", "build", "test") for how in places.VANISH]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "when"), WAYS[:: count(pr=8, nightly=1)], ids=lambda word: word.replace(" ", "-"))
+@pytest.mark.parametrize(("how", "when"), WAYS[:: count(pr=5, nightly=1)])  # 5: each way once
 def test_the_folder_of_a_run_goes_away(fork, small, tmp_path, counted, how, when):
     """C5: code 30 at the next write; no part of the folder is made again, there or elsewhere."""
     runs, mark = tmp_path / "work" / "runs", tmp_path / "left.json"
@@ -107,34 +99,21 @@ def test_the_folder_of_a_run_goes_away(fork, small, tmp_path, counted, how, when
     assert "was deleted, renamed or replaced" in line
     new = places.tree(runs.parent) - set(json.loads(mark.read_text()))
     assert not new, f"made after the folder had gone: {new}"
-    if how == "all runs renamed":
-        (runs.parent / "elsewhere").rename(runs)
-    elif how == "renamed":
-        (renamed,) = runs.glob("*/renamed")
-        name = json.loads((renamed / "status.json").read_text())["run_id"]
-        renamed.rename(renamed.with_name(name))
     case = fork(*words)
     assert case.wait(600) == 0, case.err
     assert len(list(runs.glob("*/*/result.json"))) == 1
-    counted(GONE)
-
-
-# (what is on a full disk or has no reader, the place; "" for the log itself)
-LOG_FAULTS = [("full disk", ""), ("standard error", "full disk"), ("folder", ""), ("standard error", "no reader")]
+    counted("run's folder deleted, renamed or replaced under it / told, nothing made anew")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "place"), LOG_FAULTS[: count(pr=2, nightly=4)])
-def test_a_log_that_cannot_be_written(environment, fork, small, expected, tmp_path, mounted, counted, how, place):
-    """C6: the run ends as it would have, and says once that its log is not whole."""
+@pytest.mark.parametrize("place", ["", "full disk", "no reader"][: count(pr=2, nightly=3)])
+def test_a_log_that_cannot_be_written(environment, fork, small, expected, tmp_path, mounted, counted, place):
+    """C6: the run ends as it would have, and says once that its log is not whole; a place is that of standard error."""
     words = [*small, *LOGGED, f"paths.cache={tmp_path / 'cache'}"]
     assert killed(fork, words, environment, "align", 2)
     (run,) = run_folders(environment)
     log = run / "run.log"
-    if how == "folder":
-        log.unlink()
-        log.mkdir()
-    elif how == "full disk":
+    if not place:
         mounted(LOGS, log, "--bind", "/dev/full")
         with pytest.raises(OSError, match="No space"), open(log, "a") as file:
             file.write("premise")
@@ -142,8 +121,7 @@ def test_a_log_that_cannot_be_written(environment, fork, small, expected, tmp_pa
     case = fork("run", *words, hook=f"tests.reliability.places:errors_to:{place}" if place else "")
     assert case.wait(600) == 0, case.err
     assert outcome(run) == expected
-    assert "Traceback" not in case.err
-    assert "--- Logging error ---" not in case.err
+    assert not re.search("Traceback|--- Logging error ---", case.err)
     lost = log.read_text().removeprefix(before) if place else case.err
     warnings = [line for line in lost.splitlines() if "the work goes on" in line or "standard error only" in line]
     counted(LOGS, len(warnings) == 1, lost)

@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -21,40 +22,35 @@ from tests.tiers import count
 
 FIGURE = "signals: saved and resumed exactly"
 SHORT = ["metric=otdd_by_class", "align.epochs=3", "train.epochs=3"]  # a distance for every class of every step
-CODES = {"TERM": 143, "INT": 130, "HUP": 129, "USR1": 75}
+CODES = {"TERM": 143, "INT": 130, "HUP": 129, "USR1": 75, "USR1+0.5+TERM": 75, "INT+0.3+INT": 130}
+SAYS = {"USR1": "preempted by SIGUSR1", "USR1+0.5+TERM": "preempted by SIGUSR1", "INT+0.3+INT": "second SIGINT"}
 # Point -> how often it is entered in such a run, at least.
 TIMES = {"compose": 1, "features": 1, "transport": 3, "step": 12, "validation": 3, "checkpoint": 4}
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def reference():
-    """The result of a run that nothing interrupted; filled by the first test that needs it."""
-    return {}
-
-
 @pytest.fixture
-def trial(fork, home, small, tmp_path, reference, counted):
-    """Runs of the same experiment, each case in a folder of its own."""
-    return Trial(fork, home, [*small, *SHORT], tmp_path, reference, counted)
+def trial(fork, home, small, tmp_path, counted):
+    return Trial(fork, home, [*small, *SHORT], tmp_path, counted)
 
 
 class Trial:
-    def __init__(self, fork, home, words, folder, reference, counted):
+    """Runs of the same experiment, each case in a folder of its own."""
+
+    reference = MappingProxyType({})  # the result of one that nothing interrupted
+
+    def __init__(self, fork, home, words, folder, counted):
         self._fork, self._home, self.words, self._folder = fork, home, words, folder
-        self._reference, self._counted, self.gate = reference, counted, folder / "gate"
+        self._counted, self.gate = counted, folder / "gate"
         self.gate.mkdir()
         (self.gate / HELD).touch()
-        if not reference:
-            self.new_folder("reference")
+        self.runs = folder / "reference"
+        if not Trial.reference:
             assert self.fork().wait(600) == 0
-            reference.update(results(self.runs)[0])
-        self.new_folder("runs")
-
-    def new_folder(self, name):
-        self.runs = self._folder / name
-        for entry in self._home.rglob("alignments"):  # else there is no alignment to be stopped in
+            (Trial.reference,) = results(self.runs)
+        self.runs = folder / "runs"
+        for entry in home.rglob("alignments"):  # else there is no alignment to be stopped in
             shutil.rmtree(entry)
 
     def fork(self, *words, hook="", **more):
@@ -74,11 +70,11 @@ class Trial:
         assert "Traceback" not in case.err, case.err
         return code, case.err
 
-    def has_saved(self, code, stage):
-        """Whether the status and the checkpoints say that the run stopped where it was."""
+    def has_saved(self, code, point):
+        """Whether the status and, once there was a step, the checkpoints say that the run stopped where it was."""
         (run,) = run_folders(self.runs)
         status = json.loads((run / "status.json").read_text())
-        saved = stage is None or bool(list((run / stage / "checkpoints").glob("step-*")))
+        saved = point not in ("step", "validation") or bool(list(run.glob("3_finetune/checkpoints/step-*")))
         return (status["state"], status["exit_code"]) == ("interrupted", code) and saved
 
     def ends_alike(self):
@@ -88,74 +84,33 @@ class Trial:
         (run,), (result,) = run_folders(self.runs), results(self.runs)
         assert not list(run.rglob(".tmp-*"))
         keys = ("weights_sha256", "error", "validation_error", "metric_value", "splits")
-        self._counted(FIGURE, all(result[key] == self._reference[key] for key in keys), result, target=0)
+        self._counted(FIGURE, all(result[key] == self.reference[key] for key in keys), result, target=0)
 
 
-def saved_stage(point):
-    """The stage whose checkpoint has to be there, None where there was no step yet."""
-    return "3_finetune" if point in ("step", "validation") else None
-
-
-def cases(points, number, seed):
-    """A seeded choice of (point, which time): every point equally often."""
+def cases(plan, points, number, seed):
+    """A seeded choice of (plan, point, which time): every point equally often."""
     generator = random.Random(seed)
-    return [(point, generator.randint(1, TIMES[point])) for point in (points * number)[:number]]
+    return [(plan, point, generator.randint(1, TIMES[point])) for point in (points * number)[:number]]
 
 
-SAVED = [("TERM", *case) for case in cases(list(TIMES), count(pr=6, nightly=48), seed=1)]
-SAVED += [("INT", *case) for case in cases(list(TIMES)[::-1], count(pr=1, nightly=20), seed=2)]
-SAVED += [("HUP", *case) for case in cases(["transport", "step"], count(pr=1, nightly=4), seed=5)]
+SAVED = [
+    *cases("TERM", list(TIMES), count(pr=6, nightly=86), seed=1),
+    *cases("INT", list(TIMES)[::-1], count(pr=1, nightly=20), seed=2),
+    *cases("HUP", ["transport", "step"], count(pr=1, nightly=4), seed=5),
+    *cases("USR1", ["step", "transport", "validation"], count(pr=1, nightly=10), seed=4),
+    *cases("USR1+0.5+TERM", ["step", "transport", "validation"], count(pr=0, nightly=10), seed=4),
+    # Also inside one operation of a library that takes hours, and during a save.
+    *cases("INT+0.3+INT", ["transport", "checkpoint", "step"], count(pr=2, nightly=20), seed=3),
+]
 
 
-@pytest.mark.parametrize(("name", "point", "number"), SAVED)
-def test_a_signal_in_any_phase_saves(trial, name, point, number):
-    """B1, B2, B5."""
-    code, err = trial.stopped(point, number, name)
-    assert code == CODES[name], err
-    assert "rerun the same command" in err
-    assert point == "compose" or trial.has_saved(code, saved_stage(point))
-    trial.ends_alike()
-
-
-@pytest.mark.parametrize("phase", ["align", "finetune"][: count(pr=1, nightly=2)] * count(pr=1, nightly=8))
-def test_sigterm_from_outside_to_the_command_as_it_is_typed(start, trial, tmp_path, phase):
-    """B1, the one case in five that goes through the real command line."""
-    words = ["run", *trial.words, f"paths.runs={trial.runs}", "train.checkpoint_s=0"]
-    process = start(*words, more=with_site(tmp_path / "site", held_code(trial.gate, phase)))
-    wait_for(trial.gate, "[0-9]*", process, 600)
-    process.terminate()
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == 143, err
-    assert trial.has_saved(143, {"align": "2_align", "finetune": "3_finetune"}[phase])
-    trial.ends_alike()
-
-
-def held_code(gate, phase="finetune"):
-    return f"from tests.reliability import job_faults\njob_faults.hold({str(gate)!r}, {phase!r})"
-
-
-@pytest.mark.parametrize(
-    ("point", "number"), cases(["transport", "checkpoint", "step"], count(pr=2, nightly=20), seed=3)
-)
-def test_sigint_twice_ends_at_once(trial, point, number):
-    """B2: also inside one operation of a library that takes hours, and during a save; what was committed is whole.
-
-    In a validation the first signal ends the run before a second one can come.
-    """
-    code, err = trial.stopped(point, number, "INT+0.3+INT")
-    assert code == 130, err
-    assert "second SIGINT" in err
-    trial.ends_alike()
-
-
-@pytest.mark.parametrize(("point", "number"), cases(["step", "transport", "validation"], count(pr=1, nightly=10), 4))
-@pytest.mark.parametrize("plan", ["USR1", "USR1+0.5+TERM"][: count(pr=1, nightly=2)])
-def test_a_preempted_run_goes_on_in_the_same_folder(trial, point, number, plan):
-    """B3."""
+@pytest.mark.parametrize(("plan", "point", "number"), SAVED)
+def test_a_signal_in_any_phase_saves(trial, plan, point, number):
+    """B1, B2, B3, B5: a second SIGINT ends the run at once, and what was committed is whole."""
     code, err = trial.stopped(point, number, plan)
-    assert code == 75, err
-    assert "preempted by SIGUSR1" in err
-    assert trial.has_saved(75, saved_stage(point))
+    assert code == CODES[plan], err
+    assert SAYS.get(plan, "rerun the same command") in err
+    assert point == "compose" or plan == "INT+0.3+INT" or trial.has_saved(code, point)
     trial.ends_alike()
 
 
@@ -183,7 +138,8 @@ def test_a_terminal_that_is_closed(trial, tmp_path, counted):
     words = ["run", *trial.words, f"paths.runs={trial.runs}", "train.checkpoint_s=0"]
     pid, terminal = pty.fork()
     if pid == 0:
-        variables = os.environ | {"TERM": "xterm"} | with_site(tmp_path / "site", held_code(trial.gate))
+        held = f"from tests.reliability import job_faults\njob_faults.hold({str(trial.gate)!r})"
+        variables = os.environ | {"TERM": "xterm"} | with_site(tmp_path / "site", held)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os.execve(sys.executable, [sys.executable, "-m", "orca_cli", *words], variables)
     os.set_blocking(terminal, False)
@@ -195,13 +151,15 @@ def test_a_terminal_that_is_closed(trial, tmp_path, counted):
         time.sleep(0.05)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
-    counted(FIGURE, trial.has_saved(129, "3_finetune"), target=0)
+    counted(FIGURE, trial.has_saved(129, "step"), target=0)
 
 
-@pytest.mark.parametrize(("point", "number"), cases(["transport", "step"], count(pr=1, nightly=5), seed=6))
-def test_a_stop_and_its_end_change_nothing(trial, point, number):
+@pytest.mark.parametrize(
+    ("plan", "point", "number"), cases("STOP+1+CONT", ["transport", "step"], count(pr=1, nightly=5), seed=6)
+)
+def test_a_stop_and_its_end_change_nothing(trial, plan, point, number):
     """B5."""
-    code, err = trial.stopped(point, number, "STOP+1+CONT")
+    code, err = trial.stopped(point, number, plan)
     assert code == 0, err
     assert "resumed" not in err
     trial.ends_alike()

@@ -7,15 +7,13 @@ import time
 import pytest
 
 from orca_cli import storage
-from tests.cli.conftest import results, run_folders, wait_for
-from tests.reliability.job_faults import GO, HANGS, HELD, KINDS, STARTS, lives
+from tests.cli.conftest import results, run_folders
+from tests.reliability.job_faults import GO, HANGS, HELD, STARTS, lives
 from tests.tiers import count
 
 FIGURE = "sweeps with a failing job / no other job lost"
-STOPPED = "sweeps stopped and typed again / none lost, none twice"
 RACERS = 8
 DISTINCT = "simultaneous starts / distinct folders"
-ALONE = "rounds of 8 processes on one run / one worked, 7 were told who"
 HOOK = "tests.reliability.job_faults:"
 # What the table says of a job, and the code beside it.
 MESSAGES = {
@@ -30,13 +28,13 @@ MESSAGES = {
 }
 # The faults of each sweep, by place: all in one, or each at every place.
 JOBS = count(pr=12, nightly=9)
-ALL = [dict(zip((1, 2, 3, 5, 6, 7, 8, 10), KINDS, strict=True))]
-SWEEPS = count(pr=ALL, nightly=[{place: kind} for kind in KINDS for place in range(JOBS)])
+ALL = [dict(zip((1, 2, 3, 5, 6, 7, 8, 10), MESSAGES, strict=True))]
+SWEEPS = count(pr=ALL, nightly=[{place: kind} for kind in MESSAGES for place in range(JOBS)])
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("faults", SWEEPS, ids=lambda faults: "-".join(f"{kind}{at}" for at, kind in faults.items()))
+@pytest.mark.parametrize("faults", SWEEPS)
 def test_jobs_fail_and_no_other_is_lost(fork, environment, tmp_path, counted, monkeypatch, faults):
     """K1."""
     monkeypatch.setenv("COLUMNS", "200")
@@ -68,31 +66,22 @@ def test_a_sweep_is_stopped_and_typed_again(fork, environment, tmp_path, counted
     words = ["run", "-m", "metric=none", "seed=range(5)"]
     notes = tmp_path / "notes"
     case = fork(*words, hook=f"{HOOK}stages:{place}=hang", more={STARTS: str(notes)})
-    wait_for(tmp_path, "notes", case)
-    end = time.monotonic() + 600
-    while HANGS not in notes.read_text():
-        assert time.monotonic() < end, case.err
-        assert case.poll() is None, case.err
-        time.sleep(0.01)
+    wait_until(lambda: notes.exists() and HANGS in notes.read_text(), case)
     job = json.loads((run_folders(environment)[-1] / "status.json").read_text())["pid"]
     case.send(signal.Signals[f"SIG{name}"])
     assert case.wait(600) == {"KILL": -9, "TERM": 143, "INT": 130}[name], case.err
-    while lives(job) or any(storage.is_locked(run / "lock") for run in run_folders(environment)):
-        assert time.monotonic() < end  # a process that ends gives its memory back before its locks
-        time.sleep(0.02)
+    # A process that ends gives its memory back before its locks.
+    wait_until(lambda: not lives(job) and not any(storage.is_locked(run / "lock") for run in run_folders(environment)))
     again = fork(*words, hook=f"{HOOK}stages:", more={STARTS: str(notes)})
     assert again.wait(600) == 0, again.err
     ends = [line for line in notes.read_text().splitlines() if line.startswith("end")]
     assert ends == [f"end {seed}" for seed in range(5)]
     assert len(results(environment)) == len(run_folders(environment)) == 5
     assert f"{5 - place} completed" in again.out
-    counted(STOPPED, target=0)
+    counted("sweeps stopped and typed again / none lost, none twice", target=0)
 
 
-BAD = ["train.lr=1,abc", "train.epochs=1,0", "metric=otdd,otd", "train.lrr=1,2", "task.layout=image,imgae"]
-
-
-@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("bad", ["train.lr=1,abc", "metric=otdd,otd", "train.lrr=1,2"])
 def test_a_job_that_cannot_be_composed_is_refused_before_the_first(fork, environment, counted, bad):
     """K3."""
     case = fork("run", "-m", "metric=none", bad, hook=f"{HOOK}stages:")
@@ -105,33 +94,37 @@ def test_a_job_that_cannot_be_composed_is_refused_before_the_first(fork, environ
 @pytest.fixture
 def start_together(fork, tmp_path):
     """Return a function that starts a run for each seed; all claim their folders at the same moment."""
-    rounds = tmp_path / "ready"
+    ready = tmp_path / "ready"
 
     def call(runs, seeds):
-        rounds.mkdir()
+        ready.mkdir()
         words = ["run", "metric=none", f"paths.runs={runs}"]
-        cases = [fork(*words, f"seed={seed}", hook=f"{HOOK}together:{rounds}") for seed in seeds]
-        end = time.monotonic() + 600
-        while len(list(rounds.iterdir())) < len(cases):
-            assert time.monotonic() < end, [case.err for case in cases]
-            time.sleep(0.01)
-        (rounds / GO).touch()
+        cases = [fork(*words, f"seed={seed}", hook=f"{HOOK}together:{ready}") for seed in seeds]
+        wait_until(lambda: len(list(ready.iterdir())) == len(cases), *cases)
+        (ready / GO).touch()
         return cases
 
     return call
 
 
+def wait_until(holds, *cases):
+    end = time.monotonic() + 600
+    while not holds():
+        assert time.monotonic() < end, [case.err for case in cases]
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("round_", range(count(pr=1, nightly=50)))
 def test_different_runs_have_folders_of_their_own(start_together, tmp_path, counted, round_):
     """E1: and of equal commands one makes the folder; the other meets its lock, or finds the run completed."""
-    runs, distinct = tmp_path / "together", RACERS
-    cases = start_together(runs, [0, *range(distinct)])
+    runs = tmp_path / "together"
+    cases = start_together(runs, [0, *range(RACERS)])
     codes = [case.wait(600) for case in cases]
     assert 0 in codes[:2]
     assert set(codes[:2]) <= {0, 20}
     assert codes[2:] == [0] * (RACERS - 1), [case.err for case in cases]
-    assert {result["seed"] for result in results(runs)} == set(range(distinct))
-    counted(DISTINCT, len(run_folders(runs)) == distinct, cases=distinct, target=400 if round_ == 0 else 0)
+    assert {result["seed"] for result in results(runs)} == set(range(RACERS))
+    counted(DISTINCT, len(run_folders(runs)) == RACERS, cases=RACERS, target=400 if round_ == 0 else 0)
 
 
 @pytest.mark.parametrize("round_", range(count(pr=1, nightly=100)))
@@ -143,10 +136,7 @@ def test_one_run_has_one_process(fork, start_together, tmp_path, counted, round_
     assert len(run_folders(runs)) == 1
     (runs / HELD).touch()
     cases = start_together(runs, [0] * RACERS)
-    end = time.monotonic() + 600
-    while sum(case.poll() is None for case in cases) > 1:
-        assert time.monotonic() < end, [case.err for case in cases]
-        time.sleep(0.02)
+    wait_until(lambda: sum(case.poll() is None for case in cases) <= 1, *cases)
     (runs / HELD).unlink()
     codes = [case.wait(600) for case in cases]
     assert sorted(codes) == [0] + [20] * (RACERS - 1), [case.err for case in cases]
@@ -157,4 +147,4 @@ def test_one_run_has_one_process(fork, start_together, tmp_path, counted, round_
         if code == 20:
             assert f"process {winner} on " in case.err
             assert len(case.err.splitlines()) == 1
-    counted(ALONE, target=100 if round_ == 0 else 0)
+    counted("rounds of 8 processes on one run / one worked, 7 were told who", target=100 if round_ == 0 else 0)

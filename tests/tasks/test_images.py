@@ -23,7 +23,7 @@ def test_cifar100_is_read_as_its_files_hold_it_and_projected_on_request(tmp_path
     with tarfile.open(tmp_path / "cifar100" / "cifar-100-python.tar.gz") as archive:
         record = pickle.load(archive.extractfile("cifar-100-python/test"), encoding="latin1")
     task = cifar100.load(tmp_path)
-    assert (len(task.train), len(task.validation), task.class_names[3]) == (180, 20, "class_3")
+    assert (len(task.train), len(task.validation), task.class_names[3]) == (180, 20, "fine_3")
     batch = task.open_test().batch(np.array([5, 2]))
     pixels = record["data"][[5, 2]].reshape(2, 3, 32, 32) / 255
     mean, std = (np.array(values).reshape(3, 1, 1) for values in (cifar100.MEAN, cifar100.STD))
@@ -32,7 +32,7 @@ def test_cifar100_is_read_as_its_files_hold_it_and_projected_on_request(tmp_path
     both = np.concatenate([every(part).x for part in (task.train, task.validation)])
     assert len(np.unique(both.reshape(200, -1), axis=0)) == 200
     task = spherical.load(tmp_path, tmp_path / "cache", reporter, origin="cifar100", validation_size=20)
-    assert (task.num_outputs, task.class_names[3], task.synthetic) == (100, "class_3", True)
+    assert (task.num_outputs, task.class_names[3], task.synthetic) == (100, "fine_3", True)
 
 
 def test_augmentation_is_drawn_from_the_given_generator_only():

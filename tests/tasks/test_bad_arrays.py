@@ -84,10 +84,19 @@ def test_a_split_of_another_form_is_named(split, kind, y, other, message, tmp_pa
         build("arrays", kind=kind, train="mine.npz", **{split: "other.npz"}).open_test()
 
 
+APART = {"train": "x.npy", "labels": "y.npy"}
 CONTRADICTIONS = [
     ({"validation": "link.npz"}, "validation: .*link.npz' is also the file of task.train"),
     ({"train": "x.npy"}, "labels: x.npy is one array, without targets; give task.labels=FILE.npy"),
+    (APART | {"group": "g"}, "group: applies to .npz files"),
+    (APART | {"lengths": "n"}, "lengths: applies to .npz files"),
+    ({"labels": "y.npy"}, "labels: applies to .npy files; mine.npz holds its own targets"),
+    ({"validation_labels": "y.npy"}, "validation_labels: given without its inputs; give task.validation=FILE.npy"),
     ({"kind": "values", "num_classes": 4}, "num_classes: applies only to classes; remove it: .* how many outputs"),
+    ({"padding": "nan", "lengths": "n"}, "lengths: does not go with task.padding=nan"),
+    ({"padding": "lengths"}, "padding: 'lengths' is not allowed; allowed: nan, none or null"),
+    ({"group": "x"}, "group: 'x' is the array of inputs; name the array that says"),
+    ({"validation_fraction": 0.6, "test_fraction": 0.4}, "validation_fraction: 0.6 . 0.4 leaves nothing .* below 1"),
     ({"group": "two"}, "group: 2 groups cannot fill 3 splits: train, validation, test"),
 ]
 
@@ -95,6 +104,7 @@ CONTRADICTIONS = [
 def test_settings_that_contradict_each_other_are_refused_by_name(tmp_path, build):
     np.savez(tmp_path / "mine.npz", x=X, y=Y, two=np.arange(N) % 2)
     np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y)
     (tmp_path / "link.npz").symlink_to("mine.npz")
     for settings, message in CONTRADICTIONS:
         with refused(rf"task\.{message}", (ConfigError, DataError)):

@@ -150,6 +150,13 @@ BAD = [
     (HEAD + b"1,inf,x\n2,3,y\n" * 20, {}, r"t\.csv\[b\]: \d+ values are infinite or too large"),
     (frame(), {"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
     (frame(), {"kind": "values"}, r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes"),
+    (frame(), {"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),
+    (frame(), {"targets": ["row"]}, r"task\.targets: does not go with task\.target; remove one"),
+    (frame(), {"target": None, "targets": ["row", "row"]}, r"task\.targets: names a column twice"),
+    (frame(), {"group": "kind"}, r"task\.group: is to be predicted; name another column"),
+    (frame(), {"sequence": "colour", "id": "patient"}, r"task\.id: does not go with task\.sequence"),
+    (frame(), {"time": "row"}, r"task\.time: needs task\.id; name the column that says"),
+    (frame(), {"length": 4}, r"task\.length: needs task\.sequence or task\.id"),
 ]
 
 

@@ -66,7 +66,7 @@ class Case:
 class Server:
     """The process that forks; ends with the block.
 
-    What forks write goes to `folder`; `checkout` has the program that they call; `imports` names modules to import before the first fork.
+    What forks write goes to `folder`; `checkout` has the program that they call; `imports` are loaded before a fork.
     """
 
     def __init__(self, folder: Path, checkout: Path = ROOT, imports: Sequence[str] = ()) -> None:

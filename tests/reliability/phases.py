@@ -61,7 +61,7 @@ def before(place: Place, number: int, act: Callable[[], object]) -> None:
 
 
 def kill(argument: str) -> None:
-    """Kill the process a number of seconds after the n-th call of a phase's function: "phase:n:seconds"."""
+    """Kill the process some seconds after the n-th call of a phase's function: "phase:n:seconds"."""
     phase, number, seconds = argument.split(":")
 
     def act() -> None:

@@ -56,8 +56,14 @@ def exact_value(compared: Compared) -> float:
     return float(metric.distance(source, metric.prepare(source), target).value)
 
 
-def compare(built: Built, engine: Engine, reporter: Reporter) -> Compared:
+def compare(built: Built, engine: Engine, reporter: Reporter, whole: bool = True) -> Compared:
     """Embed the source, or take it from the cache, and label the target.
+
+    Args:
+        built: a run that has an alignment.
+        engine: the device.
+        reporter: progress.
+        whole: draw the source's points from all of its examples; a few do where only time is measured.
 
     Raises:
         ConfigError: source, body, metric and settings do not fit together.
@@ -73,7 +79,7 @@ def compare(built: Built, engine: Engine, reporter: Reporter) -> Compared:
         settings.source_labels,
     )
     assert built.source is not None
-    source = source_features(built.model.body, built.source, selection, engine.device, cache, reporter)
+    source = source_features(built.model.body, built.source, selection, engine.device, cache, reporter, whole)
     metric: Metric = parts.build(plan.metric, "metric")
     cloud, fresh = (
         Features(points.x.to(engine.device, torch.float32), points.labels.to(engine.device), points.num_classes)

@@ -120,7 +120,7 @@ def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
     settings = built.plan.align
     try:
         with governed_by("align", ""), trainable(built.model.embedder):
-            compared = compare(built, engine, reporter)
+            compared = compare(built, engine, reporter, whole=False)
             objective = objective_for(built, compared, engine)
             built.model.train()
             start = time.perf_counter()

@@ -123,7 +123,13 @@ def collapse(tokens: Tokens) -> dict[str, float]:
 
 
 def source_features(
-    body: Body, source: SourceData, selection: Wanted, device: torch.device, cache_folder: Path, reporter: Reporter
+    body: Body,
+    source: SourceData,
+    selection: Wanted,
+    device: torch.device,
+    cache_folder: Path,
+    reporter: Reporter,
+    whole: bool = True,
 ) -> EmbeddedSource:
     """Return the source as labelled points; its examples are read only where they are not in the cache.
 
@@ -136,6 +142,7 @@ def source_features(
         device: where the body is.
         cache_folder: where they are kept.
         reporter: progress.
+        whole: draw the points from all examples; otherwise from no more examples than that many points need.
 
     Raises:
         ConfigError: the source is of another modality than the body, or too few examples have the length of a sequence.
@@ -147,10 +154,10 @@ def source_features(
         *(body.checkpoint_digest, body.preparation_digest),
         *(body.source_resolution, getattr(body, "max_source_tokens", "")),
     )
-    key = _key(*body_facts, source.digest, selection)
+    key = _key(*body_facts, source.digest, selection, *([] if whole else ["some"]))
 
     def compute() -> Entry:
-        return _variant(_embed(body, source, selection, reporter), selection)
+        return _variant(_embed(body, source, selection, whole, reporter), selection)
 
     stored = cached(cache_folder / "source_features" / _key(key, numerics_key(device)), compute)
     x, labels, classes = stored.tensors["x"], stored.tensors["labels"], stored.record["classes"]
@@ -240,22 +247,25 @@ class UniformDraw:
 
 
 @torch.no_grad()
-def _embed(body: Body, source: SourceData, selection: Wanted, reporter: Reporter) -> Entry:
-    """Embed the whole source and keep a uniform draw of its points, those of the cloud before the fresh ones."""
+def _embed(body: Body, source: SourceData, selection: Wanted, whole: bool, reporter: Reporter) -> Entry:
+    """Embed the source and keep a uniform draw of its points, those of the cloud before the fresh ones."""
     generator = seeding.torch_generator(selection.seed, "align", "source", selection.features, selection.points)
     examples = source.examples
     labels = torch.from_numpy(np.asarray(examples.labels, dtype=np.int64))
-    draw, held, spread = UniformDraw(selection.points + _FRESH, generator), 0, Spread()
+    most = selection.points + _FRESH
+    draw, held, spread = UniformDraw(most, generator), 0, Spread()
+    order = torch.arange(len(labels)) if whole else torch.randperm(len(labels), generator=generator)
     with reporter.track("source features", len(labels)) as advance:
-        for start in range(0, len(labels), _BATCH):
+        for some in order.split(_BATCH):
             signals.check()
-            stop = min(start + _BATCH, len(labels))
-            tokens = body.embed_source(examples.inputs[start:stop])
+            tokens = embed_examples(body, examples, some.numpy())
             spread.add(tokens)
             x, rows = select_points(tokens, selection.features, selection.length)
-            draw.add(x, labels[start:stop][rows.cpu()])
+            draw.add(x, labels[some][rows.cpu()])
             held += len(x)
-            advance(stop - start)
+            advance(len(some))
+            if held >= most and not whole:
+                break
     if held < 2:
         what = f"only {held} source examples have the {selection.length} tokens that a target sample has"
         raise ConfigError(

@@ -46,10 +46,10 @@ METRICS = (
     "otdd_reference", "transrate",
 )  # fmt: skip
 MODES = ("bitfit", "frozen", "full", "head", "ia3", "layernorm", "lora", "prompt", "scratch")
-BODIES = (
-    "auto", "ast", "beit", "bert", "deberta", "deit", "dinov2", "esm", "gpt2", "modernbert", "qwen3", "roberta", "siglip",
-    "smollm2", "swin", "swin_tiny", "t5", "vit", "wav2vec2",
-)  # fmt: skip
+# Family of bodies -> a source of its modality.
+BODIES = dict.fromkeys(
+    ("auto", "bert", "deberta", "esm", "gpt2", "modernbert", "qwen3", "roberta", "smollm2", "t5"), "stdlib_docs"
+) | dict.fromkeys(("beit", "deit", "dinov2", "siglip", "swin", "swin_tiny", "vit"), "digits")
 # What changes how a run goes on `digits`.
 VARIANTS = {
     "folds": "train.folds=3",
@@ -131,8 +131,8 @@ def cases(folder: Path) -> Iterator[tuple[str, Command]]:
     yield "digits finetune=visual_prompt", Command([*_DIGITS, *body("vit"), *_BRIEF, "finetune=visual_prompt"])
     for name, changes in VARIANTS.items():
         yield f"digits {name}", Command([*digits, *changes.split()])
-    for name in bodies:
-        yield f"digits body={name}", Command([*_DIGITS, *body(name), *_BRIEF, "metric=moments", "source=digits"])
+    for name, source in BODIES.items():
+        yield f"digits body={name}", Command([*_DIGITS, *body(name), *_BRIEF, "metric=moments", f"source={source}"])
     for kind, shape in ((kind, shape) for kind, shapes in ARRAY_SHAPES.items() for shape in shapes):
         path = _arrays(folder, kind, [int(size) for size in shape.split("x")])
         words = ["task=arrays", f"task.kind={kind}", f"task.train={path}", *(image if shape.count("x") > 1 else text)]

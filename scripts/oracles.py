@@ -190,10 +190,10 @@ def _table(folder: Path) -> Path:
 def _images(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     for number in range(60):
-        place = folder / "images" / "uvw"[number % 3] / f"{number}.png"
+        place = folder / "pictures" / "uvw"[number % 3] / f"{number}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 80 * (1 + number % 3), (12, 12, 3), np.uint8)).save(place)
-    return folder / "images"
+    return folder / "pictures"
 
 
 def ended(server: Server, folder: Path, name: str, case: Command) -> dict[str, Any]:

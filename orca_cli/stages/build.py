@@ -47,8 +47,7 @@ class Built:
 
     Args:
         task: the data, split.
-        learned: what stage 3 trains on: the training split, or validation as well (docs/selection.md), augmented in optimizer
-            steps.
+        learned: what stage 3 trains on (`TrainPlan.learned`), augmented in optimizer steps.
         plan: the run's settings, with those that depend on the data decided.
         loss: what stage 3 minimises.
         error: what is reported.

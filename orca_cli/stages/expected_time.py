@@ -81,7 +81,7 @@ def _epoch(built: Built, costs: Costs) -> float:
     """Return the seconds of an epoch of one member, with the validation after it."""
     train, count = built.plan.train, built.plan.train.count_learned(built.task)
     on, judging = train.judged_on(built.task, built.learned)
-    validated = 0 if judging is None else len(judging) // (train.folds if on == "folds" else 1)
+    validated = len(judging) // (train.folds if on == "folds" else 1)
     return (count + validated / _FORWARD) / _step_size(built, count) * costs.step
 
 

@@ -34,7 +34,6 @@ from orca_cli.training.loop import predict, score
 _WHOLE_TARGETS = 2**26  # values of the training targets that the constant predictor may see at once
 _COLUMNS = ("epoch", "step", "train_loss", "validation_error", "validation_loss")
 _MEANS = ("train_loss", "validation_error", "validation_loss")
-UNCHOSEN = "stage 3 trained on the validation samples too, so that none are left to judge by"
 WEIGHTS = "model.safetensors"
 OUT_OF_FOLD = "out_of_fold.npz"
 
@@ -45,7 +44,7 @@ class Trained:
 
     Args:
         model: with the chosen weights: the built one, or several whose outputs are averaged.
-        validation_error: of the chosen weights; None where it is undefined, or nothing validates.
+        validation_error: of the chosen weights; None where it is undefined.
         selected: what chose them, see `choice_record`.
         curve: training loss and validation after every epoch, at most 100 lines; means over several members.
         weights_sha256: of the whole model with the chosen weights.
@@ -102,7 +101,7 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     Args:
         built, engine, run, reporter: of the run; the model's embedder is aligned.
 
-    Writes 3_finetune/metrics.jsonl, and best/ and last/, or a folder for each of several members.
+    Writes 3_finetune/metrics.jsonl, best/ and last/, or a folder for each of several members.
 
     Raises:
         NonFiniteError: a loss or gradient is NaN or infinite; the last checkpoint is intact.
@@ -128,13 +127,12 @@ class _Stage:
         )
 
     def one(self) -> Trained:
-        """Train the only member; writes last/ and, where there is validation, best/."""
+        """Train the only member; writes last/ and best/."""
         built, saved = self._built, self._saver.load()
         self._run.rewind("finetune", [] if saved is None else saved.records["lines"])
         with self._reporter.track("finetune", self._steps[0]) as advance:
             fitted = self._train(0, saved, advance)
-        folders = {"last": fitted.last} if fitted.best is None else {"last": fitted.last, "best": fitted.best}
-        for name, weights in folders.items():
+        for name, weights in {"last": fitted.last, "best": fitted.best}.items():
             checkpoint.commit_weights(self._run.stage("finetune") / name, weights, owner=self._owner)
         load_trained_state(built.model, fitted.chosen)
         return self._trained(built.model, fitted.error, [fitted.epoch], fitted.lines)
@@ -185,7 +183,7 @@ class _Stage:
     def _judged(self, member: Member, fitted: Fitted) -> Entry:
         """Return what is kept of a member, with its outputs for the fold that it has not seen."""
         record = {"epoch": fitted.epoch, "learned": len(member.samples), "lines": fitted.lines}
-        if member.rows is None or member.held_out is None:
+        if member.rows is None:
             return Entry({}, record)
         built = self._built
         load_trained_state(built.model, fitted.chosen)
@@ -196,8 +194,6 @@ class _Stage:
     def _validated(self, model: Ensemble, finished: list[Entry]) -> float | None:
         """Return the error of each sample's outputs by the member that has not seen it, or of all members together."""
         built, samples = self._built, self.members[0].held_out
-        if samples is None:
-            return None
         if self.members[0].rows is None:
             with signals.immediate():
                 outputs, targets = predict(self._engine, model, samples, self._settings.eval_batch_size)
@@ -233,26 +229,21 @@ def choice_record(built: Built, epochs: list[int]) -> dict[str, Any]:
 
     Returns:
         by: best or last. rule: error or loss, null where nothing was chosen. epoch: one, or a list of several members' ones
-        where they differ. on: validation, test, folds or nothing. n, sha256: of these samples. learned: how many samples were
-        trained on; refit: validation among them. folds, members: as set.
+        where they differ. on: validation, test or folds. n, sha256: of these samples. learned: how many samples were
+        trained on. folds, members: as set.
     """
     train, learned = built.plan.train, built.learned
     on, judging = train.judged_on(built.task, learned)
-    digest = None
-    if judging is not None:
-        digest = learned.digest() if on == "folds" else built.summary["splits"]["val"]["sha256"]
     return {
         "by": train.select,
         "rule": train.select_by if train.select == "best" else None,
         "epoch": epochs[0] if len(set(epochs)) == 1 else epochs,
         "on": on,
-        "n": 0 if judging is None else len(judging),
-        "sha256": digest,
+        "n": len(judging),
+        "sha256": learned.digest() if on == "folds" else built.summary["splits"]["val"]["sha256"],
         "learned": len(learned),
-        "refit": train.refit,
         "folds": train.folds,
         "members": train.models,
-        "reason": UNCHOSEN if judging is None else None,
     }
 
 

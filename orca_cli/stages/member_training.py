@@ -46,7 +46,7 @@ class Member:
         folder: where its weights are, below 3_finetune; empty for the only one of a run, whose weights are best/ and last/.
         seed: of its order, dropout and augmentation; of members beside the first, of their embedder and predictor as well.
         samples: what it trains on.
-        held_out: what it is validated on after every epoch; None where nothing is left.
+        held_out: what it is validated on after every epoch.
         rows: those of `held_out` among the run's training samples, [m]; None where it is none of them.
     """
 
@@ -54,7 +54,7 @@ class Member:
     folder: str
     seed: int
     samples: Samples
-    held_out: Samples | None
+    held_out: Samples
     rows: np.ndarray | None = None
 
 
@@ -68,7 +68,7 @@ def members_of(built: Built) -> list[Member]:
     """
     plan, train, learned = built.plan, built.plan.train, built.learned
     if not train.folds:
-        held_out, count = None if train.refit else built.task.validation, train.models
+        held_out, count = built.task.validation, train.models
         seeds = [seeding.derive(plan.seed, "finetune", "member", i) for i in range(count)] if count > 1 else [plan.seed]
         folders = [f"member-{i}" if count > 1 else "" for i in range(count)]
         return [Member(i, folders[i], seeds[i], learned, held_out) for i in range(count)]
@@ -115,15 +115,15 @@ class Fitted:
     Args:
         chosen: its weights, as `train.select` says.
         last: those after the last step.
-        best: those that validated best; None where nothing validates.
+        best: those that validated best.
         epoch: after which `chosen` were taken, 1 for the first; 0 for those before any step.
-        error: of `chosen` on what validates; None where that is undefined, or nothing validates.
+        error: of `chosen` on what validates; None where that is undefined.
         lines: of its curve, one an epoch.
     """
 
     chosen: Mapping[str, Tensor]
     last: Mapping[str, Tensor]
-    best: Mapping[str, Tensor] | None
+    best: Mapping[str, Tensor]
     epoch: int
     error: float | None
     lines: list[dict[str, Any]]
@@ -182,7 +182,7 @@ class MemberTraining:
         """
         shown = 0
         with closing(self._steps):
-            if self._is_start_fitted and self._step == 0 and self._member.held_out is not None:
+            if self._is_start_fitted and self._step == 0:
                 self._start = self._validated()
                 self._best = trained_state(self._built.model)
             while True:
@@ -203,8 +203,6 @@ class MemberTraining:
 
     def _fitted(self) -> Fitted:
         last = trained_state(self._built.model)
-        if self._member.held_out is None:
-            return Fitted(last, last, None, self._train.epochs, None, self._lines)
         is_best = self._train.select == "best"
         epoch = self._best_epoch if is_best else self._train.epochs
         line = self._lines[epoch - 1] if epoch else self._start
@@ -247,7 +245,7 @@ class MemberTraining:
             line = {"member": self._member.number} | line
         earlier = self._lines if self._start is None else [self._start, *self._lines]
         rule = "validation_loss" if self._train.select_by == "loss" else "validation_error"
-        if self._member.held_out is not None and is_better(line, earlier, rule):
+        if is_better(line, earlier, rule):
             self._best_epoch = line["epoch"]
             self._best = trained_state(self._built.model)
         self._lines.append(line)
@@ -257,8 +255,6 @@ class MemberTraining:
     def _validated(self) -> dict[str, float | None]:
         """Return error and loss on what validates; on an interruption, save a checkpoint first so that no step is repeated."""
         built, samples, size = self._built, self._member.held_out, self._train.eval_batch_size
-        if samples is None:
-            return {"validation_error": None, "validation_loss": None}
         if self._train.validate_on == "test":
             self._run.count_test_read()
         try:

@@ -16,7 +16,7 @@ from orca_cli.config.schema import Config, Train
 from orca_cli.data.fraction import Joined
 from orca_cli.interfaces import Samples, TaskData
 
-# Numbers of validation samples. A choice among epochs by the error of a few is noise, and they are lost for training.
+# Numbers of validation samples. A choice among epochs by the error of a few is noise.
 BEST_FROM = 100  # from which on they choose the epoch; fewer choose nothing
 ERROR_FROM = 300  # from which on they choose by the error; fewer by the loss, which moves with every sample
 _OPEN = (None, "auto")
@@ -70,7 +70,6 @@ class TrainPlan(Train):
     warmup_epochs: float
     clip: float
     members: int
-    refit: bool
     __setattr__ = _set_once
 
     @property
@@ -106,24 +105,22 @@ class TrainPlan(Train):
         return -(-samples // (fitted.batch_size * fitted.accumulation))
 
     def learned(self, task: TaskData) -> Samples:
-        """Return the samples that stage 3 trains on: training, or training and validation."""
-        return Joined([task.train, task.validation]) if self.refit else task.train
+        """Return the samples that stage 3 trains on: training; of folds, also validation that was drawn from it."""
+        return Joined([task.train, task.validation]) if self.folds and task.validation_drawn else task.train
 
     def count_learned(self, task: TaskData) -> int:
         """Return how many samples each fine-tuning of stage 3 trains on; the most of several."""
-        count = len(task.train) + (len(task.validation) if self.refit else 0)
+        count = len(self.learned(task))
         return count - count // self.folds if self.folds else count
 
-    def judged_on(self, task: TaskData, learned: Samples) -> tuple[str, Samples | None]:
-        """Return what validates the run's weights (validation, test, folds or nothing) and its samples.
+    def judged_on(self, task: TaskData, learned: Samples) -> tuple[str, Samples]:
+        """Return what validates the run's weights (validation, test or folds) and its samples.
 
         Args:
             task: the data.
             learned: what stage 3 trains on.
         """
-        if self.folds:
-            return "folds", learned
-        return ("nothing", None) if self.refit else (self.validate_on, task.validation)
+        return ("folds", learned) if self.folds else (self.validate_on, task.validation)
 
 
 @dataclass(kw_only=True)
@@ -211,7 +208,6 @@ def decide(
     if train.select == "best":
         by, few = ("loss", "fewer") if count < ERROR_FROM else ("error", "not fewer")
         settle("select_by", by, f"{count} validation samples, {few} than {ERROR_FROM}")
-    settle("refit", *_refit(config, train.select, task))
     # How long to train depends on what is trained on.
     samples, is_small = train.count_learned(task), parameters <= _SMALL
     length = next(length for most, length in _LENGTHS.items() if samples <= most)
@@ -238,19 +234,5 @@ def decide(
 def _select(train: Train, count: int) -> tuple[str, str]:
     if train.folds:
         return "last", f"train.folds={train.folds} judges by all samples, and none are left to choose by"
-    if train.refit is True:
-        return "last", "train.refit=true leaves no samples to choose by"
     few = count < BEST_FROM
     return "last" if few else "best", f"{count} validation samples, {'fewer' if few else 'not fewer'} than {BEST_FROM}"
-
-
-def _refit(config: Config, select: str, task: TaskData) -> tuple[bool, str]:
-    against = {
-        "validation chooses": select == "best",
-        "validation was not drawn from the training data": not task.validation_drawn,
-        "train.validate_on=test": config.train.validate_on == "test",
-        "task.train_fraction says how much is trained on": config.task.get("train_fraction") is not None,
-    }
-    if reasons := [reason for reason, holds in against.items() if holds]:
-        return False, reasons[0]
-    return True, "nothing is chosen by validation, which was drawn from the training data"

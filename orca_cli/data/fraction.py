@@ -62,9 +62,8 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
     if count < 2:
         what = f"{fraction:g} leaves {count} of {total} training samples"
         raise DataError(what, where="task.train_fraction", hint="at least 2 are needed")
-    drawn = split(
-        total, validation=0, test=0, train=count, seed=seeding.derive(seed, "train_fraction"), classes=classes
-    )
+    seed = seeding.derive(seed, "train_fraction")
+    drawn = split(total, validation=0, test=0, train=count, seed=seed, classes=classes)
     how = "" if classes is None else ", every class in proportion"
     note = f"{count} of {total} training samples are used (task.train_fraction={fraction:g}{how})"
     if classes is not None and (lost := len(np.unique(classes)) - len(np.unique(classes[drawn.train]))):

@@ -30,10 +30,9 @@ from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
 from orca_cli.runs.tracking.json_lines import short_curve
 from orca_cli.stages.build import Built, cache_folder, has_alignment
-from orca_cli.stages.compared import Compared, compare, exact_value
 from orca_cli.stages.mona import Mona
 from orca_cli.stages.plan import Plan
-from orca_cli.stages.problem import Problem, embed
+from orca_cli.stages.problem import Compared, Problem, compare, embed
 from orca_cli.stages.source_features import collapse
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
@@ -46,7 +45,6 @@ _CACHE = "alignments"  # below the cache folder: a trajectory for each fingerpri
 _EMBEDDER = "embedder.safetensors"
 _COLUMNS = ("epoch", "loss", "heldout", "heldout_exact")
 _COLLAPSED = 0.1  # part of the earlier variance below which a warning is due
-_BELOW_FLOOR = 2.0  # deviations of the floor: a warning beyond
 _VERSION = 8  # of what is stored; a change makes every cached entry a miss
 # Of `Align.largest_step`, for an embedder that begins as the body's own layer: larger steps lose what it knows (decision 0025).
 _KNOWN = 0.001
@@ -66,7 +64,6 @@ class Aligned:
         steps: taken.
         collapse: name of a diagnostic (`source_features.collapse`) -> its values "before" and "after" on held-out samples, and
             that of the "source" where it has one.
-        floor: what as many fresh source points score: "mean", "deviation", "points"; empty where that is unknown.
         curve: distances per step, at most 100 lines.
         seconds: time for the steps, in the run that took them; may be another run (training/cache.py).
     """
@@ -75,7 +72,6 @@ class Aligned:
     after: float | None = None
     steps: int = 0
     collapse: dict[str, dict[str, float]] = field(default_factory=dict)
-    floor: dict[str, float] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -94,6 +90,7 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     summary = run.sealed_summary("align")
     if summary is not None:
         built.model.embedder.load_state_dict(checkpoint.read_weights(run.stage("align") / _EMBEDDER))
+        summary["aligned"].pop("floor", None)  # of early programs
         return Aligned(**summary["aligned"])
     run.set_state("align", step=0)
     start = time.monotonic()
@@ -104,8 +101,11 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
         spread[name]["source"] = value
     before, after = trajectory.record["before"], trajectory.record["after"]
     seconds, curve = round(sum(line["seconds"] for line in lines), 3), short_curve(lines, _COLUMNS)
-    aligned = Aligned(before, after, len(lines), spread, compared.floor, curve, seconds)
-    if _has_drawn_together(aligned, before, after):
+    aligned = Aligned(before, after, len(lines), spread, curve, seconds)
+    share, *parts = (spread[name] for name in ("token_variance", "variance_within", "variance_between"))
+    total = {when: sum(part[when] for part in parts) for when in ("before", "after", "source")}
+    is_alike = share["after"] < _COLLAPSED * share["before"]
+    if is_alike or total["after"] < _COLLAPSED * min(total["before"], total["source"]):
         log.warning(
             "align: the tokens have drawn together, so a lower distance does not mean a better match; "
             "compare with metric=none, or lower align.epochs"
@@ -150,16 +150,6 @@ def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter)
         )
     run.rewind("align", trajectory.record["lines"])
     return compared, trajectory, key
-
-
-def _has_drawn_together(aligned: Aligned, before: float, after: float) -> bool:
-    """Return whether the metric fell below the floor, or little of the tokens' variance is left."""
-    floor, share = aligned.floor, aligned.collapse["token_variance"]
-    spread = [aligned.collapse[name] for name in ("variance_within", "variance_between")]
-    total = {when: sum(values[when] for values in spread) for when in ("before", "after", "source")}
-    is_below = bool(floor) and after < min(before, floor["mean"] - _BELOW_FLOOR * floor["deviation"])
-    is_alike = share["after"] < _COLLAPSED * share["before"]
-    return is_below or is_alike or total["after"] < _COLLAPSED * min(total["before"], total["source"])
 
 
 @contextmanager
@@ -313,7 +303,7 @@ class Trainer:
                 compared = self._compared
                 line |= self._diagnose() | {"heldout": compared.problem.value(compared.heldout)}
                 if settings.exact:
-                    line["heldout_exact"] = exact_value(compared)
+                    line["heldout_exact"] = compared.problem.exact_value(compared.heldout)
             model.train()
             self._optimizer.zero_grad()
             loss, diagnostics = self._objective.backward(self._step)

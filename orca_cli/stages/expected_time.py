@@ -24,9 +24,9 @@ from orca_cli.exceptions import InterruptionError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Reporter
 from orca_cli.stages.align import objective_for, trainable
 from orca_cli.stages.build import Built, has_alignment, replanned, with_train
-from orca_cli.stages.compared import compare
 from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.stages.plan import MOST_MEMBERS, Decided, Decision, budget_name, is_minutes, read_decisions
+from orca_cli.stages.problem import compare
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.memory import governed_by

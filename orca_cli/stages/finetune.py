@@ -333,7 +333,7 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
         },
         "test_reads": 0 if tested is None else tested.reads,
         "splits": built.summary["splits"] | ({} if tested is None else {"test": tested.split}),
-        "metric_value": {"before": aligned.before, "after": aligned.after, "floor": aligned.floor or None},
+        "metric_value": {"before": aligned.before, "after": aligned.after},
         "alignment": {
             "method": plan.align.method,
             "steps": aligned.steps,

@@ -23,7 +23,7 @@ from orca_cli.training.cache import Entry, cached, numerics_key
 
 _BATCH = 64
 _VERSION = 3  # of what is stored; a change makes every cached entry a miss
-_FRESH = 1024  # further points, to measure what the source itself scores
+_FRESH = 1024  # further points, which count in the controls (`_variant`) alone
 _RESTARTS = 3
 
 
@@ -33,13 +33,11 @@ class EmbeddedSource:
 
     Args:
         cloud: the points that targets are compared with.
-        fresh: further points of the same kind, none of which is in `cloud`; there may be none.
-        spread: variance_within and variance_between of all tokens, see `Spread`.
-        key: identifies all of these.
+        spread: `Spread.variances` of all tokens.
+        key: identifies both.
     """
 
     cloud: Features
-    fresh: Features
     spread: dict[str, float]
     key: str
 
@@ -52,8 +50,7 @@ class Wanted:
         features: "tokens": every token that is not padding is a point with its example's label; "pooled": the mean over
             an example's tokens; "sequence": its first `length` tokens in a row, if it has that many.
         length: tokens of a target sample.
-        points: upper bound on the number of points, drawn without replacement.
-        seed: of the draw.
+        points: upper bound on the number of points, drawn by the seed without replacement.
         cloud: "embedded", or "gaussian" for points of a Gaussian with the same mean and covariance.
         labels: "given", "clusters" for k-means clusters of the points, as many as there are classes, or "shuffled".
     """
@@ -102,15 +99,11 @@ class Spread:
 
 @torch.no_grad()
 def collapse(tokens: Tokens) -> dict[str, float]:
-    """Return diagnostics of embedded samples.
+    """Return diagnostics of embedded samples; NonFiniteError where a token is NaN or infinite.
 
     Returns:
-        variance_within, variance_between: as in `Spread`; beside the source's they tell whether the tokens have drawn together.
-        token_variance: the first as a share of both; 0 where all tokens of a sample are alike, 1 where samples do not differ
-            in their means.
-
-    Raises:
-        NonFiniteError: a token is NaN or infinite.
+        `Spread.variances`: beside the source's they tell whether the tokens have drawn together. token_variance: the first as
+        a share of both; 0 where all tokens of a sample are alike, 1 where samples do not differ in their means.
     """
     if not bool(tokens.x.isfinite().all()):
         raise NonFiniteError("a token of the embedder is NaN or infinite", where="align", hint="try a smaller align.lr")
@@ -125,7 +118,7 @@ def collapse(tokens: Tokens) -> dict[str, float]:
 def source_features(
     body: Body,
     source: SourceData,
-    selection: Wanted,
+    wanted: Wanted,
     device: torch.device,
     cache_folder: Path,
     reporter: Reporter,
@@ -136,10 +129,8 @@ def source_features(
     The cache keeps what another device, build of torch or number of threads computed apart: its last bits may differ.
 
     Args:
-        body: gives the embedding layer.
-        source: labelled examples.
-        selection: which points.
-        device: where the body is.
+        body, device: give the embedding layer.
+        source, wanted: labelled examples, and which points of them.
         cache_folder: where they are kept.
         reporter: progress.
         whole: draw the points from all examples; otherwise from no more examples than that many points need.
@@ -148,22 +139,20 @@ def source_features(
         ConfigError: the source is of another modality than the body, or too few examples have the length of a sequence.
     """
     check_modality(body, source)
-    if selection.features != "sequence":
-        selection = replace(selection, length=0)
+    if wanted.features != "sequence":
+        wanted = replace(wanted, length=0)
     body_facts = (
         *(body.checkpoint_digest, body.preparation_digest),
         *(body.source_resolution, getattr(body, "max_source_tokens", "")),
     )
-    key = _key(*body_facts, source.digest, selection, *([] if whole else ["some"]))
+    key = _key(*body_facts, source.digest, wanted, *([] if whole else ["some"]))
 
     def compute() -> Entry:
-        return _variant(_embed(body, source, selection, whole, reporter), selection)
+        return _variant(_embed(body, source, wanted, whole, reporter), wanted)
 
     stored = cached(cache_folder / "source_features" / _key(key, numerics_key(device)), compute)
-    x, labels, classes = stored.tensors["x"], stored.tensors["labels"], stored.record["classes"]
-    cut = min(selection.points, len(x))
-    cloud, fresh = (Features(x[some], labels[some], classes) for some in (slice(cut), slice(cut, None)))
-    return EmbeddedSource(cloud, fresh, stored.record["spread"], key)
+    x, labels = (stored.tensors[name][: wanted.points] for name in ("x", "labels"))
+    return EmbeddedSource(Features(x, labels, stored.record["classes"]), stored.record["spread"], key)
 
 
 def check_modality(body: Body, source: SourceData) -> None:
@@ -183,15 +172,7 @@ def embed_examples(body: Body, examples: Examples, rows: np.ndarray) -> Tokens:
 def prepared_metric(
     metric: Metric, settings: dict[str, Any], source: Features, source_key: str, cache_folder: Path
 ) -> dict[str, Tensor]:
-    """Return what a metric computes from the source alone, from the cache where it is there.
-
-    Args:
-        metric: the distance.
-        settings: the metric's configuration; with the key of the source it names the entry.
-        source: the points.
-        source_key: as `source_features` returned it.
-        cache_folder: where the entry is kept.
-    """
+    """Return what a metric with these settings computes from the source alone, from the cache where it is there."""
     key = _key(source_key, json.dumps(settings, sort_keys=True), source.x.dtype, numerics_key(source.x.device))
     return cached(cache_folder / "metric_sources" / key, lambda: Entry(metric.prepare(source))).tensors
 
@@ -216,14 +197,10 @@ def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, T
 
 
 class UniformDraw:
-    """A uniform draw of points that come in batches, without replacement.
+    """A uniform draw of `most` points that come in batches, without replacement.
 
     Every point gets a random rank and the smallest ranks are kept, so that memory is bounded by the points that are kept and
     one batch.
-
-    Args:
-        most: points to keep.
-        generator: of the ranks.
     """
 
     def __init__(self, most: int, generator: torch.Generator) -> None:
@@ -247,12 +224,12 @@ class UniformDraw:
 
 
 @torch.no_grad()
-def _embed(body: Body, source: SourceData, selection: Wanted, whole: bool, reporter: Reporter) -> Entry:
-    """Embed the source and keep a uniform draw of its points, those of the cloud before the fresh ones."""
-    generator = seeding.torch_generator(selection.seed, "align", "source", selection.features, selection.points)
+def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter: Reporter) -> Entry:
+    """Embed the source and keep a uniform draw of its points, those that are asked for before the further ones."""
+    generator = seeding.torch_generator(wanted.seed, "align", "source", wanted.features, wanted.points)
     examples = source.examples
     labels = torch.from_numpy(np.asarray(examples.labels, dtype=np.int64))
-    most = selection.points + _FRESH
+    most = wanted.points + _FRESH
     draw, held, spread = UniformDraw(most, generator), 0, Spread()
     order = torch.arange(len(labels)) if whole else torch.randperm(len(labels), generator=generator)
     with reporter.track("source features", len(labels)) as advance:
@@ -260,41 +237,41 @@ def _embed(body: Body, source: SourceData, selection: Wanted, whole: bool, repor
             signals.check()
             tokens = embed_examples(body, examples, some.numpy())
             spread.add(tokens)
-            x, rows = select_points(tokens, selection.features, selection.length)
+            x, rows = select_points(tokens, wanted.features, wanted.length)
             draw.add(x, labels[some][rows.cpu()])
             held += len(x)
             advance(len(some))
             if held >= most and not whole:
                 break
     if held < 2:
-        what = f"only {held} source examples have the {selection.length} tokens that a target sample has"
+        what = f"only {held} source examples have the {wanted.length} tokens that a target sample has"
         raise ConfigError(
             what, where="align.features", hint="use align.features=tokens, or a lower embedder.max_tokens"
         )
     x, labels, rank = draw.drawn()
     in_cloud = torch.zeros(len(rank), dtype=torch.bool)
-    in_cloud[torch.argsort(rank)[: selection.points]] = True
+    in_cloud[torch.argsort(rank)[: wanted.points]] = True
     order = torch.argsort(~in_cloud, stable=True)
     record = {"classes": len(examples.class_names), "spread": spread.variances()}
     return Entry({"x": x[order].float().contiguous(), "labels": labels[order]}, record)
 
 
-def _variant(embedded: Entry, selection: Wanted) -> Entry:
+def _variant(embedded: Entry, wanted: Wanted) -> Entry:
     """Return the points with the selected kind of values and labels."""
     x, labels = embedded.tensors["x"], embedded.tensors["labels"]
-    if selection.cloud == "gaussian":
-        generator = seeding.torch_generator(selection.seed, "align", "source", "gaussian")
+    if wanted.cloud == "gaussian":
+        generator = seeding.torch_generator(wanted.seed, "align", "source", "gaussian")
         noise = torch.randn(len(x), len(x), generator=generator) / len(x) ** 0.5
         mean = x.mean(0)
         x = mean + noise @ (x - mean)  # a sample of the Gaussian with the points' own mean and covariance
-    if selection.labels == "shuffled":
+    if wanted.labels == "shuffled":
         labels = labels[
-            torch.randperm(len(labels), generator=seeding.torch_generator(selection.seed, "align", "shuffled"))
+            torch.randperm(len(labels), generator=seeding.torch_generator(wanted.seed, "align", "shuffled"))
         ]
-    elif selection.labels == "clusters":
+    elif wanted.labels == "clusters":
         from sklearn.cluster import KMeans
 
-        state = seeding.derive(selection.seed, "align", "source", "clusters") % 2**32
+        state = seeding.derive(wanted.seed, "align", "source", "clusters") % 2**32
         distinct = len(torch.unique(x, dim=0))
         means = KMeans(min(embedded.record["classes"], distinct), n_init=_RESTARTS, random_state=state)
         labels = torch.from_numpy(means.fit_predict(x.numpy()).astype(np.int64))

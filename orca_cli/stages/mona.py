@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from orca_cli import seeding, signals
 from orca_cli.config.schema import METHOD_SETTINGS
 from orca_cli.exceptions import ConfigError, NonFiniteError
-from orca_cli.interfaces import Examples, SourceData, Tokens
+from orca_cli.interfaces import Examples, Tokens
 from orca_cli.models.bodies.base import Body
 from orca_cli.models.predictors import pooled
 from orca_cli.stages.build import Built
@@ -135,9 +135,10 @@ class Mona:
 
     name = "outer loss"
 
-    def __init__(self, built: Built, source: SourceData, engine: Engine) -> None:
+    def __init__(self, built: Built, engine: Engine) -> None:
         """Find which of the body's parameters the inner step moves: those that stage 3 trains."""
-        self._plan, self._built, self._source, self._engine = built.plan, built, source, engine
+        assert built.source is not None
+        self._plan, self._built, self._source, self._engine = built.plan, built, built.source, engine
         self._body = {name: one for name, one in built.model.body.named_parameters() if one.requires_grad}
         if not (self._body and built.finetune.pretrained):
             what = "needs a pretrained body that stage 3 trains, and this finetune mode has none"

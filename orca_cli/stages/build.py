@@ -46,14 +46,11 @@ class Built:
     """What stage 1 hands to the next stages.
 
     Args:
-        task: the data, split.
         learned: what stage 3 trains on (`TrainPlan.learned`), augmented in optimizer steps.
         plan: the run's settings, with those that depend on the data decided.
-        loss: what stage 3 minimises.
-        error: what is reported.
+        loss, error: what stage 3 minimises, and what is reported.
         model: embedder, body and predictor, on the CPU; the finetune mode is applied.
         embedder: a copy of the model's as it is before any training, the same whatever the metric.
-        finetune: which parameters stage 3 trains.
         summary: JSON-able: shapes, kernel, tokens, parameters per part, splits.
         source: what stage 2 compares with, or stage 3 mixes in (align.method=pare); None where nothing is aligned.
     """
@@ -76,8 +73,7 @@ def build(
     """Read the data and build the transfer model.
 
     Args:
-        config: as composed.
-        reporter: messages.
+        config, reporter: as composed, and for messages.
         earlier: what an earlier attempt of the run recorded; its decisions stand as long as the data are the same.
         is_trained: False for a dry run, whose embedder sees fewer samples of very many tokens.
 
@@ -103,9 +99,9 @@ def build(
         augmentation: Augmentation = parts.build(config.augment, "augment")
         check_augmentation(augmentation, task.kind, task.input_shape[1:])
         learned = Augmented(learned, augmentation, measure(task.train, task.kind, config.seed))
-    integer, loss = not np.issubdtype(task.train.targets().dtype, np.floating), make_loss(config, task)
-    chunk = PRACTICES[config.protocol].error_chunks
+    integer, chunk = not np.issubdtype(task.train.targets().dtype, np.floating), PRACTICES[config.protocol].error_chunks
     error = named_error(config.task.get("error"), task.kind, integer, chunk, plan.train.batch_size)
+    loss = make_loss(config, task)
     summary = _summary(task, model, error) | {"splits": splits} | _training_summary(plan, task)
     return Built(task, learned, plan, loss, error, model, copy.deepcopy(model.embedder), mode, summary, source)
 
@@ -137,11 +133,7 @@ def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> 
 
 
 def make_loss(config: Config, task: TaskData) -> Loss:
-    """Return what stage 3 minimises.
-
-    Raises:
-        ConfigError: it does not take the targets of the task, or not the weights that are set.
-    """
+    """Return what stage 3 minimises; ConfigError where it does not take the task's targets or the weights that are set."""
     targets = task.train.targets()
     integer = not np.issubdtype(targets.dtype, np.floating)
     node = short_names.node("loss", config.task.get("loss"), task.kind, integer)
@@ -159,7 +151,7 @@ def with_train(built: Built, **changes: Any) -> Built:
 
 
 def replanned(built: Built, config: Config, recorded: Decided) -> Built:
-    """Return what was built with a plan in which these decisions stand; `config` as composed."""
+    """Return what was built with a plan in which these decisions stand."""
     plan = _plan(config, built.task, built.model, recorded)
     return replace(built, plan=plan, summary=built.summary | _training_summary(plan, built.task))
 
@@ -221,9 +213,8 @@ def source_seed(settings: Config) -> int:
 
 def has_alignment(settings: Config) -> bool:
     """Return whether stage 2 takes any step."""
-    return (
-        settings.metric.get(parts.TARGET) is not None and settings.align.epochs > 0 and settings.align.method != "pare"
-    )
+    has_metric = settings.metric.get(parts.TARGET) is not None
+    return has_metric and settings.align.epochs > 0 and settings.align.method != "pare"
 
 
 def load_body(settings: Config, *, pretrained: bool = True) -> Body:
@@ -240,13 +231,11 @@ def split_record(samples: Samples) -> dict[str, Any]:
 
 def cache_folder(settings: Config) -> Path:
     """Return where computed source features, alignments and generated data are kept."""
-    assert settings.paths.cache is not None
-    return Path(settings.paths.cache)
+    return Path(settings.paths.cache or "")
 
 
 def _folders(settings: Config) -> dict[str, Path]:
-    assert settings.paths.data is not None
-    return {"data_folder": Path(settings.paths.data), "cache_folder": cache_folder(settings)}
+    return {"data_folder": Path(settings.paths.data or ""), "cache_folder": cache_folder(settings)}
 
 
 def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, Any]:
@@ -269,23 +258,18 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, An
 
 
 def _training_summary(plan: Plan, task: TaskData) -> dict[str, Any]:
-    """Return the part of the summary that depends on decisions."""
     train = plan.train
     steps = train.epochs * train.steps_per_epoch(train.count_learned(task))
     return {
         "steps": {"align": plan.align.epochs if has_alignment(plan) else 0, "finetune": train.models * steps},
         "members": train.models,
         "warmup_epochs": train.warmup_length,
-        "decided": {key: dict(vars(decision)) for key, decision in plan.decided.items()},
+        "decided": {key: decision._asdict() for key, decision in plan.decided.items()},
     }
 
 
 def forward_once(built: Built) -> list[int]:
-    """Send one random batch of the task's shape through the model; returns the shape of the outputs.
-
-    Raises:
-        DataError: the outputs do not fit the targets.
-    """
+    """Send one random batch of the task's shape through model and loss; returns the shape of the outputs."""
     plan = built.plan
     size = min(plan.train.batch_size, len(built.task.train), 2)
     x = torch.randn((size, *built.task.input_shape), generator=seeding.torch_generator(plan.seed, "dry-run"))

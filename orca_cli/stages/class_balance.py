@@ -17,11 +17,7 @@ _CLASSES, _LABELS = "train.class_weights", "train.positive_weight"
 
 
 def counts(task: TaskData) -> np.ndarray:
-    """Return how many training samples (or positions) each of K classes has, or where each of K labels is 0 and 1.
-
-    Returns:
-        [K] int64 for integer targets, [2, K] for real ones of 0 and 1.
-    """
+    """Return how many training samples (or positions) each class has, [K], or where each label is 0 and 1, [2, K]; int64."""
     targets, k = task.train.targets(), task.num_outputs
     real = np.issubdtype(targets.dtype, np.floating)
     totals = np.zeros((2, k) if real else k, dtype=np.int64)
@@ -40,20 +36,12 @@ def uneven_note(task: TaskData) -> str:
         return ""
     sizes = counts(task)
     least, most = sizes[sizes > 0].min(initial=sizes.max()), sizes.max()
-    if most <= _UNEVEN * least:
-        return ""
-    return (
-        f"classes have {least} to {most} training samples; train.class_weights=balanced weighs them alike in the loss, "
-        "task.error=balanced in the error"
-    )
+    advice = "train.class_weights=balanced weighs them alike in the loss, task.error=balanced in the error"
+    return f"classes have {least} to {most} training samples; {advice}" if most > _UNEVEN * least else ""
 
 
 def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
-    """Return a loss with the weights of `train.class_weights` or `train.positive_weight`; the loss itself without either.
-
-    Raises:
-        ConfigError: it takes no such weights, or there are not as many as classes or labels.
-    """
+    """Return a loss with the weights of `train.class_weights` or `train.positive_weight`; ConfigError where it takes none."""
     if train.class_weights is not None:
         key, weights = _CLASSES, _chosen(train.class_weights, _CLASSES, task)
         if isinstance(loss, MaskedCrossEntropy) and loss.weight is None:

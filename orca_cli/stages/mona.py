@@ -31,6 +31,7 @@ from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import loss_values
 
+_SIDES = "target", "source"
 _SHARPNESS = 2.0  # t of the uniformity, as Wang and Isola have it
 
 
@@ -43,22 +44,16 @@ def outer(
     rate: float,
     weight: float,
 ) -> tuple[float, float, Sequence[Tensor | None]]:
-    """Return the outer loss and its exact gradient for the embedder.
+    """Return the target's loss before the inner step, the source's after it, and the exact gradient of target + weight * source
+    for each parameter of the embedder, None where it has no influence.
 
     With g the gradient of the target's loss for the body, the source's loss S is taken at body - rate * g. Its gradient for
     the embedder is -rate times that of g . v, where v is the gradient of S there: one product with a second derivative, and
     no graph through the step.
 
     Args:
-        target_loss: of the model as it is; depends on body and embedder.
+        target_loss: of the model as it is; depends on the parameters of body and embedder.
         source_loss: given values for the body's parameters.
-        body, embedder: the parameters.
-        rate: of the inner step.
-        weight: of the source's loss.
-
-    Returns:
-        the target's loss before the inner step; the source's after it; the gradient of target + weight * source for each
-        parameter of the embedder, None where it has no influence.
     """
     value = target_loss()
     target_gradients = torch.autograd.grad(value, [*body.values(), *embedder], create_graph=True, allow_unused=True)
@@ -75,22 +70,19 @@ def outer(
         for step, pull in zip(steps.values(), pulls, strict=True)
         if step is not None and step.requires_grad and pull is not None
     ]
-    if not products:
-        return float(value.detach()), float(source.detach()), first
-    product = torch.stack(products).sum()
-    second = torch.autograd.grad(product, list(embedder), allow_unused=True)
-    gradients = [
-        direct if indirect is None else -rate * weight * indirect + (0 if direct is None else direct)
-        for direct, indirect in zip(first, second, strict=True)
-    ]
-    return float(value.detach()), float(source.detach()), gradients
+    if products:
+        second = torch.autograd.grad(torch.stack(products).sum(), list(embedder), allow_unused=True)
+        first = [
+            direct if indirect is None else -rate * weight * indirect + (0 if direct is None else direct)
+            for direct, indirect in zip(first, second, strict=True)
+        ]
+    return float(value.detach()), float(source.detach()), first
 
 
 def discriminability(features: Tensor) -> Tensor:
     """Return how poorly source classes separate: alignment plus uniformity (Wang and Isola 2020); lower is better.
 
-    Args:
-        features: [2n, F]; row i and row n + i are of one class.
+    Of features [2n, F], row i and row n + i are of one class.
     """
     unit = functional.normalize(features, dim=1)
     halves = unit.chunk(2)
@@ -102,12 +94,9 @@ def discriminability(features: Tensor) -> Tensor:
 
 
 def pairs_of_classes(labels: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Return rows [2, count]: examples drawn at random, and another one of the class of each.
+    """Return rows [2, count], fewer where there are fewer examples: some drawn at random, and another of the class of each.
 
-    Args:
-        labels: [n], every class at least twice.
-        count: pairs; fewer where there are fewer examples.
-        generator: of the draws.
+    Of `labels` [n], every class is there at least twice.
     """
     first = generator.choice(len(labels), size=min(count, len(labels)), replace=False)
     members = {int(one): np.flatnonzero(labels == one) for one in np.unique(labels[first])}
@@ -150,7 +139,7 @@ class Mona:
 
     def facts(self) -> dict[str, Any]:
         """Return the method's settings and all that the losses of the whole model depend on."""
-        plan, task = self._plan, self._plan.task
+        plan = self._plan
         return {
             "method": "mona",
             "of_method": {name: getattr(plan.align, name) for name in METHOD_SETTINGS["mona"]},
@@ -158,21 +147,27 @@ class Mona:
             "parts": [plan.body, plan.finetune, plan.predictor.pooling],
             "moved": sorted(self._body),
             "causal": self._built.model.causal,
-            "loss": [task.get("loss"), repr(self._built.loss), plan.train.class_weights],
+            "loss": [plan.task.get("loss"), repr(self._built.loss), plan.train.class_weights],
             "weights": [plan.train.positive_weight, plan.protocol],
         }
 
     def backward(self, step: int) -> tuple[float, dict[str, float]]:
         """Set the embedder's gradient; returns the outer loss, and its two parts. Dropout is off."""
         signals.check()
-        settings, model = self._plan.align, self._built.model
+        settings, model, task = self._plan.align, self._built.model, self._built.task
+        examples = self._source.examples
         model.eval()
         embedder = [one for one in model.embedder.parameters() if one.requires_grad]
+        draws, pairs = (seeding.numpy_generator(self._plan.seed, "align", "mona", side, step) for side in _SIDES)
+        size = min(settings.inner_samples, len(task.train))
+        batch = self._engine.move(task.train.batch(np.sort(draws.choice(len(task.train), size=size, replace=False))))
+        rows = pairs_of_classes(np.asarray(examples.labels), settings.inner_samples, pairs)
+        tokens = source_tokens(model.body, examples, rows.ravel())
         # Only the plain kernel of attention has a second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             target, source, gradients = outer(
-                lambda: self._target_loss(step),
-                self._source_loss(step),
+                lambda: loss_values(self._built.loss, model(batch.x, batch.valid), batch.y, self._unit)[0],
+                lambda values: discriminability(pooled(functional_call(model.body, dict(values), (tokens,)))),
                 self._body,
                 embedder,
                 rate=settings.inner_lr,
@@ -184,18 +179,3 @@ class Mona:
         for parameter, gradient in zip(embedder, gradients, strict=True):
             parameter.grad = gradient
         return loss, {"target_loss": target, "source_loss": source}
-
-    def _target_loss(self, step: int) -> Tensor:
-        train = self._built.task.train
-        generator = seeding.numpy_generator(self._plan.seed, "align", "mona", "target", step)
-        size = min(self._plan.align.inner_samples, len(train))
-        rows = np.sort(generator.choice(len(train), size=size, replace=False))
-        batch = self._engine.move(train.batch(rows))
-        return loss_values(self._built.loss, self._built.model(batch.x, batch.valid), batch.y, self._unit)[0]
-
-    def _source_loss(self, step: int) -> Callable[[Mapping[str, Tensor]], Tensor]:
-        generator = seeding.numpy_generator(self._plan.seed, "align", "mona", "source", step)
-        examples, body = self._source.examples, self._built.model.body
-        rows = pairs_of_classes(np.asarray(examples.labels), self._plan.align.inner_samples, generator)
-        tokens = source_tokens(body, examples, rows.ravel())
-        return lambda values: discriminability(pooled(functional_call(body, dict(values), (tokens,))))

@@ -26,7 +26,6 @@ from orca_cli.progress import Silent
 from orca_cli.stages import ridge_start
 from orca_cli.stages.build import Built, build, with_train
 from orca_cli.stages.pare import Mixing
-from orca_cli.stages.plan import TrainPlan
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import read_ahead, read_step, train_step
@@ -45,28 +44,6 @@ class _Read(NamedTuple):
     batch: Batch
     indices: np.ndarray
     more: int
-
-
-def _reads(
-    engine: Engine, samples: Samples, settings: TrainPlan, seed: int, steps: range
-) -> Iterator[Callable[[], _Read]]:
-    """Yield what reads the batches of some steps, one after the other; the order of an epoch is drawn once."""
-    size = settings.batch_size * settings.accumulation
-    per_epoch = -(-len(samples) // size)
-    drawn, order = -1, np.empty(0, np.int64)
-
-    def read(call: Callable[[], Batch], indices: np.ndarray, more: int) -> _Read:
-        return _Read(engine.pin(call()), indices, more)
-
-    for step in steps:
-        epoch, place = divmod(step, per_epoch)
-        if epoch != drawn:
-            order = seeding.numpy_generator(seed, "finetune", "order", epoch).permutation(len(samples))
-            drawn = epoch
-        chosen = order[place * size : (place + 1) * size]
-        calls = list(read_step(samples, chosen, settings.batch_size, seed=seed, step=step))
-        for part, call in enumerate(calls):
-            yield functools.partial(read, call, chosen, len(calls) - 1 - part)
 
 
 def loss_unit(built: Built, device: torch.device) -> float | Tensor:
@@ -104,10 +81,9 @@ class OptimizerSteps:
             "predictor.": ridge_start.is_wanted(plan, model),
         }
         prefixes = tuple(prefix for prefix, is_known in known.items() if is_known)
-        body: list[nn.Parameter] = []
-        outer: list[nn.Parameter] = []
-        for name, parameter in model.named_parameters():
-            (body if name.startswith(prefixes) else outer).append(parameter)
+        named = list(model.named_parameters())
+        body = [parameter for name, parameter in named if name.startswith(prefixes)]
+        outer = [parameter for name, parameter in named if not name.startswith(prefixes)]
         self.mixing: Mixing | None = None
         if plan.align.method == "pare" and built.source is not None:
             mixing = Mixing(model.body, built.source, plan.align, steps=self._total, seed=seed)
@@ -138,17 +114,19 @@ class OptimizerSteps:
             MemoryExhaustedError: a batch does not fit; the weights are as before.
         """
         set_lr(self.optimizer, self.rate(step))
-        with signals.postponed() if self._engine.team is not None else nullcontext():
-            return self._taken(step)
-
-    def _taken(self, step: int) -> tuple[float, np.ndarray]:
-        settings, team = self._settings, self._engine.team
-        if team is not None and team.leads:
-            if not self._is_shared:
-                self._share(team)
-            team.order(_STEP, step=step)
-        with governed_by("train.batch_size", _SMALLER):
-            feed = self._feed_from(step)
+        settings, team, practices = self._settings, self._engine.team, PRACTICES[self._built.plan.protocol]
+        with (
+            signals.postponed() if team is not None else nullcontext(),
+            governed_by("train.batch_size", _SMALLER),
+        ):
+            if team is not None and team.leads:
+                if not self._is_shared:
+                    self._share(team)
+                team.order(_STEP, step=step)
+            if self._feed is None or step != self._next:
+                self.close()
+                self._feed = read_ahead(self._reads(range(step, self._total)))
+            feed, self._next = self._feed, -1  # an error leaves the feed inside the step
             first = next(feed)
             loss, _ = train_step(
                 self._engine,
@@ -161,13 +139,31 @@ class OptimizerSteps:
                 clip=settings.clip or None,
                 seed=self._seed,
                 step=step,
-                reduce="sum" if PRACTICES[self._built.plan.protocol].sums_batches else "mean",
+                reduce="sum" if practices.sums_batches else "mean",
                 unit=self.unit,
                 mixer=None if self.mixing is None else self.mixing.at(step),
                 prepared=itertools.chain([first.batch], (read.batch for read in itertools.islice(feed, first.more))),
             )
         self._next = step + 1
         return loss, first.indices
+
+    def _reads(self, steps: range) -> Iterator[Callable[[], _Read]]:
+        """Yield what reads the batches of some steps, one after the other; the order of an epoch is drawn once."""
+        settings, drawn, order = self._settings, -1, np.empty(0, np.int64)
+        size = settings.batch_size * settings.accumulation
+
+        def read(call: Callable[[], Batch], indices: np.ndarray, more: int) -> _Read:
+            return _Read(self._engine.pin(call()), indices, more)
+
+        for step in steps:
+            epoch, place = divmod(step, self.per_epoch)
+            if epoch != drawn:
+                generator = seeding.numpy_generator(self._seed, "finetune", "order", epoch)
+                drawn, order = epoch, generator.permutation(len(self._samples))
+            chosen = order[place * size : (place + 1) * size]
+            calls = list(read_step(self._samples, chosen, settings.batch_size, seed=self._seed, step=step))
+            for part, call in enumerate(calls):
+                yield functools.partial(read, call, chosen, len(calls) - 1 - part)
 
     def _share(self, team: Team) -> None:
         """Let the other processes make this plan, and give them the weights and the optimizer's state as they are now."""
@@ -188,15 +184,6 @@ class OptimizerSteps:
             self._feed.close()
         self._feed = None
 
-    def _feed_from(self, step: int) -> Generator[_Read, None, None]:
-        if self._feed is None or step != self._next:
-            self.close()
-            steps = range(step, self._total)
-            self._feed = read_ahead(_reads(self._engine, self._samples, self._settings, self._seed, steps))
-        # An error leaves the feed inside the step.
-        self._next = -1
-        return self._feed
-
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
         settings = self._settings
@@ -211,10 +198,7 @@ class OptimizerSteps:
 def share(team: Team, settings: Callable[[], Config]) -> int:
     """Share the work of a run that another process leads; returns the exit code once it is over.
 
-    Args:
-        team: the processes of the run.
-        settings: composes those of the same run; called once the first process has read the data, and so has
-            made what others share.
+    `settings` composes those of the same run once the first process has read the data, and so has made what others share.
     """
     order = team.listen()
     made: list[tuple[Built, Engine]] = []

@@ -28,13 +28,7 @@ from orca_cli.training.loop import Mixed, Mixer
 
 
 def share_at(settings: Align, step: int, steps: int) -> float:
-    """Return the part of a sample's tokens that are the source's at a step: linear from `source_share` to 0, then 0.
-
-    Args:
-        settings: where it starts, and after which part of the steps it ends.
-        step: 0 for the first.
-        steps: of stage 3.
-    """
+    """Return the part of a sample's tokens that are the source's at a step: linear from `source_share` to 0, then 0."""
     return settings.source_share * max(0.0, 1 - step / (settings.mixed_until * steps))
 
 
@@ -55,18 +49,14 @@ def mixed_tokens(
     requested = (share * sizes).round().long()
     counts = torch.minimum(torch.minimum(requested, sizes - 1), source.mask.sum(1)).clamp(min=0)[:, None]
     scores = [gate(tokens.x.detach()) for tokens in (target, source)]
-    target_x = target.x * _unit(scores[0])
-    source_x = source.x.to(target_x.dtype) * _unit(scores[1])
+    ones = [((score - score.detach()) + 1).unsqueeze(-1) for score in scores]
+    target_x = target.x * ones[0]
+    source_x = source.x.to(target_x.dtype) * ones[1]
     lowest = _ranks(scores[0].detach().masked_fill(~target.mask, torch.inf))
     highest = _ranks((-scores[1].detach()).masked_fill(~source.mask, torch.inf))
     x = target_x.clone()
     x[lowest < counts] = source_x[highest < counts]
     return replace(target, x=x), counts[:, 0] / sizes.clamp(min=1)
-
-
-def _unit(scores: Tensor) -> Tensor:
-    """Return 1 for every score, with the score's gradient."""
-    return ((scores - scores.detach()) + 1).unsqueeze(-1)
 
 
 def _ranks(values: Tensor) -> Tensor:
@@ -78,14 +68,9 @@ class Mixing(nn.Module):
     """The gate, the source's predictor and the schedule: what `align.method=pare` adds to stage 3, and drops after it.
 
     Args:
-        body: embeds the source.
-        source: labelled examples.
-        settings: of the schedule.
-        steps: of stage 3.
+        body, source: what embeds which examples.
+        settings, steps: of the schedule.
         seed: of the first weights and of the draws of source examples.
-
-    Raises:
-        ConfigError: the source is of another modality than the body.
     """
 
     def __init__(self, body: Body, source: SourceData, settings: Align, *, steps: int, seed: int) -> None:
@@ -102,10 +87,6 @@ class Mixing(nn.Module):
         share = share_at(self._settings, step, self._steps)
         return functools.partial(self._outputs, step, share) if share > 0 else None
 
-    def scores(self, tokens: Tensor) -> Tensor:
-        """Return how much tokens [B, T, D] matter, [B, T] in 0..1."""
-        return self.gate(tokens.float())[..., 0].sigmoid()
-
     def _outputs(self, step: int, share: float, model: Any, batch: Batch, part: int) -> Mixed:
         """Return the model's outputs for mixtures; uses hooks, so model and finetune modes need no changes."""
         examples = self._source.examples
@@ -116,7 +97,8 @@ class Mixing(nn.Module):
         features: list[Tokens] = []
 
         def mix(_module: nn.Module, _inputs: Any, tokens: Tokens) -> Tokens:
-            mixed, parts = mixed_tokens(tokens, embed_examples(model.body, examples, rows), share, self.scores)
+            source = embed_examples(model.body, examples, rows)
+            mixed, parts = mixed_tokens(tokens, source, share, lambda x: self.gate(x.float())[..., 0].sigmoid())
             shares.append(parts.mean())
             return mixed
 

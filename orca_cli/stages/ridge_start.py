@@ -43,13 +43,8 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     """Give the predictor of a run its first weights; returns whether that is wanted and the samples allow it, else they stay.
 
     Leaving one sample out chooses the penalty, whether the body's features, those that went past it or both alike are used,
-    and for classes and labels how large the outputs are. Every feature counts as standardised.
-
-    Args:
-        built: of the run; its model is on the engine's device.
-        engine: the device.
-        samples: that stage 3 trains on, of which a seeded part is used where there are many.
-        seed: of that draw.
+    and for classes and labels how large the outputs are. Every feature counts as standardised. Of many of the samples that
+    stage 3 trains on, a seeded part is used.
     """
     if not is_wanted(built.plan, built.model):
         return False
@@ -61,7 +56,13 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     rows, targets = rows[known.numpy()], targets[known]
     if len(rows) < _LEAST:
         return False
-    blocks, places = _standardised(_seen(built.model, engine, samples, rows))
+    blocks, places = [], []
+    for block in _seen(built.model, engine, samples, rows):
+        deviation = block.std(0)
+        varies = deviation > _CONSTANT  # a row has length 1 on average
+        factor = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0) / max(1, varies.sum()) ** 0.5
+        places.append((block.mean(0), factor))
+        blocks.append((block - places[-1][0]) * factor)
     weight, bias, held_out = _ridge(blocks, _ridge_targets(built, targets))
     if built.task.kind != "values":  # the factor on the outputs at which the loss is lowest
         measure: Any = copy.deepcopy(built.loss).cpu() if isinstance(built.loss, nn.Module) else built.loss
@@ -87,17 +88,6 @@ def _seen(model: TransferModel, engine: Engine, samples: Samples, rows: np.ndarr
         others = () if predictor.skip is None else (features.samples,)
         pieces.append((predictor.pool(features), *cast(tuple[Tensor, ...], others)))
     return [torch.cat(block).double().cpu().numpy() for block in zip(*pieces, strict=True)]
-
-
-def _standardised(blocks: list[np.ndarray]) -> tuple[list[np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
-    """Return blocks of features with mean 0 and rows of length 1 on average, and mean and factor of every feature."""
-    places = []
-    for block in blocks:
-        deviation = block.std(0)
-        varies = deviation > _CONSTANT
-        factor = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0) / max(1, varies.sum()) ** 0.5
-        places.append((block.mean(0), factor))
-    return [(block - mean) * factor for block, (mean, factor) in zip(blocks, places, strict=True)], places
 
 
 def _ridge_targets(built: Built, targets: Tensor) -> np.ndarray:

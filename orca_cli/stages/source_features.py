@@ -29,13 +29,7 @@ _RESTARTS = 3
 
 @dataclass(frozen=True)
 class EmbeddedSource:
-    """The source as the body's own embedding layer sees it.
-
-    Args:
-        cloud: the points that targets are compared with.
-        spread: `Spread.variances` of all tokens.
-        key: identifies both.
-    """
+    """The points that targets are compared with, `Spread.variances` of all tokens, and what identifies both."""
 
     cloud: Features
     spread: dict[str, float]
@@ -63,38 +57,33 @@ class Wanted:
     labels: str = "given"
 
 
-@dataclass
 class Spread:
     """Variance of tokens within and between samples, summed up batch by batch, in squared units of the features.
 
     Both are sums over dimensions, and add up to the mean squared distance of tokens to the mean of all.
     """
 
-    tokens: float = 0.0
-    squares: float = 0.0  # of all tokens
-    mean_squares: float = 0.0  # of the samples' means, weighted by their numbers of tokens
-    total: Tensor | float = 0.0  # sum of all tokens, [D]
+    def __init__(self) -> None:
+        # Of tokens, and of the samples' means, weighted by their numbers of tokens.
+        self._count, self._squares, self._mean_squares = 0.0, 0.0, 0.0
+        self._total: Tensor | float = 0.0  # sum of all tokens, [D]
 
     @torch.no_grad()
     def add(self, batch: Tokens) -> None:
         """Take the samples of a batch; tokens that are padding do not count."""
         x = torch.where(batch.mask.unsqueeze(-1), batch.x.double(), 0.0)  # [B, T, D]
-        counts = batch.mask.sum(1)
-        sums = x.sum(1)
-        self.tokens += float(counts.sum())
-        self.squares += float(x.square().sum())
-        self.mean_squares += float((sums.square().sum(1) / counts.clamp(min=1)).sum())
-        self.total = self.total + sums.sum(0)
+        counts, sums = batch.mask.sum(1), x.sum(1)
+        self._count += float(counts.sum())
+        self._squares += float(x.square().sum())
+        self._mean_squares += float((sums.square().sum(1) / counts.clamp(min=1)).sum())
+        self._total = self._total + sums.sum(0)
 
     def variances(self) -> dict[str, float]:
         """Return variance_within (tokens around their sample's mean) and variance_between (those means around that of all)."""
-        if not self.tokens:
-            return {"variance_within": 0.0, "variance_between": 0.0}
-        grand = float((torch.as_tensor(self.total) / self.tokens).square().sum()) * self.tokens
-        return {
-            "variance_within": max(0.0, self.squares - self.mean_squares) / self.tokens,
-            "variance_between": max(0.0, self.mean_squares - grand) / self.tokens,
-        }
+        count = max(self._count, 1.0)
+        grand = float((torch.as_tensor(self._total) / count).square().sum()) * count
+        within, between = self._squares - self._mean_squares, self._mean_squares - grand
+        return {"variance_within": max(0.0, within) / count, "variance_between": max(0.0, between) / count}
 
 
 @torch.no_grad()
@@ -141,11 +130,9 @@ def source_features(
     check_modality(body, source)
     if wanted.features != "sequence":
         wanted = replace(wanted, length=0)
-    body_facts = (
-        *(body.checkpoint_digest, body.preparation_digest),
-        *(body.source_resolution, getattr(body, "max_source_tokens", "")),
-    )
-    key = _key(*body_facts, source.digest, wanted, *([] if whole else ["some"]))
+    of_body = body.checkpoint_digest, body.preparation_digest, body.source_resolution
+    longest = getattr(body, "max_source_tokens", "")
+    key = _key(*of_body, longest, source.digest, wanted, *([] if whole else ["some"]))
 
     def compute() -> Entry:
         return _variant(_embed(body, source, wanted, whole, reporter), wanted)
@@ -178,12 +165,9 @@ def prepared_metric(
 
 
 def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, Tensor]:
-    """Return the points of a batch of sequences, [p, d], and the sample that each belongs to, [p] int64.
+    """Return the points of a batch of sequences [B, T, D], and the sample that each belongs to, [p] int64; see `Wanted`.
 
-    Args:
-        tokens: [B, T, D].
-        features: "tokens" or "pooled", d = D; "sequence", d = length * D.
-        length: for "sequence": samples with fewer tokens are left out, and longer ones are cut.
+    Points are [p, D], or of "sequence", which leaves out samples with fewer tokens, [p, length * D].
     """
     if features == "sequence":
         whole = tokens.mask[:, :length].sum(1) == length
@@ -192,8 +176,7 @@ def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, T
         weight = tokens.mask.to(tokens.x.dtype).unsqueeze(-1)  # [B, T, 1]
         mean = (tokens.x * weight).sum(1) / weight.sum(1).clamp(min=1)
         return mean, torch.arange(len(mean), device=mean.device)
-    rows = torch.nonzero(tokens.mask)[:, 0]
-    return tokens.x[tokens.mask], rows
+    return tokens.x[tokens.mask], torch.nonzero(tokens.mask)[:, 0]
 
 
 class UniformDraw:
@@ -245,9 +228,8 @@ def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter
                 break
     if held < 2:
         what = f"only {held} source examples have the {wanted.length} tokens that a target sample has"
-        raise ConfigError(
-            what, where="align.features", hint="use align.features=tokens, or a lower embedder.max_tokens"
-        )
+        hint = "use align.features=tokens, or a lower embedder.max_tokens"
+        raise ConfigError(what, where="align.features", hint=hint)
     x, labels, rank = draw.drawn()
     in_cloud = torch.zeros(len(rank), dtype=torch.bool)
     in_cloud[torch.argsort(rank)[: wanted.points]] = True
@@ -265,15 +247,14 @@ def _variant(embedded: Entry, wanted: Wanted) -> Entry:
         mean = x.mean(0)
         x = mean + noise @ (x - mean)  # a sample of the Gaussian with the points' own mean and covariance
     if wanted.labels == "shuffled":
-        labels = labels[
-            torch.randperm(len(labels), generator=seeding.torch_generator(wanted.seed, "align", "shuffled"))
-        ]
+        generator = seeding.torch_generator(wanted.seed, "align", "shuffled")
+        labels = labels[torch.randperm(len(labels), generator=generator)]
     elif wanted.labels == "clusters":
         from sklearn.cluster import KMeans
 
         state = seeding.derive(wanted.seed, "align", "source", "clusters") % 2**32
-        distinct = len(torch.unique(x, dim=0))
-        means = KMeans(min(embedded.record["classes"], distinct), n_init=_RESTARTS, random_state=state)
+        count = min(embedded.record["classes"], len(torch.unique(x, dim=0)))
+        means = KMeans(count, n_init=_RESTARTS, random_state=state)
         labels = torch.from_numpy(means.fit_predict(x.numpy()).astype(np.int64))
     return Entry({"x": x.contiguous(), "labels": labels}, embedded.record)
 

@@ -20,7 +20,7 @@ from orca_cli.config.practices import PRACTICES
 from orca_cli.config.schema import Config
 from orca_cli.data.blocks import blocks
 from orca_cli.data.fraction import with_fraction
-from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import KINDS, Augmentation, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.models import assembly
 from orca_cli.models.assembly import build_model, describe
@@ -34,6 +34,7 @@ from orca_cli.stages import ridge_start
 from orca_cli.stages.class_balance import uneven_note, weighted
 from orca_cli.stages.plan import Decided, Plan, decide, read_decisions
 from orca_cli.training.engine import limit_threads
+from orca_cli.training.loop import batches
 from orca_cli.training.memory import checkpoint_layers
 
 _FITTED = 2000  # samples that an embedder sees before any training
@@ -170,11 +171,9 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     if not isinstance(task, TaskData):
         what = f"gives a {type(task).__name__}, not a task's data"
         raise ConfigError(what, where="task._target_", hint="name a function that returns TaskData")
-    kind = config.task.get("kind")
-    if task.kind not in KINDS:
-        raise ConfigError(f"'{task.kind}' is not a kind", where="task.kind", hint=suggest(task.kind, KINDS))
-    if kind not in (None, task.kind):
-        raise ConfigError(f"the data are of kind '{task.kind}', not '{kind}'", where="task.kind")
+    kinds = KINDS if config.task.get("kind") is None else (config.task["kind"],)
+    if task.kind not in kinds:
+        raise ConfigError(f"the data are of kind '{task.kind}', not {' or '.join(kinds)}", where="task.kind")
     fraction = config.task.get("train_fraction")
     task = with_fraction(task, fraction, config.task.get("split_seed", 0))
     if fraction is not None:
@@ -195,8 +194,8 @@ def fit_embedder(embedder: Any, samples: Samples, seed: int, most_tokens: float 
     most = int(max(_FITTED_AT_ONCE, min(_FITTED, most_tokens // embedder.layout.tokens)))
     if len(rows) > most:
         rows = np.sort(seeding.numpy_generator(seed, "build", "fit").permutation(len(samples))[:most])
-    batches = (samples.batch(rows[start : start + _FITTED_AT_ONCE]) for start in range(0, len(rows), _FITTED_AT_ONCE))
-    embedder.fit((batch.x, batch.valid) for batch in batches)
+    read = map(samples.batch, batches(rows, _FITTED_AT_ONCE))
+    embedder.fit((batch.x, batch.valid) for batch in read)
 
 
 def read_source(settings: Config, seed: int, reporter: Reporter) -> SourceData:
@@ -239,9 +238,7 @@ def _folders(settings: Config) -> dict[str, Path]:
 
 
 def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, Any]:
-    shapes = describe(model)
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    shapes["parameters"] = dict(shapes["parameters"]) | {"trained": trained}
+    trained, shapes = sum(one.numel() for one in model.parameters() if one.requires_grad), describe(model)
     return {
         "kind": task.kind,
         "num_outputs": task.num_outputs,
@@ -254,6 +251,7 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, An
         "checkpoint_revision": revision(model.body.folder) if hasattr(model.body, "folder") else None,
         "threads": torch.get_num_threads(),
         **shapes,
+        "parameters": dict(shapes["parameters"]) | {"trained": trained},
     }
 
 
@@ -270,12 +268,10 @@ def _training_summary(plan: Plan, task: TaskData) -> dict[str, Any]:
 
 def forward_once(built: Built) -> list[int]:
     """Send one random batch of the task's shape through model and loss; returns the shape of the outputs."""
-    plan = built.plan
-    size = min(plan.train.batch_size, len(built.task.train), 2)
-    x = torch.randn((size, *built.task.input_shape), generator=seeding.torch_generator(plan.seed, "dry-run"))
+    size, task = min(built.plan.train.batch_size, len(built.task.train), 2), built.task
+    x = torch.randn((size, *task.input_shape), generator=seeding.torch_generator(built.plan.seed, "dry-run"))
     built.model.eval()
     with torch.no_grad():
         outputs = built.model(x, None)
-    targets = torch.from_numpy(np.asarray(built.task.train.targets()[:size]))
-    built.loss(outputs, targets)
+    built.loss(outputs, torch.from_numpy(np.asarray(task.train.targets()[:size])))
     return list(outputs.shape)

@@ -41,10 +41,10 @@ _EPOCHS, _MEMBERS = "train.epochs", "train.members"
 
 
 class Costs(NamedTuple):
-    """Seconds that the parts of a run take on this machine."""
+    """Seconds of an optimizer step of stage 3, with the whole batch, and of all of stage 2, on this machine."""
 
-    step: float  # an optimizer step of stage 3, with the whole batch
-    align: float  # stage 2, all of it
+    step: float
+    align: float
 
 
 def measure(built: Built, engine: Engine, reporter: Reporter) -> Costs | None:
@@ -114,7 +114,7 @@ def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
         return 0.0
     settings = built.plan.align
     try:
-        with governed_by("align", ""), trainable(built.model.embedder):
+        with governed_by("align"), trainable(built.model.embedder):
             compared = compare(built, engine, reporter, whole=False)
             objective = objective_for(built, compared, engine)
             built.model.train()
@@ -122,12 +122,12 @@ def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
             objective.backward(0)
             middle = time.perf_counter()
             compared.problem.value(compared.problem.train)
-            step, value = middle - start, time.perf_counter() - middle
+            values = (2 + math.ceil(settings.epochs / settings.check_every)) * (time.perf_counter() - middle)
+            return settings.epochs * (middle - start) + values
     except InterruptionError:
         raise
     except OrcaError:
         return 0.0
-    return settings.epochs * step + (2 + math.ceil(settings.epochs / settings.check_every)) * value
 
 
 def planned(

@@ -40,14 +40,12 @@ OUT_OF_FOLD = "out_of_fold.npz"
 
 @dataclass(frozen=True)
 class Trained:
-    """What training found.
+    """The model with the chosen weights, or several whose outputs are averaged, and its error (None where that is undefined).
 
     Args:
-        model: with the chosen weights: the built one, or several whose outputs are averaged.
-        validation_error: of the chosen weights; None where it is undefined.
         selected: what chose them, as docs/selection.md has it.
         curve: training loss and validation after every epoch, at most 100 lines; means over several members.
-        weights_sha256: of the whole model with the chosen weights.
+        weights_sha256: of the whole model.
     """
 
     model: nn.Module
@@ -62,8 +60,7 @@ class Tested:
     """Test results of the chosen weights.
 
     Args:
-        score: test error.
-        trivial: test error of the best constant predictor that the training targets allow.
+        score, trivial: the test error, and that of the best constant predictor that the training targets allow.
         split: size and hash of the test split, and how many of its inputs were trained on as well.
         reads: how often the test split was opened.
         samples: the split, for what is measured beside the model.
@@ -88,12 +85,9 @@ class Validated:
 
 
 def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Trained:
-    """Train and choose; resumes from the last checkpoint where there is one. The test split stays closed.
+    """Train and choose, from the last checkpoint where there is one; the embedder is aligned. The test split stays closed.
 
     Writes 3_finetune/metrics.jsonl, best/ and last/, or a folder for each of several members.
-
-    Args:
-        built, engine, run, reporter: of the run; the model's embedder is aligned.
 
     Raises:
         NonFiniteError: a loss or gradient is NaN or infinite; the last checkpoint is intact.
@@ -249,9 +243,8 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
         outputs, targets = predict(engine, trained.model, samples, built.plan.train.eval_batch_size)
         measured = score(built.error, outputs, samples, targets)
     if overlap.shared:
-        log.warning(
-            f"test: the inputs of {overlap} are in the training set as well; the test error is likely optimistic"
-        )
+        what = f"test: the inputs of {overlap} are in the training set as well"
+        log.warning(f"{what}; the test error is likely optimistic")
     constant = best_constant(built)
     trivial = score(built.error, constant.expand(len(targets), *constant.shape), samples, targets).value
     arrays = {"outputs": outputs.numpy(), "targets": targets.numpy()}

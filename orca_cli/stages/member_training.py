@@ -85,13 +85,7 @@ def members_of(built: Built) -> list[Member]:
 def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -> dict[str, Tensor]:
     """Return what stage 3 trains of a model that is drawn with another seed, aligned with the same source examples.
 
-    Args:
-        built, engine: the run's own, which stay as they are.
-        run: where the alignment leaves what it needs to resume, apart from the run's own.
-        seed: of embedder, predictor and alignment.
-
-    Raises:
-        NonFiniteError, MemoryExhaustedError: as `align.align`.
+    In `run`, apart from the run's own, the alignment leaves what it needs to resume.
     """
     align = replace(built.plan.align, source_seed=source_seed(built.plan))
     run_seed = seed % (LARGEST_SEED + 1)  # one that a run can have, which then starts from the same weights
@@ -108,8 +102,7 @@ class Fitted:
     """What training one member gave.
 
     Args:
-        chosen: its weights, as `train.select` says.
-        last, best: those after the last step, and those that validated best.
+        chosen, last, best: its weights as `train.select` says, after the last step, and where they validated best.
         epoch: after which `chosen` were taken, 1 for the first; 0 for those before any step.
         error: of `chosen` on what validates; None where that is undefined.
         lines: of its curve, one an epoch.
@@ -252,14 +245,9 @@ class MemberTraining:
 
 
 def is_better(line: Mapping[str, Any], earlier: list[dict[str, Any]], rule: str) -> bool:
-    """Return whether an epoch validates at least as well as all before it: of equal ones the later has trained longer.
+    """Return whether an epoch's `rule` is at most that of all before it: of equal ones the later has trained longer.
 
     An undefined validation (only one class, say) is never better than a defined one; among undefined ones the latest wins.
-
-    Args:
-        line: of the epoch.
-        earlier: lines of the epochs before.
-        rule: validation_error or validation_loss.
     """
     defined = [one[rule] for one in earlier if one[rule] is not None]
     return not defined if line[rule] is None else all(line[rule] <= value for value in defined)

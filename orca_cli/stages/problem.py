@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
@@ -22,6 +22,7 @@ from orca_cli.stages.build import Built, cache_folder, source_seed
 from orca_cli.stages.pseudo_labels import class_labels, shuffled
 from orca_cli.stages.source_features import EmbeddedSource, Wanted, prepared_metric, select_points, source_features
 from orca_cli.training.engine import Engine
+from orca_cli.training.loop import batches
 
 _EMBEDDED_VALUES = 2**26  # input values that are read at once (256 MiB in float32)
 _DRAWN_VALUES = 2**27  # input values of a class's samples: of large ones, fewer give more tokens each
@@ -31,25 +32,17 @@ _EMBEDDED_POINTS = 2**13  # points of several problems that are embedded at once
 _EXACT_SOURCE_POINTS, _EXACT_TARGET_POINTS = 500, 200
 
 
-@dataclass(frozen=True)
 class Labelled:
-    """A split, and class or pseudo-label -> indices of its samples."""
+    """A split with a class or pseudo-label for every sample, [n]; `members`: class -> indices of its samples."""
 
-    samples: Samples
-    members: Mapping[int, np.ndarray]
-
-    @classmethod
-    def from_labels(cls, samples: Samples, labels: np.ndarray) -> Labelled:
-        """Index a split by class; labels [n]."""
-        return cls(samples, {int(c): np.flatnonzero(labels == c) for c in np.unique(labels)})
+    def __init__(self, samples: Samples, labels: np.ndarray) -> None:
+        self.samples = samples
+        self.members = {int(c): np.flatnonzero(labels == c) for c in np.unique(labels)}
 
 
 @dataclass(frozen=True)
 class Problem:
     """Distance of groups of target classes to the whole source, weighted by the classes' shares (paper, Algorithm 1).
-
-    Attributes:
-        name: of its values, for people.
 
     Args:
         model, engine: what embeds the target, on the run's device.
@@ -59,7 +52,7 @@ class Problem:
         seed: of the draws.
     """
 
-    name: ClassVar[str] = "distance"
+    name: ClassVar[str] = "distance"  # of its values, for people
 
     model: TransferModel
     engine: Engine
@@ -215,12 +208,7 @@ class Compared:
 def compare(built: Built, engine: Engine, reporter: Reporter, whole: bool = True) -> Compared:
     """Embed the source of a run that has an alignment, or take it from the cache, and label the target.
 
-    Args:
-        built, engine, reporter: of the run.
-        whole: draw the source's points from all of its examples; a few do where only time is measured.
-
-    Raises:
-        ConfigError: source, body, metric and settings do not fit together.
+    With `whole`, the source's points are drawn from all of its examples; a few do where only time is measured.
     """
     plan, task, settings, cache = built.plan, built.task, built.plan.align, cache_folder(built.plan)
     wanted = Wanted(
@@ -238,16 +226,11 @@ def compare(built: Built, engine: Engine, reporter: Reporter, whole: bool = True
     cloud = Features(x, labels, source.cloud.num_classes)
     prepared = prepared_metric(metric, plan.metric, cloud, source.key, cache)
     prepared = {name: value.to(engine.device) for name, value in prepared.items()}
-    classes = class_labels(
-        task.kind,
-        task.train.targets(),
-        task.validation.targets(),
-        num_clusters=settings.pseudo_labels or cloud.num_classes,
-        seed=plan.seed,
-    )
+    count, targets = settings.pseudo_labels or cloud.num_classes, (task.train.targets(), task.validation.targets())
+    classes = class_labels(task.kind, *targets, num_clusters=count, seed=plan.seed)
     if settings.target_labels == "shuffled":
         classes = shuffled(classes, plan.seed)
-    train, heldout = map(Labelled.from_labels, (task.train, task.validation), classes)
+    train, heldout = map(Labelled, (task.train, task.validation), classes)
     return Compared(Problem(built.model, engine, metric, cloud, prepared, train, settings, plan.seed), heldout, source)
 
 
@@ -316,14 +299,14 @@ def embed_points(
         points, owners = select_points(tokens, features, model.embedder.layout.tokens)
         chosen = _chosen(draws, owners.cpu().numpy())
         return [points[torch.from_numpy(rows).to(points.device)] for rows in chosen]
-    batches = list(_batches(model, engine, samples, indices))
-    masks = [model.embedder.mask(batch.x, batch.valid) for batch in batches]
+    read = list(_batches(model, engine, samples, indices))
+    masks = [model.embedder.mask(batch.x, batch.valid) for batch in read]
     rows, places = torch.cat(masks).cpu().numpy().nonzero()
     chosen = _chosen(draws, rows)
     kept = np.concatenate(chosen)
     rows, places = rows[kept], places[kept]
     clouds, first = [], 0
-    for batch in batches:
+    for batch in read:
         here = (rows >= first) & (rows < first + len(batch.x))
         where = (torch.from_numpy(values[here]).to(batch.x.device) for values in (rows - first, places))
         clouds.append(tokens_at(batch.x, batch.valid, *where))
@@ -356,6 +339,5 @@ def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.nd
 
 def _batches(model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray) -> Iterator[Batch]:
     """Yield the samples on the run's device, as many at a time as `_EMBEDDED_VALUES` allows."""
-    size = max(1, _EMBEDDED_VALUES // math.prod(model.embedder.layout.input_shape))
-    for start in range(0, len(indices), size):
-        yield engine.move(samples.batch(indices[start : start + size]))
+    for some in batches(indices, max(1, _EMBEDDED_VALUES // math.prod(model.embedder.layout.input_shape))):
+        yield engine.move(samples.batch(some))

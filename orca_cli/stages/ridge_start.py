@@ -20,6 +20,7 @@ from orca_cli.interfaces import Samples, Tokens
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
 from orca_cli.training.engine import Engine
+from orca_cli.training.loop import batches
 
 if TYPE_CHECKING:
     from orca_cli.stages.build import Built
@@ -80,9 +81,9 @@ def _seen(model: TransferModel, engine: Engine, samples: Samples, rows: np.ndarr
     model.eval()
     predictor = cast(PooledPredictor, model.predictor)
     pieces: list[tuple[Tensor, ...]] = []
-    for first in range(0, len(rows), _AT_ONCE):
+    for some in batches(rows, _AT_ONCE):
         signals.check()
-        batch = engine.move(samples.batch(rows[first : first + _AT_ONCE]))
+        batch = engine.move(samples.batch(some))
         with engine.autocast():
             features: Tokens = model.features(batch.x, batch.valid)
         others = () if predictor.skip is None else (features.samples,)

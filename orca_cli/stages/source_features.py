@@ -29,7 +29,7 @@ _RESTARTS = 3
 
 @dataclass(frozen=True)
 class EmbeddedSource:
-    """The points that targets are compared with, `Spread.variances` of all tokens, and what identifies both."""
+    """The points that targets are compared with, `variances` of all tokens, and what identifies both."""
 
     cloud: Features
     spread: dict[str, float]
@@ -57,33 +57,26 @@ class Wanted:
     labels: str = "given"
 
 
-class Spread:
-    """Variance of tokens within and between samples, summed up batch by batch, in squared units of the features.
-
-    Both are sums over dimensions, and add up to the mean squared distance of tokens to the mean of all.
+def moments(batch: Tokens) -> Tensor:
+    """Return [3 + D] float64 of the tokens that are not padding, to be added up over batches: how many, the sums of their
+    squares and of those of their samples' means, and their sum.
     """
+    x = torch.where(batch.mask.unsqueeze(-1), batch.x.double(), 0.0)  # [B, T, D]
+    counts, sums = batch.mask.sum(1), x.sum(1)
+    means = (sums.square().sum(1) / counts.clamp(min=1)).sum()
+    return torch.cat([torch.stack([counts.sum().double(), x.square().sum(), means]), sums.sum(0)])
 
-    def __init__(self) -> None:
-        # Of tokens, and of the samples' means, weighted by their numbers of tokens.
-        self._count, self._squares, self._mean_squares = 0.0, 0.0, 0.0
-        self._total: Tensor | float = 0.0  # sum of all tokens, [D]
 
-    @torch.no_grad()
-    def add(self, batch: Tokens) -> None:
-        """Take the samples of a batch; tokens that are padding do not count."""
-        x = torch.where(batch.mask.unsqueeze(-1), batch.x.double(), 0.0)  # [B, T, D]
-        counts, sums = batch.mask.sum(1), x.sum(1)
-        self._count += float(counts.sum())
-        self._squares += float(x.square().sum())
-        self._mean_squares += float((sums.square().sum(1) / counts.clamp(min=1)).sum())
-        self._total = self._total + sums.sum(0)
+def variances(moments: Tensor) -> dict[str, float]:
+    """Return variance_within (tokens around their sample's mean) and variance_between (those means around that of all).
 
-    def variances(self) -> dict[str, float]:
-        """Return variance_within (tokens around their sample's mean) and variance_between (those means around that of all)."""
-        count = max(self._count, 1.0)
-        grand = float((torch.as_tensor(self._total) / count).square().sum()) * count
-        within, between = self._squares - self._mean_squares, self._mean_squares - grand
-        return {"variance_within": max(0.0, within) / count, "variance_between": max(0.0, between) / count}
+    Both are sums over dimensions, in squared units of the features, and add up to the mean squared distance to the mean.
+    """
+    count, squares, means = moments[:3].tolist()
+    count = max(count, 1.0)
+    grand = float((moments[3:] / count).square().sum()) * count
+    within, between = max(0.0, squares - means) / count, max(0.0, means - grand) / count
+    return {"variance_within": within, "variance_between": between}
 
 
 @torch.no_grad()
@@ -91,17 +84,15 @@ def collapse(tokens: Tokens) -> dict[str, float]:
     """Return diagnostics of embedded samples; NonFiniteError where a token is NaN or infinite.
 
     Returns:
-        `Spread.variances`: beside the source's they tell whether the tokens have drawn together. token_variance: the first as
+        `variances`: beside the source's they tell whether the tokens have drawn together. token_variance: the first as
         a share of both; 0 where all tokens of a sample are alike, 1 where samples do not differ in their means.
     """
     if not bool(tokens.x.isfinite().all()):
         raise NonFiniteError("a token of the embedder is NaN or infinite", where="align", hint="try a smaller align.lr")
-    centre = tokens.x[tokens.mask].double().mean(0)
-    spread = Spread()
-    spread.add(Tokens(tokens.x.double() - centre, tokens.mask, tokens.grid))
-    variances = spread.variances()
-    total = sum(variances.values())
-    return variances | {"token_variance": variances["variance_within"] / total if total > 0 else 0.0}
+    x = tokens.x.double()
+    spread = variances(moments(replace(tokens, x=x - x[tokens.mask].mean(0))))
+    total = sum(spread.values())
+    return spread | {"token_variance": spread["variance_within"] / total if total > 0 else 0.0}
 
 
 def source_features(
@@ -115,17 +106,9 @@ def source_features(
 ) -> EmbeddedSource:
     """Return the source as labelled points; its examples are read only where they are not in the cache.
 
-    The cache keeps what another device, build of torch or number of threads computed apart: its last bits may differ.
-
-    Args:
-        body, device: give the embedding layer.
-        source, wanted: labelled examples, and which points of them.
-        cache_folder: where they are kept.
-        reporter: progress.
-        whole: draw the points from all examples; otherwise from no more examples than that many points need.
-
-    Raises:
-        ConfigError: the source is of another modality than the body, or too few examples have the length of a sequence.
+    The cache keeps what another device, build of torch or number of threads computed apart: its last bits may differ. Unless
+    `whole`, no more examples are embedded than that many points need. ConfigError where the source is of another modality than
+    the body, or too few examples have the length of a sequence.
     """
     check_modality(body, source)
     if wanted.features != "sequence":
@@ -134,10 +117,8 @@ def source_features(
     longest = getattr(body, "max_source_tokens", "")
     key = _key(*of_body, longest, source.digest, wanted, *([] if whole else ["some"]))
 
-    def compute() -> Entry:
-        return _variant(_embed(body, source, wanted, whole, reporter), wanted)
-
-    stored = cached(cache_folder / "source_features" / _key(key, numerics_key(device)), compute)
+    path = cache_folder / "source_features" / _key(key, numerics_key(device))
+    stored = cached(path, lambda: _variant(_embed(body, source, wanted, whole, reporter), wanted))
     x, labels = (stored.tensors[name][: wanted.points] for name in ("x", "labels"))
     return EmbeddedSource(Features(x, labels, stored.record["classes"]), stored.record["spread"], key)
 
@@ -213,13 +194,13 @@ def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter
     examples = source.examples
     labels = torch.from_numpy(np.asarray(examples.labels, dtype=np.int64))
     most = wanted.points + _FRESH
-    draw, held, spread = UniformDraw(most, generator), 0, Spread()
+    draw, held, sums = UniformDraw(most, generator), 0, torch.zeros(())
     order = torch.arange(len(labels)) if whole else torch.randperm(len(labels), generator=generator)
     with reporter.track("source features", len(labels)) as advance:
         for some in order.split(_BATCH):
             signals.check()
             tokens = embed_examples(body, examples, some.numpy())
-            spread.add(tokens)
+            sums = sums + moments(tokens)
             x, rows = select_points(tokens, wanted.features, wanted.length)
             draw.add(x, labels[some][rows.cpu()])
             held += len(x)
@@ -234,7 +215,7 @@ def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter
     in_cloud = torch.zeros(len(rank), dtype=torch.bool)
     in_cloud[torch.argsort(rank)[: wanted.points]] = True
     order = torch.argsort(~in_cloud, stable=True)
-    record = {"classes": len(examples.class_names), "spread": spread.variances()}
+    record = {"classes": len(examples.class_names), "spread": variances(sums)}
     return Entry({"x": x[order].float().contiguous(), "labels": labels[order]}, record)
 
 

@@ -7,6 +7,7 @@ run takes the decisions that it recorded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, dataclass, replace
 from typing import Any, NamedTuple
@@ -68,9 +69,8 @@ class TrainPlan(Train):
     @property
     def warmup_length(self) -> float:
         """Return the length of the warm-up in epochs: as set, or `warmup_limit` of the epochs before the rate is 0."""
-        if self.warmup_limit is None:
-            return self.warmup_epochs
-        return min(self.warmup_epochs, self.warmup_limit * min(self.epochs, self.decay_epochs or self.epochs))
+        longest = math.inf if self.warmup_limit is None else self.warmup_limit
+        return min(self.warmup_epochs, longest * min(self.epochs, self.decay_epochs or self.epochs))
 
     def fitted(self, samples: int) -> TrainPlan:
         """Return the plan with optimizer steps that ask for no more samples than there are, in as many batches if possible."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -98,19 +99,16 @@ class _Columns:
         classes = 0 if np.issubdtype(train.dtype, np.floating) else int(train.max(initial=0)) + 1
         width = train[0].size * max(classes, 1)
         columns = cls(classes, np.zeros(width, np.float32), np.ones(width, np.float32))
-        counts, total, squares = np.zeros(width), np.zeros(width), np.zeros(width)
-        for centre in (False, True):  # squares are summed around the mean
-            for rows in _batches(train, np.arange(len(train)), width):
-                values = columns._values(train[rows]).astype(np.float64)
-                if centre:
-                    squares += np.nansum((values - columns.mean) ** 2, axis=0)
-                else:
-                    counts += (~np.isnan(values)).sum(0)
-                    total += np.nansum(values, axis=0)
-            if not centre:
-                columns = replace(columns, mean=(total / np.maximum(counts, 1)).astype(np.float32))
+
+        def summed(measure: Callable[[np.ndarray], np.ndarray]) -> Any:
+            batches = _batches(train, np.arange(len(train)), width)
+            return sum(measure(columns._values(train[rows]).astype(np.float64)) for rows in batches)
+
+        counts, total = summed(lambda values: np.stack([(~np.isnan(values)).sum(0), np.nansum(values, axis=0)]))
+        columns = replace(columns, mean=(total / np.maximum(counts, 1)).astype(np.float32))
         if classes or kind == "labels":
             return columns
+        squares = summed(lambda values: np.nansum((values - columns.mean) ** 2, axis=0))
         # One deviation a channel: where a position hardly varies, noise must not weigh as much as content.
         channels = train.shape[1] if train.ndim > 1 else 1
         variance = squares.reshape(channels, -1).sum(1) / np.maximum(counts.reshape(channels, -1).sum(1), 1)

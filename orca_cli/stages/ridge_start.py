@@ -40,6 +40,7 @@ def is_wanted(settings: Config, model: TransferModel) -> bool:
     return isinstance(model.predictor, PooledPredictor) and (is_known or settings.predictor.init == "ridge")
 
 
+@torch.no_grad()
 def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     """Give the predictor of a run its first weights; returns whether that is wanted and the samples allow it, else they stay.
 
@@ -71,11 +72,18 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
         losses = [float(measure(float(scale) * outputs, targets)) for scale in _SCALES]
         scale = float(_SCALES[int(np.nanargmin(losses))])
         weight, bias = scale * weight, scale * bias
-    _fill(cast(PooledPredictor, built.model.predictor), weight, bias, places)
+    # The layers answer to raw features as these weights do to standardised ones.
+    predictor = cast(PooledPredictor, built.model.predictor)
+    layers = [predictor.linear] if predictor.skip is None else [predictor.linear, predictor.skip]
+    parts = np.split(weight, np.cumsum([len(mean) for mean, _ in places])[:-1])
+    for layer, part, (mean, factor) in zip(layers, parts, places, strict=True):
+        raw = part * factor[:, None]
+        layer.weight.copy_(torch.from_numpy(raw.T))
+        bias = bias - mean @ raw
+    predictor.linear.bias.copy_(torch.from_numpy(bias))
     return True
 
 
-@torch.no_grad()
 def _seen(model: TransferModel, engine: Engine, samples: Samples, rows: np.ndarray) -> list[np.ndarray]:
     """Return what the predictor's layers see of samples, [n, F] and, where there are such features, [n, S]."""
     model.eval()
@@ -119,17 +127,3 @@ def _ridge(blocks: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndar
     held_out = best.cv_results_[..., int(np.argmin(np.abs(_PENALTIES - best.alpha_)))]
     weight = best.coef_.reshape(y.shape[1], -1).T * factors[:, None]
     return weight, np.atleast_1d(best.intercept_), held_out.reshape(y.shape)
-
-
-@torch.no_grad()
-def _fill(
-    predictor: PooledPredictor, weight: np.ndarray, bias: np.ndarray, places: list[tuple[np.ndarray, np.ndarray]]
-) -> None:
-    """Give the layers weights that answer to raw features as these do to standardised ones."""
-    layers = [predictor.linear] if predictor.skip is None else [predictor.linear, predictor.skip]
-    parts = np.split(weight, np.cumsum([len(mean) for mean, _ in places])[:-1])
-    for layer, part, (mean, factor) in zip(layers, parts, places, strict=True):
-        raw = part * factor[:, None]
-        layer.weight.copy_(torch.from_numpy(raw.T))
-        bias = bias - mean @ raw
-    predictor.linear.bias.copy_(torch.from_numpy(bias))

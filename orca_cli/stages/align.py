@@ -28,10 +28,10 @@ from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
 from orca_cli.runs.tracking.json_lines import short_curve
 from orca_cli.stages.build import Built, cache_folder, has_alignment
-from orca_cli.stages.mona import Mona
 from orca_cli.stages.plan import Plan
 from orca_cli.stages.problem import Compared, Problem, compare, embed
 from orca_cli.stages.source_features import collapse
+from orca_cli.stages.successors import Mona
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry, cached, numerics
@@ -89,7 +89,6 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
         summary["aligned"].pop("floor", None)  # of early programs
         return Aligned(**summary["aligned"])
     run.set_state("align", step=0)
-    start = time.monotonic()
     compared, trajectory, key = trained(built, engine, run, reporter)
     record, lines = trajectory.record, trajectory.record["lines"]
     spread = {name: {"before": lines[0][name], "after": value} for name, value in record["collapse"].items()}
@@ -107,13 +106,7 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     aligned = Aligned(record["before"], record["after"], len(lines), spread, short_curve(lines, _COLUMNS), seconds)
     built.model.embedder.load_state_dict(trajectory.tensors)
     checkpoint.write_weights(run.stage("align") / _EMBEDDER, trajectory.tensors)
-    summary = {
-        "aligned": asdict(aligned),
-        "trajectory": key,
-        "embedder_sha256": checkpoint.weights_sha256(trajectory.tensors),
-        "seconds": time.monotonic() - start,
-    }
-    run.write_summary("align", summary)
+    run.write_summary("align", {"aligned": asdict(aligned), "trajectory": key})
     run.seal("align")
     return aligned
 

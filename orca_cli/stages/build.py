@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from orca_cli import seeding
 from orca_cli.config import parts, short_names
 from orca_cli.config.checks import check_augmentation, check_method, part_node
 from orca_cli.config.practices import PRACTICES
-from orca_cli.config.schema import Config
+from orca_cli.config.schema import Config, Train
 from orca_cli.data.blocks import blocks
 from orca_cli.data.fraction import with_fraction
 from orca_cli.exceptions import ConfigError, DataError
@@ -29,9 +29,8 @@ from orca_cli.models.bodies.base import Body
 from orca_cli.models.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.defaults import named_error
-from orca_cli.scoring.losses import counts_targets, default_loss
+from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, counts_targets, default_loss
 from orca_cli.stages import ridge_start
-from orca_cli.stages.class_balance import uneven_note, weighted
 from orca_cli.stages.plan import Decided, Plan, decide, read_decisions
 from orca_cli.training.engine import limit_threads
 from orca_cli.training.loop import batches
@@ -40,6 +39,8 @@ from orca_cli.training.memory import checkpoint_layers
 _FITTED = 2000  # samples that an embedder sees before any training
 _FITTED_AT_ONCE = 64
 _DRY_TOKENS = 2**18  # that an embedder sees in a dry run, in about a second
+_UNEVEN = 4  # ratio of the largest class to the smallest above which a note is due
+_CLASSES, _LABELS = "train.class_weights", "train.positive_weight"
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,76 @@ def make_loss(config: Config, task: TaskData) -> Loss:
         what = f"{type(loss).__name__} does not leave out unknown targets"
         raise ConfigError(what, where="task.loss", hint="give a short name, or a class of orca_cli.scoring.losses")
     return weighted(loss, task, config.train)
+
+
+def counts(task: TaskData) -> np.ndarray:
+    """Return how many training samples (or positions) each class has, [K], or where each label is 0 and 1, [2, K]; int64."""
+    targets, k = task.train.targets(), task.num_outputs
+    real = np.issubdtype(targets.dtype, np.floating)
+    totals = np.zeros((2, k) if real else k, dtype=np.int64)
+    for block in blocks(targets, np.arange(len(targets))):
+        if real:
+            flat = block.reshape(len(block), k, -1)
+            totals += np.stack([(flat == value).sum(axis=(0, 2)) for value in (0, 1)])
+        else:
+            totals += np.bincount(block[block >= 0].ravel(), minlength=k)
+    return totals
+
+
+def uneven_note(task: TaskData) -> str:
+    """Return a note with the settings to use where some classes have many more training samples than others; else empty."""
+    if task.kind != "classes":
+        return ""
+    sizes = counts(task)
+    least, most = sizes[sizes > 0].min(initial=sizes.max()), sizes.max()
+    advice = "train.class_weights=balanced weighs them alike in the loss, task.error=balanced in the error"
+    return f"classes have {least} to {most} training samples; {advice}" if most > _UNEVEN * least else ""
+
+
+def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
+    """Return a loss with the weights of `train.class_weights` or `train.positive_weight`; ConfigError where it takes none."""
+    if train.class_weights is not None:
+        key, weights = _CLASSES, _chosen(train.class_weights, _CLASSES, task)
+        if isinstance(loss, MaskedCrossEntropy) and loss.weight is None:
+            return MaskedCrossEntropy(weights)
+        if type(loss) is nn.CrossEntropyLoss and loss.weight is None and loss.reduction == "mean":
+            smoothing = loss.label_smoothing
+            return nn.CrossEntropyLoss(torch.tensor(weights), ignore_index=loss.ignore_index, label_smoothing=smoothing)
+    elif train.positive_weight is not None:
+        key, weights = _LABELS, _chosen(train.positive_weight, _LABELS, task)
+        if isinstance(loss, MaskedBCE) and loss.positive_weight == 1:
+            return MaskedBCE(weights, loss.count_missing)
+    else:
+        return loss
+    what = f"does not apply to the loss {type(loss).__name__}, or that has weights of its own"
+    raise ConfigError(what, where=key, hint="use task.loss=cross_entropy for classes, task.loss=bce for labels")
+
+
+def _chosen(setting: str | list[float], key: str, task: TaskData) -> list[float]:
+    """Return a weight for each output, as typed or balanced: all classes that occur weigh alike, as scikit-learn's `balanced`;
+    samples with a label weigh as much as samples without it.
+    """
+    if setting != "balanced":
+        if len(setting) != task.num_outputs:
+            what = f"{len(setting)} weights, but {task.num_outputs} outputs"
+            raise ConfigError(what, where=key, hint="give one for each, in their order")
+        return [float(weight) for weight in setting]
+    sizes = counts(task)
+    if (sizes.ndim > 1) != (key == _LABELS):
+        hint = f"{_CLASSES} is for classes, {_LABELS} for labels"
+        raise ConfigError("does not fit the targets of this task", where=key, hint=hint)
+    if key == _LABELS:
+        absent, present = sizes
+        weights = np.where((absent > 0) & (present > 0), absent / np.maximum(present, 1), 1.0)
+    else:
+        weights = np.where(sizes > 0, sizes.sum() / ((sizes > 0).sum() * np.maximum(sizes, 1)), 1.0)
+    return [float(weight) for weight in weights]
+
+
+def loss_unit(built: Built, device: torch.device) -> float | Tensor:
+    """Return the unit of outputs and targets in the loss, in the task's: one for all, or one for each, [K]."""
+    unit = 1.0 if PRACTICES[built.plan.protocol].uses_task_units else built.model.deviation
+    return unit.to(device) if isinstance(unit, Tensor) else unit
 
 
 def with_train(built: Built, **changes: Any) -> Built:

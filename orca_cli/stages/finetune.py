@@ -170,7 +170,7 @@ class _Stage:
 
     def _judged(self, member: Member, fitted: Fitted) -> Entry:
         """Return what is kept of a member, with its outputs for the fold that it has not seen."""
-        record, tensors = {"epoch": fitted.epoch, "learned": len(member.samples), "lines": fitted.lines}, {}
+        record, tensors = {"epoch": fitted.epoch, "lines": fitted.lines}, {}
         if member.rows is not None:
             load_trained_state(self.built.model, fitted.chosen)
             tensors["outputs"] = self._predict(self.built.model, member.held_out)[0]

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from orca_cli import seeding, signals
 from orca_cli.config.practices import PRACTICES
@@ -24,8 +24,8 @@ from orca_cli.exceptions import ConfigError, DataError, NonFiniteError, OrcaErro
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.progress import Silent
 from orca_cli.stages import ridge_start
-from orca_cli.stages.build import Built, build, with_train
-from orca_cli.stages.pare import Mixing
+from orca_cli.stages.build import Built, build, loss_unit, with_train
+from orca_cli.stages.successors import Mixing
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import read_ahead, read_step, train_step
@@ -36,12 +36,6 @@ from orca_cli.training.team import END, Team
 _PLAN, _STEP = "plan", "step"  # orders; see `Team`
 _CPU = torch.device("cpu")
 _SMALLER = "lower it and raise train.accumulation, or use a smaller body or embedder.max_tokens"
-
-
-def loss_unit(built: Built, device: torch.device) -> float | Tensor:
-    """Return the unit of outputs and targets in the loss, in the task's: one for all, or one for each, [K]."""
-    unit = 1.0 if PRACTICES[built.plan.protocol].uses_task_units else built.model.deviation
-    return unit.to(device) if isinstance(unit, Tensor) else unit
 
 
 class OptimizerSteps:

@@ -58,11 +58,10 @@ class Aligned:
 
     Args:
         before, after: the metric on a fixed draw of training points, before the first step and after the last.
-        steps: taken.
         collapse: name of a diagnostic (`source_features.collapse`) -> its values "before" and "after" on held-out samples, and
             that of the "source" where it has one.
         curve: distances per step, at most 100 lines.
-        seconds: time for the steps, in the run that took them; may be another run (training/cache.py).
+        seconds: of the steps, in the run that took them, which may be another.
     """
 
     before: float | None = None
@@ -77,9 +76,6 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     """Train the embedder in place, or load the one that an earlier attempt or another run trained.
 
     Writes 2_align/metrics.jsonl, embedder.safetensors and summary.json.
-
-    Raises:
-        UnavailableError, NonFiniteError, MemoryExhaustedError: as `trained`.
     """
     if not has_alignment(built.plan):
         return Aligned()

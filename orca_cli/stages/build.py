@@ -49,9 +49,7 @@ class Built:
 
     Args:
         learned: what stage 3 trains on (`TrainPlan.learned`), augmented in optimizer steps.
-        plan: the run's settings, with those that depend on the data decided.
-        loss, error: what stage 3 minimises, and what is reported.
-        model: embedder, body and predictor, on the CPU; the finetune mode is applied.
+        model: on the CPU; the finetune mode is applied.
         embedder: a copy of the model's as it is before any training, the same whatever the metric.
         summary: JSON-able: shapes, kernel, tokens, parameters per part, splits.
         source: what stage 2 compares with, or stage 3 mixes in (align.method=pare); None where nothing is aligned.
@@ -72,16 +70,12 @@ class Built:
 def build(
     config: Config, reporter: Reporter, earlier: Mapping[str, Any] | None = None, *, is_trained: bool = True
 ) -> Built:
-    """Read the data and build the transfer model.
+    """Read the data and build the transfer model; DataError and ConfigError where that cannot be.
 
     Args:
         config, reporter: as composed, and for messages.
         earlier: what an earlier attempt of the run recorded; its decisions stand as long as the data are the same.
         is_trained: False for a dry run, whose embedder sees fewer samples of very many tokens.
-
-    Raises:
-        DataError: the data are missing or malformed.
-        ConfigError: the data, the body and the settings do not fit together.
     """
     uses_source = has_alignment(config) or config.align.method == "pare"
     # Read the source first: if its files are missing, fail before spending minutes on the task's.
@@ -172,43 +166,35 @@ def uneven_note(task: TaskData) -> str:
 
 
 def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
-    """Return a loss with the weights of `train.class_weights` or `train.positive_weight`; ConfigError where it takes none."""
-    if train.class_weights is not None:
-        key, weights = _CLASSES, _chosen(train.class_weights, _CLASSES, task)
-        if isinstance(loss, MaskedCrossEntropy) and loss.weight is None:
-            return MaskedCrossEntropy(weights)
-        if type(loss) is nn.CrossEntropyLoss and loss.weight is None and loss.reduction == "mean":
-            smoothing = loss.label_smoothing
-            return nn.CrossEntropyLoss(torch.tensor(weights), ignore_index=loss.ignore_index, label_smoothing=smoothing)
-    elif train.positive_weight is not None:
-        key, weights = _LABELS, _chosen(train.positive_weight, _LABELS, task)
-        if isinstance(loss, MaskedBCE) and loss.positive_weight == 1:
-            return MaskedBCE(weights, loss.count_missing)
-    else:
+    """Return a loss with the weights of `train.class_weights` or `train.positive_weight`; ConfigError where it takes none.
+
+    Balanced are all classes that occur, as scikit-learn's `balanced`; samples with a label against samples without it.
+    """
+    of_classes = train.class_weights is not None
+    key, setting = (_CLASSES, train.class_weights) if of_classes else (_LABELS, train.positive_weight)
+    if setting is None:
         return loss
+    if setting != "balanced":
+        weights = [float(weight) for weight in setting]
+        if len(weights) != task.num_outputs:
+            what = f"{len(weights)} weights, but {task.num_outputs} outputs"
+            raise ConfigError(what, where=key, hint="give one for each, in their order")
+    else:
+        sizes = counts(task)
+        if (sizes.ndim > 1) == of_classes:
+            hint = f"{_CLASSES} is for classes, {_LABELS} for labels"
+            raise ConfigError("does not fit the targets of this task", where=key, hint=hint)
+        absent, present = (sizes.sum(), (sizes > 0).sum() * sizes) if of_classes else sizes
+        weights = np.where((absent > 0) & (present > 0), absent / np.maximum(present, 1), 1.0).tolist()
+    if of_classes and isinstance(loss, MaskedCrossEntropy) and loss.weight is None:
+        return MaskedCrossEntropy(weights)
+    if of_classes and type(loss) is nn.CrossEntropyLoss and loss.weight is None and loss.reduction == "mean":
+        smoothing = loss.label_smoothing
+        return nn.CrossEntropyLoss(torch.tensor(weights), ignore_index=loss.ignore_index, label_smoothing=smoothing)
+    if not of_classes and isinstance(loss, MaskedBCE) and loss.positive_weight == 1:
+        return MaskedBCE(weights, loss.count_missing)
     what = f"does not apply to the loss {type(loss).__name__}, or that has weights of its own"
     raise ConfigError(what, where=key, hint="use task.loss=cross_entropy for classes, task.loss=bce for labels")
-
-
-def _chosen(setting: str | list[float], key: str, task: TaskData) -> list[float]:
-    """Return a weight for each output, as typed or balanced: all classes that occur weigh alike, as scikit-learn's `balanced`;
-    samples with a label weigh as much as samples without it.
-    """
-    if setting != "balanced":
-        if len(setting) != task.num_outputs:
-            what = f"{len(setting)} weights, but {task.num_outputs} outputs"
-            raise ConfigError(what, where=key, hint="give one for each, in their order")
-        return [float(weight) for weight in setting]
-    sizes = counts(task)
-    if (sizes.ndim > 1) != (key == _LABELS):
-        hint = f"{_CLASSES} is for classes, {_LABELS} for labels"
-        raise ConfigError("does not fit the targets of this task", where=key, hint=hint)
-    if key == _LABELS:
-        absent, present = sizes
-        weights = np.where((absent > 0) & (present > 0), absent / np.maximum(present, 1), 1.0)
-    else:
-        weights = np.where(sizes > 0, sizes.sum() / ((sizes > 0).sum() * np.maximum(sizes, 1)), 1.0)
-    return [float(weight) for weight in weights]
 
 
 def loss_unit(built: Built, device: torch.device) -> float | Tensor:

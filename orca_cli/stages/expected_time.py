@@ -24,7 +24,7 @@ from orca_cli.interfaces import Reporter
 from orca_cli.stages.align import objective_for, trainable
 from orca_cli.stages.build import Built, has_alignment, replanned, with_train
 from orca_cli.stages.optimizer_steps import OptimizerSteps
-from orca_cli.stages.plan import MOST_MEMBERS, Decided, Decision, TrainPlan, budget_name, is_minutes, read_decisions
+from orca_cli.stages.plan import MOST_MEMBERS, Decided, Decision, budget_name, is_minutes, read_decisions
 from orca_cli.stages.problem import compare
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
@@ -67,7 +67,7 @@ def measure(built: Built, engine: Engine, reporter: Reporter) -> Costs | None:
 def expected(built: Built, costs: Costs) -> dict[str, float]:
     """Return stage -> seconds; finetune with the test, whose split is taken to be as large as training and validation."""
     train, tested = built.plan.train, len(built.task.train) + len(built.task.validation)
-    evaluated = tested * costs.step / _FORWARD / _step_size(train, train.count_learned(built.task))
+    evaluated = tested * costs.step / _FORWARD / train.step_size(train.count_learned(built.task))
     aligned_again = 0 if train.folds else (train.models - 1) * costs.align  # members with embedders of their own
     training = train.models * (train.epochs * _epoch(built, costs) + evaluated)
     return {"align": costs.align, "finetune": training + aligned_again}
@@ -77,13 +77,7 @@ def _epoch(built: Built, costs: Costs) -> float:
     """Return the seconds of an epoch of one member, with the validation after it."""
     train, count = built.plan.train, built.plan.train.count_learned(built.task)
     validated = len(train.judged_on(built.task, built.learned)[1]) // (train.folds or 1)
-    return (count + validated / _FORWARD) / _step_size(train, count) * costs.step
-
-
-def _step_size(train: TrainPlan, count: int) -> int:
-    """Return how many of a number of samples an optimizer step sees."""
-    fitted = train.fitted(count)
-    return fitted.batch_size * fitted.accumulation
+    return (count + validated / _FORWARD) / train.step_size(count) * costs.step
 
 
 def _step(built: Built, engine: Engine) -> float:
@@ -105,7 +99,7 @@ def _step(built: Built, engine: Engine) -> float:
         if seconds > _SLOW_S:
             return seconds * fitted.batch_size / some * fitted.accumulation
         some *= 2
-    return mean(built, min(_STEPS, max(1, count // (fitted.batch_size * fitted.accumulation))))
+    return mean(built, min(_STEPS, max(1, count // built.plan.train.step_size(count))))
 
 
 def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
@@ -135,13 +129,8 @@ def planned(
 ) -> Built:
     """Return what was built with the time that it will take and, for a budget of minutes, what fits into them.
 
-    Args:
-        config, built, engine, reporter: of the run, as composed and with everything else decided.
-        earlier: the summary that an earlier attempt of this run wrote; empty for none. Its decisions and expected times stand.
-        spent_s: seconds that the run has taken so far.
-
-    Raises:
-        MemoryExhaustedError: a batch does not fit.
+    In `earlier`, the summary of an earlier attempt, decisions and expected times stand. `spent_s`: seconds that the run has
+    taken so far.
     """
     if read_decisions(earlier, built.summary["splits"]):
         return replace(built, summary=built.summary | {"expected_s": earlier.get("expected_s")})

@@ -87,11 +87,8 @@ class Validated:
 def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Trained:
     """Train and choose, from the last checkpoint where there is one; the embedder is aligned. The test split stays closed.
 
-    Writes 3_finetune/metrics.jsonl, best/ and last/, or a folder for each of several members.
-
-    Raises:
-        NonFiniteError: a loss or gradient is NaN or infinite; the last checkpoint is intact.
-        DataError: there are fewer samples than folds.
+    Writes 3_finetune/metrics.jsonl, best/ and last/, or a folder for each of several members. NonFiniteError leaves the last
+    checkpoint intact.
     """
     run.set_state("finetune")
     built.model.to(engine.device)
@@ -229,10 +226,7 @@ def _mean_curve(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> Tested:
     """Open the test split, once, and measure the trained model and the best constant predictor on it.
 
-    Writes 3_finetune/predictions.npz.
-
-    Raises:
-        DataError: the test split is missing, damaged or empty.
+    Writes 3_finetune/predictions.npz. DataError where the split is missing, damaged or empty.
     """
     reads = run.count_test_read()
     with signals.immediate():

@@ -42,7 +42,6 @@ class Member:
     """One fine-tuning: what it learns from, and what it is validated on.
 
     Args:
-        number: 0 for the first of the run.
         folder: where its weights are, below 3_finetune; empty for the only one of a run, whose weights are best/ and last/.
         seed: of its order, dropout and augmentation; of members beside the first, of their embedder and predictor as well.
         samples, held_out: what it trains on, and what it is validated on after every epoch.
@@ -121,8 +120,7 @@ class MemberTraining:
     """The training of one member; the model holds its current weights.
 
     Args:
-        built, engine, run: of the run; all that is trained of the model is as it is before the first step.
-        member: what to train on, and what validates.
+        built: all that is trained of its model is as it is before the first step.
         saver: the checkpoints of the stage.
         first_step: steps of the stage before the member's own first one.
         saved: the checkpoint to resume from; None starts.

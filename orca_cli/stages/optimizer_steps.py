@@ -93,9 +93,7 @@ class OptimizerSteps:
     def take(self, step: int) -> tuple[float, np.ndarray]:
         """Take step 0, 1, ...; returns the mean loss over its samples, and their places among all.
 
-        Raises:
-            NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
-            MemoryExhaustedError: a batch does not fit; the weights are as before.
+        NonFiniteError and MemoryExhaustedError leave the weights as they were.
         """
         set_lr(self.optimizer, self.rate(step))
         settings, team, practices = self._settings, self._engine.team, PRACTICES[self._built.plan.protocol]
@@ -133,7 +131,7 @@ class OptimizerSteps:
 
     def _rows(self, step: int) -> np.ndarray:
         epoch, place = divmod(step, self.per_epoch)
-        size = self._settings.batch_size * self._settings.accumulation
+        size = self._settings.step_size(len(self._samples))
         return self._order(epoch)[place * size : (place + 1) * size]
 
     def _reads(self, first_step: int) -> Iterator[Callable[[], Batch]]:

@@ -81,10 +81,14 @@ class TrainPlan(Train):
             accumulation = max(1, samples // batch_size)
         return replace(self, batch_size=min(batch_size, samples // accumulation), accumulation=accumulation)
 
+    def step_size(self, samples: int) -> int:
+        """Return how many of a number of samples an optimizer step sees."""
+        fitted = self.fitted(samples)
+        return fitted.batch_size * fitted.accumulation
+
     def steps_per_epoch(self, samples: int) -> int:
         """Return the optimizer steps of one pass over a number of samples."""
-        fitted = self.fitted(samples)
-        return -(-samples // (fitted.batch_size * fitted.accumulation))
+        return -(-samples // self.step_size(samples))
 
     def learned(self, task: TaskData) -> Samples:
         """Return the samples that stage 3 trains on: training; of folds, also validation that was drawn from it."""

@@ -161,11 +161,7 @@ def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, T
 
 
 class UniformDraw:
-    """A uniform draw of `most` points that come in batches, without replacement.
-
-    Every point gets a random rank and the smallest ranks are kept, so that memory is bounded by the points that are kept and
-    one batch.
-    """
+    """A uniform draw of `most` points that come in batches: each gets a random rank, and the smallest ranks are kept."""
 
     def __init__(self, most: int, generator: torch.Generator) -> None:
         self._most, self._generator = most, generator
@@ -212,9 +208,7 @@ def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter
         hint = "use align.features=tokens, or a lower embedder.max_tokens"
         raise ConfigError(what, where="align.features", hint=hint)
     x, labels, rank = draw.drawn()
-    in_cloud = torch.zeros(len(rank), dtype=torch.bool)
-    in_cloud[torch.argsort(rank)[: wanted.points]] = True
-    order = torch.argsort(~in_cloud, stable=True)
+    order = torch.argsort(rank.argsort().argsort() >= wanted.points, stable=True)
     record = {"classes": len(examples.class_names), "spread": variances(sums)}
     return Entry({"x": x[order].float().contiguous(), "labels": labels[order]}, record)
 

@@ -122,11 +122,7 @@ def source_tokens(body: Body, examples: Examples, rows: np.ndarray) -> Tokens:
 
 
 class Mona:
-    """The objective of `align.method=mona`; `name` and `backward` are as those of `problem.Problem`, the other one.
-
-    Raises:
-        ConfigError: stage 3 trains nothing of the body, or a body that is random.
-    """
+    """The objective of `align.method=mona`; `name` and `backward` are as those of `problem.Problem`, the other one."""
 
     name = "outer loss"
 
@@ -225,13 +221,7 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 class Mixing(nn.Module):
-    """The gate, the source's predictor and the schedule: what `align.method=pare` adds to stage 3, and drops after it.
-
-    Args:
-        body, source: what embeds which examples.
-        settings, steps: of the schedule.
-        seed: of the first weights and of the draws of source examples.
-    """
+    """The gate, the source's predictor and the schedule: what `align.method=pare` adds to stage 3, and drops after it."""
 
     def __init__(self, body: Body, source: SourceData, settings: Align, *, steps: int, seed: int) -> None:
         super().__init__()

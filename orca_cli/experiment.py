@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run
     from orca_cli.stages.finetune import Tested, Validated
     from orca_cli.training.team import Team
 
-Summary = dict[str, Any]
+OnBuild = Callable[[dict[str, Any]], None]  # what is called with the summary of stage 1
 
 
 def run(
@@ -43,7 +43,7 @@ def run(
     *,
     force: bool = False,
     allow_inexact: bool = False,
-    on_build: Callable[[Summary], None] = lambda summary: None,
+    on_build: OnBuild = lambda summary: None,
     team: Team | None = None,
 ) -> Outcome:
     """Run one composed job, resume it, or find it completed.
@@ -52,7 +52,7 @@ def run(
         job: what to run.
         force: run again, in a new folder, what is already completed; resume such a repeat that was interrupted.
         allow_inexact: resume although threads, packages, data or weights have changed; the result says so.
-        on_build: called with the summary of stage 1.
+        on_build: called once the model is built.
         team: the processes that share the work, which this one leads; None for one.
     """
     name, root = run_name(job), Path(job.config.paths.runs or "")
@@ -80,12 +80,10 @@ def run(
 
 def run_name(job: Composed) -> RunName:
     """Return what identifies a composed job's run."""
-    config = job.config
-    choices = {group: job.choices[group] for group in ("task", "body", "source", "metric", "finetune")}
     return RunName(
-        **choices,
-        seed=config.seed,
-        protocol=config.protocol,
+        **{group: job.choices[group] for group in ("task", "body", "source", "metric", "finetune")},
+        seed=job.config.seed,
+        protocol=job.config.protocol,
         identity=job.identity.run,
         settings=job.identity.settings,
         variant=job.variant,
@@ -93,16 +91,9 @@ def run_name(job: Composed) -> RunName:
 
 
 def train(
-    job: Composed,
-    folder: RunDirectory,
-    on_build: Callable[[Summary], None] = lambda summary: None,
-    team: Team | None = None,
+    job: Composed, folder: RunDirectory, on_build: OnBuild = lambda summary: None, team: Team | None = None
 ) -> Validated:
-    """Run the three stages up to the choice of the weights; the test split stays closed.
-
-    Raises:
-        OrcaError: an expected failure of a stage.
-    """
+    """Run the three stages up to the choice of the weights; the test split stays closed."""
     from orca_cli.config import compose
     from orca_cli.models.checkpoints import shareable_config
     from orca_cli.runs.environment import environment
@@ -129,13 +120,13 @@ def train(
         earlier = read_or_empty(folder.stage("build") / SUMMARY)
         with signals.immediate():  # it writes whole files only
             built = build(config, reporter, earlier)
-        data = {f"data.{name}": split["sha256"] for name, split in built.summary["splits"].items()}
         engine = Engine(device, choose_precision(config.precision, device, built.model.body.width), team)
         if team is not None:
             lead(team, built, engine)
         if is_minutes(config):
             built = planned(config, built, engine, earlier, time.monotonic() - start, reporter)
-        facts = numerics(device) | data | {"weights": built.summary["checkpoint_sha256"], "precision": engine.precision}
+        facts = numerics(device) | {f"data.{name}": one["sha256"] for name, one in built.summary["splits"].items()}
+        facts |= {"weights": built.summary["checkpoint_sha256"], "precision": engine.precision}
         facts |= {key: decision.value for key, decision in built.plan.decided.items()}
         if team is not None:
             facts["processes"] = team.rank.size
@@ -173,11 +164,7 @@ def _track(job: Composed, folder: RunDirectory) -> None:
 
 
 def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
-    """Open the test split, once, and measure the chosen weights on it.
-
-    Raises:
-        OrcaError: an expected failure, such as a test split that is missing.
-    """
+    """Open the test split, once, and measure the chosen weights on it."""
     from orca_cli.stages import finetune
 
     with _timed(validated.seconds, "test"):
@@ -204,8 +191,7 @@ def completed_before(job: Composed, folder: RunDirectory) -> Outcome:
     if not names:
         terminal.log.info(f"already completed, not run again (--force does): {folder.path}")
         return Outcome("skipped", path=folder.path, result=result)
-    text = f"already completed; computing the baselines that it lacks, {', '.join(names)}"
-    terminal.log.info(f"{text}: {folder.path}")
+    terminal.log.info(f"already completed; computing the baselines that it lacks, {', '.join(names)}: {folder.path}")
 
     def rebuilt() -> Built:
         from orca_cli.stages.build import build
@@ -223,26 +209,19 @@ def completed_before(job: Composed, folder: RunDirectory) -> Outcome:
 def _with_baselines(
     job: Composed, folder: RunDirectory, names: list[str], make: Callable[[], Built], samples: Samples | None
 ) -> Outcome:
-    """Compute baselines of a completed run.
-
-    Args:
-        job, folder: of the run.
-        names: of the baselines.
-        make: builds the run's data and embedder, or returns them.
-        samples: the test split where this process has opened it.
-    """
+    """Compute baselines of a completed run, on what `make` builds, and the test split where this process has opened it."""
     from orca_cli.baselines import completion
     from orca_cli.baselines.compute import Subject
     from orca_cli.stages.build import make_model
     from orca_cli.stages.finetune import best_constant
     from orca_cli.training.engine import choose_device
 
-    digests = {name: split["sha256"] for name, split in folder.result()["splits"].items()}
+    before = folder.result()
+    digests = {name: split["sha256"] for name, split in before["splits"].items()}
 
     def subject() -> Subject:
         built = make()
-        built_digests = {name: split["sha256"] for name, split in built.summary["splits"].items()}
-        if built_digests != {name: digests[name] for name in built_digests}:
+        if any(split["sha256"] != digests[name] for name, split in built.summary["splits"].items()):
             raise DataError("the data are not those of the run any more", where=folder.path.name)
         task, outputs = built.task, completion.saved(folder)
         return Subject(
@@ -258,19 +237,13 @@ def _with_baselines(
             best_constant(built),
         )
 
-    before = folder.result()
     stop = completion.complete(job.config, folder, names, subject)
     state: State = "skipped" if samples is None and folder.result()["baselines"] == before["baselines"] else "completed"
     failure = None if stop is None else Failure(stop, stop)
     return Outcome(state, 0 if stop is None else stop.code, folder.path, folder.result(), failure)
 
 
-def _attempt(
-    job: Composed,
-    folder: RunDirectory,
-    on_build: Callable[[Summary], None],
-    team: Team | None,
-) -> Outcome:
+def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team | None) -> Outcome:
     """Complete a run, or record in its folder why it failed; the traceback of a bug goes into error.log."""
     from orca_cli.training.engine import same_threads_after
     from orca_cli.training.memory import is_exhausted
@@ -299,12 +272,7 @@ def _attempt(
         return _recorded(folder, ended_by(failure, error, folder.path))
 
 
-def _complete(
-    job: Composed,
-    folder: RunDirectory,
-    on_build: Callable[[Summary], None],
-    team: Team | None,
-) -> Outcome:
+def _complete(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team | None) -> Outcome:
     """Train, test, write the result, and add baselines to it; without the test split where the settings say so."""
     from orca_cli.baselines import completion
     from orca_cli.report.answer import numbers, svg
@@ -315,8 +283,8 @@ def _complete(
         tested = test(job, folder, validated)
         if (answer := numbers.read(folder.path)) is not None:  # dense outputs have no such picture
             storage.write_text(folder.stage("finetune") / svg.FILE, svg.draw(answer, folder.name.task))
-    nothing_yet: dict[str, Any] = {"baselines": {}, "comparison": None}
-    folder.write_result(result_of(validated, tested) | nothing_yet | {"inexact": folder.inexact()})
+    further: dict[str, Any] = {"baselines": {}, "comparison": None, "inexact": folder.inexact()}
+    folder.write_result(result_of(validated, tested) | further)
     outcome = Outcome("completed", path=folder.path, result=folder.result())
     # The run is completed before its baselines are: whatever ends them, it keeps its result.
     names = completion.lacking(job.config, folder, outcome.result)
@@ -339,7 +307,6 @@ def _recorded(folder: RunDirectory, outcome: Outcome) -> Outcome:
 
 @contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Note how long a block took."""
     start = time.monotonic()
     yield
     seconds[stage] = time.monotonic() - start

@@ -43,8 +43,7 @@ from orca_cli.metrics.otdd import OTDD
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.seeding import numpy_generator, torch_generator
 from orca_cli.stages.build import build
-from orca_cli.stages.compared import compare
-from orca_cli.stages.problem import balanced_rows, measure
+from orca_cli.stages.problem import balanced_rows, compare, measure
 from orca_cli.terminal import LogReporter
 from orca_cli.training.engine import Engine
 

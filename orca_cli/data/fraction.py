@@ -62,14 +62,14 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
     if count < 2:
         what = f"{fraction:g} leaves {count} of {total} training samples"
         raise DataError(what, where="task.train_fraction", hint="at least 2 are needed")
-    drawn = split(
-        total, validation=0, test=0, train=count, seed=seeding.derive(seed, "train_fraction"), classes=classes
-    )
+    seed = seeding.derive(seed, "train_fraction")
+    drawn = split(total, validation=0, test=0, train=count, seed=seed, classes=classes)
     how = "" if classes is None else ", every class in proportion"
     note = f"{count} of {total} training samples are used (task.train_fraction={fraction:g}{how})"
     if classes is not None and (lost := len(np.unique(classes)) - len(np.unique(classes[drawn.train]))):
         note += f", which leaves {lost} classes without any"
-    return replace(task, train=Part(task.train, drawn.train), note=f"{task.note}; {note}" if task.note else note)
+    part, note = Part(task.train, drawn.train), f"{task.note}; {note}" if task.note else note
+    return replace(task, train=part, note=note, validation_drawn=False)
 
 
 class Joined:

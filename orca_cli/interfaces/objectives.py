@@ -51,7 +51,6 @@ class Metric(Protocol):
             value, and both sides in a random order.
         balanced_classes: most classes of either side that points are drawn of, equally many of each; 0, the default: of all
             classes, by their shares.
-        of_target_alone: True where a value says nothing of the source, so that the source has no floor.
     """
 
     def prepare(self, source: Features) -> dict[str, Tensor]:

@@ -32,7 +32,6 @@ class TransRate:
 
     convention = "negative TransRate in nats, of the target alone; 0 with one class"
     all_classes = True
-    of_target_alone = True
     least_classes = 2  # with one, the value says nothing
 
     eps: Annotated[Positive, "Distortion of the coding rate, in squared units of the normalised features."] = 1e-4

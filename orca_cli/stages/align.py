@@ -1,9 +1,7 @@
 """Stage 2: train the embedder alone, so that embedded target data come close to embedded source data (paper 3.2).
 
-Class-wise as in the paper's Algorithm 1: groups of target classes (one class by default) are compared with the whole source,
-the losses are weighted by the classes' shares, and one optimizer step is taken per epoch. A trajectory depends on data, body,
-source, metric, embedder, seed and `align.*`, but not on stage 3. So runs that agree in these share one (`fingerprint`,
-`training.cache`).
+One optimizer step is taken per epoch. A trajectory depends on data, body, source, metric, embedder, seed and `align.*`, but
+not on stage 3. So runs that agree in these share one (`fingerprint`, `training.cache`).
 """
 
 from __future__ import annotations
@@ -30,11 +28,10 @@ from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
 from orca_cli.runs.tracking.json_lines import short_curve
 from orca_cli.stages.build import Built, cache_folder, has_alignment
-from orca_cli.stages.compared import Compared, compare, exact_value
-from orca_cli.stages.mona import Mona
 from orca_cli.stages.plan import Plan
-from orca_cli.stages.problem import Problem, embed
+from orca_cli.stages.problem import Compared, Problem, compare, embed
 from orca_cli.stages.source_features import collapse
+from orca_cli.stages.successors import Mona
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry, cached, numerics
@@ -46,7 +43,6 @@ _CACHE = "alignments"  # below the cache folder: a trajectory for each fingerpri
 _EMBEDDER = "embedder.safetensors"
 _COLUMNS = ("epoch", "loss", "heldout", "heldout_exact")
 _COLLAPSED = 0.1  # part of the earlier variance below which a warning is due
-_BELOW_FLOOR = 2.0  # deviations of the floor: a warning beyond
 _VERSION = 8  # of what is stored; a change makes every cached entry a miss
 # Of `Align.largest_step`, for an embedder that begins as the body's own layer: larger steps lose what it knows (decision 0025).
 _KNOWN = 0.001
@@ -58,69 +54,55 @@ _METHOD_KEYS = ("method", *itertools.chain(*METHOD_SETTINGS.values()))
 
 @dataclass(frozen=True)
 class Aligned:
-    """What stage 2 found.
+    """What stage 2 found; empty where nothing was minimised.
 
     Args:
-        before: the metric on a fixed draw of training points, before the first step; None where nothing was minimised.
-        after: the same after the last step.
-        steps: taken.
+        before, after: the metric on a fixed draw of training points, before the first step and after the last.
         collapse: name of a diagnostic (`source_features.collapse`) -> its values "before" and "after" on held-out samples, and
             that of the "source" where it has one.
-        floor: what as many fresh source points score: "mean", "deviation", "points"; empty where that is unknown.
         curve: distances per step, at most 100 lines.
-        seconds: time for the steps, in the run that took them; may be another run (training/cache.py).
+        seconds: of the steps, in the run that took them, which may be another.
     """
 
     before: float | None = None
     after: float | None = None
     steps: int = 0
     collapse: dict[str, dict[str, float]] = field(default_factory=dict)
-    floor: dict[str, float] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
 
 def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Aligned:
-    """Train the embedder, or load the one that an earlier attempt or another run trained.
+    """Train the embedder in place, or load the one that an earlier attempt or another run trained.
 
-    Writes 2_align/metrics.jsonl, embedder.safetensors and summary.json. The model's embedder is changed in place.
-
-    Raises:
-        NonFiniteError: the distance or its gradient is NaN or infinite.
-        MemoryExhaustedError: the distance does not fit into memory.
+    Writes 2_align/metrics.jsonl, embedder.safetensors and summary.json.
     """
     if not has_alignment(built.plan):
         return Aligned()
     summary = run.sealed_summary("align")
     if summary is not None:
         built.model.embedder.load_state_dict(checkpoint.read_weights(run.stage("align") / _EMBEDDER))
+        summary["aligned"].pop("floor", None)  # of early programs
         return Aligned(**summary["aligned"])
     run.set_state("align", step=0)
-    start = time.monotonic()
     compared, trajectory, key = trained(built, engine, run, reporter)
-    weights, lines = trajectory.tensors, trajectory.record["lines"]
-    spread = {name: {"before": lines[0][name], "after": value} for name, value in trajectory.record["collapse"].items()}
+    record, lines = trajectory.record, trajectory.record["lines"]
+    spread = {name: {"before": lines[0][name], "after": value} for name, value in record["collapse"].items()}
     for name, value in compared.source.spread.items():
         spread[name]["source"] = value
-    before, after = trajectory.record["before"], trajectory.record["after"]
-    seconds, curve = round(sum(line["seconds"] for line in lines), 3), short_curve(lines, _COLUMNS)
-    aligned = Aligned(before, after, len(lines), spread, compared.floor, curve, seconds)
-    if _has_drawn_together(aligned, before, after):
+    share, *parts = (spread[name] for name in ("token_variance", "variance_within", "variance_between"))
+    total = {when: sum(part[when] for part in parts) for when in ("before", "after", "source")}
+    is_alike = share["after"] < _COLLAPSED * share["before"]
+    if is_alike or total["after"] < _COLLAPSED * min(total["before"], total["source"]):
         log.warning(
             "align: the tokens have drawn together, so a lower distance does not mean a better match; "
             "compare with metric=none, or lower align.epochs"
         )
-    built.model.embedder.load_state_dict(weights)
-    checkpoint.write_weights(run.stage("align") / _EMBEDDER, weights)
-    run.write_summary(
-        "align",
-        {
-            "aligned": asdict(aligned),
-            "trajectory": key,
-            "embedder_sha256": checkpoint.weights_sha256(weights),
-            "seconds": time.monotonic() - start,
-        },
-    )
+    seconds = round(sum(line["seconds"] for line in lines), 3)
+    aligned = Aligned(record["before"], record["after"], len(lines), spread, short_curve(lines, _COLUMNS), seconds)
+    built.model.embedder.load_state_dict(trajectory.tensors)
+    checkpoint.write_weights(run.stage("align") / _EMBEDDER, trajectory.tensors)
+    run.write_summary("align", {"aligned": asdict(aligned), "trajectory": key})
     run.seal("align")
     return aligned
 
@@ -130,7 +112,8 @@ def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter)
 
     Raises:
         UnavailableError: the device has no float64.
-        NonFiniteError, MemoryExhaustedError: as `align`.
+        NonFiniteError: the distance or its gradient is NaN or infinite.
+        MemoryExhaustedError: the distance does not fit into memory.
     """
     if engine.device.type == "mps":
         raise UnavailableError("mps has no float64", where="device", hint="use device=cpu, or metric=none")
@@ -152,14 +135,9 @@ def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter)
     return compared, trajectory, key
 
 
-def _has_drawn_together(aligned: Aligned, before: float, after: float) -> bool:
-    """Return whether the metric fell below the floor, or little of the tokens' variance is left."""
-    floor, share = aligned.floor, aligned.collapse["token_variance"]
-    spread = [aligned.collapse[name] for name in ("variance_within", "variance_between")]
-    total = {when: sum(values[when] for values in spread) for when in ("before", "after", "source")}
-    is_below = bool(floor) and after < min(before, floor["mean"] - _BELOW_FLOOR * floor["deviation"])
-    is_alike = share["after"] < _COLLAPSED * share["before"]
-    return is_below or is_alike or total["after"] < _COLLAPSED * min(total["before"], total["source"])
+def objective_for(built: Built, compared: Compared, engine: Engine) -> Objective:
+    """Return what `align.method` descends; ConfigError where it does not suit the finetune mode."""
+    return Mona(built, engine) if built.plan.align.method == "mona" else compared.problem
 
 
 @contextmanager
@@ -196,7 +174,6 @@ def fingerprint(built: Built, compared: Compared, objective: Objective, device: 
 
 
 def _optimizer_settings(plan: Plan) -> dict[str, Any]:
-    """Return kind, momentum and betas of the optimizer, as `make_optimizer` takes them."""
     if PRACTICES[plan.protocol].aligns_as_finetune:
         return {"kind": plan.train.optimizer, "momentum": plan.train.momentum, "betas": BETAS}
     return {"kind": "adamw", "momentum": 0.0, "betas": (0.9, 0.999)}
@@ -217,22 +194,19 @@ def limited_rates(optimizer: torch.optim.Optimizer, embedder: nn.Module, setting
     return [min(1.0, largest * root / settings.lr) if root > 0 else 1.0 for root in roots]
 
 
+@dataclass
 class Trainer:
-    """One alignment on its way: the optimizer, and how far it has come."""
+    """One alignment on its way: the optimizer, and how far it has come; starts, or resumes from the run's last checkpoint."""
 
-    def __init__(
-        self,
-        built: Built,
-        compared: Compared,
-        objective: Objective,
-        engine: Engine,
-        run: RunDirectory,
-        reporter: Reporter,
-    ) -> None:
-        """Start, or resume from the run's last checkpoint."""
-        plan = built.plan
-        self._settings, self._compared, self._objective, self._engine = plan.align, compared, objective, engine
-        self._model, self._run, self._reporter = built.model, run, reporter
+    built: Built
+    compared: Compared
+    objective: Objective
+    engine: Engine
+    run: RunDirectory
+    reporter: Reporter
+
+    def __post_init__(self) -> None:
+        plan, self._model = self.built.plan, self.built.model
         self._optimizer = make_optimizer(
             parameters=self._model.embedder.parameters(),
             lr=plan.align.lr,
@@ -240,46 +214,38 @@ class Trainer:
             **_optimizer_settings(plan),
         )
         self._shares = limited_rates(self._optimizer, self._model.embedder, plan.align)
-        self._saver = checkpoint.Saver(
-            run.stage("align") / CHECKPOINTS, owner=run.name.identity, every_s=plan.train.checkpoint_s
-        )
+        folder, owner = self.run.stage("align") / CHECKPOINTS, self.run.name.identity
+        self._saver = checkpoint.Saver(folder, owner=owner, every_s=plan.train.checkpoint_s)
         self._step, self._before = 0, 0.0
         self._lines: list[dict[str, Any]] = []
         saved = self._saver.load()
         if saved is None:
-            self._before = compared.problem.value(compared.problem.train)
+            self._before = self.compared.problem.value(self.compared.problem.train)
         else:
             self._model.embedder.load_state_dict(saved.weights)
             checkpoint.restore_optimizer(self._optimizer, saved.optimizer)
             self._step, self._before, self._lines = saved.step, saved.records["before"], saved.records["lines"]
-            reporter.say(f"align: resumed at step {self._step} of {plan.align.epochs}")
-        run.rewind("align", self._lines)
+            self.reporter.say(f"align: resumed at step {self._step} of {plan.align.epochs}")
+        self.run.rewind("align", self._lines)
 
     def train(self) -> Entry:
-        """Take the remaining steps, one per epoch.
-
-        Returns:
-            The embedder's weights after the last step; "before" and "after", the metric on a fixed draw of training points
-            before the first step and after the last; "collapse", diagnostics of the aligned tokens on held-out samples
-            (`source_features.collapse`); "lines", the curve, a line per step.
-
-        Raises:
-            NonFiniteError: a distance, a gradient or a token is NaN or infinite.
+        """Take the remaining steps; returns the embedder's weights, "before", "after" and "collapse" (its values after the last
+        step) as in `Aligned`, and "lines", the curve, a line per step.
         """
-        epochs = self._settings.epochs
+        epochs = self.built.plan.align.epochs
         try:
-            with self._reporter.track("align", epochs) as advance:
+            with self.reporter.track("align", epochs) as advance:
                 advance(self._step)
                 while self._step < epochs:
                     self._lines.append(self._epoch())
                     self._step += 1
-                    self._run.record("align", self._lines[-1])
-                    advance(1, f"{self._objective.name} {self._lines[-1]['loss']:.4g}")
+                    self.run.record("align", self._lines[-1])
+                    advance(1, f"{self.objective.name} {self._lines[-1]['loss']:.4g}")
                     if signals.pending() or self._saver.is_due(self._step):
                         self._save()
                     signals.check()
             self._save()  # so that a run that is killed from here on does not repeat the steps
-            after = self._compared.problem.value(self._compared.problem.train)
+            after = self.compared.problem.value(self.compared.problem.train)
             record = {"before": self._before, "after": after, "collapse": self._diagnose(), "lines": self._lines}
             return Entry(checkpoint.snapshot(self._model.embedder), record)
         except InterruptionError:  # between two groups of classes: the weights are those of the last step
@@ -294,33 +260,29 @@ class Trainer:
             records={"before": self._before, "lines": self._lines},
         )
         if self._saver.save(saved):
-            self._run.set_state("align", step=self._step)
+            self.run.set_state("align", step=self._step)
 
     def _epoch(self) -> dict[str, Any]:
-        """Take one optimizer step; returns the line of it.
-
-        Raises:
-            NonFiniteError: the loss, the gradient or a token is NaN or infinite; the weights are as before.
-        """
+        """Take one optimizer step; returns its line. NonFiniteError leaves the weights as they were."""
         start = time.monotonic()
-        settings, model = self._settings, self._model
+        settings, model = self.built.plan.align, self._model
         lr = step_decay(self._step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor)
         for group, share in zip(self._optimizer.param_groups, self._shares, strict=True):
             group["lr"] = lr * share
         try:
             line: dict[str, Any] = {"epoch": self._step}
             if self._step % settings.check_every == 0:
-                compared = self._compared
-                line |= self._diagnose() | {"heldout": compared.problem.value(compared.heldout)}
+                problem, heldout = self.compared.problem, self.compared.heldout
+                line |= self._diagnose() | {"heldout": problem.value(heldout)}
                 if settings.exact:
-                    line["heldout_exact"] = exact_value(compared)
+                    line["heldout_exact"] = problem.exact_value(heldout)
             model.train()
             self._optimizer.zero_grad()
-            loss, diagnostics = self._objective.backward(self._step)
+            loss, diagnostics = self.objective.backward(self._step)
             gradients = [p.grad for p in model.embedder.parameters() if p.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(gradients))
             if not math.isfinite(norm):
-                raise NonFiniteError(f"the gradient of the {self._objective.name} is {norm}")
+                raise NonFiniteError(f"the gradient of the {self.objective.name} is {norm}")
             first = self._lines[0]["gradient_norm"] if self._lines else norm
             if settings.unit_gradient and first > 0:
                 torch._foreach_mul_(gradients, 1 / first)
@@ -337,18 +299,6 @@ class Trainer:
     @torch.no_grad()
     def _diagnose(self) -> dict[str, float]:
         """Return how the tokens of fixed held-out samples are spread."""
-        samples = self._compared.heldout.samples
+        samples = self.compared.heldout.samples
         self._model.eval()
-        return collapse(embed(self._model, self._engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))
-
-
-def objective_for(built: Built, compared: Compared, engine: Engine) -> Objective:
-    """Return what `align.method` descends in stage 2.
-
-    Raises:
-        ConfigError: the method does not suit the finetune mode.
-    """
-    if built.plan.align.method == "mona":
-        assert built.source is not None
-        return Mona(built, built.source, engine)
-    return compared.problem
+        return collapse(embed(self._model, self.engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from orca_cli import seeding
 from orca_cli.config import parts, short_names
 from orca_cli.config.checks import check_augmentation, check_method, part_node
 from orca_cli.config.practices import PRACTICES
-from orca_cli.config.schema import Config
+from orca_cli.config.schema import Config, Train
 from orca_cli.data.blocks import blocks
 from orca_cli.data.fraction import with_fraction
-from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import KINDS, Augmentation, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.models import assembly
 from orca_cli.models.assembly import build_model, describe
@@ -29,16 +29,18 @@ from orca_cli.models.bodies.base import Body
 from orca_cli.models.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.defaults import named_error
-from orca_cli.scoring.losses import counts_targets, default_loss
+from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, counts_targets, default_loss
 from orca_cli.stages import ridge_start
-from orca_cli.stages.class_balance import uneven_note, weighted
 from orca_cli.stages.plan import Decided, Plan, decide, read_decisions
 from orca_cli.training.engine import limit_threads
+from orca_cli.training.loop import batches
 from orca_cli.training.memory import checkpoint_layers
 
 _FITTED = 2000  # samples that an embedder sees before any training
 _FITTED_AT_ONCE = 64
 _DRY_TOKENS = 2**18  # that an embedder sees in a dry run, in about a second
+_UNEVEN = 4  # ratio of the largest class to the smallest above which a note is due
+_CLASSES, _LABELS = "train.class_weights", "train.positive_weight"
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,9 @@ class Built:
     """What stage 1 hands to the next stages.
 
     Args:
-        task: the data, split.
-        learned: what stage 3 trains on: the training split, or validation as well (docs/selection.md), augmented in optimizer
-            steps.
-        plan: the run's settings, with those that depend on the data decided.
-        loss: what stage 3 minimises.
-        error: what is reported.
-        model: embedder, body and predictor, on the CPU; the finetune mode is applied.
+        learned: what stage 3 trains on (`TrainPlan.learned`), augmented in optimizer steps.
+        model: on the CPU; the finetune mode is applied.
         embedder: a copy of the model's as it is before any training, the same whatever the metric.
-        finetune: which parameters stage 3 trains.
         summary: JSON-able: shapes, kernel, tokens, parameters per part, splits.
         source: what stage 2 compares with, or stage 3 mixes in (align.method=pare); None where nothing is aligned.
     """
@@ -74,17 +70,12 @@ class Built:
 def build(
     config: Config, reporter: Reporter, earlier: Mapping[str, Any] | None = None, *, is_trained: bool = True
 ) -> Built:
-    """Read the data and build the transfer model.
+    """Read the data and build the transfer model; DataError and ConfigError where that cannot be.
 
     Args:
-        config: as composed.
-        reporter: messages.
+        config, reporter: as composed, and for messages.
         earlier: what an earlier attempt of the run recorded; its decisions stand as long as the data are the same.
         is_trained: False for a dry run, whose embedder sees fewer samples of very many tokens.
-
-    Raises:
-        DataError: the data are missing or malformed.
-        ConfigError: the data, the body and the settings do not fit together.
     """
     uses_source = has_alignment(config) or config.align.method == "pare"
     # Read the source first: if its files are missing, fail before spending minutes on the task's.
@@ -104,9 +95,9 @@ def build(
         augmentation: Augmentation = parts.build(config.augment, "augment")
         check_augmentation(augmentation, task.kind, task.input_shape[1:])
         learned = Augmented(learned, augmentation, measure(task.train, task.kind, config.seed))
-    integer, loss = not np.issubdtype(task.train.targets().dtype, np.floating), make_loss(config, task)
-    chunk = PRACTICES[config.protocol].error_chunks
+    integer, chunk = not np.issubdtype(task.train.targets().dtype, np.floating), PRACTICES[config.protocol].error_chunks
     error = named_error(config.task.get("error"), task.kind, integer, chunk, plan.train.batch_size)
+    loss = make_loss(config, task)
     summary = _summary(task, model, error) | {"splits": splits} | _training_summary(plan, task)
     return Built(task, learned, plan, loss, error, model, copy.deepcopy(model.embedder), mode, summary, source)
 
@@ -138,11 +129,7 @@ def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> 
 
 
 def make_loss(config: Config, task: TaskData) -> Loss:
-    """Return what stage 3 minimises.
-
-    Raises:
-        ConfigError: it does not take the targets of the task, or not the weights that are set.
-    """
+    """Return what stage 3 minimises; ConfigError where it does not take the task's targets or the weights that are set."""
     targets = task.train.targets()
     integer = not np.issubdtype(targets.dtype, np.floating)
     node = short_names.node("loss", config.task.get("loss"), task.kind, integer)
@@ -154,13 +141,75 @@ def make_loss(config: Config, task: TaskData) -> Loss:
     return weighted(loss, task, config.train)
 
 
+def counts(task: TaskData) -> np.ndarray:
+    """Return how many training samples (or positions) each class has, [K], or where each label is 0 and 1, [2, K]; int64."""
+    targets, k = task.train.targets(), task.num_outputs
+    real = np.issubdtype(targets.dtype, np.floating)
+    totals = np.zeros((2, k) if real else k, dtype=np.int64)
+    for block in blocks(targets, np.arange(len(targets))):
+        if real:
+            flat = block.reshape(len(block), k, -1)
+            totals += np.stack([(flat == value).sum(axis=(0, 2)) for value in (0, 1)])
+        else:
+            totals += np.bincount(block[block >= 0].ravel(), minlength=k)
+    return totals
+
+
+def uneven_note(task: TaskData) -> str:
+    """Return a note with the settings to use where some classes have many more training samples than others; else empty."""
+    if task.kind != "classes":
+        return ""
+    sizes = counts(task)
+    least, most = sizes[sizes > 0].min(initial=sizes.max()), sizes.max()
+    advice = "train.class_weights=balanced weighs them alike in the loss, task.error=balanced in the error"
+    return f"classes have {least} to {most} training samples; {advice}" if most > _UNEVEN * least else ""
+
+
+def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
+    """Return a loss with the weights of `train.class_weights` or `train.positive_weight`; ConfigError where it takes none.
+
+    Balanced are all classes that occur, as scikit-learn's `balanced`; samples with a label against samples without it.
+    """
+    of_classes = train.class_weights is not None
+    key, setting = (_CLASSES, train.class_weights) if of_classes else (_LABELS, train.positive_weight)
+    if setting is None:
+        return loss
+    if setting != "balanced":
+        weights = [float(weight) for weight in setting]
+        if len(weights) != task.num_outputs:
+            what = f"{len(weights)} weights, but {task.num_outputs} outputs"
+            raise ConfigError(what, where=key, hint="give one for each, in their order")
+    else:
+        sizes = counts(task)
+        if (sizes.ndim > 1) == of_classes:
+            hint = f"{_CLASSES} is for classes, {_LABELS} for labels"
+            raise ConfigError("does not fit the targets of this task", where=key, hint=hint)
+        absent, present = (sizes.sum(), (sizes > 0).sum() * sizes) if of_classes else sizes
+        weights = np.where((absent > 0) & (present > 0), absent / np.maximum(present, 1), 1.0).tolist()
+    if of_classes and isinstance(loss, MaskedCrossEntropy) and loss.weight is None:
+        return MaskedCrossEntropy(weights)
+    if of_classes and type(loss) is nn.CrossEntropyLoss and loss.weight is None and loss.reduction == "mean":
+        smoothing = loss.label_smoothing
+        return nn.CrossEntropyLoss(torch.tensor(weights), ignore_index=loss.ignore_index, label_smoothing=smoothing)
+    if not of_classes and isinstance(loss, MaskedBCE) and loss.positive_weight == 1:
+        return MaskedBCE(weights, loss.count_missing)
+    what = f"does not apply to the loss {type(loss).__name__}, or that has weights of its own"
+    raise ConfigError(what, where=key, hint="use task.loss=cross_entropy for classes, task.loss=bce for labels")
+
+
+def loss_unit(built: Built, device: torch.device) -> float | Tensor:
+    """Return the unit of outputs and targets in the loss, in the task's: one for all, or one for each, [K]."""
+    unit = 1.0 if PRACTICES[built.plan.protocol].uses_task_units else built.model.deviation
+    return unit.to(device) if isinstance(unit, Tensor) else unit
+
+
 def with_train(built: Built, **changes: Any) -> Built:
     """Return what was built with other settings of stage 3."""
     return replace(built, plan=replace(built.plan, train=replace(built.plan.train, **changes)))
 
 
 def replanned(built: Built, config: Config, recorded: Decided) -> Built:
-    """Return what was built with a plan in which these decisions stand; `config` as composed."""
+    """Return what was built with a plan in which these decisions stand."""
     plan = _plan(config, built.task, built.model, recorded)
     return replace(built, plan=plan, summary=built.summary | _training_summary(plan, built.task))
 
@@ -179,11 +228,9 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     if not isinstance(task, TaskData):
         what = f"gives a {type(task).__name__}, not a task's data"
         raise ConfigError(what, where="task._target_", hint="name a function that returns TaskData")
-    kind = config.task.get("kind")
-    if task.kind not in KINDS:
-        raise ConfigError(f"'{task.kind}' is not a kind", where="task.kind", hint=suggest(task.kind, KINDS))
-    if kind not in (None, task.kind):
-        raise ConfigError(f"the data are of kind '{task.kind}', not '{kind}'", where="task.kind")
+    kinds = KINDS if config.task.get("kind") is None else (config.task["kind"],)
+    if task.kind not in kinds:
+        raise ConfigError(f"the data are of kind '{task.kind}', not {' or '.join(kinds)}", where="task.kind")
     fraction = config.task.get("train_fraction")
     task = with_fraction(task, fraction, config.task.get("split_seed", 0))
     if fraction is not None:
@@ -204,8 +251,8 @@ def fit_embedder(embedder: Any, samples: Samples, seed: int, most_tokens: float 
     most = int(max(_FITTED_AT_ONCE, min(_FITTED, most_tokens // embedder.layout.tokens)))
     if len(rows) > most:
         rows = np.sort(seeding.numpy_generator(seed, "build", "fit").permutation(len(samples))[:most])
-    batches = (samples.batch(rows[start : start + _FITTED_AT_ONCE]) for start in range(0, len(rows), _FITTED_AT_ONCE))
-    embedder.fit((batch.x, batch.valid) for batch in batches)
+    read = map(samples.batch, batches(rows, _FITTED_AT_ONCE))
+    embedder.fit((batch.x, batch.valid) for batch in read)
 
 
 def read_source(settings: Config, seed: int, reporter: Reporter) -> SourceData:
@@ -222,9 +269,8 @@ def source_seed(settings: Config) -> int:
 
 def has_alignment(settings: Config) -> bool:
     """Return whether stage 2 takes any step."""
-    return (
-        settings.metric.get(parts.TARGET) is not None and settings.align.epochs > 0 and settings.align.method != "pare"
-    )
+    has_metric = settings.metric.get(parts.TARGET) is not None
+    return has_metric and settings.align.epochs > 0 and settings.align.method != "pare"
 
 
 def load_body(settings: Config, *, pretrained: bool = True) -> Body:
@@ -241,19 +287,15 @@ def split_record(samples: Samples) -> dict[str, Any]:
 
 def cache_folder(settings: Config) -> Path:
     """Return where computed source features, alignments and generated data are kept."""
-    assert settings.paths.cache is not None
-    return Path(settings.paths.cache)
+    return Path(settings.paths.cache or "")
 
 
 def _folders(settings: Config) -> dict[str, Path]:
-    assert settings.paths.data is not None
-    return {"data_folder": Path(settings.paths.data), "cache_folder": cache_folder(settings)}
+    return {"data_folder": Path(settings.paths.data or ""), "cache_folder": cache_folder(settings)}
 
 
 def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, Any]:
-    shapes = describe(model)
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    shapes["parameters"] = dict(shapes["parameters"]) | {"trained": trained}
+    trained, shapes = sum(one.numel() for one in model.parameters() if one.requires_grad), describe(model)
     return {
         "kind": task.kind,
         "num_outputs": task.num_outputs,
@@ -266,33 +308,27 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, An
         "checkpoint_revision": revision(model.body.folder) if hasattr(model.body, "folder") else None,
         "threads": torch.get_num_threads(),
         **shapes,
+        "parameters": dict(shapes["parameters"]) | {"trained": trained},
     }
 
 
 def _training_summary(plan: Plan, task: TaskData) -> dict[str, Any]:
-    """Return the part of the summary that depends on decisions."""
     train = plan.train
     steps = train.epochs * train.steps_per_epoch(train.count_learned(task))
     return {
         "steps": {"align": plan.align.epochs if has_alignment(plan) else 0, "finetune": train.models * steps},
         "members": train.models,
         "warmup_epochs": train.warmup_length,
-        "decided": {key: dict(vars(decision)) for key, decision in plan.decided.items()},
+        "decided": {key: decision._asdict() for key, decision in plan.decided.items()},
     }
 
 
 def forward_once(built: Built) -> list[int]:
-    """Send one random batch of the task's shape through the model; returns the shape of the outputs.
-
-    Raises:
-        DataError: the outputs do not fit the targets.
-    """
-    plan = built.plan
-    size = min(plan.train.batch_size, len(built.task.train), 2)
-    x = torch.randn((size, *built.task.input_shape), generator=seeding.torch_generator(plan.seed, "dry-run"))
+    """Send one random batch of the task's shape through model and loss; returns the shape of the outputs."""
+    size, task = min(built.plan.train.batch_size, len(built.task.train), 2), built.task
+    x = torch.randn((size, *task.input_shape), generator=seeding.torch_generator(built.plan.seed, "dry-run"))
     built.model.eval()
     with torch.no_grad():
         outputs = built.model(x, None)
-    targets = torch.from_numpy(np.asarray(built.task.train.targets()[:size]))
-    built.loss(outputs, targets)
+    built.loss(outputs, torch.from_numpy(np.asarray(task.train.targets()[:size])))
     return list(outputs.shape)

@@ -1,7 +1,6 @@
 """How long the stages of a run will take, and a budget of minutes: a few steps of each stage are timed before the run.
 
-The times are those of this machine with what else it is doing. Every draw of a run is a function of (seed, name, step), and
-the weights are put back, so a run ends with the same bits whether it was timed or not. A budget of minutes is the one decision
+The weights are put back, so a run ends with the same bits whether it was timed or not. A budget of minutes is the one decision
 that is not a function of settings and data. The numbers that came out are recorded, so that a resumed run goes on with them,
 and typing them repeats the run anywhere.
 """
@@ -24,9 +23,9 @@ from orca_cli.exceptions import InterruptionError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Reporter
 from orca_cli.stages.align import objective_for, trainable
 from orca_cli.stages.build import Built, has_alignment, replanned, with_train
-from orca_cli.stages.compared import compare
 from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.stages.plan import MOST_MEMBERS, Decided, Decision, budget_name, is_minutes, read_decisions
+from orca_cli.stages.problem import compare
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.memory import governed_by
@@ -42,19 +41,16 @@ _EPOCHS, _MEMBERS = "train.epochs", "train.members"
 
 
 class Costs(NamedTuple):
-    """Seconds that the parts of a run take on this machine."""
+    """Seconds of an optimizer step of stage 3, with the whole batch, and of all of stage 2, on this machine."""
 
-    step: float  # an optimizer step of stage 3, with the whole batch
-    align: float  # stage 2, all of it
+    step: float
+    align: float
 
 
 def measure(built: Built, engine: Engine, reporter: Reporter) -> Costs | None:
     """Time some steps of stages 2 and 3 on the run's own model and data, at its batch size; None where none can be taken.
 
-    The test split stays closed.
-
-    Raises:
-        MemoryExhaustedError: a batch does not fit, as it would not in the run.
+    MemoryExhaustedError where a batch does not fit, as it would not in the run.
     """
     built.model.to(engine.device)
     first = checkpoint.snapshot(built.model)
@@ -71,7 +67,7 @@ def measure(built: Built, engine: Engine, reporter: Reporter) -> Costs | None:
 def expected(built: Built, costs: Costs) -> dict[str, float]:
     """Return stage -> seconds; finetune with the test, whose split is taken to be as large as training and validation."""
     train, tested = built.plan.train, len(built.task.train) + len(built.task.validation)
-    evaluated = tested * costs.step / _FORWARD / _step_size(built, train.count_learned(built.task))
+    evaluated = tested * costs.step / _FORWARD / train.step_size(train.count_learned(built.task))
     aligned_again = 0 if train.folds else (train.models - 1) * costs.align  # members with embedders of their own
     training = train.models * (train.epochs * _epoch(built, costs) + evaluated)
     return {"align": costs.align, "finetune": training + aligned_again}
@@ -80,37 +76,30 @@ def expected(built: Built, costs: Costs) -> dict[str, float]:
 def _epoch(built: Built, costs: Costs) -> float:
     """Return the seconds of an epoch of one member, with the validation after it."""
     train, count = built.plan.train, built.plan.train.count_learned(built.task)
-    on, judging = train.judged_on(built.task, built.learned)
-    validated = 0 if judging is None else len(judging) // (train.folds if on == "folds" else 1)
-    return (count + validated / _FORWARD) / _step_size(built, count) * costs.step
-
-
-def _step_size(built: Built, count: int) -> int:
-    """Return how many of a number of samples an optimizer step sees."""
-    fitted = built.plan.train.fitted(count)
-    return fitted.batch_size * fitted.accumulation
+    validated = len(train.judged_on(built.task, built.learned)[1]) // (train.folds or 1)
+    return (count + validated / _FORWARD) / train.step_size(count) * costs.step
 
 
 def _step(built: Built, engine: Engine) -> float:
     """Return the seconds of an optimizer step; one that is slow with a few of its samples is timed with these alone."""
-    fitted, some = built.plan.train.fitted(len(built.learned)), _FIRST_SAMPLES
+
+    def mean(built: Built, most: int) -> float:
+        seconds: list[float] = []
+        with closing(OptimizerSteps(with_train(built, lr=_STILL), engine, built.learned, built.plan.seed)) as steps:
+            while len(seconds) < most and sum(seconds) < _ENOUGH_S:
+                start = time.perf_counter()
+                steps.take(len(seconds))
+                seconds.append(time.perf_counter() - start)
+        return statistics.fmean(seconds[1:] or seconds)
+
+    count, some = len(built.learned), _FIRST_SAMPLES
+    fitted = built.plan.train.fitted(count)
     while some < fitted.batch_size:
-        seconds = _steps(with_train(built, batch_size=some, accumulation=1), engine, 1)
+        seconds = mean(with_train(built, batch_size=some, accumulation=1), 1)
         if seconds > _SLOW_S:
             return seconds * fitted.batch_size / some * fitted.accumulation
         some *= 2
-    return _steps(built, engine, min(_STEPS, max(1, len(built.learned) // _step_size(built, len(built.learned)))))
-
-
-def _steps(built: Built, engine: Engine, most: int) -> float:
-    """Return the mean seconds of at most some steps, which leave the weights as they are."""
-    seconds: list[float] = []
-    with closing(OptimizerSteps(with_train(built, lr=_STILL), engine, built.learned, built.plan.seed)) as steps:
-        while len(seconds) < most and sum(seconds) < _ENOUGH_S:
-            start = time.perf_counter()
-            steps.take(len(seconds))
-            seconds.append(time.perf_counter() - start)
-    return statistics.fmean(seconds[1:] or seconds)
+    return mean(built, min(_STEPS, max(1, count // built.plan.train.step_size(count))))
 
 
 def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
@@ -119,7 +108,7 @@ def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
         return 0.0
     settings = built.plan.align
     try:
-        with governed_by("align", ""), trainable(built.model.embedder):
+        with governed_by("align"), trainable(built.model.embedder):
             compared = compare(built, engine, reporter, whole=False)
             objective = objective_for(built, compared, engine)
             built.model.train()
@@ -127,12 +116,12 @@ def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
             objective.backward(0)
             middle = time.perf_counter()
             compared.problem.value(compared.problem.train)
-            step, value = middle - start, time.perf_counter() - middle
+            values = (2 + math.ceil(settings.epochs / settings.check_every)) * (time.perf_counter() - middle)
+            return settings.epochs * (middle - start) + values
     except InterruptionError:
         raise
     except OrcaError:
         return 0.0
-    return settings.epochs * step + (2 + math.ceil(settings.epochs / settings.check_every)) * value
 
 
 def planned(
@@ -140,16 +129,8 @@ def planned(
 ) -> Built:
     """Return what was built with the time that it will take and, for a budget of minutes, what fits into them.
 
-    Args:
-        config: as composed.
-        built: with everything else decided.
-        engine: the device.
-        earlier: the summary that an earlier attempt of this run wrote; empty for none. Its decisions and expected times stand.
-        spent_s: seconds that the run has taken so far.
-        reporter: messages.
-
-    Raises:
-        MemoryExhaustedError: a batch does not fit.
+    In `earlier`, the summary of an earlier attempt, decisions and expected times stand. `spent_s`: seconds that the run has
+    taken so far.
     """
     if read_decisions(earlier, built.summary["splits"]):
         return replace(built, summary=built.summary | {"expected_s": earlier.get("expected_s")})

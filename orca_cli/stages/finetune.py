@@ -34,21 +34,18 @@ from orca_cli.training.loop import predict, score
 _WHOLE_TARGETS = 2**26  # values of the training targets that the constant predictor may see at once
 _COLUMNS = ("epoch", "step", "train_loss", "validation_error", "validation_loss")
 _MEANS = ("train_loss", "validation_error", "validation_loss")
-UNCHOSEN = "stage 3 trained on the validation samples too, so that none are left to judge by"
 WEIGHTS = "model.safetensors"
 OUT_OF_FOLD = "out_of_fold.npz"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training found.
+    """The model with the chosen weights, or several whose outputs are averaged, and its error (None where that is undefined).
 
     Args:
-        model: with the chosen weights: the built one, or several whose outputs are averaged.
-        validation_error: of the chosen weights; None where it is undefined, or nothing validates.
-        selected: what chose them, see `choice_record`.
+        selected: what chose them, as docs/selection.md has it.
         curve: training loss and validation after every epoch, at most 100 lines; means over several members.
-        weights_sha256: of the whole model with the chosen weights.
+        weights_sha256: of the whole model.
     """
 
     model: nn.Module
@@ -63,8 +60,7 @@ class Tested:
     """Test results of the chosen weights.
 
     Args:
-        score: test error.
-        trivial: test error of the best constant predictor that the training targets allow.
+        score, trivial: the test error, and that of the best constant predictor that the training targets allow.
         split: size and hash of the test split, and how many of its inputs were trained on as well.
         reads: how often the test split was opened.
         samples: the split, for what is measured beside the model.
@@ -79,15 +75,7 @@ class Tested:
 
 @dataclass(frozen=True)
 class Validated:
-    """A trained model that has not seen the test split.
-
-    Args:
-        built: task, loss, error and the model with the chosen weights.
-        aligned: what stage 2 found.
-        trained: what stage 3 found.
-        engine: the device.
-        seconds: stage -> wall time.
-    """
+    """A trained model that has not seen the test split; `seconds`: stage -> wall time."""
 
     built: Built
     aligned: Aligned
@@ -97,16 +85,10 @@ class Validated:
 
 
 def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Trained:
-    """Train and choose; resumes from the last checkpoint where there is one. The test split stays closed.
+    """Train and choose, from the last checkpoint where there is one; the embedder is aligned. The test split stays closed.
 
-    Args:
-        built, engine, run, reporter: of the run; the model's embedder is aligned.
-
-    Writes 3_finetune/metrics.jsonl, and best/ and last/, or a folder for each of several members.
-
-    Raises:
-        NonFiniteError: a loss or gradient is NaN or infinite; the last checkpoint is intact.
-        DataError: there are fewer samples than folds.
+    Writes 3_finetune/metrics.jsonl, best/ and last/, or a folder for each of several members. NonFiniteError leaves the last
+    checkpoint intact.
     """
     run.set_state("finetune")
     built.model.to(engine.device)
@@ -114,53 +96,53 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     return stage.one() if len(stage.members) == 1 else stage.several()
 
 
+@dataclass
 class _Stage:
     """The members of a run, fine-tuned one after the other."""
 
-    def __init__(self, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> None:
-        train = built.plan.train
-        self._settings, self._built, self._engine, self._run, self._reporter = train, built, engine, run, reporter
-        self._owner = run.name.identity
-        self.members = members_of(built)
+    built: Built
+    engine: Engine
+    run: RunDirectory
+    reporter: Reporter
+
+    def __post_init__(self) -> None:
+        train, self._folder, self._owner = self.built.plan.train, self.run.stage("finetune"), self.run.name.identity
+        self.members = members_of(self.built)
         self._steps = [train.epochs * train.steps_per_epoch(len(member.samples)) for member in self.members]
-        self._saver = checkpoint.Saver(
-            run.stage("finetune") / CHECKPOINTS, owner=self._owner, every_s=train.checkpoint_s
-        )
+        self._saver = checkpoint.Saver(self._folder / CHECKPOINTS, owner=self._owner, every_s=train.checkpoint_s)
+        self._saved = self._saver.load()
 
     def one(self) -> Trained:
-        """Train the only member; writes last/ and, where there is validation, best/."""
-        built, saved = self._built, self._saver.load()
-        self._run.rewind("finetune", [] if saved is None else saved.records["lines"])
-        with self._reporter.track("finetune", self._steps[0]) as advance:
-            fitted = self._train(0, saved, advance)
-        folders = {"last": fitted.last} if fitted.best is None else {"last": fitted.last, "best": fitted.best}
-        for name, weights in folders.items():
-            checkpoint.commit_weights(self._run.stage("finetune") / name, weights, owner=self._owner)
-        load_trained_state(built.model, fitted.chosen)
-        return self._trained(built.model, fitted.error, [fitted.epoch], fitted.lines)
+        """Train the only member; writes last/ and best/."""
+        self.run.rewind("finetune", [] if self._saved is None else self._saved.records["lines"])
+        with self.reporter.track("finetune", self._steps[0]) as advance:
+            fitted = self._train(0, advance)
+        for name, weights in {"last": fitted.last, "best": fitted.best}.items():
+            checkpoint.commit_weights(self._folder / name, weights, owner=self._owner)
+        load_trained_state(self.built.model, fitted.chosen)
+        return self._trained(self.built.model, fitted.error, [fitted.epoch], fitted.lines)
 
     def several(self) -> Trained:
         """Train each member that is not finished; writes its folder."""
-        built, saved = self._built, self._saver.load()
-        folders = [self._run.stage("finetune") / member.folder for member in self.members]
+        built, saved = self.built, self._saved
+        folders = [self._folder / member.folder for member in self.members]
         finished = [checkpoint.read_finished(folder, owner=self._owner) for folder in folders]
         if saved is not None and finished[saved.records["member"]] is not None:
-            saved = None  # of its last step
+            saved = self._saved = None  # of its last step
         lines = [line for done in finished if done is not None for line in done.record["lines"]]
-        self._run.rewind("finetune", lines + ([] if saved is None else saved.records["lines"]))
+        self.run.rewind("finetune", lines + ([] if saved is None else saved.records["lines"]))
         first = trained_state(built.model)
-        with self._reporter.track("finetune", sum(self._steps)) as advance:
+        with self.reporter.track("finetune", sum(self._steps)) as advance:
             for number, folder in enumerate(folders):
                 if finished[number] is not None:
                     advance(self._steps[number], "")
                     continue
                 start = first
-                if number > 0 and not self._settings.folds:  # with an embedder of its own
-                    part = self._run.part(self._run.stage("finetune") / CHECKPOINTS / f"start-{number}")
-                    start = drawn_again(built, self._engine, part, seed=self.members[number].seed)
+                if number > 0 and not built.plan.train.folds:  # with an embedder of its own
+                    part = self.run.part(self._folder / CHECKPOINTS / f"start-{number}")
+                    start = drawn_again(built, self.engine, part, seed=self.members[number].seed)
                 load_trained_state(built.model, start)
-                is_saved = saved is not None and saved.records["member"] == number
-                fitted = self._train(number, saved if is_saved else None, advance)
+                fitted = self._train(number, advance)
                 finished[number] = done = self._judged(self.members[number], fitted)
                 checkpoint.commit_weights(folder, fitted.chosen, owner=self._owner, finished=done)
         whole = [done for done in finished if done is not None]
@@ -171,89 +153,64 @@ class _Stage:
         integer = not np.issubdtype(built.task.train.targets().dtype, np.floating)
         model = Ensemble(models, output_kind(built.task.kind, integer))
         curve = _mean_curve([done.record["lines"] for done in whole])
-        epochs = [done.record["epoch"] for done in whole]
-        return self._trained(model, self._validated(model, whole), epochs, curve)
+        return self._trained(model, self._validated(model, whole), [done.record["epoch"] for done in whole], curve)
 
-    def _train(self, number: int, saved: checkpoint.Checkpoint | None, advance: Callable[[int, str], None]) -> Fitted:
-        """Train a member; resumes from its checkpoint where there is one."""
-        if saved is not None:
-            self._reporter.say(f"finetune: resumed at step {saved.step} of {sum(self._steps)}")
-        member, first_step = self.members[number], sum(self._steps[:number])
-        training = MemberTraining(self._built, self._engine, self._run, member, self._saver, first_step, saved)
-        return training.train(advance)
+    def _train(self, number: int, advance: Callable[[int, str], None]) -> Fitted:
+        """Train a member; resumes from the checkpoint if it is of this one."""
+        saved, first_step = self._saved, sum(self._steps[:number])
+        if saved is not None and saved.records["member"] == number:
+            self.reporter.say(f"finetune: resumed at step {saved.step} of {sum(self._steps)}")
+        else:
+            saved = None
+        member = self.members[number]
+        return MemberTraining(self.built, self.engine, self.run, member, self._saver, first_step, saved).train(advance)
 
     def _judged(self, member: Member, fitted: Fitted) -> Entry:
         """Return what is kept of a member, with its outputs for the fold that it has not seen."""
-        record = {"epoch": fitted.epoch, "learned": len(member.samples), "lines": fitted.lines}
-        if member.rows is None or member.held_out is None:
-            return Entry({}, record)
-        built = self._built
-        load_trained_state(built.model, fitted.chosen)
+        record, tensors = {"epoch": fitted.epoch, "lines": fitted.lines}, {}
+        if member.rows is not None:
+            load_trained_state(self.built.model, fitted.chosen)
+            tensors["outputs"] = self._predict(self.built.model, member.held_out)[0]
+        return Entry(tensors, record)
+
+    def _predict(self, model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
         with signals.immediate():
-            outputs, _ = predict(self._engine, built.model, member.held_out, self._settings.eval_batch_size)
-        return Entry({"outputs": outputs}, record)
+            return predict(self.engine, model, samples, self.built.plan.train.eval_batch_size)
 
     def _validated(self, model: Ensemble, finished: list[Entry]) -> float | None:
         """Return the error of each sample's outputs by the member that has not seen it, or of all members together."""
-        built, samples = self._built, self.members[0].held_out
-        if samples is None:
-            return None
+        error, samples, learned = self.built.error, self.members[0].held_out, self.built.learned
         if self.members[0].rows is None:
-            with signals.immediate():
-                outputs, targets = predict(self._engine, model, samples, self._settings.eval_batch_size)
-            return score(built.error, outputs, samples, targets).value
+            outputs, targets = self._predict(model, samples)
+            return score(error, outputs, samples, targets).value
         rows = np.concatenate([member.rows for member in self.members if member.rows is not None])
         order = np.argsort(rows)
         outputs = torch.cat([done.tensors["outputs"] for done in finished])[torch.from_numpy(order)]
-        targets = torch.from_numpy(np.array(built.learned.targets()))
+        targets = torch.from_numpy(np.array(learned.targets()))
         fold = np.repeat(np.arange(len(finished)), [len(done.tensors["outputs"]) for done in finished])[order]
         arrays = {"outputs": outputs.numpy(), "targets": targets.numpy(), "fold": fold}
-        self._run.write_arrays("finetune", OUT_OF_FOLD, **arrays)
-        return score(built.error, outputs, built.learned, targets).value
+        self.run.write_arrays("finetune", OUT_OF_FOLD, **arrays)
+        return score(error, outputs, learned, targets).value
 
     def _trained(
         self, model: nn.Module, error: float | None, epochs: list[int], lines: list[dict[str, Any]]
     ) -> Trained:
-        built = self._built
-        return Trained(
-            model=model,
-            validation_error=error,
-            selected=choice_record(built, epochs),
-            curve=short_curve(lines, _COLUMNS),
-            weights_sha256=checkpoint.weights_sha256(model.state_dict()),
-        )
-
-
-def choice_record(built: Built, epochs: list[int]) -> dict[str, Any]:
-    """Return what chose the weights, as result.json holds it.
-
-    Args:
-        built: the run's.
-        epochs: after which the weights of every member were taken, 1 for the first; 0 for those before any step.
-
-    Returns:
-        by: best or last. rule: error or loss, null where nothing was chosen. epoch: one, or a list of several members' ones
-        where they differ. on: validation, test, folds or nothing. n, sha256: of these samples. learned: how many samples were
-        trained on; refit: validation among them. folds, members: as set.
-    """
-    train, learned = built.plan.train, built.learned
-    on, judging = train.judged_on(built.task, learned)
-    digest = None
-    if judging is not None:
-        digest = learned.digest() if on == "folds" else built.summary["splits"]["val"]["sha256"]
-    return {
-        "by": train.select,
-        "rule": train.select_by if train.select == "best" else None,
-        "epoch": epochs[0] if len(set(epochs)) == 1 else epochs,
-        "on": on,
-        "n": 0 if judging is None else len(judging),
-        "sha256": digest,
-        "learned": len(learned),
-        "refit": train.refit,
-        "folds": train.folds,
-        "members": train.models,
-        "reason": UNCHOSEN if judging is None else None,
-    }
+        """Return what was found; `epochs`: after which each member's weights were taken, 0 for those before any step."""
+        train, learned = self.built.plan.train, self.built.learned
+        on, judging = train.judged_on(self.built.task, learned)
+        selected = {
+            "by": train.select,
+            "rule": train.select_by if train.select == "best" else None,
+            "epoch": epochs[0] if len(set(epochs)) == 1 else epochs,
+            "on": on,
+            "n": len(judging),
+            "sha256": learned.digest() if on == "folds" else self.built.summary["splits"]["val"]["sha256"],
+            "learned": len(learned),
+            "folds": train.folds,
+            "members": train.models,
+        }
+        digest = checkpoint.weights_sha256(model.state_dict())
+        return Trained(model, error, selected, short_curve(lines, _COLUMNS), digest)
 
 
 def _mean_curve(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -269,10 +226,7 @@ def _mean_curve(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> Tested:
     """Open the test split, once, and measure the trained model and the best constant predictor on it.
 
-    Writes 3_finetune/predictions.npz.
-
-    Raises:
-        DataError: the test split is missing, damaged or empty.
+    Writes 3_finetune/predictions.npz. DataError where the split is missing, damaged or empty.
     """
     reads = run.count_test_read()
     with signals.immediate():
@@ -283,9 +237,8 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
         outputs, targets = predict(engine, trained.model, samples, built.plan.train.eval_batch_size)
         measured = score(built.error, outputs, samples, targets)
     if overlap.shared:
-        log.warning(
-            f"test: the inputs of {overlap} are in the training set as well; the test error is likely optimistic"
-        )
+        what = f"test: the inputs of {overlap} are in the training set as well"
+        log.warning(f"{what}; the test error is likely optimistic")
     constant = best_constant(built)
     trivial = score(built.error, constant.expand(len(targets), *constant.shape), samples, targets).value
     arrays = {"outputs": outputs.numpy(), "targets": targets.numpy()}
@@ -293,8 +246,7 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
         arrays["groups"] = np.asarray(groups)
     run.write_arrays("finetune", "predictions.npz", **arrays)
     shared = {"shared": overlap.shared, "of": overlap.samples, "complete": overlap.complete}
-    split = split_record(samples) | {"also_in_train": shared}
-    return Tested(measured, trivial, split, reads, samples)
+    return Tested(measured, trivial, split_record(samples) | {"also_in_train": shared}, reads, samples)
 
 
 def best_constant(built: Built) -> Tensor:
@@ -342,12 +294,8 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
         },
         "test_reads": 0 if tested is None else tested.reads,
         "splits": built.summary["splits"] | ({} if tested is None else {"test": tested.split}),
-        "metric_value": {"before": aligned.before, "after": aligned.after, "floor": aligned.floor or None},
-        "alignment": {
-            "method": plan.align.method,
-            "steps": aligned.steps,
-            "collapse": aligned.collapse,
-        },
+        "metric_value": {"before": aligned.before, "after": aligned.after},
+        "alignment": {"method": plan.align.method, "steps": aligned.steps, "collapse": aligned.collapse},
         "curves": {"align": aligned.curve, "finetune": trained.curve},
         "expected_s": built.summary.get("expected_s"),
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},

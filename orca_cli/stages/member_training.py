@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,9 @@ class Member:
     """One fine-tuning: what it learns from, and what it is validated on.
 
     Args:
-        number: 0 for the first of the run.
         folder: where its weights are, below 3_finetune; empty for the only one of a run, whose weights are best/ and last/.
         seed: of its order, dropout and augmentation; of members beside the first, of their embedder and predictor as well.
-        samples: what it trains on.
-        held_out: what it is validated on after every epoch; None where nothing is left.
+        samples, held_out: what it trains on, and what it is validated on after every epoch.
         rows: those of `held_out` among the run's training samples, [m]; None where it is none of them.
     """
 
@@ -54,24 +52,21 @@ class Member:
     folder: str
     seed: int
     samples: Samples
-    held_out: Samples | None
+    held_out: Samples
     rows: np.ndarray | None = None
 
 
 def members_of(built: Built) -> list[Member]:
-    """Return the members of a run.
+    """Return the members of a run; DataError where there are fewer samples than folds.
 
     Folds are drawn as splits are: every class in proportion, groups and identical inputs together.
-
-    Raises:
-        DataError: there are fewer samples than folds.
     """
     plan, train, learned = built.plan, built.plan.train, built.learned
     if not train.folds:
-        held_out, count = None if train.refit else built.task.validation, train.models
-        seeds = [seeding.derive(plan.seed, "finetune", "member", i) for i in range(count)] if count > 1 else [plan.seed]
-        folders = [f"member-{i}" if count > 1 else "" for i in range(count)]
-        return [Member(i, folders[i], seeds[i], learned, held_out) for i in range(count)]
+        if train.members == 1:
+            return [Member(0, "", plan.seed, learned, built.task.validation)]
+        seeds = [seeding.derive(plan.seed, "finetune", "member", i) for i in range(train.members)]
+        return [Member(i, f"member-{i}", seed, learned, built.task.validation) for i, seed in enumerate(seeds)]
     classes = np.asarray(learned.targets()) if built.task.kind == "classes" else None
     groups, note = joined(learned.groups(), contents(learned, built.task.input_shape))
     if note:
@@ -89,14 +84,7 @@ def members_of(built: Built) -> list[Member]:
 def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -> dict[str, Tensor]:
     """Return what stage 3 trains of a model that is drawn with another seed, aligned with the same source examples.
 
-    Args:
-        built: the run's own model and data; it stays as it is.
-        engine: where to compute.
-        run: where the alignment leaves what it needs to resume, apart from the run's own.
-        seed: of embedder, predictor and alignment.
-
-    Raises:
-        NonFiniteError, MemoryExhaustedError: as `align.align`.
+    In `run`, apart from the run's own, the alignment leaves what it needs to resume.
     """
     align = replace(built.plan.align, source_seed=source_seed(built.plan))
     run_seed = seed % (LARGEST_SEED + 1)  # one that a run can have, which then starts from the same weights
@@ -113,85 +101,75 @@ class Fitted:
     """What training one member gave.
 
     Args:
-        chosen: its weights, as `train.select` says.
-        last: those after the last step.
-        best: those that validated best; None where nothing validates.
+        chosen, last, best: its weights as `train.select` says, after the last step, and where they validated best.
         epoch: after which `chosen` were taken, 1 for the first; 0 for those before any step.
-        error: of `chosen` on what validates; None where that is undefined, or nothing validates.
+        error: of `chosen` on what validates; None where that is undefined.
         lines: of its curve, one an epoch.
     """
 
     chosen: Mapping[str, Tensor]
     last: Mapping[str, Tensor]
-    best: Mapping[str, Tensor] | None
+    best: Mapping[str, Tensor]
     epoch: int
     error: float | None
     lines: list[dict[str, Any]]
 
 
+@dataclass
 class MemberTraining:
     """The training of one member; the model holds its current weights.
 
     Args:
-        built, engine, run: of the run; all that is trained of the model is as it is before the first step.
-        member: what to train on, and what validates.
+        built: all that is trained of its model is as it is before the first step.
         saver: the checkpoints of the stage.
         first_step: steps of the stage before the member's own first one.
         saved: the checkpoint to resume from; None starts.
     """
 
-    def __init__(
-        self,
-        built: Built,
-        engine: Engine,
-        run: RunDirectory,
-        member: Member,
-        saver: checkpoint.Saver,
-        first_step: int,
-        saved: checkpoint.Checkpoint | None,
-    ) -> None:
-        plan = built.plan
-        self._train, self._built, self._engine, self._run = plan.train, built, engine, run
-        self._member, self._saver, self._first_step = member, saver, first_step
-        self._is_start_fitted = saved is None and ridge_start.start(built, engine, member.samples, member.seed)
-        self._total = plan.train.epochs * plan.train.steps_per_epoch(len(member.samples))
-        self._steps = OptimizerSteps(built, engine, member.samples, member.seed)
+    built: Built
+    engine: Engine
+    run: RunDirectory
+    member: Member
+    saver: checkpoint.Saver
+    first_step: int
+    saved: InitVar[checkpoint.Checkpoint | None]
+
+    def __post_init__(self, saved: checkpoint.Checkpoint | None) -> None:
+        built, samples, seed, self._train = self.built, self.member.samples, self.member.seed, self.built.plan.train
+        self._is_start_fitted = saved is None and ridge_start.start(built, self.engine, samples, seed)
+        self._total = self._train.epochs * self._train.steps_per_epoch(len(samples))
+        self._steps = OptimizerSteps(built, self.engine, samples, seed)
         self._step, self._loss_sum, self._best_epoch = 0, 0.0, 0
         self._start: dict[str, Any] | None = None  # of the weights before any step, if they may be chosen
         self._lines: list[dict[str, Any]] = []
         self._best: Mapping[str, Tensor] = {}
-        if saved is not None:
-            self._resume(saved)
-
-    def _resume(self, saved: checkpoint.Checkpoint) -> None:
+        if saved is None:
+            return
         records, mixing = saved.records, self._steps.mixing
-        self._step, self._loss_sum = saved.step - self._first_step, records["loss_sum"]
+        self._step, self._loss_sum = saved.step - self.first_step, records["loss_sum"]
         self._start, self._lines, self._best_epoch = records.get("start"), records["lines"], records["best_epoch"]
         self._best = {name: value for name, value in saved.kept.items() if not name.startswith(_MIXING)}
-        load_trained_state(self._built.model, saved.weights)
+        load_trained_state(built.model, saved.weights)
         checkpoint.restore_optimizer(self._steps.optimizer, saved.optimizer)
-        self._engine.restore_scaler(saved.scaler)
+        self.engine.restore_scaler(saved.scaler)
         if mixing is not None:
             mixing.load_state_dict({name: saved.kept[_MIXING + name] for name in mixing.state_dict()})
 
     def train(self, advance: Callable[[int, str], None]) -> Fitted:
-        """Take all remaining steps.
-
-        Args:
-            advance: called after every step with the steps since the last call, and a note.
-        """
+        """Take all remaining steps; `advance` is called after each with the steps since the last call, and a note."""
         shown = 0
         with closing(self._steps):
-            if self._is_start_fitted and self._step == 0 and self._member.held_out is not None:
+            if self._is_start_fitted:
                 self._start = self._validated()
-                self._best = trained_state(self._built.model)
+                self._best = trained_state(self.built.model)
             while True:
                 if self._step == self._steps.per_epoch * (len(self._lines) + 1):
                     self._end_epoch()
-                advance(self._step - shown, self._note())
+                error = self._lines[-1]["validation_error"] if self._lines else None
+                advance(self._step - shown, "" if error is None else f"validation {self.built.error.name} {error:.4f}")
                 shown, is_last = self._step, self._step == self._total
                 # What follows the last step may be interrupted.
-                is_due = self._saver.is_due(self._first_step + self._step)
+                is_due = self.saver.is_due(self.first_step + self._step)
                 if signals.pending() is not None or is_last or is_due:
                     self._save()
                 signals.check()
@@ -202,15 +180,11 @@ class MemberTraining:
                 self._step += 1
 
     def _fitted(self) -> Fitted:
-        last = trained_state(self._built.model)
-        if self._member.held_out is None:
-            return Fitted(last, last, None, self._train.epochs, None, self._lines)
-        is_best = self._train.select == "best"
+        last, is_best = trained_state(self.built.model), self._train.select == "best"
         epoch = self._best_epoch if is_best else self._train.epochs
         line = self._lines[epoch - 1] if epoch else self._start
         assert line is not None
-        chosen = self._best if is_best else last
-        return Fitted(chosen, last, self._best, epoch, line["validation_error"], self._lines)
+        return Fitted(self._best if is_best else last, last, self._best, epoch, line["validation_error"], self._lines)
 
     def _save(self) -> None:
         mixing = {} if self._steps.mixing is None else checkpoint.snapshot(self._steps.mixing)
@@ -221,71 +195,57 @@ class MemberTraining:
             "lines": self._lines,
             "loss_sum": self._loss_sum,
             "best_epoch": self._best_epoch,
-            "member": self._member.number,
+            "member": self.member.number,
         }
         saved = checkpoint.Checkpoint(
-            self._first_step + self._step,
-            trained_state(self._built.model),
+            self.first_step + self._step,
+            trained_state(self.built.model),
             optimizer,
             dict(self._best) | {_MIXING + name: value for name, value in mixing.items()},
             records,
-            self._engine.scaler_state(),
+            self.engine.scaler_state(),
         )
-        if self._step and self._saver.save(saved):
-            self._run.set_state("finetune", step=saved.step)
+        if self._step and self.saver.save(saved):
+            self.run.set_state("finetune", step=saved.step)
 
     def _end_epoch(self) -> None:
         """Validate, keep the weights if they are the best so far, and record the epoch."""
-        line: dict[str, Any] = {
+        line: dict[str, Any] = {"member": self.member.number} if self.member.folder else {}
+        line |= {
             "epoch": len(self._lines) + 1,
             "step": self._step,
             "lr": self._steps.rate(self._step - 1),
-            "train_loss": self._loss_sum / len(self._member.samples),
+            "train_loss": self._loss_sum / len(self.member.samples),
             **self._validated(),
         }
-        if self._member.folder:
-            line = {"member": self._member.number} | line
         earlier = self._lines if self._start is None else [self._start, *self._lines]
-        rule = "validation_loss" if self._train.select_by == "loss" else "validation_error"
-        if self._member.held_out is not None and is_better(line, earlier, rule):
+        if is_better(line, earlier, "validation_loss" if self._train.select_by == "loss" else "validation_error"):
             self._best_epoch = line["epoch"]
-            self._best = trained_state(self._built.model)
+            self._best = trained_state(self.built.model)
         self._lines.append(line)
         self._loss_sum = 0.0
-        self._run.record("finetune", line)
+        self.run.record("finetune", line)
 
     def _validated(self) -> dict[str, float | None]:
         """Return error and loss on what validates; on an interruption, save a checkpoint first so that no step is repeated."""
-        built, samples, size = self._built, self._member.held_out, self._train.eval_batch_size
-        if samples is None:
-            return {"validation_error": None, "validation_loss": None}
+        built, engine, samples, size = self.built, self.engine, self.member.held_out, self._train.eval_batch_size
         if self._train.validate_on == "test":
-            self._run.count_test_read()
+            self.run.count_test_read()
         try:
             with signals.immediate():
-                outputs, targets = predict(self._engine, built.model, samples, size)
-                loss = whole_loss(self._engine, built.loss, outputs, targets, size, self._steps.unit)
+                outputs, targets = predict(engine, built.model, samples, size)
+                loss = whole_loss(engine, built.loss, outputs, targets, size, self._steps.unit)
                 error = score(built.error, outputs, samples, targets).value
         except InterruptionError:
             self._save()
             raise
         return {"validation_error": error, "validation_loss": loss}
 
-    def _note(self) -> str:
-        if not self._lines or self._lines[-1]["validation_error"] is None:
-            return ""
-        return f"validation {self._built.error.name} {self._lines[-1]['validation_error']:.4f}"
-
 
 def is_better(line: Mapping[str, Any], earlier: list[dict[str, Any]], rule: str) -> bool:
-    """Return whether an epoch validates at least as well as all before it: of equal ones the later has trained longer.
+    """Return whether an epoch's `rule` is at most that of all before it: of equal ones the later has trained longer.
 
     An undefined validation (only one class, say) is never better than a defined one; among undefined ones the latest wins.
-
-    Args:
-        line: of the epoch.
-        earlier: lines of the epochs before.
-        rule: validation_error or validation_loss.
     """
     defined = [one[rule] for one in earlier if one[rule] is not None]
     return not defined if line[rule] is None else all(line[rule] <= value for value in defined)

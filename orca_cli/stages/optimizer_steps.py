@@ -9,12 +9,12 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Generator, Iterator
-from contextlib import nullcontext, suppress
-from typing import NamedTuple, cast
+from contextlib import ExitStack, nullcontext, suppress
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from orca_cli import seeding, signals
 from orca_cli.config.practices import PRACTICES
@@ -24,9 +24,8 @@ from orca_cli.exceptions import ConfigError, DataError, NonFiniteError, OrcaErro
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.progress import Silent
 from orca_cli.stages import ridge_start
-from orca_cli.stages.build import Built, build, with_train
-from orca_cli.stages.pare import Mixing
-from orca_cli.stages.plan import TrainPlan
+from orca_cli.stages.build import Built, build, loss_unit, with_train
+from orca_cli.stages.successors import Mixing
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import read_ahead, read_step, train_step
@@ -39,54 +38,12 @@ _CPU = torch.device("cpu")
 _SMALLER = "lower it and raise train.accumulation, or use a smaller body or embedder.max_tokens"
 
 
-class _Read(NamedTuple):
-    """A batch of an optimizer step; the samples of the step, and how many of its batches follow."""
-
-    batch: Batch
-    indices: np.ndarray
-    more: int
-
-
-def _reads(
-    engine: Engine, samples: Samples, settings: TrainPlan, seed: int, steps: range
-) -> Iterator[Callable[[], _Read]]:
-    """Yield what reads the batches of some steps, one after the other; the order of an epoch is drawn once."""
-    size = settings.batch_size * settings.accumulation
-    per_epoch = -(-len(samples) // size)
-    drawn, order = -1, np.empty(0, np.int64)
-
-    def read(call: Callable[[], Batch], indices: np.ndarray, more: int) -> _Read:
-        return _Read(engine.pin(call()), indices, more)
-
-    for step in steps:
-        epoch, place = divmod(step, per_epoch)
-        if epoch != drawn:
-            order = seeding.numpy_generator(seed, "finetune", "order", epoch).permutation(len(samples))
-            drawn = epoch
-        chosen = order[place * size : (place + 1) * size]
-        calls = list(read_step(samples, chosen, settings.batch_size, seed=seed, step=step))
-        for part, call in enumerate(calls):
-            yield functools.partial(read, call, chosen, len(calls) - 1 - part)
-
-
-def loss_unit(built: Built, device: torch.device) -> float | Tensor:
-    """Return the unit of outputs and targets in the loss, in the task's: one for all, or one for each, [K]."""
-    unit = 1.0 if PRACTICES[built.plan.protocol].uses_task_units else built.model.deviation
-    return unit.to(device) if isinstance(unit, Tensor) else unit
-
-
 class OptimizerSteps:
-    """The optimizer steps of one run's stage 3. Batches are read ahead, so close it.
+    """The optimizer steps of one run's stage 3 on some samples; `seed`: of all draws. Batches are read ahead, so close it.
 
     Attributes:
         mixing: what `align.method=pare` trains beside the model, else None.
         unit: of outputs and targets in the loss, see `loss_unit`.
-
-    Args:
-        built: model, loss and settings; which parameters train is chosen before.
-        engine: the device.
-        samples: what is trained on.
-        seed: of all draws.
     """
 
     def __init__(self, built: Built, engine: Engine, samples: Samples, seed: int) -> None:
@@ -104,10 +61,9 @@ class OptimizerSteps:
             "predictor.": ridge_start.is_wanted(plan, model),
         }
         prefixes = tuple(prefix for prefix, is_known in known.items() if is_known)
-        body: list[nn.Parameter] = []
-        outer: list[nn.Parameter] = []
-        for name, parameter in model.named_parameters():
-            (body if name.startswith(prefixes) else outer).append(parameter)
+        named = list(model.named_parameters())
+        body = [parameter for name, parameter in named if name.startswith(prefixes)]
+        outer = [parameter for name, parameter in named if not name.startswith(prefixes)]
         self.mixing: Mixing | None = None
         if plan.align.method == "pare" and built.source is not None:
             mixing = Mixing(model.body, built.source, plan.align, steps=self._total, seed=seed)
@@ -126,48 +82,64 @@ class OptimizerSteps:
         )
         self.optimizer = engine.prepare(optimizer)
         self.unit = loss_unit(built, engine.device)
-        self._feed: Generator[_Read, None, None] | None = None
+        # Drawn once an epoch; what is read ahead may be of the next one.
+        self._order = functools.lru_cache(2)(
+            lambda epoch: seeding.numpy_generator(seed, "finetune", "order", epoch).permutation(len(samples))
+        )
+        self._feed: Generator[Batch, None, None] | None = None
         self._next = 0
         self._is_shared = False
 
     def take(self, step: int) -> tuple[float, np.ndarray]:
         """Take step 0, 1, ...; returns the mean loss over its samples, and their places among all.
 
-        Raises:
-            NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
-            MemoryExhaustedError: a batch does not fit; the weights are as before.
+        NonFiniteError and MemoryExhaustedError leave the weights as they were.
         """
         set_lr(self.optimizer, self.rate(step))
-        with signals.postponed() if self._engine.team is not None else nullcontext():
-            return self._taken(step)
-
-    def _taken(self, step: int) -> tuple[float, np.ndarray]:
-        settings, team = self._settings, self._engine.team
-        if team is not None and team.leads:
-            if not self._is_shared:
-                self._share(team)
-            team.order(_STEP, step=step)
-        with governed_by("train.batch_size", _SMALLER):
-            feed = self._feed_from(step)
-            first = next(feed)
+        settings, team, practices = self._settings, self._engine.team, PRACTICES[self._built.plan.protocol]
+        rows = self._rows(step)
+        with (
+            signals.postponed() if team is not None else nullcontext(),
+            governed_by("train.batch_size", _SMALLER),
+        ):
+            if team is not None and team.leads:
+                if not self._is_shared:
+                    self._share(team)
+                team.order(_STEP, step=step)
+            if self._feed is None or step != self._next:
+                self.close()
+                self._feed = read_ahead(self._reads(step))
+            self._next = -1  # an error leaves the feed inside the step
             loss, _ = train_step(
                 self._engine,
                 self._built.model,
                 self.optimizer,
                 self._built.loss,
                 self._samples,
-                first.indices,
+                rows,
                 batch_size=settings.batch_size,
                 clip=settings.clip or None,
                 seed=self._seed,
                 step=step,
-                reduce="sum" if PRACTICES[self._built.plan.protocol].sums_batches else "mean",
+                reduce="sum" if practices.sums_batches else "mean",
                 unit=self.unit,
                 mixer=None if self.mixing is None else self.mixing.at(step),
-                prepared=itertools.chain([first.batch], (read.batch for read in itertools.islice(feed, first.more))),
+                prepared=itertools.islice(self._feed, -(-len(rows) // settings.batch_size)),
             )
         self._next = step + 1
-        return loss, first.indices
+        return loss, rows
+
+    def _rows(self, step: int) -> np.ndarray:
+        epoch, place = divmod(step, self.per_epoch)
+        size = self._settings.step_size(len(self._samples))
+        return self._order(epoch)[place * size : (place + 1) * size]
+
+    def _reads(self, first_step: int) -> Iterator[Callable[[], Batch]]:
+        """Yield what reads the batches of a step and all that follow it, one after the other."""
+        size, pin = self._settings.batch_size, self._engine.pin
+        for step in range(first_step, self._total):
+            for read in read_step(self._samples, self._rows(step), size, seed=self._seed, step=step):
+                yield functools.partial(lambda call: pin(call()), read)
 
     def _share(self, team: Team) -> None:
         """Let the other processes make this plan, and give them the weights and the optimizer's state as they are now."""
@@ -188,15 +160,6 @@ class OptimizerSteps:
             self._feed.close()
         self._feed = None
 
-    def _feed_from(self, step: int) -> Generator[_Read, None, None]:
-        if self._feed is None or step != self._next:
-            self.close()
-            steps = range(step, self._total)
-            self._feed = read_ahead(_reads(self._engine, self._samples, self._settings, self._seed, steps))
-        # An error leaves the feed inside the step.
-        self._next = -1
-        return self._feed
-
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
         settings = self._settings
@@ -211,10 +174,7 @@ class OptimizerSteps:
 def share(team: Team, settings: Callable[[], Config]) -> int:
     """Share the work of a run that another process leads; returns the exit code once it is over.
 
-    Args:
-        team: the processes of the run.
-        settings: composes those of the same run; called once the first process has read the data, and so has
-            made what others share.
+    `settings` composes those of the same run once the first process has read the data, and so has made what others share.
     """
     order = team.listen()
     made: list[tuple[Built, Engine]] = []
@@ -234,20 +194,14 @@ def share(team: Team, settings: Callable[[], Config]) -> int:
     if order["name"] != END:
         with suppress(OrcaError):  # already reported to the first process
             team.gathered(make, 0)
-        if made:
-            return _follow(team, *made[0])
+        order = _follow(team, *made[0]) if made else order
     while order["name"] != END:
         order = team.listen()
     return int(order["code"])
 
 
 def lead(team: Team, built: Built, engine: Engine) -> None:
-    """Let the other processes build what this one has built, and wait until they have.
-
-    Raises:
-        ConfigError: the method trains more than the model, of which the others would know nothing.
-        OrcaError: one of them cannot, or has read other data.
-    """
+    """Let the other processes build what this one has built; OrcaError where one of them cannot, or has read other data."""
     if built.plan.align.method == "pare":
         what = "trains more than the model, which several processes do not support"
         raise ConfigError(what, where="align.method=pare", hint="start one process")
@@ -255,35 +209,32 @@ def lead(team: Team, built: Built, engine: Engine) -> None:
     team.gathered(lambda: {}, 0)
 
 
-def _follow(team: Team, built: Built, engine: Engine) -> int:
-    """Do what the first process orders; returns the exit code once the run is over.
+def _follow(team: Team, built: Built, engine: Engine) -> dict[str, Any]:
+    """Do what the first process orders, up to the last order, which is returned.
 
     What fails in a step fails in all processes, and the first one decides what is next.
     """
     built.model.to(engine.device)
-    plan: OptimizerSteps | None = None
-    while (order := team.listen())["name"] != END:
-        try:
-            if order["name"] == _PLAN:
-                if plan is not None:
-                    plan.close()
-                rows = team.share({}, _CPU)["rows"].numpy()
-                samples = built.learned if len(rows) == len(built.learned) else Part(built.learned, rows)
-                team.share_weights(built.model, engine.device)
-                state = team.share({}, _CPU)
-                plan = OptimizerSteps(with_train(built, **order["train"]), engine, samples, order["seed"])
-                if state:
-                    checkpoint.restore_optimizer(plan.optimizer, state)
-                engine.restore_scaler(order["scaler"])
-                team.gathered(lambda: {}, 0)
-            elif order["name"] == _STEP:
-                assert plan is not None
-                plan.take(order["step"])
-        except NonFiniteError:
-            continue
-        except Exception as error:
-            if error is not team.failure and error.__cause__ is not team.failure:
-                raise
-    if plan is not None:
-        plan.close()
-    return int(order["code"])
+    with ExitStack() as plans:
+        while (order := team.listen())["name"] != END:
+            try:
+                if order["name"] == _PLAN:
+                    plans.close()
+                    rows = team.share({}, _CPU)["rows"].numpy()
+                    samples = built.learned if len(rows) == len(built.learned) else Part(built.learned, rows)
+                    team.share_weights(built.model, engine.device)
+                    state = team.share({}, _CPU)
+                    steps = OptimizerSteps(with_train(built, **order["train"]), engine, samples, order["seed"])
+                    plans.callback(steps.close)
+                    if state:
+                        checkpoint.restore_optimizer(steps.optimizer, state)
+                    engine.restore_scaler(order["scaler"])
+                    team.gathered(lambda: {}, 0)
+                elif order["name"] == _STEP:
+                    steps.take(order["step"])
+            except NonFiniteError:
+                continue
+            except Exception as error:
+                if error is not team.failure and error.__cause__ is not team.failure:
+                    raise
+    return order

@@ -1,13 +1,13 @@
 """The plan of a run: its settings once the data are known, in which nothing is open any more.
 
 What settings leave open (null or auto) is decided by rules: what chooses the weights by the number of validation samples
-(docs/selection.md), how long and how to train by budget, samples and size of the model (docs/evidence/defaults.md). What is
-typed, or set by a file of conf/, is never changed; nor is a run's identity, which is that of its settings. A resumed run takes
-the decisions that it recorded.
+(docs/selection.md), how long and how to train by budget, samples and size of the model (docs/evidence/defaults.md). A resumed
+run takes the decisions that it recorded.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, dataclass, replace
 from typing import Any, NamedTuple
@@ -16,20 +16,14 @@ from orca_cli.config.schema import Config, Train
 from orca_cli.data.fraction import Joined
 from orca_cli.interfaces import Samples, TaskData
 
-# Numbers of validation samples. A choice among epochs by the error of a few is noise, and they are lost for training.
+# Numbers of validation samples. A choice among epochs by the error of a few is noise.
 BEST_FROM = 100  # from which on they choose the epoch; fewer choose nothing
 ERROR_FROM = 300  # from which on they choose by the error; fewer by the loss, which moves with every sample
 _OPEN = (None, "auto")
 
 
-@dataclass(frozen=True)
-class Decision:
-    """A setting that was left to the program.
-
-    Args:
-        value: what it is set to, JSON-able.
-        why: the rule, and what it was applied to, such as "budget=normal, 200 training samples".
-    """
+class Decision(NamedTuple):
+    """What an open setting is set to, JSON-able, and why: the rule, and what it was applied to."""
 
     value: Any
     why: str
@@ -39,12 +33,7 @@ Decided = Mapping[str, Decision]  # by dotted key
 
 
 def read_decisions(record: Mapping[str, Any], splits: Mapping[str, Any]) -> Decided:
-    """Return the decisions in a run's summary of stage 1 or its result; none where it had other data.
-
-    Args:
-        record: of an earlier attempt; empty for none.
-        splits: name -> size and hash of the data, as `build.split_record`.
-    """
+    """Return the decisions in a run's summary of stage 1 or its result; none where its data were not these `splits`."""
     recorded = record.get("splits", {})
     if any(recorded.get(name) != split for name, split in splits.items()):
         return {}
@@ -70,7 +59,6 @@ class TrainPlan(Train):
     warmup_epochs: float
     clip: float
     members: int
-    refit: bool
     __setattr__ = _set_once
 
     @property
@@ -80,19 +68,12 @@ class TrainPlan(Train):
 
     @property
     def warmup_length(self) -> float:
-        """Return the length of the warm-up in epochs: as set, or `warmup_limit` of the epochs before the rate is 0.
-
-        A longer one would end training before the rate is at its peak, or leave no time after it.
-        """
-        if self.warmup_limit is None:
-            return self.warmup_epochs
-        return min(self.warmup_epochs, self.warmup_limit * min(self.epochs, self.decay_epochs or self.epochs))
+        """Return the length of the warm-up in epochs: as set, or `warmup_limit` of the epochs before the rate is 0."""
+        longest = math.inf if self.warmup_limit is None else self.warmup_limit
+        return min(self.warmup_epochs, longest * min(self.epochs, self.decay_epochs or self.epochs))
 
     def fitted(self, samples: int) -> TrainPlan:
-        """Return the plan with optimizer steps that ask for no more samples than there are.
-
-        Batches per step stay as they are, where there are samples enough for them.
-        """
+        """Return the plan with optimizer steps that ask for no more samples than there are, in as many batches if possible."""
         batch_size, accumulation = self.batch_size, self.accumulation
         if batch_size * accumulation <= samples:
             return self
@@ -100,62 +81,45 @@ class TrainPlan(Train):
             accumulation = max(1, samples // batch_size)
         return replace(self, batch_size=min(batch_size, samples // accumulation), accumulation=accumulation)
 
+    def step_size(self, samples: int) -> int:
+        """Return how many of a number of samples an optimizer step sees."""
+        fitted = self.fitted(samples)
+        return fitted.batch_size * fitted.accumulation
+
     def steps_per_epoch(self, samples: int) -> int:
         """Return the optimizer steps of one pass over a number of samples."""
-        fitted = self.fitted(samples)
-        return -(-samples // (fitted.batch_size * fitted.accumulation))
+        return -(-samples // self.step_size(samples))
 
     def learned(self, task: TaskData) -> Samples:
-        """Return the samples that stage 3 trains on: training, or training and validation."""
-        return Joined([task.train, task.validation]) if self.refit else task.train
+        """Return the samples that stage 3 trains on: training; of folds, also validation that was drawn from it."""
+        return Joined([task.train, task.validation]) if self.folds and task.validation_drawn else task.train
 
     def count_learned(self, task: TaskData) -> int:
         """Return how many samples each fine-tuning of stage 3 trains on; the most of several."""
-        count = len(task.train) + (len(task.validation) if self.refit else 0)
+        count = len(self.learned(task))
         return count - count // self.folds if self.folds else count
 
-    def judged_on(self, task: TaskData, learned: Samples) -> tuple[str, Samples | None]:
-        """Return what validates the run's weights (validation, test, folds or nothing) and its samples.
-
-        Args:
-            task: the data.
-            learned: what stage 3 trains on.
-        """
-        if self.folds:
-            return "folds", learned
-        return ("nothing", None) if self.refit else (self.validate_on, task.validation)
+    def judged_on(self, task: TaskData, learned: Samples) -> tuple[str, Samples]:
+        """Return what validates the run's weights (validation, test or folds) and its samples; `learned` as trained on."""
+        return ("folds", learned) if self.folds else (self.validate_on, task.validation)
 
 
 @dataclass(kw_only=True)
 class Plan(Config):
-    """The settings of a run, with those of stage 3 decided; frozen.
-
-    Args:
-        decided: what was open, and why it is as it is.
-    """
+    """The settings of a run, with those of stage 3 decided; frozen. `decided`: what was open, and why it is as it is."""
 
     train: TrainPlan
     decided: Decided
     __setattr__ = _set_once
 
 
-class _Length(NamedTuple):
-    """Batch size and length of stage 3 at budget=normal: `steps`, or the steps of `passes` over the samples if these are more;
-    at most `most_steps`, but always one pass.
-    """
-
-    steps: int
-    passes: int
-    most_steps: int
-    batch_size: int
-
-
-# By the number of samples that they apply up to; the first that fits is taken. They are for protocol=clean: the other protocols
-# set the paper's numbers in their own files.
+# Length of stage 3 and batch size at budget=normal, by the number of samples that they apply up to; the first that fits is
+# taken. A length is `least` steps, or those of `passes` over the samples if these are more; at most `most`, but always one
+# pass. They are for protocol=clean: the other protocols set the paper's numbers in their own files.
 _LENGTHS = {
-    500: _Length(steps=400, passes=0, most_steps=400, batch_size=16),
-    5000: _Length(steps=400, passes=8, most_steps=800, batch_size=16),
-    10**15: _Length(steps=2000, passes=10, most_steps=5000, batch_size=32),
+    500: {"least": 400, "passes": 0, "most": 400, "batch_size": 16},
+    5000: {"least": 400, "passes": 8, "most": 800, "batch_size": 16},
+    10**15: {"least": 2000, "passes": 10, "most": 5000, "batch_size": 32},
 }
 _SMALL = 50_000_000  # parameters of the largest model that learns at the first of these rates
 _RATES = (2e-4, 5e-5)
@@ -191,10 +155,8 @@ def decide(
     """Return the plan of a run: a function of settings, data and model, but for what is recorded.
 
     Args:
-        config: as composed.
-        task: the data, of which the test split is closed.
-        tokens: T, of a sample.
-        parameters: of the whole model.
+        config, task: as composed and read.
+        tokens, parameters: of a sample, and of the whole model.
         is_started: whether the embedder starts as the body's own layer, and the predictor as a ridge.
         recorded: decisions that stand, of an earlier attempt or by a time that was measured.
     """
@@ -206,13 +168,16 @@ def decide(
             decided[f"train.{name}"] = (recorded or {}).get(f"train.{name}", Decision(value, why))
             train = replace(train, **{name: decided[f"train.{name}"].value})
 
-    count = len(task.validation)
-    settle("select", *_select(train, count))
+    def choose(name: str, few: str, many: str, least: int) -> None:
+        count = len(task.validation)
+        value, how = (few, "fewer") if count < least else (many, "not fewer")
+        settle(name, value, f"{count} validation samples, {how} than {least}")
+
+    if train.folds:
+        settle("select", "last", f"train.folds={train.folds} judges by all samples, and none are left to choose by")
+    choose("select", "last", "best", BEST_FROM)
     if train.select == "best":
-        by, few = ("loss", "fewer") if count < ERROR_FROM else ("error", "not fewer")
-        settle("select_by", by, f"{count} validation samples, {few} than {ERROR_FROM}")
-    settle("refit", *_refit(config, train.select, task))
-    # How long to train depends on what is trained on.
+        choose("select_by", "loss", "error", ERROR_FROM)
     samples, is_small = train.count_learned(task), parameters <= _SMALL
     length = next(length for most, length in _LENGTHS.items() if samples <= most)
     size = f"{samples:,} samples of {tokens:,} tokens, {parameters / 1e6:.3g} M parameters"
@@ -222,9 +187,9 @@ def decide(
         share, members = _STARTED if is_started else (share, members)
         is_cheap = is_small and samples <= _SEVERAL_SAMPLES and tokens <= _SEVERAL_TOKENS
         members = members if is_cheap and train.epochs is None else 1
-    settle("batch_size", min(length.batch_size, samples), why)
+    settle("batch_size", min(length["batch_size"], samples), why)
     per_epoch = train.steps_per_epoch(samples)
-    steps = share * min(length.most_steps, max(length.steps, length.passes * per_epoch))
+    steps = share * min(length["most"], max(length["least"], length["passes"] * per_epoch))
     settle("epochs", max(1, round(steps / per_epoch)), why)
     settle("members", 1 if train.folds else members, why)
     settle("outer_rate", _OUTER_RATE if train.lr is None else 1.0, why)
@@ -233,24 +198,3 @@ def decide(
     settle("weight_decay", _WEIGHT_DECAY, why)
     settle("clip", _CLIP, why)
     return Plan(**vars(config) | {"train": train, "decided": decided})
-
-
-def _select(train: Train, count: int) -> tuple[str, str]:
-    if train.folds:
-        return "last", f"train.folds={train.folds} judges by all samples, and none are left to choose by"
-    if train.refit is True:
-        return "last", "train.refit=true leaves no samples to choose by"
-    few = count < BEST_FROM
-    return "last" if few else "best", f"{count} validation samples, {'fewer' if few else 'not fewer'} than {BEST_FROM}"
-
-
-def _refit(config: Config, select: str, task: TaskData) -> tuple[bool, str]:
-    against = {
-        "validation chooses": select == "best",
-        "validation was not drawn from the training data": not task.validation_drawn,
-        "train.validate_on=test": config.train.validate_on == "test",
-        "task.train_fraction says how much is trained on": config.task.get("train_fraction") is not None,
-    }
-    if reasons := [reason for reason, holds in against.items() if holds]:
-        return False, reasons[0]
-    return True, "nothing is chosen by validation, which was drawn from the training data"

@@ -1,67 +1,58 @@
-"""What stage 2 minimises: the class-wise dataset distance between embedded target data and the fixed source."""
+"""What stage 2 compares, embedded target data and the fixed source, and minimises: the class-wise distance between them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from orca_cli import seeding, signals
+from orca_cli.config import parts
 from orca_cli.config.schema import Align
 from orca_cli.exceptions import ConfigError, NonFiniteError
-from orca_cli.interfaces import Batch, Distance, Features, Metric, Samples, Tokens
+from orca_cli.interfaces import Batch, Distance, Features, Metric, Reporter, Samples, Tokens
+from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
-from orca_cli.stages.source_features import select_points
+from orca_cli.stages.build import Built, cache_folder, source_seed
+from orca_cli.stages.pseudo_labels import class_labels, shuffled
+from orca_cli.stages.source_features import EmbeddedSource, Wanted, prepared_metric, select_points, source_features
 from orca_cli.training.engine import Engine
+from orca_cli.training.loop import batches
 
 _EMBEDDED_VALUES = 2**26  # input values that are read at once (256 MiB in float32)
 _DRAWN_VALUES = 2**27  # input values of a class's samples: of large ones, fewer give more tokens each
 _LEAST_SAMPLES = 8
 _POINTS_OF_A_CLASS, _POINTS_OF_CLASSES = 128, 256  # in a problem, by default
 _EMBEDDED_POINTS = 2**13  # points of several problems that are embedded at once: each call costs as much as a thousand
+_EXACT_SOURCE_POINTS, _EXACT_TARGET_POINTS = 500, 200
 
 
-@dataclass(frozen=True)
 class Labelled:
-    """A split with a class or pseudo-label for every sample.
+    """A split with a class or pseudo-label for every sample, [n]; `members`: class -> indices of its samples."""
 
-    Args:
-        samples: the split.
-        members: class -> indices of its samples.
-    """
-
-    samples: Samples
-    members: Mapping[int, np.ndarray]
-
-    @classmethod
-    def from_labels(cls, samples: Samples, labels: np.ndarray) -> Labelled:
-        """Index a split by class; labels [n]."""
-        return cls(samples, {int(c): np.flatnonzero(labels == c) for c in np.unique(labels)})
+    def __init__(self, samples: Samples, labels: np.ndarray) -> None:
+        self.samples = samples
+        self.members = {int(c): np.flatnonzero(labels == c) for c in np.unique(labels)}
 
 
 @dataclass(frozen=True)
 class Problem:
     """Distance of groups of target classes to the whole source, weighted by the classes' shares (paper, Algorithm 1).
 
-    Attributes:
-        name: of its values, for people.
-
     Args:
         model, engine: what embeds the target, on the run's device.
-        metric: the distance.
-        source: the source's points, on the run's device.
-        prepared: what the metric computed from the source.
+        metric, source, prepared: the distance, the source's points on that device, and what the metric computed from them.
         train: the training split.
         settings: points per problem, what a point is, classes per problem.
         seed: of the draws.
     """
 
-    name: ClassVar[str] = "distance"
+    name: ClassVar[str] = "distance"  # of its values, for people
 
     model: TransferModel
     engine: Engine
@@ -100,11 +91,7 @@ class Problem:
         return [tuple(map(int, order[start : start + size])) for start in range(0, len(order), size)]
 
     def backward(self, step: int) -> tuple[float, dict[str, float]]:
-        """Add the gradients of all groups to the embedder's; returns their weighted sum, and the worst diagnostics.
-
-        Raises:
-            NonFiniteError: a value is NaN or infinite.
-        """
+        """Add the gradients of all groups to the embedder's; returns their weighted sum, and the worst diagnostics."""
         loss = 0.0
         worst: dict[str, float] = {}
         for distances in self.parts(self.train, step):
@@ -121,9 +108,6 @@ class Problem:
         """Yield (weight, distance) of every group of classes, on the points that `names` draw.
 
         Groups whose points are embedded together come in one list, and share a graph: their sum is to be differentiated.
-
-        Raises:
-            NonFiniteError: a distance is NaN or infinite.
         """
         groups = self.groups(split, *names)
         # Few enough are embedded together that their inputs and points take little memory.
@@ -141,16 +125,25 @@ class Problem:
 
     @torch.no_grad()
     def value(self, split: Labelled) -> float:
-        """Return the weighted sum over all groups on a draw that is the same at every call.
-
-        Raises:
-            NonFiniteError: it is NaN or infinite.
-        """
+        """Return the weighted sum over all groups on a draw that is the same at every call; NonFiniteError if it is none."""
         parts = self.parts(split, "fixed")
         value = sum(weight * float(distance.value) for some in parts for weight, distance in some)
         if not math.isfinite(value):
             raise NonFiniteError(f"the distance is {value}", where="align", hint="try a smaller align.lr")
         return value
+
+    @torch.no_grad()
+    def exact_value(self, heldout: Labelled) -> float:
+        """Return the exact OTDD, by linear programming, between fixed samples of held-out data and of the source (Figure 6).
+
+        All classes are in one problem, of the same number of points for every metric: the figure compares their curves.
+        """
+        problem = replace(self, settings=replace(self.settings, max_samples=_EXACT_TARGET_POINTS))
+        (target,) = problem.points(heldout, [tuple(sorted(heldout.members))], "exact")
+        generator = seeding.numpy_generator(self.seed, "align", "exact", "source")
+        source = _some(self.source, np.sort(generator.permutation(len(self.source.x))[:_EXACT_SOURCE_POINTS]))
+        metric = OTDDExact()
+        return float(metric.distance(source, metric.prepare(source), target).value)
 
     def points(self, split: Labelled, groups: Sequence[tuple[int, ...]], *names: str | int) -> list[Features]:
         """Embed a seeded draw of each group's classes: `max_samples` points in all, each class by its share.
@@ -203,6 +196,44 @@ class Problem:
         return np.diff(ends, prepend=0.0).astype(int).tolist()
 
 
+@dataclass(frozen=True)
+class Compared:
+    """The two sides of an alignment: the problem of training classes and source, the labelled validation split, the source."""
+
+    problem: Problem
+    heldout: Labelled
+    source: EmbeddedSource
+
+
+def compare(built: Built, engine: Engine, reporter: Reporter, whole: bool = True) -> Compared:
+    """Embed the source of a run that has an alignment, or take it from the cache, and label the target.
+
+    With `whole`, the source's points are drawn from all of its examples; a few do where only time is measured.
+    """
+    plan, task, settings, cache = built.plan, built.task, built.plan.align, cache_folder(built.plan)
+    wanted = Wanted(
+        settings.features,
+        built.model.embedder.layout.tokens,
+        settings.source_points,
+        source_seed(plan),
+        settings.source_cloud,
+        settings.source_labels,
+    )
+    assert built.source is not None
+    source = source_features(built.model.body, built.source, wanted, engine.device, cache, reporter, whole)
+    metric: Metric = parts.build(plan.metric, "metric")
+    x, labels = source.cloud.x.to(engine.device, torch.float32), source.cloud.labels.to(engine.device)
+    cloud = Features(x, labels, source.cloud.num_classes)
+    prepared = prepared_metric(metric, plan.metric, cloud, source.key, cache)
+    prepared = {name: value.to(engine.device) for name, value in prepared.items()}
+    count, targets = settings.pseudo_labels or cloud.num_classes, (task.train.targets(), task.validation.targets())
+    classes = class_labels(task.kind, *targets, num_clusters=count, seed=plan.seed)
+    if settings.target_labels == "shuffled":
+        classes = shuffled(classes, plan.seed)
+    train, heldout = map(Labelled, (task.train, task.validation), classes)
+    return Compared(Problem(built.model, engine, metric, cloud, prepared, train, settings, plan.seed), heldout, source)
+
+
 def measure(
     metric: Metric, source: Features, prepared: dict[str, Tensor], target: Features, generator: np.random.Generator
 ) -> Distance:
@@ -246,19 +277,12 @@ def _some(points: Features, rows: np.ndarray) -> Features:
     return Features(points.x[chosen], points.labels[chosen], points.num_classes)
 
 
-@dataclass(frozen=True)
-class Draw:
+class Draw(NamedTuple):
     """A draw of at most `most` points of some samples, by the generator, without replacement."""
 
     indices: np.ndarray
     most: int
     generator: np.random.Generator
-
-    def choose(self, available: int) -> np.ndarray:
-        """Return the chosen ones of `available` points, in order."""
-        if available <= self.most:
-            return np.arange(available)
-        return np.sort(self.generator.choice(available, size=self.most, replace=False))
 
 
 def embed_points(
@@ -275,14 +299,14 @@ def embed_points(
         points, owners = select_points(tokens, features, model.embedder.layout.tokens)
         chosen = _chosen(draws, owners.cpu().numpy())
         return [points[torch.from_numpy(rows).to(points.device)] for rows in chosen]
-    batches = list(_batches(model, engine, samples, indices))
-    masks = [model.embedder.mask(batch.x, batch.valid) for batch in batches]
+    read = list(_batches(model, engine, samples, indices))
+    masks = [model.embedder.mask(batch.x, batch.valid) for batch in read]
     rows, places = torch.cat(masks).cpu().numpy().nonzero()
     chosen = _chosen(draws, rows)
     kept = np.concatenate(chosen)
     rows, places = rows[kept], places[kept]
     clouds, first = [], 0
-    for batch in batches:
+    for batch in read:
         here = (rows >= first) & (rows < first + len(batch.x))
         where = (torch.from_numpy(values[here]).to(batch.x.device) for values in (rows - first, places))
         clouds.append(tokens_at(batch.x, batch.valid, *where))
@@ -293,7 +317,12 @@ def embed_points(
 def _chosen(draws: Sequence[Draw], owners: np.ndarray) -> list[np.ndarray]:
     """Return the points that each draw chooses; `owners` are the places of the samples that they belong to, in order."""
     cuts = np.searchsorted(owners, np.cumsum([0, *(len(draw.indices) for draw in draws)]))
-    return [draw.choose(stop - start) + start for draw, start, stop in zip(draws, cuts, cuts[1:], strict=False)]
+    chosen = []
+    for draw, start, count in zip(draws, cuts, np.diff(cuts), strict=False):
+        every = np.arange(start, start + count)
+        few = count <= draw.most
+        chosen.append(every if few else np.sort(draw.generator.choice(every, size=draw.most, replace=False)))
+    return chosen
 
 
 def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray) -> Tokens:
@@ -310,6 +339,5 @@ def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.nd
 
 def _batches(model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray) -> Iterator[Batch]:
     """Yield the samples on the run's device, as many at a time as `_EMBEDDED_VALUES` allows."""
-    size = max(1, _EMBEDDED_VALUES // math.prod(model.embedder.layout.input_shape))
-    for start in range(0, len(indices), size):
-        yield engine.move(samples.batch(indices[start : start + size]))
+    for some in batches(indices, max(1, _EMBEDDED_VALUES // math.prod(model.embedder.layout.input_shape))):
+        yield engine.move(samples.batch(some))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -21,22 +22,13 @@ _PASSES = 3
 def class_labels(
     kind: Kind, train: np.ndarray, validation: np.ndarray, *, num_clusters: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a class for every training and validation sample; the clusters are those of the training targets.
+    """Return a class for every training and validation sample, [n] and [m] int64; the clusters are those of training targets.
 
-    Only known targets count. Real values are centred at every position and divided by their channel's deviation; of classes at
-    every position each is an indicator, centred too. What is unknown then takes the mean, 0. Label sets are centred alone.
-    Targets above 256 MiB (in float32) are clustered in batches, so that a memory map is never read as a whole. One number a
-    sample is not clustered but binned, so that every class has about as many training samples.
-
-    Args:
-        kind: for "classes" the targets themselves are returned.
-        train: [n, ...], as Samples.targets gives them.
-        validation: [m, ...].
-        num_clusters: k; fewer where there are fewer samples.
-        seed: of k-means.
-
-    Returns:
-        [n] and [m] int64 in 0..k-1.
+    Targets of kind "classes" are returned as they are. One number a sample is not clustered but binned, so that every class
+    has about as many training samples. Otherwise only known targets count. Real values are centred at every position and
+    divided by their channel's deviation; of classes at every position each is an indicator, centred too. What is unknown then
+    takes the mean, 0. Label sets are centred alone. Targets above 256 MiB (in float32) are clustered in batches, so that a
+    memory map is never read as a whole.
     """
     if kind == "classes":
         return np.asarray(train, dtype=np.int64), np.asarray(validation, dtype=np.int64)
@@ -59,15 +51,10 @@ def class_labels(
             for _ in range(_PASSES):
                 for rows in _batches(train, order.permutation(len(train)), width, least=k):
                     means.partial_fit(columns.encode(train[np.sort(rows)]))
-        labels = [
-            np.concatenate(
-                [
-                    means.predict(columns.encode(targets[rows]))
-                    for rows in _batches(targets, np.arange(len(targets)), width)
-                ]
-            )
-            for targets in (train, validation)
-        ]
+        labels = []
+        for targets in (train, validation):
+            batches = _batches(targets, np.arange(len(targets)), width)
+            labels.append(np.concatenate([means.predict(columns.encode(targets[rows])) for rows in batches]))
     return labels[0].astype(np.int64), labels[1].astype(np.int64)
 
 
@@ -81,9 +68,9 @@ def shuffled(labels: tuple[np.ndarray, np.ndarray], seed: int) -> tuple[np.ndarr
 
 
 def _bins(train: np.ndarray, validation: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bin of every number, [n] and [m]; edges are quantiles of the training numbers, and no bin is empty there.
+    """Return the bin of every number; edges are quantiles of the training numbers. What is unknown is in the median's bin.
 
-    Many equal numbers share a bin, so there may be fewer. What is unknown is in the bin of the median.
+    Many equal numbers share a bin, so there may be fewer than `count`; none is empty in training.
     """
     known_values = np.sort(train[~np.isnan(train)])
     edges = np.unique(np.quantile(known_values, np.arange(1, count) / count, method="inverted_cdf"))
@@ -95,12 +82,11 @@ def _bins(train: np.ndarray, validation: np.ndarray, count: int) -> tuple[np.nda
 
 @dataclass(frozen=True)
 class _Columns:
-    """How targets become the columns that are clustered; integers are classes at every position.
+    """How targets become the columns that are clustered.
 
     Args:
         classes: number of classes at a position; 0 for real values.
-        mean: [width], of the known values of every column.
-        scale: [width], what a column is divided by.
+        mean, scale: [width], of the known values of every column, and what it is divided by.
     """
 
     classes: int
@@ -113,19 +99,16 @@ class _Columns:
         classes = 0 if np.issubdtype(train.dtype, np.floating) else int(train.max(initial=0)) + 1
         width = train[0].size * max(classes, 1)
         columns = cls(classes, np.zeros(width, np.float32), np.ones(width, np.float32))
-        counts, total, squares = np.zeros(width), np.zeros(width), np.zeros(width)
-        for centre in (False, True):  # squares are summed around the mean
-            for rows in _batches(train, np.arange(len(train)), width):
-                values = columns._values(train[rows]).astype(np.float64)
-                if centre:
-                    squares += np.nansum((values - columns.mean) ** 2, axis=0)
-                else:
-                    counts += (~np.isnan(values)).sum(0)
-                    total += np.nansum(values, axis=0)
-            if not centre:
-                columns = replace(columns, mean=(total / np.maximum(counts, 1)).astype(np.float32))
+
+        def summed(measure: Callable[[np.ndarray], np.ndarray]) -> Any:
+            batches = _batches(train, np.arange(len(train)), width)
+            return sum(measure(columns._values(train[rows]).astype(np.float64)) for rows in batches)
+
+        counts, total = summed(lambda values: np.stack([(~np.isnan(values)).sum(0), np.nansum(values, axis=0)]))
+        columns = replace(columns, mean=(total / np.maximum(counts, 1)).astype(np.float32))
         if classes or kind == "labels":
             return columns
+        squares = summed(lambda values: np.nansum((values - columns.mean) ** 2, axis=0))
         # One deviation a channel: where a position hardly varies, noise must not weigh as much as content.
         channels = train.shape[1] if train.ndim > 1 else 1
         variance = squares.reshape(channels, -1).sum(1) / np.maximum(counts.reshape(channels, -1).sum(1), 1)

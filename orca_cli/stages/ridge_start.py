@@ -20,6 +20,7 @@ from orca_cli.interfaces import Samples, Tokens
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
 from orca_cli.training.engine import Engine
+from orca_cli.training.loop import batches
 
 if TYPE_CHECKING:
     from orca_cli.stages.build import Built
@@ -39,17 +40,13 @@ def is_wanted(settings: Config, model: TransferModel) -> bool:
     return isinstance(model.predictor, PooledPredictor) and (is_known or settings.predictor.init == "ridge")
 
 
+@torch.no_grad()
 def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     """Give the predictor of a run its first weights; returns whether that is wanted and the samples allow it, else they stay.
 
     Leaving one sample out chooses the penalty, whether the body's features, those that went past it or both alike are used,
-    and for classes and labels how large the outputs are. Every feature counts as standardised.
-
-    Args:
-        built: of the run; its model is on the engine's device.
-        engine: the device.
-        samples: that stage 3 trains on, of which a seeded part is used where there are many.
-        seed: of that draw.
+    and for classes and labels how large the outputs are. Every feature counts as standardised. Of many of the samples that
+    stage 3 trains on, a seeded part is used.
     """
     if not is_wanted(built.plan, built.model):
         return False
@@ -61,7 +58,13 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     rows, targets = rows[known.numpy()], targets[known]
     if len(rows) < _LEAST:
         return False
-    blocks, places = _standardised(_seen(built.model, engine, samples, rows))
+    blocks, places = [], []
+    for block in _seen(built.model, engine, samples, rows):
+        deviation = block.std(0)
+        varies = deviation > _CONSTANT  # a row has length 1 on average
+        factor = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0) / max(1, varies.sum()) ** 0.5
+        places.append((block.mean(0), factor))
+        blocks.append((block - places[-1][0]) * factor)
     weight, bias, held_out = _ridge(blocks, _ridge_targets(built, targets))
     if built.task.kind != "values":  # the factor on the outputs at which the loss is lowest
         measure: Any = copy.deepcopy(built.loss).cpu() if isinstance(built.loss, nn.Module) else built.loss
@@ -69,35 +72,31 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
         losses = [float(measure(float(scale) * outputs, targets)) for scale in _SCALES]
         scale = float(_SCALES[int(np.nanargmin(losses))])
         weight, bias = scale * weight, scale * bias
-    _fill(cast(PooledPredictor, built.model.predictor), weight, bias, places)
+    # The layers answer to raw features as these weights do to standardised ones.
+    predictor = cast(PooledPredictor, built.model.predictor)
+    layers = [predictor.linear] if predictor.skip is None else [predictor.linear, predictor.skip]
+    parts = np.split(weight, np.cumsum([len(mean) for mean, _ in places])[:-1])
+    for layer, part, (mean, factor) in zip(layers, parts, places, strict=True):
+        raw = part * factor[:, None]
+        layer.weight.copy_(torch.from_numpy(raw.T))
+        bias = bias - mean @ raw
+    predictor.linear.bias.copy_(torch.from_numpy(bias))
     return True
 
 
-@torch.no_grad()
 def _seen(model: TransferModel, engine: Engine, samples: Samples, rows: np.ndarray) -> list[np.ndarray]:
     """Return what the predictor's layers see of samples, [n, F] and, where there are such features, [n, S]."""
     model.eval()
     predictor = cast(PooledPredictor, model.predictor)
     pieces: list[tuple[Tensor, ...]] = []
-    for first in range(0, len(rows), _AT_ONCE):
+    for some in batches(rows, _AT_ONCE):
         signals.check()
-        batch = engine.move(samples.batch(rows[first : first + _AT_ONCE]))
+        batch = engine.move(samples.batch(some))
         with engine.autocast():
             features: Tokens = model.features(batch.x, batch.valid)
         others = () if predictor.skip is None else (features.samples,)
         pieces.append((predictor.pool(features), *cast(tuple[Tensor, ...], others)))
     return [torch.cat(block).double().cpu().numpy() for block in zip(*pieces, strict=True)]
-
-
-def _standardised(blocks: list[np.ndarray]) -> tuple[list[np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
-    """Return blocks of features with mean 0 and rows of length 1 on average, and mean and factor of every feature."""
-    places = []
-    for block in blocks:
-        deviation = block.std(0)
-        varies = deviation > _CONSTANT
-        factor = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0) / max(1, varies.sum()) ** 0.5
-        places.append((block.mean(0), factor))
-    return [(block - mean) * factor for block, (mean, factor) in zip(blocks, places, strict=True)], places
 
 
 def _ridge_targets(built: Built, targets: Tensor) -> np.ndarray:
@@ -128,17 +127,3 @@ def _ridge(blocks: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndar
     held_out = best.cv_results_[..., int(np.argmin(np.abs(_PENALTIES - best.alpha_)))]
     weight = best.coef_.reshape(y.shape[1], -1).T * factors[:, None]
     return weight, np.atleast_1d(best.intercept_), held_out.reshape(y.shape)
-
-
-@torch.no_grad()
-def _fill(
-    predictor: PooledPredictor, weight: np.ndarray, bias: np.ndarray, places: list[tuple[np.ndarray, np.ndarray]]
-) -> None:
-    """Give the layers weights that answer to raw features as these do to standardised ones."""
-    layers = [predictor.linear] if predictor.skip is None else [predictor.linear, predictor.skip]
-    parts = np.split(weight, np.cumsum([len(mean) for mean, _ in places])[:-1])
-    for layer, part, (mean, factor) in zip(layers, parts, places, strict=True):
-        raw = part * factor[:, None]
-        layer.weight.copy_(torch.from_numpy(raw.T))
-        bias = bias - mean @ raw
-    predictor.linear.bias.copy_(torch.from_numpy(bias))

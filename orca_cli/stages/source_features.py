@@ -23,23 +23,15 @@ from orca_cli.training.cache import Entry, cached, numerics_key
 
 _BATCH = 64
 _VERSION = 3  # of what is stored; a change makes every cached entry a miss
-_FRESH = 1024  # further points, to measure what the source itself scores
+_FRESH = 1024  # further points, which count in the controls (`_variant`) alone
 _RESTARTS = 3
 
 
 @dataclass(frozen=True)
 class EmbeddedSource:
-    """The source as the body's own embedding layer sees it.
-
-    Args:
-        cloud: the points that targets are compared with.
-        fresh: further points of the same kind, none of which is in `cloud`; there may be none.
-        spread: variance_within and variance_between of all tokens, see `Spread`.
-        key: identifies all of these.
-    """
+    """The points that targets are compared with, `variances` of all tokens, and what identifies both."""
 
     cloud: Features
-    fresh: Features
     spread: dict[str, float]
     key: str
 
@@ -52,8 +44,7 @@ class Wanted:
         features: "tokens": every token that is not padding is a point with its example's label; "pooled": the mean over
             an example's tokens; "sequence": its first `length` tokens in a row, if it has that many.
         length: tokens of a target sample.
-        points: upper bound on the number of points, drawn without replacement.
-        seed: of the draw.
+        points: upper bound on the number of points, drawn by the seed without replacement.
         cloud: "embedded", or "gaussian" for points of a Gaussian with the same mean and covariance.
         labels: "given", "clusters" for k-means clusters of the points, as many as there are classes, or "shuffled".
     """
@@ -66,66 +57,48 @@ class Wanted:
     labels: str = "given"
 
 
-@dataclass
-class Spread:
-    """Variance of tokens within and between samples, summed up batch by batch, in squared units of the features.
-
-    Both are sums over dimensions, and add up to the mean squared distance of tokens to the mean of all.
+def moments(batch: Tokens) -> Tensor:
+    """Return [3 + D] float64 of the tokens that are not padding, to be added up over batches: how many, the sums of their
+    squares and of those of their samples' means, and their sum.
     """
+    x = torch.where(batch.mask.unsqueeze(-1), batch.x.double(), 0.0)  # [B, T, D]
+    counts, sums = batch.mask.sum(1), x.sum(1)
+    means = (sums.square().sum(1) / counts.clamp(min=1)).sum()
+    return torch.cat([torch.stack([counts.sum().double(), x.square().sum(), means]), sums.sum(0)])
 
-    tokens: float = 0.0
-    squares: float = 0.0  # of all tokens
-    mean_squares: float = 0.0  # of the samples' means, weighted by their numbers of tokens
-    total: Tensor | float = 0.0  # sum of all tokens, [D]
 
-    @torch.no_grad()
-    def add(self, batch: Tokens) -> None:
-        """Take the samples of a batch; tokens that are padding do not count."""
-        x = torch.where(batch.mask.unsqueeze(-1), batch.x.double(), 0.0)  # [B, T, D]
-        counts = batch.mask.sum(1)
-        sums = x.sum(1)
-        self.tokens += float(counts.sum())
-        self.squares += float(x.square().sum())
-        self.mean_squares += float((sums.square().sum(1) / counts.clamp(min=1)).sum())
-        self.total = self.total + sums.sum(0)
+def variances(moments: Tensor) -> dict[str, float]:
+    """Return variance_within (tokens around their sample's mean) and variance_between (those means around that of all).
 
-    def variances(self) -> dict[str, float]:
-        """Return variance_within (tokens around their sample's mean) and variance_between (those means around that of all)."""
-        if not self.tokens:
-            return {"variance_within": 0.0, "variance_between": 0.0}
-        grand = float((torch.as_tensor(self.total) / self.tokens).square().sum()) * self.tokens
-        return {
-            "variance_within": max(0.0, self.squares - self.mean_squares) / self.tokens,
-            "variance_between": max(0.0, self.mean_squares - grand) / self.tokens,
-        }
+    Both are sums over dimensions, in squared units of the features, and add up to the mean squared distance to the mean.
+    """
+    count, squares, means = moments[:3].tolist()
+    count = max(count, 1.0)
+    grand = float((moments[3:] / count).square().sum()) * count
+    within, between = max(0.0, squares - means) / count, max(0.0, means - grand) / count
+    return {"variance_within": within, "variance_between": between}
 
 
 @torch.no_grad()
 def collapse(tokens: Tokens) -> dict[str, float]:
-    """Return diagnostics of embedded samples.
+    """Return diagnostics of embedded samples; NonFiniteError where a token is NaN or infinite.
 
     Returns:
-        variance_within, variance_between: as in `Spread`; beside the source's they tell whether the tokens have drawn together.
-        token_variance: the first as a share of both; 0 where all tokens of a sample are alike, 1 where samples do not differ
-            in their means.
-
-    Raises:
-        NonFiniteError: a token is NaN or infinite.
+        `variances`: beside the source's they tell whether the tokens have drawn together. token_variance: the first as
+        a share of both; 0 where all tokens of a sample are alike, 1 where samples do not differ in their means.
     """
     if not bool(tokens.x.isfinite().all()):
         raise NonFiniteError("a token of the embedder is NaN or infinite", where="align", hint="try a smaller align.lr")
-    centre = tokens.x[tokens.mask].double().mean(0)
-    spread = Spread()
-    spread.add(Tokens(tokens.x.double() - centre, tokens.mask, tokens.grid))
-    variances = spread.variances()
-    total = sum(variances.values())
-    return variances | {"token_variance": variances["variance_within"] / total if total > 0 else 0.0}
+    x = tokens.x.double()
+    spread = variances(moments(replace(tokens, x=x - x[tokens.mask].mean(0))))
+    total = sum(spread.values())
+    return spread | {"token_variance": spread["variance_within"] / total if total > 0 else 0.0}
 
 
 def source_features(
     body: Body,
     source: SourceData,
-    selection: Wanted,
+    wanted: Wanted,
     device: torch.device,
     cache_folder: Path,
     reporter: Reporter,
@@ -133,37 +106,21 @@ def source_features(
 ) -> EmbeddedSource:
     """Return the source as labelled points; its examples are read only where they are not in the cache.
 
-    The cache keeps what another device, build of torch or number of threads computed apart: its last bits may differ.
-
-    Args:
-        body: gives the embedding layer.
-        source: labelled examples.
-        selection: which points.
-        device: where the body is.
-        cache_folder: where they are kept.
-        reporter: progress.
-        whole: draw the points from all examples; otherwise from no more examples than that many points need.
-
-    Raises:
-        ConfigError: the source is of another modality than the body, or too few examples have the length of a sequence.
+    The cache keeps what another device, build of torch or number of threads computed apart: its last bits may differ. Unless
+    `whole`, no more examples are embedded than that many points need. ConfigError where the source is of another modality than
+    the body, or too few examples have the length of a sequence.
     """
     check_modality(body, source)
-    if selection.features != "sequence":
-        selection = replace(selection, length=0)
-    body_facts = (
-        *(body.checkpoint_digest, body.preparation_digest),
-        *(body.source_resolution, getattr(body, "max_source_tokens", "")),
-    )
-    key = _key(*body_facts, source.digest, selection, *([] if whole else ["some"]))
+    if wanted.features != "sequence":
+        wanted = replace(wanted, length=0)
+    of_body = body.checkpoint_digest, body.preparation_digest, body.source_resolution
+    longest = getattr(body, "max_source_tokens", "")
+    key = _key(*of_body, longest, source.digest, wanted, *([] if whole else ["some"]))
 
-    def compute() -> Entry:
-        return _variant(_embed(body, source, selection, whole, reporter), selection)
-
-    stored = cached(cache_folder / "source_features" / _key(key, numerics_key(device)), compute)
-    x, labels, classes = stored.tensors["x"], stored.tensors["labels"], stored.record["classes"]
-    cut = min(selection.points, len(x))
-    cloud, fresh = (Features(x[some], labels[some], classes) for some in (slice(cut), slice(cut, None)))
-    return EmbeddedSource(cloud, fresh, stored.record["spread"], key)
+    path = cache_folder / "source_features" / _key(key, numerics_key(device))
+    stored = cached(path, lambda: _variant(_embed(body, source, wanted, whole, reporter), wanted))
+    x, labels = (stored.tensors[name][: wanted.points] for name in ("x", "labels"))
+    return EmbeddedSource(Features(x, labels, stored.record["classes"]), stored.record["spread"], key)
 
 
 def check_modality(body: Body, source: SourceData) -> None:
@@ -183,26 +140,15 @@ def embed_examples(body: Body, examples: Examples, rows: np.ndarray) -> Tokens:
 def prepared_metric(
     metric: Metric, settings: dict[str, Any], source: Features, source_key: str, cache_folder: Path
 ) -> dict[str, Tensor]:
-    """Return what a metric computes from the source alone, from the cache where it is there.
-
-    Args:
-        metric: the distance.
-        settings: the metric's configuration; with the key of the source it names the entry.
-        source: the points.
-        source_key: as `source_features` returned it.
-        cache_folder: where the entry is kept.
-    """
+    """Return what a metric with these settings computes from the source alone, from the cache where it is there."""
     key = _key(source_key, json.dumps(settings, sort_keys=True), source.x.dtype, numerics_key(source.x.device))
     return cached(cache_folder / "metric_sources" / key, lambda: Entry(metric.prepare(source))).tensors
 
 
 def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, Tensor]:
-    """Return the points of a batch of sequences, [p, d], and the sample that each belongs to, [p] int64.
+    """Return the points of a batch of sequences [B, T, D], and the sample that each belongs to, [p] int64; see `Wanted`.
 
-    Args:
-        tokens: [B, T, D].
-        features: "tokens" or "pooled", d = D; "sequence", d = length * D.
-        length: for "sequence": samples with fewer tokens are left out, and longer ones are cut.
+    Points are [p, D], or of "sequence", which leaves out samples with fewer tokens, [p, length * D].
     """
     if features == "sequence":
         whole = tokens.mask[:, :length].sum(1) == length
@@ -211,20 +157,11 @@ def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, T
         weight = tokens.mask.to(tokens.x.dtype).unsqueeze(-1)  # [B, T, 1]
         mean = (tokens.x * weight).sum(1) / weight.sum(1).clamp(min=1)
         return mean, torch.arange(len(mean), device=mean.device)
-    rows = torch.nonzero(tokens.mask)[:, 0]
-    return tokens.x[tokens.mask], rows
+    return tokens.x[tokens.mask], torch.nonzero(tokens.mask)[:, 0]
 
 
 class UniformDraw:
-    """A uniform draw of points that come in batches, without replacement.
-
-    Every point gets a random rank and the smallest ranks are kept, so that memory is bounded by the points that are kept and
-    one batch.
-
-    Args:
-        most: points to keep.
-        generator: of the ranks.
-    """
+    """A uniform draw of `most` points that come in batches: each gets a random rank, and the smallest ranks are kept."""
 
     def __init__(self, most: int, generator: torch.Generator) -> None:
         self._most, self._generator = most, generator
@@ -247,56 +184,52 @@ class UniformDraw:
 
 
 @torch.no_grad()
-def _embed(body: Body, source: SourceData, selection: Wanted, whole: bool, reporter: Reporter) -> Entry:
-    """Embed the source and keep a uniform draw of its points, those of the cloud before the fresh ones."""
-    generator = seeding.torch_generator(selection.seed, "align", "source", selection.features, selection.points)
+def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter: Reporter) -> Entry:
+    """Embed the source and keep a uniform draw of its points, those that are asked for before the further ones."""
+    generator = seeding.torch_generator(wanted.seed, "align", "source", wanted.features, wanted.points)
     examples = source.examples
     labels = torch.from_numpy(np.asarray(examples.labels, dtype=np.int64))
-    most = selection.points + _FRESH
-    draw, held, spread = UniformDraw(most, generator), 0, Spread()
+    most = wanted.points + _FRESH
+    draw, held, sums = UniformDraw(most, generator), 0, torch.zeros(())
     order = torch.arange(len(labels)) if whole else torch.randperm(len(labels), generator=generator)
     with reporter.track("source features", len(labels)) as advance:
         for some in order.split(_BATCH):
             signals.check()
             tokens = embed_examples(body, examples, some.numpy())
-            spread.add(tokens)
-            x, rows = select_points(tokens, selection.features, selection.length)
+            sums = sums + moments(tokens)
+            x, rows = select_points(tokens, wanted.features, wanted.length)
             draw.add(x, labels[some][rows.cpu()])
             held += len(x)
             advance(len(some))
             if held >= most and not whole:
                 break
     if held < 2:
-        what = f"only {held} source examples have the {selection.length} tokens that a target sample has"
-        raise ConfigError(
-            what, where="align.features", hint="use align.features=tokens, or a lower embedder.max_tokens"
-        )
+        what = f"only {held} source examples have the {wanted.length} tokens that a target sample has"
+        hint = "use align.features=tokens, or a lower embedder.max_tokens"
+        raise ConfigError(what, where="align.features", hint=hint)
     x, labels, rank = draw.drawn()
-    in_cloud = torch.zeros(len(rank), dtype=torch.bool)
-    in_cloud[torch.argsort(rank)[: selection.points]] = True
-    order = torch.argsort(~in_cloud, stable=True)
-    record = {"classes": len(examples.class_names), "spread": spread.variances()}
+    order = torch.argsort(rank.argsort().argsort() >= wanted.points, stable=True)
+    record = {"classes": len(examples.class_names), "spread": variances(sums)}
     return Entry({"x": x[order].float().contiguous(), "labels": labels[order]}, record)
 
 
-def _variant(embedded: Entry, selection: Wanted) -> Entry:
+def _variant(embedded: Entry, wanted: Wanted) -> Entry:
     """Return the points with the selected kind of values and labels."""
     x, labels = embedded.tensors["x"], embedded.tensors["labels"]
-    if selection.cloud == "gaussian":
-        generator = seeding.torch_generator(selection.seed, "align", "source", "gaussian")
+    if wanted.cloud == "gaussian":
+        generator = seeding.torch_generator(wanted.seed, "align", "source", "gaussian")
         noise = torch.randn(len(x), len(x), generator=generator) / len(x) ** 0.5
         mean = x.mean(0)
         x = mean + noise @ (x - mean)  # a sample of the Gaussian with the points' own mean and covariance
-    if selection.labels == "shuffled":
-        labels = labels[
-            torch.randperm(len(labels), generator=seeding.torch_generator(selection.seed, "align", "shuffled"))
-        ]
-    elif selection.labels == "clusters":
+    if wanted.labels == "shuffled":
+        generator = seeding.torch_generator(wanted.seed, "align", "shuffled")
+        labels = labels[torch.randperm(len(labels), generator=generator)]
+    elif wanted.labels == "clusters":
         from sklearn.cluster import KMeans
 
-        state = seeding.derive(selection.seed, "align", "source", "clusters") % 2**32
-        distinct = len(torch.unique(x, dim=0))
-        means = KMeans(min(embedded.record["classes"], distinct), n_init=_RESTARTS, random_state=state)
+        state = seeding.derive(wanted.seed, "align", "source", "clusters") % 2**32
+        count = min(embedded.record["classes"], len(torch.unique(x, dim=0)))
+        means = KMeans(count, n_init=_RESTARTS, random_state=state)
         labels = torch.from_numpy(means.fit_predict(x.numpy()).astype(np.int64))
     return Entry({"x": x.contiguous(), "labels": labels}, embedded.record)
 

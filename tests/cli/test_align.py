@@ -26,19 +26,14 @@ def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exac
         assert values["before"] == epochs[0][name]
         assert values["after"] != values["before"]
         assert ("source" in values) == name.startswith("variance")
-    # Beside before and after: what fresh source points score.
-    floor = done.result["metric_value"]["floor"]
-    assert floor["points"] == 16
-    assert 0 < floor["deviation"] < floor["mean"] < done.result["metric_value"]["before"]
 
 
 @pytest.mark.slow
-def test_alignment_below_the_floor_is_warned_of(run, small):
-    """Biased transport draws the target together: its distance falls below that of the source's own points."""
+def test_tokens_that_draw_together_are_warned_of(run, small):
+    """Biased transport draws the target together: its distance falls, and little of the tokens' variance is left."""
     far = ["metric=otdd_by_class", "align.epochs=20", "align.lr=0.1", "embedder=patch", "align.check_every=100"]
     done = run(*small, *far, "train.epochs=1")
     assert "the tokens have drawn together" in done.err
-    assert done.result["metric_value"]["after"] < done.result["metric_value"]["floor"]["mean"]
     assert done.result["alignment"]["steps"] == 20
 
 

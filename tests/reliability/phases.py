@@ -17,7 +17,7 @@ Place = tuple[str, str]  # module, attribute; "Class.method" names one of a clas
 PHASES: dict[str, Place] = {
     "build": ("orca_cli.stages.build", "build_model"),
     "features": ("orca_cli.stages.source_features", "select_points"),
-    "metric": ("orca_cli.stages.compared", "prepared_metric"),
+    "metric": ("orca_cli.stages.problem", "prepared_metric"),
     "align": ("orca_cli.stages.align", "Trainer._epoch"),
     "checkpoint": ("orca_cli.training.checkpoint", "save_file"),
     "prune": ("orca_cli.storage", "remove"),

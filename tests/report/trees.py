@@ -80,7 +80,7 @@ def details(seed: int = 0, *, metric: str = "otdd", epochs: int = 60) -> dict[st
         | {"validation_error": 0.1 + 0.6 * 0.9**place * wave[place - 1], "validation_loss": None}
         for place in range(1, epochs + 1)
     ]
-    distances = {"before": 43.0 + seed, "after": 9.0, "floor": {"mean": 2.0, "deviation": 1.0, "points": 256}}
+    distances = {"before": 43.0 + seed, "after": 9.0}
     models = {"constant": 0.9, "linear": 0.3, "forest": 0.2, "minirocket": 0.05}
     return {
         "seconds": {"build": 1.0, "align": 12.0 * is_aligned, "finetune": 60.0 + seed, "baselines": 4.0},

@@ -12,8 +12,7 @@ from orca_cli.config.schema import Config, Train
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy
-from orca_cli.stages.build import make_loss
-from orca_cli.stages.class_balance import weighted
+from orca_cli.stages.build import make_loss, weighted
 
 NAN = float("nan")
 RARE = np.repeat([0, 1, 2], [60, 9, 31])

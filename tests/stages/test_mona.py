@@ -11,7 +11,7 @@ from orca_cli.interfaces import Examples, Tokens
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text
 from orca_cli.models.predictors import pooled
-from orca_cli.stages.mona import discriminability, outer, pairs_of_classes, source_tokens
+from orca_cli.stages.successors import discriminability, outer, pairs_of_classes, source_tokens
 from tests.checkpoints import save_tiny_bert
 
 RATE, WEIGHT = 0.3, 0.7

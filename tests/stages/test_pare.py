@@ -13,7 +13,7 @@ from orca_cli.config.schema import Align
 from orca_cli.interfaces import Examples, SourceData, Tokens
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text
-from orca_cli.stages.pare import Mixing, mixed_tokens, share_at
+from orca_cli.stages.successors import Mixing, mixed_tokens, share_at
 from orca_cli.training.loop import train_step
 from tests.checkpoints import save_tiny_bert
 from tests.properties import examples

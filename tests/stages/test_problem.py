@@ -59,7 +59,7 @@ def model(tmp_path_factory):
     return build_model(body=body, kind="classes", input_shape=(5, 40, 40), num_outputs=3, seed=0)
 
 
-LABELLED = Labelled.from_labels(Watched(), LABELS)
+LABELLED = Labelled(Watched(), LABELS)
 
 
 def groups(metric, *names, **settings):
@@ -69,7 +69,7 @@ def groups(metric, *names, **settings):
 def epoch(model, samples, features="pooled", step=0, **more):
     metric, settings = Count(), Align(max_samples=8, features=features, **more)
     source = Features(torch.zeros(1, 16), torch.zeros(1, dtype=torch.long), 1)
-    train = Labelled.from_labels(samples, samples.targets())
+    train = Labelled(samples, samples.targets())
     compared = Problem(model, engine(), metric, source, {}, train, settings, seed=0)
     model.zero_grad()
     weights = []

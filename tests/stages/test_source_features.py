@@ -31,9 +31,9 @@ EXAMPLES = Examples([str(i) for i in range(90)], np.arange(90) % 5, list("abcde"
 SOURCE = SourceData("text", "digest", lambda: EXAMPLES)
 
 
-def embedded(folder, source=SOURCE, device=CPU, body=None, **changes):
+def embedded(folder, source=SOURCE, device=CPU, body=None, whole=True, **changes):
     request = Wanted(**{"features": "tokens", "length": 2, "points": 10_000, "seed": 0} | changes)
-    return source_features(Counting(**(body or {})), source, request, device, folder, LogReporter())
+    return source_features(Counting(**(body or {})), source, request, device, folder, LogReporter(), whole)
 
 
 def test_every_token_that_is_not_padding_is_a_point_with_its_label(tmp_path):
@@ -49,16 +49,15 @@ def test_every_token_that_is_not_padding_is_a_point_with_its_label(tmp_path):
         embedded(tmp_path, features="sequence", length=4)
 
 
-def test_a_draw_is_seeded_of_the_size_asked_for_and_leaves_fresh_points(tmp_path):
+def test_a_draw_is_seeded_of_the_size_asked_for_and_without_replacement(tmp_path):
     source = embedded(tmp_path, points=50)
     other, whole = (embedded(tmp_path, **one) for one in ({"points": 50, "seed": 1}, {}))
-    assert (len(source.cloud.x), len(source.fresh.x)) == (50, 130)
+    assert len(source.cloud.x) == 50
     assert torch.equal(source.cloud.x, embedded(tmp_path / "anew", points=50).cloud.x)
     assert not torch.equal(source.cloud.x, other.cloud.x)
     assert source.key != other.key
-    both = torch.cat([source.cloud.x, source.fresh.x])
-    assert torch.equal(both[:, 0].sort().values, whole.cloud.x[:, 0].sort().values)
-    assert torch.equal(source.fresh.x[:, 0].long() % 5, source.fresh.labels)
+    some, every = (cloud.x[:, 0].long().bincount(minlength=90) for cloud in (source.cloud, whole.cloud))
+    assert (some <= every).all()
 
 
 def test_computed_once_for_a_body_and_a_device_and_again_when_damaged(tmp_path, monkeypatch):
@@ -78,6 +77,18 @@ def test_computed_once_for_a_body_and_a_device_and_again_when_damaged(tmp_path, 
     assert Counting.calls == 6
     others = {embedded(tmp_path, body={f"{name}_digest": "1"}).key for name in ("checkpoint", "preparation")}
     assert (len(others - {key}), Counting.calls) == (2, 10)
+
+
+def test_a_dry_run_takes_as_many_points_from_few_examples_and_leaves_those_of_the_whole_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(Counting, "calls", 0)
+    monkeypatch.setattr("orca_cli.stages.source_features._BATCH", 3)
+    monkeypatch.setattr("orca_cli.stages.source_features._FRESH", 0)
+    some = embedded(tmp_path, whole=False, points=10)
+    assert (len(some.cloud.x), Counting.calls <= 4) == (10, True)  # of 30 batches
+    assert torch.equal(some.cloud.x[:, 0].long() % 5, some.cloud.labels)
+    whole = embedded(tmp_path, points=10)
+    assert (whole.key != some.key, Counting.calls >= 30) == (True, True)
+    assert torch.equal(whole.cloud.x, embedded(tmp_path / "anew", points=10).cloud.x)
 
 
 def test_controls_have_a_gaussian_in_the_place_of_the_points_or_clusters_or_shuffled_labels(tmp_path):

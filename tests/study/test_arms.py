@@ -8,7 +8,7 @@ import pytest
 from orca_cli.config import compose
 from orca_cli.stages import optimizer_steps
 from orca_cli.stages.build import build
-from orca_cli.stages.compared import compare
+from orca_cli.stages.problem import compare
 from orca_cli.stages.pseudo_labels import shuffled
 from orca_cli.terminal import LogReporter
 from orca_cli.training.engine import Engine, choose_device

@@ -19,13 +19,11 @@ class Series:
     Args:
         points: x, y, and the lowest and highest y that y stands for.
         look: see the module.
-        level: a horizontal line that belongs to it, such as the floor of a distance; None for none.
     """
 
     name: str
     points: tuple[tuple[float, float, float, float], ...]
     look: int
-    level: float | None = None
 
 
 @dataclass(frozen=True)

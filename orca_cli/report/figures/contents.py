@@ -156,7 +156,7 @@ def over_tasks(overview: Across) -> Iterator[Chart]:
 def curves(groups: Sequence[Group], table: Table) -> Iterator[tuple[Column, Lines]]:
     """Yield for each task the distance along alignment, and training loss and validation error along fine-tuning.
 
-    Each line is the mean over a method's seeds, the dotted one the floor of its distance. Drawn are the first MOST_CURVES
+    Each line is the mean over a method's seeds. Drawn are the first MOST_CURVES
     methods on tasks.
     """
     drawn = groups[:MOST_CURVES]
@@ -178,14 +178,13 @@ def curves(groups: Sequence[Group], table: Table) -> Iterator[tuple[Column, Line
             ]
             for part, (metric, lines) in enumerate(plots, 1):
                 unit = f"{y}, %" if scale != 1.0 else y
-                note = f"Mean over seeds, band: lowest to highest{'; dotted: the floor' if kind == 'distance' else ''}."
-                yield column, Lines(f"{kind}-{place + 1}-{part}", f"{title}: {metric}{y}", x, unit, lines, note)
+                heading, note = f"{title}: {metric}{y}", "Mean over seeds, band: lowest to highest."
+                yield column, Lines(f"{kind}-{place + 1}-{part}", heading, x, unit, lines, note)
 
 
 def _series(group: Group, read: Sequence[Curves], kind: str, scale: float) -> Series:
     """Return the mean curve of a method on a task."""
     curve = mean_curve(getattr(one, kind) for one in read)
     points = tuple((x, scale * mean, scale * low, scale * high) for x, mean, low, high in curve)
-    floors = [one.floor for one in group.scores if one.floor is not None]
     name = group.name + (f" ({len(read)})" if len(read) > 1 else "")
-    return Series(name, points, group.look, level=mean_of(floors) if floors and kind == "distance" else None)
+    return Series(name, points, group.look)

@@ -33,7 +33,7 @@ class Drawing:
     """A drawing that grows downwards, and to the right where something does not fit.
 
     Classes of the style sheet: f for faint texts, h for headings, t for texts that stand out from what they cover, g for the
-    ground, l for lines, v for dotted ones, r and z for rules, a and b for areas, c0 to c7 for the colour of a look.
+    ground, l for lines, r and z for rules, a and b for areas, c0 to c7 for the colour of a look.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,6 @@ def style() -> str:
         ".h{font-size:12.5px;font-weight:600}",
         *(f".{look}{{fill:none}}" for look in "rzlv"),
         ".l{stroke-width:1.8;stroke-linejoin:round}",
-        ".v{stroke-dasharray:1 3}",
         ".t{paint-order:stroke;stroke-width:3px;stroke-linejoin:round}",
         ".a{fill-opacity:.16}",
     )
@@ -104,7 +103,7 @@ def _colours(ink: str, faint: str, rule: str, ground: str, looks: Sequence[str])
     rules = "".join(f".chart {name}{{fill:{colour}}}" for name, colour in filled.items())
     rules += "".join(f".chart {name}{{stroke:{colour}}}" for name, colour in stroked.items())
     for look, colour in enumerate(looks):
-        rules += f".chart .c{look}.l,.chart .c{look}.v{{stroke:{colour}}}"
+        rules += f".chart .c{look}.l{{stroke:{colour}}}"
         rules += f".chart .c{look}.a,.chart .c{look}.b{{fill:{colour}}}"
     return rules
 
@@ -148,8 +147,7 @@ def _add(drawing: Drawing, chart: Chart) -> None:
 
 
 def _lines(drawing: Drawing, chart: Lines) -> None:
-    levels = [one.level for one in chart.series if one.level is not None]
-    low, high = bounds([*levels, *(y for one in chart.series for point in one.points for y in point[1:])])
+    low, high = bounds(y for one in chart.series for point in one.points for y in point[1:])
     left, right = bounds((point[0] for one in chart.series for point in one.points), margin=0.02)
     top, bottom = drawing.y + 16, drawing.y + 16 + _PLOT_HEIGHT
 
@@ -183,8 +181,6 @@ def _series(
         edge = [(across(x), down(high)) for x, _, _, high in one.points]
         edge += [(across(x), down(low)) for x, _, low, _ in reversed(one.points)]
         drawing.path(edge, f"a {look}", closed=True)
-    if one.level is not None:
-        drawing.path([(_LEFT, down(one.level)), (WIDTH - _RIGHT, down(one.level))], f"v {look}")
     if is_step:
         steps = zip(points, points[1:], strict=False)
         points = [corner for a, b in steps for corner in (a, (b[0], a[1]))] + points[-1:]

@@ -51,7 +51,6 @@ class Score:
     weights: str = ""  # SHA-256 of the final weights: equal for runs that computed the same; empty if not recorded
     before: float | None = None  # the metric before stage 2
     after: float | None = None  # the metric after it
-    floor: float | None = None  # mean of the metric between two halves of the source data
 
     @property
     def seconds(self) -> float | None:
@@ -238,7 +237,6 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         weights=str(result.get("weights_sha256") or ""),
         before=number(distance.get("before")),
         after=number(distance.get("after")),
-        floor=number(mapping(distance.get("floor")).get("mean")),
     )
     decided = {
         str(key): as_typed(one["value"])

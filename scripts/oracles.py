@@ -54,6 +54,7 @@ BODIES = dict.fromkeys(
 VARIANTS = {
     "folds": "train.folds=3",
     "three members": "train.members=3",
+    "refit": "train.refit=true",
     "last epoch": "train.select=last",
     "by loss": "train.select_by=loss",
     "sgd": "train.optimizer=sgd",

@@ -13,7 +13,6 @@ from typing import Any
 
 from orca_cli.config import parts, short_names
 from orca_cli.config.ranges import check_value
-from orca_cli.config.retired import GONE
 from orca_cli.config.schema import NEEDED_GROUPS, Config, declared, lookup
 from orca_cli.config.variants import BLOCKS
 from orca_cli.exceptions import ConfigError, suggest
@@ -71,7 +70,9 @@ def check_settings(config: Config) -> None:
         check_value(lookup(config, key), hint, key)
     train = config.train
     before = train.warmup_epochs or 0
-    folds = f"train.folds={train.folds}"
+    folds, refit = f"train.folds={train.folds}", train.refit is True
+    apart = folds if train.folds else "train.refit=true"  # what leaves no samples to choose by
+    has_apart = bool(train.folds) or refit
     on_test = train.validate_on == "test"
     kind = lookup(config, "task.kind")
     weights = "leave it out; class_weights are for classes, positive_weight for labels"
@@ -88,9 +89,9 @@ def check_settings(config: Config) -> None:
         (train.folds == 1, "train.folds", "1 is not allowed", "allowed: 0 (none), or 2 and more"),
         (train.folds > 0 and (train.members or 1) > 1, f"train.members={train.members}",
          f"contradicts {folds}, which fine-tunes a model for each fold", "leave one of them out"),
-        (train.folds > 0 and train.select == "best", folds,
+        (has_apart and train.select == "best", apart,
          "leaves no samples to choose by, and train.select=best chooses", "leave one of them out"),
-        (train.folds > 0 and on_test, folds, "does not go with train.validate_on=test", "leave one of them out"),
+        (has_apart and on_test, apart, "does not go with train.validate_on=test", "leave one of them out"),
         (train.class_weights is not None and kind not in (None, "classes", "dense"), "train.class_weights",
          f"does not apply to task.kind={kind}", weights),
         (train.positive_weight is not None and kind not in (None, "labels", "dense"), "train.positive_weight",
@@ -121,8 +122,6 @@ def _check_keys(content: dict[str, Any], known: dict[str, Any], prefix: str = ""
 def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") -> ConfigError:
     """Return the error for a key that a section does not have, with the closest one that it has."""
     key = f"{prefix}{name}"
-    if key in GONE:
-        return ConfigError(f"is no longer a setting: {GONE[key]}", where=key, hint="leave it out")
     return ConfigError(f"no such setting: '{key}'{place}", where=key, hint=suggest(str(name), map(str, known)))
 
 

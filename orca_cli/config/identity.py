@@ -42,8 +42,7 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     kept = {key: value for key, value in content.items() if key not in WITHOUT_EFFECT}
     kept["train"] = {key: value for key, value in content["train"].items() if f"train.{key}" not in WITHOUT_EFFECT}
     kept = as_before(kept)
-    # Runs from when these were settings keep their identity: without refit, which folds by default did as they do today.
-    kept["train"] = {"average": None, "refit": "auto" if kept["train"].get("folds") else False} | kept["train"]
+    kept["train"]["average"] = None  # runs from when it was a setting keep their identity
     if kept.get("test") is True:
         del kept["test"]  # as do runs from before this setting
     if "align" in kept:

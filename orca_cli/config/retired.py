@@ -62,9 +62,6 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "metrics.transrate.TransRate": {"normalise": True},
 }
 
-# Settings of runs that are gone, and why.
-GONE = {"train.refit": "training on validation samples as well has shown no gain"}
-
 
 def current_target(name: str) -> str:
     """Return the dotted name that a `_target_` has now."""

@@ -209,10 +209,16 @@ class Train:
         OneOf(("auto", "error", "loss")),
         "select=best: what is lowest on validation, the task's error or its loss; auto: the loss where validation is small.",
     ] = "auto"
+    refit: Annotated[
+        Any,
+        Takes(Literal["auto"] | bool),
+        "Train on the validation samples as well, which leaves no validation error; auto: where they choose nothing and were"
+        " drawn from the training data.",
+    ] = "auto"
     folds: Annotated[
         CountOrZero,
         "Fine-tune N models on all training samples but a N-th each, which judges it; their outputs are averaged (0: one"
-        " model). Validation samples that were drawn from the training data are among them.",
+        " model).",
     ] = 0
     members: Annotated[
         Count | None,

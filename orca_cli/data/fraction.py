@@ -68,8 +68,7 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
     note = f"{count} of {total} training samples are used (task.train_fraction={fraction:g}{how})"
     if classes is not None and (lost := len(np.unique(classes)) - len(np.unique(classes[drawn.train]))):
         note += f", which leaves {lost} classes without any"
-    part, note = Part(task.train, drawn.train), f"{task.note}; {note}" if task.note else note
-    return replace(task, train=part, note=note, validation_drawn=False)
+    return replace(task, train=Part(task.train, drawn.train), note=f"{task.note}; {note}" if task.note else note)
 
 
 class Joined:

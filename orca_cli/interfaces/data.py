@@ -225,8 +225,8 @@ class TaskData:
         note: one line on what was read, such as files, classes and samples that were left out.
         preprocessing: how raw inputs became those of the splits, so that new data can be treated alike; None where the
             reader keeps no record of it.
-        validation_drawn: True where the reader drew validation from the training data because none was given, so that folds
-            are made of both; False where training has it, or a fixed size.
+        validation_drawn: True where the reader drew validation from the training data because none was given, so that stage 3
+            may train on it too once it chooses nothing; False where training has it, or a fixed size.
     """
 
     kind: Kind

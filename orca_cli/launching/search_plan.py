@@ -23,10 +23,12 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Session
 
 _SHORT = 8
-# Settings of every trial: it is judged on validation data alone. Its weights are not kept: those of twenty can fill a disk.
+# Settings of every trial: it is judged only on validation data that it did not train on. Its weights are not kept, since those
+# of twenty trials can fill a disk.
 _CLOSED = {
     "test": False,
     "baselines": "none",
+    "train.refit": False,
     "train.validate_on": "validation",
     "keep_weights": False,
 }
@@ -106,6 +108,9 @@ def _plan(session: Session, typed: dict[str, str], extra: Path | None) -> Plan:
         if key.startswith(("align.", "metric.")) and not tune.per_arm:
             what = f"{key} has no effect without alignment"
             raise ConfigError(what, where=f"space={space.name}", hint="add tune.per_arm=true")
+    if job.config.train.refit is True:
+        what = "leaves no validation samples to judge by"
+        raise ConfigError(what, where="train.refit=true", hint="leave it out: the run after the search decides it")
     # Without alignment nothing depends on its settings; so all arms share the search.
     left_out = ("metric", "metric.", "align.") if not tune.per_arm else ()
     kept = {

@@ -11,7 +11,7 @@ from orca_cli.report.records.collect import collect
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.runs.preprocessing import can_predict
 
-_COMPARABLE = "run them again, or give one by its folder"
+_COMPARABLE = "run them with train.folds=5 (or train.refit=false), or give one by its folder"
 
 
 def best_run(folder: Path) -> tuple[Path, str]:

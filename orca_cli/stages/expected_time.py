@@ -76,7 +76,8 @@ def expected(built: Built, costs: Costs) -> dict[str, float]:
 def _epoch(built: Built, costs: Costs) -> float:
     """Return the seconds of an epoch of one member, with the validation after it."""
     train, count = built.plan.train, built.plan.train.count_learned(built.task)
-    validated = len(train.judged_on(built.task, built.learned)[1]) // (train.folds or 1)
+    on, judging = train.judged_on(built.task, built.learned)
+    validated = 0 if judging is None else len(judging) // (train.folds if on == "folds" else 1)
     return (count + validated / _FORWARD) / train.step_size(count) * costs.step
 
 

@@ -34,6 +34,7 @@ from orca_cli.training.loop import predict, score
 _WHOLE_TARGETS = 2**26  # values of the training targets that the constant predictor may see at once
 _COLUMNS = ("epoch", "step", "train_loss", "validation_error", "validation_loss")
 _MEANS = ("train_loss", "validation_error", "validation_loss")
+UNCHOSEN = "stage 3 trained on the validation samples too, so that none are left to judge by"
 WEIGHTS = "model.safetensors"
 OUT_OF_FOLD = "out_of_fold.npz"
 
@@ -113,12 +114,13 @@ class _Stage:
         self._saved = self._saver.load()
 
     def one(self) -> Trained:
-        """Train the only member; writes last/ and best/."""
+        """Train the only member; writes last/ and, where there is validation, best/."""
         self.run.rewind("finetune", [] if self._saved is None else self._saved.records["lines"])
         with self.reporter.track("finetune", self._steps[0]) as advance:
             fitted = self._train(0, advance)
         for name, weights in {"last": fitted.last, "best": fitted.best}.items():
-            checkpoint.commit_weights(self._folder / name, weights, owner=self._owner)
+            if weights is not None:
+                checkpoint.commit_weights(self._folder / name, weights, owner=self._owner)
         load_trained_state(self.built.model, fitted.chosen)
         return self._trained(self.built.model, fitted.error, [fitted.epoch], fitted.lines)
 
@@ -168,7 +170,7 @@ class _Stage:
     def _judged(self, member: Member, fitted: Fitted) -> Entry:
         """Return what is kept of a member, with its outputs for the fold that it has not seen."""
         record, tensors = {"epoch": fitted.epoch, "lines": fitted.lines}, {}
-        if member.rows is not None:
+        if member.rows is not None and member.held_out is not None:
             load_trained_state(self.built.model, fitted.chosen)
             tensors["outputs"] = self._predict(self.built.model, member.held_out)[0]
         return Entry(tensors, record)
@@ -180,6 +182,8 @@ class _Stage:
     def _validated(self, model: Ensemble, finished: list[Entry]) -> float | None:
         """Return the error of each sample's outputs by the member that has not seen it, or of all members together."""
         error, samples, learned = self.built.error, self.members[0].held_out, self.built.learned
+        if samples is None:
+            return None
         if self.members[0].rows is None:
             outputs, targets = self._predict(model, samples)
             return score(error, outputs, samples, targets).value
@@ -198,19 +202,24 @@ class _Stage:
         """Return what was found; `epochs`: after which each member's weights were taken, 0 for those before any step."""
         train, learned = self.built.plan.train, self.built.learned
         on, judging = train.judged_on(self.built.task, learned)
+        digest = None
+        if judging is not None:
+            digest = learned.digest() if on == "folds" else self.built.summary["splits"]["val"]["sha256"]
         selected = {
             "by": train.select,
             "rule": train.select_by if train.select == "best" else None,
             "epoch": epochs[0] if len(set(epochs)) == 1 else epochs,
             "on": on,
-            "n": len(judging),
-            "sha256": learned.digest() if on == "folds" else self.built.summary["splits"]["val"]["sha256"],
+            "n": 0 if judging is None else len(judging),
+            "sha256": digest,
             "learned": len(learned),
+            "refit": train.refit,
             "folds": train.folds,
             "members": train.models,
+            "reason": UNCHOSEN if judging is None else None,
         }
-        digest = checkpoint.weights_sha256(model.state_dict())
-        return Trained(model, error, selected, short_curve(lines, _COLUMNS), digest)
+        weights_sha256 = checkpoint.weights_sha256(model.state_dict())
+        return Trained(model, error, selected, short_curve(lines, _COLUMNS), weights_sha256)
 
 
 def _mean_curve(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:

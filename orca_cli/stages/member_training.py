@@ -44,7 +44,8 @@ class Member:
     Args:
         folder: where its weights are, below 3_finetune; empty for the only one of a run, whose weights are best/ and last/.
         seed: of its order, dropout and augmentation; of members beside the first, of their embedder and predictor as well.
-        samples, held_out: what it trains on, and what it is validated on after every epoch.
+        samples: what it trains on.
+        held_out: what it is validated on after every epoch; None where nothing is left.
         rows: those of `held_out` among the run's training samples, [m]; None where it is none of them.
     """
 
@@ -52,7 +53,7 @@ class Member:
     folder: str
     seed: int
     samples: Samples
-    held_out: Samples
+    held_out: Samples | None
     rows: np.ndarray | None = None
 
 
@@ -63,10 +64,11 @@ def members_of(built: Built) -> list[Member]:
     """
     plan, train, learned = built.plan, built.plan.train, built.learned
     if not train.folds:
+        held_out = None if train.refit else built.task.validation
         if train.members == 1:
-            return [Member(0, "", plan.seed, learned, built.task.validation)]
+            return [Member(0, "", plan.seed, learned, held_out)]
         seeds = [seeding.derive(plan.seed, "finetune", "member", i) for i in range(train.members)]
-        return [Member(i, f"member-{i}", seed, learned, built.task.validation) for i, seed in enumerate(seeds)]
+        return [Member(i, f"member-{i}", seed, learned, held_out) for i, seed in enumerate(seeds)]
     classes = np.asarray(learned.targets()) if built.task.kind == "classes" else None
     groups, note = joined(learned.groups(), contents(learned, built.task.input_shape))
     if note:
@@ -101,15 +103,16 @@ class Fitted:
     """What training one member gave.
 
     Args:
-        chosen, last, best: its weights as `train.select` says, after the last step, and where they validated best.
+        chosen, last: its weights as `train.select` says, and after the last step.
+        best: those that validated best; None where nothing validates.
         epoch: after which `chosen` were taken, 1 for the first; 0 for those before any step.
-        error: of `chosen` on what validates; None where that is undefined.
+        error: of `chosen` on what validates; None where that is undefined, or nothing validates.
         lines: of its curve, one an epoch.
     """
 
     chosen: Mapping[str, Tensor]
     last: Mapping[str, Tensor]
-    best: Mapping[str, Tensor]
+    best: Mapping[str, Tensor] | None
     epoch: int
     error: float | None
     lines: list[dict[str, Any]]
@@ -159,7 +162,7 @@ class MemberTraining:
         """Take all remaining steps; `advance` is called after each with the steps since the last call, and a note."""
         shown = 0
         with closing(self._steps):
-            if self._is_start_fitted:
+            if self._is_start_fitted and self.member.held_out is not None:
                 self._start = self._validated()
                 self._best = trained_state(self.built.model)
             while True:
@@ -181,6 +184,8 @@ class MemberTraining:
 
     def _fitted(self) -> Fitted:
         last, is_best = trained_state(self.built.model), self._train.select == "best"
+        if self.member.held_out is None:
+            return Fitted(last, last, None, self._train.epochs, None, self._lines)
         epoch = self._best_epoch if is_best else self._train.epochs
         line = self._lines[epoch - 1] if epoch else self._start
         assert line is not None
@@ -219,7 +224,8 @@ class MemberTraining:
             **self._validated(),
         }
         earlier = self._lines if self._start is None else [self._start, *self._lines]
-        if is_better(line, earlier, "validation_loss" if self._train.select_by == "loss" else "validation_error"):
+        rule = "validation_loss" if self._train.select_by == "loss" else "validation_error"
+        if self.member.held_out is not None and is_better(line, earlier, rule):
             self._best_epoch = line["epoch"]
             self._best = trained_state(self.built.model)
         self._lines.append(line)
@@ -229,6 +235,8 @@ class MemberTraining:
     def _validated(self) -> dict[str, float | None]:
         """Return error and loss on what validates; on an interruption, save a checkpoint first so that no step is repeated."""
         built, engine, samples, size = self.built, self.engine, self.member.held_out, self._train.eval_batch_size
+        if samples is None:
+            return {"validation_error": None, "validation_loss": None}
         if self._train.validate_on == "test":
             self.run.count_test_read()
         try:

@@ -16,7 +16,7 @@ from orca_cli.config.schema import Config, Train
 from orca_cli.data.fraction import Joined
 from orca_cli.interfaces import Samples, TaskData
 
-# Numbers of validation samples. A choice among epochs by the error of a few is noise.
+# Numbers of validation samples. A choice among epochs by the error of a few is noise, and they are lost for training.
 BEST_FROM = 100  # from which on they choose the epoch; fewer choose nothing
 ERROR_FROM = 300  # from which on they choose by the error; fewer by the loss, which moves with every sample
 _OPEN = (None, "auto")
@@ -59,6 +59,7 @@ class TrainPlan(Train):
     warmup_epochs: float
     clip: float
     members: int
+    refit: bool
     __setattr__ = _set_once
 
     @property
@@ -91,17 +92,22 @@ class TrainPlan(Train):
         return -(-samples // self.step_size(samples))
 
     def learned(self, task: TaskData) -> Samples:
-        """Return the samples that stage 3 trains on: training; of folds, also validation that was drawn from it."""
-        return Joined([task.train, task.validation]) if self.folds and task.validation_drawn else task.train
+        """Return the samples that stage 3 trains on: training, or training and validation."""
+        return Joined([task.train, task.validation]) if self.refit else task.train
 
     def count_learned(self, task: TaskData) -> int:
         """Return how many samples each fine-tuning of stage 3 trains on; the most of several."""
-        count = len(self.learned(task))
+        count = len(task.train) + (len(task.validation) if self.refit else 0)
         return count - count // self.folds if self.folds else count
 
-    def judged_on(self, task: TaskData, learned: Samples) -> tuple[str, Samples]:
-        """Return what validates the run's weights (validation, test or folds) and its samples; `learned` as trained on."""
-        return ("folds", learned) if self.folds else (self.validate_on, task.validation)
+    def judged_on(self, task: TaskData, learned: Samples) -> tuple[str, Samples | None]:
+        """Return what validates the run's weights (validation, test, folds or nothing) and its samples.
+
+        `learned` as trained on.
+        """
+        if self.folds:
+            return "folds", learned
+        return ("nothing", None) if self.refit else (self.validate_on, task.validation)
 
 
 @dataclass(kw_only=True)
@@ -175,9 +181,13 @@ def decide(
 
     if train.folds:
         settle("select", "last", f"train.folds={train.folds} judges by all samples, and none are left to choose by")
+    if train.refit is True:
+        settle("select", "last", "train.refit=true leaves no samples to choose by")
     choose("select", "last", "best", BEST_FROM)
     if train.select == "best":
         choose("select_by", "loss", "error", ERROR_FROM)
+    settle("refit", *_refit(config, train.select, task))
+    # How long to train depends on what is trained on.
     samples, is_small = train.count_learned(task), parameters <= _SMALL
     length = next(length for most, length in _LENGTHS.items() if samples <= most)
     size = f"{samples:,} samples of {tokens:,} tokens, {parameters / 1e6:.3g} M parameters"
@@ -198,3 +208,15 @@ def decide(
     settle("weight_decay", _WEIGHT_DECAY, why)
     settle("clip", _CLIP, why)
     return Plan(**vars(config) | {"train": train, "decided": decided})
+
+
+def _refit(config: Config, select: str, task: TaskData) -> tuple[bool, str]:
+    against = {
+        "validation chooses": select == "best",
+        "validation was not drawn from the training data": not task.validation_drawn,
+        "train.validate_on=test": config.train.validate_on == "test",
+        "task.train_fraction says how much is trained on": config.task.get("train_fraction") is not None,
+    }
+    if reasons := [reason for reason, holds in against.items() if holds]:
+        return False, reasons[0]
+    return True, "nothing is chosen by validation, which was drawn from the training data"

@@ -15,7 +15,7 @@ SHORT = ["metric=none", "train.epochs=1", "train.warmup_epochs=0"]
 @pytest.fixture
 def cold(small, tmp_path):
     """Words of a short run with a cache of its own."""
-    return [*small, *SHORT, "task.layout=image", f"paths.cache={tmp_path / 'cache'}"]
+    return [*small, *SHORT, "task.layout=image", "train.refit=false", f"paths.cache={tmp_path / 'cache'}"]
 
 
 def test_a_completed_run_gets_the_simple_models_beside_its_error_without_training_again(orca, run, cold, tmp_path):
@@ -54,7 +54,7 @@ def test_tables_have_boosting_which_learns_from_what_the_run_learned_from_and_th
     rng = np.random.default_rng(0)
     rows = [f"{a:.3f},{b:.3f},{'yes' if a * b > 0 else 'no'}" for a, b in rng.normal(size=(200, 2))]
     (tmp_path / "own.csv").write_text("\n".join(["a,b,c", *rows]))
-    words = ["task=table", "task.train=own.csv", "task.target=c", *SHORT, "baselines=simple", "train.folds=2"]
+    words = ["task=table", "task.train=own.csv", "task.target=c", *SHORT, "baselines=simple", "train.refit=true"]
     done = run(*words, f"body.checkpoint={tiny['bert']}", "source.size=160")
     baselines, splits = done.result["baselines"], done.result["splits"]
     assert list(baselines) == ["constant", "linear", "forest", "boosting", "features", "probe"]

@@ -139,7 +139,7 @@ def make(session):
 def test_contradictions_are_refused_with_their_place(make):
     for words, message in (
         (["train.lr=0.1"], "train.lr=0.1: is searched by space=rates"),
-        (["train.refit=true"], "train.refit: is no longer a setting: training on validation samples as well"),
+        (["train.refit=true"], "train.refit=true: leaves no validation samples"),
         (["metric=none,otdd"], "metric=none,otdd: names several metrics"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -160,7 +160,8 @@ def test_trials_are_closed_whatever_is_typed_and_the_first_has_the_settings_as_t
     (plan,) = make("tune.space=rates", "tune.seed=3", *typed)
     plain, drawn = plan.overrides(None, 3), plan.overrides({"train.lr": 1e-3}, 4)
     config = session[0].compose(drawn).config
-    assert (config.test, config.baselines, config.train.validate_on) == (False, "none", "validation")
+    settings = (config.test, config.baselines, config.train.validate_on, config.train.refit)
+    assert settings == (False, "none", "validation", False)
     assert config.metric.get("_target_") is None
     assert config.train.epochs == 7  # typed, so the space's does not count
     assert [text for text in drawn if text not in plain and text.startswith("train.")] == ["train.lr=0.001"]

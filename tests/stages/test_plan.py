@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from orca_cli.config import checks
 from orca_cli.config.schema import Config, Train
 from orca_cli.data.samples import ArraySamples
+from orca_cli.exceptions import ConfigError
 from orca_cli.stages.member_training import is_better, members_of
 from orca_cli.stages.plan import BEST_FROM, ERROR_FROM, decide, read_decisions
 
@@ -16,8 +18,8 @@ MILLION = 1_000_000
 FEW, MIDDLE, MANY = BEST_FROM - 1, BEST_FROM, ERROR_FROM
 
 
-def task(n, validation=1000):
-    return SimpleNamespace(train=range(n), validation=range(validation), validation_drawn=False)
+def task(n, validation=1000, drawn=False):
+    return SimpleNamespace(train=range(n), validation=range(validation), validation_drawn=drawn)
 
 
 def plan_for(n=200, tokens=40, parameters=10 * MILLION, level="normal", is_started=False, **train):
@@ -84,17 +86,28 @@ def test_members_rate_and_warm_up_follow_from_the_budget_and_what_is_set():
 
 
 @pytest.mark.parametrize(
-    ("validation", "settings", "expected"),
+    ("data", "settings", "expected"),
     [
-        (FEW, {}, ("last", None)),
-        (MIDDLE, {}, ("best", "loss")),
-        (MANY, {}, ("best", "error")),
-        (MANY, {"folds": 3}, ("last", None)),
+        ((FEW, True), {}, ("last", None, True)),
+        ((MIDDLE, True), {}, ("best", "loss", False)),
+        ((MANY, True), {}, ("best", "error", False)),
+        ((MANY, False), {"refit": True}, ("last", None, True)),
+        # What was asked to be small, or is the test split, is not trained on.
+        ((FEW, True), {"train_fraction": 0.5}, ("last", None, False)),
+        ((FEW, True), {"validate_on": "test"}, ("last", None, False)),
     ],
 )
-def test_what_chooses_the_weights(validation, settings, expected):
-    train = decide(Config(train=Train(epochs=2, **settings)), task(30, validation), 25, parameters=MILLION).train
-    assert (train.select, train.select_by if train.select == "best" else None) == expected
+def test_what_chooses_the_weights(data, settings, expected):
+    fraction = {"train_fraction": settings.pop("train_fraction")} if "train_fraction" in settings else {}
+    config = Config(task=fraction, train=Train(epochs=2, **settings))
+    checks.check_settings(config)
+    train = decide(config, task(30, *data), 25, parameters=MILLION).train
+    assert (train.select, train.select_by if train.select == "best" else None, train.refit) == expected
+
+
+def test_a_refit_that_validates_on_the_test_split_is_refused_before_any_data_are_read():
+    with pytest.raises(ConfigError, match="train.refit=true: does not go with train.validate_on=test"):
+        checks.check_settings(Config(train=Train(refit=True, validate_on="test")))
 
 
 def test_among_equal_epochs_the_later_is_better_and_an_undefined_one_never_than_a_known():
@@ -130,4 +143,4 @@ def test_every_sample_is_held_out_by_one_fold_and_trained_on_by_the_others():
     other, moved = (members(folds=4, **change) for change in ({"seed": 6}, {"split_seed": 1}))
     assert [numbers(one.held_out) for one in folds] == [numbers(one.held_out) for one in other]
     assert [numbers(one.held_out) for one in folds] != [numbers(one.held_out) for one in moved]
-    assert len({one.seed for one in (*folds, *other, *members(members=3))}) == 4 + 4 + 3
+    assert len({one.seed for one in (*folds, *other, *members(members=3, refit=False))}) == 4 + 4 + 3

@@ -87,10 +87,6 @@ def test_settings_of_a_method_count_where_it_is_chosen(name):
     assert name({}, align={"lr": 0.01}) == name({}, align=align)
     load, old = {"_target_": "orca_cli.data.images.load"}, {"average": None}
     assert name(load) == name(load | {"on_bad": "error"}, train=old) != name(load | {"on_bad": "skip"})
-    # A run trained on validation samples, or may have, unless it was told not to; its folds did, unless they were told not to.
-    for folds, same in ((0, False), (3, "auto")):
-        names = {refit: name({}, train={"folds": folds, "refit": refit}) for refit in ("auto", True, False)}
-        assert [refit for refit, one in names.items() if one == name({}, train={"folds": folds})] == [same]
     now, then = (f"orca_cli.models.finetuning.{file}.LoRA" for file in ("adapters", "lora"))
     assert name({}, finetune={"_target_": now}) == name({}, finetune={"_target_": then})
     mmd = {"_target_": "orca_cli.metrics.mmd.MMD"}

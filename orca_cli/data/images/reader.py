@@ -177,7 +177,7 @@ class _Images:
 
         def samples(part: str) -> FileSamples:
             paths, names = [file.path for file in parts[part]], [file.name for file in parts[part]]
-            # Only optimizer steps augment, and those of folds take validation as well.
+            # Only optimizer steps augment, and those of a refit take validation as well.
             view = plain if part == "test" else augmented
             return FileSamples(paths, names, encoded[part], [hashes[file] for file in parts[part]], view)
 

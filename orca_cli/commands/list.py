@@ -61,12 +61,10 @@ def execute(arguments: argparse.Namespace) -> Result:
     folders = {folder: plural for plural, folder in GROUPS.items()}
     word, extra = folders.get(arguments.group, arguments.group), arguments.config_dir
     if word is None:
-        # The overview leaves out empty groups, such as those that an older configuration lacks.
-        found = {name: configuration.choices(group, extra) for name, group in GROUPS.items()}
-        listed = {name: entries(GROUPS[name], extra) for name, choices in found.items() if choices}
-        rows = [(name, ", ".join(entry["name"] for entry in listing)) for name, listing in listed.items()]
+        listed = {name: entries(group, extra) for name, group in GROUPS.items()}
+        names = [(name, ", ".join(entry["name"] for entry in listing)) for name, listing in listed.items()]
         note = f"Details: orca list GROUP; keys: orca list {SETTINGS}"
-        return Result({"schema": 1, **listed}, [table(("group", "choices"), rows), note])
+        return Result({"schema": 1, **listed}, [table(("group", "choices"), names), note])
     if word not in (*GROUPS, SETTINGS):
         raise UsageError(f"there is no group '{word}'", hint=suggest(word, (*GROUPS, SETTINGS)))
     listing = _all_settings() if word == SETTINGS else entries(GROUPS[word], extra)
@@ -74,9 +72,12 @@ def execute(arguments: argparse.Namespace) -> Result:
     for name in arguments.names:
         if name not in by_name:
             raise UsageError(f"there is no '{name}' among the {word}", hint=suggest(name, by_name))
-    listing = [entry for name, entry in by_name.items() if not arguments.names or name in arguments.names]
-    shown = _show_settings(listing) if word == SETTINGS else _show_group(GROUPS[word], listing, bool(arguments.names))
-    return Result({"schema": 1, word: listing}, shown)
+    listing = [by_name[name] for name in by_name if not arguments.names or name in arguments.names]
+    if word == SETTINGS:
+        rows = [(one["key"], as_typed(one["default"]), f"{one['meaning']} ({one['allowed']})") for one in listing]
+        note = f"Groups: {' '.join(GROUPS.values())}; their parameters: orca list GROUP NAME."
+        return Result({"schema": 1, word: listing}, [table(("setting", "default", "meaning"), rows), note])
+    return Result({"schema": 1, word: listing}, _show_group(GROUPS[word], listing, bool(arguments.names)))
 
 
 def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
@@ -159,34 +160,20 @@ def _show_group(group: str, listing: list[dict[str, Any]], in_full: bool) -> Ite
     prefix = "" if group in _WHOLE_FILES else f"{group}."
     short = []
     for entry in listing:
-        parameters = dict(_parameters(entry["parameters"], prefix))
-        if not in_full:
-            short.append((entry["name"], "  ".join(f"{key}={as_typed(value)}" for key, value in parameters.items())))
-            continue
-        meanings = {f"{prefix}{key}": text for key, text in entry["meanings"].items()}
-        full = [(key, as_typed(value), meanings.get(key, "")) for key, value in parameters.items()]
-        full += [(f"protocol={name}", "", text) for name, text in entry.get("protocols", {}).items()]
-        yield ""
-        yield table((entry["name"], "default", "meaning"), full)
+        rows = []
+        for key, value in flat(entry["parameters"]):
+            if key.rpartition(".")[2] == "_target_":  # a part's own key has the name of its class as value
+                key, value = key.removesuffix("._target_"), str(value).rpartition(".")[2]
+            if value != {}:
+                rows.append((f"{prefix}{key}", as_typed(value), entry["meanings"].get(key, "")))
+        if in_full:
+            rows += [(f"protocol={name}", "", text) for name, text in entry.get("protocols", {}).items()]
+            yield ""
+            yield table((entry["name"], "default", "meaning"), rows)
+        elif rows:
+            short.append((entry["name"], "  ".join(f"{key}={value}" for key, value, _ in rows)))
     if group == "task":
         yield "\nFiles of a task: orca data list NAME. Its parameters: orca list tasks NAME."
     elif not in_full:
         yield ""
-        yield table((group, "parameters and their defaults"), [row for row in short if row[1]])
-
-
-def _parameters(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values of nested settings; a part's own key has the name of its class as value."""
-    for key, value in flat(node, prefix):
-        if key.rpartition(".")[2] == "_target_":
-            yield key.removesuffix("._target_"), str(value).rpartition(".")[2]
-        elif value != {}:
-            yield key, value
-
-
-def _show_settings(listing: list[dict[str, Any]]) -> Iterator[RenderableType]:
-    rows = []
-    for entry in listing:
-        rows.append((entry["key"], as_typed(entry["default"]), f"{entry['meaning']} ({entry['allowed']})"))
-    yield table(("setting", "default", "meaning"), rows)
-    yield f"Groups: {' '.join(GROUPS.values())}; their parameters: orca list GROUP NAME."
+        yield table((group, "parameters and their defaults"), short)

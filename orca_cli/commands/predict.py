@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import terminal
-from orca_cli.commands.options import add_allow_module, check_at_least
+from orca_cli.commands.options import add_allow_module, number
 from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import DataError, UsageError
 from orca_cli.terminal import Result, counted
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", choices=PARTS, default="", help="of a file that holds several splits, take one")
     parser.add_argument("--no-targets", action="store_true", help="read no targets, and show no error")
     text = "samples per forward pass; default: the run's train.eval_batch_size, with which bits are the same"
-    parser.add_argument("--batch-size", type=int, metavar="N", help=text)
+    parser.add_argument("--batch-size", type=number(int, 1), metavar="N", help=text)
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps; default: auto")
     add_checkpoint(parser)
     add_allow_module(parser)
@@ -59,7 +59,6 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Write the predictions, and return what was predicted and the error."""
     if arguments.json and arguments.out is None:
         raise UsageError("needs a file for the predictions", where="--json", hint="add --out FILE")
-    check_at_least("--batch-size", arguments.batch_size, 1)
     terminal.configure_logging()
     from orca_cli.prediction import output
     from orca_cli.prediction.loading import open_model

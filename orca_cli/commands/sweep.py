@@ -59,8 +59,8 @@ class _Jobs:
             terminal.print_error(f"{job.command.label} orca: error: {outcome.failure.error}")
 
 
-def run(sweep: Sweep, arguments: argparse.Namespace, time_limit_s: float | None) -> Result:
-    """Run all experiments, each in a process of its own that `time_limit_s` limits."""
+def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
+    """Run all experiments, each in a process of its own."""
     jobs = sweep.experiments
     same = len(sweep.jobs) - len(jobs)
     terminal.log.info(f"sweep of {counted(len(jobs), 'run')}" + (f"; repeats left out: {same}" if same else ""))
@@ -70,7 +70,7 @@ def run(sweep: Sweep, arguments: argparse.Namespace, time_limit_s: float | None)
         studies.add(root, sweep.study, [studies.Member(job.identity.run, job.labels) for job in sweep.jobs])
     labels = [f"[{number}/{len(jobs)}]" for number in range(1, len(jobs) + 1)]
     digest = hashlib.sha256("".join(job.identity.run for job in jobs).encode()).hexdigest()[:8]
-    engine = Engine(arguments, root, f"{sweep.study or jobs[0].choices['task']}-{digest}", time_limit_s)
+    engine = Engine(arguments, root, f"{sweep.study or jobs[0].choices['task']}-{digest}")
     outcomes, places = [NOT_STARTED] * len(jobs), iter(range(len(jobs)))
     # What distinguishes each job from the others: the choices of a study, or the overrides, that not all have.
     named = [[f"{axis}={name}" for axis, name in job.labels.items()] or job.overrides for job in jobs]

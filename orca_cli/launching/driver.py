@@ -54,14 +54,17 @@ class Job:
         root: folder of all runs.
         name: of the run.
         settings: what distinguishes it from the others, in words.
-        is_forced: it is to be run although it is completed.
     """
 
     command: Command
     root: Path
     name: RunName
     settings: str = ""
-    is_forced: bool = False
+
+    @property
+    def is_forced(self) -> bool:
+        """Return whether it is to be run although it is completed."""
+        return "--force" in self.command.words
 
 
 class Executor(Protocol):
@@ -252,7 +255,7 @@ class Driver:
             text = "cannot be resumed exactly there (other processor, threads or packages): starting the run again"
             terminal.log.warning(f"{job.command.label} {text}")
             command = replace(job.command, words=[*job.command.words, "--force"])
-            self._waiting.append((0.0, replace(job, command=command, is_forced=True)))
+            self._waiting.append((0.0, replace(job, command=command)))
             return True
         is_lost = bool(end.lost) or (end.status is not None and end.status < 0)
         cause = "lost" if is_lost else _BY_CODE.get(end.status or 0, "")

@@ -76,8 +76,7 @@ class Place:
     @classmethod
     def read(cls, values: Sequence[str]) -> Place:
         """Return what the option's values mean."""
-        label, pipe, parent, identity = values
-        return cls(label, int(pipe), int(parent), identity)
+        return cls(values[0], int(values[1]), int(values[2]), values[3])
 
 
 @dataclass(frozen=True)
@@ -99,13 +98,36 @@ class Ended:
     last_words: str = ""
 
 
-class Process:
-    """A running job.
+@dataclass
+class Local:
+    """The executor of this machine: jobs as processes.
 
     Args:
-        command: what to run.
-        main: the program's main function if this process may be forked; None starts an interpreter.
-        is_shown: it writes to this process' standard output and error; otherwise only the end of its errors is kept.
+        at_once: how many at a time.
+        main: the program's main function if this process may be forked; None starts interpreters.
+        is_shown: jobs write to this process' standard output and error; otherwise only the end of their errors is kept.
+    """
+
+    at_once: float
+    main: Main | None = None
+    is_shown: bool = True
+    name: str = "local"
+
+    def start(self, commands: Sequence[Command]) -> list[Process]:
+        """Start processes."""
+        return [Process(one, main=self.main, is_shown=self.is_shown) for one in commands]
+
+    def ended(self, handle: Process) -> Ended | None:
+        """Return how a process ended; None while it runs."""
+        return handle.ended()
+
+    def signal(self, handle: Process, number: int) -> None:
+        """Send a signal to a process."""
+        handle.signal(number)
+
+
+class Process:
+    """A running job; arguments as those of `Local`.
 
     Raises:
         StorageError: no process can be started.

@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 import yaml
 
-from orca_cli import storage
 from orca_cli.cli import main
-from orca_cli.commands.data.examination import examine_split
+from orca_cli.commands.data.check import examine_split
 from orca_cli.config import catalogue
 from orca_cli.data.data_folder import CHECKSUMS
 from orca_cli.data.samples import ArraySamples
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import TaskData
 from orca_cli.terminal import LogReporter
 from tests.untrusted.server import serving, status
@@ -238,7 +236,6 @@ def test_check_counts_what_is_there(here, mine, orca):
     assert splits["train"]["classes"] == {"counts": [18, 18, 18]}
     assert [(overlap["shared"], overlap["of"]) for overlap in record["overlaps"]] == [(0, 18), (0, 18), (0, 18)]
     assert record["problems"] == []
-    assert record["files"][0]["sha256"] == storage.sha256_file(path)
     record = check(orca, "mine", "--samples", "8")
     assert [split["read"] for split in record["splits"].values()] == [8, 8, 8]
 
@@ -251,8 +248,6 @@ def test_check_finds_what_is_wrong(here, mine, orca):
     record = check(orca, "mine")
     assert sum(overlap["shared"] for overlap in record["overlaps"] if overlap["second"] == "test") == 7
     assert "samples of test are also in train" in " ".join(record["problems"])
-    arrays(mine / "a.npz", seed=2)  # a file that has changed since its checksum was recorded
-    assert "recorded in checksums.json" in check(orca, "mine")["problems"][0]
     assert orca("check", "mien")[0] == orca("check", "digits", "task.nothing=1")[0] == 10
     (mine / "a.npz").unlink()
     code, out, err = orca("check", "mine")
@@ -267,26 +262,8 @@ def test_check_reports_numbers_that_are_none():
     split = ArraySamples(x, y)
     task = TaskData("labels", (1, 4), 2, split, split, lambda: split)
     problems = []
-    record, _ = examine_split(task, "train", split, np.arange(6), LogReporter(), problems)
+    record, _ = examine_split(task, "train", split, 6, 0, LogReporter(), problems)
     assert record["inputs"] == {"min": 0.0, "max": 5.0, "nan": 1, "infinite": 1}
-    assert record["targets"]["nan"] == 1
     assert record["classes"]["counts"] == [1, 0]
-    bad = "train: 1 NaN and 1 infinite numbers in the"
-    assert problems == [f"{bad} inputs", f"{bad} targets", "train: 2 targets that are neither 0 nor 1 nor NaN"]
-
-
-class Reversed(ArraySamples):
-    """Samples whose list of targets has another order than their batches."""
-
-    def targets(self):
-        return super().targets()[::-1].copy()
-
-
-def test_check_finds_a_reader_that_does_not_keep_its_word():
-    split, problems = Reversed(np.ones((6, 1, 4), np.float32), np.arange(6) % 2), []
-    task = TaskData("classes", (1, 4), 2, split, split, lambda: split)
-    examine_split(task, "train", split, np.arange(6), LogReporter(), problems)
-    assert problems == ["train: batches have other targets than the list of targets"]
-    task = TaskData("classes", (1, 5), 2, split, split, lambda: split)
-    with pytest.raises(DataError, match=r"inputs of shape \(1, 4\), but the task announces \(1, 5\)"):
-        examine_split(task, "train", split, np.arange(6), LogReporter(), problems)
+    bad = "train: 1 NaN and 1 infinite numbers in the inputs"
+    assert problems == [bad, "train: 2 targets neither 0 nor 1 nor NaN"]

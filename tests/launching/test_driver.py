@@ -14,8 +14,7 @@ import pytest
 from orca_cli import exceptions, signals
 from orca_cli.launching import process
 from orca_cli.launching.driver import RETRIES, Driver, Job, Table
-from orca_cli.launching.local import Local
-from orca_cli.launching.process import Command, Place
+from orca_cli.launching.process import Command, Local, Place
 from orca_cli.runs.directory import RunName
 
 FATES = {"disk": exceptions.StorageError, "memory": exceptions.MemoryExhaustedError}

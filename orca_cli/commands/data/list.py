@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import RenderableType
@@ -44,14 +45,13 @@ def execute(arguments: argparse.Namespace) -> Result:
         sets.append({**dataclasses.asdict(entry), **about, "files": files})
     shown: list[RenderableType] = []
     if chosen.is_named:
-        shown += [_details(entry, data) for entry in chosen.entries]
+        shown += [_details(entry, one, data) for entry, one in zip(chosen.entries, sets, strict=True)]
     else:
         for group in GROUPS:
-            rows = [
-                (one.name, data_folder.state(one, data), size_text(one.bytes), one.licence or "-", _from(one))
-                for one in chosen.entries
-                if one.group == group
-            ]
+            rows = []
+            for entry, one in zip(chosen.entries, sets, strict=True):
+                if entry.group == group:
+                    rows.append((entry.name, one["state"], size_text(entry.bytes), entry.licence or "-", _from(entry)))
             shown += [terminal.table((group, "data", "size", "licence", "from"), rows), ""]
         shown.append(f"in {data}\nFiles, addresses, how to place them by hand: orca data list NAME")
     return Result({"schema": 1, "folder": str(data), "data_sets": sets}, shown)
@@ -63,21 +63,17 @@ def _from(entry: DataSet) -> str:
     return ", ".join([*words, *hosts]) or "by hand"
 
 
-def _details(entry: DataSet, data: Path) -> str:
+def _details(entry: DataSet, known: dict[str, Any], data: Path) -> str:
     """Return labels, texts and addresses; no line is folded, so that addresses can be copied."""
-    folder = data / entry.name
-    origin = "" if entry.origin == "files" else f" ({_ORIGINS[entry.origin]})"
     lines = [
         f"{entry.name}  {entry.group}: {entry.description}",
-        f"data     {data_folder.state(entry, data)}{origin}, in {folder}",
+        f"data     {known['state']}, from {_from(entry)}, in {known['folder']}",
         f"samples  {entry.shape or '?'} to {entry.outputs or '?'}",
         f"licence  {entry.licence or '-'}  {entry.homepage}",
     ]
-    for file in entry.files:
-        there = "present" if data_folder.is_there(file, folder) else "absent"
-        size = size_text(file.bytes) if file.bytes else "size unknown"
-        lines.append(f"file     {file.path}: {there}, {size}")
-        lines += [f"         {address}" for address in file.urls or ("no address",)]
+    for file in known["files"]:
+        lines.append(f"file     {file['path']}: {'present' if file['there'] else 'absent'}, {size_text(file['bytes'])}")
+        lines += [f"         {address}" for address in file["urls"] or ("no address",)]
     if by_hand := how_by_hand(entry, data):
         lines += [f"by hand  {by_hand}", *(f"         {page}" for page in entry.pages)]
     return "\n".join([*lines, ""])

@@ -14,7 +14,7 @@ from typing import Any
 
 from orca_cli import storage, terminal
 from orca_cli.commands.data import size_text
-from orca_cli.commands.options import check_at_least
+from orca_cli.commands.options import number
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError
 from orca_cli.runs.removal import is_run
@@ -38,12 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Collect old caches, what was moved aside and interrupted writes."
     parser.add_argument("--yes", action="store_true", help="remove it; without this, only say what would be freed")
     text = "a cache entry is old once it was not used for N days; default: 30"
-    parser.add_argument("--days", type=float, default=30.0, metavar="N", help=text)
+    parser.add_argument("--days", type=number(float, 0), default=30.0, metavar="N", help=text)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return what may go, or what was removed."""
-    check_at_least("--days", arguments.days, 0)
     folders = default_folders()
     root, cache = (Path(os.path.realpath(folders[name])) for name in ("runs", "cache"))
     tasks = [path for path in _entries(root) if path.is_dir() and path.name[0] != "." and not is_run(path)]

@@ -36,7 +36,6 @@ weights are missing; 20 the run is in use; 21 a newer program made it; 30 a fold
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Check this machine, or the files of runs."
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders or their names")
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from orca_cli import exceptions, experiment, signals, storage
 from orca_cli.exceptions import OrcaError
 from orca_cli.launching import process
-from orca_cli.launching.driver import Driver, Executor, Job, Table, Work
+from orca_cli.launching.driver import Driver, Executor, Job, Work
 from orca_cli.launching.process import Command, Ended
 from orca_cli.launching.ray import Ray
 from orca_cli.launching.slurm import Slurm
@@ -56,10 +56,8 @@ class Engine:
 
     def __init__(self, arguments: argparse.Namespace, root: Path, name: str, *, is_quiet: bool = False) -> None:
         self._arguments, self._root, self._name, self._is_quiet = arguments, root.absolute(), name, is_quiet
-        self._is_local = arguments.on in (None, "local")
+        self.is_local = arguments.on in (None, "local")  # jobs print here themselves
         self._time_limit_s = getattr(arguments, "time_limit", None)  # of each job
-        self._is_drawn = sys.stderr.isatty() and not arguments.quiet
-        self.is_shown = self._is_local and not self._is_drawn  # jobs print here themselves
         self._folder = self._root / FOLDER / f"{storage.timestamp()}-{name}"
 
     def job(self, label: str, composed: Composed, settings: str = "") -> Job:
@@ -74,17 +72,17 @@ class Engine:
             label,
             words,
             self._variables(),
-            folder="" if self._is_local else os.getcwd(),
+            folder="" if self.is_local else os.getcwd(),
             identity=composed.identity.run,
             time_limit_s=self._time_limit_s,
-            seen="" if self._is_local else str(self._folder),
+            seen="" if self.is_local else str(self._folder),
         )
         return Job(command, self._root, experiment.run_name(composed), settings)
 
     def _variables(self) -> dict[str, str]:
         """Return the environment variables that a job needs on top of those of the process that starts it."""
         variables: dict[str, str] = {}
-        if not self._is_local:
+        if not self.is_local:
             variables |= {name: value for name, value in os.environ.items() if name.startswith(_TRAVELLING)}
             variables |= {"ORCA_RUNS": str(self._root), "PYTHONPATH": process.search_path()}
         if (threads := self._threads()) is not None and os.environ.get("OMP_NUM_THREADS") != str(threads):
@@ -98,10 +96,10 @@ class Engine:
     def _threads(self) -> int | None:
         """Return the threads of each job: as typed, else on this machine its share of them; None for the default."""
         at_once, typed = self._arguments.at_once or 1, self._arguments.threads
-        if typed is not None or (self._is_local and at_once == 1):
+        if typed is not None or (self.is_local and at_once == 1):
             return typed
         threads = os.environ.get("OMP_NUM_THREADS", "")
-        if not self._is_local:
+        if not self.is_local:
             return int(threads) if threads.isdigit() else 1
         processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         return max(1, (int(threads) if threads.isdigit() else processors) // at_once)
@@ -112,13 +110,13 @@ class Engine:
         Raises:
             OrcaError: of the executor or of the work.
         """
-        with self._executor() as executor, Table(total, self._is_drawn).shown() as table:
-            Driver(work, executor, table).run()
+        with self._executor() as executor:
+            Driver(work, executor, total).run()
 
     @contextmanager
     def _executor(self) -> Iterator[Executor]:
         at_once, share = self._arguments.at_once, self._arguments.gpus
-        if self._is_local:
+        if self.is_local:
             main: process.Main | None = self._arguments.program
             # Jobs are new interpreters where they need other variables, or where the user's modules may have started threads.
             if self._variables() or self._arguments.allow_module:
@@ -126,7 +124,7 @@ class Engine:
             for name in _HEAVY if main is not None else ():
                 signals.check()
                 importlib.import_module(name)
-            yield process.Local(at_once or 1, main, is_shown=self.is_shown)
+            yield process.Local(at_once or 1, main)
             return
         storage.make_folder(self._folder)
         threads, most = self._threads() or 1, at_once or math.inf

@@ -20,7 +20,6 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Write a finished run into one folder that predicts by itself."
     parser.add_argument("run", metavar="RUN", help="a run's folder or name, or a folder of runs with --best")
     parser.add_argument("folder", type=Path, metavar="DIR", help="the new folder")
     parser.add_argument("--best", action="store_true", help="of a folder of runs, take the best by validation")

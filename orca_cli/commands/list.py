@@ -48,7 +48,6 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = f"What there is to choose from: {', '.join((*GROUPS, SETTINGS))}."
     text = f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
     parser.add_argument("group", nargs="?", metavar="GROUP", help=text)
     parser.add_argument("names", nargs="*", metavar="NAME", help="of the group; default: all")

@@ -34,7 +34,6 @@ Nothing is fetched, and no training data are read."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Predict new data with a finished run or an exported one."
     parser.add_argument("run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs")
     parser.add_argument("input", type=Path, metavar="INPUT", help="new data: a file or folder")
     text = "write to FILE.csv or FILE.npz; default: csv on standard output"

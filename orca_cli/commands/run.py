@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import experiment, signals, terminal
-from orca_cli.commands import plan
+from orca_cli.commands import plan, sweep
+from orca_cli.commands.engine import job_report
 from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine
 from orca_cli.commands.summary import build_table, run_result
 from orca_cli.config import study
@@ -59,7 +60,6 @@ between them (docs/cluster.md)."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Transfer a pretrained transformer to a task: build, align, finetune, test."
     groups = "task, body, source, metric, embedder, finetune, augment, tracker, hparams, protocol, study"
     text = f"settings; groups are {groups}"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
@@ -94,24 +94,21 @@ def execute(arguments: argparse.Namespace) -> Result:
         code = 1
         try:
             ended = _execute(arguments, place, team)
-            shown = {"alone": place is None, "pictured": not arguments.quiet}
-            result = run_result(ended, **shown) if isinstance(ended, Outcome) else ended
-            code = result.code
+            code = ended.code
         except OrcaError as error:
             code = error.code
             if place is None:
                 raise
             print_traceback(arguments, error)
             ended = ended_by(error)
-            result = run_result(ended)
         finally:
             if team is not None:
                 team.end(code)
-        if place is not None and isinstance(ended, Outcome):
-            from orca_cli.commands.engine import job_report
-
+        if isinstance(ended, Result):
+            return ended
+        if place is not None:
             process.report(place.pipe, job_report(ended))
-        return result
+        return run_result(ended, alone=place is None, pictured=not arguments.quiet)
 
 
 def _follow(team: Team, arguments: argparse.Namespace) -> Result:
@@ -146,8 +143,6 @@ def _execute(arguments: argparse.Namespace, place: process.Place | None, team: T
         if arguments.multirun:
             for line in study.absent_lines(expansion.absent):
                 terminal.log.warning(line)
-            from orca_cli.commands import sweep
-
             return sweep.run(expansion, arguments)
         (job,) = expansion.jobs
         if place is not None and place.identity and job.identity.run != place.identity:

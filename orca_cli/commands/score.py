@@ -27,9 +27,6 @@ result.json, or a file is damaged"""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = (
-        "Compute the error of finished runs again from their predictions, and compare with result.json."
-    )
     add_run(parser, "runs", "+")
     add_allow_module(parser)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed
 
 
-def run_result(outcome: Outcome, *, alone: bool = False, pictured: bool = True) -> Result:
+def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
     """Return how one run ended, with the content of result.json; people see that only of a run that was completed just now.
 
     Args:

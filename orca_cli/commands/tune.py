@@ -6,7 +6,7 @@ import argparse
 import copy
 import shlex
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,6 @@ _OURS = "Found by orca tune"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Search for settings on validation data: ASHA, as in the paper's Appendix A.3.3."
     text = f"settings, as of `orca run`; {', '.join(plans.RULES)} are those of the search"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     add_config_dir(parser, "space/x.yaml, ...; what is found is written there, else into .tuned below the runs")
@@ -82,11 +81,22 @@ def execute(arguments: argparse.Namespace) -> Result:
             engine.run(_Trials(plan, search, session, engine), trials)
             signals.check()
             path = place if _keep(plan, search, place) else None
-    verdict = _verdict(search, path)
-    record = _record(plan, search) | {"verdict": verdict, "hparams": None if path is None else str(path)}
-    record["next"] = _next_command(arguments, path)
-    shown = [_table(search), Text(verdict, style="bold")]
-    shown += [f"Next: {record['next']}"] if search.best is not None else []
+    best, plain, facts, verdict = search.best, search.defaults, _facts(search), _verdict(search, path)
+    record = {
+        "name": name,
+        "space": plan.space.name,
+        "file": str(plan.folder / FILE),
+        "runs": str(plan.folder / "runs"),
+        "error": facts.get("error"),
+        "validation_samples": facts.get("n"),
+        "trials": [asdict(one) for one in search.trials],
+        "best": None if best is None else asdict(best),
+        "defaults": None if plain is None else plain.error,
+        "verdict": verdict,
+        "hparams": None if path is None else str(path),
+        "next": _next_command(arguments, path),
+    }
+    shown = [_table(search), Text(verdict, style="bold"), *[f"Next: {record['next']}"] * (best is not None)]
     failures = []
     if lost := search.count("failed"):
         hint = "fix the cause and rerun the command, which tries them again"
@@ -98,11 +108,9 @@ def hparams_path(folder: Path, name: str) -> Path:
     """Return where the settings that a search finds go in the user's folder of settings.
 
     Raises:
-        ConfigError: a file is there that no search wrote, or the program has settings of that name.
+        ConfigError: a file is there that no search wrote.
     """
     path = folder / "hparams" / f"{name}.yaml"
-    if name in configuration.choices("hparams"):
-        raise ConfigError(f"the program has its own '{name}'", where=str(path), hint="give your task another name")
     if path.exists() and not configuration.description(path).startswith(_OURS):
         hint = "move it, or give another --config-dir"
         raise ConfigError("was not written by a search", where=str(path), hint=hint)
@@ -168,21 +176,6 @@ def _next_command(arguments: argparse.Namespace, path: Path | None) -> str:
         words += ["--config-dir", str(folder)]
     words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
     return shlex.join(["orca", "run", *words])
-
-
-def _record(plan: plans.Plan, search: Search) -> dict[str, Any]:
-    best, plain = search.best, search.defaults
-    return {
-        "name": plan.folder.name,
-        "space": plan.space.name,
-        "file": str(plan.folder / FILE),
-        "runs": str(plan.folder / "runs"),
-        "error": _facts(search).get("error"),
-        "validation_samples": _facts(search).get("n"),
-        "trials": [one.record() for one in search.trials],
-        "best": None if best is None else best.record(),
-        "defaults": None if plain is None else plain.error,
-    }
 
 
 @dataclass

@@ -105,17 +105,15 @@ class Local:
     Args:
         at_once: how many at a time.
         main: the program's main function if this process may be forked; None starts interpreters.
-        is_shown: jobs write to this process' standard output and error; otherwise only the end of their errors is kept.
     """
 
     at_once: float
     main: Main | None = None
-    is_shown: bool = True
     name: str = "local"
 
     def start(self, commands: Sequence[Command]) -> list[Process]:
         """Start processes."""
-        return [Process(one, main=self.main, is_shown=self.is_shown) for one in commands]
+        return [Process(one, main=self.main, is_shown=True) for one in commands]
 
     def ended(self, handle: Process) -> Ended | None:
         """Return how a process ended; None while it runs."""
@@ -127,7 +125,12 @@ class Local:
 
 
 class Process:
-    """A running job; arguments as those of `Local`.
+    """A running job.
+
+    Args:
+        command: what to run.
+        main: the program's main function if this process may be forked; None starts an interpreter.
+        is_shown: it writes to this process' standard output and error; otherwise only the end of its errors is kept.
 
     Raises:
         StorageError: no process can be started.
@@ -151,7 +154,7 @@ class Process:
                 parent = os.getpid()
                 self.pid = os.fork()
                 if self.pid == 0:
-                    _become(words, main, parent, self._errors)
+                    _become(words, main, parent)
             else:
                 quiet = None if self._errors is None else subprocess.DEVNULL
                 self._popen = subprocess.Popen(
@@ -254,14 +257,10 @@ def search_path() -> str:
     return os.pathsep.join(outside)
 
 
-def _become(words: list[str], main: Main, parent: int, errors: IO[bytes] | None) -> NoReturn:
+def _become(words: list[str], main: Main, parent: int) -> NoReturn:
     """Turn a fork into the job. Signals are blocked until the job handles them."""
     code = 1
     try:
-        if errors is not None:
-            nothing = os.open(os.devnull, os.O_RDWR)
-            for sink, stream in ((nothing, 0), (nothing, 1), (errors.fileno(), 2)):
-                os.dup2(sink, stream)
         os.setpgid(0, 0)
         signals.end_with_parent(parent)
         signals.reset_in_fork()

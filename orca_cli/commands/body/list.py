@@ -29,7 +29,6 @@ incomplete (in the cache without configuration or safetensors), missing, to be g
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "The bodies that have a name, and other checkpoints in the hub's cache: family, size, state."
     add_config_dir(parser, "body/x.yaml")
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import storage, terminal
-from orca_cli.commands.data import add_names, how_by_hand, select, size_text
+from orca_cli.commands.data import how_by_hand, select, size_text
+from orca_cli.commands.options import add_config_dir
 from orca_cli.config.catalogue import DataFile, DataSet
+from orca_cli.config.configuration import default_folders
 from orca_cli.data import data_folder
 from orca_cli.exceptions import ChecksumError, InterruptionError, NetworkError, OrcaError, StorageError
 from orca_cli.progress import Reporter
@@ -18,7 +20,6 @@ EXAMPLES = """\
 examples:
   orca data get deepsea                     all files of a data set
   orca data get deepsea ecg                 several
-  orca data get deepsea --offline           open no connection: only verify and unpack what is here
 
 If it is interrupted, repeat the command to resume. A file gets its name only
 when it is complete and has the published SHA-256, or if none is published, the
@@ -27,50 +28,48 @@ one recorded when it was first seen (checksums.json in its folder)."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Download the files of data sets, verify and unpack them; what is here is only verified."
-    add_names(parser, "+", "task or source (orca data list)")
-    parser.add_argument("--offline", action="store_true", help="open no connection")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="task or source (orca data list)")
+    add_config_dir(parser)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Download, and return what was done."""
-    chosen = select(arguments.names, arguments.config_dir, needs_name=True)
+    chosen, data = select(arguments.names, arguments.config_dir), default_folders()["data"]
     terminal.configure_logging()
     done: list[dict[str, Any]] = []
     failures: list[OrcaError] = []
     shown: list[str] = []
-    for entry in chosen.entries:
+    for entry in chosen:
         if not entry.files:
             shown.append(f"{entry.name} ({entry.group}): nothing to download (orca data list {entry.name})")
             continue
-        got, failed = _get(entry, chosen.folder, is_offline=arguments.offline)
+        got, failed = _get(entry, data)
         done += got
         failures += failed
         shown += map(_text, got)
         if any(isinstance(failure, NetworkError | ChecksumError) for failure in failed):
-            shown.append(f"{entry.name} by hand: {how_by_hand(entry, chosen.folder)}")
+            shown.append(f"{entry.name} by hand: {how_by_hand(entry, data / entry.name)}")
             shown += [f"  from {page}" for page in entry.pages]
-    nothing = [entry.name for entry in chosen.entries if not entry.files]
+    nothing = [entry.name for entry in chosen if not entry.files]
     record = {"schema": 1, "files": done, "nothing_to_download": nothing}
     return Result(record | {"failures": [str(failure) for failure in failures]}, shown, failures)
 
 
-def _get(entry: DataSet, data: Path, *, is_offline: bool) -> tuple[list[dict[str, Any]], list[OrcaError]]:
+def _get(entry: DataSet, data: Path) -> tuple[list[dict[str, Any]], list[OrcaError]]:
     """Get the files that are missing; a failure does not keep the others back, and each file is reported at once."""
     reporter, done, failures = terminal.LogReporter(), [], []
     with data_folder.locked(entry, data, reporter) as folder:
-        if not is_offline:
-            needed = 0
-            for file in entry.files:
-                place, part = folder / file.path, folder / f"{file.path}.part"
-                if file.urls and not place.is_file() and not data_folder.is_there(file, folder):
-                    needed += (file.bytes or 0) - (part.stat().st_size if part.exists() else 0)
-            storage.require_space(folder, needed, entry.name)
+        needed = 0
+        for file in entry.files:
+            place, part = folder / file.path, folder / f"{file.path}.part"
+            if file.urls and not place.is_file() and not data_folder.is_there(file, folder):
+                needed += (file.bytes or 0) - (part.stat().st_size if part.exists() else 0)
+        storage.require_space(folder, needed, entry.name)
         for file in entry.files:
             where = f"{entry.name}/{file.path}"
             try:
                 got = {"data_set": entry.name, "path": file.path, "bytes": None, "sha256": None, "trust": ""}
-                got |= _get_file(file, folder, where, reporter, is_offline=is_offline)
+                got |= _get_file(file, folder, where, reporter)
                 done.append(got | {"unpacked": data_folder.unpack(file, folder, reporter)})
                 reporter.say(_text(done[-1]))
             except (InterruptionError, StorageError):
@@ -81,7 +80,7 @@ def _get(entry: DataSet, data: Path, *, is_offline: bool) -> tuple[list[dict[str
     return done, failures
 
 
-def _get_file(file: DataFile, folder: Path, where: str, reporter: Reporter, *, is_offline: bool) -> dict[str, Any]:
+def _get_file(file: DataFile, folder: Path, where: str, reporter: Reporter) -> dict[str, Any]:
     """Bring one file into the folder, or verify it; returns what was done, and how sure the checksum is."""
     place, expected = folder / file.path, data_folder.expected(file, folder)
     if place.is_file():
@@ -89,8 +88,6 @@ def _get_file(file: DataFile, folder: Path, where: str, reporter: Reporter, *, i
         return {"action": "found", "bytes": place.stat().st_size, "sha256": digest, "trust": trust}
     if data_folder.is_there(file, folder):
         return {"action": "unpacked"}
-    if is_offline:
-        raise NetworkError("is not here, and --offline opens no connection", where=str(place))
     if not file.urls:
         raise NetworkError("no address is known", where=where)
     from orca_cli.data.untrusted.downloads import fetch

@@ -28,7 +28,6 @@ _DESCRIBING = ("task.data.", "source.data.", "tune.")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Two runs side by side: settings that differ, results."
     add_run(parser, "first")
     add_run(parser, "second")
 

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from orca_cli import storage, terminal
 from orca_cli.commands.data import size_text
-from orca_cli.commands.options import number
 from orca_cli.commands.runs import age, named_error, run_record, since
 from orca_cli.config.configuration import default_folders
 from orca_cli.report.records.collect import Broken, Run, collect
@@ -23,7 +22,7 @@ examples:
   orca runs list runs/digits                    one task; several folders may be given
   orca runs list --where state=failed,dead      by state: completed, failed, interrupted, running, dead
   orca runs list --where metric=otdd --where train.lr=1e-4     by any setting, typed, decided or left as it is
-  orca runs list --latest 10 --json             for other programs
+  orca runs list --json                         for other programs
 
 A state in brackets is that of an attempt that a newer folder of the same run replaces. Below the table: what was set, or why a
 run is not completed or cannot be read."""
@@ -31,12 +30,10 @@ run is not completed or cannot be read."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "All runs, the newest first: state, error, age and size on disk."
     text = "folders of runs; default: $ORCA_RUNS, else ./runs"
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help=text)
     text = "only runs with this; may be repeated"
     parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=text)
-    parser.add_argument("--latest", type=number(int, 1), metavar="N", help="only the N newest")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
@@ -49,9 +46,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     entries: list[Run | Broken] = [*collection.runs, *collection.superseded]
     entries += [] if arguments.where else collection.broken
     entries = sorted(entries, key=lambda one: moment.timestamp() if (moment := since(one.path)) else 0.0, reverse=True)
-    records = [_record(one, one.path in replaced) for one in entries[: arguments.latest]]
+    records = [_record(one, one.path in replaced) for one in entries]
     total = sum(record["bytes"] for record in records)
-    some = f"{len(records)} of " if len(records) < len(entries) else ""
     rows, below = [], []
     for record in records:
         is_good = record["state"] in ("completed", "running")
@@ -64,7 +60,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         if note := set_there if is_good else record["reason"]:
             below.append(f"{short}  {note}")
     table = terminal.table(("run", "task", "with", "state", "error", "age", "size"), rows)
-    text = f"{some}{counted(len(entries), 'run')}, {size_text(total)}"
+    text = f"{counted(len(entries), 'run')}, {size_text(total)}"
     return Result({"schema": 1, "runs": records}, [table, *below, text])
 
 

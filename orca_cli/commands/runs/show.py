@@ -31,9 +31,7 @@ Nothing is computed or checked: orca score RUN computes the error again, orca do
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "One run: what it is, its result, decided settings, baselines, picture and files."
     add_run(parser, "run")
-    parser.add_argument("--no-picture", action="store_true", help="leave the picture of the predictions out")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
@@ -54,7 +52,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         "files": files,
     }
     shown: list[RenderableType] = [terminal.facts(_rows(run, result, made))]
-    if answer is not None and not arguments.no_picture:
+    if answer is not None:
         shown += ["", Picture(answer)]
     shown += ["", terminal.table(("file", "size"), [(name, size_text(size)) for name, size in files.items()])]
     return Result({"schema": 1, "run": record}, shown)

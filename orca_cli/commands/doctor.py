@@ -14,6 +14,7 @@ from rich.text import Text
 
 from orca_cli import __version__, storage, terminal
 from orca_cli.commands.body import named as named_bodies
+from orca_cli.commands.options import add_run
 from orca_cli.config import configuration
 from orca_cli.exceptions import CheckpointError, ConfigError, OrcaError, StorageError, UnavailableError
 from orca_cli.runs.check import Checked, check
@@ -36,16 +37,15 @@ weights are missing; 20 the run is in use; 21 a newer program made it; 30 a fold
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders or their names")
+    add_run(parser, "run", "?")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Return whether runs are intact, or else what is on this machine and whether `orca run` can work; downloads nothing."""
-    if arguments.runs:
-        reports = [check(named(word)) for word in arguments.runs]
-        record: dict[str, Any] = {"schema": 1, "runs": [vars(one) | {"path": str(one.path)} for one in reports]}
-        code = next((one.code for one in reports if one.code), 0)
-        return Result(record, [text for one in reports for text in _show(one)], code=code)
+    """Return whether a run is intact, or else what is on this machine and whether `orca run` can work; downloads nothing."""
+    if arguments.run is not None:
+        report = check(named(arguments.run))
+        record: dict[str, Any] = {"schema": 1, **vars(report), "path": str(report.path)}
+        return Result(record, _show(report), code=report.code)
     machine = {
         "versions": versions(),  # None for a missing package
         "unmet": unmet_requirements(),

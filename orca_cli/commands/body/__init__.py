@@ -8,7 +8,7 @@ from typing import Any
 from orca_cli.config import configuration
 
 VERBS = {
-    "list": "the bodies that have a name, and other checkpoints on this machine: family, size, where they are",
+    "list": "the bodies that have a name: family, size, whether they are on this machine",
     "get": "fetch a body's checkpoint now, for machines without a network",
 }
 

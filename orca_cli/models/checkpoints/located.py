@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.models.checkpoints.config_file import CONFIG, read_config
@@ -31,6 +32,10 @@ class Located:
     family: str | None = None
     bytes: int | None = None
 
+    def record(self) -> dict[str, Any]:
+        """Return it for other programs."""
+        return asdict(self) | {"folder": None if self.folder is None else str(self.folder)}
+
 
 def find(checkpoint: str) -> Located:
     """Return where a run would find a checkpoint; one of the hub is looked for in its cache only."""
@@ -46,13 +51,6 @@ def find(checkpoint: str) -> Located:
         return Located(checkpoint, "missing")
     sizes = [file.stat().st_size for file in (folder / CONFIG, *weight_files(folder)) if file.is_file()]
     return Located(checkpoint, state, folder, revision(folder), family(folder), sum(sizes))
-
-
-def cached() -> list[Located]:
-    """Return the models in the hub's cache that have a configuration and safetensors, by name; one revision each."""
-    folders = sorted(hub_cache().glob("models--*"))
-    found = [find(folder.name.removeprefix("models--").replace("--", "/")) for folder in folders]
-    return [one for one in found if one.state == "cached"]
 
 
 def hub_cache() -> Path:

@@ -45,9 +45,8 @@ class Ray:
         try:
             self._ray = importlib.import_module("ray")
         except ImportError as error:
-            raise UnavailableError(
-                "Ray is not installed", where="--on ray", hint="pip install 'orca-transfer[ray]'"
-            ) from error
+            hint = "pip install 'orca-transfer[ray]'"
+            raise UnavailableError("Ray is not installed", where="--on ray", hint=hint) from error
         address = os.environ.get(ADDRESS)
         if not address:  # Ray would run the jobs after all other work of this machine
             os.environ.setdefault("RAY_worker_niceness", "0")
@@ -83,7 +82,7 @@ class Ray:
             return None
         errors = self._ray.exceptions
         try:
-            end = Ended(**self._ray.get(handle))
+            return Ended(**self._ray.get(handle))
         except errors.TaskCancelledError:
             return Ended(None)
         except errors.RayTaskError as error:  # a bug of ours, or the program is another one there
@@ -92,7 +91,6 @@ class Ray:
             raise _gone("has ended") from error
         except errors.RayError as error:
             return Ended(None, lost=f"its worker was lost ({type(error).__name__})")
-        return end
 
     def signal(self, handle: Any, number: int) -> None:
         """Cancel a task: one that waits is withdrawn, and the job of one that runs gets SIGTERM."""

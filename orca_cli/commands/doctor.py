@@ -20,6 +20,7 @@ from orca_cli.exceptions import CheckpointError, ConfigError, OrcaError, Storage
 from orca_cli.runs.check import Checked, check
 from orca_cli.runs.claim import named
 from orca_cli.runs.environment import PACKAGES, requirements, unmet_requirements, version_of
+from orca_cli.runs.settings import as_typed, flat
 from orca_cli.terminal import Result, counted
 
 _DISTRIBUTION = "orca-transfer"
@@ -47,7 +48,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         record: dict[str, Any] = {"schema": 1, **vars(report), "path": str(report.path)}
         return Result(record, _show(report), code=report.code)
     machine = {
-        "versions": versions(),  # None for a missing package
+        "versions": versions(),
         "unmet": unmet_requirements(),
         "devices": devices(),
         "folders": {name: _folder(path) for name, path in configuration.default_folders().items()},
@@ -55,7 +56,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     }
     code, verdict = _judge(machine)
     record = {"schema": 1, "works": code == 0, "verdict": verdict, "exit_code": code, **machine}
-    return Result(record, [terminal.facts(_lines(machine)), Text(verdict, style="bold")], code=code)
+    rows = ((key, as_typed(value)) for key, value in flat(machine))
+    return Result(record, [terminal.facts(rows), Text(verdict, style="bold")], code=code)
 
 
 def _judge(machine: dict[str, Any]) -> tuple[int, str]:
@@ -71,21 +73,8 @@ def _judge(machine: dict[str, Any]) -> tuple[int, str]:
     return 0, "orca run can work"
 
 
-def _lines(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, version in machine["versions"].items():
-        yield name, version or "missing"
-    devices, weights = machine["devices"], machine["weights"]
-    if cpu := devices["cpu"]:
-        yield "cpu", f"{counted(cpu['processors'] or 1, 'processor')}, {counted(cpu['threads'], 'thread')} used"
-        yield "cuda", "; ".join("{name}, {memory_gib} GiB".format(**card) for card in devices["cuda"]) or "none"
-        yield "mps", "available" if devices["mps"] else "none"
-    for name, folder in machine["folders"].items():
-        yield f"{name} folder", f"{folder['path']}: {folder['problem'] or 'writable'}, {folder['free_gib']} GiB free"
-    yield "default body", f"{weights['body']} ({weights['checkpoint']}): {weights['from'] or weights['problem']}"
-
-
 def versions() -> dict[str, str | None]:
-    """Return what is installed, read from the packages' metadata without importing them."""
+    """Return what is installed, read from the packages' metadata without importing them; None for a missing package."""
     names = sorted({one.name for one in requirements()}) or [name for name in PACKAGES if name != _DISTRIBUTION]
     about = {"python": platform.python_version(), "orca": __version__, "platform": platform.platform()}
     return {**about, **{name: version_of(name) for name in names}}

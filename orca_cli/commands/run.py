@@ -99,13 +99,14 @@ def execute(arguments: argparse.Namespace) -> Result:
             code = error.code
             if place is None:
                 raise
-            print_traceback(arguments, error)
             ended = ended_by(error)
         finally:
             if team is not None:
                 team.end(code)
         if isinstance(ended, Result):
             return ended
+        if arguments.traceback and ended.failure is not None:
+            terminal.print_error("".join(traceback.format_exception(ended.failure.cause)))
         if place is not None:
             process.report(place.pipe, job_report(ended))
         return run_result(ended, alone=place is None, pictured=not arguments.quiet)
@@ -170,16 +171,7 @@ def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = No
 
     more: dict[str, Any] = {} if arguments.json else {"on_build": show_build}
     inexact = arguments.allow_inexact_resume
-    outcome = experiment.run(job, force=arguments.force, allow_inexact=inexact, team=team, **more)
-    if outcome.failure is not None:
-        print_traceback(arguments, outcome.failure.cause)
-    return outcome
-
-
-def print_traceback(arguments: argparse.Namespace, cause: BaseException) -> None:
-    """Print where in the program a failure came from, if --traceback asks for it."""
-    if arguments.traceback:
-        terminal.print_error("".join(traceback.format_exception(cause)))
+    return experiment.run(job, force=arguments.force, allow_inexact=inexact, team=team, **more)
 
 
 def _seconds(text: str) -> float:

@@ -51,7 +51,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     family = checkpoints.check_family(folder, (located.family(folder) or "",))
     after, digest = located.find(checkpoint), checkpoints.digest(folder)
     action = "found" if before.state in ("package", "cached", "folder") and not is_new else "fetched"
-    record = {"schema": 1, "name": name, "action": action, **after.record(), "family": family, "sha256": digest}
+    record = {"schema": 1, "name": name, "action": action, **vars(after), "family": family, "sha256": digest}
     commit = f", revision {after.revision}" if after.revision else ""
     text = f"{name}: {action}, {family}, {size_text(after.bytes)}{commit}, SHA-256 {digest[:12]}, {folder}"
     return Result(record, [text])

@@ -35,7 +35,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         packaged = checkpoints.PACKAGED.get(checkpoint or "")
         extra = None if packaged is None or packaged.wheel is not None else packaged.extra
         place = Located("", "to be given") if checkpoint is None else located.find(checkpoint)
-        bodies.append(place.record() | body | {"extra": extra})
+        bodies.append(vars(place) | body | {"extra": extra})
         state = f"{place.state} {(place.revision or '')[:8]}".strip()
         if state == "missing" and extra:
             state = f"missing: pip install 'orca-transfer[{extra}]'"

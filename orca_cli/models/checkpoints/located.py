@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.models.checkpoints.config_file import CONFIG, read_config
@@ -31,10 +30,6 @@ class Located:
     revision: str | None = None
     family: str | None = None
     bytes: int | None = None
-
-    def record(self) -> dict[str, Any]:
-        """Return it for other programs."""
-        return asdict(self) | {"folder": None if self.folder is None else str(self.folder)}
 
 
 def find(checkpoint: str) -> Located:

@@ -45,14 +45,7 @@ _HEAVY = (
 
 
 class Engine:
-    """Where the jobs of a command run.
-
-    Args:
-        arguments: the command line, with the options of `options.add_engine`.
-        root: folder of all runs.
-        name: of the sweep or the search, for lists of others such as SLURM's.
-        is_quiet: jobs print warnings and errors only.
-    """
+    """Where the jobs of a command line with the options of `options.add_engine` run; others' lists show its name."""
 
     def __init__(self, arguments: argparse.Namespace, root: Path, name: str, *, is_quiet: bool = False) -> None:
         self._arguments, self._root, self._name, self._is_quiet = arguments, root.absolute(), name, is_quiet
@@ -105,11 +98,7 @@ class Engine:
         return max(1, (int(threads) if threads.isdigit() else processors) // at_once)
 
     def run(self, work: Work, total: int) -> None:
-        """Run all jobs, of which there are `total`.
-
-        Raises:
-            OrcaError: of the executor or of the work.
-        """
+        """Run all jobs, of which there are `total`; raises the OrcaError of the executor or of the work."""
         with self._executor() as executor:
             Driver(work, executor, total).run()
 

@@ -40,19 +40,12 @@ _LINE_EVERY_S = 60.0
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be done.
-
-    Args:
-        command: what to run.
-        root: folder of all runs.
-        name: of the run.
-        settings: what distinguishes it from the others, in words.
-    """
+    """One run to be done."""
 
     command: Command
-    root: Path
+    root: Path  # folder of all runs
     name: RunName
-    settings: str = ""
+    settings: str = ""  # what distinguishes it from the others, in words
 
     @property
     def is_forced(self) -> bool:
@@ -91,17 +84,11 @@ class Work(Protocol):
 
 @dataclass
 class Driver:
-    """Does all of some work, where an executor runs jobs; says now and then how far they are.
-
-    Args:
-        work: the jobs.
-        executor: runs them.
-        total: how many jobs there are.
-    """
+    """Does all of some work, where an executor runs jobs; says now and then how far they are."""
 
     work: Work
     executor: Executor
-    total: int
+    total: int  # jobs
     _running: list[tuple[Job, Any]] = field(default_factory=list)  # with the executor's handles
     _waiting: list[tuple[float, Job]] = field(default_factory=list)  # (moment of the next try, job)
     # By the run's identity: how often each cause has ended an attempt.

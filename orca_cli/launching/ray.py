@@ -18,17 +18,11 @@ ADDRESS = "RAY_ADDRESS"
 
 @dataclass
 class Ray:
-    """Runs jobs as tasks of a Ray cluster: that of RAY_ADDRESS, else one of this machine, which ends with the driver.
+    """Runs jobs as tasks of a Ray cluster: that of RAY_ADDRESS, else one of this machine, which ends with the driver."""
 
-    Args:
-        threads: processors of each job.
-        gpus: of each job, possibly a fraction; None for one if the cluster has any.
-        at_once: jobs that are submitted at a time; Ray runs as many of them as it has room for.
-    """
-
-    threads: int
-    gpus: float | None
-    at_once: float
+    threads: int  # of each job, as its processors
+    gpus: float | None  # of each job, possibly a fraction; None for one if the cluster has any
+    at_once: float  # jobs that are submitted at a time; Ray runs as many of them as it has room for
     name: str = "ray"
     _ray: Any = None
     _task: Any = None

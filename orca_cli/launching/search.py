@@ -42,44 +42,26 @@ def check_installed() -> None:
 
 @dataclass
 class Trial:
-    """One trial, as it is kept.
+    """One trial, as it is kept."""
 
-    Args:
-        number: in the search, from 0; the first has the settings as they are.
-        settings: what was drawn; None for the settings as they are.
-        params: the same as Optuna drew it.
-        state: waiting, running, completed, stopped or failed.
-        error: mean validation error of a completed one; the last one of a stopped one.
-        note: when it was stopped, or why it failed.
-        facts: error's name, whether it is shown in per cent, validation samples, seconds, runs.
-        curve: resource -> validation error, of one that has ended.
-        rungs: what Optuna keeps of the comparisons of one that has ended.
-    """
-
-    number: int
-    settings: dict[str, Plain] | None
-    params: dict[str, Any]
-    state: str = "waiting"
-    error: float | None = None
-    note: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
-    curve: dict[str, float] = field(default_factory=dict)
-    rungs: dict[str, float] = field(default_factory=dict)
+    number: int  # in the search, from 0; the first has the settings as they are
+    settings: dict[str, Plain] | None  # what was drawn; None for the settings as they are
+    params: dict[str, Any]  # the same as Optuna drew it
+    state: str = "waiting"  # or running, completed, stopped, failed
+    error: float | None = None  # mean validation error of a completed one; the last one of a stopped one
+    note: str = ""  # when it was stopped, or why it failed
+    facts: dict[str, Any] = field(default_factory=dict)  # error's name, whether in per cent, samples, seconds, runs
+    curve: dict[str, float] = field(default_factory=dict)  # resource -> validation error, of one that has ended
+    rungs: dict[str, float] = field(default_factory=dict)  # what Optuna keeps of the comparisons of one that has ended
 
 
 @dataclass
 class Search:
-    """A search.
+    """A search: which settings a trial gets, and which trials go on."""
 
-    Args:
-        folder: of its file and of the runs of its trials; its name is the same for the same settings and space.
-        space: what is drawn.
-        tune: trials, sampler, comparisons.
-    """
-
-    folder: Path
+    folder: Path  # of its file and of the runs of its trials; its name is the same for the same settings and space
     space: Space
-    tune: Tune
+    tune: Tune  # the rules
     trials: list[Trial] = field(default_factory=list)
     _draws: int = 0
     _running: dict[int, OptunaTrial] = field(default_factory=dict)  # Optuna's side of the running ones
@@ -181,13 +163,7 @@ class Search:
         return bool(trial.note)
 
     def tell(self, trial: Trial, error: float | None, facts: Mapping[str, Any]) -> None:
-        """Record how a trial ended: with its validation error; stopped, where it has a note; or stopped as bad as can be.
-
-        Args:
-            trial: that runs.
-            error: mean over its seeds; None for one that was stopped.
-            facts: what is shown of it.
-        """
+        """Record how a trial ended: with the mean validation error of its seeds, or None where it was stopped."""
         running, states = self._running.pop(trial.number), self._optuna.trial.TrialState
         trial.facts, trial.state = dict(facts), "stopped" if error is None else "completed"
         trial.error = error if error is not None else next(reversed(trial.curve.values()), None)

@@ -37,25 +37,15 @@ _CLOSED = {
 
 @dataclass(frozen=True)
 class Plan:
-    """One search.
+    """One search."""
 
-    Args:
-        space: what is searched.
-        tune: the rules.
-        typed: overrides of all trials that were typed; key -> override.
-        fixed: settings of the trials that draw, and of the run that follows.
-        folder: of the search; its name is the same whenever the same is typed, whatever the number of trials.
-        before: the settings (`hparams`) that the trials start from, as they are written.
-        run: task and body, which the settings found are for.
-    """
-
-    space: Space
-    tune: Tune
-    typed: dict[str, str]
-    fixed: dict[str, Plain]
-    folder: Path
-    before: dict[str, Any]
-    run: str
+    space: Space  # what is searched
+    tune: Tune  # the rules
+    typed: dict[str, str]  # overrides of all trials that were typed; key -> override
+    fixed: dict[str, Plain]  # settings of the trials that draw, and of the run that follows
+    folder: Path  # whose name is the same whenever the same is typed, whatever the number of trials
+    before: dict[str, Any]  # the settings (`hparams`) that the trials start from, as they are written
+    run: str  # task and body, which the settings found are for
 
     def overrides(self, settings: Mapping[str, Plain] | None, seed: int) -> list[str]:
         """Return the overrides of one seed of a trial; `settings` is None for the settings as they are."""
@@ -66,12 +56,7 @@ class Plan:
 
 
 def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Plan:
-    """Return the search that overrides ask for.
-
-    Args:
-        session: composes.
-        overrides: as typed: rules of the search, and settings of a run.
-        extra: the user's own folder of settings.
+    """Return the search that overrides ask for: rules of the search, and settings of a run; `extra` as in `spaces.find`.
 
     Raises:
         ConfigError: a rule, a setting, the space, or a value in it is wrong.

@@ -52,22 +52,14 @@ class _Submitted:
 
 @dataclass
 class Slurm:
-    """Submits jobs to SLURM.
+    """Submits jobs to SLURM."""
 
-    Args:
-        folder: that exists, for submissions and ends, in the shared folder of runs.
-        sweep: names the jobs in SLURM's lists, and no others.
-        threads, gpus: of each job.
-        at_once: jobs that are submitted at a time.
-        time_limit_s: of each job; None for none.
-    """
-
-    folder: Path
-    sweep: str
-    threads: int
-    gpus: float
-    at_once: float
-    time_limit_s: float | None = None
+    folder: Path  # that exists, for submissions and ends, in the shared folder of runs
+    sweep: str  # names the jobs in SLURM's lists, and no others
+    threads: int  # of each job
+    gpus: float  # of each job
+    at_once: float  # jobs that are submitted at a time
+    time_limit_s: float | None = None  # of each job
     name: str = "slurm"
     _executor: Any = None
     _last_query: float = -math.inf

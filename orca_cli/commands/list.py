@@ -66,7 +66,13 @@ def execute(arguments: argparse.Namespace) -> Result:
         return Result({"schema": 1, **listed}, [table(("group", "choices"), names), note])
     if word not in (*GROUPS, SETTINGS):
         raise UsageError(f"there is no group '{word}'", hint=suggest(word, (*GROUPS, SETTINGS)))
-    listing = _all_settings() if word == SETTINGS else entries(GROUPS[word], extra)
+    if word == SETTINGS:
+        listing = []
+        for key, hint in schema.declared().items():
+            facts = {"allowed": ranges.in_words(hint), "meaning": ranges.meaning(hint)}
+            listing.append({"key": key, "default": schema.lookup(schema.Config(), key), **facts})
+    else:
+        listing = entries(GROUPS[word], extra)
     by_name = {entry["key" if word == SETTINGS else "name"]: entry for entry in listing}
     for name in arguments.names:
         if name not in by_name:
@@ -115,31 +121,13 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
             texts = {key: getattr(about, key) for key in ("shape", "outputs", "error", "licence", "origin", "bytes")}
             entry["data"] = {"state": data_folder.state(about, configuration.default_folders()["data"]), **texts}
         if group == "task":
-            entry["error"] = entry["data"].pop("error") or _error(settings)
+            node = settings.get("error")
+            node = node.get("_target_") if isinstance(node, dict) else node
+            usual = _ERRORS.get(str(settings.get("kind")), "usual of kind")
+            entry["error"] = entry["data"].pop("error") or str(node or usual).rpartition(".")[2]
             entry["protocols"] = departing.get(name, {})
         listing.append(entry)
     return listing
-
-
-def _error(task: dict[str, Any]) -> str:
-    """Return the error of a task whose block `data` does not name it: its class, or the usual one of the task's kind."""
-    node = task.get("error")
-    if isinstance(node, dict) and isinstance(node.get("_target_"), str):
-        return node["_target_"].rpartition(".")[2]
-    return node if isinstance(node, str) else _ERRORS.get(str(task.get("kind")), "usual of kind")
-
-
-def _all_settings() -> list[dict[str, Any]]:
-    """Return every key of the schema with default, what is allowed, and meaning."""
-    return [
-        {
-            "key": key,
-            "default": schema.lookup(schema.Config(), key),
-            "allowed": ranges.in_words(hint),
-            "meaning": ranges.meaning(hint),
-        }
-        for key, hint in schema.declared().items()
-    ]
 
 
 def _show_group(group: str, listing: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:

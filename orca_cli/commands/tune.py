@@ -81,7 +81,9 @@ def execute(arguments: argparse.Namespace) -> Result:
             engine.run(_Trials(plan, search, session, engine), trials)
             signals.check()
             path = place if _keep(plan, search, place) else None
-    best, plain, facts, verdict = search.best, search.defaults, _facts(search), _verdict(search, path)
+    best, plain = search.best, search.defaults
+    facts: dict[str, Any] = next((one.facts for one in search.trials if "error" in one.facts), {})
+    verdict = _verdict(search, facts, path)
     record = {
         "name": name,
         "space": plan.space.name,
@@ -148,13 +150,9 @@ def _table(search: Search) -> RenderableType:
     return terminal.table(("trial", "state", "validation", *(key.removeprefix("train.") for key in keys), "note"), rows)
 
 
-def _facts(search: Search) -> dict[str, Any]:
-    return next((one.facts for one in search.trials if "error" in one.facts), {})
-
-
-def _verdict(search: Search, path: Path | None) -> str:
+def _verdict(search: Search, facts: dict[str, Any], path: Path | None) -> str:
     """Return in a sentence whether the search was worth it; `path` is where settings were written."""
-    best, plain, facts = search.best, search.defaults, _facts(search)
+    best, plain = search.best, search.defaults
     if best is None or plain is None:
         return "Nothing can be said before the settings as they are have run (trial 0)."
     on = f"validation {facts['error']} on {counted(facts['n'], 'sample')}"

@@ -70,17 +70,12 @@ def _found(days: float) -> Iterator[tuple[Path, str]]:
     caches = [cache / name for name in CACHES if not (cache / name).is_symlink()]
     for folder in (root, *tasks, *caches):
         for path in _entries(folder):
-            is_ours = folder in caches and any(
-                (inner / storage.MANIFEST).is_file() for inner in (path, *_entries(path))
-            )
             if storage.is_aside(path) or (storage.is_temporary(path) and _idle_days(path) >= 1):
                 yield path, "interrupted write"
-            elif (
-                is_ours
-                and not (storage.is_temporary(path) or storage.is_locked(_lock(path)))
-                and _idle_days(path) >= days
-            ):
-                yield path, "cache"
+            elif folder in caches and not storage.is_temporary(path):
+                is_ours = any((inner / storage.MANIFEST).is_file() for inner in (path, *_entries(path)))
+                if is_ours and not storage.is_locked(_lock(path)) and _idle_days(path) >= days:
+                    yield path, "cache"
 
 
 def _lock(entry: Path) -> Path:

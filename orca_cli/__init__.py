@@ -59,10 +59,7 @@ def run(*overrides: str, config_dir: str | Path | None = None, force: bool = Fal
 
     from orca_cli import experiment
     from orca_cli.config import compose
-    from orca_cli.exceptions import ConfigError
 
     with compose.session(None if config_dir is None else Path(config_dir)) as session:
         job = session.compose(list(overrides))
-    if job.config.tune.algorithm != "none":
-        raise ConfigError("searches on the command line only", where="tune", hint="orca tune writes what it finds")
     return experiment.run(job, force=force)

@@ -118,19 +118,20 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     if words[0] not in COMMANDS:
         raise UsageError(f"no such command: '{words[0]}'", hint=suggest(words[0], COMMANDS))
     name, words = words[0], words[1:]
+    about = COMMANDS[name]
     command = importlib.import_module(f"orca_cli.commands.{name}")
     if hasattr(command, "VERBS"):  # a command of several, such as `orca data get`: a module each
         if not words or words[0] in ("-h", "--help", "help"):
-            usage = f"usage: orca {name} COMMAND ...\n\n{command.ABOUT}"
-            terminal.print_text(f"{usage}\n\ncommands:\n{_lines(command.VERBS)}\n\n{command.EXAMPLES}\n")
+            usage = f"usage: orca {name} COMMAND ...\n\n{about}\n\ncommands:\n{_lines(command.VERBS)}"
+            terminal.print_text(f"{usage}\n\nexamples: orca {name} COMMAND --help\n")
             return 0
         if words[0] not in command.VERBS:
             hint = suggest(words[0], command.VERBS)
             raise UsageError(f"no such command: '{name} {words[0]}'", hint=hint)
         name, verb, words = f"{name} {words[0]}", words[0], words[1:]
-        command = importlib.import_module(f"{command.__name__}.{verb}")
+        about, command = command.VERBS[verb], importlib.import_module(f"{command.__name__}.{verb}")
     layout = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=f"orca {name}", epilog=command.EXAMPLES, formatter_class=layout)
+    parser = _Parser(prog=f"orca {name}", description=about, epilog=command.EXAMPLES, formatter_class=layout)
     command.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")

@@ -137,6 +137,4 @@ def test_the_examples_of_the_cluster_page_are_shell_and_their_commands_accepted(
     parser = argparse.ArgumentParser()
     run.add_arguments(parser)
     for line in lines:
-        arguments = parser.parse_intermixed_args(shlex.split(line)[1:])
-        run.check_engine(arguments)
-        assert arguments.multirun
+        assert parser.parse_intermixed_args(shlex.split(line)[1:]).multirun

@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,13 @@ from rich.text import Text
 
 from orca_cli import __version__, storage, terminal
 from orca_cli.commands.body import named as named_bodies
+from orca_cli.commands.options import add_run
 from orca_cli.config import configuration
 from orca_cli.exceptions import CheckpointError, ConfigError, OrcaError, StorageError, UnavailableError
 from orca_cli.runs.check import Checked, check
 from orca_cli.runs.claim import named
 from orca_cli.runs.environment import PACKAGES, requirements, unmet_requirements, version_of
+from orca_cli.runs.settings import as_typed, flat
 from orca_cli.terminal import Result, counted
 
 _DISTRIBUTION = "orca-transfer"
@@ -37,19 +38,17 @@ weights are missing; 20 the run is in use; 21 a newer program made it; 30 a fold
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Check this machine, or the files of runs."
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders or their names")
+    add_run(parser, "run", "?")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Return whether runs are intact, or else what is on this machine and whether `orca run` can work; downloads nothing."""
-    if arguments.runs:
-        reports = [check(named(word)) for word in arguments.runs]
-        record: dict[str, Any] = {"schema": 1, "runs": [vars(one) | {"path": str(one.path)} for one in reports]}
-        code = next((one.code for one in reports if one.code), 0)
-        return Result(record, [text for one in reports for text in _show(one)], code=code)
+    """Return whether a run is intact, or else what is on this machine and whether `orca run` can work; downloads nothing."""
+    if arguments.run is not None:
+        report = check(named(arguments.run))
+        record: dict[str, Any] = {"schema": 1, **vars(report), "path": str(report.path)}
+        return Result(record, _show(report), code=report.code)
     machine = {
-        "versions": versions(),  # None for a missing package
+        "versions": versions(),
         "unmet": unmet_requirements(),
         "devices": devices(),
         "folders": {name: _folder(path) for name, path in configuration.default_folders().items()},
@@ -57,7 +56,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     }
     code, verdict = _judge(machine)
     record = {"schema": 1, "works": code == 0, "verdict": verdict, "exit_code": code, **machine}
-    return Result(record, [terminal.facts(_lines(machine)), Text(verdict, style="bold")], code=code)
+    rows = ((key, as_typed(value)) for key, value in flat(machine))
+    return Result(record, [terminal.facts(rows), Text(verdict, style="bold")], code=code)
 
 
 def _judge(machine: dict[str, Any]) -> tuple[int, str]:
@@ -73,25 +73,8 @@ def _judge(machine: dict[str, Any]) -> tuple[int, str]:
     return 0, "orca run can work"
 
 
-def _lines(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, version in machine["versions"].items():
-        yield name, version or "missing"
-    devices, weights = machine["devices"], machine["weights"]
-    if cpu := devices["cpu"]:
-        used = f"{counted(cpu['processors'] or 1, 'processor')}, {counted(cpu['threads'], 'thread')} used"
-        yield "cpu", f"{used}, {cpu['memory_gib']} GiB memory"
-        yield "cuda", "; ".join("{name}, {memory_gib} GiB".format(**card) for card in devices["cuda"]) or "none"
-        yield "mps", "available" if devices["mps"] else "none"
-    for name, folder in machine["folders"].items():
-        yield f"{name} folder", f"{folder['path']}: {folder['problem'] or 'writable'}, {folder['free_gib']} GiB free"
-    yield (
-        "default body",
-        f"{weights['body'] or 'unknown'} ({weights['checkpoint'] or 'no checkpoint'}): {weights['from'] or weights['problem']}",
-    )
-
-
 def versions() -> dict[str, str | None]:
-    """Return what is installed, read from the packages' metadata without importing them."""
+    """Return what is installed, read from the packages' metadata without importing them; None for a missing package."""
     names = sorted({one.name for one in requirements()}) or [name for name in PACKAGES if name != _DISTRIBUTION]
     about = {"python": platform.python_version(), "orca": __version__, "platform": platform.platform()}
     return {**about, **{name: version_of(name) for name in names}}
@@ -104,11 +87,8 @@ def devices() -> dict[str, Any]:
         import torch
 
         cards = [torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())]
-        memory: float | None = None
-        with suppress(AttributeError, ValueError, OSError):  # unknown to this system
-            memory = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB, 1)
-        cpu = {"processors": os.cpu_count(), "threads": torch.get_num_threads(), "memory_gib": memory}
         cuda = [{"name": card.name, "memory_gib": round(card.total_memory / _GIB, 1)} for card in cards]
+        cpu = {"processors": os.cpu_count(), "threads": torch.get_num_threads()}
         return record | {"cpu": cpu, "cuda": cuda, "mps": torch.backends.mps.is_available()}
     except Exception as error:  # noqa: BLE001 - a damaged installation or driver may raise anything
         return record | {"error": f"torch does not work: {type(error).__name__}: {error}"}
@@ -116,16 +96,16 @@ def devices() -> dict[str, Any]:
 
 def _folder(path: Path) -> dict[str, Any]:
     """Try a folder of the program by a real write; `problem` is empty for success."""
-    existing = next((folder for folder in [path.absolute(), *path.absolute().parents] if os.path.isdir(folder)), None)
+    # A folder that does not exist yet is not created; its parent must be writable.
+    existing = next(folder for folder in [path.absolute(), *path.absolute().parents] if os.path.isdir(folder))
     problem = ""
     try:
-        # A folder that does not exist yet is not created; its parent must be writable.
-        storage.check_writable(existing or path)
+        storage.check_writable(existing)
         if existing != path.absolute() and os.path.lexists(path):
             problem = f"{path}: is a file, and a folder is needed"
     except OrcaError as error:
         problem = str(error)
-    free = None if existing is None else round(shutil.disk_usage(existing).free / _GIB, 1)
+    free = round(shutil.disk_usage(existing).free / _GIB, 1)
     return {"path": str(path), "exists": existing == path.absolute(), "free_gib": free, "problem": problem}
 
 
@@ -133,30 +113,24 @@ def weights() -> dict[str, Any]:
     """Look for the default body's weights where a run would look, and ask whether the hub answers where they are missing.
 
     Returns:
-        body, checkpoint, found, from (in words; empty with a problem), folder (None if they are not here), problem.
+        body, checkpoint, from (in words; empty with a problem), folder (None if they are not here), problem.
     """
     from orca_cli.data.untrusted.downloads import hub_answers
     from orca_cli.models import checkpoints
     from orca_cli.models.checkpoints import located
 
-    body = checkpoint = None
-    record = {"body": body, "checkpoint": checkpoint, "found": False, "from": "", "folder": None, "problem": ""}
+    record: dict[str, Any] = {"body": None, "checkpoint": None, "from": "", "folder": None, "problem": ""}
     try:
-        body = configuration.default_choices().get("body")
-        checkpoint = next((one.checkpoint for one in named_bodies() if one.name == body), None)
-        record |= {"body": body, "checkpoint": checkpoint}
+        body = record["body"] = configuration.default_choices()["body"]
+        checkpoint = record["checkpoint"] = named_bodies().get(body, {}).get("checkpoint")
         if checkpoint is None:
             raise ConfigError("names no checkpoint", where=f"conf/body/{body}.yaml", hint="install the program again")
         place, packaged = located.find(checkpoint), checkpoints.PACKAGED.get(checkpoint)
         if place.state == "package" and packaged is not None:
-            folder = checkpoints.resolve(checkpoint)
-            return record | {
-                "found": True,
-                "from": f"package {packaged.package}, checksum verified",
-                "folder": str(folder),
-            }
+            origin = f"package {packaged.package}, checksum verified"
+            return record | {"from": origin, "folder": str(checkpoints.resolve(checkpoint))}
         if place.state == "cached":
-            return record | {"found": True, "from": "cache of the model hub", "folder": str(place.folder)}
+            return record | {"from": "cache of the model hub", "folder": str(place.folder)}
         if hub_answers():
             return record | {"from": "not on this machine; will be downloaded from the model hub"}
     except OrcaError as error:

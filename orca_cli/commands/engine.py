@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from orca_cli import exceptions, experiment, signals, storage
 from orca_cli.exceptions import OrcaError
-from orca_cli.launching import local, process
-from orca_cli.launching.driver import Driver, Executor, Job, Table, Work
+from orca_cli.launching import process
+from orca_cli.launching.driver import Driver, Executor, Job, Work
 from orca_cli.launching.process import Command, Ended
 from orca_cli.launching.ray import Ray
 from orca_cli.launching.slurm import Slurm
@@ -45,35 +45,17 @@ _HEAVY = (
 
 
 class Engine:
-    """Where the jobs of a command run.
+    """Where the jobs of a command line with the options of `options.add_engine` run; others' lists show its name."""
 
-    Args:
-        arguments: the command line, with the options of `options.add_engine`.
-        root: folder of all runs.
-        name: of the sweep or the search, for lists of others such as SLURM's.
-        time_limit_s: of each job.
-        is_quiet: jobs print warnings and errors only.
-    """
-
-    def __init__(
-        self,
-        arguments: argparse.Namespace,
-        root: Path,
-        name: str,
-        time_limit_s: float | None = None,
-        *,
-        is_quiet: bool = False,
-    ) -> None:
-        self._arguments, self._root, self._name, self._time_limit_s = arguments, root.absolute(), name, time_limit_s
-        self._is_quiet = is_quiet
-        self._on = getattr(arguments, "on", None) or "local"
-        self._is_drawn = sys.stderr.isatty() and not arguments.quiet
-        self.is_shown = self._on == "local" and not self._is_drawn  # jobs print here themselves
+    def __init__(self, arguments: argparse.Namespace, root: Path, name: str, *, is_quiet: bool = False) -> None:
+        self._arguments, self._root, self._name, self._is_quiet = arguments, root.absolute(), name, is_quiet
+        self.is_local = arguments.on in (None, "local")  # jobs print here themselves
+        self._time_limit_s = getattr(arguments, "time_limit", None)  # of each job
         self._folder = self._root / FOLDER / f"{storage.timestamp()}-{name}"
 
     def job(self, label: str, composed: Composed, settings: str = "") -> Job:
         """Return a composed run as a job."""
-        arguments, is_local = self._arguments, self._on == "local"
+        arguments = self._arguments
         words = ["run", *composed.overrides]
         words += [] if arguments.config_dir is None else ["--config-dir", str(arguments.config_dir)]
         words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
@@ -83,18 +65,17 @@ class Engine:
             label,
             words,
             self._variables(),
-            folder="" if is_local else os.getcwd(),
+            folder="" if self.is_local else os.getcwd(),
             identity=composed.identity.run,
             time_limit_s=self._time_limit_s,
-            seen="" if is_local else str(self._folder),
+            seen="" if self.is_local else str(self._folder),
         )
-        is_forced = bool(getattr(arguments, "force", False))
-        return Job(command, self._root, experiment.run_name(composed), settings, is_forced)
+        return Job(command, self._root, experiment.run_name(composed), settings)
 
     def _variables(self) -> dict[str, str]:
         """Return the environment variables that a job needs on top of those of the process that starts it."""
         variables: dict[str, str] = {}
-        if self._on != "local":
+        if not self.is_local:
             variables |= {name: value for name, value in os.environ.items() if name.startswith(_TRAVELLING)}
             variables |= {"ORCA_RUNS": str(self._root), "PYTHONPATH": process.search_path()}
         if (threads := self._threads()) is not None and os.environ.get("OMP_NUM_THREADS") != str(threads):
@@ -106,24 +87,25 @@ class Engine:
         return variables
 
     def _threads(self) -> int | None:
-        omp_threads = os.environ.get("OMP_NUM_THREADS", "")
-        if self._on == "local":
-            return local.shared_threads(self._arguments.at_once or 1, self._arguments.threads)
-        return self._arguments.threads or (int(omp_threads) if omp_threads.isdigit() else 1)
+        """Return the threads of each job: as typed, else on this machine its share of them; None for the default."""
+        at_once, typed = self._arguments.at_once or 1, self._arguments.threads
+        if typed is not None or (self.is_local and at_once == 1):
+            return typed
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        if not self.is_local:
+            return int(threads) if threads.isdigit() else 1
+        processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        return max(1, (int(threads) if threads.isdigit() else processors) // at_once)
 
     def run(self, work: Work, total: int) -> None:
-        """Run all jobs, of which there are `total`.
-
-        Raises:
-            OrcaError: of the executor or of the work.
-        """
-        with self._executor() as executor, Table(total, self._is_drawn).shown() as table:
-            Driver(work, executor, table).run()
+        """Run all jobs, of which there are `total`; raises the OrcaError of the executor or of the work."""
+        with self._executor() as executor:
+            Driver(work, executor, total).run()
 
     @contextmanager
     def _executor(self) -> Iterator[Executor]:
-        at_once, threads = self._arguments.at_once or math.inf, self._threads() or 1
-        if self._on == "local":
+        at_once, share = self._arguments.at_once, self._arguments.gpus
+        if self.is_local:
             main: process.Main | None = self._arguments.program
             # Jobs are new interpreters where they need other variables, or where the user's modules may have started threads.
             if self._variables() or self._arguments.allow_module:
@@ -131,16 +113,14 @@ class Engine:
             for name in _HEAVY if main is not None else ():
                 signals.check()
                 importlib.import_module(name)
-            yield local.Local(self._arguments.at_once or 1, main, is_shown=self.is_shown)
+            yield process.Local(at_once or 1, main)
             return
         storage.make_folder(self._folder)
+        threads, most = self._threads() or 1, at_once or math.inf
+        executor: Ray | Slurm = Ray(threads, share, most)
+        if self._arguments.on == "slurm":
+            executor = Slurm(self._folder, f"orca-{self._name}", threads, share or 0.0, most, self._time_limit_s)
         try:
-            executor: Ray | Slurm
-            if self._on == "ray":
-                executor = Ray(threads, self._arguments.gpus, at_once)
-            else:
-                share = self._arguments.gpus or 0.0
-                executor = Slurm(self._folder, f"orca-{self._name}", threads, share, at_once, self._time_limit_s)
             with executor.opened() as opened:
                 yield opened
         finally:
@@ -158,11 +138,30 @@ def job_report(outcome: Outcome) -> dict[str, Any]:
 
 def job_outcome(end: Ended) -> Outcome:
     """Return how a job's run ended, by what the job reported, or else by its exit status."""
-    if end.report:
-        return _reported(end)
-    if not end.lost and end.status is None:
+    if not (end.report or end.lost) and end.status is None:
         return NOT_STARTED
+    report = end.report or job_report(ended_by(_unreported(end)))
+    path = None if report["path"] is None else Path(report["path"])
+    state, facts, result = report["state"], report.get("error"), {}
+    if end.over_limit and state == "interrupted":
+        state, facts = "failed", {"kind": "OrcaError", "what": "exceeded --time-limit; the state is saved"}
+    failure = None
+    if facts is not None:
+        error = getattr(exceptions, facts["kind"], OrcaError)(
+            facts["what"], where=facts.get("where", ""), hint=facts.get("hint", "")
+        )
+        error.code = report["code"]
+        failure = Failure(error, error)
+    # A completed run may come with a failure: its baselines may have been stopped.
+    if path is not None and state in ("completed", "skipped"):
+        result = read_or_empty(path / RESULT)
+    return Outcome(state, report["code"], path, result, failure)
+
+
+def _unreported(end: Ended) -> OrcaError:
+    """Return why a job ended that could not report."""
     code, status = 1, end.status or 0
+    name = signal.Signals(-status).name if status < 0 else ""
     if end.lost:
         text = end.lost
     elif end.over_limit:
@@ -171,33 +170,12 @@ def job_outcome(end: Ended) -> Outcome:
         code = status or 1
         text = f"the process exited with code {status}: {(end.last_words.splitlines() or ['no output'])[-1]}"
     elif -status == signals.pending():
-        stopped = exceptions.InterruptionError(f"stopped by {signal.Signals(-status).name} before it began")
-        stopped.code = signals.exit_code()
-        return ended_by(stopped)
+        error: OrcaError = exceptions.InterruptionError(f"stopped by {name} before it began")
+        error.code = signals.exit_code()
+        return error
     else:
         hint = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
-        text = f"the process was killed by {signal.Signals(-status).name}{hint}"
+        text = f"the process was killed by {name}{hint}"
     error = OrcaError(text)
     error.code = code
-    return ended_by(error)
-
-
-def _reported(end: Ended) -> Outcome:
-    report = end.report
-    path = None if report["path"] is None else Path(report["path"])
-    state, failure, result = report["state"], None, {}
-    facts = report.get("error")
-    if end.over_limit and state == "interrupted":
-        state, facts = (
-            "failed",
-            {"kind": "OrcaError", "what": "exceeded --time-limit; the state is saved", "where": "", "hint": ""},
-        )
-    if facts is not None:
-        kind = getattr(exceptions, facts["kind"], OrcaError)
-        error = kind(facts["what"], where=facts["where"], hint=facts["hint"])
-        error.code = report["code"]
-        failure = Failure(error, error)
-    # A completed run may come with a failure: its baselines may have been stopped.
-    if path is not None and state in ("completed", "skipped"):
-        result = read_or_empty(path / RESULT)
-    return Outcome(state, report["code"], path, result, failure)
+    return error

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from orca_cli import terminal
-from orca_cli.commands.options import add_allow_module
-from orca_cli.commands.predict import add_checkpoint, run_folder
+from orca_cli import storage, terminal
+from orca_cli.commands.predict import add_model, opened
 from orca_cli.terminal import Result
 
 EXAMPLES = """\
@@ -20,27 +19,20 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Write a finished run into one folder that predicts by itself."
-    parser.add_argument("run", metavar="RUN", help="a run's folder or name, or a folder of runs with --best")
+    add_model(parser)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the new folder")
-    parser.add_argument("--best", action="store_true", help="of a folder of runs, take the best by validation")
     text = "write model.onnx as well, checked against onnxruntime (extra `onnx`)"
     parser.add_argument("--onnx", action="store_true", help=text)
-    add_checkpoint(parser)
-    add_allow_module(parser)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Write the export, and return where it is."""
     terminal.configure_logging()
     from orca_cli.prediction.export import export
-    from orca_cli.prediction.loading import open_model
 
-    folder, chosen = run_folder(arguments.run, best=arguments.best)
-    loaded = open_model(folder, arguments.checkpoint)
+    loaded, record = opened(arguments)
     target = arguments.folder
     export(loaded, target, onnx=arguments.onnx)
-    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-    record = {"schema": 1, "run": loaded.record.name, "chosen": chosen, "folder": str(target), "bytes": size}
-    record["onnx"] = arguments.onnx
-    return Result(record, [f"exported {loaded.record.name}: {target} ({size / 2**20:.1f} MiB)"])
+    size = storage.size(target)
+    record |= {"folder": str(target), "bytes": size, "onnx": arguments.onnx}
+    return Result(record, [f"exported {record['run']}: {target} ({size / 2**20:.1f} MiB)"])

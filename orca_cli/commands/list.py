@@ -48,7 +48,6 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = f"What there is to choose from: {', '.join((*GROUPS, SETTINGS))}."
     text = f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
     parser.add_argument("group", nargs="?", metavar="GROUP", help=text)
     parser.add_argument("names", nargs="*", metavar="NAME", help="of the group; default: all")
@@ -61,22 +60,29 @@ def execute(arguments: argparse.Namespace) -> Result:
     folders = {folder: plural for plural, folder in GROUPS.items()}
     word, extra = folders.get(arguments.group, arguments.group), arguments.config_dir
     if word is None:
-        # The overview leaves out empty groups, such as those that an older configuration lacks.
-        found = {name: configuration.choices(group, extra) for name, group in GROUPS.items()}
-        listed = {name: entries(GROUPS[name], extra) for name, choices in found.items() if choices}
-        rows = [(name, ", ".join(entry["name"] for entry in listing)) for name, listing in listed.items()]
+        listed = {name: entries(group, extra) for name, group in GROUPS.items()}
+        names = [(name, ", ".join(entry["name"] for entry in listing)) for name, listing in listed.items()]
         note = f"Details: orca list GROUP; keys: orca list {SETTINGS}"
-        return Result({"schema": 1, **listed}, [table(("group", "choices"), rows), note])
+        return Result({"schema": 1, **listed}, [table(("group", "choices"), names), note])
     if word not in (*GROUPS, SETTINGS):
         raise UsageError(f"there is no group '{word}'", hint=suggest(word, (*GROUPS, SETTINGS)))
-    listing = _all_settings() if word == SETTINGS else entries(GROUPS[word], extra)
+    if word == SETTINGS:
+        listing = []
+        for key, hint in schema.declared().items():
+            facts = {"allowed": ranges.in_words(hint), "meaning": ranges.meaning(hint)}
+            listing.append({"key": key, "default": schema.lookup(schema.Config(), key), **facts})
+    else:
+        listing = entries(GROUPS[word], extra)
     by_name = {entry["key" if word == SETTINGS else "name"]: entry for entry in listing}
     for name in arguments.names:
         if name not in by_name:
             raise UsageError(f"there is no '{name}' among the {word}", hint=suggest(name, by_name))
-    listing = [entry for name, entry in by_name.items() if not arguments.names or name in arguments.names]
-    shown = _show_settings(listing) if word == SETTINGS else _show_group(GROUPS[word], listing, bool(arguments.names))
-    return Result({"schema": 1, word: listing}, shown)
+    listing = [by_name[name] for name in by_name if not arguments.names or name in arguments.names]
+    if word == SETTINGS:
+        rows = [(one["key"], as_typed(one["default"]), f"{one['meaning']} ({one['allowed']})") for one in listing]
+        note = f"Groups: {' '.join(GROUPS.values())}; their parameters: orca list GROUP NAME."
+        return Result({"schema": 1, word: listing}, [table(("setting", "default", "meaning"), rows), note])
+    return Result({"schema": 1, word: listing}, _show_group(GROUPS[word], listing, bool(arguments.names)))
 
 
 def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
@@ -115,31 +121,13 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
             texts = {key: getattr(about, key) for key in ("shape", "outputs", "error", "licence", "origin", "bytes")}
             entry["data"] = {"state": data_folder.state(about, configuration.default_folders()["data"]), **texts}
         if group == "task":
-            entry["error"] = entry["data"].pop("error") or _error(settings)
+            node = settings.get("error")
+            node = node.get("_target_") if isinstance(node, dict) else node
+            usual = _ERRORS.get(str(settings.get("kind")), "usual of kind")
+            entry["error"] = entry["data"].pop("error") or str(node or usual).rpartition(".")[2]
             entry["protocols"] = departing.get(name, {})
         listing.append(entry)
     return listing
-
-
-def _error(task: dict[str, Any]) -> str:
-    """Return the error of a task whose block `data` does not name it: its class, or the usual one of the task's kind."""
-    node = task.get("error")
-    if isinstance(node, dict) and isinstance(node.get("_target_"), str):
-        return node["_target_"].rpartition(".")[2]
-    return node if isinstance(node, str) else _ERRORS.get(str(task.get("kind")), "usual of kind")
-
-
-def _all_settings() -> list[dict[str, Any]]:
-    """Return every key of the schema with default, what is allowed, and meaning."""
-    return [
-        {
-            "key": key,
-            "default": schema.lookup(schema.Config(), key),
-            "allowed": ranges.in_words(hint),
-            "meaning": ranges.meaning(hint),
-        }
-        for key, hint in schema.declared().items()
-    ]
 
 
 def _show_group(group: str, listing: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
@@ -159,34 +147,20 @@ def _show_group(group: str, listing: list[dict[str, Any]], in_full: bool) -> Ite
     prefix = "" if group in _WHOLE_FILES else f"{group}."
     short = []
     for entry in listing:
-        parameters = dict(_parameters(entry["parameters"], prefix))
-        if not in_full:
-            short.append((entry["name"], "  ".join(f"{key}={as_typed(value)}" for key, value in parameters.items())))
-            continue
-        meanings = {f"{prefix}{key}": text for key, text in entry["meanings"].items()}
-        full = [(key, as_typed(value), meanings.get(key, "")) for key, value in parameters.items()]
-        full += [(f"protocol={name}", "", text) for name, text in entry.get("protocols", {}).items()]
-        yield ""
-        yield table((entry["name"], "default", "meaning"), full)
+        rows = []
+        for key, value in flat(entry["parameters"]):
+            if key.rpartition(".")[2] == "_target_":  # a part's own key has the name of its class as value
+                key, value = key.removesuffix("._target_"), str(value).rpartition(".")[2]
+            if value != {}:
+                rows.append((f"{prefix}{key}", as_typed(value), entry["meanings"].get(key, "")))
+        if in_full:
+            rows += [(f"protocol={name}", "", text) for name, text in entry.get("protocols", {}).items()]
+            yield ""
+            yield table((entry["name"], "default", "meaning"), rows)
+        elif rows:
+            short.append((entry["name"], "  ".join(f"{key}={value}" for key, value, _ in rows)))
     if group == "task":
         yield "\nFiles of a task: orca data list NAME. Its parameters: orca list tasks NAME."
     elif not in_full:
         yield ""
-        yield table((group, "parameters and their defaults"), [row for row in short if row[1]])
-
-
-def _parameters(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values of nested settings; a part's own key has the name of its class as value."""
-    for key, value in flat(node, prefix):
-        if key.rpartition(".")[2] == "_target_":
-            yield key.removesuffix("._target_"), str(value).rpartition(".")[2]
-        elif value != {}:
-            yield key, value
-
-
-def _show_settings(listing: list[dict[str, Any]]) -> Iterator[RenderableType]:
-    rows = []
-    for entry in listing:
-        rows.append((entry["key"], as_typed(entry["default"]), f"{entry['meaning']} ({entry['allowed']})"))
-    yield table(("setting", "default", "meaning"), rows)
-    yield f"Groups: {' '.join(GROUPS.values())}; their parameters: orca list GROUP NAME."
+        yield table((group, "parameters and their defaults"), short)

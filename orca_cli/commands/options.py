@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
-from orca_cli.exceptions import UsageError
+
+def number(
+    kind: type[int] | type[float], least: float, most: float = math.inf, hint: str = ""
+) -> Callable[[str], float]:
+    """Return what argparse reads an option with: a number that is in a range, and not NaN."""
+
+    def read(text: str) -> float:
+        if least <= (value := kind(text)) <= most:
+            return value
+        allowed = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}{hint}"
+        raise argparse.ArgumentTypeError(f"{text} is out of range; allowed: {allowed}")
+
+    read.__name__ = kind.__name__  # which argparse shows where it is no number
+    return read
 
 
 def add_config_dir(parser: argparse.ArgumentParser, files: str = "task/x.yaml, ...") -> None:
@@ -25,38 +39,15 @@ def add_engine(parser: argparse.ArgumentParser, prefix: str = "") -> None:
     text = f"{prefix}where jobs run: local (default), ray or slurm; docs/cluster.md"
     parser.add_argument("--on", choices=("local", "ray", "slurm"), help=text)
     text = f"{prefix}jobs at a time; default: 1 on local, where they share the threads; all elsewhere"
-    parser.add_argument("--at-once", type=int, metavar="N", help=text)
-    parser.add_argument(
-        "--threads", type=int, metavar="T", help=f"{prefix}threads of each job; elsewhere than local 1 by default"
-    )
+    parser.add_argument("--at-once", type=number(int, 1), metavar="N", help=text)
+    text = f"{prefix}threads of each job; elsewhere than local 1 by default"
+    parser.add_argument("--threads", type=number(int, 1), metavar="T", help=text)
+    several = "; several GPUs for one run: torchrun (docs/scaling.md)"
     text = f"{prefix}GPUs of each job: 0, 1, or a part such as 0.5; default: 1 where there are some (on slurm: 0)"
-    parser.add_argument("--gpus", type=float, metavar="G", help=text)
+    parser.add_argument("--gpus", type=number(float, 0, 1, several), metavar="G", help=text)
 
 
 def add_run(parser: argparse.ArgumentParser, name: str, nargs: str | None = None) -> None:
     """Add one run, or several."""
     text = "a run's folder, its name, or the eight digits at its end"
     parser.add_argument(name, nargs=nargs, metavar="RUN", help=text)
-
-
-def check_at_least(option: str, value: float | None, least: float) -> None:
-    """Refuse a number that is too small; None stands for an option that was not typed.
-
-    Raises:
-        UsageError: it is below `least`, or not finite.
-    """
-    if value is not None and not least <= value < math.inf:
-        raise UsageError(f"{value:g} is out of range", where=option, hint=f"allowed: {least:g} or more")
-
-
-def check_engine(arguments: argparse.Namespace) -> None:
-    """Refuse numbers of `add_engine` that are out of range.
-
-    Raises:
-        UsageError: one is.
-    """
-    check_at_least("--at-once", arguments.at_once, 1)
-    check_at_least("--threads", arguments.threads, 1)
-    if arguments.gpus is not None and not 0 <= arguments.gpus <= 1:
-        hint = "allowed: 0 to 1; several GPUs for one run: torchrun (docs/scaling.md)"
-        raise UsageError(f"{arguments.gpus:g} is out of range", where="--gpus", hint=hint)

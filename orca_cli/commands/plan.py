@@ -1,19 +1,18 @@
-"""What `orca run --dry-run` shows: the runs of a command, and which of them are done or left out."""
+"""`orca run --dry-run`: the runs of a command, what it would do with each, and what stage 1 makes of the first."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
 
 from orca_cli import experiment, signals, terminal
 from orca_cli.commands.summary import build_table
 from orca_cli.config.study import absent_lines
-from orca_cli.experiment import Summary
 from orca_cli.runs import claim
-from orca_cli.runs.directory import RunName
 from orca_cli.runs.settings import in_words
 from orca_cli.terminal import Result, counted
 
@@ -25,57 +24,44 @@ _MOST_ROWS = 40
 _NAMES = ("task", "body", "metric", "finetune", "seed")
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A run: what the command would do with it, and its labels in a study."""
-
-    name: RunName
-    would: str
-    labels: Mapping[str, str]
-
-    def record(self) -> dict[str, Any]:
-        """Return it for other programs."""
-        return {"would": self.would, **vars(self.name)}
-
-
-def planned_runs(jobs: Sequence[Composed], *, force: bool) -> list[Planned]:
-    """Return what a command, with or without --force, would do with each of its runs."""
-    runs = []
+def dry_run(sweep: Sweep, *, force: bool) -> Result:
+    """Return what a command, with or without --force, would do; of a study nothing is built."""
+    jobs, records = sweep.experiments, []
+    summary = {} if sweep.study else _built(jobs)
     for job in jobs:
         signals.check()
         name = experiment.run_name(job)
         would = _WOULD[claim.peek(Path(job.config.paths.runs or ""), name, force=force)]
-        runs.append(Planned(name, would, job.labels))
-    return runs
-
-
-def plan_result(first: Composed, summary: Summary, runs: Sequence[Planned], *, is_sweep: bool) -> Result:
-    """Return what a run or a sweep would do, and what stage 1 made of its first run: `summary`, with `output_shape`."""
-    records = [one.record() for one in runs]
-    left = sum(one.would != "skip" for one in runs)
-    expected_s = left * sum((summary.get("expected_s") or {}).values()) or None
-    record = {"schema": 1, **({"jobs": records} if is_sweep else {"run": records[0]}), "build": dict(summary)}
-    record["expected_s"] = expected_s
-    rows = [(one.would, *(str(getattr(one.name, key)) for key in _NAMES)) for one in runs]
-    if len(rows) > _MOST_ROWS:
-        rows[_MOST_ROWS:] = [("...", *("" for _ in _NAMES))]
-    counts = Counter(one.would for one in runs)
-    total = f"{counted(len(runs), 'run')}: {', '.join(f'{count} {word}' for word, count in counts.items())}"
-    total += f"; about {in_words(expected_s)}" if expected_s else ""
-    return Result(record, [build_table(first, summary), terminal.table(("would", *_NAMES), rows), total])
-
-
-def study_result(sweep: Sweep, runs: Sequence[Planned]) -> Result:
-    """Return what a study's command would do; nothing is built."""
-    counts = Counter(one.would for one in runs)
+        records.append({"would": would, **vars(name), "labels": job.labels})
+    counts = Counter(one["would"] for one in records)
+    expected_s = (len(jobs) - counts["skip"]) * sum((summary.get("expected_s") or {}).values()) or None
     record = {
         "schema": 1,
         "study": sweep.study,
-        "runs": len(runs),
         "would": {would: counts[would] for would in _WOULD.values()},
         "left_out": [{"runs": count, "reason": reason} for reason, count in sweep.absent.items()],
-        "jobs": [one.record() | {"labels": one.labels} for one in runs],
+        "jobs": records,
+        "build": summary,
+        "expected_s": expected_s,
     }
-    left = sum(one.would != "skip" for one in runs)
-    total = f"study {sweep.study}: {counted(len(runs), 'run')}, {counts['skip']} done, {left} left"
-    return Result(record, [total, *absent_lines(sweep.absent)])
+    rows = [[str(one[key]) for key in ("would", *_NAMES)] for one in records[:_MOST_ROWS]]
+    rows += [["..."] * (1 + len(_NAMES))] * (len(jobs) > _MOST_ROWS)
+    total = f"{counted(len(jobs), 'run')}: {', '.join(f'{count} {word}' for word, count in counts.items())}"
+    total += f"; about {in_words(expected_s)}" if expected_s else ""
+    shown: list[RenderableType] = [build_table(jobs[0], summary)] if summary else []
+    return Result(record, [*shown, terminal.table(("would", *_NAMES), rows), total, *absent_lines(sweep.absent)])
+
+
+def _built(jobs: list[Composed]) -> dict[str, Any]:
+    """Build the first job and do one forward pass; returns the summary of stage 1 with `output_shape` and `expected_s`."""
+    from orca_cli.stages.build import build, forward_once
+    from orca_cli.stages.expected_time import planned
+    from orca_cli.training.engine import Engine, choose_device, choose_precision
+
+    devices = [choose_device(job.config.device) for job in jobs]  # one that is absent is refused
+    config, device, start, reporter = jobs[0].config, devices[0], time.monotonic(), terminal.LogReporter()
+    built = build(config, reporter, is_trained=False)
+    shape = forward_once(built)
+    engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
+    built = planned(config, built, engine, {}, time.monotonic() - start, reporter)
+    return built.summary | {"output_shape": list(shape)}

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import terminal
-from orca_cli.commands.options import add_allow_module, check_at_least
+from orca_cli.commands.options import add_allow_module, number
 from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import DataError, UsageError
+from orca_cli.runs.claim import named
 from orca_cli.terminal import Result, counted
 
 if TYPE_CHECKING:  # imports torch
     import numpy as np
 
     from orca_cli.interfaces import NewData
+    from orca_cli.prediction.loading import Loaded
 
 PARTS = ("train", "validation", "test")
 
@@ -34,39 +36,47 @@ Nothing is fetched, and no training data are read."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Predict new data with a finished run or an exported one."
-    parser.add_argument("run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs")
+    add_model(parser)
     parser.add_argument("input", type=Path, metavar="INPUT", help="new data: a file or folder")
     text = "write to FILE.csv or FILE.npz; default: csv on standard output"
     parser.add_argument("--out", type=Path, metavar="FILE", help=text)
-    parser.add_argument("--best", action="store_true", help="of a folder of runs, take the best by validation")
     parser.add_argument("--part", choices=PARTS, default="", help="of a file that holds several splits, take one")
     parser.add_argument("--no-targets", action="store_true", help="read no targets, and show no error")
     text = "samples per forward pass; default: the run's train.eval_batch_size, with which bits are the same"
-    parser.add_argument("--batch-size", type=int, metavar="N", help=text)
+    parser.add_argument("--batch-size", type=number(int, 1), metavar="N", help=text)
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps; default: auto")
-    add_checkpoint(parser)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `opened`."""
+    parser.add_argument("run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs")
+    parser.add_argument("--best", action="store_true", help="of a folder of runs, take the best by validation")
+    text = "the body's checkpoint, where the run needs it and it has moved: folder or hub id on this machine"
+    parser.add_argument("--checkpoint", metavar="PATH", help=text)
     add_allow_module(parser)
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Add --checkpoint."""
-    text = "the body's checkpoint, where the run needs it and it has moved: folder or hub id on this machine"
-    parser.add_argument("--checkpoint", metavar="PATH", help=text)
+def opened(arguments: argparse.Namespace) -> tuple[Loaded, dict[str, Any]]:
+    """Return the model that a command line names; for records, its name, its folder and why it was chosen."""
+    from orca_cli.prediction.best import best_run
+    from orca_cli.prediction.loading import open_model
+
+    folder, reason = best_run(Path(arguments.run).expanduser()) if arguments.best else (named(arguments.run), None)
+    if reason is not None:
+        terminal.log.info(f"best: {reason}")
+    loaded = open_model(folder, arguments.checkpoint)
+    return loaded, {"schema": 1, "run": loaded.record.name, "folder": str(folder), "chosen": reason}
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Write the predictions, and return what was predicted and the error."""
     if arguments.json and arguments.out is None:
         raise UsageError("needs a file for the predictions", where="--json", hint="add --out FILE")
-    check_at_least("--batch-size", arguments.batch_size, 1)
     terminal.configure_logging()
     from orca_cli.prediction import output
-    from orca_cli.prediction.loading import open_model
     from orca_cli.prediction.predictor import Predictor
 
-    folder, chosen = run_folder(arguments.run, best=arguments.best)
-    loaded = open_model(folder, arguments.checkpoint)
+    loaded, record = opened(arguments)
     predictor = Predictor(loaded, arguments.device, arguments.batch_size)
     output.check_output(arguments.out, predictor.decoder, arguments.input)
     new = predictor.opened(arguments.input, arguments.part)
@@ -80,22 +90,14 @@ def execute(arguments: argparse.Namespace) -> Result:
             terminal.print_text(text)
     else:
         output.write(arguments.out, outputs, predictor.decoder, new.ids)
-    record: dict[str, Any] = {
-        "schema": 1,
-        "run": predictor.record.name,
-        "folder": str(folder),
-        "chosen": chosen,
-        "samples": len(new),
-        "out": None if arguments.out is None else str(arguments.out),
-        "remarks": dict(predictor.remarks),
-        "error": None,
-    }
+    record |= {"samples": len(new), "out": None if arguments.out is None else str(arguments.out)}
+    record |= {"remarks": dict(predictor.remarks), "error": None}
     lines = [f"{counted(len(new), 'sample')} predicted by {predictor.record.name}"]
     lines += [f"{count} of them {what}" for what, count in predictor.remarks.items()]
     if targets is not None:
         error, score = predictor.measured_error, predictor.measure(kept.whole(), targets)
-        record["error"] = {"name": error.name, "percent": error.percent, "value": score.value}
-        record["error"] |= {"n": score.n, "skipped": score.skipped}
+        numbers = {"value": score.value, "n": score.n, "skipped": score.skipped}
+        record["error"] = {"name": error.name, "percent": error.percent, **numbers}
         lines.append(f"{error.name}: {percent_or_number(score.value, error.percent)} on {score.n}")
     if arguments.out is None:  # standard output has the predictions
         for line in lines:
@@ -111,19 +113,3 @@ def _targets(new: NewData) -> np.ndarray | None:
     except DataError as error:
         hint = "--no-targets predicts without them; or correct them"
         raise DataError(error.what, where=error.where, hint=hint) from error
-
-
-def run_folder(word: str, *, best: bool) -> tuple[Path, str | None]:
-    """Return the folder that a word on the command line means, and why it was chosen.
-
-    Raises:
-        DataError: there is none.
-    """
-    from orca_cli.prediction.best import best_run
-    from orca_cli.runs.claim import named
-
-    if not best:
-        return named(word), None
-    folder, reason = best_run(Path(word).expanduser())
-    terminal.log.info(f"best: {reason}")
-    return folder, reason

@@ -6,14 +6,14 @@ import argparse
 import math
 import os
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import experiment, signals, terminal
-from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine, check_engine
-from orca_cli.commands.plan import plan_result, planned_runs, study_result
+from orca_cli.commands import plan, sweep
+from orca_cli.commands.engine import job_report
+from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine
 from orca_cli.commands.summary import build_table, run_result
 from orca_cli.config import study
 from orca_cli.exceptions import ConfigError, OrcaError, UsageError
@@ -31,8 +31,7 @@ if TYPE_CHECKING:  # imports Hydra
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
-    "--dry-run": "compose, check, build, do one forward pass and time some steps that are thrown away. Of a study: count its "
-    "runs and their time",
+    "--dry-run": "compose, check, build, do one forward pass and time some steps that are thrown away. A study: list its runs",
     "--force": "repeat completed runs, in a new folder",
     "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
     "-q --quiet": "log warnings only, and leave the picture of the answer out",
@@ -46,7 +45,6 @@ examples:
   orca run budget=quick                             a quarter of the steps; thorough, or a number of minutes
   orca run --dry-run task=darcy body=swin_tiny      shapes, parameters, steps, time; trains nothing
   orca run -m metric=otdd,none seed=0,1,2           a sweep of six runs; repeated, it runs only what is missing
-  orca run tune=asha task=digits                    search for settings first, on validation data (orca tune --help)
   orca run -m study=alignment metric=none,otdd seed=0         a part of a study (orca list studies); --dry-run counts it
   orca run --config-dir my_conf task=mine           my_conf/task/mine.yaml
   orca run -m seed='range(40)' --at-once 2          two at a time, which share the threads
@@ -62,8 +60,7 @@ between them (docs/cluster.md)."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Transfer a pretrained transformer to a task: build, align, finetune, test."
-    groups = "task, body, source, metric, embedder, finetune, augment, tracker, tune, hparams, protocol, study"
+    groups = "task, body, source, metric, embedder, finetune, augment, tracker, hparams, protocol, study"
     text = f"settings; groups are {groups}"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     add_config_dir(parser, "task/x.yaml, body/x.yaml, ...")
@@ -72,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(*words.split(), action="store_true", help=text)
     add_engine(parser, "with -m: ")
     text = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
-    parser.add_argument("--time-limit", metavar="TIME", help=text)
+    parser.add_argument("--time-limit", type=_seconds, metavar="TIME", help=text)
     parser.add_argument(process.OPTION, nargs=4, help=argparse.SUPPRESS)  # given by a driver to its jobs
 
 
@@ -97,24 +94,22 @@ def execute(arguments: argparse.Namespace) -> Result:
         code = 1
         try:
             ended = _execute(arguments, place, team)
-            shown = {"alone": place is None, "pictured": not arguments.quiet}
-            result = run_result(ended, **shown) if isinstance(ended, Outcome) else ended
-            code = result.code
+            code = ended.code
         except OrcaError as error:
             code = error.code
             if place is None:
                 raise
-            print_traceback(arguments, error)
             ended = ended_by(error)
-            result = run_result(ended)
         finally:
             if team is not None:
                 team.end(code)
-        if place is not None and isinstance(ended, Outcome):
-            from orca_cli.commands.engine import job_report
-
+        if isinstance(ended, Result):
+            return ended
+        if arguments.traceback and ended.failure is not None:
+            terminal.print_error("".join(traceback.format_exception(ended.failure.cause)))
+        if place is not None:
             process.report(place.pipe, job_report(ended))
-        return result
+        return run_result(ended, alone=place is None, pictured=not arguments.quiet)
 
 
 def _follow(team: Team, arguments: argparse.Namespace) -> Result:
@@ -132,42 +127,28 @@ def _follow(team: Team, arguments: argparse.Namespace) -> Result:
 
 
 def _execute(arguments: argparse.Namespace, place: process.Place | None, team: Team | None) -> Outcome | Result:
-    check_engine(arguments)
     for name in ("on", "at_once", "threads", "gpus", "time_limit"):
         if getattr(arguments, name) is not None and not arguments.multirun:
             raise UsageError("applies only to sweeps", where=f"--{name.replace('_', '-')}", hint="add -m")
-    time_limit_s = None if arguments.time_limit is None else _seconds(arguments.time_limit)
     from orca_cli.config import compose
 
     signals.check()
     with compose.session(arguments.config_dir) as session:
         if arguments.multirun:
             expansion = session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
-            if arguments.dry_run and expansion.study:
-                return study_result(expansion, planned_runs(expansion.experiments, force=arguments.force))
+        else:
+            expansion = compose.Sweep([session.compose(arguments.overrides)])
+        signals.check()
+        if arguments.dry_run:
+            return plan.dry_run(expansion, force=arguments.force)
+        if arguments.multirun:
             for line in study.absent_lines(expansion.absent):
                 terminal.log.warning(line)
-            if arguments.dry_run:
-                return _dry_run(expansion.experiments, is_sweep=True, force=arguments.force)
-            from orca_cli.commands import sweep
-
-            return sweep.run(expansion, arguments, time_limit_s)
-        for text in arguments.overrides if place is None else ():
-            key, _, value = text.partition("=")
-            is_plain = not value.startswith(("[", "{", "'", '"'))
-            if is_plain and ("," in value or value.startswith(("range(", "glob(", "choice("))):
-                raise UsageError(f"'{text}' names several values", where=key, hint="add -m for a sweep")
-        job = session.compose(arguments.overrides)
-        signals.check()
+            return sweep.run(expansion, arguments)
+        (job,) = expansion.jobs
         if place is not None and place.identity and job.identity.run != place.identity:
             hint = "its data files, the files of --config-dir and the program have to be the same on all machines"
             raise ConfigError("is another experiment here than for the sweep", where=place.label, hint=hint)
-        if job.config.tune.algorithm != "none" and not arguments.dry_run:
-            from orca_cli.commands import tune
-
-            job = tune.tuned(session, arguments)
-        if arguments.dry_run:
-            return _dry_run([job], is_sweep=False, force=arguments.force)
         return run_job(job, arguments, team)
 
 
@@ -190,41 +171,16 @@ def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = No
 
     more: dict[str, Any] = {} if arguments.json else {"on_build": show_build}
     inexact = arguments.allow_inexact_resume
-    outcome = experiment.run(job, force=arguments.force, allow_inexact=inexact, team=team, **more)
-    if outcome.failure is not None:
-        print_traceback(arguments, outcome.failure.cause)
-    return outcome
-
-
-def print_traceback(arguments: argparse.Namespace, cause: BaseException) -> None:
-    """Print where in the program a failure came from, if --traceback asks for it."""
-    if arguments.traceback:
-        terminal.print_error("".join(traceback.format_exception(cause)))
+    return experiment.run(job, force=arguments.force, allow_inexact=inexact, team=team, **more)
 
 
 def _seconds(text: str) -> float:
+    """Return what argparse reads a time with."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
     try:
         seconds = float(number) * _SECONDS[unit]
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise UsageError(f"'{text}' is not a time", where="--time-limit", hint="such as 90s, 30m, 8h or 2d")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a time; such as 90s, 30m, 8h or 2d")
     return seconds
-
-
-def _dry_run(jobs: list[Composed], *, is_sweep: bool, force: bool) -> Result:
-    """Build the first job, do one forward pass, and look at what all jobs would do."""
-    from orca_cli.stages.build import build, forward_once
-    from orca_cli.stages.expected_time import planned
-    from orca_cli.training.engine import Engine, choose_device, choose_precision
-
-    for job in jobs:
-        choose_device(job.config.device)
-    config, start, reporter = jobs[0].config, time.monotonic(), terminal.LogReporter()
-    built = build(config, reporter, is_trained=False)
-    shape, device = forward_once(built), choose_device(config.device)
-    engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
-    built = planned(config, built, engine, {}, time.monotonic() - start, reporter)
-    summary = built.summary | {"output_shape": list(shape)}
-    return plan_result(jobs[0], summary, planned_runs(jobs, force=force), is_sweep=is_sweep)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed
 
 
-def run_result(outcome: Outcome, *, alone: bool = False, pictured: bool = True) -> Result:
+def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
     """Return how one run ended, with the content of result.json; people see that only of a run that was completed just now.
 
     Args:
@@ -90,7 +90,8 @@ def decisions(decided: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     result = outcome.result
-    error, distance = result["error"], result["metric_value"]
+    error, distance, selected = result["error"], result["metric_value"], result["selected"]
+    percent = error["percent"]
     if distance["before"] is not None:
         values = f"{distance['before']:.4g} before alignment, {distance['after']:.4g} after"
         yield "distance", f"{values} ({result['metric']})"
@@ -98,21 +99,20 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
         yield "rate", f"train.lr={change['after']:g} instead of {change['before']:g}, which {change['why']}"
     if split := result["splits"].get("test"):
         skipped = f", {error['skipped']} skipped" if error["skipped"] else ""
-        trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], error['percent'])})"
+        trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], percent)})"
         text = f" on {counted(split['n'], 'sample')}{skipped} {trivial}"
         yield "test", Text(error_text(result), style="bold").append(text, "not bold")
     else:
         yield "test", f"none: {error['reason']}"
-    yield "validation", _validation(result)
-    beside = []
-    for name, one in result.get("baselines", {}).items():
-        if name != "constant" and one.get("suits", True) and one["error"] is None:
-            beside.append(f"{name}: not computed")
-        elif name != "constant" and one.get("suits", True):
-            fitted = one["trained_on"]
-            some = "" if fitted["n"] == fitted["of"] else f" (on {fitted['n']} of {fitted['of']} training samples)"
-            beside.append(f"{name} {percent_or_number(one['error'], error['percent'])}{some}")
-    if beside:
+    validation = f"{error['name']} {percent_or_number(result['validation_error'], percent)}"
+    if selected.get("on") == "nothing":
+        yield "validation", f"none: {selected['reason']}; the weights are the last ones"
+    elif selected.get("on") == "folds":
+        yield "validation", f"{validation} of all {selected['n']} samples, by {selected['folds']} folds"
+    else:
+        yield "validation", f"{validation} after epoch {as_typed(selected['epoch'])}"
+    baselines = {name: one for name, one in result.get("baselines", {}).items() if one.get("suits", True)}
+    if beside := [_baseline(name, one, percent) for name, one in baselines.items() if name != "constant"]:
         yield "beside", ", ".join(beside)
     if comparison := result.get("comparison"):
         yield "compared", comparison["text"]
@@ -121,16 +121,12 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
         yield "predict", f"orca predict {outcome.path} INPUT | orca export {outcome.path} DIR"
 
 
-def _validation(result: Mapping[str, Any]) -> str:
-    """Return the validation error of the tested weights, and how these were chosen."""
-    error, selected = result["error"], result["selected"]
-    percent, on = error["percent"], selected.get("on")
-    if on == "nothing":
-        return f"none: {selected['reason']}; the weights are the last ones"
-    text = f"{error['name']} {percent_or_number(result['validation_error'], percent)}"
-    if on == "folds":
-        return f"{text} of all {selected['n']} samples, by {selected['folds']} folds"
-    return f"{text} after epoch {as_typed(selected['epoch'])}"
+def _baseline(name: str, one: Mapping[str, Any], percent: bool) -> str:
+    if one["error"] is None:
+        return f"{name}: not computed"
+    fitted = one["trained_on"]
+    some = "" if fitted["n"] == fitted["of"] else f" (on {fitted['n']} of {fitted['of']} training samples)"
+    return f"{name} {percent_or_number(one['error'], percent)}{some}"
 
 
 def error_text(result: Mapping[str, Any]) -> str:

@@ -240,14 +240,8 @@ class Train:
 
 @dataclass
 class Tune:
-    """The search for settings before a run (paper A.3.3); a run's identity has the settings found in its place."""
+    """The rules of a search (`orca tune`, paper A.3.3); no settings of a run."""
 
-    algorithm: Annotated[
-        str,
-        OneOf(("none", "asha")),
-        "asha: search on validation data first, by successive halving of trials that run at the same time, then run with what"
-        " was found.",
-    ] = "none"
     space: Annotated[str, "What is searched: a file of conf/space, by name, or the path of a YAML file of yours."] = (
         "small"
     )
@@ -268,9 +262,6 @@ class Tune:
         "Comparisons, the last after 1/reduction of a trial's steps, each other after 1/reduction of those; 0 stops nothing.",
     ] = 2
     seed: Annotated[Seed, "Seed of what is drawn, and the first of a trial's seeds."] = 0
-    per_arm: Annotated[
-        bool, "Search for the run's own metric, with as many trials for each, instead of once without alignment."
-    ] = False
 
 
 @dataclass
@@ -288,7 +279,6 @@ class Config:
     predictor: Predictor = field(default_factory=Predictor)
     align: Align = field(default_factory=Align)
     train: Train = field(default_factory=Train)
-    tune: Tune = field(default_factory=Tune)
     paths: Paths = field(default_factory=Paths)
     seed: Annotated[
         Seed, "Seed of all random draws but the split of the data, which has its own (task.split_seed)."
@@ -332,7 +322,7 @@ class Config:
 
 GROUPS = ("task", "body", "source", "metric", "finetune")  # whose choices name a run, a table row or a column
 NEEDED_GROUPS = (*GROUPS, "embedder")  # of which every run needs exactly one choice
-# Keys, or sections of them, that cannot change a result.
+# Keys, or sections of them, that cannot change a result; `tune` is one of older runs.
 WITHOUT_EFFECT = (
     *("paths", "device", "tracker", "baselines", "tune", "keep_weights"),
     *("train.checkpoint_s", "train.gradient_checkpointing"),

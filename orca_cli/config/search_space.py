@@ -24,8 +24,9 @@ from orca_cli.exceptions import ConfigError, suggest
 
 GROUP = "space"
 _PARTS = ("algorithm", "baseline", "params", "fixed")
-# Groups that may be searched; others change the data or the meaning of the error, so that trials could not be compared.
-SEARCHED = ("train", "align", "embedder", "finetune", "augment", "predictor", "body", "metric")
+# Groups that may be searched; others change the data or the meaning of the error, so that trials could not be compared, or
+# act on alignment, which trials leave out.
+SEARCHED = ("train", "embedder", "finetune", "augment", "predictor", "body")
 _DIGITS = 3  # of a number drawn from a continuous range
 
 Plain = str | int | float | bool | None

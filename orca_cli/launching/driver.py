@@ -7,20 +7,14 @@ another process works on is passed over, and looked at again until it has ended.
 
 from __future__ import annotations
 
-import logging
 import signal
-import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
-
-from rich.console import Console, Group
-from rich.live import Live
-from rich.text import Text
 
 from orca_cli import exceptions, signals, terminal
 from orca_cli.exceptions import FingerprintError, LockedError, OrcaError
@@ -40,28 +34,23 @@ _BY_CODE = {
 }
 _READ_EVERY_S = 1.0  # the records of running jobs
 _ELSEWHERE_S = 2.0  # between looks at a run that another process works on
-_HEADERS = ("job", "where", "stage", "step", "error so far")
-_MOST_ROWS = 20
+_MOST_LINES = 20  # of running jobs
 _LINE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be done.
-
-    Args:
-        command: what to run.
-        root: folder of all runs.
-        name: of the run.
-        settings: what distinguishes it from the others, in words.
-        is_forced: it is to be run although it is completed.
-    """
+    """One run to be done."""
 
     command: Command
-    root: Path
+    root: Path  # folder of all runs
     name: RunName
-    settings: str = ""
-    is_forced: bool = False
+    settings: str = ""  # what distinguishes it from the others, in words
+
+    @property
+    def is_forced(self) -> bool:
+        """Return whether it is to be run although it is completed."""
+        return "--force" in self.command.words
 
 
 class Executor(Protocol):
@@ -94,77 +83,22 @@ class Work(Protocol):
 
 
 @dataclass
-class Table:
-    """What is shown of a sweep or a search: drawn anew on a terminal; in a file, a line now and then.
-
-    Args:
-        total: how many jobs there are; 0 if that is not known.
-        is_drawn: on a terminal, where nothing else is written meanwhile.
-    """
-
-    total: int
-    is_drawn: bool = False
-    ended: Counter[str] = field(default_factory=Counter)  # by state
-    _live: Live | None = None
-    _next_line: float = field(default_factory=lambda: time.monotonic() + _LINE_EVERY_S)
-
-    @contextmanager
-    def shown(self) -> Iterator[Table]:
-        """Draw it inside the block."""
-        if not self.is_drawn:
-            yield self
-            return
-        handlers = [one for one in terminal.log.handlers if isinstance(one, logging.StreamHandler)]
-        # No thread of its own: with one, jobs could not be forked.
-        with Live(console=Console(file=sys.stderr, highlight=False), auto_refresh=False, transient=True) as self._live:
-            before = [one.setStream(sys.stderr) for one in handlers]  # so that lines of the log stand above the table
-            try:
-                yield self
-            finally:
-                for one, stream in zip(handlers, before, strict=True):
-                    one.setStream(stream)
-
-    def show(self, rows: Sequence[Sequence[str]], waiting: int) -> None:
-        """Show the running jobs.
-
-        Args:
-            rows: of them, with the cells of _HEADERS.
-            waiting: how many wait to be tried again, or for another process.
-        """
-        words = [f"{count} {state}" for state, count in self.ended.items()] + [f"{len(rows)} running"]
-        words += [f"{waiting} waiting for a retry or for another process"] * bool(waiting)
-        text = f"{', '.join(words)}{f' of {self.total}' if self.total else ''}"
-        if self._live is not None:
-            with suppress(OSError):  # a terminal that was closed
-                drawn = Group(terminal.table(_HEADERS, rows[:_MOST_ROWS]), Text(text))
-                self._live.update(drawn, refresh=True)
-        elif rows and time.monotonic() > self._next_line:
-            self._next_line = time.monotonic() + _LINE_EVERY_S
-            for line in (text, *("  ".join(filter(None, row)) for row in rows[:_MOST_ROWS])):
-                terminal.log.info(line)
-
-
-@dataclass
-class _Attempt:
-    job: Job
-    handle: Any
-    is_stopped: bool = False
-
-
-@dataclass
 class Driver:
-    """Does all of some work, where an executor runs jobs; a table shows how far they are."""
+    """Does all of some work, where an executor runs jobs; says now and then how far they are."""
 
     work: Work
     executor: Executor
-    table: Table
-    _running: list[_Attempt] = field(default_factory=list)
+    total: int  # jobs
+    _running: list[tuple[Job, Any]] = field(default_factory=list)  # with the executor's handles
     _waiting: list[tuple[float, Job]] = field(default_factory=list)  # (moment of the next try, job)
     # By the run's identity: how often each cause has ended an attempt.
     _counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    _stopped: set[str] = field(default_factory=set)  # by the work; identities
+    _ended: Counter[str] = field(default_factory=Counter)  # by state
     _is_passed_on: bool = False
     _has_more: bool = True
     _next_read: float = 0.0
+    _next_line: float = field(default_factory=lambda: time.monotonic() + _LINE_EVERY_S)
 
     def run(self) -> None:
         """Return once there is no job left, or a signal has stopped them all.
@@ -177,10 +111,10 @@ class Driver:
                 time.sleep(LOOK_EVERY_S)
         except OrcaError:
             with suppress(OrcaError):  # of an executor that is gone
-                for attempt in self._running:
-                    self.executor.signal(attempt.handle, signal.SIGTERM)
+                for _, handle in self._running:
+                    self.executor.signal(handle, signal.SIGTERM)
                 while self._running:
-                    self._running = [one for one in self._running if self.executor.ended(one.handle) is None]
+                    self._running = [one for one in self._running if self.executor.ended(one[1]) is None]
                     time.sleep(LOOK_EVERY_S)
             raise
 
@@ -191,17 +125,17 @@ class Driver:
             self._start()
         elif not self._is_passed_on:
             self._is_passed_on = True
-            for attempt in self._running:
-                self.executor.signal(attempt.handle, number)
-        for attempt in list(self._running):
-            if (end := self.executor.ended(attempt.handle)) is not None:
-                self._running.remove(attempt)
-                is_final = attempt.is_stopped or end.over_limit or signals.pending() is not None
-                if is_final or not self._again(attempt.job, end):
-                    self._end(attempt.job, end)
+            for _, handle in self._running:
+                self.executor.signal(handle, number)
+        for job, handle in list(self._running):
+            if (end := self.executor.ended(handle)) is not None:
+                self._running.remove((job, handle))
+                is_final = job.name.identity in self._stopped or end.over_limit or signals.pending() is not None
+                if is_final or not self._again(job, end):
+                    self._end(job, end)
         if time.monotonic() > self._next_read:
             begun = time.monotonic()
-            self.table.show([self._look(attempt) for attempt in self._running], len(self._waiting))
+            self._look()
             self._next_read = time.monotonic() + max(_READ_EVERY_S, 5 * (time.monotonic() - begun))
         return bool(self._running) or (signals.pending() is None and (bool(self._waiting) or self._has_more))
 
@@ -225,12 +159,12 @@ class Driver:
             else:
                 jobs.append(job)
         handles = self.executor.start([job.command for job in jobs]) if jobs else []
-        self._running += [_Attempt(job, handle) for job, handle in zip(jobs, handles, strict=True)]
+        self._running += zip(jobs, handles, strict=True)
 
     def _end(self, job: Job, end: Ended) -> None:
         self._has_more = True
         self.work.ended(job, end)
-        self.table.ended[str(end.report.get("state") or "failed")] += 1
+        self._ended[str(end.report.get("state") or "failed")] += 1
 
     def _pass_over(self, job: Job) -> None:
         """Put a job back until the process that works on its run may have ended."""
@@ -242,40 +176,45 @@ class Driver:
 
     def _again(self, job: Job, end: Ended) -> bool:
         """Schedule a retry unless the job itself failed; returns whether one is scheduled."""
-        counts = self._counts[job.name.identity]
+        counts, status = self._counts[job.name.identity], end.status or 0
         is_moved = self.executor.name != "local" or any(counts[cause] for cause in RETRIES)
-        if end.status == LockedError.code:
+        if status == LockedError.code:
             self._pass_over(job)
             return True
-        if end.status == FingerprintError.code and is_moved and not counts["restarted"]:
+        if status == FingerprintError.code and is_moved and not counts["restarted"]:
             counts["restarted"] += 1
             text = "cannot be resumed exactly there (other processor, threads or packages): starting the run again"
             terminal.log.warning(f"{job.command.label} {text}")
             command = replace(job.command, words=[*job.command.words, "--force"])
-            self._waiting.append((0.0, replace(job, command=command, is_forced=True)))
+            self._waiting.append((0.0, replace(job, command=command)))
             return True
-        is_lost = bool(end.lost) or (end.status is not None and end.status < 0)
-        cause = "lost" if is_lost else _BY_CODE.get(end.status or 0, "")
+        cause = "lost" if end.lost or status < 0 else _BY_CODE.get(status, "")
         if not cause or counts[cause] >= RETRIES[cause]:
             return False
         counts[cause] += 1
+        killed = f"its process was killed by {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
+        reason = end.lost or (end.report.get("error") or {}).get("what") or killed
         again = f"trying it again ({counts[cause]} of {RETRIES[cause]} times)"
-        reason = end.lost or str((end.report.get("error") or {}).get("what") or f"exit code {end.status}")
-        if not end.lost and end.status is not None and end.status < 0:
-            reason = f"its process was killed by {signal.Signals(-end.status).name}"
         terminal.log.warning(f"{job.command.label} {reason}; {again}")
         pause_s = PAUSE_S.get(cause, 0.0) * 2 ** (counts[cause] - 1)
         self._waiting.append((time.monotonic() + pause_s, job))
         return True
 
-    def _look(self, attempt: _Attempt) -> list[str]:
-        """Look at a running job, and stop it if the work says so; returns its row of the table."""
-        job = attempt.job
-        label = f"{job.command.label} {job.settings}".strip()
-        if (seen := activity(job.root, job.name)) is None:
-            return [label, "", "waiting", "", ""]
-        if not attempt.is_stopped and self.work.watch(job, seen):
-            attempt.is_stopped = True
-            self.executor.signal(attempt.handle, signal.SIGTERM)
-        step = f"{seen.step}/{seen.steps}" if seen.steps else ""
-        return [label, seen.host, seen.stage, step, "" if seen.error is None else f"{seen.error:.4g}"]
+    def _look(self) -> None:
+        """Look at the running jobs, stop those of which the work says so, and log now and then how far they are."""
+        words = [f"{count} {state}" for state, count in self._ended.items()] + [f"{len(self._running)} running"]
+        words += [f"{len(self._waiting)} waiting for a retry or for another process"] * bool(self._waiting)
+        lines = [f"{', '.join(words)} of {self.total}"]
+        for job, handle in self._running:
+            line = [job.command.label, job.settings, "waiting"]
+            if (seen := activity(job.root, job.name)) is not None:
+                if job.name.identity not in self._stopped and self.work.watch(job, seen):
+                    self._stopped.add(job.name.identity)
+                    self.executor.signal(handle, signal.SIGTERM)
+                line[2:] = [seen.host, seen.stage, f"step {seen.step}/{seen.steps}" if seen.steps else ""]
+                line.append("" if seen.error is None else f"error {seen.error:.4g}")
+            lines.append("  ".join(filter(None, line)))
+        if self._running and time.monotonic() > self._next_line:
+            self._next_line = time.monotonic() + _LINE_EVERY_S
+            for text in lines[: 1 + _MOST_LINES]:
+                terminal.log.info(text)

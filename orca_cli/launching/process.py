@@ -37,75 +37,66 @@ Main = Callable[[list[str]], int]
 
 @dataclass(frozen=True)
 class Command:
-    """What one job runs; JSON-able, since it travels to other machines.
+    """What one job runs; JSON-able, since it travels to other machines."""
 
-    Args:
-        label: starts each line that the job prints, such as "[2/6]".
-        words: command line without the program's name; its command takes the option --job, see `Place`.
-        variables: of the environment, on top of those of the process that starts it.
-        folder: where it runs; empty for that of the process that starts it.
-        identity: hash of the run that it has to be; empty to take any.
-        time_limit_s: after which it gets SIGTERM, and GRACE_S later SIGKILL; None for no limit.
-        seen: a file that every machine has to see, in the shared folder of runs; empty for none.
-    """
-
-    label: str
-    words: list[str]
-    variables: dict[str, str] = field(default_factory=dict)
-    folder: str = ""
-    identity: str = ""
-    time_limit_s: float | None = None
-    seen: str = ""
+    label: str  # starts each line that the job prints, such as "[2/6]"
+    words: list[str]  # command line without the program's name; its command takes the option --job, see `Place`
+    variables: dict[str, str] = field(default_factory=dict)  # of the environment, on top of those of who starts it
+    folder: str = ""  # where it runs; empty for that of the process that starts it
+    identity: str = ""  # hash of the run that it has to be; empty to take any
+    time_limit_s: float | None = None  # after which it gets SIGTERM, and GRACE_S later SIGKILL
+    seen: str = ""  # a file that every machine has to see, in the shared folder of runs; empty for none
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a job knows of the process that started it.
-
-    Args:
-        pipe: where the job reports how it ended.
-        parent: the process that the job ends with.
-        identity: hash of the run that the job has to be; empty for any.
-    """
+    """What a job knows of the process that started it."""
 
     label: str
-    pipe: int
-    parent: int
-    identity: str
+    pipe: int  # where the job reports how it ended
+    parent: int  # the process that the job ends with
+    identity: str  # hash of the run that the job has to be; empty for any
 
     @classmethod
     def read(cls, values: Sequence[str]) -> Place:
         """Return what the option's values mean."""
-        label, pipe, parent, identity = values
-        return cls(label, int(pipe), int(parent), identity)
+        return cls(values[0], int(values[1]), int(values[2]), values[3])
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended; JSON-able.
+    """How a job ended; JSON-able."""
 
-    Args:
-        status: exit code; -N if signal N ended it; None if it was not started.
-        report: what it reported; empty if it could not.
-        over_limit: it was stopped because it exceeded the time limit.
-        lost: why its worker or its machine was lost, in words; empty if they were not.
-        last_words: the end of what it wrote to standard error, if it could not report.
-    """
+    status: int | None = None  # exit code; -N if signal N ended it; None if it was not started
+    report: Mapping[str, Any] = field(default_factory=dict)  # what it reported; empty if it could not
+    over_limit: bool = False  # it was stopped because it exceeded the time limit
+    lost: str = ""  # why its worker or its machine was lost, in words; empty if they were not
+    last_words: str = ""  # the end of what it wrote to standard error, if it could not report
 
-    status: int | None = None
-    report: Mapping[str, Any] = field(default_factory=dict)
-    over_limit: bool = False
-    lost: str = ""
-    last_words: str = ""
+
+@dataclass
+class Local:
+    """The executor of this machine: jobs as processes."""
+
+    at_once: float
+    main: Main | None = None  # the program's main function if this process may be forked; None starts interpreters
+    name: str = "local"
+
+    def start(self, commands: Sequence[Command]) -> list[Process]:
+        """Start processes."""
+        return [Process(one, main=self.main, is_shown=True) for one in commands]
+
+    def ended(self, handle: Process) -> Ended | None:
+        """Return how a process ended; None while it runs."""
+        return handle.ended()
+
+    def signal(self, handle: Process, number: int) -> None:
+        """Send a signal to a process."""
+        handle.signal(number)
 
 
 class Process:
-    """A running job.
-
-    Args:
-        command: what to run.
-        main: the program's main function if this process may be forked; None starts an interpreter.
-        is_shown: it writes to this process' standard output and error; otherwise only the end of its errors is kept.
+    """A running job; `main` as in `Local`. Unless `is_shown`, its output is dropped, but for the end of its errors.
 
     Raises:
         StorageError: no process can be started.
@@ -129,7 +120,7 @@ class Process:
                 parent = os.getpid()
                 self.pid = os.fork()
                 if self.pid == 0:
-                    _become(words, main, parent, self._errors)
+                    _become(words, main, parent)
             else:
                 quiet = None if self._errors is None else subprocess.DEVNULL
                 self._popen = subprocess.Popen(
@@ -182,12 +173,9 @@ class Process:
 
 
 def attend(order: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a command on a machine of a cluster until it ends; returns `Ended` as plain values.
+    """Run a `Command` on a machine of a cluster until it ends; it comes and returns `Ended` as plain values.
 
     Signals that this process gets are passed on, KeyboardInterrupt as SIGTERM: the job saves its state, and its end comes back.
-
-    Args:
-        order: a `Command` as plain values.
     """
     command = Command(**order)
     if command.seen and not os.path.exists(command.seen):
@@ -232,14 +220,10 @@ def search_path() -> str:
     return os.pathsep.join(outside)
 
 
-def _become(words: list[str], main: Main, parent: int, errors: IO[bytes] | None) -> NoReturn:
+def _become(words: list[str], main: Main, parent: int) -> NoReturn:
     """Turn a fork into the job. Signals are blocked until the job handles them."""
     code = 1
     try:
-        if errors is not None:
-            nothing = os.open(os.devnull, os.O_RDWR)
-            for sink, stream in ((nothing, 0), (nothing, 1), (errors.fileno(), 2)):
-                os.dup2(sink, stream)
         os.setpgid(0, 0)
         signals.end_with_parent(parent)
         signals.reset_in_fork()

@@ -18,17 +18,11 @@ ADDRESS = "RAY_ADDRESS"
 
 @dataclass
 class Ray:
-    """Runs jobs as tasks of a Ray cluster: that of RAY_ADDRESS, else one of this machine, which ends with the driver.
+    """Runs jobs as tasks of a Ray cluster: that of RAY_ADDRESS, else one of this machine, which ends with the driver."""
 
-    Args:
-        threads: processors of each job.
-        gpus: of each job, possibly a fraction; None for one if the cluster has any.
-        at_once: jobs that are submitted at a time; Ray runs as many of them as it has room for.
-    """
-
-    threads: int
-    gpus: float | None
-    at_once: float
+    threads: int  # of each job, as its processors
+    gpus: float | None  # of each job, possibly a fraction; None for one if the cluster has any
+    at_once: float  # jobs that are submitted at a time; Ray runs as many of them as it has room for
     name: str = "ray"
     _ray: Any = None
     _task: Any = None
@@ -45,9 +39,8 @@ class Ray:
         try:
             self._ray = importlib.import_module("ray")
         except ImportError as error:
-            raise UnavailableError(
-                "Ray is not installed", where="--on ray", hint="pip install 'orca-transfer[ray]'"
-            ) from error
+            hint = "pip install 'orca-transfer[ray]'"
+            raise UnavailableError("Ray is not installed", where="--on ray", hint=hint) from error
         address = os.environ.get(ADDRESS)
         if not address:  # Ray would run the jobs after all other work of this machine
             os.environ.setdefault("RAY_worker_niceness", "0")
@@ -83,7 +76,7 @@ class Ray:
             return None
         errors = self._ray.exceptions
         try:
-            end = Ended(**self._ray.get(handle))
+            return Ended(**self._ray.get(handle))
         except errors.TaskCancelledError:
             return Ended(None)
         except errors.RayTaskError as error:  # a bug of ours, or the program is another one there
@@ -92,7 +85,6 @@ class Ray:
             raise _gone("has ended") from error
         except errors.RayError as error:
             return Ended(None, lost=f"its worker was lost ({type(error).__name__})")
-        return end
 
     def signal(self, handle: Any, number: int) -> None:
         """Cancel a task: one that waits is withdrawn, and the job of one that runs gets SIGTERM."""

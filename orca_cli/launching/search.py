@@ -40,66 +40,31 @@ def check_installed() -> None:
         raise UnavailableError("a search needs the package optuna", where="tune", hint=hint)
 
 
-def _optuna() -> Any:
-    """Return the module, with its messages for programmers switched off."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"optuna\.")
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    return optuna
-
-
 @dataclass
 class Trial:
-    """One trial, as it is kept.
+    """One trial, as it is kept."""
 
-    Args:
-        number: in the search, from 0; the first has the settings as they are.
-        settings: what was drawn; None for the settings as they are.
-        params: the same as Optuna drew it.
-        state: waiting, running, completed, stopped or failed.
-        error: mean validation error of a completed one; the last one of a stopped one.
-        note: when it was stopped, or why it failed.
-        facts: error's name, whether it is shown in per cent, validation samples, seconds, runs.
-        curve: resource -> validation error, of one that has ended.
-        rungs: what Optuna keeps of the comparisons of one that has ended.
-    """
-
-    number: int
-    settings: dict[str, Plain] | None
-    params: dict[str, Any]
-    state: str = "waiting"
-    error: float | None = None
-    note: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
-    curve: dict[str, float] = field(default_factory=dict)
-    rungs: dict[str, float] = field(default_factory=dict)
-
-    def record(self) -> dict[str, Any]:
-        """Return what is shown of it, as JSON."""
-        names = ("number", "state", "error", "settings", "note", "facts")
-        return {name: getattr(self, name) for name in names} | {"defaults": self.settings is None}
+    number: int  # in the search, from 0; the first has the settings as they are
+    settings: dict[str, Plain] | None  # what was drawn; None for the settings as they are
+    params: dict[str, Any]  # the same as Optuna drew it
+    state: str = "waiting"  # or running, completed, stopped, failed
+    error: float | None = None  # mean validation error of a completed one; the last one of a stopped one
+    note: str = ""  # when it was stopped, or why it failed
+    facts: dict[str, Any] = field(default_factory=dict)  # error's name, whether in per cent, samples, seconds, runs
+    curve: dict[str, float] = field(default_factory=dict)  # resource -> validation error, of one that has ended
+    rungs: dict[str, float] = field(default_factory=dict)  # what Optuna keeps of the comparisons of one that has ended
 
 
 @dataclass
 class Search:
-    """A search by its name.
+    """A search: which settings a trial gets, and which trials go on."""
 
-    Args:
-        name: the same for the same settings and space.
-        folder: of its file and of the runs of its trials.
-        space: what is drawn.
-        tune: trials, sampler, comparisons.
-    """
-
-    name: str
-    folder: Path
+    folder: Path  # of its file and of the runs of its trials; its name is the same for the same settings and space
     space: Space
-    tune: Tune
+    tune: Tune  # the rules
     trials: list[Trial] = field(default_factory=list)
     _draws: int = 0
-    _optuna_trials: dict[int, OptunaTrial] = field(default_factory=dict)  # Optuna's side of the running ones
+    _running: dict[int, OptunaTrial] = field(default_factory=dict)  # Optuna's side of the running ones
 
     @contextmanager
     def opened(self) -> Iterator[Search]:
@@ -109,82 +74,74 @@ class Search:
             LockedError: another process searches.
             DataError, ChecksumError: the file is not one of this program.
         """
-        with claim.alone(self.folder.parent, self.name):
+        with claim.alone(self.folder.parent, self.folder.name):
             self._read()
             yield self
 
     def _read(self) -> None:
-        path, optuna = self.folder / FILE, _optuna()
-        new: dict[str, Any] = {"schema": _SCHEMA, "draws": 0, "trials": []}
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # its messages are for programmers
+        warnings.filterwarnings("ignore", module=r"optuna\.")
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        self._optuna: Any = optuna
+        path = self.folder / FILE
+        new: dict[str, Any] = {"schema": _SCHEMA, "draws": 0, "trials": [asdict(Trial(0, None, {}))]}
         record = storage.read_checked_json(path) if path.exists() else new
         if record.get("schema") != _SCHEMA:
-            hint = "move it away to search anew"
-            raise DataError(
-                f"has schema {record.get('schema')}, this program reads {_SCHEMA}", where=str(path), hint=hint
-            )
+            what = f"has schema {record.get('schema')}, this program reads {_SCHEMA}"
+            raise DataError(what, where=str(path), hint="move it away to search anew")
         self._draws, self.trials = record["draws"], [Trial(**one) for one in record["trials"]]
         halving = optuna.pruners.SuccessiveHalvingPruner(min_resource=_UNIT, reduction_factor=self.tune.reduction)
         pruner = halving if self.tune.rungs else optuna.pruners.NopPruner()
         self._study = optuna.create_study(direction="minimize", pruner=pruner)
-        if not self.trials:
-            self.trials = [Trial(0, None, {})]
         for one in self.trials:
-            if one.state in ("completed", "stopped"):
-                states = optuna.trial.TrialState
-                frozen = optuna.trial.create_trial(
-                    state=states.COMPLETE if one.state == "completed" else states.PRUNED,
-                    value=one.error,
-                    params=one.params,
-                    distributions=self.space.params if one.params else {},
-                    intermediate_values={int(resource): error for resource, error in one.curve.items()},
-                    system_attrs=one.rungs,
-                )
-                self._study.add_trial(frozen)
-            else:
+            if one.state not in ("completed", "stopped"):
                 one.state, one.note, one.curve, one.rungs = "waiting", "", {}, {}
+                continue
+            states = optuna.trial.TrialState
+            frozen = optuna.trial.create_trial(
+                state=states.COMPLETE if one.state == "completed" else states.PRUNED,
+                value=one.error,
+                params=one.params,
+                distributions=self.space.params if one.params else {},
+                intermediate_values={int(resource): error for resource, error in one.curve.items()},
+                system_attrs=one.rungs,
+            )
+            self._study.add_trial(frozen)
 
     def _write(self) -> None:
         record = {"schema": _SCHEMA, "draws": self._draws, "trials": [asdict(one) for one in self.trials]}
         storage.write_checked_json(self.folder / FILE, record)
-
-    @property
-    def most(self) -> int:
-        """Return the resource of a whole trial; the comparisons are at whole parts of it."""
-        return int(_UNIT * self.tune.reduction**self.tune.rungs)
 
     def ask(self) -> Trial | None:
         """Return the next trial, which runs from now on; None if there is none to run now."""
         trial = next((one for one in self.trials if one.state == "waiting"), None)
         if trial is not None:
             self._study.enqueue_trial(trial.params)
-            self._optuna_trials[trial.number] = self._study.ask(self.space.params if trial.params else {})
-        elif len(self.trials) < self.tune.trials:
-            trial = self._drawn()
-        if trial is not None:
-            trial.state = "running"
-            self._write()
+            self._running[trial.number] = self._study.ask(self.space.params if trial.params else {})
+        elif len(self.trials) >= self.tune.trials or (trial := self._drawn()) is None:
+            return None
+        trial.state = "running"
+        self._write()
         return trial
 
     def _drawn(self) -> Trial | None:
         """Return a new trial; None if only settings are drawn that were tried already."""
-        optuna, tried = _optuna(), [one.settings for one in self.trials]
+        samplers, tried = self._optuna.samplers, [one.settings for one in self.trials]
         for _ in range(_MOST_DRAWS):
             seed = seeding.derive(self.tune.seed, "tune", self._draws) % 2**32
             self._draws += 1
-            if self.tune.sampler == "tpe":
-                self._study.sampler = optuna.samplers.TPESampler(
-                    seed=seed, n_startup_trials=_START_AFTER, constant_liar=True
-                )
-            else:
-                self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
-            optuna_trial = self._study.ask(self.space.params)
-            settings = self.space.plain(optuna_trial.params)
+            tpe = samplers.TPESampler(seed=seed, n_startup_trials=_START_AFTER, constant_liar=True)
+            self._study.sampler = tpe if self.tune.sampler == "tpe" else samplers.RandomSampler(seed=seed)
+            drawn = self._study.ask(self.space.params)
+            settings = self.space.plain(drawn.params)
             if settings not in tried:
-                trial = Trial(len(self.trials), settings, dict(optuna_trial.params))
+                trial = Trial(len(self.trials), settings, dict(drawn.params))
                 self.trials.append(trial)
-                self._optuna_trials[trial.number] = optuna_trial
+                self._running[trial.number] = drawn
                 return trial
-            self._study.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)
+            self._study.tell(drawn, state=self._optuna.trial.TrialState.FAIL)
         return None
 
     def is_behind(self, trial: Trial, curve: Sequence[tuple[float, float]]) -> bool:
@@ -194,44 +151,37 @@ class Search:
             trial: that runs. The settings as they are run to the end: the others are compared with them.
             curve: (part of its optimizer steps, validation error) of its epochs so far; each call repeats the earlier ones.
         """
-        optuna_trial = self._optuna_trials[trial.number]
+        running, most = self._running[trial.number], _UNIT * self.tune.reduction**self.tune.rungs
         for part, error in curve:
-            resource = int(self.most * part)
+            resource = int(most * part)
             if trial.note or not math.isfinite(error) or resource <= max(map(int, trial.curve), default=0):
                 continue
             trial.curve[str(resource)] = error
-            optuna_trial.report(error, resource)
-            if part < 1 and optuna_trial.should_prune() and trial.settings is not None:
+            running.report(error, resource)
+            if part < 1 and running.should_prune() and trial.settings is not None:
                 trial.note = f"stopped by the search after {100 * part:.0f} % of its steps"
         return bool(trial.note)
 
     def tell(self, trial: Trial, error: float | None, facts: Mapping[str, Any]) -> None:
-        """Record how a trial ended: with its validation error; stopped, where it has a note; or stopped as bad as can be.
-
-        Args:
-            trial: that runs.
-            error: mean over its seeds; None for one that was stopped.
-            facts: what is shown of it.
-        """
-        optuna, optuna_trial = _optuna(), self._optuna_trials.pop(trial.number)
+        """Record how a trial ended: with the mean validation error of its seeds, or None where it was stopped."""
+        running, states = self._running.pop(trial.number), self._optuna.trial.TrialState
         trial.facts, trial.state = dict(facts), "stopped" if error is None else "completed"
         trial.error = error if error is not None else next(reversed(trial.curve.values()), None)
-        state = optuna.trial.TrialState.PRUNED if error is None else optuna.trial.TrialState.COMPLETE
-        self._study.tell(optuna_trial, error, state=state)
-        trial.rungs = dict(self._study.trials[optuna_trial.number].system_attrs)
+        self._study.tell(running, error, state=states.PRUNED if error is None else states.COMPLETE)
+        trial.rungs = dict(self._study.trials[running.number].system_attrs)
         trial.rungs.pop("fixed_params", None)
         self._write()
 
     def fail(self, trial: Trial, why: str) -> None:
         """Record that a trial failed; the next command does it again."""
-        self._study.tell(self._optuna_trials.pop(trial.number), state=_optuna().trial.TrialState.FAIL)
+        self._study.tell(self._running.pop(trial.number), state=self._optuna.trial.TrialState.FAIL)
         trial.state, trial.note = "failed", why
         self._write()
 
     @property
     def defaults(self) -> Trial | None:
         """Return the trial with the settings as they are; None until it is completed."""
-        return next((one for one in self.trials if one.settings is None and one.state == "completed"), None)
+        return self.trials[0] if self.trials and self.trials[0].state == "completed" else None
 
     @property
     def best(self) -> Trial | None:

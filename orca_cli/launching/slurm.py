@@ -6,7 +6,6 @@ SBATCH_PARTITION. Ends come back as JSON files in the folder of runs; no result 
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import math
@@ -33,7 +32,6 @@ from orca_cli.launching.process import GRACE_S, Command, Ended, attend, failure_
 
 ASK_EVERY_S = 10.0  # sacct, for all jobs together
 LATE_S = 20.0  # for the record of a job that SLURM calls ended to appear; a needless retry finds the run done
-_TIMEOUT_S = 30.0
 _ALLOCATION_MIN = 240  # unless SBATCH_TIMELIMIT says otherwise; a job that needs longer is submitted again and resumes
 _WARNING_S = 120  # from the warning signal to the end of an allocation, for a job to save its state
 # SLURM's states of jobs that run, will run or may be started again. PREEMPTED is not one: a job that is not requeued stays so.
@@ -54,22 +52,14 @@ class _Submitted:
 
 @dataclass
 class Slurm:
-    """Submits jobs to SLURM.
+    """Submits jobs to SLURM."""
 
-    Args:
-        folder: for submissions and ends, in the shared folder of runs.
-        sweep: names the jobs in SLURM's lists, and no others.
-        threads, gpus: of each job.
-        at_once: jobs that are submitted at a time.
-        time_limit_s: of each job; None for none.
-    """
-
-    folder: Path
-    sweep: str
-    threads: int
-    gpus: float
-    at_once: float
-    time_limit_s: float | None = None
+    folder: Path  # that exists, for submissions and ends, in the shared folder of runs
+    sweep: str  # names the jobs in SLURM's lists, and no others
+    threads: int  # of each job
+    gpus: float  # of each job
+    at_once: float  # jobs that are submitted at a time
+    time_limit_s: float | None = None  # of each job
     name: str = "slurm"
     _executor: Any = None
     _last_query: float = -math.inf
@@ -90,13 +80,11 @@ class Slurm:
         if lacking:
             hint = "run it on a machine that can submit SLURM jobs"
             raise UnavailableError(f"no SLURM here: {', '.join(lacking)} not found", where="--on slurm", hint=hint)
-        storage.make_folder(self.folder)
         self._executor = submitit.AutoExecutor(folder=self.folder, cluster="slurm")
         limit = self.time_limit_s
         minutes = _ALLOCATION_MIN if limit is None else math.ceil((limit + GRACE_S + _WARNING_S) / 60)
         more = {"signal": f"{signals.PREEMPTION.name.removeprefix('SIG')}@{_WARNING_S}", "requeue": True}
-        if self.gpus:
-            more["gpus"] = math.ceil(self.gpus)
+        more |= {"gpus": math.ceil(self.gpus)} if self.gpus else {}
         self._executor.update_parameters(
             timeout_min=minutes,
             slurm_job_name=self.sweep,
@@ -108,7 +96,7 @@ class Slurm:
                 stack.enter_context(storage.lock(self.folder.parent / f"{self.sweep}.lock"))
                 waiting = ["scancel", "--me", "--state=PENDING", f"--name={self.sweep}"]
                 with suppress(OSError, subprocess.TimeoutExpired):  # a needless job finds its run done
-                    subprocess.run(waiting, capture_output=True, timeout=_TIMEOUT_S, check=False)
+                    subprocess.run(waiting, capture_output=True, timeout=30, check=False)
             yield self
 
     def start(self, commands: Sequence[Command]) -> list[_Submitted]:
@@ -120,9 +108,8 @@ class Slurm:
         submitted, failed = [], importlib.import_module("submitit").core.utils.FailedJobError
         try:
             with self._executor.batch():
-                for one in commands:
-                    mark = hashlib.sha256(f"{one.identity}{storage.timestamp()}".encode()).hexdigest()[:16]
-                    path = self.folder / f"{mark}.json"
+                for place, one in enumerate(commands):
+                    path = self.folder / f"{storage.timestamp()}-{place}.json"
                     submitted.append(_Submitted(self._executor.submit(attend_and_write, asdict(one), str(path)), path))
         except (subprocess.CalledProcessError, failed) as error:
             output = getattr(error, "output", None) or str(error)
@@ -151,12 +138,11 @@ class Slurm:
             return None
         if state == "CANCELLED" and signals.pending() is not None:
             return Ended(None)  # withdrawn by this driver before it began
-        what = f"SLURM ended it: {state}"
-        if (code := _CODES.get(state)) is None:
-            return Ended(None, lost=what)
-        error = OrcaError(what)
-        error.code = code
-        return Ended(code, failure_report(error))
+        error = OrcaError(f"SLURM ended it: {state}")
+        if state not in _CODES:
+            return Ended(None, lost=error.what)
+        error.code = _CODES[state]
+        return Ended(error.code, failure_report(error))
 
     def signal(self, handle: _Submitted, number: int) -> None:
         """Cancel a job, which saves its state. When the terminal is lost (SIGHUP) jobs stay: the next driver finds them."""

@@ -145,7 +145,7 @@ def test_a_dry_run_builds_and_says_whether_a_completed_run_is_repeated(orca, env
         code, out, err = orca("run", "--dry-run", *flags, *small, "--json")
         assert code == 0, err
         plan = json.loads(out)
-        assert (plan["run"]["would"], plan["build"]["output_shape"]) == (would, [2, 10])
+        assert (plan["jobs"][0]["would"], plan["build"]["output_shape"]) == (would, [2, 10])
     code, out, _ = orca("run", small[0], "-m", *small[1:], "--dry-run", "finetune=glob(*)")  # flags in any order
     assert code == 0
     assert all(name in out for name in ("full", "head", "layernorm", "scratch"))
@@ -176,7 +176,7 @@ def test_a_run_is_listed_shown_scored_and_removed(orca, environment):
     (listed,) = json.loads(orca("runs", "list", "--where", "train.lr=0.001", "--json")[1])["runs"]
     assert listed["run"] == run.name
     assert "of 50 test samples right" in orca("runs", "show", run.name)[1]
-    (record,) = json.loads(orca("score", run.name[-8:], "--json")[1])["runs"]
+    record = json.loads(orca("score", run.name[-8:], "--json")[1])
     assert record["error"]["computed"] == record["error"]["recorded"] == result["error"]["value"]
     assert orca("doctor", str(run))[0] == 0
     assert orca("runs", "rm", "--yes", run.name)[0] == 0
@@ -191,7 +191,7 @@ def test_errors_of_records_are_computed_again(orca, run, tiny):
     words += ["task.error={_target_:orca_cli.scoring.classification.MacroF1,by:records}", "train.batch_size=16"]
     done = run(*words, f"body.checkpoint={tiny['bert']}", "train.epochs=1")
     assert done.result["error"]["name"] == "1 - macro F1 of records"
-    (record,) = json.loads(orca("score", done.folder, "--json")[1])["runs"]
+    record = json.loads(orca("score", done.folder, "--json")[1])
     assert (record["error"]["computed"], record["missing"]) == (done.result["error"]["value"], [])
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import socket
 import zipfile
 from pathlib import Path
 
@@ -11,13 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
-from orca_cli import storage
 from orca_cli.cli import main
-from orca_cli.commands.data.examination import examine_split
+from orca_cli.commands.data.check import examine_split
 from orca_cli.config import catalogue
 from orca_cli.data.data_folder import CHECKSUMS
 from orca_cli.data.samples import ArraySamples
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import TaskData
 from orca_cli.terminal import LogReporter
 from tests.untrusted.server import serving, status
@@ -167,16 +164,6 @@ def test_where_no_address_answers_the_error_says_how_to_place_the_file(here, min
     assert not (mine / "a.npz").exists()
 
 
-def test_offline_opens_no_connection(here, mine, orca, monkeypatch):
-    for name in ("socket", "create_connection", "getaddrinfo"):
-        monkeypatch.setattr(socket, name, lambda *_, **__: 1 / 0)
-    describe(here, files=[one("a.npz", "http://127.0.0.1:9/a"), one("b.npz", "http://127.0.0.1:9/b")])
-    arrays(mine / "a.npz")
-    code, out, err = orca("get", "mine", "--offline")
-    assert (code, "mine/a.npz: here" in out, "--offline opens no connection" in err) == (15, True, True)
-    assert "ZeroDivisionError" in orca("get", "mine")[2]  # the premise: without the option one would be
-
-
 def test_two_at_once_do_the_work_once(here, mine, web, fork_server):
     """An interrupted download: tests/untrusted/test_downloads.py."""
     content = b"PK\x03\x04" + bytes(3_000_000)
@@ -221,7 +208,7 @@ def test_a_damaged_archive_does_not_stand_in_the_way_of_a_whole_one(here, mine, 
 def check(orca, *words):
     code, out, err = orca("check", *words, "--json")
     assert out, err
-    (record,) = json.loads(out)["data_sets"]
+    record = json.loads(out)
     assert code == (11 if record["problems"] else 0), err
     return record
 
@@ -238,7 +225,6 @@ def test_check_counts_what_is_there(here, mine, orca):
     assert splits["train"]["classes"] == {"counts": [18, 18, 18]}
     assert [(overlap["shared"], overlap["of"]) for overlap in record["overlaps"]] == [(0, 18), (0, 18), (0, 18)]
     assert record["problems"] == []
-    assert record["files"][0]["sha256"] == storage.sha256_file(path)
     record = check(orca, "mine", "--samples", "8")
     assert [split["read"] for split in record["splits"].values()] == [8, 8, 8]
 
@@ -251,8 +237,6 @@ def test_check_finds_what_is_wrong(here, mine, orca):
     record = check(orca, "mine")
     assert sum(overlap["shared"] for overlap in record["overlaps"] if overlap["second"] == "test") == 7
     assert "samples of test are also in train" in " ".join(record["problems"])
-    arrays(mine / "a.npz", seed=2)  # a file that has changed since its checksum was recorded
-    assert "recorded in checksums.json" in check(orca, "mine")["problems"][0]
     assert orca("check", "mien")[0] == orca("check", "digits", "task.nothing=1")[0] == 10
     (mine / "a.npz").unlink()
     code, out, err = orca("check", "mine")
@@ -269,24 +253,6 @@ def test_check_reports_numbers_that_are_none():
     problems = []
     record, _ = examine_split(task, "train", split, np.arange(6), LogReporter(), problems)
     assert record["inputs"] == {"min": 0.0, "max": 5.0, "nan": 1, "infinite": 1}
-    assert record["targets"]["nan"] == 1
     assert record["classes"]["counts"] == [1, 0]
-    bad = "train: 1 NaN and 1 infinite numbers in the"
-    assert problems == [f"{bad} inputs", f"{bad} targets", "train: 2 targets that are neither 0 nor 1 nor NaN"]
-
-
-class Reversed(ArraySamples):
-    """Samples whose list of targets has another order than their batches."""
-
-    def targets(self):
-        return super().targets()[::-1].copy()
-
-
-def test_check_finds_a_reader_that_does_not_keep_its_word():
-    split, problems = Reversed(np.ones((6, 1, 4), np.float32), np.arange(6) % 2), []
-    task = TaskData("classes", (1, 4), 2, split, split, lambda: split)
-    examine_split(task, "train", split, np.arange(6), LogReporter(), problems)
-    assert problems == ["train: batches have other targets than the list of targets"]
-    task = TaskData("classes", (1, 5), 2, split, split, lambda: split)
-    with pytest.raises(DataError, match=r"inputs of shape \(1, 4\), but the task announces \(1, 5\)"):
-        examine_split(task, "train", split, np.arange(6), LogReporter(), problems)
+    bad = "train: 1 NaN and 1 infinite numbers in the inputs"
+    assert problems == [bad, "train: 2 targets neither 0 nor 1 nor NaN"]

@@ -24,7 +24,7 @@ def test_help_has_usage_and_examples():
             assert main(line.split()) == 0
         text = out.getvalue()
         assert text.startswith(f"usage: orca {name} ")
-        assert f"  orca {name}" in text.partition("examples:")[2]
+        assert f" orca {name}" in text.partition("examples:")[2]
 
 
 CODE = """

@@ -38,7 +38,7 @@ def _add(root, error, *, with_groups=True, node=None):
 def test_each_error_is_computed_again_and_another_number_is_found(tmp_path, capsys, case):
     run = _add(tmp_path, case)
     assert main(["score", str(run), "--json"]) == 0
-    (entry,) = json.loads(capsys.readouterr().out)["runs"]
+    entry = json.loads(capsys.readouterr().out)
     record = json.loads((run / "result.json").read_text())
     name, value = record["error"]["name"], record["error"]["value"]
     assert entry["error"] == {"name": name, "recorded": value, "computed": value}

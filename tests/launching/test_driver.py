@@ -13,9 +13,8 @@ import pytest
 
 from orca_cli import exceptions, signals
 from orca_cli.launching import process
-from orca_cli.launching.driver import RETRIES, Driver, Job, Table
-from orca_cli.launching.local import Local
-from orca_cli.launching.process import Command, Place
+from orca_cli.launching.driver import RETRIES, Driver, Job
+from orca_cli.launching.process import Command, Local, Place
 from orca_cli.runs.directory import RunName
 
 FATES = {"disk": exceptions.StorageError, "memory": exceptions.MemoryExhaustedError}
@@ -100,7 +99,7 @@ def forked(monkeypatch):
 
 def drive(work, at_once=1, main=fate):
     with signals.deferred():
-        Driver(work, Local(at_once, main), Table(len(work.jobs))).run()
+        Driver(work, Local(at_once, main), len(work.jobs)).run()
         return signals.pending()
 
 

@@ -11,7 +11,7 @@ from orca_cli.commands.tune import hparams_path
 from orca_cli.config import compose
 from orca_cli.config.schema import Tune
 from orca_cli.config.search_space import Space
-from orca_cli.exceptions import ChecksumError, ConfigError, LockedError
+from orca_cli.exceptions import ChecksumError, ConfigError, LockedError, UsageError
 from orca_cli.launching import search_plan as plans
 from orca_cli.launching.search import FILE, Search
 
@@ -21,7 +21,7 @@ WIDE = Space("wide", {"train.lr": RATE}, {}, {})
 
 
 def opened(folder, space=WIDE, **tune):
-    return Search("s", folder / "s", space, Tune(algorithm="asha", **tune)).opened()
+    return Search(folder / "s", space, Tune(**tune)).opened()
 
 
 def played(search, error=lambda trial: 0.5):
@@ -128,7 +128,7 @@ def session(tmp_path_factory):
     (root / "space").mkdir()
     (root / "space" / "rates.yaml").write_text("params: {train.lr: [1.0e-3, 1.0e-2]}\nfixed: {train.epochs: 3}")
     with compose.session(root) as session:
-        yield session, lambda *words: plans.make(session, [*words, "tune=asha"], root)
+        yield session, lambda *words: plans.make(session, words, root)
 
 
 @pytest.fixture
@@ -140,24 +140,23 @@ def test_contradictions_are_refused_with_their_place(make):
     for words, message in (
         (["train.lr=0.1"], "train.lr=0.1: is searched by space=rates"),
         (["train.refit=true"], "train.refit=true: leaves no validation samples"),
-        (["metric=none,otdd"], "metric=none,otdd: names several metrics"),
+        (["metric=none,otdd"], "'metric=none,otdd' names several values"),
+        (["trials=some"], "trials: 'some' is not allowed; allowed: int at least 1"),
     ):
-        with pytest.raises(ConfigError, match=message):
-            make("tune.space=rates", *words)
+        with pytest.raises((ConfigError, UsageError), match=message):
+            make("space=rates", *words)
 
 
-def test_the_name_is_that_of_the_settings_and_the_space_whatever_the_arm_and_the_number_of_trials(make):
-    (first,) = make("tune.space=rates", "seed=1", "metric=otdd", "align.lr=0.5")
-    (same,) = make("tune.space=rates", "tune.trials=99", "metric=none")
-    words = ("train.weight_decay=0.5", "tune.seed=1", "tune.rungs=1")
-    names = {make("tune.space=rates", word)[0].name for word in words}
-    assert first.name == same.name
-    assert len(names | {first.name}) == 4
+def test_the_name_is_that_of_the_settings_and_the_space_whatever_the_metric_and_the_number_of_trials(make):
+    first = make("space=rates", "metric=otdd", "align.lr=0.5").folder.name
+    assert make("space=rates", "trials=99", "metric=none").folder.name == first
+    names = {make("space=rates", word).folder.name for word in ("train.weight_decay=0.5", "seed=1", "rungs=1")}
+    assert len(names | {first}) == 4
 
 
 def test_trials_are_closed_whatever_is_typed_and_the_first_has_the_settings_as_they_are(make, session):
     typed = ["train.epochs=7", "protocol=release", "test=true", "baselines=all"]
-    (plan,) = make("tune.space=rates", "tune.seed=3", *typed)
+    plan = make("space=rates", "seed=3", *typed)
     plain, drawn = plan.overrides(None, 3), plan.overrides({"train.lr": 1e-3}, 4)
     config = session[0].compose(drawn).config
     settings = (config.test, config.baselines, config.train.validate_on, config.train.refit)

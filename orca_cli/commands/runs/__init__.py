@@ -22,16 +22,6 @@ VERBS = {
     "rm": "remove runs; --yes does",
     "gc": "what may go: old caches, leftovers of interrupted writes",
 }
-ABOUT = "The folders of runs: find, look at, compare and remove them."
-EXAMPLES = """\
-examples:
-  orca runs list                            all runs of ./runs (or $ORCA_RUNS)
-  orca runs list --where task=digits --where train.lr=1e-4
-  orca runs show 1e791e76                   by the end of its name, its name, or its folder
-  orca runs diff 1e791e76 66f1304e
-  orca runs rm 1e791e76                     what would be removed; --yes removes it
-  orca runs gc                              what could be freed; --yes frees it
-  orca runs list --help                     more about each"""
 
 
 def one_run(word: str) -> Run:
@@ -43,10 +33,10 @@ def one_run(word: str) -> Run:
     """
     path = named(word)
     collection = collect([path])
-    runs = [*collection.runs, *collection.superseded]
-    if [run.path for run in runs] == [path]:
-        return runs[0]
-    if runs or path not in [broken.path for broken in collection.broken]:
+    for run in (*collection.runs, *collection.superseded):
+        if run.path == path:
+            return run
+    if path not in [broken.path for broken in collection.broken]:
         raise DataError("is not a run but a folder of runs", where=str(path), hint="orca runs list shows them")
     if error := newer_schema(path / RESULT, path / STATUS):
         raise CheckpointError(str(error), where=str(path), hint="use the newer program") from error

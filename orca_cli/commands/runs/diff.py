@@ -22,22 +22,23 @@ examples:
   orca runs diff 1e791e76 66f1304e --json   for other programs
 
 Settings, typed and decided: only those that differ; - where one run has none. Results: all."""
-_DESCRIBING = ("task.data.", "source.data.")  # what the files of conf/ say about data, which no run depends on
+# What no run depends on: what the files of conf/ say about data, and the rules of a search in older runs.
+_DESCRIBING = ("task.data.", "source.data.", "tune.")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Two runs side by side: settings that differ, results."
     add_run(parser, "first")
     add_run(parser, "second")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return what differs."""
-    runs = dict(zip("ab", map(one_run, (arguments.first, arguments.second)), strict=True))
+    runs = {"a": one_run(arguments.first), "b": one_run(arguments.second)}
+    both = _side_by_side({side: _settings(run) for side, run in runs.items()})
     sections = {
-        "settings": _side_by_side({side: _settings(run) for side, run in runs.items()}, only_different=True),
-        "results": _side_by_side({side: _results(run) for side, run in runs.items()}, only_different=False),
+        "settings": {key: pair for key, pair in both.items() if len(pair) < 2 or pair["a"] != pair["b"]},
+        "results": _side_by_side({side: _results(run) for side, run in runs.items()}),
     }
     is_same = runs["a"].identity == runs["b"].identity
     places = {side: {"run": run.path.name, "path": str(run.path), "state": run.state} for side, run in runs.items()}
@@ -68,12 +69,9 @@ def _results(run: Run) -> dict[str, Any]:
     return numbers
 
 
-def _side_by_side(values: dict[str, dict[str, Any]], *, only_different: bool) -> dict[str, dict[str, Any]]:
+def _side_by_side(values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return key -> {a: value, b: value}; a side that lacks the key is left out."""
-    sides = {
-        key: {side: values[side][key] for side in "ab" if key in values[side]} for key in values["a"] | values["b"]
-    }
-    return {key: pair for key, pair in sides.items() if not only_different or len(pair) < 2 or pair["a"] != pair["b"]}
+    return {key: {side: one[key] for side, one in values.items() if key in one} for key in values["a"] | values["b"]}
 
 
 def _text(value: Any) -> str:

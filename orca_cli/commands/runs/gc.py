@@ -14,7 +14,7 @@ from typing import Any
 
 from orca_cli import storage, terminal
 from orca_cli.commands.data import size_text
-from orca_cli.commands.options import check_at_least
+from orca_cli.commands.options import number
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError
 from orca_cli.runs.removal import is_run
@@ -35,26 +35,16 @@ day. No run is touched (orca runs rm), no data set (orca data), and no entry tha
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Collect old caches, what was moved aside and interrupted writes."
     parser.add_argument("--yes", action="store_true", help="remove it; without this, only say what would be freed")
     text = "a cache entry is old once it was not used for N days; default: 30"
-    parser.add_argument("--days", type=float, default=30.0, metavar="N", help=text)
+    parser.add_argument("--days", type=number(float, 0), default=30.0, metavar="N", help=text)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return what may go, or what was removed."""
-    check_at_least("--days", arguments.days, 0)
-    folders = default_folders()
-    root, cache = (Path(os.path.realpath(folders[name])) for name in ("runs", "cache"))
-    tasks = [path for path in _entries(root) if path.is_dir() and path.name[0] != "." and not is_run(path)]
-    tasks = [path for path in tasks if not storage.is_aside(path)]  # which goes as a whole
-    found = [(path, "interrupted write") for folder in (root, *tasks) for path in _left_over(folder)]
-    for folder in (cache / name for name in CACHES if not (cache / name).is_symlink()):
-        found += [(path, "interrupted write") for path in _left_over(folder)]
-        found += [(path, "cache") for path in _old(folder, arguments.days)]
     items: list[dict[str, Any]] = []
     failures: list[OrcaError] = []
-    for path, kind in found:
+    for path, kind in list(_found(arguments.days)):
         item = {"path": str(path), "kind": kind, "bytes": storage.size(path)}
         try:
             if arguments.yes:
@@ -65,27 +55,27 @@ def execute(arguments: argparse.Namespace) -> Result:
             failures.append(error)
     total = sum(item["bytes"] for item in items)
     record = {"schema": 1, "dry": not arguments.yes, "bytes": total, "items": items}
-    if not items:
-        return Result(record, ["nothing to collect"], failures)
     rows = [(item["path"], item["kind"], size_text(item["bytes"])) for item in items]
     text = f"freed {size_text(total)}" if arguments.yes else f"would free {size_text(total)}; --yes does"
-    return Result(record, [terminal.table(("path", "what", "size"), rows), text], failures)
+    shown = [terminal.table(("path", "what", "size"), rows), text] if items else ["nothing to collect"]
+    return Result(record, shown, failures)
 
 
-def _left_over(folder: Path) -> Iterator[Path]:
-    """Yield what a process that was killed left directly in a folder that many processes write to, and what was damaged."""
-    for path in _entries(folder):
-        if storage.is_aside(path) or (storage.is_temporary(path) and _idle_days(path) >= 1):
-            yield path
-
-
-def _old(folder: Path, days: float) -> Iterator[Path]:
-    """Yield the entries of a cache that were not used for some days, and that no process uses now."""
-    for path in _entries(folder):
-        is_ours = any((inner / storage.MANIFEST).is_file() for inner in (path, *_entries(path)))
-        is_left_over = storage.is_aside(path) or storage.is_temporary(path)
-        if is_ours and not is_left_over and not storage.is_locked(_lock(path)) and _idle_days(path) >= days:
-            yield path
+def _found(days: float) -> Iterator[tuple[Path, str]]:
+    """Yield what a killed process left in folders that many processes write to, what was damaged, and old cache entries."""
+    folders = default_folders()
+    root, cache = (Path(os.path.realpath(folders[name])) for name in ("runs", "cache"))
+    tasks = [path for path in _entries(root) if path.is_dir() and path.name[0] != "." and not is_run(path)]
+    tasks = [path for path in tasks if not storage.is_aside(path)]  # which goes as a whole
+    caches = [cache / name for name in CACHES if not (cache / name).is_symlink()]
+    for folder in (root, *tasks, *caches):
+        for path in _entries(folder):
+            if storage.is_aside(path) or (storage.is_temporary(path) and _idle_days(path) >= 1):
+                yield path, "interrupted write"
+            elif folder in caches and not storage.is_temporary(path):
+                is_ours = any((inner / storage.MANIFEST).is_file() for inner in (path, *_entries(path)))
+                if is_ours and not storage.is_locked(_lock(path)) and _idle_days(path) >= days:
+                    yield path, "cache"
 
 
 def _lock(entry: Path) -> Path:
@@ -95,8 +85,7 @@ def _lock(entry: Path) -> Path:
 def _entries(folder: Path) -> list[Path]:
     """Return what a folder holds, links left out; nothing where it cannot be read."""
     try:
-        with os.scandir(folder) as entries:
-            return sorted(folder / entry.name for entry in entries if not entry.is_symlink())
+        return sorted(path for path in folder.iterdir() if not path.is_symlink())
     except OSError:
         return []
 

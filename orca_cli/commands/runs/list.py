@@ -10,39 +10,34 @@ from rich.text import Text
 
 from orca_cli import storage, terminal
 from orca_cli.commands.data import size_text
-from orca_cli.commands.options import check_at_least
 from orca_cli.commands.runs import age, named_error, run_record, since
 from orca_cli.config.configuration import default_folders
 from orca_cli.report.records.collect import Broken, Run, collect
 from orca_cli.report.records.filters import Values, where
 from orca_cli.terminal import Result, counted
 
-_WIDE = 120  # columns of a terminal; on fewer, runs have the ends of their names, and settings stand below the table
 EXAMPLES = """\
 examples:
   orca runs list                                all runs of ./runs (or $ORCA_RUNS)
   orca runs list runs/digits                    one task; several folders may be given
   orca runs list --where state=failed,dead      by state: completed, failed, interrupted, running, dead
   orca runs list --where metric=otdd --where train.lr=1e-4     by any setting, typed, decided or left as it is
-  orca runs list --latest 10 --json             for other programs
+  orca runs list --json                         for other programs
 
-A state in brackets is that of an attempt that a newer folder of the same run replaces. Folders that cannot be read are
-listed with the reason."""
+A state in brackets is that of an attempt that a newer folder of the same run replaces. Below the table: what was set, or why a
+run is not completed or cannot be read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "All runs, the newest first: state, error, age and size on disk."
     text = "folders of runs; default: $ORCA_RUNS, else ./runs"
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help=text)
     text = "only runs with this; may be repeated"
     parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=text)
-    parser.add_argument("--latest", type=int, metavar="N", help="only the N newest")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return the runs and the folders that cannot be read."""
-    check_at_least("--latest", arguments.latest, 1)
     collection = collect(arguments.runs or [Path(default_folders()["runs"])])
     values = Values()
     for text in arguments.where:
@@ -51,26 +46,21 @@ def execute(arguments: argparse.Namespace) -> Result:
     entries: list[Run | Broken] = [*collection.runs, *collection.superseded]
     entries += [] if arguments.where else collection.broken
     entries = sorted(entries, key=lambda one: moment.timestamp() if (moment := since(one.path)) else 0.0, reverse=True)
-    records = [_record(one, one.path in replaced) for one in entries[: arguments.latest]]
+    records = [_record(one, one.path in replaced) for one in entries]
     total = sum(record["bytes"] for record in records)
-    some = f"{len(records)} of " if len(records) < len(entries) else ""
-    text = f"{some}{counted(len(entries), 'run')}, {size_text(total)}"
     rows, below = [], []
-    is_narrow = terminal.stdout().width < _WIDE
     for record in records:
         is_good = record["state"] in ("completed", "running")
         state = Text(f"({record['state']})" if record["replaced"] else record["state"], style="" if is_good else "red")
-        note = " ".join(f"{key}={value}" for key, value in record.get("variant", {}).items())
+        words = record["run"].split("_")  # date, time, body, metric, finetune, seed, identity
+        short, what = (words[-1], " ".join(words[2:-1])) if len(words) > 3 else (record["run"], "")
         error = "" if record["error"] is None else record["error"]["text"]
-        note = note if is_good else record["reason"]
-        cells = [record["run"], record.get("task", ""), state, error, record["age"], size_text(record["bytes"]), note]
-        if is_narrow:
-            cells[0] = record["run"].rpartition("_")[2]
-            below += [f"{cells[0]}  {note}"] if note else []
-            del cells[6:]
-        rows.append(cells)
-    headers = ("run", "task", "state", "error", "age", "size", "settings or reason")
-    table = terminal.table(headers[:6] if is_narrow else headers, rows)
+        rows.append((short, record.get("task", ""), what, state, error, record["age"], size_text(record["bytes"])))
+        set_there = " ".join(f"{key}={value}" for key, value in record.get("variant", {}).items())
+        if note := set_there if is_good else record["reason"]:
+            below.append(f"{short}  {note}")
+    table = terminal.table(("run", "task", "with", "state", "error", "age", "size"), rows)
+    text = f"{counted(len(entries), 'run')}, {size_text(total)}"
     return Result({"schema": 1, "runs": records}, [table, *below, text])
 
 

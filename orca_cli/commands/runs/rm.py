@@ -27,7 +27,6 @@ of those that are named may not be removed, none is. What is removed cannot be b
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Remove runs with all their files."
     add_run(parser, "runs", "+")
     parser.add_argument("--yes", action="store_true", help="remove them; without this, only say what would be removed")
 

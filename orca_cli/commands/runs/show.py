@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
@@ -32,9 +31,7 @@ Nothing is computed or checked: orca score RUN computes the error again, orca do
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "One run: what it is, its result, decided settings, baselines, picture and files."
     add_run(parser, "run")
-    parser.add_argument("--no-picture", action="store_true", help="leave the picture of the predictions out")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
@@ -42,55 +39,34 @@ def execute(arguments: argparse.Namespace) -> Result:
     run = one_run(arguments.run)
     result = read_or_empty(run.path / RESULT) if run.state == "completed" else {}
     answer = read_answer(run.path) if result else None
-    files = _files(run.path)
-    moment = since(run.path)
+    inside = (file for file in sorted(run.path.rglob("*")) if file.is_symlink() or not file.is_dir())
+    files = {str(file.relative_to(run.path)): storage.size(file) for file in inside}
+    moment, made = since(run.path), decided(run.path)
     record = run_record(run) | {
         "path": str(run.path),
         "reason": run.reason,
         "since": None if moment is None else moment.isoformat(),
-        "decided": decided(run.path),
+        "decided": made,
         "result": result,
         "answer": None if answer is None else answer.record(),
         "files": files,
     }
-    shown: list[RenderableType] = [terminal.facts(_rows(run, result, record["decided"]))]
-    if answer is not None and not arguments.no_picture:
+    shown: list[RenderableType] = [terminal.facts(_rows(run, result, made))]
+    if answer is not None:
         shown += ["", Picture(answer)]
     shown += ["", terminal.table(("file", "size"), [(name, size_text(size)) for name, size in files.items()])]
     return Result({"schema": 1, "run": record}, shown)
 
 
-def _files(path: Path) -> dict[str, int]:
-    """Return name -> bytes of a run's files; folders below a stage's as one."""
-    sizes = {}
-    for entry in _entries(path):
-        inner = _entries(entry) if entry.is_dir() and not entry.is_symlink() else []
-        for one in inner or [entry]:
-            slash = "/" if one.is_dir() and not one.is_symlink() else ""
-            sizes[f"{one.relative_to(path)}{slash}"] = storage.size(one)
-    return sizes
-
-
-def _entries(folder: Path) -> list[Path]:
-    """Return what a folder holds; nothing where it cannot be read."""
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
-
-
-def _rows(
-    run: Run, result: dict[str, Any], run_decisions: dict[str, dict[str, Any]]
-) -> Iterator[tuple[str, str | Text]]:
+def _rows(run: Run, result: dict[str, Any], made: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str | Text]]:
     yield "folder", str(run.path)
     yield "state", f"{run.state}{run.reason and f': {run.reason}'}, begun {age(since(run.path))} ago"
     yield "task", f"{run.task}, protocol {run.protocol}"
     yield "model", f"{run.body}, source {run.source}, metric {run.metric}, finetune {run.finetune}, seed {run.seed}"
     if run.variant:
         yield "set", " ".join(f"{key}={value}" for key, value in run.variant.items())
-    yield from (("decided", text) for text in decisions(run_decisions))
-    score = run.score
-    if score is None:
+    yield from (("decided", text) for text in decisions(made))
+    if (score := run.score) is None:
         return
     trivial = percent_or_number(score.trivial, score.percent)
     skipped = f", {score.skipped} skipped" if score.skipped else ""

@@ -64,8 +64,8 @@ class Sweep:
     def experiments(self) -> list[Composed]:
         """Return one job per distinct experiment: `train.lr=1e-4,0.0001` gives two jobs of one, as may arms of a study."""
         by_identity: dict[object, Composed] = {}
-        for job in self.jobs:  # what a search will find is not part of the identity
-            by_identity.setdefault((job.identity.run, job.config.paths.runs, repr(job.config.tune)), job)
+        for job in self.jobs:
+            by_identity.setdefault((job.identity.run, job.config.paths.runs), job)
         return list(by_identity.values())
 
 

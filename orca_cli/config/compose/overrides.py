@@ -19,7 +19,7 @@ from orca_cli.config.ranges import check_value, shown
 from orca_cli.config.schema import NEEDED_GROUPS, Config
 from orca_cli.exceptions import ConfigError
 
-ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker", "augment", "tune")
+ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker", "augment")
 _QUOTING = "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: \"key='my value'\""
 # Exceptions that Hydra raises where a file or an override cannot be read.
 UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)

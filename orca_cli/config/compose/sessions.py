@@ -24,7 +24,7 @@ from orca_cli.config.compose.overrides import ALL_GROUPS, UNREADABLE, check_type
 from orca_cli.config.configuration import choices, config_dir, default_folders, key_of
 from orca_cli.config.schema import NEEDED_GROUPS, Config
 from orca_cli.config.variants import BLOCKS, in_task
-from orca_cli.exceptions import ConfigError, suggest
+from orca_cli.exceptions import ConfigError, UsageError, suggest
 
 
 @contextmanager
@@ -62,11 +62,14 @@ class Session:
     _stored: set[str] = field(default_factory=set)  # tasks whose variants Hydra has been given
 
     def compose(self, overrides: list[str]) -> Composed:
-        """Compose one run; ConfigError for unknown choices or keys, and missing or wrong values."""
-        for text in overrides:
-            if key_of(text) == "study":
+        """Compose one run; ConfigError for unknown choices or keys, missing or wrong values, UsageError for several values."""
+        parsed = parse(overrides)
+        for text, override in zip(overrides, parsed, strict=True):
+            if override.key_or_group == "study":
                 raise ConfigError("a study is a sweep", where=text, hint="add -m")
-        self._check_choices(parse(overrides))
+            if override.is_sweep_override():
+                raise UsageError(f"'{text}' names several values", where=key_of(text), hint="a sweep needs orca run -m")
+        self._check_choices(parsed)
         return self._compose(overrides)
 
     def expand(self, overrides: list[str], *, may_be_empty: bool = False) -> Sweep:

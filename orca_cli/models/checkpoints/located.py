@@ -48,13 +48,6 @@ def find(checkpoint: str) -> Located:
     return Located(checkpoint, state, folder, revision(folder), family(folder), sum(sizes))
 
 
-def cached() -> list[Located]:
-    """Return the models in the hub's cache that have a configuration and safetensors, by name; one revision each."""
-    folders = sorted(hub_cache().glob("models--*"))
-    found = [find(folder.name.removeprefix("models--").replace("--", "/")) for folder in folders]
-    return [one for one in found if one.state == "cached"]
-
-
 def hub_cache() -> Path:
     """Return the folder of the hub's cache, which HF_HUB_CACHE or HF_HOME moves."""
     from huggingface_hub import constants

@@ -78,7 +78,8 @@ def load(
                 examples.append((" ".join(words), candidates[int(generator.integers(len(candidates)))].type))
         return drawn_texts(examples, size, seed, str(place), last=OUTSIDE)
 
-    return SourceData("text", facts_digest("conll", storage.sha256_file(place), size, seed, name, outside), read)
+    facts = (storage.sha256_file(place), size, seed, name, -1, "sentence", outside)  # column and example, settings once
+    return SourceData("text", facts_digest("conll", *facts), read)
 
 
 def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:

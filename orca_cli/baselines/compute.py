@@ -41,27 +41,16 @@ _WAIT = 5  # times the computing time: for slow disks and busy machines
 
 @dataclass(frozen=True)
 class Baseline:
-    """One simple model on the data of a run.
+    """One simple model on the data of a run."""
 
-    Args:
-        error: on the test split, by the task's own error; None where it is undefined or the model failed.
-        validation_error: on samples that it was not fitted to and that are not test ones; None likewise.
-        seconds: of computing for fitting and predicting, when that was done; None where it was not.
-        trained_on: splits, n samples that it was fitted to, of how many.
-        versions: package -> version.
-        about: what was chosen in fitting, in words.
-        reason: why there is no error; empty where there is one.
-        outputs: for the test split; None where it failed. Not recorded.
-    """
-
-    error: float | None
-    validation_error: float | None = None
-    seconds: float | None = None
-    trained_on: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    about: str = ""
-    reason: str = ""
-    outputs: Tensor | None = None
+    error: float | None  # on the test split, by the task's own error; None where it is undefined or the model failed
+    validation_error: float | None = None  # on samples that it was not fitted to and that are not test ones
+    seconds: float | None = None  # of computing for fitting and predicting, when that was done
+    trained_on: Mapping[str, Any] = field(default_factory=dict)  # splits, n samples that it was fitted to, of how many
+    versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
+    about: str = ""  # what was chosen in fitting, in words
+    reason: str = ""  # why there is no error
+    outputs: Tensor | None = None  # for the test split; None where it failed. Not recorded
 
     def record(self) -> dict[str, Any]:
         """Return it as result.json holds it."""

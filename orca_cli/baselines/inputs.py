@@ -34,33 +34,19 @@ _SEED = 0  # not the run's: runs of all seeds share their baselines
 
 @dataclass(frozen=True)
 class Subject:
-    """A run as its baselines see it; samples are read when they are asked for.
-
-    Args:
-        task: its data.
-        error: the task's own.
-        learned: what its stage 3 trained on: the training split, or validation as well.
-        may_judge: whether the validation split is another one than these and the test split.
-        embedder: as it was before any training, on the CPU.
-        start: returns the whole model as it was before any training.
-        open_test: returns the test split; called where the cache does not have all outputs.
-        targets: of the test split, [n, ...].
-        groups: records of the test samples, [n], or None.
-        digests: of the splits by name: train, val and test.
-        constant: output of the best constant predictor, [K] or [K, *E].
-    """
+    """A run as its baselines see it; samples are read when they are asked for."""
 
     task: TaskData
-    error: Error
-    learned: Samples
-    may_judge: bool
-    embedder: nn.Module
-    start: Callable[[], TransferModel]
-    open_test: Callable[[], Samples]
-    targets: Tensor
-    groups: np.ndarray | None
-    digests: Mapping[str, str]
-    constant: Tensor
+    error: Error  # the task's own
+    learned: Samples  # what its stage 3 trained on: the training split, or validation as well
+    may_judge: bool  # whether the validation split is another one than these and the test split
+    embedder: nn.Module  # as it was before any training, on the CPU
+    start: Callable[[], TransferModel]  # returns the whole model as it was before any training
+    open_test: Callable[[], Samples]  # called where the cache does not have all outputs
+    targets: Tensor  # of the test split, [n, ...]
+    groups: np.ndarray | None  # records of the test samples, [n]
+    digests: Mapping[str, str]  # of the splits by name: train, val and test
+    constant: Tensor  # output of the best constant predictor, [K] or [K, *E]
 
     @functools.cached_property
     def test(self) -> Samples:

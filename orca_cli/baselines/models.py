@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from orca_cli import signals
 
@@ -32,6 +33,9 @@ LEAST = 1e-7  # probability of a class that a model has not seen
 _CV_CELLS = 2**19  # of the table on which C is chosen
 _SMALL = 1000  # samples, of which 300 trees take a second; of more, 100
 _FEW = 64  # features; of more, a split of a forest looks at the square root of their number
+_MOST_FEATURES = 512  # of a position
+_CELLS, _MOST_ROWS = 2**24, 2**17  # of the table of training positions
+_RADIUS = {1: 3, 2: 2, 3: 1}  # positions to each side, by the number of axes
 _SHORTEST = 9  # steps: the length of MiniRocket's kernels; shorter series are padded with zeros
 
 # From new inputs [m, ...] to outputs [m, K, ...], and in words what was chosen.
@@ -65,7 +69,7 @@ def fitted(
         x, y: training inputs (features [n, F]; series and dense inputs [n, C, *E]) and targets.
         new: inputs of the same form.
         fold: [n] int64, the fold of every training sample; None asks for no outputs for these.
-        settings: k, groups, causal, balanced and seed, see below and `windows`.
+        settings: k, groups, causal, balanced and seed, see `classes` and `dense`.
 
     Returns:
         outputs [m, K] or [m, K, *E] float32; seconds of computing them; about: what was chosen, in words; held_out: [n, ...],
@@ -104,9 +108,7 @@ def _fit(model: str, form: str, x: np.ndarray, y: np.ndarray, *, causal: bool, *
         return classes(model, x, y, **settings)
     if form in ("labels", "values"):
         return numbers(model, x, y, settings["groups"], settings["seed"])
-    from orca_cli.baselines import windows
-
-    return windows.dense(form, x, y, causal, settings["k"], settings["balanced"], settings["seed"])
+    return dense(form, x, y, causal, settings["k"], settings["balanced"], settings["seed"])
 
 
 def classes(
@@ -136,7 +138,7 @@ def classes(
         if x.shape[1] == 0 or len(np.unique(y)) < 2:
             made: Any = DummyClassifier(strategy="prior")
         elif model == "forest":
-            made = RandomForestClassifier(_trees(len(x)), class_weight=weight, random_state=seed)
+            made = RandomForestClassifier(300 if len(x) <= _SMALL else 100, class_weight=weight, random_state=seed)
         elif model == "boosting":
             made = HistGradientBoostingClassifier(class_weight=weight, random_state=seed)
         elif model == "linear":
@@ -198,7 +200,9 @@ def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None,
         for columns in np.split(together, len(together)) if model == "boosting" else [together]:
             if model == "forest":
                 features = 1 / 3 if x.shape[1] <= _FEW else "sqrt"
-                made: Any = RandomForestRegressor(_trees(len(rows)), max_features=features, random_state=seed)
+                made: Any = RandomForestRegressor(
+                    300 if len(rows) <= _SMALL else 100, max_features=features, random_state=seed
+                )
             elif model == "boosting":
                 made = HistGradientBoostingRegressor(random_state=seed)
             elif inside.shape[1] == 0 or len(rows) < 3:
@@ -215,6 +219,62 @@ def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None,
         return outputs
 
     return predict, ", ".join(list(dict.fromkeys(_about(made) for *_, made in fitted))[:3])
+
+
+def dense(form: str, x: np.ndarray, y: np.ndarray, causal: bool, k: int, balanced: bool, seed: int) -> Fitted:
+    """Fit a linear model of each position from the inputs around it, the same everywhere.
+
+    Numbers, [m, K, *E]: the mean input and the mean target of every position are taken away first, so that the model is the
+    mean map plus a linear convolution. Classes, log-probabilities [m, k, *E]: a logistic regression on the inputs around a
+    position, its coordinates and their squares.
+
+    Args:
+        form: maps, y [n, K, *E], NaN where unknown; masks, y [n, 1, *E] of 0 and 1, likewise, which are maps of two classes;
+            class_maps, y [n, *E] int64 in 0..k-1, negative where unknown.
+        x: [n, C, *E].
+        causal: whether a position sees only itself and earlier ones.
+        k, balanced, seed: as in `classes`; the seed is that of the draw of training positions, too.
+    """
+    extent, generator = x.shape[2:], np.random.default_rng(seed)
+    radius = _RADIUS.get(len(extent), 0)
+    while radius and x.shape[1] * (2 * radius + 1) ** len(extent) > _MOST_FEATURES:
+        radius -= 1
+    window = (2 * radius + 1,) * len(extent)
+    sides = (2 * radius, 0) if causal else (radius, radius)
+    centre, usual, place = np.zeros(()), np.zeros(()), np.zeros((int(np.prod(extent)), 0))
+    if form == "maps":
+        known = ~np.isnan(y)
+        centre, usual = x.mean(axis=0), np.where(known, y, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        usual = np.where(known.any(axis=0), usual, y[known].mean())
+        known = known.any(axis=1)
+    else:
+        flat = np.meshgrid(*(np.linspace(-1, 1, size) for size in extent), indexing="ij")
+        place = np.stack([*flat, *(axis**2 for axis in flat)], axis=-1).reshape(-1, 2 * len(extent))
+        y = np.where(np.isnan(y[:, 0]), -1, y[:, 0] > 0.5).astype(np.int64) if form == "masks" else y
+        known = y >= 0
+
+    def features(sample: np.ndarray) -> np.ndarray:
+        """Return those of all positions of an input [C, *E], [positions, F]."""
+        padded = np.pad(sample - centre, ((0, 0), *[sides] * len(extent)))
+        windows = sliding_window_view(padded, window, axis=tuple(range(1, sample.ndim)))  # [C, *E, *window]
+        return np.concatenate([np.moveaxis(windows, 0, len(extent)).reshape(len(place), -1), place], axis=1)
+
+    each = max(1, min(_MOST_ROWS, _CELLS // features(x[0]).shape[1]) // len(x))
+    tables, places = [], []
+    for number, sample in enumerate(x):
+        chosen = np.sort(generator.permutation(np.flatnonzero(known[number]))[:each])
+        tables.append(features(sample)[chosen])
+        places.append([np.full(len(chosen), number), *np.unravel_index(chosen, extent)])
+    table, at = np.concatenate(tables), tuple(np.concatenate(places, axis=1))
+    if form == "maps":
+        one, about = numbers("linear", table, np.moveaxis(y - usual, 1, -1)[at], None, seed)
+    else:
+        one, about = classes("linear", table, y[at], at[0], 2 if form == "masks" else k, balanced, seed)
+
+    def predict(new: np.ndarray) -> np.ndarray:
+        return np.stack([one(features(sample)).T.reshape(-1, *extent) for sample in new]) + usual
+
+    return predict, f"window {' x '.join(map(str, window))}, {about}"
 
 
 def _about(made: Any) -> str:
@@ -236,11 +296,6 @@ def _scores(made: Any, x: np.ndarray, k: int) -> np.ndarray:
     outputs = np.full((len(x), k), least)
     outputs[:, made.classes_] = seen
     return outputs
-
-
-def _trees(samples: int) -> int:
-    """Return the number of a forest's trees for this number of training samples."""
-    return 300 if samples <= _SMALL else 100
 
 
 def _long_enough(x: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from orca_cli.config.ranges import Seed
 from orca_cli.data import splits
 from orca_cli.data.generated import folder_of
 from orca_cli.data.published import check_array, entries, file_identity, find, load_arrays, note, overlap_warning
+from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter, TaskData
@@ -48,10 +49,6 @@ class Records:
     mean: np.ndarray  # [N] float64, of each record
     std: np.ndarray  # [N] float64, population deviation of each record; 1 where it is constant
 
-    def lengths(self) -> np.ndarray:
-        """Return the steps of every record [N]."""
-        return np.diff(self.ends, prepend=0)
-
     def signal(self, row: int) -> np.ndarray:
         """Return one record as the file has it."""
         return self.steps[self.ends[row - 1] if row else 0 : self.ends[row]]
@@ -66,19 +63,15 @@ class Cut:
     inclusive: bool  # whether a window that ends with the record's last step is one
     pad: bool  # whether a record that has no window gives one, padded at the end
 
-    def starts(self, length: int, label: int) -> np.ndarray:
-        """Return where the windows of a record begin, ascending; none for a record that is left out."""
-        room = length - self.window + int(self.inclusive)
-        return np.arange(0, max(room, int(self.pad)), self.strides[label])
-
 
 class Windows:
     """Samples (see interfaces): windows of the records `rows`, z-scored by their own record; cut batch by batch."""
 
     def __init__(self, records: Records, rows: np.ndarray, cut: Cut) -> None:
         self._records, self._cut = records, cut
-        lengths = records.lengths()
-        starts = [cut.starts(int(lengths[row]), int(records.classes[row])) for row in rows]
+        lengths = np.diff(records.ends, prepend=0)
+        room = np.maximum(lengths - cut.window + int(cut.inclusive), int(cut.pad))
+        starts = [np.arange(0, room[row], cut.strides[records.classes[row]]) for row in rows]
         self._starts = np.concatenate([np.empty(0, np.int64), *starts])
         self._record_rows = np.repeat(np.asarray(rows, dtype=np.int64), list(map(len, starts)))
         self._padded = bool((lengths[self._record_rows] < cut.window).any())
@@ -209,20 +202,13 @@ def _open(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
     """Return the records, each [steps], and their classes [N] int64."""
     where = str(file)
     data, names = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
-    is_list = [
-        isinstance(part, (list, tuple)) or (isinstance(part, np.ndarray) and part.ndim) for part in (data, names)
-    ]
-    if not all(is_list) or len(data) != len(names) or not len(data):
+    is_list = all(isinstance(part, (list, tuple)) or np.ndim(part) for part in (data, names))
+    if not is_list or len(data) != len(names) or not len(data):
         raise DataError("data and label are not two lists of one length", where=where, hint=_AGAIN)
     texts = [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
     if wrong := set(texts) - set(CLASSES):
-        what = f"label {min(wrong)[:20]!r} is unknown"
-        raise DataError(what, where=where, hint=f"allowed: {', '.join(CLASSES)}")
-    recorded = []
-    for row, record in enumerate(data):
-        try:
-            signal = np.asarray(record)
-        except ValueError:  # lists of different lengths
-            signal = np.empty((0, 0))
-        recorded.append(check_array(signal, ("steps",), where, _AGAIN, f"record {row}"))
+        raise DataError(f"label {min(wrong)[:20]!r} is not one of {', '.join(CLASSES)}", where=where, hint=_AGAIN)
+    with damage(where, "pickle"):  # a record of lists of different lengths
+        records = [np.asarray(record) for record in data]
+    recorded = [check_array(one, ("steps",), where, _AGAIN, f"record {row}") for row, one in enumerate(records)]
     return recorded, np.array([CLASSES.index(text) for text in texts], dtype=np.int64)

@@ -256,7 +256,8 @@ def dense(form: str, x: np.ndarray, y: np.ndarray, causal: bool, k: int, balance
     def features(sample: np.ndarray) -> np.ndarray:
         """Return those of all positions of an input [C, *E], [positions, F]."""
         padded = np.pad(sample - centre, ((0, 0), *[sides] * len(extent)))
-        windows = sliding_window_view(padded, window, axis=tuple(range(1, sample.ndim)))  # [C, *E, *window]
+        axes: Any = tuple(range(1, sample.ndim))
+        windows = sliding_window_view(padded, window, axis=axes)  # [C, *E, *window]
         return np.concatenate([np.moveaxis(windows, 0, len(extent)).reshape(len(place), -1), place], axis=1)
 
     each = max(1, min(_MOST_ROWS, _CELLS // features(x[0]).shape[1]) // len(x))

@@ -133,9 +133,8 @@ def load(
 ) -> TaskData:
     """Return x [n, 1, S, S], an image, and y [n, 1, S, S], 1 where a cosmic ray hit, NaN where that is not known.
 
-    The official test stamps are the test split.
-    conf/task/cosmic.yaml explains the settings. The masks take 4 S^2 bytes a stamp in the cache. Whole visits keep a field of
-    the sky in one split.
+    The official test stamps are the test split. The masks take 4 S^2 bytes a stamp in the cache. Whole visits keep a field
+    of the sky in one split.
     """
     form = Form(crop_start, crop_size, sky_at_test)
     root = find(data_folder, "cosmic", list(_FOLDERS.values()), path)[0].parent

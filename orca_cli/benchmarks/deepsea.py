@@ -74,9 +74,7 @@ def _read(
         for start in range(0, len(x), step):
             signals.check()
             block = x[start : start + step]
-            ones = block == 1
-            set_in_row = sum(ones[..., base].astype(np.uint8) for base in range(_BASES))
-            if (set_in_row > 1).any() or (ones != (block != 0)).any():
+            if not np.isin(block, (0, 1)).all() or (np.count_nonzero(block, axis=2) > 1).any():
                 what = f"has a row that is neither one-hot nor zero, in sequences {start}..{start + len(block) - 1}"
                 raise DataError(what, where=f"{file}[{names[0]}]", hint=_AGAIN)
             release_pages(x)

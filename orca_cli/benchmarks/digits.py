@@ -24,7 +24,7 @@ def load(
 ) -> TaskData:
     """Return the digits with values in 0..1 and ten classes.
 
-    conf/task/digits.yaml explains the settings. As sequences [n, 8, 8], columns of an image are channels and rows are steps.
+    As sequences [n, 8, 8], columns of an image are channels and rows are steps.
     """
     package = importlib.util.find_spec("sklearn")
     assert package is not None

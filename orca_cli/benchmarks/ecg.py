@@ -127,9 +127,8 @@ def load(
 
     Training windows are 500, 83, 250 and 25 steps apart for N, A, O and ~, which evens out the classes.
 
-    conf/task/ecg.yaml explains the settings. A record of 1000 steps has no window unless `inclusive`; padded records have
-    zeros, marked as padding. By strides of the class (published code) noise has up to 20 times its weight in validation and
-    test.
+    A record of 1000 steps has no window unless `inclusive`; padded records have zeros, marked as padding. By strides of the
+    class (published code) noise has up to 20 times its weight in validation and test.
 
     The split "sklearn" is scikit-learn's train_test_split with test_size 0.2 and then 0.5, both with random_state 0. Of
     "sklearn_90_10", test_size 0.1, validation is a ninth of the training records, stratified by `split_seed`.
@@ -161,7 +160,7 @@ def load(
 
 def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split:
     if len(classes) < 10:
-        raise DataError(f"{len(classes)} records are too few to split; at least 10 are needed", where=where)
+        raise DataError(f"{len(classes)} records are too few to split", where=where, hint="give 10 or more")
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(classes))
@@ -173,7 +172,7 @@ def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split
         learned, test = train_test_split(rows, test_size=0.1, random_state=0)
         inner = splits.split(len(learned), validation=1 / 9, test=0, seed=seed, classes=classes[learned])
         train, validation = learned[inner.train], learned[inner.validation]
-    return splits.Split(np.sort(train), np.sort(validation), np.sort(test))
+    return splits.Split(*map(np.sort, (train, validation, test)))
 
 
 def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
@@ -185,8 +184,8 @@ def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
             values = signal.astype(np.float64)
             if not np.isfinite(values).all():
                 raise DataError(f"record {row} has values that are NaN or infinite", where=str(file), hint=_AGAIN)
-            mean[row], deviation = values.mean(), values.std()
-            if deviation > _ROUNDING * np.abs(values).max():
+            mean[row] = values.mean()
+            if (deviation := values.std()) > _ROUNDING * np.abs(values).max():
                 std[row] = deviation
         ends = np.cumsum([len(signal) for signal in recorded], dtype=np.int64)
         arrays = {"steps": np.concatenate(recorded), "ends": ends, "classes": labels, "mean": mean, "std": std}

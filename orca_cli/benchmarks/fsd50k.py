@@ -65,7 +65,7 @@ class Table:
 
 
 class Sounds:
-    """Samples (see interfaces) [n, 1, 96, 102], each heard through one chunk: of every clip, or every chunk of every clip.
+    """Samples (see interfaces) [n, 1, 96, 102], each heard through one chunk.
 
     Args:
         table: the manifest.
@@ -92,9 +92,8 @@ class Sounds:
         if not self._redraw and self._noise:
             generators = [numpy_generator(_FROZEN_SEED, "fsd50k", int(clip)) for clip in indices]
         rows = []
-        for index, generator in zip(indices, generators, strict=True):
-            start, end = int(self._starts[index]), int(self._ends[index])
-            rows.append((start + end) // 2 if generator is None else int(generator.integers(start, end)))
+        for start, end, generator in zip(self._starts[indices], self._ends[indices], generators, strict=True):
+            rows.append(int((start + end) // 2 if generator is None else generator.integers(start, end)))
         features = log_mel(np.stack([read(self._table.folder / self._table.files[row]) for row in rows]))
         for row, generator in enumerate(generators):
             if generator is None:
@@ -145,7 +144,7 @@ def load(
 ) -> TaskData:
     """Return log-mel spectrograms [n, 1, 96, 102], the last column zero, and their labels [n, K] of 0 and 1.
 
-    conf/task/fsd50k.yaml explains the settings. What is drawn once (redraw=false) stays for all epochs and for stage 2.
+    What is drawn once (redraw=false) stays for all epochs and for stage 2.
     """
     folder = find(data_folder, "fsd50k", [*_TABLES.values(), _MAPS], path)[0].parents[1]
     names = _label_names(folder / _MAPS)
@@ -213,14 +212,9 @@ def _label_names(place: Path) -> tuple[str, ...]:
 
 
 def read(path: Path, start: float = 0.0) -> np.ndarray:
-    """Return one second, [22050] float32 in -1..1; a shorter sound is repeated, channels are averaged.
+    """Return one second of a .wav file, [22050] float32 in -1..1; a shorter sound is repeated, channels are averaged.
 
-    Args:
-        path: PCM of 8, 16 or 32 bits, or floats, at 22,050 Hz.
-        start: where the second begins in a longer sound: 0 is the first possible place, 1 the last.
-
-    Raises:
-        DataError: the file is missing, damaged, empty, not finite, or of another rate or coding.
+    `start` says where the second begins in a longer sound: 0 is the first possible place, 1 the last.
     """
     from scipy.io import wavfile
 

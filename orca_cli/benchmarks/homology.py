@@ -45,8 +45,8 @@ def load(
 
     Folds without a training protein are allowed in the other splits.
 
-    conf/task/homology.yaml explains the settings. Truncated proteins (see one_hot.OverLength) keep their first residues and
-    their sep. Unmarked zero columns are averaged over in the pooling.
+    Truncated proteins (see one_hot.OverLength) keep their first residues and their sep. Unmarked zero columns are averaged
+    over in the pooling.
     """
     names = [f"remote_homology_{split}" for split in ("train", "valid", f"test_{test}")]
     places = find_first(data_folder, "homology", [[form.format(name) for name in names] for form in tape.FORMS], path)

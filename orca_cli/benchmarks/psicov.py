@@ -183,13 +183,12 @@ def load(
 
     A protein lies at the top left of its window, 5 positions from the border; the rest of x is 0. Where L + 10 > W,
     optimizer steps draw a window; everything else sees the first one. y is NaN outside the protein and where a distance is
-    unknown; in training it is 16 at most. Distances are read once, into float32 maps in the cache: 4 W^2 bytes a protein,
-    3.6 GB for DeepCov at W = 512; half precision would be off by up to 0.004 Angstrom at 8 Angstrom, where the error of the
-    task has its threshold.
+    unknown; in training it is 16 at most. Distances are read once, into float32 maps in the cache, 3.6 GB for DeepCov at W =
+    512; half precision would be off by up to 0.004 Angstrom at 8 Angstrom, where the error of the task has its threshold.
 
-    conf/task/psicov.yaml explains the settings. One offset for rows and columns keeps a window a map of one stretch of the
-    chain against itself. With pad_in_loss training counts positions outside the protein, with target 16, and the model is
-    not told which they are; never in validation and test, where no distance is within the error's threshold.
+    One offset for rows and columns keeps a window a map of one stretch of the chain against itself. With pad_in_loss
+    training counts positions outside the protein, with target 16, and the model is not told which they are; never in
+    validation and test, where no distance is within the error's threshold.
     """
     root, lists = _find_proteins(data_folder, path)
     proteins = [name for name in lists["deepcov"] if name not in set(lists["psicov"])]
@@ -219,10 +218,8 @@ def read_features(path: Path) -> np.ndarray:
     """Return the features of a protein, [57, L, L] float32.
 
     Secondary structure (3), profile (22), solvent accessibility and entropy are two channels each: feature of the column's
-    residue, then of the row's. Then CCMpred, FreeContact and the statistical potential. NaN becomes 0.
-
-    The file is a pickle of a dict with seq (L letters), ss [3, L], pssm [L, 22], sa [L], entropy [L], ccmpred, freecon and
-    potential [L, L].
+    residue, then of the row's. Then CCMpred, FreeContact and the statistical potential. NaN becomes 0. The file is a pickle
+    of a dict with seq (L letters), ss [3, L], pssm [L, 22], sa [L], entropy [L], ccmpred, freecon and potential [L, L].
     """
     stored = unpickle(path, max_bytes=_MAX_BYTES)
     length = len(entries(stored, ["seq"], str(path))[0])

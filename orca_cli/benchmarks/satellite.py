@@ -48,8 +48,7 @@ def load(
 
     Each file is read once, into float32 arrays in the cache (4 L bytes a series, 166 MB for training), and mapped from there.
 
-    conf/task/satellite.yaml explains the settings. Normalised as in NAS-Bench-360, a pixel's level is lost and its shape over
-    time is kept; constant series become zeros.
+    Normalised as in NAS-Bench-360, a pixel's level is lost and its shape over time is kept; constant series become zeros.
     """
     files = find(data_folder, "satellite", _FILES, path)
     x, y = _series(files[0], normalize, cache_folder, reporter)

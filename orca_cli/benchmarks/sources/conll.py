@@ -55,14 +55,9 @@ def load(
     Args:
         size: balanced over the types; None for all.
         seed: of the draw of a span from each sentence and of the sentences.
-        name: of the corpus, and of its folder in `data_folder`.
-        files: possible names of the file of training sentences; the first that exists is read.
-        path: another folder, or the file itself; from the working folder or else from `data_folder`.
+        name, files, path: as in `find_file`.
         outside: largest number of further examples of class O: a sentence without spans, or else one of which a stretch of
             words outside all spans is meant, and which then gives no other example.
-
-    Raises:
-        DataError: the file is missing, a line has no tag, or fewer than two types have two sentences.
     """
     hint = f"`orca data get {name}` fetches it, or says who hands it out; or give source.path=FOLDER or FILE"
     place = find_file(data_folder, name, files, path, f"{hint}; source=stdlib_docs and metric=none need no files")
@@ -86,9 +81,6 @@ def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
     """Yield (words, tags) of each sentence of a file in UTF-8, or else Latin-1: the first and the last column.
 
     Lines with a tab are separated by tabs alone, so that a word may hold a space; others by white space.
-
-    Raises:
-        DataError: the file cannot be read, or a line has no valid tag.
     """
     words: list[str] = []
     tags: list[str] = []

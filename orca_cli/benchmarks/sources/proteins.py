@@ -36,12 +36,9 @@ def load_table(
 
     Args:
         size: balanced over the classes; None for all.
-        path: the file, from the working folder or else from `data_folder`; None looks for data_folder/peptides/peptides.csv.
+        path: the file, see `find_file`; None looks for data_folder/peptides/peptides.csv.
         sequence: its column of sequences, letters alone.
         label: its column of classes, any text.
-
-    Raises:
-        DataError: the file is missing or malformed, or fewer than two classes have two sequences.
     """
     hint = "give source.path=FILE.csv with columns 'sequence' and 'label', or source=proteins, or metric=none"
     place = find_file(data_folder, "peptides", ["peptides.csv"], path, hint)
@@ -64,10 +61,6 @@ def load_homology(
         size: balanced over the folds; None for all.
         path: folder with remote_homology_train.lmdb (or .json); None looks into data_folder/homology.
         folds: number of classes: the folds with the most proteins, of equally many those with the smaller numbers.
-
-    Raises:
-        DataError, UnsafeError: the file is missing or malformed, or fewer than two folds have two proteins.
-        UnavailableError: the package lmdb is not installed.
     """
     hint = "`orca data get homology` fetches it, or give source.path=FOLDER, or source=peptides; metric=none needs no source"
     names = [form.format("remote_homology_train") for form in tape.FORMS]

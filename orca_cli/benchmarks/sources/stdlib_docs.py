@@ -35,13 +35,7 @@ def load(size: int | None, seed: int) -> SourceData:
     """Return docstrings as texts and the package that each comes from as its class.
 
     A text is a docstring's first paragraphs, of 5 to 60 words, with white space collapsed. Repeated texts count once; texts
-    that occur in several packages say nothing about their class and are left out.
-
-    Args:
-        size: balanced over the packages; None for all.
-
-    Raises:
-        DataError: this installation has no source files of the standard library.
+    that occur in several packages say nothing about their class and are left out. A size is balanced over the packages.
     """
     folder = Path(sysconfig.get_paths()["stdlib"])
     if not (folder / "asyncio" / "__init__.py").is_file():

@@ -127,11 +127,7 @@ def saved(folder: RunDirectory) -> tuple[Any, Any, Any]:
 
 
 def opened(folder: RunDirectory, open_test: Callable[[], Any], digest: str) -> Any:
-    """Open the test split of a completed run once more.
-
-    Raises:
-        DataError: the data are not those of the run any more.
-    """
+    """Open the test split of a completed run once more; DataError where the data are not those of the run any more."""
     count_read(folder)
     samples = open_test()
     if samples.digest() != digest:

@@ -60,17 +60,7 @@ class Baseline:
 
 
 def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Reporter) -> Iterator[tuple[str, Baseline]]:
-    """Yield the baselines by name, in order; a failure becomes the baseline's `reason` and is reported.
-
-    Args:
-        names: of `completion.NAMES`.
-        subject: the run.
-        cache: folder of everything that runs share.
-        reporter: messages.
-
-    Raises:
-        InterruptionError: a signal asked to stop.
-    """
+    """Yield the baselines of a run by name, in order; a failure becomes the baseline's `reason` and is reported."""
     try:
         for name in names:
             signals.check()
@@ -180,7 +170,6 @@ def fit(limit_s: float, **request: Any) -> dict[str, Any]:
 
     Raises:
         FitError: it failed, crashed, or needs more than `limit_s` seconds of computing.
-        InterruptionError: a signal asked to stop.
     """
     limits = isolation.Limits(math.ceil(limit_s), _WAIT * limit_s)
     try:

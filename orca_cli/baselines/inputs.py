@@ -79,11 +79,7 @@ class Subject:
 
     @functools.cached_property
     def raw(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the inputs of the same samples, [n, C, *E] and [m, C, *E], 0 at padding.
-
-        Raises:
-            FitError: the test split is too large.
-        """
+        """Return the inputs of the same samples, [n, C, *E] and [m, C, *E], 0 at padding."""
         if len(self.test) * math.prod(self.task.input_shape) > 2 * MOST_CELLS:
             raise FitError(f"the test split has more than {2 * MOST_CELLS:,} values, too many for it")
         return self._read(lambda batch: _arrays(batch)[0], raw=True)
@@ -142,21 +138,13 @@ def _arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def table(x: np.ndarray, valid: np.ndarray | None, most: int) -> np.ndarray:
-    """Return features [B, F] float32, the same for equal shapes: all values, or summaries where these are more than `most`.
+    """Return features [B, F] float32 of x [B, C, *E]: all values, or summaries where these are more than `most`.
 
     Summaries are means over a grid of cells, and of every channel mean, deviation, least and largest value, mean absolute step
-    along the last axis, and for series the logarithm of the power in bands of frequency. Where there is padding, the share of
-    positions that are not padding is a feature too.
-
-    Args:
-        x: [B, C, *E].
-        valid: [B, *E] bool, or None.
-        most: number of values up to which an input is taken as it is.
+    along the last axis, and for series the logarithm of the power in bands of frequency. Where there is padding, `valid` [B,
+    *E], the share of positions that are not padding is a feature too.
     """
-    if math.prod(x.shape[1:]) <= most:
-        columns = [x.reshape(len(x), -1)]
-    else:
-        columns = _summaries(x, valid, most)
+    columns = [x.reshape(len(x), -1)] if math.prod(x.shape[1:]) <= most else _summaries(x, valid, most)
     if valid is not None:
         columns.append(valid.reshape(len(x), -1).mean(axis=1, keepdims=True))
     return np.concatenate(columns, axis=1).astype(np.float32)
@@ -193,20 +181,14 @@ def _summaries(x: np.ndarray, valid: np.ndarray | None, most: int) -> list[np.nd
 
 def pooled(x: np.ndarray, mask: np.ndarray, cells: int) -> np.ndarray:
     """Return means over at most `cells` cells of every channel, [B, C * cells]; 0 where a cell is all padding."""
-    sizes = _grid(x.shape[2:], cells)
-    total, weight = x, np.broadcast_to(mask, (len(x), 1, *x.shape[2:])).astype(np.float32)
-    for axis, size in enumerate(sizes, 2):
-        starts = np.arange(size) * x.shape[axis] // size
-        total, weight = (np.add.reduceat(part, starts, axis=axis) for part in (total, weight))
-    return (total / np.maximum(weight, 1)).reshape(len(x), -1)
-
-
-def _grid(extent: tuple[int, ...], cells: int) -> list[int]:
-    """Return the number of cells along each axis, in proportion to its length, and at most `cells` together."""
-    sizes = list(extent)
+    sizes = list(x.shape[2:])  # in proportion to the lengths of the axes
     while math.prod(sizes) > cells and max(sizes) > 1:
         factor = (cells / math.prod(sizes)) ** (1 / sum(size > 1 for size in sizes))
         largest = sizes.index(max(sizes))
         shrunk = [max(1, int(size * factor)) for size in sizes]
         sizes = shrunk if shrunk != sizes else [*sizes[:largest], sizes[largest] - 1, *sizes[largest + 1 :]]
-    return sizes
+    total, weight = x, np.broadcast_to(mask, (len(x), 1, *x.shape[2:])).astype(np.float32)
+    for axis, size in enumerate(sizes, 2):
+        starts = np.arange(size) * x.shape[axis] // size
+        total, weight = (np.add.reduceat(part, starts, axis=axis) for part in (total, weight))
+    return (total / np.maximum(weight, 1)).reshape(len(x), -1)

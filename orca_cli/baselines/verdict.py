@@ -39,10 +39,9 @@ def verdict(
         baselines: by name.
 
     Returns:
-        baseline: name of the rival; difference: its error less the run's, above 0 where the run is better;
-        standard_error: of the difference over test samples, None where it is unknown; is: better, about as good, worse, or
-        unknown without a standard error; features: the same three of the ridge on the embedder's features, None without it;
-        text: one sentence.
+        baseline: name of the rival; difference: its error less the run's; standard_error: of the difference over test samples,
+        or None; is: better, about as good, worse, or unknown without a standard error; features: the same three of the ridge
+        on the embedder's features, None without it; text: one sentence.
     """
     candidates = {name: one for name, one in baselines.items() if None not in (one.error, one.validation_error)}
     if value is None or not candidates:

@@ -244,9 +244,8 @@ def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:
 
     Stars and hits are outliers and hardly move these.
     """
-    order = numpy_generator(0, "cosmic", "statistics").permutation(len(stamps))[:_SAMPLED]
     values = []
-    for index in np.sort(order):
+    for index in np.sort(numpy_generator(0, "cosmic", "statistics").permutation(len(stamps))[:_SAMPLED]):
         signals.check()
         image, _, ignored = read_stamp(root / stamps[index], form)
         values.append(image[~ignored])

@@ -77,9 +77,8 @@ class Sounds:
     def __init__(self, table: Table, by_clip: bool = False, noise: Sequence[Path] = (), redraw: bool = True) -> None:
         self._table, self._by_clip, self._noise, self._redraw = table, by_clip, noise, redraw
         self._clips = np.arange(len(table.labels)) if by_clip else table.clips
-        bounds = np.arange(len(self._clips) + 1)
-        if by_clip:
-            bounds = np.searchsorted(table.clips, bounds)
+        places = np.arange(len(self._clips) + 1)
+        bounds = np.searchsorted(table.clips, places) if by_clip else places
         self._starts, self._ends = bounds[:-1], bounds[1:]  # of each sample's chunks
 
     def __len__(self) -> int:
@@ -124,10 +123,8 @@ class Sounds:
             drawn = f"masking={_MASKING}, mixing={_MIXING}, most_noise={_MOST_NOISE}, frozen_seed={seed}"
             form = f"clips {f'Augmentation({drawn})' if self._noise else None} {len(self._noise)}"
         digest = hashlib.sha256(f"fsd50k {form} {table.labels.shape}".encode())
-        for file in table.files:
-            digest.update(f"{file}\n".encode())
-        digest.update(table.clips.tobytes())
-        digest.update(table.labels.tobytes())
+        digest.update("".join(f"{file}\n" for file in table.files).encode())
+        digest.update(table.clips.tobytes() + table.labels.tobytes())
         for row in np.unique(np.linspace(0, len(table.files) - 1, _SAMPLED_FILES).astype(int)):
             place = table.folder / table.files[row]
             with damage(str(place), ".wav file"):
@@ -147,32 +144,33 @@ def load(
     What is drawn once (redraw=false) stays for all epochs and for stage 2.
     """
     folder = find(data_folder, "fsd50k", [*_TABLES.values(), _MAPS], path)[0].parents[1]
-    names = _label_names(folder / _MAPS)
+    with damage(str(folder / _MAPS), "map of labels"):
+        numbers = json.loads(read_text(folder / _MAPS, _MAX_TABLE_BYTES, _HINT))
+        names = tuple(sorted(numbers, key=numbers.__getitem__))
+        if not 0 < len(names) <= _MAX_LABELS or [numbers[name] for name in names] != list(range(len(names))):
+            raise ValueError("the numbers of the labels are not 0..K-1")
     noise = sorted((folder / "noise_22050").glob("*.wav")) if augmentation else []
     if augmentation and not noise:
         hint = f"{_HINT}, or use task.augmentation=false"
         raise DataError("no .wav files", where=str(folder / "noise_22050"), hint=hint)
-
-    def table(split: str) -> Table:
-        return _read_table(folder, folder / _TABLES[split], names)
-
-    train = table("train")
+    train = _read_table(folder, "train", names)
     return TaskData(
         kind="labels",
         input_shape=(1, MELS, FRAMES + 1),
         num_outputs=len(names),
         train=Sounds(train, True, noise, redraw),
-        validation=Sounds(table("validation")),
-        open_test=lambda: Sounds(table("test")),
+        validation=Sounds(_read_table(folder, "validation", names)),
+        open_test=lambda: Sounds(_read_table(folder, "test", names)),
         class_names=names,
         note=f"FSD50K: {len(train.labels)} training clips of {len(train.files)} chunks; validation and test by chunk",
     )
 
 
-def _read_table(folder: Path, place: Path, names: Sequence[str]) -> Table:
+def _read_table(folder: Path, split: str, names: Sequence[str]) -> Table:
     """Read a manifest of files below `folder`, with the labels `names`; clips keep the order of their first rows."""
     import pandas as pd
 
+    place = folder / _TABLES[split]
     text = read_text(place, _MAX_TABLE_BYTES, _HINT)
     with damage(str(place), "table"):
         rows = pd.read_csv(io.StringIO(text), dtype=str, na_filter=False, usecols=["files", "labels", "ext"])
@@ -199,16 +197,6 @@ def _read_table(folder: Path, place: Path, names: Sequence[str]) -> Table:
                 raise DataError(f"label '{label[:40]}' is not in {_MAPS}", where=str(place), hint=_HINT)
             multi_hot[clip, numbers[label]] = 1
     return Table(folder, ["/".join(paths[row][-tail:]) for row in order], codes.astype(np.int64), multi_hot)
-
-
-def _label_names(place: Path) -> tuple[str, ...]:
-    """Return the names of the labels by number, from a JSON map of names to the numbers 0..K-1."""
-    with damage(str(place), "map of labels"):
-        numbers = json.loads(read_text(place, _MAX_TABLE_BYTES, _HINT))
-        names = sorted(numbers, key=numbers.__getitem__)
-        if not 0 < len(names) <= _MAX_LABELS or [numbers[name] for name in names] != list(range(len(names))):
-            raise ValueError("the numbers of the labels are not 0..K-1")
-    return tuple(names)
 
 
 def read(path: Path, start: float = 0.0) -> np.ndarray:

@@ -142,32 +142,29 @@ def expressions(
 
 def _draw(uniform: Iterator[float], max_depth: int, max_arity: int, max_length: int) -> tuple[bytearray, int] | None:
     """Return one tree in prefix order and its value; None where it is longer than allowed."""
-    tokens = bytearray()
-    open_lists: list[tuple[int, int, list[int]]] = []  # operator, arity, values so far
-    length = 0  # counts the closing brackets that are still to come
-    while True:
-        value = -1
-        if len(open_lists) + 1 < max_depth and next(uniform) < _OPERATOR_PROBABILITY:
-            length += 2
-            operator = _MIN + int(4 * next(uniform))
-            open_lists.append((operator, 2 + int((max_arity - 1) * next(uniform)), []))
-            tokens.append(operator)
-        else:
-            length += 1
-            value = int(10 * next(uniform))
-            tokens.append(_DIGIT + value)
-        if length > max_length:
-            return None
-        while value >= 0:
-            if not open_lists:
-                return tokens, value
-            operator, arity, values = open_lists[-1]
-            values.append(value)
-            value = -1
-            if len(values) == arity:
-                open_lists.pop()
-                tokens.append(_CLOSE)
-                value = _OPERATORS[operator](values)
+    tokens, room = bytearray(), max_length
+
+    def value(depth: int) -> int:
+        """Draw what stands at a place of this depth; OverflowError where there is no room, for closing brackets either."""
+        nonlocal room
+        is_list = depth < max_depth and next(uniform) < _OPERATOR_PROBABILITY
+        token = _MIN + int(4 * next(uniform)) if is_list else _DIGIT + int(10 * next(uniform))
+        arity = 2 + int((max_arity - 1) * next(uniform)) if is_list else 0
+        tokens.append(token)
+        room -= 2 if is_list else 1
+        if room < 0:
+            raise OverflowError
+        if not is_list:
+            return token - _DIGIT
+        values = [value(depth + 1) for _ in range(arity)]
+        tokens.append(_CLOSE)
+        return _OPERATORS[token](values)
+
+    try:
+        drawn = value(1)
+    except OverflowError:
+        return None
+    return tokens, drawn
 
 
 def _generated(

@@ -43,8 +43,6 @@ _MAX_LIST_BYTES = 16 * 2**20
 _PAIRS = ("ccmpred", "freecon", "potential")  # features of pairs of residues
 _COLLECTIONS = ("deepcov", "psicov")
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-
-
 # Row and column of a window in the padded map of L + 10 positions per side, in 0..L + 10 - W.
 Offsets = tuple[int, int]
 _FIRST = (0, 0)
@@ -69,20 +67,15 @@ class Form:
 
     def target(self, distances: np.ndarray, offsets: Offsets) -> np.ndarray:
         """Return [W, W] float32, NaN where there is no target."""
-        canvas = np.full((self.window, self.window), np.nan if self.padded is None else self.padded, np.float32)
-        _place(np.minimum(distances, np.float32(self.clip)), canvas, offsets)
-        return canvas
+        outside = np.nan if self.padded is None else self.padded
+        return _seen(np.minimum(distances, np.float32(self.clip)), self.window, offsets, outside)
 
 
-def _place(block: np.ndarray, canvas: np.ndarray, offsets: Offsets) -> None:
-    """Write what is seen of a block [..., L, L] into a canvas [..., W, W]: residue i in row i + 5 - offset, and so columns."""
-    bounds = [(max(0, offset - _PAD), min(block.shape[-1], offset - _PAD + canvas.shape[-1])) for offset in offsets]
-    seen = tuple(slice(start, stop) for start, stop in bounds)
-    shown = tuple(
-        slice(start + _PAD - offset, stop + _PAD - offset)
-        for offset, (start, stop) in zip(offsets, bounds, strict=True)
-    )
-    canvas[(..., *shown)] = block[(..., *seen)]
+def _seen(block: np.ndarray, size: int, offsets: Offsets, outside: float = 0) -> np.ndarray:
+    """Return what a window [..., W, W] of this size sees of a block [..., L, L] and of what is outside it."""
+    row, column = offsets
+    around = [(0, 0)] * (block.ndim - 2) + [(_PAD, max(_PAD, size - block.shape[-1] - _PAD))] * 2
+    return np.pad(block, around, constant_values=outside)[..., row : row + size, column : column + size]
 
 
 class Proteins:
@@ -94,11 +87,10 @@ class Proteins:
         self.proteins, self._form = tuple(proteins), form
         self._features = [root / collection / "features" / f"{name}.pkl" for name in proteins]
         self._distances = [root / collection / "distance" / f"{name}-cb.npy" for name in proteins]
-        padded = -1.0 if form.padded is None else form.padded
         self._targets = target_maps(
             cache,
             f"psicov-{collection}",
-            {"window": form.window, "clip": form.clip, "padded": padded},
+            {"window": form.window, "clip": form.clip, "padded": -1.0 if form.padded is None else form.padded},
             [*self._features, *self._distances],
             (form.window, form.window),
             self._read,
@@ -112,16 +104,16 @@ class Proteins:
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return x [B, 57, W, W] and y [B, 1, W, W]; with `augment`, windows of proteins that do not fit are drawn."""
         size = self._form.window
-        x = np.zeros((len(indices), _CHANNELS, size, size), np.float32)
+        x = np.empty((len(indices), _CHANNELS, size, size), np.float32)
         y = np.empty((len(indices), 1, size, size), np.float32)
-        valid = np.zeros((len(indices), size, size), bool)
+        valid = np.empty((len(indices), size, size), bool)
         for row, index in enumerate(np.asarray(indices, dtype=np.int64)):
             features, length = read_features(self._features[index]), self._targets.records[index]["length"]
             if features.shape[-1] != length:
                 raise DataError(f"{features.shape[-1]} residues, not {length}", where=str(self._features[index]))
             offsets = _FIRST if augment is None else self._form.draw(length, augment)
-            _place(features, x[row], offsets)
-            _place(np.ones((length, length), bool), valid[row], offsets)
+            x[row] = _seen(features, size, offsets)
+            valid[row] = _seen(np.ones((length, length), bool), size, offsets)
             y[row] = self._targets.maps[index]
             if offsets != _FIRST:
                 y[row, 0] = self._form.target(read_distances(self._distances[index]), offsets)

@@ -13,7 +13,7 @@ follow Jawahar et al. 2019, who take the vectors at the two ends of 3,000 chunks
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -30,15 +30,6 @@ from orca_cli.interfaces import Examples, SourceData
 OUTSIDE = "O"
 _PREFIXES = "BIESLU"  # begin, inside, end, single; last and unit are other names of the last two
 _MAX_BYTES = 2**28
-
-
-@dataclass(frozen=True)
-class Span:
-    """Words start..end-1 of a sentence, with their type."""
-
-    start: int
-    end: int
-    type: str
 
 
 def load(
@@ -64,13 +55,19 @@ def load(
 
     def read() -> Examples:
         examples: list[tuple[str, str]] = []  # text and type
-        parsed = [(words, spans(tags)) for words, tags in sentences(place)]
-        chosen_outside = _outside(parsed, outside, seed)
-        for index, (words, inside) in enumerate(parsed):
-            candidates = _gaps(inside, len(words)) if index in chosen_outside else inside
-            if candidates:
+        parsed = [(" ".join(words), spans(tags), OUTSIDE in tags) for words, tags in sentences(place)]
+        # Those that stand for class O: without spans first, both kinds in a seeded order.
+        without = [index for index, (_, types, _) in enumerate(parsed) if not types]
+        others = [index for index, (_, types, has_outside) in enumerate(parsed) if types and has_outside]
+        generator = seeding.numpy_generator(seed, "source", "outside")
+        order = [*generator.permutation(np.array(without, int)), *generator.permutation(np.array(others, int))]
+        chosen_outside = set(order[:outside])
+        for index, (text, types, _) in enumerate(parsed):
+            if index in chosen_outside:
+                examples.append((text, OUTSIDE))
+            elif types:
                 generator = seeding.numpy_generator(seed, "source", "span", index)
-                examples.append((" ".join(words), candidates[int(generator.integers(len(candidates)))].type))
+                examples.append((text, types[int(generator.integers(len(types)))]))
         return drawn_texts(examples, size, seed, str(place), last=OUTSIDE)
 
     facts = (storage.sha256_file(place), size, seed, name, -1, "sentence", outside)  # column and example, settings once
@@ -112,33 +109,13 @@ def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
         yield words, tags
 
 
-def spans(tags: Sequence[str]) -> list[Span]:
-    """Return the spans of a sentence, in order.
+def spans(tags: Sequence[str]) -> list[str]:
+    """Return the types of a sentence's spans, in order.
 
     A span begins at B-, S-, at another type than before, after O, and after E- or S-; so IOB1, IOB2 and BIOES agree.
     """
-    chunks: list[Span] = []
-    previous = OUTSIDE
-    for index, tag in enumerate(tags):
-        if tag != OUTSIDE:
-            if tag[0] in "BSU" or previous == OUTSIDE or previous[2:] != tag[2:] or previous[0] in "ESLU":
-                chunks.append(Span(index, index + 1, tag[2:]))
-            else:
-                chunks[-1] = Span(chunks[-1].start, index + 1, tag[2:])
-        previous = tag
-    return chunks
-
-
-def _gaps(inside: Sequence[Span], length: int) -> list[Span]:
-    """Return the stretches of words outside all spans."""
-    starts, ends = [0, *(span.end for span in inside)], [*(span.start for span in inside), length]
-    return [Span(start, end, OUTSIDE) for start, end in zip(starts, ends, strict=True) if end > start]
-
-
-def _outside(parsed: Sequence[tuple[list[str], list[Span]]], count: int, seed: int) -> set[int]:
-    """Return the sentences that stand for class O: those without spans first, both kinds in a seeded order."""
-    without = [index for index, (_, inside) in enumerate(parsed) if not inside]
-    others = [index for index, (words, inside) in enumerate(parsed) if inside and _gaps(inside, len(words))]
-    generator = seeding.numpy_generator(seed, "source", "outside")
-    order = [*generator.permutation(np.array(without, int)), *generator.permutation(np.array(others, int))]
-    return {int(index) for index in order[:count]}
+    return [
+        tag[2:]
+        for previous, tag in pairwise([OUTSIDE, *tags])
+        if tag != OUTSIDE and (tag[0] in "BSU" or previous[2:] != tag[2:] or previous[0] in "ESLU")
+    ]

@@ -3,8 +3,7 @@
 `fit_here` is called in a process of its own by `compute`.
 
 For linear models, features are standardised by the training set. Where there are more features than samples, the table is
-rotated into the space that its rows span: the L2 penalty and the predictions are the same there, and the cost is that of as
-many features as samples.
+rotated into the space that its rows span: the L2 penalty and the predictions are the same there, at less cost.
 """
 
 from __future__ import annotations
@@ -77,26 +76,26 @@ def fitted(
     """
     for package in (*_PACKAGES, *((_AEON,) if model == "minirocket" else ())):
         importlib.import_module(package)
-    start = time.process_time()
-    predict, about = _fit(model, form, x, y, **settings)
-    fit_result: dict[str, Any] = {"outputs": _outputs(predict, form, new), "about": about}
-    fit_result["seconds"] = time.process_time() - start
-    if fold is not None:
+
+    def outputs(rows: np.ndarray | slice, new: np.ndarray) -> tuple[np.ndarray, str]:
+        """Return the outputs of a model of some training samples for new ones, and what was chosen."""
         groups = settings["groups"]
+        some = settings | {"groups": None if groups is None else groups[rows]}
+        predict, about = _fit(model, form, x[rows], y[rows], **some)
+        step = max(1, _AT_ONCE // max(1, new[:1].size))
+        values = np.concatenate([predict(new[at : at + step]) for at in range(0, len(new), step)])
+        if form in ("labels", "masks"):
+            values = values - 0.5 if form == "labels" else values[:, 1:] - values[:, :1]  # above 0 where present
+        return values.astype(np.float32), about
+
+    start = time.process_time()
+    of_new, about = outputs(slice(None), new)
+    fit_result = {"outputs": of_new, "about": about, "seconds": time.process_time() - start}
+    if fold is not None:
+        held_out = fit_result["held_out"] = np.zeros((len(x), *of_new.shape[1:]), np.float32)
         for number in np.unique(fold):
-            held = fold == number
-            fold_settings = settings | {"groups": None if groups is None else groups[~held]}
-            outputs = _outputs(_fit(model, form, x[~held], y[~held], **fold_settings)[0], form, x[held])
-            fit_result.setdefault("held_out", np.zeros((len(x), *outputs.shape[1:]), np.float32))[held] = outputs
+            held_out[fold == number], _ = outputs(fold != number, x[fold == number])
     return fit_result
-
-
-def _outputs(predict: Any, form: str, new: np.ndarray) -> np.ndarray:
-    step = max(1, _AT_ONCE // max(1, new[:1].size))
-    outputs = np.concatenate([predict(new[at : at + step]) for at in range(0, len(new), step)])
-    if form in ("labels", "masks"):
-        outputs = outputs - 0.5 if form == "labels" else outputs[:, 1:] - outputs[:, :1]  # above 0 where present
-    return outputs.astype(np.float32)
 
 
 def _fit(model: str, form: str, x: np.ndarray, y: np.ndarray, *, causal: bool, **settings: Any) -> Fitted:

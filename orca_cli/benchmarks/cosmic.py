@@ -76,7 +76,6 @@ class Stamps:
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return x [B, 1, S, S] and y [B, 1, S, S]; with `augment`, a part of the sky is added to the image."""
-        indices = np.asarray(indices, dtype=np.int64)
         form = self._form
         x = np.empty((len(indices), 1, form.size, form.size), np.float32)
         for row, index in enumerate(indices):
@@ -190,9 +189,6 @@ def read_stamp(path: Path, form: Form) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """Return the crop of a stamp, [S, S] each: counts, float32; 1 where a ray hit, float32; whether that is not known, bool.
 
     The file holds [3, H, W] = image, mask, ignore; or [2, H, W] = image, mask. Pixels that are not finite are ignored.
-
-    Raises:
-        DataError: another shape, or a mask of other values than 0 and 1.
     """
     end = form.start + form.size
     stored = arrays.open_arrays(path, str(path), _AGAIN)[""]

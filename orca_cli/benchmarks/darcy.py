@@ -74,7 +74,7 @@ def load(
     counts = counts | {part: count for part, count in given.items() if count is not None}
     if origin == "files":
         files = find(data_folder, "darcy", FILES, path, hint="task.origin=generated makes the data instead")
-        read = partial(_read, counts, files, cache_folder, reporter)
+        read: Callable[[str], tuple[np.ndarray, np.ndarray]] = partial(_read, counts, files, cache_folder, reporter)
     else:
         read = _generator(nodes or default_nodes, stride, counts, data_seed, cache_folder, reporter)
     (permeability, u), validation = read("train"), read("validation")

@@ -41,8 +41,8 @@ def load(
 ) -> TaskData:
     """Return images [n, 3, 224, 224], normalised by ImageNet's mean and deviation, with 40 classes.
 
-    Validation has every class in proportion, and identical files stay
-    together. The reference draws augmentation once per image ("frozen"); "none" only resizes.
+    Validation has every class in proportion, and identical files stay together. The reference draws augmentation once per
+    image ("frozen"); "none" only resizes.
     """
     lists = find(data_folder, "domainnet", [f"{domain}_{part}_mini.txt" for part in ("train", "test")], path)
     folder = lists[0].parent
@@ -79,10 +79,7 @@ def load(
 
 
 def _read(path: Path, folder: Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    """Return the images of one list: n paths relative to the folder, classes [n] int64, and the classes' folders.
-
-    None of the images is opened, all of them exist.
-    """
+    """Return n paths of one list, of images that exist, relative to the folder; classes [n] int64; the classes' folders."""
     where = str(path)
     names, labels = [], []
     folders: dict[int, str] = {}

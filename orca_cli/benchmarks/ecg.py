@@ -35,7 +35,7 @@ _AGAIN = "`orca data get ecg` fetches it again"
 # A record whose deviation is below this fraction of its largest value is constant up to rounding.
 _ROUNDING = 1e-9
 _WINDOW = 1000  # steps
-# Steps between training windows of each class: denser where the rhythm is rare, so that it gives more of them.
+# Steps between training windows of each class: denser where the rhythm is rare, which evens out the classes.
 _STRIDES = (500, 83, 250, 25)
 
 
@@ -125,13 +125,9 @@ def load(
 ) -> TaskData:
     """Return windows [n, 1, 1000] with four classes: normal (N), atrial fibrillation (A), other rhythm (O), noise (~).
 
-    Training windows are 500, 83, 250 and 25 steps apart for N, A, O and ~, which evens out the classes.
-
     A record of 1000 steps has no window unless `inclusive`; padded records have zeros, marked as padding. By strides of the
-    class (published code) noise has up to 20 times its weight in validation and test.
-
-    The split "sklearn" is scikit-learn's train_test_split with test_size 0.2 and then 0.5, both with random_state 0. Of
-    "sklearn_90_10", test_size 0.1, validation is a ninth of the training records, stratified by `split_seed`.
+    class (published code) noise has up to 20 times its weight in validation and test. Validation records of "sklearn_90_10"
+    are a ninth of the training records, stratified by `split_seed`.
     """
     (file,) = find(data_folder, "ecg", ["challenge2017.pkl"], path)
     records = _read(file, cache_folder, reporter)
@@ -176,38 +172,33 @@ def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split
 
 
 def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
+    where = str(file)
+
     def make(folder: Path) -> None:
-        recorded, labels = _open(file)
-        mean, std = np.zeros(len(labels)), np.ones(len(labels))
+        data, names = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
+        is_list = all(isinstance(part, (list, tuple)) or np.ndim(part) for part in (data, names))
+        if not is_list or len(data) != len(names) or not len(data):
+            raise DataError("data and label are not two lists of one length", where=where, hint=_AGAIN)
+        texts = [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
+        if wrong := set(texts) - set(CLASSES):
+            raise DataError(f"label {min(wrong)[:20]!r} is not one of {', '.join(CLASSES)}", where=where, hint=_AGAIN)
+        with damage(where, "pickle"):  # a record of lists of different lengths
+            recorded = [np.asarray(record) for record in data]
+        mean, std = np.zeros(len(recorded)), np.ones(len(recorded))
         for row, signal in enumerate(recorded):
             signals.check()
-            values = signal.astype(np.float64)
+            values = check_array(signal, ("steps",), where, _AGAIN, f"record {row}").astype(np.float64)
             if not np.isfinite(values).all():
-                raise DataError(f"record {row} has values that are NaN or infinite", where=str(file), hint=_AGAIN)
+                raise DataError(f"record {row} has values that are NaN or infinite", where=where, hint=_AGAIN)
             mean[row] = values.mean()
             if (deviation := values.std()) > _ROUNDING * np.abs(values).max():
                 std[row] = deviation
         ends = np.cumsum([len(signal) for signal in recorded], dtype=np.int64)
-        arrays = {"steps": np.concatenate(recorded), "ends": ends, "classes": labels, "mean": mean, "std": std}
+        classes = np.array([CLASSES.index(text) for text in texts], dtype=np.int64)
+        arrays = {"steps": np.concatenate(recorded), "ends": ends, "classes": classes, "mean": mean, "std": std}
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array)
 
     folder = folder_of(cache_folder, "ecg", {"version": _VERSION, **file_identity(file)}, make, reporter)
     (steps,) = load_arrays(folder, ["steps"], mapped=True)
     return Records(steps, *load_arrays(folder, ["ends", "classes", "mean", "std"]))
-
-
-def _open(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return the records, each [steps], and their classes [N] int64."""
-    where = str(file)
-    data, names = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
-    is_list = all(isinstance(part, (list, tuple)) or np.ndim(part) for part in (data, names))
-    if not is_list or len(data) != len(names) or not len(data):
-        raise DataError("data and label are not two lists of one length", where=where, hint=_AGAIN)
-    texts = [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
-    if wrong := set(texts) - set(CLASSES):
-        raise DataError(f"label {min(wrong)[:20]!r} is not one of {', '.join(CLASSES)}", where=where, hint=_AGAIN)
-    with damage(where, "pickle"):  # a record of lists of different lengths
-        records = [np.asarray(record) for record in data]
-    recorded = [check_array(one, ("steps",), where, _AGAIN, f"record {row}") for row, one in enumerate(records)]
-    return recorded, np.array([CLASSES.index(text) for text in texts], dtype=np.int64)

@@ -82,8 +82,8 @@ def _samples(pieces: list[np.ndarray], extent: int, mask: bool) -> ArraySamples:
     y = np.full((len(pieces), _KEYS, extent), np.nan, np.float32)
     valid = np.zeros((len(pieces), extent), bool)
     for row, piece in enumerate(pieces):
-        inputs, targets = piece[:-1][:extent], piece[1:][:extent]
-        x[row, :, : len(inputs)] = inputs.T
-        y[row, :, : len(targets)] = targets.T
-        valid[row, : len(inputs)] = True
+        steps = min(len(piece) - 1, extent)
+        x[row, :, :steps] = piece[:steps].T
+        y[row, :, :steps] = piece[1 : steps + 1].T
+        valid[row, :steps] = True
     return ArraySamples(x, y, valid if mask else None)

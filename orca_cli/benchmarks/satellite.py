@@ -46,9 +46,8 @@ def load(
 ) -> TaskData:
     """Return series [n, 1, L] with classes 0..23, the files' labels less one.
 
-    Each file is read once, into float32 arrays in the cache (4 L bytes a series, 166 MB for training), and mapped from there.
-
-    Normalised as in NAS-Bench-360, a pixel's level is lost and its shape over time is kept; constant series become zeros.
+    Each file is read once, into float32 arrays in the cache (166 MB for training), and mapped from there. Normalised as in
+    NAS-Bench-360, a pixel's level is lost and its shape over time is kept; constant series become zeros.
     """
     files = find(data_folder, "satellite", _FILES, path)
     x, y = _series(files[0], normalize, cache_folder, reporter)

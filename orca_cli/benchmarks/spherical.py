@@ -85,8 +85,8 @@ def load(
         make = partial(_project, parts, data_seed, reporter)
         what = f"generated: projection of {origin} images onto the sphere"
     folder = folder_of(cache_folder, "spherical", {"version": _VERSION, **parameters}, make, reporter)
-    (y,) = load_arrays(folder, ["train_y"])
-    rows, held_out = hold_out(y, validation, validation_size, train_size, train_on_validation, split_seed)
+    (labels,) = load_arrays(folder, ["train_y"])
+    rows, held_out = hold_out(labels, validation, validation_size, train_size, train_on_validation, split_seed)
 
     def samples(part: str, rows: np.ndarray | None = None) -> PixelSamples:
         (x,), (y,) = load_arrays(folder, [f"{part}_x"], mapped=True), load_arrays(folder, [f"{part}_y"])
@@ -125,10 +125,10 @@ def _project(parts: dict[str, LabelledImages], seed: int, reporter: Reporter, fo
         with reporter.track(f"projecting {part}", len(images.x)) as advance:
             for chunk, start in enumerate(range(0, len(images.x), _CHUNK)):
                 signals.check()
-                rows = slice(start, start + _CHUNK)
                 rotation = random_rotation(numpy_generator(seed, "spherical", part, chunk))
-                result[rows] = project(images.x[rows], rotation)
-                advance(len(result[rows]))
+                some = result[start : start + _CHUNK]
+                some[:] = project(images.x[start : start + _CHUNK], rotation)
+                advance(len(some))
         result.flush()
         np.save(folder / f"{part}_y.npy", images.y)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,13 @@ def drawn_texts(pairs: Sequence[tuple[str, str]], size: int | None, seed: int, w
     labels = np.array([label for _, label in kept], dtype=np.int64)
     chosen = draw(labels, size, seed)
     return Examples([kept[i][0] for i in chosen], labels[chosen], tuple(names))
+
+
+def unambiguous(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return texts and their classes without repetitions, and without texts of several classes, which say nothing on them."""
+    distinct = list(dict.fromkeys(pairs))
+    counts = Counter(text for text, _ in distinct)
+    return [(text, name) for text, name in distinct if counts[text] == 1]
 
 
 def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:

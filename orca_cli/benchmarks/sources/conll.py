@@ -90,8 +90,7 @@ def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
         except UnicodeDecodeError:
             text = content.decode("latin-1")
     for number, line in enumerate(text.replace("\r", "").split("\n"), start=1):
-        if number % 100_000 == 0:
-            signals.check()
+        signals.check()
         fields = [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
         if not fields or not fields[0] or fields[0] == "-DOCSTART-":
             if words:

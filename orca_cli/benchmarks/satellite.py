@@ -29,7 +29,7 @@ _BLOCK = 2**16  # series at once
 _VERSION = 1
 _AGAIN = "`orca data get satellite` fetches it again"
 # A series whose deviation is below this fraction of its largest value is constant up to rounding.
-EPSILON = 1e-6
+_EPSILON = 1e-6
 
 
 def load(
@@ -92,16 +92,13 @@ def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) 
             with np.errstate(over="ignore"):
                 if not np.isfinite(block.astype(np.float32)).all():
                     raise DataError("has values that are NaN, infinite or beyond float32", where=where, hint=_AGAIN)
-            x[start : start + _BLOCK, 0] = z_scores(block) if normalize == "series" else block
+            if normalize == "series":
+                values = block.astype(np.float64)
+                least = _EPSILON * np.abs(values).max(axis=1, keepdims=True) + np.finfo(np.float64).tiny
+                deviation = np.maximum(values.std(axis=1, keepdims=True), least)
+                block = (values - values.mean(axis=1, keepdims=True)) / deviation
+            x[start : start + _BLOCK, 0] = block
         np.save(folder / "x.npy", x)
 
     folder = folder_of(cache_folder, file.stem, parameters, make, reporter)
     return load_arrays(folder, ["x"], mapped=True)[0], load_arrays(folder, ["y"])[0]
-
-
-def z_scores(series: np.ndarray) -> np.ndarray:
-    """Return every row of [n, L] less its mean, over its population deviation; zeros for a row that is constant."""
-    values = series.astype(np.float64)
-    centred = values - values.mean(axis=1, keepdims=True)
-    least = EPSILON * np.abs(values).max(axis=1, keepdims=True) + np.finfo(np.float64).tiny
-    return centred / np.maximum(values.std(axis=1, keepdims=True), least)

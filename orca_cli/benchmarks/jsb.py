@@ -42,7 +42,7 @@ def load(
     """
     (file,) = find(data_folder, "jsb", ["JSB_Chorales.mat"], path)
     train, validation, test = (_pieces(file, part) for part in _PARTS)
-    longest = max(len(piece) for pieces in (train, validation, test) for piece in pieces) - 1
+    longest = max(map(len, [*train, *validation, *test])) - 1
     extent = length or longest
     learned = [*train, *validation] if train_on_validation else train
     return TaskData(

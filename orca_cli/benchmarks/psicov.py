@@ -23,7 +23,7 @@ from annotated_types import Ge
 from orca_cli import storage
 from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import target_maps
-from orca_cli.data.published import check_array, entries, find_first, note, overlap_warning
+from orca_cli.data.published import check_array, entries, find, find_first, note, overlap_warning
 from orca_cli.data.splits import split
 from orca_cli.data.untrusted import arrays
 from orca_cli.data.untrusted.first_bytes import read_text
@@ -274,7 +274,5 @@ def _find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str,
             raise DataError("lists no protein", where=str(file), hint="one id per line")
     root, forms = id_files[0].parent, ("{}/features/{}.pkl", "{}/distance/{}-cb.npy")
     files = [form.format(collection, name) for collection, ids in lists.items() for name in ids for form in forms]
-    if missing := next((file for file in files if not (root / file).is_file()), None):
-        hint = "`orca data get psicov` fetches it; or take the protein out of its list"
-        raise DataError(f"no file '{missing}'", where=str(root), hint=hint)
+    find(root, "psicov", files, str(root), "or take the protein out of its list")
     return root, lists

@@ -211,7 +211,7 @@ def _with_baselines(
 ) -> Outcome:
     """Compute baselines of a completed run, on what `make` builds, and the test split where this process has opened it."""
     from orca_cli.baselines import completion
-    from orca_cli.baselines.compute import Subject
+    from orca_cli.baselines.inputs import Subject
     from orca_cli.stages.build import make_model
     from orca_cli.stages.finetune import best_constant
     from orca_cli.training.engine import choose_device

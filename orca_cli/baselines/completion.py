@@ -16,7 +16,8 @@ from orca_cli.exceptions import DataError, InterruptionError, OrcaError, interru
 from orca_cli.runs.directory import SUMMARY, RunDirectory, read_or_empty
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a run that lacks nothing does not need it
-    from orca_cli.baselines.compute import Baseline, Subject
+    from orca_cli.baselines.compute import Baseline
+    from orca_cli.baselines.inputs import Subject
 
 PREDICTIONS = "predictions.npz"
 CONSTANT, FEATURES, PROBE, MINIROCKET = "constant", "features", "probe", "minirocket"
@@ -45,24 +46,20 @@ def baseline_names(
 
     Args:
         which: none, simple or all.
-        task: its settings.
-        kind: of the targets.
-        input_shape: (C, *E).
+        task: its settings; `kind` is that of its targets, the input's shape (C, *E).
         samples: that the run trained on.
     """
     if which == "none":
         return []
-    names = {CONSTANT, "linear"}
-    is_table = current_target(str(task.get("_target_"))) == _TABLE and not any(
-        task.get(key) is not None for key in _SERIES
-    )
+    is_table = current_target(str(task.get("_target_"))) == _TABLE and not any(map(task.get, _SERIES))
     is_table = is_table or math.prod(input_shape[1:]) == 1
-    if kind != "dense":
-        names |= {"forest", FEATURES, PROBE} | ({"boosting"} if is_table else set())
-        if len(input_shape) == 2 and not is_table:
-            is_quick = has_aeon() and samples * math.prod(input_shape) <= _SECONDS
-            names |= {MINIROCKET} if which == "all" or is_quick else set()
-    return [name for name in NAMES if name in names]
+    left_out = set() if is_table else {"boosting"}
+    if kind == "dense":
+        left_out = NAMES.keys() - {CONSTANT, "linear"}
+    is_quick = has_aeon() and samples * math.prod(input_shape) <= _SECONDS
+    if len(input_shape) != 2 or is_table or not (which == "all" or is_quick):
+        left_out |= {MINIROCKET}
+    return [name for name in NAMES if name not in left_out]
 
 
 def has_aeon() -> bool:
@@ -81,21 +78,11 @@ def lacking(config: Config, folder: RunDirectory, result: Mapping[str, Any]) -> 
 
 
 def complete(
-    config: Config,
-    folder: RunDirectory,
-    names: Sequence[str],
-    make: Callable[[], Subject],
+    config: Config, folder: RunDirectory, names: Sequence[str], make: Callable[[], Subject]
 ) -> InterruptionError | None:
-    """Compute baselines of a completed run into its result; whatever goes wrong, the run stays completed.
+    """Compute baselines that a completed run lacks into its result; whatever goes wrong, the run stays completed.
 
-    Args:
-        config: the run's settings.
-        folder: the run's; its predictions are there.
-        names: of the baselines that it lacks.
-        make: returns what they are measured on.
-
-    Returns:
-        the interruption that ended it; what was computed until then is in the record, and in the cache.
+    Returns the interruption that ended it; what was computed until then is in the record, and in the cache.
     """
     from orca_cli.baselines import compute, verdict
 
@@ -140,11 +127,7 @@ def saved(folder: RunDirectory) -> tuple[Any, Any, Any]:
 
 
 def opened(folder: RunDirectory, open_test: Callable[[], Any], digest: str) -> Any:
-    """Open the test split of a completed run once more.
-
-    Raises:
-        DataError: the data are not those of the run any more.
-    """
+    """Open the test split of a completed run once more; DataError where the data are not those of the run any more."""
     count_read(folder)
     samples = open_test()
     if samples.digest() != digest:

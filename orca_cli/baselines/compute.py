@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,17 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from orca_cli import signals
 from orca_cli.baselines import completion, models
-from orca_cli.baselines.inputs import Inputs
+from orca_cli.baselines.inputs import Subject
 from orca_cli.baselines.models import FitError
 from orca_cli.data.splits import folds
 from orca_cli.data.untrusted import isolation
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError
-from orca_cli.interfaces import Error, Reporter, Samples, TaskData
-from orca_cli.models.transfer import TransferModel
+from orca_cli.interfaces import Reporter, Samples
 from orca_cli.scoring.classification import Balanced
 from orca_cli.scoring.regression import MeanSquared, RelativeL2
 from orca_cli.scoring.values import MAE, RMSE, NormalisedRMSE, OneMinusR2
@@ -33,7 +32,6 @@ from orca_cli.training.cache import Entry, cached
 from orca_cli.training.checkpoint import weights_sha256
 
 FOLDS = 5
-LEAST_JUDGES = 50  # validation samples; where there are fewer, folds of the training samples say which model is best
 _REVISION = 3  # of this package's computations; a change makes every cached entry a miss
 _MOST_KEPT = 2**26  # values of outputs in a cache entry
 _MEASURES_OF_NUMBERS = (MeanSquared, RelativeL2, RMSE, MAE, OneMinusR2, NormalisedRMSE)
@@ -43,27 +41,16 @@ _WAIT = 5  # times the computing time: for slow disks and busy machines
 
 @dataclass(frozen=True)
 class Baseline:
-    """One simple model on the data of a run.
+    """One simple model on the data of a run."""
 
-    Args:
-        error: on the test split, by the task's own error; None where it is undefined or the model failed.
-        validation_error: on samples that it was not fitted to and that are not test ones; None likewise.
-        seconds: of computing for fitting and predicting, when that was done; None where it was not.
-        trained_on: splits, n samples that it was fitted to, of how many.
-        versions: package -> version.
-        about: what was chosen in fitting, in words.
-        reason: why there is no error; empty where there is one.
-        outputs: for the test split; None where it failed. Not recorded.
-    """
-
-    error: float | None
-    validation_error: float | None = None
-    seconds: float | None = None
-    trained_on: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    about: str = ""
-    reason: str = ""
-    outputs: Tensor | None = None
+    error: float | None  # on the test split, by the task's own error; None where it is undefined or the model failed
+    validation_error: float | None = None  # on samples that it was not fitted to and that are not test ones
+    seconds: float | None = None  # of computing for fitting and predicting, when that was done
+    trained_on: Mapping[str, Any] = field(default_factory=dict)  # splits, n samples that it was fitted to, of how many
+    versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
+    about: str = ""  # what was chosen in fitting, in words
+    reason: str = ""  # why there is no error
+    outputs: Tensor | None = None  # for the test split; None where it failed. Not recorded
 
     def record(self) -> dict[str, Any]:
         """Return it as result.json holds it."""
@@ -72,62 +59,17 @@ class Baseline:
         return {key: value for key, value in vars(self).items() if key != "outputs" and value != ""}
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A run as its baselines need it.
-
-    Args:
-        task: its data.
-        error: the task's own.
-        learned: what its stage 3 trained on: the training split, or validation as well.
-        may_judge: whether the validation split is another one than these and the test split.
-        embedder: as it was before any training, on the CPU.
-        start: returns the whole model as it was before any training.
-        open_test: returns the test split; called where the cache does not have all outputs.
-        targets: of the test split, [n, ...].
-        groups: records of the test samples, [n], or None.
-        digests: of the splits by name: train, val and test.
-        constant: output of the best constant predictor, [K] or [K, *E].
-    """
-
-    task: TaskData
-    error: Error
-    learned: Samples
-    may_judge: bool
-    embedder: nn.Module
-    start: Callable[[], TransferModel]
-    open_test: Callable[[], Samples]
-    targets: Tensor
-    groups: np.ndarray | None
-    digests: Mapping[str, str]
-    constant: Tensor
-
-
 def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Reporter) -> Iterator[tuple[str, Baseline]]:
-    """Yield the baselines by name, in order; a failure becomes the baseline's `reason` and is reported.
-
-    Args:
-        names: of `completion.NAMES`.
-        subject: the run.
-        cache: folder of everything that runs share.
-        reporter: messages.
-
-    Raises:
-        InterruptionError: a signal asked to stop.
-    """
-    validation = subject.task.validation
-    judge = validation if subject.may_judge and len(validation) >= LEAST_JUDGES else None
-    inputs = Inputs(subject.learned, judge, subject.open_test, subject.task.input_shape)
+    """Yield the baselines of a run by name, in order; a failure becomes the baseline's `reason` and is reported."""
     try:
         for name in names:
             signals.check()
             try:
-                baseline = _baseline(name, subject, inputs, cache)
+                baseline = _baseline(name, subject, cache)
             except InterruptionError:
                 raise
             except (FitError, OrcaError, OSError, MemoryError, ValueError) as failure:
-                reason = " ".join(str(failure).split()) or type(failure).__name__
-                baseline = Baseline(None, reason=reason)
+                baseline = Baseline(None, reason=" ".join(str(failure).split()) or type(failure).__name__)
             if baseline.reason:
                 reporter.say(f"baselines: {name} was not computed: {baseline.reason}")
             yield name, baseline
@@ -135,29 +77,27 @@ def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Repor
         isolation.close()  # a model fitted there may hold gigabytes
 
 
-def _baseline(name: str, subject: Subject, inputs: Inputs, cache: Path) -> Baseline:
-    splits = ["train", "val"] if len(subject.learned) > len(subject.task.train) else ["train"]
+def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
+    learned, error = subject.learned, subject.error
+    splits = ["train", "val"] if len(learned) > len(subject.task.train) else ["train"]
     if name == completion.MINIROCKET and not completion.has_aeon():
         raise FitError("it needs the package aeon: pip install 'orca-transfer[peers]'")
     versions = {package: version(package) for package in completion.PACKAGES[name]}
-    if name == completion.CONSTANT:
-        entry = _constant(subject, inputs)
-    else:
-        entry = _entry(name, subject, inputs, cache, {"splits": splits, "versions": versions})
+    is_constant = name == completion.CONSTANT
+    entry = _constant(subject) if is_constant else _entry(name, subject, cache, splits, versions)
     outputs = entry.tensors["outputs"]
-    measured = subject.error(outputs.numpy(), subject.targets.numpy(), subject.groups).value
+    measured = error(outputs.numpy(), subject.targets.numpy(), subject.groups).value
     validation_error = None
     if "held_out" in entry.tensors:
-        rows, judge = entry.tensors["rows"].numpy(), inputs.judge or inputs.learned
-        validation_error = subject.error(
-            entry.tensors["held_out"].numpy(), judge.targets()[rows], _groups(judge, rows)
-        ).value
-    count = len(subject.learned) if name == completion.CONSTANT else len(inputs.rows(_is_raw(name, subject.task)))
+        rows, judge = entry.tensors["rows"].numpy(), subject.judge or learned
+        held_out = entry.tensors["held_out"].numpy()
+        validation_error = error(held_out, judge.targets()[rows], _groups(judge, rows)).value
+    count = len(learned if is_constant else subject.rows(learned, _is_raw(name, subject)))
     return Baseline(
         measured,
         validation_error,
         entry.record["seconds"],
-        {"splits": splits, "n": count, "of": len(subject.learned)},
+        {"splits": splits, "n": count, "of": len(learned)},
         versions,
         str(entry.record["about"]),
         reason="" if measured is not None else "undefined on this test split",
@@ -165,62 +105,57 @@ def _baseline(name: str, subject: Subject, inputs: Inputs, cache: Path) -> Basel
     )
 
 
-def _constant(subject: Subject, inputs: Inputs) -> Entry:
-    outputs = subject.constant.expand(len(subject.targets), *subject.constant.shape)
-    rows, fold = inputs.judged(raw=False), None
-    held = subject.constant.expand(len(rows), *subject.constant.shape)
-    if inputs.judge is None:
-        rows = inputs.rows(raw=False)
-        fold, y = _folds(subject.task, inputs, rows), inputs.learned.targets()[rows]
-        if fold is None:
-            return Entry({"outputs": outputs}, {"seconds": 0.0, "about": ""})
-        apart = [subject.error.constant(y[fold != i], subject.task.num_outputs) for i in range(FOLDS)]
-        held = torch.from_numpy(np.stack(apart)[fold])
-    return Entry({"outputs": outputs, "held_out": held, "rows": torch.from_numpy(rows)}, {"seconds": 0.0, "about": ""})
+def _constant(subject: Subject) -> Entry:
+    constant, tensors = subject.constant, {}
+    if subject.judge is not None:
+        rows = subject.rows(subject.judge, raw=False)
+        tensors = {"held_out": constant.expand(len(rows), *constant.shape), "rows": torch.from_numpy(rows)}
+    else:
+        rows = subject.rows(subject.learned, raw=False)
+        y, fold = subject.learned.targets()[rows], _folds(subject, rows)
+        if fold is not None:
+            apart = [subject.error.constant(y[fold != i], subject.task.num_outputs) for i in range(FOLDS)]
+            tensors = {"held_out": torch.from_numpy(np.stack(apart)[fold]), "rows": torch.from_numpy(rows)}
+    outputs = {"outputs": constant.expand(len(subject.targets), *constant.shape)}
+    return Entry(outputs | tensors, {"seconds": 0.0, "about": ""})
 
 
-def _entry(name: str, subject: Subject, inputs: Inputs, cache: Path, facts: dict[str, Any]) -> Entry:
+def _entry(name: str, subject: Subject, cache: Path, splits: list[str], versions: dict[str, str]) -> Entry:
     """Return a model's outputs for the test split, and for samples, of those `rows`, that it has not seen (held_out)."""
-    task, error = subject.task, subject.error
-    settings: dict[str, Any] = {
-        "model": name,
-        "form": _form(task, error),
-        "k": task.num_outputs,
-        "causal": task.causal,
-        "balanced": isinstance(error, Balanced),
-        "seed": _SEED,
-    }
-    uses_model = name in (completion.FEATURES, completion.PROBE)
-    judge = "folds" if inputs.judge is None else subject.digests["val"]
-    data = {split: subject.digests[split] for split in (*facts["splits"], "test")}
-    key = [_REVISION, settings, data | {"shape": list(task.input_shape), "judge": judge}, facts["versions"]]
-    if uses_model:
-        start = subject.start() if name == completion.PROBE else None
+    task, judge, form = subject.task, subject.judge, _form(subject)
+    settings = {"model": name, "form": form, "k": task.num_outputs, "causal": task.causal}
+    settings |= {"balanced": isinstance(subject.error, Balanced), "seed": _SEED}
+    data: dict[str, Any] = {split: subject.digests[split] for split in (*splits, "test")}
+    data |= {"shape": list(task.input_shape), "judge": "folds" if judge is None else subject.digests["val"]}
+    key = [_REVISION, settings, data, versions]
+    start = subject.start() if name == completion.PROBE else None
+    if name in (completion.FEATURES, completion.PROBE):
         part = start or subject.embedder
         key.append([weights_sha256(part.state_dict()), str(part), str(getattr(subject.embedder, "layout", None))])
 
     def compute_entry() -> Entry:
-        raw, began = _is_raw(name, task), time.monotonic()
-        if uses_model:
-            x, new = inputs.embedded(subject.embedder) if start is None else inputs.probed(start)
+        raw, seconds = _is_raw(name, subject), 0.0
+        if name in (completion.FEATURES, completion.PROBE):
+            began = time.monotonic()
+            x, new = subject.embedded() if start is None else subject.probed(start)
+            seconds = time.monotonic() - began
         else:
-            x, new = inputs.raw if raw else inputs.table
-        seconds = time.monotonic() - began if uses_model else 0.0
-        rows, judged = inputs.rows(raw), inputs.judged(raw)
-        y = inputs.learned.targets()[rows]
+            x, new = subject.raw if raw else subject.table
+        rows, judged = subject.rows(subject.learned, raw), subject.rows(judge, raw)
+        y = subject.learned.targets()[rows]
         known = ~np.isnan(y) if y.dtype.kind == "f" else y >= 0  # -100 stands for no class
         if not known.any():
             raise FitError("no training sample has a target")
-        kept = known if settings["form"] == "classes" else np.ones(len(rows), bool)
-        fold = _folds(task, inputs, rows[kept]) if inputs.judge is None else None
-        groups = _groups(inputs.learned, rows[kept])
+        if form == "classes":
+            x, y, rows = x[known], y[known], rows[known]
+        fold = _folds(subject, rows) if judge is None else None
         limit_s = completion.LIMITS_S[name] * (1 if fold is None else 3)
-        fit_result = fit(limit_s, **settings, x=x[kept], y=y[kept], groups=groups, fold=fold, new=new)
+        fit_result = fit(limit_s, **settings, x=x, y=y, groups=_groups(subject.learned, rows), fold=fold, new=new)
         outputs = torch.from_numpy(fit_result["outputs"])
         tensors = {"outputs": outputs[len(judged) :]}
         if fold is not None:
-            tensors |= {"held_out": torch.from_numpy(fit_result["held_out"]), "rows": torch.from_numpy(rows[kept])}
-        elif inputs.judge is not None:
+            tensors |= {"held_out": torch.from_numpy(fit_result["held_out"]), "rows": torch.from_numpy(rows)}
+        elif judge is not None:
             tensors |= {"held_out": outputs[: len(judged)], "rows": torch.from_numpy(judged)}
         return Entry(tensors, {"seconds": round(seconds + fit_result["seconds"], 2), "about": fit_result["about"]})
 
@@ -235,18 +170,14 @@ def fit(limit_s: float, **request: Any) -> dict[str, Any]:
 
     Raises:
         FitError: it failed, crashed, or needs more than `limit_s` seconds of computing.
-        InterruptionError: a signal asked to stop.
     """
     limits = isolation.Limits(math.ceil(limit_s), _WAIT * limit_s)
     try:
-        fit_result: dict[str, Any] = isolation.isolated(
-            models.fit_here, limits, "baselines", parent=os.getpid(), request=request
-        )
-    except isolation.OverTimeError as error:
-        raise FitError(f"it needs more than {limit_s:g} s") from error
+        result = isolation.isolated(models.fit_here, limits, "baselines", parent=os.getpid(), request=request)
     except isolation.StoppedError as error:
-        raise FitError(f"it {error}") from error
-    return fit_result
+        is_late = isinstance(error, isolation.OverTimeError)
+        raise FitError(f"it needs more than {limit_s:g} s" if is_late else f"it {error}") from error
+    return dict(result)
 
 
 def _groups(samples: Samples, rows: np.ndarray) -> np.ndarray | None:
@@ -255,37 +186,36 @@ def _groups(samples: Samples, rows: np.ndarray) -> np.ndarray | None:
     return None if groups is None else np.asarray(groups, np.int64)[rows]
 
 
-def _folds(task: TaskData, inputs: Inputs, rows: np.ndarray) -> np.ndarray | None:
+def _folds(subject: Subject, rows: np.ndarray) -> np.ndarray | None:
     """Return the fold of each of these training samples; None where there are too few."""
-    classes = inputs.learned.targets()[rows] if task.kind == "classes" else None
+    learned = subject.learned
+    classes = learned.targets()[rows] if subject.task.kind == "classes" else None
     try:
-        return folds(len(rows), FOLDS, seed=_SEED, classes=classes, groups=_groups(inputs.learned, rows))
+        return folds(len(rows), FOLDS, seed=_SEED, classes=classes, groups=_groups(learned, rows))
     except DataError:
         return None
 
 
-def _is_raw(name: str, task: TaskData) -> bool:
-    return name == completion.MINIROCKET or task.kind == "dense"
+def _is_raw(name: str, subject: Subject) -> bool:
+    return name == completion.MINIROCKET or subject.task.kind == "dense"
 
 
-def _form(task: TaskData, error: Error) -> str:
+def _form(subject: Subject) -> str:
     """Return the form of the targets, as `models.fitted` names it.
 
     Raises:
         FitError: dense targets for which the best constant is the only baseline.
     """
+    task = subject.task
     if task.kind != "dense":
         return task.kind
     some = task.train.targets()[:64]
-    extent = task.input_shape[1:]
-    if not np.issubdtype(some.dtype, np.floating):
-        form, shape = "class_maps", some.shape[1:]
-    else:
+    form, shape = "class_maps", some.shape[1:]
+    if np.issubdtype(some.dtype, np.floating):
         form, shape = "maps", some.shape[2:]
-        if not isinstance(error, _MEASURES_OF_NUMBERS) and np.isin(some[~np.isnan(some)], (0, 1)).all():
+        if not isinstance(subject.error, _MEASURES_OF_NUMBERS) and np.isin(some[~np.isnan(some)], (0, 1)).all():
             form = "masks"
-            if task.num_outputs > 1:
-                raise FitError("several labels at every position; the best constant is the only baseline")
-    if shape != extent:
-        raise FitError("outputs and inputs differ in extent; the best constant is the only baseline")
+    if shape != task.input_shape[1:] or (form == "masks" and task.num_outputs > 1):
+        what = "several labels at each position, or outputs and inputs that differ in extent"
+        raise FitError(f"{what}; the best constant is the only baseline")
     return form

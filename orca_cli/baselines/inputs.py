@@ -1,24 +1,25 @@
-"""What baselines learn from and are measured on: the samples of a run's splits as arrays of bounded size."""
+"""What baselines learn from and are measured on: a run, and the samples of its splits as arrays of bounded size."""
 
 from __future__ import annotations
 
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from orca_cli import seeding, signals
 from orca_cli.baselines.models import FitError
-from orca_cli.interfaces import Batch, Samples
+from orca_cli.interfaces import Batch, Error, Samples, TaskData
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
 
+LEAST_JUDGES = 50  # validation samples; where there are fewer, folds of the training samples say which model is best
 MOST_ROWS = 4096  # training samples
 MOST_CELLS = 2**26  # values of the inputs of one split, and of its targets
 _LIMIT_S = 120  # of processor time, so that other load does not decide which baselines a run has
@@ -32,36 +33,35 @@ _SEED = 0  # not the run's: runs of all seeds share their baselines
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """The splits of a run as baselines see them; read when they are asked for.
+class Subject:
+    """A run as its baselines see it; samples are read when they are asked for."""
 
-    Args:
-        learned: the samples to learn from.
-        judge: the split that says which model is best; None where folds of the others do.
-        open_test: returns the test split.
-        input_shape: of a sample.
-    """
-
-    learned: Samples
-    judge: Samples | None
-    open_test: Callable[[], Samples]
-    input_shape: tuple[int, ...]
+    task: TaskData
+    error: Error  # the task's own
+    learned: Samples  # what its stage 3 trained on: the training split, or validation as well
+    may_judge: bool  # whether the validation split is another one than these and the test split
+    embedder: nn.Module  # as it was before any training, on the CPU
+    start: Callable[[], TransferModel]  # returns the whole model as it was before any training
+    open_test: Callable[[], Samples]  # called where the cache does not have all outputs
+    targets: Tensor  # of the test split, [n, ...]
+    groups: np.ndarray | None  # records of the test samples, [n]
+    digests: Mapping[str, str]  # of the splits by name: train, val and test
+    constant: Tensor  # output of the best constant predictor, [K] or [K, *E]
 
     @functools.cached_property
     def test(self) -> Samples:
         """Return the test split, opened when it is first needed."""
         return self.open_test()
 
-    def rows(self, raw: bool) -> np.ndarray:
-        """Return which training samples are used, ascending: all, or as many as there is room for, drawn at random."""
-        return self._drawn(len(self.learned), raw)
+    @property
+    def judge(self) -> Samples | None:
+        """Return the split that says which model is best; None where folds of the training samples do."""
+        validation = self.task.validation
+        return validation if self.may_judge and len(validation) >= LEAST_JUDGES else None
 
-    def judged(self, raw: bool) -> np.ndarray:
-        """Return which samples of the split that judges are used, likewise."""
-        return np.arange(0) if self.judge is None else self._drawn(len(self.judge), raw)
-
-    def _drawn(self, count: int, raw: bool) -> np.ndarray:
-        size = math.prod(self.input_shape)
+    def rows(self, samples: Samples | None, raw: bool) -> np.ndarray:
+        """Return which samples of a split are used, ascending: all, or as many as there is room for, drawn at random."""
+        count, size = len(samples or ()), math.prod(self.task.input_shape)
         most = min(MOST_ROWS, MOST_CELLS // (2 * size)) if raw else MOST_ROWS
         if raw and most < min(count, 2):
             raise FitError(f"an input of {size:,} values is too large for it")
@@ -72,31 +72,27 @@ class Inputs:
 
     @functools.cached_property
     def table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return features of the training samples in use, [n, F] float32, and of those that are judged and the test split."""
-        rows = self.rows(raw=False)
-        most = width(len(rows), max(len(rows), len(self.test)), MOST_CELLS)
+        """Return features of the training samples in use, [n, F] float32, and of those that judge and the test split."""
+        rows = len(self.rows(self.learned, raw=False))
+        most = min(max(_LEAST, min(MOST_RAW, _CELLS // max(1, rows))), max(1, MOST_CELLS // max(rows, len(self.test))))
         return self._read(lambda batch: table(*_arrays(batch), most), raw=False)
 
     @functools.cached_property
     def raw(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the inputs of the same samples, [n, C, *E] and [m, C, *E], 0 at padding.
-
-        Raises:
-            FitError: the test split is too large.
-        """
-        if len(self.test) * math.prod(self.input_shape) > 2 * MOST_CELLS:
+        """Return the inputs of the same samples, [n, C, *E] and [m, C, *E], 0 at padding."""
+        if len(self.test) * math.prod(self.task.input_shape) > 2 * MOST_CELLS:
             raise FitError(f"the test split has more than {2 * MOST_CELLS:,} values, too many for it")
         return self._read(lambda batch: _arrays(batch)[0], raw=True)
 
-    def embedded(self, embedder: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-        """Return what an embedder makes of the same samples: its own features of them, or mean and maximum of their tokens."""
-        embedder.eval()
+    def embedded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the embedder makes of the same samples: its own features, or mean and maximum of their tokens."""
+        embedder = self.embedder.eval()
 
         @torch.no_grad()
         def take(batch: Batch) -> np.ndarray:
-            sample_features = getattr(embedder, "sample_features", None)
-            if sample_features is not None and (values := sample_features(batch.x, batch.valid)) is not None:
-                return np.asarray(values.numpy())
+            own = getattr(embedder, "sample_features", lambda *_: None)(batch.x, batch.valid)
+            if own is not None:
+                return np.asarray(own.numpy())
             tokens = embedder(batch.x, batch.valid)
             mask = tokens.mask.unsqueeze(-1)
             mean = (tokens.x * mask).sum(1) / mask.sum(1).clamp(min=1)
@@ -120,52 +116,35 @@ class Inputs:
     def _read(
         self, take: Callable[[Batch], np.ndarray], *, raw: bool, at_once: int = 256
     ) -> tuple[np.ndarray, np.ndarray]:
-        size = max(1, min(at_once, _BATCH_CELLS // math.prod(self.input_shape)))
+        size = max(1, min(at_once, _BATCH_CELLS // math.prod(self.task.input_shape)))
         start = time.process_time()
-        judge, every = self.judge or self.learned, np.arange(len(self.test))
-        arrays = []
-        for splits in ([(self.learned, self.rows(raw))], [(judge, self.judged(raw)), (self.test, every)]):
+
+        def read(samples: Samples, rows: np.ndarray) -> list[np.ndarray]:
             parts = []
-            for samples, rows in splits:
-                for first in range(0, len(rows), size):
-                    signals.check()
-                    if time.process_time() - start > _LIMIT_S:
-                        raise FitError(f"reading the samples takes more than {_LIMIT_S} s of processor time")
-                    parts.append(take(samples.batch(rows[first : first + size])))
-            arrays.append(np.concatenate(parts))
-        return arrays[0], arrays[1]
+            for first in range(0, len(rows), size):
+                signals.check()
+                if time.process_time() - start > _LIMIT_S:
+                    raise FitError(f"reading the samples takes more than {_LIMIT_S} s of processor time")
+                parts.append(take(samples.batch(rows[first : first + size])))
+            return parts
+
+        learned = read(self.learned, self.rows(self.learned, raw))
+        judged = read(self.judge, self.rows(self.judge, raw)) if self.judge else []
+        return np.concatenate(learned), np.concatenate([*judged, *read(self.test, np.arange(len(self.test)))])
 
 
 def _arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
     return batch.x.numpy(), None if batch.valid is None else batch.valid.numpy()
 
 
-def width(rows: int, samples: int, most_cells: int) -> int:
-    """Return how many features there may be.
-
-    Args:
-        rows: training samples.
-        samples: of the larger split, which has to fit into `most_cells` values.
-    """
-    return min(max(_LEAST, min(MOST_RAW, _CELLS // max(1, rows))), max(1, most_cells // max(1, samples)))
-
-
 def table(x: np.ndarray, valid: np.ndarray | None, most: int) -> np.ndarray:
-    """Return features [B, F] float32, the same for equal shapes: all values, or summaries where these are more than `most`.
+    """Return features [B, F] float32 of x [B, C, *E]: all values, or summaries where these are more than `most`.
 
     Summaries are means over a grid of cells, and of every channel mean, deviation, least and largest value, mean absolute step
-    along the last axis, and for series the logarithm of the power in bands of frequency. Where there is padding, the share of
-    positions that are not padding is a feature too.
-
-    Args:
-        x: [B, C, *E].
-        valid: [B, *E] bool, or None.
-        most: number of values up to which an input is taken as it is.
+    along the last axis, and for series the logarithm of the power in bands of frequency. Where there is padding, `valid` [B,
+    *E], the share of positions that are not padding is a feature too.
     """
-    if math.prod(x.shape[1:]) <= most:
-        columns = [x.reshape(len(x), -1)]
-    else:
-        columns = _summaries(x, valid, most)
+    columns = [x.reshape(len(x), -1)] if math.prod(x.shape[1:]) <= most else _summaries(x, valid, most)
     if valid is not None:
         columns.append(valid.reshape(len(x), -1).mean(axis=1, keepdims=True))
     return np.concatenate(columns, axis=1).astype(np.float32)
@@ -202,20 +181,14 @@ def _summaries(x: np.ndarray, valid: np.ndarray | None, most: int) -> list[np.nd
 
 def pooled(x: np.ndarray, mask: np.ndarray, cells: int) -> np.ndarray:
     """Return means over at most `cells` cells of every channel, [B, C * cells]; 0 where a cell is all padding."""
-    sizes = _grid(x.shape[2:], cells)
-    total, weight = x, np.broadcast_to(mask, (len(x), 1, *x.shape[2:])).astype(np.float32)
-    for axis, size in enumerate(sizes, 2):
-        starts = np.arange(size) * x.shape[axis] // size
-        total, weight = (np.add.reduceat(part, starts, axis=axis) for part in (total, weight))
-    return (total / np.maximum(weight, 1)).reshape(len(x), -1)
-
-
-def _grid(extent: tuple[int, ...], cells: int) -> list[int]:
-    """Return the number of cells along each axis, in proportion to its length, and at most `cells` together."""
-    sizes = list(extent)
+    sizes = list(x.shape[2:])  # in proportion to the lengths of the axes
     while math.prod(sizes) > cells and max(sizes) > 1:
         factor = (cells / math.prod(sizes)) ** (1 / sum(size > 1 for size in sizes))
         largest = sizes.index(max(sizes))
         shrunk = [max(1, int(size * factor)) for size in sizes]
         sizes = shrunk if shrunk != sizes else [*sizes[:largest], sizes[largest] - 1, *sizes[largest + 1 :]]
-    return sizes
+    total, weight = x, np.broadcast_to(mask, (len(x), 1, *x.shape[2:])).astype(np.float32)
+    for axis, size in enumerate(sizes, 2):
+        starts = np.arange(size) * x.shape[axis] // size
+        total, weight = (np.add.reduceat(part, starts, axis=axis) for part in (total, weight))
+    return (total / np.maximum(weight, 1)).reshape(len(x), -1)

@@ -3,8 +3,7 @@
 `fit_here` is called in a process of its own by `compute`.
 
 For linear models, features are standardised by the training set. Where there are more features than samples, the table is
-rotated into the space that its rows span: the L2 penalty and the predictions are the same there, and the cost is that of as
-many features as samples.
+rotated into the space that its rows span: the L2 penalty and the predictions are the same there, at less cost.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ import importlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from orca_cli import signals
 
@@ -32,6 +32,9 @@ LEAST = 1e-7  # probability of a class that a model has not seen
 _CV_CELLS = 2**19  # of the table on which C is chosen
 _SMALL = 1000  # samples, of which 300 trees take a second; of more, 100
 _FEW = 64  # features; of more, a split of a forest looks at the square root of their number
+_MOST_FEATURES = 512  # of a position
+_CELLS, _MOST_ROWS = 2**24, 2**17  # of the table of training positions
+_RADIUS = {1: 3, 2: 2, 3: 1}  # positions to each side, by the number of axes
 _SHORTEST = 9  # steps: the length of MiniRocket's kernels; shorter series are padded with zeros
 
 # From new inputs [m, ...] to outputs [m, K, ...], and in words what was chosen.
@@ -65,7 +68,7 @@ def fitted(
         x, y: training inputs (features [n, F]; series and dense inputs [n, C, *E]) and targets.
         new: inputs of the same form.
         fold: [n] int64, the fold of every training sample; None asks for no outputs for these.
-        settings: k, groups, causal, balanced and seed, see below and `windows`.
+        settings: k, groups, causal, balanced and seed, see `classes` and `dense`.
 
     Returns:
         outputs [m, K] or [m, K, *E] float32; seconds of computing them; about: what was chosen, in words; held_out: [n, ...],
@@ -73,201 +76,239 @@ def fitted(
     """
     for package in (*_PACKAGES, *((_AEON,) if model == "minirocket" else ())):
         importlib.import_module(package)
-    start = time.process_time()
-    predict, about = _fit(model, form, x, y, **settings)
-    fit_result: dict[str, Any] = {"outputs": _outputs(predict, form, new), "about": about}
-    fit_result["seconds"] = time.process_time() - start
-    if fold is not None:
+
+    def outputs(rows: np.ndarray | slice, new: np.ndarray) -> tuple[np.ndarray, str]:
+        """Return the outputs of a model of some training samples for new ones, and what was chosen."""
         groups = settings["groups"]
+        some = settings | {"groups": None if groups is None else groups[rows]}
+        predict, about = _fit(model, form, x[rows], y[rows], **some)
+        step = max(1, _AT_ONCE // max(1, new[:1].size))
+        values = np.concatenate([predict(new[at : at + step]) for at in range(0, len(new), step)])
+        if form in ("labels", "masks"):
+            values = values - 0.5 if form == "labels" else values[:, 1:] - values[:, :1]  # above 0 where present
+        return values.astype(np.float32), about
+
+    start = time.process_time()
+    of_new, about = outputs(slice(None), new)
+    fit_result = {"outputs": of_new, "about": about, "seconds": time.process_time() - start}
+    if fold is not None:
+        held_out = fit_result["held_out"] = np.zeros((len(x), *of_new.shape[1:]), np.float32)
         for number in np.unique(fold):
-            held = fold == number
-            fold_settings = settings | {"groups": None if groups is None else groups[~held]}
-            outputs = _outputs(_fit(model, form, x[~held], y[~held], **fold_settings)[0], form, x[held])
-            fit_result.setdefault("held_out", np.zeros((len(x), *outputs.shape[1:]), np.float32))[held] = outputs
+            held_out[fold == number], _ = outputs(fold != number, x[fold == number])
     return fit_result
 
 
-def _outputs(predict: Any, form: str, new: np.ndarray) -> np.ndarray:
-    step = max(1, _AT_ONCE // max(1, new[:1].size))
-    outputs = np.concatenate([predict(new[at : at + step]) for at in range(0, len(new), step)])
-    if form in ("labels", "masks"):
-        outputs = outputs - 0.5 if form == "labels" else outputs[:, 1:] - outputs[:, :1]  # above 0 where present
-    return outputs.astype(np.float32)
-
-
-def _fit(model: str, form: str, x: np.ndarray, y: np.ndarray, **settings: Any) -> Any:
-    from orca_cli.baselines import windows
-
-    k, groups, seed, balanced = (settings[name] for name in ("k", "groups", "seed", "balanced"))
+def _fit(model: str, form: str, x: np.ndarray, y: np.ndarray, *, causal: bool, **settings: Any) -> Fitted:
     if model == "minirocket":  # by aeon (Dempster et al. 2021); a ridge learns from the features
-        rocket = importlib.import_module(_AEON).MiniRocket(random_state=seed, n_jobs=1)
-        features, transform = rocket.fit_transform(_long_enough(x)), lambda new: rocket.transform(_long_enough(new))
-        predict, about = _fit("features", form, features, y, **settings)
-        return lambda new: predict(transform(new)), about
-    if form == "maps":
-        return windows.numbers(x, y, causal=settings["causal"], seed=seed)
-    if form in ("class_maps", "masks"):
-        truth = np.where(np.isnan(y[:, 0]), -1, y[:, 0] > 0.5).astype(np.int64) if form == "masks" else y
-        classes = 2 if form == "masks" else k
-        return windows.classes(x, truth, classes, causal=settings["causal"], balanced=balanced, seed=seed)
-    if model in ("forest", "boosting"):
-        if form == "classes":
-            return tree_classes(model, x, y, k, balanced=balanced, seed=seed)
-        return tree_numbers(model, x, y, seed=seed)
-    if form != "classes":
-        return ridge_numbers(x, y, groups)
-    if model in ("features", "probe"):
-        return ridge_classes(x, y, groups, k, balanced=balanced)
-    return logistic(x, y, groups, k, balanced=balanced, seed=seed)
+        rocket = importlib.import_module(_AEON).MiniRocket(random_state=settings["seed"], n_jobs=1)
+        predict, about = _fit("features", form, rocket.fit_transform(_long_enough(x)), y, causal=causal, **settings)
+        return lambda new: predict(rocket.transform(_long_enough(new))), about
+    if form == "classes":
+        return classes(model, x, y, **settings)
+    if form in ("labels", "values"):
+        return numbers(model, x, y, settings["groups"], settings["seed"])
+    return dense(form, x, y, causal, settings["k"], settings["balanced"], settings["seed"])
 
 
-def logistic(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, balanced: bool, seed: int) -> Fitted:
-    """Fit a logistic regression; it predicts log-probabilities [m, k].
+def classes(
+    model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool, seed: int
+) -> Fitted:
+    """Fit a classifier; it predicts scores [m, k], larger for likelier classes: log-probabilities, but for a ridge.
 
-    Cross-validation chooses C by the 0-1 error, and among equals by the log-loss.
+    A ridge on the classes as numbers takes many features, as those of an embedder or of MiniRocket. Its penalty is chosen by
+    leaving one sample out, or folds of whole groups.
 
     Args:
+        model: linear, forest, boosting; another is a ridge.
         x: [n, F] training features.
         y: [n] int64 in 0..k-1.
         groups: [n], samples of one group stay in one fold; None where samples stand alone.
         balanced: whether all classes weigh alike.
-        seed: of the folds.
+        seed: of the folds, and of what is random in a model.
     """
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.dummy import DummyClassifier
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
 
-    x, transform = standardised(x)
-    if x.shape[1] == 0 or len(np.unique(y)) < 2:
-        return constant_classifier(y, k)
-    weight = "balanced" if balanced else None
-    most, rows = max(50, _CV_CELLS // x.shape[1]), np.arange(len(x))
-    if len(x) > most:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-    some_x, some_y = x[rows], y[rows]
-    weights = len(y) / np.maximum(np.bincount(y, minlength=k), 1) if balanced else np.ones(k)
-    wrong, loss = np.zeros(len(CS)), np.zeros(len(CS))
+    x, transform = _as_model_takes(model, x)
+    weight: Any = "balanced" if balanced else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of folds without a rare class, and of fits that stop early
-        for train, held in _folds(some_y, None if groups is None else groups[rows], seed):
-            model = LogisticRegression(max_iter=100, tol=1e-3, warm_start=True, class_weight=weight)
-            for place, c in enumerate(CS):
-                model.set_params(C=c).fit(some_x[train], some_y[train])
-                predicted = log_probabilities(model.predict_proba(some_x[held]), model.classes_, k)
-                truth = some_y[held]
-                wrong[place] += weights[truth[predicted.argmax(axis=1) != truth]].sum()
-                loss[place] -= (weights[truth] * predicted[np.arange(len(held)), truth]).sum()
-        c = CS[np.lexsort((loss, wrong))[0]] if loss.any() else 1.0
-        model = LogisticRegression(C=c, max_iter=1000, class_weight=weight).fit(x, y)
-    return lambda new: log_probabilities(model.predict_proba(transform(new)), model.classes_, k), f"C={c:g}"
+        if x.shape[1] == 0 or len(np.unique(y)) < 2:
+            made: Any = DummyClassifier(strategy="prior")
+        elif model == "forest":
+            made = RandomForestClassifier(300 if len(x) <= _SMALL else 100, class_weight=weight, random_state=seed)
+        elif model == "boosting":
+            made = HistGradientBoostingClassifier(class_weight=weight, random_state=seed)
+        elif model == "linear":
+            c = _chosen_c(x, y, groups, k, balanced, seed)
+            made = LogisticRegression(C=c, max_iter=1000, class_weight=weight)
+        else:
+            made = RidgeClassifierCV(alphas=_ROCKET_ALPHAS, class_weight=weight, cv=_group_folds(groups))
+        made.fit(x, y)
+    return lambda new: _scores(made, transform(new), k), _about(made)
 
 
-def ridge_classes(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, balanced: bool) -> Fitted:
-    """Fit a ridge on the classes as numbers; it predicts scores [m, k], larger for likelier classes.
+def _chosen_c(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool, seed: int) -> float:
+    """Return the C of a logistic regression with the least 0-1 error in cross-validation, and among equals log-loss."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    It takes many features, as those of an embedder or of MiniRocket. Arguments as in `logistic`; the penalty is chosen by
-    leaving one sample out, or folds of whole groups.
+    weights, weight = np.ones(k), None
+    if balanced:
+        weights, weight = len(y) / np.maximum(np.bincount(y, minlength=k), 1), "balanced"
+    most = max(50, _CV_CELLS // x.shape[1])
+    if len(x) > most:
+        rows = np.sort(np.random.default_rng(seed).choice(len(x), most, replace=False))
+        x, y, groups = x[rows], y[rows], None if groups is None else groups[rows]
+    count = min(FOLDS, int(np.bincount(y).max()), len(y) if groups is None else len(np.unique(groups)))
+    if count < 2:
+        return 1.0
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    wrong, loss = np.zeros(len(CS)), np.zeros(len(CS))
+    for train, held in kind(count, shuffle=True, random_state=seed).split(x, y, groups):
+        if not len(held) or len(np.unique(y[train])) < 2:
+            continue
+        model = LogisticRegression(max_iter=100, tol=1e-3, warm_start=True, class_weight=weight)
+        for place, c in enumerate(CS):
+            predicted = _scores(model.set_params(C=c).fit(x[train], y[train]), x[held], k)
+            truth = y[held]
+            wrong[place] += weights[truth[predicted.argmax(axis=1) != truth]].sum()
+            loss[place] -= (weights[truth] * predicted[np.arange(len(held)), truth]).sum()
+    return float(CS[np.lexsort((loss, wrong))[0]]) if loss.any() else 1.0
+
+
+def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, seed: int) -> Fitted:
+    """Fit models of numbers; they predict [m, K].
+
+    Arguments as in `classes`, but for y: [n, K]; NaN where unknown. Outputs that are known for the same samples are fitted
+    together, except by boosting, which has one output.
     """
-    from sklearn.linear_model import RidgeClassifierCV
-
-    x, transform = standardised(x)
-    if x.shape[1] == 0 or len(np.unique(y)) < 2:
-        return constant_classifier(y, k)
-    weight = "balanced" if balanced else None
-    model = RidgeClassifierCV(alphas=_ROCKET_ALPHAS, class_weight=weight, cv=_group_folds(groups)).fit(x, y)
-
-    def predict(new: np.ndarray) -> np.ndarray:
-        scores = model.decision_function(transform(new))
-        scores = np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
-        outputs = np.full((len(new), k), scores.min() - 1)
-        outputs[:, model.classes_] = scores
-        return outputs
-
-    return predict, f"alpha={model.alpha_:g}"
-
-
-def ridge_numbers(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Fitted:
-    """Fit ridge regressions whose penalty leave-one-out validation chooses; they predict [m, K].
-
-    Args:
-        x: [n, F] training features.
-        y: [n, K]; NaN where unknown. Outputs that are known for the same samples are fitted together.
-        groups: [n]; then folds of whole groups choose the penalty.
-    """
+    from sklearn.dummy import DummyRegressor
+    from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
     from sklearn.linear_model import RidgeCV
 
     fitted = []
-    chosen = set()
-    for columns, rows in patterns(y):
-        target = y[np.ix_(rows, columns)]
-        inside, transform = standardised(x[rows]) if len(rows) else (np.zeros((0, 0)), None)
-        if inside.shape[1] == 0 or len(rows) < 3:
-            fitted.append((columns, target.mean(axis=0) if len(rows) else 0.0, None, transform))
-            continue
-        model = RidgeCV(alphas=ALPHAS, cv=_group_folds(None if groups is None else groups[rows])).fit(inside, target)
-        chosen.add(float(model.alpha_))
-        fitted.append((columns, 0.0, model, transform))
-
-    def predict(new: np.ndarray) -> np.ndarray:
-        outputs = np.zeros((len(new), y.shape[1]))
-        for columns, mean, model, transform in fitted:
-            outputs[:, columns] = mean if model is None else model.predict(transform(new)).reshape(len(new), -1)
-        return outputs
-
-    return predict, f"alpha={', '.join(f'{alpha:g}' for alpha in sorted(chosen)[:3])}" if chosen else "constant"
-
-
-def tree_classes(model: str, x: np.ndarray, y: np.ndarray, k: int, *, balanced: bool, seed: int) -> Fitted:
-    """Fit a forest, or boosting, that predicts log-probabilities [m, k]; other arguments as in `logistic`."""
-    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-
-    if len(np.unique(y)) < 2:
-        return constant_classifier(y, k)
-    settings: dict[str, Any] = {"class_weight": "balanced" if balanced else None, "random_state": seed}
-    if model == "forest":
-        made, about = RandomForestClassifier(_trees(len(x)), **settings), f"{_trees(len(x))} trees"
-    else:
-        made, about = HistGradientBoostingClassifier(**settings), "scikit-learn's defaults"
-    made.fit(x, y)
-    return lambda new: log_probabilities(made.predict_proba(new), made.classes_, k), about
-
-
-def tree_numbers(model: str, x: np.ndarray, y: np.ndarray, *, seed: int) -> Fitted:
-    """Fit forests, or boosting, that predict numbers [m, K]; other arguments as in `ridge_numbers`."""
-    from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
-
-    features = 1 / 3 if x.shape[1] <= _FEW else "sqrt"
-    fitted = []
-    for columns, rows in patterns(y):
-        # Boosting has one output, a forest several.
-        for block in [columns] if model == "forest" else [columns[i : i + 1] for i in range(len(columns))]:
-            if not len(rows):
-                continue
+    known = ~np.isnan(y)
+    distinct, pattern_numbers = np.unique(known, axis=1, return_inverse=True)
+    for place in range(distinct.shape[1]):
+        together, rows = np.flatnonzero(pattern_numbers.reshape(-1) == place), np.flatnonzero(distinct[:, place])
+        if not len(rows):
+            continue  # they are predicted as 0
+        inside, transform = _as_model_takes(model, x[rows])
+        for columns in np.split(together, len(together)) if model == "boosting" else [together]:
             if model == "forest":
-                made: Any = RandomForestRegressor(_trees(len(rows)), max_features=features, random_state=seed)
-            else:
+                features = 1 / 3 if x.shape[1] <= _FEW else "sqrt"
+                made: Any = RandomForestRegressor(
+                    300 if len(rows) <= _SMALL else 100, max_features=features, random_state=seed
+                )
+            elif model == "boosting":
                 made = HistGradientBoostingRegressor(random_state=seed)
-            target = y[np.ix_(rows, block)]
-            fitted.append((block, made.fit(x[rows], target[:, 0] if len(block) == 1 else target)))
+            elif inside.shape[1] == 0 or len(rows) < 3:
+                made = DummyRegressor()
+            else:
+                made = RidgeCV(alphas=ALPHAS, cv=_group_folds(None if groups is None else groups[rows]))
+            target = y[np.ix_(rows, columns)]
+            fitted.append((columns, transform, made.fit(inside, target[:, 0] if len(columns) == 1 else target)))
 
     def predict(new: np.ndarray) -> np.ndarray:
         outputs = np.zeros((len(new), y.shape[1]))
-        for block, made in fitted:
-            outputs[:, block] = made.predict(new).reshape(len(new), -1)
+        for columns, transform, made in fitted:
+            outputs[:, columns] = made.predict(transform(new)).reshape(len(new), -1)
         return outputs
 
-    return predict, f"{_trees(len(x))} trees" if model == "forest" else "scikit-learn's defaults"
+    return predict, ", ".join(list(dict.fromkeys(_about(made) for *_, made in fitted))[:3])
 
 
-def _trees(samples: int) -> int:
-    """Return the number of a forest's trees for this number of training samples."""
-    return 300 if samples <= _SMALL else 100
+def dense(form: str, x: np.ndarray, y: np.ndarray, causal: bool, k: int, balanced: bool, seed: int) -> Fitted:
+    """Fit a linear model of each position from the inputs around it, the same everywhere.
+
+    Numbers, [m, K, *E]: the mean input and the mean target of every position are taken away first, so that the model is the
+    mean map plus a linear convolution. Classes, log-probabilities [m, k, *E]: a logistic regression on the inputs around a
+    position, its coordinates and their squares.
+
+    Args:
+        form: maps, y [n, K, *E], NaN where unknown; masks, y [n, 1, *E] of 0 and 1, likewise, which are maps of two classes;
+            class_maps, y [n, *E] int64 in 0..k-1, negative where unknown.
+        x: [n, C, *E].
+        causal: whether a position sees only itself and earlier ones.
+        k, balanced, seed: as in `classes`; the seed is that of the draw of training positions, too.
+    """
+    extent, generator = x.shape[2:], np.random.default_rng(seed)
+    radius = _RADIUS.get(len(extent), 0)
+    while radius and x.shape[1] * (2 * radius + 1) ** len(extent) > _MOST_FEATURES:
+        radius -= 1
+    window = (2 * radius + 1,) * len(extent)
+    sides = (2 * radius, 0) if causal else (radius, radius)
+    centre, usual, place = np.zeros(()), np.zeros(()), np.zeros((int(np.prod(extent)), 0))
+    if form == "maps":
+        known = ~np.isnan(y)
+        centre, usual = x.mean(axis=0), np.where(known, y, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        usual = np.where(known.any(axis=0), usual, y[known].mean())
+        known = known.any(axis=1)
+    else:
+        flat = np.meshgrid(*(np.linspace(-1, 1, size) for size in extent), indexing="ij")
+        place = np.stack([*flat, *(axis**2 for axis in flat)], axis=-1).reshape(-1, 2 * len(extent))
+        y = np.where(np.isnan(y[:, 0]), -1, y[:, 0] > 0.5).astype(np.int64) if form == "masks" else y
+        known = y >= 0
+
+    def features(sample: np.ndarray) -> np.ndarray:
+        """Return those of all positions of an input [C, *E], [positions, F]."""
+        padded = np.pad(sample - centre, ((0, 0), *[sides] * len(extent)))
+        axes: Any = tuple(range(1, sample.ndim))
+        windows = sliding_window_view(padded, window, axis=axes)  # [C, *E, *window]
+        return np.concatenate([np.moveaxis(windows, 0, len(extent)).reshape(len(place), -1), place], axis=1)
+
+    each = max(1, min(_MOST_ROWS, _CELLS // features(x[0]).shape[1]) // len(x))
+    tables, places = [], []
+    for number, sample in enumerate(x):
+        chosen = np.sort(generator.permutation(np.flatnonzero(known[number]))[:each])
+        tables.append(features(sample)[chosen])
+        places.append([np.full(len(chosen), number), *np.unravel_index(chosen, extent)])
+    table, at = np.concatenate(tables), tuple(np.concatenate(places, axis=1))
+    if form == "maps":
+        one, about = numbers("linear", table, np.moveaxis(y - usual, 1, -1)[at], None, seed)
+    else:
+        one, about = classes("linear", table, y[at], at[0], 2 if form == "masks" else k, balanced, seed)
+
+    def predict(new: np.ndarray) -> np.ndarray:
+        return np.stack([one(features(sample)).T.reshape(-1, *extent) for sample in new]) + usual
+
+    return predict, f"window {' x '.join(map(str, window))}, {about}"
+
+
+def _about(made: Any) -> str:
+    """Return in words what was chosen in fitting a model."""
+    for name, text in (("alpha_", "alpha={:g}"), ("C", "C={:g}"), ("n_estimators", "{} trees")):
+        if hasattr(made, name):
+            return text.format(getattr(made, name))
+    return "scikit-learn's defaults" if hasattr(made, "max_iter") else "constant"
+
+
+def _scores(made: Any, x: np.ndarray, k: int) -> np.ndarray:
+    """Return scores [m, k] of all classes from a classifier, which may not have seen some: these get the least."""
+    if hasattr(made, "predict_proba"):
+        seen, least = np.log(np.maximum(made.predict_proba(x), LEAST)), math.log(LEAST)
+    else:
+        seen = made.decision_function(x)
+        seen = np.stack([-seen, seen], axis=1) if seen.ndim == 1 else seen
+        least = seen.min() - 1
+    outputs = np.full((len(x), k), least)
+    outputs[:, made.classes_] = seen
+    return outputs
 
 
 def _long_enough(x: np.ndarray) -> np.ndarray:
     return np.pad(x, ((0, 0), (0, 0), (0, max(0, _SHORTEST - x.shape[2]))))
 
 
-def standardised(x: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """Return training features [n, F'] float64 without those that are constant, and what does the same to new ones."""
+def _as_model_takes(model: str, x: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Return training features [n, F'] as a model takes them, and what does the same to new ones.
+
+    Trees take them as they are. Others take them standardised, float64, without those that are constant.
+    """
+    if model in ("forest", "boosting"):
+        return x, lambda new: new
     mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
     varies = std > 1e-7 * np.maximum(np.abs(mean), 1e-30)
     mean, std = mean[varies], std[varies]
@@ -280,27 +321,6 @@ def standardised(x: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.n
     return inside @ basis, lambda new: ((new[:, varies] - mean) / std) @ basis
 
 
-def patterns(y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield outputs (columns) that are known for the same samples, and these samples (rows), of targets [n, K]."""
-    known = ~np.isnan(y)
-    distinct, pattern_numbers = np.unique(known, axis=1, return_inverse=True)
-    for place in range(distinct.shape[1]):
-        yield np.flatnonzero(pattern_numbers.reshape(-1) == place), np.flatnonzero(distinct[:, place])
-
-
-def constant_classifier(y: np.ndarray, k: int) -> Fitted:
-    """Return what predicts the log-probabilities [m, k] of the training classes [n], whatever the input."""
-    shares = np.bincount(y, minlength=k)[None] / len(y)
-    return lambda new: np.repeat(log_probabilities(shares, np.arange(k), k), len(new), axis=0), "constant"
-
-
-def log_probabilities(probabilities: np.ndarray, present: np.ndarray, k: int) -> np.ndarray:
-    """Return log-probabilities [m, k] of all classes, from probabilities [m, P] of those that a model has seen."""
-    outputs = np.full((len(probabilities), k), math.log(LEAST))
-    outputs[:, present] = np.log(np.maximum(probabilities, LEAST))
-    return outputs
-
-
 def _group_folds(groups: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]] | None:
     """Return folds of whole groups; None where samples stand alone, or all are of one group."""
     from sklearn.model_selection import GroupKFold
@@ -308,16 +328,3 @@ def _group_folds(groups: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray
     if groups is None or (count := len(np.unique(groups))) < 2:
         return None
     return list(GroupKFold(min(FOLDS, count)).split(np.zeros(len(groups)), groups=groups))
-
-
-def _folds(y: np.ndarray, groups: np.ndarray | None, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield training and held-out rows, every class in proportion; none where there are too few samples or groups."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    most = min(FOLDS, int(np.bincount(y).max()), len(y) if groups is None else len(np.unique(groups)))
-    if most < 2:
-        return
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    for train, held in kind(most, shuffle=True, random_state=seed).split(np.zeros(len(y)), y, groups):
-        if len(held) and len(np.unique(y[train])) > 1:
-            yield train, held

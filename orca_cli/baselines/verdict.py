@@ -34,33 +34,27 @@ def verdict(
     flattered by that very split, so that one of them "does better" more often than it should.
 
     Args:
-        error: the task's own.
-        value: the run's test error.
-        outputs, targets: of the run, on the test split.
-        groups: records of the test samples, or None.
+        error, value: the task's own, and the run's on the test split.
+        outputs, targets, groups: of the run, on the test split; the groups are the records of its samples, or None.
         baselines: by name.
 
     Returns:
-        baseline: name of the rival; difference: its error less the run's, above 0 where the run is better;
-        standard_error: of the difference over test samples, None where it is unknown; is: better, about as good, worse, or
-        unknown without a standard error; features: the same three of the ridge on the embedder's features, None without it;
-        text: one sentence.
+        baseline: name of the rival; difference: its error less the run's; standard_error: of the difference over test samples,
+        or None; is: better, about as good, worse, or unknown without a standard error; features: the same three of the ridge
+        on the embedder's features, None without it; text: one sentence.
     """
     candidates = {name: one for name, one in baselines.items() if None not in (one.error, one.validation_error)}
     if value is None or not candidates:
         return None
 
     def beside(name: str) -> dict[str, Any]:
-        one = baselines[name]
-        assert one.error is not None
-        assert one.outputs is not None
+        one: Any = candidates[name]
         difference, deviation = one.error - value, standard_error(error, outputs, one.outputs, targets, groups)
+        word = "better" if difference > 0 else "worse"
         if deviation is None:
             word = "unknown"
         elif abs(difference) <= BEYOND * deviation:
             word = "about as good"
-        else:
-            word = "better" if difference > 0 else "worse"
         return {"difference": difference, "standard_error": deviation, "is": word}
 
     name = min(candidates, key=lambda name: candidates[name].validation_error or 0.0)
@@ -78,13 +72,7 @@ def standard_error(
 ) -> float | None:
     """Return the deviation of a difference of two errors over test sets like this one, by the paired bootstrap.
 
-    Whole records are drawn where samples belong to records (Efron and Tibshirani 1993, chapters 6 and 8).
-
-    Args:
-        error: what is measured.
-        outputs, other: of two models, [n, K] or [n, K, *E].
-        targets: [n, ...].
-        groups: [n], or None.
+    Whole records, of `groups` [n], are drawn where samples belong to records (Efron and Tibshirani 1993, chapters 6 and 8).
     """
     resamples = min(_RESAMPLES, _CELLS // max(1, outputs.numel()))
     members = None

@@ -1,4 +1,5 @@
-"""The paper's tasks, one module or package each, and in `sources` the data of the bodies' own modalities.
+"""The paper's tasks, one module each, and in `sources` the data of the bodies' own modalities.
 
-What is the same for all readers, those of a user's own data too, stands in `orca_cli.data`.
+The comments in conf/task/NAME.yaml explain the settings of the module NAME. What is the same for all readers, those of a user's
+own data too, stands in `orca_cli.data`.
 """

@@ -43,8 +43,8 @@ def load(
 ) -> TaskData:
     """Return images [n, 3, 32, 32], normalised by the training pixels' mean and deviation, with 100 classes.
 
-    conf/task/cifar100.yaml explains the settings. A tenth for validation gives 50 images a class, enough for a standard error
-    of 0.7 points; NAS-Bench-360 takes the last 10,000.
+    A tenth for validation gives 50 images a class, enough for a standard error of 0.7 points; NAS-Bench-360 takes the last
+    10,000.
     """
     (archive,) = find(data_folder, "cifar100", [ARCHIVE], path)
     train = read(archive, "train")
@@ -77,10 +77,9 @@ def read(archive: Path, name: str) -> LabelledImages:
 def class_names(archive: Path) -> tuple[str, ...]:
     """Return the names of the fine classes, from the file `meta`."""
     (names,) = _entries(archive, "meta", "fine_label_names")
-    if not isinstance(names, list) or len(names) != _CLASSES or not all(isinstance(name, str) for name in names):
-        what = f"'fine_label_names' is not a list of {_CLASSES} names"
-        raise DataError(what, where=f"{archive}[meta]", hint=_AGAIN)
-    return tuple(names)
+    if not isinstance(names, list) or len(names) != _CLASSES:
+        raise DataError(f"does not list {_CLASSES} 'fine_label_names'", where=f"{archive}[meta]", hint=_AGAIN)
+    return tuple(map(str, names))
 
 
 def _entries(archive: Path, name: str, *keys: str) -> list[Any]:

@@ -33,29 +33,22 @@ _SKY = "sky.npy"
 _FOLDERS = {"train": "npy_train", "test": "npy_test"}
 _DEPTH = 5  # npy_train, filter, proposal, visit, file
 _MOST_BYTES = 64 * 2**20  # of a list of files
-_SKY_LOW, _SKY_HIGH = -0.9, 3.0  # the share of the sky's level that is added to an image is drawn from here
 _AGAIN = "unpack the archive there again"
 _SAMPLED = 256  # stamps used for the statistics
 _NORMAL = 1.4826  # deviation of a normal distribution in units of its median absolute deviation
 
 
 @dataclass(frozen=True)
-class Stamp:
-    """A cut-out of one exposure, [H, W] each."""
-
-    image: np.ndarray  # float32, counts
-    mask: np.ndarray  # float32, 1 where a cosmic ray hit
-    ignored: np.ndarray  # bool, where the mask is not known
-
-
-@dataclass(frozen=True)
 class Form:
-    """How a stamp becomes a sample: settings of `load`, and what is subtracted from the counts, which `spread` then divides."""
+    """How a stamp becomes a sample; all of it is in the digest of a split, also what was a setting once."""
 
     start: int
     size: int
     sky_at_test: bool
-    centre: float = 0.0
+    sky_low: float = -0.9  # the share of the sky's level that is added to an image is drawn from here
+    sky_high: float = 3.0
+    ignored: str = "missing"  # the target where the mask is not known
+    centre: float = 0.0  # subtracted from the counts, which `spread` then divides
     spread: float = 1.0
 
 
@@ -70,7 +63,7 @@ class Stamps:
         self._targets = target_maps(
             cache,
             f"cosmic-{part}",
-            {"start": form.start, "size": form.size},
+            {"start": form.start, "size": form.size, "ignored": form.ignored},
             [*(root / stamp for stamp in stamps), *(sky for sky in skies if sky.is_file())],
             (form.size, form.size),
             self._read,
@@ -83,19 +76,18 @@ class Stamps:
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return x [B, 1, S, S] and y [B, 1, S, S]; with `augment`, a part of the sky is added to the image."""
-        indices = np.asarray(indices, dtype=np.int64)
         form = self._form
         x = np.empty((len(indices), 1, form.size, form.size), np.float32)
         for row, index in enumerate(indices):
-            stamp = read_stamp(self._root / self.stamps[index], form.start, form.size)
+            image, _, _ = read_stamp(self._root / self.stamps[index], form)
             share = 0.0
             if augment is not None or form.sky_at_test:
                 generator = augment or numpy_generator(0, "cosmic", "sky", str(self.stamps[index]))
-                share = float(generator.uniform(_SKY_LOW, _SKY_HIGH))
+                share = float(generator.uniform(form.sky_low, form.sky_high))
             sky = self._targets.records[index]["sky"] * share
             # float64: the sky is large beside what remains after the centre is gone.
-            normalised = (stamp.image.astype(np.float64) + sky - form.centre) / form.spread
-            x[row, 0] = np.where(np.isfinite(stamp.image), normalised, 0.0)
+            normalised = (image.astype(np.float64) + sky - form.centre) / form.spread
+            x[row, 0] = np.where(np.isfinite(image), normalised, 0.0)
         y = np.array(self._targets.maps[indices])
         release_pages(self._targets.maps)
         return Batch(torch.from_numpy(x), torch.from_numpy(y))
@@ -106,7 +98,8 @@ class Stamps:
 
     def groups(self) -> np.ndarray:
         """Return the visit of each stamp, [n] int64."""
-        return np.unique([_visit(stamp) for stamp in self.stamps], return_inverse=True)[1].astype(np.int64)
+        visits = ["_".join(stamp.parts[2:4]) for stamp in self.stamps]
+        return np.unique(visits, return_inverse=True)[1].astype(np.int64)
 
     def digest(self) -> str:
         """Return a SHA-256 over names, form, and the content of the crops and skies as it was when the masks were read."""
@@ -115,12 +108,10 @@ class Stamps:
 
     def _read(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
         path = self._root / self.stamps[index]
-        stamp = read_stamp(path, self._form.start, self._form.size)
-        target = np.where(stamp.ignored, np.nan, stamp.mask)
-        digest = hashlib.sha256()
-        for plane in (stamp.image, stamp.mask, stamp.ignored):
-            digest.update(plane.tobytes())
-        return target, {"sha256": digest.hexdigest(), "sky": read_sky(path)}
+        image, mask, ignored = read_stamp(path, self._form)
+        content = hashlib.sha256(image.tobytes() + mask.tobytes() + ignored.tobytes()).hexdigest()
+        broken = int((~np.isfinite(image)).sum())
+        return np.where(ignored, np.nan, mask), {"sha256": content, "sky": read_sky(path), "broken": broken}
 
 
 def load(
@@ -141,12 +132,8 @@ def load(
 ) -> TaskData:
     """Return x [n, 1, S, S], an image, and y [n, 1, S, S], 1 where a cosmic ray hit, NaN where that is not known.
 
-    The official test stamps are the test split. The stamps are those listed in train_dirs.npy and test_dirs.npy, if these
-    exist; otherwise all of the filter in npy_train/ and npy_test/.
-
-    conf/task/cosmic.yaml explains the settings. The masks take 4 S^2 bytes a stamp in the cache. Median and deviation are of
-    256 seeded stamps, or of all; stars and hits are outliers and hardly move these. Whole visits keep a field of the sky in
-    one split. Units are drawn until `validation_fraction` of the training stamps is met as closely as possible.
+    The official test stamps are the test split. The masks take 4 S^2 bytes a stamp in the cache. Whole visits keep a field
+    of the sky in one split.
     """
     form = Form(crop_start, crop_size, sky_at_test)
     root = find(data_folder, "cosmic", list(_FOLDERS.values()), path)[0].parent
@@ -172,14 +159,9 @@ def load(
 
 
 def list_stamps(root: Path, part: str, band: str) -> list[PurePosixPath]:
-    """Return the stamps of a part ("train" or "test") in sorted order, relative to `root`.
+    """Return the stamps of a part and filter in sorted order, relative to `root`: those listed in `<part>_dirs.npy`, or all.
 
-    These are the ones listed in `<part>_dirs.npy` if that file exists, else all in the folder; always of one filter, the
-    `band`. Of a listed path what comes before the folder is specific to the machine that wrote the list.
-
-    Raises:
-        DataError: there are no stamps, or the list names files of the other part or missing files.
-        UnsafeError: the list leads out of the folder.
+    Of a listed path what comes before the folder is specific to the machine that wrote the list.
     """
     folder, listed = _FOLDERS[part], root / f"{part}_dirs.npy"
     if listed.is_file():
@@ -203,33 +185,26 @@ def list_stamps(root: Path, part: str, band: str) -> list[PurePosixPath]:
     return chosen
 
 
-def read_stamp(path: Path, start: int, size: int) -> Stamp:
-    """Return rows and columns start..start+size-1 of a stamp; pixels that are not finite are ignored.
+def read_stamp(path: Path, form: Form) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the crop of a stamp, [S, S] each: counts, float32; 1 where a ray hit, float32; whether that is not known, bool.
 
-    The file holds [3, H, W] = image, mask, ignore; or [2, H, W] = image, mask.
-
-    Raises:
-        DataError: another shape, or a mask of other values than 0 and 1.
+    The file holds [3, H, W] = image, mask, ignore; or [2, H, W] = image, mask. Pixels that are not finite are ignored.
     """
+    end = form.start + form.size
     stored = arrays.open_arrays(path, str(path), _AGAIN)[""]
     shape = stored.shape
-    if len(shape) != 3 or shape[0] not in (2, 3) or stored.dtype.kind not in "fiub" or min(shape[1:]) < start + size:
-        what = f"{stored.dtype} {shape}, expected numbers (2 or 3, H, W) with H, W of {start + size} or more"
+    if len(shape) != 3 or shape[0] not in (2, 3) or stored.dtype.kind not in "fiub" or min(shape[1:]) < end:
+        what = f"{stored.dtype} {shape}, expected numbers (2 or 3, H, W) with H, W of {end} or more"
         raise DataError(what, where=str(path), hint="lower task.crop_start or task.crop_size")
-    inside = slice(start, start + size)
-    planes = np.array(stored.read()[:, inside, inside], dtype=np.float32)
+    planes = np.array(stored.read()[:, form.start : end, form.start : end], dtype=np.float32)
     if not np.isin(planes[1:], (0, 1)).all():
         raise DataError("a mask has other values than 0 and 1", where=str(path), hint=_AGAIN)
     ignored = planes[2] == 1 if len(planes) == 3 else np.zeros(planes.shape[1:], bool)
-    return Stamp(planes[0], planes[1], ignored | ~np.isfinite(planes[0]))
+    return planes[0], planes[1], ignored | ~np.isfinite(planes[0])
 
 
 def read_sky(path: Path) -> float:
-    """Return the sky level of the exposure that a stamp is cut from, in counts; 0 where the visit has no sky.npy.
-
-    Raises:
-        DataError: the stamp's name does not begin with the exposure's number, or sky.npy has no finite level for it.
-    """
+    """Return the sky level of the exposure that a stamp is cut from, in counts; 0 where the visit has no sky.npy."""
     file = path.with_name(_SKY)
     if not file.is_file():
         return 0.0
@@ -242,15 +217,11 @@ def read_sky(path: Path) -> float:
     return float(levels[exposure - 1])
 
 
-def _visit(stamp: PurePosixPath) -> str:
-    return f"{stamp.parts[2]}_{stamp.parts[3]}"
-
-
 def _held_out(stamps: list[PurePosixPath], fraction: float, unit: str, seed: int) -> set[PurePosixPath]:
     """Return the validation stamps: units in a seeded order until the fraction is best met, at least one."""
     units: dict[str, list[PurePosixPath]] = {}
     for stamp in stamps:
-        units.setdefault(_visit(stamp) if unit == "visit" else str(stamp), []).append(stamp)
+        units.setdefault("_".join(stamp.parts[2:4]) if unit == "visit" else str(stamp), []).append(stamp)
     if len(units) < 2:
         what = f"{len(units)} {unit} cannot be split into training and validation"
         raise DataError(what, where="task.validation_unit", hint="use exposure, or give more stamps")
@@ -265,13 +236,15 @@ def _held_out(stamps: list[PurePosixPath], fraction: float, unit: str, seed: int
 
 
 def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:
-    """Return the form with median and scaled median absolute deviation of the training pixels that are not ignored."""
-    order = numpy_generator(0, "cosmic", "statistics").permutation(len(stamps))[:_SAMPLED]
+    """Return the form with median and scaled median absolute deviation of the training pixels that are not ignored.
+
+    Stars and hits are outliers and hardly move these.
+    """
     values = []
-    for index in np.sort(order):
+    for index in np.sort(numpy_generator(0, "cosmic", "statistics").permutation(len(stamps))[:_SAMPLED]):
         signals.check()
-        stamp = read_stamp(root / stamps[index], form.start, form.size)
-        values.append(stamp.image[~stamp.ignored])
+        image, _, ignored = read_stamp(root / stamps[index], form)
+        values.append(image[~ignored])
     pixels = np.concatenate(values).astype(np.float64)
     if not len(pixels):
         raise DataError("every pixel of the training stamps is ignored", where=str(root))

@@ -15,6 +15,7 @@ Shapes: K nodes per side, s = (K - 1) / stride + 1 of them kept, n samples, N fi
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -65,17 +66,15 @@ def load(
     """Return x [n, 3, s, s] = (normalised permeability, coordinate along columns, along rows) and y [n, 1, s, s] = u.
 
     Permeabilities are normalised per pixel by mean and unbiased deviation + 1e-5 of the training set; u is in physical
-    units, and `target_scale` holds its mean and deviation + 1e-5 per pixel.
-
-    conf/task/darcy.yaml explains the settings. Training and validation are the first samples of ..._smooth1.mat in this
-    order, test those of ..._smooth2.mat. The first generated samples do not depend on their number.
+    units, and `target_scale` holds its mean and deviation + 1e-5 per pixel. Training and validation are the first samples of
+    ..._smooth1.mat in this order, test those of ..._smooth2.mat. The first generated samples do not depend on their number.
     """
     default_nodes, stride, counts = SIZES[size]
     given = {"train": num_train, "validation": num_validation, "test": num_test}
     counts = counts | {part: count for part, count in given.items() if count is not None}
     if origin == "files":
         files = find(data_folder, "darcy", FILES, path, hint="task.origin=generated makes the data instead")
-        read = _reader(counts, files, cache_folder, reporter)
+        read: Callable[[str], tuple[np.ndarray, np.ndarray]] = partial(_read, counts, files, cache_folder, reporter)
     else:
         read = _generator(nodes or default_nodes, stride, counts, data_seed, cache_folder, reporter)
     (permeability, u), validation = read("train"), read("validation")
@@ -138,34 +137,29 @@ def _generator(
     return read
 
 
-def _reader(
-    counts: dict[str, int], files: list[Path], cache_folder: Path, reporter: Reporter
-) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
-    """Return what reads a part of the files, permeability and u [n, s, s] float32; every fifth point is in the cache."""
+def _read(
+    counts: dict[str, int], files: list[Path], cache_folder: Path, reporter: Reporter, part: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a part of the files, permeability and u [n, s, s] float32; every fifth point is in the cache."""
+    file = files[part == "test"]
 
-    def read(part: str) -> tuple[np.ndarray, np.ndarray]:
-        file = files[part == "test"]
+    def make(folder: Path) -> None:
+        permeability, pressure = (_thinned(file, variable) for variable in ("coeff", "sol"))
+        if permeability.shape != pressure.shape:
+            what = f"every fifth point of 'coeff' is {permeability.shape}, of 'sol' {pressure.shape}"
+            raise DataError(what, where=str(file), hint=_AGAIN)
+        np.save(folder / "permeability.npy", permeability)
+        np.save(folder / "pressure.npy", pressure)
 
-        def make(folder: Path) -> None:
-            permeability, pressure = (_thinned(file, variable) for variable in ("coeff", "sol"))
-            if permeability.shape != pressure.shape:
-                what = f"every fifth point of 'coeff' is {permeability.shape}, of 'sol' {pressure.shape}"
-                raise DataError(what, where=str(file), hint=_AGAIN)
-            np.save(folder / "permeability.npy", permeability)
-            np.save(folder / "pressure.npy", pressure)
-
-        parameters = {"version": _VERSION, **file_identity(file), "stride": _FILE_STRIDE}
-        folder = folder_of(cache_folder, "darcy_files", parameters, make, reporter)
-        permeability, u = load_arrays(folder, ["permeability", "pressure"], mapped=True)
-        start = counts["train"] if part == "validation" else 0
-        stop = start + counts[part]
-        if stop > len(u):
-            what = f"{file.name} holds {len(u)} samples, {stop} requested"
-            hint = "lower task.num_train, task.num_validation or task.num_test"
-            raise DataError(what, where=f"task.num_{part}", hint=hint)
-        return np.array(permeability[start:stop]), np.array(u[start:stop])
-
-    return read
+    parameters = {"version": _VERSION, **file_identity(file), "stride": _FILE_STRIDE}
+    folder = folder_of(cache_folder, "darcy_files", parameters, make, reporter)
+    permeability, u = load_arrays(folder, ["permeability", "pressure"], mapped=True)
+    start = counts["train"] if part == "validation" else 0
+    stop = start + counts[part]
+    if stop > len(u):
+        what = f"{file.name} holds {len(u)} samples, {stop} requested"
+        raise DataError(what, where=f"task.num_{part}", hint="lower it, or task.num_train")
+    return np.array(permeability[start:stop]), np.array(u[start:stop])
 
 
 def _thinned(file: Path, variable: str) -> np.ndarray:
@@ -193,11 +187,7 @@ def gaussian_field(nodes: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def solve(permeability: np.ndarray) -> np.ndarray:
-    """Return u [K, K] with -div(a grad u) = 1 and u = 0 on the border.
-
-    Args:
-        permeability: a [K, K] at the nodes, positive; between two nodes their arithmetic mean counts.
-    """
+    """Return u [K, K] with -div(a grad u) = 1 and u = 0 on the border; a [K, K] counts between nodes by its arithmetic mean."""
     from scipy.sparse import diags_array
     from scipy.sparse.linalg import splu
 
@@ -231,10 +221,6 @@ def _per_pixel(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def check_settings(origin: str, path: str | None, size: str, nodes: int | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
     default, stride, _ = SIZES[size]
-    hint = "leave it out, or give task.origin=generated"
-    every = f"one node in {stride} is kept: give a multiple of {stride} plus 1, such as {default}"
-    check_rules(
-        files_rule(origin, path),
-        (nodes is not None and origin == "files", "nodes", "has no effect with task.origin=files", hint),
-        (nodes is not None and (nodes - 1) % stride > 0, "nodes", f"{nodes} is out of range", every),
-    )
+    allowed = f"with task.origin=generated give a multiple of {stride} plus 1, such as {default}"
+    is_wrong = nodes is not None and (origin == "files" or (nodes - 1) % stride > 0)
+    check_rules(files_rule(origin, path), (is_wrong, "nodes", f"{nodes} is not allowed", allowed))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,11 +24,9 @@ def load(
 ) -> TaskData:
     """Return the digits with values in 0..1 and ten classes.
 
-    conf/task/digits.yaml explains the settings. As sequences [n, 8, 8], columns of an image are channels and rows are steps.
+    As sequences [n, 8, 8], columns of an image are channels and rows are steps.
     """
-    package = importlib.util.find_spec("sklearn")
-    assert package is not None
-    assert package.origin is not None
+    package: Any = importlib.util.find_spec("sklearn")
     # 64 pixels and the class of every image, [n, 65], from scikit-learn's own file; importing it takes a second.
     digits = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     # [n, rows, columns]; pixels are integers in 0..16

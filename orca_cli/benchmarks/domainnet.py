@@ -7,7 +7,7 @@ with a line `DOMAIN/CLASS/FILE.jpg LABEL` for each image, beside the folders of 
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -27,14 +27,6 @@ _MAX_LIST_BYTES = 64 * 2**20
 _AGAIN = "get the lists again"
 
 
-class _Listed(NamedTuple):
-    """The images of one list: n paths relative to the task's folder, classes [n] int64, and the classes' folders."""
-
-    names: list[str]
-    y: np.ndarray
-    class_names: tuple[str, ...]
-
-
 def load(
     data_folder: Path,
     reporter: Reporter,
@@ -49,46 +41,45 @@ def load(
 ) -> TaskData:
     """Return images [n, 3, 224, 224], normalised by ImageNet's mean and deviation, with 40 classes.
 
-    conf/task/domainnet.yaml explains the settings. Validation has every class in proportion, and identical files stay
-    together. The reference draws augmentation once per image ("frozen"); "none" only resizes.
+    Validation has every class in proportion, and identical files stay together. The reference draws augmentation once per
+    image ("frozen"); "none" only resizes.
     """
     lists = find(data_folder, "domainnet", [f"{domain}_{part}_mini.txt" for part in ("train", "test")], path)
     folder = lists[0].parent
-    train, test = (_read(list_path, folder) for list_path in lists)
-    if twice := set(train.names) & set(test.names):
+    (names, y, class_names), (test_names, test_y, _) = (_read(list_path, folder) for list_path in lists)
+    if twice := set(names) & set(test_names):
         raise DataError(f"'{min(twice)}' is in the training list too", where=str(lists[1]), hint=_AGAIN)
-    hashes = content_hashes([folder / name for name in train.names], reporter)
+    hashes = content_hashes([folder / name for name in names], reporter)
     first, content = by_content(hashes)
-    drawn = hold_out(train.y[first], "stratified", validation_size, train_size, train_on_validation, split_seed)
+    drawn = hold_out(y[first], "stratified", validation_size, train_size, train_on_validation, split_seed)
     rows, held_out = (np.flatnonzero(np.isin(content, chosen)) for chosen in drawn)
     plain = View(side=_SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     frozen_seed = split_seed if augment == "frozen" else None
     random = View(_SIDE, mean=plain.mean, std=plain.std, larger=_LARGER, flip=True, frozen_seed=frozen_seed)
 
-    def samples(listed: _Listed, hashes: list[str], chosen: np.ndarray, view: View) -> FileSamples:
-        names = [listed.names[row] for row in chosen]
-        paths = [folder / name for name in names]
-        return FileSamples(paths, names, listed.y[chosen], [hashes[row] for row in chosen], view)
+    def samples(rows: np.ndarray, view: View) -> FileSamples:
+        chosen = [names[row] for row in rows]
+        return FileSamples([folder / name for name in chosen], chosen, y[rows], [hashes[row] for row in rows], view)
 
     def open_test() -> FileSamples:
-        test_hashes = content_hashes([folder / name for name in test.names], reporter)
-        return samples(test, test_hashes, np.arange(len(test.names)), plain)
+        paths = [folder / name for name in test_names]
+        return FileSamples(paths, test_names, test_y, content_hashes(paths, reporter), plain)
 
     return TaskData(
         kind="classes",
         input_shape=(3, _SIDE, _SIDE),
         num_outputs=_CLASSES,
-        train=samples(train, hashes, rows, plain if augment == "none" else random),
-        validation=samples(train, hashes, held_out, plain),
+        train=samples(rows, plain if augment == "none" else random),
+        validation=samples(held_out, plain),
         open_test=open_test,
-        class_names=train.class_names,
-        note=f"DomainNet, {domain}: {describe(rows, held_out, 'stratified', split_seed)}, {len(test.names)} test images",
+        class_names=class_names,
+        note=f"DomainNet, {domain}: {describe(rows, held_out, 'stratified', split_seed)}, {len(test_names)} test images",
         validation_drawn=train_size is None and not train_on_validation,
     )
 
 
-def _read(path: Path, folder: Path) -> _Listed:
-    """Return the images of one list; none of them is opened, all of them exist."""
+def _read(path: Path, folder: Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
+    """Return n paths of one list, of images that exist, relative to the folder; classes [n] int64; the classes' folders."""
     where = str(path)
     names, labels = [], []
     folders: dict[int, str] = {}
@@ -111,4 +102,4 @@ def _read(path: Path, folder: Path) -> _Listed:
         raise DataError("the list is empty", where=where, hint=_AGAIN)
     find(folder, "domainnet", names, str(folder))
     class_names = tuple(folders.get(label, f"class {label}") for label in range(_CLASSES))
-    return _Listed(names, np.array(labels, dtype=np.int64), class_names)
+    return names, np.array(labels, dtype=np.int64), class_names

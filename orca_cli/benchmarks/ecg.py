@@ -23,6 +23,7 @@ from orca_cli.config.ranges import Seed
 from orca_cli.data import splits
 from orca_cli.data.generated import folder_of
 from orca_cli.data.published import check_array, entries, file_identity, find, load_arrays, note, overlap_warning
+from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter, TaskData
@@ -34,7 +35,7 @@ _AGAIN = "`orca data get ecg` fetches it again"
 # A record whose deviation is below this fraction of its largest value is constant up to rounding.
 _ROUNDING = 1e-9
 _WINDOW = 1000  # steps
-# Steps between training windows of each class: denser where the rhythm is rare, so that it gives more of them.
+# Steps between training windows of each class: denser where the rhythm is rare, which evens out the classes.
 _STRIDES = (500, 83, 250, 25)
 
 
@@ -47,10 +48,6 @@ class Records:
     classes: np.ndarray  # [N] int64 in 0..3
     mean: np.ndarray  # [N] float64, of each record
     std: np.ndarray  # [N] float64, population deviation of each record; 1 where it is constant
-
-    def lengths(self) -> np.ndarray:
-        """Return the steps of every record [N]."""
-        return np.diff(self.ends, prepend=0)
 
     def signal(self, row: int) -> np.ndarray:
         """Return one record as the file has it."""
@@ -66,19 +63,15 @@ class Cut:
     inclusive: bool  # whether a window that ends with the record's last step is one
     pad: bool  # whether a record that has no window gives one, padded at the end
 
-    def starts(self, length: int, label: int) -> np.ndarray:
-        """Return where the windows of a record begin, ascending; none for a record that is left out."""
-        room = length - self.window + int(self.inclusive)
-        return np.arange(0, max(room, int(self.pad)), self.strides[label])
-
 
 class Windows:
     """Samples (see interfaces): windows of the records `rows`, z-scored by their own record; cut batch by batch."""
 
     def __init__(self, records: Records, rows: np.ndarray, cut: Cut) -> None:
         self._records, self._cut = records, cut
-        lengths = records.lengths()
-        starts = [cut.starts(int(lengths[row]), int(records.classes[row])) for row in rows]
+        lengths = np.diff(records.ends, prepend=0)
+        room = np.maximum(lengths - cut.window + int(cut.inclusive), int(cut.pad))
+        starts = [np.arange(0, room[row], cut.strides[records.classes[row]]) for row in rows]
         self._starts = np.concatenate([np.empty(0, np.int64), *starts])
         self._record_rows = np.repeat(np.asarray(rows, dtype=np.int64), list(map(len, starts)))
         self._padded = bool((lengths[self._record_rows] < cut.window).any())
@@ -132,14 +125,9 @@ def load(
 ) -> TaskData:
     """Return windows [n, 1, 1000] with four classes: normal (N), atrial fibrillation (A), other rhythm (O), noise (~).
 
-    Training windows are 500, 83, 250 and 25 steps apart for N, A, O and ~, which evens out the classes.
-
-    conf/task/ecg.yaml explains the settings. A record of 1000 steps has no window unless `inclusive`; padded records have
-    zeros, marked as padding. By strides of the class (published code) noise has up to 20 times its weight in validation and
-    test.
-
-    The split "sklearn" is scikit-learn's train_test_split with test_size 0.2 and then 0.5, both with random_state 0. Of
-    "sklearn_90_10", test_size 0.1, validation is a ninth of the training records, stratified by `split_seed`.
+    A record of 1000 steps has no window unless `inclusive`; padded records have zeros, marked as padding. By strides of the
+    class (published code) noise has up to 20 times its weight in validation and test. Validation records of "sklearn_90_10"
+    are a ninth of the training records, stratified by `split_seed`.
     """
     (file,) = find(data_folder, "ecg", ["challenge2017.pkl"], path)
     records = _read(file, cache_folder, reporter)
@@ -168,7 +156,7 @@ def load(
 
 def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split:
     if len(classes) < 10:
-        raise DataError(f"{len(classes)} records are too few to split; at least 10 are needed", where=where)
+        raise DataError(f"{len(classes)} records are too few to split", where=where, hint="give 10 or more")
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(classes))
@@ -180,49 +168,37 @@ def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split
         learned, test = train_test_split(rows, test_size=0.1, random_state=0)
         inner = splits.split(len(learned), validation=1 / 9, test=0, seed=seed, classes=classes[learned])
         train, validation = learned[inner.train], learned[inner.validation]
-    return splits.Split(np.sort(train), np.sort(validation), np.sort(test))
+    return splits.Split(*map(np.sort, (train, validation, test)))
 
 
 def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
+    where = str(file)
+
     def make(folder: Path) -> None:
-        recorded, labels = _open(file)
-        mean, std = np.zeros(len(labels)), np.ones(len(labels))
+        data, names = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
+        is_list = all(isinstance(part, (list, tuple)) or np.ndim(part) for part in (data, names))
+        if not is_list or len(data) != len(names) or not len(data):
+            raise DataError("data and label are not two lists of one length", where=where, hint=_AGAIN)
+        texts = [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
+        if wrong := set(texts) - set(CLASSES):
+            raise DataError(f"label {min(wrong)[:20]!r} is not one of {', '.join(CLASSES)}", where=where, hint=_AGAIN)
+        with damage(where, "pickle"):  # a record of lists of different lengths
+            recorded = [np.asarray(record) for record in data]
+        mean, std = np.zeros(len(recorded)), np.ones(len(recorded))
         for row, signal in enumerate(recorded):
             signals.check()
-            values = signal.astype(np.float64)
+            values = check_array(signal, ("steps",), where, _AGAIN, f"record {row}").astype(np.float64)
             if not np.isfinite(values).all():
-                raise DataError(f"record {row} has values that are NaN or infinite", where=str(file), hint=_AGAIN)
-            mean[row], deviation = values.mean(), values.std()
-            if deviation > _ROUNDING * np.abs(values).max():
+                raise DataError(f"record {row} has values that are NaN or infinite", where=where, hint=_AGAIN)
+            mean[row] = values.mean()
+            if (deviation := values.std()) > _ROUNDING * np.abs(values).max():
                 std[row] = deviation
         ends = np.cumsum([len(signal) for signal in recorded], dtype=np.int64)
-        arrays = {"steps": np.concatenate(recorded), "ends": ends, "classes": labels, "mean": mean, "std": std}
+        classes = np.array([CLASSES.index(text) for text in texts], dtype=np.int64)
+        arrays = {"steps": np.concatenate(recorded), "ends": ends, "classes": classes, "mean": mean, "std": std}
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array)
 
     folder = folder_of(cache_folder, "ecg", {"version": _VERSION, **file_identity(file)}, make, reporter)
     (steps,) = load_arrays(folder, ["steps"], mapped=True)
     return Records(steps, *load_arrays(folder, ["ends", "classes", "mean", "std"]))
-
-
-def _open(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return the records, each [steps], and their classes [N] int64."""
-    where = str(file)
-    data, names = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
-    is_list = [
-        isinstance(part, (list, tuple)) or (isinstance(part, np.ndarray) and part.ndim) for part in (data, names)
-    ]
-    if not all(is_list) or len(data) != len(names) or not len(data):
-        raise DataError("data and label are not two lists of one length", where=where, hint=_AGAIN)
-    texts = [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
-    if wrong := set(texts) - set(CLASSES):
-        what = f"label {min(wrong)[:20]!r} is unknown"
-        raise DataError(what, where=where, hint=f"allowed: {', '.join(CLASSES)}")
-    recorded = []
-    for row, record in enumerate(data):
-        try:
-            signal = np.asarray(record)
-        except ValueError:  # lists of different lengths
-            signal = np.empty((0, 0))
-        recorded.append(check_array(signal, ("steps",), where, _AGAIN, f"record {row}"))
-    return recorded, np.array([CLASSES.index(text) for text in texts], dtype=np.int64)

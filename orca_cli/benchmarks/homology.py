@@ -43,19 +43,16 @@ def load(
 ) -> TaskData:
     """Return proteins as one-hot columns [n, symbols, length]: cls, residues, sep; zero columns after it are padding.
 
-    Folds without a training protein are allowed in the other splits.
-
-    conf/task/homology.yaml explains the settings. Truncated proteins (see one_hot.OverLength) keep their first residues and
-    their sep. Unmarked zero columns are averaged over in the pooling.
+    Folds without a training protein are allowed in the other splits. Truncated proteins (see one_hot.OverLength) keep their
+    first residues and their sep. Unmarked zero columns are averaged over in the pooling.
     """
     names = [f"remote_homology_{split}" for split in ("train", "valid", f"test_{test}")]
     places = find_first(data_folder, "homology", [[form.format(name) for name in names] for form in tape.FORMS], path)
 
     def read(place: Path) -> Sequences:
         texts, folds, over = [], [], []
-        for number, (sequence, fold) in enumerate(tape.proteins(place)):
-            if number % 1000 == 0:
-                signals.check()
+        for sequence, fold in tape.proteins(place):
+            signals.check()
             texts.append(encode(sequence, length))
             folds.append(fold)
             over.append(len(sequence) + 2 > length)
@@ -69,20 +66,22 @@ def load(
 
     form = ("homology", symbols, length, mask_padding, over_length)
     train, valid = read(places[0]), read(places[1])
-    train_samples = (_joined(train, valid) if train_on_validation else train).samples(*form)
-    text = note(
-        f"TAPE remote homology, test on {test}",
-        longer_note({"train": train, "validation": valid}, length, "symbols", over_length),
-        overlap_warning(train_on_validation, "validation proteins"),
-    )
+    learned = train
+    if train_on_validation:
+        after = replace(valid, ends=valid.ends + train.ends[-1])
+        learned = Sequences(*map(np.concatenate, zip(vars(train).values(), vars(after).values(), strict=True)))
     return TaskData(
         kind="classes",
         input_shape=(symbols, length),
         num_outputs=NUM_FOLDS,
-        train=train_samples,
+        train=learned.samples(*form),
         validation=valid.samples(*form),
         open_test=lambda: read(places[2]).samples(*form, no_class=NUM_FOLDS),
-        note=text,
+        note=note(
+            f"TAPE remote homology, test on {test}",
+            longer_note({"train": train, "validation": valid}, length, "symbols", over_length),
+            overlap_warning(train_on_validation, "validation proteins"),
+        ),
     )
 
 
@@ -90,8 +89,3 @@ def encode(sequence: str, length: int) -> bytes:
     """Return cls, the first length - 2 residues as channels of VOCABULARY, sep; small letters count as capitals."""
     residues = sequence[: length - 2].upper().encode("ascii", "replace").translate(_TABLE)
     return bytes((_CLS,)) + residues + bytes((_SEP,))
-
-
-def _joined(a: Sequences, b: Sequences) -> Sequences:
-    b = replace(b, ends=b.ends + a.ends[-1])
-    return Sequences(*(np.concatenate(pair) for pair in zip(vars(a).values(), vars(b).values(), strict=True)))

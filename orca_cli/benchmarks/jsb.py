@@ -37,12 +37,12 @@ def load(
 ) -> TaskData:
     """Return x [n, 88, L] and y [n, 88, L] of 0 and 1, y one frame later than x and NaN after a piece's end.
 
-    conf/task/jsb.yaml explains the settings. L is one less than the frames of the longest piece of all splits. Without
-    `causal` a bidirectional body sees frame t + 1, which is the target of frame t.
+    L is one less than the frames of the longest piece of all splits. Without `causal` a bidirectional body sees frame t +
+    1, which is the target of frame t.
     """
     (file,) = find(data_folder, "jsb", ["JSB_Chorales.mat"], path)
     train, validation, test = (_pieces(file, part) for part in _PARTS)
-    longest = max(len(piece) for pieces in (train, validation, test) for piece in pieces) - 1
+    longest = max(map(len, [*train, *validation, *test])) - 1
     extent = length or longest
     learned = [*train, *validation] if train_on_validation else train
     return TaskData(
@@ -71,11 +71,9 @@ def _pieces(file: Path, part: str) -> list[np.ndarray]:
     pieces = [np.asarray(cell) for cell in cells.ravel()]
     for index, piece in enumerate(pieces):
         check_array(piece, ("frames", _KEYS), where, _AGAIN, f"piece {index}")
-        if not 2 <= len(piece) <= _MOST_FRAMES:
-            what = f"piece {index} has {len(piece)} frames; expected 2 to {_MOST_FRAMES}"
+        if not 2 <= len(piece) <= _MOST_FRAMES or not np.isin(piece, (0, 1)).all():
+            what = f"piece {index} has {len(piece)} frames, expected 2 to {_MOST_FRAMES}; or values other than 0 and 1"
             raise DataError(what, where=where, hint=_AGAIN)
-        if not np.isin(piece, (0, 1)).all():
-            raise DataError(f"piece {index} has values other than 0 and 1", where=where, hint=_AGAIN)
     return [piece.astype(np.uint8) for piece in pieces]
 
 
@@ -84,8 +82,8 @@ def _samples(pieces: list[np.ndarray], extent: int, mask: bool) -> ArraySamples:
     y = np.full((len(pieces), _KEYS, extent), np.nan, np.float32)
     valid = np.zeros((len(pieces), extent), bool)
     for row, piece in enumerate(pieces):
-        inputs, targets = piece[:-1][:extent], piece[1:][:extent]
-        x[row, :, : len(inputs)] = inputs.T
-        y[row, :, : len(targets)] = targets.T
-        valid[row, : len(inputs)] = True
+        steps = min(len(piece) - 1, extent)
+        x[row, :, :steps] = piece[:steps].T
+        y[row, :, :steps] = piece[1 : steps + 1].T
+        valid[row, :steps] = True
     return ArraySamples(x, y, valid if mask else None)

@@ -13,6 +13,7 @@ information and are dropped. The closing bracket is kept: without it the argumen
 from __future__ import annotations
 
 import hashlib
+import itertools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -38,6 +39,8 @@ VOCABULARY = ("pad", "unk", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
 _CHANNELS = {token.encode(): channel for channel, token in enumerate(VOCABULARY) if channel > 1}
 _NAMES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
 _FOLDERS = ("", "lra_release/listops-1000")
+_WORDS = "digits, [MIN, [MAX, [MED, [SM and ]"
+_VALUES = {str(value).encode() for value in range(10)}
 _MAX_LINE = 2**20  # bytes; the longest real line has about 16,000
 _DIGIT = VOCABULARY.index("0")
 _MIN, _MAX, _MED, _SM, _CLOSE = (VOCABULARY.index(token) for token in VOCABULARY[-5:])
@@ -80,7 +83,7 @@ def load(
 ) -> TaskData:
     """Return expressions as one-hot columns [n, 17, L], with the real tokens marked as valid; L is the size's.
 
-    conf/task/listops.yaml explains the settings. Truncated expressions mostly cannot be decided (see one_hot.OverLength).
+    Truncated expressions mostly cannot be decided (see one_hot.OverLength).
     """
     counts, (shortest, longest), length = _SIZES[size]
     given = {"num_train": num_train, "num_validation": num_validation, "num_test": num_test}
@@ -125,7 +128,8 @@ def expressions(
     seed: int, *, max_depth: int, max_arity: int, min_length: int, max_length: int
 ) -> Iterator[tuple[bytes, int]]:
     """Yield different expressions without end, as channels of VOCABULARY, each with its value."""
-    uniform = _uniform(seed)
+    generator = numpy_generator(seed, "listops")
+    uniform = itertools.chain.from_iterable(generator.random(_DRAWS).tolist() for _ in itertools.count())
     seen: set[bytes] = set()
     while True:
         drawn = _draw(uniform, max_depth, max_arity, max_length)
@@ -136,40 +140,31 @@ def expressions(
                 yield bytes(drawn[0]), drawn[1]
 
 
-def _uniform(seed: int) -> Iterator[float]:
-    generator = numpy_generator(seed, "listops")
-    while True:
-        yield from generator.random(_DRAWS).tolist()
-
-
 def _draw(uniform: Iterator[float], max_depth: int, max_arity: int, max_length: int) -> tuple[bytearray, int] | None:
     """Return one tree in prefix order and its value; None where it is longer than allowed."""
-    tokens = bytearray()
-    open_lists: list[tuple[int, int, list[int]]] = []  # operator, arity, values so far
-    length = 0  # counts the closing brackets that are still to come
-    while True:
-        value = -1
-        if len(open_lists) + 1 < max_depth and next(uniform) < _OPERATOR_PROBABILITY:
-            length += 2
-            operator = _MIN + int(4 * next(uniform))
-            open_lists.append((operator, 2 + int((max_arity - 1) * next(uniform)), []))
-            tokens.append(operator)
-        else:
-            length += 1
-            value = int(10 * next(uniform))
-            tokens.append(_DIGIT + value)
-        if length > max_length:
-            return None
-        while value >= 0:
-            if not open_lists:
-                return tokens, value
-            operator, arity, values = open_lists[-1]
-            values.append(value)
-            value = -1
-            if len(values) == arity:
-                open_lists.pop()
-                tokens.append(_CLOSE)
-                value = _OPERATORS[operator](values)
+    tokens, room = bytearray(), max_length
+
+    def value(depth: int) -> int:
+        """Draw what stands at a place of this depth; OverflowError where there is no room, for closing brackets either."""
+        nonlocal room
+        is_list = depth < max_depth and next(uniform) < _OPERATOR_PROBABILITY
+        token = _MIN + int(4 * next(uniform)) if is_list else _DIGIT + int(10 * next(uniform))
+        arity = 2 + int((max_arity - 1) * next(uniform)) if is_list else 0
+        tokens.append(token)
+        room -= 2 if is_list else 1
+        if room < 0:
+            raise OverflowError
+        if not is_list:
+            return token - _DIGIT
+        values = [value(depth + 1) for _ in range(arity)]
+        tokens.append(_CLOSE)
+        return _OPERATORS[token](values)
+
+    try:
+        drawn = value(1)
+    except OverflowError:
+        return None
+    return tokens, drawn
 
 
 def _generated(
@@ -197,11 +192,7 @@ def _generated(
 
 
 def _read(path: Path, rows: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the expressions of a file, the first `rows` of them or all.
-
-    They are tokens [sum of lengths] uint8, channels of VOCABULARY; where each expression ends in them [n] int64; their values
-    [n] int64 in 0..9.
-    """
+    """Return the expressions of a file, the first `rows` of them or all: see `Sequences`, with their values in 0..9."""
     texts: list[bytes] = []
     values: list[int] = []
     number = 1
@@ -218,12 +209,11 @@ def _read(path: Path, rows: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
             if not line.strip():
                 continue
             source, _, target = line.strip().partition(b"\t")
-            if len(target) != 1 or not target.isdigit():
-                raise fault(f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 after a tab")
             words = source.translate(None, b"()").split()
-            if wrong := [word for word in words if word not in _CHANNELS] or [b""] * (not words):
-                what = f"{wrong[0][:20].decode(errors='replace')!r} is not a word of ListOps"
-                raise fault(f"{what}; allowed: digits, [MIN, [MAX, [MED, [SM and ]")
+            wrong = [] if target in _VALUES else [(target, "value; allowed: 0..9 after a tab")]
+            wrong += [(word, f"word of ListOps; allowed: {_WORDS}") for word in words or [b""] if word not in _CHANNELS]
+            if wrong:
+                raise fault(f"{wrong[0][0][:20].decode(errors='replace')!r} is not a {wrong[0][1]}")
             texts.append(bytes(_CHANNELS[word] for word in words))
             values.append(int(target))
             if len(texts) == rows:

@@ -35,7 +35,7 @@ def load(
 ) -> TaskData:
     """Return windows as one-channel images [n, 1, 16, 52], electrodes by steps, with 18 classes.
 
-    conf/task/ninapro.yaml explains the settings. Electrodes are scaled one by one, because they differ in gain and contact.
+    Electrodes are scaled one by one, because they differ in gain and contact.
     """
     names = [f"{what}_{part}.npy" for part in _PARTS for what in ("ninapro", "label")]
     files = dict(zip(names, find(data_folder, "ninapro", names, path), strict=True))

@@ -23,7 +23,7 @@ from annotated_types import Ge
 from orca_cli import storage
 from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import target_maps
-from orca_cli.data.published import check_array, entries, find_first, note, overlap_warning
+from orca_cli.data.published import check_array, entries, find, find_first, note, overlap_warning
 from orca_cli.data.splits import split
 from orca_cli.data.untrusted import arrays
 from orca_cli.data.untrusted.first_bytes import read_text
@@ -43,27 +43,9 @@ _MAX_LIST_BYTES = 16 * 2**20
 _PAIRS = ("ccmpred", "freecon", "potential")  # features of pairs of residues
 _COLLECTIONS = ("deepcov", "psicov")
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-
-
-@dataclass(frozen=True)
-class Window:
-    """Where a protein lies in its window of W = size: residue i in row i + 5 - row_offset, column i + 5 - column_offset.
-
-    The offsets are those of the window in the padded map of L + 10 positions per side, in 0..L + 10 - W.
-    """
-
-    size: int
-    row_offset: int = 0
-    column_offset: int = 0
-
-    def place(self, block: np.ndarray, canvas: np.ndarray) -> None:
-        """Write what is seen of a block [..., L, L] into a canvas [..., W, W]."""
-        seen, shown = [], []
-        for offset in (self.row_offset, self.column_offset):
-            start, stop = max(0, offset - _PAD), min(block.shape[-1], offset - _PAD + self.size)
-            seen.append(slice(start, stop))
-            shown.append(slice(start + _PAD - offset, stop + _PAD - offset))
-        canvas[..., shown[0], shown[1]] = block[..., seen[0], seen[1]]
+# Row and column of a window in the padded map of L + 10 positions per side, in 0..L + 10 - W.
+Offsets = tuple[int, int]
+_FIRST = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -75,20 +57,25 @@ class Form:
     clip: float  # distances above it are set to it, Angstrom
     padded: float | None  # target outside the protein, Angstrom; None where padding has no target
 
-    def draw(self, length: int, generator: np.random.Generator) -> Window:
+    def draw(self, length: int, generator: np.random.Generator) -> Offsets:
         """Return a window into a protein of L residues; the first one where it fits."""
         slack = length + 2 * _PAD - self.window
         if slack <= 0:
-            return Window(self.window)
+            return _FIRST
         row = int(generator.integers(slack + 1))
-        column = row if self.crop == "diagonal" else int(generator.integers(slack + 1))
-        return Window(self.window, row, column)
+        return row, row if self.crop == "diagonal" else int(generator.integers(slack + 1))
 
-    def target(self, distances: np.ndarray, window: Window) -> np.ndarray:
+    def target(self, distances: np.ndarray, offsets: Offsets) -> np.ndarray:
         """Return [W, W] float32, NaN where there is no target."""
-        canvas = np.full((self.window, self.window), np.nan if self.padded is None else self.padded, np.float32)
-        window.place(np.minimum(distances, np.float32(self.clip)), canvas)
-        return canvas
+        outside = np.nan if self.padded is None else self.padded
+        return _seen(np.minimum(distances, np.float32(self.clip)), self.window, offsets, outside)
+
+
+def _seen(block: np.ndarray, size: int, offsets: Offsets, outside: float = 0) -> np.ndarray:
+    """Return what a window [..., W, W] of this size sees of a block [..., L, L] and of what is outside it."""
+    row, column = offsets
+    around = [(0, 0)] * (block.ndim - 2) + [(_PAD, max(_PAD, size - block.shape[-1] - _PAD))] * 2
+    return np.pad(block, around, constant_values=outside)[..., row : row + size, column : column + size]
 
 
 class Proteins:
@@ -100,11 +87,10 @@ class Proteins:
         self.proteins, self._form = tuple(proteins), form
         self._features = [root / collection / "features" / f"{name}.pkl" for name in proteins]
         self._distances = [root / collection / "distance" / f"{name}-cb.npy" for name in proteins]
-        padded = -1.0 if form.padded is None else form.padded
         self._targets = target_maps(
             cache,
             f"psicov-{collection}",
-            {"window": form.window, "clip": form.clip, "padded": padded},
+            {"window": form.window, "clip": form.clip, "padded": -1.0 if form.padded is None else form.padded},
             [*self._features, *self._distances],
             (form.window, form.window),
             self._read,
@@ -116,26 +102,21 @@ class Proteins:
         return len(self.proteins)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, 57, W, W] and y [B, 1, W, W]; with `augment`, windows of proteins that do not fit are drawn.
-
-        Raises:
-            DataError: a file changed since its distances were read, or is damaged.
-        """
+        """Return x [B, 57, W, W] and y [B, 1, W, W]; with `augment`, windows of proteins that do not fit are drawn."""
         size = self._form.window
-        x = np.zeros((len(indices), _CHANNELS, size, size), np.float32)
+        x = np.empty((len(indices), _CHANNELS, size, size), np.float32)
         y = np.empty((len(indices), 1, size, size), np.float32)
-        valid = np.zeros((len(indices), size, size), bool)
+        valid = np.empty((len(indices), size, size), bool)
         for row, index in enumerate(np.asarray(indices, dtype=np.int64)):
             features, length = read_features(self._features[index]), self._targets.records[index]["length"]
             if features.shape[-1] != length:
                 raise DataError(f"{features.shape[-1]} residues, not {length}", where=str(self._features[index]))
-            window = Window(size) if augment is None else self._form.draw(length, augment)
-            window.place(features, x[row])
-            window.place(np.ones((length, length), bool), valid[row])
-            if window == Window(size):
-                y[row] = self._targets.maps[index]
-            else:
-                y[row, 0] = self._form.target(read_distances(self._distances[index]), window)
+            offsets = _FIRST if augment is None else self._form.draw(length, augment)
+            x[row] = _seen(features, size, offsets)
+            valid[row] = _seen(np.ones((length, length), bool), size, offsets)
+            y[row] = self._targets.maps[index]
+            if offsets != _FIRST:
+                y[row, 0] = self._form.target(read_distances(self._distances[index]), offsets)
         release_pages(self._targets.maps)
         seen = torch.from_numpy(valid) if self._form.padded is None else None
         return Batch(torch.from_numpy(x), torch.from_numpy(y), seen)
@@ -162,7 +143,7 @@ class Proteins:
 
     def _read(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
         distances = read_distances(self._distances[index])
-        target = self._form.target(distances, Window(self._form.window))
+        target = self._form.target(distances, _FIRST)
         known = target[~np.isnan(target)].astype(np.float64)
         if not len(known):
             raise DataError("no distance is known", where=str(self._distances[index]))
@@ -194,13 +175,12 @@ def load(
 
     A protein lies at the top left of its window, 5 positions from the border; the rest of x is 0. Where L + 10 > W,
     optimizer steps draw a window; everything else sees the first one. y is NaN outside the protein and where a distance is
-    unknown; in training it is 16 at most. Distances are read once, into float32 maps in the cache: 4 W^2 bytes a protein,
-    3.6 GB for DeepCov at W = 512; half precision would be off by up to 0.004 Angstrom at 8 Angstrom, where the error of the
-    task has its threshold.
+    unknown; in training it is 16 at most. Distances are read once, into float32 maps in the cache, 3.6 GB for DeepCov at W =
+    512; half precision would be off by up to 0.004 Angstrom at 8 Angstrom, where the error of the task has its threshold.
 
-    conf/task/psicov.yaml explains the settings. One offset for rows and columns keeps a window a map of one stretch of the
-    chain against itself. With pad_in_loss training counts positions outside the protein, with target 16, and the model is
-    not told which they are; never in validation and test, where no distance is within the error's threshold.
+    One offset for rows and columns keeps a window a map of one stretch of the chain against itself. With pad_in_loss
+    training counts positions outside the protein, with target 16, and the model is not told which they are; never in
+    validation and test, where no distance is within the error's threshold.
     """
     root, lists = _find_proteins(data_folder, path)
     proteins = [name for name in lists["deepcov"] if name not in set(lists["psicov"])]
@@ -230,14 +210,8 @@ def read_features(path: Path) -> np.ndarray:
     """Return the features of a protein, [57, L, L] float32.
 
     Secondary structure (3), profile (22), solvent accessibility and entropy are two channels each: feature of the column's
-    residue, then of the row's. Then CCMpred, FreeContact and the statistical potential. NaN becomes 0.
-
-    The file is a pickle of a dict with seq (L letters), ss [3, L], pssm [L, 22], sa [L], entropy [L], ccmpred, freecon and
-    potential [L, L].
-
-    Raises:
-        DataError: a feature is missing, has another shape, or lies beyond +-100.
-        UnsafeError: the pickle contains anything but arrays.
+    residue, then of the row's. Then CCMpred, FreeContact and the statistical potential. NaN becomes 0. The file is a pickle
+    of a dict with seq (L letters), ss [3, L], pssm [L, 22], sa [L], entropy [L], ccmpred, freecon and potential [L, L].
     """
     stored = unpickle(path, max_bytes=_MAX_BYTES)
     length = len(entries(stored, ["seq"], str(path))[0])
@@ -264,10 +238,6 @@ def read_distances(path: Path) -> np.ndarray:
 
     The diagonal is the mean of its two neighbours in a row, at the ends the one neighbour. The file is an .npy of a pickled
     tuple (L, sequence, map [L, L]).
-
-    Raises:
-        DataError: not such a tuple, another shape, fewer than 2 residues, or a distance that is infinite or above 500.
-        UnsafeError: the pickle contains anything but arrays.
     """
     stored = arrays.load_object(path, max_bytes=_MAX_BYTES)
     parts = list(stored) if isinstance(stored, tuple | list) or np.shape(stored) == (3,) else []
@@ -286,12 +256,9 @@ def read_distances(path: Path) -> np.ndarray:
 
 
 def _find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str, list[str]]]:
-    """Return the folder with the lists, and the first word of every line of each; all files that they name exist.
+    """Return the folder with the lists, and the first word of every line of each; the files that they name exist.
 
     The lists are in data_folder/psicov or `path`, or in protein/ below it, as in protein.zip.
-
-    Raises:
-        UnsafeError: an id leads out of the folder.
     """
     names = [f"{collection}.lst" for collection in _COLLECTIONS]
     id_files = find_first(data_folder, "psicov", [names, [f"protein/{name}" for name in names]], path)
@@ -300,13 +267,12 @@ def _find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str,
         lines = read_text(file, _MAX_LIST_BYTES).splitlines()
         lists[collection] = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
         if wrong := next((name for name in lists[collection] if not _ID.fullmatch(name)), None):
-            what = f"'{wrong[:40]}' is not the id of a protein"
-            raise UnsafeError(what, where=str(file), hint="letters, digits, _ . -")
+            raise UnsafeError(
+                f"'{wrong[:40]}' is not the id of a protein", where=str(file), hint="letters, digits, _ . -"
+            )
         if not lists[collection]:
             raise DataError("lists no protein", where=str(file), hint="one id per line")
     root, forms = id_files[0].parent, ("{}/features/{}.pkl", "{}/distance/{}-cb.npy")
     files = [form.format(collection, name) for collection, ids in lists.items() for name in ids for form in forms]
-    if missing := next((file for file in files if not (root / file).is_file()), None):
-        hint = "`orca data get psicov` fetches it; or take the protein out of its list"
-        raise DataError(f"no file '{missing}'", where=str(root), hint=hint)
+    find(root, "psicov", files, str(root), "or take the protein out of its list")
     return root, lists

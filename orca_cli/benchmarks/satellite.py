@@ -29,7 +29,7 @@ _BLOCK = 2**16  # series at once
 _VERSION = 1
 _AGAIN = "`orca data get satellite` fetches it again"
 # A series whose deviation is below this fraction of its largest value is constant up to rounding.
-EPSILON = 1e-6
+_EPSILON = 1e-6
 
 
 def load(
@@ -46,10 +46,8 @@ def load(
 ) -> TaskData:
     """Return series [n, 1, L] with classes 0..23, the files' labels less one.
 
-    Each file is read once, into float32 arrays in the cache (4 L bytes a series, 166 MB for training), and mapped from there.
-
-    conf/task/satellite.yaml explains the settings. Normalised as in NAS-Bench-360, a pixel's level is lost and its shape over
-    time is kept; constant series become zeros.
+    Each file is read once, into float32 arrays in the cache (166 MB for training), and mapped from there. Normalised as in
+    NAS-Bench-360, a pixel's level is lost and its shape over time is kept; constant series become zeros.
     """
     files = find(data_folder, "satellite", _FILES, path)
     x, y = _series(files[0], normalize, cache_folder, reporter)
@@ -94,16 +92,13 @@ def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) 
             with np.errstate(over="ignore"):
                 if not np.isfinite(block.astype(np.float32)).all():
                     raise DataError("has values that are NaN, infinite or beyond float32", where=where, hint=_AGAIN)
-            x[start : start + _BLOCK, 0] = z_scores(block) if normalize == "series" else block
+            if normalize == "series":
+                values = block.astype(np.float64)
+                least = _EPSILON * np.abs(values).max(axis=1, keepdims=True) + np.finfo(np.float64).tiny
+                deviation = np.maximum(values.std(axis=1, keepdims=True), least)
+                block = (values - values.mean(axis=1, keepdims=True)) / deviation
+            x[start : start + _BLOCK, 0] = block
         np.save(folder / "x.npy", x)
 
     folder = folder_of(cache_folder, file.stem, parameters, make, reporter)
     return load_arrays(folder, ["x"], mapped=True)[0], load_arrays(folder, ["y"])[0]
-
-
-def z_scores(series: np.ndarray) -> np.ndarray:
-    """Return every row of [n, L] less its mean, over its population deviation; zeros for a row that is constant."""
-    values = series.astype(np.float64)
-    centred = values - values.mean(axis=1, keepdims=True)
-    least = EPSILON * np.abs(values).max(axis=1, keepdims=True) + np.finfo(np.float64).tiny
-    return centred / np.maximum(values.std(axis=1, keepdims=True), least)

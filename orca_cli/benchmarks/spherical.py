@@ -2,12 +2,11 @@
 
 Read from the published file, or generated from CIFAR images by the same recipe.
 
-The recipe is that of the generator of spherical MNIST (Cohen et al. 2018), applied to each channel: a Driscoll-Healy grid
-is turned at random, each of its points is sent along the ray from just above the north pole onto the plane below the
-sphere, and the image that lies there is sampled. The southern hemisphere sees the image, the northern one zeros. Two
-traits of the generator are kept, since the published file has them: it interpolates between the pixels before and after
-a point's own, which blurs, and it stretches each channel to 0..255. It names no seed, so that the published file cannot
-be made again bit for bit; here every rotation has a generator of its own.
+The recipe is that of the generator of spherical MNIST (Cohen et al. 2018), applied to each channel: a Driscoll-Healy grid is
+turned at random, each of its points is sent along the ray from just above the north pole onto the plane below the sphere, and
+the image that lies there is sampled. The southern hemisphere sees the image, the northern one zeros. Two traits of the
+generator are kept, since the published file has them: it interpolates between the pixels before and after a point's own, which
+blurs, and it stretches each channel to 0..255. It names no seed, so that the published file cannot be made again bit for bit.
 
 Shapes: grid 60 x 60, n images of C x S x S pixels.
 """
@@ -64,8 +63,8 @@ def load(
 ) -> TaskData:
     """Return images on the sphere [n, 3, 60, 60] (polar angle x azimuth) in 0..1, with 100 classes (10 of cifar10).
 
-    conf/task/spherical.yaml explains the settings. What is projected from CIFAR images is not the published data set, which
-    has other rotations, and is marked as synthetic. An .npz of CIFAR-10 holds x_train, y_train, x_test and y_test.
+    What is projected from CIFAR images is not the published data set, which has other rotations, and is marked as synthetic.
+    An .npz of CIFAR-10 holds x_train, y_train, x_test and y_test.
     """
     names: tuple[str, ...] = ()
     parameters: dict[str, int | float | str]
@@ -86,8 +85,8 @@ def load(
         make = partial(_project, parts, data_seed, reporter)
         what = f"generated: projection of {origin} images onto the sphere"
     folder = folder_of(cache_folder, "spherical", {"version": _VERSION, **parameters}, make, reporter)
-    (y,) = load_arrays(folder, ["train_y"])
-    rows, held_out = hold_out(y, validation, validation_size, train_size, train_on_validation, split_seed)
+    (labels,) = load_arrays(folder, ["train_y"])
+    rows, held_out = hold_out(labels, validation, validation_size, train_size, train_on_validation, split_seed)
 
     def samples(part: str, rows: np.ndarray | None = None) -> PixelSamples:
         (x,), (y,) = load_arrays(folder, [f"{part}_x"], mapped=True), load_arrays(folder, [f"{part}_y"])
@@ -126,29 +125,23 @@ def _project(parts: dict[str, LabelledImages], seed: int, reporter: Reporter, fo
         with reporter.track(f"projecting {part}", len(images.x)) as advance:
             for chunk, start in enumerate(range(0, len(images.x), _CHUNK)):
                 signals.check()
-                rows = slice(start, start + _CHUNK)
                 rotation = random_rotation(numpy_generator(seed, "spherical", part, chunk))
-                result[rows] = project(images.x[rows], rotation)
-                advance(len(result[rows]))
+                some = result[start : start + _CHUNK]
+                some[:] = project(images.x[start : start + _CHUNK], rotation)
+                advance(len(some))
         result.flush()
         np.save(folder / f"{part}_y.npy", images.y)
 
 
 def check_settings(origin: str, path: str | None, images: str | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
-    what = f"has no effect with task.origin={origin}"
-    is_file, hint = origin == "file", "leave it out, or give task.origin="
-    check_rules(
-        (is_file and images is not None, "images", what, f"{hint}cifar100 or cifar10"),
-        (not is_file and path is not None, "path", what, f"{hint}file"),
-    )
+    unused, given = ("images", images) if origin == "file" else ("path", path)
+    what, hint = f"has no effect with task.origin={origin}", "leave it out, or give another task.origin"
+    check_rules((given is not None, unused, what, hint))
 
 
 def grid() -> np.ndarray:
-    """Return the points of the Driscoll-Healy grid on the unit sphere, [3, 60, 60]: x, y, z by polar angle and azimuth.
-
-    Row j has the polar angle pi j / 60 (row 0 is the north pole), column k the azimuth pi k / 30.
-    """
+    """Return x, y, z on the unit sphere, [3, 60, 60]: polar angles pi j / 60 (row 0 is the north pole), azimuths pi k / 30."""
     steps = np.arange(_SIDE)
     polar, azimuth = np.meshgrid(np.pi * steps / _SIDE, np.pi * steps / (_SIDE // 2), indexing="ij")
     return np.stack([np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)])
@@ -165,10 +158,7 @@ def random_rotation(generator: np.random.Generator) -> np.ndarray:
 
 
 def positions(points: np.ndarray) -> np.ndarray:
-    """Return where on the image points of the sphere [3, *] lie, [2, *]: fractions of the rows and of the columns.
-
-    Values outside 0..1 lie outside the image. Both poles are sent to the centre (0.5, 0.5).
-    """
+    """Return where on the image points of the sphere [3, *] lie, [2, *]: fractions of rows and columns, beyond 0..1 outside."""
     height = points[2] + 1
     reach = 1 + height / (_ORIGIN - height)
     return (points[:2] * reach + _EXTENT) / (2 * _EXTENT)
@@ -194,11 +184,9 @@ def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def project(images: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Return images [n, C, S, S] as seen on the sphere, [n, C, 60, 60] uint8; all turned by one rotation [3, 3].
-
-    Each channel of an image is stretched to 0..255 by its own extremes; constants become 0.
-    """
+    """Return images [n, C, S, S] as seen on the sphere, [n, C, 60, 60] uint8; all turned by one rotation [3, 3]."""
     values = sample(images, positions(np.einsum("ij,jab->iab", rotation, grid())))
+    # Each channel of an image is stretched by its own extremes; constants become 0.
     low, high = values.min(axis=(2, 3), keepdims=True), values.max(axis=(2, 3), keepdims=True)
     span = np.where(high > low, high - low, 1)
     return ((values - low) / span * 255).astype(np.uint8)

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from orca_cli.baselines import completion, compute, inputs, models
-from orca_cli.baselines.inputs import Inputs
+from orca_cli.baselines.inputs import Subject
 from orca_cli.data.fraction import Joined
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.splits import folds
@@ -64,6 +64,10 @@ class Start(nn.Module):
         return self.weight * x.mean(2)
 
 
+def subject(task, learned):
+    return Subject(task, ZeroOne(), learned, False, Tokens(), None, task.open_test, None, None, {}, None)
+
+
 @pytest.fixture
 def task():
     return TaskData("classes", (2, 12), 3, samples(slice(30)), samples(slice(30, 45)), lambda: samples(slice(45, 60)))
@@ -82,20 +86,12 @@ def run(tmp_path, messages, monkeypatch):
     def call(task, names, error=None, *, with_validation=False, test=None, embedder=None, start=None):
         error, test = error or ZeroOne(), test or task.open_test()
         digests = {"train": task.train.digest(), "val": task.validation.digest(), "test": test.digest()}
-        subject = compute.Subject(
-            task,
-            error,
-            Joined([task.train, task.validation]) if with_validation else task.train,
-            may_judge=not with_validation,
-            embedder=embedder or Tokens(),
-            start=lambda: start,
-            open_test=lambda: test,
-            targets=torch.from_numpy(test.targets()),
-            groups=test.groups(),
-            digests=digests,
-            constant=torch.from_numpy(error.constant(task.train.targets(), task.num_outputs)),
-        )
-        return dict(compute.compute(names, subject, tmp_path, SimpleNamespace(say=messages.append)))
+        learned = Joined([task.train, task.validation]) if with_validation else task.train
+        constant = torch.from_numpy(error.constant(task.train.targets(), task.num_outputs))
+        of_test = (lambda: test, torch.from_numpy(test.targets()), test.groups(), digests, constant)
+        embedder = embedder or Tokens()
+        one = Subject(task, error, learned, not with_validation, embedder, lambda: start, *of_test)
+        return dict(compute.compute(names, one, tmp_path, SimpleNamespace(say=messages.append)))
 
     return call
 
@@ -103,7 +99,7 @@ def run(tmp_path, messages, monkeypatch):
 @pytest.mark.parametrize("with_validation", [False, True])
 def test_they_learn_from_the_asked_splits_and_are_chosen_on_others(task, run, monkeypatch, messages, with_validation):
     """Chosen on the validation split, or by cross-validation where that split was trained on or is small."""
-    monkeypatch.setattr(compute, "LEAST_JUDGES", 15)
+    monkeypatch.setattr(inputs, "LEAST_JUDGES", 15)
     baselines = run(task, ("constant", "linear", "features"), with_validation=with_validation)
     names, n = (["train", "val"], 45) if with_validation else (["train"], 30)
     scaler = StandardScaler().fit(FLAT[:n])
@@ -122,7 +118,7 @@ def test_they_learn_from_the_asked_splits_and_are_chosen_on_others(task, run, mo
     features = baselines["features"]
     assert features.record()["validation_error"] == features.validation_error == pytest.approx(np.mean(wrong))
     # The test error does not depend on how the best model is chosen.
-    monkeypatch.setattr(compute, "LEAST_JUDGES", 16)
+    monkeypatch.setattr(inputs, "LEAST_JUDGES", 16)
     assert run(task, ["features"], with_validation=with_validation)["features"].error == features.error
 
 
@@ -179,8 +175,8 @@ def test_large_training_sets_are_sampled_and_it_is_said(task, run, monkeypatch):
     monkeypatch.setattr(inputs, "MOST_ROWS", 20)
     baseline = run(task, ["linear"], with_validation=True)["linear"]
     assert baseline.trained_on == {"splits": ["train", "val"], "n": 20, "of": 45}
-    learned = Inputs(Joined([task.train, task.validation]), None, task.open_test, (2, 12))
-    assert np.array_equal(learned.table[0], FLAT[learned.rows(raw=False)])
+    one = subject(task, Joined([task.train, task.validation]))
+    assert np.array_equal(one.table[0], FLAT[one.rows(one.learned, raw=False)])
 
 
 def test_dense_outputs_have_a_linear_model_where_that_makes_sense(run, messages):
@@ -206,7 +202,7 @@ def test_features_are_the_embedders_own_or_its_pooled_tokens_and_the_probe_is_of
     # Padding is left out, and a sample of padding alone has features too.
     valid = np.arange(12) < np.arange(1, 31)[:, None] % 12
     padded = ArraySamples(np.where(valid[:, None], X[:30], 99), Y[:30], valid=valid)
-    (learned, new) = Inputs(padded, None, lambda: padded, (2, 12)).embedded(Tokens())
+    learned, new = subject(replace(task, open_test=lambda: padded), padded).embedded()
     assert learned[1] == pytest.approx([*X[1, :, :2].mean(1), *X[1, :, :2].max(1)])
     assert np.isfinite(learned).all()
     assert np.array_equal(learned, new)

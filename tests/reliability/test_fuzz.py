@@ -25,7 +25,7 @@ import pytest
 import scipy.io
 
 from orca_cli import storage
-from orca_cli.benchmarks.fsd50k import sounds
+from orca_cli.benchmarks import fsd50k
 from orca_cli.benchmarks.sources import conll
 from orca_cli.data.table.files import open_table
 from orca_cli.data.untrusted import arrays, lmdb, matlab, tape
@@ -98,7 +98,7 @@ def _zip(file: io.BytesIO) -> None:
 def _wav(width: int) -> bytes:
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
-        file.setparams((2, width, sounds.RATE, 40, "NONE", ""))
+        file.setparams((2, width, fsd50k.RATE, 40, "NONE", ""))
         file.writeframes(RNG.bytes(80 * width))
     return buffer.getvalue()
 
@@ -123,8 +123,8 @@ def _read_table(path: Path) -> None:
 
 
 def _read_wav(path: Path) -> None:
-    sound = sounds.read(path)
-    assert sound.shape == (sounds.RATE,)
+    sound = fsd50k.read(path)
+    assert sound.shape == (fsd50k.RATE,)
     assert np.isfinite(sound).all()
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.benchmarks.sources import cifar10, stdlib_docs
-from orca_cli.benchmarks.sources.balance import draw, facts_digest, shares
+from orca_cli.benchmarks.sources.balance import draw, facts_digest
 from orca_cli.benchmarks.sources.proteins import load_homology, load_table
 from orca_cli.exceptions import DataError
 from tests.properties import examples
@@ -20,8 +20,8 @@ from tests.tasks.builders import refused
 @given(st.lists(st.integers(2, 50), min_size=2, max_size=8), st.integers(4, 300))
 def test_shares_are_as_equal_as_the_data_allow(available, size):
     available = np.array(available)
-    size = min(size, int(available.sum()))
-    taken = shares(available, size)
+    size, labels = max(2 * len(available), min(size, available.sum())), np.repeat(np.arange(len(available)), available)
+    taken = np.bincount(labels[draw(labels, size, 0)])
     assert taken.sum() == size
     assert (taken <= available).all()
     # Classes with examples left gave as many as any other, up to one by rounding.

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from orca_cli.benchmarks import psicov
-from orca_cli.benchmarks.fsd50k import sounds
+from orca_cli.benchmarks import fsd50k, psicov
 from orca_cli.exceptions import DataError, UnsafeError
 from tests import benchmark_files
 from tests.tasks.builders import Attack, build, every, refused, splits
@@ -67,10 +66,15 @@ def test_no_reader_moves_the_global_generators(read, name):
 
 def test_classes_are_known_without_reading_the_items(read, monkeypatch):
     tasks = read("fsd50k"), read("psicov"), read("domainnet")
-    for module, name in ((sounds, "read"), (psicov, "read_features")):
+    for module, name in ((fsd50k, "read"), (psicov, "read_features")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("an item was read"))
     monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("an image was opened"))
     assert [len(task.train.targets()) for task in tasks] == [12, 4, 70]
+
+
+@pytest.mark.parametrize(("task", "digest"), [("cosmic", "9e05bcf2"), ("fsd50k", "53eae28d")])
+def test_splits_keep_the_digests_that_unfinished_runs_of_older_code_have(task, digest, read):
+    assert read(task).train.digest().startswith(digest)
 
 
 @pytest.mark.parametrize("task", ["psicov", "spherical"])

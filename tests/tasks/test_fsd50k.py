@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.io import wavfile
 
-from orca_cli.benchmarks.fsd50k import sounds
+from orca_cli.benchmarks import fsd50k
 from orca_cli.exceptions import DataError
 from tests import benchmark_files
 from tests.tasks.builders import refused
@@ -15,7 +15,7 @@ from tests.tasks.builders import refused
 
 def sound(seed, seconds=1.0):
     rng = np.random.default_rng(seed)
-    time = np.arange(int(seconds * sounds.RATE)) / sounds.RATE
+    time = np.arange(int(seconds * fsd50k.RATE)) / fsd50k.RATE
     return 0.3 * np.sin(2 * np.pi * rng.uniform(100, 5000) * time) + 0.05 * rng.normal(size=len(time))
 
 
@@ -44,9 +44,9 @@ def expected(samples):
 
 def test_the_spectrogram_agrees_with_its_definition():
     both = np.stack([sound(1), sound(2)])
-    spectrograms = sounds.log_mel(both)
+    spectrograms = fsd50k.log_mel(both)
     np.testing.assert_allclose(spectrograms, [expected(one.astype(np.float32)) for one in both], atol=2e-2)
-    assert (sounds.log_mel(np.zeros((1, 22050))) == 0).all()  # silence is even, and finite
+    assert (fsd50k.log_mel(np.zeros((1, 22050))) == 0).all()  # silence is even, and finite
 
 
 def test_evaluation_has_every_chunk_and_knows_its_clip(folder, build):
@@ -82,13 +82,13 @@ def test_training_draws_in_optimizer_steps_alone(folder, build):
 def test_masks_are_bounded_and_noise_is_a_mixture():
     features = np.random.default_rng(0).normal(size=(96, 101)).astype(np.float32)
     for seed in range(30):
-        masked = sounds.mask(features, np.random.default_rng(seed))
+        masked = fsd50k.mask(features, np.random.default_rng(seed))
         changed = masked != features
         assert (masked[changed] == features.min()).all()
         assert changed.all(1).sum() <= 2 * 14 + 1
         assert changed.all(0).sum() <= 2 * 20 + 1
     noise = features[::-1]
-    mixtures = [sounds.mix(features, noise, np.random.default_rng(seed)) for seed in range(50)]
+    mixtures = [fsd50k.mix(features, noise, np.random.default_rng(seed)) for seed in range(50)]
     shares = [float(np.mean((mixture - features) / (noise - features))) for mixture in mixtures]
     assert 0 <= min(shares) < 0.1
     assert 0.4 < max(shares) <= 0.5
@@ -114,11 +114,11 @@ def test_codings_have_one_scale_and_sounds_the_length(tmp_path):
     values = (np.int16(16384), np.uint8(192), np.array([2**30] * 2, np.int32), np.float32(0.5))
     for value in values:
         wavfile.write(path, 22050, np.tile(value, (22050, *[1] * value.ndim)).astype(value.dtype))
-        np.testing.assert_allclose(sounds.read(path), np.full(22050, 0.5, np.float32))
+        np.testing.assert_allclose(fsd50k.read(path), np.full(22050, 0.5, np.float32))
     wavfile.write(path, 22050, np.arange(5, dtype=np.float32))
-    assert sounds.read(path)[:7].tolist() == [0, 1, 2, 3, 4, 0, 1]
+    assert fsd50k.read(path)[:7].tolist() == [0, 1, 2, 3, 4, 0, 1]
     wavfile.write(path, 22050, np.arange(22052, dtype=np.float32))
-    assert {sounds.read(path, start=i / 100)[0] for i in range(101)} == {0, 1, 2}
+    assert {fsd50k.read(path, start=i / 100)[0] for i in range(101)} == {0, 1, 2}
     path.write_bytes(path.read_bytes()[:-5])
     with refused("damaged .wav file", DataError):
-        sounds.read(path)
+        fsd50k.read(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +16,9 @@ from orca_cli.interfaces import Examples
 
 
 def find_file(data_folder: Path, name: str, files: Sequence[str], path: str | None, hint: str) -> Path:
-    """Return the first of a source's files that exists.
+    """Return the first of `files` that exists in data_folder/name; DataError with a hint where there is none.
 
-    Args:
-        data_folder: where data sets lie.
-        name: of the source's folder in it.
-        files: names in that folder.
-        path: another folder, or the file itself, from the working folder or else from `data_folder`.
-        hint: what to do where there is none.
-
-    Raises:
-        DataError: there is none.
+    A `path` is another folder, or the file itself, from the working folder or else from `data_folder`.
     """
     requested = Path(path).expanduser() if path else Path(name)
     for folder in [requested, data_folder / requested] if path else [data_folder / requested]:
@@ -40,11 +32,7 @@ def find_file(data_folder: Path, name: str, files: Sequence[str], path: str | No
 
 
 def drawn_texts(pairs: Sequence[tuple[str, str]], size: int | None, seed: int, where: str, last: str = "") -> Examples:
-    """Return a draw from texts and their classes, of which those of one text are left out; class `last` comes last.
-
-    Raises:
-        DataError: fewer than two classes have two texts.
-    """
+    """Return a draw from texts and their classes, of which those of one text are left out; class `last` comes last."""
     counts = Counter(name for _, name in pairs)
     names = sorted((name for name in counts if counts[name] > 1), key=lambda name: (name == last, name))
     if len(names) < 2:
@@ -57,13 +45,19 @@ def drawn_texts(pairs: Sequence[tuple[str, str]], size: int | None, seed: int, w
     return Examples([kept[i][0] for i in chosen], labels[chosen], tuple(names))
 
 
+def unambiguous(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return texts and their classes without repetitions, and without texts of several classes, which say nothing on them."""
+    distinct = list(dict.fromkeys(pairs))
+    counts = Counter(text for text, _ in distinct)
+    return [(text, name) for text, name in distinct if counts[text] == 1]
+
+
 def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
     """Draw `size` examples with class sizes as equal as the data allow; all where there are no more.
 
-    A class that has less than its share gives all it has, and the others make up for it. A class keeps its examples when
-    `size` grows: the draw is the beginning of one random order per class.
-
-    Labels are [n] integers in 0..k-1, and a size of None is all. Indices are in ascending order.
+    A class that has less than its share gives all it has, and the others make up for it; what does not divide evenly comes
+    from the first classes. A class keeps its examples when `size` grows: the draw is the beginning of one random order per
+    class. Labels are [n] integers in 0..k-1, and a size of None is all. Indices are in ascending order.
 
     Raises:
         ConfigError, DataError: `size` is below two per class; a class has fewer than two examples.
@@ -76,9 +70,12 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
     if size is None or size >= len(labels):
         return np.arange(len(labels))
     check_size(size, len(available))
+    together = np.minimum(available, np.arange(size + 1)[:, None]).sum(axis=1)  # by the most that one class gives
+    taken = np.minimum(available, np.flatnonzero(together <= size)[-1])
+    taken[np.flatnonzero(taken < available)[: size - taken.sum()]] += 1
     picked = [
         seeding.numpy_generator(seed, "source", "draw", k).permutation(np.flatnonzero(labels == k))[:take]
-        for k, take in enumerate(shares(available, size))
+        for k, take in enumerate(taken)
     ]
     return np.sort(np.concatenate(picked))
 
@@ -88,22 +85,6 @@ def check_size(size: int | None, num_classes: int) -> None:
     if size is not None and size < 2 * num_classes:
         what = f"{size} is less than two examples for each of {num_classes} classes"
         raise ConfigError(what, where="source.size", hint=f"use source.size={2 * num_classes} or more")
-
-
-def shares(available: np.ndarray, size: int) -> np.ndarray:
-    """Return how many examples each class gives: [k], summing to `size`, at most `available`, as equal as possible.
-
-    What does not divide evenly goes to the first classes.
-    """
-    taken = np.zeros_like(available)
-    while (missing := size - int(taken.sum())) > 0:
-        open_classes = np.flatnonzero(taken < available)
-        step = missing // len(open_classes)
-        if step == 0:
-            taken[open_classes[:missing]] += 1
-        else:
-            taken[open_classes] += np.minimum(step, available[open_classes] - taken[open_classes])
-    return taken
 
 
 def facts_digest(*facts: object) -> str:

@@ -20,15 +20,9 @@ _WITHOUT = "`orca data get cifar10` fetches it; without it: source=digits, which
 
 
 def load(size: Annotated[int, Ge(20)] | None, seed: int, data_folder: Path, path: str | None = None) -> SourceData:
-    """Return images [n, 3, 32, 32] in 0..1 and their classes.
+    """Return images [n, 3, 32, 32] in 0..1 and their classes, balanced over these.
 
-    Args:
-        size: balanced over the classes; None for all.
-        data_folder: the files are looked for in data_folder/cifar10 and data_folder.
-        path: another .npz file, or folder that is or holds cifar-10-batches-py.
-
-    Raises:
-        DataError, UnsafeError: the files are missing or have another form; reading one would execute code.
+    A `path` is another .npz file, or folder that is or holds cifar-10-batches-py.
     """
     images = read_cifar10(data_folder, path, ["train"], "source.path", _WITHOUT)["train"]
     chosen = draw(images.y, size, seed)

@@ -13,7 +13,7 @@ follow Jawahar et al. 2019, who take the vectors at the two ends of 3,000 chunks
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -32,15 +32,6 @@ _PREFIXES = "BIESLU"  # begin, inside, end, single; last and unit are other name
 _MAX_BYTES = 2**28
 
 
-@dataclass(frozen=True)
-class Span:
-    """Words start..end-1 of a sentence, with their type."""
-
-    start: int
-    end: int
-    type: str
-
-
 def load(
     size: Annotated[int, Ge(4)] | None,
     seed: int,
@@ -55,39 +46,38 @@ def load(
     Args:
         size: balanced over the types; None for all.
         seed: of the draw of a span from each sentence and of the sentences.
-        name: of the corpus, and of its folder in `data_folder`.
-        files: possible names of the file of training sentences; the first that exists is read.
-        path: another folder, or the file itself; from the working folder or else from `data_folder`.
+        name, files, path: as in `find_file`.
         outside: largest number of further examples of class O: a sentence without spans, or else one of which a stretch of
             words outside all spans is meant, and which then gives no other example.
-
-    Raises:
-        DataError: the file is missing, a line has no tag, or fewer than two types have two sentences.
     """
     hint = f"`orca data get {name}` fetches it, or says who hands it out; or give source.path=FOLDER or FILE"
     place = find_file(data_folder, name, files, path, f"{hint}; source=stdlib_docs and metric=none need no files")
 
     def read() -> Examples:
         examples: list[tuple[str, str]] = []  # text and type
-        parsed = [(words, spans(tags)) for words, tags in sentences(place)]
-        chosen_outside = _outside(parsed, outside, seed)
-        for index, (words, inside) in enumerate(parsed):
-            candidates = _gaps(inside, len(words)) if index in chosen_outside else inside
-            if candidates:
+        parsed = [(" ".join(words), spans(tags), OUTSIDE in tags) for words, tags in sentences(place)]
+        # Those that stand for class O: without spans first, both kinds in a seeded order.
+        without = [index for index, (_, types, _) in enumerate(parsed) if not types]
+        others = [index for index, (_, types, has_outside) in enumerate(parsed) if types and has_outside]
+        generator = seeding.numpy_generator(seed, "source", "outside")
+        order = [*generator.permutation(np.array(without, int)), *generator.permutation(np.array(others, int))]
+        chosen_outside = set(order[:outside])
+        for index, (text, types, _) in enumerate(parsed):
+            if index in chosen_outside:
+                examples.append((text, OUTSIDE))
+            elif types:
                 generator = seeding.numpy_generator(seed, "source", "span", index)
-                examples.append((" ".join(words), candidates[int(generator.integers(len(candidates)))].type))
+                examples.append((text, types[int(generator.integers(len(types)))]))
         return drawn_texts(examples, size, seed, str(place), last=OUTSIDE)
 
-    return SourceData("text", facts_digest("conll", storage.sha256_file(place), size, seed, name, outside), read)
+    facts = (storage.sha256_file(place), size, seed, name, -1, "sentence", outside)  # column and example, settings once
+    return SourceData("text", facts_digest("conll", *facts), read)
 
 
 def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
     """Yield (words, tags) of each sentence of a file in UTF-8, or else Latin-1: the first and the last column.
 
     Lines with a tab are separated by tabs alone, so that a word may hold a space; others by white space.
-
-    Raises:
-        DataError: the file cannot be read, or a line has no valid tag.
     """
     words: list[str] = []
     tags: list[str] = []
@@ -100,8 +90,7 @@ def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
         except UnicodeDecodeError:
             text = content.decode("latin-1")
     for number, line in enumerate(text.replace("\r", "").split("\n"), start=1):
-        if number % 100_000 == 0:
-            signals.check()
+        signals.check()
         fields = [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
         if not fields or not fields[0] or fields[0] == "-DOCSTART-":
             if words:
@@ -119,33 +108,13 @@ def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
         yield words, tags
 
 
-def spans(tags: Sequence[str]) -> list[Span]:
-    """Return the spans of a sentence, in order.
+def spans(tags: Sequence[str]) -> list[str]:
+    """Return the types of a sentence's spans, in order.
 
     A span begins at B-, S-, at another type than before, after O, and after E- or S-; so IOB1, IOB2 and BIOES agree.
     """
-    chunks: list[Span] = []
-    previous = OUTSIDE
-    for index, tag in enumerate(tags):
-        if tag != OUTSIDE:
-            if tag[0] in "BSU" or previous == OUTSIDE or previous[2:] != tag[2:] or previous[0] in "ESLU":
-                chunks.append(Span(index, index + 1, tag[2:]))
-            else:
-                chunks[-1] = Span(chunks[-1].start, index + 1, tag[2:])
-        previous = tag
-    return chunks
-
-
-def _gaps(inside: Sequence[Span], length: int) -> list[Span]:
-    """Return the stretches of words outside all spans."""
-    starts, ends = [0, *(span.end for span in inside)], [*(span.start for span in inside), length]
-    return [Span(start, end, OUTSIDE) for start, end in zip(starts, ends, strict=True) if end > start]
-
-
-def _outside(parsed: Sequence[tuple[list[str], list[Span]]], count: int, seed: int) -> set[int]:
-    """Return the sentences that stand for class O: those without spans first, both kinds in a seeded order."""
-    without = [index for index, (_, inside) in enumerate(parsed) if not inside]
-    others = [index for index, (words, inside) in enumerate(parsed) if inside and _gaps(inside, len(words))]
-    generator = seeding.numpy_generator(seed, "source", "outside")
-    order = [*generator.permutation(np.array(without, int)), *generator.permutation(np.array(others, int))]
-    return {int(index) for index in order[:count]}
+    return [
+        tag[2:]
+        for previous, tag in pairwise([OUTSIDE, *tags])
+        if tag != OUTSIDE and (tag[0] in "BSU" or previous[2:] != tag[2:] or previous[0] in "ESLU")
+    ]

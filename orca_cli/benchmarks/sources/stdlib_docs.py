@@ -12,14 +12,11 @@ import hashlib
 import sys
 import sysconfig
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from orca_cli import signals
-from orca_cli.benchmarks.sources.balance import check_size, draw, facts_digest
+from orca_cli.benchmarks.sources.balance import check_size, drawn_texts, facts_digest, unambiguous
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Examples, SourceData
 
@@ -34,14 +31,8 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def load(size: int | None, seed: int) -> SourceData:
     """Return docstrings as texts and the package that each comes from as its class.
 
-    A text is a docstring's first paragraphs, of 5 to 60 words, with white space collapsed. Repeated texts count once; texts
-    that occur in several packages say nothing about their class and are left out.
-
-    Args:
-        size: balanced over the packages; None for all.
-
-    Raises:
-        DataError: this installation has no source files of the standard library.
+    A text is a docstring's first paragraphs, of 5 to 60 words, with white space collapsed. A size is balanced over the
+    packages.
     """
     folder = Path(sysconfig.get_paths()["stdlib"])
     if not (folder / "asyncio" / "__init__.py").is_file():
@@ -54,15 +45,11 @@ def load(size: int | None, seed: int) -> SourceData:
     contents = [(folder / name).read_bytes() for _, name in names]
 
     def read() -> Examples:
-        texts: dict[tuple[str, int], None] = {}
+        pairs = []
         for (label, _), content in zip(names, contents, strict=True):
             signals.check()
-            texts |= dict.fromkeys((text, label) for text in _texts(content))
-        counts = Counter(text for text, _ in texts)
-        examples = [(text, label) for text, label in texts if counts[text] == 1]
-        labels = np.array([label for _, label in examples], dtype=np.int64)
-        chosen = draw(labels, size, seed)
-        return Examples([examples[i][0] for i in chosen], labels[chosen], PACKAGES)
+            pairs += [(text, PACKAGES[label]) for text in _texts(content)]
+        return drawn_texts(unambiguous(pairs), size, seed, str(folder))
 
     # Parsing takes seconds, and reading the files does not.
     contained = [hashlib.sha256(content).hexdigest() for content in contents]

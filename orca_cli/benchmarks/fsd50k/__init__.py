@@ -1,3 +1,0 @@
-from orca_cli.benchmarks.fsd50k.reader import load
-
-__all__ = ["load"]

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from orca_cli import terminal
 from orca_cli.exceptions import OrcaError
-from orca_cli.experiment import Summary
 from orca_cli.report.answer import numbers, svg
 from orca_cli.report.answer.console import Picture
 from orca_cli.runs.directory import STAGE_FOLDERS
@@ -54,7 +53,7 @@ def read_answer(run: Path) -> numbers.Answer | None:
         return None
 
 
-def build_table(job: Composed, summary: Summary) -> RenderableType:
+def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
     """Return what stage 1 made: shapes, kernel, tokens, parameters per part, splits, steps."""
     names, parameters, splits = job.choices, summary["parameters"], summary["splits"]
     steps, members = summary["steps"], summary["members"]

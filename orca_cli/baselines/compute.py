@@ -237,13 +237,10 @@ def fit(limit_s: float, **request: Any) -> dict[str, Any]:
         FitError: it failed, crashed, or needs more than `limit_s` seconds of computing.
         InterruptionError: a signal asked to stop.
     """
-    limits = isolation.Limits(math.ceil(limit_s), _WAIT * limit_s)
     try:
         fit_result: dict[str, Any] = isolation.isolated(
-            models.fit_here, limits, "baselines", parent=os.getpid(), request=request
+            models.fit_here, "baselines", math.ceil(limit_s), _WAIT * limit_s, parent=os.getpid(), request=request
         )
-    except isolation.OverTimeError as error:
-        raise FitError(f"it needs more than {limit_s:g} s") from error
     except isolation.StoppedError as error:
         raise FitError(f"it {error}") from error
     return fit_result

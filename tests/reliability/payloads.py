@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from orca_cli.data.untrusted import arrays, lmdb, matlab
-from orca_cli.data.untrusted.pickle import reader, unpickle, unpickle_bytes
+from orca_cli.data.untrusted.pickle import read_bytes_here, read_here, unpickle, unpickle_bytes
 
 
 class Call:
@@ -285,21 +285,21 @@ def readings(form: str, path: Path) -> list[Callable[[], Any]]:
     """Return the ways in which our readers would meet such a file: in the worker, and the same code in this process."""
     text = str(path)
     if form == "gzip":
-        return [lambda: unpickle(path, gzipped=True), lambda: reader.read_here(text, gzipped=True)]
+        return [lambda: unpickle(path, gzipped=True), lambda: read_here(text, gzipped=True)]
     if form in ("pickle named npy", "npy of objects"):
-        here = arrays.load_object_here if form == "npy of objects" else reader.read_here
+        here = arrays.load_object_here if form == "npy of objects" else read_here
         return [lambda: arrays.load_object(path), lambda: here(text), lambda: arrays.open_arrays(path, "task.train")]
     if form == "npz of objects":
         return [lambda: arrays.read_arrays(path, ["x"]), lambda: arrays.open_arrays(path, "task.train")]
     if form == "LMDB":
 
         def here_by_bytes(content: bytes, where: str) -> Any:
-            return reader.read_bytes_here([content], [where])
+            return read_bytes_here([(content, where)])
 
         return [lambda: _lmdb_value(path, unpickle_bytes), lambda: _lmdb_value(path, here_by_bytes)]
     if form.startswith("MATLAB"):
         return [lambda: matlab.read(path, ["x"]), lambda: matlab.read_here(text, ["x"])]
-    return [lambda: unpickle(path), lambda: reader.read_here(text)]
+    return [lambda: unpickle(path), lambda: read_here(text)]
 
 
 def _lmdb_value(path: Path, loads: Callable[[bytes, str], Any]) -> Any:

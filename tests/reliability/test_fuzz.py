@@ -30,7 +30,7 @@ from orca_cli.benchmarks.sources import conll
 from orca_cli.data.table.files import open_table
 from orca_cli.data.untrusted import arrays, lmdb, matlab, tape
 from orca_cli.data.untrusted.archives import unpack
-from orca_cli.data.untrusted.pickle import reader
+from orca_cli.data.untrusted.pickle import read_here
 from orca_cli.exceptions import OrcaError, WorkerError
 from orca_cli.models import checkpoints
 from tests.tiers import count
@@ -153,7 +153,7 @@ FORMATS: dict[str, tuple[Callable[[Path], list[bytes]], str, Callable[[Path], An
         ".npy",
         lambda path: arrays.load_object_here(str(path)),
     ),
-    "pkl": (lambda _: [pickle.dumps(RECORD, i) for i in range(6)], ".pkl", lambda path: reader.read_here(str(path))),
+    "pkl": (lambda _: [pickle.dumps(RECORD, i) for i in range(6)], ".pkl", lambda path: read_here(str(path))),
     "mat 5": (
         lambda _: [_mat5(False), _mat5(True)],
         ".mat",

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -19,11 +18,11 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from orca_cli import signals, storage
-from orca_cli.data.untrusted import isolation
+from orca_cli.data.untrusted import isolation, pickle_machine
 from orca_cli.data.untrusted.archives import DAMAGE, open_zip
 from orca_cli.data.untrusted.first_bytes import NPY, first_bytes
 from orca_cli.data.untrusted.memory import check_memory, checked_characters, release_pages
-from orca_cli.data.untrusted.pickle import reader
+from orca_cli.data.untrusted.pickle import MAX_BYTES, checked_size, read_here
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.progress import Reporter
 
@@ -127,34 +126,32 @@ def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Repor
     return {name: _npy(_unpacked_member(path, name, cache_folder, reporter)).read() for name in unique_names}
 
 
-def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
-    """Return what np.save wrote, Python objects too: the object itself for one object (a dict), else an array of objects.
+def load_object(path: Path, max_bytes: int = MAX_BYTES) -> Any:
+    """Return what np.save wrote, Python objects too: the object itself for one object (a dict), else an array.
 
-    A plain array, and a file that is a pickle in spite of its suffix .npy (NumPy reads both), are returned as well. A file
-    of more than `max_bytes` is refused.
+    A file that is a pickle in spite of its suffix .npy (NumPy reads both) is read as well. A file of more than `max_bytes` is
+    refused.
 
     Raises:
         DataError: missing, damaged, or neither array nor pickle.
         UnsafeError, MemoryExhaustedError, WorkerError: as `pickle.unpickle`.
     """
-    where = str(path)
-    head = first_bytes(path, where, "an .npy file is needed")
-    if not head.startswith(NPY):
-        return reader.unpickle(path, max_bytes)
-    with open(path, "rb") as file:
-        header = _read_header(file, path.stat().st_size, where, objects=True)
-    if not header.dtype.hasobject:
-        check_memory(header.bytes, where)
-        return np.array(_npy(path).read())
-    return isolation.read(load_object_here, where, reader.checked_size(path, max_bytes), path=where)
+    size = checked_size(path, max_bytes)
+    return isolation.read(load_object_here, str(path), size, path=str(path), max_bytes=max_bytes)
 
 
-def load_object_here(path: str) -> Any:
-    """Return the content of an .npy file of Python objects as `load_object` does, read in this process; errors as there."""
+def load_object_here(path: str, max_bytes: int = MAX_BYTES) -> Any:
+    """Return what `load_object` does, read in this process; errors as there."""
+    size = checked_size(Path(path), max_bytes)
     with open(path, "rb") as file:
-        header = _read_header(file, os.path.getsize(path), path, objects=True)
+        if file.read(len(NPY)) != NPY:
+            return read_here(path, max_bytes)
+        file.seek(0)
+        header = _read_header(file, size, path, objects=True)
+        if not header.dtype.hasobject:
+            return np.array(_npy(Path(path)).read())
         file.seek(header.offset)
-        value = reader.read_stream(file, path, os.path.getsize(path) - header.offset)
+        value = pickle_machine.read(file, path, size - header.offset)
     if not isinstance(value, np.ndarray) or value.dtype != object or value.shape != header.shape:
         raise DataError(f"does not hold the objects {header.shape} that its header declares", where=path)
     return value[()] if value.shape == () else value

@@ -207,12 +207,6 @@ def _matlab(path: Path, content: bytes) -> None:
     import_module("scipy.io").savemat(path, {"x": np.frombuffer(content, np.uint8)})
 
 
-def _hdf5(path: Path, content: bytes) -> None:
-    with import_module("h5py").File(path, "w", userblock_size=512) as file:
-        file["x"] = np.frombuffer(content, np.uint8)
-        file["x"].attrs["MATLAB_class"] = np.bytes_("uint8")
-
-
 def _lmdb(path: Path, content: bytes) -> None:
     import lmdb as library
 
@@ -225,11 +219,6 @@ def _load_lmdb(path: Path) -> Any:
 
     with library.open(str(path), subdir=False, readonly=True, lock=False) as database, database.begin() as transaction:
         return pickle.loads(transaction.get(b"0"))
-
-
-def _load_hdf5(path: Path) -> Any:
-    with import_module("h5py").File(path) as file:
-        return pickle.loads(file["x"][()].tobytes())
 
 
 def _load_torch(path: Path) -> Any:
@@ -266,7 +255,6 @@ FORMS: dict[str, tuple[Callable[[Path, bytes], Any], str, Callable[[Path], Any]]
         ".mat",
         lambda path: pickle.loads(import_module("scipy.io").loadmat(path)["x"].tobytes()),
     ),
-    "MATLAB 7.3": (_hdf5, ".mat", _load_hdf5),
 }
 
 
@@ -297,7 +285,7 @@ def readings(form: str, path: Path) -> list[Callable[[], Any]]:
             return read_bytes_here([(content, where)])
 
         return [lambda: _lmdb_value(path, unpickle_bytes), lambda: _lmdb_value(path, here_by_bytes)]
-    if form.startswith("MATLAB"):
+    if form == "MATLAB 5":
         return [lambda: matlab.read(path, ["x"]), lambda: matlab.read_here(text, ["x"])]
     return [lambda: unpickle(path), lambda: read_here(text)]
 

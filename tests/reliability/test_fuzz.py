@@ -1,6 +1,6 @@
 """Mutations of valid files of each format (row H8, section 7): a value or one of our errors, quickly, and never a crash.
 
-Readers that are our own code run in this process, where another exception fails the test; those of libraries (MATLAB, HDF5,
+Readers that are our own code run in this process, where another exception fails the test; those of libraries (MATLAB,
 LMDB) run in the worker, which may die, and this process may not.
 """
 
@@ -59,16 +59,6 @@ def _mat5(compressed: bool) -> bytes:
     cells[:] = [[np.arange(4.0), np.eye(2)]]
     values = {"x": np.arange(12.0).reshape(3, 4), "c": cells, "t": "text"}
     return saved(lambda file: scipy.io.savemat(file, values, do_compression=compressed))
-
-
-def _hdf5(buffer: io.BytesIO) -> None:
-    h5py = pytest.importorskip("h5py")
-    with h5py.File(buffer, "w") as file:
-        file.create_dataset("x", data=np.arange(64.0).reshape(8, 8), chunks=(4, 8), compression="gzip", shuffle=True)
-        file["x"].attrs["MATLAB_class"] = np.bytes_("double")
-        file["#refs#/a"] = np.arange(3.0)
-        file.create_dataset("c", (1, 1), h5py.ref_dtype)[0, 0] = file["#refs#/a"].ref
-        file["c"].attrs["MATLAB_class"] = np.bytes_("cell")
 
 
 def _lmdb(folder: Path) -> bytes:
@@ -158,11 +148,6 @@ FORMATS: dict[str, tuple[Callable[[Path], list[bytes]], str, Callable[[Path], An
         lambda _: [_mat5(False), _mat5(True)],
         ".mat",
         lambda path: [matlab.read(path, [name], 2**24) for name in "xct"],
-    ),
-    "mat 7.3 (HDF5)": (
-        lambda _: [saved(_hdf5)],
-        ".mat",
-        lambda path: [matlab.read(path, [name], 2**24) for name in "xc"],
     ),
     "LMDB": (lambda folder: [_lmdb(folder)], ".mdb", lambda path: [*lmdb.read(path, [*map(str, range(60)), "zz"])]),
     "tar": (lambda _: [saved(_tar), gzip.compress(saved(_tar))], ".tar", _unpack),

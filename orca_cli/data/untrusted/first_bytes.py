@@ -9,7 +9,6 @@ from pathlib import Path
 from orca_cli.exceptions import DataError, OrcaError
 
 GZIP = b"\x1f\x8b"
-HDF5 = b"\x89HDF\r\n\x1a\n"
 NPY = b"\x93NUMPY"
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import importlib
-import importlib.util
 import io
 import math
 import os
@@ -30,18 +29,17 @@ from typing import Any
 
 from orca_cli import exceptions, signals
 from orca_cli.data.untrusted import pickle_machine
-from orca_cli.exceptions import DataError, OrcaError, UnavailableError, UnsafeError, WorkerError
+from orca_cli.exceptions import DataError, OrcaError, UnsafeError, WorkerError
 
 _SLICE_S = 0.2
 _MOST_BYTES = 2**33  # of the answer of a process without a limit of memory
 # One thread: the last bits depend on their number, and machines that share a cache share its baselines.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-# No secrets of this process, no threads, no plug-ins of HDF5.
+# No secrets of this process, no threads.
 _ENVIRONMENT = {
     "HOME": os.devnull,  # or importing SciPy asks the system for the user's folder
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    "HDF5_PLUGIN_PRELOAD": "::",
     "LC_ALL": "C.UTF-8",
 }
 _START = (
@@ -103,13 +101,6 @@ def isolated(
                 held.end()
             held = _running[memory > 0] = _Process(memory)
         return held.call(function, arguments, where, seconds, wait_s)
-
-
-def check_installed(package: str, where: str, what: str, *, extra: str, otherwise: str = "") -> None:
-    """Raise UnavailableError, which names the extra, where a package that reading needs is missing; nothing is imported."""
-    if importlib.util.find_spec(package) is None:
-        hint = f"pip install 'orca-transfer[{extra}]'{otherwise}"
-        raise UnavailableError(f"reading {what} needs the package {package}", where=where, hint=hint)
 
 
 def close() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from orca_cli.data.untrusted import isolation
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes
-from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.exceptions import DataError, UnavailableError, UnsafeError
 
 _MAX_VALUE = 2**28
 _BATCH, _BATCH_BYTES = 512, 2**23  # values fetched at once; a large value is fetched alone
@@ -31,7 +32,9 @@ def read(path: Path, keys: Iterable[str], max_value: int = _MAX_VALUE) -> Iterat
     file = path / "data.mdb" if path.is_dir() else path
     where = str(file)
     first_bytes(file, where, "the data.mdb of an LMDB database is needed")
-    isolation.check_installed("lmdb", where, "LMDB", extra="lmdb")
+    if importlib.util.find_spec("lmdb") is None:
+        what, hint = "reading LMDB needs the package lmdb", "pip install 'orca-transfer[lmdb]'"
+        raise UnavailableError(what, where=where, hint=hint)
     size, ahead = file.stat().st_size, iter(keys)
     while batch := list(islice(ahead, _BATCH)):
         while batch:

@@ -36,8 +36,7 @@ def folder_of(
         parameters: all that the data depend on, with the version of the generator.
         make: fills an empty folder with files.
 
-    Raises:
-        StorageError, InterruptionError: nothing half-made remains.
+    Where writing fails or a signal asks to stop, nothing half-made remains.
     """
     text = json.dumps(parameters, sort_keys=True)
     path = cache_folder / "generated" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -78,8 +77,7 @@ def target_maps(
         files: all that `read` reads; their names, sizes and times of change identify the array in the cache.
         extent, read: (H, W); and what gives the map [H, W] and the record of a sample by its number.
 
-    Raises:
-        DataError: a file is missing.
+    DataError where a file is missing.
     """
     state = hashlib.sha256()  # of names, sizes and times of change: reading gigabytes at every start would take minutes
     for path in files:

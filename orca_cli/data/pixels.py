@@ -25,16 +25,10 @@ def random_crop(images: np.ndarray, size: tuple[int, int], padding: int, generat
 
     Images are surrounded by `padding` pixels of zeros first; so size is at most (H + 2 * padding, W + 2 * padding).
     """
-    height, width = size
-    if padding:
-        images = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    tops = generator.integers(0, images.shape[2] - height + 1, size=len(images))
-    lefts = generator.integers(0, images.shape[3] - width + 1, size=len(images))
-    rows = tops[:, None] + np.arange(height)
-    columns = lefts[:, None] + np.arange(width)
-    chosen = np.arange(len(images))[:, None, None]
-    # The two advanced indices put B, H, W before the channels.
-    return images.transpose(0, 2, 3, 1)[chosen, rows[:, :, None], columns[:, None, :]].transpose(0, 3, 1, 2)
+    images = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    windows = np.lib.stride_tricks.sliding_window_view(images, size, axis=(2, 3))
+    tops, lefts = (generator.integers(0, extent, size=len(images)) for extent in windows.shape[2:4])
+    return windows[np.arange(len(images)), :, tops, lefts]
 
 
 def random_flip(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:

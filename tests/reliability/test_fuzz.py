@@ -28,7 +28,7 @@ from orca_cli import storage
 from orca_cli.benchmarks.fsd50k import sounds
 from orca_cli.benchmarks.sources import conll
 from orca_cli.data.table.files import open_table
-from orca_cli.data.untrusted import arrays, lmdb, matlab, tape
+from orca_cli.data.untrusted import arrays, lmdb, matlab
 from orca_cli.data.untrusted.archives import unpack
 from orca_cli.data.untrusted.pickle import read_here
 from orca_cli.exceptions import OrcaError, WorkerError
@@ -121,7 +121,6 @@ def _read_wav(path: Path) -> None:
 CSV = "time;level;name\n" + "".join(f"{i};{i * 0.5};n{i}\n" for i in range(12))
 CONLL = "-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\nGerman JJ B-NP B-MISC\n\nPeter NNP B-NP B-PER\n"
 CONFIG = {"model_type": "bert", "hidden_size": 32, "auto_map": None}
-HOMOLOGY = [{"primary": "MKVA", "fold_label": 3, "id": "d1"}, {"primary": "GG", "fold_label": 1194, "id": "d2"}]
 
 
 def _manifest(folder: Path) -> list[bytes]:
@@ -159,7 +158,6 @@ FORMATS: dict[str, tuple[Callable[[Path], list[bytes]], str, Callable[[Path], An
         ".txt",
         lambda path: [conll.spans(tags) for _, tags in conll.sentences(path)],
     ),
-    "JSON of proteins": (lambda _: [json.dumps(HOMOLOGY).encode()], ".json", lambda path: [*tape.proteins(path)]),
     "JSON manifest": (_manifest, ".json", storage.read_checked_json),
     "config.json": (
         lambda _: [json.dumps(CONFIG).encode()],

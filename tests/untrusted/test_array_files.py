@@ -71,7 +71,7 @@ def test_a_failed_or_interrupted_unpacking_leaves_nothing(fault, tmp_path, repor
         content = bytearray(path.read_bytes())
         content[content.index(ARRAYS["large"].tobytes()[:64])] ^= 1
         path.write_bytes(content)
-        error, message = DataError, r"a\.npz\[large\]: cannot be read: Bad CRC-32"
+        error, message = DataError, r"a\.npz\[large\]: is a damaged array: Bad CRC-32"
     elif fault == "signal":
         interruption, error, message = pending_signal(), InterruptionError, None
     else:

@@ -131,15 +131,24 @@ def decode(
     `where` stands for the file in messages.
     """
     where = str(source) if where is None else where
+    image_module, operations = _pillow()
     with opened(source, where) as image:
-        image_module, operations = _pillow()
         image.load()
-        flat = _flat(operations.exif_transpose(image), image_module, where).convert("RGB" if channels == 3 else "L")
-        if side is not None and crop:
-            flat = operations.fit(flat, (side, side), image_module.Resampling.BILINEAR)
-        elif side is not None:
-            flat = flat.resize((side, side), image_module.Resampling.BILINEAR)
-        pixels = np.asarray(flat)
+        image = operations.exif_transpose(image)
+        if image.mode in ("I", "F"):
+            what = f"has pixels of mode {image.mode}, of more than 16 bits"
+            raise DataError(what, where=where, hint="store 8 or 16 bits a pixel, or use task=arrays")
+        if image.mode.startswith("I;16"):
+            image = image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.has_transparency_data:
+            white = image_module.new("RGBA", image.size, "white")
+            white.alpha_composite(image.convert("RGBA"))
+            image = white
+        image = image.convert("RGB" if channels == 3 else "L")
+        if side is not None:
+            resized = operations.fit if crop else image_module.Image.resize
+            image = resized(image, (side, side), image_module.Resampling.BILINEAR)
+        pixels = np.asarray(image)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
@@ -162,30 +171,10 @@ def opened(source: Path | BytesIO, where: str) -> Iterator[Any]:
     except image_module.DecompressionBombError as error:
         hint = f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or remove it"
         raise UnsafeError(f"the image is too large: {error}", where=where, hint=hint) from error
-    except image_module.UnidentifiedImageError as error:
-        hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
-        raise DataError("is not a readable image", where=where, hint=hint) from error
     except Exception as error:  # noqa: BLE001 - damaged images raise almost anything from inside the decoders
         what = f"cannot be decoded ({error or type(error).__name__})"
-        raise DataError(what, where=where, hint="save it again or remove it") from error
-
-
-def _flat(image: Any, image_module: Any, where: str) -> Any:
-    """Return an image of 8 bits a channel without transparency, which becomes white.
-
-    Raises:
-        DataError: its pixels have more than 16 bits.
-    """
-    if image.mode.startswith("I;16"):
-        return image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        what = f"has pixels of mode {image.mode}"
-        raise DataError(what, where=where, hint="store 8 or 16 bits a pixel, or use task=arrays")
-    if not image.has_transparency_data:
-        return image
-    white = image_module.new("RGBA", image.size, "white")
-    white.alpha_composite(image.convert("RGBA"))
-    return white
+        hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
+        raise DataError(what, where=where, hint=hint) from error
 
 
 def _pillow() -> tuple[Any, Any]:

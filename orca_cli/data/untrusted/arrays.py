@@ -8,8 +8,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -19,8 +18,8 @@ import numpy as np
 
 from orca_cli import signals, storage
 from orca_cli.data.untrusted import isolation, pickle_machine
-from orca_cli.data.untrusted.archives import DAMAGE, open_zip
-from orca_cli.data.untrusted.first_bytes import NPY, first_bytes
+from orca_cli.data.untrusted.archives import open_zip
+from orca_cli.data.untrusted.first_bytes import NPY, damage, first_bytes
 from orca_cli.data.untrusted.memory import check_memory, checked_characters, release_pages
 from orca_cli.data.untrusted.pickle import MAX_BYTES, checked_size, read_here
 from orca_cli.exceptions import DataError, UnsafeError
@@ -223,7 +222,7 @@ def _npz(path: Path, names: list[str] | None) -> dict[str, StoredArray]:
             if name not in members:
                 held = ", ".join(sorted(members)[:10]) or "nothing"
                 raise DataError(f"holds no array '{name}'", where=str(path), hint=f"it holds: {held}")
-            with _member_damage(f"{path}[{name}]"), archive.open(members[name]) as file:
+            with damage(f"{path}[{name}]", "array"), archive.open(members[name]) as file:
                 arrays[name] = _member(path, f"{path}[{name}]", members[name], file)
             if names is not None:
                 _check_growth(members[name], arrays[name].where)
@@ -237,7 +236,7 @@ def _member(path: Path, where: str, member: zipfile.ZipInfo, file: IO[bytes]) ->
         # Checked here and not on opening: members that nobody reads may be large.
         _check_growth(member, where)
         check_memory(header.bytes, where)
-        with _member_damage(where), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+        with damage(where, "array"), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
             array = np.lib.format.read_array(stream, allow_pickle=False)
             stream.read(1)  # the checksum of a member is compared at its end
         return checked_characters(array, where)
@@ -251,48 +250,34 @@ def _check_growth(member: zipfile.ZipInfo, where: str) -> None:
         raise UnsafeError(what, where=where, hint="store it uncompressed")
 
 
-@contextmanager
-def _member_damage(where: str) -> Iterator[None]:
-    """Turn what zipfile raises for a damaged archive into a DataError."""
-    try:
-        yield
-    except DAMAGE as error:
-        raise DataError(f"cannot be read: {error}", where=where, hint="write or get it again") from error
-
-
 def _unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Reporter) -> Path:
     """Return a file of the cache with the bytes of one member; created if it is missing or incomplete.
 
     The folder's name follows from the archive's path, size and modification time. The archive's checksum is compared while
     the copy is made; later only the copy's size is checked, which costs nothing for files of gigabytes.
     """
-    state = path.stat()
+    state, where = path.stat(), f"{path}[{name}]"
     label = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{path.stem}-{name}")[:60]
     parent = cache_folder / "unpacked" / f"{label}-{_digest(str(path.resolve()), name)}"
     folder = parent / _digest(state.st_size, state.st_mtime_ns)
     with storage.cached(
         folder, waiting_for=f"unpacks {path.name}", say=reporter.say, check=signals.check, contents=False
     ) as is_whole:
-        if not is_whole:
-            with storage.commit_folder(folder) as temporary:
-                _copy(path, name, temporary / _FILE, reporter)
+        if is_whole:
+            return folder / _FILE
+        with storage.commit_folder(folder) as temporary, zipfile.ZipFile(path) as archive:
+            member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.NameToInfo else name)
+            storage.require_space(temporary, member.file_size, f"unpacking {where}")
+            reporter.say(f"unpacking {path.name}[{name}]")
+            with archive.open(member) as stream, open(temporary / _FILE, "xb") as file:
+                chunk = b"\0"
+                while chunk:
+                    signals.check()
+                    with damage(where, "array"):
+                        chunk = stream.read(_CHUNK)  # at its end the checksum is compared
+                    file.write(chunk)
     return folder / _FILE
 
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-
-def _copy(path: Path, name: str, target: Path, reporter: Reporter) -> None:
-    where = f"{path}[{name}]"
-    with zipfile.ZipFile(path) as archive:
-        member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.NameToInfo else name)
-        storage.require_space(target.parent, member.file_size, f"unpacking {where}")
-        reporter.say(f"unpacking {path.name}[{name}]")
-        with archive.open(member) as stream, open(target, "xb") as file:
-            chunk = b"\0"
-            while chunk:
-                signals.check()
-                with _member_damage(where):
-                    chunk = stream.read(_CHUNK)  # at its end the checksum is compared
-                file.write(chunk)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_cli import signals
+from orca_cli.data.published import class_numbers, entries
 from orca_cli.data.untrusted.arrays import read_arrays
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError
@@ -40,19 +41,11 @@ def checked(x: object, labels: object, num_classes: int, where: str) -> Labelled
 
     Raises DataError, with `where` (file and entry), if they have another form.
     """
-    if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.shape[1:] not in ((3 * SIDE**2,), (3, SIDE, SIDE)):
+    is_images = isinstance(x, np.ndarray) and x.dtype == np.uint8 and len(x) > 0
+    if not is_images or x.shape[1:] not in ((3 * SIDE**2,), (3, SIDE, SIDE)):
         actual = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
         raise DataError(f"images are {actual}; expected uint8 (N, 3, {SIDE}, {SIDE})", where=where)
-    try:
-        y = np.asarray(labels)
-    except ValueError:  # ragged lists
-        y = np.empty(0, dtype=object)
-    if y.shape != (len(x),) or y.dtype.kind not in "iu" or not len(x):
-        raise DataError(f"labels are {y.dtype} {y.shape}; expected integers ({len(x)},)", where=where)
-    wrong = np.flatnonzero((y < 0) | (y >= num_classes))
-    if len(wrong):
-        raise DataError(f"label {y[wrong[0]]} at index {wrong[0]} is not in 0..{num_classes - 1}", where=where)
-    return LabelledImages(x.reshape(-1, 3, SIDE, SIDE), y.astype(np.int64))
+    return LabelledImages(x.reshape(-1, 3, SIDE, SIDE), class_numbers(labels, len(x), num_classes, where))
 
 
 def read_cifar10(
@@ -87,10 +80,8 @@ def read_cifar10(
         batches = []
         for file in (place / name for name in _BATCHES[part]):
             signals.check()
-            record = unpickle(file, max_bytes=2**28)
-            if not isinstance(record, dict) or not {"data", "labels"} <= record.keys():
-                raise DataError("is not a batch of CIFAR-10: it has no 'data' and 'labels'", where=str(file))
-            batches.append(checked(record["data"], record["labels"], 10, str(file)))
+            data, labels = entries(unpickle(file, max_bytes=2**28), ("data", "labels"), str(file))
+            batches.append(checked(data, labels, 10, str(file)))
         images[part] = LabelledImages(*(np.concatenate([getattr(batch, axis) for batch in batches]) for axis in "xy"))
     return images
 

@@ -24,7 +24,7 @@ from orca_cli import signals, storage
 from orca_cli.config.ranges import Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.data.generated import folder_of
-from orca_cli.data.images.files import SUFFIXES, FileSamples, View, content_hashes, decode, pillow_version
+from orca_cli.data.images.files import SUFFIXES, FileSamples, View, content_hashes, decode, pillow
 from orca_cli.data.own_data import check_column, file_path, listed, refuse_entry
 from orca_cli.data.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.data.published import find
@@ -208,7 +208,11 @@ def _sizes(contents: dict[str, Path], cache_folder: Path, reporter: Reporter) ->
         storage.write_json(folder / "sizes.json", sizes)
 
     key = hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest()
-    parameters: dict[str, int | float | str] = {"version": _SURVEY_VERSION, "pillow": pillow_version(), "contents": key}
+    parameters: dict[str, int | float | str] = {
+        "version": _SURVEY_VERSION,
+        "pillow": pillow()[0].__version__,
+        "contents": key,
+    }
     folder = folder_of(cache_folder, "image_survey", parameters, make, reporter)
     sizes: dict[str, tuple[int, int]] = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
     return sizes

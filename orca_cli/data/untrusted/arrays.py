@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class StoredArray:
 def open_arrays(path: Path, where: str, allowed: str = _ALLOWED) -> dict[str, StoredArray]:
     """Return the arrays of a file by name; a .npy file's one array has the empty name.
 
-    `where` is the setting that names the file, for messages; `allowed` the hint where it is none.
+    `where` is the setting that names the file; `allowed` the hint where it is none.
 
     Raises:
         DataError: missing, empty, cut off, or not such a file.
@@ -91,9 +91,8 @@ def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -
     """Return arrays of an .npz file in memory, of at most `max_bytes` together; the others in it are ignored.
 
     Raises:
-        DataError: the file is missing, not an archive, damaged, or lacks an array.
+        DataError, MemoryExhaustedError: as `open_arrays`; or an array is missing.
         UnsafeError: an array of Python objects, more bytes than allowed, or a member that grows as only bombs do.
-        MemoryExhaustedError: an array is larger than the free memory.
     """
     unique_names = list(dict.fromkeys(names))
     first_bytes(path, str(path), "an .npz file is needed")
@@ -108,12 +107,8 @@ def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Repor
     """Return read-only memory maps of arrays, so that files larger than the memory can be used.
 
     An .npy file, whose one array has the empty name, is mapped where it is. Members of an .npz are unpacked once, in parts,
-    into a folder of the cache, named by the file's path, size and time: a changed file is unpacked again.
-
-    Raises:
-        DataError, UnsafeError: as `read_arrays`.
-        StorageError: the cache cannot be written, or its disk is too small.
-        InterruptionError: a signal asked to stop; nothing half-made remains.
+    into a folder of the cache, named by the file's path, size and time: a changed file is unpacked again. Where the disk is
+    too small or a signal asks to stop, nothing half-made remains. DataError and UnsafeError as for `read_arrays`.
     """
     unique_names = list(dict.fromkeys(names))
     head = first_bytes(path, str(path), "an .npz or .npy file is needed")
@@ -128,12 +123,7 @@ def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Repor
 def load_object(path: Path, max_bytes: int = MAX_BYTES) -> Any:
     """Return what np.save wrote, Python objects too: the object itself for one object (a dict), else an array.
 
-    A file that is a pickle in spite of its suffix .npy (NumPy reads both) is read as well. A file of more than `max_bytes` is
-    refused.
-
-    Raises:
-        DataError: missing, damaged, or neither array nor pickle.
-        UnsafeError, MemoryExhaustedError, WorkerError: as `pickle.unpickle`.
+    A file that is a pickle in spite of its suffix .npy (NumPy reads both) is read as well. Raises as `unpickle`.
     """
     size = checked_size(path, max_bytes)
     return isolation.read(load_object_here, str(path), size, path=str(path), max_bytes=max_bytes)
@@ -156,13 +146,12 @@ def load_object_here(path: str, max_bytes: int = MAX_BYTES) -> Any:
     return value[()] if value.shape == () else value
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What an array's header declares; plain numbers or strings, or one type of Python objects."""
+class _Header(NamedTuple):
+    """What an array's header declares."""
 
     shape: tuple[int, ...]
     order: Literal["C", "F"]
-    dtype: np.dtype  # no fields
+    dtype: np.dtype  # plain numbers or strings, or Python objects
     offset: int  # bytes before the content
     bytes: int  # of the content; unknown (0) for Python objects
 
@@ -170,11 +159,7 @@ class _Header:
 def _read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -> _Header:
     """Return the header of an array at the beginning of a file of `size` bytes, which is read further than that.
 
-    `objects`: whether the caller unpickles Python objects.
-
-    Raises:
-        DataError: no header, fields, a shape that no array has, or one that the file cannot hold.
-        UnsafeError: Python objects, where the caller does not take them.
+    `objects`: whether the caller unpickles Python objects. DataError for fields, and a shape that the file cannot hold.
     """
     try:
         head = io.BytesIO(file.read(_MAX_HEADER))  # NumPy compares a header's length after it has read it
@@ -253,13 +238,16 @@ def _check_growth(member: zipfile.ZipInfo, where: str) -> None:
 def _unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Reporter) -> Path:
     """Return a file of the cache with the bytes of one member; created if it is missing or incomplete.
 
-    The folder's name follows from the archive's path, size and modification time. The archive's checksum is compared while
-    the copy is made; later only the copy's size is checked, which costs nothing for files of gigabytes.
+    The archive's checksum is compared while the copy is made; later only the copy's size is checked, which costs nothing for
+    files of gigabytes.
     """
     state, where = path.stat(), f"{path}[{name}]"
     label = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{path.stem}-{name}")[:60]
-    parent = cache_folder / "unpacked" / f"{label}-{_digest(str(path.resolve()), name)}"
-    folder = parent / _digest(state.st_size, state.st_mtime_ns)
+    place, version = (
+        hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+        for parts in ([str(path.resolve()), name], [state.st_size, state.st_mtime_ns])
+    )
+    folder = cache_folder / "unpacked" / f"{label}-{place}" / version
     with storage.cached(
         folder, waiting_for=f"unpacks {path.name}", say=reporter.say, check=signals.check, contents=False
     ) as is_whole:
@@ -277,7 +265,3 @@ def _unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Report
                         chunk = stream.read(_CHUNK)  # at its end the checksum is compared
                     file.write(chunk)
     return folder / _FILE
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

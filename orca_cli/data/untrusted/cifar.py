@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class LabelledImages:
         return digest.hexdigest()
 
 
-def checked(x: object, labels: object, num_classes: int, where: str) -> LabelledImages:
+def checked(x: Any, labels: object, num_classes: int, where: str) -> LabelledImages:
     """Return images x, uint8 [N, 3072] or [N, 3, 32, 32], with N labels in 0..num_classes-1, as a set.
 
     Raises DataError, with `where` (file and entry), if they have another form.

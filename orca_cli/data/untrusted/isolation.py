@@ -54,13 +54,9 @@ class StoppedError(Exception):
 
 
 def read(function: Callable[..., Any], where: str, size: int, **arguments: Any) -> Any:
-    """Return what a function returns that reads a file of unknown origin, called in the confined process.
+    """Return what a function returns that reads a file of unknown origin, called in the confined process, which imports it.
 
-    Args:
-        function: of a module; the process imports it.
-        where: the file, for messages.
-        size: of the file in bytes; decides how much memory and time there is.
-        arguments: of the function; they and its value are what `unpickle` reads.
+    The size of the file in bytes decides how much memory and time there is. Arguments and values are what `unpickle` reads.
 
     Raises:
         OrcaError: as the function raises.
@@ -84,15 +80,11 @@ def _limits(size: int) -> tuple[int, float, int]:
 def isolated(
     function: Callable[..., Any], where: str, seconds: int, wait_s: float, memory: int = 0, **arguments: Any
 ) -> Any:
-    """Return what a function returns, called in a process of its own.
+    """Return what a function returns, called in a process of its own; StoppedError where there is no value, or as `read`.
 
     Args:
         seconds, wait_s: of computing; and for the answer: longer, for slow disks and busy machines.
         memory: bytes of address space of a confined process; 0 for functions of our own, which may do what this process may.
-
-    Raises:
-        StoppedError: there is no value.
-        OrcaError: as for `read`.
     """
     with _lock:
         held = _running.get(memory > 0)
@@ -110,11 +102,7 @@ def close() -> None:
 
 
 class _Process(io.RawIOBase):
-    """A process that calls functions, as this one sees it: a stream of requests and answers.
-
-    Args:
-        memory: of `isolated`, for all its calls.
-    """
+    """A process that calls functions, as this one sees it: a stream of requests and answers."""
 
     def __init__(self, memory: int) -> None:
         self.memory, self._is_idle = memory, True

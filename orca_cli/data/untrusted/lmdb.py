@@ -11,21 +11,18 @@ from orca_cli.data.untrusted import isolation
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes
 from orca_cli.exceptions import DataError, UnavailableError, UnsafeError
 
-_MAX_VALUE = 2**28
-_BATCH, _BATCH_BYTES = 512, 2**23  # values fetched at once; a large value is fetched alone
+_MAX_VALUE = 2**22
+_BATCH = 64  # values fetched at once
 
 
 def read(path: Path, keys: Iterable[str], max_value: int = _MAX_VALUE) -> Iterator[bytes | None]:
     """Yield the value of each key in the main database, or None where it has no such key.
 
-    Args:
-        path: folder of data.mdb, or the file itself; nothing is written there, no lock file either.
-        keys: in any order.
-        max_value: limit for one value, in bytes.
+    `path` is the folder of data.mdb, or the file itself; nothing is written there, no lock file either.
 
     Raises:
         DataError: missing, cut off, damaged, or not an LMDB database.
-        UnsafeError: a value is larger than allowed.
+        UnsafeError: a value has more than `max_value` bytes.
         UnavailableError: the package lmdb is not installed.
         WorkerError: the worker crashed on the file, or reached its memory or time limit.
     """
@@ -37,18 +34,13 @@ def read(path: Path, keys: Iterable[str], max_value: int = _MAX_VALUE) -> Iterat
         raise UnavailableError(what, where=where, hint=hint)
     size, ahead = file.stat().st_size, iter(keys)
     while batch := list(islice(ahead, _BATCH)):
-        while batch:
-            values = isolation.read(read_here, where, size, path=where, keys=batch, max_value=max_value)
-            yield from values
-            batch = batch[len(values) :]
+        yield from isolation.read(read_here, where, size, path=where, keys=batch, max_value=max_value)
 
 
 def read_here(path: str, keys: list[str], max_value: int) -> list[bytes | None]:
-    """Return the values of the first keys, as many as are fetched at once; read in this process, errors as `read`."""
+    """Return what `read` does, read in this process; errors as there."""
     import lmdb
 
-    values: list[bytes | None] = []
-    left = _BATCH_BYTES
     with (
         damage(path, "LMDB database"),
         lmdb.open(path, subdir=False, readonly=True, lock=False, create=False) as database,
@@ -58,13 +50,10 @@ def read_here(path: str, keys: list[str], max_value: int) -> list[bytes | None]:
         held = Path(path).stat().st_size
         if needed > held:
             raise DataError(f"is cut off: {held:,} of {needed:,} bytes", where=path, hint="get the file again")
+        values: list[bytes | None] = []
         for key in keys:
             value = transaction.get(key.encode())
-            size = len(value or b"")
-            if size > max_value:
-                raise UnsafeError(f"a value has {size:,} bytes, at most {max_value:,} are read", where=path)
+            if value is not None and len(value) > max_value:
+                raise UnsafeError(f"a value has {len(value):,} bytes, at most {max_value:,} are read", where=path)
             values.append(None if value is None else bytes(value))
-            left -= size
-            if left <= 0:
-                break
-    return values
+        return values

@@ -129,7 +129,7 @@ class _Machine:
 
     def content(self) -> bytearray:
         """Return the argument of BYTEARRAY8, the content of an array, which `pickletools` would copy."""
-        size = pickletools.read_uint8(self)
+        (size,) = struct.unpack("<Q", self.read(8))
         self._take(size)
         content = bytearray(size)
         if self._stream.readinto(content) != size:  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -18,7 +18,6 @@ HINT = "unpack TAPE's remote_homology.tar.gz there again"
 # Where a file may be in the folder of the data set: there, or as the archive has it; {} is its name.
 FORMS = ("{}.lmdb", "remote_homology/{}.lmdb")
 _SEQUENCE = re.compile(r"[A-Za-z]{1,100000}")
-_MAX_VALUE = 2**22  # bytes of a record
 
 
 def proteins(place: Path) -> Iterator[tuple[str, int]]:
@@ -34,7 +33,7 @@ def proteins(place: Path) -> Iterator[tuple[str, int]]:
         raise DataError(f"'num_examples' is {str(total)[:20]}, not a count", where=str(place), hint=HINT)
 
     def contents() -> Iterator[tuple[bytes, str]]:
-        for index, content in enumerate(lmdb.read(place, map(str, range(total)), _MAX_VALUE)):
+        for index, content in enumerate(lmdb.read(place, map(str, range(total)))):
             if content is None:
                 raise DataError(f"has no protein {index} of {total}", where=str(place), hint=HINT)
             yield content, f"{place}[{index}]"
@@ -50,5 +49,5 @@ def proteins(place: Path) -> Iterator[tuple[str, int]]:
         yield sequence, int(fold)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int]:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

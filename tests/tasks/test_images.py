@@ -213,7 +213,7 @@ def test_given_splits_are_taken_as_they_are(tmp_path, pets, build):
 
 def test_damaged_images_are_named(pets, build):
     content = (pets / "dog" / "04.png").read_bytes()
-    for text, message in ((content[: len(content) // 2], "cannot be decoded"), (b"<html>", "cannot be decoded")):
+    for text, message in ((content[: len(content) // 2], "cannot be decoded"), (b"<html>", "is not a readable image")):
         (pets / "dog" / "04.png").write_bytes(text)
         with refused(rf"dog/04\.png: {message}", DataError):
             build("images", path="pets")

@@ -157,7 +157,8 @@ def opened(source: Path | BytesIO, where: str) -> Iterator[Any]:
         hint = f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or remove it"
         raise UnsafeError(f"the image is too large: {error}", where=where, hint=hint) from error
     except Exception as error:  # noqa: BLE001 - damaged images raise almost anything from inside the decoders
-        what = f"cannot be decoded ({error or type(error).__name__})"
+        is_known = not isinstance(error, image_module.UnidentifiedImageError)
+        what = f"cannot be decoded ({error or type(error).__name__})" if is_known else "is not a readable image"
         hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
         raise DataError(what, where=where, hint=hint) from error
 

@@ -138,13 +138,12 @@ def load(
         raise ConfigError(what, where="task.table", hint="give task.table=FILE.csv with a row for each image")
     paths = [folder / name for name in held.names]
     hashes = content_hashes(paths, reporter)
-    sizes = _sizes(dict(zip(hashes, paths, strict=True)), cache_folder, reporter)
-    plain = View(size or 0, channels, fit == "crop")
+    sides = _sides(hashes, paths, cache_folder, reporter)
+    view = View(size or 0, channels, fit == "crop", padding=padding, flip=flip)
     if normalize == "imagenet":
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
-        plain = replace(plain, mean=mean, std=std)
-    views = plain, replace(plain, padding=padding, flip=flip)
-    fitted = partial(_fitted, held, paths, hashes, sizes, views, table is None, missing_targets)
+        view = replace(view, mean=mean, std=std)
+    fitted = partial(_fitted, held, paths, hashes, sides, view, table is None, missing_targets)
     fractions = validation_fraction, test_fraction
     return assemble("images", reporter, held.kind, _pool(held, folder, hashes), fractions, split_seed, fitted)
 
@@ -167,21 +166,17 @@ def _fitted(
     held: _Held,
     paths: list[Path],
     hashes: list[str],
-    sizes: dict[str, tuple[int, int]],
-    views: tuple[View, View],
+    sides: np.ndarray,
+    view: View,
     from_folders: bool,
     missing_targets: bool,
     drawn: dict[str, np.ndarray],
 ) -> Fitted:
-    """Learn from the training images how all become samples; see `assemble`.
-
-    `sizes` are by content. Of `views`, the first is what test sees, the second what optimizer steps see; a side of 0 becomes
-    that of the training images.
-    """
+    """Learn from the training images how all become samples; see `assemble`. A view's side of 0 becomes that of these."""
     parts = held.parts | {part: held.parts["train"][rows] for part, rows in drawn.items()}
     train = parts["train"]
-    largest = max(max(sizes[hashes[row]]) for row in train)
-    plain, augmented = (replace(view, side=view.side or min(_LARGEST_SIDE, largest)) for view in views)
+    augmented = replace(view, side=view.side or min(_LARGEST_SIDE, int(sides[train].max())))
+    plain = replace(augmented, padding=0, flip=False)
     targets = fit_targets(held.kind, held.y, train, held.where, names=held.outputs, missing=missing_targets)
     encoded = {part: targets.encode(held.y[rows], held.where) for part, rows in parts.items()}
     preprocessing = ImagePreprocessing(plain, targets, from_folders)
@@ -195,8 +190,9 @@ def _fitted(
     return Fitted(preprocessing, preprocessing.input_shape, targets, samples, [form, *held.notes])
 
 
-def _sizes(contents: dict[str, Path], cache_folder: Path, reporter: Reporter) -> dict[str, tuple[int, int]]:
-    """Return width and height of each file, by content; files that cannot be decoded are refused as `decode` says."""
+def _sides(hashes: list[str], paths: list[Path], cache_folder: Path, reporter: Reporter) -> np.ndarray:
+    """Return the longest side of each file, [n]; files that cannot be decoded are refused as `decode` says."""
+    contents = dict(zip(hashes, paths, strict=True))
 
     def make(folder: Path) -> None:
         sizes = {}
@@ -207,15 +203,11 @@ def _sizes(contents: dict[str, Path], cache_folder: Path, reporter: Reporter) ->
                 advance()
         storage.write_json(folder / "sizes.json", sizes)
 
-    key = hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest()
-    parameters: dict[str, int | float | str] = {
-        "version": _SURVEY_VERSION,
-        "pillow": pillow()[0].__version__,
-        "contents": key,
-    }
+    key, version = hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest(), pillow()[0].__version__
+    parameters: dict[str, int | float | str] = {"version": _SURVEY_VERSION, "pillow": version, "contents": key}
     folder = folder_of(cache_folder, "image_survey", parameters, make, reporter)
-    sizes: dict[str, tuple[int, int]] = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
-    return sizes
+    sizes = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
+    return np.array([max(sizes[content]) for content in hashes])
 
 
 def _in_folders(folder: Path) -> _Held:

@@ -63,8 +63,6 @@ def unpack(archive: Path, folder: Path, reporter: Reporter, members: Callable[[s
         DataError: missing, damaged, encrypted, or not an archive.
         UnsafeError: a member that is not a plain file or folder (links, devices), leaves the folder, or occurs twice; more
             members or bytes than allowed; or content that grows as only bombs do. Nothing is skipped silently.
-        StorageError: the disk is too small or cannot be written.
-        InterruptionError: a signal asked to stop.
     """
     held = _members(archive)
     reporter.say(f"unpacking {archive.name}")
@@ -232,7 +230,7 @@ def open_zip(path: Path, max_members: int, what: str) -> Iterator[zipfile.ZipFil
         DataError: damaged, encrypted, or of a compression other than stored and deflate.
         UnsafeError: too many members, members that overlap, or that declare more than deflate can hold.
     """
-    where, trusted = str(path), "get the file from a source that you trust"
+    where = str(path)
     try:
         with open(path, "rb") as file:
             record = zipfile._EndRecData(file)  # type: ignore[attr-defined] # as ZipFile does, without the directory
@@ -250,11 +248,12 @@ def open_zip(path: Path, max_members: int, what: str) -> Iterator[zipfile.ZipFil
             if not member.filename:
                 raise DataError("a member has no name", where=where, hint="get the file again")
             if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                problem = f"{who} is encrypted or has an unusual compression"
-                raise DataError(problem, where=where, hint="use np.savez, or unpack it yourself first")
+                raise DataError(
+                    f"{who} is encrypted or has an unusual compression", where=where, hint="unpack it yourself"
+                )
             if member.file_size > member.compress_size * MAX_DEFLATE + 1024:
                 problem = f"{who} declares {member.file_size:,} bytes, more than its {member.compress_size:,} can hold"
-                raise UnsafeError(problem, where=where, hint=trusted)
+                raise UnsafeError(problem, where=where)
         if sum(member.compress_size for member in members) > path.stat().st_size:
             raise UnsafeError("members lie over one another, as in a zip bomb", where=where)
         yield archive

@@ -72,7 +72,6 @@ def fetch(
     Args:
         place: the file; its folder is created.
         urls: http or https, tried in this order.
-        reporter: receives each address's answer and the progress.
         size: bytes, as far as known; an answer that differs by more than a quarter is refused.
         sha256, md5: hexadecimal digits, where known.
         timeout_s: seconds without an answer or without data after which an address is given up.
@@ -98,7 +97,7 @@ def fetch(
             download.notes.unlink(missing_ok=True)
             return fetched
     answers = "; ".join(f"{url}: {refusal}" for url, refusal in refusals.items()) or "no address is known"
-    is_mismatch = bool(refusals) and all(isinstance(refusal, MismatchError) for refusal in refusals.values())
+    is_mismatch = {isinstance(refusal, MismatchError) for refusal in refusals.values()} == {True}
     raise (ChecksumError if is_mismatch else NetworkError)(f"could not be fetched ({answers})", where=place.name)
 
 
@@ -194,7 +193,9 @@ class _Download:
         start = self.arrived if validator else 0
         headers = {"Range": f"bytes={start}-", "If-Range": validator} if start else {}
         with open_url(self._connection, url, headers, self._timeout_s) as response:
-            code, current = response.status_code, _validator(response)
+            code, etag = response.status_code, response.headers.get("ETag", "")
+            # What validates this exact content: a strong ETag, or else Last-Modified.
+            current = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
             if code == 416 and start:  # nothing comes after what is here, or the file has become shorter
                 self.part.unlink()
                 raise CutOffError("the file begins anew")
@@ -262,12 +263,6 @@ class _Download:
 
     def _differs(self, size: int) -> bool:
         return self._size is not None and abs(size - self._size) > _TOLERANCE * self._size
-
-
-def _validator(response: requests.Response) -> str:
-    """Return the validator of this exact content: a strong ETag, or else Last-Modified; empty where there is none."""
-    etag = response.headers.get("ETag", "")
-    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
 @contextmanager

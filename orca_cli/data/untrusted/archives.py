@@ -69,7 +69,7 @@ def unpack(archive: Path, folder: Path, reporter: Reporter, members: Callable[[s
     beside = folder if folder.is_dir() else storage.make_folder(folder.parent)
     with storage.guarded(folder), tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=beside) as temporary:
         try:
-            written = _write(archive, held, Path(temporary), members or bool)
+            written = _write(archive, held, Path(temporary), members or (lambda name: True))
         except DAMAGE as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # an error of the disk: storage explains it

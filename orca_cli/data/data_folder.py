@@ -73,11 +73,7 @@ def expected(file: DataFile, folder: Path) -> str | None:
 
 
 def verify(file: DataFile, folder: Path) -> str:
-    """Return the SHA-256 of a file, which is recorded if it is seen for the first time.
-
-    Raises:
-        ChecksumError: it differs from the published or the recorded one.
-    """
+    """Return a file's SHA-256, recorded if it is seen for the first time; ChecksumError where it differs from the known one."""
     path = folder / file.path
     digest, expected_sha256 = storage.sha256_file(path), expected(file, folder)
     problem, advice = "", ""
@@ -104,12 +100,9 @@ def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None
 
 
 def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
-    """Unpack an archive in place unless that was done; returns the number of files that were written.
+    """Unpack an archive in place unless that was done; return the number of files that were written.
 
-    Raises:
-        DataError: the archive is damaged; it was moved aside, and its record was deleted.
-        UnsafeError: the archive would write outside the folder.
-        StorageError: the disk is full.
+    One that is damaged is moved aside, and its record deleted; errors as those of `archives.unpack`.
     """
     archive = folder / file.path
     if file.unpack is None or not archive.is_file():

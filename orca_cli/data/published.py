@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,10 @@ def find_first(
 
     Archives and mirrors put the same files into different folders. DataError about the first list where none is complete.
     """
-    failures = []
     for names in options:
-        try:
+        with suppress(DataError):
             return find(data_folder, task, names, path, hint)
-        except DataError as error:
-            failures.append(error)
-    raise failures[0]
+    return find(data_folder, task, options[0], path, hint)
 
 
 def file_identity(path: Path) -> dict[str, int | float | str]:

@@ -245,14 +245,9 @@ def _in_folders(folder: Path) -> _Held:
 def _in_table(
     folder: Path, table: Path, file: str | None, target: str | None, kind: Kind | None, missing: bool
 ) -> _Held:
-    """Return the images that a table names; arguments as those of `load`.
+    """Return the images that a table names by their paths below the folder, with or without ending; arguments as of `load`.
 
-    A row names an image by its path below the folder, with or without its ending. A column `split` marks splits; all rows are
-    for training without one.
-
-    Raises:
-        ConfigError: columns that cannot be told apart.
-        DataError: an image that is named does not exist, no row is for training, or the targets are not of that kind.
+    A column `split` marks splits; all rows are for training without one.
     """
     opened = open_table(table, "task.table", None, None)
     columns, where = opened.read(opened.columns), str(opened.path)
@@ -288,10 +283,7 @@ def _in_table(
 def _new_images(path: Path, where: str, part: str) -> tuple[list[Path], list[str], list[str]]:
     """Return new image files, loose ones first, their paths below the folder, and the class of each.
 
-    That is its top folder, or empty if any image is loose.
-
-    Raises:
-        DataError: no such file or folder, or no images.
+    That is its top folder, or empty if any image is loose. DataError where there are no images.
     """
     if path.is_file() and not part:
         return [path], [path.name], [""]

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.data.untrusted import arrays, lmdb, matlab
+from orca_cli.data.untrusted import arrays, matlab, tape
 from orca_cli.data.untrusted.pickle import read_bytes_here, read_here, unpickle, unpickle_bytes
 
 
@@ -291,6 +291,6 @@ def readings(form: str, path: Path) -> list[Callable[[], Any]]:
 
 
 def _lmdb_value(path: Path, loads: Callable[[bytes, str], Any]) -> Any:
-    (content,) = lmdb.read(path, ["0"])
+    (content,) = tape.values(path, ["0"])
     assert content is not None
     return loads(content, str(path))

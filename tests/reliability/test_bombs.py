@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orca_cli.data.untrusted import arrays, isolation, lmdb, matlab
+from orca_cli.data.untrusted import arrays, isolation, matlab, tape
 from orca_cli.data.untrusted.archives import unpack
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError, MemoryExhaustedError, UnsafeError, WorkerError
@@ -333,7 +333,7 @@ FAMILIES: dict[tuple[str, str], tuple[dict[str, Callable[[Path], Path]], Callabl
     ),
     ("npz", ".npz"): (NPZ, read_both_ways, _SMALL),
     ("MATLAB", ".mat"): (MATLAB, lambda path: matlab.read(path, ["x"]), 6 * _SMALL),
-    ("LMDB", ".mdb"): (bombs(LMDB, lmdb_file), lambda path: list(lmdb.read(path, map(str, range(300)))), _SMALL),
+    ("LMDB", ".mdb"): (bombs(LMDB, lmdb_file), lambda path: list(tape.values(path, map(str, range(300)))), _SMALL),
     ("archive", ""): (ARCHIVES, lambda path: unpack(path, path.parent / "out", Quiet()), _SMALL),
 }
 BOMBS = [(*family, name) for family, (writers, _, _) in FAMILIES.items() for name in writers]

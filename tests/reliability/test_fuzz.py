@@ -28,7 +28,7 @@ from orca_cli import storage
 from orca_cli.benchmarks.fsd50k import sounds
 from orca_cli.benchmarks.sources import conll
 from orca_cli.data.table.files import open_table
-from orca_cli.data.untrusted import arrays, lmdb, matlab
+from orca_cli.data.untrusted import arrays, matlab, tape
 from orca_cli.data.untrusted.archives import unpack
 from orca_cli.data.untrusted.pickle import read_here
 from orca_cli.exceptions import OrcaError, WorkerError
@@ -148,7 +148,7 @@ FORMATS: dict[str, tuple[Callable[[Path], list[bytes]], str, Callable[[Path], An
         ".mat",
         lambda path: [matlab.read(path, [name], 2**24) for name in "xct"],
     ),
-    "LMDB": (lambda folder: [_lmdb(folder)], ".mdb", lambda path: [*lmdb.read(path, [*map(str, range(60)), "zz"])]),
+    "LMDB": (lambda folder: [_lmdb(folder)], ".mdb", lambda path: [*tape.values(path, [*map(str, range(60)), "zz"])]),
     "tar": (lambda _: [saved(_tar), gzip.compress(saved(_tar))], ".tar", _unpack),
     "zip": (lambda _: [saved(_zip)], ".zip", _unpack),
     "csv": (lambda _: [CSV.encode(), CSV.replace(";", "\t").encode()], ".csv", _read_table),
